@@ -1,0 +1,137 @@
+"""The dataset directory: what ``prepare`` writes and everything else reads.
+
+    manifest.json        format version, kind, source, every preprocessing choice, counts, sha256 of every file
+    items.parquet        the vocabulary: column ``item`` (int64 or string, as in the raw data) and ``count`` (events in
+                         the whole training split); the row number is the item's index
+    train/  validation/  test/       items.npy int32[n], times.npy int64[n] (ms since 1970), offsets.npy int64[sessions + 1]
+
+Sessions stand in the order of their last event, so that the end of the training split is its most recent part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.errors import UserError
+
+FORMAT = 1
+SPLITS = ("train", "validation", "test")
+COLUMNS = ("items", "times", "offsets")
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Sessions in CSR form: session ``s`` is ``items[offsets[s]:offsets[s + 1]]``.
+
+    Attributes:
+        items: int32[n], item indices.
+        times: int64[n], milliseconds since 1970, ascending within a session.
+        offsets: int64[sessions + 1].
+    """
+
+    items: np.ndarray
+    times: np.ndarray
+    offsets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """``{sessions, events, targets}``; a target is an event that has one before it in its session."""
+        events = int(self.offsets[-1])
+        return {"sessions": len(self), "events": events, "targets": events - len(self)}
+
+    def slice(self, start: int, stop: int) -> Sessions:
+        """Sessions ``start`` to ``stop`` (exclusive), without copying events."""
+        low, high = self.offsets[start], self.offsets[stop]
+        return Sessions(self.items[low:high], self.times[low:high], self.offsets[start : stop + 1] - low)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened dataset directory: the manifest is read, the arrays are mapped."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def n_items(self) -> int:
+        return int(self.manifest["counts"]["items"])
+
+    def split(self, name: str) -> Sessions:
+        """The sessions of one of ``train``, ``validation``, ``test``.
+
+        Raises:
+            UserError: no such split, or one of its files is missing or damaged.
+        """
+        if name not in SPLITS:
+            raise UserError(f"split '{name}': allowed are {', '.join(SPLITS)}")
+        sessions = Sessions(*(self._map(f"{name}/{column}.npy") for column in COLUMNS))
+        expected = self.manifest["counts"][name]
+        if len(sessions.items) != len(sessions.times) or len(sessions.offsets) == 0 or sessions.counts != expected:
+            raise UserError(f"{self.path / name}: does not hold the {expected} of the manifest; prepare it again")
+        return sessions
+
+    def _map(self, name: str) -> np.ndarray:
+        file = self.path / name
+        try:
+            size = file.stat().st_size
+            if size != self.manifest["files"][name]["bytes"]:
+                raise ValueError(f"{size} bytes instead of {self.manifest['files'][name]['bytes']}")
+            return np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{file}: damaged or missing ({error}); prepare the data set again") from None
+
+    def verify(self) -> None:
+        """Compare every file with its checksum (reads everything).
+
+        Raises:
+            UserError: naming the file that differs.
+        """
+        for name, entry in self.manifest["files"].items():
+            file = self.path / name
+            if not file.is_file() or checksum(file) != entry["sha256"]:
+                raise UserError(f"{file}: damaged or missing (checksum differs); prepare the data set again")
+
+
+def open_dataset(path: str | Path) -> Dataset:
+    """Open a dataset directory.
+
+    Raises:
+        UserError: it is no dataset directory, of another format version, or damaged.
+    """
+    path = Path(path)
+    file = path / "manifest.json"
+    if not file.is_file():
+        raise UserError(f"{path}: no data set here (no manifest.json); make one with python -m jaxrec.prepare")
+    manifest = read_manifest(file)
+    return Dataset(path, manifest)
+
+
+def read_manifest(file: Path) -> dict[str, Any]:
+    """Read and check a manifest.
+
+    Raises:
+        UserError: not JSON, fields missing, or of another format version.
+    """
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        version, _, _ = manifest["format"], manifest["counts"]["items"], manifest["files"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: damaged manifest ({error!r}); prepare the data set again") from None
+    if version != FORMAT:
+        raise UserError(f"{file}: format version {version}, this jaxrec reads {FORMAT}; prepare the data set again")
+    return manifest
+
+
+def checksum(file: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
