@@ -1,0 +1,255 @@
+"""The experiment as frozen, validated types: data, model, loss, optimizer, training, evaluation.
+
+A YAML file gives the values, ``--section.field value`` overrides them, and the resolved result is written to the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from jaxrec.errors import UserError, nearest
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    path: str
+    """Dataset directory, as written by python -m jaxrec.prepare."""
+    validation_fraction: Fraction = 0.0
+    """Share of the training targets, the most recent, held out for validation (0: train on everything)."""
+    order: Literal["random", "time"] = "random"
+    """Order of the sessions within a lane: shuffled anew each epoch, or by time as in the authors' code."""
+    device_memory: Annotated[int, Field(ge=0)] = 2048
+    """The training split stays on the device when it takes less than this (MiB); otherwise blocks are streamed."""
+
+
+class ModelConfig(Section):
+    name: Literal["gru4rec"] = "gru4rec"
+    """The model."""
+    layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (100,)
+    """Units of each GRU layer, from input to output."""
+    embedding: Literal["constrained", "separate", "onehot"] = "constrained"
+    """Input: one table for input and output, a table of its own, or one-hot (a table of gate inputs)."""
+    embedding_dim: Count = 100
+    """Width of the input table where embedding is 'separate'."""
+    dropout_embedding: Fraction = 0.0
+    """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code)."""
+    dropout_hidden: Fraction = 0.0
+    """Dropout on the output of each GRU layer."""
+
+
+class LossConfig(Section):
+    name: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max"] = "cross_entropy"
+    """The ranking loss."""
+    n_sample: Annotated[int, Field(ge=0)] = 2048
+    """Negatives drawn for each step and shared by its lanes, beside the other lanes' targets."""
+    sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
+    """Negatives are drawn in proportion to popularity ** sample_alpha (0: uniform, 1: popularity)."""
+    logq: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """Strength of the logQ correction of cross-entropy for how often each item is a negative (0: off, 1: full)."""
+    bpreg: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the score regularisation of bpr_max."""
+    final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
+    """Applied to the training scores. Ranking uses the scores before it: none of them changes an order."""
+    activation_alpha: Annotated[float, Field(gt=0.0)] = 1.0
+    """Parameter of elu, or the negative slope of leaky_relu."""
+
+
+class OptimizerConfig(Section):
+    name: Literal["adagrad", "adam", "sgd"] = "adagrad"
+    """On embedding tables adam is the lazy Adam of the field: only rows that were read move."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
+    """Step size at its highest."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Momentum of adagrad and sgd."""
+    epsilon: Annotated[float, Field(gt=0.0)] | None = None
+    """Inside the root for adagrad (default 1e-6), outside for adam (default 1e-8)."""
+    beta1: Fraction = 0.9
+    """First-moment decay of adam."""
+    beta2: Fraction = 0.999
+    """Second-moment decay of adam."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls to final_fraction over the planned epochs."""
+    final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Where a falling schedule ends, as a share of learning_rate."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Clip the gradient to this global norm, over dense parameters and table rows together (null: off)."""
+
+    @model_validator(mode="after")
+    def _momentum_has_an_owner(self) -> OptimizerConfig:
+        if self.name == "adam" and self.momentum:
+            raise ValueError("momentum belongs to adagrad and sgd; adam has beta1")
+        return self
+
+
+class TrainingConfig(Section):
+    epochs: Count = 10
+    """Passes over the training split."""
+    batch_size: Count = 128
+    """Lanes: sessions that are trained side by side."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Everything random is a function of it."""
+    steps_per_block: Count = 200
+    """At most so many steps in one compiled call. The result does not depend on it."""
+    log_every: Count = 10
+    """Blocks between two lines of training progress."""
+    save_every: Annotated[float, Field(ge=0.0)] = 60.0
+    """Seconds between two checkpoints within an epoch (0: every block); each epoch's end saves as well."""
+    early_stopping: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many epochs without a better validation metric (0: never)."""
+    metric: Annotated[str, Field(pattern=r"^(recall|mrr|ndcg|hit_rate)@[1-9][0-9]*$")] = "recall@20"
+    """The validation metric that names the best epoch."""
+
+
+class EvaluationConfig(Section):
+    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20)
+    """Cut-offs of the metrics."""
+    ties: Literal["conservative", "standard", "median"] = "conservative"
+    """Rank among equal scores: last, first or in the middle."""
+    batch_size: Count = 512
+    """Sessions that are stepped through side by side."""
+    memory: Count = 64
+    """Bound on the block of scores in MiB."""
+
+
+class Config(Section):
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Config:
+        if self.loss.logq and self.loss.name != "cross_entropy":
+            raise ValueError("loss.logq: a correction of cross_entropy; set it to 0 for the other losses")
+        return self
+
+
+def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file, apply ``--section.field value`` pairs, and validate.
+
+    Raises:
+        UserError: naming the field, what was found, what is allowed, and the nearest name.
+    """
+    path = Path(file)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(f"{path}: cannot read the configuration ({reason})") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', 'unreadable')})") from None
+    if not isinstance(values, dict) or not all(isinstance(section, dict) for section in values.values()):
+        raise UserError(f"{path}: expected sections with fields, such as 'data:' with 'path: …' under it")
+    for name, value in _pairs(overrides):
+        section, _, field = name.partition(".")
+        values.setdefault(section, {})[field] = value
+    return parse(values, source=str(path))
+
+
+def parse(values: dict[str, Any], source: str = "configuration") -> Config:
+    """Validate a nested dictionary.
+
+    Raises:
+        UserError: one line for the first field that is wrong.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error)}") from None
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML that ``load`` reads back to an equal ``Config``."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def fields() -> dict[str, tuple[Any, str]]:
+    """Every ``section.field`` with its default (None where it is required) and its description."""
+    table = {}
+    for section, info in Config.model_fields.items():
+        for name, field in info.annotation.model_fields.items():  # type: ignore[union-attr]
+            table[f"{section}.{name}"] = (None if field.is_required() else field.default, field.description or "")
+    return table
+
+
+def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+    """``["--a.b", "1", "--c.d=2"]`` as ``[("a.b", 1), ("c.d", 2)]``; several values make a list."""
+    pairs: list[tuple[str, list[str]]] = []
+    for word in overrides:
+        if word.startswith("--"):
+            name, given, value = word[2:].partition("=")
+            pairs.append((name, [value] if given else []))
+        elif pairs:
+            pairs[-1][1].append(word)
+        else:
+            raise UserError(f"'{word}': expected --section.field value")
+    known = fields()
+    for name, words in pairs:
+        if name not in known:
+            raise UserError(f"--{name}: no such option or field{nearest(name, known)}; --help lists them")
+        if not words:
+            raise UserError(f"--{name}: a value is missing")
+    return [(name, _value(name, words)) for name, words in pairs]
+
+
+def _value(name: str, words: list[str]) -> Any:
+    try:
+        values = [yaml.safe_load(word) for word in words]
+    except yaml.YAMLError:
+        raise UserError(f"--{name}: '{' '.join(words)}' is not a value") from None
+    if name == "data.path":  # a directory may be called 2024
+        return " ".join(words)
+    several = isinstance(fields()[name][0], tuple)
+    if several and not (len(values) == 1 and isinstance(values[0], list)):
+        return values
+    if len(values) > 1:
+        raise UserError(f"--{name}: one value expected, found '{' '.join(words)}'")
+    return _number(values[0])
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 takes 1e-3 for a string; users mean a number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+    if problem["type"] == "extra_forbidden":
+        known = set(Config.model_fields) if "." not in place else set(fields())
+        return f"{place}: no such field{nearest(place, known)}"
+    if problem["type"] == "missing":
+        return f"{place}: missing; it has no default"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if not place or problem["type"] == "value_error":
+        return f"{place}: {message}" if place else message
+    hint = ""
+    if problem["type"] == "literal_error" and isinstance(problem["input"], str):
+        allowed = [word.strip("' ") for word in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
+        hint = nearest(problem["input"], allowed)
+    return f"{place}: found {problem['input']!r}; {message}{hint}"

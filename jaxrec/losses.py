@@ -1,0 +1,147 @@
+"""Ranking losses over a shared set of candidate columns.
+
+In a session-parallel step every lane scores the same candidates: the targets of all lanes and the drawn negatives
+(Hidasi et al. 2016, "Session-based recommendations with recurrent neural networks", section 3.2.1; Hidasi & Karatzoglou
+2018, "Recurrent neural networks with top-k gains for session-based recommendations", section 3). One item often stands
+there several times. Here each item is one column with a weight, which gives the same sums with fewer products and
+makes the derivative land on unique table rows. All losses take
+
+    scores   float32[B, C]   score of each column for each lane
+    own      bool[B, C]      marks the column that holds the lane's target, exactly one a row
+    weight   float32[C]      how often the column's item is a candidate of the step, every lane's target included;
+                             0 for an unused column
+
+and return float32[B], a loss per lane that is not yet summed. A lane's negatives are the candidates less its own target,
+once: another lane's equal target stays a negative, as published. A lane without negatives loses 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrec.config import LossConfig
+
+TINY = 1e-24  # inside the logarithm of bpr_max, as in the authors' code
+
+
+def cross_entropy(scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+    """Softmax cross-entropy over the candidates (2018, section 3.2).
+
+    Args:
+        own_weight: float32[B] or a number: the share of the target's own occurrence in its column's weight. It differs
+            from 1 under the logQ correction, where an occurrence with sampling probability q weighs 1 / q ** logq.
+
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> round(float(cross_entropy(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # log(1 + 2 / e^2)
+    0.2395
+    """
+    logits = scores + jnp.log(weight)  # a column without weight has logit -inf and no gradient
+    return jax.nn.logsumexp(logits, axis=-1) - _pick(scores, own) - jnp.log(own_weight)
+
+
+def bpr(scores: Array, own: Array, weight: Array) -> Array:
+    """Bayesian personalised ranking, averaged over the negatives (2016, section 3.2.1).
+
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> round(float(bpr(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # log(1 + e^-2)
+    0.1269
+    """
+    negatives = weight - own
+    margin = _pick(scores, own)[:, None] - scores
+    return _mean(-jax.nn.log_sigmoid(margin), negatives)
+
+
+def top1(scores: Array, own: Array, weight: Array) -> Array:
+    """TOP1: the relative rank of the target with a pull of the negatives' scores to 0 (2016, section 3.2.1).
+
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> round(float(top1(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # 1 / (1 + e^2) + 1 / 2
+    0.6192
+    """
+    margin = scores - _pick(scores, own)[:, None]
+    return _mean(jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2), weight - own)
+
+
+def bpr_max(scores: Array, own: Array, weight: Array, bpreg: float = 1.0) -> Array:
+    """BPR-max with score regularisation (2018, section 3.3.1 and 3.3.2).
+
+    Args:
+        bpreg: weight of the regularisation, the softmax-weighted mean square of the negatives' scores.
+
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> round(float(bpr_max(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # -log(sigmoid(2))
+    0.1269
+    """
+    share, any_negative = _softmax(scores, weight - own)
+    margin = _pick(scores, own)[:, None] - scores
+    rank = -jnp.log(jnp.sum(jax.nn.sigmoid(margin) * share, axis=-1) + TINY)
+    return jnp.where(any_negative, rank + bpreg * jnp.sum(scores**2 * share, axis=-1), 0.0)
+
+
+def top1_max(scores: Array, own: Array, weight: Array) -> Array:
+    """TOP1-max: TOP1 with the negatives weighted by their softmax scores (2018, section 3.3.1).
+
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> round(float(top1_max(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)
+    0.6192
+    """
+    share, _ = _softmax(scores, weight - own)
+    margin = scores - _pick(scores, own)[:, None]
+    return jnp.sum(share * (jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2)), axis=-1)
+
+
+def make_loss(config: LossConfig) -> Callable[..., Array]:
+    """The configured loss with its final activation, as ``f(scores, own, weight, own_weight)``."""
+    losses: dict[str, Callable[..., Array]] = {
+        "bpr": bpr,
+        "top1": top1,
+        "bpr_max": partial(bpr_max, bpreg=config.bpreg),
+        "top1_max": top1_max,
+    }
+    activate = make_activation(config)
+
+    def loss(scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        if config.name == "cross_entropy":
+            return cross_entropy(activate(scores), own, weight, own_weight)
+        return losses[config.name](activate(scores), own, weight)
+
+    return loss
+
+
+def make_activation(config: LossConfig) -> Callable[[Array], Array]:
+    """The final activation by name (2018, section 4.1: elu with BPR-max; tanh is that of 2016)."""
+    alpha = config.activation_alpha
+    activations: dict[str, Callable[[Array], Array]] = {
+        "linear": lambda scores: scores,
+        "relu": jax.nn.relu,
+        "tanh": jnp.tanh,
+        "elu": partial(jax.nn.elu, alpha=alpha),
+        "selu": jax.nn.selu,
+        "leaky_relu": partial(jax.nn.leaky_relu, negative_slope=alpha),
+    }
+    return activations[config.final_activation]
+
+
+def _pick(scores: Array, own: Array) -> Array:
+    """float32[B]: each lane's own score, as a masked sum: its derivative is a select, not a scatter."""
+    return jnp.sum(jnp.where(own, scores, 0.0), axis=-1)
+
+
+def _mean(values: Array, weight: Array) -> Array:
+    """Weighted mean over the last axis; 0 where there is no weight."""
+    return jnp.sum(values * weight, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1.0)
+
+
+def _softmax(scores: Array, weight: Array) -> tuple[Array, Array]:
+    """Softmax over the weighted columns, and whether there is any; zeros where there is none."""
+    used = weight > 0
+    top = jnp.max(jnp.where(used, scores, -jnp.inf), axis=-1, keepdims=True)
+    top = jax.lax.stop_gradient(jnp.where(jnp.isfinite(top), top, 0.0))
+    mass = jnp.where(used, jnp.exp(jnp.where(used, scores - top, 0.0)) * weight, 0.0)
+    total = jnp.sum(mass, axis=-1, keepdims=True)
+    return mass / jnp.where(total > 0, total, 1.0), total[..., 0] > 0

@@ -1,0 +1,60 @@
+"""Negatives drawn from popularity ** alpha, a whole block at once, by the alias method.
+
+The alias method (Walker 1977; Vose 1991) draws with two random numbers and two reads, whatever the size of the
+catalogue, where searching a cumulative distribution takes log2(items) dependent reads each.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+
+class AliasTable(NamedTuple):
+    """Column i holds i with probability ``keep[i]`` and ``other[i]`` otherwise; columns are equally likely."""
+
+    keep: Array  # float32[V]
+    other: Array  # int32[V]
+
+
+def popularity(items: np.ndarray, n_items: int) -> np.ndarray:
+    """int64[n_items]: how often each item occurs in int32[n] ``items``."""
+    return np.bincount(items, minlength=n_items)
+
+
+def alias_table(counts: np.ndarray, alpha: float) -> AliasTable:
+    """An alias table for probabilities proportional to ``counts ** alpha``.
+
+    Columns below the mean are topped up, in order, by those above; a column above the mean that is used up is topped
+    up by the next one. Prefix sums say who tops up whom, so there is no loop.
+
+    Args:
+        counts: int[V], 0 or more; an item that never occurs is never drawn.
+    """
+    mass = np.where(counts > 0, counts.astype(np.float64) ** alpha, 0.0)
+    share = mass * (len(mass) / mass.sum())  # mean 1
+    low, high = np.flatnonzero(share < 1.0), np.flatnonzero(share >= 1.0)
+    missing, spare = np.cumsum(1.0 - share[low]), np.cumsum(share[high] - 1.0)
+    keep, other = np.ones(len(mass)), np.arange(len(mass))
+    before = missing - (1.0 - share[low])
+    keep[low] = share[low]
+    other[low] = high[np.minimum(np.searchsorted(spare, before, side="right"), len(high) - 1)]
+    first_over = np.searchsorted(missing, spare, side="right")
+    used_up = first_over < len(missing)
+    used_up[-1:] = False  # what rounding leaves of the last one is its own
+    donors = np.flatnonzero(used_up)
+    keep[high[donors]] = np.clip(1.0 + spare[donors] - missing[first_over[donors]], 0.0, 1.0)
+    other[high[donors]] = high[donors + 1]
+    return AliasTable(jnp.asarray(keep, jnp.float32), jnp.asarray(other, jnp.int32))
+
+
+def draw(table: AliasTable, key: Array, n: int) -> Array:
+    """int32[n] items, with replacement. One key per step, so the result does not depend on how steps are blocked."""
+    column_key, coin_key = jax.random.split(key)
+    column = jax.random.randint(column_key, (n,), 0, table.keep.shape[0])
+    coin = jax.random.uniform(coin_key, (n,))
+    return jnp.where(coin < table.keep[column], column, table.other[column])

@@ -1,0 +1,55 @@
+"""The optimizers, as optax transformations that serve dense parameters and table rows alike."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from jaxrec.config import OptimizerConfig
+
+
+def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step: a linear warm-up, then constant or falling to the last step."""
+    peak, rest = config.learning_rate, max(1, total_steps - config.warmup_steps)
+    if config.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    elif config.schedule == "linear":
+        after = optax.linear_schedule(peak, peak * config.final_fraction, rest)
+    else:
+        after = optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction)
+    if not config.warmup_steps:
+        return after
+    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([warmup, after], [config.warmup_steps])
+
+
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """An optimizer whose every operation is by element, so that ``tables.update_rows`` may apply it to single rows.
+
+    Adagrad (Duchi et al. 2011) is GRU4Rec's: the accumulator starts at 0, epsilon stands inside the root, and momentum
+    sums the scaled updates.
+    """
+    parts: list[optax.GradientTransformation] = []
+    if config.name == "adagrad":
+        parts.append(optax.scale_by_rss(0.0, 1e-6 if config.epsilon is None else config.epsilon))
+    elif config.name == "adam":
+        epsilon = 1e-8 if config.epsilon is None else config.epsilon
+        parts.append(optax.scale_by_adam(config.beta1, config.beta2, epsilon))
+    # A constant rate needs no counter of its own in the state.
+    parts.append(optax.scale_by_learning_rate(config.learning_rate if _constant(config) else schedule))
+    if config.momentum:
+        parts.append(optax.trace(config.momentum))
+    return optax.chain(*parts)
+
+
+def clip_scale(squares: Array, clip_norm: float | None) -> Array | float:
+    """The factor that brings a gradient of squared norm ``squares`` down to ``clip_norm``; 1 where it is within."""
+    if clip_norm is None:
+        return 1.0
+    return jnp.minimum(1.0, clip_norm * jax.lax.rsqrt(jnp.maximum(squares, 1e-30)))
+
+
+def _constant(config: OptimizerConfig) -> bool:
+    return config.schedule == "constant" and not config.warmup_steps

@@ -1,0 +1,123 @@
+"""Embedding tables whose rows are read, differentiated and updated alone.
+
+A step of a sampled loss touches a few thousand rows of a table that may have millions. So the rows of one step are
+made unique, gathered together with their optimizer state, given to the model as vectors, and after the derivative is
+taken they are updated and scattered back into donated buffers: a step costs the same for any catalogue.
+
+Duplicates are merged without sorting. Every position of the step's id list writes its own mark into a scratch array
+int32[V] at its id, the highest mark wins, and reading back tells each position who represents it. Marks grow from step
+to step, so that the scratch never has to be cleared within a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+
+class TableSpec(NamedTuple):
+    """A table's shape and how its rows begin: ``init(key, (rows, width))`` returns float32."""
+
+    rows: int
+    width: int
+    init: Callable[[Array, tuple[int, int]], Array]
+
+
+class RowPlan(NamedTuple):
+    """Which rows a step touches, for a list of M ids with duplicates.
+
+    Attributes:
+        ids: int32[M]; the id where the position is the first with it, otherwise a distinct id beyond the table
+            (V, V + 1, ...), for which gathers give 0 and scatters do nothing.
+        slot: int32[M]; the position that stands for this one's id: ``ids[slot[i]]`` is the i-th id asked for.
+    """
+
+    ids: Array
+    slot: Array
+
+
+def scratch(spec: TableSpec) -> Array:
+    """The scratch array of ``plan_rows`` at the start of a block."""
+    return jnp.zeros((spec.rows,), jnp.int32)
+
+
+def plan_rows(marks: Array, ids: Array, turn: Array) -> tuple[Array, RowPlan]:
+    """Make the ids of one step unique.
+
+    Args:
+        marks: int32[V], from ``scratch`` or the call before.
+        ids: int32[M], in [0, V), or any number outside for a position that reads nothing.
+        turn: int32[], 0, 1, 2, ... over the calls on one scratch array; ``(turn + 1) * M`` must stay below 2 ** 31.
+
+    Returns:
+        The marks, and the plan. A position that reads nothing stands for itself.
+    """
+    rows, m = marks.shape[0], ids.shape[0]
+    position = jnp.arange(m, dtype=jnp.int32)
+    top = (turn + 1) * m
+    reads = (ids >= 0) & (ids < rows)
+    where = jnp.where(reads, ids, rows)
+    marks = marks.at[where].max(top - position, mode="drop")  # the earliest position has the highest mark
+    slot = jnp.where(reads, top - marks.at[where].get(mode="clip"), position)
+    return marks, RowPlan(jnp.where(reads & (slot == position), ids, rows + position), slot)
+
+
+def gather(table: Array, ids: Array) -> Array:
+    """float32[M, width]: the rows of ``RowPlan.ids``; zeros for those beyond the table."""
+    return table.at[ids].get(mode="fill", fill_value=0.0, unique_indices=True)
+
+
+def scatter(table: Array, ids: Array, rows: Array) -> Array:
+    """The table with ``rows`` set at ``RowPlan.ids``; those beyond the table are dropped."""
+    return table.at[ids].set(rows, mode="drop", unique_indices=True)
+
+
+def update_rows(
+    optimizer: optax.GradientTransformation,
+    live: Array,
+    table: Array,
+    state: Any,
+    plan: RowPlan,
+    rows: Array,
+    gradient: Array,
+) -> tuple[Array, Any]:
+    """Apply an optimizer to the rows of a plan and to their part of its state.
+
+    Any optax transformation that treats elements independently can be used; with Adam the result is the lazy Adam of
+    the field, since the moments of rows that were not read stay as they were.
+
+    Args:
+        live: bool[]; where it is false the plan must be empty, and what is not by row (a step count) stays as well.
+        table: float32[V, width].
+        state: the optimizer's state for the whole table; leaves that mirror the table are found by optax, not by shape.
+        rows: float32[M, width], as gathered at ``plan.ids``.
+        gradient: float32[M, width], already summed over duplicates; ignored beyond the table.
+
+    Returns:
+        The new table and state.
+    """
+    by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
+    row_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids) if is_row else leaf, by_row, state)
+    change, row_state = optimizer.update(gradient, row_state, rows)
+    state = jax.tree.map(
+        lambda is_row, leaf, new: scatter(leaf, plan.ids, new) if is_row else jnp.where(live, new, leaf),
+        by_row,
+        state,
+        row_state,
+    )
+    return scatter(table, plan.ids, rows + change), state
+
+
+def glorot_like(key: Array, shape: tuple[int, int], blocks: int = 1) -> Array:
+    """float32[shape], uniform in ±sqrt(6 / (rows + columns / blocks)), the authors' initialisation.
+
+    Args:
+        blocks: how many matrices stand side by side in it (3 for the gates of a GRU).
+    """
+    bound = (6.0 / (shape[0] + shape[1] / blocks)) ** 0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
