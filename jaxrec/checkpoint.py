@@ -1,0 +1,125 @@
+"""Orbax checkpoints of a run: the last two to resume from, and the best one to use.
+
+    state/latest/<step>/{model,training,position}      everything; the two most recent
+    state/best/<step>/{model,position}                 parameters alone, of the best validation metric
+
+Orbax writes a step under a temporary name and renames it when it is complete, so that a process killed within a save
+leaves the step before. What was complete and got damaged later is noticed on reading, and the one before is used.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxrec.errors import UserError
+from jaxrec.training import TrainState
+
+MODEL_PARTS = ("params", "tables")
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, run: Path) -> None:
+        self._root = run.absolute() / "state"  # Orbax refuses relative paths
+
+    def save(self, state: TrainState, position: dict[str, Any]) -> None:
+        """Save everything; ``position`` is what the host knows, as JSON."""
+        model, training = _parts(state)
+        with self._manager("latest", keep=2) as manager:
+            manager.save(
+                int(state.step),
+                args=ocp.args.Composite(
+                    model=ocp.args.StandardSave(model),
+                    training=ocp.args.StandardSave(training),
+                    position=ocp.args.JsonSave(position),
+                ),
+                force=True,
+            )
+
+    def save_best(self, state: TrainState, position: dict[str, Any]) -> None:
+        """Save the parameters as the best so far; what was best before goes once they are complete."""
+        model, _ = _parts(state)
+        with self._manager("best", keep=1) as manager:
+            manager.save(
+                int(state.step),
+                args=ocp.args.Composite(model=ocp.args.StandardSave(model), position=ocp.args.JsonSave(position)),
+                force=True,
+            )
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The most recent complete state, with arrays like those of ``like``; None where there is none yet."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        model, training = _parts(abstract)
+        args = {"model": ocp.args.StandardRestore(model), "training": ocp.args.StandardRestore(training)}
+        found = self._restore("latest", args)
+        if found is None:
+            return None
+        step, parts = found
+        self._forget_best_after(step)
+        return like._replace(**parts["model"], **parts["training"]), parts["position"]
+
+    def restore_model(self, like: TrainState, which: str | None = None) -> tuple[dict[str, Any], dict[str, Any], str]:
+        """Parameters and tables alone, to use: the best if validation chose one, otherwise the latest.
+
+        Returns:
+            ``{params, tables}``, the position, and which of ``best`` and ``latest`` it was.
+
+        Raises:
+            UserError: there is no readable checkpoint.
+        """
+        model, _ = _parts(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        for kind in [which] if which else ["best", "latest"]:
+            found = self._restore(kind, {"model": ocp.args.StandardRestore(model)})
+            if found is not None:
+                return found[1]["model"], found[1]["position"], kind
+        raise UserError(f"{self._root.parent}: no checkpoint here yet; train it with python -m jaxrec.train")
+
+    def _restore(self, kind: str, args: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        if not (self._root / kind).is_dir():
+            return None
+        with self._manager(kind) as manager:
+            steps = sorted(manager.all_steps(), reverse=True)
+            for step in steps:
+                try:
+                    parts = manager.restore(step, args=ocp.args.Composite(**args, position=ocp.args.JsonRestore()))
+                    return step, dict(parts.items())
+                except Exception as error:  # Orbax and TensorStore raise many kinds; whichever it is, it is unreadable
+                    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+                    print(f"jaxrec: warning: {self._root / kind / str(step)}: unreadable, skipped ({reason})",
+                          file=sys.stderr)  # fmt: skip
+        if steps:
+            raise UserError(f"{self._root / kind}: no readable checkpoint; restore the files or train again")
+        return None
+
+    def _forget_best_after(self, step: int) -> None:
+        """A best that is younger than the state resumed from will be found again, and saved again."""
+        for place in (self._root / "best").glob("[0-9]*"):
+            if place.name.isdigit() and int(place.name) > step:
+                shutil.rmtree(place)
+
+    @contextmanager
+    def _manager(self, kind: str, keep: int | None = None) -> Iterator[ocp.CheckpointManager]:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=keep is not None, cleanup_tmp_directories=keep is not None,
+            enable_async_checkpointing=False,
+        )  # fmt: skip
+        manager = ocp.CheckpointManager(self._root / kind, options=options)
+        try:
+            yield manager
+        finally:
+            manager.close()
+
+
+def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    everything = state._asdict()
+    model = {name: everything.pop(name) for name in MODEL_PARTS}
+    return model, everything

@@ -1,0 +1,114 @@
+"""Metrics of a model on sessions: each session is stepped through once, every click but the first is a query's target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec.config import EvaluationConfig
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.feed import Block, SessionFeed
+from jaxrec.metrics import ranking_metrics
+from jaxrec.models import Model
+from jaxrec.ranking import BlockSize, block_size, ranks, top_items
+
+QUERIES_PER_BLOCK = 8192  # queries encoded in one call
+
+
+class Evaluator:
+    """Evaluates parameters of one model on one split; what is compiled and laid out is kept from call to call.
+
+    Args:
+        model: the model.
+        sessions: the split.
+        n_items: V.
+        config: tie rule, block memory, lanes.
+    """
+
+    def __init__(self, model: Model, sessions: Sessions, n_items: int, config: EvaluationConfig) -> None:
+        self._model, self._n_items, self._ties = model, n_items, config.ties
+        lanes = max(1, min(config.batch_size, len(sessions)))
+        steps = max(1, QUERIES_PER_BLOCK // lanes)
+        self._feed = SessionFeed(sessions, lanes, steps, order="time", seed=0, device_bytes=2**30)
+        self._lanes = lanes
+        self._size = block_size(n_items, config.memory)
+        self.targets = self._feed.pairs
+        self._encode = jax.jit(model.encode)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a pass."""
+        return self._feed.shape.blocks
+
+    def metrics(
+        self,
+        params: Any,
+        tables: dict[str, Array],
+        ks: Sequence[int],
+        coverage: bool = False,
+        update: Callable[..., None] | None = None,
+    ) -> dict[str, float]:
+        """Recall, MRR, NDCG and hit rate at ``ks``.
+
+        Args:
+            coverage: whether to add ``coverage@k``, the share of the catalogue that stands in the top k of some query.
+            update: called after each block, for a progress bar.
+        """
+        found = [np.zeros(0, np.float32)]
+        seen = _Seen(self._n_items, ks) if coverage else None
+        carry, items = self._model.carry(self._lanes), self._model.items(tables)
+        for block in self._feed.epoch(0):
+            carry, queries = self._encode(params, tables, carry, block)
+            flat = queries.reshape(-1, queries.shape[-1])
+            valid = np.asarray(block.weight).reshape(-1) > 0
+            rank = ranks(flat, block.target.reshape(-1), items, self._size, self._ties)
+            found.append(np.asarray(rank)[valid])
+            if seen is not None:
+                seen.add(flat, items, valid, self._size)
+            if update is not None:
+                update()
+        result = ranking_metrics(np.concatenate(found), ks)
+        return result | (seen.shares() if seen is not None else {})
+
+
+class _Seen:
+    """Which items stood in the top k of some query, for each k."""
+
+    def __init__(self, n_items: int, ks: Sequence[int]) -> None:
+        self._n_items = n_items
+        self._marks = {k: np.zeros(n_items, bool) for k in ks}
+
+    def add(self, queries: Array, items: Array, valid: np.ndarray, size: BlockSize) -> None:
+        deepest = min(max(self._marks), self._n_items)
+        none = jnp.full((len(queries), 1), self._n_items, jnp.int32)
+        top = np.asarray(top_items(queries, items, none, deepest, size)[0])[valid]
+        for k, mark in self._marks.items():
+            mark[top[:, :k].reshape(-1)] = True
+
+    def shares(self) -> dict[str, float]:
+        return {f"coverage@{k}": float(mark.mean()) for k, mark in self._marks.items()}
+
+
+class Split(NamedTuple):
+    """Training and validation sessions."""
+
+    train: Sessions
+    validation: Sessions
+
+
+def cut_validation(train: Sessions, validation: Sessions, fraction: float) -> Split:
+    """The last sessions of the training split, with ``fraction`` of its targets, as validation.
+
+    A dataset that brings a validation split keeps it when ``fraction`` is 0.
+    """
+    if not fraction:
+        return Split(train, validation)
+    wanted = fraction * train.counts["targets"]
+    after = (train.offsets[-1] - train.offsets) - (len(train) - np.arange(len(train) + 1))  # targets from session on
+    cut = int(np.flatnonzero(after >= wanted)[-1])
+    return Split(train.slice(0, cut), train.slice(cut, len(train)))
