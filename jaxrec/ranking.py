@@ -25,7 +25,8 @@ def block_size(n_items: int, memory: int) -> BlockSize:
     cells = memory * 2**20 // 4
     if cells >= 64 * n_items:
         return BlockSize(int(min(512, cells // n_items)), n_items)
-    return BlockSize(64, max(CHUNK, cells // 64))
+    parts = -(-n_items // max(CHUNK, cells // 64))
+    return BlockSize(64, -(-n_items // parts))
 
 
 @partial(jax.jit, static_argnames=("size", "ties"))

@@ -28,6 +28,20 @@ class TableSpec(NamedTuple):
     init: Callable[[Array, tuple[int, int]], Array]
 
 
+class Reads(NamedTuple):
+    """What a step reads of a table.
+
+    Attributes:
+        ids: int32[M], duplicates and all; a number outside [0, V) reads nothing.
+        columns: bool, broadcastable to [M, width]: which columns a position reads, None for all. Columns that are not
+            read are not updated, which matters to optimizers with momentum. Where an id stands twice, what its first
+            position reads counts.
+    """
+
+    ids: Array
+    columns: Array | None = None
+
+
 class RowPlan(NamedTuple):
     """Which rows a step touches, for a list of M ids with duplicates.
 
@@ -35,10 +49,12 @@ class RowPlan(NamedTuple):
         ids: int32[M]; the id where the position is the first with it, otherwise a distinct id beyond the table
             (V, V + 1, ...), for which gathers give 0 and scatters do nothing.
         slot: int32[M]; the position that stands for this one's id: ``ids[slot[i]]`` is the i-th id asked for.
+        columns: as in ``Reads``.
     """
 
     ids: Array
     slot: Array
+    columns: Array | None
 
 
 def scratch(spec: TableSpec) -> Array:
@@ -46,25 +62,27 @@ def scratch(spec: TableSpec) -> Array:
     return jnp.zeros((spec.rows,), jnp.int32)
 
 
-def plan_rows(marks: Array, ids: Array, turn: Array) -> tuple[Array, RowPlan]:
+def plan_rows(marks: Array, reads: Reads, turn: Array) -> tuple[Array, RowPlan]:
     """Make the ids of one step unique.
 
     Args:
         marks: int32[V], from ``scratch`` or the call before.
-        ids: int32[M], in [0, V), or any number outside for a position that reads nothing.
+        reads: what the step reads.
         turn: int32[], 0, 1, 2, ... over the calls on one scratch array; ``(turn + 1) * M`` must stay below 2 ** 31.
 
     Returns:
         The marks, and the plan. A position that reads nothing stands for itself.
     """
+    ids = reads.ids
     rows, m = marks.shape[0], ids.shape[0]
     position = jnp.arange(m, dtype=jnp.int32)
     top = (turn + 1) * m
-    reads = (ids >= 0) & (ids < rows)
-    where = jnp.where(reads, ids, rows)
+    inside = (ids >= 0) & (ids < rows)
+    where = jnp.where(inside, ids, rows)
     marks = marks.at[where].max(top - position, mode="drop")  # the earliest position has the highest mark
-    slot = jnp.where(reads, top - marks.at[where].get(mode="clip"), position)
-    return marks, RowPlan(jnp.where(reads & (slot == position), ids, rows + position), slot)
+    slot = jnp.where(inside, top - marks.at[where].get(mode="clip"), position)
+    first = inside & (slot == position)
+    return marks, RowPlan(jnp.where(first, ids, rows + position), slot, reads.columns)
 
 
 def gather(table: Array, ids: Array) -> Array:
@@ -103,14 +121,18 @@ def update_rows(
     """
     by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
     row_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids) if is_row else leaf, by_row, state)
-    change, row_state = optimizer.update(gradient, row_state, rows)
-    state = jax.tree.map(
-        lambda is_row, leaf, new: scatter(leaf, plan.ids, new) if is_row else jnp.where(live, new, leaf),
-        by_row,
-        state,
-        row_state,
-    )
-    return scatter(table, plan.ids, rows + change), state
+    change, new_state = optimizer.update(gradient, row_state, rows)
+
+    def put(is_row: bool, leaf: Array, old: Array, new: Array) -> Array:
+        return scatter(leaf, plan.ids, _read(plan, new, old)) if is_row else jnp.where(live, new, old)
+
+    state = jax.tree.map(put, by_row, state, row_state, new_state)
+    return scatter(table, plan.ids, _read(plan, rows + change, rows)), state
+
+
+def _read(plan: RowPlan, new: Array, old: Array) -> Array:
+    """The new values where the plan's positions read, the old ones elsewhere."""
+    return new if plan.columns is None else jnp.where(plan.columns, new, old)
 
 
 def glorot_like(key: Array, shape: tuple[int, int], blocks: int = 1) -> Array:

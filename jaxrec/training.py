@@ -39,9 +39,17 @@ class TrainState(NamedTuple):
 
 
 class BlockStats(NamedTuple):
-    """What a block reports: float32[S] sums of the lanes' losses."""
+    """What a block reports.
+
+    Attributes:
+        loss: float32[S], sums of the lanes' losses.
+        pairs: int32[], pairs trained on.
+        steps: int32[], steps with a live lane.
+    """
 
     loss: Array
+    pairs: Array
+    steps: Array
 
 
 def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int, lanes: int) -> TrainState:
@@ -90,7 +98,7 @@ def make_train_block(
         live = jnp.any(block.weight > 0, axis=1)
         turns = jnp.arange(size, dtype=jnp.int32)
         (state, _), losses = jax.lax.scan(one, (state, marks), (turns, steps, live, streams[:, 1]))
-        return state, BlockStats(losses)
+        return state, BlockStats(losses, jnp.sum(block.weight > 0), jnp.sum(live))
 
     return jax.jit(train_block, donate_argnums=0)
 
@@ -108,8 +116,8 @@ def _step(
 ) -> tuple[TrainState, dict[str, Array], Array]:
     """One step: plan and gather rows, differentiate, update, scatter. A step without a live lane changes nothing."""
     marks, plans = dict(marks), dict[str, RowPlan]()
-    for name, ids in model.reads(step).items():
-        marks[name], plans[name] = plan_rows(marks[name], ids, turn)
+    for name, reads in model.reads(step).items():
+        marks[name], plans[name] = plan_rows(marks[name], reads, turn)
     rows = {name: gather(state.tables[name], plan.ids) for name, plan in plans.items()}
 
     derivative = jax.grad(model.loss, argnums=(0, 1), has_aux=True)

@@ -11,7 +11,7 @@ from jax import Array
 from jaxrec.config import Config
 from jaxrec.data.feed import Block
 from jaxrec.models.gru4rec import GRU4Rec
-from jaxrec.tables import RowPlan, TableSpec
+from jaxrec.tables import Reads, RowPlan, TableSpec
 
 
 class Model(Protocol):
@@ -31,8 +31,8 @@ class Model(Protocol):
     def steps(self, constants: Any, block: Block, keys: Array) -> Any:
         """What each step of a block reads (leaves [S, ...]), with one random key per step."""
 
-    def reads(self, step: Any) -> dict[str, Array]:
-        """int32[M] ids for each table, duplicates and all."""
+    def reads(self, step: Any) -> dict[str, Reads]:
+        """What a step reads of each table."""
 
     def loss(
         self, params: Any, rows: dict[str, Array], plans: dict[str, RowPlan], carry: Any, step: Any, key: Array
@@ -43,7 +43,10 @@ class Model(Protocol):
         """The carry, and float32[S, B, Q] query vectors after each input, whose products with ``items`` rank."""
 
     def items(self, tables: dict[str, Array]) -> Array:
-        """float32[V, Q]."""
+        """float32[V, Q], what queries are multiplied with to rank."""
+
+    def vectors(self, tables: dict[str, Array]) -> Array:
+        """float32[V, D], what items are compared by."""
 
 
 MODELS: dict[str, Callable[[Config, int], Model]] = {"gru4rec": GRU4Rec}

@@ -14,7 +14,7 @@ from jaxrec.data.feed import Block
 from jaxrec.losses import make_loss
 from jaxrec.models.gru import GRUStack, Hidden, reset_hidden, zero_hidden
 from jaxrec.negatives import AliasTable, alias_table, draw
-from jaxrec.tables import RowPlan, TableSpec, glorot_like
+from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like
 
 
 class Constants(NamedTuple):
@@ -77,25 +77,34 @@ class GRU4Rec:
 
     def steps(self, constants: Constants, block: Block, keys: Array) -> Step:
         loss, size = self._config.loss, block.input.shape[0]
-        negatives = jnp.zeros((size, 0), jnp.int32)
-        if constants.negatives is not None:
-            table = constants.negatives
-            negatives = jax.vmap(lambda key: draw(table, key, loss.n_sample))(keys)
+        if constants.negatives is None:
+            return self.with_negatives(constants, block, jnp.zeros((size, 0), jnp.int32))
+        table = constants.negatives
+        return self.with_negatives(constants, block, jax.vmap(lambda key: draw(table, key, loss.n_sample))(keys))
+
+    def with_negatives(self, constants: Constants, block: Block, negatives: Array) -> Step:
+        """The steps of a block with given negatives, int32[S, N]."""
+        loss = self._config.loss
         if constants.log_popularity is None:
             return Step(block, negatives, None)
+        # A target stands there in proportion to p, a drawn item to p ** alpha; raw counts, as in the authors' code.
         of_targets = constants.log_popularity[block.target]
         of_negatives = loss.sample_alpha * constants.log_popularity[negatives]
         return Step(block, negatives, loss.logq * jnp.concatenate([of_targets, of_negatives], axis=1))
 
-    def reads(self, step: Step) -> dict[str, Array]:
+    def reads(self, step: Step) -> dict[str, Reads]:
         live = step.block.weight > 0
         target = jnp.where(live, step.block.target, self._n_items)
         source = jnp.where(live, step.block.input, self._n_items)
         # A step without a live lane (the padding of an epoch's last block) must not touch a row.
         negatives = jnp.where(jnp.any(live), step.negatives, self._n_items)
-        if self._constrained:
-            return {"item": jnp.concatenate([target, negatives, source])}
-        return {"item": jnp.concatenate([target, negatives]), "input": source}
+        candidates = jnp.concatenate([target, negatives])
+        if not self._constrained:
+            return {"item": Reads(candidates), "input": Reads(source)}
+        # As an input an item is read without its bias. Candidates stand first, so they decide where it is both.
+        ids = jnp.concatenate([candidates, source])
+        is_candidate = jnp.arange(len(ids))[:, None] < len(candidates)
+        return {"item": Reads(ids, is_candidate | (jnp.arange(self._width + 1) < self._width))}
 
     def loss(
         self, params: Any, rows: dict[str, Array], plans: dict[str, RowPlan], carry: Hidden, step: Step, key: Array
@@ -135,6 +144,9 @@ class GRU4Rec:
 
     def items(self, tables: dict[str, Array]) -> Array:
         return tables["item"]
+
+    def vectors(self, tables: dict[str, Array]) -> Array:
+        return tables["item"][:, : self._width]
 
 
 def _with_one(hidden: Array) -> Array:

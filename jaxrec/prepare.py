@@ -1,0 +1,166 @@
+"""python -m jaxrec.prepare: from raw click events to a dataset directory.
+
+Every source goes through the same cleaning (jaxrec/data/events.py); the result is described in jaxrec/data/dataset.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from jaxrec.cli import Parser, command, progress
+from jaxrec.data.dataset import SPLITS
+from jaxrec.data.duck import connect
+from jaxrec.data.events import Cleaning, prepare
+from jaxrec.data.markov import optimum_metrics
+from jaxrec.data.sources import SOURCES, Source
+from jaxrec.data.writing import staging, write_manifest
+from jaxrec.errors import UserError
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+LEAST_MEMORY = 100 * 10**6  # below this DuckDB cannot sort whatever the data
+
+DESCRIPTION = """\
+Turn raw click events into a dataset directory for training.
+
+Sessions and items with too few events are dropped, the last days become the test split, and item ids are
+replaced by numbers. Start without any data:
+
+  python -m jaxrec.prepare synthetic --out data/synthetic
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: a bad option, a bad raw file, or a data set that filtering empties.
+    """
+    started = time.perf_counter()
+    arguments = _parser().parse_args(argv)
+    cleaning = Cleaning(**{option.name: getattr(arguments, option.name) for option in fields(Cleaning)})
+    manifest = _prepare(arguments, SOURCES[arguments.source], cleaning)
+    print(summary(manifest, arguments.out, time.perf_counter() - started))
+
+
+def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) -> dict[str, Any]:
+    """Read, clean and write; returns the manifest."""
+    with (
+        staging(arguments.out, arguments.overwrite) as stage,
+        connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
+        progress(f"Preparing {arguments.source}", total=1.3) as update,
+    ):
+        update(0, note="read")
+        raw = source.read(connection, arguments)
+        update(0.3, note="clean")
+        result = prepare(connection, raw, cleaning, stage.dataset, update)
+        extras = raw.extras(stage.dataset, result["counts"]["items"]) if raw.extras else {}
+        files = result.pop("files")
+        options = raw.options | cleaning.options()
+        return write_manifest(stage.dataset, files, source=arguments.source, options=options, **result, **extras)
+
+
+def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
+    """A few lines for the reader of the terminal: what the filters took and what is left."""
+    lines = []
+    for name, amounts in manifest["dropped"].items():
+        took = ", ".join(f"{amount:,} {unit}" for unit, amount in amounts.items() if amount)
+        lines.append(f"  {name:<32} {took or 'nothing'}")
+    lines = ["dropped:", *lines, "kept:"]
+    for split in SPLITS:
+        counts = manifest["counts"][split]
+        if counts["sessions"]:
+            lines.append(f"  {split:<32} " + ", ".join(f"{count:,} {unit}" for unit, count in counts.items()))
+    lines.append(f"  {'vocabulary':<32} {manifest['counts']['items']:,} items")
+    best = optimum_metrics(manifest, [20])
+    if best:
+        lines.append("best reachable on test: " + ", ".join(f"{name} {value:.4f}" for name, value in best.items()))
+    return "\n".join([*lines, f"wrote {out} in {seconds:.1f} s"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="python -m jaxrec.prepare", description=DESCRIPTION)
+    commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=Parser)
+    for name, source in SOURCES.items():
+        sub = commands.add_parser(name, help=source.HELP, description=source.HELP[0].upper() + source.HELP[1:] + ".")
+        source.add_arguments(sub)
+        sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
+        sub.add_argument("--overwrite", action="store_true", help="replace an existing dataset directory at --out")
+        _add_cleaning(sub, Cleaning(**source.DEFAULTS))
+        machine = sub.add_argument_group("machine (the result does not depend on these)")
+        machine.add_argument(
+            "--memory-limit", type=_memory, metavar="SIZE", help="such as 2GB (default: half the machine's memory)"
+        )
+        machine.add_argument("--threads", type=_at_least(1), metavar="N", help="default: one per processor")
+    return parser
+
+
+def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning) -> None:
+    group = parser.add_argument_group("cleaning")
+
+    def number(option: str, least: int, help: str) -> None:
+        value = getattr(default, option.replace("-", "_"))
+        group.add_argument(f"--{option}", type=_at_least(least), default=value, metavar="N", help=f"{help} (default {value})")
+
+    number("min-session-length", 2, "drop sessions with fewer events")
+    number("min-item-support", 1, "drop items with fewer events")
+    number("test-days", 0, "sessions that end in the last N days are the test split; 0: none")
+    number("validation-days", 0, "the N days before those are a validation split; 0: none, training can cut its own")
+    group.add_argument(
+        "--fraction",
+        type=_fraction,
+        default=default.fraction,
+        metavar="F",
+        help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)",
+    )
+    group.add_argument(
+        "--drop-repeats", action="store_true", help="drop a click on the same item as the click before it in the session"
+    )
+
+
+def _at_least(least: int) -> Any:
+    def whole_number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value < 2**31:
+            raise argparse.ArgumentTypeError(f"'{text}': expected a whole number, {least} or more")
+        return value
+
+    return whole_number
+
+
+def _fraction(text: str) -> Fraction:
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}': expected more than 0 and at most 1, such as 1/64 or 0.25")
+    return value
+
+
+def _memory(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", text.strip())
+    unit = UNITS.get(match[2].upper()) if match else None
+    if match is None or unit is None:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a size such as 2GB or 500MB")
+    value = int(float(match[1]) * unit)
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if not LEAST_MEMORY <= value <= machine:
+        raise argparse.ArgumentTypeError(f"'{text}': expected 100MB to {machine // 10**9}GB, what this machine has")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

@@ -1,0 +1,244 @@
+"""python -m jaxrec.recommend, and ``Recommender``: raw ids in, raw ids out, from a run directory alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrec import runtime
+from jaxrec.cli import Parser, command
+from jaxrec.data.feed import Block
+from jaxrec.data.vocabulary import Vocabulary
+from jaxrec.errors import UserError
+from jaxrec.evaluate import load_parameters
+from jaxrec.models import Model
+from jaxrec.ranking import block_size, top_items
+from jaxrec.rundir import open_run
+
+Ids = list[int] | list[str]
+
+
+class UnknownItems(UserWarning):
+    """Items of a session that the model has never seen; they are left out."""
+
+
+class Recommender:
+    """Recommends from a trained run.
+
+    >>> Recommender.load("checkpoints/gru4rec_diginetica").recommend([81766, 31331], k=20)  # doctest: +SKIP
+    """
+
+    def __init__(self, model: Model, parameters: dict[str, Any], vocabulary: Vocabulary, memory: int = 64) -> None:
+        self._model, self._params, self._tables = model, parameters["params"], parameters["tables"]
+        self.vocabulary = vocabulary
+        self._size = block_size(len(vocabulary), memory)
+        self._items = model.items(self._tables)
+        self._encode = jax.jit(self._last_query)
+
+    @classmethod
+    def load(cls, run: str | Path) -> Recommender:
+        """Load a run directory.
+
+        Raises:
+            UserError: it is no run, or has no checkpoint.
+        """
+        opened = open_run(run)
+        vocabulary = opened.vocabulary()
+        model, parameters, _ = load_parameters(opened)
+        return cls(model, parameters, vocabulary, opened.config.evaluation.memory)
+
+    def recommend(
+        self,
+        items: Sequence[Any],
+        k: int = 20,
+        exclude_seen: bool = True,
+        exclude: Iterable[Any] = (),
+        candidates: Iterable[Any] | None = None,
+    ) -> tuple[Any, Any]:
+        """The k items that most likely come next.
+
+        Args:
+            items: a session, raw ids in order of time; or a list of sessions.
+            k: how many, at most the number of items.
+            exclude_seen: leave out the session's own items.
+            exclude: leave these out as well.
+            candidates: recommend only from these; None for the whole catalogue.
+
+        Returns:
+            For one session a list of raw ids and float32[n] scores, best first; for several a list of each. n is k, or
+            less where exclusions leave fewer. Unknown items are left out with an ``UnknownItems`` warning; a session
+            without any known item gets the most popular items, scored by their number of events.
+
+        Raises:
+            UserError: an empty session, k out of range, or no known candidate.
+        """
+        several = len(items) > 0 and isinstance(items[0], (list, tuple, np.ndarray))
+        sessions = [self._encode_ids(session) for session in (items if several else [items])]
+        if not 1 <= k <= len(self.vocabulary):
+            raise UserError(f"k = {k}: expected 1 to {len(self.vocabulary)}, the number of items in the catalogue")
+        banned = self._known(exclude)
+        pool = self._pool(candidates)
+        ids, scores = self._rank(sessions, k, exclude_seen, banned, pool)
+        return (ids, scores) if several else (ids[0], scores[0])
+
+    def similar_items(self, item: Any, k: int = 20) -> tuple[Ids, np.ndarray]:
+        """The k items whose vectors have the highest cosine similarity to that of ``item``.
+
+        Returns:
+            k raw ids (fewer in a catalogue of k items or less), and float32[k] similarities.
+
+        Raises:
+            UserError: the item is unknown, or k out of range.
+        """
+        index = int(self.vocabulary.encode([item])[0])
+        if index < 0:
+            raise UserError(f"item {item}: unknown to this run's vocabulary of {len(self.vocabulary)} items")
+        if not 1 <= k <= len(self.vocabulary):
+            raise UserError(f"k = {k}: expected 1 to {len(self.vocabulary)}, the number of items in the catalogue")
+        vectors = self._model.vectors(self._tables)
+        vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        found, scores = top_items(vectors[index][None], vectors, jnp.array([[index]], jnp.int32), k, self._size)
+        return self._answer(np.asarray(found[0]), np.asarray(scores[0]))
+
+    def unknown(self, items: Iterable[Any]) -> list[Any]:
+        """Those of the raw ids that the vocabulary does not hold."""
+        values = list(items)
+        return [value for value, index in zip(values, self.vocabulary.encode(values), strict=True) if index < 0]
+
+    def _encode_ids(self, session: Sequence[Any]) -> np.ndarray:
+        if len(session) == 0:
+            raise UserError("an empty session: give at least one item that was clicked")
+        known = self.vocabulary.encode(session)
+        if (known < 0).any():
+            left_out = ", ".join(str(value) for value in self.unknown(session)[:5])
+            warnings.warn(f"{int((known < 0).sum())} unknown items left out: {left_out}", UnknownItems, stacklevel=3)
+        return known[known >= 0]
+
+    def _known(self, raw: Iterable[Any]) -> np.ndarray:
+        indices = self.vocabulary.encode(raw)
+        return indices[indices >= 0]
+
+    def _pool(self, candidates: Iterable[Any] | None) -> np.ndarray | None:
+        if candidates is None:
+            return None
+        pool = np.unique(self._known(candidates))
+        if not len(pool):
+            raise UserError("candidates: none of them is in this run's vocabulary")
+        return pool
+
+    def _rank(
+        self, sessions: list[np.ndarray], k: int, exclude_seen: bool, exclude: np.ndarray, pool: np.ndarray | None
+    ) -> tuple[list[Ids], list[np.ndarray]]:
+        n_items = len(self.vocabulary)
+        banned = [np.concatenate([exclude, session]) if exclude_seen else exclude for session in sessions]
+        width = _room(max(map(len, banned)))
+        ban = np.stack([np.pad(row, (0, width - len(row)), constant_values=n_items) for row in banned])
+        items, size = self._items, n_items
+        if pool is not None:
+            # Ranked within the pool: positions in it take the place of item indices.
+            size = _room(len(pool))
+            inside = np.searchsorted(pool, ban)
+            found = pool[np.minimum(inside, len(pool) - 1)] == ban
+            padding = np.broadcast_to(np.arange(len(pool), size), (len(ban), size - len(pool)))
+            ban = np.concatenate([np.where(found, inside, size), padding], axis=1)
+            items = items[jnp.asarray(np.pad(pool, (0, size - len(pool))))]
+        rows = _room(len(sessions))
+        ban = np.pad(ban, ((0, rows - len(ban)), (0, 0)), constant_values=size).astype(np.int32)
+        places, scores = top_items(self._queries(sessions, rows), items, jnp.asarray(ban), min(k, size), self._size)
+        ids: list[Ids] = []
+        values: list[np.ndarray] = []
+        for row, session in enumerate(sessions):
+            place, score = np.asarray(places[row]), np.asarray(scores[row])
+            index = place if pool is None else np.append(pool, np.full(size - len(pool) + 1, n_items))[place]
+            if not len(session):
+                index, score = self._popular(k, exclude, pool)
+            answer = self._answer(index, score)
+            ids.append(answer[0])
+            values.append(answer[1])
+        return ids, values
+
+    def _popular(self, k: int, exclude: np.ndarray, pool: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        index = np.arange(len(self.vocabulary)) if pool is None else pool  # both in order of popularity
+        index = index[~np.isin(index, exclude)][:k]
+        return index, self.vocabulary.counts[index].astype(np.float32)
+
+    def _answer(self, index: np.ndarray, score: np.ndarray) -> tuple[Ids, np.ndarray]:
+        allowed = np.isfinite(score) & (index < len(self.vocabulary))
+        return self.vocabulary.decode(index[allowed]), score[allowed]
+
+    def _queries(self, sessions: list[np.ndarray], rows: int) -> Any:
+        """float32[rows, Q]; sessions and rows are padded to powers of two, so that few shapes are compiled."""
+        length = _room(max(map(len, sessions)))
+        inputs = np.zeros((length, rows), np.int32)
+        for row, session in enumerate(sessions):
+            inputs[: len(session), row] = session
+        last = np.zeros(rows, np.int32)
+        last[: len(sessions)] = [max(len(session) - 1, 0) for session in sessions]
+        return self._encode(self._params, self._tables, jnp.asarray(inputs), jnp.asarray(last))
+
+    def _last_query(self, params: Any, tables: Any, inputs: Any, last: Any) -> Any:
+        reset = jnp.zeros(inputs.shape, bool).at[0].set(True)
+        block = Block(inputs, inputs, reset, jnp.ones(inputs.shape, jnp.float32))
+        _, queries = self._model.encode(params, tables, self._model.carry(inputs.shape[1]), block)
+        return queries[last, jnp.arange(inputs.shape[1])]
+
+
+def _room(n: int) -> int:
+    """The next power of two."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line of ``python -m jaxrec.recommend``."""
+    parser = Parser(
+        prog="python -m jaxrec.recommend",
+        description="Recommend the next items for a session, with the item ids of the raw data.",
+    )
+    parser.add_argument("--run", required=True, metavar="DIR", help="run directory, such as checkpoints/gru4rec_synthetic")
+    parser.add_argument("--items", nargs="*", default=[], metavar="ID", help="the session's items, oldest first")
+    parser.add_argument("--k", type=int, default=20, help="how many items (default: 20)")
+    parser.add_argument("--include-seen", action="store_true", help="allow the session's own items as well")
+    parser.add_argument("--exclude", nargs="*", default=[], metavar="ID", help="items never to recommend")
+    parser.add_argument("--candidates", nargs="+", metavar="ID", help="recommend only from these")
+    parser.add_argument("--similar-to", metavar="ID", help="instead: the items most similar to this one")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options = parser.parse_args(argv)
+    if not options.items and options.similar_to is None:
+        raise UserError("--items: an empty session; give at least one item that was clicked, such as --items 81766 31331")
+    runtime.start()
+    recommender = Recommender.load(options.run)
+    note, unknown = "", []
+    if options.similar_to is not None:
+        ids, scores = recommender.similar_items(options.similar_to, options.k)
+    else:
+        unknown = recommender.unknown(options.items)
+        if unknown:
+            note = f"unknown items left out: {' '.join(unknown)}"
+        if len(unknown) == len(options.items):
+            note += "; no item is known, so these are the most popular ones"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnknownItems)  # the note says it
+            ids, scores = recommender.recommend(
+                options.items, options.k, not options.include_seen, options.exclude, options.candidates
+            )
+    if note:
+        print(f"jaxrec: note: {note}", file=sys.stderr)
+    if options.json:
+        rows = [{"item": item, "score": float(score)} for item, score in zip(ids, scores, strict=True)]
+        popular = bool(unknown) and len(unknown) == len(options.items)
+        print(json.dumps({"recommendations": rows, "unknown": unknown, "popularity": popular}))
+    else:
+        for rank, (item, score) in enumerate(zip(ids, scores, strict=True), 1):
+            print(f"{rank:4d}  {item!s:>20}  {float(score):10.4f}")
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

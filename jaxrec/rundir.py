@@ -1,0 +1,110 @@
+"""The run directory: all that evaluating, recommending and resuming need."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxrec import config as configuration
+from jaxrec.config import Config
+from jaxrec.data.dataset import Dataset, checksum, read_manifest
+from jaxrec.data.vocabulary import Vocabulary
+from jaxrec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run directory: ``checkpoints/<run>/``."""
+
+    path: Path
+    config: Config
+    manifest: dict[str, Any]
+
+    @property
+    def n_items(self) -> int:
+        return int(self.manifest["counts"]["items"])
+
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary that the run was trained with.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.path / "dataset" / "items.parquet"
+        if not file.is_file() or checksum(file) != self.manifest["files"]["items.parquet"]["sha256"]:
+            raise UserError(f"{file}: missing or damaged; copy items.parquet there from the data set")
+        return Vocabulary.read(file)
+
+
+def create_run(path: Path, config: Config, dataset: Dataset, overwrite: bool) -> Run:
+    """Make a run directory. ``config.yaml`` is written last: with it the run exists.
+
+    Raises:
+        UserError: there is a run already, or something else that must not be deleted.
+    """
+    if (path / "config.yaml").exists():
+        if not overwrite:
+            raise UserError(f"{path}: a run is here already; --resume continues it, --overwrite deletes it first")
+        shutil.rmtree(path)
+    elif path.exists() and (not path.is_dir() or any(entry.name != "dataset" for entry in path.iterdir())):
+        raise UserError(f"{path}: exists and is no run; choose another --run")
+    (path / "dataset").mkdir(parents=True, exist_ok=True)
+    for name in ("items.parquet", "manifest.json"):
+        shutil.copyfile(dataset.path / name, path / "dataset" / name)
+    write_text(path / "config.yaml", configuration.dump(config))
+    return Run(path, config, dataset.manifest)
+
+
+def open_run(path: str | Path) -> Run:
+    """Open a run directory.
+
+    Raises:
+        UserError: it is no run, or its files are damaged or of another version.
+    """
+    path = Path(path)
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"{path}: no run here (no config.yaml); train one with python -m jaxrec.train")
+    manifest_file = path / "dataset" / "manifest.json"
+    if not manifest_file.is_file():
+        raise UserError(f"{manifest_file}: missing; the run is damaged, train it again")
+    return Run(path, configuration.load(path / "config.yaml"), read_manifest(manifest_file))
+
+
+def resume_run(path: Path, config: Config, dataset: Dataset) -> Run:
+    """Open a run to continue it, or create it where it does not exist yet.
+
+    Raises:
+        UserError: the configuration or the data set differs from the run's.
+    """
+    if not (path / "config.yaml").exists():
+        return create_run(path, config, dataset, overwrite=False)
+    run = open_run(path)
+    if run.config != config:
+        raise UserError(f"{path}: cannot resume with a changed configuration ({_difference(run.config, config)}); "
+                        "leave it as it was or choose another --run")  # fmt: skip
+    if run.manifest["content_hash"] != dataset.manifest["content_hash"]:
+        raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that one again")
+    return run
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a small file so that it is there whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    with open(part, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(file)
+
+
+def _difference(old: Config, new: Config) -> str:
+    """The first field that differs, as ``section.field: was X, now Y``."""
+    for section, values in old.model_dump(mode="json").items():
+        for field, value in values.items():
+            now = getattr(getattr(new, section), field)
+            if getattr(getattr(old, section), field) != now:
+                return f"{section}.{field}: was {value}, now {now}"
+    return "no field"

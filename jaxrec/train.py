@@ -1,0 +1,211 @@
+"""python -m jaxrec.train: THE loop. It reads from top to bottom; each block of steps is one compiled call."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from jaxrec import config as configuration
+from jaxrec import runtime
+from jaxrec.checkpoint import Checkpoints
+from jaxrec.cli import Parser, command, progress
+from jaxrec.config import Config
+from jaxrec.data.dataset import Dataset, Sessions, open_dataset
+from jaxrec.data.feed import SessionFeed
+from jaxrec.errors import UserError
+from jaxrec.evaluation import Evaluator, cut_validation
+from jaxrec.models import make_model
+from jaxrec.negatives import popularity
+from jaxrec.optimizers import make_optimizer, make_schedule
+from jaxrec.plots import learning_curve
+from jaxrec.rundir import create_run, resume_run
+from jaxrec.telemetry import Clock, Log, Meter, Sums, mean, read_log
+from jaxrec.training import init_state, make_train_block
+
+TERMINATED = 128 + signal.SIGTERM
+
+
+@dataclass
+class Position:
+    """Where a run stands, as the host knows it; saved beside the state.
+
+    Attributes:
+        epoch, block: the next block.
+        sums: losses and pairs since the last line of progress (``window``) and since the epoch began (``epoch``).
+        best, best_epoch: the best validation metric so far, and when it was (0: none yet).
+        waited: epochs since then.
+        metrics_bytes: size of ``metrics.jsonl``.
+        seconds: the clock.
+        finished: whether the run has reached its end.
+    """
+
+    epoch: int = 0
+    block: int = 0
+    sums: Sums = field(default_factory=lambda: {"window": [0.0, 0], "epoch": [0.0, 0]})
+    best: float | None = None
+    best_epoch: int = 0
+    metrics_bytes: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    finished: bool = False
+
+
+def train(config: Config, path: Path, resume: bool = False, overwrite: bool = False) -> None:
+    """Train a run to its end, or until SIGTERM, which saves and raises SystemExit(143).
+
+    Raises:
+        UserError: the data set or the run directory does not fit, or the loss is not finite.
+    """
+    settings, terminated = config.training, _on_sigterm()
+
+    # ---- data: the splits, training laid out in lanes --------------------------------------------------------------
+    dataset = open_dataset(config.data.path)
+    training, validation = _splits(config, dataset)
+    device_bytes = config.data.device_memory * 2**20
+    feed = SessionFeed(
+        training, settings.batch_size, settings.steps_per_block, config.data.order, settings.seed, device_bytes
+    )
+
+    # ---- model, optimizer, the compiled block ----------------------------------------------------------------------
+    model = make_model(config, dataset.n_items)
+    schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    constants = model.constants(popularity(training.items, dataset.n_items))
+    evaluator = Evaluator(model, validation, dataset.n_items, config.evaluation) if len(validation) else None
+
+    # ---- run directory, and the state to start from ----------------------------------------------------------------
+    run = resume_run(path, config, dataset) if resume else create_run(path, config, dataset, overwrite)
+    checkpoints = Checkpoints(run.path)
+    state, position = init_state(model, optimizer, settings.seed, settings.batch_size), Position()
+    if (found := checkpoints.restore(state)) is not None:
+        state, position = found[0], Position(**found[1])
+    if position.finished:
+        print(f"{path}: already trained to its end; nothing to do")
+        return
+    print(
+        f"{path}: {feed.pairs:,} pairs, {dataset.n_items:,} items, {settings.batch_size} lanes, "
+        f"{feed.shape.used:,} steps an epoch; {validation.counts['targets']:,} validation targets"
+    )
+    log, clock = Log(run.path, position.metrics_bytes, int(state.step)), Clock(position.seconds)
+
+    def save() -> None:
+        with clock.part("save"):
+            position.metrics_bytes, position.seconds = log.sync(), clock.seconds
+            checkpoints.save(state, asdict(position))
+        if terminated():
+            print(f"{path}: terminated; saved at step {int(state.step)}, --resume goes on from there")
+            raise SystemExit(TERMINATED)
+
+    # ---- compile, kept apart from training -------------------------------------------------------------------------
+    with clock.part("compile"), progress("compiling"):
+        block = next(feed.epoch(position.epoch, position.block))
+        train_block = make_train_block(model, optimizer, config.optimizer.clip_norm)
+        compiled = train_block.lower(state, constants, block).compile()
+
+    # ---- epochs ----------------------------------------------------------------------------------------------------
+    while not position.finished:
+        first_block, begin = position.block, clock.lap()
+        saved = begin
+        title = f"epoch {position.epoch + 1}/{settings.epochs}"
+        with progress(title, feed.shape.blocks - first_block) as advance:
+            meter = Meter(log, settings.log_every, schedule, advance, position.sums)
+            for block in feed.epoch(position.epoch, first_block):
+                # This returns at once. While the device works on the block, the host reads the one before.
+                state, stats = compiled(state, constants, block)
+                first_step = position.epoch * feed.shape.used + position.block * feed.shape.steps
+                meter.push(stats, position.epoch, position.block, first_step)
+                position.block += 1
+                due = terminated() or clock.lap() - saved >= settings.save_every
+                if due and position.block < feed.shape.blocks:
+                    meter.drain()
+                    save()
+                    saved = clock.lap()
+            meter.drain()
+
+        # ---- after an epoch: log, validate, save -------------------------------------------------------------------
+        share = (1 - first_block / feed.shape.blocks) / (clock.lap() - begin)
+        speed = {"steps_per_s": share * feed.shape.used, "events_per_s": share * feed.pairs}
+        loss, step = mean(position.sums["epoch"]), int(state.step)
+        position.epoch, position.block, position.sums["epoch"] = position.epoch + 1, 0, [0.0, 0]
+        log.write("epoch", step, epoch=position.epoch, loss=loss, **speed)
+        summary = f"epoch {position.epoch}: loss {loss:.4f}, {speed['events_per_s']:,.0f} events/s"
+        if evaluator is not None:
+            with clock.part("evaluate"):
+                metrics = evaluator.metrics(state.params, state.tables, _cutoffs(config))
+            log.write("validation", step, epoch=position.epoch, **metrics)
+            value = metrics[settings.metric]
+            summary += f", validation {settings.metric} {value:.4f}"
+            if position.best is None or value > position.best:
+                position.best, position.best_epoch = value, position.epoch
+                with clock.part("save"):
+                    checkpoints.save_best(state, {"epoch": position.epoch, **metrics})
+        print(summary, flush=True)
+        waited = position.epoch - position.best_epoch
+        early = 0 < settings.early_stopping <= waited
+        position.finished = early or position.epoch == settings.epochs
+        if position.finished:
+            reason = "early stopping" if early else "all epochs"
+            log.write("end", step, epoch=position.epoch, best_epoch=position.best_epoch, reason=reason)
+        save()
+
+    # ---- the picture, and where the time went ----------------------------------------------------------------------
+    log.close()
+    learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")
+    print(f"{path}: done; " + ", ".join(f"{name} {value:.1f} s" for name, value in clock.seconds.items()))
+
+
+def _splits(config: Config, dataset: Dataset) -> tuple[Sessions, Sessions]:
+    """Training and validation sessions, as the configuration cuts them."""
+    fraction = config.data.validation_fraction
+    training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
+    if not training.counts["targets"]:
+        raise UserError(f"{dataset.path}: no training pairs are left; lower data.validation_fraction ({fraction})")
+    if config.training.early_stopping and not len(validation):
+        raise UserError("training.early_stopping: needs validation data; set data.validation_fraction, such as 0.05")
+    return training, validation
+
+
+def _cutoffs(config: Config) -> list[int]:
+    """The cut-offs to report in validation, that of the chosen metric included."""
+    return sorted({*config.evaluation.k, int(config.training.metric.split("@")[1])})
+
+
+def _on_sigterm() -> Callable[[], bool]:
+    """From now on SIGTERM is noted instead of obeyed; the function returned says whether one came."""
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    return lambda: bool(received)
+
+
+def main(argv: Sequence[str]) -> None:
+    """The command line of ``python -m jaxrec.train``."""
+    listing = "\n".join(
+        f"  --{name} {'(required)' if default is None and name == 'data.path' else f'[{_show(default)}]'}\n      {text}"
+        for name, (default, text) in configuration.fields().items()
+    )
+    parser = Parser(
+        prog="python -m jaxrec.train",
+        description="Train a model as a configuration file says, into a run directory.",
+        epilog=f"Every field of the configuration can be given here and wins over the file [default]:\n\n{listing}",
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, such as configs/gru4rec_*.yaml")
+    parser.add_argument("--run", metavar="DIR", help="run directory (default: checkpoints/ and the name of the file)")
+    parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint, bit for bit")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run first, if there is one")
+    options, overrides = parser.parse_known_args(argv)
+    if options.resume and options.overwrite:
+        raise UserError("--resume and --overwrite exclude each other")
+    config = configuration.load(options.config, overrides)
+    runtime.start()
+    path = Path(options.run) if options.run else Path("checkpoints") / Path(options.config).stem
+    train(config, path, options.resume, options.overwrite)
+
+
+def _show(default: object) -> str:
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+if __name__ == "__main__":
+    sys.exit(command(main))

@@ -1,0 +1,111 @@
+"""Regenerates, with NumPy alone, the weights and batches behind gru4rec_reference.json.
+
+Every array of a case comes from one ``RandomState(case["seed"])``, drawn in the order of the code in
+``make_case``; ``projections`` has its own generator, seeded by the CRC-32 of the tensor's name.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+WEIGHT_RANGE = 0.4
+BIAS_RANGE = 0.2
+RESET_RATE = 0.15
+
+
+def parameter_shapes(case: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Shapes of the initial weights by torch name, in the order in which they are drawn."""
+    n_items: int = case["n_items"]
+    layers: Sequence[int] = case["layers"]
+    first = layers[0]
+    shapes: dict[str, tuple[int, ...]] = {}
+    if case["mode"] == "onehot":
+        shapes["GE.Wx0.weight"] = (n_items, 3 * first)
+        shapes["GE.Wrz0"] = (first, 2 * first)
+        shapes["GE.Wh0"] = (first, first)
+        shapes["GE.Bh0"] = (3 * first,)
+        widths = list(layers)
+    elif case["mode"] == "separate":
+        shapes["E.weight"] = (n_items, case["embedding"])
+        widths = [case["embedding"], *layers]
+    elif case["mode"] == "constrained":
+        widths = [layers[-1], *layers]
+    else:
+        raise ValueError(f"unknown embedding mode {case['mode']!r}")
+    for i, (n_in, n_out) in enumerate(pairwise(widths)):
+        shapes[f"G.{i}.weight_ih"] = (3 * n_out, n_in)
+        shapes[f"G.{i}.weight_hh"] = (3 * n_out, n_out)
+        shapes[f"G.{i}.bias_ih"] = (3 * n_out,)
+        shapes[f"G.{i}.bias_hh"] = (3 * n_out,)
+    shapes["Wy.weight"] = (n_items, layers[-1])
+    shapes["By.weight"] = (n_items, 1)
+    return shapes
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is drawn from the narrower range."""
+    return name == "By.weight" or name == "GE.Bh0" or ".bias_" in name
+
+
+def make_case(case: Mapping[str, Any]) -> dict[str, Any]:
+    """The initial weights (float32, by torch name) and the batches of one case of the reference file."""
+    rng = np.random.RandomState(case["seed"])
+    n_items, steps, lanes, n_sample = case["n_items"], case["steps"], case["batch_size"], case["n_sample"]
+
+    weights: dict[str, Array] = {}
+    for name, shape in parameter_shapes(case).items():
+        bound = BIAS_RANGE if is_bias(name) else WEIGHT_RANGE
+        weights[name] = rng.uniform(-bound, bound, size=shape).astype(np.float32)
+
+    p0 = np.floor(1.0 + 200.0 * rng.uniform(size=n_items)).astype(np.int64)
+
+    def skewed_items(width: int) -> Array:
+        items: Array = np.floor(n_items * rng.uniform(size=(steps, width)) ** 2).astype(np.int64)
+        return items
+
+    inputs = skewed_items(lanes)
+    targets = skewed_items(lanes)
+    samples = skewed_items(n_sample)
+    resets = rng.uniform(size=(steps, lanes)) < RESET_RATE
+    resets[0] = True  # every lane starts a session; the hidden states are zero then anyway
+
+    # In every third step an item is the target of two lanes, the input of a third, and sampled twice.
+    targets[::3, 5] = targets[::3, 2]
+    inputs[::3, 3] = targets[::3, 2]
+    samples[::3, 4] = targets[::3, 2]
+    samples[::3, 9] = targets[::3, 2]
+
+    active = np.ones((steps, lanes), dtype=bool)
+    for first_step, remaining in case["tail"]:  # from first_step on, only these lanes are left
+        active[first_step:] = False
+        active[first_step:, remaining] = True
+    return {
+        "weights": weights,
+        "p0": p0,
+        "inputs": inputs,
+        "targets": targets,
+        "samples": samples,
+        "resets": resets,
+        "active": active,
+    }
+
+
+def projections(name: str, shape: Sequence[int]) -> Array:
+    """Two fixed vectors (stacked on axis 0) on which a tensor of this name and shape is projected."""
+    rng = np.random.RandomState(zlib.crc32(name.encode("ascii")))
+    vectors: Array = rng.uniform(-1.0, 1.0, size=(2, *shape))
+    return vectors
+
+
+def fingerprint(array: Array) -> int:
+    """A position-dependent checksum of an integer or boolean array (exact)."""
+    flat = array.astype(np.int64).ravel()
+    return int((flat * (1 + np.arange(flat.size))).sum())
