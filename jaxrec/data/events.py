@@ -1,0 +1,349 @@
+"""The one cleaning pipeline: click events in a DuckDB table to the arrays of a dataset directory.
+
+The protocol is that of NARM and SR-GNN (github.com/CRIPAC-DIG/SR-GNN, datasets/preprocess.py):
+
+1. on request, a click on the item of the click before it, in the same session, is dropped;
+2. sessions with fewer than ``min_session_length`` events are dropped, then items with fewer than
+   ``min_item_support`` events, then again sessions that have become too short;
+3. the date of a session is that of its last event; the split date lies ``test_days`` before the last one. Training
+   sessions are dated strictly before it and test sessions strictly after it, so where dates are whole days the
+   sessions of the split day itself are in neither;
+4. the vocabulary is that of the training sessions, most frequent first, then by id; other items are dropped from the
+   test sessions, then test sessions that have become too short;
+5. the last ``validation_days`` before the split date are set apart, and of what is left only the last ``fraction`` of
+   the targets is kept: the last sessions, and of the one where it starts the first clicks.
+
+Sessions stand in the order (split, date, session id) and their events in the order (time, input row). That is a total
+order, so the result does not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet
+
+from jaxrec.data.dataset import SPLITS
+from jaxrec.data.writing import ArrayFile, file_entry
+from jaxrec.errors import UserError
+
+DAY = 24 * 60 * 60 * 1000  # ms
+CHUNK = 1 << 20  # events fetched from DuckDB at a time
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """The preprocessing choices that every source shares; see the module's description."""
+
+    min_session_length: int = 2
+    min_item_support: int = 5
+    test_days: int = 7
+    validation_days: int = 0
+    fraction: Fraction = Fraction(1)
+    drop_repeats: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """The choices as JSON values, for the manifest."""
+        return asdict(self) | {"fraction": str(self.fraction)}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a source has put into the DuckDB table ``raw``: one row per event, in input order, no NULLs.
+
+    ``raw`` has the columns ``session`` and ``item`` (BIGINT or VARCHAR) and what the expressions below refer to.
+
+    Attributes:
+        options: the source's own choices, for the manifest.
+        time: SQL, the event's time in ms since 1970; orders the events of a session.
+        date: SQL, the event's date in ms since 1970, which decides on the split; coarser than ``time`` where the
+            published protocol of a data set has it so.
+        extras: from the finished directory and the number of items to further entries of the manifest.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    time: str = "time"
+    date: str = "time"
+    extras: Callable[[Path, int], dict[str, Any]] | None = None
+
+
+@dataclass
+class Ledger:
+    """What each filter took; becomes ``dropped`` in the manifest."""
+
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def took(self, name: str, **amounts: int) -> None:
+        """Record that the filter ``name`` took e.g. ``sessions=3, events=7``."""
+        self.dropped[name] = {unit: int(amount) for unit, amount in amounts.items()}
+
+    def require(self, left: int, what: str) -> None:
+        """Stop where nothing is left.
+
+        Raises:
+            UserError: ``left`` is 0; it names what every filter took so far.
+        """
+        if left:
+            return
+        took = "; ".join(
+            f"{name} took {' and '.join(f'{amount:,} {unit}' for unit, amount in amounts.items())}"
+            for name, amounts in self.dropped.items()
+            if any(amounts.values())
+        )
+        raise UserError(f"no {what} left: {took or 'no filter took any'}; loosen the filter or give more data")
+
+
+def prepare(
+    connection: Any, raw: Raw, cleaning: Cleaning, path: Path, update: Callable[..., None]
+) -> dict[str, dict[str, Any]]:
+    """Clean the table ``raw`` and write the arrays and the vocabulary into the directory ``path``.
+
+    Args:
+        connection: DuckDB, with the table ``raw``.
+        raw: the rest of what is to know about it.
+        cleaning: the preprocessing choices.
+        path: an existing empty directory.
+        update: called as ``update(advance, note=...)``; the advances sum to 1.
+
+    Returns:
+        The manifest's ``counts``, ``dropped`` and ``files``.
+
+    Raises:
+        UserError: no session or no target is left in a split.
+    """
+    ledger = Ledger()
+    _clicks(connection, raw, cleaning, ledger)
+    update(0.1, note="filter")
+    _filter(connection, cleaning, ledger)
+    update(0.2, note="split")
+    _split(connection, cleaning, ledger)
+    _vocabulary(connection)
+    update(0.1, note="match the test items")
+    _match_test(connection, cleaning, ledger)
+    lengths = _order(connection)
+    first, lengths, gap = _last_fraction(lengths, cleaning.fraction, ledger)
+    update(0.2, note="sort and write")
+    events = sum(int(n.sum()) for n in lengths.values())
+    chunks = _encoded(connection, first, gap)
+    files = _write_splits(path, lengths, chunks, lambda n: update(0.4 * n / events))
+    files["items.parquet"], items = _write_vocabulary(connection, path / "items.parquet")
+    counts = {split: _counts(n) for split, n in lengths.items()}
+    return {"counts": {"items": items, **counts}, "dropped": ledger.dropped, "files": files}
+
+
+def _clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> None:
+    """Step 1: the view or table ``clicks`` (session, item, time, date, row)."""
+    columns = f"session, item, {raw.time} AS time, {raw.date} AS date, rowid AS row"
+    if not cleaning.drop_repeats:
+        connection.execute(f"CREATE VIEW clicks AS SELECT {columns} FROM raw")
+        return
+    before = "lag(item) OVER (PARTITION BY session ORDER BY time, row)"
+    connection.execute(
+        f"CREATE TABLE clicks AS SELECT * EXCLUDE before FROM (SELECT *, {before} AS before FROM "
+        f"(SELECT {columns} FROM raw)) WHERE before IS DISTINCT FROM item"
+    )
+    ledger.took("repeats", events=_one(connection, "SELECT (SELECT count(*) FROM raw) - (SELECT count(*) FROM clicks)"))
+
+
+def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
+    """Step 2: the tables ``supported`` (item) and ``dated`` (session, date in ms, events)."""
+    length, support = cleaning.min_session_length, cleaning.min_item_support
+    connection.execute(
+        "CREATE TEMP TABLE long AS SELECT session, count(*) AS events FROM clicks "
+        f"GROUP BY session HAVING count(*) >= {length}"
+    )
+    sessions, events = _row(connection, "SELECT count(DISTINCT session), count(*) FROM clicks")
+    kept = _sums(connection, "long")
+    ledger.took("short sessions", sessions=sessions - kept[0], events=events - kept[1])
+    ledger.require(kept[1], "events")
+
+    connection.execute(
+        "CREATE TEMP TABLE supported AS SELECT item, count(*) AS events FROM clicks SEMI JOIN long USING (session) "
+        f"GROUP BY item HAVING count(*) >= {support}"
+    )
+    items = _one(connection, "SELECT count(DISTINCT item) FROM clicks SEMI JOIN long USING (session)")
+    popular = _sums(connection, "supported")
+    ledger.took("rare items", items=items - popular[0], events=kept[1] - popular[1])
+    ledger.require(popular[1], "events")
+
+    connection.execute(
+        "CREATE TEMP TABLE dated AS SELECT session, max(date) AS date, count(*) AS events FROM clicks "
+        f"SEMI JOIN long USING (session) SEMI JOIN supported USING (item) GROUP BY session HAVING count(*) >= {length}"
+    )
+    left = _sums(connection, "dated")
+    ledger.took("short sessions after rare items", sessions=kept[0] - left[0], events=popular[1] - left[1])
+    ledger.require(left[1], "events")
+
+
+def _split(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
+    """Step 3: the table ``sessions`` (session, date, events, split as an index into SPLITS)."""
+    last = _one(connection, "SELECT max(date) FROM dated")
+    # Without test days the split date lies after every session.
+    test = last - cleaning.test_days * DAY if cleaning.test_days else last + 1
+    validation = test - cleaning.validation_days * DAY
+    connection.execute(
+        "CREATE TEMP TABLE sessions AS SELECT session, date, events, "
+        f"CASE WHEN date < {validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2 END AS split FROM dated"
+    )
+    sessions, events = _row(connection, "SELECT count(*), coalesce(sum(events), 0) FROM sessions WHERE split IS NULL")
+    ledger.took("split date", sessions=sessions, events=events)
+    connection.execute("DELETE FROM sessions WHERE split IS NULL")
+    wanted = {"train": True, "validation": cleaning.validation_days > 0, "test": cleaning.test_days > 0}
+    for index, split in enumerate(SPLITS):
+        if wanted[split]:
+            left = _one(connection, f"SELECT count(*) FROM sessions WHERE split = {index}")
+            ledger.require(left, f"{split} sessions")
+
+
+def _vocabulary(connection: Any) -> None:
+    """Step 4: the table ``vocabulary`` (item, count, index), of the training split with its validation part."""
+    connection.execute(
+        "CREATE TEMP TABLE vocabulary AS SELECT *, (row_number() OVER (ORDER BY count DESC, item) - 1)::INTEGER AS index "
+        "FROM (SELECT item, count(*) AS count FROM clicks SEMI JOIN supported USING (item) "
+        "SEMI JOIN (SELECT session FROM sessions WHERE split < 2) USING (session) GROUP BY item)"
+    )
+
+
+def _match_test(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
+    """Step 4: drop from the test sessions what training has not seen."""
+    if not cleaning.test_days:
+        return
+    before = _row(connection, "SELECT count(*), sum(events) FROM sessions WHERE split = 2")
+    connection.execute(
+        "CREATE TEMP TABLE matched AS SELECT session, count(*) AS events FROM clicks "
+        "SEMI JOIN vocabulary USING (item) SEMI JOIN (SELECT session FROM sessions WHERE split = 2) USING (session) "
+        "GROUP BY session"
+    )
+    seen = _sums(connection, "matched")
+    ledger.took("test items unseen in training", events=before[1] - seen[1])
+    ledger.require(seen[1], "test events")
+    connection.execute(f"DELETE FROM matched WHERE events < {cleaning.min_session_length}")
+    left = _sums(connection, "matched")
+    ledger.took("short test sessions", sessions=before[0] - left[0], events=seen[1] - left[1])
+    ledger.require(left[1], "test events")
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE sessions AS SELECT session, date, split, "
+        "coalesce(matched.events, sessions.events) AS events FROM sessions LEFT JOIN matched USING (session) "
+        "WHERE split < 2 OR matched.events IS NOT NULL"
+    )
+
+
+def _order(connection: Any) -> dict[str, np.ndarray]:
+    """Number the sessions: the table ``ranked`` (session, rank); returns the lengths per split, int64[sessions]."""
+    connection.execute(
+        "CREATE TEMP TABLE ranked AS SELECT session, split, events, "
+        "row_number() OVER (ORDER BY split, date, session) - 1 AS rank FROM sessions"
+    )
+    table = connection.execute("SELECT split, events FROM ranked ORDER BY rank").fetchnumpy()
+    return {name: table["events"][table["split"] == index] for index, name in enumerate(SPLITS)}
+
+
+def _last_fraction(
+    lengths: dict[str, np.ndarray], fraction: Fraction, ledger: Ledger
+) -> tuple[int, dict[str, np.ndarray], tuple[int, int]]:
+    """Step 5: the last ``fraction`` of the training targets.
+
+    Returns:
+        The rank of the first session kept; the lengths that are left; and the positions ``[start, stop)`` in the
+        stream of events from that session on that are left out, the tail of the session that was cut.
+    """
+    train = lengths["train"]
+    targets = train - 1
+    keep = int(targets.sum()) * fraction.numerator // fraction.denominator
+    before = dict(_counts(train))
+    after = np.cumsum(targets[::-1])[::-1]  # targets from this session to the end
+    first = int(np.count_nonzero(after >= keep)) - 1 if keep else len(train)
+    train = train[first:].copy()
+    gap = (0, 0)
+    if keep:
+        surplus = int(after[first]) - keep
+        gap = (int(train[0]) - surplus, int(train[0]))
+        train[0] -= surplus
+    left = _counts(train)
+    if fraction != 1:
+        ledger.took("fraction", **{unit: before[unit] - left[unit] for unit in ("sessions", "events")})
+    ledger.require(left["targets"], "training targets")
+    return first, lengths | {"train": train}, gap
+
+
+def _encoded(connection: Any, first: int, gap: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The events of the sessions from rank ``first`` on, in their final order, without the positions in ``gap``.
+
+    Yields:
+        Item indices int32[n] and times int64[n] (ms).
+    """
+    relation = connection.sql(
+        f"SELECT index, time FROM clicks JOIN (SELECT session, rank FROM ranked WHERE rank >= {first}) USING (session) "
+        "JOIN vocabulary USING (item) ORDER BY rank, time, row"
+    )
+    start, stop = gap
+    position = 0
+    with relation.to_arrow_reader(CHUNK) as reader:
+        for batch in reader:
+            items, times = batch.column(0).to_numpy(), batch.column(1).to_numpy()
+            low, high = (int(np.clip(edge - position, 0, len(items))) for edge in (start, stop))
+            position += len(items)
+            if low < high:
+                items, times = np.delete(items, np.s_[low:high]), np.delete(times, np.s_[low:high])
+            yield items, times
+
+
+def _write_splits(
+    path: Path,
+    lengths: dict[str, np.ndarray],
+    chunks: Iterator[tuple[np.ndarray, np.ndarray]],
+    written: Callable[[int], None],
+) -> dict[str, dict[str, Any]]:
+    """Cut the stream of events into the splits and write all array files; returns their manifest entries."""
+    files = {}
+    rest = (np.empty(0, np.int32), np.empty(0, np.int64))
+    for split, sizes in lengths.items():
+        total = int(sizes.sum())
+        with (
+            ArrayFile(path / split / "items.npy", "<i4", total) as items,
+            ArrayFile(path / split / "times.npy", "<i8", total) as times,
+            ArrayFile(path / split / "offsets.npy", "<i8", len(sizes) + 1) as offsets,
+        ):
+            offsets.append(np.concatenate([[0], np.cumsum(sizes)]))
+            while items.written < total:
+                if not len(rest[0]):
+                    rest = next(chunks)
+                take = min(total - items.written, len(rest[0]))
+                items.append(rest[0][:take])
+                times.append(rest[1][:take])
+                rest = rest[0][take:], rest[1][take:]
+                written(take)
+        files |= {f"{split}/{file.path.name}": file.entry for file in (items, times, offsets)}
+    assert not len(rest[0]) and next(chunks, None) is None, "more events than the sessions' lengths add up to"
+    return files
+
+
+def _write_vocabulary(connection: Any, file: Path) -> tuple[dict[str, Any], int]:
+    """Write ``items.parquet``; returns its manifest entry and the number of items."""
+    table = connection.sql("SELECT item, count FROM vocabulary ORDER BY index").to_arrow_table()
+    pyarrow.parquet.write_table(table, file)
+    return file_entry(file), table.num_rows
+
+
+def _counts(lengths: np.ndarray) -> dict[str, int]:
+    events = int(lengths.sum())
+    return {"sessions": len(lengths), "events": events, "targets": events - len(lengths)}
+
+
+def _row(connection: Any, sql: str) -> tuple[int, ...]:
+    row: tuple[int, ...] = connection.execute(sql).fetchone()
+    return row
+
+
+def _one(connection: Any, sql: str) -> int:
+    return _row(connection, sql)[0]
+
+
+def _sums(connection: Any, table: str) -> tuple[int, ...]:
+    """Rows of a table, and the events that they stand for."""
+    return _row(connection, f"SELECT count(*), coalesce(sum(events), 0) FROM {table}")

@@ -1,0 +1,201 @@
+"""Raw files to a DuckDB table: CSV (plain or gzip) and Parquet, told apart by their content, every value checked."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from jaxrec.data.duck import identifier, quoted
+from jaxrec.errors import UserError, nearest
+
+TEXT = "VARCHAR"
+HEAD_BYTES = 1 << 16  # how much of a file is looked at to tell what it is; a header longer than this is no header
+
+
+@dataclass(frozen=True)
+class Table:
+    """A raw file that has been opened: what it holds, and how DuckDB reads it.
+
+    Attributes:
+        path: the file as the user named it.
+        relation: the SQL of a table function.
+        columns: column name to (SQL expression, SQL type).
+    """
+
+    path: Path
+    relation: str
+    columns: dict[str, tuple[str, str]]
+
+    def column(self, name: str, hint: str = "") -> tuple[str, str]:
+        """The SQL expression and type of the column ``name``.
+
+        Raises:
+            UserError: there is no such column; it names the ones there are and the nearest, then gives ``hint``.
+        """
+        if name not in self.columns:
+            found = ", ".join(list(self.columns)[:12]) + (", ..." if len(self.columns) > 12 else "")
+            raise UserError(f"{self.path}: no column '{name}'{nearest(name, self.columns)}; it has {found}{hint}")
+        return self.columns[name]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of the table ``raw``, read from one column of a file.
+
+    Attributes:
+        name: its name in ``raw``.
+        column: its name in the file.
+        parse: from the column's SQL expression to one that is NULL where the value cannot be used.
+        expected: what the value must be, for the error message.
+    """
+
+    name: str
+    column: str
+    parse: Callable[[str], str]
+    expected: str
+
+
+def integer(text: str) -> str:
+    """SQL: a text as int64, NULL unless it is written as an integer is (a bare cast rounds '1.5' and reads '1e3')."""
+    return f"CASE WHEN CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR) = {text} THEN CAST({text} AS BIGINT) END"
+
+
+def timestamp(text: str) -> str:
+    """SQL: an ISO 8601 text as milliseconds since 1970, UTC where it names no zone; NULL where it is none."""
+    return f"epoch_ms(TRY_CAST({text} AS TIMESTAMPTZ))"
+
+
+def open_table(connection: Any, path: Path, delimiter: str = ",", columns: Sequence[str] | None = None) -> Table:
+    """Look at a raw file and say how to read it.
+
+    Args:
+        connection: DuckDB.
+        path: CSV, CSV in gzip, or Parquet; the content decides, not the name.
+        delimiter: between the fields of a CSV file.
+        columns: their names, for a CSV file without a header line.
+
+    Raises:
+        UserError: missing, a directory, unreadable, empty, damaged, or neither CSV nor Parquet.
+    """
+    head, compression = _head(path)
+    literal = quoted(glob.escape(str(path.resolve())))  # DuckDB would expand * ? [ in a file's name
+    if head.startswith(b"PAR1"):
+        relation = f"read_parquet({literal})"
+        with reading(path):
+            rows = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
+        return Table(path, relation, {row[0]: (identifier(row[0]), row[1]) for row in rows})
+    if b"\0" in head:
+        raise UserError(f"{path}: a binary file; expected CSV text, CSV in gzip, or Parquet")
+    names = list(columns) if columns else _header(path, head, delimiter)
+    schema = ", ".join(f"'c{i}': '{TEXT}'" for i in range(len(names)))  # names of ours, whatever the header holds
+    relation = (
+        f"read_csv({literal}, auto_detect = false, header = {columns is None}, delim = {quoted(delimiter)}, "
+        f"quote = '\"', escape = '\"', compression = '{compression}', columns = {{{schema}}})"
+    )
+    return Table(path, relation, {name: (f"c{i}", TEXT) for i, name in enumerate(names)})
+
+
+def _head(path: Path) -> tuple[bytes, str]:
+    """The first bytes of a file, unpacked, and its compression as DuckDB calls it."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file; check --raw")
+    if not path.is_file():
+        raise UserError(f"{path}: not a file; --raw takes one raw file")
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(HEAD_BYTES)
+        packed = head.startswith(b"\x1f\x8b")
+        if packed:
+            with gzip.open(path, "rb") as stream:
+                head = stream.read(HEAD_BYTES)
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise UserError(f"{path}: truncated or damaged gzip; fetch the file again") from None
+    except PermissionError:
+        raise UserError(f"{path}: not readable; check its permissions") from None
+    if not head.strip():
+        raise UserError(f"{path}: empty; expected one click event a line")
+    return head, "gzip" if packed else "none"
+
+
+def _header(path: Path, head: bytes, delimiter: str) -> list[str]:
+    """The column names in the first line that is not blank."""
+    line = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").splitlines()[0]
+    try:
+        names = next(csv.reader([line.decode("utf-8")], delimiter=delimiter))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: line 1 is not UTF-8 text; convert the file, e.g. with iconv") from None
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"{path}: the header names the column '{repeated[0]}' more than once; rename one")
+    return names
+
+
+def load(connection: Any, table: Table, fields: Sequence[Field]) -> None:
+    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``, whose rowid is the input row from 0.
+
+    Raises:
+        UserError: a damaged file, no events in it, or a value that cannot be used: its row, column and text.
+    """
+    expressions = [table.column(field.column)[0] for field in fields]
+    selected = ", ".join(f"{f.parse(sql)} AS {f.name}" for f, sql in zip(fields, expressions, strict=True))
+    with reading(table.path):
+        connection.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {table.relation}")
+    counts = ", ".join(f"count({field.name})" for field in fields)
+    rows, *usable = connection.execute(f"SELECT count(*), {counts} FROM raw").fetchone()
+    if rows == 0:
+        raise UserError(f"{table.path}: no events; expected one click event a line after the header")
+    for field, sql, count in zip(fields, expressions, usable, strict=True):
+        if count < rows:
+            (row,) = connection.execute(f"SELECT min(rowid) FROM raw WHERE {field.name} IS NULL").fetchone()
+            (value,) = connection.execute(f"SELECT {sql} FROM {table.relation} LIMIT 1 OFFSET {row}").fetchone()
+            found = "nothing" if value is None else f"'{value}'"
+            many = f" ({rows - count:,} such rows)" if rows - count > 1 else ""
+            raise UserError(
+                f"{table.path}: row {row + 1:,}, column '{field.column}': found {found}{many}, "
+                f"expected {field.expected}; mend or remove it"
+            )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what DuckDB says about a raw file into one line of ours.
+
+    Raises:
+        UserError: the file is damaged or not of its format.
+    """
+    try:
+        yield
+    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
+        message = str(error)
+        if "No space left" in message:
+            raise
+        if "GZIP" in message.upper():
+            raise UserError(f"{path}: truncated or damaged gzip; fetch the file again") from None
+        raise UserError(f"{path}: {_csv_problem(message)}") from None
+
+
+def _csv_problem(message: str) -> str:
+    """The line and the reason in a DuckDB message, which otherwise fills a screen."""
+    line = re.search(r"CSV Error on Line: (\d+)", message)
+    place = f"line {int(line[1]):,}: " if line else ""
+    columns = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
+    if columns:
+        return f"{place}{columns[2]} fields, expected {columns[1]}; mend the line, or name another delimiter"
+    if "unicode" in message or "utf-8" in message:
+        return f"{place}not UTF-8 text; convert the file, e.g. with iconv"
+    if "unterminated quote" in message:
+        return f"{place}a quote that is never closed; mend the line"
+    if "state machine" in message:
+        return "not CSV text; expected CSV, CSV in gzip, or Parquet"
+    reason = message.splitlines()[0].split("Error: ", 1)[-1].rstrip(".")
+    return f"{place}cannot be read ({reason}); fetch or write the file again"

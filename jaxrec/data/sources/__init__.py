@@ -1,0 +1,39 @@
+"""The data sets that ``prepare`` knows: one module each, which fills the table ``raw`` and knows nothing of models.
+
+A new data set is a new module with the members of ``Source``, and a line in ``SOURCES``.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import Any, Protocol
+
+from jaxrec.data.events import Raw
+from jaxrec.data.sources import diginetica, synthetic, table, yoochoose
+
+
+class Source(Protocol):
+    """What a module in this package provides."""
+
+    HELP: str  # one line for --help
+    DEFAULTS: dict[str, Any]  # of those fields of events.Cleaning that differ for this data set
+
+    @staticmethod
+    def add_arguments(parser: ArgumentParser) -> None:
+        """Add the options that only this source has."""
+
+    @staticmethod
+    def read(connection: Any, arguments: Namespace) -> Raw:
+        """Fill the DuckDB table ``raw`` and say what it holds.
+
+        Raises:
+            UserError: a missing or damaged file, or a value that cannot be used.
+        """
+
+
+SOURCES: dict[str, Source] = {
+    "diginetica": diginetica,
+    "yoochoose": yoochoose,
+    "synthetic": synthetic,
+    "events": table,
+}

@@ -1,0 +1,161 @@
+"""Writing a dataset directory so that it appears whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data.dataset import FORMAT, checksum
+from jaxrec.errors import UserError
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A temporary sibling of the output: ``dataset`` becomes the output, ``spill`` is scratch space."""
+
+    dataset: Path
+    spill: Path
+
+
+@contextmanager
+def staging(out: Path, overwrite: bool = False) -> Iterator[Staging]:
+    """A place to build a dataset directory, renamed to ``out`` when the block ends without an error.
+
+    On any error, Ctrl-C included, the temporary directory and the parents that were made for it are removed, and
+    ``out`` is as it was.
+
+    Raises:
+        UserError: ``out`` exists, and is not to be overwritten or is no dataset directory.
+    """
+    out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
+    _check_free(out, overwrite)
+    made = _make_parents(out)
+    try:
+        root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        try:
+            stage = Staging(root / "dataset", root / "spill")
+            stage.dataset.mkdir()  # not the mkdtemp itself: that one is readable by its owner only
+            yield stage
+            _publish(stage.dataset, out, overwrite)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+    except BaseException:
+        for parent in made:
+            parent.rmdir()
+        raise
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{out}: exists already; choose another --out or give --overwrite")
+    if not (out / "manifest.json").is_file():
+        raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
+
+
+def _make_parents(out: Path) -> list[Path]:
+    """Make the missing parents of ``out``; returns them, innermost first."""
+    missing = [parent for parent in out.parents if not parent.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{out}: a parent of it is a file; choose another --out") from None
+    return missing
+
+
+def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
+    """Rename ``dataset`` to ``out`` once everything under it is on the disk."""
+    for directory in (*(d for d in dataset.iterdir() if d.is_dir()), dataset):
+        _sync(directory)
+    _check_free(out, overwrite)  # again: the work took a while
+    if out.exists():
+        old = dataset.parent / "old"
+        os.rename(out, old)
+        try:
+            os.rename(dataset, out)
+        except BaseException:
+            os.rename(old, out)
+            raise
+    else:
+        os.rename(dataset, out)
+    _sync(out.parent)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@dataclass
+class ArrayFile:
+    """A ``.npy`` file of one dimension and known length, written piece by piece and hashed on the way.
+
+    Use as a context manager; ``entry`` is its line in the manifest once it is closed.
+    """
+
+    path: Path
+    dtype: str
+    length: int
+    written: int = 0
+    entry: dict[str, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> ArrayFile:
+        self.path.parent.mkdir(exist_ok=True)
+        self._hash = hashlib.sha256()
+        self._stream = open(self.path, "w+b")  # noqa: SIM115 (closed in __exit__)
+        header = {"descr": self.dtype, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+        self._stream.seek(0)
+        self._hash.update(self._stream.read())
+        return self
+
+    def append(self, values: np.ndarray) -> None:
+        data = np.ascontiguousarray(values, dtype=self.dtype).data
+        self._stream.write(data)
+        self._hash.update(data)
+        self.written += len(values)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self._stream as stream:
+            if kind is not None:
+                return
+            assert self.written == self.length, f"{self.path}: {self.written} values, announced {self.length}"
+            stream.flush()
+            os.fsync(stream.fileno())
+            self.entry.update(bytes=stream.tell(), sha256=self._hash.hexdigest())
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """The manifest's line about a file that has just been written; flushes it to the disk."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+    return {"bytes": path.stat().st_size, "sha256": checksum(path)}
+
+
+def write_manifest(path: Path, files: dict[str, dict[str, Any]], **entries: Any) -> dict[str, Any]:
+    """Write ``manifest.json`` into the directory ``path``; returns it.
+
+    ``content_hash`` is the sha256 of the sorted lines ``<sha256>  <name>`` of all files, as sha256sum prints them.
+    """
+    lines = "".join(f"{files[name]['sha256']}  {name}\n" for name in sorted(files))
+    manifest = {"format": FORMAT, "kind": "sessions", **entries}
+    manifest |= {"files": files, "content_hash": hashlib.sha256(lines.encode()).hexdigest()}
+    with open(path / "manifest.json", "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return manifest
