@@ -37,7 +37,9 @@ def alias_table(counts: np.ndarray, alpha: float) -> AliasTable:
     """
     mass = np.where(counts > 0, counts.astype(np.float64) ** alpha, 0.0)
     share = mass * (len(mass) / mass.sum())  # mean 1
-    low, high = np.flatnonzero(share < 1.0), np.flatnonzero(share >= 1.0)
+    large = share >= 1.0
+    large[np.argmax(share)] = True  # where all are equal, rounding may leave each a hair below 1
+    low, high = np.flatnonzero(~large), np.flatnonzero(large)
     missing, spare = np.cumsum(1.0 - share[low]), np.cumsum(share[high] - 1.0)
     keep, other = np.ones(len(mass)), np.arange(len(mass))
     before = missing - (1.0 - share[low])
