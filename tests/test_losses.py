@@ -1,0 +1,225 @@
+"""The losses against NumPy written from the papers, over an explicit list of candidates with duplicates.
+
+The papers (Hidasi et al. 2016, section 3.2.1; Hidasi & Karatzoglou 2018, section 3) give every lane the list of the
+other candidates. Here that list is written out in float64, lane by lane; ours sees one weighted column per item.
+"""
+
+from __future__ import annotations
+
+import doctest
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import Array
+
+from jaxrec import losses, metrics
+from jaxrec.config import LossConfig
+
+NAMES = ("cross_entropy", "bpr", "top1", "bpr_max", "top1_max")
+ACTIVATIONS = ("linear", "relu", "tanh", "elu", "selu", "leaky_relu")
+BPREG = 0.7
+
+
+class Case(NamedTuple):
+    """Candidates as the papers list them, and as our losses take them."""
+
+    candidates: np.ndarray  # int[B + N], item of each candidate; lane i's target is candidate i
+    column: np.ndarray  # int[B + N], the column of each candidate
+    scores: np.ndarray  # float64[B, C], by column
+    own: np.ndarray  # bool[B, C]
+    weight: np.ndarray  # float64[C]
+
+    @property
+    def lanes(self) -> int:
+        return len(self.scores)
+
+
+def make_case(candidates: list[int], lanes: int, seed: int, spare: int = 2, scale: float = 2.0) -> Case:
+    """Columns in order of first occurrence, then ``spare`` unused ones."""
+    rng = np.random.default_rng(seed)
+    items = list(dict.fromkeys(candidates))
+    column = np.array([items.index(item) for item in candidates])
+    scores = rng.normal(0.0, scale, (lanes, len(items) + spare)).astype(np.float32).astype(np.float64)
+    own = column[:lanes, None] == np.arange(scores.shape[1])
+    weight = np.bincount(column, minlength=scores.shape[1]).astype(float)
+    return Case(np.array(candidates), column, scores, own, weight)
+
+
+CASES = [
+    make_case([3, 5, 3, 8, 5, 5, 9, 3], 4, 0),  # equal targets, negatives that equal targets, repeated negatives
+    make_case([1, 2, 3, 4], 4, 1),  # in-batch negatives alone, none twice
+    make_case([7, 7, 7], 3, 2),  # all alike: a lane's negatives are its own item
+    make_case([4, 1, 1, 2, 2, 2], 1, 3, spare=0),
+]
+
+
+def sigmoid(x: float) -> float:
+    return 1.0 / (1.0 + np.exp(-x)) if x >= 0 else np.exp(x) / (1.0 + np.exp(x))
+
+
+def explicit_loss(name: str, scores: np.ndarray, target: int, log_q: np.ndarray) -> float:
+    """The loss of one lane: ``scores`` of each listed candidate, one of which is the lane's own ``target``."""
+    if name == "cross_entropy":
+        logits = scores - log_q
+        return float(np.log(np.sum(np.exp(logits - logits.max()))) + logits.max() - logits[target])
+    own, negatives = scores[target], [s for j, s in enumerate(scores) if j != target]
+    if not negatives:
+        return 0.0
+    total = sum(np.exp(s) for s in negatives)
+    n = len(negatives)
+    if name == "bpr":
+        return -sum(np.log(sigmoid(own - s)) for s in negatives) / n
+    if name == "top1":
+        return sum(sigmoid(s - own) + sigmoid(s * s) for s in negatives) / n
+    share = [np.exp(s) / total for s in negatives]
+    if name == "bpr_max":
+        likelihood = sum(p * sigmoid(own - s) for p, s in zip(share, negatives, strict=True))
+        penalty = sum(p * s * s for p, s in zip(share, negatives, strict=True))
+        return -np.log(likelihood) + BPREG * penalty
+    return sum(p * (sigmoid(s - own) + sigmoid(s * s)) for p, s in zip(share, negatives, strict=True))
+
+
+def explicit(name: str, case: Case, scores: np.ndarray, log_q: np.ndarray | None = None) -> np.ndarray:
+    log_q = np.zeros(len(case.candidates)) if log_q is None else log_q
+    return np.array([explicit_loss(name, scores[i, case.column], i, log_q) for i in range(case.lanes)])
+
+
+def slopes(name: str, case: Case, log_q: np.ndarray | None = None, step: float = 1e-6) -> np.ndarray:
+    """Central differences of the explicit losses; a lane's loss depends on its own scores alone."""
+    found = np.zeros_like(case.scores)
+    for column in range(case.scores.shape[1]):
+        up, down = case.scores.copy(), case.scores.copy()
+        up[:, column] += step
+        down[:, column] -= step
+        found[:, column] = (explicit(name, case, up, log_q) - explicit(name, case, down, log_q)) / (2 * step)
+    return found
+
+
+@cache
+def compiled(**loss: Any) -> Callable[..., tuple[Array, Array]]:
+    function = losses.make_loss(LossConfig(**loss))
+
+    def both(scores: Array, *rest: Array) -> tuple[Array, Array]:
+        value, back = jax.vjp(lambda s: function(s, *rest), scores)
+        return value, back(jnp.ones_like(value))[0]
+
+    return jax.jit(both)
+
+
+def loss_and_slopes(
+    name: str, scores: np.ndarray, own: np.ndarray, weight: np.ndarray, own_weight: Any = 1.0, **loss: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """The loss of each lane and its derivative by its scores. All cases share a shape, and so a compilation."""
+    lanes, columns = scores.shape
+    wide = ((0, 64 - lanes), (0, 8 - columns))
+    lanes_too = np.pad(np.broadcast_to(own_weight, lanes), (0, 64 - lanes), constant_values=1.0)
+    value, slope = compiled(name=name, **({"bpreg": BPREG} | loss))(
+        np.pad(scores, wide, mode="edge").astype(np.float32), np.pad(own, wide),
+        np.pad(weight, wide[1]).astype(np.float32), lanes_too.astype(np.float32),
+    )  # fmt: skip
+    assert np.all(np.isfinite(slope)), "also where a column is unused or a lane marks none as its own"
+    return np.asarray(value)[:lanes], np.asarray(slope)[:lanes, :columns]
+
+
+@pytest.mark.parametrize("case", CASES, ids=["duplicates", "distinct", "alike", "one lane"])
+@pytest.mark.parametrize("name", NAMES)
+def test_weighted_columns_are_the_papers_list_of_candidates(name: str, case: Case) -> None:
+    value, slope = loss_and_slopes(name, case.scores, case.own, case.weight)
+    np.testing.assert_allclose(value, explicit(name, case, case.scores), rtol=2e-5)
+    np.testing.assert_allclose(slope, slopes(name, case), rtol=1e-3, atol=2e-6)
+    assert np.all(slope[:, case.weight == 0] == 0.0)
+
+
+@pytest.mark.parametrize("logq", [0.5, 1.0])
+def test_the_logq_correction_divides_each_occurrence_by_its_probability(logq: float) -> None:
+    case = CASES[0]
+    counts = np.array([5.0, 2.0, 9.0, 1.0, 4.0, 7.0, 3.0, 8.0, 6.0, 2.0])[case.candidates]
+    in_batch = np.arange(len(counts)) < case.lanes
+    log_q = logq * np.log(np.where(in_batch, counts, counts**0.5))  # targets by p, drawn ones by p ** alpha
+    weight = np.bincount(case.column, np.exp(-log_q), case.scores.shape[1])
+    own_weight = np.exp(-log_q[: case.lanes])
+    value, slope = loss_and_slopes("cross_entropy", case.scores, case.own, weight, own_weight)
+    np.testing.assert_allclose(value, explicit("cross_entropy", case, case.scores, log_q), rtol=2e-5)
+    np.testing.assert_allclose(slope, slopes("cross_entropy", case, log_q), rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_unused_columns_do_not_count(name: str) -> None:
+    case = CASES[0]
+    wild = case.scores.copy()
+    wild[:, case.weight == 0] = 80.0
+    value, slope = loss_and_slopes(name, wild, case.own, case.weight)
+    np.testing.assert_array_equal(value, loss_and_slopes(name, case.scores, case.own, case.weight)[0])
+    assert np.all(slope[:, case.weight == 0] == 0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lane_without_negatives_loses_nothing(name: str) -> None:
+    scores, own = np.array([[1.5, -0.5, 2.0]]), np.array([[True, False, False]])
+    value, slope = loss_and_slopes(name, scores, own, np.array([1.0, 0.0, 0.0]))
+    assert value[0] == pytest.approx(0.0, abs=1e-6)
+    np.testing.assert_allclose(slope, 0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "activation"),
+    [(name, "linear") for name in NAMES]
+    + [(name, activation) for name in ("cross_entropy", "bpr_max") for activation in ACTIVATIONS[1:]],
+)
+def test_extreme_scores_stay_finite(name: str, activation: str) -> None:
+    rng = np.random.default_rng(4)
+    case = CASES[0]
+    scores = rng.choice([-80.0, 80.0, 0.0], (64, case.scores.shape[1]))
+    own = case.own[np.arange(64) % case.lanes]
+    value, slope = loss_and_slopes(name, scores, own, case.weight, final_activation=activation)
+    assert np.all(np.isfinite(value))
+    assert np.all(value >= 0.0)
+    assert np.all(np.isfinite(slope))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_extreme_scores_are_right_where_float64_says_so(name: str) -> None:
+    """The target far above and far below a negative; -log(sigmoid(-40)) is 40, not a guard's value."""
+    case = make_case([0, 1, 1, 2], 1, 0, spare=0)
+    for own in (40.0, -40.0):
+        scores = np.array([[own, 0.0, 0.25]])
+        value, _ = loss_and_slopes(name, scores, case.own, case.weight)
+        np.testing.assert_allclose(value, explicit(name, case, scores), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_final_activations(activation: str) -> None:
+    x = np.array([-3.0, -0.5, 0.0, 0.5, 3.0])
+    alpha = 0.3
+    expected = {
+        "linear": x,
+        "relu": np.maximum(x, 0.0),
+        "tanh": np.tanh(x),
+        "elu": np.where(x > 0, x, alpha * (np.exp(x) - 1.0)),
+        "selu": 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1.0)),
+        "leaky_relu": np.where(x > 0, x, alpha * x),
+    }[activation]
+    function = losses.make_activation(LossConfig(final_activation=activation, activation_alpha=alpha))
+    np.testing.assert_allclose(function(jnp.asarray(x)), expected, rtol=1e-6)
+    slope = np.asarray(jax.vmap(jax.grad(function))(jnp.asarray([-100.0, 0.0, 100.0])))
+    assert np.all(np.isfinite(slope))
+    assert np.all(slope >= 0.0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_activation_comes_before_the_loss(name: str) -> None:
+    case = CASES[0]
+    value, _ = loss_and_slopes(name, case.scores, case.own, case.weight, final_activation="tanh")
+    np.testing.assert_allclose(value, explicit(name, case, np.tanh(case.scores)), rtol=2e-5)
+
+
+@pytest.mark.parametrize("module", [losses, metrics])
+def test_docstring_examples(module: Any) -> None:
+    found = doctest.testmod(module, extraglobs={"jnp": jnp, "np": np})
+    assert found.attempted >= 1
+    assert found.failed == 0
