@@ -9,6 +9,8 @@ leaves the step before. What was complete and got damaged later is noticed on re
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from jaxrec.errors import UserError
 from jaxrec.training import TrainState
 
 MODEL_PARTS = ("params", "tables")
+ROOM = 2**20  # bytes for what a checkpoint holds beside its arrays
 
 
 class Checkpoints:
@@ -34,6 +37,7 @@ class Checkpoints:
     def save(self, state: TrainState, position: dict[str, Any]) -> None:
         """Save everything; ``position`` is what the host knows, as JSON."""
         model, training = _parts(state)
+        self._require_room(state)
         with self._manager("latest", keep=2) as manager:
             manager.save(
                 int(state.step),
@@ -48,6 +52,7 @@ class Checkpoints:
     def save_best(self, state: TrainState, position: dict[str, Any]) -> None:
         """Save the parameters as the best so far; what was best before goes once they are complete."""
         model, _ = _parts(state)
+        self._require_room(model)
         with self._manager("best", keep=1) as manager:
             manager.save(
                 int(state.step),
@@ -61,10 +66,10 @@ class Checkpoints:
         model, training = _parts(abstract)
         args = {"model": ocp.args.StandardRestore(model), "training": ocp.args.StandardRestore(training)}
         found = self._restore("latest", args)
+        self._forget_after(found[0] if found else -1)
         if found is None:
             return None
-        step, parts = found
-        self._forget_best_after(step)
+        _, parts = found
         return like._replace(**parts["model"], **parts["training"]), parts["position"]
 
     def restore_model(self, like: TrainState, which: str | None = None) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -100,11 +105,23 @@ class Checkpoints:
             raise UserError(f"{self._root / kind}: no readable checkpoint; restore the files or train again")
         return None
 
-    def _forget_best_after(self, step: int) -> None:
-        """A best that is younger than the state resumed from will be found again, and saved again."""
-        for place in (self._root / "best").glob("[0-9]*"):
-            if place.name.isdigit() and int(place.name) > step:
-                shutil.rmtree(place)
+    def _require_room(self, tree: Any) -> None:
+        """Notice a full disk before Orbax does: its threads fill the screen with tracebacks."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + ROOM
+        free = shutil.disk_usage(self._root.parent).free
+        if free < needed:
+            raise UserError(f"{self._root}: no disk space: a checkpoint takes {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB "
+                            "are left; free some, then go on with --resume")  # fmt: skip
+
+    def _forget_after(self, step: int) -> None:
+        """What is younger than the state resumed from will be reached again, and saved again at the same step.
+
+        That is a best that was saved just before the end, or a latest that turned out unreadable.
+        """
+        for kind in ("best", "latest"):
+            for place in (self._root / kind).glob("[0-9]*"):
+                if place.name.isdigit() and int(place.name) > step:
+                    shutil.rmtree(place)
 
     @contextmanager
     def _manager(self, kind: str, keep: int | None = None) -> Iterator[ocp.CheckpointManager]:
@@ -115,6 +132,10 @@ class Checkpoints:
         manager = ocp.CheckpointManager(self._root / kind, options=options)
         try:
             yield manager
+        except ValueError as error:  # TensorStore's, for whatever the file system says
+            if keep is not None and f"os_error_code='{errno.ENOSPC}'" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._root / kind)) from None
+            raise
         finally:
             manager.close()
 

@@ -40,7 +40,8 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
         # ValueError and friends stay tracebacks: those are bugs. These few are the user's machine.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        place = f" at {error.filename}" if error.filename else ""
+        file = error.filename2 or error.filename  # of a copy the second is the one that is written
+        place = f" at {file}" if file else ""
         print(f"jaxrec: error: {os.strerror(error.errno)}{place}; free or choose another place", file=sys.stderr)
         return 2
     except BrokenPipeError:

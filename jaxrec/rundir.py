@@ -14,6 +14,8 @@ from jaxrec.data.dataset import Dataset, checksum, read_manifest
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
 
+BEGUN = ("dataset", "config.yaml.part")  # what a process killed within create_run leaves
+
 
 @dataclass(frozen=True)
 class Run:
@@ -49,12 +51,18 @@ def create_run(path: Path, config: Config, dataset: Dataset, overwrite: bool) ->
         if not overwrite:
             raise UserError(f"{path}: a run is here already; --resume continues it, --overwrite deletes it first")
         shutil.rmtree(path)
-    elif path.exists() and (not path.is_dir() or any(entry.name != "dataset" for entry in path.iterdir())):
+    elif path.exists() and (not path.is_dir() or any(entry.name not in BEGUN for entry in path.iterdir())):
         raise UserError(f"{path}: exists and is no run; choose another --run")
-    (path / "dataset").mkdir(parents=True, exist_ok=True)
-    for name in ("items.parquet", "manifest.json"):
-        shutil.copyfile(dataset.path / name, path / "dataset" / name)
-    write_text(path / "config.yaml", configuration.dump(config))
+    try:
+        (path / "dataset").mkdir(parents=True, exist_ok=True)
+        for name in ("items.parquet", "manifest.json"):
+            shutil.copyfile(dataset.path / name, path / "dataset" / name)
+        write_text(path / "config.yaml", configuration.dump(config))
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path}: a parent of it is a file; choose another --run") from None
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
     return Run(path, config, dataset.manifest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import jax
 
 
 def start() -> None:
-    """Turn the persistent compilation cache on, unless the user has pointed JAX at one of their own.
+    """Quieten Orbax, and turn the persistent compilation cache on, unless the user has pointed JAX at one of their own.
 
     ``JAXREC_CACHE`` names another directory than ``~/.cache/jaxrec``; empty turns it off.
     """
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs it also raises, or it is of no use to users
     place = os.environ.get("JAXREC_CACHE", str(Path.home() / ".cache" / "jaxrec"))
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or not place:
         return
