@@ -110,8 +110,8 @@ class Checkpoints:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + ROOM
         free = shutil.disk_usage(self._root.parent).free
         if free < needed:
-            raise UserError(f"{self._root}: no disk space: a checkpoint takes {needed / 1e6:.1f} MB, {free / 1e6:.1f} MB "
-                            "are left; free some, then go on with --resume")  # fmt: skip
+            raise UserError(f"{self._root}: no disk space: a checkpoint takes {needed / 1e6:.1f} MB, "
+                            f"{free / 1e6:.1f} MB are left; free some, then go on with --resume")  # fmt: skip
 
     def _forget_after(self, step: int) -> None:
         """What is younger than the state resumed from will be reached again, and saved again at the same step.

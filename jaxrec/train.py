@@ -82,6 +82,7 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
     if (found := checkpoints.restore(state)) is not None:
         state, position = found[0], Position(**found[1])
     if position.finished:
+        learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")  # killed before it?
         print(f"{path}: already trained to its end; nothing to do")
         return
     print(
