@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,7 @@ class Log:
         file.touch()
         os.truncate(file, min(size, file.stat().st_size))
         self._stream = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
+        weakref.finalize(self, self._stream.close)  # or where an error or SIGTERM ends the loop
         self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step, write_to_disk=True)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
