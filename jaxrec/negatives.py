@@ -42,14 +42,15 @@ def alias_table(counts: np.ndarray, alpha: float) -> AliasTable:
     low, high = np.flatnonzero(~large), np.flatnonzero(large)
     missing, spare = np.cumsum(1.0 - share[low]), np.cumsum(share[high] - 1.0)
     keep, other = np.ones(len(mass)), np.arange(len(mass))
-    before = missing - (1.0 - share[low])
+    before = np.concatenate([[0.0], missing])[: len(low)]
     keep[low] = share[low]
     other[low] = high[np.minimum(np.searchsorted(spare, before, side="right"), len(high) - 1)]
-    first_over = np.searchsorted(missing, spare, side="right")
-    used_up = first_over < len(missing)
+    # The last column that k tops up is the first whose missing mass reaches k's spare (equal: k is left whole).
+    last_topped = np.searchsorted(missing, spare, side="left")
+    used_up = (spare > 0.0) & (last_topped < len(missing))
     used_up[-1:] = False  # what rounding leaves of the last one is its own
     donors = np.flatnonzero(used_up)
-    keep[high[donors]] = np.clip(1.0 + spare[donors] - missing[first_over[donors]], 0.0, 1.0)
+    keep[high[donors]] = np.clip(1.0 + spare[donors] - missing[last_topped[donors]], 0.0, 1.0)
     other[high[donors]] = high[donors + 1]
     return AliasTable(jnp.asarray(keep, jnp.float32), jnp.asarray(other, jnp.int32))
 
