@@ -13,6 +13,7 @@ import errno
 import os
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,13 +92,14 @@ class Checkpoints:
     def _restore(self, kind: str, args: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         if not (self._root / kind).is_dir():
             return None
-        with self._manager(kind) as manager:
+        with self._manager(kind) as manager, _no_stragglers():
             steps = sorted(manager.all_steps(), reverse=True)
             for step in steps:
                 try:
                     parts = manager.restore(step, args=ocp.args.Composite(**args, position=ocp.args.JsonRestore()))
                     return step, dict(parts.items())
                 except Exception as error:  # Orbax and TensorStore raise many kinds; whichever it is, it is unreadable
+                    time.sleep(0.2)  # stragglers
                     reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
                     print(f"jaxrec: warning: {self._root / kind / str(step)}: unreadable, skipped ({reason})",
                           file=sys.stderr)  # fmt: skip
@@ -138,6 +140,22 @@ class Checkpoints:
             raise
         finally:
             manager.close()
+
+
+@contextmanager
+def _no_stragglers() -> Iterator[None]:
+    """Where one array is unreadable, TensorStore's other reads call back to an event loop that is closed by then."""
+    before = sys.unraisablehook
+
+    def hook(event: Any) -> None:
+        if "Event loop is closed" not in str(event.exc_value):
+            before(event)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
