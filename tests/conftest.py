@@ -1,0 +1,62 @@
+"""Fixtures: a small synthetic data set and a run trained on it, made once; a compile cache shared with subprocesses."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported, here and in the processes that tests start
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import SYNTHETIC, call, write_config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Compiled programs go to a directory of this session, for all processes it starts."""
+    place = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXREC_CACHE", str(place))
+        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        yield place
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """Training in process takes SIGTERM over; give it back to pytest after all."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(autouse=True)
+def signal_handler() -> Iterator[None]:
+    """The same after each test."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A synthetic data set: 100 items (ids 1 to 100), about 1,200 training and 300 test sessions."""
+    out = tmp_path_factory.mktemp("data") / "synthetic"
+    assert call("prepare", "synthetic", "--out", out, *SYNTHETIC) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def config_file(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration that trains on it in a second."""
+    return write_config(tmp_path_factory.mktemp("config") / "small.yaml", dataset)
+
+
+@pytest.fixture(scope="session")
+def run(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run trained with it; tests must not change it."""
+    path = tmp_path_factory.mktemp("runs") / "small"
+    assert call("train", "--config", config_file, "--run", path) == 0
+    return path

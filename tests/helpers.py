@@ -1,0 +1,135 @@
+"""What several test modules share: running commands, small data sets, configurations, and what a run left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import yaml
+
+from jaxrec import evaluate, prepare, recommend, train
+from jaxrec import rundir as runs
+from jaxrec.checkpoint import Checkpoints
+from jaxrec.cli import command
+from jaxrec.models import make_model
+from jaxrec.optimizers import make_optimizer, make_schedule
+from jaxrec.training import init_state
+
+ROOT = Path(__file__).resolve().parent.parent
+MAINS: dict[str, Callable[[Sequence[str]], None]] = {
+    "prepare": prepare.main, "train": train.main, "evaluate": evaluate.main, "recommend": recommend.main,
+}  # fmt: skip
+TIMINGS = ("steps_per_s", "events_per_s", "seconds")  # the only values that may differ from run to run
+
+# Small enough to train in a second, skewed enough for popularity to matter.
+SYNTHETIC = ["--items", "100", "--sessions", "1500", "--mean-length", "5", "--successors", "4", "--epsilon", "0.1"]
+SYNTHETIC += ["--days", "10", "--test-days", "2"]
+
+
+def call(name: str, *argv: object) -> int:
+    """Run a command in process; returns its exit status."""
+    return command(MAINS[name], [str(word) for word in argv])
+
+
+def spawn(name: str, *argv: object, cwd: Path | None = None) -> subprocess.Popen[str]:
+    """Start ``python -m jaxrec.<name>`` as a process of its own, with warnings as errors."""
+    words = [sys.executable, "-W", "error", "-m", f"jaxrec.{name}", *map(str, argv)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd or ROOT, env=environment
+    )
+
+
+def run_process(name: str, *argv: object, cwd: Path | None = None) -> tuple[int, str, str]:
+    """Run ``python -m jaxrec.<name>`` to its end: exit status, stdout, stderr."""
+    process = spawn(name, *argv, cwd=cwd)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+def write_config(file: Path, dataset: Path, **sections: dict[str, Any]) -> Path:
+    """Write a configuration for quick training; ``sections`` add to it and win over it."""
+    values: dict[str, dict[str, Any]] = {
+        "data": {"path": str(dataset), "validation_fraction": 0.1},
+        "model": {"layers": [16], "embedding_dim": 12},
+        "loss": {"n_sample": 32},
+        "training": {"epochs": 2, "batch_size": 16, "steps_per_block": 50, "log_every": 2},
+        "evaluation": {"k": [5, 20], "batch_size": 64},
+    }
+    for section, fields in sections.items():
+        values[section] = values.get(section, {}) | fields
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return file
+
+
+def write_dataset(out: Path, sessions: Iterable[Sequence[object]], **options: object) -> Path:
+    """Prepare ``sessions`` of raw item ids, one session an hour, through the ``events`` source."""
+    lines = ["session,item,time"]
+    for number, session in enumerate(sessions):
+        lines += [f"{number},{item},{3600 * number + second}" for second, item in enumerate(session)]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    raw = out.with_suffix(".csv")
+    raw.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    words = ["events", "--raw", raw, "--out", out, "--session", "session", "--item", "item", "--time", "time"]
+    chosen = {"time_unit": "s", "min_item_support": 1, "test_days": 3} | options
+    for name, value in chosen.items():
+        words += [f"--{name.replace('_', '-')}", value]
+    assert call("prepare", *words) == 0
+    return out
+
+
+def same_metrics(run: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl`` without timings, which must be those of an uninterrupted run."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+
+
+def load_state(run: Path) -> tuple[Any, dict[str, Any]]:
+    """The latest training state of a run and its position."""
+    opened = runs.open_run(run)
+    optimizer = make_optimizer(opened.config.optimizer, make_schedule(opened.config.optimizer, 1))
+    model = make_model(opened.config, opened.n_items)
+    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, opened.config.training.batch_size))
+    found = Checkpoints(run).restore(like)
+    assert found is not None, f"{run}: no checkpoint"
+    return found
+
+
+def arrays(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree by their paths."""
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def assert_same_arrays(left: Any, right: Any) -> None:
+    """Every array of both trees is equal bit for bit."""
+    ours, theirs = arrays(left), arrays(right)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert value.dtype == theirs[name].dtype and value.shape == theirs[name].shape, name
+        assert value.tobytes() == theirs[name].tobytes(), f"{name} differs"
+
+
+def assert_same_run(run: Path, reference: Path) -> None:
+    """Both runs ended alike: parameters, optimizer state, position and metrics, but for the timings."""
+    (state, position), (expected, expected_position) = load_state(run), load_state(reference)
+    assert_same_arrays(state, expected)
+    for entries in (position, expected_position):
+        del entries["seconds"], entries["metrics_bytes"]  # metrics.jsonl holds timings of varying width
+    assert position == expected_position
+    assert same_metrics(run) == same_metrics(reference)
+    steps = [sorted(int(place.name) for place in (place / "state" / "best").iterdir()) for place in (run, reference)]
+    assert steps[0] == steps[1], "best checkpoints"
+
+
+def steps_of(run: Path, kind: str = "latest") -> list[int]:
+    """The steps of a run's complete checkpoints, ascending."""
+    place = run / "state" / kind
+    return sorted(int(entry.name) for entry in place.iterdir() if entry.name.isdigit()) if place.is_dir() else []

@@ -1,0 +1,164 @@
+"""A real training process, killed at random moments and resumed, ends bit for bit as if it had never been stopped.
+
+    JAXREC_KILLS=20 JAXREC_KILL_SEED=1 python -m pytest tests/test_resume.py -s        # more kills, other moments
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import assert_same_run, call, load_state, run_process, spawn, steps_of, write_config
+
+KILLS = int(os.environ.get("JAXREC_KILLS", "4"))
+SEED = int(os.environ.get("JAXREC_KILL_SEED", "0"))
+
+
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], object], seconds: float = 60) -> bool:
+    """Wait until something has happened; False where the process ended before."""
+    end = time.monotonic() + seconds
+    while not happened():
+        if process.poll() is not None:
+            return False
+        assert time.monotonic() < end, "the process hangs"
+        time.sleep(0.0005)
+    return True
+
+
+def half_saved(run: Path) -> set[str]:
+    """Names of the checkpoints that are being written, or were when the process died."""
+    return {place.name for kind in ("latest", "best") for place in (run / "state" / kind).glob("*tmp*")}
+
+
+def kill_at_random(process: subprocess.Popen[str], run: Path, rng: random.Random, seconds: float, saving: bool) -> bool:
+    """SIGKILL: within a save, or at any time from the start of the loop on; False where the process ended before."""
+    if saving:
+        for _ in range(rng.randint(1, 4)):
+            known = half_saved(run)
+            if not wait_for(process, lambda known=known: half_saved(run) - known):
+                return False
+        time.sleep(rng.uniform(0, 0.05))
+    else:
+        events = len(list(run.glob("tensorboard/*")))
+        if not wait_for(process, lambda: len(list(run.glob("tensorboard/*"))) > events):
+            return False
+        time.sleep(rng.uniform(0, seconds))
+    process.kill()
+    return process.wait() == -signal.SIGKILL
+
+
+@pytest.fixture
+def config(dataset: Path, tmp_path: Path) -> Path:
+    """Saves after every block, with all that has state: dropout, momentum, clipping, a schedule."""
+    return write_config(
+        tmp_path / "config.yaml",
+        dataset,
+        model={"dropout_embedding": 0.1, "dropout_hidden": 0.2},
+        optimizer={"momentum": 0.3, "clip_norm": 1.0, "schedule": "cosine", "warmup_steps": 20},
+        training={"epochs": 2 + KILLS // 4, "steps_per_block": 40, "log_every": 2, "save_every": 0},
+    )
+
+
+def test_sigkill_at_random_moments_changes_nothing(config: Path, tmp_path: Path) -> None:
+    reference, rng = tmp_path / "reference", random.Random(SEED)
+    assert run_process("train", "--config", config, "--run", reference)[0] == 0
+    seconds = sum(load_state(reference)[1]["seconds"].values())
+
+    kills, within_save, attempt = 0, 0, 0
+    run = tmp_path / "killed0"
+    while kills < KILLS:
+        before = half_saved(run)
+        process = spawn("train", "--config", config, "--run", run, "--resume")
+        killed = kill_at_random(process, run, rng, seconds / 2, saving=kills % 2 == 0)
+        out, err = process.communicate()
+        if killed:
+            kills += 1
+            within_save += bool(half_saved(run) - before)
+            print(f"kill {kills} of {run.name}: after {steps_of(run)}, in {sorted(half_saved(run) - before)}")
+        else:  # it came to its end: start another run for the kills that are left
+            assert process.returncode == 0, err
+            assert_same_run(run, reference)
+            attempt += 1
+            run = tmp_path / f"killed{attempt}"
+    status, out, err = run_process("train", "--config", config, "--run", run, "--resume")
+    assert status == 0, err
+    assert "unreadable" not in err, "a kill must never leave a damaged checkpoint, only an unfinished one"
+    assert_same_run(run, reference)
+    assert within_save, "no kill fell into a save"
+    assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sigterm_saves_and_exits(dataset: Path, tmp_path: Path) -> None:
+    small = {"epochs": 2, "batch_size": 4, "steps_per_block": 4, "log_every": 1, "save_every": 3600}
+    config = write_config(tmp_path / "config.yaml", dataset, training=small)
+    run, reference = tmp_path / "stopped", tmp_path / "reference"
+    process = spawn("train", "--config", config, "--run", run)
+    log = run / "metrics.jsonl"
+    assert wait_for(process, lambda: log.exists() and log.stat().st_size)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143, err
+    assert err == ""
+    state, position = load_state(run)
+    assert not position["finished"] and (position["epoch"], position["block"]) != (0, 0)
+    assert steps_of(run) == [int(state.step)]
+    assert f"saved at step {int(state.step)}, --resume goes on" in out
+    size = log.stat().st_size
+    assert position["metrics_bytes"] == size
+
+    assert call("train", "--config", config, "--run", reference) == 0
+    assert call("train", "--config", config, "--run", run, "--resume") == 0
+    assert_same_run(run, reference)
+
+
+def test_what_was_logged_after_the_checkpoint_is_cut(config_file: Path, run: Path, tmp_path: Path) -> None:
+    """Killed an epoch after the last save, within a line."""
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    shutil.rmtree(path / "state" / "latest" / str(steps_of(path)[-1]))
+    with open(path / "metrics.jsonl", "a", encoding="utf-8") as stream:
+        stream.write('{"kind": "train", "st')
+    assert call("train", "--config", config_file, "--run", path, "--resume") == 0
+    assert_same_run(path, run)
+
+
+def test_a_run_killed_before_its_picture_gets_it(
+    config_file: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / run.name  # the title of the picture
+    shutil.copytree(run, path)
+    (path / "learning_curve.png").unlink()
+    assert call("train", "--config", config_file, "--run", path, "--resume") == 0
+    assert "already trained" in capsys.readouterr().out
+    assert (path / "learning_curve.png").read_bytes() == (run / "learning_curve.png").read_bytes()
+    assert_same_run(path, run)
+
+
+@pytest.mark.parametrize("left", [[], ["dataset"], ["dataset", "config.yaml.part"]])
+def test_resume_before_the_first_save_starts_anew(
+    config_file: Path, run: Path, tmp_path: Path, left: list[str]
+) -> None:
+    """Killed while the run directory was made, or before anything was saved."""
+    path = tmp_path / "run"
+    for name in left:
+        (path / name).mkdir(parents=True) if name == "dataset" else (path / name).write_text("data:\n  pa")
+    assert call("train", "--config", config_file, "--run", path, "--resume") == 0
+    assert_same_run(path, run)
+
+
+def test_resume_when_only_a_best_was_saved(config_file: Path, run: Path, tmp_path: Path) -> None:
+    """The best of the first epoch is saved just before the first latest: killed in between."""
+    path = tmp_path / "run"
+    shutil.copytree(run, path)
+    shutil.rmtree(path / "state" / "latest")
+    best = path / "state" / "best"
+    (best / str(steps_of(run, "best")[0])).rename(best / str(steps_of(run)[0]))
+    assert call("train", "--config", config_file, "--run", path, "--resume") == 0
+    assert_same_run(path, run)
