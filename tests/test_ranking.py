@@ -1,0 +1,166 @@
+"""Ranks, top-k and metrics against NumPy brute force, with many ties: integer vectors make every product exact."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec.metrics import NAMES, ranking_metrics
+from jaxrec.ranking import CHUNK, BlockSize, block_size, rank_rows, ranks, top_items
+
+TIES = ("conservative", "standard", "median")
+QUERIES, ITEMS, DEPTH = 13, 37, 3
+SIZES = [BlockSize(5, ITEMS), BlockSize(13, 1000), BlockSize(4, 10), BlockSize(20, 1)]
+
+
+def make(seed: int, span: int = 2) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries, targets (the first and last item among them) and items, of small integers."""
+    rng = np.random.default_rng(seed)
+    queries = rng.integers(-span, span + 1, (QUERIES, DEPTH)).astype(np.float32)
+    items = rng.integers(-span, span + 1, (ITEMS, DEPTH)).astype(np.float32)
+    targets = rng.integers(0, ITEMS, QUERIES).astype(np.int32)
+    targets[:2] = 0, ITEMS - 1
+    return queries, targets, items
+
+
+def brute_force(scores: np.ndarray, target: int, ties: str) -> float:
+    """The rank of one target; a score that is not a number is better than any, a target's worse than any."""
+    better = equal = 0
+    for item, score in enumerate(scores):
+        if item != target:
+            equal += bool(score == scores[target])
+            better += not (score <= scores[target])
+    return 1 + better + {"conservative": 1.0, "standard": 0.0, "median": 0.5}[ties] * equal
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("ties", TIES)
+def test_ranks(ties: str, size: BlockSize) -> None:
+    for seed in range(3):
+        queries, targets, items = make(seed)
+        scores = queries @ items.T
+        expected = [brute_force(scores[q], targets[q], ties) for q in range(QUERIES)]
+        found = np.asarray(ranks(jnp.asarray(queries), jnp.asarray(targets), jnp.asarray(items), size, ties))
+        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(rank_rows(scores, targets, ties), expected)
+        assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("ties", TIES)
+def test_all_scores_equal(ties: str) -> None:
+    queries, targets, items = jnp.zeros((QUERIES, DEPTH)), jnp.arange(QUERIES), jnp.ones((ITEMS, DEPTH))
+    expected = {"conservative": ITEMS, "standard": 1.0, "median": (ITEMS + 1) / 2}[ties]
+    for size in SIZES[1:3]:
+        np.testing.assert_array_equal(ranks(queries, targets, items, size, ties), expected)
+
+
+@pytest.mark.parametrize("size", SIZES[1:3], ids=str)
+@pytest.mark.parametrize("ties", TIES)
+def test_what_is_not_a_number_never_ranks_well(ties: str, size: BlockSize) -> None:
+    """Under every rule a target that is not a number ranks last, and such a score of another item counts as better."""
+    queries, targets, items = make(5)
+    items[3], items[ITEMS - 1] = np.nan, np.nan
+    targets[:4] = 3, ITEMS - 1, 0, 1
+    queries[7] = np.nan
+    scores = queries @ items.T
+    found = np.asarray(ranks(jnp.asarray(queries), jnp.asarray(targets), jnp.asarray(items), size, ties))
+    lost = np.isnan(scores[np.arange(QUERIES), targets])
+    assert lost[[0, 1, 7]].all()
+    np.testing.assert_array_equal(found[lost], ITEMS)
+    expected = np.array([brute_force(scores[q], targets[q], ties) for q in range(QUERIES)])
+    np.testing.assert_array_equal(found[~lost], expected[~lost])
+    assert np.all(found[~lost] >= 3)
+
+
+def test_a_target_meets_its_own_score_bit_for_bit() -> None:
+    """Real-valued vectors: where the best item is the target, every rule and blocking says rank 1."""
+    rng = np.random.default_rng(0)
+    queries, items = (rng.normal(size=(n, 33)).astype(np.float32) for n in (QUERIES, 37))
+    best = np.argmax(queries.astype(np.float64) @ items.T.astype(np.float64), axis=1)
+    for size in SIZES[:3]:
+        for ties in ("conservative", "standard"):
+            found = ranks(jnp.asarray(queries), jnp.asarray(best), jnp.asarray(items), size, ties)
+            np.testing.assert_array_equal(found, 1.0)
+
+
+def best_items(scores: np.ndarray, banned: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """By NumPy: falling score, then rising index; V and -inf where no item is left."""
+    n_items = scores.shape[1]
+    ids, values = np.full((len(scores), k), n_items), np.full((len(scores), k), -np.inf, np.float32)
+    for q, row in enumerate(scores):
+        order = [i for i in np.argsort(-row, kind="stable") if i not in banned[q]][:k]
+        ids[q, : len(order)], values[q, : len(order)] = order, row[order]
+    return ids, values
+
+
+@pytest.mark.parametrize(
+    ("k", "size"),
+    [(1, SIZES[0]), (5, SIZES[0]), (ITEMS, SIZES[1]), (5, SIZES[2]), (12, SIZES[2]), (ITEMS, SIZES[2])],
+    ids=str,
+)
+def test_top_items(k: int, size: BlockSize) -> None:
+    for seed in range(3):
+        queries, _, items = make(seed, span=1)
+        rng = np.random.default_rng(seed)
+        banned = rng.integers(0, ITEMS, (QUERIES, 6)).astype(np.int32)
+        banned[0] = ITEMS  # none
+        banned[1] = ITEMS - 1  # the last one, many times
+        expected_ids, expected = best_items(queries @ items.T, banned, k)
+        ids, scores = top_items(jnp.asarray(queries), jnp.asarray(items), jnp.asarray(banned), k, size)
+        np.testing.assert_array_equal(ids, expected_ids)
+        np.testing.assert_array_equal(scores, expected)
+
+
+def test_all_items_banned() -> None:
+    queries, _, items = make(0)
+    banned = jnp.tile(jnp.arange(ITEMS, dtype=jnp.int32), (QUERIES, 1))
+    ids, scores = top_items(jnp.asarray(queries), jnp.asarray(items), banned, 5, SIZES[2])
+    np.testing.assert_array_equal(ids, ITEMS)
+    np.testing.assert_array_equal(scores, -np.inf)
+
+
+@pytest.mark.parametrize("width", [20 * CHUNK + 9, 7 * CHUNK], ids=["one part", "parts"])
+def test_top_items_in_two_stages(width: int) -> None:
+    """A catalogue of more chunks than 2 k, its last chunk short; few distinct scores, so that chunks tie."""
+    rng = np.random.default_rng(1)
+    items = rng.integers(-2, 3, (20 * CHUNK + 9, 2)).astype(np.float32)
+    queries = rng.integers(-2, 3, (6, 2)).astype(np.float32)
+    banned = rng.integers(0, len(items), (6, 50)).astype(np.int32)
+    expected_ids, expected = best_items(queries @ items.T, banned, 3)
+    found = top_items(jnp.asarray(queries), jnp.asarray(items), jnp.asarray(banned), 3, BlockSize(4, width))
+    np.testing.assert_array_equal(found[0], expected_ids)
+    np.testing.assert_array_equal(found[1], expected)
+
+
+@given(st.integers(1, 5_000_000), st.integers(1, 4096))
+@settings(max_examples=200, deadline=None)
+def test_block_size_keeps_to_the_memory(n_items: int, memory: int) -> None:
+    size = block_size(n_items, memory)
+    assert 4 * size.queries * size.items <= memory * 2**20
+    assert 1 <= size.items <= n_items
+    assert 1 <= size.queries <= 512
+    if 4 * 512 * n_items <= memory * 2**20:
+        assert size == BlockSize(512, n_items)
+    else:  # half of the memory is used at least, unless rounding to whole parts or queries takes it
+        assert 4 * (size.queries + 1) * (size.items + 1) * 2 > memory * 2**20 or size.items == n_items
+
+
+RANKS = st.lists(st.one_of(st.integers(1, 60), st.integers(2, 120).map(lambda r: r / 2)), max_size=30)
+
+
+@given(RANKS, st.integers(1, 50))
+@settings(max_examples=100, deadline=None)
+def test_metrics_by_definition(listed: list[float], k: int) -> None:
+    found = ranking_metrics(np.array(listed), [k, k + 5])
+    for cut in (k, k + 5):
+        n, hits = max(1, len(listed)), [rank for rank in listed if rank <= cut]
+        assert found[f"recall@{cut}"] == found[f"hit_rate@{cut}"] == pytest.approx(len(hits) / n)
+        assert found[f"mrr@{cut}"] == pytest.approx(sum(1 / rank for rank in hits) / n)
+        assert found[f"ndcg@{cut}"] == pytest.approx(sum(1 / np.log2(1 + rank) for rank in hits) / n)
+    for name in NAMES:
+        assert 0.0 <= found[f"{name}@{k}"] <= found[f"{name}@{k + 5}"] <= 1.0
+    assert found[f"mrr@{k}"] <= found[f"ndcg@{k}"] + 1e-12 <= found[f"recall@{k}"] + 2e-12
+    assert set(found) == {f"{name}@{cut}" for name in NAMES for cut in (k, k + 5)}
