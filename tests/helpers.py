@@ -103,6 +103,11 @@ def load_state(run: Path) -> tuple[Any, dict[str, Any]]:
     return found
 
 
+def load_parts(run: Path) -> dict[str, Any]:
+    """``{params, tables}`` that evaluating and recommending use, as NumPy arrays."""
+    return jax.tree.map(np.asarray, evaluate.load_parameters(runs.open_run(run))[1])
+
+
 def arrays(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a tree by their paths."""
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
