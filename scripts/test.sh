@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Lints, type-checks and runs all tests in .venv, which is made on first use.
+#   scripts/test.sh [pytest options]        PYTHON=python3.12 scripts/test.sh        VENV=/tmp/venv scripts/test.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+venv=${VENV:-.venv}
+
+if [ ! -x "$venv/bin/python" ]; then
+    "${PYTHON:-python3}" -m venv "$venv"
+fi
+# Installing again is quick when nothing changed, and finds a dependency that was added since.
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[test]'
+
+export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+"$venv/bin/mypy"
+"$venv/bin/python" -m pytest "$@"
