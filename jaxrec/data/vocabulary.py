@@ -47,17 +47,15 @@ class Vocabulary:
         return len(self.ids)
 
     def encode(self, raw: Iterable[Any]) -> np.ndarray:
-        """int32[n] indices of raw ids; -1 for one that is not in the vocabulary. ``"12"`` and ``12`` are the same id."""
+        """int32[n] indices of raw ids; -1 for one that is not in the vocabulary. ``"12"`` and ``12`` are one id."""
         values = list(raw)
         if not values or not len(self.ids):
             return np.full(len(values), -1, np.int32)
-        if self.ids.dtype == np.int64:
-            numbers = [_integer(value) for value in values]
-            wanted = np.array([0 if number is None else number for number in numbers], np.int64)
-            valid = np.array([number is not None for number in numbers])
-        else:
-            wanted = np.array([str(value) for value in values], self.ids.dtype)
-            valid = np.ones(len(values), bool)
+        if self.ids.dtype != np.int64:
+            return np.array([self._index.get(str(value), -1) for value in values], np.int32)
+        numbers = [_integer(value) for value in values]
+        wanted = np.array([0 if number is None else number for number in numbers], np.int64)
+        valid = np.array([number is not None for number in numbers])
         order, ordered = self._sorted
         place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
         return np.where(valid & (ordered[place] == wanted), order[place], -1).astype(np.int32)
@@ -66,6 +64,11 @@ class Vocabulary:
         """Raw ids of int[n] indices, as Python integers or strings."""
         picked = self.ids[np.asarray(indices)]
         return [int(value) for value in picked] if self.ids.dtype == np.int64 else [str(value) for value in picked]
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        # Not searchsorted: NumPy's fails on two StringDType arrays that hold strings of more than 15 bytes.
+        return {raw: index for index, raw in enumerate(self.ids.tolist())}
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
