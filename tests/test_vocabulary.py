@@ -1,0 +1,126 @@
+"""Raw ids to indices and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec.data.vocabulary import Vocabulary
+from jaxrec.errors import UserError
+
+INT64 = st.integers(-(2**63), 2**63 - 1)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=24)
+
+
+def integers(*ids: int) -> Vocabulary:
+    return Vocabulary(np.array(ids, np.int64), np.arange(len(ids), 0, -1))
+
+
+def strings(*ids: str) -> Vocabulary:
+    return Vocabulary(np.array(ids, np.dtypes.StringDType()), np.arange(len(ids), 0, -1))
+
+
+@given(st.lists(INT64, unique=True, max_size=30), st.lists(INT64, max_size=10))
+@settings(max_examples=100, deadline=None)
+def test_integers_go_there_and_back(ids: list[int], others: list[int]) -> None:
+    vocabulary = integers(*ids)
+    assert vocabulary.encode(ids).tolist() == list(range(len(ids)))
+    assert vocabulary.encode([str(raw) for raw in ids]).tolist() == list(range(len(ids)))
+    assert vocabulary.decode(np.arange(len(ids))) == ids
+    expected = [ids.index(raw) if raw in ids else -1 for raw in others]
+    found = vocabulary.encode(others)
+    assert found.tolist() == expected
+    assert found.dtype == np.int32
+
+
+@given(st.lists(TEXT, unique=True, max_size=30), st.lists(TEXT, max_size=10))
+@settings(max_examples=100, deadline=None)
+def test_strings_go_there_and_back(ids: list[str], others: list[str]) -> None:
+    vocabulary = strings(*ids)
+    assert vocabulary.encode(ids).tolist() == list(range(len(ids)))
+    assert vocabulary.decode(np.arange(len(ids))) == ids
+    assert vocabulary.encode(others).tolist() == [ids.index(raw) if raw in ids else -1 for raw in others]
+
+
+def test_what_counts_as_an_integer() -> None:
+    vocabulary = integers(7, 12, 0, -3)
+    raw: list[Any] = [12, "12", "012", 12.0, np.int32(12), np.float32(12.0), "-3", " 7 "]
+    assert vocabulary.encode(raw).tolist() == [1, 1, 1, 1, 1, 1, 3, 0]
+    unknown: list[Any] = [
+        13, "13", 12.5, "12.5", "twelve", "", None, float("nan"), float("inf"), 2**63, -(2**63) - 1, 1e30,
+        str(2**64), [12],
+    ]  # fmt: skip
+    assert vocabulary.encode(unknown).tolist() == [-1] * len(unknown), "none of them is item 0, which exists"
+
+
+def test_strings_are_what_they_are() -> None:
+    vocabulary = strings("12", "012", "a", "ä", "a ", "")
+    assert vocabulary.encode(["12", "012", 12, "a", "ä", "a ", "", "A", "0012"]).tolist() == [
+        0,
+        1,
+        0,
+        2,
+        3,
+        4,
+        5,
+        -1,
+        -1,
+    ]
+
+
+def test_strings_of_any_length() -> None:
+    """NumPy keeps strings of more than 15 bytes apart from the array, and compares them wrongly across arrays."""
+    ids = [f"{n:032x}" for n in (3, 1, 2)] + ["short", "x" * 15, "x" * 16, "x" * 300]
+    vocabulary = strings(*ids)
+    assert vocabulary.encode(ids[::-1]).tolist() == [6, 5, 4, 3, 2, 1, 0]
+    assert vocabulary.encode(["", f"{4:032x}", "x" * 17]).tolist() == [-1] * 3
+
+
+def test_the_ends_of_64_bits() -> None:
+    low, high = -(2**63), 2**63 - 1
+    vocabulary = integers(high, low, 0)
+    assert vocabulary.encode([low, high, high - 1, str(high), float(2**63), low - 1]).tolist() == [1, 0, -1, 0, -1, -1]
+    assert vocabulary.decode(np.array([0, 1])) == [high, low]
+
+
+def test_nothing_and_nobody() -> None:
+    assert integers(1).encode([]).shape == (0,)
+    assert integers().encode([1, "x"]).tolist() == [-1, -1]
+    assert integers(1).encode(raw for raw in (1, 2)).tolist() == [0, -1]
+    assert integers(5, 6).decode(np.array([], np.int32)) == []
+
+
+def test_decoded_ids_are_plain_python() -> None:
+    assert all(type(raw) is int for raw in integers(5, 6).decode(np.array([1, 0])))
+    assert all(type(raw) is str for raw in strings("5", "6").decode(np.array([1, 0])))
+
+
+@pytest.mark.parametrize("ids", [[30, 10, 20], ["b", "a", "1"]])
+def test_read(ids: list[Any], tmp_path: Path) -> None:
+    pq.write_table(pa.table({"item": ids, "count": [9, 5, 5]}), tmp_path / "items.parquet")
+    vocabulary = Vocabulary.read(tmp_path / "items.parquet")
+    assert len(vocabulary) == 3
+    assert vocabulary.decode(np.arange(3)) == ids
+    assert vocabulary.encode(ids[::-1]).tolist() == [2, 1, 0]
+    assert vocabulary.counts.tolist() == [9, 5, 5]
+
+
+def test_read_says_what_is_wrong(tmp_path: Path) -> None:
+    file = tmp_path / "items.parquet"
+    with pytest.raises(UserError, match=r"items\.parquet: missing or damaged"):
+        Vocabulary.read(file)
+    pq.write_table(pa.table({"item": [1, 2], "count": [2, 1]}), file)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"items\.parquet: missing or damaged") as error:
+        Vocabulary.read(file)
+    assert "\n" not in str(error.value)
+    pq.write_table(pa.table({"thing": [1, 2]}), file)
+    with pytest.raises(UserError, match=r"items\.parquet: missing or damaged"):
+        Vocabulary.read(file)
