@@ -1,0 +1,205 @@
+"""The configuration: what is wrong is named, what is right survives a round trip, and nothing changes in place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from jaxrec import config as configuration
+from jaxrec.config import Config
+from jaxrec.errors import UserError
+
+BASE = "data:\n  path: data/here\n"
+
+
+def load(tmp_path: Path, *overrides: str, text: str = BASE) -> Config:
+    file = tmp_path / "c.yaml"
+    file.write_text(text, encoding="utf-8")
+    return configuration.load(file, overrides)
+
+
+def message(tmp_path: Path, *overrides: str, text: str = BASE) -> str:
+    with pytest.raises(UserError) as error:
+        load(tmp_path, *overrides, text=text)
+    assert "\n" not in str(error.value), "one line"
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "value"),
+    [
+        ("--optimizer.learning_rate 1e-3", "optimizer.learning_rate", 1e-3),
+        ("--optimizer.learning_rate=0.25", "optimizer.learning_rate", 0.25),
+        ("--optimizer.learning_rate 1", "optimizer.learning_rate", 1.0),
+        ("--optimizer.clip_norm 2.5", "optimizer.clip_norm", 2.5),
+        ("--optimizer.clip_norm null", "optimizer.clip_norm", None),
+        ("--optimizer.epsilon 1E-12", "optimizer.epsilon", 1e-12),
+        ("--training.epochs 3", "training.epochs", 3),
+        ("--training.seed 4294967295", "training.seed", 2**32 - 1),
+        ("--training.metric mrr@5", "training.metric", "mrr@5"),
+        ("--model.layers 64", "model.layers", (64,)),
+        ("--model.layers 64 32", "model.layers", (64, 32)),
+        ("--model.layers=[64,32,16]", "model.layers", (64, 32, 16)),
+        ("--evaluation.k 1 20", "evaluation.k", (1, 20)),
+        ("--model.embedding onehot", "model.embedding", "onehot"),
+        ("--loss.name bpr_max", "loss.name", "bpr_max"),
+        ("--data.path 2024", "data.path", "2024"),
+        ("--data.path 1e3", "data.path", "1e3"),
+        ("--data.path null", "data.path", "null"),
+    ],
+)
+def test_overrides(override: str, field: str, value: Any, tmp_path: Path) -> None:
+    section, name = field.split(".")
+    found = getattr(getattr(load(tmp_path, *override.split(" ")), section), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_last_override_counts_and_the_file_is_overridden(tmp_path: Path) -> None:
+    words = ["--training.epochs", "3", "--loss.n_sample", "7", "--training.epochs", "4"]
+    found = load(tmp_path, *words, text=BASE + "training:\n  epochs: 2\n  batch_size: 9\n")
+    assert (found.training.epochs, found.training.batch_size, found.loss.n_sample) == (4, 9, 7)
+
+
+def test_floats_in_the_file_need_no_dot(tmp_path: Path) -> None:
+    """YAML 1.1 takes 1e-3 for a string."""
+    assert load(tmp_path, text=BASE + "optimizer:\n  learning_rate: 1e-3\n").optimizer.learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("--optimizer.learning_rat 1", ["--optimizer.learning_rat", "'optimizer.learning_rate'"]),
+        ("--trainig.epochs 1", ["--trainig.epochs", "'training.epochs'"]),
+        ("--epochs 1", ["--epochs"]),
+        ("--training 1", ["--training"]),
+        ("--optimizer.learning_rate 0", ["optimizer.learning_rate", "found 0", "greater than 0"]),
+        ("--optimizer.learning_rate -1", ["optimizer.learning_rate", "found -1", "greater than 0"]),
+        ("--optimizer.learning_rate fast", ["optimizer.learning_rate", "found 'fast'", "number"]),
+        ("--optimizer.learning_rate nan", ["optimizer.learning_rate", "found nan", "finite"]),
+        ("--optimizer.momentum 1", ["optimizer.momentum", "found 1", "less than 1"]),
+        ("--training.batch_size 0", ["training.batch_size", "found 0", "greater than or equal to 1"]),
+        ("--training.batch_size 2.5", ["training.batch_size", "found 2.5", "integer"]),
+        ("--training.seed 4294967296", ["training.seed", "4294967296", "less than 4294967296"]),
+        ("--training.metric recal@20", ["training.metric", "found 'recal@20'", "recall|mrr"]),
+        ("--training.metric recall@0", ["training.metric", "found 'recall@0'"]),
+        ("--model.layers 10 0", ["model.layers", "found 0", "greater than or equal to 1"]),
+        ("--model.layers=[]", ["model.layers", "at least 1"]),
+        ("--loss.name cross_entorpy", ["loss.name", "found 'cross_entorpy'", "'bpr'", "mean 'cross_entropy'"]),
+        ("--evaluation.ties median_", ["evaluation.ties", "'standard'", "mean 'median'"]),
+        ("--loss.logq 1 --loss.name bpr", ["loss.logq", "cross_entropy", "set it to 0"]),
+        ("--optimizer.name adam --optimizer.momentum 0.5", ["momentum", "adam has beta1"]),
+        ("--training.epochs", ["--training.epochs", "value is missing"]),
+        ("--training.epochs 1 2", ["--training.epochs", "one value expected", "'1 2'"]),
+        ("--training.epochs [1", ["--training.epochs", "'[1' is not a value"]),
+        ("training.epochs 1", ["'training.epochs'", "expected --section.field"]),
+        ("--training.epochs null", ["training.epochs", "found None", "integer"]),
+        ("--data.validation_fraction 1.0", ["data.validation_fraction", "found 1.0", "less than 1"]),
+    ],
+)
+def test_wrong_overrides_name_the_field_the_value_and_what_is_allowed(
+    override: str, parts: list[str], tmp_path: Path
+) -> None:
+    found = message(tmp_path, *override.split(" "))
+    for part in parts:
+        assert part in found
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["c.yaml", "expected sections"]),
+        ("- 1\n", ["c.yaml", "expected sections"]),
+        ("data: here\n", ["c.yaml", "expected sections"]),
+        ("model:\n  name: gru4rec\n", ["c.yaml", "data: missing"]),
+        ("data: {}\n", ["c.yaml", "data.path: missing"]),
+        (BASE + "modle:\n  layers: [3]\n", ["c.yaml", "modle: no such field", "mean 'model'"]),
+        (BASE + "model:\n  layer: [3]\n", ["c.yaml", "model.layer: no such field", "mean 'model.layers'"]),
+        (BASE + "model:\n  layers: 100\n", ["model.layers", "found 100", "tuple"]),
+        (BASE + "model:\n  layers: [3\nloss: {}\n", ["c.yaml, line", "not YAML"]),
+        (BASE + "model: [\n", ["c.yaml", "not YAML"]),
+        ("data:\n\tpath: x\n", ["c.yaml, line 2", "not YAML"]),
+        (BASE + "training:\n  epochs: many\n", ["training.epochs", "found 'many'", "integer"]),
+        (BASE + "optimizer:\n  learning_rate: .inf\n", ["optimizer.learning_rate", "found inf", "finite"]),
+        (BASE + "loss:\n  name: no\n", ["loss.name", "found False", "'cross_entropy'"]),
+    ],
+)
+def test_wrong_files(text: str, parts: list[str], tmp_path: Path) -> None:
+    found = message(tmp_path, text=text)
+    for part in parts:
+        assert part in found
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.yaml: cannot read the configuration \(No such file"):
+        configuration.load(tmp_path / "none.yaml")
+    with pytest.raises(UserError, match="cannot read the configuration"):
+        configuration.load(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"data: {path: \xe9}\n")
+    with pytest.raises(UserError, match="not UTF-8"):
+        configuration.load(tmp_path / "latin.yaml")
+
+
+def test_nothing_changes_in_place(tmp_path: Path) -> None:
+    config = load(tmp_path)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.training.epochs = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="frozen"):
+        config.training = config.training  # type: ignore[misc]
+    assert hash(config) == hash(load(tmp_path)), "it can be a static argument"
+    assert config == load(tmp_path)
+    assert config != load(tmp_path, "--training.epochs", "11")
+
+
+def positive(most: float = 1e30) -> st.SearchStrategy[float]:
+    return st.floats(0.0, most, exclude_min=True, allow_nan=False)
+
+
+FRACTION = st.floats(0.0, 1.0, exclude_max=True)
+COUNT = st.integers(1, 10**12)
+VALID = st.fixed_dictionaries(
+    {"data": st.fixed_dictionaries({"path": st.text(st.characters(exclude_categories=["Cs"]))}, optional={
+        "validation_fraction": FRACTION, "order": st.sampled_from(["random", "time"]), "device_memory": COUNT})},
+    optional={
+        "model": st.fixed_dictionaries({}, optional={
+            "layers": st.lists(COUNT, min_size=1, max_size=8), "dropout_hidden": FRACTION,
+            "embedding": st.sampled_from(["constrained", "separate", "onehot"])}),
+        "loss": st.fixed_dictionaries({}, optional={
+            "name": st.just("cross_entropy"), "n_sample": st.integers(0, 10**6), "logq": st.floats(0.0, 2.0),
+            "sample_alpha": st.floats(0.0, 2.0), "activation_alpha": positive()}),
+        "optimizer": st.fixed_dictionaries({"name": st.sampled_from(["adagrad", "sgd"])}, optional={
+            "learning_rate": positive(), "momentum": FRACTION, "epsilon": st.none() | positive(),
+            "clip_norm": st.none() | positive(), "schedule": st.sampled_from(["constant", "linear", "cosine"])}),
+        "training": st.fixed_dictionaries({}, optional={
+            "seed": st.integers(0, 2**32 - 1), "save_every": st.floats(0.0, 1e9),
+            "metric": st.sampled_from(["recall@1", "mrr@20", "ndcg@7", "hit_rate@100"])}),
+        "evaluation": st.fixed_dictionaries({}, optional={"k": st.lists(COUNT, min_size=1), "memory": COUNT}),
+    },
+)  # fmt: skip
+
+
+@given(VALID)
+@settings(max_examples=100, deadline=None)
+def test_a_dumped_configuration_is_read_back_equal(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
+    config = configuration.parse(values)
+    file = tmp_path_factory.getbasetemp() / "dumped.yaml"
+    file.write_text(configuration.dump(config), encoding="utf-8")
+    assert configuration.load(file) == config
+
+
+def test_a_dump_holds_every_field(tmp_path: Path) -> None:
+    dumped = yaml.safe_load(configuration.dump(load(tmp_path)))
+    assert {f"{section}.{name}" for section, values in dumped.items() for name in values} == set(configuration.fields())
+
+
+def test_every_field_says_what_it_is() -> None:
+    fields = configuration.fields()
+    assert all(description for _, description in fields.values())
+    assert fields["training.epochs"][0] == 10
+    assert fields["data.path"][0] is None
