@@ -21,6 +21,7 @@ from jaxrec.tables import gather, plan_rows, scratch
 from jaxrec.training import TrainState, init_state, make_train_block
 
 N_ITEMS, LANES, WIDTH = 30, 4, 5
+PADDING = 1  # empty steps at the end of an epoch in blocks of at most 8
 
 
 class Setup(NamedTuple):
@@ -54,10 +55,10 @@ def make(variant: str) -> Setup:
     }
     sgd: dict[str, Any] = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0}
     changes: dict[str, dict[str, dict[str, Any]]] = {
-        "constrained": {"loss": {"logq": 1.0}},
+        "constrained": {"loss": {"name": "bpr_max", "final_activation": "elu"}},
         "separate": {
             "model": {"layers": [4, WIDTH], "embedding": "separate", "embedding_dim": 3},
-            "loss": {"name": "bpr_max"},
+            "loss": {"logq": 1.0},
             "optimizer": {"name": "adam", "momentum": 0.0, "schedule": "linear"},
         },
         "onehot": {"model": {"embedding": "onehot"}, "loss": {"name": "top1"}},
@@ -71,7 +72,7 @@ def make(variant: str) -> Setup:
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
     return Setup(
         model,
-        lambda seed=1: init_state(model, optimizer, seed, LANES),
+        jax.jit(lambda seed=1: init_state(model, optimizer, seed, LANES)),  # op by op it takes seconds
         make_train_block(model, optimizer, config.optimizer.clip_norm),
         model.constants(popularity(SESSIONS.items, N_ITEMS)),
     )
@@ -100,10 +101,11 @@ def assert_equal(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("variant", ["constrained", "separate"])
-def test_the_result_does_not_depend_on_the_block_size(variant: str) -> None:
-    """With dropout, drawn negatives and padding (22 steps in blocks of 8 or 11): the same bits."""
-    setup = make(variant)
+def test_the_result_does_not_depend_on_the_block_size() -> None:
+    """With dropout, drawn negatives, two tables, a step count, and padding in one of them: the same bits."""
+    setup = make("separate")
+    shapes = [SessionFeed(SESSIONS, LANES, steps, "random", 3, 0).shape for steps in (8, 1000)]
+    assert [shape.steps * shape.blocks - shape.used for shape in shapes] == [PADDING, 0]
     one, one_losses = train(setup, 8)
     other, other_losses = train(setup, 1000)
     assert one_losses == other_losses
@@ -120,7 +122,7 @@ def pad(first: Block | None = None) -> Block:
     return padding if first is None else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, padding)
 
 
-@pytest.mark.parametrize("variant", ["constrained", "separate", "onehot"])
+@pytest.mark.parametrize("variant", ["constrained", "separate"])
 def test_steps_without_a_live_lane_change_nothing(variant: str) -> None:
     setup = make(variant)
     trained, _ = train(setup, 8, epochs=1)  # so that momentum would move what it could
