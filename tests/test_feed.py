@@ -99,10 +99,10 @@ def test_lanes_differ_by_less_than_the_longest_session(lengths: list[int], lanes
 
 
 def test_lanes_of_a_usual_log_are_nearly_full() -> None:
-    """Measured: the longest lane passes the mean of 2,499 by 15, on session lengths like those of real logs."""
+    """Measured: 2,495 to 2,514 steps, on session lengths like those of real logs; always forth would double that."""
     lengths = 1 + np.random.default_rng(0).geometric(0.25, 40_000)
     pairs = (lane_positions(make_sessions(lengths).offsets, 64, "random", 0, 0) >= 0).sum(axis=0)
-    assert pairs.max() <= 1.01 * pairs.mean()
+    assert pairs.max() - pairs.min() <= 22
 
 
 @given(LENGTHS, LANES, ORDERS)

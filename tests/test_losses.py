@@ -174,11 +174,11 @@ def test_a_lane_without_negatives_loses_nothing(name: str) -> None:
 def test_extreme_scores_stay_finite(name: str, activation: str) -> None:
     rng = np.random.default_rng(4)
     case = CASES[0]
-    scores = rng.choice([-80.0, 80.0, 0.0], (64, case.scores.shape[1]))
+    scores = rng.choice([-120.0, -80.0, 0.0, 80.0, 120.0], (64, case.scores.shape[1]))
     own = case.own[np.arange(64) % case.lanes]
     value, slope = loss_and_slopes(name, scores, own, case.weight, final_activation=activation)
     assert np.all(np.isfinite(value))
-    assert np.all(value >= 0.0)
+    assert np.all(value >= -1e-6)  # shares that sum to a hair over 1
     assert np.all(np.isfinite(slope))
 
 

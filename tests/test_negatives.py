@@ -54,9 +54,21 @@ def test_the_table_holds_the_wanted_probabilities(counts: list[int], alpha: floa
         [7] * 49,
         [1] * 1000 + [10**12],
         [10**12] + [0] * 1000 + [1],
+        [0, 1, 2],
+        [2, 1, 0],
         list(range(300)),
     ],
-    ids=["one", "one, rounded", "zeros first", "equal", "skewed", "skewed with zeros", "range"],
+    ids=[
+        "one",
+        "one, rounded",
+        "zeros first",
+        "equal",
+        "skewed",
+        "skewed with zeros",
+        "one at the mean",
+        "falling",
+        "range",
+    ],
 )
 def test_special_counts(counts: list[int], alpha: float) -> None:
     check(np.array(counts), alpha)

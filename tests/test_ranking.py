@@ -124,15 +124,16 @@ def test_all_items_banned() -> None:
 
 @pytest.mark.parametrize("width", [20 * CHUNK + 9, 7 * CHUNK], ids=["one part", "parts"])
 def test_top_items_in_two_stages(width: int) -> None:
-    """A catalogue of more chunks than 2 k, its last chunk short; few distinct scores, so that chunks tie."""
-    rng = np.random.default_rng(1)
-    items = rng.integers(-2, 3, (20 * CHUNK + 9, 2)).astype(np.float32)
-    queries = rng.integers(-2, 3, (6, 2)).astype(np.float32)
-    banned = rng.integers(0, len(items), (6, 50)).astype(np.int32)
-    expected_ids, expected = best_items(queries @ items.T, banned, 3)
-    found = top_items(jnp.asarray(queries), jnp.asarray(items), jnp.asarray(banned), 3, BlockSize(4, width))
-    np.testing.assert_array_equal(found[0], expected_ids)
-    np.testing.assert_array_equal(found[1], expected)
+    """A catalogue of more chunks than 2 k, its last chunk short; chunks tie, and better chunks come after worse."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        items = rng.normal(0.0, 1.5, (20 * CHUNK + 9, 2)).round().astype(np.float32)
+        queries = rng.integers(-2, 3, (6, 2)).astype(np.float32)
+        banned = rng.integers(0, len(items), (6, 50)).astype(np.int32)
+        expected_ids, expected = best_items(queries @ items.T, banned, 3)
+        found = top_items(jnp.asarray(queries), jnp.asarray(items), jnp.asarray(banned), 3, BlockSize(4, width))
+        np.testing.assert_array_equal(found[0], expected_ids)
+        np.testing.assert_array_equal(found[1], expected)
 
 
 @given(st.integers(1, 5_000_000), st.integers(1, 4096))
