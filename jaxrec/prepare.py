@@ -23,7 +23,6 @@ from jaxrec.data.events import Cleaning, prepare
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.sources import SOURCES, Source
 from jaxrec.data.writing import staging, write_manifest
-from jaxrec.errors import UserError
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -109,7 +108,8 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning) -> None:
 
     def number(option: str, least: int, help: str) -> None:
         value = getattr(default, option.replace("-", "_"))
-        group.add_argument(f"--{option}", type=_at_least(least), default=value, metavar="N", help=f"{help} (default {value})")
+        help += f" (default {value})"
+        group.add_argument(f"--{option}", type=_at_least(least), default=value, metavar="N", help=help)
 
     number("min-session-length", 2, "drop sessions with fewer events")
     number("min-item-support", 1, "drop items with fewer events")
@@ -123,7 +123,7 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning) -> None:
         help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)",
     )
     group.add_argument(
-        "--drop-repeats", action="store_true", help="drop a click on the same item as the click before it in the session"
+        "--drop-repeats", action="store_true", help="drop a click on the item of the click before it in the session"
     )
 
 

@@ -59,6 +59,7 @@ class Raw:
     ``raw`` has the columns ``session`` and ``item`` (BIGINT or VARCHAR) and what the expressions below refer to.
 
     Attributes:
+        name: what errors call it: the file.
         options: the source's own choices, for the manifest.
         time: SQL, the event's time in ms since 1970; orders the events of a session.
         date: SQL, the event's date in ms since 1970, which decides on the split; coarser than ``time`` where the
@@ -66,6 +67,7 @@ class Raw:
         extras: from the finished directory and the number of items to further entries of the manifest.
     """
 
+    name: str
     options: dict[str, Any] = field(default_factory=dict)
     time: str = "time"
     date: str = "time"
@@ -74,8 +76,9 @@ class Raw:
 
 @dataclass
 class Ledger:
-    """What each filter took; becomes ``dropped`` in the manifest."""
+    """What each filter took from the data called ``name``; becomes ``dropped`` in the manifest."""
 
+    name: str
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def took(self, name: str, **amounts: int) -> None:
@@ -95,7 +98,8 @@ class Ledger:
             for name, amounts in self.dropped.items()
             if any(amounts.values())
         )
-        raise UserError(f"no {what} left: {took or 'no filter took any'}; loosen the filter or give more data")
+        took = took or "no filter took any"
+        raise UserError(f"{self.name}: no {what} left: {took}; loosen a filter or give more data")
 
 
 def prepare(
@@ -116,7 +120,7 @@ def prepare(
     Raises:
         UserError: no session or no target is left in a split.
     """
-    ledger = Ledger()
+    ledger = Ledger(raw.name)
     _clicks(connection, raw, cleaning, ledger)
     update(0.1, note="filter")
     _filter(connection, cleaning, ledger)
@@ -153,20 +157,19 @@ def _clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> No
 def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     """Step 2: the tables ``supported`` (item) and ``dated`` (session, date in ms, events)."""
     length, support = cleaning.min_session_length, cleaning.min_item_support
-    connection.execute(
-        "CREATE TEMP TABLE long AS SELECT session, count(*) AS events FROM clicks "
-        f"GROUP BY session HAVING count(*) >= {length}"
-    )
-    sessions, events = _row(connection, "SELECT count(DISTINCT session), count(*) FROM clicks")
+    connection.execute("CREATE TEMP TABLE long AS SELECT session, count(*) AS events FROM clicks GROUP BY session")
+    sessions, events = _sums(connection, "long")
+    connection.execute(f"DELETE FROM long WHERE events < {length}")
     kept = _sums(connection, "long")
     ledger.took("short sessions", sessions=sessions - kept[0], events=events - kept[1])
     ledger.require(kept[1], "events")
 
     connection.execute(
         "CREATE TEMP TABLE supported AS SELECT item, count(*) AS events FROM clicks SEMI JOIN long USING (session) "
-        f"GROUP BY item HAVING count(*) >= {support}"
+        "GROUP BY item"
     )
-    items = _one(connection, "SELECT count(DISTINCT item) FROM clicks SEMI JOIN long USING (session)")
+    items, _ = _sums(connection, "supported")
+    connection.execute(f"DELETE FROM supported WHERE events < {support}")
     popular = _sums(connection, "supported")
     ledger.took("rare items", items=items - popular[0], events=kept[1] - popular[1])
     ledger.require(popular[1], "events")
@@ -187,8 +190,8 @@ def _split(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     test = last - cleaning.test_days * DAY if cleaning.test_days else last + 1
     validation = test - cleaning.validation_days * DAY
     connection.execute(
-        "CREATE TEMP TABLE sessions AS SELECT session, date, events, "
-        f"CASE WHEN date < {validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2 END AS split FROM dated"
+        "CREATE TEMP TABLE sessions AS SELECT session, date, events, CASE WHEN date < "
+        f"{validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2 END AS split FROM dated"
     )
     sessions, events = _row(connection, "SELECT count(*), coalesce(sum(events), 0) FROM sessions WHERE split IS NULL")
     ledger.took("split date", sessions=sessions, events=events)
@@ -203,8 +206,9 @@ def _split(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
 def _vocabulary(connection: Any) -> None:
     """Step 4: the table ``vocabulary`` (item, count, index), of the training split with its validation part."""
     connection.execute(
-        "CREATE TEMP TABLE vocabulary AS SELECT *, (row_number() OVER (ORDER BY count DESC, item) - 1)::INTEGER AS index "
-        "FROM (SELECT item, count(*) AS count FROM clicks SEMI JOIN supported USING (item) "
+        "CREATE TEMP TABLE vocabulary AS "
+        "SELECT *, (row_number() OVER (ORDER BY count DESC, item) - 1)::INTEGER AS index FROM ("
+        "SELECT item, count(*) AS count FROM clicks SEMI JOIN supported USING (item) "
         "SEMI JOIN (SELECT session FROM sessions WHERE split < 2) USING (session) GROUP BY item)"
     )
 
@@ -300,7 +304,7 @@ def _write_splits(
     written: Callable[[int], None],
 ) -> dict[str, dict[str, Any]]:
     """Cut the stream of events into the splits and write all array files; returns their manifest entries."""
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     rest = (np.empty(0, np.int32), np.empty(0, np.int64))
     for split, sizes in lengths.items():
         total = int(sizes.sum())

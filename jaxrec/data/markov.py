@@ -63,7 +63,7 @@ class Markov:
         others = np.arange(min(self.n_items, ranks + followers.shape[1] + 1))
         scale = self.epsilon / (1.0 - self.popularity[items])[:, None]  # the item itself is never drawn
         by_chain = scale * self.popularity[followers] + (1.0 - self.epsilon) * self.weights  # [B, m]
-        by_popularity = np.repeat(scale * self.popularity[others], 1, axis=0)  # [B, others]
+        by_popularity = scale * self.popularity[others]  # [B, others]
         by_popularity[items[:, None] == others] = 0.0
         row, column = np.nonzero(followers < len(others))
         by_popularity[row, followers[row, column]] = 0.0
@@ -71,7 +71,7 @@ class Markov:
         return np.pad(ranked, ((0, 0), (0, ranks - ranked.shape[1])))
 
     def walk(self, starts: np.ndarray, lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """Walk from ``starts`` for ``lengths`` clicks each; returns the items, int64[sum(lengths)], session by session."""
+        """Walk from ``starts`` for ``lengths`` clicks each; returns all items, int64[sum(lengths)], walk by walk."""
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         items = np.empty(offsets[-1], np.int64)
         items[offsets[:-1]] = starts

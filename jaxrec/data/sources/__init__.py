@@ -18,12 +18,10 @@ class Source(Protocol):
     HELP: str  # one line for --help
     DEFAULTS: dict[str, Any]  # of those fields of events.Cleaning that differ for this data set
 
-    @staticmethod
-    def add_arguments(parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options that only this source has."""
 
-    @staticmethod
-    def read(connection: Any, arguments: Namespace) -> Raw:
+    def read(self, connection: Any, arguments: Namespace) -> Raw:
         """Fill the DuckDB table ``raw`` and say what it holds.
 
         Raises:

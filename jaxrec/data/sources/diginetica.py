@@ -18,9 +18,7 @@ DEFAULTS = {"min_item_support": 5, "test_days": 7}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--raw", type=Path, required=True, metavar="FILE", help="train-item-views.csv or .csv.gz of dataset-train-diginetica"
-    )
+    parser.add_argument("--raw", type=Path, required=True, metavar="FILE", help="train-item-views.csv or .csv.gz")
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
@@ -32,7 +30,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         Field("date", "eventdate", _day, "a day like 2016-05-09"),
     ]
     load(connection, open_table(connection, arguments.raw, delimiter=";"), fields)
-    return Raw(time="date + timeframe", date="date")
+    return Raw(str(arguments.raw), time="date + timeframe", date="date")
 
 
 def _timeframe(text: str) -> str:

@@ -26,8 +26,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{option}", type=kind, default=default, metavar="N", help=f"{help} (default {default})")
 
     number("items", _number(int, 2, 10**7), 1000, "items in the catalogue")
-    number("sessions", _number(int, 1, 10**8), 30_000, "sessions to make")
-    number("mean-length", _number(float, 2, 20), 7.0, f"mean clicks of a session; at least 2, at most {MAX_LENGTH} each")
+    number("sessions", _number(int, 1, 10**7), 30_000, "sessions to make")
+    number("mean-length", _number(float, 2, 20), 7.0, f"mean clicks of a session, of which each has 2 to {MAX_LENGTH}")
     number("days", _number(int, 1, 10_000), 30, "days over which they are spread")
     number("successors", _number(int, 1, 1000), 12, "items that tend to follow each item")
     number("epsilon", _number(float, 0, 1), 0.2, "probability of a next item by popularity instead")
@@ -71,7 +71,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     connection.unregister("generated")
     names = ("items", "sessions", "mean_length", "days", "successors", "epsilon", "skew", "seed")
     options = {name: getattr(arguments, name) for name in names}
-    return Raw(options, extras=lambda path, n_items: _optimum(markov, ids, path, n_items))
+    return Raw("the synthetic sessions", options, extras=lambda path, n_items: _optimum(markov, ids, path, n_items))
 
 
 def _lengths(sessions: int, mean: float, random: np.random.Generator) -> np.ndarray:

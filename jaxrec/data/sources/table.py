@@ -28,7 +28,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--time-unit",
         choices=("auto", "iso", *UNITS),
         default="auto",
-        help="iso: like 2014-04-07T08:51:09Z (UTC where no zone is given); others: since 1970 (default: by the first row)",
+        help="iso: like 2014-04-07T08:51:09Z, UTC where no zone is given; others: a number since 1970 "
+        "(default: what the first row looks like)",
     )
     parser.add_argument(
         "--delimiter", type=_delimiter, default=",", metavar="C", help="between CSV fields; \\t is a tab (default ,)"
@@ -51,12 +52,12 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     for column in ("session", "item"):
         _integers_where_possible(connection, column)
     options = {name: getattr(arguments, name) for name in ("session", "item", "time", "delimiter")}
-    return Raw(options={**options, "time_unit": unit})
+    return Raw(str(arguments.raw), options={**options, "time_unit": unit})
 
 
 def _delimiter(text: str) -> str:
     character = "\t" if text == "\\t" else text
-    if len(character) != 1 or character in "\"\r\n" or not character.isascii():
+    if len(character) != 1 or character in '"\r\n' or not character.isascii():
         raise ArgumentTypeError(f"'{text}': expected one character, such as , or ; or \\t")
     return character
 

@@ -18,7 +18,7 @@ DEFAULTS = {"min_item_support": 5, "test_days": 1}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--raw", type=Path, required=True, metavar="FILE", help="yoochoose-clicks.dat")
+    parser.add_argument("--raw", type=Path, required=True, metavar="FILE", help="yoochoose-clicks.dat or .dat.gz")
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
@@ -30,4 +30,4 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     ]
     columns = ("session", "time", "item", "category")
     load(connection, open_table(connection, arguments.raw, columns=columns), fields)
-    return Raw(date="time // 1000 * 1000")
+    return Raw(str(arguments.raw), date="time // 1000 * 1000")
