@@ -39,7 +39,7 @@ def check(counts: np.ndarray, alpha: float) -> None:
 
 
 @given(COUNTS, ALPHAS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_the_table_holds_the_wanted_probabilities(counts: list[int], alpha: float) -> None:
     check(np.array(counts), alpha)
 
