@@ -53,7 +53,7 @@ class ModelConfig(Section):
 class LossConfig(Section):
     name: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max"] = "cross_entropy"
     """The ranking loss."""
-    n_sample: Annotated[int, Field(ge=0)] = 2048
+    n_sample: Annotated[int, Field(ge=0, le=100_000)] = 2048
     """Negatives drawn for each step and shared by its lanes, beside the other lanes' targets."""
     sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
     """Negatives are drawn in proportion to popularity ** sample_alpha (0: uniform, 1: popularity)."""
@@ -62,7 +62,7 @@ class LossConfig(Section):
     bpreg: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the score regularisation of bpr_max."""
     final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
-    """Applied to the training scores. Ranking uses the scores before it: none of them changes an order."""
+    """Applied to the training scores. Ranking uses the scores before it."""
     activation_alpha: Annotated[float, Field(gt=0.0)] = 1.0
     """Parameter of elu, or the negative slope of leaky_relu."""
 
@@ -99,11 +99,11 @@ class OptimizerConfig(Section):
 class TrainingConfig(Section):
     epochs: Count = 10
     """Passes over the training split."""
-    batch_size: Count = 128
+    batch_size: Annotated[int, Field(ge=1, le=32_768)] = 128
     """Lanes: sessions that are trained side by side."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Everything random is a function of it."""
-    steps_per_block: Count = 200
+    steps_per_block: Annotated[int, Field(ge=1, le=10_000)] = 200
     """At most so many steps in one compiled call. The result does not depend on it."""
     log_every: Count = 10
     """Blocks between two lines of training progress."""
@@ -157,7 +157,8 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', 'unreadable')})") from None
-    if not isinstance(values, dict) or not all(isinstance(section, dict) for section in values.values()):
+    sections = values.values() if isinstance(values, dict) else [None]
+    if not all(isinstance(part, dict) and all(isinstance(name, str) for name in part) for part in sections):
         raise UserError(f"{path}: expected sections with fields, such as 'data:' with 'path: …' under it")
     for name, value in _pairs(overrides):
         section, _, field = name.partition(".")
@@ -172,9 +173,14 @@ def parse(values: dict[str, Any], source: str = "configuration") -> Config:
         UserError: one line for the first field that is wrong.
     """
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(error)}") from None
+    for section, part in values.items():
+        for name, value in part.items() if isinstance(part, dict) else ():
+            if any(isinstance(one, bool) for one in (value if isinstance(value, list) else [value])):
+                raise UserError(f"{source}: {section}.{name}: found {value}; input should be a number")  # not 1 or 0
+    return config
 
 
 def dump(config: Config) -> str:

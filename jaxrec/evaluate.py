@@ -37,9 +37,7 @@ def load_parameters(run: Run) -> tuple[Model, dict[str, Any], str]:
     return model, parameters, which
 
 
-def evaluate(
-    run: Run, split: str, ks: Sequence[int], data: str | None = None, coverage: bool = True
-) -> dict[str, Any]:
+def evaluate(run: Run, split: str, ks: Sequence[int], data: str | None = None, coverage: bool = True) -> dict[str, Any]:
     """Metrics of a run on a split, as they are written to ``eval-<split>.json``.
 
     Args:
@@ -96,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
         description="Rank the next item of every click of a split among all items, and write eval-<split>.json into "
         "the run. The checkpoint is the best by validation, or the latest where there was no validation.",
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="run directory, such as checkpoints/gru4rec_synthetic")
+    parser.add_argument("--run", required=True, metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
     parser.add_argument("--k", type=_positive, nargs="+", metavar="K", help="cut-offs (default: the configuration's)")
     parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training")

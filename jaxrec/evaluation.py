@@ -1,4 +1,4 @@
-"""Metrics of a model on sessions: each session is stepped through once, every click but the first is a query's target."""
+"""Metrics of a model on sessions: each is stepped through once, and every click but its first is a query's target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Block, SessionFeed
+from jaxrec.data.feed import SessionFeed
 from jaxrec.metrics import ranking_metrics
 from jaxrec.models import Model
 from jaxrec.ranking import BlockSize, block_size, ranks, top_items

@@ -11,8 +11,8 @@ makes the derivative land on unique table rows. All losses take
     weight   float32[C]      how often the column's item is a candidate of the step, every lane's target included;
                              0 for an unused column
 
-and return float32[B], a loss per lane that is not yet summed. A lane's negatives are the candidates less its own target,
-once: another lane's equal target stays a negative, as published. A lane without negatives loses 0.
+and return float32[B], a loss per lane that is not yet summed. A lane's negatives are the candidates less its own
+target, once: another lane's equal target stays a negative, as published. A lane without negatives loses 0.
 """
 
 from __future__ import annotations

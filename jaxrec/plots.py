@@ -15,6 +15,7 @@ def learning_curve(lines: list[dict[str, Any]], metric: str, file: Path) -> None
         file: where the PNG goes.
     """
     from matplotlib.figure import Figure  # its own canvas: no display, no global state
+    from matplotlib.ticker import MaxNLocator
 
     epochs = [line for line in lines if line["kind"] == "epoch"]
     validation = [line for line in lines if line["kind"] == "validation"]
@@ -23,7 +24,7 @@ def learning_curve(lines: list[dict[str, Any]], metric: str, file: Path) -> None
     axes.plot([line["epoch"] for line in epochs], [line["loss"] for line in epochs], "o-", color="C0")
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss", color="C0")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if validation:
         right = axes.twinx()
         right.plot([line["epoch"] for line in validation], [line[metric] for line in validation], "s-", color="C1")

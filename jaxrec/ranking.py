@@ -33,9 +33,9 @@ def block_size(n_items: int, memory: int) -> BlockSize:
 def ranks(queries: Array, targets: Array, items: Array, size: BlockSize, ties: str) -> Array:
     """The rank of each query's target among all items by inner product.
 
-    Ties: ``conservative`` puts the target last among equals, 1 + #(others >= it), ``standard`` first, 1 + #(others > it),
-    ``median`` in the middle. The target's score is read from the same product as the others': a separate dot product
-    differs in the last bit. A score that is not a number counts as better than the target.
+    Ties: ``conservative`` puts the target last among equals, 1 + #(others >= it), ``standard`` first, 1 + #(others >
+    it), ``median`` in the middle. The target's score is read from the same product as the others': a separate dot
+    product differs in the last bit. A score that is not a number counts as better than the target.
 
     Args:
         queries: float32[Q, D].
@@ -68,7 +68,8 @@ def top_items(queries: Array, items: Array, banned: Array, k: int, size: BlockSi
         k: at most V.
 
     Returns:
-        int32[Q, k] items, and float32[Q, k] scores (-inf where fewer than k items are allowed).
+        int32[Q, k] items, and float32[Q, k] scores (-inf where fewer than k items are allowed; a score that is not a
+        number counts as not allowed).
     """
     n, depth = queries.shape
     blocks = -(-n // size.queries)
@@ -85,7 +86,7 @@ def top_items(queries: Array, items: Array, banned: Array, k: int, size: BlockSi
             first, vectors = part
             scores = query @ vectors.T  # [q, width]
             index = first + jnp.arange(width)
-            scores = jnp.where(index < items.shape[0], scores, -jnp.inf)
+            scores = jnp.where((index < items.shape[0]) & ~jnp.isnan(scores), scores, -jnp.inf)
             row = jnp.arange(len(query))[:, None]
             scores = scores.at[row, jnp.where(ban >= first, ban - first, width)].set(-jnp.inf, mode="drop")
             values, places = _top_k(scores, min(k, width))

@@ -202,7 +202,7 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m jaxrec.recommend",
         description="Recommend the next items for a session, with the item ids of the raw data.",
     )
-    parser.add_argument("--run", required=True, metavar="DIR", help="run directory, such as checkpoints/gru4rec_synthetic")
+    parser.add_argument("--run", required=True, metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     parser.add_argument("--items", nargs="*", default=[], metavar="ID", help="the session's items, oldest first")
     parser.add_argument("--k", type=int, default=20, help="how many items (default: 20)")
     parser.add_argument("--include-seen", action="store_true", help="allow the session's own items as well")
@@ -212,7 +212,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
     if not options.items and options.similar_to is None:
-        raise UserError("--items: an empty session; give at least one item that was clicked, such as --items 81766 31331")
+        raise UserError("--items: an empty session; give at least one clicked item, such as --items 81766 31331")
     runtime.start()
     recommender = Recommender.load(options.run)
     note, unknown = "", []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -53,28 +52,32 @@ class BlockStats(NamedTuple):
 
 
 def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int, lanes: int) -> TrainState:
-    """The state before the first step."""
-    key = jax.random.key(seed)
-    params_key, tables_key, steps_key = jax.random.split(key, 3)
-    params = model.init(params_key)
-    tables = {
-        name: spec.init(jax.random.fold_in(tables_key, i), (spec.rows, spec.width))
-        for i, (name, spec) in enumerate(sorted(model.tables.items()))
-    }
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        tables=tables,
-        optimizer=optimizer.init(params),
-        row_optimizer={name: optimizer.init(table) for name, table in tables.items()},
-        carry=model.carry(lanes),
-        key=jax.random.key_data(steps_key),
-    )
+    """The state before the first step. Compiled, since a hundred small operations one by one take seconds."""
+
+    @jax.jit
+    def init() -> TrainState:
+        params_key, tables_key, steps_key = jax.random.split(jax.random.key(seed), 3)
+        params = model.init(params_key)
+        tables = {
+            name: spec.init(jax.random.fold_in(tables_key, i), (spec.rows, spec.width))
+            for i, (name, spec) in enumerate(sorted(model.tables.items()))
+        }
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            tables=tables,
+            optimizer=optimizer.init(params),
+            row_optimizer={name: optimizer.init(table) for name, table in tables.items()},
+            carry=model.carry(lanes),
+            key=jax.random.key_data(steps_key),
+        )
+
+    return init()
 
 
 def make_train_block(
     model: Model, optimizer: optax.GradientTransformation, clip_norm: float | None
-) -> Callable[[TrainState, Any, Block], tuple[TrainState, BlockStats]]:
+) -> jax.stages.Wrapped:
     """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused.
 
     The derivative stops at the step, as published: the carry enters each step as a constant.
@@ -123,7 +126,7 @@ def _step(
     derivative = jax.grad(model.loss, argnums=(0, 1), has_aux=True)
     (slope, row_slope), (carry, loss) = derivative(state.params, rows, plans, state.carry, step, key)
     if clip_norm is not None:
-        squares = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves((slope, row_slope)))
+        squares = jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves((slope, row_slope))]))
         slope, row_slope = jax.tree.map(lambda leaf: leaf * clip_scale(squares, clip_norm), (slope, row_slope))
 
     change, new_optimizer = optimizer.update(slope, state.optimizer, state.params)

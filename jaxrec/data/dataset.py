@@ -3,7 +3,8 @@
     manifest.json        format version, kind, source, every preprocessing choice, counts, sha256 of every file
     items.parquet        the vocabulary: column ``item`` (int64 or string, as in the raw data) and ``count`` (events in
                          the whole training split); the row number is the item's index
-    train/  validation/  test/       items.npy int32[n], times.npy int64[n] (ms since 1970), offsets.npy int64[sessions + 1]
+    train/  validation/  test/
+                         items.npy int32[n], times.npy int64[n] (ms since 1970), offsets.npy int64[sessions + 1]
 
 Sessions stand in the order of their last event, so that the end of the training split is its most recent part.
 """

@@ -39,18 +39,18 @@ def staging(out: Path, overwrite: bool = False) -> Iterator[Staging]:
     """
     out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
     _check_free(out, overwrite)
-    made = _make_parents(out)
+    made: list[Path] = []
     try:
-        root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        root = _make_root(out, made)
         try:
             stage = Staging(root / "dataset", root / "spill")
-            stage.dataset.mkdir()  # not the mkdtemp itself: that one is readable by its owner only
+            stage.dataset.mkdir()  # not the root itself, which mkdtemp makes readable by its owner only
             yield stage
             _publish(stage.dataset, out, overwrite)
         finally:
             shutil.rmtree(root, ignore_errors=True)
     except BaseException:
-        for parent in made:
+        for parent in reversed(made):
             parent.rmdir()
         raise
 
@@ -64,14 +64,16 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
 
 
-def _make_parents(out: Path) -> list[Path]:
-    """Make the missing parents of ``out``; returns them, innermost first."""
-    missing = [parent for parent in out.parents if not parent.exists()]
+def _make_root(out: Path, made: list[Path]) -> Path:
+    """Make the temporary directory, and the missing parents of ``out``; they are added to ``made``, outermost first."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out}: a parent of it is a file; choose another --out") from None
-    return missing
+        for parent in reversed(out.parents):
+            if not parent.exists():
+                parent.mkdir()
+                made.append(parent)
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
 
 
 def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
@@ -85,7 +87,7 @@ def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
         try:
             os.rename(dataset, out)
         except BaseException:
-            os.rename(old, out)
+            os.rename(old, out)  # it lies in the temporary directory, which is about to be removed
             raise
     else:
         os.rename(dataset, out)
@@ -116,7 +118,7 @@ class ArrayFile:
     def __enter__(self) -> ArrayFile:
         self.path.parent.mkdir(exist_ok=True)
         self._hash = hashlib.sha256()
-        self._stream = open(self.path, "w+b")  # noqa: SIM115 (closed in __exit__)
+        self._stream = open(self.path, "w+b")
         header = {"descr": self.dtype, "fortran_order": False, "shape": (self.length,)}
         np.lib.format.write_array_header_1_0(self._stream, header)
         self._stream.seek(0)
@@ -133,7 +135,8 @@ class ArrayFile:
         with self._stream as stream:
             if kind is not None:
                 return
-            assert self.written == self.length, f"{self.path}: {self.written} values, announced {self.length}"
+            if self.written != self.length:
+                raise AssertionError(f"{self.path}: {self.written} values, announced {self.length}")
             stream.flush()
             os.fsync(stream.fileno())
             self.entry.update(bytes=stream.tell(), sha256=self._hash.hexdigest())

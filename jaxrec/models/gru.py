@@ -1,8 +1,8 @@
 """Gated recurrent layers, stepped one item at a time or scanned over a sequence.
 
-Two kinds, as in the authors' code of GRU4Rec. Over vectors the reset gate acts after the recurrent product and each gate
-has two biases (Cho et al. 2014 as in cuDNN). Over one-hot items the reset gate acts before it, there is one bias, and
-the input's product with its gate matrix is a row of a table, so the caller looks that row up.
+Two kinds, as in the authors' code of GRU4Rec. Over vectors the reset gate acts after the recurrent product and each
+gate has two biases (Cho et al. 2014 as in cuDNN). Over one-hot items the reset gate acts before it, there is one bias,
+and the input's product with its gate matrix is a row of a table, so the caller looks that row up.
 """
 
 from __future__ import annotations

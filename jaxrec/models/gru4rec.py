@@ -1,4 +1,4 @@
-"""GRU4Rec (Hidasi et al. 2016; Hidasi & Karatzoglou 2018): a GRU over the session, ranking losses over sampled items."""
+"""GRU4Rec (Hidasi et al. 2016; Hidasi & Karatzoglou 2018): a GRU over the session, ranked against sampled items."""
 
 from __future__ import annotations
 
@@ -115,9 +115,7 @@ class GRU4Rec:
             vectors = rows["item"][plans["item"].slot[candidates:], : self._width]
         else:
             vectors = rows["input"][plans["input"].slot]
-        carry = self._gru.apply(
-            {"params": params}, vectors, reset_hidden(carry, block.reset), train=True, rngs={"dropout": key}
-        )
+        carry = self._step_gru(params, vectors, reset_hidden(carry, block.reset), key)
         scores = _with_one(carry[-1]) @ rows["item"][:candidates].T  # [B, B + N]
         slot = plans["item"].slot[:candidates]
         own = slot[:lanes, None] == jnp.arange(candidates)
@@ -137,10 +135,16 @@ class GRU4Rec:
         def step(hidden: Hidden, at: tuple[Array, Array]) -> tuple[Hidden, Array]:
             item, reset = at
             vectors = source[item, : self._inputs]
-            hidden = self._gru.apply({"params": params}, vectors, reset_hidden(hidden, reset))
+            hidden = self._step_gru(params, vectors, reset_hidden(hidden, reset))
             return hidden, _with_one(hidden[-1])
 
         return jax.lax.scan(step, carry, (block.input, block.reset))
+
+    def _step_gru(self, params: Any, vectors: Array, hidden: Hidden, key: Array | None = None) -> Hidden:
+        """One step of all layers, with dropout where there is a key for it."""
+        rngs = {} if key is None else {"dropout": key}
+        states: Hidden = self._gru.apply({"params": params}, vectors, hidden, train=key is not None, rngs=rngs)  # type: ignore[assignment]
+        return states
 
     def items(self, tables: dict[str, Array]) -> Array:
         return tables["item"]
