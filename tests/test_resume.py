@@ -107,7 +107,7 @@ def test_sigterm_saves_and_exits(dataset: Path, tmp_path: Path) -> None:
     assert process.returncode == 143, err
     assert err == ""
     state, position = load_state(run)
-    assert not position["finished"] and (position["epoch"], position["block"]) != (0, 0)
+    assert not position["finished"] and position["block"] > 0, "it went on to the end of the epoch"
     assert steps_of(run) == [int(state.step)]
     assert f"saved at step {int(state.step)}, --resume goes on" in out
     size = log.stat().st_size
