@@ -196,11 +196,17 @@ def _split(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     sessions, events = _row(connection, "SELECT count(*), coalesce(sum(events), 0) FROM sessions WHERE split IS NULL")
     ledger.took("split date", sessions=sessions, events=events)
     connection.execute("DELETE FROM sessions WHERE split IS NULL")
-    wanted = {"train": True, "validation": cleaning.validation_days > 0, "test": cleaning.test_days > 0}
-    for index, split in enumerate(SPLITS):
-        if wanted[split]:
-            left = _one(connection, f"SELECT count(*) FROM sessions WHERE split = {index}")
-            ledger.require(left, f"{split} sessions")
+    found = [_one(connection, f"SELECT count(*) FROM sessions WHERE split = {index}") for index in range(len(SPLITS))]
+    if not found[0]:
+        first = _one(connection, "SELECT min(date) FROM dated")
+        raise UserError(
+            f"{ledger.name}: no session is left for training before the {cleaning.test_days} test and "
+            f"{cleaning.validation_days} validation days; all sessions lie within {(last - first) / DAY:.1f} days, "
+            "give fewer --test-days or --validation-days"
+        )
+    for index, days in ((1, cleaning.validation_days), (2, cleaning.test_days)):
+        if days:
+            ledger.require(found[index], f"{SPLITS[index]} sessions")
 
 
 def _vocabulary(connection: Any) -> None:
@@ -323,7 +329,8 @@ def _write_splits(
                 rest = rest[0][take:], rest[1][take:]
                 written(take)
         files |= {f"{split}/{file.path.name}": file.entry for file in (items, times, offsets)}
-    assert not len(rest[0]) and next(chunks, None) is None, "more events than the sessions' lengths add up to"
+    if len(rest[0]) or next(chunks, None) is not None:
+        raise AssertionError("more events than the sessions' lengths add up to")
     return files
 
 

@@ -30,18 +30,24 @@ class Table:
         path: the file as the user named it.
         relation: the SQL of a table function.
         columns: column name to (SQL expression, SQL type).
+        packed: in gzip.
+        repeated: names that several columns have, which are not in ``columns``.
     """
 
     path: Path
     relation: str
     columns: dict[str, tuple[str, str]]
+    packed: bool = False
+    repeated: frozenset[str] = frozenset()
 
     def column(self, name: str, hint: str = "") -> tuple[str, str]:
         """The SQL expression and type of the column ``name``.
 
         Raises:
-            UserError: there is no such column; it names the ones there are and the nearest, then gives ``hint``.
+            UserError: there is no such column, or several; it names the ones there are and the nearest, then ``hint``.
         """
+        if name in self.repeated:
+            raise UserError(f"{self.path}: more than one column '{name}' in the header; rename the others")
         if name not in self.columns:
             found = ", ".join(list(self.columns)[:12]) + (", ..." if len(self.columns) > 12 else "")
             raise UserError(f"{self.path}: no column '{name}'{nearest(name, self.columns)}; it has {found}{hint}")
@@ -67,7 +73,7 @@ class Field:
 
 def integer(text: str) -> str:
     """SQL: a text as int64, NULL unless it is written as an integer is (a bare cast rounds '1.5' and reads '1e3')."""
-    return f"CASE WHEN CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR) = {text} THEN CAST({text} AS BIGINT) END"
+    return f"CASE WHEN CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR) = {text} THEN TRY_CAST({text} AS BIGINT) END"
 
 
 def timestamp(text: str) -> str:
@@ -102,7 +108,9 @@ def open_table(connection: Any, path: Path, delimiter: str = ",", columns: Seque
         f"read_csv({literal}, auto_detect = false, header = {columns is None}, delim = {quoted(delimiter)}, "
         f"quote = '\"', escape = '\"', compression = '{compression}', columns = {{{schema}}})"
     )
-    return Table(path, relation, {name: (f"c{i}", TEXT) for i, name in enumerate(names)})
+    repeated = frozenset(name for name in names if names.count(name) > 1)
+    known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if name not in repeated}
+    return Table(path, relation, known, compression == "gzip", repeated)
 
 
 def _head(path: Path) -> tuple[bytes, str]:
@@ -131,13 +139,9 @@ def _header(path: Path, head: bytes, delimiter: str) -> list[str]:
     """The column names in the first line that is not blank."""
     line = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").splitlines()[0]
     try:
-        names = next(csv.reader([line.decode("utf-8")], delimiter=delimiter))
+        return next(csv.reader([line.decode("utf-8")], delimiter=delimiter))
     except UnicodeDecodeError:
         raise UserError(f"{path}: line 1 is not UTF-8 text; convert the file, e.g. with iconv") from None
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise UserError(f"{path}: the header names the column '{repeated[0]}' more than once; rename one")
-    return names
 
 
 def load(connection: Any, table: Table, fields: Sequence[Field]) -> None:
@@ -146,6 +150,17 @@ def load(connection: Any, table: Table, fields: Sequence[Field]) -> None:
     Raises:
         UserError: a damaged file, no events in it, or a value that cannot be used: its row, column and text.
     """
+    try:
+        _load(connection, table, fields)
+    except UserError:
+        # DuckDB does not compare checksums, so damage may first show as a strange line or value. Reading it all again
+        # is worth it only now.
+        if table.packed:
+            _check_gzip(table.path)
+        raise
+
+
+def _load(connection: Any, table: Table, fields: Sequence[Field]) -> None:
     expressions = [table.column(field.column)[0] for field in fields]
     selected = ", ".join(f"{f.parse(sql)} AS {f.name}" for f, sql in zip(fields, expressions, strict=True))
     with reading(table.path):
@@ -164,6 +179,15 @@ def load(connection: Any, table: Table, fields: Sequence[Field]) -> None:
                 f"{table.path}: row {row + 1:,}, column '{field.column}': found {found}{many}, "
                 f"expected {field.expected}; mend or remove it"
             )
+
+
+def _check_gzip(path: Path) -> None:
+    try:
+        with gzip.open(path, "rb") as stream:
+            while stream.read(1 << 20):
+                pass
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        raise UserError(f"{path}: truncated or damaged gzip; fetch the file again") from None
 
 
 @contextmanager
@@ -190,7 +214,7 @@ def _csv_problem(message: str) -> str:
     place = f"line {int(line[1]):,}: " if line else ""
     columns = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
     if columns:
-        return f"{place}{columns[2]} fields, expected {columns[1]}; mend the line, or name another delimiter"
+        return f"{place}{columns[2]} field(s), expected {columns[1]}; mend the line, or check what separates the fields"
     if "unicode" in message or "utf-8" in message:
         return f"{place}not UTF-8 text; convert the file, e.g. with iconv"
     if "unterminated quote" in message:

@@ -35,7 +35,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
 
 def _timeframe(text: str) -> str:
     # Ten years at most, so that the sum with the date cannot overflow.
-    return f"CASE WHEN ({integer(text)}) BETWEEN 0 AND 315576000000 THEN CAST({text} AS BIGINT) END"
+    return f"CASE WHEN ({integer(text)}) BETWEEN 0 AND 315576000000 THEN TRY_CAST({text} AS BIGINT) END"
 
 
 def _day(text: str) -> str:

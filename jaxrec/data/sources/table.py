@@ -107,4 +107,5 @@ def _guess_unit(connection: Any, table: Table, sql: str) -> str:
 def _number(sql: str, factor: float) -> str:
     # Up to the year 9999: what lies beyond is not a time but a wrong unit or column.
     value = f"TRY_CAST({sql} AS DOUBLE) * {factor!r}"
-    return f"CASE WHEN abs({value}) < 253402300800000 THEN CAST(round({value}) AS BIGINT) END"
+    # TRY_CAST, as DuckDB may evaluate the branch for rows that fail the condition.
+    return f"CASE WHEN abs({value}) < 253402300800000 THEN TRY_CAST(round({value}) AS BIGINT) END"
