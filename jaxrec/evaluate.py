@@ -71,6 +71,7 @@ def _sessions(run: Run, split: str, path: str) -> Sessions:
     dataset = open_dataset(path)
     if dataset.manifest["content_hash"] != run.manifest["content_hash"]:
         raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")
+    dataset.verify()
     if split == "test":
         sessions = dataset.split("test")
     else:

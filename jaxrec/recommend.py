@@ -229,6 +229,9 @@ def main(argv: Sequence[str]) -> None:
             ids, scores = recommender.recommend(
                 options.items, options.k, not options.include_seen, options.exclude, options.candidates
             )
+    for option, given in (("--exclude", options.exclude), ("--candidates", options.candidates or [])):
+        if strange := recommender.unknown(given):
+            note += ("; " if note else "") + f"{option}: unknown items ignored: {' '.join(strange)}"
     if note:
         print(f"jaxrec: note: {note}", file=sys.stderr)
     if options.json:

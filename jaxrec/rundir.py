@@ -90,8 +90,9 @@ def resume_run(path: Path, config: Config, dataset: Dataset) -> Run:
     if not (path / "config.yaml").exists():
         return create_run(path, config, dataset, overwrite=False)
     run = open_run(path)
-    if run.config != config:
-        raise UserError(f"{path}: cannot resume with a changed configuration ({_difference(run.config, config)}); "
+    moved = config.model_copy(update={"data": config.data.model_copy(update={"path": run.config.data.path})})
+    if run.config != moved:  # where the data set lies does not matter; what is in it is compared below
+        raise UserError(f"{path}: cannot resume with a changed configuration ({_difference(run.config, moved)}); "
                         "leave it as it was or choose another --run")  # fmt: skip
     if run.manifest["content_hash"] != dataset.manifest["content_hash"]:
         raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that one again")

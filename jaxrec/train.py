@@ -83,7 +83,7 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
         state, position = found[0], Position(**found[1])
     if position.finished:
         learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")  # killed before it?
-        print(f"{path}: already trained to its end; nothing to do")
+        print(f"{path}: already trained to its end; for more epochs train another --run")
         return
     print(
         f"{path}: {feed.pairs:,} pairs, {dataset.n_items:,} items, {settings.batch_size} lanes, "
@@ -160,6 +160,13 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
 def _splits(config: Config, dataset: Dataset) -> tuple[Sessions, Sessions]:
     """Training and validation sessions, as the configuration cuts them."""
     fraction = config.data.validation_fraction
+    dataset.verify()
+    if (k := max(_cutoffs(config))) > dataset.n_items:
+        raise UserError(
+            f"evaluation.k, training.metric: {k} is more than the {dataset.n_items} items of {dataset.path}; lower it"
+        )
+    if fraction and len(dataset.split("validation")):
+        raise UserError(f"data.validation_fraction: {dataset.path} brings a validation split; set the field to 0")
     training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
     if not training.counts["targets"]:
         raise UserError(f"{dataset.path}: no training pairs are left; lower data.validation_fraction ({fraction})")

@@ -210,6 +210,12 @@ def _truncate(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 
 
+def _flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 0xFF
+    file.write_bytes(data)
+
+
 def _lie(data: Path) -> None:
     """Offsets of the right size that do not fit the counts."""
     offsets = np.load(data / "train" / "offsets.npy")
@@ -235,7 +241,8 @@ DATASETS: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda data: (data / "train" / "times.npy").write_bytes(b"x" * (data / "train" / "times.npy").stat().st_size),
         r"train/times\.npy: damaged",
     ),
-    "wrong offsets": (_lie, r"train: does not hold the .* of the manifest"),
+    "flipped bytes": (lambda data: _flip(data / "train" / "items.npy"), r"train/items\.npy: damaged .*checksum"),
+    "wrong offsets": (_lie, r"train/offsets\.npy: damaged .*checksum"),
 }  # fmt: skip
 
 
