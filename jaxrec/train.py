@@ -161,10 +161,6 @@ def _splits(config: Config, dataset: Dataset) -> tuple[Sessions, Sessions]:
     """Training and validation sessions, as the configuration cuts them."""
     fraction = config.data.validation_fraction
     dataset.verify()
-    if (k := max(_cutoffs(config))) > dataset.n_items:
-        raise UserError(
-            f"evaluation.k, training.metric: {k} is more than the {dataset.n_items} items of {dataset.path}; lower it"
-        )
     if fraction and len(dataset.split("validation")):
         raise UserError(f"data.validation_fraction: {dataset.path} brings a validation split; set the field to 0")
     training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
@@ -172,6 +168,10 @@ def _splits(config: Config, dataset: Dataset) -> tuple[Sessions, Sessions]:
         raise UserError(f"{dataset.path}: no training pairs are left; lower data.validation_fraction ({fraction})")
     if config.training.early_stopping and not len(validation):
         raise UserError("training.early_stopping: needs validation data; set data.validation_fraction, such as 0.05")
+    if len(validation) and (k := max(_cutoffs(config))) > dataset.n_items:
+        raise UserError(
+            f"evaluation.k, training.metric: {k} is more than the {dataset.n_items} items of {dataset.path}; lower it"
+        )
     return training, validation
 
 
