@@ -280,9 +280,7 @@ def test_a_run_that_exists(capsys: Capsys, config_file: Path, copy: Path, tmp_pa
     assert json.loads((copy / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 1
 
 
-def test_resuming_something_else(
-    capsys: Capsys, config_file: Path, copy: Path, dataset: Path, tmp_path: Path
-) -> None:
+def test_resuming_something_else(capsys: Capsys, config_file: Path, copy: Path, dataset: Path, tmp_path: Path) -> None:
     words = ["--config", config_file, "--run", copy, "--resume", "--optimizer.learning_rate", "0.2"]
     changed = r"cannot resume with a changed configuration \(optimizer\.learning_rate: was 0\.05, now 0\.2\)"
     fails(capsys, "train", *words, names=changed)
@@ -333,7 +331,9 @@ def test_evaluating_what_is_not_there(capsys: Capsys, copy: Path, dataset: Path,
 
 def test_recommending_for_nothing(capsys: Capsys, run: Path) -> None:
     for words in ([], ["--items"]):
-        fails(capsys, "recommend", "--run", run, *words, names="--items: an empty session; give at least one item")
+        fails(
+            capsys, "recommend", "--run", run, *words, names="--items: an empty session; give at least one clicked item"
+        )
     fails(capsys, "recommend", "--run", run, "--items", 3, "--k", 101, names="k = 101: expected 1 to 100")
     fails(capsys, "recommend", "--run", run, "--items", 3, "--k", 0, names="k = 0: expected 1 to 100")
     fails(capsys, "recommend", "--run", run, "--items", 3, "--k", "x", names="--k: invalid int value: 'x'")

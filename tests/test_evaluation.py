@@ -139,7 +139,9 @@ def test_a_pass_starts_from_scratch(setting: Any) -> None:
 
 def test_the_trained_run_against_brute_force(run: Path, dataset: Path) -> None:
     parameters, opened = load_parts(run), runs.open_run(run)
-    train, validation = cut_validation(*(open_dataset(dataset).split(name) for name in ("train", "validation")), 0.1)
+    train, validation = cut_validation(
+        open_dataset(dataset).split("train"), open_dataset(dataset).split("validation"), 0.1
+    )
     for split, sessions in {"validation": validation, "test": open_dataset(dataset).split("test")}.items():
         wanted = brute_force(parameters, sessions, (5, 20), "conservative")
         found = evaluate(opened, split, [5, 20])
@@ -189,7 +191,7 @@ def test_without_a_fraction_a_split_of_the_data_set_is_kept() -> None:
 
 def test_a_validation_split_of_the_data_set_is_evaluated(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    sessions = [rng.integers(0, 8, rng.integers(2, 6)) for _ in range(24 * 12)]  # an hour each
+    sessions = [rng.integers(0, 8, rng.integers(2, 6)).tolist() for _ in range(24 * 12)]  # an hour each
     data = write_dataset(tmp_path / "data", sessions, test_days=2, validation_days=2)
     counts = open_dataset(data).manifest["counts"]
     assert counts["validation"]["targets"] > 50 and counts["test"]["targets"] > 50

@@ -24,7 +24,12 @@ from jaxrec.training import TrainState, init_state, make_train_block
 
 CASES: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "gru4rec_reference.json").read_text())["cases"]
 TOLERANCE = 1e-4
-MODES = {"onehot": "onehot", "separate": "separate", "constrained": "constrained"}
+PARTS = {
+    "weight_ih": "input_kernel",
+    "weight_hh": "hidden_kernel",
+    "bias_ih": "input_bias",
+    "bias_hh": "hidden_bias",
+}
 
 
 class Replay(GRU4Rec):
@@ -42,7 +47,7 @@ def make_config(case: dict[str, Any]) -> configuration.Config:
             loss |= {"final_activation": "elu", "activation_alpha": case["elu_param"]}
     return configuration.parse({
         "data": {"path": "none"},
-        "model": {"layers": case["layers"], "embedding": MODES[case["mode"]], "embedding_dim": case["embedding"] or 1},
+        "model": {"layers": case["layers"], "embedding": case["mode"], "embedding_dim": case["embedding"] or 1},
         "loss": loss | {"logq": case["logq"]},
         "optimizer": {"learning_rate": case["learning_rate"], "momentum": case["momentum"]},
         "training": {"batch_size": case["batch_size"]},
@@ -55,11 +60,10 @@ def to_ours(weights: dict[str, np.ndarray], mode: str) -> tuple[dict[str, Any], 
     if mode == "onehot":
         names = {"GE.Wrz0": "gate_kernel", "GE.Wh0": "candidate_kernel", "GE.Bh0": "bias"}
         params, first = {f"layer_0_{ours}": weights[name] for name, ours in names.items()}, 1
-    ours = {"weight_ih": "input_kernel", "weight_hh": "hidden_kernel", "bias_ih": "input_bias", "bias_hh": "hidden_bias"}
     for name, value in weights.items():
         if name.startswith("G."):
             _, layer, part = name.split(".")
-            params[f"layer_{int(layer) + first}_{ours[part]}"] = value.T
+            params[f"layer_{int(layer) + first}_{PARTS[part]}"] = value.T
     tables = {"item": np.hstack([weights["Wy.weight"], weights["By.weight"]])}
     if mode != "constrained":
         tables["input"] = weights["E.weight" if mode == "separate" else "GE.Wx0.weight"]
@@ -71,12 +75,11 @@ def to_theirs(state: TrainState, names: list[str], mode: str, live: np.ndarray) 
     table, params = np.asarray(state.tables["item"], np.float64), state.params
     found = {f"H.{i}": np.asarray(h, np.float64)[live] for i, h in enumerate(state.carry)}
     first = 1 if mode == "onehot" else 0
-    ours = {"weight_ih": "input_kernel", "weight_hh": "hidden_kernel", "bias_ih": "input_bias", "bias_hh": "hidden_bias"}
     fixed = {"GE.Wrz0": "layer_0_gate_kernel", "GE.Wh0": "layer_0_candidate_kernel", "GE.Bh0": "layer_0_bias"}
     for name in names:
         if name.startswith("G."):
             _, layer, part = name.split(".")
-            found[name] = np.asarray(params[f"layer_{int(layer) + first}_{ours[part]}"], np.float64).T
+            found[name] = np.asarray(params[f"layer_{int(layer) + first}_{PARTS[part]}"], np.float64).T
         elif name in fixed:
             found[name] = np.asarray(params[fixed[name]], np.float64)
         elif name in ("E.weight", "GE.Wx0.weight"):

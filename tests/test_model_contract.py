@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -133,7 +134,7 @@ def test_a_random_source_stays_at_chance(model: dict[str, Any], sources: dict[st
 
 def test_what_is_recommended_follows_the_cycle(learned: Path, sources: dict[str, Path]) -> None:
     sessions = cycle(np.random.default_rng(3))
-    follows = {a: b for session in sessions for a, b in zip(session, session[1:], strict=False)}
+    follows = {a: b for session in sessions for a, b in itertools.pairwise(session)}
     assert len(follows) == N_ITEMS
     recommender = Recommender.load(learned)
     ids, _ = recommender.recommend([[item] for item in range(N_ITEMS)], k=1)

@@ -39,7 +39,7 @@ SESSIONS = [[7], [3, 50], [99, 1, 42], [5, 5, 5, 6, 5], [12, 80, 12, 33, 21, 64,
 def expected(parameters: dict[str, Any], vocabulary: Vocabulary, session: list[int]) -> dict[int, float]:
     """Raw id to score, over the whole catalogue."""
     scores = last_scores(parameters, vocabulary.encode(session))
-    return dict(zip(vocabulary.decode(np.arange(len(vocabulary))), scores, strict=True))
+    return {int(raw): float(score) for raw, score in zip(vocabulary.ids, scores, strict=True)}
 
 
 def best(scores: dict[int, float], k: int, without: Any = ()) -> list[int]:
@@ -188,10 +188,10 @@ def test_similar_items_are_those_of_the_highest_cosine(
     vectors = np.asarray(parameters["tables"]["item"], np.float64)[:, :-1]  # the last column is the bias
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosine = vectors @ vectors[vocabulary.encode([item])[0]]
-    by_id = dict(zip(vocabulary.decode(np.arange(100)), cosine, strict=True))
+    by_id = {int(raw): float(value) for raw, value in zip(vocabulary.ids, cosine, strict=True)}
     ids, found = recommender.similar_items(item, k=15)
     assert ids == best(by_id, 15, [int(item)])
-    np.testing.assert_allclose(found, [by_id[other] for other in ids], atol=1e-5)
+    np.testing.assert_allclose(found, [by_id[int(other)] for other in ids], atol=1e-5)
     everything, _ = recommender.similar_items(item, k=100)
     assert sorted(everything) == [other for other in range(1, 101) if other != int(item)]
 

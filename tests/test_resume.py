@@ -1,6 +1,6 @@
 """A real training process, killed at random moments and resumed, ends bit for bit as if it had never been stopped.
 
-    JAXREC_KILLS=20 JAXREC_KILL_SEED=1 python -m pytest tests/test_resume.py -s        # more kills, other moments
+More kills, at other moments: JAXREC_KILLS=20 JAXREC_KILL_SEED=1 python -m pytest tests/test_resume.py -s
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,16 @@ def half_saved(run: Path) -> set[str]:
     return {place.name for kind in ("latest", "best") for place in (run / "state" / kind).glob("*tmp*")}
 
 
+def _another(run: Path, known: set[str]) -> set[str]:
+    return half_saved(run) - known
+
+
 def kill_at_random(process: subprocess.Popen[str], run: Path, rng: random.Random, seconds: float, saving: bool) -> bool:
     """SIGKILL: within a save, or at any time from the start of the loop on; False where the process ended before."""
     if saving:
         for _ in range(rng.randint(1, 4)):
             known = half_saved(run)
-            if not wait_for(process, lambda known=known: half_saved(run) - known):
+            if not wait_for(process, partial(_another, run, known)):
                 return False
         time.sleep(rng.uniform(0, 0.05))
     else:
