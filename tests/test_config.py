@@ -171,7 +171,7 @@ VALID = st.fixed_dictionaries(
             "layers": st.lists(COUNT, min_size=1, max_size=8), "dropout_hidden": FRACTION,
             "embedding": st.sampled_from(["constrained", "separate", "onehot"])}),
         "loss": st.fixed_dictionaries({}, optional={
-            "name": st.just("cross_entropy"), "n_sample": st.integers(0, 10**6), "logq": st.floats(0.0, 2.0),
+            "name": st.just("cross_entropy"), "n_sample": st.integers(0, 100_000), "logq": st.floats(0.0, 2.0),
             "sample_alpha": st.floats(0.0, 2.0), "activation_alpha": positive()}),
         "optimizer": st.fixed_dictionaries({"name": st.sampled_from(["adagrad", "sgd"])}, optional={
             "learning_rate": positive(), "momentum": FRACTION, "epsilon": st.none() | positive(),
