@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -15,7 +14,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import SessionFeed
 from jaxrec.metrics import ranking_metrics
 from jaxrec.models import Model
-from jaxrec.ranking import BlockSize, block_size, ranks, top_items
+from jaxrec.ranking import block_size, ranks, ranks_and_top
 
 QUERIES_PER_BLOCK = 8192  # queries encoded in one call
 
@@ -66,10 +65,13 @@ class Evaluator:
             carry, queries = self._encode(params, tables, carry, block)
             flat = queries.reshape(-1, queries.shape[-1])
             valid = np.asarray(block.weight).reshape(-1) > 0
-            rank = ranks(flat, block.target.reshape(-1), items, self._size, self._ties)
+            targets = block.target.reshape(-1)
+            if seen is None:
+                rank = ranks(flat, targets, items, self._size, self._ties)
+            else:
+                rank, top = ranks_and_top(flat, targets, items, seen.depth, self._size, self._ties)
+                seen.add(np.asarray(top)[valid])
             found.append(np.asarray(rank)[valid])
-            if seen is not None:
-                seen.add(flat, items, valid, self._size)
             if update is not None:
                 update()
         result = ranking_metrics(np.concatenate(found), ks)
@@ -83,10 +85,11 @@ class _Seen:
         self._n_items = n_items
         self._marks = {k: np.zeros(n_items, bool) for k in ks}
 
-    def add(self, queries: Array, items: Array, valid: np.ndarray, size: BlockSize) -> None:
-        deepest = min(max(self._marks), self._n_items)
-        none = jnp.full((len(queries), 1), self._n_items, jnp.int32)
-        top = np.asarray(top_items(queries, items, none, deepest, size)[0])[valid]
+    @property
+    def depth(self) -> int:
+        return min(max(self._marks), self._n_items)
+
+    def add(self, top: np.ndarray) -> None:
         for k, mark in self._marks.items():
             mark[top[:, :k].reshape(-1)] = True
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 CHUNK = 128  # items per chunk of the two-stage top-k
@@ -46,15 +46,26 @@ def ranks(queries: Array, targets: Array, items: Array, size: BlockSize, ties: s
     Returns:
         float32[Q], from 1 to V.
     """
-    n, depth = queries.shape
-    blocks = -(-n // size.queries)
-    padded = jnp.pad(queries, ((0, blocks * size.queries - n), (0, 0))).reshape(blocks, size.queries, depth)
-    wanted = jnp.pad(targets, (0, blocks * size.queries - n)).reshape(blocks, size.queries)
     if size.items >= items.shape[0]:
-        one = partial(_rank_whole, items=items, ties=ties)
-    else:
-        one = partial(_rank_parts, items=_parts(items, size.items), n_items=items.shape[0], ties=ties)
-    return jax.lax.map(lambda block: one(*block), (padded, wanted)).reshape(-1)[:n]
+        return _by_blocks(lambda query, target: _count(query @ items.T, target, ties), size, queries, targets)
+    one = partial(_rank_parts, items=_parts(items, size.items), n_items=items.shape[0], ties=ties)
+    return _by_blocks(one, size, queries, targets)
+
+
+@partial(jax.jit, static_argnames=("k", "size", "ties"))
+def ranks_and_top(
+    queries: Array, targets: Array, items: Array, k: int, size: BlockSize, ties: str
+) -> tuple[Array, Array]:
+    """``ranks``, and the items of ``top_items`` as int32[Q, k], from one product where a block holds the catalogue."""
+    if size.items < items.shape[0]:
+        none = jnp.full((len(queries), 1), items.shape[0], jnp.int32)
+        return ranks(queries, targets, items, size, ties), top_items(queries, items, none, k, size)[0]
+
+    def one(query: Array, target: Array) -> tuple[Array, Array]:
+        scores = query @ items.T
+        return _count(scores, target, ties), _top_k(jnp.where(jnp.isnan(scores), -jnp.inf, scores), k)[1]
+
+    return _by_blocks(one, size, queries, targets)
 
 
 @partial(jax.jit, static_argnames=("k", "size"))
@@ -71,15 +82,9 @@ def top_items(queries: Array, items: Array, banned: Array, k: int, size: BlockSi
         int32[Q, k] items, and float32[Q, k] scores (-inf where fewer than k items are allowed; a score that is not a
         number counts as not allowed).
     """
-    n, depth = queries.shape
-    blocks = -(-n // size.queries)
-    padded = jnp.pad(queries, ((0, blocks * size.queries - n), (0, 0))).reshape(blocks, size.queries, depth)
-    out = jnp.pad(banned, ((0, blocks * size.queries - n), (0, 0)), constant_values=items.shape[0])
-    out = out.reshape(blocks, size.queries, -1)
     parts, width = _parts(items, size.items), min(size.items, items.shape[0])
 
-    def one(block: tuple[Array, Array]) -> tuple[Array, Array]:
-        query, ban = block
+    def one(query: Array, ban: Array) -> tuple[Array, Array]:
         begin = (jnp.full((len(query), k), -jnp.inf), jnp.full((len(query), k), items.shape[0], jnp.int32))
 
         def merge(best: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
@@ -98,17 +103,20 @@ def top_items(queries: Array, items: Array, banned: Array, k: int, size: BlockSi
         (scores, ids), _ = jax.lax.scan(merge, begin, (starts, parts))
         return ids, scores
 
-    ids, scores = jax.lax.map(one, (padded, out))
-    return ids.reshape(-1, k)[:n], scores.reshape(-1, k)[:n]
+    return _by_blocks(one, size, queries, banned)
 
 
-def rank_rows(scores: np.ndarray, targets: np.ndarray, ties: str) -> np.ndarray:
-    """``ranks`` of given scores: float[Q, V] and int[Q] to float32[Q], for scores that are no inner products."""
-    return np.asarray(_count(jnp.asarray(scores), jnp.asarray(targets), ties))
-
-
-def _rank_whole(queries: Array, targets: Array, items: Array, ties: str) -> Array:
-    return _count(queries @ items.T, targets, ties)
+def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Array) -> Any:
+    """``one`` on blocks of rows, one after the other; the last block is padded with zeros, whose results are cut."""
+    n = len(arrays[0])
+    rows = max(1, min(size.queries, n))
+    blocks = -(-n // rows)
+    cut = [
+        jnp.pad(array, [(0, blocks * rows - n)] + [(0, 0)] * (array.ndim - 1)).reshape(blocks, rows, *array.shape[1:])
+        for array in arrays
+    ]
+    result = jax.lax.map(lambda block: one(*block), tuple(cut))
+    return jax.tree.map(lambda leaf: leaf.reshape(blocks * rows, *leaf.shape[2:])[:n], result)
 
 
 def _count(scores: Array, targets: Array, ties: str) -> Array:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.metrics import NAMES, ranking_metrics
-from jaxrec.ranking import CHUNK, BlockSize, block_size, rank_rows, ranks, top_items
+from jaxrec.ranking import CHUNK, BlockSize, block_size, ranks, ranks_and_top, top_items
 
 TIES = ("conservative", "standard", "median")
 QUERIES, ITEMS, DEPTH = 13, 37, 3
@@ -45,8 +45,10 @@ def test_ranks(ties: str, size: BlockSize) -> None:
         expected = [brute_force(scores[q], targets[q], ties) for q in range(QUERIES)]
         found = np.asarray(ranks(jnp.asarray(queries), jnp.asarray(targets), jnp.asarray(items), size, ties))
         np.testing.assert_array_equal(found, expected)
-        np.testing.assert_array_equal(rank_rows(scores, targets, ties), expected)
         assert found.dtype == np.float32
+        again, top = ranks_and_top(jnp.asarray(queries), jnp.asarray(targets), jnp.asarray(items), 7, size, ties)
+        np.testing.assert_array_equal(again, expected)
+        np.testing.assert_array_equal(top, np.argsort(-scores, axis=1, kind="stable")[:, :7])
 
 
 @pytest.mark.parametrize("ties", TIES)
