@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Checkpoints:
             )
 
     def save_best(self, state: TrainState, position: dict[str, Any]) -> None:
-        """Save the parameters as the best so far; what was best before goes once they are complete."""
+        """Save the parameters as the best so far. What was best before goes once they are complete."""
         model, _ = _parts(state)
         self._require_room(model)
         with self._manager("best", keep=1) as manager:
@@ -73,8 +73,10 @@ class Checkpoints:
         _, parts = found
         return like._replace(**parts["model"], **parts["training"]), parts["position"]
 
-    def restore_model(self, like: TrainState, which: str | None = None) -> tuple[dict[str, Any], dict[str, Any], str]:
-        """Parameters and tables alone, to use: the best if validation chose one, otherwise the latest.
+    def restore_model(
+        self, like: TrainState, kinds: Sequence[str] = ("best", "latest")
+    ) -> tuple[dict[str, Any], dict[str, Any], str]:
+        """Parameters and tables alone, to use: the best if validation chose one and it is readable, or the latest.
 
         Returns:
             ``{params, tables}``, the position, and which of ``best`` and ``latest`` it was.
@@ -83,10 +85,17 @@ class Checkpoints:
             UserError: there is no readable checkpoint.
         """
         model, _ = _parts(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
-        for kind in [which] if which else ["best", "latest"]:
-            found = self._restore(kind, {"model": ocp.args.StandardRestore(model)})
+        unreadable: UserError | None = None
+        for kind in kinds:
+            try:
+                found = self._restore(kind, {"model": ocp.args.StandardRestore(model)})
+            except UserError as error:
+                unreadable = error
+                continue
             if found is not None:
                 return found[1]["model"], found[1]["position"], kind
+        if unreadable is not None:
+            raise unreadable
         raise UserError(f"{self._root.parent}: no checkpoint here yet; train it with python -m jaxrec.train")
 
     def _restore(self, kind: str, args: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:

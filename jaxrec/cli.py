@@ -33,9 +33,13 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     """
     try:
         main(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
     except UserError as error:
         print(f"jaxrec: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output has gone, as in "… | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         # ValueError and friends stay tracebacks: those are bugs. These few are the user's machine.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
@@ -44,9 +48,6 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
         place = f" at {file}" if file else ""
         print(f"jaxrec: error: {os.strerror(error.errno)}{place}; free or choose another place", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     except KeyboardInterrupt:
         print("jaxrec: interrupted", file=sys.stderr)
         return 130

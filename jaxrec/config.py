@@ -47,7 +47,7 @@ class ModelConfig(Section):
     dropout_embedding: Fraction = 0.0
     """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code)."""
     dropout_hidden: Fraction = 0.0
-    """Dropout on the output of each GRU layer."""
+    """Dropout on the output of each GRU layer (with one-hot input from the second layer on)."""
 
 
 class LossConfig(Section):
@@ -64,7 +64,7 @@ class LossConfig(Section):
     final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
     """Applied to the training scores. Ranking uses the scores before it."""
     activation_alpha: Annotated[float, Field(gt=0.0)] = 1.0
-    """Parameter of elu, or the negative slope of leaky_relu."""
+    """Parameter of elu, or the negative slope of leaky_relu, where it must be below 1."""
 
 
 class OptimizerConfig(Section):
@@ -136,6 +136,10 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Config:
+        if self.loss.final_activation == "leaky_relu" and self.loss.activation_alpha >= 1.0:
+            raise ValueError("loss.activation_alpha: the negative slope of leaky_relu; give one below 1, such as 0.1")
+        if self.training.batch_size == 1 and not self.loss.n_sample:
+            raise ValueError("loss.n_sample: 0 leaves a single lane without negatives; draw some or add lanes")
         if self.loss.logq and self.loss.name != "cross_entropy":
             raise ValueError("loss.logq: a correction of cross_entropy; set it to 0 for the other losses")
         return self

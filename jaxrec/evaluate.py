@@ -9,32 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from jaxrec import runtime
-from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import Parser, command, progress
 from jaxrec.data.dataset import SPLITS, Sessions, open_dataset
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, cut_validation
-from jaxrec.models import Model, make_model
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.rundir import Run, open_run, write_text
-from jaxrec.training import init_state
-
-
-def load_parameters(run: Run) -> tuple[Model, dict[str, Any], str]:
-    """A run's model with its parameters and tables: the best by validation, or the latest where none was chosen.
-
-    Returns:
-        The model, ``{params, tables}``, and ``best`` or ``latest``.
-    """
-    model = make_model(run.config, run.n_items)
-    optimizer = make_optimizer(run.config.optimizer, make_schedule(run.config.optimizer, 1))
-    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1))
-    parameters, _, which = Checkpoints(run.path).restore_model(like)
-    return model, parameters, which
+from jaxrec.rundir import Run, load_parameters, open_run, write_text
 
 
 def evaluate(run: Run, split: str, ks: Sequence[int], data: str | None = None, coverage: bool = True) -> dict[str, Any]:
@@ -127,7 +108,7 @@ def _table(result: dict[str, Any], ks: Sequence[int], file: Path) -> str:
 
 
 def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise UserError(f"--k {text}: expected a whole number from 1")
     return int(text)
 

@@ -47,7 +47,7 @@ def ranks(queries: Array, targets: Array, items: Array, size: BlockSize, ties: s
         float32[Q], from 1 to V.
     """
     if size.items >= items.shape[0]:
-        return _by_blocks(lambda query, target: _count(query @ items.T, target, ties), size, queries, targets)
+        return _by_blocks(lambda query, target: _count(_scores(query, items), target, ties), size, queries, targets)
     one = partial(_rank_parts, items=_parts(items, size.items), n_items=items.shape[0], ties=ties)
     return _by_blocks(one, size, queries, targets)
 
@@ -62,7 +62,7 @@ def ranks_and_top(
         return ranks(queries, targets, items, size, ties), top_items(queries, items, none, k, size)[0]
 
     def one(query: Array, target: Array) -> tuple[Array, Array]:
-        scores = query @ items.T
+        scores = _scores(query, items)
         return _count(scores, target, ties), _top_k(jnp.where(jnp.isnan(scores), -jnp.inf, scores), k)[1]
 
     return _by_blocks(one, size, queries, targets)
@@ -89,7 +89,7 @@ def top_items(queries: Array, items: Array, banned: Array, k: int, size: BlockSi
 
         def merge(best: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
             first, vectors = part
-            scores = query @ vectors.T  # [q, width]
+            scores = _scores(query, vectors)  # [q, width]
             index = first + jnp.arange(width)
             scores = jnp.where((index < items.shape[0]) & ~jnp.isnan(scores), scores, -jnp.inf)
             row = jnp.arange(len(query))[:, None]
@@ -119,6 +119,11 @@ def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Array) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(blocks * rows, *leaf.shape[2:])[:n], result)
 
 
+def _scores(queries: Array, items: Array) -> Array:
+    """float32[q, n]; in full precision also where accelerators multiply float32 with fewer bits by default."""
+    return jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
+
+
 def _count(scores: Array, targets: Array, ties: str) -> Array:
     own = jnp.take_along_axis(scores, targets[:, None], axis=1)
     worse = jnp.sum(scores < own, axis=1)
@@ -139,7 +144,7 @@ def _rank_parts(queries: Array, targets: Array, items: Array, n_items: int, ties
     def find(own: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
         first, vectors = part
         inside = (targets >= first) & (targets < first + width)
-        here = jnp.take_along_axis(queries @ vectors.T, jnp.where(inside, targets - first, 0)[:, None], 1)[:, 0]
+        here = jnp.take_along_axis(_scores(queries, vectors), jnp.where(inside, targets - first, 0)[:, None], 1)[:, 0]
         return jnp.where(inside, here, own), None
 
     starts = jnp.arange(len(items)) * width
@@ -147,7 +152,7 @@ def _rank_parts(queries: Array, targets: Array, items: Array, n_items: int, ties
 
     def count(sums: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         first, vectors = part
-        scores = queries @ vectors.T
+        scores = _scores(queries, vectors)
         real = first + index < n_items
         worse = jnp.sum((scores < own[:, None]) & real, axis=1)
         equal = jnp.sum((scores == own[:, None]) & real, axis=1)

@@ -18,12 +18,13 @@ from jaxrec.cli import Parser, command
 from jaxrec.data.feed import Block
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
-from jaxrec.evaluate import load_parameters
 from jaxrec.models import Model
 from jaxrec.ranking import block_size, top_items
-from jaxrec.rundir import open_run
+from jaxrec.rundir import load_parameters, open_run
 
 Ids = list[int] | list[str]
+WINDOW = 64  # steps encoded in one go
+BATCH = 256  # sessions ranked in one go
 
 
 class UnknownItems(UserWarning):
@@ -86,7 +87,11 @@ class Recommender:
             raise UserError(f"k = {k}: expected 1 to {len(self.vocabulary)}, the number of items in the catalogue")
         banned = self._known(exclude)
         pool = self._pool(candidates)
-        ids, scores = self._rank(sessions, k, exclude_seen, banned, pool)
+        ids: list[Ids] = []
+        scores: list[np.ndarray] = []
+        for start in range(0, len(sessions), BATCH):
+            found = self._rank(sessions[start : start + BATCH], k, exclude_seen, banned, pool)
+            ids, scores = ids + found[0], scores + found[1]
         return (ids, scores) if several else (ids[0], scores[0])
 
     def similar_items(self, item: Any, k: int = 20) -> tuple[Ids, np.ndarray]:
@@ -119,7 +124,9 @@ class Recommender:
         known = self.vocabulary.encode(session)
         if (known < 0).any():
             left_out = ", ".join(str(value) for value in self.unknown(session)[:5])
-            warnings.warn(f"{int((known < 0).sum())} unknown items left out: {left_out}", UnknownItems, stacklevel=3)
+            instead = "" if (known >= 0).any() else "; none is known, so the most popular items are recommended"
+            count = int((known < 0).sum())
+            warnings.warn(f"{count} unknown items left out: {left_out}{instead}", UnknownItems, stacklevel=3)
         return known[known >= 0]
 
     def _known(self, raw: Iterable[Any]) -> np.ndarray:
@@ -185,10 +192,22 @@ class Recommender:
         return self._encode(self._params, self._tables, jnp.asarray(inputs), jnp.asarray(last))
 
     def _last_query(self, params: Any, tables: Any, inputs: Any, last: Any) -> Any:
-        reset = jnp.zeros(inputs.shape, bool).at[0].set(True)
-        block = Block(inputs, inputs, reset, jnp.ones(inputs.shape, jnp.float32))
-        _, queries = self._model.encode(params, tables, self._model.carry(inputs.shape[1]), block)
-        return queries[last, jnp.arange(inputs.shape[1])]
+        """The query after step ``last`` of each session; only ``WINDOW`` steps of queries are held at a time."""
+        length, rows = inputs.shape
+        window = min(length, WINDOW)
+        windows = inputs.reshape(length // window, window, rows)
+        opens = jnp.zeros(windows.shape, bool).at[0, 0].set(True)
+        steps = jnp.arange(length).reshape(length // window, window)
+
+        def walk(carry: Any, at: Any) -> tuple[Any, Any]:
+            items, reset, step = at
+            block = Block(items, items, reset, jnp.ones(items.shape, jnp.float32))
+            carry, queries = self._model.encode(params, tables, carry, block)
+            here = (step[:, None] == last)[:, :, None]
+            return carry, jnp.sum(jnp.where(here, queries, 0.0), axis=0)
+
+        _, found = jax.lax.scan(walk, self._model.carry(rows), (windows, opens, steps))
+        return jnp.sum(found, axis=0)
 
 
 def _room(n: int) -> int:
@@ -211,6 +230,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--similar-to", metavar="ID", help="instead: the items most similar to this one")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     options = parser.parse_args(argv)
+    if options.similar_to is not None and (options.items or options.exclude or options.candidates):
+        raise UserError("--similar-to: compares items, so --items, --exclude and --candidates do not go with it")
     if not options.items and options.similar_to is None:
         raise UserError("--items: an empty session; give at least one clicked item, such as --items 81766 31331")
     runtime.start()
@@ -234,6 +255,8 @@ def main(argv: Sequence[str]) -> None:
             note += ("; " if note else "") + f"{option}: unknown items ignored: {' '.join(strange)}"
     if note:
         print(f"jaxrec: note: {note}", file=sys.stderr)
+    if not ids:
+        print("jaxrec: note: the exclusions leave nothing to recommend", file=sys.stderr)
     if options.json:
         rows = [{"item": item, "score": float(score)} for item, score in zip(ids, scores, strict=True)]
         popular = bool(unknown) and len(unknown) == len(options.items)

@@ -8,13 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jaxrec import config as configuration
+from jaxrec.checkpoint import Checkpoints
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, checksum, read_manifest
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
+from jaxrec.models import Model, make_model
+from jaxrec.optimizers import make_optimizer, make_schedule
+from jaxrec.training import init_state
 
 BEGUN = ("dataset", "config.yaml.part")  # what a process killed within create_run leaves
+RUN = (*BEGUN, "config.yaml", "metrics.jsonl", "tensorboard", "state", "learning_curve.png")
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def create_run(path: Path, config: Config, dataset: Dataset, overwrite: bool) ->
     if (path / "config.yaml").exists():
         if not overwrite:
             raise UserError(f"{path}: a run is here already; --resume continues it, --overwrite deletes it first")
-        shutil.rmtree(path)
+        _delete_run(path)
     elif path.exists() and (not path.is_dir() or any(entry.name not in BEGUN for entry in path.iterdir())):
         raise UserError(f"{path}: exists and is no run; choose another --run")
     try:
@@ -64,6 +71,19 @@ def create_run(path: Path, config: Config, dataset: Dataset, overwrite: bool) ->
         shutil.rmtree(path, ignore_errors=True)
         raise
     return Run(path, config, dataset.manifest)
+
+
+def _delete_run(path: Path) -> None:
+    """Delete a run, and nothing that is none. It is renamed first, so that a kill leaves no half of it in its place."""
+    strange = [entry.name for entry in path.iterdir() if entry.name not in RUN and not entry.match("eval-*.json*")]
+    if strange or not (path / "dataset" / "manifest.json").exists():
+        raise UserError(
+            f"{path}: will not be overwritten: {(strange or ['it'])[0]} is not of a run; choose another --run"
+        )
+    doomed = path.with_name(f".{path.name}.deleted")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def open_run(path: str | Path) -> Run:
@@ -97,6 +117,19 @@ def resume_run(path: Path, config: Config, dataset: Dataset) -> Run:
     if run.manifest["content_hash"] != dataset.manifest["content_hash"]:
         raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that one again")
     return run
+
+
+def load_parameters(run: Run) -> tuple[Model, dict[str, Any], str]:
+    """A run's model with its parameters and tables: the best by validation, or the latest where none was chosen.
+
+    Returns:
+        The model, ``{params, tables}``, and ``best`` or ``latest``.
+    """
+    model = make_model(run.config, run.n_items)
+    optimizer = make_optimizer(run.config.optimizer, make_schedule(run.config.optimizer, 1))
+    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1))
+    parameters, _, which = Checkpoints(run.path).restore_model(like)
+    return model, parameters, which
 
 
 def write_text(file: Path, text: str) -> None:

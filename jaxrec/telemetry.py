@@ -56,10 +56,10 @@ class Log:
     Args:
         run: the run directory.
         size: bytes of ``metrics.jsonl`` to keep: what was written after the checkpoint that is resumed from is cut.
-        step: TensorBoard hides events of this step and later ones, for the same reason.
+        step: that of the checkpoint; TensorBoard hides what was written for later ones, for the same reason.
     """
 
-    def __init__(self, run: Path, size: int = 0, step: int | None = None) -> None:
+    def __init__(self, run: Path, size: int = 0, step: int = 0) -> None:
         from tensorboardX import SummaryWriter
 
         file = run / "metrics.jsonl"
@@ -67,7 +67,7 @@ class Log:
         os.truncate(file, min(size, file.stat().st_size))
         self._stream = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         weakref.finalize(self, self._stream.close)  # or where an error or SIGTERM ends the loop
-        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step, write_to_disk=True)
+        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1, write_to_disk=True)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append a line ``{"kind": kind, "step": step, …}``; numbers also go to TensorBoard as ``kind/name``."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,7 +38,6 @@ class Position:
         epoch, block: the next block.
         sums: losses and pairs since the last line of progress (``window``) and since the epoch began (``epoch``).
         best, best_epoch: the best validation metric so far, and when it was (0: none yet).
-        waited: epochs since then.
         metrics_bytes: size of ``metrics.jsonl``.
         seconds: the clock.
         finished: whether the run has reached its end.
@@ -58,7 +59,12 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
     Raises:
         UserError: the data set or the run directory does not fit, or the loss is not finite.
     """
-    settings, terminated = config.training, _on_sigterm()
+    with _sigterm_noted() as terminated:
+        _train(config, path, resume, overwrite, terminated)
+
+
+def _train(config: Config, path: Path, resume: bool, overwrite: bool, terminated: Callable[[], bool]) -> None:
+    settings = config.training
 
     # ---- data: the splits, training laid out in lanes --------------------------------------------------------------
     dataset = open_dataset(config.data.path)
@@ -101,9 +107,8 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
 
     # ---- compile, kept apart from training -------------------------------------------------------------------------
     with clock.part("compile"), progress("compiling"):
-        block = next(feed.epoch(position.epoch, position.block))
         train_block = make_train_block(model, optimizer, config.optimizer.clip_norm)
-        compiled = train_block.lower(state, constants, block).compile()
+        compiled = train_block.lower(state, constants, feed.like()).compile()
 
     # ---- epochs ----------------------------------------------------------------------------------------------------
     while not position.finished:
@@ -148,7 +153,8 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
         position.finished = early or position.epoch == settings.epochs
         if position.finished:
             reason = "early stopping" if early else "all epochs"
-            log.write("end", step, epoch=position.epoch, best_epoch=position.best_epoch, reason=reason)
+            times = {f"seconds_{name}": value for name, value in clock.seconds.items()}
+            log.write("end", step, epoch=position.epoch, best_epoch=position.best_epoch, reason=reason, **times)
         save()
 
     # ---- the picture, and where the time went ----------------------------------------------------------------------
@@ -180,11 +186,21 @@ def _cutoffs(config: Config) -> list[int]:
     return sorted({*config.evaluation.k, int(config.training.metric.split("@")[1])})
 
 
-def _on_sigterm() -> Callable[[], bool]:
-    """From now on SIGTERM is noted instead of obeyed; the function returned says whether one came."""
+@contextmanager
+def _sigterm_noted() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM is noted instead of obeyed; the function yielded says whether one came.
+
+    Only a main thread can do that; in another one SIGTERM keeps what it does.
+    """
     received: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
-    return lambda: bool(received)
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        yield lambda: bool(received)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str]) -> None:

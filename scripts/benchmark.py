@@ -2,7 +2,7 @@
 
     python scripts/benchmark.py gru4rec --batch 32 128 512 --json out.json
 
-Each row is the training loop's own compiled block, fed by its own feed, over and over: the median of several
+Each row is the training loop's own compiled block on blocks of its own feed, cut beforehand: the median of several
 repetitions, without compilation. FLOP and bytes a step are counted from the shapes: those that the algorithm needs,
 not those that happen to be executed. Shares are of a matrix-product and a copy ceiling measured just before.
 """
@@ -61,7 +61,8 @@ def gru4rec_work(config: Config) -> tuple[int, int]:
     """FLOP and bytes of one step.
 
     FLOP: scores and their two derivatives; the GRU's two products, their weights' derivatives and the input's (that of
-    the carried state is cut). Bytes: the rows touched and their accumulators, each read and written once.
+    the carried state is cut). Bytes: the rows asked for, duplicates and all, and their accumulators, each read and
+    written once.
     """
     batch, units = config.training.batch_size, config.model.layers[-1]
     candidates = batch + config.loss.n_sample
@@ -83,14 +84,20 @@ def median_time(call: Callable[[], Any], repetitions: int) -> float:
 
 
 def ceilings() -> dict[str, float]:
-    """What the device reaches on a large float32 matrix product (GFLOP/s) and a large copy (GB/s, read and write)."""
+    """What the device reaches on a large float32 matrix product (GFLOP/s) and on memory (GB/s, read and written)."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((n, n), jnp.float32)
     product = jax.jit(jnp.matmul)
     flop_rate = 2 * n**3 / median_time(lambda: product(a, a), 7)
     long = jnp.ones((2**26 if jax.default_backend() == "cpu" else 2**29,), jnp.float32)
-    copy = jax.jit(lambda x: x + 1.0)
-    byte_rate = 2 * long.nbytes / median_time(lambda: copy(long), 7)
+    add = jax.jit(lambda x: x + 1.0, donate_argnums=0)  # in place: a fresh buffer would measure page faults
+
+    def copy() -> Any:
+        nonlocal long
+        long = add(long)
+        return long
+
+    byte_rate = 2 * long.nbytes / median_time(copy, 7)
     return {"matmul_gflop_per_s": flop_rate / 1e9, "copy_gb_per_s": byte_rate / 1e9}
 
 
@@ -107,7 +114,7 @@ class Case:
         self._blocks = self._endless()
         begin = time.perf_counter()
         train_block = make_train_block(model, optimizer, None)
-        self._compiled = train_block.lower(self._state, self._constants, next(self._blocks)).compile()
+        self._compiled = train_block.lower(self._state, self._constants, self._feed.like()).compile()
         self.compile_seconds = time.perf_counter() - begin
 
     def steps_per_second(self, steps: int) -> float:
@@ -215,6 +222,8 @@ def main(argv: Sequence[str]) -> None:
             parser.error(f"--{name} {np.min(getattr(options, name))}: expected whole numbers from 1")
     if options.n_sample < 0:
         parser.error(f"--n-sample {options.n_sample}: expected a whole number from 0")
+    if options.json and not Path(options.json).absolute().parent.is_dir():
+        parser.error(f"--json {options.json}: no such directory; make it first")
     runtime.start()
     machine, rows = runtime.machine(), measure(options)
     print(table(machine, rows))

@@ -18,4 +18,4 @@ say "Installing jaxrec"
 run -m jaxrec.prepare synthetic --out data/synthetic --overwrite
 run -m jaxrec.train --config configs/gru4rec_synthetic.yaml --overwrite
 run -m jaxrec.evaluate --run checkpoints/gru4rec_synthetic
-run -m jaxrec.recommend --run checkpoints/gru4rec_synthetic --items 0 1 --k 5
+run -m jaxrec.recommend --run checkpoints/gru4rec_synthetic --items 1 2 --k 5

@@ -20,13 +20,18 @@ from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import command
 from jaxrec.models import make_model
 from jaxrec.optimizers import make_optimizer, make_schedule
+from jaxrec.telemetry import PARTS
 from jaxrec.training import init_state
 
 ROOT = Path(__file__).resolve().parent.parent
 MAINS: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": prepare.main, "train": train.main, "evaluate": evaluate.main, "recommend": recommend.main,
 }  # fmt: skip
-TIMINGS = ("steps_per_s", "events_per_s", "seconds")  # the only values that may differ from run to run
+TIMINGS = (
+    "steps_per_s",
+    "events_per_s",
+    *(f"seconds_{part}" for part in PARTS),
+)  # the only values that may differ from run to run
 
 # Small enough to train in a second, skewed enough for popularity to matter.
 SYNTHETIC = ["--items", "100", "--sessions", "1500", "--mean-length", "5", "--successors", "4", "--epsilon", "0.1"]

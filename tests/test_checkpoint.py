@@ -16,9 +16,9 @@ from jaxrec import rundir as runs
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.config import load
 from jaxrec.errors import UserError
-from jaxrec.evaluate import load_parameters
 from jaxrec.models import make_model
 from jaxrec.optimizers import make_optimizer, make_schedule
+from jaxrec.rundir import load_parameters
 from jaxrec.training import TrainState, init_state
 
 
@@ -231,7 +231,7 @@ def test_best_is_used_before_latest(dataset: Path, tmp_path: Path) -> None:
     state, position = load_state(path)
     assert (position["best"], position["best_epoch"]) == (values[best], [*values].index(best) + 1)
     assert not np.array_equal(parameters["tables"]["item"], state.tables["item"])
-    latest, _, which = Checkpoints(path).restore_model(_like(path), "latest")
+    latest, _, which = Checkpoints(path).restore_model(_like(path), ["latest"])
     assert which == "latest"
     assert_same_arrays(latest["tables"], state.tables)
     # The best is what reaches the best value.

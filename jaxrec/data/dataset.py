@@ -124,7 +124,10 @@ def read_manifest(file: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
-        version, _, _ = manifest["format"], manifest["counts"]["items"], manifest["files"]
+        version = manifest["format"]
+        if version == FORMAT:  # what every reader relies on
+            _ = manifest["content_hash"], manifest["files"]["items.parquet"]["sha256"]
+            _ = [manifest["counts"][name] for name in ("items", *SPLITS)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged manifest ({error!r}); prepare the data set again") from None
     if version != FORMAT:
