@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -201,6 +201,13 @@ def fields() -> dict[str, tuple[Any, str]]:
     return table
 
 
+def choices(name: str) -> tuple[str, ...]:
+    """The names that ``section.field`` allows; empty where it is no choice of names."""
+    section, field = name.split(".")
+    annotation = Config.model_fields[section].annotation.model_fields[field].annotation  # type: ignore[union-attr]
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
 def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     """``["--a.b", "1", "--c.d=2"]`` as ``[("a.b", 1), ("c.d", 2)]``; several values make a list."""
     pairs: list[tuple[str, list[str]]] = []
@@ -215,7 +222,9 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     known = fields()
     for name, words in pairs:
         if name not in known:
-            raise UserError(f"--{name}: no such option or field{nearest(name, known)}; --help lists them")
+            same = [field for field in known if field.split(".")[1] == name]  # the section was left out
+            hint = f" (did you mean '{same[0]}'?)" if same else nearest(name, known)
+            raise UserError(f"--{name}: no such option or field{hint}; --help lists them")
         if not words:
             raise UserError(f"--{name}: a value is missing")
     return [(name, _value(name, words)) for name, words in pairs]

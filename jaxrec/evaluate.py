@@ -49,6 +49,8 @@ def evaluate(run: Run, split: str, ks: Sequence[int], data: str | None = None, c
 
 
 def _sessions(run: Run, split: str, path: str) -> Sessions:
+    if not Path(path).exists():
+        raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
     dataset = open_dataset(path)
     if dataset.manifest["content_hash"] != run.manifest["content_hash"]:
         raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")

@@ -81,6 +81,8 @@ class Recommender:
         Raises:
             UserError: an empty session, k out of range, or no known candidate.
         """
+        if isinstance(items, (str, int)):
+            raise UserError(f"items: a list of ids is expected, such as [{items!r}], not a single one")
         several = len(items) > 0 and isinstance(items[0], (list, tuple, np.ndarray))
         sessions = [self._encode_ids(session) for session in (items if several else [items])]
         if not 1 <= k <= len(self.vocabulary):
@@ -245,6 +247,8 @@ def main(argv: Sequence[str]) -> None:
             note = f"unknown items left out: {' '.join(unknown)}"
         if len(unknown) == len(options.items):
             note += "; no item is known, so these are the most popular ones"
+            if any("," in item for item in unknown):
+                note += " (ids are separated by spaces, not commas)"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnknownItems)  # the note says it
             ids, scores = recommender.recommend(

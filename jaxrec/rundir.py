@@ -144,9 +144,9 @@ def write_text(file: Path, text: str) -> None:
 
 def _difference(old: Config, new: Config) -> str:
     """The first field that differs, as ``section.field: was X, now Y``."""
-    for section, values in old.model_dump(mode="json").items():
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for section, values in before.items():
         for field, value in values.items():
-            now = getattr(getattr(new, section), field)
-            if getattr(getattr(old, section), field) != now:
-                return f"{section}.{field}: was {value}, now {now}"
+            if after[section][field] != value:
+                return f"{section}.{field}: was {value}, now {after[section][field]}"
     return "no field"

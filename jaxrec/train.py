@@ -27,8 +27,6 @@ from jaxrec.rundir import create_run, resume_run
 from jaxrec.telemetry import Clock, Log, Meter, Sums, mean, read_log
 from jaxrec.training import init_state, make_train_block
 
-TERMINATED = 128 + signal.SIGTERM
-
 
 @dataclass
 class Position:
@@ -54,16 +52,16 @@ class Position:
 
 
 def train(config: Config, path: Path, resume: bool = False, overwrite: bool = False) -> None:
-    """Train a run to its end, or until SIGTERM, which saves and raises SystemExit(143).
+    """Train a run to its end, or until SIGTERM or Ctrl-C: they save and raise SystemExit (143 or 130).
 
     Raises:
         UserError: the data set or the run directory does not fit, or the loss is not finite.
     """
-    with _sigterm_noted() as terminated:
-        _train(config, path, resume, overwrite, terminated)
+    with _signals_noted() as stopped:
+        _train(config, path, resume, overwrite, stopped)
 
 
-def _train(config: Config, path: Path, resume: bool, overwrite: bool, terminated: Callable[[], bool]) -> None:
+def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: Callable[[], int]) -> None:
     settings = config.training
 
     # ---- data: the splits, training laid out in lanes --------------------------------------------------------------
@@ -91,19 +89,23 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, terminated
         learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")  # killed before it?
         print(f"{path}: already trained to its end; for more epochs train another --run")
         return
+    validated = f"{validation.counts['targets']:,} validation targets" if len(validation) else "no validation"
     print(
         f"{path}: {feed.pairs:,} pairs, {dataset.n_items:,} items, {settings.batch_size} lanes, "
-        f"{feed.shape.used:,} steps an epoch; {validation.counts['targets']:,} validation targets"
+        f"{feed.shape.used:,} steps an epoch; {validated}"
     )
+    if resume:
+        where = f"resuming at step {int(state.step)}" if found else "no checkpoint yet, starting from the beginning"
+        print(f"{path}: {where}")
     log, clock = Log(run.path, position.metrics_bytes, int(state.step)), Clock(position.seconds)
 
     def save() -> None:
         with clock.part("save"):
             position.metrics_bytes, position.seconds = log.sync(), clock.seconds
             checkpoints.save(state, asdict(position))
-        if terminated():
-            print(f"{path}: terminated; saved at step {int(state.step)}, --resume goes on from there")
-            raise SystemExit(TERMINATED)
+        if stopped():
+            print(f"{path}: stopped; saved at step {int(state.step)}, --resume goes on from there")
+            raise SystemExit(128 + stopped())
 
     # ---- compile, kept apart from training -------------------------------------------------------------------------
     with clock.part("compile"), progress("compiling"):
@@ -123,7 +125,7 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, terminated
                 first_step = position.epoch * feed.shape.used + position.block * feed.shape.steps
                 meter.push(stats, position.epoch, position.block, first_step)
                 position.block += 1
-                due = terminated() or clock.lap() - saved >= settings.save_every
+                due = stopped() or clock.lap() - saved >= settings.save_every
                 if due and position.block < feed.shape.blocks:
                     meter.drain()
                     save()
@@ -187,27 +189,33 @@ def _cutoffs(config: Config) -> list[int]:
 
 
 @contextmanager
-def _sigterm_noted() -> Iterator[Callable[[], bool]]:
-    """Inside, SIGTERM is noted instead of obeyed; the function yielded says whether one came.
+def _signals_noted() -> Iterator[Callable[[], int]]:
+    """Inside, SIGTERM and the first Ctrl-C are noted; the function yielded gives the number of the one that came, or 0.
 
-    Only a main thread can do that; in another one SIGTERM keeps what it does.
+    A second Ctrl-C interrupts at once. Only a main thread can catch signals; in another one they do what they did.
     """
     received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+
     if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
+        yield lambda: 0
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(received)
+        yield lambda: received[0] if received else 0
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.train``."""
     listing = "\n".join(
-        f"  --{name} {'(required)' if default is None and name == 'data.path' else f'[{_show(default)}]'}\n      {text}"
-        for name, (default, text) in configuration.fields().items()
+        f"  --{name} {_show(name, default)}\n      {text}" for name, (default, text) in configuration.fields().items()
     )
     parser = Parser(
         prog="python -m jaxrec.train",
@@ -227,8 +235,13 @@ def main(argv: Sequence[str]) -> None:
     train(config, path, options.resume, options.overwrite)
 
 
-def _show(default: object) -> str:
-    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+def _show(name: str, default: object) -> str:
+    """What may be given, and the default."""
+    allowed = configuration.choices(name)
+    values = "{" + ",".join(allowed) + "} " if allowed else ""
+    if name == "data.path":
+        return "(required)"
+    return values + (f"[{' '.join(map(str, default))}]" if isinstance(default, tuple) else f"[{default}]")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ if [ ! -x "$venv/bin/python" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
 fi
 say "Installing jaxrec"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e .
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e .
 
 run -m jaxrec.prepare synthetic --out data/synthetic --overwrite
 run -m jaxrec.train --config configs/gru4rec_synthetic.yaml --overwrite

@@ -9,7 +9,7 @@ if [ ! -x "$venv/bin/python" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
 fi
 # Installing again is quick when nothing changed, and finds a dependency that was added since.
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -e '.[test]'
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test]'
 
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 "$venv/bin/ruff" check .

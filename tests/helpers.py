@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 import yaml
 
 from jaxrec import evaluate, prepare, recommend, train
@@ -143,3 +145,14 @@ def steps_of(run: Path, kind: str = "latest") -> list[int]:
     """The steps of a run's complete checkpoints, ascending."""
     place = run / "state" / kind
     return sorted(int(entry.name) for entry in place.iterdir() if entry.name.isdigit()) if place.is_dir() else []
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: object, names: str) -> str:
+    """The command must end with status 2 and one line on stderr that matches ``names``; returns it."""
+    capsys.readouterr()
+    assert call(*map(str, argv)) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("jaxrec: error: ")
+    assert re.search(names, lines[0]), lines[0]
+    return lines[0]

@@ -14,22 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers import SYNTHETIC, call, run_process, write_config, write_dataset
+from helpers import SYNTHETIC, call, fails, run_process, write_config, write_dataset
 
 from jaxrec import checkpoint
 
 Capsys = pytest.CaptureFixture[str]
-
-
-def fails(capsys: Capsys, *argv: object, names: str) -> str:
-    """The command must end with status 2 and one line on stderr that matches ``names``; returns it."""
-    capsys.readouterr()
-    assert call(*map(str, argv)) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("jaxrec: error: ")
-    assert re.search(names, lines[0]), lines[0]
-    return lines[0]
 
 
 # ---- as processes ----------------------------------------------------------------------------------------------------

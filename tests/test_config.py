@@ -203,3 +203,16 @@ def test_every_field_says_what_it_is() -> None:
     assert all(description for _, description in fields.values())
     assert fields["training.epochs"][0] == 10
     assert fields["data.path"][0] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["--loss.final_activation", "leaky_relu"], "loss.activation_alpha"),
+        (["--training.batch_size", "1", "--loss.n_sample", "0"], "loss.n_sample"),
+        (["--epochs", "1"], "did you mean 'training.epochs'"),
+    ],
+)
+def test_combinations_that_would_do_nothing(tmp_path: Path, words: list[str], names: str) -> None:
+    with pytest.raises(UserError, match=names):
+        load(tmp_path, *words)

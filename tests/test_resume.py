@@ -100,16 +100,17 @@ def test_sigkill_at_random_moments_changes_nothing(config: Path, tmp_path: Path)
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_sigterm_saves_and_exits(dataset: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_saves_and_exits(number: signal.Signals, dataset: Path, tmp_path: Path) -> None:
     small = {"epochs": 2, "batch_size": 4, "steps_per_block": 4, "log_every": 1, "save_every": 3600}
     config = write_config(tmp_path / "config.yaml", dataset, training=small)
     run, reference = tmp_path / "stopped", tmp_path / "reference"
     process = spawn("train", "--config", config, "--run", run)
     log = run / "metrics.jsonl"
     assert wait_for(process, lambda: log.exists() and log.stat().st_size)
-    process.terminate()
+    process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
+    assert process.returncode == 128 + number, err
     assert err == ""
     state, position = load_state(run)
     assert not position["finished"] and position["block"] > 0, "it went on to the end of the epoch"
