@@ -38,28 +38,11 @@ class Checkpoints:
     def save(self, state: TrainState, position: dict[str, Any]) -> None:
         """Save everything; ``position`` is what the host knows, as JSON."""
         model, training = _parts(state)
-        self._require_room(state)
-        with self._manager("latest", keep=2) as manager:
-            manager.save(
-                int(state.step),
-                args=ocp.args.Composite(
-                    model=ocp.args.StandardSave(model),
-                    training=ocp.args.StandardSave(training),
-                    position=ocp.args.JsonSave(position),
-                ),
-                force=True,
-            )
+        self._save("latest", 2, state, {"model": model, "training": training}, position)
 
     def save_best(self, state: TrainState, position: dict[str, Any]) -> None:
         """Save the parameters as the best so far. What was best before goes once they are complete."""
-        model, _ = _parts(state)
-        self._require_room(model)
-        with self._manager("best", keep=1) as manager:
-            manager.save(
-                int(state.step),
-                args=ocp.args.Composite(model=ocp.args.StandardSave(model), position=ocp.args.JsonSave(position)),
-                force=True,
-            )
+        self._save("best", 1, state, {"model": _parts(state)[0]}, position)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The most recent complete state, with arrays like those of ``like``; None where there is none yet."""
@@ -97,6 +80,13 @@ class Checkpoints:
         if unreadable is not None:
             raise unreadable
         raise UserError(f"{self._root.parent}: no checkpoint here yet; train it with python -m jaxrec.train")
+
+    def _save(self, kind: str, keep: int, state: TrainState, trees: dict[str, Any], position: dict[str, Any]) -> None:
+        self._require_room(trees)
+        args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        with self._manager(kind, keep) as manager:
+            whole = ocp.args.Composite(**args, position=ocp.args.JsonSave(position))
+            manager.save(int(state.step), args=whole, force=True)
 
     def _restore(self, kind: str, args: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         if not (self._root / kind).is_dir():

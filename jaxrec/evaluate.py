@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
     parser.add_argument("--k", type=_positive, nargs="+", metavar="K", help="cut-offs (default: the configuration's)")
     parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training")
-    parser.add_argument("--no-coverage", action="store_true", help="leave coverage out (it takes most of the time)")
+    parser.add_argument("--no-coverage", action="store_true", help="leave coverage out, which is quicker")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of a table")
     options = parser.parse_args(argv)
     runtime.start()

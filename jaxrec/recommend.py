@@ -85,15 +85,15 @@ class Recommender:
             raise UserError(f"items: a list of ids is expected, such as [{items!r}], not a single one")
         several = len(items) > 0 and isinstance(items[0], (list, tuple, np.ndarray))
         sessions = [self._encode_ids(session) for session in (items if several else [items])]
-        if not 1 <= k <= len(self.vocabulary):
-            raise UserError(f"k = {k}: expected 1 to {len(self.vocabulary)}, the number of items in the catalogue")
+        self._check_k(k)
         banned = self._known(exclude)
         pool = self._pool(candidates)
         ids: list[Ids] = []
         scores: list[np.ndarray] = []
         for start in range(0, len(sessions), BATCH):
             found = self._rank(sessions[start : start + BATCH], k, exclude_seen, banned, pool)
-            ids, scores = ids + found[0], scores + found[1]
+            ids.extend(found[0])
+            scores.extend(found[1])
         return (ids, scores) if several else (ids[0], scores[0])
 
     def similar_items(self, item: Any, k: int = 20) -> tuple[Ids, np.ndarray]:
@@ -108,8 +108,7 @@ class Recommender:
         index = int(self.vocabulary.encode([item])[0])
         if index < 0:
             raise UserError(f"item {item}: unknown to this run's vocabulary of {len(self.vocabulary)} items")
-        if not 1 <= k <= len(self.vocabulary):
-            raise UserError(f"k = {k}: expected 1 to {len(self.vocabulary)}, the number of items in the catalogue")
+        self._check_k(k)
         vectors = self._model.vectors(self._tables)
         vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         found, scores = top_items(vectors[index][None], vectors, jnp.array([[index]], jnp.int32), k, self._size)
@@ -119,6 +118,10 @@ class Recommender:
         """Those of the raw ids that the vocabulary does not hold."""
         values = list(items)
         return [value for value, index in zip(values, self.vocabulary.encode(values), strict=True) if index < 0]
+
+    def _check_k(self, k: int) -> None:
+        if not 1 <= k <= len(self.vocabulary):
+            raise UserError(f"k = {k}: expected 1 to {len(self.vocabulary)}, the number of items in the catalogue")
 
     def _encode_ids(self, session: Sequence[Any]) -> np.ndarray:
         if len(session) == 0:

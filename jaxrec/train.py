@@ -169,9 +169,10 @@ def _splits(config: Config, dataset: Dataset) -> tuple[Sessions, Sessions]:
     """Training and validation sessions, as the configuration cuts them."""
     fraction = config.data.validation_fraction
     dataset.verify()
-    if fraction and len(dataset.split("validation")):
+    brought = dataset.split("validation")
+    if fraction and len(brought):
         raise UserError(f"data.validation_fraction: {dataset.path} brings a validation split; set the field to 0")
-    training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
+    training, validation = cut_validation(dataset.split("train"), brought, fraction)
     if not training.counts["targets"]:
         raise UserError(f"{dataset.path}: no training pairs are left; lower data.validation_fraction ({fraction})")
     if config.training.early_stopping and not len(validation):
