@@ -45,17 +45,19 @@ def reference(events: list[Event], cleaning: Cleaning) -> tuple[dict[str, Split]
     def long_enough(sessions: dict[Any, list[tuple[int, int, Any]]]) -> dict[Any, list[tuple[int, int, Any]]]:
         return {s: clicks for s, clicks in sessions.items() if len(clicks) >= cleaning.min_session_length}
 
+    dates = {s: clicks[-1][0] for s, clicks in sessions.items()}  # also where that click is dropped below
+    first = {s: min(row for _, row, _ in clicks) for s, clicks in sessions.items()}
     sessions = long_enough(sessions)
     support = Counter(item for clicks in sessions.values() for _, _, item in clicks)
     sessions = {s: [c for c in clicks if support[c[2]] >= cleaning.min_item_support] for s, clicks in sessions.items()}
     sessions = long_enough(sessions)
     if not sessions:
         return None
-    dates = {s: clicks[-1][0] for s, clicks in sessions.items()}
-    test_from = max(dates.values()) - cleaning.test_days * DAY if cleaning.test_days else max(dates.values()) + 1
+    last_date = max(dates[s] for s in sessions)
+    test_from = last_date - cleaning.test_days * DAY if cleaning.test_days else last_date + 1
     validation_from = test_from - cleaning.validation_days * DAY
     cut: dict[str, list[Any]] = {split: [] for split in SPLITS}
-    for session in sorted(sessions, key=lambda s: (dates[s], s)):
+    for session in sorted(sessions, key=lambda s: (dates[s], first[s])):
         if dates[session] < validation_from:
             cut["train"].append(session)
         elif dates[session] < test_from:

@@ -5,16 +5,17 @@ The protocol is that of NARM and SR-GNN (github.com/CRIPAC-DIG/SR-GNN, datasets/
 1. on request, a click on the item of the click before it, in the same session, is dropped;
 2. sessions with fewer than ``min_session_length`` events are dropped, then items with fewer than
    ``min_item_support`` events, then again sessions that have become too short;
-3. the date of a session is that of its last event; the split date lies ``test_days`` before the last one. Training
-   sessions are dated strictly before it and test sessions strictly after it, so where dates are whole days the
-   sessions of the split day itself are in neither;
+3. the date of a session is that of its last event, also where step 2 has dropped that event; the split date lies
+   ``test_days`` before the last one. Training sessions are dated strictly before it and test sessions strictly after
+   it, so where dates are whole days the sessions of the split day itself are in neither;
 4. the vocabulary is that of the training sessions, most frequent first, then by id; other items are dropped from the
    test sessions, then test sessions that have become too short;
 5. the last ``validation_days`` before the split date are set apart, and of what is left only the last ``fraction`` of
    the targets is kept: the last sessions, and of the one where it starts the first clicks.
 
-Sessions stand in the order (split, date, session id) and their events in the order (time, input row). That is a total
-order, so the result does not depend on the number of threads.
+Sessions stand in the order (split, date, first input row) and their events in the order (time, input row). That is a
+total order, so the result does not depend on the number of threads; among sessions of one date it is that of the file,
+as in the published code, which decides what ``fraction`` keeps.
 """
 
 from __future__ import annotations
@@ -155,9 +156,12 @@ def _clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> No
 
 
 def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
-    """Step 2: the tables ``supported`` (item) and ``dated`` (session, date in ms, events)."""
+    """Step 2: the tables ``supported`` (item) and ``dated`` (session, date in ms, first row, events)."""
     length, support = cleaning.min_session_length, cleaning.min_item_support
-    connection.execute("CREATE TEMP TABLE long AS SELECT session, count(*) AS events FROM clicks GROUP BY session")
+    connection.execute(
+        "CREATE TEMP TABLE long AS SELECT session, max(date) AS date, min(row) AS first, count(*) AS events "
+        "FROM clicks GROUP BY session"
+    )
     sessions, events = _sums(connection, "long")
     connection.execute(f"DELETE FROM long WHERE events < {length}")
     kept = _sums(connection, "long")
@@ -175,8 +179,9 @@ def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     ledger.require(popular[1], "events")
 
     connection.execute(
-        "CREATE TEMP TABLE dated AS SELECT session, max(date) AS date, count(*) AS events FROM clicks "
-        f"SEMI JOIN long USING (session) SEMI JOIN supported USING (item) GROUP BY session HAVING count(*) >= {length}"
+        "CREATE TEMP TABLE dated AS SELECT session, date, first, popular.events FROM long JOIN ("
+        "SELECT session, count(*) AS events FROM clicks SEMI JOIN long USING (session) "
+        f"SEMI JOIN supported USING (item) GROUP BY session HAVING count(*) >= {length}) AS popular USING (session)"
     )
     left = _sums(connection, "dated")
     ledger.took("short sessions after rare items", sessions=kept[0] - left[0], events=popular[1] - left[1])
@@ -184,13 +189,13 @@ def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
 
 
 def _split(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
-    """Step 3: the table ``sessions`` (session, date, events, split as an index into SPLITS)."""
+    """Step 3: the table ``sessions`` (session, date, first, events, split as an index into SPLITS)."""
     last = _one(connection, "SELECT max(date) FROM dated")
     # Without test days the split date lies after every session.
     test = last - cleaning.test_days * DAY if cleaning.test_days else last + 1
     validation = test - cleaning.validation_days * DAY
     connection.execute(
-        "CREATE TEMP TABLE sessions AS SELECT session, date, events, CASE WHEN date < "
+        "CREATE TEMP TABLE sessions AS SELECT session, date, first, events, CASE WHEN date < "
         f"{validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2 END AS split FROM dated"
     )
     sessions, events = _row(connection, "SELECT count(*), coalesce(sum(events), 0) FROM sessions WHERE split IS NULL")
@@ -237,7 +242,7 @@ def _match_test(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     ledger.took("short test sessions", sessions=before[0] - left[0], events=seen[1] - left[1])
     ledger.require(left[1], "test events")
     connection.execute(
-        "CREATE OR REPLACE TEMP TABLE sessions AS SELECT session, date, split, "
+        "CREATE OR REPLACE TEMP TABLE sessions AS SELECT session, date, first, split, "
         "coalesce(matched.events, sessions.events) AS events FROM sessions LEFT JOIN matched USING (session) "
         "WHERE split < 2 OR matched.events IS NOT NULL"
     )
@@ -247,7 +252,7 @@ def _order(connection: Any) -> dict[str, np.ndarray]:
     """Number the sessions: the table ``ranked`` (session, rank); returns the lengths per split, int64[sessions]."""
     connection.execute(
         "CREATE TEMP TABLE ranked AS SELECT session, split, events, "
-        "row_number() OVER (ORDER BY split, date, session) - 1 AS rank FROM sessions"
+        "row_number() OVER (ORDER BY split, date, first) - 1 AS rank FROM sessions"
     )
     table = connection.execute("SELECT split, events FROM ranked ORDER BY rank").fetchnumpy()
     return {name: table["events"][table["split"] == index] for index, name in enumerate(SPLITS)}
