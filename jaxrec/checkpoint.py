@@ -54,7 +54,7 @@ class Checkpoints:
         if found is None:
             return None
         _, parts = found
-        return like._replace(**parts["model"], **parts["training"]), parts["position"]
+        return _whole(like, parts["model"], parts["training"]), parts["position"]
 
     def restore_model(
         self, like: TrainState, kinds: Sequence[str] = ("best", "latest")
@@ -158,6 +158,16 @@ def _no_stragglers() -> Iterator[None]:
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    everything = state._asdict()
-    model = {name: everything.pop(name) for name in MODEL_PARTS}
-    return model, everything
+    """What is evaluated and served, and what else training needs: where weights are averaged, those not averaged."""
+    training = state._asdict()
+    raw = {name: training.pop(name) for name in MODEL_PARTS}
+    if training.pop("average") is not None:
+        training["raw"] = raw
+    return state.weights(), training
+
+
+def _whole(like: TrainState, model: dict[str, Any], training: dict[str, Any]) -> TrainState:
+    """The state of its parts."""
+    training = dict(training)
+    raw = training.pop("raw", None)
+    return like._replace(**(model if raw is None else raw), **training, average=None if raw is None else model)

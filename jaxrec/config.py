@@ -30,29 +30,48 @@ class DataConfig(Section):
     validation_fraction: Fraction = 0.0
     """Share of the training targets, the most recent, held out for validation (0: train on everything)."""
     order: Literal["random", "time"] = "random"
-    """Order of the sessions within a lane: shuffled anew each epoch, or by time as in the authors' code."""
+    """Order of the sessions: shuffled anew each epoch, or by time (within each lane, or from step to step)."""
+    half_life: Annotated[float, Field(gt=0.0)] | None = None
+    """Days after which a training session weighs half as much in the loss (null: all weigh the same)."""
     device_memory: Annotated[int, Field(ge=0)] = 2048
     """The training split stays on the device when it takes less than this (MiB); otherwise blocks are streamed."""
 
 
 class ModelConfig(Section):
-    name: Literal["gru4rec"] = "gru4rec"
+    name: Literal["gru4rec", "narm", "sasrec"] = "gru4rec"
     """The model."""
     layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (100,)
-    """Units of each GRU layer, from input to output."""
+    """Units of each GRU layer, from input to output (narm: one layer)."""
     embedding: Literal["constrained", "separate", "onehot"] = "constrained"
-    """Input: one table for input and output, a table of its own, or one-hot (a table of gate inputs)."""
+    """Input of gru4rec: one table for input and output, a table of its own, or one-hot (a table of gate inputs)."""
     embedding_dim: Count = 100
-    """Width of the input table where embedding is 'separate'."""
+    """Width of the item vectors of narm and sasrec, and of gru4rec's input table where embedding is 'separate'."""
     dropout_embedding: Fraction = 0.0
     """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code)."""
     dropout_hidden: Fraction = 0.0
-    """Dropout on the output of each GRU layer (with one-hot input from the second layer on)."""
+    """Dropout on the output of each GRU layer (with one-hot input from the second layer on); narm: on the session's
+    representation before the decoder; sasrec: in each block."""
+    attention: Literal["sum", "softmax"] = "sum"
+    """Weights of narm's local encoder: unnormalised, as published, or normalised to sum to 1."""
+    blocks: Annotated[int, Field(ge=1, le=16)] = 2
+    """Self-attention blocks of sasrec."""
+    heads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Attention heads of sasrec; they share embedding_dim."""
+    window: Annotated[int, Field(ge=1, le=4096)] = 20
+    """narm and sasrec: a score depends on the last so many clicks."""
+    stride: Annotated[int, Field(ge=1)] = 1
+    """narm and sasrec: in training, targets of a session beyond the window are scored so many at a time. At 1 each sees
+    a whole window; at s some see s - 1 clicks less, and a long session costs s times less."""
+    temperature: Annotated[float, Field(gt=0.0)] | None = None
+    """narm and sasrec: scores are this times the cosine of session and item vectors (null: inner products)."""
+    init_std: Annotated[float, Field(gt=0.0)] | None = None
+    """narm and sasrec: standard deviation of the initial item vectors (null: 1 / sqrt(embedding_dim))."""
 
 
 class LossConfig(Section):
-    name: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max"] = "cross_entropy"
-    """The ranking loss."""
+    name: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max", "softmax"] = "cross_entropy"
+    """softmax: exact cross-entropy over the whole catalogue (narm, sasrec). The others rank against the step's targets
+    and n_sample drawn items; cross_entropy with logq 1 is the sampled softmax."""
     n_sample: Annotated[int, Field(ge=0, le=100_000)] = 2048
     """Negatives drawn for each step and shared by its lanes, beside the other lanes' targets."""
     sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
@@ -65,6 +84,14 @@ class LossConfig(Section):
     """Applied to the training scores. Ranking uses the scores before it."""
     activation_alpha: Annotated[float, Field(gt=0.0)] = 1.0
     """Parameter of elu, or the negative slope of leaky_relu, where it must be below 1."""
+    label_smoothing: Fraction = 0.0
+    """softmax: share of the target's probability that is spread evenly over the catalogue."""
+    prior: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
+    """softmax: log popularity times this is added to the training scores (logit adjustment), not to those that rank."""
+    memory: Count = 64
+    """softmax: bound on the block of scores in MiB; the step is worked through in blocks of targets, or of items."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """softmax: what its matrix products multiply; they add up in float32."""
 
 
 class OptimizerConfig(Section):
@@ -86,6 +113,8 @@ class OptimizerConfig(Section):
     """Where a falling schedule ends, as a share of learning_rate."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises linearly from 0."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled weight decay (AdamW), times the learning rate; with the softmax loss only."""
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     """Clip the gradient to this global norm, over dense parameters and table rows together (null: off)."""
 
@@ -100,7 +129,7 @@ class TrainingConfig(Section):
     epochs: Count = 10
     """Passes over the training split."""
     batch_size: Annotated[int, Field(ge=1, le=32_768)] = 128
-    """Lanes: sessions that are trained side by side."""
+    """gru4rec: lanes, sessions that are trained side by side. narm, sasrec: targets a step, at most."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Everything random is a function of it."""
     steps_per_block: Annotated[int, Field(ge=1, le=10_000)] = 200
@@ -109,6 +138,8 @@ class TrainingConfig(Section):
     """Blocks between two lines of training progress."""
     save_every: Annotated[float, Field(ge=0.0)] = 60.0
     """Seconds between two checkpoints within an epoch (0: every block); each epoch's end saves as well."""
+    average: Fraction = 0.0
+    """Decay per step of a moving average of all weights, which then evaluates and serves (0: off); softmax only."""
     early_stopping: Annotated[int, Field(ge=0)] = 0
     """Stop after so many epochs without a better validation metric (0: never)."""
     metric: Annotated[str, Field(pattern=r"^(recall|mrr|ndcg|hit_rate)@[1-9][0-9]*$")] = "recall@20"
@@ -142,6 +173,32 @@ class Config(Section):
             raise ValueError("loss.n_sample: 0 leaves a single lane without negatives; draw some or add lanes")
         if self.loss.logq and self.loss.name != "cross_entropy":
             raise ValueError("loss.logq: a correction of cross_entropy; set it to 0 for the other losses")
+        return self
+
+    @model_validator(mode="after")
+    def _the_model_has_it(self) -> Config:
+        name, softmax = self.model.name, self.loss.name == "softmax"
+        if name == "gru4rec" and softmax:
+            raise ValueError("loss.name: gru4rec ranks against sampled items; for softmax choose narm or sasrec")
+        if name == "gru4rec" and self.data.half_life:
+            raise ValueError("data.half_life: gru4rec weighs all sessions alike; leave it out or choose narm or sasrec")
+        if name == "narm" and len(self.model.layers) != 1:
+            raise ValueError(f"model.layers: narm has one GRU, found {len(self.model.layers)} layers; give one number")
+        if name == "sasrec" and self.model.embedding_dim % self.model.heads:
+            raise ValueError(f"model.heads: {self.model.heads} do not divide model.embedding_dim "
+                             f"{self.model.embedding_dim}; choose a divisor")  # fmt: skip
+        if name != "gru4rec" and self.training.batch_size < self.model.window:
+            raise ValueError(f"training.batch_size: {self.training.batch_size} targets a step do not hold model.window "
+                             f"{self.model.window}; raise the one or lower the other")  # fmt: skip
+        if self.model.stride > self.model.window:
+            raise ValueError(f"model.stride: {self.model.stride} is more than model.window {self.model.window}")
+        if not softmax:
+            for field, value in (("optimizer.weight_decay", self.optimizer.weight_decay),
+                                 ("training.average", self.training.average),
+                                 ("loss.label_smoothing", self.loss.label_smoothing),
+                                 ("loss.prior", self.loss.prior)):  # fmt: skip
+                if value:
+                    raise ValueError(f"{field}: needs loss.name softmax, found {self.loss.name}; set it to 0")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Metrics of a model on sessions: each is stepped through once, and every click but its first is a query's target."""
+"""Metrics of a model on sessions: each is read once, and every click but its first is a query's target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax import Array
 
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import SessionFeed
+from jaxrec.data.feed import Plan
 from jaxrec.metrics import ranking_metrics
 from jaxrec.models import Model
 from jaxrec.ranking import block_size, ranks, ranks_and_top
@@ -26,15 +26,15 @@ class Evaluator:
         model: the model.
         sessions: the split.
         n_items: V.
-        config: tie rule, block memory, lanes.
+        config: tie rule, block memory, lanes or targets a step.
     """
 
     def __init__(self, model: Model, sessions: Sessions, n_items: int, config: EvaluationConfig) -> None:
         self._model, self._n_items, self._ties = model, n_items, config.ties
-        lanes = max(1, min(config.batch_size, len(sessions)))
-        steps = max(1, QUERIES_PER_BLOCK // lanes)
-        self._feed = SessionFeed(sessions, lanes, steps, order="time", seed=0, device_bytes=2**30)
-        self._lanes = lanes
+        batch = min(config.batch_size, len(sessions) if model.window is None else QUERIES_PER_BLOCK)
+        self._batch = max(1, batch, model.window or 1)
+        steps = max(1, QUERIES_PER_BLOCK // self._batch)
+        self._feed = model.feed(sessions, Plan(self._batch, steps, order="time", seed=0, device_bytes=2**30))
         self._size = block_size(n_items, config.memory)
         self.targets = self._feed.pairs
         self._encode = jax.jit(model.encode)
@@ -60,7 +60,7 @@ class Evaluator:
         """
         found = [np.zeros(0, np.float32)]
         seen = _Seen(self._n_items, ks) if coverage else None
-        carry, items = self._model.carry(self._lanes), self._model.items(tables)
+        carry, items = self._model.carry(self._batch), self._model.items(tables)
         for block in self._feed.epoch(0):
             carry, queries = self._encode(params, tables, carry, block)
             flat = queries.reshape(-1, queries.shape[-1])

@@ -37,6 +37,8 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.G
     elif config.name == "adam":
         epsilon = 1e-8 if config.epsilon is None else config.epsilon
         parts.append(optax.scale_by_adam(config.beta1, config.beta2, epsilon))
+    if config.weight_decay:
+        parts.append(optax.add_decayed_weights(config.weight_decay))  # Loshchilov & Hutter 2019: beside the moments
     # A constant rate needs no counter of its own in the state.
     parts.append(optax.scale_by_learning_rate(config.learning_rate if _constant(config) else schedule))
     if config.momentum:

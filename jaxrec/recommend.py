@@ -15,7 +15,6 @@ import numpy as np
 
 from jaxrec import runtime
 from jaxrec.cli import Parser, command
-from jaxrec.data.feed import Block
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
 from jaxrec.models import Model
@@ -23,7 +22,7 @@ from jaxrec.ranking import block_size, top_items
 from jaxrec.rundir import load_parameters, open_run
 
 Ids = list[int] | list[str]
-WINDOW = 64  # steps encoded in one go
+MOST = 2**31  # clicks of a session
 BATCH = 256  # sessions ranked in one go
 
 
@@ -42,7 +41,7 @@ class Recommender:
         self.vocabulary = vocabulary
         self._size = block_size(len(vocabulary), memory)
         self._items = model.items(self._tables)
-        self._encode = jax.jit(self._last_query)
+        self._encode = jax.jit(model.last_query)
 
     @classmethod
     def load(cls, run: str | Path) -> Recommender:
@@ -188,31 +187,15 @@ class Recommender:
 
     def _queries(self, sessions: list[np.ndarray], rows: int) -> Any:
         """float32[rows, Q]; sessions and rows are padded to powers of two, so that few shapes are compiled."""
-        length = _room(max(map(len, sessions)))
-        inputs = np.zeros((length, rows), np.int32)
+        window = self._model.window
+        sessions = [session[-window:] if window else session for session in sessions]
+        length = min(_room(max(map(len, sessions))), window or MOST)
+        inputs = np.zeros((rows, length), np.int32)
         for row, session in enumerate(sessions):
-            inputs[: len(session), row] = session
-        last = np.zeros(rows, np.int32)
-        last[: len(sessions)] = [max(len(session) - 1, 0) for session in sessions]
-        return self._encode(self._params, self._tables, jnp.asarray(inputs), jnp.asarray(last))
-
-    def _last_query(self, params: Any, tables: Any, inputs: Any, last: Any) -> Any:
-        """The query after step ``last`` of each session; only ``WINDOW`` steps of queries are held at a time."""
-        length, rows = inputs.shape
-        window = min(length, WINDOW)
-        windows = inputs.reshape(length // window, window, rows)
-        opens = jnp.zeros(windows.shape, bool).at[0, 0].set(True)
-        steps = jnp.arange(length).reshape(length // window, window)
-
-        def walk(carry: Any, at: Any) -> tuple[Any, Any]:
-            items, reset, step = at
-            block = Block(items, items, reset, jnp.ones(items.shape, jnp.float32))
-            carry, queries = self._model.encode(params, tables, carry, block)
-            here = (step[:, None] == last)[:, :, None]
-            return carry, jnp.sum(jnp.where(here, queries, 0.0), axis=0)
-
-        _, found = jax.lax.scan(walk, self._model.carry(rows), (windows, opens, steps))
-        return jnp.sum(found, axis=0)
+            inputs[row, : len(session)] = session
+        lengths = np.zeros(rows, np.int32)
+        lengths[: len(sessions)] = [len(session) for session in sessions]
+        return self._encode(self._params, self._tables, jnp.asarray(inputs), jnp.asarray(lengths))
 
 
 def _room(n: int) -> int:

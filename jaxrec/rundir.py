@@ -127,7 +127,7 @@ def load_parameters(run: Run) -> tuple[Model, dict[str, Any], str]:
     """
     model = make_model(run.config, run.n_items)
     optimizer = make_optimizer(run.config.optimizer, make_schedule(run.config.optimizer, 1))
-    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1))
+    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1))  # an average has the shapes of what it averages
     parameters, _, which = Checkpoints(run.path).restore_model(like)
     return model, parameters, which
 

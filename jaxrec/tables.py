@@ -21,11 +21,16 @@ from jax import Array
 
 
 class TableSpec(NamedTuple):
-    """A table's shape and how its rows begin: ``init(key, (rows, width))`` returns float32."""
+    """A table's shape and how its rows begin: ``init(key, (rows, width))`` returns float32.
+
+    ``dense`` tables are handed to the model whole and updated whole: where every row has a gradient, as under a full
+    softmax, reading rows alone would gain nothing.
+    """
 
     rows: int
     width: int
     init: Callable[[Array, tuple[int, int]], Array]
+    dense: bool = False
 
 
 class Reads(NamedTuple):

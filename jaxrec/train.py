@@ -16,7 +16,6 @@ from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import Parser, command, progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, Sessions, open_dataset
-from jaxrec.data.feed import SessionFeed
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, cut_validation
 from jaxrec.models import make_model
@@ -25,7 +24,7 @@ from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.plots import learning_curve
 from jaxrec.rundir import create_run, resume_run
 from jaxrec.telemetry import Clock, Log, Meter, Sums, mean, read_log
-from jaxrec.training import init_state, make_train_block
+from jaxrec.training import make_train_block, new_state, training_plan
 
 
 @dataclass
@@ -64,16 +63,13 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
 def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: Callable[[], int]) -> None:
     settings = config.training
 
-    # ---- data: the splits, training laid out in lanes --------------------------------------------------------------
+    # ---- data: the splits ------------------------------------------------------------------------------------------
     dataset = open_dataset(config.data.path)
     training, validation = _splits(config, dataset)
-    device_bytes = config.data.device_memory * 2**20
-    feed = SessionFeed(
-        training, settings.batch_size, settings.steps_per_block, config.data.order, settings.seed, device_bytes
-    )
 
-    # ---- model, optimizer, the compiled block ----------------------------------------------------------------------
+    # ---- model with its feed, optimizer, the compiled block --------------------------------------------------------
     model = make_model(config, dataset.n_items)
+    feed = model.feed(training, training_plan(config))
     schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
     optimizer = make_optimizer(config.optimizer, schedule)
     constants = model.constants(popularity(training.items, dataset.n_items))
@@ -82,7 +78,7 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
     # ---- run directory, and the state to start from ----------------------------------------------------------------
     run = resume_run(path, config, dataset) if resume else create_run(path, config, dataset, overwrite)
     checkpoints = Checkpoints(run.path)
-    state, position = init_state(model, optimizer, settings.seed, settings.batch_size), Position()
+    state, position = new_state(config, model, optimizer), Position()
     if (found := checkpoints.restore(state)) is not None:
         state, position = found[0], Position(**found[1])
     if position.finished:
@@ -91,7 +87,7 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
         return
     validated = f"{validation.counts['targets']:,} validation targets" if len(validation) else "no validation"
     print(
-        f"{path}: {feed.pairs:,} pairs, {dataset.n_items:,} items, {settings.batch_size} lanes, "
+        f"{path}: {feed.pairs:,} targets, {dataset.n_items:,} items, {feed.shape.lanes} a step, "
         f"{feed.shape.used:,} steps an epoch; {validated}"
     )
     if resume:
@@ -109,7 +105,7 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
 
     # ---- compile, kept apart from training -------------------------------------------------------------------------
     with clock.part("compile"), progress("compiling"):
-        train_block = make_train_block(model, optimizer, config.optimizer.clip_norm)
+        train_block = make_train_block(model, optimizer, config.optimizer.clip_norm, settings.average)
         compiled = train_block.lower(state, constants, feed.like()).compile()
 
     # ---- epochs ----------------------------------------------------------------------------------------------------
@@ -141,7 +137,7 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
         summary = f"epoch {position.epoch}: loss {loss:.4f}, {speed['events_per_s']:,.0f} events/s"
         if evaluator is not None:
             with clock.part("evaluate"):
-                metrics = evaluator.metrics(state.params, state.tables, _cutoffs(config))
+                metrics = evaluator.metrics(**state.weights(), ks=_cutoffs(config))
             log.write("validation", step, epoch=position.epoch, **metrics)
             value = metrics[settings.metric]
             summary += f", validation {settings.metric} {value:.4f}"

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxrec.data.feed import Block
+from jaxrec.config import Config
+from jaxrec.data.feed import Plan
 from jaxrec.models import Model
 from jaxrec.optimizers import clip_scale
 from jaxrec.tables import RowPlan, gather, plan_rows, scratch, update_rows
@@ -23,7 +24,8 @@ class TrainState(NamedTuple):
         params: the model's dense parameters.
         tables: the embedding tables by name.
         optimizer: the optimizer's state for params.
-        row_optimizer: the optimizer's state for each table.
+        table_optimizer: the optimizer's state for each table.
+        average: the moving average of ``{params, tables}``; None where none is kept.
         carry: the model's hidden state.
         key: the run's random key; step ``s`` uses ``fold_in(key, s)``.
     """
@@ -32,9 +34,14 @@ class TrainState(NamedTuple):
     params: Any
     tables: dict[str, Array]
     optimizer: Any
-    row_optimizer: dict[str, Any]
+    table_optimizer: dict[str, Any]
+    average: dict[str, Any] | None
     carry: Any
     key: Array
+
+    def weights(self) -> dict[str, Any]:
+        """``{params, tables}`` to evaluate and serve with: the average where there is one."""
+        return {"params": self.params, "tables": self.tables} if self.average is None else self.average
 
 
 class BlockStats(NamedTuple):
@@ -51,7 +58,9 @@ class BlockStats(NamedTuple):
     steps: Array
 
 
-def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int, lanes: int) -> TrainState:
+def init_state(
+    model: Model, optimizer: optax.GradientTransformation, seed: int, lanes: int, averaged: bool = False
+) -> TrainState:
     """The state before the first step. Compiled, since a hundred small operations one by one take seconds."""
 
     @jax.jit
@@ -67,7 +76,8 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int,
             params=params,
             tables=tables,
             optimizer=optimizer.init(params),
-            row_optimizer={name: optimizer.init(table) for name, table in tables.items()},
+            table_optimizer={name: optimizer.init(table) for name, table in tables.items()},
+            average=jax.tree.map(jnp.copy, {"params": params, "tables": tables}) if averaged else None,
             carry=model.carry(lanes),
             key=jax.random.key_data(steps_key),
         )
@@ -75,27 +85,46 @@ def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int,
     return init()
 
 
+def new_state(config: Config, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+    """``init_state`` of a configuration."""
+    settings = config.training
+    return init_state(model, optimizer, settings.seed, settings.batch_size, averaged=settings.average > 0)
+
+
+def training_plan(config: Config) -> Plan:
+    """How a configuration feeds its training split."""
+    data, settings = config.data, config.training
+    size = data.device_memory * 2**20
+    return Plan(settings.batch_size, settings.steps_per_block, data.order, settings.seed, size, training=True)
+
+
 def make_train_block(
-    model: Model, optimizer: optax.GradientTransformation, clip_norm: float | None
+    model: Model, optimizer: optax.GradientTransformation, clip_norm: float | None, average: float = 0.0
 ) -> jax.stages.Wrapped:
     """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused.
 
     The derivative stops at the step, as published: the carry enters each step as a constant.
+
+    Args:
+        average: decay per step of the moving average, where the state keeps one. It is less in the first steps,
+            (1 + s) / (10 + s) after s of them, so that where training began is soon forgotten.
     """
 
-    def train_block(state: TrainState, constants: Any, block: Block) -> tuple[TrainState, BlockStats]:
-        size = block.input.shape[0]
+    def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
+        size = block.weight.shape[0]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(
             jax.random.wrap_key_data(state.key), state.step + jnp.arange(size)
         )
         streams = jax.vmap(lambda key: jax.random.split(key))(keys)
         steps = model.steps(constants, block, streams[:, 0])
-        marks = {name: scratch(spec) for name, spec in model.tables.items()}
+        marks = {name: scratch(spec) for name, spec in model.tables.items() if not spec.dense}
 
         def one(loop: tuple[TrainState, dict[str, Array]], at: Any) -> tuple[Any, Array]:
             state, marks = loop
             turn, step, live, key = at
-            state, marks, loss = _step(model, optimizer, clip_norm, state, marks, turn, step, live, key)
+            state, marks, loss = _step(model, optimizer, clip_norm, state, constants, marks, turn, step, live, key)
+            if state.average is not None:
+                state = _averaged(state, average, live)
             return (state, marks), loss
 
         live = jnp.any(block.weight > 0, axis=1)
@@ -111,42 +140,60 @@ def _step(
     optimizer: optax.GradientTransformation,
     clip_norm: float | None,
     state: TrainState,
+    constants: Any,
     marks: dict[str, Array],
     turn: Array,
     step: Any,
     live: Array,
     key: Array,
 ) -> tuple[TrainState, dict[str, Array], Array]:
-    """One step: plan and gather rows, differentiate, update, scatter. A step without a live lane changes nothing."""
+    """One step: plan and gather rows, differentiate, update, scatter. A step without a live lane changes nothing.
+
+    Dense tables take the same way as dense parameters.
+    """
     marks, plans = dict(marks), dict[str, RowPlan]()
     for name, reads in model.reads(step).items():
         marks[name], plans[name] = plan_rows(marks[name], reads, turn)
     rows = {name: gather(state.tables[name], plan.ids) for name, plan in plans.items()}
+    rows |= {name: table for name, table in state.tables.items() if name not in plans}
 
     derivative = jax.grad(model.loss, argnums=(0, 1), has_aux=True)
-    (slope, row_slope), (carry, loss) = derivative(state.params, rows, plans, state.carry, step, key)
+    (slope, row_slope), (carry, loss) = derivative(state.params, rows, plans, state.carry, step, key, constants)
     if clip_norm is not None:
         squares = jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves((slope, row_slope))]))
         slope, row_slope = jax.tree.map(lambda leaf: leaf * clip_scale(squares, clip_norm), (slope, row_slope))
 
-    change, new_optimizer = optimizer.update(slope, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, change)
-    tables, row_optimizer = dict(state.tables), dict(state.row_optimizer)
-    for name, plan in plans.items():
-        tables[name], row_optimizer[name] = update_rows(
-            optimizer, live, state.tables[name], state.row_optimizer[name], plan, rows[name], row_slope[name]
-        )
-
     def keep(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, old)
 
-    new = TrainState(
-        state.step + live,
-        keep(params, state.params),
-        tables,
-        keep(new_optimizer, state.optimizer),
-        row_optimizer,
-        keep(carry, state.carry),
-        state.key,
+    def update_dense(old: Any, gradient: Any, optimizer_state: Any) -> tuple[Any, Any]:
+        change, new = optimizer.update(gradient, optimizer_state, old)
+        return keep(optax.apply_updates(old, change), old), keep(new, optimizer_state)
+
+    params, params_optimizer = update_dense(state.params, slope, state.optimizer)
+    tables, table_optimizer = dict(state.tables), dict(state.table_optimizer)
+    for name, table in state.tables.items():
+        if name in plans:
+            tables[name], table_optimizer[name] = update_rows(
+                optimizer, live, table, table_optimizer[name], plans[name], rows[name], row_slope[name]
+            )
+        else:
+            tables[name], table_optimizer[name] = update_dense(table, row_slope[name], table_optimizer[name])
+
+    new = state._replace(
+        step=state.step + live,
+        params=params,
+        tables=tables,
+        optimizer=params_optimizer,
+        table_optimizer=table_optimizer,
+        carry=keep(carry, state.carry),
     )
     return new, marks, loss
+
+
+def _averaged(state: TrainState, decay: float, live: Array) -> TrainState:
+    """The state with its average moved on by one step."""
+    taken = state.step.astype(jnp.float32)
+    share = jnp.where(live, 1.0 - jnp.minimum(decay, (1.0 + taken) / (10.0 + taken)), 0.0)
+    new = {"params": state.params, "tables": state.tables}
+    return state._replace(average=jax.tree.map(lambda old, now: old + share * (now - old), state.average, new))

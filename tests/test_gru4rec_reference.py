@@ -18,7 +18,8 @@ from reference_recipe import make_case, projections
 
 from jaxrec import config as configuration
 from jaxrec.data.feed import Block
-from jaxrec.models.gru4rec import Constants, GRU4Rec, Step
+from jaxrec.models.gru4rec import GRU4Rec, Step
+from jaxrec.models.sampled import SamplingConstants
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.training import TrainState, init_state, make_train_block
 
@@ -35,7 +36,7 @@ PARTS = {
 class Replay(GRU4Rec):
     """GRU4Rec with negatives that are given, not drawn: the constants are (constants, int32[S, N])."""
 
-    def steps(self, constants: tuple[Constants, Any], block: Block, keys: Any) -> Step:  # type: ignore[override]
+    def steps(self, constants: tuple[SamplingConstants, Any], block: Block, keys: Any) -> Step:  # type: ignore[override]
         return self.with_negatives(*constants[:1], block, constants[1])
 
 

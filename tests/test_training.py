@@ -225,7 +225,8 @@ def test_the_loss_by_hand() -> None:
         step = jax.tree.map(lambda leaf: leaf[0], whole)
         plan = plan_rows(scratch(model.tables["item"]), model.reads(step)["item"], jnp.asarray(0))[1]
         rows = gather(state.tables["item"], plan.ids)
-        return model.loss(state.params, {"item": rows}, {"item": plan}, model.carry(LANES), step, jax.random.key(0))
+        key = jax.random.key(0)
+        return model.loss(state.params, {"item": rows}, {"item": plan}, model.carry(LANES), step, key, constants)
 
     total, (carry, logged) = evaluate(state)
     table = np.asarray(state.tables["item"], np.float64)

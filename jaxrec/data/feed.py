@@ -40,6 +40,28 @@ class Block(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How a split is to be fed, whatever the model.
+
+    Attributes:
+        batch: lanes, or targets a step.
+        steps_per_block: at most so many steps a block; fewer, so that an epoch has little padding.
+        order: ``random`` or ``time``.
+        seed: of the order.
+        device_bytes: the split lives on the device if events and one epoch's order take no more than this; otherwise a
+            thread prepares the next block on the host while the device works.
+        training: whether it is fed to train: sessions are then weighted and cut as the configuration says.
+    """
+
+    batch: int
+    steps_per_block: int
+    order: str
+    seed: int
+    device_bytes: int
+    training: bool = False
+
+
+@dataclass(frozen=True)
 class Shape:
     """How an epoch is cut: ``blocks`` blocks of ``steps`` steps of ``lanes`` lanes; ``used`` steps hold pairs."""
 
@@ -142,7 +164,7 @@ class SessionFeed:
             for block in range(start, self.shape.blocks):
                 yield _cut(*self._device, on_device, block * self.shape.steps, self.shape.steps)
         else:
-            yield from _ahead(self._host_block(positions, block) for block in range(start, self.shape.blocks))
+            yield from ahead(self._host_block(positions, block) for block in range(start, self.shape.blocks))
 
     def like(self) -> Block:
         """Shapes and dtypes of a block, to compile for."""
@@ -170,7 +192,7 @@ def _cut(items: Array, opens: Array, positions: Array, start: int, steps: int) -
     return Block(items[at], items[at + 1], opens[at] | (part < 0), (part >= 0).astype(jnp.float32))
 
 
-def _ahead(blocks: Iterator[Block]) -> Iterator[Block]:
+def ahead(blocks: Iterator[Any]) -> Iterator[Any]:
     """The same blocks, one of them prepared ahead by a thread."""
     ready: queue.Queue[Any] = queue.Queue(maxsize=1)
     stop = threading.Event()

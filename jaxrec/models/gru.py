@@ -29,8 +29,33 @@ def gru_cell(params: dict[str, Array], x: Array, h: Array) -> Array:
     Returns:
         float32[B, H].
     """
+    return _gates(params, x @ params["input_kernel"] + params["input_bias"], h)
+
+
+def gru_sequence(params: dict[str, Array], x: Array, reset: Array) -> Array:
+    """A GRU over whole sequences. The input's product is one for all positions; a step has but the recurrent one.
+
+    Args:
+        params: as for ``gru_cell``.
+        x: float32[B, T, I].
+        reset: bool[B, T]; the state is zeroed before these positions, and before the first.
+
+    Returns:
+        float32[B, T, H], the state after each position.
+    """
+    from_x = x @ params["input_kernel"] + params["input_bias"]  # [B, T, 3H]
+    begin = jnp.zeros((x.shape[0], params["hidden_kernel"].shape[0]), from_x.dtype)
+
+    def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+        h = _gates(params, at[0], jnp.where(at[1][:, None], 0.0, h))
+        return h, h
+
+    _, states = jax.lax.scan(step, begin, (from_x.swapaxes(0, 1), reset.T))
+    return states.swapaxes(0, 1)
+
+
+def _gates(params: dict[str, Array], from_x: Array, h: Array) -> Array:
     size = h.shape[-1]
-    from_x = x @ params["input_kernel"] + params["input_bias"]  # [B, 3H]
     from_h = h @ params["hidden_kernel"] + params["hidden_bias"]  # [B, 3H]
     gates = jax.nn.sigmoid(from_x[:, : 2 * size] + from_h[:, : 2 * size])
     reset, update = gates[:, :size], gates[:, size:]
@@ -79,7 +104,7 @@ class GRUStack(nn.Module):
         widths = (self.inputs, *self.layers)
         self.cells = [
             _onehot_params(self, f"layer_{i}", width) if self.onehot and i == 0
-            else _params(self, f"layer_{i}", widths[i], width)
+            else gru_params(self, f"layer_{i}", widths[i], width)
             for i, width in enumerate(self.layers)
         ]  # fmt: skip
 
@@ -121,7 +146,7 @@ def reset_hidden(hidden: Hidden, reset: Array) -> Hidden:
     return tuple(jnp.where(reset[:, None], 0.0, h) for h in hidden)
 
 
-def _params(module: nn.Module, name: str, inputs: int, units: int) -> dict[str, Array]:
+def gru_params(module: nn.Module, name: str, inputs: int, units: int) -> dict[str, Array]:
     def gates(key: Array, rows: int) -> Array:
         return glorot_like(key, (rows, 3 * units), blocks=3)
 

@@ -10,18 +10,13 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import Config
-from jaxrec.data.feed import Block
-from jaxrec.losses import make_loss
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.feed import Block, Plan, SessionFeed
 from jaxrec.models.gru import GRUStack, Hidden, reset_hidden, zero_hidden
-from jaxrec.negatives import AliasTable, alias_table, draw
+from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like
 
-
-class Constants(NamedTuple):
-    """What the training split says once and for all; None where the loss does not need it."""
-
-    negatives: AliasTable | None
-    log_popularity: Array | None  # float32[V]
+WINDOW = 64  # steps encoded in one go to serve
 
 
 class Step(NamedTuple):
@@ -29,13 +24,11 @@ class Step(NamedTuple):
 
     Attributes:
         block: leaves [B].
-        negatives: int32[N].
-        log_q: float32[B + N], log of how strongly each candidate is corrected for; None without correction.
+        negatives: what it is ranked against, beside its own targets.
     """
 
     block: Block
-    negatives: Array
-    log_q: Array | None
+    negatives: Negatives
 
 
 class GRU4Rec:
@@ -48,7 +41,8 @@ class GRU4Rec:
     def __init__(self, config: Config, n_items: int) -> None:
         model = config.model
         self._config, self._n_items = config, n_items
-        self._loss = make_loss(config.loss)
+        self.window: int | None = None
+        self._ranking = SampledRanking(config.loss, n_items)
         self._onehot, self._constrained = model.embedding == "onehot", model.embedding == "constrained"
         self._width = model.layers[-1]
         inputs = {"onehot": 3 * model.layers[0], "separate": model.embedding_dim, "constrained": self._width}
@@ -68,37 +62,23 @@ class GRU4Rec:
     def carry(self, lanes: int) -> Hidden:
         return zero_hidden(self._config.model.layers, lanes)
 
-    def constants(self, counts: np.ndarray) -> Constants:
-        loss = self._config.loss
-        table = alias_table(counts, loss.sample_alpha) if loss.n_sample else None
-        # An item that only validation or test knows can be neither a target nor a negative.
-        log_popularity = jnp.asarray(np.log(np.maximum(counts, 1)), jnp.float32) if loss.logq else None
-        return Constants(table, log_popularity)
+    def feed(self, sessions: Sessions, plan: Plan) -> SessionFeed:
+        return SessionFeed(sessions, plan.batch, plan.steps_per_block, plan.order, plan.seed, plan.device_bytes)
 
-    def steps(self, constants: Constants, block: Block, keys: Array) -> Step:
-        loss, size = self._config.loss, block.input.shape[0]
-        if constants.negatives is None:
-            return self.with_negatives(constants, block, jnp.zeros((size, 0), jnp.int32))
-        table = constants.negatives
-        return self.with_negatives(constants, block, jax.vmap(lambda key: draw(table, key, loss.n_sample))(keys))
+    def constants(self, counts: np.ndarray) -> SamplingConstants:
+        return self._ranking.constants(counts)
 
-    def with_negatives(self, constants: Constants, block: Block, negatives: Array) -> Step:
+    def steps(self, constants: SamplingConstants, block: Block, keys: Array) -> Step:
+        return Step(block, self._ranking.draw(constants, block.target, keys))
+
+    def with_negatives(self, constants: SamplingConstants, block: Block, negatives: Array) -> Step:
         """The steps of a block with given negatives, int32[S, N]."""
-        loss = self._config.loss
-        if constants.log_popularity is None:
-            return Step(block, negatives, None)
-        # A target stands there in proportion to p, a drawn item to p ** alpha; raw counts, as in the authors' code.
-        of_targets = constants.log_popularity[block.target]
-        of_negatives = loss.sample_alpha * constants.log_popularity[negatives]
-        return Step(block, negatives, loss.logq * jnp.concatenate([of_targets, of_negatives], axis=1))
+        return Step(block, self._ranking.given(constants, block.target, negatives))
 
     def reads(self, step: Step) -> dict[str, Reads]:
         live = step.block.weight > 0
-        target = jnp.where(live, step.block.target, self._n_items)
         source = jnp.where(live, step.block.input, self._n_items)
-        # A step without a live lane (the padding of an epoch's last block) must not touch a row.
-        negatives = jnp.where(jnp.any(live), step.negatives, self._n_items)
-        candidates = jnp.concatenate([target, negatives])
+        candidates = self._ranking.candidates(step.block.target, live, step.negatives)
         if not self._constrained:
             return {"item": Reads(candidates), "input": Reads(source)}
         # As an input an item is read without its bias. Candidates stand first, so they decide where it is both.
@@ -107,26 +87,25 @@ class GRU4Rec:
         return {"item": Reads(ids, is_candidate | (jnp.arange(self._width + 1) < self._width))}
 
     def loss(
-        self, params: Any, rows: dict[str, Array], plans: dict[str, RowPlan], carry: Hidden, step: Step, key: Array
+        self,
+        params: Any,
+        rows: dict[str, Array],
+        plans: dict[str, RowPlan],
+        carry: Hidden,
+        step: Step,
+        key: Array,
+        constants: SamplingConstants,
     ) -> tuple[Array, tuple[Hidden, Array]]:
         block, lanes = step.block, step.block.weight.shape[0]
-        candidates = lanes + step.negatives.shape[0]
+        candidates = lanes + step.negatives.ids.shape[0]
         if self._constrained:
             vectors = rows["item"][plans["item"].slot[candidates:], : self._width]
         else:
             vectors = rows["input"][plans["input"].slot]
         carry = self._step_gru(params, vectors, reset_hidden(carry, block.reset), key)
         scores = _with_one(carry[-1]) @ rows["item"][:candidates].T  # [B, B + N]
-        slot = plans["item"].slot[:candidates]
-        own = slot[:lanes, None] == jnp.arange(candidates)
-        drawn = jnp.broadcast_to(jnp.any(block.weight > 0).astype(jnp.float32), step.negatives.shape)
-        occurrence = jnp.concatenate([block.weight, drawn])
-        if step.log_q is not None:
-            occurrence = occurrence * jnp.exp(-step.log_q)
-        weight = jnp.zeros((candidates,)).at[slot].add(occurrence)
-        own_weight = 1.0 if step.log_q is None else jnp.exp(-step.log_q[:lanes])
-        losses = self._loss(scores, own, weight, own_weight)
-        total = jnp.sum(jnp.where(block.weight > 0, losses, 0.0))
+        losses = self._ranking.losses(scores, plans["item"].slot[:candidates], block.weight > 0, step.negatives)
+        total = jnp.sum(losses)
         return total / lanes, (carry, total)  # by all lanes, also where some have ended, as in the authors' code
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: Block) -> tuple[Hidden, Array]:
@@ -139,6 +118,24 @@ class GRU4Rec:
             return hidden, _with_one(hidden[-1])
 
         return jax.lax.scan(step, carry, (block.input, block.reset))
+
+    def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
+        """Only ``WINDOW`` steps of queries are held at a time."""
+        rows, n = items.shape
+        window = min(n, WINDOW)
+        windows = items.T.reshape(n // window, window, rows)
+        opens = jnp.zeros(windows.shape, bool).at[0, 0].set(True)
+        steps = jnp.arange(n).reshape(n // window, window)
+
+        def walk(carry: Any, at: Any) -> tuple[Any, Any]:
+            items, reset, step = at
+            block = Block(items, items, reset, jnp.ones(items.shape, jnp.float32))
+            carry, queries = self.encode(params, tables, carry, block)
+            here = (step[:, None] == length - 1)[:, :, None]
+            return carry, jnp.sum(jnp.where(here, queries, 0.0), axis=0)
+
+        _, found = jax.lax.scan(walk, self.carry(rows), (windows, opens, steps))
+        return jnp.sum(found, axis=0)
 
     def _step_gru(self, params: Any, vectors: Array, hidden: Hidden, key: Array | None = None) -> Hidden:
         """One step of all layers, with dropout where there is a key for it."""

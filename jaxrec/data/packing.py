@@ -1,0 +1,300 @@
+"""The prefixes-at-once feed: a session is read once and scored at every position, several sessions to a row.
+
+A step is a grid of R rows of W positions, W being the model's window. Sessions are cut into chunks of at most W inputs,
+and chunks are packed into rows without overlap. A session with more than W inputs gets further chunks, each a whole
+window of which only the last positions (``stride`` of them) are scored, so that every target of the split is scored
+exactly once, by default with the last W clicks before it as its history. Only scored positions reach the output layer.
+
+How chunks lie in rows, and rows in steps, depends on their lengths alone: it is worked out once, from the histogram of
+lengths. An epoch then only says which chunk takes which place among those of its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.feed import Plan, Shape, ahead
+
+
+class PackedBlock(NamedTuple):
+    """Steps of R rows of W positions, of which P are scored.
+
+    Attributes:
+        input: int32[S, R, W], the item just seen; -1 where the row is padded.
+        start: int32[S, R, W], the column where this position's chunk begins; its own column where the row is padded.
+        slot: int32[S, P], which position of the flattened grid is scored.
+        target: int32[S, P], the item that follows it.
+        weight: float32[S, P], of its loss; 0 where there is no target.
+    """
+
+    input: Any
+    start: Any
+    slot: Any
+    target: Any
+    weight: Any
+
+
+class Chunks(NamedTuple):
+    """Stretches of inputs within one session.
+
+    Attributes:
+        begin: int64[C], position of the first input event.
+        length: int64[C], inputs, 1 to W.
+        scored: int64[C], how many of the last of them are scored.
+        session: int64[C].
+    """
+
+    begin: np.ndarray
+    length: np.ndarray
+    scored: np.ndarray
+    session: np.ndarray
+
+
+class Template(NamedTuple):
+    """Where chunks lie, for T steps. Places are in the order of (length, scored, step).
+
+    Attributes:
+        chunk: int32[T, R, W], the place that holds this position; the number of places where none does.
+        offset: int32[T, R, W], the position within its chunk.
+        slot: int32[T, P], scored positions of the flattened grid, ascending; -1 behind the last one.
+    """
+
+    chunk: Any
+    offset: Any
+    slot: Any
+
+
+def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1) -> Chunks:
+    """Cut sessions into chunks.
+
+    Args:
+        offsets: int64[sessions + 1].
+        window: W.
+        stride: targets beyond the first W of a session that share a chunk, so that the last of them sees W clicks and
+            the first W - stride + 1.
+    """
+    inputs = np.diff(offsets) - 1
+    session = np.flatnonzero(inputs > 0)
+    first = np.minimum(inputs[session], window)
+    extra = -(-np.maximum(inputs[session] - window, 0) // stride)  # chunks beyond the first of each session
+    owner = np.repeat(session, extra)
+    turn = np.arange(len(owner)) - np.repeat(np.cumsum(extra) - extra, extra)
+    before = window + turn * stride  # targets scored by the chunks ahead
+    end = np.minimum(before + stride, inputs[owner])
+    return Chunks(
+        np.concatenate([offsets[session], offsets[owner] + end - window]),
+        np.concatenate([first, np.full(len(owner), window)]),
+        np.concatenate([first, end - before]),
+        np.concatenate([session, owner]),
+    )
+
+
+def pack(chunks: Chunks, window: int, targets: int) -> Template:
+    """Lay chunks into rows and rows into steps of at most ``targets`` scored positions.
+
+    Rows are filled from the histogram of lengths, longest first, so that one pattern serves many rows. Rows of each
+    pattern are spread evenly over the steps: every step has nearly the same mixture, and as many targets.
+
+    Args:
+        targets: at least W.
+    """
+    row, column, length, scored = _rows(chunks, window)
+    total = np.bincount(row, weights=scored).astype(np.int64)  # of each row
+    rows = _rows_per_step(total, targets)
+    step, seat = np.divmod(row, rows)
+    steps = -(-len(total) // rows)
+    order = np.lexsort((step, scored, length))
+    step, seat, column, length, scored = (part[order] for part in (step, seat, column, length, scored))
+
+    begin = (step * rows + seat) * window + column
+    place = np.repeat(np.arange(len(begin)), length)
+    within = np.arange(len(place)) - np.repeat(np.cumsum(length) - length, length)
+    at = begin[place] + within
+    chunk = np.full(steps * rows * window, len(begin), np.int32)
+    offset = np.zeros(steps * rows * window, np.int32)
+    chunk[at], offset[at] = place, within
+    marks = np.sort(at[within >= (length - scored)[place]])
+    counts = np.bincount(marks // (rows * window), minlength=steps)
+    slot = np.full((steps, counts.max(initial=1)), -1, np.int32)
+    slot[np.arange(slot.shape[1]) < counts[:, None]] = marks % (rows * window)
+    return Template(chunk.reshape(steps, rows, window), offset.reshape(steps, rows, window), slot)
+
+
+def _rows(chunks: Chunks, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Row, column, length and scored positions of every place; rows are numbered so that patterns are interleaved."""
+    whole = chunks.scored == chunks.length
+    left = np.bincount(chunks.length[whole], minlength=window + 1)
+    parts: list[tuple[np.ndarray, np.ndarray]] = []  # lengths and scored positions of the rows of each pattern
+    while left.any():
+        pattern, room, used = [], window, np.zeros_like(left)
+        for size in range(window, 0, -1):
+            take = min(room // size, left[size])
+            pattern += [size] * take
+            used[size], room = take, room - take * size
+        repeats = int(np.min(left[used > 0] // used[used > 0]))
+        left -= repeats * used
+        parts.append((np.tile(pattern, (repeats, 1)),) * 2)
+    further = np.unique(chunks.scored[~whole], return_counts=True)
+    parts += [(np.full((n, 1), window), np.full((n, 1), scored)) for scored, n in zip(*further, strict=True)]
+    times = np.array([len(lengths) for lengths, _ in parts])
+    number = _interleave(times, len(times) - len(further[0]))
+    sizes = np.concatenate([np.full(len(lengths), lengths.shape[1]) for lengths, _ in parts])
+    column = np.concatenate([(np.cumsum(lengths, 1) - lengths).ravel() for lengths, _ in parts])
+    length = np.concatenate([lengths.ravel() for lengths, _ in parts])
+    counted = np.concatenate([scored.ravel() for _, scored in parts])
+    return np.repeat(number, sizes), column, length, counted
+
+
+def _interleave(times: np.ndarray, full: int) -> np.ndarray:
+    """A number for each row, so that any stretch of numbers has its share of every pattern.
+
+    Args:
+        times: int64[patterns], rows of each.
+        full: the first so many patterns score (nearly) whole rows, the others little; the two kinds are merged last, so
+            that their shares, and with them the targets of a step, are as even as can be.
+    """
+
+    def spread(times: np.ndarray) -> np.ndarray:  # evenly over [0, 1), whatever the patterns
+        phase = (np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times) + 0.5) / np.repeat(times, times)
+        return (_ranks(phase) + 0.5) / max(1, len(phase))
+
+    return _ranks(np.concatenate([spread(times[:full]), spread(times[full:])]))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    ranks = np.empty(len(values), np.int64)
+    ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
+    return ranks
+
+
+def _rows_per_step(total: np.ndarray, targets: int) -> int:
+    """The most rows a step may have so that none has more than ``targets`` scored positions."""
+    rows = min(len(total), int(targets // max(1.0, total.mean())) + 1)
+    while rows > 1 and np.add.reduceat(total, np.arange(0, len(total), rows)).max() > targets:
+        rows -= 1
+    return rows
+
+
+class PackedFeed:
+    """Blocks of a split, by (epoch, block): the order is a pure function of them and the seed.
+
+    Args:
+        sessions: the split.
+        window: W, the positions of a row.
+        plan: ``batch`` is the scored positions of a step, at most; at least W. With ``order`` random, which chunks meet
+            in a step is drawn anew each epoch; with time, among chunks of a length the earlier sessions come in the
+            earlier steps, so that each epoch goes through the split in time.
+        stride: see ``cut_chunks``.
+        half_life: days after which a session's targets weigh half as much, counted from the last event of the split;
+            the weights' mean over targets is 1. None: all weigh 1.
+
+    Attributes:
+        shape: ``lanes`` are the scored positions of a step; ``used`` steps hold targets.
+        pairs: targets in an epoch.
+    """
+
+    def __init__(
+        self, sessions: Sessions, window: int, plan: Plan, stride: int = 1, half_life: float | None = None
+    ) -> None:
+        self._items = np.asarray(sessions.items, np.int32)
+        self._plan = plan
+        self._chunks = cut_chunks(np.asarray(sessions.offsets), window, stride)
+        # Classes of chunks that may take each other's places, in the order of the template's places.
+        self._kind = self._chunks.length * (window + 1) + self._chunks.scored
+        self._value = None if half_life is None else _decay(sessions, self._chunks, half_life)
+        template = pack(self._chunks, window, plan.batch)
+        self.pairs = int(self._chunks.scored.sum())
+        used, lanes = template.slot.shape
+        blocks = max(1, -(-used // plan.steps_per_block))
+        self.shape = Shape(lanes, max(1, -(-used // blocks)), blocks, used)
+        fill = (len(self._chunks.begin), 0, -1)
+        self._template = Template(*(_pad(part, self.shape, value) for part, value in zip(template, fill, strict=True)))
+        self.resident = 4 * (len(self._items) + sum(part.size for part in self._template)) <= plan.device_bytes
+        if self.resident:
+            self._device = jax.tree.map(jnp.asarray, (self._items, self._template))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """R and W."""
+        return self._template.chunk.shape[1], self._template.chunk.shape[2]
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[PackedBlock]:
+        """The blocks of an epoch from block ``start`` on."""
+        begin, value = self.order(epoch)
+        steps = self.shape.steps
+        if self.resident:
+            items, template = self._device
+            begins, values = jnp.asarray(begin), None if value is None else jnp.asarray(value)
+            for block in range(start, self.shape.blocks):
+                yield _cut(items, template, begins, values, block * steps, steps)
+        else:
+            yield from ahead(self._host_block(begin, value, block) for block in range(start, self.shape.blocks))
+
+    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The first event, int32[C + 1], and the weight, float32[C + 1], of the chunk in each place; the last is for
+        padding."""
+        n = len(self._kind)
+        if self._plan.order == "random":
+            deal = np.random.Generator(np.random.Philox(key=[self._plan.seed, epoch])).permutation(n)
+        else:
+            deal = np.argsort(self._chunks.session, kind="stable")
+        small = np.uint16 if self._kind.max(initial=0) < 2**16 else np.int64  # radix sort, linear
+        chunk = deal[np.argsort(self._kind[deal].astype(small), kind="stable")]
+        begin = np.append(self._chunks.begin[chunk], 0).astype(np.int32)
+        return begin, None if self._value is None else np.append(self._value[chunk], 0).astype(np.float32)
+
+    def like(self) -> PackedBlock:
+        """Shapes and dtypes of a block, to compile for."""
+        (rows, window), steps = self.grid, self.shape.steps
+        grid = jax.ShapeDtypeStruct((steps, rows, window), np.int32)
+        scored = jax.ShapeDtypeStruct((steps, self.shape.lanes), np.int32)
+        return PackedBlock(grid, grid, scored, scored, jax.ShapeDtypeStruct(scored.shape, np.float32))
+
+    def _host_block(self, begin: np.ndarray, value: np.ndarray | None, block: int) -> PackedBlock:
+        low = block * self.shape.steps
+        part = Template(*(leaf[low : low + self.shape.steps] for leaf in self._template))
+        return jax.tree.map(jnp.asarray, _assemble(np, self._items, part, begin, value))
+
+
+@partial(jax.jit, static_argnames="steps")
+def _cut(items: Array, template: Template, begin: Array, value: Array | None, start: int, steps: int) -> PackedBlock:
+    part = Template(*(jax.lax.dynamic_slice_in_dim(leaf, start, steps) for leaf in template))
+    return _assemble(jnp, items, part, begin, value)
+
+
+def _assemble(xp: Any, items: Any, part: Template, begin: Any, value: Any) -> PackedBlock:
+    """Fill a template's steps, with NumPy or on the device."""
+    chunks = len(begin) - 1
+    event = begin[part.chunk] + part.offset
+    steps = event.shape[0]
+    live = part.slot >= 0
+    slot = xp.where(live, part.slot, 0)
+    after = xp.take_along_axis(event.reshape(steps, -1), slot, axis=1) + 1
+    weight = live.astype(xp.float32)
+    if value is not None:
+        weight = weight * value[xp.take_along_axis(part.chunk.reshape(steps, -1), slot, axis=1)]
+    start = (xp.arange(event.shape[2], dtype=xp.int32) - part.offset).astype(xp.int32)
+    source = xp.where(part.chunk < chunks, items[event], -1)
+    return PackedBlock(source, start, slot, items[xp.where(live, after, 0)], weight)
+
+
+def _decay(sessions: Sessions, chunks: Chunks, half_life: float) -> np.ndarray:
+    """float64[C]: the weight of each chunk's targets, by the age of its session's last event."""
+    last = np.asarray(sessions.times)[np.asarray(sessions.offsets)[chunks.session + 1] - 1]
+    age = (last.max(initial=0) - last) / (24 * 60 * 60 * 1000)  # days
+    value = 0.5 ** (age / half_life)
+    return value / max(np.average(value, weights=chunks.scored), np.finfo(np.float64).tiny)
+
+
+def _pad(part: np.ndarray, shape: Shape, value: int) -> np.ndarray:
+    """The template's steps filled up to whole blocks."""
+    missing = shape.steps * shape.blocks - len(part)
+    return np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1), constant_values=value)

@@ -1,0 +1,67 @@
+"""NARM (Li et al. 2017, "Neural attentive session-based recommendation"): a GRU read globally and locally."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrec.config import Config
+from jaxrec.models.gru import gru_params, gru_sequence
+from jaxrec.models.sequence import SequenceModel, allowed, drop
+from jaxrec.tables import glorot_like
+
+
+class NARMEncoder(nn.Module):
+    """The hybrid encoder and the decoder's matrix.
+
+    The global encoder is the last state h_t; the local one the sum of all states h_j so far, weighted by
+    a_tj = v sigmoid(A1 h_t + A2 h_j) (section 3.4). The bilinear score of item i is e_i' B [h_t; local] (section 3.5):
+    here the query B' c is formed once, so that scores are its products with the item vectors, and B never meets the
+    catalogue.
+
+    Attributes:
+        units: H of the GRU.
+        width: D of the item vectors.
+        attention: ``sum``: a_tj as they are, as published. ``softmax``: normalised over j.
+        dropout_embedding, dropout_hidden: rates on the item vectors and on c (section 4).
+    """
+
+    units: int
+    width: int
+    attention: str = "sum"
+    dropout_embedding: float = 0.0
+    dropout_hidden: float = 0.0
+
+    @nn.compact
+    def __call__(self, vectors: Array, start: Array, slot: Array, train: bool) -> Array:
+        """float32[R, W, D], int32[R, W], int32[P] → float32[P, D]; see ``SequenceModel``."""
+        gru = gru_params(self, "gru", self.width, self.units)
+        reset = start == jnp.arange(start.shape[1])
+        states = gru_sequence(gru, drop(self, vectors, self.dropout_embedding, train), reset)  # [R, W, H]
+        context = jnp.concatenate([states, self._local(states, allowed(start))], axis=2)
+        scored = drop(self, context.reshape(-1, 2 * self.units)[slot], self.dropout_hidden, train)  # [P, 2H]
+        return scored @ self.param("decoder", glorot_like, (2 * self.units, self.width))
+
+    def _local(self, states: Array, visible: Array) -> Array:
+        """float32[R, W, H]: the local encoder at every position."""
+        square, column = (self.units, self.units), (self.units, 1)
+        from_last = states @ self.param("attention_last", glorot_like, square)
+        from_each = states @ self.param("attention_each", glorot_like, square)
+        energy = jax.nn.sigmoid(from_last[:, :, None] + from_each[:, None])  # [R, W, W, H]
+        weight = (energy @ self.param("attention_value", glorot_like, column))[..., 0]
+        if self.attention == "softmax":
+            weight = jax.nn.softmax(jnp.where(visible, weight, -jnp.inf), axis=2)
+        else:
+            weight = jnp.where(visible, weight, 0.0)
+        return weight @ states
+
+
+def narm(config: Config, n_items: int) -> SequenceModel:
+    """NARM as configured."""
+    model = config.model
+    encoder = NARMEncoder(
+        model.layers[0], model.embedding_dim, model.attention, model.dropout_embedding, model.dropout_hidden
+    )
+    return SequenceModel(encoder, config, n_items)

@@ -1,0 +1,94 @@
+"""Ranking against sampled items: which candidates a step has, and the loss over them.
+
+A step's candidates are its own targets and ``n_sample`` drawn items, the same for every query. Their table rows are
+read once each (``tables.plan_rows``), so that a column of scores is an item with a weight (``losses``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec.config import LossConfig
+from jaxrec.losses import make_loss
+from jaxrec.negatives import AliasTable, alias_table, draw
+
+
+class SamplingConstants(NamedTuple):
+    """What the training split says once and for all; None where the loss does not need it."""
+
+    negatives: AliasTable | None
+    log_popularity: Array | None  # float32[V]
+
+
+class Negatives(NamedTuple):
+    """What steps are ranked against.
+
+    Attributes:
+        ids: int32[S, N], drawn items.
+        log_q: float32[S, B + N], log of how strongly each candidate is corrected for; None without correction.
+    """
+
+    ids: Array
+    log_q: Array | None
+
+
+class SampledRanking:
+    """The sampled losses of a configuration for a catalogue of ``n_items``."""
+
+    def __init__(self, config: LossConfig, n_items: int) -> None:
+        self._config, self._n_items = config, n_items
+        self._loss = make_loss(config)
+
+    def constants(self, counts: np.ndarray) -> SamplingConstants:
+        """Device arrays from int64[V] ``counts``."""
+        config = self._config
+        table = alias_table(counts, config.sample_alpha) if config.n_sample else None
+        # An item that only validation or test knows can be neither a target nor a negative.
+        log_popularity = jnp.asarray(np.log(np.maximum(counts, 1)), jnp.float32) if config.logq else None
+        return SamplingConstants(table, log_popularity)
+
+    def draw(self, constants: SamplingConstants, target: Array, keys: Array) -> Negatives:
+        """Negatives for int32[S, B] ``target``, with one key a step."""
+        if constants.negatives is None:
+            return self.given(constants, target, jnp.zeros((len(target), 0), jnp.int32))
+        table, n = constants.negatives, self._config.n_sample
+        return self.given(constants, target, jax.vmap(lambda key: draw(table, key, n))(keys))
+
+    def given(self, constants: SamplingConstants, target: Array, ids: Array) -> Negatives:
+        """The same with given items, int32[S, N]."""
+        if constants.log_popularity is None:
+            return Negatives(ids, None)
+        # A target stands there in proportion to p, a drawn item to p ** alpha; raw counts, as in the authors' code.
+        of_targets = constants.log_popularity[target]
+        of_negatives = self._config.sample_alpha * constants.log_popularity[ids]
+        return Negatives(ids, self._config.logq * jnp.concatenate([of_targets, of_negatives], axis=1))
+
+    def candidates(self, target: Array, live: Array, negatives: Negatives) -> Array:
+        """int32[B + N] rows to read in a step; V where there is nothing to read."""
+        own = jnp.where(live, target, self._n_items)
+        # A step without a live lane (the padding of an epoch's last block) must not touch a row.
+        return jnp.concatenate([own, jnp.where(jnp.any(live), negatives.ids, self._n_items)])
+
+    def losses(self, scores: Array, slot: Array, live: Array, negatives: Negatives) -> Array:
+        """float32[B], the loss of each query; 0 where it is not live.
+
+        Args:
+            scores: float32[B, B + N], of the rows of ``candidates``.
+            slot: int32[B + N], which of them stands for each candidate (``tables.RowPlan``).
+            live: bool[B].
+            negatives: of this step.
+        """
+        lanes, columns = scores.shape
+        own = slot[:lanes, None] == jnp.arange(columns)
+        drawn = jnp.broadcast_to(jnp.any(live).astype(jnp.float32), negatives.ids.shape)
+        occurrence = jnp.concatenate([live.astype(jnp.float32), drawn])
+        if negatives.log_q is not None:
+            occurrence = occurrence * jnp.exp(-negatives.log_q)
+        weight = jnp.zeros((columns,)).at[slot].add(occurrence)
+        own_weight = 1.0 if negatives.log_q is None else jnp.exp(-negatives.log_q[:lanes])
+        return jnp.where(live, self._loss(scores, own, weight, own_weight), 0.0)

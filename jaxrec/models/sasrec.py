@@ -1,0 +1,76 @@
+"""SASRec (Kang & McAuley 2018, "Self-attentive sequential recommendation", section III): causal self-attention."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrec.config import Config
+from jaxrec.models.sequence import SequenceModel, allowed, drop
+from jaxrec.tables import glorot_like
+
+
+class SASRecEncoder(nn.Module):
+    """Blocks of self-attention and a point-wise network, over item vectors with learned positions.
+
+    As published: the vectors enter scaled by sqrt(D); queries are normalised and keys and values are not; each half of
+    a block is residual, with layer norm before it and dropout behind it; the network has D units; a layer norm ends it
+    all. Positions count from the first click of what the window shows.
+
+    Attributes:
+        width: D.
+        window: W, as many positions are learned.
+        blocks: how many.
+        heads: of attention; they divide D.
+        dropout_embedding, dropout_hidden: rates on the input vectors; on attention weights and in the network.
+    """
+
+    width: int
+    window: int
+    blocks: int = 2
+    heads: int = 1
+    dropout_embedding: float = 0.0
+    dropout_hidden: float = 0.0
+
+    @nn.compact
+    def __call__(self, vectors: Array, start: Array, slot: Array, train: bool) -> Array:
+        """float32[R, W, D], int32[R, W], int32[P] → float32[P, D]; see ``SequenceModel``."""
+        positions = self.param("positions", nn.initializers.normal(self.width**-0.5), (self.window, self.width))
+        since = jnp.arange(start.shape[1]) - start
+        x = drop(self, vectors * self.width**0.5 + positions[since], self.dropout_embedding, train)
+        visible = allowed(start)
+        for i in range(self.blocks):
+            x = x + self._attend(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_1")(x), x, visible, train)
+            x = x + self._feed_forward(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_2")(x), train)
+        return nn.LayerNorm(name="norm")(x.reshape(-1, self.width)[slot])
+
+    def _attend(self, name: str, normed: Array, x: Array, visible: Array, train: bool) -> Array:
+        rows, columns, width = x.shape
+        query, key, value = (
+            (source @ self.param(f"{name}_{part}", glorot_like, (width, width)))
+            .reshape(rows, columns, self.heads, -1)
+            .swapaxes(1, 2)
+            for part, source in (("query", normed), ("key", x), ("value", x))
+        )  # [R, heads, W, D / heads]
+        score = query @ key.swapaxes(2, 3) / query.shape[3] ** 0.5
+        weight = jax.nn.softmax(jnp.where(visible[:, None], score, -jnp.inf), axis=3)
+        mixed = drop(self, weight, self.dropout_hidden, train) @ value
+        return mixed.swapaxes(1, 2).reshape(rows, columns, width)
+
+    def _feed_forward(self, name: str, x: Array, train: bool) -> Array:
+        for layer in (1, 2):
+            kernel = self.param(f"{name}_kernel_{layer}", glorot_like, (self.width, self.width))
+            x = x @ kernel + self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (self.width,))
+            x = drop(self, jax.nn.relu(x) if layer == 1 else x, self.dropout_hidden, train)
+        return x
+
+
+def sasrec(config: Config, n_items: int) -> SequenceModel:
+    """SASRec as configured."""
+    model = config.model
+    encoder = SASRecEncoder(
+        model.embedding_dim, model.window, model.blocks, model.heads, model.dropout_embedding, model.dropout_hidden
+    )
+    return SequenceModel(encoder, config, n_items)
