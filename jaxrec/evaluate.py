@@ -1,101 +1,204 @@
-"""python -m jaxrec.evaluate: the metrics of a run on a split, over the full catalogue."""
+"""python -m jaxrec.evaluate: the metrics of a run, and of baselines, on a split, over the full catalogue."""
 
 from __future__ import annotations
 
 import json
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrec import runtime
+from jaxrec import baselines, runtime
+from jaxrec.baselines import measuring
 from jaxrec.cli import Parser, command, progress
-from jaxrec.data.dataset import SPLITS, Sessions, open_dataset
+from jaxrec.config import EvaluationConfig
+from jaxrec.data.dataset import SPLITS, Dataset, Sessions, open_dataset
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.errors import UserError
-from jaxrec.evaluation import Evaluator, cut_validation
+from jaxrec.evaluation import Evaluator, Split, cut_validation
 from jaxrec.rundir import Run, load_parameters, open_run, write_text
 
 
-def evaluate(run: Run, split: str, ks: Sequence[int], data: str | None = None, coverage: bool = True) -> dict[str, Any]:
+def evaluate(
+    run: Run,
+    split: str,
+    ks: Sequence[int],
+    data: str | None = None,
+    coverage: bool = True,
+    compared: Sequence[baselines.Choice] = (),
+) -> dict[str, Any]:
     """Metrics of a run on a split, as they are written to ``eval-<split>.json``.
 
     Args:
         ks: cut-offs, each at most the number of items.
         data: the dataset directory where it is no longer at the configuration's ``data.path``.
+        compared: baselines to measure beside it, fitted on the sessions that the run was trained on.
 
     Raises:
         UserError: the data set is not the one that the run was trained on, the split is empty, or k is too large.
     """
-    if max(ks) > run.n_items:
-        raise UserError(f"--k {max(ks)}: larger than the catalogue of {run.n_items} items; choose a smaller one")
-    sessions = _sessions(run, split, data or run.config.data.path)
+    _check_k(ks, run.n_items)
+    parts = _splits(_dataset(run, data or run.config.data.path), split, run.config.data.validation_fraction)
     model, parameters, which = load_parameters(run)
     begin = time.perf_counter()
-    evaluator = Evaluator(model, sessions, run.n_items, run.config.evaluation)
+    config = run.config.evaluation
+    evaluator = Evaluator(model, parts.validation, run.n_items, config)
     with progress(f"evaluating {split}", evaluator.blocks) as update:
         metrics = evaluator.metrics(parameters["params"], parameters["tables"], ks, coverage, update)
-    return {
+    result = {
         "split": split,
         "targets": evaluator.targets,
         "items": run.n_items,
         "checkpoint": which,
-        "ties": run.config.evaluation.ties,
+        "ties": config.ties,
         "seconds": round(time.perf_counter() - begin, 3),
         **metrics,
-        **({"optimum": best} if (best := _optimum(run, split, ks)) else {}),
+        **_optimum(run.manifest, split, ks),
+    }
+    if compared:
+        result["fitted_on"] = parts.train.counts
+        result["baselines"] = measuring.measure(compared, parts, run.n_items, ks, config, coverage)
+    return result
+
+
+def evaluate_baselines(
+    dataset: Dataset,
+    split: str,
+    ks: Sequence[int],
+    compared: Sequence[baselines.Choice],
+    fraction: float = 0.0,
+    coverage: bool = True,
+) -> dict[str, Any]:
+    """Metrics of baselines without a run; see ``evaluate``.
+
+    Args:
+        fraction: share of the training targets, the most recent, that is the validation split and not fitted on.
+    """
+    _check_k(ks, dataset.n_items)
+    hint = " or give --validation-fraction" if split == "validation" else ""
+    parts, config = _splits(dataset, split, fraction, hint), EvaluationConfig()
+    return {
+        "split": split,
+        "targets": parts.validation.counts["targets"],
+        "items": dataset.n_items,
+        "ties": config.ties,
+        "fitted_on": parts.train.counts,
+        "baselines": measuring.measure(compared, parts, dataset.n_items, ks, config, coverage),
+        **_optimum(dataset.manifest, split, ks),
     }
 
 
-def _sessions(run: Run, split: str, path: str) -> Sessions:
+def _check_k(ks: Sequence[int], n_items: int) -> None:
+    if max(ks) > n_items:
+        raise UserError(f"--k {max(ks)}: larger than the catalogue of {n_items} items; choose a smaller one")
+
+
+def _dataset(run: Run, path: str) -> Dataset:
     if not Path(path).exists():
         raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
     dataset = open_dataset(path)
     if dataset.manifest["content_hash"] != run.manifest["content_hash"]:
         raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")
+    return dataset
+
+
+def _splits(dataset: Dataset, split: str, fraction: float, hint: str = "") -> Split:
+    """The sessions that are trained on, and those to evaluate."""
     dataset.verify()
-    if split == "test":
-        sessions = dataset.split("test")
-    else:
-        fraction = run.config.data.validation_fraction
-        training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
-        sessions = training if split == "train" else validation
+    training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
+    sessions: Sessions = {"train": training, "validation": validation}.get(split) or dataset.split("test")
     if not sessions.counts["targets"]:
-        raise UserError(f"{path}: the {split} split is empty; choose another --split")
-    return sessions
+        raise UserError(f"{dataset.path}: the {split} split is empty; choose another --split{hint}")
+    return Split(training, sessions)
 
 
-def _optimum(run: Run, split: str, ks: Sequence[int]) -> dict[str, float]:
+def _optimum(manifest: dict[str, Any], split: str, ks: Sequence[int]) -> dict[str, Any]:
     """What the best ranker reaches, known for the test split of synthetic data."""
-    return optimum_metrics(run.manifest, ks) if split == "test" else {}
+    best = optimum_metrics(manifest, ks) if split == "test" else {}
+    return {"optimum": best} if best else {}
 
 
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.evaluate``."""
-    parser = Parser(
-        prog="python -m jaxrec.evaluate",
-        description="Rank the next item of every click of a split among all items, and write eval-<split>.json into "
-        "the run. The checkpoint is the best by validation, or the latest where there was no validation.",
-    )
-    parser.add_argument("--run", required=True, metavar="DIR", help="run directory, such as checkpoints/gru4rec")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
-    parser.add_argument("--k", type=_positive, nargs="+", metavar="K", help="cut-offs (default: the configuration's)")
-    parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training")
-    parser.add_argument("--no-coverage", action="store_true", help="leave coverage out, which is quicker")
-    parser.add_argument("--json", action="store_true", help="print the JSON instead of a table")
-    options = parser.parse_args(argv)
+    options = _parser().parse_args(argv)
+    compared = None if options.baselines is None else baselines.parse_all(options.baselines)
+    _check(options)
+    if options.run is None:
+        assert compared is not None
+        _main_baselines(options, compared)
+    else:
+        _main_run(options, compared or [])
+
+
+def _main_run(options: Namespace, compared: list[baselines.Choice]) -> None:
     runtime.start()
     run = open_run(options.run)
     ks = sorted(set(options.k or run.config.evaluation.k))
-    result = evaluate(run, options.split, ks, options.data, not options.no_coverage)
+    result = evaluate(run, options.split, ks, options.data, not options.no_coverage, compared)
     text = json.dumps(result, indent=2)
-    file = Path(options.run) / f"eval-{options.split}.json"
-    write_text(file, text + "\n")
-    print(text if options.json else _table(result, ks, file))
+    files = [Path(options.run) / f"eval-{options.split}.json", *_out(options)]
+    for file in files:
+        write_text(file, text + "\n")
+    print(text if options.json else _table(result, ks, files))
 
 
-def _table(result: dict[str, Any], ks: Sequence[int], file: Path) -> str:
+def _main_baselines(options: Namespace, compared: list[baselines.Choice]) -> None:
+    runtime.start()
+    ks = sorted(set(options.k or EvaluationConfig().k))
+    fraction, coverage = options.validation_fraction or 0.0, not options.no_coverage
+    result = evaluate_baselines(open_dataset(options.data), options.split, ks, compared, fraction, coverage)
+    text = json.dumps(result, indent=2)
+    for file in _out(options):
+        write_text(file, text + "\n")
+    print(text if options.json else _baselines_table(result, ks, _out(options)))
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m jaxrec.evaluate",
+        description="Rank the next item of every click of a split among all items, and write eval-<split>.json into "
+        "the run. The checkpoint is the best by validation, or the latest where there was no validation. Baselines are "
+        "measured beside the run, or without one on a data set.",
+        epilog="baselines, which see all clicks before the target:\n" + baselines.describe(),
+    )
+    parser.add_argument("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
+    parser.add_argument("--k", type=_positive, nargs="+", metavar="K", help="cut-offs (default: the configuration's)")
+    parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training; without "
+                        "--run the one to measure baselines on")  # fmt: skip
+    parser.add_argument("--baselines", nargs="*", metavar="NAME", help="baselines to measure: names, with parameters "
+                        "where they shall differ from the defaults (stan:k=100,lambda1=2), or 'all'")  # fmt: skip
+    parser.add_argument("--validation-fraction", type=_fraction, metavar="F", help="without --run: share of the "
+                        "training targets, the most recent, that is the validation split, not fitted on")  # fmt: skip
+    parser.add_argument("--no-coverage", action="store_true", help="leave coverage out, which is quicker")
+    parser.add_argument("--json", action="store_true", help="print the JSON instead of a table")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON here as well")
+    return parser
+
+
+def _check(options: Namespace) -> None:
+    """Refuse options that do not go together, before anything is read."""
+    if options.run is None and options.baselines is None:
+        raise UserError("--run: missing; name a run directory, or measure --baselines on --data")
+    if options.run is None and options.data is None:
+        raise UserError("--data: missing; name the dataset directory to measure baselines on, or a run with --run")
+    if options.run is not None and options.validation_fraction is not None:
+        raise UserError("--validation-fraction: a run brings its own; leave this out")
+    if options.baselines is not None and options.split == "train":
+        raise UserError("--split train: baselines have these sessions by heart; choose validation or test")
+    if options.out is not None and not options.out.absolute().parent.is_dir():
+        raise UserError(f"--out {options.out}: no directory {options.out.parent}; make it or choose another place")
+    if options.out is not None and options.out.is_dir():
+        raise UserError(f"--out {options.out}: a directory; name a file in it")
+
+
+def _out(options: Namespace) -> list[Path]:
+    return [] if options.out is None else [options.out]
+
+
+def _table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Path]) -> str:
     names = [name for name in ("recall", "mrr", "ndcg", "hit_rate", "coverage") if f"{name}@{ks[0]}" in result]
     head = f"{result['split']}: {result['targets']:,} targets over {result['items']:,} items, {result['checkpoint']} "
     lines = [head + f"checkpoint, {result['ties']} ranks, {result['seconds']:.1f} s"]
@@ -106,13 +209,38 @@ def _table(result: dict[str, Any], ks: Sequence[int], file: Path) -> str:
         row = [f"{result[f'{name}@{k}'] / best[f'{name}@{k}']:9.1%}" for k in ks if f"{name}@{k}" in best]
         if row:
             lines.append(f"{'of optimum':10}" + "".join(row) + f"   ({name})")
-    return "\n".join([*lines, f"written to {file}"])
+    if "baselines" in result:
+        both = {"this run": result, **result["baselines"]}
+        lines += ["", f"baselines fitted on {result['fitted_on']['sessions']:,} sessions", measuring.table(both, ks)]
+    return "\n".join([*lines, *(f"written to {file}" for file in files)])
+
+
+def _baselines_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Path]) -> str:
+    head = f"{result['split']}: {result['targets']:,} targets over {result['items']:,} items, {result['ties']} ranks; "
+    lines = [head + f"baselines fitted on {result['fitted_on']['sessions']:,} sessions"]
+    lines.append(measuring.table(result["baselines"], ks))
+    best = result.get("optimum", {})
+    for name in ("recall", "mrr"):
+        row = [f"@{k} {best[f'{name}@{k}']:.4f}" for k in ks if f"{name}@{k}" in best]
+        if row:
+            lines.append(f"the best ranker's {name}: " + ", ".join(row))
+    return "\n".join([*lines, *(f"written to {file}" for file in files)])
 
 
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise UserError(f"--k {text}: expected a whole number from 1")
     return int(text)
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value < 1.0:
+        raise UserError(f"--validation-fraction {text}: expected a number between 0 and 1, such as 0.05")
+    return value
 
 
 if __name__ == "__main__":

@@ -106,6 +106,24 @@ def top_items(queries: Array, items: Array, banned: Array, k: int, size: BlockSi
     return _by_blocks(one, size, queries, banned)
 
 
+@partial(jax.jit, static_argnames=("k", "ties"))
+def rank_scores(scores: Array, targets: Array, k: int, ties: str) -> tuple[Array, Array]:
+    """``ranks`` and the best k items where the scores are there already, as those of baselines are.
+
+    Args:
+        scores: float32[Q, V].
+        targets: int32[Q], in [0, V).
+        k: at most V; 0 for the ranks alone.
+
+    Returns:
+        float32[Q] ranks, and int32[Q, k] items.
+    """
+    rank = _count(scores, targets, ties)
+    if not k:
+        return rank, jnp.zeros((len(scores), 0), jnp.int32)
+    return rank, _top_k(jnp.where(jnp.isnan(scores), -jnp.inf, scores), k)[1]
+
+
 def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Array) -> Any:
     """``one`` on blocks of rows, one after the other; the last block is padded with zeros, whose results are cut."""
     n = len(arrays[0])

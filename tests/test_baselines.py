@@ -1,0 +1,419 @@
+"""The baselines against their formulas in plain Python, the walk over queries, and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import yaml
+from helpers import call, fails, write_dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec import rundir as runs
+from jaxrec.baselines import BASELINES, itemknn, make_baseline, measuring, parse, parse_all, prefixes
+from jaxrec.baselines.measuring import baseline_metrics
+from jaxrec.baselines.prefixes import Prefixes, Queries
+from jaxrec.config import EvaluationConfig
+from jaxrec.data.dataset import Sessions, open_dataset
+from jaxrec.evaluate import evaluate, evaluate_baselines
+from jaxrec.evaluation import cut_validation
+from jaxrec.ranking import rank_scores
+
+Capsys = pytest.CaptureFixture[str]
+V, DAY = 12, 86_400_000
+
+
+def make_sessions(seed: int, count: int = 40, longest: int = 9, n_items: int = V - 1) -> Sessions:
+    """Random sessions over a month, not in the order of their ends; item ``n_items`` and above never occur."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, longest + 1, count)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    begin = np.repeat(rng.integers(0, 30 * DAY, count), lengths)
+    items = (n_items * rng.random(offsets[-1]) ** 2).astype(np.int32)
+    return Sessions(items, begin + 1000 * np.arange(offsets[-1]), offsets)
+
+
+def lists(sessions: Sessions) -> list[tuple[list[int], int]]:
+    """Every session's items and the time of its last click, the one that ended first in front."""
+    bounds = zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)
+    both = [(sessions.items[low:high].tolist(), int(sessions.times[high - 1])) for low, high in bounds]
+    return sorted(both, key=lambda session: session[1])
+
+
+# ---- the formulas in plain Python: from training sessions, a prefix, the time and parameters to {item: score} --------
+
+Train = list[tuple[list[int], int]]
+
+
+def pop(train: Train, prefix: list[int], now: int) -> dict[int, float]:
+    counts = Counter(item for session, _ in train for item in session)
+    distinct = sorted({counts[item] for item in range(V)})
+    return {item: distinct.index(counts[item]) / len(distinct) for item in range(V)}
+
+
+def spop(train: Train, prefix: list[int], now: int) -> dict[int, float]:
+    return {item: score + prefix.count(item) for item, score in pop(train, prefix, now).items()}
+
+
+def itemknn_(
+    train: Train, prefix: list[int], now: int, k: int, shrinkage: float, alpha: float, decay: float
+) -> dict[int, float]:
+    sets = [set(session) for session, _ in train]
+    holds = {item: sum(item in one for one in sets) for item in range(V)}
+    scores: dict[int, float] = {}
+    for distance, clicked in enumerate(reversed(prefix)):
+        similar = []
+        for item in range(V):
+            both = sum(item in one and clicked in one for one in sets)
+            if both and item != clicked:
+                norm = (holds[clicked] + shrinkage) ** alpha * (holds[item] + shrinkage) ** (1 - alpha)
+                similar.append((-both / norm, item))
+        for value, item in sorted(similar)[:k]:
+            scores[item] = scores.get(item, 0.0) - decay**distance * value
+    return scores
+
+
+def neighbours(
+    train: Train, weight: dict[int, float], sample: int, k: int, factor: Callable[[list[int], int], float]
+) -> list[tuple[float, int]]:
+    shared = [
+        (number, sum(weight[item] for item in weight if item in session))
+        for number, (session, _) in enumerate(train)
+        if any(weight.get(item, 0) > 0 for item in session)
+    ]
+    similar = [(value * factor(*train[number]), number) for number, value in shared[-sample:]]
+    return sorted(similar, key=lambda one: (-np.float32(one[0]), -one[1]))[:k]
+
+
+def vsknn(
+    train: Train, prefix: list[int], now: int, k: int, sample: int, decay: str, vote_decay: str, idf: float
+) -> dict[int, float]:
+    length = len(prefix)
+    decays = {
+        "none": lambda d: 1.0, "linear": lambda d: max(0.0, 1 - d / 10), "ratio": lambda d: (length - d) / length,
+        "harmonic": lambda d: 1 / (1 + d), "quadratic": lambda d: 1 / (1 + d) ** 2,
+        "log": lambda d: 1 / math.log10(d + 1.7),
+    }  # fmt: skip
+    distance = {item: length - 1 - place for place, item in enumerate(prefix)}  # the last click on an item wins
+    weight = {item: decays[decay](d) for item, d in distance.items()}
+    holds = Counter(item for session, _ in train for item in set(session))
+    scores: dict[int, float] = {}
+    for similarity, number in neighbours(train, weight, sample, k, lambda session, end: 1.0):
+        session = train[number][0]
+        vote = similarity * decays[vote_decay](min(distance[item] for item in session if weight.get(item, 0) > 0))
+        for item in set(session):
+            scores[item] = scores.get(item, 0.0) + vote * (1 + idf * math.log(len(train) / holds[item]))
+    return scores
+
+
+def stan(
+    train: Train, prefix: list[int], now: int, k: int, sample: int, lambda1: float, lambda2: float, lambda3: float
+) -> dict[int, float]:
+    def fall(x: float, scale: float) -> float:
+        return math.exp(-x / scale) if scale else 1.0
+
+    distance = {item: len(prefix) - 1 - place for place, item in enumerate(prefix)}
+    weight = {item: fall(d, lambda1) for item, d in distance.items()}
+
+    def factor(session: list[int], end: int) -> float:
+        return fall(max(0, now - end) / DAY, lambda2) / math.sqrt(len(prefix) * len(session))
+
+    scores: dict[int, float] = {}
+    for similarity, number in neighbours(train, weight, sample, k, factor):
+        place = {item: index for index, item in enumerate(train[number][0])}
+        latest = min((item for item in place if item in distance), key=lambda item: distance[item])
+        for item, index in place.items():
+            scores[item] = scores.get(item, 0.0) + similarity * fall(abs(index - place[latest]), lambda3)
+    return scores
+
+
+FORMULAS: dict[str, Callable[..., dict[int, float]]] = {
+    "pop": pop, "spop": spop, "itemknn": itemknn_, "vsknn": vsknn, "stan": stan
+}  # fmt: skip
+TEXTS = [
+    "pop",
+    "spop",
+    "itemknn",
+    "itemknn:k=3,shrinkage=0,decay=0.5",
+    "itemknn:k=1000,shrinkage=7.5,alpha=0.25,decay=1",
+    "vsknn",
+    "vsknn:k=3,sample=7,decay=quadratic,vote_decay=none",
+    "vsknn:k=1,sample=1,decay=log,vote_decay=log,idf=1",
+    "vsknn:k=4,sample=1000,decay=harmonic,vote_decay=ratio,idf=0.3",
+    "vsknn:decay=none,vote_decay=quadratic",
+    "vsknn:k=5,decay=ratio,vote_decay=linear",
+    "stan",
+    "stan:k=3,sample=7,lambda1=0.7,lambda2=5,lambda3=1.5",
+    "stan:k=1,sample=1,lambda1=0,lambda2=0,lambda3=0",
+    "stan:k=1000000,sample=1000000,lambda1=3,lambda2=0,lambda3=2",
+    "stan:k=5,lambda2=0.00001",  # most weights are 0 in float32
+]
+
+
+def expected(text: str, train: Train, prefix: list[int], now: int) -> np.ndarray:
+    """float64[V]: the formula's scores; below them, by popularity, the items that it does not name."""
+    choice = parse(text)
+    scores = np.array([value for _, value in sorted(pop(train, prefix, now).items())]) - 1.0
+    for item, value in FORMULAS[choice.name](train, prefix, now, **choice.parameters.model_dump()).items():
+        if np.float32(value) > 0 or choice.name in ("pop", "spop"):
+            scores[item] = value
+    return scores
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_scores_are_those_of_the_formula(text: str) -> None:
+    train, split = make_sessions(1), make_sessions(2, count=15, longest=14, n_items=V)
+    split = Sessions(split.items, split.times + 20 * DAY, split.offsets)
+    baseline, queries = make_baseline(parse(text), train, V), Queries(split)
+    found = baseline.scores(queries.prefixes(0, len(queries)))
+    assert found.dtype == np.float32 and found.shape == (len(queries), V)
+    row = 0
+    for low, high in zip(split.offsets[:-1], split.offsets[1:], strict=True):
+        for end in range(low + 1, high):
+            prefix, now = split.items[low:end].tolist(), int(split.times[end - 1])
+            np.testing.assert_allclose(found[row], expected(text, lists(train), prefix, now), rtol=1e-6, atol=1e-6)
+            assert queries.targets[row] == split.items[end]
+            row += 1
+    assert row == len(queries) == split.counts["targets"]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_an_item_without_neighbours_leaves_popularity(name: str) -> None:
+    """Item 11 is in no training session, and an empty session has nothing to go by."""
+    baseline = make_baseline(parse(name), make_sessions(1), V)
+    items = np.array([V - 1, V - 1], np.int32)
+    found = baseline.scores(Prefixes(items, np.array([0, 2, 2]), np.array([5, 0])))
+    order = [value for _, value in sorted(pop(lists(make_sessions(1)), [], 0).items())]
+    for row in found:
+        others = row[:-1] if name == "spop" else row
+        np.testing.assert_allclose(np.diff(others), np.diff(order)[: len(others) - 1], atol=1e-6)
+    assert found[0].argmax() == (V - 1 if name == "spop" else np.argmax(order))
+    assert np.array_equal(found[1].argsort(kind="stable"), np.argsort(order, kind="stable"))
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_more_popular_items_than_the_sample_holds(name: str) -> None:
+    """One training session, and sessions that are all alike: nothing divides by zero, equal items tie."""
+    alike = Sessions(np.tile(np.array([3, 4], np.int32), 50), np.arange(100), np.arange(0, 101, 2))
+    for train in (alike, alike.slice(0, 1)):
+        found = make_baseline(parse(name), train, V).scores(
+            Prefixes(np.array([3], np.int32), np.array([0, 1]), np.ones(1))
+        )
+        assert np.isfinite(found).all()
+        assert set(np.argsort(-found[0], kind="stable")[:2]) == {3, 4}
+        assert len(np.unique(found[0, 5:])) == 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(TEXTS), st.integers(0, 5), st.lists(st.integers(1, 60), max_size=6), st.integers(0, 2**31))
+def test_neither_the_batch_nor_the_future_matters(text: str, seed: int, cuts: list[int], other: int) -> None:
+    """Bit for bit: a query's scores are those of a batch of its own, and no click after the prefix changes them."""
+    split = make_sessions(seed + 10, count=12)
+    baseline, queries = make_baseline(parse(text), make_sessions(seed), V), Queries(split)
+    whole = baseline.scores(queries.prefixes(0, len(queries)))
+    bounds = sorted({0, len(queries), *(cut for cut in cuts if cut < len(queries))})
+    parts = [baseline.scores(queries.prefixes(low, high)) for low, high in pairwise(bounds)]
+    assert np.concatenate(parts).tobytes() == whole.tobytes()
+    query = other % len(queries)
+    event = queries._end[query]
+    items, times = split.items.copy(), split.times.copy()
+    items[event:], times[event:] = (items[event:] + 1 + other) % V, times[event:] + other
+    changed = Queries(Sessions(items, times, split.offsets))
+    again = baseline.scores(changed.prefixes(query, query + 1))
+    assert again[0].tobytes() == whole[query].tobytes()
+
+
+def test_batches_hold_every_query_once_and_bounded_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries = Queries(make_sessions(0))
+    work = np.arange(V)
+    for bound, rows in ((1, 5), (40, 7), (10**9, 7), (200, 1000)):
+        monkeypatch.setattr(prefixes, "WORK", bound)
+        batches = list(queries.batches(rows, work))
+        assert [low for low, _ in batches] == [0, *(high for _, high in batches[:-1])]
+        assert batches[-1][1] == len(queries)
+        for low, high in batches:
+            spent = (1 + work[queries.prefixes(low, high).items]).sum()
+            assert 0 < high - low <= rows and (spent <= bound or high - low == 1)
+
+
+@pytest.mark.parametrize("text", ["pop", "itemknn:k=1", "vsknn", "stan:k=1,lambda3=0"])
+@pytest.mark.parametrize("ties", ["conservative", "standard", "median"])
+def test_metrics_and_ties(text: str, ties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefixes, "WORK", 300)
+    monkeypatch.setattr(measuring, "ROWS", 7)
+    train, queries = make_sessions(1), Queries(make_sessions(2, n_items=V))
+    baseline = make_baseline(parse(text), train, V)
+    found = baseline_metrics(baseline, queries, V, [1, 3, V], EvaluationConfig(ties=ties), coverage=True)
+    scores = baseline.scores(queries.prefixes(0, len(queries)))
+    others = np.delete(
+        np.arange(V)[None].repeat(len(queries), 0).ravel(), np.arange(len(queries)) * V + queries.targets
+    )
+    rest = np.take_along_axis(scores, others.reshape(len(queries), V - 1), 1)
+    own = scores[np.arange(len(queries)), queries.targets][:, None]
+    equal = (rest == own).sum(1)
+    assert equal.any(), "no tie to break"
+    ranks = 1 + (rest > own).sum(1) + equal * {"conservative": 1.0, "standard": 0.0, "median": 0.5}[ties]
+    tops = np.argsort(-scores, axis=1, kind="stable")
+    for k in (1, 3, V):
+        assert found[f"recall@{k}"] == pytest.approx((ranks <= k).mean(), abs=1e-9)
+        assert found[f"mrr@{k}"] == pytest.approx(((ranks <= k) / ranks).mean(), abs=1e-9)
+        assert found[f"coverage@{k}"] == len(np.unique(tops[:, :k])) / V
+
+
+def test_ranking_given_scores() -> None:
+    scores = jnp.array([[1.0, 2.0, 2.0, math.nan], [math.nan, 0.0, 1.0, 1.0]])
+    rank, top = rank_scores(scores, jnp.array([1, 0]), 2, "conservative")
+    np.testing.assert_array_equal(rank, [3.0, 4.0])  # what is not a number beats others' targets, and loses its own
+    np.testing.assert_array_equal(top, [[1, 2], [2, 3]])
+    assert rank_scores(scores, jnp.array([1, 0]), 0, "median")[1].shape == (2, 0)
+
+
+def test_blocks_of_item_similarities(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice, queries = parse("itemknn:k=3,decay=0.5"), Queries(make_sessions(2))
+    whole = make_baseline(choice, make_sessions(1), V).scores(queries.prefixes(0, len(queries)))
+    for block in (1, 100):
+        monkeypatch.setattr(itemknn, "BLOCK", block)
+        assert (
+            make_baseline(choice, make_sessions(1), V).scores(queries.prefixes(0, 9)).tobytes() == whole[:9].tobytes()
+        )
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_on_a_data_set(dataset: Path, tmp_path: Path, capsys: Capsys) -> None:
+    capsys.readouterr()
+    words = ["--baselines", "all", "itemknn:decay=1", "--data", dataset, "--k", 20, 5]
+    assert call("evaluate", *words, "--json", "--out", tmp_path / "b.json") == 0
+    captured = capsys.readouterr()
+    printed = json.loads(captured.out)
+    assert captured.err == "" and printed == json.loads((tmp_path / "b.json").read_text())
+    opened = open_dataset(dataset)
+    assert printed["targets"] == opened.split("test").counts["targets"] and printed["items"] == 100
+    assert printed["fitted_on"] == opened.split("train").counts
+    assert list(printed["baselines"]) == [*BASELINES, "itemknn:decay=1"]
+    best = {name: entry["recall@20"] for name, entry in printed["baselines"].items()}
+    assert all(best["pop"] + 0.05 < best[name] for name in ("itemknn", "vsknn", "stan"))
+    assert all(value < printed["optimum"]["recall@20"] for value in best.values())
+    assert printed["baselines"]["itemknn:decay=1"]["parameters"]["decay"] == 1.0
+    assert call("evaluate", "--baselines", "pop", "vsknn:k=7", "--data", dataset, "--k", 5) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("test: ") and "conservative ranks; baselines fitted on" in out[0]
+    assert out[1].split() == ["recall@5", "mrr@5", "coverage@5", "seconds"]
+    assert [line.split()[0] for line in out[2:4]] == ["pop", "vsknn:k=7"] and "the best ranker's recall" in out[4]
+
+
+def test_the_validation_split_is_not_fitted_on(dataset: Path) -> None:
+    opened = open_dataset(dataset)
+    train, validation = cut_validation(opened.split("train"), opened.split("validation"), 0.2)
+    found = evaluate_baselines(opened, "validation", [5], parse_all(["spop", "stan"]), 0.2)
+    assert found["fitted_on"] == train.counts and found["targets"] == validation.counts["targets"]
+    for name in ("spop", "stan"):
+        baseline = make_baseline(parse(name), train, 100)
+        alone = baseline_metrics(baseline, Queries(validation), 100, [5], EvaluationConfig())
+        assert alone == {key: found["baselines"][name][key] for key in alone}
+
+
+def test_beside_a_run(run: Path, dataset: Path, tmp_path: Path, capsys: Capsys) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    alone = evaluate(runs.open_run(copy), "validation", [5, 20])
+    capsys.readouterr()
+    words = ["--run", copy, "--split", "validation", "--baselines", "pop", "stan:k=50"]
+    assert call("evaluate", *words, "--out", tmp_path / "out.json") == 0
+    out = capsys.readouterr().out
+    saved = json.loads((copy / "eval-validation.json").read_text())
+    assert saved == json.loads((tmp_path / "out.json").read_text())
+    assert {**saved, "seconds": 0}.items() >= {**alone, "seconds": 0}.items()
+    fraction = runs.open_run(copy).config.data.validation_fraction
+    opened = open_dataset(dataset)
+    wanted = evaluate_baselines(opened, "validation", [5, 20], parse_all(["pop", "stan:k=50"]), fraction)
+    assert saved["fitted_on"] == wanted["fitted_on"]
+    for name in ("pop", "stan:k=50"):
+        for metric in ("recall@20", "mrr@5", "ndcg@20", "coverage@20"):
+            assert saved["baselines"][name][metric] == wanted["baselines"][name][metric]
+    for name in ("this run", "pop ", "stan:k=50 "):
+        assert sum(line.startswith(name) for line in out.splitlines()) == 1
+    assert call("evaluate", "--run", copy, "--split", "validation") == 0
+    assert "baselines" not in json.loads((copy / "eval-validation.json").read_text())
+
+
+WRONG = {
+    "stam": "--baselines stam: no baseline 'stam' .did you mean 'stan'..; there are all, pop, spop, itemknn",
+    "": "--baselines : no baseline ''; there are all, pop",
+    "stan:lamda1=3": "no parameter 'lamda1' .did you mean 'lambda1'..; those of stan: k, sample, lambda1, lambda2",
+    "pop:k=3": "no parameter 'k'; those of pop: none",
+    "stan:k": "'k': expected parameter=value, as in stan:k=500",
+    "stan:": "'': expected parameter=value",
+    "stan:k=": "'k=': expected parameter=value",
+    "stan:k=5,k=6": "k is given twice",
+    "vsknn:k=0": "--baselines vsknn:k=0: k: found '0'; input should be greater than or equal to 1",
+    "vsknn:k=1.5": "k: found '1.5'; input should be a valid integer",
+    "stan:sample=-1": "sample: found '-1'; input should be greater than or equal to 1",
+    "stan:lambda2=nan": "lambda2: found 'nan'; input should be a finite number|lambda2: found 'nan'; input should be",
+    "stan:lambda1=-1": "lambda1: found '-1'; input should be greater than or equal to 0",
+    "itemknn:decay=2": "decay: found '2'; input should be less than or equal to 1",
+    "itemknn:shrinkage=x": "shrinkage: found 'x'; input should be a valid number",
+    "vsknn:decay=liner": "decay: found 'liner'; input should be 'none', 'linear'.*did you mean 'linear'",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_names_and_parameters(capsys: Capsys, dataset: Path, text: str) -> None:
+    fails(capsys, "evaluate", "--data", dataset, "--baselines", text, names=WRONG[text])
+
+
+def test_wrong_options(capsys: Capsys, run: Path, dataset: Path, tmp_path: Path) -> None:
+    fails(capsys, "evaluate", names="--run: missing; name a run directory, or measure --baselines on --data")
+    fails(capsys, "evaluate", "--data", dataset, names="--run: missing")
+    fails(capsys, "evaluate", "--baselines", names="--data: missing; name the dataset directory")
+    fails(capsys, "evaluate", "--baselines", "--data", tmp_path, names="no data set here")
+    words = ["evaluate", "--baselines", "pop", "--data", dataset]
+    fails(capsys, *words, "--split", "train", names="--split train: baselines have these sessions by heart")
+    fails(capsys, *words, "--k", 101, names="--k 101: larger than the catalogue of 100 items")
+    for wrong in ("0", "1", "x", "nan"):
+        fails(capsys, *words, "--validation-fraction", wrong, names=f"--validation-fraction {wrong}: expected a number")
+    fails(capsys, *words, "--out", tmp_path / "none" / "b.json", names="--out .*b.json: no directory .*none")
+    fails(capsys, *words, "--out", tmp_path, names="--out .*: a directory; name a file in it")
+    words = ["evaluate", "--run", run, "--baselines", "pop"]
+    fails(capsys, *words, "--validation-fraction", 0.1, names="--validation-fraction: a run brings its own")
+    assert not list(run.glob("eval-*"))
+
+
+def test_another_data_set_than_the_runs(capsys: Capsys, run: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    other = write_dataset(tmp_path / "other", rng.integers(0, 9, (90, 4)))
+    fails(capsys, "evaluate", "--run", run, "--baselines", "--data", other, names="other: not the data set that ")
+
+
+def test_a_small_data_set(capsys: Capsys, tmp_path: Path) -> None:
+    """There is no validation split, and with k beyond the training sessions all of them are neighbours."""
+    rng = np.random.default_rng(0)
+    opened = open_dataset(write_dataset(tmp_path / "data", rng.integers(0, 9, (90, 4))))
+    fails(capsys, "evaluate", "--baselines", "--data", opened.path, "--split", "validation", "--k", 5,
+          names="the validation split is empty; choose another --split or give --validation-fraction")  # fmt: skip
+    names = ["stan:k=100000,sample=100000", "stan:k=90,sample=90"]
+    most, all_ = evaluate_baselines(opened, "test", [5], parse_all(names))["baselines"].values()
+    assert {name: most[name] for name in ("recall@5", "mrr@5")} == {name: all_[name] for name in ("recall@5", "mrr@5")}
+
+
+def test_a_median_run_ranks_its_baselines_by_median(run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    run_config = yaml.safe_load((copy / "config.yaml").read_text())
+    run_config["evaluation"] |= {"ties": "median"}
+    (copy / "config.yaml").write_text(yaml.safe_dump(run_config))
+    found = evaluate(runs.open_run(copy), "test", [5], compared=parse_all(["pop"]))
+    opened, fraction = open_dataset(run_config["data"]["path"]), run_config["data"]["validation_fraction"]
+    train = cut_validation(opened.split("train"), opened.split("validation"), fraction).train
+    queries, baseline = Queries(opened.split("test")), make_baseline(parse("pop"), train, 100)
+    wanted = baseline_metrics(baseline, queries, 100, [5], EvaluationConfig(ties="median"))
+    assert found["ties"] == "median" and wanted.items() <= found["baselines"]["pop"].items()
