@@ -106,6 +106,9 @@ def pack(chunks: Chunks, window: int, targets: int) -> Template:
     Args:
         targets: at least W.
     """
+    if not len(chunks.begin):
+        nothing = np.zeros((0, 1, window), np.int32)
+        return Template(nothing, nothing, nothing[:, :, 0])
     row, column, length, scored = _rows(chunks, window)
     total = np.bincount(row, weights=scored).astype(np.int64)  # of each row
     rows = _rows_per_step(total, targets)

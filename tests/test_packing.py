@@ -1,0 +1,284 @@
+"""The packed feed: each target scored once, with the clicks before it as its history, whatever the lengths."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec.data.dataset import Sessions, open_dataset
+from jaxrec.data.feed import Plan
+from jaxrec.data.packing import PackedBlock, PackedFeed, cut_chunks
+from jaxrec.prepare import main
+
+SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+RESIDENT, STREAMED = 2**30, 0
+DAY = 24 * 60 * 60 * 1000  # ms
+
+LENGTHS = st.lists(st.integers(1, 14), min_size=1, max_size=50)
+ORDERS = st.sampled_from(["random", "time"])
+
+
+@st.composite
+def windows(draw: st.DrawFn) -> tuple[int, int, int]:
+    """A window, a stride up to it, and targets a step from it on."""
+    window = draw(st.integers(1, 9))
+    return window, draw(st.integers(1, window)), window + draw(st.integers(0, 12))
+
+
+class Scored(NamedTuple):
+    """One scored position as a plain loop reads it from the blocks."""
+
+    step: int
+    history: tuple[int, ...]
+    target: int
+    weight: float
+
+
+def make_sessions(lengths: Any) -> Sessions:
+    """Event ``e`` is item ``e`` and the ``e``-th hour, so that a block shows positions."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    events = np.arange(offsets[-1])
+    return Sessions(events.astype(np.int32), events * DAY // 24, offsets)
+
+
+def make_plan(batch: int, steps: int = 1000, order: str = "random", seed: int = 1, memory: int = STREAMED) -> Plan:
+    return Plan(batch, steps, order, seed, memory, training=True)
+
+
+def steps_of(feed: PackedFeed, epoch: int = 0) -> PackedBlock:
+    """An epoch's blocks behind each other, as NumPy arrays [T, ...]."""
+    blocks = list(feed.epoch(epoch))
+    assert len(blocks) == feed.shape.blocks
+    return PackedBlock(*(np.concatenate([np.asarray(leaf) for leaf in leaves]) for leaves in zip(*blocks, strict=True)))
+
+
+def read(epoch: PackedBlock) -> list[Scored]:
+    """The scored positions of an epoch, with what each of them sees."""
+    found = []
+    for step, (source, start, slot, target, weight) in enumerate(zip(*epoch, strict=True)):
+        window = source.shape[1]
+        for at, to, much in zip(slot.tolist(), target.tolist(), weight.tolist(), strict=True):
+            if much:
+                row, column = divmod(at, window)
+                history = source[row, start[row, column] : column + 1].tolist()
+                found.append(Scored(step, tuple(history), to, much))
+    return found
+
+
+def expected_targets(lengths: list[int]) -> dict[int, list[int]]:
+    """Each target's event with all the clicks of its session before it."""
+    found, first = {}, 0
+    for length in lengths:
+        found |= {first + t: list(range(first, first + t)) for t in range(1, length)}
+        first += length
+    return found
+
+
+@given(LENGTHS, windows(), ORDERS, st.integers(0, 2**32 - 1), st.integers(0, 3), st.integers(1, 9))
+@settings(max_examples=150, deadline=None)
+def test_every_target_is_scored_once_with_the_clicks_before_it(
+    lengths: list[int], shape: tuple[int, int, int], order: str, seed: int, epoch: int, steps: int
+) -> None:
+    window, stride, batch = shape
+    feed = PackedFeed(make_sessions(lengths), window, make_plan(batch, steps, order, seed), stride)
+    scored = read(steps_of(feed, epoch))
+    expected = expected_targets(lengths)
+    assert sorted(one.target for one in scored) == sorted(expected)
+    assert feed.pairs == len(scored)
+    for one in scored:
+        before = expected[one.target]
+        assert list(one.history) == before[len(before) - len(one.history) :], "the last clicks of its own session"
+        least, most = min(window - stride + 1, len(before)), min(window, len(before))
+        assert least <= len(one.history) <= most
+        assert one.weight == 1.0
+
+
+@given(LENGTHS, windows(), ORDERS, st.integers(1, 9))
+@settings(max_examples=100, deadline=None)
+def test_the_grid_holds_whole_chunks_and_padding(
+    lengths: list[int], shape: tuple[int, int, int], order: str, steps: int
+) -> None:
+    """A position continues the one before it in its row, or opens a chunk; where there is none it stands for itself."""
+    window, stride, batch = shape
+    feed = PackedFeed(make_sessions(lengths), window, make_plan(batch, steps, order), stride)
+    epoch = steps_of(feed)
+    assert epoch.input.shape == (feed.shape.blocks * feed.shape.steps, *feed.grid)
+    assert feed.grid[1] == window
+    assert epoch.weight.shape[1] == feed.shape.lanes <= batch
+    assert feed.shape.steps <= steps
+    inputs, column = 0, np.arange(window)
+    for source, start in zip(epoch.input.reshape(-1, window), epoch.start.reshape(-1, window), strict=True):
+        assert np.all((start >= 0) & (start <= column))
+        for at in range(window):
+            inside = start[at] < at
+            assert not inside or (start[at - 1] == start[at] and source[at] == source[at - 1] + 1)
+            assert source[at] >= 0 or not inside
+        inputs += int((source >= 0).sum())
+    assert inputs == cut_chunks(make_sessions(lengths).offsets, window, stride).length.sum(), "none lies over another"
+    for source, slot, weight in zip(epoch.input, epoch.slot, epoch.weight, strict=True):
+        live = slot[weight > 0]
+        assert len(set(live.tolist())) == len(live)
+        assert np.all(source.reshape(-1)[live] >= 0), "padding is not scored"
+    used = epoch.weight.any(axis=1)
+    assert used.sum() == feed.shape.used and not used[feed.shape.used :].any()
+    assert np.all(epoch.input[feed.shape.used :] == -1)
+
+
+@given(LENGTHS, windows())
+@settings(max_examples=60, deadline=None)
+def test_the_order_is_a_function_of_seed_and_epoch_and_the_shape_of_neither(
+    lengths: list[int], shape: tuple[int, int, int]
+) -> None:
+    window, stride, batch = shape
+    sessions = make_sessions(lengths)
+    first = steps_of(PackedFeed(sessions, window, make_plan(batch), stride))
+    for seed, epoch in [(1, 0), (1, 1), (2, 0), (2**32 - 1, 7)]:
+        feed = PackedFeed(sessions, window, make_plan(batch, seed=seed), stride)
+        other, again = steps_of(feed, epoch), steps_of(feed, epoch)
+        for leaf, same, begun in zip(other, again, first, strict=True):
+            np.testing.assert_array_equal(leaf, same)
+            assert leaf.shape == begun.shape
+            if (seed, epoch) == (1, 0):
+                np.testing.assert_array_equal(leaf, begun)
+        for leaf, begun in zip(
+            (other.start, other.slot, other.weight), (first.start, first.slot, first.weight), strict=True
+        ):
+            np.testing.assert_array_equal(leaf, begun)  # where chunks lie depends on their lengths alone
+
+
+def test_random_orders_differ_between_epochs_and_seeds_and_time_order_does_not() -> None:
+    sessions = make_sessions(np.random.default_rng(0).integers(2, 12, 200))
+
+    def orders(order: str) -> set[bytes]:
+        return {
+            steps_of(PackedFeed(sessions, 6, make_plan(20, order=order, seed=seed)), epoch).input.tobytes()
+            for seed, epoch in [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (0, 1)]
+        }
+
+    assert len(orders("random")) == 6
+    assert len(orders("time")) == 1
+
+
+@given(LENGTHS, windows())
+@settings(max_examples=60, deadline=None)
+def test_in_time_order_sessions_of_a_length_come_in_time(lengths: list[int], shape: tuple[int, int, int]) -> None:
+    window, stride, batch = shape
+    feed = PackedFeed(make_sessions(lengths), window, make_plan(batch, order="time"), stride)
+    session = np.repeat(np.arange(len(lengths)), lengths)
+    chunks: dict[tuple[int, ...], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    by_start: dict[tuple[int, int], list[Scored]] = defaultdict(list)
+    for one in read(steps_of(feed)):
+        by_start[one.step, one.history[0]].append(one)
+    for (step, first), scored in by_start.items():
+        longest = max(len(one.history) for one in scored)
+        chunks[longest, len(scored)][step].append(int(session[first]))
+    for steps in chunks.values():
+        in_turn = [steps[step] for step in sorted(steps)]
+        for earlier, later in itertools.pairwise(in_turn):
+            assert max(earlier) <= min(later)
+
+
+@pytest.mark.parametrize("order", ["random", "time"])
+@pytest.mark.parametrize("half_life", [None, 2.0])
+def test_resident_and_streamed_blocks_are_identical(order: str, half_life: float | None) -> None:
+    sessions = make_sessions(np.random.default_rng(3).integers(1, 14, 60))
+    resident, streamed = (
+        PackedFeed(sessions, 5, make_plan(12, 4, order, memory=memory), 2, half_life) for memory in (RESIDENT, STREAMED)
+    )
+    assert resident.resident and not streamed.resident
+    assert resident.shape == streamed.shape and resident.shape.blocks > 3
+    like = resident.like()
+    for epoch in (0, 3):
+        whole = list(resident.epoch(epoch))
+        assert len(whole) == resident.shape.blocks
+        for ours, theirs in zip(whole, streamed.epoch(epoch), strict=True):
+            for leaf, other, spec in zip(ours, theirs, like, strict=True):
+                assert leaf.dtype == other.dtype == spec.dtype
+                assert leaf.shape == other.shape == spec.shape
+                np.testing.assert_array_equal(leaf, other)
+        for feed in (resident, streamed):
+            for start in (1, resident.shape.blocks - 1, resident.shape.blocks):
+                tail = list(feed.epoch(epoch, start))
+                assert len(tail) == len(whole) - start
+                for ours, theirs in zip(tail, whole[start:], strict=True):
+                    np.testing.assert_array_equal(ours.input, theirs.input)
+
+
+@given(LENGTHS, windows(), ORDERS)
+@settings(max_examples=40, deadline=None)
+def test_the_steps_do_not_depend_on_how_many_make_a_block(
+    lengths: list[int], shape: tuple[int, int, int], order: str
+) -> None:
+    window, stride, batch = shape
+    sessions = make_sessions(lengths)
+    one, *others = (PackedFeed(sessions, window, make_plan(batch, steps, order), stride) for steps in (1000, 1, 3))
+    whole = steps_of(one, 2)
+    for feed in others:
+        assert feed.shape.used == one.shape.used
+        for leaf, expected in zip(steps_of(feed, 2), whole, strict=True):
+            np.testing.assert_array_equal(leaf[: feed.shape.used], expected[: feed.shape.used])
+
+
+@given(LENGTHS.filter(lambda lengths: max(lengths) > 1), windows(), st.floats(0.05, 50.0))
+@settings(max_examples=60, deadline=None)
+def test_weights_halve_with_every_half_life_of_age(
+    lengths: list[int], shape: tuple[int, int, int], half_life: float
+) -> None:
+    """A target weighs by the age of its session's last click, and the mean weight of the targets is 1."""
+    window, stride, batch = shape
+    sessions = make_sessions(lengths)
+    session = np.repeat(np.arange(len(lengths)), lengths)
+    scored = read(steps_of(PackedFeed(sessions, window, make_plan(batch), stride, half_life)))
+    last = [int(sessions.times[sessions.offsets[s + 1] - 1]) for s in range(len(lengths))]
+    latest = max(last[s] for s in range(len(lengths)) if lengths[s] > 1)
+    value = {one.target: 0.5 ** ((latest - last[session[one.target]]) / DAY / half_life) for one in scored}
+    scale = len(value) / sum(value.values())
+    for one in scored:
+        assert one.weight == pytest.approx(scale * value[one.target], rel=1e-5)
+
+
+def test_sessions_of_one_click_alone_make_no_targets() -> None:
+    feed = PackedFeed(make_sessions([1, 1, 1]), 4, make_plan(8))
+    assert feed.pairs == 0
+    assert read(steps_of(feed)) == []
+
+
+def padding(feed: PackedFeed) -> float:
+    """Share of the positions sent to the output layer that are no target."""
+    return 1.0 - feed.pairs / (feed.shape.used * feed.shape.lanes)
+
+
+def test_on_lengths_like_diginetica_s_few_scored_positions_are_padding() -> None:
+    random = np.random.default_rng(0)
+    lengths = 1 + random.geometric(1 / 3.6, 60_000)
+    lengths[:600] = random.integers(20, 70, 600)
+    feed = PackedFeed(make_sessions(lengths), 20, make_plan(512))
+    assert padding(feed) < 0.05
+    inputs = sum(int((np.asarray(block.input) >= 0).sum()) for block in feed.epoch(0))
+    assert inputs > 0.9 * feed.shape.used * feed.grid[0] * feed.grid[1], "and rows are nearly full"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED} (set JAXREC_SHARED_DATA)")
+@pytest.mark.parametrize("stride", [1, 4])
+def test_on_diginetica_no_target_is_lost_and_little_is_padding(stride: int, diginetica: Sessions) -> None:
+    feed = PackedFeed(diginetica, 20, make_plan(512, 200), stride)
+    assert feed.pairs == 719_470
+    assert padding(feed) < 0.05
+    scored = sum(int((np.asarray(block.weight) > 0).sum()) for block in feed.epoch(0))
+    assert scored == 719_470
+
+
+@pytest.fixture(scope="module")
+def diginetica(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
+    """The training split of the real data; an epoch of it takes a second."""
+    out = tmp_path_factory.mktemp("diginetica") / "out"
+    main(["diginetica", f"--raw={SHARED / 'diginetica' / 'train-item-views.csv.gz'}", f"--out={out}"])
+    return open_dataset(out).split("train")
