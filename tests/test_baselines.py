@@ -396,7 +396,7 @@ def test_another_data_set_than_the_runs(capsys: Capsys, run: Path, tmp_path: Pat
 
 
 def test_a_small_data_set(capsys: Capsys, tmp_path: Path) -> None:
-    """There is no validation split, and with k beyond the training sessions all of them are neighbours."""
+    """Its validation split is empty, and with k beyond the training sessions all of them are neighbours."""
     rng = np.random.default_rng(0)
     opened = open_dataset(write_dataset(tmp_path / "data", rng.integers(0, 9, (90, 4))))
     fails(capsys, "evaluate", "--baselines", "--data", opened.path, "--split", "validation", "--k", 5,

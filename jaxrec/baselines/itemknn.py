@@ -19,11 +19,11 @@ BLOCK = 2**21  # pairs of clicks whose products are held at once
 class ItemKnnParameters(Section):
     k: Count = 100
     """Neighbours kept of each item."""
-    shrinkage: Annotated[float, Field(ge=0.0)] = 20.0
+    shrinkage: Annotated[float, Field(ge=0.0)] = 10.0
     """Added to the counts of both items, so that rare items do not stand first by chance."""
-    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
-    """Share of the clicked item's count in the norm: 0.5 is the cosine, less favours rare neighbours."""
-    decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
+    """Share of the clicked item's count in the norm: 0.5 is the cosine, more favours popular neighbours."""
+    decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.4
     """Weight of a click relative to the one after it: 0 scores by the last click alone, 1 by all alike."""
 
 
@@ -34,7 +34,8 @@ class ItemKnn:
         score(j) = sum over the session's clicks on i of decay^(clicks after it) similarity(i, j)
 
     where j is among the k most similar of i (equal ones: the lower index first). Items that no click names follow by
-    popularity. Linden et al. 2003; with a regularised cosine as in Hidasi et al. 2016, section 4 (Item-KNN).
+    popularity. Linden et al. 2003; with a regularised cosine as in Hidasi et al. 2016, section 4 (Item-KNN), which is
+    alpha 0.5 and decay 0. Defaults tuned on the last 5 % of Diginetica's training targets.
     """
 
     def __init__(self, parameters: ItemKnnParameters, sessions: Sessions, n_items: int) -> None:

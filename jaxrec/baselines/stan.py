@@ -23,9 +23,9 @@ class StanParameters(Section):
     """Neighbours of a session."""
     sample: Count = 1000
     """Sessions that neighbours are chosen from: the most recent that share an item with the session."""
-    lambda1: Scale = 1.0
+    lambda1: Scale = 1.2
     """Clicks over which the weight of a click of the session falls to 1/e, counted from its end (0: no decay)."""
-    lambda2: Scale = 30.0
+    lambda2: Scale = 80.0
     """Days over which the weight of a neighbour falls to 1/e (0: no decay)."""
     lambda3: Scale = 3.0
     """Clicks over which an item's weight falls to 1/e, from the neighbour's last shared item (0: no decay)."""
@@ -43,7 +43,8 @@ class Stan:
     most similar (equal ones: the most recent) of the ``sample`` most recent sessions that share an item with s. Items
     of no neighbour follow by popularity.
 
-    Garg et al. 2019, "Sequence and time aware neighborhood for session-based recommendations".
+    Garg et al. 2019, "Sequence and time aware neighborhood for session-based recommendations". Defaults
+    tuned on the last 5 % of Diginetica's training targets.
     """
 
     def __init__(self, parameters: StanParameters, sessions: Sessions, n_items: int) -> None:

@@ -33,9 +33,9 @@ class VsknnParameters(Section):
     """Sessions that neighbours are chosen from: the most recent that share an item with the session."""
     decay: Decay = "linear"
     """Weight of a click in the similarity, by its distance d to the session's end."""
-    vote_decay: Decay = "linear"
+    vote_decay: Decay = "harmonic"
     """Weight of a neighbour's vote, by the distance to the end of the last click that they share."""
-    idf: Annotated[float, Field(ge=0.0)] = 0.0
+    idf: Annotated[float, Field(ge=0.0)] = 2.0
     """Strength of the inverse document frequency in an item's score (0: off)."""
 
 
@@ -54,6 +54,7 @@ class Vsknn:
 
     Ludewig and Jannach 2018, "Evaluation of session-based recommendation algorithms" (V-SKNN); the decay
     of votes and the idf from Ludewig et al. 2021, "Empirical analysis of session-based recommendation algorithms".
+    Defaults tuned on the last 5 % of Diginetica's training targets.
     """
 
     def __init__(self, parameters: VsknnParameters, sessions: Sessions, n_items: int) -> None:
