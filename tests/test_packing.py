@@ -75,7 +75,8 @@ def read(epoch: PackedBlock) -> list[Scored]:
 
 def expected_targets(lengths: list[int]) -> dict[int, list[int]]:
     """Each target's event with all the clicks of its session before it."""
-    found, first = {}, 0
+    found: dict[int, list[int]] = {}
+    first = 0
     for length in lengths:
         found |= {first + t: list(range(first, first + t)) for t in range(1, length)}
         first += length

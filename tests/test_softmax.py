@@ -1,0 +1,223 @@
+"""Exact cross-entropy in blocks: the value and derivatives of the plain formula, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import Array
+
+from jaxrec.softmax import FEW_ITEMS, FEW_ROWS, Softmax, cut, softmax_cross_entropy
+
+MIB = 2**20
+
+# Sizes for each way of cutting at 1 MiB of scores: queries, items, and the blocks they lead to.
+SIZES = {
+    "one block": (40, 50),
+    "rows": (200, 3001),  # 3 blocks of 67, the last one short
+    "rows, fewer queries than a block": (5, 3001),
+    "items": (150, 5003),  # 3 blocks of 1668, the last one overlapping
+    "items, in blocks of the smallest width": (2100, 4200),  # 33 blocks of 128
+}
+WIDTH = 6
+
+
+class Case(NamedTuple):
+    """Arguments of the loss, as NumPy arrays."""
+
+    queries: np.ndarray
+    items: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    prior: np.ndarray | None
+
+
+def make_case(queries: int, items: int, prior: bool = False, scale: float = 1.0) -> Case:
+    """Few distinct targets, so that some stand there several times; every fifth weight is 0."""
+    random = np.random.default_rng(queries + items)
+    weight = random.uniform(0.2, 3.0, queries) * (np.arange(queries) % 5 > 0)
+    return Case(
+        (scale * random.normal(size=(queries, WIDTH))).astype(np.float32),
+        random.normal(size=(items, WIDTH)).astype(np.float32),
+        random.choice(random.integers(0, items, max(2, queries // 3)), queries).astype(np.int32),
+        weight.astype(np.float32),
+        random.normal(size=items).astype(np.float32) if prior else None,
+    )
+
+
+def reference(case: Case, smoothing: float = 0.0) -> tuple[float, np.ndarray, np.ndarray]:
+    """The loss and its derivatives by queries and items, from the definition in float64."""
+    queries, items, weight = (np.asarray(part, np.float64) for part in (case.queries, case.items, case.weight))
+    scores = queries @ items.T + (0.0 if case.prior is None else case.prior)
+    top = scores.max(axis=1, keepdims=True)
+    log_share = scores - top - np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
+    truth = np.full(scores.shape, smoothing / len(items))
+    truth[np.arange(len(queries)), case.target] += 1.0 - smoothing
+    slope = weight[:, None] * (np.exp(log_share) - truth)
+    return -float((weight[:, None] * truth * log_share).sum()), slope @ items, slope.T @ queries
+
+
+@partial(jax.jit, static_argnums=0)
+def value_and_grad(how: Softmax, case: Case) -> tuple[Array, tuple[Array, Array]]:
+    return jax.value_and_grad(partial(softmax_cross_entropy, how), (0, 1))(*case)
+
+
+def close(ours: Any, expected: np.ndarray, tolerance: float) -> None:
+    """Within ``tolerance`` of the largest entry: small ones are sums of terms of both signs."""
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("smoothing", "prior"), [(0.0, False), (0.1, True)])
+def test_value_and_derivatives_are_those_of_the_definition(size: str, smoothing: float, prior: bool) -> None:
+    case = make_case(*SIZES[size], prior=prior)
+    how = Softmax(memory=1, smoothing=smoothing)
+    value, (of_queries, of_items) = value_and_grad(how, case)
+    expected, by_queries, by_items = reference(case, smoothing)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    close(of_queries, by_queries, 1e-5)
+    close(of_items, by_items, 1e-5)
+    assert np.all(np.asarray(of_queries)[case.weight == 0] == 0.0), "what weighs nothing moves nothing"
+    # Without a derivative the forward pass goes its own way.
+    assert float(jax.jit(softmax_cross_entropy, static_argnums=0)(how, *case)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("smoothing", "prior"), [(0.3, False), (0.0, True)])
+def test_smoothing_and_prior_count_each_alone(smoothing: float, prior: bool) -> None:
+    case = make_case(*SIZES["one block"], prior=prior)
+    value, (of_queries, of_items) = value_and_grad(Softmax(memory=1, smoothing=smoothing), case)
+    expected, by_queries, by_items = reference(case, smoothing)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    assert expected != pytest.approx(reference(case._replace(prior=None))[0], rel=1e-3)
+    close(of_queries, by_queries, 1e-5)
+    close(of_items, by_items, 1e-5)
+
+
+def test_the_sizes_are_cut_as_they_say() -> None:
+    """Otherwise the tests above would test one way many times."""
+    blocks = {name: cut(*size, memory=1) for name, size in SIZES.items()}
+    assert blocks["one block"] == (40, 50)
+    assert blocks["rows"] == (67, 3001) and SIZES["rows"][0] % 67
+    assert blocks["rows, fewer queries than a block"] == (5, 3001)
+    assert blocks["items"] == (150, 1668) and SIZES["items"][1] % 1668
+    assert blocks["items, in blocks of the smallest width"] == (2100, FEW_ITEMS)
+
+
+@given(st.integers(1, 5000), st.integers(1, 3_000_000), st.integers(1, 512))
+def test_blocks_keep_within_the_memory(queries: int, items: int, memory: int) -> None:
+    """But for the least width of a block of items; one of both sides is whole, and no block is much smaller."""
+    rows, width = cut(queries, items, memory)
+    assert 1 <= rows <= queries and 1 <= width <= items
+    assert rows == queries or width == items
+    assert rows >= min(queries, FEW_ROWS // 2)
+    assert 4 * rows * width <= memory * MIB or (rows == queries and width <= FEW_ITEMS)
+    if rows < queries:  # one block less would not have held them
+        assert 4 * -(-queries // (-(-queries // rows) - 1)) * items > memory * MIB
+    if width < items:
+        assert -(-items // (-(-items // width) - 1)) > max(FEW_ITEMS, memory * MIB // 4 // queries)
+
+
+@pytest.mark.parametrize("size", ["one block", "rows", "items"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_extreme_scores_stay_finite(size: str, smoothing: float) -> None:
+    """Scores to ±1e4 and more, whose exponentials are infinite or 0."""
+    case = make_case(*SIZES[size], scale=4000.0)
+    assert np.abs(case.queries @ case.items.T).max() > 1e4
+    value, (of_queries, of_items) = value_and_grad(Softmax(memory=1, smoothing=smoothing), case)
+    expected, by_queries, by_items = reference(case, smoothing)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    close(of_queries, by_queries, 1e-3)
+    close(of_items, by_items, 1e-3)
+
+
+@pytest.mark.parametrize("size", ["rows", "items"])
+def test_the_derivative_goes_with_what_comes_after(size: str) -> None:
+    """The loss is not the last operation: its derivatives are multiplied by the rest's."""
+    case = make_case(*SIZES[size])
+
+    @jax.jit
+    def later(queries: Array, items: Array) -> Array:
+        value = softmax_cross_entropy(Softmax(memory=1), queries, items, *case[2:])
+        return jnp.sqrt(value) / 7.0 + jnp.sum(queries)
+
+    of_queries, of_items = jax.grad(later, (0, 1))(case.queries, case.items)
+    value, by_queries, by_items = reference(case)
+    factor = 0.5 / np.sqrt(value) / 7.0
+    close(of_queries, factor * by_queries + 1.0, 1e-5)
+    close(of_items, factor * by_items, 1e-5)
+
+
+def test_it_works_inside_a_scan() -> None:
+    """Descent of three steps, as the training loop takes them."""
+    case, rate = make_case(*SIZES["items"]), 0.01
+
+    @jax.jit
+    def descend(case: Case) -> tuple[Array, Array]:
+        def step(items: Array, _: None) -> tuple[Array, Array]:
+            loss, slope = jax.value_and_grad(
+                lambda e: softmax_cross_entropy(Softmax(memory=1), case.queries, e, *case[2:])
+            )(items)
+            return items - rate * slope, loss
+
+        return jax.lax.scan(step, jnp.asarray(case.items), length=3)
+
+    items, losses = descend(jax.tree.map(jnp.asarray, case))
+    expected, by_hand = [], case.items.astype(np.float64)
+    for _ in range(3):
+        value, _, slope = reference(case._replace(items=by_hand))
+        expected.append(value)
+        by_hand = by_hand - rate * slope
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+    close(items, by_hand, 1e-5)
+
+
+@pytest.mark.parametrize("size", ["one block", "rows", "items"])
+def test_bfloat16_is_near(size: str) -> None:
+    """8 bits of each factor: scores of up to 15 err by some hundredths, and so do shares; adding up adds nothing."""
+    case = make_case(*SIZES[size], prior=True)
+    value, (of_queries, of_items) = value_and_grad(Softmax(memory=1, precision="bfloat16"), case)
+    expected, by_queries, by_items = reference(case)
+    assert float(value) == pytest.approx(expected, rel=5e-3)
+    close(of_queries, by_queries, 3e-2)
+    close(of_items, by_items, 3e-2)
+    assert of_queries.dtype == of_items.dtype == jnp.float32
+    assert np.abs(np.asarray(of_items) - by_items).max() > 1e-5 * np.abs(by_items).max(), "it is another precision"
+
+
+def plain(queries: Array, items: Array, target: Array, weight: Array) -> Array:
+    log_share = jax.nn.log_softmax(queries @ items.T)
+    return -jnp.sum(weight * jnp.take_along_axis(log_share, target[:, None], axis=1)[:, 0])
+
+
+def temporary(loss: Callable[..., Array], queries: int, items: int, width: int) -> int:
+    """Bytes that the compiled derivative holds beside its arguments and results."""
+    shapes = [(queries, width), (items, width), (queries,), (queries,)]
+    dtypes = [jnp.float32, jnp.float32, jnp.int32, jnp.float32]
+    like = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)]
+    analysis = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(*like).compile().memory_analysis()
+    assert analysis is not None
+    return int(analysis.temp_size_in_bytes)
+
+
+@pytest.mark.parametrize(
+    ("queries", "items", "memory", "by"),
+    [(512, 1_000_000, 64, "items"), (512, 1_000_000, 8, "items"), (512, 100_000, 64, "rows")],
+)
+def test_memory_is_bounded_by_the_option(queries: int, items: int, memory: int, by: str) -> None:
+    """Beyond one array of the items' size. The plain formula holds all scores several times over. Nothing is run."""
+    width = 16
+    blocks = cut(queries, items, memory)
+    assert (blocks.items < items) == (by == "items")
+    scores, table = 4 * queries * items, 4 * items * width
+    loss = partial(softmax_cross_entropy, Softmax(memory))
+    assert temporary(loss, queries, items, width) < 1.25 * memory * MIB + table
+    assert temporary(plain, queries, items, width) > 2 * scores > 5 * memory * MIB
+    halved = partial(softmax_cross_entropy, Softmax(memory, "bfloat16"))  # and what is multiplied, in 2 bytes
+    assert temporary(halved, queries, items, width) < 1.75 * memory * MIB + table
