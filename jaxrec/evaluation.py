@@ -59,7 +59,7 @@ class Evaluator:
             update: called after each block, for a progress bar.
         """
         found = [np.zeros(0, np.float32)]
-        seen = _Seen(self._n_items, ks) if coverage else None
+        seen = Seen(self._n_items, ks) if coverage else None
         carry, items = self._model.carry(self._batch), self._model.items(tables)
         for block in self._feed.epoch(0):
             carry, queries = self._encode(params, tables, carry, block)
@@ -78,7 +78,7 @@ class Evaluator:
         return result | (seen.shares() if seen is not None else {})
 
 
-class _Seen:
+class Seen:
     """Which items stood in the top k of some query, for each k."""
 
     def __init__(self, n_items: int, ks: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """Training throughput on synthetic sessions, beside what the machine could do.
 
     python scripts/benchmark.py gru4rec --batch 32 128 512 --json out.json
+    python scripts/benchmark.py narm sasrec
 
 Each row is the training loop's own compiled block on blocks of its own feed, cut beforehand: the median of several
 repetitions, without compilation. FLOP and bytes a step are counted from the shapes: those that the algorithm needs,
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +28,11 @@ from jaxrec import runtime
 from jaxrec.cli import Parser, command, progress
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Block, SessionFeed
 from jaxrec.models import make_model
 from jaxrec.negatives import popularity
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.rundir import write_text
-from jaxrec.training import init_state, make_train_block
+from jaxrec.training import make_train_block, new_state, training_plan
 
 MEAN_LENGTH = 5  # clicks a session, about that of Diginetica
 
@@ -47,29 +47,67 @@ def synthetic_sessions(n_items: int, events: int, seed: int = 0) -> Sessions:
     return Sessions(np.minimum(items, n_items - 1), np.zeros(offsets[-1], np.int64), offsets)
 
 
-def gru4rec_config(options: Any, batch: int, loss: str) -> Config:
-    """GRU4Rec as the literature benchmarks it: one layer, constrained embedding, Adagrad."""
-    return configuration.parse({
+class Size(NamedTuple):
+    """What the literature benchmarks a model at, where the command line does not say otherwise."""
+
+    batch: tuple[int, ...]
+    loss: tuple[str, ...]
+    items: int
+    dim: int
+
+
+SIZES = {
+    "gru4rec": Size((32, 128, 512), ("cross_entropy", "bpr_max"), 40_000, 100),
+    "narm": Size((512,), ("softmax",), 43_097, 50),
+    "sasrec": Size((512,), ("softmax",), 43_097, 50),
+}
+ADAM = {"name": "adam", "learning_rate": 0.001}
+
+
+def make_config(options: Any, model: str, batch: int, loss: str) -> Config:
+    """The models as published: GRU4Rec with one layer, constrained embedding and Adagrad; NARM with as many units as
+    ``--units`` says (100) over vectors of 50, SASRec with two blocks of one head, both with dropout and Adam."""
+    dim = options.dim or SIZES[model].dim
+    sections: dict[str, dict[str, Any]] = {
         "data": {"path": "synthetic"},
-        "model": {"name": "gru4rec", "layers": [options.units]},
-        "loss": {"name": loss, "n_sample": options.n_sample},
+        "model": {"name": model, "layers": [options.units], "embedding_dim": dim},
+        "loss": {"name": loss, "n_sample": options.n_sample, "precision": options.precision},
         "training": {"batch_size": batch, "steps_per_block": options.steps},
-    })  # fmt: skip
+    }
+    if model != "gru4rec":
+        sections["model"] |= {"dropout_embedding": 0.25, "dropout_hidden": 0.5}
+        sections["optimizer"] = ADAM
+    return configuration.parse(sections)
 
 
-def gru4rec_work(config: Config) -> tuple[int, int]:
+def work(config: Config, targets: float, positions: int, n_items: int) -> tuple[int, int]:
     """FLOP and bytes of one step.
 
-    FLOP: scores and their two derivatives; the GRU's two products, their weights' derivatives and the input's (that of
-    the carried state is cut). Bytes: the rows asked for, duplicates and all, and their accumulators, each read and
-    written once.
+    FLOP: scores and their two derivatives, and three times the encoder's products (GRU4Rec: five of six, since the
+    derivative of the carried state is cut). Bytes: the rows asked for, duplicates and all, or a dense table whole, with
+    their optimizer's state and, if dense, the derivative; each read and written once.
+
+    Args:
+        targets: queries of a step.
+        positions: that the encoder reads.
     """
-    batch, units = config.training.batch_size, config.model.layers[-1]
-    candidates = batch + config.loss.n_sample
-    scores = 3 * 2 * batch * candidates * (units + 1)
-    gru = 5 * 2 * batch * units * 3 * units
-    rows = candidates + batch
-    return scores + gru, 4 * rows * (units + 1) * 4
+    model, batch = config.model, config.training.batch_size
+    units, moments = model.layers[-1], 2 if config.optimizer.name == "adam" else 1
+    if model.name == "gru4rec":
+        width, rows = units + 1, 2 * batch + config.loss.n_sample
+        encoder = 5 * 2 * batch * units * 3 * units
+    else:
+        width, rows = model.embedding_dim, 2 * batch + config.loss.n_sample
+        if model.name == "narm":
+            products = (width + units) * 3 * units + 2 * units * units + 2 * units * width  # GRU, attention, decoder
+            pairs = 2 * units * model.window  # energies and mixing, of each position
+        else:
+            products, pairs = model.blocks * 5 * width * width, model.blocks * 2 * width * model.window
+        encoder = 3 * 2 * positions * (products + pairs)
+    dense = config.loss.name == "softmax"
+    columns = n_items if dense else batch + config.loss.n_sample
+    flop = 3 * 2 * targets * columns * width + encoder
+    return int(flop), 4 * (n_items * width * (2 + moments) if dense else rows * width * (1 + moments)) * 2
 
 
 def median_time(call: Callable[[], Any], repetitions: int) -> float:
@@ -105,17 +143,22 @@ class Case:
     """One row of the table: the compiled block with its state and an endless feed."""
 
     def __init__(self, config: Config, sessions: Sessions, n_items: int) -> None:
-        settings = config.training
-        self._feed = SessionFeed(sessions, settings.batch_size, settings.steps_per_block, "random", 0, 2**40)
+        self.config, self.n_items = config, n_items
         model = make_model(config, n_items)
+        self._feed = model.feed(sessions, training_plan(config))
         optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 1))
-        self._state = init_state(model, optimizer, 0, settings.batch_size)
+        self._state = new_state(config, model, optimizer)
         self._constants = model.constants(popularity(sessions.items, n_items))
         self._blocks = self._endless()
         begin = time.perf_counter()
         train_block = make_train_block(model, optimizer, None)
         self._compiled = train_block.lower(self._state, self._constants, self._feed.like()).compile()
         self.compile_seconds = time.perf_counter() - begin
+        self.targets = self._feed.pairs / self._feed.shape.used
+        grid = jax.tree.leaves(self._feed.like())[0].shape
+        self.positions = int(np.prod(grid[1:]))
+        memory = self._compiled.memory_analysis()
+        self.step_memory = int(memory.temp_size_in_bytes) if memory is not None else 0
 
     def steps_per_second(self, steps: int) -> float:
         """Time whole blocks, at least ``steps`` steps; an epoch's last block, which has some padding, is left out."""
@@ -128,7 +171,7 @@ class Case:
         jax.block_until_ready((self._state, stats))
         return blocks * self._feed.shape.steps / (time.perf_counter() - begin)
 
-    def _endless(self) -> Iterator[Block]:
+    def _endless(self) -> Iterator[Any]:
         full = max(1, self._feed.shape.blocks - 1)
         for epoch in itertools.count():
             yield from itertools.islice(self._feed.epoch(epoch), full)
@@ -137,48 +180,61 @@ class Case:
 def measure(options: Any) -> list[dict[str, Any]]:
     """All rows of the sweep. Repetitions go round over the rows, so that a drift of the machine meets all alike."""
     tops = ceilings()
-    sweep = list(itertools.product(options.items, options.loss, options.batch))
+    sweep = [
+        (model, *rest)
+        for model in options.models
+        for rest in itertools.product(
+            options.items or [SIZES[model].items],
+            options.loss or SIZES[model].loss,
+            options.batch or SIZES[model].batch,
+        )
+    ]
     cases = []
     with progress("compiling", len(sweep)) as advance:
-        for n_items, loss, batch in sweep:
-            config = gru4rec_config(options, batch, loss)
+        for model, n_items, loss, batch in sweep:
+            config = make_config(options, model, batch, loss)
             sessions = synthetic_sessions(n_items, max(2 * n_items, 3 * batch * options.steps * MEAN_LENGTH // 4))
-            cases.append((config, n_items, Case(config, sessions, n_items)))
-            cases[-1][2].steps_per_second(options.steps)  # the first run warms caches and does not count
+            cases.append(Case(config, sessions, n_items))
+            cases[-1].steps_per_second(options.steps)  # the first run warms caches and does not count
             advance()
     rates: list[list[float]] = [[] for _ in cases]
     with progress("measuring", options.repetitions * len(cases)) as advance:
         for _ in range(options.repetitions):
-            for (_, _, case), found in zip(cases, rates, strict=True):
+            for case, found in zip(cases, rates, strict=True):
                 found.append(case.steps_per_second(options.steps))
                 advance()
     if options.profile:
         with jax.profiler.trace(options.profile):
-            for _, _, case in cases:
+            for case in cases:
                 case.steps_per_second(options.steps)
-    return [_row(*case, found, tops) for case, found in zip(cases, rates, strict=True)]
+    return [_row(case, found, tops) for case, found in zip(cases, rates, strict=True)]
 
 
-def _row(config: Config, n_items: int, case: Case, rates: list[float], tops: dict[str, float]) -> dict[str, Any]:
-    rate, (flop, size) = statistics.median(rates), gru4rec_work(config)
-    batch = config.training.batch_size
+def _row(case: Case, rates: list[float], tops: dict[str, float]) -> dict[str, Any]:
+    config, rate = case.config, statistics.median(rates)
+    flop, size = work(config, case.targets, case.positions, case.n_items)
+    gru4rec = config.model.name == "gru4rec"
     return {
         "model": config.model.name,
         "loss": config.loss.name,
-        "batch": batch,
-        "items": n_items,
+        "batch": config.training.batch_size,
+        "items": case.n_items,
         "units": config.model.layers[-1],
+        "dim": config.model.layers[-1] if gru4rec else config.model.embedding_dim,
         "n_sample": config.loss.n_sample,
+        "precision": config.loss.precision,
         "steps_per_s": round(rate, 2),
         "steps_per_s_min": round(min(rates), 2),
         "steps_per_s_max": round(max(rates), 2),
-        "events_per_s": round(rate * batch, 1),
+        "targets_per_step": round(case.targets, 1),
+        "events_per_s": round(rate * (config.training.batch_size if gru4rec else case.targets), 1),
         "flop_per_step": flop,
         "bytes_per_step": size,
         "gflop_per_s": round(flop * rate / 1e9, 2),
         "matmul_share": round(flop * rate / 1e9 / tops["matmul_gflop_per_s"], 4),
         "copy_share": round(size * rate / 1e9 / tops["copy_gb_per_s"], 4),
         "compile_s": round(case.compile_seconds, 2),
+        "step_memory_mb": round(case.step_memory / 1e6, 1),
         **{f"ceiling_{name}": round(value, 2) for name, value in tops.items()},
     }
 
@@ -189,12 +245,12 @@ def table(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     lines = [head + f"jax {machine['jax']}, Python {machine['python']}"]
     lines.append(f"ceilings: {rows[0]['ceiling_matmul_gflop_per_s']:,.0f} GFLOP/s matrix product, "
                  f"{rows[0]['ceiling_copy_gb_per_s']:,.1f} GB/s copy")  # fmt: skip
-    lines.append(f"{'loss':14}{'batch':>6}{'items':>10}{'steps/s':>10}{'(min - max)':>18}{'events/s':>12}"
+    lines.append(f"{'model':9}{'loss':14}{'batch':>6}{'items':>10}{'steps/s':>10}{'(min - max)':>18}{'events/s':>12}"
                  f"{'MFLOP/step':>12}{'of matmul':>10}{'of copy':>9}{'compile':>9}")  # fmt: skip
     for row in rows:
         spread = f"({row['steps_per_s_min']:,.0f} - {row['steps_per_s_max']:,.0f})"
         lines.append(
-            f"{row['loss']:14}{row['batch']:6}{row['items']:10,}{row['steps_per_s']:10,.0f}{spread:>18}"
+            f"{row['model']:9}{row['loss']:14}{row['batch']:6}{row['items']:10,}{row['steps_per_s']:10,.0f}{spread:>18}"
             f"{row['events_per_s']:12,.0f}{row['flop_per_step'] / 1e6:12,.0f}{row['matmul_share']:10.1%}"
             f"{row['copy_share']:9.1%}{row['compile_s']:8.1f}s"
         )
@@ -204,13 +260,17 @@ def table(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def main(argv: Sequence[str]) -> None:
     """The command line."""
     parser = Parser(prog="python scripts/benchmark.py", description=__doc__)
-    parser.add_argument("model", choices=["gru4rec"], help="what to train")
-    parser.add_argument("--batch", type=int, nargs="+", default=[32, 128, 512], help="lanes (default: 32 128 512)")
-    losses = ["cross_entropy", "bpr", "top1", "bpr_max", "top1_max"]
-    parser.add_argument("--loss", nargs="+", choices=losses, default=["cross_entropy", "bpr_max"],
-                        help="losses (default: cross_entropy bpr_max)")  # fmt: skip
-    parser.add_argument("--items", type=int, nargs="+", default=[40_000], help="catalogue sizes (default: 40000)")
-    parser.add_argument("--units", type=int, default=100, help="GRU units and item vector width (default: 100)")
+    parser.add_argument("models", nargs="+", choices=list(SIZES), metavar="MODEL", help=f"of {', '.join(SIZES)}")
+    parser.add_argument("--batch", type=int, nargs="+", default=[],
+                        help="lanes, or targets a step (default: 32 128 512; narm, sasrec: 512)")  # fmt: skip
+    parser.add_argument("--loss", nargs="+", choices=configuration.choices("loss.name"), default=[],
+                        help="losses (default: cross_entropy bpr_max; narm, sasrec: softmax)")  # fmt: skip
+    parser.add_argument("--items", type=int, nargs="+", default=[],
+                        help="catalogue sizes (default: 40000; narm, sasrec: 43097, Diginetica's)")  # fmt: skip
+    parser.add_argument("--units", type=int, default=100, help="GRU units; gru4rec: item vectors too (default: 100)")
+    parser.add_argument("--dim", type=int, default=0, help="narm, sasrec: width of item vectors (default: 50)")
+    parser.add_argument("--precision", choices=configuration.choices("loss.precision"), default="float32",
+                        help="of the products of a full softmax (default: float32)")  # fmt: skip
     parser.add_argument("--n-sample", type=int, default=2048, help="drawn negatives (default: 2048)")
     parser.add_argument("--steps", type=int, default=200, help="steps a repetition, and at most a block (default: 200)")
     parser.add_argument("--repetitions", type=int, default=7, help="of which the median counts (default: 7)")
@@ -218,8 +278,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--profile", metavar="DIR", help="write a jax.profiler trace of one repetition there")
     options = parser.parse_args(argv)
     for name in ("batch", "items", "units", "steps", "repetitions"):
-        if np.min(getattr(options, name)) < 1:
+        if np.min(getattr(options, name), initial=1) < 1:
             parser.error(f"--{name} {np.min(getattr(options, name))}: expected whole numbers from 1")
+    if options.dim < 0:
+        parser.error(f"--dim {options.dim}: expected a whole number from 1")
     if options.n_sample < 0:
         parser.error(f"--n-sample {options.n_sample}: expected a whole number from 0")
     if options.json and not Path(options.json).absolute().parent.is_dir():

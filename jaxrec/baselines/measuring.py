@@ -13,7 +13,7 @@ from jaxrec.baselines import Baseline, Choice, make_baseline
 from jaxrec.baselines.prefixes import Queries
 from jaxrec.cli import progress
 from jaxrec.config import EvaluationConfig
-from jaxrec.evaluation import Split, _Seen
+from jaxrec.evaluation import Split, Seen
 from jaxrec.metrics import ranking_metrics
 from jaxrec.ranking import rank_scores
 
@@ -62,7 +62,7 @@ def baseline_metrics(
     """Recall, MRR, NDCG, hit rate and on demand coverage at ``ks``, as ``Evaluator.metrics`` gives them for models."""
     rows = max(1, min(ROWS, max(16, CELLS // n_items), config.memory * 2**18 // n_items, len(queries)))
     found = [np.zeros(0, np.float32)]
-    seen = _Seen(n_items, ks) if coverage else None
+    seen = Seen(n_items, ks) if coverage else None
     for low, high in queries.batches(rows, baseline.work):
         scores = jnp.asarray(baseline.scores(queries.prefixes(low, high, rows)))  # always `rows`: one compiled program
         targets = jnp.asarray(np.pad(queries.targets[low:high], (0, rows - (high - low))))
