@@ -1,0 +1,140 @@
+"""What the tests of models on the packed feed share: small models, and how a plain reader would feed them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec import config as configuration
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.feed import Plan
+from jaxrec.data.packing import PackedBlock
+from jaxrec.models.narm import narm
+from jaxrec.models.sasrec import sasrec
+from jaxrec.models.sequence import SequenceModel
+from jaxrec.optimizers import make_optimizer
+from jaxrec.training import init_state
+
+Weights = dict[str, Any]  # {params, tables}
+Sections = dict[str, dict[str, Any]]
+
+
+def make_config(name: str, **sections: dict[str, Any]) -> configuration.Config:
+    """A small model under a full softmax; ``sections`` add to it and win over it."""
+    values: Sections = {
+        "data": {"path": "none"},
+        "model": {"name": name, "layers": [8], "embedding_dim": 6, "window": 5},
+        "loss": {"name": "softmax"},
+        "optimizer": {"name": "adam", "learning_rate": 0.01},
+        "training": {"batch_size": 16},
+    }
+    for section, fields in sections.items():
+        values[section] = values.get(section, {}) | fields
+    return configuration.parse(values)
+
+
+def make_model(name: str, n_items: int, **sections: dict[str, Any]) -> SequenceModel:
+    return {"narm": narm, "sasrec": sasrec}[name](make_config(name, **sections), n_items)
+
+
+def make_weights(model: SequenceModel, seed: int = 0) -> Weights:
+    """Normal noise for every parameter, so that biases and scales count as well."""
+    optimizer = make_optimizer(make_config("narm").optimizer, lambda step: 0.1)
+    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1).weights())
+    random = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), jnp.float32) * 0.5, like)
+
+
+def make_sessions(sessions: list[list[int]]) -> Sessions:
+    offsets = np.cumsum([0, *map(len, sessions)]).astype(np.int64)
+    items = np.concatenate([np.asarray(session, np.int32) for session in sessions])
+    return Sessions(items, np.arange(len(items)), offsets)
+
+
+def random_sessions(lengths: list[int], n_items: int, seed: int = 0) -> list[list[int]]:
+    random = np.random.default_rng(seed)
+    return [random.integers(0, n_items, length).tolist() for length in lengths]
+
+
+def packed_block(model: SequenceModel, sessions: list[list[int]], batch: int = 16) -> PackedBlock:
+    """All steps of the training feed, NumPy leaves [S, ...]."""
+    feed = model.feed(make_sessions(sessions), Plan(batch, 1000, "random", 3, 0, training=True))
+    return jax.tree.map(np.asarray, next(iter(feed.epoch(0))))
+
+
+def prefix_block(prefixes: list[list[int]], targets: list[int], window: int) -> PackedBlock:
+    """The published way: each prefix is read on its own, from the left of its own row, and scored at its end."""
+    n = len(prefixes)
+    source = np.full((1, n, window), -1, np.int32)
+    start = np.tile(np.arange(window, dtype=np.int32), (1, n, 1))
+    slot = np.zeros((1, n), np.int32)
+    for row, prefix in enumerate(prefixes):
+        shown = prefix[-window:]
+        source[0, row, : len(shown)], start[0, row, : len(shown)] = shown, 0
+        slot[0, row] = row * window + len(shown) - 1
+    return PackedBlock(source, start, slot, np.asarray([targets], np.int32), np.ones((1, n), np.float32))
+
+
+def all_prefixes(sessions: list[list[int]]) -> tuple[list[list[int]], list[int]]:
+    """Every prefix that has a target, and the targets."""
+    cuts = [(session, t) for session in sessions for t in range(1, len(session))]
+    return [session[:t] for session, t in cuts], [session[t] for session, t in cuts]
+
+
+def histories(block: PackedBlock) -> list[tuple[int, ...]]:
+    """For each slot of a block that has a target: the clicks that its position sees, then the target."""
+    found, window = [], block.input.shape[2]
+    for source, start, slots, targets, weights in zip(*block, strict=True):
+        for slot, target, weight in zip(slots.tolist(), targets.tolist(), weights.tolist(), strict=True):
+            row, column = divmod(slot, window)
+            if weight:
+                found.append((*source[row, start[row, column] : column + 1].tolist(), target))
+    return found
+
+
+@cache
+def compiled_encode(model: SequenceModel) -> Any:
+    return jax.jit(model.encode)
+
+
+@cache
+def compiled_loss(model: SequenceModel) -> tuple[Any, Any]:
+    """``(weights, block, seed)`` to the sum of the targets' losses, and to it with its derivatives."""
+
+    def total(weights: Weights, block: PackedBlock, seed: int) -> Array:
+        keys = jax.random.split(jax.random.key(seed), len(block.input))
+        constants = model.constants(np.ones(len(weights["tables"]["item"])))
+
+        def one(at: Any) -> Array:
+            step, key = at
+            return model.loss(weights["params"], weights["tables"], {}, (), step, key, constants)[1][1]
+
+        return jnp.sum(jax.lax.map(one, (model.steps(constants, block, keys), keys)))
+
+    return jax.jit(total), jax.jit(jax.value_and_grad(total))
+
+
+def queries(model: SequenceModel, weights: Weights, block: PackedBlock) -> np.ndarray:
+    """float32[n, D]: the query of each slot that has a target."""
+    _, found = compiled_encode(model)(weights["params"], weights["tables"], (), jax.tree.map(jnp.asarray, block))
+    return np.asarray(found)[block.weight > 0]
+
+
+def scores(model: SequenceModel, weights: Weights, block: PackedBlock) -> np.ndarray:
+    """float32[n, V]: the scores of each slot that has a target."""
+    return queries(model, weights, block) @ np.asarray(model.items(weights["tables"])).T
+
+
+def loss_of(model: SequenceModel, weights: Weights, block: PackedBlock, seed: int = 0) -> float:
+    """The sum of the targets' losses under a full softmax, with dropout from ``seed``."""
+    return float(compiled_loss(model)[0](weights, jax.tree.map(jnp.asarray, block), seed))
+
+
+def loss_and_slopes(model: SequenceModel, weights: Weights, block: PackedBlock) -> tuple[Array, Weights]:
+    """The same with its derivatives by all parameters."""
+    return compiled_loss(model)[1](weights, jax.tree.map(jnp.asarray, block), 0)
