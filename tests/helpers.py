@@ -23,7 +23,7 @@ from jaxrec.cli import command
 from jaxrec.models import make_model
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.telemetry import PARTS
-from jaxrec.training import init_state
+from jaxrec.training import new_state
 
 ROOT = Path(__file__).resolve().parent.parent
 MAINS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -63,7 +63,7 @@ def run_process(name: str, *argv: object, cwd: Path | None = None) -> tuple[int,
 
 
 def write_config(file: Path, dataset: Path, **sections: dict[str, Any]) -> Path:
-    """Write a configuration for quick training; ``sections`` add to it and win over it."""
+    """Write a configuration for quick training; ``sections`` add to it and win over it, None takes the default."""
     values: dict[str, dict[str, Any]] = {
         "data": {"path": str(dataset), "validation_fraction": 0.1},
         "model": {"layers": [16], "embedding_dim": 12},
@@ -73,6 +73,9 @@ def write_config(file: Path, dataset: Path, **sections: dict[str, Any]) -> Path:
     }
     for section, fields in sections.items():
         values[section] = values.get(section, {}) | fields
+    values = {
+        section: {name: one for name, one in fields.items() if one is not None} for section, fields in values.items()
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return file
@@ -105,7 +108,7 @@ def load_state(run: Path) -> tuple[Any, dict[str, Any]]:
     opened = runs.open_run(run)
     optimizer = make_optimizer(opened.config.optimizer, make_schedule(opened.config.optimizer, 1))
     model = make_model(opened.config, opened.n_items)
-    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, opened.config.training.batch_size))
+    like = jax.eval_shape(lambda: new_state(opened.config, model, optimizer))
     found = Checkpoints(run).restore(like)
     assert found is not None, f"{run}: no checkpoint"
     return found

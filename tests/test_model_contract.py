@@ -10,25 +10,51 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_same_run, call, load_state, steps_of, write_config, write_dataset
 
 from jaxrec import rundir as runs
-from jaxrec.data.dataset import open_dataset
-from jaxrec.data.feed import Block
-from jaxrec.models import make_model
+from jaxrec.data.dataset import Sessions, open_dataset
+from jaxrec.data.feed import Plan
+from jaxrec.models import Model, make_model
 from jaxrec.recommend import Recommender
 
 Sections = dict[str, dict[str, Any]]
 
-GRU4REC = {"name": "gru4rec", "layers": [32], "embedding_dim": 24}
-MODELS: dict[str, dict[str, Any]] = {
-    "gru4rec-constrained": {**GRU4REC, "embedding": "constrained"},
-    "gru4rec-separate": {**GRU4REC, "embedding": "separate"},
-    "gru4rec-onehot": {**GRU4REC, "embedding": "onehot"},
+# Sections of each model's configuration; None stands for a field's default.
+SAMPLED: Sections = {
+    "loss": {"n_sample": 64, "sample_alpha": 0.0},
+    "optimizer": {"learning_rate": 0.1},
 }
+SOFTMAX: Sections = {
+    "loss": {"name": "softmax", "n_sample": None},
+    "optimizer": {"name": "adam", "learning_rate": 0.02},
+    "training": {"batch_size": 64},
+}
+
+
+def gru4rec(embedding: str) -> Sections:
+    return {"model": {"name": "gru4rec", "layers": [32], "embedding_dim": 24, "embedding": embedding}, **SAMPLED}
+
+
+def packed(name: str, rest: Sections, **model: Any) -> Sections:
+    return {**rest, "model": {"name": name, "layers": [32], "embedding_dim": 24, "window": 8, **model}}
+
+
+MODELS: dict[str, Sections] = {
+    "gru4rec-constrained": gru4rec("constrained"),
+    "gru4rec-separate": gru4rec("separate"),
+    "gru4rec-onehot": gru4rec("onehot"),
+    "narm": packed("narm", SOFTMAX),
+    "narm-normalised": packed(
+        "narm",
+        {**SOFTMAX, "training": {"batch_size": 64, "average": 0.9}},
+        attention="softmax", temperature=12.0,
+    ),
+    "narm-sampled": packed("narm", {**SAMPLED, "training": {"batch_size": 64}}),
+    "sasrec": packed("sasrec", SOFTMAX, layers=None, heads=2),
+}  # fmt: skip
 
 N_ITEMS = 60
 
@@ -70,27 +96,25 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return made
 
 
-def config_for(file: Path, source: Path, model: dict[str, Any], epochs: int = 4, **more: dict[str, Any]) -> Path:
+def config_for(file: Path, source: Path, model: Sections, epochs: int = 4, **more: dict[str, Any]) -> Path:
     sections: Sections = {
         "data": {"validation_fraction": 0.0},
-        "model": model,
-        "loss": {"n_sample": 64, "sample_alpha": 0.0},
-        "optimizer": {"learning_rate": 0.1},
-        "training": {"epochs": epochs, "batch_size": 32},
+        "training": {"batch_size": 32},
         "evaluation": {"k": [1, 5]},
     }
-    for section, fields in more.items():
-        sections[section] |= fields
+    for added in (model, {"training": {"epochs": epochs}}, more):
+        for section, fields in added.items():
+            sections[section] = sections.get(section, {}) | fields
     return write_config(file, source, **sections)
 
 
 @pytest.fixture(scope="module", params=MODELS)
-def model(request: pytest.FixtureRequest) -> dict[str, Any]:
+def model(request: pytest.FixtureRequest) -> Sections:
     return MODELS[request.param]
 
 
 @pytest.fixture(scope="module")
-def learned(model: dict[str, Any], sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def learned(model: Sections, sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the cycle."""
     place = tmp_path_factory.mktemp("learned")
     assert call("train", "--config", config_for(place / "c.yaml", sources["cycle"], model), "--run", place / "run") == 0
@@ -108,7 +132,7 @@ def test_a_predictable_source_is_learned(learned: Path) -> None:
     assert result["mrr@5"] > 0.99
 
 
-def test_what_needs_a_memory_is_learned(model: dict[str, Any], sources: dict[str, Path], tmp_path: Path) -> None:
+def test_what_needs_a_memory_is_learned(model: Sections, sources: dict[str, Path], tmp_path: Path) -> None:
     """The item before the last comes again: from the last item alone recall@1 could not pass 1 / 20, its chance.
 
     The first target of a session is chance, so at most 6 of the 7 can be foreseen.
@@ -119,7 +143,7 @@ def test_what_needs_a_memory_is_learned(model: dict[str, Any], sources: dict[str
     assert 0.2 < result["recall@1"] < 6 / 7 + 0.03
 
 
-def test_a_random_source_stays_at_chance(model: dict[str, Any], sources: dict[str, Path], tmp_path: Path) -> None:
+def test_a_random_source_stays_at_chance(model: Sections, sources: dict[str, Path], tmp_path: Path) -> None:
     """No ranking that knows only the past can beat the k most popular items, beyond what chance allows."""
     config = config_for(tmp_path / "c.yaml", sources["noise"], model)
     assert call("train", "--config", config, "--run", tmp_path / "run") == 0
@@ -143,7 +167,7 @@ def test_what_is_recommended_follows_the_cycle(learned: Path, sources: dict[str,
 
 
 def test_text_ids_go_in_and_out(
-    model: dict[str, Any], learned: Path, sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Sections, learned: Path, sources: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The same data with ids like sku-007: the same recommendations, as text."""
     config = config_for(tmp_path / "c.yaml", sources["text"], model)
@@ -164,27 +188,33 @@ def test_text_ids_go_in_and_out(
 
 
 def test_what_is_loaded_scores_like_what_was_trained(learned: Path) -> None:
-    """The recommender read from the run, and the state in memory through the model itself, step by step."""
+    """The recommender read from the run, and the state in memory through the model itself, as evaluation reads it."""
     opened = runs.open_run(learned)
     made = make_model(opened.config, opened.n_items)
-    state, _ = load_state(learned)
-    session = cycle(np.random.default_rng(5))[0]
+    weights = load_state(learned)[0].weights()
+    session = [item for one in cycle(np.random.default_rng(5))[:3] for item in one]
+    assert len(session) > (made.window or 0)
     recommender = Recommender.load(learned)
     ids, scores = recommender.recommend(session, k=N_ITEMS, exclude_seen=False)
-    encode = jax.jit(made.encode)
-    carry = made.carry(1)
-    for step, index in enumerate(recommender.vocabulary.encode(session)):
-        block = _block(int(index), reset=step == 0)
-        carry, query = encode(state.params, state.tables, carry, block)
-    expected = np.asarray(query[0, 0] @ made.items(state.tables).T)
+    query = _last_query(made, weights, recommender.vocabulary.encode(session))
+    expected = np.asarray(query @ made.items(weights["tables"]).T)
     order = recommender.vocabulary.encode(ids)
     np.testing.assert_allclose(scores, expected[order], rtol=1e-5, atol=1e-5)
     assert sorted(order.tolist()) == list(range(N_ITEMS))
 
 
-def _block(item: int, reset: bool) -> Block:
-    one = jnp.full((1, 1), item, jnp.int32)
-    return Block(one, one, jnp.full((1, 1), reset), jnp.ones((1, 1), jnp.float32))
+def _last_query(model: Model, weights: dict[str, Any], session: np.ndarray) -> Any:
+    """float32[Q]: the query for whatever follows the session, through its feed."""
+    follows = np.setdiff1d(np.arange(N_ITEMS), session)[0]
+    clicks = np.append(session, follows).astype(np.int32)
+    sessions = Sessions(clicks, np.arange(len(clicks)), np.array([0, len(clicks)]))
+    feed = model.feed(sessions, Plan(model.window or 1, 1, "time", 0, 2**30))
+    encode, carry, found = jax.jit(model.encode), model.carry(1), dict[int, Any]()
+    for block in feed.epoch(0):
+        carry, queries = encode(weights["params"], weights["tables"], carry, block)
+        live = block.weight > 0
+        found |= zip(block.target[live].tolist(), queries[live], strict=True)
+    return found[int(follows)]
 
 
 def test_a_sessions_scores_do_not_depend_on_its_neighbours(learned: Path) -> None:
@@ -204,13 +234,13 @@ def test_a_sessions_scores_do_not_depend_on_its_neighbours(learned: Path) -> Non
             np.testing.assert_allclose(scores, [alone[item] for item in ids], rtol=1e-5, atol=2e-5)
 
 
-def test_resuming_is_bit_identical(model: dict[str, Any], sources: dict[str, Path], tmp_path: Path) -> None:
+def test_resuming_is_bit_identical(model: Sections, sources: dict[str, Path], tmp_path: Path) -> None:
     """From a checkpoint within an epoch, with dropout (without it: test_checkpoint.py)."""
-    dropped = {"dropout_embedding": 0.2, "dropout_hidden": 0.3}
+    dropped = model["model"] | {"dropout_embedding": 0.2, "dropout_hidden": 0.3}
     config = config_for(
-        tmp_path / "c.yaml", sources["noise"], {**model, **dropped}, epochs=2,
+        tmp_path / "c.yaml", sources["noise"], {**model, "model": dropped}, epochs=2,
         data={"validation_fraction": 0.1},
-        optimizer={"momentum": 0.2, "schedule": "linear"},
+        optimizer={"schedule": "linear"} | ({} if "name" in model["optimizer"] else {"momentum": 0.2}),
         training={"save_every": 0, "steps_per_block": 40, "log_every": 1, "metric": "recall@5"},
     )  # fmt: skip
     reference = tmp_path / "reference"
