@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import jax
+
 from jaxrec import config as configuration
 from jaxrec import runtime
 from jaxrec.checkpoint import Checkpoints
@@ -78,7 +80,8 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
     # ---- run directory, and the state to start from ----------------------------------------------------------------
     run = resume_run(path, config, dataset) if resume else create_run(path, config, dataset, overwrite)
     checkpoints = Checkpoints(run.path)
-    state, position = new_state(config, model, optimizer), Position()
+    # On the device for good, as what is restored is: one program for both, and a resumed run finds it in the cache.
+    state, position = jax.device_put(new_state(config, model, optimizer), jax.devices()[0]), Position()
     if (found := checkpoints.restore(state)) is not None:
         state, position = found[0], Position(**found[1])
     if position.finished:
