@@ -18,6 +18,13 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
+OWNERS = {
+    "embedding": ("gru4rec",), "attention": ("narm",), "blocks": ("sasrec",), "heads": ("sasrec",),
+    **dict.fromkeys(("window", "stride", "temperature", "init_std"), ("narm", "sasrec")),
+}  # fmt: skip
+"""Fields of the model section that only some models have."""
+
+
 class Section(BaseModel):
     """A part of the configuration: immutable, and unknown fields are errors."""
 
@@ -178,6 +185,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _the_model_has_it(self) -> Config:
         name, softmax = self.model.name, self.loss.name == "softmax"
+        for field, owners in OWNERS.items():
+            value = getattr(self.model, field)
+            if name not in owners and value != ModelConfig.model_fields[field].default:
+                raise ValueError(f"model.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
+                                 f"leave it out for {name}")  # fmt: skip
         if name == "gru4rec" and softmax:
             raise ValueError("loss.name: gru4rec ranks against sampled items; for softmax choose narm or sasrec")
         if name == "gru4rec" and self.data.half_life:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -216,3 +217,51 @@ def test_every_field_says_what_it_is() -> None:
 def test_combinations_that_would_do_nothing(tmp_path: Path, words: list[str], names: str) -> None:
     with pytest.raises(UserError, match=names):
         load(tmp_path, *words)
+
+
+NARM, SASREC, SOFTMAX = (["--model.name", "narm"], ["--model.name", "sasrec"], ["--loss.name", "softmax"])
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([*NARM, "--training.batch_size", "19"], r"training\.batch_size: 19 targets a step .* model\.window 20"),
+        ([*SASREC, "--model.window", "129"], r"training\.batch_size: 128 targets a step .* model\.window 129"),
+        (SOFTMAX, r"loss\.name: gru4rec ranks against sampled items; .* choose narm or sasrec"),
+        (["--data.half_life", "7"], r"data\.half_life: gru4rec .* choose narm or sasrec"),
+        ([*SASREC, "--model.heads", "3"], r"model\.heads: 3 do not divide model\.embedding_dim 100"),
+        ([*NARM, "--model.stride", "21"], r"model\.stride: 21 is more than model\.window 20"),
+        ([*NARM, "--model.layers", "100", "50"], r"model\.layers: narm has one GRU, found 2 layers"),
+        ([*NARM, "--optimizer.weight_decay", "0.1"], r"optimizer\.weight_decay: needs loss\.name softmax"),
+        ([*NARM, "--training.average", "0.99"], r"training\.average: needs loss\.name softmax, found cross_entropy"),
+        ([*NARM, "--loss.label_smoothing", "0.1"], r"loss\.label_smoothing: needs loss\.name softmax"),
+        ([*SASREC, "--loss.prior", "-0.5"], r"loss\.prior: needs loss\.name softmax"),
+        ([*NARM, *SOFTMAX, "--loss.logq", "1"], r"loss\.logq: a correction of cross_entropy"),
+        (["--model.temperature", "12"], r"model\.temperature: found 12.0, but it belongs to narm and sasrec; leave it"),
+        (["--model.window", "10"], r"model\.window: found 10, .* narm and sasrec; leave it out for gru4rec"),
+        ([*SASREC, "--model.attention", "softmax"], r"model\.attention: found 'softmax', .* narm; .* for sasrec"),
+        ([*NARM, "--model.heads", "2"], r"model\.heads: found 2, but it belongs to sasrec"),
+        ([*NARM, "--model.embedding", "onehot"], r"model\.embedding: found 'onehot', but it belongs to gru4rec"),
+    ],
+)
+def test_what_a_model_or_a_loss_does_not_have_is_refused_before_anything_is_read(
+    tmp_path: Path, words: list[str], names: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(BASE, encoding="utf-8")  # there is no such data set
+    fails(capsys, "train", "--config", file, *words, names=names)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [*NARM, "--training.batch_size", "20", "--model.stride", "20", "--model.temperature", "12"],
+        [*NARM, *SOFTMAX, "--training.average", "0.9", "--optimizer.weight_decay", "0.1", "--loss.prior", "1"],
+        [*SASREC, *SOFTMAX, "--model.heads", "4", "--data.half_life", "7", "--loss.label_smoothing", "0.1"],
+        ["--model.window", "20", "--model.heads", "1"],
+    ],
+)
+def test_the_same_is_allowed_where_it_means_something(tmp_path: Path, words: list[str]) -> None:
+    """A default is never in the way: a run's own configuration names every field."""
+    config = load(tmp_path, *words)
+    assert configuration.parse(yaml.safe_load(configuration.dump(config))) == config
