@@ -27,6 +27,7 @@ HELP = {
     "prepare": ("synthetic", "diginetica"),
     "train": ("--config", "--resume", "--optimizer.learning_rate", "Step size at its highest", "(required)", "[0.05]"),
     "evaluate": ("--run", "--split", "--k", "eval-<split>.json"),
+    "plots": ("curves", "several runs"),
     "recommend": ("--items", "--similar-to", "--json", "oldest first"),
 }
 

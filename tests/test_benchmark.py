@@ -1,0 +1,52 @@
+"""The benchmark script runs for every model and says what it measured."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import ROOT
+
+TINY = ["--batch", "32", "--items", "300", "--units", "8", "--dim", "8", "--n-sample", "16", "--steps", "4"]
+
+
+def benchmark(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", str(ROOT / "scripts" / "benchmark.py"), *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+
+
+def test_every_model_is_measured(tmp_path: Path) -> None:
+    found = benchmark("gru4rec", "narm", "sasrec", *TINY, "--repetitions", "1", "--json", str(tmp_path / "out.json"))
+    assert found.returncode == 0, found.stderr
+    result = json.loads((tmp_path / "out.json").read_text())
+    rows = {(row["model"], row["loss"]): row for row in result["rows"]}
+    assert set(rows) == {(m, loss) for m, loss in [("gru4rec", "cross_entropy"), ("gru4rec", "bpr_max"),
+                                                   ("narm", "softmax"), ("sasrec", "softmax")]}  # fmt: skip
+    for (model, _), row in rows.items():
+        assert row["batch"] == 32 and row["items"] == 300
+        assert row["steps_per_s"] > 0 and row["flop_per_step"] > 0 and row["step_memory_mb"] > 0
+        # Sessions of about 4 targets fill a step of at most 32 of them; a lane has one.
+        assert row["targets_per_step"] == 32 if model == "gru4rec" else 28 < row["targets_per_step"] <= 32
+        assert f"{model} " in found.stdout
+    # Scores and both derivatives of 8-vectors, for every target, over all items: the least that a full softmax costs.
+    assert rows["narm", "softmax"]["flop_per_step"] > 6 * rows["narm", "softmax"]["targets_per_step"] * 300 * 8
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["nothing"], "nothing.*gru4rec.*narm.*sasrec"),
+        (["narm", "--steps", "0"], "--steps 0"),
+        (["narm", "--batch", "8"], "training.batch_size: 8 targets.*model.window 20"),
+        (["gru4rec", "--loss", "softmax"], "loss.name: gru4rec"),
+    ],
+)
+def test_a_mistake_gets_one_line(words: list[str], names: str) -> None:
+    found = benchmark(*words)
+    assert found.returncode == 2
+    lines = found.stderr.splitlines()
+    assert len(lines) == 1 and re.search(names, lines[0]), found.stderr
