@@ -170,19 +170,24 @@ def _like(run: Path) -> TrainState:
     return jax.eval_shape(lambda: init_state(model, optimizer, 0, opened.config.training.batch_size))
 
 
-def test_what_is_saved_is_what_is_restored_bit_for_bit(config: Path, tmp_path: Path) -> None:
-    """Every part of the state, filled with noise so that swapped or lost arrays show."""
-    model = make_model(load(config), 100)
+def _noise(config: Path, averaged: bool) -> tuple[TrainState, TrainState]:
+    """A new state, and one like it filled with noise."""
     optimizer = make_optimizer(load(config).optimizer, lambda step: 0.1)
+    blank = init_state(make_model(load(config), 100), optimizer, 0, 16, averaged)
     rng = np.random.default_rng(0)
-    blank = init_state(model, optimizer, 0, 16)
 
     def noise(leaf: jax.Array) -> jax.Array:
         if leaf.dtype == np.float32:
             return jax.numpy.asarray(rng.normal(size=leaf.shape), np.float32)
         return jax.numpy.asarray(rng.integers(1, 100, leaf.shape), leaf.dtype)
 
-    state = jax.tree.map(noise, blank)
+    return blank, jax.tree.map(noise, blank)
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_what_is_saved_is_what_is_restored_bit_for_bit(averaged: bool, config: Path, tmp_path: Path) -> None:
+    """Every part of the state, filled with noise so that swapped or lost arrays show."""
+    blank, state = _noise(config, averaged)
     position = {"epoch": 3, "sums": {"window": [0.1 + 0.2, 7]}, "best": None}
     (tmp_path / "run").mkdir()
     Checkpoints(tmp_path / "run").save(state, position)
@@ -190,6 +195,18 @@ def test_what_is_saved_is_what_is_restored_bit_for_bit(config: Path, tmp_path: P
     assert found is not None
     assert_same_arrays(found[0], state)
     assert found[1] == position
+
+
+@pytest.mark.parametrize("kind", ["latest", "best"])
+def test_where_weights_are_averaged_the_average_is_what_is_used(kind: str, config: Path, tmp_path: Path) -> None:
+    blank, state = _noise(config, averaged=True)
+    checkpoints = Checkpoints(tmp_path)
+    (checkpoints.save if kind == "latest" else checkpoints.save_best)(state, {})
+    found, _, which = checkpoints.restore_model(blank)
+    assert which == kind
+    assert state.average is not None
+    assert_same_arrays(found, state.average)
+    assert not np.array_equal(found["tables"]["item"], state.tables["item"])
 
 
 def test_a_missing_run_has_nothing_to_restore(config: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -261,3 +262,25 @@ def test_the_catalogue_is_scored_whole(learned: Path, sources: dict[str, Path]) 
     state, _ = load_state(learned)
     assert made.items(state.tables).shape[0] == made.vectors(state.tables).shape[0] == N_ITEMS
     assert open_dataset(sources["cycle"]).n_items == N_ITEMS
+
+
+def test_sessions_longer_than_the_window_lose_no_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In training (two targets to a chunk beyond the window), validation, evaluation and recommending."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(2, 40, 60)
+    source = write_dataset(tmp_path / "data", [random.integers(0, 30, n).tolist() for n in lengths], test_days=1)
+    model = {**MODELS["narm"], "model": MODELS["narm"]["model"] | {"window": 4, "stride": 2}}
+    config = config_for(tmp_path / "c.yaml", source, model, epochs=1, data={"validation_fraction": 0.1})
+    capsys.readouterr()
+    assert call("train", "--config", config, "--run", tmp_path / "run") == 0
+    training, validation = map(
+        int, re.findall(r"(\d+)(?: validation)? targets", capsys.readouterr().out.replace(",", ""))
+    )
+    counts = open_dataset(source).manifest["counts"]
+    assert training + validation == counts["train"]["targets"] and validation > 40
+    assert evaluated(tmp_path / "run")["targets"] == counts["test"]["targets"] > 40
+    recommender = Recommender.load(tmp_path / "run")
+    session = random.integers(0, 30, 30).tolist()
+    (ids, scores), (last_ids, last_scores) = (recommender.recommend(part, 5, False) for part in (session, session[-4:]))
+    assert ids == last_ids, "what it recommends goes by the last clicks"
+    np.testing.assert_allclose(scores, last_scores, rtol=1e-5, atol=1e-6)

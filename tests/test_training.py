@@ -1,4 +1,4 @@
-"""The compiled block: independent of its size, blind to padding, and GRU4Rec's lanes apart from each other."""
+"""The compiled block: independent of its size, blind to padding, lanes apart; dense tables, decay and average."""
 
 from __future__ import annotations
 
@@ -8,17 +8,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+import packed
 import pytest
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Block, SessionFeed
+from jaxrec.data.packing import PackedBlock
 from jaxrec.models import Model, make_model
 from jaxrec.models.gru import gru_cell, onehot_gru_cell
+from jaxrec.models.sequence import SequenceModel
 from jaxrec.negatives import popularity
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.tables import gather, plan_rows, scratch
-from jaxrec.training import TrainState, init_state, make_train_block
+from jaxrec.training import TrainState, init_state, make_train_block, new_state, training_plan
 
 N_ITEMS, LANES, WIDTH = 30, 4, 5
 PADDING = 1  # empty steps at the end of an epoch in blocks of at most 8
@@ -235,6 +239,79 @@ def test_the_loss_by_hand() -> None:
     losses = [np.log(np.exp(scores[i]).sum()) - scores[i, i] for i in range(3)]
     assert float(logged) == pytest.approx(sum(losses), rel=1e-5)
     assert float(total) == pytest.approx(sum(losses) / LANES, rel=1e-5)
+
+
+DECAY, RATE, PENALTY = 0.3, 0.05, 0.2
+
+
+class Trajectory(NamedTuple):
+    """A model under a full softmax, trained one step at a time: its state before the first step and after each."""
+
+    model: SequenceModel
+    blocks: list[PackedBlock]
+    states: list[TrainState]  # NumPy leaves; the last one after a step that is padding
+
+
+@cache
+def trajectory() -> Trajectory:
+    """AdamW, with a moving average kept; no dropout, so that steps can be repeated by hand."""
+    sections: dict[str, dict[str, Any]] = {
+        "optimizer": {"name": "adam", "learning_rate": RATE, "weight_decay": PENALTY},
+        "training": {"batch_size": 16, "average": DECAY, "steps_per_block": 1},
+    }
+    config, model = packed.make_config("narm", **sections), packed.make_model("narm", N_ITEMS, **sections)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
+    train_block = make_train_block(model, optimizer, None, config.training.average)
+    blocks = list(model.feed(SESSIONS, training_plan(config)).epoch(0))
+    padding = blocks[0]._replace(weight=blocks[0].weight * 0.0)
+    state = jax.jit(lambda: new_state(config, model, optimizer))()
+    states = [jax.tree.map(np.array, state)]
+    for block in [*blocks, padding]:
+        state, _ = train_block(state, model.constants(np.ones(N_ITEMS)), block)
+        states.append(jax.tree.map(np.array, state))
+    return Trajectory(model, blocks, states)
+
+
+def weights_of(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "tables": state.tables}
+
+
+def test_dense_tables_and_parameters_move_as_under_optax_adamw() -> None:
+    model, blocks, states = trajectory()
+    assert len(blocks) > 4
+    optimizer = optax.adamw(RATE, weight_decay=PENALTY)
+    weights = jax.tree.map(jnp.asarray, weights_of(states[0]))
+    state = optimizer.init(weights)
+    for block, trained in zip(blocks, states[1:-1], strict=True):
+        _, slopes = packed.loss_and_slopes(model, weights, block)
+        slopes = jax.tree.map(lambda leaf, block=block: leaf / block.weight.shape[1], slopes)
+        change, state = jax.jit(optimizer.update)(slopes, state, weights)
+        weights = optax.apply_updates(weights, change)
+        for ours, theirs in zip(leaves(weights_of(trained)), leaves(weights), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+def test_the_average_follows_the_weights_with_its_decay() -> None:
+    """It starts at the initial weights and moves faster at first: its decay is (1 + s) / (10 + s) after s steps."""
+    _, blocks, states = trajectory()
+    average = [leaf.astype(np.float64) for leaf in leaves(weights_of(states[0]))]
+    assert_equal(states[0].average, weights_of(states[0]))
+    decays = []
+    for taken, state in enumerate(states[1:-1], start=1):
+        decays.append(min(DECAY, (1 + taken) / (10 + taken)))
+        average = [
+            decays[-1] * a + (1 - decays[-1]) * w for a, w in zip(average, leaves(weights_of(state)), strict=True)
+        ]
+        for ours, expected in zip(leaves(state.average), average, strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-6)
+        assert_equal(state.weights(), state.average)
+        assert not np.array_equal(state.weights()["tables"]["item"], state.tables["item"])
+    assert decays[0] < decays[1] < DECAY == decays[-1]
+
+
+def test_a_step_of_padding_moves_neither_dense_tables_nor_the_average() -> None:
+    _, _, states = trajectory()
+    assert_equal(states[-1], states[-2])
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
