@@ -95,7 +95,8 @@ def test_targets_that_share_a_chunk_see_less_and_no_target_is_lost() -> None:
 
 @pytest.mark.parametrize("name", ["narm", "sasrec"])
 def test_with_a_temperature_scores_are_that_times_the_cosine(name: str) -> None:
-    model = make_model(name, N_ITEMS, model={"temperature": 7.0, "blocks": 1})
+    blocks = {"blocks": 1} if name == "sasrec" else {}
+    model = make_model(name, N_ITEMS, model={"temperature": 7.0, **blocks})
     weights, block = make_weights(model), packed_block(model, SESSIONS)
     p, table = double(weights)
     normed = unit(table)
@@ -108,7 +109,7 @@ def test_with_a_temperature_scores_are_that_times_the_cosine(name: str) -> None:
     # Lengths of item vectors do not matter then, in the loss either; without a temperature they do.
     longer = {"params": weights["params"], "tables": {"item": 2.5 * weights["tables"]["item"]}}
     assert loss_of(model, longer, block) == pytest.approx(loss_of(model, weights, block), rel=1e-5)
-    plain = make_model(name, N_ITEMS, model={"blocks": 1})
+    plain = make_model(name, N_ITEMS, model=blocks)
     changed = [loss_of(plain, one, block) for one in (weights, longer)]
     assert abs(changed[0] - changed[1]) > 0.01 * changed[0]
     np.testing.assert_array_equal(model.vectors(weights["tables"]), weights["tables"]["item"])
