@@ -7,6 +7,8 @@ and the input's product with its gate matrix is a row of a table, so the caller 
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,8 @@ def gru_cell(params: dict[str, Array], x: Array, h: Array) -> Array:
     Returns:
         float32[B, H].
     """
-    return _gates(params, x @ params["input_kernel"] + params["input_bias"], h)
+    from_x = x @ params["input_kernel"] + params["input_bias"]  # [B, 3H]
+    return _gates(from_x, h @ params["hidden_kernel"] + params["hidden_bias"], h)[0]
 
 
 def gru_sequence(params: dict[str, Array], x: Array, reset: Array) -> Array:
@@ -44,23 +47,61 @@ def gru_sequence(params: dict[str, Array], x: Array, reset: Array) -> Array:
         float32[B, T, H], the state after each position.
     """
     from_x = x @ params["input_kernel"] + params["input_bias"]  # [B, T, 3H]
-    begin = jnp.zeros((x.shape[0], params["hidden_kernel"].shape[0]), from_x.dtype)
-
-    def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
-        h = _gates(params, at[0], jnp.where(at[1][:, None], 0.0, h))
-        return h, h
-
-    _, states = jax.lax.scan(step, begin, (from_x.swapaxes(0, 1), reset.T))
+    states = _recurrence(from_x.swapaxes(0, 1), reset.T, params["hidden_kernel"], params["hidden_bias"])
     return states.swapaxes(0, 1)
 
 
-def _gates(params: dict[str, Array], from_x: Array, h: Array) -> Array:
+@jax.custom_vjp
+def _recurrence(from_x: Array, reset: Array, kernel: Array, bias: Array) -> Array:
+    """float32[T, B, H] from float32[T, B, 3H], bool[T, B], [H, 3H] and [3H].
+
+    The derivative is by hand for one reason: a scan's own would add up that of the kernel step by step, in T small
+    products and T passes over [H, 3H]. From the steps stacked it is one product.
+    """
+    return _recurrence_forward(from_x, reset, kernel, bias)[0]
+
+
+def _recurrence_forward(from_x: Array, reset: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
+    def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Any]:
+        h = jnp.where(at[1][:, None], 0.0, h)
+        new, gates = _gates(at[0], h @ kernel + bias, h)
+        return new, (new, (h, *gates))
+
+    begin = jnp.zeros((from_x.shape[1], kernel.shape[0]), from_x.dtype)
+    _, (states, kept) = jax.lax.scan(step, begin, (from_x, reset))
+    return states, (kept, reset, kernel)
+
+
+def _recurrence_backward(saved: Any, of_states: Array) -> tuple[Array, None, Array, Array]:
+    (before, opening, update, candidate, from_h), reset, kernel = saved
+
+    def step(of_next: Array, at: Any) -> tuple[Array, Any]:
+        of_h, opened, h, r, u, c, g = at
+        of_h = of_h + of_next
+        of_c = of_h * (1.0 - u) * (1.0 - c * c)
+        of_r, of_u = of_c * g * r * (1.0 - r), of_h * (h - c) * u * (1.0 - u)
+        of_gates = jnp.concatenate([of_r, of_u, of_c * r], axis=1)
+        of_before = of_h * u + of_gates @ kernel.T
+        return jnp.where(opened[:, None], 0.0, of_before), (of_gates, of_c)
+
+    parts = (of_states, reset, before, opening, update, candidate, from_h)
+    _, (of_gates, of_c) = jax.lax.scan(step, jnp.zeros_like(of_states[0]), parts, reverse=True)
+    of_kernel = jnp.einsum("tbh,tbg->hg", before, of_gates)
+    size = kernel.shape[0]
+    of_x = jnp.concatenate([of_gates[:, :, : 2 * size], of_c], axis=2)
+    return of_x, None, of_kernel, jnp.sum(of_gates, axis=(0, 1))
+
+
+_recurrence.defvjp(_recurrence_forward, _recurrence_backward)
+
+
+def _gates(from_x: Array, from_h: Array, h: Array) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    """The new state; and reset, update, candidate and the candidate's part of ``from_h``, all float32[B, H]."""
     size = h.shape[-1]
-    from_h = h @ params["hidden_kernel"] + params["hidden_bias"]  # [B, 3H]
     gates = jax.nn.sigmoid(from_x[:, : 2 * size] + from_h[:, : 2 * size])
     reset, update = gates[:, :size], gates[:, size:]
     candidate = jnp.tanh(from_x[:, 2 * size :] + reset * from_h[:, 2 * size :])
-    return candidate + update * (h - candidate)
+    return candidate + update * (h - candidate), (reset, update, candidate, from_h[:, 2 * size :])
 
 
 def onehot_gru_cell(params: dict[str, Array], row: Array, h: Array) -> Array:
