@@ -18,11 +18,20 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-OWNERS = {
-    "embedding": ("gru4rec",), "attention": ("narm",), "blocks": ("sasrec",), "heads": ("sasrec",),
+MODELS_WITH = {
+    "layers": ("gru4rec", "narm"), "embedding": ("gru4rec",), "attention": ("narm",),
+    **dict.fromkeys(("blocks", "heads"), ("sasrec",)),
     **dict.fromkeys(("window", "stride", "temperature", "init_std"), ("narm", "sasrec")),
 }  # fmt: skip
 """Fields of the model section that only some models have."""
+
+SAMPLED = ("cross_entropy", "bpr", "top1", "bpr_max", "top1_max")
+LOSSES_WITH = {
+    **dict.fromkeys(("n_sample", "sample_alpha", "final_activation", "activation_alpha"), SAMPLED),
+    **dict.fromkeys(("label_smoothing", "prior", "memory", "precision"), ("softmax",)),
+    "logq": ("cross_entropy",), "bpreg": ("bpr_max",),
+}  # fmt: skip
+"""Fields of the loss section that only some losses have."""
 
 
 class Section(BaseModel):
@@ -178,18 +187,18 @@ class Config(Section):
             raise ValueError("loss.activation_alpha: the negative slope of leaky_relu; give one below 1, such as 0.1")
         if self.training.batch_size == 1 and not self.loss.n_sample:
             raise ValueError("loss.n_sample: 0 leaves a single lane without negatives; draw some or add lanes")
-        if self.loss.logq and self.loss.name != "cross_entropy":
-            raise ValueError("loss.logq: a correction of cross_entropy; set it to 0 for the other losses")
         return self
 
     @model_validator(mode="after")
     def _the_model_has_it(self) -> Config:
         name, softmax = self.model.name, self.loss.name == "softmax"
-        for field, owners in OWNERS.items():
-            value = getattr(self.model, field)
-            if name not in owners and value != ModelConfig.model_fields[field].default:
-                raise ValueError(f"model.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
-                                 f"leave it out for {name}")  # fmt: skip
+        for section, of, table in ((self.model, name, MODELS_WITH), (self.loss, self.loss.name, LOSSES_WITH)):
+            for field, owners in table.items():
+                value = getattr(section, field)
+                if of not in owners and value != type(section).model_fields[field].default:
+                    where = "model" if section is self.model else "loss"
+                    raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
+                                     f"leave it out for {of}")  # fmt: skip
         if name == "gru4rec" and softmax:
             raise ValueError("loss.name: gru4rec ranks against sampled items; for softmax choose narm or sasrec")
         if name == "gru4rec" and self.data.half_life:
@@ -206,9 +215,7 @@ class Config(Section):
             raise ValueError(f"model.stride: {self.model.stride} is more than model.window {self.model.window}")
         if not softmax:
             for field, value in (("optimizer.weight_decay", self.optimizer.weight_decay),
-                                 ("training.average", self.training.average),
-                                 ("loss.label_smoothing", self.loss.label_smoothing),
-                                 ("loss.prior", self.loss.prior)):  # fmt: skip
+                                 ("training.average", self.training.average)):  # fmt: skip
                 if value:
                     raise ValueError(f"{field}: needs loss.name softmax, found {self.loss.name}; set it to 0")
         return self

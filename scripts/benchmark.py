@@ -68,12 +68,15 @@ def make_config(options: Any, model: str, batch: int, loss: str) -> Config:
     """The models as published: GRU4Rec with one layer, constrained embedding and Adagrad; NARM with as many units as
     ``--units`` says (100) over vectors of 50, SASRec with two blocks of one head, both with dropout and Adam."""
     dim = options.dim or SIZES[model].dim
+    softmax = {"name": loss, "precision": options.precision}
     sections: dict[str, dict[str, Any]] = {
         "data": {"path": "synthetic"},
-        "model": {"name": model, "layers": [options.units], "embedding_dim": dim},
-        "loss": {"name": loss, "n_sample": options.n_sample, "precision": options.precision},
+        "model": {"name": model, "embedding_dim": dim},
+        "loss": softmax if loss == "softmax" else {"name": loss, "n_sample": options.n_sample},
         "training": {"batch_size": batch, "steps_per_block": options.steps},
     }
+    if model != "sasrec":
+        sections["model"]["layers"] = [options.units]
     if model != "gru4rec":
         sections["model"] |= {"dropout_embedding": 0.25, "dropout_hidden": 0.5}
         sections["optimizer"] = ADAM

@@ -13,7 +13,7 @@ from jaxrec.baselines import Baseline, Choice, make_baseline
 from jaxrec.baselines.prefixes import Queries
 from jaxrec.cli import progress
 from jaxrec.config import EvaluationConfig
-from jaxrec.evaluation import Split, Seen
+from jaxrec.evaluation import Seen, Split
 from jaxrec.metrics import ranking_metrics
 from jaxrec.ranking import rank_scores
 
