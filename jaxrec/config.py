@@ -106,13 +106,14 @@ class LossConfig(Section):
     """softmax: log popularity times this is added to the training scores (logit adjustment), not to those that rank."""
     memory: Count = 64
     """softmax: bound on the block of scores in MiB; the step is worked through in blocks of targets, or of items."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """softmax: what its matrix products multiply; they add up in float32."""
+    precision: Literal["float32", "device", "bfloat16"] = "float32"
+    """softmax: what its matrix products multiply: float32; float32 as the device does it fastest (TF32 or bfloat16 on
+    accelerators); bfloat16. They add up in float32."""
 
 
 class OptimizerConfig(Section):
     name: Literal["adagrad", "adam", "sgd"] = "adagrad"
-    """On embedding tables adam is the lazy Adam of the field: only rows that were read move."""
+    """On embedding tables adam is the lazy Adam of the field, only rows that were read move; under softmax all do."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
     """Step size at its highest."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
@@ -130,7 +131,7 @@ class OptimizerConfig(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """Decoupled weight decay (AdamW), times the learning rate; with the softmax loss only."""
+    """Decoupled decay of all weights (AdamW), times the learning rate; with adam and the softmax loss only."""
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     """Clip the gradient to this global norm, over dense parameters and table rows together (null: off)."""
 
@@ -168,7 +169,7 @@ class EvaluationConfig(Section):
     ties: Literal["conservative", "standard", "median"] = "conservative"
     """Rank among equal scores: last, first or in the middle."""
     batch_size: Count = 512
-    """Sessions that are stepped through side by side."""
+    """Sessions that are stepped through side by side; narm, sasrec: targets a step."""
     memory: Count = 64
     """Bound on the block of scores in MiB."""
 
@@ -185,7 +186,7 @@ class Config(Section):
     def _parts_agree(self) -> Config:
         if self.loss.final_activation == "leaky_relu" and self.loss.activation_alpha >= 1.0:
             raise ValueError("loss.activation_alpha: the negative slope of leaky_relu; give one below 1, such as 0.1")
-        if self.training.batch_size == 1 and not self.loss.n_sample:
+        if self.training.batch_size == 1 and not self.loss.n_sample and self.loss.name != "softmax":
             raise ValueError("loss.n_sample: 0 leaves a single lane without negatives; draw some or add lanes")
         return self
 
@@ -213,6 +214,8 @@ class Config(Section):
                              f"{self.model.window}; raise the one or lower the other")  # fmt: skip
         if self.model.stride > self.model.window:
             raise ValueError(f"model.stride: {self.model.stride} is more than model.window {self.model.window}")
+        if self.optimizer.weight_decay and self.optimizer.name != "adam":
+            raise ValueError(f"optimizer.weight_decay: belongs to adam, found {self.optimizer.name}; set it to 0")
         if not softmax:
             for field, value in (("optimizer.weight_decay", self.optimizer.weight_decay),
                                  ("training.average", self.training.average)):  # fmt: skip

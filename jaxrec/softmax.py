@@ -35,13 +35,20 @@ class Softmax:
 
     Attributes:
         memory: bound on a block of scores in MiB.
-        precision: ``float32`` or ``bfloat16``: what is multiplied. Sums are float32.
+        precision: what is multiplied: ``float32``; ``device``, float32 as the device multiplies it fastest (TF32 or
+            bfloat16 on accelerators); ``bfloat16``. Sums are float32.
         smoothing: share of the target's probability that is spread evenly over the catalogue.
     """
 
     memory: int = 64
     precision: str = "float32"
     smoothing: float = 0.0
+
+    @property
+    def rounds(self) -> bool:
+        """Whether factors are rounded. The softmax less the target is then rounded as a difference: where the target is
+        nearly certain, two rounded parts would leave their errors."""
+        return self.precision == "bfloat16"
 
 
 class Blocks(NamedTuple):
@@ -85,7 +92,7 @@ def softmax_cross_entropy(
     """
     blocks = cut(len(queries), len(items), how.memory)
     if blocks.items == len(items):
-        _, lse = _by_rows(lambda q, w: ((), _normalise(_scores(how, q, items, prior))[2]), (), blocks, queries, weight)
+        _, lse = _by_rows(lambda q: ((), _normalise(_scores(how, q, items, prior))[2]), (), blocks, queries)
     else:
         lse = _sweep(how, blocks, queries, items, prior)
     return _total(how, queries, items, target, weight, prior, lse)
@@ -96,14 +103,15 @@ def _forward(
 ) -> tuple[Array, tuple[Array, Array]]:
     blocks = cut(len(queries), len(items), how.memory)
     if blocks.items == len(items):
-        lse, of_queries, of_items = _rows_derivative(how, blocks, queries, items, weight, prior)
+        lse, of_queries, of_items = _rows_derivative(how, blocks, queries, items, target, weight, prior)
     else:
         lse = _sweep(how, blocks, queries, items, prior)
-        of_queries, of_items = _items_derivative(how, blocks, queries, items, weight, prior, lse)
-    # The scores' other part: the target's share, and the even share of smoothing.
-    own = (1.0 - how.smoothing) * weight[:, None]
-    of_queries -= own * items[target]
-    of_items = of_items.at[target].add(-own * queries)
+        of_queries, of_items = _items_derivative(how, blocks, queries, items, target, weight, prior, lse)
+    # The scores' other part: the target's share (bfloat16 has it within the blocks), and the even share of smoothing.
+    if not how.rounds:
+        own = (1.0 - how.smoothing) * weight[:, None]
+        of_queries -= own * items[target]
+        of_items = of_items.at[target].add(-own * queries)
     if how.smoothing:
         even = how.smoothing * weight[:, None]
         of_queries -= even * jnp.mean(items, axis=0)
@@ -122,7 +130,7 @@ softmax_cross_entropy.defvjp(_forward, _backward)
 def _total(
     how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None, lse: Array
 ) -> Array:
-    own = jnp.sum(queries * items[target], axis=1)
+    own = jnp.sum(_rounded(how, queries) * _rounded(how, items[target]), axis=1)
     even = queries @ jnp.mean(items, axis=0) if how.smoothing else jnp.zeros(())
     if prior is not None:
         own, even = own + prior[target], even + jnp.mean(prior)
@@ -130,8 +138,22 @@ def _total(
 
 
 def _product(how: Softmax, left: Array, right: Array) -> Array:
-    dtype = jnp.dtype(how.precision)
-    return jnp.matmul(left.astype(dtype), right.astype(dtype), preferred_element_type=jnp.float32)
+    if how.rounds:
+        return jnp.matmul(left.astype(jnp.bfloat16), right.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+    whole = how.precision == "float32"  # otherwise accelerators multiply float32 with fewer bits
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST if whole else jax.lax.Precision.DEFAULT)
+
+
+def _rounded(how: Softmax, values: Array) -> Array:
+    return values.astype(jnp.bfloat16).astype(jnp.float32) if how.rounds else values
+
+
+def _less_target(how: Softmax, mass: Array, scale: Array, target: Array, begin: Array | int) -> Array:
+    """``mass`` less the target's share of ``scale``, float32[P]; columns are the items from ``begin`` on."""
+    if not how.rounds:
+        return mass
+    own = begin + jnp.arange(mass.shape[1]) == target[:, None]
+    return mass - jnp.where(own, (1.0 - how.smoothing) * scale[:, None], 0.0)
 
 
 def _scores(how: Softmax, queries: Array, items: Array, prior: Array | None) -> Array:
@@ -148,36 +170,38 @@ def _normalise(scores: Array) -> tuple[Array, Array, Array]:
 
 
 def _rows_derivative(
-    how: Softmax, blocks: Blocks, queries: Array, items: Array, weight: Array, prior: Array | None
+    how: Softmax, blocks: Blocks, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None
 ) -> tuple[Array, Array, Array]:
     """log-sum-exp [P], and the softmax's part of the derivatives, [P, D] and [V, D]."""
 
-    def one(q: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    def one(q: Array, w: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
         mass, total, lse = _normalise(_scores(how, q, items, prior))
+        mass = _less_target(how, mass, total, t, 0)
         share = (w / total)[:, None]
         return _product(how, mass.T, q * share), (lse, share * _product(how, mass, items))
 
-    of_items, (lse, of_queries) = _by_rows(one, jnp.zeros_like(items), blocks, queries, weight)
+    of_items, (lse, of_queries) = _by_rows(one, jnp.zeros_like(items), blocks, queries, weight, target)
     return lse, of_queries, of_items
 
 
-def _by_rows(
-    one: Callable[[Array, Array], tuple[Any, Any]], begin: Any, blocks: Blocks, queries: Array, weight: Array
-) -> tuple[Any, Any]:
-    """``one(queries, weight)`` gives a sum and rows: the sum over blocks of rows, and the rows behind each other."""
-    n = -(-len(queries) // blocks.rows)
+def _by_rows(one: Callable[..., tuple[Any, Any]], begin: Any, blocks: Blocks, *arrays: Array) -> tuple[Any, Any]:
+    """``one`` of blocks of the arrays' rows gives a part of a sum, and rows: the sum, and the rows in order."""
+    rows = len(arrays[0])
+    n = -(-rows // blocks.rows)
     if n == 1:
-        return one(queries, weight)
-    padding = n * blocks.rows - len(queries)
-    cut_queries = jnp.pad(queries, ((0, padding), (0, 0))).reshape(n, blocks.rows, -1)
-    cut_weight = jnp.pad(weight, (0, padding)).reshape(n, blocks.rows)
+        return one(*arrays)
+    padding = n * blocks.rows - rows
+    parts = [
+        jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1)).reshape(n, blocks.rows, *array.shape[1:])
+        for array in arrays
+    ]
 
-    def step(total: Any, at: tuple[Array, Array]) -> tuple[Any, Any]:
-        part, rows = one(*at)
-        return jax.tree.map(jnp.add, total, part), rows
+    def step(total: Any, at: list[Array]) -> tuple[Any, Any]:
+        part, found = one(*at)
+        return jax.tree.map(jnp.add, total, part), found
 
-    total, rows = jax.lax.scan(step, begin, (cut_queries, cut_weight))
-    return total, jax.tree.map(lambda leaf: leaf.reshape(n * blocks.rows, *leaf.shape[2:])[: len(queries)], rows)
+    total, found = jax.lax.scan(step, begin, parts)
+    return total, jax.tree.map(lambda leaf: leaf.reshape(n * blocks.rows, *leaf.shape[2:])[:rows], found)
 
 
 def _part(blocks: Blocks, items: Array, prior: Array | None, i: Array) -> tuple[Array, Array, Array]:
@@ -208,7 +232,14 @@ def _sweep(how: Softmax, blocks: Blocks, queries: Array, items: Array, prior: Ar
 
 
 def _items_derivative(
-    how: Softmax, blocks: Blocks, queries: Array, items: Array, weight: Array, prior: Array | None, lse: Array
+    how: Softmax,
+    blocks: Blocks,
+    queries: Array,
+    items: Array,
+    target: Array,
+    weight: Array,
+    prior: Array | None,
+    lse: Array,
 ) -> tuple[Array, Array]:
     """The softmax's part of the derivatives, [P, D] and [V, D], with scores computed a second time."""
     weighted = queries * weight[:, None]
@@ -217,6 +248,9 @@ def _items_derivative(
         of_queries, of_items = sums
         begin, vectors, added = _part(blocks, items, prior, i)
         share = jnp.exp(_scores(how, queries, vectors, added) - lse[:, None])
+        # Where blocks overlap, a target belongs to the first: the second must not subtract it again.
+        fresh = jnp.where(target >= i * blocks.items, target, -1)
+        share = _less_target(how, share, jnp.ones_like(lse), fresh, begin)
         here = jax.lax.dynamic_slice_in_dim(of_items, begin, blocks.items) + _product(how, share.T, weighted)
         of_items = jax.lax.dynamic_update_slice_in_dim(of_items, here, begin, 0)
         return (of_queries + _product(how, share, vectors), of_items), None

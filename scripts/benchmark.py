@@ -102,11 +102,13 @@ def work(config: Config, targets: float, positions: int, n_items: int) -> tuple[
     else:
         width, rows = model.embedding_dim, 2 * batch + config.loss.n_sample
         if model.name == "narm":
-            products = (width + units) * 3 * units + 2 * units * units + 2 * units * width  # GRU, attention, decoder
-            pairs = 2 * units * model.window  # energies and mixing, of each position
+            of_positions = (width + units) * 3 * units + units * units  # GRU, keys
+            # Last state, decoder; energies and mixing with half a window on average.
+            of_targets = units * units + 2 * units * width + units * model.window
         else:
-            products, pairs = model.blocks * 5 * width * width, model.blocks * 2 * width * model.window
-        encoder = 3 * 2 * positions * (products + pairs)
+            of_positions = model.blocks * (5 * width * width + width * model.window)
+            of_targets = 0
+        encoder = round(3 * 2 * (positions * of_positions + targets * of_targets))
     dense = config.loss.name == "softmax"
     columns = n_items if dense else batch + config.loss.n_sample
     flop = 3 * 2 * targets * columns * width + encoder

@@ -28,7 +28,7 @@ class StanParameters(Section):
     lambda2: Scale = 80.0
     """Days over which the weight of a neighbour falls to 1/e (0: no decay)."""
     lambda3: Scale = 3.0
-    """Clicks over which an item's weight falls to 1/e, from the neighbour's last shared item (0: no decay)."""
+    """Clicks over which an item's weight falls to 1/e, from the shared item that was clicked last (0: no decay)."""
 
 
 class Stan:

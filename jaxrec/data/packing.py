@@ -22,6 +22,7 @@ from jax import Array
 
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan, Shape, ahead
+from jaxrec.errors import UserError
 
 
 class PackedBlock(NamedTuple):
@@ -207,6 +208,9 @@ class PackedFeed:
     def __init__(
         self, sessions: Sessions, window: int, plan: Plan, stride: int = 1, half_life: float | None = None
     ) -> None:
+        if len(sessions.items) >= 2**31:
+            raise UserError(f"{len(sessions.items):,} events: narm and sasrec train on less than {2**31:,}; "
+                            "prepare a --fraction of the data")  # fmt: skip
         self._items = np.asarray(sessions.items, np.int32)
         self._plan = plan
         self._chunks = cut_chunks(np.asarray(sessions.offsets), window, stride)
@@ -293,8 +297,8 @@ def _decay(sessions: Sessions, chunks: Chunks, half_life: float) -> np.ndarray:
     """float64[C]: the weight of each chunk's targets, by the age of its session's last event."""
     last = np.asarray(sessions.times)[np.asarray(sessions.offsets)[chunks.session + 1] - 1]
     age = (last.max(initial=0) - last) / (24 * 60 * 60 * 1000)  # days
-    value = 0.5 ** (age / half_life)
-    return value / max(np.average(value, weights=chunks.scored), np.finfo(np.float64).tiny)
+    value = np.maximum(0.5 ** (age / half_life), 1e-9)  # a weight of 0 would mean that there is no target
+    return value / np.average(value, weights=chunks.scored)
 
 
 def _pad(part: np.ndarray, shape: Shape, value: int) -> np.ndarray:

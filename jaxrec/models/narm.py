@@ -21,6 +21,8 @@ class NARMEncoder(nn.Module):
     here the query B' c is formed once, so that scores are its products with the item vectors, and B never meets the
     catalogue.
 
+    The GRU is cuDNN's: the reset gate acts after the recurrent product, and both products have biases.
+
     Attributes:
         units: H of the GRU.
         width: D of the item vectors.
@@ -40,22 +42,23 @@ class NARMEncoder(nn.Module):
         gru = gru_params(self, "gru", self.width, self.units)
         reset = start == jnp.arange(start.shape[1])
         states = gru_sequence(gru, drop(self, vectors, self.dropout_embedding, train), reset)  # [R, W, H]
-        context = jnp.concatenate([states, self._local(states, allowed(start))], axis=2)
-        scored = drop(self, context.reshape(-1, 2 * self.units)[slot], self.dropout_hidden, train)  # [P, 2H]
+        context = jnp.concatenate([states.reshape(-1, self.units)[slot], self._local(states, start, slot)], axis=1)
+        scored = drop(self, context, self.dropout_hidden, train)  # [P, 2H]
         return scored @ self.param("decoder", glorot_like, (2 * self.units, self.width))
 
-    def _local(self, states: Array, visible: Array) -> Array:
-        """float32[R, W, H]: the local encoder at every position."""
+    def _local(self, states: Array, start: Array, slot: Array) -> Array:
+        """float32[P, H]: the local encoder, at scored positions alone: a row that shows one target costs as one."""
         square, column = (self.units, self.units), (self.units, 1)
-        from_last = states @ self.param("attention_last", glorot_like, square)
+        row, visible = slot // start.shape[1], allowed(start).reshape(-1, start.shape[1])[slot]  # [P], [P, W]
+        from_last = states.reshape(-1, self.units)[slot] @ self.param("attention_last", glorot_like, square)
         from_each = states @ self.param("attention_each", glorot_like, square)
-        energy = jax.nn.sigmoid(from_last[:, :, None] + from_each[:, None])  # [R, W, W, H]
+        energy = jax.nn.sigmoid(from_last[:, None] + from_each[row])  # [P, W, H]
         weight = (energy @ self.param("attention_value", glorot_like, column))[..., 0]
         if self.attention == "softmax":
-            weight = jax.nn.softmax(jnp.where(visible, weight, -jnp.inf), axis=2)
+            weight = jax.nn.softmax(jnp.where(visible, weight, -jnp.inf), axis=1)
         else:
             weight = jnp.where(visible, weight, 0.0)
-        return weight @ states
+        return jnp.einsum("pw,pwh->ph", weight, states[row])
 
 
 def narm(config: Config, n_items: int) -> SequenceModel:

@@ -15,9 +15,11 @@ from jaxrec.tables import glorot_like
 class SASRecEncoder(nn.Module):
     """Blocks of self-attention and a point-wise network, over item vectors with learned positions.
 
-    As published: the vectors enter scaled by sqrt(D); queries are normalised and keys and values are not; each half of
-    a block is residual, with layer norm before it and dropout behind it; the network has D units; a layer norm ends it
-    all. Positions count from the first click of what the window shows.
+    The vectors enter scaled by sqrt(D), queries are normalised and keys and values are not, the network has D units,
+    and a layer norm ends it all, as in the authors' code. Each half of a block is residual around the unnormalised
+    vectors, as in the paper (section III.B; the authors' code adds the normalised ones). Dropout acts on attention
+    weights, as in the code, and within and behind the network. Positions count from the first click that the window
+    shows; the authors, who pad on the left, count from the last.
 
     Attributes:
         width: D.
