@@ -33,6 +33,12 @@ LOSSES_WITH = {
 }  # fmt: skip
 """Fields of the loss section that only some losses have."""
 
+OPTIMIZERS_WITH = {
+    "momentum": ("adagrad", "sgd"), "epsilon": ("adagrad", "adam"),
+    **dict.fromkeys(("beta1", "beta2", "weight_decay"), ("adam",)),
+}  # fmt: skip
+"""Fields of the optimizer section that only some optimizers have."""
+
 
 class Section(BaseModel):
     """A part of the configuration: immutable, and unknown fields are errors."""
@@ -135,12 +141,6 @@ class OptimizerConfig(Section):
     clip_norm: Annotated[float, Field(gt=0.0)] | None = None
     """Clip the gradient to this global norm, over dense parameters and table rows together (null: off)."""
 
-    @model_validator(mode="after")
-    def _momentum_has_an_owner(self) -> OptimizerConfig:
-        if self.name == "adam" and self.momentum:
-            raise ValueError("momentum belongs to adagrad and sgd; adam has beta1")
-        return self
-
 
 class TrainingConfig(Section):
     epochs: Count = 10
@@ -193,11 +193,11 @@ class Config(Section):
     @model_validator(mode="after")
     def _the_model_has_it(self) -> Config:
         name, softmax = self.model.name, self.loss.name == "softmax"
-        for section, of, table in ((self.model, name, MODELS_WITH), (self.loss, self.loss.name, LOSSES_WITH)):
+        for where, table in (("model", MODELS_WITH), ("loss", LOSSES_WITH), ("optimizer", OPTIMIZERS_WITH)):
+            section = getattr(self, where)
             for field, owners in table.items():
-                value = getattr(section, field)
+                value, of = getattr(section, field), section.name
                 if of not in owners and value != type(section).model_fields[field].default:
-                    where = "model" if section is self.model else "loss"
                     raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
                                      f"leave it out for {of}")  # fmt: skip
         if name == "gru4rec" and softmax:
@@ -214,8 +214,6 @@ class Config(Section):
                              f"{self.model.window}; raise the one or lower the other")  # fmt: skip
         if self.model.stride > self.model.window:
             raise ValueError(f"model.stride: {self.model.stride} is more than model.window {self.model.window}")
-        if self.optimizer.weight_decay and self.optimizer.name != "adam":
-            raise ValueError(f"optimizer.weight_decay: belongs to adam, found {self.optimizer.name}; set it to 0")
         if not softmax:
             for field, value in (("optimizer.weight_decay", self.optimizer.weight_decay),
                                  ("training.average", self.training.average)):  # fmt: skip
@@ -342,6 +340,8 @@ def _explain(error: ValidationError) -> str:
         return f"{place}: no such field{nearest(place, known)}"
     if problem["type"] == "missing":
         return f"{place}: missing; it has no default"
+    if problem["type"] == "string_pattern_mismatch":  # there is one: training.metric
+        return f"{place}: found {problem['input']!r}; expected recall, mrr, ndcg or hit_rate at a cut-off, as recall@20"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if not place or problem["type"] == "value_error":

@@ -88,13 +88,18 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
         learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")  # killed before it?
         print(f"{path}: already trained to its end; for more epochs train another --run")
         return
+    at_most = "" if feed.shape.lanes == settings.batch_size else f" (at most {settings.batch_size})"
     validated = f"{validation.counts['targets']:,} validation targets" if len(validation) else "no validation"
     print(
-        f"{path}: {feed.pairs:,} targets, {dataset.n_items:,} items, {feed.shape.lanes} a step, "
+        f"{path}: {feed.pairs:,} targets, {dataset.n_items:,} items, {feed.shape.lanes} a step{at_most}, "
         f"{feed.shape.used:,} steps an epoch; {validated}"
     )
     if resume:
-        where = f"resuming at step {int(state.step)}" if found else "no checkpoint yet, starting from the beginning"
+        where = (
+            f"resuming at step {int(state.step)}"
+            if found
+            else "no checkpoint to resume from yet, starting from the beginning"
+        )
         print(f"{path}: {where}")
     log, clock = Log(run.path, position.metrics_bytes, int(state.step)), Clock(position.seconds)
 
@@ -231,7 +236,9 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--resume and --overwrite exclude each other")
     config = configuration.load(options.config, overrides)
     runtime.start()
-    path = Path(options.run) if options.run else Path("checkpoints") / Path(options.config).stem
+    file = Path(options.config).absolute()
+    name = file.parent.name if file.name == "config.yaml" else file.stem  # the former is that of a run
+    path = Path(options.run) if options.run else Path("checkpoints") / name
     train(config, path, options.resume, options.overwrite)
 
 

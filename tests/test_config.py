@@ -95,7 +95,7 @@ def test_floats_in_the_file_need_no_dot(tmp_path: Path) -> None:
         ("--loss.name cross_entorpy", ["loss.name", "found 'cross_entorpy'", "'bpr'", "mean 'cross_entropy'"]),
         ("--evaluation.ties median_", ["evaluation.ties", "'standard'", "mean 'median'"]),
         ("--loss.logq 1 --loss.name bpr", ["loss.logq", "cross_entropy", "leave it out for bpr"]),
-        ("--optimizer.name adam --optimizer.momentum 0.5", ["momentum", "adam has beta1"]),
+        ("--optimizer.name adam --optimizer.momentum 0.5", ["momentum", "belongs to adagrad and sgd"]),
         ("--training.epochs", ["--training.epochs", "value is missing"]),
         ("--training.epochs 1 2", ["--training.epochs", "one value expected", "'1 2'"]),
         ("--training.epochs [1", ["--training.epochs", "'[1' is not a value"]),
