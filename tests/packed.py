@@ -28,7 +28,7 @@ def make_config(name: str, **sections: dict[str, Any]) -> configuration.Config:
     """A small model under a full softmax; ``sections`` add to it and win over it."""
     values: Sections = {
         "data": {"path": "none"},
-        "model": {"name": name, "layers": [8], "embedding_dim": 6, "window": 5},
+        "model": {"name": name, "embedding_dim": 6, "window": 5} | ({"layers": [8]} if name == "narm" else {}),
         "loss": {"name": "softmax"},
         "optimizer": {"name": "adam", "learning_rate": 0.01},
         "training": {"batch_size": 16},

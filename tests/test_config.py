@@ -220,6 +220,7 @@ def test_combinations_that_would_do_nothing(tmp_path: Path, words: list[str], na
 
 
 NARM, SASREC, SOFTMAX = (["--model.name", "narm"], ["--model.name", "sasrec"], ["--loss.name", "softmax"])
+ADAM = ["--optimizer.name", "adam"]
 
 
 @pytest.mark.parametrize(
@@ -232,7 +233,16 @@ NARM, SASREC, SOFTMAX = (["--model.name", "narm"], ["--model.name", "sasrec"], [
         ([*SASREC, "--model.heads", "3"], r"model\.heads: 3 do not divide model\.embedding_dim 100"),
         ([*NARM, "--model.stride", "21"], r"model\.stride: 21 is more than model\.window 20"),
         ([*NARM, "--model.layers", "100", "50"], r"model\.layers: narm has one GRU, found 2 layers"),
-        ([*NARM, "--optimizer.weight_decay", "0.1"], r"optimizer\.weight_decay: needs loss\.name softmax"),
+        ([*NARM, *ADAM, "--optimizer.weight_decay", "0.1"], r"optimizer\.weight_decay: needs loss\.name softmax"),
+        ([*NARM, *SOFTMAX, "--optimizer.weight_decay", "0.1"], r"optimizer\.weight_decay: found 0.1, .* to adam"),
+        (
+            ["--optimizer.name", "sgd", "--optimizer.epsilon", "1"],
+            r"optimizer\.epsilon: found 1.0, .* adagrad and adam",
+        ),
+        ([*SASREC, "--model.layers", "50"], r"model\.layers: found \(50,\), .* gru4rec and narm; .* for sasrec"),
+        ([*NARM, "--loss.precision", "bfloat16"], r"loss\.precision: found 'bfloat16', .* for cross_entropy"),
+        ([*NARM, *SOFTMAX, "--loss.n_sample", "5"], r"loss\.n_sample: found 5, .* leave it out for softmax"),
+        (["--training.metric", "foo@20"], r"training\.metric: found 'foo@20'; expected recall, .* as recall@20"),
         ([*NARM, "--training.average", "0.99"], r"training\.average: needs loss\.name softmax, found cross_entropy"),
         ([*NARM, "--loss.label_smoothing", "0.1"], r"loss\.label_smoothing: found 0.1, but it belongs to softmax"),
         ([*SASREC, "--loss.prior", "-0.5"], r"loss\.prior: found -0.5, but it belongs to softmax"),
@@ -256,7 +266,7 @@ def test_what_a_model_or_a_loss_does_not_have_is_refused_before_anything_is_read
     "words",
     [
         [*NARM, "--training.batch_size", "20", "--model.stride", "20", "--model.temperature", "12"],
-        [*NARM, *SOFTMAX, "--training.average", "0.9", "--optimizer.weight_decay", "0.1", "--loss.prior", "1"],
+        [*NARM, *SOFTMAX, *ADAM, "--training.average", "0.9", "--optimizer.weight_decay", "0.1", "--loss.prior", "1"],
         [*SASREC, *SOFTMAX, "--model.heads", "4", "--data.half_life", "7", "--loss.label_smoothing", "0.1"],
         ["--model.window", "20", "--model.heads", "1"],
     ],

@@ -173,3 +173,16 @@ def test_dropout_before_the_decoder_keeps_the_mean() -> None:
     error = found.std(axis=0) / np.sqrt(len(keys))
     assert np.all(error > 0)
     assert np.all(np.abs(found.mean(axis=0) - plain) < 5 * error)
+
+
+def test_targets_alone_are_attended_from() -> None:
+    """A long session fills rows that show one target each; energies of all pairs of positions took W times more."""
+    window, units, targets = 64, 16, 128
+    model = make_model("narm", 9, model={"layers": [units], "window": window}, training={"batch_size": targets})
+    block = packed_block(model, random_sessions([300] * 4, 9), targets)
+    step = jax.tree.map(lambda leaf: leaf[0], block)
+    rows = step.input.shape[0]
+    assert rows > 40  # so few of its positions are scored
+    weights = make_weights(model)
+    compiled = jax.jit(lambda w, b: model.encode(w["params"], w["tables"], (), b)).lower(weights, block).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < rows * window * window * units * 4 / 4

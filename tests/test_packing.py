@@ -283,3 +283,14 @@ def diginetica(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
     out = tmp_path_factory.mktemp("diginetica") / "out"
     main(["diginetica", f"--raw={SHARED / 'diginetica' / 'train-item-views.csv.gz'}", f"--out={out}"])
     return open_dataset(out).split("train")
+
+
+def test_old_sessions_keep_a_weight() -> None:
+    """A weight of 0 would say that there is no target; after 1,000 half-lives it is not quite 0."""
+    sessions = Sessions(
+        np.arange(4, dtype=np.int32), np.array([0, 1, 10**11, 10**11 + 1]), np.array([0, 2, 4], np.int64)
+    )
+    feed = PackedFeed(sessions, 4, Plan(8, 10, "time", 0, 0, training=True), half_life=1.0)
+    weight = np.concatenate([np.asarray(block.weight).ravel() for block in feed.epoch(0)])
+    assert (weight > 0).sum() == feed.pairs == 2
+    assert weight.sum() == pytest.approx(2.0)

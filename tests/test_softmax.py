@@ -221,3 +221,20 @@ def test_memory_is_bounded_by_the_option(queries: int, items: int, memory: int, 
     assert temporary(plain, queries, items, width) > 2 * scores > 5 * memory * MIB
     halved = partial(softmax_cross_entropy, Softmax(memory, "bfloat16"))  # and what is multiplied, in 2 bytes
     assert temporary(halved, queries, items, width) < 1.75 * memory * MIB + table
+
+
+@pytest.mark.parametrize("size", ["rows", "items"])
+def test_bfloat16_is_near_where_the_target_is_nearly_certain(size: str) -> None:
+    """There the derivative is a small difference, which rounding its two parts would drown."""
+    queries, items = SIZES[size]
+    vectors = np.random.default_rng(0).normal(size=(items, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    target = np.random.default_rng(1).permutation(items)[:queries].astype(np.int32)
+    temperature = 24.0 if size == "rows" else 26.0
+    weight = np.ones(queries, np.float32)
+    case = Case((temperature * vectors[target]).astype(np.float32), vectors.astype(np.float32), target, weight, None)
+    value, slopes = value_and_grad(Softmax(memory=1, precision="bfloat16"), case)
+    expected, *by = reference(case)
+    assert float(value) == pytest.approx(expected, rel=0.05)
+    for found, wanted in zip(slopes, by, strict=True):
+        assert np.linalg.norm(np.asarray(found) - wanted) < 0.1 * np.linalg.norm(wanted)
