@@ -239,7 +239,7 @@ def _row(case: Case, rates: list[float], tops: dict[str, float]) -> dict[str, An
         "matmul_share": round(flop * rate / 1e9 / tops["matmul_gflop_per_s"], 4),
         "copy_share": round(size * rate / 1e9 / tops["copy_gb_per_s"], 4),
         "compile_s": round(case.compile_seconds, 2),
-        "step_memory_mb": round(case.step_memory / 1e6, 1),
+        "step_memory_mb": round(case.step_memory / 1e6, 3),
         **{f"ceiling_{name}": round(value, 2) for name, value in tops.items()},
     }
 

@@ -243,7 +243,8 @@ def test_weights_halve_with_every_half_life_of_age(
     value = {one.target: 0.5 ** ((latest - last[session[one.target]]) / DAY / half_life) for one in scored}
     scale = len(value) / sum(value.values())
     for one in scored:
-        assert one.weight == pytest.approx(scale * value[one.target], rel=1e-5)
+        # No weight is below a floor of 1e-9, which shows where nearly all sessions are very old.
+        assert one.weight == pytest.approx(scale * value[one.target], rel=1e-5, abs=2e-9 * scale)
 
 
 def test_sessions_of_one_click_alone_make_no_targets() -> None:
