@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py gru4rec --batch 32 128 512 --json out.json
     python scripts/benchmark.py narm sasrec
+    python scripts/benchmark.py softmax                  # the output layer alone, beside the plain formula
 
 Each row is the training loop's own compiled block on blocks of its own feed, cut beforehand: the median of several
 repetitions, without compilation. FLOP and bytes a step are counted from the shapes: those that the algorithm needs,
@@ -16,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +34,7 @@ from jaxrec.models import make_model
 from jaxrec.negatives import popularity
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.rundir import write_text
+from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.training import make_train_block, new_state, training_plan
 
 MEAN_LENGTH = 5  # clicks a session, about that of Diginetica
@@ -61,6 +64,7 @@ SIZES = {
     "narm": Size((512,), ("softmax",), 43_097, 50),
     "sasrec": Size((512,), ("softmax",), 43_097, 50),
 }
+CALLS = 5  # of the output layer in one compiled loop
 ADAM = {"name": "adam", "learning_rate": 0.001}
 
 
@@ -244,6 +248,61 @@ def _row(case: Case, rates: list[float], tops: dict[str, float]) -> dict[str, An
     }
 
 
+def output_layer(options: Any) -> list[dict[str, Any]]:
+    """The loss over the whole catalogue with its derivatives, alone: in blocks, and as automatic differentiation of the
+    plain formula. Milliseconds a call within a compiled loop, as in training; and what is held beside the arguments."""
+    rows, width = [], options.dim or SIZES["narm"].dim
+    for n_items, batch in itertools.product(options.items or [SIZES["narm"].items], options.batch or [512]):
+        keys = jax.random.split(jax.random.key(0), 3)
+        queries, items = jax.random.normal(keys[0], (batch, width)), jax.random.normal(keys[1], (n_items, width)) / 10
+        target = jax.random.randint(keys[2], (batch,), 0, n_items)
+
+        def plain(q: Any, e: Any, target: Any = target) -> Any:
+            scores = q @ e.T
+            own = jnp.take_along_axis(scores, target[:, None], axis=1)[:, 0]
+            return jnp.sum(jax.nn.logsumexp(scores, axis=1) - own)
+
+        def blocks(how: Softmax, q: Any, e: Any, target: Any = target) -> Any:
+            return softmax_cross_entropy(how, q, e, target, jnp.ones(len(q)))
+
+        ways: dict[str, Callable[..., Any]] = {"plain formula": plain}
+        ways |= {f"blocks, {memory} MiB": partial(blocks, Softmax(memory)) for memory in (16, 64, 256)}
+        ways["blocks, 64 MiB, bfloat16"] = partial(blocks, Softmax(64, "bfloat16"))
+        compiled = {name: _calls(way).lower(queries, items).compile() for name, way in ways.items()}
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        for _, (name, call) in itertools.product(range(options.repetitions + 1), compiled.items()):
+            begin = time.perf_counter()
+            jax.block_until_ready(call(queries, items))
+            times[name].append(1000 * (time.perf_counter() - begin) / CALLS)
+        for name, found in times.items():
+            memory = compiled[name].memory_analysis()
+            held = round(memory.temp_size_in_bytes / 1e6, 1) if memory is not None else 0.0
+            spread = {"ms": statistics.median(found[1:]), "ms_min": min(found[1:]), "ms_max": max(found[1:])}
+            rows.append({"way": name, "batch": batch, "items": n_items, "dim": width, "memory_mb": held,
+                         **{key: round(value, 2) for key, value in spread.items()}})  # fmt: skip
+    return rows
+
+
+def _calls(way: Callable[..., Any]) -> jax.stages.Wrapped:
+    """``CALLS`` calls with derivatives, each depending on the one before so that none can be left out."""
+
+    def one(at: Any, _: None) -> tuple[Any, Any]:
+        value, slope = jax.value_and_grad(way, (0, 1))(*at)
+        return jax.tree.map(lambda x, d: x - 1e-6 * d, at, slope), value
+
+    return jax.jit(lambda q, e: jax.lax.scan(one, (q, e), None, length=CALLS))
+
+
+def output_table(rows: list[dict[str, Any]]) -> str:
+    """The rows of ``output_layer`` for people."""
+    lines = [f"{'output layer':26}{'batch':>6}{'items':>10}{'dim':>5}{'ms':>9}{'(min - max)':>18}{'MB held':>10}"]
+    for row in rows:
+        spread = f"({row['ms_min']:,.1f} - {row['ms_max']:,.1f})"
+        lines.append(f"{row['way']:26}{row['batch']:6}{row['items']:10,}{row['dim']:5}{row['ms']:9,.1f}{spread:>18}"
+                     f"{row['memory_mb']:10,.1f}")  # fmt: skip
+    return "\n".join(lines)
+
+
 def table(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     """The rows for people."""
     head = f"{machine['device']} ({machine['platform']} x {machine['devices']}, {machine['cpu_cores']} cores), "
@@ -265,7 +324,8 @@ def table(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def main(argv: Sequence[str]) -> None:
     """The command line."""
     parser = Parser(prog="python scripts/benchmark.py", description=__doc__)
-    parser.add_argument("models", nargs="+", choices=list(SIZES), metavar="MODEL", help=f"of {', '.join(SIZES)}")
+    parser.add_argument("models", nargs="+", choices=[*SIZES, "softmax"], metavar="MODEL",
+                        help=f"of {', '.join(SIZES)}; softmax: the output layer alone")  # fmt: skip
     parser.add_argument("--batch", type=int, nargs="+", default=[],
                         help="lanes, or targets a step (default: 32 128 512; narm, sasrec: 512)")  # fmt: skip
     parser.add_argument("--loss", nargs="+", choices=configuration.choices("loss.name"), default=[],
@@ -292,10 +352,17 @@ def main(argv: Sequence[str]) -> None:
     if options.json and not Path(options.json).absolute().parent.is_dir():
         parser.error(f"--json {options.json}: no such directory; make it first")
     runtime.start()
-    machine, rows = runtime.machine(), measure(options)
-    print(table(machine, rows))
+    result: dict[str, Any] = {"machine": runtime.machine()}
+    alone = "softmax" in options.models
+    options.models = [model for model in options.models if model != "softmax"]
+    if options.models:
+        result["rows"] = measure(options)
+        print(table(result["machine"], result["rows"]))
+    if alone:
+        result["softmax"] = output_layer(options)
+        print(output_table(result["softmax"]))
     if options.json:
-        write_text(Path(options.json), json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+        write_text(Path(options.json), json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ def benchmark(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_model_is_measured(tmp_path: Path) -> None:
-    found = benchmark("gru4rec", "narm", "sasrec", *TINY, "--repetitions", "1", "--json", str(tmp_path / "out.json"))
+    found = benchmark(
+        "gru4rec", "narm", "sasrec", "softmax", *TINY, "--repetitions", "1", "--json", str(tmp_path / "out.json")
+    )
     assert found.returncode == 0, found.stderr
     result = json.loads((tmp_path / "out.json").read_text())
     rows = {(row["model"], row["loss"]): row for row in result["rows"]}
@@ -32,6 +34,8 @@ def test_every_model_is_measured(tmp_path: Path) -> None:
         # Sessions of about 4 targets fill a step of at most 32 of them; a lane has one.
         assert row["targets_per_step"] == 32 if model == "gru4rec" else 28 < row["targets_per_step"] <= 32
         assert f"{model} " in found.stdout
+    ways = {row["way"]: row for row in result["softmax"]}
+    assert {"plain formula", "blocks, 64 MiB"} < set(ways) and all(row["ms"] > 0 for row in ways.values())
     # Scores and both derivatives of 8-vectors, for every target, over all items: the least that a full softmax costs.
     assert rows["narm", "softmax"]["flop_per_step"] > 6 * rows["narm", "softmax"]["targets_per_step"] * 300 * 8
 
