@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Lints, type-checks and runs all tests in .venv, which is made on first use.
 #   scripts/test.sh [pytest options]        PYTHON=python3.12 scripts/test.sh        VENV=/tmp/venv scripts/test.sh
+#   JOBS=4 scripts/test.sh (2 workers otherwise)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 venv=${VENV:-.venv}
@@ -15,4 +16,5 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
-"$venv/bin/python" -m pytest "$@"
+# Two workers: compiling, which most tests wait for, uses one core. A file's tests share their worker's fixtures.
+"$venv/bin/python" -m pytest -n "${JOBS:-2}" --dist loadfile "$@"
