@@ -14,11 +14,11 @@ from jaxrec import baselines, runtime
 from jaxrec.baselines import measuring
 from jaxrec.cli import Parser, command, progress
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.dataset import SPLITS, Dataset, open_dataset
+from jaxrec.data.dataset import SPLITS, Dataset, open_sessions
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
-from jaxrec.rundir import Run, load_parameters, open_run, write_text
+from jaxrec.rundir import Run, load_session_model, open_run, write_text
 
 
 def evaluate(
@@ -41,7 +41,7 @@ def evaluate(
     """
     _check_k(ks, run.n_items)
     parts = _splits(_dataset(run, data or run.config.data.path), split, run.config.data.validation_fraction)
-    model, parameters, which = load_parameters(run)
+    model, parameters, which = load_session_model(run)
     begin = time.perf_counter()
     config = run.config.evaluation
     evaluator = Evaluator(model, parts.validation, run.n_items, config)
@@ -98,7 +98,7 @@ def _check_k(ks: Sequence[int], n_items: int) -> None:
 def _dataset(run: Run, path: str) -> Dataset:
     if not Path(path).exists():
         raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
-    dataset = open_dataset(path)
+    dataset = open_sessions(path)
     if dataset.manifest["content_hash"] != run.manifest["content_hash"]:
         raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")
     return dataset
@@ -148,7 +148,7 @@ def _main_baselines(options: Namespace, compared: list[baselines.Choice]) -> Non
     runtime.start()
     ks = sorted(set(options.k or EvaluationConfig().k))
     fraction, coverage = options.validation_fraction or 0.0, not options.no_coverage
-    result = evaluate_baselines(open_dataset(options.data), options.split, ks, compared, fraction, coverage)
+    result = evaluate_baselines(open_sessions(options.data), options.split, ks, compared, fraction, coverage)
     text = json.dumps(result, indent=2)
     for file in _out(options):
         write_text(file, text + "\n")

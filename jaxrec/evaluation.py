@@ -13,7 +13,7 @@ from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan
 from jaxrec.metrics import ranking_metrics
-from jaxrec.models import Model
+from jaxrec.models import SessionModel
 from jaxrec.ranking import block_size, ranks, ranks_and_top
 
 QUERIES_PER_BLOCK = 8192  # queries encoded in one call
@@ -29,7 +29,7 @@ class Evaluator:
         config: tie rule, block memory, lanes or targets a step.
     """
 
-    def __init__(self, model: Model, sessions: Sessions, n_items: int, config: EvaluationConfig) -> None:
+    def __init__(self, model: SessionModel, sessions: Sessions, n_items: int, config: EvaluationConfig) -> None:
         self._model, self._n_items, self._ties = model, n_items, config.ties
         batch = min(config.batch_size, len(sessions) if model.window is None else QUERIES_PER_BLOCK)
         self._batch = max(1, batch, model.window or 1)

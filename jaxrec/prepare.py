@@ -1,6 +1,7 @@
-"""python -m jaxrec.prepare: from raw click events to a dataset directory.
+"""python -m jaxrec.prepare: from raw data to a dataset directory.
 
-Every source goes through the same cleaning (jaxrec/data/events.py); the result is described in jaxrec/data/dataset.py.
+Every source of sessions goes through the same cleaning (jaxrec/data/events.py); the result is described in
+jaxrec/data/dataset.py, that of rows with labels in jaxrec/data/rows.py.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from jaxrec.data.dataset import SPLITS
 from jaxrec.data.duck import connect
 from jaxrec.data.events import Cleaning, prepare
 from jaxrec.data.markov import optimum_metrics
-from jaxrec.data.sources import SOURCES, Source
+from jaxrec.data.rows_writing import rows_summary, write_rows
+from jaxrec.data.sources import ROW_SOURCES, SOURCES, RowSource, Source
 from jaxrec.data.writing import staging, write_manifest
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -29,10 +31,11 @@ UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 LEAST_MEMORY = 100 * 10**6  # below this DuckDB cannot sort whatever the data
 
 DESCRIPTION = """\
-Turn raw click events into a dataset directory for training.
+Turn raw data into a dataset directory for training.
 
-Sessions and items with too few events are dropped, the last days become the test split, and item ids are
-replaced by numbers. Start without any data:
+Of sessions of events, sessions and items with too few events are dropped, the last days become the test split,
+and item ids are replaced by numbers. Rows with ratings or clicks are kept all, and split at training time.
+Start without any data:
 
   python -m jaxrec.prepare synthetic --out data/synthetic
 """
@@ -46,6 +49,10 @@ def main(argv: Sequence[str]) -> None:
     """
     started = time.perf_counter()
     arguments = _parser().parse_args(argv)
+    if arguments.source in ROW_SOURCES:
+        manifest = _prepare_rows(arguments, ROW_SOURCES[arguments.source])
+        print(f"{rows_summary(manifest)}\nwrote {arguments.out} in {time.perf_counter() - started:.1f} s")
+        return
     cleaning = Cleaning(**{option.name: getattr(arguments, option.name) for option in fields(Cleaning)})
     manifest = _prepare(arguments, SOURCES[arguments.source], cleaning)
     print(summary(manifest, arguments.out, time.perf_counter() - started))
@@ -66,6 +73,21 @@ def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) 
         files = result.pop("files")
         options = raw.options | cleaning.options()
         return write_manifest(stage.dataset, files, source=arguments.source, options=options, **result, **extras)
+
+
+def _prepare_rows(arguments: argparse.Namespace, source: RowSource) -> dict[str, Any]:
+    """Read, encode and write rows; returns the manifest."""
+    with (
+        staging(arguments.out, arguments.overwrite) as stage,
+        connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
+        progress(f"Preparing {arguments.source}", total=2) as update,
+    ):
+        update(0, note="read")
+        raw = source.read(connection, arguments)
+        update(1, note="encode")
+        result = write_rows(raw, stage.dataset)
+        files = result.pop("files")
+        return write_manifest(stage.dataset, files, kind="rows", source=arguments.source, options=raw.options, **result)
 
 
 def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
@@ -89,12 +111,13 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="python -m jaxrec.prepare", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=Parser)
-    for name, source in SOURCES.items():
+    for name, source in (SOURCES | ROW_SOURCES).items():
         sub = commands.add_parser(name, help=source.HELP, description=source.HELP[0].upper() + source.HELP[1:] + ".")
         source.add_arguments(sub)
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing dataset directory at --out")
-        _add_cleaning(sub, Cleaning(**source.DEFAULTS))
+        if name in SOURCES:
+            _add_cleaning(sub, Cleaning(**SOURCES[name].DEFAULTS))
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument(
             "--memory-limit", type=_memory, metavar="SIZE", help="such as 2GB (default: half the machine's memory)"

@@ -17,9 +17,9 @@ from jaxrec import runtime
 from jaxrec.cli import Parser, command
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
-from jaxrec.models import Model
+from jaxrec.models import SessionModel
 from jaxrec.ranking import block_size, top_items
-from jaxrec.rundir import load_parameters, open_run
+from jaxrec.rundir import load_session_model, open_run
 
 Ids = list[int] | list[str]
 MOST = 2**31  # clicks of a session
@@ -36,7 +36,9 @@ class Recommender:
     >>> Recommender.load("checkpoints/gru4rec_diginetica").recommend([81766, 31331], k=20)  # doctest: +SKIP
     """
 
-    def __init__(self, model: Model, parameters: dict[str, Any], vocabulary: Vocabulary, memory: int = 64) -> None:
+    def __init__(
+        self, model: SessionModel, parameters: dict[str, Any], vocabulary: Vocabulary, memory: int = 64
+    ) -> None:
         self._model, self._params, self._tables = model, parameters["params"], parameters["tables"]
         self.vocabulary = vocabulary
         self._size = block_size(len(vocabulary), memory)
@@ -52,7 +54,7 @@ class Recommender:
         """
         opened = open_run(run)
         vocabulary = opened.vocabulary()
-        model, parameters, _ = load_parameters(opened)
+        model, parameters, _ = load_session_model(opened)
         return cls(model, parameters, vocabulary, opened.config.evaluation.memory)
 
     def recommend(

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxrec import config as configuration
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.config import Config
-from jaxrec.data.dataset import Dataset, checksum, read_manifest
+from jaxrec.data.dataset import Dataset, read_manifest
+from jaxrec.data.files import checksum
+from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
-from jaxrec.models import Model, make_model
+from jaxrec.models import ClickModel, Model, SessionModel, make_click_model, make_model
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.training import init_state
 
@@ -31,6 +34,16 @@ class Run:
     path: Path
     config: Config
     manifest: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """``sessions`` or ``rows``."""
+        return str(self.manifest["kind"])
+
+    @property
+    def schema(self) -> Schema:
+        """The fields that the run's model reads."""
+        return Schema.from_manifest(self.manifest).select(self.config.data.fields)
 
     @property
     def n_items(self) -> int:
@@ -48,8 +61,17 @@ class Run:
         return Vocabulary.read(file)
 
 
-def create_run(path: Path, config: Config, dataset: Dataset, overwrite: bool) -> Run:
+def create_run(
+    path: Path,
+    config: Config,
+    dataset: Dataset | RowsDataset,
+    overwrite: bool,
+    kept: dict[str, np.ndarray] | None = None,
+) -> Run:
     """Make a run directory. ``config.yaml`` is written last: with it the run exists.
+
+    Args:
+        kept: arrays by name to keep under ``dataset/``.
 
     Raises:
         UserError: there is a run already, or something else that must not be deleted.
@@ -62,8 +84,11 @@ def create_run(path: Path, config: Config, dataset: Dataset, overwrite: bool) ->
         raise UserError(f"{path}: exists and is no run; choose another --run")
     try:
         (path / "dataset").mkdir(parents=True, exist_ok=True)
-        for name in ("items.parquet", "manifest.json"):
+        for name in (*dataset.run_files, "manifest.json"):
+            (path / "dataset" / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(dataset.path / name, path / "dataset" / name)
+        for name, array in (kept or {}).items():
+            np.save(path / "dataset" / f"{name}.npy", array)
         write_text(path / "config.yaml", configuration.dump(config))
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path}: a parent of it is a file; choose another --run") from None
@@ -75,7 +100,7 @@ def create_run(path: Path, config: Config, dataset: Dataset, overwrite: bool) ->
 
 def _delete_run(path: Path) -> None:
     """Delete a run, and nothing that is none. It is renamed first, so that a kill leaves no half of it in its place."""
-    strange = [entry.name for entry in path.iterdir() if entry.name not in RUN and not entry.match("eval-*.json*")]
+    strange = [entry.name for entry in path.iterdir() if entry.name not in RUN and not entry.match("eval-*")]
     if strange or not (path / "dataset" / "manifest.json").exists():
         raise UserError(
             f"{path}: will not be overwritten: {(strange or ['it'])[0]} is not of a run; choose another --run"
@@ -101,14 +126,16 @@ def open_run(path: str | Path) -> Run:
     return Run(path, configuration.load(path / "config.yaml"), read_manifest(manifest_file))
 
 
-def resume_run(path: Path, config: Config, dataset: Dataset) -> Run:
+def resume_run(
+    path: Path, config: Config, dataset: Dataset | RowsDataset, kept: dict[str, np.ndarray] | None = None
+) -> Run:
     """Open a run to continue it, or create it where it does not exist yet.
 
     Raises:
         UserError: the configuration or the data set differs from the run's.
     """
     if not (path / "config.yaml").exists():
-        return create_run(path, config, dataset, overwrite=False)
+        return create_run(path, config, dataset, overwrite=False, kept=kept)
     run = open_run(path)
     moved = config.model_copy(update={"data": config.data.model_copy(update={"path": run.config.data.path})})
     if run.config != moved:  # where the data set lies does not matter; what is in it is compared below
@@ -119,17 +146,40 @@ def resume_run(path: Path, config: Config, dataset: Dataset) -> Run:
     return run
 
 
-def load_parameters(run: Run) -> tuple[Model, dict[str, Any], str]:
-    """A run's model with its parameters and tables: the best by validation, or the latest where none was chosen.
+def load_session_model(run: Run) -> tuple[SessionModel, dict[str, Any], str]:
+    """A run's model of sessions; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another kind.
+    """
+    if run.kind != "sessions":
+        raise UserError(f"{run.path}: a run of {run.config.model.name}, which scores rows, not sessions; name another")
+    model = make_model(run.config, run.n_items)
+    return model, *load_parameters(run, model)
+
+
+def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:
+    """A run's click model; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another kind.
+    """
+    if run.kind != "rows":
+        raise UserError(f"{run.path}: a run of {run.config.model.name}, which ranks sessions; name one of autoint")
+    model = make_click_model(run.config, run.schema)
+    return model, *load_parameters(run, model)
+
+
+def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
+    """A run's parameters and tables: the best by validation, or the latest where none was chosen.
 
     Returns:
-        The model, ``{params, tables}``, and ``best`` or ``latest``.
+        ``{params, tables}``, and ``best`` or ``latest``.
     """
-    model = make_model(run.config, run.n_items)
     optimizer = make_optimizer(run.config.optimizer, make_schedule(run.config.optimizer, 1))
     like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1))  # an average has the shapes of what it averages
     parameters, _, which = Checkpoints(run.path).restore_model(like)
-    return model, parameters, which
+    return parameters, which
 
 
 def write_text(file: Path, text: str) -> None:

@@ -17,16 +17,14 @@ from jaxrec import runtime
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import Parser, command, progress
 from jaxrec.config import Config
-from jaxrec.data.dataset import Dataset, Sessions, open_dataset
+from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
-from jaxrec.evaluation import Evaluator, cut_validation
-from jaxrec.models import make_model
-from jaxrec.negatives import popularity
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.plots import learning_curve
 from jaxrec.rundir import create_run, resume_run
+from jaxrec.tasks import cutoffs, make_task
 from jaxrec.telemetry import Clock, Log, Meter, Sums, mean, read_log
-from jaxrec.training import make_train_block, new_state, training_plan
+from jaxrec.training import make_train_block, new_state
 
 
 @dataclass
@@ -65,20 +63,18 @@ def train(config: Config, path: Path, resume: bool = False, overwrite: bool = Fa
 def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: Callable[[], int]) -> None:
     settings = config.training
 
-    # ---- data: the splits ------------------------------------------------------------------------------------------
+    # ---- data and model: the task, with its feed and its validation ------------------------------------------------
     dataset = open_dataset(config.data.path)
-    training, validation = _splits(config, dataset)
-
-    # ---- model with its feed, optimizer, the compiled block --------------------------------------------------------
-    model = make_model(config, dataset.n_items)
-    feed = model.feed(training, training_plan(config))
+    task = make_task(config, dataset)
+    model, feed, constants = task.model, task.feed, task.constants
     schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
     optimizer = make_optimizer(config.optimizer, schedule)
-    constants = model.constants(popularity(training.items, dataset.n_items))
-    evaluator = Evaluator(model, validation, dataset.n_items, config.evaluation) if len(validation) else None
 
     # ---- run directory, and the state to start from ----------------------------------------------------------------
-    run = resume_run(path, config, dataset) if resume else create_run(path, config, dataset, overwrite)
+    run = (
+        resume_run(path, config, dataset, task.kept) if resume
+        else create_run(path, config, dataset, overwrite, task.kept)
+    )  # fmt: skip
     checkpoints = Checkpoints(run.path)
     # On the device for good, as what is restored is: one program for both, and a resumed run finds it in the cache.
     state, position = jax.device_put(new_state(config, model, optimizer), jax.devices()[0]), Position()
@@ -89,10 +85,8 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
         print(f"{path}: already trained to its end; for more epochs train another --run")
         return
     at_most = "" if feed.shape.lanes == settings.batch_size else f" (at most {settings.batch_size})"
-    validated = f"{validation.counts['targets']:,} validation targets" if len(validation) else "no validation"
     print(
-        f"{path}: {feed.pairs:,} targets, {dataset.n_items:,} items, {feed.shape.lanes} a step{at_most}, "
-        f"{feed.shape.used:,} steps an epoch; {validated}"
+        f"{path}: {task.size}, {feed.shape.lanes} a step{at_most}, {feed.shape.used:,} steps an epoch; {task.validated}"
     )
     if resume:
         where = (
@@ -143,13 +137,13 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
         position.epoch, position.block, position.sums["epoch"] = position.epoch + 1, 0, [0.0, 0]
         log.write("epoch", step, epoch=position.epoch, loss=loss, **speed)
         summary = f"epoch {position.epoch}: loss {loss:.4f}, {speed['events_per_s']:,.0f} events/s"
-        if evaluator is not None:
+        if task.validation is not None:
             with clock.part("evaluate"):
-                metrics = evaluator.metrics(**state.weights(), ks=_cutoffs(config))
+                metrics = task.validation.metrics(**state.weights(), ks=cutoffs(config))
             log.write("validation", step, epoch=position.epoch, **metrics)
             value = metrics[settings.metric]
             summary += f", validation {settings.metric} {value:.4f}"
-            if position.best is None or value > position.best:
+            if position.best is None or better(settings.metric, value, position.best):
                 position.best, position.best_epoch = value, position.epoch
                 with clock.part("save"):
                     checkpoints.save_best(state, {"epoch": position.epoch, **metrics})
@@ -169,28 +163,9 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
     print(f"{path}: done; " + ", ".join(f"{name} {value:.1f} s" for name, value in clock.seconds.items()))
 
 
-def _splits(config: Config, dataset: Dataset) -> tuple[Sessions, Sessions]:
-    """Training and validation sessions, as the configuration cuts them."""
-    fraction = config.data.validation_fraction
-    dataset.verify()
-    brought = dataset.split("validation")
-    if fraction and len(brought):
-        raise UserError(f"data.validation_fraction: {dataset.path} brings a validation split; set the field to 0")
-    training, validation = cut_validation(dataset.split("train"), brought, fraction)
-    if not training.counts["targets"]:
-        raise UserError(f"{dataset.path}: no training pairs are left; lower data.validation_fraction ({fraction})")
-    if config.training.early_stopping and not len(validation):
-        raise UserError("training.early_stopping: needs validation data; set data.validation_fraction, such as 0.05")
-    if len(validation) and (k := max(_cutoffs(config))) > dataset.n_items:
-        raise UserError(
-            f"evaluation.k, training.metric: {k} is more than the {dataset.n_items} items of {dataset.path}; lower it"
-        )
-    return training, validation
-
-
-def _cutoffs(config: Config) -> list[int]:
-    """The cut-offs to report in validation, that of the chosen metric included."""
-    return sorted({*config.evaluation.k, int(config.training.metric.split("@")[1])})
+def better(metric: str, value: float, best: float) -> bool:
+    """Whether a value of the validation metric is better than the best so far."""
+    return value < best if metric == "log_loss" else value > best
 
 
 @contextmanager

@@ -116,7 +116,7 @@ def load_state(run: Path) -> tuple[Any, dict[str, Any]]:
 
 def load_parts(run: Path) -> dict[str, Any]:
     """``{params, tables}`` that evaluating and recommending use, as NumPy arrays."""
-    return jax.tree.map(np.asarray, evaluate.load_parameters(runs.open_run(run))[1])
+    return jax.tree.map(np.asarray, evaluate.load_session_model(runs.open_run(run))[1])
 
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ from jaxrec.baselines import BASELINES, make_baseline, parse, parse_all
 from jaxrec.baselines.measuring import baseline_metrics
 from jaxrec.baselines.prefixes import Queries
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.dataset import open_dataset
+from jaxrec.data.dataset import open_sessions
 from jaxrec.evaluate import evaluate, evaluate_baselines
 from jaxrec.evaluation import cut_validation
 
@@ -30,7 +30,7 @@ def test_the_command_on_a_data_set(dataset: Path, tmp_path: Path, capsys: Capsys
     captured = capsys.readouterr()
     printed = json.loads(captured.out)
     assert captured.err == "" and printed == json.loads((tmp_path / "b.json").read_text())
-    opened = open_dataset(dataset)
+    opened = open_sessions(dataset)
     assert printed["targets"] == opened.split("test").counts["targets"] and printed["items"] == 100
     assert printed["fitted_on"] == opened.split("train").counts
     assert list(printed["baselines"]) == [*BASELINES, "itemknn:decay=1"]
@@ -46,7 +46,7 @@ def test_the_command_on_a_data_set(dataset: Path, tmp_path: Path, capsys: Capsys
 
 
 def test_the_validation_split_is_not_fitted_on(dataset: Path) -> None:
-    opened = open_dataset(dataset)
+    opened = open_sessions(dataset)
     train, validation = cut_validation(opened.split("train"), opened.split("validation"), 0.2)
     found = evaluate_baselines(opened, "validation", [5], parse_all(["spop", "stan"]), 0.2)
     assert found["fitted_on"] == train.counts and found["targets"] == validation.counts["targets"]
@@ -67,7 +67,7 @@ def test_beside_a_run(run: Path, dataset: Path, tmp_path: Path, capsys: Capsys) 
     assert saved == json.loads((tmp_path / "out.json").read_text())
     assert {**saved, "seconds": 0}.items() >= {**alone, "seconds": 0}.items()
     fraction = runs.open_run(copy).config.data.validation_fraction
-    opened = open_dataset(dataset)
+    opened = open_sessions(dataset)
     wanted = evaluate_baselines(opened, "validation", [5, 20], parse_all(["pop", "stan:k=50"]), fraction)
     assert saved["fitted_on"] == wanted["fitted_on"]
     for name in ("pop", "stan:k=50"):
@@ -130,7 +130,7 @@ def test_another_data_set_than_the_runs(capsys: Capsys, run: Path, tmp_path: Pat
 def test_a_small_data_set(capsys: Capsys, tmp_path: Path) -> None:
     """Its validation split is empty, and with k beyond the training sessions all of them are neighbours."""
     rng = np.random.default_rng(0)
-    opened = open_dataset(write_dataset(tmp_path / "data", rng.integers(0, 9, (90, 4))))
+    opened = open_sessions(write_dataset(tmp_path / "data", rng.integers(0, 9, (90, 4))))
     fails(capsys, "evaluate", "--baselines", "--data", opened.path, "--split", "validation", "--k", 5,
           names="the validation split is empty; choose another --split or give --validation-fraction")  # fmt: skip
     names = ["stan:k=100000,sample=100000", "stan:k=90,sample=90"]
@@ -144,7 +144,7 @@ def test_a_median_run_ranks_its_baselines_by_median(run: Path, tmp_path: Path) -
     run_config["evaluation"] |= {"ties": "median"}
     (copy / "config.yaml").write_text(yaml.safe_dump(run_config))
     found = evaluate(runs.open_run(copy), "test", [5], compared=parse_all(["pop"]))
-    opened, fraction = open_dataset(run_config["data"]["path"]), run_config["data"]["validation_fraction"]
+    opened, fraction = open_sessions(run_config["data"]["path"]), run_config["data"]["validation_fraction"]
     train = cut_validation(opened.split("train"), opened.split("validation"), fraction).train
     queries, baseline = Queries(opened.split("test")), make_baseline(parse("pop"), train, 100)
     wanted = baseline_metrics(baseline, queries, 100, [5], EvaluationConfig(ties="median"))

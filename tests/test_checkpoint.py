@@ -18,7 +18,7 @@ from jaxrec.config import load
 from jaxrec.errors import UserError
 from jaxrec.models import make_model
 from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.rundir import load_parameters
+from jaxrec.rundir import load_session_model
 from jaxrec.training import TrainState, init_state
 
 
@@ -243,7 +243,7 @@ def test_best_is_used_before_latest(dataset: Path, tmp_path: Path) -> None:
     best, last = max(values, key=lambda step: values[step]), max(values)
     assert values[best] > values[last]
     assert steps_of(path, "best") == [best]
-    _, parameters, which = load_parameters(runs.open_run(path))
+    _, parameters, which = load_session_model(runs.open_run(path))
     assert which == "best"
     state, position = load_state(path)
     assert (position["best"], position["best_epoch"]) == (values[best], [*values].index(best) + 1)
@@ -260,6 +260,6 @@ def test_latest_is_used_where_there_is_no_validation(dataset: Path, tmp_path: Pa
     config = write_config(tmp_path / "config.yaml", dataset, data={"validation_fraction": 0}, training={"epochs": 1})
     path = tmp_path / "run"
     assert call("train", "--config", config, "--run", path) == 0
-    _, parameters, which = load_parameters(runs.open_run(path))
+    _, parameters, which = load_session_model(runs.open_run(path))
     assert which == "latest"
     assert_same_arrays(parameters["tables"], load_state(path)[0].tables)

@@ -19,7 +19,7 @@ from numpy_gru import all_scores
 from jaxrec import evaluation
 from jaxrec import rundir as runs
 from jaxrec.config import EvaluationConfig, load
-from jaxrec.data.dataset import Sessions, open_dataset
+from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.evaluate import evaluate
 from jaxrec.evaluation import Evaluator, cut_validation
 from jaxrec.models import make_model
@@ -67,7 +67,7 @@ def setting(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pyt
     params, tables = jax.tree.map(
         lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), (state.params, state.tables)
     )
-    return model, {"params": params, "tables": tables}, open_dataset(dataset).split("test").slice(0, 80)
+    return model, {"params": params, "tables": tables}, open_sessions(dataset).split("test").slice(0, 80)
 
 
 def test_all_metrics_are_those_of_brute_force(setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,9 +140,9 @@ def test_a_pass_starts_from_scratch(setting: Any) -> None:
 def test_the_trained_run_against_brute_force(run: Path, dataset: Path) -> None:
     parameters, opened = load_parts(run), runs.open_run(run)
     train, validation = cut_validation(
-        open_dataset(dataset).split("train"), open_dataset(dataset).split("validation"), 0.1
+        open_sessions(dataset).split("train"), open_sessions(dataset).split("validation"), 0.1
     )
-    for split, sessions in {"validation": validation, "test": open_dataset(dataset).split("test")}.items():
+    for split, sessions in {"validation": validation, "test": open_sessions(dataset).split("test")}.items():
         wanted = brute_force(parameters, sessions, (5, 20), "conservative")
         found = evaluate(opened, split, [5, 20])
         assert found["targets"] == sessions.counts["targets"]
@@ -193,7 +193,7 @@ def test_a_validation_split_of_the_data_set_is_evaluated(tmp_path: Path) -> None
     rng = np.random.default_rng(0)
     sessions = [rng.integers(0, 8, rng.integers(2, 6)).tolist() for _ in range(24 * 12)]  # an hour each
     data = write_dataset(tmp_path / "data", sessions, test_days=2, validation_days=2)
-    counts = open_dataset(data).manifest["counts"]
+    counts = open_sessions(data).manifest["counts"]
     assert counts["validation"]["targets"] > 50 and counts["test"]["targets"] > 50
     config = write_config(
         tmp_path / "c.yaml", data, data={"validation_fraction": 0}, evaluation={"k": [3]},
@@ -204,5 +204,5 @@ def test_a_validation_split_of_the_data_set_is_evaluated(tmp_path: Path) -> None
         assert call("evaluate", "--run", tmp_path / "run", "--split", split) == 0
         result = json.loads((tmp_path / "run" / f"eval-{split}.json").read_text())
         assert (result["split"], result["targets"]) == (split, counts[split]["targets"])
-        wanted = brute_force(load_parts(tmp_path / "run"), open_dataset(data).split(split), (3,), "conservative")
+        wanted = brute_force(load_parts(tmp_path / "run"), open_sessions(data).split(split), (3,), "conservative")
         assert result["recall@3"] == pytest.approx(wanted["recall@3"], abs=2 / counts[split]["targets"])

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.dataset import SPLITS, open_dataset
+from jaxrec.data.dataset import SPLITS, open_sessions
 from jaxrec.data.events import CHUNK, DAY, Cleaning
 from jaxrec.errors import UserError
 from jaxrec.prepare import main
@@ -89,7 +89,7 @@ def reference(events: list[Event], cleaning: Cleaning) -> tuple[dict[str, Split]
 
 def decoded(path: Path) -> tuple[dict[str, Split], list[tuple[Any, int]]]:
     """A dataset directory in the form of ``reference``."""
-    dataset = open_dataset(path)
+    dataset = open_sessions(path)
     dataset.verify()
     vocabulary = pyarrow.parquet.read_table(path / "items.parquet").to_pydict()
     splits: dict[str, Split] = {}

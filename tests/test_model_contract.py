@@ -16,7 +16,7 @@ import pytest
 from helpers import assert_same_run, call, load_state, steps_of, write_config, write_dataset
 
 from jaxrec import rundir as runs
-from jaxrec.data.dataset import Sessions, open_dataset
+from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.data.feed import Plan
 from jaxrec.models import Model, make_model
 from jaxrec.recommend import Recommender
@@ -261,7 +261,7 @@ def test_the_catalogue_is_scored_whole(learned: Path, sources: dict[str, Path]) 
     made = make_model(opened.config, opened.n_items)
     state, _ = load_state(learned)
     assert made.items(state.tables).shape[0] == made.vectors(state.tables).shape[0] == N_ITEMS
-    assert open_dataset(sources["cycle"]).n_items == N_ITEMS
+    assert open_sessions(sources["cycle"]).n_items == N_ITEMS
 
 
 def test_sessions_longer_than_the_window_lose_no_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -276,7 +276,7 @@ def test_sessions_longer_than_the_window_lose_no_target(tmp_path: Path, capsys: 
     training, validation = map(
         int, re.findall(r"(\d+)(?: validation)? targets", capsys.readouterr().out.replace(",", ""))
     )
-    counts = open_dataset(source).manifest["counts"]
+    counts = open_sessions(source).manifest["counts"]
     assert training + validation == counts["train"]["targets"] and validation > 40
     assert evaluated(tmp_path / "run")["targets"] == counts["test"]["targets"] > 40
     recommender = Recommender.load(tmp_path / "run")

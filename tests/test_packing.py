@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.dataset import Sessions, open_dataset
+from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.data.feed import Plan
 from jaxrec.data.packing import PackedBlock, PackedFeed, cut_chunks
 from jaxrec.prepare import main
@@ -283,7 +283,7 @@ def diginetica(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
     """The training split of the real data; an epoch of it takes a second."""
     out = tmp_path_factory.mktemp("diginetica") / "out"
     main(["diginetica", f"--raw={SHARED / 'diginetica' / 'train-item-views.csv.gz'}", f"--out={out}"])
-    return open_dataset(out).split("train")
+    return open_sessions(out).split("train")
 
 
 def test_old_sessions_keep_a_weight() -> None:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxrec.cli import command
-from jaxrec.data.dataset import open_dataset
+from jaxrec.data.dataset import open_sessions
 from jaxrec.data.duck import connect
 from jaxrec.data.writing import ArrayFile
 from jaxrec.errors import UserError
@@ -58,7 +58,7 @@ def rejected(capsys: pytest.CaptureFixture[str], folder: Path, *argv: str) -> st
 
 def items(path: Path, split: str = "train") -> list[list[Any]]:
     """The sessions of a split in raw ids."""
-    sessions = open_dataset(path).split(split)
+    sessions = open_sessions(path).split(split)
     vocabulary = pq.read_table(path / "items.parquet")["item"].to_pylist()
     bounds = zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)
     return [[vocabulary[i] for i in sessions.items[a:b]] for a, b in bounds]
@@ -80,7 +80,7 @@ def test_diginetica_orders_by_timeframe_and_splits_by_day(tmp_path: Path) -> Non
     main(["diginetica", f"--raw={raw}", f"--out={out}", "--test-days=2", "--min-item-support=1"])
     assert items(out) == [[10, 11, 12]]
     assert items(out, "test") == [[11, 10], [10, 12]]
-    assert open_dataset(out).split("train").times.tolist() == [1462060800005, 1462060800900, 1462060800900]
+    assert open_sessions(out).split("train").times.tolist() == [1462060800005, 1462060800900, 1462060800900]
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["dropped"]["split date"] == {"sessions": 1, "events": 2}
     assert manifest["dropped"]["test items unseen in training"] == {"events": 1}
@@ -101,7 +101,7 @@ def test_yoochoose_reads_times_and_compares_whole_seconds(tmp_path: Path) -> Non
     main(["yoochoose", f"--raw={raw}", f"--out={out}", "--min-item-support=1"])
     assert items(out) == [[8, 7]]
     assert items(out, "test") == [[7, 8]]  # of session 3: session 2 ends in the very second of the split
-    assert open_dataset(out).split("train").times.tolist() == [1396864800100, 1396864800500]
+    assert open_sessions(out).split("train").times.tolist() == [1396864800100, 1396864800500]
 
 
 def test_a_parquet_file_and_every_way_of_packing_csv_give_the_same_bytes(tmp_path: Path) -> None:
@@ -148,15 +148,15 @@ def test_times_in_every_unit(tmp_path: Path, write: Callable[[int], str], unit: 
     for name, more in (("guessed", []), ("given", [f"--time-unit={unit}"])):
         out = tmp_path / name
         main(["events", f"--raw={raw}", f"--out={out}", *COLUMNS, "--min-item-support=1", "--test-days=0", *more])
-        assert open_dataset(out).manifest["options"]["time_unit"] == unit
-        assert open_dataset(out).split("train").times.tolist() == times
+        assert open_sessions(out).manifest["options"]["time_unit"] == unit
+        assert open_sessions(out).split("train").times.tolist() == times
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED} (set JAXREC_SHARED_DATA)")
 def test_diginetica_has_the_published_counts(tmp_path: Path) -> None:
     raw = SHARED / "diginetica" / "train-item-views.csv.gz"
     main(["diginetica", f"--raw={raw}", f"--out={tmp_path / 'out'}"])
-    counts = open_dataset(tmp_path / "out").manifest["counts"]
+    counts = open_sessions(tmp_path / "out").manifest["counts"]
     assert (counts["train"]["targets"], counts["test"]["targets"], counts["items"]) == (719_470, 60_858, 43_097)
     assert counts["train"]["events"] + counts["test"]["events"] == 982_961
 
@@ -303,8 +303,8 @@ def test_overwrite_replaces_a_data_set_and_parents_are_made(tmp_path: Path) -> N
     out = tmp_path / "new" / "parents" / "out"
     main([*SMALL, f"--out={out}"])
     main([*SMALL, f"--out={out}", "--seed=1", "--overwrite"])
-    open_dataset(out).verify()
-    assert open_dataset(out).manifest["options"]["seed"] == 1
+    open_sessions(out).verify()
+    assert open_sessions(out).manifest["options"]["seed"] == 1
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     mask = os.umask(0)
     os.umask(mask)
@@ -381,4 +381,4 @@ def test_as_a_process(tmp_path: Path) -> None:
     assert "best reachable on test: recall@20" in first.stdout
     assert (second.returncode, second.stdout) == (2, "")
     assert "exists already" in second.stderr
-    open_dataset(tmp_path / "out").verify()
+    open_sessions(tmp_path / "out").verify()

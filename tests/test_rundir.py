@@ -10,7 +10,7 @@ import pytest
 from helpers import call, fails
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from jaxrec.rundir import load_parameters, open_run
+from jaxrec.rundir import load_session_model, open_run
 from jaxrec.telemetry import Log
 
 Capture = pytest.CaptureFixture[str]
@@ -54,10 +54,10 @@ def test_tensorboard_keeps_what_was_logged_at_the_checkpoint(tmp_path: Path) -> 
 
 def test_a_damaged_best_checkpoint_leaves_the_latest(capsys: Capture, run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
-    assert load_parameters(open_run(copy))[2] == "best"
+    assert load_session_model(open_run(copy))[2] == "best"
     for file in (copy / "state" / "best").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     capsys.readouterr()
-    assert load_parameters(open_run(copy))[2] == "latest"
+    assert load_session_model(open_run(copy))[2] == "latest"
     assert "unreadable, skipped" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from jaxrec.data.dataset import Sessions, open_dataset
+from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.data.markov import Markov, draw, make_markov, optimum_metrics
 from jaxrec.data.sources import synthetic
 from jaxrec.prepare import main
@@ -86,7 +86,7 @@ def test_the_ideal_ranker_reaches_the_optimum_on_the_prepared_test_split(
         return made[0]
 
     monkeypatch.setattr(synthetic, "make_markov", keep)
-    dataset = open_dataset(prepare(tmp_path / "out", "--drop-repeats"))
+    dataset = open_sessions(prepare(tmp_path / "out", "--drop-repeats"))
     # Which state is which item is found by the ids: 1..n shuffled, so ask the generator again for the permutation.
     random = np.random.default_rng(7)
     make_markov(60, 5, 0.2, 0.8, random)
@@ -106,7 +106,7 @@ def test_the_ideal_ranker_reaches_the_optimum_on_the_prepared_test_split(
 
 def test_counting_learns_the_default_data_almost_perfectly_and_popularity_does_not(tmp_path: Path) -> None:
     main(["synthetic", "--out", str(tmp_path / "out")])
-    dataset = open_dataset(tmp_path / "out")
+    dataset = open_sessions(tmp_path / "out")
     inputs, targets = transitions(dataset.split("train"))
     popularity = np.bincount(targets, minlength=dataset.n_items) / len(targets)
     bigrams = np.tile(3 * popularity, (dataset.n_items, 1))
@@ -130,7 +130,7 @@ def test_another_seed_is_another_data_set_and_the_same_seed_the_same(tmp_path: P
 
 def test_every_item_is_seen_in_training_and_lengths_have_the_mean_asked_for(tmp_path: Path) -> None:
     # 1,500 items whose popularity falls steeply: drawn by popularity alone, hundreds would not be seen.
-    dataset = open_dataset(prepare(tmp_path / "out", "--items=1500", "--skew=2", "--mean-length=4"))
+    dataset = open_sessions(prepare(tmp_path / "out", "--items=1500", "--skew=2", "--mean-length=4"))
     assert dataset.n_items == 1500
     assert "optimum" in dataset.manifest
     sessions = dataset.split("train")
@@ -141,7 +141,7 @@ def test_every_item_is_seen_in_training_and_lengths_have_the_mean_asked_for(tmp_
 
 @pytest.mark.parametrize("more", [["--test-days=0"], ["--min-item-support=200"], ["--items=9000"]])
 def test_no_optimum_is_claimed_where_it_is_not_known(tmp_path: Path, more: list[str]) -> None:
-    manifest = open_dataset(prepare(tmp_path / "out", *more)).manifest
+    manifest = open_sessions(prepare(tmp_path / "out", *more)).manifest
     assert "optimum" not in manifest
     assert optimum_metrics(manifest, [20]) == {}
 

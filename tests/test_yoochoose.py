@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxrec.cli import command
-from jaxrec.data.dataset import open_dataset
+from jaxrec.data.dataset import open_sessions
 from jaxrec.prepare import main
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -64,7 +64,7 @@ def ours(raw: Path, out: Path, fraction: str) -> Published:
     vocabulary = pq.read_table(out / "items.parquet")["item"].to_pylist()
     found: dict[str, list[Pair]] = {}
     for split in ("train", "test"):
-        sessions = open_dataset(out).split(split)
+        sessions = open_sessions(out).split(split)
         bounds = zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)
         found[split] = pairs([[vocabulary[i] for i in sessions.items[a:b]] for a, b in bounds])
     return Published(set(vocabulary), found["train"], found["test"])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.baselines.prefixes import Prefixes
-from jaxrec.config import Section
+from jaxrec.sections import Section
 from jaxrec.data.dataset import Sessions
 
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from jaxrec.baselines.neighbours import Neighbourhood
 from jaxrec.baselines.popularity import over_popularity, popularity
 from jaxrec.baselines.prefixes import Prefixes
-from jaxrec.config import Count, Section
+from jaxrec.sections import Count, Section
 from jaxrec.data.dataset import Sessions
 
 Decay = Literal["none", "linear", "ratio", "harmonic", "quadratic", "log"]

@@ -11,7 +11,6 @@ Sessions stand in the order of their last event, so that the end of the training
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.data.files import map_array, verify
+from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError
 
 FORMAT = 1
@@ -63,6 +64,11 @@ class Dataset:
     manifest: dict[str, Any]
 
     @property
+    def run_files(self) -> tuple[str, ...]:
+        """What a run keeps of the data set."""
+        return ("items.parquet",)
+
+    @property
     def n_items(self) -> int:
         return int(self.manifest["counts"]["items"])
 
@@ -74,21 +80,11 @@ class Dataset:
         """
         if name not in SPLITS:
             raise UserError(f"split '{name}': allowed are {', '.join(SPLITS)}")
-        sessions = Sessions(*(self._map(f"{name}/{column}.npy") for column in COLUMNS))
+        sessions = Sessions(*(map_array(self.path, f"{name}/{column}.npy", self.manifest) for column in COLUMNS))
         expected = self.manifest["counts"][name]
         if len(sessions.items) != len(sessions.times) or len(sessions.offsets) == 0 or sessions.counts != expected:
             raise UserError(f"{self.path / name}: does not hold the {expected} of the manifest; prepare it again")
         return sessions
-
-    def _map(self, name: str) -> np.ndarray:
-        file = self.path / name
-        try:
-            size = file.stat().st_size
-            if size != self.manifest["files"][name]["bytes"]:
-                raise ValueError(f"{size} bytes instead of {self.manifest['files'][name]['bytes']}")
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{file}: damaged or missing ({error}); prepare the data set again") from None
 
     def verify(self) -> None:
         """Compare every file with its checksum (reads everything).
@@ -96,14 +92,11 @@ class Dataset:
         Raises:
             UserError: naming the file that differs.
         """
-        for name, entry in self.manifest["files"].items():
-            file = self.path / name
-            if not file.is_file() or checksum(file) != entry["sha256"]:
-                raise UserError(f"{file}: damaged or missing (checksum differs); prepare the data set again")
+        verify(self.path, self.manifest)
 
 
-def open_dataset(path: str | Path) -> Dataset:
-    """Open a dataset directory.
+def open_dataset(path: str | Path) -> Dataset | RowsDataset:
+    """Open a dataset directory of either kind.
 
     Raises:
         UserError: it is no dataset directory, of another format version, or damaged.
@@ -113,7 +106,19 @@ def open_dataset(path: str | Path) -> Dataset:
     if not file.is_file():
         raise UserError(f"{path}: no data set here (no manifest.json); make one with python -m jaxrec.prepare")
     manifest = read_manifest(file)
-    return Dataset(path, manifest)
+    return RowsDataset(path, manifest) if manifest["kind"] == "rows" else Dataset(path, manifest)
+
+
+def open_sessions(path: str | Path) -> Dataset:
+    """Open a dataset directory of sessions.
+
+    Raises:
+        UserError: as ``open_dataset``, or it holds rows.
+    """
+    dataset = open_dataset(path)
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"{path}: holds rows, not sessions; for them choose model.name autoint")
+    return dataset
 
 
 def read_manifest(file: Path) -> dict[str, Any]:
@@ -126,16 +131,13 @@ def read_manifest(file: Path) -> dict[str, Any]:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         version = manifest["format"]
         if version == FORMAT:  # what every reader relies on
-            _ = manifest["content_hash"], manifest["files"]["items.parquet"]["sha256"]
-            _ = [manifest["counts"][name] for name in ("items", *SPLITS)]
+            _ = manifest["content_hash"], [entry["sha256"] for entry in manifest["files"].values()]
+            if manifest["kind"] == "rows":
+                _ = Schema.from_manifest(manifest), manifest["counts"]["rows"]
+            else:
+                _ = manifest["files"]["items.parquet"], [manifest["counts"][name] for name in ("items", *SPLITS)]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged manifest ({error!r}); prepare the data set again") from None
     if version != FORMAT:
         raise UserError(f"{file}: format version {version}, this jaxrec reads {FORMAT}; prepare the data set again")
     return manifest
-
-
-def checksum(file: Path) -> str:
-    """The sha256 of a file, in hexadecimal."""
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.dataset import FORMAT, checksum
+from jaxrec.data.dataset import FORMAT
+from jaxrec.data.files import checksum
 from jaxrec.errors import UserError
 
 

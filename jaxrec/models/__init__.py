@@ -9,8 +9,9 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import Config
-from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan, Shape
+from jaxrec.data.rows import Schema
+from jaxrec.models.autoint import AutoInt
 from jaxrec.models.gru4rec import GRU4Rec
 from jaxrec.models.narm import narm
 from jaxrec.models.sasrec import sasrec
@@ -21,9 +22,8 @@ class Model(Protocol):
     """A model holds no parameters and no tables: it says which it needs and works on the vectors it is handed."""
 
     tables: dict[str, TableSpec]
-    window: int | None  # a score depends on the last so many clicks; None: on all of the session
 
-    def feed(self, sessions: Sessions, plan: Plan) -> Feed:
+    def feed(self, split: Any, plan: Plan) -> Feed:
         """The blocks that the model reads a split in."""
 
     def init(self, key: Array) -> Any:
@@ -33,7 +33,8 @@ class Model(Protocol):
         """What goes from step to step, at the start of an epoch."""
 
     def constants(self, counts: np.ndarray) -> Any:
-        """Device arrays made once a run from int64[V] ``counts``, the items' occurrences in the training split."""
+        """Device arrays made once a run from int64[V] ``counts``, how often each item (of
+        rows: each value of each field) stands in the training split."""
 
     def steps(self, constants: Any, block: Any, keys: Array) -> Any:
         """What each step of a block reads (leaves [S, ...]), with one random key per step."""
@@ -56,6 +57,12 @@ class Model(Protocol):
         ``rows`` holds the rows of each table's plan, and dense tables whole.
         """
 
+
+class SessionModel(Model, Protocol):
+    """A model that ranks what comes next in a session; its splits are ``Sessions``."""
+
+    window: int | None  # a score depends on the last so many clicks; None: on all of the session
+
     def encode(self, params: Any, tables: dict[str, Array], carry: Any, block: Any) -> tuple[Any, Array]:
         """The carry, and float32[S, B, Q], a query vector for each target, whose products with ``items`` rank."""
 
@@ -72,6 +79,16 @@ class Model(Protocol):
 
     def vectors(self, tables: dict[str, Array]) -> Array:
         """float32[V, D], what items are compared by."""
+
+
+class ClickModel(Model, Protocol):
+    """A model of the label of single rows; its splits are ``Rows``."""
+
+    def logits(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
+        """float32[B] from int32[B, C] and float32[B, M]: the log odds of a positive label."""
+
+    def attention(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> list[Array]:
+        """float32[B, heads, F, F] of each layer: how much the row's field draws from the column's."""
 
 
 class Feed(Protocol):
@@ -91,9 +108,15 @@ class Feed(Protocol):
         """Shapes and dtypes of a block, to compile for."""
 
 
-MODELS: dict[str, Callable[[Config, int], Model]] = {"gru4rec": GRU4Rec, "narm": narm, "sasrec": sasrec}
+MODELS: dict[str, Callable[[Config, int], SessionModel]] = {"gru4rec": GRU4Rec, "narm": narm, "sasrec": sasrec}
+CLICK_MODELS: dict[str, Callable[[Config, Schema], ClickModel]] = {"autoint": AutoInt}
 
 
-def make_model(config: Config, n_items: int) -> Model:
+def make_model(config: Config, n_items: int) -> SessionModel:
     """The configured model for a catalogue of ``n_items``."""
     return MODELS[config.model.name](config, n_items)
+
+
+def make_click_model(config: Config, schema: Schema) -> ClickModel:
+    """The configured model for rows of these fields."""
+    return CLICK_MODELS[config.model.name](config, schema)

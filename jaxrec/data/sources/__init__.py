@@ -1,6 +1,7 @@
-"""The data sets that ``prepare`` knows: one module each, which fills the table ``raw`` and knows nothing of models.
+"""The data sets that ``prepare`` knows: one module each, which reads raw files and knows nothing of models.
 
-A new data set is a new module with the members of ``Source``, and a line in ``SOURCES``.
+A new data set is a new module with the members of ``Source``, and a line in ``SOURCES``; for rows with labels, of
+``RowSource`` and in ``ROW_SOURCES``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from argparse import ArgumentParser, Namespace
 from typing import Any, Protocol
 
 from jaxrec.data.events import Raw
-from jaxrec.data.sources import diginetica, synthetic, table, yoochoose
+from jaxrec.data.rows_writing import RawRows
+from jaxrec.data.sources import diginetica, movielens, synthetic, table, yoochoose
 
 
 class Source(Protocol):
@@ -29,9 +31,28 @@ class Source(Protocol):
         """
 
 
+class RowSource(Protocol):
+    """What a module provides whose data are rows (jaxrec/data/rows.py) rather than sessions."""
+
+    HELP: str
+    KIND: str  # "rows"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """Add the options that only this source has."""
+
+    def read(self, connection: Any, arguments: Namespace) -> RawRows:
+        """The fields, ratings and times.
+
+        Raises:
+            UserError: a missing or damaged file, or a value that cannot be used.
+        """
+
+
 SOURCES: dict[str, Source] = {
     "diginetica": diginetica,
     "yoochoose": yoochoose,
     "synthetic": synthetic,
     "events": table,
 }
+
+ROW_SOURCES: dict[str, RowSource] = {"movielens": movielens}

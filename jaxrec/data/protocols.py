@@ -1,0 +1,81 @@
+"""How rows are split into training, validation and test: the field ``data.protocol``.
+
+    rows            a random share of the rows is the test split
+    paper           as ``rows``, without the rows of the rating just below the threshold (AutoInt, section 5.1: ratings
+                    of 3 on MovieLens are neither liked nor disliked)
+    temporal        the most recent rows are the test split
+    leave_one_out   each user's most recent positive is the test split, and the one before it the validation split
+
+The random order is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are the test split: what
+scikit-learn's ``train_test_split(test_size=..., random_state=seed)`` does, with which published splits were made.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec.data.rows import Rows, Schema
+from jaxrec.errors import UserError
+
+
+class RowSplits(NamedTuple):
+    """int64 row numbers of each split."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+def split_rows(
+    rows: Rows, schema: Schema, protocol: str, seed: int, test_fraction: float, validation_fraction: float
+) -> RowSplits:
+    """Split rows.
+
+    Args:
+        seed: of the random protocols.
+        test_fraction: share of the rows, rounded up to a whole row; not used by leave_one_out.
+        validation_fraction: share of the other rows that is the validation split, chosen in the same way; for
+            leave_one_out any share above 0 holds out each user's second last positive.
+
+    Raises:
+        UserError: the protocol needs times or users that the data has not, or leaves nothing to train on.
+    """
+    if protocol in ("temporal", "leave_one_out") and not np.any(rows.times):
+        raise UserError(f"data.protocol: {protocol} needs times, and the data set has none; choose rows")
+    if protocol == "leave_one_out":
+        found = _leave_one_out(rows, schema, validation_fraction > 0)
+    else:
+        kept = np.arange(len(rows))
+        if protocol == "paper":
+            below = rows.ratings[rows.labels == 0]
+            kept = kept[rows.ratings != (below.max() if len(below) else np.nan)]
+        if protocol == "temporal":
+            order = kept[np.argsort(rows.times[kept], kind="stable")[::-1]]
+        else:
+            order = kept[np.random.RandomState(seed).permutation(len(kept))]
+        test = int(np.ceil(test_fraction * len(order)))
+        validation = int(np.ceil(validation_fraction * (len(order) - test)))
+        found = RowSplits(order[test + validation :], order[test : test + validation], order[:test])
+    if not len(found.train):
+        raise UserError(
+            f"data.test_fraction, data.validation_fraction: {test_fraction} and {validation_fraction} of "
+            f"{len(rows):,} rows leave none to train on; lower them"
+        )
+    return found
+
+
+def _leave_one_out(rows: Rows, schema: Schema, validation: bool) -> RowSplits:
+    if schema.user is None:
+        raise UserError("data.protocol: leave_one_out needs a user's field, and the data set has none; choose rows")
+    order = np.lexsort((rows.times, rows.users))  # stable: the later row of the same second is the last
+    positive = order[rows.labels[order] > 0]
+    users = rows.users[positive]
+    position = np.arange(len(positive))
+    end = np.searchsorted(users, users, side="right")
+    part = np.zeros(len(rows), np.int8)
+    part[positive[end - position == 1]] = 2
+    if validation:
+        part[positive[end - position == 2]] = 1
+    return RowSplits(*(np.flatnonzero(part == number) for number in range(3)))

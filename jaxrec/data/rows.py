@@ -1,0 +1,194 @@
+"""The rows directory: click and rating data for models that score one (user, item, context) row at a time.
+
+    manifest.json        kind ``rows``: the fields, which of them are user and item, the label's threshold, counts
+    vocabulary/<field>.parquet
+                         columns ``value`` (as in the raw data) and ``count`` (rows); row r is index r + 1, and index 0
+                         of every field is the unknown value
+    rows/                columns.npy int32[n, C], numbers.npy float32[n, M], ratings.npy float32[n], times.npy int64[n]
+    users.npy  items.npy int32[entities, C'], the columns of the user's and the item's side by the entity's index
+    users.parquet  items.parquet
+                         what is known of each, to be shown; row r is index r
+
+Rows stand in the order of the raw data. How they are split is decided at training time (jaxrec/data/protocols.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data.files import map_array, verify
+from jaxrec.errors import UserError, nearest
+
+KINDS = ("categorical", "bag", "numerical")
+SIDES = ("user", "item", "context")
+ARRAYS = ("columns", "numbers", "ratings", "times")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of a row.
+
+    Attributes:
+        name: of the column in the raw data.
+        kind: ``categorical``: one value. ``bag``: any number of values. ``numerical``: a number.
+        side: what it describes: the user, the item, or the occasion.
+        size: values and the unknown one; 1 for a number.
+        width: columns of ``columns.npy`` that it takes: 1, or the most values of a bag; 0 for a number.
+        mean, deviation: of a number, in the raw data; the number that is stored is standardised with them.
+    """
+
+    name: str
+    kind: str
+    side: str
+    size: int
+    width: int = 1
+    mean: float = 0.0
+    deviation: float = 1.0
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The fields of a data set, or those of them that a model reads.
+
+    Attributes:
+        fields: in the order of their columns.
+        user, item: names of the fields that identify them; None where the data has none.
+        threshold: a rating of at least this is a positive label.
+        low, high: of the ratings, to scale them to 0..1.
+    """
+
+    fields: tuple[Field, ...]
+    user: str | None
+    item: str | None
+    threshold: float
+    low: float
+    high: float
+
+    @classmethod
+    def from_manifest(cls, manifest: dict[str, Any]) -> Schema:
+        label = manifest["label"]
+        fields = tuple(Field(**field) for field in manifest["fields"])
+        return cls(fields, manifest["user"], manifest["item"], label["threshold"], label["low"], label["high"])
+
+    def select(self, names: tuple[str, ...] | None) -> Schema:
+        """The schema of the named fields, in their order; None for all.
+
+        Raises:
+            UserError: no such field, or one twice.
+        """
+        if names is None:
+            return self
+        known = {field.name: field for field in self.fields}
+        for name in names:
+            if name not in known:
+                raise UserError(f"data.fields: no field '{name}'{nearest(name, known)}; there are {', '.join(known)}")
+        if len(set(names)) < len(names):
+            raise UserError(f"data.fields: {', '.join(names)} names a field twice")
+        return Schema(tuple(known[name] for name in names), self.user, self.item, self.threshold, self.low, self.high)
+
+    @property
+    def coded(self) -> tuple[Field, ...]:
+        """The categorical fields and bags."""
+        return tuple(field for field in self.fields if field.kind != "numerical")
+
+    @property
+    def numerical(self) -> tuple[Field, ...]:
+        return tuple(field for field in self.fields if field.kind == "numerical")
+
+    def columns(self, names: tuple[str, ...] | None = None) -> np.ndarray:
+        """int64[C']: which columns the named fields (None: all coded ones) take, field after field."""
+        starts = np.cumsum([0, *(field.width for field in self.coded)])
+        place = {
+            field.name: np.arange(start, start + field.width) for field, start in zip(self.coded, starts, strict=False)
+        }
+        wanted = [field.name for field in self.coded] if names is None else [n for n in names if n in place]
+        return np.concatenate([np.zeros(0, np.int64), *(place[name] for name in wanted)])
+
+    def of_side(self, side: str) -> tuple[str, ...]:
+        """Names of the coded fields of one side."""
+        return tuple(field.name for field in self.coded if field.side == side)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows with their labels.
+
+    Attributes:
+        columns: int32[n, C], the index of each value within its field, 0 where unknown; -1 behind a bag's last value.
+        numbers: float32[n, M], standardised.
+        labels: float32[n], 0 or 1.
+        ratings: float32[n], as in the raw data.
+        times: int64[n], seconds since 1970; 0 where the data has none.
+        users: int32[n], the index in the user's field; 0 for all where there is none.
+    """
+
+    columns: np.ndarray
+    numbers: np.ndarray
+    labels: np.ndarray
+    ratings: np.ndarray
+    times: np.ndarray
+    users: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray) -> Rows:
+        """Some of the rows."""
+        return Rows(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class RowsDataset:
+    """An opened rows directory: the manifest is read, the arrays are mapped."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @cached_property
+    def schema(self) -> Schema:
+        return Schema.from_manifest(self.manifest)
+
+    @property
+    def run_files(self) -> tuple[str, ...]:
+        """What a run keeps of the data set."""
+        return tuple(name for name in self.manifest["files"] if not name.startswith("rows/"))
+
+    def rows(self) -> Rows:
+        """All rows, mapped.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        arrays = {name: self.array(f"rows/{name}.npy") for name in ARRAYS}
+        n = self.manifest["counts"]["rows"]
+        if any(len(array) != n for array in arrays.values()):
+            raise UserError(f"{self.path / 'rows'}: does not hold the {n} rows of the manifest; prepare it again")
+        ratings, schema = np.asarray(arrays["ratings"]), self.schema
+        user = schema.columns(() if schema.user is None else (schema.user,))
+        users = arrays["columns"][:, user[0]] if len(user) else np.zeros(n, np.int32)
+        labels = (ratings >= schema.threshold).astype(np.float32)
+        return Rows(arrays["columns"], arrays["numbers"], labels, ratings, arrays["times"], users)
+
+    def array(self, name: str) -> np.ndarray:
+        """One of the arrays, mapped.
+
+        Raises:
+            UserError: missing or damaged.
+        """
+        return map_array(self.path, name, self.manifest)
+
+    def verify(self) -> None:
+        """Compare every file with its checksum (reads everything).
+
+        Raises:
+            UserError: naming the file that differs.
+        """
+        verify(self.path, self.manifest)

@@ -1,0 +1,213 @@
+"""From columns of raw values to the arrays and vocabularies of a rows directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jaxrec.data.rows import Field
+from jaxrec.data.writing import file_entry
+
+
+@dataclass(frozen=True)
+class RawField:
+    """A field as a source finds it.
+
+    Attributes:
+        name, kind, side: as in ``rows.Field``.
+        values: of each row: integers or text (categorical), lists of text (bag), numbers (numerical). None is unknown.
+        by: values are those of distinct entities, and ``by`` is int[n], the entity of each row; None: one value a row.
+    """
+
+    name: str
+    kind: str
+    side: str
+    values: pa.Array
+    by: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """What a source of rows has read.
+
+    Attributes:
+        fields: in the order of the columns to be.
+        ratings: float[n].
+        times: int64[n], seconds since 1970.
+        threshold, low, high: see ``rows.Schema``.
+        user, item: names of the fields that identify them.
+        shown: for ``user`` and ``item``: a table whose column of that field's name holds the raw id, with what else is
+            known of each entity, to be shown.
+        calendar: fields that are the ``year``, ``month`` or ``decade`` of the row's time, UTC.
+        options: the source's choices, for the manifest.
+        min_count: values of fewer rows are unknown.
+    """
+
+    fields: list[RawField]
+    ratings: np.ndarray
+    times: np.ndarray
+    threshold: float
+    low: float
+    high: float
+    user: str | None = None
+    item: str | None = None
+    shown: dict[str, pa.Table] = field(default_factory=dict)
+    calendar: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    min_count: int = 1
+
+
+@dataclass
+class Coded:
+    """A field after encoding: int32[n, width] columns, or float32[n] numbers, and the vocabulary."""
+
+    field: Field
+    columns: np.ndarray
+    vocabulary: pa.Table | None
+
+
+def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
+    """Encode and write; returns the manifest's entries."""
+    coded = [_encode(part, raw.min_count) for part in raw.fields]
+    columns = np.concatenate([c.columns for c in coded if c.field.kind != "numerical"], axis=1)
+    numbers = [c.columns for c in coded if c.field.kind == "numerical"]
+    arrays = {
+        "columns": columns,
+        "numbers": np.stack(numbers, axis=1) if numbers else np.zeros((len(columns), 0), np.float32),
+        "ratings": np.asarray(raw.ratings, np.float32),
+        "times": np.asarray(raw.times, np.int64),
+    }
+    files = {f"rows/{name}.npy": _write(out / "rows" / f"{name}.npy", array) for name, array in arrays.items()}
+    (out / "vocabulary").mkdir()
+    for part in coded:
+        if part.vocabulary is not None:
+            name = f"vocabulary/{part.field.name}.parquet"
+            pq.write_table(part.vocabulary, out / name)
+            files[name] = file_entry(out / name)
+    for side, name in (("user", raw.user), ("item", raw.item)):
+        if name is not None:
+            files |= _write_entities(side, name, coded, columns, raw.shown.get(side), out)
+    positive = int((arrays["ratings"] >= raw.threshold).sum())
+    sizes = {c.field.name: c.field.size - 1 for c in coded if c.vocabulary is not None}
+    return {
+        "fields": [c.field.as_json() for c in coded],
+        "user": raw.user,
+        "item": raw.item,
+        "calendar": raw.calendar,
+        "label": {"threshold": raw.threshold, "low": raw.low, "high": raw.high},
+        "counts": {"rows": len(columns), "positive": positive, "values": sizes},
+        "files": files,
+    }
+
+
+def _encode(raw: RawField, min_count: int) -> Coded:
+    if raw.kind == "numerical":
+        return _standardise(raw)
+    flat = raw.values.flatten() if raw.kind == "bag" else raw.values
+    codes = flat.dictionary_encode()
+    values, index = codes.dictionary, codes.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    seen = _occurrences(raw, index, len(values))
+    # In the order of the values, and only those that are frequent enough.
+    order = pc.array_sort_indices(values).to_numpy() if len(values) else np.zeros(0, np.int64)
+    order = order[seen[order] >= min_count]
+    place = np.zeros(len(values) + 1, np.int32)  # the last: for what is missing
+    place[order] = np.arange(1, len(order) + 1)
+    entities = place[index]
+    if raw.kind == "bag":
+        table = _fold(entities, raw.values)
+        if raw.by is not None:
+            table = table[raw.by]
+    else:
+        table = (entities if raw.by is None else entities[raw.by])[:, None]
+    vocabulary = pa.table({"value": values.take(pa.array(order)), "count": pa.array(seen[order])})
+    return Coded(Field(raw.name, raw.kind, raw.side, len(order) + 1, table.shape[1]), table, vocabulary)
+
+
+def _occurrences(raw: RawField, index: np.ndarray, n: int) -> np.ndarray:
+    """int64[n]: the rows that hold each value."""
+    if raw.by is None:
+        weight = np.ones(len(index), np.int64)
+    else:
+        weight = np.bincount(raw.by, minlength=len(raw.values))
+        if raw.kind == "bag":
+            weight = np.repeat(weight, _lengths(raw.values))
+    return np.bincount(index[index >= 0], weights=weight[index >= 0], minlength=n).astype(np.int64)
+
+
+def _lengths(lists: pa.Array) -> np.ndarray:
+    return lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _fold(codes: np.ndarray, lists: pa.Array) -> np.ndarray:
+    """int32[entities, most]: the codes of each list; -1 behind its last one."""
+    lengths = _lengths(lists)
+    most = max(1, int(lengths.max(initial=1)))
+    table = np.full((len(lengths), most), -1, np.int32)
+    table[np.arange(most) < lengths[:, None]] = codes
+    return table
+
+
+def _standardise(raw: RawField) -> Coded:
+    values = raw.values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    values = values if raw.by is None else values[raw.by]
+    known = np.isfinite(values)
+    mean = float(values[known].mean()) if known.any() else 0.0
+    deviation = float(values[known].std()) if known.any() else 0.0
+    deviation = deviation if deviation > 0 else 1.0
+    numbers = np.where(known, (values - mean) / deviation, 0.0).astype(np.float32)
+    return Coded(Field(raw.name, raw.kind, raw.side, 1, 0, mean, deviation), numbers, None)
+
+
+def _write_entities(
+    side: str, name: str, coded: list[Coded], columns: np.ndarray, shown: pa.Table | None, out: Path
+) -> dict[str, Any]:
+    """The columns of one side by entity, as they last stood in the rows, and what is to be shown of each."""
+    start, own, mine = 0, 0, []
+    vocabulary = None
+    for part in coded:
+        if part.field.kind == "numerical":
+            continue
+        if part.field.name == name:
+            own, vocabulary = start, part.vocabulary
+        if part.field.side == side:
+            mine += range(start, start + part.field.width)
+        start += part.field.width
+    assert vocabulary is not None
+    table = np.zeros((len(vocabulary) + 1, len(mine)), np.int32)
+    table[columns[:, own]] = columns[:, mine]  # a later row wins
+    table[0] = 0
+    ids = pa.table({name: vocabulary["value"]})
+    if shown is not None:
+        order = pc.index_in(vocabulary["value"], shown[name])
+        ids = shown.take(order).set_column(shown.column_names.index(name), name, vocabulary["value"])
+    unknown = pa.table({column: pa.nulls(1, ids.schema.field(column).type) for column in ids.column_names})
+    pq.write_table(pa.concat_tables([unknown, ids]), out / f"{side}s.parquet")
+    return {
+        f"{side}s.npy": _write(out / f"{side}s.npy", table),
+        f"{side}s.parquet": file_entry(out / f"{side}s.parquet"),
+    }
+
+
+def _write(path: Path, array: np.ndarray) -> dict[str, Any]:
+    """Write an array of one or two dimensions; its line of the manifest."""
+    path.parent.mkdir(exist_ok=True)
+    np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+    return file_entry(path)
+
+
+def rows_summary(manifest: dict[str, Any]) -> str:
+    """Lines for the reader of the terminal."""
+    counts = manifest["counts"]
+    share = counts["positive"] / max(1, counts["rows"])
+    lines = [f"{counts['rows']:,} rows, {share:.1%} positive (at least {manifest['label']['threshold']:g}); values:"]
+    for entry in manifest["fields"]:
+        what = f"{entry['size'] - 1:,}" if entry["kind"] != "numerical" else (
+            f"mean {entry['mean']:.4g}, deviation {entry['deviation']:.4g}")  # fmt: skip
+        lines.append(f"  {entry['name']:<16} {entry['kind']:<12} {entry['side']:<8} {what}")
+    return "\n".join(lines)

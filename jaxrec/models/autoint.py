@@ -1,0 +1,241 @@
+"""AutoInt and AutoInt+ (Song et al. 2019, "AutoInt: automatic feature interaction learning via self-attentive neural
+networks"): the probability of a click or a good rating from the fields of one row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec.config import Config
+from jaxrec.data.feed import Plan
+from jaxrec.data.row_feed import RowBlock, RowFeed
+from jaxrec.data.rows import Rows, Schema
+from jaxrec.models.dropout import byte_mask
+from jaxrec.models.field_attention import attend, attention_weights
+from jaxrec.models.fields import Stack
+from jaxrec.tables import Reads, RowPlan, TableSpec
+
+
+class Interacting(nn.Module):
+    """One interacting layer: relu(attention over fields + a projection of the field itself) (equations 5 to 8).
+
+    Attributes:
+        width: A of all heads together.
+        heads: how many.
+        norm: ``layer``: layer normalisation of the result over channels.
+        dropout: rate on the attention weights.
+    """
+
+    width: int
+    heads: int
+    norm: str
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> tuple[Array, tuple[Array, Array]]:
+        """float32[D, F, B] → float32[A, F, B]; and the queries and keys, from which ``attention_weights``."""
+        fused = self.param("projection", _glorot_blocks, (4 * self.width, x.shape[0]))
+        # As matrices: XLA then reads the transposed operands of the derivative where they lie.
+        projected = (fused @ x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
+        query, key, value, residual = jnp.split(projected, 4)
+        keep = None
+        if train and self.dropout:
+            fields, batch = x.shape[1:]
+            keep = byte_mask(self.make_rng("dropout"), (self.heads, fields, fields, batch), self.dropout)
+        mixed = nn.relu(attend(query, key, value, self.heads, keep) + residual)
+        if self.norm == "layer":
+            scale = self.param("scale", nn.initializers.ones, (self.width, 1, 1))
+            bias = self.param("bias", nn.initializers.zeros, (self.width, 1, 1))
+            centred = mixed - jnp.mean(mixed, axis=0)
+            mixed = scale * centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=0) + 1e-6) + bias
+        return mixed, (query, key)
+
+
+class AutoIntNetwork(nn.Module):
+    """From the vectors of a row's fields to its logit: interacting layers, and beside them a deep network (AutoInt+).
+
+    The published code ends in a relu before the sigmoid, so that no probability is below one half; the paper's equation
+    10 has none, and neither is there one here.
+
+    Attributes:
+        blocks, heads, width, norm: of the interacting layers; 0 blocks leave them out.
+        deep: units of the hidden layers of the deep network; none leave it out.
+        outputs: 1, or 2 where the rating is predicted as well.
+        dropout_embedding, dropout_attention, dropout_hidden: rates on the field vectors, the attention weights, and
+            each hidden layer of the deep network.
+    """
+
+    blocks: int
+    heads: int
+    width: int
+    norm: str
+    deep: tuple[int, ...]
+    outputs: int
+    dropout_embedding: float
+    dropout_attention: float
+    dropout_hidden: float
+
+    @nn.compact
+    def __call__(self, vectors: Array, train: bool) -> tuple[Array, list[tuple[Array, Array]]]:
+        """float32[B, F, D] → float32[outputs, B], and the queries and keys of each layer."""
+        vectors = self._drop(vectors, self.dropout_embedding, train)
+        batch = len(vectors)
+        total = jnp.broadcast_to(self.param("bias", nn.initializers.zeros, (self.outputs, 1)), (self.outputs, batch))
+        pairs = []
+        if self.blocks:
+            x = jnp.transpose(vectors, (2, 1, 0))  # rows along the fast axis, see field_attention
+            for number in range(self.blocks):
+                layer = Interacting(self.width, self.heads, self.norm, self.dropout_attention, name=f"layer_{number}")
+                x, pair = layer(x, train)
+                pairs.append(pair)
+            flat = x.reshape(-1, batch)
+            total += self.param("attention_output", _glorot, (self.outputs, len(flat))) @ flat
+        if self.deep:
+            hidden = vectors.reshape(batch, -1)
+            for number, units in enumerate(self.deep):
+                hidden = nn.relu(nn.Dense(units, kernel_init=_glorot, name=f"deep_{number}")(hidden))
+                hidden = self._drop(hidden, self.dropout_hidden, train)
+            total += (hidden @ self.param("deep_output", _glorot, (self.deep[-1], self.outputs))).T
+        return total, pairs
+
+    def _drop(self, x: Array, rate: float, train: bool) -> Array:
+        return x * byte_mask(self.make_rng("dropout"), x.shape, rate) if train and rate else x
+
+
+_glorot = nn.initializers.glorot_uniform()
+
+
+def _glorot_blocks(key: Array, shape: tuple[int, int]) -> Array:
+    """Four Glorot matrices on top of each other."""
+    bound = (6.0 / (shape[0] / 4 + shape[1])) ** 0.5
+    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+class Step(NamedTuple):
+    """A step of the feed with the rows of the table that it reads, int32[B, C + M], -1 for none."""
+
+    block: RowBlock
+    ids: Array
+
+
+class AutoInt:
+    """AutoInt as the loop sees it (``jaxrec.models.ClickModel``)."""
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        model, loss = config.model, config.loss
+        self._schema, self._loss, self._stack = schema, loss, Stack.of(schema)
+        self._unknown_rate, self._first_order = config.data.unknown_rate, model.first_order == "weights"
+        self._dim, self._dense = model.embedding_dim, model.table == "dense"
+        self._network = AutoIntNetwork(
+            blocks=model.blocks, heads=model.heads, width=model.attention_dim, norm=model.norm, deep=model.deep,
+            outputs=2 if loss.rating_weight else 1, dropout_embedding=model.dropout_embedding,
+            dropout_attention=model.dropout_attention, dropout_hidden=model.dropout_hidden,
+        )  # fmt: skip
+        std = model.init_std or model.embedding_dim**-0.5
+
+        def init(key: Array, shape: tuple[int, int]) -> Array:
+            vectors = std * jax.random.normal(key, shape)
+            return vectors.at[:, self._dim :].set(0.0)  # weights of the first order begin at 0
+
+        self.tables = {"field": TableSpec(self._stack.rows, self._dim + self._first_order, init, dense=self._dense)}
+
+    def feed(self, rows: Rows, plan: Plan) -> RowFeed:
+        return RowFeed(rows, plan)
+
+    def init(self, key: Array) -> Any:
+        vectors = jnp.zeros((1, len(self._schema.fields), self._dim))
+        return self._network.init(key, vectors, train=False)["params"]
+
+    def carry(self, lanes: int) -> tuple[()]:
+        return ()
+
+    def constants(self, counts: np.ndarray) -> tuple[()]:
+        return ()
+
+    def steps(self, constants: tuple[()], block: RowBlock, keys: Array) -> Step:
+        """What is read of the table; a share of the known values becomes the unknown one, so that its vector learns to
+        stand for any."""
+        columns = block.columns
+        if self._unknown_rate:
+            kept = jax.vmap(lambda key: byte_mask(key, columns.shape[1:], self._unknown_rate) > 0)(keys)
+            columns = jnp.where(kept | (columns < 0), columns, 0)
+        return Step(block, self._stack.ids(columns))
+
+    def reads(self, step: Step) -> dict[str, Reads]:
+        return {} if self._dense else {"field": self._stack.reads(step.ids)}
+
+    def loss(
+        self,
+        params: Any,
+        rows: dict[str, Array],
+        plans: dict[str, RowPlan],
+        carry: tuple[()],
+        step: Step,
+        key: Array,
+        constants: tuple[()],
+    ) -> tuple[Array, tuple[tuple[()], Array]]:
+        """Mean binary cross-entropy of the step's rows; see ``LossConfig`` for what may be added to it."""
+        block, ids = step
+        if self._dense:
+            vectors = _look_up(rows["field"], ids)
+        else:
+            vectors = rows["field"][plans["field"].slot].reshape(*ids.shape, -1)
+        outputs, _ = self._forward(params, vectors, ids, block.numbers, key)
+        losses = binary_cross_entropy(outputs[0], block.target)
+        total = jnp.sum(losses * block.weight)
+        objective = total
+        if self._loss.rating_weight:
+            scaled = (block.rating - self._schema.low) / (self._schema.high - self._schema.low)
+            objective += self._loss.rating_weight * jnp.sum((outputs[1] - scaled) ** 2 * block.weight)
+        if self._loss.embedding_l2:
+            squares = jnp.sum(jnp.where(ids >= 0, jnp.sum(vectors**2, axis=-1), 0.0), axis=-1)
+            objective += self._loss.embedding_l2 * jnp.sum(squares * block.weight)
+        return objective / len(block.target), (carry, total)
+
+    def logits(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
+        """float32[B] from int32[B, C] and float32[B, M]."""
+        return self._evaluate(params, tables, columns, numbers)[0][0]
+
+    def attention(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> list[Array]:
+        """float32[B, heads, F, F] of each interacting layer: how much the row's field draws from the column's."""
+        _, pairs = self._evaluate(params, tables, columns, numbers)
+        weights = (attention_weights(query, key, self._network.heads) for query, key in pairs)
+        return [jnp.moveaxis(weight, -1, 0) for weight in weights]
+
+    def _evaluate(
+        self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array
+    ) -> tuple[Array, list[tuple[Array, Array]]]:
+        ids = self._stack.ids(columns)
+        return self._forward(params, _look_up(tables["field"], ids), ids, numbers)
+
+    def _forward(
+        self, params: Any, vectors: Array, ids: Array, numbers: Array, key: Array | None = None
+    ) -> tuple[Array, list[tuple[Array, Array]]]:
+        """float32[outputs, B], with dropout where there is a key for it."""
+        folded = self._stack.fold(vectors, ids, numbers)  # [B, F, D (+ 1)]
+        rngs = {} if key is None else {"dropout": key}
+        found = self._network.apply({"params": params}, folded[..., : self._dim], key is not None, rngs=rngs)
+        outputs, pairs = found
+        if self._first_order:
+            outputs = outputs.at[0].add(jnp.sum(folded[..., self._dim], axis=1))
+        return outputs, pairs
+
+
+def binary_cross_entropy(logits: Array, labels: Array) -> Array:
+    """The loss of each row in nats: -log p where the label is 1, -log (1 - p) where it is 0.
+
+    >>> float(binary_cross_entropy(jnp.float32(0.0), jnp.float32(1.0)).round(4))
+    0.6931
+    """
+    return jnp.maximum(logits, 0.0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+
+
+def _look_up(table: Array, ids: Array) -> Array:
+    """float32[..., D]; zeros for -1."""
+    return table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0.0)

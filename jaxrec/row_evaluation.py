@@ -1,0 +1,58 @@
+"""Metrics of a click model on rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxrec.click_metrics import click_metrics
+from jaxrec.config import EvaluationConfig
+from jaxrec.data.feed import Plan
+from jaxrec.data.row_feed import RowFeed
+from jaxrec.data.rows import Rows
+from jaxrec.models import ClickModel
+
+ROWS_PER_STEP = 4096
+STEPS_PER_BLOCK = 32
+
+
+class RowEvaluator:
+    """Evaluates parameters of one click model on one split; what is compiled and laid out is kept from call to call."""
+
+    def __init__(self, model: ClickModel, rows: Rows, config: EvaluationConfig) -> None:
+        self.rows = rows
+        batch = min(ROWS_PER_STEP, max(1, len(rows)))
+        plan = Plan(batch, STEPS_PER_BLOCK, order="time", seed=0, device_bytes=2**30)
+        self._feed = RowFeed(rows, plan)
+
+        def block_logits(params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
+            return jax.lax.map(lambda step: model.logits(params, tables, *step), (columns, numbers))
+
+        self._logits = jax.jit(block_logits)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a pass."""
+        return self._feed.shape.blocks
+
+    def logits(self, params: Any, tables: dict[str, Array], update: Callable[..., None] | None = None) -> np.ndarray:
+        """float32[n] of all rows, in their order.
+
+        Args:
+            update: called after each block, for a progress bar.
+        """
+        found = []
+        for block in self._feed.epoch(0):
+            found.append(self._logits(params, tables, block.columns, block.numbers).reshape(-1))
+            if update is not None:
+                update()
+        return np.concatenate([np.asarray(part) for part in found])[: len(self.rows)]
+
+    def metrics(self, params: Any, tables: dict[str, Array], ks: Sequence[int]) -> dict[str, float]:
+        """AUC, log loss, calibration error, and the rankings of each user's rows at ``ks``."""
+        users = self.rows.users if np.any(self.rows.users) else None
+        return click_metrics(self.logits(params, tables), self.rows.labels, users, ks)

@@ -1,0 +1,292 @@
+"""The sections of an experiment as frozen, validated types, and which fields belong to which model."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+MODELS_WITH = {
+    "layers": ("gru4rec", "narm"), "embedding": ("gru4rec",), "attention": ("narm",),
+    **dict.fromkeys(("blocks", "heads"), ("sasrec", "autoint")),
+    **dict.fromkeys(("window", "stride", "temperature"), ("narm", "sasrec")),
+    "init_std": ("narm", "sasrec", "autoint"),
+    **dict.fromkeys(("attention_dim", "deep", "norm", "first_order", "table", "dropout_attention"), ("autoint",)),
+}  # fmt: skip
+"""Fields of the model section that only some models have."""
+
+SESSIONS = ("gru4rec", "narm", "sasrec")
+DATA_WITH = {
+    **dict.fromkeys(("order", "half_life"), SESSIONS),
+    **dict.fromkeys(("protocol", "split_seed", "test_fraction", "fields", "unknown_rate"), ("autoint",)),
+}  # fmt: skip
+"""Fields of the data section that only some models have."""
+
+SAMPLED = ("cross_entropy", "bpr", "top1", "bpr_max", "top1_max")
+LOSSES_WITH = {
+    **dict.fromkeys(("n_sample", "sample_alpha", "final_activation", "activation_alpha"), SAMPLED),
+    **dict.fromkeys(("label_smoothing", "prior", "memory", "precision"), ("softmax",)),
+    "logq": ("cross_entropy",), "bpreg": ("bpr_max",),
+    **dict.fromkeys(("rating_weight", "embedding_l2"), ("binary",)),
+}  # fmt: skip
+"""Fields of the loss section that only some losses have."""
+
+OPTIMIZERS_WITH = {
+    "momentum": ("adagrad", "sgd"), "epsilon": ("adagrad", "adam"),
+    **dict.fromkeys(("beta1", "beta2", "weight_decay"), ("adam",)),
+}  # fmt: skip
+"""Fields of the optimizer section that only some optimizers have."""
+
+
+METRICS = r"^(auc|log_loss|(recall|mrr|ndcg|hit_rate|ndcg_published|hit_rate_published)@[1-9][0-9]*)$"
+CLICK_METRICS = r"^(auc|log_loss|(ndcg|hit_rate|ndcg_published|hit_rate_published)@[1-9][0-9]*)$"
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    path: str
+    """Dataset directory, as written by python -m jaxrec.prepare."""
+    validation_fraction: Fraction = 0.0
+    """Share of the training targets, the most recent, held out for validation (0: train on everything); of rows, as
+    data.protocol chooses them."""
+    order: Literal["random", "time"] = "random"
+    """Order of the sessions: shuffled anew each epoch, or by time (within each lane, or from step to step)."""
+    half_life: Annotated[float, Field(gt=0.0)] | None = None
+    """Days after which a training session weighs half as much in the loss (null: all weigh the same)."""
+    protocol: Literal["rows", "paper", "temporal", "leave_one_out"] = "rows"
+    """autoint: the test split is a random share of the rows; the same without the rating below the threshold; the most
+    recent rows; each user's last positive."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """autoint: of the random split."""
+    test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """autoint: share of the rows that is the test split."""
+    fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """autoint: the fields that are read (null: all)."""
+    unknown_rate: Fraction = 0.0
+    """autoint: share of the values that training replaces by the unknown one, for users and items not seen before."""
+    device_memory: Annotated[int, Field(ge=0)] = 2048
+    """The training split stays on the device when it takes less than this (MiB); otherwise blocks are streamed."""
+
+
+class ModelConfig(Section):
+    name: Literal["gru4rec", "narm", "sasrec", "autoint"] = "gru4rec"
+    """The model."""
+    layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (100,)
+    """Units of each GRU layer, from input to output (narm: one layer)."""
+    embedding: Literal["constrained", "separate", "onehot"] = "constrained"
+    """Input of gru4rec: one table for input and output, a table of its own, or one-hot (a table of gate inputs)."""
+    embedding_dim: Count = 100
+    """Width of the item vectors of narm and sasrec, of the vectors of autoint's values, and of gru4rec's input table
+    where embedding is 'separate'."""
+    dropout_embedding: Fraction = 0.0
+    """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code)."""
+    dropout_hidden: Fraction = 0.0
+    """Dropout on the output of each GRU layer (with one-hot input from the second layer on); narm: on the session's
+    representation before the decoder; sasrec: in each block; autoint: on each hidden layer of the deep network."""
+    dropout_attention: Fraction = 0.0
+    """autoint: dropout on the attention weights."""
+    attention: Literal["sum", "softmax"] = "sum"
+    """Weights of narm's local encoder: unnormalised, as published, or normalised to sum to 1."""
+    blocks: Annotated[int, Field(ge=0, le=16)] = 2
+    """Self-attention blocks of sasrec; interacting layers of autoint, where 0 leaves the deep network alone."""
+    heads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Attention heads of sasrec, which share embedding_dim, and of autoint, which share attention_dim."""
+    attention_dim: Count = 32
+    """Width of autoint's interacting layers."""
+    deep: Annotated[tuple[Count, ...], Field(max_length=8)] = ()
+    """Units of the hidden layers of the deep network beside autoint's interacting layers (AutoInt+); none: AutoInt."""
+    norm: Literal["none", "layer"] = "none"
+    """Layer normalisation after each interacting layer of autoint."""
+    first_order: Literal["none", "weights"] = "none"
+    """autoint: whether each value has a weight of its own in the logit, as in a logistic regression."""
+    table: Literal["dense", "rows"] = "dense"
+    """autoint: whether every row of the table is updated in every step, or only those read (for large vocabularies)."""
+    window: Annotated[int, Field(ge=1, le=4096)] = 20
+    """narm and sasrec: a score depends on the last so many clicks."""
+    stride: Annotated[int, Field(ge=1)] = 1
+    """narm and sasrec: in training, targets of a session beyond the window are scored so many at a time. At 1 each sees
+    a whole window; at s some see s - 1 clicks less, and a long session costs s times less."""
+    temperature: Annotated[float, Field(gt=0.0)] | None = None
+    """narm and sasrec: scores are this times the cosine of session and item vectors (null: inner products)."""
+    init_std: Annotated[float, Field(gt=0.0)] | None = None
+    """narm, sasrec, autoint: standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim))."""
+
+
+class LossConfig(Section):
+    name: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max", "softmax", "binary"] = "cross_entropy"
+    """binary: cross-entropy of a click or a good rating (autoint). softmax: exact cross-entropy over the whole
+    catalogue (narm, sasrec). The others rank against the step's targets and n_sample drawn items; cross_entropy with logq 1 is
+    the sampled softmax."""
+    n_sample: Annotated[int, Field(ge=0, le=100_000)] = 2048
+    """Negatives drawn for each step and shared by its lanes, beside the other lanes' targets."""
+    sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
+    """Negatives are drawn in proportion to popularity ** sample_alpha (0: uniform, 1: popularity)."""
+    logq: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """Strength of the logQ correction of cross-entropy for how often each item is a negative (0: off, 1: full)."""
+    bpreg: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the score regularisation of bpr_max."""
+    final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
+    """Applied to the training scores. Ranking uses the scores before it."""
+    activation_alpha: Annotated[float, Field(gt=0.0)] = 1.0
+    """Parameter of elu, or the negative slope of leaky_relu, where it must be below 1."""
+    label_smoothing: Fraction = 0.0
+    """softmax: share of the target's probability that is spread evenly over the catalogue."""
+    prior: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
+    """softmax: log popularity times this is added to the training scores (logit adjustment), not to those that rank."""
+    rating_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """binary: weight of the squared error of the rating, scaled to 0..1, which a second output predicts (0: none)."""
+    embedding_l2: Annotated[float, Field(ge=0.0)] = 0.0
+    """binary: this times the squared length of the vectors that a row reads is added to its loss."""
+    memory: Count = 64
+    """softmax: bound on the block of scores in MiB; the step is worked through in blocks of targets, or of items."""
+    precision: Literal["float32", "device", "bfloat16"] = "float32"
+    """softmax: what its matrix products multiply: float32; float32 as the device does it fastest (TF32 or bfloat16 on
+    accelerators); bfloat16. They add up in float32."""
+
+
+class OptimizerConfig(Section):
+    name: Literal["adagrad", "adam", "sgd"] = "adagrad"
+    """On embedding tables adam is the lazy Adam of the field, only rows that were read move; under softmax all do."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
+    """Step size at its highest."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Momentum of adagrad and sgd."""
+    epsilon: Annotated[float, Field(gt=0.0)] | None = None
+    """Inside the root for adagrad (default 1e-6), outside for adam (default 1e-8)."""
+    beta1: Fraction = 0.9
+    """First-moment decay of adam."""
+    beta2: Fraction = 0.999
+    """Second-moment decay of adam."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the learning rate falls to final_fraction over the planned epochs."""
+    final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Where a falling schedule ends, as a share of learning_rate."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises linearly from 0."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled decay of all weights (AdamW), times the learning rate; with adam and dense tables only."""
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = None
+    """Clip the gradient to this global norm, over dense parameters and table rows together (null: off)."""
+
+
+class TrainingConfig(Section):
+    epochs: Count = 10
+    """Passes over the training split."""
+    batch_size: Annotated[int, Field(ge=1, le=32_768)] = 128
+    """gru4rec: lanes, sessions that are trained side by side. narm, sasrec: targets a step, at most. autoint: rows."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Everything random is a function of it."""
+    steps_per_block: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """At most so many steps in one compiled call. The result does not depend on it."""
+    log_every: Count = 10
+    """Blocks between two lines of training progress."""
+    save_every: Annotated[float, Field(ge=0.0)] = 60.0
+    """Seconds between two checkpoints within an epoch (0: every block); each epoch's end saves as well."""
+    average: Fraction = 0.0
+    """Decay per step of a moving average of all weights, which then evaluates and serves (0: off); with dense tables
+    only."""
+    early_stopping: Annotated[int, Field(ge=0)] = 0
+    """Stop after so many epochs without a better validation metric (0: never)."""
+    metric: Annotated[str, Field(pattern=METRICS)] = "recall@20"
+    """The validation metric that names the best epoch: recall, mrr, ndcg or hit_rate at a cut-off; autoint: auc,
+    log_loss, ndcg or hit_rate at a cut-off, or ndcg_published, hit_rate_published."""
+
+
+class EvaluationConfig(Section):
+    k: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20)
+    """Cut-offs of the metrics."""
+    ties: Literal["conservative", "standard", "median"] = "conservative"
+    """Rank among equal scores: last, first or in the middle."""
+    batch_size: Count = 512
+    """Sessions that are stepped through side by side; narm, sasrec: targets a step."""
+    memory: Count = 64
+    """Bound on the block of scores in MiB."""
+
+
+class Config(Section):
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Config:
+        if self.loss.final_activation == "leaky_relu" and self.loss.activation_alpha >= 1.0:
+            raise ValueError("loss.activation_alpha: the negative slope of leaky_relu; give one below 1, such as 0.1")
+        if self.training.batch_size == 1 and not self.loss.n_sample and self.loss.name != "softmax":
+            raise ValueError("loss.n_sample: 0 leaves a single lane without negatives; draw some or add lanes")
+        return self
+
+    @model_validator(mode="after")
+    def _the_model_has_it(self) -> Config:
+        name, softmax = self.model.name, self.loss.name == "softmax"
+        for where, table in (("data", DATA_WITH), ("model", MODELS_WITH), ("loss", LOSSES_WITH),
+                             ("optimizer", OPTIMIZERS_WITH)):  # fmt: skip
+            section = getattr(self, where)
+            for field, owners in table.items():
+                value, of = getattr(section, field), name if where == "data" else section.name
+                if of not in owners and value != type(section).model_fields[field].default:
+                    raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
+                                     f"leave it out for {of}")  # fmt: skip
+        if (name == "autoint") != (self.loss.name == "binary"):
+            raise ValueError(f"loss.name: found {self.loss.name} for model {name}; binary is autoint's, and its only "
+                             "one")  # fmt: skip
+        if name == "autoint":
+            self._autoint_agrees()
+            return self
+        if re.match(CLICK_METRICS, self.training.metric) and not re.match(r"(ndcg|hit_rate)@", self.training.metric):
+            raise ValueError(f"training.metric: {name} ranks items, so it has no {self.training.metric}; choose "
+                             "recall, mrr, ndcg or hit_rate at a cut-off, as recall@20")  # fmt: skip
+        if not self.model.blocks:
+            raise ValueError("model.blocks: sasrec needs at least 1")
+        if name == "gru4rec" and softmax:
+            raise ValueError("loss.name: gru4rec ranks against sampled items; for softmax choose narm or sasrec")
+        if name == "gru4rec" and self.data.half_life:
+            raise ValueError("data.half_life: gru4rec weighs all sessions alike; leave it out or choose narm or sasrec")
+        if name == "narm" and len(self.model.layers) != 1:
+            raise ValueError(f"model.layers: narm has one GRU, found {len(self.model.layers)} layers; give one number")
+        if name == "sasrec" and self.model.embedding_dim % self.model.heads:
+            raise ValueError(f"model.heads: {self.model.heads} do not divide model.embedding_dim "
+                             f"{self.model.embedding_dim}; choose a divisor")  # fmt: skip
+        if name != "gru4rec" and self.training.batch_size < self.model.window:
+            raise ValueError(f"training.batch_size: {self.training.batch_size} targets a step do not hold model.window "
+                             f"{self.model.window}; raise the one or lower the other")  # fmt: skip
+        if self.model.stride > self.model.window:
+            raise ValueError(f"model.stride: {self.model.stride} is more than model.window {self.model.window}")
+        if not softmax:
+            for field, value in (("optimizer.weight_decay", self.optimizer.weight_decay),
+                                 ("training.average", self.training.average)):  # fmt: skip
+                if value:
+                    raise ValueError(f"{field}: needs loss.name softmax, found {self.loss.name}; set it to 0")
+        return self
+
+    def _autoint_agrees(self) -> None:
+        model = self.model
+        if not model.blocks and not model.deep:
+            raise ValueError("model.blocks, model.deep: neither interacting layers nor a deep network; give one")
+        if model.attention_dim % model.heads:
+            raise ValueError(f"model.heads: {model.heads} do not divide model.attention_dim {model.attention_dim}; "
+                             "choose a divisor")  # fmt: skip
+        if not re.match(CLICK_METRICS, self.training.metric):
+            raise ValueError(f"training.metric: autoint has no {self.training.metric}; choose auc, log_loss, or ndcg, "
+                             "hit_rate, ndcg_published or hit_rate_published at a cut-off, as ndcg@10")  # fmt: skip
+        if self.evaluation.ties != "conservative":
+            raise ValueError(f"evaluation.ties: found {self.evaluation.ties}; autoint ranks equal scores "
+                             "conservatively; leave it out")  # fmt: skip
+        if model.table == "rows":
+            for field, value in (("optimizer.weight_decay", self.optimizer.weight_decay),
+                                 ("training.average", self.training.average)):  # fmt: skip
+                if value:
+                    raise ValueError(f"{field}: needs model.table dense, found rows; set it to 0")

@@ -1,0 +1,165 @@
+"""What the training loop works on: a model with its feed, its constants and its validation, for either kind of data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from jaxrec.config import Config
+from jaxrec.data.dataset import Dataset
+from jaxrec.data.protocols import RowSplits, split_rows
+from jaxrec.data.rows import Rows, RowsDataset, Schema
+from jaxrec.errors import UserError
+from jaxrec.evaluation import Evaluator, Split, cut_validation
+from jaxrec.models import Feed, Model, make_click_model, make_model
+from jaxrec.negatives import popularity
+from jaxrec.row_evaluation import RowEvaluator
+from jaxrec.training import training_plan
+
+
+class Validation(Protocol):
+    """Metrics of parameters on the validation split."""
+
+    def metrics(self, params: Any, tables: Any, ks: list[int]) -> dict[str, float]: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the loop asks of a data set under a configuration.
+
+    Attributes:
+        model: with its training split as ``feed`` and what that says once and for all as ``constants``.
+        validation: None where nothing is held out.
+        size: of the training split and the data, in words.
+        validated: of the validation split, in words.
+        kept: arrays by name that a run keeps, beside what it keeps of any data set.
+    """
+
+    model: Model
+    feed: Feed
+    constants: Any
+    validation: Validation | None
+    size: str
+    validated: str
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
+    """The task of a configuration.
+
+    Raises:
+        UserError: model and data are of different kinds, or the splits leave nothing.
+    """
+    rows = isinstance(dataset, RowsDataset)
+    if rows != (config.model.name == "autoint"):
+        kind, fits = ("rows", "autoint") if rows else ("sessions", "gru4rec, narm or sasrec")
+        raise UserError(f"model.name: {config.model.name} does not read the {kind} of {dataset.path}; choose {fits}")
+    dataset.verify()
+    return row_task(config, dataset) if isinstance(dataset, RowsDataset) else session_task(config, dataset)
+
+
+def cutoffs(config: Config) -> list[int]:
+    """The cut-offs to report in validation, that of the chosen metric included."""
+    _, _, cutoff = config.training.metric.partition("@")
+    return sorted({*config.evaluation.k, *([int(cutoff)] if cutoff else [])})
+
+
+# ---- sessions --------------------------------------------------------------------------------------------------------
+
+
+def session_task(config: Config, dataset: Dataset) -> Task:
+    """Next items of sessions."""
+    training, validation = session_splits(config, dataset)
+    model = make_model(config, dataset.n_items)
+    feed = model.feed(training, training_plan(config))
+    return Task(
+        model,
+        feed,
+        model.constants(popularity(training.items, dataset.n_items)),
+        Evaluator(model, validation, dataset.n_items, config.evaluation) if len(validation) else None,
+        f"{feed.pairs:,} targets, {dataset.n_items:,} items",
+        f"{validation.counts['targets']:,} validation targets" if len(validation) else "no validation",
+    )
+
+
+def session_splits(config: Config, dataset: Dataset) -> Split:
+    """Training and validation sessions, as the configuration cuts them."""
+    fraction = config.data.validation_fraction
+    brought = dataset.split("validation")
+    if fraction and len(brought):
+        raise UserError(f"data.validation_fraction: {dataset.path} brings a validation split; set the field to 0")
+    training, validation = cut_validation(dataset.split("train"), brought, fraction)
+    if not training.counts["targets"]:
+        raise UserError(f"{dataset.path}: no training pairs are left; lower data.validation_fraction ({fraction})")
+    _check_early_stopping(config, len(validation))
+    if len(validation) and (k := max(cutoffs(config))) > dataset.n_items:
+        raise UserError(
+            f"evaluation.k, training.metric: {k} is more than the {dataset.n_items} items of {dataset.path}; lower it"
+        )
+    return Split(training, validation)
+
+
+def _check_early_stopping(config: Config, validated: int) -> None:
+    if config.training.early_stopping and not validated:
+        raise UserError("training.early_stopping: needs validation data; set data.validation_fraction, such as 0.05")
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def row_task(config: Config, dataset: RowsDataset) -> Task:
+    """Labels of rows."""
+    schema = dataset.schema.select(config.data.fields)
+    rows, splits = selected_rows(config, dataset)
+    _check_early_stopping(config, len(splits.validation))
+    counts = value_counts(schema, rows.take(splits.train))
+    rows = known_rows(schema, rows, counts)
+    model = make_click_model(config, schema)
+    training, validation = rows.take(splits.train), rows.take(splits.validation)
+    return Task(
+        model,
+        model.feed(training, training_plan(config)),
+        model.constants(counts),
+        RowEvaluator(model, validation, config.evaluation) if len(validation) else None,
+        f"{len(training):,} rows ({training.labels.mean():.1%} positive), {len(schema.fields)} fields",
+        f"{len(validation):,} validation rows" if len(validation) else "no validation",
+        {"value_counts": counts},
+    )
+
+
+def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:
+    """All rows with the columns of the configured fields, and how they are split."""
+    rows, data = dataset.rows(), config.data
+    splits = split_rows(
+        rows, dataset.schema, data.protocol, data.split_seed, data.test_fraction, data.validation_fraction
+    )
+    if data.fields is None:
+        return rows, splits
+    numbers = [field.name for field in dataset.schema.numerical]
+    picked = [numbers.index(name) for name in data.fields if name in numbers]
+    columns = rows.columns[:, dataset.schema.columns(data.fields)]
+    chosen = Rows(columns, rows.numbers[:, picked], rows.labels, rows.ratings, rows.times, rows.users)
+    return chosen, splits
+
+
+def value_counts(schema: Schema, rows: Rows) -> np.ndarray:
+    """int64[rows of the stacked table of coded fields]: how many rows hold each value, field after field."""
+    parts, start = [], 0
+    for coded in schema.coded:
+        values = rows.columns[:, start : start + coded.width].reshape(-1)
+        parts.append(np.bincount(values[values >= 0], minlength=coded.size))
+        start += coded.width
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
+    """The rows with values that training does not hold replaced by the unknown one."""
+    columns, start, first = np.array(rows.columns), 0, 0
+    for coded in schema.coded:
+        part = columns[:, start : start + coded.width]
+        known = counts[first : first + coded.size] > 0
+        part[(part >= 0) & ~known[np.maximum(part, 0)]] = 0
+        start, first = start + coded.width, first + coded.size
+    return Rows(columns, rows.numbers, rows.labels, rows.ratings, rows.times, rows.users)
