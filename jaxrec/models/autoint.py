@@ -17,7 +17,7 @@ from jaxrec.data.feed import Plan
 from jaxrec.data.row_feed import RowBlock, RowFeed
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.models.dropout import byte_mask
-from jaxrec.models.field_attention import attend, attention_weights
+from jaxrec.models.field_attention import attend, attention_weights, pad_rows, project, weights_shape
 from jaxrec.models.fields import Stack
 from jaxrec.tables import Reads, RowPlan, TableSpec
 
@@ -38,23 +38,20 @@ class Interacting(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, tuple[Array, Array]]:
-        """float32[D, F, B] → float32[A, F, B]; and the queries and keys, from which ``attention_weights``."""
-        fused = self.param("projection", _glorot_blocks, (4 * self.width, x.shape[0]))
-        # As matrices: XLA then reads the transposed operands of the derivative where they lie.
-        projected = (fused @ x.reshape(len(x), -1)).reshape(-1, *x.shape[1:])
-        query, key, value, residual = jnp.split(projected, 4)
+    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
+        """float32[F, D, B] → float32[F, A, B]; and the projections, from which ``attention_weights``."""
+        fields, width, batch = x.shape
+        projected = project(self.param("projection", _glorot_blocks, (4 * self.width, width)), x)
         keep = None
         if train and self.dropout:
-            fields, batch = x.shape[1:]
-            keep = byte_mask(self.make_rng("dropout"), (self.heads, fields, fields, batch), self.dropout)
-        mixed = nn.relu(attend(query, key, value, self.heads, keep) + residual)
+            keep = byte_mask(self.make_rng("dropout"), weights_shape(fields, self.heads, batch), self.dropout)
+        mixed = attend(projected, self.heads, keep)
         if self.norm == "layer":
-            scale = self.param("scale", nn.initializers.ones, (self.width, 1, 1))
-            bias = self.param("bias", nn.initializers.zeros, (self.width, 1, 1))
-            centred = mixed - jnp.mean(mixed, axis=0)
-            mixed = scale * centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=0) + 1e-6) + bias
-        return mixed, (query, key)
+            scale = self.param("scale", nn.initializers.ones, (self.width, 1))
+            bias = self.param("bias", nn.initializers.zeros, (self.width, 1))
+            centred = mixed - jnp.mean(mixed, axis=1, keepdims=True)
+            mixed = scale * centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=1, keepdims=True) + 1e-6) + bias
+        return mixed, projected
 
 
 class AutoIntNetwork(nn.Module):
@@ -82,27 +79,29 @@ class AutoIntNetwork(nn.Module):
     dropout_hidden: float
 
     @nn.compact
-    def __call__(self, vectors: Array, train: bool) -> tuple[Array, list[tuple[Array, Array]]]:
-        """float32[B, F, D] → float32[outputs, B], and the queries and keys of each layer."""
+    def __call__(self, vectors: Array, train: bool) -> tuple[Array, list[Array]]:
+        """float32[B, F, D] → float32[outputs, B], and the projections of each layer."""
         vectors = self._drop(vectors, self.dropout_embedding, train)
-        batch = len(vectors)
+        rows, rows_last = len(vectors), jnp.transpose(pad_rows(vectors), (1, 2, 0))  # [F, D, B], see field_attention
+        batch = rows_last.shape[-1]
         total = jnp.broadcast_to(self.param("bias", nn.initializers.zeros, (self.outputs, 1)), (self.outputs, batch))
-        pairs = []
+        projections = []
         if self.blocks:
-            x = jnp.transpose(vectors, (2, 1, 0))  # rows along the fast axis, see field_attention
+            x = rows_last
             for number in range(self.blocks):
                 layer = Interacting(self.width, self.heads, self.norm, self.dropout_attention, name=f"layer_{number}")
-                x, pair = layer(x, train)
-                pairs.append(pair)
+                x, projected = layer(x, train)
+                projections.append(projected)
             flat = x.reshape(-1, batch)
             total += self.param("attention_output", _glorot, (self.outputs, len(flat))) @ flat
         if self.deep:
-            hidden = vectors.reshape(batch, -1)
+            hidden = rows_last.reshape(-1, batch)
             for number, units in enumerate(self.deep):
-                hidden = nn.relu(nn.Dense(units, kernel_init=_glorot, name=f"deep_{number}")(hidden))
-                hidden = self._drop(hidden, self.dropout_hidden, train)
-            total += (hidden @ self.param("deep_output", _glorot, (self.deep[-1], self.outputs))).T
-        return total, pairs
+                kernel = self.param(f"deep_{number}", _glorot, (units, len(hidden)))
+                bias = self.param(f"deep_{number}_bias", nn.initializers.zeros, (units, 1))
+                hidden = self._drop(nn.relu(kernel @ hidden + bias), self.dropout_hidden, train)
+            total += self.param("deep_output", _glorot, (self.outputs, self.deep[-1])) @ hidden
+        return total[:, :rows], [projected[..., :rows] for projected in projections]
 
     def _drop(self, x: Array, rate: float, train: bool) -> Array:
         return x * byte_mask(self.make_rng("dropout"), x.shape, rate) if train and rate else x
@@ -204,27 +203,27 @@ class AutoInt:
 
     def attention(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> list[Array]:
         """float32[B, heads, F, F] of each interacting layer: how much the row's field draws from the column's."""
-        _, pairs = self._evaluate(params, tables, columns, numbers)
-        weights = (attention_weights(query, key, self._network.heads) for query, key in pairs)
-        return [jnp.moveaxis(weight, -1, 0) for weight in weights]
+        _, projections = self._evaluate(params, tables, columns, numbers)
+        return [attention_weights(projected, self._network.heads) for projected in projections]
 
     def _evaluate(
         self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array
-    ) -> tuple[Array, list[tuple[Array, Array]]]:
+    ) -> tuple[Array, list[Array]]:
         ids = self._stack.ids(columns)
         return self._forward(params, _look_up(tables["field"], ids), ids, numbers)
 
     def _forward(
         self, params: Any, vectors: Array, ids: Array, numbers: Array, key: Array | None = None
-    ) -> tuple[Array, list[tuple[Array, Array]]]:
+    ) -> tuple[Array, list[Array]]:
         """float32[outputs, B], with dropout where there is a key for it."""
         folded = self._stack.fold(vectors, ids, numbers)  # [B, F, D (+ 1)]
         rngs = {} if key is None else {"dropout": key}
-        found = self._network.apply({"params": params}, folded[..., : self._dim], key is not None, rngs=rngs)
-        outputs, pairs = found
+        outputs, projections = self._network.apply(
+            {"params": params}, folded[..., : self._dim], key is not None, rngs=rngs
+        )
         if self._first_order:
             outputs = outputs.at[0].add(jnp.sum(folded[..., self._dim], axis=1))
-        return outputs, pairs
+        return outputs, projections
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
