@@ -1,12 +1,17 @@
-"""The reliability picture of a click model: observed against predicted click rates."""
+"""Pictures of click models: reliability (observed against predicted click rates) and attention."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jaxrec.click_metrics import Calibration
+from jaxrec.errors import UserError
+
+SUFFIXES = (".png", ".pdf", ".svg")
 
 
 def reliability(calibration: Calibration, file: Path, title: str) -> None:
@@ -36,8 +41,58 @@ def reliability(calibration: Calibration, file: Path, title: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
+    _save(figure, file)
+
+
+def attention(
+    fields: Sequence[str], values: Sequence[str], weights: Sequence[np.ndarray], file: Path, title: str
+) -> None:
+    """Draw what each field attended to in one prediction: a panel for each interacting layer and head.
+
+    Args:
+        fields: names, F.
+        values: what stands in them.
+        weights: of each layer float32[heads, F, F]; a row's field draws from a column's.
+        file: where the picture goes: .png, .pdf or .svg.
+
+    Raises:
+        UserError: there are no interacting layers, or the file's suffix is another.
+    """
+    _save(attention_figure(fields, values, weights, title), file)
+
+
+def attention_figure(fields: Sequence[str], values: Sequence[str], weights: Sequence[np.ndarray], title: str) -> Any:
+    """The matplotlib figure of ``attention``."""
+    from matplotlib.figure import Figure
+
+    if not weights:
+        raise UserError("this model has no interacting layers (model.blocks 0), so there is no attention to draw")
+    layers, heads, size = len(weights), len(weights[0]), max(2.6, 0.27 * len(fields))
+    figure = Figure(figsize=(heads * size + 3.2, layers * size + 1.4), layout="constrained")
+    panels = figure.subplots(layers, heads, squeeze=False)
+    rows = [f"{name}: {value[:18]}" for name, value in zip(fields, values, strict=True)]
+    for layer, head in np.ndindex(layers, heads):
+        panel: Any = panels[layer, head]
+        image = panel.imshow(weights[layer][head], vmin=0, vmax=1, cmap="Blues")
+        panel.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
+        labels = rows if head == 0 else [""] * len(fields)
+        panel.set_yticks(range(len(fields)), labels, fontsize=7)
+        panel.set_xticks(range(len(fields)), fields if layer == layers - 1 else [""] * len(fields), fontsize=7,
+                         rotation=90)  # fmt: skip
+        for label in (*panel.get_yticklabels(), *panel.get_xticklabels()):
+            label.set_parse_math(False)
+    figure.colorbar(image, ax=panels, shrink=0.6, label="attention weight")
+    figure.suptitle(title, fontsize=10).set_parse_math(False)
+    return figure
+
+
+def _save(figure: Any, file: Path) -> None:
+    """Write the picture so that it is there whole or not at all."""
+    if file.suffix.lower() not in SUFFIXES:
+        found = f"'{file.suffix}'" if file.suffix else "a name without suffix"
+        raise UserError(f"{file}: found {found}; end it in {', '.join(SUFFIXES)}")
     part = file.with_name(f".{file.name}.part")
-    try:  # there whole or not at all
+    try:
         figure.savefig(part, format=file.suffix[1:].lower(), dpi=120)
         part.replace(file)
     finally:

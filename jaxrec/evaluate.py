@@ -6,17 +6,22 @@ import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxrec import baselines, runtime
+from jaxrec import config as configuration
 from jaxrec.baselines import measuring
+from jaxrec.baselines.ratings import RATING_BASELINES
 from jaxrec.cli import Parser, command, progress
-from jaxrec.config import EvaluationConfig
-from jaxrec.data.dataset import SPLITS, Dataset, open_sessions
+from jaxrec.click_plots import reliability
+from jaxrec.config import EvaluationConfig, choices
+from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
 from jaxrec.data.markov import optimum_metrics
+from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
+from jaxrec.evaluate_rows import evaluate_row_baselines, evaluate_rows, metrics_table, parse_baselines, row_table
 from jaxrec.evaluation import Evaluator, Split, cut_validation
 from jaxrec.rundir import Run, load_session_model, open_run, write_text
 
@@ -123,36 +128,82 @@ def _optimum(manifest: dict[str, Any], split: str, ks: Sequence[int]) -> dict[st
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.evaluate``."""
     options = _parser().parse_args(argv)
-    compared = None if options.baselines is None else baselines.parse_all(options.baselines)
     _check(options)
-    if options.run is None:
-        assert compared is not None
-        _main_baselines(options, compared)
+    rows = _kind(options) == "rows"
+    for option, given, kind in (
+        ("--groups", options.groups is not None, "rows"),
+        ("--protocol", options.protocol is not None, "rows"),
+        ("--no-coverage", options.no_coverage, "sessions"),
+    ):
+        if given and rows != (kind == "rows"):
+            raise UserError(f"{option}: belongs to {kind}, and {options.run or options.data} has none; leave it out")
+    runtime.start()
+    ks = None if options.k is None else sorted(set(options.k))
+    if rows:
+        _main_rows(options, ks)
+    elif options.run is None:
+        _main_baselines(options, ks or list(EvaluationConfig().k))
     else:
-        _main_run(options, compared or [])
+        _main_run(options, ks)
 
 
-def _main_run(options: Namespace, compared: list[baselines.Choice]) -> None:
-    runtime.start()
+def _kind(options: Namespace) -> str:
+    """Of the run, or of the data set where there is none: ``sessions`` or ``rows``."""
+    if options.run is not None:
+        return open_run(options.run).kind
+    return "rows" if isinstance(open_dataset(options.data), RowsDataset) else "sessions"
+
+
+def _main_run(options: Namespace, ks: list[int] | None) -> None:
     run = open_run(options.run)
-    ks = sorted(set(options.k or run.config.evaluation.k))
+    compared = baselines.parse_all(options.baselines or [])
+    ks = ks or sorted(set(run.config.evaluation.k))
     result = evaluate(run, options.split, ks, options.data, not options.no_coverage, compared)
-    text = json.dumps(result, indent=2)
     files = [Path(options.run) / f"eval-{options.split}.json", *_out(options)]
-    for file in files:
-        write_text(file, text + "\n")
-    print(text if options.json else _table(result, ks, files))
+    _finish(options, result, files, lambda: _table(result, ks, files))
 
 
-def _main_baselines(options: Namespace, compared: list[baselines.Choice]) -> None:
-    runtime.start()
-    ks = sorted(set(options.k or EvaluationConfig().k))
+def _main_baselines(options: Namespace, ks: list[int]) -> None:
+    compared = baselines.parse_all(options.baselines)
     fraction, coverage = options.validation_fraction or 0.0, not options.no_coverage
     result = evaluate_baselines(open_sessions(options.data), options.split, ks, compared, fraction, coverage)
+    files = _out(options)
+    _finish(options, result, files, lambda: _baselines_table(result, ks, files))
+
+
+def _main_rows(options: Namespace, ks: list[int] | None) -> None:
+    compared = parse_baselines(options.baselines or [])
+    if options.run is None:
+        dataset = open_dataset(options.data)
+        assert isinstance(dataset, RowsDataset)
+        data = {"path": options.data, "protocol": options.protocol or "rows",
+                "validation_fraction": options.validation_fraction or 0.0}  # fmt: skip
+        data |= {"test_fraction": 0.1} if options.protocol == "paper" else {}
+        config = configuration.parse({"data": data, "model": {"name": "autoint"}, "loss": {"name": "binary"},
+                                      "training": {"metric": "auc"}})  # fmt: skip
+        ks, files = ks or [10], _out(options)
+        result = evaluate_row_baselines(dataset, config, options.split, ks, compared)
+        head = f"{result['split']}: {result['rows']:,} rows, fitted on {result['fitted_on']:,}"
+        text = [head, *metrics_table(result["baselines"], ks), *(f"written to {file}" for file in files)]
+        _finish(options, result, files, lambda: "\n".join(text))
+        return
+    if options.protocol is not None:
+        raise UserError("--protocol: a run brings its own; leave this out")
+    run = open_run(options.run)
+    ks = ks or sorted(set(run.config.evaluation.k))
+    result, reliable = evaluate_rows(run, options.split, ks, options.data, compared, options.groups)
+    files = [run.path / f"eval-{options.split}.json", *_out(options)]
+    picture = run.path / f"eval-{options.split}-reliability.png"
+    reliability(reliable, picture, f"{run.path.name}, {options.split}")
+    _finish(options, result, files, lambda: row_table(result, ks, [*files, picture]))
+
+
+def _finish(options: Namespace, result: dict[str, Any], files: Sequence[Path], table: Callable[[], str]) -> None:
+    """Write and print a result."""
     text = json.dumps(result, indent=2)
-    for file in _out(options):
+    for file in files:
         write_text(file, text + "\n")
-    print(text if options.json else _baselines_table(result, ks, _out(options)))
+    print(text if options.json else table())
 
 
 def _parser() -> Parser:
@@ -160,9 +211,16 @@ def _parser() -> Parser:
         prog="python -m jaxrec.evaluate",
         description="Rank the next item of every click of a split among all items, and write eval-<split>.json into "
         "the run. The checkpoint is the best by validation, or the latest where there was no validation. Baselines are "
-        "measured beside the run, or without one on a data set.",
-        epilog="baselines, which see all clicks before the target; defaults tuned on the last 5 % of Diginetica's "
-        "training targets:\n" + baselines.describe(),
+        "measured beside the run, or without one on a data set. Of a click model: AUC, log loss, calibration (ece, "
+        "with a picture), and the ranking of each user's own rows of the split: ndcg with the ideal cut at k, hit rate "
+        "as any positive in the top k; publ: the ideal over all of the user's positives, "
+        "and the share of them in the top k.",
+        epilog="baselines of sessions, which see all clicks before the target; defaults tuned on the last 5 % of "
+        "Diginetica's training targets:\n"
+        + baselines.describe()
+        + "\n\nbaselines of rows: "
+        + ", ".join(RATING_BASELINES)
+        + " (tuned on a tenth of MovieLens 1M's training rows)",
     )
     parser.add_argument("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
@@ -171,6 +229,10 @@ def _parser() -> Parser:
                         "--run the one to measure baselines on")  # fmt: skip
     parser.add_argument("--baselines", nargs="*", metavar="NAME", help="baselines to measure: names, with parameters "
                         "where they shall differ from the defaults (stan:k=100,lambda1=2), or 'all'")  # fmt: skip
+    parser.add_argument("--groups", nargs="+", metavar="NAME", help="rows: report by these, activity or fields of the "
+                        "user (default: activity and fields of few values)")  # fmt: skip
+    parser.add_argument("--protocol", choices=choices("data.protocol"), help="rows, without --run: how they are split "
+                        "(default: rows; paper holds out a tenth, the others a fifth)")  # fmt: skip
     parser.add_argument("--validation-fraction", type=_fraction, metavar="F", help="without --run: share of the "
                         "training targets, the most recent, that is the validation split, not fitted on")  # fmt: skip
     parser.add_argument("--no-coverage", action="store_true", help="leave coverage out, which is quicker")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -207,19 +208,58 @@ def _room(n: int) -> int:
 
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.recommend``."""
+    options = _parser().parse_args(argv)
+    rows = open_run(options.run).kind == "rows"
+    kind, other = ("a click model", SESSION_OPTIONS) if rows else ("sessions", ROW_OPTIONS)
+    for name in other:
+        if getattr(options, name) not in (None, [], False):
+            raise UserError(f"--{name.replace('_', '-')}: {options.run} is a run of {kind}, which does not know it; "
+                            "leave it out")  # fmt: skip
+    options.k = options.k if options.k is not None else 10 if rows else 20
+    if rows:
+        from jaxrec.recommend_rows import answer
+
+        runtime.start()
+        answer(options)
+    else:
+        _answer(options)
+
+
+SESSION_OPTIONS = ("items", "candidates", "similar_to")
+ROW_OPTIONS = ("user", "profile", "date", "where", "explain", "out")
+
+
+def _parser() -> Parser:
     parser = Parser(
         prog="python -m jaxrec.recommend",
-        description="Recommend the next items for a session, with the item ids of the raw data.",
+        description="Recommend the next items for a session, or of a click model those that a user most likely likes, "
+        "with the ids of the raw data.",
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="run directory, such as checkpoints/gru4rec")
-    parser.add_argument("--items", nargs="*", default=[], metavar="ID", help="the session's items, oldest first")
-    parser.add_argument("--k", type=int, default=20, help="how many items (default: 20)")
-    parser.add_argument("--include-seen", action="store_true", help="allow the session's own items as well")
+    parser.add_argument("--k", type=int, help="how many items (default: 20, of a click model 10)")
+    parser.add_argument("--include-seen", action="store_true", help="allow the session's own items, or those that the "
+                        "user has rated, as well")  # fmt: skip
     parser.add_argument("--exclude", nargs="*", default=[], metavar="ID", help="items never to recommend")
-    parser.add_argument("--candidates", nargs="+", metavar="ID", help="recommend only from these")
-    parser.add_argument("--similar-to", metavar="ID", help="instead: the items most similar to this one")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    options = parser.parse_args(argv)
+    sessions = parser.add_argument_group("models of sessions")
+    sessions.add_argument("--items", nargs="*", default=[], metavar="ID", help="the session's items, oldest first")
+    sessions.add_argument("--candidates", nargs="+", metavar="ID", help="recommend only from these")
+    sessions.add_argument("--similar-to", metavar="ID", help="instead: the items most similar to this one")
+    rows = parser.add_argument_group("click models")
+    rows.add_argument("--user", metavar="ID", help="the user; without one somebody new")
+    rows.add_argument("--profile", nargs="+", metavar="FIELD=VALUE", help="fields of the user or the occasion, such as "
+                      "gender=F age=25")  # fmt: skip
+    rows.add_argument("--date", metavar="DAY", help="of the occasion, as 2003-02-28 (default: that of the last row)")
+    rows.add_argument("--where", nargs="+", metavar="FIELD=VALUE", help="only items with these values, such as "
+                      "genres=Comedy")  # fmt: skip
+    rows.add_argument("--explain", metavar="ID", help="instead: the prediction for this item, and what each field "
+                      "attended to")  # fmt: skip
+    rows.add_argument("--out", type=Path, metavar="FILE", help="with --explain: a picture of it, .png, .pdf or .svg")
+    return parser
+
+
+def _answer(options: Namespace) -> None:
+    """Of a run of sessions."""
     if options.similar_to is not None and (options.items or options.exclude or options.candidates):
         raise UserError("--similar-to: compares items, so --items, --exclude and --candidates do not go with it")
     if not options.items and options.similar_to is None:

@@ -49,6 +49,23 @@ class Run:
     def n_items(self) -> int:
         return int(self.manifest["counts"]["items"])
 
+    def value_counts(self) -> np.ndarray:
+        """int64[values of all coded fields]: the training rows that hold each; of a run of rows."""
+        return self.kept("value_counts")
+
+    def kept(self, name: str) -> np.ndarray:
+        """An array that the run keeps.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.path / "dataset" / f"{name}.npy"
+        try:
+            array: np.ndarray = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{file}: missing or damaged ({error}); train the run again") from None
+        return array
+
     def vocabulary(self) -> Vocabulary:
         """The vocabulary that the run was trained with.
 

@@ -125,8 +125,8 @@ class ModelConfig(Section):
 class LossConfig(Section):
     name: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max", "softmax", "binary"] = "cross_entropy"
     """binary: cross-entropy of a click or a good rating (autoint). softmax: exact cross-entropy over the whole
-    catalogue (narm, sasrec). The others rank against the step's targets and n_sample drawn items; cross_entropy with logq 1 is
-    the sampled softmax."""
+    catalogue (narm, sasrec). The others rank against the step's targets and n_sample drawn items; cross_entropy with
+    logq 1 is the sampled softmax."""
     n_sample: Annotated[int, Field(ge=0, le=100_000)] = 2048
     """Negatives drawn for each step and shared by its lanes, beside the other lanes' targets."""
     sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5

@@ -125,8 +125,30 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
         RowEvaluator(model, validation, config.evaluation) if len(validation) else None,
         f"{len(training):,} rows ({training.labels.mean():.1%} positive), {len(schema.fields)} fields",
         f"{len(validation):,} validation rows" if len(validation) else "no validation",
-        {"value_counts": counts},
+        {"value_counts": counts, **history(dataset.schema, dataset.rows())},
     )
+
+
+def history(schema: Schema, rows: Rows) -> dict[str, np.ndarray]:
+    """What every user has rated, in all of the data: not to be recommended again. And the time of the last row.
+
+    Returns:
+        ``history_offsets`` int64[users + 1], ``history_items`` int32[n] and ``history_ratings`` float32[n] in the order
+        of time; ``last_time`` int64[1].
+    """
+    last = np.array([rows.times.max(initial=0)], np.int64)
+    if schema.user is None or schema.item is None:
+        return {"last_time": last}
+    items = rows.columns[:, schema.columns((schema.item,))[0]]
+    users = next(field.size for field in schema.fields if field.name == schema.user)
+    order = np.lexsort((rows.times, rows.users))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows.users, minlength=users))])
+    return {
+        "history_offsets": offsets,
+        "history_items": items[order].astype(np.int32),
+        "history_ratings": rows.ratings[order],
+        "last_time": last,
+    }
 
 
 def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:

@@ -50,17 +50,28 @@ class Position:
     finished: bool = False
 
 
-def train(config: Config, path: Path, resume: bool = False, overwrite: bool = False) -> None:
+Report = Callable[[int, dict[str, float]], bool]
+
+
+def train(
+    config: Config, path: Path, resume: bool = False, overwrite: bool = False, report: Report | None = None
+) -> None:
     """Train a run to its end, or until SIGTERM or Ctrl-C: they save and raise SystemExit (143 or 130).
+
+    Args:
+        report: called with the epoch and its metrics after each validation; True ends the run there (reason
+            ``stopped`` in ``metrics.jsonl``, unless it was at its end). After a restart an epoch may come again.
 
     Raises:
         UserError: the data set or the run directory does not fit, or the loss is not finite.
     """
     with _signals_noted() as stopped:
-        _train(config, path, resume, overwrite, stopped)
+        _train(config, path, resume, overwrite, report, stopped)
 
 
-def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: Callable[[], int]) -> None:
+def _train(
+    config: Config, path: Path, resume: bool, overwrite: bool, report: Report | None, stopped: Callable[[], int]
+) -> None:
     settings = config.training
 
     # ---- data and model: the task, with its feed and its validation ------------------------------------------------
@@ -137,6 +148,7 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
         position.epoch, position.block, position.sums["epoch"] = position.epoch + 1, 0, [0.0, 0]
         log.write("epoch", step, epoch=position.epoch, loss=loss, **speed)
         summary = f"epoch {position.epoch}: loss {loss:.4f}, {speed['events_per_s']:,.0f} events/s"
+        asked = False
         if task.validation is not None:
             with clock.part("evaluate"):
                 metrics = task.validation.metrics(**state.weights(), ks=cutoffs(config))
@@ -147,12 +159,14 @@ def _train(config: Config, path: Path, resume: bool, overwrite: bool, stopped: C
                 position.best, position.best_epoch = value, position.epoch
                 with clock.part("save"):
                     checkpoints.save_best(state, {"epoch": position.epoch, **metrics})
+            asked = report is not None and report(position.epoch, metrics)
         print(summary, flush=True)
         waited = position.epoch - position.best_epoch
         early = 0 < settings.early_stopping <= waited
-        position.finished = early or position.epoch == settings.epochs
+        over = position.epoch == settings.epochs
+        position.finished = early or over or asked
         if position.finished:
-            reason = "early stopping" if early else "all epochs"
+            reason = "early stopping" if early else "all epochs" if over else "stopped"
             times = {f"seconds_{name}": value for name, value in clock.seconds.items()}
             log.write("end", step, epoch=position.epoch, best_epoch=position.best_epoch, reason=reason, **times)
         save()

@@ -6,6 +6,7 @@
                          of every field is the unknown value
     rows/                columns.npy int32[n, C], numbers.npy float32[n, M], ratings.npy float32[n], times.npy int64[n]
     users.npy  items.npy int32[entities, C'], the columns of the user's and the item's side by the entity's index
+    users_numbers.npy  items_numbers.npy float32[entities, M'], likewise
     users.parquet  items.parquet
                          what is known of each, to be shown; row r is index r
 
@@ -111,6 +112,10 @@ class Schema:
         }
         wanted = [field.name for field in self.coded] if names is None else [n for n in names if n in place]
         return np.concatenate([np.zeros(0, np.int64), *(place[name] for name in wanted)])
+
+    def numbers_of_side(self, side: str) -> np.ndarray:
+        """int64[M']: which numbers are of one side."""
+        return np.flatnonzero([field.side == side for field in self.numerical])
 
     def of_side(self, side: str) -> tuple[str, ...]:
         """Names of the coded fields of one side."""

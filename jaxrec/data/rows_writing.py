@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxrec.data.rows import Field
+from jaxrec.data.rows import Field, Schema
 from jaxrec.data.writing import file_entry
 
 
@@ -47,6 +47,7 @@ class RawRows:
         calendar: fields that are the ``year``, ``month`` or ``decade`` of the row's time, UTC.
         options: the source's choices, for the manifest.
         min_count: values of fewer rows are unknown.
+        extras: more entries of the manifest.
     """
 
     fields: list[RawField]
@@ -61,6 +62,7 @@ class RawRows:
     calendar: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     min_count: int = 1
+    extras: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -75,11 +77,12 @@ class Coded:
 def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
     """Encode and write; returns the manifest's entries."""
     coded = [_encode(part, raw.min_count) for part in raw.fields]
-    columns = np.concatenate([c.columns for c in coded if c.field.kind != "numerical"], axis=1)
+    n = len(raw.ratings)
+    columns = [np.zeros((n, 0), np.int32), *(c.columns for c in coded if c.field.kind != "numerical")]
     numbers = [c.columns for c in coded if c.field.kind == "numerical"]
     arrays = {
-        "columns": columns,
-        "numbers": np.stack(numbers, axis=1) if numbers else np.zeros((len(columns), 0), np.float32),
+        "columns": np.concatenate(columns, axis=1),
+        "numbers": np.stack(numbers, axis=1) if numbers else np.zeros((n, 0), np.float32),
         "ratings": np.asarray(raw.ratings, np.float32),
         "times": np.asarray(raw.times, np.int64),
     }
@@ -90,9 +93,9 @@ def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
             name = f"vocabulary/{part.field.name}.parquet"
             pq.write_table(part.vocabulary, out / name)
             files[name] = file_entry(out / name)
-    for side, name in (("user", raw.user), ("item", raw.item)):
-        if name is not None:
-            files |= _write_entities(side, name, coded, columns, raw.shown.get(side), out)
+    for side, entity in (("user", raw.user), ("item", raw.item)):
+        if entity is not None:
+            files |= _write_entities(side, entity, coded, arrays, raw.shown.get(side), out)
     positive = int((arrays["ratings"] >= raw.threshold).sum())
     sizes = {c.field.name: c.field.size - 1 for c in coded if c.vocabulary is not None}
     return {
@@ -101,7 +104,8 @@ def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
         "item": raw.item,
         "calendar": raw.calendar,
         "label": {"threshold": raw.threshold, "low": raw.low, "high": raw.high},
-        "counts": {"rows": len(columns), "positive": positive, "values": sizes},
+        "counts": {"rows": n, "positive": positive, "values": sizes},
+        **raw.extras,
         "files": files,
     }
 
@@ -131,12 +135,11 @@ def _encode(raw: RawField, min_count: int) -> Coded:
 
 def _occurrences(raw: RawField, index: np.ndarray, n: int) -> np.ndarray:
     """int64[n]: the rows that hold each value."""
-    if raw.by is None:
-        weight = np.ones(len(index), np.int64)
-    else:
-        weight = np.bincount(raw.by, minlength=len(raw.values))
-        if raw.kind == "bag":
-            weight = np.repeat(weight, _lengths(raw.values))
+    entities = len(raw.values)
+    weight = np.ones(entities, np.int64) if raw.by is None else np.bincount(raw.by, minlength=entities)
+    if raw.kind == "bag":  # a value that one bag holds twice counts once
+        pairs = np.unique(np.repeat(np.arange(entities), _lengths(raw.values)) * (n + 1) + index + 1)
+        index, weight = pairs % (n + 1) - 1, weight[pairs // (n + 1)]
     return np.bincount(index[index >= 0], weights=weight[index >= 0], minlength=n).astype(np.int64)
 
 
@@ -145,53 +148,52 @@ def _lengths(lists: pa.Array) -> np.ndarray:
 
 
 def _fold(codes: np.ndarray, lists: pa.Array) -> np.ndarray:
-    """int32[entities, most]: the codes of each list; -1 behind its last one."""
+    """int32[entities, most]: the codes of each list; -1 behind its last one. Of an unknown list: the unknown value."""
     lengths = _lengths(lists)
     most = max(1, int(lengths.max(initial=1)))
     table = np.full((len(lengths), most), -1, np.int32)
     table[np.arange(most) < lengths[:, None]] = codes
+    table[lists.is_null().to_numpy(zero_copy_only=False), 0] = 0
     return table
 
 
 def _standardise(raw: RawField) -> Coded:
-    values = raw.values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    values = raw.values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # an id may exceed 2^53
     values = values if raw.by is None else values[raw.by]
     known = np.isfinite(values)
-    mean = float(values[known].mean()) if known.any() else 0.0
-    deviation = float(values[known].std()) if known.any() else 0.0
-    deviation = deviation if deviation > 0 else 1.0
-    numbers = np.where(known, (values - mean) / deviation, 0.0).astype(np.float32)
+    some = values[known] if known.any() else np.zeros(1)
+    mean, deviation = float(some.mean()), float(some.std())
+    if some.min() == some.max() or deviation == 0:  # the deviation of equal numbers may be a rounding error
+        mean, deviation = float(some[0]), 1.0
+    numbers = np.zeros(len(values), np.float32)
+    numbers[known] = (values[known] - mean) / deviation
     return Coded(Field(raw.name, raw.kind, raw.side, 1, 0, mean, deviation), numbers, None)
 
 
 def _write_entities(
-    side: str, name: str, coded: list[Coded], columns: np.ndarray, shown: pa.Table | None, out: Path
+    side: str, name: str, coded: list[Coded], arrays: dict[str, np.ndarray], shown: pa.Table | None, out: Path
 ) -> dict[str, Any]:
-    """The columns of one side by entity, as they last stood in the rows, and what is to be shown of each."""
-    start, own, mine = 0, 0, []
-    vocabulary = None
-    for part in coded:
-        if part.field.kind == "numerical":
-            continue
-        if part.field.name == name:
-            own, vocabulary = start, part.vocabulary
-        if part.field.side == side:
-            mine += range(start, start + part.field.width)
-        start += part.field.width
+    """Columns and numbers of one side by entity, as they last stood in the rows, and what is to be shown of each."""
+    schema = Schema(tuple(part.field for part in coded), None, None, 0.0, 0.0, 1.0)
+    vocabulary = next(part.vocabulary for part in coded if part.field.name == name)
     assert vocabulary is not None
-    table = np.zeros((len(vocabulary) + 1, len(mine)), np.int32)
-    table[columns[:, own]] = columns[:, mine]  # a later row wins
-    table[0] = 0
+    own = arrays["columns"][:, schema.columns((name,))[0]]
+    entities, behind = np.unique(own[::-1], return_index=True)
+    last = len(own) - 1 - behind  # the row of each; NumPy does not say which of several assignments wins
+    files = {}
+    for kind, places in (("", schema.columns(schema.of_side(side))), ("_numbers", schema.numbers_of_side(side))):
+        source = arrays["columns" if not kind else "numbers"]
+        table = np.zeros((len(vocabulary) + 1, len(places)), source.dtype)
+        table[entities] = source[last][:, places]
+        table[0] = 0
+        files[f"{side}s{kind}.npy"] = _write(out / f"{side}s{kind}.npy", table)
     ids = pa.table({name: vocabulary["value"]})
     if shown is not None:
         order = pc.index_in(vocabulary["value"], shown[name])
         ids = shown.take(order).set_column(shown.column_names.index(name), name, vocabulary["value"])
     unknown = pa.table({column: pa.nulls(1, ids.schema.field(column).type) for column in ids.column_names})
     pq.write_table(pa.concat_tables([unknown, ids]), out / f"{side}s.parquet")
-    return {
-        f"{side}s.npy": _write(out / f"{side}s.npy", table),
-        f"{side}s.parquet": file_entry(out / f"{side}s.parquet"),
-    }
+    return files | {f"{side}s.parquet": file_entry(out / f"{side}s.parquet")}
 
 
 def _write(path: Path, array: np.ndarray) -> dict[str, Any]:

@@ -140,7 +140,8 @@ class AutoInt:
 
         def init(key: Array, shape: tuple[int, int]) -> Array:
             vectors = std * jax.random.normal(key, shape)
-            return vectors.at[:, self._dim :].set(0.0)  # weights of the first order begin at 0
+            vectors = vectors.at[:, self._dim :].set(0.0)  # weights of the first order begin at 0
+            return vectors.at[self._stack.unknown].set(0.0)  # where nothing trains the unknown values, they say nothing
 
         self.tables = {"field": TableSpec(self._stack.rows, self._dim + self._first_order, init, dense=self._dense)}
 
@@ -218,9 +219,9 @@ class AutoInt:
         """float32[outputs, B], with dropout where there is a key for it."""
         folded = self._stack.fold(vectors, ids, numbers)  # [B, F, D (+ 1)]
         rngs = {} if key is None else {"dropout": key}
-        outputs, projections = self._network.apply(
-            {"params": params}, folded[..., : self._dim], key is not None, rngs=rngs
-        )
+        vectors = folded[..., : self._dim]
+        found: Any = self._network.apply({"params": params}, vectors, key is not None, rngs=rngs)
+        outputs, projections = found
         if self._first_order:
             outputs = outputs.at[0].add(jnp.sum(folded[..., self._dim], axis=1))
         return outputs, projections

@@ -18,12 +18,14 @@ class Stack(NamedTuple):
     Attributes:
         offsets: int32[C + M]: of each column, then of each number, the first row of its field.
         widths: columns of each coded field, in order.
+        unknown: int32[fields]: the row of each coded field's unknown value.
         order: the place of each field of the schema among coded fields first, numbers last.
         rows: of the table.
     """
 
     offsets: np.ndarray
     widths: tuple[int, ...]
+    unknown: np.ndarray
     order: tuple[int, ...]
     rows: int
 
@@ -34,8 +36,9 @@ class Stack(NamedTuple):
         widths = [field.width for field in schema.coded] + [1] * len(schema.numerical)
         names = [field.name for field in (*schema.coded, *schema.numerical)]
         order = tuple(names.index(field.name) for field in schema.fields)
+        unknown = starts[: len(schema.coded)].astype(np.int32)
         offsets = np.repeat(starts[:-1], widths).astype(np.int32)
-        return cls(offsets, tuple(field.width for field in schema.coded), order, int(starts[-1]))
+        return cls(offsets, tuple(field.width for field in schema.coded), unknown, order, int(starts[-1]))
 
     def ids(self, columns: Array) -> Array:
         """int32[..., C + M]: rows of the table; -1 where a bag has ended. Numbers read the one row of their field."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import pyarrow.parquet
 
 from jaxrec.data.events import DAY, Raw
 from jaxrec.data.markov import MAX_LENGTH, Markov, draw, make_markov
+from jaxrec.data.sources.shared import ranged
 
 HELP = "made-up sessions with a known best result; needs no raw data"
 DEFAULTS = {"min_item_support": 1, "test_days": 3}
@@ -25,28 +26,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     def number(option: str, kind: Callable[[str], float], default: float, help: str) -> None:
         parser.add_argument(f"--{option}", type=kind, default=default, metavar="N", help=f"{help} (default {default})")
 
-    number("items", _number(int, 2, 10**7), 1000, "items in the catalogue")
-    number("sessions", _number(int, 1, 10**7), 30_000, "sessions to make")
-    number("mean-length", _number(float, 2, 20), 7.0, f"mean clicks of a session, of which each has 2 to {MAX_LENGTH}")
-    number("days", _number(int, 1, 10_000), 30, "days over which they are spread")
-    number("successors", _number(int, 1, 1000), 12, "items that tend to follow each item")
-    number("epsilon", _number(float, 0, 1), 0.2, "probability of a next item by popularity instead")
-    number("skew", _number(float, 0, 3), 0.8, "popularity falls as rank to the power of -skew")
-    number("seed", _number(int, 0, 2**32), 0, "another seed makes another data set")
-
-
-def _number(kind: type, least: float, most: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            what = "a whole number" if kind is int else "a number"
-            raise ArgumentTypeError(f"'{text}': expected {what} from {least} to {most}")
-        return value
-
-    return number
+    number("items", ranged(int, 2, 10**7), 1000, "items in the catalogue")
+    number("sessions", ranged(int, 1, 10**7), 30_000, "sessions to make")
+    number("mean-length", ranged(float, 2, 20), 7.0, f"mean clicks of a session, of which each has 2 to {MAX_LENGTH}")
+    number("days", ranged(int, 1, 10_000), 30, "days over which they are spread")
+    number("successors", ranged(int, 1, 1000), 12, "items that tend to follow each item")
+    number("epsilon", ranged(float, 0, 1), 0.2, "probability of a next item by popularity instead")
+    number("skew", ranged(float, 0, 3), 0.8, "popularity falls as rank to the power of -skew")
+    number("seed", ranged(int, 0, 2**32), 0, "another seed makes another data set")
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:

@@ -1,0 +1,274 @@
+"""Any table of labelled rows in one CSV or Parquet file, with the roles of its columns given on the command line."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from jaxrec.data.duck import quoted
+from jaxrec.data.reading import TEXT, Field, Table, load, open_table
+from jaxrec.data.rows_writing import RawField, RawRows
+from jaxrec.data.sources.shared import NUMBERS, add_file_arguments, ranged, time_parser
+from jaxrec.errors import UserError, nearest
+
+HELP = "any labelled rows, such as clicks or ratings: one CSV, CSV in gzip or Parquet file, one row a line"
+KIND = "rows"
+
+LARGEST = 1e30  # of a number: its square is still one, and as float32 it is finite
+MOST_VALUES = 256  # of a bag: every row takes as many columns as the longest one
+BETWEEN = 31  # code of the character between the values of a bag, once it is read: ASCII's unit separator
+
+
+class Role(NamedTuple):
+    """What a column is for: ``kind`` and ``side`` as in ``rows.Field``, and the option that says so."""
+
+    kind: str
+    side: str
+    option: str
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    def columns(option: str, help: str) -> None:
+        parser.add_argument(option, nargs="+", action="extend", default=[], metavar="COL", help=help)
+
+    parser.add_argument("--raw", type=Path, required=True, metavar="FILE", help=".csv, .csv.gz or .parquet")
+    parser.add_argument("--label", required=True, metavar="COL", help="column: the label, a number")
+    parser.add_argument(
+        "--positive", type=ranged(float, -LARGEST, LARGEST), metavar="X", help="a label is positive from X on "
+        "(default 1 where all labels are 0 or 1; otherwise it has to be given)",
+    )  # fmt: skip
+    parser.add_argument("--user", metavar="COL", help="column: the user; integers or text, also a categorical field")
+    parser.add_argument("--item", metavar="COL", help="column: the item; integers or text, also a categorical field")
+    parser.add_argument("--time", metavar="COL", help="column: the time; a date and time or a number")
+    columns("--categorical", "columns of one value each; an empty one is unknown")
+    columns("--bag", "columns of several values each: text with --bag-separator between them, or Parquet lists")
+    parser.add_argument("--bag-separator", type=_separator, default="|", metavar="TEXT", help="(default |)")
+    columns("--numerical", "columns of numbers, which are standardised; an empty one becomes the mean")
+    columns("--log-numerical", "those of them of which sign(x) log(1 + |x|) is taken first, such as prices and counts")
+    columns("--user-fields", "fields that describe the user; an item's or the occasion's are the others")
+    columns("--item-fields", "fields that describe the item")
+    parser.add_argument(
+        "--min-count", type=ranged(int, 1, 2**31 - 1), default=1, metavar="N",
+        help="values of fewer rows are unknown (default 1)",
+    )  # fmt: skip
+    add_file_arguments(parser)
+
+
+def _separator(text: str) -> str:
+    if not text:
+        raise ArgumentTypeError("expected at least one character, such as |")
+    return "\t" if text == "\\t" else text
+
+
+def read(connection: Any, arguments: Namespace) -> RawRows:
+    """Read the file; the fields are user, item, categorical ones, bags and numbers, each in the order of its option."""
+    roles = _roles(arguments)
+    table = open_table(connection, arguments.raw, delimiter=arguments.delimiter)
+    hint = "" if len(table.columns) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
+    for column in (arguments.label, *roles, *([] if arguments.time is None else [arguments.time])):
+        table.column(column, hint)
+    columns = [_number("label", table, arguments.label, optional=False)]
+    columns += [_column(f"field{i}", table, name, role.kind, arguments.bag_separator)
+                for i, (name, role) in enumerate(roles.items())]  # fmt: skip
+    unit = None
+    if arguments.time is not None:
+        unit, parse, expected = time_parser(connection, table, arguments.time, arguments.time_unit)
+        columns.append(Field("time", arguments.time, parse, expected))
+    load(connection, table, columns)
+    labels = _fetch(connection, "label").to_numpy()
+    threshold = _threshold(arguments, labels)
+    fields = [_field(connection, f"field{i}", name, role, table.path) for i, (name, role) in enumerate(roles.items())]
+    times = _fetch(connection, "time").to_numpy() // 1000 if unit else np.zeros(len(labels), np.int64)
+    sides = (("user", arguments.user), ("item", arguments.item))
+    return RawRows(
+        fields=[_logarithm(field) if field.name in arguments.log_numerical else field for field in fields],
+        ratings=labels,
+        times=times,
+        threshold=threshold,
+        low=float(labels.min()),
+        high=float(labels.max()),
+        user=arguments.user,
+        item=arguments.item,
+        shown={side: _shown(fields, side, name) for side, name in sides if name is not None},
+        options=_options(arguments) | {"positive": threshold, "time_unit": unit},
+        min_count=arguments.min_count,
+    )
+
+
+def _options(arguments: Namespace) -> dict[str, Any]:
+    names = ("label", "user", "item", "time", "categorical", "bag", "bag_separator", "numerical", "log_numerical",
+             "user_fields", "item_fields", "min_count", "delimiter")  # fmt: skip
+    return {name: getattr(arguments, name) for name in names}
+
+
+# ---- what the options say --------------------------------------------------------------------------------------------
+
+
+def _roles(arguments: Namespace) -> dict[str, Role]:
+    """The role of every column that is a field.
+
+    Raises:
+        UserError: a column with two roles, a name that is no field where there must be one, or no field at all.
+    """
+    found = {arguments.label: Role("label", "", "--label")}
+    named = [("time", "--time", [arguments.time]), ("categorical", "--user", [arguments.user])]
+    named += [("categorical", "--item", [arguments.item]), ("categorical", "--categorical", arguments.categorical)]
+    named += [("bag", "--bag", arguments.bag), ("numerical", "--numerical", arguments.numerical)]
+    for kind, option, columns in named:
+        for column in columns:
+            if column is None:
+                continue
+            if column in found:
+                raise UserError(f"{option} {column}: the column is {found[column].option} already; name it once")
+            if "/" in column or "\0" in column or len(column.encode()) > 200:  # a field's vocabulary is a file
+                raise UserError(f"{option} {column[:40]}: a name with a / or of over 200 bytes; rename the column")
+            found[column] = Role(kind, option[2:] if option in ("--user", "--item") else "context", option)
+    fields = {name: role for name, role in found.items() if role.kind not in ("label", "time")}
+    if not fields:
+        raise UserError("no fields to learn from; name columns with --user, --item, --categorical, --bag, --numerical")
+    if arguments.time is None and arguments.time_unit != "auto":
+        raise UserError("--time-unit: belongs to --time; leave it out, or name the column of the time")
+    numbers = [name for name, role in fields.items() if role.kind == "numerical"]
+    for name in arguments.log_numerical:
+        if name not in numbers:
+            raise UserError(f"--log-numerical {name}: not one of --numerical{nearest(name, numbers)}; add it there too")
+    return _with_sides(fields, arguments)
+
+
+def _with_sides(fields: dict[str, Role], arguments: Namespace) -> dict[str, Role]:
+    """The fields with the sides that ``--user-fields`` and ``--item-fields`` give them."""
+    for side in ("user", "item"):
+        option, names = f"--{side}-fields", getattr(arguments, f"{side}_fields")
+        if names and getattr(arguments, side) is None:
+            raise UserError(f"{option}: needs --{side}, the column of what they describe; add it or leave them out")
+        for name in names:
+            if name not in fields:
+                raise UserError(f"{option} {name}: no such field{nearest(name, fields)}; there are {', '.join(fields)}")
+            if fields[name].side not in ("context", side):
+                raise UserError(f"{option} {name}: the field is of the {fields[name].side} already; name it once")
+            fields[name] = fields[name]._replace(side=side)
+    return fields
+
+
+def _threshold(arguments: Namespace, labels: np.ndarray) -> float:
+    """From which label on rows are positive.
+
+    Raises:
+        UserError: it has to be said and is not, or all rows are of one class.
+    """
+    place, threshold = f"{arguments.raw}: column '{arguments.label}'", arguments.positive
+    if threshold is None:
+        other = np.flatnonzero((labels != 0) & (labels != 1))
+        if len(other):
+            raise UserError(
+                f"{arguments.raw}: row {other[0] + 1:,}, column '{arguments.label}': found {labels[other[0]]:g}, so "
+                "labels are not all 0 or 1; say with --positive from which number on they are positive"
+            )
+        threshold = 1.0
+    positive = labels.astype(np.float32) >= threshold  # as they will be compared
+    if positive.all() or not positive.any():
+        of = "positive" if positive.all() else "negative"
+        raise UserError(
+            f"{place}: found labels from {labels.min():g} to {labels.max():g}, all {of} (positive is {threshold:g} or "
+            f"more), so there is nothing to learn; add rows of the other class or choose another --positive"
+        )
+    return float(threshold)
+
+
+# ---- what the file holds ---------------------------------------------------------------------------------------------
+
+
+def _column(name: str, table: Table, column: str, kind: str, separator: str) -> Field:
+    """How a field is read: text (of a bag with BETWEEN between values), empty where unknown; or a number, NaN there."""
+    if kind == "numerical":
+        return _number(name, table, column, optional=True)
+    _, found = table.column(column)
+    if found.endswith("]"):
+        if kind != "bag":
+            raise UserError(f"{table.path}: column '{column}' holds lists ({found}); give it to --bag instead")
+        return Field(name, column, lambda sql: f"coalesce(array_to_string({sql}, chr({BETWEEN})), '')", "a list")
+    if found.startswith(("STRUCT", "MAP", "UNION", "BLOB")):
+        raise UserError(f"{table.path}: column '{column}' is of type {found}; expected integers or text")
+    if kind == "bag":
+        text = f"replace(CAST({{}} AS VARCHAR), {quoted(separator)}, chr({BETWEEN}))"
+        return Field(name, column, lambda sql: f"coalesce({text.format(sql)}, '')", "values")
+    return Field(name, column, lambda sql: f"coalesce(CAST({sql} AS VARCHAR), '')", "a value")
+
+
+def _number(name: str, table: Table, column: str, optional: bool) -> Field:
+    _, found = table.column(column)
+    if found not in (TEXT, "BOOLEAN", *NUMBERS) and not found.startswith("DECIMAL"):
+        raise UserError(f"{table.path}: column '{column}' is of type {found}; expected numbers")
+
+    def parse(sql: str) -> str:
+        number = f"TRY_CAST({sql} AS DOUBLE)"
+        usable = f"CASE WHEN abs({number}) <= {LARGEST} THEN {number} END"
+        if not optional:
+            return usable
+        empty = f"coalesce(trim(CAST({sql} AS VARCHAR)), '') = '' OR isnan({number})"
+        return f"CASE WHEN {empty} THEN CAST('nan' AS DOUBLE) ELSE {usable} END"
+
+    return Field(name, column, parse, f"a number of at most {LARGEST:g}{' or nothing' if optional else ''}")
+
+
+def _fetch(connection: Any, expression: str) -> pa.ChunkedArray:
+    """A column of the table ``raw``, in the order of the rows."""
+    return connection.sql(f"SELECT {expression} AS value FROM raw").to_arrow_table()["value"]
+
+
+def _field(connection: Any, column: str, name: str, role: Role, raw: Path) -> RawField:
+    if role.kind == "numerical":
+        numbers = pa.array(_fetch(connection, column).to_numpy(), from_pandas=True)  # NaN becomes null
+        return RawField(name, role.kind, role.side, numbers)
+    # Rows as codes of distinct values: the text of a large file's column is more than one array can hold.
+    codes = _fetch(connection, f"nullif({column}, '')").dictionary_encode("encode").combine_chunks()
+    by = codes.indices.to_numpy().astype(np.int64)
+    if role.kind == "categorical":
+        return RawField(name, role.kind, role.side, _integers_where_possible(codes.dictionary), by)
+    lists = [_bag(text) for text in codes.dictionary.to_pylist()]
+    lengths = np.array([len(values) for values in lists])
+    longest = np.flatnonzero(lengths[by] > MOST_VALUES)
+    if len(longest):
+        raise UserError(
+            f"{raw}: row {longest[0] + 1:,}, column '{name}': a bag of {lengths[by[longest[0]]]:,} values, at most "
+            f"{MOST_VALUES} are allowed; shorten it, or check --bag-separator"
+        )
+    values = _integers_where_possible(pa.array([value for one in lists for value in one], pa.string()))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    return RawField(name, role.kind, role.side, pa.ListArray.from_arrays(offsets, values), by)
+
+
+def _bag(text: str | None) -> list[str | None]:
+    """Its values; the unknown one where there are none."""
+    return [value for value in (text or "").split(chr(BETWEEN)) if value] or [None]
+
+
+def _integers_where_possible(values: pa.Array) -> pa.Array:
+    """As int64 if that loses nothing: no leading zero, sign or space in any of them."""
+    try:
+        integers = values.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return values
+    return integers if integers.cast(values.type).equals(values) else values
+
+
+def _logarithm(field: RawField) -> RawField:
+    values = field.values.to_numpy(zero_copy_only=False)
+    return replace(field, values=pa.array(np.sign(values) * np.log1p(np.abs(values)), from_pandas=True))
+
+
+def _shown(fields: list[RawField], side: str, name: str) -> pa.Table:
+    """The raw values of the fields of one side by entity, as they last stood in the rows."""
+    entity = next(field for field in fields if field.name == name)
+    assert entity.by is not None
+    last = len(entity.by) - 1 - np.unique(entity.by[::-1], return_index=True)[1]  # every code has a row
+    columns = {name: entity.values}
+    for field in fields:
+        if field.side == side and field.name != name:
+            columns[field.name] = field.values.take(pa.array(last if field.by is None else field.by[last]))
+    return pa.table(columns)

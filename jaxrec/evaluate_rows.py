@@ -1,0 +1,223 @@
+"""The metrics of a click model's run on a split of rows, by group, and beside baselines; see jaxrec/evaluate.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from jax.nn import sigmoid
+
+from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_calibration
+from jaxrec.cli import progress
+from jaxrec.click_metrics import Calibration, by_group, calibration, click_metrics
+from jaxrec.config import Config
+from jaxrec.data.dataset import open_dataset
+from jaxrec.data.protocols import RowSplits
+from jaxrec.data.rows import Rows, RowsDataset
+from jaxrec.errors import UserError, nearest
+from jaxrec.row_evaluation import RowEvaluator
+from jaxrec.rundir import Run, load_click_model
+from jaxrec.tasks import known_rows, selected_rows
+
+ACTIVITY = "activity"
+MOST_VALUES = 12  # of a field that is reported by value unless asked for
+
+
+def evaluate_rows(
+    run: Run,
+    split: str,
+    ks: Sequence[int],
+    data: str | None = None,
+    compared: Sequence[str] = (),
+    groups: Sequence[str] | None = None,
+) -> tuple[dict[str, Any], Calibration]:
+    """Metrics of a run on a split, as they are written to ``eval-<split>.json``, and its reliability by bin.
+
+    Args:
+        ks: cut-offs of the rankings of each user's rows.
+        data: the dataset directory where it is no longer at the configuration's ``data.path``.
+        compared: names of baselines to fit on the run's training rows and measure beside it.
+        groups: ``activity`` and fields of the user to report by; None for activity and those with few values.
+
+    Raises:
+        UserError: the data set is not the one that the run was trained on, the split is empty or has a single class, or
+            there is no such group.
+    """
+    dataset = open_rows(data or run.config.data.path, run)
+    rows, splits = selected_rows(run.config, dataset)
+    chosen = _chosen(splits, split, dataset.path)
+    model, parameters, which = load_click_model(run)
+    begin = time.perf_counter()
+    known = known_rows(run.schema, rows.take(chosen), run.value_counts())
+    evaluator = RowEvaluator(model, known, run.config.evaluation)
+    with progress(f"evaluating {split}", evaluator.blocks) as update:
+        logits = evaluator.logits(parameters["params"], parameters["tables"], update)
+    users = known.users if np.any(known.users) else None
+    result: dict[str, Any] = {
+        "split": split,
+        "rows": len(known),
+        "positive": round(float(known.labels.mean()), 6),
+        "checkpoint": which,
+        **click_metrics(logits, known.labels, users, ks),
+        "seconds": round(time.perf_counter() - begin, 3),
+    }
+    result["groups"] = _groups(dataset, rows, splits.train, chosen, logits, ks, groups)
+    if compared:
+        result["baselines"] = measure_baselines(compared, dataset, rows, splits.train, chosen, ks)
+    return result, calibration(sigmoid(logits), known.labels)
+
+
+def evaluate_row_baselines(
+    dataset: RowsDataset, config: Config, split: str, ks: Sequence[int], compared: Sequence[str]
+) -> dict[str, Any]:
+    """Metrics of baselines without a run, on the split that ``config.data`` makes."""
+    dataset.verify()
+    rows, splits = selected_rows(config, dataset)
+    chosen = _chosen(splits, split, dataset.path)
+    found = measure_baselines(compared, dataset, rows, splits.train, chosen, ks)
+    return {"split": split, "rows": len(chosen), "fitted_on": len(splits.train), "baselines": found}
+
+
+def open_rows(path: str, run: Run) -> RowsDataset:
+    """The data set that a run was trained on.
+
+    Raises:
+        UserError: it is not there, or another one.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
+    dataset = open_dataset(path)
+    if not isinstance(dataset, RowsDataset) or dataset.manifest["content_hash"] != run.manifest["content_hash"]:
+        raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")
+    dataset.verify()
+    return dataset
+
+
+def parse_baselines(names: Sequence[str]) -> list[str]:
+    """Names of baselines for rows; ``all`` stands for every one.
+
+    Raises:
+        UserError: no such baseline.
+    """
+    wanted = list(RATING_BASELINES) if "all" in names else list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in RATING_BASELINES:
+            raise UserError(f"--baselines {name}: none of rows{nearest(name, RATING_BASELINES)}; there are "
+                            f"{', '.join(RATING_BASELINES)}, or all")  # fmt: skip
+    return wanted
+
+
+def measure_baselines(
+    names: Sequence[str], dataset: RowsDataset, rows: Rows, train: np.ndarray, chosen: np.ndarray, ks: Sequence[int]
+) -> dict[str, dict[str, float]]:
+    """Metrics of baselines fitted on the training rows; a held-out tenth turns their scores into probabilities."""
+    schema = dataset.schema
+    if schema.user is None or schema.item is None:
+        raise UserError(f"--baselines: {dataset.path} has no user and item fields; leave the option out")
+    columns = np.asarray(dataset.array("rows/columns.npy"))
+    user, item = (columns[:, schema.columns((name,))[0]] for name in (schema.user, schema.item))
+    sizes = {field.name: field.size for field in schema.fields}
+    every = RatingRows(user, item, rows.ratings, rows.labels)
+    found = {}
+    for name in names:
+        begin = time.perf_counter()
+        fit: Callable[..., Any] = partial(RATING_BASELINES[name])
+        fitted = held_out_calibration(fit, every.take(train), sizes[schema.user], sizes[schema.item])
+        asked = every.take(chosen)
+        scores = fitted.score(asked.user, asked.item)
+        logits = fitted.calibration.slope * scores + fitted.calibration.intercept
+        found[name] = click_metrics(logits.astype(np.float32), asked.label, asked.user, ks)
+        found[name]["seconds"] = round(time.perf_counter() - begin, 3)
+    return found
+
+
+def _chosen(splits: RowSplits, split: str, path: Path) -> np.ndarray:
+    chosen: np.ndarray = getattr(splits, split)
+    if not len(chosen):
+        raise UserError(f"{path}: the {split} split is empty; choose another --split")
+    return chosen
+
+
+def _groups(
+    dataset: RowsDataset,
+    rows: Rows,
+    train: np.ndarray,
+    chosen: np.ndarray,
+    logits: np.ndarray,
+    ks: Sequence[int],
+    wanted: Sequence[str] | None,
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Metrics by quartile of the user's number of training rows, and by value of fields of the user."""
+    schema = dataset.schema
+    if schema.user is None:
+        if wanted:
+            raise UserError(f"--groups: {dataset.path} has no user field; leave the option out")
+        return {}
+    fields = [f for f in schema.coded if f.side == "user" and f.kind == "categorical" and f.name != schema.user]
+    names = [ACTIVITY, *(field.name for field in fields)]
+    for name in wanted or ():
+        if name not in names:
+            raise UserError(f"--groups {name}: no such group{nearest(name, names)}; there are {', '.join(names)}")
+    if wanted is None:
+        wanted = [ACTIVITY, *(field.name for field in fields if field.size <= MOST_VALUES)]
+    users, labels = rows.users[chosen], rows.labels[chosen]
+    result = {}
+    for name in wanted:
+        if name == ACTIVITY:
+            group, titles = _by_activity(rows.users, train, users)
+        else:
+            column = schema.columns((name,))[0]
+            group = np.asarray(dataset.array("rows/columns.npy"))[chosen, column]
+            titles = ["unknown", *map(str, _values(dataset.path, name))]
+        found = by_group(logits, labels, users, group, titles, ks)
+        result[name] = {title: metrics for title, metrics in found.items() if metrics["rows"]}
+    return result
+
+
+def _by_activity(users: np.ndarray, train: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The quartile of each asked row's user among users, by training rows; and what each quartile is."""
+    counts = np.bincount(users[train], minlength=int(users.max()) + 1)
+    edges = np.quantile(counts[np.unique(asked)], [0.25, 0.5, 0.75]).astype(int)
+    between = [f"{low + 1} to {high}" for low, high in pairwise(edges)]
+    titles = [f"up to {edges[0]} training rows", *between, f"more than {edges[2]}"]
+    return np.searchsorted(edges, counts[asked], side="left"), titles
+
+
+def _values(path: Path, name: str) -> list[Any]:
+    values: list[Any] = pq.read_table(path / "vocabulary" / f"{name}.parquet")["value"].to_pylist()
+    return values
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def row_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Path]) -> str:
+    """What the command prints about a run."""
+    lines = [
+        f"{result['split']}: {result['rows']:,} rows, {result['positive']:.1%} positive, {result['checkpoint']} "
+        f"checkpoint, {result['seconds']:.1f} s",
+        *metrics_table({"this run": result, **result.get("baselines", {})}, ks),
+    ]
+    for name, groups in result["groups"].items():
+        lines += ["", f"by {name}", *metrics_table(groups, ks[:1])]
+    return "\n".join([*lines, *(f"written to {file}" for file in files)])
+
+
+def metrics_table(rows: dict[str, dict[str, Any]], ks: Sequence[int]) -> list[str]:
+    """A line for each row of metrics, under a head."""
+    kinds = [f"{kind}@{k}" for k in ks for kind in ("ndcg", "hit_rate", "ndcg_published", "hit_rate_published")]
+    names = ["auc", "log_loss", "ece", *(kind for kind in kinds if any(kind in row for row in rows.values()))]
+    short = {name: name.replace("hit_rate", "hit").replace("published", "publ").replace("_", " ") for name in names}
+    width = max(len("this run"), *map(len, rows))
+    lines = [" " * width + "".join(f"{short[name]:>14}" for name in names)]
+    for title, row in rows.items():
+        cells = (f"{'-':>14}" if row.get(name) is None else f"{row[name]:14.4f}" for name in names)
+        count = f"{row['rows']:>12,} rows" if "rows" in row and title != "this run" else ""
+        lines.append(f"{title:{width}}" + "".join(cells) + count)
+    return lines

@@ -1,0 +1,202 @@
+"""What a search leaves for the reader: a line a trial, trials.csv, best.yaml, and two pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxrec import config as configuration
+from jaxrec.click_metrics import higher_is_better
+from jaxrec.config import Config
+from jaxrec.errors import UserError
+from jaxrec.rundir import write_text
+from jaxrec.search_space import Parameter, Space
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from optuna.trial import FrozenTrial
+
+STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
+COLUMNS = 3  # panels side by side
+PANEL = (4.0, 3.2)  # inches
+LABEL = 16  # characters of a choice under its place
+
+
+def best_epoch(trial: FrozenTrial, higher: bool) -> int | None:
+    """The epoch of a trial's best value, the first where several share it; None without a value."""
+    values = {epoch: value for epoch, value in trial.intermediate_values.items() if not math.isnan(value)}
+    return min(values, key=lambda epoch: (-values[epoch] if higher else values[epoch], epoch), default=None)
+
+
+def best_trial(trials: Sequence[FrozenTrial], higher: bool) -> FrozenTrial | None:
+    """The best of the complete trials, the first where several share the value; None without any."""
+    values = {trial.number: _value(trial, higher) for trial in trials if trial.state.name == "COMPLETE"}
+    best = min(values, key=lambda number: (-values[number] if higher else values[number], number), default=None)
+    return None if best is None else next(trial for trial in trials if trial.number == best)
+
+
+def _value(trial: FrozenTrial, higher: bool) -> float:
+    """A trial's value at its best epoch, also that of a pruned one; not a number without any."""
+    epoch = best_epoch(trial, higher)
+    return math.nan if epoch is None else trial.intermediate_values[epoch]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What is written about a search.
+
+    Attributes:
+        base, space: what was searched.
+        out: the study's directory.
+        metric: of the validation split.
+    """
+
+    base: Config
+    space: Space
+    out: Path
+    metric: str
+
+    @property
+    def higher(self) -> bool:
+        return higher_is_better(self.metric)
+
+    def line(self, trials: Sequence[FrozenTrial], number: int) -> str:
+        """A finished trial in a line."""
+        trial, best = trials[number], best_trial(trials, self.higher)
+        drawn = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
+        took = f"{trial.user_attrs['seconds']:.1f} s"
+        epoch = best_epoch(trial, self.higher)
+        if trial.state.name == "FAIL" or epoch is None:
+            outcome = f"failed ({trial.user_attrs.get('failure', 'no value')}), {took}"
+        else:
+            value = f"{self.metric} {_value(trial, self.higher):.4f} (epoch {epoch}), {took}"
+            outcome = f"{STATES[trial.state.name]}, {value}"
+        leader = f"; best {_value(best, self.higher):.4f} (trial {best.number})" if best else ""
+        return f"trial {number}: {outcome}; {drawn}{leader}"
+
+    def write_tables(self, trials: Sequence[FrozenTrial]) -> None:
+        """``trials.csv``, and ``best.yaml`` where a trial is complete."""
+        names = [parameter.field for parameter in self.space.parameters]
+        stream = io.StringIO()
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(["number", "state", "value", "best_epoch", "seconds", *names])
+        for trial in trials:
+            epoch, seconds = best_epoch(trial, self.higher), trial.user_attrs.get("seconds")
+            value = "" if epoch is None else repr(_value(trial, self.higher))
+            numbers = [value, "" if epoch is None else epoch, "" if seconds is None else f"{seconds:.2f}"]
+            row = [trial.number, STATES[trial.state.name], *numbers]
+            table.writerow([*row, *("null" if trial.params.get(n, "") is None else trial.params.get(n, "") for n in names)])
+        write_text(self.out / "trials.csv", stream.getvalue())
+        if (best := best_trial(trials, self.higher)) is None:
+            return
+        head = (
+            f"# validation {self.metric} {_value(best, self.higher):.6g} after epoch {best_epoch(best, self.higher)}: "
+            f"trial {best.number}, the best of {len(trials)} of python -m jaxrec.tune\n"
+            f"# its run: {self.out / f'trial_{best.number:04d}'}\n"
+            f"# python -m jaxrec.train --config {self.out / 'best.yaml'}\n"
+        )
+        config = self.space.config(self.base, best.params)
+        write_text(self.out / "best.yaml", head + configuration.dump(config))
+
+    def write(self, trials: Sequence[FrozenTrial]) -> None:
+        """Tables and pictures, and a last word.
+
+        Raises:
+            UserError: no trial is complete.
+        """
+        self.write_tables(trials)
+        best = best_trial(trials, self.higher)
+        if best is None:
+            raise UserError(f"{self.out}: none of {len(trials)} trials is complete, see trials.csv there; choose lower "
+                            "learning rates in --space and another --out")  # fmt: skip
+        _save(draw_history(trials, self.metric), self.out / "history.png")
+        _save(draw_parameters(trials, self.space.parameters, self.metric), self.out / "parameters.png")
+        count = [sum(STATES[trial.state.name] == state for trial in trials) for state in ("complete", "pruned", "failed")]
+        print(f"{self.out}: {len(trials)} trials ({count[0]} complete, {count[1]} pruned, {count[2]} failed); best "
+              f"{self.metric} {_value(best, self.higher):.4f} (trial {best.number}, epoch "
+              f"{best_epoch(best, self.higher)})")  # fmt: skip
+        print(f"wrote best.yaml, trials.csv, history.png and parameters.png; checkpoints are in trial_{best.number:04d}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "null" if value is None else str(value)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+def draw_history(trials: Sequence[FrozenTrial], metric: str) -> Figure:
+    """Values by trial, and the best so far as a line; failed trials are crosses at the bottom."""
+    from matplotlib.figure import Figure  # its own canvas: no display, no global state
+    from matplotlib.ticker import MaxNLocator
+
+    higher = higher_is_better(metric)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    _draw_values(axes, [(trial.number, trial) for trial in trials], higher)
+    failed = [trial.number for trial in trials if trial.state.name == "FAIL"]
+    if failed:
+        axes.plot(failed, [0.03] * len(failed), "x", color="C3", transform=axes.get_xaxis_transform(), label="failed")
+    leaders = [(trial.number, best_trial(trials[: place + 1], higher)) for place, trial in enumerate(trials)]
+    line = [(number, _value(best, higher)) for number, best in leaders if best is not None]
+    axes.step(*zip(*line, strict=True), where="post", color="C1", label="best so far")
+    axes.set_xlabel("trial")
+    axes.set_ylabel(f"validation {metric}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_parameters(trials: Sequence[FrozenTrial], parameters: Sequence[Parameter], metric: str) -> Figure:
+    """A panel for each parameter: values by what trials drew, on a logarithmic axis where it was searched so."""
+    from matplotlib.figure import Figure
+
+    columns = min(len(parameters), COLUMNS)
+    rows = math.ceil(len(parameters) / columns)
+    figure = Figure(figsize=(max(columns * PANEL[0], 5.0), rows * PANEL[1]), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for panel, parameter in zip(panels, parameters, strict=False):
+        drawn = [(trial.params[parameter.field], trial) for trial in trials if parameter.field in trial.params]
+        if parameter.choices:
+            labels = parameter.labels
+            texts = [("null" if label is None else str(label)) for label in labels]
+            panel.set_xticks(range(len(labels)), [t if len(t) <= LABEL else t[: LABEL - 1] + "…" for t in texts])
+            panel.set_xlim(-0.5, len(labels) - 0.5)
+            if sum(map(len, texts)) > 3 * LABEL:
+                panel.tick_params(axis="x", labelrotation=30)
+            drawn = [(labels.index(label), trial) for label, trial in drawn]
+        elif parameter.log:
+            panel.set_xscale("log")
+        _draw_values(panel, drawn, higher_is_better(metric))
+        panel.set_xlabel(parameter.field)
+    for row in range(rows):
+        panels[row * columns].set_ylabel(f"validation {metric}")
+    for panel in panels[len(parameters) :]:
+        panel.remove()
+    return figure
+
+
+def _draw_values(axes: Axes, drawn: Sequence[tuple[float, FrozenTrial]], higher: bool) -> None:
+    """Complete trials as dots, pruned ones as rings at the best that they reached."""
+    for state, style in (("COMPLETE", {"color": "C0"}), ("PRUNED", {"color": "0.6", "markerfacecolor": "none"})):
+        points = [(x, _value(trial, higher)) for x, trial in drawn if trial.state.name == state]
+        if points:
+            axes.plot(*zip(*points, strict=True), "o", label=STATES[state], **style)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="0.9")
+
+
+def _save(figure: Figure, file: Path) -> None:
+    """Write the picture so that it is there whole or not at all."""
+    part = file.with_name(f".{file.name}.part")
+    try:
+        figure.savefig(part, format="png", dpi=120)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
