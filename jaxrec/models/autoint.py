@@ -17,7 +17,7 @@ from jaxrec.data.feed import Plan
 from jaxrec.data.row_feed import RowBlock, RowFeed
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.models.dropout import byte_mask
-from jaxrec.models.field_attention import attend, attention_weights, pad_rows, project, weights_shape
+from jaxrec.models.field_attention import attend, attention_weights, pad_rows, project
 from jaxrec.models.fields import Stack
 from jaxrec.tables import Reads, RowPlan, TableSpec
 
@@ -44,7 +44,7 @@ class Interacting(nn.Module):
         projected = project(self.param("projection", _glorot_blocks, (4 * self.width, width)), x)
         keep = None
         if train and self.dropout:
-            keep = byte_mask(self.make_rng("dropout"), weights_shape(fields, self.heads, batch), self.dropout)
+            keep = byte_mask(self.make_rng("dropout"), (fields, fields, self.heads, batch), self.dropout)
         mixed = attend(projected, self.heads, keep)
         if self.norm == "layer":
             scale = self.param("scale", nn.initializers.ones, (self.width, 1))
