@@ -19,7 +19,7 @@ from jaxrec.config import Config
 from jaxrec.errors import UserError, nearest
 
 RANGE = ("low", "high", "log", "step")
-EXAMPLE = "'optimizer.learning_rate: {low: 0.0001, high: 0.01, log: true}' or 'model.embedding_dim: {choices: [16, 32]}'"
+EXAMPLE = "'optimizer.learning_rate: {low: 0.001, high: 0.1, log: true}' or 'model.embedding_dim: {choices: [16, 32]}'"
 SAME_FOR_ALL = (
     "data.path", "data.validation_fraction", "data.protocol", "data.split_seed", "data.test_fraction",
     "training.metric", "evaluation.ties",
@@ -143,7 +143,8 @@ def load_space(file: str | Path) -> Space:
     known = configuration.fields()
     for name in entries:
         if name not in known:
-            hint = f"; expected section.field, such as {EXAMPLE}" if name in Config.model_fields else nearest(name, known)
+            section = name in Config.model_fields
+            hint = f"; write section.field, such as {EXAMPLE}" if section else nearest(name, known)
             raise UserError(f"{file}: {name}: no such field{hint}")
     parameters, fixed = [], {}
     for name, entry in entries.items():
@@ -189,8 +190,8 @@ def _parameter(place: str, name: str, entry: Any) -> Parameter:
     if "choices" not in entry:
         return _range(place, name, entry)
     if len(entry) > 1:
-        raise UserError(f"{place}: choices and a range ({', '.join(key for key in entry if key in RANGE)}) exclude each "
-                        "other; leave one out")  # fmt: skip
+        also = ", ".join(key for key in RANGE if key in entry)
+        raise UserError(f"{place}: choices and {also} exclude each other; leave one out")
     choices = entry["choices"]
     if not isinstance(choices, list) or not choices:
         raise UserError(f"{place}: choices: found {choices!r}; give a list of at least one value")

@@ -32,7 +32,7 @@ LOSSES_WITH = {
     **dict.fromkeys(("n_sample", "sample_alpha", "final_activation", "activation_alpha"), SAMPLED),
     **dict.fromkeys(("label_smoothing", "prior", "memory", "precision"), ("softmax",)),
     "logq": ("cross_entropy",), "bpreg": ("bpr_max",),
-    **dict.fromkeys(("rating_weight", "embedding_l2"), ("binary",)),
+    **dict.fromkeys(("rating_weight", "embedding_l2", "embedding_l2_power"), ("binary",)),
 }  # fmt: skip
 """Fields of the loss section that only some losses have."""
 
@@ -147,6 +147,9 @@ class LossConfig(Section):
     """binary: weight of the squared error of the rating, scaled to 0..1, which a second output predicts (0: none)."""
     embedding_l2: Annotated[float, Field(ge=0.0)] = 0.0
     """binary: this times the squared length of the vectors that a row reads is added to its loss."""
+    embedding_l2_power: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """binary: embedding_l2 is divided by this power of the number of training rows that hold the value: 0 pulls on a
+    value's vector in each of its rows alike, 1 as much in all of them together, whether they are many or few."""
     memory: Count = 64
     """softmax: bound on the block of scores in MiB; the step is worked through in blocks of targets, or of items."""
     precision: Literal["float32", "device", "bfloat16"] = "float32"

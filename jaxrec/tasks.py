@@ -114,6 +114,7 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
     schema = dataset.schema.select(config.data.fields)
     rows, splits = selected_rows(config, dataset)
     _check_early_stopping(config, len(splits.validation))
+    _check_classes(dataset, rows, splits)
     counts = value_counts(schema, rows.take(splits.train))
     rows = known_rows(schema, rows, counts)
     model = make_click_model(config, schema)
@@ -127,6 +128,15 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
         f"{len(validation):,} validation rows" if len(validation) else "no validation",
         {"value_counts": counts, **history(dataset.schema, dataset.rows())},
     )
+
+
+def _check_classes(dataset: RowsDataset, rows: Rows, splits: RowSplits) -> None:
+    """Before an epoch is trained: a split of one class has nothing to teach, and no AUC."""
+    for name, chosen in (("training", splits.train), ("validation", splits.validation)):
+        labels = rows.labels[chosen]
+        if len(labels) and labels.min() == labels.max():
+            raise UserError(f"{dataset.path}: the {len(labels):,} labels of the {name} split are all {labels[0]:g}; "
+                            "change data.protocol, or the fractions")  # fmt: skip
 
 
 def history(schema: Schema, rows: Rows) -> dict[str, np.ndarray]:

@@ -44,7 +44,7 @@ from jaxrec.tune_report import best_epoch, best_trial
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
 RECORD, DATABASE = "study.yaml", "study.db"
 NAME = "tune"  # of the study within the database
@@ -98,12 +98,14 @@ def tune(base: Config, space: Space, out: Path, trials: int, options: Options) -
     }  # fmt: skip
     if not _known(out, record):
         if make_task(first, dataset).validation is None:
-            raise UserError(f"data.validation_fraction: found {first.data.validation_fraction}, which holds nothing out "
-                            "to compare trials on; set it above 0, such as 0.1")  # fmt: skip
+            found = first.data.validation_fraction
+            raise UserError(f"data.validation_fraction: found {found}, which holds nothing out to compare trials on; "
+                            "set it above 0, such as 0.1")  # fmt: skip
         _create(out, record)
-    search = Search(base, space, out, options)
+    metric = first.training.metric
+    search = Search(base, space, out, options, metric)
     with _locked(out), _storage(out / DATABASE) as storage:
-        search.go_on(_open_study(storage, first.training.metric, options), storage, trials)
+        search.go_on(_open_study(storage, metric, options), storage, trials)
 
 
 @dataclass(frozen=True)
@@ -114,11 +116,11 @@ class Search:
     space: Space
     out: Path
     options: Options
+    metric: str
 
     def go_on(self, study: Study, storage: RDBStorage, trials: int) -> None:
         """Finish the trial that was begun, run what is missing, and write the results."""
-        metric = self.space.check(self.base).training.metric
-        result = tune_report.Result(self.base, self.space, self.out, metric)
+        result = tune_report.Result(self.base, self.space, self.out, self.metric)
         known = study.get_trials(deepcopy=False)
         if known:
             done = sum(trial.state.is_finished() for trial in known)
@@ -126,7 +128,7 @@ class Search:
         while sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) < trials:
             self._clean(study)
             trial = self._next(study, storage)
-            self._run(study, trial, metric)
+            self._run(study, trial)
             print(result.line(study.get_trials(deepcopy=False), trial.number), flush=True)
             result.write_tables(study.get_trials(deepcopy=False))
         self._clean(study)
@@ -148,7 +150,7 @@ class Search:
             parameter.suggest(trial)
         return trial
 
-    def _run(self, study: Study, trial: Trial, metric: str) -> None:
+    def _run(self, study: Study, trial: Trial) -> None:
         """Train a trial, and tell the study how it ended."""
         from optuna.trial import TrialState
 
@@ -157,8 +159,8 @@ class Search:
 
         def report(epoch: int, metrics: dict[str, float]) -> bool:
             if epoch not in reported:  # or killed between this and the checkpoint
-                trial.report(metrics[metric], epoch)
-            return trial.should_prune()
+                trial.report(metrics[self.metric], epoch)
+            return bool(trial.should_prune())  # NumPy's bool is no JSON
 
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # a line a trial; the epochs are in its metrics.jsonl
@@ -176,9 +178,9 @@ class Search:
         end = [line for line in read_log(path) if line["kind"] == "end"][-1]
         trial.set_user_attr("seconds", sum(end[name] for name in end if name.startswith("seconds_")))
         now = study.get_trials(deepcopy=False)[trial.number]
-        epoch = best_epoch(now, higher_is_better(metric))
+        epoch = best_epoch(now, higher_is_better(self.metric))
         if epoch is None:
-            trial.set_user_attr("failure", f"validation {metric} is not a number")
+            trial.set_user_attr("failure", f"validation {self.metric} is not a number")
             study.tell(trial, state=TrialState.FAIL)
         elif end["reason"] == "stopped":
             study.tell(trial, state=TrialState.PRUNED)
@@ -188,7 +190,7 @@ class Search:
     def _clean(self, study: Study) -> None:
         """Of the finished trials only the best keeps its checkpoints."""
         trials = study.get_trials(deepcopy=False)
-        best = best_trial(trials, study.direction.name == "MAXIMIZE")
+        best = best_trial(trials, higher_is_better(self.metric))
         for trial in trials:
             if trial.state.is_finished() and trial is not best:
                 shutil.rmtree(trial_path(self.out, trial.number) / "state", ignore_errors=True)
@@ -305,7 +307,7 @@ def _storage(file: Path) -> Iterator[RDBStorage]:
         yield storage
     except (SQLAlchemyError, OptunaError) as error:
         reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{file}: cannot be used ({reason}); free space or restore it, or choose another --out") from None
+        raise UserError(f"{file}: unusable ({reason}); free space, restore it, or choose another --out") from None
     finally:
         if storage is not None:
             storage.remove_session()
@@ -338,7 +340,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: checkpoints/tune_ and the name of --config")
     parser.add_argument("--seed", type=int, default=42, help="of the search; training has its own (default: 42)")
     parser.add_argument("--startup-trials", type=int, default=10, metavar="N",
-                        help="draw so many at random, and prune none before so many are complete (default: 10)")  # fmt: skip
+                        help="draw so many at random; prune none until so many are complete (10)")  # fmt: skip
     parser.add_argument("--warmup-epochs", type=int, default=1, metavar="N",
                         help="never prune a trial within its first N epochs (default: 1)")  # fmt: skip
     given, overrides = parser.parse_known_args(argv)

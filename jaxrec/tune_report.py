@@ -91,7 +91,8 @@ class Result:
             value = "" if epoch is None else repr(_value(trial, self.higher))
             numbers = [value, "" if epoch is None else epoch, "" if seconds is None else f"{seconds:.2f}"]
             row = [trial.number, STATES[trial.state.name], *numbers]
-            table.writerow([*row, *("null" if trial.params.get(n, "") is None else trial.params.get(n, "") for n in names)])
+            drawn = (trial.params.get(name, "") for name in names)
+            table.writerow([*row, *("null" if value is None else value for value in drawn)])
         write_text(self.out / "trials.csv", stream.getvalue())
         if (best := best_trial(trials, self.higher)) is None:
             return
@@ -117,11 +118,11 @@ class Result:
                             "learning rates in --space and another --out")  # fmt: skip
         _save(draw_history(trials, self.metric), self.out / "history.png")
         _save(draw_parameters(trials, self.space.parameters, self.metric), self.out / "parameters.png")
-        count = [sum(STATES[trial.state.name] == state for trial in trials) for state in ("complete", "pruned", "failed")]
-        print(f"{self.out}: {len(trials)} trials ({count[0]} complete, {count[1]} pruned, {count[2]} failed); best "
-              f"{self.metric} {_value(best, self.higher):.4f} (trial {best.number}, epoch "
-              f"{best_epoch(best, self.higher)})")  # fmt: skip
-        print(f"wrote best.yaml, trials.csv, history.png and parameters.png; checkpoints are in trial_{best.number:04d}")
+        states = [STATES[trial.state.name] for trial in trials]
+        counts = ", ".join(f"{states.count(one)} {one}" for one in STATES.values() if one in states)
+        value = f"{self.metric} {_value(best, self.higher):.4f} (epoch {best_epoch(best, self.higher)})"
+        print(f"{self.out}: {len(trials)} trials ({counts}); best: trial {best.number}, {value}")
+        print(f"wrote best.yaml, trials.csv, history.png and parameters.png to {self.out}")
 
 
 def _short(value: Any) -> str:
@@ -184,10 +185,10 @@ def draw_parameters(trials: Sequence[FrozenTrial], parameters: Sequence[Paramete
 
 def _draw_values(axes: Axes, drawn: Sequence[tuple[float, FrozenTrial]], higher: bool) -> None:
     """Complete trials as dots, pruned ones as rings at the best that they reached."""
-    for state, style in (("COMPLETE", {"color": "C0"}), ("PRUNED", {"color": "0.6", "markerfacecolor": "none"})):
+    for state, color, face in (("COMPLETE", "C0", "C0"), ("PRUNED", "0.6", "none")):
         points = [(x, _value(trial, higher)) for x, trial in drawn if trial.state.name == state]
         if points:
-            axes.plot(*zip(*points, strict=True), "o", label=STATES[state], **style)
+            axes.plot(*zip(*points, strict=True), "o", color=color, markerfacecolor=face, label=STATES[state])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
 

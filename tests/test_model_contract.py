@@ -18,7 +18,7 @@ from helpers import assert_same_run, call, load_state, steps_of, write_config, w
 from jaxrec import rundir as runs
 from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.data.feed import Plan
-from jaxrec.models import Model, make_model
+from jaxrec.models import SessionModel, make_model
 from jaxrec.recommend import Recommender
 
 Sections = dict[str, dict[str, Any]]
@@ -204,7 +204,7 @@ def test_what_is_loaded_scores_like_what_was_trained(learned: Path) -> None:
     assert sorted(order.tolist()) == list(range(N_ITEMS))
 
 
-def _last_query(model: Model, weights: dict[str, Any], session: np.ndarray) -> Any:
+def _last_query(model: SessionModel, weights: dict[str, Any], session: np.ndarray) -> Any:
     """float32[Q]: the query for whatever follows the session, through its feed."""
     follows = np.setdiff1d(np.arange(N_ITEMS), session)[0]
     clicks = np.append(session, follows).astype(np.int32)

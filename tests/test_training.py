@@ -16,7 +16,7 @@ from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Block, SessionFeed
 from jaxrec.data.packing import PackedBlock
-from jaxrec.models import Model, make_model
+from jaxrec.models import SessionModel, make_model
 from jaxrec.models.gru import gru_cell, onehot_gru_cell
 from jaxrec.models.sequence import SequenceModel
 from jaxrec.negatives import popularity
@@ -31,7 +31,7 @@ PADDING = 1  # empty steps at the end of an epoch in blocks of at most 8
 class Setup(NamedTuple):
     """A model with what trains it."""
 
-    model: Model
+    model: SessionModel
     state: Any  # a function: the block donates its state
     train_block: Any
     constants: Any

@@ -4,7 +4,8 @@
     paper           as ``rows``, without the rows of the rating just below the threshold (AutoInt, section 5.1: ratings
                     of 3 on MovieLens are neither liked nor disliked)
     temporal        the most recent rows are the test split
-    leave_one_out   each user's most recent positive is the test split, and the one before it the validation split
+    leave_one_out   each user's most recent positive is the test split, and the one before it the validation split;
+                    rows of unknown users are for training
 
 The random order is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are the test split: what
 scikit-learn's ``train_test_split(test_size=..., random_state=seed)`` does, with which published splits were made.
@@ -51,6 +52,11 @@ def split_rows(
         if protocol == "paper":
             below = rows.ratings[rows.labels == 0]
             kept = kept[rows.ratings != (below.max() if len(below) else np.nan)]
+            if len(below) and np.all(rows.labels[kept] > 0):
+                raise UserError(
+                    f"data.protocol: paper leaves out ratings of {below.max():g}, and no negative is left without "
+                    "them; choose rows"
+                )
         if protocol == "temporal":
             order = kept[np.argsort(rows.times[kept], kind="stable")[::-1]]
         else:
@@ -58,6 +64,8 @@ def split_rows(
         test = int(np.ceil(test_fraction * len(order)))
         validation = int(np.ceil(validation_fraction * (len(order) - test)))
         found = RowSplits(order[test + validation :], order[test : test + validation], order[:test])
+    if not len(found.train) and protocol == "leave_one_out":
+        raise UserError(f"data.protocol: leave_one_out leaves none of {len(rows):,} rows to train on; choose rows")
     if not len(found.train):
         raise UserError(
             f"data.test_fraction, data.validation_fraction: {test_fraction} and {validation_fraction} of "
@@ -70,7 +78,7 @@ def _leave_one_out(rows: Rows, schema: Schema, validation: bool) -> RowSplits:
     if schema.user is None:
         raise UserError("data.protocol: leave_one_out needs a user's field, and the data set has none; choose rows")
     order = np.lexsort((rows.times, rows.users))  # stable: the later row of the same second is the last
-    positive = order[rows.labels[order] > 0]
+    positive = order[(rows.labels[order] > 0) & (rows.users[order] > 0)]  # 0: not one user, but all unknown ones
     users = rows.users[positive]
     position = np.arange(len(positive))
     end = np.searchsorted(users, users, side="right")

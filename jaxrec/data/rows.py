@@ -174,9 +174,11 @@ class RowsDataset:
         """
         arrays = {name: self.array(f"rows/{name}.npy") for name in ARRAYS}
         n = self.manifest["counts"]["rows"]
-        if any(len(array) != n for array in arrays.values()):
+        schema = self.schema
+        widths = {"columns": (sum(field.width for field in schema.coded),), "numbers": (len(schema.numerical),)}
+        if any(array.shape != (n, *widths.get(name, ())) for name, array in arrays.items()):
             raise UserError(f"{self.path / 'rows'}: does not hold the {n} rows of the manifest; prepare it again")
-        ratings, schema = np.asarray(arrays["ratings"]), self.schema
+        ratings = np.asarray(arrays["ratings"])
         user = schema.columns(() if schema.user is None else (schema.user,))
         users = arrays["columns"][:, user[0]] if len(user) else np.zeros(n, np.int32)
         labels = (ratings >= schema.threshold).astype(np.float32)

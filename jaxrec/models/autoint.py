@@ -155,10 +155,13 @@ class AutoInt:
     def carry(self, lanes: int) -> tuple[()]:
         return ()
 
-    def constants(self, counts: np.ndarray) -> tuple[()]:
-        return ()
+    def constants(self, counts: np.ndarray) -> Array:
+        """float32[rows of the table], what the squared length of each vector costs a row that reads it."""
+        every = np.full(self._stack.rows, counts.max(initial=1), np.float64)  # a number's vector is read by all rows
+        every[: len(counts)] = np.maximum(counts, 1)
+        return jnp.asarray(self._loss.embedding_l2 * every**-self._loss.embedding_l2_power, jnp.float32)
 
-    def steps(self, constants: tuple[()], block: RowBlock, keys: Array) -> Step:
+    def steps(self, constants: Array, block: RowBlock, keys: Array) -> Step:
         """What is read of the table; a share of the known values becomes the unknown one, so that its vector learns to
         stand for any."""
         columns = block.columns
@@ -178,7 +181,7 @@ class AutoInt:
         carry: tuple[()],
         step: Step,
         key: Array,
-        constants: tuple[()],
+        constants: Array,
     ) -> tuple[Array, tuple[tuple[()], Array]]:
         """Mean binary cross-entropy of the step's rows; see ``LossConfig`` for what may be added to it."""
         block, ids = step
@@ -194,8 +197,8 @@ class AutoInt:
             scaled = (block.rating - self._schema.low) / (self._schema.high - self._schema.low)
             objective += self._loss.rating_weight * jnp.sum((outputs[1] - scaled) ** 2 * block.weight)
         if self._loss.embedding_l2:
-            squares = jnp.sum(jnp.where(ids >= 0, jnp.sum(vectors**2, axis=-1), 0.0), axis=-1)
-            objective += self._loss.embedding_l2 * jnp.sum(squares * block.weight)
+            squares = jnp.where(ids >= 0, jnp.sum(vectors**2, axis=-1) * constants[ids], 0.0)
+            objective += jnp.sum(jnp.sum(squares, axis=-1) * block.weight)
         return objective / len(block.target), (carry, total)
 
     def logits(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
@@ -233,7 +236,7 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
     >>> float(binary_cross_entropy(jnp.float32(0.0), jnp.float32(1.0)).round(4))
     0.6931
     """
-    return jnp.maximum(logits, 0.0) - logits * labels + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+    return jax.nn.softplus(jnp.where(labels > 0, -logits, logits))
 
 
 def _look_up(table: Array, ids: Array) -> Array:

@@ -125,7 +125,7 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
                 continue
             if column in found:
                 raise UserError(f"{option} {column}: the column is {found[column].option} already; name it once")
-            if "/" in column or "\0" in column or len(column.encode()) > 200:  # a field's vocabulary is a file
+            if kind != "time" and ("/" in column or len(column.encode()) > 200):  # a field's vocabulary is a file
                 raise UserError(f"{option} {column[:40]}: a name with a / or of over 200 bytes; rename the column")
             found[column] = Role(kind, option[2:] if option in ("--user", "--item") else "context", option)
     fields = {name: role for name, role in found.items() if role.kind not in ("label", "time")}
@@ -194,10 +194,16 @@ def _column(name: str, table: Table, column: str, kind: str, separator: str) -> 
         return Field(name, column, lambda sql: f"coalesce(array_to_string({sql}, chr({BETWEEN})), '')", "a list")
     if found.startswith(("STRUCT", "MAP", "UNION", "BLOB")):
         raise UserError(f"{table.path}: column '{column}' is of type {found}; expected integers or text")
-    if kind == "bag":
-        text = f"replace(CAST({{}} AS VARCHAR), {quoted(separator)}, chr({BETWEEN}))"
-        return Field(name, column, lambda sql: f"coalesce({text.format(sql)}, '')", "values")
-    return Field(name, column, lambda sql: f"coalesce(CAST({sql} AS VARCHAR), '')", "a value")
+
+    def text(sql: str) -> str:
+        found_text = f"CAST({sql} AS VARCHAR)"
+        if found in ("FLOAT", "DOUBLE"):
+            found_text = f"nullif({found_text}, 'nan')"  # what pandas writes where there is nothing
+        if kind == "bag":
+            found_text = f"replace({found_text}, {quoted(separator)}, chr({BETWEEN}))"
+        return f"coalesce({found_text}, '')"
+
+    return Field(name, column, text, "a value")
 
 
 def _number(name: str, table: Table, column: str, optional: bool) -> Field:
@@ -206,19 +212,19 @@ def _number(name: str, table: Table, column: str, optional: bool) -> Field:
         raise UserError(f"{table.path}: column '{column}' is of type {found}; expected numbers")
 
     def parse(sql: str) -> str:
-        number = f"TRY_CAST({sql} AS DOUBLE)"
-        usable = f"CASE WHEN abs({number}) <= {LARGEST} THEN {number} END"
-        if not optional:
-            return usable
-        empty = f"coalesce(trim(CAST({sql} AS VARCHAR)), '') = '' OR isnan({number})"
-        return f"CASE WHEN {empty} THEN CAST('nan' AS DOUBLE) ELSE {usable} END"
+        number, text = f"TRY_CAST({sql} AS DOUBLE)", f"trim(CAST({sql} AS VARCHAR))"
+        # The text has to occur: of a column that is only cast the CSV reader makes numbers, and fails where it cannot.
+        usable = f"CASE WHEN {text} <> '' AND abs({number}) <= {LARGEST} THEN {number} END"
+        empty = f"coalesce({text}, '') = '' OR isnan({number})"
+        return f"CASE WHEN {empty} THEN CAST('nan' AS DOUBLE) ELSE {usable} END" if optional else usable
 
     return Field(name, column, parse, f"a number of at most {LARGEST:g}{' or nothing' if optional else ''}")
 
 
 def _fetch(connection: Any, expression: str) -> pa.ChunkedArray:
     """A column of the table ``raw``, in the order of the rows."""
-    return connection.sql(f"SELECT {expression} AS value FROM raw").to_arrow_table()["value"]
+    with connection.cursor() as own:  # DuckDB refuses sql() on one whose last result was not read to its end
+        return own.sql(f"SELECT {expression} AS value FROM raw").to_arrow_table()["value"]
 
 
 def _field(connection: Any, column: str, name: str, role: Role, raw: Path) -> RawField:

@@ -1,0 +1,333 @@
+"""A page to try a click model's run on: recommendations for a user of the data or somebody new, and the run's figures.
+
+    pip install -e '.[demo]'
+    streamlit run scripts/demo.py -- --run checkpoints/autoint_plus_ml1m
+
+Streamlit runs this file from the top whenever something on the page changes; what ``load`` returns outlives that.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import streamlit as st
+
+from jaxrec import runtime
+from jaxrec.cli import Parser
+from jaxrec.click_plots import attention_figure
+from jaxrec.data.field_codes import Entities, UnknownValues, read_table
+from jaxrec.data.rows import Field, Schema
+from jaxrec.errors import UserError
+from jaxrec.recommend_rows import ClickRecommender, explanation_table
+from jaxrec.rundir import Run
+
+LISTED = 20_000  # users; of more only the one that is typed is sent to the browser
+FILTERED = 40  # values of a field that is offered as a filter
+UNKNOWN = "unknown"
+LEGENDS = {  # what values stand for, by source and field
+    "movielens": {
+        "gender": {"F": "female", "M": "male"},
+        "age": {"1": "under 18", "18": "18 to 24", "25": "25 to 34", "35": "35 to 44", "45": "45 to 49",
+                "50": "50 to 55", "56": "56 and over"},
+        "occupation": dict(zip(map(str, range(21)), (
+            "other", "academic or educator", "artist", "clerical or admin", "college or grad student",
+            "customer service", "doctor or health care", "executive or managerial", "farmer", "homemaker",
+            "K-12 student", "lawyer", "programmer", "retired", "sales or marketing", "scientist", "self-employed",
+            "technician or engineer", "tradesman or craftsman", "unemployed", "writer"), strict=True)),
+    }
+}  # fmt: skip
+T = TypeVar("T")
+
+
+class Filter(NamedTuple):
+    """A field of the items: its values, and int32[items, width] their indices (from 1) by item."""
+
+    values: list[Any]
+    columns: np.ndarray
+
+
+class Service(NamedTuple):
+    """What all visitors share. The lock is held while the recommender works, which no two of them may do at once."""
+
+    recommender: ClickRecommender
+    filters: dict[str, Filter]
+    item_ids: list[Any]
+    lock: threading.Lock
+
+
+class Choice(NamedTuple):
+    """What is asked for, and what to call it."""
+
+    title: str
+    user: Any
+    profile: dict[str, Any]
+    date: datetime.date | None
+    exclude: list[Any]
+    k: int
+
+
+@st.cache_resource(show_spinner="Loading the model …")
+def load(path: str) -> Service:
+    """Load a run once for all visitors.
+
+    Raises:
+        UserError: it is no run of a click model.
+    """
+    runtime.start()
+    recommender = ClickRecommender.load(path)
+    run, schema = recommender.run, Schema.from_manifest(recommender.run.manifest)
+    items = Entities(run, "item", str(schema.item))
+    columns = items.fields(np.arange(len(items)))
+    fields = [field for field in schema.coded if field.side == "item" and field.name != schema.item]
+    fields.sort(key=lambda field: field.kind != "bag")  # those first: all genres say more than the first one
+    filters = {
+        field.name: Filter(
+            read_table(run, f"vocabulary/{field.name}.parquet")["value"].to_pylist(), columns[field.name]
+        )
+        for field in fields
+        if 1 < field.size - 1 <= FILTERED
+    }
+    return Service(recommender, filters, items.ids, threading.Lock())
+
+
+def ask(service: Service, call: Callable[[], T]) -> T:
+    """Call the recommender; what it does not know becomes a note on the page."""
+    with service.lock, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UnknownValues)
+        found = call()
+    for note in dict.fromkeys(str(warning.message) for warning in caught):
+        st.warning(plain(note))
+    return found
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def plain(text: str) -> str:
+    """Text that Streamlit shows as it is: what a path or a value holds is no markup."""
+    return re.sub(r"([!-+.:-@[-`{-~-])", r"\\\1", text)
+
+
+def label(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def meaning(run: Run, name: str, value: Any) -> str:
+    """A value of a field in words."""
+    text = UNKNOWN if value is None else str(value)
+    return LEGENDS.get(str(run.manifest.get("source")), {}).get(name, {}).get(text, text)
+
+
+def shown(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of an item, as columns of a table."""
+    bags = {field["name"] for field in run.manifest["fields"] if field["kind"] == "bag"}
+    words = {name: str(value or "").replace("|", ", ") for name, value in known.items() if name in bags}
+    return {label(name): value for name, value in ({**known} | words).items()}
+
+
+def named(known: Mapping[str, Any], item: Any) -> str:
+    """An item by the first text that is known of it, and its id."""
+    title = next((value for value in known.values() if isinstance(value, str) and value), "")
+    return f"{title} · {item}" if title else str(item)
+
+
+# ---- what is asked for -----------------------------------------------------------------------------------------------
+
+
+def choose(service: Service) -> Choice:
+    """The controls at the side."""
+    recommender, schema = service.recommender, service.recommender.schema
+    kinds = ["A known user", "Somebody new"]
+    new = not recommender.users or st.radio("Who", kinds, key="who", horizontal=True) == kinds[1]
+    user = None if new else choose_user(recommender.users)
+    calendar = service.recommender.run.manifest["calendar"]
+    asked = [field for field in schema.fields if new and field.side == "user" and field.name != schema.user]
+    asked += [field for field in schema.fields if field.side == "context" and field.name not in calendar]
+    answers = {field.name: choose_value(recommender, field) for field in asked}
+    date = None
+    if any(field.name in calendar for field in schema.fields):
+        last = datetime.datetime.fromtimestamp(int(recommender.run.kept("last_time")[0]), datetime.UTC).date()
+        earliest, latest = datetime.date(1900, 1, 1), datetime.date(2100, 12, 31)
+        date = st.date_input("Date", last, earliest, latest, key="date", format="YYYY-MM-DD")
+    return Choice(
+        "Somebody new" if new else f"User {user}",
+        user,
+        {name: value for name, value in answers.items() if value not in (None, [])},
+        date if isinstance(date, datetime.date) else None,
+        choose_filters(service),
+        st.slider("How many", 5, 50, 10, step=5, key="k"),
+    )
+
+
+def choose_user(users: Sequence[Any]) -> Any:
+    if len(users) <= LISTED:
+        return st.selectbox("User", users, key="user", help=f"{len(users):,} users; type to search")
+    return st.text_input("User", str(users[0]), key="user", help=f"the id of one of {len(users):,} users") or users[0]
+
+
+def choose_value(recommender: ClickRecommender, field: Field) -> Any:
+    """A value of a field of the user or the occasion; None where it is left open."""
+    key, name = f"field {field.name}", label(field.name)
+    if field.kind == "numerical":
+        return st.number_input(name, value=None, key=key, placeholder=f"{UNKNOWN}; {field.mean:.4g} on average")
+    say = partial(meaning, recommender.run, field.name)
+    values = recommender.values(field.name)
+    if field.kind == "bag":
+        return st.multiselect(name, values, key=key, format_func=say, max_selections=field.width, placeholder=UNKNOWN)
+    return st.selectbox(name, [None, *values], key=key, format_func=say)
+
+
+def choose_filters(service: Service) -> list[Any]:
+    """Ids of the items that are filtered out. The items stay that have one of the values of each field."""
+    allowed = np.ones(len(service.item_ids), bool)
+    bags = [field["name"] for field in service.recommender.run.manifest["fields"] if field["kind"] == "bag"]
+    more = None
+    for name, (values, columns) in service.filters.items():
+        if more is None and bags and name not in bags:
+            more = st.expander("More filters")
+        place = st if name in bags or more is None else more
+        say = partial(meaning, service.recommender.run, name)
+        wanted = place.multiselect(label(name), values, key=f"only {name}", format_func=say, placeholder="any")
+        if wanted:
+            allowed &= np.isin(columns, [values.index(value) + 1 for value in wanted]).any(axis=1)
+    return [service.item_ids[item] for item in np.flatnonzero(~allowed) if item]
+
+
+# ---- the page of recommendations -------------------------------------------------------------------------------------
+
+
+def show_recommendations(service: Service) -> None:
+    recommender, run = service.recommender, service.recommender.run
+    with st.sidebar:
+        choice = choose(service)
+    st.title("Recommendations", anchor=False)
+    known = recommender.user(choice.user) if choice.user is not None else choice.profile
+    facts = " · ".join(f"{label(name).lower()} {meaning(run, name, value)}" for name, value in known.items())
+    st.markdown(f"**{plain(choice.title)}**" + (f": {plain(facts)}" if facts else ""))
+    query = {"user": choice.user, "profile": choice.profile, "date": choice.date}
+    best = ask(service, partial(recommender.recommend, **query, k=choice.k, exclude=choice.exclude))
+    if not best:
+        st.info("The filters leave nothing that is not rated already. Take one away.")
+    else:
+        item, text = label(str(recommender.schema.item)), f"of a rating of {recommender.schema.threshold:g} or more"
+        # The probability comes first, where a narrow window shows it.
+        rows = [{"Probability": 100 * one.probability, **shown(run, one.known), f"{item} id": one.item} for one in best]
+        bar = st.column_config.ProgressColumn(format="%.1f%%", min_value=0, max_value=100, help=text, width="small")
+        table(rows, Probability=bar)
+        st.caption(f"Probability {text}, by {plain(run.path.name)}. What the user rated before is left out.")
+    rated = ask(service, partial(recommender.rated, choice.user))
+    if rated:
+        with st.expander(f"Rated before: {len(rated):,}, the latest first"):
+            past = [{"Rating": one.rating, **shown(run, one.known)} for one in reversed(rated)]
+            table(past, Rating=st.column_config.NumberColumn(format="%g", width="small"))
+    if best:
+        explain(service, query, {one.item: named(one.known, one.item) for one in best})
+
+
+@st.fragment  # another item to explain changes nothing above
+def explain(service: Service, query: Mapping[str, Any], items: Mapping[Any, str]) -> None:
+    """What the prediction for one of the items attended to."""
+    st.subheader("Why this one?", anchor=False)
+    item = st.selectbox(label(str(service.recommender.schema.item)), list(items), format_func=lambda item: items[item])
+    with st.spinner("Drawing …"):
+        found = ask(service, partial(service.recommender.explain, item, **query))
+        st.markdown(
+            f"Probability **{found.probability:.1%}**. A row of the picture shows which fields a field draws from."
+        )
+        if not found.weights:
+            st.info("This model has no interacting layers (model.blocks 0), so there is no attention to draw.")
+            return
+        title = f"{items[item]}: attention"
+        st.pyplot(attention_figure(found.fields, found.values, found.weights, title), alt=f"{title}; as text below")
+    with st.expander("As text"):
+        st.code(explanation_table(found), language=None)
+
+
+def table(rows: Sequence[Mapping[str, Any]], **columns: Any) -> None:
+    """A table. Whole numbers are ids, years and counts, and have no separators."""
+    formats = {int: "%d", float: "%.4f"}
+    kinds = {name: type(value) for row in rows for name, value in row.items() if type(value) in formats}
+    numbers = {name: st.column_config.NumberColumn(format=formats[kind]) for name, kind in kinds.items()}
+    st.dataframe(list(rows), column_config=numbers | columns, hide_index=True)
+
+
+# ---- the page of the run ---------------------------------------------------------------------------------------------
+
+
+def show_run(service: Service) -> None:
+    run = service.recommender.run
+    for key in list(st.session_state):
+        st.session_state[key] = st.session_state[key]  # or Streamlit forgets what was chosen on the other page
+    st.title("Run", anchor=False)
+    st.caption(plain(f"{run.path}: {run.config.model.name} on {run.manifest.get('source')}, "
+                     f"{run.manifest['counts']['rows']:,} rows"))  # fmt: skip
+    show_picture(run.path / "learning_curve.png", "Learning curve", "training loss and validation metric by epoch")
+    files = sorted(run.path.glob("eval-*.json"))
+    if not files:
+        st.info(plain(f"No metrics yet: python -m jaxrec.evaluate --run {run.path} --baselines all"))
+    for file in files:
+        show_metrics(run, file)
+    with st.expander("Configuration"):
+        st.code((run.path / "config.yaml").read_text(encoding="utf-8"), language="yaml")
+
+
+def show_metrics(run: Run, file: Path) -> None:
+    """What ``jaxrec.evaluate`` wrote of one split."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        title, text = f"{label(found['split'])} split", f"{found['rows']:,} rows, {found['positive']:.1%} positive"
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: damaged; write it again with python -m jaxrec.evaluate") from None
+    st.subheader(title, anchor=False)
+    st.caption(text)
+    baselines = {label(name): one for name, one in found.get("baselines", {}).items()}
+    table([{"Model": name, **metrics(one)} for name, one in ({run.path.name: found} | baselines).items()])
+    groups = found.get("groups", {})
+    for tab, (name, parts) in zip(st.tabs([label(name) for name in groups]) if groups else (), groups.items()):
+        rows = [
+            {"Group": meaning(run, name, value), "rows": one["rows"], **metrics(one)} for value, one in parts.items()
+        ]
+        with tab:
+            table(rows)
+    show_picture(
+        file.with_name(f"{file.stem}-reliability.png"), "Reliability", "observed against predicted click rates"
+    )
+
+
+def metrics(found: Mapping[str, Any]) -> dict[str, float]:
+    return {name: one for name, one in found.items() if isinstance(one, float) and name not in ("seconds", "positive")}
+
+
+def show_picture(file: Path, title: str, text: str) -> None:
+    if file.is_file():
+        st.subheader(title, anchor=False)
+        st.image(str(file), alt=text, width=600)
+
+
+def main(argv: Sequence[str]) -> None:
+    st.set_page_config("jaxrec", layout="wide")
+    try:
+        parser = Parser(prog="streamlit run scripts/demo.py --", add_help=False)
+        parser.add_argument("--run", required=True, metavar="DIR")
+        service = load(parser.parse_args(argv).run)
+        pages = {"Recommendations": show_recommendations, "Run": show_run}
+        st.navigation([
+            st.Page(partial(page, service), title=title, url_path=title.lower(), default=page is show_recommendations)
+            for title, page in pages.items()
+        ]).run()  # fmt: skip
+    except UserError as error:
+        st.error(plain(str(error)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

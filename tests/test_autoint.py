@@ -1,0 +1,436 @@
+"""AutoInt and AutoInt+ are the published ones: the paper's equations in NumPy, row by row; and how they are trained."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec import config as configuration
+from jaxrec.config import Config
+from jaxrec.data.feed import Plan
+from jaxrec.data.row_feed import RowBlock
+from jaxrec.data.rows import Field, Rows, Schema
+from jaxrec.models.autoint import AutoInt, binary_cross_entropy
+from jaxrec.models.dropout import byte_mask
+from jaxrec.optimizers import make_optimizer, make_schedule
+from jaxrec.tables import gather, plan_rows, scratch
+from jaxrec.training import TrainState, init_state, make_train_block
+
+Weights = dict[str, Any]
+
+# Numbers stand between coded fields, so that the order of the fields is not that of the table.
+SCHEMA = Schema(
+    (
+        Field("user", "categorical", "user", 9),
+        Field("price", "numerical", "item", 1, 0),
+        Field("tags", "bag", "item", 6, 3),
+        Field("kind", "categorical", "item", 4),
+        Field("age", "numerical", "user", 1, 0),
+    ),
+    user=None, item=None, threshold=4.0, low=1.0, high=5.0,
+)  # fmt: skip
+FIRST = {"user": 0, "tags": 9, "kind": 15, "price": 19, "age": 20}  # of each field's rows in the table
+COLUMNS = {"user": slice(0, 1), "tags": slice(1, 4), "kind": slice(4, 5)}
+TABLE_ROWS = 21
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "autoint": {"blocks": 2, "heads": 2, "attention_dim": 6},
+    "autoint-plus": {"blocks": 1, "heads": 1, "attention_dim": 4, "deep": [7, 5], "first_order": "weights"},
+    "norm": {"blocks": 3, "heads": 3, "attention_dim": 6, "norm": "layer", "deep": [4]},
+    "deep": {"blocks": 0, "deep": [8]},
+}
+RATING = {"rating_weight": 0.7, "embedding_l2": 0.03}
+
+
+def make_config(model: dict[str, Any], **sections: dict[str, Any]) -> Config:
+    values: dict[str, dict[str, Any]] = {
+        "data": {"path": "x"},
+        "model": {"name": "autoint", "embedding_dim": 5, **model},
+        "loss": {"name": "binary"},
+        "optimizer": {"name": "sgd", "learning_rate": 0.5},
+        "training": {"metric": "auc"},
+    }
+    for section, fields in sections.items():
+        values[section] = values.get(section, {}) | fields
+    return configuration.parse(values)
+
+
+@cache
+def rows(n: int = 40) -> Rows:
+    """Unknown values, bags of none to three values, ratings 1 to 5."""
+    random = np.random.default_rng(0)
+    columns = np.stack([random.integers(0, size, n) for size in (9, 6, 6, 6, 4)], axis=1).astype(np.int32)
+    held = np.arange(n) % 4
+    columns[:, 1:4][np.arange(3) >= held[:, None]] = -1
+    ratings = random.integers(1, 6, n).astype(np.float32)
+    labels = (ratings >= 4).astype(np.float32)
+    numbers = random.normal(size=(n, 2)).astype(np.float32)
+    return Rows(columns, numbers, labels, ratings, np.zeros(n, np.int64), np.zeros(n, np.int32))
+
+
+def random_weights(model: AutoInt, seed: int = 0) -> tuple[Weights, dict[str, Any]]:
+    """Parameters of which none is 0 or 1, as biases and scales are at first; and the table."""
+    random = np.random.default_rng(seed)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.6 * random.normal(size=leaf.shape), jnp.float32), shapes)
+    spec = model.tables["field"]
+    return params, {"field": jnp.asarray(random.normal(size=(spec.rows, spec.width)), jnp.float32)}
+
+
+# ---- the equations ---------------------------------------------------------------------------------------------------
+
+
+def field_vectors(table: np.ndarray, columns: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """float64[F, D] of one row: section 4.2."""
+    vectors = []
+    for field in SCHEMA.fields:
+        if field.kind == "numerical":
+            vectors.append(table[FIRST[field.name]] * numbers[["price", "age"].index(field.name)])
+        else:
+            held = [table[FIRST[field.name] + code] for code in columns[COLUMNS[field.name]] if code >= 0]
+            vectors.append(np.mean(held, axis=0) if held else np.zeros(table.shape[1]))
+    return np.array(vectors)
+
+
+def interact(p: Weights, e: np.ndarray, heads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Equations 5 to 8 for one row, head by head: float64[F, A], and the weights [heads, F, F]."""
+    query, key, value, residual = np.split(p["projection"], 4)
+    parts, weights = [], []
+    for q, k, v in zip(*(np.split(matrix, heads) for matrix in (query, key, value)), strict=True):
+        powers = np.exp((e @ q.T) @ (e @ k.T).T)
+        weights.append(powers / powers.sum(axis=1, keepdims=True))
+        parts.append(weights[-1] @ (e @ v.T))
+    mixed = np.maximum(np.concatenate(parts, axis=1) + e @ residual.T, 0)
+    if "scale" in p:
+        centred = mixed - mixed.mean(axis=1, keepdims=True)
+        mixed = p["scale"][:, 0] * centred / np.sqrt(mixed.var(axis=1, keepdims=True) + 1e-6) + p["bias"][:, 0]
+    return mixed, np.array(weights)
+
+
+def outputs(config: Config, p: Weights, table: np.ndarray, columns: np.ndarray, numbers: np.ndarray) -> Any:
+    """The logit of one row, and the rating where there are two outputs; and the attention weights by layer."""
+    model = config.model
+    e = field_vectors(table[:, : model.embedding_dim], columns, numbers)
+    total, x, weights = p["bias"][:, 0].copy(), e, []
+    for layer in range(model.blocks):
+        x, found = interact(p[f"layer_{layer}"], x, model.heads)
+        weights.append(found)
+    if model.blocks:
+        total += p["attention_output"] @ x.reshape(-1)  # equation 10: all fields side by side
+    hidden = e.reshape(-1)
+    for layer in range(len(model.deep)):
+        hidden = np.maximum(p[f"deep_{layer}"] @ hidden + p[f"deep_{layer}_bias"][:, 0], 0)
+    if model.deep:
+        total += p["deep_output"] @ hidden
+    if model.first_order == "weights":
+        total[0] += field_vectors(table[:, model.embedding_dim :], columns, numbers).sum()
+    return total, weights
+
+
+def value_counts(data: Rows) -> np.ndarray:
+    """int64[values of the coded fields]: the rows that hold each."""
+    codes = np.where(data.columns < 0, -1, data.columns + np.array([0, 9, 9, 9, 15]))
+    return np.bincount(codes[codes >= 0], minlength=FIRST["price"])
+
+
+def in_double(weights: Any) -> Any:
+    return jax.tree.map(lambda leaf: np.float64(leaf), weights)
+
+
+def all_outputs(config: Config, params: Any, tables: Any, data: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
+    """float64[n, outputs], and float64[n, heads, F, F] of each layer."""
+    p, table = in_double(params), np.float64(tables["field"])
+    found = [outputs(config, p, table, *row) for row in zip(data.columns, data.numbers, strict=True)]
+    layers = [np.stack(part) for part in zip(*(weights for _, weights in found), strict=True)]
+    return np.stack([total for total, _ in found]), layers
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_and_attention_are_those_of_the_equations(name: str) -> None:
+    loss = RATING if name == "norm" else {}  # a second output does not change the first
+    config, data = make_config(VARIANTS[name], loss=loss), rows()
+    model = AutoInt(config, SCHEMA)
+    params, tables = random_weights(model)
+    row = (params, tables, data.columns, data.numbers)
+    found, attended = jax.jit(lambda *row: (model.logits(*row), model.attention(*row)))(*row)
+    expected, layers = all_outputs(config, params, tables, data)
+    assert expected.shape[1] == (2 if loss else 1) and expected[:, 0].std() > 0.3
+    np.testing.assert_allclose(found, expected[:, 0], rtol=1e-4, atol=2e-5)
+    assert len(attended) == len(layers) == config.model.blocks
+    for ours, theirs in zip(attended, layers, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
+
+
+def test_what_stands_behind_a_bags_end_says_nothing() -> None:
+    """Not its place among the columns either: a bag is a mean over what it holds."""
+    model = AutoInt(make_config(VARIANTS["autoint-plus"]), SCHEMA)
+    params, tables = random_weights(model)
+    columns = np.array([[1, 2, 4, -1, 3], [1, 4, 2, -1, 3], [1, -1, 2, 4, 3], [1, 2, 2, 4, 3]], np.int32)
+    numbers = np.ones((4, 2), np.float32)
+    found = np.asarray(jax.jit(model.logits)(params, tables, columns, numbers))
+    np.testing.assert_allclose(found[1:3], found[0], rtol=1e-5)
+    assert abs(found[3] - found[0]) > 1e-3
+
+
+def test_an_empty_bag_is_a_vector_of_zeros() -> None:
+    """And passes no derivative to any value."""
+    model = AutoInt(make_config(VARIANTS["autoint"]), SCHEMA)
+    params, tables = random_weights(model)
+    columns, numbers = np.array([[1, -1, -1, -1, 3]], np.int32), np.ones((1, 2), np.float32)
+    slope = jax.jit(jax.grad(lambda table: model.logits(params, {"field": table}, columns, numbers)[0]))
+    found = np.asarray(slope(tables["field"]))
+    read = [FIRST["user"] + 1, FIRST["kind"] + 3, FIRST["price"], FIRST["age"]]
+    assert np.all(np.abs(found[read]).max(axis=1) > 0)
+    np.testing.assert_array_equal(np.delete(found, read, axis=0), 0.0)
+
+
+@pytest.mark.parametrize("name", ["autoint-plus", "norm"])
+def test_a_rows_logit_does_not_depend_on_the_batch(name: str) -> None:
+    """Alone, among others, and where rows are padded to tiles."""
+    model = AutoInt(make_config(VARIANTS[name]), SCHEMA)
+    params, tables = random_weights(model)
+    data, logits = rows(200), jax.jit(model.logits)
+    whole = np.asarray(logits(params, tables, data.columns, data.numbers))
+    for size in (1, 65):
+        part = np.asarray(logits(params, tables, data.columns[-size:], data.numbers[-size:]))
+        np.testing.assert_allclose(part, whole[-size:], rtol=1e-6, atol=1e-6)
+
+
+# ---- the loss --------------------------------------------------------------------------------------------------------
+
+
+def test_binary_cross_entropy() -> None:
+    logits = np.array([-1000.0, -20.0, -1.0, -1e-3, 0.0, 1e-3, 0.5, 3.0, 30.0, 1000.0])
+    for label in (0.0, 1.0):
+        found = np.asarray(binary_cross_entropy(jnp.float32(logits), jnp.float32(label)))
+        likelihood = np.logaddexp(0, -logits if label else logits)  # -log sigmoid(±logit)
+        np.testing.assert_allclose(found, likelihood, rtol=1e-6, atol=1e-9)
+    slope = jax.vmap(jax.grad(binary_cross_entropy), (0, None))(jnp.float32(logits[1:-1]), jnp.float32(1.0))
+    np.testing.assert_allclose(slope, 1 / (1 + np.exp(-logits[1:-1])) - 1, rtol=1e-5, atol=1e-7)
+
+
+def one_step(model: AutoInt, data: Rows, weight: np.ndarray) -> Any:
+    """What ``loss`` reads of a step that holds these rows."""
+    block = RowBlock(data.columns[None], data.numbers[None], data.labels[None], data.ratings[None], weight[None])
+    block = jax.tree.map(jnp.asarray, block)
+    steps = model.steps(model.constants(value_counts(data)), block, jax.random.split(jax.random.key(0), 1))
+    return jax.tree.map(lambda leaf: leaf[0], steps)
+
+
+LOSSES: list[tuple[dict[str, float], str]] = [
+    ({}, "dense"), ({}, "rows"), ({"rating_weight": 0.7}, "dense"), ({"embedding_l2": 0.03}, "rows"),
+    (RATING | {"embedding_l2_power": 0.5}, "dense"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("loss", "table"), LOSSES, ids=str)
+def test_the_loss_is_that_of_the_equations(loss: dict[str, float], table: str) -> None:
+    """Mean over the step's places, of which some hold no row; what is reported is the cross-entropy alone."""
+    config = make_config(VARIANTS["autoint-plus"] | {"table": table}, loss=loss)
+    model, data = AutoInt(config, SCHEMA), rows()
+    params, tables = random_weights(model)
+    weight = (np.arange(len(data)) < 33).astype(np.float32)
+    step, constants = one_step(model, data, weight), model.constants(value_counts(data))
+
+    def objective(params: Any, tables: Any) -> Any:
+        plans = {}
+        for name, reads in model.reads(step).items():
+            _, plans[name] = plan_rows(scratch(model.tables[name]), reads, jnp.int32(0))
+        read = {name: gather(tables[name], plans[name].ids) if plans else tables[name] for name in tables}
+        return model.loss(params, read, plans, (), step, jax.random.key(1), constants)
+
+    found, (_, reported) = jax.jit(objective)(params, tables)
+    (expected, _), double = all_outputs(config, params, tables, data), np.float64(tables["field"])
+    likelihood = np.logaddexp(0, np.where(data.labels > 0, -1, 1) * expected[:, 0])
+    each = likelihood.copy()
+    if "rating_weight" in loss:
+        each += 0.7 * (expected[:, 1] - (data.ratings - 1) / 4) ** 2
+    if "embedding_l2" in loss:
+        counts = np.append(value_counts(data), [value_counts(data).max()] * 2)  # of numbers: as many as any value
+        cost = 0.03 * np.maximum(counts, 1.0) ** -loss.get("embedding_l2_power", 0.0)
+        for row, columns in enumerate(data.columns):
+            codes = [FIRST[name] + code for name, place in COLUMNS.items() for code in columns[place] if code >= 0]
+            for code in (*codes, FIRST["price"], FIRST["age"]):
+                each[row] += cost[code] * np.sum(double[code] ** 2)
+    assert float(found) == pytest.approx(np.sum(each * weight) / len(data), rel=1e-5)
+    assert float(reported) == pytest.approx(np.sum(likelihood * weight), rel=1e-5)
+
+
+# ---- dropout ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rate", "of_256"), [(0.5, 128), (0.2, 51), (0.1, 26), (0.0005, 1), (0.9999, 255)])
+def test_masks_drop_their_share_and_keep_the_mean(rate: float, of_256: int) -> None:
+    mask = np.asarray(byte_mask(jax.random.key(3), (1024, 512), rate))
+    factor = np.float32(256 / (256 - of_256))
+    assert set(np.unique(mask)) == {np.float32(0), factor}
+    assert float(factor) * (256 - of_256) / 256 == pytest.approx(1, rel=1e-7)
+    share, deviation = np.mean(mask == 0), np.sqrt(of_256 * (256 - of_256)) / 256 / np.sqrt(mask.size)
+    assert abs(share - of_256 / 256) < 4 * deviation
+    assert np.any(mask != np.asarray(byte_mask(jax.random.key(4), (1024, 512), rate)))
+
+
+def test_dropout_of_hidden_units_keeps_the_mean() -> None:
+    """The logit is linear in what is dropped of the last hidden layer, so it scatters around that without dropout."""
+    model = AutoInt(make_config(VARIANTS["deep"] | {"dropout_hidden": 0.5}), SCHEMA)
+    params, tables = random_weights(model)
+    data = rows().take(np.arange(6))
+    step = one_step(model, data, np.ones(6, np.float32))
+
+    def logits(key: Any) -> Any:
+        found, _ = model._forward(params, tables["field"][step.ids], step.ids, step.block.numbers, key)
+        return found[0]
+
+    found = np.float64(jax.jit(jax.vmap(logits))(jax.random.split(jax.random.key(0), 3000)))
+    plain = np.asarray(jax.jit(model.logits)(params, tables, data.columns, data.numbers))
+    error = found.std(axis=0) / np.sqrt(len(found))
+    assert np.sum(error > 1e-3) >= 4, "a row may have no unit that answers"
+    assert np.all(np.abs(found.mean(axis=0) - plain) < 5 * error + 1e-6)
+
+
+@pytest.mark.parametrize("where", ["dropout_embedding", "dropout_attention", "dropout_hidden"])
+def test_dropout_acts_in_training_only(where: str) -> None:
+    variant = VARIANTS["autoint"] | {"deep": [7]}
+    dropping = AutoInt(make_config(variant | {where: 0.3}), SCHEMA)
+    params, tables = random_weights(dropping)
+    data = rows()
+    step, constants = one_step(dropping, data, np.ones(len(data), np.float32)), dropping.constants(value_counts(data))
+    loss = jax.jit(lambda key: dropping.loss(params, tables, {}, (), step, key, constants)[0])
+    keys = jax.random.split(jax.random.key(0), 2)
+    values = {float(loss(keys[0])), float(loss(keys[1]))}
+    assert len(values) == 2
+    assert float(loss(keys[0])) == float(loss(keys[0]))
+    logits = jax.jit(dropping.logits)(params, tables, data.columns, data.numbers)
+    expected, _ = all_outputs(make_config(variant), params, tables, data)
+    np.testing.assert_allclose(logits, expected[:, 0], rtol=1e-4, atol=2e-5)
+    likelihood = np.logaddexp(0, np.where(data.labels > 0, -1, 1) * expected[:, 0]).mean()
+    assert all(abs(value - likelihood) > 1e-4 for value in values)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25])
+def test_a_share_of_the_values_becomes_unknown(rate: float) -> None:
+    """Not what stands behind a bag's end, anew in each step, and in training alone."""
+    model, steps = AutoInt(make_config(VARIANTS["autoint"], data={"unknown_rate": rate}), SCHEMA), 30
+    data = rows(4000)
+    leaves = (data.columns, data.numbers, data.labels, data.ratings, np.ones(len(data), np.float32))
+    block = RowBlock(*(jnp.broadcast_to(leaf, (steps, *leaf.shape)) for leaf in leaves))
+    constants = model.constants(value_counts(data))
+    ids = np.asarray(jax.jit(model.steps)(constants, block, jax.random.split(jax.random.key(0), steps)).ids)
+    first = np.array([0, 9, 9, 9, 15])
+    np.testing.assert_array_equal(ids[..., 5:], np.broadcast_to([FIRST["price"], FIRST["age"]], (steps, 4000, 2)))
+    ids = ids[..., :5]
+    assert np.all((ids == -1) == (data.columns == -1))
+    replaced = ids != np.where(data.columns < 0, -1, data.columns + first)
+    assert np.all(ids == np.where(replaced, first, ids)), "the unknown value of their own field"
+    known = data.columns > 0
+    deviation = np.sqrt(rate * (1 - rate) / (known.sum() * steps))
+    assert abs(replaced[:, known].mean() - rate) <= 4 * deviation
+    for column in range(5):  # each alike
+        assert abs(replaced[..., column][:, known[:, column]].mean() - rate) <= 5 * np.sqrt(5) * deviation
+    assert not rate or np.any(replaced[0] != replaced[1])
+
+
+# ---- how it begins and how it is trained -----------------------------------------------------------------------------
+
+
+def test_the_table_at_the_beginning() -> None:
+    """Unknown values and the weights of the first order at 0, all else normal with the configured deviation."""
+    wide = {"embedding_dim": 400, "first_order": "weights"}
+    for more, deviation in (({}, 400**-0.5), ({"init_std": 0.3}, 0.3)):
+        spec = AutoInt(make_config(VARIANTS["deep"] | wide | more), SCHEMA).tables["field"]
+        assert (spec.rows, spec.width) == (TABLE_ROWS, 401)
+        table = np.asarray(jax.jit(spec.init, static_argnums=1)(jax.random.key(0), (spec.rows, spec.width)))
+        unknown = [FIRST["user"], FIRST["tags"], FIRST["kind"]]
+        np.testing.assert_array_equal(table[unknown], 0.0)
+        np.testing.assert_array_equal(table[:, 400], 0.0)
+        others = np.delete(table[:, :400], unknown, axis=0)
+        np.testing.assert_allclose(others.std(axis=1), deviation, rtol=0.2)
+        assert abs(others.mean()) < 4 * deviation / np.sqrt(others.size)
+
+
+def test_projections_begin_as_glorot_has_it() -> None:
+    model = AutoInt(make_config({"blocks": 2, "attention_dim": 30, "embedding_dim": 50}), SCHEMA)
+    params = jax.jit(model.init)(jax.random.key(0))
+    for layer, width in (("layer_0", 50), ("layer_1", 30)):
+        projection = np.asarray(params[layer]["projection"])
+        bound = np.sqrt(6 / (30 + width))
+        assert projection.shape == (4 * 30, width)
+        assert 0.98 * bound < np.abs(projection).max() <= bound
+        for part in np.split(projection, 4):
+            assert part.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
+
+
+def states(config: Config, steps: int, batch: int = 16) -> list[TrainState]:
+    """The state at the beginning and after each step; of 16 rows the third one of an epoch has half."""
+    model = AutoInt(config, SCHEMA)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps))
+    feed = model.feed(rows(), Plan(batch, 1, "random", 0, 2**20, training=True))
+    assert (feed.shape.steps, feed.shape.blocks) == (1, -(-len(rows()) // batch))
+    block = make_train_block(model, optimizer, config.optimizer.clip_norm, config.training.average)
+    constants = model.constants(value_counts(rows()))
+    state = init_state(model, optimizer, 0, batch, averaged=config.training.average > 0)
+    found = [jax.tree.map(np.array, state)]  # copies: the block donates its state
+    for step in [block for epoch in range(2) for block in feed.epoch(epoch)][:steps]:
+        state, _ = block(state, constants, step)
+        found.append(jax.tree.map(np.array, state))
+    return found
+
+
+@cache
+def under_sgd(table: str) -> list[TrainState]:
+    """Whatever is random, and an average where the table allows one."""
+    variant = VARIANTS["autoint-plus"] | {"dropout_embedding": 0.2, "table": table}
+    average = {"average": 0.2 if table == "dense" else 0.0}
+    return states(make_config(variant, data={"unknown_rate": 0.1}, loss=RATING, training=average), 4)
+
+
+def test_a_table_of_rows_is_trained_like_a_dense_one() -> None:
+    """Under sgd, step for step; rows that are not read have no derivative."""
+    dense, by_rows = under_sgd("dense"), under_sgd("rows")
+    np.testing.assert_array_equal(dense[0].tables["field"], by_rows[0].tables["field"])
+    for ours, theirs, before in zip(by_rows[1:], dense[1:], dense, strict=False):
+        assert np.abs(theirs.tables["field"] - before.tables["field"]).max() > 1e-3
+        left, right = ((state.params, state.tables) for state in (ours, theirs))
+        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_adam_by_rows_is_lazy_and_nothing_else() -> None:
+    """Both are alike until a row is not read that was read before: dense Adam goes on by its moments, rows stay."""
+    adam = {"name": "adam", "learning_rate": 0.1}
+    few = {"embedding_dim": 3, "blocks": 0, "deep": [4]}
+    dense, by_rows = (states(make_config(few | {"table": table}, optimizer=adam), 2, 4) for table in ("dense", "rows"))
+    np.testing.assert_allclose(dense[1].tables["field"], by_rows[1].tables["field"], rtol=1e-5, atol=1e-6)
+    feed = AutoInt(make_config(few), SCHEMA).feed(rows(), Plan(4, 1, "random", 0, 2**20, training=True))
+    reads = []
+    for order in feed.order(0)[:2]:
+        columns = rows().columns[order] + np.array([0, 9, 9, 9, 15])
+        reads.append({*columns[rows().columns[order] >= 0].tolist(), FIRST["price"], FIRST["age"]})
+    rested, read = sorted(reads[0] - reads[1]), sorted(reads[1])
+    assert rested and set(read) - reads[0]
+    np.testing.assert_allclose(dense[2].tables["field"][read], by_rows[2].tables["field"][read], rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(by_rows[2].tables["field"][rested], by_rows[1].tables["field"][rested])
+    moments = dense[1].table_optimizer["field"][0]
+    mean, square = 0.9 * moments.mu[rested] / (1 - 0.9**2), 0.999 * moments.nu[rested] / (1 - 0.999**2)
+    moved = dense[2].tables["field"][rested] - dense[1].tables["field"][rested]
+    assert np.abs(moved).max() > 1e-2
+    np.testing.assert_allclose(moved, -0.1 * mean / (np.sqrt(square) + 1e-8), rtol=1e-3, atol=1e-5)
+
+
+def test_the_average_follows_the_weights() -> None:
+    """With a decay that grows to the configured one; it is what evaluates and serves."""
+    found = under_sgd("dense")
+    average = jax.tree.map(np.float64, {"params": found[0].params, "tables": found[0].tables})
+    for step, state in enumerate(found[1:], 1):
+        decay = min(0.2, (1 + step) / (10 + step))
+        now = {"params": state.params, "tables": state.tables}
+        average = jax.tree.map(lambda old, new, decay=decay: decay * old + (1 - decay) * new, average, now)
+    served = found[-1].weights()
+    assert np.abs(served["tables"]["field"] - found[-1].tables["field"]).max() > 1e-4
+    for ours, theirs in zip(jax.tree.leaves(served), jax.tree.leaves(average), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,198 @@
+"""Attention over fields and its derivative by hand, against einsum in float64, however many the rows are."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrec.models.field_attention import LANES, _hold, attend, attention_weights, pad_rows, project
+
+TOLERANCE = 2e-5
+
+
+class Case(NamedTuple):
+    """Sizes: F fields, heads, A channels of all heads, B rows."""
+
+    fields: int
+    heads: int
+    width: int
+    rows: int
+
+
+CASES = [
+    Case(5, 2, 6, 3 * LANES),
+    Case(3, 1, 4, 2 * LANES),
+    Case(4, 3, 3, LANES),  # heads of one channel
+    Case(6, 2, 8, LANES + 6),  # no multiple
+    Case(4, 4, 8, 1),
+    Case(1, 2, 4, 5),  # a single field attends to itself
+]
+
+
+@cache
+def inputs(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Projections, the slope of some loss at the result, and factors of the weights."""
+    random = np.random.default_rng(sum(case))
+    keep = (random.random((case.fields, case.fields, case.heads, case.rows)) < 0.7) / 0.7
+    shapes = (case.fields, 4 * case.width, case.rows), (case.fields, case.width, case.rows)
+    projected, slope = (random.normal(size=shape).astype(np.float32) for shape in shapes)
+    return projected, slope, keep.astype(np.float32)
+
+
+def parts(projected: np.ndarray, heads: int) -> Any:
+    """Queries, keys, values and residuals, float64[F, h, c, B]."""
+    fields, _, rows = projected.shape
+    return np.moveaxis(np.float64(projected).reshape(fields, 4, heads, -1, rows), 1, 0)
+
+
+def softmax(projected: np.ndarray, heads: int) -> np.ndarray:
+    """[B, h, i, j]"""
+    query, key, _, _ = parts(projected, heads)
+    scores = np.einsum("ihcb,jhcb->bhij", query, key)
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def by_row(keep: np.ndarray | None) -> Any:
+    """[B, h, i, j] of [i, j, h, B]."""
+    return 1.0 if keep is None else np.einsum("ijhb->bhij", keep)
+
+
+def expected(projected: np.ndarray, heads: int, keep: np.ndarray | None = None) -> np.ndarray:
+    """Equations 5 to 8: relu(sum over j of weight_ij value_j + residual_i), [F, A, B]."""
+    _, _, value, residual = parts(projected, heads)
+    mixed = np.einsum("bhij,jhcb->ihcb", softmax(projected, heads) * by_row(keep), value) + residual
+    return np.maximum(mixed, 0.0).reshape(len(mixed), -1, mixed.shape[-1])
+
+
+def expected_slope(projected: np.ndarray, heads: int, slope: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
+    query, key, value, _ = parts(projected, heads)
+    weights, kept = softmax(projected, heads), by_row(keep)
+    above = (slope * (expected(projected, heads, keep) > 0)).reshape(value.shape)
+    d_weights = np.einsum("ihcb,jhcb->bhij", above, value) * kept
+    d_scores = weights * (d_weights - np.sum(weights * d_weights, axis=-1, keepdims=True))
+    d_query, d_key = np.einsum("bhij,jhcb->ihcb", d_scores, key), np.einsum("bhij,ihcb->jhcb", d_scores, query)
+    d_value = np.einsum("bhij,ihcb->jhcb", weights * kept, above)
+    return np.stack([d_query, d_key, d_value, above], axis=1).reshape(projected.shape)
+
+
+@partial(jax.jit, static_argnames="heads")
+def forward_and_back(
+    projected: jax.Array, slope: jax.Array, heads: int, keep: jax.Array | None
+) -> tuple[jax.Array, ...]:
+    result, back = jax.vjp(lambda x: attend(x, heads, keep), projected)
+    return result, *back(slope)
+
+
+weigh = jax.jit(attention_weights, static_argnums=1)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dropped", [False, True])
+def test_attention_and_its_derivative_are_those_of_the_equations(case: Case, dropped: bool) -> None:
+    projected, slope, keep = inputs(case)
+    mask = keep if dropped else None
+    found, back = forward_and_back(projected, slope, case.heads, mask)
+    assert found.shape == slope.shape and back.shape == projected.shape
+    result, wanted = expected(projected, case.heads, mask), expected_slope(projected, case.heads, slope, mask)
+    assert 0.1 < np.mean(result > 0) < 0.9, "the relu has both sides"
+    np.testing.assert_allclose(found, result, rtol=TOLERANCE, atol=TOLERANCE)
+    np.testing.assert_allclose(back, wanted, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", CASES[:2])
+def test_the_derivative_is_that_of_differences(case: Case) -> None:
+    """What the formulas of this file and the library's could both get wrong."""
+    projected, slope, keep = inputs(case)
+    _, back = forward_and_back(projected, slope, case.heads, keep)
+    random, step = np.random.default_rng(1), 1e-6
+    for _ in range(5):
+        towards = random.normal(size=projected.shape)
+        ends = [expected(projected + sign * step * towards, case.heads, keep) for sign in (1, -1)]
+        difference = np.sum(slope * (ends[0] - ends[1])) / (2 * step)
+        assert abs(difference) > 1
+        np.testing.assert_allclose(np.sum(np.float64(back) * towards), difference, rtol=1e-3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_attention_weights_are_a_softmax(case: Case) -> None:
+    projected, _, _ = inputs(case)
+    found = np.asarray(weigh(projected, case.heads))
+    assert found.shape == (case.rows, case.heads, case.fields, case.fields)
+    np.testing.assert_allclose(found.sum(axis=-1), 1.0, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, softmax(projected, case.heads), rtol=TOLERANCE, atol=1e-7)
+
+
+def test_a_rows_result_does_not_depend_on_its_neighbours() -> None:
+    """Among many or few, and beside rows that are not finite."""
+    case = CASES[0]
+    projected, slope, _ = inputs(case)
+    whole, _ = forward_and_back(projected, slope, case.heads, None)
+    some = [0, 1, LANES - 1, LANES, case.rows - 1]
+    few, _ = forward_and_back(projected[..., some], slope[..., some], case.heads, None)
+    np.testing.assert_allclose(few, np.asarray(whole)[..., some], rtol=1e-6, atol=1e-7)
+    spoilt = np.array(projected)
+    spoilt[..., [5, LANES + 5]] = np.nan
+    beside, _ = forward_and_back(spoilt, slope, case.heads, None)
+    sound = np.setdiff1d(np.arange(case.rows), [5, LANES + 5])
+    np.testing.assert_array_equal(np.asarray(beside)[..., sound], np.asarray(whole)[..., sound])
+
+
+@pytest.mark.parametrize("size", [1e3, 1e17])
+def test_very_large_scores_do_not_overflow(size: float) -> None:
+    """Scores up to 1e36: all attention goes to the highest, and nothing is infinite or not a number."""
+    case = CASES[0]
+    projected, slope, _ = inputs(case)
+    large = np.array(projected)
+    large[:, : 2 * case.width] *= np.float32(size)  # queries and keys
+    found, back = forward_and_back(large, slope, case.heads, None)
+    weights = np.asarray(weigh(large, case.heads))
+    assert np.isfinite(back).all() and np.isfinite(weights).all()
+    np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=0, atol=1e-6)
+    assert np.mean(weights.max(axis=-1) > 0.999) > 0.99
+    # Two scores of nearly the same size may be parted by rounding; such a row is one in thousands.
+    agree = np.isclose(found, expected(large, case.heads), rtol=1e-4, atol=1e-4)
+    assert agree.mean() > 0.999
+
+
+def test_equal_scores_share_alike() -> None:
+    projected = np.zeros((4, 4 * 2, 3), np.float32)
+    projected[:, 4:6] = np.arange(4, dtype=np.float32)[:, None, None]  # values 0, 1, 2, 3
+    np.testing.assert_array_equal(weigh(projected, 2), np.full((3, 2, 4, 4), 0.25, np.float32))
+    np.testing.assert_array_equal(attend(jnp.asarray(projected), 2), np.full((4, 2, 3), 1.5, np.float32))
+
+
+def test_projections() -> None:
+    random = np.random.default_rng(0)
+    weights, x = random.normal(size=(12, 5)).astype(np.float32), random.normal(size=(4, 5, 70)).astype(np.float32)
+    found = jax.jit(project)(weights, x)
+    np.testing.assert_allclose(found, np.einsum("pd,fdb->fpb", np.float64(weights), x), rtol=TOLERANCE, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("rows", "padded"), [(1, 1), (LANES - 1, LANES - 1), (LANES, LANES), (LANES + 1, 3 * LANES),
+                         (2 * LANES, 3 * LANES), (3 * LANES, 3 * LANES), (4 * LANES + 1, 5 * LANES)]
+)  # fmt: skip
+def test_rows_are_padded_to_an_odd_multiple(rows: int, padded: int) -> None:
+    vectors = np.random.default_rng(0).normal(size=(rows, 2, 3)).astype(np.float32)
+    found = np.asarray(pad_rows(jnp.asarray(vectors)))
+    assert found.shape == (padded, 2, 3)
+    np.testing.assert_array_equal(found[:rows], vectors)
+    np.testing.assert_array_equal(found[rows:], 0.0)
+
+
+def test_holding_changes_no_bit_of_a_finite_number() -> None:
+    random = np.random.default_rng(0)
+    bits = random.integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
+    tiny, largest = np.finfo(np.float32).tiny, np.finfo(np.float32).max
+    numbers = np.concatenate([bits, np.float32([0.0, -0.0, 1.0, -1.0, tiny, -tiny, largest, -largest])])
+    normal = numbers[np.isfinite(numbers) & ((np.abs(numbers) >= tiny) | (numbers == 0))]  # XLA may flush the others
+    assert len(normal) > 190_000
+    found = np.asarray(jax.jit(_hold)(normal))
+    np.testing.assert_array_equal(found.view(np.uint32), normal.view(np.uint32))
+    assert np.isnan(np.asarray(jax.jit(_hold)(np.float32([np.inf, -np.inf, np.nan])))).all(), "as it says"

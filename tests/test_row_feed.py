@@ -1,0 +1,180 @@
+"""How rows are split and fed: every row in its place, in an order that is a function of (seed, epoch)."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec.data.feed import Plan
+from jaxrec.data.protocols import RowSplits, split_rows
+from jaxrec.data.row_feed import RowBlock, RowFeed
+from jaxrec.data.rows import Field, Rows, Schema
+from jaxrec.errors import UserError
+
+# --- splitting --------------------------------------------------------------------------------------------------------
+
+SCHEMA = Schema((Field("user", "categorical", "user", 9),), "user", None, 4.0, 1.0, 5.0)
+
+
+def some_rows(users: list[int], ratings: list[int], times: list[int]) -> Rows:
+    n = len(users)
+    columns = np.array(users, np.int32).reshape(n, 1)
+    labels = (np.array(ratings) >= 4).astype(np.float32)
+    return Rows(
+        columns, np.zeros((n, 0), np.float32), labels, np.array(ratings, np.float32), np.array(times), columns[:, 0]
+    )
+
+
+@st.composite
+def splittable(draw: st.DrawFn) -> Rows:
+    n = draw(st.integers(5, 40))
+    parts = (st.integers(0, 4), st.integers(1, 5), st.integers(1, 9))
+    users, ratings, times = (draw(st.lists(part, min_size=n, max_size=n)) for part in parts)
+    return some_rows(users, ratings, times)
+
+
+def split(rows: Rows, protocol: str, test: float = 0.2, validation: float = 0.1, seed: int = 42) -> RowSplits:
+    return split_rows(rows, SCHEMA, protocol, seed, test, validation)
+
+
+@settings(max_examples=60, deadline=None)
+@given(splittable(), st.sampled_from(["rows", "paper", "temporal", "leave_one_out"]), st.sampled_from([0.0, 0.1, 0.5]))
+def test_splits_are_disjoint_and_cover(rows: Rows, protocol: str, validation: float) -> None:
+    try:
+        found = split(rows, protocol, validation=validation)
+    except UserError:
+        return  # see the last test of splits
+    every = np.sort(np.concatenate(found))
+    assert all(part.dtype == np.int64 for part in found)
+    assert len(np.unique(every)) == len(every)
+    below = rows.ratings[rows.labels == 0].max(initial=0)
+    expected = np.flatnonzero(rows.ratings != below) if protocol == "paper" else np.arange(len(rows))
+    np.testing.assert_array_equal(every, expected)
+    assert validation or not len(found.validation)
+
+
+@pytest.mark.parametrize("n", [5, 7, 100, 1001])
+@pytest.mark.parametrize("seed", [42, 0])
+def test_rows_are_split_as_scikit_learn_does(n: int, seed: int) -> None:
+    found = split(some_rows([1] * n, [5] * n, [0] * n), "rows", seed=seed)
+    order, test = np.random.RandomState(seed).permutation(n), -(-n // 5)
+    held_out = int(np.ceil((n - test) / 10))
+    np.testing.assert_array_equal(found.test, order[:test])
+    np.testing.assert_array_equal(found.validation, order[test : test + held_out])
+    np.testing.assert_array_equal(found.train, order[test + held_out :])
+
+
+@settings(max_examples=50, deadline=None)
+@given(splittable())
+def test_the_latest_rows_are_the_test_split(rows: Rows) -> None:
+    found = split(rows, "temporal")
+    train, validation, test = (rows.times[part] for part in found)
+    assert len(test) == int(np.ceil(0.2 * len(rows)))
+    assert train.max() <= validation.min()
+    assert validation.max() <= test.min()
+
+
+@settings(max_examples=60, deadline=None)
+@given(splittable(), st.booleans())
+def test_each_user_leaves_one_positive_out(rows: Rows, validation: bool) -> None:
+    try:
+        found = split(rows, "leave_one_out", validation=0.1 * validation)
+    except UserError:
+        return
+    for user in range(5):
+        positives = sorted((rows.times[i], i) for i in np.flatnonzero((rows.users == user) & (rows.labels > 0)))
+        expected = [row for _, row in positives[::-1]] if user else []  # 0 is not a user
+        assert [row for row in found.test if rows.users[row] == user] == expected[:1]
+        second = expected[1:2] if validation else []
+        assert [row for row in found.validation if rows.users[row] == user] == second
+
+
+SMALL = some_rows([1, 1, 2, 2], [5, 3, 4, 2], [1, 2, 3, 4])
+REFUSED: list[tuple[Rows, Schema, str, float, str]] = [
+    (some_rows([1, 1], [5, 1], [0, 0]), SCHEMA, "temporal", 0.2, "temporal needs times, and the data set has none"),
+    (some_rows([1, 1], [5, 1], [0, 0]), SCHEMA, "leave_one_out", 0.2, "leave_one_out needs times, and the data"),
+    (SMALL, Schema((), None, None, 4, 1, 5), "leave_one_out", 0.2, "leave_one_out needs a user's field, and the data"),
+    (SMALL.take(np.array([0, 2])), SCHEMA, "leave_one_out", 0.2, "leaves none of 2 rows to train on; choose rows"),
+    (SMALL, SCHEMA, "rows", 0.9, r"0\.9 and 0\.5 of 4 rows leave none to train on; lower them"),
+    (SMALL.take(np.array([0, 1, 2])), SCHEMA, "paper", 0.2, "leaves out ratings of 3, and no negative is left without"),
+]
+
+
+@pytest.mark.parametrize(("rows", "schema", "protocol", "test", "message"), REFUSED)
+def test_protocols_that_the_data_do_not_allow(
+    rows: Rows, schema: Schema, protocol: str, test: float, message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^data\.\w+.*: .*{message}") as caught:
+        split_rows(rows, schema, protocol, 42, test, 0.5)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+# --- feeding ----------------------------------------------------------------------------------------------------------
+
+
+def numbered(n: int) -> Rows:
+    """Rows that tell their number in every leaf."""
+    number = np.arange(n)
+    columns = np.stack([number, number + 1], axis=1).astype(np.int32)
+    half = (number / 2).astype(np.float32)
+    return Rows(columns, half[:, None], (number % 3 == 0).astype(np.float32), half, number, columns[:, 0])
+
+
+def feed(n: int, batch: int, steps: int = 4, order: str = "random", seed: int = 1, resident: bool = True) -> RowFeed:
+    return RowFeed(numbered(n), Plan(batch, steps, order, seed, 2**20 if resident else 0))
+
+
+def drawn(blocks: list[RowBlock]) -> np.ndarray:
+    """Numbers of the rows of weight 1, in their order."""
+    parts = [np.asarray(block.columns)[..., 0][np.asarray(block.weight) > 0] for block in blocks]
+    return np.concatenate([np.zeros(0, np.int32), *parts])
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3))
+def test_each_row_comes_once_an_epoch_and_both_ways_give_the_same(n: int, batch: int, steps: int, epoch: int) -> None:
+    resident, streamed = (feed(n, batch, steps, resident=where) for where in (True, False))
+    assert (resident.resident, streamed.resident) == (True, False)
+    shape, like = resident.shape, resident.like()
+    assert shape.steps <= steps
+    assert (shape.blocks - 1) * shape.steps < shape.used == -(-n // batch)  # no block is all padding
+    blocks, others = list(resident.epoch(epoch)), list(streamed.epoch(epoch))
+    assert len(blocks) == len(others) == shape.blocks
+    for block, other in zip(blocks, others, strict=True):
+        for one, two, expected in zip(block, other, like, strict=True):
+            assert one.shape == two.shape == expected.shape
+            assert one.dtype == two.dtype == expected.dtype
+            assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+    rows = drawn(blocks)
+    assert np.array_equal(np.sort(rows), np.arange(n))
+    weight = np.concatenate([np.asarray(block.weight).reshape(-1) for block in blocks])
+    np.testing.assert_array_equal(weight, np.arange(len(weight)) < n)
+    for block in blocks:  # every leaf is of the same row
+        number, real = np.asarray(block.columns)[..., 0], np.asarray(block.weight) > 0
+        for leaf, expected in ((block.columns[..., 1], number + 1), (block.numbers[..., 0], number / 2),
+                               (block.rating, number / 2), (block.target, number % 3 == 0)):  # fmt: skip
+            np.testing.assert_array_equal(np.asarray(leaf)[real], expected[real])
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    orders = [drawn(list(feed(200, 8, seed=seed).epoch(epoch))).tolist() for seed in (1, 2) for epoch in (0, 1)]
+    assert len({tuple(order) for order in [*orders, range(200)]}) == 5
+    again = feed(200, 8, seed=2)
+    list(again.epoch(0))
+    assert drawn(list(again.epoch(1))).tolist() == orders[3]
+    assert drawn(list(feed(200, 8, order="time").epoch(3))).tolist() == list(range(200))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_an_epoch_starts_in_the_middle(resident: bool) -> None:
+    made = feed(100, 8, resident=resident)
+    whole = list(made.epoch(2))
+    assert len(whole) == 4
+    for start in range(5):
+        rest = list(made.epoch(2, start))
+        assert len(rest) == 4 - start
+        for block, expected in zip(rest, whole[start:], strict=True):
+            jax.tree.map(np.testing.assert_array_equal, block, expected)
