@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
@@ -121,12 +121,21 @@ def _value(name: str, words: list[str]) -> Any:
         raise UserError(f"--{name}: '{' '.join(words)}' is not a value") from None
     if name == "data.path":  # a directory may be called 2024
         return " ".join(words)
-    several = isinstance(fields()[name][0], tuple)
-    if several and not (len(values) == 1 and isinstance(values[0], list)):
+    if _several(name) and not (len(values) == 1 and (isinstance(values[0], list) or values[0] is None)):
         return values
     if len(values) > 1:
         raise UserError(f"--{name}: one value expected, found '{' '.join(words)}'")
     return _number(values[0])
+
+
+def _several(name: str) -> bool:
+    """Whether ``section.field`` takes a list."""
+    section, field = name.split(".")
+    annotation = Config.model_fields[section].annotation.model_fields[field].annotation  # type: ignore[union-attr]
+    parts = [
+        get_args(part)[0] if get_origin(part) is Annotated else part for part in (annotation, *get_args(annotation))
+    ]
+    return any(get_origin(part) is tuple for part in parts)
 
 
 def _number(value: Any) -> Any:

@@ -87,7 +87,15 @@ def _prepare_rows(arguments: argparse.Namespace, source: RowSource) -> dict[str,
         update(1, note="encode")
         result = write_rows(raw, stage.dataset)
         files = result.pop("files")
-        return write_manifest(stage.dataset, files, kind="rows", source=arguments.source, options=raw.options, **result)
+        return write_manifest(
+            stage.dataset,
+            files,
+            ("fields", "user", "item", "label"),
+            kind="rows",
+            source=arguments.source,
+            options=raw.options,
+            **result,
+        )
 
 
 def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:

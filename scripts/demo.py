@@ -33,47 +33,29 @@ from jaxrec.rundir import Run
 
 LISTED = 20_000  # users; of more only the one that is typed is sent to the browser
 FILTERED = 40  # values of a field that is offered as a filter
+FORMATS: dict[type, str] = {int: "%d", float: "%.4f"}  # of columns: ids and years have no separators
 UNKNOWN = "unknown"
+OCCUPATIONS = """other, academic or educator, artist, clerical or admin, college or grad student, customer service,
+doctor or health care, executive or managerial, farmer, homemaker, K-12 student, lawyer, programmer, retired,
+sales or marketing, scientist, self-employed, technician or engineer, tradesman or craftsman, unemployed, writer"""
+AGES = {1: "under 18", 18: "18 to 24", 25: "25 to 34", 35: "35 to 44", 45: "45 to 49", 50: "50 to 55", 56: "over 55"}
 LEGENDS = {  # what values stand for, by source and field
     "movielens": {
         "gender": {"F": "female", "M": "male"},
-        "age": {"1": "under 18", "18": "18 to 24", "25": "25 to 34", "35": "35 to 44", "45": "45 to 49",
-                "50": "50 to 55", "56": "56 and over"},
-        "occupation": dict(zip(map(str, range(21)), (
-            "other", "academic or educator", "artist", "clerical or admin", "college or grad student",
-            "customer service", "doctor or health care", "executive or managerial", "farmer", "homemaker",
-            "K-12 student", "lawyer", "programmer", "retired", "sales or marketing", "scientist", "self-employed",
-            "technician or engineer", "tradesman or craftsman", "unemployed", "writer"), strict=True)),
+        "age": {str(age): text for age, text in AGES.items()},
+        "occupation": {str(code): text for code, text in enumerate(re.split(r",\s", OCCUPATIONS))},
     }
-}  # fmt: skip
+}
 T = TypeVar("T")
 
 
-class Filter(NamedTuple):
-    """A field of the items: its values, and int32[items, width] their indices (from 1) by item."""
-
-    values: list[Any]
-    columns: np.ndarray
-
-
 class Service(NamedTuple):
-    """What all visitors share. The lock is held while the recommender works, which no two of them may do at once."""
+    """What all visitors share."""
 
     recommender: ClickRecommender
-    filters: dict[str, Filter]
+    filters: dict[str, tuple[list[Any], np.ndarray]]  # by field: its values, and int32[items, width] indices from 1
     item_ids: list[Any]
-    lock: threading.Lock
-
-
-class Choice(NamedTuple):
-    """What is asked for, and what to call it."""
-
-    title: str
-    user: Any
-    profile: dict[str, Any]
-    date: datetime.date | None
-    exclude: list[Any]
-    k: int
+    lock: threading.Lock  # held while the recommender works: warnings are caught for all threads at once
 
 
 @st.cache_resource(show_spinner="Loading the model …")
@@ -91,21 +73,18 @@ def load(path: str) -> Service:
     fields = [field for field in schema.coded if field.side == "item" and field.name != schema.item]
     fields.sort(key=lambda field: field.kind != "bag")  # those first: all genres say more than the first one
     filters = {
-        field.name: Filter(
-            read_table(run, f"vocabulary/{field.name}.parquet")["value"].to_pylist(), columns[field.name]
-        )
-        for field in fields
-        if 1 < field.size - 1 <= FILTERED
+        name: (read_table(run, f"vocabulary/{name}.parquet")["value"].to_pylist(), columns[name])
+        for name in (field.name for field in fields if 1 < field.size - 1 <= FILTERED)
     }
     return Service(recommender, filters, items.ids, threading.Lock())
 
 
-def ask(service: Service, call: Callable[[], T]) -> T:
+def ask(service: Service, call: Callable[[], T], notes: bool = True) -> T:
     """Call the recommender; what it does not know becomes a note on the page."""
     with service.lock, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnknownValues)
         found = call()
-    for note in dict.fromkeys(str(warning.message) for warning in caught):
+    for note in dict.fromkeys(str(warning.message) for warning in caught if notes):
         st.warning(plain(note))
     return found
 
@@ -122,17 +101,21 @@ def label(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def meaning(run: Run, name: str, value: Any) -> str:
+def meaning(run: Run, name: str, value: Any, none: str = UNKNOWN) -> str:
     """A value of a field in words."""
-    text = UNKNOWN if value is None else str(value)
+    text = none if value is None else str(value)
     return LEGENDS.get(str(run.manifest.get("source")), {}).get(name, {}).get(text, text)
+
+
+def bags(run: Run) -> set[str]:
+    return {field["name"] for field in run.manifest["fields"] if field["kind"] == "bag"}
 
 
 def shown(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of an item, as columns of a table."""
-    bags = {field["name"] for field in run.manifest["fields"] if field["kind"] == "bag"}
-    words = {name: str(value or "").replace("|", ", ") for name, value in known.items() if name in bags}
-    return {label(name): value for name, value in ({**known} | words).items()}
+    lists = bags(run)
+    return {label(name): str(value or "").replace("|", ", ") if name in lists else value
+            for name, value in known.items()}  # fmt: skip
 
 
 def named(known: Mapping[str, Any], item: Any) -> str:
@@ -144,35 +127,28 @@ def named(known: Mapping[str, Any], item: Any) -> str:
 # ---- what is asked for -----------------------------------------------------------------------------------------------
 
 
-def choose(service: Service) -> Choice:
-    """The controls at the side."""
+def choose(service: Service) -> tuple[dict[str, Any], int, list[Any]]:
+    """The controls at the side: the user, the profile and the date, how many items, and those that are filtered out."""
     recommender, schema = service.recommender, service.recommender.schema
     kinds = ["A known user", "Somebody new"]
     new = not recommender.users or st.radio("Who", kinds, key="who", horizontal=True) == kinds[1]
-    user = None if new else choose_user(recommender.users)
-    calendar = service.recommender.run.manifest["calendar"]
+    user, users, text = None, recommender.users, f"{len(recommender.users):,} users; type an id to search"
+    if not new and len(users) <= LISTED:
+        user = st.selectbox("User", users, key="user", help=text)
+    elif not new:
+        user = st.text_input("User", str(users[0]), key="user", help=text) or users[0]
+    calendar = recommender.run.manifest["calendar"]
     asked = [field for field in schema.fields if new and field.side == "user" and field.name != schema.user]
     asked += [field for field in schema.fields if field.side == "context" and field.name not in calendar]
     answers = {field.name: choose_value(recommender, field) for field in asked}
+    profile = {name: value for name, value in answers.items() if value not in (None, [])}
     date = None
     if any(field.name in calendar for field in schema.fields):
         last = datetime.datetime.fromtimestamp(int(recommender.run.kept("last_time")[0]), datetime.UTC).date()
         earliest, latest = datetime.date(1900, 1, 1), datetime.date(2100, 12, 31)
         date = st.date_input("Date", last, earliest, latest, key="date", format="YYYY-MM-DD")
-    return Choice(
-        "Somebody new" if new else f"User {user}",
-        user,
-        {name: value for name, value in answers.items() if value not in (None, [])},
-        date if isinstance(date, datetime.date) else None,
-        choose_filters(service),
-        st.slider("How many", 5, 50, 10, step=5, key="k"),
-    )
-
-
-def choose_user(users: Sequence[Any]) -> Any:
-    if len(users) <= LISTED:
-        return st.selectbox("User", users, key="user", help=f"{len(users):,} users; type to search")
-    return st.text_input("User", str(users[0]), key="user", help=f"the id of one of {len(users):,} users") or users[0]
+    exclude = choose_filters(service)
+    return {"user": user, "profile": profile, "date": date}, st.slider("How many", 5, 50, 10, 5, key="k"), exclude
 
 
 def choose_value(recommender: ClickRecommender, field: Field) -> Any:
@@ -180,23 +156,21 @@ def choose_value(recommender: ClickRecommender, field: Field) -> Any:
     key, name = f"field {field.name}", label(field.name)
     if field.kind == "numerical":
         return st.number_input(name, value=None, key=key, placeholder=f"{UNKNOWN}; {field.mean:.4g} on average")
-    say = partial(meaning, recommender.run, field.name)
-    values = recommender.values(field.name)
+    none = "usual" if field.side == "context" else UNKNOWN
+    say, values = partial(meaning, recommender.run, field.name, none=none), recommender.values(field.name)
     if field.kind == "bag":
-        return st.multiselect(name, values, key=key, format_func=say, max_selections=field.width, placeholder=UNKNOWN)
+        return st.multiselect(name, values, key=key, format_func=say, max_selections=field.width, placeholder=none)
     return st.selectbox(name, [None, *values], key=key, format_func=say)
 
 
 def choose_filters(service: Service) -> list[Any]:
     """Ids of the items that are filtered out. The items stay that have one of the values of each field."""
     allowed = np.ones(len(service.item_ids), bool)
-    bags = [field["name"] for field in service.recommender.run.manifest["fields"] if field["kind"] == "bag"]
-    more = None
+    run, place, all_bags = service.recommender.run, st.container(), bags(service.recommender.run)
     for name, (values, columns) in service.filters.items():
-        if more is None and bags and name not in bags:
-            more = st.expander("More filters")
-        place = st if name in bags or more is None else more
-        say = partial(meaning, service.recommender.run, name)
+        if name not in all_bags and all_bags & set(service.filters):
+            place, all_bags = st.expander("More filters"), set()
+        say = partial(meaning, run, name)
         wanted = place.multiselect(label(name), values, key=f"only {name}", format_func=say, placeholder="any")
         if wanted:
             allowed &= np.isin(columns, [values.index(value) + 1 for value in wanted]).any(axis=1)
@@ -209,23 +183,24 @@ def choose_filters(service: Service) -> list[Any]:
 def show_recommendations(service: Service) -> None:
     recommender, run = service.recommender, service.recommender.run
     with st.sidebar:
-        choice = choose(service)
+        query, k, exclude = choose(service)
     st.title("Recommendations", anchor=False)
-    known = recommender.user(choice.user) if choice.user is not None else choice.profile
+    new = query["user"] is None
+    known = query["profile"] if new else recommender.user(query["user"])
     facts = " · ".join(f"{label(name).lower()} {meaning(run, name, value)}" for name, value in known.items())
-    st.markdown(f"**{plain(choice.title)}**" + (f": {plain(facts)}" if facts else ""))
-    query = {"user": choice.user, "profile": choice.profile, "date": choice.date}
-    best = ask(service, partial(recommender.recommend, **query, k=choice.k, exclude=choice.exclude))
+    who = "Somebody new" if new else plain(f"User {query['user']}")
+    st.markdown(f"**{who}**: {plain(facts) or 'nothing known'}")
+    best = ask(service, partial(recommender.recommend, **query, k=k, exclude=exclude))
     if not best:
         st.info("The filters leave nothing that is not rated already. Take one away.")
-    else:
+    if best:
         item, text = label(str(recommender.schema.item)), f"of a rating of {recommender.schema.threshold:g} or more"
-        # The probability comes first, where a narrow window shows it.
+        # The probability stands first: there a narrow window shows it.
         rows = [{"Probability": 100 * one.probability, **shown(run, one.known), f"{item} id": one.item} for one in best]
-        bar = st.column_config.ProgressColumn(format="%.1f%%", min_value=0, max_value=100, help=text, width="small")
+        bar = st.column_config.ProgressColumn(format="%.1f%%", min_value=0, max_value=100, color="blue", help=text)
         table(rows, Probability=bar)
         st.caption(f"Probability {text}, by {plain(run.path.name)}. What the user rated before is left out.")
-    rated = ask(service, partial(recommender.rated, choice.user))
+    rated = ask(service, partial(recommender.rated, query["user"]))
     if rated:
         with st.expander(f"Rated before: {len(rated):,}, the latest first"):
             past = [{"Rating": one.rating, **shown(run, one.known)} for one in reversed(rated)]
@@ -240,10 +215,9 @@ def explain(service: Service, query: Mapping[str, Any], items: Mapping[Any, str]
     st.subheader("Why this one?", anchor=False)
     item = st.selectbox(label(str(service.recommender.schema.item)), list(items), format_func=lambda item: items[item])
     with st.spinner("Drawing …"):
-        found = ask(service, partial(service.recommender.explain, item, **query))
-        st.markdown(
-            f"Probability **{found.probability:.1%}**. A row of the picture shows which fields a field draws from."
-        )
+        found = ask(service, partial(service.recommender.explain, item, **query), notes=False)  # they stand above
+        text = "A row of the picture shows which fields a field draws from."
+        st.markdown(f"Probability **{found.probability:.1%}**. {text}")
         if not found.weights:
             st.info("This model has no interacting layers (model.blocks 0), so there is no attention to draw.")
             return
@@ -254,10 +228,8 @@ def explain(service: Service, query: Mapping[str, Any], items: Mapping[Any, str]
 
 
 def table(rows: Sequence[Mapping[str, Any]], **columns: Any) -> None:
-    """A table. Whole numbers are ids, years and counts, and have no separators."""
-    formats = {int: "%d", float: "%.4f"}
-    kinds = {name: type(value) for row in rows for name, value in row.items() if type(value) in formats}
-    numbers = {name: st.column_config.NumberColumn(format=formats[kind]) for name, kind in kinds.items()}
+    kinds = {name: type(value) for row in rows for name, value in row.items() if type(value) in FORMATS}
+    numbers = {name: st.column_config.NumberColumn(format=FORMATS[kind]) for name, kind in kinds.items()}
     st.dataframe(list(rows), column_config=numbers | columns, hide_index=True)
 
 
@@ -285,27 +257,22 @@ def show_metrics(run: Run, file: Path) -> None:
     """What ``jaxrec.evaluate`` wrote of one split."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        title, text = f"{label(found['split'])} split", f"{found['rows']:,} rows, {found['positive']:.1%} positive"
+        title, text = f"{label(found['split'])} split", f"{found.pop('rows'):,} rows, {found['positive']:.1%} positive"
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file}: damaged; write it again with python -m jaxrec.evaluate") from None
     st.subheader(title, anchor=False)
     st.caption(text)
-    baselines = {label(name): one for name, one in found.get("baselines", {}).items()}
-    table([{"Model": name, **metrics(one)} for name, one in ({run.path.name: found} | baselines).items()])
-    groups = found.get("groups", {})
-    for tab, (name, parts) in zip(st.tabs([label(name) for name in groups]) if groups else (), groups.items()):
-        rows = [
-            {"Group": meaning(run, name, value), "rows": one["rows"], **metrics(one)} for value, one in parts.items()
-        ]
+    groups, models = found.get("groups", {}), {run.path.name: found} | found.get("baselines", {})
+    table([{"Model": name, **metrics(one)} for name, one in models.items()])
+    for tab, (name, parts) in zip(st.tabs(list(map(label, groups))) if groups else (), groups.items(), strict=True):
         with tab:
-            table(rows)
-    show_picture(
-        file.with_name(f"{file.stem}-reliability.png"), "Reliability", "observed against predicted click rates"
-    )
+            table([{"Group": meaning(run, name, value), **metrics(one)} for value, one in parts.items()])
+    picture = file.with_name(f"{file.stem}-reliability.png")
+    show_picture(picture, "Reliability", "observed against predicted click rates")
 
 
 def metrics(found: Mapping[str, Any]) -> dict[str, float]:
-    return {name: one for name, one in found.items() if isinstance(one, float) and name not in ("seconds", "positive")}
+    return {name: one for name, one in found.items() if type(one) in FORMATS and name not in ("seconds", "positive")}
 
 
 def show_picture(file: Path, title: str, text: str) -> None:
@@ -321,10 +288,8 @@ def main(argv: Sequence[str]) -> None:
         parser.add_argument("--run", required=True, metavar="DIR")
         service = load(parser.parse_args(argv).run)
         pages = {"Recommendations": show_recommendations, "Run": show_run}
-        st.navigation([
-            st.Page(partial(page, service), title=title, url_path=title.lower(), default=page is show_recommendations)
-            for title, page in pages.items()
-        ]).run()  # fmt: skip
+        st.navigation([st.Page(partial(page, service), title=title, url_path=title.lower())
+                       for title, page in pages.items()]).run()  # fmt: skip
     except UserError as error:
         st.error(plain(str(error)))
 

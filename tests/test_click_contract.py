@@ -43,7 +43,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "rows": {"blocks": 1, "heads": 1, "deep": [16], "table": "rows"},
 }
 
-N, USERS, ITEMS = 2400, 30, 24
+N, USERS, ITEMS = 2400, 28, 24
 DAY, START = 86_400, 1_700_000_000  # November 2023
 TEST, VALIDATION = 0.2, 0.25  # of N, and of the rest: as many rows, so that one program evaluates both
 RARE_USER, RARE_DEVICE = 999, "watch"  # of one test row each, unseen in training
@@ -54,7 +54,7 @@ def group(user: Any) -> Any:
 
 
 def kind(item: Any) -> Any:
-    return item // 5 % 2
+    return item // 6 % 2
 
 
 def sku(item: int) -> str:
@@ -64,11 +64,12 @@ def sku(item: int) -> str:
 def raw_rows(learnable: bool) -> RawRows:
     """A label is whether the user's group is the item's kind: neither says anything alone. Or the toss of a coin.
 
-    Users are 100 to 129, items sku-000 to sku-023. The last user has no training row, nor has the device ``watch``.
+    Users are 100 to 127, items sku-000 to sku-023. The last user has no training row, nor has the device ``watch``.
     """
     random = np.random.default_rng(3)
     user, item = random.integers(0, USERS, N), random.integers(0, ITEMS, N)
-    item = np.where((user + item) % 3 == 0, (item + 1) % ITEMS, item)  # a third of the items nobody has seen
+    block, place = item // 3 * 3, item % 3
+    item = np.where(place == user % 3, block + (place + 1) % 3, item)  # a third of the items a user never sees
     device = random.integers(0, 2, N)
     tags = [[["new"], ["new", "red"], [], ["red", "big", "old"]][i % 4] for i in range(ITEMS)]
     labels = group(user) == kind(item) if learnable else random.random(N) < 0.5
@@ -138,7 +139,7 @@ def model(request: pytest.FixtureRequest) -> dict[str, Any]:
 def learned(model: dict[str, Any], sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the predictable source; tests must not change it."""
     place = tmp_path_factory.mktemp("learned")
-    config = config_for(place / "c.yaml", sources["xor"], model, epochs=6)
+    config = config_for(place / "c.yaml", sources["xor"], model, epochs=4)
     assert call("train", "--config", config, "--run", place / "run") == 0
     return place / "run"
 
@@ -343,7 +344,7 @@ def test_what_is_left_out(of_one: ClickRecommender, sources: dict[str, Path]) ->
     recommender = of_one
     dataset, rows, _ = opened(sources["xor"])
     everything = [sku(i) for i in range(ITEMS)]
-    user = int(np.argmin([len(set(recommender.rated(id))) for id in recommender.users[:USERS]])) + 100
+    user = 105
     rated = recommender.rated(user)
     own = np.flatnonzero(rows.users == recommender.users.index(user) + 1)
     items = rows.columns[own, 1]
@@ -352,7 +353,7 @@ def test_what_is_left_out(of_one: ClickRecommender, sources: dict[str, Path]) ->
     assert all(one.known == {"title": f"Thing {int(one.item[4:])}"} for one in rated)
     fresh = [one.item for one in recommender.recommend(user, k=ITEMS)]
     assert sorted(fresh) == sorted(set(everything) - {one.item for one in rated})
-    assert fresh and len(fresh) < ITEMS
+    assert ITEMS / 4 < len(fresh) < ITEMS
     both = recommender.recommend(user, k=ITEMS, exclude=[fresh[0], "nowhere"])
     assert [one.item for one in both] == fresh[1:]
     assert [one.item for one in recommender.recommend(user, k=1)] == fresh[:1]
@@ -440,4 +441,4 @@ def test_groups_and_baselines_are_measured_beside_it(one: Path, sources: dict[st
     assert sum(part["rows"] for part in result["groups"]["activity"].values()) == len(test)
     assert result["baselines"].keys() == {"popularity", "item_mean", "bias", "als"}
     for metrics in result["baselines"].values():
-        assert 0.3 < metrics["auc"] < 1 and metrics["log_loss"] > 0 and "ndcg@2" in metrics
+        assert 0.3 < metrics["auc"] <= 1 and metrics["log_loss"] > 0 and "ndcg@2" in metrics

@@ -150,12 +150,16 @@ def file_entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": checksum(path)}
 
 
-def write_manifest(path: Path, files: dict[str, dict[str, Any]], **entries: Any) -> dict[str, Any]:
+def write_manifest(
+    path: Path, files: dict[str, dict[str, Any]], hashed: tuple[str, ...] = (), **entries: Any
+) -> dict[str, Any]:
     """Write ``manifest.json`` into the directory ``path``; returns it.
 
-    ``content_hash`` is the sha256 of the sorted lines ``<sha256>  <name>`` of all files, as sha256sum prints them.
+    ``content_hash`` is the sha256 of the sorted lines ``<sha256>  <name>`` of all files, as sha256sum prints them, and
+    behind them of the entries named in ``hashed``, which say how the files are to be read.
     """
     lines = "".join(f"{files[name]['sha256']}  {name}\n" for name in sorted(files))
+    lines += "".join(json.dumps(entries[name], sort_keys=True) + "\n" for name in hashed)
     manifest = {"format": FORMAT, "kind": "sessions", **entries}
     manifest |= {"files": files, "content_hash": hashlib.sha256(lines.encode()).hexdigest()}
     with open(path / "manifest.json", "w", encoding="utf-8") as stream:
