@@ -115,6 +115,9 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
     rows, splits = selected_rows(config, dataset)
     _check_early_stopping(config, len(splits.validation))
     _check_classes(dataset, rows, splits)
+    if dataset.schema.user is None and "@" in config.training.metric:
+        raise UserError(f"training.metric: {config.training.metric} ranks each user's rows, and {dataset.path} has no "
+                        "user field; choose auc or log_loss")  # fmt: skip
     counts = value_counts(schema, rows.take(splits.train))
     rows = known_rows(schema, rows, counts)
     model = make_click_model(config, schema)

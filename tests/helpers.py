@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxrec import evaluate, plots, prepare, recommend, train
+from jaxrec import evaluate, plots, prepare, recommend, train, tune
 from jaxrec import rundir as runs
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import command
@@ -28,7 +28,7 @@ from jaxrec.training import new_state
 ROOT = Path(__file__).resolve().parent.parent
 MAINS: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": prepare.main, "train": train.main, "evaluate": evaluate.main, "recommend": recommend.main,
-    "plots": plots.main,
+    "plots": plots.main, "tune": tune.main,
 }  # fmt: skip
 TIMINGS = (
     "steps_per_s",

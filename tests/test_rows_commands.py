@@ -200,7 +200,7 @@ def test_notes_about_what_is_unknown(capsys: Capsys, click_run: Path) -> None:
     films = set(tiny().ratings["movie"].to_pylist())
     assert call("recommend", "--run", click_run, "--user", 4711, "--exclude", *films) == 0
     captured = capsys.readouterr()
-    assert captured.err.splitlines()[-1] == "jaxrec: note: the exclusions leave nothing to recommend"
+    assert "jaxrec: note: the exclusions leave nothing to recommend" in captured.err.splitlines()
     assert captured.out.strip() == ""
 
 

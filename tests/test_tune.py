@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
-from helpers import MAINS, call, fails, spawn, write_config
+from helpers import call, fails, spawn, write_config
 
 from jaxrec import config as configuration
 from jaxrec import tune
@@ -34,7 +34,6 @@ from jaxrec.train import Report
 pytest.importorskip("optuna")
 
 Capsys = pytest.CaptureFixture[str]
-MAINS.setdefault("tune", tune.main)
 ROWS, TRIALS = 500, 4
 SPACE: dict[str, Any] = {
     "data.validation_fraction": {"choices": [0.25]},
