@@ -5,6 +5,7 @@ Debian: ``apt-get install chromium chromium-driver``.
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import socket
@@ -147,7 +148,7 @@ def test_somebody_new_gets_what_such_people_like(page: AppTest) -> None:
 
 
 def test_a_day_beyond_the_data_gets_a_note(page: AppTest) -> None:
-    page.sidebar.date_input(key="date").set_value("2031-05-17").run()
+    page.sidebar.date_input(key="date").set_value(datetime.date(2031, 5, 17)).run()
     assert len(listed(page)) == 10
     notes = [warning.value.replace("\\", "") for warning in page.warning]
     assert notes == [f"field 'rating_{part}': training has not seen '{value}'; it counts as unknown"
