@@ -33,6 +33,7 @@ def pad_rows(vectors: Array) -> Array:
     return vectors if rows < LANES else jnp.pad(vectors, ((0, multiple * LANES - rows), (0, 0), (0, 0)))
 
 
+@jax.custom_vjp
 def project(weights: Array, x: Array) -> Array:
     """float32[F, P, B] from float32[P, D] and float32[F, D, B].
 
@@ -40,6 +41,16 @@ def project(weights: Array, x: Array) -> Array:
     write and read the operands, and those would no longer run along whole vectors (7 ms instead of 0.5 for each).
     """
     return jnp.broadcast_to(weights, (len(x), *weights.shape)) @ x
+
+
+def _project_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    # The weights are transposed before they are spread: automatic differentiation would transpose F copies of them.
+    weights, x = saved
+    d_weights = jax.lax.dot_general(slope, x, (((2,), (2,)), ((0,), (0,))))
+    return jnp.sum(d_weights, axis=0), jnp.broadcast_to(weights.T, (len(x), *weights.T.shape)) @ slope
+
+
+project.defvjp(lambda weights, x: (project(weights, x), (weights, x)), _project_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
