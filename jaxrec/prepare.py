@@ -72,7 +72,8 @@ def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) 
         extras = raw.extras(stage.dataset, result["counts"]["items"]) if raw.extras else {}
         files = result.pop("files")
         options = raw.options | cleaning.options()
-        return write_manifest(stage.dataset, files, source=arguments.source, options=options, **result, **extras)
+        entries: dict[str, Any] = {"source": arguments.source, "options": options, **result, **extras}
+        return write_manifest(stage.dataset, files, **entries)
 
 
 def _prepare_rows(arguments: argparse.Namespace, source: RowSource) -> dict[str, Any]:

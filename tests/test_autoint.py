@@ -144,7 +144,7 @@ def in_double(weights: Any) -> Any:
 
 def all_outputs(config: Config, params: Any, tables: Any, data: Rows) -> tuple[np.ndarray, list[np.ndarray]]:
     """float64[n, outputs], and float64[n, heads, F, F] of each layer."""
-    p, table = in_double(params), np.float64(tables["field"])
+    p, table = in_double(params), np.asarray(tables["field"], np.float64)
     found = [outputs(config, p, table, *row) for row in zip(data.columns, data.numbers, strict=True)]
     layers = [np.stack(part) for part in zip(*(weights for _, weights in found), strict=True)]
     return np.stack([total for total, _ in found]), layers
@@ -181,7 +181,7 @@ def test_an_empty_bag_is_a_vector_of_zeros() -> None:
     """And passes no derivative to any value."""
     model = AutoInt(make_config(VARIANTS["autoint"]), SCHEMA)
     params, tables = random_weights(model)
-    columns, numbers = np.array([[1, -1, -1, -1, 3]], np.int32), np.ones((1, 2), np.float32)
+    columns, numbers = jnp.array([[1, -1, -1, -1, 3]], jnp.int32), jnp.ones((1, 2))
     slope = jax.jit(jax.grad(lambda table: model.logits(params, {"field": table}, columns, numbers)[0]))
     found = np.asarray(slope(tables["field"]))
     read = [FIRST["user"] + 1, FIRST["kind"] + 3, FIRST["price"], FIRST["age"]]
@@ -245,7 +245,7 @@ def test_the_loss_is_that_of_the_equations(loss: dict[str, float], table: str) -
         return model.loss(params, read, plans, (), step, jax.random.key(1), constants)
 
     found, (_, reported) = jax.jit(objective)(params, tables)
-    (expected, _), double = all_outputs(config, params, tables, data), np.float64(tables["field"])
+    (expected, _), double = all_outputs(config, params, tables, data), np.asarray(tables["field"], np.float64)
     likelihood = np.logaddexp(0, np.where(data.labels > 0, -1, 1) * expected[:, 0])
     each = likelihood.copy()
     if "rating_weight" in loss:
@@ -286,7 +286,7 @@ def test_dropout_of_hidden_units_keeps_the_mean() -> None:
         found, _ = model._forward(params, tables["field"][step.ids], step.ids, step.block.numbers, key)
         return found[0]
 
-    found = np.float64(jax.jit(jax.vmap(logits))(jax.random.split(jax.random.key(0), 3000)))
+    found = np.asarray(jax.jit(jax.vmap(logits))(jax.random.split(jax.random.key(0), 3000)), np.float64)
     plain = np.asarray(jax.jit(model.logits)(params, tables, data.columns, data.numbers))
     error = found.std(axis=0) / np.sqrt(len(found))
     assert np.sum(error > 1e-3) >= 4, "a row may have no unit that answers"

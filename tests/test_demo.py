@@ -27,6 +27,7 @@ from streamlit.testing.v1 import AppTest
 
 DEMO = ROOT / "scripts" / "demo.py"
 USERS, FILMS = 30, 40
+PATIENCE = 300  # seconds: a busy machine is slow, not wrong
 GENRES = ("Drama", "Comedy|Romance", "Animation|Children's|Comedy", "Action|Sci-Fi")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -81,7 +82,7 @@ def click_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
     def start(*words: object) -> AppTest:
         monkeypatch.setattr(sys, "argv", [str(DEMO), *map(str, words)])
-        return AppTest.from_file(DEMO, default_timeout=120).run()
+        return AppTest.from_file(DEMO, default_timeout=PATIENCE).run()
 
     return start
 
@@ -169,7 +170,7 @@ def test_another_film_is_explained(page: AppTest) -> None:
 def test_the_page_of_the_run(click_run: Path) -> None:
     folder, name = str(DEMO.parent), str(click_run)
     script = f"import sys; sys.path.insert(0, {folder!r}); import demo; demo.show_run(demo.load({name!r}))"
-    page = AppTest.from_string(script, default_timeout=120).run()
+    page = AppTest.from_string(script, default_timeout=PATIENCE).run()
     assert not page.exception
     assert [part.value for part in page.subheader] == ["Learning curve", "Test split", "Reliability"]
     models, activity = page.dataframe[0].value, page.dataframe[1].value
@@ -242,7 +243,7 @@ def answers(address: str) -> bool:
         return False
 
 
-def wait(condition: Callable[[], Any], seconds: float = 90) -> Any:
+def wait(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
     """Wait until it holds; returns what it found."""
     end = time.monotonic() + seconds
     while not (found := condition()):

@@ -190,9 +190,9 @@ def test_holding_changes_no_bit_of_a_finite_number() -> None:
     random = np.random.default_rng(0)
     bits = random.integers(0, 2**32, 200_000, dtype=np.uint32).view(np.float32)
     tiny, largest = np.finfo(np.float32).tiny, np.finfo(np.float32).max
-    numbers = np.concatenate([bits, np.float32([0.0, -0.0, 1.0, -1.0, tiny, -tiny, largest, -largest])])
+    numbers = np.concatenate([bits, np.array([0.0, -0.0, 1.0, -1.0, tiny, -tiny, largest, -largest], np.float32)])
     normal = numbers[np.isfinite(numbers) & ((np.abs(numbers) >= tiny) | (numbers == 0))]  # XLA may flush the others
     assert len(normal) > 190_000
     found = np.asarray(jax.jit(_hold)(normal))
     np.testing.assert_array_equal(found.view(np.uint32), normal.view(np.uint32))
-    assert np.isnan(np.asarray(jax.jit(_hold)(np.float32([np.inf, -np.inf, np.nan])))).all(), "as it says"
+    assert np.isnan(np.asarray(jax.jit(_hold)(np.array([np.inf, -np.inf, np.nan], np.float32)))).all(), "as it says"

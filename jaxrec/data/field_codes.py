@@ -88,7 +88,7 @@ class FieldCodes:
         """
         field = self.field(name)
         if field.kind == "numerical":
-            return np.float32((_number(name, value) - field.mean) / field.deviation)
+            return np.array((_number(name, value) - field.mean) / field.deviation, np.float32)
         if field.kind == "categorical":
             return np.array([self.code(field, value)], np.int32)
         several = value.split("|") if isinstance(value, str) else list(value)
@@ -129,7 +129,7 @@ class FieldCodes:
             if field.side == "item":
                 continue
             if field.kind == "numerical":
-                found[field.name] = np.float32(0.0)
+                found[field.name] = np.zeros((), np.float32)
                 continue
             first = int(np.argmax(self._counts[field.name])) if field.side == "context" else 0
             found[field.name] = np.array([first] + [-1] * (field.width - 1), np.int32)

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,7 +151,7 @@ def file_entry(path: Path) -> dict[str, Any]:
 
 
 def write_manifest(
-    path: Path, files: dict[str, dict[str, Any]], hashed: tuple[str, ...] = (), **entries: Any
+    path: Path, files: dict[str, dict[str, Any]], /, hashed: Sequence[str] = (), **entries: Any
 ) -> dict[str, Any]:
     """Write ``manifest.json`` into the directory ``path``; returns it.
 
