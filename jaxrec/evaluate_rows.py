@@ -21,7 +21,7 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.data.protocols import RowSplits
 from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.errors import UserError, nearest
-from jaxrec.row_evaluation import RowEvaluator
+from jaxrec.row_evaluation import RowEvaluator, known_users
 from jaxrec.rundir import Run, load_click_model
 from jaxrec.tasks import known_rows, selected_rows
 
@@ -58,7 +58,7 @@ def evaluate_rows(
     evaluator = RowEvaluator(model, known, run.config.evaluation)
     with progress(f"evaluating {split}", evaluator.blocks) as update:
         logits = evaluator.logits(parameters["params"], parameters["tables"], update)
-    users = known.users if np.any(known.users) else None
+    users = known_users(known.users)
     result: dict[str, Any] = {
         "split": split,
         "rows": len(known),
@@ -132,7 +132,7 @@ def measure_baselines(
         asked = every.take(chosen)
         scores = fitted.score(asked.user, asked.item)
         logits = fitted.calibration.slope * scores + fitted.calibration.intercept
-        found[name] = click_metrics(logits.astype(np.float32), asked.label, asked.user, ks)
+        found[name] = click_metrics(logits.astype(np.float32), asked.label, known_users(asked.user), ks)
         found[name]["seconds"] = round(time.perf_counter() - begin, 3)
     return found
 
@@ -167,6 +167,7 @@ def _groups(
     if wanted is None:
         wanted = [ACTIVITY, *(field.name for field in fields if field.size <= MOST_VALUES)]
     users, labels = rows.users[chosen], rows.labels[chosen]
+    ranked = known_users(users)
     result = {}
     for name in wanted:
         if name == ACTIVITY:
@@ -175,7 +176,7 @@ def _groups(
             column = schema.columns((name,))[0]
             group = np.asarray(dataset.array("rows/columns.npy"))[chosen, column]
             titles = ["unknown", *map(str, _values(dataset.path, name))]
-        found = by_group(logits, labels, users, group, titles, ks)
+        found = by_group(logits, labels, ranked, group, titles, ks)
         result[name] = {title: metrics for title, metrics in found.items() if metrics["rows"]}
     return result
 

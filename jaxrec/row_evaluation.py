@@ -54,5 +54,10 @@ class RowEvaluator:
 
     def metrics(self, params: Any, tables: dict[str, Array], ks: Sequence[int]) -> dict[str, float]:
         """AUC, log loss, calibration error, and the rankings of each user's rows at ``ks``."""
-        users = self.rows.users if np.any(self.rows.users) else None
+        users = known_users(self.rows.users)
         return click_metrics(self.logits(params, tables), self.rows.labels, users, ks)
+
+
+def known_users(users: np.ndarray) -> np.ndarray | None:
+    """int32[n] to rank by: unknown users, who are not one, as -1, in no ranking; None where all are unknown."""
+    return np.where(users > 0, users, -1) if np.any(users) else None

@@ -61,7 +61,7 @@ class Run:
         """
         file = self.path / "dataset" / f"{name}.npy"
         try:
-            array: np.ndarray = np.load(file, allow_pickle=False)
+            array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise UserError(f"{file}: missing or damaged ({error}); train the run again") from None
         return array

@@ -65,7 +65,7 @@ class DataConfig(Section):
     """Days after which a training session weighs half as much in the loss (null: all weigh the same)."""
     protocol: Literal["rows", "paper", "temporal", "leave_one_out"] = "rows"
     """autoint: the test split is a random share of the rows; the same without the rating below the threshold; the most
-    recent rows; each user's last positive."""
+    recent rows; each user's last positive and what follows it."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """autoint: of the random split."""
     test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2

@@ -119,9 +119,8 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
         raise UserError(f"training.metric: {config.training.metric} ranks each user's rows, and {dataset.path} has no "
                         "user field; choose auc or log_loss")  # fmt: skip
     counts = value_counts(schema, rows.take(splits.train))
-    rows = known_rows(schema, rows, counts)
     model = make_click_model(config, schema)
-    training, validation = rows.take(splits.train), rows.take(splits.validation)
+    training, validation = (known_rows(schema, rows.take(part), counts) for part in (splits.train, splits.validation))
     return Task(
         model,
         model.feed(training, training_plan(config)),

@@ -35,6 +35,7 @@ LISTED = 20_000  # users; of more only the one that is typed is sent to the brow
 FILTERED = 40  # values of a field that is offered as a filter
 FORMATS: dict[type, str] = {int: "%d", float: "%.4f"}  # of columns: ids and years have no separators
 UNKNOWN = "unknown"
+KEEP: dict[str, Any] = {"persist_state": "session"}  # what is chosen, while the other page is shown
 OCCUPATIONS = """other, academic or educator, artist, clerical or admin, college or grad student, customer service,
 doctor or health care, executive or managerial, farmer, homemaker, K-12 student, lawyer, programmer, retired,
 sales or marketing, scientist, self-employed, technician or engineer, tradesman or craftsman, unemployed, writer"""
@@ -131,12 +132,12 @@ def choose(service: Service) -> tuple[dict[str, Any], int, list[Any]]:
     """The controls at the side: the user, the profile and the date, how many items, and those that are filtered out."""
     recommender, schema = service.recommender, service.recommender.schema
     kinds = ["A known user", "Somebody new"]
-    new = not recommender.users or st.radio("Who", kinds, key="who", horizontal=True) == kinds[1]
+    new = not recommender.users or st.radio("Who", kinds, key="who", **KEEP, horizontal=True) == kinds[1]
     user, users, text = None, recommender.users, f"{len(recommender.users):,} users; type an id to search"
     if not new and len(users) <= LISTED:
-        user = st.selectbox("User", users, key="user", help=text)
+        user = st.selectbox("User", users, key="user", help=text, **KEEP)
     elif not new:
-        user = st.text_input("User", str(users[0]), key="user", help=text) or users[0]
+        user = st.text_input("User", str(users[0]), key="user", help=text, **KEEP) or users[0]
     calendar = recommender.run.manifest["calendar"]
     asked = [field for field in schema.fields if new and field.side == "user" and field.name != schema.user]
     asked += [field for field in schema.fields if field.side == "context" and field.name not in calendar]
@@ -146,21 +147,28 @@ def choose(service: Service) -> tuple[dict[str, Any], int, list[Any]]:
     if any(field.name in calendar for field in schema.fields):
         last = datetime.datetime.fromtimestamp(int(recommender.run.kept("last_time")[0]), datetime.UTC).date()
         earliest, latest = datetime.date(1900, 1, 1), datetime.date(2100, 12, 31)
-        date = st.date_input("Date", last, earliest, latest, key="date", format="YYYY-MM-DD")
+        date = st.date_input("Date", last, earliest, latest, key="date", format="YYYY-MM-DD", **KEEP)
     exclude = choose_filters(service)
-    return {"user": user, "profile": profile, "date": date}, st.slider("How many", 5, 50, 10, 5, key="k"), exclude
+    return (
+        {"user": user, "profile": profile, "date": date},
+        st.slider("How many", 5, 50, 10, 5, key="k", **KEEP),
+        exclude,
+    )
 
 
 def choose_value(recommender: ClickRecommender, field: Field) -> Any:
     """A value of a field of the user or the occasion; None where it is left open."""
-    key, name = f"field {field.name}", label(field.name)
+    name, more = label(field.name), KEEP | {"key": f"field {field.name}"}
     if field.kind == "numerical":
-        return st.number_input(name, value=None, key=key, placeholder=f"{UNKNOWN}; {field.mean:.4g} on average")
+        return st.number_input(name, value=None, placeholder=f"{UNKNOWN}; {field.mean:.4g} on average", **more)
     none = "usual" if field.side == "context" else UNKNOWN
-    say, values = partial(meaning, recommender.run, field.name, none=none), recommender.values(field.name)
+    more["format_func"], values = (
+        partial(meaning, recommender.run, field.name, none=none),
+        recommender.values(field.name),
+    )
     if field.kind == "bag":
-        return st.multiselect(name, values, key=key, format_func=say, max_selections=field.width, placeholder=none)
-    return st.selectbox(name, [None, *values], key=key, format_func=say)
+        return st.multiselect(name, values, max_selections=field.width, placeholder=none, **more)
+    return st.selectbox(name, [None, *values], **more)
 
 
 def choose_filters(service: Service) -> list[Any]:
@@ -171,7 +179,7 @@ def choose_filters(service: Service) -> list[Any]:
         if name not in all_bags and all_bags & set(service.filters):
             place, all_bags = st.expander("More filters"), set()
         say = partial(meaning, run, name)
-        wanted = place.multiselect(label(name), values, key=f"only {name}", format_func=say, placeholder="any")
+        wanted = place.multiselect(label(name), values, key=f"only {name}", format_func=say, placeholder="any", **KEEP)
         if wanted:
             allowed &= np.isin(columns, [values.index(value) + 1 for value in wanted]).any(axis=1)
     return [service.item_ids[item] for item in np.flatnonzero(~allowed) if item]
@@ -238,8 +246,6 @@ def table(rows: Sequence[Mapping[str, Any]], **columns: Any) -> None:
 
 def show_run(service: Service) -> None:
     run = service.recommender.run
-    for key in list(st.session_state):
-        st.session_state[key] = st.session_state[key]  # or Streamlit forgets what was chosen on the other page
     st.title("Run", anchor=False)
     st.caption(plain(f"{run.path}: {run.config.model.name} on {run.manifest.get('source')}, "
                      f"{run.manifest['counts']['rows']:,} rows"))  # fmt: skip

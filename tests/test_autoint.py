@@ -251,7 +251,7 @@ def test_the_loss_is_that_of_the_equations(loss: dict[str, float], table: str) -
     if "rating_weight" in loss:
         each += 0.7 * (expected[:, 1] - (data.ratings - 1) / 4) ** 2
     if "embedding_l2" in loss:
-        counts = np.append(value_counts(data), [value_counts(data).max()] * 2)  # of numbers: as many as any value
+        counts = np.append(value_counts(data), [len(data)] * 2)  # numbers stand in every row
         cost = 0.03 * np.maximum(counts, 1.0) ** -loss.get("embedding_l2_power", 0.0)
         for row, columns in enumerate(data.columns):
             codes = [FIRST[name] + code for name, place in COLUMNS.items() for code in columns[place] if code >= 0]
@@ -434,3 +434,25 @@ def test_the_average_follows_the_weights() -> None:
     assert np.abs(served["tables"]["field"] - found[-1].tables["field"]).max() > 1e-4
     for ours, theirs in zip(jax.tree.leaves(served), jax.tree.leaves(average), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_the_unknown_value_is_charged_for_the_rows_that_will_read_it(power: float) -> None:
+    config = make_config(VARIANTS["autoint"], loss={"embedding_l2": 2.0, "embedding_l2_power": power},
+                         data={"unknown_rate": 0.25})  # fmt: skip
+    data = rows()
+    model, counts = AutoInt(config, SCHEMA), value_counts(data)
+    found = np.asarray(model.constants(counts))
+    users = counts[:9]
+    expected = np.append(0.25 * (users.sum() - users[0]) + users[0], 0.75 * users[1:])
+    np.testing.assert_allclose(found[:9], 2.0 * np.maximum(expected, 1) ** -power, rtol=1e-5)
+
+
+def test_places_without_a_row_leave_a_table_of_rows_alone() -> None:
+    """Lazy Adam would move by momentum what a place behind the epoch's end seems to read."""
+    config = make_config(VARIANTS["autoint"] | {"table": "rows"}, optimizer={"name": "adam", "learning_rate": 0.1})
+    model, data = AutoInt(config, SCHEMA), rows()
+    step = one_step(model, data, (np.arange(len(data)) < 5).astype(np.float32))
+    ids = np.asarray(model.reads(step)["field"].ids).reshape(len(data), -1)
+    assert (ids[:5] < model.tables["field"].rows).any(axis=1).all()
+    assert (ids[5:] >= model.tables["field"].rows).all()

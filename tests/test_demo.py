@@ -261,6 +261,12 @@ class Window:
     def find(self, css: str) -> list[Any]:
         return list(self.driver.find_elements("css selector", css))
 
+    def open(self, address: str) -> None:
+        self.driver.get("about:blank")  # the last page may have missed its server
+        self.driver.get_log("browser")
+        self.driver.get(address)
+        self.settle()
+
     def text(self) -> str:
         return str(self.driver.execute_script("return document.body.innerText"))
 
@@ -324,8 +330,7 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Window]:
 
 def test_in_a_browser(window: Window, click_run: Path, tmp_path: Path) -> None:
     with serve(click_run, tmp_path / "log") as address:
-        window.driver.get(address)
-        window.settle()
+        window.open(address)
         first = window.rows()
         assert len(first) == 10
         assert "User 1" in window.text() and "Why this one?" in window.text()
@@ -360,8 +365,7 @@ def test_in_a_browser(window: Window, click_run: Path, tmp_path: Path) -> None:
 
 def test_a_mistake_in_a_browser(window: Window, run: Path, tmp_path: Path) -> None:
     with serve(run, tmp_path / "log") as address:
-        window.driver.get(address)
-        window.settle()
+        window.open(address)
         (alert,) = window.find("[data-testid=stAlert]")
         assert alert.text == f"{run}: a run of gru4rec, which ranks sessions; name one of autoint"
         assert "Traceback" not in window.text() and not window.find("[data-testid=stException]")

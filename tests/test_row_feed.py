@@ -79,17 +79,19 @@ def test_the_latest_rows_are_the_test_split(rows: Rows) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(splittable(), st.booleans())
-def test_each_user_leaves_one_positive_out(rows: Rows, validation: bool) -> None:
+def test_each_user_leaves_the_last_positive_and_what_follows_out(rows: Rows, validation: bool) -> None:
     try:
         found = split(rows, "leave_one_out", validation=0.1 * validation)
     except UserError:
         return
     for user in range(5):
-        positives = sorted((rows.times[i], i) for i in np.flatnonzero((rows.users == user) & (rows.labels > 0)))
-        expected = [row for _, row in positives[::-1]] if user else []  # 0 is not a user
-        assert [row for row in found.test if rows.users[row] == user] == expected[:1]
-        second = expected[1:2] if validation else []
-        assert [row for row in found.validation if rows.users[row] == user] == second
+        own = [int(row) for _, row in sorted((rows.times[i], i) for i in np.flatnonzero(rows.users == user))]
+        places = [place for place, row in enumerate(own) if rows.labels[row] > 0] if user else []  # 0 is not a user
+        last = places[-1] if places else len(own)
+        second = places[-2] if len(places) > 1 and validation else last
+        assert sorted(row for row in found.test if rows.users[row] == user) == sorted(own[last:])
+        assert sorted(row for row in found.validation if rows.users[row] == user) == sorted(own[second:last])
+        assert sorted(row for row in found.train if rows.users[row] == user) == sorted(own[:second])
 
 
 SMALL = some_rows([1, 1, 2, 2], [5, 3, 4, 2], [1, 2, 3, 4])

@@ -276,3 +276,14 @@ def test_noise_lowers_the_optimum_and_independent_labels_leave_none(made: RowsDa
 def test_bad_options(option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fails(capsys, "prepare", "rows-synthetic", option, "--out", tmp_path / "out", names=message)
     assert call("prepare", "rows-synthetic", "--rows=100", "--out", tmp_path / "out") == 0
+
+
+def test_a_profile_says_a_number_as_the_rows_do(tmp_path: Path) -> None:
+    """The logarithm that preparing takes is taken of a profile's number too, and undone where one is shown."""
+    plain = write(tmp_path / "c.csv", CLICKS)
+    dataset = prepared(tmp_path / "out", "rows", "--raw", plain, *OPTIONS, "--log-numerical", "price")
+    field = next(field for field in dataset.schema.fields if field.name == "price")
+    assert field.logarithm
+    stored = dataset.rows().numbers[:, 0]
+    np.testing.assert_allclose(field.standardised(np.array([3.5, -10.0, 100.0])), stored[[0, 2, 3]], rtol=1e-5)
+    np.testing.assert_allclose(field.raw(stored[[0, 2, 3]]), [3.5, -10.0, 100.0], rtol=1e-5)

@@ -88,7 +88,7 @@ class FieldCodes:
         """
         field = self.field(name)
         if field.kind == "numerical":
-            return np.array((_number(name, value) - field.mean) / field.deviation, np.float32)
+            return np.array(field.standardised(_number(name, value)), np.float32)
         if field.kind == "categorical":
             return np.array([self.code(field, value)], np.int32)
         several = value.split("|") if isinstance(value, str) else list(value)
@@ -155,7 +155,7 @@ class FieldCodes:
         found, start, number = {}, 0, 0
         for field in self._schema.fields:
             if field.kind == "numerical":
-                found[field.name] = f"{numbers[number] * field.deviation + field.mean:.4g}"
+                found[field.name] = f"{field.raw(float(numbers[number])):.4g}"
                 number += 1
         for field in self._schema.coded:
             codes = columns[start : start + field.width]

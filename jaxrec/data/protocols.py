@@ -4,8 +4,9 @@
     paper           as ``rows``, without the rows of the rating just below the threshold (AutoInt, section 5.1: ratings
                     of 3 on MovieLens are neither liked nor disliked)
     temporal        the most recent rows are the test split
-    leave_one_out   each user's most recent positive is the test split, and the one before it the validation split;
-                    rows of unknown users are for training
+    leave_one_out   each user's most recent positive and what follows it (negatives, which training must not see
+                    before their time) is the test split; the positive before it, and what follows that, the
+                    validation split; rows of unknown users are for training
 
 The random order is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are the test split: what
 scikit-learn's ``train_test_split(test_size=..., random_state=seed)`` does, with which published splits were made.
@@ -78,12 +79,15 @@ def _leave_one_out(rows: Rows, schema: Schema, validation: bool) -> RowSplits:
     if schema.user is None:
         raise UserError("data.protocol: leave_one_out needs a user's field, and the data set has none; choose rows")
     order = np.lexsort((rows.times, rows.users))  # stable: the later row of the same second is the last
-    positive = order[(rows.labels[order] > 0) & (rows.users[order] > 0)]  # 0: not one user, but all unknown ones
-    users = rows.users[positive]
-    position = np.arange(len(positive))
-    end = np.searchsorted(users, users, side="right")
+    users = rows.users[order]
+    positive = np.cumsum(rows.labels[order] > 0)
+    last = positive[np.searchsorted(users, users, side="right") - 1]  # of the row's user
+    first = np.searchsorted(users, users, side="left")
+    before = np.where(first > 0, positive[first - 1], 0)  # positives of the users ahead
+    back: np.ndarray = last - positive  # positives of the user that are still to come
+    own = (users > 0) & (positive > before)  # 0: not one user, but all unknown ones
     part = np.zeros(len(rows), np.int8)
-    part[positive[end - position == 1]] = 2
+    part[order[own & (back == 0)]] = 2
     if validation:
-        part[positive[end - position == 2]] = 1
+        part[order[own & (back == 1)]] = 1
     return RowSplits(*(np.flatnonzero(part == number) for number in range(3)))

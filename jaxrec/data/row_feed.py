@@ -48,7 +48,9 @@ class RowFeed:
         )  # fmt: skip
         self._plan, self._n = plan, len(rows)
         used = -(-self._n // plan.batch)
-        blocks = max(1, -(-used // plan.steps_per_block))
+        reads = plan.batch * max(1, rows.columns.shape[1] + rows.numbers.shape[1])
+        most = min(plan.steps_per_block, max(1, (2**31 - 1) // reads - 1))  # the marks of tables.plan_rows are int32
+        blocks = max(1, -(-used // most))
         self.shape = Shape(plan.batch, max(1, -(-used // blocks)), blocks, used)
         order_bytes = 4 * self.shape.steps * blocks * plan.batch
         self.resident = sum(leaf.nbytes for leaf in self._host) + order_bytes <= plan.device_bytes

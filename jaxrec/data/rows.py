@@ -40,7 +40,8 @@ class Field:
         side: what it describes: the user, the item, or the occasion.
         size: values and the unknown one; 1 for a number.
         width: columns of ``columns.npy`` that it takes: 1, or the most values of a bag; 0 for a number.
-        mean, deviation: of a number, in the raw data; the number that is stored is standardised with them.
+        mean, deviation: of a number, over all rows; the number that is stored is standardised with them.
+        logarithm: whether sign(x) log(1 + |x|) takes a number's place before that.
     """
 
     name: str
@@ -50,6 +51,17 @@ class Field:
     width: int = 1
     mean: float = 0.0
     deviation: float = 1.0
+    logarithm: bool = False
+
+    def standardised(self, values: Any) -> Any:
+        """The numbers that are stored for raw ones."""
+        values = np.sign(values) * np.log1p(np.abs(values)) if self.logarithm else values
+        return (values - self.mean) / self.deviation
+
+    def raw(self, values: Any) -> Any:
+        """The raw numbers of stored ones."""
+        values = values * self.deviation + self.mean
+        return np.sign(values) * np.expm1(np.abs(values)) if self.logarithm else values
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

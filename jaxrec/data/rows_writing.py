@@ -22,6 +22,7 @@ class RawField:
     Attributes:
         name, kind, side: as in ``rows.Field``.
         values: of each row: integers or text (categorical), lists of text (bag), numbers (numerical). None is unknown.
+        logarithm: of a number: see ``rows.Field``.
         by: values are those of distinct entities, and ``by`` is int[n], the entity of each row; None: one value a row.
     """
 
@@ -30,6 +31,7 @@ class RawField:
     side: str
     values: pa.Array
     by: np.ndarray | None = None
+    logarithm: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,8 @@ def _fold(codes: np.ndarray, lists: pa.Array) -> np.ndarray:
 def _standardise(raw: RawField) -> Coded:
     values = raw.values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)  # an id may exceed 2^53
     values = values if raw.by is None else values[raw.by]
+    if raw.logarithm:
+        values = np.sign(values) * np.log1p(np.abs(values))
     known = np.isfinite(values)
     some = values[known] if known.any() else np.zeros(1)
     mean, deviation = float(some.mean()), float(some.std())
@@ -167,7 +171,7 @@ def _standardise(raw: RawField) -> Coded:
         mean, deviation = float(some[0]), 1.0
     numbers = np.zeros(len(values), np.float32)
     numbers[known] = (values[known] - mean) / deviation
-    return Coded(Field(raw.name, raw.kind, raw.side, 1, 0, mean, deviation), numbers, None)
+    return Coded(Field(raw.name, raw.kind, raw.side, 1, 0, mean, deviation, raw.logarithm), numbers, None)
 
 
 def _write_entities(

@@ -4,6 +4,7 @@ networks"): the probability of a click or a good rating from the fields of one r
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -139,7 +140,7 @@ class AutoInt:
         std = model.init_std or model.embedding_dim**-0.5
 
         def init(key: Array, shape: tuple[int, int]) -> Array:
-            vectors = std * jax.random.normal(key, shape)
+            vectors = std * jax.random.normal(key, shape, jnp.float32)
             vectors = vectors.at[:, self._dim :].set(0.0)  # weights of the first order begin at 0
             return vectors.at[self._stack.unknown].set(0.0)  # where nothing trains the unknown values, they say nothing
 
@@ -157,9 +158,15 @@ class AutoInt:
 
     def constants(self, counts: np.ndarray) -> Array:
         """float32[rows of the table], what the squared length of each vector costs a row that reads it."""
-        every = np.full(self._stack.rows, counts.max(initial=1), np.float64)  # a number's vector is read by all rows
-        every[: len(counts)] = np.maximum(counts, 1)
-        return jnp.asarray(self._loss.embedding_l2 * every**-self._loss.embedding_l2_power, jnp.float32)
+        edges = np.append(self._stack.unknown, len(counts))
+        totals = np.array([counts[a:b].sum() for a, b in pairwise(edges)])
+        rows = max((n for n, width in zip(totals, self._stack.widths, strict=True) if width == 1), default=1)
+        reads = np.full(self._stack.rows, max(rows, counts.max(initial=1)), np.float64)  # a number's: by all rows
+        reads[: len(counts)] = (1.0 - self._unknown_rate) * counts
+        reads[self._stack.unknown] += self._unknown_rate * totals
+        return jnp.asarray(
+            self._loss.embedding_l2 * np.maximum(reads, 1) ** -self._loss.embedding_l2_power, jnp.float32
+        )
 
     def steps(self, constants: Array, block: RowBlock, keys: Array) -> Step:
         """What is read of the table; a share of the known values becomes the unknown one, so that its vector learns to
@@ -168,7 +175,8 @@ class AutoInt:
         if self._unknown_rate:
             kept = jax.vmap(lambda key: byte_mask(key, columns.shape[1:], self._unknown_rate) > 0)(keys)
             columns = jnp.where(kept | (columns < 0), columns, 0)
-        return Step(block, self._stack.ids(columns))
+        # What stands behind an epoch's last row reads nothing: it would move rows of a table that is not dense.
+        return Step(block, jnp.where(block.weight[..., None] > 0, self._stack.ids(columns), -1))
 
     def reads(self, step: Step) -> dict[str, Reads]:
         return {} if self._dense else {"field": self._stack.reads(step.ids)}

@@ -86,7 +86,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     times = _fetch(connection, "time").to_numpy() // 1000 if unit else np.zeros(len(labels), np.int64)
     sides = (("user", arguments.user), ("item", arguments.item))
     return RawRows(
-        fields=[_logarithm(field) if field.name in arguments.log_numerical else field for field in fields],
+        fields=[replace(field, logarithm=field.name in arguments.log_numerical) for field in fields],
         ratings=labels,
         times=times,
         threshold=threshold,
@@ -261,11 +261,6 @@ def _integers_where_possible(values: pa.Array) -> pa.Array:
     except pa.ArrowInvalid:
         return values
     return integers if integers.cast(values.type).equals(values) else values
-
-
-def _logarithm(field: RawField) -> RawField:
-    values = field.values.to_numpy(zero_copy_only=False)
-    return replace(field, values=pa.array(np.sign(values) * np.log1p(np.abs(values)), from_pandas=True))
 
 
 def _shown(fields: list[RawField], side: str, name: str) -> pa.Table:
