@@ -10,6 +10,7 @@ leaves the step before. What was complete and got damaged later is noticed on re
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import sys
@@ -98,7 +99,9 @@ class Checkpoints:
                     parts = manager.restore(step, args=ocp.args.Composite(**args, position=ocp.args.JsonRestore()))
                     return step, dict(parts.items())
                 except Exception as error:  # Orbax and TensorStore raise many kinds; whichever it is, it is unreadable
-                    time.sleep(0.2)  # stragglers
+                    time.sleep(0.2)  # stragglers, and what of them has not been awaited is collected here
+                    error.__traceback__ = None
+                    gc.collect()
                     reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
                     print(f"jaxrec: warning: {self._root / kind / str(step)}: unreadable, skipped ({reason})",
                           file=sys.stderr)  # fmt: skip
@@ -147,7 +150,8 @@ def _no_stragglers() -> Iterator[None]:
     before = sys.unraisablehook
 
     def hook(event: Any) -> None:
-        if "Event loop is closed" not in str(event.exc_value):
+        text = str(event.exc_value)
+        if "Event loop is closed" not in text and "was never awaited" not in text:
             before(event)
 
     sys.unraisablehook = hook

@@ -156,7 +156,7 @@ def _kind(options: Namespace) -> str:
 
 def _main_run(options: Namespace, ks: list[int] | None) -> None:
     run = open_run(options.run)
-    compared = baselines.parse_all(options.baselines or [])
+    compared = [] if options.baselines is None else baselines.parse_all(options.baselines)
     ks = ks or sorted(set(run.config.evaluation.k))
     result = evaluate(run, options.split, ks, options.data, not options.no_coverage, compared)
     files = [Path(options.run) / f"eval-{options.split}.json", *_out(options)]
@@ -172,7 +172,7 @@ def _main_baselines(options: Namespace, ks: list[int]) -> None:
 
 
 def _main_rows(options: Namespace, ks: list[int] | None) -> None:
-    compared = parse_baselines(options.baselines or [])
+    compared = [] if options.baselines is None else parse_baselines(options.baselines)
     if options.run is None:
         dataset = open_dataset(options.data)
         assert isinstance(dataset, RowsDataset)

@@ -100,12 +100,12 @@ def open_rows(path: str, run: Run) -> RowsDataset:
 
 
 def parse_baselines(names: Sequence[str]) -> list[str]:
-    """Names of baselines for rows; ``all`` stands for every one.
+    """Names of baselines for rows; ``all``, or none, stands for every one.
 
     Raises:
         UserError: no such baseline.
     """
-    wanted = list(RATING_BASELINES) if "all" in names else list(dict.fromkeys(names))
+    wanted = list(RATING_BASELINES) if "all" in names or not names else list(dict.fromkeys(names))
     for name in wanted:
         if name not in RATING_BASELINES:
             raise UserError(f"--baselines {name}: none of rows{nearest(name, RATING_BASELINES)}; there are "
