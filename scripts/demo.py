@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import streamlit as st
@@ -47,7 +47,6 @@ LEGENDS = {  # what values stand for, by source and field
         "occupation": {str(code): text for code, text in enumerate(re.split(r",\s", OCCUPATIONS))},
     }
 }
-T = TypeVar("T")
 
 
 class Service(NamedTuple):
@@ -80,7 +79,7 @@ def load(path: str) -> Service:
     return Service(recommender, filters, items.ids, threading.Lock())
 
 
-def ask(service: Service, call: Callable[[], T], notes: bool = True) -> T:
+def ask(service: Service, call: Callable[[], Any], notes: bool = True) -> Any:
     """Call the recommender; what it does not know becomes a note on the page."""
     with service.lock, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnknownValues)
@@ -102,9 +101,11 @@ def label(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def meaning(run: Run, name: str, value: Any, none: str = UNKNOWN) -> str:
+def meaning(run: Run, name: str, value: Any) -> str:
     """A value of a field in words."""
-    text = none if value is None else str(value)
+    if isinstance(value, list):
+        return ", ".join(meaning(run, name, one) for one in value)
+    text = UNKNOWN if value is None else str(value)
     return LEGENDS.get(str(run.manifest.get("source")), {}).get(name, {}).get(text, text)
 
 
@@ -119,9 +120,10 @@ def shown(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
             for name, value in known.items()}  # fmt: skip
 
 
-def named(known: Mapping[str, Any], item: Any) -> str:
-    """An item by the first text that is known of it, and its id."""
-    title = next((value for value in known.values() if isinstance(value, str) and value), "")
+def named(run: Run, known: Mapping[str, Any], item: Any) -> str:
+    """An item by its id, and the first text that is known of it and no field, such as a title."""
+    fields = {field["name"] for field in run.manifest["fields"]}
+    title = next((value for name, value in known.items() if isinstance(value, str) and name not in fields), "")
     return f"{title} · {item}" if title else str(item)
 
 
@@ -148,27 +150,21 @@ def choose(service: Service) -> tuple[dict[str, Any], int, list[Any]]:
         last = datetime.datetime.fromtimestamp(int(recommender.run.kept("last_time")[0]), datetime.UTC).date()
         earliest, latest = datetime.date(1900, 1, 1), datetime.date(2100, 12, 31)
         date = st.date_input("Date", last, earliest, latest, key="date", format="YYYY-MM-DD", **KEEP)
-    exclude = choose_filters(service)
-    return (
-        {"user": user, "profile": profile, "date": date},
-        st.slider("How many", 5, 50, 10, 5, key="k", **KEEP),
-        exclude,
-    )
+    exclude, k = choose_filters(service), st.slider("How many", 5, 50, 10, 5, key="k", **KEEP)
+    return {"user": user, "profile": profile, "date": date}, k, exclude
 
 
 def choose_value(recommender: ClickRecommender, field: Field) -> Any:
     """A value of a field of the user or the occasion; None where it is left open."""
     name, more = label(field.name), KEEP | {"key": f"field {field.name}"}
     if field.kind == "numerical":
-        return st.number_input(name, value=None, placeholder=f"{UNKNOWN}; {field.mean:.4g} on average", **more)
+        return st.number_input(name, value=None, placeholder=UNKNOWN, **more)
     none = "usual" if field.side == "context" else UNKNOWN
-    more["format_func"], values = (
-        partial(meaning, recommender.run, field.name, none=none),
-        recommender.values(field.name),
-    )
+    more["format_func"] = partial(meaning, recommender.run, field.name)
+    values = recommender.values(field.name)
     if field.kind == "bag":
         return st.multiselect(name, values, max_selections=field.width, placeholder=none, **more)
-    return st.selectbox(name, [None, *values], **more)
+    return st.selectbox(name, values, index=None, placeholder=none, **more)
 
 
 def choose_filters(service: Service) -> list[Any]:
@@ -201,7 +197,7 @@ def show_recommendations(service: Service) -> None:
     best = ask(service, partial(recommender.recommend, **query, k=k, exclude=exclude))
     if not best:
         st.info("The filters leave nothing that is not rated already. Take one away.")
-    if best:
+    else:
         item, text = label(str(recommender.schema.item)), f"of a rating of {recommender.schema.threshold:g} or more"
         # The probability stands first: there a narrow window shows it.
         rows = [{"Probability": 100 * one.probability, **shown(run, one.known), f"{item} id": one.item} for one in best]
@@ -214,7 +210,7 @@ def show_recommendations(service: Service) -> None:
             past = [{"Rating": one.rating, **shown(run, one.known)} for one in reversed(rated)]
             table(past, Rating=st.column_config.NumberColumn(format="%g", width="small"))
     if best:
-        explain(service, query, {one.item: named(one.known, one.item) for one in best})
+        explain(service, query, {one.item: named(run, one.known, one.item) for one in best})
 
 
 @st.fragment  # another item to explain changes nothing above
@@ -224,13 +220,12 @@ def explain(service: Service, query: Mapping[str, Any], items: Mapping[Any, str]
     item = st.selectbox(label(str(service.recommender.schema.item)), list(items), format_func=lambda item: items[item])
     with st.spinner("Drawing …"):
         found = ask(service, partial(service.recommender.explain, item, **query), notes=False)  # they stand above
-        text = "A row of the picture shows which fields a field draws from."
-        st.markdown(f"Probability **{found.probability:.1%}**. {text}")
+        st.markdown(f"Probability **{found.probability:.1%}**. Each row shows which fields that field draws from.")
         if not found.weights:
             st.info("This model has no interacting layers (model.blocks 0), so there is no attention to draw.")
             return
-        title = f"{items[item]}: attention"
-        st.pyplot(attention_figure(found.fields, found.values, found.weights, title), alt=f"{title}; as text below")
+        figure = attention_figure(found.fields, found.values, found.weights, items[item])
+        st.pyplot(figure, alt="attention weights; as text below")
     with st.expander("As text"):
         st.code(explanation_table(found), language=None)
 
@@ -269,12 +264,11 @@ def show_metrics(run: Run, file: Path) -> None:
     st.subheader(title, anchor=False)
     st.caption(text)
     groups, models = found.get("groups", {}), {run.path.name: found} | found.get("baselines", {})
-    table([{"Model": name, **metrics(one)} for name, one in models.items()])
+    table([{"Model": name} | metrics(one) for name, one in models.items()])
     for tab, (name, parts) in zip(st.tabs(list(map(label, groups))) if groups else (), groups.items(), strict=True):
         with tab:
             table([{"Group": meaning(run, name, value), **metrics(one)} for value, one in parts.items()])
-    picture = file.with_name(f"{file.stem}-reliability.png")
-    show_picture(picture, "Reliability", "observed against predicted click rates")
+    show_picture(file.with_name(f"{file.stem}-reliability.png"), "Reliability", "observed click rates over predicted")
 
 
 def metrics(found: Mapping[str, Any]) -> dict[str, float]:
