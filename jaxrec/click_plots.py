@@ -70,10 +70,11 @@ def attention_figure(fields: Sequence[str], values: Sequence[str], weights: Sequ
     layers, heads, size = len(weights), len(weights[0]), max(2.6, 0.27 * len(fields))
     figure = Figure(figsize=(heads * size + 3.2, layers * size + 1.4), layout="constrained")
     panels = figure.subplots(layers, heads, squeeze=False)
+    highest = max(float(np.max(layer)) for layer in weights)  # of a dozen fields no weight comes near 1
     rows = [f"{name}: {value[:18]}" for name, value in zip(fields, values, strict=True)]
     for layer, head in np.ndindex(layers, heads):
         panel: Any = panels[layer, head]
-        image = panel.imshow(weights[layer][head], vmin=0, vmax=1, cmap="Blues")
+        image = panel.imshow(weights[layer][head], vmin=0, vmax=highest, cmap="Blues")
         panel.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
         labels = rows if head == 0 else [""] * len(fields)
         panel.set_yticks(range(len(fields)), labels, fontsize=7)
@@ -91,6 +92,8 @@ def _save(figure: Any, file: Path) -> None:
     if file.suffix.lower() not in SUFFIXES:
         found = f"'{file.suffix}'" if file.suffix else "a name without suffix"
         raise UserError(f"{file}: found {found}; end it in {', '.join(SUFFIXES)}")
+    if not file.parent.is_dir():
+        raise UserError(f"{file}: no directory {file.parent}; make it or choose another place")
     part = file.with_name(f".{file.name}.part")
     try:
         figure.savefig(part, format=file.suffix[1:].lower(), dpi=120)

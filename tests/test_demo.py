@@ -29,9 +29,7 @@ DEMO = ROOT / "scripts" / "demo.py"
 USERS, FILMS = 30, 40
 PATIENCE = 300  # seconds: a busy machine is slow, not wrong
 GENRES = ("Drama", "Comedy|Romance", "Animation|Children's|Comedy", "Action|Sci-Fi")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-DRIVER = shutil.which("chromedriver")
+BROWSER, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 
 
 def write_films(folder: Path) -> None:
