@@ -70,11 +70,12 @@ def attention_figure(fields: Sequence[str], values: Sequence[str], weights: Sequ
     layers, heads, size = len(weights), len(weights[0]), max(2.6, 0.27 * len(fields))
     figure = Figure(figsize=(heads * size + 3.2, layers * size + 1.4), layout="constrained")
     panels = figure.subplots(layers, heads, squeeze=False)
-    highest = max(float(np.max(layer)) for layer in weights)  # of a dozen fields no weight comes near 1
+    # Of a dozen fields no weight comes near 1, and all may lie close together.
+    lowest, highest = (float(extreme([extreme(layer) for layer in weights])) for extreme in (np.min, np.max))
     rows = [f"{name}: {value[:18]}" for name, value in zip(fields, values, strict=True)]
     for layer, head in np.ndindex(layers, heads):
         panel: Any = panels[layer, head]
-        image = panel.imshow(weights[layer][head], vmin=0, vmax=highest, cmap="Blues")
+        image = panel.imshow(weights[layer][head], vmin=lowest, vmax=highest, cmap="Blues")
         panel.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
         labels = rows if head == 0 else [""] * len(fields)
         panel.set_yticks(range(len(fields)), labels, fontsize=7)
