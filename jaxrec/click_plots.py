@@ -10,8 +10,7 @@ import numpy as np
 
 from jaxrec.click_metrics import Calibration
 from jaxrec.errors import UserError
-
-SUFFIXES = (".png", ".pdf", ".svg")
+from jaxrec.pictures import check_picture, save_picture
 
 
 def reliability(calibration: Calibration, file: Path, title: str) -> None:
@@ -41,7 +40,7 @@ def reliability(calibration: Calibration, file: Path, title: str) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", color="0.9")
         axes.set_axisbelow(True)
-    _save(figure, file)
+    save_picture(figure, file)
 
 
 def attention(
@@ -56,9 +55,10 @@ def attention(
         file: where the picture goes: .png, .pdf or .svg.
 
     Raises:
-        UserError: there are no interacting layers, or the file's suffix is another.
+        UserError: there are no interacting layers, or no picture can go there.
     """
-    _save(attention_figure(fields, values, weights, title), file)
+    check_picture(file)
+    save_picture(attention_figure(fields, values, weights, title), file)
 
 
 def attention_figure(fields: Sequence[str], values: Sequence[str], weights: Sequence[np.ndarray], title: str) -> Any:
@@ -86,18 +86,3 @@ def attention_figure(fields: Sequence[str], values: Sequence[str], weights: Sequ
     figure.colorbar(image, ax=panels, shrink=0.6, label="attention weight")
     figure.suptitle(title, fontsize=10).set_parse_math(False)
     return figure
-
-
-def _save(figure: Any, file: Path) -> None:
-    """Write the picture so that it is there whole or not at all."""
-    if file.suffix.lower() not in SUFFIXES:
-        found = f"'{file.suffix}'" if file.suffix else "a name without suffix"
-        raise UserError(f"{file}: found {found}; end it in {', '.join(SUFFIXES)}")
-    if not file.parent.is_dir():
-        raise UserError(f"{file}: no directory {file.parent}; make it or choose another place")
-    part = file.with_name(f".{file.name}.part")
-    try:
-        figure.savefig(part, format=file.suffix[1:].lower(), dpi=120)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -25,7 +25,7 @@ from jaxrec.sections import (
 
 __all__ = [
     "Config", "DataConfig", "EvaluationConfig", "LossConfig", "ModelConfig", "OptimizerConfig", "TrainingConfig",
-    "choices", "dump", "fields", "load", "parse",
+    "choices", "dump", "fields", "load", "number", "parse",
 ]  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def _value(name: str, words: list[str]) -> Any:
         return values
     if len(values) > 1:
         raise UserError(f"--{name}: one value expected, found '{' '.join(words)}'")
-    return _number(values[0])
+    return number(values[0])
 
 
 def _several(name: str) -> bool:
@@ -138,7 +138,7 @@ def _several(name: str) -> bool:
     return any(get_origin(part) is tuple for part in parts)
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """YAML 1.1 takes 1e-3 for a string; users mean a number."""
     if isinstance(value, str):
         try:

@@ -23,7 +23,7 @@ from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
 from jaxrec.evaluate_rows import evaluate_row_baselines, evaluate_rows, metrics_table, parse_baselines, row_table
 from jaxrec.evaluation import Evaluator, Split, cut_validation
-from jaxrec.rundir import Run, load_session_model, open_run, write_text
+from jaxrec.rundir import Run, load_session_model, open_run, open_run_data, write_text
 
 
 def evaluate(
@@ -45,7 +45,9 @@ def evaluate(
         UserError: the data set is not the one that the run was trained on, the split is empty, or k is too large.
     """
     _check_k(ks, run.n_items)
-    parts = _splits(_dataset(run, data or run.config.data.path), split, run.config.data.validation_fraction)
+    dataset = open_run_data(run, data or run.config.data.path)
+    assert isinstance(dataset, Dataset)
+    parts = _splits(dataset, split, run.config.data.validation_fraction)
     model, parameters, which = load_session_model(run)
     begin = time.perf_counter()
     config = run.config.evaluation
@@ -98,15 +100,6 @@ def evaluate_baselines(
 def _check_k(ks: Sequence[int], n_items: int) -> None:
     if max(ks) > n_items:
         raise UserError(f"--k {max(ks)}: larger than the catalogue of {n_items} items; choose a smaller one")
-
-
-def _dataset(run: Run, path: str) -> Dataset:
-    if not Path(path).exists():
-        raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
-    dataset = open_sessions(path)
-    if dataset.manifest["content_hash"] != run.manifest["content_hash"]:
-        raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")
-    return dataset
 
 
 def _splits(dataset: Dataset, split: str, fraction: float, hint: str = "") -> Split:

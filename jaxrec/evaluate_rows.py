@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_cali
 from jaxrec.cli import progress
 from jaxrec.click_metrics import Calibration, by_group, calibration, click_metrics
 from jaxrec.config import Config
-from jaxrec.data.dataset import open_dataset
 from jaxrec.data.protocols import RowSplits
 from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.errors import UserError, nearest
 from jaxrec.row_evaluation import RowEvaluator, known_users
-from jaxrec.rundir import Run, load_click_model
+from jaxrec.rundir import Run, load_click_model, open_run_data
 from jaxrec.tasks import known_rows, selected_rows
 
 ACTIVITY = "activity"
@@ -49,7 +47,9 @@ def evaluate_rows(
         UserError: the data set is not the one that the run was trained on, the split is empty or has a single class, or
             there is no such group.
     """
-    dataset = open_rows(data or run.config.data.path, run)
+    dataset = open_run_data(run, data or run.config.data.path)
+    assert isinstance(dataset, RowsDataset)
+    dataset.verify()
     rows, splits = selected_rows(run.config, dataset)
     chosen = _chosen(splits, split, dataset.path)
     model, parameters, which = load_click_model(run)
@@ -84,21 +84,6 @@ def evaluate_row_baselines(
     return {"split": split, "rows": len(chosen), "fitted_on": len(splits.train), "baselines": found}
 
 
-def open_rows(path: str, run: Run) -> RowsDataset:
-    """The data set that a run was trained on.
-
-    Raises:
-        UserError: it is not there, or another one.
-    """
-    if not Path(path).exists():
-        raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
-    dataset = open_dataset(path)
-    if not isinstance(dataset, RowsDataset) or dataset.manifest["content_hash"] != run.manifest["content_hash"]:
-        raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")
-    dataset.verify()
-    return dataset
-
-
 def parse_baselines(names: Sequence[str]) -> list[str]:
     """Names of baselines for rows; ``all``, or none, stands for every one.
 
@@ -127,8 +112,7 @@ def measure_baselines(
     found = {}
     for name in names:
         begin = time.perf_counter()
-        fit: Callable[..., Any] = partial(RATING_BASELINES[name])
-        fitted = held_out_calibration(fit, every.take(train), sizes[schema.user], sizes[schema.item])
+        fitted = held_out_calibration(RATING_BASELINES[name], every.take(train), sizes[schema.user], sizes[schema.item])
         asked = every.take(chosen)
         scores = fitted.score(asked.user, asked.item)
         logits = fitted.calibration.slope * scores + fitted.calibration.intercept

@@ -13,10 +13,10 @@ from typing import Any
 
 from jaxrec.cli import Parser, command
 from jaxrec.errors import UserError, nearest
+from jaxrec.pictures import check_picture, save_picture
 from jaxrec.rundir import Run, open_run
 from jaxrec.telemetry import read_log
 
-SUFFIXES = (".png", ".pdf", ".svg")
 COLUMNS = 3  # panels side by side
 PANEL = (5.0, 3.6)  # inches
 MARKERS = "os^Dv"
@@ -204,26 +204,6 @@ def _draw(panel: Any, number: int, curve: Curves, metric: str) -> Any:
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
-def _check_out(out: Path) -> None:
-    if out.suffix.lower() not in SUFFIXES:
-        found = f"'{out.suffix}'" if out.suffix else "a name without suffix"
-        raise UserError(f"--out {out}: found {found}; end it in {', '.join(SUFFIXES)}")
-    if out.is_dir():
-        raise UserError(f"--out {out}: a directory; name a file in it")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: no directory {out.parent}; make it first, or choose another place")
-
-
-def _save(figure: Any, out: Path) -> None:
-    """Write the picture so that it is there whole or not at all."""
-    part = out.with_name(f".{out.name}.part")
-    try:
-        figure.savefig(part, format=out.suffix[1:].lower(), dpi=150)
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.plots``."""
     parser = Parser(prog="python -m jaxrec.plots", description="Pictures of runs.")
@@ -244,12 +224,12 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _curves(options: argparse.Namespace) -> None:
-    _check_out(options.out)
+    check_picture(options.out)
     metrics = list(dict.fromkeys(options.metrics))
     names = labels(options.runs)
     curves = [read_curves(path, metrics) for path in options.runs]
     check_comparable([curve.run for curve in curves])
-    _save(draw_curves(curves, names, metrics), options.out)
+    save_picture(draw_curves(curves, names, metrics), options.out, dpi=150)
     for name, curve in zip(names, curves, strict=True):
         best = [(metric, *curve.best(metric)) for metric in metrics]
         highest = ", ".join(f"{metric} {value:.4f} (epoch {epoch})" for metric, epoch, value in best)

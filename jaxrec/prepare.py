@@ -11,7 +11,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
@@ -58,45 +59,39 @@ def main(argv: Sequence[str]) -> None:
     print(summary(manifest, arguments.out, time.perf_counter() - started))
 
 
-def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) -> dict[str, Any]:
-    """Read, clean and write; returns the manifest."""
+@contextmanager
+def _workplace(arguments: argparse.Namespace, total: float) -> Iterator[tuple[Path, Any, Callable[..., None]]]:
+    """The dataset directory to be, DuckDB, and a progress bar of ``total`` that stands at reading."""
     with (
         staging(arguments.out, arguments.overwrite) as stage,
         connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
-        progress(f"Preparing {arguments.source}", total=1.3) as update,
+        progress(f"Preparing {arguments.source}", total=total) as update,
     ):
         update(0, note="read")
+        yield stage.dataset, connection, update
+
+
+def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) -> dict[str, Any]:
+    """Read, clean and write; returns the manifest."""
+    with _workplace(arguments, total=1.3) as (out, connection, update):
         raw = source.read(connection, arguments)
         update(0.3, note="clean")
-        result = prepare(connection, raw, cleaning, stage.dataset, update)
-        extras = raw.extras(stage.dataset, result["counts"]["items"]) if raw.extras else {}
-        files = result.pop("files")
-        options = raw.options | cleaning.options()
+        result = prepare(connection, raw, cleaning, out, update)
+        extras = raw.extras(out, result["counts"]["items"]) if raw.extras else {}
+        files, options = result.pop("files"), raw.options | cleaning.options()
         entries: dict[str, Any] = {"source": arguments.source, "options": options, **result, **extras}
-        return write_manifest(stage.dataset, files, **entries)
+        return write_manifest(out, files, **entries)
 
 
 def _prepare_rows(arguments: argparse.Namespace, source: RowSource) -> dict[str, Any]:
     """Read, encode and write rows; returns the manifest."""
-    with (
-        staging(arguments.out, arguments.overwrite) as stage,
-        connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
-        progress(f"Preparing {arguments.source}", total=2) as update,
-    ):
-        update(0, note="read")
+    with _workplace(arguments, total=2) as (out, connection, update):
         raw = source.read(connection, arguments)
         update(1, note="encode")
-        result = write_rows(raw, stage.dataset)
+        result = write_rows(raw, out)
         files = result.pop("files")
-        return write_manifest(
-            stage.dataset,
-            files,
-            ("fields", "user", "item", "label"),
-            kind="rows",
-            source=arguments.source,
-            options=raw.options,
-            **result,
-        )
+        entries: dict[str, Any] = {"kind": "rows", "source": arguments.source, "options": raw.options, **result}
+        return write_manifest(out, files, ("fields", "user", "item", "label"), **entries)
 
 
 def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import expit
 
 from jaxrec.click_plots import attention
 from jaxrec.data.field_codes import Entities, FieldCodes, UnknownValues, warn_unknown
 from jaxrec.errors import UserError
 from jaxrec.models import ClickModel
+from jaxrec.pictures import check_picture
 from jaxrec.rundir import Run, load_click_model, open_run
 
 CHUNK = 4096  # items scored in one call
@@ -121,7 +123,7 @@ class ClickRecommender:
         logits = self._score(query, items)
         best = np.argsort(-logits, kind="stable")[:k]
         return [
-            Recommendation(self._items.ids[item], float(_sigmoid(logit)), self._items.known(item))
+            Recommendation(self._items.ids[item], float(expit(np.float64(logit))), self._items.known(item))
             for item, logit in zip(items[best], logits[best], strict=True)
         ]
 
@@ -150,7 +152,7 @@ class ClickRecommender:
             [field.name for field in self.schema.fields],
             self._codes.texts(columns[0], numbers[0]),
             [np.asarray(weights[0]) for weights in self._attention(*row)],
-            float(_sigmoid(np.asarray(self._logits(*row))[0])),
+            float(expit(np.float64(self._logits(*row)[0]))),
         )
 
     @property
@@ -241,10 +243,6 @@ class ClickRecommender:
             raise UserError(f"date '{date}': expected a day such as 2003-02-28") from None
 
 
-def _sigmoid(logit: Any) -> Any:
-    return 1.0 / (1.0 + np.exp(-np.float64(logit)))
-
-
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +250,8 @@ def answer(options: Namespace) -> None:
     """What ``python -m jaxrec.recommend`` prints of a click model's run."""
     if options.out is not None and options.explain is None:
         raise UserError("--out: belongs to --explain; leave it out")
+    if options.out is not None:
+        check_picture(options.out)
     if options.user is None and options.profile is None:
         raise UserError("--user, --profile: neither is given; name a user, or describe one, such as "
                         "--profile gender=F age=25")  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 from jaxrec import config as configuration
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.config import Config
-from jaxrec.data.dataset import Dataset, read_manifest
+from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
 from jaxrec.data.files import checksum
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.data.vocabulary import Vocabulary
@@ -141,6 +141,20 @@ def open_run(path: str | Path) -> Run:
     if not manifest_file.is_file():
         raise UserError(f"{manifest_file}: missing; the run is damaged, train it again")
     return Run(path, configuration.load(path / "config.yaml"), read_manifest(manifest_file))
+
+
+def open_run_data(run: Run, path: str) -> Dataset | RowsDataset:
+    """The data set that a run was trained on, of the run's kind.
+
+    Raises:
+        UserError: it is not there, or another one.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
+    dataset = open_dataset(path)
+    if dataset.manifest["content_hash"] != run.manifest["content_hash"]:
+        raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")
+    return dataset
 
 
 def resume_run(

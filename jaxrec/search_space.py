@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from jaxrec import config as configuration
-from jaxrec.config import Config
+from jaxrec.config import Config, number
 from jaxrec.errors import UserError, nearest
 
 RANGE = ("low", "high", "log", "step")
@@ -196,7 +196,7 @@ def _parameter(place: str, name: str, entry: Any) -> Parameter:
     if not isinstance(choices, list) or not choices:
         raise UserError(f"{place}: choices: found {choices!r}; give a list of at least one value")
     if not name.startswith("data."):  # a directory may be called 1e3
-        choices = [_number(one) for one in choices]
+        choices = [number(one) for one in choices]
     for index, one in enumerate(choices):
         if one in choices[:index]:
             raise UserError(f"{place}: choices: {one!r} is there twice; leave one out")
@@ -204,7 +204,7 @@ def _parameter(place: str, name: str, entry: Any) -> Parameter:
 
 
 def _range(place: str, name: str, entry: dict[str, Any]) -> Parameter:
-    numbers = {key: _number(entry[key]) for key in ("low", "high", "step") if entry.get(key) is not None}
+    numbers = {key: number(entry[key]) for key in ("low", "high", "step") if entry.get(key) is not None}
     for key in ("low", "high"):
         if key not in numbers:
             raise UserError(f"{place}: {key}: missing; a range has low and high (for single values give choices)")
@@ -237,13 +237,3 @@ def _check_step(place: str, low: float, high: float, step: float) -> None:
         reached = first + (last - first) // by * by
         raise UserError(f"{place}: high: {high} is not reached from {low} by steps of {step}; give {reached} or "
                         f"{reached + by}")  # fmt: skip
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 takes 1e-3 for a string; users mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value

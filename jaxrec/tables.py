@@ -95,6 +95,11 @@ def gather(table: Array, ids: Array) -> Array:
     return table.at[ids].get(mode="fill", fill_value=0.0, unique_indices=True)
 
 
+def look_up(table: Array, ids: Array) -> Array:
+    """float32[..., width] from a dense table and int32[...]; zeros for -1."""
+    return table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0.0)
+
+
 def scatter(table: Array, ids: Array, rows: Array) -> Array:
     """The table with ``rows`` set at ``RowPlan.ids``; those beyond the table are dropped."""
     return table.at[ids].set(rows, mode="drop", unique_indices=True)

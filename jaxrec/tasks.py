@@ -180,20 +180,17 @@ def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits
 
 def value_counts(schema: Schema, rows: Rows) -> np.ndarray:
     """int64[rows of the stacked table of coded fields]: how many rows hold each value, field after field."""
-    parts, start = [], 0
+    parts, place = [], schema.slices()
     for coded in schema.coded:
-        values = rows.columns[:, start : start + coded.width].reshape(-1)
+        values = rows.columns[:, place[coded.name]].reshape(-1)
         parts.append(np.bincount(values[values >= 0], minlength=coded.size))
-        start += coded.width
     return np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
     """The rows with values that training does not hold replaced by the unknown one."""
-    columns, start, first = np.array(rows.columns), 0, 0
-    for coded in schema.coded:
-        part = columns[:, start : start + coded.width]
-        known = counts[first : first + coded.size] > 0
-        part[(part >= 0) & ~known[np.maximum(part, 0)]] = 0
-        start, first = start + coded.width, first + coded.size
+    columns, held = np.array(rows.columns), schema.apart(counts)
+    for name, place in schema.slices().items():
+        part = columns[:, place]
+        part[(part >= 0) & (held[name][np.maximum(part, 0)] == 0)] = 0
     return Rows(columns, rows.numbers, rows.labels, rows.ratings, rows.times, rows.users)

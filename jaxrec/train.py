@@ -16,6 +16,7 @@ from jaxrec import config as configuration
 from jaxrec import runtime
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import Parser, command, progress
+from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
@@ -179,7 +180,7 @@ def _train(
 
 def better(metric: str, value: float, best: float) -> bool:
     """Whether a value of the validation metric is better than the best so far."""
-    return value < best if metric == "log_loss" else value > best
+    return value > best if higher_is_better(metric) else value < best
 
 
 @contextmanager

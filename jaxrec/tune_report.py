@@ -14,6 +14,7 @@ from jaxrec import config as configuration
 from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
 from jaxrec.errors import UserError
+from jaxrec.pictures import save_picture
 from jaxrec.rundir import write_text
 from jaxrec.search_space import Parameter, Space
 
@@ -116,8 +117,8 @@ class Result:
         if best is None:
             raise UserError(f"{self.out}: none of {len(trials)} trials is complete, see trials.csv there; choose lower "
                             "learning rates in --space and another --out")  # fmt: skip
-        _save(draw_history(trials, self.metric), self.out / "history.png")
-        _save(draw_parameters(trials, self.space.parameters, self.metric), self.out / "parameters.png")
+        save_picture(draw_history(trials, self.metric), self.out / "history.png")
+        save_picture(draw_parameters(trials, self.space.parameters, self.metric), self.out / "parameters.png")
         states = [STATES[trial.state.name] for trial in trials]
         counts = ", ".join(f"{states.count(one)} {one}" for one in STATES.values() if one in states)
         value = f"{self.metric} {_value(best, self.higher):.4f} (epoch {best_epoch(best, self.higher)})"
@@ -191,13 +192,3 @@ def _draw_values(axes: Axes, drawn: Sequence[tuple[float, FrozenTrial]], higher:
             axes.plot(*zip(*points, strict=True), "o", color=color, markerfacecolor=face, label=STATES[state])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
-
-
-def _save(figure: Figure, file: Path) -> None:
-    """Write the picture so that it is there whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    try:
-        figure.savefig(part, format="png", dpi=120)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -195,15 +195,21 @@ def opened(source: Path) -> tuple[RowsDataset, Rows, np.ndarray]:
     return dataset, rows, split_rows(rows, dataset.schema, "rows", 42, TEST, VALIDATION).test
 
 
-def logits_of_test(run: Path) -> tuple[np.ndarray, Rows]:
-    """The logits of the test split as evaluation has them, and its rows as they are read."""
+def evaluator_of(run: Path, split: str) -> tuple[RowEvaluator, dict[str, Any], str]:
+    """Evaluates a split as its rows are read; with the weights that are loaded, and which they are."""
     found = runs.open_run(run)
     dataset = open_dataset(found.config.data.path)
     assert isinstance(dataset, RowsDataset)
     rows, splits = selected_rows(found.config, dataset)
-    known = known_rows(found.schema, rows.take(splits.test), found.value_counts())
-    made, parameters, _ = load_click_model(found)
-    return RowEvaluator(made, known, found.config.evaluation).logits(**parameters), known
+    known = known_rows(found.schema, rows.take(getattr(splits, split)), found.value_counts())
+    made, parameters, which = load_click_model(found)
+    return RowEvaluator(made, known, found.config.evaluation), parameters, which
+
+
+def logits_of_test(run: Path) -> tuple[np.ndarray, Rows]:
+    """The logits of the test split as evaluation has them, and its rows as they are read."""
+    evaluator, parameters, _ = evaluator_of(run, "test")
+    return evaluator.logits(**parameters), evaluator.rows
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -247,13 +253,7 @@ def test_a_random_source_stays_at_chance(noisy: Path) -> None:
 
 def test_what_is_loaded_scores_like_what_was_trained(learned: Path) -> None:
     """The best checkpoint gives the metrics that validation wrote of it; the latest, those in memory at the end."""
-    found = runs.open_run(learned)
-    dataset = open_dataset(found.config.data.path)
-    assert isinstance(dataset, RowsDataset)
-    rows, splits = selected_rows(found.config, dataset)
-    known = known_rows(found.schema, rows.take(splits.validation), found.value_counts())
-    made, parameters, which = load_click_model(found)
-    evaluator = RowEvaluator(made, known, found.config.evaluation)
+    evaluator, parameters, which = evaluator_of(learned, "validation")
     written = [line for line in same_metrics(learned) if line["kind"] == "validation"]
     best = max(written, key=lambda line: line["auc"])
     assert which == "best" and evaluator.metrics(**parameters, ks=[3]).items() <= best.items()

@@ -52,9 +52,7 @@ class FieldCodes:
 
     def __init__(self, run: RowRun) -> None:
         self._run, self._schema = run, run.schema
-        counts, edges = run.value_counts(), np.cumsum([field.size for field in self._schema.coded])
-        parts = np.split(counts, edges[:-1]) if len(edges) else []
-        self._counts = {field.name: part for field, part in zip(self._schema.coded, parts, strict=True)}
+        self._counts = self._schema.apart(run.value_counts())
         self._vocabularies: dict[str, dict[Any, int]] = {}
 
     def names(self, *sides: str) -> list[str]:
@@ -152,15 +150,12 @@ class FieldCodes:
             columns: int32[C].
             numbers: float32[M].
         """
-        found, start, number = {}, 0, 0
-        for field in self._schema.fields:
-            if field.kind == "numerical":
-                found[field.name] = f"{field.raw(float(numbers[number])):.4g}"
-                number += 1
+        place, found = self._schema.slices(), {}
+        for field, number in zip(self._schema.numerical, numbers, strict=True):
+            found[field.name] = f"{field.raw(float(number)):.4g}"
         for field in self._schema.coded:
-            codes = columns[start : start + field.width]
+            codes = columns[place[field.name]]
             found[field.name] = ", ".join(self._text(field, int(code)) for code in codes if code >= 0)
-            start += field.width
         return [found[field.name] for field in self._schema.fields]
 
     def _text(self, field: Field, code: int) -> str:

@@ -118,12 +118,19 @@ class Schema:
 
     def columns(self, names: tuple[str, ...] | None = None) -> np.ndarray:
         """int64[C']: which columns the named fields (None: all coded ones) take, field after field."""
-        starts = np.cumsum([0, *(field.width for field in self.coded)])
-        place = {
-            field.name: np.arange(start, start + field.width) for field, start in zip(self.coded, starts, strict=False)
-        }
-        wanted = [field.name for field in self.coded] if names is None else [n for n in names if n in place]
-        return np.concatenate([np.zeros(0, np.int64), *(place[name] for name in wanted)])
+        place = self.slices()
+        wanted = list(place) if names is None else [name for name in names if name in place]
+        return np.concatenate([np.zeros(0, np.int64), *(np.arange(place[n].start, place[n].stop) for n in wanted)])
+
+    def slices(self) -> dict[str, slice]:
+        """The columns of each coded field, in order."""
+        ends = np.cumsum([field.width for field in self.coded], dtype=np.int64).tolist()
+        return {field.name: slice(end - field.width, end) for field, end in zip(self.coded, ends, strict=True)}
+
+    def apart(self, stacked: np.ndarray) -> dict[str, np.ndarray]:
+        """Of each coded field its part of an array that has an entry for every value, field after field."""
+        parts = np.split(stacked, np.cumsum([field.size for field in self.coded], dtype=np.int64)[:-1])
+        return {field.name: part for field, part in zip(self.coded, parts if self.coded else (), strict=True)}
 
     def numbers_of_side(self, side: str) -> np.ndarray:
         """int64[M']: which numbers are of one side."""

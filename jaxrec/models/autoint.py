@@ -20,7 +20,7 @@ from jaxrec.data.rows import Rows, Schema
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.field_attention import attend, attention_weights, pad_rows, project
 from jaxrec.models.fields import Stack
-from jaxrec.tables import Reads, RowPlan, TableSpec
+from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
 
 
 class Interacting(nn.Module):
@@ -194,7 +194,7 @@ class AutoInt:
         """Mean binary cross-entropy of the step's rows; see ``LossConfig`` for what may be added to it."""
         block, ids = step
         if self._dense:
-            vectors = _look_up(rows["field"], ids)
+            vectors = look_up(rows["field"], ids)
         else:
             vectors = rows["field"][plans["field"].slot].reshape(*ids.shape, -1)
         outputs, _ = self._forward(params, vectors, ids, block.numbers, key)
@@ -222,7 +222,7 @@ class AutoInt:
         self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array
     ) -> tuple[Array, list[Array]]:
         ids = self._stack.ids(columns)
-        return self._forward(params, _look_up(tables["field"], ids), ids, numbers)
+        return self._forward(params, look_up(tables["field"], ids), ids, numbers)
 
     def _forward(
         self, params: Any, vectors: Array, ids: Array, numbers: Array, key: Array | None = None
@@ -245,8 +245,3 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
     0.6931
     """
     return jax.nn.softplus(jnp.where(labels > 0, -logits, logits))
-
-
-def _look_up(table: Array, ids: Array) -> Array:
-    """float32[..., D]; zeros for -1."""
-    return table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0.0)

@@ -22,7 +22,7 @@ from jaxrec.data.feed import Plan
 from jaxrec.data.packing import PackedBlock, PackedFeed
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants
 from jaxrec.softmax import Softmax, softmax_cross_entropy
-from jaxrec.tables import Reads, RowPlan, TableSpec
+from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
 
 
 class Constants(NamedTuple):
@@ -107,7 +107,7 @@ class SequenceModel:
     ) -> tuple[Array, tuple[tuple[()], Array]]:
         block, table = step.block, self._unit(rows["item"])
         if self._ranking is None or step.negatives is None:
-            queries = self._queries(params, _look_up(table, block.input), block.start, block.slot, key)
+            queries = self._queries(params, look_up(table, block.input), block.start, block.slot, key)
             total = softmax_cross_entropy(
                 self._softmax, queries, table, block.target, block.weight, constants.prior
             )  # fmt: skip
@@ -125,14 +125,14 @@ class SequenceModel:
         table = self._unit(tables["item"])
 
         def one(step: PackedBlock) -> Array:
-            return self._queries(params, _look_up(table, step.input), step.start, step.slot)
+            return self._queries(params, look_up(table, step.input), step.start, step.slot)
 
         return carry, jax.lax.map(one, block)
 
     def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
         table, (rows, n) = self._unit(tables["item"]), items.shape
         slot = jnp.arange(rows) * n + jnp.maximum(length - 1, 0)
-        return self._queries(params, _look_up(table, items), jnp.zeros_like(items), slot)
+        return self._queries(params, look_up(table, items), jnp.zeros_like(items), slot)
 
     def items(self, tables: dict[str, Array]) -> Array:
         return self._unit(tables["item"])
@@ -168,8 +168,3 @@ def allowed(start: Array) -> Array:
     """bool[R, W, W] from int32[R, W]: whether position t (second axis) may see position j: start[t] <= j <= t."""
     column = jnp.arange(start.shape[1])
     return (column >= start[:, :, None]) & (column <= column[:, None])
-
-
-def _look_up(table: Array, ids: Array) -> Array:
-    """float32[..., D]; zeros for -1."""
-    return table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0.0)
