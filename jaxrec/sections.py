@@ -63,7 +63,9 @@ class DataConfig(Section):
     """Order of the sessions: shuffled anew each epoch, or by time (within each lane, or from step to step)."""
     half_life: Annotated[float, Field(gt=0.0)] | None = None
     """Days after which a training session weighs half as much in the loss (null: all weigh the same)."""
-    protocol: Literal["rows", "paper", "temporal", "leave_one_out"] = "rows"
+    protocol: Literal[
+        "rows", "paper", "temporal", "leave_one_out", "leave_one_random", "cold_users", "cold_items", "in_sample"
+    ] = "rows"
     """autoint: the test split is a random share of the rows; the same without the rating below the threshold; the most
     recent rows; each user's last positive and what follows it."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
