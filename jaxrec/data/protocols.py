@@ -14,8 +14,9 @@
     cold_items      all rows of a random share of the items are the test split
     in_sample       all rows are trained on and tested on: a test of memory, never of a new user
 
-The random order of ``rows`` and ``paper`` is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are the test split: what
-scikit-learn's ``train_test_split(test_size=..., random_state=seed)`` does, with which published splits were made.
+The random order of ``rows`` and ``paper`` is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are
+the test split: what scikit-learn's ``train_test_split(test_size=..., random_state=seed)`` does, with which published
+splits were made.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarra
     """
     name = schema.user if side == "user" else schema.item
     if name is None:
-        raise UserError(f"data.protocol: {protocol} needs {'a' if side == 'user' else 'an'} {side}'s field, and the data "
-                        "set has none; choose rows")  # fmt: skip
+        whose = f"{'a' if side == 'user' else 'an'} {side}'s"
+        raise UserError(f"data.protocol: {protocol} needs {whose} field, and the data set has none; choose rows")
     column: np.ndarray = rows.users if side == "user" else rows.columns[:, schema.columns((name,))[0]]
     return column
