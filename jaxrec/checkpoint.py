@@ -173,5 +173,5 @@ def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
 def _whole(like: TrainState, model: dict[str, Any], training: dict[str, Any]) -> TrainState:
     """The state of its parts."""
     training = dict(training)
-    raw = training.pop("raw", None)
+    raw, model = training.pop("raw", None), {name: model[name] for name in MODEL_PARTS}
     return like._replace(**(model if raw is None else raw), **training, average=None if raw is None else model)

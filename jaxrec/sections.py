@@ -2,49 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from jaxrec.agreement import FOR_MODEL, check_agreement
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-MODELS_WITH = {
-    "layers": ("gru4rec", "narm"), "embedding": ("gru4rec",), "attention": ("narm",),
-    **dict.fromkeys(("blocks", "heads"), ("sasrec", "autoint")),
-    **dict.fromkeys(("window", "stride", "temperature"), ("narm", "sasrec")),
-    "init_std": ("narm", "sasrec", "autoint"),
-    **dict.fromkeys(("attention_dim", "deep", "norm", "first_order", "table", "dropout_attention"), ("autoint",)),
-}  # fmt: skip
-"""Fields of the model section that only some models have."""
-
-SESSIONS = ("gru4rec", "narm", "sasrec")
-DATA_WITH = {
-    **dict.fromkeys(("order", "half_life"), SESSIONS),
-    **dict.fromkeys(("protocol", "split_seed", "test_fraction", "fields", "unknown_rate"), ("autoint",)),
-}  # fmt: skip
-"""Fields of the data section that only some models have."""
-
-SAMPLED = ("cross_entropy", "bpr", "top1", "bpr_max", "top1_max")
-LOSSES_WITH = {
-    **dict.fromkeys(("n_sample", "sample_alpha", "final_activation", "activation_alpha"), SAMPLED),
-    **dict.fromkeys(("label_smoothing", "prior", "memory", "precision"), ("softmax",)),
-    "logq": ("cross_entropy",), "bpreg": ("bpr_max",),
-    **dict.fromkeys(("rating_weight", "embedding_l2", "embedding_l2_power"), ("binary",)),
-}  # fmt: skip
-"""Fields of the loss section that only some losses have."""
-
-OPTIMIZERS_WITH = {
-    "momentum": ("adagrad", "sgd"), "epsilon": ("adagrad", "adam"),
-    **dict.fromkeys(("beta1", "beta2", "weight_decay"), ("adam",)),
-}  # fmt: skip
-"""Fields of the optimizer section that only some optimizers have."""
-
-
 METRICS = r"^(auc|log_loss|(recall|mrr|ndcg|hit_rate|ndcg_published|hit_rate_published)@[1-9][0-9]*)$"
-CLICK_METRICS = r"^(auc|log_loss|(ndcg|hit_rate|ndcg_published|hit_rate_published)@[1-9][0-9]*)$"
 
 
 class Section(BaseModel):
@@ -66,35 +34,38 @@ class DataConfig(Section):
     protocol: Literal[
         "rows", "paper", "temporal", "leave_one_out", "leave_one_random", "cold_users", "cold_items", "in_sample"
     ] = "rows"
-    """autoint: the test split is a random share of the rows; the same without the rating below the threshold; the most
-    recent rows; each user's last positive and what follows it."""
+    """autoint, two_tower: the test split is a random share of the rows; the same without the rating below the
+    threshold; the most recent rows; each user's last positive and what follows it; a random positive of each user; all
+    rows of a share of the users, or of the items; in_sample: the rows that are trained on."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
-    """autoint: of the random split."""
+    """autoint, two_tower: of the random split."""
     test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
-    """autoint: share of the rows that is the test split."""
+    """autoint, two_tower: share of the rows that is the test split."""
     fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """autoint: the fields that are read (null: all)."""
+    """autoint, two_tower: the fields that are read (null: all)."""
     unknown_rate: Fraction = 0.0
-    """autoint: share of the values that training replaces by the unknown one, for users and items not seen before."""
+    """autoint, two_tower: share of the values that training replaces by the unknown one, for users and items not seen
+    before."""
     device_memory: Annotated[int, Field(ge=0)] = 2048
     """The training split stays on the device when it takes less than this (MiB); otherwise blocks are streamed."""
 
 
 class ModelConfig(Section):
-    name: Literal["gru4rec", "narm", "sasrec", "autoint"] = "gru4rec"
+    name: Literal["gru4rec", "narm", "sasrec", "autoint", "two_tower"] = "gru4rec"
     """The model."""
     layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (100,)
     """Units of each GRU layer, from input to output (narm: one layer)."""
     embedding: Literal["constrained", "separate", "onehot"] = "constrained"
     """Input of gru4rec: one table for input and output, a table of its own, or one-hot (a table of gate inputs)."""
     embedding_dim: Count = 100
-    """Width of the item vectors of narm and sasrec, of the vectors of autoint's values, and of gru4rec's input table
-    where embedding is 'separate'."""
+    """Width of the item vectors of narm and sasrec, of the vectors of autoint's and two_tower's values (two_tower: 16),
+    and of gru4rec's input table where embedding is 'separate'."""
     dropout_embedding: Fraction = 0.0
     """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code)."""
     dropout_hidden: Fraction = 0.0
     """Dropout on the output of each GRU layer (with one-hot input from the second layer on); narm: on the session's
-    representation before the decoder; sasrec: in each block; autoint: on each hidden layer of the deep network."""
+    representation before the decoder; sasrec: in each block; autoint: on each hidden layer of the deep network;
+    two_tower: on each hidden layer (0.2)."""
     dropout_attention: Fraction = 0.0
     """autoint: dropout on the attention weights."""
     attention: Literal["sum", "softmax"] = "sum"
@@ -107,12 +78,17 @@ class ModelConfig(Section):
     """Width of autoint's interacting layers."""
     deep: Annotated[tuple[Count, ...], Field(max_length=8)] = ()
     """Units of the hidden layers of the deep network beside autoint's interacting layers (AutoInt+); none: AutoInt."""
-    norm: Literal["none", "layer"] = "none"
-    """Layer normalisation after each interacting layer of autoint."""
+    norm: Literal["none", "layer", "batch"] = "none"
+    """Normalisation after each interacting layer of autoint (layer), or each hidden layer of two_tower (batch)."""
     first_order: Literal["none", "weights"] = "none"
     """autoint: whether each value has a weight of its own in the logit, as in a logistic regression."""
     table: Literal["dense", "rows"] = "dense"
-    """autoint: whether every row of the table is updated in every step, or only those read (for large vocabularies)."""
+    """autoint, two_tower: whether every row of the tables is updated in every step, or only those read (for large
+    vocabularies)."""
+    hidden: Annotated[tuple[Count, ...], Field(max_length=8)] = (64,)
+    """two_tower: units of the hidden layers of each tower."""
+    output_dim: Count = 32
+    """two_tower: width of the space in which customers and products meet."""
     window: Annotated[int, Field(ge=1, le=4096)] = 20
     """narm and sasrec: a score depends on the last so many clicks."""
     stride: Annotated[int, Field(ge=1)] = 1
@@ -121,20 +97,37 @@ class ModelConfig(Section):
     temperature: Annotated[float, Field(gt=0.0)] | None = None
     """narm and sasrec: scores are this times the cosine of session and item vectors (null: inner products)."""
     init_std: Annotated[float, Field(gt=0.0)] | None = None
-    """narm, sasrec, autoint: standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim))."""
+    """narm, sasrec, autoint, two_tower: standard deviation of the table's initial vectors (null: 1 /
+    sqrt(embedding_dim))."""
 
 
 class LossConfig(Section):
-    name: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max", "softmax", "binary"] = "cross_entropy"
-    """binary: cross-entropy of a click or a good rating (autoint). softmax: exact cross-entropy over the whole
-    catalogue (narm, sasrec). The others rank against the step's targets and n_sample drawn items; cross_entropy with
-    logq 1 is the sampled softmax."""
+    name: Literal["cross_entropy", "bpr", "top1", "bpr_max", "top1_max", "softmax", "binary", "triplet", "infonce"] = (
+        "cross_entropy"
+    )
+    """binary: cross-entropy of a click or a good rating (autoint). triplet, infonce: against the items of other rows
+    (two_tower). softmax: exact cross-entropy over the whole catalogue (narm, sasrec). The others rank against the
+    step's targets and n_sample drawn items; cross_entropy with logq 1 is the sampled softmax."""
     n_sample: Annotated[int, Field(ge=0, le=100_000)] = 2048
-    """Negatives drawn for each step and shared by its lanes, beside the other lanes' targets."""
+    """Negatives drawn for each step and shared by its lanes or rows, beside their targets (two_tower: 0)."""
     sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
-    """Negatives are drawn in proportion to popularity ** sample_alpha (0: uniform, 1: popularity)."""
+    """Negatives are drawn in proportion to popularity ** sample_alpha (0: uniform, two_tower's; 1: popularity)."""
     logq: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    """Strength of the logQ correction of cross-entropy for how often each item is a negative (0: off, 1: full)."""
+    """Strength of the logQ correction of cross_entropy and infonce for how often each item is a negative (0: off, 1:
+    full)."""
+    margin: Annotated[float, Field(gt=0.0, le=2.0)] = 0.5
+    """triplet: by how much a wrong item shall be farther away than the right one, at most 2, on the unit sphere."""
+    temperature: Annotated[float, Field(gt=0.0)] = 0.1
+    """infonce: cosines are divided by it."""
+    hard_negatives: Annotated[int, Field(ge=0, le=64)] = 0
+    """triplet, infonce: so many of each row's negatives are items close to the right one."""
+    hard_pool: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Hard negatives are drawn from so many nearest items."""
+    refresh_steps: Count = 200
+    """Steps after which the nearest items are looked up anew."""
+    mask: Literal["positives", "duplicates"] = "positives"
+    """triplet, infonce: which items of other rows are no negatives of a row: all that its user has in training, or only
+    the row's own."""
     bpreg: Annotated[float, Field(ge=0.0)] = 1.0
     """Weight of the score regularisation of bpr_max."""
     final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
@@ -188,7 +181,11 @@ class TrainingConfig(Section):
     epochs: Count = 10
     """Passes over the training split."""
     batch_size: Annotated[int, Field(ge=1, le=32_768)] = 128
-    """gru4rec: lanes, sessions that are trained side by side. narm, sasrec: targets a step, at most. autoint: rows."""
+    """gru4rec: lanes, sessions that are trained side by side. narm, sasrec: targets a step, at most. autoint,
+    two_tower: rows."""
+    passes: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """autoint, two_tower: times that an epoch goes through the training split. For small data: what is done once an
+    epoch (validation, saving) takes longer than a pass."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Everything random is a function of it."""
     steps_per_block: Annotated[int, Field(ge=1, le=10_000)] = 200
@@ -203,7 +200,8 @@ class TrainingConfig(Section):
     early_stopping: Annotated[int, Field(ge=0)] = 0
     """Stop after so many epochs without a better validation metric (0: never)."""
     metric: Annotated[str, Field(pattern=METRICS)] = "recall@20"
-    """The validation metric that names the best epoch: recall, mrr, ndcg or hit_rate at a cut-off; autoint: auc,
+    """The validation metric that names the best epoch: recall, mrr, ndcg or hit_rate at a cut-off (two_tower:
+    recall@10); autoint: auc,
     log_loss, ndcg or hit_rate at a cut-off, or ndcg_published, hit_rate_published."""
 
 
@@ -216,6 +214,24 @@ class EvaluationConfig(Section):
     """Sessions that are stepped through side by side; narm, sasrec: targets a step."""
     memory: Count = 64
     """Bound on the block of scores in MiB."""
+    category: str | None = None
+    """two_tower: a field of the item; an answer with one of the right category is a category hit."""
+
+
+class Rule(Section):
+    """What a shop knows and a model does not."""
+
+    when: dict[str, str | int | float] = Field(default_factory=dict)
+    """Values of fields of the user that all have to hold; none: for everybody."""
+    boost: Annotated[dict[str, str | int | float], Field(min_length=1)]
+    """Values of fields of the item; those that have all of them move up."""
+    by: Annotated[float, Field(ge=-1.0, le=1.0)]
+    """Added to their scores, which are between 0 and 1."""
+
+
+class RecommendationConfig(Section):
+    rules: tuple[Rule, ...] = ()
+    """two_tower: applied where a run recommends; evaluate measures with and without them."""
 
 
 class Config(Section):
@@ -225,73 +241,27 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    recommendation: RecommendationConfig = RecommendationConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_model(cls, values: Any) -> Any:
+        model = values.get("model") if isinstance(values, dict) else None
+        own = FOR_MODEL.get(model["name"]) if isinstance(model, dict) and isinstance(model.get("name"), str) else None
+        if own is None:
+            return values
+        whole = {name: part if isinstance(part, dict) else values[name] for name, part in {**own, **values}.items()}
+        return {name: {**own.get(name, {}), **part} if isinstance(part, dict) else part for name, part in whole.items()}
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Config:
         if self.loss.final_activation == "leaky_relu" and self.loss.activation_alpha >= 1.0:
             raise ValueError("loss.activation_alpha: the negative slope of leaky_relu; give one below 1, such as 0.1")
-        if self.training.batch_size == 1 and not self.loss.n_sample and self.loss.name != "softmax":
+        if self.training.batch_size == 1 and not self.loss.n_sample and self.loss.name not in ("softmax", "binary"):
             raise ValueError("loss.n_sample: 0 leaves a single lane without negatives; draw some or add lanes")
         return self
 
     @model_validator(mode="after")
     def _the_model_has_it(self) -> Config:
-        name, softmax = self.model.name, self.loss.name == "softmax"
-        for where, table in (("data", DATA_WITH), ("model", MODELS_WITH), ("loss", LOSSES_WITH),
-                             ("optimizer", OPTIMIZERS_WITH)):  # fmt: skip
-            section = getattr(self, where)
-            for field, owners in table.items():
-                value, of = getattr(section, field), name if where == "data" else section.name
-                if of not in owners and value != type(section).model_fields[field].default:
-                    raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
-                                     f"leave it out for {of}")  # fmt: skip
-        if (name == "autoint") != (self.loss.name == "binary"):
-            raise ValueError(f"loss.name: found {self.loss.name} for model {name}; binary is autoint's, and its only "
-                             "one")  # fmt: skip
-        if name == "autoint":
-            self._autoint_agrees()
-            return self
-        if re.match(CLICK_METRICS, self.training.metric) and not re.match(r"(ndcg|hit_rate)@", self.training.metric):
-            raise ValueError(f"training.metric: {name} ranks items, so it has no {self.training.metric}; choose "
-                             "recall, mrr, ndcg or hit_rate at a cut-off, as recall@20")  # fmt: skip
-        if not self.model.blocks:
-            raise ValueError("model.blocks: sasrec needs at least 1")
-        if name == "gru4rec" and softmax:
-            raise ValueError("loss.name: gru4rec ranks against sampled items; for softmax choose narm or sasrec")
-        if name == "gru4rec" and self.data.half_life:
-            raise ValueError("data.half_life: gru4rec weighs all sessions alike; leave it out or choose narm or sasrec")
-        if name == "narm" and len(self.model.layers) != 1:
-            raise ValueError(f"model.layers: narm has one GRU, found {len(self.model.layers)} layers; give one number")
-        if name == "sasrec" and self.model.embedding_dim % self.model.heads:
-            raise ValueError(f"model.heads: {self.model.heads} do not divide model.embedding_dim "
-                             f"{self.model.embedding_dim}; choose a divisor")  # fmt: skip
-        if name != "gru4rec" and self.training.batch_size < self.model.window:
-            raise ValueError(f"training.batch_size: {self.training.batch_size} targets a step do not hold model.window "
-                             f"{self.model.window}; raise the one or lower the other")  # fmt: skip
-        if self.model.stride > self.model.window:
-            raise ValueError(f"model.stride: {self.model.stride} is more than model.window {self.model.window}")
-        if not softmax:
-            for field, value in (("optimizer.weight_decay", self.optimizer.weight_decay),
-                                 ("training.average", self.training.average)):  # fmt: skip
-                if value:
-                    raise ValueError(f"{field}: needs loss.name softmax, found {self.loss.name}; set it to 0")
+        check_agreement(self)
         return self
-
-    def _autoint_agrees(self) -> None:
-        model = self.model
-        if not model.blocks and not model.deep:
-            raise ValueError("model.blocks, model.deep: neither interacting layers nor a deep network; give one")
-        if model.attention_dim % model.heads:
-            raise ValueError(f"model.heads: {model.heads} do not divide model.attention_dim {model.attention_dim}; "
-                             "choose a divisor")  # fmt: skip
-        if not re.match(CLICK_METRICS, self.training.metric):
-            raise ValueError(f"training.metric: autoint has no {self.training.metric}; choose auc, log_loss, or ndcg, "
-                             "hit_rate, ndcg_published or hit_rate_published at a cut-off, as ndcg@10")  # fmt: skip
-        if self.evaluation.ties != "conservative":
-            raise ValueError(f"evaluation.ties: found {self.evaluation.ties}; autoint ranks equal scores "
-                             "conservatively; leave it out")  # fmt: skip
-        if model.table == "rows":
-            for field, value in (("optimizer.weight_decay", self.optimizer.weight_decay),
-                                 ("training.average", self.training.average)):  # fmt: skip
-                if value:
-                    raise ValueError(f"{field}: needs model.table dense, found rows; set it to 0")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from jaxrec.agreement import ROWS
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.protocols import RowSplits, split_rows
+from jaxrec.data.retrieval import Retrieval, known, value_counts
 from jaxrec.data.rows import Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
-from jaxrec.models import Feed, Model, make_click_model, make_model
+from jaxrec.models import Feed, Model, make_click_model, make_model, make_tower_model
+from jaxrec.models.two_tower import Interactions
 from jaxrec.negatives import popularity
+from jaxrec.retrieval_evaluation import RetrievalEvaluator
 from jaxrec.row_evaluation import RowEvaluator
 from jaxrec.training import training_plan
 
@@ -22,7 +27,9 @@ from jaxrec.training import training_plan
 class Validation(Protocol):
     """Metrics of parameters on the validation split."""
 
-    def metrics(self, params: Any, tables: Any, ks: list[int]) -> dict[str, float]: ...
+    @property
+    def metrics(self) -> Callable[..., dict[str, float]]:
+        """By name, of the train state's ``weights()`` and cut-offs ``ks``."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,13 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
         UserError: model and data are of different kinds, or the splits leave nothing.
     """
     rows = isinstance(dataset, RowsDataset)
-    if rows != (config.model.name == "autoint"):
-        kind, fits = ("rows", "autoint") if rows else ("sessions", "gru4rec, narm or sasrec")
+    if rows != (config.model.name in ROWS):
+        kind, fits = ("rows", "autoint or two_tower") if rows else ("sessions", "gru4rec, narm or sasrec")
         raise UserError(f"model.name: {config.model.name} does not read the {kind} of {dataset.path}; choose {fits}")
     dataset.verify()
-    return row_task(config, dataset) if isinstance(dataset, RowsDataset) else session_task(config, dataset)
+    if not isinstance(dataset, RowsDataset):
+        return session_task(config, dataset)
+    return row_task(config, dataset) if config.model.name == "autoint" else retrieval_task(config, dataset)
 
 
 def cutoffs(config: Config) -> list[int]:
@@ -118,7 +127,7 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
     if dataset.schema.user is None and "@" in config.training.metric:
         raise UserError(f"training.metric: {config.training.metric} ranks each user's rows, and {dataset.path} has no "
                         "user field; choose auc or log_loss")  # fmt: skip
-    counts = value_counts(schema, rows.take(splits.train))
+    counts = value_counts(schema, rows.columns[splits.train])
     model = make_click_model(config, schema)
     training, validation = (known_rows(schema, rows.take(part), counts) for part in (splits.train, splits.validation))
     return Task(
@@ -178,19 +187,40 @@ def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits
     return chosen, splits
 
 
-def value_counts(schema: Schema, rows: Rows) -> np.ndarray:
-    """int64[rows of the stacked table of coded fields]: how many rows hold each value, field after field."""
-    parts, place = [], schema.slices()
-    for coded in schema.coded:
-        values = rows.columns[:, place[coded.name]].reshape(-1)
-        parts.append(np.bincount(values[values >= 0], minlength=coded.size))
-    return np.concatenate([np.zeros(0, np.int64), *parts])
-
-
 def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
     """The rows with values that training does not hold replaced by the unknown one."""
-    columns, held = np.array(rows.columns), schema.apart(counts)
-    for name, place in schema.slices().items():
-        part = columns[:, place]
-        part[(part >= 0) & (held[name][np.maximum(part, 0)] == 0)] = 0
+    columns = known(schema, rows.columns, counts)
     return Rows(columns, rows.numbers, rows.labels, rows.ratings, rows.times, rows.users)
+
+
+# ---- users and the items they like -----------------------------------------------------------------------------------
+
+
+def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
+    """Items for users: positive rows, each against other items."""
+    data = Retrieval.open(config, dataset)
+    training, validation = data.training_rows(), data.queries(data.splits.validation)
+    _check_early_stopping(config, len(validation.users))
+    if (k := max(cutoffs(config))) >= data.n_items:
+        raise UserError(
+            f"evaluation.k, training.metric: {k} is more than the {data.n_items - 1} items of {dataset.path}; lower it"
+        )
+    if config.loss.mask == "positives":
+        data.check_mask(config.data.device_memory)
+    model = make_tower_model(config, dataset.schema)
+    feed = model.feed(training, training_plan(config))
+    return Task(
+        model,
+        feed,
+        model.constants(interactions(config, data)),
+        RetrievalEvaluator(model, data, data.splits.validation, config.evaluation) if len(validation.users) else None,
+        f"{len(training):,} positives of {data.n_users - 1:,} users and {data.n_items - 1:,} items",
+        f"{len(validation.users):,} validation positives" if len(validation.users) else "no validation",
+        {"value_counts": data.value_counts, **history(dataset.schema, dataset.rows())},
+    )
+
+
+def interactions(config: Config, data: Retrieval) -> Interactions:
+    """What a two-tower model's training knows beside its rows."""
+    positives = data.positives(data.splits.train) if config.loss.mask == "positives" else None
+    return Interactions(data.catalogue.columns, data.catalogue.numbers, data.item_counts(), positives)

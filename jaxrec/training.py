@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
         optimizer: the optimizer's state for params.
         table_optimizer: the optimizer's state for each table.
         average: the moving average of ``{params, tables}``; None where none is kept.
-        carry: the model's hidden state.
+        carry: what the model hands from step to step: a hidden state, or batch statistics.
         key: the run's random key; step ``s`` uses ``fold_in(key, s)``.
     """
 
@@ -40,8 +40,11 @@ class TrainState(NamedTuple):
     key: Array
 
     def weights(self) -> dict[str, Any]:
-        """``{params, tables}`` to evaluate and serve with: the average where there is one."""
-        return {"params": self.params, "tables": self.tables} if self.average is None else self.average
+        """``{params, tables}`` to evaluate and serve with: the average where there is one; and ``statistics`` where a
+        model's carry is a dictionary that has them, those of batch normalisation."""
+        weights = {"params": self.params, "tables": self.tables} if self.average is None else self.average
+        has = isinstance(self.carry, dict) and "statistics" in self.carry
+        return weights | {"statistics": self.carry["statistics"]} if has else weights
 
 
 class BlockStats(NamedTuple):
@@ -95,7 +98,10 @@ def training_plan(config: Config) -> Plan:
     """How a configuration feeds its training split."""
     data, settings = config.data, config.training
     size = data.device_memory * 2**20
-    return Plan(settings.batch_size, settings.steps_per_block, data.order, settings.seed, size, training=True)
+    return Plan(
+        settings.batch_size, settings.steps_per_block, data.order, settings.seed, size, training=True,
+        passes=settings.passes,
+    )  # fmt: skip
 
 
 def make_train_block(

@@ -51,6 +51,7 @@ class Plan:
         device_bytes: the split lives on the device if events and one epoch's order take no more than this; otherwise a
             thread prepares the next block on the host while the device works.
         training: whether it is fed to train: sessions are then weighted and cut as the configuration says.
+        passes: of rows: times that an epoch goes through the split.
     """
 
     batch: int
@@ -59,6 +60,7 @@ class Plan:
     seed: int
     device_bytes: int
     training: bool = False
+    passes: int = 1
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ class RowFeed:
 
     Args:
         rows: the split.
-        plan: ``batch`` rows a step; in order ``time`` rows come as they stand.
+        plan: ``batch`` rows a step; in order ``time`` rows come as they stand. Each of an epoch's passes begins with a
+            step of its own, so that training does not depend on how passes are dealt to epochs.
     """
 
     def __init__(self, rows: Rows, plan: Plan) -> None:
@@ -47,7 +48,8 @@ class RowFeed:
             np.asarray(rows.labels, np.float32), np.asarray(rows.ratings, np.float32), np.ones(len(rows), np.float32),
         )  # fmt: skip
         self._plan, self._n = plan, len(rows)
-        used = -(-self._n // plan.batch)
+        self._steps = -(-self._n // plan.batch)  # of a pass
+        used = plan.passes * self._steps
         reads = plan.batch * max(1, rows.columns.shape[1] + rows.numbers.shape[1])
         most = min(plan.steps_per_block, max(1, (2**31 - 1) // reads - 1))  # the marks of tables.plan_rows are int32
         blocks = max(1, -(-used // most))
@@ -59,7 +61,7 @@ class RowFeed:
     @property
     def pairs(self) -> int:
         """Rows in an epoch."""
-        return self._n
+        return self._n * self._plan.passes
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[RowBlock]:
         """The blocks of an epoch from block ``start`` on."""
@@ -78,10 +80,15 @@ class RowFeed:
 
     def order(self, epoch: int) -> np.ndarray:
         """int32[blocks * steps, B]: which row takes which place; -1 behind the last one."""
-        rng = np.random.Generator(np.random.Philox(key=[self._plan.seed, epoch]))
-        rows = rng.permutation(self._n) if self._plan.order == "random" else np.arange(self._n)
-        room = self.shape.blocks * self.shape.steps * self.shape.lanes
-        return np.pad(rows.astype(np.int32), (0, room - self._n), constant_values=-1).reshape(-1, self.shape.lanes)
+        room = self.shape.blocks * self.shape.steps
+        order = np.full((room, self.shape.lanes), -1, np.int32)
+        for number in range(self._plan.passes):
+            key = [self._plan.seed, epoch * self._plan.passes + number]
+            rows = np.arange(self._n)
+            if self._plan.order == "random":
+                rows = np.random.Generator(np.random.Philox(key=key)).permutation(self._n)
+            order[number * self._steps : (number + 1) * self._steps].reshape(-1)[: self._n] = rows
+        return order
 
     def _host_block(self, order: np.ndarray, block: int) -> RowBlock:
         part = order[block * self.shape.steps : (block + 1) * self.shape.steps]

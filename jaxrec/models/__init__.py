@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import numpy as np
 from jax import Array
 
 from jaxrec.config import Config
@@ -15,6 +14,7 @@ from jaxrec.models.autoint import AutoInt
 from jaxrec.models.gru4rec import GRU4Rec
 from jaxrec.models.narm import narm
 from jaxrec.models.sasrec import sasrec
+from jaxrec.models.two_tower import TwoTower
 from jaxrec.tables import Reads, RowPlan, TableSpec
 
 
@@ -32,9 +32,9 @@ class Model(Protocol):
     def carry(self, lanes: int) -> Any:
         """What goes from step to step, at the start of an epoch."""
 
-    def constants(self, counts: np.ndarray) -> Any:
-        """Device arrays made once a run from int64[V] ``counts``, how often each item (of
-        rows: each value of each field) stands in the training split."""
+    def constants(self, counts: Any) -> Any:
+        """Device arrays made once a run from int64[V] ``counts``, how often each item (of rows: each value of each
+        field) stands in the training split; two_tower: from ``Interactions``."""
 
     def steps(self, constants: Any, block: Any, keys: Array) -> Any:
         """What each step of a block reads (leaves [S, ...]), with one random key per step."""
@@ -91,6 +91,14 @@ class ClickModel(Model, Protocol):
         """float32[B, heads, F, F] of each layer: how much the row's field draws from the column's."""
 
 
+class TowerModel(Model, Protocol):
+    """A model of users and items in one space; its splits are the positive ``Rows`` of ``Retrieval``."""
+
+    def encode(self, side: str, weights: dict[str, Any], columns: Array, numbers: Array) -> Array:
+        """float32[n, D] unit vectors of one side, ``user`` or ``item``, from int32[n, C] and float32[n, M]; their
+        products rank."""
+
+
 class Feed(Protocol):
     """Blocks of a split by (epoch, block). Leaves lead with [steps, ...]; among them are ``target`` and ``weight``
     [steps, B], a weight of 0 marking what is no target."""
@@ -111,6 +119,8 @@ class Feed(Protocol):
 MODELS: dict[str, Callable[[Config, int], SessionModel]] = {"gru4rec": GRU4Rec, "narm": narm, "sasrec": sasrec}
 CLICK_MODELS: dict[str, Callable[[Config, Schema], ClickModel]] = {"autoint": AutoInt}
 
+TOWER_MODELS: dict[str, Callable[[Config, Schema], TowerModel]] = {"two_tower": TwoTower}
+
 
 def make_model(config: Config, n_items: int) -> SessionModel:
     """The configured model for a catalogue of ``n_items``."""
@@ -120,3 +130,8 @@ def make_model(config: Config, n_items: int) -> SessionModel:
 def make_click_model(config: Config, schema: Schema) -> ClickModel:
     """The configured model for rows of these fields."""
     return CLICK_MODELS[config.model.name](config, schema)
+
+
+def make_tower_model(config: Config, schema: Schema) -> TowerModel:
+    """The configured model for a data set with these fields, of which it reads some."""
+    return TOWER_MODELS[config.model.name](config, schema)

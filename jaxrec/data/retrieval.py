@@ -1,0 +1,202 @@
+"""What models that rank all items for a user read of a rows directory: its positive rows, and the items' own fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxrec.config import Config
+from jaxrec.data.positives import positive_bits, size_of_bits
+from jaxrec.data.protocols import RowSplits, split_rows
+from jaxrec.data.rows import Rows, RowsDataset, Schema
+from jaxrec.errors import UserError
+
+
+class Queries(NamedTuple):
+    """Users with the item that each is known to like.
+
+    Attributes:
+        columns: int32[n, C], the user's coded fields that are read.
+        numbers: float32[n, M], the user's numbers that are read.
+        users: int32[n].
+        items: int32[n].
+    """
+
+    columns: np.ndarray
+    numbers: np.ndarray
+    users: np.ndarray
+    items: np.ndarray
+
+
+class Catalogue(NamedTuple):
+    """The items by index; 0 is the unknown one: int32[V, C] of their coded fields that are read, float32[V, M]."""
+
+    columns: np.ndarray
+    numbers: np.ndarray
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Positive rows of the splits, with values that training does not hold as unknown.
+
+    Attributes:
+        schema: all fields of the data set.
+        fields: those that are read.
+        rows: all rows.
+        splits: of the rows.
+        value_counts: int64, training positives that hold each value of the coded fields read, field after field.
+        catalogue: with unknown values likewise.
+    """
+
+    schema: Schema
+    fields: Schema
+    rows: Rows
+    splits: RowSplits
+    value_counts: np.ndarray
+    catalogue: Catalogue
+
+    @classmethod
+    def open(cls, config: Config, dataset: RowsDataset) -> Retrieval:
+        """Of a data set, split as the configuration says.
+
+        Raises:
+            UserError: no users or items, a side without fields, fields of the occasion, or nothing to train on.
+        """
+        rows, data = dataset.rows(), config.data
+        splits = split_rows(
+            rows, dataset.schema, data.protocol, data.split_seed, data.test_fraction, data.validation_fraction
+        )
+        return cls.of(config, dataset, rows, splits)
+
+    @classmethod
+    def of(cls, config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits) -> Retrieval:
+        """Of given rows and splits; see ``open``."""
+        schema, fields = dataset.schema, read_fields(config, dataset)
+        training = splits.train[rows.labels[splits.train] > 0]
+        if not len(training):
+            raise UserError(f"{dataset.path}: no positive row is left to train on; change data.protocol")
+        names = tuple(field.name for field in fields.coded)
+        counts = value_counts(fields, rows.columns[training][:, schema.columns(names)])
+        of_items, numbers = schema.of_side("item"), [f.name for f in schema.numerical if f.side == "item"]
+        place = Schema(tuple(f for f in schema.coded if f.side == "item"), None, None, 0.0, 0.0, 1.0)
+        wanted = tuple(name for name in names if name in of_items)
+        chosen = [numbers.index(f.name) for f in fields.numerical if f.side == "item"]
+        columns = np.asarray(dataset.array("items.npy"))[:, place.columns(wanted)]
+        catalogue = Catalogue(
+            known(of_side(fields, "item"), columns, side_counts(fields, counts, "item")),
+            np.asarray(dataset.array("items_numbers.npy"))[:, chosen],
+        )
+        return cls(schema, fields, rows, splits, counts, catalogue)
+
+    @property
+    def n_users(self) -> int:
+        return next(field.size for field in self.schema.fields if field.name == self.schema.user)
+
+    @property
+    def n_items(self) -> int:
+        return len(self.catalogue.columns)
+
+    def queries(self, part: np.ndarray) -> Queries:
+        """The positive ones of some rows, whose item is known, in their order."""
+        item = self.rows.columns[:, self.schema.columns((str(self.schema.item),))[0]]
+        part = part[(self.rows.labels[part] > 0) & (item[part] > 0)]
+        own = of_side(self.fields, "user")
+        numbers = [f.name for f in self.schema.numerical]
+        chosen = [numbers.index(f.name) for f in own.numerical]
+        names = tuple(field.name for field in own.coded)
+        columns = self.rows.columns[part][:, self.schema.columns(names)]
+        return Queries(
+            known(own, columns, side_counts(self.fields, self.value_counts, "user")),
+            np.asarray(self.rows.numbers[part][:, chosen], np.float32),
+            np.asarray(self.rows.users[part], np.int32),
+            np.asarray(item[part], np.int32),
+        )
+
+    def training_rows(self) -> Rows:
+        """The training positives as ``TwoTower.feed`` reads them: the user's fields, then user and item by index."""
+        found = self.queries(self.splits.train)
+        ones = np.ones(len(found.users), np.float32)
+        columns = np.concatenate([found.columns, found.users[:, None], found.items[:, None]], axis=1)
+        return Rows(columns.astype(np.int32), found.numbers, ones, ones, np.zeros(len(ones), np.int64), found.users)
+
+    def item_counts(self) -> np.ndarray:
+        """int64[V]: training positives of each item."""
+        return np.bincount(self.queries(self.splits.train).items, minlength=self.n_items)
+
+    def positives(self, *parts: np.ndarray) -> np.ndarray:
+        """``positive_bits`` of the positive ones of some rows."""
+        found = self.queries(np.concatenate(parts))
+        return positive_bits(found.users, found.items, self.n_users, self.n_items)
+
+    def check_mask(self, megabytes: int) -> None:
+        """Refuse a mask of positives that does not fit in so many MiB.
+
+        Raises:
+            UserError: naming the field to change.
+        """
+        needed = size_of_bits(self.n_users, self.n_items) / 2**20
+        if needed > megabytes:
+            raise UserError(
+                f"loss.mask: positives of {self.n_users:,} users and {self.n_items:,} items take {needed:,.0f} MiB, "
+                f"and data.device_memory allows {megabytes}; raise it or choose duplicates"
+            )
+
+
+def read_fields(config: Config, dataset: RowsDataset) -> Schema:
+    """The fields of users and items that a configuration reads.
+
+    Raises:
+        UserError: the data set has no users or items, a side has no field, or one is of the occasion.
+    """
+    schema = dataset.schema
+    for side, name in (("user", schema.user), ("item", schema.item)):
+        if name is None:
+            raise UserError(f"{dataset.path}: has no {side} field, and two_tower recommends items to users; prepare "
+                            "the data set again with one, or choose model.name autoint")  # fmt: skip
+    fields = schema.select(config.data.fields)
+    if config.data.fields is None:
+        fields = Schema(tuple(f for f in fields.fields if f.side != "context"), *_rest(fields))
+    for field in fields.fields:
+        if field.side == "context":
+            raise UserError(f"data.fields: {field.name} is of the occasion, and a tower reads fields of the user or "
+                            "the item; leave it out")  # fmt: skip
+    for side in ("user", "item"):
+        if not any(field.side == side for field in fields.fields):
+            names = ", ".join(field.name for field in schema.fields if field.side == side)
+            raise UserError(f"data.fields: none of the {side}; add some of {names}")
+    return fields
+
+
+def of_side(schema: Schema, side: str) -> Schema:
+    """The fields of one side."""
+    return Schema(tuple(field for field in schema.fields if field.side == side), *_rest(schema))
+
+
+def side_counts(schema: Schema, counts: np.ndarray, side: str) -> np.ndarray:
+    """Of counts by value those of one side's fields."""
+    apart = schema.apart(counts)
+    return np.concatenate([np.zeros(0, np.int64), *(apart[field.name] for field in of_side(schema, side).coded)])
+
+
+def value_counts(schema: Schema, columns: np.ndarray) -> np.ndarray:
+    """int64[values of all coded fields, field after field]: how many of int32[n, C] rows hold each."""
+    parts, place = [], schema.slices()
+    for coded in schema.coded:
+        values = columns[:, place[coded.name]].reshape(-1)
+        parts.append(np.bincount(values[values >= 0], minlength=coded.size))
+    return np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def known(schema: Schema, columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """int32[n, C] with values whose count is 0 replaced by the unknown one."""
+    columns, held = np.array(columns, np.int32), schema.apart(counts)
+    for name, place in schema.slices().items():
+        part = columns[:, place]
+        part[(part >= 0) & (held[name][np.maximum(part, 0)] == 0)] = 0
+    return columns
+
+
+def _rest(schema: Schema) -> tuple[str | None, str | None, float, float, float]:
+    return schema.user, schema.item, schema.threshold, schema.low, schema.high

@@ -1,0 +1,373 @@
+"""Two towers: customers and products in one space, where the right products are close (Yi et al. 2019, section 3).
+
+Each tower reads the fields of its side: the vector of a categorical value, the mean of a bag's, a standardised number
+as it is. Both end on the unit sphere, so a score is a cosine.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec.config import Config
+from jaxrec.contrastive import infonce, triplet
+from jaxrec.data.feed import Plan
+from jaxrec.data.positives import has_each, has_items
+from jaxrec.data.row_feed import RowBlock, RowFeed
+from jaxrec.data.rows import Rows, Schema
+from jaxrec.models.dropout import byte_mask
+from jaxrec.models.fields import Stack
+from jaxrec.negatives import AliasTable, alias_table, draw
+from jaxrec.ranking import block_size, top_items
+from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
+
+MEMORY = 64  # MiB of scores that are held while the nearest items are looked up
+
+
+class Interactions(NamedTuple):
+    """What training knows beside its rows.
+
+    Attributes:
+        columns: int32[V, C], the product's coded fields by the index of the product; 0 is the unknown one.
+        numbers: float32[V, M], its numbers.
+        counts: int64[V], training rows of each.
+        positives: uint32[users, words], ``positives.positive_bits`` of the training rows; None: not masked.
+    """
+
+    columns: np.ndarray
+    numbers: np.ndarray
+    counts: np.ndarray
+    positives: np.ndarray | None
+
+
+class Constants(NamedTuple):
+    """``Interactions`` on the device, with what follows from them.
+
+    Attributes:
+        columns, numbers, positives: as there.
+        negatives: what further negatives are drawn from; None where none are.
+        log_expected: float32[V], the logarithm of how often an item is expected among a step's candidates.
+    """
+
+    columns: Array
+    numbers: Array
+    positives: Array | None
+    negatives: AliasTable | None
+    log_expected: Array
+
+
+class Step(NamedTuple):
+    """A step of the feed: rows of the tables that it reads, and its candidates.
+
+    Attributes:
+        block: its rows.
+        user_ids: int32[B, C], rows of the customers' table, -1 for none.
+        user: int32[B], the customer.
+        items: int32[B + n], the candidates: the products of the rows, and n drawn ones.
+        item_ids: int32[B + n, C'], rows of the products' table.
+    """
+
+    block: RowBlock
+    user_ids: Array
+    user: Array
+    items: Array
+    item_ids: Array
+
+
+class Tower(nn.Module):
+    """An MLP onto the unit sphere.
+
+    Attributes:
+        hidden: units of the hidden layers; each is followed by ReLU, batch normalisation and dropout.
+        output: width of the space.
+        batch_norm: whether there is batch normalisation.
+        dropout: rate.
+    """
+
+    hidden: tuple[int, ...]
+    output: int
+    batch_norm: bool
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: Array, counted: Array | None) -> Array:
+        """float32[n, output] unit vectors of float32[n, features].
+
+        Args:
+            counted: training: bool[n], which rows the batch's mean and variance are taken over; all are normalised
+                with them. None: evaluation, with the running ones.
+        """
+        for units in self.hidden:
+            x = nn.relu(nn.Dense(units)(x))
+            if self.batch_norm:
+                norm = nn.BatchNorm(use_running_average=counted is None, momentum=0.9)
+                x = norm(x, mask=None if counted is None else counted[:, None])
+            if counted is not None and self.dropout:
+                x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout)
+        x = nn.Dense(self.output)(x)
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=1, keepdims=True), 1e-12))
+
+
+class Side:
+    """One side's fields, table and tower."""
+
+    def __init__(self, config: Config, fields: Schema, side: str) -> None:
+        self.schema = Schema(tuple(f for f in fields.fields if f.side == side), *_rest(fields))
+        self.coded = Schema(self.schema.coded, *_rest(fields))
+        self.stack, self._dim = Stack.of(self.coded), config.model.embedding_dim
+        self.features = self._dim * len(self.coded.fields) + len(self.schema.numerical)
+        model = config.model
+        self._tower = Tower(model.hidden, model.output_dim, model.norm == "batch", model.dropout_hidden)
+        std = model.init_std or self._dim**-0.5
+
+        def begin(key: Array, shape: tuple[int, int]) -> Array:
+            vectors = std * jax.random.normal(key, shape, jnp.float32)
+            return vectors.at[self.stack.unknown].set(0.0)  # where nothing trains the unknown values, they say nothing
+
+        self.table = TableSpec(self.stack.rows, self._dim, begin, dense=model.table == "dense")
+
+    def variables(self, key: Array) -> Any:
+        """The tower's parameters (``params``) and statistics (``batch_stats``, where it has any)."""
+        found: Any = self._tower.init(key, jnp.zeros((1, self.features)), None)
+        return found
+
+    def inputs(self, vectors: Array, ids: Array, numbers: Array) -> Array:
+        """float32[n, features] from float32[n, C, D] vectors of int32[n, C] ids, and float32[n, M]."""
+        none = jnp.zeros((len(numbers), 0))
+        if not self.coded.fields:
+            return numbers
+        folded = self.stack.fold(vectors, ids, none).reshape(len(numbers), -1)
+        return jnp.concatenate([folded, numbers], axis=1)
+
+    def train(self, params: Any, statistics: Any, x: Array, counted: Array, key: Array) -> tuple[Array, Any]:
+        """float32[n, output], and the new statistics."""
+        variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
+        found: Any = self._tower.apply(variables, x, counted, rngs={"dropout": key}, mutable=["batch_stats"])
+        return found[0], found[1].get("batch_stats", statistics)
+
+    def encode(self, params: Any, statistics: Any, table: Array | None, columns: Array, numbers: Array) -> Array:
+        """float32[n, output] from int32[n, C] and float32[n, M], as it is evaluated."""
+        ids = self.stack.ids(columns)
+        vectors = look_up(table, ids) if table is not None else jnp.zeros((0,))
+        variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
+        out: Any = self._tower.apply(variables, self.inputs(vectors, ids, numbers), None)
+        return out
+
+
+class TwoTower:
+    """Two towers as the loop sees them (``jaxrec.models.TowerModel``).
+
+    Args:
+        schema: all fields of the data set; the configuration says which are read.
+    """
+
+    def __init__(self, config: Config, schema: Schema) -> None:
+        fields = schema.select(config.data.fields)
+        self._loss, self._batch = config.loss, config.training.batch_size
+        self._unknown_rate, self._dense = config.data.unknown_rate, config.model.table == "dense"
+        self.sides = {side: Side(config, fields, side) for side in ("user", "item")}
+        self.n_items = next(field.size for field in schema.fields if field.name == schema.item)
+        self._pool = min(self._loss.hard_pool, self.n_items - 2) if self._loss.hard_negatives else 0
+        self.tables = {name: side.table for name, side in self.sides.items() if side.coded.fields}
+
+    def feed(self, rows: Rows, plan: Plan) -> RowFeed:
+        """Rows whose columns are the customer's coded fields, then the customer and the product by index."""
+        return RowFeed(rows, plan)
+
+    def init(self, key: Array) -> Any:
+        keys = jax.random.split(key, 2)
+        return {name: side.variables(one)["params"] for one, (name, side) in zip(keys, self.sides.items(), strict=True)}
+
+    def carry(self, lanes: int) -> Any:
+        key = jax.random.key(0)  # statistics begin at 0 and 1 whatever the key
+        carry: dict[str, Any] = {
+            "statistics": {n: side.variables(key).get("batch_stats", {}) for n, side in self.sides.items()}
+        }
+        if self._pool:
+            carry |= {"steps": jnp.zeros((), jnp.int32), "near": jnp.zeros((self.n_items, self._pool), jnp.int32)}
+        return carry
+
+    def constants(self, known: Interactions) -> Constants:
+        counts = np.array(known.counts, np.float64)
+        counts[0] = 0  # the unknown product stands for many, and is none
+        share = counts / max(counts.sum(), 1)
+        drawn = np.where(counts > 0, np.maximum(counts, 1) ** self._loss.sample_alpha, 0)
+        n = self._loss.n_sample
+        expected = self._batch * share + n * drawn / max(drawn.sum(), 1e-9)
+        return Constants(
+            jnp.asarray(known.columns),
+            jnp.asarray(known.numbers),
+            None if known.positives is None else jnp.asarray(known.positives),
+            alias_table(counts.astype(np.int64), self._loss.sample_alpha) if n else None,
+            jnp.asarray(np.log(np.maximum(expected, 1e-9)), jnp.float32),
+        )
+
+    def steps(self, constants: Constants, block: RowBlock, keys: Array) -> Step:
+        """The candidates of each step, and what it reads of the tables; a share of the known values becomes the unknown
+        one, so that its vector learns to stand for any."""
+        user, item = block.columns[..., -2], block.columns[..., -1]
+        streams = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
+        if constants.negatives is not None:
+            table = constants.negatives
+            item = jnp.concatenate(
+                [item, jax.vmap(lambda key: draw(table, key, self._loss.n_sample))(streams[:, 0])], 1
+            )
+        columns = self._with_unknown(block.columns[..., :-2], streams[:, 1])
+        item_columns = self._with_unknown(constants.columns[item], streams[:, 2])
+        # What stands behind an epoch's last row reads nothing: it would move rows of a table that is not dense.
+        live = jnp.pad(block.weight > 0, ((0, 0), (0, item.shape[1] - user.shape[1])), constant_values=True)
+        return Step(
+            block,
+            jnp.where(block.weight[..., None] > 0, self.sides["user"].stack.ids(columns), -1),
+            user,
+            item,
+            jnp.where(live[..., None], self.sides["item"].stack.ids(item_columns), -1),
+        )
+
+    def _with_unknown(self, columns: Array, keys: Array) -> Array:
+        if not self._unknown_rate or not columns.shape[-1]:
+            return columns
+        kept = jax.vmap(lambda key: byte_mask(key, columns.shape[1:], self._unknown_rate) > 0)(keys)
+        return jnp.where(kept | (columns < 0), columns, 0)
+
+    def reads(self, step: Step) -> dict[str, Reads]:
+        ids = {"user": step.user_ids, "item": step.item_ids}
+        return {} if self._dense else {name: self.sides[name].stack.reads(ids[name]) for name in self.tables}
+
+    def loss(
+        self,
+        params: Any,
+        rows: dict[str, Array],
+        plans: dict[str, RowPlan],
+        carry: Any,
+        step: Step,
+        key: Array,
+        constants: Constants,
+    ) -> tuple[Array, tuple[Any, Array]]:
+        """Mean contrastive loss of the step's rows, each against the other rows' products, drawn and hard ones."""
+        keys, live = jax.random.split(key, 3), step.block.weight > 0
+        if self._pool:
+            carry = self._refreshed(params, rows, carry, constants)
+        queries, user_statistics = self.sides["user"].train(
+            params["user"], carry["statistics"]["user"],
+            self._inputs("user", rows, plans, step.user_ids, step.block.numbers), live | ~jnp.any(live), keys[0],
+        )  # fmt: skip
+        hard = self._hard(carry, step, constants, keys[2])  # [B, h]
+        vectors, item_statistics = self._candidates(params, rows, plans, carry, step, hard, constants, keys[1])
+
+        b, c = len(live), len(step.items)
+        own = jnp.sum(queries * vectors[:b], axis=1)
+        others = vectors[:c] @ queries.T  # [C, B]
+        wrong = self._wrong(step, live, constants)
+        items = step.items
+        if hard.shape[1]:
+            near = jnp.einsum("bhd,bd->hb", vectors[c:].reshape(b, -1, queries.shape[1]), queries)
+            others, items = jnp.concatenate([others, near]), jnp.concatenate([items, jnp.zeros(hard.shape[1], int)])
+            wrong = jnp.concatenate([wrong, self._wrong_hard(step, hard, constants).T])
+        losses = self._losses(own, others, wrong, step.items[:b], step.items, hard, constants)
+        total = jnp.sum(jnp.where(live, losses, 0.0))
+        carry = carry | {"statistics": {"user": user_statistics, "item": item_statistics}}
+        return total / b, (carry, total)
+
+    def _losses(
+        self, own: Array, others: Array, wrong: Array, target: Array, items: Array, hard: Array, constants: Constants
+    ) -> Array:
+        loss = self._loss
+        if loss.name == "triplet":
+            return triplet(own, others, wrong, loss.margin)
+        correction = loss.logq * constants.log_expected
+        expected = jnp.broadcast_to(correction[items][:, None], (len(items), len(own)))
+        expected = jnp.concatenate([expected, correction[hard].T])
+        return infonce(own / loss.temperature - correction[target], others / loss.temperature - expected, wrong)
+
+    def _inputs(
+        self, side: str, rows: dict[str, Array], plans: dict[str, RowPlan], ids: Array, numbers: Array
+    ) -> Array:
+        if side not in self.tables:
+            vectors = jnp.zeros((0,))
+        elif self._dense:
+            vectors = look_up(rows[side], ids)
+        else:
+            vectors = rows[side][plans[side].slot].reshape(*ids.shape, -1)
+        return self.sides[side].inputs(vectors, ids, numbers)
+
+    def _candidates(
+        self,
+        params: Any,
+        rows: dict[str, Array],
+        plans: dict[str, RowPlan],
+        carry: Any,
+        step: Step,
+        hard: Array,
+        constants: Constants,
+        key: Array,
+    ) -> tuple[Array, Any]:
+        """float32[C + B h, output] of the candidates and the hard negatives, normalised over the rows' products."""
+        x = self._inputs("item", rows, plans, step.item_ids, constants.numbers[step.items])
+        live = step.block.weight > 0
+        counted = jnp.arange(len(x)) < len(live)
+        counted &= jnp.pad(live | ~jnp.any(live), (0, len(x) - len(live)))
+        if hard.shape[1]:
+            flat = hard.reshape(-1)
+            ids = self.sides["item"].stack.ids(constants.columns[flat])
+            x = jnp.concatenate([x, self._inputs("item", rows, plans, ids, constants.numbers[flat])])
+            counted = jnp.pad(counted, (0, len(flat)))
+        return self.sides["item"].train(params["item"], carry["statistics"]["item"], x, counted, key)
+
+    def _wrong(self, step: Step, live: Array, constants: Constants) -> Array:
+        """bool[C, B]: which candidates are wrong for which row."""
+        b = len(live)
+        real = jnp.pad(live, (0, len(step.items) - b), constant_values=True) & (step.items > 0)
+        wrong = real[:, None] & (step.items[:, None] != step.items[:b])
+        return wrong if constants.positives is None else wrong & ~has_items(constants.positives, step.user, step.items)
+
+    def _wrong_hard(self, step: Step, hard: Array, constants: Constants) -> Array:
+        """bool[B, h], likewise."""
+        wrong = (hard > 0) & (hard != step.items[: len(hard), None])
+        return wrong if constants.positives is None else wrong & ~has_each(constants.positives, step.user, hard)
+
+    # ---- hard negatives ------------------------------------------------------------------------------------------
+
+    def _hard(self, carry: Any, step: Step, constants: Constants, key: Array) -> Array:
+        """int32[B, h]: items drawn from those nearest to each row's."""
+        b = len(step.user)
+        if not self._pool:
+            return jnp.zeros((b, 0), jnp.int32)
+        place = jax.random.randint(key, (b, self._loss.hard_negatives), 0, self._pool)
+        return jnp.take_along_axis(carry["near"][step.items[:b]], place, axis=1)
+
+    def _refreshed(self, params: Any, rows: dict[str, Array], carry: Any, constants: Constants) -> Any:
+        """The carry with the index of nearest items looked up anew every ``refresh_steps`` steps (Xiong et al. 2021,
+        "Approximate nearest neighbor negative contrastive learning for dense text retrieval", section 4)."""
+        params, rows = jax.lax.stop_gradient((params, rows))
+
+        def look() -> Array:
+            side = self.sides["item"]
+            vectors = side.encode(
+                params["item"], carry["statistics"]["item"], rows.get("item"), constants.columns, constants.numbers
+            )
+            own = jnp.stack([jnp.arange(self.n_items), jnp.zeros(self.n_items, int)], axis=1).astype(jnp.int32)
+            return top_items(vectors, vectors, own, self._pool, block_size(self.n_items, MEMORY))[0]
+
+        near = jax.lax.cond(carry["steps"] % self._loss.refresh_steps == 0, look, lambda: carry["near"])
+        return carry | {"near": near, "steps": carry["steps"] + 1}
+
+    # ---- to evaluate and serve -----------------------------------------------------------------------------------
+
+    def encode(self, side: str, weights: dict[str, Any], columns: Array, numbers: Array) -> Array:
+        """float32[n, output] unit vectors of one side: int32[n, C] and float32[n, M] of its fields.
+
+        Args:
+            weights: ``{params, tables, statistics}``.
+        """
+        table = weights["tables"].get(side)
+        return self.sides[side].encode(weights["params"][side], weights["statistics"][side], table, columns, numbers)
+
+
+def _rest(schema: Schema) -> tuple[Any, ...]:
+    return schema.user, schema.item, schema.threshold, schema.low, schema.high
