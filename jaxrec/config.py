@@ -20,11 +20,14 @@ from jaxrec.sections import (
     LossConfig,
     ModelConfig,
     OptimizerConfig,
+    RecommendationConfig,
+    Rule,
     TrainingConfig,
 )
 
 __all__ = [
-    "Config", "DataConfig", "EvaluationConfig", "LossConfig", "ModelConfig", "OptimizerConfig", "TrainingConfig",
+    "Config", "DataConfig", "EvaluationConfig", "LossConfig", "ModelConfig", "OptimizerConfig",
+    "RecommendationConfig", "Rule", "TrainingConfig",
     "choices", "dump", "fields", "load", "number", "parse",
 ]  # fmt: skip
 

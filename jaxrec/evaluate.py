@@ -21,9 +21,12 @@ from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
+from jaxrec.evaluate_retrieval import evaluate_retrieval, parse_retrieval_baselines, retrieval_table, write_results
 from jaxrec.evaluate_rows import evaluate_row_baselines, evaluate_rows, metrics_table, parse_baselines, row_table
 from jaxrec.evaluation import Evaluator, Split, cut_validation
 from jaxrec.rundir import Run, load_session_model, open_run, open_run_data, write_text
+
+DEFAULT_FOLDS = 10
 
 
 def evaluate(
@@ -127,6 +130,7 @@ def main(argv: Sequence[str]) -> None:
         ("--groups", options.groups is not None, "rows"),
         ("--protocol", options.protocol is not None, "rows"),
         ("--no-coverage", options.no_coverage, "sessions"),
+        ("--folds", options.folds is not None, "rows"),
     ):
         if given and rows != (kind == "rows"):
             raise UserError(f"{option}: belongs to {kind}, and {options.run or options.data} has none; leave it out")
@@ -184,11 +188,27 @@ def _main_rows(options: Namespace, ks: list[int] | None) -> None:
         raise UserError("--protocol: a run brings its own; leave this out")
     run = open_run(options.run)
     ks = ks or sorted(set(run.config.evaluation.k))
+    if run.config.model.name == "two_tower":
+        _main_towers(options, run, ks)
+        return
+    if options.folds is not None:
+        raise UserError(f"--folds: belongs to runs of two_tower on data with personas; leave it out for {options.run}")
     result, reliable = evaluate_rows(run, options.split, ks, options.data, compared, options.groups)
     files = [run.path / f"eval-{options.split}.json", *_out(options)]
     picture = run.path / f"eval-{options.split}-reliability.png"
     reliability(reliable, picture, f"{run.path.name}, {options.split}")
     _finish(options, result, files, lambda: row_table(result, ks, [*files, picture]))
+
+
+def _main_towers(options: Namespace, run: Run, ks: list[int]) -> None:
+    compared = [] if options.baselines is None else parse_retrieval_baselines(options.baselines)
+    if options.folds is not None and ("personas" not in run.manifest or run.config.data.protocol != "in_sample"):
+        raise UserError("--folds: cross-validates runs of protocol in_sample on data with personas; leave it out")
+    folds = DEFAULT_FOLDS if options.folds is None else options.folds
+    result, found = evaluate_retrieval(run, options.split, ks, options.data, compared, options.groups, folds)
+    files = [run.path / f"eval-{options.split}.json", *_out(options)]
+    written = write_results(run, found, ks[0]) if options.split == "test" else []
+    _finish(options, result, files, lambda: retrieval_table(result, ks, [*files, *written]))
 
 
 def _finish(options: Namespace, result: dict[str, Any], files: Sequence[Path], table: Callable[[], str]) -> None:
@@ -224,6 +244,8 @@ def _parser() -> Parser:
                         "where they shall differ from the defaults (stan:k=100,lambda1=2), or 'all'")  # fmt: skip
     parser.add_argument("--groups", nargs="+", metavar="NAME", help="rows: report by these, activity or fields of the "
                         "user (default: activity and fields of few values)")  # fmt: skip
+    parser.add_argument("--folds", type=_folds, metavar="N", help="two_tower on data with personas: of the cross-"
+                        f"validation by review (default: {DEFAULT_FOLDS}; 0: none)")  # fmt: skip
     parser.add_argument("--protocol", choices=choices("data.protocol"), help="rows, without --run: how they are split "
                         "(default: rows; paper holds out a tenth, the others a fifth)")  # fmt: skip
     parser.add_argument("--validation-fraction", type=_fraction, metavar="F", help="without --run: share of the "
@@ -286,6 +308,12 @@ def _baselines_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[
 def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise UserError(f"--k {text}: expected a whole number from 1")
+    return int(text)
+
+
+def _folds(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) == 1:
+        raise UserError(f"--folds {text}: expected a whole number from 2, or 0 for none")
     return int(text)
 
 

@@ -27,14 +27,23 @@ class RetrievalEvaluator:
 
     Args:
         part: row numbers of the split.
+
+    Attributes:
+        queries: the split's positives.
+        had: uint32[users, words], ``positive_bits`` of what does not count.
     """
 
     def __init__(self, model: TowerModel, data: Retrieval, part: np.ndarray, config: EvaluationConfig) -> None:
         self.queries, self._catalogue = data.queries(part), data.catalogue
-        self._had = data.positives(data.splits.train, part)
+        self.had = data.positives(data.splits.train, part)
         cells = config.memory * 2**20 // 4
         self._rows = int(max(1, min(MOST_QUERIES, len(self.queries.users), cells // data.n_items)))
         self._encode = jax.jit(model.encode, static_argnums=0)
+
+    @property
+    def blocks(self) -> int:
+        """Calls of a pass."""
+        return -(-len(self.queries.users) // self._rows)
 
     @property
     def targets(self) -> int:
@@ -59,7 +68,7 @@ class RetrievalEvaluator:
             extra: float32[n, V], added to the scores, which are (1 + cosine) / 2.
         """
         queries, items = self.vectors(weights)
-        return rank_queries(self.queries, queries, items, self._had, self._rows, k, extra, update)
+        return rank_queries(self.queries, queries, items, self.had, self._rows, k, extra, update)
 
     def metrics(
         self, params: Any, tables: Any, ks: Sequence[int], statistics: Any = None

@@ -19,12 +19,23 @@ from jaxrec.data.files import checksum
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
-from jaxrec.models import ClickModel, Model, SessionModel, make_click_model, make_model
+from jaxrec.models import (
+    ClickModel,
+    Model,
+    SessionModel,
+    TowerModel,
+    make_click_model,
+    make_model,
+    make_tower_model,
+)  # fmt: skip
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.training import init_state
 
 BEGUN = ("dataset", "config.yaml.part")  # what a process killed within create_run leaves
-RUN = (*BEGUN, "config.yaml", "metrics.jsonl", "tensorboard", "state", "learning_curve.png")
+RUN = (
+    *BEGUN, "config.yaml", "metrics.jsonl", "tensorboard", "state", "learning_curve.png", "item_vectors.npz",
+    "results.csv", "PERSONAS.md",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,8 @@ class Run:
     @property
     def schema(self) -> Schema:
         """The fields that the run's model reads."""
-        return Schema.from_manifest(self.manifest).select(self.config.data.fields)
+        schema = Schema.from_manifest(self.manifest).select(self.config.data.fields)
+        return schema.without("context") if self.config.model.name == "two_tower" else schema  # refused where named
 
     @property
     def n_items(self) -> int:
@@ -195,9 +207,21 @@ def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:
     Raises:
         UserError: the run is of another kind.
     """
-    if run.kind != "rows":
-        raise UserError(f"{run.path}: a run of {run.config.model.name}, which ranks sessions; name one of autoint")
+    if run.config.model.name != "autoint":
+        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of autoint")
     model = make_click_model(run.config, run.schema)
+    return model, *load_parameters(run, model)
+
+
+def load_tower_model(run: Run) -> tuple[TowerModel, dict[str, Any], str]:
+    """A run's model of two towers; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another model.
+    """
+    if run.config.model.name != "two_tower":
+        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of two_tower")
+    model = make_tower_model(run.config, Schema.from_manifest(run.manifest))
     return model, *load_parameters(run, model)
 
 
@@ -205,7 +229,7 @@ def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
     """A run's parameters and tables: the best by validation, or the latest where none was chosen.
 
     Returns:
-        ``{params, tables}``, and ``best`` or ``latest``.
+        ``{params, tables}``, with ``statistics`` where the model has any, and ``best`` or ``latest``.
     """
     optimizer = make_optimizer(run.config.optimizer, make_schedule(run.config.optimizer, 1))
     like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1))  # an average has the shapes of what it averages

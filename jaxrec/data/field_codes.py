@@ -18,6 +18,8 @@ from jaxrec.data.files import checksum, map_array
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError, nearest
 
+MOST_SHOWN = 20  # values that a message lists
+
 
 class UnknownValues(UserWarning):
     """Values that training has not seen; the unknown value takes their place."""
@@ -114,6 +116,21 @@ class FieldCodes:
             warn_unknown(f"field '{field.name}': training has not seen '{value}'; it counts as unknown")
             return 0
         return found
+
+    def strict(self, field: Field, value: Any) -> int:
+        """The index of one value of a coded field.
+
+        Raises:
+            UserError: there is no such value; the message lists those that there are.
+        """
+        vocabulary = self._vocabulary(field.name)
+        by_text = {str(known): code for known, code in vocabulary.items()}
+        if str(value) not in by_text:
+            shown = ", ".join(list(by_text)[:MOST_SHOWN]) + (", …" if len(by_text) > MOST_SHOWN else "")
+            raise UserError(
+                f"field '{field.name}': no value '{value}'{nearest(str(value), by_text)}; there are {shown}"
+            )
+        return by_text[str(value)]
 
     def trained(self, field: Field, columns: np.ndarray) -> np.ndarray:
         """The columns of a field with what training has not seen as unknown."""

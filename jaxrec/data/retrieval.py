@@ -79,13 +79,12 @@ class Retrieval:
             raise UserError(f"{dataset.path}: no positive row is left to train on; change data.protocol")
         names = tuple(field.name for field in fields.coded)
         counts = value_counts(fields, rows.columns[training][:, schema.columns(names)])
-        of_items, numbers = schema.of_side("item"), [f.name for f in schema.numerical if f.side == "item"]
-        place = Schema(tuple(f for f in schema.coded if f.side == "item"), None, None, 0.0, 0.0, 1.0)
+        of_items, numbers = schema.of_side("item"), [f.name for f in schema.side("item").numerical]
         wanted = tuple(name for name in names if name in of_items)
-        chosen = [numbers.index(f.name) for f in fields.numerical if f.side == "item"]
-        columns = np.asarray(dataset.array("items.npy"))[:, place.columns(wanted)]
+        chosen = [numbers.index(f.name) for f in fields.side("item").numerical]
+        columns = np.asarray(dataset.array("items.npy"))[:, schema.side("item").columns(wanted)]
         catalogue = Catalogue(
-            known(of_side(fields, "item"), columns, side_counts(fields, counts, "item")),
+            known(fields.side("item"), columns, side_counts(fields, counts, "item")),
             np.asarray(dataset.array("items_numbers.npy"))[:, chosen],
         )
         return cls(schema, fields, rows, splits, counts, catalogue)
@@ -102,7 +101,7 @@ class Retrieval:
         """The positive ones of some rows, whose item is known, in their order."""
         item = self.rows.columns[:, self.schema.columns((str(self.schema.item),))[0]]
         part = part[(self.rows.labels[part] > 0) & (item[part] > 0)]
-        own = of_side(self.fields, "user")
+        own = self.fields.side("user")
         numbers = [f.name for f in self.schema.numerical]
         chosen = [numbers.index(f.name) for f in own.numerical]
         names = tuple(field.name for field in own.coded)
@@ -157,7 +156,7 @@ def read_fields(config: Config, dataset: RowsDataset) -> Schema:
                             "the data set again with one, or choose model.name autoint")  # fmt: skip
     fields = schema.select(config.data.fields)
     if config.data.fields is None:
-        fields = Schema(tuple(f for f in fields.fields if f.side != "context"), *_rest(fields))
+        fields = fields.without("context")
     for field in fields.fields:
         if field.side == "context":
             raise UserError(f"data.fields: {field.name} is of the occasion, and a tower reads fields of the user or "
@@ -169,15 +168,10 @@ def read_fields(config: Config, dataset: RowsDataset) -> Schema:
     return fields
 
 
-def of_side(schema: Schema, side: str) -> Schema:
-    """The fields of one side."""
-    return Schema(tuple(field for field in schema.fields if field.side == side), *_rest(schema))
-
-
 def side_counts(schema: Schema, counts: np.ndarray, side: str) -> np.ndarray:
     """Of counts by value those of one side's fields."""
     apart = schema.apart(counts)
-    return np.concatenate([np.zeros(0, np.int64), *(apart[field.name] for field in of_side(schema, side).coded)])
+    return np.concatenate([np.zeros(0, np.int64), *(apart[field.name] for field in schema.side(side).coded)])
 
 
 def value_counts(schema: Schema, columns: np.ndarray) -> np.ndarray:
@@ -196,7 +190,3 @@ def known(schema: Schema, columns: np.ndarray, counts: np.ndarray) -> np.ndarray
         part = columns[:, place]
         part[(part >= 0) & (held[name][np.maximum(part, 0)] == 0)] = 0
     return columns
-
-
-def _rest(schema: Schema) -> tuple[str | None, str | None, float, float, float]:
-    return schema.user, schema.item, schema.threshold, schema.low, schema.high

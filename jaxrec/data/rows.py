@@ -15,7 +15,7 @@ Rows stand in the order of the raw data. How they are split is decided at traini
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,14 @@ class Schema:
         if len(set(names)) < len(names):
             raise UserError(f"data.fields: {', '.join(names)} names a field twice")
         return Schema(tuple(known[name] for name in names), self.user, self.item, self.threshold, self.low, self.high)
+
+    def without(self, side: str) -> Schema:
+        """The schema without the fields of one side."""
+        return replace(self, fields=tuple(field for field in self.fields if field.side != side))
+
+    def side(self, side: str) -> Schema:
+        """The schema of the fields of one side."""
+        return replace(self, fields=tuple(field for field in self.fields if field.side == side))
 
     @property
     def coded(self) -> tuple[Field, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ class RawRows:
         options: the source's choices, for the manifest.
         min_count: values of fewer rows are unknown.
         extras: more entries of the manifest.
+        write: writes more files into the folder it is given, which exists, and returns their names.
     """
 
     fields: list[RawField]
@@ -65,6 +67,7 @@ class RawRows:
     options: dict[str, Any] = field(default_factory=dict)
     min_count: int = 1
     extras: dict[str, Any] = field(default_factory=dict)
+    write: Callable[[Path], list[str]] | None = None
 
 
 @dataclass
@@ -98,6 +101,8 @@ def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
     for side, entity in (("user", raw.user), ("item", raw.item)):
         if entity is not None:
             files |= _write_entities(side, entity, coded, arrays, raw.shown.get(side), out)
+    if raw.write is not None:
+        files |= {name: file_entry(out / name) for name in raw.write(out)}
     positive = int((arrays["ratings"] >= raw.threshold).sum())
     sizes = {c.field.name: c.field.size - 1 for c in coded if c.vocabulary is not None}
     return {

@@ -6,6 +6,7 @@ as it is. Both end on the unit sphere, so a score is a cosine.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -117,8 +118,8 @@ class Side:
     """One side's fields, table and tower."""
 
     def __init__(self, config: Config, fields: Schema, side: str) -> None:
-        self.schema = Schema(tuple(f for f in fields.fields if f.side == side), *_rest(fields))
-        self.coded = Schema(self.schema.coded, *_rest(fields))
+        self.schema = fields.side(side)
+        self.coded = replace(self.schema, fields=self.schema.coded)
         self.stack, self._dim = Stack.of(self.coded), config.model.embedding_dim
         self.features = self._dim * len(self.coded.fields) + len(self.schema.numerical)
         model = config.model
@@ -167,7 +168,7 @@ class TwoTower:
     """
 
     def __init__(self, config: Config, schema: Schema) -> None:
-        fields = schema.select(config.data.fields)
+        fields = schema.select(config.data.fields).without("context")
         self._loss, self._batch = config.loss, config.training.batch_size
         self._unknown_rate, self._dense = config.data.unknown_rate, config.model.table == "dense"
         self.sides = {side: Side(config, fields, side) for side in ("user", "item")}
@@ -367,7 +368,3 @@ class TwoTower:
         """
         table = weights["tables"].get(side)
         return self.sides[side].encode(weights["params"][side], weights["statistics"][side], table, columns, numbers)
-
-
-def _rest(schema: Schema) -> tuple[Any, ...]:
-    return schema.user, schema.item, schema.threshold, schema.low, schema.high

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from jaxrec.data.events import Raw
 from jaxrec.data.rows_writing import RawRows
-from jaxrec.data.sources import click_rows, diginetica, movielens, synthetic, synthetic_rows, table, yoochoose
+from jaxrec.data.sources import amore, click_rows, diginetica, movielens, synthetic, synthetic_rows, table, yoochoose
 
 
 class Source(Protocol):
@@ -55,4 +55,9 @@ SOURCES: dict[str, Source] = {
     "events": table,
 }
 
-ROW_SOURCES: dict[str, RowSource] = {"movielens": movielens, "rows": click_rows, "rows-synthetic": synthetic_rows}
+ROW_SOURCES: dict[str, RowSource] = {
+    "movielens": movielens,
+    "amore": amore,
+    "rows": click_rows,
+    "rows-synthetic": synthetic_rows,
+}

@@ -1,0 +1,300 @@
+"""Personas: clusters that are found, described and named; rules that are read; customers that are drawn."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reviews import WORDS, fake_embed, made_texts
+from threadpoolctl import threadpool_limits
+
+from jaxrec.data import personas_words
+from jaxrec.data.personas import Persona, describe, draw_attributes, find_personas, unread_profiles
+from jaxrec.data.personas_files import personas_markdown
+from jaxrec.data.personas_rules import DEFAULT, Choices, Range, Rule, parse_rules, read_rules
+from jaxrec.errors import UserError
+
+RULES = read_rules(None)
+NAMES = tuple(WORDS)
+
+
+def agreement(left: np.ndarray, right: np.ndarray) -> float:
+    """Share of reviews whose cluster is, for most of its members, their own persona."""
+    return sum(int(np.bincount(right[left == label]).max()) for label in np.unique(left)) / len(left)
+
+
+# --- finding and naming -----------------------------------------------------------------------------------------------
+
+
+def test_known_personas_are_found_named_and_described() -> None:
+    texts, truth = made_texts(12)
+    labels, personas = find_personas(fake_embed(texts, "m"), texts, RULES, 6, seed=0)
+    assert labels.dtype == np.int32 and labels.shape == (72,)
+    assert agreement(labels, truth) > 0.95
+    assert sorted(one.name for one in personas) == sorted(NAMES)
+    for number, one in enumerate(personas):
+        members = np.flatnonzero(labels == number)
+        assert one.rule and one.size == len(members)
+        assert np.bincount(truth[members]).argmax() == NAMES.index(one.name)
+        own = {word for made in WORDS[one.name] for word in personas_words.words_of(made)}
+        assert len(one.words) >= 4 and set(one.words) <= own
+        assert len(one.nearest) == 3 and set(one.nearest) <= set(members.tolist())
+        assert one.title == next(rule.title for rule in RULES if rule.name == one.name)
+    assert [one.size for one in personas] == sorted((one.size for one in personas), reverse=True)
+
+
+def test_the_assignment_is_stable() -> None:
+    texts, _ = made_texts(8, seed=1)
+    embeddings = fake_embed(texts, "m")
+    labels, personas = find_personas(embeddings, texts, RULES, 6, seed=3)
+    for threads in (1, 3):
+        with threadpool_limits(limits=threads):
+            again, others = find_personas(embeddings.copy(), list(texts), RULES, 6, seed=3)
+        np.testing.assert_array_equal(again, labels)
+        assert others == personas
+    sizes = np.bincount(labels)
+    first = [int(np.argmax(labels == number)) for number in range(6)]
+    assert list(zip(-sizes, first, strict=True)) == sorted(zip(-sizes, first, strict=True))
+
+
+def test_the_number_of_personas_is_chosen() -> None:
+    texts, truth = made_texts(12, names=("Gift_Buyer", "Sensitive_Calming", "Detail_Reviewer"))
+    labels, personas = find_personas(fake_embed(texts, "m"), texts, RULES, None, seed=0)
+    assert sorted(one.name for one in personas) == ["Detail_Reviewer", "Gift_Buyer", "Sensitive_Calming"]
+    assert agreement(labels, truth) == 1
+
+
+def test_clusters_without_a_rule_keep_their_number() -> None:
+    texts, _ = made_texts(10)
+    embeddings = fake_embed(texts, "m")
+    only = tuple(rule for rule in RULES if rule.name in ("Gift_Buyer", "Detail_Reviewer"))
+    _, personas = find_personas(embeddings, texts, only, 6, seed=0)
+    assert {one.name for one in personas if one.rule} == {"Gift_Buyer", "Detail_Reviewer"}
+    assert all(one.name == f"persona_{i}" and not one.title for i, one in enumerate(personas) if not one.rule)
+    strange = parse_rules({"Sailor": {"title": "s", "words": ["anchor"], "attributes": {"x": {"a": 1}}}}, "t")
+    assert {one.rule for one in find_personas(embeddings, texts, strange, 6, seed=0)[1]} == {False}
+
+
+@pytest.mark.parametrize(("n", "k", "message"), [
+    (3, 6, r"^3 reviews for 6 personas; expected at least 6; add reviews or ask for fewer personas \(--clusters\)$"),
+    (2, None, "^2 reviews for a number of personas to be chosen; expected at least 3; add reviews$"),
+])  # fmt: skip
+def test_too_few_reviews(n: int, k: int | None, message: str) -> None:
+    texts = made_texts(6)[0][:n]
+    with pytest.raises(UserError, match=message):
+        find_personas(fake_embed(texts, "m"), texts, RULES, k, seed=0)
+
+
+def test_reviews_that_say_the_same() -> None:
+    texts = made_texts(1)[0] * 5
+    embeddings = fake_embed(texts, "m")
+    labels, personas = find_personas(embeddings, texts, RULES, 6, seed=0)
+    assert labels.tolist() == [0, 1, 2, 3, 4, 5] * 5  # by size, then by the first review, whatever the seed
+    assert np.array_equal(find_personas(embeddings, texts, RULES, 6, seed=7)[0], labels)
+    assert all(len(one.nearest) == 1 for one in personas)  # the same review is not shown again
+    with pytest.raises(UserError, match=r"^30 reviews \(6 different ones\) for 7 personas; expected at least 7"):
+        find_personas(embeddings, texts, RULES, 7, seed=0)
+    find_personas(np.zeros((30, 4)) + np.arange(30)[:, None] % 2 * [1, 0, 0, 0], texts, RULES, 2, seed=0)
+
+
+def test_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, _ = made_texts(2)
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    with pytest.raises(UserError, match=r"scikit-learn \(no module 'sklearn.cluster'\); pip install 'jaxrec\[text\]'$"):
+        find_personas(fake_embed(texts, "m"), texts, RULES, 6, seed=0)
+
+
+def test_words_are_compared_by_what_they_say() -> None:
+    """Capitals and the coding of Korean do not matter; a Korean word may stand in another, an English one begins."""
+    texts = ["Moisturising DRY", "속\u1100\u1165\u11ab\u110c\u1169", "laundry", "nothing here"]
+    rules = parse_rules(
+        {"Dry": {"title": "d", "words": ["건조", "dry", "moistur"], "attributes": {"x": {"a": 1}}}}, "t"
+    )
+    found = personas_words.evidence(texts, np.arange(4), 4, rules)[:, 0]
+    assert found[0] > found[1] > 0 > found[2]
+    assert found[2] < 0 and found[3] < 0
+
+
+def test_words_of_one_review_tell_nothing() -> None:
+    texts = ["soft cream soft", "soft cream zebra", "rough cream", "rough cream gravel"]
+    words = personas_words.telling_words(texts, np.array([0, 0, 1, 1]), 2, most=5)
+    assert words == [("soft",), ("rough",)]
+    assert personas_words.telling_words(["1", "2"], np.array([0, 1]), 2, most=5) == [(), ()]
+
+
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=7))
+def test_rules_are_given_once(scores: list[list[float]]) -> None:
+    matched = personas_words.match_rules(np.array(scores))
+    named = [rule for rule in matched if rule is not None]
+    assert len(matched) == len(scores) and len(set(named)) == len(named)
+    assert all(rule is None or scores[i][rule] >= personas_words.LEAST for i, rule in enumerate(matched))
+
+
+# --- customers --------------------------------------------------------------------------------------------------------
+
+AGE = {"mean": 30, "deviation": 4, "low": 18, "high": 60}
+TABLE = parse_rules({
+    "A": {"title": "a", "words": ["x"], "attributes": {"age": AGE, "skin": {"dry": 3, "oily": 1}}},
+    "B": {"title": "b", "words": ["y"], "attributes": {"age": {"low": 61, "high": 62}, "skin": {"none": 1}}},
+}, "t")  # fmt: skip
+
+
+def people(*names: str) -> tuple[Persona, ...]:
+    return tuple(Persona(name, "", name in "AB", 1, (), ()) for name in names)
+
+
+def test_attributes_follow_their_rules() -> None:
+    labels = np.repeat([0, 1, 2], 4000)
+    drawn = draw_attributes(labels, people("A", "B", "persona_2"), TABLE, seed=0)
+    age, skin = drawn["age"], drawn["skin"]
+    assert list(drawn) == ["age", "skin"] and age.dtype == np.int64 and skin.dtype == object
+    assert abs(age[:4000].mean() - 30) < 0.3 and abs(age[:4000].std() - 4) < 0.2
+    assert abs(np.mean(skin[:4000] == "dry") - 0.75) < 0.03
+    assert set(age[4000:8000]) == {61, 62} and abs(np.mean(age[4000:8000] == 61) - 0.5) < 0.03
+    assert set(skin[4000:8000]) == {"none"}
+    assert abs(np.mean(skin[8000:] == "none") - 0.5) < 0.03  # no rule of its own: any
+    assert set(skin[8000:][age[8000:] > 60]) == {"none"}  # all of a customer's attributes from one
+    assert abs(np.corrcoef(age[:4000], skin[:4000] == "dry")[0, 1]) < 0.05
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=30), st.integers(0, 2**32 - 1), st.data())
+def test_a_draw_depends_on_its_row_and_persona_only(labels: list[int], seed: int, data: st.DataObject) -> None:
+    other = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=40))
+    mine, theirs = (
+        draw_attributes(np.array(one), people("A", "B", "persona_2"), TABLE, seed) for one in (labels, other)
+    )
+    for row, (left, right) in enumerate(zip(labels, other, strict=False)):
+        if left == right:
+            assert all(mine[name][row] == theirs[name][row] for name in mine)
+
+
+@given(st.integers(-50, 50), st.integers(0, 60), st.floats(0, 1), st.floats(0.01, 1000), st.integers(0, 99))
+def test_a_number_stays_in_its_range(low: int, width: int, place: float, deviation: float, seed: int) -> None:
+    for kind in (Range(low, low + width), Range(low, low + width, low + place * width, deviation)):
+        drawn = draw_attributes(np.zeros(50, int), people("A"), (Rule("A", "", ("x",), {"age": kind}),), seed)["age"]
+        assert drawn.min() >= low and drawn.max() <= low + width
+
+
+def test_unread_profiles_follow_the_shares() -> None:
+    labels = np.array([0] * 30 + [1] * 10)
+    drawn = unread_profiles(50, labels, people("A", "B"), TABLE, seed=1, draws=200)
+    assert drawn["age"].shape == drawn["skin"].shape == (200, 50)
+    assert abs(np.mean(drawn["age"] > 60) - 0.25) < 0.02
+    assert np.all((drawn["skin"] == "none") == (drawn["age"] > 60))
+    assert len({tuple(row) for row in drawn["age"][:, :20].tolist()}) == 200  # every draw is another one
+    again = unread_profiles(50, labels, people("A", "B"), TABLE, seed=1, draws=200)
+    assert all(np.array_equal(drawn[name], again[name]) for name in drawn)
+    assert not np.array_equal(unread_profiles(50, labels, people("A", "B"), TABLE, 2, 200)["age"], drawn["age"])
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_the_default_table() -> None:
+    assert [rule.name for rule in RULES] == list(NAMES)
+    assert {name: type(kind) for name, kind in RULES[0].attributes.items()} == {
+        "age": Range, "gender": Choices, "skin_type": Choices, "skin_concern": Choices,
+    }  # fmt: skip
+    assert parse_rules({rule.name: rule.as_json() for rule in RULES}, "t") == RULES
+    assert parse_rules({rule.name: rule.as_json() for rule in TABLE}, "t") == TABLE
+
+
+def changed(*path: str | int, value: Any) -> dict[str, Any]:
+    """The default table with one entry changed, or removed where ``value`` is ``...``."""
+    table = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
+    place = table
+    for key in path[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    return table
+
+
+DRY, ATTRIBUTES = "Dry_Winter", ("Dry_Winter", "attributes")
+REFUSED: list[tuple[Any, str]] = [
+    ([], r"found \[\]; expected personas by name, each with title, words and attributes"),
+    (None, "found nothing; expected personas by name"),
+    ({1: {}}, "found the persona name 1; expected text; put it in quotes"),
+    (changed("persona_3", value={}), "persona_3: the name of a persona without a rule; choose another"),
+    (changed(DRY, value="dry"), "Dry_Winter: found 'dry'; expected title, words and attributes"),
+    (changed(DRY, "wrods", value=[]), r"Dry_Winter: no 'wrods' here \(did you mean 'words'\?\); there are title, words"),
+    (changed(DRY, "title", value=...), "Dry_Winter: 'title' is missing; there have to be title"),
+    (changed(DRY, "title", value=""), "Dry_Winter.title: found ''; expected text"),
+    (changed(DRY, "words", value="dry"), "Dry_Winter.words: found 'dry'; expected a list of at least one word"),
+    (changed(DRY, "words", 1, value=True), r"Dry_Winter.words\[1\]: found True; expected text; put it in quotes"),
+    (changed(DRY, "attributes", value={}), r"Dry_Winter.attributes: found \{\}; expected a mapping such as age"),
+    (changed(*ATTRIBUTES, "a/b", value={"x": 1}), "Dry_Winter.attributes: found the name 'a/b'; expected text without"),
+    (changed(*ATTRIBUTES, "age", value=35), r"attributes.age: found 35; expected \{low: …, high: …\} or values with"),
+    (changed(*ATTRIBUTES, "age", "high", value=...), "attributes.age: 'high' is missing; a number has low and high, or"),
+    (changed(*ATTRIBUTES, "age", "low", value="x"), "attributes.age.low: found 'x'; expected a whole number"),
+    (changed(*ATTRIBUTES, "age", "low", value=1.5), "attributes.age.low: found 1.5; expected a whole number"),
+    (changed(*ATTRIBUTES, "age", "low", value=float("nan")), "attributes.age.low: found nan; expected a whole number"),
+    (changed(*ATTRIBUTES, "age", "low", value=50), "attributes.age: low 50 is above high 49; exchange them"),
+    (changed(*ATTRIBUTES, "age", "mean", value=40), "attributes.age: 'deviation' is missing"),
+    (changed(*ATTRIBUTES, "age", value=AGE | {"mean": 99}), "age.mean: found 99; expected a number from low 18 to high"),
+    (changed(*ATTRIBUTES, "age", value=AGE | {"deviation": 0}), "age.deviation: found 0; expected more than 0"),
+    (changed(*ATTRIBUTES, "gender", "F", value=0), "gender.F: found the weight 0; expected a number above 0"),
+    (changed(*ATTRIBUTES, "gender", "F", value=float("inf")), "gender.F: found the weight inf; expected a number"),
+    (changed(*ATTRIBUTES, "gender", False, value=1), "gender: found the value False; expected text; put it in quotes"),
+    (changed(*ATTRIBUTES, "gendre", value={"x": 1}),
+     r"Anti_Aging.attributes: Anti_Aging has no 'gendre' \(did you mean 'gender'\?\), Dry_Winter has; give all"),
+    (changed("Gift_Buyer", "attributes", "skin_type", value=...), "Gift_Buyer has no 'skin_type'.*, Dry_Winter has;"),
+    (changed("Gift_Buyer", "attributes", "age", value={"old": 1}),
+     "Gift_Buyer.attributes.age: values with weights, but a number in Dry_Winter; an attribute is of one kind"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("table", "message"), REFUSED)
+def test_what_a_table_may_not_hold(table: Any, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump(table, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    with pytest.raises(UserError, match=message) as caught:
+        read_rules(file)
+    assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    (b"a: [", r"mine.yaml, line 1: not YAML \(.*\)$"),
+    (b"A: {title: x}\nB: {title: y}\nA: {}\n", r"mine.yaml, line 3: not YAML \('A' for the second time\)$"),
+    (b"\xff\xfe\xfa", r"mine.yaml: cannot read the personas \(not UTF-8 text\); check --personas"),
+    (b"a: 2024-13-45", r"mine.yaml: not YAML \(unreadable\)"),
+    (b"a: !!python/object:os.system {}", "mine.yaml, line 1: not YAML"),
+    (b"? [a, b]\n: 1\n", "mine.yaml: found the persona name|mine.yaml, line 1: not YAML"),
+])  # fmt: skip
+def test_files_that_are_no_table(text: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(text)
+    with pytest.raises(UserError, match=message):
+        read_rules(tmp_path / "mine.yaml")
+    with pytest.raises(UserError, match=r"none.yaml: cannot read the personas \(No such file or directory\)"):
+        read_rules(tmp_path / "none.yaml")
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page() -> None:
+    texts = ["## 건조한\r\n* 피부 <b>", "x" * 500, "plain"]
+    personas = (
+        *describe(np.array([0, 0, 0]), ["Dry_Winter"], texts, RULES, np.eye(3, dtype=np.float16)),
+        Persona("persona_1", "", False, 1, (), ()),
+    )
+    page = personas_markdown(personas, RULES, texts, "Found so.")
+    assert page.startswith("# Personas\n\n4 reviews. Found so.\n\n| persona | reviews | share |\n|---|--:|--:|\n")
+    assert "| Dry\\_Winter | 3 | 75.0% |" in page
+    assert "## Dry\\_Winter: 건성/겨울보습형 (dry skin" in page
+    assert "- rule: 건조, 악건성" in page and "- age: 35 to 49, uniform" in page and "- gender: F 100%" in page
+    assert "  - “\\#\\# 건조한 \\* 피부 \\<b\\>”" in page
+    assert "x" * 200 + "…”" in page and "x" * 201 not in page
+    assert "- rule: none fits; attributes come from any rule" in page and "telling words: none" in page
+    assert "nearest reviews: not known" in page
+    one = personas_markdown(people("A"), TABLE, [], "")
+    assert "- age: 18 to 60, normal, mean 30, deviation 4" in one and "- skin: dry 75%, oily 25%" in one
