@@ -82,6 +82,11 @@ class Checkpoints:
             raise unreadable
         raise UserError(f"{self._root.parent}: no checkpoint here yet; train it with python -m jaxrec.train")
 
+    def last(self, kind: str) -> int:
+        """The step of the youngest checkpoint, ``best`` or ``latest``; -1 where there is none."""
+        places = (self._root / kind).glob("[0-9]*")
+        return max((int(place.name) for place in places if place.name.isdigit()), default=-1)
+
     def _save(self, kind: str, keep: int, state: TrainState, trees: dict[str, Any], position: dict[str, Any]) -> None:
         self._require_room(trees)
         args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}

@@ -167,7 +167,7 @@ def _with_rules(run: Run, found: Evaluation, ks: Sequence[int]) -> dict[str, Any
     users = {name: found.data.rows.columns[part][:, place[name]] for name in schema.of_side("user")}
     of_items, items = schema.side("item"), np.asarray(found.dataset.array("items.npy"))
     by_field = {name: items[:, where] for name, where in of_items.slices().items()}
-    ranks, top = found.evaluator.ranks(found.weights, max(ks), book.boosts(users, by_field))
+    ranks, top = found.evaluator.ranks(found.weights, max(ks), (book.of_users(users), book.of_items(by_field)))
     hits = answered(ranks, top, found.evaluator.queries.items, found.categories, ks)
     return {**ranking_metrics(ranks, ks), **means(hits), "intervals": intervals(hits)}
 
@@ -284,7 +284,7 @@ def _beside(result: dict[str, Any], kind: str, ks: Sequence[int]) -> list[str]:
         lines.append(line("with the rules", result["with_rules"]))
     lines += [line("chance", result["chance"]), line("popularity", result["popularity"])]
     for title, row in result.get("oracle", {}).items():
-        lines.append(line(f"in-sample oracle, {title}"[:26], row))
+        lines.append(line(f"oracle, {title}", row))
     return lines
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import runtime
+from jaxrec.agreement import ROWS
 from jaxrec.cli import Parser, command
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
@@ -209,24 +210,28 @@ def _room(n: int) -> int:
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.recommend``."""
     options = _parser().parse_args(argv)
-    rows = open_run(options.run).kind == "rows"
-    kind, other = ("a click model", SESSION_OPTIONS) if rows else ("sessions", ROW_OPTIONS)
-    for name in other:
+    model = open_run(options.run).config.model.name
+    kind = model if model in ROWS else "sessions"
+    for name in sorted(set().union(*KNOWN.values()) - KNOWN[kind]):
         if getattr(options, name) not in (None, [], False):
-            raise UserError(f"--{name.replace('_', '-')}: {options.run} is a run of {kind}, which does not know it; "
+            raise UserError(f"--{name.replace('_', '-')}: {options.run} is a run of {model}, which does not know it; "
                             "leave it out")  # fmt: skip
-    options.k = options.k if options.k is not None else 10 if rows else 20
-    if rows:
-        from jaxrec.recommend_rows import answer
-
-        runtime.start()
-        answer(options)
-    else:
+    options.k = options.k if options.k is not None else 20 if kind == "sessions" else 10
+    if kind == "sessions":
         _answer(options)
+        return
+    from jaxrec import recommend_rows, recommend_towers
+
+    runtime.start()
+    (recommend_rows if model == "autoint" else recommend_towers).answer(options)
 
 
-SESSION_OPTIONS = ("items", "candidates", "similar_to")
-ROW_OPTIONS = ("user", "profile", "date", "where", "explain", "out")
+KNOWN = {
+    "sessions": {"items", "candidates", "similar_to"},
+    "autoint": {"user", "profile", "date", "where", "explain", "out"},
+    "two_tower": {"user", "profile", "purchased", "add_items", "similar_to", "similar_customers", "no_rules"},
+}
+"""Options that only some kinds of run know."""
 
 
 def _parser() -> Parser:
@@ -244,11 +249,19 @@ def _parser() -> Parser:
     sessions = parser.add_argument_group("models of sessions")
     sessions.add_argument("--items", nargs="*", default=[], metavar="ID", help="the session's items, oldest first")
     sessions.add_argument("--candidates", nargs="+", metavar="ID", help="recommend only from these")
-    sessions.add_argument("--similar-to", metavar="ID", help="instead: the items most similar to this one")
-    rows = parser.add_argument_group("click models")
+    sessions.add_argument("--similar-to", metavar="ID", help="instead: the items most similar to this one (two towers "
+                          "as well)")  # fmt: skip
+    rows = parser.add_argument_group("click models and two towers")
     rows.add_argument("--user", metavar="ID", help="the user; without one somebody new")
     rows.add_argument("--profile", nargs="+", metavar="FIELD=VALUE", help="fields of the user or the occasion, such as "
                       "gender=F age=25")  # fmt: skip
+    towers = parser.add_argument_group("two towers")
+    towers.add_argument("--purchased", nargs="+", metavar="ID", help="items that the customer has, not to recommend")
+    towers.add_argument("--add-items", metavar="FILE", help="new items with their fields (.parquet, .csv or .json), "
+                        "which no training has seen")  # fmt: skip
+    towers.add_argument("--similar-customers", action="store_true", help="instead: customers most similar to this one")
+    towers.add_argument("--no-rules", action="store_true", help="leave the configuration's rules out")
+    rows = parser.add_argument_group("click models")
     rows.add_argument("--date", metavar="DAY", help="of the occasion, as 2003-02-28 (default: that of the last row)")
     rows.add_argument("--where", nargs="+", metavar="FIELD=VALUE", help="only items with these values, such as "
                       "genres=Comedy")  # fmt: skip

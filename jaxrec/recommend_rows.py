@@ -20,6 +20,7 @@ from jaxrec.click_plots import attention
 from jaxrec.data.field_codes import Entities, FieldCodes, UnknownValues, warn_unknown
 from jaxrec.errors import UserError
 from jaxrec.models import ClickModel
+from jaxrec.options import pairs
 from jaxrec.pictures import check_picture
 from jaxrec.rundir import Run, load_click_model, open_run
 
@@ -255,7 +256,7 @@ def answer(options: Namespace) -> None:
     if options.user is None and options.profile is None:
         raise UserError("--user, --profile: neither is given; name a user, or describe one, such as "
                         "--profile gender=F age=25")  # fmt: skip
-    profile, where = _pairs("--profile", options.profile), _pairs("--where", options.where)
+    profile, where = pairs("--profile", options.profile), pairs("--where", options.where)
     recommender = ClickRecommender.load(options.run)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UnknownValues)
@@ -306,13 +307,3 @@ def _table(best: Sequence[Recommendation]) -> str:
         known = "  ".join(str(value) for value in one.known.values() if value is not None)
         lines.append(f"{rank:4d}  {one.item!s:>10}  {one.probability:8.4f}  {known}")
     return "\n".join(lines)
-
-
-def _pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
-    pairs = {}
-    for word in words or ():
-        name, given, value = word.partition("=")
-        if not name or not given:
-            raise UserError(f"{option} {word}: expected FIELD=VALUE, such as gender=F")
-        pairs[name] = value
-    return pairs

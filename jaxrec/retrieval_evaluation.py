@@ -13,7 +13,7 @@ from jax import Array
 
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.positives import unpack
-from jaxrec.data.retrieval import Catalogue, Queries, Retrieval
+from jaxrec.data.retrieval import Queries, Retrieval
 from jaxrec.metrics import ranking_metrics
 from jaxrec.models import TowerModel
 
@@ -58,17 +58,20 @@ class RetrievalEvaluator:
         )
 
     def ranks(
-        self, weights: dict[str, Any], k: int = 0, extra: np.ndarray | None = None,
+        self, weights: dict[str, Any], k: int = 0, wider: tuple[np.ndarray, np.ndarray] | None = None,
         update: Callable[..., None] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """float32[n] conservative ranks, and int32[n, k] items with the highest scores, best first.
 
         Args:
             k: at most the number of items; where a user has nearly all, the last places may hold what does not count.
-            extra: float32[n, V], added to the scores, which are (1 + cosine) / 2.
+            wider: further columns of the vectors, float32[n, R] and float32[V, R], as those of ``RuleBook``.
         """
         queries, items = self.vectors(weights)
-        return rank_queries(self.queries, queries, items, self.had, self._rows, k, extra, update)
+        if wider is not None:
+            queries, items = (jnp.concatenate([one, jnp.asarray(more)], axis=1)
+                              for one, more in zip((queries, items), wider, strict=True))  # fmt: skip
+        return rank_queries(self.queries, queries, items, self.had, self._rows, k, update)
 
     def metrics(
         self, params: Any, tables: Any, ks: Sequence[int], statistics: Any = None
@@ -80,7 +83,7 @@ class RetrievalEvaluator:
 
 def rank_queries(
     asked: Queries, queries: Array, items: Array, had: np.ndarray, rows: int, k: int = 0,
-    extra: np.ndarray | None = None, update: Callable[..., None] | None = None,
+    update: Callable[..., None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """See ``RetrievalEvaluator.ranks``; ``had`` is ``positive_bits``, ``rows`` how many queries are ranked at once."""
     n, found = len(asked.users), []
@@ -89,10 +92,7 @@ def rank_queries(
         missing = rows - len(asked.users[part])
         users, targets = (np.pad(one[part], (0, missing)) for one in (asked.users, asked.items))
         own = jnp.pad(queries[part], ((0, missing), (0, 0)))
-        added = (
-            jnp.zeros(()) if extra is None else jnp.asarray(np.pad(extra[part], ((0, missing), (0, 0))), jnp.float32)
-        )
-        found.append(_rank(own, jnp.asarray(targets), items, jnp.asarray(had[users]), added, k))
+        found.append(_rank(own, jnp.asarray(targets), items, jnp.asarray(had[users]), k))
         if update is not None:
             update()
     if not found:
@@ -102,8 +102,8 @@ def rank_queries(
 
 
 @partial(jax.jit, static_argnames="k")
-def _rank(queries: Array, targets: Array, items: Array, had: Array, extra: Array, k: int) -> tuple[Array, Array]:
-    scores = (1.0 + jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)) / 2 + extra
+def _rank(queries: Array, targets: Array, items: Array, had: Array, k: int) -> tuple[Array, Array]:
+    scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
     own = jnp.take_along_axis(scores, targets[:, None], axis=1)
     index = jnp.arange(len(items))
     is_target = index == targets[:, None]
@@ -113,9 +113,3 @@ def _rank(queries: Array, targets: Array, items: Array, had: Array, extra: Array
     if not k:
         return ranks, jnp.zeros((len(ranks), 0), jnp.int32)
     return ranks, jax.lax.top_k(jnp.where(allowed & ~jnp.isnan(scores), scores, -jnp.inf), k)[1].astype(jnp.int32)
-
-
-def catalogue_vectors(model: TowerModel, weights: dict[str, Any], catalogue: Catalogue) -> np.ndarray:
-    """float32[V, D]: the vector of every item."""
-    encode = jax.jit(model.encode, static_argnums=0)
-    return np.asarray(encode("item", weights, jnp.asarray(catalogue.columns), jnp.asarray(catalogue.numbers)))

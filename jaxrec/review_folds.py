@@ -24,9 +24,10 @@ from jaxrec.data.retrieval import Queries, Retrieval
 from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.errors import UserError
 from jaxrec.hits import Hits, answered, expected, intervals, item_categories, means
+from jaxrec.item_vectors import item_vectors
 from jaxrec.models import TowerModel, make_tower_model
 from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.retrieval_evaluation import catalogue_vectors, rank_queries
+from jaxrec.retrieval_evaluation import rank_queries
 from jaxrec.tasks import interactions
 from jaxrec.training import make_train_block, new_state, training_plan
 
@@ -172,7 +173,7 @@ class _Training:
 def _answers(training: _Training, fold: Fold, categories: np.ndarray | None, ks: Sequence[int]) -> Hits:
     """Of each test row the hits, on average over its profiles."""
     weights, model = training.weights(fold.data), training.model
-    items = jnp.asarray(catalogue_vectors(model, weights, fold.data.catalogue))
+    items = jnp.asarray(item_vectors(model, weights, fold.data.catalogue))
     encode = jax.jit(model.encode, static_argnums=0)
     queries = encode("user", weights, jnp.asarray(fold.profiles.columns), jnp.asarray(fold.profiles.numbers))
     had = fold.data.positives(fold.data.splits.test)

@@ -52,33 +52,27 @@ class RuleBook:
     def __len__(self) -> int:
         return len(self._rules)
 
-    @property
-    def fields(self) -> set[str]:
-        """Fields of the user that decide."""
-        return {name for rule in self._rules for name in rule.when}
-
-    def boosts(self, users: Mapping[str, np.ndarray], items: Mapping[str, np.ndarray]) -> np.ndarray:
-        """float32[n, V], what is added to each score.
+    def of_users(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float32[n, rules], what each rule adds for each user: appended to the users' vectors, as ``of_items`` to the
+        items', it makes the product of both a cosine with the rules applied. A cosine counts twice what a score of 0 to
+        1 does.
 
         Args:
-            users: by field int[n, width], the columns of each user.
-            items: likewise int[V, width], of each item.
+            columns: by field of the user int[n, width].
         """
-        n, v = (len(next(iter(side.values()), ())) for side in (users, items))
-        total = np.zeros((n, v), np.float32)
-        for rule in self._rules:
-            total += np.float32(rule.rule.by) * np.outer(_holds(rule.when, users, n), _holds(rule.boost, items, v))
-        return total
+        n = len(next(iter(columns.values()), ()))
+        parts = [2 * rule.rule.by * _holds(rule.when, columns, n) for rule in self._rules]
+        return np.stack([np.zeros(n), *parts], axis=1)[:, 1:].astype(np.float32)
 
-    def applied(self, user: Mapping[str, np.ndarray], items: Mapping[str, np.ndarray]) -> list[list[Rule]]:
-        """Of each item the rules that moved it for one user: columns int[1, width] and int[V, width] by field."""
-        v = len(next(iter(items.values()), ()))
-        found: list[list[Rule]] = [[] for _ in range(v)]
-        for rule in self._rules:
-            if _holds(rule.when, user, 1)[0]:
-                for item in np.flatnonzero(_holds(rule.boost, items, v)):
-                    found[item].append(rule.rule)
-        return found
+    def of_items(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float32[V, rules]: 1 where the rule moves the item; ``columns`` as for ``of_users``."""
+        v = len(next(iter(columns.values()), ()))
+        parts = [_holds(rule.boost, columns, v) for rule in self._rules]
+        return np.stack([np.zeros(v), *parts], axis=1)[:, 1:].astype(np.float32)
+
+    def applied(self, user: np.ndarray, item: np.ndarray) -> list[Rule]:
+        """The rules that moved one item for one user: float32[rules] rows of ``of_users`` and ``of_items``."""
+        return [rule.rule for rule, by, held in zip(self._rules, user, item, strict=True) if by and held]
 
 
 def describe(rule: Rule) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,11 +17,13 @@ from jaxrec.data.retrieval import Retrieval, known, value_counts
 from jaxrec.data.rows import Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
+from jaxrec.item_vectors import save_item_vectors
 from jaxrec.models import Feed, Model, make_click_model, make_model, make_tower_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.negatives import popularity
 from jaxrec.retrieval_evaluation import RetrievalEvaluator
 from jaxrec.row_evaluation import RowEvaluator
+from jaxrec.rundir import Run
 from jaxrec.training import training_plan
 
 
@@ -42,6 +45,7 @@ class Task:
         size: of the training split and the data, in words.
         validated: of the validation split, in words.
         kept: arrays by name that a run keeps, beside what it keeps of any data set.
+        finish: adds to a trained run what serving it needs; None: nothing.
     """
 
     model: Model
@@ -51,6 +55,7 @@ class Task:
     size: str
     validated: str
     kept: dict[str, np.ndarray] = field(default_factory=dict)
+    finish: Callable[[Run], None] | None = None
 
 
 def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
@@ -217,6 +222,7 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
         f"{len(training):,} positives of {data.n_users - 1:,} users and {data.n_items - 1:,} items",
         f"{len(validation.users):,} validation positives" if len(validation.users) else "no validation",
         {"value_counts": data.value_counts, **history(dataset.schema, dataset.rows())},
+        partial(save_item_vectors, model=model, catalogue=data.catalogue),
     )
 
 

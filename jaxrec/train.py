@@ -94,6 +94,8 @@ def _train(
         state, position = found[0], Position(**found[1])
     if position.finished:
         learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")  # killed before it?
+        if task.finish is not None:
+            task.finish(run)
         print(f"{path}: already trained to its end; for more epochs train another --run")
         return
     at_most = "" if feed.shape.lanes == settings.batch_size else f" (at most {settings.batch_size})"
@@ -175,6 +177,8 @@ def _train(
     # ---- the picture, and where the time went ----------------------------------------------------------------------
     log.close()
     learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")
+    if task.finish is not None:
+        task.finish(run)
     print(f"{path}: done; " + ", ".join(f"{name} {value:.1f} s" for name, value in clock.seconds.items()))
 
 

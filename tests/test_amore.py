@@ -21,7 +21,6 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.data.personas import draw_attributes, read_rules
 from jaxrec.data.personas_files import read_reviews
 from jaxrec.data.rows import RowsDataset
-from jaxrec.data.sources import ROW_SOURCES, amore
 from jaxrec.errors import UserError
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -42,7 +41,6 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     text = ModuleType("jaxrec.data.text")
     text.embed = fake_embed  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "jaxrec.data.text", text)
-    monkeypatch.setitem(ROW_SOURCES, "amore", amore)
 
 
 def prepared(out: Path, raw: Path, *argv: object) -> RowsDataset:
@@ -245,7 +243,7 @@ def test_no_json(data: bytes | None, message: str, tmp_path: Path, capsys: pytes
 BAD_CUSTOMERS: list[tuple[Callable[[list[Any]], Any], str]] = [
     (lambda entries: {}, r"found \{\}; expected a list of customers"),
     (lambda entries: entries[:-1], "35 customers for 36 reviews; expected one customer a review, in their order"),
-    (edit(4, value=None), r"customers\[4\]: found null; expected an object with purchased_product_id, persona_name, age"),
+    (edit(4, value=None), r"customers\[4\]: found null; expected an object with purchased_product_id, persona"),
     (edit(4, "age", value=...), r"customers\[4\].age: missing; a customer has purchased"),
     (edit(4, "age", value=3.5), r"customers\[4\].age: found 3.5; expected a whole number"),
     (edit(4, "gender", value=1), r"customers\[4\].gender: found 1; expected text that is not empty"),

@@ -88,7 +88,7 @@ class FieldCodes:
         """
         field = self.field(name)
         if field.kind == "numerical":
-            return np.array(field.standardised(_number(name, value)), np.float32)
+            return np.array(field.standardised(finite_number(name, value)), np.float32)
         if field.kind == "categorical":
             return np.array([self.code(field, value)], np.int32)
         several = value.split("|") if isinstance(value, str) else list(value)
@@ -261,7 +261,12 @@ def read_table(run: RowRun, name: str) -> pa.Table:
     return pq.read_table(file)
 
 
-def _number(name: str, value: Any) -> float:
+def finite_number(name: str, value: Any) -> float:
+    """The value of a number.
+
+    Raises:
+        UserError: it is none, or not finite.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError):

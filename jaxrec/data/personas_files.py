@@ -73,9 +73,10 @@ class Reviews:
     def _about(self) -> str:
         model = "no embeddings" if self.model is None else f"embeddings of {self.model}"
         if self.given:
-            return f"Personas and attributes as given with the customers; {model}."
+            return f"Personas and attributes as given with the customers; rules are those of the table; {model}."
         return (f"K-means (k = {len(self.personas)}, seed {self.seed}) on {model}; attributes are drawn from the rule "
-                "of the persona, so they are derived from the review, not known of the customer.")  # fmt: skip
+                "of the persona, or from any where it has none: they are derived from the review, not known of the "
+                "customer.")  # fmt: skip
 
 
 def read_reviews(path: Path, manifest: dict[str, Any]) -> Reviews:
@@ -127,7 +128,7 @@ def personas_markdown(personas: Sequence[Persona], rules: Sequence[Rule], texts:
 
 def _rule_lines(rule: Rule | None) -> list[str]:
     if rule is None:
-        return ["- rule: none fits; attributes come from any rule of the table, at random"]
+        return ["- rule: none of the table"]
     lines = [f"- rule: {_plain(', '.join(rule.words))}"]
     for name, kind in rule.attributes.items():
         if isinstance(kind, Range):

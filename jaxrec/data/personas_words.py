@@ -98,7 +98,7 @@ def _pattern(word: str) -> re.Pattern[str]:
 
 
 def match_rules(scores: np.ndarray) -> list[int | None]:
-    """The rule of each cluster, one to one, with the largest sum of evidence; None where there is less than ``LEAST``."""
+    """Each cluster's rule, one to one, with the largest sum of evidence; None where it is less than ``LEAST``."""
     from scipy.optimize import linear_sum_assignment
 
     gain = np.where(scores >= LEAST, scores, 0.0)

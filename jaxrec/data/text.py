@@ -113,7 +113,7 @@ def encoded(
 
 def _check(texts: Sequence[str], unique: dict[str, int]) -> np.ndarray:
     """The keys of ``unique``, if all can be encoded."""
-    if not texts:
+    if not len(texts):
         raise UserError("texts: there are none; give at least one")
     if all(isinstance(text, str) and text.strip() for text in unique):
         try:

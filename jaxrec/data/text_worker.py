@@ -1,4 +1,4 @@
-"""The vectors of texts on the disk, and the process that encodes what is missing: ``python -m jaxrec.data.text_worker``.
+"""The vectors of texts on the disk, and the process that encodes those that are missing.
 
 Torch and JAX both want the whole device, so that encoding has a process of its own, started by jaxrec/data/text.py.
 It writes to the store itself and says on stdout, in lines of JSON, how far it is.
@@ -24,7 +24,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,18 +119,30 @@ def locked(folder: Path, waiting: Callable[[], None] = lambda: None) -> Iterator
 
 
 class Writer:
-    """Appends to the store in ``folder``, which must be locked; starts it anew unless it holds ``dim`` dimensions."""
+    """Appends to the store in ``folder``, which must be locked; starts it anew unless it holds ``dim`` dimensions.
+
+    Use as a context manager.
+    """
 
     def __init__(self, folder: Path, model: str, dim: int) -> None:
-        if _dimension(folder) != dim:
-            for name in (META, KEYS, VECTORS):  # removed rather than emptied: a reader may have them mapped
-                (folder / name).unlink(missing_ok=True)
-            _write_meta(folder, {"format": FORMAT, "model": model, "dim": dim})
-        n = _length(folder, dim)
-        self._streams = [open(folder / name, "ab") for name in (VECTORS, KEYS)]
-        for stream, size in zip(self._streams, (HALF.itemsize * dim, KEY.itemsize), strict=True):
-            stream.truncate(n * size)
-        _sync(folder)
+        self._folder = folder
+        self._meta: dict[str, Any] = {"format": FORMAT, "model": model, "dim": dim}
+        self._sizes = {VECTORS: HALF.itemsize * dim, KEYS: KEY.itemsize}  # bytes a text; vectors come first
+
+    def __enter__(self) -> Writer:
+        dim = self._meta["dim"]
+        if _dimension(self._folder) != dim:
+            for name in (META, *self._sizes):  # removed rather than emptied: a reader may have them mapped
+                (self._folder / name).unlink(missing_ok=True)
+            _write_meta(self._folder, self._meta)
+        n = _length(self._folder, dim)
+        with ExitStack() as stack:
+            self._streams = [stack.enter_context(open(self._folder / name, "ab")) for name in self._sizes]
+            for stream, size in zip(self._streams, self._sizes.values(), strict=True):
+                stream.truncate(n * size)
+            _sync(self._folder)
+            self._stack = stack.pop_all()
+        return self
 
     def append(self, vectors: np.ndarray, keys: np.ndarray) -> None:
         """Add ``vectors`` (float[n, dim]) of ``keys`` (S16[n]); they are on the disk when this returns."""
@@ -139,12 +151,8 @@ class Writer:
             stream.flush()
             os.fsync(stream.fileno())
 
-    def __enter__(self) -> Writer:
-        return self
-
     def __exit__(self, *_: object) -> None:
-        for stream in self._streams:
-            stream.close()
+        self._stack.close()
 
 
 def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
@@ -310,7 +318,7 @@ def main(argv: Sequence[str]) -> int:
         os._exit(1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        say(error=f"{where}{error.strerror}; free or choose another place (JAXREC_CACHE)")
+        say(error=f"{where}{error.strerror or _line(error)}; free or choose another place (JAXREC_CACHE)")
         return 1
     return 0
 

@@ -1,0 +1,185 @@
+"""Made-up customers with personas: the same for a seed, and with an optimum that a plain computation confirms."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxrec.cli import Parser
+from jaxrec.data.rows_writing import RawRows, write_rows
+from jaxrec.data.sources import personas_synthetic as source
+from jaxrec.errors import UserError
+
+SMALL = ["--customers=600", "--products=30", "--purchases=4", "--seed=3"]
+
+
+def made(*options: str) -> RawRows:
+    parser: ArgumentParser = Parser()
+    source.add_arguments(parser)
+    return source.read(None, parser.parse_args(list(options)))
+
+
+def column(raw: RawRows, name: str) -> list[Any]:
+    """The values of a field by row."""
+    field = next(field for field in raw.fields if field.name == name)
+    assert field.by is not None
+    return np.array(field.values.to_pylist())[field.by].tolist()
+
+
+class Drawn:
+    """What the source drew before the purchases, again."""
+
+    def __init__(self, customers: int, products: int, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.customers = source._customers(customers, random)
+        self.products = source._products(products, random)
+        self.chances = source._chances(self.customers, self.products, random)
+
+    def by_customer(self) -> np.ndarray:
+        """float64[C, P], the probability of each product in one draw, one customer after the other."""
+        group = np.empty(len(self.chances.order), np.int64)
+        group[self.chances.order] = np.repeat(np.arange(len(self.chances.counts)), self.chances.counts)
+        logits = [self.chances.left[g] @ self.chances.right + self.chances.popularity for g in group]
+        return np.stack([np.exp(row) / np.exp(row).sum() for row in logits])
+
+
+def shares(expected: np.ndarray, score: np.ndarray, k: int) -> float:
+    """Of the expected rows those whose product is among the first k by ``score``."""
+    first = np.argsort(-score, axis=1)[:, :k]
+    return float(np.take_along_axis(expected, first, axis=1).sum() / expected.sum())
+
+
+@pytest.fixture(params=[source.CELLS, 70], ids=["whole", "in parts"])
+def cells(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(source, "CELLS", request.param)
+    yield request.param
+
+
+def test_the_shape_is_that_of_personas() -> None:
+    raw = made(*SMALL)
+    assert [(field.name, field.kind, field.side, field.logarithm) for field in raw.fields] == [
+        ("customer", "categorical", "user", False), ("age", "numerical", "user", False),
+        ("gender", "categorical", "user", False), ("skin_type", "categorical", "user", False),
+        ("skin_concern", "categorical", "user", False), ("product", "categorical", "item", False),
+        ("category", "categorical", "item", False), ("brand", "categorical", "item", False),
+        ("price", "numerical", "item", True),
+    ]  # fmt: skip
+    assert (raw.user, raw.item, raw.threshold, raw.low, raw.high) == ("customer", "product", 1.0, 0.0, 1.0)
+    assert (raw.ratings == 1).all() and (raw.times == 0).all()
+    assert raw.extras["personas"] == {"attributes": "stated"}
+    assert raw.shown["item"].column_names == ["product", "name", "category", "brand", "price"]
+    assert raw.shown["user"].column_names[:2] == ["customer", "persona"]
+    pairs = list(zip(column(raw, "customer"), column(raw, "product"), strict=True))
+    assert len(set(pairs)) == len(pairs)
+    assert set(column(raw, "customer")) == set(range(1, 601))
+    assert np.bincount(column(raw, "customer"))[1:].max() <= 4
+
+
+def test_a_persona_has_its_own_attributes_in_most_cases() -> None:
+    table = made("--customers=20000", "--products=5", "--purchases=1").shown["user"].to_pydict()
+    names = np.array(table["persona"])
+    for persona in source.PERSONAS:
+        of = names == persona.name
+        assert of.mean() == pytest.approx(persona.share, abs=0.02)
+        concern = np.mean(np.array(table["skin_concern"])[of] == persona.concern)
+        assert concern == pytest.approx(0.8 + 0.2 / len(source.CONCERNS), abs=0.03)
+        assert np.mean(np.array(table["skin_type"])[of] == persona.type) == pytest.approx(0.83, abs=0.03)
+        assert np.mean(np.array(table["gender"])[of] == persona.gender) == pytest.approx(0.9, abs=0.03)
+        ages = np.array(table["age"])[of]
+        assert 0.8 < np.mean((ages >= persona.ages[0]) & (ages <= persona.ages[1])) < 0.95
+
+
+def test_the_seed_decides(cells: int) -> None:
+    """And not how many probabilities are held at a time."""
+    one, same, other = made(*SMALL), made(*SMALL), made(*SMALL[:-1], "--seed=4")
+    for name in ("customer", "product", "age", "price"):
+        assert column(one, name) == column(same, name)
+    assert column(one, "product") != column(other, "product")
+    assert one.extras == same.extras
+    reference = made("--customers=50", "--products=7", "--purchases=2")
+    source.CELLS = 10**6
+    assert column(reference, "product") == column(made("--customers=50", "--products=7", "--purchases=2"), "product")
+
+
+def test_the_optimum_is_that_of_a_plain_computation(cells: int) -> None:
+    drawn = Drawn(600, 30, 3)
+    expected = 1 - (1 - drawn.by_customer()) ** 4
+    best = made(*SMALL).extras["optimum"]
+    assert set(best) == {"over", "popularity", *(f"hit_rate@{k}" for k in (1, 3, 5, 10, 20))}
+    for k in (1, 3, 5, 10, 20):
+        assert best[f"hit_rate@{k}"] == pytest.approx(shares(expected, expected, k), abs=1e-8)
+        popular = np.broadcast_to(expected.sum(axis=0), expected.shape)
+        assert best["popularity"][f"hit_rate@{k}"] == pytest.approx(shares(expected, popular, k), abs=1e-8)
+    assert best["hit_rate@5"] > 1.5 * best["popularity"]["hit_rate@5"]
+
+
+def test_the_true_ranking_hits_as_often_as_expected(cells: int) -> None:
+    raw = made("--customers=4000", "--products=40", "--purchases=5", "--seed=1")
+    assert len(raw.fields[5].values) == 40, "every product is sold, so that ids are places"
+    probability = Drawn(4000, 40, 1).by_customer()
+    customer, product = np.array(column(raw, "customer")) - 1, np.array(column(raw, "product")) - 1
+    rank = (probability[customer] > probability[customer, product][:, None]).sum(axis=1)
+    n = len(rank)
+    for k in (1, 3, 5, 10, 20):
+        best = raw.extras["optimum"][f"hit_rate@{k}"]
+        assert np.mean(rank < k) == pytest.approx(best, abs=4 * np.sqrt(best * (1 - best) / n))
+    popular = np.argsort(np.argsort(-np.bincount(product)))
+    best = raw.extras["optimum"]["popularity"]["hit_rate@5"]
+    assert np.mean(popular[product] < 5) == pytest.approx(best, abs=0.02)
+    pairs = np.zeros((4000, 40))
+    pairs[customer, product] = 1
+    expected = 1 - (1 - probability) ** 5
+    # How often each product is bought by those of each concern.
+    concern = Drawn(4000, 40, 1).customers.concern
+    for value in range(len(source.CONCERNS)):
+        of = concern == value
+        error = np.sqrt((expected[of] * (1 - expected[of])).sum(axis=0))
+        assert (np.abs(pairs[of].sum(axis=0) - expected[of].sum(axis=0)) < 4.5 * error).all()
+
+
+def test_independent_purchases_leave_nothing_but_popularity() -> None:
+    raw, control = made(*SMALL), made(*SMALL, "--independent")
+    best = control.extras["optimum"]
+    assert {name: value for name, value in best.items() if name.startswith("hit")} == best["popularity"]
+    related = raw.extras["optimum"]["popularity"]
+    assert best["hit_rate@5"] == pytest.approx(related["hit_rate@5"], abs=0.03), "products stay as popular"
+    product, concern = np.array(column(control, "category")), np.array(column(control, "skin_concern"))
+    share = [np.mean(product[concern == value] == "cream") for value in source.CONCERNS]
+    assert np.ptp(share) < 0.1
+    product, concern = np.array(column(raw, "category")), np.array(column(raw, "skin_concern"))
+    assert np.ptp([np.mean(product[concern == value] == "cream") for value in source.CONCERNS]) > 0.2
+
+
+def test_few_products_and_customers() -> None:
+    raw = made("--customers=1", "--products=2", "--purchases=1000")
+    assert sorted(column(raw, "product")) == [1, 2]
+    assert [name for name in raw.extras["optimum"] if name.startswith("hit")] == ["hit_rate@1"]
+
+
+def test_it_can_be_written(tmp_path: Any) -> None:
+    raw = made("--customers=50", "--products=400", "--purchases=3")
+    entries = write_rows(raw, tmp_path)
+    sizes = entries["counts"]["values"]
+    assert sizes["customer"] == 50
+    assert sizes["product"] == len(set(column(raw, "product"))) < 400
+    assert entries["optimum"]["hit_rate@100"] > entries["optimum"]["popularity"]["hit_rate@100"]
+    assert next(field for field in entries["fields"] if field["name"] == "price")["logarithm"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--customers=0", "whole number from 1 to 10000000"),
+        ("--products=1", "whole number from 2"),
+        ("--purchases=2.5", "whole number from 1"),
+        ("--seed=-1", "whole number from 0"),
+        ("--personas=3", "unrecognized"),
+    ],
+)
+def test_bad_options(option: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        made(option)
