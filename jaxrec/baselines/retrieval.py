@@ -120,10 +120,10 @@ def als(
     n_users: int,
     n_items: int,
     *,
-    factors: int = 64,
-    alpha: float = 10.0,
-    regularisation: float = 0.003,
-    iterations: int = 16,
+    factors: int = 128,
+    alpha: float = 6.0,
+    regularisation: float = 0.01,
+    iterations: int = 8,
     seed: int = 0,
 ) -> Scores:
     """Matrix factorisation of what users have and have not; see ``factorise``."""

@@ -181,15 +181,19 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
     Args:
         lengths: characters of each text.
         budget: most characters of a batch when all are padded to its longest; a longer text is a batch of its own.
+            Nor is any padded to more than twice its length.
 
     Yields:
         int64[b]: which texts; every text is in one batch.
     """
     length = np.maximum(np.minimum(np.asarray(lengths, np.int64), MOST), 1)
     order = np.argsort(-length, kind="stable")
+    doubled = -2 * length[order]
     start = 0
     while start < len(order):
-        end = start + max(1, budget // int(length[order[start]]))
+        longest = int(length[order[start]])
+        alike = int(np.searchsorted(doubled, -longest, side="right"))
+        end = min(alike, start + max(1, budget // longest))
         yield order[start:end]
         start = end
 

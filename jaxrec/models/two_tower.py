@@ -16,11 +16,10 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import Config
-from jaxrec.contrastive import infonce, triplet
 from jaxrec.data.feed import Plan
-from jaxrec.data.positives import has_each, has_items
 from jaxrec.data.row_feed import RowBlock, RowFeed
 from jaxrec.data.rows import Rows, Schema
+from jaxrec.models.contrast import Asked, Offered, contrast
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.fields import Stack
 from jaxrec.negatives import AliasTable, alias_table, draw
@@ -262,29 +261,13 @@ class TwoTower:
         vectors, item_statistics = self._candidates(params, rows, plans, carry, step, hard, constants, keys[1])
 
         b, c = len(live), len(step.items)
-        own = jnp.sum(queries * vectors[:b], axis=1)
-        others = vectors[:c] @ queries.T  # [C, B]
-        wrong = self._wrong(step, live, constants)
-        items = step.items
-        if hard.shape[1]:
-            near = jnp.einsum("bhd,bd->hb", vectors[c:].reshape(b, -1, queries.shape[1]), queries)
-            others, items = jnp.concatenate([others, near]), jnp.concatenate([items, jnp.zeros(hard.shape[1], int)])
-            wrong = jnp.concatenate([wrong, self._wrong_hard(step, hard, constants).T])
-        losses = self._losses(own, others, wrong, step.items[:b], step.items, hard, constants)
+        near_vectors = vectors[c:].reshape(b, hard.shape[1], vectors.shape[1])
+        asked = Asked(queries, vectors[:b], step.user, step.items[:b], hard, near_vectors)
+        offered = Offered(vectors[:c], step.items, jnp.pad(live, (0, c - b), constant_values=True))
+        losses = contrast(self._loss, asked, offered, constants.positives, constants.log_expected)
         total = jnp.sum(jnp.where(live, losses, 0.0))
         carry = carry | {"statistics": {"user": user_statistics, "item": item_statistics}}
         return total / b, (carry, total)
-
-    def _losses(
-        self, own: Array, others: Array, wrong: Array, target: Array, items: Array, hard: Array, constants: Constants
-    ) -> Array:
-        loss = self._loss
-        if loss.name == "triplet":
-            return triplet(own, others, wrong, loss.margin)
-        correction = loss.logq * constants.log_expected
-        expected = jnp.broadcast_to(correction[items][:, None], (len(items), len(own)))
-        expected = jnp.concatenate([expected, correction[hard].T])
-        return infonce(own / loss.temperature - correction[target], others / loss.temperature - expected, wrong)
 
     def _inputs(
         self, side: str, rows: dict[str, Array], plans: dict[str, RowPlan], ids: Array, numbers: Array
@@ -319,18 +302,6 @@ class TwoTower:
             x = jnp.concatenate([x, self._inputs("item", rows, plans, ids, constants.numbers[flat])])
             counted = jnp.pad(counted, (0, len(flat)))
         return self.sides["item"].train(params["item"], carry["statistics"]["item"], x, counted, key)
-
-    def _wrong(self, step: Step, live: Array, constants: Constants) -> Array:
-        """bool[C, B]: which candidates are wrong for which row."""
-        b = len(live)
-        real = jnp.pad(live, (0, len(step.items) - b), constant_values=True) & (step.items > 0)
-        wrong = real[:, None] & (step.items[:, None] != step.items[:b])
-        return wrong if constants.positives is None else wrong & ~has_items(constants.positives, step.user, step.items)
-
-    def _wrong_hard(self, step: Step, hard: Array, constants: Constants) -> Array:
-        """bool[B, h], likewise."""
-        wrong = (hard > 0) & (hard != step.items[: len(hard), None])
-        return wrong if constants.positives is None else wrong & ~has_each(constants.positives, step.user, hard)
 
     # ---- hard negatives ------------------------------------------------------------------------------------------
 
