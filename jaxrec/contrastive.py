@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+Negatives = tuple[Array, Array]
+
 CLOSEST = 1e-6  # squared distance below which two vectors are one place: the root has no slope at 0
 
 
-def triplet(own: Array, others: Array, wrong: Array, margin: float) -> Array:
+def triplet(own: Array, others: Array, wrong: Array, margin: float, *more: Negatives) -> Array:
     """The mean over wrong items of max(0, margin + d(right) - d(wrong)), d the distance on the unit sphere (Schroff et
     al. 2015, "FaceNet", equation 3, with plain instead of squared distances); 0 for a row without a wrong item.
 
@@ -21,19 +23,24 @@ def triplet(own: Array, others: Array, wrong: Array, margin: float) -> Array:
         others: float32[C, B], of the row and each candidate.
         wrong: bool[C, B], whether the candidate is a wrong item for the row.
         margin: at most 2.
+        more: further candidates, each as ``others`` and ``wrong``.
 
     Returns:
         float32[B].
 
     >>> cosines, wrong = jnp.array([[0.5], [0.9]]), jnp.array([[True], [False]])
-    >>> triplet(jnp.array([0.5]), cosines, wrong, 0.2).round(4).tolist()
-    [0.20000000298023224]
+    >>> f"{triplet(jnp.array([0.5]), cosines, wrong, 0.2)[0]:.4f}"
+    '0.2000'
     """
-    losses = jnp.where(wrong, jax.nn.relu(margin + distance(own) - distance(others)), 0.0)
-    return jnp.sum(losses, axis=0) / jnp.maximum(jnp.sum(wrong, axis=0), 1)
+    near = margin + distance(own)
+    total, count = jnp.zeros_like(own), jnp.zeros_like(own)
+    for cosines, mask in ((others, wrong), *more):
+        total += jnp.sum(jnp.where(mask, jax.nn.relu(near - distance(cosines)), 0.0), axis=0)
+        count += jnp.sum(mask, axis=0, dtype=jnp.float32)
+    return total / jnp.maximum(count, 1)
 
 
-def infonce(own: Array, others: Array, wrong: Array) -> Array:
+def infonce(own: Array, others: Array, wrong: Array, *more: Negatives) -> Array:
     """Cross-entropy of the right item among itself and the wrong ones (van den Oord et al. 2018, "Representation
     learning with contrastive predictive coding", equation 4).
 
@@ -43,16 +50,23 @@ def infonce(own: Array, others: Array, wrong: Array) -> Array:
             neural modeling for large corpus item recommendations", section 3).
         others: float32[C, B], the candidates'.
         wrong: bool[C, B].
+        more: further candidates, each as ``others`` and ``wrong``.
 
     Returns:
         float32[B], in nats.
 
-    >>> infonce(jnp.array([0.0]), jnp.array([[0.0], [9.0]]), jnp.array([[True], [False]])).round(4).tolist()
-    [0.6930999755859375]
+    >>> f"{infonce(jnp.array([0.0]), jnp.array([[0.0], [9.0]]), jnp.array([[True], [False]]))[0]:.4f}"
+    '0.6931'
     """
-    masked = jnp.where(wrong, others, -jnp.inf)
-    top = jax.lax.stop_gradient(jnp.maximum(jnp.max(masked, axis=0), own))
-    return jnp.log(jnp.exp(own - top) + jnp.sum(jnp.exp(masked - top), axis=0)) + top - own
+    parts = [jnp.where(mask, logits, -jnp.inf) for logits, mask in ((others, wrong), *more)]
+    top = own
+    for part in parts:
+        top = jnp.maximum(top, jnp.max(part, axis=0, initial=-jnp.inf))
+    top = jax.lax.stop_gradient(top)
+    total = jnp.exp(own - top)
+    for part in parts:
+        total += jnp.sum(jnp.exp(part - top), axis=0)
+    return jnp.log(total) + top - own
 
 
 def distance(cosine: Array) -> Array:

@@ -1,4 +1,5 @@
-"""Pictures: the learning curve that training leaves in a run; python -m jaxrec.plots, several runs in one picture."""
+"""Pictures: the learning curve that training leaves in a run; python -m jaxrec.plots, several runs in one picture, or
+the customers of a two-tower run (jaxrec/persona_plots.py)."""
 
 from __future__ import annotations
 
@@ -11,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxrec import runtime
 from jaxrec.cli import Parser, command
+from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError, nearest
 from jaxrec.pictures import check_picture, save_picture
 from jaxrec.rundir import Run, open_run
@@ -29,6 +32,17 @@ Draw the validation metrics of one or several runs by epoch, a panel for each me
 
 The runs must have been validated (train with --data.validation_fraction), on the same clicks: the same data set, the
 same validation_fraction and the same evaluation.ties. A run that is still training is drawn as far as it is.
+"""
+
+PERSONAS = """\
+Draw the customers of a two-tower run by persona, or by anything else that is known of them:
+
+  python -m jaxrec.plots personas checkpoints/two_tower_amore --out plots/
+
+  persona_distribution.png   how many customers each persona has
+  results_by_persona.png     hit rates of each with 95 % bootstrap intervals, beside chance
+  embedding_space.png        customers and products in two dimensions
+  loss_curve.png             the training loss
 """
 
 
@@ -219,8 +233,31 @@ def main(argv: Sequence[str]) -> None:
         help="a panel each, of those in the runs' metrics.jsonl (default: recall@20 mrr@20)",
     )
     curves.set_defaults(draw=_curves)
+    _add_personas(commands.add_parser("personas", help="customers of a two-tower run by persona", description=PERSONAS))
     options = parser.parse_args(argv)
     options.draw(options)
+
+
+def _add_personas(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, such as checkpoints/two_tower_amore")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go; made if missing")
+    parser.add_argument("--by", metavar="FIELD", help="what to group customers by, a column of the data set's "
+                        "users.parquet (default: persona)")  # fmt: skip
+    parser.add_argument("--method", choices=("pca", "tsne"), default="pca", help="of two dimensions (default: pca)")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="whose hit rates (default: test)")
+    parser.add_argument("--k", type=int, metavar="K", help="cut-off (default: the configuration's first)")
+    parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training")
+    parser.set_defaults(draw=_personas)
+
+
+def _personas(options: argparse.Namespace) -> None:
+    from jaxrec.persona_plots import draw_personas  # here: training imports this module, and needs none of that
+
+    runtime.start()
+    for file in draw_personas(
+        options.run, options.out, options.by, options.method, options.split, options.k, options.data
+    ):
+        print(f"wrote {file}")
 
 
 def _curves(options: argparse.Namespace) -> None:

@@ -1,13 +1,13 @@
 """Each row's right item against the step's candidates and its own hard negatives, a block of rows at a time.
 
 A step of 4,096 rows has 16.8 million scores. Held whole, with masks and derivatives, they go through memory a dozen
-times; in blocks of a few MB they stay in the cache, and computing them once more for the derivative costs less than
-reading them back.
+times; in blocks of a few MB they stay in the cache.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,52 +44,79 @@ class Offered(NamedTuple):
     real: Array
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def contrast(
-    loss: LossConfig, asked: Asked, offered: Offered, positives: Array | None, log_expected: Array
+    loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
 ) -> Array:  # fmt: skip
-    """float32[B]: the loss of each row.
+    """float32[]: the sum of the losses of live rows.
 
     Args:
+        live: bool[B].
         positives: ``positive_bits`` of items that are never wrong for a user; None: only a row's own is not.
         log_expected: float32[V], see ``two_tower.Constants``.
     """
+    return _with_derivatives(loss, asked, offered, live, positives, log_expected)[0]
 
-    def one(part: Asked) -> Array:
-        return _losses(loss, part, offered, positives, log_expected)
 
+def _with_derivatives(
+    loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    """The sum, and its derivatives by ``query``, ``right``, ``near_vectors`` and the offered ``vectors``. A block holds
+    all candidates of its rows, so they are taken while its scores are at hand."""
     rows = len(asked.user)
     cells = 2**20 if jax.default_backend() == "cpu" else 2**26
-    size = max(1, cells // (len(offered.items) + asked.near.shape[1]))
-    if size >= rows:
-        return one(asked)
+    size = min(rows, max(1, cells // len(offered.items)))
     blocks = -(-rows // size)
-    size = -(-rows // blocks)
-    cut = jax.tree.map(
-        lambda leaf: jnp.pad(leaf, [(0, blocks * size - rows)] + [(0, 0)] * (leaf.ndim - 1)).reshape(
-            blocks, size, *leaf.shape[1:]
-        ),
-        asked,
-    )
-    return jax.lax.map(jax.checkpoint(one), cut).reshape(-1)[:rows]
+
+    def cut(leaf: Array) -> Array:
+        padded = jnp.pad(leaf, [(0, blocks * size - rows)] + [(0, 0)] * (leaf.ndim - 1))
+        return padded.reshape(blocks, size, *leaf.shape[1:])
+
+    def one(floats: tuple[Array, Array, Array, Array], part: Asked, counted: Array) -> Array:
+        query, right, near, vectors = floats
+        part = part._replace(query=query, right=right, near_vectors=near)
+        found = _losses(loss, part, offered._replace(vectors=vectors), positives, log_expected)
+        return jnp.sum(jnp.where(counted, found, 0.0))
+
+    def step(sums: tuple[Array, Array], at: tuple[Asked, Array]) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+        part, counted = at
+        floats = (part.query, part.right, part.near_vectors, offered.vectors)
+        value, (*own, slope) = jax.value_and_grad(one)(floats, part, counted)
+        return (sums[0] + value, sums[1] + slope), tuple(own)
+
+    begin = (jnp.zeros(()), jnp.zeros_like(offered.vectors))
+    (total, slope), own = jax.lax.scan(step, begin, (jax.tree.map(cut, asked), cut(live)))
+    query, right, near = (leaf.reshape(blocks * size, *leaf.shape[2:])[:rows] for leaf in own)
+    return total, (query, right, near, slope)
+
+
+def _forward(loss: LossConfig, asked: Asked, offered: Offered, *rest: Any) -> tuple[Array, tuple[Array, ...]]:
+    return _with_derivatives(loss, asked, offered, *rest)
+
+
+def _backward(loss: LossConfig, slopes: tuple[Array, ...], by: Array) -> tuple[Any, ...]:
+    query, right, near, vectors = (by * slope for slope in slopes)
+    return Asked(query, right, None, None, None, near), Offered(vectors, None, None), None, None, None  # type: ignore[arg-type]
+
+
+contrast.defvjp(_forward, _backward)
 
 
 def _losses(
     loss: LossConfig, asked: Asked, offered: Offered, positives: Array | None, log_expected: Array
 ) -> Array:  # fmt: skip
     own = jnp.sum(asked.query * asked.right, axis=1)
-    others = jnp.concatenate([
-        offered.vectors @ asked.query.T,  # [C, rows]: sums over candidates are sums of whole rows
-        jnp.einsum("bhd,bd->hb", asked.near_vectors, asked.query),
-    ])  # fmt: skip
-    wrong = jnp.concatenate([wrong_offered(asked, offered, positives), wrong_near(asked, positives)])
+    others = offered.vectors @ asked.query.T  # [C, rows]: sums over candidates are sums of whole rows
+    near = jnp.einsum("bhd,bd->hb", asked.near_vectors, asked.query)
+    wrong, also_wrong = wrong_offered(asked, offered, positives), wrong_near(asked, positives)
     if loss.name == "triplet":
-        return triplet(own, others, wrong, loss.margin)
+        return triplet(own, others, wrong, loss.margin, (near, also_wrong))
+    own, others, near = own / loss.temperature, others / loss.temperature, near / loss.temperature
     if loss.logq:
-        expected = jnp.broadcast_to(log_expected[offered.items][:, None], (len(offered.items), len(own)))
-        expected = jnp.concatenate([expected, log_expected[asked.near].T])
-        own, others = own - loss.temperature * loss.logq * log_expected[asked.item], (
-            others - loss.temperature * loss.logq * expected)  # fmt: skip
-    return infonce(own / loss.temperature, others / loss.temperature, wrong)
+        expected = loss.logq * log_expected
+        own, near = own - expected[asked.item], near - expected[asked.near].T
+        others -= expected[offered.items][:, None]
+    return infonce(own, others, wrong, (near, also_wrong))
 
 
 def wrong_offered(asked: Asked, offered: Offered, positives: Array | None) -> Array:

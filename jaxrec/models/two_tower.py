@@ -264,8 +264,7 @@ class TwoTower:
         near_vectors = vectors[c:].reshape(b, hard.shape[1], vectors.shape[1])
         asked = Asked(queries, vectors[:b], step.user, step.items[:b], hard, near_vectors)
         offered = Offered(vectors[:c], step.items, jnp.pad(live, (0, c - b), constant_values=True))
-        losses = contrast(self._loss, asked, offered, constants.positives, constants.log_expected)
-        total = jnp.sum(jnp.where(live, losses, 0.0))
+        total = contrast(self._loss, asked, offered, live, constants.positives, constants.log_expected)
         carry = carry | {"statistics": {"user": user_statistics, "item": item_statistics}}
         return total / b, (carry, total)
 
