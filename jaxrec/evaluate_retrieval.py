@@ -122,6 +122,10 @@ def evaluate_retrieval(
     if run.config.data.protocol == "in_sample":
         numbers = [field.name for field in found.data.fields.side("user").numerical]
         result["oracle"] = oracle(asked, numbers, found.categories, ks)
+    best = run.manifest.get("optimum")
+    if best is not None and np.bitwise_count(had[asked.users]).sum(axis=1).max() <= 1:  # of rankings of all products
+        wanted = [f"hit_rate@{k}" for k in ks]
+        result["optimum"] = {name: best[name] for name in wanted if name in best}
     result["groups"] = _groups(found, groups, chance)
     if run.config.recommendation.rules:
         result["with_rules"] = _with_rules(run, found, ks)
@@ -283,6 +287,8 @@ def _beside(result: dict[str, Any], kind: str, ks: Sequence[int]) -> list[str]:
     if "with_rules" in result:
         lines.append(line("with the rules", result["with_rules"]))
     lines += [line("chance", result["chance"]), line("popularity", result["popularity"])]
+    if all(f"{kind}@{k}" in result.get("optimum", {}) for k in ks):
+        lines.append(line("best known ranking", result["optimum"]))
     for title, row in result.get("oracle", {}).items():
         lines.append(line(f"oracle, {title}", row))
     return lines

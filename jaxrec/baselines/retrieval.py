@@ -128,7 +128,7 @@ def als(
     seed: int = 0,
 ) -> Scores:
     """Matrix factorisation of what users have and have not; see ``factorise``."""
-    # Chosen by validation NDCG@10 on MovieLens-1M (ratings of 4 and 5, a random one of each user held out, 6,035 users):
+    # Chosen by validation NDCG@10 on MovieLens-1M (ratings of 4 and 5, a random one of each of 6,035 users):
     # 64 to 256 factors, alpha 1 to 40, regularisation 3e-4 to 0.03, nu 0, 0.5 and 1. These reach Recall@10 .239,
     # Recall@100 .649, NDCG@10 .132; 64 factors .128 and 256 .130 with alpha 3, item-knn .108, popularity .047.
     fitted = factorise(

@@ -11,7 +11,17 @@ from typing import Any, Protocol
 
 from jaxrec.data.events import Raw
 from jaxrec.data.rows_writing import RawRows
-from jaxrec.data.sources import amore, click_rows, diginetica, movielens, synthetic, synthetic_rows, table, yoochoose
+from jaxrec.data.sources import (
+    amore,
+    click_rows,
+    diginetica,
+    movielens,
+    personas_synthetic,
+    synthetic,
+    synthetic_rows,
+    table,
+    yoochoose,
+)
 
 
 class Source(Protocol):
@@ -60,4 +70,5 @@ ROW_SOURCES: dict[str, RowSource] = {
     "amore": amore,
     "rows": click_rows,
     "rows-synthetic": synthetic_rows,
+    "personas-synthetic": personas_synthetic,
 }

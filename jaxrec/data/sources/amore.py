@@ -94,11 +94,16 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         found = Found(_numbered(len(labels)), labels, personas, attributes)
     products = [shop.products[product] for product in shop.product]
     reviews = Reviews(found.ids, products, shop.texts, found.labels, found.personas, rules, embeddings,
-                      arguments.seed, model, given)  # fmt: skip
+                      arguments.seed, None if model is None else _called(model), given)  # fmt: skip
     options: dict[str, Any] = {name: None if getattr(arguments, name) is None else str(getattr(arguments, name))
                for name in ("raw", "customers", "personas")}  # fmt: skip
     options |= {"clusters": None if given else clusters or "auto", "model": model, "seed": arguments.seed}
     return _rows(shop, found, reviews, options)
+
+
+def _called(model: str) -> str:
+    """The name of a model that is kept with the data: where a local folder lies says nothing about the content."""
+    return "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
 
 
 def _rules(path: Path | None) -> tuple[Rule, ...]:
