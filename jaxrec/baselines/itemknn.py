@@ -40,7 +40,7 @@ class ItemKnn:
 
     def __init__(self, parameters: ItemKnnParameters, sessions: Sessions, n_items: int) -> None:
         self._parameters, self._order = parameters, popularity(sessions, n_items)
-        self._similar = _similarities(parameters, sessions, n_items)
+        self._similar = similarities(parameters, sessions, n_items)
         self.work = np.diff(self._similar.indptr).astype(np.int64)
 
     def scores(self, prefixes: Prefixes) -> np.ndarray:
@@ -52,7 +52,7 @@ class ItemKnn:
         return over_popularity(clicks @ self._similar, self._order)
 
 
-def _similarities(parameters: ItemKnnParameters, sessions: Sessions, n_items: int) -> Any:
+def similarities(parameters: ItemKnnParameters, sessions: Sessions, n_items: int) -> Any:
     """CSR float64[V, V]: row i holds the k items most similar to i."""
     lengths = np.diff(sessions.offsets)
     session = np.repeat(np.arange(len(sessions)), lengths)

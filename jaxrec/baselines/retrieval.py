@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 
-from jaxrec.baselines.itemknn import ItemKnnParameters, _similarities
+from jaxrec.baselines.itemknn import ItemKnnParameters, similarities
 from jaxrec.baselines.popularity import over_popularity
 from jaxrec.baselines.popularity import popularity as sessions_popularity
 from jaxrec.baselines.prefixes import expand
@@ -96,7 +96,7 @@ def item_knn(train: Positives, n_users: int, n_items: int, *, k: int = 100, shri
     # k of 20 to 400 and shrink of 0 to 100 were tried as for als: NDCG@10 .095 to .108, flat around these.
     by_user = _lists(train.user, train.item, n_users, n_items)
     sessions = Sessions(by_user.entries, np.zeros(len(by_user.entries), np.int64), by_user.offsets)
-    similar = _similarities(ItemKnnParameters(k=k, shrinkage=shrink, alpha=0.5), sessions, n_items).T.tocsr()
+    similar = similarities(ItemKnnParameters(k=k, shrinkage=shrink, alpha=0.5), sessions, n_items).T.tocsr()
     order = sessions_popularity(sessions, n_items)
 
     def score(users: np.ndarray) -> np.ndarray:
@@ -129,8 +129,8 @@ def als(
 ) -> Scores:
     """Matrix factorisation of what users have and have not; see ``factorise``."""
     # Chosen by validation NDCG@10 on MovieLens-1M (ratings of 4 and 5, a random one of each of 6,035 users):
-    # 64 to 256 factors, alpha 1 to 40, regularisation 3e-4 to 0.03, nu 0, 0.5 and 1. These reach Recall@10 .239,
-    # Recall@100 .649, NDCG@10 .132; 64 factors .128 and 256 .130 with alpha 3, item-knn .108, popularity .047.
+    # 32 to 256 factors, alpha 1 to 40, regularisation 3e-4 to 0.03, nu 0, 0.5 and 1. These reach Recall@10 .239,
+    # Recall@100 .649, NDCG@10 .132; 32 factors .118, 64 .128, 256 .130 at alpha 3; item-knn .108, popularity .047.
     fitted = factorise(
         train, n_users, n_items,
         factors=factors, alpha=alpha, regularisation=regularisation, iterations=iterations, seed=seed,
