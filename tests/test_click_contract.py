@@ -37,9 +37,8 @@ Sections = dict[str, dict[str, Any]]
 
 MODELS: dict[str, dict[str, Any]] = {
     "autoint": {"blocks": 2, "heads": 2},
-    "autoint-plus": {"blocks": 1, "heads": 2, "deep": [16]},
-    "deep": {"blocks": 0, "deep": [32, 16]},
-    "first-order-norm": {"blocks": 1, "heads": 2, "first_order": "weights", "norm": "layer"},
+    "deep-first-order": {"blocks": 0, "deep": [32, 16], "first_order": "weights"},
+    "autoint-plus": {"blocks": 1, "heads": 2, "deep": [16], "norm": "layer"},
     "rows": {"blocks": 1, "heads": 1, "deep": [16], "table": "rows"},
 }
 

@@ -45,16 +45,12 @@ def packed(name: str, rest: Sections, **model: Any) -> Sections:
 
 MODELS: dict[str, Sections] = {
     "gru4rec-constrained": gru4rec("constrained"),
-    "gru4rec-separate": gru4rec("separate"),
     "gru4rec-onehot": gru4rec("onehot"),
     "narm": packed("narm", SOFTMAX),
-    "narm-normalised": packed(
-        "narm",
-        {**SOFTMAX, "training": {"batch_size": 64, "average": 0.9}},
-        attention="softmax", temperature=12.0,
+    "narm-sampled": packed("narm", {**SAMPLED, "training": {"batch_size": 64}}, attention="softmax"),
+    "sasrec": packed(
+        "sasrec", {**SOFTMAX, "training": {"batch_size": 64, "average": 0.9}}, layers=None, heads=2, temperature=12.0
     ),
-    "narm-sampled": packed("narm", {**SAMPLED, "training": {"batch_size": 64}}),
-    "sasrec": packed("sasrec", SOFTMAX, layers=None, heads=2),
 }  # fmt: skip
 
 N_ITEMS = 60
