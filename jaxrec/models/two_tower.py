@@ -86,13 +86,15 @@ class Tower(nn.Module):
         hidden: units of the hidden layers; each is followed by ReLU, batch normalisation and dropout.
         output: width of the space.
         batch_norm: whether there is batch normalisation.
-        dropout: rate.
+        dropout: rate there.
+        dropout_input: rate on the features.
     """
 
     hidden: tuple[int, ...]
     output: int
     batch_norm: bool
     dropout: float
+    dropout_input: float
 
     @nn.compact
     def __call__(self, x: Array, counted: Array | None) -> Array:
@@ -102,6 +104,8 @@ class Tower(nn.Module):
             counted: training: bool[n], which rows the batch's mean and variance are taken over; all are normalised
                 with them. None: evaluation, with the running ones.
         """
+        if counted is not None and self.dropout_input:
+            x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout_input)
         for units in self.hidden:
             x = nn.relu(nn.Dense(units)(x))
             if self.batch_norm:
@@ -122,7 +126,9 @@ class Side:
         self.stack, self._dim = Stack.of(self.coded), config.model.embedding_dim
         self.features = self._dim * len(self.coded.fields) + len(self.schema.numerical)
         model = config.model
-        self._tower = Tower(model.hidden, model.output_dim, model.norm == "batch", model.dropout_hidden)
+        self._tower = Tower(
+            model.hidden, model.output_dim, model.norm == "batch", model.dropout_hidden, model.dropout_embedding
+        )
         std = model.init_std or self._dim**-0.5
 
         def begin(key: Array, shape: tuple[int, int]) -> Array:
