@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -19,6 +21,16 @@ from jaxrec.training import BlockStats
 Sums = dict[str, list[float]]
 
 PARTS = ("compile", "train", "evaluate", "save")
+
+
+def import_ahead() -> None:
+    """Begin to import what a run needs later and takes two seconds to load, while XLA compiles."""
+
+    def load() -> None:
+        for name in ("tensorboardX", "matplotlib.figure"):
+            importlib.import_module(name)
+
+    threading.Thread(target=load, daemon=True).start()
 
 
 class Clock:

@@ -13,7 +13,7 @@ from pathlib import Path
 import jax
 
 from jaxrec import config as configuration
-from jaxrec import runtime
+from jaxrec import runtime, telemetry
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import Parser, command, progress
 from jaxrec.click_metrics import higher_is_better
@@ -87,6 +87,7 @@ def _train(
         resume_run(path, config, dataset, task.kept) if resume
         else create_run(path, config, dataset, overwrite, task.kept)
     )  # fmt: skip
+    telemetry.import_ahead()
     checkpoints = Checkpoints(run.path)
     # On the device for good, as what is restored is: one program for both, and a resumed run finds it in the cache.
     state, position = jax.device_put(new_state(config, model, optimizer), jax.devices()[0]), Position()
