@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from zipfile import BadZipFile
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ def load_item_vectors(run: Run, which: str, items: int) -> np.ndarray | None:
         with np.load(run.path / FILE, allow_pickle=False) as kept:
             fits = str(kept["checkpoint"]) == _name(run, which) and len(kept["vectors"]) == items
             return np.array(kept["vectors"]) if fits else None
-    except (OSError, ValueError, KeyError):
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile):
         return None
 
 

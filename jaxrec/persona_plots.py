@@ -7,36 +7,24 @@ run before.
 
 from __future__ import annotations
 
-import sys
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.data.field_codes import read_table
-from jaxrec.data.retrieval import known, side_counts
-from jaxrec.data.rows import Schema
-from jaxrec.errors import UserError, nearest
-from jaxrec.evaluate_retrieval import PERSONA, Evaluation, answer_split
+from jaxrec.embedding_plots import embed, embedding_figure, tsne
+from jaxrec.errors import UserError
+from jaxrec.evaluate_retrieval import Evaluation, answer_split
 from jaxrec.hits import Hits, expected, intervals, means, take
-from jaxrec.models import make_tower_model
-from jaxrec.pictures import Shown, legible, save_picture
-from jaxrec.rundir import Run, open_run
+from jaxrec.persona_groups import Groups, colour, customers_by, products_of, tell_replaced
+from jaxrec.pictures import Shown, legible, save_picture, titled
+from jaxrec.rundir import open_run
 from jaxrec.telemetry import read_log
 
 FILES = ("persona_distribution.png", "results_by_persona.png", "embedding_space.png", "loss_curve.png")
-MOST_BARS = 24  # groups of a picture of bars; the smaller ones are taken together
-MOST_CUSTOMERS, MOST_PRODUCTS = 2000, 1000  # points of the embedding space
-PERPLEXITY = 30.0  # of t-SNE, where there are points enough
-LETTERS = 40  # of a name
-COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # of customers; C7 is grey
-GREY = "0.6"
-MARKERS = "^sDPXvp*"  # of products
-FILLS = ("#66c2a5", "#fc8d62", "#8da0cb", "#e78ac3", "#a6d854", "#ffd92f", "#e5c494", "#ffffff")
+MOST_BARS = 24  # groups of a picture; the smaller ones are taken together
+MOST_DOTS = 60  # of the loss curve
 
 
 def draw_personas(
@@ -66,20 +54,18 @@ def draw_personas(
         raise UserError(f"--k {k}: expected a whole number from 1")
     _check_folder(out)
     if method == "tsne":
-        _tsne()
-    customers = customers_by(run, by)
-    losses = read_losses(path)
+        tsne()
+    customers, losses = customers_by(run, by), read_losses(path)
     found = answer_split(run, split, [k], data)
-    products = products_of(run, found)
-    name = legible(path.resolve().name, "this run").text  # in titles: one font for all of it, unless it needs another
+    products, barred = products_of(run, found), customers.most(MOST_BARS)
+    name = legible(path.resolve().name, "this run").text
     figures = (
-        distribution_figure(customers, name),
-        results_figure(results_by(found, customers.most(MOST_BARS), k), customers.most(MOST_BARS), k,
-                       f"{name}, {split} split ({run.config.data.protocol})"),
+        distribution_figure(barred, name),
+        results_figure(results_by(found, barred, k), barred, k, f"{name}, {split} split ({run.config.data.protocol})"),
         embedding_figure(embed(run, found), customers, products, method, name),
         loss_figure(losses, run.config.training.passes, name),
-    )  # fmt: skip
-    _tell_replaced(customers, products)
+    )
+    tell_replaced(customers, products)
     out.mkdir(parents=True, exist_ok=True)
     for file, figure in zip(FILES, figures, strict=True):
         save_picture(figure, out / file)
@@ -102,14 +88,14 @@ def _check_folder(out: Path) -> None:
 
 def distribution_figure(customers: Groups, name: str) -> Any:
     """A matplotlib figure with a bar for each group: its customers and their share."""
-    groups, total = customers.most(MOST_BARS), int(customers.counts.sum())
-    figure, (axes,) = _bars(groups.labels, 1)
-    axes.barh(range(len(groups.names)), groups.counts, color=[_colour(g) for g in range(len(groups.names))])
-    for row, count in enumerate(groups.counts):
+    total, rows = int(customers.counts.sum()), range(len(customers.names))
+    figure, (axes,) = _bars(customers.labels, 1)
+    axes.barh(rows, customers.counts, color=[colour(row) for row in rows])
+    for row, count in zip(rows, customers.counts, strict=True):
         axes.annotate(f"{count:,} ({count / total:.1%})", (count, row), (4, 0), textcoords="offset points", va="center")
-    axes.set_xlim(0, groups.counts.max() * 1.25)  # room for the figures
+    axes.set_xlim(0, customers.counts.max() * 1.25)  # room for the figures
     axes.set_xlabel("customers")
-    _titled(figure, f"{name}: {total:,} customers by {groups.field}")
+    titled(figure, f"{name}: {total:,} customers by {customers.field}")
     return figure
 
 
@@ -128,14 +114,10 @@ def _bars(labels: Sequence[Shown], panels: int) -> tuple[Any, list[Any]]:
     for axes in every:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=(1, 2, 2.5, 5, 10)))
         axes.grid(axis="x", color="0.9")
         axes.set_axisbelow(True)
     return figure, every
-
-
-def _titled(figure: Any, title: str) -> None:
-    legible(title, "").on(figure.suptitle(title, fontsize=11))
 
 
 # ---- how well each is served -----------------------------------------------------------------------------------------
@@ -190,7 +172,7 @@ def results_figure(results: Sequence[Result], customers: Groups, k: int, title: 
         axes.set_xlabel({f"hit_rate@{k}": f"hit rate@{k}", f"category_hit@{k}": f"category hit rate@{k}"}[metric])
     handles, texts = panels[0].get_legend_handles_labels()
     figure.legend(handles, texts, loc="outside lower center", ncols=len(texts), frameon=False)
-    _titled(figure, f"{title}: results by {customers.field}")
+    titled(figure, f"{title}: results by {customers.field}")
     return figure
 
 
@@ -204,7 +186,7 @@ def _draw_metric(axes: Any, metric: str, results: Sequence[Result]) -> None:
     values, chance = (np.array([one[metric] for one in found]) for found in
                       ([results[row].values for row in rows], [results[row].chance for row in rows]))  # fmt: skip
     ends = np.array([results[row].intervals[metric] for row in rows])
-    colours = ["0.35" if row == len(results) - 1 else _colour(row) for row in rows]
+    colours = ["0.35" if row == len(results) - 1 else colour(row) for row in rows]
     axes.barh(rows, values, color=colours, alpha=0.7)
     # Around the middle of the interval, not around the value, which the interval need not hold.
     axes.errorbar(ends.mean(axis=1), rows, xerr=np.ptp(ends, axis=1) / 2, fmt="none", ecolor="0.15", capsize=4,
@@ -248,7 +230,8 @@ def loss_figure(epochs: Sequence[dict[str, Any]], passes: int, name: str) -> Any
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     where = "step" if passes > 1 else "epoch"
-    axes.plot([line[where] for line in epochs], [line["loss"] for line in epochs], "o-", markersize=4, color="C0")
+    marker = "o" if len(epochs) <= MOST_DOTS else None
+    axes.plot([line[where] for line in epochs], [line["loss"] for line in epochs], marker=marker, markersize=4)
     axes.set(xlabel=where, ylabel="training loss (mean of the epoch)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(axis="y", color="0.9")
@@ -258,5 +241,5 @@ def loss_figure(epochs: Sequence[dict[str, Any]], passes: int, name: str) -> Any
         above = axes.secondary_xaxis("top", functions=(lambda step: step / steps, lambda one: one * steps))
         above.set_xlabel(f"pass over the data ({passes} an epoch)")
         above.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _titled(figure, f"{name}: training loss")
+    titled(figure, f"{name}: training loss")
     return figure

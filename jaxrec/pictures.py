@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,8 +56,8 @@ class Shown(NamedTuple):
 def legible(text: str, fallback: str) -> Shown:
     """Text as it is where an installed font has its characters, ``fallback`` otherwise.
 
-    The fonts that matplotlib is set to use come first (DejaVu Sans, which has no Korean, unless the user chose another);
-    what they lack is taken from the first installed font that has all of it.
+    The fonts that matplotlib is set to use come first (DejaVu Sans, which has no Korean, unless the user chose
+    another); what they lack is taken from the first installed font that has all of it.
 
     Args:
         text: such as a name in the data, in any script.
@@ -71,19 +70,24 @@ def legible(text: str, fallback: str) -> Shown:
     missing = set(text) - {"\n"} - frozenset().union(*usual or [_glyphs(_font_file(None))])
     if not missing:
         return Shown(text, families)
-    for family in _installed():
-        file = _font_file(family)
-        if file is not None and missing <= _glyphs(file):
+    for file, family in _installed():
+        # Its family may be drawn with another of its files.
+        if missing <= _glyphs(file) and missing <= _glyphs(_font_file(family)):
             return Shown(text, [*families, family])
     return Shown(fallback, families)
 
 
-def _installed() -> Iterator[str]:
-    """Families of the installed fonts, those of upright letters first."""
+def titled(figure: Any, title: str) -> None:
+    """Give a matplotlib figure a title; a question mark stands for what no font can show."""
+    legible(title, title.encode("ascii", "replace").decode()).on(figure.suptitle("", fontsize=11))
+
+
+def _installed() -> list[tuple[Any, str]]:
+    """Files and families of the installed fonts, those of upright letters first."""
     from matplotlib.font_manager import fontManager
 
-    found = sorted((font.style != "normal", font.name) for font in fontManager.ttflist)
-    return (name for name in dict.fromkeys(name for _, name in found) if not name.startswith(BOXES))
+    fonts = [font for font in fontManager.ttflist if not font.name.startswith(BOXES)]
+    return [(font.fname, font.name) for font in sorted(fonts, key=lambda font: (font.style != "normal", font.name))]
 
 
 def _font_file(family: str | None) -> Any:
@@ -98,9 +102,11 @@ def _font_file(family: str | None) -> Any:
 
 @cache
 def _glyphs(file: Any) -> frozenset[str]:
-    """The characters that a font file can draw; none of one that cannot be read."""
+    """The characters that a font file can draw; none of no file, or one that cannot be read."""
     from matplotlib.font_manager import get_font
 
+    if file is None:
+        return frozenset()
     try:
         return frozenset(chr(code) for code, glyph in get_font(file).get_charmap().items() if glyph)
     except (OSError, RuntimeError):

@@ -16,7 +16,7 @@ from jaxrec import runtime
 from jaxrec.cli import Parser, command
 from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError, nearest
-from jaxrec.pictures import check_picture, save_picture
+from jaxrec.pictures import check_picture, legible, save_picture
 from jaxrec.rundir import Run, open_run
 from jaxrec.telemetry import read_log
 
@@ -69,7 +69,7 @@ def learning_curve(lines: list[dict[str, Any]], metric: str, file: Path) -> None
         right = axes.twinx()
         right.plot([line["epoch"] for line in validation], [line[metric] for line in validation], "s-", color="C1")
         right.set_ylabel(f"validation {metric}", color="C1")
-    axes.set_title(file.parent.name)
+    legible(file.parent.name, "").on(axes.set_title(""))
     figure.savefig(file, dpi=120)
 
 

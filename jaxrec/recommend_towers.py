@@ -263,7 +263,7 @@ class TowerRecommender:
     def _encoded(self, field: Field, value: Any) -> np.ndarray:
         if field.kind == "numerical":
             return np.array(field.standardised(finite_number(field.name, value)), np.float32)
-        several = (value.split("|") if isinstance(value, str) else list(value)) if field.kind == "bag" else [value]
+        several = _several(field, value)
         if len(several) > field.width:
             raise UserError(f"field '{field.name}': found {len(several)} values, at most {field.width} are allowed")
         codes = [self._codes.strict(field, one) for one in several]
@@ -275,17 +275,18 @@ class TowerRecommender:
             return np.array(0.0 if value is None else field.standardised(finite_number(field.name, value)), np.float32)
         if value is None or field.name == self.schema.item:
             return np.array([0] + [-1] * (field.width - 1), np.int32)
-        several = (value.split("|") if isinstance(value, str) else list(value)) if field.kind == "bag" else [value]
+        several = _several(field, value)
         codes = [self._codes.code(field, one) for one in several][: field.width]
         return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
 
     def _indices(self, option: str, raw: Iterable[Any]) -> list[int]:
         places = {str(one): index for index, one in enumerate(self._ids) if index}
-        for value in raw:
-            if str(value) not in places:
-                raise UserError(f"{option} {value}: no such item{nearest(str(value), places)}; the run knows "
+        wanted = [str(value) for value in raw]
+        for value in wanted:
+            if value not in places:
+                raise UserError(f"{option} {value}: no such item{nearest(value, places)}; the run knows "
                                 f"{len(places):,}")  # fmt: skip
-        return [places[str(value)] for value in raw]
+        return [places[value] for value in wanted]
 
     def _user(self, user: Any) -> int:
         (index,) = self._users.codes([user])
@@ -302,6 +303,15 @@ class TowerRecommender:
 
     def _what(self, item: int) -> dict[str, Any]:
         return self._known[item] if item in self._known else self._items.known(item)
+
+
+def _several(field: Field, value: Any) -> list[Any]:
+    """The values of a field: of a bag a list, text with ``|`` between, or a single one."""
+    if field.kind != "bag":
+        return [value]
+    if isinstance(value, str):
+        return value.split("|")
+    return list(value) if isinstance(value, Iterable) else [value]
 
 
 def read_items(file: Path) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from jaxrec.data.retrieval import Retrieval, known, value_counts
 from jaxrec.data.rows import Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
+from jaxrec.hits import item_categories
 from jaxrec.item_vectors import save_item_vectors
 from jaxrec.models import Feed, Model, make_click_model, make_model, make_tower_model
 from jaxrec.models.two_tower import Interactions
@@ -210,6 +211,7 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
         raise UserError(
             f"evaluation.k, training.metric: {k} is more than the {data.n_items - 1} items of {dataset.path}; lower it"
         )
+    item_categories(dataset, config.evaluation.category)  # refused before an epoch is trained
     if config.loss.mask == "positives":
         data.check_mask(config.data.device_memory)
     model = make_tower_model(config, dataset.schema)
