@@ -330,7 +330,7 @@ def read_items(file: Path) -> list[dict[str, Any]]:
             table = pq.read_table(file) if file.suffix == ".parquet" else pc_csv.read_csv(file)
             found: list[dict[str, Any]] = table.to_pylist()
             return found
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
     raise UserError(f"{file}: found '{file.suffix}'; end it in .parquet, .csv or .json")
 

@@ -207,7 +207,7 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
     data = Retrieval.open(config, dataset)
     training, validation = data.training_rows(), data.queries(data.splits.validation)
     _check_early_stopping(config, len(validation.users))
-    if (k := max(cutoffs(config))) >= data.n_items:
+    if (k := max(cutoffs(config) if len(validation.users) else config.evaluation.k)) >= data.n_items:
         raise UserError(
             f"evaluation.k, training.metric: {k} is more than the {data.n_items - 1} items of {dataset.path}; lower it"
         )

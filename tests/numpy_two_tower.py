@@ -1,4 +1,4 @@
-"""Two towers in NumPy, one row at a time, and the mean loss of a step with batch statistics that are worked out here."""
+"""Two towers in NumPy, one row at a time, and the mean loss of a step with batch statistics worked out here."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
 
 @cache
 def rows(n: int = 40) -> Rows:
-    """As the feed gives them: the coded fields of the user, then user and item; some values unknown, some bags empty."""
+    """As the feed gives them: the coded fields of the user, then user and item; values unknown, bags empty."""
     random = np.random.default_rng(0)
     columns = np.stack([random.integers(0, size, n) for size in (7, 5, 5, 5, 4, 7, 12)], axis=1).astype(np.int32)
     columns[:, 1:4][np.arange(3) >= (np.arange(n) % 4)[:, None]] = -1
@@ -160,7 +160,7 @@ def step_loss(
     every = np.concatenate([batch.items, hard.reshape(-1)])
     counted = np.append(live, np.zeros(len(every) - b, bool))
     vectors, item_statistics = tower(given, "item", columns[every], numbers[every], counted)
-    near = vectors[b + drawn :].reshape(b, hard.shape[1], -1)
+    near = vectors[b + drawn :].reshape(*hard.shape, vectors.shape[1])
     expected = loss.logq * log_expected(config.training.batch_size, loss.n_sample, loss.sample_alpha)
     total = 0.0
     for row in np.flatnonzero(live):
