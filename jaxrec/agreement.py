@@ -69,10 +69,11 @@ def check_agreement(config: Config) -> None:
     name, softmax = config.model.name, config.loss.name == "softmax"
     for where, table in (("data", DATA_WITH), ("model", MODELS_WITH), ("loss", LOSSES_WITH),
                          ("optimizer", OPTIMIZERS_WITH)):  # fmt: skip
-        section = getattr(config, where)
+        section, own = getattr(config, where), FOR_MODEL.get(name, {}).get(where, {})
         for field, owners in table.items():
             value, of = getattr(section, field), name if where == "data" else section.name
-            if of not in owners and value != type(section).model_fields[field].default:
+            default = type(section).model_fields[field].default
+            if of not in owners and value not in (default, own.get(field, default)):
                 raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
                                  f"leave it out for {of}")  # fmt: skip
     for owner, losses in (("autoint", ("binary",)), ("two_tower", CONTRASTIVE)):

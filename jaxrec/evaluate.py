@@ -169,8 +169,8 @@ def _main_baselines(options: Namespace, ks: list[int]) -> None:
 
 
 def _main_rows(options: Namespace, ks: list[int] | None) -> None:
-    compared = [] if options.baselines is None else parse_baselines(options.baselines)
     if options.run is None:
+        compared = parse_baselines(options.baselines)
         dataset = open_dataset(options.data)
         assert isinstance(dataset, RowsDataset)
         data = {"path": options.data, "protocol": options.protocol or "rows",
@@ -193,6 +193,7 @@ def _main_rows(options: Namespace, ks: list[int] | None) -> None:
         return
     if options.folds is not None:
         raise UserError(f"--folds: belongs to runs of two_tower on data with personas; leave it out for {options.run}")
+    compared = [] if options.baselines is None else parse_baselines(options.baselines)
     result, reliable = evaluate_rows(run, options.split, ks, options.data, compared, options.groups)
     files = [run.path / f"eval-{options.split}.json", *_out(options)]
     picture = run.path / f"eval-{options.split}-reliability.png"

@@ -29,7 +29,7 @@ def save_item_vectors(run: Run, model: TowerModel, catalogue: Catalogue) -> None
 def load_item_vectors(run: Run, which: str, items: int) -> np.ndarray | None:
     """float32[V, D] as kept; None where they are missing, damaged or of another checkpoint."""
     try:
-        with np.load(run.path / FILE, allow_pickle=False) as kept:
+        with open(run.path / FILE, "rb") as stream, np.load(stream, allow_pickle=False) as kept:
             fits = str(kept["checkpoint"]) == _name(run, which) and len(kept["vectors"]) == items
             return np.array(kept["vectors"]) if fits else None
     except (OSError, EOFError, ValueError, KeyError, BadZipFile):

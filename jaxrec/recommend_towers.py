@@ -337,10 +337,21 @@ def read_items(file: Path) -> list[dict[str, Any]]:
 
 # ---- the command -----------------------------------------------------------------------------------------------------
 
+ALONE = {
+    "similar_to": ("similar_customers", "user", "profile", "purchased", "exclude", "include_seen", "no_rules"),
+    "similar_customers": ("purchased", "exclude", "include_seen", "no_rules"),
+}
+"""Options with those that have no meaning beside them."""
+
 
 def answer(options: Namespace) -> None:
     """What ``python -m jaxrec.recommend`` prints of a two-tower run."""
     profile = pairs("--profile", options.profile)
+    for option, others in ALONE.items():
+        for other in others:
+            if getattr(options, option) not in (None, False) and getattr(options, other) not in (None, [], False):
+                one, two = (f"--{name.replace('_', '-')}" for name in (option, other))
+                raise UserError(f"{one}: {two} does not go with it; leave one of them out")
     if options.similar_to is None and options.user is None and options.profile is None:
         raise UserError("--user, --profile: neither is given; name a customer, or describe one, such as "
                         "--profile gender=F age=25")  # fmt: skip

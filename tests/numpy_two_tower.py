@@ -112,9 +112,9 @@ def inputs(side: str, table: np.ndarray, columns: np.ndarray, numbers: np.ndarra
 
 def tower(
     given: Given, side: str, columns: np.ndarray, numbers: np.ndarray, counted: np.ndarray | None
-) -> tuple[np.ndarray, dict[str, dict[str, np.ndarray]]]:
+) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
     """float64[n, output], and mean and variance of each layer over the counted rows; None: normalised as given."""
-    params, found = given.params[side], {}
+    params, found = given.params[side], dict[str, dict[str, Any]]()
     x = inputs(side, given.tables[side], columns, numbers)
     layers = sum(name.startswith("Dense") for name in params) - 1
     for layer in range(layers):

@@ -61,7 +61,7 @@ def test_a_side_of_numbers_alone() -> None:
     assert params["user"]["Dense_0"]["kernel"].shape == (1, 8) and params["item"]["Dense_0"]["kernel"].shape == (5, 8)
     weights = {"params": params, "tables": {"item": jnp.ones((6, 5))}, "statistics": model.carry(1)["statistics"]}
     encode = jax.jit(model.encode, static_argnums=0)
-    found = encode("user", weights, np.zeros((3, 0), np.int32), np.float32([[-1.0], [0.5], [2.0]]))
+    found = encode("user", weights, np.zeros((3, 0), np.int32), np.array([[-1.0], [0.5], [2.0]], np.float32))
     assert found.shape == (3, 4) and np.isfinite(found).all()
     assert encode("item", weights, np.array([[1, -1]]), np.zeros((1, 0), np.float32)).shape == (1, 4)
 
@@ -112,10 +112,11 @@ def test_the_loss_of_a_step_is_the_plain_one(name: str) -> None:
     model, data = TwoTower(config, SCHEMA), rows().take(np.arange(BATCH))
     given, known = random_weights(model), interactions(config.loss.mask == "positives")
     live = np.arange(BATCH) < 13
-    carry, hard = {}, None
+    carry: dict[str, Any] = {}
+    hard = None
     if config.loss.hard_negatives:  # an index in which all neighbours of an item are one, whichever are drawn
         near = (np.arange(N_ITEMS) + 4) % N_ITEMS
-        carry = {"steps": np.int32(1), "near": np.tile(np.int32(near)[:, None], (1, model._pool))}
+        carry = {"steps": np.int32(1), "near": np.tile(near.astype(np.int32)[:, None], (1, model._pool))}
         hard = np.tile(near[data.columns[:, 6]][:, None], (1, config.loss.hard_negatives))
     found = Stepping(model, known).take(given, data, live, **carry)
     items = found.step.items
