@@ -61,8 +61,8 @@ class ModelConfig(Section):
     """Width of the item vectors of narm and sasrec, of the vectors of autoint's and two_tower's values (two_tower: 16),
     and of gru4rec's input table where embedding is 'separate'."""
     dropout_embedding: Fraction = 0.0
-    """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code); two_tower:
-    on all features."""
+    """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code); on all
+    features of two_tower."""
     dropout_hidden: Fraction = 0.0
     """Dropout on the output of each GRU layer (with one-hot input from the second layer on); narm: on the session's
     representation before the decoder; sasrec: in each block; autoint: on each hidden layer of the deep network;
