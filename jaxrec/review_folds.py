@@ -162,7 +162,8 @@ class _Training:
             self._optimizer = make_optimizer(config.optimizer, schedule)
             clip, average = config.optimizer.clip_norm, config.training.average
             self._block = make_train_block(self.model, self._optimizer, clip, average)
-        state = jax.device_put(new_state(config, self.model, self._optimizer), jax.devices()[0])
+            self._begin = jax.device_put(new_state(config, self.model, self._optimizer), jax.devices()[0])
+        state = jax.tree.map(jnp.copy, self._begin)  # a block takes its state's buffers
         constants = self.model.constants(interactions(config, data))
         for epoch in range(config.training.epochs):
             for block in feed.epoch(epoch):
