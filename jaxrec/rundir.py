@@ -208,7 +208,8 @@ def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:
         UserError: the run is of another kind.
     """
     if run.config.model.name != "autoint":
-        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of autoint")
+        does = "ranks sessions" if run.kind == "sessions" else "scores no rows"
+        raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name one of autoint")
     model = make_click_model(run.config, run.schema)
     return model, *load_parameters(run, model)
 

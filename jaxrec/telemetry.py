@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import sys
 import threading
 import time
 import weakref
@@ -27,10 +28,22 @@ def import_ahead() -> None:
     """Begin to import what a run needs later and takes two seconds to load, while XLA compiles."""
 
     def load() -> None:
-        for name in ("tensorboardX", "matplotlib.figure"):
-            importlib.import_module(name)
+        _tensorboard()
+        importlib.import_module("matplotlib.figure")
 
     threading.Thread(target=load, daemon=True).start()
+
+
+def _tensorboard() -> Any:
+    """tensorboardX, without torch, which it would load where that is installed: torch takes seconds, and the GPU."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # an import of it fails, which tensorboardX is made for
+    try:
+        return importlib.import_module("tensorboardX")
+    finally:
+        if absent:
+            sys.modules.pop("torch", None)
 
 
 class Clock:
@@ -72,14 +85,12 @@ class Log:
     """
 
     def __init__(self, run: Path, size: int = 0, step: int = 0) -> None:
-        from tensorboardX import SummaryWriter
-
         file = run / "metrics.jsonl"
         file.touch()
         os.truncate(file, min(size, file.stat().st_size))
         self._stream = open(file, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
         weakref.finalize(self, self._stream.close)  # or where an error or SIGTERM ends the loop
-        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1, write_to_disk=True)
+        self._events = _tensorboard().SummaryWriter(str(run / "tensorboard"), purge_step=step + 1, write_to_disk=True)
 
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append a line ``{"kind": kind, "step": step, …}``; numbers also go to TensorBoard as ``kind/name``."""

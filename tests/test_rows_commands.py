@@ -160,9 +160,9 @@ RECOMMEND: list[tuple[list[object], str]] = [
     (["--user", 1, "--k", "many"], "--k: invalid int value: 'many'"),
     (["--user", 1, "--out", "x.png"], "--out: belongs to --explain; leave it out"),
     (["--user", 1, "--explain", "nothing"], "item nothing: unknown to this run; name one of its 39 items"),
-    (["--user", 1, "--items", 3], "--items: .*run of a click model, which does not know it; leave it out"),
-    (["--user", 1, "--candidates", 3], "--candidates: .*run of a click model"),
-    (["--user", 1, "--similar-to", 3], "--similar-to: .*run of a click model"),
+    (["--user", 1, "--items", 3], "--items: .*run of autoint, which does not know it; leave it out"),
+    (["--user", 1, "--candidates", 3], "--candidates: .*run of autoint"),
+    (["--user", 1, "--similar-to", 3], "--similar-to: .*run of autoint"),
 ]
 
 
@@ -183,7 +183,7 @@ def test_pictures_of_what_cannot_be_drawn(capsys: Capsys, click_run: Path, tmp_p
 
 @pytest.mark.parametrize("option", ["--user", "--profile", "--date", "--where", "--explain", "--out"])
 def test_options_of_click_models_for_a_run_of_sessions(capsys: Capsys, run: Path, option: str) -> None:
-    names = rf"{option}: .* is a run of sessions, which does not know it; leave it out"
+    names = rf"{option}: .* is a run of gru4rec, which does not know it; leave it out"
     fails(capsys, "recommend", "--run", run, "--items", 3, option, "a=b", names=names)
 
 
@@ -301,7 +301,7 @@ def test_models_on_data_of_the_other_kind(
     fails(capsys, "train", "--config", config_file, *run, "--training.metric", "auc",
           names=r"training\.metric: gru4rec ranks items, so it has no auc; choose")  # fmt: skip
     fails(capsys, "train", "--config", config_file, *run, "--data.protocol", "temporal",
-          names=r"data\.protocol: found 'temporal', but it belongs to autoint; leave it out for gru4rec")  # fmt: skip
+          names=r"data\.protocol: found 'temporal', but it belongs to autoint and two_tower; leave it out")  # fmt: skip
     fails(capsys, "train", "--config", config_file, *run, "--loss.name", "binary", "--loss.n_sample", "2048",
           names=r"loss\.name: found binary for model gru4rec; binary is autoint's")  # fmt: skip
     assert not (tmp_path / "run").exists()

@@ -294,10 +294,10 @@ def test_similar_products_and_customers(shop: Shop) -> None:
 def test_new_products_without_training(one: Path, tmp_path: Path) -> None:
     """Through the products' tower: like others of the same fields; also from files."""
     shop = Shop.load(one)
-    new = {"category": SKINS[2], "brand": BRANDS[1], "tags": TAGS_OF_17, "price": 2.0 + 3 * 17, "label": "x"}
+    new = {"category": SKINS[1], "brand": BRANDS[1], "tags": TAGS_OF_17, "price": 2.0 + 3 * 17, "label": "x"}
     assert shop.add_items([{"product": "n1", **new}, {"product": 77, "price": 5}]) == ["n1", 77]
     assert shop.n_items == ITEMS + 2
-    profile = {"skin": SKINS[2], "age": 22}
+    profile = {"skin": SKINS[1], "age": 22}
     found = {one.item: one for one in shop.recommend(profile, k=99)}
     assert set(found) == {*(product(i) for i in range(ITEMS)), "n1", 77}
     assert found["n1"].known == {"label": "x", **{name: new[name] for name in ("category", "brand", "tags", "price")}}
@@ -345,8 +345,8 @@ def test_new_products_of_unseen_values(shop: Shop) -> None:
 def test_new_products_are_like_others_of_the_same_fields(learned: Path, model: str) -> None:
     """Where ids are not read they are the same."""
     shop = Shop.load(learned)
-    shop.add_items([{"product": "n1", "category": SKINS[2], "brand": BRANDS[1], "tags": TAGS_OF_17, "price": 53}])
-    found = {one.item: one.score for one in shop.recommend({"skin": SKINS[2], "age": 22}, k=99)}
+    shop.add_items([{"product": "n1", "category": SKINS[1], "brand": BRANDS[1], "tags": TAGS_OF_17, "price": 53}])
+    found = {one.item: one.score for one in shop.recommend({"skin": SKINS[1], "age": 22}, k=99)}
     if model == "infonce":
         assert found["n1"] == pytest.approx(found[product(17)], abs=1e-6)
     assert found["n1"] > np.median(list(found.values()))
