@@ -40,6 +40,18 @@ def test_every_model_is_measured(tmp_path: Path) -> None:
     assert rows["narm", "softmax"]["flop_per_step"] > 6 * rows["narm", "softmax"]["targets_per_step"] * 300 * 8
 
 
+def test_two_towers_are_measured_with_and_without_hard_negatives(tmp_path: Path) -> None:
+    found = benchmark("two_tower", "--batch", "16", "--items", "60", "--interactions", "400", "--loss", "triplet",
+                      "--steps", "4", "--repetitions", "1", "--json", str(tmp_path / "out.json"))  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["model"], row["loss"], row["batch"], row["items"], row["hard"]) for row in rows] == [
+        ("two_tower", "triplet", 16, 60, hard) for hard in (0, 4)
+    ]
+    assert rows[0]["flop_per_step"] < rows[1]["flop_per_step"] and all(row["events_per_s"] > 0 for row in rows)
+    assert "triplet + hard" in found.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [

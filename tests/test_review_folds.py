@@ -61,7 +61,7 @@ def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 def config_of(dataset: RowsDataset) -> Config:
     values = {name: dict(part) for name, part in SYNTHETIC.items() if name != "recommendation"}
     values["data"]["path"] = str(dataset.path)
-    values["model"] = {"name": "two_tower", "embedding_dim": 4, "hidden": [8], "output_dim": 4}
+    values["model"] = {"name": "two_tower", "embedding_dim": 4, "hidden": [8], "output_dim": 4, "dropout_hidden": 0}
     values["training"] = {"epochs": 1, "passes": 2, "batch_size": 32}
     return configuration.parse(values)
 

@@ -83,7 +83,9 @@ def model(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def learned(model: str, sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the predictable source; tests must not change it."""
-    return trained(tmp_path_factory.mktemp(model), sources["made"], MODELS[model], {"training": {"epochs": 6}})
+    return trained(
+        tmp_path_factory.mktemp(model), sources["made"], MODELS[model], {"training": {"epochs": 3, "passes": 4}}
+    )
 
 
 @pytest.fixture(scope="module")

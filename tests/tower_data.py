@@ -29,6 +29,7 @@ RULE = {"when": {"skin_type": "dry"}, "boost": {"category": "cream"}, "by": 0.3}
 SYNTHETIC: Sections = {
     "data": {"protocol": "in_sample", "validation_fraction": 0.0, "test_fraction": 0.0,
              "fields": ["age", "gender", "skin_type", "skin_concern", "category", "brand", "price"]},
+    "model": {"dropout_hidden": 0.0},
     "loss": {"name": "triplet"},
     "training": {"epochs": 1, "passes": 12, "steps_per_block": 200},
     "evaluation": {"k": [3, 5], "category": "category"},

@@ -17,6 +17,7 @@ from jaxrec.models.two_tower import Interactions, TwoTower
 from jaxrec.tables import gather, plan_rows, scratch
 
 BATCH = 16
+QUICK = {"xla_backend_optimization_level": 0}  # compiling takes longer than a few steps do
 FIELDS = tuple(field.name for field in SCHEMA.fields if field.side != "context")
 
 
@@ -71,7 +72,7 @@ class Stepping:
 
     def __init__(self, model: TwoTower, known: Interactions) -> None:
         self.model, self.constants = model, model.constants(known)
-        self._take = jax.jit(self._traced)
+        self._take = jax.jit(self._traced, compiler_options=QUICK)
 
     def take(self, given: Given, data: Rows, weight: np.ndarray, key: int = 1, **carry: Any) -> Found:
         """A step that holds these rows; ``carry`` is what the model's holds beside the statistics."""
