@@ -91,7 +91,7 @@ def to_theirs(state: TrainState, names: list[str], mode: str, live: np.ndarray) 
 
 
 def chosen() -> list[str]:
-    """All cases where ``JAXREC_ALL_CASES`` is set; otherwise, as each is compiled anew, momentum 0 with one loss only."""
+    """All cases where ``JAXREC_ALL_CASES`` is set; else, as each is compiled anew, momentum 0 with one loss only."""
     names = [name for name in CASES if not name.endswith("fitM")]
     if os.environ.get("JAXREC_ALL_CASES"):
         return names

@@ -184,7 +184,7 @@ def test_dropout_is_anew_in_each_step() -> None:
     """And keeps the mean: what the last layer makes of the hidden units scatters around what it does without."""
     model = TwoTower(make_config(model={"dropout_hidden": 0.3, "norm": "none"}), SCHEMA)
     given, side = random_weights(model), model.sides["item"]
-    x = np.random.default_rng(0).normal(size=(3, side.features)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, side.features)), jnp.float32)
 
     def hidden(key: Any) -> Any:  # of the vectors, which have length 1, the direction is all that is left
         return side.train(given.params["item"], {}, x, jnp.ones(3, bool), key)[0]

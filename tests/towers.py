@@ -17,7 +17,7 @@ from jaxrec.models.two_tower import Interactions, TwoTower
 from jaxrec.tables import gather, plan_rows, scratch
 
 BATCH = 16
-QUICK = {"xla_backend_optimization_level": 0}  # compiling takes longer than a few steps do
+QUICK: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}  # compiling takes longer than a few steps do
 FIELDS = tuple(field.name for field in SCHEMA.fields if field.side != "context")
 
 
