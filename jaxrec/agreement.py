@@ -67,6 +67,11 @@ def check_agreement(config: Config) -> None:
         ValueError: naming the field, what was found and what to do.
     """
     name, softmax = config.model.name, config.loss.name == "softmax"
+    for owner, losses in (("autoint", ("binary",)), ("two_tower", CONTRASTIVE)):
+        if (name == owner) != (config.loss.name in losses):
+            only = "binary is autoint's, and its only one" if owner == "autoint" else (
+                "triplet and infonce are two_tower's, and its only ones")  # fmt: skip
+            raise ValueError(f"loss.name: found {config.loss.name} for model {name}; {only}")
     for where, table in (("data", DATA_WITH), ("model", MODELS_WITH), ("loss", LOSSES_WITH),
                          ("optimizer", OPTIMIZERS_WITH)):  # fmt: skip
         section, own = getattr(config, where), FOR_MODEL.get(name, {}).get(where, {})
@@ -76,11 +81,6 @@ def check_agreement(config: Config) -> None:
             if of not in owners and value not in (default, own.get(field, default)):
                 raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
                                  f"leave it out for {of}")  # fmt: skip
-    for owner, losses in (("autoint", ("binary",)), ("two_tower", CONTRASTIVE)):
-        if (name == owner) != (config.loss.name in losses):
-            only = "binary is autoint's, and its only one" if owner == "autoint" else (
-                "triplet and infonce are two_tower's, and its only ones")  # fmt: skip
-            raise ValueError(f"loss.name: found {config.loss.name} for model {name}; {only}")
     if name not in ROWS and config.training.passes > 1:
         raise ValueError(f"training.passes: found {config.training.passes}, but it belongs to autoint and two_tower; "
                          f"leave it out for {name}")  # fmt: skip

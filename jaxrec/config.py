@@ -153,7 +153,9 @@ def number(value: Any) -> Any:
 
 def _explain(error: ValidationError) -> str:
     problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+    loc = [part for part in problem["loc"] if part not in ("str", "int", "float")]  # of a union, not of the user's
+    in_rule = loc[:1] == ["recommendation"]
+    place = ".".join(str(part) for part in loc if in_rule or not isinstance(part, int))
     if problem["type"] == "extra_forbidden":
         known = set(Config.model_fields) if "." not in place else set(fields())
         return f"{place}: no such field{nearest(place, known)}"

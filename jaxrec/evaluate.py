@@ -14,6 +14,7 @@ from jaxrec import baselines, runtime
 from jaxrec import config as configuration
 from jaxrec.baselines import measuring
 from jaxrec.baselines.ratings import RATING_BASELINES
+from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES
 from jaxrec.cli import Parser, command, progress
 from jaxrec.click_plots import reliability
 from jaxrec.config import EvaluationConfig, choices
@@ -206,6 +207,10 @@ def _main_towers(options: Namespace, run: Run, ks: list[int]) -> None:
     if options.folds is not None and ("personas" not in run.manifest or run.config.data.protocol != "in_sample"):
         raise UserError("--folds: cross-validates runs of protocol in_sample on data with personas; leave it out")
     folds = DEFAULT_FOLDS if options.folds is None else options.folds
+    derived = run.manifest.get("personas", {}).get("attributes") == "derived"
+    if options.folds is None and derived and "embeddings.npy" not in run.manifest["files"]:
+        print("jaxrec: note: the data has no embeddings, so nothing is cross-validated by review", file=sys.stderr)
+        folds = 0
     result, found = evaluate_retrieval(run, options.split, ks, options.data, compared, options.groups, folds)
     files = [run.path / f"eval-{options.split}.json", *_out(options)]
     written = write_results(run, found, ks[0]) if options.split == "test" else []
@@ -234,7 +239,9 @@ def _parser() -> Parser:
         + baselines.describe()
         + "\n\nbaselines of rows: "
         + ", ".join(RATING_BASELINES)
-        + " (tuned on a tenth of MovieLens 1M's training rows)",
+        + " (tuned on a tenth of MovieLens 1M's training rows)\nbaselines beside two towers: "
+        + ", ".join(RETRIEVAL_BASELINES)
+        + " (tuned on a positive of each user of MovieLens 1M)",
     )
     parser.add_argument("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")

@@ -164,7 +164,7 @@ def _groups(found: Evaluation, wanted: Sequence[str] | None, chance: Hits) -> di
 
 def _with_rules(run: Run, found: Evaluation, ks: Sequence[int]) -> dict[str, Any]:
     """The same with the configured rules applied."""
-    book = RuleBook(run.config.recommendation.rules, found.data.schema, FieldCodes(run))
+    book = RuleBook(run.config.recommendation.rules, found.data.schema, FieldCodes(run).strict)
     schema, place = found.data.schema, found.data.schema.slices()
     item = found.data.rows.columns[found.part][:, schema.columns((str(schema.item),))[0]]
     part = found.part[(found.data.rows.labels[found.part] > 0) & (item > 0)]

@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pc_csv
-import pyarrow.parquet as pq
 
 from jaxrec.config import Rule
-from jaxrec.data.field_codes import Entities, FieldCodes, UnknownValues, finite_number
+from jaxrec.data.field_codes import Entities, FieldCodes, UnknownValues, warn_unknown
+from jaxrec.data.given import bag_values, read_items, tower_number
 from jaxrec.data.retrieval import Catalogue
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError, nearest
@@ -72,7 +70,7 @@ class TowerRecommender:
         self._fields = self._items.fields(everything)
         kept = load_item_vectors(run, which, len(self._items))
         self._vectors = item_vectors(model, weights, self._catalogue(self._fields)) if kept is None else kept
-        self._rules = RuleBook(run.config.recommendation.rules, self.schema, self._codes)
+        self._rules = RuleBook(run.config.recommendation.rules, self.schema, self._codes.strict)
 
     @classmethod
     def load(cls, run: str | Path) -> TowerRecommender:
@@ -174,9 +172,13 @@ class TowerRecommender:
         Raises:
             UserError: an id is missing or there already, a number is none, or the file cannot be read.
         """
-        rows = read_items(Path(items)) if isinstance(items, (str, Path)) else [dict(row) for row in items]
         name, taken = str(self.schema.item), {str(one) for one in self._ids[1:]}
+        rows = read_items(Path(items), name) if isinstance(items, (str, Path)) else [dict(row) for row in items]
+        fields = self.schema.side("item").fields
         for number, row in enumerate(rows, 1):
+            for field in fields:
+                if field.kind != "bag" and isinstance(row.get(field.name), (list, dict)):
+                    raise UserError(f"new item {number}: {field.name}: found {row[field.name]}; give a single value")
             if row.get(name) in (None, ""):
                 raise UserError(f"new item {number}: no '{name}', which identifies it; give one")
             if str(row[name]) in taken:
@@ -184,10 +186,11 @@ class TowerRecommender:
                     f"new item {number}: '{row[name]}' is there already; leave it out, or give it another id"
                 )
             taken.add(str(row[name]))
-        fresh = {field.name: np.stack([self._new_value(field, row) for row in rows])
-                 for field in self.schema.side("item").fields} if rows else {}  # fmt: skip
         if not rows:
             return []
+        self._note_misspelt(rows)
+        fresh = {field.name: np.stack([self._new_value(field, row, number) for number, row in enumerate(rows, 1)])
+                 for field in fields}  # fmt: skip
         vectors = item_vectors(self._model, self._weights, self._catalogue(fresh))
         self._vectors = np.concatenate([self._vectors, vectors])
         self._fields = {field: np.concatenate([old, fresh[field]]) for field, old in self._fields.items()}
@@ -262,20 +265,32 @@ class TowerRecommender:
 
     def _encoded(self, field: Field, value: Any) -> np.ndarray:
         if field.kind == "numerical":
-            return np.array(field.standardised(finite_number(field.name, value)), np.float32)
-        several = _several(field, value)
+            return tower_number(field, value)
+        several = bag_values(field, value)
         if len(several) > field.width:
             raise UserError(f"field '{field.name}': found {len(several)} values, at most {field.width} are allowed")
         codes = [self._codes.strict(field, one) for one in several]
         return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
 
-    def _new_value(self, field: Field, row: Mapping[str, Any]) -> np.ndarray:
-        value = row.get(field.name)
+    def _note_misspelt(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        names = [field.name for field in self.schema.side("item").fields]
+        given = {column for row in rows for column in row}
+        for column in sorted(given - set(names)):
+            if hint := nearest(column, [name for name in names if name not in given]):
+                warn_unknown(f"new items: '{column}' is no field{hint}; it is only shown")
+
+    def _new_value(self, field: Field, row: Mapping[str, Any], number: int) -> np.ndarray:
+        try:
+            return self._coded(field, row.get(field.name))
+        except UserError as error:
+            raise UserError(f"new item {number}: {error}") from None
+
+    def _coded(self, field: Field, value: Any) -> np.ndarray:
         if field.kind == "numerical":
-            return np.array(0.0 if value is None else field.standardised(finite_number(field.name, value)), np.float32)
+            return np.zeros((), np.float32) if value is None else tower_number(field, value)
         if value is None or field.name == self.schema.item:
             return np.array([0] + [-1] * (field.width - 1), np.int32)
-        several = _several(field, value)
+        several = bag_values(field, value)
         codes = [self._codes.code(field, one) for one in several][: field.width]
         return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
 
@@ -305,41 +320,11 @@ class TowerRecommender:
         return self._known[item] if item in self._known else self._items.known(item)
 
 
-def _several(field: Field, value: Any) -> list[Any]:
-    """The values of a field: of a bag a list, text with ``|`` between, or a single one."""
-    if field.kind != "bag":
-        return [value]
-    if isinstance(value, str):
-        return value.split("|")
-    return list(value) if isinstance(value, Iterable) else [value]
-
-
-def read_items(file: Path) -> list[dict[str, Any]]:
-    """Rows of a Parquet, CSV or JSON file (a list of objects).
-
-    Raises:
-        UserError: it cannot be read, or is of another kind.
-    """
-    try:
-        if file.suffix == ".json":
-            rows = json.loads(file.read_text(encoding="utf-8"))
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise UserError(f'{file}: expected a list of objects, such as [{{"id": 1}}]')
-            return rows
-        if file.suffix in (".parquet", ".csv"):
-            table = pq.read_table(file) if file.suffix == ".parquet" else pc_csv.read_csv(file)
-            found: list[dict[str, Any]] = table.to_pylist()
-            return found
-    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
-    raise UserError(f"{file}: found '{file.suffix}'; end it in .parquet, .csv or .json")
-
-
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 ALONE = {
     "similar_to": ("similar_customers", "user", "profile", "purchased", "exclude", "include_seen", "no_rules"),
-    "similar_customers": ("purchased", "exclude", "include_seen", "no_rules"),
+    "similar_customers": ("purchased", "exclude", "include_seen", "no_rules", "add_items"),
 }
 """Options with those that have no meaning beside them."""
 
@@ -371,15 +356,20 @@ def answer(options: Namespace) -> None:
             )]  # fmt: skip
     for note in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"jaxrec: note: {note}", file=sys.stderr)
-    print(json.dumps({"recommendations": rows}, ensure_ascii=False) if options.json else _table(rows))
+    print(json.dumps({"recommendations": rows}, ensure_ascii=False, default=str) if options.json else _table(rows))
 
 
 def _suggestion(one: Suggestion) -> dict[str, Any]:
-    return {"item": one.item, "score": one.score, "rules": [describe(rule) for rule in one.rules], **one.known}
+    return _row(one.item, one.score, [describe(rule) for rule in one.rules], one.known)
 
 
 def _neighbour(one: Neighbour) -> dict[str, Any]:
-    return {"item": one.id, "score": one.similarity, "rules": [], **one.known}
+    return _row(one.id, one.similarity, [], one.known)
+
+
+def _row(item: Any, score: float, rules: list[str], known: Mapping[str, Any]) -> dict[str, Any]:
+    row = {"item": item, "score": score, "rules": rules}
+    return row | {name: value for name, value in known.items() if name not in row}
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -2,7 +2,8 @@
 
 A fold's reviews take no part in clustering, naming or training, and their customers' attributes come from a profile
 given without reading them: the one that the customer stated, where the data has such, or else drawn like those of the
-customers that are known.
+customers that are known. Two things come from all reviews: how many personas there are, and the mean and deviation that
+a number such as the age is standardised with.
 """
 
 from __future__ import annotations

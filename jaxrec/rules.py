@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from jaxrec.config import Rule
-from jaxrec.data.field_codes import FieldCodes
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError, nearest
+
+Code = Callable[[Field, Any], int]
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,18 @@ class RuleBook:
 
     Args:
         schema: all fields of the data set.
+        code: the index of a value of a field, as ``FieldCodes.strict``.
 
     Raises:
         UserError: a rule names a field or a value that does not exist, a field of the other side, or a number.
     """
 
-    def __init__(self, rules: Sequence[Rule], schema: Schema, codes: FieldCodes) -> None:
+    def __init__(self, rules: Sequence[Rule], schema: Schema, code: Code) -> None:
         self._rules = [
             Compiled(
                 rule,
-                {name: _code(schema, codes, "when", "user", name, value) for name, value in rule.when.items()},
-                {name: _code(schema, codes, "boost", "item", name, value) for name, value in rule.boost.items()},
+                {name: _code(schema, code, "when", "user", name, value) for name, value in rule.when.items()},
+                {name: _code(schema, code, "boost", "item", name, value) for name, value in rule.boost.items()},
             )
             for rule in rules
         ]
@@ -90,10 +92,10 @@ def _holds(wanted: Mapping[str, int], columns: Mapping[str, np.ndarray], n: int)
     return held
 
 
-def _code(schema: Schema, codes: FieldCodes, part: str, side: str, name: str, value: Any) -> int:
+def _code(schema: Schema, code: Code, part: str, side: str, name: str, value: Any) -> int:
     field = _field(schema, part, side, name)
     try:
-        return codes.strict(field, value)
+        return code(field, value)
     except UserError as error:
         raise UserError(f"recommendation.rules: {part}: {error}") from None
 

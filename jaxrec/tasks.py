@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as attribute
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from jaxrec.agreement import ROWS
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
+from jaxrec.data.field_codes import strict_code
 from jaxrec.data.protocols import RowSplits, split_rows
 from jaxrec.data.retrieval import Retrieval, known, value_counts
-from jaxrec.data.rows import Rows, RowsDataset, Schema
+from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
 from jaxrec.hits import item_categories
@@ -24,6 +27,7 @@ from jaxrec.models.two_tower import Interactions
 from jaxrec.negatives import popularity
 from jaxrec.retrieval_evaluation import RetrievalEvaluator
 from jaxrec.row_evaluation import RowEvaluator
+from jaxrec.rules import RuleBook
 from jaxrec.rundir import Run
 from jaxrec.training import training_plan
 
@@ -55,7 +59,7 @@ class Task:
     validation: Validation | None
     size: str
     validated: str
-    kept: dict[str, np.ndarray] = field(default_factory=dict)
+    kept: dict[str, np.ndarray] = attribute(default_factory=dict)
     finish: Callable[[Run], None] | None = None
 
 
@@ -211,7 +215,9 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
         raise UserError(
             f"evaluation.k, training.metric: {k} is more than the {data.n_items - 1} items of {dataset.path}; lower it"
         )
-    item_categories(dataset, config.evaluation.category)  # refused before an epoch is trained
+    # Refused before an epoch is trained, not when it is evaluated.
+    item_categories(dataset, config.evaluation.category)
+    RuleBook(config.recommendation.rules, dataset.schema, partial(_code, dataset))
     if config.loss.mask == "positives":
         data.check_mask(config.data.device_memory)
     model = make_tower_model(config, dataset.schema)
@@ -226,6 +232,11 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
         {"value_counts": data.value_counts, **history(dataset.schema, dataset.rows())},
         partial(save_item_vectors, model=model, catalogue=data.catalogue),
     )
+
+
+def _code(dataset: RowsDataset, field: Field, value: Any) -> int:
+    values = pq.read_table(dataset.path / "vocabulary" / f"{field.name}.parquet")["value"].to_pylist()
+    return strict_code(field, value, values)
 
 
 def interactions(config: Config, data: Retrieval) -> Interactions:

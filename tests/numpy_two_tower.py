@@ -141,7 +141,16 @@ def log_expected(batch: int, n_sample: int, alpha: float) -> np.ndarray:
     counts = item_counts().astype(float)
     counts[0] = 0
     mass = np.array([count**alpha if count else 0.0 for count in counts])
-    return np.log(np.maximum(batch * counts / counts.sum() + n_sample * mass / mass.sum(), 1e-9))
+    expected = batch * counts / counts.sum() + n_sample * mass / mass.sum()
+    return np.log(np.where(counts > 0, expected, 1.0))
+
+
+def also_drawn(loss: Any, expected: float) -> float:
+    """What is subtracted of a hard negative's logit: it is expected from the pool, and among the others."""
+    if not loss.logq:
+        return 0.0
+    share = loss.hard_negatives / min(loss.hard_pool, N_ITEMS - 2)
+    return float(loss.logq * np.log(share + np.exp(expected / loss.logq)))
 
 
 def step_loss(
@@ -164,10 +173,12 @@ def step_loss(
     expected = loss.logq * log_expected(config.training.batch_size, loss.n_sample, loss.sample_alpha)
     total = 0.0
     for row in np.flatnonzero(live):
-        others = [(batch.items[c], vectors[c]) for c in range(b + drawn) if c >= b or live[c]]
-        others += list(zip(hard[row], near[row], strict=True))
+        others = [(batch.items[c], vectors[c], expected[batch.items[c]]) for c in range(b + drawn) if c >= b or live[c]]
+        others += [
+            (item, vector, also_drawn(loss, expected[item])) for item, vector in zip(hard[row], near[row], strict=True)
+        ]
         wrong = [
-            (queries[row] @ vector, item) for item, vector in others
+            (queries[row] @ vector, often) for item, vector, often in others
             if item and item != batch.items[row]
             and not (loss.mask == "positives" and (int(batch.users[row]), int(item)) in has())
         ]  # fmt: skip
@@ -178,6 +189,6 @@ def step_loss(
             total += np.mean(terms) if terms else 0.0
         else:
             right = own / loss.temperature - expected[batch.items[row]]
-            logits = [cosine / loss.temperature - expected[item] for cosine, item in wrong]
+            logits = [cosine / loss.temperature - often for cosine, often in wrong]
             total += np.log(sum(np.exp(logit) for logit in [*logits, right])) - right
     return float(total), {"user": user_statistics, "item": item_statistics}

@@ -231,7 +231,7 @@ WRONG_RULES: list[tuple[dict[str, Any], str]] = [
 def test_rules_that_name_what_there_is_not(tower_run: Path, change: dict[str, Any], names: str) -> None:
     run = runs.open_run(tower_run)
     with pytest.raises(UserError, match=rf"^recommendation\.rules: {names}"):
-        RuleBook([configuration.Rule(**(RULE | change))], Schema.from_manifest(run.manifest), FieldCodes(run))
+        RuleBook([configuration.Rule(**(RULE | change))], Schema.from_manifest(run.manifest), FieldCodes(run).strict)
 
 
 def test_a_run_with_such_a_rule(capsys: Capsys, copy: Path) -> None:
@@ -289,8 +289,8 @@ NEW: list[tuple[str, str, str]] = [
     ("a.json", '[{"product": 901}, {"product": ""}]', "new item 2: no 'product'"),
     ("a.json", '[{"product": 901}, {"product": "901"}]', "new item 2: '901' is there already; leave it out, or"),
     ("a.json", '[{"product": 3}]', "new item 1: '3' is there already"),
-    ("a.json", '[{"product": 901, "price": "dear"}]', "field 'price': found 'dear', expected a number"),
-    ("a.json", '[{"product": 901, "price": [1]}]', r"field 'price': found '\[1\]', expected a number"),
+    ("a.json", '[{"product": 901, "price": "dear"}]', "new item 1: field 'price': found 'dear', expected a number"),
+    ("a.json", '[{"product": 901, "price": [1]}]', r"new item 1: price: found \[1\]; give a single value"),
     ("a.json", '{"product": 901}', r"a\.json: expected a list of objects, such as"),
     ("a.json", '[901]', r"a\.json: expected a list of objects"),
     ("a.json", '[{"product"', r"a\.json: cannot be read \(.*\)"),

@@ -70,8 +70,8 @@ OF_OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"recommendation": {"rules": [RULE]}}, r"recommendation\.rules: belongs to two_tower; leave it out for gru4rec"),
     ({"evaluation": {"category": "brand"}}, r"evaluation\.category: belongs to two_tower; leave it out for gru4rec"),
     ({"training": {"passes": 2}}, r"training\.passes: found 2, but it belongs to autoint and two_tower"),
-    ({"model": {"name": "two_tower"}, "recommendation": {"rules": [RULE | {"by": 2}]}}, r"rules\.by: found 2"),
-    ({"model": {"name": "two_tower"}, "recommendation": {"rules": [{"by": 0.1}]}}, r"rules\.boost: missing"),
+    ({"model": {"name": "two_tower"}, "recommendation": {"rules": [RULE | {"by": 2}]}}, r"rules\.0\.by: found 2"),
+    ({"model": {"name": "two_tower"}, "recommendation": {"rules": [{"by": 0.1}]}}, r"rules\.0\.boost: missing"),
     ({"model": {"name": "two_tower"}, "recommendation": {"rules": [RULE | {"then": 2}]}}, r"then: no such field"),
     ({"model": {"name": "two_tower"}, "recommendation": {"rules": RULE}}, r"recommendation\.rules: found "),
 ]  # fmt: skip

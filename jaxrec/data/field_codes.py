@@ -123,14 +123,7 @@ class FieldCodes:
         Raises:
             UserError: there is no such value; the message lists those that there are.
         """
-        vocabulary = self._vocabulary(field.name)
-        by_text = {str(known): code for known, code in vocabulary.items()}
-        if str(value) not in by_text:
-            shown = ", ".join(list(by_text)[:MOST_SHOWN]) + (", …" if len(by_text) > MOST_SHOWN else "")
-            raise UserError(
-                f"field '{field.name}': no value '{value}'{nearest(str(value), by_text)}; there are {shown}"
-            )
-        return by_text[str(value)]
+        return strict_code(field, value, self._vocabulary(field.name))
 
     def trained(self, field: Field, columns: np.ndarray) -> np.ndarray:
         """The columns of a field with what training has not seen as unknown."""
@@ -247,6 +240,19 @@ class Entities:
     @cached_property
     def _index(self) -> Mapping[str, int]:
         return {str(raw): index for index, raw in enumerate(self.ids) if index}
+
+
+def strict_code(field: Field, value: Any, values: Iterable[Any]) -> int:
+    """The index of a value among those of a vocabulary, from 1 on.
+
+    Raises:
+        UserError: it is none; the message lists those that there are.
+    """
+    by_text = {str(known): code for code, known in enumerate(values, 1)}
+    if str(value) not in by_text:
+        shown = ", ".join(list(by_text)[:MOST_SHOWN]) + (", …" if len(by_text) > MOST_SHOWN else "")
+        raise UserError(f"field '{field.name}': no value '{value}'{nearest(str(value), by_text)}; there are {shown}")
+    return by_text[str(value)]
 
 
 def read_table(run: RowRun, name: str) -> pa.Table:

@@ -114,7 +114,10 @@ def _losses(
     own, others, near = own / loss.temperature, others / loss.temperature, near / loss.temperature
     if loss.logq:
         expected = loss.logq * log_expected
-        own, near = own - expected[asked.item], near - expected[asked.near].T
+        # A hard one is expected as often as it is drawn from its pool, and among the others' items.
+        pool = min(loss.hard_pool, len(log_expected) - 2)
+        drawn = loss.hard_negatives / pool + jnp.exp(log_expected[asked.near])
+        own, near = own - expected[asked.item], near - loss.logq * jnp.log(drawn).T
         others -= expected[offered.items][:, None]
     return infonce(own, others, wrong, (near, also_wrong))
 

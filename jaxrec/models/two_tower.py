@@ -52,6 +52,7 @@ class Constants(NamedTuple):
         columns, numbers, positives: as there.
         negatives: what further negatives are drawn from; None where none are.
         log_expected: float32[V], the logarithm of how often an item is expected among a step's candidates.
+        trained: bool[V], whether it stands in a training row.
     """
 
     columns: Array
@@ -59,6 +60,7 @@ class Constants(NamedTuple):
     positives: Array | None
     negatives: AliasTable | None
     log_expected: Array
+    trained: Array
 
 
 class Step(NamedTuple):
@@ -210,7 +212,8 @@ class TwoTower:
             jnp.asarray(known.numbers),
             None if known.positives is None else jnp.asarray(known.positives),
             alias_table(counts.astype(np.int64), self._loss.sample_alpha) if n else None,
-            jnp.asarray(np.log(np.maximum(expected, 1e-9)), jnp.float32),
+            jnp.asarray(np.log(np.where(counts > 0, np.maximum(expected, 1e-9), 1.0)), jnp.float32),
+            jnp.asarray(counts > 0),
         )
 
     def steps(self, constants: Constants, block: RowBlock, keys: Array) -> Step:
@@ -328,8 +331,12 @@ class TwoTower:
             vectors = side.encode(
                 params["item"], carry["statistics"]["item"], rows.get("item"), constants.columns, constants.numbers
             )
-            own = jnp.stack([jnp.arange(self.n_items), jnp.zeros(self.n_items, int)], axis=1).astype(jnp.int32)
-            return top_items(vectors, vectors, own, self._pool, block_size(self.n_items, MEMORY))[0]
+            own = jnp.arange(self.n_items, dtype=jnp.int32)[:, None]
+            # What no row holds would be nothing but wrong: a further column puts it last.
+            last = jnp.where(constants.trained, 0.0, -10.0)[:, None]
+            queries, items = (jnp.concatenate([vectors, more], axis=1) for more in (jnp.ones_like(last), last))
+            near, scores = top_items(queries, items, own, self._pool, block_size(self.n_items, MEMORY))
+            return jnp.where(scores > -5.0, near, 0)
 
         near = jax.lax.cond(carry["steps"] % self._loss.refresh_steps == 0, look, lambda: carry["near"])
         return carry | {"near": near, "steps": carry["steps"] + 1}
