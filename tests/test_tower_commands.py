@@ -250,6 +250,7 @@ RECOMMEND: list[tuple[list[object], str]] = [
     (["--profile", "customer=3"], "field 'customer': not one of a profile"),
     (["--profile", "skin_type=dyr"], r"'skin_type': no value 'dyr' \(did you mean 'dry'\?\); there are combination, d"),
     (["--profile", "age=old"], "field 'age': found 'old', expected a number"),
+    (["--profile", "age=1e39"], "field 'age': found 1e39, expected a number such as those of the data"),
     (["--profile", "age=nan"], "field 'age': found 'nan', expected a number"),
     (["--profile", "gender"], "--profile gender: expected FIELD=VALUE, such as gender=F"),
     (["--user", "nobody"], "--user nobody: no such customer among 150; describe a new one with --profile"),

@@ -151,6 +151,19 @@ def test_hard_negatives_are_looked_up_every_so_many_steps() -> None:
     assert indices == 3, "they differ, so that looking them up matters"
 
 
+def test_what_no_row_holds_is_no_hard_negative() -> None:
+    """As are items held out whole: they would be nothing but wrong."""
+    model = TwoTower(make_config(loss={"hard_negatives": 2, "hard_pool": 8}), SCHEMA)
+    given, counts = random_weights(model), np.where(np.arange(N_ITEMS) % 3 == 0, 0, item_counts() + 1)
+    constants = model.constants(interactions()._replace(counts=counts))
+    carry = model.carry(BATCH) | {"statistics": given.statistics}
+    look = jax.jit(lambda: model._refreshed(given.params, given.tables, carry, constants)["near"])
+    near = np.asarray(look())
+    trained = set(np.flatnonzero(counts[1:]) + 1)
+    for item in range(1, N_ITEMS):
+        assert set(near[item]) - {0} == trained - {item}, "all that are, as the pool is larger, and 0 for the others"
+
+
 def test_hard_negatives_are_drawn_from_the_nearest() -> None:
     config = make_config(loss={"hard_negatives": 4, "hard_pool": 4})
     model, data = TwoTower(config, SCHEMA), rows()
