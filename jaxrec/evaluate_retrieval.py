@@ -235,7 +235,7 @@ def write_results(run: Run, found: Evaluation, k: int) -> list[Path]:
             user_ids[user], "" if personas is None else personas[user], item_ids[item], titles[item],
             int(found.ranks[row]), int(found.hits[f"hit_rate@{k}"][row]),
             "" if category is None else int(category[row]),
-            " ".join(str(item_ids[one]) for one in top), " ".join(titles[one] for one in top),
+            "|".join(str(item_ids[one]) for one in top), "|".join(titles[one] for one in top),
         ])  # fmt: skip
     write_text(run.path / RESULTS[0], text.getvalue())
     files = [run.path / RESULTS[0]]

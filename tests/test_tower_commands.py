@@ -128,7 +128,7 @@ def test_customers_by_the_line(result: dict[str, Any], tower_run: Path) -> None:
     for line in lines:
         has.setdefault(line["user_id"], set()).add(line["gt_product"])
     for line in lines:
-        top = line["top_products"].split()
+        top = line["top_products"].split("|")
         assert len(top) == 3 and (int(line["rank"]) <= 3) == bool(int(line["hit"]))
         assert not int(line["hit"]) or line["gt_product"] in top, "ties would stand before it"
         assert not (has[line["user_id"]] - {line["gt_product"]}) & set(top), "nothing that the customer has"

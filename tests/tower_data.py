@@ -110,13 +110,13 @@ def write_source(out: Path, learnable: bool) -> Path:
 
 
 def write_towers(file: Path, source: Path, *sections: Sections) -> Path:
-    """A configuration in which a pass of 378 rows is 12 steps, two blocks; later sections win over earlier ones."""
+    """A configuration in which a pass of 378 rows is 12 steps, half a block; later sections win over earlier ones."""
     values: Sections = {
         "data": {"path": str(source), "protocol": "cold_users", "test_fraction": 0.25, "validation_fraction": 0.25},
         "model": {"name": "two_tower", "embedding_dim": 4, "hidden": [16], "output_dim": 8, "dropout_hidden": 0.1},
         "optimizer": {"name": "adam", "learning_rate": 0.02},
         "training": {
-            "epochs": 2, "passes": 3, "batch_size": 32, "steps_per_block": 6, "metric": "hit_rate@3", "log_every": 1,
+            "epochs": 2, "passes": 4, "batch_size": 32, "steps_per_block": 24, "metric": "hit_rate@3", "log_every": 1,
         },
         "evaluation": {"k": [3]},
     }  # fmt: skip
