@@ -233,7 +233,7 @@ def test_best_is_used_before_latest(dataset: Path, tmp_path: Path) -> None:
     config = write_config(
         tmp_path / "config.yaml",
         dataset,
-        optimizer={"learning_rate": 30.0, "warmup_steps": 900},
+        optimizer={"learning_rate": 2.0, "warmup_steps": 900},
         training={"epochs": 4, "metric": "mrr@5"},
     )
     path = tmp_path / "run"
