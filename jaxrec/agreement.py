@@ -74,11 +74,10 @@ def check_agreement(config: Config) -> None:
             raise ValueError(f"loss.name: found {config.loss.name} for model {name}; {only}")
     for where, table in (("data", DATA_WITH), ("model", MODELS_WITH), ("loss", LOSSES_WITH),
                          ("optimizer", OPTIMIZERS_WITH)):  # fmt: skip
-        section, own = getattr(config, where), FOR_MODEL.get(name, {}).get(where, {})
+        section = getattr(config, where)
         for field, owners in table.items():
             value, of = getattr(section, field), name if where == "data" else section.name
-            default = type(section).model_fields[field].default
-            if of not in owners and value not in (default, own.get(field, default)):
+            if of not in owners and value != type(section).model_fields[field].default:
                 raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
                                  f"leave it out for {of}")  # fmt: skip
     if name not in ROWS and config.training.passes > 1:

@@ -22,9 +22,10 @@ from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
-from jaxrec.evaluate_retrieval import evaluate_retrieval, parse_retrieval_baselines, retrieval_table, write_results
-from jaxrec.evaluate_rows import evaluate_row_baselines, evaluate_rows, metrics_table, parse_baselines, row_table
+from jaxrec.evaluate_retrieval import evaluate_retrieval, retrieval_table, write_results
+from jaxrec.evaluate_rows import evaluate_row_baselines, evaluate_rows, metrics_table, row_table
 from jaxrec.evaluation import Evaluator, Split, cut_validation
+from jaxrec.options import parse_baselines
 from jaxrec.rundir import Run, load_session_model, open_run, open_run_data, write_text
 
 DEFAULT_FOLDS = 10
@@ -171,7 +172,7 @@ def _main_baselines(options: Namespace, ks: list[int]) -> None:
 
 def _main_rows(options: Namespace, ks: list[int] | None) -> None:
     if options.run is None:
-        compared = parse_baselines(options.baselines)
+        compared = parse_baselines(options.baselines, RATING_BASELINES, "of rows")
         dataset = open_dataset(options.data)
         assert isinstance(dataset, RowsDataset)
         data = {"path": options.data, "protocol": options.protocol or "rows",
@@ -194,7 +195,7 @@ def _main_rows(options: Namespace, ks: list[int] | None) -> None:
         return
     if options.folds is not None:
         raise UserError(f"--folds: belongs to runs of two_tower on data with personas; leave it out for {options.run}")
-    compared = [] if options.baselines is None else parse_baselines(options.baselines)
+    compared = [] if options.baselines is None else parse_baselines(options.baselines, RATING_BASELINES, "of rows")
     result, reliable = evaluate_rows(run, options.split, ks, options.data, compared, options.groups)
     files = [run.path / f"eval-{options.split}.json", *_out(options)]
     picture = run.path / f"eval-{options.split}-reliability.png"
@@ -203,7 +204,11 @@ def _main_rows(options: Namespace, ks: list[int] | None) -> None:
 
 
 def _main_towers(options: Namespace, run: Run, ks: list[int]) -> None:
-    compared = [] if options.baselines is None else parse_retrieval_baselines(options.baselines)
+    compared = (
+        []
+        if options.baselines is None
+        else (parse_baselines(options.baselines, RETRIEVAL_BASELINES, "that ranks items for users"))
+    )
     if options.folds is not None and ("personas" not in run.manifest or run.config.data.protocol != "in_sample"):
         raise UserError("--folds: cross-validates runs of protocol in_sample on data with personas; leave it out")
     folds = DEFAULT_FOLDS if options.folds is None else options.folds

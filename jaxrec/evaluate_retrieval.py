@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES, Positives
 from jaxrec.cli import progress
 from jaxrec.data.field_codes import FieldCodes
-from jaxrec.data.positives import unpack
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError, nearest
-from jaxrec.hits import Hits, answered, expected, intervals, item_categories, means, oracle, take
+from jaxrec.hits import Hits, answered, candidates_alone, expected, intervals, item_categories, means, oracle, take
 from jaxrec.metrics import ranking_metrics
 from jaxrec.retrieval_evaluation import RetrievalEvaluator
 from jaxrec.review_folds import cross_validate
@@ -166,28 +165,13 @@ def _with_rules(run: Run, found: Evaluation, ks: Sequence[int]) -> dict[str, Any
     """The same with the configured rules applied."""
     book = RuleBook(run.config.recommendation.rules, found.data.schema, FieldCodes(run).strict)
     schema, place = found.data.schema, found.data.schema.slices()
-    item = found.data.rows.columns[found.part][:, schema.columns((str(schema.item),))[0]]
-    part = found.part[(found.data.rows.labels[found.part] > 0) & (item > 0)]
+    part = found.data.positive_rows(found.part)
     users = {name: found.data.rows.columns[part][:, place[name]] for name in schema.of_side("user")}
     of_items, items = schema.side("item"), np.asarray(found.dataset.array("items.npy"))
     by_field = {name: items[:, where] for name, where in of_items.slices().items()}
     ranks, top = found.evaluator.ranks(found.weights, max(ks), (book.of_users(users), book.of_items(by_field)))
     hits = answered(ranks, top, found.evaluator.queries.items, found.categories, ks)
     return {**ranking_metrics(ranks, ks), **means(hits), "intervals": intervals(hits)}
-
-
-def parse_retrieval_baselines(names: Sequence[str]) -> list[str]:
-    """Names of baselines that rank items for users; ``all``, or none, stands for every one.
-
-    Raises:
-        UserError: no such baseline.
-    """
-    wanted = list(RETRIEVAL_BASELINES) if "all" in names or not names else list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in RETRIEVAL_BASELINES:
-            raise UserError(f"--baselines {name}: none that ranks items for users{nearest(name, RETRIEVAL_BASELINES)}; "
-                            f"there are {', '.join(RETRIEVAL_BASELINES)}, or all")  # fmt: skip
-    return wanted
 
 
 def measure_baselines(names: Sequence[str], found: Evaluation, ks: Sequence[int]) -> dict[str, dict[str, float]]:
@@ -204,12 +188,10 @@ def _ranks(score: Any, found: Evaluation, rows: int = 1024) -> np.ndarray:
     asked, had, parts = found.evaluator.queries, found.evaluator.had, []
     for start in range(0, len(asked.users), rows):
         part = slice(start, start + rows)
-        scores, targets = score(asked.users[part]), asked.items[part]
-        no_candidate = np.array(unpack(had[asked.users[part]], found.data.n_items))
-        no_candidate[:, 0] = True
-        no_candidate[np.arange(len(targets)), targets] = True
+        targets = asked.items[part]
+        scores = candidates_alone(score(asked.users[part]), targets, had[asked.users[part]])
         own = scores[np.arange(len(targets)), targets][:, None]
-        parts.append(1.0 + np.sum(~no_candidate & ~(scores < own), axis=1))
+        parts.append(np.sum(~(scores < own), axis=1).astype(np.float64))
     return np.concatenate(parts)
 
 
@@ -248,8 +230,7 @@ def write_results(run: Run, found: Evaluation, k: int) -> list[Path]:
 def _category_titles(run: Run, found: Evaluation) -> list[str]:
     if found.categories is None:
         return [""] * found.data.n_items
-    name = str(run.config.evaluation.category)
-    values = pq.read_table(found.dataset.path / "vocabulary" / f"{name}.parquet")["value"].to_pylist()
+    values = found.dataset.values(str(run.config.evaluation.category))
     return ["unknown" if not code else str(values[code - 1]) for code in found.categories]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from jax.nn import sigmoid
 
 from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_calibration
@@ -84,20 +83,6 @@ def evaluate_row_baselines(
     return {"split": split, "rows": len(chosen), "fitted_on": len(splits.train), "baselines": found}
 
 
-def parse_baselines(names: Sequence[str]) -> list[str]:
-    """Names of baselines for rows; ``all``, or none, stands for every one.
-
-    Raises:
-        UserError: no such baseline.
-    """
-    wanted = list(RATING_BASELINES) if "all" in names or not names else list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in RATING_BASELINES:
-            raise UserError(f"--baselines {name}: none of rows{nearest(name, RATING_BASELINES)}; there are "
-                            f"{', '.join(RATING_BASELINES)}, or all")  # fmt: skip
-    return wanted
-
-
 def measure_baselines(
     names: Sequence[str], dataset: RowsDataset, rows: Rows, train: np.ndarray, chosen: np.ndarray, ks: Sequence[int]
 ) -> dict[str, dict[str, float]]:
@@ -159,7 +144,7 @@ def _groups(
         else:
             column = schema.columns((name,))[0]
             group = np.asarray(dataset.array("rows/columns.npy"))[chosen, column]
-            titles = ["unknown", *map(str, _values(dataset.path, name))]
+            titles = ["unknown", *map(str, dataset.values(name))]
         found = by_group(logits, labels, ranked, group, titles, ks)
         result[name] = {title: metrics for title, metrics in found.items() if metrics["rows"]}
     return result
@@ -172,11 +157,6 @@ def _by_activity(users: np.ndarray, train: np.ndarray, asked: np.ndarray) -> tup
     between = [f"{low + 1} to {high}" for low, high in pairwise(edges)]
     titles = [f"up to {edges[0]} training rows", *between, f"more than {edges[2]}"]
     return np.searchsorted(edges, counts[asked], side="left"), titles
-
-
-def _values(path: Path, name: str) -> list[Any]:
-    values: list[Any] = pq.read_table(path / "vocabulary" / f"{name}.parquet")["value"].to_pylist()
-    return values
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

@@ -67,7 +67,9 @@ def expected(
     parts: list[Hits] = []
     for start in range(0, n, max(1, rows)):
         part = slice(start, start + rows)
-        asked = np.where(np.arange(v) > 0, scores, -np.inf) if plain else _masked(scores, targets[part], had[part])
+        asked = (
+            np.where(np.arange(v) > 0, scores, -np.inf) if plain else candidates_alone(scores, targets[part], had[part])
+        )
         found = {f"hit_rate@{k}": expected_hits(asked, targets[part], k) for k in ks}
         if categories is not None:
             wanted = categories[targets[part]]
@@ -76,9 +78,9 @@ def expected(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
-def _masked(scores: np.ndarray, targets: np.ndarray, had: np.ndarray) -> np.ndarray:
-    """float64[n, V] with -inf for what is no candidate."""
-    bits = np.unpackbits(had.view(np.uint8), axis=1, bitorder="little", count=len(scores)).astype(bool)
+def candidates_alone(scores: np.ndarray, targets: np.ndarray, had: np.ndarray) -> np.ndarray:
+    """float[n, V]: float[n, V] or [V] scores with -inf for what is no candidate; see ``expected``."""
+    bits = np.unpackbits(had.view(np.uint8), axis=1, bitorder="little", count=scores.shape[-1]).astype(bool)
     bits[:, 0] = True
     bits[np.arange(len(targets)), targets] = False
     return np.where(bits, -np.inf, scores)

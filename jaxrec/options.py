@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, nearest
 
 
 def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
@@ -20,3 +20,22 @@ def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
             raise UserError(f"{option} {word}: expected FIELD=VALUE, such as gender=F")
         found[name] = value
     return found
+
+
+def parse_baselines(names: Sequence[str], known: Iterable[str], those: str) -> list[str]:
+    """Names of baselines of one kind, each once; ``all``, or none, stands for every one.
+
+    Args:
+        known: that there are.
+        those: the kind, for the message: ``of rows``.
+
+    Raises:
+        UserError: no such baseline.
+    """
+    known = list(known)
+    wanted = known if "all" in names or not names else list(dict.fromkeys(names))
+    for name in wanted:
+        if name not in known:
+            raise UserError(f"--baselines {name}: none {those}{nearest(name, known)}; there are {', '.join(known)}, or "
+                            "all")  # fmt: skip
+    return wanted

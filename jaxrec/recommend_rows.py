@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-import warnings
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from scipy.special import expit
 
 from jaxrec.click_plots import attention
-from jaxrec.data.field_codes import Entities, FieldCodes, UnknownValues, warn_unknown
+from jaxrec.data.field_codes import Entities, FieldCodes, noted_unknown, warn_unknown
 from jaxrec.errors import UserError
 from jaxrec.models import ClickModel
 from jaxrec.options import pairs
@@ -258,8 +257,7 @@ def answer(options: Namespace) -> None:
                         "--profile gender=F age=25")  # fmt: skip
     profile, where = pairs("--profile", options.profile), pairs("--where", options.where)
     recommender = ClickRecommender.load(options.run)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UnknownValues)
+    with noted_unknown():
         if options.explain is not None:
             found = recommender.explain(options.explain, options.user, profile, options.date)
             text = json.dumps(_json(found)) if options.json else explanation_table(found)
@@ -273,8 +271,6 @@ def answer(options: Namespace) -> None:
             text = json.dumps({"recommendations": rows}) if options.json else _table(best)
             if not best:
                 print("jaxrec: note: the exclusions leave nothing to recommend", file=sys.stderr)
-    for note in dict.fromkeys(str(warning.message) for warning in caught):
-        print(f"jaxrec: note: {note}", file=sys.stderr)
     print(text)
 
 

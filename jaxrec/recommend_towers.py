@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.config import Rule
-from jaxrec.data.field_codes import Entities, FieldCodes, UnknownValues, warn_unknown
-from jaxrec.data.given import bag_values, read_items, tower_number
+from jaxrec.data.field_codes import Entities, FieldCodes, bag_values, coded, noted_unknown, warn_unknown
+from jaxrec.data.given import read_items, tower_number
 from jaxrec.data.retrieval import Catalogue
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError, nearest
@@ -266,11 +264,7 @@ class TowerRecommender:
     def _encoded(self, field: Field, value: Any) -> np.ndarray:
         if field.kind == "numerical":
             return tower_number(field, value)
-        several = bag_values(field, value)
-        if len(several) > field.width:
-            raise UserError(f"field '{field.name}': found {len(several)} values, at most {field.width} are allowed")
-        codes = [self._codes.strict(field, one) for one in several]
-        return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
+        return coded(field, bag_values(field, value), self._codes.strict)
 
     def _note_misspelt(self, rows: Sequence[Mapping[str, Any]]) -> None:
         names = [field.name for field in self.schema.side("item").fields]
@@ -290,8 +284,7 @@ class TowerRecommender:
             return np.zeros((), np.float32) if value is None else tower_number(field, value)
         if value is None or field.name == self.schema.item:
             return np.array([0] + [-1] * (field.width - 1), np.int32)
-        several = bag_values(field, value)
-        codes = [self._codes.code(field, one) for one in several][: field.width]
+        codes = [self._codes.code(field, one) for one in bag_values(field, value)][: field.width]
         return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
 
     def _indices(self, option: str, raw: Iterable[Any]) -> list[int]:
@@ -341,8 +334,7 @@ def answer(options: Namespace) -> None:
         raise UserError("--user, --profile: neither is given; name a customer, or describe one, such as "
                         "--profile gender=F age=25")  # fmt: skip
     shop = TowerRecommender.load(options.run)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UnknownValues)
+    with noted_unknown():
         if options.add_items is not None:
             shop.add_items(options.add_items)
         if options.similar_to is not None:
@@ -354,8 +346,6 @@ def answer(options: Namespace) -> None:
                 profile, options.user, options.purchased or (), options.exclude, options.k, not options.include_seen,
                 not options.no_rules,
             )]  # fmt: skip
-    for note in dict.fromkeys(str(warning.message) for warning in caught):
-        print(f"jaxrec: note: {note}", file=sys.stderr)
     print(json.dumps({"recommendations": rows}, ensure_ascii=False, default=str) if options.json else _table(rows))
 
 

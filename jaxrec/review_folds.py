@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pyarrow.parquet as pq
 
 from jaxrec.config import Config
 from jaxrec.data.personas import draw_attributes, find_personas, unread_profiles
@@ -143,8 +142,7 @@ def _put(
         if field.kind == "numerical":
             numbers[rows, numerical.index(field.name)] = field.standardised(values.astype(np.float64))
         else:
-            known = pq.read_table(dataset.path / "vocabulary" / f"{field.name}.parquet")["value"].to_pylist()
-            codes = {str(value): code for code, value in enumerate(known, 1)}
+            codes = {str(value): code for code, value in enumerate(dataset.values(field.name), 1)}
             columns[rows, schema.slices()[field.name].start] = [codes.get(str(value), 0) for value in values]
 
 

@@ -9,13 +9,12 @@ from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from jaxrec.agreement import ROWS
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.field_codes import strict_code
-from jaxrec.data.protocols import RowSplits, split_rows
+from jaxrec.data.protocols import RowSplits, configured_splits
 from jaxrec.data.retrieval import Retrieval, known, value_counts
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
@@ -185,9 +184,7 @@ def history(schema: Schema, rows: Rows) -> dict[str, np.ndarray]:
 def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:
     """All rows with the columns of the configured fields, and how they are split."""
     rows, data = dataset.rows(), config.data
-    splits = split_rows(
-        rows, dataset.schema, data.protocol, data.split_seed, data.test_fraction, data.validation_fraction
-    )
+    splits = configured_splits(data, rows, dataset.schema)
     if data.fields is None:
         return rows, splits
     numbers = [field.name for field in dataset.schema.numerical]
@@ -235,8 +232,7 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
 
 
 def _code(dataset: RowsDataset, field: Field, value: Any) -> int:
-    values = pq.read_table(dataset.path / "vocabulary" / f"{field.name}.parquet")["value"].to_pylist()
-    return strict_code(field, value, values)
+    return strict_code(field, value, dataset.values(field.name))
 
 
 def interactions(config: Config, data: Retrieval) -> Interactions:

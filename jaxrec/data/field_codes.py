@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import math
+import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,6 +30,16 @@ class UnknownValues(UserWarning):
 def warn_unknown(text: str) -> None:
     """Warn with ``UnknownValues``."""
     warnings.warn(text, UnknownValues, stacklevel=2)
+
+
+@contextmanager
+def noted_unknown() -> Iterator[None]:
+    """For commands: inside, ``UnknownValues`` are collected, and at the end each is a note on stderr, once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UnknownValues)
+        yield
+    for note in dict.fromkeys(str(warning.message) for warning in caught):
+        print(f"jaxrec: note: {note}", file=sys.stderr)
 
 
 class RowRun(Protocol):
@@ -89,13 +101,7 @@ class FieldCodes:
         field = self.field(name)
         if field.kind == "numerical":
             return np.array(field.standardised(finite_number(name, value)), np.float32)
-        if field.kind == "categorical":
-            return np.array([self.code(field, value)], np.int32)
-        several = value.split("|") if isinstance(value, str) else list(value)
-        if len(several) > field.width:
-            raise UserError(f"field '{name}': found {len(several)} values, at most {field.width} are allowed")
-        codes = [self.code(field, one) for one in several]
-        return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
+        return coded(field, bag_values(field, value), self.code)
 
     def code(self, field: Field, value: Any) -> int:
         """The index of one value; 0, with a warning, for one that training has not seen.
@@ -240,6 +246,27 @@ class Entities:
     @cached_property
     def _index(self) -> Mapping[str, int]:
         return {str(raw): index for index, raw in enumerate(self.ids) if index}
+
+
+def bag_values(field: Field, value: Any) -> list[Any]:
+    """The values of a field: of a bag a list, text with ``|`` between, or a single one."""
+    if field.kind != "bag":
+        return [value]
+    if isinstance(value, str):
+        return value.split("|")
+    return list(value) if isinstance(value, Iterable) else [value]
+
+
+def coded(field: Field, values: Sequence[Any], code: Callable[[Field, Any], int]) -> np.ndarray:
+    """int32[width]: the indices of values, and -1 behind the last.
+
+    Raises:
+        UserError: too many values; or as ``code``.
+    """
+    if len(values) > field.width:
+        raise UserError(f"field '{field.name}': found {len(values)} values, at most {field.width} are allowed")
+    codes = [code(field, one) for one in values]
+    return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
 
 
 def strict_code(field: Field, value: Any, values: Iterable[Any]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,6 @@ def tower_number(field: Field, value: Any) -> np.ndarray:
         raise UserError(f"field '{field.name}': found {value}, expected a number such as those of the data (mean "
                         f"{field.raw(0.0):.4g}, one deviation more {field.raw(1.0):.4g})")  # fmt: skip
     return np.array(number, np.float32)
-
-
-def bag_values(field: Field, value: Any) -> list[Any]:
-    """The values of a field: of a bag a list, text with ``|`` between, or a single one."""
-    if field.kind != "bag":
-        return [value]
-    if isinstance(value, str):
-        return value.split("|")
-    return list(value) if isinstance(value, Iterable) else [value]
 
 
 def read_items(file: Path, identity: str) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrec.config import DataConfig
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.errors import UserError
 
@@ -35,6 +36,11 @@ class RowSplits(NamedTuple):
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
+
+
+def configured_splits(data: DataConfig, rows: Rows, schema: Schema) -> RowSplits:
+    """``split_rows`` as a configuration says."""
+    return split_rows(rows, schema, data.protocol, data.split_seed, data.test_fraction, data.validation_fraction)
 
 
 def split_rows(

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.data.positives import positive_bits, size_of_bits
-from jaxrec.data.protocols import RowSplits, split_rows
+from jaxrec.data.protocols import RowSplits, configured_splits
 from jaxrec.data.rows import Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
 
@@ -64,11 +64,8 @@ class Retrieval:
         Raises:
             UserError: no users or items, a side without fields, fields of the occasion, or nothing to train on.
         """
-        rows, data = dataset.rows(), config.data
-        splits = split_rows(
-            rows, dataset.schema, data.protocol, data.split_seed, data.test_fraction, data.validation_fraction
-        )
-        return cls.of(config, dataset, rows, splits)
+        rows = dataset.rows()
+        return cls.of(config, dataset, rows, configured_splits(config.data, rows, dataset.schema))
 
     @classmethod
     def of(cls, config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits) -> Retrieval:
@@ -97,10 +94,18 @@ class Retrieval:
     def n_items(self) -> int:
         return len(self.catalogue.columns)
 
+    def positive_rows(self, part: np.ndarray) -> np.ndarray:
+        """The positive ones of some rows whose item is known, in their order."""
+        return part[(self.rows.labels[part] > 0) & (self._items(part) > 0)]
+
+    def _items(self, part: np.ndarray) -> np.ndarray:
+        """int32[n]: the item of each of some rows."""
+        column = self.schema.columns((str(self.schema.item),))[0]
+        return np.asarray(self.rows.columns[part, column], np.int32)
+
     def queries(self, part: np.ndarray) -> Queries:
-        """The positive ones of some rows, whose item is known, in their order."""
-        item = self.rows.columns[:, self.schema.columns((str(self.schema.item),))[0]]
-        part = part[(self.rows.labels[part] > 0) & (item[part] > 0)]
+        """``positive_rows`` of some rows."""
+        part = self.positive_rows(part)
         own = self.fields.side("user")
         numbers = [f.name for f in self.schema.numerical]
         chosen = [numbers.index(f.name) for f in own.numerical]
@@ -110,7 +115,7 @@ class Retrieval:
             known(own, columns, side_counts(self.fields, self.value_counts, "user")),
             np.asarray(self.rows.numbers[part][:, chosen], np.float32),
             np.asarray(self.rows.users[part], np.int32),
-            np.asarray(item[part], np.int32),
+            self._items(part),
         )
 
     def training_rows(self) -> Rows:
@@ -122,12 +127,12 @@ class Retrieval:
 
     def item_counts(self) -> np.ndarray:
         """int64[V]: training positives of each item."""
-        return np.bincount(self.queries(self.splits.train).items, minlength=self.n_items)
+        return np.bincount(self._items(self.positive_rows(self.splits.train)), minlength=self.n_items)
 
     def positives(self, *parts: np.ndarray) -> np.ndarray:
         """``positive_bits`` of the positive ones of some rows."""
-        found = self.queries(np.concatenate(parts))
-        return positive_bits(found.users, found.items, self.n_users, self.n_items)
+        rows = self.positive_rows(np.concatenate(parts))
+        return positive_bits(self.rows.users[rows], self._items(rows), self.n_users, self.n_items)
 
     def check_mask(self, megabytes: int) -> None:
         """Refuse a mask of positives that does not fit in so many MiB.

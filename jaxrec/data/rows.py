@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from jaxrec.data.files import map_array, verify
 from jaxrec.errors import UserError, nearest
@@ -210,6 +211,11 @@ class RowsDataset:
         users = arrays["columns"][:, user[0]] if len(user) else np.zeros(n, np.int32)
         labels = (ratings >= schema.threshold).astype(np.float32)
         return Rows(arrays["columns"], arrays["numbers"], labels, ratings, arrays["times"], users)
+
+    def values(self, name: str) -> list[Any]:
+        """The raw values of a coded field; the r-th has index r + 1."""
+        values: list[Any] = pq.read_table(self.path / "vocabulary" / f"{name}.parquet")["value"].to_pylist()
+        return values
 
     def array(self, name: str) -> np.ndarray:
         """One of the arrays, mapped.

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec.data.files import sync_directory
 from jaxrec.errors import UserError
 
 FORMAT = 1
@@ -140,7 +141,7 @@ class Writer:
             self._streams = [stack.enter_context(open(self._folder / name, "ab")) for name in self._sizes]
             for stream, size in zip(self._streams, self._sizes.values(), strict=True):
                 stream.truncate(n * size)
-            _sync(self._folder)
+            sync_directory(self._folder)
             self._stack = stack.pop_all()
         return self
 
@@ -162,14 +163,6 @@ def _write_meta(folder: Path, meta: dict[str, Any]) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(new, folder / META)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- the process ------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.dataset import FORMAT
-from jaxrec.data.files import checksum
+from jaxrec.data.files import checksum, sync_directory
 from jaxrec.errors import UserError
 
 
@@ -80,7 +80,7 @@ def _make_root(out: Path, made: list[Path]) -> Path:
 def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
     """Rename ``dataset`` to ``out`` once everything under it is on the disk."""
     for directory in (*(d for d in dataset.iterdir() if d.is_dir()), dataset):
-        _sync(directory)
+        sync_directory(directory)
     _check_free(out, overwrite)  # again: the work took a while
     if out.exists():
         old = dataset.parent / "old"
@@ -92,15 +92,7 @@ def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
             raise
     else:
         os.rename(dataset, out)
-    _sync(out.parent)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(out.parent)
 
 
 @dataclass
