@@ -172,6 +172,9 @@ def _standardise(raw: RawField) -> Coded:
     known = np.isfinite(values)
     some = values[known] if known.any() else np.zeros(1)
     mean, deviation = float(some.mean()), float(some.std())
+    if deviation == 0 and some.min() < some.max():  # squares of numbers below 1e-160 are 0
+        scale = float(np.abs(some - mean).max())
+        deviation = scale * float(((some - mean) / scale).std())
     if some.min() == some.max() or deviation == 0:  # the deviation of equal numbers may be a rounding error
         mean, deviation = float(some[0]), 1.0
     numbers = np.zeros(len(values), np.float32)
