@@ -9,21 +9,23 @@ if TYPE_CHECKING:
     from jaxrec.sections import Config
 
 MODELS_WITH = {
-    "layers": ("gru4rec", "narm"), "embedding": ("gru4rec",), "attention": ("narm",),
+    "layers": ("gru4rec", "narm", "merrec"), "embedding": ("gru4rec",), "attention": ("narm",),
     **dict.fromkeys(("blocks", "heads"), ("sasrec", "autoint")),
-    **dict.fromkeys(("window", "stride", "temperature"), ("narm", "sasrec")),
-    "init_std": ("narm", "sasrec", "autoint", "two_tower"),
+    **dict.fromkeys(("window", "stride", "temperature"), ("narm", "sasrec", "merrec")),
+    "init_std": ("narm", "sasrec", "autoint", "two_tower", "merrec"),
     **dict.fromkeys(("attention_dim", "deep", "first_order", "dropout_attention"), ("autoint",)),
     **dict.fromkeys(("norm", "table"), ("autoint", "two_tower")),
     **dict.fromkeys(("hidden", "output_dim"), ("two_tower",)),
+    **dict.fromkeys(("head", "name_dim", "text_dim", "event_dim", "item_fields", "field_dim"), ("merrec",)),
 }  # fmt: skip
 """Fields of the model section that only some models have."""
 
-SESSIONS = ("gru4rec", "narm", "sasrec")
+SESSIONS = ("gru4rec", "narm", "sasrec", "merrec")
 ROWS = ("autoint", "two_tower")
 DATA_WITH = {
     **dict.fromkeys(("order", "half_life"), SESSIONS),
-    **dict.fromkeys(("protocol", "split_seed", "test_fraction", "fields", "unknown_rate"), ROWS),
+    **dict.fromkeys(("protocol", "split_seed", "test_fraction", "fields"), ROWS),
+    "unknown_rate": (*ROWS, "merrec"), **dict.fromkeys(("embeddings", "name_memory"), ("merrec",)),
 }  # fmt: skip
 """Fields of the data section that only some models have."""
 
@@ -53,6 +55,11 @@ FOR_MODEL: dict[str, dict[str, dict[str, Any]]] = {
         "loss": {"name": "triplet", "n_sample": 0, "sample_alpha": 0.0},
         "optimizer": {"name": "adam", "learning_rate": 0.001},
         "training": {"metric": "recall@10"},
+    },
+    "merrec": {
+        "model": {"layers": (128, 128), "embedding_dim": 128},
+        "loss": {"name": "cross_entropy", "logq": 1.0, "sample_alpha": 0.5},
+        "optimizer": {"name": "adam", "learning_rate": 0.001, "tables": "rowwise_adagrad"},
     },
 }
 """Defaults that differ for a model, by section."""
@@ -86,12 +93,18 @@ def check_agreement(config: Config) -> None:
     if name != "two_tower" and (config.evaluation.category is not None or config.recommendation.rules):
         field = "recommendation.rules" if config.recommendation.rules else "evaluation.category"
         raise ValueError(f"{field}: belongs to two_tower; leave it out for {name}")
+    for where, field in (("loss", "category_weight"), ("evaluation", "sessions")):
+        if name != "merrec" and (value := getattr(getattr(config, where), field)):
+            raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to merrec; leave it out for {name}")
     if name in ROWS:
         _autoint_agrees(config) if name == "autoint" else _two_tower_agrees(config)
         return
     if re.match(CLICK_METRICS, config.training.metric) and not re.match(r"(ndcg|hit_rate)@", config.training.metric):
         raise ValueError(f"training.metric: {name} ranks items, so it has no {config.training.metric}; choose "
                          "recall, mrr, ndcg or hit_rate at a cut-off, as recall@20")  # fmt: skip
+    if name == "merrec":
+        _merrec_agrees(config)
+        return
     if not config.model.blocks:
         raise ValueError("model.blocks: sasrec needs at least 1")
     if name == "gru4rec" and softmax:
@@ -103,16 +116,45 @@ def check_agreement(config: Config) -> None:
     if name == "sasrec" and config.model.embedding_dim % config.model.heads:
         raise ValueError(f"model.heads: {config.model.heads} do not divide model.embedding_dim "
                          f"{config.model.embedding_dim}; choose a divisor")  # fmt: skip
-    if name != "gru4rec" and config.training.batch_size < config.model.window:
-        raise ValueError(f"training.batch_size: {config.training.batch_size} targets a step do not hold model.window "
-                         f"{config.model.window}; raise the one or lower the other")  # fmt: skip
-    if config.model.stride > config.model.window:
-        raise ValueError(f"model.stride: {config.model.stride} is more than model.window {config.model.window}")
+    if name != "gru4rec":
+        _window_agrees(config)
     if not softmax:
         for field, value in (("optimizer.weight_decay", config.optimizer.weight_decay),
                              ("training.average", config.training.average)):  # fmt: skip
             if value:
                 raise ValueError(f"{field}: needs loss.name softmax, found {config.loss.name}; set it to 0")
+
+
+def _merrec_agrees(config: Config) -> None:
+    model, loss, optimizer = config.model, config.loss, config.optimizer
+    if loss.name not in ("softmax", "cross_entropy"):
+        raise ValueError(f"loss.name: found {loss.name}; merrec has softmax and cross_entropy")
+    if loss.final_activation != "linear":
+        raise ValueError(f"loss.final_activation: found {loss.final_activation}; merrec has none but linear")
+    if model.head == "items" and model.temperature is not None:
+        raise ValueError("model.temperature: belongs to the text head; leave it out or choose model.head text or both")
+    if model.head != "both" and config.data.unknown_rate:
+        raise ValueError(f"data.unknown_rate: belongs to model.head both, found {model.head}; leave it out")
+    if loss.category_weight and "c0" not in model.item_fields:
+        raise ValueError("loss.category_weight: needs the top category; add c0 to model.item_fields")
+    if len(set(model.item_fields)) < len(model.item_fields):
+        raise ValueError(f"model.item_fields: one is named twice in {', '.join(model.item_fields)}; name each once")
+    _window_agrees(config)
+    if loss.name == "softmax":
+        return
+    if config.training.average:
+        raise ValueError(f"training.average: needs loss.name softmax, found {loss.name}; set it to 0")
+    if optimizer.tables == "same" and optimizer.weight_decay and model.head != "text":
+        raise ValueError(f"optimizer.weight_decay: with loss.name {loss.name} it needs optimizer.tables "
+                         "rowwise_adagrad, since it decays all weights; set one of them")  # fmt: skip
+
+
+def _window_agrees(config: Config) -> None:
+    if config.training.batch_size < config.model.window:
+        raise ValueError(f"training.batch_size: {config.training.batch_size} targets a step do not hold model.window "
+                         f"{config.model.window}; raise the one or lower the other")  # fmt: skip
+    if config.model.stride > config.model.window:
+        raise ValueError(f"model.stride: {config.model.stride} is more than model.window {config.model.window}")
 
 
 def _two_tower_agrees(config: Config) -> None:

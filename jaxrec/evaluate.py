@@ -22,6 +22,7 @@ from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
+from jaxrec.evaluate_events import EVENT_BASELINES, evaluate_events, event_table
 from jaxrec.evaluate_retrieval import evaluate_retrieval, retrieval_table, write_results
 from jaxrec.evaluate_rows import evaluate_row_baselines, evaluate_rows, metrics_table, row_table
 from jaxrec.evaluation import Evaluator, Split, cut_validation
@@ -133,6 +134,7 @@ def main(argv: Sequence[str]) -> None:
         ("--protocol", options.protocol is not None, "rows"),
         ("--no-coverage", options.no_coverage, "sessions"),
         ("--folds", options.folds is not None, "rows"),
+        ("--sessions", options.sessions is not None, "sessions"),
     ):
         if given and rows != (kind == "rows"):
             raise UserError(f"{option}: belongs to {kind}, and {options.run or options.data} has none; leave it out")
@@ -155,11 +157,27 @@ def _kind(options: Namespace) -> str:
 
 def _main_run(options: Namespace, ks: list[int] | None) -> None:
     run = open_run(options.run)
+    if run.config.model.name == "merrec":
+        _main_events(options, run, ks or sorted(set(run.config.evaluation.k)))
+        return
+    if options.sessions is not None:
+        raise UserError(f"--sessions: belongs to runs of merrec; leave it out for {options.run}")
     compared = [] if options.baselines is None else baselines.parse_all(options.baselines)
     ks = ks or sorted(set(run.config.evaluation.k))
     result = evaluate(run, options.split, ks, options.data, not options.no_coverage, compared)
     files = [Path(options.run) / f"eval-{options.split}.json", *_out(options)]
     _finish(options, result, files, lambda: _table(result, ks, files))
+
+
+def _main_events(options: Namespace, run: Run, ks: list[int]) -> None:
+    if options.no_coverage:
+        raise UserError(f"--no-coverage: {options.run} is a run of merrec, whose coverage is not measured; leave it out")
+    compared = (
+        [] if options.baselines is None else parse_baselines(options.baselines, EVENT_BASELINES, "beside merrec")
+    )
+    result = evaluate_events(run, options.split, ks, options.data, compared, options.sessions)
+    files = [run.path / f"eval-{options.split}.json", *_out(options)]
+    _finish(options, result, files, lambda: event_table(result, ks, files))
 
 
 def _main_baselines(options: Namespace, ks: list[int]) -> None:
@@ -246,7 +264,8 @@ def _parser() -> Parser:
         + ", ".join(RATING_BASELINES)
         + " (tuned on a tenth of MovieLens 1M's training rows)\nbaselines beside two towers: "
         + ", ".join(RETRIEVAL_BASELINES)
-        + " (tuned on a positive of each user of MovieLens 1M)",
+        + " (tuned on a positive of each user of MovieLens 1M)\nbaselines beside merrec: "
+        + ", ".join(EVENT_BASELINES),
     )
     parser.add_argument("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
@@ -259,6 +278,8 @@ def _parser() -> Parser:
                         "user (default: activity and fields of few values)")  # fmt: skip
     parser.add_argument("--folds", type=_folds, metavar="N", help="two_tower on data with personas: of the cross-"
                         f"validation by review (default: {DEFAULT_FOLDS}; 0: none)")  # fmt: skip
+    parser.add_argument("--sessions", type=_positive, metavar="N", help="merrec: evaluate so many sessions, drawn at "
+                        "random but always the same (default: the configuration's)")  # fmt: skip
     parser.add_argument("--protocol", choices=choices("data.protocol"), help="rows, without --run: how they are split "
                         "(default: rows; paper holds out a tenth, the others a fifth)")  # fmt: skip
     parser.add_argument("--validation-fraction", type=_fraction, metavar="F", help="without --run: share of the "
@@ -275,6 +296,8 @@ def _check(options: Namespace) -> None:
         raise UserError("--run: missing; name a run directory, or measure --baselines on --data")
     if options.run is None and options.data is None:
         raise UserError("--data: missing; name the dataset directory to measure baselines on, or a run with --run")
+    if options.run is None and options.sessions is not None:
+        raise UserError("--sessions: belongs to runs of merrec; name one with --run, or leave it out")
     if options.run is not None and options.validation_fraction is not None:
         raise UserError("--validation-fraction: a run brings its own; leave this out")
     if options.baselines is not None and options.split == "train":

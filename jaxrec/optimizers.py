@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -25,8 +27,16 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
-def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """An optimizer whose every operation is by element, so that ``tables.update_rows`` may apply it to single rows.
+class Optimizer(NamedTuple):
+    """What updates the dense parameters, and what updates the embedding tables; often the same."""
+
+    dense: optax.GradientTransformation
+    tables: optax.GradientTransformation
+
+
+def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Optimizer:
+    """The configured optimizers. Every operation is by element or by row, so that ``tables.update_rows`` may apply them
+    to single rows.
 
     Adagrad (Duchi et al. 2011) is GRU4Rec's: the accumulator starts at 0, epsilon stands inside the root, and momentum
     sums the scaled updates.
@@ -40,10 +50,42 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> optax.G
     if config.weight_decay:
         parts.append(optax.add_decayed_weights(config.weight_decay))  # Loshchilov & Hutter 2019: beside the moments
     # A constant rate needs no counter of its own in the state.
-    parts.append(optax.scale_by_learning_rate(config.learning_rate if _constant(config) else schedule))
+    rate: Any = config.learning_rate if _constant(config) else schedule
+    parts.append(optax.scale_by_learning_rate(rate))
     if config.momentum:
         parts.append(optax.trace(config.momentum))
-    return optax.chain(*parts)
+    dense = optax.chain(*parts)
+    if config.tables == "same":
+        return Optimizer(dense, dense)
+    share = config.table_learning_rate / config.learning_rate
+    follow: Any = share * rate if _constant(config) else lambda step: share * schedule(step)
+    return Optimizer(dense, optax.chain(scale_by_row_rss(), optax.scale_by_learning_rate(follow)))
+
+
+class RowRssState(NamedTuple):
+    """float32[V, 1] of each table: the sum over steps of the mean square of the row's gradient."""
+
+    sum_of_squares: Any
+
+
+def scale_by_row_rss(epsilon: float = 1e-6) -> optax.GradientTransformation:
+    """Adagrad with one accumulator a row, the row-wise Adagrad of recommenders with large tables.
+
+    Its state is a number for each row, where Adagrad's is as large as the table.
+    """
+
+    def init(tables: Any) -> RowRssState:
+        return RowRssState(jax.tree.map(lambda table: jnp.zeros((table.shape[0], 1), jnp.float32), tables))
+
+    def update(gradient: Any, state: RowRssState, tables: Any = None) -> tuple[Any, RowRssState]:
+        def add(total: Array, slope: Array) -> Array:
+            return total + jnp.mean(slope**2, axis=1, keepdims=True)
+
+        sums = jax.tree.map(add, state.sum_of_squares, gradient)
+        scaled = jax.tree.map(lambda slope, total: slope * jax.lax.rsqrt(total + epsilon), gradient, sums)
+        return scaled, RowRssState(sums)
+
+    return optax.GradientTransformation(init, update)
 
 
 def clip_scale(squares: Array, clip_norm: float | None) -> Array | float:

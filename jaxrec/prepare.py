@@ -13,8 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-from fractions import Fraction
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from jaxrec.data.duck import connect
 from jaxrec.data.events import Cleaning, prepare
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows_writing import rows_summary, write_rows
-from jaxrec.data.sources import ROW_SOURCES, SOURCES, RowSource, Source
+from jaxrec.data.sources import ROW_SOURCES, SOURCES, TYPED_SOURCES, RowSource, Source
+from jaxrec.data.sources.shared import fraction
 from jaxrec.data.writing import staging, write_manifest
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -54,7 +54,8 @@ def main(argv: Sequence[str]) -> None:
         manifest = _prepare_rows(arguments, ROW_SOURCES[arguments.source])
         print(f"{rows_summary(manifest)}\nwrote {arguments.out} in {time.perf_counter() - started:.1f} s")
         return
-    cleaning = Cleaning(**{option.name: getattr(arguments, option.name) for option in fields(Cleaning)})
+    given = vars(arguments)
+    cleaning = Cleaning(**{option.name: given[option.name] for option in fields(Cleaning) if option.name in given})
     manifest = _prepare(arguments, SOURCES[arguments.source], cleaning)
     print(summary(manifest, arguments.out, time.perf_counter() - started))
 
@@ -76,6 +77,8 @@ def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) 
     with _workplace(arguments, total=1.3) as (out, connection, update):
         raw = source.read(connection, arguments)
         update(0.3, note="clean")
+        if raw.drawn:
+            cleaning = replace(cleaning, test_days=0)  # the manifest names no days that were not asked
         result = prepare(connection, raw, cleaning, out, update)
         extras = raw.extras(out, result["counts"]["items"]) if raw.extras else {}
         files, options = result.pop("files"), raw.options | cleaning.options()
@@ -105,11 +108,24 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
         counts = manifest["counts"][split]
         if counts["sessions"]:
             lines.append(f"  {split:<32} " + ", ".join(f"{count:,} {unit}" for unit, count in counts.items()))
-    lines.append(f"  {'vocabulary':<32} {manifest['counts']['items']:,} items")
+    lines += _typed_summary(manifest) or [f"  {'vocabulary':<32} {manifest['counts']['items']:,} items"]
     best = optimum_metrics(manifest, [20])
     if best:
         lines.append("best reachable on test: " + ", ".join(f"{name} {value:.4f}" for name, value in best.items()))
     return "\n".join([*lines, f"wrote {out} in {seconds:.1f} s"])
+
+
+def _typed_summary(manifest: dict[str, Any]) -> list[str]:
+    """Lines about the vocabulary, the names and the types of events; none where events have no types."""
+    if "event_types" not in manifest:
+        return []
+    counts = manifest["counts"]
+    unseen = counts["items"] - counts["trained"]
+    return [
+        f"  {'vocabulary':<32} {counts['items']:,} {manifest['target']}s, {unseen:,} of them unseen in training",
+        f"  {'names':<32} {counts['names']:,} different ones, {counts['unnamed']:,} items without",
+        *(f"  {name:<32} {count:,} events" for name, count in counts["events"].items()),
+    ]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing dataset directory at --out")
         if name in SOURCES:
-            _add_cleaning(sub, Cleaning(**SOURCES[name].DEFAULTS))
+            _add_cleaning(sub, Cleaning(**SOURCES[name].DEFAULTS), name in TYPED_SOURCES)
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument(
             "--memory-limit", type=_memory, metavar="SIZE", help="such as 2GB (default: half the machine's memory)"
@@ -130,7 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning) -> None:
+def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: bool) -> None:
+    """The options of ``Cleaning``; of events with types those that make sense."""
     group = parser.add_argument_group("cleaning")
 
     def number(option: str, least: int, help: str) -> None:
@@ -142,9 +159,11 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning) -> None:
     number("min-item-support", 1, "drop items with fewer events")
     number("test-days", 0, "sessions that end in the last N days are the test split; 0: none")
     number("validation-days", 0, "the N days before those are a validation split; 0: none, training can cut its own")
+    if typed:  # a like after the view of an item is no repeat, and unseen is what the whole of training has not seen
+        return
     group.add_argument(
         "--fraction",
-        type=_fraction,
+        type=fraction,
         default=default.fraction,
         metavar="F",
         help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)",
@@ -165,16 +184,6 @@ def _at_least(least: int) -> Any:
         return value
 
     return whole_number
-
-
-def _fraction(text: str) -> Fraction:
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}': expected more than 0 and at most 1, such as 1/64 or 0.25")
-    return value
 
 
 def _memory(text: str) -> int:

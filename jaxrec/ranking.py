@@ -20,6 +20,19 @@ class BlockSize(NamedTuple):
     items: int
 
 
+class Live(NamedTuple):
+    """When items can be recommended, in the units of the queries' times: ``listed <= at < sold``.
+
+    Attributes:
+        listed, sold: int32[V].
+        at: int32[Q], when each query is asked.
+    """
+
+    listed: Array
+    sold: Array
+    at: Array
+
+
 def block_size(n_items: int, memory: int) -> BlockSize:
     """The largest useful block of float32 scores within ``memory`` MiB: all items if at least 64 queries fit."""
     cells = memory * 2**20 // 4
@@ -30,7 +43,9 @@ def block_size(n_items: int, memory: int) -> BlockSize:
 
 
 @partial(jax.jit, static_argnames=("size", "ties"))
-def ranks(queries: Array, targets: Array, items: Array, size: BlockSize, ties: str) -> Array:
+def ranks(
+    queries: Array, targets: Array, items: Array, size: BlockSize, ties: str, live: Live | None = None
+) -> Array:
     """The rank of each query's target among all items by inner product.
 
     Ties: ``conservative`` puts the target last among equals, 1 + #(others >= it), ``standard`` first, 1 + #(others >
@@ -42,14 +57,30 @@ def ranks(queries: Array, targets: Array, items: Array, size: BlockSize, ties: s
         targets: int32[Q], in [0, V).
         items: float32[V, D].
         size: from ``block_size``; the scores of ``queries x items`` are never held whole.
+        live: among items that are live at the query's time; None: among all.
 
     Returns:
         float32[Q], from 1 to V.
     """
-    if size.items >= items.shape[0]:
-        return _by_blocks(lambda query, target: _count(_scores(query, items), target, ties), size, queries, targets)
-    one = partial(_rank_parts, items=_parts(items, size.items), n_items=items.shape[0], ties=ties)
-    return _by_blocks(one, size, queries, targets)
+    n_items = items.shape[0]
+    times = jnp.zeros(len(queries), jnp.int32) if live is None else live.at
+    if size.items >= n_items:
+
+        def one(query: Array, target: Array, at: Array) -> Array:
+            scores = _scores(query, items)
+            if live is not None:
+                scores = _only_live(scores, live.listed, live.sold, at)
+            return _count(scores, target, ties)
+
+        return _by_blocks(one, size, queries, targets, times)
+    spans = None if live is None else (_parts(live.listed[:, None], size.items), _parts(live.sold[:, None], size.items))
+    parts = partial(_rank_parts, items=_parts(items, size.items), spans=spans, n_items=n_items, ties=ties)
+    return _by_blocks(parts, size, queries, targets, times)
+
+
+def _only_live(scores: Array, listed: Array, sold: Array, at: Array) -> Array:
+    """The scores with those of items that are not live at int32[q] ``at`` below all others."""
+    return jnp.where((listed <= at[:, None]) & (at[:, None] < sold), scores, -jnp.inf)
 
 
 @partial(jax.jit, static_argnames=("k", "size", "ties"))
@@ -151,33 +182,40 @@ def _count(scores: Array, targets: Array, ties: str) -> Array:
     return _break_ties(scores.shape[1], worse, equal, ties)
 
 
-def _rank_parts(queries: Array, targets: Array, items: Array, n_items: int, ties: str) -> Array:
+def _rank_parts(
+    queries: Array, targets: Array, at: Array, items: Array, spans: tuple[Array, Array] | None, n_items: int, ties: str
+) -> Array:
     """Two passes over parts of the catalogue: one finds the targets' scores, one counts.
 
     Each part is the same product in both passes, so the target meets its own score bit for bit.
     """
     width = items.shape[1]
     index = jnp.arange(width)
+    starts = jnp.arange(len(items)) * width
 
-    def find(own: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
-        first, vectors = part
+    def part_scores(vectors: Array, span: tuple[Array, Array] | None) -> Array:
+        scores = _scores(queries, vectors)
+        return scores if span is None else _only_live(scores, span[0][:, 0], span[1][:, 0], at)
+
+    def find(own: Array, part: tuple[Array, Array, Any]) -> tuple[Array, None]:
+        first, vectors, span = part
         inside = (targets >= first) & (targets < first + width)
-        here = jnp.take_along_axis(_scores(queries, vectors), jnp.where(inside, targets - first, 0)[:, None], 1)[:, 0]
+        place = jnp.where(inside, targets - first, 0)
+        here = jnp.take_along_axis(part_scores(vectors, span), place[:, None], 1)[:, 0]
         return jnp.where(inside, here, own), None
 
-    starts = jnp.arange(len(items)) * width
-    own, _ = jax.lax.scan(find, jnp.zeros(len(queries)), (starts, items))
+    own, _ = jax.lax.scan(find, jnp.zeros(len(queries)), (starts, items, spans))
 
-    def count(sums: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        first, vectors = part
-        scores = _scores(queries, vectors)
+    def count(sums: tuple[Array, Array], part: tuple[Array, Array, Any]) -> tuple[tuple[Array, Array], None]:
+        first, vectors, span = part
+        scores = part_scores(vectors, span)
         real = first + index < n_items
         worse = jnp.sum((scores < own[:, None]) & real, axis=1)
         equal = jnp.sum((scores == own[:, None]) & real, axis=1)
         return (sums[0] + worse, sums[1] + equal), None
 
     zero = jnp.zeros(len(queries), jnp.int32)
-    (worse, equal), _ = jax.lax.scan(count, (zero, zero), (starts, items))
+    (worse, equal), _ = jax.lax.scan(count, (zero, zero), (starts, items, spans))
     return _break_ties(n_items, worse, equal, ties)
 
 
@@ -189,7 +227,7 @@ def _break_ties(n_items: int, worse: Array, equal: Array, ties: str) -> Array:
 
 
 def _parts(items: Array, width: int) -> Array:
-    """float32[parts, width, D]: the items in parts, padded with zeros."""
+    """[parts, width, D]: the items in parts, padded with zeros."""
     width = min(width, items.shape[0])
     parts = -(-items.shape[0] // width)
     return jnp.pad(items, ((0, parts * width - items.shape[0]), (0, 0))).reshape(parts, width, -1)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxrec import config as configuration
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.config import Config
+from jaxrec.data.catalogue import Catalogue, open_catalogue
 from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
 from jaxrec.data.files import checksum
 from jaxrec.data.rows import RowsDataset, Schema
@@ -28,6 +29,7 @@ from jaxrec.models import (
     make_model,
     make_tower_model,
 )  # fmt: skip
+from jaxrec.models.merrec import MERRec
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.training import init_state
 
@@ -96,11 +98,13 @@ def create_run(
     dataset: Dataset | RowsDataset,
     overwrite: bool,
     kept: dict[str, np.ndarray] | None = None,
+    copied: tuple[str, ...] = (),
 ) -> Run:
     """Make a run directory. ``config.yaml`` is written last: with it the run exists.
 
     Args:
         kept: arrays by name to keep under ``dataset/``.
+        copied: files of the data set to keep there, beside those of ``dataset.run_files``.
 
     Raises:
         UserError: there is a run already, or something else that must not be deleted.
@@ -113,8 +117,8 @@ def create_run(
         raise UserError(f"{path}: exists and is no run; choose another --run")
     try:
         (path / "dataset").mkdir(parents=True, exist_ok=True)
-        for name in (*dataset.run_files, "manifest.json"):
-            (path / "dataset" / name).parent.mkdir(exist_ok=True)
+        for name in (*dataset.run_files, *copied, "manifest.json"):
+            (path / "dataset" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(dataset.path / name, path / "dataset" / name)
         for name, array in (kept or {}).items():
             np.save(path / "dataset" / f"{name}.npy", array)
@@ -170,7 +174,11 @@ def open_run_data(run: Run, path: str) -> Dataset | RowsDataset:
 
 
 def resume_run(
-    path: Path, config: Config, dataset: Dataset | RowsDataset, kept: dict[str, np.ndarray] | None = None
+    path: Path,
+    config: Config,
+    dataset: Dataset | RowsDataset,
+    kept: dict[str, np.ndarray] | None = None,
+    copied: tuple[str, ...] = (),
 ) -> Run:
     """Open a run to continue it, or create it where it does not exist yet.
 
@@ -178,7 +186,7 @@ def resume_run(
         UserError: the configuration or the data set differs from the run's.
     """
     if not (path / "config.yaml").exists():
-        return create_run(path, config, dataset, overwrite=False, kept=kept)
+        return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
     moved = config.model_copy(update={"data": config.data.model_copy(update={"path": run.config.data.path})})
     if run.config != moved:  # where the data set lies does not matter; what is in it is compared below
@@ -195,10 +203,24 @@ def load_session_model(run: Run) -> tuple[SessionModel, dict[str, Any], str]:
     Raises:
         UserError: the run is of another kind.
     """
-    if run.kind != "sessions":
-        raise UserError(f"{run.path}: a run of {run.config.model.name}, which scores rows, not sessions; name another")
+    if run.kind != "sessions" or run.config.model.name == "merrec":
+        does = "reads events with names" if run.kind == "sessions" else "scores rows, not sessions"
+        raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name another")
     model = make_model(run.config, run.n_items)
     return model, *load_parameters(run, model)
+
+
+def load_event_model(run: Run) -> tuple[MERRec, Catalogue, dict[str, Any], str]:
+    """A run's model of events with the run's catalogue; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another model, or its catalogue is missing or damaged.
+    """
+    if run.config.model.name != "merrec":
+        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of merrec")
+    catalogue = open_catalogue(run.path / "dataset", run.manifest, run.config.model.item_fields)
+    model = MERRec(run.config, catalogue, len(run.manifest["event_types"]))
+    return model, catalogue, *load_parameters(run, model)
 
 
 def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:

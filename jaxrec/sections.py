@@ -45,27 +45,32 @@ class DataConfig(Section):
     """autoint, two_tower: the fields that are read (null: all)."""
     unknown_rate: Fraction = 0.0
     """autoint, two_tower: share of the values that training replaces by the unknown one, for users and items not seen
-    before."""
+    before. merrec with both heads: share of a step's items that are ranked as if they were new."""
+    embeddings: str | None = None
+    """merrec: the text model whose name vectors are read, where the data set has those of several."""
+    name_memory: Annotated[int, Field(ge=0)] = 8192
+    """merrec: the name vectors stay on the device when they take less than this (MiB); otherwise a thread gathers those
+    of each block from host memory."""
     device_memory: Annotated[int, Field(ge=0)] = 2048
     """The training split stays on the device when it takes less than this (MiB); otherwise blocks are streamed."""
 
 
 class ModelConfig(Section):
-    name: Literal["gru4rec", "narm", "sasrec", "autoint", "two_tower"] = "gru4rec"
+    name: Literal["gru4rec", "narm", "sasrec", "autoint", "two_tower", "merrec"] = "gru4rec"
     """The model."""
     layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (100,)
-    """Units of each GRU layer, from input to output (narm: one layer)."""
+    """Units of each GRU layer, from input to output (narm: one layer; merrec: two of 128)."""
     embedding: Literal["constrained", "separate", "onehot"] = "constrained"
     """Input of gru4rec: one table for input and output, a table of its own, or one-hot (a table of gate inputs)."""
     embedding_dim: Count = 100
-    """Width of the item vectors of narm and sasrec, of the vectors of autoint's and two_tower's values (two_tower: 16),
+    """Width of the item vectors of narm, sasrec and merrec (128), of the vectors of autoint's and two_tower's values (two_tower: 16),
     and of gru4rec's input table where embedding is 'separate'."""
     dropout_embedding: Fraction = 0.0
     """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code); on all
     features of two_tower."""
     dropout_hidden: Fraction = 0.0
     """Dropout on the output of each GRU layer (with one-hot input from the second layer on); narm: on the session's
-    representation before the decoder; sasrec: in each block; autoint: on each hidden layer of the deep network;
+    representation before the decoder; merrec: on the output of each layer; sasrec: in each block; autoint: on each hidden layer of the deep network;
     two_tower: on each hidden layer (0.2)."""
     dropout_attention: Fraction = 0.0
     """autoint: dropout on the attention weights."""
@@ -90,15 +95,29 @@ class ModelConfig(Section):
     """two_tower: units of the hidden layers of each tower."""
     output_dim: Count = 32
     """two_tower: width of the space in which customers and products meet."""
+    head: Literal["items", "text", "both"] = "both"
+    """merrec: items are ranked by vectors of their own, by their names, so that those that training has not seen can be
+    ranked too, or by the sum."""
+    name_dim: Count = 128
+    """merrec: width that name vectors are projected to before the GRU."""
+    text_dim: Count = 128
+    """merrec: width of the space in which queries meet the names of items."""
+    event_dim: Count = 32
+    """merrec: width of the vectors of types of events."""
+    item_fields: tuple[Literal["c0", "c1", "c2", "brand", "condition", "price"], ...] = ()
+    """merrec: fields of the item that are read with its name: levels of the category, brand, condition, price."""
+    field_dim: Count = 16
+    """merrec: width of the vectors of these fields' values."""
     window: Annotated[int, Field(ge=1, le=4096)] = 20
-    """narm and sasrec: a score depends on the last so many clicks."""
+    """narm, sasrec, merrec: a score depends on the last so many clicks."""
     stride: Annotated[int, Field(ge=1)] = 1
-    """narm and sasrec: in training, targets of a session beyond the window are scored so many at a time. At 1 each sees
+    """narm, sasrec, merrec: in training, targets of a session beyond the window are scored so many at a time. At 1 each sees
     a whole window; at s some see s - 1 clicks less, and a long session costs s times less."""
     temperature: Annotated[float, Field(gt=0.0)] | None = None
-    """narm and sasrec: scores are this times the cosine of session and item vectors (null: inner products)."""
+    """narm and sasrec: scores are this times the cosine of session and item vectors, merrec: of its text head (null:
+    inner products)."""
     init_std: Annotated[float, Field(gt=0.0)] | None = None
-    """narm, sasrec, autoint, two_tower: standard deviation of the table's initial vectors (null: 1 /
+    """narm, sasrec, autoint, two_tower, merrec: standard deviation of the table's initial vectors (null: 1 /
     sqrt(embedding_dim))."""
 
 
@@ -107,8 +126,8 @@ class LossConfig(Section):
         "cross_entropy"
     )
     """binary: cross-entropy of a click or a good rating (autoint). triplet, infonce: against the items of other rows
-    (two_tower). softmax: exact cross-entropy over the whole catalogue (narm, sasrec). The others rank against the
-    step's targets and n_sample drawn items; cross_entropy with logq 1 is the sampled softmax."""
+    (two_tower). softmax: exact cross-entropy over the whole catalogue (narm, sasrec, merrec). The others rank against
+    the step's targets and n_sample drawn items; cross_entropy with logq 1 is the sampled softmax (merrec: 1)."""
     n_sample: Annotated[int, Field(ge=0, le=100_000)] = 2048
     """Negatives drawn for each step and shared by its lanes or rows, beside their targets (two_tower: 0)."""
     sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
@@ -137,6 +156,8 @@ class LossConfig(Section):
     """Parameter of elu, or the negative slope of leaky_relu, where it must be below 1."""
     label_smoothing: Fraction = 0.0
     """softmax: share of the target's probability that is spread evenly over the catalogue."""
+    category_weight: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """merrec: a target weighs (events of its top category) to the power of minus this; 0: all weigh the same."""
     prior: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
     """softmax: log popularity times this is added to the training scores (logit adjustment), not to those that rank."""
     rating_weight: Annotated[float, Field(ge=0.0)] = 0.0
@@ -158,6 +179,10 @@ class OptimizerConfig(Section):
     """On embedding tables adam is the lazy Adam of the field, only rows that were read move; under softmax all do."""
     learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
     """Step size at its highest."""
+    tables: Literal["same", "rowwise_adagrad"] = "same"
+    """Of the embedding tables: the same, or Adagrad with one accumulator a row (merrec)."""
+    table_learning_rate: Annotated[float, Field(gt=0.0)] = 0.05
+    """rowwise_adagrad: its step size at its highest; it follows the same schedule."""
     momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Momentum of adagrad and sgd."""
     epsilon: Annotated[float, Field(gt=0.0)] | None = None
@@ -182,7 +207,7 @@ class TrainingConfig(Section):
     epochs: Count = 10
     """Passes over the training split."""
     batch_size: Annotated[int, Field(ge=1, le=32_768)] = 128
-    """gru4rec: lanes, sessions that are trained side by side. narm, sasrec: targets a step, at most. autoint,
+    """gru4rec: lanes, sessions that are trained side by side. narm, sasrec, merrec: targets a step, at most. autoint,
     two_tower: rows."""
     passes: Annotated[int, Field(ge=1, le=10_000)] = 1
     """autoint, two_tower: times that an epoch goes through the training split. For small data: what is done once an
@@ -212,7 +237,9 @@ class EvaluationConfig(Section):
     ties: Literal["conservative", "standard", "median"] = "conservative"
     """Rank among equal scores: last, first or in the middle."""
     batch_size: Count = 512
-    """Sessions that are stepped through side by side; narm, sasrec: targets a step."""
+    """Sessions that are stepped through side by side; narm, sasrec, merrec: targets a step."""
+    sessions: Count | None = None
+    """merrec: at most so many sessions are evaluated, drawn at random but always the same (null: all)."""
     memory: Count = 64
     """Bound on the block of scores in MiB."""
     category: str | None = None

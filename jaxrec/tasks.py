@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxrec.agreement import ROWS
 from jaxrec.config import Config
+from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.field_codes import strict_code
 from jaxrec.data.protocols import RowSplits, configured_splits
@@ -19,9 +20,11 @@ from jaxrec.data.retrieval import Retrieval, known, value_counts
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
+from jaxrec.event_evaluation import EventEvaluator, read_market, sample
 from jaxrec.hits import item_categories
 from jaxrec.item_vectors import save_item_vectors
 from jaxrec.models import Feed, Model, make_click_model, make_model, make_tower_model
+from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
 from jaxrec.negatives import popularity
 from jaxrec.retrieval_evaluation import RetrievalEvaluator
@@ -50,6 +53,7 @@ class Task:
         validated: of the validation split, in words.
         kept: arrays by name that a run keeps, beside what it keeps of any data set.
         finish: adds to a trained run what serving it needs; None: nothing.
+        copied: further files of the data set that a run keeps.
     """
 
     model: Model
@@ -60,6 +64,7 @@ class Task:
     validated: str
     kept: dict[str, np.ndarray] = attribute(default_factory=dict)
     finish: Callable[[Run], None] | None = None
+    copied: tuple[str, ...] = ()
 
 
 def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
@@ -70,11 +75,11 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
     """
     rows = isinstance(dataset, RowsDataset)
     if rows != (config.model.name in ROWS):
-        kind, fits = ("rows", "autoint or two_tower") if rows else ("sessions", "gru4rec, narm or sasrec")
+        kind, fits = ("rows", "autoint or two_tower") if rows else ("sessions", "gru4rec, narm, sasrec or merrec")
         raise UserError(f"model.name: {config.model.name} does not read the {kind} of {dataset.path}; choose {fits}")
     dataset.verify()
     if not isinstance(dataset, RowsDataset):
-        return session_task(config, dataset)
+        return event_task(config, dataset) if config.model.name == "merrec" else session_task(config, dataset)
     return row_task(config, dataset) if config.model.name == "autoint" else retrieval_task(config, dataset)
 
 
@@ -100,6 +105,44 @@ def session_task(config: Config, dataset: Dataset) -> Task:
         f"{feed.pairs:,} targets, {dataset.n_items:,} items",
         f"{validation.counts['targets']:,} validation targets" if len(validation) else "no validation",
     )
+
+
+EXAMPLES = 100  # sequences of the newest split that a run keeps, to show what is recommended
+
+
+def event_task(config: Config, dataset: Dataset) -> Task:
+    """Next items of sequences of events, by what items are called."""
+    catalogue = open_catalogue(dataset.path, dataset.manifest, config.model.item_fields, config.data.embeddings)
+    training, validation = session_splits(config, dataset)
+    model = MERRec(config, catalogue, len(dataset.manifest["event_types"]))
+    model.check_memory()
+    feed = model.feed(training, training_plan(config))
+    counts = popularity(training.items, dataset.n_items)
+    validator = None
+    if len(validation):
+        validated, market = sample(validation, config.evaluation.sessions), read_market(dataset.path, dataset.manifest)
+        validator = EventEvaluator(model, validated, config.evaluation, counts > 0, market)
+    return Task(
+        model,
+        feed,
+        model.constants(counts),
+        validator,
+        f"{feed.pairs:,} targets, {dataset.n_items:,} items, {np.count_nonzero(counts):,} of them in training",
+        f"{len(validator.positions):,} validation targets" if validator else "no validation",
+        {"item_counts": counts, **_examples(dataset)},
+        copied=catalogue.vector_files,
+    )
+
+
+def _examples(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Sequences of the test split, or where there is none of the training split, drawn at random."""
+    sessions = dataset.split("test")
+    if not len(sessions):
+        sessions = dataset.split("train")
+    picked = sample(sessions, EXAMPLES)
+    assert picked.events is not None
+    return {"example_items": np.asarray(picked.items), "example_events": np.asarray(picked.events),
+            "example_offsets": np.asarray(picked.offsets), "example_times": np.asarray(picked.times)}  # fmt: skip
 
 
 def session_splits(config: Config, dataset: Dataset) -> Split:

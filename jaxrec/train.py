@@ -84,8 +84,8 @@ def _train(
 
     # ---- run directory, and the state to start from ----------------------------------------------------------------
     run = (
-        resume_run(path, config, dataset, task.kept) if resume
-        else create_run(path, config, dataset, overwrite, task.kept)
+        resume_run(path, config, dataset, task.kept, task.copied) if resume
+        else create_run(path, config, dataset, overwrite, task.kept, task.copied)
     )  # fmt: skip
     telemetry.import_ahead()
     checkpoints = Checkpoints(run.path)

@@ -12,7 +12,7 @@ from jax import Array
 from jaxrec.config import Config
 from jaxrec.data.feed import Plan
 from jaxrec.models import Model
-from jaxrec.optimizers import clip_scale
+from jaxrec.optimizers import Optimizer, clip_scale
 from jaxrec.tables import RowPlan, gather, plan_rows, scratch, update_rows
 
 
@@ -62,7 +62,7 @@ class BlockStats(NamedTuple):
 
 
 def init_state(
-    model: Model, optimizer: optax.GradientTransformation, seed: int, lanes: int, averaged: bool = False
+    model: Model, optimizer: Optimizer, seed: int, lanes: int, averaged: bool = False
 ) -> TrainState:
     """The state before the first step. Compiled, since a hundred small operations one by one take seconds."""
 
@@ -78,8 +78,8 @@ def init_state(
             step=jnp.zeros((), jnp.int32),
             params=params,
             tables=tables,
-            optimizer=optimizer.init(params),
-            table_optimizer={name: optimizer.init(table) for name, table in tables.items()},
+            optimizer=optimizer.dense.init(params),
+            table_optimizer={name: optimizer.tables.init(table) for name, table in tables.items()},
             average=jax.tree.map(jnp.copy, {"params": params, "tables": tables}) if averaged else None,
             carry=model.carry(lanes),
             key=jax.random.key_data(steps_key),
@@ -88,7 +88,7 @@ def init_state(
     return init()
 
 
-def new_state(config: Config, model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+def new_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
     """``init_state`` of a configuration."""
     settings = config.training
     return init_state(model, optimizer, settings.seed, settings.batch_size, averaged=settings.average > 0)
@@ -105,7 +105,7 @@ def training_plan(config: Config) -> Plan:
 
 
 def make_train_block(
-    model: Model, optimizer: optax.GradientTransformation, clip_norm: float | None, average: float = 0.0
+    model: Model, optimizer: Optimizer, clip_norm: float | None, average: float = 0.0
 ) -> jax.stages.Wrapped:
     """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused.
 
@@ -143,7 +143,7 @@ def make_train_block(
 
 def _step(
     model: Model,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     clip_norm: float | None,
     state: TrainState,
     constants: Any,
@@ -155,7 +155,7 @@ def _step(
 ) -> tuple[TrainState, dict[str, Array], Array]:
     """One step: plan and gather rows, differentiate, update, scatter. A step without a live lane changes nothing.
 
-    Dense tables take the same way as dense parameters.
+    Dense tables take the same way as dense parameters, with the tables' optimizer.
     """
     marks, plans = dict(marks), dict[str, RowPlan]()
     for name, reads in model.reads(step).items():
@@ -172,19 +172,21 @@ def _step(
     def keep(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, old)
 
-    def update_dense(old: Any, gradient: Any, optimizer_state: Any) -> tuple[Any, Any]:
-        change, new = optimizer.update(gradient, optimizer_state, old)
+    def update_dense(by: optax.GradientTransformation, old: Any, gradient: Any, optimizer_state: Any) -> Any:
+        change, new = by.update(gradient, optimizer_state, old)
         return keep(optax.apply_updates(old, change), old), keep(new, optimizer_state)
 
-    params, params_optimizer = update_dense(state.params, slope, state.optimizer)
+    params, params_optimizer = update_dense(optimizer.dense, state.params, slope, state.optimizer)
     tables, table_optimizer = dict(state.tables), dict(state.table_optimizer)
     for name, table in state.tables.items():
         if name in plans:
             tables[name], table_optimizer[name] = update_rows(
-                optimizer, live, table, table_optimizer[name], plans[name], rows[name], row_slope[name]
+                optimizer.tables, live, table, table_optimizer[name], plans[name], rows[name], row_slope[name]
             )
         else:
-            tables[name], table_optimizer[name] = update_dense(table, row_slope[name], table_optimizer[name])
+            tables[name], table_optimizer[name] = update_dense(
+                optimizer.tables, table, row_slope[name], table_optimizer[name]
+            )
 
     new = state._replace(
         step=state.step + live,

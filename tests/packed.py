@@ -89,7 +89,7 @@ def all_prefixes(sessions: list[list[int]]) -> tuple[list[list[int]], list[int]]
 def histories(block: PackedBlock) -> list[tuple[int, ...]]:
     """For each slot of a block that has a target: the clicks that its position sees, then the target."""
     found, window = [], block.input.shape[2]
-    for source, start, slots, targets, weights in zip(*block, strict=True):
+    for source, start, slots, targets, weights in zip(*block[:5], strict=True):
         for slot, target, weight in zip(slots.tolist(), targets.tolist(), weights.tolist(), strict=True):
             row, column = divmod(slot, window)
             if weight:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -57,13 +59,13 @@ def steps_of(feed: PackedFeed, epoch: int = 0) -> PackedBlock:
     """An epoch's blocks behind each other, as NumPy arrays [T, ...]."""
     blocks = list(feed.epoch(epoch))
     assert len(blocks) == feed.shape.blocks
-    return PackedBlock(*(np.concatenate([np.asarray(leaf) for leaf in leaves]) for leaves in zip(*blocks, strict=True)))
+    return jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *blocks)
 
 
 def read(epoch: PackedBlock) -> list[Scored]:
     """The scored positions of an epoch, with what each of them sees."""
     found = []
-    for step, (source, start, slot, target, weight) in enumerate(zip(*epoch, strict=True)):
+    for step, (source, start, slot, target, weight) in enumerate(zip(*epoch[:5], strict=True)):
         window = source.shape[1]
         for at, to, much in zip(slot.tolist(), target.tolist(), weight.tolist(), strict=True):
             if much:
@@ -144,7 +146,7 @@ def test_the_order_is_a_function_of_seed_and_epoch_and_the_shape_of_neither(
     for seed, epoch in [(1, 0), (1, 1), (2, 0), (2**32 - 1, 7)]:
         feed = PackedFeed(sessions, window, make_plan(batch, seed=seed), stride)
         other, again = steps_of(feed, epoch), steps_of(feed, epoch)
-        for leaf, same, begun in zip(other, again, first, strict=True):
+        for leaf, same, begun in zip(*map(jax.tree.leaves, (other, again, first)), strict=True):
             np.testing.assert_array_equal(leaf, same)
             assert leaf.shape == begun.shape
             if (seed, epoch) == (1, 0):
@@ -187,12 +189,29 @@ def test_in_time_order_sessions_of_a_length_come_in_time(lengths: list[int], sha
             assert max(earlier) <= min(later)
 
 
+def test_positions_and_types_of_events_belong_to_the_targets_and_inputs() -> None:
+    random = np.random.default_rng(4)
+    sessions = make_sessions(random.integers(1, 9, 40))
+    sessions = replace(sessions, events=(sessions.items % 5).astype(np.uint8))
+    feed = PackedFeed(sessions, 4, make_plan(12, 3, "random"), 2, events=True)
+    epoch, where = steps_of(feed, 2), feed.positions(2)
+    live = epoch.weight > 0
+    np.testing.assert_array_equal(where >= 0, live)
+    np.testing.assert_array_equal(sessions.items[where[live]], epoch.target[live])
+    read = epoch.input >= 0
+    np.testing.assert_array_equal(epoch.event[read], epoch.input[read] % 5)
+    assert feed.like().event.shape[1:] == epoch.event.shape[1:]
+
+
 @pytest.mark.parametrize("order", ["random", "time"])
 @pytest.mark.parametrize("half_life", [None, 2.0])
 def test_resident_and_streamed_blocks_are_identical(order: str, half_life: float | None) -> None:
-    sessions = make_sessions(np.random.default_rng(3).integers(1, 14, 60))
+    random = np.random.default_rng(3)
+    sessions = make_sessions(random.integers(1, 14, 60))
+    sessions = replace(sessions, events=random.integers(0, 6, len(sessions.items)).astype(np.uint8))
     resident, streamed = (
-        PackedFeed(sessions, 5, make_plan(12, 4, order, memory=memory), 2, half_life) for memory in (RESIDENT, STREAMED)
+        PackedFeed(sessions, 5, make_plan(12, 4, order, memory=memory), 2, half_life, events=half_life is None)
+        for memory in (RESIDENT, STREAMED)
     )
     assert resident.resident and not streamed.resident
     assert resident.shape == streamed.shape and resident.shape.blocks > 3
@@ -201,7 +220,7 @@ def test_resident_and_streamed_blocks_are_identical(order: str, half_life: float
         whole = list(resident.epoch(epoch))
         assert len(whole) == resident.shape.blocks
         for ours, theirs in zip(whole, streamed.epoch(epoch), strict=True):
-            for leaf, other, spec in zip(ours, theirs, like, strict=True):
+            for leaf, other, spec in zip(*map(jax.tree.leaves, (ours, theirs, like)), strict=True):
                 assert leaf.dtype == other.dtype == spec.dtype
                 assert leaf.shape == other.shape == spec.shape
                 np.testing.assert_array_equal(leaf, other)
@@ -224,7 +243,7 @@ def test_the_steps_do_not_depend_on_how_many_make_a_block(
     whole = steps_of(one, 2)
     for feed in others:
         assert feed.shape.used == one.shape.used
-        for leaf, expected in zip(steps_of(feed, 2), whole, strict=True):
+        for leaf, expected in zip(*map(jax.tree.leaves, (steps_of(feed, 2), whole)), strict=True):
             np.testing.assert_array_equal(leaf[: feed.shape.used], expected[: feed.shape.used])
 
 

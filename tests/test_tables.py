@@ -68,7 +68,7 @@ def test_gather_fills_and_scatter_drops() -> None:
 
 def test_the_last_row_is_untouched_by_padding() -> None:
     table = jnp.ones((V, WIDTH))
-    optimizer = make_optimizer(OptimizerConfig(), optax.constant_schedule(0.1))
+    optimizer = make_optimizer(OptimizerConfig(), optax.constant_schedule(0.1)).tables
     plan = plan_of([0] * (M - 2) + [V, -1])
     new, _ = update_rows(optimizer, jnp.asarray(True), table, optimizer.init(table), plan,
                          gather(table, plan.ids), jnp.ones((M, WIDTH)))  # fmt: skip
@@ -90,7 +90,7 @@ RATE, STEPS = 0.1, 5
 @cache
 def made(name: str) -> tuple[optax.GradientTransformation, Any]:
     config = OptimizerConfig(learning_rate=RATE, **CONFIGS[name])
-    optimizer = make_optimizer(config, make_schedule(config, STEPS))
+    optimizer = make_optimizer(config, make_schedule(config, STEPS)).tables
     return optimizer, jax.jit(partial(update_rows, optimizer))
 
 

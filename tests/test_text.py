@@ -22,26 +22,15 @@ import pytest
 from helpers import ROOT, run_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from text_models import DIM, append, make_folder, vector_of
 
 from jaxrec.data import text as module
 from jaxrec.data.text import embed, encoded, main, read_texts
-from jaxrec.data.text_worker import KEYS, LOCK, META, VECTORS, Writer, batches, locked, open_store, text_keys
+from jaxrec.data.text_worker import KEYS, LOCK, META, VECTORS, batches, locked, open_store, text_keys
 from jaxrec.errors import UserError
 
-DIM = 3
 WORDS = ("red cotton dress", "Nike shoes", "手作りの財布", "a long name " * 30, "vitamin C serum", "x")
 NAMES = [f"{WORDS[i % 3]} {i}" for i in range(90)] + list(WORDS)
-
-
-def vector_of(texts: Sequence[str]) -> np.ndarray:
-    """float16[n, DIM], some vector that depends on the text alone."""
-    seeds = [int.from_bytes(key.ljust(16, b"\0")[:4], "little") for key in text_keys(texts).tolist()]
-    return np.array([np.random.default_rng(seed).normal(size=DIM) for seed in seeds], np.float16).reshape(-1, DIM)
-
-
-def append(folder: Path, texts: Sequence[str], dim: int = DIM) -> None:
-    with locked(folder), Writer(folder, "some model", dim) as writer:
-        writer.append(vector_of(texts)[:, :dim], text_keys(texts))
 
 
 def check_holds(folder: Path, texts: Sequence[str]) -> None:
@@ -158,12 +147,7 @@ def test_batches_hold_every_text_once_and_are_bounded(lengths: list[int], budget
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder that looks like a model, as long as nobody loads it."""
-    place = tmp_path / "model"
-    (place / "1_Pooling").mkdir(parents=True)
-    for name in ("modules.json", "config.json", "1_Pooling/config.json"):
-        (place / name).write_text("{}")
-    (place / "model.safetensors").write_bytes(b"weights")
-    return place
+    return make_folder(tmp_path / "model")
 
 
 @pytest.fixture
@@ -256,7 +240,7 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     message = refused("sentence-transformers/tiny: not here, and the hub cannot be reached", ["a"], "tiny", tmp_path)
-    assert "local folder" in message
+    assert "give a local folder (--model FOLDER)" in message
 
 
 def test_reading_texts(tmp_path: Path) -> None:
@@ -467,8 +451,8 @@ def test_the_command_refuses(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n\nthree\n")
     with pytest.raises(UserError, match="number 2 of 3 is empty"):
         main(["--texts", str(tmp_path / "a.txt"), "--model", str(folder)])
-    with pytest.raises(UserError, match="required: --model"):
-        main(["--texts", str(tmp_path / "a.txt")])
+    with pytest.raises(UserError, match="one of the arguments --texts --data is required"):
+        main(["--model", str(folder)])
     append(tmp_path / "cache" / "text" / f"folder-{module._fingerprint(folder)[:32]}", ["one"])
     (tmp_path / "a.txt").write_text("one\n")
     with pytest.MonkeyPatch.context() as patch:

@@ -93,8 +93,8 @@ def states(config: Config, steps: int, dead: tuple[int, ...] = ()) -> list[Train
     constants = model.constants(interactions(config.loss.mask == "positives"))
     given = random_weights(model)
     carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(model.carry, BATCH))
-    slots = [optimizer.init(table) for table in given.tables.values()]
-    state = TrainState(jnp.int32(0), given.params, given.tables, optimizer.init(given.params),
+    slots = [optimizer.dense.init(table) for table in given.tables.values()]
+    state = TrainState(jnp.int32(0), given.params, given.tables, optimizer.dense.init(given.params),
                        dict(zip(given.tables, slots, strict=True)), None, carry | {"statistics": given.statistics},
                        jax.random.key_data(jax.random.key(3)))  # fmt: skip
     train_block = make_train_block(model, optimizer, config.optimizer.clip_norm)

@@ -6,6 +6,17 @@
     train/  validation/  test/
                          items.npy int32[n], times.npy int64[n] (ms since 1970), offsets.npy int64[sessions + 1]
 
+Where events have types, as those of MerRec, the manifest names them in ``event_types``, and there is more:
+
+    items.parquet        behind the items of training those that only the other splits hold, with the count 0
+    attributes.parquet   by item index: ``name`` ("" where it has none), ``price``, category levels, brand, condition,
+                         size, colour, shipper and ``product_id``, as of its latest event; where the manifest says
+                         ``live`` also ``listed`` and ``sold`` (ms since 1970; live at t when listed <= t < sold)
+    names.parquet        column ``name``: every distinct one once, in the order of first use by item index
+    item_names.npy       int32[items], row of names.parquet by item index; -1: no name
+    train/  validation/  test/
+                         events.npy uint8[n], index into ``event_types``
+
 Sessions stand in the order of their last event, so that the end of the training split is its most recent part.
 """
 
@@ -25,6 +36,7 @@ from jaxrec.errors import UserError
 FORMAT = 1
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("items", "times", "offsets")
+ITEM_FILES = ("attributes.parquet", "names.parquet", "item_names.npy")  # where events have types
 
 
 @dataclass(frozen=True)
@@ -35,11 +47,13 @@ class Sessions:
         items: int32[n], item indices.
         times: int64[n], milliseconds since 1970, ascending within a session.
         offsets: int64[sessions + 1].
+        events: uint8[n], types of the events; None where they have none.
     """
 
     items: np.ndarray
     times: np.ndarray
     offsets: np.ndarray
+    events: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,7 +67,17 @@ class Sessions:
     def slice(self, start: int, stop: int) -> Sessions:
         """Sessions ``start`` to ``stop`` (exclusive), without copying events."""
         low, high = self.offsets[start], self.offsets[stop]
-        return Sessions(self.items[low:high], self.times[low:high], self.offsets[start : stop + 1] - low)
+        events = None if self.events is None else self.events[low:high]
+        return Sessions(self.items[low:high], self.times[low:high], self.offsets[start : stop + 1] - low, events)
+
+    def pick(self, which: np.ndarray) -> Sessions:
+        """The sessions numbered ``which``, int64[m], in this order; their events are copied."""
+        first = np.asarray(self.offsets)[which]
+        lengths = np.asarray(self.offsets)[which + 1] - first
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        rows = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths)
+        events = None if self.events is None else self.events[rows]
+        return Sessions(self.items[rows], self.times[rows], offsets, events)
 
 
 @dataclass(frozen=True)
@@ -66,7 +90,13 @@ class Dataset:
     @property
     def run_files(self) -> tuple[str, ...]:
         """What a run keeps of the data set."""
-        return ("items.parquet",)
+        return ("items.parquet", *(ITEM_FILES if self.event_types else ()))
+
+    @property
+    def event_types(self) -> tuple[str, ...] | None:
+        """What ``Sessions.events`` are indices into; None where events have no types."""
+        types = self.manifest.get("event_types")
+        return None if types is None else tuple(types)
 
     @property
     def n_items(self) -> int:
@@ -80,9 +110,11 @@ class Dataset:
         """
         if name not in SPLITS:
             raise UserError(f"split '{name}': allowed are {', '.join(SPLITS)}")
-        sessions = Sessions(*(map_array(self.path, f"{name}/{column}.npy", self.manifest) for column in COLUMNS))
+        columns = (*COLUMNS, "events") if self.event_types else COLUMNS
+        sessions = Sessions(*(map_array(self.path, f"{name}/{column}.npy", self.manifest) for column in columns))
         expected = self.manifest["counts"][name]
-        if len(sessions.items) != len(sessions.times) or len(sessions.offsets) == 0 or sessions.counts != expected:
+        lengths = {len(column) for column in (sessions.items, sessions.times, sessions.events) if column is not None}
+        if len(lengths) > 1 or len(sessions.offsets) == 0 or sessions.counts != expected:
             raise UserError(f"{self.path / name}: does not hold the {expected} of the manifest; prepare it again")
         return sessions
 

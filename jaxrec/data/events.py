@@ -13,6 +13,10 @@ The protocol is that of NARM and SR-GNN (github.com/CRIPAC-DIG/SR-GNN, datasets/
 5. the last ``validation_days`` before the split date are set apart, and of what is left only the last ``fraction`` of
    the targets is kept: the last sessions, and of the one where it starts the first clicks.
 
+Data whose events have types (``Raw.event_types``) depart from it in three places, as of MerRec: in step 1 a row that
+says the same as an earlier one (session, time, item, event) is dropped; in step 3 the test sessions may be drawn at
+random instead; and in step 4 what training has not seen is kept, with indices behind those of training.
+
 Sessions stand in the order (split, date, first input row) and their events in the order (time, input row). That is a
 total order, so the result does not depend on the number of threads; among sessions of one date it is that of the file,
 as in the published code, which decides what ``fraction`` keeps.
@@ -20,6 +24,7 @@ as in the published code, which decides what ``fraction`` keeps.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -27,10 +32,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 
 from jaxrec.data.dataset import SPLITS
-from jaxrec.data.writing import ArrayFile, file_entry
+from jaxrec.data.ledger import Ledger
+from jaxrec.data.sessions_writing import write_splits, write_vocabulary
 from jaxrec.errors import UserError
 
 DAY = 24 * 60 * 60 * 1000  # ms
@@ -54,6 +59,14 @@ class Cleaning:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Test sessions drawn at random: this part of all sessions, by this seed."""
+
+    fraction: Fraction
+    seed: int
+
+
+@dataclass(frozen=True)
 class Raw:
     """What a source has put into the DuckDB table ``raw``: one row per event, in input order, no NULLs.
 
@@ -66,6 +79,10 @@ class Raw:
         date: SQL, the event's date in ms since 1970, which decides on the split; coarser than ``time`` where the
             published protocol of a data set has it so.
         extras: from the finished directory and the number of items to further entries of the manifest.
+        event_types: their names, where ``raw`` has the column ``event``, UTINYINT, an index into them.
+        drawn: the test sessions are drawn so rather than taken from the last days.
+        attributes: writes further files by item index (the tables ``raw`` and ``vocabulary`` still stand) into the
+            directory; returns their manifest entries and further counts.
     """
 
     name: str
@@ -73,34 +90,9 @@ class Raw:
     time: str = "time"
     date: str = "time"
     extras: Callable[[Path, int], dict[str, Any]] | None = None
-
-
-@dataclass
-class Ledger:
-    """What each filter took from the data called ``name``; becomes ``dropped`` in the manifest."""
-
-    name: str
-    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-
-    def took(self, name: str, **amounts: int) -> None:
-        """Record that the filter ``name`` took e.g. ``sessions=3, events=7``."""
-        self.dropped[name] = {unit: int(amount) for unit, amount in amounts.items()}
-
-    def require(self, left: int, what: str) -> None:
-        """Stop where nothing is left.
-
-        Raises:
-            UserError: ``left`` is 0; it names what every filter took so far.
-        """
-        if left:
-            return
-        took = "; ".join(
-            f"{name} took {' and '.join(f'{amount:,} {unit}' for unit, amount in amounts.items())}"
-            for name, amounts in self.dropped.items()
-            if any(amounts.values())
-        )
-        took = took or "no filter took any"
-        raise UserError(f"{self.name}: no {what} left: {took}; loosen a filter or give more data")
+    event_types: tuple[str, ...] = ()
+    drawn: Drawn | None = None
+    attributes: Callable[[Path], tuple[dict[str, dict[str, Any]], dict[str, Any]]] | None = None
 
 
 def prepare(
@@ -126,24 +118,41 @@ def prepare(
     update(0.1, note="filter")
     _filter(connection, cleaning, ledger)
     update(0.2, note="split")
-    _split(connection, cleaning, ledger)
-    _vocabulary(connection)
-    update(0.1, note="match the test items")
-    _match_test(connection, cleaning, ledger)
+    if raw.drawn:
+        _draw(connection, cleaning, raw.drawn, ledger)
+    else:
+        _split(connection, cleaning, ledger)
+    if raw.event_types:
+        _whole_vocabulary(connection)
+    else:
+        _vocabulary(connection)
+        update(0, note="match the test items")
+        _match_test(connection, cleaning, ledger)
+    update(0.1, note="order")
     lengths = _order(connection)
     first, lengths, gap = _last_fraction(lengths, cleaning.fraction, ledger)
     update(0.2, note="sort and write")
     events = sum(int(n.sum()) for n in lengths.values())
-    chunks = _encoded(connection, first, gap)
-    files = _write_splits(path, lengths, chunks, lambda n: update(0.4 * n / events))
-    files["items.parquet"], items = _write_vocabulary(connection, path / "items.parquet")
-    counts = {split: _counts(n) for split, n in lengths.items()}
-    return {"counts": {"items": items, **counts}, "dropped": ledger.dropped, "files": files}
+    chunks = _encoded(connection, first, gap, bool(raw.event_types))
+    files = write_splits(path, lengths, chunks, lambda n: update(0.4 * n / events), bool(raw.event_types))
+    files["items.parquet"], items = write_vocabulary(connection, path / "items.parquet")
+    counts: dict[str, Any] = {"items": items, **{split: _counts(n) for split, n in lengths.items()}}
+    if raw.event_types:
+        counts |= _typed_counts(connection, raw.event_types)
+    if raw.attributes:
+        update(0, note="item attributes")
+        further, more = raw.attributes(path)
+        files |= further
+        counts |= more
+    return {"counts": counts, "dropped": ledger.dropped, "files": files}
 
 
 def _clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> None:
-    """Step 1: the view or table ``clicks`` (session, item, time, date, row)."""
+    """Step 1: the view or table ``clicks`` (session, item, time, date, row, and ``event`` where events have types)."""
     columns = f"session, item, {raw.time} AS time, {raw.date} AS date, rowid AS row"
+    if raw.event_types:
+        _distinct_clicks(connection, f"{columns}, event", ledger)
+        return
     if not cleaning.drop_repeats:
         connection.execute(f"CREATE VIEW clicks AS SELECT {columns} FROM raw")
         return
@@ -153,6 +162,16 @@ def _clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> No
         f"(SELECT {columns} FROM raw)) WHERE before IS DISTINCT FROM item"
     )
     ledger.took("repeats", events=_one(connection, "SELECT (SELECT count(*) FROM raw) - (SELECT count(*) FROM clicks)"))
+
+
+def _distinct_clicks(connection: Any, columns: str, ledger: Ledger) -> None:
+    """Step 1 where events have types: of rows that say the same the first."""
+    connection.execute(
+        "CREATE TABLE clicks AS SELECT session, item, time, date, event, min(row) AS row "
+        f"FROM (SELECT {columns} FROM raw) GROUP BY session, item, time, date, event"
+    )
+    taken = _one(connection, "SELECT (SELECT count(*) FROM raw) - (SELECT count(*) FROM clicks)")
+    ledger.took("duplicate events", events=taken)
 
 
 def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
@@ -212,6 +231,35 @@ def _split(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     for index, days in ((1, cleaning.validation_days), (2, cleaning.test_days)):
         if days:
             ledger.require(found[index], f"{SPLITS[index]} sessions")
+
+
+def _draw(connection: Any, cleaning: Cleaning, drawn: Drawn, ledger: Ledger) -> None:
+    """Step 3 at random: the table ``sessions``; the validation days are the last ones of the sessions not drawn."""
+    sessions, last = _row(connection, "SELECT count(*), max(date) FROM dated")
+    tests = math.ceil(sessions * drawn.fraction)
+    validation = last + 1 - cleaning.validation_days * DAY
+    # The digests of the sessions' numbers in their order, which is that of their dates and input rows, put them into
+    # an order that is random, yet the same on every machine.
+    connection.execute(
+        "CREATE TEMP TABLE sessions AS SELECT session, date, first, events, "
+        f"CASE WHEN row_number() OVER (ORDER BY md5('{drawn.seed} ' || number), number) <= {tests} THEN 2 "
+        f"WHEN date < {validation} THEN 0 ELSE 1 END AS split "
+        "FROM (SELECT *, row_number() OVER (ORDER BY date, first) AS number FROM dated)"
+    )
+    for index, wanted in enumerate((1, cleaning.validation_days, 1)):
+        if wanted:
+            found = _one(connection, f"SELECT count(*) FROM sessions WHERE split = {index}")
+            ledger.require(found, f"{SPLITS[index]} sessions")
+
+
+def _whole_vocabulary(connection: Any) -> None:
+    """Step 4 where events have types: also the items that only the other splits hold, with the count 0."""
+    connection.execute(
+        "CREATE TEMP TABLE vocabulary AS "
+        "SELECT *, (row_number() OVER (ORDER BY count DESC, item) - 1)::INTEGER AS index FROM ("
+        "SELECT item, count(*) FILTER (split = 0) AS count FROM clicks SEMI JOIN supported USING (item) "
+        "JOIN (SELECT session, split FROM sessions) USING (session) GROUP BY item)"
+    )
 
 
 def _vocabulary(connection: Any) -> None:
@@ -286,64 +334,37 @@ def _last_fraction(
     return first, lengths | {"train": train}, gap
 
 
-def _encoded(connection: Any, first: int, gap: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _encoded(connection: Any, first: int, gap: tuple[int, int], typed: bool) -> Iterator[tuple[np.ndarray, ...]]:
     """The events of the sessions from rank ``first`` on, in their final order, without the positions in ``gap``.
 
     Yields:
-        Item indices int32[n] and times int64[n] (ms).
+        Item indices int32[n], times int64[n] (ms) and, of events with types, these uint8[n].
     """
+    columns = "index, time, event" if typed else "index, time"
     relation = connection.sql(
-        f"SELECT index, time FROM clicks JOIN (SELECT session, rank FROM ranked WHERE rank >= {first}) USING (session) "
+        f"SELECT {columns} FROM clicks JOIN (SELECT session, rank FROM ranked WHERE rank >= {first}) USING (session) "
         "JOIN vocabulary USING (item) ORDER BY rank, time, row"
     )
     start, stop = gap
     position = 0
     with relation.to_arrow_reader(CHUNK) as reader:
         for batch in reader:
-            items, times = batch.column(0).to_numpy(), batch.column(1).to_numpy()
-            low, high = (int(np.clip(edge - position, 0, len(items))) for edge in (start, stop))
-            position += len(items)
-            if low < high:
-                items, times = np.delete(items, np.s_[low:high]), np.delete(times, np.s_[low:high])
-            yield items, times
+            low, high = (int(np.clip(edge - position, 0, len(batch))) for edge in (start, stop))
+            position += len(batch)
+            arrays = tuple(column.to_numpy() for column in batch.columns)
+            yield tuple(np.delete(array, np.s_[low:high]) for array in arrays) if low < high else arrays
 
 
-def _write_splits(
-    path: Path,
-    lengths: dict[str, np.ndarray],
-    chunks: Iterator[tuple[np.ndarray, np.ndarray]],
-    written: Callable[[int], None],
-) -> dict[str, dict[str, Any]]:
-    """Cut the stream of events into the splits and write all array files; returns their manifest entries."""
-    files: dict[str, dict[str, Any]] = {}
-    rest = (np.empty(0, np.int32), np.empty(0, np.int64))
-    for split, sizes in lengths.items():
-        total = int(sizes.sum())
-        with (
-            ArrayFile(path / split / "items.npy", "<i4", total) as items,
-            ArrayFile(path / split / "times.npy", "<i8", total) as times,
-            ArrayFile(path / split / "offsets.npy", "<i8", len(sizes) + 1) as offsets,
-        ):
-            offsets.append(np.concatenate([[0], np.cumsum(sizes)]))
-            while items.written < total:
-                if not len(rest[0]):
-                    rest = next(chunks)
-                take = min(total - items.written, len(rest[0]))
-                items.append(rest[0][:take])
-                times.append(rest[1][:take])
-                rest = rest[0][take:], rest[1][take:]
-                written(take)
-        files |= {f"{split}/{file.path.name}": file.entry for file in (items, times, offsets)}
-    if len(rest[0]) or next(chunks, None) is not None:
-        raise AssertionError("more events than the sessions' lengths add up to")
-    return files
-
-
-def _write_vocabulary(connection: Any, file: Path) -> tuple[dict[str, Any], int]:
-    """Write ``items.parquet``; returns its manifest entry and the number of items."""
-    table = connection.sql("SELECT item, count FROM vocabulary ORDER BY index").to_arrow_table()
-    pyarrow.parquet.write_table(table, file)
-    return file_entry(file), table.num_rows
+def _typed_counts(connection: Any, types: tuple[str, ...]) -> dict[str, Any]:
+    """The items that training holds, and all events by their type."""
+    found = dict(
+        connection.execute(
+            "SELECT event, count(*) FROM clicks SEMI JOIN vocabulary USING (item) SEMI JOIN ranked USING (session) "
+            "GROUP BY event"
+        ).fetchall()
+    )
+    trained = _one(connection, "SELECT count(*) FROM vocabulary WHERE count > 0")
+    return {"trained": trained, "events": {name: found.get(index, 0) for index, name in enumerate(types)}}
 
 
 def _counts(lengths: np.ndarray) -> dict[str, int]:

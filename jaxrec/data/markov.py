@@ -131,7 +131,7 @@ def optimum_metrics(manifest: dict[str, Any], ks: Iterable[int]) -> dict[str, fl
         manifest: of a dataset directory; only that of a synthetic one holds an optimum.
         ks: those above 100 are left out, as the optimum is not known there.
     """
-    if "optimum" not in manifest:
+    if "rank_probability" not in manifest.get("optimum", {}):
         return {}
     probability = np.asarray(manifest["optimum"]["rank_probability"])
     best: dict[str, float] = {}

@@ -34,6 +34,9 @@ class PackedBlock(NamedTuple):
         slot: int32[S, P], which position of the flattened grid is scored.
         target: int32[S, P], the item that follows it.
         weight: float32[S, P], of its loss; 0 where there is no target.
+        event: int32[S, R, W], the type of the input's event, where the model reads it; otherwise None.
+        names: the name vectors of inputs and targets, bfloat16[S, R, W, dim] and [S, P, dim], where they come from host
+            memory (``named_feed``); otherwise None.
     """
 
     input: Any
@@ -41,6 +44,15 @@ class PackedBlock(NamedTuple):
     slot: Any
     target: Any
     weight: Any
+    event: Any = None
+    names: Any = None
+
+
+class Log(NamedTuple):
+    """All events of a split, one session behind the other: int32[n] items, and uint8[n] types of events or None."""
+
+    items: Any
+    events: Any
 
 
 class Chunks(NamedTuple):
@@ -199,6 +211,7 @@ class PackedFeed:
         stride: see ``cut_chunks``.
         half_life: days after which a session's targets weigh half as much, counted from the last event of the split;
             the weights' mean over targets is 1. None: all weigh 1.
+        events: whether blocks tell the types of events, which ``sessions`` then has.
 
     Attributes:
         shape: ``lanes`` are the scored positions of a step; ``used`` steps hold targets.
@@ -206,12 +219,18 @@ class PackedFeed:
     """
 
     def __init__(
-        self, sessions: Sessions, window: int, plan: Plan, stride: int = 1, half_life: float | None = None
+        self,
+        sessions: Sessions,
+        window: int,
+        plan: Plan,
+        stride: int = 1,
+        half_life: float | None = None,
+        events: bool = False,
     ) -> None:
         if len(sessions.items) >= 2**31:
-            raise UserError(f"{len(sessions.items):,} events: narm and sasrec train on less than {2**31:,}; "
-                            "prepare a --fraction of the data")  # fmt: skip
-        self._items = np.asarray(sessions.items, np.int32)
+            raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
+                            f"{2**31:,}; prepare a part of the data")  # fmt: skip
+        self._log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None)
         self._plan = plan
         self._chunks = cut_chunks(np.asarray(sessions.offsets), window, stride)
         # Classes of chunks that may take each other's places, in the order of the template's places.
@@ -224,9 +243,10 @@ class PackedFeed:
         self.shape = Shape(lanes, max(1, -(-used // blocks)), blocks, used)
         fill = (len(self._chunks.begin), 0, -1)
         self._template = Template(*(_pad(part, self.shape, value) for part, value in zip(template, fill, strict=True)))
-        self.resident = 4 * (len(self._items) + sum(part.size for part in self._template)) <= plan.device_bytes
+        size = sum(part.nbytes for part in jax.tree.leaves((self._log, self._template)))
+        self.resident = size <= plan.device_bytes
         if self.resident:
-            self._device = jax.tree.map(jnp.asarray, (self._items, self._template))
+            self._device = jax.tree.map(jnp.asarray, (self._log, self._template))
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -238,10 +258,10 @@ class PackedFeed:
         begin, value = self.order(epoch)
         steps = self.shape.steps
         if self.resident:
-            items, template = self._device
+            log, template = self._device
             begins, values = jnp.asarray(begin), None if value is None else jnp.asarray(value)
             for block in range(start, self.shape.blocks):
-                yield _cut(items, template, begins, values, block * steps, steps)
+                yield _cut(log, template, begins, values, block * steps, steps)
         else:
             yield from ahead(self._host_block(begin, value, block) for block in range(start, self.shape.blocks))
 
@@ -263,34 +283,50 @@ class PackedFeed:
         (rows, window), steps = self.grid, self.shape.steps
         grid = jax.ShapeDtypeStruct((steps, rows, window), np.int32)
         scored = jax.ShapeDtypeStruct((steps, self.shape.lanes), np.int32)
-        return PackedBlock(grid, grid, scored, scored, jax.ShapeDtypeStruct(scored.shape, np.float32))
+        weight = jax.ShapeDtypeStruct(scored.shape, np.float32)
+        return PackedBlock(grid, grid, scored, scored, weight, None if self._log.events is None else grid)
+
+    def positions(self, epoch: int = 0) -> np.ndarray:
+        """int64[steps of all blocks, P]: where in the split each target stands, in the order of the blocks; -1 where
+        there is none."""
+        begin, _ = self.order(epoch)
+        target = _events(np, self._template, begin)[1]
+        return np.where(self._template.slot >= 0, target, -1)
 
     def _host_block(self, begin: np.ndarray, value: np.ndarray | None, block: int) -> PackedBlock:
         low = block * self.shape.steps
         part = Template(*(leaf[low : low + self.shape.steps] for leaf in self._template))
-        return jax.tree.map(jnp.asarray, _assemble(np, self._items, part, begin, value))
+        return jax.tree.map(jnp.asarray, _assemble(np, self._log, part, begin, value))
 
 
 @partial(jax.jit, static_argnames="steps")
-def _cut(items: Array, template: Template, begin: Array, value: Array | None, start: int, steps: int) -> PackedBlock:
+def _cut(log: Log, template: Template, begin: Array, value: Array | None, start: int, steps: int) -> PackedBlock:
     part = Template(*(jax.lax.dynamic_slice_in_dim(leaf, start, steps) for leaf in template))
-    return _assemble(jnp, items, part, begin, value)
+    return _assemble(jnp, log, part, begin, value)
 
 
-def _assemble(xp: Any, items: Any, part: Template, begin: Any, value: Any) -> PackedBlock:
+def _assemble(xp: Any, log: Log, part: Template, begin: Any, value: Any) -> PackedBlock:
     """Fill a template's steps, with NumPy or on the device."""
     chunks = len(begin) - 1
-    event = begin[part.chunk] + part.offset
+    event, target = _events(xp, part, begin)
     steps = event.shape[0]
     live = part.slot >= 0
     slot = xp.where(live, part.slot, 0)
-    after = xp.take_along_axis(event.reshape(steps, -1), slot, axis=1) + 1
     weight = live.astype(xp.float32)
     if value is not None:
         weight = weight * value[xp.take_along_axis(part.chunk.reshape(steps, -1), slot, axis=1)]
     start = (xp.arange(event.shape[2], dtype=xp.int32) - part.offset).astype(xp.int32)
-    source = xp.where(part.chunk < chunks, items[event], -1)
-    return PackedBlock(source, start, slot, items[xp.where(live, after, 0)], weight)
+    source = xp.where(part.chunk < chunks, log.items[event], -1)
+    kinds = None if log.events is None else log.events[event].astype(xp.int32)
+    return PackedBlock(source, start, slot, log.items[target], weight, kinds)
+
+
+def _events(xp: Any, part: Template, begin: Any) -> tuple[Any, Any]:
+    """The event in each position of the grid, and the one that each slot is to predict; 0 where there is none."""
+    event = begin[part.chunk] + part.offset
+    live = part.slot >= 0
+    last = xp.take_along_axis(event.reshape(event.shape[0], -1), xp.where(live, part.slot, 0), axis=1)
+    return event, xp.where(live, last + 1, 0)
 
 
 def _decay(sessions: Sessions, chunks: Chunks, half_life: float) -> np.ndarray:

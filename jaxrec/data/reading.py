@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from jaxrec.data.duck import identifier, quoted
 from jaxrec.errors import UserError, nearest
 
 TEXT = "VARCHAR"
+# What DuckDB raises about a file; what the metadata of Parquet have wrong is of no class but the base of all.
+DAMAGE = (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException, duckdb.Error)
 HEAD_BYTES = 1 << 16  # how much of a file is looked at to tell what it is; a header longer than this is no header
 
 
@@ -28,17 +30,23 @@ class Table:
 
     Attributes:
         path: the file as the user named it.
-        relation: the SQL of a table function.
+        function: the table function that reads it, and ``settings``, its further arguments in SQL.
         columns: column name to (SQL expression, SQL type).
         packed: in gzip.
         repeated: names that several columns have, which are not in ``columns``.
     """
 
     path: Path
-    relation: str
+    function: str
+    settings: str
     columns: dict[str, tuple[str, str]]
     packed: bool = False
     repeated: frozenset[str] = frozenset()
+
+    @property
+    def relation(self) -> str:
+        """SQL: the rows of the file."""
+        return together([self])
 
     def column(self, name: str, hint: str = "") -> tuple[str, str]:
         """The SQL expression and type of the column ``name``.
@@ -52,6 +60,16 @@ class Table:
             found = ", ".join(list(self.columns)[:12]) + (", ..." if len(self.columns) > 12 else "")
             raise UserError(f"{self.path}: no column '{name}'{nearest(name, self.columns)}; it has {found}{hint}")
         return self.columns[name]
+
+
+def together(tables: Sequence[Table]) -> str:
+    """SQL: the rows of several files one after the other, which are read alike: of the same settings and columns."""
+    return f"{tables[0].function}([{', '.join(literal(table.path) for table in tables)}]{tables[0].settings})"
+
+
+def literal(path: Path) -> str:
+    """SQL: a file's name; DuckDB would expand * ? [ in it."""
+    return quoted(glob.escape(str(path.resolve())))
 
 
 @dataclass(frozen=True)
@@ -94,23 +112,22 @@ def open_table(connection: Any, path: Path, delimiter: str = ",", columns: Seque
         UserError: missing, a directory, unreadable, empty, damaged, or neither CSV nor Parquet.
     """
     head, compression = _head(path)
-    literal = quoted(glob.escape(str(path.resolve())))  # DuckDB would expand * ? [ in a file's name
     if head.startswith(b"PAR1"):
-        relation = f"read_parquet({literal})"
+        table = Table(path, "read_parquet", "", {})
         with reading(path):
-            rows = connection.execute(f"DESCRIBE SELECT * FROM {relation}").fetchall()
-        return Table(path, relation, {row[0]: (identifier(row[0]), row[1]) for row in rows})
+            rows = connection.execute(f"DESCRIBE SELECT * FROM {table.relation}").fetchall()
+        return replace(table, columns={row[0]: (identifier(row[0]), row[1]) for row in rows})
     if b"\0" in head:
         raise UserError(f"{path}: a binary file; expected CSV text, CSV in gzip, or Parquet")
     names = list(columns) if columns else _header(path, head, delimiter)
     schema = ", ".join(f"'c{i}': '{TEXT}'" for i in range(len(names)))  # names of ours, whatever the header holds
-    relation = (
-        f"read_csv({literal}, auto_detect = false, header = {columns is None}, delim = {quoted(delimiter)}, "
-        f"quote = '\"', escape = '\"', compression = '{compression}', columns = {{{schema}}})"
+    settings = (
+        f", auto_detect = false, header = {columns is None}, delim = {quoted(delimiter)}, "
+        f"quote = '\"', escape = '\"', compression = '{compression}', columns = {{{schema}}}"
     )
     repeated = frozenset(name for name in names if names.count(name) > 1)
     known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if name not in repeated}
-    return Table(path, relation, known, compression == "gzip", repeated)
+    return Table(path, "read_csv", settings, known, compression == "gzip", repeated)
 
 
 def _head(path: Path) -> tuple[bytes, str]:
@@ -199,9 +216,9 @@ def reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException) as error:
+    except duckdb.Error as error:
         message = str(error)
-        if "No space left" in message:
+        if type(error) not in DAMAGE or "No space left" in message:
             raise
         if "GZIP" in message.upper():
             raise UserError(f"{path}: truncated or damaged gzip; fetch the file again") from None

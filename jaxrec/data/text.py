@@ -5,6 +5,9 @@ the process that calls it never imports torch. As a command it fills the cache, 
 device:
 
   python -m jaxrec.data.text --texts items.parquet --column name --model sentence-transformers/all-MiniLM-L6-v2
+  python -m jaxrec.data.text --data data/merrec
+
+of which the second also puts the vectors of a data set's item names beside it (jaxrec/data/name_vectors.py).
 
 The vectors of a text depend on the text and the model alone: the cache knows a model of the hub by its name and
 revision, and one in a folder by what its files hold. A model of the hub that was fetched once is used as it is; nobody
@@ -30,7 +33,9 @@ import numpy as np
 
 import jaxrec
 from jaxrec.cli import Parser, command, progress
+from jaxrec.data.dataset import open_dataset
 from jaxrec.data.files import checksum
+from jaxrec.data.name_vectors import NAMES, names_key, open_name_vectors, write_name_vectors
 from jaxrec.data.text_worker import INSTALL, open_store, text_keys
 from jaxrec.errors import UserError, nearest
 
@@ -39,7 +44,7 @@ CONFIGURATION = (".json", ".txt", ".model", ".py")  # with vocabularies
 OTHER_ENGINES = ("onnx", "openvino")  # folders with weights that are not used
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
 ORGANISATION = "sentence-transformers"  # of a hub name without one
-SHOWN = "'sentence-transformers/all-MiniLM-L6-v2'"
+DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 
 
 class Encoded(NamedTuple):
@@ -50,6 +55,7 @@ class Encoded(NamedTuple):
         rows: int64[n], the vector of each text.
         unique: distinct texts.
         new: those of them that had to be encoded, which took ``seconds`` without loading the model.
+        identity: of the model: the name of its folder in the cache.
     """
 
     vectors: np.ndarray
@@ -57,6 +63,7 @@ class Encoded(NamedTuple):
     unique: int
     new: int
     seconds: float
+    identity: str
 
 
 def embed(
@@ -95,7 +102,7 @@ def encoded(
     keys = _check(texts, place)
     update = update or (lambda advance=1, note="": None)
     with ExitStack() as stack:
-        folder, identity = _find_model(model, update)
+        folder, identity = find_model(model, update)
         root = cache or _default_cache() or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrec-")))
         rows = open_store(root / identity).find(keys)
         missing = [text for text, row in zip(place, rows, strict=True) if row < 0]
@@ -108,7 +115,7 @@ def encoded(
         if (rows < 0).any():
             raise AssertionError(f"{root / identity}: vectors are missing after encoding")
         by_text = np.fromiter((place[text] for text in texts), np.int64, len(texts))
-        yield Encoded(store.vectors, rows[by_text], len(place), int(worked["encoded"]), worked["seconds"])
+        yield Encoded(store.vectors, rows[by_text], len(place), int(worked["encoded"]), worked["seconds"], identity)
 
 
 def _check(texts: Sequence[str], unique: dict[str, int]) -> np.ndarray:
@@ -138,8 +145,12 @@ def _default_cache() -> Path | None:
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
-def _find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
-    """The folder of a model, fetched from the hub where need be, and the name of its vectors' folder in the cache."""
+def find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
+    """The folder of a model, fetched from the hub where need be, and the name of its vectors' folder in the cache.
+
+    Raises:
+        UserError: there is no such model, it is none that can be used, or the hub cannot be reached.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         _check_folder(folder, f"{model}: ")
@@ -147,7 +158,7 @@ def _find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
     if folder.exists():
         raise UserError(f"{model}: a file; give the folder of a sentence-transformers model, or a hub name")
     if not re.fullmatch(HUB_NAME, model):
-        raise UserError(f"{model}: no such folder; give one, or a name on the hub, as {SHOWN}")
+        raise UserError(f"{model}: no such folder; give one, or a name on the hub, as '{DEFAULT}'")
     name = model if "/" in model else f"{ORGANISATION}/{model}"
     hub = _hub_cache()
     found = _snapshot(hub, name)
@@ -258,25 +269,63 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         UserError: a bad option or file; see also ``embed``.
     """
-    parser = Parser(prog="python -m jaxrec.data.text", description="Encode the texts of a file, and keep the vectors.")
-    parser.add_argument("--texts", type=Path, required=True, metavar="FILE", help=".parquet, .csv, or .txt (a text a "
-                        "line)")  # fmt: skip
+    parser = Parser(prog="python -m jaxrec.data.text", description="Encode texts, and keep the vectors.")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--texts", type=Path, metavar="FILE", help=".parquet, .csv, or .txt (a text a line)")
+    given.add_argument("--data", type=Path, metavar="DIR", help="a data set whose items have names: encode those, and "
+                       "write them to DIR/text")  # fmt: skip
     parser.add_argument("--column", metavar="NAME", help="of .parquet and .csv: the column that holds the texts")
-    parser.add_argument("--model", required=True, metavar="M", help=f"a name on the hub, as {SHOWN}, or a folder")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the vectors there too: float16[texts, dim], "
-                        ".npy")  # fmt: skip
+    parser.add_argument("--model", default=DEFAULT, metavar="M", help="a name on the hub, or a folder (%(default)s)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the vectors of --texts there too: "
+                        "float16[texts, dim], .npy")  # fmt: skip
     arguments = parser.parse_args(argv)
-    texts = read_texts(arguments.texts, arguments.column)
-    with (
-        progress("Encoding", total=len(texts)) as update,
-        encoded(texts, arguments.model, update=update) as result,
-    ):
-        speed = f", {result.new / result.seconds:,.0f} names/s" if result.new and result.seconds else ""
-        print(f"{len(texts):,} texts, {result.unique:,} unique, {result.new:,} encoded now{speed}; "
-              f"{result.vectors.shape[1]} dimensions")  # fmt: skip
-        if arguments.out:
-            _write(arguments.out, result)
-            print(f"wrote {arguments.out}")
+    if arguments.data is None:
+        _encode_texts(arguments.texts, arguments.column, arguments.model, arguments.out)
+        return
+    for option in ("column", "out"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option}: not with --data, which reads and writes in its directory; leave it out")
+    _encode_names(arguments.data, arguments.model)
+
+
+def _encode_texts(file: Path, column: str | None, model: str, out: Path | None) -> None:
+    texts = read_texts(file, column)
+    with progress("Encoding", total=len(texts)) as update, encoded(texts, model, update=update) as result:
+        print(f"{len(texts):,} texts, {_summary(result)}")
+        if out:
+            _write(out, result)
+            print(f"wrote {out}")
+
+
+def _summary(result: Encoded) -> str:
+    speed = f", {result.new / result.seconds:,.0f} names/s" if result.new and result.seconds else ""
+    return f"{result.unique:,} unique, {result.new:,} encoded now{speed}; {result.vectors.shape[1]} dimensions"
+
+
+def _encode_names(data: Path, model: str) -> None:
+    """Put the vectors of a data set's names beside it, unless they are there."""
+    manifest = open_dataset(data).manifest
+    key, counts = names_key(data, manifest), manifest["counts"]
+    if not counts["names"]:
+        raise UserError(f"{data}: none of its {counts['items']:,} items has a name; there is nothing to encode")
+    with progress("Encoding", total=counts["names"]) as update:
+        _, identity = find_model(model, update)
+        try:
+            there = open_name_vectors(data, manifest, identity)
+        except UserError:  # missing, damaged or of names that the data set had before: all are mended below
+            pass
+        else:
+            print(f"{there.folder}: there already, of {counts['names']:,} names; nothing to do")
+            return
+        file = data / NAMES
+        if not file.is_file() or checksum(file) != key:
+            raise UserError(f"{file}: damaged or missing (checksum differs); prepare the data set again")
+        with encoded(read_texts(file, "name"), model, update=update) as result:
+            named = counts["items"] - counts["unnamed"]
+            print(f"{named:,} items with names, {_summary(result)}")
+            if counts["unnamed"]:
+                print(f"{counts['unnamed']:,} items without a name: their vectors are all zeros")
+            print(f"wrote {write_name_vectors(data, manifest, model, result.identity, result.vectors, result.rows)}")
 
 
 def _write(out: Path, result: Encoded) -> None:

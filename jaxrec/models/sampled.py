@@ -83,12 +83,16 @@ class SampledRanking:
             live: bool[B].
             negatives: of this step.
         """
-        lanes, columns = scores.shape
-        own = slot[:lanes, None] == jnp.arange(columns)
+        own = slot[: len(live), None] == jnp.arange(scores.shape[1])
+        weight, own_weight = self.weights(slot, live, negatives)
+        return jnp.where(live, self._loss(scores, own, weight, own_weight), 0.0)
+
+    def weights(self, slot: Array, live: Array, negatives: Negatives) -> tuple[Array, Array]:
+        """float32[B + N], the weight of each candidate's column, and float32[B], of each query's own occurrence."""
         drawn = jnp.broadcast_to(jnp.any(live).astype(jnp.float32), negatives.ids.shape)
         occurrence = jnp.concatenate([live.astype(jnp.float32), drawn])
+        own_weight = jnp.ones(len(live))
         if negatives.log_q is not None:
-            occurrence = occurrence * jnp.exp(-negatives.log_q)
-        weight = jnp.zeros((columns,)).at[slot].add(occurrence)
-        own_weight = 1.0 if negatives.log_q is None else jnp.exp(-negatives.log_q[:lanes])
-        return jnp.where(live, self._loss(scores, own, weight, own_weight), 0.0)
+            correction = jnp.exp(-negatives.log_q)
+            occurrence, own_weight = occurrence * correction, correction[: len(live)]
+        return jnp.zeros(len(slot)).at[slot].add(occurrence), own_weight

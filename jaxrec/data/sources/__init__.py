@@ -15,6 +15,8 @@ from jaxrec.data.sources import (
     amore,
     click_rows,
     diginetica,
+    merrec,
+    merrec_synthetic,
     movielens,
     personas_synthetic,
     synthetic,
@@ -63,7 +65,10 @@ SOURCES: dict[str, Source] = {
     "yoochoose": yoochoose,
     "synthetic": synthetic,
     "events": table,
+    "merrec": merrec,
+    "merrec-synthetic": merrec_synthetic,
 }
+TYPED_SOURCES = frozenset({"merrec", "merrec-synthetic"})  # of these, those whose events have types
 
 ROW_SOURCES: dict[str, RowSource] = {
     "movielens": movielens,

@@ -1,9 +1,10 @@
-"""What sources share: options that are numbers, and those of any file of rows: its delimiter, and times in any unit."""
+"""What sources share: numbers and parts as options, and the options of any file of rows: delimiter and unit of time."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 from jaxrec.data.reading import TEXT, Table, reading, timestamp
@@ -28,6 +29,17 @@ def ranged(kind: type, least: float, most: float) -> Callable[[str], float]:
         return value
 
     return number
+
+
+def fraction(text: str) -> Fraction:
+    """The type of an option: a part, more than 0 and at most 1."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1:
+        raise ArgumentTypeError(f"'{text}': expected more than 0 and at most 1, such as 1/64 or 0.25")
+    return value
 
 
 def add_file_arguments(parser: ArgumentParser) -> None:

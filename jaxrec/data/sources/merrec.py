@@ -1,0 +1,211 @@
+"""MerRec: what users of a marketplace did with which listing (arXiv:2402.14230), as Parquet or CSV.
+
+A session is a sequence of the data set: the rows of one (user_id, session_id, sequence_id). Each row has the time as
+text, one of six event types, the item, and what the item was called and was like then.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from jaxrec.data.duck import quoted
+from jaxrec.data.events import Drawn, Raw
+from jaxrec.data.reading import literal
+from jaxrec.data.sessions_writing import write_parquet
+from jaxrec.data.sources.merrec_files import EVENT_TYPES, KINDS, Files, find_files, open_files
+from jaxrec.data.sources.shared import fraction, ranged
+from jaxrec.data.writing import ArrayFile
+from jaxrec.errors import UserError
+
+HELP = "events on the listings of a marketplace (MerRec), in Parquet or CSV files"
+DEFAULTS = {"min_session_length": 3, "min_item_support": 1, "test_days": 3}
+
+NARROW = ("user_id", "session_id", "sequence_id", "stime", "event_id")  # of every row, with the item or the product
+# Of the latest row of each item alone.
+WIDE = (*(name for name in KINDS if name not in (*NARROW, "item_id", "product_id")), "product_id")
+HELPERS = ["row", "bad"]  # columns beside them on the way
+SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip() takes
+CHUNK = 1 << 16  # rows fetched from DuckDB at a time
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--raw",
+        required=True,
+        metavar="PATH",
+        help="a folder of .parquet (or .csv) files, one file, or a quoted pattern such as 'merrec/*/*.parquet'",
+    )
+    add_protocol_arguments(parser)
+
+
+def add_protocol_arguments(parser: ArgumentParser) -> None:
+    """Add ``--target``, ``--split``, ``--test-fraction`` and ``--split-seed``, which ``read_files`` asks for."""
+    parser.add_argument(
+        "--target",
+        choices=("item", "product"),
+        default="item",
+        help="what the vocabulary holds: the listing (item_id) or its brand and category (product_id) (default item)",
+    )
+    parser.add_argument(
+        "--split",
+        choices=("time", "random"),
+        default="time",
+        help="test on the sequences of the last --test-days, with items that training has not seen, or on "
+        "sequences drawn at random (default time)",
+    )
+    parser.add_argument(
+        "--test-fraction",
+        type=fraction,
+        metavar="F",
+        help="with --split random: the part of the sequences to test on (default 0.2)",
+    )
+    parser.add_argument(
+        "--split-seed",
+        type=ranged(int, 0, 2**32),
+        metavar="N",
+        help="with --split random: another seed draws others (default 0)",
+    )
+
+
+def read(connection: Any, arguments: Namespace) -> Raw:
+    """Fill the table ``raw``; see ``events.Raw``."""
+    return read_files(connection, find_files(arguments.raw), arguments, arguments.raw)
+
+
+def read_files(
+    connection: Any, paths: Sequence[Path], arguments: Namespace, name: str, listings: Path | None = None
+) -> Raw:
+    """Fill the table ``raw`` from files with the columns of MerRec.
+
+    Args:
+        connection: DuckDB.
+        paths: the files; rows count in this order.
+        arguments: those of ``add_protocol_arguments``.
+        name: what errors call the whole.
+        listings: a Parquet file with ``item_id``, ``listed`` and ``sold`` (ms since 1970) of every item, which are
+            added to its attributes; without effect for the target product, of which there are several.
+
+    Raises:
+        UserError: a file is missing, damaged, empty, without a needed column or with one of a wrong type; or a value
+            that cannot be used, such as an unknown type of event; or options that contradict each other.
+    """
+    drawn = _drawn(arguments)
+    files = open_files(connection, paths)
+    listings = listings if arguments.target == "item" else None
+    target = f"{arguments.target}_id"
+    _read_narrow(connection, files, target)
+    options = {"target": arguments.target, "split": arguments.split}
+    if drawn:
+        options |= {"test_fraction": str(drawn.fraction), "split_seed": drawn.seed}
+    entries = {"event_types": list(EVENT_TYPES), "target": arguments.target, "live": listings is not None}
+    return Raw(
+        name,
+        options,
+        extras=lambda path, n_items: entries,
+        event_types=EVENT_TYPES,
+        drawn=drawn,
+        attributes=lambda path: _write_attributes(connection, files, target, listings, path),
+    )
+
+
+def _drawn(arguments: Namespace) -> Drawn | None:
+    """What ``--split random`` asks for.
+
+    Raises:
+        UserError: an option that only this split has was given with another.
+    """
+    given = {"--test-fraction": arguments.test_fraction, "--split-seed": arguments.split_seed}
+    if arguments.split == "random":
+        return Drawn(arguments.test_fraction or Fraction(1, 5), arguments.split_seed or 0)
+    for option, value in given.items():
+        if value is not None:
+            raise UserError(f"{option} {value}: the split is by time; add --split random or leave the option out")
+    return None
+
+
+def _read_narrow(connection: Any, files: Files, target: str) -> None:
+    """The table ``raw`` (session, item, time, event)."""
+    columns = (*NARROW, target)
+    with files.reading(connection, columns):
+        connection.execute(
+            "CREATE TABLE raw AS SELECT md5_number(user_id || chr(31) || session_id || chr(31) || sequence_id) "
+            f"AS session, {target} AS item, stime AS time, event_id AS event FROM ({files.rows(columns)})"
+        )
+    bad = "session IS NULL OR item IS NULL OR time IS NULL OR event IS NULL"
+    (row,) = connection.execute(f"SELECT min(rowid) FROM raw WHERE {bad}").fetchone()
+    if row is not None:
+        raise files.complaint(connection, row, columns, columns)
+
+
+def _write_attributes(
+    connection: Any, files: Files, target: str, listings: Path | None, path: Path
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Write ``attributes.parquet``, ``names.parquet`` and ``item_names.npy``; returns their entries and counts."""
+    # Of each item the last row of those of its latest time.
+    connection.execute(
+        "CREATE TEMP TABLE latest AS SELECT index, item, max(raw.rowid) AS row FROM raw "
+        "JOIN (SELECT item, max(time) AS time FROM raw GROUP BY item) USING (item, time) "
+        "JOIN vocabulary USING (item) GROUP BY index, item"
+    )
+    attributes = path / "attributes.parquet"
+    with files.reading(connection, ("item_id", *WIDE)), _latest(connection, files, target, listings) as reader:
+        schema = pa.schema([field for field in reader.schema if field.name not in HELPERS])
+        entry = write_parquet(_usable(connection, files, reader), schema, attributes)
+    (items,) = connection.execute("SELECT count(*) FROM vocabulary").fetchone()
+    if pyarrow.parquet.read_metadata(attributes).num_rows != items:
+        raise AssertionError("the attributes are not one row an item")
+    entries, counts = _write_names(connection, attributes, items)
+    return entries | {attributes.name: entry}, counts
+
+
+def _latest(connection: Any, files: Files, target: str, listings: Path | None) -> Any:
+    """A stream of attributes by item index, and ``HELPERS``: their row over all files and if a value is bad."""
+    name = f"coalesce(trim(name, {quoted(SPACES)}), '') AS name"
+    live, join = "", ""
+    if listings:
+        live = ", listed, sold"
+        join = f"LEFT JOIN read_parquet({literal(listings)}) AS listing ON listing.item_id = everything.item_id"
+    return connection.sql(
+        f"SELECT everything.* EXCLUDE (item_id) REPLACE ({name}){live} FROM ("
+        f"SELECT *, row_number() OVER () - 1 AS row FROM ({files.rows(('item_id', *WIDE), bad=True)})) AS everything "
+        f"JOIN latest ON latest.row = everything.row AND latest.item = everything.{target} {join} ORDER BY index"
+    ).to_arrow_reader(CHUNK)
+
+
+def _usable(connection: Any, files: Files, reader: Any) -> Iterator[pa.RecordBatch]:
+    """The batches without ``HELPERS``, as long as no value in them is bad."""
+    for batch in reader:
+        bad = batch.column("bad").index(True).as_py()
+        if bad >= 0:
+            reader.close()  # DuckDB has one open result at a time
+            raise files.complaint(connection, batch.column("row")[bad].as_py(), WIDE, ())
+        yield batch.drop_columns(HELPERS)
+
+
+def _write_names(connection: Any, attributes: Path, items: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Write ``names.parquet`` and ``item_names.npy`` beside the attributes; returns their entries and counts."""
+    named = f"(SELECT name, file_row_number AS index FROM read_parquet({literal(attributes)}, file_row_number = true))"
+    connection.execute(
+        "CREATE TEMP TABLE names AS SELECT name, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS number FROM "
+        f"(SELECT name, min(index) AS first FROM {named} WHERE name <> '' GROUP BY name)"
+    )
+    with connection.sql("SELECT name FROM names ORDER BY number").to_arrow_reader(CHUNK) as reader:
+        entries = {"names.parquet": write_parquet(reader, reader.schema, attributes.with_name("names.parquet"))}
+    numbers = f"SELECT coalesce(number, -1) AS number FROM {named} LEFT JOIN names USING (name) ORDER BY index"
+    with (
+        connection.sql(numbers).to_arrow_reader(CHUNK) as reader,
+        ArrayFile(attributes.with_name("item_names.npy"), "<i4", items) as file,
+    ):
+        for batch in reader:
+            file.append(batch.column(0).to_numpy())
+    entries["item_names.npy"] = file.entry
+    (names,) = connection.execute("SELECT count(*) FROM names").fetchone()
+    (unnamed,) = connection.execute(f"SELECT count(*) FROM {named} WHERE name = ''").fetchone()
+    return entries, {"names": names, "unnamed": unnamed}

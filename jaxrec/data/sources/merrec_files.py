@@ -1,0 +1,205 @@
+"""The files of MerRec: many, Parquet or CSV, with the columns of the published data set, read as one relation.
+
+Each file's header is looked at first, so that what is wrong with one is said by its name. Columns are read by name;
+files that are read alike go to DuckDB together.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from jaxrec.data.reading import TEXT, Table, integer, open_table, reading, timestamp, together
+from jaxrec.data.sources.shared import NUMBERS
+from jaxrec.errors import UserError
+
+EVENT_TYPES = ("item_view", "item_like", "item_add_to_cart_tap", "offer_make", "buy_start", "buy_comp")
+# The columns and what they hold. The 25th, sequence_length, is not read: it follows from the rows.
+KINDS = {"user_id": "id", "stime": "time", "session_id": "text", "sequence_id": "text", "event_id": "event"}
+KINDS |= {"item_id": "id", "product_id": "text", "name": "text", "price": "number"}
+KINDS |= {f"c{level}_{what}": kind for level in range(3) for what, kind in (("name", "text"), ("id", "id"))}
+KINDS |= {"brand_name": "text", "brand_id": "id", "item_condition_id": "id", "item_condition_name": "text"}
+KINDS |= {"size_name": "text", "size_id": "id", "color": "text", "shipper_id": "id", "shipper_name": "text"}
+EXPECTED = {
+    "id": "an integer",
+    "time": "a time like 2023-05-01 11:52:28",
+    "text": "text",
+    "event": f"one of {', '.join(EVENT_TYPES)}",
+    "number": "a number",
+}
+NOTHING = '"NULL"'  # what DuckDB calls the type of a Parquet column without any value
+
+
+def find_files(raw: str) -> list[Path]:
+    """The files that ``--raw`` means: one, those of a folder and of the folders in it, or those of a pattern.
+
+    Of a folder these are the ``.parquet`` files, and if it has none the ``.csv`` and ``.csv.gz`` files. The order is
+    that of the names.
+
+    Raises:
+        UserError: there are none.
+    """
+    path = Path(raw)
+    if path.is_dir():
+        # What starts with a dot or _ are the notes of other programs, such as _SUCCESS or .x.parquet.crc.
+        inside = [p for p in sorted(path.rglob("*")) if p.is_file() and p.name[0] not in "._"]
+        found = [p for p in inside if p.name.endswith(".parquet")]
+        found = found or [p for p in inside if p.name.endswith((".csv", ".csv.gz"))]
+        if not found:
+            raise UserError(f"{path}: no .parquet or .csv files in this folder; check --raw")
+        return found
+    if not path.exists() and glob.has_magic(raw):
+        found = sorted(p for p in map(Path, glob.glob(raw, recursive=True)) if p.is_file())
+        if not found:
+            raise UserError(f"{raw}: no file matches this pattern; check --raw")
+        return found
+    return [path]
+
+
+@dataclass(frozen=True)
+class Files:
+    """Opened files that have the columns they need.
+
+    Attributes:
+        tables: the files in their order.
+        empty: by file, the text columns that have a type of number because no row has a value.
+    """
+
+    tables: tuple[Table, ...]
+    empty: dict[Path, frozenset[str]]
+
+    def rows(self, columns: Sequence[str], bad: bool = False) -> str:
+        """SQL: the rows of all files in their order, with these columns parsed, NULL where there is no value.
+
+        With ``bad`` a column of this name says whether any value is there, but cannot be used.
+        """
+        groups = []
+        for _, group in groupby(self.tables, key=self._signature):
+            alike = list(group)
+            pairs = [(self._given(alike[0], name), self._parsed(alike[0], name)) for name in columns]
+            selected = [f"{parsed} AS {name}" for name, (_, parsed) in zip(columns, pairs, strict=True)]
+            if bad:
+                selected += [" OR ".join(f"({g}) IS NOT NULL AND ({p}) IS NULL" for g, p in pairs) + " AS bad"]
+            groups.append(f"SELECT {', '.join(selected)} FROM {together(alike)}")
+        return " UNION ALL ".join(groups)
+
+    @contextmanager
+    def reading(self, connection: Any, columns: Sequence[str]) -> Iterator[None]:
+        """Name the damaged file where DuckDB stumbles over one of all.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if isinstance(error, duckdb.OutOfMemoryException | duckdb.InterruptException):
+                raise
+            for table in self.tables:
+                values = ", ".join(table.columns[name][0] for name in columns)
+                with reading(table.path):  # a count alone would not look at the values
+                    connection.execute(f"SELECT bit_xor(hash({values})) FROM {table.relation}").fetchall()
+            raise
+
+    def complaint(self, connection: Any, row: int, columns: Sequence[str], required: Sequence[str]) -> UserError:
+        """The error about the row ``row`` (from 0, over all files), in which a value cannot be used."""
+        for table in self.tables:
+            (rows,) = connection.execute(f"SELECT count(*) FROM {table.relation}").fetchone()
+            if row < rows:
+                break
+            row -= rows
+        selected = ", ".join(f"{self._given(table, name)}, {self._parsed(table, name)}" for name in columns)
+        values = connection.execute(f"SELECT {selected} FROM {table.relation} LIMIT 1 OFFSET {row}").fetchone()
+        for name, given, parsed in zip(columns, values[::2], values[1::2], strict=True):
+            if parsed is None and (given is not None or name in required):
+                found = "nothing" if given is None else f"'{given}'"
+                return UserError(
+                    f"{table.path}: row {row + 1:,}, column '{name}': found {found}, expected {EXPECTED[KINDS[name]]}; "
+                    "mend or remove it"
+                )
+        raise AssertionError(f"{table.path}: nothing is wrong with row {row + 1}")
+
+    def _signature(self, table: Table) -> tuple[Any, ...]:
+        """What files that DuckDB reads together have in common; of CSV the order of the columns too."""
+        columns = tuple(table.columns[name] for name in KINDS)
+        return table.function, table.settings, columns, self.empty[table.path]
+
+    def _given(self, table: Table, name: str) -> str:
+        """SQL: the value as it stands in the file, NULL where none is there."""
+        sql, kind = table.columns[name]
+        if kind == NOTHING or name in self.empty[table.path]:
+            return f"CAST(NULL AS {TEXT})"
+        if kind == TEXT:
+            return f"nullif({sql}, '')"
+        return f"CASE WHEN NOT isnan({sql}) THEN {sql} END" if kind in ("FLOAT", "DOUBLE") else sql
+
+    def _parsed(self, table: Table, name: str) -> str:
+        """SQL: the value as int64 (ids, and times as ms since 1970), float64, text or uint8 (events); else NULL."""
+        sql, kind, given = *table.columns[name], self._given(table, name)
+        match KINDS[name]:
+            case "id":
+                if kind == TEXT:  # CSV of pandas has 256.0 where the column has gaps
+                    return integer(f"regexp_replace({given}, '\\.0+$', '')")
+                return f"TRY_CAST(CASE WHEN ({given}) = trunc({sql}) THEN {sql} END AS BIGINT)"
+            case "number":
+                return f"CASE WHEN isfinite(TRY_CAST({given} AS DOUBLE)) THEN TRY_CAST({given} AS DOUBLE) END"
+            case "time":
+                return timestamp(given)
+            case "event":
+                names = ", ".join(f"'{event}'" for event in EVENT_TYPES)
+                return f"CAST(list_position([{names}], {given}) - 1 AS UTINYINT)"
+        return given
+
+
+def open_files(connection: Any, paths: Iterable[Path]) -> Files:
+    """Look at every file.
+
+    Raises:
+        UserError: a file is missing, empty or damaged, lacks a column or has one of a type that cannot be used.
+    """
+    tables = tuple(open_table(connection, path) for path in paths)
+    empty = {table.path: _check(connection, table) for table in tables}
+    return Files(tables, empty)
+
+
+def _check(connection: Any, table: Table) -> frozenset[str]:
+    """Check a file's columns and that it has rows; returns its text columns that hold numbers, but no value."""
+    for name in KINDS:
+        table.column(name, "; prepare merrec needs the columns of the published data set")
+    with reading(table.path):
+        if connection.execute(f"SELECT 1 FROM {table.relation} LIMIT 1").fetchone() is None:
+            raise UserError(f"{table.path}: no events; expected one a row, remove the file or write it again")
+    empty = set()
+    for name, kind in KINDS.items():
+        sql, found = table.columns[name]
+        if _fits(kind, found):
+            continue
+        # pandas writes a text column without any value as one of numbers.
+        if kind == "text" and found in NUMBERS:
+            with reading(table.path):
+                query = f"SELECT count(*) FROM {table.relation} WHERE {sql} IS NOT NULL AND NOT isnan({sql}::DOUBLE)"
+                (values,) = connection.execute(query).fetchone()
+            if values == 0:
+                empty.add(name)
+                continue
+        raise UserError(
+            f"{table.path}: column '{name}' is of type {found}; expected {EXPECTED[kind]}; convert the column"
+        )
+    return frozenset(empty)
+
+
+def _fits(kind: str, found: str) -> bool:
+    """Whether values of a column of the SQL type ``found`` can be of this kind."""
+    if found in (TEXT, NOTHING):
+        return True
+    if kind == "time":
+        return found == "DATE" or (found.startswith("TIMESTAMP") and not found.endswith("]"))
+    return kind in ("id", "number") and (found in NUMBERS or (found.startswith("DECIMAL") and not found.endswith("]")))

@@ -1,0 +1,159 @@
+"""Ranks of the next items of event sequences, among all items or those that are live at the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec.config import EvaluationConfig
+from jaxrec.data.catalogue import read_attributes
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.feed import Plan
+from jaxrec.evaluation import QUERIES_PER_BLOCK
+from jaxrec.metrics import ranking_metrics
+from jaxrec.models.merrec import MERRec
+from jaxrec.ranking import BlockSize, Live, block_size, ranks
+
+SAMPLE_SEED = 0  # of the sessions that are evaluated
+
+
+class Market(NamedTuple):
+    """When listings are live: int32[V] seconds after ``origin`` (ms since 1970)."""
+
+    listed: np.ndarray
+    sold: np.ndarray
+    origin: int
+
+    def seconds(self, times: np.ndarray) -> np.ndarray:
+        """int32[n] from int64[n] ms since 1970."""
+        return ((times - self.origin) // 1000).astype(np.int32)
+
+
+def read_market(folder: Path, manifest: dict[str, Any]) -> Market | None:
+    """When the listings of a data set are live; None where it does not say, and every item can be recommended.
+
+    Raises:
+        UserError: the attributes are missing or damaged.
+    """
+    if not manifest.get("live"):
+        return None
+    table = read_attributes(folder, ["listed", "sold"])
+    listed, sold = table["listed"].to_numpy(), table["sold"].to_numpy()
+    market = Market(listed, sold, int(listed.min()))
+    return Market(market.seconds(listed), market.seconds(sold), market.origin)
+
+
+def sample(sessions: Sessions, most: int | None) -> Sessions:
+    """At most so many sessions, drawn at random but always the same."""
+    if most is None or len(sessions) <= most:
+        return sessions
+    drawn = np.random.default_rng(SAMPLE_SEED).choice(len(sessions), most, replace=False)
+    return sessions.pick(np.sort(drawn))
+
+
+class EventEvaluator:
+    """Evaluates parameters of one model on one split; what is compiled and laid out is kept from call to call.
+
+    Args:
+        model: the model.
+        sessions: the split.
+        config: tie rule, block memory, targets a step.
+        trained: bool[V], whether training holds each item.
+        market: candidates are the items that are live at the time of a sequence's last event; None: all items.
+
+    Attributes:
+        positions: int64[n], where in ``sessions`` each target stands, in the order of the ranks.
+    """
+
+    def __init__(
+        self,
+        model: MERRec,
+        sessions: Sessions,
+        config: EvaluationConfig,
+        trained: np.ndarray,
+        market: Market | None,
+    ) -> None:
+        self._model, self._trained, self._market = model, trained, market
+        self._sessions, self._ties = sessions, config.ties
+        batch = max(model.window, min(config.batch_size, QUERIES_PER_BLOCK))
+        steps = max(1, QUERIES_PER_BLOCK // batch)
+        self._feed = model.feed(sessions, Plan(batch, steps, order="time", seed=0, device_bytes=2**30))
+        where = self._feed.positions()
+        self._valid = where >= 0
+        self.positions = where[self._valid].astype(np.int64)
+        self._size = block_size(len(trained), config.memory)
+        self._known = model.known()
+        self._encode = jax.jit(model.encode)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a pass."""
+        return self._feed.shape.blocks
+
+    def metrics(self, params: Any, tables: dict[str, Array], ks: Sequence[int]) -> dict[str, float]:
+        """Recall, MRR, NDCG and hit rate at ``ks`` over all targets."""
+        return ranking_metrics(self.ranks({"params": params, "tables": tables}), ks)
+
+    def ranks(self, weights: dict[str, Any], update: Callable[..., None] | None = None) -> np.ndarray:
+        """float32[n]: the rank of each target.
+
+        Args:
+            update: called after each block, for a progress bar.
+        """
+        items = self._model.catalogue_vectors(weights, self._trained)
+        found, steps = [], self._feed.shape.steps
+        for number, block in enumerate(self._feed.epoch(0)):
+            queries = self._encode(weights, self._known, block)
+            valid = self._valid[number * steps : (number + 1) * steps].reshape(-1)
+            flat = queries.reshape(len(valid), -1)
+            at = self._at(block.target.reshape(-1), valid, number)
+            found.append(np.asarray(ranks(flat, block.target.reshape(-1), items, self._size, self._ties, at))[valid])
+            if update is not None:
+                update()
+        return np.concatenate([np.zeros(0, np.float32), *found])
+
+    def _at(self, targets: Array, valid: np.ndarray, number: int) -> Live | None:
+        """When the queries of a block are asked: at the events before their targets."""
+        if self._market is None:
+            return None
+        before = self._valid[: number * self._feed.shape.steps].sum()
+        times = np.zeros(len(valid), np.int32)
+        asked = self.positions[before : before + valid.sum()] - 1
+        times[valid] = self._market.seconds(np.asarray(self._sessions.times)[asked])
+        return Live(jnp.asarray(self._market.listed), jnp.asarray(self._market.sold), jnp.asarray(times))
+
+
+def rank_by(
+    queries: np.ndarray,
+    targets: np.ndarray,
+    times: np.ndarray,
+    items: np.ndarray,
+    config: EvaluationConfig,
+    market: Market | None,
+) -> np.ndarray:
+    """float32[n]: ranks by the products of given vectors, as baselines have them.
+
+    Args:
+        queries: float32[n, D].
+        targets: int32[n].
+        times: int64[n], ms since 1970, when each is asked.
+        items: float32[V, D].
+    """
+    size: BlockSize = block_size(len(items), config.memory)
+    vectors, found = jnp.asarray(items), []
+    for start in range(0, len(targets), QUERIES_PER_BLOCK):
+        part = slice(start, start + QUERIES_PER_BLOCK)
+        live = None
+        if market is not None:
+            asked = jnp.asarray(market.seconds(times[part]))
+            live = Live(jnp.asarray(market.listed), jnp.asarray(market.sold), asked)
+        found.append(
+            np.asarray(ranks(jnp.asarray(queries[part]), jnp.asarray(targets[part]), vectors, size, config.ties, live))
+        )
+    return np.concatenate([np.zeros(0, np.float32), *found])

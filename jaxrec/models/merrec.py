@@ -1,0 +1,435 @@
+"""MERRec: the next item from what was done and what it is called.
+
+A step reads the name of an item as a frozen sentence embedding, what was done with it (viewed, liked, bought, ...) and,
+on request, fields of the item; GRU layers read a sequence of them once, with gradients through all of it. A query after
+each event meets the items in one or both of two heads:
+
+    items   a linear layer over the items that training holds, w_i q + b_i; an item that training has not seen is last
+    text    the query in a space into which name vectors are projected: any item with a name can be ranked
+    both    their sum. The rows w_i and b_i begin at 0, so that they learn what the name does not say, and an item that
+            training has not seen takes a common bias of new items, which is trained on items whose row is left out
+            (``data.unknown_rate`` of them in each step)
+
+Scores of either head are products of a query and an item's vector (their concatenation for both), so that ranking, full
+and sampled softmax need not know of heads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec.config import Config
+from jaxrec.data.catalogue import Catalogue
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.feed import Plan
+from jaxrec.data.named_feed import NamedFeed
+from jaxrec.data.packing import PackedBlock, PackedFeed
+from jaxrec.errors import UserError
+from jaxrec.losses import cross_entropy
+from jaxrec.models.gru import gru_params, gru_sequence
+from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants
+from jaxrec.models.sequence import drop, unit
+from jaxrec.softmax import Softmax, softmax_cross_entropy
+from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
+
+UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
+MIB = 2**20
+NAMES_AT_ONCE = 65_536  # projected in one call
+
+
+class Known(NamedTuple):
+    """The catalogue on the device.
+
+    Attributes:
+        names: bfloat16[U, dim], vectors of the distinct names; None where blocks bring them from host memory.
+        name_of: int32[V], the name of each item; -1 for none.
+        codes: int32[V, F], rows of the table of fields.
+    """
+
+    names: Array | None
+    name_of: Array
+    codes: Array
+
+
+class Constants(NamedTuple):
+    """What a run's training split and catalogue say once and for all.
+
+    Attributes:
+        known: the catalogue.
+        sampling: of a sampled loss.
+        trained: int32[T], items that training holds; ``place`` int32[V] is where each stands among them. Of a softmax.
+        weight: float32[V], of a target in the loss; None where all weigh the same.
+    """
+
+    known: Known
+    sampling: SamplingConstants | None
+    trained: Array | None
+    place: Array | None
+    weight: Array | None
+
+
+class Step(NamedTuple):
+    """One packed step, and what it is ranked against; None under a full softmax."""
+
+    block: PackedBlock
+    negatives: Negatives | None
+
+
+class MERRecEncoder(nn.Module):
+    """From the events of sequences to queries.
+
+    Attributes:
+        units: of each GRU layer, from input to output.
+        name_dim: width of the projected name on the input side.
+        events: how many types of events there are, with vectors of ``event_dim``.
+        item_dim, text_dim: widths of the query in either head; 0 for a head that is not there.
+        dropout_embedding, dropout_hidden: rates on the input vectors and on the output of each GRU layer.
+    """
+
+    units: tuple[int, ...]
+    name_dim: int
+    events: int
+    event_dim: int
+    item_dim: int
+    text_dim: int
+    dropout_embedding: float = 0.0
+    dropout_hidden: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, names: Array, fields: Array, event: Array, start: Array, slot: Array, train: bool
+    ) -> tuple[Array | None, Array | None]:
+        """The queries of both heads, float32[P, item_dim] and float32[P, text_dim].
+
+        Args:
+            names: float[R, W, dim].
+            fields: float32[R, W, K], the vectors of all fields side by side.
+            event: int32[R, W].
+            start, slot: see ``PackedBlock``.
+        """
+        kernel = self.param("name_kernel", glorot_like, (names.shape[-1], self.name_dim))
+        table = self.param("event", nn.initializers.normal(self.event_dim**-0.5), (self.events, self.event_dim))
+        x = jnp.concatenate([names.astype(jnp.float32) @ kernel, table[event], fields], axis=-1)
+        x = drop(self, x, self.dropout_embedding, train)
+        reset = start == jnp.arange(start.shape[1])
+        width = x.shape[-1]
+        for i, units in enumerate(self.units):
+            x = gru_sequence(gru_params(self, f"gru_{i}", width, units), x, reset)
+            x, width = drop(self, x, self.dropout_hidden, train), units
+        state = x.reshape(-1, width)[slot]
+
+        def head(name: str, dim: int) -> Array | None:
+            return state @ self.param(name, glorot_like, (width, dim)) if dim else None
+
+        return head("item_query", self.item_dim), head("text_query", self.text_dim)
+
+
+class MERRec:
+    """MERRec as the loop sees it (``jaxrec.models.Model``).
+
+    Args:
+        config: of the run.
+        catalogue: the items, of the data set or of the run.
+        events: how many types of events there are.
+    """
+
+    def __init__(self, config: Config, catalogue: Catalogue, events: int) -> None:
+        model, loss = config.model, config.loss
+        self._config, self._catalogue, self.window = config, catalogue, model.window
+        self.has_items, self.has_text = model.head != "text", model.head != "items"
+        self._dense = loss.name == "softmax"
+        self._softmax = Softmax(loss.memory, loss.precision, loss.label_smoothing)
+        self._ranking = None if self._dense else SampledRanking(loss, catalogue.n_items)
+        self._on_device = 2 * catalogue.vectors.size <= config.data.name_memory * MIB
+        self._encoder = MERRecEncoder(
+            model.layers, model.name_dim, events, model.event_dim,
+            model.embedding_dim if self.has_items else 0, model.text_dim if self.has_text else 0,
+            model.dropout_embedding, model.dropout_hidden,
+        )  # fmt: skip
+        self.tables: dict[str, TableSpec] = {}
+        if self.has_items:
+            self.tables["item"] = TableSpec(catalogue.n_items, model.embedding_dim + 1, self._first_rows, self._dense)
+        if catalogue.fields:
+            std = model.field_dim**-0.5
+            self.tables["fields"] = TableSpec(
+                sum(catalogue.sizes), model.field_dim, lambda key, shape: std * jax.random.normal(key, shape), True
+            )
+
+    def _first_rows(self, key: Array, shape: tuple[int, int]) -> Array:
+        """Vectors of the item head, with the bias as the last column."""
+        if self.has_text:
+            return jnp.zeros(shape)
+        std = self._config.model.init_std or (shape[1] - 1) ** -0.5
+        return (std * jax.random.normal(key, shape)).at[:, -1].set(0.0)
+
+    def check_memory(self) -> None:
+        """Refuse to train where names come with the blocks, but other items' names would be needed too.
+
+        Raises:
+            UserError: the name vectors do not fit on the device, and the loss draws negatives or ranks among all items.
+        """
+        if self._on_device or not self.has_text or (self._ranking and not self._config.loss.n_sample):
+            return
+        size = 2 * self._catalogue.vectors.size / MIB
+        raise UserError(
+            f"data.name_memory: {self._config.data.name_memory} MiB do not hold the name vectors ({size:,.0f} MiB); then "
+            "the text head is trained against the items of a step alone: raise it, or set loss.name cross_entropy and "
+            "loss.n_sample 0"
+        )
+
+    # ---- what the loop asks ------------------------------------------------------------------------------------------
+
+    def feed(self, sessions: Sessions, plan: Plan) -> PackedFeed | NamedFeed:
+        model, data = self._config.model, self._config.data
+        if not plan.training:
+            feed = PackedFeed(sessions, model.window, plan, events=True)
+        else:
+            feed = PackedFeed(sessions, model.window, plan, model.stride, data.half_life, events=True)
+        return feed if self._on_device else NamedFeed(feed, self._catalogue)
+
+    def init(self, key: Array) -> Any:
+        model, catalogue = self._config.model, self._catalogue
+        grid, slot = jnp.zeros((1, model.window), jnp.int32), jnp.zeros(1, jnp.int32)
+        names = jnp.zeros((1, model.window, catalogue.dim))
+        fields = jnp.zeros((1, model.window, len(catalogue.fields) * model.field_dim))
+        first, second = jax.random.split(key)
+        params = {"encoder": self._encoder.init(first, names, fields, grid, grid, slot, False)["params"]}
+        if self.has_text:
+            params["match"] = glorot_like(second, (catalogue.dim, model.text_dim))
+        if self.has_text and self.has_items:
+            params["new_bias"] = jnp.zeros(())
+        return params
+
+    def carry(self, lanes: int) -> tuple[()]:
+        return ()
+
+    def constants(self, counts: np.ndarray) -> Constants:
+        trained, place = None, None
+        if self._dense:
+            found = np.flatnonzero(counts)
+            trained = jnp.asarray(found, jnp.int32)
+            place = jnp.zeros(len(counts), jnp.int32).at[trained].set(jnp.arange(len(found), dtype=jnp.int32))
+        sampling = self._ranking.constants(counts) if self._ranking else None
+        return Constants(self.known(), sampling, trained, place, self._target_weights(counts))
+
+    def known(self) -> Known:
+        """The catalogue, on the device."""
+        catalogue = self._catalogue
+        first = np.cumsum([0, *catalogue.sizes])[:-1].astype(np.int32)
+        names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16)) if self._on_device else None
+        return Known(names, jnp.asarray(catalogue.name_of), jnp.asarray(catalogue.codes + first))
+
+    def _target_weights(self, counts: np.ndarray) -> Array | None:
+        """float32[V]: (events of the item's top category) ** -category_weight, with mean 1 over training's events."""
+        power = self._config.loss.category_weight
+        if not power:
+            return None
+        category = self._catalogue.codes[:, self._catalogue.fields.index("c0")]
+        events = np.bincount(category, weights=counts)[category]
+        weight = np.maximum(events, 1.0) ** -power
+        return jnp.asarray(weight / np.average(weight, weights=counts), jnp.float32)
+
+    def steps(self, constants: Constants, block: PackedBlock, keys: Array) -> Step:
+        if self._ranking is None or constants.sampling is None:
+            return Step(block, None)
+        return Step(block, self._ranking.draw(constants.sampling, block.target, keys))
+
+    def reads(self, step: Step) -> dict[str, Reads]:
+        if self._ranking is None or step.negatives is None or not self.has_items:
+            return {}
+        block = step.block
+        return {"item": Reads(self._ranking.candidates(block.target, block.weight > 0, step.negatives))}
+
+    def loss(
+        self,
+        params: Any,
+        rows: dict[str, Array],
+        plans: dict[str, RowPlan],
+        carry: tuple[()],
+        step: Step,
+        key: Array,
+        constants: Constants,
+    ) -> tuple[Array, tuple[tuple[()], Array]]:
+        block, known = step.block, constants.known
+        drop_key, new_key = jax.random.split(key)
+        queries = self._block_queries(params, rows, known, block, drop_key)
+        weight = block.weight
+        if constants.weight is not None:
+            weight = weight * constants.weight[block.target]
+        if constants.trained is not None and constants.place is not None:
+            table = rows["item"][constants.trained] if self.has_items else None
+            columns = self._columns(params, table, self._trained_texts(params, constants), new_key)
+            total = softmax_cross_entropy(self._softmax, queries, columns, constants.place[block.target], weight)
+        else:
+            assert step.negatives is not None
+            total = jnp.sum(weight * self._sampled(params, rows, plans, queries, step, new_key, known))
+        return total / len(block.target), (carry, total)
+
+    # ---- scores ------------------------------------------------------------------------------------------------------
+
+    def _sampled(
+        self,
+        params: Any,
+        rows: dict[str, Array],
+        plans: dict[str, RowPlan],
+        queries: Array,
+        step: Step,
+        key: Array,
+        known: Known,
+    ) -> Array:
+        """float32[P]: cross-entropy over the step's targets and drawn items, each item of them once. Another occurrence
+        of a query's own target among the others is no negative of it."""
+        assert self._ranking is not None and step.negatives is not None
+        block, negatives = step.block, step.negatives
+        live = block.weight > 0
+        ids = self._ranking.candidates(block.target, live, negatives)
+        slot = plans["item"].slot if self.has_items else jnp.arange(len(ids))
+        texts = None
+        if self.has_text:
+            texts = project(params["match"], self._candidate_names(known, block, ids))
+        scores = queries @ self._columns(params, rows.get("item"), texts, key).T
+        weight, own_weight = self._ranking.weights(slot, live, negatives)
+        own = slot[: len(live), None] == jnp.arange(len(ids))
+        others = jnp.where(block.target[:, None] == ids, 0.0, weight)
+        losses = cross_entropy(scores, own, jnp.where(own, own_weight[:, None], others), own_weight)
+        return jnp.where(live, losses, 0.0)
+
+    def _candidate_names(self, known: Known, block: PackedBlock, ids: Array) -> Array:
+        """[P + N, dim]; of blocks that bring their names the targets' are at hand, and nothing else is drawn."""
+        if known.names is None:
+            return jnp.asarray(block.names[1])
+        inside = ids < len(known.name_of)
+        return look_up(known.names, jnp.where(inside, known.name_of[jnp.where(inside, ids, 0)], -1))
+
+    def _trained_texts(self, params: Any, constants: Constants) -> Array | None:
+        if not self.has_text or constants.trained is None:
+            return None
+        assert constants.known.names is not None  # refused where the data set is opened
+        return look_up(project(params["match"], constants.known.names), constants.known.name_of[constants.trained])
+
+    def _columns(self, params: Any, table: Array | None, texts: Array | None, key: Array | None = None) -> Array:
+        """float32[n, Q]: vectors of items from their rows, float32[n, D + 1], and their projected names.
+
+        Args:
+            key: in training, of the rows that are left out.
+        """
+        if table is not None and texts is not None and key is not None and self._config.data.unknown_rate:
+            new = jax.random.bernoulli(key, self._config.data.unknown_rate, (len(table), 1))
+            table = jnp.where(new, self._new_row(params, table.shape[1]), table)
+        parts = [part for part in (table, self._scaled(texts)) if part is not None]
+        return jnp.concatenate(parts, axis=1)
+
+    def _new_row(self, params: Any, width: int) -> Array:
+        """What stands for the row of an item that training has not seen."""
+        return jnp.zeros(width).at[-1].set(params["new_bias"])
+
+    def _scaled(self, texts: Array | None) -> Array | None:
+        return texts if texts is None or self._config.model.temperature is None else unit(texts)
+
+    def _block_queries(
+        self, params: Any, tables: dict[str, Array], known: Known, block: PackedBlock, key: Array | None = None
+    ) -> Array:
+        name, codes = self._inputs(known, block.input)
+        names = block.names[0] if known.names is None else look_up(known.names, name)
+        return self._queries(params, tables, names, codes, block.event, block.start, block.slot, key)
+
+    def _inputs(self, known: Known, items: Array) -> tuple[Array, Array]:
+        """The name and the rows of the fields of items; -1 for no item."""
+        some, at = items >= 0, jnp.maximum(items, 0)
+        return jnp.where(some, known.name_of[at], -1), jnp.where(some[..., None], known.codes[at], -1)
+
+    def _queries(
+        self,
+        params: Any,
+        tables: dict[str, Array],
+        names: Array,
+        codes: Array,
+        event: Array,
+        start: Array,
+        slot: Array,
+        key: Array | None = None,
+    ) -> Array:
+        """float32[P, Q], with dropout where there is a key for it."""
+        wide = (*codes.shape[:-1], codes.shape[-1] * self._config.model.field_dim)
+        fields = look_up(tables["fields"], codes).reshape(wide) if codes.shape[-1] else jnp.zeros(wide)
+        rngs = {} if key is None else {"dropout": key}
+        variables, train = {"params": params["encoder"]}, key is not None
+        found: Any = self._encoder.apply(variables, names, fields, event, start, slot, train, rngs=rngs)
+        of_items, of_texts = found
+        parts = []
+        if of_items is not None:
+            parts += [of_items, jnp.ones((len(of_items), 1))]
+        if of_texts is not None:
+            temperature = self._config.model.temperature
+            parts.append(of_texts if temperature is None else temperature * unit(of_texts))
+        return jnp.concatenate(parts, axis=1)
+
+    # ---- to rank with ------------------------------------------------------------------------------------------------
+
+    def encode(self, weights: dict[str, Any], known: Known, block: PackedBlock) -> Array:
+        """float32[S, P, Q], a query vector for each target, whose products with ``vectors`` rank."""
+        params, tables = weights["params"], weights["tables"]
+        return jax.lax.map(lambda step: self._block_queries(params, tables, known, step), block)
+
+    def last_query(
+        self, weights: dict[str, Any], names: Array, codes: Array, event: Array, length: Array
+    ) -> Array:
+        """float32[B, Q]: the query after the last event of each sequence.
+
+        Args:
+            names: float[B, N, dim], name vectors, zeros for none.
+            codes: int32[B, N, F], as of ``Catalogue.codes``.
+            event: int32[B, N].
+            length: int32[B], events of each; at most ``window``.
+        """
+        rows, n = event.shape
+        first = jnp.asarray(np.cumsum([0, *self._catalogue.sizes])[:-1].astype(np.int32))
+        slot = jnp.arange(rows) * n + jnp.maximum(length - 1, 0)
+        start = jnp.zeros_like(event)
+        return self._queries(weights["params"], weights["tables"], names, codes + first, event, start, slot)
+
+    def texts(self, weights: dict[str, Any], names: Array) -> Array | None:
+        """float32[n, T]: float[n, dim] name vectors in the space of the text head; None where there is none."""
+        rounded = names.astype(jnp.bfloat16)  # as in training
+        return project(weights["params"]["match"], rounded) if self.has_text else None
+
+    def vectors(self, weights: dict[str, Any], rows: Array | None, trained: Array, texts: Array | None) -> Array:
+        """float32[n, Q]: what queries are multiplied with to rank items.
+
+        Args:
+            rows: float32[n, D + 1], of the table of items, where the model has one.
+            trained: bool[n], whether training holds the item; without the text head the others are last.
+            texts: float32[n, T], where the model has the text head.
+        """
+        if rows is not None:
+            new = self._new_row(weights["params"], rows.shape[1]) if self.has_text else (
+                jnp.zeros(rows.shape[1]).at[-1].set(UNTRAINED))  # fmt: skip
+            rows = jnp.where(trained[:, None], rows, new)
+        return self._columns(weights["params"], rows, texts)
+
+    def catalogue_vectors(self, weights: dict[str, Any], trained: np.ndarray) -> Array:
+        """float32[V, Q]: ``vectors`` of the whole catalogue.
+
+        Args:
+            trained: bool[V].
+        """
+        catalogue, texts = self._catalogue, None
+        if self.has_text:
+            project_part = jax.jit(self.texts)
+            parts = [
+                project_part(weights, jnp.asarray(np.asarray(catalogue.vectors[start : start + NAMES_AT_ONCE])))
+                for start in range(0, len(catalogue.vectors), NAMES_AT_ONCE)
+            ]
+            texts = look_up(jnp.concatenate(parts), jnp.asarray(catalogue.name_of))
+        return jax.jit(self.vectors)(weights, weights["tables"].get("item"), jnp.asarray(trained), texts)
+
+
+def project(kernel: Array, names: Array) -> Array:
+    """float32[..., T]: name vectors in the space of the text head."""
+    return names.astype(jnp.float32) @ kernel

@@ -1,0 +1,102 @@
+"""A small made-up marketplace, vectors of its names without a text model, and quick runs on it."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from helpers import call, write_config
+
+from jaxrec.data.name_vectors import write_name_vectors
+from jaxrec.data.text import Encoded
+
+DIM = 16  # of the vectors
+MODEL = "fake"  # their text model, and its identity
+UNNAMED = 16  # a power of two
+SMALL = {"events": 4000, "items": 400, "names": 120, "users": 60, "days": 8, "test-days": 2, "lifetime": 4}
+MODEL_SECTION = {
+    "name": "merrec", "layers": [16], "embedding_dim": 8, "text_dim": 8, "name_dim": 8, "event_dim": 4, "field_dim": 4,
+    "window": 8, "item_fields": ["c0", "price"],
+}  # fmt: skip
+
+
+def make_event_data(path: Path, live: bool = True, vectors: bool = True, **options: object) -> Path:
+    """A dataset directory: some 400 listings, of which training holds four fifths, with some 100 names.
+
+    Args:
+        live: of the source merrec-synthetic, which says when listings are live. Otherwise of the source merrec, from
+            the same files, but one in ``UNNAMED`` listings has no name, and nothing says when they are live.
+        vectors: with those of ``write_vectors``.
+        options: of the source merrec-synthetic, with _ for -.
+    """
+    chosen = SMALL | {name.replace("_", "-"): value for name, value in options.items()}
+    words = [str(word) for name, value in chosen.items() for word in (f"--{name}", value)]
+    raw = path.with_name(f"{path.name}-raw")
+    made, kept = (path, []) if live else (path.with_name(f"{path.name}-made"), ["--raw-out", raw])
+    assert call("prepare", "merrec-synthetic", "--out", made, *words, *kept) == 0
+    if not live:
+        for file in raw.glob("[!_]*.parquet"):
+            table = pq.read_table(file)
+            unnamed = pc.equal(pc.bit_wise_and(table["item_id"], UNNAMED - 1), 0)
+            names = pc.if_else(unnamed, None, table["name"].cast(pa.string()))
+            pq.write_table(table.set_column(table.schema.get_field_index("name"), "name", names), file)
+        assert call("prepare", "merrec", "--raw", raw, "--out", path, "--test-days", chosen["test-days"]) == 0
+    return write_vectors(path) if vectors else path
+
+
+def write_vectors(path: Path, dim: int = DIM, model: str = MODEL) -> Path:
+    """Put vectors of its names beside a data set, as if the text model ``model`` (also the identity) had made them."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    names = pq.read_table(path / "names.parquet")["name"].to_pylist()
+    write_name_vectors(path, manifest, model, model, word_vectors(names, dim), np.arange(len(names)))
+    return path
+
+
+def word_vectors(names: Sequence[str], dim: int = DIM) -> np.ndarray:
+    """float16[n, dim] of length 1: names with words in common are alike."""
+    found = np.array([sum(_word_vector(word, dim) for word in name.lower().split()) for name in names])
+    found = found.reshape(len(names), dim)
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
+
+
+def _word_vector(word: str, dim: int) -> np.ndarray:
+    vector = np.random.default_rng(zlib.crc32(word.encode())).normal(size=dim)
+    return vector / np.linalg.norm(vector)
+
+
+def fake_find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
+    """In place of ``jaxrec.data.text.find_model``: every model is there, and its identity is its name."""
+    return Path(model), model
+
+
+@contextmanager
+def fake_encoded(texts: Sequence[str], model: str, *_: Any, **__: Any) -> Iterator[Encoded]:
+    """In place of ``jaxrec.data.text.encoded``, with the vectors of ``word_vectors``."""
+    yield Encoded(word_vectors(texts), np.arange(len(texts)), len(set(texts)), len(texts), 1.0, model)
+
+
+def write_event_config(file: Path, data: Path, **sections: dict[str, Any]) -> Path:
+    """A configuration of merrec for quick training; ``sections`` win over it, None takes the default."""
+    values: dict[str, dict[str, Any]] = {
+        "data": {"validation_fraction": 0.0},
+        "model": MODEL_SECTION,
+        "training": {"epochs": 1, "batch_size": 64},
+    }
+    for section, fields in sections.items():
+        values[section] = values.get(section, {}) | fields
+    return write_config(file, data, **values)
+
+
+def train_small(data: Path, run: Path, **sections: dict[str, Any]) -> Path:
+    """Train a run with such a configuration; returns its directory."""
+    config = write_event_config(run.with_name(f"{run.name}.yaml"), data, **sections)
+    assert call("train", "--config", config, "--run", run) == 0
+    return run
