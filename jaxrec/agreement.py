@@ -38,6 +38,7 @@ LOSSES_WITH = {
     "margin": ("triplet",), "temperature": ("infonce",),
     **dict.fromkeys(("label_smoothing", "prior", "memory", "precision"), ("softmax",)),
     "logq": ("cross_entropy", "infonce"), "bpreg": ("bpr_max",),
+    "candidates": ("cross_entropy",),
     **dict.fromkeys(("rating_weight", "embedding_l2", "embedding_l2_power"), ("binary",)),
 }  # fmt: skip
 """Fields of the loss section that only some losses have."""
@@ -63,6 +64,18 @@ FOR_MODEL: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 """Defaults that differ for a model, by section."""
+
+
+def defaults_of(model: str, loss: str | None) -> dict[str, dict[str, Any]]:
+    """The defaults of a model, without those that the chosen loss, if one is chosen, does not have."""
+    own = FOR_MODEL.get(model, {})
+    if "loss" not in own or loss is None:
+        return own
+    return {
+        **own,
+        "loss": {name: value for name, value in own["loss"].items() if loss in LOSSES_WITH.get(name, (loss,))},
+    }
+
 
 CLICK_METRICS = r"^(auc|log_loss|(ndcg|hit_rate|ndcg_published|hit_rate_published)@[1-9][0-9]*)$"
 
@@ -93,8 +106,10 @@ def check_agreement(config: Config) -> None:
     if name != "two_tower" and (config.evaluation.category is not None or config.recommendation.rules):
         field = "recommendation.rules" if config.recommendation.rules else "evaluation.category"
         raise ValueError(f"{field}: belongs to two_tower; leave it out for {name}")
-    for where, field in (("loss", "category_weight"), ("evaluation", "sessions")):
-        if name != "merrec" and (value := getattr(getattr(config, where), field)):
+    for where, field, default in (("loss", "category_weight", 0.0), ("loss", "candidates", "live"),
+                                  ("optimizer", "tables", "same"), ("optimizer", "table_learning_rate", 0.05),
+                                  ("evaluation", "sessions", None)):  # fmt: skip
+        if name != "merrec" and (value := getattr(getattr(config, where), field)) != default:
             raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to merrec; leave it out for {name}")
     if name in ROWS:
         _autoint_agrees(config) if name == "autoint" else _two_tower_agrees(config)
@@ -131,6 +146,11 @@ def _merrec_agrees(config: Config) -> None:
         raise ValueError(f"loss.name: found {loss.name}; merrec has softmax and cross_entropy")
     if loss.final_activation != "linear":
         raise ValueError(f"loss.final_activation: found {loss.final_activation}; merrec has none but linear")
+    if loss.prior:
+        raise ValueError(f"loss.prior: found {loss.prior}; it belongs to narm and sasrec, leave it out for merrec")
+    if optimizer.tables == "same" and optimizer.table_learning_rate != 0.05:
+        raise ValueError(f"optimizer.table_learning_rate: found {optimizer.table_learning_rate}, but optimizer.tables "
+                         "is same; set that to rowwise_adagrad, or leave this out")  # fmt: skip
     if model.head == "items" and model.temperature is not None:
         raise ValueError("model.temperature: belongs to the text head; leave it out or choose model.head text or both")
     if model.head != "both" and config.data.unknown_rate:

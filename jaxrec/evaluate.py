@@ -171,10 +171,10 @@ def _main_run(options: Namespace, ks: list[int] | None) -> None:
 
 def _main_events(options: Namespace, run: Run, ks: list[int]) -> None:
     if options.no_coverage:
-        raise UserError(f"--no-coverage: {options.run} is a run of merrec, whose coverage is not measured; leave it out")
-    compared = (
-        [] if options.baselines is None else parse_baselines(options.baselines, EVENT_BASELINES, "beside merrec")
-    )
+        raise UserError(
+            f"--no-coverage: {options.run} is a run of merrec, whose coverage is not measured; leave it out"
+        )
+    compared = [] if options.baselines is None else parse_baselines(options.baselines, EVENT_BASELINES, "beside merrec")
     result = evaluate_events(run, options.split, ks, options.data, compared, options.sessions)
     files = [run.path / f"eval-{options.split}.json", *_out(options)]
     _finish(options, result, files, lambda: event_table(result, ks, files))

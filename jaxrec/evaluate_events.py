@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from jaxrec.cli import progress
-from jaxrec.data.catalogue import Catalogue, read_attributes
+from jaxrec.data.catalogue import Catalogue, Market, read_attributes
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.errors import UserError
 from jaxrec.evaluation import cut_validation
-from jaxrec.event_evaluation import EventEvaluator, Market, rank_by, read_market, sample
+from jaxrec.event_evaluation import EventEvaluator, rank_by, sample
 from jaxrec.metrics import ranking_metrics
 from jaxrec.rundir import Run, load_event_model, open_run_data
 
@@ -60,9 +60,9 @@ def evaluate_events(
     sessions = _sessions(dataset, split, run.config.data.validation_fraction)
     chosen = sample(sessions, most or run.config.evaluation.sessions)
     model, catalogue, weights, which = load_event_model(run)
-    counts, market = np.asarray(run.kept("item_counts")), read_market(dataset.path, dataset.manifest)
+    counts, market = np.asarray(run.kept("item_counts")), catalogue.market
     begin = time.perf_counter()
-    evaluator = EventEvaluator(model, chosen, run.config.evaluation, counts > 0, market)
+    evaluator = EventEvaluator(model, chosen, run.config.evaluation, counts > 0)
     with progress(f"evaluating {split}", evaluator.blocks) as update:
         ranks = evaluator.ranks(weights, update)
     seconds = time.perf_counter() - begin
@@ -122,9 +122,7 @@ def _groups(dataset: Dataset, targets: Targets, trained: np.ndarray) -> dict[str
     return found | {"category": {names[code]: category == code for code in often}}
 
 
-def _metrics(
-    ranks: np.ndarray, groups: dict[str, dict[str, np.ndarray]], ks: Iterable[int]
-) -> dict[str, Any]:
+def _metrics(ranks: np.ndarray, groups: dict[str, dict[str, np.ndarray]], ks: Iterable[int]) -> dict[str, Any]:
     ks = list(ks)
     by = {
         kind: {
@@ -159,20 +157,20 @@ def event_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Any])
         f"({result['trained_items']:,} trained), checkpoint {result['checkpoint']}"
     ]
     names = [f"{metric}@{k}" for k in ks for metric in ("recall", "mrr")]
-    lines.append(f"{'':<34}{'targets':>9}" + "".join(f"{name:>12}" for name in names))
+    lines.append(f"{'':<44}{'targets':>9}" + "".join(f"{name:>12}" for name in names))
 
     def row(title: str, values: dict[str, Any], targets: int) -> None:
-        lines.append(f"{title:<34}{targets:>9,}" + "".join(f"{values[name]:12.4f}" for name in names))
+        lines.append(f"{title:<44}{targets:>9,}" + "".join(f"{values[name]:12.4f}" for name in names))
 
     row("this run", result, result["targets"])
     for kind, groups in result["groups"].items():
         for name, values in groups.items():
-            row(f"  {kind}: {name}"[:33], values, values["targets"])
+            row(f"  {kind}: {name}"[:43], values, values["targets"])
     for baseline, values in result.get("baselines", {}).items():
         row(baseline, values, result["targets"])
         for kind in ("items", "another item than the last"):
             for name, part in values["groups"].get(kind, {}).items():
-                row(f"  {kind}: {name}"[:33], part, part["targets"])
+                row(f"  {kind}: {name}"[:43], part, part["targets"])
     lines += _optimum_lines(result, ks)
     return "\n".join([*lines, *(f"written to {file}" for file in files)])
 

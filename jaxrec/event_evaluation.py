@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.catalogue import read_attributes
+from jaxrec.data.catalogue import Market
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan
 from jaxrec.evaluation import QUERIES_PER_BLOCK
@@ -21,32 +20,6 @@ from jaxrec.models.merrec import MERRec
 from jaxrec.ranking import BlockSize, Live, block_size, ranks
 
 SAMPLE_SEED = 0  # of the sessions that are evaluated
-
-
-class Market(NamedTuple):
-    """When listings are live: int32[V] seconds after ``origin`` (ms since 1970)."""
-
-    listed: np.ndarray
-    sold: np.ndarray
-    origin: int
-
-    def seconds(self, times: np.ndarray) -> np.ndarray:
-        """int32[n] from int64[n] ms since 1970."""
-        return ((times - self.origin) // 1000).astype(np.int32)
-
-
-def read_market(folder: Path, manifest: dict[str, Any]) -> Market | None:
-    """When the listings of a data set are live; None where it does not say, and every item can be recommended.
-
-    Raises:
-        UserError: the attributes are missing or damaged.
-    """
-    if not manifest.get("live"):
-        return None
-    table = read_attributes(folder, ["listed", "sold"])
-    listed, sold = table["listed"].to_numpy(), table["sold"].to_numpy()
-    market = Market(listed, sold, int(listed.min()))
-    return Market(market.seconds(listed), market.seconds(sold), market.origin)
 
 
 def sample(sessions: Sessions, most: int | None) -> Sessions:
@@ -65,22 +38,15 @@ class EventEvaluator:
         sessions: the split.
         config: tie rule, block memory, targets a step.
         trained: bool[V], whether training holds each item.
-        market: candidates are the items that are live at the time of a sequence's last event; None: all items.
+
+    Candidates are the items that are live at the time of a sequence's last event; all where the data do not say.
 
     Attributes:
         positions: int64[n], where in ``sessions`` each target stands, in the order of the ranks.
     """
 
-    def __init__(
-        self,
-        model: MERRec,
-        sessions: Sessions,
-        config: EvaluationConfig,
-        trained: np.ndarray,
-        market: Market | None,
-    ) -> None:
-        self._model, self._trained, self._market = model, trained, market
-        self._sessions, self._ties = sessions, config.ties
+    def __init__(self, model: MERRec, sessions: Sessions, config: EvaluationConfig, trained: np.ndarray) -> None:
+        self._model, self._trained, self._ties = model, trained, config.ties
         batch = max(model.window, min(config.batch_size, QUERIES_PER_BLOCK))
         steps = max(1, QUERIES_PER_BLOCK // batch)
         self._feed = model.feed(sessions, Plan(batch, steps, order="time", seed=0, device_bytes=2**30))
@@ -112,21 +78,14 @@ class EventEvaluator:
             queries = self._encode(weights, self._known, block)
             valid = self._valid[number * steps : (number + 1) * steps].reshape(-1)
             flat = queries.reshape(len(valid), -1)
-            at = self._at(block.target.reshape(-1), valid, number)
-            found.append(np.asarray(ranks(flat, block.target.reshape(-1), items, self._size, self._ties, at))[valid])
+            targets, known = block.target.reshape(-1), self._known
+            live = None
+            if known.listed is not None and known.sold is not None:
+                live = Live(known.listed, known.sold, block.asked.reshape(-1))
+            found.append(np.asarray(ranks(flat, targets, items, self._size, self._ties, live))[valid])
             if update is not None:
                 update()
         return np.concatenate([np.zeros(0, np.float32), *found])
-
-    def _at(self, targets: Array, valid: np.ndarray, number: int) -> Live | None:
-        """When the queries of a block are asked: at the events before their targets."""
-        if self._market is None:
-            return None
-        before = self._valid[: number * self._feed.shape.steps].sum()
-        times = np.zeros(len(valid), np.int32)
-        asked = self.positions[before : before + valid.sum()] - 1
-        times[valid] = self._market.seconds(np.asarray(self._sessions.times)[asked])
-        return Live(jnp.asarray(self._market.listed), jnp.asarray(self._market.sold), jnp.asarray(times))
 
 
 def rank_by(

@@ -43,9 +43,7 @@ def block_size(n_items: int, memory: int) -> BlockSize:
 
 
 @partial(jax.jit, static_argnames=("size", "ties"))
-def ranks(
-    queries: Array, targets: Array, items: Array, size: BlockSize, ties: str, live: Live | None = None
-) -> Array:
+def ranks(queries: Array, targets: Array, items: Array, size: BlockSize, ties: str, live: Live | None = None) -> Array:
     """The rank of each query's target among all items by inner product.
 
     Ties: ``conservative`` puts the target last among equals, 1 + #(others >= it), ``standard`` first, 1 + #(others >

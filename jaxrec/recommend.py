@@ -154,18 +154,18 @@ class Recommender:
     ) -> tuple[list[Ids], list[np.ndarray]]:
         n_items = len(self.vocabulary)
         banned = [np.concatenate([exclude, session]) if exclude_seen else exclude for session in sessions]
-        width = _room(max(map(len, banned)))
+        width = room(max(map(len, banned)))
         ban = np.stack([np.pad(row, (0, width - len(row)), constant_values=n_items) for row in banned])
         items, size = self._items, n_items
         if pool is not None:
             # Ranked within the pool: positions in it take the place of item indices.
-            size = _room(len(pool))
+            size = room(len(pool))
             inside = np.searchsorted(pool, ban)
             found = pool[np.minimum(inside, len(pool) - 1)] == ban
             padding = np.broadcast_to(np.arange(len(pool), size), (len(ban), size - len(pool)))
             ban = np.concatenate([np.where(found, inside, size), padding], axis=1)
             items = items[jnp.asarray(np.pad(pool, (0, size - len(pool))))]
-        rows = _room(len(sessions))
+        rows = room(len(sessions))
         ban = np.pad(ban, ((0, rows - len(ban)), (0, 0)), constant_values=size).astype(np.int32)
         places, scores = top_items(self._queries(sessions, rows), items, jnp.asarray(ban), min(k, size), self._size)
         ids: list[Ids] = []
@@ -193,7 +193,7 @@ class Recommender:
         """float32[rows, Q]; sessions and rows are padded to powers of two, so that few shapes are compiled."""
         window = self._model.window
         sessions = [session[-window:] if window else session for session in sessions]
-        length = min(_room(max(map(len, sessions))), window or MOST)
+        length = min(room(max(map(len, sessions))), window or MOST)
         inputs = np.zeros((rows, length), np.int32)
         for row, session in enumerate(sessions):
             inputs[row, : len(session)] = session
@@ -202,7 +202,7 @@ class Recommender:
         return self._encode(self._params, self._tables, jnp.asarray(inputs), jnp.asarray(lengths))
 
 
-def _room(n: int) -> int:
+def room(n: int) -> int:
     """The next power of two."""
     return 1 << max(0, n - 1).bit_length()
 
@@ -211,26 +211,28 @@ def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.recommend``."""
     options = _parser().parse_args(argv)
     model = open_run(options.run).config.model.name
-    kind = model if model in ROWS else "sessions"
+    kind = model if model in KNOWN else "sessions"
     for name in sorted(set().union(*KNOWN.values()) - KNOWN[kind]):
         if getattr(options, name) not in (None, [], False):
             raise UserError(f"--{name.replace('_', '-')}: {options.run} is a run of {model}, which does not know it; "
                             "leave it out")  # fmt: skip
-    options.k = options.k if options.k is not None else 20 if kind == "sessions" else 10
+    options.k = options.k if options.k is not None else 10 if kind in ROWS else 20
     if kind == "sessions":
         _answer(options)
         return
-    from jaxrec import recommend_rows, recommend_towers
+    from jaxrec import answer_events, recommend_rows, recommend_towers
 
     runtime.start()
-    (recommend_rows if model == "autoint" else recommend_towers).answer(options)
+    {"autoint": recommend_rows, "two_tower": recommend_towers, "merrec": answer_events}[kind].answer(options)
 
 
 KNOWN = {
-    "sessions": {"items", "candidates", "similar_to"},
-    "autoint": {"user", "profile", "date", "where", "explain", "out"},
-    "two_tower": {"user", "profile", "purchased", "add_items", "similar_to", "similar_customers", "no_rules"},
-}
+    "sessions": {"items", "candidates", "similar_to", "include_seen"},
+    "autoint": {"user", "profile", "date", "where", "explain", "out", "include_seen"},
+    "two_tower": {"user", "profile", "purchased", "add_items", "similar_to", "similar_customers", "no_rules",
+                  "include_seen"},
+    "merrec": {"events", "example", "seed", "where", "at", "include_bought", "add_items", "similar_to", "model"},
+}  # fmt: skip
 """Options that only some kinds of run know."""
 
 
@@ -250,7 +252,17 @@ def _parser() -> Parser:
     sessions.add_argument("--items", nargs="*", default=[], metavar="ID", help="the session's items, oldest first")
     sessions.add_argument("--candidates", nargs="+", metavar="ID", help="recommend only from these")
     sessions.add_argument("--similar-to", metavar="ID", help="instead: the items most similar to this one (two towers "
-                          "as well)")  # fmt: skip
+                          "and merrec as well; merrec also takes a name)")  # fmt: skip
+    events = parser.add_argument_group("merrec")
+    events.add_argument("--events", metavar="FILE", help='a sequence, oldest first: [{"item": 1, "event": "item_view"}]'
+                        '; unknown items by "name"; - reads standard input')  # fmt: skip
+    events.add_argument("--example", action="store_true", help="instead: a real sequence, drawn at random")
+    events.add_argument("--seed", type=int, metavar="N", help="with --example: draw the same one again")
+    events.add_argument("--at", metavar="TIME", help="only what is live then, as 2023-05-31 (default: at the newest "
+                        "event that the run keeps, or of the example)")  # fmt: skip
+    events.add_argument("--include-bought", action="store_true", help="allow what the sequence says was bought as well")
+    events.add_argument("--model", metavar="M", help="where the text model of the run's names is now, if not where it "
+                        "was")  # fmt: skip
     rows = parser.add_argument_group("click models and two towers")
     rows.add_argument("--user", metavar="ID", help="the user; without one somebody new")
     rows.add_argument("--profile", nargs="+", metavar="FIELD=VALUE", help="fields of the user or the occasion, such as "
@@ -258,13 +270,14 @@ def _parser() -> Parser:
     towers = parser.add_argument_group("two towers")
     towers.add_argument("--purchased", nargs="+", metavar="ID", help="items that the customer has, not to recommend")
     towers.add_argument("--add-items", metavar="FILE", help="new items with their fields (.parquet, .csv or .json), "
-                        "which no training has seen")  # fmt: skip
+                        "which no training has seen (merrec as well)")  # fmt: skip
     towers.add_argument("--similar-customers", action="store_true", help="instead: customers most similar to this one")
     towers.add_argument("--no-rules", action="store_true", help="leave the configuration's rules out")
     rows = parser.add_argument_group("click models")
     rows.add_argument("--date", metavar="DAY", help="of the occasion, as 2003-02-28 (default: that of the last row)")
     rows.add_argument("--where", nargs="+", metavar="FIELD=VALUE", help="only items with these values, such as "
-                      "genres=Comedy")  # fmt: skip
+                      "genres=Comedy; merrec: those that a filter leaves, such as \"price <= 50 and c0_name = 'Men'\"",
+                      )  # fmt: skip
     rows.add_argument("--explain", metavar="ID", help="instead: the prediction for this item, and what each field "
                       "attended to")  # fmt: skip
     rows.add_argument("--out", type=Path, metavar="FILE", help="with --explain: a picture of it, .png, .pdf or .svg")

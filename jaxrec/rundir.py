@@ -194,6 +194,11 @@ def resume_run(
                         "leave it as it was or choose another --run")  # fmt: skip
     if run.manifest["content_hash"] != dataset.manifest["content_hash"]:
         raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that one again")
+    for name in copied:
+        kept_file = path / "dataset" / name
+        if not kept_file.is_file() or checksum(kept_file) != checksum(dataset.path / name):
+            raise UserError(f"{dataset.path / name}: not what {path} was trained with; put that back, or train another "
+                            "--run")  # fmt: skip
     return run
 
 

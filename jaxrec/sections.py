@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from jaxrec.agreement import FOR_MODEL, check_agreement
+from jaxrec.agreement import check_agreement, defaults_of
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -63,15 +63,15 @@ class ModelConfig(Section):
     embedding: Literal["constrained", "separate", "onehot"] = "constrained"
     """Input of gru4rec: one table for input and output, a table of its own, or one-hot (a table of gate inputs)."""
     embedding_dim: Count = 100
-    """Width of the item vectors of narm, sasrec and merrec (128), of the vectors of autoint's and two_tower's values (two_tower: 16),
-    and of gru4rec's input table where embedding is 'separate'."""
+    """Width of the item vectors of narm, sasrec and merrec (128), of the vectors of autoint's and two_tower's values
+    (two_tower: 16), and of gru4rec's input table where embedding is 'separate'."""
     dropout_embedding: Fraction = 0.0
     """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code); on all
     features of two_tower."""
     dropout_hidden: Fraction = 0.0
-    """Dropout on the output of each GRU layer (with one-hot input from the second layer on); narm: on the session's
-    representation before the decoder; merrec: on the output of each layer; sasrec: in each block; autoint: on each hidden layer of the deep network;
-    two_tower: on each hidden layer (0.2)."""
+    """Dropout on the output of each GRU layer (with one-hot input from the second layer on; merrec: all); narm: on the
+    session's representation before the decoder; sasrec: in each block; autoint: on each hidden layer of the deep
+    network; two_tower: on each hidden layer (0.2)."""
     dropout_attention: Fraction = 0.0
     """autoint: dropout on the attention weights."""
     attention: Literal["sum", "softmax"] = "sum"
@@ -111,8 +111,8 @@ class ModelConfig(Section):
     window: Annotated[int, Field(ge=1, le=4096)] = 20
     """narm, sasrec, merrec: a score depends on the last so many clicks."""
     stride: Annotated[int, Field(ge=1)] = 1
-    """narm, sasrec, merrec: in training, targets of a session beyond the window are scored so many at a time. At 1 each sees
-    a whole window; at s some see s - 1 clicks less, and a long session costs s times less."""
+    """narm, sasrec, merrec: in training, targets of a session beyond the window are scored so many at a time. At 1 each
+    sees a whole window; at s some see s - 1 clicks less, and a long session costs s times less."""
     temperature: Annotated[float, Field(gt=0.0)] | None = None
     """narm and sasrec: scores are this times the cosine of session and item vectors, merrec: of its text head (null:
     inner products)."""
@@ -156,6 +156,9 @@ class LossConfig(Section):
     """Parameter of elu, or the negative slope of leaky_relu, where it must be below 1."""
     label_smoothing: Fraction = 0.0
     """softmax: share of the target's probability that is spread evenly over the catalogue."""
+    candidates: Literal["live", "all"] = "live"
+    """cross_entropy of merrec: where the data say when items are listed and sold, a target's negatives are those that
+    are live at the time, or all of the step."""
     category_weight: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     """merrec: a target weighs (events of its top category) to the power of minus this; 0: all weigh the same."""
     prior: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
@@ -274,9 +277,12 @@ class Config(Section):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_model(cls, values: Any) -> Any:
-        model = values.get("model") if isinstance(values, dict) else None
-        own = FOR_MODEL.get(model["name"]) if isinstance(model, dict) and isinstance(model.get("name"), str) else None
-        if own is None:
+        if not isinstance(values, dict):
+            return values
+        model, loss = (part.get("name") if isinstance(part := values.get(where), dict) else None
+                       for where in ("model", "loss"))  # fmt: skip
+        own = defaults_of(model, loss if isinstance(loss, str) else None) if isinstance(model, str) else {}
+        if not own:
             return values
         whole = {name: part if isinstance(part, dict) else values[name] for name, part in {**own, **values}.items()}
         return {name: {**own.get(name, {}), **part} if isinstance(part, dict) else part for name, part in whole.items()}

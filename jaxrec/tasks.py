@@ -20,7 +20,7 @@ from jaxrec.data.retrieval import Retrieval, known, value_counts
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
-from jaxrec.event_evaluation import EventEvaluator, read_market, sample
+from jaxrec.event_evaluation import EventEvaluator, sample
 from jaxrec.hits import item_categories
 from jaxrec.item_vectors import save_item_vectors
 from jaxrec.models import Feed, Model, make_click_model, make_model, make_tower_model
@@ -115,13 +115,13 @@ def event_task(config: Config, dataset: Dataset) -> Task:
     catalogue = open_catalogue(dataset.path, dataset.manifest, config.model.item_fields, config.data.embeddings)
     training, validation = session_splits(config, dataset)
     model = MERRec(config, catalogue, len(dataset.manifest["event_types"]))
-    model.check_memory()
+    model.check()
     feed = model.feed(training, training_plan(config))
     counts = popularity(training.items, dataset.n_items)
     validator = None
     if len(validation):
-        validated, market = sample(validation, config.evaluation.sessions), read_market(dataset.path, dataset.manifest)
-        validator = EventEvaluator(model, validated, config.evaluation, counts > 0, market)
+        validated = sample(validation, config.evaluation.sessions)
+        validator = EventEvaluator(model, validated, config.evaluation, counts > 0)
     return Task(
         model,
         feed,

@@ -61,9 +61,7 @@ class BlockStats(NamedTuple):
     steps: Array
 
 
-def init_state(
-    model: Model, optimizer: Optimizer, seed: int, lanes: int, averaged: bool = False
-) -> TrainState:
+def init_state(model: Model, optimizer: Optimizer, seed: int, lanes: int, averaged: bool = False) -> TrainState:
     """The state before the first step. Compiled, since a hundred small operations one by one take seconds."""
 
     @jax.jit

@@ -4,6 +4,7 @@
     python scripts/benchmark.py narm sasrec
     python scripts/benchmark.py autoint --batch 2048 65536
     python scripts/benchmark.py two_tower --loss infonce
+    python scripts/benchmark.py merrec --items 1000000 --head text both
     python scripts/benchmark.py softmax                  # the output layer alone, beside the plain formula
 
 Each row is the training loop's own compiled block on blocks of its own feed, cut beforehand: the median of several
@@ -26,7 +27,7 @@ import numpy as np
 
 from jaxrec import config as configuration
 from jaxrec import runtime
-from jaxrec.benchmarks import click_models, session_models, tower_models
+from jaxrec.benchmarks import click_models, event_models, session_models, tower_models
 from jaxrec.benchmarks.case import Case
 from jaxrec.benchmarks.machine import ceilings
 from jaxrec.benchmarks.output_layer import output_layer, output_table
@@ -53,12 +54,18 @@ def measure(options: Any) -> list[dict[str, Any]]:
         options.loss or tower_models.LOSSES, options.batch or [tower_models.BATCH], tower_models.HARD
     )
     pairs = list(towers) if "two_tower" in options.models else []
+    events = itertools.product(
+        options.items or event_models.ITEMS, options.loss or [event_models.LOSS], options.batch or [event_models.BATCH],
+        options.head,
+    )  # fmt: skip
+    named = list(events) if "merrec" in options.models else []
     cases = []
-    with progress("compiling", len(sweep) + len(rows) + len(pairs)) as advance:
+    with progress("compiling", len(sweep) + len(rows) + len(pairs) + len(named)) as advance:
         for prepared in itertools.chain(
             (session_models.prepare(options, *one) for one in sweep),
             (click_models.prepare(options, batch) for batch in rows),
             (tower_models.prepare(options, *one) for one in pairs),
+            (event_models.prepare(options, *one) for one in named),
         ):
             cases.append(Case(prepared))
             cases[-1].steps_per_second(options.steps)  # the first run warms caches and does not count
@@ -106,13 +113,13 @@ def table(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     lines = [head + f"jax {machine['jax']}, Python {machine['python']}"]
     lines.append(f"ceilings: {rows[0]['ceiling_matmul_gflop_per_s']:,.0f} GFLOP/s matrix product, "
                  f"{rows[0]['ceiling_copy_gb_per_s']:,.1f} GB/s copy")  # fmt: skip
-    lines.append(f"{'model':10}{'loss':16}{'batch':>6}{'items':>10}{'steps/s':>10}{'(min - max)':>18}{'events/s':>12}"
+    lines.append(f"{'model':10}{'loss':22}{'batch':>6}{'items':>10}{'steps/s':>10}{'(min - max)':>18}{'events/s':>12}"
                  f"{'MFLOP/step':>12}{'of matmul':>10}{'of copy':>9}{'compile':>9}")  # fmt: skip
     for row in rows:
         spread = f"({row['steps_per_s_min']:,.0f} - {row['steps_per_s_max']:,.0f})"
-        loss = row["loss"] + (" + hard" if row.get("hard") else "")
+        loss = row["loss"] + (" + hard" if row.get("hard") else "") + (f" {row['head']}" if "head" in row else "")
         lines.append(
-            f"{row['model']:10}{loss:16}{row['batch']:6}{row['items']:10,}{row['steps_per_s']:10,.0f}{spread:>18}"
+            f"{row['model']:10}{loss:22}{row['batch']:6}{row['items']:10,}{row['steps_per_s']:10,.0f}{spread:>18}"
             f"{row['events_per_s']:12,.0f}{row['flop_per_step'] / 1e6:12,.0f}{row['matmul_share']:10.1%}"
             f"{row['copy_share']:9.1%}{row['compile_s']:8.1f}s"
         )
@@ -122,23 +129,25 @@ def table(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def main(argv: Sequence[str]) -> None:
     """The command line."""
     parser = Parser(prog="python scripts/benchmark.py", description=__doc__)
-    parser.add_argument("models", nargs="+", choices=[*SIZES, "autoint", "two_tower", "softmax"], metavar="MODEL",
-                        help=f"of {', '.join(SIZES)}, autoint, two_tower; softmax: the output layer alone")  # fmt: skip
+    parser.add_argument("models", nargs="+", choices=[*SIZES, "autoint", "two_tower", "merrec", "softmax"], metavar="MODEL",
+                        help=f"of {', '.join(SIZES)}, autoint, two_tower, merrec; softmax: the output layer alone")  # fmt: skip
     parser.add_argument("--batch", type=int, nargs="+", default=[],
-                        help="lanes, targets or rows a step (default: 32 128 512; narm, sasrec: 512; "
-                        "autoint: 2048; two_tower: 4096)")  # fmt: skip
+                        help="lanes, targets or rows a step (default: 32 128 512; narm, sasrec, merrec: "
+                        "512; autoint: 2048; two_tower: 4096)")  # fmt: skip
     parser.add_argument("--loss", nargs="+", choices=configuration.choices("loss.name"), default=[],
                         help="losses (default: cross_entropy bpr_max; narm, sasrec: softmax; two_tower: triplet "
-                        "infonce)")  # fmt: skip
+                        "infonce; merrec: cross_entropy)")  # fmt: skip
     parser.add_argument("--items", type=int, nargs="+", default=[],
                         help="catalogue sizes (default: 40000; narm, sasrec: 43097, Diginetica's; two_tower: "
-                        "10000, one)")  # fmt: skip
+                        "10000, one; merrec: 10000 100000 1000000)")  # fmt: skip
     parser.add_argument("--units", type=int, default=100, help="GRU units; gru4rec: item vectors too (default: 100)")
     parser.add_argument("--dim", type=int, default=0, help="narm, sasrec: width of item vectors (default: 50); "
                         "autoint: of values and layers (default: 32)")  # fmt: skip
     parser.add_argument("--fields", type=int, default=click_models.FIELDS, help="autoint: of a row (default: 10)")
     parser.add_argument("--interactions", type=int, default=tower_models.INTERACTIONS,
                         help=f"two_tower: generated purchases (default: {tower_models.INTERACTIONS})")  # fmt: skip
+    parser.add_argument("--head", nargs="+", choices=configuration.choices("model.head"), default=event_models.HEADS,
+                        help="merrec: what ranks (default: both)")  # fmt: skip
     parser.add_argument("--precision", choices=configuration.choices("loss.precision"), default="float32",
                         help="of the products of a full softmax (default: float32)")  # fmt: skip
     parser.add_argument("--n-sample", type=int, default=2048, help="drawn negatives (default: 2048)")

@@ -85,11 +85,7 @@ def test_names_are_distinct_and_the_popular_ones_are_more_likely_among_them() ->
     found = np.bincount(names.brand, minlength=50)
     assert found[:5].sum() > 3 * found[-5:].sum()
     # The popularity of a name is a product: of two brands it has one ratio, whatever the category and style are.
-    of = {
-        key: weight
-        for *key, weight in zip(names.brand, names.category * 4 + names.style, names.weight, strict=True)
-        for key in [tuple(key)]
-    }
+    of = {(b, c * 4 + t): w for b, c, t, w in zip(names.brand, names.category, names.style, names.weight, strict=True)}
     ratios = [of[0, other] / of[1, other] for other in range(40) if (0, other) in of and (1, other) in of]
     assert len(ratios) > 5 and np.ptp(ratios) < 1e-12 * ratios[0]
 
@@ -128,9 +124,7 @@ def test_the_market_stays_about_as_full_as_it_is_at_first() -> None:
 
 def test_nothing_that_is_live_stays_unknown(world: World) -> None:
     for day in (3, DAYS - 1):
-        assert np.isin(
-            world.market.live(day), world.items[world.day == day].tolist() + world.items[world.day < day].tolist()
-        ).all()
+        assert np.isin(world.market.live(day), world.items[world.day <= day]).all()
 
 
 def test_what_follows_on_the_same_listing_is_as_stated(world: World) -> None:
@@ -178,7 +172,7 @@ def test_lengths_and_times(world: World) -> None:
     assert (world.seconds[world.queries + 1] > world.seconds[world.queries]).all()
     # The length says nothing about the events: buying is as frequent in long sequences as in short ones.
     long = np.repeat(world.lengths > 6, world.lengths)
-    third = np.setdiff1d(world.first + 2, [])
+    third = world.first + 2
     buys = [np.mean(world.events[third[long[third] == which]] >= 2) for which in (False, True)]
     assert abs(buys[0] - buys[1]) < 0.02
 
@@ -269,7 +263,7 @@ def test_many_draws_agree_with_the_optimum(world: World) -> None:
         place[these] = np.where(hit.any(axis=1), hit.argmax(axis=1), 10**6)
     for kind, counted in (("recall", np.full(len(queries), True)), ("moves", targets != items)):
         for group, of in (("all", counted), ("seen", counted & seen[targets]), ("unseen", counted & ~seen[targets])):
-            assert of.sum() > 1000
+            assert of.sum() > 300
             for k in ("1", "5", "20"):
                 p = stated[kind][group][k]
                 assert abs(np.mean(place[of] < int(k)) - p) < 4.5 * np.sqrt(p * (1 - p) / of.sum()) + 1e-3, (

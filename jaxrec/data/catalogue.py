@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +28,18 @@ FIELDS = {
 PRICE_BUCKETS = 40
 
 
+class Market(NamedTuple):
+    """When listings are live: int32[V] seconds after ``origin`` (ms since 1970), ``listed`` <= t < ``sold``."""
+
+    listed: np.ndarray
+    sold: np.ndarray
+    origin: int
+
+    def seconds(self, times: np.ndarray) -> np.ndarray:
+        """int32[n] from int64[n] ms since 1970."""
+        return ((np.asarray(times) - self.origin) // 1000).astype(np.int32)
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """The items of a data set or a run.
@@ -39,6 +51,7 @@ class Catalogue:
         codes: int32[V, F] of ``fields``.
         fields: names of the fields that are read.
         values: of each field the values that have codes; empty for the price.
+        market: when the items are live; None where the data do not say.
     """
 
     vectors: np.ndarray
@@ -47,6 +60,7 @@ class Catalogue:
     codes: np.ndarray
     fields: tuple[str, ...]
     values: tuple[pa.Array, ...]
+    market: Market | None = None
 
     @property
     def n_items(self) -> int:
@@ -94,7 +108,22 @@ def open_catalogue(
     trained = manifest["counts"]["trained"]
     values = tuple(_values(attributes, name, trained) for name in fields)
     codes = field_codes(attributes, fields, values) if fields else np.zeros((len(name_of), 0), np.int32)
-    return Catalogue(names.vectors, names.meta, np.asarray(name_of), codes, tuple(fields), values)
+    market = read_market(folder, manifest)
+    return Catalogue(names.vectors, names.meta, np.asarray(name_of), codes, tuple(fields), values, market)
+
+
+def read_market(folder: Path, manifest: dict[str, Any]) -> Market | None:
+    """When the listings of a data set are live; None where it does not say, and every item can be recommended.
+
+    Raises:
+        UserError: the attributes are missing or damaged.
+    """
+    if not manifest.get("live"):
+        return None
+    table = read_attributes(folder, ["listed", "sold"])
+    listed, sold = table["listed"].to_numpy(), table["sold"].to_numpy()
+    market = Market(listed, sold, int(listed.min()))
+    return Market(market.seconds(listed), market.seconds(sold), market.origin)
 
 
 def read_attributes(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:

@@ -37,6 +37,7 @@ class PackedBlock(NamedTuple):
         event: int32[S, R, W], the type of the input's event, where the model reads it; otherwise None.
         names: the name vectors of inputs and targets, bfloat16[S, R, W, dim] and [S, P, dim], where they come from host
             memory (``named_feed``); otherwise None.
+        asked: int32[S, P], when the last event before each target was, where the feed has times; otherwise None.
     """
 
     input: Any
@@ -46,13 +47,16 @@ class PackedBlock(NamedTuple):
     weight: Any
     event: Any = None
     names: Any = None
+    asked: Any = None
 
 
 class Log(NamedTuple):
-    """All events of a split, one session behind the other: int32[n] items, and uint8[n] types of events or None."""
+    """All events of a split, one session behind the other: int32[n] items, and uint8[n] types and int32[n] times of
+    events or None."""
 
     items: Any
     events: Any
+    times: Any
 
 
 class Chunks(NamedTuple):
@@ -212,6 +216,7 @@ class PackedFeed:
         half_life: days after which a session's targets weigh half as much, counted from the last event of the split;
             the weights' mean over targets is 1. None: all weigh 1.
         events: whether blocks tell the types of events, which ``sessions`` then has.
+        times: int32[n], of the split's events in any unit, where blocks are to tell them.
 
     Attributes:
         shape: ``lanes`` are the scored positions of a step; ``used`` steps hold targets.
@@ -226,11 +231,12 @@ class PackedFeed:
         stride: int = 1,
         half_life: float | None = None,
         events: bool = False,
+        times: np.ndarray | None = None,
     ) -> None:
         if len(sessions.items) >= 2**31:
             raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
                             f"{2**31:,}; prepare a part of the data")  # fmt: skip
-        self._log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None)
+        self._log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times)
         self._plan = plan
         self._chunks = cut_chunks(np.asarray(sessions.offsets), window, stride)
         # Classes of chunks that may take each other's places, in the order of the template's places.
@@ -284,7 +290,8 @@ class PackedFeed:
         grid = jax.ShapeDtypeStruct((steps, rows, window), np.int32)
         scored = jax.ShapeDtypeStruct((steps, self.shape.lanes), np.int32)
         weight = jax.ShapeDtypeStruct(scored.shape, np.float32)
-        return PackedBlock(grid, grid, scored, scored, weight, None if self._log.events is None else grid)
+        kinds, asked = None if self._log.events is None else grid, None if self._log.times is None else scored
+        return PackedBlock(grid, grid, scored, scored, weight, kinds, None, asked)
 
     def positions(self, epoch: int = 0) -> np.ndarray:
         """int64[steps of all blocks, P]: where in the split each target stands, in the order of the blocks; -1 where
@@ -318,7 +325,8 @@ def _assemble(xp: Any, log: Log, part: Template, begin: Any, value: Any) -> Pack
     start = (xp.arange(event.shape[2], dtype=xp.int32) - part.offset).astype(xp.int32)
     source = xp.where(part.chunk < chunks, log.items[event], -1)
     kinds = None if log.events is None else log.events[event].astype(xp.int32)
-    return PackedBlock(source, start, slot, log.items[target], weight, kinds)
+    asked = None if log.times is None else log.times[xp.maximum(target - 1, 0)]
+    return PackedBlock(source, start, slot, log.items[target], weight, kinds, None, asked)
 
 
 def _events(xp: Any, part: Template, begin: Any) -> tuple[Any, Any]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,9 +31,9 @@ from jaxrec.data.named_feed import NamedFeed
 from jaxrec.data.packing import PackedBlock, PackedFeed
 from jaxrec.errors import UserError
 from jaxrec.losses import cross_entropy
-from jaxrec.models.gru import gru_params, gru_sequence
+from jaxrec.models.event_encoder import MERRecEncoder
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants
-from jaxrec.models.sequence import drop, unit
+from jaxrec.models.sequence import unit
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
 
@@ -50,11 +49,14 @@ class Known(NamedTuple):
         names: bfloat16[U, dim], vectors of the distinct names; None where blocks bring them from host memory.
         name_of: int32[V], the name of each item; -1 for none.
         codes: int32[V, F], rows of the table of fields.
+        listed, sold: int32[V], when an item is live; None where the data do not say.
     """
 
     names: Array | None
     name_of: Array
     codes: Array
+    listed: Array | None
+    sold: Array | None
 
 
 class Constants(NamedTuple):
@@ -79,55 +81,6 @@ class Step(NamedTuple):
 
     block: PackedBlock
     negatives: Negatives | None
-
-
-class MERRecEncoder(nn.Module):
-    """From the events of sequences to queries.
-
-    Attributes:
-        units: of each GRU layer, from input to output.
-        name_dim: width of the projected name on the input side.
-        events: how many types of events there are, with vectors of ``event_dim``.
-        item_dim, text_dim: widths of the query in either head; 0 for a head that is not there.
-        dropout_embedding, dropout_hidden: rates on the input vectors and on the output of each GRU layer.
-    """
-
-    units: tuple[int, ...]
-    name_dim: int
-    events: int
-    event_dim: int
-    item_dim: int
-    text_dim: int
-    dropout_embedding: float = 0.0
-    dropout_hidden: float = 0.0
-
-    @nn.compact
-    def __call__(
-        self, names: Array, fields: Array, event: Array, start: Array, slot: Array, train: bool
-    ) -> tuple[Array | None, Array | None]:
-        """The queries of both heads, float32[P, item_dim] and float32[P, text_dim].
-
-        Args:
-            names: float[R, W, dim].
-            fields: float32[R, W, K], the vectors of all fields side by side.
-            event: int32[R, W].
-            start, slot: see ``PackedBlock``.
-        """
-        kernel = self.param("name_kernel", glorot_like, (names.shape[-1], self.name_dim))
-        table = self.param("event", nn.initializers.normal(self.event_dim**-0.5), (self.events, self.event_dim))
-        x = jnp.concatenate([names.astype(jnp.float32) @ kernel, table[event], fields], axis=-1)
-        x = drop(self, x, self.dropout_embedding, train)
-        reset = start == jnp.arange(start.shape[1])
-        width = x.shape[-1]
-        for i, units in enumerate(self.units):
-            x = gru_sequence(gru_params(self, f"gru_{i}", width, units), x, reset)
-            x, width = drop(self, x, self.dropout_hidden, train), units
-        state = x.reshape(-1, width)[slot]
-
-        def head(name: str, dim: int) -> Array | None:
-            return state @ self.param(name, glorot_like, (width, dim)) if dim else None
-
-        return head("item_query", self.item_dim), head("text_query", self.text_dim)
 
 
 class MERRec:
@@ -168,7 +121,7 @@ class MERRec:
         std = self._config.model.init_std or (shape[1] - 1) ** -0.5
         return (std * jax.random.normal(key, shape)).at[:, -1].set(0.0)
 
-    def check_memory(self) -> None:
+    def check(self) -> None:
         """Refuse to train where names come with the blocks, but other items' names would be needed too.
 
         Raises:
@@ -176,21 +129,19 @@ class MERRec:
         """
         if self._on_device or not self.has_text or (self._ranking and not self._config.loss.n_sample):
             return
-        size = 2 * self._catalogue.vectors.size / MIB
+        size, allowed = 2 * self._catalogue.vectors.size / MIB, self._config.data.name_memory
         raise UserError(
-            f"data.name_memory: {self._config.data.name_memory} MiB do not hold the name vectors ({size:,.0f} MiB); then "
-            "the text head is trained against the items of a step alone: raise it, or set loss.name cross_entropy and "
-            "loss.n_sample 0"
+            f"data.name_memory: {allowed} MiB do not hold the name vectors ({size:,.0f} MiB); then the text head is "
+            "trained against the items of a step alone: raise it, or set loss.name cross_entropy and loss.n_sample 0"
         )
 
     # ---- what the loop asks ------------------------------------------------------------------------------------------
 
     def feed(self, sessions: Sessions, plan: Plan) -> PackedFeed | NamedFeed:
-        model, data = self._config.model, self._config.data
-        if not plan.training:
-            feed = PackedFeed(sessions, model.window, plan, events=True)
-        else:
-            feed = PackedFeed(sessions, model.window, plan, model.stride, data.half_life, events=True)
+        model, market = self._config.model, self._catalogue.market
+        stride, half_life = (model.stride, self._config.data.half_life) if plan.training else (1, None)
+        times = None if market is None else market.seconds(sessions.times)
+        feed = PackedFeed(sessions, model.window, plan, stride, half_life, True, times)
         return feed if self._on_device else NamedFeed(feed, self._catalogue)
 
     def init(self, key: Array) -> Any:
@@ -223,7 +174,9 @@ class MERRec:
         catalogue = self._catalogue
         first = np.cumsum([0, *catalogue.sizes])[:-1].astype(np.int32)
         names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16)) if self._on_device else None
-        return Known(names, jnp.asarray(catalogue.name_of), jnp.asarray(catalogue.codes + first))
+        market = catalogue.market
+        live = (None, None) if market is None else (jnp.asarray(market.listed), jnp.asarray(market.sold))
+        return Known(names, jnp.asarray(catalogue.name_of), jnp.asarray(catalogue.codes + first), *live)
 
     def _target_weights(self, counts: np.ndarray) -> Array | None:
         """float32[V]: (events of the item's top category) ** -category_weight, with mean 1 over training's events."""
@@ -297,6 +250,9 @@ class MERRec:
         weight, own_weight = self._ranking.weights(slot, live, negatives)
         own = slot[: len(live), None] == jnp.arange(len(ids))
         others = jnp.where(block.target[:, None] == ids, 0.0, weight)
+        if self._config.loss.candidates == "live" and known.listed is not None and known.sold is not None:
+            at, inside = block.asked[:, None], jnp.minimum(ids, len(known.listed) - 1)
+            others = jnp.where((known.listed[inside] <= at) & (at < known.sold[inside]), others, 0.0)
         losses = cross_entropy(scores, own, jnp.where(own, own_weight[:, None], others), own_weight)
         return jnp.where(live, losses, 0.0)
 
@@ -377,9 +333,7 @@ class MERRec:
         params, tables = weights["params"], weights["tables"]
         return jax.lax.map(lambda step: self._block_queries(params, tables, known, step), block)
 
-    def last_query(
-        self, weights: dict[str, Any], names: Array, codes: Array, event: Array, length: Array
-    ) -> Array:
+    def last_query(self, weights: dict[str, Any], names: Array, codes: Array, event: Array, length: Array) -> Array:
         """float32[B, Q]: the query after the last event of each sequence.
 
         Args:

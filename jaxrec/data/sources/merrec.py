@@ -7,12 +7,11 @@ text, one of six event types, the item, and what the item was called and was lik
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet
 
 from jaxrec.data.duck import quoted
@@ -30,7 +29,6 @@ DEFAULTS = {"min_session_length": 3, "min_item_support": 1, "test_days": 3}
 NARROW = ("user_id", "session_id", "sequence_id", "stime", "event_id")  # of every row, with the item or the product
 # Of the latest row of each item alone.
 WIDE = (*(name for name in KINDS if name not in (*NARROW, "item_id", "product_id")), "product_id")
-HELPERS = ["row", "bad"]  # columns beside them on the way
 SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip() takes
 CHUNK = 1 << 16  # rows fetched from DuckDB at a time
 
@@ -131,17 +129,18 @@ def _drawn(arguments: Namespace) -> Drawn | None:
 
 
 def _read_narrow(connection: Any, files: Files, target: str) -> None:
-    """The table ``raw`` (session, item, time, event)."""
-    columns = (*NARROW, target)
-    with files.reading(connection, columns):
+    """The table ``raw`` (session, item, time, event, bad); the last says that a value of the row cannot be used."""
+    columns = (*NARROW, "item_id") if target == "item_id" else (*NARROW, "item_id", target)
+    with files.reading(connection, KINDS):
         connection.execute(
             "CREATE TABLE raw AS SELECT md5_number(user_id || chr(31) || session_id || chr(31) || sequence_id) "
-            f"AS session, {target} AS item, stime AS time, event_id AS event FROM ({files.rows(columns)})"
+            f"AS session, {target} AS item, stime AS time, event_id AS event, bad OR item_id IS NULL AS bad "
+            f"FROM ({files.rows(columns, bad=True)})"
         )
-    bad = "session IS NULL OR item IS NULL OR time IS NULL OR event IS NULL"
+    bad = "bad OR session IS NULL OR item IS NULL OR time IS NULL OR event IS NULL"
     (row,) = connection.execute(f"SELECT min(rowid) FROM raw WHERE {bad}").fetchone()
     if row is not None:
-        raise files.complaint(connection, row, columns, columns)
+        raise files.complaint(connection, row, columns)
 
 
 def _write_attributes(
@@ -155,9 +154,8 @@ def _write_attributes(
         "JOIN vocabulary USING (item) GROUP BY index, item"
     )
     attributes = path / "attributes.parquet"
-    with files.reading(connection, ("item_id", *WIDE)), _latest(connection, files, target, listings) as reader:
-        schema = pa.schema([field for field in reader.schema if field.name not in HELPERS])
-        entry = write_parquet(_usable(connection, files, reader), schema, attributes)
+    with files.reading(connection, KINDS), _latest(connection, files, target, listings) as reader:
+        entry = write_parquet(reader, reader.schema, attributes)
     (items,) = connection.execute("SELECT count(*) FROM vocabulary").fetchone()
     if pyarrow.parquet.read_metadata(attributes).num_rows != items:
         raise AssertionError("the attributes are not one row an item")
@@ -166,27 +164,17 @@ def _write_attributes(
 
 
 def _latest(connection: Any, files: Files, target: str, listings: Path | None) -> Any:
-    """A stream of attributes by item index, and ``HELPERS``: their row over all files and if a value is bad."""
+    """A stream of the attributes by item index, from the rows that the table ``latest`` names."""
     name = f"coalesce(trim(name, {quoted(SPACES)}), '') AS name"
     live, join = "", ""
     if listings:
         live = ", listed, sold"
         join = f"LEFT JOIN read_parquet({literal(listings)}) AS listing ON listing.item_id = everything.item_id"
     return connection.sql(
-        f"SELECT everything.* EXCLUDE (item_id) REPLACE ({name}){live} FROM ("
-        f"SELECT *, row_number() OVER () - 1 AS row FROM ({files.rows(('item_id', *WIDE), bad=True)})) AS everything "
+        f"SELECT everything.* EXCLUDE (item_id, row) REPLACE ({name}){live} FROM ("
+        f"SELECT *, row_number() OVER () - 1 AS row FROM ({files.rows(('item_id', *WIDE))})) AS everything "
         f"JOIN latest ON latest.row = everything.row AND latest.item = everything.{target} {join} ORDER BY index"
     ).to_arrow_reader(CHUNK)
-
-
-def _usable(connection: Any, files: Files, reader: Any) -> Iterator[pa.RecordBatch]:
-    """The batches without ``HELPERS``, as long as no value in them is bad."""
-    for batch in reader:
-        bad = batch.column("bad").index(True).as_py()
-        if bad >= 0:
-            reader.close()  # DuckDB has one open result at a time
-            raise files.complaint(connection, batch.column("row")[bad].as_py(), WIDE, ())
-        yield batch.drop_columns(HELPERS)
 
 
 def _write_names(connection: Any, attributes: Path, items: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:

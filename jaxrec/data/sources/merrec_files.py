@@ -18,7 +18,7 @@ import duckdb
 import pyarrow as pa
 
 from jaxrec.data.reading import TEXT, Table, integer, open_table, reading, timestamp, together
-from jaxrec.data.sources.shared import NUMBERS
+from jaxrec.data.sources.shared import INTEGERS, NUMBERS
 from jaxrec.errors import UserError
 
 EVENT_TYPES = ("item_view", "item_like", "item_add_to_cart_tap", "offer_make", "buy_start", "buy_comp")
@@ -79,15 +79,14 @@ class Files:
     def rows(self, columns: Sequence[str], bad: bool = False) -> str:
         """SQL: the rows of all files in their order, with these columns parsed, NULL where there is no value.
 
-        With ``bad`` a column of this name says whether any value is there, but cannot be used.
+        With ``bad`` a column of this name says whether the row has a value, in any column, that cannot be used.
         """
         groups = []
         for _, group in groupby(self.tables, key=self._signature):
             alike = list(group)
-            pairs = [(self._given(alike[0], name), self._parsed(alike[0], name)) for name in columns]
-            selected = [f"{parsed} AS {name}" for name, (_, parsed) in zip(columns, pairs, strict=True)]
+            selected = [f"{self._parsed(alike[0], name)} AS {name}" for name in columns]
             if bad:
-                selected += [" OR ".join(f"({g}) IS NOT NULL AND ({p}) IS NULL" for g, p in pairs) + " AS bad"]
+                selected += [f"{self._bad(alike[0])} AS bad"]
             groups.append(f"SELECT {', '.join(selected)} FROM {together(alike)}")
         return " UNION ALL ".join(groups)
 
@@ -109,16 +108,16 @@ class Files:
                     connection.execute(f"SELECT bit_xor(hash({values})) FROM {table.relation}").fetchall()
             raise
 
-    def complaint(self, connection: Any, row: int, columns: Sequence[str], required: Sequence[str]) -> UserError:
+    def complaint(self, connection: Any, row: int, required: Sequence[str]) -> UserError:
         """The error about the row ``row`` (from 0, over all files), in which a value cannot be used."""
         for table in self.tables:
             (rows,) = connection.execute(f"SELECT count(*) FROM {table.relation}").fetchone()
             if row < rows:
                 break
             row -= rows
-        selected = ", ".join(f"{self._given(table, name)}, {self._parsed(table, name)}" for name in columns)
+        selected = ", ".join(f"{self._given(table, name)}, {self._parsed(table, name)}" for name in KINDS)
         values = connection.execute(f"SELECT {selected} FROM {table.relation} LIMIT 1 OFFSET {row}").fetchone()
-        for name, given, parsed in zip(columns, values[::2], values[1::2], strict=True):
+        for name, given, parsed in zip(KINDS, values[::2], values[1::2], strict=True):
             if parsed is None and (given is not None or name in required):
                 found = "nothing" if given is None else f"'{given}'"
                 return UserError(
@@ -131,6 +130,13 @@ class Files:
         """What files that DuckDB reads together have in common; of CSV the order of the columns too."""
         columns = tuple(table.columns[name] for name in KINDS)
         return table.function, table.settings, columns, self.empty[table.path]
+
+    def _bad(self, table: Table) -> str:
+        """SQL: whether a row has a value that cannot be used."""
+        # Texts are never bad, and integers are not of a column that has that type.
+        doubtful = [n for n, kind in KINDS.items() if kind != "text" and table.columns[n][1] not in INTEGERS]
+        values = [f"(({self._given(table, n)}) IS NOT NULL AND ({self._parsed(table, n)}) IS NULL)" for n in doubtful]
+        return " OR ".join(values)
 
     def _given(self, table: Table, name: str) -> str:
         """SQL: the value as it stands in the file, NULL where none is there."""

@@ -1,0 +1,128 @@
+"""What users say of events and of items: checked entry by entry, with the types of a data set's attributes."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from jaxrec.errors import UserError, nearest
+
+LIVE = ("listed", "sold")  # attributes of a listing that no event has
+SUCH_AS = '[{"item": 238357102, "event": "item_view"}, {"name": "red dress", "event": "item_like"}]'
+
+
+class Entry(NamedTuple):
+    """One event.
+
+    Attributes:
+        item: raw id; None where only a name is given.
+        event: index of its type.
+        name: stripped; empty for none.
+        attributes: of the item, those that are given.
+    """
+
+    item: Any
+    event: int
+    name: str
+    attributes: dict[str, Any]
+
+
+def read_events(file: str) -> Any:
+    """What a JSON file holds, or standard input where ``file`` is ``-``.
+
+    Raises:
+        UserError: it cannot be read, or is not JSON.
+    """
+    called = "--events -" if file == "-" else file
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+        return json.loads(text)
+    except OSError as error:
+        raise UserError(f"{called}: cannot be read ({error.strerror}); check --events") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{called}: not JSON ({error}); expected a list, such as {SUCH_AS}") from None
+
+
+def check_events(events: Any, types: Sequence[str], schema: pa.Schema) -> list[Entry]:
+    """The events of one sequence.
+
+    Args:
+        events: mappings with ``event`` and ``item`` or ``name`` (or both), and attributes of the item.
+        types: of events.
+        schema: of attributes.
+
+    Raises:
+        UserError: naming the entry and the field, where they are not so.
+    """
+    if not isinstance(events, (list, tuple)):
+        raise UserError(f"events: found {_shown(events)}, expected a list, such as {SUCH_AS}")
+    if not events:
+        raise UserError(f"events: empty; give at least one, oldest first, such as {SUCH_AS}")
+    return [_entry(f"events: entry {number}", event, types, schema) for number, event in enumerate(events, 1)]
+
+
+def _entry(place: str, given: Any, types: Sequence[str], schema: pa.Schema) -> Entry:
+    if not isinstance(given, Mapping):
+        raise UserError(f"{place}: found {_shown(given)}, expected an object, such as {SUCH_AS.split(', {')[0][1:]}")
+    fields = [name for name in schema.names if name not in LIVE]
+    for name in given:
+        if name not in ("item", "event", *fields):
+            raise UserError(f"{place}: unknown field '{name}'{nearest(str(name), ['item', 'event', *fields])}; there "
+                            f"are item, event, {', '.join(fields)}")  # fmt: skip
+    event = given.get("event")
+    if not isinstance(event, str) or event not in types:
+        what = "none" if event is None else _shown(event)
+        raise UserError(f"{place}: event: found {what}{nearest(str(event), types)}, expected one of {', '.join(types)}")
+    item = None if given.get("item") is None else check_id(place, given["item"])
+    attributes = {name: check_value(f"{place}: {name}", given.get(name), schema.field(name).type) for name in fields}
+    name = (attributes.pop("name") or "").strip()
+    if item is None and not name:
+        raise UserError(f"{place}: neither 'item' nor 'name'; give one of them")
+    return Entry(item, types.index(event), name, {name: one for name, one in attributes.items() if one is not None})
+
+
+def check_id(place: str, value: Any) -> Any:
+    """A raw id.
+
+    Raises:
+        UserError: neither a whole number nor text.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer, str)) or not str(value).strip():
+        raise UserError(f"{place}: item: found {_shown(value)}, expected an id, a whole number or text")
+    return check_value(f"{place}: item", value, pa.string()) if isinstance(value, str) else int(value)
+
+
+def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
+    """A value of an attribute; None for a missing one, also where it is not a number.
+
+    Raises:
+        UserError: of another type.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        if not isinstance(value, str):
+            raise UserError(f"{place}: found {_shown(value)}, expected text")
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            raise UserError(f"{place}: found {value!a}, no valid Unicode; mend it")
+        return value
+    number = not isinstance(value, bool) and isinstance(value, (int, float, np.number)) and math.isfinite(value)
+    if pa.types.is_integer(kind):
+        if not number or int(value) != value or not -(2**63) <= value < 2**63:
+            raise UserError(f"{place}: found {_shown(value)}, expected a whole number")
+        return int(value)
+    if not number:
+        raise UserError(f"{place}: found {_shown(value)}, expected a number")
+    return float(value)
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,271 @@
+"""The items that a run of events can recommend: those of its data, and listings that were added since."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jaxrec.cli import progress
+from jaxrec.data.catalogue import Catalogue, read_attributes, read_market
+from jaxrec.data.field_codes import warn_unknown
+from jaxrec.data.given import read_items
+from jaxrec.data.given_events import check_id, check_value
+from jaxrec.data.name_vectors import NAMES
+from jaxrec.data.text import encoded, find_model
+from jaxrec.errors import UserError
+from jaxrec.rundir import Run
+from jaxrec.where import matching
+
+SHOWN = ("name", "price", "c0_name", "c1_name", "c2_name", "brand_name", "item_condition_name")
+"""Attributes that are given with an item."""
+
+
+class Listings:
+    """All items by index: first those of the run's catalogue, then those that were added.
+
+    Args:
+        run: of events.
+        catalogue: the run's.
+        text_model: where the text model of the run's name vectors is now; None: where it was.
+
+    Attributes:
+        attributes: one row an item.
+    """
+
+    def __init__(self, run: Run, catalogue: Catalogue, text_model: str | None = None) -> None:
+        folder = run.path / "dataset"
+        self._folder, self._catalogue, self._text_model = folder, catalogue, text_model
+        self.vocabulary = run.vocabulary()
+        self.attributes = read_attributes(folder)
+        self._market = read_market(folder, run.manifest)
+        self._newest = int(np.max(run.kept("example_times"), initial=0))
+        self._added: dict[str, int] = {}
+        self._ids: list[Any] = []
+        self._vectors = np.zeros((0, catalogue.dim), np.float16)  # of what was added
+        self._codes = np.zeros((0, len(catalogue.fields)), np.int32)
+
+    def __len__(self) -> int:
+        return len(self.vocabulary) + len(self._ids)
+
+    @property
+    def live(self) -> bool:
+        """Whether the data say when listings are live."""
+        return self._market is not None
+
+    # ---- ids ---------------------------------------------------------------------------------------------------------
+
+    def find(self, raw: Iterable[Any]) -> np.ndarray:
+        """int64[n]: the index of each raw id; -1 for one that is not there."""
+        values = list(raw)
+        found = self.vocabulary.encode(values).astype(np.int64)
+        if self._added:
+            found = np.where(found < 0, [self._added.get(str(value), -1) for value in values], found)
+        return found
+
+    def raw(self, index: int) -> Any:
+        """The raw id of an item."""
+        old = len(self.vocabulary)
+        return self._ids[index - old] if index >= old else self.vocabulary.decode(np.array([index]))[0]
+
+    def known(self, items: np.ndarray) -> list[dict[str, Any]]:
+        """``SHOWN`` of items, int64[n]."""
+        rows: list[dict[str, Any]] = self.attributes.select(SHOWN).take(pa.array(items)).to_pylist()
+        return rows
+
+    # ---- what models read --------------------------------------------------------------------------------------------
+
+    def vectors(self, items: np.ndarray) -> np.ndarray:
+        """float16[n, dim]: the name vectors of items, int64[n]; zeros for one without a name."""
+        old = len(self.vocabulary)
+        rows = np.where(items < old, self._catalogue.name_of[np.minimum(items, old - 1)], -1)
+        found = np.where((rows >= 0)[:, None], self._catalogue.vectors[rows], np.float16(0))
+        found[items >= old] = self._vectors[items[items >= old] - old]
+        return found
+
+    def codes(self, items: np.ndarray) -> np.ndarray:
+        """int32[n, F]: as of ``Catalogue.codes``."""
+        old = len(self.vocabulary)
+        found = self._catalogue.codes[np.minimum(items, old - 1)]
+        found[items >= old] = self._codes[items[items >= old] - old]
+        return found
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """int32[n, F]: the codes of attributes that are given."""
+        return self._catalogue.encode(self._table(rows))
+
+    def name_vectors(self, names: Sequence[str]) -> np.ndarray:
+        """float16[n, dim]: of names that are not empty. Those of the run's data are there already; for others the run's
+        text model is asked.
+
+        Raises:
+            UserError: it cannot be had, or is another one.
+        """
+        column = pq.read_table(self._folder / NAMES)["name"]
+        places = pc.index_in(pa.array(names, column.type), value_set=column).fill_null(-1).to_numpy()
+        vectors = np.array(self._catalogue.vectors[places])
+        missing = np.flatnonzero(places < 0)
+        if len(missing):
+            vectors[missing] = self._embed([names[int(at)] for at in missing])
+        return vectors
+
+    def _embed(self, names: Sequence[str]) -> np.ndarray:
+        meta = self._catalogue.meta
+        model = self._text_model or meta["model"]
+        with progress("Encoding names", len(names)) as update:
+            try:
+                _, identity = find_model(model, update)
+            except UserError as error:
+                where = "" if self._text_model or "--model" in str(error) else "; or say with --model where it is now"
+                raise UserError(f"the run's text model: {error}{where}") from None
+            if identity != meta["identity"]:
+                raise UserError(f"{model}: another text model than the run's: {identity}, the run has "
+                                f"{meta['identity']}; name that one with --model")  # fmt: skip
+            with encoded(names, model, update=update) as result:
+                return np.asarray(result.vectors[result.rows])
+
+    # ---- who can be recommended --------------------------------------------------------------------------------------
+
+    def allowed(self, where: str | None, at: str | datetime.datetime | int | None) -> np.ndarray:
+        """bool[items]: the items that a filter leaves, of those that are live at a time.
+
+        Args:
+            where: see ``jaxrec.where``; None: no filter.
+            at: see ``time``. Listings that were added are live unless they say otherwise.
+
+        Raises:
+            UserError: a bad filter, a bad time, or nothing is left.
+        """
+        mask = self._live_at(at)
+        if where is None:
+            return mask
+        matched = matching(self.attributes, where)
+        chosen = np.zeros(len(self), bool)
+        chosen[matched] = True
+        if not (chosen & mask).any():
+            raise UserError(f"where: leaves {len(matched):,} items, none of them live at {shown_time(self.time(at))}; "
+                            "ask for less, or name another time with --at")  # fmt: skip
+        return chosen & mask
+
+    def time(self, at: str | datetime.datetime | int | None) -> int:
+        """ms since 1970 of a time: such as ``2023-05-31``, with hours and minutes or without, a datetime (both in UTC
+        where they name no zone), ms since 1970; None: of the newest event in the sequences that the run keeps.
+
+        Raises:
+            UserError: no time.
+        """
+        if at is None:
+            return self._newest
+        if isinstance(at, int):
+            return at
+        try:
+            moment = datetime.datetime.fromisoformat(at) if isinstance(at, str) else at
+        except ValueError:
+            raise UserError(
+                f"--at {at}: no time; give one such as 2023-05-31 or '2023-05-31 18:30', which is UTC"
+            ) from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+        return round(moment.timestamp() * 1000)
+
+    def _live_at(self, at: str | datetime.datetime | int | None) -> np.ndarray:
+        if self._market is None:
+            if at is not None:
+                raise UserError("--at: the run's data do not say when listings are live; leave it out")
+            return np.ones(len(self), bool)
+        time, market = self.time(at), self._market
+        seconds = (time - market.origin) // 1000
+        mask = (market.listed <= seconds) & (seconds < market.sold)
+        if self._ids:
+            listed, sold = (self.attributes[name].slice(len(mask)) for name in ("listed", "sold"))
+            since = pc.fill_null(pc.less_equal(listed, time), True)
+            mask = np.concatenate([mask, pc.and_(since, pc.fill_null(pc.greater(sold, time), True)).to_numpy()])
+        if not mask.any():
+            first, last = (market.origin + 1000 * int(one) for one in (market.listed.min(), market.sold.max()))
+            raise UserError(f"--at: no listing is live at {shown_time(time)}; the data have some from "
+                            f"{shown_time(first)} to {shown_time(last)}")  # fmt: skip
+        return mask
+
+    # ---- adding ------------------------------------------------------------------------------------------------------
+
+    def add(self, items: str | Path | Sequence[Mapping[str, Any]]) -> np.ndarray:
+        """Add listings; all or none.
+
+        Args:
+            items: mappings of ``item`` (or ``item_id``), ``name`` and other attributes, or a Parquet, CSV or JSON file
+                with such columns. Other columns are left out, with an ``UnknownValues`` warning.
+
+        Returns:
+            int64[n], their indices.
+
+        Raises:
+            UserError: an id or a name is missing, an id is there already, a value of a wrong type, or the file cannot
+                be read.
+        """
+        named = isinstance(items, (str, Path))
+        called = f"{items}: row" if named else "new item"
+        given = read_items(Path(items), "item") if isinstance(items, (str, Path)) else items
+        csv = named and str(items).endswith(".csv")
+        ids, rows = [], []
+        taken: set[str] = set()
+        for number, row in enumerate(given, 1):
+            one, values = self._new(f"{called} {number}", row, csv)
+            if str(one) in taken or self.find([one])[0] >= 0:
+                raise UserError(f"{called} {number}: item {one} is there already; leave it out, or give it another id")
+            taken.add(str(one))
+            ids.append(one)
+            rows.append(values)
+        if not rows:
+            raise UserError(f"{items}: no listings in it; give some" if named else "new items: none are given")
+        self._note_unused(given)
+        vectors, table = self.name_vectors([row["name"] for row in rows]), self._table(rows)
+        first = len(self)
+        self._vectors = np.concatenate([self._vectors, vectors])
+        self._codes = np.concatenate([self._codes, self._catalogue.encode(table)])
+        self.attributes = pa.concat_tables([self.attributes, table])
+        self._ids += ids
+        self._added |= {str(one): index for index, one in enumerate(ids, first)}
+        return np.arange(first, len(self))
+
+    def _new(self, place: str, row: Mapping[str, Any], csv: bool) -> tuple[Any, dict[str, Any]]:
+        """The id and the attributes of a new listing."""
+        found = row.get("item") if row.get("item") is not None else row.get("item_id")
+        if found is None:
+            raise UserError(f"{place}: no 'item', which identifies it; give one")
+        one = check_id(place, found)
+        if self.vocabulary.ids.dtype == np.int64:
+            try:
+                one = int(one)
+            except ValueError:
+                raise UserError(
+                    f"{place}: item: found '{one}', expected a whole number, as the run's ids are"
+                ) from None
+        values = {}
+        for field in self.attributes.schema:
+            value = row.get(field.name)
+            if csv and isinstance(value, int) and pa.types.is_string(field.type):
+                value = str(value)  # a size of 10 is text
+            values[field.name] = check_value(f"{place}: {field.name}", value, field.type)
+        values["name"] = (values["name"] or "").strip()
+        if not values["name"]:
+            raise UserError(f"{place}: no 'name', by which it would be ranked; give one")
+        return one, values
+
+    def _note_unused(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        used = {"item", "item_id", *self.attributes.schema.names}
+        if unused := list(dict.fromkeys(column for row in rows for column in row if column not in used)):
+            there = ", ".join(self.attributes.schema.names)
+            warn_unknown(f"new items: columns that are not used: {', '.join(map(str, unused))}; there are {there}")
+
+    def _table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+        return pa.Table.from_pylist([dict(row) for row in rows], schema=self.attributes.schema)
+
+
+def shown_time(time: int) -> str:
+    """``2023-05-31 18:30:00`` from ms since 1970."""
+    return str(np.datetime64(time, "ms").astype("datetime64[s]")).replace("T", " ")

@@ -1,0 +1,60 @@
+"""The encoder of MERRec: events with the names of their items to queries of two heads."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrec.models.gru import gru_params, gru_sequence
+from jaxrec.models.sequence import drop
+from jaxrec.tables import glorot_like
+
+
+class MERRecEncoder(nn.Module):
+    """From the events of sequences to queries.
+
+    Attributes:
+        units: of each GRU layer, from input to output.
+        name_dim: width of the projected name on the input side.
+        events: how many types of events there are, with vectors of ``event_dim``.
+        item_dim, text_dim: widths of the query in either head; 0 for a head that is not there.
+        dropout_embedding, dropout_hidden: rates on the input vectors and on the output of each GRU layer.
+    """
+
+    units: tuple[int, ...]
+    name_dim: int
+    events: int
+    event_dim: int
+    item_dim: int
+    text_dim: int
+    dropout_embedding: float = 0.0
+    dropout_hidden: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, names: Array, fields: Array, event: Array, start: Array, slot: Array, train: bool
+    ) -> tuple[Array | None, Array | None]:
+        """The queries of both heads, float32[P, item_dim] and float32[P, text_dim].
+
+        Args:
+            names: float[R, W, dim].
+            fields: float32[R, W, K], the vectors of all fields side by side.
+            event: int32[R, W].
+            start, slot: see ``PackedBlock``.
+        """
+        kernel = self.param("name_kernel", glorot_like, (names.shape[-1], self.name_dim))
+        table = self.param("event", nn.initializers.normal(self.event_dim**-0.5), (self.events, self.event_dim))
+        x = jnp.concatenate([names.astype(jnp.float32) @ kernel, table[event], fields], axis=-1)
+        x = drop(self, x, self.dropout_embedding, train)
+        reset = start == jnp.arange(start.shape[1])
+        width = x.shape[-1]
+        for i, units in enumerate(self.units):
+            x = gru_sequence(gru_params(self, f"gru_{i}", width, units), x, reset)
+            x, width = drop(self, x, self.dropout_hidden, train), units
+        state = x.reshape(-1, width)[slot]
+
+        def head(name: str, dim: int) -> Array | None:
+            return state @ self.param(name, glorot_like, (width, dim)) if dim else None
+
+        return head("item_query", self.item_dim), head("text_query", self.text_dim)
