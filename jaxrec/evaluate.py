@@ -269,7 +269,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
-    parser.add_argument("--k", type=_positive, nargs="+", metavar="K", help="cut-offs (default: the configuration's)")
+    parser.add_argument(
+        "--k", type=_positive("--k"), nargs="+", metavar="K", help="cut-offs (default: the configuration's)"
+    )
     parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training; without "
                         "--run the one to measure baselines on")  # fmt: skip
     parser.add_argument("--baselines", nargs="*", metavar="NAME", help="baselines to measure: names, with parameters "
@@ -278,8 +280,8 @@ def _parser() -> Parser:
                         "user (default: activity and fields of few values)")  # fmt: skip
     parser.add_argument("--folds", type=_folds, metavar="N", help="two_tower on data with personas: of the cross-"
                         f"validation by review (default: {DEFAULT_FOLDS}; 0: none)")  # fmt: skip
-    parser.add_argument("--sessions", type=_positive, metavar="N", help="merrec: evaluate so many sessions, drawn at "
-                        "random but always the same (default: the configuration's)")  # fmt: skip
+    parser.add_argument("--sessions", type=_positive("--sessions"), metavar="N", help="merrec: evaluate so many "
+                        "sessions, drawn at random but always the same (default: the configuration's)")  # fmt: skip
     parser.add_argument("--protocol", choices=choices("data.protocol"), help="rows, without --run: how they are split "
                         "(default: rows; paper holds out a tenth, the others a fifth)")  # fmt: skip
     parser.add_argument("--validation-fraction", type=_fraction, metavar="F", help="without --run: share of the "
@@ -341,10 +343,13 @@ def _baselines_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[
     return "\n".join([*lines, *(f"written to {file}" for file in files)])
 
 
-def _positive(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise UserError(f"--k {text}: expected a whole number from 1")
-    return int(text)
+def _positive(option: str) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < 1:
+            raise UserError(f"{option} {text}: expected a whole number from 1")
+        return int(text)
+
+    return read
 
 
 def _folds(text: str) -> int:

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jaxrec.cli import progress
-from jaxrec.data.catalogue import Catalogue, read_attributes, read_market
+from jaxrec.data.catalogue import Catalogue, read_attributes
 from jaxrec.data.field_codes import warn_unknown
 from jaxrec.data.given import read_items
 from jaxrec.data.given_events import check_id, check_value
@@ -44,7 +44,7 @@ class Listings:
         self._folder, self._catalogue, self._text_model = folder, catalogue, text_model
         self.vocabulary = run.vocabulary()
         self.attributes = read_attributes(folder)
-        self._market = read_market(folder, run.manifest)
+        self._market = catalogue.market
         self._newest = int(np.max(run.kept("example_times"), initial=0))
         self._added: dict[str, int] = {}
         self._ids: list[Any] = []
@@ -66,7 +66,8 @@ class Listings:
         values = list(raw)
         found = self.vocabulary.encode(values).astype(np.int64)
         if self._added:
-            found = np.where(found < 0, [self._added.get(str(value), -1) for value in values], found)
+            added = np.array([self._added.get(str(value), -1) for value in values], np.int64)
+            found = np.where(found < 0, added, found)
         return found
 
     def raw(self, index: int) -> Any:
@@ -228,8 +229,8 @@ class Listings:
         self._vectors = np.concatenate([self._vectors, vectors])
         self._codes = np.concatenate([self._codes, self._catalogue.encode(table)])
         self.attributes = pa.concat_tables([self.attributes, table])
-        self._ids += ids
-        self._added |= {str(one): index for index, one in enumerate(ids, first)}
+        self._ids = self._ids + ids
+        self._added = self._added | {str(one): index for index, one in enumerate(ids, first)}
         return np.arange(first, len(self))
 
     def _new(self, place: str, row: Mapping[str, Any], csv: bool) -> tuple[Any, dict[str, Any]]:
@@ -248,8 +249,8 @@ class Listings:
         values = {}
         for field in self.attributes.schema:
             value = row.get(field.name)
-            if csv and isinstance(value, int) and pa.types.is_string(field.type):
-                value = str(value)  # a size of 10 is text
+            if csv and pa.types.is_string(field.type):
+                value = None if value in (None, "") else str(value)  # nothing is said of types: a size of 10 is text
             values[field.name] = check_value(f"{place}: {field.name}", value, field.type)
         values["name"] = (values["name"] or "").strip()
         if not values["name"]:

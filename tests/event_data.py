@@ -9,14 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from helpers import call, write_config
 
+from jaxrec import config as configuration
+from jaxrec.data.dataset import open_sessions
 from jaxrec.data.name_vectors import write_name_vectors
 from jaxrec.data.text import Encoded
+from jaxrec.rundir import create_run
+from jaxrec.tasks import make_task
 
 DIM = 16  # of the vectors
 MODEL = "fake"  # their text model, and its identity
@@ -93,6 +99,28 @@ def write_event_config(file: Path, data: Path, **sections: dict[str, Any]) -> Pa
     for section, fields in sections.items():
         values[section] = values.get(section, {}) | fields
     return write_config(file, data, **values)
+
+
+def make_run(data: Path, run: Path, **sections: dict[str, Any]) -> Path:
+    """A run directory with such a configuration, in which nothing was trained."""
+    config = configuration.load(write_event_config(run.with_name(f"{run.name}.yaml"), data, **sections))
+    dataset = open_sessions(data)
+    task = make_task(config, dataset)
+    return create_run(run, config, dataset, False, task.kept, task.copied).path
+
+
+def random_weights(model: Any, seed: int = 1) -> dict[str, Any]:
+    """Parameters and tables of which none is 0, as some are at first."""
+    random = np.random.default_rng(seed)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(size=leaf.shape), jnp.float32),
+        jax.eval_shape(model.init, jax.random.key(0)),
+    )
+    tables = {
+        name: jnp.asarray(random.normal(size=(spec.rows, spec.width)), jnp.float32)
+        for name, spec in model.tables.items()
+    }
+    return {"params": params, "tables": tables}
 
 
 def train_small(data: Path, run: Path, **sections: dict[str, Any]) -> Path:

@@ -52,6 +52,19 @@ def test_two_towers_are_measured_with_and_without_hard_negatives(tmp_path: Path)
     assert "triplet + hard" in found.stdout
 
 
+def test_merrec_is_measured_by_head_and_loss(tmp_path: Path) -> None:
+    words = ["--batch", "32", "--items", "60", "--loss", "cross_entropy", "softmax", "--head", "text"]
+    short = ["--n-sample", "16", "--steps", "2", "--repetitions", "1", "--json", str(tmp_path / "out.json")]
+    found = benchmark("merrec", *words, *short)
+    assert found.returncode == 0, found.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [(row["model"], row["loss"], row["head"], row["items"]) for row in rows] == [
+        ("merrec", loss, "text", 60) for loss in ("cross_entropy", "softmax")
+    ]
+    assert all(row["events_per_s"] > 0 and row["flop_per_step"] > 0 for row in rows)
+    assert "cross_entropy text" in found.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [

@@ -175,8 +175,8 @@ def test_row_groups_do_not_depend_on_how_rows_come(tmp_path: Path, monkeypatch: 
 def test_a_sequence_is_ordered_by_time_without_rows_that_are_there_twice(tmp_path: Path) -> None:
     rows = [
         *visit(1, 1, 5, 6, 5),
-        ROW | {"stime": at(1, 1), "item_id": 6},  # the second row again
         ROW | {"stime": at(1, 1), "item_id": 6, "event_id": "item_like"},  # another type: no duplicate
+        ROW | {"stime": at(1, 1), "item_id": 6},  # the second row again
         ROW | {"stime": at(1, 0), "item_id": 4, "event_id": "buy_comp"},  # out of order; ties in the order of rows
         *visit(1, 2, 5, 6, sequence_id="20230501_1"),  # too short
         *visit(1, 2, 7, 5, 6, session_id="other"),

@@ -117,6 +117,34 @@ def test_the_optimum_is_plausible_and_says_over_how_many_targets(made: tuple[Pat
     assert np.mean(counts[targets] == 0) == pytest.approx(best["share_unseen"], abs=0.06)
 
 
+def test_the_optimum_is_over_the_events_that_test_targets_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def remember(*arguments: Any) -> dict[str, Any]:
+        asked.append(arguments)
+        return {}
+
+    monkeypatch.setattr(source, "optimum", remember)
+    out = prepared(tmp_path / "data")
+    ((market, seen, days, items, events),) = asked
+    listed = (market.listed[items], market.ends[items])
+    assert (listed[0] <= days).all() and (days < listed[1]).all()
+    found = sorted(zip(days.tolist(), listed[0].tolist(), events.tolist(), strict=True))
+
+    attributes = pq.read_table(out / "attributes.parquet")
+    first = (attributes["listed"].to_numpy() - source.START) // DAY
+    sessions = split(out, "test")
+    assert sessions.events is not None
+    followed = np.setdiff1d(np.arange(len(sessions.items)), sessions.offsets[1:] - 1)
+    day = sessions.times.astype("datetime64[ms]").astype("datetime64[D]") - np.datetime64("2023-05-01")
+    columns = (day.astype(int)[followed], first[sessions.items[followed]], sessions.events[followed])
+    assert found == sorted(zip(*(column.tolist() for column in columns), strict=True))
+    trained = pq.read_table(out / "items.parquet")["count"].to_numpy() > 0
+    assert seen.sum() == trained.sum() and seen[items].sum() == trained[sessions.items[followed]].sum()
+
+
 def test_a_sample_of_the_targets_says_about_the_same(
     made: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +197,18 @@ def test_files_of_others_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFi
     (line,) = capsys.readouterr().err.splitlines()
     assert "raw: exists already and is not empty; choose another --raw-out" in line
     assert [path.name for path in tmp_path.rglob("*")] == ["raw", "mine.txt"]
+
+
+@pytest.mark.parametrize("place", ["data", "data/raw"])
+def test_the_files_are_not_put_where_the_data_set_replaces_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    prepared(tmp_path / "data")
+    before = sorted(tmp_path.rglob("*"))
+    options = ["--out", tmp_path / "data", "--overwrite", "--raw-out", tmp_path / place]
+    assert call("prepare", "merrec-synthetic", *options, *SMALL) == 2
+    assert f"{tmp_path / place}: lies in --out; choose another --raw-out" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_empty_folder_may_be_there(tmp_path: Path) -> None:

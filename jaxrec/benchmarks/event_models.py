@@ -25,8 +25,8 @@ def prepare(options: Any, n_items: int, loss: str, batch: int, head: str) -> Pre
     config = configuration.parse({
         "data": {"path": "synthetic"},
         "model": {"name": "merrec", "head": head},
-        "loss": {"name": "softmax", "precision": options.precision, "n_sample": None, "logq": None,
-                 "sample_alpha": None} if loss == "softmax" else {"name": loss, "n_sample": options.n_sample},
+        "loss": {"name": loss, "precision": options.precision} if loss == "softmax" else
+                {"name": loss, "n_sample": options.n_sample},
         "training": {"batch_size": batch, "steps_per_block": options.steps},
     })  # fmt: skip
     random = np.random.default_rng(0)

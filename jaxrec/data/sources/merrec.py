@@ -131,7 +131,7 @@ def _drawn(arguments: Namespace) -> Drawn | None:
 def _read_narrow(connection: Any, files: Files, target: str) -> None:
     """The table ``raw`` (session, item, time, event, bad); the last says that a value of the row cannot be used."""
     columns = (*NARROW, "item_id") if target == "item_id" else (*NARROW, "item_id", target)
-    with files.reading(connection, KINDS):
+    with files.reading(connection):
         connection.execute(
             "CREATE TABLE raw AS SELECT md5_number(user_id || chr(31) || session_id || chr(31) || sequence_id) "
             f"AS session, {target} AS item, stime AS time, event_id AS event, bad OR item_id IS NULL AS bad "
@@ -154,7 +154,7 @@ def _write_attributes(
         "JOIN vocabulary USING (item) GROUP BY index, item"
     )
     attributes = path / "attributes.parquet"
-    with files.reading(connection, KINDS), _latest(connection, files, target, listings) as reader:
+    with files.reading(connection), _latest(connection, files, target, listings) as reader:
         entry = write_parquet(reader, reader.schema, attributes)
     (items,) = connection.execute("SELECT count(*) FROM vocabulary").fetchone()
     if pyarrow.parquet.read_metadata(attributes).num_rows != items:

@@ -96,7 +96,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     names = make_names(arguments.names, brands, categories, len(STYLES), arguments.skew, process)
     market = make_market(names, arguments.items, arguments.days, arguments.lifetime, process)
     catalogue = make_catalogue(market, words, attributes)
-    with _folder(connection, arguments.raw_out) as (making, folder):
+    with _folder(connection, arguments.raw_out, arguments.out) as (making, folder):
         sequences = max(1, round(arguments.events / arguments.mean_length))
         happened = simulate(market, arguments.days, sequences, arguments.mean_length, arguments.users, process)
         for day in happened:
@@ -118,11 +118,11 @@ def read(connection: Any, arguments: Namespace) -> Raw:
 
 
 @contextmanager
-def _folder(connection: Any, out: Path | None) -> Iterator[tuple[Path, Path]]:
+def _folder(connection: Any, out: Path | None, dataset: Path) -> Iterator[tuple[Path, Path]]:
     """A folder to write to, and where what was written is afterwards: ``out``, or where DuckDB spills.
 
     Raises:
-        UserError: ``out`` is not empty, or there is no writing to it.
+        UserError: ``out`` is not empty, lies in the directory ``dataset`` to be, or there is no writing to it.
     """
     (spill,) = connection.execute("SELECT current_setting('temp_directory')").fetchone()
     try:
@@ -131,6 +131,8 @@ def _folder(connection: Any, out: Path | None) -> Iterator[tuple[Path, Path]]:
             folder = Path(tempfile.mkdtemp(prefix="market", dir=spill))
             yield folder, folder
             return
+        if out.resolve().is_relative_to(dataset.resolve()):
+            raise UserError(f"{out}: lies in --out; choose another --raw-out")
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise UserError(f"{out}: exists already and is not empty; choose another --raw-out")
         out.absolute().parent.mkdir(parents=True, exist_ok=True)

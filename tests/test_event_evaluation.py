@@ -1,0 +1,284 @@
+"""How runs of events are evaluated: ranks among what is live, groups of targets, baselines, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from event_data import make_event_data, train_small
+from helpers import call, fails
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy_merrec import item_scores, last_query
+
+from jaxrec import event_evaluation
+from jaxrec import rundir as runs
+from jaxrec.config import EvaluationConfig
+from jaxrec.data.catalogue import Catalogue, Market
+from jaxrec.data.dataset import Dataset, Sessions, open_sessions
+from jaxrec.event_evaluation import EventEvaluator, rank_by, sample
+from jaxrec.metrics import ranking_metrics
+from jaxrec.models.merrec import MERRec
+from jaxrec.ranking import BlockSize, Live, ranks
+
+TIES = ("conservative", "standard", "median")
+KS = (1, 5, 20)
+HAIR = 2e-5  # scores that are no farther apart are equal
+
+
+def plain_rank(scores: np.ndarray, target: int, live: np.ndarray, ties: str = "conservative", hair: float = 0) -> float:
+    """The rank of a target by float[V] scores among the live items; one that is not live itself is behind them."""
+    if not live[target]:
+        equal = len(scores) - live.sum()
+        better = live.sum()
+    else:
+        equal = (live & (np.abs(scores - scores[target]) <= hair)).sum()
+        better = (live & (scores > scores[target] + hair)).sum()
+    return 1 + better + {"conservative": 1.0, "standard": 0.0, "median": 0.5}[ties] * (equal - 1)
+
+
+# ---- ranks among what is live ----------------------------------------------------------------------------------------
+
+QUERIES, ITEMS = 11, 29
+
+
+@pytest.mark.parametrize("size", [BlockSize(4, ITEMS), BlockSize(8, 10)], ids=str)
+@pytest.mark.parametrize("ties", TIES)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), span=st.integers(0, 3), last=st.integers(0, 6))
+def test_ranks_among_live_items(ties: str, size: BlockSize, seed: int, span: int, last: int) -> None:
+    """Of small integers, so that products are exact and many are equal; some are never live, some targets neither."""
+    random = np.random.default_rng(seed)
+    queries = random.integers(-span, span + 1, (QUERIES, 3)).astype(np.float32)
+    items = random.integers(-span, span + 1, (ITEMS, 3)).astype(np.float32)
+    targets = random.integers(0, ITEMS, QUERIES).astype(np.int32)
+    listed = random.integers(0, last + 1, ITEMS).astype(np.int32)
+    sold = (listed + random.integers(0, last + 2, ITEMS)).astype(np.int32)
+    at = random.integers(0, last + 1, QUERIES).astype(np.int32)
+    found = ranks(*map(jnp.asarray, (queries, targets, items)), size, ties, Live(*map(jnp.asarray, (listed, sold, at))))
+    scores = queries @ items.T
+    expected = [plain_rank(scores[q], targets[q], (listed <= at[q]) & (at[q] < sold), ties) for q in range(QUERIES)]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("market", [True, False], ids=["live", "all"])
+@pytest.mark.parametrize("ties", TIES)
+def test_vectors_that_are_given_rank_in_blocks(market: bool, ties: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more queries than a block has, and of more items than ``memory`` allows at once."""
+    monkeypatch.setattr(event_evaluation, "QUERIES_PER_BLOCK", 20)
+    random, n, v = np.random.default_rng(0), 45, 6000
+    config = EvaluationConfig.model_validate({"memory": 1, "ties": ties})
+    assert event_evaluation.block_size(v, config.memory).items < v
+    queries, items = (random.integers(-3, 4, (rows, 2)).astype(np.float32) for rows in (n, v))
+    targets, times = random.integers(0, v, n).astype(np.int32), 10**12 + 1000 * random.integers(0, 50, n)
+    listed = random.integers(0, 30, v).astype(np.int32)
+    where = Market(listed, listed + random.integers(1, 40, v).astype(np.int32), 10**12) if market else None
+    found, scores = rank_by(queries, targets, times, items, config, where), queries @ items.T
+    live = np.ones((n, v), bool)
+    if where is not None:
+        at = (times - 10**12)[:, None] // 1000
+        live = (where.listed <= at) & (at < where.sold)
+    expected = [plain_rank(scores[q], targets[q], live[q], ties) for q in range(n)]
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.float32 and len(rank_by(queries[:0], targets[:0], times[:0], items, config, where)) == 0
+
+
+def test_sessions_are_drawn_always_the_same() -> None:
+    random, lengths = np.random.default_rng(0), np.arange(2, 42)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    n = int(offsets[-1])
+    sessions = Sessions(np.arange(n, dtype=np.int32), 7 * np.arange(n), offsets, random.integers(0, 6, n, np.uint8))
+    assert sample(sessions, None) is sessions and sample(sessions, 40) is sessions
+    found = [sample(sessions, most) for most in (9, 9, 10)]
+    for one in found:
+        assert one.events is not None and sessions.events is not None
+        np.testing.assert_array_equal(one.times, 7 * one.items.astype(int))
+        np.testing.assert_array_equal(one.events, sessions.events[one.items])
+        first = one.items[one.offsets[:-1]]
+        assert (np.diff(first) > 0).all() and np.isin(first, offsets).all(), "whole sessions, in their order"
+        np.testing.assert_array_equal(np.diff(one.offsets), lengths[np.searchsorted(offsets, first)])
+    assert len(found[0]) == 9 and len(found[2]) == 10
+    np.testing.assert_array_equal(found[0].items, found[1].items)
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+class Evaluated(NamedTuple):
+    """A run, what it was evaluated on, and what came out.
+
+    Attributes:
+        targets: by where they stand in the split; the events before them are those before.
+        result: of evaluate with all baselines.
+    """
+
+    run: Path
+    data: Dataset
+    sessions: Sessions
+    model: MERRec
+    catalogue: Catalogue
+    weights: dict[str, Any]
+    trained: np.ndarray
+    targets: np.ndarray
+    result: dict[str, Any]
+
+    def live(self) -> np.ndarray:
+        """bool[n, V]: what can be recommended when each target is asked for."""
+        if not self.data.manifest["live"]:
+            return np.ones((len(self.targets), self.data.n_items), bool)
+        table = pq.read_table(self.data.path / "attributes.parquet")
+        at = np.asarray(self.sessions.times)[self.targets - 1][:, None]
+        return (table["listed"].to_numpy() <= at) & (at < table["sold"].to_numpy())
+
+    def ranks(self, config: EvaluationConfig | None = None) -> np.ndarray:
+        """float32[n], of ``targets``."""
+        config = config or runs.open_run(self.run).config.evaluation
+        evaluator = EventEvaluator(self.model, self.sessions, config, self.trained)
+        found = evaluator.ranks(self.weights)
+        order = np.argsort(evaluator.positions)
+        np.testing.assert_array_equal(evaluator.positions[order], self.targets)
+        return found[order]
+
+
+@pytest.fixture(scope="module", params=["live", "all"])
+def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """A market that says when listings are live; one that does not, with listings that have no name."""
+    place, kind = tmp_path_factory.mktemp(request.param), request.param
+    data = make_event_data(place / "data", live=kind == "live", events=2500, items=250)
+    head = {"live": "both", "all": "text"}[kind]
+    run = train_small(data, place / "run", model={"head": head}, evaluation={"k": list(KS)})
+    assert call("evaluate", "--run", run, "--baselines") == 0
+    opened, dataset = runs.open_run(run), open_sessions(data)
+    model, catalogue, weights, _ = runs.load_event_model(opened)
+    sessions = dataset.split("test")
+    offsets = np.asarray(sessions.offsets)
+    targets = np.setdiff1d(np.arange(offsets[-1]), offsets)
+    weights, trained = jax.tree.map(np.asarray, weights), np.asarray(opened.kept("item_counts")) > 0
+    result = json.loads((run / "eval-test.json").read_text())
+    return Evaluated(run, dataset, sessions, model, catalogue, weights, trained, targets, result)
+
+
+def test_ranks_of_a_run_are_the_plain_ones(one: Evaluated) -> None:
+    """A prefix at a time, and each item; equal but for scores that are closer than rounding."""
+    items, events, offsets = (
+        np.asarray(part) for part in (one.sessions.items, one.sessions.events, one.sessions.offsets)
+    )
+    config, live, expected = runs.open_run(one.run).config.model, one.live(), list[float]()
+    for number, at in enumerate(one.targets):
+        begin = max(offsets[np.searchsorted(offsets, at, "right") - 1], at - config.window)
+        query = last_query(one.weights, one.catalogue, items[begin:at], events[begin:at])
+        scores = item_scores(query, one.weights, one.catalogue, np.arange(len(one.trained)), ~one.trained)
+        expected.append(plain_rank(scores, items[at], live[number], hair=HAIR))
+    found = one.ranks()
+    assert len(found) == one.result["targets"] > 300
+    assert np.abs(found - expected).max() <= 2 and (found == expected).mean() > 0.98
+    assert one.result["candidates"] == ("live" if one.data.manifest["live"] else "all")
+    assert one.result.items() >= ranking_metrics(found, KS).items()
+
+
+def test_blocks_do_not_matter(one: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several blocks of steps, of rows of scores, and of items."""
+    expected = one.ranks()
+    monkeypatch.setattr(event_evaluation, "QUERIES_PER_BLOCK", 64)
+    monkeypatch.setattr(event_evaluation, "block_size", lambda n_items, memory: BlockSize(16, 100))
+    found = one.ranks(EvaluationConfig(batch_size=16))
+    assert np.abs(found - expected).max() <= 2 and (found == expected).mean() > 0.98
+
+
+def test_groups_of_targets(one: Evaluated) -> None:
+    found = one.ranks()
+    items, events = np.asarray(one.sessions.items), np.asarray(one.sessions.events)
+    table = pq.read_table(one.data.path / "attributes.parquet").to_pylist()
+    expected: dict[tuple[str, str], list[float]] = {}
+    for rank, at in zip(found, one.targets, strict=True):
+        seen = "seen" if one.trained[items[at]] else "unseen"
+        names = [("items", seen), ("event", one.data.manifest["event_types"][events[at]])]
+        names.append(("category", table[items[at]]["c0_name"] or "none"))
+        if items[at] != items[at - 1]:
+            names += [("another item than the last", "all"), ("another item than the last", seen)]
+        for name in names:
+            expected.setdefault(name, []).append(rank)
+    groups = {(kind, name): values for kind, parts in one.result["groups"].items() for name, values in parts.items()}
+    assert groups.keys() == expected.keys() and {("items", "unseen"), ("items", "seen")} < groups.keys()
+    for name, of_group in expected.items():
+        assert groups[name]["targets"] == len(of_group)
+        wanted = ranking_metrics(np.array(of_group), KS)
+        assert {metric: groups[name][metric] for metric in wanted} == pytest.approx(wanted)
+
+
+def test_baselines(one: Evaluated) -> None:
+    """How often training holds an item; the cosine of its name and the last item's, 0 without a name."""
+    items, live = np.asarray(one.sessions.items), one.live()
+    counts = np.bincount(np.asarray(one.data.split("train").items), minlength=one.data.n_items)
+    named = (one.catalogue.name_of >= 0)[:, None]
+    vectors = np.where(named, np.asarray(one.catalogue.vectors, np.float64)[one.catalogue.name_of], 0.0)
+    assert named.all() == bool(one.data.manifest["live"]), "where all are, one in sixteen has no name"
+    n = len(one.targets)
+    scores = {"popularity": np.tile(counts, (n, 1)), "name-neighbours": vectors[items[one.targets - 1]] @ vectors.T}
+    assert one.result["baselines"].keys() == scores.keys()
+    for name, by in scores.items():
+        expected = np.array([plain_rank(by[i], items[at], live[i], hair=1e-6) for i, at in enumerate(one.targets)])
+        found, unseen = one.result["baselines"][name], ~one.trained[items[one.targets]]
+        parts = ((found, expected), (found["groups"]["items"]["unseen"], expected[unseen]))
+        for values, part in parts:
+            for metric, value in ranking_metrics(part, KS).items():
+                assert values[metric] == pytest.approx(value, abs=2 / len(part)), (name, metric)
+
+
+def test_the_command(one: Evaluated, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A few sessions, with baselines; the same again; as a table."""
+    words = ("evaluate", "--run", one.run, "--sessions", 25, "--k", 3, 9, "--baselines", "popularity")
+    results = []
+    for _ in range(2):
+        capsys.readouterr()
+        assert call(*map(str, (*words, "--json", "--out", tmp_path / "out.json"))) == 0
+        results.append(json.loads(capsys.readouterr().out))
+        assert results[-1] == json.loads((tmp_path / "out.json").read_text())
+        assert results[-1] == json.loads((one.run / "eval-test.json").read_text())
+    assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
+    picked = sample(one.sessions, 25)
+    found, all_sessions = results[0], len(one.sessions)
+    assert (found["sessions"], found["of_sessions"], found["targets"]) == (25, all_sessions, picked.counts["targets"])
+    assert "recall@9" in found and "recall@5" not in found and found["baselines"].keys() == {"popularity"}
+    assert call(*map(str, words)) == 0
+    printed = capsys.readouterr().out
+    among = "the live ones of" if one.data.manifest["live"] else "all"
+    assert f"targets of 25 of {all_sessions} sessions, ranked among {among} {len(one.trained)} items" in printed
+    assert f"({one.trained.sum()} trained), checkpoint latest" in printed and "\npopularity " in printed
+    assert all(printed.count(f"  another item than the last: {part} ") == 2 for part in ("seen", "unseen"))
+
+
+REFUSED: list[tuple[list[object], str]] = [
+    (["--no-coverage"], "--no-coverage: .* a run of merrec, whose coverage is not measured; leave it out"),
+    (["--groups", "c0"], "--groups: belongs to rows"),
+    (["--folds", 3], "--folds: belongs to rows"),
+    (["--protocol", "rows"], "--protocol: belongs to rows"),
+    (["--baselines", "pop"], "--baselines pop: none beside merrec; there are popularity, name-neighbours, or all"),
+    (["--baselines", "name-neighbour"], "did you mean 'name-neighbours'"),
+    (["--baselines", "--split", "train"], "--split train: baselines have these sessions by heart"),
+    (["--k", 100_000], r"--k 100000: larger than the catalogue of \d+ items"),
+    (["--sessions", 0], "--sessions 0: expected a whole number from 1"),
+    (["--sessions", "few"], "--sessions few: expected a whole number from 1"),
+    (["--split", "validation"], "the validation split is empty; choose another --split"),
+]
+
+
+@pytest.mark.parametrize(("words", "names"), REFUSED, ids=lambda value: str(value)[:40])
+def test_refused_options(one: Evaluated, words: list[object], names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(capsys, "evaluate", "--run", one.run, *words, names=names)
+
+
+def test_runs_and_data_of_other_kinds(
+    one: Evaluated, run: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(capsys, "evaluate", "--run", one.run, "--data", dataset, names="not the data set that .* was trained on")
+    fails(capsys, "evaluate", "--run", run, "--sessions", 5, names="--sessions: belongs to runs of merrec; leave it")
+    words = ("evaluate", "--data", one.data.path, "--baselines")
+    fails(capsys, *words, "pop", "--sessions", 5, names="--sessions: belongs to runs of merrec; name one with --run")
+    fails(capsys, *words, "name-neighbours", names="name-neighbours")

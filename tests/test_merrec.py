@@ -1,0 +1,392 @@
+"""MERRec's queries, scores and losses are the plain ones in NumPy; padding is nothing; rows are updated alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_same_arrays
+from numpy_merrec import (
+    COUNTS,
+    EVENTS,
+    N_ITEMS,
+    item_scores,
+    last_query,
+    make_catalogue,
+    name_vectors,
+    sampled_loss,
+    softmax_loss,
+)
+
+from jaxrec import config as configuration
+from jaxrec.config import Config
+from jaxrec.data.catalogue import Catalogue, Market
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.feed import Plan
+from jaxrec.data.packing import PackedBlock
+from jaxrec.errors import UserError
+from jaxrec.models.merrec import MERRec, Step
+from jaxrec.models.sampled import Negatives
+from jaxrec.optimizers import make_optimizer, make_schedule
+from jaxrec.tables import gather, plan_rows, scratch
+from jaxrec.training import init_state, make_train_block
+
+QUICK: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}  # compiling takes longer than a few steps do
+WINDOW, TARGETS = 5, 16
+MARKET = Market(np.arange(N_ITEMS, dtype=np.int32) % 5 * 6, np.arange(N_ITEMS, dtype=np.int32) % 7 * 9 + 20, 5000)
+Sections = dict[str, dict[str, Any]]
+
+CASES: dict[str, Sections] = {
+    "items": {"model": {"head": "items"}, "loss": {"n_sample": 0, "logq": 0.7}},
+    "text": {"model": {"head": "text", "temperature": 3.0, "item_fields": []},
+             "loss": {"n_sample": 0, "logq": 1.0}},
+    "both": {"model": {"temperature": 2.0},
+             "loss": {"n_sample": 8, "sample_alpha": 0.3, "category_weight": 0.5, "logq": 0.8}},
+    "new": {"loss": {"n_sample": 3, "logq": 0.0}, "data": {"unknown_rate": 0.5}},
+    "softmax": {"model": {"layers": [6, 5]},
+                "loss": {"name": "softmax", "label_smoothing": 0.2, "category_weight": 1.0}},
+}  # fmt: skip
+LIVE = "both"  # the case whose listings come and go
+
+
+def make_config(*added: Sections) -> Config:
+    values: Sections = {
+        "data": {"path": "none"},
+        "model": {"name": "merrec", "layers": [7], "embedding_dim": 4, "text_dim": 5, "name_dim": 4, "event_dim": 3,
+                  "field_dim": 2, "window": WINDOW, "item_fields": ["c0", "price"]},
+        "training": {"batch_size": TARGETS},
+    }  # fmt: skip
+    for sections in added:
+        for section, fields in sections.items():
+            values[section] = values.get(section, {}) | fields
+    return configuration.parse(values)
+
+
+def make_model(config: Config, live: bool = False) -> tuple[MERRec, Catalogue]:
+    catalogue = make_catalogue(fields=bool(config.model.item_fields))
+    catalogue = replace(catalogue, market=MARKET if live else None)
+    return MERRec(config, catalogue, EVENTS), catalogue
+
+
+def random_weights(model: MERRec, seed: int = 0) -> dict[str, Any]:
+    random = np.random.default_rng(seed)
+    like = {"params": jax.eval_shape(model.init, jax.random.key(0)),
+            "tables": {name: np.zeros((spec.rows, spec.width)) for name, spec in model.tables.items()}}  # fmt: skip
+    return jax.tree.map(lambda leaf: jnp.asarray(0.6 * random.normal(size=leaf.shape), jnp.float32), like)
+
+
+def make_sessions() -> Sessions:
+    """Of items that training holds; some are longer than the window. An event every second, so that times tell them."""
+    random = np.random.default_rng(1)
+    offsets = np.cumsum([0, *random.integers(2, 10, 12)]).astype(np.int64)
+    n = int(offsets[-1])
+    items = random.choice(np.flatnonzero(COUNTS), n, p=COUNTS[COUNTS > 0] / COUNTS.sum()).astype(np.int32)
+    times = MARKET.origin + 1000 * np.arange(n)
+    return Sessions(items, times, offsets, random.integers(0, EVENTS, n).astype(np.uint8))
+
+
+def make_block(model: MERRec) -> PackedBlock:
+    """All steps of the training feed; leaves [S, ...] of NumPy."""
+    feed = model.feed(make_sessions(), Plan(TARGETS, 1000, "random", 3, 0, training=True))
+    return jax.tree.map(np.asarray, next(iter(feed.epoch(0))))
+
+
+def step_of(block: PackedBlock, number: int) -> PackedBlock:
+    return jax.tree.map(lambda leaf: leaf[number], block)
+
+
+def histories(step: PackedBlock) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The items and events that each scored position of a step sees, the last one included."""
+    found = []
+    for slot in step.slot:
+        row, column = divmod(int(slot), step.input.shape[1])
+        seen = slice(step.start[row, column], column + 1)
+        found.append((step.input[row, seen], step.event[row, seen]))
+    return found
+
+
+class Found(NamedTuple):
+    """The mean over a step's places and the sum of its losses; the derivatives of the mean by params and tables."""
+
+    mean: Any
+    total: Any
+    slopes: dict[str, Any]
+
+
+class Stepping:
+    """Takes single steps of a case, in one program for all."""
+
+    def __init__(self, config: Config, live: bool = False) -> None:
+        self.config = config
+        self.model, self.catalogue = make_model(config, live)
+        self.constants = self.model.constants(COUNTS)
+        self.block = make_block(self.model)
+        steps = self.model.steps(self.constants, self.block, jax.random.split(jax.random.key(5), len(self.block.slot)))
+        self.steps = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], steps) for i in range(len(self.block.slot))]
+        self._take = jax.jit(self._traced, compiler_options=QUICK)
+
+    def take(self, weights: dict[str, Any], step: Step, key: int = 1) -> Found:
+        weights = jax.tree.map(jnp.asarray, weights)
+        return Found(*jax.tree.map(np.asarray, self._take(weights, step, self.constants, jax.random.key(key))))
+
+    def _traced(self, weights: dict[str, Any], step: Step, constants: Any, key: Any) -> Found:
+        model = self.model
+
+        def objective(weights: dict[str, Any]) -> Any:
+            plans = {}
+            for name, reads in model.reads(step).items():
+                _, plans[name] = plan_rows(scratch(model.tables[name]), reads, jnp.int32(0))
+            tables = weights["tables"]
+            rows = {name: gather(tables[name], plans[name].ids) if name in plans else tables[name] for name in tables}
+            return model.loss(weights["params"], rows, plans, (), step, key, constants)
+
+        (mean, (_, total)), slopes = jax.value_and_grad(objective, has_aux=True)(weights)
+        return Found(mean, total, slopes)
+
+
+@cache
+def stepping_of(case: str) -> Stepping:
+    return Stepping(make_config(CASES[case]), case == LIVE)
+
+
+def plain_loss(stepping: Stepping, weights: dict[str, Any], step: Step, new: np.ndarray | None = None) -> float:
+    """The sum of a step's losses, a query at a time; bool[V] ``new`` tells the items that are ranked as if new."""
+    config, catalogue, block = stepping.config, stepping.catalogue, step.block
+    loss, temperature, everything = config.loss, config.model.temperature, np.arange(N_ITEMS)
+    new = np.zeros(N_ITEMS, bool) if new is None else new
+    weight = np.float64(block.weight)
+    if loss.category_weight:
+        events = np.bincount(catalogue.codes[:, 0], COUNTS)[catalogue.codes[:, 0]]
+        by_item = events**-loss.category_weight
+        weight = weight * (by_item / (by_item @ COUNTS / COUNTS.sum()))[block.target]
+    log_counts = np.log(np.maximum(COUNTS, 1))
+    log_q = loss.logq * np.stack([log_counts, loss.sample_alpha * log_counts])
+    total = 0.0
+    for place in np.flatnonzero(block.weight):
+        items, events = histories(block)[place]
+        query = last_query(weights, catalogue, items, events, temperature)
+        scores = item_scores(query, weights, catalogue, everything, new, temperature)
+        own, live = int(block.target[place]), np.ones(N_ITEMS, bool)
+        if catalogue.market is not None:
+            live = (MARKET.listed <= block.asked[place]) & (block.asked[place] < MARKET.sold)
+        if loss.name == "softmax":
+            one = softmax_loss(np.where(COUNTS > 0, scores, -np.inf), own, loss.label_smoothing)
+        else:
+            assert step.negatives is not None
+            one = sampled_loss(scores, own, block.target[block.weight > 0], step.negatives.ids, log_q, live)
+        total += weight[place] * one
+    return total
+
+
+# ---- queries and scores ----------------------------------------------------------------------------------------------
+
+
+def test_blocks_tell_what_was_done_and_when() -> None:
+    """Every prefix of every session, cut to the window, with its events, its target and the time of its last event."""
+    sessions, block = make_sessions(), make_block(make_model(make_config(CASES[LIVE]), live=True)[0])
+    assert sessions.events is not None and block.asked is not None
+    expected, found = [], []
+    for a, b in zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True):
+        for at in range(a + 1, b):
+            seen = slice(max(a, at - WINDOW), at)
+            expected.append((*sessions.items[seen], -1, *sessions.events[seen], -1, sessions.items[at], at - 1))
+    for number in range(len(block.slot)):
+        step = step_of(block, number)
+        for (items, events), target, weight, asked in zip(
+            histories(step), step.target, step.weight, step.asked, strict=True
+        ):
+            if weight:
+                found.append((*items, -1, *events, -1, target, asked))
+    assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize("case", ["items", "text", "both"])
+def test_queries_and_scores_are_the_plain_ones(case: str) -> None:
+    """Of every prefix, for every item of the catalogue, those that are new included."""
+    model, catalogue = make_model(config := make_config(CASES[case]))
+    weights, block, trained = random_weights(model), make_block(model), COUNTS > 0
+    queries = np.asarray(jax.jit(model.encode, compiler_options=QUICK)(weights, model.known(), block))
+    vectors = np.asarray(model.catalogue_vectors(weights, trained))
+    temperature = config.model.temperature
+    for number in range(len(block.slot)):
+        step = step_of(block, number)
+        for place in np.flatnonzero(step.weight):
+            query = last_query(weights, catalogue, *histories(step)[place], temperature)
+            expected = item_scores(query, weights, catalogue, np.arange(N_ITEMS), ~trained, temperature)
+            np.testing.assert_allclose(queries[number, place] @ vectors.T, expected, rtol=2e-4, atol=2e-4)
+    if case == "items":
+        assert (vectors[~trained, -1] < -1e29).all() and (np.abs(vectors[trained]) < 10).all()
+
+
+def test_the_last_query_is_that_of_the_feed() -> None:
+    """For sequences of any length side by side, whatever stands behind their ends."""
+    model, catalogue = make_model(config := make_config(CASES["both"]))
+    weights, random = random_weights(model), np.random.default_rng(2)
+    items, events = random.integers(0, N_ITEMS, (4, WINDOW)), random.integers(0, EVENTS, (4, WINDOW))
+    lengths = np.array([1, 5, 3, 2])
+    names = name_vectors(catalogue, items.reshape(-1)).reshape(4, WINDOW, -1).astype(np.float32)
+    found = jax.jit(model.last_query, compiler_options=QUICK)(
+        weights, names, catalogue.codes[items], events, jnp.asarray(lengths)
+    )
+    vectors = np.asarray(model.catalogue_vectors(weights, np.ones(N_ITEMS, bool)))
+    for row, length in enumerate(lengths):
+        query = last_query(weights, catalogue, items[row, :length], events[row, :length], config.model.temperature)
+        every, none = np.arange(N_ITEMS), np.zeros(N_ITEMS, bool)
+        expected = item_scores(query, weights, catalogue, every, none, config.model.temperature)
+        np.testing.assert_allclose(np.asarray(found)[row] @ vectors.T, expected, rtol=2e-4, atol=2e-4)
+
+
+# ---- the loss of a step ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "new"])
+def test_the_loss_of_a_step_is_the_plain_one(case: str) -> None:
+    """With its derivative: in a direction it is the quotient of differences."""
+    stepping = stepping_of(case)
+    weights = random_weights(stepping.model)
+    step = stepping.steps[1]
+    live = step.block.weight > 0
+    assert live.any() and len(np.unique(step.block.target[live])) < live.sum(), "some target stands there twice"
+    if step.negatives is not None and len(step.negatives.ids):
+        assert np.isin(step.negatives.ids, step.block.target[live]).any(), "and some is drawn"
+    found, expected = stepping.take(weights, step), plain_loss(stepping, weights, step)
+    assert found.total == pytest.approx(expected, rel=2e-4)
+    assert found.mean == pytest.approx(expected / len(live), rel=2e-4)
+    random = np.random.default_rng(0)
+    way = jax.tree.map(lambda leaf: random.normal(size=leaf.shape), weights)
+    ends = [
+        plain_loss(stepping, jax.tree.map(lambda leaf, by, s=s: np.float64(leaf) + s * by, weights, way), step)
+        for s in (-1e-5, 1e-5)
+    ]
+    slope = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(found.slopes), jax.tree.leaves(way), strict=True))
+    assert slope == pytest.approx((ends[1] - ends[0]) / 2e-5 / len(live), rel=2e-3, abs=1e-4)
+
+
+def test_negatives_that_are_not_live_do_not_count() -> None:
+    stepping = stepping_of(LIVE)
+    step = stepping.steps[1]
+    block = step.block
+    gone = (MARKET.listed > block.asked[:, None]) | (block.asked[:, None] >= MARKET.sold)
+    assert gone.any() and not gone.all() and gone[np.arange(len(gone)), block.target][block.weight > 0].any()
+    moved = step._replace(block=block._replace(asked=np.full_like(block.asked, MARKET.listed.max())))
+    weights = random_weights(stepping.model)
+    everything = stepping.take(weights, moved).total
+    assert everything == pytest.approx(plain_loss(stepping, weights, moved), rel=2e-4)
+    assert everything != pytest.approx(stepping.take(weights, step).total, rel=1e-3)
+
+
+# By place the target; drawn are 3, 9 and 9. All scores are equal, so that each candidate takes the same share.
+TARGET, DRAWN, WRONG = [3, 3, 4, 5, 3, 9], [3, 9, 9], [5, 5, 8, 8, 5, 6]
+
+
+def test_another_occurrence_of_the_target_is_no_negative() -> None:
+    """Those of other items count as often as they stand there."""
+    stepping = stepping_of("new")
+    block, n = stepping.steps[0].block, len(TARGET)
+    target, weight = np.zeros(TARGETS, np.int32), np.zeros(TARGETS, np.float32)
+    target[:n], weight[:n] = TARGET, 1.0
+    step = Step(block._replace(target=target, weight=weight), Negatives(np.array(DRAWN, np.int32), None))
+    weights = jax.tree.map(jnp.zeros_like, random_weights(stepping.model))
+    assert stepping.take(weights, step).total == pytest.approx(np.log1p(WRONG).sum(), rel=1e-5)
+
+
+def test_rows_are_left_out_for_that_of_a_new_item() -> None:
+    """Half of the items that a step reads, each time others; they learn nothing from the step, the new bias does."""
+    stepping, seen = stepping_of("new"), []
+    weights, step = random_weights(stepping.model), stepping.steps[0]
+    assert step.negatives is not None
+    read = np.union1d(step.block.target[step.block.weight > 0], step.negatives.ids)
+    for key in range(6):
+        found = stepping.take(weights, step, key)
+        learned = np.any(found.slopes["tables"]["item"] != 0, axis=1)
+        assert not learned[np.setdiff1d(np.arange(N_ITEMS), read)].any()
+        new = np.isin(np.arange(N_ITEMS), read) & ~learned
+        assert found.total == pytest.approx(plain_loss(stepping, weights, step, new), rel=2e-4)
+        assert found.slopes["params"]["new_bias"] != 0 or not new.any()
+        seen.append(new[read])
+    assert 0.2 < np.mean(seen) < 0.8 and len({part.tobytes() for part in seen}) > 3
+
+
+@pytest.mark.parametrize("case", ["text", "both", "softmax"])
+def test_padding_is_nothing(case: str) -> None:
+    """Whatever stands in places without an event or a target: the same losses and derivatives, bit for bit."""
+    stepping, random = stepping_of(case), np.random.default_rng(4)
+    weights, step = random_weights(stepping.model), stepping.steps[-1]
+    block = step.block
+    dead, empty = block.weight == 0, block.input < 0
+    assert dead.any() and empty.any() and not dead.all()
+    asked = block.asked
+    other = block._replace(
+        input=np.where(empty, random.integers(0, N_ITEMS, empty.shape), block.input).astype(np.int32),
+        event=np.where(empty, random.integers(0, EVENTS, empty.shape), block.event).astype(np.int32),
+        slot=np.where(dead, random.integers(0, empty.size, dead.shape), block.slot).astype(np.int32),
+        target=np.where(dead, random.integers(0, 10, dead.shape), block.target).astype(np.int32),
+        asked=asked if asked is None else np.where(dead, 10**6, asked).astype(np.int32),
+    )
+    assert_same_arrays(stepping.take(weights, step), stepping.take(weights, step._replace(block=other)))
+
+
+# ---- tables and names ------------------------------------------------------------------------------------------------
+
+
+def test_only_rows_that_are_read_move_as_rowwise_adagrad_says() -> None:
+    stepping = stepping_of("items")
+    config = make_config({"optimizer": {"name": "sgd", "table_learning_rate": 0.3}})
+    assert config.optimizer.tables == "rowwise_adagrad"
+    model, optimizer = stepping.model, make_optimizer(config.optimizer, make_schedule(config.optimizer, 9))
+    state, squares = init_state(model, optimizer, 0, TARGETS), dict.fromkeys(model.tables, 0.0)
+    state = state._replace(**random_weights(model))
+    one = jax.tree.map(lambda leaf: leaf[:1], stepping.block)
+    lowered = make_train_block(model, optimizer, None).lower(state, stepping.constants, one)
+    train_block = lowered.compile(compiler_options=QUICK)
+    for number in (0, 1, 0):
+        step = stepping.steps[number]
+        before = jax.tree.map(np.asarray, state.weights())
+        slopes = stepping.take(before, step).slopes["tables"]
+        state, _ = train_block(state, stepping.constants, jax.tree.map(lambda leaf: leaf[None], step.block))
+        live = np.unique(step.block.target[step.block.weight > 0])
+        rest = np.setdiff1d(np.arange(N_ITEMS), live)
+        np.testing.assert_array_equal(state.tables["item"][rest], before["tables"]["item"][rest])
+        for name, slope in slopes.items():
+            squares[name] = squares[name] + np.mean(np.square(slope), axis=1, keepdims=True)
+            expected = before["tables"][name] - 0.3 * slope / np.sqrt(squares[name] + 1e-6)
+            np.testing.assert_allclose(state.tables[name], expected, rtol=1e-4, atol=1e-5)
+        assert np.all(np.any(np.asarray(state.tables["item"])[live] != before["tables"]["item"][live], axis=1))
+
+
+def test_names_in_host_memory_train_and_rank_alike() -> None:
+    sections = CASES["text"]
+    device, host = stepping_of("text"), Stepping(make_config(sections, {"data": {"name_memory": 0}}))
+    block = host.block
+    assert host.constants.known.names is None and block.names is not None and device.block.names is None
+    for vectors, items in zip(block.names, (block.input, block.target), strict=True):
+        assert vectors.dtype == jnp.bfloat16
+        expected = name_vectors(host.catalogue, np.maximum(items, 0).reshape(-1)).reshape(vectors.shape)
+        np.testing.assert_array_equal(vectors, np.where((items >= 0)[..., None], expected, 0.0))
+    feed = host.model.feed(make_sessions(), Plan(TARGETS, 1000, "random", 3, 0, training=True))
+    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (feed.like(), block))
+    assert shapes[0] == shapes[1], "what is compiled for is what comes"
+    weights = random_weights(device.model)
+    for ours, theirs in zip(device.steps, host.steps, strict=True):
+        found = (jax.tree.leaves(device.take(weights, ours)), jax.tree.leaves(host.take(weights, theirs)))
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    queries = [jax.jit(made.model.encode, compiler_options=QUICK)(weights, made.model.known(), made.block)
+               for made in (device, host)]  # fmt: skip
+    np.testing.assert_allclose(*queries, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [{"n_sample": 1}, {"name": "softmax"}], ids=str)
+def test_names_that_would_be_needed_are_refused_in_host_memory(loss: dict[str, Any]) -> None:
+    away: Sections = {"loss": loss, "data": {"name_memory": 0}}
+    for head in ("text", "both"):
+        with pytest.raises(UserError, match=r"^data\.name_memory: 0 MiB do not hold the name vectors .*n_sample 0$"):
+            make_model(make_config(away, {"model": {"head": head}}))[0].check()
+    make_model(make_config(away, {"model": {"head": "items"}}))[0].check()  # reads those of inputs alone
+    make_model(make_config(away, {"data": {"name_memory": 1}}))[0].check()
+    make_model(make_config(away, {"loss": {"name": "cross_entropy", "n_sample": 0}}))[0].check()

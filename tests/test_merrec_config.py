@@ -1,0 +1,105 @@
+"""Configurations of merrec: its defaults, and what is refused in one line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jaxrec import config as configuration
+from jaxrec.config import Config
+from jaxrec.errors import UserError
+
+Sections = dict[str, dict[str, Any]]
+
+
+def parse(sections: Sections) -> Config:
+    values: Sections = {"data": {"path": "x"}, "model": {"name": "merrec"}}
+    for section, fields in sections.items():
+        values[section] = values.get(section, {}) | fields
+    return configuration.parse(values)
+
+
+def test_defaults_and_a_round_trip(tmp_path: Any) -> None:
+    config = parse({})
+    assert (config.model.head, config.model.layers, config.model.embedding_dim) == ("both", (128, 128), 128)
+    assert (config.loss.name, config.loss.logq, config.loss.sample_alpha) == ("cross_entropy", 1.0, 0.5)
+    assert (config.optimizer.name, config.optimizer.tables) == ("adam", "rowwise_adagrad")
+    (tmp_path / "c.yaml").write_text(configuration.dump(config))
+    assert configuration.load(tmp_path / "c.yaml") == config
+
+
+ALLOWED: list[Sections] = [
+    {"loss": {"name": "softmax"}},  # has no logq, whose default is 1 under cross_entropy
+    {"loss": {"name": "softmax", "label_smoothing": 0.1}, "training": {"average": 0.9}},
+    {"loss": {"logq": 0.0, "n_sample": 0, "candidates": "all"}},
+    {"optimizer": {"weight_decay": 0.01}},
+    {"optimizer": {"weight_decay": 0.01, "tables": "same"}, "model": {"head": "text"}},
+    {"optimizer": {"weight_decay": 0.01, "tables": "same"}, "loss": {"name": "softmax"}},
+    {"model": {"item_fields": ["c0"]}, "loss": {"category_weight": 0.5}},
+    {"data": {"unknown_rate": 0.1, "embeddings": "m", "name_memory": 0, "half_life": 2.0}},
+    {"evaluation": {"sessions": 10, "ties": "median"}},
+]
+
+
+@pytest.mark.parametrize("sections", ALLOWED, ids=str)
+def test_what_is_allowed(sections: Sections) -> None:
+    config = parse(sections).model_dump(mode="json")
+    for section, fields in sections.items():
+        assert fields.items() <= config[section].items()
+
+
+WINDOW = "training.batch_size: 8 targets a step do not hold model.window 20; raise the one or lower the other"
+REFUSED: list[tuple[Sections, str]] = [
+    ({"loss": {"name": "bpr"}}, "loss.name: found bpr; merrec has softmax and cross_entropy"),
+    ({"loss": {"name": "triplet"}}, "loss.name: found triplet for model merrec"),
+    ({"loss": {"final_activation": "tanh"}}, "loss.final_activation: found tanh; merrec has none but linear"),
+    ({"loss": {"name": "softmax", "prior": 0.5}}, "loss.prior: found 0.5; it belongs to narm and sasrec"),
+    ({"loss": {"name": "softmax", "logq": 0.5}}, "loss.logq: found 0.5, but it belongs to cross_entropy"),
+    ({"loss": {"name": "softmax", "candidates": "all"}}, "loss.candidates: found 'all', but it belongs to cross_ent"),
+    ({"loss": {"label_smoothing": 0.1}}, "loss.label_smoothing: found 0.1, but it belongs to softmax"),
+    ({"loss": {"category_weight": 0.5}}, "loss.category_weight: needs the top category; add c0 to model.item_fields"),
+    ({"model": {"head": "items", "temperature": 2.0}}, "model.temperature: belongs to the text head; leave it out or"),
+    ({"model": {"head": "text"}, "data": {"unknown_rate": 0.1}}, "data.unknown_rate: belongs to model.head both"),
+    ({"model": {"head": "items"}, "data": {"unknown_rate": 0.1}}, "data.unknown_rate: belongs to model.head both"),
+    ({"model": {"item_fields": ["c0", "price", "c0"]}}, "model.item_fields: one is named twice in c0, price, c0"),
+    ({"model": {"item_fields": ["colour"]}}, "model.item_fields: found 'colour'"),
+    ({"model": {"head": "names"}}, "model.head: found 'names'; input should be 'items', 'text' or 'both'"),
+    ({"model": {"embedding": "onehot"}}, "model.embedding: found 'onehot', but it belongs to gru4rec"),
+    ({"model": {"stride": 21}}, "model.stride: 21 is more than model.window 20"),
+    ({"training": {"batch_size": 8}}, WINDOW),
+    ({"training": {"average": 0.5}}, "training.average: needs loss.name softmax, found cross_entropy; set it to 0"),
+    ({"training": {"metric": "auc"}}, "training.metric: merrec ranks items, so it has no auc"),
+    ({"training": {"passes": 2}}, "training.passes: found 2, but it belongs to autoint and two_tower"),
+    (
+        {"optimizer": {"tables": "same", "weight_decay": 0.1}},
+        "optimizer.weight_decay: with loss.name cross_entropy it ",
+    ),
+    ({"optimizer": {"tables": "same", "table_learning_rate": 0.1}}, "optimizer.table_learning_rate: found 0.1, but "),
+    ({"data": {"fields": ["a"]}}, r"data.fields: found ('a',), but it belongs to autoint and two_tower"),
+]
+OF_ANOTHER: list[tuple[Sections, str]] = [
+    ({section: {field: value}}, f"{section}.{field}: found {value!r}, but it belongs to merrec; leave it out for narm")
+    for section, field, value in (
+        ("loss", "category_weight", 0.5), ("loss", "candidates", "all"), ("optimizer", "tables", "rowwise_adagrad"),
+        ("optimizer", "table_learning_rate", 0.1), ("evaluation", "sessions", 5), ("data", "name_memory", 7),
+        ("data", "embeddings", "m"), ("model", "head", "text"), ("model", "field_dim", 3),
+    )
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("sections", "message"), REFUSED, ids=lambda value: str(value)[:60])
+def test_what_is_refused(sections: Sections, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(sections)
+    assert str(error.value).startswith(f"configuration: {message}") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("sections", "message"), OF_ANOTHER, ids=lambda value: str(value)[:60])
+def test_what_other_models_do_not_have(sections: Sections, message: str) -> None:
+    narm: Sections = {"model": {"name": "narm"}}
+    loss = {} if "candidates" in sections.get("loss", {}) else {"name": "softmax"}
+    with pytest.raises(UserError) as error:
+        parse({**narm, **sections, "model": {**narm["model"], **sections.get("model", {})},
+               "loss": {**loss, **sections.get("loss", {})}})  # fmt: skip
+    assert str(error.value) == f"configuration: {message}"

@@ -1,0 +1,652 @@
+"""``EventRecommender`` and its command: scores against the model itself, what may be recommended, what is refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax.numpy as jnp
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from event_data import (
+    MODEL,
+    UNNAMED,
+    fake_encoded,
+    fake_find_model,
+    make_event_data,
+    make_run,
+    random_weights,
+    train_small,
+    word_vectors,
+)  # fmt: skip
+from helpers import call, fails, run_process
+
+from jaxrec import listings
+from jaxrec.data.catalogue import open_catalogue
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.feed import Plan
+from jaxrec.data.field_codes import UnknownValues
+from jaxrec.errors import UserError
+from jaxrec.listings import SHOWN
+from jaxrec.models.merrec import MERRec
+from jaxrec.recommend import UnknownItems
+from jaxrec.recommend_events import EventRecommender
+from jaxrec.rundir import open_run
+
+Capsys = pytest.CaptureFixture[str]
+VIEW, BUY = "item_view", "buy_comp"
+HEADS = ("both", "text", "items")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("events")
+
+
+@pytest.fixture(scope="module")
+def event_run(place: Path) -> Path:
+    """Both heads, on data that say when listings are live, trained by the command; tests must not change it."""
+    return train_small(make_event_data(place / "live"), place / "both")
+
+
+@pytest.fixture(scope="module")
+def market(event_run: Path) -> EventRecommender:
+    """Tests that add to it add to a copy."""
+    return EventRecommender.load(event_run)
+
+
+@pytest.fixture(scope="module")
+def others(event_run: Path, place: Path) -> dict[str, EventRecommender]:
+    """Of each head, with random weights."""
+    return {head: untrained(make_run(place / "live", place / f"only-{head}", model={"head": head})) for head in HEADS}
+
+
+@pytest.fixture(scope="module")
+def always(place: Path) -> EventRecommender:
+    """On data that do not say when listings are live, and in which some have no name; with random weights."""
+    return untrained(make_run(make_event_data(place / "always", live=False), place / "all"))
+
+
+def untrained(path: Path) -> EventRecommender:
+    run = open_run(path)
+    catalogue = open_catalogue(path / "dataset", run.manifest, run.config.model.item_fields)
+    model = MERRec(run.config, catalogue, len(run.manifest["event_types"]))
+    return EventRecommender(run, model, catalogue, random_weights(model))
+
+
+def copied(market: EventRecommender) -> EventRecommender:
+    """Another one, that can be added to."""
+    other = copy.copy(market)
+    other.listings = copy.copy(market.listings)
+    return other
+
+
+@pytest.fixture
+def quick(market: EventRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands need not load it."""
+    monkeypatch.setattr(EventRecommender, "load", lambda run, text_model: copied(market))
+
+
+@pytest.fixture
+def text_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text model of the vectors is there."""
+    monkeypatch.setattr(listings, "find_model", fake_find_model)
+    monkeypatch.setattr(listings, "encoded", fake_encoded)
+
+
+def ids(found: list[Any]) -> list[Any]:
+    return [one.item for one in found]
+
+
+def scores(found: list[Any]) -> list[float]:
+    return [one.score for one in found]
+
+
+def sequences(market: EventRecommender, n: int = 8) -> list[list[dict[str, Any]]]:
+    """Kept sequences without their last event."""
+    found = [market.example(seed) for seed in range(n)]
+    return [[{"item": one.item, "event": one.event} for one in sequence[:-1]] for sequence in found]
+
+
+def all_scores(market: EventRecommender, events: Any, **options: Any) -> dict[Any, float]:
+    """By raw id, of all that can be recommended."""
+    found = market.recommend(events, len(market.listings), **options)
+    assert (np.diff(scores(found)) <= 0).all() and len(set(ids(found))) == len(found)
+    return dict(zip(ids(found), scores(found), strict=True))
+
+
+def live_at(market: EventRecommender, time: int) -> np.ndarray:
+    table = market.listings.attributes
+    return (table["listed"].to_numpy() <= time) & (time < table["sold"].to_numpy())
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_scores_are_those_of_the_model_on_the_feed(others: dict[str, EventRecommender], head: str) -> None:
+    market = others[head]
+    run = open_run(market.run.path)
+    items, times, offsets, events = (run.kept(f"example_{name}") for name in ("items", "times", "offsets", "events"))
+    sessions = Sessions(items, times, offsets, events)
+    model, weights, trained = market._model, market._weights, run.kept("item_counts") > 0
+    feed = model.feed(sessions, Plan(128, 1, order="time", seed=0, device_bytes=2**30))
+    where = feed.positions()
+    queries = np.concatenate([np.asarray(model.encode(weights, model.known(), block))[0] for block in feed.epoch(0)])
+    expected = queries @ np.asarray(model.catalogue_vectors(weights, trained)).T
+    vocabulary = market.listings.vocabulary.ids
+    lengths = np.diff(offsets)
+    chosen = [*range(6), int(np.argmax(lengths))]
+    assert lengths.max() > model.window + 1, "one that is cut"
+    for session in chosen:
+        position = int(offsets[session + 1]) - 1  # its last event is the target
+        (row,) = np.flatnonzero(where.reshape(-1) == position)
+        given = [
+            {"item": int(vocabulary[item]), "event": market.types[event]}
+            for item, event in zip(items[offsets[session] : position], events[offsets[session] : position], strict=True)
+        ]
+        found = all_scores(market, given, at=int(times[position - 1]), exclude_bought=False)
+        allowed = live_at(market, int(times[position - 1])) & (trained | (head != "items"))
+        assert 10 < allowed.sum() < len(trained)
+        assert set(found) == set(vocabulary[allowed].tolist())
+        wanted = dict(zip(vocabulary.tolist(), expected[row].tolist(), strict=True))
+        np.testing.assert_allclose(list(found.values()), [wanted[one] for one in found], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_sequence_alone_and_among_others(others: dict[str, EventRecommender], head: str) -> None:
+    market = others[head]
+    given = sequences(market)
+    together = market.recommend(given, k=15)
+    assert len(together) == len(given) and len({len(events) for events in given}) > 2
+    for events, found in zip(given, together, strict=True):
+        alone = market.recommend(events, k=15)
+        assert ids(alone) == ids(found)
+        np.testing.assert_allclose(scores(alone), scores(found), rtol=1e-5, atol=1e-5)
+
+
+def test_many_sequences_in_blocks(market: EventRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = sequences(market, 5)
+    whole = market.recommend(given, k=3)
+    monkeypatch.setattr(market, "_rows", lambda: 2)
+    assert [ids(one) for one in market.recommend(given, k=3)] == [ids(one) for one in whole]
+
+
+@pytest.mark.parametrize(("items", "rows"), [(1000, 256), (1024, 256), (1025, 128), (2**18, 1), (10**6, 1)])
+def test_blocks_keep_to_the_memory(items: int, rows: int, market: EventRecommender) -> None:
+    small = copied(market)
+    evaluation = market.run.config.evaluation.model_copy(update={"memory": 1})
+    small.run = replace(market.run, config=market.run.config.model_copy(update={"evaluation": evaluation}))
+    small.listings = range(items)  # type: ignore[assignment]
+    assert small._rows() == rows
+
+
+def test_only_the_window_counts(others: dict[str, EventRecommender]) -> None:
+    market = others["both"]
+    window, some = market._model.window, sequences(market, 30)
+    long = [event for sequence in some for event in sequence if event["event"] != BUY]
+    last = market.recommend(long[-window:], k=5)
+    assert market.recommend(long, k=5) == last
+    changed = [*long[: -window - 1], {"item": long[0]["item"], "event": "item_like"}, *long[-window:]]
+    assert market.recommend(changed, k=5) == last
+    assert scores(market.recommend(long[-window + 1 :], k=5)) != scores(last)
+
+
+def test_what_is_done_matters(others: dict[str, EventRecommender]) -> None:
+    market = others["both"]
+    item = sequences(market)[0][0]["item"]
+    found = {event: scores(market.recommend([{"item": item, "event": event}], k=3)) for event in market.types}
+    assert len({tuple(values) for values in found.values()}) == len(market.types) == 6
+
+
+# ---- who can be recommended ------------------------------------------------------------------------------------------
+
+
+def test_filters_are_masks(others: dict[str, EventRecommender]) -> None:
+    market = others["both"]
+    events, table = sequences(market)[0], market.listings.attributes
+    time = int(market.run.kept("example_times").max())
+    category = table["c0_name"][0].as_py()
+    price, same = table["price"].to_numpy(), np.array([name == category for name in table["c0_name"].to_pylist()])
+    everything = all_scores(market, events)
+    assert everything == all_scores(market, events, at=time), "the default"
+    mask = live_at(market, time) & (price <= 60) & same
+    found = all_scores(market, events, where=f"price <= 60 and c0_name = '{category}'")
+    assert 0 < mask.sum() < live_at(market, time).sum()
+    assert list(found) == [item for item in everything if item in set(market.listings.vocabulary.ids[mask].tolist())]
+    assert found == {item: everything[item] for item in found}
+    without = all_scores(market, events, exclude=[*list(everything)[:3], str(list(everything)[3]), -5])
+    assert list(without) == list(everything)[4:]
+    assert len(market.recommend(events, k=20, where=f"price <= 60 and c0_name = '{category}'")) == min(20, len(found))
+
+
+def test_times(others: dict[str, EventRecommender]) -> None:
+    market = others["text"]
+    events, first = sequences(market)[0], int(market.listings.attributes["listed"].to_numpy().min())
+    day = np.datetime64(first, "ms").astype("datetime64[D]") + 1
+    expected = live_at(market, int(day.astype("datetime64[ms]").astype(int)))
+    for at in (str(day), f"{day} 00:00", f"{day}T00:00:00Z", f"{day} 02:00+02:00"):
+        assert set(all_scores(market, events, at=at)) == set(market.listings.vocabulary.ids[expected].tolist())
+    refused(r"--at yesterday: no time; give one such as 2023-05-31", market.recommend, events, at="yesterday")
+    refused(r"no listing is live at 1999-01-01 00:00:00; the data have some from 2023-0.* to 2023-",
+            market.recommend, events, at="1999-01-01")  # fmt: skip
+
+
+def test_bought_items_are_left_out(others: dict[str, EventRecommender]) -> None:
+    market = others["both"]
+    item = market.recommend([{"item": sequences(market)[0][0]["item"], "event": VIEW}], k=1)[0].item
+    for several in (False, True):
+        bought = [{"item": item, "event": BUY}, *[{"item": item, "event": VIEW}] * 20]
+        viewed = [{"item": str(item), "event": VIEW}] * 20
+        found = [all_scores(market, one) for one in (bought, viewed)]
+        if several:
+            answers = market.recommend([bought, viewed], k=len(market.listings))
+            found = [dict(zip(ids(one), scores(one), strict=True)) for one in answers]
+        assert item not in found[0] and item in found[1]
+        assert found[0].keys() == found[1].keys() - {item}
+    assert item in all_scores(market, bought, exclude_bought=False)
+
+
+def test_what_is_known_of_items(market: EventRecommender) -> None:
+    rows = {row["item"]: row for row in pa.Table.to_pylist(
+        market.listings.attributes.select(SHOWN).append_column("item", pa.array(market.listings.vocabulary.ids))
+    )}  # fmt: skip
+    for one in market.recommend(sequences(market)[0]):
+        assert {"item": one.item} | one.known == rows[one.item]
+        assert type(one.item) is int and type(one.score) is float
+
+
+def test_without_times_and_with_items_without_names(always: EventRecommender) -> None:
+    assert not always.listings.live
+    events = sequences(always)[0]
+    found = all_scores(always, events)
+    assert set(found) == set(always.listings.vocabulary.ids.tolist())
+    unnamed = [item for item in found if item % UNNAMED == 0]
+    assert unnamed
+    assert always.listings.known(always.listings.find(unnamed[:1]))[0]["name"] == ""
+    assert len(always.recommend([{"item": unnamed[0], "event": VIEW}], k=3)) == 3
+    refused("--at: the run's data do not say when listings are live", always.recommend, events, at="2023-05-05")
+    refused(f"item {unnamed[0]}: has no name, so none is like it", always.similar_items, unnamed[0])
+    assert set(unnamed).isdisjoint(ids(always.similar_items(events[0]["item"], len(found))))
+
+
+# ---- unknown items ---------------------------------------------------------------------------------------------------
+
+
+def test_unknown_items_by_name(others: dict[str, EventRecommender], monkeypatch: pytest.MonkeyPatch) -> None:
+    market = others["both"]
+    event = sequences(market)[0][0]
+    row = market.listings.attributes.slice(int(market.listings.find([event["item"]])[0]), 1).to_pylist()[0]
+    assert row["c0_id"] is not None and row["price"] is not None
+    stranger = {"item": -7, "event": event["event"], "name": f" {row['name']} ", "c0_id": row["c0_id"],
+                "price": row["price"], "brand_name": None}  # fmt: skip
+    known = market.recommend([event], k=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert market.recommend([stranger], k=5) == known, "a name of the data needs no text model"
+        del stranger["item"]
+        assert market.recommend([stranger], k=5) == known
+        assert scores(market.recommend([{"name": row["name"], "event": VIEW}], k=5)) != scores(known)
+    asked: list[Any] = []
+
+    def find(model: str, update: Callable[..., None]) -> tuple[Path, str]:
+        asked.append(model)
+        return fake_find_model(model, update)
+
+    monkeypatch.setattr(listings, "find_model", find)
+    monkeypatch.setattr(listings, "encoded", fake_encoded)
+    words = row["name"].split()
+    turned = {"name": " ".join(words[::-1]), "event": event["event"], "c0_id": row["c0_id"], "price": row["price"]}
+    assert words[::-1] != words and ids(market.recommend([turned], k=5)) == ids(known)  # the same words
+    assert asked == [MODEL]
+
+
+def test_unknown_items_without_a_name(market: EventRecommender) -> None:
+    events = sequences(market)[0]
+    with pytest.warns(UnknownItems, match=r"^2 unknown items without a 'name' left out: -5, x$") as caught:
+        found = market.recommend([{"item": -5, "event": VIEW}, *events, {"item": "x", "event": BUY}], k=5)
+    assert caught[0].filename == __file__
+    assert found == market.recommend(events, k=5)
+    counts = market.run.kept("item_counts")
+    live = live_at(market, market.listings.time(None))
+    with pytest.warns(UnknownItems, match="^unknown item .* -5; nothing else is there, so the most popular items are"):
+        popular, same = market.recommend([[{"item": -5, "event": VIEW}], events], k=7)
+    assert ids(same) == ids(market.recommend(events, k=7))
+    assert scores(popular) == np.sort(counts[live])[::-1][:7].tolist()
+    assert [int(counts[market.listings.find([one.item])[0]]) for one in popular] == scores(popular)
+    with pytest.warns(UnknownItems):
+        rest = market.recommend([{"item": -5, "event": VIEW}], k=6, exclude=[popular[0].item])
+    assert ids(rest) == ids(popular)[1:]
+
+
+def test_text_models_that_are_not_the_runs(event_run: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = [{"name": "a name that nobody knows", "event": VIEW}]
+    market = EventRecommender.load(event_run, str(place / "nowhere"))
+    refused("the run's text model: .*nowhere: no such folder", market.recommend, new)
+    monkeypatch.setattr(listings, "find_model", fake_find_model)
+    monkeypatch.setattr(listings, "encoded", fake_encoded)
+    other = EventRecommender.load(event_run, "another")
+    refused(
+        f"another: another text model than the run's: another, the run has {MODEL}; .* --model", other.recommend, new
+    )
+
+    def missing(model: str, update: Callable[..., None]) -> NoReturn:
+        raise UserError(f"{model}: no such folder; give one")
+
+    monkeypatch.setattr(listings, "find_model", missing)
+    with_default = EventRecommender.load(event_run)
+    refused(f"the run's text model: {MODEL}: no such folder; .*; or say with --model", with_default.recommend, new)
+
+
+# ---- added listings --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("text_model")
+@pytest.mark.parametrize("head", ["both", "text"])
+def test_added_listings_rank_as_unseen_ones_of_their_name(others: dict[str, EventRecommender], head: str) -> None:
+    market = copied(others[head])
+    events = sequences(market)[0]
+    before = all_scores(market, events)
+    counts = market.run.kept("item_counts")
+    unseen = next(item for item in before if counts[market.listings.find([item])[0]] == 0)
+    (known,) = market.listings.known(market.listings.find([unseen]))
+    new = [{"item": 10**9, "name": known["name"]}, {"item_id": str(10**9 + 1), "name": "Words of its own", "price": 3}]
+    assert market.add_items(new) == [10**9, 10**9 + 1]
+    found = all_scores(market, events)
+    assert found[10**9] == pytest.approx(found[unseen], rel=1e-5, abs=1e-5)
+    assert {item: score for item, score in found.items() if item < 10**9} == pytest.approx(before, rel=1e-5, abs=1e-5)
+    assert market.recommend(events, k=9, where="price = 3 and name like 'Words%'")[0].known["c0_name"] is None
+    assert 10**9 not in all_scores(market, events, exclude=[10**9])
+    # They can be what happened, too.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        by_id = market.recommend([{"item": 10**9 + 1, "event": VIEW}], k=5)
+        by_name = market.recommend([{"name": "Words of its own", "event": VIEW, "price": 3}], k=5)
+    assert by_id == by_name
+    assert 10**9 + 1 not in all_scores(market, [{"item": 10**9 + 1, "event": BUY}])
+    assert ids(market.similar_items(10**9, 5))[0] in ids(market.similar_items(known["name"], 5))
+
+
+@pytest.mark.usefixtures("text_model")
+def test_files_of_listings(others: dict[str, EventRecommender], tmp_path: Path) -> None:
+    given = [
+        {"item": 10**9, "name": "red ball", "price": 5.5, "c0_id": 10, "c0_name": "Toys", "size_name": "10",
+         "sold": None},
+        {"item": 10**9 + 1, "name": "blue, 'big' ball", "price": None, "c0_id": None, "c0_name": None,
+         "size_name": None, "sold": 5},
+    ]  # fmt: skip
+    table = pa.Table.from_pylist(given)
+    pq.write_table(table, tmp_path / "new.parquet")
+    pa.csv.write_csv(table, tmp_path / "new.csv")
+    (tmp_path / "new.json").write_text(json.dumps(given))
+    found = []
+    for name in ("new.parquet", "new.csv", "new.json"):
+        market = copied(others["text"])
+        assert market.add_items(tmp_path / name) == [10**9, 10**9 + 1]
+        listed = market.listings.attributes.slice(len(market.listings) - 2).to_pylist()
+        for row, expected in zip(listed, given, strict=True):
+            assert {name: row[name] for name in expected if name != "item"} == {
+                name: value for name, value in expected.items() if name != "item"
+            }
+        found.append(all_scores(market, sequences(market)[0]))
+    assert found[0] == found[1] == found[2]
+    assert 10**9 in found[0] and 10**9 + 1 not in found[0], "sold long ago"
+
+
+@pytest.mark.usefixtures("text_model")
+def test_listings_that_are_refused(others: dict[str, EventRecommender], tmp_path: Path) -> None:
+    market = copied(others["text"])
+    there, good = sequences(market)[0][0]["item"], {"item": 10**9, "name": "x"}
+    for rows, names in (
+        ([], "none are given"),
+        ([good, {"name": "x"}], "new item 2: no 'item'"),
+        ([good, {"item": 10**9 + 1}], "new item 2: no 'name', by which it would be ranked"),
+        ([good, {"item": 10**9 + 1, "name": "  "}], "new item 2: no 'name'"),
+        ([good, {"item": 10**9 + 1, "name": 5}], "new item 2: name: found 5, expected text"),
+        ([good, good], f"new item 2: item {10**9} is there already"),
+        ([{"item": str(there), "name": "x"}], f"new item 1: item {there} is there already; leave it out"),
+        ([{"item": {"a": 1}, "name": "x"}], "new item 1: item: found .'a': 1., expected an id"),
+        ([{"item": "a7", "name": "x"}], "new item 1: item: found 'a7', expected a whole number, as the run's ids are"),
+        ([good | {"price": "cheap"}], "new item 1: price: found 'cheap', expected a number"),
+        ([good | {"brand_id": 1.5}], "new item 1: brand_id: found 1.5, expected a whole number"),
+        ([good | {"c0_name": ["a"]}], r"new item 1: c0_name: found \['a'\], expected text"),
+    ):
+        refused(names, market.add_items, rows)
+    (tmp_path / "new.json").write_text(json.dumps([good, {"item": 1}]))
+    refused("new.json: row 2: no 'name'", market.add_items, tmp_path / "new.json")
+    refused("gone.csv: cannot be read", market.add_items, tmp_path / "gone.csv")
+    assert len(market.listings) == len(market.listings.vocabulary), "all or none"
+    refused("model.head items ranks nothing but what it was trained on", others["items"].add_items, [good])
+    with pytest.warns(UnknownValues, match="columns that are not used: Price, colour; there are name, price, c0_name"):
+        market.add_items([good | {"Price": 3, "colour": "red"}])
+    refused("new item 1: item 1000000000 is there already", market.add_items, [good])
+
+
+# ---- similar items ---------------------------------------------------------------------------------------------------
+
+
+def test_similar_by_name(others: dict[str, EventRecommender]) -> None:
+    market = others["both"]
+    names = market.listings.attributes["name"].to_pylist()
+    projected = word_vectors(names).astype(jnp.bfloat16).astype(np.float32) @ np.asarray(
+        market._weights["params"]["match"]
+    )
+    projected /= np.linalg.norm(projected, axis=1, keepdims=True)
+    cosines = projected @ projected[11]
+    vocabulary = market.listings.vocabulary.ids
+    found = market.similar_items(int(vocabulary[11]), 30)
+    assert int(vocabulary[11]) not in ids(found)
+    np.testing.assert_allclose(scores(found), np.sort(np.delete(cosines, 11))[::-1][:30], atol=1e-5)
+    np.testing.assert_allclose(scores(found), cosines[market.listings.find(ids(found))], atol=1e-5)
+    by_name = market.similar_items(names[11], 31)
+    assert int(vocabulary[11]) in ids(by_name) and by_name[0].score == pytest.approx(1)
+
+
+def test_similar_by_the_item_head(others: dict[str, EventRecommender]) -> None:
+    market = others["items"]
+    rows = np.asarray(market._weights["tables"]["item"])[:, :-1]
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    trained = market.run.kept("item_counts") > 0
+    cosines = np.where(trained, rows @ rows[3], -np.inf)
+    cosines[3] = -np.inf
+    vocabulary = market.listings.vocabulary.ids
+    found = market.similar_items(int(vocabulary[3]), 25)
+    assert ids(found) == vocabulary[np.argsort(-cosines)[:25]].tolist()
+    np.testing.assert_allclose(scores(found), np.sort(cosines)[::-1][:25], atol=1e-5)
+    assert len(market.similar_items(int(vocabulary[3]), len(vocabulary))) == trained.sum() - 1
+    unseen = int(vocabulary[np.flatnonzero(~trained)[0]])
+    refused(f"item {unseen}: not in training, and model.head items", market.similar_items, unseen)
+    refused("item red ball: unknown to the run", market.similar_items, "red ball")
+
+
+# ---- what is refused -------------------------------------------------------------------------------------------------
+
+
+def refused(names: str, function: Callable[..., Any], *argv: Any, **options: Any) -> None:
+    with pytest.raises(UserError, match=names) as caught:
+        function(*argv, **options)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("events", "names"),
+    [
+        ({"item": 1}, "events: found {'item': 1}, expected a list, such as "),
+        (5, "events: found 5, expected a list"),
+        ([], "events: empty; give at least one, oldest first"),
+        ([{"item": 1, "event": VIEW}, 7], "events: entry 2: found 7, expected an object, such as {"),
+        ([{"event": VIEW}], "entry 1: neither 'item' nor 'name'; give one"),
+        ([{"event": VIEW, "item": None, "name": " "}], "entry 1: neither 'item' nor 'name'"),
+        ([{"item": 1}], "entry 1: event: found none, expected one of item_view, item_like, item_add_to_cart_tap, "
+                        "offer_make, buy_start, buy_comp$"),
+        ([{"item": 1, "event": "item_veiw"}], r"found 'item_veiw' \(did you mean 'item_view'\?\), expected one of"),
+        ([{"item": 1, "event": 2}], "event: found 2"),
+        ([{"item": {"a": 1}, "event": VIEW}], "entry 1: item: found {'a': 1}, expected an id, a whole number or text"),
+        ([{"item": True, "event": VIEW}], "item: found True"),
+        ([{"item": 1.5, "event": VIEW}], "item: found 1.5"),
+        ([{"item": "", "event": VIEW}], "item: found ''"),
+        ([{"item": 1, "event": VIEW, "prise": 2}], r"unknown field 'prise' \(did you mean 'price'\?\); there are item"),
+        ([{"item": 1, "event": VIEW, "sold": 2}], "unknown field 'sold'"),
+        ([{"name": 5, "event": VIEW}], "entry 1: name: found 5, expected text"),
+        ([{"name": "a\ud800", "event": VIEW}], r"name: found 'a\\ud800', no valid Unicode"),
+        ([{"name": "a", "event": VIEW, "price": "5"}], "price: found '5', expected a number"),
+        ([{"name": "a", "event": VIEW, "price": True}], "price: found True, expected a number"),
+        ([{"name": "a", "event": VIEW, "price": float("inf")}], "price: found inf, expected a number"),
+        ([{"name": "a", "event": VIEW, "c0_id": 1.5}], "c0_id: found 1.5, expected a whole number"),
+        ([{"name": "a", "event": VIEW, "c0_id": 2**63}], "c0_id: found 9223372036854775808, expected"),
+        ([{"name": "a", "event": VIEW, "c0_name": 3}], "c0_name: found 3, expected text"),
+        ([[{"item": 1, "event": VIEW}], []], "events: empty"),
+        ([[{"item": 1, "event": VIEW}], 3], "events: found 3, expected a list"),
+    ],
+)  # fmt: skip
+def test_events_that_are_refused(events: Any, names: str, others: dict[str, EventRecommender]) -> None:
+    refused(names, others["text"].recommend, events)
+
+
+def test_options_that_are_refused(others: dict[str, EventRecommender]) -> None:
+    market = others["items"]
+    events, n = sequences(market)[0], len(market.listings)
+    for k in (0, -1, n + 1, True, 2.0):
+        refused(f"k = {k}: expected 1 to {n}", market.recommend, events, k=k)
+        refused(f"k = {k}: expected 1 to {n}", market.similar_items, events[0]["item"], k=k)
+    refused(f"where: .*leaves none of {n} items", market.recommend, events, where="price < 0")
+    refused("where: no column 'prise'", market.recommend, events, where="prise < 0")
+    refused("where: syntax error", market.recommend, events, where="price <")
+    live = live_at(market, market.listings.time(None))
+    gone = market.listings.vocabulary.ids[~live]
+    price = market.listings.attributes["price"].to_numpy()
+    dear = next(value for value in np.unique(price[~live]) if value not in price[live])
+    refused(r"where: leaves \d+ items, none of them live at 2023-", market.recommend, events, where=f"price = {dear}")
+    left = market.listings.vocabulary.ids[live]
+    assert len(gone) and len(left)
+    refused("nothing is left to recommend", market.recommend, events, exclude=left)
+    refused("item 7777777: none of the run's", others["text"].similar_items, 7777777)
+    refused("item 7777777: none of the run's", others["text"].similar_items, "7777777")
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def said(capsys: Capsys, *argv: object) -> tuple[str, str]:
+    capsys.readouterr()
+    assert call("recommend", *argv) == 0
+    return capsys.readouterr()
+
+
+def test_an_example_as_a_process(event_run: Path, market: EventRecommender) -> None:
+    status, out, err = run_process("recommend", "--run", event_run, "--example", "--seed", 1, "--k", 4)
+    assert (status, err) == (0, "")
+    happened = market.example(1)
+    lines = out.splitlines()
+    assert lines[0] == "what happened:"
+    for line, one in zip(lines[1:], happened[:-1], strict=False):
+        assert all(
+            part in line for part in (one.event, str(one.item), one.known["name"][:40], f"{one.known['price']:.2f}")
+        )
+        assert re.match(r"  2023-05-\d\d \d\d:\d\d:\d\d  ", line)
+    after = lines[len(happened) :]
+    assert re.match(r"what came next \((place \d below|not among the 4 below)\):", after[0])
+    assert happened[-1].event in after[1] and str(happened[-1].item) in after[1]
+    assert re.match("recommended of what is live at 2023-", after[2])
+    events = [{"item": one.item, "event": one.event} for one in happened[:-1]]
+    expected = market.recommend(events, k=4, at=happened[-2].time)
+    assert [int(line.split()[1]) for line in after[3:]] == ids(expected)
+
+
+@pytest.mark.usefixtures("quick")
+def test_events_from_files_and_standard_input(
+    event_run: Path, market: EventRecommender, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [{"item": -9, "event": VIEW}, *sequences(market)[2]]
+    file = tmp_path / "events.json"
+    file.write_text(json.dumps(events))
+    words = ["--run", event_run, "--k", 3, "--where", "price", ">=", 10, "--exclude", 55, "--json"]
+    out, err = said(capsys, *words, "--events", file)
+    assert err.splitlines() == ["jaxrec: note: --exclude: unknown items ignored: 55",
+                                "jaxrec: note: unknown item without a 'name' left out: -9"]  # fmt: skip
+    found = json.loads(out)
+    expected = market.recommend(events[1:], k=3, where="price >= 10")
+    assert [row["item"] for row in found["recommendations"]] == ids(expected)
+    assert found["recommendations"][0].keys() == {"item", "score", *SHOWN}
+    assert (found["unknown"], found["popularity"], found["at"]) == ([-9], False, market.listings.time(None))
+    monkeypatch.setattr("sys.stdin", io.StringIO(file.read_text()))
+    assert said(capsys, *words, "--events", "-")[0] == out
+    file.write_text(json.dumps([events[0]]))
+    popular = said(capsys, "--run", event_run, "--events", file)[0].splitlines()
+    assert len(popular) == 21
+
+
+@pytest.mark.usefixtures("quick", "text_model")
+def test_adding_and_comparing_by_command(
+    event_run: Path, market: EventRecommender, tmp_path: Path, capsys: Capsys
+) -> None:
+    (tmp_path / "new.json").write_text(json.dumps([
+        {"item": 10**9, "name": "手作り\n\x1b[31m" + "財布 " * 40, "price": 1234.5, "c0_name": "Women", "colour": "a"},
+    ]))  # fmt: skip
+    words = ["--run", event_run, "--add-items", tmp_path / "new.json", "--example", "--seed", 2]
+    out, err = said(capsys, *words, "--where", "price > 1000 and price < 1300 and c0_name = 'Women'")
+    assert "jaxrec: note: new items: columns that are not used: colour" in err
+    line = next(line for line in out.splitlines() if "1000000000" in line)
+    assert re.search(r"1,234\.50  手作り \[31m財布 財布 .*…  Women$", line), "one line without escapes"
+    out, _ = said(capsys, *words[:4], "--similar-to", 10**9, "--k", 2)
+    assert len(out.splitlines()) == 2
+    name = market.example(0)[0].known["name"]
+    similar = said(capsys, "--run", event_run, "--similar-to", name, "--k", 2, "--json")[0]
+    assert json.loads(similar)["recommendations"][0]["name"] == name
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_the_command_refuses(event_run: Path, tmp_path: Path, capsys: Capsys) -> None:
+    def events(text: str) -> Path:
+        (tmp_path / "events.json").write_text(text)
+        return tmp_path / "events.json"
+
+    start = ("recommend", "--run", event_run)
+    fails(capsys, *start, names=r"--events, --example, --similar-to: none is given; .*--events FILE.json with \[")
+    fails(capsys, *start, "--events", "a", "--example", names="--events and --example; give one")
+    fails(capsys, *start, "--events", tmp_path / "gone.json", names=r"gone.json: cannot be read \(No such file")
+    fails(capsys, *start, "--events", tmp_path, names="cannot be read")
+    fails(capsys, *start, "--events", events("[{"), names=r"events.json: not JSON \(.*\); expected a list")
+    fails(capsys, *start, "--events", events("[" * 100_000), names="events.json: not JSON")
+    fails(capsys, *start, "--events", events("{}"), names="events: found {}, expected a list")
+    fails(capsys, *start, "--events", events("[]"), names="events: empty")
+    fails(
+        capsys, *start, "--events", events('[[{"item": 1, "event": "item_view"}]]'), names="entry 1: found .*an object"
+    )
+    (tmp_path / "events.json").write_bytes(b'["\xff"]')
+    fails(capsys, *start, "--events", tmp_path / "events.json", names="events.json: not JSON")
+    fails(capsys, *start, "--example", "--k", 0, names="k = 0: expected 1 to [34]..,")
+    fails(capsys, *start, "--example", "--seed", -1, names="--seed -1: expected 0 or more")
+    fails(capsys, *start, "--events", "a", "--seed", 1, names="--seed: belongs to --example")
+    fails(capsys, *start, "--similar-to", 5, "--at", "2023-05-05", names="--similar-to: --at does not go with it")
+    fails(capsys, *start, "--example", "--at", "soon", names="--at soon: no time")
+    fails(capsys, *start, "--example", "--where", "c9 = 1", names="where: no column 'c9'")
+    fails(capsys, *start, "--items", 5, names="--items: .* is a run of merrec, which does not know it; leave it out")
+    fails(capsys, *start, "--example", "--include-seen", names="--include-seen: .* is a run of merrec")
+    values = yaml.safe_load((event_run / "config.yaml").read_text())
+    (tmp_path / "dataset").mkdir()
+    shutil.copyfile(event_run / "dataset" / "manifest.json", tmp_path / "dataset" / "manifest.json")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": {"path": values["data"]["path"]}}))
+    fails(
+        capsys, "recommend", "--run", tmp_path, "--example", names="--example: .* is a run of gru4rec, which does not"
+    )
+
+
+def test_examples(market: EventRecommender) -> None:
+    assert market.example(4) == market.example(4)
+    assert len({tuple(ids(market.example(seed))) for seed in range(5)}) > 1
+    offsets = market.run.kept("example_offsets")
+    lengths = {len(market.example()) for _ in range(20)}
+    assert lengths <= set(np.diff(offsets).tolist())
