@@ -19,6 +19,7 @@ from jaxrec.recommend_events import EventRecommender, Happening, Suggestion
 
 TASKS = ("events", "example", "similar_to")  # one of them is asked for
 OF_SIMILAR = ("exclude", "where", "at", "include_bought")  # without meaning there
+DEFAULT_K = 20
 WIDTH = 50  # characters of a name that are shown
 
 
@@ -30,6 +31,8 @@ def answer(options: Namespace) -> None:
     with _notes():
         if options.add_items is not None:
             market.add_items(options.add_items)
+        if options.k is None:
+            options.k = min(DEFAULT_K, len(market.listings))
         if options.similar_to is not None:
             _print(options, {}, market.similar_items(options.similar_to, options.k))
             return

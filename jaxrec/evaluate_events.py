@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from jaxrec.cli import progress
 from jaxrec.data.catalogue import Catalogue, Market, read_attributes
 from jaxrec.data.dataset import Dataset, Sessions
+from jaxrec.data.market_optimum import optimum_lines
 from jaxrec.errors import UserError
 from jaxrec.evaluation import cut_validation
 from jaxrec.event_evaluation import EventEvaluator, rank_by, sample
@@ -171,17 +172,5 @@ def event_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Any])
         for kind in ("items", "another item than the last"):
             for name, part in values["groups"].get(kind, {}).items():
                 row(f"  {kind}: {name}"[:43], part, part["targets"])
-    lines += _optimum_lines(result, ks)
+    lines += optimum_lines(result.get("optimum"), ks)
     return "\n".join([*lines, *(f"written to {file}" for file in files)])
-
-
-def _optimum_lines(result: dict[str, Any], ks: Sequence[int]) -> list[str]:
-    """What the best ranker of synthetic data reaches."""
-    if "optimum" not in result:
-        return []
-    lines = []
-    for title, part in (("", result["optimum"]["recall"]), ("another item: ", result["optimum"].get("moves", {}))):
-        for group, values in part.items():
-            known = [f"recall@{k} {values[str(k)]:.4f}" for k in ks if str(k) in values]
-            lines.append(f"best reachable, {title}{group}: " + ", ".join(known))
-    return lines

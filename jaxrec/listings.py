@@ -43,7 +43,7 @@ class Listings:
         folder = run.path / "dataset"
         self._folder, self._catalogue, self._text_model = folder, catalogue, text_model
         self.vocabulary = run.vocabulary()
-        self.attributes = read_attributes(folder)
+        self.attributes = read_attributes(folder).combine_chunks()  # a few rows of one chunk are found at once
         self._market = catalogue.market
         self._newest = int(np.max(run.kept("example_times"), initial=0))
         self._added: dict[str, int] = {}
@@ -212,23 +212,21 @@ class Listings:
         called = f"{items}: row" if named else "new item"
         given = read_items(Path(items), "item") if isinstance(items, (str, Path)) else items
         csv = named and str(items).endswith(".csv")
-        ids, rows = [], []
+        found = [self._new(f"{called} {number}", row, csv) for number, row in enumerate(given, 1)]
+        if not found:
+            raise UserError(f"{items}: no listings in it; give some" if named else "new items: none are given")
+        ids, rows = [one for one, _ in found], [values for _, values in found]
         taken: set[str] = set()
-        for number, row in enumerate(given, 1):
-            one, values = self._new(f"{called} {number}", row, csv)
-            if str(one) in taken or self.find([one])[0] >= 0:
+        for number, (one, place) in enumerate(zip(ids, self.find(ids), strict=True), 1):
+            if place >= 0 or str(one) in taken:
                 raise UserError(f"{called} {number}: item {one} is there already; leave it out, or give it another id")
             taken.add(str(one))
-            ids.append(one)
-            rows.append(values)
-        if not rows:
-            raise UserError(f"{items}: no listings in it; give some" if named else "new items: none are given")
         self._note_unused(given)
         vectors, table = self.name_vectors([row["name"] for row in rows]), self._table(rows)
         first = len(self)
         self._vectors = np.concatenate([self._vectors, vectors])
         self._codes = np.concatenate([self._codes, self._catalogue.encode(table)])
-        self.attributes = pa.concat_tables([self.attributes, table])
+        self.attributes = pa.concat_tables([self.attributes, table]).combine_chunks()
         self._ids = self._ids + ids
         self._added = self._added | {str(one): index for index, one in enumerate(ids, first)}
         return np.arange(first, len(self))

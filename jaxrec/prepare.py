@@ -21,6 +21,7 @@ from jaxrec.cli import Parser, command, progress
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.duck import connect
 from jaxrec.data.events import Cleaning, prepare
+from jaxrec.data.market_optimum import optimum_lines
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows_writing import rows_summary, write_rows
 from jaxrec.data.sources import ROW_SOURCES, SOURCES, TYPED_SOURCES, RowSource, Source
@@ -112,6 +113,8 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     best = optimum_metrics(manifest, [20])
     if best:
         lines.append("best reachable on test: " + ", ".join(f"{name} {value:.4f}" for name, value in best.items()))
+    if "event_types" in manifest:
+        lines += optimum_lines(manifest.get("optimum"), [20])
     return "\n".join([*lines, f"wrote {out} in {seconds:.1f} s"])
 
 

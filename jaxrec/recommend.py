@@ -216,7 +216,8 @@ def main(argv: Sequence[str]) -> None:
         if getattr(options, name) not in (None, [], False):
             raise UserError(f"--{name.replace('_', '-')}: {options.run} is a run of {model}, which does not know it; "
                             "leave it out")  # fmt: skip
-    options.k = options.k if options.k is not None else 10 if kind in ROWS else 20
+    if options.k is None and kind != "merrec":
+        options.k = 20 if kind == "sessions" else 10
     if kind == "sessions":
         _answer(options)
         return

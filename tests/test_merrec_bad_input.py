@@ -158,11 +158,15 @@ def test_bad_options(
     fails(capsys, "prepare", "merrec", f"--raw={tmp_path / raw}", f"--out={tmp_path / 'o'}", *options, names=message)
 
 
-def test_a_product_is_needed_only_where_it_is_the_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_item_is_always_needed_and_the_product_where_it_is_the_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed("product_id", 4, None)(tmp_path / "raw")
     prepare(tmp_path / "raw")
     words = ["merrec", f"--raw={tmp_path / 'raw'}", f"--out={tmp_path / 'out'}", "--target=product"]
     fails(capsys, "prepare", *words, names="row 5, column 'product_id': found nothing, expected text")
+    changed("item_id", 4, None)(tmp_path / "raw")
+    fails(capsys, "prepare", *words, names="row 5, column 'item_id': found nothing, expected an integer")
 
 
 def test_other_sources_do_not_know_these_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

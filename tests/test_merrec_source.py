@@ -107,7 +107,7 @@ def test_a_folder_a_pattern_one_file_and_csv_give_the_same_bytes(tmp_path: Path)
     one = write(tmp_path / "one.parquet", LOG)
     write(tmp_path / "fo*der" / "sub[1]" / "b.parquet", LOG[5:])
     write(tmp_path / "fo*der" / "a.parquet", LOG[:5])
-    (tmp_path / "fo*der" / "sub[1]" / "_SUCCESS").write_text("")
+    (tmp_path / "fo*der" / "sub[1]" / "_old.parquet").write_text("not read")
     (tmp_path / "fo*der" / ".a.parquet.crc").write_text("x")
     shuffled = table(LOG[5:]).select([*SCHEMA.names[::-1]]).append_column("more", pa.array([1] * len(LOG[5:])))
     (tmp_path / "csv").mkdir()
@@ -179,8 +179,8 @@ def test_a_sequence_is_ordered_by_time_without_rows_that_are_there_twice(tmp_pat
         ROW | {"stime": at(1, 1), "item_id": 6},  # the second row again
         ROW | {"stime": at(1, 0), "item_id": 4, "event_id": "buy_comp"},  # out of order; ties in the order of rows
         *visit(1, 2, 5, 6, sequence_id="20230501_1"),  # too short
-        *visit(1, 2, 7, 5, 6, session_id="other"),
-        *visit(11, 3, 6, 5, 6, session_id="s"),
+        *visit(1, 2, 7, 5, 6, session_id="1s"),
+        *visit(11, 3, 6, 5, 6, session_id="s"),  # another user's: not 1 and 1s
     ]
     out = prepare(write(tmp_path / "raw", rows))
     assert sequences(out)[0] == [
@@ -246,7 +246,7 @@ def test_whatever_the_order_of_rows_each_event_is_there_once_in_order(files: lis
 
 
 def test_attributes_are_the_latest_and_names_are_there_once(tmp_path: Path) -> None:
-    rows = visit(1, 1, 11, 12, 13, 14, 15) + visit(2, 2, 11, 12, 13)
+    rows = visit(1, 1, 11, 12, 13, 14, 15) + visit(2, 2, 11, 12, 13) + visit(3, 1, 13, 13, 17)
     rows[5] |= {"name": "  Old lamp\u3000", "price": 3.0, "color": "red", "size_id": 137.0, "product_id": None}
     rows[6] |= {"stime": at(2, 50), "name": "Lamp", "color": "blue"}
     rows.append(rows[6] | {"stime": at(2, 40), "name": "no longer called so"})
@@ -263,11 +263,11 @@ def test_attributes_are_the_latest_and_names_are_there_once(tmp_path: Path) -> N
         "Old lamp", None, None, "blue",
     )  # fmt: skip
     assert {item: one["named"] for item, one in found.items()} == {
-        11: "Old lamp", 12: "Old lamp", 13: "Gold ring", 14: None, 15: None,
+        11: "Old lamp", 12: "Old lamp", 13: "Gold ring", 14: None, 15: None, 17: "Gold ring",
     }  # fmt: skip
     assert found[14]["name"] == found[15]["name"] == ""
     # In the order of their first use by item index.
-    assert pq.read_table(out / "items.parquet")["item"].to_pylist()[0] == 12
+    assert pq.read_table(out / "items.parquet")["item"].to_pylist()[:3] == [12, 13, 11]
     assert pq.read_table(out / "names.parquet")["name"].to_pylist() == ["Old lamp", "Gold ring"]
     counts = open_sessions(out).manifest["counts"]
     assert (counts["names"], counts["unnamed"]) == (2, 2)

@@ -644,6 +644,16 @@ def test_what_the_command_refuses(event_run: Path, tmp_path: Path, capsys: Capsy
     )
 
 
+def test_fewer_items_than_the_default_k(
+    market: EventRecommender, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EventRecommender, "load", lambda run, text_model: market)
+    monkeypatch.setattr("jaxrec.answer_events.DEFAULT_K", 10**6)
+    words = ["--run", market.run.path, "--example", "--seed", 1, "--json"]
+    found = json.loads(said(capsys, *words)[0])
+    assert len(found["recommendations"]) == live_at(market, found["at"]).sum()
+
+
 def test_examples(market: EventRecommender) -> None:
     assert market.example(4) == market.example(4)
     assert len({tuple(ids(market.example(seed))) for seed in range(5)}) > 1

@@ -8,6 +8,7 @@ ranker that cares for one of them only, and leaves out the rest, can do better o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -162,3 +163,17 @@ def _mass(queries: Queries, seen: np.ndarray) -> np.ndarray:
         rest = (queries.total(~seen) - lost * ~before).sum()
         result.append([known + rest, known, rest])
     return np.array(result)
+
+
+def optimum_lines(optimum: dict[str, Any] | None, ks: Iterable[int]) -> list[str]:
+    """An ``optimum`` of a manifest for the reader of a terminal; none where there is none.
+
+    Args:
+        ks: cut-offs; those that it does not hold are left out.
+    """
+    lines, ks = [], list(ks)
+    for title, part in (("", "recall"), ("another item than the last, ", "moves")):
+        for group, values in (optimum or {}).get(part, {}).items():
+            known = [f"recall@{k} {values[str(k)]:.4f}" for k in ks if str(k) in values]
+            lines += [f"best reachable, {title}{group}: " + ", ".join(known)] if known else []
+    return lines
