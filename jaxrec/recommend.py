@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import runtime
-from jaxrec.agreement import ROWS
 from jaxrec.cli import Parser, command
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError

@@ -246,7 +246,7 @@ def test_whatever_the_order_of_rows_each_event_is_there_once_in_order(files: lis
 
 
 def test_attributes_are_the_latest_and_names_are_there_once(tmp_path: Path) -> None:
-    rows = visit(1, 1, 11, 12, 13, 14, 15) + visit(2, 2, 11, 12, 13) + visit(3, 1, 13, 13, 17)
+    rows = visit(1, 1, 11, 12, 13, 14, 15) + visit(2, 2, 11, 12, 13) + visit(3, 1, 13, 12, 17)
     rows[5] |= {"name": "  Old lamp\u3000", "price": 3.0, "color": "red", "size_id": 137.0, "product_id": None}
     rows[6] |= {"stime": at(2, 50), "name": "Lamp", "color": "blue"}
     rows.append(rows[6] | {"stime": at(2, 40), "name": "no longer called so"})
