@@ -159,7 +159,7 @@ def plain_loss(stepping: Stepping, weights: dict[str, Any], step: Step, new: np.
     config, catalogue, block = stepping.config, stepping.catalogue, step.block
     loss, temperature, everything = config.loss, config.model.temperature, np.arange(N_ITEMS)
     new = np.zeros(N_ITEMS, bool) if new is None else new
-    weight = np.float64(block.weight)
+    weight = np.asarray(block.weight, np.float64)
     if loss.category_weight:
         events = np.bincount(catalogue.codes[:, 0], COUNTS)[catalogue.codes[:, 0]]
         by_item = events**-loss.category_weight
@@ -178,8 +178,9 @@ def plain_loss(stepping: Stepping, weights: dict[str, Any], step: Step, new: np.
             one = softmax_loss(np.where(COUNTS > 0, scores, -np.inf), own, loss.label_smoothing)
         else:
             assert step.negatives is not None
-            one = sampled_loss(scores, own, block.target[block.weight > 0], step.negatives.ids, log_q, live)
-        total += weight[place] * one
+            targets, drawn = block.target[block.weight > 0].tolist(), step.negatives.ids.tolist()
+            one = sampled_loss(scores, own, targets, drawn, log_q, live)
+        total += float(weight[place]) * one
     return total
 
 
@@ -290,7 +291,7 @@ def test_another_occurrence_of_the_target_is_no_negative() -> None:
     block, n = stepping.steps[0].block, len(TARGET)
     target, weight = np.zeros(TARGETS, np.int32), np.zeros(TARGETS, np.float32)
     target[:n], weight[:n] = TARGET, 1.0
-    step = Step(block._replace(target=target, weight=weight), Negatives(np.array(DRAWN, np.int32), None))
+    step = Step(block._replace(target=target, weight=weight), Negatives(jnp.array(DRAWN), None))
     weights = jax.tree.map(jnp.zeros_like, random_weights(stepping.model))
     assert stepping.take(weights, step).total == pytest.approx(np.log1p(WRONG).sum(), rel=1e-5)
 
@@ -378,7 +379,7 @@ def test_names_in_host_memory_train_and_rank_alike() -> None:
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
     queries = [jax.jit(made.model.encode, compiler_options=QUICK)(weights, made.model.known(), made.block)
                for made in (device, host)]  # fmt: skip
-    np.testing.assert_allclose(*queries, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(queries[0], queries[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [{"n_sample": 1}, {"name": "softmax"}], ids=str)

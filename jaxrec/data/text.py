@@ -154,7 +154,7 @@ def find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
     folder = Path(model).expanduser()
     if folder.is_dir():
         _check_folder(folder, f"{model}: ")
-        return folder, f"folder-{_fingerprint(folder)[:32]}"
+        return folder, _hub_identity(folder) or f"folder-{_fingerprint(folder)[:32]}"
     if folder.exists():
         raise UserError(f"{model}: a file; give the folder of a sentence-transformers model, or a hub name")
     if not re.fullmatch(HUB_NAME, model):
@@ -169,6 +169,14 @@ def find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
         if found is None:
             raise UserError(f"{name}: no sentence-transformers model (it has no modules.json); give another")
     return found, f"{name.replace('/', '--')}-{found.name}"
+
+
+def _hub_identity(folder: Path) -> str | None:
+    """That of a model of the hub whose snapshot was copied here with the folders around it, else None."""
+    around = folder.absolute().parent
+    if around.name != "snapshots" or not around.parent.name.startswith("models--"):
+        return None
+    return f"{around.parent.name.removeprefix('models--')}-{folder.name}"
 
 
 def _hub_cache() -> Path:

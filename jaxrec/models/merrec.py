@@ -345,7 +345,7 @@ class MERRec:
         rows, n = event.shape
         first = jnp.asarray(np.cumsum([0, *self._catalogue.sizes])[:-1].astype(np.int32))
         slot = jnp.arange(rows) * n + jnp.maximum(length - 1, 0)
-        start = jnp.zeros_like(event)
+        start, names = jnp.zeros_like(event), names.astype(jnp.bfloat16)  # as in training
         return self._queries(weights["params"], weights["tables"], names, codes + first, event, start, slot)
 
     def texts(self, weights: dict[str, Any], names: Array) -> Array | None:
