@@ -83,7 +83,7 @@ def evaluate_events(
         **_metrics(ranks, groups, ks),
     }
     if split == "test" and "optimum" in run.manifest:
-        result["optimum"] = run.manifest["optimum"]
+        result["optimum"] = _optimum(run.manifest, counts)
     if compared:
         result["baselines"] = {
             name: _metrics(_baseline(name, targets, catalogue, counts, run, market), groups, ks) for name in compared
@@ -134,6 +134,14 @@ def _metrics(ranks: np.ndarray, groups: dict[str, dict[str, np.ndarray]], ks: It
         for kind, parts in groups.items()
     }
     return {**ranking_metrics(ranks, ks), "groups": by}
+
+
+def _optimum(manifest: dict[str, Any], counts: np.ndarray) -> dict[str, Any]:
+    """What the best ranker reaches; by group only where the run has seen what the whole training split holds."""
+    optimum: dict[str, Any] = manifest["optimum"]
+    if np.count_nonzero(counts) == manifest["counts"]["trained"]:
+        return optimum
+    return {"queries": optimum["queries"]} | {part: {"all": optimum[part]["all"]} for part in ("recall", "moves")}
 
 
 def _baseline(

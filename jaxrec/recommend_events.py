@@ -311,7 +311,7 @@ class EventRecommender:
     def _note_unknown(self, unknown: Sequence[Any], known: int) -> None:
         if not unknown:
             return
-        shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
+        shown = ", ".join(str(item)[:40] for item in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         instead = "" if known else "; nothing else is there, so the most popular items are recommended"
         many = f"{len(unknown)} unknown items" if len(unknown) > 1 else "unknown item"
         warnings.warn(f"{many} without a 'name' left out: {shown}{instead}", UnknownItems, stacklevel=4)

@@ -253,6 +253,7 @@ def test_attributes_are_the_latest_and_names_are_there_once(tmp_path: Path) -> N
     rows.append(rows[6] | {"name": "Old lamp", "price": None, "c2_id": None, "c2_name": None})  # same time, later row
     rows[3] |= {"name": None}
     rows[4] |= {"name": " \t"}
+    rows[10] |= {"name": "Old lamp"}
     out = prepare(write(tmp_path / "raw", rows))
     found = attributes(out)
     assert {n: found[11][n] for n in ("name", "price", "color", "size_id", "product_id", "brand_name", "c1_id")} == {
@@ -263,7 +264,7 @@ def test_attributes_are_the_latest_and_names_are_there_once(tmp_path: Path) -> N
         "Old lamp", None, None, "blue",
     )  # fmt: skip
     assert {item: one["named"] for item, one in found.items()} == {
-        11: "Old lamp", 12: "Old lamp", 13: "Gold ring", 14: None, 15: None, 17: "Gold ring",
+        11: "Old lamp", 12: "Old lamp", 13: "Gold ring", 14: None, 15: None, 17: "Old lamp",
     }  # fmt: skip
     assert found[14]["name"] == found[15]["name"] == ""
     # In the order of their first use by item index.

@@ -501,6 +501,7 @@ def refused(names: str, function: Callable[..., Any], *argv: Any, **options: Any
         ([{"name": "a", "event": VIEW, "price": "5"}], "price: found '5', expected a number"),
         ([{"name": "a", "event": VIEW, "price": True}], "price: found True, expected a number"),
         ([{"name": "a", "event": VIEW, "price": float("inf")}], "price: found inf, expected a number"),
+        ([{"name": "a", "event": VIEW, "price": 10**400}], "price: found 1000.*…, expected a number"),
         ([{"name": "a", "event": VIEW, "c0_id": 1.5}], "c0_id: found 1.5, expected a whole number"),
         ([{"name": "a", "event": VIEW, "c0_id": 2**63}], "c0_id: found 9223372036854775808, expected"),
         ([{"name": "a", "event": VIEW, "c0_name": 3}], "c0_name: found 3, expected text"),

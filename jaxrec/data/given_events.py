@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from jaxrec.errors import UserError, nearest
 
+MOST = sys.float_info.max  # of a number
 LIVE = ("listed", "sold")  # attributes of a listing that no event has
 SUCH_AS = '[{"item": 238357102, "event": "item_view"}, {"name": "red dress", "event": "item_like"}]'
 
@@ -113,7 +114,7 @@ def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise UserError(f"{place}: found {value!a}, no valid Unicode; mend it")
         return value
-    number = not isinstance(value, bool) and isinstance(value, (int, float, np.number)) and math.isfinite(value)
+    number = not isinstance(value, bool) and isinstance(value, (int, float, np.number)) and abs(value) <= MOST
     if pa.types.is_integer(kind):
         if not number or int(value) != value or not -(2**63) <= value < 2**63:
             raise UserError(f"{place}: found {_shown(value)}, expected a whole number")
