@@ -98,7 +98,7 @@ def check_agreement(config: Config) -> None:
         for field, owners in table.items():
             value, of = getattr(section, field), name if where == "data" else section.name
             if of not in owners and value != type(section).model_fields[field].default:
-                raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {' and '.join(owners)}; "
+                raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {_listed(owners)}; "
                                  f"leave it out for {of}")  # fmt: skip
     if name not in ROWS and config.training.passes > 1:
         raise ValueError(f"training.passes: found {config.training.passes}, but it belongs to autoint and two_tower; "
@@ -151,6 +151,9 @@ def _merrec_agrees(config: Config) -> None:
     if optimizer.tables == "same" and optimizer.table_learning_rate != 0.05:
         raise ValueError(f"optimizer.table_learning_rate: found {optimizer.table_learning_rate}, but optimizer.tables "
                          "is same; set that to rowwise_adagrad, or leave this out")  # fmt: skip
+    if model.head != "items" and model.init_std is not None:
+        raise ValueError(f"model.init_std: belongs to model.head items, found {model.head}, where no row begins at "
+                         "random; leave it out")  # fmt: skip
     if model.head == "items" and model.temperature is not None:
         raise ValueError("model.temperature: belongs to the text head; leave it out or choose model.head text or both")
     if model.head != "both" and config.data.unknown_rate:
@@ -175,6 +178,11 @@ def _window_agrees(config: Config) -> None:
                          f"{config.model.window}; raise the one or lower the other")  # fmt: skip
     if config.model.stride > config.model.window:
         raise ValueError(f"model.stride: {config.model.stride} is more than model.window {config.model.window}")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    """``a, b and c``."""
+    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])
 
 
 def _two_tower_agrees(config: Config) -> None:

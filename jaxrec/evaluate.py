@@ -25,7 +25,7 @@ from jaxrec.errors import UserError
 from jaxrec.evaluate_events import EVENT_BASELINES, evaluate_events, event_table
 from jaxrec.evaluate_retrieval import evaluate_retrieval, retrieval_table, write_results
 from jaxrec.evaluate_rows import evaluate_row_baselines, evaluate_rows, metrics_table, row_table
-from jaxrec.evaluation import Evaluator, Split, cut_validation
+from jaxrec.evaluation import Evaluator, open_split
 from jaxrec.options import parse_baselines
 from jaxrec.rundir import Run, load_session_model, open_run, open_run_data, write_text
 
@@ -53,7 +53,7 @@ def evaluate(
     _check_k(ks, run.n_items)
     dataset = open_run_data(run, data or run.config.data.path)
     assert isinstance(dataset, Dataset)
-    parts = _splits(dataset, split, run.config.data.validation_fraction)
+    parts = open_split(dataset, split, run.config.data.validation_fraction)
     model, parameters, which = load_session_model(run)
     begin = time.perf_counter()
     config = run.config.evaluation
@@ -91,7 +91,7 @@ def evaluate_baselines(
     """
     _check_k(ks, dataset.n_items)
     hint = " or give --validation-fraction" if split == "validation" else ""
-    parts, config = _splits(dataset, split, fraction, hint), EvaluationConfig()
+    parts, config = open_split(dataset, split, fraction, hint), EvaluationConfig()
     return {
         "split": split,
         "targets": parts.validation.counts["targets"],
@@ -106,16 +106,6 @@ def evaluate_baselines(
 def _check_k(ks: Sequence[int], n_items: int) -> None:
     if max(ks) > n_items:
         raise UserError(f"--k {max(ks)}: larger than the catalogue of {n_items} items; choose a smaller one")
-
-
-def _splits(dataset: Dataset, split: str, fraction: float, hint: str = "") -> Split:
-    """The sessions that are trained on, and those to evaluate."""
-    dataset.verify()
-    training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
-    sessions = {"train": training, "validation": validation, "test": dataset.split("test")}[split]
-    if not sessions.counts["targets"]:
-        raise UserError(f"{dataset.path}: the {split} split is empty; choose another --split{hint}")
-    return Split(training, sessions)
 
 
 def _optimum(manifest: dict[str, Any], split: str, ks: Sequence[int]) -> dict[str, Any]:

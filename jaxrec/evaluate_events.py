@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from jaxrec.cli import progress
-from jaxrec.data.catalogue import Catalogue, Market, read_attributes
+from jaxrec.data.catalogue import Catalogue, Spans, read_attributes
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.market_optimum import optimum_lines
 from jaxrec.errors import UserError
-from jaxrec.evaluation import cut_validation
+from jaxrec.evaluation import open_split
 from jaxrec.event_evaluation import EventEvaluator, rank_by, sample
 from jaxrec.metrics import ranking_metrics
 from jaxrec.rundir import Run, load_event_model, open_run_data
@@ -58,10 +58,10 @@ def evaluate_events(
         raise UserError(f"--k {max(ks)}: larger than the catalogue of {run.n_items} items; choose a smaller one")
     dataset = open_run_data(run, data or run.config.data.path)
     assert isinstance(dataset, Dataset)
-    sessions = _sessions(dataset, split, run.config.data.validation_fraction)
+    sessions = open_split(dataset, split, run.config.data.validation_fraction).validation
     chosen = sample(sessions, most or run.config.evaluation.sessions)
     model, catalogue, weights, which = load_event_model(run)
-    counts, market = np.asarray(run.kept("item_counts")), catalogue.market
+    counts, spans = np.asarray(run.kept("item_counts")), catalogue.spans
     begin = time.perf_counter()
     evaluator = EventEvaluator(model, chosen, run.config.evaluation, counts > 0)
     with progress(f"evaluating {split}", evaluator.blocks) as update:
@@ -76,7 +76,7 @@ def evaluate_events(
         "of_sessions": len(sessions),
         "items": run.n_items,
         "trained_items": int((counts > 0).sum()),
-        "candidates": "all" if market is None else "live",
+        "candidates": "all" if spans is None else "live",
         "checkpoint": which,
         "ties": run.config.evaluation.ties,
         "seconds": round(seconds, 3),
@@ -86,18 +86,9 @@ def evaluate_events(
         result["optimum"] = _optimum(run.manifest, counts)
     if compared:
         result["baselines"] = {
-            name: _metrics(_baseline(name, targets, catalogue, counts, run, market), groups, ks) for name in compared
+            name: _metrics(_baseline(name, targets, catalogue, counts, run, spans), groups, ks) for name in compared
         }
     return result
-
-
-def _sessions(dataset: Dataset, split: str, fraction: float) -> Sessions:
-    dataset.verify()
-    training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
-    sessions = {"train": training, "validation": validation, "test": dataset.split("test")}[split]
-    if not sessions.counts["targets"]:
-        raise UserError(f"{dataset.path}: the {split} split is empty; choose another --split")
-    return sessions
 
 
 def _targets(sessions: Sessions, positions: np.ndarray) -> Targets:
@@ -145,7 +136,7 @@ def _optimum(manifest: dict[str, Any], counts: np.ndarray) -> dict[str, Any]:
 
 
 def _baseline(
-    name: str, targets: Targets, catalogue: Catalogue, counts: np.ndarray, run: Run, market: Market | None
+    name: str, targets: Targets, catalogue: Catalogue, counts: np.ndarray, run: Run, spans: Spans | None
 ) -> np.ndarray:
     """float32[n]: the ranks of a baseline."""
     if name == "popularity":
@@ -154,7 +145,7 @@ def _baseline(
         rows = catalogue.name_of
         items = np.where((rows >= 0)[:, None], catalogue.vectors[rows], np.float16(0)).astype(np.float32)
         queries = items[targets.last]
-    return rank_by(queries, targets.item, targets.asked, items, run.config.evaluation, market)
+    return rank_by(queries, targets.item, targets.asked, items, run.config.evaluation, spans)
 
 
 def event_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Any]) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.dataset import Sessions
+from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.feed import Plan
+from jaxrec.errors import UserError
 from jaxrec.metrics import ranking_metrics
 from jaxrec.models import SessionModel
 from jaxrec.ranking import block_size, ranks, ranks_and_top
@@ -115,3 +116,21 @@ def cut_validation(train: Sessions, validation: Sessions, fraction: float) -> Sp
     after = (train.offsets[-1] - train.offsets) - (len(train) - np.arange(len(train) + 1))  # targets from session on
     cut = int(np.flatnonzero(after >= wanted)[-1])
     return Split(train.slice(0, cut), train.slice(cut, len(train)))
+
+
+def open_split(dataset: Dataset, split: str, fraction: float, hint: str = "") -> Split:
+    """The sessions that are trained on, and in the place of validation those of a split to evaluate.
+
+    Args:
+        fraction: share of the training targets that training holds out.
+        hint: added to the message.
+
+    Raises:
+        UserError: a file of the data set is damaged, or the split is empty.
+    """
+    dataset.verify()
+    training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
+    sessions = {"train": training, "validation": validation, "test": dataset.split("test")}[split]
+    if not sessions.counts["targets"]:
+        raise UserError(f"{dataset.path}: the {split} split is empty; choose another --split{hint}")
+    return Split(training, sessions)

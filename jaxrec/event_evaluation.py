@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.catalogue import Market
+from jaxrec.data.catalogue import Spans
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan
 from jaxrec.evaluation import QUERIES_PER_BLOCK
@@ -79,9 +79,7 @@ class EventEvaluator:
             valid = self._valid[number * steps : (number + 1) * steps].reshape(-1)
             flat = queries.reshape(len(valid), -1)
             targets, known = block.target.reshape(-1), self._known
-            live = None
-            if known.listed is not None and known.sold is not None:
-                live = Live(known.listed, known.sold, block.asked.reshape(-1))
+            live = None if known.live is None else Live(*known.live, block.asked.reshape(-1))
             found.append(np.asarray(ranks(flat, targets, items, self._size, self._ties, live))[valid])
             if update is not None:
                 update()
@@ -94,7 +92,7 @@ def rank_by(
     times: np.ndarray,
     items: np.ndarray,
     config: EvaluationConfig,
-    market: Market | None,
+    spans: Spans | None,
 ) -> np.ndarray:
     """float32[n]: ranks by the products of given vectors, as baselines have them.
 
@@ -109,9 +107,9 @@ def rank_by(
     for start in range(0, len(targets), QUERIES_PER_BLOCK):
         part = slice(start, start + QUERIES_PER_BLOCK)
         live = None
-        if market is not None:
-            asked = jnp.asarray(market.seconds(times[part]))
-            live = Live(jnp.asarray(market.listed), jnp.asarray(market.sold), asked)
+        if spans is not None:
+            asked = jnp.asarray(spans.seconds(times[part]))
+            live = Live(jnp.asarray(spans.listed), jnp.asarray(spans.sold), asked)
         found.append(
             np.asarray(ranks(jnp.asarray(queries[part]), jnp.asarray(targets[part]), vectors, size, config.ties, live))
         )

@@ -16,7 +16,7 @@ from jaxrec.cli import progress
 from jaxrec.data.catalogue import Catalogue, read_attributes
 from jaxrec.data.field_codes import warn_unknown
 from jaxrec.data.given import read_items
-from jaxrec.data.given_events import check_id, check_value
+from jaxrec.data.given_events import LIVE, check_id, check_value
 from jaxrec.data.name_vectors import NAMES
 from jaxrec.data.text import encoded, find_model
 from jaxrec.errors import UserError
@@ -44,7 +44,7 @@ class Listings:
         self._folder, self._catalogue, self._text_model = folder, catalogue, text_model
         self.vocabulary = run.vocabulary()
         self.attributes = read_attributes(folder).combine_chunks()  # a few rows of one chunk are found at once
-        self._market = catalogue.market
+        self._spans = catalogue.spans
         self._newest = int(np.max(run.kept("example_times"), initial=0))
         self._added: dict[str, int] = {}
         self._ids: list[Any] = []
@@ -57,7 +57,7 @@ class Listings:
     @property
     def live(self) -> bool:
         """Whether the data say when listings are live."""
-        return self._market is not None
+        return self._spans is not None
 
     # ---- ids ---------------------------------------------------------------------------------------------------------
 
@@ -146,7 +146,9 @@ class Listings:
         mask = self._live_at(at)
         if where is None:
             return mask
-        matched = matching(self.attributes, where)
+        # Until when a listing will be live nobody knows at the time.
+        known = self.attributes.select([name for name in self.attributes.column_names if name not in LIVE])
+        matched = matching(known, where)
         chosen = np.zeros(len(self), bool)
         chosen[matched] = True
         if not (chosen & mask).any():
@@ -165,6 +167,8 @@ class Listings:
             return self._newest
         if isinstance(at, int):
             return at
+        if isinstance(at, str) and at.isdecimal() and len(at) > len("20230531"):
+            return int(at)  # as our own answers give it; fromisoformat would find a year in it
         try:
             moment = datetime.datetime.fromisoformat(at) if isinstance(at, str) else at
         except ValueError:
@@ -175,19 +179,19 @@ class Listings:
         return round(moment.timestamp() * 1000)
 
     def _live_at(self, at: str | datetime.datetime | int | None) -> np.ndarray:
-        if self._market is None:
+        if self._spans is None:
             if at is not None:
                 raise UserError("--at: the run's data do not say when listings are live; leave it out")
             return np.ones(len(self), bool)
-        time, market = self.time(at), self._market
-        seconds = (time - market.origin) // 1000
-        mask = (market.listed <= seconds) & (seconds < market.sold)
+        time, spans = self.time(at), self._spans
+        seconds = (time - spans.origin) // 1000
+        mask = (spans.listed <= seconds) & (seconds < spans.sold)
         if self._ids:
             listed, sold = (self.attributes[name].slice(len(mask)) for name in ("listed", "sold"))
             since = pc.fill_null(pc.less_equal(listed, time), True)
             mask = np.concatenate([mask, pc.and_(since, pc.fill_null(pc.greater(sold, time), True)).to_numpy()])
         if not mask.any():
-            first, last = (market.origin + 1000 * int(one) for one in (market.listed.min(), market.sold.max()))
+            first, last = (spans.origin + 1000 * int(one) for one in (spans.listed.min(), spans.sold.max()))
             raise UserError(f"--at: no listing is live at {shown_time(time)}; the data have some from "
                             f"{shown_time(first)} to {shown_time(last)}")  # fmt: skip
         return mask

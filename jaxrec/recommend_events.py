@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec.data.catalogue import Catalogue
+from jaxrec.data.event_types import BOUGHT
 from jaxrec.data.given_events import Entry, check_events
 from jaxrec.errors import UserError
 from jaxrec.listings import Listings
@@ -22,7 +23,6 @@ from jaxrec.models.merrec import NAMES_AT_ONCE, MERRec
 from jaxrec.recommend import BATCH, UnknownItems, room
 from jaxrec.rundir import Run, load_event_model, open_run
 
-BOUGHT = "buy_comp"
 Time = str | datetime.datetime | int | None
 
 

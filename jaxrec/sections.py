@@ -157,8 +157,8 @@ class LossConfig(Section):
     label_smoothing: Fraction = 0.0
     """softmax: share of the target's probability that is spread evenly over the catalogue."""
     candidates: Literal["live", "all"] = "live"
-    """cross_entropy of merrec: where the data say when items are listed and sold, a target's negatives are those that
-    are live at the time, or all of the step."""
+    """cross_entropy of merrec: where the data say when items are listed and sold, a target's negatives are those of the
+    step's candidates that are live at the time (so fewer than n_sample), or all."""
     category_weight: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     """merrec: a target weighs (events of its top category) to the power of minus this; 0: all weigh the same."""
     prior: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0

@@ -20,7 +20,7 @@ from numpy_merrec import item_scores, last_query
 from jaxrec import event_evaluation
 from jaxrec import rundir as runs
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.catalogue import Catalogue, Market
+from jaxrec.data.catalogue import Catalogue, Spans
 from jaxrec.data.dataset import Dataset, Sessions, open_sessions
 from jaxrec.event_evaluation import EventEvaluator, rank_by, sample
 from jaxrec.metrics import ranking_metrics
@@ -77,7 +77,7 @@ def test_vectors_that_are_given_rank_in_blocks(ties: str, market: bool, monkeypa
     queries, items = (random.integers(-3, 4, (rows, 2)).astype(np.float32) for rows in (n, v))
     targets, times = random.integers(0, v, n).astype(np.int32), 10**12 + 1000 * random.integers(0, 50, n)
     listed = random.integers(0, 30, v).astype(np.int32)
-    where = Market(listed, listed + random.integers(1, 40, v).astype(np.int32), 10**12) if market else None
+    where = Spans(listed, listed + random.integers(1, 40, v).astype(np.int32), 10**12) if market else None
     found, scores = rank_by(queries, targets, times, items, config, where), queries @ items.T
     live = np.ones((n, v), bool)
     if where is not None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxrec.data import market_optimum
+from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.market import (
     BUY,
     CLASSES,
-    EVENTS,
     LEAST_LENGTH,
     MIX,
     MOST_LENGTH,
@@ -28,7 +28,6 @@ from jaxrec.data.market import (
 )
 from jaxrec.data.market_optimum import RELATIONS, Queries, optimum, top
 from jaxrec.data.market_words import CATEGORIES, STYLES, brand_words, category_levels, listing_texts
-from jaxrec.data.sources.merrec_files import EVENT_TYPES
 
 DAYS, LISTINGS, LIFETIME, USERS = 8, 400, 3.0, 300
 
@@ -132,19 +131,18 @@ def test_what_follows_on_the_same_listing_is_as_stated(world: World) -> None:
     before, after = world.events[world.queries], world.events[world.queries + 1]
     same = world.items[world.queries] == world.items[world.queries + 1]
     assert same[after > 0].all()  # all but views happen on the listing of the event before
-    for event in range(len(EVENTS)):
+    for event in range(len(EVENT_TYPES)):
         n = (before == event).sum()
         assert n > 100
-        stated = NEXT[event] + (1 - STAY[event]) * (np.arange(len(EVENTS)) == 0)
-        found = np.bincount(after[before == event], minlength=len(EVENTS)) / n
-        assert (np.abs(found - stated) < 4.5 * np.sqrt(stated * (1 - stated) / n) + 1e-12).all(), EVENTS[event]
+        stated = NEXT[event] + (1 - STAY[event]) * (np.arange(len(EVENT_TYPES)) == 0)
+        found = np.bincount(after[before == event], minlength=len(EVENT_TYPES)) / n
+        assert (np.abs(found - stated) < 4.5 * np.sqrt(stated * (1 - stated) / n) + 1e-12).all(), EVENT_TYPES[event]
 
 
 def test_most_events_are_views_and_the_table_is_one_of_probabilities(world: World) -> None:
-    shares = np.bincount(world.events, minlength=len(EVENTS)) / len(world.events)
+    shares = np.bincount(world.events, minlength=len(EVENT_TYPES)) / len(world.events)
     assert shares[0] > 0.7 and (shares > 0.003).all()
     assert (NEXT >= 0).all() and (STAY <= 1).all() and STAY[BUY] == 0 and MIX.sum() == pytest.approx(1)
-    assert EVENTS == EVENT_TYPES
 
 
 def test_where_a_user_goes_is_as_stated(world: World) -> None:

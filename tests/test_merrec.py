@@ -25,7 +25,7 @@ from numpy_merrec import (
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
-from jaxrec.data.catalogue import Catalogue, Market
+from jaxrec.data.catalogue import Catalogue, Spans
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan
 from jaxrec.data.packing import PackedBlock
@@ -38,7 +38,7 @@ from jaxrec.training import init_state, make_train_block
 
 QUICK: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}  # compiling takes longer than a few steps do
 WINDOW, TARGETS = 5, 16
-MARKET = Market(np.arange(N_ITEMS, dtype=np.int32) % 5 * 6, np.arange(N_ITEMS, dtype=np.int32) % 7 * 9 + 20, 5000)
+MARKET = Spans(np.arange(N_ITEMS, dtype=np.int32) % 5 * 6, np.arange(N_ITEMS, dtype=np.int32) % 7 * 9 + 20, 5000)
 Sections = dict[str, dict[str, Any]]
 
 CASES: dict[str, Sections] = {
@@ -69,7 +69,7 @@ def make_config(*added: Sections) -> Config:
 
 def make_model(config: Config, live: bool = False) -> tuple[MERRec, Catalogue]:
     catalogue = make_catalogue(fields=bool(config.model.item_fields))
-    catalogue = replace(catalogue, market=MARKET if live else None)
+    catalogue = replace(catalogue, spans=MARKET if live else None)
     return MERRec(config, catalogue, EVENTS), catalogue
 
 
@@ -172,7 +172,7 @@ def plain_loss(stepping: Stepping, weights: dict[str, Any], step: Step, new: np.
         query = last_query(weights, catalogue, items, events, temperature)
         scores = item_scores(query, weights, catalogue, everything, new, temperature)
         own, live = int(block.target[place]), np.ones(N_ITEMS, bool)
-        if catalogue.market is not None:
+        if catalogue.spans is not None:
             live = (MARKET.listed <= block.asked[place]) & (block.asked[place] < MARKET.sold)
         if loss.name == "softmax":
             one = softmax_loss(np.where(COUNTS > 0, scores, -np.inf), own, loss.label_smoothing)

@@ -19,8 +19,8 @@ from helpers import assert_same_arrays, call, fails, same_metrics, steps_of, wri
 from jaxrec import rundir as runs
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.data.dataset import Sessions, open_sessions
+from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.feed import Plan
-from jaxrec.data.sources.merrec_files import EVENT_TYPES
 from jaxrec.evaluation import cut_validation
 from jaxrec.event_evaluation import EventEvaluator
 from jaxrec.models.merrec import MERRec

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from jaxrec.cli import Parser
 from jaxrec.data.dataset import SPLITS, open_sessions
 from jaxrec.data.duck import connect
+from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.sessions_writing import write_parquet
 from jaxrec.data.sources import merrec
-from jaxrec.data.sources.merrec_files import EVENT_TYPES
 from jaxrec.errors import UserError
 from jaxrec.prepare import main
 

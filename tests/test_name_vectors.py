@@ -20,7 +20,7 @@ from jaxrec.cli import command
 from jaxrec.data import name_vectors as module
 from jaxrec.data import text
 from jaxrec.data.files import checksum
-from jaxrec.data.name_vectors import check_same, open_name_vectors, write_name_vectors
+from jaxrec.data.name_vectors import open_name_vectors, write_name_vectors
 from jaxrec.errors import UserError
 
 NAMES = ["red dress", "手作りの財布", "lip balm", "Nike shoes", "vitamin C"]
@@ -242,14 +242,6 @@ def test_another_format(data: Path) -> None:
     meta = json.loads((place / "meta.json").read_text())
     (place / "meta.json").write_text(json.dumps(meta | {"format": 2}))
     refused(data, "format version 2, this jaxrec reads 1")
-
-
-def test_a_run_keeps_to_its_embeddings(data: Path) -> None:
-    meta = open_name_vectors(write(data).parent.parent, manifest_of(data)).meta
-    check_same(meta, meta | {"model": "the same under another name"})
-    for field, names in (("identity", "another model than the run's"), ("key", "another catalogue than the run's")):
-        with pytest.raises(UserError, match=f"embeddings of {names}: {field} x, the run has {meta[field]}"):
-            check_same(meta, meta | {field: "x"})
 
 
 def test_neither_jax_nor_torch_is_needed() -> None:

@@ -423,7 +423,7 @@ def test_listings_that_are_refused(others: dict[str, EventRecommender], tmp_path
         refused(names, market.add_items, rows)
     (tmp_path / "new.json").write_text(json.dumps([good, {"item": 1}]))
     refused("new.json: row 2: no 'name'", market.add_items, tmp_path / "new.json")
-    refused("gone.csv: cannot be read", market.add_items, tmp_path / "gone.csv")
+    refused("gone.csv: no such file", market.add_items, tmp_path / "gone.csv")
     assert len(market.listings) == len(market.listings.vocabulary), "all or none"
     refused("model.head items ranks nothing but what it was trained on", others["items"].add_items, [good])
     with pytest.warns(UnknownValues, match="columns that are not used: Price, colour; there are name, price, c0_name"):

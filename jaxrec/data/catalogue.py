@@ -1,7 +1,7 @@
 """The items of event data as models see them: vectors of their names, and their attributes as codes.
 
-A code is the place of an attribute's value among those of the items that training holds, from 1 on; 0 is any other
-value, or none. The price is a bucket: two to each doubling of 1 + price.
+A code is the place of an attribute's value among those of the items that the training split holds, as it was prepared,
+from 1 on; 0 is any other value, or none. The price is a bucket: two to each doubling of 1 + price.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FIELDS = {
 PRICE_BUCKETS = 40
 
 
-class Market(NamedTuple):
+class Spans(NamedTuple):
     """When listings are live: int32[V] seconds after ``origin`` (ms since 1970), ``listed`` <= t < ``sold``."""
 
     listed: np.ndarray
@@ -51,7 +51,7 @@ class Catalogue:
         codes: int32[V, F] of ``fields``.
         fields: names of the fields that are read.
         values: of each field the values that have codes; empty for the price.
-        market: when the items are live; None where the data do not say.
+        spans: when the items are live; None where the data do not say.
     """
 
     vectors: np.ndarray
@@ -60,7 +60,7 @@ class Catalogue:
     codes: np.ndarray
     fields: tuple[str, ...]
     values: tuple[pa.Array, ...]
-    market: Market | None = None
+    spans: Spans | None = None
 
     @property
     def n_items(self) -> int:
@@ -82,6 +82,11 @@ class Catalogue:
             PRICE_BUCKETS + 1 if name == "price" else len(values) + 1
             for name, values in zip(self.fields, self.values, strict=True)
         )
+
+    @property
+    def first_codes(self) -> np.ndarray:
+        """int32[F]: where each field begins in one table of the values of all."""
+        return np.cumsum([0, *self.sizes])[:-1].astype(np.int32)
 
     def encode(self, attributes: pa.Table) -> np.ndarray:
         """int32[n, F]: the codes of other items; a column that is not there counts as missing."""
@@ -108,11 +113,11 @@ def open_catalogue(
     trained = manifest["counts"]["trained"]
     values = tuple(_values(attributes, name, trained) for name in fields)
     codes = field_codes(attributes, fields, values) if fields else np.zeros((len(name_of), 0), np.int32)
-    market = read_market(folder, manifest)
-    return Catalogue(names.vectors, names.meta, np.asarray(name_of), codes, tuple(fields), values, market)
+    spans = read_spans(folder, manifest)
+    return Catalogue(names.vectors, names.meta, np.asarray(name_of), codes, tuple(fields), values, spans)
 
 
-def read_market(folder: Path, manifest: dict[str, Any]) -> Market | None:
+def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:
     """When the listings of a data set are live; None where it does not say, and every item can be recommended.
 
     Raises:
@@ -122,8 +127,8 @@ def read_market(folder: Path, manifest: dict[str, Any]) -> Market | None:
         return None
     table = read_attributes(folder, ["listed", "sold"])
     listed, sold = table["listed"].to_numpy(), table["sold"].to_numpy()
-    market = Market(listed, sold, int(listed.min()))
-    return Market(market.seconds(listed), market.seconds(sold), market.origin)
+    spans = Spans(listed, sold, int(listed.min()))
+    return Spans(spans.seconds(listed), spans.seconds(sold), spans.origin)
 
 
 def read_attributes(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:

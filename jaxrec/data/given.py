@@ -33,6 +33,8 @@ def read_items(file: Path, identity: str) -> list[dict[str, Any]]:
     Raises:
         UserError: it cannot be read, or is of another kind.
     """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; check its name")
     try:
         if file.suffix == ".json":
             rows = json.loads(file.read_text(encoding="utf-8"))

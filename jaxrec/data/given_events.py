@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -114,7 +114,8 @@ def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise UserError(f"{place}: found {value!a}, no valid Unicode; mend it")
         return value
-    number = not isinstance(value, bool) and isinstance(value, (int, float, np.number)) and abs(value) <= MOST
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    number = number and abs(cast(float, value)) <= MOST
     if pa.types.is_integer(kind):
         if not number or int(value) != value or not -(2**63) <= value < 2**63:
             raise UserError(f"{place}: found {_shown(value)}, expected a whole number")

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-EVENTS = ("item_view", "item_like", "item_add_to_cart_tap", "offer_make", "buy_start", "buy_comp")
-BUY = EVENTS.index("buy_comp")
+from jaxrec.data.event_types import BOUGHT, EVENT_TYPES
+
+BUY = EVENT_TYPES.index(BOUGHT)
 NEXT = np.array(  # from the type of the row to that of the column, on the same listing; the rest moves on
     [
         [0.05, 0.10, 0.02, 0.02, 0.02, 0.00],
@@ -125,7 +126,7 @@ class Day:
         lengths: int64[sequences], their events.
         users: int64[sequences], from 0.
         items: int64[events], listings.
-        events: uint8[events], indices into ``EVENTS``.
+        events: uint8[events], indices into ``EVENT_TYPES``.
         seconds: int64[events], since midnight; ascending in each sequence.
     """
 
@@ -263,7 +264,7 @@ def _step(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What follows each of these events."""
     choice = (random.random(len(item))[:, None] >= np.cumsum(NEXT, axis=1)[event]).sum(axis=1)
-    moves = np.flatnonzero(choice == len(EVENTS))
+    moves = np.flatnonzero(choice == len(EVENT_TYPES))
     kind = np.minimum(np.searchsorted(np.cumsum(MIX), random.random(len(moves)), side="right"), len(MIX) - 1)
     item = item.copy()
     for number, (stand, (key, _)) in enumerate(zip(stands, market.keys, strict=True)):

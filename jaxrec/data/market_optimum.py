@@ -175,5 +175,5 @@ def optimum_lines(optimum: dict[str, Any] | None, ks: Iterable[int]) -> list[str
     for title, part in (("", "recall"), ("another item than the last, ", "moves")):
         for group, values in (optimum or {}).get(part, {}).items():
             known = [f"recall@{k} {values[str(k)]:.4f}" for k in ks if str(k) in values]
-            lines += [f"best reachable, {title}{group}: " + ", ".join(known)] if known else []
+            lines += [f"best by one list for all groups, {title}{group}: " + ", ".join(known)] if known else []
     return lines

@@ -130,22 +130,6 @@ def open_name_vectors(folder: Path, manifest: dict[str, Any], identity: str | No
     return NameVectors(_map_vectors(place, folder, meta), meta, place)
 
 
-def check_same(run_meta: dict[str, Any], meta: dict[str, Any]) -> None:
-    """Refuse embeddings that are not those a run was trained with.
-
-    Args:
-        run_meta: meta.json of the run's.
-        meta: of those that are to be used with it.
-
-    Raises:
-        UserError: of another model or another catalogue.
-    """
-    for field, what in (("identity", "model"), ("key", "catalogue")):
-        if run_meta[field] != meta[field]:
-            raise UserError(f"embeddings of another {what} than the run's: {field} {meta[field]}, the run has "
-                            f"{run_meta[field]}; use the {what} it was trained with, or train again")  # fmt: skip
-
-
 def _choose(folder: Path, places: dict[str, Path], asked: str | None) -> Path:
     if asked is None:
         found = list(places.values())

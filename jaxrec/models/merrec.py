@@ -49,14 +49,13 @@ class Known(NamedTuple):
         names: bfloat16[U, dim], vectors of the distinct names; None where blocks bring them from host memory.
         name_of: int32[V], the name of each item; -1 for none.
         codes: int32[V, F], rows of the table of fields.
-        listed, sold: int32[V], when an item is live; None where the data do not say.
+        live: int32[V] twice, since when an item is live and from when on no longer; None where the data do not say.
     """
 
     names: Array | None
     name_of: Array
     codes: Array
-    listed: Array | None
-    sold: Array | None
+    live: tuple[Array, Array] | None
 
 
 class Constants(NamedTuple):
@@ -138,9 +137,9 @@ class MERRec:
     # ---- what the loop asks ------------------------------------------------------------------------------------------
 
     def feed(self, sessions: Sessions, plan: Plan) -> PackedFeed | NamedFeed:
-        model, market = self._config.model, self._catalogue.market
+        model, spans = self._config.model, self._catalogue.spans
         stride, half_life = (model.stride, self._config.data.half_life) if plan.training else (1, None)
-        times = None if market is None else market.seconds(sessions.times)
+        times = None if spans is None else spans.seconds(sessions.times)
         feed = PackedFeed(sessions, model.window, plan, stride, half_life, True, times)
         return feed if self._on_device else NamedFeed(feed, self._catalogue)
 
@@ -172,11 +171,11 @@ class MERRec:
     def known(self) -> Known:
         """The catalogue, on the device."""
         catalogue = self._catalogue
-        first = np.cumsum([0, *catalogue.sizes])[:-1].astype(np.int32)
         names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16)) if self._on_device else None
-        market = catalogue.market
-        live = (None, None) if market is None else (jnp.asarray(market.listed), jnp.asarray(market.sold))
-        return Known(names, jnp.asarray(catalogue.name_of), jnp.asarray(catalogue.codes + first), *live)
+        spans = catalogue.spans
+        live = None if spans is None else (jnp.asarray(spans.listed), jnp.asarray(spans.sold))
+        codes = jnp.asarray(catalogue.codes + catalogue.first_codes)
+        return Known(names, jnp.asarray(catalogue.name_of), codes, live)
 
     def _target_weights(self, counts: np.ndarray) -> Array | None:
         """float32[V]: (events of the item's top category) ** -category_weight, with mean 1 over training's events."""
@@ -250,9 +249,10 @@ class MERRec:
         weight, own_weight = self._ranking.weights(slot, live, negatives)
         own = slot[: len(live), None] == jnp.arange(len(ids))
         others = jnp.where(block.target[:, None] == ids, 0.0, weight)
-        if self._config.loss.candidates == "live" and known.listed is not None and known.sold is not None:
-            at, inside = block.asked[:, None], jnp.minimum(ids, len(known.listed) - 1)
-            others = jnp.where((known.listed[inside] <= at) & (at < known.sold[inside]), others, 0.0)
+        if self._config.loss.candidates == "live" and known.live is not None:
+            (listed, sold), at = known.live, block.asked[:, None]
+            inside = jnp.minimum(ids, len(listed) - 1)
+            others = jnp.where((listed[inside] <= at) & (at < sold[inside]), others, 0.0)
         losses = cross_entropy(scores, own, jnp.where(own, own_weight[:, None], others), own_weight)
         return jnp.where(live, losses, 0.0)
 
@@ -343,10 +343,11 @@ class MERRec:
             length: int32[B], events of each; at most ``window``.
         """
         rows, n = event.shape
-        first = jnp.asarray(np.cumsum([0, *self._catalogue.sizes])[:-1].astype(np.int32))
         slot = jnp.arange(rows) * n + jnp.maximum(length - 1, 0)
         start, names = jnp.zeros_like(event), names.astype(jnp.bfloat16)  # as in training
-        return self._queries(weights["params"], weights["tables"], names, codes + first, event, start, slot)
+        return self._queries(
+            weights["params"], weights["tables"], names, codes + self._catalogue.first_codes, event, start, slot
+        )
 
     def texts(self, weights: dict[str, Any], names: Array) -> Array | None:
         """float32[n, T]: float[n, dim] name vectors in the space of the text head; None where there is none."""

@@ -15,10 +15,11 @@ from typing import Any
 import pyarrow.parquet
 
 from jaxrec.data.duck import quoted
+from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.events import Drawn, Raw
 from jaxrec.data.reading import literal
 from jaxrec.data.sessions_writing import write_parquet
-from jaxrec.data.sources.merrec_files import EVENT_TYPES, KINDS, Files, find_files, open_files
+from jaxrec.data.sources.merrec_files import KINDS, Files, find_files, open_files
 from jaxrec.data.sources.shared import fraction, ranged
 from jaxrec.data.writing import ArrayFile
 from jaxrec.errors import UserError

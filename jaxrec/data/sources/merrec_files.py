@@ -17,11 +17,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.reading import TEXT, Table, integer, open_table, reading, timestamp, together
 from jaxrec.data.sources.shared import INTEGERS, NUMBERS
 from jaxrec.errors import UserError
 
-EVENT_TYPES = ("item_view", "item_like", "item_add_to_cart_tap", "offer_make", "buy_start", "buy_comp")
 # The columns and what they hold. The 25th, sequence_length, is not read: it follows from the rows.
 KINDS = {"user_id": "id", "stime": "time", "session_id": "text", "sequence_id": "text", "event_id": "event"}
 KINDS |= {"item_id": "id", "product_id": "text", "name": "text", "price": "number"}

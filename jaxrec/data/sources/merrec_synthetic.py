@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.events import DAY, Raw
 from jaxrec.data.market import (
-    EVENTS,
     LEAST_LENGTH,
     SECONDS,
     Day,
@@ -189,7 +189,7 @@ class Texts:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Goods:
     """What the listings of a market are like besides what the process knows; ``L`` listings.
 
     Attributes:
@@ -231,7 +231,7 @@ class Catalogue:
             "session_id": Texts(pa.array(session).cast(pa.string()))(by_event),
             "sequence_id": Texts(pa.array([f"{_date(day.day)}_0"]))(np.zeros(len(seconds), np.int64)),
             "sequence_length": np.repeat(day.lengths, day.lengths),
-            "event_id": Texts(pa.array(EVENTS))(day.events.astype(np.int64)),
+            "event_id": Texts(pa.array(EVENT_TYPES))(day.events.astype(np.int64)),
             **self._items(day.items),
         }
 
@@ -266,7 +266,7 @@ class Catalogue:
         }
 
 
-def make_catalogue(market: Market, words: np.random.Generator, random: np.random.Generator) -> Catalogue:
+def make_catalogue(market: Market, words: np.random.Generator, random: np.random.Generator) -> Goods:
     """Names and attributes: of what the process does not know nothing follows.
 
     Args:
@@ -286,7 +286,7 @@ def make_catalogue(market: Market, words: np.random.Generator, random: np.random
     def some(values: tuple[str, ...], which: np.ndarray) -> np.ndarray:
         return np.where(which, random.integers(len(values), size=n), -1)
 
-    return Catalogue(
+    return Goods(
         market=market,
         ids=random.permutation(np.cumsum(random.integers(1, 200, size=n))),
         price=np.maximum(3.0, np.round(np.exp(centre + 0.5 * random.normal(size=n)))),
