@@ -23,7 +23,7 @@ TRAIN: list[tuple[list[object], str]] = [
     (["--data.fields", "price"], r"data\.fields: none of the user; add some of customer, age"),
     (["--data.validation_fraction", 0.1], r"data\.validation_fraction: in_sample trains on all rows; set it to 0"),
     (["--data.device_memory", 0], r"loss\.mask: positives of 151 users and 25 items take .* MiB, and data\.device_mem"),
-    (["--data.half_life", 3], r"data\.half_life: found 3.0, but it belongs to gru4rec and narm and sasrec"),
+    (["--data.half_life", 3], r"data\.half_life: found 3.0, but it belongs to gru4rec, narm, sasrec and merrec"),
     (["--model.norm", "layer"], r"model\.norm: layer is autoint's; choose batch or none"),
     (["--model.blocks", 3], r"model\.blocks: found 3, but it belongs to sasrec and autoint"),
     (["--loss.name", "softmax"], r"loss\.name: found softmax for model two_tower; triplet and infonce are two_tower's"),
