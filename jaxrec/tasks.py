@@ -75,7 +75,9 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
     """
     rows = isinstance(dataset, RowsDataset)
     if rows != (config.model.name in ROWS):
-        kind, fits = ("rows", "autoint or two_tower") if rows else ("sessions", "gru4rec, narm, sasrec or merrec")
+        kind, fits = ("rows", "autoint or two_tower") if rows else ("sessions", "gru4rec, narm or sasrec")
+        if not isinstance(dataset, RowsDataset) and dataset.event_types:
+            fits = "merrec, " + fits
         raise UserError(f"model.name: {config.model.name} does not read the {kind} of {dataset.path}; choose {fits}")
     dataset.verify()
     if not isinstance(dataset, RowsDataset):
