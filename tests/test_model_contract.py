@@ -47,7 +47,6 @@ MODELS: dict[str, Sections] = {
     "gru4rec-constrained": gru4rec("constrained"),
     "gru4rec-onehot": gru4rec("onehot"),
     "narm": packed("narm", SOFTMAX),
-    "narm-sampled": packed("narm", {**SAMPLED, "training": {"batch_size": 64}}, attention="softmax"),
     "sasrec": packed(
         "sasrec", {**SOFTMAX, "training": {"batch_size": 64, "average": 0.9}}, layers=None, heads=2, temperature=12.0
     ),
