@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxrec.data.field_codes import UnknownValues
+from jaxrec.data.field_codes import noted_unknown
 from jaxrec.data.given_events import SUCH_AS, read_events
 from jaxrec.errors import UserError
 from jaxrec.listings import shown_time
@@ -28,7 +26,7 @@ def answer(options: Namespace) -> None:
     _check(options)
     given = read_events(options.events) if options.events is not None else None
     market = EventRecommender.load(options.run, options.model)
-    with _notes():
+    with noted_unknown(UnknownItems):
         if options.add_items is not None:
             market.add_items(options.add_items)
         if options.k is None:
@@ -76,17 +74,6 @@ def _check(options: Namespace) -> None:
         for name in OF_SIMILAR:
             if getattr(options, name) not in (None, [], False):
                 raise UserError(f"--similar-to: --{name.replace('_', '-')} does not go with it; leave one of them out")
-
-
-@contextmanager
-def _notes() -> Iterator[None]:
-    """Inside, warnings of ours are collected, and at the end each is a note on stderr, once."""
-    with warnings.catch_warnings(record=True) as caught:
-        for category in (UnknownItems, UnknownValues):
-            warnings.simplefilter("always", category)
-        yield
-    for note in dict.fromkeys(str(warning.message) for warning in caught):
-        print(f"jaxrec: note: {note}", file=sys.stderr)
 
 
 def _note_excluded(market: EventRecommender, exclude: Sequence[Any]) -> None:

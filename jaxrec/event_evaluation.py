@@ -54,7 +54,7 @@ class EventEvaluator:
         self._valid = where >= 0
         self.positions = where[self._valid].astype(np.int64)
         self._size = block_size(len(trained), config.memory)
-        self._known = model.known()
+        self._known = model.known
         self._encode = jax.jit(model.encode)
 
     @property
@@ -104,13 +104,12 @@ def rank_by(
     """
     size: BlockSize = block_size(len(items), config.memory)
     vectors, found = jnp.asarray(items), []
+    live = None if spans is None else (jnp.asarray(spans.listed), jnp.asarray(spans.sold))
     for start in range(0, len(targets), QUERIES_PER_BLOCK):
         part = slice(start, start + QUERIES_PER_BLOCK)
-        live = None
-        if spans is not None:
-            asked = jnp.asarray(spans.seconds(times[part]))
-            live = Live(jnp.asarray(spans.listed), jnp.asarray(spans.sold), asked)
-        found.append(
-            np.asarray(ranks(jnp.asarray(queries[part]), jnp.asarray(targets[part]), vectors, size, config.ties, live))
-        )
+        at = None
+        if spans is not None and live is not None:
+            at = Live(*live, jnp.asarray(spans.seconds(times[part])))
+        query, target = jnp.asarray(queries[part]), jnp.asarray(targets[part])
+        found.append(np.asarray(ranks(query, target, vectors, size, config.ties, at)))
     return np.concatenate([np.zeros(0, np.float32), *found])

@@ -30,8 +30,9 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan
 from jaxrec.data.packing import PackedBlock
 from jaxrec.errors import UserError
-from jaxrec.models.merrec import MERRec, Step
+from jaxrec.models.merrec import MERRec
 from jaxrec.models.sampled import Negatives
+from jaxrec.models.sequence import Step
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.tables import gather, plan_rows, scratch
 from jaxrec.training import init_state, make_train_block
@@ -211,7 +212,7 @@ def test_queries_and_scores_are_the_plain_ones(case: str) -> None:
     """Of every prefix, for every item of the catalogue, those that are new included."""
     model, catalogue = make_model(config := make_config(CASES[case]))
     weights, block, trained = random_weights(model), make_block(model), COUNTS > 0
-    queries = np.asarray(jax.jit(model.encode, compiler_options=QUICK)(weights, model.known(), block))
+    queries = np.asarray(jax.jit(model.encode, compiler_options=QUICK)(weights, model.known, block))
     vectors = np.asarray(model.catalogue_vectors(weights, trained))
     temperature = config.model.temperature
     for number in range(len(block.slot)):
@@ -377,7 +378,7 @@ def test_names_in_host_memory_train_and_rank_alike() -> None:
         found = (jax.tree.leaves(device.take(weights, ours)), jax.tree.leaves(host.take(weights, theirs)))
         for one, other in zip(*found, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    queries = [jax.jit(made.model.encode, compiler_options=QUICK)(weights, made.model.known(), made.block)
+    queries = [jax.jit(made.model.encode, compiler_options=QUICK)(weights, made.model.known, made.block)
                for made in (device, host)]  # fmt: skip
     np.testing.assert_allclose(queries[0], queries[1], rtol=1e-5, atol=1e-6)
 

@@ -187,7 +187,7 @@ def test_a_query_does_not_depend_on_its_neighbours(learned: Path) -> None:
 def queries(model: MERRec, weights: dict[str, Any], sessions: Sessions) -> dict[int, np.ndarray]:
     """The query for each target, by where it stands in the sessions."""
     feed = model.feed(sessions, Plan(64, 100, "time", 0, 2**30))
-    found = np.concatenate([jax.jit(model.encode)(weights, model.known(), block) for block in feed.epoch(0)])
+    found = np.concatenate([jax.jit(model.encode)(weights, model.known, block) for block in feed.epoch(0)])
     return {int(at): query for at, query in zip(feed.positions().flat, found.reshape(-1, found.shape[-1]), strict=True)}
 
 

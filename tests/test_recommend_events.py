@@ -133,7 +133,7 @@ def test_scores_are_those_of_the_model_on_the_feed(others: dict[str, EventRecomm
     model, weights, trained = market._model, market._weights, run.kept("item_counts") > 0
     feed = model.feed(sessions, Plan(128, 1, order="time", seed=0, device_bytes=2**30))
     where = feed.positions()
-    queries = np.concatenate([np.asarray(model.encode(weights, model.known(), block))[0] for block in feed.epoch(0)])
+    queries = np.concatenate([np.asarray(model.encode(weights, model.known, block))[0] for block in feed.epoch(0)])
     expected = queries @ np.asarray(model.catalogue_vectors(weights, trained)).T
     vocabulary = market.listings.vocabulary.ids
     lengths = np.diff(offsets)

@@ -33,10 +33,13 @@ def warn_unknown(text: str) -> None:
 
 
 @contextmanager
-def noted_unknown() -> Iterator[None]:
-    """For commands: inside, ``UnknownValues`` are collected, and at the end each is a note on stderr, once."""
+def noted_unknown(*others: type[Warning]) -> Iterator[None]:
+    """For commands: inside, ``UnknownValues`` and other warnings of ours are collected, and at the end each is a note
+    on stderr, once."""
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UnknownValues)
+        ours: tuple[type[Warning], ...] = (UnknownValues, *others)
+        for category in ours:
+            warnings.simplefilter("always", category)
         yield
     for note in dict.fromkeys(str(warning.message) for warning in caught):
         print(f"jaxrec: note: {note}", file=sys.stderr)

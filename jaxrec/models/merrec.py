@@ -16,6 +16,7 @@ and sampled softmax need not know of heads.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -32,8 +33,8 @@ from jaxrec.data.packing import PackedBlock, PackedFeed
 from jaxrec.errors import UserError
 from jaxrec.losses import cross_entropy
 from jaxrec.models.event_encoder import MERRecEncoder
-from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants
-from jaxrec.models.sequence import unit
+from jaxrec.models.sampled import SampledRanking, SamplingConstants
+from jaxrec.models.sequence import Step, packed_steps, unit
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
 
@@ -73,13 +74,6 @@ class Constants(NamedTuple):
     trained: Array | None
     place: Array | None
     weight: Array | None
-
-
-class Step(NamedTuple):
-    """One packed step, and what it is ranked against; None under a full softmax."""
-
-    block: PackedBlock
-    negatives: Negatives | None
 
 
 class MERRec:
@@ -166,10 +160,11 @@ class MERRec:
             trained = jnp.asarray(found, jnp.int32)
             place = jnp.zeros(len(counts), jnp.int32).at[trained].set(jnp.arange(len(found), dtype=jnp.int32))
         sampling = self._ranking.constants(counts) if self._ranking else None
-        return Constants(self.known(), sampling, trained, place, self._target_weights(counts))
+        return Constants(self.known, sampling, trained, place, self._target_weights(counts))
 
+    @cached_property
     def known(self) -> Known:
-        """The catalogue, on the device."""
+        """The catalogue, on the device: there once, for training and evaluation."""
         catalogue = self._catalogue
         names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16)) if self._on_device else None
         spans = catalogue.spans
@@ -188,9 +183,7 @@ class MERRec:
         return jnp.asarray(weight / np.average(weight, weights=counts), jnp.float32)
 
     def steps(self, constants: Constants, block: PackedBlock, keys: Array) -> Step:
-        if self._ranking is None or constants.sampling is None:
-            return Step(block, None)
-        return Step(block, self._ranking.draw(constants.sampling, block.target, keys))
+        return packed_steps(self._ranking, constants.sampling, block, keys)
 
     def reads(self, step: Step) -> dict[str, Reads]:
         if self._ranking is None or step.negatives is None or not self.has_items:

@@ -39,6 +39,15 @@ class Step(NamedTuple):
     negatives: Negatives | None
 
 
+def packed_steps(
+    ranking: SampledRanking | None, sampling: SamplingConstants | None, block: PackedBlock, keys: Array
+) -> Step:
+    """The steps of a block, under a sampled loss with what each is ranked against."""
+    if ranking is None or sampling is None:
+        return Step(block, None)
+    return Step(block, ranking.draw(sampling, block.target, keys))
+
+
 class SequenceModel:
     """A session encoder as the loop sees it (``jaxrec.models.Model``).
 
@@ -84,9 +93,7 @@ class SequenceModel:
         return Constants(self._ranking.constants(counts) if self._ranking else None, prior)
 
     def steps(self, constants: Constants, block: PackedBlock, keys: Array) -> Step:
-        if self._ranking is None or constants.sampling is None:
-            return Step(block, None)
-        return Step(block, self._ranking.draw(constants.sampling, block.target, keys))
+        return packed_steps(self._ranking, constants.sampling, block, keys)
 
     def reads(self, step: Step) -> dict[str, Reads]:
         if self._ranking is None or step.negatives is None:

@@ -13,6 +13,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from jaxrec.data.market_words import (
 )
 from jaxrec.data.sources import merrec
 from jaxrec.data.sources.merrec_files import find_files
-from jaxrec.data.sources.shared import ranged
+from jaxrec.data.sources.shared import add_number
 from jaxrec.errors import UserError
 
 HELP = "made-up events on the listings of a marketplace, with a known best result; needs no raw data"
@@ -60,10 +61,7 @@ QUERIES = 20_000  # the optimum is computed over this many test targets at most
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    def number(option: str, kind: type, least: float, most: float, default: float, help: str) -> None:
-        help = f"{help} (default {default})"
-        parser.add_argument(f"--{option}", type=ranged(kind, least, most), default=default, metavar="N", help=help)
-
+    number = partial(add_number, parser)
     number("events", int, 1, 10**8, 200_000, "events to make, about")
     number("items", int, 2, 10**7, 20_000, "listings in all days together")
     number("names", int, 1, 100_000, 20_000, "different names, at most")
@@ -95,14 +93,14 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     categories = len(category_levels()[2])
     names = make_names(arguments.names, brands, categories, len(STYLES), arguments.skew, process)
     market = make_market(names, arguments.items, arguments.days, arguments.lifetime, process)
-    catalogue = make_catalogue(market, words, attributes)
+    goods = make_goods(market, words, attributes)
     with _folder(connection, arguments.raw_out, arguments.out) as (making, folder):
         sequences = max(1, round(arguments.events / arguments.mean_length))
         happened = simulate(market, arguments.days, sequences, arguments.mean_length, arguments.users, process)
         for day in happened:
             if len(day.items):
-                _write(catalogue.events(day, attributes), making / f"{_date(day.day)}.parquet")
-        _write(catalogue.listings(), making / LISTINGS)
+                _write(goods.events(day, attributes), making / f"{_date(day.day)}.parquet")
+        _write(goods.listings(), making / LISTINGS)
     listings = folder / LISTINGS if arguments.target == "item" else None
     raw = merrec.read_files(connection, find_files(str(folder)), arguments, "the synthetic events", listings)
     chosen = ("events", "items", "names", "users", "days", "lifetime", "mean_length", "skew", "seed")
@@ -112,7 +110,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         entries = raw.extras(path, n_items) if raw.extras else {}
         # Without rare items sequences have gaps, and what follows a gap is not distributed as the process says.
         known = arguments.target == "item" and arguments.min_item_support == 1
-        return entries | (_optimum(market, catalogue.ids, path, arguments.seed) if known else {})
+        return entries | (_optimum(market, goods.ids, path, arguments.seed) if known else {})
 
     return replace(raw, options=options | raw.options, extras=extras)
 
@@ -266,7 +264,7 @@ class Goods:
         }
 
 
-def make_catalogue(market: Market, words: np.random.Generator, random: np.random.Generator) -> Goods:
+def make_goods(market: Market, words: np.random.Generator, random: np.random.Generator) -> Goods:
     """Names and attributes: of what the process does not know nothing follows.
 
     Args:

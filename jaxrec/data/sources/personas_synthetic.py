@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from jaxrec.data.rows_writing import RawField, RawRows
-from jaxrec.data.sources.shared import ranged
+from jaxrec.data.sources.shared import add_number
 
 HELP = "made-up customers with personas and their purchases, with a known best ranking; needs no raw data"
 KIND = "rows"
@@ -106,14 +107,11 @@ class Chances(NamedTuple):
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    def number(option: str, least: int, most: int, default: int, help: str) -> None:
-        help = f"{help} (default {default})"
-        parser.add_argument(f"--{option}", type=ranged(int, least, most), default=default, metavar="N", help=help)
-
-    number("customers", 1, 10**7, 2000, "customers")
-    number("products", 2, 10**5, 200, "products")
-    number("purchases", 1, 1000, 5, "purchases of each customer; of equal ones all but one are dropped")
-    number("seed", 0, 2**32, 0, "another seed makes another data set")
+    number = partial(add_number, parser)
+    number("customers", int, 1, 10**7, 2000, "customers")
+    number("products", int, 2, 10**5, 200, "products")
+    number("purchases", int, 1, 1000, 5, "purchases of each customer; of equal ones all but one are dropped")
+    number("seed", int, 0, 2**32, 0, "another seed makes another data set")
     parser.add_argument("--independent", action="store_true", help="purchases by popularity alone: a control, on which "
                         "no model can do better than the most popular products")  # fmt: skip
 

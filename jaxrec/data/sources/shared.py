@@ -31,6 +31,14 @@ def ranged(kind: type, least: float, most: float) -> Callable[[str], float]:
     return number
 
 
+def add_number(
+    parser: ArgumentParser, option: str, kind: type, least: float, most: float, default: float, help: str
+) -> None:
+    """Add ``--option N``, a number of a kind, from ``least`` to ``most``."""
+    help = f"{help} (default {default})"
+    parser.add_argument(f"--{option}", type=ranged(kind, least, most), default=default, metavar="N", help=help)
+
+
 def fraction(text: str) -> Fraction:
     """The type of an option: a part, more than 0 and at most 1."""
     try:

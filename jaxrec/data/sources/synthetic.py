@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from jaxrec.data.events import DAY, Raw
 from jaxrec.data.markov import MAX_LENGTH, Markov, draw, make_markov
-from jaxrec.data.sources.shared import ranged
+from jaxrec.data.sources.shared import add_number
 
 HELP = "made-up sessions with a known best result; needs no raw data"
 DEFAULTS = {"min_item_support": 1, "test_days": 3}
@@ -23,17 +23,15 @@ MEAN_GAP = 30_000  # ms between clicks
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    def number(option: str, kind: Callable[[str], float], default: float, help: str) -> None:
-        parser.add_argument(f"--{option}", type=kind, default=default, metavar="N", help=f"{help} (default {default})")
-
-    number("items", ranged(int, 2, 10**7), 1000, "items in the catalogue")
-    number("sessions", ranged(int, 1, 10**7), 30_000, "sessions to make")
-    number("mean-length", ranged(float, 2, 20), 7.0, f"mean clicks of a session, of which each has 2 to {MAX_LENGTH}")
-    number("days", ranged(int, 1, 10_000), 30, "days over which they are spread")
-    number("successors", ranged(int, 1, 1000), 12, "items that tend to follow each item")
-    number("epsilon", ranged(float, 0, 1), 0.2, "probability of a next item by popularity instead")
-    number("skew", ranged(float, 0, 3), 0.8, "popularity falls as rank to the power of -skew")
-    number("seed", ranged(int, 0, 2**32), 0, "another seed makes another data set")
+    number = partial(add_number, parser)
+    number("items", int, 2, 10**7, 1000, "items in the catalogue")
+    number("sessions", int, 1, 10**7, 30_000, "sessions to make")
+    number("mean-length", float, 2, 20, 7.0, f"mean clicks of a session, of which each has 2 to {MAX_LENGTH}")
+    number("days", int, 1, 10_000, 30, "days over which they are spread")
+    number("successors", int, 1, 1000, 12, "items that tend to follow each item")
+    number("epsilon", float, 0, 1, 0.2, "probability of a next item by popularity instead")
+    number("skew", float, 0, 3, 0.8, "popularity falls as rank to the power of -skew")
+    number("seed", int, 0, 2**32, 0, "another seed makes another data set")
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:

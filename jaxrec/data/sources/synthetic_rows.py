@@ -10,13 +10,14 @@ of pairs of them, which no sum of functions of single fields can follow.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from jaxrec.data.rows_writing import RawField, RawRows
-from jaxrec.data.sources.shared import ranged
+from jaxrec.data.sources.shared import add_number
 
 HELP = "made-up clicks with a known best result; needs no raw data"
 KIND = "rows"
@@ -50,10 +51,7 @@ class Goods(NamedTuple):
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    def number(option: str, kind: type, least: float, most: float, default: float, help: str) -> None:
-        help = f"{help} (default {default})"
-        parser.add_argument(f"--{option}", type=ranged(kind, least, most), default=default, metavar="N", help=help)
-
+    number = partial(add_number, parser)
     number("rows", int, 100, 10**8, 200_000, "rows to make")
     number("users", int, 2, 10**7, 2000, "users")
     number("items", int, 2, 10**7, 500, "items")
