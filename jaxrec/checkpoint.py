@@ -68,7 +68,9 @@ class Checkpoints:
         Raises:
             UserError: there is no readable checkpoint.
         """
-        model, _ = _parts(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever devices trained it
+        placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
+        model, _ = _parts(placed)
         unreadable: UserError | None = None
         for kind in kinds:
             try:

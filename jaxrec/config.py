@@ -18,6 +18,7 @@ from jaxrec.sections import (
     DataConfig,
     EvaluationConfig,
     LossConfig,
+    MeshConfig,
     ModelConfig,
     OptimizerConfig,
     RecommendationConfig,
@@ -26,7 +27,7 @@ from jaxrec.sections import (
 )
 
 __all__ = [
-    "Config", "DataConfig", "EvaluationConfig", "LossConfig", "ModelConfig", "OptimizerConfig",
+    "Config", "DataConfig", "EvaluationConfig", "LossConfig", "MeshConfig", "ModelConfig", "OptimizerConfig",
     "RecommendationConfig", "Rule", "TrainingConfig",
     "choices", "dump", "fields", "load", "number", "parse",
 ]  # fmt: skip

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrec import sharding
 from jaxrec.config import Config
 from jaxrec.data.personas import draw_attributes, find_personas, unread_profiles
 from jaxrec.data.personas_files import Reviews, read_reviews
@@ -29,7 +30,7 @@ from jaxrec.models import TowerModel, make_tower_model
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.retrieval_evaluation import rank_queries
 from jaxrec.tasks import interactions
-from jaxrec.training import make_train_block, new_state, training_plan
+from jaxrec.training import make_train_block, new_state, place_state, training_plan
 
 DRAWS = 100  # profiles for each review that is left out
 QUERIES = 4096  # that are ranked at once
@@ -155,19 +156,21 @@ class _Training:
 
     def weights(self, data: Retrieval) -> dict[str, Any]:
         config = self.config
-        feed = self.model.feed(data.training_rows(), training_plan(config))
+        plan = training_plan(config)
+        feed, mesh = self.model.feed(data.training_rows(), plan), plan.mesh
         if self._block is None:  # the schedule of the first fold serves all: they differ by a row
             schedule = make_schedule(config.optimizer, config.training.epochs * feed.shape.used)
             self._optimizer = make_optimizer(config.optimizer, schedule)
             clip, average = config.optimizer.clip_norm, config.training.average
-            self._block = make_train_block(self.model, self._optimizer, clip, average)
-            self._begin = jax.device_put(new_state(config, self.model, self._optimizer), jax.devices()[0])
+            self._block = make_train_block(self.model, self._optimizer, clip, average, mesh, feed.shape.lanes)
+            self._begin = place_state(new_state(config, self.model, self._optimizer), self.model, mesh)
         state = jax.tree.map(jnp.copy, self._begin)  # a block takes its state's buffers
-        constants = self.model.constants(interactions(config, data))
+        constants = sharding.replicate(self.model.constants(interactions(config, data)), mesh)
         for epoch in range(config.training.epochs):
             for block in feed.epoch(epoch):
-                state, _ = self._block(state, constants, block)
-        return state.weights()
+                state, stats = self._block(state, constants, block)
+                sharding.take_turns(stats, mesh)
+        return sharding.local(state.weights())
 
 
 def _answers(training: _Training, fold: Fold, categories: np.ndarray | None, ks: Sequence[int]) -> Hits:

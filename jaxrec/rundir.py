@@ -189,8 +189,9 @@ def resume_run(
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
     same = {"path": run.config.data.path, "embeddings": run.config.data.embeddings}
-    moved = config.model_copy(update={"data": config.data.model_copy(update=same)})
-    if run.config != moved:  # where the data lie does not matter; what is in them is compared below
+    moved = config.model_copy(update={"data": config.data.model_copy(update=same), "mesh": run.config.mesh})
+    # Where the data lie does not matter, what is in them is compared below; and a run may change its devices.
+    if run.config != moved:
         raise UserError(f"{path}: cannot resume with a changed configuration ({_difference(run.config, moved)}); "
                         "leave it as it was or choose another --run")  # fmt: skip
     if run.manifest["content_hash"] != dataset.manifest["content_hash"]:

@@ -265,6 +265,11 @@ class RecommendationConfig(Section):
     """two_tower: applied where a run recommends; evaluate measures with and without them."""
 
 
+class MeshConfig(Section):
+    data: Count | None = None
+    """Devices that share a step's lanes, targets or rows (null: all that this machine has)."""
+
+
 class Config(Section):
     data: DataConfig
     model: ModelConfig = ModelConfig()
@@ -273,6 +278,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     recommendation: RecommendationConfig = RecommendationConfig()
+    mesh: MeshConfig = MeshConfig()
 
     @model_validator(mode="before")
     @classmethod

@@ -25,6 +25,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrec.sharding import sum_by_rows
+
 FEW_ROWS = 64  # queries in a block of rows, below which blocks of items are used
 FEW_ITEMS = 128  # items in a block of items, at least
 
@@ -101,6 +103,17 @@ def softmax_cross_entropy(
 def _forward(
     how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None
 ) -> tuple[Array, tuple[Array, Array]]:
+    def of_rows(rows: tuple[Array, Array, Array], rest: tuple[Array, Array | None]) -> tuple[Any, Any]:
+        return _with_derivatives(how, rows[0], rest[0], rows[1], rows[2], rest[1])
+
+    (total, of_items), of_queries = sum_by_rows(of_rows, (queries, target, weight), (items, prior))
+    return total, (of_queries, of_items)
+
+
+def _with_derivatives(
+    how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None
+) -> tuple[tuple[Array, Array], Array]:
+    """The loss and its derivative by the items, sums over rows; its derivative by the queries."""
     blocks = cut(len(queries), len(items), how.memory)
     if blocks.items == len(items):
         lse, of_queries, of_items = _rows_derivative(how, blocks, queries, items, target, weight, prior)
@@ -116,7 +129,7 @@ def _forward(
         even = how.smoothing * weight[:, None]
         of_queries -= even * jnp.mean(items, axis=0)
         of_items -= jnp.sum(even * queries, axis=0) / len(items)
-    return _total(how, queries, items, target, weight, prior, lse), (of_queries, of_items)
+    return (_total(how, queries, items, target, weight, prior, lse), of_items), of_queries
 
 
 def _backward(how: Softmax, derivative: tuple[Array, Array], factor: Array) -> tuple[Array | None, ...]:

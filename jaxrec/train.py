@@ -10,10 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import jax
-
 from jaxrec import config as configuration
-from jaxrec import runtime, telemetry
+from jaxrec import runtime, sharding, telemetry
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import Parser, command, progress
 from jaxrec.click_metrics import higher_is_better
@@ -25,7 +23,7 @@ from jaxrec.plots import learning_curve
 from jaxrec.rundir import create_run, resume_run
 from jaxrec.tasks import cutoffs, make_task
 from jaxrec.telemetry import Clock, Log, Meter, Sums, mean, read_log
-from jaxrec.training import make_train_block, new_state
+from jaxrec.training import make_train_block, new_state, place_state
 
 
 @dataclass
@@ -78,7 +76,8 @@ def _train(
     # ---- data and model: the task, with its feed and its validation ------------------------------------------------
     dataset = open_dataset(config.data.path)
     task = make_task(config, dataset)
-    model, feed, constants = task.model, task.feed, task.constants
+    model, feed, mesh = task.model, task.feed, sharding.make_mesh(config.mesh.data, settings.batch_size)
+    constants = sharding.replicate(task.constants, mesh)
     schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
     optimizer = make_optimizer(config.optimizer, schedule)
 
@@ -89,8 +88,7 @@ def _train(
     )  # fmt: skip
     telemetry.import_ahead()
     checkpoints = Checkpoints(run.path)
-    # On the device for good, as what is restored is: one program for both, and a resumed run finds it in the cache.
-    state, position = jax.device_put(new_state(config, model, optimizer), jax.devices()[0]), Position()
+    state, position = place_state(new_state(config, model, optimizer), model, mesh), Position()
     if (found := checkpoints.restore(state)) is not None:
         state, position = found[0], Position(**found[1])
     if position.finished:
@@ -122,7 +120,9 @@ def _train(
 
     # ---- compile, kept apart from training -------------------------------------------------------------------------
     with clock.part("compile"), progress("compiling"):
-        train_block = make_train_block(model, optimizer, config.optimizer.clip_norm, settings.average)
+        train_block = make_train_block(
+            model, optimizer, config.optimizer.clip_norm, settings.average, mesh, feed.shape.lanes
+        )
         compiled = train_block.lower(state, constants, feed.like()).compile()
 
     # ---- epochs ----------------------------------------------------------------------------------------------------
@@ -135,6 +135,7 @@ def _train(
             for block in feed.epoch(position.epoch, first_block):
                 # This returns at once. While the device works on the block, the host reads the one before.
                 state, stats = compiled(state, constants, block)
+                sharding.take_turns(stats, mesh)
                 first_step = position.epoch * feed.shape.used + position.block * feed.shape.steps
                 meter.push(stats, position.epoch, position.block, first_step)
                 position.block += 1
@@ -155,7 +156,7 @@ def _train(
         asked = False
         if task.validation is not None:
             with clock.part("evaluate"):
-                metrics = task.validation.metrics(**state.weights(), ks=cutoffs(config))
+                metrics = task.validation.metrics(**sharding.local(state.weights()), ks=cutoffs(config))
             log.write("validation", step, epoch=position.epoch, **metrics)
             value = metrics[settings.metric]
             summary += f", validation {settings.metric} {value:.4f}"

@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import Mesh
 
+from jaxrec import sharding
 from jaxrec.config import Config
 from jaxrec.data.feed import Plan
 from jaxrec.models import Model
@@ -92,18 +94,37 @@ def new_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
     return init_state(model, optimizer, settings.seed, settings.batch_size, averaged=settings.average > 0)
 
 
+def place_state(state: TrainState, model: Model, mesh: Mesh | None) -> TrainState:
+    """The state on the devices that train it: lanes dealt, the rest on all.
+
+    On one device it is there for good, as what is restored is: one program for both, and a resumed run finds it in the
+    cache.
+    """
+    place = sharding.deal if model.carries_lanes and mesh is not None else sharding.replicate
+    return sharding.replicate(state._replace(carry=()), mesh)._replace(carry=place(state.carry, mesh))
+
+
 def training_plan(config: Config) -> Plan:
-    """How a configuration feeds its training split."""
+    """How a configuration feeds its training split.
+
+    Raises:
+        UserError: the devices are not there, or cannot share the batch.
+    """
     data, settings = config.data, config.training
     size = data.device_memory * 2**20
     return Plan(
         settings.batch_size, settings.steps_per_block, data.order, settings.seed, size, training=True,
-        passes=settings.passes,
+        passes=settings.passes, mesh=sharding.make_mesh(config.mesh.data, settings.batch_size),
     )  # fmt: skip
 
 
 def make_train_block(
-    model: Model, optimizer: Optimizer, clip_norm: float | None, average: float = 0.0
+    model: Model,
+    optimizer: Optimizer,
+    clip_norm: float | None,
+    average: float = 0.0,
+    mesh: Mesh | None = None,
+    lanes: int | None = None,
 ) -> jax.stages.Wrapped:
     """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused.
 
@@ -112,9 +133,20 @@ def make_train_block(
     Args:
         average: decay per step of the moving average, where the state keeps one. It is less in the first steps,
             (1 + s) / (10 + s) after s of them, so that where training began is soon forgotten.
+        mesh: devices that share each step; state, constants and blocks lie on them.
+        lanes: over which a step's loss is averaged; None: all of the block, where none is there for the devices alone.
     """
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
+        with sharding.over(mesh):
+            return on_mesh(placed(state), sharding.whole(constants), sharding.dealt(block, 1))
+
+    def placed(state: TrainState) -> TrainState:
+        carry = sharding.dealt(state.carry) if model.carries_lanes else sharding.whole(state.carry)
+        return sharding.whole(state._replace(carry=()))._replace(carry=carry)
+
+    def on_mesh(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
+        share = 1.0 if lanes is None else block.weight.shape[1] / lanes
         size = block.weight.shape[0]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(
             jax.random.wrap_key_data(state.key), state.step + jnp.arange(size)
@@ -126,10 +158,11 @@ def make_train_block(
         def one(loop: tuple[TrainState, dict[str, Array]], at: Any) -> tuple[Any, Array]:
             state, marks = loop
             turn, step, live, key = at
-            state, marks, loss = _step(model, optimizer, clip_norm, state, constants, marks, turn, step, live, key)
+            stepper = _Stepper(model, optimizer, clip_norm, share, constants)
+            state, marks, loss = _step(stepper, state, marks, turn, step, live, key)
             if state.average is not None:
                 state = _averaged(state, average, live)
-            return (state, marks), loss
+            return (placed(state), marks), loss
 
         live = jnp.any(block.weight > 0, axis=1)
         turns = jnp.arange(size, dtype=jnp.int32)
@@ -139,12 +172,19 @@ def make_train_block(
     return jax.jit(train_block, donate_argnums=0)
 
 
+class _Stepper(NamedTuple):
+    """What all steps of a block share; ``share`` is what a step's loss is multiplied by."""
+
+    model: Model
+    optimizer: Optimizer
+    clip_norm: float | None
+    share: float
+    constants: Any
+
+
 def _step(
-    model: Model,
-    optimizer: Optimizer,
-    clip_norm: float | None,
+    by: _Stepper,
     state: TrainState,
-    constants: Any,
     marks: dict[str, Array],
     turn: Array,
     step: Any,
@@ -156,34 +196,40 @@ def _step(
     Dense tables take the same way as dense parameters, with the tables' optimizer.
     """
     marks, plans = dict(marks), dict[str, RowPlan]()
-    for name, reads in model.reads(step).items():
-        marks[name], plans[name] = plan_rows(marks[name], reads, turn)
-    rows = {name: gather(state.tables[name], plan.ids) for name, plan in plans.items()}
+    for name, reads in by.model.reads(step).items():
+        # Devices exchange the ids here, and below the derivatives of the rows: never a table.
+        marks[name], plans[name] = sharding.whole(plan_rows(marks[name], sharding.whole(reads), turn))
+    rows = {name: sharding.whole(gather(state.tables[name], plan.ids)) for name, plan in plans.items()}
     rows |= {name: table for name, table in state.tables.items() if name not in plans}
 
-    derivative = jax.grad(model.loss, argnums=(0, 1), has_aux=True)
-    (slope, row_slope), (carry, loss) = derivative(state.params, rows, plans, state.carry, step, key, constants)
-    if clip_norm is not None:
+    def objective(params: Any, rows: dict[str, Array]) -> tuple[Array, tuple[Any, Array]]:
+        loss, rest = by.model.loss(params, rows, plans, state.carry, step, key, by.constants)
+        return (loss if by.share == 1.0 else by.share * loss), rest
+
+    slopes, (carry, loss) = jax.grad(objective, argnums=(0, 1), has_aux=True)(state.params, rows)
+    slope, row_slope = sharding.whole(slopes)
+    if by.clip_norm is not None:
         squares = jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves((slope, row_slope))]))
-        slope, row_slope = jax.tree.map(lambda leaf: leaf * clip_scale(squares, clip_norm), (slope, row_slope))
+        factor = clip_scale(squares, by.clip_norm)
+        slope, row_slope = jax.tree.map(lambda leaf: leaf * factor, (slope, row_slope))
 
     def keep(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, old)
 
-    def update_dense(by: optax.GradientTransformation, old: Any, gradient: Any, optimizer_state: Any) -> Any:
-        change, new = by.update(gradient, optimizer_state, old)
+    def update_dense(how: optax.GradientTransformation, old: Any, gradient: Any, optimizer_state: Any) -> Any:
+        change, new = how.update(gradient, optimizer_state, old)
         return keep(optax.apply_updates(old, change), old), keep(new, optimizer_state)
 
-    params, params_optimizer = update_dense(optimizer.dense, state.params, slope, state.optimizer)
+    params, params_optimizer = update_dense(by.optimizer.dense, state.params, slope, state.optimizer)
     tables, table_optimizer = dict(state.tables), dict(state.table_optimizer)
     for name, table in state.tables.items():
         if name in plans:
             tables[name], table_optimizer[name] = update_rows(
-                optimizer.tables, live, table, table_optimizer[name], plans[name], rows[name], row_slope[name]
+                by.optimizer.tables, live, table, table_optimizer[name], plans[name], rows[name], row_slope[name]
             )
         else:
             tables[name], table_optimizer[name] = update_dense(
-                optimizer.tables, table, row_slope[name], table_optimizer[name]
+                by.optimizer.tables, table, row_slope[name], table_optimizer[name]
             )
 
     new = state._replace(

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import ROOT
 
+from jaxrec.benchmarks import exchange, sweep
+from jaxrec.benchmarks.case import Case, Round
 from jaxrec.cli import command
 
 Run = Callable[..., dict[str, Any]]
@@ -34,12 +40,12 @@ def script() -> Any:
 
 @pytest.fixture
 def benchmark(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """Runs it with these words; gives the JSON."""
-    monkeypatch.setattr(script, "ceilings", lambda: {"matmul_gflop_per_s": 100.0, "copy_gb_per_s": 10.0})
+    """Runs it with these words, on one device; gives the JSON."""
+    monkeypatch.setattr(sweep, "ceilings", lambda: {"matmul_gflop_per_s": 100.0, "copy_gb_per_s": 10.0})
 
     def run(*words: str) -> dict[str, Any]:
         out = tmp_path / "out.json"
-        assert command(script.main, [*words, "--repetitions", "1", "--json", str(out)]) == 0
+        assert command(script.main, [*words, "--repetitions", "1", "--no-collectives", "--json", str(out)]) == 0
         found: dict[str, Any] = json.loads(out.read_text())
         return found
 
@@ -54,10 +60,15 @@ def test_every_model_is_measured(benchmark: Run, capsys: pytest.CaptureFixture[s
                                                    ("narm", "softmax"), ("sasrec", "softmax")]}  # fmt: skip
     for (model, _), row in rows.items():
         assert row["batch"] == 32 and row["items"] == 300
-        assert row["steps_per_s"] > 0 and row["flop_per_step"] > 0 and row["step_memory_mb"] > 0
+        assert row["steps_per_s"] > 0 and row["flop_per_step"] > 0
+        # The state alone has 300 vectors of 8 and an accumulator of each.
+        assert row["peak_memory_mb"] > row["step_memory_mb"] + 2 * 300 * 8 * 4 / 1e6 and row["step_memory_mb"] > 0
+        assert not row["streamed"] and "input_wait_share" not in row and "exchanged_per_step" not in row
         # On average over an epoch, which is so short here that its end counts.
         assert 16 < row["targets_per_step"] <= 32
         assert f"{model} " in shown
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", result["date"])
+    assert result["command"].startswith("python scripts/benchmark.py gru4rec narm sasrec softmax --batch 32 ")
     ways = {row["way"]: row for row in result["softmax"]}
     assert {"plain formula", "blocks, 64 MiB"} < set(ways) and all(row["ms"] > 0 for row in ways.values())
     # Scores and both derivatives of 8-vectors, for every target, over all items: the least that a full softmax costs.
@@ -86,14 +97,91 @@ def test_merrec_is_measured_by_head_and_loss(benchmark: Run, capsys: pytest.Capt
     assert "cross_entropy text" in capsys.readouterr().out
 
 
-def test_a_process_measures_the_machine(tmp_path: Path) -> None:
-    words = ["gru4rec", "--loss", "cross_entropy", *TINY, "--repetitions", "1", "--json", str(tmp_path / "out.json")]
-    line = [sys.executable, "-W", "error", str(SCRIPT), *words]
-    found = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
-    assert (found.returncode, found.stderr) == (0, "")
-    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+def test_a_process_measures_the_machine_and_what_eight_devices_exchange(tmp_path: Path) -> None:
+    words = ["gru4rec", "--loss", "cross_entropy", *TINY, "--batch", "32", "12", "--items", "30000"]
+    line = [sys.executable, "-W", "error", str(SCRIPT), *words, "--repetitions", "1", "--json", "out.json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        line, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False
+    )
+    note = "bytes exchanged at 8 devices: a batch of 12 does not divide by 8\n"
+    assert (found.returncode, found.stderr) == (0, note)
+    row, other = json.loads((tmp_path / "out.json").read_text())["rows"]
     assert row["ceiling_matmul_gflop_per_s"] > 1 and row["ceiling_copy_gb_per_s"] > 0.1
     assert 0 < row["matmul_share"] < 2
+    # The derivatives of the step's rows have to come together, of 8 and a bias; the table of 30,000 stays where it is.
+    sent = sum(row["exchanged_per_step"].values())
+    assert (32 + 16) * 9 * 4 < sent < 30_000 * 9 * 4 / 4
+    assert other["exchanged_per_step"] is None
+
+
+def test_a_compiling_process_that_dies_costs_only_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, rows = tmp_path / "script.py", [{"model": "gru4rec"}, {"model": "narm"}]
+    script.write_text("import sys; sys.exit(f'no memory for {sys.argv[1:]}')")
+    exchange.add_exchanged(rows, script, ["narm", "--steps", "4"])
+    why = "exit status 1: no memory for ['narm', '--steps', '4', '--collectives']"
+    assert capsys.readouterr().err == f"bytes exchanged at 8 devices: {why}\n"
+    assert [row["exchanged_per_step"] for row in rows] == [None, None]
+
+
+def options_of(script: Any, *words: str) -> Any:
+    return script._checked(parser := script._parser(), parser.parse_args(words))
+
+
+def test_all_is_every_model_with_its_defaults(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = sweep.jobs(options_of(script, "narm", "all"))
+    assert Counter(job.prepare.func.__module__.split(".")[-1] for job in jobs) == {  # type: ignore[attr-defined]
+        "session_models": 8, "click_models": 1, "tower_models": 4, "event_models": 3,
+    }  # fmt: skip
+    assert [job.batch for job in jobs] == [512, *[32, 128, 512] * 2, 512, 2048, *[4096] * 4, *[512] * 3]
+    steps = [job.prepare.args[0].steps for job in jobs]  # type: ignore[attr-defined]
+    assert steps == [20, *[200] * 6, 20, 40, *[40] * 4, *[50] * 3]
+    assert {job.prepare.args[0].steps for job in sweep.jobs(options_of(script, "all", "--steps", "7"))} == {7}  # type: ignore[attr-defined]
+    monkeypatch.setattr(sweep.jax, "default_backend", lambda: "gpu")
+    assert {job.prepare.args[0].steps for job in sweep.jobs(options_of(script, "all"))} == {200}  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def case(script: Any) -> Case:
+    words = ["gru4rec", "--loss", "cross_entropy", *TINY, "--streamed"]
+    return Case(sweep.jobs(options_of(script, *words))[0].prepare())
+
+
+def test_slow_rows_are_repeated_less(script: Any, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    tops = {"matmul_gflop_per_s": 100.0, "copy_gb_per_s": 10.0}
+    monkeypatch.setattr(sweep, "ceilings", lambda: tops)
+    for seconds, given, expected in ((1.0, [], 7), (11.0, [], 3), (11.0, ["--repetitions", "5"], 5)):
+        monkeypatch.setattr(case, "cut", lambda steps, seconds=seconds: Round(4.0, seconds, None))
+        (row,) = sweep.measure([case], options_of(script, "gru4rec", *TINY, *given))
+        assert (row["repetitions"], row["steps_per_s"]) == (expected, 4.0)
+
+
+def test_streamed_rows_time_their_feed(script: Any, case: Case, benchmark: Run) -> None:
+    assert not case.prepared.feed.resident  # type: ignore[attr-defined]
+    (row,) = benchmark("gru4rec", "--loss", "cross_entropy", *TINY, "--streamed")["rows"]
+    assert row["streamed"] and 0 < row["input_wait_share"] < 1
+    # Steps of whole epochs, in which some lanes end before others.
+    assert row["targets_per_step"] == round(case.prepared.feed.pairs / case.prepared.feed.shape.used, 1) < 32
+
+    class Slow:
+        """A feed that takes 30 ms for a block."""
+
+        shape, like = case.prepared.feed.shape, case.prepared.feed.like
+
+        def epoch(self, epoch: int) -> Iterator[Any]:
+            for block in blocks:
+                time.sleep(0.03)
+                yield block
+
+    blocks = list(case.prepared.feed.epoch(0))
+    slow = Case(replace(case.prepared, feed=Slow()))  # type: ignore[arg-type]
+    slow.streamed(1)
+    found = slow.streamed(2 * Slow.shape.used - 1)  # two epochs
+    assert found.waited is not None and found.seconds >= 2 * 0.03 * len(blocks)
+    assert found.waited * found.seconds >= 2 * 0.03 * len(blocks)
+    assert found.rate == pytest.approx(2 * Slow.shape.used / found.seconds)
 
 
 @pytest.mark.parametrize(
@@ -103,12 +191,12 @@ def test_a_process_measures_the_machine(tmp_path: Path) -> None:
         (["narm", "--steps", "0"], "--steps 0"),
         (["narm", "--batch", "8"], "training.batch_size: 8 targets.*model.window 20"),
         (["gru4rec", "--loss", "softmax"], "loss.name: gru4rec"),
+        (["gru4rec", "--repetitions", "0"], "--repetitions 0"),
+        (["gru4rec", "--devices", "-1"], "--devices -1"),
+        (["gru4rec", "--devices", "999", *TINY], "mesh.data: found 999"),
     ],
 )
-def test_a_mistake_gets_one_line(
-    script: Any, words: list[str], names: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(script, "ceilings", dict)
+def test_a_mistake_gets_one_line(script: Any, words: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command(script.main, words) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.search(names, lines[0]), lines

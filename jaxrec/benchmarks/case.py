@@ -1,20 +1,24 @@
-"""One row of the benchmark: the training loop's own compiled block on blocks of its own feed, cut beforehand."""
+"""One row of the benchmark: the training loop's own compiled block on blocks of its own feed."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from jaxrec import sharding
 from jaxrec.config import Config
 from jaxrec.models import Feed, Model
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.training import make_train_block, new_state
+from jaxrec.optimizers import Optimizer, make_optimizer, make_schedule
+from jaxrec.training import BlockStats, TrainState, make_train_block, new_state, place_state
+
+STREAMED_BLOCKS = 12  # of a streamed epoch: the first one, for which nothing is prepared ahead, has to weigh little
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Prepared:
         flop, size: floating-point operations and bytes of a step, counted from the shapes: what the algorithm needs,
             not what happens to be executed.
         shown: further columns of the result.
+        data: arrays by name that the feed was made from, for a peer; none where no peer has such a model.
     """
 
     config: Config
@@ -38,39 +43,124 @@ class Prepared:
     flop: int
     size: int
     shown: dict[str, Any]
+    data: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> int:
+        """Lanes, targets or rows of a step."""
+        return self.config.training.batch_size
+
+    def new_state(self) -> TrainState:
+        """The state before the first step, on one device."""
+        return new_state(self.config, self.model, self._optimizer)
+
+    def compiled(self, mesh: Mesh | None, state: TrainState, constants: Any) -> jax.stages.Compiled:
+        """The block that training runs on these devices; of state and constants only shapes and places count."""
+        train_block = make_train_block(self.model, self._optimizer, None, mesh=mesh, lanes=self.feed.shape.lanes)
+        return train_block.lower(state, constants, self.feed.like()).compile()
+
+    @property
+    def _optimizer(self) -> Optimizer:
+        settings = self.config.optimizer
+        return make_optimizer(settings, make_schedule(settings, 1))
+
+
+class Round(NamedTuple):
+    """What one repetition found.
+
+    Attributes:
+        rate: steps a second.
+        seconds: that it took, beside preparing what it does not time.
+        waited: share of them in which the loop waited for its feed; None where blocks were cut beforehand.
+    """
+
+    rate: float
+    seconds: float
+    waited: float | None
 
 
 class Case:
-    """The compiled block with its state and an endless feed."""
+    """The compiled block with its state and an endless feed.
+
+    Attributes:
+        compile_seconds: of tracing and compiling, or of reading the compilation cache.
+        step_memory: bytes that the block takes beside its arguments and results.
+        peak_memory: bytes of one device: arguments (state, constants, block) and results, what is reused counted once,
+            and ``step_memory``. XLA's own ``peak_memory_in_bytes`` leaves the last out on CPUs.
+    """
 
     def __init__(self, prepared: Prepared) -> None:
-        self.prepared, config = prepared, prepared.config
-        optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 1))
-        self._state = new_state(config, prepared.model, optimizer)
-        self._blocks = self._endless()
+        self.prepared, self._mesh = prepared, sharding.make_mesh(prepared.config.mesh.data, prepared.batch)
+        self._state = place_state(prepared.new_state(), prepared.model, self._mesh)
+        self._constants = sharding.replicate(prepared.constants, self._mesh)
+        self._blocks, self._epochs = self._endless(), itertools.count()
         begin = time.perf_counter()
-        train_block = make_train_block(prepared.model, optimizer, None)
-        self._compiled = train_block.lower(self._state, prepared.constants, prepared.feed.like()).compile()
+        self._compiled = prepared.compiled(self._mesh, self._state, self._constants)
         self.compile_seconds = time.perf_counter() - begin
         memory = self._compiled.memory_analysis()
         self.step_memory = int(memory.temp_size_in_bytes) if memory is not None else 0
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes if memory else 0
+        self.peak_memory = int(held) + self.step_memory
 
-    def steps_per_second(self, steps: int) -> float:
-        """Time whole blocks, at least ``steps`` steps; an epoch's last block, which has some padding, is left out."""
+    def cut(self, steps: int) -> Round:
+        """Time whole blocks, cut beforehand: at least ``steps`` steps; an epoch's last block, which has some padding,
+        is left out."""
         shape = self.prepared.feed.shape
         blocks = -(-steps // shape.steps)
         ready = list(itertools.islice(self._blocks, blocks))
         jax.block_until_ready((ready, self._state))
         begin = time.perf_counter()
         for block in ready:
-            self._state, stats = self._compiled(self._state, self.prepared.constants, block)
+            stats = self._run(block)
         jax.block_until_ready((self._state, stats))
-        return blocks * shape.steps / (time.perf_counter() - begin)
+        seconds = time.perf_counter() - begin
+        return Round(blocks * shape.steps / seconds, seconds, None)
+
+    def streamed(self, steps: int) -> Round:
+        """Time whole epochs with their feeding, at least ``steps`` steps, as training works: while the device is at a
+        block, the host reads the statistics of the one before and asks the feed for the next."""
+        feed = self.prepared.feed
+        epochs, waited, before = -(-steps // feed.shape.used), 0.0, None
+        jax.block_until_ready(self._state)
+        begin = time.perf_counter()
+        for epoch in itertools.islice(self._epochs, epochs):
+            blocks = feed.epoch(epoch)
+            while True:
+                asked = time.perf_counter()
+                block = next(blocks, None)
+                waited += time.perf_counter() - asked
+                if block is None:
+                    break
+                stats = self._run(block)
+                jax.block_until_ready(before)
+                before = stats
+        jax.block_until_ready((self._state, before))
+        seconds = time.perf_counter() - begin
+        return Round(epochs * feed.shape.used / seconds, seconds, waited / seconds)
+
+    def _run(self, block: Any) -> BlockStats:
+        self._state, stats = self._compiled(self._state, self._constants, block)
+        sharding.take_turns(stats, self._mesh)
+        return stats
 
     def _endless(self) -> Iterator[Any]:
         full = max(1, self.prepared.feed.shape.blocks - 1)
         for epoch in itertools.count():
             yield from itertools.islice(self.prepared.feed.epoch(epoch), full)
+
+
+def sections(options: Any, batch: int, **training: Any) -> dict[str, dict[str, Any]]:
+    """What the configurations of all models share; streamed, no split is small enough for the device."""
+    return {
+        "data": {"path": "synthetic"} | ({"device_memory": 0} if options.streamed else {}),
+        "mesh": {"data": options.devices or None},
+        "training": {"batch_size": batch, "steps_per_block": options.steps, **training},
+    }
+
+
+def epoch_blocks(options: Any, least: int) -> int:
+    """Blocks of a generated epoch: ``least`` to cut from, or those of a streamed one."""
+    return STREAMED_BLOCKS if options.streamed else least
 
 
 def positions(feed: Feed) -> int:

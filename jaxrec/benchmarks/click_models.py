@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec import config as configuration
-from jaxrec.benchmarks.case import Prepared
+from jaxrec.benchmarks.case import Prepared, epoch_blocks, sections
 from jaxrec.config import Config
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.models import make_click_model
@@ -21,18 +21,17 @@ def prepare(options: Any, batch: int) -> Prepared:
     """AutoInt+ with three layers of two heads and a deep network of 400-400, without dropout."""
     dim, fields = options.dim or DIM, options.fields
     config = configuration.parse({
-        "data": {"path": "synthetic"},
+        **sections(options, batch, metric="auc"),
         "model": {"name": "autoint", "embedding_dim": dim, "blocks": 3, "heads": 2, "attention_dim": dim,
                   "deep": [400, 400]},
         "loss": {"name": "binary"},
         "optimizer": {"name": "adam", "learning_rate": 0.001},
-        "training": {"batch_size": batch, "steps_per_block": options.steps, "metric": "auc"},
     })  # fmt: skip
     sizes = [USERS + 1, FILMS + 1, *[OTHERS + 1] * fields][:fields]
     schema = Schema(
         tuple(Field(f"field_{i}", "categorical", "context", size) for i, size in enumerate(sizes)), None, None, 1, 0, 1
     )
-    random, n = np.random.default_rng(0), 2 * batch * options.steps
+    random, n = np.random.default_rng(0), epoch_blocks(options, 2) * batch * options.steps
     columns = np.stack([random.integers(1, size, n, np.int32) for size in sizes], axis=1)
     labels = (random.random(n) < 0.5).astype(np.float32)
     none = np.zeros((n, 0), np.float32)
@@ -41,7 +40,8 @@ def prepare(options: Any, batch: int) -> Prepared:
     feed = model.feed(rows, training_plan(config))
     flop, size = work(config, batch, sum(sizes), fields)
     shown = {"units": config.model.attention_dim, "dim": dim, "n_sample": 0, "precision": "float32"}
-    return Prepared(config, model, feed, model.constants(np.zeros(0)), sum(sizes), batch, flop, size, shown)
+    data = {"columns": columns, "labels": labels, "sizes": np.asarray(sizes)}
+    return Prepared(config, model, feed, model.constants(np.zeros(0)), sum(sizes), batch, flop, size, shown, data)
 
 
 def work(config: Config, rows: int, values: int, fields: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec import config as configuration
-from jaxrec.benchmarks.case import Prepared, positions
+from jaxrec.benchmarks.case import Prepared, epoch_blocks, positions, sections
 from jaxrec.benchmarks.session_models import synthetic_sessions
 from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue
@@ -23,14 +23,14 @@ DIM, EVENT_TYPES, MOST_NAMES = 384, 6, 100_000
 def prepare(options: Any, n_items: int, loss: str, batch: int, head: str) -> Prepared:
     """The model with a feed of sequences whose items have Zipf popularity (exponent 0.8)."""
     config = configuration.parse({
-        "data": {"path": "synthetic"},
+        **sections(options, batch),
         "model": {"name": "merrec", "head": head},
         "loss": {"name": loss, "precision": options.precision} if loss == "softmax" else
                 {"name": loss, "n_sample": options.n_sample},
-        "training": {"batch_size": batch, "steps_per_block": options.steps},
     })  # fmt: skip
     random = np.random.default_rng(0)
-    sessions = synthetic_sessions(n_items, max(2 * n_items, 4 * batch * options.steps))
+    events = epoch_blocks(options, 4) * batch * options.steps
+    sessions = synthetic_sessions(n_items, max(2 * n_items, events))
     sessions = replace(sessions, events=random.integers(0, EVENT_TYPES, len(sessions.items)).astype(np.uint8))
     names = min(n_items, MOST_NAMES)
     vectors = (random.standard_normal((names, DIM), np.float32) * DIM**-0.5).astype(np.float16)
@@ -39,7 +39,8 @@ def prepare(options: Any, n_items: int, loss: str, batch: int, head: str) -> Pre
     feed = model.feed(sessions, training_plan(config))
     targets = feed.pairs / feed.shape.used
     flop, size = work(config, targets, positions(feed), n_items, names)
-    shown = {"units": config.model.layers[-1], "dim": config.model.embedding_dim, "n_sample": config.loss.n_sample,
+    sampled = 0 if loss == "softmax" else config.loss.n_sample
+    shown = {"units": config.model.layers[-1], "dim": config.model.embedding_dim, "n_sample": sampled,
              "precision": config.loss.precision, "head": head}  # fmt: skip
     constants = model.constants(popularity(sessions.items, n_items))
     return Prepared(config, model, feed, constants, n_items, targets, flop, size, shown)

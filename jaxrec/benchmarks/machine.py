@@ -38,3 +38,9 @@ def ceilings() -> dict[str, float]:
 
     byte_rate = 2 * long.nbytes / median_time(copy, 7)
     return {"matmul_gflop_per_s": flop_rate / 1e9, "copy_gb_per_s": byte_rate / 1e9}
+
+
+def device_peak_mb() -> float | None:
+    """The most memory that an accelerator has had in use since the process began (MB); None where it does not say."""
+    found = jax.devices()[0].memory_stats()
+    return round(found["peak_bytes_in_use"] / 1e6, 1) if found and "peak_bytes_in_use" in found else None

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrec.benchmarks.sweep import REPETITIONS
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 
 ITEMS, WIDTH, BATCH = 43_097, 50, 512  # Diginetica's catalogue, NARM's width and step
@@ -40,7 +41,7 @@ def output_layer(options: Any) -> list[dict[str, Any]]:
         ways["blocks, 64 MiB, bfloat16"] = partial(blocks, Softmax(64, "bfloat16"))
         compiled = {name: _calls(way).lower(queries, items).compile() for name, way in ways.items()}
         times: dict[str, list[float]] = {name: [] for name in ways}
-        for _, (name, call) in itertools.product(range(options.repetitions + 1), compiled.items()):
+        for _, (name, call) in itertools.product(range((options.repetitions or REPETITIONS) + 1), compiled.items()):
             begin = time.perf_counter()
             jax.block_until_ready(call(queries, items))
             times[name].append(1000 * (time.perf_counter() - begin) / CALLS)

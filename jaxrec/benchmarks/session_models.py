@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec import config as configuration
-from jaxrec.benchmarks.case import Prepared, positions
+from jaxrec.benchmarks.case import Prepared, epoch_blocks, positions, sections
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
 from jaxrec.models import make_model
@@ -47,20 +47,23 @@ ADAM = {"name": "adam", "learning_rate": 0.001}
 def prepare(options: Any, model_name: str, n_items: int, loss: str, batch: int) -> Prepared:
     """A model with a feed of synthetic sessions."""
     config = make_config(options, model_name, batch, loss)
-    sessions = synthetic_sessions(n_items, max(2 * n_items, 3 * batch * options.steps * MEAN_LENGTH // 4))
+    events = epoch_blocks(options, 3) * batch * options.steps * MEAN_LENGTH // 4
+    sessions = synthetic_sessions(n_items, max(2 * n_items, events))
     model = make_model(config, n_items)
     feed = model.feed(sessions, training_plan(config))
     targets = feed.pairs / feed.shape.used
     flop, size = work(config, targets, positions(feed), n_items)
     gru4rec = model_name == "gru4rec"
     shown = {
-        "units": config.model.layers[-1],
+        "units": 0 if model_name == "sasrec" else config.model.layers[-1],
         "dim": config.model.layers[-1] if gru4rec else config.model.embedding_dim,
-        "n_sample": config.loss.n_sample,
+        "n_sample": 0 if loss == "softmax" else config.loss.n_sample,
         "precision": config.loss.precision,
     }
     constants = model.constants(popularity(sessions.items, n_items))
-    return Prepared(config, model, feed, constants, n_items, batch if gru4rec else targets, flop, size, shown)
+    data = {"items": sessions.items, "offsets": sessions.offsets}
+    targets = batch if gru4rec else targets
+    return Prepared(config, model, feed, constants, n_items, targets, flop, size, shown, data)
 
 
 def make_config(options: Any, model: str, batch: int, loss: str) -> Config:
@@ -68,18 +71,17 @@ def make_config(options: Any, model: str, batch: int, loss: str) -> Config:
     ``--units`` says (100) over vectors of 50, SASRec with two blocks of one head, both with dropout and Adam."""
     dim = options.dim or SIZES[model].dim
     softmax = {"name": loss, "precision": options.precision}
-    sections: dict[str, dict[str, Any]] = {
-        "data": {"path": "synthetic"},
+    given: dict[str, dict[str, Any]] = {
+        **sections(options, batch),
         "model": {"name": model, "embedding_dim": dim},
         "loss": softmax if loss == "softmax" else {"name": loss, "n_sample": options.n_sample},
-        "training": {"batch_size": batch, "steps_per_block": options.steps},
     }
     if model != "sasrec":
-        sections["model"]["layers"] = [options.units]
+        given["model"]["layers"] = [options.units]
     if model != "gru4rec":
-        sections["model"] |= {"dropout_embedding": 0.25, "dropout_hidden": 0.5}
-        sections["optimizer"] = ADAM
-    return configuration.parse(sections)
+        given["model"] |= {"dropout_embedding": 0.25, "dropout_hidden": 0.5}
+        given["optimizer"] = ADAM
+    return configuration.parse(given)
 
 
 def work(config: Config, targets: float, positions: int, n_items: int) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec import config as configuration
-from jaxrec.benchmarks.case import Prepared
+from jaxrec.benchmarks.case import Prepared, sections
 from jaxrec.config import Config
 from jaxrec.data.positives import positive_bits
 from jaxrec.data.rows import Field, Rows, Schema
@@ -25,11 +25,12 @@ def prepare(options: Any, loss: str, batch: int, hard: int) -> Prepared:
     """The model with a feed of interactions whose products have Zipf popularity (exponent 0.8)."""
     products = options.items[0] if options.items else PRODUCTS
     customers = max(1, options.interactions // OF_A_CUSTOMER)
+    given = sections(options, batch)
     config = configuration.parse({
-        "data": {"path": "synthetic", "fields": [field.name for field in _fields(0, 0) if field.size]},
+        **given,
+        "data": given["data"] | {"fields": [field.name for field in _fields(0, 0) if field.size]},
         "model": {"name": "two_tower"},
         "loss": {"name": loss, "hard_negatives": hard},
-        "training": {"batch_size": batch, "steps_per_block": options.steps},
     })  # fmt: skip
     schema = Schema(_fields(customers + 1, products + 1), "customer", "product", 1.0, 0.0, 1.0)
     random, n = np.random.default_rng(0), options.interactions

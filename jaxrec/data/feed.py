@@ -19,8 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxrec.data.dataset import Sessions
+from jaxrec.sharding import deal, like, replicate
 
 
 class Block(NamedTuple):
@@ -52,6 +54,7 @@ class Plan:
             thread prepares the next block on the host while the device works.
         training: whether it is fed to train: sessions are then weighted and cut as the configuration says.
         passes: of rows: times that an epoch goes through the split.
+        mesh: devices that share each step; None: one device.
     """
 
     batch: int
@@ -61,6 +64,7 @@ class Plan:
     device_bytes: int
     training: bool = False
     passes: int = 1
+    mesh: Mesh | None = None
 
 
 @dataclass(frozen=True)
@@ -135,14 +139,22 @@ class SessionFeed:
         order: see ``lane_positions``.
         device_bytes: the split lives on the device if events and one epoch's order take no more than this; otherwise a
             thread prepares the next block on the host while the device works.
+        mesh: devices that share the lanes; None: one device.
     """
 
     def __init__(
-        self, sessions: Sessions, lanes: int, steps_per_block: int, order: str, seed: int, device_bytes: int
+        self,
+        sessions: Sessions,
+        lanes: int,
+        steps_per_block: int,
+        order: str,
+        seed: int,
+        device_bytes: int,
+        mesh: Mesh | None = None,
     ) -> None:
         self._offsets = np.asarray(sessions.offsets)
         self._items = np.asarray(sessions.items, dtype=np.int32)
-        self._order, self._seed = order, seed
+        self._order, self._seed, self._mesh = order, seed, mesh
         self._opens = np.zeros(len(self._items), bool)
         self._opens[self._offsets[:-1][np.diff(self._offsets) > 0]] = True
         used = lane_length(self._offsets, lanes)
@@ -151,7 +163,7 @@ class SessionFeed:
         padded = self.shape.steps * blocks * lanes
         self.resident = 5 * len(self._items) + 4 * padded <= device_bytes
         if self.resident:
-            self._device = (jnp.asarray(self._items), jnp.asarray(self._opens))
+            self._device = replicate((self._items, self._opens), mesh)
 
     @property
     def pairs(self) -> int:
@@ -162,16 +174,18 @@ class SessionFeed:
         """The blocks of an epoch from block ``start`` on."""
         positions = self.positions(epoch)
         if self.resident:
-            on_device = jnp.asarray(positions)
+            on_device = replicate(positions, self._mesh)
             for block in range(start, self.shape.blocks):
-                yield _cut(*self._device, on_device, block * self.shape.steps, self.shape.steps)
+                cut = _cut(*self._device, on_device, block * self.shape.steps, self.shape.steps)
+                yield deal(cut, self._mesh, 1)
         else:
             yield from ahead(self._host_block(positions, block) for block in range(start, self.shape.blocks))
 
     def like(self) -> Block:
         """Shapes and dtypes of a block, to compile for."""
         shape = (self.shape.steps, self.shape.lanes)
-        return Block(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in (np.int32, np.int32, np.bool_, np.float32)))
+        block = Block(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in (np.int32, np.int32, np.bool_, np.float32)))
+        return like(block, self._mesh, 1)
 
     def positions(self, epoch: int) -> np.ndarray:
         """int32[blocks * steps, lanes]: ``lane_positions``, padded with -1 to whole blocks."""
@@ -184,7 +198,7 @@ class SessionFeed:
         at = np.maximum(part, 0)
         after = np.minimum(at + 1, len(self._items) - 1)
         host = Block(self._items[at], self._items[after], self._opens[at] | (part < 0), (part >= 0).astype(np.float32))
-        return jax.tree.map(jnp.asarray, host)
+        return deal(host, self._mesh, 1)
 
 
 @partial(jax.jit, static_argnames="steps")

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.feed import Shape, ahead
 from jaxrec.data.packing import PackedBlock, PackedFeed
+from jaxrec.sharding import deal
 
 
 class NamedFeed:
@@ -19,10 +21,11 @@ class NamedFeed:
     Args:
         feed: the blocks.
         catalogue: the vectors, in host memory or mapped from the disk.
+        mesh: devices that share each step; None: one device.
     """
 
-    def __init__(self, feed: PackedFeed, catalogue: Catalogue) -> None:
-        self._feed, self._catalogue = feed, catalogue
+    def __init__(self, feed: PackedFeed, catalogue: Catalogue, mesh: Mesh | None = None) -> None:
+        self._feed, self._catalogue, self._mesh = feed, catalogue, mesh
         self.shape: Shape = feed.shape
 
     @property
@@ -46,11 +49,15 @@ class NamedFeed:
         """Shapes and dtypes of a block, to compile for."""
         block, dim = self._feed.like(), self._catalogue.dim
         return block._replace(
-            names=tuple(jax.ShapeDtypeStruct((*leaf.shape, dim), jnp.bfloat16) for leaf in (block.input, block.target))
+            names=tuple(
+                jax.ShapeDtypeStruct((*leaf.shape, dim), jnp.bfloat16, sharding=leaf.sharding)
+                for leaf in (block.input, block.target)
+            )
         )
 
     def _named(self, block: PackedBlock) -> PackedBlock:
-        return block._replace(names=tuple(jnp.asarray(self._gather(ids)) for ids in (block.input, block.target)))
+        names = tuple(self._gather(ids) for ids in (block.input, block.target))
+        return block._replace(names=deal(names, self._mesh, 1))
 
     def _gather(self, ids: jax.Array) -> np.ndarray:
         """bfloat16[..., dim] from int32[...] items; zeros for -1 and for items without a name."""

@@ -19,10 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan, Shape, ahead
 from jaxrec.errors import UserError
+from jaxrec.sharding import deal, like, pad, replicate
 
 
 class PackedBlock(NamedTuple):
@@ -219,7 +221,8 @@ class PackedFeed:
         times: int32[n], of the split's events in any unit, where blocks are to tell them.
 
     Attributes:
-        shape: ``lanes`` are the scored positions of a step; ``used`` steps hold targets.
+        shape: ``lanes`` are the scored positions of a step (blocks may have a few more, never used, that devices can
+            share evenly); ``used`` steps hold targets.
         pairs: targets in an epoch.
     """
 
@@ -245,6 +248,7 @@ class PackedFeed:
         template = pack(self._chunks, window, plan.batch)
         self.pairs = int(self._chunks.scored.sum())
         used, lanes = template.slot.shape
+        template = _shared(template, len(self._chunks.begin), plan.mesh)
         blocks = max(1, -(-used // plan.steps_per_block))
         self.shape = Shape(lanes, max(1, -(-used // blocks)), blocks, used)
         fill = (len(self._chunks.begin), 0, -1)
@@ -252,7 +256,7 @@ class PackedFeed:
         size = sum(part.nbytes for part in jax.tree.leaves((self._log, self._template)))
         self.resident = size <= plan.device_bytes
         if self.resident:
-            self._device = jax.tree.map(jnp.asarray, (self._log, self._template))
+            self._device = replicate((self._log, self._template), plan.mesh)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -265,9 +269,9 @@ class PackedFeed:
         steps = self.shape.steps
         if self.resident:
             log, template = self._device
-            begins, values = jnp.asarray(begin), None if value is None else jnp.asarray(value)
+            begins, values = replicate((begin, value), self._plan.mesh)
             for block in range(start, self.shape.blocks):
-                yield _cut(log, template, begins, values, block * steps, steps)
+                yield deal(_cut(log, template, begins, values, block * steps, steps), self._plan.mesh, 1)
         else:
             yield from ahead(self._host_block(begin, value, block) for block in range(start, self.shape.blocks))
 
@@ -288,10 +292,10 @@ class PackedFeed:
         """Shapes and dtypes of a block, to compile for."""
         (rows, window), steps = self.grid, self.shape.steps
         grid = jax.ShapeDtypeStruct((steps, rows, window), np.int32)
-        scored = jax.ShapeDtypeStruct((steps, self.shape.lanes), np.int32)
+        scored = jax.ShapeDtypeStruct((steps, self._template.slot.shape[1]), np.int32)
         weight = jax.ShapeDtypeStruct(scored.shape, np.float32)
         kinds, asked = None if self._log.events is None else grid, None if self._log.times is None else scored
-        return PackedBlock(grid, grid, scored, scored, weight, kinds, None, asked)
+        return like(PackedBlock(grid, grid, scored, scored, weight, kinds, None, asked), self._plan.mesh, 1)
 
     def positions(self, epoch: int = 0) -> np.ndarray:
         """int64[steps of all blocks, P]: where in the split each target stands, in the order of the blocks; -1 where
@@ -303,7 +307,7 @@ class PackedFeed:
     def _host_block(self, begin: np.ndarray, value: np.ndarray | None, block: int) -> PackedBlock:
         low = block * self.shape.steps
         part = Template(*(leaf[low : low + self.shape.steps] for leaf in self._template))
-        return jax.tree.map(jnp.asarray, _assemble(np, self._log, part, begin, value))
+        return deal(_assemble(np, self._log, part, begin, value), self._plan.mesh, 1)
 
 
 @partial(jax.jit, static_argnames="steps")
@@ -343,6 +347,17 @@ def _decay(sessions: Sessions, chunks: Chunks, half_life: float) -> np.ndarray:
     age = (last.max(initial=0) - last) / (24 * 60 * 60 * 1000)  # days
     value = np.maximum(0.5 ** (age / half_life), 1e-9)  # a weight of 0 would mean that there is no target
     return value / np.average(value, weights=chunks.scored)
+
+
+def _shared(template: Template, places: int, mesh: Mesh | None) -> Template:
+    """The template with empty rows and unused slots, until the devices can share both evenly."""
+    rows, slots = template.chunk.shape[1], template.slot.shape[1]
+    more_rows, more_slots = pad(rows, mesh) - rows, pad(slots, mesh) - slots
+    return Template(
+        np.pad(template.chunk, ((0, 0), (0, more_rows), (0, 0)), constant_values=places),
+        np.pad(template.offset, ((0, 0), (0, more_rows), (0, 0))),
+        np.pad(template.slot, ((0, 0), (0, more_slots)), constant_values=-1),
+    )
 
 
 def _pad(part: np.ndarray, shape: Shape, value: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxrec.data.feed import Plan, Shape, ahead
 from jaxrec.data.rows import Rows
+from jaxrec.sharding import deal, like, replicate
 
 
 class RowBlock(NamedTuple):
@@ -56,7 +57,7 @@ class RowFeed:
         self.shape = Shape(plan.batch, max(1, -(-used // blocks)), blocks, used)
         order_bytes = 4 * self.shape.steps * blocks * plan.batch
         self.resident = sum(leaf.nbytes for leaf in self._host) + order_bytes <= plan.device_bytes
-        self._device = jax.tree.map(jnp.asarray, self._host) if self.resident else None
+        self._device = replicate(self._host, plan.mesh) if self.resident else None
 
     @property
     def pairs(self) -> int:
@@ -67,16 +68,18 @@ class RowFeed:
         """The blocks of an epoch from block ``start`` on."""
         order = self.order(epoch)
         if self._device is not None:
-            on_device = jnp.asarray(order)
+            on_device = replicate(order, self._plan.mesh)
             for block in range(start, self.shape.blocks):
-                yield _cut(self._device, on_device, block * self.shape.steps, self.shape.steps)
+                cut = _cut(self._device, on_device, block * self.shape.steps, self.shape.steps)
+                yield deal(cut, self._plan.mesh, 1)
         else:
             yield from ahead(self._host_block(order, block) for block in range(start, self.shape.blocks))
 
     def like(self) -> RowBlock:
         """Shapes and dtypes of a block, to compile for."""
         lead = (self.shape.steps, self.shape.lanes)
-        return RowBlock(*(jax.ShapeDtypeStruct((*lead, *leaf.shape[1:]), leaf.dtype) for leaf in self._host))
+        block = RowBlock(*(jax.ShapeDtypeStruct((*lead, *leaf.shape[1:]), leaf.dtype) for leaf in self._host))
+        return like(block, self._plan.mesh, 1)
 
     def order(self, epoch: int) -> np.ndarray:
         """int32[blocks * steps, B]: which row takes which place; -1 behind the last one."""
@@ -93,7 +96,7 @@ class RowFeed:
     def _host_block(self, order: np.ndarray, block: int) -> RowBlock:
         part = order[block * self.shape.steps : (block + 1) * self.shape.steps]
         picked = RowBlock(*(leaf[np.maximum(part, 0)] for leaf in self._host))
-        return jax.tree.map(jnp.asarray, picked._replace(weight=(part >= 0).astype(np.float32)))
+        return deal(picked._replace(weight=(part >= 0).astype(np.float32)), self._plan.mesh, 1)
 
 
 @partial(jax.jit, static_argnames="steps")

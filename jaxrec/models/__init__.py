@@ -22,6 +22,7 @@ class Model(Protocol):
     """A model holds no parameters and no tables: it says which it needs and works on the vectors it is handed."""
 
     tables: dict[str, TableSpec]
+    carries_lanes: bool  # whether the carry's leaves lead with lanes; otherwise all devices have the same
 
     def feed(self, split: Any, plan: Plan) -> Feed:
         """The blocks that the model reads a split in."""

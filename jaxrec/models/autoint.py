@@ -18,8 +18,9 @@ from jaxrec.data.feed import Plan
 from jaxrec.data.row_feed import RowBlock, RowFeed
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.models.dropout import byte_mask
-from jaxrec.models.field_attention import attend, attention_weights, pad_rows, project
+from jaxrec.models.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.models.fields import Stack
+from jaxrec.sharding import dealt, taken, whole
 from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
 
 
@@ -39,13 +40,18 @@ class Interacting(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: Array, train: bool) -> tuple[Array, Array]:
-        """float32[F, D, B] → float32[F, A, B]; and the projections, from which ``attention_weights``."""
+    def __call__(self, x: Array, drawn: int, train: bool) -> tuple[Array, Array]:
+        """float32[F, D, B] → float32[F, A, B]; and the projections, from which ``attention_weights``.
+
+        Args:
+            drawn: B with the padding of ``pad_rows``, for which masks are drawn also where there is none: what is
+                drawn must not depend on the number of devices.
+        """
         fields, width, batch = x.shape
         projected = project(self.param("projection", _glorot_blocks, (4 * self.width, width)), x)
         keep = None
         if train and self.dropout:
-            keep = byte_mask(self.make_rng("dropout"), (fields, fields, self.heads, batch), self.dropout)
+            keep = byte_mask(self.make_rng("dropout"), (fields, fields, self.heads, drawn), self.dropout)[..., :batch]
         mixed = attend(projected, self.heads, keep)
         if self.norm == "layer":
             scale = self.param("scale", nn.initializers.ones, (self.width, 1))
@@ -82,16 +88,17 @@ class AutoIntNetwork(nn.Module):
     @nn.compact
     def __call__(self, vectors: Array, train: bool) -> tuple[Array, list[Array]]:
         """float32[B, F, D] → float32[outputs, B], and the projections of each layer."""
-        vectors = self._drop(vectors, self.dropout_embedding, train)
-        rows, rows_last = len(vectors), jnp.transpose(pad_rows(vectors), (1, 2, 0))  # [F, D, B], see field_attention
-        batch = rows_last.shape[-1]
+        if train and self.dropout_embedding:
+            vectors = vectors * byte_mask(self.make_rng("dropout"), vectors.shape, self.dropout_embedding)
+        rows, rows_last = len(vectors), dealt(jnp.transpose(pad_rows(vectors), (1, 2, 0)), 2)  # see field_attention
+        batch, drawn = rows_last.shape[-1], padded_rows(rows)  # [F, D, B]
         total = jnp.broadcast_to(self.param("bias", nn.initializers.zeros, (self.outputs, 1)), (self.outputs, batch))
         projections = []
         if self.blocks:
             x = rows_last
             for number in range(self.blocks):
                 layer = Interacting(self.width, self.heads, self.norm, self.dropout_attention, name=f"layer_{number}")
-                x, projected = layer(x, train)
+                x, projected = layer(x, drawn, train)
                 projections.append(projected)
             flat = x.reshape(-1, batch)
             total += self.param("attention_output", _glorot, (self.outputs, len(flat))) @ flat
@@ -100,12 +107,14 @@ class AutoIntNetwork(nn.Module):
             for number, units in enumerate(self.deep):
                 kernel = self.param(f"deep_{number}", _glorot, (units, len(hidden)))
                 bias = self.param(f"deep_{number}_bias", nn.initializers.zeros, (units, 1))
-                hidden = self._drop(nn.relu(kernel @ hidden + bias), self.dropout_hidden, train)
+                hidden = self._drop(nn.relu(kernel @ hidden + bias), self.dropout_hidden, train, drawn)
             total += self.param("deep_output", _glorot, (self.outputs, self.deep[-1])) @ hidden
         return total[:, :rows], [projected[..., :rows] for projected in projections]
 
-    def _drop(self, x: Array, rate: float, train: bool) -> Array:
-        return x * byte_mask(self.make_rng("dropout"), x.shape, rate) if train and rate else x
+    def _drop(self, x: Array, rate: float, train: bool, drawn: int) -> Array:
+        if not train or not rate:
+            return x
+        return x * byte_mask(self.make_rng("dropout"), (len(x), drawn), rate)[:, : x.shape[1]]
 
 
 _glorot = nn.initializers.glorot_uniform()
@@ -130,6 +139,7 @@ class AutoInt:
     def __init__(self, config: Config, schema: Schema) -> None:
         model, loss = config.model, config.loss
         self._schema, self._loss, self._stack = schema, loss, Stack.of(schema)
+        self.carries_lanes = False
         self._unknown_rate, self._first_order = config.data.unknown_rate, model.first_order == "weights"
         self._dim, self._dense = model.embedding_dim, model.table == "dense"
         self._network = AutoIntNetwork(
@@ -194,10 +204,10 @@ class AutoInt:
         """Mean binary cross-entropy of the step's rows; see ``LossConfig`` for what may be added to it."""
         block, ids = step
         if self._dense:
-            vectors = look_up(rows["field"], ids)
+            vectors = look_up(rows["field"], whole(ids))
         else:
             vectors = rows["field"][plans["field"].slot].reshape(*ids.shape, -1)
-        outputs, _ = self._forward(params, vectors, ids, block.numbers, key)
+        outputs, _ = self._forward(params, taken(vectors), ids, block.numbers, key)
         losses = binary_cross_entropy(outputs[0], block.target)
         total = jnp.sum(losses * block.weight)
         objective = total

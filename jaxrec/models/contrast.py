@@ -16,6 +16,7 @@ from jax import Array
 from jaxrec.config import LossConfig
 from jaxrec.contrastive import infonce, triplet
 from jaxrec.data.positives import has_each, has_items
+from jaxrec.sharding import sum_by_rows
 
 
 class Asked(NamedTuple):
@@ -61,8 +62,20 @@ def contrast(
 def _with_derivatives(
     loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-    """The sum, and its derivatives by ``query``, ``right``, ``near_vectors`` and the offered ``vectors``. A block holds
-    all candidates of its rows, so they are taken while its scores are at hand."""
+    """The sum, and its derivatives by ``query``, ``right``, ``near_vectors`` and the offered ``vectors``."""
+
+    def of_rows(rows: Any, rest: Any) -> tuple[Any, Any]:
+        return _in_blocks(loss, rows[0], rest[0], rows[1], *rest[1:])
+
+    (total, slope), own = sum_by_rows(of_rows, (asked, live), (offered, positives, log_expected))
+    return total, (*own, slope)
+
+
+def _in_blocks(
+    loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    """The sum and its derivative by the offered vectors; its derivatives by what is of each row. A block holds all
+    candidates of its rows, so they are taken while its scores are at hand."""
     rows = len(asked.user)
     cells = 2**20 if jax.default_backend() == "cpu" else 2**26
     size = min(rows, max(1, cells // len(offered.items)))
@@ -86,8 +99,7 @@ def _with_derivatives(
 
     begin = (jnp.zeros(()), jnp.zeros_like(offered.vectors))
     (total, slope), own = jax.lax.scan(step, begin, (jax.tree.map(cut, asked), cut(live)))
-    query, right, near = (leaf.reshape(blocks * size, *leaf.shape[2:])[:rows] for leaf in own)
-    return total, (query, right, near, slope)
+    return (total, slope), tuple(leaf.reshape(blocks * size, *leaf.shape[2:])[:rows] for leaf in own)
 
 
 def _forward(loss: LossConfig, asked: Asked, offered: Offered, *rest: Any) -> tuple[Array, tuple[Array, ...]]:

@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxrec.models.gru import gru_params, gru_sequence
 from jaxrec.models.sequence import drop
+from jaxrec.sharding import whole
 from jaxrec.tables import glorot_like
 
 
@@ -52,7 +53,7 @@ class MERRecEncoder(nn.Module):
         for i, units in enumerate(self.units):
             x = gru_sequence(gru_params(self, f"gru_{i}", width, units), x, reset)
             x, width = drop(self, x, self.dropout_hidden, train), units
-        state = x.reshape(-1, width)[slot]
+        state = whole(x).reshape(-1, width)[slot]
 
         def head(name: str, dim: int) -> Array | None:
             return state @ self.param(name, glorot_like, (width, dim)) if dim else None

@@ -14,6 +14,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Block, Plan, SessionFeed
 from jaxrec.models.gru import GRUStack, Hidden, reset_hidden, zero_hidden
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants
+from jaxrec.sharding import dealt, taken
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like
 
 WINDOW = 64  # steps encoded in one go to serve
@@ -42,6 +43,7 @@ class GRU4Rec:
         model = config.model
         self._config, self._n_items = config, n_items
         self.window: int | None = None
+        self.carries_lanes = True
         self._ranking = SampledRanking(config.loss, n_items)
         self._onehot, self._constrained = model.embedding == "onehot", model.embedding == "constrained"
         self._width = model.layers[-1]
@@ -63,7 +65,9 @@ class GRU4Rec:
         return zero_hidden(self._config.model.layers, lanes)
 
     def feed(self, sessions: Sessions, plan: Plan) -> SessionFeed:
-        return SessionFeed(sessions, plan.batch, plan.steps_per_block, plan.order, plan.seed, plan.device_bytes)
+        return SessionFeed(
+            sessions, plan.batch, plan.steps_per_block, plan.order, plan.seed, plan.device_bytes, plan.mesh
+        )
 
     def constants(self, counts: np.ndarray) -> SamplingConstants:
         return self._ranking.constants(counts)
@@ -102,8 +106,8 @@ class GRU4Rec:
             vectors = rows["item"][plans["item"].slot[candidates:], : self._width]
         else:
             vectors = rows["input"][plans["input"].slot]
-        carry = self._step_gru(params, vectors, reset_hidden(carry, block.reset), key)
-        scores = _with_one(carry[-1]) @ rows["item"][:candidates].T  # [B, B + N]
+        carry = dealt(self._step_gru(params, taken(vectors), reset_hidden(carry, block.reset), key))
+        scores = dealt(_with_one(carry[-1]) @ rows["item"][:candidates].T)  # [B, B + N]
         losses = self._ranking.losses(scores, plans["item"].slot[:candidates], block.weight > 0, step.negatives)
         total = jnp.sum(losses)
         return total / lanes, (carry, total)  # by all lanes, also where some have ended, as in the authors' code

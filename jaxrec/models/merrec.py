@@ -35,6 +35,7 @@ from jaxrec.losses import cross_entropy
 from jaxrec.models.event_encoder import MERRecEncoder
 from jaxrec.models.sampled import SampledRanking, SamplingConstants
 from jaxrec.models.sequence import Step, packed_steps, unit
+from jaxrec.sharding import dealt, whole
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
 
@@ -88,6 +89,7 @@ class MERRec:
     def __init__(self, config: Config, catalogue: Catalogue, events: int) -> None:
         model, loss = config.model, config.loss
         self._config, self._catalogue, self.window = config, catalogue, model.window
+        self.carries_lanes = False
         self.has_items, self.has_text = model.head != "text", model.head != "items"
         self._dense = loss.name == "softmax"
         self._softmax = Softmax(loss.memory, loss.precision, loss.label_smoothing)
@@ -135,7 +137,7 @@ class MERRec:
         stride, half_life = (model.stride, self._config.data.half_life) if plan.training else (1, None)
         times = None if spans is None else spans.seconds(sessions.times)
         feed = PackedFeed(sessions, model.window, plan, stride, half_life, True, times)
-        return feed if self._on_device else NamedFeed(feed, self._catalogue)
+        return feed if self._on_device else NamedFeed(feed, self._catalogue, plan.mesh)
 
     def init(self, key: Array) -> Any:
         model, catalogue = self._config.model, self._catalogue
@@ -237,11 +239,13 @@ class MERRec:
         slot = plans["item"].slot if self.has_items else jnp.arange(len(ids))
         texts = None
         if self.has_text:
-            texts = project(params["match"], self._candidate_names(known, block, ids))
+            # Each device projects its share of the names, and they exchange what is a third as wide.
+            names = dealt(self._candidate_names(known, block, ids))
+            texts = whole(dealt(project(params["match"], names)))
         scores = queries @ self._columns(params, rows.get("item"), texts, key).T
         weight, own_weight = self._ranking.weights(slot, live, negatives)
         own = slot[: len(live), None] == jnp.arange(len(ids))
-        others = jnp.where(block.target[:, None] == ids, 0.0, weight)
+        others = dealt(jnp.where(block.target[:, None] == ids, 0.0, weight))
         if self._config.loss.candidates == "live" and known.live is not None:
             (listed, sold), at = known.live, block.asked[:, None]
             inside = jnp.minimum(ids, len(listed) - 1)
@@ -286,7 +290,7 @@ class MERRec:
     ) -> Array:
         name, codes = self._inputs(known, block.input)
         names = block.names[0] if known.names is None else look_up(known.names, name)
-        return self._queries(params, tables, names, codes, block.event, block.start, block.slot, key)
+        return dealt(self._queries(params, tables, dealt(names), codes, block.event, block.start, block.slot, key))
 
     def _inputs(self, known: Known, items: Array) -> tuple[Array, Array]:
         """The name and the rows of the fields of items; -1 for no item."""

@@ -16,6 +16,7 @@ from jax import Array
 from jaxrec.config import LossConfig
 from jaxrec.losses import make_loss
 from jaxrec.negatives import AliasTable, alias_table, draw
+from jaxrec.sharding import whole
 
 
 class SamplingConstants(NamedTuple):
@@ -62,17 +63,18 @@ class SampledRanking:
     def given(self, constants: SamplingConstants, target: Array, ids: Array) -> Negatives:
         """The same with given items, int32[S, N]."""
         if constants.log_popularity is None:
-            return Negatives(ids, None)
+            return Negatives(whole(ids), None)
         # A target stands there in proportion to p, a drawn item to p ** alpha; raw counts, as in the authors' code.
         of_targets = constants.log_popularity[target]
         of_negatives = self._config.sample_alpha * constants.log_popularity[ids]
-        return Negatives(ids, self._config.logq * jnp.concatenate([of_targets, of_negatives], axis=1))
+        log_q = self._config.logq * jnp.concatenate([of_targets, of_negatives], axis=1)
+        return Negatives(whole(ids), whole(log_q))
 
     def candidates(self, target: Array, live: Array, negatives: Negatives) -> Array:
         """int32[B + N] rows to read in a step; V where there is nothing to read."""
         own = jnp.where(live, target, self._n_items)
         # A step without a live lane (the padding of an epoch's last block) must not touch a row.
-        return jnp.concatenate([own, jnp.where(jnp.any(live), negatives.ids, self._n_items)])
+        return jnp.concatenate([whole(own), whole(jnp.where(jnp.any(live), negatives.ids, self._n_items))])
 
     def losses(self, scores: Array, slot: Array, live: Array, negatives: Negatives) -> Array:
         """float32[B], the loss of each query; 0 where it is not live.
@@ -83,6 +85,7 @@ class SampledRanking:
             live: bool[B].
             negatives: of this step.
         """
+        slot = whole(slot)
         own = slot[: len(live), None] == jnp.arange(scores.shape[1])
         weight, own_weight = self.weights(slot, live, negatives)
         return jnp.where(live, self._loss(scores, own, weight, own_weight), 0.0)
@@ -95,4 +98,4 @@ class SampledRanking:
         if negatives.log_q is not None:
             correction = jnp.exp(-negatives.log_q)
             occurrence, own_weight = occurrence * correction, correction[: len(live)]
-        return jnp.zeros(len(slot)).at[slot].add(occurrence), own_weight
+        return whole(jnp.zeros(len(slot)).at[slot].add(whole(occurrence))), own_weight

@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxrec.config import Config
 from jaxrec.models.sequence import SequenceModel, allowed, drop
+from jaxrec.sharding import whole
 from jaxrec.tables import glorot_like
 
 
@@ -46,7 +47,7 @@ class SASRecEncoder(nn.Module):
         for i in range(self.blocks):
             x = x + self._attend(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_1")(x), x, visible, train)
             x = x + self._feed_forward(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_2")(x), train)
-        return nn.LayerNorm(name="norm")(x.reshape(-1, self.width)[slot])
+        return nn.LayerNorm(name="norm")(whole(x).reshape(-1, self.width)[slot])
 
     def _attend(self, name: str, normed: Array, x: Array, visible: Array, train: bool) -> Array:
         rows, columns, width = x.shape

@@ -21,6 +21,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan
 from jaxrec.data.packing import PackedBlock, PackedFeed
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants
+from jaxrec.sharding import dealt, taken, whole
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
 
@@ -65,6 +66,7 @@ class SequenceModel:
         self._ranking = None if self._dense else SampledRanking(loss, n_items)
         self._temperature = model.temperature
         self.window: int | None = model.window
+        self.carries_lanes = False
         std = model.init_std or model.embedding_dim**-0.5
         self.tables = {
             "item": TableSpec(n_items, model.embedding_dim, lambda key, shape: std * jax.random.normal(key, shape),
@@ -114,16 +116,16 @@ class SequenceModel:
     ) -> tuple[Array, tuple[tuple[()], Array]]:
         block, table = step.block, self._unit(rows["item"])
         if self._ranking is None or step.negatives is None:
-            queries = self._queries(params, look_up(table, block.input), block.start, block.slot, key)
+            queries = self._queries(params, taken(look_up(table, whole(block.input))), block.start, block.slot, key)
             total = softmax_cross_entropy(
                 self._softmax, queries, table, block.target, block.weight, constants.prior
             )  # fmt: skip
         else:
             slot, candidates = plans["item"].slot, len(block.target) + len(step.negatives.ids)
             # An id beyond the table stands for itself, and its row is 0.
-            vectors = table[slot[candidates:]].reshape(*block.input.shape, -1)
-            queries = self._queries(params, vectors, block.start, block.slot, key)
-            scores = queries @ table[:candidates].T
+            vectors = taken(table[slot[candidates:]].reshape(*block.input.shape, -1))
+            queries = dealt(self._queries(params, vectors, block.start, block.slot, key))
+            scores = dealt(queries @ table[:candidates].T)
             losses = self._ranking.losses(scores, slot[:candidates], block.weight > 0, step.negatives)
             total = jnp.sum(losses * block.weight)
         return total / len(block.target), (carry, total)

@@ -24,6 +24,7 @@ from jaxrec.models.dropout import byte_mask
 from jaxrec.models.fields import Stack
 from jaxrec.negatives import AliasTable, alias_table, draw
 from jaxrec.ranking import block_size, top_items
+from jaxrec.sharding import dealt, taken, whole
 from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
 
 MEMORY = 64  # MiB of scores that are held while the nearest items are looked up
@@ -177,6 +178,7 @@ class TwoTower:
     def __init__(self, config: Config, schema: Schema) -> None:
         fields = schema.select(config.data.fields).without("context")
         self._loss, self._batch = config.loss, config.training.batch_size
+        self.carries_lanes = False
         self._unknown_rate, self._dense = config.data.unknown_rate, config.model.table == "dense"
         self.sides = {side: Side(config, fields, side) for side in ("user", "item")}
         self.n_items = next(field.size for field in schema.fields if field.name == schema.item)
@@ -271,8 +273,8 @@ class TwoTower:
 
         b, c = len(live), len(step.items)
         near_vectors = vectors[c:].reshape(b, hard.shape[1], vectors.shape[1])
-        asked = Asked(queries, vectors[:b], step.user, step.items[:b], hard, near_vectors)
-        offered = Offered(vectors[:c], step.items, jnp.pad(live, (0, c - b), constant_values=True))
+        asked = dealt(Asked(queries, vectors[:b], step.user, step.items[:b], hard, near_vectors))
+        offered = whole(Offered(vectors[:c], step.items, jnp.pad(live, (0, c - b), constant_values=True)))
         total = contrast(self._loss, asked, offered, live, constants.positives, constants.log_expected)
         carry = carry | {"statistics": {"user": user_statistics, "item": item_statistics}}
         return total / b, (carry, total)
@@ -283,10 +285,10 @@ class TwoTower:
         if side not in self.tables:
             vectors = jnp.zeros((0,))
         elif self._dense:
-            vectors = look_up(rows[side], ids)
+            vectors = taken(look_up(rows[side], whole(ids)))
         else:
-            vectors = rows[side][plans[side].slot].reshape(*ids.shape, -1)
-        return self.sides[side].inputs(vectors, ids, numbers)
+            vectors = taken(rows[side][plans[side].slot].reshape(*ids.shape, -1))
+        return dealt(self.sides[side].inputs(vectors, ids, numbers))
 
     def _candidates(
         self,

@@ -1,0 +1,310 @@
+"""Other people's code beside ours, in one sitting: the same sessions or rows, the same sizes, rounds in turn.
+
+A peer is the authors' PyTorch code of GRU4Rec, which the user has cloned, or RecBole, where it is installed. It runs in
+a process of its own (``peer_worker``), which waits on a pipe while ours is timed, as ours does while the peer is: a
+drift of the machine meets both, and the ratio of each round is of two neighbours.
+
+Only a machine at rest is fair: Torch's threads wait for each other in every operation, spinning, so that other work on
+the cores slows it far more than ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import jaxrec
+from jaxrec.benchmarks.case import Case, Prepared
+from jaxrec.cli import progress
+from jaxrec.data.files import checksum
+from jaxrec.errors import UserError
+
+REPOSITORY = "https://github.com/hidasib/GRU4Rec_PyTorch_Official"
+MODULE, MARK = "gru4rec_pytorch.py", "class IndexedAdagradM"
+# Models that a peer has, with those of our losses that it can stand beside; RecBole's GRU4Rec has no sampled loss.
+COUNTERPARTS: dict[str, dict[str, tuple[str, ...]]] = {
+    "authors": {"gru4rec": ("cross_entropy", "bpr_max")},
+    "recbole": {"narm": ("softmax",), "sasrec": ("softmax",), "autoint": ("binary",), "gru4rec": ("cross_entropy",)},
+}
+NAMES = {"authors": "GRU4Rec_PyTorch_Official", "recbole": "RecBole"}
+NEEDS = {"authors": ("torch", "numpy", "pandas"), "recbole": ("torch", "numpy", "recbole")}
+FIND = "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """What to measure beside ours.
+
+    Attributes:
+        kind: ``authors`` or ``recbole``.
+        path: of the checkout; empty for RecBole.
+        python: the interpreter that has what the peer needs.
+        version: commit of the checkout; empty for RecBole, which says it itself.
+    """
+
+    kind: str
+    path: str
+    python: str
+    version: str
+
+    def has(self, prepared: Prepared) -> bool:
+        """Whether the peer has a counterpart of this row."""
+        config = prepared.config
+        return config.loss.name in COUNTERPARTS[self.kind].get(config.model.name, ())
+
+
+class Theirs(NamedTuple):
+    """A round of a peer: per second, steps and targets."""
+
+    steps: float
+    targets: float
+
+
+# --- what the user says -----------------------------------------------------------------------------------------------
+
+
+def find_peer(peer: str, python: str, models: Sequence[str], losses: Sequence[str]) -> Peer:
+    """The peer that ``--peer`` names.
+
+    Args:
+        peer: ``recbole``, or the path of a checkout of the authors' code.
+        python: of ``--peer-python``; looked for on the path of commands.
+        models: that are to be measured.
+        losses: the same; none: those that each model is measured with.
+
+    Raises:
+        UserError: it is neither, has no counterpart of a model, or the interpreter lacks a package.
+    """
+    kind = "recbole" if peer == "recbole" else "authors"
+    version = "" if kind == "recbole" else _checkout(Path(peer))
+    known = COUNTERPARTS[kind]
+    for model in models:
+        if model not in known:
+            raise UserError(f"--peer {peer}: has no counterpart of {model}, only of {', '.join(known)}; "
+                            "measure others without --peer")  # fmt: skip
+        if losses and not set(losses) & set(known[model]):
+            raise UserError(f"--peer {peer}: has no counterpart of {model} with --loss {' '.join(losses)}; "
+                            f"choose of {', '.join(known[model])}")  # fmt: skip
+    found = shutil.which(python)
+    if found is None:
+        raise UserError(f"--peer-python {python}: no such interpreter; name the python that has torch")
+    # Absolute, as the process runs elsewhere; but links stay, as they are how an interpreter knows its environment.
+    place = Path(found).absolute()
+    _check_packages(place, kind)
+    return Peer(kind, "" if kind == "recbole" else str(Path(peer).resolve()), str(place), version)
+
+
+def _checkout(path: Path) -> str:
+    """The commit of the authors' code, or where there is none, that git knows, a checksum of its one file."""
+    get = f"git clone {REPOSITORY}, and name that folder"
+    if not path.exists():
+        raise UserError(f"--peer {path}: no such folder; 'recbole', or {get}")
+    file = path / MODULE
+    if not file.is_file():
+        raise UserError(f"--peer {path}: not a checkout of the authors' code, {MODULE} is missing; {get}")
+    if MARK not in file.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"--peer {path}: not a checkout of the authors' code, {MODULE} has no '{MARK}'; {get}")
+    git = ["git", "-C", str(path), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
+    try:
+        found = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found = ""
+    return found if found and (path / ".git").exists() else f"sha256:{checksum(file)[:12]}"
+
+
+def _check_packages(python: Path, kind: str) -> None:
+    try:
+        line = [str(python), "-c", FIND, *NEEDS[kind]]
+        missing = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"--peer-python {python}: does not work as a Python interpreter ({error})") from None
+    if missing:
+        raise UserError(f"--peer-python {python}: has no {', '.join(missing)}; {_install(str(python), missing)}, "
+                        "or name another interpreter")  # fmt: skip
+
+
+def _install(python: str, packages: Sequence[str]) -> str:
+    versions = {"recbole": "recbole==1.2.1"}
+    return f"{python} -m pip install {' '.join(versions.get(name, name) for name in packages)}"
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def describe(peer: Peer, prepared: Prepared, steps: int, rounds: int) -> dict[str, Any]:
+    """What the process of a peer is told: our sizes and settings, the most steps of a round, and how many rounds."""
+    config = prepared.config
+    model, loss = config.model, config.loss
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # as XLA counts
+    return {
+        "peer": peer.kind, "path": peer.path, "device": jax.default_backend(), "threads": threads,
+        "steps": steps, "rounds": rounds, "data": "data.npz",
+        "model": model.name, "loss": loss.name, "batch": config.training.batch_size, "items": prepared.items,
+        "units": prepared.shown["units"], "dim": prepared.shown["dim"], "window": model.window, "blocks": model.blocks,
+        "heads": model.heads, "deep": list(model.deep), "dropout": [model.dropout_embedding, model.dropout_hidden],
+        "learning_rate": config.optimizer.learning_rate,
+        "n_sample": loss.n_sample, "sample_alpha": loss.sample_alpha, "bpreg": loss.bpreg,
+    }  # fmt: skip
+
+
+class Process:
+    """A peer at work; use as a context manager.
+
+    Args:
+        spec: of ``describe``.
+        data: arrays that it trains on, by name.
+
+    Attributes:
+        says: its first answer: ``device``, ``torch`` and ``version``.
+
+    Raises:
+        UserError: a package is missing, or it dies.
+    """
+
+    def __init__(self, peer: Peer, spec: dict[str, Any], data: dict[str, np.ndarray]) -> None:
+        self._peer, self._spec, self._data = peer, spec, data
+
+    def __enter__(self) -> Process:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrec-peer-")))
+            # The working directory is where the other interpreter looks first: it finds this package there, and of
+            # our environment nothing else.
+            (folder / "jaxrec").symlink_to(Path(jaxrec.__file__).parent, target_is_directory=True)
+            np.savez(folder / "data.npz", **self._data)  # type: ignore[arg-type]
+            (folder / "spec.json").write_text(json.dumps(self._spec), encoding="utf-8")
+            self._errors = folder / "stderr"
+            line = [self._peer.python, "-W", "ignore", "-m", "jaxrec.benchmarks.peer_worker", "spec.json"]
+            self._process = subprocess.Popen(
+                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
+                stderr=stack.enter_context(open(self._errors, "w")),
+            )  # fmt: skip
+            stack.callback(self._end)
+            self.says = self._answer()
+            self._stack = stack.pop_all()
+        return self
+
+    def round(self, steps: int) -> Theirs:
+        """Have it make so many steps."""
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):  # it is dead; the missing answer tells
+            self._process.stdin.write(f"{steps}\n")
+            self._process.stdin.flush()
+        found = self._answer()
+        return Theirs(found["steps"] / found["seconds"], found["targets"] / found["seconds"])
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line, name = self._process.stdout.readline(), NAMES[self._peer.kind]
+        if not line:
+            status = self._process.wait()
+            lines = self._errors.read_text(encoding="utf-8", errors="replace").split("\n")
+            last = next((found.strip() for found in reversed(lines) if found.strip()), "without a word")
+            raise UserError(f"{name}: its process has died with status {status} ({last}); mend that, or measure "
+                            "without --peer")  # fmt: skip
+        found: dict[str, Any] = json.loads(line)
+        if "error" in found:
+            raise UserError(f"{name}: cannot be imported by {self._peer.python} ({found['error']}); "
+                            f"{_install(self._peer.python, NEEDS[self._peer.kind])}")  # fmt: skip
+        return found
+
+    def _end(self) -> None:
+        self._process.kill()
+        with self._process:  # closes the pipes and waits
+            pass
+
+
+# --- in turn ----------------------------------------------------------------------------------------------------------
+
+
+def in_turn(
+    ours: Callable[[], float], theirs: Callable[[], Theirs], rounds: int, advance: Callable[[], None]
+) -> tuple[list[float], list[Theirs]]:
+    """Rounds of both, ours first; one round of each before them does not count."""
+    ours(), theirs()
+    found: list[tuple[float, Theirs]] = []
+    for _ in range(rounds):
+        found.append((ours(), theirs()))
+        advance()
+    return [mine for mine, _ in found], [other for _, other in found]
+
+
+def measure_peers(peer: Peer, cases: Sequence[Case], steps: int | None, rounds: int) -> list[dict[str, Any]]:
+    """A row for each case of which the peer has a counterpart.
+
+    Args:
+        steps: of a round; None: those of the row's block.
+        rounds: of each.
+
+    Raises:
+        UserError: see ``Process``.
+    """
+    chosen, rows = [case for case in cases if peer.has(case.prepared)], []
+    with progress(f"beside {NAMES[peer.kind]}", len(chosen) * rounds) as advance:
+        for case in chosen:
+            rows.append(_measure(peer, case, steps or case.prepared.config.training.steps_per_block, rounds, advance))
+    return rows
+
+
+def _measure(peer: Peer, case: Case, steps: int, rounds: int, advance: Callable[[], None]) -> dict[str, Any]:
+    prepared = case.prepared
+    with Process(peer, describe(peer, prepared, steps, rounds), prepared.data) as process:
+        ours, theirs = in_turn(
+            lambda: case.cut(steps).rate * prepared.targets, lambda: process.round(steps), rounds, advance
+        )
+    return _row(peer, prepared, process.says, ours, theirs)
+
+
+def _row(
+    peer: Peer, prepared: Prepared, says: dict[str, Any], ours: list[float], theirs: list[Theirs]
+) -> dict[str, Any]:
+    ratios = [mine / other.targets for mine, other in zip(ours, theirs, strict=True)]
+    config = prepared.config
+    unlike = peer.kind == "recbole" and config.model.name == "gru4rec"
+    return {
+        "peer": NAMES[peer.kind] + (", full softmax" if unlike else ""),
+        "peer_version": peer.version or says["version"],
+        "peer_device": says["device"],
+        "torch": says["torch"],
+        "model": config.model.name,
+        "loss": config.loss.name,
+        "batch": config.training.batch_size,
+        "items": prepared.items,
+        "steps_per_s": round(statistics.median(other.steps for other in theirs), 2),
+        "events_per_s": round(statistics.median(other.targets for other in theirs), 1),
+        "ours_events_per_s": round(statistics.median(ours), 1),
+        "ratios": [round(ratio, 3) for ratio in ratios],
+        "ratio": round(statistics.median(ratios), 3),
+    }
+
+
+def peer_table(rows: Sequence[dict[str, Any]]) -> str:
+    """The rows for people."""
+    first = rows[0]
+    lines = [
+        f"peer at {first['peer_version']} (torch {first['torch']}, {first['peer_device']}), "
+        f"{len(first['ratios'])} rounds of each in turn; ratio of events/s, ours to theirs: median (range)",
+        f"{'model':10}{'loss':16}{'beside':32}{'batch':>6}{'items':>10}{'their steps/s':>14}{'their events/s':>16}"
+        f"{'our events/s':>14}{'ratio':>8}",
+    ]
+    for row in rows:
+        lines.append(
+            f"{row['model']:10}{row['loss']:16}{row['peer']:32}{row['batch']:6}{row['items']:10,}{row['steps_per_s']:14,.1f}"
+            f"{row['events_per_s']:16,.0f}{row['ours_events_per_s']:14,.0f}{row['ratio']:8.2f} "
+            f"({min(row['ratios']):.2f} - {max(row['ratios']):.2f})"
+        )
+    return "\n".join(lines)

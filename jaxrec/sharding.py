@@ -1,0 +1,154 @@
+"""Several devices: a mesh of one axis over which the rows of a step are dealt.
+
+Lanes, rows and scored positions, and what is carried by lane, are dealt over the axis ``data``; parameters, tables and
+optimizer states are the same on every device. The compiler derives from that what has to be exchanged; where it would
+have to guess, ``whole`` and ``dealt`` say it. The program is the same for any number of devices, and its random numbers
+are drawn at the global shape, so what is trained does not depend on how many there are, but for the order of sums.
+
+Within ``over(mesh)`` these functions know the mesh; without one they do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxrec.errors import UserError
+
+AXIS = "data"
+_mesh: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
+
+
+def make_mesh(devices: int | None, batch: int) -> Mesh | None:
+    """A mesh over the first ``devices`` local devices, None for all; None where that is one.
+
+    Args:
+        batch: lanes, targets or rows of a step, which the devices have to share evenly.
+
+    Raises:
+        UserError: there are not so many devices, or they cannot share the batch.
+    """
+    found = jax.local_devices()
+    n = len(found) if devices is None else devices
+    if n > len(found):
+        raise UserError(f"mesh.data: found {n}; of local devices ({found[0].platform}) there are {len(found)}; give at "
+                        "most that, or leave it out for all")  # fmt: skip
+    if batch % n:
+        raise UserError(f"training.batch_size: {batch} cannot be shared evenly by {n} devices (mesh.data); the next "
+                        f"that can is {-(-batch // n) * n}")  # fmt: skip
+    return None if n == 1 else jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=found[:n])
+
+
+# ---- arrays on the devices -------------------------------------------------------------------------------------------
+
+
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """The arrays on every device of the mesh; without one, on the first device for good."""
+    return jax.device_put(tree, jax.local_devices()[0] if mesh is None else NamedSharding(mesh, PartitionSpec()))
+
+
+def deal(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
+    """The arrays, also NumPy's, with this axis dealt over the devices."""
+    return jax.tree.map(jnp.asarray, tree) if mesh is None else jax.device_put(tree, _dealt(mesh, axis))
+
+
+def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
+    """The shapes of ``deal``'s arrays, to compile for."""
+    if mesh is None:
+        return tree
+    dealt = _dealt(mesh, axis)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=dealt), tree)
+
+
+def local(tree: Any) -> Any:
+    """Replicated arrays as those of the first device alone, without a copy: what is not trained runs there."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def take_turns(results: Any, mesh: Mesh | None) -> None:
+    """Wait for a program's results where its devices are virtual ones of a CPU: they share their threads, so that two
+    programs at a time can wait for each other for ever."""
+    if mesh is not None and mesh.devices.flat[0].platform == "cpu":
+        jax.block_until_ready(results)
+
+
+def _dealt(mesh: Mesh, axis: int) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
+
+
+# ---- within a compiled program ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def over(mesh: Mesh | None) -> Iterator[None]:
+    """What is traced inside runs on this mesh."""
+    token = _mesh.set(mesh)
+    try:
+        yield
+    finally:
+        _mesh.reset(token)
+
+
+def is_over() -> bool:
+    """Whether what is being traced runs on several devices."""
+    return _mesh.get() is not None
+
+
+def whole(tree: Any) -> Any:
+    """The same arrays, complete on every device."""
+    mesh = _mesh.get()
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def dealt(tree: Any, axis: int = 0) -> Any:
+    """The same arrays, this axis dealt over the devices; one that they cannot share evenly is left to the compiler."""
+    mesh = _mesh.get()
+    if mesh is None:
+        return tree
+    spread, n = _dealt(mesh, axis), mesh.size
+    return jax.tree.map(
+        lambda leaf: leaf if leaf.shape[axis] % n else jax.lax.with_sharding_constraint(leaf, spread), tree
+    )
+
+
+def taken(tree: Any) -> Any:
+    """Arrays that all devices have, of which each takes its share: what comes back as their derivative is exchanged as
+    it is, and not added up in what they were read from."""
+    return dealt(whole(tree))
+
+
+def sum_by_rows(function: Callable[..., tuple[Any, Any]], rows: Any, rest: Any) -> tuple[Any, Any]:
+    """``function(rows, rest) -> (sums, found)`` where ``sums`` are sums over rows and ``found`` are rows again.
+
+    On several devices each works through its own rows, in blocks of its own, and the sums are added up: left to itself
+    the compiler would hand every block to all devices.
+
+    Args:
+        rows: a tree of arrays whose leading axis is dealt.
+        rest: a tree of arrays that all devices have.
+    """
+    mesh = _mesh.get()
+    if mesh is None:
+        return function(rows, rest)
+
+    def on_each(rows: Any, rest: Any) -> tuple[Any, Any]:
+        with over(None):
+            sums, found = function(rows, rest)
+        return jax.lax.psum(sums, AXIS), found
+
+    mine, all_ = PartitionSpec(AXIS), PartitionSpec()
+    # What varies from device to device is not checked: the begin of a scan does not, its end does.
+    each = jax.shard_map(on_each, mesh=mesh, in_specs=(mine, all_), out_specs=(all_, mine), check_vma=False)
+    return each(rows, rest)
+
+
+def pad(size: int, mesh: Mesh | None) -> int:
+    """The next size that the devices can share evenly."""
+    n = 1 if mesh is None else mesh.size
+    return -(-size // n) * n

@@ -1,0 +1,279 @@
+"""The throughput report: its figures, several machines, peers, the picture, and files that are not the benchmark's."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT
+
+from jaxrec.benchmarks import report_picture
+from jaxrec.benchmarks.report import main, size
+from jaxrec.cli import command
+
+MACHINE = {"device": "Chip 9", "platform": "cpu", "devices": 1, "cpu_cores": 2, "python": "3.11.7", "jax": "0.10.2"}
+
+
+def row(model: str, loss: str, **more: Any) -> dict[str, Any]:
+    """A row as the benchmark writes it."""
+    return {
+        "model": model, "loss": loss, "batch": 32, "items": 40_000, "units": 100, "dim": 100, "n_sample": 2048,
+        "precision": "float32", "streamed": False, "steps_per_s": 850.0, "steps_per_s_min": 800.0,
+        "steps_per_s_max": 900.0, "events_per_s": 27_200.0, "matmul_share": 0.47, "copy_share": 0.012,
+        "compile_s": 1.25, "peak_memory_mb": 55.8, "ceiling_matmul_gflop_per_s": 190.0, "ceiling_copy_gb_per_s": 20.0,
+        "exchanged_per_step": {"all-gather": 1000.0, "all-reduce": 120_000.0}, **more,
+    }  # fmt: skip
+
+
+def result(*rows: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "machine": MACHINE,
+        "date": "2026-11-22",
+        "command": "python scripts/benchmark.py all",
+        "rows": rows,
+        **more,
+    }
+
+
+PEER = {
+    "peer": "authors", "model": "gru4rec", "loss": "cross_entropy", "batch": 32, "items": 40_000, "steps_per_s": 154.0,
+    "events_per_s": 4928.0, "ratios": [5.4, 5.7, 5.2],
+}  # fmt: skip
+
+
+def write(folder: Path, name: str, found: Any) -> str:
+    (folder / name).write_text(found if isinstance(found, str) else json.dumps(found), encoding="utf-8")
+    return str(folder / name)
+
+
+def report(folder: Path, *files: str) -> str:
+    """The Markdown of these files."""
+    out = folder / "report.md"
+    assert command(main, [*files, "--out", str(out)]) == 0
+    assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+    return out.read_text(encoding="utf-8")
+
+
+def test_one_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        row("gru4rec", "cross_entropy"),
+        row("gru4rec", "bpr_max", batch=500, exchanged_per_step=None, ceiling_matmul_gflop_per_s=200.0),
+        row("two_tower", "triplet", hard=4, events_per_s=70_400.4, exchanged_per_step={}),
+        row("two_tower", "infonce", hard=0, precision="bfloat16", steps_per_s=2.345),
+    ]
+    text = report(tmp_path, write(tmp_path, "a.json", result(*rows, device_peak_memory_mb=1234.0)))
+    assert capsys.readouterr().out == f"{tmp_path}/report.md: 4 rows of 1 machine; picture: {tmp_path}/report.png\n"
+    lines = text.splitlines()
+    assert "![Events or samples a second by model](report.png)" in lines
+    assert "## Chip 9" in lines
+    assert "- cpu, 1 device, 2 CPU cores; python 3.11.7, jax 0.10.2" in lines
+    assert (
+        "- ceilings: 190 to 200 GFLOP/s in a large float32 matrix product, 20 GB/s copying (read and written)" in lines
+    )
+    assert (
+        "- 2026-11-22, a.json: `python scripts/benchmark.py all`; at most 1,234 MB of the device's memory in use"
+        in lines
+    )
+    assert "units 100, dim 100, n_sample 2048, precision float32" in lines
+    at = lines.index("### gru4rec")
+    assert lines[at + 4 : at + 8] == [
+        "| loss | batch | items | steps/s | events/s | of matrix product | of copy | compile | peak memory "
+        "| exchanged a step at 8 devices |",
+        "|" + " --- |" * 10,
+        "| cross_entropy | 32 | 40,000 | 850 (800 to 900) | 27,200 | 47% | 1.2% | 1.2 s | 55.8 MB "
+        "| 121 kB (all-gather 1 kB, all-reduce 120 kB) |",
+        "| bpr_max | 500 | 40,000 | 850 (800 to 900) | 27,200 | 47% | 1.2% | 1.2 s | 55.8 MB | - |",
+    ]
+    # What differs between a model's rows is a column, what is the same stands above.
+    at = lines.index("### two_tower")
+    assert lines[at + 2] == "units 100, dim 100, n_sample 2048"
+    assert lines[at + 4].startswith("| loss | batch | items | precision | steps/s | samples/s |")
+    assert lines[at + 6].startswith("| triplet + hard | 32 | 40,000 | float32 | 850 (800 to 900) | 70,400 |")
+    assert lines[at + 6].endswith("| 0 B |")
+    assert lines[at + 7].startswith("| infonce | 32 | 40,000 | bfloat16 | 2.3 (800 to 900) |")
+    assert "must not be compared" not in text and "Other people's" not in text and "waited" not in text
+
+
+def test_streamed_rows_and_peers(tmp_path: Path) -> None:
+    streamed = row("gru4rec", "cross_entropy", streamed=True, input_wait_share=0.034)
+    other = PEER | {"peer": "a|b", "model": "narm", "ratios": []}
+    found = result(row("gru4rec", "cross_entropy"), streamed, peers=[PEER, other])
+    lines = report(tmp_path, write(tmp_path, "a.json", found)).splitlines()
+    at = lines.index("### gru4rec")
+    assert lines[at + 4].endswith("| exchanged a step at 8 devices | waited |")
+    assert lines[at + 6].endswith(" | - |") and lines[at + 7].endswith(" | 3.4% |")
+    at = lines.index("### Other people's code in the same sitting")
+    assert lines[at + 4 : at + 6] == [
+        "| authors | gru4rec | cross_entropy | 32 | 40,000 | 154 | 4,928 | 5.40 (5.20 to 5.70) |",
+        "| a\\|b | narm | cross_entropy | 32 | 40,000 | 154 | 4,928 | - |",
+    ]
+    assert any("waited is the share" in line for line in lines)
+
+
+def test_files_of_one_machine_share_a_section(tmp_path: Path) -> None:
+    first = write(tmp_path, "a.json", result(row("gru4rec", "cross_entropy")))
+    second = write(tmp_path, "b.json", result(row("gru4rec", "cross_entropy", batch=64), date="2026-11-23"))
+    text = report(tmp_path, first, second, first)
+    assert text.count("## Chip 9") == 1 and text.count("### gru4rec") == 1
+    assert "- [1] 2026-11-22, a.json" in text and "- [2] 2026-11-23, b.json" in text
+    assert "| [1] | cross_entropy | 32 |" in text and "| [2] | cross_entropy | 64 |" in text
+    assert text.count("| cross_entropy |") == 2  # a file that is named twice is read once
+    assert "must not be compared" not in text
+
+
+@pytest.mark.parametrize(
+    ("differs", "named"),
+    [
+        ({"device": "Chip 10"}, "device (Chip 9, Chip 10)"),
+        ({"devices": 8}, "devices (1, 8)"),
+        ({"cpu_cores": 4, "jax": "0.11"}, "cpu_cores (2, 4); jax (0.10.2, 0.11)"),
+    ],
+)
+def test_different_machines_are_labelled(tmp_path: Path, differs: dict[str, Any], named: str) -> None:
+    first = write(tmp_path, "a.json", result(row("gru4rec", "cross_entropy")))
+    more = {"machine": MACHINE | differs, "peers": [PEER]}
+    second = write(tmp_path, "b.json", result(row("gru4rec", "cross_entropy"), row("narm", "softmax"), **more))
+    text = report(tmp_path, first, second)
+    assert "**Figures of 2 different machines, which must not be compared with one another.** They differ in " in text
+    assert f"They differ in {named}.\n" in text
+    a, b = text.index("## Machine A: Chip 9"), text.index("## Machine B: Chip")
+    assert text.count("### Machine A: gru4rec") == text.count("### Machine B: gru4rec") == 1
+    assert a < text.index("### Machine A: gru4rec") < b < text.index("### Machine B: narm")
+    assert b < text.index("### Machine B: Other people's code")
+    assert "Machine A: narm" not in text
+
+
+def test_the_picture_has_a_bar_for_each_row_and_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    monkeypatch.setattr(report_picture, "save_picture", lambda figure, file: figures.append(figure))
+    one = result(
+        row("gru4rec", "cross_entropy"), row("gru4rec", "bpr_max", events_per_s=9.0, steps_per_s=0.0), peers=[PEER]
+    )
+    two = result(row("narm", "softmax", items=10), row("narm", "softmax", items=20), machine=MACHINE | {"devices": 8})
+    assert (
+        command(main, [write(tmp_path, "a.json", one), write(tmp_path, "b.json", two), "--out", f"{tmp_path}/r.md"])
+        == 0
+    )
+    (figure,) = figures
+    found = {
+        axes.get_title(loc="left"): (
+            [tick.get_text() for tick in axes.get_yticklabels()],
+            [bar.get_width() for bar in axes.patches],
+            [text.get_text() for text in axes.texts],
+        )
+        for axes in figure.axes
+        if axes.axison
+    }
+    assert found == {
+        "gru4rec": (
+            ["cross_entropy, 32", "authors: cross_entropy, 32", "bpr_max, 32"],
+            [27_200.0, 4928.0, 9.0],
+            ["850 steps/s, 47% of matrix product", "154 steps/s, jaxrec 5.4 times", "0 steps/s, 47% of matrix product"],
+        ),
+        "narm": (
+            ["softmax, 32, 10 items", "softmax, 32, 20 items"],
+            [27_200.0, 27_200.0],
+            ["850 steps/s, 47% of matrix product"] * 2,
+        ),
+    }
+    # Two machines, of which each has one of the models: four panels, two of them empty.
+    assert len(figure.axes) == 4
+    titles = [axes.get_title() for axes in figure.axes[:2]]
+    assert titles[0].startswith("A: Chip 9\ncpu x 1, 2 cores, jax 0.10.2, 2026-11-22 (not to be compared)")
+    assert titles[1].startswith("B: Chip 9\ncpu x 8,")
+
+
+@pytest.mark.parametrize(("count", "shown"), [
+    (0, "0 B"), (812, "812 B"), (999.6, "1 kB"), (55_811_876, "55.8 MB"), (1.5e9, "1.5 GB"), (2.5e12, "2,500 GB"),
+])  # fmt: skip
+def test_sizes(count: float, shown: str) -> None:
+    assert size(count) == shown
+
+
+GOOD = result(row("gru4rec", "cross_entropy"))
+
+
+def without(name: str) -> dict[str, Any]:
+    return {key: value for key, value in row("narm", "softmax").items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("steps/s", "bad.json: not JSON (line 1: Expecting value)"),
+        ("", "bad.json: not JSON (line 1: Expecting value)"),
+        (b"\xff\xfe", "bad.json: not JSON (not UTF-8 text)"),
+        ([1, 2], "bad.json: not a benchmark's JSON: the whole is [1, 2]"),
+        ({}, "machine is missing"),
+        ({"machine": "x" * 60}, 'machine is "' + "x" * 36 + "..."),
+        ({key: value for key, value in GOOD.items() if key != "date"}, "date is missing; measure again with --json"),
+        (GOOD | {"machine": {}}, "machine.device is missing"),
+        (GOOD | {"machine": MACHINE | {"devices": "1"}}, 'machine.devices is "1", not a whole number'),
+        (GOOD | {"rows": []}, "nothing to report: it has no rows"),
+        ({"machine": MACHINE, "date": "", "command": "", "softmax": [{}]}, "nothing to report: it has no rows"),
+        (GOOD | {"rows": {}}, "rows is {}"),
+        (GOOD | {"rows": [row("gru4rec", "bpr"), 7]}, "rows[1] is 7"),
+        (GOOD | {"rows": [without("peak_memory_mb")]}, "rows[0].peak_memory_mb is missing"),
+        (GOOD | {"rows": [row("narm", "softmax", steps_per_s="9")]}, 'rows[0].steps_per_s is "9", not a number'),
+        (GOOD | {"rows": [row("narm", "softmax", events_per_s=float("nan"))]}, "events_per_s is NaN, not a number"),
+        (GOOD | {"rows": [row("narm", "softmax", batch=-1)]}, "rows[0].batch is -1, not a whole number"),
+        (GOOD | {"rows": [row("narm", "softmax", exchanged_per_step=[1])]}, "exchanged_per_step is [1]"),
+        (GOOD | {"peers": [PEER | {"ratios": 5.0}]}, "peers[0].ratios is 5.0"),
+        (GOOD | {"peers": [PEER | {"ratios": [None]}]}, "peers[0].ratios.0 is null, not a number"),
+        (GOOD | {"peers": [{}]}, "peers[0].peer is missing"),
+        (GOOD | {"device_peak_memory_mb": "much"}, 'device_peak_memory_mb is "much", not a number'),
+    ],
+)
+def test_files_that_are_not_the_benchmarks(
+    tmp_path: Path, content: Any, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad, out = write(tmp_path, "good.json", GOOD), tmp_path / "bad.json", tmp_path / "report.md"
+    bad.write_bytes(content if isinstance(content, bytes) else b"")
+    if not isinstance(content, bytes):
+        write(tmp_path, "bad.json", content)
+    assert command(main, [good, str(bad), "--out", str(out)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"jaxrec: error: {bad}: ") and named in line, line
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bad.json", "good.json"]  # nothing half-written
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["nowhere.json", "--out", "r.md"], "nowhere.json: cannot be read (No such file or directory)"),
+        (["folder", "--out", "r.md"], "folder: cannot be read (Is a directory)"),
+        (["good.json", "--out", "nowhere/r.md"], "no directory nowhere"),
+        (["good.json", "--out", "r.png"], "--out r.png: end it in .md"),
+        (["good.json", "--out", "folder.md"], "--out folder.md: a directory"),
+        (["good.json"], "--out"),
+        (["--out", "r.md"], "FILE"),
+    ],
+)
+def test_mistakes_on_the_command_line(
+    tmp_path: Path, words: list[str], named: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "good.json", GOOD)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder.md").mkdir()
+    assert command(main, words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("jaxrec: error: ") and named in line, line
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_the_script_knows_both_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    out = tmp_path / "r.md"
+    assert command(script.main, ["report", write(tmp_path, "a.json", GOOD), "--out", str(out)]) == 0
+    assert "| cross_entropy | 32 |" in out.read_text(encoding="utf-8")
+    for words, named in ((["--help"], "benchmark.py report throughput.json --out"), (["report", "--help"], "FILE.md")):
+        with pytest.raises(SystemExit, match="0"):
+            script.main(words)
+        assert named in capsys.readouterr().out
