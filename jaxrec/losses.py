@@ -29,6 +29,7 @@ from jaxrec.config import LossConfig
 TINY = 1e-24  # inside the logarithm of bpr_max, as in the authors' code
 
 
+@jax.custom_vjp
 def cross_entropy(scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
     """Softmax cross-entropy over the candidates (2018, section 3.2).
 
@@ -40,8 +41,26 @@ def cross_entropy(scores: Array, own: Array, weight: Array, own_weight: Array | 
     >>> round(float(cross_entropy(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # log(1 + 2 / e^2)
     0.2395
     """
-    logits = scores + jnp.log(weight)  # a column without weight has logit -inf and no gradient
-    return jax.nn.logsumexp(logits, axis=-1) - _pick(scores, own) - jnp.log(own_weight)
+    return _cross_entropy_forward(scores, own, weight, own_weight)[0]
+
+
+def _cross_entropy_forward(
+    scores: Array, own: Array, weight: Array, own_weight: Array | float
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    top = jnp.max(jnp.where(weight > 0, scores, -jnp.inf), axis=-1, keepdims=True)
+    mass = jnp.where(weight > 0, jnp.exp(scores - top) * weight, 0.0)
+    total = jnp.sum(mass, axis=-1, keepdims=True)
+    loss = (jnp.log(total) + top)[..., 0] - _pick(scores, own) - jnp.log(own_weight)
+    return loss, (mass, total, own)
+
+
+def _cross_entropy_backward(saved: tuple[Array, Array, Array], slope: Array) -> tuple[Array | None, ...]:
+    mass, total, own = saved
+    share = mass / jnp.where(total > 0, total, 1.0)  # there is no mass in a step that is padding
+    return slope[:, None] * (share - own), None, None, None
+
+
+cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def bpr(scores: Array, own: Array, weight: Array) -> Array:
@@ -67,6 +86,7 @@ def top1(scores: Array, own: Array, weight: Array) -> Array:
     return _mean(jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2), weight - own)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
 def bpr_max(scores: Array, own: Array, weight: Array, bpreg: float = 1.0) -> Array:
     """BPR-max with score regularisation (2018, section 3.3.1 and 3.3.2).
 
@@ -77,10 +97,30 @@ def bpr_max(scores: Array, own: Array, weight: Array, bpreg: float = 1.0) -> Arr
     >>> round(float(bpr_max(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # -log(sigmoid(2))
     0.1269
     """
+    return _bpr_max_forward(scores, own, weight, bpreg)[0]
+
+
+def _bpr_max_forward(scores: Array, own: Array, weight: Array, bpreg: float) -> tuple[Array, tuple[Array, ...]]:
     share, any_negative = _softmax(scores, weight - own)
-    margin = _pick(scores, own)[:, None] - scores
-    rank = -jnp.log(jnp.sum(jax.nn.sigmoid(margin) * share, axis=-1) + TINY)
-    return jnp.where(any_negative, rank + bpreg * jnp.sum(scores**2 * share, axis=-1), 0.0)
+    above = jax.nn.sigmoid(_pick(scores, own)[:, None] - scores)
+    ranked, square = jnp.sum(above * share, axis=-1), jnp.sum(scores**2 * share, axis=-1)
+    loss = jnp.where(any_negative, -jnp.log(ranked + TINY) + bpreg * square, 0.0)
+    return loss, (scores, own, share, above, ranked, square)
+
+
+def _bpr_max_backward(bpreg: float, saved: tuple[Array, ...], slope: Array) -> tuple[Array | None, ...]:
+    """With the share p and the sigmoid a of each negative and the sums A = sum p a and Q = sum p s^2: for a negative
+    -p (a^2 - A) / A + bpreg p (s^2 - Q + 2 s), for the target -sum p a (1 - a) / A."""
+    scores, own, share, above, ranked, square = saved
+    inverse = (1.0 / (ranked + TINY))[:, None]
+    of_rank = (ranked[:, None] - above**2) * inverse
+    of_size = bpreg * (scores * (scores + 2.0) - square[:, None])
+    of_target = -jnp.sum(share * above * (1.0 - above), axis=-1, keepdims=True) * inverse
+    # Without a negative all shares are 0, and so is the derivative.
+    return slope[:, None] * (share * (of_rank + of_size) + jnp.where(own, of_target, 0.0)), None, None
+
+
+bpr_max.defvjp(_bpr_max_forward, _bpr_max_backward)
 
 
 def top1_max(scores: Array, own: Array, weight: Array) -> Array:

@@ -55,7 +55,7 @@ def test_row_tables_are_never_exchanged() -> None:
 
 
 def test_a_run_moves_from_eight_devices_to_two(config_file: Path, tmp_path: Path) -> None:
-    """Stopped after an epoch on eight, continued on two: as on one all along, to rounding; and used where there is one."""
+    """Stopped after an epoch on eight, continued on two: as on one all along, to rounding; and used on one."""
     (found,) = program("move", config_file, tmp_path)
     assert found["stopped"] == 143 and found["devices"] == [8, 2]
     assert found["difference"] < 1e-3

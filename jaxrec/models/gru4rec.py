@@ -13,7 +13,7 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Block, Plan, SessionFeed
 from jaxrec.models.gru import GRUStack, Hidden, reset_hidden, zero_hidden
-from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants
+from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants, scores_of
 from jaxrec.sharding import dealt, taken
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like
 
@@ -107,7 +107,7 @@ class GRU4Rec:
         else:
             vectors = rows["input"][plans["input"].slot]
         carry = dealt(self._step_gru(params, taken(vectors), reset_hidden(carry, block.reset), key))
-        scores = dealt(_with_one(carry[-1]) @ rows["item"][:candidates].T)  # [B, B + N]
+        scores = dealt(scores_of(_with_one(carry[-1]), rows["item"][:candidates]))  # [B, B + N]
         losses = self._ranking.losses(scores, plans["item"].slot[:candidates], block.weight > 0, step.negatives)
         total = jnp.sum(losses)
         return total / lanes, (carry, total)  # by all lanes, also where some have ended, as in the authors' code

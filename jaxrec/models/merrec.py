@@ -33,7 +33,7 @@ from jaxrec.data.packing import PackedBlock, PackedFeed
 from jaxrec.errors import UserError
 from jaxrec.losses import cross_entropy
 from jaxrec.models.event_encoder import MERRecEncoder
-from jaxrec.models.sampled import SampledRanking, SamplingConstants
+from jaxrec.models.sampled import SampledRanking, SamplingConstants, scores_of
 from jaxrec.models.sequence import Step, packed_steps, unit
 from jaxrec.sharding import dealt, whole
 from jaxrec.softmax import Softmax, softmax_cross_entropy
@@ -242,7 +242,7 @@ class MERRec:
             # Each device projects its share of the names, and they exchange what is a third as wide.
             names = dealt(self._candidate_names(known, block, ids))
             texts = whole(dealt(project(params["match"], names)))
-        scores = queries @ self._columns(params, rows.get("item"), texts, key).T
+        scores = scores_of(queries, self._columns(params, rows.get("item"), texts, key))
         weight, own_weight = self._ranking.weights(slot, live, negatives)
         own = slot[: len(live), None] == jnp.arange(len(ids))
         others = dealt(jnp.where(block.target[:, None] == ids, 0.0, weight))

@@ -19,6 +19,27 @@ from jaxrec.negatives import AliasTable, alias_table, draw
 from jaxrec.sharding import whole
 
 
+@jax.custom_vjp
+def scores_of(queries: Array, rows: Array) -> Array:
+    """float32[B, C]: the products of float32[B, Q] queries and float32[C, Q] rows of candidates.
+
+    On a CPU the derivative by the rows is multiplied with the queries on the left and then transposed: with few rows on
+    the left, XLA's product takes 1.9 ms where the other order takes 3.2 (512 queries, 2,560 candidates, Q 101).
+    """
+    return queries @ rows.T
+
+
+def _scores_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    queries, rows = saved
+    if jax.default_backend() != "cpu":
+        return slope @ rows, slope.T @ queries
+    # Without the barrier XLA would swap the factors back.
+    return slope @ rows, jax.lax.optimization_barrier(queries.T @ slope).T
+
+
+scores_of.defvjp(lambda queries, rows: (scores_of(queries, rows), (queries, rows)), _scores_backward)
+
+
 class SamplingConstants(NamedTuple):
     """What the training split says once and for all; None where the loss does not need it."""
 

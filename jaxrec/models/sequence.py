@@ -20,7 +20,7 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.feed import Plan
 from jaxrec.data.packing import PackedBlock, PackedFeed
-from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants
+from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants, scores_of
 from jaxrec.sharding import dealt, taken, whole
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
@@ -125,7 +125,7 @@ class SequenceModel:
             # An id beyond the table stands for itself, and its row is 0.
             vectors = taken(table[slot[candidates:]].reshape(*block.input.shape, -1))
             queries = dealt(self._queries(params, vectors, block.start, block.slot, key))
-            scores = dealt(queries @ table[:candidates].T)
+            scores = dealt(scores_of(queries, table[:candidates]))
             losses = self._ranking.losses(scores, slot[:candidates], block.weight > 0, step.negatives)
             total = jnp.sum(losses * block.weight)
         return total / len(block.target), (carry, total)
