@@ -30,7 +30,7 @@ from jaxrec.models import TowerModel, make_tower_model
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.retrieval_evaluation import rank_queries
 from jaxrec.tasks import interactions
-from jaxrec.training import make_train_block, new_state, place_state, training_plan
+from jaxrec.training import configured_block, new_state, place_state, training_plan
 
 DRAWS = 100  # profiles for each review that is left out
 QUERIES = 4096  # that are ranked at once
@@ -161,8 +161,7 @@ class _Training:
         if self._block is None:  # the schedule of the first fold serves all: they differ by a row
             schedule = make_schedule(config.optimizer, config.training.epochs * feed.shape.used)
             self._optimizer = make_optimizer(config.optimizer, schedule)
-            clip, average = config.optimizer.clip_norm, config.training.average
-            self._block = make_train_block(self.model, self._optimizer, clip, average, mesh, feed.shape.lanes)
+            self._block = configured_block(config, self.model, self._optimizer, mesh, feed.shape.lanes)
             self._begin = place_state(new_state(config, self.model, self._optimizer), self.model, mesh)
         state = jax.tree.map(jnp.copy, self._begin)  # a block takes its state's buffers
         constants = sharding.replicate(self.model.constants(interactions(config, data)), mesh)

@@ -219,6 +219,9 @@ class TrainingConfig(Section):
     """Everything random is a function of it."""
     steps_per_block: Annotated[int, Field(ge=1, le=10_000)] = 200
     """At most so many steps in one compiled call. The result does not depend on it."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What matrix products multiply in training, and keep for the derivative: bfloat16 is what accelerators multiply
+    fastest. Parameters and sums stay float32, and so do evaluation and serving."""
     log_every: Count = 10
     """Blocks between two lines of training progress."""
     save_every: Annotated[float, Field(ge=0.0)] = 60.0

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrec.precision import is_low
 from jaxrec.sharding import sum_by_rows
 
 FEW_ROWS = 64  # queries in a block of rows, below which blocks of items are used
@@ -50,7 +51,7 @@ class Softmax:
     def rounds(self) -> bool:
         """Whether factors are rounded. The softmax less the target is then rounded as a difference: where the target is
         nearly certain, two rounded parts would leave their errors."""
-        return self.precision == "bfloat16"
+        return self.precision == "bfloat16" or is_low()
 
 
 class Blocks(NamedTuple):

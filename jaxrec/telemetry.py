@@ -75,6 +75,20 @@ class Clock:
         return self.seconds["train"]
 
 
+class Waited(Iterator[Any]):
+    """An iterator that counts the ``seconds`` in which its user waited for it."""
+
+    def __init__(self, values: Iterator[Any]) -> None:
+        self._values, self.seconds = values, 0.0
+
+    def __next__(self) -> Any:
+        begin = time.perf_counter()
+        try:
+            return next(self._values)
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+
 class Log:
     """``metrics.jsonl`` (one object a line) and the same scalars for TensorBoard.
 

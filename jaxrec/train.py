@@ -22,8 +22,8 @@ from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.plots import learning_curve
 from jaxrec.rundir import create_run, resume_run
 from jaxrec.tasks import cutoffs, make_task
-from jaxrec.telemetry import Clock, Log, Meter, Sums, mean, read_log
-from jaxrec.training import make_train_block, new_state, place_state
+from jaxrec.telemetry import Clock, Log, Meter, Sums, Waited, mean, read_log
+from jaxrec.training import configured_block, new_state, place_state
 
 
 @dataclass
@@ -120,9 +120,7 @@ def _train(
 
     # ---- compile, kept apart from training -------------------------------------------------------------------------
     with clock.part("compile"), progress("compiling"):
-        train_block = make_train_block(
-            model, optimizer, config.optimizer.clip_norm, settings.average, mesh, feed.shape.lanes
-        )
+        train_block = configured_block(config, model, optimizer, mesh, feed.shape.lanes)
         compiled = train_block.lower(state, constants, feed.like()).compile()
 
     # ---- epochs ----------------------------------------------------------------------------------------------------
@@ -132,7 +130,8 @@ def _train(
         title = f"epoch {position.epoch + 1}/{settings.epochs}"
         with progress(title, feed.shape.blocks - first_block) as advance:
             meter = Meter(log, settings.log_every, schedule, advance, position.sums)
-            for block in feed.epoch(position.epoch, first_block):
+            blocks = Waited(feed.epoch(position.epoch, first_block))
+            for block in blocks:
                 # This returns at once. While the device works on the block, the host reads the one before.
                 state, stats = compiled(state, constants, block)
                 sharding.take_turns(stats, mesh)
@@ -147,12 +146,16 @@ def _train(
             meter.drain()
 
         # ---- after an epoch: log, validate, save -------------------------------------------------------------------
-        share = (1 - first_block / feed.shape.blocks) / (clock.lap() - begin)
+        seconds = clock.lap() - begin
+        share = (1 - first_block / feed.shape.blocks) / seconds
         speed = {"steps_per_s": share * feed.shape.used, "events_per_s": share * feed.pairs}
+        waited = blocks.seconds / seconds
         loss, step = mean(position.sums["epoch"]), int(state.step)
         position.epoch, position.block, position.sums["epoch"] = position.epoch + 1, 0, [0.0, 0]
-        log.write("epoch", step, epoch=position.epoch, loss=loss, **speed)
+        log.write("epoch", step, epoch=position.epoch, loss=loss, **speed, input_wait_share=waited)
         summary = f"epoch {position.epoch}: loss {loss:.4f}, {speed['events_per_s']:,.0f} events/s"
+        if waited > 0.02 and blocks.seconds > 1.0:
+            summary += f" ({waited:.0%} of the time waiting for input)"
         asked = False
         if task.validation is not None:
             with clock.part("evaluate"):
@@ -166,8 +169,7 @@ def _train(
                     checkpoints.save_best(state, {"epoch": position.epoch, **metrics})
             asked = report is not None and report(position.epoch, metrics)
         print(summary, flush=True)
-        waited = position.epoch - position.best_epoch
-        early = 0 < settings.early_stopping <= waited
+        early = 0 < settings.early_stopping <= position.epoch - position.best_epoch
         over = position.epoch == settings.epochs
         position.finished = early or over or asked
         if position.finished:

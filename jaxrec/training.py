@@ -10,7 +10,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxrec import sharding
+from jaxrec import precision, sharding
 from jaxrec.config import Config
 from jaxrec.data.feed import Plan
 from jaxrec.models import Model
@@ -118,6 +118,15 @@ def training_plan(config: Config) -> Plan:
     )  # fmt: skip
 
 
+def configured_block(
+    config: Config, model: Model, optimizer: Optimizer, mesh: Mesh | None, lanes: int
+) -> jax.stages.Wrapped:
+    """``make_train_block`` of a configuration; see there for ``mesh`` and ``lanes``."""
+    settings = config.training
+    low, clip_norm = settings.precision == "bfloat16", config.optimizer.clip_norm
+    return make_train_block(model, optimizer, clip_norm, settings.average, mesh, lanes, low)
+
+
 def make_train_block(
     model: Model,
     optimizer: Optimizer,
@@ -125,6 +134,7 @@ def make_train_block(
     average: float = 0.0,
     mesh: Mesh | None = None,
     lanes: int | None = None,
+    low: bool = False,
 ) -> jax.stages.Wrapped:
     """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused.
 
@@ -135,10 +145,11 @@ def make_train_block(
             (1 + s) / (10 + s) after s of them, so that where training began is soon forgotten.
         mesh: devices that share each step; state, constants and blocks lie on them.
         lanes: over which a step's loss is averaged; None: all of the block, where none is there for the devices alone.
+        low: products multiply bfloat16.
     """
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
-        with sharding.over(mesh):
+        with sharding.over(mesh), precision.low(low):
             return on_mesh(placed(state), sharding.whole(constants), sharding.dealt(block, 1))
 
     def placed(state: TrainState) -> TrainState:

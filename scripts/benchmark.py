@@ -73,7 +73,7 @@ def _parser() -> Parser:
     parser.add_argument("--head", nargs="+", choices=configuration.choices("model.head"), default=event_models.HEADS,
                         help="merrec: what ranks (default: both)")  # fmt: skip
     parser.add_argument("--precision", choices=configuration.choices("loss.precision"), default="float32",
-                        help="of the products of a full softmax (default: float32)")  # fmt: skip
+                        help="of matrix products; device: of a full softmax alone (default: float32)")  # fmt: skip
     parser.add_argument("--n-sample", type=int, default=2048, help="drawn negatives (default: 2048)")
     parser.add_argument("--streamed", action="store_true",
                         help="no data on the device: time whole epochs with their feeding, and say how long the loop "

@@ -33,6 +33,7 @@ MAINS: dict[str, Callable[[Sequence[str]], None]] = {
 TIMINGS = (
     "steps_per_s",
     "events_per_s",
+    "input_wait_share",
     *(f"seconds_{part}" for part in PARTS),
 )  # the only values that may differ from run to run
 

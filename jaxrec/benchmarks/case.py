@@ -16,7 +16,7 @@ from jaxrec import sharding
 from jaxrec.config import Config
 from jaxrec.models import Feed, Model
 from jaxrec.optimizers import Optimizer, make_optimizer, make_schedule
-from jaxrec.training import BlockStats, TrainState, make_train_block, new_state, place_state
+from jaxrec.training import BlockStats, TrainState, configured_block, new_state, place_state
 
 STREAMED_BLOCKS = 12  # of a streamed epoch: the first one, for which nothing is prepared ahead, has to weigh little
 
@@ -56,7 +56,7 @@ class Prepared:
 
     def compiled(self, mesh: Mesh | None, state: TrainState, constants: Any) -> jax.stages.Compiled:
         """The block that training runs on these devices; of state and constants only shapes and places count."""
-        train_block = make_train_block(self.model, self._optimizer, None, mesh=mesh, lanes=self.feed.shape.lanes)
+        train_block = configured_block(self.config, self.model, self._optimizer, mesh, self.feed.shape.lanes)
         return train_block.lower(state, constants, self.feed.like()).compile()
 
     @property
@@ -154,8 +154,14 @@ def sections(options: Any, batch: int, **training: Any) -> dict[str, dict[str, A
     return {
         "data": {"path": "synthetic"} | ({"device_memory": 0} if options.streamed else {}),
         "mesh": {"data": options.devices or None},
-        "training": {"batch_size": batch, "steps_per_block": options.steps, **training},
+        "training": {"batch_size": batch, "steps_per_block": options.steps, "precision": _of_training(options)}
+        | training,
     }
+
+
+def _of_training(options: Any) -> str:
+    """``device`` is a way of the full softmax alone."""
+    return "bfloat16" if options.precision == "bfloat16" else "float32"
 
 
 def epoch_blocks(options: Any, least: int) -> int:

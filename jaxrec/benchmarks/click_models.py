@@ -39,7 +39,7 @@ def prepare(options: Any, batch: int) -> Prepared:
     model = make_click_model(config, schema)
     feed = model.feed(rows, training_plan(config))
     flop, size = work(config, batch, sum(sizes), fields)
-    shown = {"units": config.model.attention_dim, "dim": dim, "n_sample": 0, "precision": "float32"}
+    shown = {"units": config.model.attention_dim, "dim": dim, "n_sample": 0, "precision": options.precision}
     data = {"columns": columns, "labels": labels, "sizes": np.asarray(sizes)}
     return Prepared(config, model, feed, model.constants(np.zeros(0)), sum(sizes), batch, flop, size, shown, data)
 

@@ -41,7 +41,7 @@ def prepare(options: Any, n_items: int, loss: str, batch: int, head: str) -> Pre
     flop, size = work(config, targets, positions(feed), n_items, names)
     sampled = 0 if loss == "softmax" else config.loss.n_sample
     shown = {"units": config.model.layers[-1], "dim": config.model.embedding_dim, "n_sample": sampled,
-             "precision": config.loss.precision, "head": head}  # fmt: skip
+             "precision": options.precision, "head": head}  # fmt: skip
     constants = model.constants(popularity(sessions.items, n_items))
     return Prepared(config, model, feed, constants, n_items, targets, flop, size, shown)
 

@@ -58,7 +58,7 @@ def prepare(options: Any, model_name: str, n_items: int, loss: str, batch: int) 
         "units": 0 if model_name == "sasrec" else config.model.layers[-1],
         "dim": config.model.layers[-1] if gru4rec else config.model.embedding_dim,
         "n_sample": 0 if loss == "softmax" else config.loss.n_sample,
-        "precision": config.loss.precision,
+        "precision": options.precision,
     }
     constants = model.constants(popularity(sessions.items, n_items))
     data = {"items": sessions.items, "offsets": sessions.offsets}

@@ -52,7 +52,7 @@ def prepare(options: Any, loss: str, batch: int, hard: int) -> Prepared:
                          positive_bits(user, item, customers + 1, products + 1))  # fmt: skip
     flop, size = work(config, batch, hard)
     shown = {"units": config.model.hidden[0], "dim": config.model.output_dim, "n_sample": 0, "hard": hard,
-             "precision": "float32"}  # fmt: skip
+             "precision": options.precision}  # fmt: skip
     return Prepared(config, model, feed, model.constants(known), products, batch, flop, size, shown)
 
 

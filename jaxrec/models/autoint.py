@@ -20,6 +20,7 @@ from jaxrec.data.rows import Rows, Schema
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.models.fields import Stack
+from jaxrec.precision import product
 from jaxrec.sharding import dealt, taken, whole
 from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
 
@@ -101,14 +102,14 @@ class AutoIntNetwork(nn.Module):
                 x, projected = layer(x, drawn, train)
                 projections.append(projected)
             flat = x.reshape(-1, batch)
-            total += self.param("attention_output", _glorot, (self.outputs, len(flat))) @ flat
+            total += product(self.param("attention_output", _glorot, (self.outputs, len(flat))), flat)
         if self.deep:
             hidden = rows_last.reshape(-1, batch)
             for number, units in enumerate(self.deep):
                 kernel = self.param(f"deep_{number}", _glorot, (units, len(hidden)))
                 bias = self.param(f"deep_{number}_bias", nn.initializers.zeros, (units, 1))
-                hidden = self._drop(nn.relu(kernel @ hidden + bias), self.dropout_hidden, train, drawn)
-            total += self.param("deep_output", _glorot, (self.outputs, self.deep[-1])) @ hidden
+                hidden = self._drop(nn.relu(product(kernel, hidden) + bias), self.dropout_hidden, train, drawn)
+            total += product(self.param("deep_output", _glorot, (self.outputs, self.deep[-1])), hidden)
         return total[:, :rows], [projected[..., :rows] for projected in projections]
 
     def _drop(self, x: Array, rate: float, train: bool, drawn: int) -> Array:

@@ -16,6 +16,7 @@ from jax import Array
 from jaxrec.config import LossConfig
 from jaxrec.contrastive import infonce, triplet
 from jaxrec.data.positives import has_each, has_items
+from jaxrec.precision import product
 from jaxrec.sharding import sum_by_rows
 
 
@@ -118,7 +119,7 @@ def _losses(
     loss: LossConfig, asked: Asked, offered: Offered, positives: Array | None, log_expected: Array
 ) -> Array:  # fmt: skip
     own = jnp.sum(asked.query * asked.right, axis=1)
-    others = offered.vectors @ asked.query.T  # [C, rows]: sums over candidates are sums of whole rows
+    others = product(offered.vectors, asked.query.T)  # [C, rows]: sums over candidates are sums of whole rows
     near = jnp.einsum("bhd,bd->hb", asked.near_vectors, asked.query)
     wrong, also_wrong = wrong_offered(asked, offered, positives), wrong_near(asked, positives)
     if loss.name == "triplet":

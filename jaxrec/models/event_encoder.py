@@ -8,6 +8,7 @@ from jax import Array
 
 from jaxrec.models.gru import gru_params, gru_sequence
 from jaxrec.models.sequence import drop
+from jaxrec.precision import product
 from jaxrec.sharding import whole
 from jaxrec.tables import glorot_like
 
@@ -46,7 +47,7 @@ class MERRecEncoder(nn.Module):
         """
         kernel = self.param("name_kernel", glorot_like, (names.shape[-1], self.name_dim))
         table = self.param("event", nn.initializers.normal(self.event_dim**-0.5), (self.events, self.event_dim))
-        x = jnp.concatenate([names.astype(jnp.float32) @ kernel, table[event], fields], axis=-1)
+        x = jnp.concatenate([product(names.astype(jnp.float32), kernel), table[event], fields], axis=-1)
         x = drop(self, x, self.dropout_embedding, train)
         reset = start == jnp.arange(start.shape[1])
         width = x.shape[-1]
@@ -56,6 +57,6 @@ class MERRecEncoder(nn.Module):
         state = whole(x).reshape(-1, width)[slot]
 
         def head(name: str, dim: int) -> Array | None:
-            return state @ self.param(name, glorot_like, (width, dim)) if dim else None
+            return product(state, self.param(name, glorot_like, (width, dim))) if dim else None
 
         return head("item_query", self.item_dim), head("text_query", self.text_dim)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrec.precision import product, rounded
 from jaxrec.tables import glorot_like
 
 Hidden = tuple[Array, ...]
@@ -31,8 +32,8 @@ def gru_cell(params: dict[str, Array], x: Array, h: Array) -> Array:
     Returns:
         float32[B, H].
     """
-    from_x = x @ params["input_kernel"] + params["input_bias"]  # [B, 3H]
-    return _gates(from_x, h @ params["hidden_kernel"] + params["hidden_bias"], h)[0]
+    from_x = product(x, params["input_kernel"]) + params["input_bias"]  # [B, 3H]
+    return _gates(from_x, product(h, params["hidden_kernel"]) + params["hidden_bias"], h)[0]
 
 
 def gru_sequence(params: dict[str, Array], x: Array, reset: Array) -> Array:
@@ -46,7 +47,7 @@ def gru_sequence(params: dict[str, Array], x: Array, reset: Array) -> Array:
     Returns:
         float32[B, T, H], the state after each position.
     """
-    from_x = x @ params["input_kernel"] + params["input_bias"]  # [B, T, 3H]
+    from_x = product(x, params["input_kernel"]) + params["input_bias"]  # [B, T, 3H]
     states = _recurrence(from_x.swapaxes(0, 1), reset.T, params["hidden_kernel"], params["hidden_bias"])
     return states.swapaxes(0, 1)
 
@@ -64,7 +65,7 @@ def _recurrence(from_x: Array, reset: Array, kernel: Array, bias: Array) -> Arra
 def _recurrence_forward(from_x: Array, reset: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
     def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Any]:
         h = jnp.where(at[1][:, None], 0.0, h)
-        new, gates = _gates(at[0], h @ kernel + bias, h)
+        new, gates = _gates(at[0], product(h, kernel) + bias, h)
         return new, (new, (h, *gates))
 
     begin = jnp.zeros((from_x.shape[1], kernel.shape[0]), from_x.dtype)
@@ -81,13 +82,13 @@ def _recurrence_backward(saved: Any, of_states: Array) -> tuple[Array, None, Arr
         of_c = of_h * (1.0 - u) * (1.0 - c * c)
         of_r, of_u = of_c * g * r * (1.0 - r), of_h * (h - c) * u * (1.0 - u)
         of_gates = jnp.concatenate([of_r, of_u, of_c * r], axis=1)
-        of_before = of_h * u + of_gates @ kernel.T
+        of_before = of_h * u + product(of_gates, kernel.T)
         return jnp.where(opened[:, None], 0.0, of_before), (of_gates, of_c)
 
     parts = (of_states, reset, before, opening, update, candidate, from_h)
     _, (of_gates, of_c) = jax.lax.scan(step, jnp.zeros_like(of_states[0]), parts, reverse=True)
-    of_kernel = jnp.einsum("tbh,tbg->hg", before, of_gates)
     size = kernel.shape[0]
+    of_kernel = jnp.einsum("tbh,tbg->hg", *rounded(before, of_gates), preferred_element_type=before.dtype)
     of_x = jnp.concatenate([of_gates[:, :, : 2 * size], of_c], axis=2)
     return of_x, None, of_kernel, jnp.sum(of_gates, axis=(0, 1))
 
@@ -117,9 +118,9 @@ def onehot_gru_cell(params: dict[str, Array], row: Array, h: Array) -> Array:
     """
     size = h.shape[-1]
     from_x = row + params["bias"]
-    gates = jax.nn.sigmoid(from_x[:, size:] + h @ params["gate_kernel"])
+    gates = jax.nn.sigmoid(from_x[:, size:] + product(h, params["gate_kernel"]))
     reset, update = gates[:, :size], gates[:, size:]
-    candidate = jnp.tanh(from_x[:, :size] + (reset * h) @ params["candidate_kernel"])
+    candidate = jnp.tanh(from_x[:, :size] + product(reset * h, params["candidate_kernel"]))
     return h + update * (candidate - h)
 
 

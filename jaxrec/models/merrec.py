@@ -35,6 +35,7 @@ from jaxrec.losses import cross_entropy
 from jaxrec.models.event_encoder import MERRecEncoder
 from jaxrec.models.sampled import SampledRanking, SamplingConstants, scores_of
 from jaxrec.models.sequence import Step, packed_steps, unit
+from jaxrec.precision import product
 from jaxrec.sharding import dealt, whole
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
@@ -384,4 +385,4 @@ class MERRec:
 
 def project(kernel: Array, names: Array) -> Array:
     """float32[..., T]: name vectors in the space of the text head."""
-    return names.astype(jnp.float32) @ kernel
+    return product(names.astype(jnp.float32), kernel)

@@ -10,6 +10,7 @@ from jax import Array
 from jaxrec.config import Config
 from jaxrec.models.gru import gru_params, gru_sequence
 from jaxrec.models.sequence import SequenceModel, allowed, drop
+from jaxrec.precision import product
 from jaxrec.sharding import whole
 from jaxrec.tables import glorot_like
 
@@ -43,21 +44,21 @@ class NARMEncoder(nn.Module):
         gru = gru_params(self, "gru", self.width, self.units)
         reset = start == jnp.arange(start.shape[1])
         states = gru_sequence(gru, drop(self, vectors, self.dropout_embedding, train), reset)  # [R, W, H]
-        from_each = states @ self.param("attention_each", glorot_like, (self.units, self.units))
+        from_each = product(states, self.param("attention_each", glorot_like, (self.units, self.units)))
         # Scored positions may lie in any row, so all devices need all states.
         states, from_each, start = whole((states, from_each, start))
         local = self._local(states, from_each, start, slot)
         context = jnp.concatenate([states.reshape(-1, self.units)[slot], local], axis=1)
         scored = drop(self, context, self.dropout_hidden, train)  # [P, 2H]
-        return scored @ self.param("decoder", glorot_like, (2 * self.units, self.width))
+        return product(scored, self.param("decoder", glorot_like, (2 * self.units, self.width)))
 
     def _local(self, states: Array, from_each: Array, start: Array, slot: Array) -> Array:
         """float32[P, H]: the local encoder, at scored positions alone: a row that shows one target costs as one."""
         square, column = (self.units, self.units), (self.units, 1)
         row, visible = slot // start.shape[1], allowed(start).reshape(-1, start.shape[1])[slot]  # [P], [P, W]
-        from_last = states.reshape(-1, self.units)[slot] @ self.param("attention_last", glorot_like, square)
+        from_last = product(states.reshape(-1, self.units)[slot], self.param("attention_last", glorot_like, square))
         energy = jax.nn.sigmoid(from_last[:, None] + from_each[row])  # [P, W, H]
-        weight = (energy @ self.param("attention_value", glorot_like, column))[..., 0]
+        weight = product(energy, self.param("attention_value", glorot_like, column))[..., 0]
         if self.attention == "softmax":
             weight = jax.nn.softmax(jnp.where(visible, weight, -jnp.inf), axis=1)
         else:

@@ -9,6 +9,7 @@ from jax import Array
 
 from jaxrec.config import Config
 from jaxrec.models.sequence import SequenceModel, allowed, drop
+from jaxrec.precision import batched_product, product
 from jaxrec.sharding import whole
 from jaxrec.tables import glorot_like
 
@@ -52,20 +53,20 @@ class SASRecEncoder(nn.Module):
     def _attend(self, name: str, normed: Array, x: Array, visible: Array, train: bool) -> Array:
         rows, columns, width = x.shape
         query, key, value = (
-            (source @ self.param(f"{name}_{part}", glorot_like, (width, width)))
+            product(source, self.param(f"{name}_{part}", glorot_like, (width, width)))
             .reshape(rows, columns, self.heads, -1)
             .swapaxes(1, 2)
             for part, source in (("query", normed), ("key", x), ("value", x))
         )  # [R, heads, W, D / heads]
-        score = query @ key.swapaxes(2, 3) / query.shape[3] ** 0.5
+        score = batched_product(query, key.swapaxes(2, 3)) / query.shape[3] ** 0.5
         weight = jax.nn.softmax(jnp.where(visible[:, None], score, -jnp.inf), axis=3)
-        mixed = drop(self, weight, self.dropout_hidden, train) @ value
+        mixed = batched_product(drop(self, weight, self.dropout_hidden, train), value)
         return mixed.swapaxes(1, 2).reshape(rows, columns, width)
 
     def _feed_forward(self, name: str, x: Array, train: bool) -> Array:
         for layer in (1, 2):
             kernel = self.param(f"{name}_kernel_{layer}", glorot_like, (self.width, self.width))
-            x = x @ kernel + self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (self.width,))
+            x = product(x, kernel) + self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (self.width,))
             x = drop(self, jax.nn.relu(x) if layer == 1 else x, self.dropout_hidden, train)
         return x
 

@@ -23,6 +23,7 @@ from jaxrec.models.contrast import Asked, Offered, contrast
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.fields import Stack
 from jaxrec.negatives import AliasTable, alias_table, draw
+from jaxrec.precision import dense_product
 from jaxrec.ranking import block_size, top_items
 from jaxrec.sharding import dealt, taken, whole
 from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
@@ -110,13 +111,13 @@ class Tower(nn.Module):
         if counted is not None and self.dropout_input:
             x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout_input)
         for units in self.hidden:
-            x = nn.relu(nn.Dense(units)(x))
+            x = nn.relu(nn.Dense(units, dot_general=dense_product)(x))
             if self.batch_norm:
                 norm = nn.BatchNorm(use_running_average=counted is None, momentum=0.9)
                 x = norm(x, mask=None if counted is None else counted[:, None])
             if counted is not None and self.dropout:
                 x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout)
-        x = nn.Dense(self.output)(x)
+        x = nn.Dense(self.output, dot_general=dense_product)(x)
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=1, keepdims=True), 1e-12))
 
 
