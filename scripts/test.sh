@@ -12,11 +12,10 @@ fi
 # Installing again is quick when nothing changed, and finds a dependency that was added since.
 "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test]'
 
-# Most of the time goes into compiling programs that run once; at this level it takes a tenth less.
-export XLA_FLAGS="${XLA_FLAGS:-} --xla_backend_optimization_level=1"
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
-# Two workers: compiling, which most tests wait for, uses one core. A file's tests share their worker's fixtures.
-"$venv/bin/python" -m pytest -n "${JOBS:-2}" --dist loadfile "$@"
+# Two workers: compiling, which most tests wait for, uses one core. A file's tests share their worker's fixtures; the
+# order of files is that of tests/conftest.py.
+"$venv/bin/python" -m pytest -n "${JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxrec import evaluate, plots, prepare, recommend, train, tune
+from jaxrec import evaluate, plots, prepare, recommend, telemetry, train, tune
 from jaxrec import rundir as runs
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import command
@@ -102,6 +103,12 @@ def same_metrics(run: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` without timings, which must be those of an uninterrupted run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+
+
+def event_types() -> Any:
+    """The types of TensorBoard's events. The package loads torch for them, which takes seconds, unless kept from it."""
+    telemetry._tensorboard()
+    return importlib.import_module("tensorboardX.proto.event_pb2")
 
 
 def load_state(run: Path) -> tuple[Any, dict[str, Any]]:

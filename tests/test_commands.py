@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers import SYNTHETIC, call, fails, run_process, write_config, write_dataset
+from helpers import SYNTHETIC, call, event_types, fails, run_process, write_config, write_dataset
 
 from jaxrec import checkpoint
 
@@ -33,15 +33,17 @@ HELP = {
 
 
 @pytest.mark.parametrize("name", HELP)
-def test_help(name: str) -> None:
-    status, out, err = run_process(name, "--help")
-    assert (status, err) == (0, "")
+def test_help(name: str, capsys: Capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        call(name, "--help")
+    out, err = capsys.readouterr()
+    assert (caught.value.code, err) == (0, "")
     assert out.startswith(f"usage: python -m jaxrec.{name}")
     for word in HELP[name]:
         assert word in out
 
 
-def test_from_nothing_to_recommendations(tmp_path: Path) -> None:
+def test_from_nothing_to_recommendations(capsys: Capsys, tmp_path: Path) -> None:
     data, run = tmp_path / "data", tmp_path / "checkpoints" / "small"
     assert run_process("prepare", "synthetic", "--out", data, *SYNTHETIC)[0] == 0
     config = write_config(tmp_path / "small.yaml", data)
@@ -79,8 +81,10 @@ def test_from_nothing_to_recommendations(tmp_path: Path) -> None:
     assert status == 0 and err.splitlines() == ["jaxrec: note: unknown items left out: 4711"]
     printed = json.loads(out)
     assert len(printed["recommendations"]) == 6 and printed["unknown"] == ["4711"] and not printed["popularity"]
-    status, out, err = run_process("recommend", "--run", run, "--items", 7, 3, "--k", 6)
-    assert (status, err) == (0, "")
+    capsys.readouterr()
+    assert call("recommend", "--run", run, "--items", 7, 3, "--k", 6) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
     table = [line.split() for line in out.splitlines()]
     assert [row[0] for row in table] == ["1", "2", "3", "4", "5", "6"]
     assert [int(row[1]) for row in table] == [row["item"] for row in printed["recommendations"]]
@@ -127,9 +131,8 @@ def _records(file: Path) -> Iterator[bytes]:
 
 def _scalars(file: Path) -> dict[tuple[str, int], float]:
     """Values by (tag, step)."""
-    from tensorboardX.proto.event_pb2 import Event
-
-    events = [Event.FromString(record) for record in _records(file)]
+    kinds = event_types()
+    events = [kinds.Event.FromString(record) for record in _records(file)]
     assert events[0].file_version == "brain.Event:2"
     return {(value.tag, event.step): value.simple_value for event in events for value in event.summary.value}
 

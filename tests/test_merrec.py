@@ -37,7 +37,6 @@ from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.tables import gather, plan_rows, scratch
 from jaxrec.training import init_state, make_train_block
 
-QUICK: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}  # compiling takes longer than a few steps do
 WINDOW, TARGETS = 5, 16
 MARKET = Spans(np.arange(N_ITEMS, dtype=np.int32) % 5 * 6, np.arange(N_ITEMS, dtype=np.int32) % 7 * 9 + 20, 5000)
 Sections = dict[str, dict[str, Any]]
@@ -129,7 +128,7 @@ class Stepping:
         self.block = make_block(self.model)
         steps = self.model.steps(self.constants, self.block, jax.random.split(jax.random.key(5), len(self.block.slot)))
         self.steps = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], steps) for i in range(len(self.block.slot))]
-        self._take = jax.jit(self._traced, compiler_options=QUICK)
+        self._take = jax.jit(self._traced)
 
     def take(self, weights: dict[str, Any], step: Step, key: int = 1) -> Found:
         weights = jax.tree.map(jnp.asarray, weights)
@@ -212,7 +211,7 @@ def test_queries_and_scores_are_the_plain_ones(case: str) -> None:
     """Of every prefix, for every item of the catalogue, those that are new included."""
     model, catalogue = make_model(config := make_config(CASES[case]))
     weights, block, trained = random_weights(model), make_block(model), COUNTS > 0
-    queries = np.asarray(jax.jit(model.encode, compiler_options=QUICK)(weights, model.known, block))
+    queries = np.asarray(jax.jit(model.encode)(weights, model.known, block))
     vectors = np.asarray(model.catalogue_vectors(weights, trained))
     temperature = config.model.temperature
     for number in range(len(block.slot)):
@@ -232,9 +231,7 @@ def test_the_last_query_is_that_of_the_feed() -> None:
     items, events = random.integers(0, N_ITEMS, (4, WINDOW)), random.integers(0, EVENTS, (4, WINDOW))
     lengths = np.array([1, 5, 3, 2])
     names = name_vectors(catalogue, items.reshape(-1)).reshape(4, WINDOW, -1).astype(np.float32)
-    found = jax.jit(model.last_query, compiler_options=QUICK)(
-        weights, names, catalogue.codes[items], events, jnp.asarray(lengths)
-    )
+    found = jax.jit(model.last_query)(weights, names, catalogue.codes[items], events, jnp.asarray(lengths))
     vectors = np.asarray(model.catalogue_vectors(weights, np.ones(N_ITEMS, bool)))
     for row, length in enumerate(lengths):
         query = last_query(weights, catalogue, items[row, :length], events[row, :length], config.model.temperature)
@@ -344,8 +341,7 @@ def test_only_rows_that_are_read_move_as_rowwise_adagrad_says() -> None:
     state, squares = init_state(model, optimizer, 0, TARGETS), dict.fromkeys(model.tables, 0.0)
     state = state._replace(**random_weights(model))
     one = jax.tree.map(lambda leaf: leaf[:1], stepping.block)
-    lowered = make_train_block(model, optimizer, None).lower(state, stepping.constants, one)
-    train_block = lowered.compile(compiler_options=QUICK)
+    train_block = make_train_block(model, optimizer, None).lower(state, stepping.constants, one).compile()
     for number in (0, 1, 0):
         step = stepping.steps[number]
         before = jax.tree.map(np.asarray, state.weights())
@@ -378,7 +374,7 @@ def test_names_in_host_memory_train_and_rank_alike() -> None:
         found = (jax.tree.leaves(device.take(weights, ours)), jax.tree.leaves(host.take(weights, theirs)))
         for one, other in zip(*found, strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    queries = [jax.jit(made.model.encode, compiler_options=QUICK)(weights, made.model.known, made.block)
+    queries = [jax.jit(made.model.encode)(weights, made.model.known, made.block)
                for made in (device, host)]  # fmt: skip
     np.testing.assert_allclose(queries[0], queries[1], rtol=1e-5, atol=1e-6)
 

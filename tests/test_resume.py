@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers import assert_same_run, call, load_state, run_process, spawn, steps_of, write_config
+from helpers import assert_same_run, call, load_state, spawn, steps_of, write_config
 
 KILLS = int(os.environ.get("JAXREC_KILLS", "4"))
 SEED = int(os.environ.get("JAXREC_KILL_SEED", "0"))
@@ -29,7 +29,7 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], object], sec
         if process.poll() is not None:
             return False
         assert time.monotonic() < end, "the process hangs"
-        time.sleep(0.0005)
+        time.sleep(0.002)  # a save takes a few hundredths of a second
     return True
 
 
@@ -71,9 +71,12 @@ def config(dataset: Path, tmp_path: Path) -> Path:
     )
 
 
-def test_sigkill_at_random_moments_changes_nothing(config: Path, tmp_path: Path) -> None:
+def test_sigkill_at_random_moments_changes_nothing(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was never stopped is trained in this process, and what comes after the last kill."""
     reference, rng = tmp_path / "reference", random.Random(SEED)
-    assert run_process("train", "--config", config, "--run", reference)[0] == 0
+    assert call("train", "--config", config, "--run", reference) == 0
     seconds = sum(load_state(reference)[1]["seconds"].values())
 
     kills, within_save, attempt = 0, 0, 0
@@ -93,19 +96,28 @@ def test_sigkill_at_random_moments_changes_nothing(config: Path, tmp_path: Path)
             assert_same_run(run, reference)
             attempt += 1
             run = tmp_path / f"killed{attempt}"
-    status, out, err = run_process("train", "--config", config, "--run", run, "--resume")
-    assert status == 0, err
-    assert "unreadable" not in err, "a kill must never leave a damaged checkpoint, only an unfinished one"
+    capsys.readouterr()
+    assert call("train", "--config", config, "--run", run, "--resume") == 0
+    assert "unreadable" not in capsys.readouterr().err, (
+        "a kill must never leave a damaged checkpoint, only an unfinished one"
+    )
     assert_same_run(run, reference)
     assert within_save, "no kill fell into a save"
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_signal_saves_and_exits(number: signal.Signals, dataset: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def uninterrupted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of many small blocks, saved at the end of each epoch alone; tests must not change it."""
     small = {"epochs": 2, "batch_size": 4, "steps_per_block": 4, "log_every": 1, "save_every": 3600}
-    config = write_config(tmp_path / "config.yaml", dataset, training=small)
-    run, reference = tmp_path / "stopped", tmp_path / "reference"
+    run = tmp_path_factory.mktemp("uninterrupted") / "run"
+    assert call("train", "--config", write_config(run.with_suffix(".yaml"), dataset, training=small), "--run", run) == 0
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_saves_and_exits(number: signal.Signals, uninterrupted: Path, tmp_path: Path) -> None:
+    config, run = uninterrupted.with_suffix(".yaml"), tmp_path / "stopped"
     process = spawn("train", "--config", config, "--run", run)
     log = run / "metrics.jsonl"
     assert wait_for(process, lambda: log.exists() and log.stat().st_size)
@@ -120,9 +132,8 @@ def test_a_signal_saves_and_exits(number: signal.Signals, dataset: Path, tmp_pat
     size = log.stat().st_size
     assert position["metrics_bytes"] == size
 
-    assert call("train", "--config", config, "--run", reference) == 0
     assert call("train", "--config", config, "--run", run, "--resume") == 0
-    assert_same_run(run, reference)
+    assert_same_run(run, uninterrupted)
 
 
 def test_what_was_logged_after_the_checkpoint_is_cut(config_file: Path, run: Path, tmp_path: Path) -> None:

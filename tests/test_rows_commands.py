@@ -110,10 +110,14 @@ def test_recommending_as_a_process(click_run: Path) -> None:
         assert int(row[1]) not in rated and row[3].startswith(titles[int(row[1])])
 
 
-def test_recommending_for_a_profile_as_a_process(click_run: Path) -> None:
+# ---- recommend -------------------------------------------------------------------------------------------------------
+
+
+def test_recommending_for_a_profile(capsys: Capsys, click_run: Path) -> None:
     words = ["--profile", "gender=F", "age=7", "--where", "genres=Romance", "--date", "2001-02-03", "--k", "99"]
-    status, out, err = run_process("recommend", "--run", click_run, *words, "--json")
-    assert status == 0
+    capsys.readouterr()
+    assert call("recommend", "--run", click_run, *words, "--json") == 0
+    out, err = capsys.readouterr()
     assert "jaxrec: note: field 'age': training has not seen '7'; it counts as unknown" in err.splitlines()
     rows = json.loads(out)["recommendations"]
     films = tiny().movies.to_pylist()
@@ -125,11 +129,13 @@ def test_recommending_for_a_profile_as_a_process(click_run: Path) -> None:
     assert rows[0].keys() == {"item", "probability", "title", "genres", "year"}
 
 
-def test_explaining_as_a_process(click_run: Path, tmp_path: Path) -> None:
+def test_explaining(capsys: Capsys, click_run: Path, tmp_path: Path) -> None:
     user, film = (int(tiny().ratings[name][0].as_py()) for name in ("user", "movie"))
     words = ["--user", user, "--explain", film, "--json", "--out", tmp_path / "picture.png"]
-    status, out, err = run_process("recommend", "--run", click_run, *words)
-    assert (status, err) == (0, "")
+    capsys.readouterr()
+    assert call("recommend", "--run", click_run, *words) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
     found = json.loads(out)
     assert 0 < found["probability"] < 1
     assert found["fields"][:2] == ["user", "movie"] and found["values"][:2] == [str(user), str(film)]
@@ -139,8 +145,6 @@ def test_explaining_as_a_process(click_run: Path, tmp_path: Path) -> None:
     picture = (tmp_path / "picture.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n" and len(picture) > 5000
 
-
-# ---- recommend -------------------------------------------------------------------------------------------------------
 
 FILM = next(iter(TITLES))
 RECOMMEND: list[tuple[list[object], str]] = [

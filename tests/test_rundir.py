@@ -7,8 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from helpers import call, fails
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from helpers import call, event_types, fails
 
 from jaxrec.rundir import load_session_model, open_run
 from jaxrec.telemetry import Log
@@ -42,11 +41,12 @@ def test_tensorboard_keeps_what_was_logged_at_the_checkpoint(tmp_path: Path) -> 
     log = Log(tmp_path, 0, step=376)
     log.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
+    event_pb2 = event_types()
     data, starts = file.read_bytes(), []
     while data:
         (size,) = struct.unpack("<Q", data[:8])
-        event = Event.FromString(data[12 : 12 + size])
-        if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+        event = event_pb2.Event.FromString(data[12 : 12 + size])
+        if event.HasField("session_log") and event.session_log.status == event_pb2.SessionLog.START:
             starts.append(event.step)
         data = data[16 + size :]
     assert starts == [377], "TensorBoard hides events from this step on"

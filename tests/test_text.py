@@ -24,6 +24,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_models import DIM, append, make_folder, vector_of
 
+from jaxrec.cli import command
 from jaxrec.data import text as module
 from jaxrec.data.text import embed, encoded, main, read_texts
 from jaxrec.data.text_worker import KEYS, LOCK, META, VECTORS, batches, locked, open_store, text_keys
@@ -433,7 +434,9 @@ def test_vectors_come_back_from_the_cache_as_they_were(real: Real) -> None:
     assert not {"torch", "sentence_transformers"} & (set(sys.modules) - before)  # other tests' libraries may load torch
 
 
-def test_the_command(real: Real, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command(
+    real: Real, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "text").symlink_to(real.cache)
     monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
     pq.write_table(pa.table({"name": NAMES[:50] * 2}), tmp_path / "names.parquet")
@@ -442,8 +445,10 @@ def test_the_command(real: Real, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (status, err) == (0, "")
     assert out.splitlines()[0] == "100 texts, 50 unique, 0 encoded now; 384 dimensions"
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), np.concatenate([real.vectors[:50]] * 2))
-    status, out, err = run_process("data.text", *words[:-1], tmp_path)
-    assert (status, out) == (2, "")
+    capsys.readouterr()
+    assert command(main, [*map(str, words[:-1]), str(tmp_path)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
     assert err.startswith("jaxrec: error: ") and len(err.splitlines()) == 1
 
 

@@ -25,7 +25,7 @@ from numpy_two_tower import (
     step_loss,
     tower,
 )
-from towers import BATCH, QUICK, Found, Stepping, make_config, random_weights
+from towers import BATCH, Found, Stepping, make_config, random_weights
 
 from jaxrec import config as configuration
 from jaxrec.config import LossConfig
@@ -227,10 +227,7 @@ def test_scores_in_blocks() -> None:
     def whole(*floats: Any) -> Any:
         return 3 * jnp.sum(jnp.where(live, contrast_module._losses(loss, *parts(*floats), words, expected), 0.0))
 
-    ours, theirs = (
-        jax.jit(jax.value_and_grad(one, argnums=(0, 1, 2, 3)), compiler_options=QUICK)(*vectors)
-        for one in (blocked, whole)
-    )
+    ours, theirs = (jax.jit(jax.value_and_grad(one, argnums=(0, 1, 2, 3)))(*vectors) for one in (blocked, whole))
     assert float(ours[0]) == pytest.approx(float(theirs[0]), rel=1e-5)
     for one, other in zip(ours[1], theirs[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)

@@ -25,7 +25,7 @@ from numpy_two_tower import (
     log_expected,
     rows,
 )
-from towers import BATCH, QUICK, block_of, make_config, random_weights
+from towers import BATCH, block_of, make_config, random_weights
 
 from jaxrec.config import Config
 from jaxrec.data.feed import Plan
@@ -98,7 +98,7 @@ def states(config: Config, steps: int, dead: tuple[int, ...] = ()) -> list[Train
                        dict(zip(given.tables, slots, strict=True)), None, carry | {"statistics": given.statistics},
                        jax.random.key_data(jax.random.key(3)))  # fmt: skip
     train_block = make_train_block(model, optimizer, config.optimizer.clip_norm)
-    block = train_block.lower(state, constants, feed.like()).compile(compiler_options=QUICK)
+    block = train_block.lower(state, constants, feed.like()).compile()
     found = [jax.tree.map(np.array, state)]  # copies: the block donates its state
     for number, step in enumerate([block for epoch in range(4) for block in feed.epoch(epoch)][:steps]):
         if number in dead:

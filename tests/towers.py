@@ -17,7 +17,6 @@ from jaxrec.models.two_tower import Interactions, TwoTower
 from jaxrec.tables import gather, plan_rows, scratch
 
 BATCH = 16
-QUICK: dict[str, bool | str] = {"xla_backend_optimization_level": "0"}  # compiling takes longer than a few steps do
 FIELDS = tuple(field.name for field in SCHEMA.fields if field.side != "context")
 
 
@@ -72,7 +71,7 @@ class Stepping:
 
     def __init__(self, model: TwoTower, known: Interactions) -> None:
         self.model, self.constants = model, model.constants(known)
-        self._take = jax.jit(self._traced, compiler_options=QUICK)
+        self._take = jax.jit(self._traced)
 
     def take(self, given: Given, data: Rows, weight: np.ndarray, key: int = 1, **carry: Any) -> Found:
         """A step that holds these rows; ``carry`` is what the model's holds beside the statistics."""

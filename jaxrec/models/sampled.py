@@ -24,8 +24,10 @@ from jaxrec.sharding import whole
 def scores_of(queries: Array, rows: Array) -> Array:
     """float32[B, C]: the products of float32[B, Q] queries and float32[C, Q] rows of candidates.
 
-    On a CPU the derivative by the rows is multiplied with the queries on the left and then transposed: with few rows on
-    the left, XLA's product takes 1.9 ms where the other order takes 3.2 (512 queries, 2,560 candidates, Q 101).
+    On a CPU the derivatives are written for XLA's products as they are. By the rows with the queries on the left, and
+    then transposed: with few rows on the left it takes 1.9 ms where the other order takes 3.2 (512 queries, 2,560
+    candidates, Q 101). By many queries in two parts, of which the larger is as wide as whole vector registers: 1.6 ms
+    instead of 2.1.
     """
     return product(queries, rows.T)
 
@@ -35,7 +37,12 @@ def _scores_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, A
     if jax.default_backend() != "cpu":
         return product(slope, rows), product(slope.T, queries)
     # Without the barrier XLA would swap the factors back.
-    return product(slope, rows), jax.lax.optimization_barrier(product(queries.T, slope)).T
+    by_rows = jax.lax.optimization_barrier(product(queries.T, slope)).T
+    whole_registers = rows.shape[1] // 32 * 32
+    if len(queries) < 256 or whole_registers in (0, rows.shape[1]):
+        return product(slope, rows), by_rows
+    parts = [product(slope, rows[:, :whole_registers]), product(slope, rows[:, whole_registers:])]
+    return jnp.concatenate(parts, axis=1), by_rows
 
 
 scores_of.defvjp(lambda queries, rows: (scores_of(queries, rows), (queries, rows)), _scores_backward)
