@@ -7,7 +7,7 @@ there several times. Here each item is one column with a weight, which gives the
 makes the derivative land on unique table rows. All losses take
 
     scores   float32[B, C]   score of each column for each lane
-    own      bool[B, C]      marks the column that holds the lane's target, exactly one a row
+    own      int32[B]        the column that holds the lane's target; -1 for a lane without one (its loss means nothing)
     weight   float32[C]      how often the column's item is a candidate of the step, every lane's target included;
                              0 for an unused column
 
@@ -37,7 +37,7 @@ def cross_entropy(scores: Array, own: Array, weight: Array, own_weight: Array | 
         own_weight: float32[B] or a number: the share of the target's own occurrence in its column's weight. It differs
             from 1 under the logQ correction, where an occurrence with sampling probability q weighs 1 / q ** logq.
 
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
     >>> round(float(cross_entropy(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # log(1 + 2 / e^2)
     0.2395
     """
@@ -57,7 +57,7 @@ def _cross_entropy_forward(
 def _cross_entropy_backward(saved: tuple[Array, Array, Array], slope: Array) -> tuple[Array | None, ...]:
     mass, total, own = saved
     share = mass / jnp.where(total > 0, total, 1.0)  # there is no mass in a step that is padding
-    return slope[:, None] * (share - own), None, None, None
+    return slope[:, None] * (share - _is_own(own, share)), None, None, None
 
 
 cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
@@ -66,11 +66,11 @@ cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 def bpr(scores: Array, own: Array, weight: Array) -> Array:
     """Bayesian personalised ranking, averaged over the negatives (2016, section 3.2.1).
 
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
     >>> round(float(bpr(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # log(1 + e^-2)
     0.1269
     """
-    negatives = weight - own
+    negatives = _others(own, scores, weight)
     margin = _pick(scores, own)[:, None] - scores
     return _mean(-jax.nn.log_sigmoid(margin), negatives)
 
@@ -78,12 +78,12 @@ def bpr(scores: Array, own: Array, weight: Array) -> Array:
 def top1(scores: Array, own: Array, weight: Array) -> Array:
     """TOP1: the relative rank of the target with a pull of the negatives' scores to 0 (2016, section 3.2.1).
 
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
     >>> round(float(top1(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # 1 / (1 + e^2) + 1 / 2
     0.6192
     """
     margin = scores - _pick(scores, own)[:, None]
-    return _mean(jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2), weight - own)
+    return _mean(jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2), _others(own, scores, weight))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -93,7 +93,7 @@ def bpr_max(scores: Array, own: Array, weight: Array, bpreg: float = 1.0) -> Arr
     Args:
         bpreg: weight of the regularisation, the softmax-weighted mean square of the negatives' scores.
 
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
     >>> round(float(bpr_max(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # -log(sigmoid(2))
     0.1269
     """
@@ -101,7 +101,7 @@ def bpr_max(scores: Array, own: Array, weight: Array, bpreg: float = 1.0) -> Arr
 
 
 def _bpr_max_forward(scores: Array, own: Array, weight: Array, bpreg: float) -> tuple[Array, tuple[Array, ...]]:
-    share, any_negative = _softmax(scores, weight - own)
+    share, any_negative = _softmax(scores, _others(own, scores, weight))
     above = jax.nn.sigmoid(_pick(scores, own)[:, None] - scores)
     ranked, square = jnp.sum(above * share, axis=-1), jnp.sum(scores**2 * share, axis=-1)
     loss = jnp.where(any_negative, -jnp.log(ranked + TINY) + bpreg * square, 0.0)
@@ -117,7 +117,7 @@ def _bpr_max_backward(bpreg: float, saved: tuple[Array, ...], slope: Array) -> t
     of_size = bpreg * (scores * (scores + 2.0) - square[:, None])
     of_target = -jnp.sum(share * above * (1.0 - above), axis=-1, keepdims=True) * inverse
     # Without a negative all shares are 0, and so is the derivative.
-    return slope[:, None] * (share * (of_rank + of_size) + jnp.where(own, of_target, 0.0)), None, None
+    return slope[:, None] * (share * (of_rank + of_size) + jnp.where(_is_own(own, scores), of_target, 0.0)), None, None
 
 
 bpr_max.defvjp(_bpr_max_forward, _bpr_max_backward)
@@ -126,11 +126,11 @@ bpr_max.defvjp(_bpr_max_forward, _bpr_max_backward)
 def top1_max(scores: Array, own: Array, weight: Array) -> Array:
     """TOP1-max: TOP1 with the negatives weighted by their softmax scores (2018, section 3.3.1).
 
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([[True, False, False]])
+    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
     >>> round(float(top1_max(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)
     0.6192
     """
-    share, _ = _softmax(scores, weight - own)
+    share, _ = _softmax(scores, _others(own, scores, weight))
     margin = scores - _pick(scores, own)[:, None]
     return jnp.sum(share * (jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2)), axis=-1)
 
@@ -168,8 +168,18 @@ def make_activation(config: LossConfig) -> Callable[[Array], Array]:
 
 
 def _pick(scores: Array, own: Array) -> Array:
-    """float32[B]: each lane's own score, as a masked sum: its derivative is a select, not a scatter."""
-    return jnp.sum(jnp.where(own, scores, 0.0), axis=-1)
+    """float32[B]: each lane's own score, read and not summed over a mask, which would be a pass over all scores."""
+    return jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
+
+
+def _is_own(own: Array, scores: Array) -> Array:
+    """bool[B, C]: which column holds the lane's target."""
+    return own[:, None] == jnp.arange(scores.shape[1])
+
+
+def _others(own: Array, scores: Array, weight: Array) -> Array:
+    """float32[B, C]: the weight of each column among the lane's negatives."""
+    return weight - _is_own(own, scores)
 
 
 def _mean(values: Array, weight: Array) -> Array:

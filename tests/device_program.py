@@ -92,7 +92,7 @@ def exchange() -> None:
 
 def move(config_file: Path, place: Path) -> None:
     """A run stopped after an epoch on eight devices and continued on two, beside one on one device."""
-    words = ["--training.batch_size", "16", "--training.epochs", "2"]
+    words = ["--training.batch_size", "16", "--training.epochs", "2", "--data.device_memory", "0"]  # streamed
     one, eight, two = (configuration.load(config_file, [*words, "--mesh.data", str(n)]) for n in (1, 8, 2))
     stopped: Any = 0
 

@@ -31,7 +31,7 @@ class Case(NamedTuple):
     candidates: np.ndarray  # int[B + N], item of each candidate; lane i's target is candidate i
     column: np.ndarray  # int[B + N], the column of each candidate
     scores: np.ndarray  # float64[B, C], by column
-    own: np.ndarray  # bool[B, C]
+    own: np.ndarray  # int[B]
     weight: np.ndarray  # float64[C]
 
     @property
@@ -45,7 +45,7 @@ def make_case(candidates: list[int], lanes: int, seed: int, spare: int = 2, scal
     items = list(dict.fromkeys(candidates))
     column = np.array([items.index(item) for item in candidates])
     scores = rng.normal(0.0, scale, (lanes, len(items) + spare)).astype(np.float32).astype(np.float64)
-    own = column[:lanes, None] == np.arange(scores.shape[1])
+    own = column[:lanes]
     weight = np.bincount(column, minlength=scores.shape[1]).astype(float)
     return Case(np.array(candidates), column, scores, own, weight)
 
@@ -119,7 +119,7 @@ def loss_and_slopes(
     wide = ((0, 64 - lanes), (0, 8 - columns))
     lanes_too = np.pad(np.broadcast_to(own_weight, lanes), (0, 64 - lanes), constant_values=1.0)
     value, slope = compiled(name=name, **({"bpreg": BPREG} | loss))(
-        np.pad(scores, wide, mode="edge").astype(np.float32), np.pad(own, wide),
+        np.pad(scores, wide, mode="edge").astype(np.float32), np.pad(own, wide[0], constant_values=-1),
         np.pad(weight, wide[1]).astype(np.float32), lanes_too.astype(np.float32),
     )  # fmt: skip
     assert np.all(np.isfinite(slope)), "also where a column is unused or a lane marks none as its own"
@@ -160,7 +160,7 @@ def test_unused_columns_do_not_count(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lane_without_negatives_loses_nothing(name: str) -> None:
-    scores, own = np.array([[1.5, -0.5, 2.0]]), np.array([[True, False, False]])
+    scores, own = np.array([[1.5, -0.5, 2.0]]), np.array([0])
     value, slope = loss_and_slopes(name, scores, own, np.array([1.0, 0.0, 0.0]))
     assert value[0] == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_allclose(slope, 0.0, atol=1e-6)

@@ -245,13 +245,14 @@ class MERRec:
             texts = whole(dealt(project(params["match"], names)))
         scores = scores_of(queries, self._columns(params, rows.get("item"), texts, key))
         weight, own_weight = self._ranking.weights(slot, live, negatives)
-        own = slot[: len(live), None] == jnp.arange(len(ids))
+        own = dealt(whole(slot)[: len(live)])
+        is_own = own[:, None] == jnp.arange(len(ids))
         others = dealt(jnp.where(block.target[:, None] == ids, 0.0, weight))
         if self._config.loss.candidates == "live" and known.live is not None:
             (listed, sold), at = known.live, block.asked[:, None]
             inside = jnp.minimum(ids, len(listed) - 1)
             others = jnp.where((listed[inside] <= at) & (at < sold[inside]), others, 0.0)
-        losses = cross_entropy(scores, own, jnp.where(own, own_weight[:, None], others), own_weight)
+        losses = cross_entropy(scores, own, jnp.where(is_own, own_weight[:, None], others), own_weight)
         return jnp.where(live, losses, 0.0)
 
     def _candidate_names(self, known: Known, block: PackedBlock, ids: Array) -> Array:

@@ -17,7 +17,7 @@ from jaxrec.config import LossConfig
 from jaxrec.losses import make_loss
 from jaxrec.negatives import AliasTable, alias_table, draw
 from jaxrec.precision import product
-from jaxrec.sharding import whole
+from jaxrec.sharding import dealt, whole
 
 
 @jax.custom_vjp
@@ -115,7 +115,7 @@ class SampledRanking:
             negatives: of this step.
         """
         slot = whole(slot)
-        own = slot[: len(live), None] == jnp.arange(scores.shape[1])
+        own = dealt(slot[: len(live)])
         weight, own_weight = self.weights(slot, live, negatives)
         return jnp.where(live, self._loss(scores, own, weight, own_weight), 0.0)
 
