@@ -1,4 +1,4 @@
-"""What matrix products multiply in training: float32, or bfloat16 with sums in float32.
+"""What matrix products multiply in training: float32 as the device multiplies it, or bfloat16 with sums in float32.
 
 Within ``low()`` the products of the models round both factors, forward and backward, and keep the rounded ones for the
 derivative: half the memory traffic, and what accelerators multiply fastest. Parameters, tables, optimizer states, sums,

@@ -16,8 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import sharding
-from jaxrec.config import Config
+from jaxrec.config import Config, MeshConfig
 from jaxrec.data.personas import draw_attributes, find_personas, unread_profiles
 from jaxrec.data.personas_files import Reviews, read_reviews
 from jaxrec.data.protocols import RowSplits
@@ -151,25 +150,24 @@ class _Training:
     """The configuration's training without a run: no checkpoints, no log. Folds of one shape share a program."""
 
     def __init__(self, config: Config, model: TowerModel) -> None:
-        self.config, self.model = config, model
+        # On one device, also where the run had more: whoever evaluates it may not have them.
+        self.config, self.model = config.model_copy(update={"mesh": MeshConfig(data=1)}), model
         self._block: Callable[..., Any] | None = None
 
     def weights(self, data: Retrieval) -> dict[str, Any]:
         config = self.config
-        plan = training_plan(config)
-        feed, mesh = self.model.feed(data.training_rows(), plan), plan.mesh
+        feed = self.model.feed(data.training_rows(), training_plan(config))
         if self._block is None:  # the schedule of the first fold serves all: they differ by a row
             schedule = make_schedule(config.optimizer, config.training.epochs * feed.shape.used)
             self._optimizer = make_optimizer(config.optimizer, schedule)
-            self._block = configured_block(config, self.model, self._optimizer, mesh, feed.shape.lanes)
-            self._begin = place_state(new_state(config, self.model, self._optimizer), self.model, mesh)
+            self._block = configured_block(config, self.model, self._optimizer, None, feed.shape.lanes)
+            self._begin = place_state(new_state(config, self.model, self._optimizer), self.model, None)
         state = jax.tree.map(jnp.copy, self._begin)  # a block takes its state's buffers
-        constants = sharding.replicate(self.model.constants(interactions(config, data)), mesh)
+        constants = self.model.constants(interactions(config, data))
         for epoch in range(config.training.epochs):
             for block in feed.epoch(epoch):
-                state, stats = self._block(state, constants, block)
-                sharding.take_turns(stats, mesh)
-        return sharding.local(state.weights())
+                state, _ = self._block(state, constants, block)
+        return state.weights()
 
 
 def _answers(training: _Training, fold: Fold, categories: np.ndarray | None, ks: Sequence[int]) -> Hits:

@@ -17,6 +17,7 @@ import yaml
 from jaxrec import config as configuration
 from jaxrec.config import Config, number
 from jaxrec.errors import UserError, nearest
+from jaxrec.sharding import make_mesh
 
 RANGE = ("low", "high", "log", "step")
 EXAMPLE = "'optimizer.learning_rate: {low: 0.001, high: 0.1, log: true}' or 'model.embedding_dim: {choices: [16, 32]}'"
@@ -113,6 +114,8 @@ class Space:
         """
         names = [one.field for one in self.parameters]
         found = [self._with(base, dict(zip(names, values, strict=True))) for values in self._combinations()]
+        for batch in {config.training.batch_size for config in found}:
+            make_mesh(base.mesh.data, batch)  # a trial in the middle of the search is late to be told
         return found[0]
 
     def _combinations(self) -> Iterator[tuple[Any, ...]]:

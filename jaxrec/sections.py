@@ -221,7 +221,8 @@ class TrainingConfig(Section):
     """At most so many steps in one compiled call. The result does not depend on it."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """What matrix products multiply in training, and keep for the derivative: bfloat16 is what accelerators multiply
-    fastest. Parameters and sums stay float32, and so do evaluation and serving."""
+    fastest. Parameters and sums stay float32, and so do evaluation and serving. float32 is multiplied as the device
+    does it by default (GPUs may take TF32, TPUs bfloat16 passes)."""
     log_every: Count = 10
     """Blocks between two lines of training progress."""
     save_every: Annotated[float, Field(ge=0.0)] = 60.0

@@ -40,8 +40,9 @@ def make_mesh(devices: int | None, batch: int) -> Mesh | None:
         raise UserError(f"mesh.data: found {n}; of local devices ({found[0].platform}) there are {len(found)}; give at "
                         "most that, or leave it out for all")  # fmt: skip
     if batch % n:
+        fewer = max(fewer for fewer in range(1, n) if batch % fewer == 0)
         raise UserError(f"training.batch_size: {batch} cannot be shared evenly by {n} devices (mesh.data); the next "
-                        f"that can is {-(-batch // n) * n}")  # fmt: skip
+                        f"that can is {-(-batch // n) * n}, or give --mesh.data {fewer}")  # fmt: skip
     return None if n == 1 else jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=found[:n])
 
 

@@ -97,10 +97,10 @@ def _train(
             task.finish(run)
         print(f"{path}: already trained to its end; for more epochs train another --run")
         return
+    on = "" if mesh is None else f"; on {mesh.size} devices"
     at_most = "" if feed.shape.lanes == settings.batch_size else f" (at most {settings.batch_size})"
-    print(
-        f"{path}: {task.size}, {feed.shape.lanes} a step{at_most}, {feed.shape.used:,} steps an epoch; {task.validated}"
-    )
+    print(f"{path}: {task.size}, {feed.shape.lanes} a step{at_most}, {feed.shape.used:,} steps an epoch; "
+          f"{task.validated}{on}")  # fmt: skip
     if resume:
         where = (
             f"resuming at step {int(state.step)}"

@@ -111,7 +111,7 @@ def _checked(parser: Parser, options: Any) -> Any:
         if getattr(options, name) < 0:
             shown = name.replace("_", "-")
             parser.error(f"--{shown} {getattr(options, name)}: expected a whole number from 0")
-    if options.peer and options.streamed:
+    if options.peer is not None and options.streamed:
         parser.error("--peer with --streamed: a peer's batches are cut beforehand, and so are ours; leave one out")
     if options.json and not Path(options.json).absolute().parent.is_dir():
         parser.error(f"--json {options.json}: no such directory; make it first")
@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> None:
         "command": shlex.join(["python", "scripts/benchmark.py", *argv]),
     }
     peer = None
-    if options.peer:
+    if options.peer is not None:
         asked = options.models + ["softmax"] * options.alone
         peer = peers.find_peer(options.peer, options.peer_python, asked, options.loss)
     if options.models:

@@ -99,7 +99,9 @@ def _towers(devices: int, loss: str) -> Made:
 
 def _events(devices: int, head: str, loss: dict[str, Any]) -> Made:
     dims = {"name_dim": 4, "text_dim": 4, "event_dim": 2, "embedding_dim": 4, "layers": [6], "window": 6}
-    config = _config(devices, {"name": "merrec", "head": head, "dropout_hidden": 0.1, **dims}, loss)
+    config = _config(
+        devices, {"name": "merrec", "head": head, "dropout_hidden": 0.1, **dims}, loss, data={"unknown_rate": 0.5}
+    )  # fmt: skip
     random, sessions = np.random.default_rng(0), synthetic_sessions(ITEMS, 1500)
     kinds = random.integers(0, 3, len(sessions.items)).astype(np.uint8)
     sessions = replace(sessions, events=kinds)

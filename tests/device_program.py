@@ -106,8 +106,9 @@ def move(config_file: Path, place: Path) -> None:
         stopped = error.code
     train_run(two, place / "moved", resume=True)
     train_run(one, place / "stayed")
+    devices = [mesh.size for n in (8, 2) if (mesh := sharding.make_mesh(n, 16)) is not None]
     weights = [load_session_model(open_run(place / name))[1] for name in ("stayed", "moved")]
-    print(json.dumps({"stopped": stopped, "devices": [8, 2], "difference": apart(*jax.tree.map(np.asarray, weights))}))
+    print(json.dumps({"stopped": stopped, "devices": devices, "difference": apart(*jax.tree.map(np.asarray, weights))}))
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ class Case:
     """The compiled block with its state and an endless feed.
 
     Attributes:
+        devices: that share a step.
         compile_seconds: of tracing and compiling, or of reading the compilation cache.
         step_memory: bytes that the block takes beside its arguments and results.
         peak_memory: bytes of one device: arguments (state, constants, block) and results, what is reused counted once,
@@ -91,6 +92,7 @@ class Case:
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self._mesh = prepared, sharding.make_mesh(prepared.config.mesh.data, prepared.batch)
+        self.devices = 1 if self._mesh is None else self._mesh.size
         self._state = place_state(prepared.new_state(), prepared.model, self._mesh)
         self._constants = sharding.replicate(prepared.constants, self._mesh)
         self._blocks, self._epochs = self._endless(), itertools.count()

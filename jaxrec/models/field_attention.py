@@ -51,7 +51,7 @@ def project(weights: Array, x: Array) -> Array:
     return batched_product(jnp.broadcast_to(weights, (len(x), *weights.shape)), x)
 
 
-def _project_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+def _project_backward(saved: tuple[Array, ...], slope: Array) -> tuple[Array, Array]:
     # The weights are transposed before they are spread: automatic differentiation would transpose F copies of them.
     weights, x = saved
     left, right = rounded(slope, x)
@@ -59,7 +59,7 @@ def _project_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, 
     return jnp.sum(d_weights, axis=0), batched_product(jnp.broadcast_to(weights.T, (len(x), *weights.T.shape)), slope)
 
 
-project.defvjp(lambda weights, x: (project(weights, x), (weights, x)), _project_backward)
+project.defvjp(lambda weights, x: (project(weights, x), rounded(weights, x)), _project_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -36,7 +36,7 @@ from jaxrec.models.event_encoder import MERRecEncoder
 from jaxrec.models.sampled import SampledRanking, SamplingConstants, scores_of
 from jaxrec.models.sequence import Step, packed_steps, unit
 from jaxrec.precision import product
-from jaxrec.sharding import dealt, whole
+from jaxrec.sharding import dealt, taken, whole
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
 
@@ -243,7 +243,7 @@ class MERRec:
             # Each device projects its share of the names, and they exchange what is a third as wide.
             names = dealt(self._candidate_names(known, block, ids))
             texts = whole(dealt(project(params["match"], names)))
-        scores = scores_of(queries, self._columns(params, rows.get("item"), texts, key))
+        scores = scores_of(queries, self._columns(params, rows.get("item"), texts, key, len(block.target)))
         weight, own_weight = self._ranking.weights(slot, live, negatives)
         own = dealt(whole(slot)[: len(live)])
         is_own = own[:, None] == jnp.arange(len(ids))
@@ -268,14 +268,19 @@ class MERRec:
         assert constants.known.names is not None  # refused where the data set is opened
         return look_up(project(params["match"], constants.known.names), constants.known.name_of[constants.trained])
 
-    def _columns(self, params: Any, table: Array | None, texts: Array | None, key: Array | None = None) -> Array:
+    def _columns(
+        self, params: Any, table: Array | None, texts: Array | None, key: Array | None = None, targets: int = 0
+    ) -> Array:
         """float32[n, Q]: vectors of items from their rows, float32[n, D + 1], and their projected names.
 
         Args:
             key: in training, of the rows that are left out.
+            targets: the first so many rows are those of a step's targets. They are drawn for last: there may be more
+                of them where devices share them.
         """
         if table is not None and texts is not None and key is not None and self._config.data.unknown_rate:
             new = jax.random.bernoulli(key, self._config.data.unknown_rate, (len(table), 1))
+            new = jnp.roll(new, targets, axis=0) if targets else new
             table = jnp.where(new, self._new_row(params, table.shape[1]), table)
         parts = [part for part in (table, self._scaled(texts)) if part is not None]
         return jnp.concatenate(parts, axis=1)
@@ -312,7 +317,9 @@ class MERRec:
     ) -> Array:
         """float32[P, Q], with dropout where there is a key for it."""
         wide = (*codes.shape[:-1], codes.shape[-1] * self._config.model.field_dim)
-        fields = look_up(tables["fields"], codes).reshape(wide) if codes.shape[-1] else jnp.zeros(wide)
+        fields = (
+            taken(look_up(tables["fields"], whole(codes)).reshape(wide)) if codes.shape[-1] else jnp.zeros(wide)
+        )  # fmt: skip
         rngs = {} if key is None else {"dropout": key}
         variables, train = {"params": params["encoder"]}, key is not None
         found: Any = self._encoder.apply(variables, names, fields, event, start, slot, train, rngs=rngs)

@@ -16,7 +16,7 @@ from jax import Array
 from jaxrec.config import LossConfig
 from jaxrec.losses import make_loss
 from jaxrec.negatives import AliasTable, alias_table, draw
-from jaxrec.precision import product
+from jaxrec.precision import product, rounded
 from jaxrec.sharding import dealt, whole
 
 
@@ -32,7 +32,7 @@ def scores_of(queries: Array, rows: Array) -> Array:
     return product(queries, rows.T)
 
 
-def _scores_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+def _scores_backward(saved: tuple[Array, ...], slope: Array) -> tuple[Array, Array]:
     queries, rows = saved
     if jax.default_backend() != "cpu":
         return product(slope, rows), product(slope.T, queries)
@@ -45,7 +45,7 @@ def _scores_backward(saved: tuple[Array, Array], slope: Array) -> tuple[Array, A
     return jnp.concatenate(parts, axis=1), by_rows
 
 
-scores_of.defvjp(lambda queries, rows: (scores_of(queries, rows), (queries, rows)), _scores_backward)
+scores_of.defvjp(lambda queries, rows: (scores_of(queries, rows), rounded(queries, rows)), _scores_backward)
 
 
 class SamplingConstants(NamedTuple):
