@@ -160,7 +160,7 @@ class _Training:
         if self._block is None:  # the schedule of the first fold serves all: they differ by a row
             schedule = make_schedule(config.optimizer, config.training.epochs * feed.shape.used)
             self._optimizer = make_optimizer(config.optimizer, schedule)
-            self._block = configured_block(config, self.model, self._optimizer, None, feed.shape.lanes)
+            self._block = configured_block(config, self.model, self._optimizer, feed)
             self._begin = place_state(new_state(config, self.model, self._optimizer), self.model, None)
         state = jax.tree.map(jnp.copy, self._begin)  # a block takes its state's buffers
         constants = self.model.constants(interactions(config, data))

@@ -16,7 +16,6 @@ from contextvars import ContextVar
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
@@ -56,7 +55,7 @@ def replicate(tree: Any, mesh: Mesh | None) -> Any:
 
 def deal(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
     """The arrays, also NumPy's, with this axis dealt over the devices."""
-    return jax.tree.map(jnp.asarray, tree) if mesh is None else jax.device_put(tree, _dealt(mesh, axis))
+    return replicate(tree, None) if mesh is None else jax.device_put(tree, _dealt(mesh, axis))
 
 
 def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:

@@ -76,7 +76,7 @@ def _train(
     # ---- data and model: the task, with its feed and its validation ------------------------------------------------
     dataset = open_dataset(config.data.path)
     task = make_task(config, dataset)
-    model, feed, mesh = task.model, task.feed, sharding.make_mesh(config.mesh.data, settings.batch_size)
+    model, feed, mesh = task.model, task.feed, task.feed.mesh
     constants = sharding.replicate(task.constants, mesh)
     schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
     optimizer = make_optimizer(config.optimizer, schedule)
@@ -120,7 +120,7 @@ def _train(
 
     # ---- compile, kept apart from training -------------------------------------------------------------------------
     with clock.part("compile"), progress("compiling"):
-        train_block = configured_block(config, model, optimizer, mesh, feed.shape.lanes)
+        train_block = configured_block(config, model, optimizer, feed)
         compiled = train_block.lower(state, constants, feed.like()).compile()
 
     # ---- epochs ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +15,7 @@ from jax.sharding import Mesh
 from jaxrec import precision, sharding
 from jaxrec.config import Config
 from jaxrec.data.feed import Plan
-from jaxrec.models import Model
+from jaxrec.models import Feed, Model
 from jaxrec.optimizers import Optimizer, clip_scale
 from jaxrec.tables import RowPlan, gather, plan_rows, scratch, update_rows
 
@@ -100,8 +102,13 @@ def place_state(state: TrainState, model: Model, mesh: Mesh | None) -> TrainStat
     On one device it is there for good, as what is restored is: one program for both, and a resumed run finds it in the
     cache.
     """
-    place = sharding.deal if model.carries_lanes and mesh is not None else sharding.replicate
-    return sharding.replicate(state._replace(carry=()), mesh)._replace(carry=place(state.carry, mesh))
+    return lay_out(state, model, partial(sharding.replicate, mesh=mesh), partial(sharding.deal, mesh=mesh))
+
+
+def lay_out(state: TrainState, model: Model, whole: Callable[[Any], Any], dealt: Callable[[Any], Any]) -> TrainState:
+    """The state with ``dealt`` of what goes by lane, and ``whole`` of the rest."""
+    carry = (dealt if model.carries_lanes else whole)(state.carry)
+    return whole(state._replace(carry=()))._replace(carry=carry)
 
 
 def training_plan(config: Config) -> Plan:
@@ -118,13 +125,11 @@ def training_plan(config: Config) -> Plan:
     )  # fmt: skip
 
 
-def configured_block(
-    config: Config, model: Model, optimizer: Optimizer, mesh: Mesh | None, lanes: int
-) -> jax.stages.Wrapped:
-    """``make_train_block`` of a configuration; see there for ``mesh`` and ``lanes``."""
+def configured_block(config: Config, model: Model, optimizer: Optimizer, feed: Feed) -> jax.stages.Wrapped:
+    """``make_train_block`` of a configuration, for the blocks of a feed."""
     settings = config.training
     low, clip_norm = settings.precision == "bfloat16", config.optimizer.clip_norm
-    return make_train_block(model, optimizer, clip_norm, settings.average, mesh, lanes, low)
+    return make_train_block(model, optimizer, clip_norm, settings.average, feed.mesh, feed.shape.lanes, low)
 
 
 def make_train_block(
@@ -153,11 +158,11 @@ def make_train_block(
             return on_mesh(placed(state), sharding.whole(constants), sharding.dealt(block, 1))
 
     def placed(state: TrainState) -> TrainState:
-        carry = sharding.dealt(state.carry) if model.carries_lanes else sharding.whole(state.carry)
-        return sharding.whole(state._replace(carry=()))._replace(carry=carry)
+        return lay_out(state, model, sharding.whole, sharding.dealt)
 
     def on_mesh(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
         share = 1.0 if lanes is None else block.weight.shape[1] / lanes
+        stepper = _Stepper(model, optimizer, clip_norm, share, constants)
         size = block.weight.shape[0]
         keys = jax.vmap(jax.random.fold_in, (None, 0))(
             jax.random.wrap_key_data(state.key), state.step + jnp.arange(size)
@@ -169,7 +174,6 @@ def make_train_block(
         def one(loop: tuple[TrainState, dict[str, Array]], at: Any) -> tuple[Any, Array]:
             state, marks = loop
             turn, step, live, key = at
-            stepper = _Stepper(model, optimizer, clip_norm, share, constants)
             state, marks, loss = _step(stepper, state, marks, turn, step, live, key)
             if state.average is not None:
                 state = _averaged(state, average, live)

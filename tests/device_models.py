@@ -75,11 +75,11 @@ def _clicks(devices: int) -> Made:
     return Made(config, model, model.feed(rows, training_plan(config)), model.constants(counts))
 
 
-def _towers(devices: int, loss: str) -> Made:
+def _towers(devices: int) -> Made:
     config = _config(
         devices,
         {"name": "two_tower", "embedding_dim": 4, "hidden": [8], "output_dim": 4, "dropout_hidden": 0.1},
-        {"name": loss, "hard_negatives": 2, "hard_pool": 8, "refresh_steps": 7, "n_sample": 5},
+        {"name": "infonce", "hard_negatives": 2, "hard_pool": 8, "refresh_steps": 7, "n_sample": 5},
         data={"fields": ["skin", "brand", "age"]},
     )
     random, n, users = np.random.default_rng(0), 600, 40
@@ -97,11 +97,11 @@ def _towers(devices: int, loss: str) -> Made:
     return Made(config, model, model.feed(rows, training_plan(config)), model.constants(known))
 
 
-def _events(devices: int, head: str, loss: dict[str, Any]) -> Made:
+def _events(devices: int) -> Made:
     dims = {"name_dim": 4, "text_dim": 4, "event_dim": 2, "embedding_dim": 4, "layers": [6], "window": 6}
-    config = _config(
-        devices, {"name": "merrec", "head": head, "dropout_hidden": 0.1, **dims}, loss, data={"unknown_rate": 0.5}
-    )  # fmt: skip
+    model_config = {"name": "merrec", "head": "both", "dropout_hidden": 0.1, **dims}
+    loss = {"name": "cross_entropy", "n_sample": 12}
+    config = _config(devices, model_config, loss, data={"unknown_rate": 0.5})
     random, sessions = np.random.default_rng(0), synthetic_sessions(ITEMS, 1500)
     kinds = random.integers(0, 3, len(sessions.items)).astype(np.uint8)
     sessions = replace(sessions, events=kinds)
@@ -122,6 +122,6 @@ MADE: dict[str, Callable[[int], Made]] = {
     "narm": lambda n: _sessions(n, NARM | {"dropout_hidden": 0.1}, {"name": "softmax"}),
     "sasrec": lambda n: _sessions(n, SASREC, SAMPLED, optimizer={"learning_rate": 0.01}),
     "autoint": _clicks,
-    "two_tower": lambda n: _towers(n, "infonce"),
-    "merrec": lambda n: _events(n, "both", {"name": "cross_entropy", "n_sample": 12}),
+    "two_tower": _towers,
+    "merrec": _events,
 }

@@ -168,7 +168,8 @@ def test_streamed_rows_time_their_feed(script: Any, case: Case, benchmark: Run) 
     class Slow:
         """A feed that takes 30 ms for a block."""
 
-        shape, like = case.prepared.feed.shape, case.prepared.feed.like
+        feed = case.prepared.feed
+        shape, mesh, like = feed.shape, feed.mesh, feed.like
 
         def epoch(self, epoch: int) -> Iterator[Any]:
             for block in blocks:

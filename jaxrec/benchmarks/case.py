@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxrec import sharding
 from jaxrec.config import Config
 from jaxrec.models import Feed, Model
 from jaxrec.optimizers import Optimizer, make_optimizer, make_schedule
+from jaxrec.telemetry import Waited
 from jaxrec.training import BlockStats, TrainState, configured_block, new_state, place_state
 
 STREAMED_BLOCKS = 12  # of a streamed epoch: the first one, for which nothing is prepared ahead, has to weigh little
@@ -54,9 +54,9 @@ class Prepared:
         """The state before the first step, on one device."""
         return new_state(self.config, self.model, self._optimizer)
 
-    def compiled(self, mesh: Mesh | None, state: TrainState, constants: Any) -> jax.stages.Compiled:
-        """The block that training runs on these devices; of state and constants only shapes and places count."""
-        train_block = configured_block(self.config, self.model, self._optimizer, mesh, self.feed.shape.lanes)
+    def compiled(self, state: TrainState, constants: Any) -> jax.stages.Compiled:
+        """The block that training runs on the feed's devices; of state and constants only shapes and places count."""
+        train_block = configured_block(self.config, self.model, self._optimizer, self.feed)
         return train_block.lower(state, constants, self.feed.like()).compile()
 
     @property
@@ -91,13 +91,13 @@ class Case:
     """
 
     def __init__(self, prepared: Prepared) -> None:
-        self.prepared, self._mesh = prepared, sharding.make_mesh(prepared.config.mesh.data, prepared.batch)
+        self.prepared, self._mesh = prepared, prepared.feed.mesh
         self.devices = 1 if self._mesh is None else self._mesh.size
         self._state = place_state(prepared.new_state(), prepared.model, self._mesh)
         self._constants = sharding.replicate(prepared.constants, self._mesh)
         self._blocks, self._epochs = self._endless(), itertools.count()
         begin = time.perf_counter()
-        self._compiled = prepared.compiled(self._mesh, self._state, self._constants)
+        self._compiled = prepared.compiled(self._state, self._constants)
         self.compile_seconds = time.perf_counter() - begin
         memory = self._compiled.memory_analysis()
         self.step_memory = int(memory.temp_size_in_bytes) if memory is not None else 0
@@ -126,16 +126,12 @@ class Case:
         jax.block_until_ready(self._state)
         begin = time.perf_counter()
         for epoch in itertools.islice(self._epochs, epochs):
-            blocks = feed.epoch(epoch)
-            while True:
-                asked = time.perf_counter()
-                block = next(blocks, None)
-                waited += time.perf_counter() - asked
-                if block is None:
-                    break
+            blocks = Waited(feed.epoch(epoch))
+            for block in blocks:
                 stats = self._run(block)
                 jax.block_until_ready(before)
                 before = stats
+            waited += blocks.seconds
         jax.block_until_ready((self._state, before))
         seconds = time.perf_counter() - begin
         return Round(epochs * feed.shape.used / seconds, seconds, waited / seconds)

@@ -11,11 +11,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec import sharding
 from jaxrec.benchmarks.case import Prepared
@@ -23,7 +24,7 @@ from jaxrec.benchmarks.collectives import exchanged
 from jaxrec.benchmarks.sweep import Job, jobs
 from jaxrec.cli import progress
 from jaxrec.errors import UserError
-from jaxrec.training import TrainState
+from jaxrec.training import TrainState, lay_out
 
 DEVICES = 8
 OPTION = "--collectives"  # of the script, for the process of its own
@@ -71,21 +72,19 @@ def _compile(job: Job) -> dict[str, Any]:
         return {"why": f"a batch of {job.batch} does not divide by {DEVICES}"}
     try:
         prepared = job.prepare()
-        mesh = sharding.make_mesh(DEVICES, job.batch)
-        state, constants = _shapes(prepared, mesh)
-        text = prepared.compiled(mesh, state, constants).as_text() or ""
+        text = prepared.compiled(*_shapes(prepared)).as_text() or ""
         return {"bytes": exchanged(text, prepared.feed.shape.steps)}
     except (UserError, ValueError) as error:
         return {"why": str(error)}
 
 
-def _shapes(prepared: Prepared, mesh: Mesh | None) -> tuple[TrainState, Any]:
+def _shapes(prepared: Prepared) -> tuple[TrainState, Any]:
     """Shapes and places of state and constants: eight copies of a large table would not fit everywhere."""
 
     def replicated(tree: Any) -> Any:
         everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
 
-    state = jax.eval_shape(prepared.new_state)
-    carry = sharding.like(state.carry, mesh) if prepared.model.carries_lanes else replicated(state.carry)
-    return replicated(state._replace(carry=()))._replace(carry=carry), replicated(prepared.constants)
+    mesh, state = prepared.feed.mesh, jax.eval_shape(prepared.new_state)
+    dealt = partial(sharding.like, mesh=mesh)
+    return lay_out(state, prepared.model, replicated, dealt), replicated(prepared.constants)

@@ -154,7 +154,7 @@ class SessionFeed:
     ) -> None:
         self._offsets = np.asarray(sessions.offsets)
         self._items = np.asarray(sessions.items, dtype=np.int32)
-        self._order, self._seed, self._mesh = order, seed, mesh
+        self._order, self._seed, self.mesh = order, seed, mesh
         self._opens = np.zeros(len(self._items), bool)
         self._opens[self._offsets[:-1][np.diff(self._offsets) > 0]] = True
         used = lane_length(self._offsets, lanes)
@@ -174,10 +174,10 @@ class SessionFeed:
         """The blocks of an epoch from block ``start`` on."""
         positions = self.positions(epoch)
         if self.resident:
-            on_device = replicate(positions, self._mesh)
+            on_device = replicate(positions, self.mesh)
             for block in range(start, self.shape.blocks):
                 cut = _cut(*self._device, on_device, block * self.shape.steps, self.shape.steps)
-                yield deal(cut, self._mesh, 1)
+                yield deal(cut, self.mesh, 1)
         else:
             yield from ahead(self._host_block(positions, block) for block in range(start, self.shape.blocks))
 
@@ -185,7 +185,7 @@ class SessionFeed:
         """Shapes and dtypes of a block, to compile for."""
         shape = (self.shape.steps, self.shape.lanes)
         block = Block(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in (np.int32, np.int32, np.bool_, np.float32)))
-        return like(block, self._mesh, 1)
+        return like(block, self.mesh, 1)
 
     def positions(self, epoch: int) -> np.ndarray:
         """int32[blocks * steps, lanes]: ``lane_positions``, padded with -1 to whole blocks."""
@@ -198,7 +198,7 @@ class SessionFeed:
         at = np.maximum(part, 0)
         after = np.minimum(at + 1, len(self._items) - 1)
         host = Block(self._items[at], self._items[after], self._opens[at] | (part < 0), (part >= 0).astype(np.float32))
-        return deal(host, self._mesh, 1)
+        return deal(host, self.mesh, 1)
 
 
 @partial(jax.jit, static_argnames="steps")

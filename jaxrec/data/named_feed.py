@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.feed import Shape, ahead
@@ -21,11 +20,10 @@ class NamedFeed:
     Args:
         feed: the blocks.
         catalogue: the vectors, in host memory or mapped from the disk.
-        mesh: devices that share each step; None: one device.
     """
 
-    def __init__(self, feed: PackedFeed, catalogue: Catalogue, mesh: Mesh | None = None) -> None:
-        self._feed, self._catalogue, self._mesh = feed, catalogue, mesh
+    def __init__(self, feed: PackedFeed, catalogue: Catalogue) -> None:
+        self._feed, self._catalogue, self.mesh = feed, catalogue, feed.mesh
         self.shape: Shape = feed.shape
 
     @property
@@ -57,7 +55,7 @@ class NamedFeed:
 
     def _named(self, block: PackedBlock) -> PackedBlock:
         names = tuple(self._gather(ids) for ids in (block.input, block.target))
-        return block._replace(names=deal(names, self._mesh, 1))
+        return block._replace(names=deal(names, self.mesh, 1))
 
     def _gather(self, ids: jax.Array) -> np.ndarray:
         """bfloat16[..., dim] from int32[...] items; zeros for -1 and for items without a name."""

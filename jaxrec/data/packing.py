@@ -240,7 +240,7 @@ class PackedFeed:
             raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
                             f"{2**31:,}; prepare a part of the data")  # fmt: skip
         self._log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times)
-        self._plan = plan
+        self._plan, self.mesh = plan, plan.mesh
         self._chunks = cut_chunks(np.asarray(sessions.offsets), window, stride)
         # Classes of chunks that may take each other's places, in the order of the template's places.
         self._kind = self._chunks.length * (window + 1) + self._chunks.scored
@@ -269,9 +269,9 @@ class PackedFeed:
         steps = self.shape.steps
         if self.resident:
             log, template = self._device
-            begins, values = replicate((begin, value), self._plan.mesh)
+            begins, values = replicate((begin, value), self.mesh)
             for block in range(start, self.shape.blocks):
-                yield deal(_cut(log, template, begins, values, block * steps, steps), self._plan.mesh, 1)
+                yield deal(_cut(log, template, begins, values, block * steps, steps), self.mesh, 1)
         else:
             yield from ahead(self._host_block(begin, value, block) for block in range(start, self.shape.blocks))
 
@@ -295,7 +295,7 @@ class PackedFeed:
         scored = jax.ShapeDtypeStruct((steps, self._template.slot.shape[1]), np.int32)
         weight = jax.ShapeDtypeStruct(scored.shape, np.float32)
         kinds, asked = None if self._log.events is None else grid, None if self._log.times is None else scored
-        return like(PackedBlock(grid, grid, scored, scored, weight, kinds, None, asked), self._plan.mesh, 1)
+        return like(PackedBlock(grid, grid, scored, scored, weight, kinds, None, asked), self.mesh, 1)
 
     def positions(self, epoch: int = 0) -> np.ndarray:
         """int64[steps of all blocks, P]: where in the split each target stands, in the order of the blocks; -1 where
@@ -307,7 +307,7 @@ class PackedFeed:
     def _host_block(self, begin: np.ndarray, value: np.ndarray | None, block: int) -> PackedBlock:
         low = block * self.shape.steps
         part = Template(*(leaf[low : low + self.shape.steps] for leaf in self._template))
-        return deal(_assemble(np, self._log, part, begin, value), self._plan.mesh, 1)
+        return deal(_assemble(np, self._log, part, begin, value), self.mesh, 1)
 
 
 @partial(jax.jit, static_argnames="steps")

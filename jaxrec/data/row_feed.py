@@ -48,7 +48,7 @@ class RowFeed:
             np.ascontiguousarray(rows.columns, np.int32), np.ascontiguousarray(rows.numbers, np.float32),
             np.asarray(rows.labels, np.float32), np.asarray(rows.ratings, np.float32), np.ones(len(rows), np.float32),
         )  # fmt: skip
-        self._plan, self._n = plan, len(rows)
+        self._plan, self._n, self.mesh = plan, len(rows), plan.mesh
         self._steps = -(-self._n // plan.batch)  # of a pass
         used = plan.passes * self._steps
         reads = plan.batch * max(1, rows.columns.shape[1] + rows.numbers.shape[1])
@@ -68,10 +68,10 @@ class RowFeed:
         """The blocks of an epoch from block ``start`` on."""
         order = self.order(epoch)
         if self._device is not None:
-            on_device = replicate(order, self._plan.mesh)
+            on_device = replicate(order, self.mesh)
             for block in range(start, self.shape.blocks):
                 cut = _cut(self._device, on_device, block * self.shape.steps, self.shape.steps)
-                yield deal(cut, self._plan.mesh, 1)
+                yield deal(cut, self.mesh, 1)
         else:
             yield from ahead(self._host_block(order, block) for block in range(start, self.shape.blocks))
 
@@ -79,7 +79,7 @@ class RowFeed:
         """Shapes and dtypes of a block, to compile for."""
         lead = (self.shape.steps, self.shape.lanes)
         block = RowBlock(*(jax.ShapeDtypeStruct((*lead, *leaf.shape[1:]), leaf.dtype) for leaf in self._host))
-        return like(block, self._plan.mesh, 1)
+        return like(block, self.mesh, 1)
 
     def order(self, epoch: int) -> np.ndarray:
         """int32[blocks * steps, B]: which row takes which place; -1 behind the last one."""
@@ -96,7 +96,7 @@ class RowFeed:
     def _host_block(self, order: np.ndarray, block: int) -> RowBlock:
         part = order[block * self.shape.steps : (block + 1) * self.shape.steps]
         picked = RowBlock(*(leaf[np.maximum(part, 0)] for leaf in self._host))
-        return deal(picked._replace(weight=(part >= 0).astype(np.float32)), self._plan.mesh, 1)
+        return deal(picked._replace(weight=(part >= 0).astype(np.float32)), self.mesh, 1)
 
 
 @partial(jax.jit, static_argnames="steps")

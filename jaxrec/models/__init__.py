@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from jax import Array
+from jax.sharding import Mesh
 
 from jaxrec.config import Config
 from jaxrec.data.feed import Plan, Shape
@@ -105,6 +106,7 @@ class Feed(Protocol):
     [steps, B], a weight of 0 marking what is no target."""
 
     shape: Shape
+    mesh: Mesh | None  # devices that share each step; None: one
 
     @property
     def pairs(self) -> int:

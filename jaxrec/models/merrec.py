@@ -138,7 +138,7 @@ class MERRec:
         stride, half_life = (model.stride, self._config.data.half_life) if plan.training else (1, None)
         times = None if spans is None else spans.seconds(sessions.times)
         feed = PackedFeed(sessions, model.window, plan, stride, half_life, True, times)
-        return feed if self._on_device else NamedFeed(feed, self._catalogue, plan.mesh)
+        return feed if self._on_device else NamedFeed(feed, self._catalogue)
 
     def init(self, key: Array) -> Any:
         model, catalogue = self._config.model, self._catalogue
