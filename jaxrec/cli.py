@@ -4,25 +4,65 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, one_line, shown
+from jaxrec.paths import check_path, check_text
+
+NOT_OURS = {  # what to do about errors of the user's machine and paths; every other OSError is a bug
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS), "free or choose another place"
+    ),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR), "name another path"),
+}
+PATHS = ("DIR", "FILE", "PATH", "RUN")  # metavars of options that are paths
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are one line, like every other error of a user's making."""
+    """An ``ArgumentParser`` whose errors are one line, like every other error of a user's making.
+
+    An option that is given twice is refused, where argparse takes the last without a word, and so is what can be
+    neither text nor a path.
+    """
 
     def __init__(self, **options: object) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         options.setdefault("allow_abbrev", False)
         super().__init__(**options)  # type: ignore[arg-type]
+        self.seen: dict[str, Any] = {}  # values by option, of one call
+        for name in (None, "store"):
+            self.register("action", name, _Once)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.seen = {}
+        return super().parse_known_args(args, namespace)
+
+    def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
+        check = check_path if action.metavar in PATHS else check_text
+        for word in words if action.nargs not in (argparse.PARSER, argparse.REMAINDER) else ():
+            check("/".join(action.option_strings) or action.dest, word)
+        return super()._get_values(action, words)  # type: ignore[misc]
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see '{self.prog} --help'")
+
+
+class _Once(argparse.Action):
+    """Stores a value, or the values behind one option, once."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        if option is not None:
+            if self.dest in parser.seen:
+                several = "; write all its values behind one" if self.nargs in ("*", "+") else "; leave one out"
+                both = f"{shown(parser.seen[self.dest])} and {shown(values)}"
+                raise UserError(f"{option}: given twice, as {both}{several}")
+            parser.seen[self.dest] = values
+        setattr(namespace, self.dest, values)
 
 
 def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
@@ -31,6 +71,9 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     Returns:
         The exit status: 0; 2 for a mistake that the user can mend (also a full disk); 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")  # an id that PYTHONIOENCODING has no letters for
     try:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()
@@ -42,16 +85,21 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
         return 141
     except OSError as error:
         # ValueError and friends stay tracebacks: those are bugs. These few are the user's machine.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno not in NOT_OURS:
             raise
         file = error.filename2 or error.filename  # of a copy the second is the one that is written
         place = f" at {file}" if file else ""
-        print(f"jaxrec: error: {os.strerror(error.errno)}{place}; free or choose another place", file=sys.stderr)
+        say("error", f"{os.strerror(error.errno)}{place}; {NOT_OURS[error.errno]}")
         return 2
     except KeyboardInterrupt:
         print("jaxrec: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def say(kind: str, text: str) -> None:
+    """Print one line on stderr, whatever ids it holds: ``jaxrec: note: …``."""
+    print(one_line(f"jaxrec: {kind}: {text}"), file=sys.stderr)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A YAML file gives the values, ``--section.field value`` overrides them, and the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError, nearest, shown
 from jaxrec.sections import (
     Config,
     DataConfig,
@@ -25,6 +26,10 @@ from jaxrec.sections import (
     Rule,
     TrainingConfig,
 )
+from jaxrec.yaml_text import parse_yaml, read_yaml
+
+EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
+LEADING_ZERO = re.compile(r"[-+]?0[0-9_]")
 
 __all__ = [
     "Config", "DataConfig", "EvaluationConfig", "LossConfig", "MeshConfig", "ModelConfig", "OptimizerConfig",
@@ -40,15 +45,7 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: naming the field, what was found, what is allowed, and the nearest name.
     """
     path = Path(file)
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot read the configuration ({reason})") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', 'unreadable')})") from None
+    values = read_yaml(path, "the configuration")
     sections = values.values() if isinstance(values, dict) else [None]
     if not all(isinstance(part, dict) and all(isinstance(name, str) for name in part) for part in sections):
         raise UserError(f"{path}: expected sections with fields, such as 'data:' with 'path: …' under it")
@@ -68,10 +65,18 @@ def parse(values: dict[str, Any], source: str = "configuration") -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(error)}") from None
+    except UserError as error:  # of data.path
+        raise UserError(f"{source}: {error}") from None
     for section, part in values.items():
         for name, value in part.items() if isinstance(part, dict) else ():
-            if any(isinstance(one, bool) for one in (value if isinstance(value, list) else [value])):
-                raise UserError(f"{source}: {section}.{name}: found {value}; input should be a number")  # not 1 or 0
+            result = getattr(getattr(config, section), name)
+            results = result if isinstance(result, tuple) else (result,)
+            for one, becomes in zip(value if isinstance(value, (list, tuple)) else [value], results, strict=True):
+                if isinstance(one, bool):  # not 1 or 0
+                    raise UserError(f"{source}: {section}.{name}: found {shown(value)}; input should be a number")
+                if isinstance(one, str) and isinstance(becomes, (int, float)) and LEADING_ZERO.match(one.strip()):
+                    raise UserError(f"{source}: {section}.{name}: found {shown(one)}, which some read as octal; write "
+                                    f"{becomes}")  # fmt: skip
     return config
 
 
@@ -106,64 +111,66 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
         elif pairs:
             pairs[-1][1].append(word)
         else:
-            raise UserError(f"'{word}': expected --section.field value")
+            raise UserError(f"{shown(word)}: expected --section.field value")
     known = fields()
+    said: dict[str, str] = {}
     for name, words in pairs:
         if name not in known:
             same = [field for field in known if field.split(".")[1] == name]  # the section was left out
             hint = f" (did you mean '{same[0]}'?)" if same else nearest(name, known)
-            raise UserError(f"--{name}: no such option or field{hint}; --help lists them")
+            raise UserError(f"--{shown(name)[1:-1]}: no such option or field{hint}; --help lists them")
         if not words:
             raise UserError(f"--{name}: a value is missing")
+        if name in said:
+            raise UserError(
+                f"--{name}: given twice, as {shown(said[name])} and {shown(' '.join(words))}; leave one out"
+            )
+        said[name] = " ".join(words)
     return [(name, _value(name, words)) for name, words in pairs]
 
 
 def _value(name: str, words: list[str]) -> Any:
-    try:
-        values = [yaml.safe_load(word) for word in words]
-    except yaml.YAMLError:
-        raise UserError(f"--{name}: '{' '.join(words)}' is not a value") from None
     if name == "data.path":  # a directory may be called 2024
         return " ".join(words)
+    values = [parse_yaml(word, f"--{name} {shown(word)}", lines=False) for word in words]
     if _several(name) and not (len(values) == 1 and (isinstance(values[0], list) or values[0] is None)):
         return values
     if len(values) > 1:
-        raise UserError(f"--{name}: one value expected, found '{' '.join(words)}'")
-    return number(values[0])
+        raise UserError(f"--{name}: one value expected, found {shown(' '.join(words))}")
+    return values[0] if str in _types(name) else number(values[0])
 
 
 def _several(name: str) -> bool:
     """Whether ``section.field`` takes a list."""
+    return any(get_origin(part) is tuple for part in _types(name))
+
+
+def _types(name: str) -> list[Any]:
+    """What ``section.field`` may be, without bounds."""
     section, field = name.split(".")
     annotation = Config.model_fields[section].annotation.model_fields[field].annotation  # type: ignore[union-attr]
-    parts = [
+    return [
         get_args(part)[0] if get_origin(part) is Annotated else part for part in (annotation, *get_args(annotation))
     ]
-    return any(get_origin(part) is tuple for part in parts)
 
 
 def number(value: Any) -> Any:
     """YAML 1.1 takes 1e-3 for a string; users mean a number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 def _explain(error: ValidationError) -> str:
     problem = error.errors()[0]
     loc = [part for part in problem["loc"] if part not in ("str", "int", "float")]  # of a union, not of the user's
     in_rule = loc[:1] == ["recommendation"]
-    place = ".".join(str(part) for part in loc if in_rule or not isinstance(part, int))
+    place = ".".join(str(part)[:100] for part in loc if in_rule or not isinstance(part, int))
     if problem["type"] == "extra_forbidden":
         known = set(Config.model_fields) if "." not in place else set(fields())
         return f"{place}: no such field{nearest(place, known)}"
     if problem["type"] == "missing":
         return f"{place}: missing; it has no default"
     if problem["type"] == "string_pattern_mismatch":  # there is one: training.metric
-        return (f"{place}: found {problem['input']!r}; expected recall, mrr, ndcg or hit_rate at a cut-off, as "
+        return (f"{place}: found {shown(problem['input'])}; expected recall, mrr, ndcg or hit_rate at a cut-off, as "
                 "recall@20, or auc, log_loss")  # fmt: skip
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
@@ -173,4 +180,4 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
         allowed = [word.strip("' ") for word in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
         hint = nearest(problem["input"], allowed)
-    return f"{place}: found {problem['input']!r}; {message}{hint}"
+    return f"{place}: found {shown(problem['input'])}; {message}{hint}"

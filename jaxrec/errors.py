@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+LONGEST = 1_000  # characters of a message; what is longer is cut in its middle, as the end says what to do
 
 
 class UserError(Exception):
@@ -13,8 +20,46 @@ class UserError(Exception):
     Commands print it as ``jaxrec: error: …`` and exit with status 2 (see ``jaxrec.cli``).
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+def one_line(text: str, most: int = LONGEST) -> str:
+    """``text`` with control characters, line ends and halves of characters escaped, cut to ``most`` characters."""
+    text = _cut(text, most)
+    return text if text.isprintable() else _cut("".join(map(_printable, text)), most)
+
+
+def _cut(text: str, most: int) -> str:
+    end = most // 3
+    return text if len(text) <= most else f"{text[: most - end - 3]} … {text[-end:]}"
+
+
+def _printable(character: str) -> str:
+    """The character, or its escape as Python writes it. Wide and no-break spaces are text."""
+    if character.isprintable() or unicodedata.category(character) == "Zs":
+        return character
+    return repr(character)[1:-1]
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A user's value as a message shows it: as Python writes it, on one line, cut to ``most`` characters."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, PurePath):
+        value = str(value)
+    try:
+        text = repr(value[: 2 * most] if isinstance(value, (str, bytes)) else value)
+    except ValueError:  # of an int
+        return "a number of thousands of digits"
+    if len(text) > most:
+        text = f"{text[: most - 2]}…{text[-1]}" if isinstance(value, (str, bytes)) else f"{text[: most - 1]}…"
+    return one_line(text)
+
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` where one of ``allowed`` is close to ``name``, otherwise an empty string."""
+    if len(name) > 200:  # comparing takes as long as both are
+        return ""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    return f" (did you mean {shown(close[0])}?)" if close else ""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError, nearest, shown
 
 
 def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
     """``["gender=F", "age=25"]`` by name.
 
     Raises:
-        UserError: one is no FIELD=VALUE.
+        UserError: one is no FIELD=VALUE, or a field is there twice.
     """
     found = {}
     for word in words or ():
         name, given, value = word.partition("=")
         if not name or not given:
-            raise UserError(f"{option} {word}: expected FIELD=VALUE, such as gender=F")
+            raise UserError(f"{option} {shown(word)}: expected FIELD=VALUE, such as gender=F")
+        if name in found:
+            both = f"{shown(found[name])} and {shown(value)}"
+            raise UserError(f"{option}: {shown(name)} is given twice, as {both}; leave one out")
         found[name] = value
     return found
 

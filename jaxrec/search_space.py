@@ -12,12 +12,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jaxrec import config as configuration
 from jaxrec.config import Config, number
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError, nearest, shown
 from jaxrec.sharding import make_mesh
+from jaxrec.yaml_text import read_yaml
 
 RANGE = ("low", "high", "log", "step")
 EXAMPLE = "'optimizer.learning_rate: {low: 0.001, high: 0.1, log: true}' or 'model.embedding_dim: {choices: [16, 32]}'"
@@ -166,15 +165,7 @@ def load_space(file: str | Path) -> Space:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot read the tuning space ({reason})") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: such as the date 2024-13-45
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', 'unreadable')})") from None
+    entries = read_yaml(path, "the tuning space")
     if entries is None:
         entries = {}
     if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries):
@@ -185,7 +176,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _parameter(place: str, name: str, entry: Any) -> Parameter:
     """One field of the space; ``place`` begins the messages."""
     if not isinstance(entry, dict):
-        raise UserError(f"{place}: found {entry!r}; expected 'choices: […]', or 'low: …' and 'high: …'")
+        raise UserError(f"{place}: found {shown(entry)}; expected 'choices: […]', or 'low: …' and 'high: …'")
     for key in entry:
         if key not in ("choices", *RANGE):
             raise UserError(f"{place}: no '{key}' here{nearest(str(key), ('choices', *RANGE))}; there are choices, or "
@@ -197,12 +188,12 @@ def _parameter(place: str, name: str, entry: Any) -> Parameter:
         raise UserError(f"{place}: choices and {also} exclude each other; leave one out")
     choices = entry["choices"]
     if not isinstance(choices, list) or not choices:
-        raise UserError(f"{place}: choices: found {choices!r}; give a list of at least one value")
+        raise UserError(f"{place}: choices: found {shown(choices)}; give a list of at least one value")
     if not name.startswith("data."):  # a directory may be called 1e3
         choices = [number(one) for one in choices]
     for index, one in enumerate(choices):
         if one in choices[:index]:
-            raise UserError(f"{place}: choices: {one!r} is there twice; leave one out")
+            raise UserError(f"{place}: choices: {shown(one)} is there twice; leave one out")
     return Parameter(name, tuple(choices))
 
 
@@ -213,10 +204,10 @@ def _range(place: str, name: str, entry: dict[str, Any]) -> Parameter:
             raise UserError(f"{place}: {key}: missing; a range has low and high (for single values give choices)")
     for key, value in numbers.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UserError(f"{place}: {key}: found {value!r}; a number is expected")
+            raise UserError(f"{place}: {key}: found {shown(value)}; a number is expected")
     log = entry.get("log", False)
     if not isinstance(log, bool):
-        raise UserError(f"{place}: log: found {log!r}; give true or false")
+        raise UserError(f"{place}: log: found {shown(log)}; give true or false")
     if not all(isinstance(value, int) for value in numbers.values()):
         numbers = {key: float(value) for key, value in numbers.items()}
     low, high, step = numbers["low"], numbers["high"], numbers.get("step")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from jaxrec.agreement import check_agreement, defaults_of
+from jaxrec.paths import check_path
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Amount = Annotated[int, Field(ge=0, lt=2**31)]
 
-
-METRICS = r"^(auc|log_loss|(recall|mrr|ndcg|hit_rate|ndcg_published|hit_rate_published)@[1-9][0-9]*)$"
+METRICS = r"^(auc|log_loss|(recall|mrr|ndcg|hit_rate|ndcg_published|hit_rate_published)@[1-9][0-9]{0,8})$"
 
 
 class Section(BaseModel):
@@ -22,7 +23,7 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    path: str
+    path: Annotated[str, AfterValidator(lambda path: check_path("data.path", path))]
     """Dataset directory, as written by python -m jaxrec.prepare."""
     validation_fraction: Fraction = 0.0
     """Share of the training targets, the most recent, held out for validation (0: train on everything); of rows, as
@@ -48,10 +49,10 @@ class DataConfig(Section):
     before. merrec with both heads: share of a step's items that are ranked as if they were new."""
     embeddings: str | None = None
     """merrec: the text model whose name vectors are read, where the data set has those of several."""
-    name_memory: Annotated[int, Field(ge=0)] = 8192
+    name_memory: Amount = 8192
     """merrec: the name vectors stay on the device when they take less than this (MiB); otherwise a thread gathers those
     of each block from host memory."""
-    device_memory: Annotated[int, Field(ge=0)] = 2048
+    device_memory: Amount = 2048
     """The training split stays on the device when it takes less than this (MiB); otherwise blocks are streamed."""
 
 
@@ -110,7 +111,7 @@ class ModelConfig(Section):
     """merrec: width of the vectors of these fields' values."""
     window: Annotated[int, Field(ge=1, le=4096)] = 20
     """narm, sasrec, merrec: a score depends on the last so many clicks."""
-    stride: Annotated[int, Field(ge=1)] = 1
+    stride: Count = 1
     """narm, sasrec, merrec: in training, targets of a session beyond the window are scored so many at a time. At 1 each
     sees a whole window; at s some see s - 1 clicks less, and a long session costs s times less."""
     temperature: Annotated[float, Field(gt=0.0)] | None = None
@@ -198,7 +199,7 @@ class OptimizerConfig(Section):
     """How the learning rate falls to final_fraction over the planned epochs."""
     final_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Where a falling schedule ends, as a share of learning_rate."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Amount = 0
     """Steps over which the learning rate rises linearly from 0."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled decay of all weights (AdamW), times the learning rate; with adam and dense tables only."""
@@ -230,7 +231,7 @@ class TrainingConfig(Section):
     average: Fraction = 0.0
     """Decay per step of a moving average of all weights, which then evaluates and serves (0: off); with dense tables
     only."""
-    early_stopping: Annotated[int, Field(ge=0)] = 0
+    early_stopping: Amount = 0
     """Stop after so many epochs without a better validation metric (0: never)."""
     metric: Annotated[str, Field(pattern=METRICS)] = "recall@20"
     """The validation metric that names the best epoch: recall, mrr, ndcg or hit_rate at a cut-off (two_tower:
@@ -253,12 +254,21 @@ class EvaluationConfig(Section):
     """two_tower: a field of the item; an answer with one of the right category is a category hit."""
 
 
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):  # not 1 or 0
+        raise ValueError(f"found {value}; give a number, or text in quotes")
+    return value
+
+
+Value = Annotated[str | int | float, BeforeValidator(_no_truth)]
+
+
 class Rule(Section):
     """What a shop knows and a model does not."""
 
-    when: dict[str, str | int | float] = Field(default_factory=dict)
+    when: dict[str, Value] = Field(default_factory=dict)
     """Values of fields of the user that all have to hold; none: for everybody."""
-    boost: Annotated[dict[str, str | int | float], Field(min_length=1)]
+    boost: Annotated[dict[str, Value], Field(min_length=1)]
     """Values of fields of the item; those that have all of them move up."""
     by: Annotated[float, Field(ge=-1.0, le=1.0)]
     """Added to their scores, which are between 0 and 1."""

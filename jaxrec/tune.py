@@ -40,6 +40,7 @@ from jaxrec.tasks import make_task
 from jaxrec.telemetry import read_log
 from jaxrec.train import train
 from jaxrec.tune_report import best_epoch, best_trial
+from jaxrec.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -233,11 +234,11 @@ def _known(out: Path, record: dict[str, Any]) -> bool:
             raise UserError(f"{out}: exists and holds no study (no {RECORD}); choose another --out")
         return False
     try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        found = read_yaml(file, "the study")
         # fields that the configuration has got since have their defaults
         found["config"] = Config.model_validate(found["config"]).model_dump(mode="json")
         before = {f"{part} {name}": value for part, values in found.items() for name, value in _flat(values)}
-    except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError):
+    except (UserError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file}: damaged; restore it, or choose another --out") from None
     now = {f"{part} {name}": value for part, values in record.items() for name, value in _flat(values)}
     if before["data content_hash"] != now["data content_hash"]:

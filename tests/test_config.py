@@ -62,8 +62,8 @@ def test_overrides(override: str, field: str, value: Any, tmp_path: Path) -> Non
     assert type(found) is type(value)
 
 
-def test_the_last_override_counts_and_the_file_is_overridden(tmp_path: Path) -> None:
-    words = ["--training.epochs", "3", "--loss.n_sample", "7", "--training.epochs", "4"]
+def test_the_file_is_overridden_field_by_field(tmp_path: Path) -> None:
+    words = ["--training.epochs", "4", "--loss.n_sample", "7"]
     found = load(tmp_path, *words, text=BASE + "training:\n  epochs: 2\n  batch_size: 9\n")
     assert (found.training.epochs, found.training.batch_size, found.loss.n_sample) == (4, 9, 7)
 
@@ -83,7 +83,7 @@ def test_floats_in_the_file_need_no_dot(tmp_path: Path) -> None:
         ("--optimizer.learning_rate 0", ["optimizer.learning_rate", "found 0", "greater than 0"]),
         ("--optimizer.learning_rate -1", ["optimizer.learning_rate", "found -1", "greater than 0"]),
         ("--optimizer.learning_rate fast", ["optimizer.learning_rate", "found 'fast'", "number"]),
-        ("--optimizer.learning_rate nan", ["optimizer.learning_rate", "found nan", "finite"]),
+        ("--optimizer.learning_rate nan", ["optimizer.learning_rate", "found 'nan'", "finite"]),
         ("--optimizer.momentum 1", ["optimizer.momentum", "found 1", "less than 1"]),
         ("--training.batch_size 0", ["training.batch_size", "found 0", "greater than or equal to 1"]),
         ("--training.batch_size 2.5", ["training.batch_size", "found 2.5", "integer"]),
@@ -97,8 +97,12 @@ def test_floats_in_the_file_need_no_dot(tmp_path: Path) -> None:
         ("--loss.logq 1 --loss.name bpr", ["loss.logq", "cross_entropy", "leave it out for bpr"]),
         ("--optimizer.name adam --optimizer.momentum 0.5", ["momentum", "belongs to adagrad and sgd"]),
         ("--training.epochs", ["--training.epochs", "value is missing"]),
+        ("--training.epochs 3 --loss.logq 1 --training.epochs=4", ["--training.epochs: given twice, as '3' and '4'"]),
+        ("--training.epochs 010", ["training.epochs: found '010'", "write 10"]),
+        ("--model.layers 1:30", ["model.layers: found '1:30'"]),
+        ("--model.layers {a:1,a:2}", ["model.layers", "found {'a:1': None, 'a:2': None}"]),
         ("--training.epochs 1 2", ["--training.epochs", "one value expected", "'1 2'"]),
-        ("--training.epochs [1", ["--training.epochs", "'[1' is not a value"]),
+        ("--training.epochs [1", ["--training.epochs '[1': not YAML"]),
         ("training.epochs 1", ["'training.epochs'", "expected --section.field"]),
         ("--training.epochs null", ["training.epochs", "found None", "integer"]),
         ("--data.validation_fraction 1.0", ["data.validation_fraction", "found 1.0", "less than 1"]),
@@ -128,7 +132,7 @@ def test_wrong_overrides_name_the_field_the_value_and_what_is_allowed(
         ("data:\n\tpath: x\n", ["c.yaml, line 2", "not YAML"]),
         (BASE + "training:\n  epochs: many\n", ["training.epochs", "found 'many'", "integer"]),
         (BASE + "optimizer:\n  learning_rate: .inf\n", ["optimizer.learning_rate", "found inf", "finite"]),
-        (BASE + "loss:\n  name: no\n", ["loss.name", "found False", "'cross_entropy'"]),
+        (BASE + "loss:\n  name: no\n", ["loss.name", "found 'no'", "'cross_entropy'"]),
     ],
 )
 def test_wrong_files(text: str, parts: list[str], tmp_path: Path) -> None:
@@ -163,11 +167,12 @@ def positive(most: float = 1e30) -> st.SearchStrategy[float]:
 
 
 FRACTION = st.floats(0.0, 1.0, exclude_max=True)
-COUNT = st.integers(1, 10**12)
+COUNT = st.integers(1, 2**31 - 1)
+PATH = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=60)
 RATES = {"learning_rate": positive(), "momentum": FRACTION, "clip_norm": st.none() | positive(),
          "schedule": st.sampled_from(["constant", "linear", "cosine"])}  # fmt: skip
 VALID = st.fixed_dictionaries(
-    {"data": st.fixed_dictionaries({"path": st.text(st.characters(exclude_categories=["Cs"]))}, optional={
+    {"data": st.fixed_dictionaries({"path": PATH}, optional={
         "validation_fraction": FRACTION, "order": st.sampled_from(["random", "time"]), "device_memory": COUNT})},
     optional={
         "model": st.fixed_dictionaries({}, optional={

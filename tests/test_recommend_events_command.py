@@ -146,8 +146,17 @@ def test_what_the_command_refuses(event_run: Path, tmp_path: Path, capsys: Capsy
     fails(capsys, *start, "--events", "a", "--example", names="--events and --example; give one")
     fails(capsys, *start, "--events", tmp_path / "gone.json", names=r"gone.json: cannot be read \(No such file")
     fails(capsys, *start, "--events", tmp_path, names="cannot be read")
-    fails(capsys, *start, "--events", events("[{"), names=r"events.json: not JSON \(.*\); expected a list")
+    fails(
+        capsys,
+        *start,
+        "--events",
+        events("[{"),
+        names=r"events.json, line 1, column 3: not JSON \(.*\); expected a list",
+    )
     fails(capsys, *start, "--events", events("[" * 100_000), names="events.json: not JSON")
+    fails(
+        capsys, *start, "--events", events('[{"item": 1, "item": 2}]'), names="events.json: 'item' stands twice in one"
+    )
     fails(capsys, *start, "--events", events("{}"), names="events: found {}, expected a list")
     fails(capsys, *start, "--events", events("[]"), names="events: empty")
     fails(

@@ -94,8 +94,10 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def search(config: Path, space: Path, out: Path, trials: int = TRIALS, *more: object) -> list[str]:
     """The words of the command. With this seed SPACE makes two good trials, a fair one and a hopeless one: pruned."""
-    words = ["tune", "--config", config, "--space", space, "--out", out, "--trials", trials]
-    return [str(word) for word in (*words, "--startup-trials", 2, "--seed", 30, *more)]
+    words = ["tune", "--config", config, "--space", space, "--out", out, "--trials", trials, *more]
+    for option, value in (("--startup-trials", 2), ("--seed", 30)):
+        words += [] if option in more else [option, value]
+    return [str(word) for word in words]
 
 
 def stand_in(config: Config, path: Path, resume: bool, report: Report) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from jaxrec.data.field_codes import finite_number
 from jaxrec.data.rows import Field
 from jaxrec.errors import UserError
+from jaxrec.json_text import parse_json
 
 FARTHEST = 1e4  # deviations of a number from the mean: beyond it float32 says nothing any more
 
@@ -37,7 +37,7 @@ def read_items(file: Path, identity: str) -> list[dict[str, Any]]:
         raise UserError(f"{file}: no such file; check its name")
     try:
         if file.suffix == ".json":
-            rows = json.loads(file.read_text(encoding="utf-8"))
+            rows = parse_json(file.read_text(encoding="utf-8"), str(file))
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
                 raise UserError(f'{file}: expected a list of objects, such as [{{"id": 1}}]')
             return rows

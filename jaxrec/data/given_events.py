@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pyarrow as pa
 
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError, nearest, shown
+from jaxrec.json_text import parse_json
 
 MOST = sys.float_info.max  # of a number
 LIVE = ("listed", "sold")  # attributes of a listing that no event has
@@ -44,11 +44,11 @@ def read_events(file: str) -> Any:
     called = "--events -" if file == "-" else file
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-        return json.loads(text)
     except OSError as error:
         raise UserError(f"{called}: cannot be read ({error.strerror}); check --events") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:  # no UTF-8, or a name with a NUL
         raise UserError(f"{called}: not JSON ({error}); expected a list, such as {SUCH_AS}") from None
+    return parse_json(text, called, f"expected a list, such as {SUCH_AS}")
 
 
 def check_events(events: Any, types: Sequence[str], schema: pa.Schema) -> list[Entry]:
@@ -63,7 +63,7 @@ def check_events(events: Any, types: Sequence[str], schema: pa.Schema) -> list[E
         UserError: naming the entry and the field, where they are not so.
     """
     if not isinstance(events, (list, tuple)):
-        raise UserError(f"events: found {_shown(events)}, expected a list, such as {SUCH_AS}")
+        raise UserError(f"events: found {shown(events)}, expected a list, such as {SUCH_AS}")
     if not events:
         raise UserError(f"events: empty; give at least one, oldest first, such as {SUCH_AS}")
     return [_entry(f"events: entry {number}", event, types, schema) for number, event in enumerate(events, 1)]
@@ -71,7 +71,7 @@ def check_events(events: Any, types: Sequence[str], schema: pa.Schema) -> list[E
 
 def _entry(place: str, given: Any, types: Sequence[str], schema: pa.Schema) -> Entry:
     if not isinstance(given, Mapping):
-        raise UserError(f"{place}: found {_shown(given)}, expected an object, such as {SUCH_AS.split(', {')[0][1:]}")
+        raise UserError(f"{place}: found {shown(given)}, expected an object, such as {SUCH_AS.split(', {')[0][1:]}")
     fields = [name for name in schema.names if name not in LIVE]
     for name in given:
         if name not in ("item", "event", *fields):
@@ -79,7 +79,7 @@ def _entry(place: str, given: Any, types: Sequence[str], schema: pa.Schema) -> E
                             f"are item, event, {', '.join(fields)}")  # fmt: skip
     event = given.get("event")
     if not isinstance(event, str) or event not in types:
-        what = "none" if event is None else _shown(event)
+        what = "none" if event is None else shown(event)
         raise UserError(f"{place}: event: found {what}{nearest(str(event), types)}, expected one of {', '.join(types)}")
     item = None if given.get("item") is None else check_id(place, given["item"])
     attributes = {name: check_value(f"{place}: {name}", given.get(name), schema.field(name).type) for name in fields}
@@ -96,7 +96,7 @@ def check_id(place: str, value: Any) -> Any:
         UserError: neither a whole number nor text.
     """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer, str)) or not str(value).strip():
-        raise UserError(f"{place}: item: found {_shown(value)}, expected an id, a whole number or text")
+        raise UserError(f"{place}: item: found {shown(value)}, expected an id, a whole number or text")
     return check_value(f"{place}: item", value, pa.string()) if isinstance(value, str) else int(value)
 
 
@@ -110,7 +110,7 @@ def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
         return None
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if not isinstance(value, str):
-            raise UserError(f"{place}: found {_shown(value)}, expected text")
+            raise UserError(f"{place}: found {shown(value)}, expected text")
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise UserError(f"{place}: found {value!a}, no valid Unicode; mend it")
         return value
@@ -118,13 +118,8 @@ def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
     number = number and abs(cast(float, value)) <= MOST
     if pa.types.is_integer(kind):
         if not number or int(value) != value or not -(2**63) <= value < 2**63:
-            raise UserError(f"{place}: found {_shown(value)}, expected a whole number")
+            raise UserError(f"{place}: found {shown(value)}, expected a whole number")
         return int(value)
     if not number:
-        raise UserError(f"{place}: found {_shown(value)}, expected a number")
+        raise UserError(f"{place}: found {shown(value)}, expected a number")
     return float(value)
-
-
-def _shown(value: Any) -> str:
-    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}…"

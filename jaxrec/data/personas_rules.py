@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError, nearest, shown
+from jaxrec.yaml_text import read_yaml
 
 DEFAULT = Path(__file__).with_name("personas.yaml")
 UNNAMED = "persona_"  # begins the name of a persona that has no rule; its number follows
@@ -69,19 +68,6 @@ class Rule:
         return {"title": self.title, "words": list(self.words), "attributes": attributes}
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that a mapping holds twice, of which YAML's own loader takes the last without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"'{key.value}' for the second time",
-                                                        key.start_mark)  # fmt: skip
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
-        return super().construct_mapping(node, deep)
-
-
 def read_rules(path: Path | None = None) -> tuple[Rule, ...]:
     """The rules of a YAML file, in its order; of the default table where ``path`` is None.
 
@@ -89,16 +75,7 @@ def read_rules(path: Path | None = None) -> tuple[Rule, ...]:
         UserError: a missing file, or the field that cannot be used.
     """
     path = DEFAULT if path is None else path
-    try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError(f"{path}: cannot read the personas ({reason}); check --personas") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: such as the date 2024-13-45
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{where}: not YAML ({getattr(error, 'problem', None) or 'unreadable'})") from None
-    return parse_rules(entries, str(path))
+    return parse_rules(read_yaml(path, "the personas"), str(path))
 
 
 def parse_rules(entries: Any, source: str) -> tuple[Rule, ...]:
@@ -216,6 +193,5 @@ def _list(names: tuple[str, ...]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value as a message shows it: on one line, cut where it is long."""
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    """A value as a message shows it."""
+    return "nothing" if value is None else shown(value)

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxrec.data.personas_rules import Choices, Range
 from jaxrec.errors import UserError, nearest
+from jaxrec.json_text import parse_json
 
 CATEGORIES = {97: "Skincare", 98: "Makeup", 99: "Perfume", 101: "Accessories", 103: "Men"}
 PRODUCT = ("product_id", "product_name", "price", "brand_name", "category", "rating", "reviews")
@@ -191,15 +192,11 @@ def _ids(path: Path, entries: list[dict[str, Any]]) -> list[str] | None:
 
 def _load(path: Path, option: str) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"{path}: cannot be read ({reason}); check {option}") from None
-    except json.JSONDecodeError as error:
-        place = f"{path}, line {error.lineno}, column {error.colno}"
-        raise UserError(f"{place}: not JSON ({error.msg}); mend or fetch the file again") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits; thousands of brackets
-        raise UserError(f"{path}: not JSON that can be read (numbers too long or lists too deep); mend it") from None
+    return parse_json(text, str(path), "mend or fetch the file again")
 
 
 def _text(place: str, value: Any, expected: str = "text that is not empty") -> str:

@@ -1,0 +1,39 @@
+"""Which texts can be paths, so that a bad one is refused before anything is made."""
+
+from __future__ import annotations
+
+from jaxrec.errors import UserError, shown
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that file systems take
+
+
+def check_path(place: str, path: str) -> str:
+    """Returns ``path``.
+
+    Raises:
+        UserError: it is empty, too long, no text, or holds a NUL character.
+    """
+    if not path:
+        raise UserError(f"{place}: found an empty path; give one")
+    check_text(place, path)
+    longest = max(len(name.encode()) for name in path.split("/"))
+    if longest > LONGEST_NAME:
+        raise UserError(f"{place}: {shown(path)} holds a name of {longest:,} bytes; at most {LONGEST_NAME} are allowed")
+    if len(path.encode()) > LONGEST_PATH:
+        raise UserError(
+            f"{place}: {shown(path)} is a path of {len(path.encode()):,} bytes; at most {LONGEST_PATH:,} are allowed"
+        )
+    return path
+
+
+def check_text(place: str, text: str) -> str:
+    """Returns ``text``.
+
+    Raises:
+        UserError: it holds a NUL character, or bytes that are not UTF-8, which Python reads as halves of characters.
+    """
+    if "\0" in text:
+        raise UserError(f"{place}: {shown(text)} holds a NUL character; leave it out")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{place}: {shown(text)} holds bytes that are not UTF-8; name it in UTF-8")
+    return text
