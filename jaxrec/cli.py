@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         check = check_path if action.metavar in PATHS else check_text
         for word in words if action.nargs not in (argparse.PARSER, argparse.REMAINDER) else ():
             check("/".join(action.option_strings) or action.dest, word)
-        return super()._get_values(action, words)  # type: ignore[misc]
+        return super()._get_values(action, words)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see '{self.prog} --help'")

@@ -13,7 +13,7 @@ def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
     Raises:
         UserError: one is no FIELD=VALUE, or a field is there twice.
     """
-    found = {}
+    found: dict[str, str] = {}
     for word in words or ():
         name, given, value = word.partition("=")
         if not name or not given:
