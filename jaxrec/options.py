@@ -17,7 +17,7 @@ def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
     for word in words or ():
         name, given, value = word.partition("=")
         if not name or not given:
-            raise UserError(f"{option} {shown(word)}: expected FIELD=VALUE, such as gender=F")
+            raise UserError(f"{option} {word}: expected FIELD=VALUE, such as gender=F")
         if name in found:
             both = f"{shown(found[name])} and {shown(value)}"
             raise UserError(f"{option}: {shown(name)} is given twice, as {both}; leave one out")
