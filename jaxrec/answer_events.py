@@ -49,7 +49,6 @@ def answer(options: Namespace) -> None:
             not options.include_bought,
             at,
         )
-        _note_excluded(market, options.exclude)
     if not found:
         print("jaxrec: note: the exclusions leave nothing to recommend", file=sys.stderr)
     extra: dict[str, Any] = {"unknown": unknown, "popularity": len(unknown) == len(events)}
@@ -76,12 +75,6 @@ def _check(options: Namespace) -> None:
                 raise UserError(f"--similar-to: --{name.replace('_', '-')} does not go with it; leave one of them out")
 
 
-def _note_excluded(market: EventRecommender, exclude: Sequence[Any]) -> None:
-    strange = [item for item, index in zip(exclude, market.listings.find(exclude), strict=True) if index < 0]
-    if strange:
-        print(f"jaxrec: note: --exclude: unknown items ignored: {' '.join(strange)}", file=sys.stderr)
-
-
 # ---- printing --------------------------------------------------------------------------------------------------------
 
 
@@ -101,8 +94,11 @@ def _print(options: Namespace, extra: Mapping[str, Any], found: Sequence[Suggest
         lines.append(f"recommended of what is live at {shown_time(extra['at'])}:")
     elif "events" in extra:
         lines.append("recommended:")
-    width = max((len(str(one.item)) for one in found), default=0)
-    lines += [f"{rank:4d}  {one.item!s:>{width}}  {one.score:9.4f}  {_described(one.known)}"
+    width = max((len(str(one.item)) for one in found), default=4)
+    if found:
+        what = "score" if options.similar_to is None else "similarity"
+        lines.append(f"{'rank':>4}  {'item':>{width}}  {what:>10}  {'price':>10}  {'name':<{WIDTH}}  more")
+    lines += [f"{rank:4d}  {one.item!s:>{width}}  {one.score:10.4f}  {_described(one.known)}"
               for rank, one in enumerate(found, 1)]  # fmt: skip
     print("\n".join(lines))
 

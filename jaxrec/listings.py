@@ -15,16 +15,19 @@ import pyarrow.parquet as pq
 from jaxrec.cli import progress
 from jaxrec.data.catalogue import Catalogue, read_attributes
 from jaxrec.data.field_codes import warn_unknown
-from jaxrec.data.given import read_items
+from jaxrec.data.given import item_rows
 from jaxrec.data.given_events import LIVE, check_id, check_value
 from jaxrec.data.name_vectors import NAMES
+from jaxrec.data.raw_ids import Places, bare, plain, whole
 from jaxrec.data.text import encoded, find_model
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, shown
 from jaxrec.rundir import Run
-from jaxrec.where import matching
+from jaxrec.where import matching, unknown_values
 
 SHOWN = ("name", "price", "c0_name", "c1_name", "c2_name", "brand_name", "item_condition_name")
 """Attributes that are given with an item."""
+LAST = 253_402_300_800_000  # ms: the year 10000
+Time = str | datetime.date | int | None
 
 
 class Listings:
@@ -46,7 +49,7 @@ class Listings:
         self.attributes = read_attributes(folder).combine_chunks()  # a few rows of one chunk are found at once
         self._spans = catalogue.spans
         self._newest = int(np.max(run.kept("example_times"), initial=0))
-        self._added: dict[str, int] = {}
+        self._added = Places(())
         self._ids: list[Any] = []
         self._vectors = np.zeros((0, catalogue.dim), np.float16)  # of what was added
         self._codes = np.zeros((0, len(catalogue.fields)), np.int32)
@@ -65,10 +68,14 @@ class Listings:
         """int64[n]: the index of each raw id; -1 for one that is not there."""
         values = list(raw)
         found = self.vocabulary.encode(values).astype(np.int64)
-        if self._added:
-            added = np.array([self._added.get(str(value), -1) for value in values], np.int64)
+        if len(self._added):
+            added = np.array([self._added.find(value) for value in values], np.int64)
             found = np.where(found < 0, added, found)
         return found
+
+    def nearest(self, value: Any) -> str:
+        """`` (did you mean 'x'?)`` where an id is close, otherwise an empty string."""
+        return self.vocabulary.nearest(value)
 
     def raw(self, index: int) -> Any:
         """The raw id of an item."""
@@ -79,6 +86,10 @@ class Listings:
         """``SHOWN`` of items, int64[n]."""
         rows: list[dict[str, Any]] = self.attributes.select(SHOWN).take(pa.array(items)).to_pylist()
         return rows
+
+    @property
+    def _integers(self) -> bool:
+        return bool(self.vocabulary.ids.dtype == np.int64)
 
     # ---- what models read --------------------------------------------------------------------------------------------
 
@@ -133,8 +144,9 @@ class Listings:
 
     # ---- who can be recommended --------------------------------------------------------------------------------------
 
-    def allowed(self, where: str | None, at: str | datetime.datetime | int | None) -> np.ndarray:
-        """bool[items]: the items that a filter leaves, of those that are live at a time.
+    def allowed(self, where: str | None, at: Time) -> np.ndarray:
+        """bool[items]: the items that a filter leaves, of those that are live at a time. A value that the filter asks
+        for and no item has is noted with an ``UnknownValues`` warning.
 
         Args:
             where: see ``jaxrec.where``; None: no filter.
@@ -146,9 +158,15 @@ class Listings:
         mask = self._live_at(at)
         if where is None:
             return mask
+        if not isinstance(where, str):
+            raise UserError(
+                f"where: found {shown(where)}, expected a filter, such as \"price <= 50 and c0_name = 'Men'\""
+            )
         # Until when a listing will be live nobody knows at the time.
         known = self.attributes.select([name for name in self.attributes.column_names if name not in LIVE])
         matched = matching(known, where)
+        for note in unknown_values(known, where):
+            warn_unknown(f"where: {note}")
         chosen = np.zeros(len(self), bool)
         chosen[matched] = True
         if not (chosen & mask).any():
@@ -156,29 +174,31 @@ class Listings:
                             "ask for less, or name another time with --at")  # fmt: skip
         return chosen & mask
 
-    def time(self, at: str | datetime.datetime | int | None) -> int:
+    def time(self, at: Time) -> int:
         """ms since 1970 of a time: such as ``2023-05-31``, with hours and minutes or without, a datetime (both in UTC
         where they name no zone), ms since 1970; None: of the newest event in the sequences that the run keeps.
 
         Raises:
             UserError: no time.
         """
+        if isinstance(at, np.datetime64) and not np.isnat(at):
+            at = int(at.astype("datetime64[ms]").astype(np.int64))
+        at = plain(at)
         if at is None:
             return self._newest
-        if isinstance(at, int):
+        if isinstance(at, str) and at.isdecimal() and len("20230531") < len(at) < len(str(LAST)):
+            at = int(at)  # as our own answers give it; fromisoformat would find a year in it
+        if isinstance(at, int) and not isinstance(at, bool) and abs(at) < LAST:
             return at
-        if isinstance(at, str) and at.isdecimal() and len(at) > len("20230531"):
-            return int(at)  # as our own answers give it; fromisoformat would find a year in it
         try:
-            moment = datetime.datetime.fromisoformat(at) if isinstance(at, str) else at
-        except ValueError:
-            raise UserError(
-                f"--at {at}: no time; give one such as 2023-05-31 or '2023-05-31 18:30', which is UTC"
-            ) from None
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
-        return round(moment.timestamp() * 1000)
+            moment = datetime.datetime.fromisoformat(at.isoformat() if isinstance(at, datetime.date) else at)  # type: ignore[arg-type]
+            moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+            return round(moment.timestamp() * 1000)
+        except (ValueError, TypeError, OverflowError):
+            raise UserError(f"--at {bare(at)}: no time; give one such as 2023-05-31 or '2023-05-31 18:30', which is "
+                            "UTC") from None  # fmt: skip
 
-    def _live_at(self, at: str | datetime.datetime | int | None) -> np.ndarray:
+    def _live_at(self, at: Time) -> np.ndarray:
         if self._spans is None:
             if at is not None:
                 raise UserError("--at: the run's data do not say when listings are live; leave it out")
@@ -202,8 +222,8 @@ class Listings:
         """Add listings; all or none.
 
         Args:
-            items: mappings of ``item`` (or ``item_id``), ``name`` and other attributes, or a Parquet, CSV or JSON file
-                with such columns. Other columns are left out, with an ``UnknownValues`` warning.
+            items: mappings of ``item`` (or ``item_id``), ``name`` and other attributes, a table, or a Parquet, CSV or
+                JSON file with such columns. Other columns are left out, with an ``UnknownValues`` warning.
 
         Returns:
             int64[n], their indices.
@@ -214,7 +234,8 @@ class Listings:
         """
         named = isinstance(items, (str, Path))
         called = f"{items}: row" if named else "new item"
-        given = read_items(Path(items), "item") if isinstance(items, (str, Path)) else items
+        texts = [field.name for field in self.attributes.schema if pa.types.is_string(field.type)]
+        given = item_rows(items, ["item", "item_id", *texts])
         csv = named and str(items).endswith(".csv")
         found = [self._new(f"{called} {number}", row, csv) for number, row in enumerate(given, 1)]
         if not found:
@@ -223,7 +244,9 @@ class Listings:
         taken: set[str] = set()
         for number, (one, place) in enumerate(zip(ids, self.find(ids), strict=True), 1):
             if place >= 0 or str(one) in taken:
-                raise UserError(f"{called} {number}: item {one} is there already; leave it out, or give it another id")
+                raise UserError(
+                    f"{called} {number}: item {bare(one)} is there already; leave it out, or give it another id"
+                )
             taken.add(str(one))
         self._note_unused(given)
         vectors, table = self.name_vectors([row["name"] for row in rows]), self._table(rows)
@@ -232,22 +255,20 @@ class Listings:
         self._codes = np.concatenate([self._codes, self._catalogue.encode(table)])
         self.attributes = pa.concat_tables([self.attributes, table]).combine_chunks()
         self._ids = self._ids + ids
-        self._added = self._added | {str(one): index for index, one in enumerate(ids, first)}
+        self._added = Places([*self._added.values(), *(ids if self._integers else map(str, ids))], len(self.vocabulary))
         return np.arange(first, len(self))
 
     def _new(self, place: str, row: Mapping[str, Any], csv: bool) -> tuple[Any, dict[str, Any]]:
         """The id and the attributes of a new listing."""
-        found = row.get("item") if row.get("item") is not None else row.get("item_id")
-        if found is None:
+        found = row.get("item") if plain(row.get("item")) is not None else row.get("item_id")
+        if plain(found) is None:
             raise UserError(f"{place}: no 'item', which identifies it; give one")
         one = check_id(place, found)
-        if self.vocabulary.ids.dtype == np.int64:
-            try:
-                one = int(one)
-            except ValueError:
-                raise UserError(
-                    f"{place}: item: found '{one}', expected a whole number, as the run's ids are"
-                ) from None
+        if self._integers:
+            number = whole(one)
+            if number is None:
+                raise UserError(f"{place}: item: found '{bare(one)}', expected a whole number, as the run's ids are")
+            one = number
         values = {}
         for field in self.attributes.schema:
             value = row.get(field.name)

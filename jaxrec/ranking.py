@@ -98,7 +98,9 @@ def ranks_and_top(
 
 
 @partial(jax.jit, static_argnames=("k", "size"))
-def top_items(queries: Array, items: Array, banned: Array, k: int, size: BlockSize) -> tuple[Array, Array]:
+def top_items(
+    queries: Array, items: Array, banned: Array, k: int, size: BlockSize, count: Array | int | None = None
+) -> tuple[Array, Array]:
     """The k items with the highest inner products, best first; among equal scores the lower index first.
 
     Args:
@@ -106,12 +108,14 @@ def top_items(queries: Array, items: Array, banned: Array, k: int, size: BlockSi
         items: float32[V, D].
         banned: int32[Q, N], items that must not be returned; V for none.
         k: at most V.
+        count: the items from this one on are padding, which is never returned; None: there is none.
 
     Returns:
         int32[Q, k] items, and float32[Q, k] scores (-inf where fewer than k items are allowed; a score that is not a
         number counts as not allowed).
     """
     parts, width = _parts(items, size.items), min(size.items, items.shape[0])
+    count = items.shape[0] if count is None else count
 
     def one(query: Array, ban: Array) -> tuple[Array, Array]:
         begin = (jnp.full((len(query), k), -jnp.inf), jnp.full((len(query), k), items.shape[0], jnp.int32))
@@ -120,7 +124,7 @@ def top_items(queries: Array, items: Array, banned: Array, k: int, size: BlockSi
             first, vectors = part
             scores = _scores(query, vectors)  # [q, width]
             index = first + jnp.arange(width)
-            scores = jnp.where((index < items.shape[0]) & ~jnp.isnan(scores), scores, -jnp.inf)
+            scores = jnp.where((index < count) & ~jnp.isnan(scores), scores, -jnp.inf)
             row = jnp.arange(len(query))[:, None]
             scores = scores.at[row, jnp.where(ban >= first, ban - first, width)].set(-jnp.inf, mode="drop")
             values, places = _top_k(scores, min(k, width))

@@ -7,6 +7,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,21 @@ import numpy as np
 
 from jaxrec import runtime
 from jaxrec.cli import Parser, command
+from jaxrec.data.field_codes import noted_unknown
+from jaxrec.data.raw_ids import bare, listing, read_ids, read_sessions
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
 from jaxrec.models import SessionModel
-from jaxrec.ranking import block_size, top_items
+from jaxrec.ranking import BlockSize, block_size, top_items
 from jaxrec.rundir import load_session_model, open_run
+from jaxrec.serving import batches, best, check_k, steps
 
 Ids = list[int] | list[str]
 MOST = 2**31  # clicks of a session
-BATCH = 256  # sessions ranked in one go
 
 
 class UnknownItems(UserWarning):
-    """Items of a session that the model has never seen; they are left out."""
+    """Items that the model has never seen; they are left out."""
 
 
 class Recommender:
@@ -60,7 +63,7 @@ class Recommender:
 
     def recommend(
         self,
-        items: Sequence[Any],
+        items: Any,
         k: int = 20,
         exclude_seen: bool = True,
         exclude: Iterable[Any] = (),
@@ -69,7 +72,8 @@ class Recommender:
         """The k items that most likely come next.
 
         Args:
-            items: a session, raw ids in order of time; or a list of sessions.
+            items: a session, raw ids in order of time: a list, tuple, array, Series or generator of them; or several
+                sessions, a list of such or an array of two dimensions.
             k: how many, at most the number of items.
             exclude_seen: leave out the session's own items.
             exclude: leave these out as well.
@@ -77,25 +81,27 @@ class Recommender:
 
         Returns:
             For one session a list of raw ids and float32[n] scores, best first; for several a list of each. n is k, or
-            less where exclusions leave fewer. Unknown items are left out with an ``UnknownItems`` warning; a session
-            without any known item gets the most popular items, scored by their number of events.
+            less where exclusions leave fewer. Unknown items, also of ``exclude`` and ``candidates``, are left out with
+            one ``UnknownItems`` warning for all sessions. A session without any known item gets the most popular items,
+            scored by their number of events; so does an empty one among several.
 
         Raises:
-            UserError: an empty session, k out of range, or no known candidate.
+            UserError: a single empty session, k out of range, or no known candidate.
         """
-        if isinstance(items, (str, int)):
-            raise UserError(f"items: a list of ids is expected, such as [{items!r}], not a single one")
-        several = len(items) > 0 and isinstance(items[0], (list, tuple, np.ndarray))
-        sessions = [self._encode_ids(session) for session in (items if several else [items])]
-        self._check_k(k)
-        banned = self._known(exclude)
-        pool = self._pool(candidates)
+        sessions, several = read_sessions(items)
+        if not several and not sessions[0]:
+            raise UserError("an empty session: give at least one item that was clicked")
+        k = check_k(k, len(self.vocabulary))
+        known = [self.vocabulary.encode(session) for session in sessions]
+        self._note_left_out(sessions, known, several)
+        banned, pool = self._known("exclude", exclude), self._pool(candidates)
         ids: list[Ids] = []
         scores: list[np.ndarray] = []
-        for start in range(0, len(sessions), BATCH):
-            found = self._rank(sessions[start : start + BATCH], k, exclude_seen, banned, pool)
-            ids.extend(found[0])
-            scores.extend(found[1])
+        for part, rows in batches(len(known)):
+            clicks = [indices[indices >= 0] for indices in known[part]]
+            for index, score in self._rank(clicks, rows, k, exclude_seen, banned, pool):
+                ids.append(self.vocabulary.decode(index))
+                scores.append(score)
         return (ids, scores) if several else (ids[0], scores[0])
 
     def similar_items(self, item: Any, k: int = 20) -> tuple[Ids, np.ndarray]:
@@ -109,90 +115,108 @@ class Recommender:
         """
         index = int(self.vocabulary.encode([item])[0])
         if index < 0:
-            raise UserError(f"item {item}: unknown to this run's vocabulary of {len(self.vocabulary)} items")
-        self._check_k(k)
+            raise UserError(f"item {bare(item)}: unknown to this run's vocabulary of {len(self.vocabulary)} items"
+                            f"{self.vocabulary.nearest(item)}")  # fmt: skip
+        k = check_k(k, len(self.vocabulary))
         vectors = self._model.vectors(self._tables)
-        vectors = vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        found, scores = top_items(vectors[index][None], vectors, jnp.array([[index]], jnp.int32), k, self._size)
-        return self._answer(np.asarray(found[0]), np.asarray(scores[0]))
+        query = _unit(jax.lax.dynamic_slice_in_dim(vectors, index, 1))
+
+        def kernel(query: Any, ban: Any, k: int) -> Any:
+            return _nearest(query, vectors, ban, k, self._size)
+
+        ((found, scores),) = best(kernel, query, len(self.vocabulary), [np.array([index])], k)
+        return self.vocabulary.decode(found), scores
 
     def unknown(self, items: Iterable[Any]) -> list[Any]:
         """Those of the raw ids that the vocabulary does not hold."""
         values = list(items)
         return [value for value, index in zip(values, self.vocabulary.encode(values), strict=True) if index < 0]
 
-    def _check_k(self, k: int) -> None:
-        if not 1 <= k <= len(self.vocabulary):
-            raise UserError(f"k = {k}: expected 1 to {len(self.vocabulary)}, the number of items in the catalogue")
+    # ---- what is unknown ---------------------------------------------------------------------------------------------
 
-    def _encode_ids(self, session: Sequence[Any]) -> np.ndarray:
-        if len(session) == 0:
-            raise UserError("an empty session: give at least one item that was clicked")
-        known = self.vocabulary.encode(session)
-        if (known < 0).any():
-            left_out = ", ".join(str(value) for value in self.unknown(session)[:5])
-            instead = "" if (known >= 0).any() else "; none is known, so the most popular items are recommended"
-            count = int((known < 0).sum())
-            warnings.warn(f"{count} unknown items left out: {left_out}{instead}", UnknownItems, stacklevel=3)
-        return known[known >= 0]
+    def _note_left_out(self, sessions: list[list[Any]], known: list[np.ndarray], several: bool) -> None:
+        """One warning for all sessions."""
+        lost = [value for session, indices in zip(sessions, known, strict=True)
+                for value, index in zip(session, indices, strict=True) if index < 0]  # fmt: skip
+        notes = []
+        if lost:
+            where = f" in {sum(bool((indices < 0).any()) for indices in known)} of {len(known)} sessions"
+            notes.append(f"{_count(lost)}{where if several else ''} left out: {listing(lost)}"
+                         f"{self.vocabulary.nearest(lost[0]) if len(lost) == 1 else ''}")  # fmt: skip
+        instead = "so the most popular items are recommended"
+        if not several and not (known[0] >= 0).any():
+            notes.append(f"none is known, {instead}")
+        of = f"of {len(sessions)}"
+        if empty := [number for number, session in enumerate(sessions, 1) if not session and several]:
+            notes.append(f"{_sessions(empty)} {of} {'are' if len(empty) > 1 else 'is'} empty, {instead}")
+        strange = [number for number, session in enumerate(sessions, 1)
+                   if several and session and not (known[number - 1] >= 0).any()]  # fmt: skip
+        if strange:
+            notes.append(
+                f"{_sessions(strange)} {of} {'hold' if len(strange) > 1 else 'holds'} no known item, {instead}"
+            )
+        if notes:
+            warnings.warn("; ".join(notes), UnknownItems, stacklevel=3)
 
-    def _known(self, raw: Iterable[Any]) -> np.ndarray:
-        indices = self.vocabulary.encode(raw)
+    def _known(self, what: str, raw: Any) -> np.ndarray:
+        """The indices of those of a list of ids that are known; the others are noted."""
+        values = read_ids(what, raw)
+        indices = self.vocabulary.encode(values)
+        if lost := [value for value, index in zip(values, indices, strict=True) if index < 0]:
+            warnings.warn(f"{what}: {_count(lost)} ignored: {listing(lost)}", UnknownItems, stacklevel=4)
         return indices[indices >= 0]
 
-    def _pool(self, candidates: Iterable[Any] | None) -> np.ndarray | None:
+    def _pool(self, candidates: Any) -> np.ndarray | None:
         if candidates is None:
             return None
-        pool = np.unique(self._known(candidates))
-        if not len(pool):
-            raise UserError("candidates: none of them is in this run's vocabulary")
-        return pool
+        values = read_ids("candidates", candidates)
+        if not (self.vocabulary.encode(values) >= 0).any():
+            found = f" (found {listing(values)})" if values else ""
+            raise UserError(f"candidates: none of them is in this run's vocabulary{found}")
+        return np.unique(self._known("candidates", values))
+
+    # ---- ranking -----------------------------------------------------------------------------------------------------
 
     def _rank(
-        self, sessions: list[np.ndarray], k: int, exclude_seen: bool, exclude: np.ndarray, pool: np.ndarray | None
-    ) -> tuple[list[Ids], list[np.ndarray]]:
+        self,
+        sessions: list[np.ndarray],
+        rows: int,
+        k: int,
+        exclude_seen: bool,
+        exclude: np.ndarray,
+        pool: np.ndarray | None,
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Indices and scores for each session, best first."""
         n_items = len(self.vocabulary)
         banned = [np.concatenate([exclude, session]) if exclude_seen else exclude for session in sessions]
-        width = room(max(map(len, banned)))
-        ban = np.stack([np.pad(row, (0, width - len(row)), constant_values=n_items) for row in banned])
-        items, size = self._items, n_items
+        items, size, count = self._items, n_items, n_items
         if pool is not None:
             # Ranked within the pool: positions in it take the place of item indices.
-            size = room(len(pool))
-            inside = np.searchsorted(pool, ban)
-            found = pool[np.minimum(inside, len(pool) - 1)] == ban
-            padding = np.broadcast_to(np.arange(len(pool), size), (len(ban), size - len(pool)))
-            ban = np.concatenate([np.where(found, inside, size), padding], axis=1)
-            items = items[jnp.asarray(np.pad(pool, (0, size - len(pool))))]
-        rows = room(len(sessions))
-        ban = np.pad(ban, ((0, rows - len(ban)), (0, 0)), constant_values=size).astype(np.int32)
-        places, scores = top_items(self._queries(sessions, rows), items, jnp.asarray(ban), min(k, size), self._size)
-        ids: list[Ids] = []
-        values: list[np.ndarray] = []
-        for row, session in enumerate(sessions):
-            place, score = np.asarray(places[row]), np.asarray(scores[row])
-            index = place if pool is None else np.append(pool, np.full(size - len(pool) + 1, n_items))[place]
-            if not len(session):
-                index, score = self._popular(k, exclude, pool)
-            answer = self._answer(index, score)
-            ids.append(answer[0])
-            values.append(answer[1])
-        return ids, values
+            size, count = min(steps(len(pool), 256, 16), n_items), len(pool)
+            banned = [np.flatnonzero(np.isin(pool, one)) for one in banned]
+            items = items[jnp.asarray(np.pad(pool, (0, size - count)))]
+
+        def kernel(queries: Any, ban: Any, k: int) -> Any:
+            return top_items(queries, items, ban, k, self._size, count)
+
+        ranked = best(kernel, self._queries(sessions, rows), size, banned, k)
+        if pool is not None:
+            ranked = [(pool[place], score) for place, score in ranked]
+        return [
+            one if len(session) else self._popular(k, exclude, pool)
+            for one, session in zip(ranked, sessions, strict=True)
+        ]
 
     def _popular(self, k: int, exclude: np.ndarray, pool: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         index = np.arange(len(self.vocabulary)) if pool is None else pool  # both in order of popularity
         index = index[~np.isin(index, exclude)][:k]
         return index, self.vocabulary.counts[index].astype(np.float32)
 
-    def _answer(self, index: np.ndarray, score: np.ndarray) -> tuple[Ids, np.ndarray]:
-        allowed = np.isfinite(score) & (index < len(self.vocabulary))
-        return self.vocabulary.decode(index[allowed]), score[allowed]
-
     def _queries(self, sessions: list[np.ndarray], rows: int) -> Any:
-        """float32[rows, Q]; sessions and rows are padded to powers of two, so that few shapes are compiled."""
+        """float32[rows, Q]; sessions are padded as well, so that few shapes are compiled."""
         window = self._model.window
         sessions = [session[-window:] if window else session for session in sessions]
-        length = min(room(max(map(len, sessions))), window or MOST)
+        length = min(steps(max(map(len, sessions)), 16, 4), window or MOST)
         inputs = np.zeros((rows, length), np.int32)
         for row, session in enumerate(sessions):
             inputs[row, : len(session)] = session
@@ -201,9 +225,21 @@ class Recommender:
         return self._encode(self._params, self._tables, jnp.asarray(inputs), jnp.asarray(lengths))
 
 
-def room(n: int) -> int:
-    """The next power of two."""
-    return 1 << max(0, n - 1).bit_length()
+def _unit(vectors: Any) -> Any:
+    return vectors / jnp.maximum(jnp.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+@partial(jax.jit, static_argnames=("k", "size"))
+def _nearest(query: Any, vectors: Any, banned: Any, k: int, size: BlockSize) -> Any:
+    return top_items(query, _unit(vectors), banned, k, size)
+
+
+def _count(values: Sequence[Any]) -> str:
+    return f"{len(values):,} unknown item{'s' if len(values) > 1 else ''}"
+
+
+def _sessions(numbers: Sequence[int]) -> str:
+    return f"session{'s' if len(numbers) > 1 else ''} {listing(numbers)}"
 
 
 def main(argv: Sequence[str]) -> None:
@@ -292,36 +328,27 @@ def _answer(options: Namespace) -> None:
         raise UserError("--items: an empty session; give at least one clicked item, such as --items 81766 31331")
     runtime.start()
     recommender = Recommender.load(options.run)
-    note, unknown = "", []
-    if options.similar_to is not None:
-        ids, scores = recommender.similar_items(options.similar_to, options.k)
-    else:
-        unknown = recommender.unknown(options.items)
-        if unknown:
-            note = f"unknown items left out: {' '.join(unknown)}"
-        if len(unknown) == len(options.items):
-            note += "; no item is known, so these are the most popular ones"
-            if any("," in item for item in unknown):
-                note += " (ids are separated by spaces, not commas)"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnknownItems)  # the note says it
+    with noted_unknown(UnknownItems):
+        if options.similar_to is not None:
+            ids, scores = recommender.similar_items(options.similar_to, options.k)
+        else:
             ids, scores = recommender.recommend(
                 options.items, options.k, not options.include_seen, options.exclude, options.candidates
             )
-    for option, given in (("--exclude", options.exclude), ("--candidates", options.candidates or [])):
-        if strange := recommender.unknown(given):
-            note += ("; " if note else "") + f"{option}: unknown items ignored: {' '.join(strange)}"
-    if note:
-        print(f"jaxrec: note: {note}", file=sys.stderr)
+    unknown = recommender.unknown(options.items)
+    if any("," in item for item in unknown):
+        print("jaxrec: note: --items: ids are separated by spaces, not commas", file=sys.stderr)
     if not ids:
         print("jaxrec: note: the exclusions leave nothing to recommend", file=sys.stderr)
     if options.json:
         rows = [{"item": item, "score": float(score)} for item, score in zip(ids, scores, strict=True)]
         popular = bool(unknown) and len(unknown) == len(options.items)
         print(json.dumps({"recommendations": rows, "unknown": unknown, "popularity": popular}))
-    else:
-        for rank, (item, score) in enumerate(zip(ids, scores, strict=True), 1):
-            print(f"{rank:4d}  {item!s:>20}  {float(score):10.4f}")
+        return
+    score_name = "score" if options.similar_to is None else "similarity"
+    print(f"{'rank':>4}  {'item':>20}  {score_name:>10}")
+    for rank, (item, score) in enumerate(zip(ids, scores, strict=True), 1):
+        print(f"{rank:4d}  {item!s:>20}  {float(score):10.4f}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
@@ -15,15 +14,15 @@ import numpy as np
 from jax import Array
 
 from jaxrec.data.catalogue import Catalogue
-from jaxrec.data.event_types import BOUGHT
-from jaxrec.data.given_events import Entry, check_events
+from jaxrec.data.given_events import SUCH_AS, check_events, read_sequences
+from jaxrec.data.raw_ids import bare, listing, read_ids
 from jaxrec.errors import UserError
-from jaxrec.listings import Listings
+from jaxrec.event_sequences import Given, note_of_unknown, read_given
+from jaxrec.listings import Listings, Time
 from jaxrec.models.merrec import NAMES_AT_ONCE, MERRec
-from jaxrec.recommend import BATCH, UnknownItems, room
+from jaxrec.recommend import UnknownItems
 from jaxrec.rundir import Run, load_event_model, open_run
-
-Time = str | datetime.datetime | int | None
+from jaxrec.serving import BATCH, batches, best, capacity, check_k, room, steps
 
 
 class Suggestion(NamedTuple):
@@ -49,22 +48,6 @@ class Happening(NamedTuple):
     known: dict[str, Any]
 
 
-class Given(NamedTuple):
-    """A sequence as the model reads it, without what is unknown.
-
-    Attributes:
-        names: bfloat16[n, dim], vectors of the items' names.
-        codes: int32[n, F].
-        events: int32[n].
-        bought: int64[m], items of purchases.
-    """
-
-    names: np.ndarray
-    codes: np.ndarray
-    events: np.ndarray
-    bought: np.ndarray
-
-
 class EventRecommender:
     """Recommends from a run of merrec.
 
@@ -82,6 +65,11 @@ class EventRecommender:
         self._trained = self._counts > 0
         self._items = model.catalogue_vectors(weights, self._trained)
         self._encode, self._project = jax.jit(model.last_query), jax.jit(model.texts)
+
+        def rankable(weights: Any, rows: Any, trained: Any, names: Any) -> Array:
+            return model.vectors(weights, rows, trained, model.texts(weights, names))
+
+        self._rankable = jax.jit(rankable)
 
     @classmethod
     def load(cls, run: str | Path, text_model: str | None = None) -> EventRecommender:
@@ -111,36 +99,41 @@ class EventRecommender:
         """The k items with which most likely something is done next.
 
         Args:
-            events: a sequence, oldest first, or a list of sequences. An event is a mapping of ``event`` (its type) and
-                ``item`` (raw id), or ``name`` for an item that the run does not know; such a one may have attributes as
-                well (``price``, ``c0_id``, ...). The model reads the last ``model.window`` of them.
+            events: a sequence, oldest first, or a list of sequences (or other forms of a list). An event is a mapping
+                of ``event`` (its type) and ``item`` (raw id), or ``name`` for an item that the run does
+                not know; such a one may have attributes as well (``price``, ``c0_id``, ...). The model reads the last
+                ``model.window`` of them.
             k: how many, at most the number of items.
             where: only items that this filter leaves, such as ``price <= 50 and c0_name = 'Beauty'``; see
                 ``jaxrec.where``.
-            exclude: raw ids of items to leave out; unknown ones are ignored.
+            exclude: raw ids of items to leave out.
             exclude_bought: leave out what the sequence says was bought.
             at: where the data say when listings are live, only those that are live at this time are recommended; see
                 ``Listings.time``. Default: the time of the newest event in the sequences that the run keeps.
 
         Returns:
             For one sequence a list of ``Suggestion``, best first; for several a list of each. k, or less where there
-            are no more. Unknown items without a name are left out with an ``UnknownItems`` warning; a sequence of which
-            nothing is left gets the most popular items, scored by their number of events in training.
+            are no more. Unknown items without a name are left out with one ``UnknownItems`` warning for all sequences;
+            a sequence of which nothing is left gets the most popular items, scored by their number of events in
+            training, and so does an empty one among several.
 
         Raises:
-            UserError: a bad event or filter, k out of range, a name that needs a text model that cannot be had, or
-                nothing is left to recommend.
+            UserError: a single empty sequence, a bad event or filter, k out of range, a name that needs a text model
+                that cannot be had, or nothing is left to recommend.
         """
-        several = isinstance(events, (list, tuple)) and len(events) > 0 and isinstance(events[0], (list, tuple))
-        schema = self.listings.attributes.schema
-        sequences = [check_events(one, self.types, schema) for one in (events if several else [events])]
-        self._check_k(k)
+        read, several = read_sequences(events)
+        if not several and not read[0]:
+            raise UserError(f"events: empty; give at least one, oldest first, such as {SUCH_AS}")
+        schema, of = self.listings.attributes.schema, "sequence {}: " if several else ""
+        sequences = [check_events(one, self.types, schema, of.format(n)) for n, one in enumerate(read, 1)]
+        k = self._check_k(k)
         allowed = self._allowed(where, exclude, at)
-        found = []
-        given = self._read(sequences)
-        rows = self._rows()
-        for start in range(0, len(given), rows):
-            found += self._rank(given[start : start + rows], k, allowed, exclude_bought)
+        given, lost = read_given(self.listings, self.types, sequences)
+        if note := note_of_unknown(lost, [len(one.events) for one in given]):
+            warnings.warn(note, UnknownItems, stacklevel=2)
+        found: list[tuple[np.ndarray, np.ndarray]] = []
+        for part, rows in batches(len(given), self._rows()):
+            found += self._rank(given[part], rows, k, allowed, exclude_bought)
         answers = [self._suggestions(*one) for one in found]
         return answers if several else answers[0]
 
@@ -158,13 +151,13 @@ class EventRecommender:
         Raises:
             UserError: k out of range, an unknown item, one that is like no other, or a text model that cannot be had.
         """
-        self._check_k(k)
+        k = self._check_k(k)
         index = int(self.listings.find([item])[0])
         cosines = self._by_name(item, index) if self._model.has_text else self._by_row(item, index)
         if index >= 0:
             cosines[index] = -np.inf
-        best = np.argsort(-cosines, kind="stable")[:k]
-        return self._suggestions(best, cosines[best])
+        nearest = np.argsort(-cosines, kind="stable")[:k]
+        return self._suggestions(nearest, cosines[nearest])
 
     def add_items(self, items: str | Path | Sequence[Mapping[str, Any]]) -> list[Any]:
         """Let new listings be recommended, without training, by their names.
@@ -182,17 +175,19 @@ class EventRecommender:
             raise UserError(f"{self.run.path}: model.head items ranks nothing but what it was trained on; to add items "
                             "train with model.head text or both")  # fmt: skip
         new = self.listings.add(items)
-        rows = jnp.zeros((len(new), self._weights["tables"]["item"].shape[1])) if self._model.has_items else None
-        texts = self._project(self._weights, jnp.asarray(self.listings.vectors(new)))
-        vectors = self._model.vectors(self._weights, rows, jnp.zeros(len(new), bool), texts)
-        self._items = jnp.concatenate([self._items, vectors])
+        old, n = len(self.listings.vocabulary), len(self.listings)
+        table = np.zeros((capacity(old, n - old), self._items.shape[1]), np.float32)  # room for more is padding
+        table[: len(self._trained)] = np.asarray(self._items)[: len(self._trained)]
+        table[len(self._trained) : n] = self._new_vectors(self.listings.vectors(new))
+        self._items = jnp.asarray(table)
         self._trained = np.append(self._trained, np.zeros(len(new), bool))
         self._counts = np.append(self._counts, np.zeros(len(new), self._counts.dtype))
         return [self.listings.raw(index) for index in new]
 
     def unknown(self, events: Any) -> list[Any]:
         """The raw ids of a sequence that the run does not know, and that have no name: what is left out of it."""
-        entries = check_events(events, self.types, self.listings.attributes.schema)
+        one = events if isinstance(events, list) else read_sequences(events)[0][0]
+        entries = check_events(one, self.types, self.listings.attributes.schema)
         return [entry.item for entry in entries if not entry.name and self.listings.find([entry.item])[0] < 0]
 
     def example(self, seed: int | None = None) -> list[Happening]:
@@ -218,15 +213,18 @@ class EventRecommender:
 
     # ---- ranking -----------------------------------------------------------------------------------------------------
 
-    def _check_k(self, k: int) -> None:
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= len(self.listings):
-            raise UserError(f"k = {k}: expected 1 to {len(self.listings)}, the number of items in the catalogue")
+    def _check_k(self, k: int) -> int:
+        return check_k(k, len(self.listings))
 
     def _allowed(self, where: str | None, exclude: Iterable[Any], at: Time) -> np.ndarray:
         mask = self.listings.allowed(where, at)
         if not self._model.has_text:
             mask &= self._trained
-        gone = self.listings.find(exclude)
+        ids = read_ids("exclude", exclude)
+        gone = self.listings.find(ids)
+        if lost := [one for one, place in zip(ids, gone, strict=True) if place < 0]:
+            many = f"{len(lost):,} unknown items" if len(lost) > 1 else "1 unknown item"
+            warnings.warn(f"exclude: {many} ignored: {listing(lost)}", UnknownItems, stacklevel=3)
         mask[gone[gone >= 0]] = False
         if not mask.any():
             raise UserError("nothing is left to recommend: what is live and the filter leaves is excluded, or "
@@ -239,22 +237,20 @@ class EventRecommender:
         return max(1, min(BATCH, room(cells // len(self.listings) + 1) // 2))
 
     def _rank(
-        self, given: Sequence[Given], k: int, allowed: np.ndarray, exclude_bought: bool
+        self, given: Sequence[Given], rows: int, k: int, allowed: np.ndarray, exclude_bought: bool
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """The items of each sequence, int64[at most k], and float32 scores of them."""
-        n, rows = len(self.listings), room(len(given))
+        mask = np.pad(allowed, (0, len(self._items) - len(allowed)))
         bought = [one.bought if exclude_bought else one.bought[:0] for one in given]
-        banned = np.full((rows, room(max(map(len, bought)))), n, np.int32)
-        for row, items in enumerate(bought):
-            banned[row, : len(items)] = items
-        found, scores = _best(self._queries(given, rows), self._items, jnp.asarray(allowed), jnp.asarray(banned), k)
-        answers = []
-        for row, one in enumerate(given):
-            items, values = np.asarray(found[row]).astype(np.int64), np.asarray(scores[row])
-            if not len(one.events):
-                items, values = self._popular(k, allowed, bought[row])
-            answers.append((items[values > -np.inf], values[values > -np.inf]))
-        return answers
+
+        def kernel(queries: Array, ban: Array, k: int) -> tuple[Array, Array]:
+            return _best(queries, self._items, jnp.asarray(mask), ban, k)
+
+        ranked = best(kernel, self._queries(given, rows), len(self._items), bought, k)
+        return [
+            one if len(of.events) else self._popular(k, allowed, own)
+            for one, of, own in zip(ranked, given, bought, strict=True)
+        ]
 
     def _popular(self, k: int, allowed: np.ndarray, bought: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         left = np.setdiff1d(np.flatnonzero(allowed), bought)
@@ -262,10 +258,10 @@ class EventRecommender:
         return items, self._counts[items].astype(np.float32)
 
     def _queries(self, given: Sequence[Given], rows: int) -> Array:
-        """float32[rows, Q]; sequences and rows are padded to powers of two, so that few shapes are compiled."""
+        """float32[rows, Q]; sequences are padded as well, so that few shapes are compiled."""
         window = self._model.window
         lengths = [min(len(one.events), window) for one in given]
-        n = min(room(max(lengths)), window)
+        n = min(steps(max(lengths), 16, 4), window)
         names = np.zeros((rows, n, self._catalogue.dim), jnp.bfloat16)
         codes = np.zeros((rows, n, len(self._catalogue.fields)), np.int32)
         events, length = np.zeros((rows, n), np.int32), np.zeros(rows, np.int32)
@@ -284,38 +280,6 @@ class EventRecommender:
         rows = zip(items[some], scores[some], self.listings.known(items[some]), strict=True)
         return [Suggestion(self.listings.raw(int(item)), float(score), known) for item, score, known in rows]
 
-    # ---- reading events ----------------------------------------------------------------------------------------------
-
-    def _read(self, sequences: Sequence[Sequence[Entry]]) -> list[Given]:
-        """What the model reads, of all sequences with one look-up."""
-        flat = [entry for sequence in sequences for entry in sequence]
-        items = self.listings.find([-1 if entry.item is None else entry.item for entry in flat])
-        items = np.where([entry.item is None for entry in flat], -1, items)
-        named = np.array([bool(entry.name) for entry in flat]) & (items < 0)
-        names, codes = self.listings.vectors(np.maximum(items, 0)), self.listings.codes(np.maximum(items, 0))
-        if named.any():
-            entries = [flat[at] for at in np.flatnonzero(named)]
-            names[named] = self.listings.name_vectors([entry.name for entry in entries])
-            codes[named] = self.listings.encode([entry.attributes for entry in entries])
-        names, events = names.astype(jnp.bfloat16), np.array([entry.event for entry in flat], np.int32)
-        given, start = [], 0
-        for sequence in sequences:
-            rows = np.arange(start, start + len(sequence))
-            used = rows[(items[rows] >= 0) | named[rows]]
-            self._note_unknown([flat[row].item for row in np.setdiff1d(rows, used)], len(used))
-            bought = np.unique(items[used][(events[used] == self.types.index(BOUGHT)) & (items[used] >= 0)])
-            given.append(Given(names[used], codes[used], events[used], bought))
-            start += len(sequence)
-        return given
-
-    def _note_unknown(self, unknown: Sequence[Any], known: int) -> None:
-        if not unknown:
-            return
-        shown = ", ".join(str(item)[:40] for item in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
-        instead = "" if known else "; nothing else is there, so the most popular items are recommended"
-        many = f"{len(unknown)} unknown items" if len(unknown) > 1 else "unknown item"
-        warnings.warn(f"{many} without a 'name' left out: {shown}{instead}", UnknownItems, stacklevel=4)
-
     # ---- similar items -----------------------------------------------------------------------------------------------
 
     def _by_name(self, item: Any, index: int) -> np.ndarray:
@@ -323,7 +287,7 @@ class EventRecommender:
         if index >= 0:
             own = self.listings.vectors(np.array([index]))
             if not own.any():
-                raise UserError(f"item {item}: has no name, so none is like it; ask for another")
+                raise UserError(f"item {bare(item)}: has no name, so none is like it; ask for another")
         else:
             self._check_name(item)
             own = self.listings.name_vectors([item.strip()])
@@ -336,24 +300,23 @@ class EventRecommender:
     def _check_name(self, name: Any) -> None:
         ids = self.listings.vocabulary.ids
         if not isinstance(name, str) or not name.strip() or (ids.dtype == np.int64 and name.strip().isdecimal()):
-            raise UserError(f"item {name}: none of the run's {len(self.listings):,}; give one of them, or a name")
+            raise UserError(f"item {bare(name)}: none of the run's {len(self.listings):,}; give one of them, or a name")
 
     def _by_row(self, item: Any, index: int) -> np.ndarray:
         """float32[items], cosines of the item head's vectors; -inf where training has not seen the item."""
         if index < 0 or not self._trained[index]:
             what = "unknown to the run" if index < 0 else "not in training"
             raise UserError(
-                f"item {item}: {what}, and model.head items compares what it was trained on; ask for another"
+                f"item {bare(item)}: {what}, and model.head items compares what it was trained on; ask for another"
             )
-        vectors = self._weights["tables"]["item"][:, :-1]
-        cosines = (vectors @ vectors[index]) / jnp.maximum(
-            jnp.linalg.norm(vectors, axis=1) * jnp.linalg.norm(vectors[index]), 1e-12
-        )
-        return np.where(self._trained, np.asarray(cosines), -np.inf)
+        cosines = np.asarray(_cosines(self._weights["tables"]["item"][:, :-1], index))
+        return np.where(self._trained, cosines, -np.inf)
 
     def _directions(self, vectors: np.ndarray) -> np.ndarray:
         """float32[n, T] of length 1: name vectors, float16[n, dim], in the space of the text head."""
-        found = np.asarray(self._project(self._weights, jnp.asarray(vectors)))
+        n = steps(len(vectors), 16, 16)
+        padded = jnp.asarray(np.pad(vectors, ((0, n - len(vectors)), (0, 0))))
+        found = np.asarray(self._project(self._weights, padded))[: len(vectors)]
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
     @cached_property
@@ -363,6 +326,20 @@ class EventRecommender:
         parts = [self._directions(np.asarray(names[start : start + NAMES_AT_ONCE]))
                  for start in range(0, len(names), NAMES_AT_ONCE)]  # fmt: skip
         return np.concatenate(parts)
+
+    def _new_vectors(self, names: np.ndarray) -> np.ndarray:
+        """float32[n, Q]: what ranks items that training has not seen, from float16[n, dim] vectors of their names."""
+        n = steps(len(names), 16, 16)
+        padded = jnp.asarray(np.pad(names, ((0, n - len(names)), (0, 0))))
+        rows = jnp.zeros((n, self._weights["tables"]["item"].shape[1])) if self._model.has_items else None
+        return np.asarray(self._rankable(self._weights, rows, jnp.zeros(n, bool), padded))[: len(names)]
+
+
+@jax.jit
+def _cosines(vectors: Array, index: Array) -> Array:
+    """float32[n]: of the vector of one item with all."""
+    product = vectors @ vectors[index]
+    return product / jnp.maximum(jnp.linalg.norm(vectors, axis=1) * jnp.linalg.norm(vectors[index]), 1e-12)
 
 
 @partial(jax.jit, static_argnames="k")

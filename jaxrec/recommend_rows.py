@@ -16,12 +16,14 @@ import numpy as np
 from scipy.special import expit
 
 from jaxrec.click_plots import attention
-from jaxrec.data.field_codes import Entities, FieldCodes, noted_unknown, warn_unknown
-from jaxrec.errors import UserError
+from jaxrec.data.field_codes import Entities, FieldCodes, note_ignored, noted_unknown, warn_unknown
+from jaxrec.data.raw_ids import bare, check_one, check_single, plain, read_ids
+from jaxrec.errors import UserError, shown
 from jaxrec.models import ClickModel
 from jaxrec.options import pairs
 from jaxrec.pictures import check_picture
 from jaxrec.rundir import Run, load_click_model, open_run
+from jaxrec.serving import check_k
 
 CHUNK = 4096  # items scored in one call
 
@@ -99,7 +101,7 @@ class ClickRecommender:
         """The k items that the user most likely likes.
 
         Args:
-            user: raw id; None for somebody new.
+            user: raw id of one user; None for somebody new.
             profile: values of fields of the user and the occasion; they win over those known of the user.
             date: of the occasion, as 2003-02-28; None for that of the data's last row.
             k: how many.
@@ -108,18 +110,18 @@ class ClickRecommender:
             where: only items with these values of fields of the item (of a bag: that hold it).
 
         Returns:
-            Best first; fewer than k where there are no more. An unknown user or value counts as the unknown one, with
-            an ``UnknownValues`` warning.
+            Best first; fewer than k where there are no more. An unknown user or value counts as the unknown one, and
+            unknown ids to leave out are ignored, each with an ``UnknownValues`` warning.
 
         Raises:
-            UserError: k is below 1; no such field, or one of another side; a value of a wrong type.
+            UserError: k is below 1; several users; no such field, or one of another side; a value of a wrong type; no
+                item has the values of ``where``.
         """
-        if k < 1:
-            raise UserError(f"k = {k}: expected 1 or more")
-        query = self._query(user, profile or {}, date)
-        gone = [*self._items.codes(exclude), *(self._history(user)[0] if exclude_seen else ())]
-        items = np.setdiff1d(np.arange(1, len(self._items)), np.array(gone, np.int64))
-        items = items[self._allowed(items, where or {})]
+        k = check_k(k)
+        query = self._query(user, profile, date)
+        gone = [*self._gone(exclude), *(self._history(user)[0] if exclude_seen else ())]
+        items = self._allowed(where or {})
+        items = np.setdiff1d(items, np.array(gone, np.int64))
         logits = self._score(query, items)
         best = np.argsort(-logits, kind="stable")[:k]
         return [
@@ -143,10 +145,14 @@ class ClickRecommender:
         Raises:
             UserError: the item is unknown, or as ``recommend``.
         """
+        check_single("item", item)
         (index,) = self._items.codes([item])
         if not index:
-            raise UserError(f"item {item}: unknown to this run; name one of its {len(self._items) - 1:,} items")
-        columns, numbers = self._rows(self._query(user, profile or {}, date), np.array([index]))
+            hint = self._items.places.nearest(item)
+            raise UserError(
+                f"item {bare(item)}: unknown to this run{hint}; name one of its {len(self._items) - 1:,} items"
+            )
+        columns, numbers = self._rows(self._query(user, profile, date), np.array([index]))
         row = (self._params, self._tables, jnp.asarray(columns), jnp.asarray(numbers))
         return Explanation(
             [field.name for field in self.schema.fields],
@@ -162,6 +168,7 @@ class ClickRecommender:
 
     def user(self, user: Any) -> dict[str, Any]:
         """What is known of a user; nothing of an unknown one."""
+        check_one("user", user, None)
         index = 0 if self._users is None or user is None else self._users.codes([user])[0]
         return self._users.known(index) if self._users is not None and index else {}
 
@@ -175,20 +182,23 @@ class ClickRecommender:
 
     # ---- a row ---------------------------------------------------------------------------------------------------
 
-    def _query(self, user: Any, profile: Mapping[str, Any], date: Any) -> dict[str, Any]:
+    def _query(self, user: Any, profile: Mapping[str, Any] | None, date: Any) -> dict[str, Any]:
         """By field of the user and the occasion: the columns or the number."""
+        check_one("user", user, profile)
         query = self._codes.usual()
         query |= self._codes.calendar(self._date(date))
-        if user is not None and self._users is not None:
+        if plain(user) is not None and self._users is not None:
             (index,) = self._users.codes([user])
             if not index:
-                warn_unknown(f"user {user} is unknown to this run and counts as somebody new")
+                hint = self._users.places.nearest(user)
+                warn_unknown(f"user {bare(user)} is unknown to this run{hint} and counts as somebody new")
             query |= self._users.fields(index)
-        for name, value in profile.items():
-            if self._codes.field(name).side == "item":
+        for name, value in (profile or {}).items():
+            field = self._codes.field(name)
+            if field.side == "item":
                 raise UserError(f"field '{name}': is of the item; a profile takes those of the user and the occasion, "
                                 f"{', '.join(self._codes.names('user', 'context'))}")  # fmt: skip
-            query[name] = self._codes.encode(name, value)
+            query[name] = self._codes.encode(field, value)
         return query
 
     def _rows(self, query: Mapping[str, Any], items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -217,17 +227,33 @@ class ClickRecommender:
             found.append(np.asarray(logits)[: len(part)])
         return np.concatenate(found)
 
-    def _allowed(self, items: np.ndarray, where: Mapping[str, Any]) -> np.ndarray:
-        """bool[n]: which items have the values asked for."""
-        allowed = np.ones(len(items), bool)
+    def _allowed(self, where: Mapping[str, Any]) -> np.ndarray:
+        """int64[n]: the items that have the values asked for."""
+        if not isinstance(where, Mapping):
+            raise UserError(f"where: found {shown(where)}, expected fields with their values, such as "
+                            "{'genres': 'Comedy'}")  # fmt: skip
+        items = np.arange(1, len(self._items))
         for name, value in where.items():
             field = self._items.field(name)
-            wanted = self._codes.code(field, value)
-            allowed &= np.any(self._items.fields(items)[name] == wanted, axis=1) & (wanted > 0)
-        return allowed
+            code = self._codes.code(field, value)
+            items = items[np.any(self._items.fields(items)[name] == code, axis=1) & (code > 0)]
+            if not len(items):
+                hint = "" if code else self._codes.nearest(field, value)
+                raise UserError(
+                    f"where: {name}={bare(value)}{hint} leaves none of {len(self._items) - 1:,} items; ask for less"
+                )
+        return items
+
+    def _gone(self, exclude: Iterable[Any]) -> list[int]:
+        """The indices of items to leave out; unknown ones are noted."""
+        ids = read_ids("exclude", exclude)
+        codes = self._items.codes(ids)
+        note_ignored("exclude", [one for one, code in zip(ids, codes, strict=True) if not code])
+        return codes
 
     def _history(self, user: Any) -> tuple[np.ndarray, np.ndarray]:
         """Items and ratings of a user in all of the data."""
+        check_one("user", user, None)
         index = 0 if user is None or self._users is None else self._users.codes([user])[0]
         if not index:
             return np.zeros(0, np.int32), np.zeros(0, np.float32)
@@ -235,12 +261,15 @@ class ClickRecommender:
         return self.run.kept("history_items")[start:stop], self.run.kept("history_ratings")[start:stop]
 
     def _date(self, date: Any) -> datetime.date:
+        if isinstance(date, np.datetime64) and not np.isnat(date):
+            date = date.astype("datetime64[D]")
+        date = plain(date)
         if date is None:
             return datetime.datetime.fromtimestamp(int(self.run.kept("last_time")[0]), datetime.UTC).date()
         try:
             return date if isinstance(date, datetime.date) else datetime.date.fromisoformat(str(date))
         except ValueError:
-            raise UserError(f"date '{date}': expected a day such as 2003-02-28") from None
+            raise UserError(f"date '{bare(date)}': expected a day such as 2003-02-28") from None
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
@@ -298,8 +327,10 @@ def _json(found: Explanation) -> dict[str, Any]:
 
 
 def _table(best: Sequence[Recommendation]) -> str:
-    lines = []
+    if not best:
+        return ""
+    lines = [f"{'rank':>4}  {'item':>10}  {'probability':>11}  {'  '.join(best[0].known)}".rstrip()]
     for rank, one in enumerate(best, 1):
         known = "  ".join(str(value) for value in one.known.values() if value is not None)
-        lines.append(f"{rank:4d}  {one.item!s:>10}  {one.probability:8.4f}  {known}")
+        lines.append(f"{rank:4d}  {one.item!s:>10}  {one.probability:11.4f}  {known}")
     return "\n".join(lines)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from jaxrec.config import Rule
-from jaxrec.data.field_codes import Entities, FieldCodes, bag_values, coded, noted_unknown, warn_unknown
-from jaxrec.data.given import read_items, tower_number
+from jaxrec.data.field_codes import Entities, FieldCodes, note_ignored, noted_unknown, warn_unknown
+from jaxrec.data.given import item_rows
+from jaxrec.data.raw_ids import Places, bare, check_one, check_single, new_id, plain, read_ids
 from jaxrec.data.retrieval import Catalogue
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError, nearest
@@ -24,6 +27,7 @@ from jaxrec.options import pairs
 from jaxrec.ranking import block_size, top_items
 from jaxrec.rules import RuleBook, describe
 from jaxrec.rundir import Run, load_tower_model, open_run
+from jaxrec.serving import best, capacity, check_k, steps
 
 
 class Suggestion(NamedTuple):
@@ -64,11 +68,14 @@ class TowerRecommender:
         self._items, self._users = (Entities(run, side, str(name)) for side, name in
                                     (("item", self.schema.item), ("user", self.schema.user)))  # fmt: skip
         self._ids, self._known = list(self._items.ids), {}  # type: list[Any], dict[int, dict[str, Any]]
-        everything = np.arange(len(self._items))
-        self._fields = self._items.fields(everything)
-        kept = load_item_vectors(run, which, len(self._items))
-        self._vectors = item_vectors(model, weights, self._catalogue(self._fields)) if kept is None else kept
+        self._places = Places(self._ids[1:], first=1)
         self._rules = RuleBook(run.config.recommendation.rules, self.schema, self._codes.strict)
+        fields = self._items.fields(np.arange(len(self._items)))
+        vectors = load_item_vectors(run, which, len(self._items))
+        if vectors is None:
+            vectors = item_vectors(model, weights, Catalogue(*self._stacked("item", fields)))
+        self._vectors = np.concatenate([vectors, self._rules.of_items(self._coded(fields))], axis=1)
+        self._table = jnp.asarray(self._vectors)
 
     @classmethod
     def load(cls, run: str | Path) -> TowerRecommender:
@@ -97,37 +104,39 @@ class TowerRecommender:
         Args:
             profile: values of fields of the customer; one that is not named counts as unknown, a
                 number as the mean.
-            user: raw id of a customer of the data, whose fields the profile overrides; None for somebody new.
+            user: raw id of one customer of the data, whose fields the profile overrides; None for somebody new.
             purchased: raw ids of items that the customer has; not recommended again.
             exclude: raw ids of items to leave out as well.
             exclude_seen: leave out what the user has in the data.
             rules: whether the configured rules apply.
 
         Returns:
-            Best first; fewer than k where there are no more.
+            Best first; fewer than k where there are no more. An unknown user or value counts as the unknown one, and
+            unknown ids to leave out are ignored, each with an ``UnknownValues`` warning.
 
         Raises:
-            UserError: k is below 1; an unknown user, field, value or item; nothing is left to recommend.
+            UserError: k is below 1; several users; no such field; a value of a wrong type; nothing is left to
+                recommend.
         """
-        if k < 1:
-            raise UserError(f"k = {k}: expected 1 or more")
-        columns = self._profile(profile or {}, user)
-        gone = {*self._indices("--purchased", purchased), *self._indices("--exclude", exclude)}
-        if user is not None and exclude_seen:
+        k = check_k(k)
+        columns = self._profile(profile, user)
+        gone = {*self._indices("purchased", purchased), *self._indices("exclude", exclude)}
+        if plain(user) is not None and exclude_seen:
             gone |= set(self._history(user))
         left = len(self._ids) - 1 - len(gone)
         if left < 1:
             raise UserError(f"--purchased, --exclude: they name all {len(self._ids) - 1:,} items; nothing is left to "
                             "recommend")  # fmt: skip
-        by_rule, of_items = self._rule_columns(columns, rules)
+        by_rule = self._rules.of_users(self._coded({name: value[None] for name, value in columns.items()}))
+        if not rules:
+            by_rule = np.zeros_like(by_rule)
         query = np.concatenate([self._query(columns), by_rule], axis=1)
-        items = np.concatenate([self._vectors, of_items], axis=1)
-        found, scores = self._top(query, items, [0, *sorted(gone)], min(k, left))
+        found, scores = self._top(query, self._table, len(self._ids), [0, *gone], k)
+        of_items = self._vectors[found, query.shape[1] - by_rule.shape[1] :]
         return [
-            Suggestion(self._ids[item], float(1 + score) / 2, self._rules.applied(by_rule[0], of_items[item]) if rules
-                       else [], self._what(item))
-            for item, score in zip(found, scores, strict=True)
-        ]  # fmt: skip
+            Suggestion(self._ids[item], float(1 + score) / 2, self._rules.applied(by_rule[0], moved), self._what(item))
+            for item, score, moved in zip(found, scores, of_items, strict=True)
+        ]
 
     def similar_items(self, item: Any, k: int = 10) -> list[Neighbour]:
         """The k items whose vectors are closest to that of ``item``.
@@ -135,10 +144,15 @@ class TowerRecommender:
         Raises:
             UserError: the item is unknown, or k is below 1.
         """
-        if k < 1:
-            raise UserError(f"k = {k}: expected 1 or more")
-        (own,) = self._indices("--similar-to", [item])
-        found, scores = self._top(self._vectors[own][None], self._vectors, [0, own], min(k, len(self._ids) - 2))
+        k = check_k(k)
+        check_single("item", item)
+        own = self._places.find(item)
+        if own < 0:
+            raise UserError(f"--similar-to {bare(item)}: no such item{self._places.nearest(item)}; the run knows "
+                            f"{len(self._places):,}")  # fmt: skip
+        query = self._vectors[own][None].copy()
+        query[:, query.shape[1] - len(self._rules) :] = 0  # which are not of the vector
+        found, scores = self._top(query, self._table, len(self._ids), [0, own], k)
         return [
             Neighbour(self._ids[one], float(score), self._what(one)) for one, score in zip(found, scores, strict=True)
         ]
@@ -147,12 +161,9 @@ class TowerRecommender:
         self, profile: Mapping[str, Any] | None = None, user: Any = None, k: int = 10
     ) -> list[Neighbour]:
         """The k customers of the data whose vectors are closest to that of a customer; see ``recommend``."""
-        if k < 1:
-            raise UserError(f"k = {k}: expected 1 or more")
-        own = [] if user is None else [self._user(user)]
-        vectors = self._customer_vectors(self._users.fields(np.arange(len(self._users))))
-        query = self._query(self._profile(profile or {}, user))
-        found, scores = self._top(query, vectors, [0, *own], min(k, len(self._users) - 1 - len(own)))
+        k = check_k(k)
+        query = self._query(self._profile(profile, user))
+        found, scores = self._top(query, self._customers, len(self._users), [0, self._user(user)], k)
         return [Neighbour(self._users.ids[one], float(score), self._users.known(one))
                 for one, score in zip(found, scores, strict=True)]  # fmt: skip
 
@@ -170,32 +181,28 @@ class TowerRecommender:
         Raises:
             UserError: an id is missing or there already, a number is none, or the file cannot be read.
         """
-        name, taken = str(self.schema.item), {str(one) for one in self._ids[1:]}
-        rows = read_items(Path(items), name) if isinstance(items, (str, Path)) else [dict(row) for row in items]
-        fields = self.schema.side("item").fields
+        fields, name = self.schema.side("item").fields, str(self.schema.item)
+        rows = item_rows(items, [field.name for field in fields if field.kind != "numerical"])
+        ids: list[Any] = []
+        taken = Places(())
         for number, row in enumerate(rows, 1):
-            for field in fields:
-                if field.kind != "bag" and isinstance(row.get(field.name), (list, dict)):
-                    raise UserError(f"new item {number}: {field.name}: found {row[field.name]}; give a single value")
-            if row.get(name) in (None, ""):
-                raise UserError(f"new item {number}: no '{name}', which identifies it; give one")
-            if str(row[name]) in taken:
-                raise UserError(
-                    f"new item {number}: '{row[name]}' is there already; leave it out, or give it another id"
-                )
-            taken.add(str(row[name]))
+            place = f"new item {number}"
+            one = new_id(place, name, row.get(name), self._places.integers)
+            if self._places.find(one) >= 0 or taken.find(str(one)) >= 0:
+                raise UserError(f"{place}: '{bare(one)}' is there already; leave it out, or give it another id")
+            taken.add(str(one), number)
+            ids.append(one)
         if not rows:
             return []
         self._note_misspelt(rows)
         fresh = {field.name: np.stack([self._new_value(field, row, number) for number, row in enumerate(rows, 1)])
                  for field in fields}  # fmt: skip
-        vectors = item_vectors(self._model, self._weights, self._catalogue(fresh))
-        self._vectors = np.concatenate([self._vectors, vectors])
-        self._fields = {field: np.concatenate([old, fresh[field]]) for field, old in self._fields.items()}
-        for row in rows:
-            self._known[len(self._ids)] = {field: value for field, value in row.items() if field != name}
-            self._ids.append(row[name])
-        return [row[name] for row in rows]
+        self._append(np.concatenate([self._new_vectors(fresh), self._rules.of_items(self._coded(fresh))], axis=1))
+        for one, row in zip(ids, rows, strict=True):
+            self._known[len(self._ids)] = {str(field): value for field, value in row.items() if field != name}
+            self._places.add(one if isinstance(one, int) and self._places.integers else str(one), len(self._ids))
+            self._ids.append(one)
+        return ids
 
     @property
     def n_items(self) -> int:
@@ -212,8 +219,24 @@ class TowerRecommender:
         columns, numbers = self._stacked("user", by_field)
         return np.asarray(self._encode("user", self._weights, jnp.asarray(columns), jnp.asarray(numbers)))
 
-    def _catalogue(self, by_field: Mapping[str, np.ndarray]) -> Catalogue:
-        return Catalogue(*self._stacked("item", by_field))
+    @cached_property
+    def _customers(self) -> Array:
+        """float32[U, D] of the customers of the data."""
+        return jnp.asarray(self._customer_vectors(self._users.fields(np.arange(len(self._users)))))
+
+    def _new_vectors(self, by_field: Mapping[str, np.ndarray]) -> np.ndarray:
+        """float32[n, D] of items; padded, so that few shapes are compiled."""
+        columns, numbers = self._stacked("item", by_field)
+        n = len(columns)
+        more = ((0, steps(n, 16, 16) - n), (0, 0))
+        padded = (jnp.asarray(np.pad(part, more)) for part in (columns, numbers))
+        return np.asarray(self._encode("item", self._weights, *padded))[:n]
+
+    def _append(self, vectors: np.ndarray) -> None:
+        """More rows of the table; what room there is for others is padding."""
+        self._vectors = np.concatenate([self._vectors, vectors])
+        n, old = len(self._vectors), len(self._items)
+        self._table = jnp.asarray(np.pad(self._vectors, ((0, capacity(old, n - old) - n), (0, 0))))
 
     def _stacked(self, side: str, by_field: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """int32[n, C] and float32[n, M] of the fields of a side that the model reads."""
@@ -226,85 +249,79 @@ class TowerRecommender:
             np.concatenate([np.zeros((n, 0), np.float32), *numbers], axis=1).astype(np.float32),
         )
 
-    def _rule_columns(self, user: Mapping[str, np.ndarray], apply: bool) -> tuple[np.ndarray, np.ndarray]:
-        if not apply:
-            return np.zeros((1, 0), np.float32), np.zeros((len(self._ids), 0), np.float32)
+    def _coded(self, by_field: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of fields those that rules can name."""
         coded = {field.name for field in self.schema.coded}
-        one = {name: value[None] for name, value in user.items() if name in coded}
-        items = {name: value for name, value in self._fields.items() if name in coded}
-        return self._rules.of_users(one), self._rules.of_items(items)
+        return {name: value for name, value in by_field.items() if name in coded}
 
     def _top(
-        self, query: np.ndarray, vectors: np.ndarray, banned: Sequence[int], k: int
+        self, query: np.ndarray, table: Array, count: int, banned: Sequence[int], k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest of one query: int[k] and float32[k]."""
-        if k < 1:
-            return np.zeros(0, np.int32), np.zeros(0, np.float32)
-        size = block_size(len(vectors), self.run.config.evaluation.memory)
-        ban = jnp.asarray([banned], jnp.int32)
-        found, scores = top_items(jnp.asarray(query), jnp.asarray(vectors), ban, k, size)
-        return np.asarray(found[0]), np.asarray(scores[0])
+        """The k nearest of one query among the first ``count`` rows of a table: int64[at most k] and float32."""
+        size = block_size(len(table), self.run.config.evaluation.memory)
+
+        def kernel(queries: Array, ban: Array, k: int) -> tuple[Array, Array]:
+            return top_items(queries, table, ban, k, size, count)
+
+        (found,) = best(kernel, jnp.asarray(query), len(table), [np.array(banned)], k)
+        return found
 
     # ---- values --------------------------------------------------------------------------------------------------
 
-    def _profile(self, profile: Mapping[str, Any], user: Any) -> dict[str, np.ndarray]:
+    def _profile(self, profile: Mapping[str, Any] | None, user: Any) -> dict[str, np.ndarray]:
         """By field of the user its columns, or its number: all fields of the data, read or not, for rules."""
+        check_one("user", user, profile)
         fields = {field.name: field for field in self.schema.side("user").fields if field.name != self.schema.user}
-        found = self._users.fields(0 if user is None else self._user(user))
-        if user is None:  # nothing is known: the unknown value, and the mean of a number
+        index = self._user(user)
+        found = self._users.fields(index)
+        if plain(user) is not None and not index:
+            warn_unknown(f"user {bare(user)} is none of the {len(self._users) - 1:,} customers"
+                         f"{self._users.places.nearest(user)} and counts as somebody new")  # fmt: skip
+        if not index:  # nothing is known: the unknown value, and the mean of a number
             found = {name: np.array([0] + [-1] * (value.size - 1), value.dtype).reshape(value.shape)
                      for name, value in found.items()}  # fmt: skip
-        for name, value in profile.items():
+        for name, value in (profile or {}).items():
             if name not in fields:
-                raise UserError(f"field '{name}': not one of a profile{nearest(name, fields)}; those are "
+                raise UserError(f"field '{bare(name)}': not one of a profile{nearest(str(name), fields)}; those are "
                                 f"{', '.join(fields)}")  # fmt: skip
-            found[name] = self._encoded(fields[name], value)
+            found[name] = self._codes.encode(fields[name], value)
         return found
-
-    def _encoded(self, field: Field, value: Any) -> np.ndarray:
-        if field.kind == "numerical":
-            return tower_number(field, value)
-        return coded(field, bag_values(field, value), self._codes.strict)
 
     def _note_misspelt(self, rows: Sequence[Mapping[str, Any]]) -> None:
         names = [field.name for field in self.schema.side("item").fields]
-        given = {column for row in rows for column in row}
+        given = {str(column) for row in rows for column in row}
         for column in sorted(given - set(names)):
             if hint := nearest(column, [name for name in names if name not in given]):
-                warn_unknown(f"new items: '{column}' is no field{hint}; it is only shown")
+                warn_unknown(f"new items: '{bare(column)}' is no field{hint}; it is only shown")
 
     def _new_value(self, field: Field, row: Mapping[str, Any], number: int) -> np.ndarray:
+        value = None if field.name == self.schema.item else row.get(field.name)
         try:
-            return self._coded(field, row.get(field.name))
+            if field.kind == "bag":
+                values = self._codes.bag_values(field, value)
+                if len(values) > field.width:
+                    warn_unknown(f"new item {number}: field '{field.name}': {len(values)} values, the first "
+                                 f"{field.width} are read, as many as in the data")  # fmt: skip
+                value = values[: field.width]
+            return self._codes.encode(field, value)
         except UserError as error:
             raise UserError(f"new item {number}: {error}") from None
 
-    def _coded(self, field: Field, value: Any) -> np.ndarray:
-        if field.kind == "numerical":
-            return np.zeros((), np.float32) if value is None else tower_number(field, value)
-        if value is None or field.name == self.schema.item:
-            return np.array([0] + [-1] * (field.width - 1), np.int32)
-        codes = [self._codes.code(field, one) for one in bag_values(field, value)][: field.width]
-        return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
-
-    def _indices(self, option: str, raw: Iterable[Any]) -> list[int]:
-        places = {str(one): index for index, one in enumerate(self._ids) if index}
-        wanted = [str(value) for value in raw]
-        for value in wanted:
-            if value not in places:
-                raise UserError(f"{option} {value}: no such item{nearest(value, places)}; the run knows "
-                                f"{len(places):,}")  # fmt: skip
-        return [places[value] for value in wanted]
+    def _indices(self, what: str, raw: Iterable[Any]) -> list[int]:
+        """Where those of some items are that are known; the others are noted."""
+        ids = read_ids(what, raw)
+        places = [self._places.find(one) for one in ids]
+        note_ignored(what, [one for one, place in zip(ids, places, strict=True) if place < 0])
+        return [place for place in places if place >= 0]
 
     def _user(self, user: Any) -> int:
-        (index,) = self._users.codes([user])
-        if not index:
-            raise UserError(f"--user {user}: no such customer among {len(self._users) - 1:,}; describe a new one with "
-                            "--profile")  # fmt: skip
-        return index
+        """The index of a customer; 0 for somebody new."""
+        return self._users.codes([user])[0]
 
     def _history(self, user: Any) -> list[int]:
         index = self._user(user)
+        if not index:
+            return []
         start, stop = self.run.kept("history_offsets")[index : index + 2]
         rated = self.run.kept("history_ratings")[start:stop] >= self.schema.threshold
         return [int(item) for item in self.run.kept("history_items")[start:stop][rated] if item]
@@ -363,7 +380,10 @@ def _row(item: Any, score: float, rules: list[str], known: Mapping[str, Any]) ->
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = []
+    if not rows:
+        return ""
+    fields = "  ".join(name for name in rows[0] if name not in ("item", "score", "rules"))
+    lines = [f"{'rank':>4}  {'item':>10}  {'score':>8}  {fields}".rstrip()]
     for rank, row in enumerate(rows, 1):
         known = [
             str(value) for name, value in row.items() if name not in ("item", "score", "rules") and value is not None

@@ -16,6 +16,7 @@ from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.field_codes import strict_code
 from jaxrec.data.protocols import RowSplits, configured_splits
+from jaxrec.data.raw_ids import Places
 from jaxrec.data.retrieval import Retrieval, known, value_counts
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
@@ -277,7 +278,7 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
 
 
 def _code(dataset: RowsDataset, field: Field, value: Any) -> int:
-    return strict_code(field, value, dataset.values(field.name))
+    return strict_code(field, value, Places(dataset.values(field.name), first=1))
 
 
 def interactions(config: Config, data: Retrieval) -> Interactions:

@@ -5,6 +5,9 @@ or, not, in, between, like, ilike and is null, of columns with numbers and texts
 casts, subqueries, a second statement) is refused. What passed runs on a connection that sees the attributes alone and
 can neither open a file nor change its settings.
 
+What a filter names is checked as in all runs: a column that is not there is an error; a value that no item has is a
+note that names the nearest one (``unknown_values``); that nothing is left is an error.
+
 As in SQL a comparison with a missing value is neither true nor false, so that such items match neither ``price > 5``
 nor ``not (price > 5)``, but ``price is null``.
 """
@@ -14,12 +17,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from functools import lru_cache
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from jaxrec.data.raw_ids import MOST_COMPARED
 from jaxrec.errors import UserError, nearest
 
 TABLE, ROW = "items", "row number"  # ROW: a name that no filter can use, as it is none of the attributes
@@ -31,6 +37,9 @@ COMPARISONS = {
     "COMPARE_GREATERTHANOREQUALTO", "COMPARE_DISTINCT_FROM", "COMPARE_NOT_DISTINCT_FROM",
 }  # fmt: skip
 LISTS = {"COMPARE_IN", "COMPARE_NOT_IN"}
+EQUALITIES = {
+    "COMPARE_EQUAL", "COMPARE_NOTEQUAL", "COMPARE_DISTINCT_FROM", "COMPARE_NOT_DISTINCT_FROM", *LISTS,
+}  # fmt: skip
 NULL_TESTS = {"OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL"}
 LIKES = {"~~", "!~~", "~~*", "!~~*"}  # like, not like, ilike, not ilike
 FORBIDDEN = {
@@ -57,8 +66,7 @@ def used_columns(text: str, schema: pa.Schema) -> list[str]:
         UserError: empty, a syntax error, a column that is not there, something else than a condition, or a comparison
             of text with a number.
     """
-    with closing(_connect()) as connection:
-        return _Check(schema).columns(_parse(connection, text))
+    return list(_checked(text, schema)[0])
 
 
 def matching(attributes: pa.Table, text: str) -> np.ndarray:
@@ -74,8 +82,8 @@ def matching(attributes: pa.Table, text: str) -> np.ndarray:
     Raises:
         UserError: as ``used_columns``, or the filter leaves nothing.
     """
+    columns, _ = _checked(text, attributes.schema)
     with closing(_connect()) as connection:
-        columns = _Check(attributes.schema).columns(_parse(connection, text))
         table = attributes.select(columns).append_column(ROW, pa.array(np.arange(len(attributes))))
         connection.register(TABLE, table)
         _lock(connection)
@@ -84,8 +92,38 @@ def matching(attributes: pa.Table, text: str) -> np.ndarray:
         except duckdb.Error as error:
             raise _error(f"cannot be evaluated ({str(error).splitlines()[0][:200]}); mend it") from None
     if not len(found):
-        raise _error(f"{_shown(text)} leaves none of {len(attributes):,} items; ask for less")
+        notes = "".join(f": {note}" for note in unknown_values(attributes, text)[:1])
+        raise _error(f"{_shown(text)} leaves none of {len(attributes):,} items{notes}; ask for less")
     return np.sort(np.asarray(found, np.int64))  # DuckDB's threads need not keep the order
+
+
+def unknown_values(attributes: pa.Table, text: str) -> list[str]:
+    """The texts and whole numbers that a filter compares a column with and that no item has, in words.
+
+    Args:
+        attributes, text: as of ``matching``, which the filter has passed.
+    """
+    notes = []
+    for name, value in dict.fromkeys(_checked(text, attributes.schema)[1]):
+        column = attributes[name]
+        try:
+            there = pc.any(pc.equal(column, pa.scalar(value, column.type))).as_py()
+        except (pa.ArrowInvalid, OverflowError, ValueError):  # a number that the column cannot hold
+            there = False
+        if not there:
+            values = pc.drop_null(pc.unique(column))
+            hint = nearest(str(value), map(str, values.to_pylist())) if len(values) <= MOST_COMPARED else ""
+            notes.append(f"no item has the {name} {_shown(str(value))}{hint}")
+    return notes
+
+
+@lru_cache(maxsize=64)
+def _checked(text: str, schema: pa.Schema) -> tuple[list[str], list[tuple[str, Any]]]:
+    """Of a filter that passes all checks the columns that it reads, and those that it compares with a constant for
+    equality, each with the constant."""
+    with closing(_connect()) as connection:
+        check = _Check(schema)
+        return check.columns(_parse(connection, text)), check.asked
 
 
 def _connect() -> Any:
@@ -172,6 +210,7 @@ class _Check:
         self._schema = schema
         self._known = {name.lower(): name for name in schema.names}
         self._used: set[str] = set()
+        self.asked: list[tuple[str, Any]] = []  # columns and what they are compared with for equality
 
     def columns(self, tree: dict[str, Any]) -> list[str]:
         self._condition(tree)
@@ -184,10 +223,12 @@ class _Check:
                 self._condition(child)
         elif kind == "COMPARISON" and type_ in COMPARISONS:
             self._same([node["left"], node["right"]])
+            self._note_equality(type_, [node["left"], node["right"]])
         elif kind == "BETWEEN":
             self._same([node["input"], node["lower"], node["upper"]])
         elif kind == "OPERATOR" and type_ in LISTS:
             self._same(node["children"])
+            self._note_equality(type_, node["children"])
         elif kind == "OPERATOR" and type_ in NULL_TESTS:
             self._value(node["children"][0])
         elif kind == "FUNCTION" and node["function_name"] in LIKES:
@@ -205,6 +246,20 @@ class _Check:
             if kind != first[0]:
                 raise _error(f"{first[1]} is a {first[0]} and {shown} a {kind}; compare like with like: "
                                 "texts stand in 'single quotes', numbers in none")  # fmt: skip
+
+    def _note_equality(self, type_: str, nodes: list[dict[str, Any]]) -> None:
+        """Keep the constants that a column of texts or whole numbers is compared with."""
+        columns = [node["column_names"][0] for node in nodes if node["class"] == "COLUMN_REF"]
+        constants = [node for node in nodes if node["class"] == "CONSTANT"]
+        if type_ not in EQUALITIES or len(columns) != 1:
+            return
+        name = self._known[columns[0].lower()]
+        for node in constants:
+            kind, value = _literal(node)
+            if kind in TEXTS:
+                self.asked.append((name, str(value)))
+            elif kind in NUMBERS and pa.types.is_integer(self._schema.field(name).type) and str(value).isdecimal():
+                self.asked.append((name, int(value)))
 
     def _texts(self, nodes: list[dict[str, Any]]) -> None:
         for kind, shown in map(self._value, nodes):
@@ -245,11 +300,15 @@ def _kind(name: str, type_: pa.DataType) -> str:
     raise _error(f"column '{name}' is of type {type_}; only numbers and texts can be compared")
 
 
-def _constant(node: dict[str, Any]) -> tuple[str, str]:
+def _literal(node: dict[str, Any]) -> tuple[str, Any]:
+    """The type of a constant, and its value."""
     if "literal" in node:  # since DuckDB 2.0
-        kind, value = node["literal"]["kind"], node["literal"].get("text")
-    else:
-        kind, value = node["value"]["type"]["id"], node["value"].get("value")
+        return node["literal"]["kind"], node["literal"].get("text")
+    return node["value"]["type"]["id"], node["value"].get("value")
+
+
+def _constant(node: dict[str, Any]) -> tuple[str, str]:
+    kind, value = _literal(node)
     if kind in TEXTS:
         return "text", f"'{value}'"
     if kind in NUMBERS:

@@ -6,6 +6,7 @@ import datetime
 import json
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +354,8 @@ def test_what_is_left_out(of_one: ClickRecommender, sources: dict[str, Path]) ->
     fresh = [one.item for one in recommender.recommend(user, k=ITEMS)]
     assert sorted(fresh) == sorted(set(everything) - {one.item for one in rated})
     assert ITEMS / 4 < len(fresh) < ITEMS
-    both = recommender.recommend(user, k=ITEMS, exclude=[fresh[0], "nowhere"])
+    with pytest.warns(UnknownValues, match="^exclude: 1 unknown item ignored: nowhere$"):
+        both = recommender.recommend(user, k=ITEMS, exclude=[fresh[0], "nowhere"])
     assert [one.item for one in both] == fresh[1:]
     assert [one.item for one in recommender.recommend(user, k=1)] == fresh[:1]
     whole = recommender.recommend(user, k=ITEMS, exclude_seen=False)
@@ -370,8 +372,17 @@ def test_only_items_with_some_values(of_one: ClickRecommender) -> None:
     assert found(tags="red") == [sku(i) for i in range(ITEMS) if i % 4 in (1, 3)]
     assert found(tags="new", kind="k1") == [sku(i) for i in range(ITEMS) if i % 4 in (0, 1) and kind(i) == 1]
     assert found(item=sku(7)) == [sku(7)]
-    with pytest.warns(UnknownValues, match="field 'tags': training has not seen 'blue'"):
-        assert found(tags="blue") == []
+    with (
+        pytest.warns(
+            UnknownValues, match=r"field 'tags': training has not seen 'nww' \(did you mean 'new'\?\); it coun"
+        ),
+        pytest.raises(
+            UserError, match=r"^where: tags=nww \(did you mean 'new'\?\) leaves none of 24 items; ask for les"
+        ),
+    ):
+        found(tags="nww")
+    with pytest.raises(UserError, match=r"^where: kind=k1 leaves none of 24 items"):
+        found(item=sku(next(i for i in range(ITEMS) if kind(i) == 0)), kind="k1")
     with pytest.raises(UserError, match=r"field 'group': not one of the item's.*those are item, kind, tags"):
         found(group="g1")
 
@@ -389,7 +400,15 @@ def test_ids_and_values_that_are_unknown_count_as_index_0(of_one: ClickRecommend
     assert recommender.rated(4711) == [] and recommender.user(4711) == {}
     with pytest.raises(UserError, match="item sku-999: unknown to this run"):
         recommender.explain("sku-999", 101)
-    assert recommender.recommend("101") == recommender.recommend(101), "text or number: one id"
+    for same in ("101", " 101 ", 101.0, np.int16(101)):
+        assert recommender.recommend(same) == recommender.recommend(101), "text or number: one id"
+    for other in ("0101", True):
+        with pytest.warns(UnknownValues, match=f"user {other} is unknown to this run and counts as somebody new"):
+            assert recommender.recommend(other) == recommender.recommend()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for nothing in (None, float("nan")):
+            assert recommender.recommend(nothing, {"group": None, "age": float("nan")}, k=ITEMS) == usual
     assert recommender.values("device") == ["desk", "phone"], "what training has seen"
 
 
@@ -405,8 +424,41 @@ def test_a_profile_wins_over_what_is_known(of_one: ClickRecommender) -> None:
     assert float(other["age"]) == pytest.approx((23 - field.mean) / field.deviation, rel=1e-5)
     with pytest.raises(UserError, match="field 'kind': is of the item; a profile takes"):
         recommender.recommend(103, {"kind": "k1"})
-    with pytest.raises(UserError, match="k = 0: expected 1 or more"):
-        recommender.recommend(103, k=0)
+    wrong: list[Any] = [0, -1, 2.5, True, "3"]
+    for k in wrong:
+        with pytest.raises(UserError, match=f"k = {k}: expected 1 or more"):
+            recommender.recommend(103, k=k)
+
+
+@pytest.mark.parametrize("several", [[103, 104], (103,), np.array([103, 104]), {103}, {103: 1}], ids=str)
+def test_several_users_are_refused(of_one: ClickRecommender, several: Any) -> None:
+    for ask in (of_one.recommend, of_one.rated, of_one.user, partial(of_one.explain, sku(3))):
+        with pytest.raises(UserError, match=r"^user: found .*, expected one id; ask for one user at a time$"):
+            ask(several)
+    for profiles in ([{"age": 25}, {"age": 30}], "age=25", 5):
+        with pytest.raises(UserError, match=r"^profile: found .*, expected fields with their values, such as"):
+            of_one.recommend(103, profiles)  # type: ignore[arg-type]
+
+
+WRONG_PROFILES: list[tuple[Any, str]] = [
+    ({"age": "old"}, "field 'age': found 'old', expected a number"),
+    ({"age": float("inf")}, "field 'age': found 'inf', expected a number"),
+    ({"age": 10**400}, "field 'age': found '1000.*…', expected a number"),
+    ({"age": 10**5000}, "field 'age': found 'a number of thousands of digits', expected a number"),
+    ({"age": 1e30}, r"field 'age': found 1e\+30, expected a number such as those of the data \(mean"),
+    ({"age": [25]}, r"field 'age': found \[25\], expected a single value"),
+    ({"age": b"\xff"}, "field 'age': found '.', expected a number"),
+    ({"group": ["g1"]}, r"field 'group': found \['g1'\], expected a single value"),
+    ({"group": {"g1": 1}}, "field 'group': found {'g1': 1}, expected a single value"),
+    ({5: 1}, "field '5': not one that the model reads"),
+]
+
+
+@pytest.mark.parametrize(("profile", "names"), WRONG_PROFILES, ids=[names[:30] for _, names in WRONG_PROFILES])
+def test_profiles_that_are_refused(of_one: ClickRecommender, profile: Any, names: str) -> None:
+    with pytest.raises(UserError, match=f"^{names}") as error:
+        of_one.recommend(103, profile)
+    assert len(str(error.value).splitlines()) == 1
 
 
 # ---- evaluated -------------------------------------------------------------------------------------------------------

@@ -78,14 +78,15 @@ def test_from_nothing_to_recommendations(capsys: Capsys, tmp_path: Path) -> None
 
     shutil.rmtree(data)
     status, out, err = run_process("recommend", "--run", run, "--items", 7, 4711, 3, "--k", 6, "--json")
-    assert status == 0 and err.splitlines() == ["jaxrec: note: unknown items left out: 4711"]
+    assert status == 0 and err.splitlines() == ["jaxrec: note: 1 unknown item left out: 4711"]
     printed = json.loads(out)
     assert len(printed["recommendations"]) == 6 and printed["unknown"] == ["4711"] and not printed["popularity"]
     capsys.readouterr()
     assert call("recommend", "--run", run, "--items", 7, 3, "--k", 6) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    table = [line.split() for line in out.splitlines()]
+    header, *table = [line.split() for line in out.splitlines()]
+    assert header == ["rank", "item", "score"]
     assert [row[0] for row in table] == ["1", "2", "3", "4", "5", "6"]
     assert [int(row[1]) for row in table] == [row["item"] for row in printed["recommendations"]]
 
@@ -339,7 +340,7 @@ def test_unknown_items_are_reported_and_popularity_says_so(capsys: Capsys, run: 
     assert call("recommend", "--run", run, "--items", 4711, "socks", "--k", 3, "--json") == 0
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
-        "jaxrec: note: unknown items left out: 4711 socks; no item is known, so these are the most popular ones"
+        "jaxrec: note: 2 unknown items left out: 4711, socks; none is known, so the most popular items are recommended"
     ]
     printed = json.loads(captured.out)
     assert printed["popularity"] and printed["unknown"] == ["4711", "socks"] and len(printed["recommendations"]) == 3

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -216,7 +217,8 @@ def test_filters_are_masks(others: dict[str, EventRecommender]) -> None:
     assert 0 < mask.sum() < live_at(market, time).sum()
     assert list(found) == [item for item in everything if item in set(market.listings.vocabulary.ids[mask].tolist())]
     assert found == {item: everything[item] for item in found}
-    without = all_scores(market, events, exclude=[*list(everything)[:3], str(list(everything)[3]), -5])
+    with pytest.warns(UnknownItems, match="^exclude: 1 unknown item ignored: -5$"):
+        without = all_scores(market, events, exclude=[*list(everything)[:3], str(list(everything)[3]), -5])
     assert list(without) == list(everything)[4:]
     assert len(market.recommend(events, k=20, where=f"price <= 60 and c0_name = '{category}'")) == min(20, len(found))
 
@@ -318,14 +320,54 @@ def test_unknown_items_without_a_name(market: EventRecommender) -> None:
     assert found == market.recommend(events, k=5)
     counts = market.run.kept("item_counts")
     live = live_at(market, market.listings.time(None))
+    text = "^unknown item without a 'name' in 1 of 3 sequences left out: -5; of sequences 1, 3 of 3 nothing is there"
+    with pytest.warns(UnknownItems, match=text) as caught:
+        popular, same, empty = market.recommend([[{"item": -5, "event": VIEW}], events, []], k=7)
+    assert len(caught) == 1 and empty == popular
     with pytest.warns(UnknownItems, match="^unknown item .* -5; nothing else is there, so the most popular items are"):
-        popular, same = market.recommend([[{"item": -5, "event": VIEW}], events], k=7)
+        assert market.recommend([{"item": -5, "event": VIEW}], k=7) == popular
     assert ids(same) == ids(market.recommend(events, k=7))
     assert scores(popular) == np.sort(counts[live])[::-1][:7].tolist()
     assert [int(counts[market.listings.find([one.item])[0]]) for one in popular] == scores(popular)
     with pytest.warns(UnknownItems):
         rest = market.recommend([{"item": -5, "event": VIEW}], k=6, exclude=[popular[0].item])
     assert ids(rest) == ids(popular)[1:]
+
+
+def test_sequences_in_any_form(market: EventRecommender) -> None:
+    """And ids in any form that is theirs."""
+    events, other = sequences(market)[:2]
+    expected = market.recommend([events, other], k=5)
+    forms: list[Any] = [
+        tuple(events), np.array(events), pd.Series(events, index=range(7, 7 + len(events))), pa.array(events),
+        (event for event in events), [event | {"item": float(event["item"])} for event in events],
+        [event | {"item": f" {event['item']}.0"} for event in events],
+    ]  # fmt: skip
+    for form in forms:
+        assert market.recommend(form, k=5) == market.recommend(events, k=5)
+    for several in ((events, other), pd.Series([events, other], index=[3, 3]), iter([tuple(events), np.array(other)])):
+        assert [ids(one) for one in market.recommend(several, k=5)] == [ids(one) for one in expected]
+    with pytest.warns(UnknownItems, match="left out: 0"):
+        market.recommend([events[0] | {"item": f"0{events[0]['item']}"}, *events], k=5)
+
+
+def test_values_that_no_item_has_are_noted(market: EventRecommender) -> None:
+    events = sequences(market)[0]
+    name = next(name for name in market.listings.attributes["c0_name"].to_pylist() if name)
+    with pytest.warns(UnknownValues, match=rf"^where: no item has the c0_name '{name}x' \(did you mean '{name}'\?\)$"):
+        found = market.recommend(events, k=5, where=f"price >= 0 or c0_name in ('{name}', '{name}x')")
+    assert found == market.recommend(events, k=5, where="price >= 0")
+    refused(rf"^where: .* leaves none of \d+ items: no item has the c0_name '{name}x' \(did you mean '{name}'\?\); ask",
+            market.recommend, events, where=f"c0_name = '{name}x'")  # fmt: skip
+    for where in (["price > 0"], 5, {"price": 1}):
+        refused("^where: found .*, expected a filter, such as", market.recommend, events, where=where)
+
+
+@pytest.mark.parametrize(
+    "at", [True, 1.5, 10**20, "99999999999999999999", [1], "5" * 500, np.float32(3)], ids=lambda at: f"{at!r:.20}"
+)
+def test_what_is_no_time(market: EventRecommender, at: Any) -> None:
+    refused("^--at .*: no time; give one such as", market.recommend, sequences(market)[0], at=at)
 
 
 def test_text_models_that_are_not_the_runs(event_run: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -505,8 +547,12 @@ def refused(names: str, function: Callable[..., Any], *argv: Any, **options: Any
         ([{"name": "a", "event": VIEW, "c0_id": 1.5}], "c0_id: found 1.5, expected a whole number"),
         ([{"name": "a", "event": VIEW, "c0_id": 2**63}], "c0_id: found 9223372036854775808, expected"),
         ([{"name": "a", "event": VIEW, "c0_name": 3}], "c0_name: found 3, expected text"),
-        ([[{"item": 1, "event": VIEW}], []], "events: empty"),
-        ([[{"item": 1, "event": VIEW}], 3], "events: found 3, expected a list"),
+        (iter([]), "events: empty"),
+        ([[{"item": 1, "event": VIEW}], 3], "events: sequence 2 of 2: found 3, expected a list"),
+        ([[{"item": 1, "event": VIEW}], [{"item": 1}]], "events: sequence 2: entry 1: event: found none"),
+        ([{"item": 10**5000, "event": VIEW}], "item: found a number of thousands of digits, expected an id"),
+        ([{"item": [1], "event": VIEW}], r"item: found \[1\], expected an id"),
+        ({VIEW}, "events: found {'item_view'}, expected a list"),
     ],
 )  # fmt: skip
 def test_events_that_are_refused(events: Any, names: str, others: dict[str, EventRecommender]) -> None:

@@ -90,7 +90,9 @@ def test_an_example_as_a_process(event_run: Path, market: EventRecommender) -> N
     assert re.match("recommended of what is live at 2023-", after[2])
     events = [{"item": one.item, "event": one.event} for one in happened[:-1]]
     expected = market.recommend(events, k=4, at=happened[-2].time)
-    assert [int(line.split()[1]) for line in after[3:]] == [one.item for one in expected]
+    assert after[3].split() == ["rank", "item", "score", "price", "name", "more"]
+    assert [int(line.split()[1]) for line in after[4:]] == [one.item for one in expected]
+    assert after[3].index("name") == after[4].index(expected[0].known["name"][:5])
 
 
 @pytest.mark.usefixtures("quick")
@@ -102,7 +104,7 @@ def test_events_from_files_and_standard_input(
     file.write_text(json.dumps(events))
     words = ["--run", event_run, "--k", 3, "--where", "price", ">=", 10, "--exclude", 55, "--json"]
     out, err = said(capsys, *words, "--events", file)
-    assert err.splitlines() == ["jaxrec: note: --exclude: unknown items ignored: 55",
+    assert err.splitlines() == ["jaxrec: note: exclude: 1 unknown item ignored: 55",
                                 "jaxrec: note: unknown item without a 'name' left out: -9"]  # fmt: skip
     found = json.loads(out)
     expected = market.recommend(events[1:], k=3, where="price >= 10")
@@ -113,7 +115,7 @@ def test_events_from_files_and_standard_input(
     assert said(capsys, *words, "--events", "-")[0] == out
     file.write_text(json.dumps([events[0]]))
     popular = said(capsys, "--run", event_run, "--events", file)[0].splitlines()
-    assert len(popular) == 21
+    assert len(popular) == 22 and popular[1].startswith("rank ")
 
 
 @pytest.mark.usefixtures("quick", "text_model")
@@ -129,7 +131,7 @@ def test_adding_and_comparing_by_command(
     line = next(line for line in out.splitlines() if "1000000000" in line)
     assert re.search(r"1,234\.50  手作り \[31m財布 財布 .*…  Women$", line), "one line without escapes"
     out, _ = said(capsys, *words[:4], "--similar-to", 10**9, "--k", 2)
-    assert len(out.splitlines()) == 2
+    assert len(out.splitlines()) == 3 and out.split()[:3] == ["rank", "item", "similarity"]
     name = market.example(0)[0].known["name"]
     similar = said(capsys, "--run", event_run, "--similar-to", name, "--k", 2, "--json")[0]
     assert json.loads(similar)["recommendations"][0]["name"] == name

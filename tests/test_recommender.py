@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 from helpers import load_parts
 from numpy_gru import last_scores
@@ -77,7 +79,8 @@ def test_exclude_takes_items_and_nothing_else(
     session = [3, 50]
     scores = expected(parameters, vocabulary, session)
     top = best(scores, 5)
-    ids, _ = recommender.recommend(session, k=10, exclude_seen=False, exclude=[*top[:3], top[0], 987654])
+    with pytest.warns(UnknownItems, match="^exclude: 1 unknown item ignored: 987654$"):
+        ids, _ = recommender.recommend(session, k=10, exclude_seen=False, exclude=[*top[:3], top[0], 987654])
     assert ids == best(scores, 10, top[:3])
     ids, _ = recommender.recommend(session, k=10, exclude=(str(item) for item in top[:3]))  # as text, from a generator
     assert ids == best(scores, 10, [*top[:3], *session])
@@ -90,7 +93,8 @@ def test_candidates_are_ranked_as_in_the_whole_catalogue(
     session = [99, 1, 42]
     scores = expected(parameters, vocabulary, session)
     pool = [int(item) for item in np.random.default_rng(size).permutation(np.arange(1, 101))[:size]]
-    ids, found = recommender.recommend(session, k=100, exclude_seen=False, candidates=[*pool, pool[0], 54321])
+    with pytest.warns(UnknownItems, match="^candidates: 2 unknown items ignored: 54321, x$"):
+        ids, found = recommender.recommend(session, k=100, exclude_seen=False, candidates=[*pool, pool[0], 54321, "x"])
     assert ids == best({item: scores[item] for item in pool}, 100)
     np.testing.assert_allclose(found, [scores[item] for item in ids], rtol=1e-5, atol=1e-5)
     ids, _ = recommender.recommend(session, k=100, exclude=pool[:1], candidates=pool)
@@ -166,12 +170,26 @@ def test_ids_as_text_and_known_items_do_not_warn(recommender: Recommender) -> No
     ("items", "options", "message"),
     [
         ([], {}, "an empty session: give at least one item"),
-        ([[3], []], {}, "an empty session"),
-        ([[], [3]], {}, "an empty session"),
+        (iter([]), {}, "an empty session"),
         ([3], {"k": 0}, "k = 0: expected 1 to 100"),
         ([3], {"k": 101}, "k = 101: expected 1 to 100"),
-        ([3], {"candidates": [4711]}, "candidates: none of them is in this run's vocabulary"),
+        ([3], {"k": 2.0}, "k = 2.0: expected 1 to 100"),
+        ([3], {"k": True}, "k = True: expected 1 to 100"),
+        ([3], {"candidates": [4711]}, "candidates: none of them is in this run's vocabulary (found 4711)"),
         ([3], {"candidates": []}, "candidates: none of them"),
+        ([3], {"candidates": 5}, "candidates: a list of ids is expected, such as [5], not a single one"),
+        ([3], {"exclude": "5"}, "exclude: a list of ids is expected, such as ['5'], not a single one"),
+        ([3], {"exclude": [[5]]}, "exclude: found [5], expected a single value"),
+        (3, {}, "items: a list of ids is expected, such as [3], not a single one"),
+        ("3", {}, "items: a list of ids is expected"),
+        (None, {}, "items: a list of ids is expected"),
+        ({3, 50}, {}, "items: found a set, which has no order; give a list"),
+        ({3: 50}, {}, "items: found a dict; give a list of ids"),
+        (pd.DataFrame({"item": [3]}), {}, "items: found a table; give a list of ids, or one column of it"),
+        (np.zeros((1, 1, 1)), {}, "items: found an array of 3 dimensions"),
+        ([[3], 5], {}, "items: session 2 of 2: found 5, an id among lists; make it a list of one"),
+        ([[3], {5}], {}, "items: session 2 of 2: found a set, which has no order"),
+        ([[3, [5]]], {}, "items: found [5], expected a single value, a number or text"),
     ],
 )
 def test_what_cannot_be_recommended(
@@ -179,6 +197,64 @@ def test_what_cannot_be_recommended(
 ) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         recommender.recommend(items, **options)
+
+
+SHAPES: list[tuple[str, Any]] = [
+    ("tuple", (3, 50)),
+    ("row", np.array([3, 50])),
+    ("text row", np.array(["3", "50"])),
+    ("float row", np.array([3.0, 50.0])),
+    ("Series", pd.Series([3, 50], index=[7, 1])),
+    ("Series of text", pd.Series(["3", "50"], index=["b", "a"])),
+    ("array", pa.array([3, 50])),
+    ("chunks", pa.chunked_array([[3], [50]])),
+    ("scalars", [np.int16(3), pa.scalar(50)]),
+]
+
+
+@pytest.mark.parametrize("given", [given for _, given in SHAPES], ids=[name for name, _ in SHAPES])
+def test_a_session_in_any_form(recommender: Recommender, given: Any) -> None:
+    """And several, in a list, a Series or a generator of such."""
+    ids, scores = recommender.recommend([3, 50], k=7)
+    found, same = recommender.recommend(given, k=7)
+    assert (found, same.tolist()) == (ids, scores.tolist())
+    assert recommender.recommend((item for item in given), k=7)[0] == ids
+    others = [[7], *SESSIONS[2:4]]
+    for several in ([given, *others], (one for one in [given, *others])):
+        assert recommender.recommend(several, k=7)[0] == [ids, *recommender.recommend(others, k=7)[0]]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [np.array([[3, 50], [7, 9]]), pd.Series([[3, 50], (7, 9)], index=[4, 4]), pa.array([[3, 50], [7, 9]])],
+    ids=["array", "Series", "Arrow"],
+)
+def test_tables_of_sessions(recommender: Recommender, given: Any) -> None:
+    assert recommender.recommend(given, k=7)[0] == recommender.recommend([[3, 50], [7, 9]], k=7)[0]
+
+
+def test_no_sessions_are_answered_with_nothing(recommender: Recommender) -> None:
+    assert recommender.recommend(np.zeros((0, 3))) == ([], [])
+
+
+def test_an_empty_session_among_others_is_named_and_gets_the_most_popular(
+    recommender: Recommender, vocabulary: Vocabulary
+) -> None:
+    """All that is left out is said in one warning."""
+    popular = vocabulary.decode(np.arange(6))
+    given = [[3, 50], [], [4711, None, 5], [float("nan")], None]
+    text = (
+        "^3 unknown items in 2 of 5 sessions left out: 4711, None, nan; sessions 2, 5 of 5 are empty, so the most "
+        "popular items are recommended; session 4 of 5 holds no known item, so the most popular items are recommended$"
+    )
+    with pytest.warns(UnknownItems, match=text) as caught:
+        ids, scores = recommender.recommend(given, k=5, exclude=popular[:1])
+    assert len(caught) == 1 and caught[0].filename == __file__
+    assert ids[1] == ids[3] == ids[4] == popular[1:]
+    np.testing.assert_array_equal(scores[4], vocabulary.counts[1:6])
+    assert [ids[0], ids[2]] == recommender.recommend([[3, 50], [5]], k=5, exclude=popular[:1])[0]
+    with pytest.warns(UnknownItems, match="^session 1 of 1 is empty, so the most popular items are recommended$"):
+        assert recommender.recommend([[]], k=6)[0] == [popular]
 
 
 @pytest.mark.parametrize("item", [1, "42", 100])

@@ -99,7 +99,12 @@ def test_recommending_as_a_process(click_run: Path) -> None:
     user = int(tiny().ratings["user"][0].as_py())
     status, out, err = run_process("recommend", "--run", click_run, "--user", user, "--k", 4)
     assert (status, err) == (0, "")
-    rows = [line.split(maxsplit=3) for line in out.splitlines()]
+    header, *lines = out.splitlines()
+    assert header.split() == ["rank", "item", "probability", "title", "genres", "year"]
+    assert header.index("probability") + len("probability") == lines[0].index(" ", lines[0].index("0.")), (
+        "right-aligned"
+    )
+    rows = [line.split(maxsplit=3) for line in lines]
     assert [row[0] for row in rows] == ["1", "2", "3", "4"]
     probabilities = [float(row[2]) for row in rows]
     assert probabilities == sorted(probabilities, reverse=True) and probabilities[-1] > 0
@@ -151,13 +156,16 @@ RECOMMEND: list[tuple[list[object], str]] = [
     ([], "--user, --profile: neither is given; name a user, or describe one"),
     (["--profile", "gendr=F"], r"field 'gendr': not one that the model reads \(did you mean 'gender'\?\)"),
     (["--profile", "genre1=Drama"], "field 'genre1': is of the item; a profile takes those of the user"),
-    (["--profile", "age=abc"], "field 'age': found 'abc', expected a whole number"),
     (["--profile", "gender"], "--profile gender: expected FIELD=VALUE, such as gender=F"),
     (["--profile", "=F"], "--profile =F: expected FIELD=VALUE"),
     (["--user", 1, "--where", "genres"], "--where genres: expected FIELD=VALUE"),
     (["--user", 1, "--where", "genre=Drama"], r"field 'genre': not one of the item's \(did you mean 'genre[123s]'\?\)"),
     (["--user", 1, "--where", "gender=F"], r"field 'gender': not one of the item's"),
-    (["--user", 1, "--where", "movie=x"], "field 'movie': found 'x', expected a whole number"),
+    (["--user", 1, "--where", "movie=x"], "where: movie=x leaves none of 39 items; ask for less"),
+    (
+        ["--user", 1, "--where", "genres=Dramma"],
+        r"where: genres=Dramma \(did you mean 'Drama'\?\) leaves none of 39 item",
+    ),
     (["--user", 1, "--date", "yesterday"], "date 'yesterday': expected a day such as 2003-02-28"),
     (["--user", 1, "--date", "2003-02-30"], "date '2003-02-30': expected a day such as 2003-02-28"),
     (["--user", 1, "--k", 0], "k = 0: expected 1 or more"),
@@ -194,11 +202,15 @@ def test_options_of_click_models_for_a_run_of_sessions(capsys: Capsys, run: Path
 def test_notes_about_what_is_unknown(capsys: Capsys, click_run: Path) -> None:
     """Each once; and there are still recommendations."""
     capsys.readouterr()
-    assert call("recommend", "--run", click_run, "--user", 4711, "--profile", "occupation=99", "--k", 2, "--json") == 0
+    words = ["--profile", "occupation=99", "gender=Ff", "age=abc", "--exclude", "x", "y"]
+    assert call("recommend", "--run", click_run, "--user", 4711, *words, "--k", 2, "--json") == 0
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
         "jaxrec: note: user 4711 is unknown to this run and counts as somebody new",
         "jaxrec: note: field 'occupation': training has not seen '99'; it counts as unknown",
+        "jaxrec: note: field 'gender': training has not seen 'Ff' (did you mean 'F'?); it counts as unknown",
+        "jaxrec: note: field 'age': training has not seen 'abc'; it counts as unknown",
+        "jaxrec: note: exclude: 2 unknown items ignored: x, y",
     ]
     assert len(json.loads(captured.out)["recommendations"]) == 2
     films = set(tiny().ratings["movie"].to_pylist())

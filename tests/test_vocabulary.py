@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxrec.data.raw_ids import Places, plain
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
 
@@ -51,28 +54,55 @@ def test_strings_go_there_and_back(ids: list[str], others: list[str]) -> None:
 
 def test_what_counts_as_an_integer() -> None:
     vocabulary = integers(7, 12, 0, -3)
-    raw: list[Any] = [12, "12", "012", 12.0, np.int32(12), np.float32(12.0), "-3", " 7 "]
-    assert vocabulary.encode(raw).tolist() == [1, 1, 1, 1, 1, 1, 3, 0]
+    raw: list[Any] = [
+        12, "12", 12.0, "12.0", np.int32(12), np.float32(12.0), np.str_("12"), pa.scalar(12), b"12", Decimal(12), "-3",
+        " 7 ", 0.0, np.array(7),
+    ]  # fmt: skip
+    assert vocabulary.encode(raw).tolist() == [1] * 10 + [3, 0, 2, 0]
+    assert vocabulary.encode(pd.Series([12.0, None], index=[5, 6])).tolist() == [1, -1]
     unknown: list[Any] = [
-        13, "13", 12.5, "12.5", "twelve", "", None, float("nan"), float("inf"), 2**63, -(2**63) - 1, 1e30,
-        str(2**64), [12],
+        13, "13", 12.5, "12.5", "twelve", "", None, float("nan"), float("inf"), 2**63, -(2**63) - 1, 1e30, str(2**64),
+        [12], "012", "+12", "1_2", "１２", "12.", "-0", False, np.bool_(False), "False", pd.NA, pd.NaT, {12: 12}, {12},
+        np.array([12]), 10**5000, "9" * 5000, Decimal("NaN"), "1e1",
     ]  # fmt: skip
     assert vocabulary.encode(unknown).tolist() == [-1] * len(unknown), "none of them is item 0, which exists"
 
 
 def test_strings_are_what_they_are() -> None:
     vocabulary = strings("12", "012", "a", "ä", "a ", "")
-    assert vocabulary.encode(["12", "012", 12, "a", "ä", "a ", "", "A", "0012"]).tolist() == [
-        0,
-        1,
-        0,
-        2,
-        3,
-        4,
-        5,
-        -1,
-        -1,
-    ]
+    raw: list[Any] = ["12", "012", 12, 12.0, "a", "ä", "a ", "", " a", "A", "0012", True, None, ["12"], 10**5000]
+    assert vocabulary.encode(raw).tolist() == [0, 1, 0, 0, 2, 3, 4, 5, 2, -1, -1, -1, -1, -1, -1]
+
+
+def test_numbers_among_strings() -> None:
+    """A number is found by how it is written, or else as the number that it is; a text only by how it is written."""
+    vocabulary = strings("7.0", "007", "1.50", "None", "nan", "true")
+    raw: list[Any] = [7, 7.0, np.int8(7), 1.5, np.float32(1.5), "1.5", "7", 0.1, None, float("nan"), "nan", True]
+    assert vocabulary.encode(raw).tolist() == [0, 0, 0, 2, 2, -1, -1, -1, -1, -1, 4, -1]
+
+
+@pytest.mark.parametrize("names", [("true", "false"), ("True", "False"), ("FALSE",)])
+def test_true_and_false(names: tuple[str, ...]) -> None:
+    places = Places(names, first=1)
+    for value in (False, np.bool_(False), "false", "False", " FALSE ", pa.scalar(False)):
+        assert places.find(value) == len(names), value
+    assert [places.find(value) for value in (0, "0", "f", "")] == [-1] * 4
+
+
+@given(st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.binary(max_size=9), st.decimals(),
+    st.lists(st.integers(), max_size=2), st.dates(), st.uuids(), st.sets(st.integers(), max_size=2),
+    st.dictionaries(st.text(max_size=2), st.integers(), max_size=2),
+))  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_given_is_an_id_or_unknown(value: Any) -> None:
+    for vocabulary in (integers(7, -1, 0), strings("7", "1.5", "")):
+        (index,) = vocabulary.encode([value]).tolist()
+        assert -1 <= index < 3
+        if index >= 0:
+            (raw,) = vocabulary.decode(np.array([index]))
+            text = str(plain(value)).strip()
+            assert text == str(raw) or Decimal(text) == Decimal(raw)
 
 
 def test_strings_of_any_length() -> None:

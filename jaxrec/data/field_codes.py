@@ -6,7 +6,7 @@ import datetime
 import math
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxrec.data.files import checksum, map_array
+from jaxrec.data.raw_ids import Places, bare, check_single, is_list, list_as_text, listing, plain, read_list
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError, nearest
 
 MOST_SHOWN = 20  # values that a message lists
+FARTHEST = 1e4  # deviations of a number from the mean: beyond it float32 says nothing any more
 
 
 class UnknownValues(UserWarning):
@@ -30,6 +32,13 @@ class UnknownValues(UserWarning):
 def warn_unknown(text: str) -> None:
     """Warn with ``UnknownValues``."""
     warnings.warn(text, UnknownValues, stacklevel=2)
+
+
+def note_ignored(what: str, ids: Sequence[Any]) -> None:
+    """Warn of items that the run does not know and that are left out of account."""
+    if ids:
+        many = f"{len(ids):,} unknown items" if len(ids) > 1 else "1 unknown item"
+        warnings.warn(f"{what}: {many} ignored: {listing(ids)}", UnknownValues, stacklevel=4)
 
 
 @contextmanager
@@ -70,7 +79,8 @@ class FieldCodes:
     def __init__(self, run: RowRun) -> None:
         self._run, self._schema = run, run.schema
         self._counts = self._schema.apart(run.value_counts())
-        self._vocabularies: dict[str, dict[Any, int]] = {}
+        self._places: dict[str, Places] = {}
+        self._separator = str(run.manifest.get("options", {}).get("bag_separator", "|"))
 
     def names(self, *sides: str) -> list[str]:
         """The fields of these sides that the model reads."""
@@ -86,45 +96,67 @@ class FieldCodes:
             if field.name == name:
                 return field
         names = [field.name for field in self._schema.fields]
-        raise UserError(f"field '{name}': not one that the model reads{nearest(name, names)}; "
+        raise UserError(f"field '{name}': not one that the model reads{nearest(str(name), names)}; "
                         f"those are {', '.join(names)}")  # fmt: skip
 
     def values(self, name: str) -> list[Any]:
         """The raw values of a field that training has seen; none of a number."""
         if self.field(name).kind == "numerical":
             return []
-        return [value for value, code in self._vocabulary(name).items() if self._counts[name][code] > 0]
+        return [value for code, value in enumerate(self._vocabulary(name).values(), 1) if self._counts[name][code] > 0]
 
-    def encode(self, name: str, value: Any) -> np.ndarray:
-        """int32[width] of a categorical value or a bag (a list, or text with ``|`` between), or float32[] of a number.
+    def encode(self, field: Field, value: Any) -> np.ndarray:
+        """int32[width] of a categorical value or a bag, or float32[] of a number; None is the unknown value, the mean.
+
+        A bag is a list, text with the separator that ``prepare`` was given between its values (``|`` where none was),
+        or a list as text, ``['a', 'b']``. A value that training has not seen counts as unknown, with an
+        ``UnknownValues`` warning that names the nearest one.
 
         Raises:
             UserError: of a wrong type, or too many values.
         """
-        field = self.field(name)
         if field.kind == "numerical":
-            return np.array(field.standardised(finite_number(name, value)), np.float32)
-        return coded(field, bag_values(field, value), self.code)
+            return read_number(field, value)
+        values = self.bag_values(field, value)
+        if len(values) > field.width:
+            raise UserError(f"field '{field.name}': found {len(values)} values, at most {field.width} are allowed")
+        codes = [self.code(field, one) for one in values] or [0]
+        return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
+
+    def bag_values(self, field: Field, value: Any) -> list[Any]:
+        """The values of a field: of a bag all that are not empty, otherwise the one."""
+        if field.kind != "bag":
+            return [value]
+        if isinstance(value, bytes):
+            value = plain(value)
+        if isinstance(value, str):
+            found = list_as_text(value)
+            value = value.split(self._separator) if found is None else found
+        if is_list(value) or isinstance(value, set | frozenset):
+            found = read_list(f"field '{field.name}'", value)
+            return [one for one in found if plain(one) not in (None, "")]
+        return [value]
 
     def code(self, field: Field, value: Any) -> int:
-        """The index of one value; 0, with a warning, for one that training has not seen.
+        """The index of one value; 0 for none, and with a warning for one that training has not seen.
 
         Raises:
-            UserError: of a wrong type.
+            UserError: of several values.
         """
-        vocabulary = self._vocabulary(field.name)
-        if vocabulary and isinstance(next(iter(vocabulary)), int):
-            try:
-                value = int(str(value))
-            except ValueError:
-                raise UserError(f"field '{field.name}': found '{value}', expected a whole number") from None
-        else:
-            value = str(value)
-        found = vocabulary.get(value, 0)
+        check_single(f"field '{field.name}'", value)
+        if plain(value) in (None, ""):
+            return 0
+        places = self._vocabulary(field.name)
+        found = max(0, places.find(value))
         if not found or not self._is_trained(field, np.array([found]))[0]:
-            warn_unknown(f"field '{field.name}': training has not seen '{value}'; it counts as unknown")
+            hint = "" if found else places.nearest(value)
+            warn_unknown(f"field '{field.name}': training has not seen '{bare(value)}'{hint}; it counts as unknown")
             return 0
         return found
+
+    def nearest(self, field: Field, value: Any) -> str:
+        """`` (did you mean 'x'?)`` where a value of a field is close, otherwise an empty string."""
+        return self._vocabulary(field.name).nearest(value)
 
     def strict(self, field: Field, value: Any) -> int:
         """The index of one value of a coded field.
@@ -157,7 +189,7 @@ class FieldCodes:
         parts = {"year": day.year, "month": day.month, "decade": day.year // 10 * 10}
         read = set(self.names("context"))
         return {
-            name: self.encode(name, parts[part])
+            name: self.encode(self.field(name), parts[part])
             for name, part in self._run.manifest["calendar"].items()
             if name in read
         }
@@ -178,18 +210,17 @@ class FieldCodes:
         return [found[field.name] for field in self._schema.fields]
 
     def _text(self, field: Field, code: int) -> str:
-        return str(list(self._vocabulary(field.name))[code - 1]) if code else "unknown"
+        return str(self._vocabulary(field.name).values()[code - 1]) if code else "unknown"
 
     def _is_trained(self, field: Field, codes: np.ndarray) -> np.ndarray:
         counts = self._counts.get(field.name)  # a field that only filters has none
         return np.ones(len(codes), bool) if counts is None else counts[codes] > 0
 
-    def _vocabulary(self, name: str) -> dict[Any, int]:
-        """Raw value to index."""
-        if name not in self._vocabularies:
+    def _vocabulary(self, name: str) -> Places:
+        if name not in self._places:
             table = read_table(self._run, f"vocabulary/{name}.parquet")
-            self._vocabularies[name] = {value: code for code, value in enumerate(table["value"].to_pylist(), 1)}
-        return self._vocabularies[name]
+            self._places[name] = Places(table["value"].to_pylist(), first=1)
+        return self._places[name]
 
 
 class Entities:
@@ -212,8 +243,8 @@ class Entities:
         return len(self.ids)
 
     def codes(self, raw: Iterable[Any]) -> list[int]:
-        """Indices of raw ids, 0 for an unknown one; ``"12"`` and ``12`` are one id."""
-        return [self._index.get(str(value), 0) for value in raw]
+        """Indices of raw ids, 0 for an unknown one."""
+        return [max(0, self.places.find(value)) for value in raw]
 
     def known(self, index: int) -> dict[str, Any]:
         """What is known of an entity beside its id."""
@@ -228,7 +259,7 @@ class Entities:
         """
         names = self._schema.of_side(self._side)
         if name not in names:
-            raise UserError(f"field '{name}': not one of the {self._side}'s{nearest(name, names)}; "
+            raise UserError(f"field '{name}': not one of the {self._side}'s{nearest(str(name), names)}; "
                             f"those are {', '.join(names)}")  # fmt: skip
         return next(field for field in self._schema.fields if field.name == name)
 
@@ -247,42 +278,23 @@ class Entities:
         return found
 
     @cached_property
-    def _index(self) -> Mapping[str, int]:
-        return {str(raw): index for index, raw in enumerate(self.ids) if index}
+    def places(self) -> Places:
+        """The indices of the raw ids."""
+        return Places(self.ids[1:], first=1)
 
 
-def bag_values(field: Field, value: Any) -> list[Any]:
-    """The values of a field: of a bag a list, text with ``|`` between, or a single one."""
-    if field.kind != "bag":
-        return [value]
-    if isinstance(value, str):
-        return value.split("|")
-    return list(value) if isinstance(value, Iterable) else [value]
-
-
-def coded(field: Field, values: Sequence[Any], code: Callable[[Field, Any], int]) -> np.ndarray:
-    """int32[width]: the indices of values, and -1 behind the last.
-
-    Raises:
-        UserError: too many values; or as ``code``.
-    """
-    if len(values) > field.width:
-        raise UserError(f"field '{field.name}': found {len(values)} values, at most {field.width} are allowed")
-    codes = [code(field, one) for one in values]
-    return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
-
-
-def strict_code(field: Field, value: Any, values: Iterable[Any]) -> int:
-    """The index of a value among those of a vocabulary, from 1 on.
+def strict_code(field: Field, value: Any, places: Places) -> int:
+    """The index of a value in a vocabulary, from 1 on.
 
     Raises:
         UserError: it is none; the message lists those that there are.
     """
-    by_text = {str(known): code for code, known in enumerate(values, 1)}
-    if str(value) not in by_text:
-        shown = ", ".join(list(by_text)[:MOST_SHOWN]) + (", …" if len(by_text) > MOST_SHOWN else "")
-        raise UserError(f"field '{field.name}': no value '{value}'{nearest(str(value), by_text)}; there are {shown}")
-    return by_text[str(value)]
+    code = places.find(value)
+    if code < 0:
+        values = [str(known) for known in places.values()[: MOST_SHOWN + 1]]
+        listed = ", ".join(values[:MOST_SHOWN]) + (", …" if len(values) > MOST_SHOWN else "")
+        raise UserError(f"field '{field.name}': no value '{bare(value)}'{places.nearest(value)}; there are {listed}")
+    return code
 
 
 def read_table(run: RowRun, name: str) -> pa.Table:
@@ -297,16 +309,24 @@ def read_table(run: RowRun, name: str) -> pa.Table:
     return pq.read_table(file)
 
 
-def finite_number(name: str, value: Any) -> float:
-    """The value of a number.
+def read_number(field: Field, value: Any) -> np.ndarray:
+    """float32[]: the number that the model reads; the mean for None.
 
     Raises:
-        UserError: it is none, or not finite.
+        UserError: it is none, not finite, or nowhere near those of the data.
     """
+    check_single(f"field '{field.name}'", value)
+    value = plain(value)
+    if value is None:
+        return np.zeros((), np.float32)
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise UserError(f"field '{name}': found '{value}', expected a number")
-    return number
+        raise UserError(f"field '{field.name}': found '{bare(value)}', expected a number")
+    standardised = field.standardised(number)
+    if isinstance(value, bool) or not abs(standardised) <= FARTHEST:
+        raise UserError(f"field '{field.name}': found {bare(value)}, expected a number such as those of the data "
+                        f"(mean {field.raw(0.0):.4g}, one deviation more {field.raw(1.0):.4g})")  # fmt: skip
+    return np.array(standardised, np.float32)

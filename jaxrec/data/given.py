@@ -1,48 +1,55 @@
-"""What users give a run: numbers and bags of a profile, and files of new items."""
+"""New items as people give them: rows in Python, or a file."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
-from jaxrec.data.field_codes import finite_number
-from jaxrec.data.rows import Field
-from jaxrec.errors import UserError
+from jaxrec.data.raw_ids import is_list
+from jaxrec.errors import UserError, shown
 from jaxrec.json_text import parse_json
 
-FARTHEST = 1e4  # deviations of a number from the mean: beyond it float32 says nothing any more
+SUCH_AS = '[{"id": 1}]'
 
 
-def tower_number(field: Field, value: Any) -> np.ndarray:
-    """float32[]: the number that the tower reads."""
-    number = field.standardised(finite_number(field.name, value))
-    if isinstance(value, bool) or abs(number) > FARTHEST:
-        raise UserError(f"field '{field.name}': found {value}, expected a number such as those of the data (mean "
-                        f"{field.raw(0.0):.4g}, one deviation more {field.raw(1.0):.4g})")  # fmt: skip
-    return np.array(number, np.float32)
+def item_rows(items: Any, texts: Collection[str]) -> list[dict[str, Any]]:
+    """Rows of new items: mappings, a table of pandas or Arrow, or a Parquet, CSV or JSON file (a list of objects).
 
-
-def read_items(file: Path, identity: str) -> list[dict[str, Any]]:
-    """Rows of a Parquet, CSV or JSON file (a list of objects); ids of CSV are text, as 007 is not 7.
-
-    Raises:
-        UserError: it cannot be read, or is of another kind.
+    Args:
+        texts: columns of a CSV file that hold text, as ids and categories do: 007 is not 7. The types of its other
+            columns are those that their values have.
     """
+    if isinstance(items, str | Path):
+        return _read(Path(items), texts)
+    if isinstance(items, pa.Table | pa.RecordBatch):
+        items = items.to_pylist()
+    elif hasattr(items, "to_dict") and hasattr(items, "columns"):  # a table of pandas
+        items = items.to_dict("records")
+    rows = list(items) if is_list(items) else [items]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, Mapping) or not is_list(items):
+            raise UserError(f"new item {number}: found {shown(row)}; expected a list of mappings, such as {SUCH_AS}")
+    return [dict(row) for row in rows]
+
+
+def _read(file: Path, texts: Collection[str]) -> list[dict[str, Any]]:
     if not file.is_file():
         raise UserError(f"{file}: no such file; check its name")
     try:
         if file.suffix == ".json":
-            rows = parse_json(file.read_text(encoding="utf-8"), str(file))
+            rows = parse_json(file.read_text(encoding="utf-8-sig"), str(file))
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise UserError(f'{file}: expected a list of objects, such as [{{"id": 1}}]')
+                raise UserError(f"{file}: expected a list of objects, such as {SUCH_AS}")
             return rows
         if file.suffix in (".parquet", ".csv"):
-            table = pq.read_table(file) if file.suffix == ".parquet" else _read_csv(file, identity)
+            table = pq.read_table(file) if file.suffix == ".parquet" else _read_csv(file, texts)
+            if twice := {name for name in table.column_names if table.column_names.count(name) > 1}:
+                raise UserError(f"{file}: column '{min(twice)}' is there twice; rename or remove one")
             found: list[dict[str, Any]] = table.to_pylist()
             return found
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
@@ -50,5 +57,8 @@ def read_items(file: Path, identity: str) -> list[dict[str, Any]]:
     raise UserError(f"{file}: found '{file.suffix}'; end it in .parquet, .csv or .json")
 
 
-def _read_csv(file: Path, identity: str) -> pa.Table:
-    return pc_csv.read_csv(file, convert_options=pc_csv.ConvertOptions(column_types={identity: pa.string()}))
+def _read_csv(file: Path, texts: Collection[str]) -> pa.Table:
+    """An empty cell of text is an empty text, of a number nothing."""
+    types = dict.fromkeys(texts, pa.string())
+    parsing = pc_csv.ParseOptions(newlines_in_values=True)
+    return pc_csv.read_csv(file, parse_options=parsing, convert_options=pc_csv.ConvertOptions(column_types=types))

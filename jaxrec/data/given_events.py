@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import pyarrow as pa
 
+from jaxrec.data.raw_ids import is_list, plain, read_list, whole
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.json_text import parse_json
 
@@ -51,22 +52,40 @@ def read_events(file: str) -> Any:
     return parse_json(text, called, f"expected a list, such as {SUCH_AS}")
 
 
-def check_events(events: Any, types: Sequence[str], schema: pa.Schema) -> list[Entry]:
+def read_sequences(events: Any) -> tuple[list[list[Any]], bool]:
+    """Sequences of events, and whether there are several: a list of lists, in whatever form they come, or of mappings.
+
+    What stands for no value among sequences is an empty sequence.
+    """
+    members = _members("", events)
+    if not any(is_list(member) for member in members):
+        return [members], False
+    sequences = []
+    for number, member in enumerate(members, 1):
+        nothing = not is_list(member) and plain(member) is None
+        sequences.append([] if nothing else _members(f"sequence {number} of {len(members)}: ", member))
+    return sequences, True
+
+
+def _members(place: str, given: Any) -> list[Any]:
+    if not is_list(given) and not isinstance(given, deque):
+        raise UserError(f"events: {place}found {shown(given)}, expected a list, such as {SUCH_AS}")
+    return read_list("events", given, ordered=True)
+
+
+def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema, place: str = "") -> list[Entry]:
     """The events of one sequence.
 
     Args:
         events: mappings with ``event`` and ``item`` or ``name`` (or both), and attributes of the item.
         types: of events.
         schema: of attributes.
+        place: of the sequence among others, such as ``sequence 2: ``.
 
     Raises:
         UserError: naming the entry and the field, where they are not so.
     """
-    if not isinstance(events, (list, tuple)):
-        raise UserError(f"events: found {shown(events)}, expected a list, such as {SUCH_AS}")
-    if not events:
-        raise UserError(f"events: empty; give at least one, oldest first, such as {SUCH_AS}")
-    return [_entry(f"events: entry {number}", event, types, schema) for number, event in enumerate(events, 1)]
+    return [_entry(f"events: {place}entry {number}", event, types, schema) for number, event in enumerate(events, 1)]
 
 
 def _entry(place: str, given: Any, types: Sequence[str], schema: pa.Schema) -> Entry:
@@ -81,7 +100,7 @@ def _entry(place: str, given: Any, types: Sequence[str], schema: pa.Schema) -> E
     if not isinstance(event, str) or event not in types:
         what = "none" if event is None else shown(event)
         raise UserError(f"{place}: event: found {what}{nearest(str(event), types)}, expected one of {', '.join(types)}")
-    item = None if given.get("item") is None else check_id(place, given["item"])
+    item = None if plain(given.get("item")) is None else check_id(place, given["item"])
     attributes = {name: check_value(f"{place}: {name}", given.get(name), schema.field(name).type) for name in fields}
     name = (attributes.pop("name") or "").strip()
     if item is None and not name:
@@ -95,9 +114,13 @@ def check_id(place: str, value: Any) -> Any:
     Raises:
         UserError: neither a whole number nor text.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer, str)) or not str(value).strip():
+    found = plain(value)
+    if isinstance(found, str) and found.strip():
+        return check_value(f"{place}: item", found, pa.string())
+    number = None if isinstance(found, str) else whole(found)
+    if number is None:
         raise UserError(f"{place}: item: found {shown(value)}, expected an id, a whole number or text")
-    return check_value(f"{place}: item", value, pa.string()) if isinstance(value, str) else int(value)
+    return number
 
 
 def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
@@ -106,7 +129,8 @@ def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
     Raises:
         UserError: of another type.
     """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    value = plain(value)
+    if value is None:
         return None
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         if not isinstance(value, str):
@@ -114,7 +138,7 @@ def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
         if any("\ud800" <= character <= "\udfff" for character in value):
             raise UserError(f"{place}: found {value!a}, no valid Unicode; mend it")
         return value
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
     number = number and abs(cast(float, value)) <= MOST
     if pa.types.is_integer(kind):
         if not number or int(value) != value or not -(2**63) <= value < 2**63:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxrec.data.raw_ids import Places, plain, whole
 from jaxrec.errors import UserError
 
 
@@ -47,18 +48,22 @@ class Vocabulary:
         return len(self.ids)
 
     def encode(self, raw: Iterable[Any]) -> np.ndarray:
-        """int32[n] indices of raw ids; -1 for one that is not in the vocabulary. ``"12"`` and ``12`` are one id."""
+        """int32[n] indices of raw ids; -1 for one that is not in the vocabulary. See ``jaxrec.data.raw_ids``."""
         values = list(raw)
         if not values or not len(self.ids):
             return np.full(len(values), -1, np.int32)
         if self.ids.dtype != np.int64:
-            return np.array([self._index.get(str(value), -1) for value in values], np.int32)
-        numbers = [_integer(value) for value in values]
+            return np.array([self._places.find(value) for value in values], np.int32)
+        numbers = [whole(plain(value)) for value in values]
         wanted = np.array([0 if number is None else number for number in numbers], np.int64)
         valid = np.array([number is not None for number in numbers])
         order, ordered = self._sorted
         place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
         return np.where(valid & (ordered[place] == wanted), order[place], -1).astype(np.int32)
+
+    def nearest(self, value: Any) -> str:
+        """`` (did you mean 'x'?)`` where an id is close, otherwise an empty string."""
+        return "" if self.ids.dtype == np.int64 else self._places.nearest(value)
 
     def decode(self, indices: np.ndarray) -> list[int] | list[str]:
         """Raw ids of int[n] indices, as Python integers or strings."""
@@ -66,21 +71,11 @@ class Vocabulary:
         return [int(value) for value in picked] if self.ids.dtype == np.int64 else [str(value) for value in picked]
 
     @cached_property
-    def _index(self) -> dict[str, int]:
+    def _places(self) -> Places:
         # Not searchsorted: NumPy's fails on two StringDType arrays that hold strings of more than 15 bytes.
-        return {raw: index for index, raw in enumerate(self.ids.tolist())}
+        return Places(self.ids.tolist())
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
         order = np.argsort(self.ids, kind="stable")
         return order, self.ids[order]
-
-
-def _integer(value: Any) -> int | None:
-    """The value as an int64, or None where it is none (also ``1.5`` and numbers beyond 64 bits)."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    exact = not isinstance(value, (float, np.floating)) or value == number
-    return number if exact and -(2**63) <= number < 2**63 else None

@@ -1,0 +1,270 @@
+"""Raw ids and values as people give them, and the places that they stand for: one rule for sessions, events, rows,
+profiles, filters, new items and the command line.
+
+- Where the ids of a run are integers, 7, "7", " 7 ", 7.0, "7.0" and NumPy's or Arrow's 7 are the integer 7. "007" is
+  not, nor is True the integer 1.
+- Otherwise an id is text: "007" is itself, and spaces around it do not count. A number is found by how it is written,
+  or else as the number that it is: 7 finds "7", or "7.0" where there is no "7".
+- Where all values are true and false, True, "True" and "TRUE" are the same; nowhere else is a bool anything.
+- None and NaN are no value, and neither is a list where one value is expected.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jaxrec.errors import UserError, nearest, one_line, shown
+
+INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,18})(\.0+)?")  # at most 19 digits: those of 64 bits
+DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?")
+MOST_COMPARED = 10_000  # values among which the nearest is looked for
+LISTS = (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray, pa.ListScalar, pa.LargeListScalar)
+SUCH_AS = "such as [81766, 31331]"
+
+
+def plain(value: Any) -> Any:
+    """A scalar of NumPy or Arrow as Python's, bytes as text; None for what stands for no value (NaN, NaT, NA)."""
+    if isinstance(value, np.floating):
+        return None if np.isnan(value) else float(str(value))  # float32(1.1) is 1.1
+    if isinstance(value, pa.Scalar):
+        value = value.as_py()
+    elif isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        value = value.item()
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if (isinstance(value, float) and math.isnan(value)) or (isinstance(value, Decimal) and value.is_nan()):
+        return None
+    return None if type(value).__name__ in ("NAType", "NaTType") else value
+
+
+def whole(value: Any) -> int | None:
+    """The integer of 64 bits that a plain value is, however it is written; None where it is none."""
+    if isinstance(value, str):
+        matched = INTEGER.fullmatch(value.strip())
+        number = int(matched[1]) if matched else None
+    elif isinstance(value, bool) or not isinstance(value, int | float | Decimal) or not _finite(value):
+        return None
+    else:
+        number = int(value) if value == int(value) else None
+    return number if number is not None and -(2**63) <= number < 2**63 else None
+
+
+def is_list(value: Any) -> bool:
+    """Whether a value is several in order: a list, a tuple, an array, a Series, a generator."""
+    if isinstance(value, np.ndarray):
+        return value.ndim > 0
+    return isinstance(value, (*LISTS, Iterator, range)) or _is_series(value)
+
+
+def read_list(what: str, given: Any, ordered: bool = False) -> list[Any]:
+    """The members of a list, in whatever form it comes; of a table of two dimensions its rows.
+
+    Args:
+        what: the name of what is read, for errors.
+        ordered: refuse a set, which has no order.
+    """
+    if isinstance(given, pa.ListScalar | pa.LargeListScalar):
+        given = given.as_py()
+    if isinstance(given, pa.Array | pa.ChunkedArray):
+        return list(given.to_pylist())
+    if isinstance(given, set | frozenset) and ordered:
+        raise UserError(f"{what}: found a set, which has no order; give a list, {SUCH_AS}")
+    if is_list(given) or (isinstance(given, set | frozenset) and not ordered):
+        return list(given)
+    if isinstance(given, Mapping) or hasattr(given, "columns"):
+        kind = "a dict" if isinstance(given, Mapping) else "a table"
+        raise UserError(f"{what}: found {kind}; give a list of ids, or one column of it, {SUCH_AS}")
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes):  # keys() and values(), a deque
+        return list(given)
+    raise UserError(f"{what}: a list of ids is expected, such as [{shown(given)}], not a single one")
+
+
+def read_sessions(given: Any) -> tuple[list[list[Any]], bool]:
+    """Sessions of ids, and whether there are several: a list of lists, in whatever form they come, or one of ids.
+
+    What stands for no value among sessions is an empty session.
+    """
+    if isinstance(given, np.ndarray) and given.ndim > 2:
+        raise UserError(f"items: found an array of {given.ndim} dimensions; expected one (a session) or two (sessions)")
+    members = read_list("items", given, ordered=True)
+    table = isinstance(given, np.ndarray) and given.ndim == 2
+    several = table or any(is_list(member) or isinstance(member, Mapping | set | frozenset) for member in members)
+    sessions = [] if several else [members]
+    for number, member in enumerate(members if several else (), 1):
+        what = f"items: session {number} of {len(members)}"
+        if not is_list(member) and plain(member) is None:
+            sessions.append([])
+            continue
+        if isinstance(plain(member), str | int | float):
+            raise UserError(f"{what}: found {shown(member)}, an id among lists; make it a list of one")
+        sessions.append(read_list(what, member, ordered=True))
+    for session in sessions:
+        for value in session:
+            check_single("items", value)
+    return sessions, several
+
+
+def read_ids(what: str, given: Any) -> list[Any]:
+    """The ids of a list whose order does not matter; none for None."""
+    found = [] if given is None else read_list(what, given)
+    for value in found:
+        check_single(what, value)
+    return found
+
+
+def check_single(what: str, value: Any) -> None:
+    """Refuse several values where one is expected."""
+    if is_list(value) or isinstance(value, Mapping | set | frozenset):
+        raise UserError(f"{what}: found {shown(value)}, expected a single value, a number or text")
+
+
+def check_one(what: str, user: Any, profile: Any) -> None:
+    """Refuse several users or profiles where one is asked for.
+
+    Args:
+        what: who it is, such as ``user``.
+    """
+    if is_list(user) or isinstance(user, Mapping | set | frozenset) or hasattr(user, "columns"):
+        raise UserError(f"{what}: found {shown(user)}, expected one id; ask for one {what} at a time")
+    if profile is not None and not isinstance(profile, Mapping):
+        raise UserError(f"profile: found {shown(profile)}, expected fields with their values, such as "
+                        "{'gender': 'F', 'age': 25}; ask for one at a time")  # fmt: skip
+
+
+def new_id(place: str, name: str, value: Any, integers: bool) -> int | str:
+    """The id of something new: an integer where the others are and it can be one, otherwise as it was given.
+
+    Raises:
+        UserError: nothing is given, or what is no id.
+    """
+    found = plain(value)
+    if found is None or (isinstance(found, str) and not found.strip()):
+        raise UserError(f"{place}: no '{name}', which identifies it; give one")
+    number = whole(found)
+    if isinstance(found, str):
+        return number if integers and number is not None else found.strip()
+    if number is None:
+        raise UserError(f"{place}: {name}: found {shown(value)}, expected an id, a whole number or text")
+    return number
+
+
+def bare(value: Any, most: int = 40) -> str:
+    """A value in a message as it was given, without quotes: on one line, and not long."""
+    try:
+        text = str(value)
+    except ValueError:
+        text = "a number of thousands of digits"
+    return one_line(text if len(text) <= most else f"{text[:most]}…")
+
+
+def list_as_text(text: str) -> list[Any] | None:
+    """The list that a text is in the notation of JSON or Python, such as ``['a', 'b']``; None where it is none."""
+    text = text.strip()
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    apart = re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text)  # as NumPy prints it
+    for read, source in ((json.loads, text), (ast.literal_eval, apart)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)  # an escape that is none
+                found = read(source)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return found if isinstance(found, list) else None
+    return None
+
+
+def listing(values: Sequence[Any], most: int = 5) -> str:
+    """The first values, to be shown: ``a, b, …``."""
+    return ", ".join(map(bare, values[:most])) + (", …" if len(values) > most else "")
+
+
+class Places:
+    """Where values stand.
+
+    Args:
+        values: integers or text, each once.
+        first: the place of the first one; the others follow.
+
+    Attributes:
+        integers: whether all are integers.
+    """
+
+    def __init__(self, values: Iterable[Any], first: int = 0) -> None:
+        self._places: dict[Any, int] = {value: place for place, value in enumerate(values, first)}
+        self.integers = bool(self._places) and all(type(value) is int for value in self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, value: Any, place: int) -> None:
+        """One more value."""
+        self._places[value] = place
+        self.__dict__.pop("_numbers", None)
+
+    def find(self, value: Any) -> int:
+        """The place of a value, -1 where it is not there."""
+        value = plain(value)
+        if self.integers:
+            number = whole(value)
+            if number is not None:
+                return self._places.get(number, -1)
+        if value is None or isinstance(value, Mapping | set | frozenset) or is_list(value):
+            return -1
+        if isinstance(value, bool) or (self._booleans and isinstance(value, str)):
+            return self._booleans.get(str(value).strip().casefold(), -1)
+        if isinstance(value, int | float | Decimal):
+            return self._find_number(value)
+        text = str(value)
+        place = self._places.get(text, -1)
+        return place if place >= 0 else self._places.get(text.strip(), -1)
+
+    def nearest(self, value: Any) -> str:
+        """`` (did you mean 'x'?)`` where a text is close, otherwise an empty string; numbers are not like others."""
+        if self.integers or len(self) > MOST_COMPARED:
+            return ""
+        return nearest(bare(value).strip(), map(str, self._places))
+
+    def values(self) -> list[Any]:
+        """The values in the order of their places."""
+        return list(self._places)
+
+    def _find_number(self, value: int | float | Decimal) -> int:
+        if not _finite(value) or not -(10**30) < value < 10**30:
+            return -1
+        text = str(value)
+        place = self._places.get(text, -1)
+        return place if place >= 0 else self._numbers.get(Decimal(text), -1)
+
+    @cached_property
+    def _numbers(self) -> dict[Decimal, int]:
+        """By number, of the texts that are written as one; the shortest text of each."""
+        texts: list[str] = [text for text in self._places if isinstance(text, str) and DECIMAL.fullmatch(text)]
+        texts.sort(key=len, reverse=True)
+        return {Decimal(text): self._places[text] for text in texts}
+
+    @cached_property
+    def _booleans(self) -> dict[str, int]:
+        """By ``true`` and ``false``, where nothing else is there."""
+        found = {str(value).casefold(): place for value, place in self._places.items()}
+        return found if len(found) == len(self) and found.keys() <= {"true", "false"} else {}
+
+
+def _finite(value: int | float | Decimal) -> bool:
+    return value.is_finite() if isinstance(value, Decimal) else isinstance(value, int) or math.isfinite(value)
+
+
+def _is_series(value: Any) -> bool:
+    """A column of pandas or polars: one dimension, and values in order."""
+    return hasattr(value, "to_numpy") and getattr(value, "ndim", 1) == 1 and not hasattr(value, "columns")
