@@ -24,7 +24,7 @@ SESSIONS = ("gru4rec", "narm", "sasrec", "merrec")
 ROWS = ("autoint", "two_tower")
 DATA_WITH = {
     **dict.fromkeys(("order", "half_life"), SESSIONS),
-    **dict.fromkeys(("protocol", "split_seed", "test_fraction", "fields"), ROWS),
+    **dict.fromkeys(("protocol", "split_seed", "test_fraction", "repeats", "fields"), ROWS),
     "unknown_rate": (*ROWS, "merrec"), **dict.fromkeys(("embeddings", "name_memory"), ("merrec",)),
 }  # fmt: skip
 """Fields of the data section that only some models have."""

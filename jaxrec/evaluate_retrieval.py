@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES, Positives
 from jaxrec.cli import progress
 from jaxrec.data.field_codes import FieldCodes
+from jaxrec.data.protocols import PAIRS, counted, in_words
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError, nearest
@@ -125,7 +126,12 @@ def evaluate_retrieval(
     if best is not None and np.bitwise_count(had[asked.users]).sum(axis=1).max() <= 1:  # of rankings of all products
         wanted = [f"hit_rate@{k}" for k in ks]
         result["optimum"] = {name: best[name] for name in wanted if name in best}
+    held = found.data.held_by_training(found.part) if split != "train" else np.zeros(len(asked.users), bool)
+    if split != "train":
+        result["repeats"] = counted(found.data.splits, held)
     result["groups"] = _groups(found, groups, chance)
+    if groups is None and held.any():
+        result["groups"]["pair"] = _by_title(found, np.array(PAIRS, object)[held.astype(int)], chance)
     if run.config.recommendation.rules:
         result["with_rules"] = _with_rules(run, found, ks)
     if compared:
@@ -151,13 +157,19 @@ def _groups(found: Evaluation, wanted: Sequence[str] | None, chance: Hits) -> di
         wanted = [PERSONA] if PERSONA in names else []
     result: dict[str, Any] = {}
     for name in wanted:
-        of_users = np.array([str(value) for value in shown[name].to_pylist()], object)[found.evaluator.queries.users]
-        result[name] = {}
-        for title in sorted(set(of_users)):
-            rows = np.flatnonzero(of_users == title)
-            own = take(found.hits, rows)
-            result[name][title] = {"targets": len(rows), **means(own), "intervals": intervals(own),
-                                   "chance": means(take(chance, rows))}  # fmt: skip
+        titles = np.array([str(value) for value in shown[name].to_pylist()], object)
+        result[name] = _by_title(found, titles[found.evaluator.queries.users], chance)
+    return result
+
+
+def _by_title(found: Evaluation, titles: np.ndarray, chance: Hits) -> dict[str, Any]:
+    """Hits of the queries by str[n] title."""
+    result: dict[str, Any] = {}
+    for title in sorted(set(titles)):
+        rows = np.flatnonzero(titles == title)
+        own = take(found.hits, rows)
+        result[title] = {"targets": len(rows), **means(own), "intervals": intervals(own),
+                         "chance": means(take(chance, rows))}  # fmt: skip
     return result
 
 
@@ -238,6 +250,8 @@ def retrieval_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[P
     """What the command prints."""
     head = f"{result['split']} ({result['protocol']}): {result['targets']:,} positives among {result['items']:,} items"
     lines = [f"{head}, {result['checkpoint']} checkpoint, {result['seconds']:.1f} s"]
+    if "repeats" in result:
+        lines += in_words(result["repeats"], result["targets"], result["split"])
     lines += [f"{'':28}" + "".join(f"{'@' + str(k):>9}" for k in ks)]
     lines += [f"{name:28}" + "".join(f"{result[f'{name}@{k}']:9.4f}" for k in ks) for name in ("recall", "mrr", "ndcg")]
     for kind, title in (("hit_rate", "hit"), ("category_hit", "category hit")):

@@ -15,7 +15,7 @@ from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_cali
 from jaxrec.cli import progress
 from jaxrec.click_metrics import Calibration, by_group, calibration, click_metrics
 from jaxrec.config import Config
-from jaxrec.data.protocols import RowSplits
+from jaxrec.data.protocols import PAIRS, RowSplits, counted, held_by, in_words
 from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.errors import UserError, nearest
 from jaxrec.row_evaluation import RowEvaluator, known_users
@@ -66,7 +66,13 @@ def evaluate_rows(
         **click_metrics(logits, known.labels, users, ks),
         "seconds": round(time.perf_counter() - begin, 3),
     }
+    held = held_by(run.config.data, dataset.rows(), dataset.schema, splits.train, chosen, impressions=True)
+    if split != "train":
+        result["repeats"] = counted(splits, held)
     result["groups"] = _groups(dataset, rows, splits.train, chosen, logits, ks, groups)
+    if groups is None and split != "train" and held.any():
+        parted = by_group(logits, known.labels, users, held, PAIRS, ks)
+        result["groups"]["pair"] = {title: metrics for title, metrics in parted.items() if metrics["rows"]}
     if compared:
         result["baselines"] = measure_baselines(compared, dataset, rows, splits.train, chosen, ks)
     return result, calibration(sigmoid(logits), known.labels)
@@ -169,6 +175,8 @@ def row_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Path]) 
         f"checkpoint, {result['seconds']:.1f} s",
         *metrics_table({"this run": result, **result.get("baselines", {})}, ks),
     ]
+    if "repeats" in result:
+        lines += in_words(result["repeats"], result["rows"], result["split"])
     for name, groups in result["groups"].items():
         lines += ["", f"by {name}", *metrics_table(groups, ks[:1])]
     return "\n".join([*lines, *(f"written to {file}" for file in files)])

@@ -156,7 +156,10 @@ def open_run(path: str | Path) -> Run:
     manifest_file = path / "dataset" / "manifest.json"
     if not manifest_file.is_file():
         raise UserError(f"{manifest_file}: missing; the run is damaged, train it again")
-    return Run(path, configuration.load(path / "config.yaml"), read_manifest(manifest_file))
+    config, manifest = configuration.load(path / "config.yaml"), read_manifest(manifest_file)
+    if manifest["kind"] == "rows" and "repeats" not in config.data.model_fields_set:  # trained before there was such
+        config = config.model_copy(update={"data": config.data.model_copy(update={"repeats": "keep"})})
+    return Run(path, config, manifest)
 
 
 def open_run_data(run: Run, path: str) -> Dataset | RowsDataset:
@@ -188,14 +191,19 @@ def resume_run(
     if not (path / "config.yaml").exists():
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
-    same = {"path": run.config.data.path, "embeddings": run.config.data.embeddings}
+    same = {name: getattr(run.config.data, name) for name in ("path", "embeddings", "repeats")}
     moved = config.model_copy(update={"data": config.data.model_copy(update=same), "mesh": run.config.mesh})
-    # Where the data lie does not matter, what is in them is compared below; and a run may change its devices.
+    # Where the data lie does not matter, what is in them is compared below, as are the rows that data.repeats leaves;
+    # and a run may change its devices.
     if run.config != moved:
         raise UserError(f"{path}: cannot resume with a changed configuration ({_difference(run.config, moved)}); "
                         "leave it as it was or choose another --run")  # fmt: skip
     if run.manifest["content_hash"] != dataset.manifest["content_hash"]:
         raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that one again")
+    counts = (kept or {}).get("value_counts")
+    if counts is not None and not np.array_equal(counts, run.value_counts()):
+        raise UserError(f"{path}: was trained on other rows; resume it with --data.repeats "
+                        f"{run.config.data.repeats or 'null'}, or choose another --run")  # fmt: skip
     for name in copied:
         kept_file = path / "dataset" / name
         if not kept_file.is_file() or checksum(kept_file) != checksum(dataset.path / name):

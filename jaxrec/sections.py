@@ -42,6 +42,10 @@ class DataConfig(Section):
     """autoint, two_tower: of the random split."""
     test_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
     """autoint, two_tower: share of the rows that is the test split."""
+    repeats: Literal["leave", "once", "keep"] | None = None
+    """autoint, two_tower: rows of one user and item. leave: where one is held out, the others leave training; once:
+    only the latest counts at all; keep: training may hold what is tested (null: leave, but keep where autoint splits by
+    rows, paper or temporal)."""
     fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """autoint, two_tower: the fields that are read (null: all)."""
     unknown_rate: Fraction = 0.0

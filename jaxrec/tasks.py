@@ -15,7 +15,7 @@ from jaxrec.config import Config
 from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.field_codes import strict_code
-from jaxrec.data.protocols import RowSplits, configured_splits
+from jaxrec.data.protocols import RowSplits, configured_splits, counted, held_by, in_words
 from jaxrec.data.raw_ids import Places
 from jaxrec.data.retrieval import Retrieval, known, value_counts
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
@@ -191,9 +191,18 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
         model.constants(counts),
         RowEvaluator(model, validation, config.evaluation) if len(validation) else None,
         f"{len(training):,} rows ({training.labels.mean():.1%} positive), {len(schema.fields)} fields",
-        f"{len(validation):,} validation rows" if len(validation) else "no validation",
+        _validated(
+            f"{len(validation):,} validation rows" if len(validation) else "no validation",
+            splits,
+            held_by(config.data, rows, dataset.schema, splits.train, splits.test, impressions=True),
+        ),
         {"value_counts": counts, **history(dataset.schema, dataset.rows())},
     )
+
+
+def _validated(words: str, splits: RowSplits, held: np.ndarray) -> str:
+    """The words, and behind them what is to be said of repeated pairs; ``held``: bool[n] of the test's rows."""
+    return "; ".join([words, *in_words(counted(splits, held), len(held), "test")])
 
 
 def _check_classes(dataset: RowsDataset, rows: Rows, splits: RowSplits) -> None:
@@ -230,7 +239,7 @@ def history(schema: Schema, rows: Rows) -> dict[str, np.ndarray]:
 def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:
     """All rows with the columns of the configured fields, and how they are split."""
     rows, data = dataset.rows(), config.data
-    splits = configured_splits(data, rows, dataset.schema)
+    splits = configured_splits(data, rows, dataset.schema, impressions=True)
     if data.fields is None:
         return rows, splits
     numbers = [field.name for field in dataset.schema.numerical]
@@ -271,7 +280,11 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
         model.constants(interactions(config, data)),
         RetrievalEvaluator(model, data, data.splits.validation, config.evaluation) if len(validation.users) else None,
         f"{len(training):,} positives of {data.n_users - 1:,} users and {data.n_items - 1:,} items",
-        f"{len(validation.users):,} validation positives" if len(validation.users) else "no validation",
+        _validated(
+            f"{len(validation.users):,} validation positives" if len(validation.users) else "no validation",
+            data.splits,
+            data.held_by_training(data.splits.test),
+        ),
         {"value_counts": data.value_counts, **history(dataset.schema, dataset.rows())},
         partial(save_item_vectors, model=model, catalogue=data.catalogue),
     )

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.positives import has_each, has_items, positive_bits, size_of_bits, unpack
-from jaxrec.data.protocols import RowSplits, split_rows
+from jaxrec.data.protocols import RowSplits, configured_splits, held_by, split_rows
 from jaxrec.data.retrieval import Catalogue, Retrieval, known, read_fields, value_counts
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
@@ -62,8 +62,11 @@ def some_rows(draw: st.DrawFn) -> Rows:
     return Rows(columns, numbers, labels, np.array(ratings, np.float32), times, columns[:, 0])
 
 
-def split(rows: Rows, protocol: str, seed: int = 7, test: float = 0.3, validation: float = 0.0) -> RowSplits:
-    return split_rows(rows, SIDES, protocol, seed, test, validation)
+def split(
+    rows: Rows, protocol: str, seed: int = 7, test: float = 0.3, validation: float = 0.0, repeats: str = "keep",
+    positive: bool = False,
+) -> RowSplits:  # fmt: skip
+    return split_rows(rows, SIDES, protocol, seed, test, validation, repeats, positive)
 
 
 PROTOCOLS = ["leave_one_random", "cold_users", "cold_items"]
@@ -121,7 +124,7 @@ def test_cold_users_and_items_are_left_out_whole(rows: Rows, column: int, share:
         found = split(rows, ["cold_users", "cold_items"][column], validation=share)
     except UserError:
         return
-    train, held, test = (set(of[part].tolist()) for part in found)
+    train, held, test = (set(of[part].tolist()) for part in found[:3])
     assert not train & test and not train & held and not held & test
     assert 0 not in test | held, "unknown ones are not one of them"
     n = len(set(of[of > 0].tolist()))
@@ -148,6 +151,90 @@ def test_in_sample_is_everything_twice(rows: Rows) -> None:
         split(rows, "in_sample", validation=0.1)
 
 
+# ---- repeated pairs --------------------------------------------------------------------------------------------------
+
+PARTING = ["rows", "paper", "temporal", "leave_one_out", "leave_one_random"]
+
+
+def known_pair(rows: Rows, row: int, positive: bool) -> tuple[int, int] | int:
+    """The (user, item) of a row, or its number where it makes no pair."""
+    user, item = rows.columns[row].tolist()
+    return (user, item) if user and item and (rows.labels[row] > 0 or not positive) else row
+
+
+@settings(max_examples=150, deadline=None)
+@given(some_rows(), st.sampled_from(PARTING), st.booleans(), st.booleans(), st.integers(0, 3))
+def test_no_pair_stands_on_two_sides(rows: Rows, protocol: str, validation: bool, positive: bool, seed: int) -> None:
+    rows = replace(rows, times=np.random.default_rng(seed).integers(1, 9, len(rows)))
+    share = 0.3 * validation
+    try:
+        found = split(rows, protocol, seed, validation=share, repeats="leave", positive=positive)
+        kept = split(rows, protocol, seed, validation=share, positive=positive)
+    except UserError:
+        return
+    every = np.concatenate(found)
+    assert len(np.unique(every)) == len(every), "and no row twice"
+    np.testing.assert_array_equal(np.sort(every), np.sort(np.concatenate(kept)))
+    train, held, test = ({known_pair(rows, row, positive) for row in part.tolist()} for part in found[:3])
+    assert not train & test and not train & held and not held & test
+    assert {known_pair(rows, row, positive) for row in found.left_out.tolist()} <= held | test
+    pairs = [known_pair(rows, row, positive) for row in range(len(rows))]
+    if len(set(pairs)) == len(pairs):  # then all is as it was
+        for one, other in zip(found, kept, strict=True):
+            np.testing.assert_array_equal(one, other)
+    if protocol == "temporal":
+        assert all(rows.times[found.test].min() >= rows.times[part].max(initial=0) for part in found[:2])
+    if protocol == "leave_one_random":
+        for user in range(1, 6):
+            liked = {pairs[row] for row in np.flatnonzero((rows.users == user) & (rows.labels > 0)).tolist()}
+            assert sum(rows.users[found.test] == user) == (len(liked) > 1)
+            assert sum(rows.users[found.validation] == user) == (len(liked) > 2 and validation)
+            assert not liked or liked - held - test, "a user keeps a positive of another item"
+
+
+# Purchases of user 1: items 1 1 2 3 1, and then of user 2: 2 2 2 4.
+BOUGHT = np.array([[1, 1], [1, 1], [1, 2], [1, 3], [1, 1], [2, 2], [2, 2], [2, 2], [2, 4]], np.int32)
+SHOP = Rows(BOUGHT, np.zeros((9, 0), np.float32), np.ones(9, np.float32), np.full(9, 5, np.float32),
+            np.arange(1, 10), BOUGHT[:, 0])  # fmt: skip
+WANTED: list[tuple[str, str, list[list[int]]]] = [  # train, validation, test, left out
+    ("leave_one_out", "keep", [[0, 1, 2, 5, 6], [3, 7], [4, 8], []]),
+    ("leave_one_out", "leave", [[2], [3, 7], [4, 8], [0, 1, 5, 6]]),
+    ("leave_one_out", "once", [[2], [3, 7], [4, 8], [0, 1, 5, 6]]),
+    ("temporal", "keep", [[0, 1, 2, 3, 4], [5], [6, 7, 8], []]),
+    ("temporal", "leave", [[2, 3], [4], [7, 8], [0, 1, 5, 6]]),
+    ("cold_users", "leave", [[0, 1, 2, 3, 4], [], [5, 6, 7, 8], []]),
+    ("cold_users", "once", [[2, 3, 4], [], [7, 8], [0, 1, 5, 6]]),
+    ("in_sample", "leave", [list(range(9)), [], list(range(9)), []]),
+]
+
+
+@pytest.mark.parametrize(("protocol", "repeats", "wanted"), WANTED)
+def test_what_becomes_of_repeated_purchases(protocol: str, repeats: str, wanted: list[list[int]]) -> None:
+    share = 0.1 if protocol in ("leave_one_out", "temporal") else 0.0
+    found = split(SHOP, protocol, 0, 0.3, share, repeats)
+    assert [sorted(part.tolist()) for part in found] == wanted
+
+
+def test_who_repeats_by_default() -> None:
+    """Models that rank items for users part no pair; click models do where rows are events of their own."""
+    for protocol, impressions, held, left in (
+        ("temporal", True, [4], 0), ("leave_one_out", True, [], 2), ("temporal", False, [], 4),
+        ("in_sample", True, [], 0),
+    ):  # fmt: skip
+        data = configuration.DataConfig(path="x", protocol=protocol, test_fraction=0.6)
+        found = configured_splits(data, SHOP, SIDES, impressions)
+        both = held_by(data, SHOP, SIDES, found.train, found.test, impressions)
+        assert sorted(found.test[both].tolist()) == held and len(found.left_out) == left
+
+
+def test_nothing_is_left_where_each_user_has_one_item() -> None:
+    rows = SHOP.take(np.array([0, 1, 5, 6]))
+    with pytest.raises(
+        UserError, match=r"leaves none of 4 rows to train on \(2 of repeated pairs are left out\); choose"
+    ):
+        split(rows, "leave_one_out", repeats="leave")
+
+
 ONE = Rows(np.array([[1, 2]], np.int32), np.zeros((1, 0), np.float32), np.ones(1, np.float32),
            np.full(1, 5, np.float32), np.zeros(1, np.int64), np.ones(1, np.int32))  # fmt: skip
 REFUSED: list[tuple[str, Schema, float, str]] = [
@@ -167,7 +254,7 @@ def test_protocols_that_the_data_do_not_allow(protocol: str, schema: Schema, tes
 
 def test_a_single_positive_is_for_training() -> None:
     found = split(ONE, "leave_one_random", validation=0.5)
-    assert [len(part) for part in found] == [1, 0, 0]
+    assert [len(part) for part in found] == [1, 0, 0, 0]
 
 
 # ---- what is read of a data set --------------------------------------------------------------------------------------

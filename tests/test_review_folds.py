@@ -78,7 +78,7 @@ def test_each_review_is_left_out_once(dataset: RowsDataset, stated: bool) -> Non
     np.testing.assert_array_equal(np.sort(left_out), np.arange(60))
     draws = 1 if stated else DRAWS
     for fold in found:
-        train, _, test = fold.data.splits
+        train, _, test, _ = fold.data.splits
         np.testing.assert_array_equal(np.sort(np.append(train, test)), np.arange(60))
         assert not set(users[train]) & set(users[test]) and len(test) == 15
         rows = fold.data.training_rows()
@@ -115,7 +115,7 @@ def test_what_a_left_out_review_says_does_not_matter(dataset: RowsDataset, monke
     """Neither to the attributes of the others, nor to the profiles that its customer is asked for with."""
     plain, reviews = folds_of(dataset, 3, False), read_reviews(dataset.path, dataset.manifest)
     for number, fold in enumerate(plain):
-        train, _, test = fold.data.splits
+        train, _, test, _ = fold.data.splits
         with monkeypatch.context() as patch:
             patch.setattr(review_folds, "read_reviews", lambda *_, rows=test: changed(reviews, rows))
             other = folds_of(dataset, 3, False)[number]

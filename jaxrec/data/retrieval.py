@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.config import Config
+from jaxrec.config import Config, DataConfig
 from jaxrec.data.positives import positive_bits, size_of_bits
-from jaxrec.data.protocols import RowSplits, configured_splits
+from jaxrec.data.protocols import RowSplits, configured_splits, held_by
 from jaxrec.data.rows import Rows, RowsDataset, Schema
 from jaxrec.errors import UserError
 
@@ -42,6 +42,7 @@ class Retrieval:
     """Positive rows of the splits, with values that training does not hold as unknown.
 
     Attributes:
+        config: how the rows are split.
         schema: all fields of the data set.
         fields: those that are read.
         rows: all rows.
@@ -50,6 +51,7 @@ class Retrieval:
         catalogue: with unknown values likewise.
     """
 
+    config: DataConfig
     schema: Schema
     fields: Schema
     rows: Rows
@@ -84,7 +86,7 @@ class Retrieval:
             known(fields.side("item"), columns, side_counts(fields, counts, "item")),
             np.asarray(dataset.array("items_numbers.npy"))[:, chosen],
         )
-        return cls(schema, fields, rows, splits, counts, catalogue)
+        return cls(config.data, schema, fields, rows, splits, counts, catalogue)
 
     @property
     def n_users(self) -> int:
@@ -133,6 +135,11 @@ class Retrieval:
         """``positive_bits`` of the positive ones of some rows."""
         rows = self.positive_rows(np.concatenate(parts))
         return positive_bits(self.rows.users[rows], self._items(rows), self.n_users, self.n_items)
+
+    def held_by_training(self, part: np.ndarray) -> np.ndarray:
+        """bool[n]: which of ``positive_rows(part)`` are of a (user, item) pair that is a training positive as well."""
+        train, part = self.positive_rows(self.splits.train), self.positive_rows(part)
+        return held_by(self.config, self.rows, self.schema, train, part)
 
     def check_mask(self, megabytes: int) -> None:
         """Refuse a mask of positives that does not fit in so many MiB.
