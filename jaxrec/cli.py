@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import errno
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +22,17 @@ NOT_OURS = {  # what to do about errors of the user's machine and paths; every o
     ),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR), "name another path"),
 }
+ESCAPED = "jaxrec-escaped"  # an error handler of encodings
 PATHS = ("DIR", "FILE", "PATH", "RUN")  # metavars of options that are paths
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    r"""What an encoding has no letters for as JSON writes it, ``\u00e9``, so that printed JSON stays JSON."""
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(ESCAPED, _escaped)
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,7 +85,7 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors="backslashreplace")  # an id that PYTHONIOENCODING has no letters for
+            stream.reconfigure(errors=ESCAPED)  # an id that PYTHONIOENCODING has no letters for
     try:
         main(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()

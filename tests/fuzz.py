@@ -226,21 +226,22 @@ def _run(world: World, name: str, words: list[str], kept: tuple[str, ...] = ()) 
 
 # ---- trying ----------------------------------------------------------------------------------------------------------
 
-KINDS: dict[str, tuple[Callable[[World, Any], None], st.SearchStrategy[Any]]] = {
-    "configurations": (configurations, inputs.damaged(inputs.CONFIGS)),
-    "overrides": (overrides, inputs.OVERRIDES),
-    "spaces": (spaces, inputs.damaged(inputs.SPACES)),
-    "personas": (personas, inputs.damaged(inputs.RULES)),
-    "events": (events, inputs.EVENTS),
-    "filters": (filters, inputs.FILTERS),
-    "click profiles": (click_profiles, inputs.PROFILES),
-    "tower profiles": (tower_profiles, inputs.PROFILES),
-    "sessions": (sessions, inputs.SESSIONS),
-    "new items": (new_items, inputs.item_files() | inputs.ENTRIES),
-    "rows": (rows, inputs.ROWS),
-    "event logs": (event_logs, inputs.LOGS),
-    "command lines": (command_lines, inputs.command_lines()),
+KINDS: dict[str, tuple[Callable[[World, Any], None], st.SearchStrategy[Any], str]] = {
+    "configurations": (configurations, inputs.damaged(inputs.CONFIGS), "base"),
+    "overrides": (overrides, inputs.OVERRIDES, "base"),
+    "spaces": (spaces, inputs.damaged(inputs.SPACES), "base"),
+    "personas": (personas, inputs.damaged(inputs.RULES), "base"),
+    "events": (events, inputs.EVENTS, "market"),
+    "filters": (filters, inputs.FILTERS, "base"),
+    "click profiles": (click_profiles, inputs.PROFILES, "clicks"),
+    "tower profiles": (tower_profiles, inputs.PROFILES, "shop"),
+    "sessions": (sessions, inputs.SESSIONS, "sessions"),
+    "new items": (new_items, inputs.item_files() | inputs.ENTRIES, "shop"),
+    "rows": (rows, inputs.ROWS, "empty"),
+    "event logs": (event_logs, inputs.LOGS, "empty"),
+    "command lines": (command_lines, inputs.command_lines(), "session_run"),
 }
+"""What tries an input, the inputs, and what of the world it needs."""
 
 
 def attempt(world: World, kind: str, case: Any) -> str:
@@ -283,6 +284,7 @@ def fuzz(
 ) -> Counter[str]:
     """Try so many inputs of a kind; the same ones each time, or those of a number."""
     counts: Counter[str] = Counter()
+    getattr(world, KINDS[kind][2])  # made before the clock of an input runs
 
     @settings(max_examples=examples, derandomize=number is None, deadline=None, database=None,
               suppress_health_check=list(HealthCheck))  # fmt: skip

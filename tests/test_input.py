@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -213,19 +214,24 @@ def test_notes_are_one_line(capsys: Capsys) -> None:
     assert capsys.readouterr().err == "jaxrec: note: unknown items left out: a\\nb \\x1b[2J\n"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_what_an_encoding_has_no_letters_for_is_escaped(encoding: str) -> None:
+@pytest.mark.parametrize(("encoding", "letters"), [
+    ("ascii", r"\u00e9 \u65e5 \ud83d\ude00"), ("latin-1", r"é \u65e5 \ud83d\ude00"), ("utf-8", "é 日 😀"),
+])  # fmt: skip
+def test_what_an_encoding_has_no_letters_for_is_escaped(encoding: str, letters: str) -> None:
     program = (
-        "import sys; from jaxrec.cli import command; from jaxrec.errors import UserError\n"
-        "def main(argv):\n    print('id é 日\\udce9')\n    raise UserError('found é 日')\n"
+        "import json, sys; from jaxrec.cli import command; from jaxrec.errors import UserError\n"
+        "def main(argv):\n"
+        "    print(json.dumps({'id': 'é 日 😀\\udce9'}, ensure_ascii=False))\n"
+        "    raise UserError('found é 日 😀')\n"
         "sys.exit(command(main, []))"
     )
     environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT)}
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment, timeout=60)
-    letters = {"ascii": "\\xe9 \\u65e5", "latin-1": "é \\u65e5", "utf-8": "é 日"}[encoding]
     assert found.returncode == 2
-    assert found.stdout.decode(encoding) == f"id {letters}\\udce9\n"
-    assert found.stderr.decode(encoding) == f"jaxrec: error: found {letters}\n"
+    assert found.stdout.decode(encoding) == f'{{"id": "{letters}\\udce9"}}\n'
+    assert json.loads(found.stdout.decode(encoding)) == {"id": "é 日 😀\udce9"}
+    assert found.stderr.decode(encoding).startswith("jaxrec: error: found ")
+    assert len(found.stderr.splitlines()) == 1
 
 
 def test_a_run_whose_name_holds_a_line_end(tmp_path: Path, capsys: Capsys) -> None:
