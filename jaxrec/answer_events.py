@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxrec.cli import as_json, say
 from jaxrec.data.field_codes import noted_unknown
 from jaxrec.data.given_events import SUCH_AS, read_events
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, one_line
 from jaxrec.listings import shown_time
 from jaxrec.recommend import UnknownItems
 from jaxrec.recommend_events import EventRecommender, Happening, Suggestion
@@ -50,7 +49,7 @@ def answer(options: Namespace) -> None:
             at,
         )
     if not found:
-        print("jaxrec: note: the exclusions leave nothing to recommend", file=sys.stderr)
+        say("note", "the exclusions leave nothing to recommend")
     extra: dict[str, Any] = {"unknown": unknown, "popularity": len(unknown) == len(events)}
     if market.listings.live:
         extra["at"] = market.listings.time(at)
@@ -81,7 +80,7 @@ def _check(options: Namespace) -> None:
 def _print(options: Namespace, extra: Mapping[str, Any], found: Sequence[Suggestion]) -> None:
     if options.json:
         rows = [{"item": one.item, "score": one.score} | one.known for one in found]
-        print(json.dumps(_plain(extra) | {"recommendations": rows}, ensure_ascii=False))
+        print(as_json(_plain(extra) | {"recommendations": rows}))
         return
     lines = []
     if "events" in extra:
@@ -100,7 +99,7 @@ def _print(options: Namespace, extra: Mapping[str, Any], found: Sequence[Suggest
         lines.append(f"{'rank':>4}  {'item':>{width}}  {what:>10}  {'price':>10}  {'name':<{WIDTH}}  more")
     lines += [f"{rank:4d}  {one.item!s:>{width}}  {one.score:10.4f}  {_described(one.known)}"
               for rank, one in enumerate(found, 1)]  # fmt: skip
-    print("\n".join(lines))
+    print("\n".join(map(one_line, lines)))
 
 
 def _happenings(happened: Sequence[Happening]) -> list[str]:

@@ -7,6 +7,7 @@ import codecs
 import errno
 import io
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -112,6 +113,22 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
 def say(kind: str, text: str) -> None:
     """Print one line on stderr, whatever ids it holds: ``jaxrec: note: …``."""
     print(one_line(f"jaxrec: {kind}: {text}"), file=sys.stderr)
+
+
+def as_json(value: Any) -> str:
+    """JSON on one line; a number that is none (NaN, or infinite) is null, what JSON does not know is text."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from jaxrec import config as configuration
 from jaxrec.baselines import measuring
 from jaxrec.baselines.ratings import RATING_BASELINES
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES
-from jaxrec.cli import Parser, command, progress
+from jaxrec.cli import Parser, command, progress, say
 from jaxrec.click_plots import reliability
 from jaxrec.config import EvaluationConfig, choices
 from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
@@ -222,7 +222,7 @@ def _main_towers(options: Namespace, run: Run, ks: list[int]) -> None:
     folds = DEFAULT_FOLDS if options.folds is None else options.folds
     derived = run.manifest.get("personas", {}).get("attributes") == "derived"
     if options.folds is None and derived and "embeddings.npy" not in run.manifest["files"]:
-        print("jaxrec: note: the data has no embeddings, so nothing is cross-validated by review", file=sys.stderr)
+        say("note", "the data has no embeddings, so nothing is cross-validated by review")
         folds = 0
     result, found = evaluate_retrieval(run, options.split, ks, options.data, compared, options.groups, folds)
     files = [run.path / f"eval-{options.split}.json", *_out(options)]

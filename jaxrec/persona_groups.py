@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec.cli import say
 from jaxrec.data.field_codes import read_table
 from jaxrec.errors import UserError, nearest
 from jaxrec.evaluate_retrieval import PERSONA, Evaluation
@@ -104,7 +104,7 @@ def tell_replaced(*groups: Groups) -> None:
     pairs = [(label.text, name) for group in groups for name, label in zip(group.names, group.labels, strict=True)]
     replaced = [f"{text} is {name}" for text, name in pairs if text != _shortened(name)]
     if replaced:
-        print(f"jaxrec: note: no installed font can show some names: {', '.join(replaced)}", file=sys.stderr)
+        say("note", f"no installed font can show some names: {', '.join(replaced)}")
 
 
 def colour(group: int) -> str:

@@ -27,6 +27,7 @@ from jaxrec.data.rows_writing import rows_summary, write_rows
 from jaxrec.data.sources import ROW_SOURCES, SOURCES, TYPED_SOURCES, RowSource, Source
 from jaxrec.data.sources.shared import fraction
 from jaxrec.data.writing import staging, write_manifest
+from jaxrec.errors import one_line
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -115,7 +116,7 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
         lines.append("best reachable on test: " + ", ".join(f"{name} {value:.4f}" for name, value in best.items()))
     if "event_types" in manifest:
         lines += optimum_lines(manifest.get("optimum"), [20])
-    return "\n".join([*lines, f"wrote {out} in {seconds:.1f} s"])
+    return "\n".join(map(one_line, [*lines, f"wrote {out} in {seconds:.1f} s"]))
 
 
 def _typed_summary(manifest: dict[str, Any]) -> list[str]:

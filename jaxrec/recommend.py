@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from argparse import Namespace
@@ -16,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import runtime
-from jaxrec.cli import Parser, command
+from jaxrec.cli import Parser, as_json, command, say
 from jaxrec.data.field_codes import noted_unknown
 from jaxrec.data.raw_ids import bare, listing, read_ids, read_sessions
 from jaxrec.data.vocabulary import Vocabulary
-from jaxrec.errors import UserError
+from jaxrec.errors import Note, UserError, one_line
 from jaxrec.models import SessionModel
 from jaxrec.ranking import BlockSize, block_size, top_items
 from jaxrec.rundir import load_session_model, open_run
@@ -30,7 +29,7 @@ Ids = list[int] | list[str]
 MOST = 2**31  # clicks of a session
 
 
-class UnknownItems(UserWarning):
+class UnknownItems(Note):
     """Items that the model has never seen; they are left out."""
 
 
@@ -337,18 +336,18 @@ def _answer(options: Namespace) -> None:
             )
     unknown = recommender.unknown(options.items)
     if any("," in item for item in unknown):
-        print("jaxrec: note: --items: ids are separated by spaces, not commas", file=sys.stderr)
+        say("note", "--items: ids are separated by spaces, not commas")
     if not ids:
-        print("jaxrec: note: the exclusions leave nothing to recommend", file=sys.stderr)
+        say("note", "the exclusions leave nothing to recommend")
     if options.json:
         rows = [{"item": item, "score": float(score)} for item, score in zip(ids, scores, strict=True)]
         popular = bool(unknown) and len(unknown) == len(options.items)
-        print(json.dumps({"recommendations": rows, "unknown": unknown, "popularity": popular}))
+        print(as_json({"recommendations": rows, "unknown": unknown, "popularity": popular}))
         return
     score_name = "score" if options.similar_to is None else "similarity"
     print(f"{'rank':>4}  {'item':>20}  {score_name:>10}")
     for rank, (item, score) in enumerate(zip(ids, scores, strict=True), 1):
-        print(f"{rank:4d}  {item!s:>20}  {float(score):10.4f}")
+        print(one_line(f"{rank:4d}  {item!s:>20}  {float(score):10.4f}"))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
-import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
+from jaxrec.cli import as_json, say
 from jaxrec.click_plots import attention
 from jaxrec.data.field_codes import Entities, FieldCodes, note_ignored, noted_unknown, warn_unknown
 from jaxrec.data.raw_ids import bare, check_one, check_single, plain, read_ids
-from jaxrec.errors import UserError, shown
+from jaxrec.errors import UserError, one_line, shown
 from jaxrec.models import ClickModel
 from jaxrec.options import pairs
 from jaxrec.pictures import check_picture
@@ -289,7 +288,7 @@ def answer(options: Namespace) -> None:
     with noted_unknown():
         if options.explain is not None:
             found = recommender.explain(options.explain, options.user, profile, options.date)
-            text = json.dumps(_json(found)) if options.json else explanation_table(found)
+            text = as_json(_json(found)) if options.json else explanation_table(found)
             if options.out is not None:
                 attention(found.fields, found.values, found.weights, options.out, _title(recommender, options, found))
         else:
@@ -297,9 +296,9 @@ def answer(options: Namespace) -> None:
                 options.user, profile, options.date, options.k, not options.include_seen, options.exclude, where
             )
             rows = [{"item": one.item, "probability": one.probability, **one.known} for one in best]
-            text = json.dumps({"recommendations": rows}) if options.json else _table(best)
+            text = as_json({"recommendations": rows}) if options.json else _table(best)
             if not best:
-                print("jaxrec: note: the exclusions leave nothing to recommend", file=sys.stderr)
+                say("note", "the exclusions leave nothing to recommend")
     print(text)
 
 
@@ -313,7 +312,7 @@ def explanation_table(found: Explanation) -> str:
             mean = weights.mean(axis=0)[row]
             most = ", ".join(f"{found.fields[j]} {mean[j]:.2f}" for j in np.argsort(-mean)[:3])
             lines.append(f"  {name:{width}} {found.values[row][:24]:24} {most}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))
 
 
 def _title(recommender: ClickRecommender, options: Namespace, found: Explanation) -> str:
@@ -333,4 +332,4 @@ def _table(best: Sequence[Recommendation]) -> str:
     for rank, one in enumerate(best, 1):
         known = "  ".join(str(value) for value in one.known.values() if value is not None)
         lines.append(f"{rank:4d}  {one.item!s:>10}  {one.probability:11.4f}  {known}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -14,13 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrec.cli import as_json
 from jaxrec.config import Rule
 from jaxrec.data.field_codes import Entities, FieldCodes, note_ignored, noted_unknown, warn_unknown
 from jaxrec.data.given import item_rows
 from jaxrec.data.raw_ids import Places, bare, check_one, check_single, new_id, plain, read_ids
 from jaxrec.data.retrieval import Catalogue
 from jaxrec.data.rows import Field, Schema
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError, nearest, one_line
 from jaxrec.item_vectors import item_vectors, load_item_vectors
 from jaxrec.models import TowerModel
 from jaxrec.options import pairs
@@ -363,7 +363,7 @@ def answer(options: Namespace) -> None:
                 profile, options.user, options.purchased or (), options.exclude, options.k, not options.include_seen,
                 not options.no_rules,
             )]  # fmt: skip
-    print(json.dumps({"recommendations": rows}, ensure_ascii=False, default=str) if options.json else _table(rows))
+    print(as_json({"recommendations": rows}) if options.json else _table(rows))
 
 
 def _suggestion(one: Suggestion) -> dict[str, Any]:
@@ -390,4 +390,4 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
         ]
         why = "".join(f"  [{rule}]" for rule in row["rules"])
         lines.append(f"{rank:4d}  {row['item']!s:>10}  {row['score']:8.4f}  {'  '.join(known)}{why}")
-    return "\n".join(lines)
+    return "\n".join(map(one_line, lines))

@@ -10,13 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import ROOT, call, fails
 
-from jaxrec.cli import Parser, command, say
+from jaxrec import recommend_rows
+from jaxrec.cli import Parser, as_json, command, say
+from jaxrec.data.field_codes import UnknownValues, warn_unknown
 from jaxrec.errors import LONGEST, UserError, nearest, one_line, shown
 from jaxrec.json_text import parse_json
 from jaxrec.options import pairs
+from jaxrec.recommend_rows import Recommendation
 from jaxrec.search_space import load_space
 from jaxrec.yaml_text import parse_yaml, read_yaml
 
@@ -237,3 +241,21 @@ def test_what_an_encoding_has_no_letters_for_is_escaped(encoding: str, letters: 
 def test_a_run_whose_name_holds_a_line_end(tmp_path: Path, capsys: Capsys) -> None:
     assert call("recommend", "--run", tmp_path / "a\nb", "--items", 1) == 2
     assert r"a\nb: no run here" in capsys.readouterr().err
+
+
+def test_json_has_no_numbers_that_are_none() -> None:
+    value = {"item": "a\nb", "score": np.inf, "known": [{"price": math.nan, "at": Path("x")}, 1.5]}
+    assert as_json(value) == '{"item": "a\\nb", "score": null, "known": [{"price": null, "at": "x"}, 1.5]}'
+
+
+def test_warnings_are_one_line() -> None:
+    with pytest.warns(UnknownValues) as caught:
+        warn_unknown("training has not seen 'a\nb'" + "x" * 5000)
+    assert len(caught) == 1 and str(caught[0].message).startswith(r"training has not seen 'a\nb'xxx")
+    assert len(str(caught[0].message)) == LONGEST
+
+
+def test_ids_with_line_ends_keep_to_their_line() -> None:
+    rows = [Recommendation("a\nb", 0.5, {"name": "x\x1b[31m\ty"}), Recommendation("é", 0.25, {"name": "z"})]
+    lines = recommend_rows._table(rows).split("\n")
+    assert len(lines) == 3 and r"a\nb" in lines[1] and r"x\x1b[31m\ty" in lines[1] and "é" in lines[2]

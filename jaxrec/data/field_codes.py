@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,16 +15,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxrec.cli import say
 from jaxrec.data.files import checksum, map_array
 from jaxrec.data.raw_ids import Places, bare, check_single, is_list, list_as_text, listing, plain, read_list
 from jaxrec.data.rows import Field, Schema
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import Note, UserError, nearest
 
 MOST_SHOWN = 20  # values that a message lists
 FARTHEST = 1e4  # deviations of a number from the mean: beyond it float32 says nothing any more
 
 
-class UnknownValues(UserWarning):
+class UnknownValues(Note):
     """Values that training has not seen; the unknown value takes their place."""
 
 
@@ -51,7 +51,7 @@ def noted_unknown(*others: type[Warning]) -> Iterator[None]:
             warnings.simplefilter("always", category)
         yield
     for note in dict.fromkeys(str(warning.message) for warning in caught):
-        print(f"jaxrec: note: {note}", file=sys.stderr)
+        say("note", note)
 
 
 class RowRun(Protocol):
