@@ -89,7 +89,8 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
             stream.reconfigure(errors=ESCAPED)  # an id that PYTHONIOENCODING has no letters for
     try:
         main(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # which was closed before we began
+            sys.stdout.flush()
     except UserError as error:
         print(f"jaxrec: error: {error}", file=sys.stderr)
         return 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from jaxrec.errors import UserError, shown
 
-LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes that file systems take
+LONGEST_NAME = 255  # bytes that file systems take
+LONGEST_PATH = 3800  # they take 4,095; the rest is for the files in it, of which a checkpoint's are the deepest
 
 
 def check_path(place: str, path: str) -> str:
@@ -19,10 +22,9 @@ def check_path(place: str, path: str) -> str:
     longest = max(len(name.encode()) for name in path.split("/"))
     if longest > LONGEST_NAME:
         raise UserError(f"{place}: {shown(path)} holds a name of {longest:,} bytes; at most {LONGEST_NAME} are allowed")
-    if len(path.encode()) > LONGEST_PATH:
-        raise UserError(
-            f"{place}: {shown(path)} is a path of {len(path.encode()):,} bytes; at most {LONGEST_PATH:,} are allowed"
-        )
+    size = len(os.path.abspath(path).encode())
+    if size > LONGEST_PATH:
+        raise UserError(f"{place}: {shown(path)} is a path of {size:,} bytes; at most {LONGEST_PATH:,} are allowed")
     return path
 
 

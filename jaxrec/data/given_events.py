@@ -44,7 +44,7 @@ def read_events(file: str) -> Any:
     """
     called = "--events -" if file == "-" else file
     try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+        text = (sys.stdin.read() if sys.stdin else "") if file == "-" else Path(file).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"{called}: cannot be read ({error.strerror}); check --events") from None
     except ValueError as error:  # no UTF-8, or a name with a NUL
