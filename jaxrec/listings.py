@@ -255,7 +255,7 @@ class Listings:
         self._codes = np.concatenate([self._codes, self._catalogue.encode(table)])
         self.attributes = pa.concat_tables([self.attributes, table]).combine_chunks()
         self._ids = self._ids + ids
-        self._added = Places([*self._added.values(), *(ids if self._integers else map(str, ids))], len(self.vocabulary))
+        self._added = Places(map(str, self._ids) if not self._integers else self._ids, first=len(self.vocabulary))
         return np.arange(first, len(self))
 
     def _new(self, place: str, row: Mapping[str, Any], csv: bool) -> tuple[Any, dict[str, Any]]:

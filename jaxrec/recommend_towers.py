@@ -184,13 +184,13 @@ class TowerRecommender:
         fields, name = self.schema.side("item").fields, str(self.schema.item)
         rows = item_rows(items, [field.name for field in fields if field.kind != "numerical"])
         ids: list[Any] = []
-        taken = Places(())
+        taken: set[str] = set()
         for number, row in enumerate(rows, 1):
             place = f"new item {number}"
             one = new_id(place, name, row.get(name), self._places.integers)
-            if self._places.find(one) >= 0 or taken.find(str(one)) >= 0:
+            if self._places.find(one) >= 0 or str(one) in taken:
                 raise UserError(f"{place}: '{bare(one)}' is there already; leave it out, or give it another id")
-            taken.add(str(one), number)
+            taken.add(str(one))
             ids.append(one)
         if not rows:
             return []
@@ -200,8 +200,8 @@ class TowerRecommender:
         self._append(np.concatenate([self._new_vectors(fresh), self._rules.of_items(self._coded(fresh))], axis=1))
         for one, row in zip(ids, rows, strict=True):
             self._known[len(self._ids)] = {str(field): value for field, value in row.items() if field != name}
-            self._places.add(one if isinstance(one, int) and self._places.integers else str(one), len(self._ids))
             self._ids.append(one)
+        self._places = self._places.extended(ids)
         return ids
 
     @property

@@ -203,15 +203,21 @@ class Places:
 
     def __init__(self, values: Iterable[Any], first: int = 0) -> None:
         self._places: dict[Any, int] = {value: place for place, value in enumerate(values, first)}
+        self._first = first
         self.integers = bool(self._places) and all(type(value) is int for value in self._places)
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def add(self, value: Any, place: int) -> None:
-        """One more value."""
-        self._places[value] = place
-        self.__dict__.pop("_numbers", None)
+    def extended(self, values: Iterable[Any]) -> Places:
+        """With more ids behind; where the others are not all integers, the new ones are text."""
+        longer = Places(())
+        longer._places = self._places | {
+            value if self.integers and type(value) is int else str(value): place
+            for place, value in enumerate(values, self._first + len(self))
+        }
+        longer._first, longer.integers = self._first, self.integers
+        return longer
 
     def find(self, value: Any) -> int:
         """The place of a value, -1 where it is not there."""
