@@ -47,8 +47,8 @@ def batches(n: int, most: int = BATCH) -> Iterator[tuple[slice, int]]:
 
 
 def capacity(known: int, added: int) -> int:
-    """Rows of a table of ``known`` items, and of others that were added since: room for as many again."""
-    return known + (room(max(64, added)) if added else 0)
+    """Rows of a table of ``known`` items, and of others that were added since, with room for more."""
+    return known + (steps(added, 256, 4) if added else 0)
 
 
 def check_k(k: Any, most: int | None = None) -> int:
