@@ -23,10 +23,11 @@ from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
 from jaxrec.evaluate_events import EVENT_BASELINES, evaluate_events, event_table
-from jaxrec.evaluate_retrieval import evaluate_retrieval, retrieval_table, write_results
+from jaxrec.evaluate_retrieval import evaluate_retrieval, results_files, retrieval_table
 from jaxrec.evaluate_rows import evaluate_row_baselines, evaluate_rows, metrics_table, row_table
 from jaxrec.evaluation import Evaluator, open_split
 from jaxrec.options import parse_baselines
+from jaxrec.results import file_of, keep_result, kept_or_said, question
 from jaxrec.rundir import Run, load_session_model, open_run, open_run_data, write_text
 
 DEFAULT_FOLDS = 10
@@ -69,6 +70,7 @@ def evaluate(
         "seconds": round(time.perf_counter() - begin, 3),
         **metrics,
         **_optimum(run.manifest, split, ks),
+        "question": question(run, split, which),
     }
     if compared:
         result["fitted_on"] = parts.train.counts
@@ -155,8 +157,7 @@ def _main_run(options: Namespace, ks: list[int] | None) -> None:
     compared = [] if options.baselines is None else baselines.parse_all(options.baselines)
     ks = ks or sorted(set(run.config.evaluation.k))
     result = evaluate(run, options.split, ks, options.data, not options.no_coverage, compared)
-    files = [Path(options.run) / f"eval-{options.split}.json", *_out(options)]
-    _finish(options, result, files, lambda: _table(result, ks, files))
+    _finish_run(options, run, result, lambda files: _table(result, ks, files))
 
 
 def _main_events(options: Namespace, run: Run, ks: list[int]) -> None:
@@ -166,8 +167,7 @@ def _main_events(options: Namespace, run: Run, ks: list[int]) -> None:
         )
     compared = [] if options.baselines is None else parse_baselines(options.baselines, EVENT_BASELINES, "beside merrec")
     result = evaluate_events(run, options.split, ks, options.data, compared, options.sessions)
-    files = [run.path / f"eval-{options.split}.json", *_out(options)]
-    _finish(options, result, files, lambda: event_table(result, ks, files))
+    _finish_run(options, run, result, lambda files: event_table(result, ks, files))
 
 
 def _main_baselines(options: Namespace, ks: list[int]) -> None:
@@ -205,10 +205,10 @@ def _main_rows(options: Namespace, ks: list[int] | None) -> None:
         raise UserError(f"--folds: belongs to runs of two_tower on data with personas; leave it out for {options.run}")
     compared = [] if options.baselines is None else parse_baselines(options.baselines, RATING_BASELINES, "of rows")
     result, reliable = evaluate_rows(run, options.split, ks, options.data, compared, options.groups)
-    files = [run.path / f"eval-{options.split}.json", *_out(options)]
     picture = run.path / f"eval-{options.split}-reliability.png"
-    reliability(reliable, picture, f"{run.path.name}, {options.split}")
-    _finish(options, result, files, lambda: row_table(result, ks, [*files, picture]))
+    _finish_run(options, run, result, lambda files: row_table(result, ks, files), [
+        (picture, lambda: reliability(reliable, picture, f"{run.path.name}, {options.split}"))
+    ])  # fmt: skip
 
 
 def _main_towers(options: Namespace, run: Run, ks: list[int]) -> None:
@@ -225,9 +225,24 @@ def _main_towers(options: Namespace, run: Run, ks: list[int]) -> None:
         say("note", "the data has no embeddings, so nothing is cross-validated by review")
         folds = 0
     result, found = evaluate_retrieval(run, options.split, ks, options.data, compared, options.groups, folds)
-    files = [run.path / f"eval-{options.split}.json", *_out(options)]
-    written = write_results(run, found, ks[0]) if options.split == "test" else []
-    _finish(options, result, files, lambda: retrieval_table(result, ks, [*files, *written]))
+    pages = results_files(run, found, ks[0]) if options.split == "test" else []
+    _finish_run(options, run, result, lambda files: retrieval_table(result, ks, files), pages)
+
+
+def _finish_run(
+    options: Namespace, run: Run, result: dict[str, Any], table: Callable[[Sequence[Path]], str],
+    pages: Sequence[tuple[Path, Callable[[], object]]] = (),
+) -> None:  # fmt: skip
+    """Keep a result and what belongs to it in its run, where the run can be written to, and print it.
+
+    Args:
+        table: the text to print, of the files that were written.
+        pages: further files with what writes them.
+    """
+    kept = [(file_of(run.path, result["split"]), lambda: keep_result(run.path, result)), *pages]
+    written = [file for file, write in kept if kept_or_said(file, write)]
+    files = [*written[:1], *_out(options), *written[1:]]
+    _finish(options, result, _out(options), lambda: table(files))
 
 
 def _finish(options: Namespace, result: dict[str, Any], files: Sequence[Path], table: Callable[[], str]) -> None:
@@ -243,7 +258,8 @@ def _parser() -> Parser:
         prog="python -m jaxrec.evaluate",
         description="Rank the next item of every click of a split among all items, and write eval-<split>.json into "
         "the run. The checkpoint is the best by validation, or the latest where there was no validation. Baselines are "
-        "measured beside the run, or without one on a data set. Of a click model: AUC, log loss, calibration (ece, "
+        "measured beside the run, or without one on a data set. What was measured before of the same checkpoint stays: "
+        "other cut-offs and baselines are added to it. Of a click model: AUC, log loss, calibration (ece, "
         "with a picture), and the ranking of each user's own rows of the split: ndcg with the ideal cut at k, hit rate "
         "as any positive in the top k; publ: the ideal over all of the user's positives, "
         "and the share of them in the top k.",

@@ -17,6 +17,7 @@ from jaxrec.errors import UserError
 from jaxrec.evaluation import open_split
 from jaxrec.event_evaluation import EventEvaluator, rank_by, sample
 from jaxrec.metrics import ranking_metrics
+from jaxrec.results import question
 from jaxrec.rundir import Run, load_event_model, open_run_data
 
 EVENT_BASELINES = ("popularity", "name-neighbours")
@@ -81,6 +82,7 @@ def evaluate_events(
         "ties": run.config.evaluation.ties,
         "seconds": round(seconds, 3),
         **_metrics(ranks, groups, ks),
+        "question": question(run, split, which, sessions=len(chosen)),
     }
     if split == "test" and "optimum" in run.manifest:
         result["optimum"] = _optimum(run.manifest, counts)

@@ -6,7 +6,7 @@ import csv
 import io
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError, nearest
 from jaxrec.hits import Hits, answered, candidates_alone, expected, intervals, item_categories, means, oracle, take
 from jaxrec.metrics import ranking_metrics
+from jaxrec.results import question
 from jaxrec.retrieval_evaluation import RetrievalEvaluator
 from jaxrec.review_folds import cross_validate
 from jaxrec.rules import RuleBook
@@ -139,6 +140,7 @@ def evaluate_retrieval(
     if folds and "personas" in run.manifest and run.config.data.protocol == "in_sample":
         with progress("by review", folds) as update:
             result["by_review"] = cross_validate(run.config, found.dataset, ks, folds, update=update)
+    result["question"] = question(run, split, found.checkpoint, folds=folds if "by_review" in result else 0)
     result["seconds"] = round(time.perf_counter() - begin, 3)
     return result, found
 
@@ -210,9 +212,18 @@ def _ranks(score: Any, found: Evaluation, rows: int = 1024) -> np.ndarray:
 # ---- what is written -------------------------------------------------------------------------------------------------
 
 
-def write_results(run: Run, found: Evaluation, k: int) -> list[Path]:
+def results_files(run: Run, found: Evaluation, k: int) -> list[tuple[Path, Callable[[], object]]]:
     """``results.csv`` (a line for each positive: the customer, what it got and what it would have been) and, where the
-    data has personas, ``PERSONAS.md``, into the run."""
+    data has personas, ``PERSONAS.md``, in the run; with what writes them."""
+    table, page = run.path / RESULTS[0], run.path / "dataset" / RESULTS[1]
+    files: list[tuple[Path, Callable[[], object]]] = [(table, lambda: write_text(table, results_csv(run, found, k)))]
+    if page.is_file():
+        files.append((run.path / RESULTS[1], lambda: shutil.copyfile(page, run.path / RESULTS[1])))
+    return files
+
+
+def results_csv(run: Run, found: Evaluation, k: int) -> str:
+    """The text of ``results.csv``."""
     users, items = (pq.read_table(found.dataset.path / f"{side}s.parquet") for side in ("user", "item"))
     schema, asked = found.data.schema, found.evaluator.queries
     user_ids, item_ids = users[str(schema.user)].to_pylist(), items[str(schema.item)].to_pylist()
@@ -231,12 +242,7 @@ def write_results(run: Run, found: Evaluation, k: int) -> list[Path]:
             "" if category is None else int(category[row]),
             "|".join(str(item_ids[one]) for one in top), "|".join(titles[one] for one in top),
         ])  # fmt: skip
-    write_text(run.path / RESULTS[0], text.getvalue())
-    files = [run.path / RESULTS[0]]
-    if (page := run.path / "dataset" / RESULTS[1]).is_file():
-        shutil.copyfile(page, run.path / RESULTS[1])
-        files.append(run.path / RESULTS[1])
-    return files
+    return text.getvalue()
 
 
 def _category_titles(run: Run, found: Evaluation) -> list[str]:

@@ -18,6 +18,7 @@ from jaxrec.config import Config
 from jaxrec.data.protocols import PAIRS, RowSplits, counted, held_by, in_words
 from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.errors import UserError, nearest
+from jaxrec.results import question
 from jaxrec.row_evaluation import RowEvaluator, known_users
 from jaxrec.rundir import Run, load_click_model, open_run_data
 from jaxrec.tasks import known_rows, selected_rows
@@ -65,6 +66,7 @@ def evaluate_rows(
         "checkpoint": which,
         **click_metrics(logits, known.labels, users, ks),
         "seconds": round(time.perf_counter() - begin, 3),
+        "question": question(run, split, which),
     }
     held = held_by(run.config.data, dataset.rows(), dataset.schema, splits.train, chosen, impressions=True)
     if split != "train":

@@ -1,5 +1,5 @@
-"""Pictures: the learning curve that training leaves in a run; python -m jaxrec.plots, several runs in one picture, or
-the customers of a two-tower run (jaxrec/persona_plots.py)."""
+"""Pictures: the learning curve that training leaves in a run; python -m jaxrec.plots, several runs in one picture or in
+a table (jaxrec/results_table.py), or the customers of a two-tower run (jaxrec/persona_plots.py)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from jaxrec.cli import Parser, command
 from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError, nearest
 from jaxrec.pictures import check_picture, legible, save_picture
+from jaxrec.results_table import DESCRIPTION as TABLE
+from jaxrec.results_table import add_table, show_table
 from jaxrec.rundir import Run, open_run
 from jaxrec.telemetry import read_log
 
@@ -220,7 +222,7 @@ def _draw(panel: Any, number: int, curve: Curves, metric: str) -> Any:
 
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.plots``."""
-    parser = Parser(prog="python -m jaxrec.plots", description="Pictures of runs.")
+    parser = Parser(prog="python -m jaxrec.plots", description="Pictures and tables of runs.")
     commands = parser.add_subparsers(required=True, metavar="PICTURE", parser_class=Parser)
     curves = commands.add_parser("curves", help="validation metrics by epoch, of several runs", description=DESCRIPTION)
     curves.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, checkpoints/...")
@@ -233,6 +235,9 @@ def main(argv: Sequence[str]) -> None:
         help="a panel each, of those in the runs' metrics.jsonl (default: recall@20 mrr@20)",
     )
     curves.set_defaults(draw=_curves)
+    table = commands.add_parser("table", help="the evaluations of several runs side by side", description=TABLE)
+    add_table(table)
+    table.set_defaults(draw=lambda options: show_table(options, labels(options.runs)))
     _add_personas(commands.add_parser("personas", help="customers of a two-tower run by persona", description=PERSONAS))
     options = parser.parse_args(argv)
     options.draw(options)

@@ -278,11 +278,15 @@ def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
 def write_text(file: Path, text: str) -> None:
     """Write a small file so that it is there whole or not at all."""
     part = file.with_name(file.name + ".part")
-    with open(part, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    part.replace(file)
+    try:
+        with open(part, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _difference(old: Config, new: Config) -> str:
