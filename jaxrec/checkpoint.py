@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxrec.cli import say
 from jaxrec.errors import UserError
 from jaxrec.training import TrainState
 
@@ -110,8 +111,7 @@ class Checkpoints:
                     error.__traceback__ = None
                     gc.collect()
                     reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-                    print(f"jaxrec: warning: {self._root / kind / str(step)}: unreadable, skipped ({reason})",
-                          file=sys.stderr)  # fmt: skip
+                    say("warning", f"{self._root / kind / str(step)}: unreadable, skipped ({reason})")
         if steps:
             raise UserError(f"{self._root / kind}: no readable checkpoint; restore the files or train again")
         return None

@@ -116,6 +116,11 @@ def say(kind: str, text: str) -> None:
     print(one_line(f"jaxrec: {kind}: {text}"), file=sys.stderr)
 
 
+def tell(text: str) -> None:
+    """Print one line on stdout, whatever paths it holds, at once."""
+    print(one_line(text), flush=True)
+
+
 def as_json(value: Any) -> str:
     """JSON on one line; a number that is none (NaN, or infinite) is null, what JSON does not know is text."""
     try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec import runtime
-from jaxrec.cli import Parser, command
+from jaxrec.cli import Parser, command, tell
 from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError, nearest
 from jaxrec.pictures import check_picture, legible, save_picture
@@ -262,7 +262,7 @@ def _personas(options: argparse.Namespace) -> None:
     for file in draw_personas(
         options.run, options.out, options.by, options.method, options.split, options.k, options.data
     ):
-        print(f"wrote {file}")
+        tell(f"wrote {file}")
 
 
 def _curves(options: argparse.Namespace) -> None:
@@ -276,7 +276,7 @@ def _curves(options: argparse.Namespace) -> None:
         best = [(metric, *curve.best(metric)) for metric in metrics]
         highest = ", ".join(f"{metric} {value:.4f} (epoch {epoch})" for metric, epoch, value in best)
         print(f"{name}: highest of {len(curve.epochs)} epochs: {highest}")
-    print(f"wrote {options.out}")
+    tell(f"wrote {options.out}")
 
 
 if __name__ == "__main__":

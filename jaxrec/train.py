@@ -13,7 +13,7 @@ from pathlib import Path
 from jaxrec import config as configuration
 from jaxrec import runtime, sharding, telemetry
 from jaxrec.checkpoint import Checkpoints
-from jaxrec.cli import Parser, command, progress
+from jaxrec.cli import Parser, command, progress, tell
 from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
@@ -95,19 +95,19 @@ def _train(
         learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")  # killed before it?
         if task.finish is not None:
             task.finish(run)
-        print(f"{path}: already trained to its end; for more epochs train another --run")
+        tell(f"{path}: already trained to its end; for more epochs train another --run")
         return
     on = "" if mesh is None else f"; on {mesh.size} devices"
     at_most = "" if feed.shape.lanes == settings.batch_size else f" (at most {settings.batch_size})"
-    print(f"{path}: {task.size}, {feed.shape.lanes} a step{at_most}, {feed.shape.used:,} steps an epoch; "
-          f"{task.validated}{on}")  # fmt: skip
+    tell(f"{path}: {task.size}, {feed.shape.lanes} a step{at_most}, {feed.shape.used:,} steps an epoch; "
+         f"{task.validated}{on}")  # fmt: skip
     if resume:
         where = (
             f"resuming at step {int(state.step)}"
             if found
             else "no checkpoint to resume from yet, starting from the beginning"
         )
-        print(f"{path}: {where}")
+        tell(f"{path}: {where}")
     log, clock = Log(run.path, position.metrics_bytes, int(state.step)), Clock(position.seconds)
 
     def save() -> None:
@@ -115,7 +115,7 @@ def _train(
             position.metrics_bytes, position.seconds = log.sync(), clock.seconds
             checkpoints.save(state, asdict(position))
         if stopped():
-            print(f"{path}: stopped; saved at step {int(state.step)}, --resume goes on from there")
+            tell(f"{path}: stopped; saved at step {int(state.step)}, --resume goes on from there")
             raise SystemExit(128 + stopped())
 
     # ---- compile, kept apart from training -------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def _train(
     learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")
     if task.finish is not None:
         task.finish(run)
-    print(f"{path}: done; " + ", ".join(f"{name} {value:.1f} s" for name, value in clock.seconds.items()))
+    tell(f"{path}: done; " + ", ".join(f"{name} {value:.1f} s" for name, value in clock.seconds.items()))
 
 
 def better(metric: str, value: float, best: float) -> bool:

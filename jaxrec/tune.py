@@ -29,7 +29,7 @@ import yaml
 
 from jaxrec import config as configuration
 from jaxrec import runtime, tune_report
-from jaxrec.cli import Parser, command
+from jaxrec.cli import Parser, command, tell
 from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
@@ -125,7 +125,7 @@ class Search:
         known = study.get_trials(deepcopy=False)
         if known:
             done = sum(trial.state.is_finished() for trial in known)
-            print(f"{self.out}: going on after {done} of {max(trials, done)} trials")
+            tell(f"{self.out}: going on after {done} of {max(trials, done)} trials")
         while sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) < trials:
             self._clean(study)
             trial = self._next(study, storage)
@@ -167,7 +167,7 @@ class Search:
             with contextlib.redirect_stdout(io.StringIO()):  # a line a trial; the epochs are in its metrics.jsonl
                 train(self.space.config(self.base, trial.params), path, resume=True, report=report)
         except SystemExit:
-            print(f"{self.out}: stopped in trial {trial.number}; the same command goes on from there", flush=True)
+            tell(f"{self.out}: stopped in trial {trial.number}; the same command goes on from there")
             raise
         except (UserError, jax.errors.JaxRuntimeError) as error:
             if (reason := _failure(error)) is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrec import config as configuration
+from jaxrec.cli import tell
 from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
 from jaxrec.errors import UserError
@@ -122,8 +123,8 @@ class Result:
         states = [STATES[trial.state.name] for trial in trials]
         counts = ", ".join(f"{states.count(one)} {one}" for one in STATES.values() if one in states)
         value = f"{self.metric} {_value(best, self.higher):.4f} (epoch {best_epoch(best, self.higher)})"
-        print(f"{self.out}: {len(trials)} trials ({counts}); best: trial {best.number}, {value}")
-        print(f"wrote best.yaml, trials.csv, history.png and parameters.png to {self.out}")
+        tell(f"{self.out}: {len(trials)} trials ({counts}); best: trial {best.number}, {value}")
+        tell(f"wrote best.yaml, trials.csv, history.png and parameters.png to {self.out}")
 
 
 def _short(value: Any) -> str:

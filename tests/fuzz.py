@@ -31,6 +31,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu
 import fuzz_inputs as inputs
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from event_data import fake_encoded, fake_find_model
 from fuzz_world import World
 from helpers import MAINS
@@ -176,6 +177,17 @@ def event_logs(world: World, case: tuple[bytes, int | None]) -> None:
         assert manifest["counts"]["train"]["events"] == sum(n for n in visits.values() if n > 1)
 
 
+def typed_tables(world: World, case: tuple[str, list[str], pa.Table]) -> None:
+    source, words, table = case
+    file, out = world.root / "typed.parquet", world.empty / "data"
+    pq.write_table(table, file)
+    _run(world, "prepare", [source, "--raw", str(file), "--out", str(out), *words], kept=("data",))
+    dataset = open_dataset(out)
+    dataset.verify()
+    if source == "rows":
+        assert dataset.manifest["counts"]["rows"] == len(table)
+
+
 def _prepared(world: World, source: str, data: bytes, words: list[str]) -> dict[str, Any]:
     raw, out = world.root / "raw.csv", world.empty / "data"
     raw.write_bytes(data)
@@ -202,7 +214,8 @@ def command_lines(world: World, case: tuple[str, list[str]]) -> None:
     here = Path.cwd()
     os.chdir(world.empty)
     try:
-        out = _run(world, name, [*run, *words], kept=("data", "run") if name == "prepare" else ())
+        written = {words[at + 1] for at, word in enumerate(words[:-1]) if word == "--out"}
+        out = _run(world, name, [*run, *words], kept=("data", *written))
     finally:
         os.chdir(here)
     if "--json" in words:
@@ -239,6 +252,7 @@ KINDS: dict[str, tuple[Callable[[World, Any], None], st.SearchStrategy[Any], str
     "new items": (new_items, inputs.item_files() | inputs.ENTRIES, "shop"),
     "rows": (rows, inputs.ROWS, "empty"),
     "event logs": (event_logs, inputs.LOGS, "empty"),
+    "typed tables": (typed_tables, inputs.typed_tables(), "empty"),
     "command lines": (command_lines, inputs.command_lines(), "session_run"),
 }
 """What tries an input, the inputs, and what of the world it needs."""

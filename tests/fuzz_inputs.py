@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from hypothesis import strategies as st
 
 from jaxrec import config as configuration
@@ -127,6 +129,49 @@ ROWS = tables(("user", "item", "stars", "when", "kind", "tags"),
               {"stars": st.sampled_from(["0", "1", "2", "5"]), "when": TIMES, "tags": st.sampled_from(["a", "a|b",
               ""])})  # fmt: skip
 LOGS = tables(("visit", "item", "at"), {"at": TIMES})
+
+MOMENTS = [datetime.datetime(2024, 1, 1, 10, minute) for minute in (0, 1, 2)]
+TYPED: list[tuple[pa.DataType, list[Any]]] = [
+    (pa.int8(), [1, 2, 3]), (pa.int64(), [1, 2, 2**62]), (pa.uint64(), [1, 2, 2**64 - 1]), (pa.uint32(), [1, 2, 3]),
+    (pa.float64(), [1.0, 2.0, 2.5]), (pa.float64(), [1.0, 2.0, np.nan]), (pa.float32(), [1.0, np.inf, 3.0]),
+    (pa.float16(), [1.0, 2.0, 3.0]), (pa.bool_(), [True, False, True]), (pa.decimal128(20, 2), [1, 2, 3]),
+    (pa.string(), ["1", "2", "3"]), (pa.string(), ["a", "007", "é"]), (pa.large_string(), ["1", "2", ""]),
+    (pa.string_view(), ["1", "b", "c"]), (pa.binary(), [b"1", b"\xff", b"c"]), (pa.binary(1), [b"1", b"2", b"c"]),
+    (pa.dictionary(pa.int8(), pa.string()), ["1", "2", "1"]), (pa.dictionary(pa.int8(), pa.int64()), [1, 2, 3]),
+    (pa.date32(), MOMENTS), (pa.date64(), MOMENTS), (pa.timestamp("s"), MOMENTS), (pa.timestamp("ns"), MOMENTS),
+    (pa.timestamp("us", "Europe/Paris"), MOMENTS), (pa.timestamp("ms", "UTC"), MOMENTS), (pa.time32("s"), [1, 2, 3]),
+    (pa.duration("s"), [1, 2, 3]), (pa.list_(pa.string()), [["a"], ["a", "b"], []]),
+    (pa.list_(pa.int64()), [[1], [2], []]),
+    (pa.struct([("a", pa.int64())]), [{"a": 1}, {"a": 2}, {"a": 3}]), (pa.map_(pa.string(), pa.int64()), [[], [], []]),
+    (pa.null(), [None, None, None]),
+]  # fmt: skip
+
+
+@st.composite
+def typed_tables(draw: st.DrawFn) -> tuple[str, list[str], pa.Table]:
+    """A source, its options, and a Parquet table of 12 rows whose columns may be of any type."""
+    source, words = draw(st.sampled_from(sorted(TYPED_OPTIONS.items())))
+    columns = {}
+    for name in TYPED_COLUMNS[source]:
+        kind, values = draw(st.just(TYPED_USUALLY.get(name, TYPED[1])) | st.sampled_from(TYPED))
+        values = [draw(st.sampled_from([*values, values[0]])) for _ in range(12)]
+        values = [None if draw(st.integers(0, 40)) == 0 else value for value in values]
+        columns[name] = pa.array(values, kind)
+    return source, words.split(), pa.table(columns)
+
+
+TIMES_TYPED = (pa.int64(), [1_700_000_000, 1_700_000_060, 1_700_000_120])
+TYPED_USUALLY: dict[str, tuple[pa.DataType, list[Any]]] = {
+    "t": TIMES_TYPED, "l": (pa.float64(), [1.0, 3.0]), "b": (pa.list_(pa.string()), [["a"], []]),
+    "eventdate": (pa.string(), ["2016-05-09", "2016-05-10"]), "timeframe": (pa.int64(), [1, 20, 300]),
+}  # fmt: skip
+TYPED_COLUMNS = {"events": ["s", "i", "t"], "rows": ["u", "i", "l", "t", "b"],
+                 "diginetica": ["sessionId", "userId", "itemId", "timeframe", "eventdate"]}  # fmt: skip
+TYPED_OPTIONS = {
+    "events": "--session s --item i --time t --test-days 0 --min-item-support 1",
+    "rows": "--user u --item i --label l --time t --bag b --positive 2",
+    "diginetica": "--test-days 0 --min-item-support 1",
+}
 
 WORDS = [
     "price", "name", "c0_name", "PRICE", "nope", "1", "-2", "3.5", "1e3", "9" * 400, "'a'", "'it''s'", "'", '"',

@@ -15,7 +15,7 @@ import pytest
 from helpers import ROOT, call, fails
 
 from jaxrec import recommend_rows
-from jaxrec.cli import Parser, as_json, command, say
+from jaxrec.cli import Parser, as_json, command, say, tell
 from jaxrec.data.field_codes import UnknownValues, warn_unknown
 from jaxrec.errors import LONGEST, UserError, nearest, one_line, shown
 from jaxrec.json_text import parse_json
@@ -241,6 +241,8 @@ def test_what_an_encoding_has_no_letters_for_is_escaped(encoding: str, letters: 
 def test_a_run_whose_name_holds_a_line_end(tmp_path: Path, capsys: Capsys) -> None:
     assert call("recommend", "--run", tmp_path / "a\nb", "--items", 1) == 2
     assert r"a\nb: no run here" in capsys.readouterr().err
+    tell(f"{tmp_path}/a\nb: done")
+    assert capsys.readouterr().out == f"{tmp_path}/a\\nb: done\n"
 
 
 def test_json_has_no_numbers_that_are_none() -> None:

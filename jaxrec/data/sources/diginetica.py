@@ -39,4 +39,5 @@ def _timeframe(text: str) -> str:
 
 
 def _day(text: str) -> str:
-    return f"epoch_ms(CAST(try_strptime({text}, '%Y-%m-%d') AS TIMESTAMP))"
+    # A typed column of Parquet as text: a date is written like this.
+    return f"epoch_ms(CAST(try_strptime(CAST({text} AS VARCHAR), '%Y-%m-%d') AS TIMESTAMP))"
