@@ -17,6 +17,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -87,6 +88,17 @@ def test_diginetica_orders_by_timeframe_and_splits_by_day(tmp_path: Path) -> Non
     assert manifest["counts"]["validation"] == {"sessions": 0, "events": 0, "targets": 0}
     assert manifest["source"] == "diginetica"
     assert str(tmp_path) not in json.dumps(manifest)
+    typed = pc_csv.read_csv(raw, parse_options=pc_csv.ParseOptions(delimiter=";"))
+    assert str(typed.schema.field("eventdate").type) == "date32[day]"
+    pq.write_table(typed, tmp_path / "views.parquet")
+    words = [
+        f"--raw={tmp_path / 'views.parquet'}",
+        f"--out={tmp_path / 'typed'}",
+        "--test-days=2",
+        "--min-item-support=1",
+    ]
+    main(["diginetica", *words])
+    assert open_sessions(tmp_path / "typed").manifest["content_hash"] == manifest["content_hash"]
 
 
 def test_yoochoose_reads_times_and_compares_whole_seconds(tmp_path: Path) -> None:
