@@ -17,7 +17,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from jaxrec.cli import Parser, command, progress
+from jaxrec.cli import Parser, command, progress, say
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.duck import connect
 from jaxrec.data.events import Cleaning, prepare
@@ -26,6 +26,7 @@ from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows_writing import rows_summary, write_rows
 from jaxrec.data.sources import ROW_SOURCES, SOURCES, TYPED_SOURCES, RowSource, Source
 from jaxrec.data.sources.shared import fraction
+from jaxrec.data.times import times_line
 from jaxrec.data.writing import staging, write_manifest
 from jaxrec.errors import one_line
 
@@ -78,6 +79,8 @@ def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) 
     """Read, clean and write; returns the manifest."""
     with _workplace(arguments, total=1.3) as (out, connection, update):
         raw = source.read(connection, arguments)
+        for note in raw.notes:
+            say("note", note)
         update(0.3, note="clean")
         if raw.drawn:
             cleaning = replace(cleaning, test_days=0)  # the manifest names no days that were not asked
@@ -92,6 +95,8 @@ def _prepare_rows(arguments: argparse.Namespace, source: RowSource) -> dict[str,
     """Read, encode and write rows; returns the manifest."""
     with _workplace(arguments, total=2) as (out, connection, update):
         raw = source.read(connection, arguments)
+        for note in raw.notes:
+            say("note", note)
         update(1, note="encode")
         result = write_rows(raw, out)
         files = result.pop("files")
@@ -111,6 +116,7 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
         if counts["sessions"]:
             lines.append(f"  {split:<32} " + ", ".join(f"{count:,} {unit}" for unit, count in counts.items()))
     lines += _typed_summary(manifest) or [f"  {'vocabulary':<32} {manifest['counts']['items']:,} items"]
+    lines += times_line(manifest)
     best = optimum_metrics(manifest, [20])
     if best:
         lines.append("best reachable on test: " + ", ".join(f"{name} {value:.4f}" for name, value in best.items()))

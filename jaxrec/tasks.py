@@ -196,7 +196,7 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
             splits,
             held_by(config.data, rows, dataset.schema, splits.train, splits.test, impressions=True),
         ),
-        {"value_counts": counts, **history(dataset.schema, dataset.rows())},
+        {"value_counts": counts, **history(dataset)},
     )
 
 
@@ -214,14 +214,15 @@ def _check_classes(dataset: RowsDataset, rows: Rows, splits: RowSplits) -> None:
                             "change data.protocol, or the fractions")  # fmt: skip
 
 
-def history(schema: Schema, rows: Rows) -> dict[str, np.ndarray]:
+def history(dataset: RowsDataset) -> dict[str, np.ndarray]:
     """What every user has rated, in all of the data: not to be recommended again. And the time of the last row.
 
     Returns:
         ``history_offsets`` int64[users + 1], ``history_items`` int32[n] and ``history_ratings`` float32[n] in the order
-        of time; ``last_time`` int64[1].
+        of time; ``last_time`` int64[1], seconds since 1970.
     """
-    last = np.array([rows.times.max(initial=0)], np.int64)
+    schema, rows = dataset.schema, dataset.rows()
+    last = np.array([dataset.last_second(rows.times)], np.int64)
     if schema.user is None or schema.item is None:
         return {"last_time": last}
     items = rows.columns[:, schema.columns((schema.item,))[0]]
@@ -285,7 +286,7 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
             data.splits,
             data.held_by_training(data.splits.test),
         ),
-        {"value_counts": data.value_counts, **history(dataset.schema, dataset.rows())},
+        {"value_counts": data.value_counts, **history(dataset)},
         partial(save_item_vectors, model=model, catalogue=data.catalogue),
     )
 

@@ -25,7 +25,7 @@ as in the published code, which decides what ``fraction`` keeps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -36,6 +36,7 @@ import numpy as np
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.ledger import Ledger
 from jaxrec.data.sessions_writing import write_splits, write_vocabulary
+from jaxrec.data.times import iso, plausible_range, span
 from jaxrec.errors import UserError
 
 DAY = 24 * 60 * 60 * 1000  # ms
@@ -83,6 +84,8 @@ class Raw:
         drawn: the test sessions are drawn so rather than taken from the last days.
         attributes: writes further files by item index (the tables ``raw`` and ``vocabulary`` still stand) into the
             directory; returns their manifest entries and further counts.
+        notes: what the user should know of how the files were read.
+        counters: times are counters that only order.
     """
 
     name: str
@@ -93,6 +96,8 @@ class Raw:
     event_types: tuple[str, ...] = ()
     drawn: Drawn | None = None
     attributes: Callable[[Path], tuple[dict[str, dict[str, Any]], dict[str, Any]]] | None = None
+    notes: Sequence[str] = ()
+    counters: bool = False
 
 
 def prepare(
@@ -108,12 +113,13 @@ def prepare(
         update: called as ``update(advance, note=...)``; the advances sum to 1.
 
     Returns:
-        The manifest's ``counts``, ``dropped`` and ``files``.
+        The manifest's ``counts``, ``dropped``, ``times`` and ``files``.
 
     Raises:
         UserError: no session or no target is left in a split.
     """
     ledger = Ledger(raw.name)
+    times = {} if raw.counters else {"times": _span(connection, raw)}
     _clicks(connection, raw, cleaning, ledger)
     update(0.1, note="filter")
     _filter(connection, cleaning, ledger)
@@ -144,7 +150,19 @@ def prepare(
         further, more = raw.attributes(path)
         files |= further
         counts |= more
-    return {"counts": counts, "dropped": ledger.dropped, "files": files}
+    return {"counts": counts, "dropped": ledger.dropped, **times, "files": files}
+
+
+def _span(connection: Any, raw: Raw) -> dict[str, str]:
+    """First and last time of all events, which have to be plausible."""
+    first, last = plausible_range()
+    found = _row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw")
+    for moment in found:
+        if moment is not None and not first <= moment < last:
+            row = _one(connection, f"SELECT min(rowid) FROM raw WHERE {raw.time} = {moment}")
+            raise UserError(f"{raw.name}: row {row + 1:,}: its time is {iso(moment)}, expected one from {iso(first)} "
+                            f"to {iso(last)}; mend or remove it")  # fmt: skip
+    return {} if found[0] is None else span(*found)
 
 
 def _clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> None:

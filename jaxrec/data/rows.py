@@ -5,6 +5,7 @@
                          columns ``value`` (as in the raw data) and ``count`` (rows); row r is index r + 1, and index 0
                          of every field is the unknown value
     rows/                columns.npy int32[n, C], numbers.npy float32[n, M], ratings.npy float32[n], times.npy int64[n]
+                         (in the unit of the manifest's ``times``: s or ms since 1970, or order, counters)
     users.npy  items.npy int32[entities, C'], the columns of the user's and the item's side by the entity's index
     users_numbers.npy  items_numbers.npy float32[entities, M'], likewise
     users.parquet  items.parquet
@@ -159,7 +160,7 @@ class Rows:
         numbers: float32[n, M], standardised.
         labels: float32[n], 0 or 1.
         ratings: float32[n], as in the raw data.
-        times: int64[n], seconds since 1970; 0 where the data has none.
+        times: int64[n], ascending with time; 0 where the data has none (see ``RowsDataset.last_second``).
         users: int32[n], the index in the user's field; 0 for all where there is none.
     """
 
@@ -193,6 +194,11 @@ class RowsDataset:
     def run_files(self) -> tuple[str, ...]:
         """What a run keeps of the data set."""
         return tuple(name for name in self.manifest["files"] if not name.startswith("rows/"))
+
+    def last_second(self, times: np.ndarray) -> int:
+        """The latest of ``Rows.times`` in whole seconds since 1970; of counters, which are no times, 0."""
+        unit = self.manifest.get("times", {}).get("unit", "s")
+        return 0 if unit == "order" else int(times.max(initial=0)) // (1000 if unit == "ms" else 1)
 
     def rows(self) -> Rows:
         """All rows, mapped.

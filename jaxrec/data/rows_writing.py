@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jaxrec.data.rows import Field, Schema
+from jaxrec.data.times import span, times_line
 from jaxrec.data.writing import file_entry
 
 
@@ -42,7 +43,7 @@ class RawRows:
     Attributes:
         fields: in the order of the columns to be.
         ratings: float[n].
-        times: int64[n], seconds since 1970.
+        times: int64[n], in ``time_unit``; all 0 where there are none.
         threshold, low, high: see ``rows.Schema``.
         user, item: names of the fields that identify them.
         shown: for ``user`` and ``item``: a table whose column of that field's name holds the raw id, with what else is
@@ -52,6 +53,8 @@ class RawRows:
         min_count: values of fewer rows are unknown.
         extras: more entries of the manifest.
         write: writes more files into the folder it is given, which exists, and returns their names.
+        time_unit: ``s`` or ``ms`` since 1970, or ``order``: counters.
+        notes: what the user should know of how the files were read.
     """
 
     fields: list[RawField]
@@ -68,6 +71,8 @@ class RawRows:
     min_count: int = 1
     extras: dict[str, Any] = field(default_factory=dict)
     write: Callable[[Path], list[str]] | None = None
+    time_unit: str = "s"
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -112,9 +117,19 @@ def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
         "calendar": raw.calendar,
         "label": {"threshold": raw.threshold, "low": raw.low, "high": raw.high},
         "counts": {"rows": n, "positive": positive, "values": sizes},
+        **_times(raw, arrays["times"]),
         **raw.extras,
         "files": files,
     }
+
+
+def _times(raw: RawRows, times: np.ndarray) -> dict[str, Any]:
+    """The manifest's ``times``: the unit, and the first and the last one where they are times."""
+    if not times.any():
+        return {}
+    scale = {"s": 1000, "ms": 1}.get(raw.time_unit)
+    ends = {} if scale is None else span(int(times.min()) * scale, int(times.max()) * scale)
+    return {"times": {"unit": raw.time_unit, **ends}}
 
 
 def _encode(raw: RawField, min_count: int) -> Coded:
@@ -224,4 +239,4 @@ def rows_summary(manifest: dict[str, Any]) -> str:
         what = f"{entry['size'] - 1:,}" if entry["kind"] != "numerical" else (
             f"mean {entry['mean']:.4g}, deviation {entry['deviation']:.4g}")  # fmt: skip
         lines.append(f"  {entry['name']:<16} {entry['kind']:<12} {entry['side']:<8} {what}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *times_line(manifest)])

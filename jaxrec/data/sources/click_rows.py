@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jaxrec.data.duck import quoted
+from jaxrec.data.bags import BETWEEN, read_bags
+from jaxrec.data.id_columns import NESTED, id_field, marker_notes, nothing_as_null, value_text, whole_column
 from jaxrec.data.reading import TEXT, Field, Table, load, open_table
 from jaxrec.data.rows_writing import RawField, RawRows
-from jaxrec.data.sources.shared import NUMBERS, add_file_arguments, ranged, time_parser
+from jaxrec.data.sources.shared import add_file_arguments, ranged
+from jaxrec.data.times import NUMBERS, ORDER, read_times
 from jaxrec.errors import UserError, nearest
 
 HELP = "any labelled rows, such as clicks or ratings: one CSV, CSV in gzip or Parquet file, one row a line"
@@ -21,7 +24,6 @@ KIND = "rows"
 
 LARGEST = 1e30  # of a number: its square is still one, and as float32 it is finite
 MOST_VALUES = 256  # of a bag: every row takes as many columns as the longest one
-BETWEEN = 31  # code of the character between the values of a bag, once it is read: ASCII's unit separator
 
 
 class Role(NamedTuple):
@@ -72,18 +74,22 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     hint = "" if len(table.columns) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
     for column in (arguments.label, *roles, *([] if arguments.time is None else [arguments.time])):
         table.column(column, hint)
-    columns = [_number("label", table, arguments.label, optional=False)]
-    columns += [_column(f"field{i}", table, name, role.kind, arguments.bag_separator)
+    columns = [_number("label", table, arguments.label, arguments.na, optional=False)]
+    columns += [_column(f"field{i}", table, name, role, arguments.na)
                 for i, (name, role) in enumerate(roles.items())]  # fmt: skip
     unit = None
     if arguments.time is not None:
-        unit, parse, expected = time_parser(connection, table, arguments.time, arguments.time_unit)
+        unit, parse, expected = read_times(
+            connection, table, arguments.time, arguments.time_unit, arguments.time_format
+        )
         columns.append(Field("time", arguments.time, parse, expected))
     load(connection, table, columns)
     labels = _fetch(connection, "label").to_numpy()
     threshold = _threshold(arguments, labels)
-    fields = [_field(connection, f"field{i}", name, role, table.path) for i, (name, role) in enumerate(roles.items())]
-    times = _fetch(connection, "time").to_numpy() // 1000 if unit else np.zeros(len(labels), np.int64)
+    notes: list[str] = []
+    fields = [_field(connection, f"field{i}", table, name, role, arguments, notes)
+              for i, (name, role) in enumerate(roles.items())]  # fmt: skip
+    times, time_unit = _times(connection, unit, len(labels))
     sides = (("user", arguments.user), ("item", arguments.item))
     return RawRows(
         fields=[replace(field, logarithm=field.name in arguments.log_numerical) for field in fields],
@@ -97,12 +103,24 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         shown={side: _shown(fields, side, name) for side, name in sides if name is not None},
         options=_options(arguments) | {"positive": threshold, "time_unit": unit},
         min_count=arguments.min_count,
+        time_unit=time_unit,
+        notes=notes,
     )
+
+
+def _times(connection: Any, unit: str | None, n: int) -> tuple[np.ndarray, str]:
+    """int64[n] and their unit: whole seconds where they are, or milliseconds; counters as they are."""
+    if unit is None:
+        return np.zeros(n, np.int64), "s"
+    times = _fetch(connection, "time").to_numpy()
+    if unit == ORDER:
+        return times, ORDER
+    return (times, "ms") if (times % 1000).any() else (times // 1000, "s")
 
 
 def _options(arguments: Namespace) -> dict[str, Any]:
     names = ("label", "user", "item", "time", "categorical", "bag", "bag_separator", "numerical", "log_numerical",
-             "user_fields", "item_fields", "min_count", "delimiter")  # fmt: skip
+             "user_fields", "item_fields", "min_count", "delimiter", "time_format", "na")  # fmt: skip
     return {name: getattr(arguments, name) for name in names}
 
 
@@ -131,8 +149,9 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
     fields = {name: role for name, role in found.items() if role.kind not in ("label", "time")}
     if not fields:
         raise UserError("no fields to learn from; name columns with --user, --item, --categorical, --bag, --numerical")
-    if arguments.time is None and arguments.time_unit != "auto":
-        raise UserError("--time-unit: belongs to --time; leave it out, or name the column of the time")
+    for option, given in (("--time-unit", arguments.time_unit != "auto"), ("--time-format", arguments.time_format)):
+        if arguments.time is None and given:
+            raise UserError(f"{option}: belongs to --time; leave it out, or name the column of the time")
     numbers = [name for name, role in fields.items() if role.kind == "numerical"]
     for name in arguments.log_numerical:
         if name not in numbers:
@@ -183,39 +202,33 @@ def _threshold(arguments: Namespace, labels: np.ndarray) -> float:
 # ---- what the file holds ---------------------------------------------------------------------------------------------
 
 
-def _column(name: str, table: Table, column: str, kind: str, separator: str) -> Field:
-    """How a field is read: text (of a bag with BETWEEN between values), empty where unknown; or a number, NaN there."""
-    if kind == "numerical":
-        return _number(name, table, column, optional=True)
+def _column(name: str, table: Table, column: str, role: Role, na: Sequence[str] | None) -> Field:
+    """How a field is read: text (of a list with BETWEEN between values), empty where unknown; or a number or NaN."""
+    if role.kind == "numerical":
+        return _number(name, table, column, na, optional=True)
     _, found = table.column(column)
     if found.endswith("]"):
-        if kind != "bag":
+        if role.kind != "bag":
             raise UserError(f"{table.path}: column '{column}' holds lists ({found}); give it to --bag instead")
-        return Field(name, column, lambda sql: f"coalesce(array_to_string({sql}, chr({BETWEEN})), '')", "a list")
-    if found.startswith(("STRUCT", "MAP", "UNION", "BLOB")):
+        return Field(name, column, lambda sql: f"coalesce(array_to_string({sql}, chr({ord(BETWEEN)})), '')", "a list")
+    if role.option in ("--user", "--item"):
+        return id_field(table, name, column, na, optional=True)
+    if found.startswith(NESTED):
         raise UserError(f"{table.path}: column '{column}' is of type {found}; expected integers or text")
-
-    def text(sql: str) -> str:
-        found_text = f"CAST({sql} AS VARCHAR)"
-        if found in ("FLOAT", "DOUBLE"):
-            found_text = f"nullif({found_text}, 'nan')"  # what pandas writes where there is nothing
-        if kind == "bag":
-            found_text = f"replace({found_text}, {quoted(separator)}, chr({BETWEEN}))"
-        return f"coalesce({found_text}, '')"
-
-    return Field(name, column, text, "a value")
+    return Field(name, column, lambda sql: f"coalesce({nothing_as_null(value_text(sql, found), na)}, '')", "a value")
 
 
-def _number(name: str, table: Table, column: str, optional: bool) -> Field:
+def _number(name: str, table: Table, column: str, na: Sequence[str] | None, optional: bool) -> Field:
     _, found = table.column(column)
     if found not in (TEXT, "BOOLEAN", *NUMBERS) and not found.startswith("DECIMAL"):
         raise UserError(f"{table.path}: column '{column}' is of type {found}; expected numbers")
 
     def parse(sql: str) -> str:
-        number, text = f"TRY_CAST({sql} AS DOUBLE)", f"trim(CAST({sql} AS VARCHAR))"
+        text = f"trim(coalesce({nothing_as_null(f'CAST({sql} AS VARCHAR)', na)}, ''))"
+        number = f"TRY_CAST({sql} AS DOUBLE)"
         # The text has to occur: of a column that is only cast the CSV reader makes numbers, and fails where it cannot.
         usable = f"CASE WHEN {text} <> '' AND abs({number}) <= {LARGEST} THEN {number} END"
-        empty = f"coalesce({text}, '') = '' OR isnan({number})"
+        empty = f"{text} = '' OR isnan({number})"
         return f"CASE WHEN {empty} THEN CAST('nan' AS DOUBLE) ELSE {usable} END" if optional else usable
 
     return Field(name, column, parse, f"a number of at most {LARGEST:g}{' or nothing' if optional else ''}")
@@ -227,31 +240,35 @@ def _fetch(connection: Any, expression: str) -> pa.ChunkedArray:
         return own.sql(f"SELECT {expression} AS value FROM raw").to_arrow_table()["value"]
 
 
-def _field(connection: Any, column: str, name: str, role: Role, raw: Path) -> RawField:
+def _field(
+    connection: Any, column: str, table: Table, name: str, role: Role, arguments: Namespace, notes: list[str]
+) -> RawField:
+    """A field as it was read; adds to the notes what was changed."""
     if role.kind == "numerical":
         numbers = pa.array(_fetch(connection, column).to_numpy(), from_pandas=True)  # NaN becomes null
         return RawField(name, role.kind, role.side, numbers)
+    called = f"column '{name}'"
+    if role.kind == "categorical":
+        notes += whole_column(connection, column, called)
+        notes += marker_notes(connection, column, called) if arguments.na is None else []
     # Rows as codes of distinct values: the text of a large file's column is more than one array can hold.
-    codes = _fetch(connection, f"nullif({column}, '')").dictionary_encode("encode").combine_chunks()
+    codes = _fetch(connection, column).dictionary_encode("encode").combine_chunks()
     by = codes.indices.to_numpy().astype(np.int64)
     if role.kind == "categorical":
-        return RawField(name, role.kind, role.side, _integers_where_possible(codes.dictionary), by)
-    lists = [_bag(text) for text in codes.dictionary.to_pylist()]
+        return RawField(name, role.kind, role.side, codes.dictionary, by)
+    place = f"{arguments.raw}: {{row}}column '{name}'"
+    separator = BETWEEN if table.column(name)[1].endswith("]") else arguments.bag_separator
+    lists = read_bags(codes.dictionary.to_pylist(), by, separator, arguments.na, place, notes)
     lengths = np.array([len(values) for values in lists])
     longest = np.flatnonzero(lengths[by] > MOST_VALUES)
     if len(longest):
         raise UserError(
-            f"{raw}: row {longest[0] + 1:,}, column '{name}': a bag of {lengths[by[longest[0]]]:,} values, at most "
-            f"{MOST_VALUES} are allowed; shorten it, or check --bag-separator"
+            f"{arguments.raw}: row {longest[0] + 1:,}, column '{name}': a bag of {lengths[by[longest[0]]]:,} values, "
+            f"at most {MOST_VALUES} are allowed; shorten it, or check --bag-separator"
         )
     values = _integers_where_possible(pa.array([value for one in lists for value in one], pa.string()))
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     return RawField(name, role.kind, role.side, pa.ListArray.from_arrays(offsets, values), by)
-
-
-def _bag(text: str | None) -> list[str | None]:
-    """Its values; the unknown one where there are none."""
-    return [value for value in (text or "").split(chr(BETWEEN)) if value] or [None]
 
 
 def _integers_where_possible(values: pa.Array) -> pa.Array:

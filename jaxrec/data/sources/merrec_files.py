@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.reading import TEXT, Table, integer, open_table, reading, timestamp, together
-from jaxrec.data.sources.shared import INTEGERS, NUMBERS
+from jaxrec.data.times import INTEGERS, NUMBERS
 from jaxrec.errors import UserError
 
 # The columns and what they hold. The 25th, sequence_length, is not read: it follows from the rows.

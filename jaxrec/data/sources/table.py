@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.data.events import Raw
-from jaxrec.data.reading import TEXT, Field, Table, load, open_table
-from jaxrec.data.sources.shared import INTEGERS, add_file_arguments, time_parser
+from jaxrec.data.id_columns import id_field, whole_column
+from jaxrec.data.reading import Field, load, open_table
+from jaxrec.data.sources.shared import add_file_arguments
+from jaxrec.data.times import ORDER, read_times
 from jaxrec.errors import UserError
 
 HELP = "any click log: one CSV, CSV in gzip or Parquet file, one event a row"
@@ -29,31 +31,18 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     hint = "" if len(table.columns) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
     for column in (arguments.session, arguments.item, arguments.time):
         table.column(column, hint)
-    unit, parse, expected = time_parser(connection, table, arguments.time, arguments.time_unit)
+    times = read_times(connection, table, arguments.time, arguments.time_unit, arguments.time_format)
+    if times.unit == ORDER and (arguments.test_days or arguments.validation_days):
+        raise UserError("--time-unit order: counters have no days, so nothing can be split by them; give --test-days 0 "
+                        "(training cuts a validation split of its own with data.validation_fraction)")  # fmt: skip
     fields = [
-        _identifier(table, "session", arguments.session),
-        _identifier(table, "item", arguments.item),
-        Field("time", arguments.time, parse, expected),
+        id_field(table, "session", arguments.session, arguments.na),
+        id_field(table, "item", arguments.item, arguments.na),
+        Field("time", arguments.time, times.parse, times.expected),
     ]
     load(connection, table, fields)
-    for column in ("session", "item"):
-        _integers_where_possible(connection, column)
+    notes = [note for column in ("session", "item")
+             for note in whole_column(connection, column, f"column '{getattr(arguments, column)}'")]  # fmt: skip
     options = {name: getattr(arguments, name) for name in ("session", "item", "time", "delimiter")}
-    return Raw(str(arguments.raw), options={**options, "time_unit": unit})
-
-
-def _identifier(table: Table, name: str, column: str) -> Field:
-    """The field of a session or item id: int64 or text."""
-    _, kind = table.column(column)
-    if kind in INTEGERS:
-        return Field(name, column, lambda sql: f"CAST({sql} AS BIGINT)", "an id")
-    if kind == TEXT:
-        return Field(name, column, lambda sql: f"nullif({sql}, '')", "an id")
-    raise UserError(f"{table.path}: column '{column}' is of type {kind}; expected integers or text; convert the column")
-
-
-def _integers_where_possible(connection: Any, column: str) -> None:
-    """Make a column of text int64 if that loses nothing: no leading zero, sign or space in any row."""
-    lossless = f"bool_and(CAST(TRY_CAST({column} AS BIGINT) AS VARCHAR) IS NOT DISTINCT FROM CAST({column} AS VARCHAR))"
-    if connection.execute(f"SELECT {lossless} FROM raw").fetchone()[0]:
-        connection.execute(f"ALTER TABLE raw ALTER {column} TYPE BIGINT")
+    options |= {"time_unit": times.unit, "time_format": arguments.time_format, "na": arguments.na}
+    return Raw(str(arguments.raw), options=options, notes=notes, counters=times.unit == ORDER)

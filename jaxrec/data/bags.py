@@ -1,0 +1,109 @@
+"""Bags: columns that hold several values a row, as text with a separator between, as lists, or as lists in text."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import tokenize
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrec.errors import UserError, shown
+
+BETWEEN = chr(31)  # between the values of a Parquet list, once it is read: ASCII's unit separator
+BRACKETS = {"[": "]", "(": ")", "{": "}"}
+
+
+def read_bags(
+    texts: Sequence[str | None],
+    by: np.ndarray,
+    separator: str,
+    na: Sequence[str] | None,
+    place: str,
+    notes: list[str],
+) -> list[list[str | None]]:
+    """The values of each distinct text of a column; one None, the unknown value, where there are none.
+
+    Where every text is a list, as ``pandas.to_csv`` or JSON write one, they are read as lists; a note says so.
+
+    Args:
+        texts: distinct; None or empty: nothing.
+        by: int[n], the text of each row.
+        separator: between the values of a text; BETWEEN where they are lists already.
+        na: values that stand for nothing.
+        place: what messages call the column, with ``{row}`` for the row.
+        notes: is added to.
+    """
+    nothing = {"", *(one.strip() for one in na or ())}
+    given = [text for text in texts if text and text.strip() not in nothing]
+    listed = [separator != BETWEEN and looks_like_list(text) for text in given]
+    if listed and all(listed):
+        lists = {text: parse_list(text) for text in given}
+        broken = next((text for text, values in lists.items() if values is None), None)
+        if broken is not None:
+            raise UserError(f"{_place(place, texts, by, broken)}: found {shown(broken)}, which is no list of values as "
+                            "Python or JSON write one; write the values with --bag-separator between")  # fmt: skip
+        notes.append(f"{place.format(row='').rsplit(': ', 1)[-1]}: texts such as {shown(given[0])} are read as lists")
+    else:
+        # A text such as [a, b] among others may be a value; one that is a list to the letter is none.
+        odd = next((text for text, found in zip(given, listed, strict=True) if found and parse_list(text)), None)
+        if odd is not None and odd.strip().startswith("["):
+            raise UserError(f"{_place(place, texts, by, odd)}: found {shown(odd)}, a list as text, and other rows are "
+                            "none; write all rows alike")  # fmt: skip
+        lists = {text: _split(text, separator) for text in given}
+    kept = {text: [one for one in values or () if one not in nothing] for text, values in lists.items()}
+    return [list(kept.get(text or "", ())) or [None] for text in texts]
+
+
+def _split(text: str, separator: str) -> list[str]:
+    return [one.strip() for one in text.split(separator)]
+
+
+def _place(place: str, texts: Sequence[str | None], by: np.ndarray, text: str) -> str:
+    return place.format(row=f"row {int(np.flatnonzero(by == texts.index(text))[0]) + 1:,}, ")
+
+
+def looks_like_list(text: str) -> bool:
+    """Whether a text begins and ends as a list, tuple or set does."""
+    text = text.strip()
+    return len(text) > 1 and BRACKETS.get(text[0]) == text[-1]
+
+
+def parse_list(text: str) -> list[str] | None:
+    """The values of a list as text, without those that are nothing; None where it is none.
+
+    >>> parse_list("['red', 'big']")
+    ['red', 'big']
+    """
+    values = _values(text.strip())
+    if values is None or any(isinstance(one, (list, tuple, set, dict, bytes, complex)) for one in values):
+        return None
+    return [_written(one) for one in values if one is not None and str(one).strip()]
+
+
+def _values(text: str) -> list[Any] | None:
+    try:
+        values = json.loads(text, parse_float=str)  # 1.50 is itself
+    except (ValueError, RecursionError):
+        values = _python_values(text)
+    return list(values) if isinstance(values, (list, tuple, set)) else None
+
+
+def _python_values(text: str) -> Any:
+    try:
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return None
+    # NumPy writes no commas, and Python joins texts that stand side by side: ['a' 'b'] is not ['ab'].
+    written = sum(token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline))
+    texts = isinstance(values, (list, tuple)) and sum(isinstance(one, str) for one in values)
+    return None if isinstance(values, (list, tuple)) and written != texts else values
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()  # as DuckDB writes it
+    return str(value).strip()
