@@ -271,11 +271,22 @@ KNOWN = {
 """Options that only some kinds of run know."""
 
 
+UNKNOWN = """\
+What a run does not know, whatever its model: a field, a column or an option that is not there is an error. A value of
+--profile or --where, a user, an item of the session or of --exclude, --purchased or --candidates that is not there is a
+note, which names the nearest one: it counts as unknown, or is left out. Where nothing is left to choose from, and where
+the one item that is asked about (--similar-to, --explain) is not there, that is an error.
+Ids and values are text, so that 007 is not 7, unless those of the run are integers. Several values of one field stand
+between the separator that prepare was given (| where none was), or are a list: ['a', 'b'].
+"""
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="python -m jaxrec.recommend",
         description="Recommend the next items for a session, or of a click model those that a user most likely likes, "
         "with the ids of the raw data.",
+        epilog=UNKNOWN,
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     parser.add_argument("--k", type=int, help="how many items (default: 20, of a click model 10)")

@@ -363,7 +363,10 @@ def answer(options: Namespace) -> None:
                 profile, options.user, options.purchased or (), options.exclude, options.k, not options.include_seen,
                 not options.no_rules,
             )]  # fmt: skip
-    print(as_json({"recommendations": rows}) if options.json else _table(rows))
+    columns = ("item", "score")
+    if options.similar_to is not None or options.similar_customers:
+        columns = ("customer" if options.similar_customers else "item", "similarity")
+    print(as_json({"recommendations": rows}) if options.json else _table(rows, *columns))
 
 
 def _suggestion(one: Suggestion) -> dict[str, Any]:
@@ -379,15 +382,15 @@ def _row(item: Any, score: float, rules: list[str], known: Mapping[str, Any]) ->
     return row | {name: value for name, value in known.items() if name not in row}
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+def _table(rows: Sequence[Mapping[str, Any]], who: str, score: str) -> str:
     if not rows:
         return ""
     fields = "  ".join(name for name in rows[0] if name not in ("item", "score", "rules"))
-    lines = [f"{'rank':>4}  {'item':>10}  {'score':>8}  {fields}".rstrip()]
+    lines = [f"{'rank':>4}  {who:>10}  {score:>10}  {fields}".rstrip()]
     for rank, row in enumerate(rows, 1):
         known = [
             str(value) for name, value in row.items() if name not in ("item", "score", "rules") and value is not None
         ]
         why = "".join(f"  [{rule}]" for rule in row["rules"])
-        lines.append(f"{rank:4d}  {row['item']!s:>10}  {row['score']:8.4f}  {'  '.join(known)}{why}")
+        lines.append(f"{rank:4d}  {row['item']!s:>10}  {row['score']:10.4f}  {'  '.join(known)}{why}")
     return "\n".join(map(one_line, lines))

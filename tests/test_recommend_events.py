@@ -28,6 +28,7 @@ from event_data import (
     train_small,
     word_vectors,
 )  # fmt: skip
+from serving_requests import Compilations
 
 from jaxrec import listings
 from jaxrec.data.catalogue import open_catalogue
@@ -349,6 +350,35 @@ def test_sequences_in_any_form(market: EventRecommender) -> None:
         assert [ids(one) for one in market.recommend(several, k=5)] == [ids(one) for one in expected]
     with pytest.warns(UnknownItems, match="left out: 0"):
         market.recommend([events[0] | {"item": f"0{events[0]['item']}"}, *events], k=5)
+
+
+@pytest.mark.usefixtures("text_model")
+def test_sequences_share_programs(others: dict[str, EventRecommender]) -> None:
+    """Whatever their lengths, k, what is left out; and what is added, but for a program where the table grows."""
+    market = copied(others["text"])
+    all_ids, given = market.listings.vocabulary.ids, sequences(market, 8)
+
+    def ask(number: int) -> None:
+        events, k = given[number % 8], number % 32 + 1
+        without = all_ids[:number].tolist()
+        found = market.recommend(events[: number + 1], k, exclude=without, where=f"price >= {number % 3}")
+        assert len(found) <= k and not set(ids(found)) & set(without)
+        market.recommend(given[: number % 7 + 2], k, exclude_bought=bool(number % 2))
+        market.similar_items(int(all_ids[number]), k)
+
+    ask(1)
+    compiled = Compilations()
+    for number in range(2, 20):
+        ask(number)
+    assert compiled.count == 0
+    market.add_items([{"item": 10**9, "name": "red ball"}])
+    ask(1)
+    compiled = Compilations()
+    for number in range(2, 8):
+        market.add_items([{"item": 10**9 + 10 * number + one, "name": "blue ball"} for one in range(number)])
+        ask(number)
+    assert compiled.count == 0
+    assert len(market.listings) == len(all_ids) + 1 + sum(range(2, 8))
 
 
 def test_values_that_no_item_has_are_noted(market: EventRecommender) -> None:

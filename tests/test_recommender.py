@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import warnings
+from collections import deque
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -209,6 +211,11 @@ SHAPES: list[tuple[str, Any]] = [
     ("array", pa.array([3, 50])),
     ("chunks", pa.chunked_array([[3], [50]])),
     ("scalars", [np.int16(3), pa.scalar(50)]),
+    ("JAX", jnp.array([3, 50])),
+    ("deque", deque([3, 50])),
+    ("Categorical", pd.Series(["3", "50"], dtype="category")),
+    ("Index", pd.Index([3, 50])),
+    ("extension", pd.array([3, 50], dtype="Int64")),
 ]
 
 
@@ -226,8 +233,13 @@ def test_a_session_in_any_form(recommender: Recommender, given: Any) -> None:
 
 @pytest.mark.parametrize(
     "given",
-    [np.array([[3, 50], [7, 9]]), pd.Series([[3, 50], (7, 9)], index=[4, 4]), pa.array([[3, 50], [7, 9]])],
-    ids=["array", "Series", "Arrow"],
+    [
+        np.array([[3, 50], [7, 9]]),
+        jnp.array([[3, 50], [7, 9]]),
+        pd.Series([[3, 50], (7, 9)], index=[4, 4]),
+        pa.array([[3, 50], [7, 9]]),
+    ],
+    ids=["array", "JAX", "Series", "Arrow"],
 )
 def test_tables_of_sessions(recommender: Recommender, given: Any) -> None:
     assert recommender.recommend(given, k=7)[0] == recommender.recommend([[3, 50], [7, 9]], k=7)[0]

@@ -317,3 +317,14 @@ def test_customers_share_programs(shop: TowerRecommender) -> None:
     everything = other.recommend(k=999)
     assert len(everything) == other.n_items
     assert len({one.score for one in everything if str(one.item).startswith("n")}) == 1
+
+
+def test_clicks_share_programs(clicks: ClickRecommender) -> None:
+    clicks.recommend(), clicks.explain("001")
+    compiled = Compilations()
+    for number in range(1, ITEMS):
+        items = [f"{item:03}" for item in range(number)]
+        assert len(clicks.recommend(number % USERS + 1, k=number, exclude=items, exclude_seen=False)) <= number
+        clicks.recommend(profile={"age": number}, k=number, where={"brand": BRANDS[number % 3]})
+        clicks.explain(items[-1])
+    assert compiled.count == 0

@@ -157,6 +157,17 @@ def test_recommending_as_a_process(tower_run: Path) -> None:
     assert any("cream" in row[3] for row in rows)
 
 
+def test_tables_have_headers(capsys: Capsys, tower_run: Path) -> None:
+    for words, names in (
+        (["--similar-to", 3], ["rank", "item", "similarity", "name", "category"]),
+        (["--similar-customers", "--user", 3], ["rank", "customer", "similarity", "persona"]),
+    ):
+        capsys.readouterr()
+        assert call("recommend", "--run", tower_run, *words, "--k", 2) == 0
+        header, *lines = capsys.readouterr().out.splitlines()
+        assert header.split()[: len(names)] == names and len(lines) == 2
+
+
 # ---- rules -----------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,10 @@
-"""Raw values of fields to indices and back, as a run was trained with them."""
+"""Raw values of fields to indices and back, as a run was trained with them.
+
+What a run does not know is treated alike in all kinds of runs: a field that is not there is an error; a value, a user
+or an item to leave out that is not there is an ``UnknownValues`` warning, which names the nearest one, and counts as
+unknown or is ignored; a filter that leaves nothing is an error. How ids and values are compared: see
+``jaxrec.data.raw_ids``.
+"""
 
 from __future__ import annotations
 

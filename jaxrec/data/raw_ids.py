@@ -16,7 +16,7 @@ import json
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -29,7 +29,9 @@ from jaxrec.errors import UserError, nearest, one_line, shown
 INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,18})(\.0+)?")  # at most 19 digits: those of 64 bits
 DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?")
 MOST_COMPARED = 10_000  # values among which the nearest is looked for
-LISTS = (list, tuple, np.ndarray, pa.Array, pa.ChunkedArray, pa.ListScalar, pa.LargeListScalar)
+LISTS = (
+    Sequence, Iterator, KeysView, ValuesView, pa.Array, pa.ChunkedArray, pa.ListScalar, pa.LargeListScalar,
+)  # fmt: skip
 SUCH_AS = "such as [81766, 31331]"
 
 
@@ -39,8 +41,10 @@ def plain(value: Any) -> Any:
         return None if np.isnan(value) else float(str(value))  # float32(1.1) is 1.1
     if isinstance(value, pa.Scalar):
         value = value.as_py()
-    elif isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+    elif isinstance(value, np.generic):
         value = value.item()
+    elif _dimensions(value) == 0:
+        return plain(np.asarray(value)[()])
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if (isinstance(value, float) and math.isnan(value)) or (isinstance(value, Decimal) and value.is_nan()):
@@ -62,9 +66,9 @@ def whole(value: Any) -> int | None:
 
 def is_list(value: Any) -> bool:
     """Whether a value is several in order: a list, a tuple, an array, a Series, a generator."""
-    if isinstance(value, np.ndarray):
-        return value.ndim > 0
-    return isinstance(value, (*LISTS, Iterator, range)) or _is_series(value)
+    if isinstance(value, str | bytes | bytearray) or hasattr(value, "columns"):
+        return False
+    return isinstance(value, LISTS) or bool(_dimensions(value))
 
 
 def read_list(what: str, given: Any, ordered: bool = False) -> list[Any]:
@@ -81,11 +85,11 @@ def read_list(what: str, given: Any, ordered: bool = False) -> list[Any]:
     if isinstance(given, set | frozenset) and ordered:
         raise UserError(f"{what}: found a set, which has no order; give a list, {SUCH_AS}")
     if is_list(given) or (isinstance(given, set | frozenset) and not ordered):
-        return list(given)
+        return list(given if not _dimensions(given) or hasattr(given, "index") else np.asarray(given))
     if isinstance(given, Mapping) or hasattr(given, "columns"):
         kind = "a dict" if isinstance(given, Mapping) else "a table"
         raise UserError(f"{what}: found {kind}; give a list of ids, or one column of it, {SUCH_AS}")
-    if isinstance(given, Iterable) and not isinstance(given, str | bytes):  # keys() and values(), a deque
+    if isinstance(given, Iterable) and not isinstance(given, str | bytes | bytearray):
         return list(given)
     raise UserError(f"{what}: a list of ids is expected, such as [{shown(given)}], not a single one")
 
@@ -95,10 +99,11 @@ def read_sessions(given: Any) -> tuple[list[list[Any]], bool]:
 
     What stands for no value among sessions is an empty session.
     """
-    if isinstance(given, np.ndarray) and given.ndim > 2:
-        raise UserError(f"items: found an array of {given.ndim} dimensions; expected one (a session) or two (sessions)")
+    dimensions = _dimensions(given) or 0
+    if dimensions > 2:
+        raise UserError(f"items: found an array of {dimensions} dimensions; expected one (a session) or two (sessions)")
     members = read_list("items", given, ordered=True)
-    table = isinstance(given, np.ndarray) and given.ndim == 2
+    table = dimensions == 2
     several = table or any(is_list(member) or isinstance(member, Mapping | set | frozenset) for member in members)
     sessions = [] if several else [members]
     for number, member in enumerate(members if several else (), 1):
@@ -271,6 +276,6 @@ def _finite(value: int | float | Decimal) -> bool:
     return value.is_finite() if isinstance(value, Decimal) else isinstance(value, int) or math.isfinite(value)
 
 
-def _is_series(value: Any) -> bool:
-    """A column of pandas or polars: one dimension, and values in order."""
-    return hasattr(value, "to_numpy") and getattr(value, "ndim", 1) == 1 and not hasattr(value, "columns")
+def _dimensions(value: Any) -> int | None:
+    """Of an array of NumPy, JAX or torch, or a Series of pandas or polars; None for anything else."""
+    return getattr(value, "ndim", 1) if hasattr(value, "__array__") else None

@@ -72,7 +72,7 @@ class SessionModel(Model, Protocol):
         """float32[B, Q]: the query after the last click of each session.
 
         Args:
-            items: int32[B, N], sessions, padded behind their ends; N is a power of two, or at most ``window``.
+            items: int32[B, N], sessions, padded behind their ends; N is one of a few lengths, and at most ``window``.
             length: int32[B], clicks of each.
         """
 
