@@ -23,7 +23,6 @@ from towers import random_weights as tower_weights
 from jaxrec import config as configuration
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.field_codes import UnknownValues
-from jaxrec.data.raw_ids import list_as_text
 from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError
 from jaxrec.models import make_click_model, make_tower_model
@@ -226,14 +225,6 @@ def test_several_customers_are_refused(shop: TowerRecommender, several: Any) -> 
             ask(cast(Any, [{"age": 3}]))
     with pytest.raises(UserError, match=r"^item: found .*, expected a single value"):
         shop.similar_items(several)
-
-
-def test_lists_as_text() -> None:
-    for text in ("['a', 'b']", '["a", "b"]', " ['a' 'b'] ", "['a'\n 'b']", "['a', \"b\"]"):
-        assert list_as_text(text) == ["a", "b"], text
-    assert (list_as_text("[]"), list_as_text("[1, 2.5]")) == ([], [1, 2.5])
-    for text in ("a", "[sale]", "['a'", "[" * 5000 + "]" * 5000, "('a', 'b')", "[a, b]", "[]['a']", "{'a'}"):
-        assert list_as_text(text) is None, text[:20]
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------

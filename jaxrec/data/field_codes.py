@@ -22,8 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxrec.cli import say
+from jaxrec.data.bags import parse_list
 from jaxrec.data.files import checksum, map_array
-from jaxrec.data.raw_ids import Places, bare, check_single, is_list, list_as_text, listing, plain, read_list
+from jaxrec.data.raw_ids import Places, bare, check_single, is_list, listing, plain, read_list
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import Note, UserError, nearest
 
@@ -136,7 +137,7 @@ class FieldCodes:
         if isinstance(value, bytes):
             value = plain(value)
         if isinstance(value, str):
-            found = list_as_text(value)
+            found = parse_list(value)
             value = value.split(self._separator) if found is None else found
         if is_list(value) or isinstance(value, set | frozenset):
             found = read_list(f"field '{field.name}'", value)

@@ -11,11 +11,8 @@ profiles, filters, new items and the command line.
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
-import warnings
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from decimal import Decimal
 from functools import cached_property
@@ -171,23 +168,6 @@ def bare(value: Any, most: int = 40) -> str:
     except ValueError:
         text = "a number of thousands of digits"
     return one_line(text if len(text) <= most else f"{text[:most]}…")
-
-
-def list_as_text(text: str) -> list[Any] | None:
-    """The list that a text is in the notation of JSON or Python, such as ``['a', 'b']``; None where it is none."""
-    text = text.strip()
-    if not (text.startswith("[") and text.endswith("]")):
-        return None
-    apart = re.sub(r"""(?<=['"])\s+(?=['"])""", ", ", text)  # as NumPy prints it
-    for read, source in ((json.loads, text), (ast.literal_eval, apart)):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", SyntaxWarning)  # an escape that is none
-                found = read(source)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return found if isinstance(found, list) else None
-    return None
 
 
 def listing(values: Sequence[Any], most: int = 5) -> str:
