@@ -55,7 +55,8 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(argv)
     if arguments.source in ROW_SOURCES:
         manifest = _prepare_rows(arguments, ROW_SOURCES[arguments.source])
-        print(f"{rows_summary(manifest)}\nwrote {arguments.out} in {time.perf_counter() - started:.1f} s")
+        print(rows_summary(manifest))
+        print(one_line(f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"))
         return
     given = vars(arguments)
     cleaning = Cleaning(**{option.name: given[option.name] for option in fields(Cleaning) if option.name in given})
