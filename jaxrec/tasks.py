@@ -19,6 +19,7 @@ from jaxrec.data.protocols import RowSplits, configured_splits, counted, held_by
 from jaxrec.data.raw_ids import Places
 from jaxrec.data.retrieval import Retrieval, known, value_counts
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
+from jaxrec.data.times import ORDER
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
 from jaxrec.event_evaluation import EventEvaluator, sample
@@ -80,6 +81,9 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
         if not isinstance(dataset, RowsDataset) and dataset.event_types:
             fits = "merrec, " + fits
         raise UserError(f"model.name: {config.model.name} does not read the {kind} of {dataset.path}; choose {fits}")
+    if config.data.half_life is not None and dataset.manifest.get("options", {}).get("time_unit") == ORDER:
+        raise UserError(f"data.half_life: counts days, and the times of {dataset.path} are counters (--time-unit "
+                        "order); leave it out")  # fmt: skip
     dataset.verify()
     if not isinstance(dataset, RowsDataset):
         return event_task(config, dataset) if config.model.name == "merrec" else session_task(config, dataset)

@@ -17,12 +17,14 @@ from helpers import call, fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxrec.config import parse
 from jaxrec.data.bags import BETWEEN, parse_list, read_bags
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.duck import connect
 from jaxrec.data.id_columns import id_field, whole_column
 from jaxrec.data.reading import load, open_table
 from jaxrec.errors import UserError
+from jaxrec.tasks import make_task
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +208,6 @@ def test_order_needs_no_days(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "times" not in manifest
     assert manifest["options"]["time_unit"] == "order"
     assert np.load(tmp_path / "d" / "train" / "times.npy")[:3].tolist() == [7, 8, 9]
+    config = parse({"data": {"path": str(tmp_path / "d"), "half_life": 3}, "model": {"name": "narm"}})
+    with pytest.raises(UserError, match=r"data\.half_life: counts days, and the times of .* are counters"):
+        make_task(config, open_dataset(tmp_path / "d"))

@@ -67,7 +67,8 @@ def write(file: Path, rows: Sequence[dict[str, Any]], **columns: pa.Array) -> Pa
 def prepare(raw: object, *more: str, out: Path | None = None) -> Path:
     """Prepare into a directory, by default a new one beside the raw files; all is training but for ``more``."""
     out = out or Path(tempfile.mkdtemp(dir=Path(str(raw)).parent)) / "out"
-    main(["merrec", f"--raw={raw}", f"--out={out}", "--test-days=0", *more])
+    days = [] if any(option.startswith("--test-days") for option in more) else ["--test-days=0"]
+    main(["merrec", f"--raw={raw}", f"--out={out}", *days, *more])
     open_sessions(out).verify()
     return out
 
