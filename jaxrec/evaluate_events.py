@@ -109,7 +109,7 @@ def _groups(dataset: Dataset, targets: Targets, trained: np.ndarray) -> dict[str
             name: targets.event == code for code, name in enumerate(dataset.manifest["event_types"])
         },
     }  # fmt: skip
-    column = pc.fill_null(read_attributes(dataset.path, ["c0_name"])["c0_name"], "none")
+    column = pc.fill_null(read_attributes(dataset.path, dataset.manifest, ["c0_name"])["c0_name"], "none")
     coded = column.combine_chunks().dictionary_encode()
     names, category = coded.dictionary.to_pylist(), coded.indices.to_numpy()[targets.item]
     often = np.argsort(-np.bincount(category, minlength=len(names)), kind="stable")[:MOST_CATEGORIES]

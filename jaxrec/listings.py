@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from jaxrec.cli import progress
 from jaxrec.data.catalogue import Catalogue, read_attributes
 from jaxrec.data.field_codes import warn_unknown
+from jaxrec.data.files import checked
 from jaxrec.data.given import item_rows
 from jaxrec.data.given_events import LIVE, check_id, check_value
 from jaxrec.data.name_vectors import NAMES
@@ -44,9 +45,12 @@ class Listings:
 
     def __init__(self, run: Run, catalogue: Catalogue, text_model: str | None = None) -> None:
         folder = run.path / "dataset"
-        self._folder, self._catalogue, self._text_model = folder, catalogue, text_model
+        self._folder, self._manifest = folder, run.manifest
+        self._catalogue, self._text_model = catalogue, text_model
         self.vocabulary = run.vocabulary()
-        self.attributes = read_attributes(folder).combine_chunks()  # a few rows of one chunk are found at once
+        self.attributes = read_attributes(
+            folder, run.manifest
+        ).combine_chunks()  # few rows of one chunk are found at once
         self._spans = catalogue.spans
         self._newest = int(np.max(run.kept("example_times"), initial=0))
         self._added = Places(())
@@ -119,7 +123,7 @@ class Listings:
         Raises:
             UserError: it cannot be had, or is another one.
         """
-        column = pq.read_table(self._folder / NAMES)["name"]
+        column = pq.read_table(checked(self._folder, NAMES, self._manifest))["name"]
         places = pc.index_in(pa.array(names, column.type), value_set=column).fill_null(-1).to_numpy()
         vectors = np.array(self._catalogue.vectors[places])
         missing = np.flatnonzero(places < 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from jaxrec.checkpoint import Checkpoints
 from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue, open_catalogue
 from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
-from jaxrec.data.files import checksum
+from jaxrec.data.files import check_seal, checksum, is_right, sealed
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import UserError
@@ -33,6 +34,7 @@ from jaxrec.models.merrec import MERRec
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.training import init_state
 
+KEPT = "kept.json"  # checksums of the arrays that a run keeps, beside them
 BEGUN = ("dataset", "config.yaml.part")  # what a process killed within create_run leaves
 RUN = (
     *BEGUN, "config.yaml", "metrics.jsonl", "tensorboard", "state", "learning_curve.png", "item_vectors.npz",
@@ -74,9 +76,14 @@ class Run:
             UserError: the file is missing or damaged.
         """
         file = self.path / "dataset" / f"{name}.npy"
+        sums = self.path / "dataset" / KEPT
         try:
+            listed = json.loads(sums.read_text(encoding="utf-8")) if sums.exists() else {}  # older runs have none
+            check_seal(listed)
+            if name in listed and not is_right(file, listed[name]):
+                raise ValueError("checksum differs")
             array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{file}: missing or damaged ({error}); train the run again") from None
         return array
 
@@ -122,6 +129,8 @@ def create_run(
             shutil.copyfile(dataset.path / name, path / "dataset" / name)
         for name, array in (kept or {}).items():
             np.save(path / "dataset" / f"{name}.npy", array)
+        sums = {name: checksum(path / "dataset" / f"{name}.npy") for name in kept or {}}
+        write_text(path / "dataset" / KEPT, json.dumps(sealed(sums), indent=2) + "\n")
         write_text(path / "config.yaml", configuration.dump(config))
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path}: a parent of it is a file; choose another --run") from None

@@ -21,6 +21,7 @@ from jaxrec.checkpoint import Checkpoints
 from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.feed import Plan
+from jaxrec.data.files import sealed
 from jaxrec.evaluation import cut_validation
 from jaxrec.event_evaluation import EventEvaluator
 from jaxrec.models.merrec import MERRec
@@ -268,7 +269,7 @@ def test_data_without_events_or_embeddings_are_refused(
     refused(two, r"no embeddings 'third'; there are fake .*choose with data\.embeddings", data={"embeddings": "third"})
     stale = without(sources["made"], tmp_path / "stale", ())
     file = stale / "text" / "fake" / "meta.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"key": "0" * 64}))
+    file.write_text(json.dumps(sealed(json.loads(file.read_text()) | {"key": "0" * 64})))
     refused(stale, r"fake: embeddings of another catalogue, names\.parquet has changed; make them again with")
 
 

@@ -19,7 +19,7 @@ from text_models import DIM, append, make_folder, vector_of
 from jaxrec.cli import command
 from jaxrec.data import name_vectors as module
 from jaxrec.data import text
-from jaxrec.data.files import checksum
+from jaxrec.data.files import checksum, sealed
 from jaxrec.data.name_vectors import open_name_vectors, write_name_vectors
 from jaxrec.errors import UserError
 
@@ -95,8 +95,10 @@ def test_the_names_of_a_data_set_are_embedded_once(
     )
     opened = open_name_vectors(data, manifest_of(data))
     assert opened.folder == place
-    assert opened.meta == {"format": 1, "model": str(model), "identity": place.name, "dim": DIM, "names": len(NAMES),
-                           "key": checksum(data / "names.parquet")}  # fmt: skip
+    assert opened.meta == sealed(
+        {"format": 1, "model": str(model), "identity": place.name, "dim": DIM, "names": len(NAMES),
+         "key": checksum(data / "names.parquet"), "sha256": checksum(place / "vectors.npy")}
+    )  # fmt: skip
     assert isinstance(opened.vectors, np.memmap) and opened.vectors.dtype == np.float16
     np.testing.assert_array_equal(opened.vectors, vector_of(NAMES))
     monkeypatch.setattr(text, "encoded", None)
@@ -240,7 +242,7 @@ def test_damage(file: str, content: Any, names: str, data: Path) -> None:
 def test_another_format(data: Path) -> None:
     place = write(data)
     meta = json.loads((place / "meta.json").read_text())
-    (place / "meta.json").write_text(json.dumps(meta | {"format": 2}))
+    (place / "meta.json").write_text(json.dumps(sealed(meta | {"format": 2})))
     refused(data, "format version 2, this jaxrec reads 1")
 
 

@@ -17,6 +17,7 @@ from helpers import call, fails, write_config
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.text import Text
 
+from jaxrec.data.files import sealed
 from jaxrec.data.rows_writing import RawField, RawRows, write_rows
 from jaxrec.data.writing import file_entry, staging, write_manifest
 from jaxrec.embedding_plots import FILLS, embed, embedding_figure, principal
@@ -324,7 +325,7 @@ def keep_columns(dataset: Path, columns: list[str]) -> None:
     pq.write_table(pq.read_table(file).select(columns), file)
     manifest = json.loads((dataset / "manifest.json").read_text())
     manifest["files"][file.name] = file_entry(file)
-    (dataset / "manifest.json").write_text(json.dumps(manifest))
+    (dataset / "manifest.json").write_text(json.dumps(sealed(manifest)))
 
 
 def test_places_where_no_pictures_can_be(capsys: Capsys, towers: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import yaml
 from helpers import call, fails, run_process
 from matplotlib.figure import Figure
 
+from jaxrec.data.files import sealed
 from jaxrec.plots import draw_curves, labels, read_curves
 from jaxrec.telemetry import read_log
 
@@ -173,7 +174,7 @@ def test_runs_that_cannot_be_compared(capsys: Capsys, run: Path, clone: Callable
         refused(capsys, tmp_path, run, other, names=names)
     other = clone("other_clicks")
     manifest = json.loads((other / "dataset" / "manifest.json").read_text())
-    (other / "dataset" / "manifest.json").write_text(json.dumps(manifest | {"content_hash": "0" * 64}))
+    (other / "dataset" / "manifest.json").write_text(json.dumps(sealed(manifest | {"content_hash": "0" * 64})))
     names = "small and .*other_clicks: not comparable, they were trained on different data sets"
     refused(capsys, tmp_path, run, clone("same"), other, names=names)
 

@@ -12,6 +12,7 @@ import pytest
 from helpers import call, fails
 
 from jaxrec import results, rundir
+from jaxrec.data.files import sealed
 from jaxrec.results import in_order, keep_result, merge
 
 Capsys = pytest.CaptureFixture[str]
@@ -136,7 +137,7 @@ def test_runs_in_a_table(copy: Path, tmp_path: Path, capsys: Capsys) -> None:
     )
     fails(capsys, "plots", "table", copy, "--out", tmp_path / "a.txt", names="ends in .txt; name a .csv or .json")
     manifest = json.loads((other / "dataset" / "manifest.json").read_text())
-    (other / "dataset" / "manifest.json").write_text(json.dumps(manifest | {"content_hash": "0" * 64}))
+    (other / "dataset" / "manifest.json").write_text(json.dumps(sealed(manifest | {"content_hash": "0" * 64})))
     fails(capsys, "plots", "table", copy, other, names="not comparable, they were evaluated on different data sets")
 
 

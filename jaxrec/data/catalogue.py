@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxrec.data.files import map_array
+from jaxrec.data.files import checked, map_array
 from jaxrec.data.name_vectors import META, TEXT, VECTORS, NameVectors, open_name_vectors
 from jaxrec.errors import UserError
 
@@ -109,7 +109,7 @@ def open_catalogue(
         raise UserError(f"{folder}: holds no events with item names; prepare some with python -m jaxrec.prepare merrec")
     names: NameVectors = open_name_vectors(folder, manifest, embeddings)
     name_of = map_array(folder, "item_names.npy", manifest)
-    attributes = read_attributes(folder, [FIELDS[name] for name in fields]) if fields else pa.table({})
+    attributes = read_attributes(folder, manifest, [FIELDS[name] for name in fields]) if fields else pa.table({})
     trained = manifest["counts"]["trained"]
     values = tuple(_values(attributes, name, trained) for name in fields)
     codes = field_codes(attributes, fields, values) if fields else np.zeros((len(name_of), 0), np.int32)
@@ -125,19 +125,19 @@ def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:
     """
     if not manifest.get("live"):
         return None
-    table = read_attributes(folder, ["listed", "sold"])
+    table = read_attributes(folder, manifest, ["listed", "sold"])
     listed, sold = table["listed"].to_numpy(), table["sold"].to_numpy()
     spans = Spans(listed, sold, int(listed.min()))
     return Spans(spans.seconds(listed), spans.seconds(sold), spans.origin)
 
 
-def read_attributes(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_attributes(folder: Path, manifest: dict[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
     """Columns of ``attributes.parquet``, all where none are named.
 
     Raises:
         UserError: missing or damaged.
     """
-    file = folder / "attributes.parquet"
+    file = checked(folder, "attributes.parquet", manifest)
     try:
         return pq.read_table(file, columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowException) as error:

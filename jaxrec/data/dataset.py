@@ -1,6 +1,7 @@
 """The dataset directory: what ``prepare`` writes and everything else reads.
 
-    manifest.json        format version, kind, source, every preprocessing choice, counts, sha256 of every file
+    manifest.json        format version, kind, source, every preprocessing choice, counts, sha256 of every file, and
+                         ``checksum``, that of the manifest without this entry
     items.parquet        the vocabulary: column ``item`` (int64 or string, as in the raw data) and ``count`` (events in
                          the whole training split); the row number is the item's index
     train/  validation/  test/
@@ -29,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.files import map_array, verify
+from jaxrec.data.files import check_seal, map_array, verify
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError
 
@@ -161,6 +162,7 @@ def read_manifest(file: Path) -> dict[str, Any]:
     """
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
+        check_seal(manifest)
         version = manifest["format"]
         if version == FORMAT:  # what every reader relies on
             _ = manifest["content_hash"], [entry["sha256"] for entry in manifest["files"].values()]

@@ -1,7 +1,8 @@
 """Sentence embeddings of a data set's item names: what ``python -m jaxrec.data.text --data`` leaves beside the data.
 
     <data>/text/<identity>/vectors.npy   float16[U, dim], row by row those of names.parquet, of length 1
-                           meta.json     format, model (as it was given), identity, dim, names (U), key
+                           meta.json     format, model (as it was given), identity, dim, names (U), key, sha256 of
+                                         vectors.npy, and a checksum of its own; older ones have neither
 
 ``identity`` is the model's, of jaxrec.data.text; ``key`` is the checksum of names.parquet, so that the vectors of one
 catalogue are not taken for those of another. Nothing here needs the model, or any library to run it.
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.files import sync_directory
+from jaxrec.data.files import check_seal, checksum, is_right, sealed, sync_directory
 from jaxrec.errors import UserError
 
 FORMAT = 1
@@ -99,6 +100,7 @@ def _write_files(folder: Path, meta: dict[str, Any], vectors: np.ndarray, rows: 
             stream.write(np.ascontiguousarray(vectors[rows[start : start + BLOCK]], "<f2").data)
         stream.flush()
         os.fsync(stream.fileno())
+    meta = sealed(meta | {"sha256": checksum(folder / VECTORS)})
     with open(folder / META, "w", encoding="utf-8") as lines:
         lines.write(json.dumps(meta, indent=2) + "\n")
         lines.flush()
@@ -150,6 +152,7 @@ def _choose(folder: Path, places: dict[str, Path], asked: str | None) -> Path:
 def _read_meta(place: Path, folder: Path) -> dict[str, Any]:
     try:
         meta = json.loads((place / META).read_text(encoding="utf-8"))
+        check_seal(meta)
         wrong = [name for name, kind in FIELDS.items() if type(meta[name]) is not kind]
         if wrong:
             raise ValueError(f"{wrong[0]} is {meta[wrong[0]]!r}")
@@ -166,6 +169,8 @@ def _map_vectors(place: Path, folder: Path, meta: dict[str, Any]) -> np.ndarray:
         vectors = np.load(place / VECTORS, mmap_mode="r", allow_pickle=False)
         if vectors.dtype != np.float16 or vectors.shape != (meta["names"], meta["dim"]):
             raise ValueError(f"{vectors.dtype}{list(vectors.shape)}, expected float16[{meta['names']}, {meta['dim']}]")
+        if "sha256" in meta and not is_right(place / VECTORS, meta["sha256"]):
+            raise ValueError("checksum differs")
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(place / VECTORS, folder, error) from None
     return vectors

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.dataset import FORMAT
-from jaxrec.data.files import checksum, sync_directory
+from jaxrec.data.files import checksum, sealed, sync_directory
 from jaxrec.errors import UserError
 
 
@@ -153,7 +153,7 @@ def write_manifest(
     lines = "".join(f"{files[name]['sha256']}  {name}\n" for name in sorted(files))
     lines += "".join(json.dumps(entries[name], sort_keys=True) + "\n" for name in hashed)
     manifest = {"format": FORMAT, "kind": "sessions", **entries}
-    manifest |= {"files": files, "content_hash": hashlib.sha256(lines.encode()).hexdigest()}
+    manifest = sealed({**manifest, "files": files, "content_hash": hashlib.sha256(lines.encode()).hexdigest()})
     with open(path / "manifest.json", "w", encoding="utf-8") as stream:
         stream.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
         stream.flush()
