@@ -1,4 +1,4 @@
-"""Exact hit rates of chance, of tied scores and of the in-sample oracle, and bootstrap intervals.
+"""Exact figures of chance, hit rates of tied scores and of the in-sample oracle, and bootstrap intervals.
 
 A hit rate says little alone. Beside it stand what a random list reaches (``expected_hits`` and
 ``expected_category_hits`` of constant scores), what the best lists reach that do no more than tell groups of customers
@@ -10,6 +10,8 @@ apart (``oracle_hits``), and how far the figure would move with other customers 
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,6 +51,65 @@ def expected_hits(scores: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray
         own = scores[np.arange(len(targets)), targets][:, None]
         above, tied = np.count_nonzero(scores > own, axis=1), np.count_nonzero(scores == own, axis=1)
     return np.clip((k - above) / tied, 0.0, 1.0)
+
+
+def random_ranking(candidates: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
+    """What ``jaxrec.metrics.ranking_metrics`` is expected to give of ranks that are drawn at random.
+
+    Args:
+        candidates: int[Q], among how many items each target is ranked, itself among them.
+        ks: cut-offs.
+
+    >>> random_ranking(np.array([4]), [2])
+    {'recall@2': 0.5, 'mrr@2': 0.375, 'ndcg@2': 0.4077324383928644, 'hit_rate@2': 0.5}
+    """
+    candidates, counts = np.unique(candidates, return_counts=True)
+    share, ranks = counts / max(1, counts.sum()), np.arange(1, 1 + min(max(ks), int(candidates.max(initial=0))))
+    gains = {"recall": np.ones(len(ranks)), "mrr": 1 / ranks, "ndcg": 1 / np.log2(1 + ranks)}
+    gains["hit_rate"] = gains["recall"]
+    result = {}
+    for k in ks:
+        for name, gain in gains.items():
+            total = np.concatenate([[0.0], np.cumsum(gain)])[np.minimum(candidates, k)]
+            result[f"{name}@{k}"] = float(np.sum(share * total / candidates))
+    return result
+
+
+def random_user_ranking(labels: np.ndarray, users: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
+    """What ``jaxrec.click_metrics`` is expected to give of scores that order each user's rows at random.
+
+    Of a user with n rows, p of them positive, a place holds a positive with the probability p / n, and the first k have
+    none with C(n - p, k) / C(n, k). Users without a positive do not count, as there.
+
+    Args:
+        labels: float[n], 0 or 1.
+        users: int[n] from 0; a row whose user is below 0 is left out.
+        ks: cut-offs.
+
+    Returns:
+        ``ndcg``, ``hit_rate``, ``ndcg_published`` and ``hit_rate_published`` at each cut-off, not a number where no
+        user has a positive; ``auc``, of all rows.
+
+    >>> random_user_ranking(np.array([1, 0]), np.array([0, 0]), [1])["ndcg@1"]
+    0.5
+    """
+    rows = np.bincount(users[users >= 0])
+    positives = np.bincount(users[users >= 0], labels[users >= 0] > 0, minlength=len(rows)).astype(np.int64)
+    sizes, counts = np.unique(np.stack([rows, positives])[:, positives > 0], axis=1, return_counts=True)
+    n, p = sizes
+    gain = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, 2 + n.max(initial=0))))])  # of the first places
+    result = {"auc": 0.5}
+
+    def mean(values: np.ndarray) -> float:
+        return float(np.sum(values * counts) / counts.sum()) if len(counts) else float("nan")
+
+    for k in ks:
+        places = np.minimum(k, n)
+        dcg = p / n * gain[places]
+        hit = [_draw_has(*one) for one in zip(n.tolist(), places.tolist(), p.tolist(), strict=True)]
+        result |= {f"ndcg@{k}": mean(dcg / gain[np.minimum(k, p)]), f"hit_rate@{k}": mean(np.array(hit))}
+        result |= {f"ndcg_published@{k}": mean(dcg / gain[p]), f"hit_rate_published@{k}": mean(places / n)}
+    return result
 
 
 def expected_category_hits(scores: np.ndarray, categories: np.ndarray, wanted: np.ndarray, k: int) -> np.ndarray:

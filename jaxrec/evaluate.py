@@ -10,11 +10,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxrec import baselines, runtime
 from jaxrec import config as configuration
 from jaxrec.baselines import measuring
 from jaxrec.baselines.ratings import RATING_BASELINES
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES
+from jaxrec.chance import random_ranking
 from jaxrec.cli import Parser, command, progress, say
 from jaxrec.click_plots import reliability
 from jaxrec.config import EvaluationConfig, choices
@@ -24,7 +27,7 @@ from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
 from jaxrec.evaluate_events import EVENT_BASELINES, evaluate_events, event_table
 from jaxrec.evaluate_retrieval import evaluate_retrieval, results_files, retrieval_table
-from jaxrec.evaluate_rows import evaluate_row_baselines, evaluate_rows, metrics_table, row_table
+from jaxrec.evaluate_rows import beside, evaluate_row_baselines, evaluate_rows, metrics_table, row_table
 from jaxrec.evaluation import Evaluator, open_split
 from jaxrec.options import parse_baselines
 from jaxrec.results import file_of, keep_result, kept_or_said, question
@@ -69,6 +72,7 @@ def evaluate(
         "ties": config.ties,
         "seconds": round(time.perf_counter() - begin, 3),
         **metrics,
+        "chance": random_ranking(np.array([run.n_items]), ks),
         **_optimum(run.manifest, split, ks),
         "question": question(run, split, which),
     }
@@ -100,6 +104,7 @@ def evaluate_baselines(
         "items": dataset.n_items,
         "ties": config.ties,
         "fitted_on": parts.train.counts,
+        "chance": random_ranking(np.array([dataset.n_items]), ks),
         "baselines": measuring.measure(compared, parts, dataset.n_items, ks, config, coverage),
         **_optimum(dataset.manifest, split, ks),
     }
@@ -191,7 +196,7 @@ def _main_rows(options: Namespace, ks: list[int] | None) -> None:
         ks, files = ks or [10], _out(options)
         result = evaluate_row_baselines(dataset, config, options.split, ks, compared)
         head = f"{result['split']}: {result['rows']:,} rows, fitted on {result['fitted_on']:,}"
-        text = [head, *metrics_table(result["baselines"], ks), *(f"written to {file}" for file in files)]
+        text = [head, *metrics_table(beside(result), ks), *(f"written to {file}" for file in files)]
         _finish(options, result, files, lambda: "\n".join(text))
         return
     if options.protocol is not None:
@@ -327,6 +332,8 @@ def _table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Path]) -> 
     lines.append(f"{'':10}" + "".join(f"{'@' + str(k):>9}" for k in ks))
     lines += [f"{name:10}" + "".join(f"{result[f'{name}@{k}']:9.4f}" for k in ks) for name in names]
     for name in ("recall", "mrr"):
+        lines.append(f"{'chance':10}" + "".join(f"{result['chance'][f'{name}@{k}']:9.4f}" for k in ks) + f"   ({name})")
+    for name in ("recall", "mrr"):
         best = result.get("optimum", {})
         row = [f"{result[f'{name}@{k}'] / best[f'{name}@{k}']:9.1%}" for k in ks if f"{name}@{k}" in best]
         if row:
@@ -346,6 +353,8 @@ def _baselines_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[
         row = [f"@{k} {best[f'{name}@{k}']:.4f}" for k in ks if f"{name}@{k}" in best]
         if row:
             lines.append(f"the best ranker's {name}: " + ", ".join(row))
+    for name in ("recall", "mrr"):
+        lines.append(f"chance's {name}: " + ", ".join(f"@{k} {result['chance'][f'{name}@{k}']:.4f}" for k in ks))
     return "\n".join([*lines, *(f"written to {file}" for file in files)])
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
+from jaxrec.chance import random_ranking
 from jaxrec.cli import progress
 from jaxrec.data.catalogue import Catalogue, Spans, read_attributes
 from jaxrec.data.dataset import Dataset, Sessions
@@ -82,6 +83,7 @@ def evaluate_events(
         "ties": run.config.evaluation.ties,
         "seconds": round(seconds, 3),
         **_metrics(ranks, groups, ks),
+        "chance": random_ranking(_candidates(targets, spans, run.n_items), ks),
         "question": question(run, split, which, sessions=len(chosen)),
     }
     if split == "test" and "optimum" in run.manifest:
@@ -97,6 +99,16 @@ def _targets(sessions: Sessions, positions: np.ndarray) -> Targets:
     items, times = np.asarray(sessions.items), np.asarray(sessions.times)
     assert sessions.events is not None
     return Targets(items[positions], items[positions - 1], np.asarray(sessions.events)[positions], times[positions - 1])
+
+
+def _candidates(targets: Targets, spans: Spans | None, n_items: int) -> np.ndarray:
+    """int64[n]: among how many items each target is ranked: those that are live, and itself."""
+    if spans is None:
+        return np.full(len(targets.item), n_items)
+    now = spans.seconds(targets.asked)
+    live = np.searchsorted(np.sort(spans.listed), now, "right") - np.searchsorted(np.sort(spans.sold), now, "right")
+    own = (spans.listed[targets.item] <= now) & (now < spans.sold[targets.item])
+    return live + ~own
 
 
 def _groups(dataset: Dataset, targets: Targets, trained: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
@@ -168,6 +180,7 @@ def event_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Any])
     for kind, groups in result["groups"].items():
         for name, values in groups.items():
             row(f"  {kind}: {name}"[:43], values, values["targets"])
+    row("chance", result["chance"], result["targets"])
     for baseline, values in result.get("baselines", {}).items():
         row(baseline, values, result["targets"])
         for kind in ("items", "another item than the last"):

@@ -12,6 +12,7 @@ import numpy as np
 from jax.nn import sigmoid
 
 from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_calibration
+from jaxrec.chance import random_user_ranking
 from jaxrec.cli import progress
 from jaxrec.click_metrics import Calibration, by_group, calibration, click_metrics
 from jaxrec.config import Config
@@ -68,6 +69,8 @@ def evaluate_rows(
         "seconds": round(time.perf_counter() - begin, 3),
         "question": question(run, split, which),
     }
+    if users is not None:
+        result["chance"] = random_user_ranking(known.labels, users, ks)
     held = held_by(run.config.data, dataset.rows(), dataset.schema, splits.train, chosen, impressions=True)
     if split != "train":
         result["repeats"] = counted(splits, held)
@@ -88,7 +91,10 @@ def evaluate_row_baselines(
     rows, splits = selected_rows(config, dataset)
     chosen = _chosen(splits, split, dataset.path)
     found = measure_baselines(compared, dataset, rows, splits.train, chosen, ks)
-    return {"split": split, "rows": len(chosen), "fitted_on": len(splits.train), "baselines": found}
+    result: dict[str, Any] = {"split": split, "rows": len(chosen), "fitted_on": len(splits.train)}
+    if (users := known_users(rows.users[chosen])) is not None:
+        result["chance"] = random_user_ranking(rows.labels[chosen], users, ks)
+    return {**result, "baselines": found}
 
 
 def measure_baselines(
@@ -175,13 +181,19 @@ def row_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[Path]) 
     lines = [
         f"{result['split']}: {result['rows']:,} rows, {result['positive']:.1%} positive, {result['checkpoint']} "
         f"checkpoint, {result['seconds']:.1f} s",
-        *metrics_table({"this run": result, **result.get("baselines", {})}, ks),
+        *metrics_table({"this run": result, **beside(result)}, ks),
     ]
     if "repeats" in result:
         lines += in_words(result["repeats"], result["rows"], result["split"])
     for name, groups in result["groups"].items():
         lines += ["", f"by {name}", *metrics_table(groups, ks[:1])]
     return "\n".join([*lines, *(f"written to {file}" for file in files)])
+
+
+def beside(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows of the table beside the run's own: chance, where users have rows to be ranked, and baselines."""
+    chance = {"chance": result["chance"]} if "chance" in result else {}
+    return chance | result.get("baselines", {})
 
 
 def metrics_table(rows: dict[str, dict[str, Any]], ks: Sequence[int]) -> list[str]:

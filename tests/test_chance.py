@@ -15,8 +15,18 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from jaxrec import chance
-from jaxrec.chance import bootstrap, expected_category_hits, expected_hits, oracle_category_hits, oracle_hits
+from jaxrec.chance import (
+    bootstrap,
+    expected_category_hits,
+    expected_hits,
+    oracle_category_hits,
+    oracle_hits,
+    random_ranking,
+    random_user_ranking,
+)
+from jaxrec.click_metrics import click_metrics
 from jaxrec.errors import UserError
+from jaxrec.metrics import ranking_metrics
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CUSTOMERS, PRODUCTS = SHARED / "amore" / "customers.json", SHARED / "amore" / "amoremall_reviews.json"
@@ -186,3 +196,51 @@ def test_published_chance_and_oracle() -> None:
 
     assert round(oracle_hits(groups("age", "gender", "skin_type", "skin_concern"), targets, 3), 3) == 0.657
     assert round(oracle_hits(groups("gender", "skin_type", "skin_concern"), targets, 3), 3) == 0.159
+
+
+# ---- whole rankings --------------------------------------------------------------------------------------------------
+
+
+def test_a_random_rank_is_what_is_expected() -> None:
+    """The mean over all ranks, each as likely as the others, of two catalogues."""
+    ks = [1, 3, 10]
+    found = random_ranking(np.array([4, 7, 7]), ks)
+    few, many = (ranking_metrics(np.arange(1, n + 1), ks) for n in (4, 7))
+    for name, value in found.items():
+        assert value == pytest.approx((few[name] + 2 * many[name]) / 3, rel=1e-12), name
+    assert list(found) == list(few) and found["recall@10"] == 1.0
+    assert random_ranking(np.zeros(0, np.int64), [2])["recall@2"] == 0.0
+
+
+def test_users_rows_in_a_random_order_are_what_is_expected() -> None:
+    """The mean over every order of each user's rows; one of them has no positive and does not count."""
+    ks, rows = (1, 2, 4), {0: [1.0, 0, 0], 1: [0.0, 0], 2: [1.0, 1, 0, 1, 0], 3: [1.0]}
+    labels = np.concatenate([np.array(own) for own in rows.values()])
+    users = np.concatenate([np.full(len(own), user) for user, own in rows.items()])
+    sums: dict[str, float] = {}
+    for user in (0, 2, 3):
+        own = np.array(rows[user])
+        gains = 1 / np.log2(np.arange(len(own)) + 2)
+        orders = [own[list(order)] for order in permutations(range(len(own)))]
+        for k in ks:
+            ideal = gains[: int(own.sum())]
+            dcg = np.mean([np.sum((order * gains)[:k]) for order in orders])
+            hits = np.array([np.sum(order[:k]) for order in orders])
+            parts = {"ndcg": dcg / ideal[:k].sum(), "hit_rate": np.mean(hits > 0),
+                     "ndcg_published": dcg / ideal.sum(), "hit_rate_published": np.mean(hits) / own.sum()}  # fmt: skip
+            for name, value in parts.items():
+                sums[f"{name}@{k}"] = sums.get(f"{name}@{k}", 0.0) + float(value) / 3
+    found = random_user_ranking(labels, users, ks)
+    assert found.pop("auc") == 0.5
+    assert found == pytest.approx(sums, rel=1e-12)
+    assert np.isnan(random_user_ranking(np.zeros(3), np.zeros(3, np.int64), [1])["ndcg@1"])
+
+
+def test_random_scores_of_a_click_model_come_to_it() -> None:
+    """The metrics of random scores, as ``click_metrics`` measures them, within 4.5 standard errors."""
+    random = np.random.default_rng(1)
+    users = random.integers(0, 4000, 16_000)
+    labels = (random.random(len(users)) < 0.4).astype(np.float32)
+    found = click_metrics(random.standard_normal(len(users)).astype(np.float32), labels, users.astype(np.int32), [2, 5])
+    for name, value in random_user_ranking(labels, users, [2, 5]).items():
+        assert abs(found[name] - value) < 4.5 * 0.5 / np.sqrt(3000), name

@@ -261,7 +261,7 @@ def widen(file: Path) -> None:
 DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
     ("rows/columns.npy", Path.unlink, r"rows/columns\.npy: damaged or missing .*; prepare the data set again$"),
     ("rows/times.npy", truncate, r"rows/times\.npy: damaged or missing \(172 bytes instead of 176\); prepare"),
-    ("rows/columns.npy", widen, "rows: does not hold the 6 rows of the manifest; prepare it again$"),
+    ("rows/columns.npy", widen, r"rows/columns\.npy: damaged or missing \(checksum differs\); prepare"),
     ("rows/ratings.npy", lambda file: file.write_bytes(bytes(file.stat().st_size)), "damaged or missing"),
     ("manifest.json", truncate, r"manifest\.json: damaged manifest .*; prepare the data set again$"),
     ("manifest.json", lambda file: file.write_text(file.read_text().replace('"label"', '"lable"')), "damaged"),
