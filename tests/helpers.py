@@ -31,6 +31,7 @@ MAINS: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": prepare.main, "train": train.main, "evaluate": evaluate.main, "recommend": recommend.main,
     "plots": plots.main, "tune": tune.main,
 }  # fmt: skip
+BEGIN = 1_699_920_000  # s since 1970, a midnight: of the sessions of write_dataset
 TIMINGS = (
     "steps_per_s",
     "events_per_s",
@@ -87,7 +88,7 @@ def write_dataset(out: Path, sessions: Iterable[Sequence[object]], **options: ob
     """Prepare ``sessions`` of raw item ids, one session an hour, through the ``events`` source."""
     lines = ["session,item,time"]
     for number, session in enumerate(sessions):
-        lines += [f"{number},{item},{3600 * number + second}" for second, item in enumerate(session)]
+        lines += [f"{number},{item},{BEGIN + 3600 * number + second}" for second, item in enumerate(session)]
     out.parent.mkdir(parents=True, exist_ok=True)
     raw = out.with_suffix(".csv")
     raw.write_text("\n".join(lines) + "\n", encoding="utf-8")
