@@ -12,8 +12,10 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxrec.cli import say
@@ -28,6 +31,8 @@ from jaxrec.errors import UserError
 from jaxrec.training import TrainState
 
 MODEL_PARTS = ("params", "tables")
+PLAIN = re.compile(r"[A-Za-z0-9_./=,+-]*")  # what no library takes for anything but a path
+STORES = ("/gs/", "/s3/", "/cns/", "/bigstore/")
 ROOM = 2**20  # bytes for what a checkpoint holds beside its arrays
 
 
@@ -36,6 +41,7 @@ class Checkpoints:
 
     def __init__(self, run: Path) -> None:
         self._root = run.absolute() / "state"  # Orbax refuses relative paths
+        self._read_back = False
 
     def save(self, state: TrainState, position: dict[str, Any]) -> None:
         """Save everything; ``position`` is what the host knows, as JSON."""
@@ -96,6 +102,27 @@ class Checkpoints:
         with self._manager(kind, keep) as manager:
             whole = ocp.args.Composite(**args, position=ocp.args.JsonSave(position))
             manager.save(int(state.step), args=whole, force=True)
+        if not self._read_back:
+            self._check(kind, int(state.step), trees)
+            self._read_back = True
+
+    def _check(self, kind: str, step: int, trees: dict[str, Any]) -> None:
+        """Read a process's first save back: what cannot be read should not be found out when it is needed."""
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, trees)
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+        place = self._root / kind / str(step)
+        try:
+            with self._manager(kind) as manager, _no_stragglers():
+                found = manager.restore(step, args=ocp.args.Composite(**args))
+            same = jax.tree.map(
+                lambda one, other: np.array_equal(one, other, equal_nan=True), dict(found.items()), trees
+            )
+        except Exception as error:  # whichever of Orbax's and TensorStore's many kinds it is
+            raise UserError(f"{place}: the checkpoint that was just written cannot be read back "
+                            f"({_reason(error)}); choose another --run") from None  # fmt: skip
+        if not all(jax.tree.leaves(same)):
+            raise UserError(f"{place}: the checkpoint reads back otherwise than it was written; check the disk, or "
+                            "choose another --run")  # fmt: skip
 
     def _restore(self, kind: str, args: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         if not (self._root / kind).is_dir():
@@ -110,8 +137,7 @@ class Checkpoints:
                     time.sleep(0.2)  # stragglers, and what of them has not been awaited is collected here
                     error.__traceback__ = None
                     gc.collect()
-                    reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-                    say("warning", f"{self._root / kind / str(step)}: unreadable, skipped ({reason})")
+                    say("warning", f"{self._root / kind / str(step)}: unreadable, skipped ({_reason(error)})")
         if steps:
             raise UserError(f"{self._root / kind}: no readable checkpoint; restore the files or train again")
         return None
@@ -140,7 +166,12 @@ class Checkpoints:
             max_to_keep=keep, create=keep is not None, cleanup_tmp_directories=keep is not None,
             enable_async_checkpointing=False,
         )  # fmt: skip
-        manager = ocp.CheckpointManager(self._root / kind, options=options)
+        if keep is not None:
+            (self._root / kind).mkdir(parents=True, exist_ok=True)
+        with plain_name(self._root / kind) as place:
+            yield from self._managed(kind, keep, ocp.CheckpointManager(place, options=options))
+
+    def _managed(self, kind: str, keep: int | None, manager: Any) -> Iterator[Any]:
         try:
             yield manager
         except ValueError as error:  # TensorStore's, for whatever the file system says
@@ -149,6 +180,25 @@ class Checkpoints:
             raise
         finally:
             manager.close()
+
+
+@contextmanager
+def plain_name(directory: Path) -> Iterator[Path]:
+    """Another path of a directory, for libraries that take parts of a path for something else.
+
+    Orbax looks its files up with a pattern in which the whole path stands: in ``layers=[100]`` the brackets would be a
+    choice of characters, and nothing is found. It takes ``/gs/`` and ``/s3/`` for stores of other companies.
+    """
+    if PLAIN.fullmatch(str(directory)) and not str(directory).startswith(STORES):
+        yield directory
+        return
+    for root in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if PLAIN.fullmatch(root) and os.access(root, os.W_OK):
+            break
+    with tempfile.TemporaryDirectory(prefix="jaxrec-", dir=root) as folder:
+        link = Path(folder) / "checkpoints"
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
 
 
 @contextmanager
@@ -166,6 +216,10 @@ def _no_stragglers() -> Iterator[None]:
         yield
     finally:
         sys.unraisablehook = before
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

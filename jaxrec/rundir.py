@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +116,7 @@ def create_run(
     Raises:
         UserError: there is a run already, or something else that must not be deleted.
     """
+    shutil.rmtree(_doomed(path), ignore_errors=True)  # of a process killed within --overwrite
     if (path / "config.yaml").exists():
         if not overwrite:
             raise UserError(f"{path}: a run is here already; --resume continues it, --overwrite deletes it first")
@@ -147,10 +148,13 @@ def _delete_run(path: Path) -> None:
         raise UserError(
             f"{path}: will not be overwritten: {(strange or ['it'])[0]} is not of a run; choose another --run"
         )
-    doomed = path.with_name(f".{path.name}.deleted")
-    shutil.rmtree(doomed, ignore_errors=True)
-    path.rename(doomed)
-    shutil.rmtree(doomed)
+    path.rename(_doomed(path))
+    shutil.rmtree(_doomed(path))
+
+
+def _doomed(path: Path) -> Path:
+    """What a run is called while it is deleted."""
+    return path.with_name(f".{path.name}.deleted")
 
 
 def open_run(path: str | Path) -> Run:
@@ -201,9 +205,13 @@ def resume_run(
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
     same = {name: getattr(run.config.data, name) for name in ("path", "embeddings", "repeats")}
-    moved = config.model_copy(update={"data": config.data.model_copy(update=same), "mesh": run.config.mesh})
+    longer = _check_epochs(path, run.config, config)
+    training = config.training.model_copy(update={"epochs": run.config.training.epochs})
+    moved = config.model_copy(
+        update={"data": config.data.model_copy(update=same), "mesh": run.config.mesh, "training": training}
+    )
     # Where the data lie does not matter, what is in them is compared below, as are the rows that data.repeats leaves;
-    # and a run may change its devices.
+    # and a run may change its devices, and train for longer.
     if run.config != moved:
         raise UserError(f"{path}: cannot resume with a changed configuration ({_difference(run.config, moved)}); "
                         "leave it as it was or choose another --run")  # fmt: skip
@@ -218,7 +226,31 @@ def resume_run(
         if not kept_file.is_file() or checksum(kept_file) != checksum(dataset.path / name):
             raise UserError(f"{dataset.path / name}: not what {path} was trained with; put that back, or train another "
                             "--run")  # fmt: skip
+    if longer:
+        more = run.config.training.model_copy(update={"epochs": config.training.epochs})
+        run = replace(run, config=run.config.model_copy(update={"training": more}))
+        write_text(path / "config.yaml", configuration.dump(run.config))
     return run
+
+
+def _check_epochs(path: Path, old: Config, new: Config) -> bool:
+    """Whether the run is to train for more epochs than it was begun with.
+
+    Raises:
+        UserError: that would have been another training from its first step on, or there are fewer.
+    """
+    before, now = old.training.epochs, new.training.epochs
+    if now == before:
+        return False
+    changed = f"{path}: training.epochs: was {before}, now {now}"
+    if now < before:
+        raise UserError(
+            f"{changed}; a run that is resumed can train for more epochs, not for fewer; train another --run"
+        )
+    if new.optimizer.schedule != "constant":
+        raise UserError(f"{changed}: the {new.optimizer.schedule} schedule ends with the last epoch, so that with more "
+                        "epochs every step's rate had been another; train another --run")  # fmt: skip
+    return True
 
 
 def load_session_model(run: Run) -> tuple[SessionModel, dict[str, Any], str]:

@@ -137,6 +137,16 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     return lines
 
 
+def length_without_end(run: Path) -> int | None:
+    """Bytes of ``metrics.jsonl`` without its last line, where that says that all epochs were trained; or None."""
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    if not lines or not lines[-1].endswith(b"\n"):
+        return None
+    end = json.loads(lines[-1])
+    ended = end["kind"] == "end" and end["reason"] == "all epochs"
+    return sum(map(len, lines[:-1])) if ended else None
+
+
 class Meter:
     """Adds up the losses of blocks, one block late, so that the device never waits for the host.
 

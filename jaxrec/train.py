@@ -18,11 +18,12 @@ from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
+from jaxrec.lock import owned
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.plots import learning_curve
 from jaxrec.rundir import create_run, resume_run
 from jaxrec.tasks import cutoffs, make_task
-from jaxrec.telemetry import Clock, Log, Meter, Sums, Waited, mean, read_log
+from jaxrec.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
 from jaxrec.training import configured_block, new_state, place_state
 
 
@@ -64,7 +65,7 @@ def train(
     Raises:
         UserError: the data set or the run directory does not fit, or the loss is not finite.
     """
-    with _signals_noted() as stopped:
+    with _signals_noted() as stopped, owned(path, "trains this run", "choose another --run"):
         _train(config, path, resume, overwrite, report, stopped)
 
 
@@ -91,11 +92,13 @@ def _train(
     state, position = place_state(new_state(config, model, optimizer), model, mesh), Position()
     if (found := checkpoints.restore(state)) is not None:
         state, position = found[0], Position(**found[1])
+    if position.finished and position.epoch < settings.epochs and (length := length_without_end(run.path)) is not None:
+        position.finished, position.metrics_bytes = False, length  # more epochs were asked for than it was begun with
     if position.finished:
         learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")  # killed before it?
         if task.finish is not None:
             task.finish(run)
-        tell(f"{path}: already trained to its end; for more epochs train another --run")
+        tell(f"{path}: already trained to its end{_how_to_go_on(config, position)}")
         return
     on = "" if mesh is None else f"; on {mesh.size} devices"
     at_most = "" if feed.shape.lanes == settings.batch_size else f" (at most {settings.batch_size})"
@@ -184,6 +187,14 @@ def _train(
     if task.finish is not None:
         task.finish(run)
     tell(f"{path}: done; " + ", ".join(f"{name} {value:.1f} s" for name, value in clock.seconds.items()))
+
+
+def _how_to_go_on(config: Config, position: Position) -> str:
+    if position.epoch < config.training.epochs:
+        return ", which early stopping or a search chose; for more epochs train another --run"
+    if config.optimizer.schedule == "constant":
+        return "; for more epochs raise training.epochs"
+    return f"; the {config.optimizer.schedule} schedule ends there, for more epochs train another --run"
 
 
 def better(metric: str, value: float, best: float) -> bool:

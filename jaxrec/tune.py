@@ -12,9 +12,7 @@ search that was killed ends as if it had not been. Only one process at a time wo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
-import os
 import shutil
 import sys
 import time
@@ -34,6 +32,7 @@ from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
+from jaxrec.lock import owned
 from jaxrec.rundir import write_text
 from jaxrec.search_space import Space, load_space
 from jaxrec.tasks import make_task
@@ -91,21 +90,27 @@ def tune(base: Config, space: Space, out: Path, trials: int, options: Options) -
     Raises:
         UserError: space, configuration, data and study do not fit together, or no trial was complete.
     """
-    first = space.check(base)
-    dataset = open_dataset(first.data.path)
+    dataset = open_dataset(space.check(base).data.path)
     record = {
         "config": base.model_dump(mode="json"), "space": space.entries, "options": asdict(options),
         "data": {"content_hash": dataset.manifest["content_hash"]},
     }  # fmt: skip
+    with owned(out, "is tuning here", "choose another --out"):
+        _tune(base, space, out, trials, options, record)
+
+
+def _tune(base: Config, space: Space, out: Path, trials: int, options: Options, record: dict[str, Any]) -> None:
+    """``tune`` of a folder that is ours; ``record`` is what the study has to be of."""
+    first = space.check(base)
     if not _known(out, record):
-        if make_task(first, dataset).validation is None:
+        if make_task(first, open_dataset(first.data.path)).validation is None:
             found = first.data.validation_fraction
             raise UserError(f"data.validation_fraction: found {found}, which holds nothing out to compare trials on; "
                             "set it above 0, such as 0.1")  # fmt: skip
         _create(out, record)
     metric = first.training.metric
     search = Search(base, space, out, options, metric)
-    with _locked(out), _storage(out / DATABASE) as storage:
+    with _storage(out / DATABASE) as storage:
         search.go_on(_open_study(storage, metric, options), storage, trials)
 
 
@@ -267,20 +272,6 @@ def _create(out: Path, record: dict[str, Any]) -> None:
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{out}: a parent of it is a file; choose another --out") from None
     write_text(out / RECORD, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Keep other processes away from the study; the lock goes with the process, however it ends."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another process is tuning here; wait for it, or choose another --out") from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextlib.contextmanager

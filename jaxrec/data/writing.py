@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,6 +21,7 @@ import numpy as np
 from jaxrec.data.dataset import FORMAT
 from jaxrec.data.files import checksum, sealed, sync_directory
 from jaxrec.errors import UserError
+from jaxrec.lock import owned
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,10 @@ def staging(out: Path, overwrite: bool = False) -> Iterator[Staging]:
         UserError: ``out`` exists, and is not to be overwritten or is no dataset directory.
     """
     out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
-    _check_free(out, overwrite)
-    made: list[Path] = []
-    try:
-        root = _make_root(out, made)
+    with owned(out, "prepares a data set here", "choose another --out"):
+        _clear(out)
+        _check_free(out, overwrite)
+        root = _make_root(out)
         try:
             stage = Staging(root / "dataset", root / "spill")
             stage.dataset.mkdir()  # not the root itself, which mkdtemp makes readable by its owner only
@@ -50,10 +54,16 @@ def staging(out: Path, overwrite: bool = False) -> Iterator[Staging]:
             _publish(stage.dataset, out, overwrite)
         finally:
             shutil.rmtree(root, ignore_errors=True)
-    except BaseException:
-        for parent in reversed(made):
-            parent.rmdir()
-        raise
+
+
+def _clear(out: Path) -> None:
+    """Remove what killed processes left beside ``out``; nobody else works on it, as it is owned."""
+    for root in out.parent.glob(glob.escape(f".{out.name}.") + "*.tmp"):
+        if not re.fullmatch(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.tmp", root.name):
+            continue  # of another data set, whose name begins like this one's
+        if (root / "old" / "manifest.json").is_file() and not out.exists():
+            os.rename(root / "old", out)  # killed between two renames, where two places cannot be exchanged at once
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
@@ -65,13 +75,9 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
 
 
-def _make_root(out: Path, made: list[Path]) -> Path:
-    """Make the temporary directory, and the missing parents of ``out``; they are added to ``made``, outermost first."""
+def _make_root(out: Path) -> Path:
+    """Make the temporary directory."""
     try:
-        for parent in reversed(out.parents):
-            if not parent.exists():
-                parent.mkdir()
-                made.append(parent)
         return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     except OSError as error:
         raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
@@ -82,7 +88,9 @@ def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
     for directory in (*(d for d in dataset.iterdir() if d.is_dir()), dataset):
         sync_directory(directory)
     _check_free(out, overwrite)  # again: the work took a while
-    if out.exists():
+    if not out.exists():
+        os.rename(dataset, out)
+    elif not _exchange(dataset, out):
         old = dataset.parent / "old"
         os.rename(out, old)
         try:
@@ -90,9 +98,14 @@ def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
         except BaseException:
             os.rename(old, out)  # it lies in the temporary directory, which is about to be removed
             raise
-    else:
-        os.rename(dataset, out)
     sync_directory(out.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories take each other's names at one moment; False where the system or file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 @dataclass
