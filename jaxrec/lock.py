@@ -68,7 +68,7 @@ def _make_parents(place: Path, otherwise: str) -> list[Path]:
             made.append(parent)
         except FileExistsError:
             if not parent.is_dir():
-                raise UserError(f"{place}: {parent} is a file, not a directory; {otherwise}") from None
+                raise UserError(f"{place}: a parent of it is a file; {otherwise}") from None
         except OSError as error:
             if not parent.is_dir():  # mkdir of a directory that is there may be refused as well
                 for directory in reversed(made):
@@ -83,14 +83,16 @@ def _acquire(file: Path, place: Path, does: str, otherwise: str) -> int | None:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            return _unlocked(place, error)
+            _say_unlocked(place, error)
+            return None
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             owner = _owner(descriptor)
             os.close(descriptor)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                return _unlocked(place, error)
+                _say_unlocked(place, error)
+                return None
             raise UserError(f"{place}: another process{owner} {does}; wait for it, or {otherwise}") from None
         if _is_there(file, descriptor):
             os.ftruncate(descriptor, 0)
@@ -99,7 +101,7 @@ def _acquire(file: Path, place: Path, does: str, otherwise: str) -> int | None:
         os.close(descriptor)  # its owner ended between the two calls, and took the file along
 
 
-def _unlocked(place: Path, error: OSError) -> None:
+def _say_unlocked(place: Path, error: OSError) -> None:
     say("note", f"{place}: cannot be locked here ({error.strerror}); see to it that no other process works on it")
 
 

@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_same_run, call, fails, load_state, write_config
@@ -134,7 +135,8 @@ def test_stores_are_folders_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_save_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = TrainState(np.int32(1), {"w": np.ones(3)}, {"t": np.ones((2, 2))}, (), {}, None, (), np.zeros(2, np.uint32))
+    ones, zeros = jnp.ones(3), jnp.zeros(3)
+    state = TrainState(jnp.ones((), int), {"w": ones}, {"t": ones}, (), {}, None, (), jnp.zeros(2, jnp.uint32))
     Checkpoints(tmp_path).save(state, {})
     whole, other = Checkpoints._manager, tmp_path / "other"
 
@@ -143,11 +145,11 @@ def test_a_save_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         return whole(Checkpoints(other) if keep else self, kind, keep)
 
     monkeypatch.setattr(Checkpoints, "_manager", elsewhere)
-    changed = state._replace(params={"w": np.zeros(3)})
+    changed = state._replace(params={"w": zeros})
     with pytest.raises(UserError, match="latest/1: the checkpoint reads back otherwise than it was written"):
         Checkpoints(tmp_path).save(changed, {})
     with pytest.raises(UserError, match="latest/2: the checkpoint that was just written cannot be read back"):
-        Checkpoints(tmp_path).save(changed._replace(step=np.int32(2)), {})
+        Checkpoints(tmp_path).save(changed._replace(step=state.step + 1), {})
 
 
 # --- what killed processes leave --------------------------------------------------------------------------------------
@@ -218,7 +220,7 @@ def test_more_epochs_are_what_they_would_have_been(
 def test_a_schedule_that_ends_has_no_more_epochs(
     tmp_path: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["train", "--config", config, "--run", tmp_path / "run", "--optimizer.schedule", "linear"]
+    argv = ["train", "--config", str(config), "--run", str(tmp_path / "run"), "--optimizer.schedule", "linear"]
     assert call(*argv) == 0
     fails(capsys, *argv, "--resume", "--training.epochs", "2", names="was 1, now 2: the linear schedule ends with the")
 
