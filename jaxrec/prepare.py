@@ -20,10 +20,11 @@ from typing import Any
 from jaxrec.cli import Parser, command, progress, say
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.duck import connect
-from jaxrec.data.events import Cleaning, prepare
+from jaxrec.data.events import Cleaning, Raw, prepare
 from jaxrec.data.market_optimum import optimum_lines
 from jaxrec.data.markov import optimum_metrics
-from jaxrec.data.rows_writing import rows_summary, write_rows
+from jaxrec.data.reading import read_line
+from jaxrec.data.rows_writing import RawRows, rows_summary, write_rows
 from jaxrec.data.sources import ROW_SOURCES, SOURCES, TYPED_SOURCES, RowSource, Source
 from jaxrec.data.sources.shared import fraction
 from jaxrec.data.times import times_line
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser().parse_args(argv)
     if arguments.source in ROW_SOURCES:
         manifest = _prepare_rows(arguments, ROW_SOURCES[arguments.source])
-        print(rows_summary(manifest))
+        print("\n".join([*_read_lines(manifest), rows_summary(manifest)]))
         print(one_line(f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"))
         return
     given = vars(arguments)
@@ -88,7 +89,7 @@ def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) 
         result = prepare(connection, raw, cleaning, out, update)
         extras = raw.extras(out, result["counts"]["items"]) if raw.extras else {}
         files, options = result.pop("files"), raw.options | cleaning.options()
-        entries: dict[str, Any] = {"source": arguments.source, "options": options, **result, **extras}
+        entries: dict[str, Any] = {"source": arguments.source, "options": options, **_read(raw), **result, **extras}
         return write_manifest(out, files, **entries)
 
 
@@ -101,8 +102,23 @@ def _prepare_rows(arguments: argparse.Namespace, source: RowSource) -> dict[str,
         update(1, note="encode")
         result = write_rows(raw, out)
         files = result.pop("files")
-        entries: dict[str, Any] = {"kind": "rows", "source": arguments.source, "options": raw.options, **result}
+        entries: dict[str, Any] = {
+            "kind": "rows",
+            "source": arguments.source,
+            "options": raw.options,
+            **_read(raw),
+            **result,
+        }
         return write_manifest(out, files, ("fields", "user", "item", "label"), **entries)
+
+
+def _read(raw: Raw | RawRows) -> dict[str, Any]:
+    """The manifest's entry about what was read, where a source reads files of rows."""
+    return {} if raw.read is None else {"read": raw.read}
+
+
+def _read_lines(manifest: dict[str, Any]) -> list[str]:
+    return [read_line(manifest["read"])] if "read" in manifest else []
 
 
 def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
@@ -111,7 +127,7 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     for name, amounts in manifest["dropped"].items():
         took = ", ".join(f"{amount:,} {unit}" for unit, amount in amounts.items() if amount)
         lines.append(f"  {name:<32} {took or 'nothing'}")
-    lines = ["dropped:", *lines, "kept:"]
+    lines = [*_read_lines(manifest), "dropped:", *lines, "kept:"]
     for split in SPLITS:
         counts = manifest["counts"][split]
         if counts["sessions"]:

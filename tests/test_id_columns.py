@@ -154,7 +154,9 @@ def test_lists_in_text(text: str, values: list[str] | None) -> None:
 
 def bags(texts: Sequence[str | None], separator: str = "|", na: Sequence[str] | None = None) -> tuple[Any, list[str]]:
     notes: list[str] = []
-    return read_bags(texts, np.arange(len(texts)), separator, na, "f.csv: {row}column 'tags'", notes), notes
+    called = "column 'tags'"
+    by = np.arange(len(texts))
+    return read_bags(texts, by, separator, na, lambda row: f"f.csv: row {row + 1}, {called}", called, notes), notes
 
 
 def test_bags() -> None:

@@ -137,7 +137,7 @@ def test_a_bad_file_among_good_ones(name: str, tmp_path: Path, capsys: pytest.Ca
     [
         ("nothing", [], "nothing: no such file; check --raw"),
         ("none*here", [], r"none\*here: no file matches this pattern"),
-        ("bare", [], "bare: no .parquet or .csv files in this folder"),
+        ("bare", [], "bare: no raw files in this folder"),
         ("log", ["--split-seed=3"], "--split-seed 3: the split is by time; add --split random"),
         ("log", ["--test-fraction=1/4"], "--test-fraction 1/4: the split is by time"),
         ("log", ["--split=random", "--test-fraction=1"], "no train sessions left"),

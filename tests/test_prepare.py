@@ -195,7 +195,7 @@ FILES: dict[str, tuple[bytes | None, str]] = {
     "other delimiter": (LOG.replace(",", ";").encode(), "is ',' the right --delimiter?"),
     "short row": (LOG.encode() + b"5,6\n", "line 38: 2 field(s), expected 3"),
     "long row": (LOG.encode() + b"5,6,7,8\n", "line 38: 4 field(s), expected 3"),
-    "open quote": (LOG.encode() + b'5,"6,7\n8,9,10\n', "line 38: a quote that is never closed"),
+    "open quote": (LOG.encode() + b'5,"6,7\n8,9,10\n', "line 38: a quote not closed where its field ends; mend it, or"),
     "bad time": (LOG.encode() + b"5,6,yesterday\n", "row 37, column 'time': found 'yesterday', expected a time like"),
     "day that is none": (LOG.encode() + b"5,6,2024-02-30\n", "row 37, column 'time': found '2024-02-30'"),
     "no time": (LOG.encode() + b"5,6,\n7,8,\n", "row 37, column 'time': found nothing (2 such rows)"),
@@ -296,7 +296,9 @@ def test_raw_or_out_is_the_wrong_kind_of_place(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "precious").write_text("x")
-    assert "not a file" in rejected(capsys, tmp_path, "yoochoose", f"--raw={tmp_path}", f"--out={tmp_path / 'out'}")
+    assert "file: line 1: 1 field(s), expected 4" in rejected(
+        capsys, tmp_path, "yoochoose", f"--raw={tmp_path}", f"--out={tmp_path / 'out'}"
+    )
     for out, more, message in (
         ("folder", [], "exists already; choose another --out or give --overwrite"),
         ("folder", ["--overwrite"], "is no data set, so --overwrite leaves it alone"),

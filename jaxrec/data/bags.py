@@ -6,7 +6,7 @@ import ast
 import io
 import json
 import tokenize
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ def read_bags(
     by: np.ndarray,
     separator: str,
     na: Sequence[str] | None,
-    place: str,
+    place: Callable[[int], str],
+    called: str,
     notes: list[str],
 ) -> list[list[str | None]]:
     """The values of each distinct text of a column; one None, the unknown value, where there are none.
@@ -34,7 +35,8 @@ def read_bags(
         by: int[n], the text of each row.
         separator: between the values of a text; BETWEEN where they are lists already.
         na: values that stand for nothing.
-        place: what messages call the column, with ``{row}`` for the row.
+        place: what errors call the column in a row, from 0.
+        called: what notes call the column.
         notes: is added to.
     """
     nothing = {"", *(one.strip() for one in na or ())}
@@ -46,7 +48,7 @@ def read_bags(
         if broken is not None:
             raise UserError(f"{_place(place, texts, by, broken)}: found {shown(broken)}, which is no list of values as "
                             "Python or JSON write one; write the values with --bag-separator between")  # fmt: skip
-        notes.append(f"{place.format(row='').rsplit(': ', 1)[-1]}: texts such as {shown(given[0])} are read as lists")
+        notes.append(f"{called}: texts such as {shown(given[0])} are read as lists")
     else:
         # A text such as [a, b] among others may be a value; one that is a list to the letter is none.
         odd = next((text for text, found in zip(given, listed, strict=True) if found and parse_list(text)), None)
@@ -62,8 +64,8 @@ def _split(text: str, separator: str) -> list[str]:
     return [one.strip() for one in text.split(separator)]
 
 
-def _place(place: str, texts: Sequence[str | None], by: np.ndarray, text: str) -> str:
-    return place.format(row=f"row {int(np.flatnonzero(by == texts.index(text))[0]) + 1:,}, ")
+def _place(place: Callable[[int], str], texts: Sequence[str | None], by: np.ndarray, text: str) -> str:
+    return place(int(np.flatnonzero(by == texts.index(text))[0]))
 
 
 def looks_like_list(text: str) -> bool:

@@ -86,6 +86,8 @@ class Raw:
             directory; returns their manifest entries and further counts.
         notes: what the user should know of how the files were read.
         counters: times are counters that only order.
+        read: how many rows and files were read, for the manifest; None where nothing was.
+        place: what errors call a row, from 0: its file and number there; by default ``name`` and its number.
     """
 
     name: str
@@ -98,6 +100,8 @@ class Raw:
     attributes: Callable[[Path], tuple[dict[str, dict[str, Any]], dict[str, Any]]] | None = None
     notes: Sequence[str] = ()
     counters: bool = False
+    read: dict[str, int] | None = None
+    place: Callable[[int], str] | None = None
 
 
 def prepare(
@@ -160,7 +164,8 @@ def _span(connection: Any, raw: Raw) -> dict[str, str]:
     for moment in found:
         if moment is not None and not first <= moment < last:
             row = _one(connection, f"SELECT min(rowid) FROM raw WHERE {raw.time} = {moment}")
-            raise UserError(f"{raw.name}: row {row + 1:,}: its time is {iso(moment)}, expected one from {iso(first)} "
+            place = raw.place(row) if raw.place else f"{raw.name}: row {row + 1:,}"
+            raise UserError(f"{place}: its time is {iso(moment)}, expected one from {iso(first)} "
                             f"to {iso(last)}; mend or remove it")  # fmt: skip
     return {} if found[0] is None else span(*found)
 

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxrec.data.duck import quoted
-from jaxrec.data.reading import TEXT, Field, Table
+from jaxrec.data.raw_table import TEXT, Table, value_text
+from jaxrec.data.reading import Field
 from jaxrec.data.times import INTEGERS
 from jaxrec.errors import UserError, shown
 
 MARKERS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", r"\n")  # in any case
 SPACES = " || ".join(f"chr({code})" for code in (32, 9, 10, 11, 12, 13, 0xA0, 0x3000, 0xFEFF))
 WHOLE = ("UBIGINT", "HUGEINT", "UHUGEINT", "UUID", "DATE", "BOOLEAN")
-NESTED = ("STRUCT", "MAP", "UNION", "BLOB", "BIT")
 
 
 def add_na_argument(parser: ArgumentParser) -> None:
@@ -80,15 +80,6 @@ def check_kind(table: Table, column: str, kind: str) -> None:
 def fractional(kind: str) -> bool:
     """Whether a type has numbers that are not whole."""
     return kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL")
-
-
-def value_text(sql: str, kind: str) -> str:
-    """SQL: the text of a value; of a whole number without exponent; NULL where there is none."""
-    text = f"CAST({sql} AS {TEXT})"
-    if kind in ("FLOAT", "DOUBLE"):  # pandas writes nan where there is nothing; 1e20 is no whole number of 64 bits
-        whole = f"CAST(TRY_CAST({sql} AS BIGINT) AS {TEXT}) || '.0'"
-        return f"CASE WHEN NOT isnan({sql}) THEN coalesce(CASE WHEN {sql} = trunc({sql}) THEN {whole} END, {text}) END"
-    return text
 
 
 def trimmed(text: str) -> str:

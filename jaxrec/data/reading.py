@@ -1,12 +1,11 @@
-"""Raw files to a DuckDB table: CSV (plain or gzip) and Parquet, told apart by their content, every value checked."""
+"""Raw files to a DuckDB table: CSV (plain, in gzip, zstd or zip) and Parquet, told apart by their content, every value
+and the number of lines checked.
+"""
 
 from __future__ import annotations
 
 import csv
-import glob
-import gzip
 import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,60 +15,16 @@ from typing import Any
 import duckdb
 
 from jaxrec.data.duck import identifier, quoted
-from jaxrec.errors import UserError, nearest
+from jaxrec.data.lines import BOM, Lines, count_lines, line_number
+from jaxrec.data.raw_files import PARQUET, compression, open_bytes, unpacked, unpacking
+from jaxrec.data.raw_table import TEXT, Table, merged
+from jaxrec.errors import UserError, shown
 
-TEXT = "VARCHAR"
 # What DuckDB raises about a file; what the metadata of Parquet have wrong is of no class but the base of all.
 DAMAGE = (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException, duckdb.Error)
 HEAD_BYTES = 1 << 16  # how much of a file is looked at to tell what it is; a header longer than this is no header
-
-
-@dataclass(frozen=True)
-class Table:
-    """A raw file that has been opened: what it holds, and how DuckDB reads it.
-
-    Attributes:
-        path: the file as the user named it.
-        function: the table function that reads it, and ``settings``, its further arguments in SQL.
-        columns: column name to (SQL expression, SQL type).
-        packed: in gzip.
-        repeated: names that several columns have, which are not in ``columns``.
-    """
-
-    path: Path
-    function: str
-    settings: str
-    columns: dict[str, tuple[str, str]]
-    packed: bool = False
-    repeated: frozenset[str] = frozenset()
-
-    @property
-    def relation(self) -> str:
-        """SQL: the rows of the file."""
-        return together([self])
-
-    def column(self, name: str, hint: str = "") -> tuple[str, str]:
-        """The SQL expression and type of the column ``name``.
-
-        Raises:
-            UserError: there is no such column, or several; it names the ones there are and the nearest, then ``hint``.
-        """
-        if name in self.repeated:
-            raise UserError(f"{self.path}: more than one column '{name}' in the header; rename the others")
-        if name not in self.columns:
-            found = ", ".join(list(self.columns)[:12]) + (", ..." if len(self.columns) > 12 else "")
-            raise UserError(f"{self.path}: no column '{name}'{nearest(name, self.columns)}; it has {found}{hint}")
-        return self.columns[name]
-
-
-def together(tables: Sequence[Table]) -> str:
-    """SQL: the rows of several files one after the other, which are read alike: of the same settings and columns."""
-    return f"{tables[0].function}([{', '.join(literal(table.path) for table in tables)}]{tables[0].settings})"
-
-
-def literal(path: Path) -> str:
-    """SQL: a file's name; DuckDB would expand * ? [ in it."""
-    return quoted(glob.escape(str(path.resolve())))
+NO_QUOTE = "none"
+NOT_CSV = "not CSV text"
 
 
 @dataclass(frozen=True)
@@ -99,93 +54,130 @@ def timestamp(text: str) -> str:
     return f"epoch_ms(TRY_CAST({text} AS TIMESTAMPTZ))"
 
 
-def open_table(connection: Any, path: Path, delimiter: str = ",", columns: Sequence[str] | None = None) -> Table:
+def open_table(
+    connection: Any,
+    path: Path,
+    delimiter: str = ",",
+    columns: Sequence[str] | None = None,
+    quote: str | None = None,
+) -> Table:
     """Look at a raw file and say how to read it.
 
     Args:
-        connection: DuckDB.
-        path: CSV, CSV in gzip, or Parquet; the content decides, not the name.
+        connection: DuckDB; the directory where it spills takes the copy of a zip or a pipe.
+        path: CSV, CSV in gzip, zstd or zip, or Parquet; the content decides, not the name.
         delimiter: between the fields of a CSV file.
         columns: their names, for a CSV file without a header line.
+        quote: around fields of a CSV file, or ``none``; by default ``"``, and no line end in such a field.
 
     Raises:
         UserError: missing, a directory, unreadable, empty, damaged, or neither CSV nor Parquet.
     """
-    head, compression = _head(path)
-    if head.startswith(b"PAR1"):
-        table = Table(path, "read_parquet", "", {})
-        with reading(path):
-            rows = connection.execute(f"DESCRIBE SELECT * FROM {table.relation}").fetchall()
-        return replace(table, columns={row[0]: (identifier(row[0]), row[1]) for row in rows})
-    if b"\0" in head:
-        raise UserError(f"{path}: a binary file; expected CSV text, CSV in gzip, or Parquet")
-    names = list(columns) if columns else _header(path, head, delimiter)
+    if quote == delimiter:
+        raise UserError(f"--quote {shown(quote)}: the same as --delimiter; give two different characters")
+    (scratch,) = connection.execute("SELECT current_setting('temp_directory')").fetchone()
+    place = unpacked(path, Path(scratch))
+    head, packed = _head(path, place)
+    if head.startswith(PARQUET):
+        return _open_parquet(connection, path, place, packed)
+    _check_text(path, head)
+    mark = {None: '"', NO_QUOTE: ""}.get(quote, quote) or ""
+    start = head.removeprefix(BOM)
+    blank = len(_line_ends(start)) if columns is None else 0
+    names = list(columns) if columns else _header(path, start, delimiter, mark)
     schema = ", ".join(f"'c{i}': '{TEXT}'" for i in range(len(names)))  # names of ours, whatever the header holds
     settings = (
         f", auto_detect = false, header = {columns is None}, delim = {quoted(delimiter)}, "
-        f"quote = '\"', escape = '\"', compression = '{compression}', columns = {{{schema}}}"
+        f"quote = {quoted(mark)}, escape = {quoted(mark)}, compression = '{packed}', columns = {{{schema}}}"
     )
-    repeated = frozenset(name for name in names if names.count(name) > 1)
-    known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if name not in repeated}
-    return Table(path, "read_csv", settings, known, compression == "gzip", repeated)
+    settings += f", skip = {blank}" if blank else ""
+    known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if names.count(name) == 1}
+    return Table(path, place, "read_csv", settings, known, tuple(names), packed, columns is None, mark,
+                 several_lines=quote is not None)  # fmt: skip
 
 
-def _head(path: Path) -> tuple[bytes, str]:
-    """The first bytes of a file, unpacked, and its compression as DuckDB calls it."""
-    if not path.exists():
-        raise UserError(f"{path}: no such file; check --raw")
-    if not path.is_file():
-        raise UserError(f"{path}: not a file; --raw takes one raw file")
-    try:
-        with open(path, "rb") as stream:
-            head = stream.read(HEAD_BYTES)
-        packed = head.startswith(b"\x1f\x8b")
-        if packed:
-            with gzip.open(path, "rb") as stream:
-                head = stream.read(HEAD_BYTES)
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise UserError(f"{path}: truncated or damaged gzip; fetch the file again") from None
-    except PermissionError:
-        raise UserError(f"{path}: not readable; check its permissions") from None
-    if not head.strip():
-        raise UserError(f"{path}: empty; expected one click event a line")
-    return head, "gzip" if packed else "none"
-
-
-def _header(path: Path, head: bytes, delimiter: str) -> list[str]:
-    """The column names in the first line that is not blank."""
-    line = head.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n").splitlines()[0]
-    try:
-        return next(csv.reader([line.decode("utf-8")], delimiter=delimiter))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: line 1 is not UTF-8 text; convert the file, e.g. with iconv") from None
-
-
-def load(connection: Any, table: Table, fields: Sequence[Field]) -> None:
-    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``, whose rowid is the input row from 0.
+def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table:
+    """Open several files as one table; options as of ``open_table``.
 
     Raises:
-        UserError: a damaged file, no events in it, or a value that cannot be used: its row, column and text.
+        UserError: as ``open_table``, or files that do not have the same columns.
     """
+    return merged([open_table(connection, path, **options) for path in paths])
+
+
+def _open_parquet(connection: Any, path: Path, place: Path, packed: str) -> Table:
+    if packed != "none":
+        raise UserError(f"{path}: Parquet packed in {packed}; unpack it, Parquet is packed in itself")
+    table = Table(path, place, "read_parquet", "", {})
+    with reading(path):
+        rows = connection.execute(f"DESCRIBE SELECT * FROM {table.relation}").fetchall()
+    columns = {row[0]: (identifier(row[0]), row[1]) for row in rows}
+    return replace(table, columns=columns, names=tuple(columns))
+
+
+def _head(path: Path, place: Path) -> tuple[bytes, str]:
+    """The first bytes of a file, unpacked, and how it is packed."""
+    with unpacking(path, "none"), open(place, "rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    packed = compression(head, path)
+    if packed == "zip":
+        raise UserError(f"{path}: a zip in a zip; unpack it and give --raw the file")
+    if packed != "none":
+        with unpacking(path, packed), open_bytes(place, packed) as stream:
+            head = stream.read(HEAD_BYTES)
+    if not head.removeprefix(BOM).strip():
+        raise UserError(f"{path}: empty; expected one click event a line")
+    return head, packed
+
+
+def _check_text(path: Path, head: bytes) -> None:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}: UTF-16 text; convert it to UTF-8, such as with iconv -f UTF-16 -t UTF-8")
+    if b"\0" in head:
+        raise UserError(f"{path}: a binary file; expected CSV text, CSV in gzip, zstd or zip, or Parquet (a NUL byte "
+                        f"stands in line {head[: head.index(0)].count(10) + 1:,})")  # fmt: skip
+
+
+def _line_ends(text: bytes) -> list[bytes]:
+    """The blank lines that a text begins with."""
+    return re.findall(rb"\r\n|\r|\n", text[: len(text) - len(text.lstrip(b"\r\n"))])
+
+
+def _header(path: Path, head: bytes, delimiter: str, quote: str) -> list[str]:
+    """The column names in the first line that is not blank."""
+    line = head.lstrip(b"\r\n").splitlines()[0]
     try:
-        _load(connection, table, fields)
-    except UserError:
-        # DuckDB does not compare checksums, so damage may first show as a strange line or value. Reading it all again
-        # is worth it only now.
-        if table.packed:
-            _check_gzip(table.path)
-        raise
+        text = line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: line 1 is not UTF-8 text; convert the file, e.g. with iconv") from None
+    try:
+        if not quote:
+            return text.split(delimiter)
+        return next(csv.reader([text], delimiter=delimiter, quotechar=quote))
+    except csv.Error as error:
+        raise UserError(f"{path}: line 1 cannot be read as column names ({error}); mend it") from None
 
 
-def _load(connection: Any, table: Table, fields: Sequence[Field]) -> None:
+def load(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str, int]:
+    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``, whose rowid is the input row from 0.
+
+    Returns:
+        What was read, for the manifest; see ``account``.
+
+    Raises:
+        UserError: a damaged file, no events in it, lines that are lost in quotes, or a value that cannot be used: its
+            row, column and text.
+    """
+    lines = scan(table.files)
     expressions = [table.column(field.column)[0] for field in fields]
     selected = ", ".join(f"{f.parse(sql)} AS {f.name}" for f, sql in zip(fields, expressions, strict=True))
-    with reading(table.path):
+    with reading_all(connection, table):
         connection.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {table.relation}")
     counts = ", ".join(f"count({field.name})" for field in fields)
     rows, *usable = connection.execute(f"SELECT count(*), {counts} FROM raw").fetchone()
+    read = account(connection, table.files, lines, rows)
     if rows == 0:
-        raise UserError(f"{table.path}: no events; expected one click event a line after the header")
+        raise UserError(f"{table.called}: no events; expected one click event a line after the header")
     for field, sql, count in zip(fields, expressions, usable, strict=True):
         if count < rows:
             (row,) = connection.execute(f"SELECT min(rowid) FROM raw WHERE {field.name} IS NULL").fetchone()
@@ -193,18 +185,123 @@ def _load(connection: Any, table: Table, fields: Sequence[Field]) -> None:
             found = "nothing" if value is None else f"'{value}'"
             many = f" ({rows - count:,} such rows)" if rows - count > 1 else ""
             raise UserError(
-                f"{table.path}: row {row + 1:,}, column '{field.column}': found {found}{many}, "
+                f"{table.row_place(connection, row)}, column '{field.column}': found {found}{many}, "
                 f"expected {field.expected}; mend or remove it"
             )
+    return read
 
 
-def _check_gzip(path: Path) -> None:
+# ---- lines and rows --------------------------------------------------------------------------------------------------
+
+
+def scan(files: Sequence[Table]) -> list[Lines | None]:
+    """The lines of each text file, which are read once for it; None of Parquet.
+
+    Raises:
+        UserError: a packed file is damaged, or a NUL byte stands in one.
+    """
+    lines: list[Lines | None] = []
+    for file in files:
+        if file.function != "read_csv":
+            lines.append(None)
+            continue
+        with unpacking(file.path, file.packed), open_bytes(file.place, file.packed) as stream:
+            found = count_lines(stream)
+        if found.nul:
+            raise UserError(
+                f"{file.path}: line {found.nul:,}: a NUL byte, which no text holds; mend or remove the line"
+            )
+        lines.append(found)
+    return lines
+
+
+def account(connection: Any, files: Sequence[Table], lines: Sequence[Lines | None], rows: int) -> dict[str, int]:
+    """Compare the rows that were read with the lines there are; returns what was read, for the manifest.
+
+    Raises:
+        UserError: a field in quotes goes on over several lines, and nobody said that fields may.
+    """
+    texts = [(file, found) for file, found in zip(files, lines, strict=True) if found is not None]
+    read = {"rows": rows, "files": len(files)}
+    if blank := sum(found.blank for _, found in texts):
+        read["blank_lines"] = blank
+    expected = sum(found.full - file.header for file, found in texts)
+    if len(texts) == len(files) and rows >= expected:
+        return read  # of a single column DuckDB reads blank lines as rows of nothing
+    lost = 0
+    for file, found in texts:
+        (count,) = connection.execute(f"SELECT count(*) FROM {file.relation}").fetchone()
+        taken = found.full - file.header - count
+        if taken > 0 and not file.several_lines:
+            raise _lost_lines(connection, file, found, taken)
+        lost += max(0, taken)
+    if lost:
+        read["lines_in_quotes"] = lost
+    return read
+
+
+def _lost_lines(connection: Any, file: Table, lines: Lines, taken: int) -> UserError:
+    """The error about the first field of a file that goes on over several lines."""
+    columns = ", ".join(f"c{i}" for i in range(len(file.names)))
+    ends = " OR ".join(f"contains({text}, chr({code}))" for text in [f"concat_ws('', {columns})"] for code in (10, 13))
+    found = connection.execute(
+        f"SELECT * FROM (SELECT row_number() OVER () AS row, {columns} FROM {file.relation}) WHERE {ends} "
+        "ORDER BY row LIMIT 1"
+    ).fetchone()
+    ways = (f"if quotes are part of the text, give --quote none; if fields may hold line ends, give --quote "
+            f"'{file.quote}'")  # fmt: skip
+    if found is None and len(lines.ends) > 1:
+        return _mixed_ends(file, lines)
+    if found is None:  # the lost lines are in the header
+        return UserError(f"{file.path}: {taken:,} of its {lines.full:,} lines are in no row; {ways}")
+    row, *values = found
+    with open_bytes(file.place, file.packed) as stream:
+        line = line_number(stream, row + file.header)
+    place = next(i for i, value in enumerate(values) if value and ("\n" in value or "\r" in value))
+    over = len(re.findall(r"\r\n|\r|\n", values[place])) + 1
+    many = f" (in the file {taken:,} lines are in quotes so)" if taken > over - 1 else ""
+    return UserError(f"{file.path}: line {line:,}, column '{file.names[place]}': a quote makes one field of {over:,} "
+                     f"lines, {shown(values[place])}{many}; {ways}")  # fmt: skip
+
+
+def _mixed_ends(file: Table, lines: Lines) -> UserError:
+    return UserError(
+        f"{file.path}: its lines end in {' and '.join(lines.ends)}; write them alike, such as with dos2unix"
+    )
+
+
+def read_line(read: dict[str, int]) -> str:
+    """``read 12 rows of 2 files`` of what ``account`` returns, with the lines that are no rows of their own."""
+    files = f"{read['files']:,} files" if read["files"] > 1 else "1 file"
+    line = f"read {read['rows']:,} rows of {files}"
+    if blank := read.get("blank_lines"):
+        line += f", {blank:,} blank lines"
+    if inside := read.get("lines_in_quotes"):
+        line += f", {inside:,} more lines inside quoted fields"
+    return line
+
+
+# ---- what DuckDB says ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def reading_all(connection: Any, table: Table) -> Iterator[None]:
+    """As ``reading``, of the file that is to blame among several."""
     try:
-        with gzip.open(path, "rb") as stream:
-            while stream.read(1 << 20):
-                pass
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise UserError(f"{path}: truncated or damaged gzip; fetch the file again") from None
+        with reading(table.path):
+            yield
+    except UserError as error:
+        for file in table.files:
+            values = ", ".join(sql for sql, _ in file.columns.values())
+            try:
+                with reading(file.path):  # a count alone would not look at the values
+                    connection.execute(f"SELECT bit_xor(hash({values})) FROM {file.relation}").fetchall()
+            except UserError as own:
+                (found,) = scan([file])
+                if NOT_CSV in str(own) and found is not None and len(found.ends) > 1:
+                    raise _mixed_ends(file, found) from None
+                raise own from None
+        raise error from None
 
 
 @contextmanager
@@ -220,8 +317,9 @@ def reading(path: Path) -> Iterator[None]:
         message = str(error)
         if type(error) not in DAMAGE or "No space left" in message:
             raise
-        if "GZIP" in message.upper():
-            raise UserError(f"{path}: truncated or damaged gzip; fetch the file again") from None
+        for packed in ("gzip", "zstd"):
+            if packed in message.lower():
+                raise UserError(f"{path}: truncated or damaged {packed}; fetch the file again") from None
         raise UserError(f"{path}: {_csv_problem(message)}") from None
 
 
@@ -235,8 +333,10 @@ def _csv_problem(message: str) -> str:
     if "unicode" in message or "utf-8" in message:
         return f"{place}not UTF-8 text; convert the file, e.g. with iconv"
     if "unterminated quote" in message:
-        return f"{place}a quote that is never closed; mend the line"
+        return f"{place}a quote not closed where its field ends; mend it, or give --quote none if quotes are text"
     if "state machine" in message:
-        return "not CSV text; expected CSV, CSV in gzip, or Parquet"
+        return f"{NOT_CSV}; expected CSV, also in gzip, zstd or zip, or Parquet"
+    if "Maximum line size" in message:
+        return f"{place}a line of over 2 MB; mend it, or give --quote none if quotes are text"
     reason = message.splitlines()[0].split("Error: ", 1)[-1].rstrip(".")
     return f"{place}cannot be read ({reason}); fetch or write the file again"

@@ -55,6 +55,7 @@ class RawRows:
         write: writes more files into the folder it is given, which exists, and returns their names.
         time_unit: ``s`` or ``ms`` since 1970, or ``order``: counters.
         notes: what the user should know of how the files were read.
+        read: how many rows and files were read, for the manifest; None where nothing was.
     """
 
     fields: list[RawField]
@@ -73,6 +74,7 @@ class RawRows:
     write: Callable[[Path], list[str]] | None = None
     time_unit: str = "s"
     notes: list[str] = field(default_factory=list)
+    read: dict[str, int] | None = None
 
 
 @dataclass

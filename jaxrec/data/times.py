@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import duckdb
 
 from jaxrec.data.duck import quoted
-from jaxrec.data.reading import TEXT, Table, reading, timestamp
+from jaxrec.data.raw_table import TEXT, Table
+from jaxrec.data.reading import reading_all, timestamp
 from jaxrec.errors import UserError, shown
 
 UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # ms per unit
@@ -102,7 +103,7 @@ def _find_unit(connection: Any, table: Table, column: str, sql: str, text: Calla
     units = ("iso", *UNITS, *CALENDARS)
     readings = ", ".join(f"({_plausible(_reader(unit, text))(sql)}) IS NOT NULL" for unit in units)
     query = f"SELECT {text(sql)}, {readings} FROM {table.relation} WHERE coalesce({text(sql)}, '') <> '' LIMIT 1"
-    with reading(table.path):
+    with reading_all(connection, table):
         row = connection.execute(query).fetchone()
     if row is None:
         return "iso"  # there are no values: the first row is refused for having none

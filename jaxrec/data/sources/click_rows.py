@@ -1,25 +1,26 @@
-"""Any table of labelled rows in one CSV or Parquet file, with the roles of its columns given on the command line."""
+"""Any table of labelled rows in CSV or Parquet files, with the roles of its columns given on the command line."""
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from jaxrec.data.bags import BETWEEN, read_bags
-from jaxrec.data.id_columns import NESTED, id_field, marker_notes, nothing_as_null, value_text, whole_column
-from jaxrec.data.reading import TEXT, Field, Table, load, open_table
+from jaxrec.data.id_columns import id_field, marker_notes, nothing_as_null, whole_column
+from jaxrec.data.raw_files import find_files
+from jaxrec.data.raw_table import NESTED, TEXT, Table, value_text
+from jaxrec.data.reading import Field, load, open_tables
 from jaxrec.data.rows_writing import RawField, RawRows
-from jaxrec.data.sources.shared import add_file_arguments, ranged
+from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, quote_option, ranged
 from jaxrec.data.times import NUMBERS, ORDER, read_times
 from jaxrec.errors import UserError, nearest
 
-HELP = "any labelled rows, such as clicks or ratings: one CSV, CSV in gzip or Parquet file, one row a line"
+HELP = "any labelled rows, such as clicks or ratings: CSV (also packed) or Parquet files, one row a line"
 KIND = "rows"
 
 LARGEST = 1e30  # of a number: its square is still one, and as float32 it is finite
@@ -38,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     def columns(option: str, help: str) -> None:
         parser.add_argument(option, nargs="+", action="extend", default=[], metavar="COL", help=help)
 
-    parser.add_argument("--raw", type=Path, required=True, metavar="FILE", help=".csv, .csv.gz or .parquet")
+    add_raw_arguments(parser, "the rows")
     parser.add_argument("--label", required=True, metavar="COL", help="column: the label, a number")
     parser.add_argument(
         "--positive", type=ranged(float, -LARGEST, LARGEST), metavar="X", help="a label is positive from X on "
@@ -70,7 +71,8 @@ def _separator(text: str) -> str:
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """Read the file; the fields are user, item, categorical ones, bags and numbers, each in the order of its option."""
     roles = _roles(arguments)
-    table = open_table(connection, arguments.raw, delimiter=arguments.delimiter)
+    paths, notes = find_files(arguments.raw)
+    table = open_tables(connection, paths, delimiter=arguments.delimiter, quote=arguments.quote)
     hint = "" if len(table.columns) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
     for column in (arguments.label, *roles, *([] if arguments.time is None else [arguments.time])):
         table.column(column, hint)
@@ -83,10 +85,9 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
             connection, table, arguments.time, arguments.time_unit, arguments.time_format
         )
         columns.append(Field("time", arguments.time, parse, expected))
-    load(connection, table, columns)
+    read = load(connection, table, columns)
     labels = _fetch(connection, "label").to_numpy()
-    threshold = _threshold(arguments, labels)
-    notes: list[str] = []
+    threshold = _threshold(connection, table, arguments, labels)
     fields = [_field(connection, f"field{i}", table, name, role, arguments, notes)
               for i, (name, role) in enumerate(roles.items())]  # fmt: skip
     times, time_unit = _times(connection, unit, len(labels))
@@ -101,10 +102,11 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         user=arguments.user,
         item=arguments.item,
         shown={side: _shown(fields, side, name) for side, name in sides if name is not None},
-        options=_options(arguments) | {"positive": threshold, "time_unit": unit},
+        options=_options(arguments) | quote_option(arguments) | {"positive": threshold, "time_unit": unit},
         min_count=arguments.min_count,
         time_unit=time_unit,
         notes=notes,
+        read=read,
     )
 
 
@@ -174,19 +176,20 @@ def _with_sides(fields: dict[str, Role], arguments: Namespace) -> dict[str, Role
     return fields
 
 
-def _threshold(arguments: Namespace, labels: np.ndarray) -> float:
+def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.ndarray) -> float:
     """From which label on rows are positive.
 
     Raises:
         UserError: it has to be said and is not, or all rows are of one class.
     """
-    place, threshold = f"{arguments.raw}: column '{arguments.label}'", arguments.positive
+    place, threshold = f"{table.called}: column '{arguments.label}'", arguments.positive
     if threshold is None:
         other = np.flatnonzero((labels != 0) & (labels != 1))
         if len(other):
             raise UserError(
-                f"{arguments.raw}: row {other[0] + 1:,}, column '{arguments.label}': found {labels[other[0]]:g}, so "
-                "labels are not all 0 or 1; say with --positive from which number on they are positive"
+                f"{table.row_place(connection, int(other[0]))}, column '{arguments.label}': found "
+                f"{labels[other[0]]:g}, so labels are not all 0 or 1; say with --positive from which number on "
+                "they are positive"
             )
         threshold = 1.0
     positive = labels.astype(np.float32) >= threshold  # as they will be compared
@@ -256,14 +259,17 @@ def _field(
     by = codes.indices.to_numpy().astype(np.int64)
     if role.kind == "categorical":
         return RawField(name, role.kind, role.side, codes.dictionary, by)
-    place = f"{arguments.raw}: {{row}}column '{name}'"
     separator = BETWEEN if table.column(name)[1].endswith("]") else arguments.bag_separator
-    lists = read_bags(codes.dictionary.to_pylist(), by, separator, arguments.na, place, notes)
+
+    def place(row: int) -> str:
+        return f"{table.row_place(connection, row)}, {called}"
+
+    lists = read_bags(codes.dictionary.to_pylist(), by, separator, arguments.na, place, called, notes)
     lengths = np.array([len(values) for values in lists])
     longest = np.flatnonzero(lengths[by] > MOST_VALUES)
     if len(longest):
         raise UserError(
-            f"{arguments.raw}: row {longest[0] + 1:,}, column '{name}': a bag of {lengths[by[longest[0]]]:,} values, "
+            f"{place(int(longest[0]))}: a bag of {lengths[by[longest[0]]]:,} values, "
             f"at most {MOST_VALUES} are allowed; shorten it, or check --bag-separator"
         )
     values = _integers_where_possible(pa.array([value for one in lists for value in one], pa.string()))

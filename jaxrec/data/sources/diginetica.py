@@ -7,18 +7,19 @@ session's first query, ``eventdate`` a day. The published protocol splits by the
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 from jaxrec.data.events import Raw
-from jaxrec.data.reading import Field, integer, load, open_table
+from jaxrec.data.raw_files import find_files
+from jaxrec.data.reading import Field, integer, load, open_tables
+from jaxrec.data.sources.shared import add_raw_arguments, quote_option
 
-HELP = "product views of the CIKM Cup 2016 (train-item-views.csv, also .gz)"
+HELP = "product views of the CIKM Cup 2016 (train-item-views.csv)"
 DEFAULTS = {"min_item_support": 5, "test_days": 7}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--raw", type=Path, required=True, metavar="FILE", help="train-item-views.csv or .csv.gz")
+    add_raw_arguments(parser, "train-item-views.csv")
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
@@ -29,8 +30,18 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         Field("timeframe", "timeframe", _timeframe, "milliseconds since the session's start, 0 or more"),
         Field("date", "eventdate", _day, "a day like 2016-05-09"),
     ]
-    load(connection, open_table(connection, arguments.raw, delimiter=";"), fields)
-    return Raw(str(arguments.raw), time="date + timeframe", date="date")
+    paths, notes = find_files(arguments.raw)
+    table = open_tables(connection, paths, delimiter=";", quote=arguments.quote)
+    read = load(connection, table, fields)
+    return Raw(
+        table.called,
+        options=quote_option(arguments),
+        time="date + timeframe",
+        date="date",
+        notes=notes,
+        read=read,
+        place=lambda row: table.row_place(connection, row),
+    )
 
 
 def _timeframe(text: str) -> str:

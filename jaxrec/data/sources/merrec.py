@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ import pyarrow.parquet
 from jaxrec.data.duck import quoted
 from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.events import Drawn, Raw
-from jaxrec.data.reading import literal
+from jaxrec.data.raw_files import find_files
+from jaxrec.data.raw_table import called, literal, row_place
+from jaxrec.data.reading import account, scan
 from jaxrec.data.sessions_writing import write_parquet
-from jaxrec.data.sources.merrec_files import KINDS, Files, find_files, open_files
-from jaxrec.data.sources.shared import fraction, ranged
+from jaxrec.data.sources.merrec_files import KINDS, Files, open_files
+from jaxrec.data.sources.shared import add_raw_arguments, fraction, quote_option, ranged
 from jaxrec.data.writing import ArrayFile
 from jaxrec.errors import UserError
 
@@ -35,12 +38,7 @@ CHUNK = 1 << 16  # rows fetched from DuckDB at a time
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--raw",
-        required=True,
-        metavar="PATH",
-        help="a folder of .parquet (or .csv) files, one file, or a quoted pattern such as 'merrec/*/*.parquet'",
-    )
+    add_raw_arguments(parser, "the events")
     add_protocol_arguments(parser)
 
 
@@ -75,11 +73,18 @@ def add_protocol_arguments(parser: ArgumentParser) -> None:
 
 def read(connection: Any, arguments: Namespace) -> Raw:
     """Fill the table ``raw``; see ``events.Raw``."""
-    return read_files(connection, find_files(arguments.raw), arguments, arguments.raw)
+    paths, notes = find_files(arguments.raw)
+    raw = read_files(connection, paths, arguments, called(paths), quote=arguments.quote)
+    return replace(raw, notes=notes, options=raw.options | quote_option(arguments))
 
 
 def read_files(
-    connection: Any, paths: Sequence[Path], arguments: Namespace, name: str, listings: Path | None = None
+    connection: Any,
+    paths: Sequence[Path],
+    arguments: Namespace,
+    name: str,
+    listings: Path | None = None,
+    quote: str | None = None,
 ) -> Raw:
     """Fill the table ``raw`` from files with the columns of MerRec.
 
@@ -90,16 +95,20 @@ def read_files(
         name: what errors call the whole.
         listings: a Parquet file with ``item_id``, ``listed`` and ``sold`` (ms since 1970) of every item, which are
             added to its attributes; without effect for the target product, of which there are several.
+        quote: of ``--quote``.
 
     Raises:
         UserError: a file is missing, damaged, empty, without a needed column or with one of a wrong type; or a value
             that cannot be used, such as an unknown type of event; or options that contradict each other.
     """
     drawn = _drawn(arguments)
-    files = open_files(connection, paths)
+    files = open_files(connection, paths, quote)
+    lines = scan(files.tables)
     listings = listings if arguments.target == "item" else None
     target = f"{arguments.target}_id"
     _read_narrow(connection, files, target)
+    (rows,) = connection.execute("SELECT count(*) FROM raw").fetchone()
+    read = account(connection, files.tables, lines, rows)
     options = {"target": arguments.target, "split": arguments.split}
     if drawn:
         options |= {"test_fraction": str(drawn.fraction), "split_seed": drawn.seed}
@@ -110,6 +119,8 @@ def read_files(
         extras=lambda path, n_items: entries,
         event_types=EVENT_TYPES,
         drawn=drawn,
+        read=read,
+        place=lambda row: row_place(connection, files.tables, row),
         attributes=lambda path: _write_attributes(connection, files, target, listings, path),
     )
 

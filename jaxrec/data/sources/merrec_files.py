@@ -6,7 +6,6 @@ files that are read alike go to DuckDB together.
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,8 @@ import duckdb
 import pyarrow as pa
 
 from jaxrec.data.event_types import EVENT_TYPES
-from jaxrec.data.reading import TEXT, Table, integer, open_table, reading, timestamp, together
+from jaxrec.data.raw_table import TEXT, Table, together
+from jaxrec.data.reading import integer, open_table, reading, timestamp
 from jaxrec.data.times import INTEGERS, NUMBERS
 from jaxrec.errors import UserError
 
@@ -36,32 +36,6 @@ EXPECTED = {
     "number": "a number",
 }
 NOTHING = '"NULL"'  # what DuckDB calls the type of a Parquet column without any value
-
-
-def find_files(raw: str) -> list[Path]:
-    """The files that ``--raw`` means: one, those of a folder and of the folders in it, or those of a pattern.
-
-    Of a folder these are the ``.parquet`` files, and if it has none the ``.csv`` and ``.csv.gz`` files. The order is
-    that of the names.
-
-    Raises:
-        UserError: there are none.
-    """
-    path = Path(raw)
-    if path.is_dir():
-        # What starts with a dot or _ are the notes of other programs, such as _SUCCESS or .x.parquet.crc.
-        inside = [p for p in sorted(path.rglob("*")) if p.is_file() and p.name[0] not in "._"]
-        found = [p for p in inside if p.name.endswith(".parquet")]
-        found = found or [p for p in inside if p.name.endswith((".csv", ".csv.gz"))]
-        if not found:
-            raise UserError(f"{path}: no .parquet or .csv files in this folder; check --raw")
-        return found
-    if not path.exists() and glob.has_magic(raw):
-        found = sorted(p for p in map(Path, glob.glob(raw, recursive=True)) if p.is_file())
-        if not found:
-            raise UserError(f"{raw}: no file matches this pattern; check --raw")
-        return found
-    return [path]
 
 
 @dataclass(frozen=True)
@@ -165,13 +139,13 @@ class Files:
         return given
 
 
-def open_files(connection: Any, paths: Iterable[Path]) -> Files:
+def open_files(connection: Any, paths: Iterable[Path], quote: str | None = None) -> Files:
     """Look at every file.
 
     Raises:
         UserError: a file is missing, empty or damaged, lacks a column or has one of a type that cannot be used.
     """
-    tables = tuple(open_table(connection, path) for path in paths)
+    tables = tuple(open_table(connection, path, quote=quote) for path in paths)
     empty = {table.path: _check(connection, table) for table in tables}
     return Files(tables, empty)
 

@@ -45,8 +45,8 @@ from jaxrec.data.market_words import (
     category_levels,
     listing_texts,
 )
+from jaxrec.data.raw_files import find_files
 from jaxrec.data.sources import merrec
-from jaxrec.data.sources.merrec_files import find_files
 from jaxrec.data.sources.shared import add_number
 from jaxrec.errors import UserError
 
@@ -102,7 +102,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
                 _write(goods.events(day, attributes), making / f"{_date(day.day)}.parquet")
         _write(goods.listings(), making / LISTINGS)
     listings = folder / LISTINGS if arguments.target == "item" else None
-    raw = merrec.read_files(connection, find_files(str(folder)), arguments, "the synthetic events", listings)
+    raw = merrec.read_files(connection, find_files([str(folder)])[0], arguments, "the synthetic events", listings)
     chosen = ("events", "items", "names", "users", "days", "lifetime", "mean_length", "skew", "seed")
     options = {name: getattr(arguments, name) for name in chosen}
 

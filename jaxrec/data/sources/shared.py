@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 from fractions import Fraction
 
 from jaxrec.data.id_columns import add_na_argument
+from jaxrec.data.reading import NO_QUOTE
 from jaxrec.data.times import add_time_arguments
 
 
@@ -43,6 +44,32 @@ def fraction(text: str) -> Fraction:
     if not 0 < value <= 1:
         raise ArgumentTypeError(f"'{text}': expected more than 0 and at most 1, such as 1/64 or 0.25")
     return value
+
+
+def add_raw_arguments(parser: ArgumentParser, what: str) -> None:
+    """Add ``--raw``, of any number of files, and ``--quote``; ``what`` the files are."""
+    parser.add_argument(
+        "--raw", nargs="+", action="extend", default=[], required=True, metavar="PATH",
+        help=f"{what}: files (CSV, also in .gz, .zst or .zip, or Parquet), folders of them, or quoted patterns such as "
+        "'logs/*.csv'; - is standard input. Several need the same columns; their rows count in the order given, in a "
+        "folder or pattern in that of the names",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quote", type=_quote, metavar="C",
+        help="what stands around CSV fields that hold the delimiter; none: quotes are part of the text; '\"' given "
+        "here: quoted fields may hold line ends (default \", and a quoted field with a line end is refused)",
+    )  # fmt: skip
+
+
+def quote_option(arguments: Namespace) -> dict[str, str]:
+    """The manifest's options of ``--quote``: none where it is not given."""
+    return {} if arguments.quote is None else {"quote": arguments.quote}
+
+
+def _quote(text: str) -> str:
+    if text != NO_QUOTE and (len(text) != 1 or text in "\r\n" or not text.isascii()):
+        raise ArgumentTypeError(f"'{text}': expected none or one character, such as '\"'")
+    return text
 
 
 def add_file_arguments(parser: ArgumentParser) -> None:

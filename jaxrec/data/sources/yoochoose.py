@@ -7,18 +7,19 @@ published splits compare times in whole seconds.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 from typing import Any
 
 from jaxrec.data.events import Raw
-from jaxrec.data.reading import Field, integer, load, open_table, timestamp
+from jaxrec.data.raw_files import find_files
+from jaxrec.data.reading import Field, integer, load, open_tables, timestamp
+from jaxrec.data.sources.shared import add_raw_arguments, quote_option
 
-HELP = "clicks of the RecSys Challenge 2015 (yoochoose-clicks.dat, also .gz)"
+HELP = "clicks of the RecSys Challenge 2015 (yoochoose-clicks.dat)"
 DEFAULTS = {"min_item_support": 5, "test_days": 1}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--raw", type=Path, required=True, metavar="FILE", help="yoochoose-clicks.dat or .dat.gz")
+    add_raw_arguments(parser, "yoochoose-clicks.dat")
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
@@ -29,5 +30,14 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         Field("time", "time", timestamp, "a time like 2014-04-07T08:51:09.277Z"),
     ]
     columns = ("session", "time", "item", "category")
-    load(connection, open_table(connection, arguments.raw, columns=columns), fields)
-    return Raw(str(arguments.raw), date="time // 1000 * 1000")
+    paths, notes = find_files(arguments.raw)
+    table = open_tables(connection, paths, columns=columns, quote=arguments.quote)
+    read = load(connection, table, fields)
+    return Raw(
+        table.called,
+        options=quote_option(arguments),
+        date="time // 1000 * 1000",
+        notes=notes,
+        read=read,
+        place=lambda row: table.row_place(connection, row),
+    )

@@ -1,0 +1,81 @@
+"""The lines of a text file, counted apart from how its fields are parsed, so that no row can be lost between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+CHUNK = 1 << 20  # bytes
+NEWLINE = ord("\n")
+BOM = b"\xef\xbb\xbf"  # is no part of the first line
+
+
+class Lines(NamedTuple):
+    """What the lines of a file are.
+
+    Attributes:
+        full, blank: how many hold something, and how many nothing.
+        nul: the number, from 1, of the first line with a NUL byte; 0 where there is none.
+        ends: of the kinds CRLF, CR and LF those that occur.
+    """
+
+    full: int
+    blank: int
+    nul: int
+    ends: tuple[str, ...]
+
+
+def count_lines(stream: BinaryIO) -> Lines:
+    """Count all lines; the last one need not end."""
+    full = total = nul = 0
+    before, ends = NEWLINE, {"CRLF": 0, "CR": 0, "LF": 0}
+    for data in _alike(stream, ends):
+        if not nul and b"\0" in data:
+            nul = total + data.count(b"\n", 0, data.index(b"\0")) + 1
+        line_ends, after = _ends(data, before)
+        total += int(np.count_nonzero(line_ends))
+        full += int(np.count_nonzero(after))
+        before = data[-1]
+    open_end = before != NEWLINE
+    return Lines(full + open_end, total - full, nul, tuple(name for name, count in ends.items() if count))
+
+
+def line_number(stream: BinaryIO, full: int) -> int:
+    """The number, from 1 and with the blank ones, of the line that is the ``full``-th, from 1, with something in it."""
+    seen = total = 0
+    before = NEWLINE
+    for data in _alike(stream, {"CRLF": 0, "CR": 0, "LF": 0}):
+        line_ends, after = _ends(data, before)
+        found = np.flatnonzero(after)
+        if seen + len(found) >= full:
+            return total + int(np.count_nonzero(line_ends[: found[full - seen - 1] + 1]))
+        seen, total, before = seen + len(found), total + int(np.count_nonzero(line_ends)), data[-1]
+    return total + 1
+
+
+def _alike(stream: BinaryIO, ends: dict[str, int]) -> Iterator[bytes]:
+    """The bytes, with every line end as one newline; counts the kinds of ends into ``ends``."""
+    held = b""  # a CR at the end of a chunk, which may be half of a CRLF
+    start = stream.read(len(BOM))
+    while data := (start if start != BOM else b"") + stream.read(CHUNK):
+        data, start = held + data, b""
+        held = b"\r" if data.endswith(b"\r") else b""
+        data = data[: len(data) - len(held)]
+        pairs = data.count(b"\r\n")
+        ends["CRLF"] += pairs
+        ends["CR"] += data.count(b"\r") - pairs
+        ends["LF"] += data.count(b"\n") - pairs
+        if data:
+            yield data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if held:
+        ends["CR"] += 1
+        yield b"\n"
+
+
+def _ends(data: bytes, before: int) -> tuple[np.ndarray, np.ndarray]:
+    """bool[n]: where lines end, and where such end that hold something; ``before`` is the byte before the data."""
+    ends = np.frombuffer(data, np.uint8) == NEWLINE
+    earlier = np.concatenate([[before == NEWLINE], ends[:-1]])
+    return ends, ends & ~earlier
