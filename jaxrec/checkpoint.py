@@ -99,7 +99,7 @@ class Checkpoints:
     def _save(self, kind: str, keep: int, state: TrainState, trees: dict[str, Any], position: dict[str, Any]) -> None:
         self._require_room(trees)
         args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        with self._manager(kind, keep) as manager:
+        with _no_stragglers(), self._manager(kind, keep) as manager:
             whole = ocp.args.Composite(**args, position=ocp.args.JsonSave(position))
             manager.save(int(state.step), args=whole, force=True)
         if not self._read_back:
@@ -174,10 +174,11 @@ class Checkpoints:
     def _managed(self, kind: str, keep: int | None, manager: Any) -> Iterator[Any]:
         try:
             yield manager
-        except ValueError as error:  # TensorStore's, for whatever the file system says
-            if keep is not None and f"os_error_code='{errno.ENOSPC}'" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._root / kind)) from None
-            raise
+        except (OSError, ValueError) as error:  # ValueError is TensorStore's, for whatever the file system says
+            full = f"os_error_code='{errno.ENOSPC}'" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
+            if keep is None or not full:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._root / kind)) from None
         finally:
             manager.close()
 
@@ -203,19 +204,31 @@ def plain_name(directory: Path) -> Iterator[Path]:
 
 @contextmanager
 def _no_stragglers() -> Iterator[None]:
-    """Where one array is unreadable, TensorStore's other reads call back to an event loop that is closed by then."""
-    before = sys.unraisablehook
+    """Keep quiet what comes after an error that we tell of: where one array cannot be read or written, TensorStore's
+    other calls come back to an event loop that is closed by then, from threads of its own."""
+    hooks = sys.unraisablehook, sys.excepthook
 
-    def hook(event: Any) -> None:
-        text = str(event.exc_value)
-        if "Event loop is closed" not in text and "was never awaited" not in text:
-            before(event)
+    def unraisable(event: Any) -> None:
+        if not _late(event.exc_value):
+            hooks[0](event)
 
-    sys.unraisablehook = hook
+    def uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if not _late(error):
+            hooks[1](kind, error, trace)
+
+    sys.unraisablehook, sys.excepthook = unraisable, uncaught
     try:
         yield
+    except BaseException:
+        time.sleep(0.2)  # for the stragglers
+        gc.collect()  # and what of them has not been awaited
+        raise
     finally:
-        sys.unraisablehook = before
+        sys.unraisablehook, sys.excepthook = hooks
+
+
+def _late(error: BaseException | None) -> bool:
+    return "Event loop is closed" in str(error) or "was never awaited" in str(error)
 
 
 def _reason(error: Exception) -> str:

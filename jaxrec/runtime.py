@@ -15,7 +15,8 @@ def start() -> None:
 
     ``JAXREC_CACHE`` names another directory than ``~/.cache/jaxrec``; empty turns it off.
     """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs it also raises, or it is of no use to users
+    for name in ("absl", "asyncio"):  # what Orbax and its tasks log they also raise, or it is of no use to users
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     place = os.environ.get("JAXREC_CACHE", str(Path.home() / ".cache" / "jaxrec"))
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or not place:
         return

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -263,3 +266,31 @@ def test_latest_is_used_where_there_is_no_validation(dataset: Path, tmp_path: Pa
     _, parameters, which = load_session_model(runs.open_run(path))
     assert which == "latest"
     assert_same_arrays(parameters["tables"], load_state(path)[0].tables)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_fills_within_a_save(
+    tmp_path: Path, dataset: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else takes the room after it was looked for: one line, and what was saved before is there."""
+    small, code = (
+        tmp_path / "small",
+        "from jaxrec.checkpoint import Checkpoints as C; C._require_room = lambda *_: None",
+    )
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        run = small / "run"
+        assert call("train", "--config", config_file, "--run", run, "--training.epochs", "1") == 0
+        free = shutil.disk_usage(small).free
+        (small / "fill").write_bytes(b"\0" * (free - 100_000))
+        words = ["--config", str(config_file), "--run", str(run), "--resume", "--training.epochs", "2"]
+        main = f"{code}; import sys; from jaxrec import cli, train; sys.exit(cli.command(train.main, {words}))"
+        ended = subprocess.run([sys.executable, "-c", main], capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        assert "No space left on device at" in ended.stderr
+        (small / "fill").unlink()
+        assert load_state(run)[1]["epoch"] == 1
+    finally:
+        subprocess.run(["umount", small], check=True)

@@ -78,6 +78,8 @@ def write_name_vectors(
             "key": key}  # fmt: skip
     folder = text / identity
     text.mkdir(exist_ok=True)
+    for left in text.glob(".*.tmp"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     root = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=text))
     try:
         new = root / "new"

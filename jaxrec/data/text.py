@@ -35,9 +35,10 @@ import jaxrec
 from jaxrec.cli import Parser, command, progress
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.files import checksum
-from jaxrec.data.name_vectors import NAMES, names_key, open_name_vectors, write_name_vectors
+from jaxrec.data.name_vectors import NAMES, TEXT, names_key, open_name_vectors, write_name_vectors
 from jaxrec.data.text_worker import INSTALL, open_store, text_keys
 from jaxrec.errors import UserError, nearest
+from jaxrec.lock import owned
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 CONFIGURATION = (".json", ".txt", ".model", ".py")  # with vocabularies
@@ -293,7 +294,8 @@ def main(argv: Sequence[str]) -> None:
     for option in ("column", "out"):
         if getattr(arguments, option) is not None:
             raise UserError(f"--{option}: not with --data, which reads and writes in its directory; leave it out")
-    _encode_names(arguments.data, arguments.model)
+    with owned(arguments.data / TEXT, "embeds the names of this data set", "end it"):
+        _encode_names(arguments.data, arguments.model)
 
 
 def _encode_texts(file: Path, column: str | None, model: str, out: Path | None) -> None:
