@@ -254,9 +254,17 @@ def test_another_quote(tmp_path: Path) -> None:
 def test_lines_are_counted_whatever_the_pieces(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "CHUNK", size)
     data = b"a\r\n\r\nb\rc\n\n\nd\0\ne"
-    assert lines.count_lines(io.BytesIO(data)) == lines.Lines(5, 3, 7, ("CRLF", "CR", "LF"))
+    assert lines.count_lines(io.BytesIO(data)) == lines.Lines(5, 3, 7, 3, ("CRLF", "CR", "LF"))
     assert [lines.line_number(io.BytesIO(data), n) for n in (1, 2, 3, 4, 5)] == [1, 3, 4, 7, 8]
-    assert lines.count_lines(io.BytesIO(b"a\r")) == lines.Lines(1, 0, 0, ("CR",))
+    assert lines.count_lines(io.BytesIO(b"a\r")) == lines.Lines(1, 0, 0, 2, ("CR",))
+
+
+def test_a_long_line_is_read(tmp_path: Path) -> None:
+    rows = (HEADER + DAYS[0]).splitlines()
+    rows = [f"{row},{'x' * (2_100_000 if at == 3 else 1)}" for at, row in enumerate(rows)]
+    (tmp_path / "a.csv").write_text("\r\n".join(rows), newline="")
+    prepared(tmp_path / "out", tmp_path / "a.csv")
+    assert items(tmp_path / "out") == WANTED[:2]
 
 
 # --- hostile files ----------------------------------------------------------------------------------------------------

@@ -18,18 +18,21 @@ class Lines(NamedTuple):
     Attributes:
         full, blank: how many hold something, and how many nothing.
         nul: the number, from 1, of the first line with a NUL byte; 0 where there is none.
+        longest: bytes of the longest line, with its end as one byte.
         ends: of the kinds CRLF, CR and LF those that occur.
     """
 
     full: int
     blank: int
     nul: int
+    longest: int
     ends: tuple[str, ...]
 
 
 def count_lines(stream: BinaryIO) -> Lines:
     """Count all lines; the last one need not end."""
-    full = total = nul = 0
+    full = total = nul = longest = 0
+    open_bytes = 0  # of the line that the last piece left open
     before, ends = NEWLINE, {"CRLF": 0, "CR": 0, "LF": 0}
     for data in _alike(stream, ends):
         if not nul and b"\0" in data:
@@ -37,9 +40,12 @@ def count_lines(stream: BinaryIO) -> Lines:
         line_ends, after = _ends(data, before)
         total += int(np.count_nonzero(line_ends))
         full += int(np.count_nonzero(after))
+        places = np.concatenate([[-1 - open_bytes], np.flatnonzero(line_ends), [len(data) - 1]])
+        longest = max(longest, int(np.diff(places).max()))
+        open_bytes = int(places[-1] - places[-2])
         before = data[-1]
     open_end = before != NEWLINE
-    return Lines(full + open_end, total - full, nul, tuple(name for name, count in ends.items() if count))
+    return Lines(full + open_end, total - full, nul, longest, tuple(name for name, count in ends.items() if count))
 
 
 def line_number(stream: BinaryIO, full: int) -> int:

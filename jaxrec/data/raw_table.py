@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.data.duck import identifier, quoted
+from jaxrec.data.lines import Lines
 from jaxrec.errors import UserError, nearest
 
 TEXT = "VARCHAR"
@@ -30,6 +31,7 @@ class Table:
         header: the first line with something in it names the columns.
         quote: the character around fields with delimiters in them; empty: there is none.
         several_lines: whether fields in quotes may hold line ends.
+        lines: those of a text file; None of Parquet.
         parts: of several files these, each as a table of its own.
     """
 
@@ -43,6 +45,7 @@ class Table:
     header: bool = True
     quote: str = '"'
     several_lines: bool = False
+    lines: Lines | None = None
     parts: tuple[Table, ...] = field(default=(), repr=False)
 
     @property

@@ -24,6 +24,8 @@ from jaxrec.errors import UserError, shown
 DAMAGE = (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException, duckdb.Error)
 HEAD_BYTES = 1 << 16  # how much of a file is looked at to tell what it is; a header longer than this is no header
 NO_QUOTE = "none"
+LONG_LINE = 2_000_000  # bytes, with the end: DuckDB has to be told of longer ones
+LONGEST_LINE = 100_000_000
 NOT_CSV = "not CSV text"
 
 
@@ -91,9 +93,11 @@ def open_table(
         f"quote = {quoted(mark)}, escape = {quoted(mark)}, compression = '{packed}', columns = {{{schema}}}"
     )
     settings += f", skip = {blank}" if blank else ""
+    lines = _scan(path, place, packed)
+    settings += f", max_line_size = {lines.longest + 1}" if lines.longest > LONG_LINE else ""
     known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if names.count(name) == 1}
     return Table(path, place, "read_csv", settings, known, tuple(names), packed, columns is None, mark,
-                 several_lines=quote is not None)  # fmt: skip
+                 several_lines=quote is not None, lines=lines)  # fmt: skip
 
 
 def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table:
@@ -168,14 +172,13 @@ def load(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str, in
         UserError: a damaged file, no events in it, lines that are lost in quotes, or a value that cannot be used: its
             row, column and text.
     """
-    lines = scan(table.files)
     expressions = [table.column(field.column)[0] for field in fields]
     selected = ", ".join(f"{f.parse(sql)} AS {f.name}" for f, sql in zip(fields, expressions, strict=True))
     with reading_all(connection, table):
         connection.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {table.relation}")
     counts = ", ".join(f"count({field.name})" for field in fields)
     rows, *usable = connection.execute(f"SELECT count(*), {counts} FROM raw").fetchone()
-    read = account(connection, table.files, lines, rows)
+    read = account(connection, table.files, rows)
     if rows == 0:
         raise UserError(f"{table.called}: no events; expected one click event a line after the header")
     for field, sql, count in zip(fields, expressions, usable, strict=True):
@@ -194,34 +197,29 @@ def load(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str, in
 # ---- lines and rows --------------------------------------------------------------------------------------------------
 
 
-def scan(files: Sequence[Table]) -> list[Lines | None]:
-    """The lines of each text file, which are read once for it; None of Parquet.
+def _scan(path: Path, place: Path, packed: str) -> Lines:
+    """The lines of a text file, which is read once for it.
 
     Raises:
-        UserError: a packed file is damaged, or a NUL byte stands in one.
+        UserError: it is packed and damaged, has a NUL byte, or a line that nothing could hold.
     """
-    lines: list[Lines | None] = []
-    for file in files:
-        if file.function != "read_csv":
-            lines.append(None)
-            continue
-        with unpacking(file.path, file.packed), open_bytes(file.place, file.packed) as stream:
-            found = count_lines(stream)
-        if found.nul:
-            raise UserError(
-                f"{file.path}: line {found.nul:,}: a NUL byte, which no text holds; mend or remove the line"
-            )
-        lines.append(found)
-    return lines
+    with unpacking(path, packed), open_bytes(place, packed) as stream:
+        found = count_lines(stream)
+    if found.nul:
+        raise UserError(f"{path}: line {found.nul:,}: a NUL byte, which no text holds; mend or remove the line")
+    if found.longest > LONGEST_LINE:
+        raise UserError(f"{path}: a line of {found.longest / 1e6:,.0f} MB, at most {LONGEST_LINE / 1e6:.0f} are read; "
+                        "check what separates its lines")  # fmt: skip
+    return found
 
 
-def account(connection: Any, files: Sequence[Table], lines: Sequence[Lines | None], rows: int) -> dict[str, int]:
+def account(connection: Any, files: Sequence[Table], rows: int) -> dict[str, int]:
     """Compare the rows that were read with the lines there are; returns what was read, for the manifest.
 
     Raises:
         UserError: a field in quotes goes on over several lines, and nobody said that fields may.
     """
-    texts = [(file, found) for file, found in zip(files, lines, strict=True) if found is not None]
+    texts = [(file, file.lines) for file in files if file.lines is not None]
     read = {"rows": rows, "files": len(files)}
     if blank := sum(found.blank for _, found in texts):
         read["blank_lines"] = blank
@@ -297,9 +295,8 @@ def reading_all(connection: Any, table: Table) -> Iterator[None]:
                 with reading(file.path):  # a count alone would not look at the values
                     connection.execute(f"SELECT bit_xor(hash({values})) FROM {file.relation}").fetchall()
             except UserError as own:
-                (found,) = scan([file])
-                if NOT_CSV in str(own) and found is not None and len(found.ends) > 1:
-                    raise _mixed_ends(file, found) from None
+                if NOT_CSV in str(own) and file.lines is not None and len(file.lines.ends) > 1:
+                    raise _mixed_ends(file, file.lines) from None
                 raise own from None
         raise error from None
 
@@ -337,6 +334,6 @@ def _csv_problem(message: str) -> str:
     if "state machine" in message:
         return f"{NOT_CSV}; expected CSV, also in gzip, zstd or zip, or Parquet"
     if "Maximum line size" in message:
-        return f"{place}a line of over 2 MB; mend it, or give --quote none if quotes are text"
+        return f"{place}a quoted field of over 2 MB; mend it, or give --quote none if quotes are text"
     reason = message.splitlines()[0].split("Error: ", 1)[-1].rstrip(".")
     return f"{place}cannot be read ({reason}); fetch or write the file again"

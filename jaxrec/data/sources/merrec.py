@@ -20,7 +20,7 @@ from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.events import Drawn, Raw
 from jaxrec.data.raw_files import find_files
 from jaxrec.data.raw_table import called, literal, row_place
-from jaxrec.data.reading import account, scan
+from jaxrec.data.reading import account
 from jaxrec.data.sessions_writing import write_parquet
 from jaxrec.data.sources.merrec_files import KINDS, Files, open_files
 from jaxrec.data.sources.shared import add_raw_arguments, fraction, quote_option, ranged
@@ -103,12 +103,11 @@ def read_files(
     """
     drawn = _drawn(arguments)
     files = open_files(connection, paths, quote)
-    lines = scan(files.tables)
     listings = listings if arguments.target == "item" else None
     target = f"{arguments.target}_id"
     _read_narrow(connection, files, target)
     (rows,) = connection.execute("SELECT count(*) FROM raw").fetchone()
-    read = account(connection, files.tables, lines, rows)
+    read = account(connection, files.tables, rows)
     options = {"target": arguments.target, "split": arguments.split}
     if drawn:
         options |= {"test_fraction": str(drawn.fraction), "split_seed": drawn.seed}
