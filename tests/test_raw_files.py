@@ -193,6 +193,17 @@ def test_every_source_of_raw_tables_takes_several(tmp_path: Path) -> None:
     assert np.load(tmp_path / "rows" / "rows" / "ratings.npy").tolist() == [0, 0, 1, 0]
 
 
+def test_rows_name_the_file_of_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("uid,y,tags\na,1,x\nb,0,z\n")
+    for label, tags, names in (("4", "x", "column 'y': found 4, so labels are not all 0 or 1"),
+                               ("0", "|".join(map(str, range(300))), "column 'tags': a bag of 300 values"),
+                               ("0", '"[1, 2]"', r"column 'tags': found '\[1, 2\]', a list as text")):  # fmt: skip
+        (tmp_path / "b.csv").write_text(f"y,uid,tags\n0,a,x\n{label},a,{tags}\n")
+        argv = ["--label=y", "--user=uid", "--bag=tags", "--out", tmp_path / "out"]
+        fails(capsys, "prepare", "rows", "--raw", tmp_path / "a.csv", tmp_path / "b.csv", *argv,
+              names=rf"b\.csv: row 2, {names}")  # fmt: skip
+
+
 def test_movielens_takes_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for raw in (["--raw", "a", "b"], ["--raw", "a", "--raw", "b"]):
         fails(capsys, "prepare", "movielens", *raw, "--out", tmp_path / "out", names="b")

@@ -31,33 +31,30 @@ class Lines(NamedTuple):
 
 def count_lines(stream: BinaryIO) -> Lines:
     """Count all lines; the last one need not end."""
-    full = total = nul = longest = 0
-    open_bytes = 0  # of the line that the last piece left open
-    before, ends = NEWLINE, {"CRLF": 0, "CR": 0, "LF": 0}
+    total = blank = nul = longest = 0
+    rest = 0  # bytes of the line that the last piece left open
+    ends = {"CRLF": 0, "CR": 0, "LF": 0}
     for data in _alike(stream, ends):
         if not nul and b"\0" in data:
             nul = total + data.count(b"\n", 0, data.index(b"\0")) + 1
-        line_ends, after = _ends(data, before)
-        total += int(np.count_nonzero(line_ends))
-        full += int(np.count_nonzero(after))
-        places = np.concatenate([[-1 - open_bytes], np.flatnonzero(line_ends), [len(data) - 1]])
-        longest = max(longest, int(np.diff(places).max()))
-        open_bytes = int(places[-1] - places[-2])
-        before = data[-1]
-    open_end = before != NEWLINE
-    return Lines(full + open_end, total - full, nul, longest, tuple(name for name, count in ends.items() if count))
+        places, lengths = _lines(data, rest)
+        total += len(lengths)
+        blank += int(np.count_nonzero(lengths == 1))
+        rest = len(data) - 1 - places[-1] if len(places) else rest + len(data)
+        longest = max(longest, int(lengths.max(initial=0)), rest)
+    return Lines(total - blank + bool(rest), blank, nul, longest, tuple(name for name, count in ends.items() if count))
 
 
 def line_number(stream: BinaryIO, full: int) -> int:
     """The number, from 1 and with the blank ones, of the line that is the ``full``-th, from 1, with something in it."""
-    seen = total = 0
-    before = NEWLINE
+    seen = total = rest = 0
     for data in _alike(stream, {"CRLF": 0, "CR": 0, "LF": 0}):
-        line_ends, after = _ends(data, before)
-        found = np.flatnonzero(after)
+        places, lengths = _lines(data, rest)
+        found = np.flatnonzero(lengths > 1)
         if seen + len(found) >= full:
-            return total + int(np.count_nonzero(line_ends[: found[full - seen - 1] + 1]))
-        seen, total, before = seen + len(found), total + int(np.count_nonzero(line_ends)), data[-1]
+            return total + int(found[full - seen - 1]) + 1
+        seen, total = seen + len(found), total + len(lengths)
+        rest = len(data) - 1 - places[-1] if len(places) else rest + len(data)
     return total + 1
 
 
@@ -69,6 +66,11 @@ def _alike(stream: BinaryIO, ends: dict[str, int]) -> Iterator[bytes]:
         data, start = held + data, b""
         held = b"\r" if data.endswith(b"\r") else b""
         data = data[: len(data) - len(held)]
+        if b"\r" not in data:
+            ends["LF"] += data.count(b"\n")
+            if data:
+                yield data
+            continue
         pairs = data.count(b"\r\n")
         ends["CRLF"] += pairs
         ends["CR"] += data.count(b"\r") - pairs
@@ -80,8 +82,7 @@ def _alike(stream: BinaryIO, ends: dict[str, int]) -> Iterator[bytes]:
         yield b"\n"
 
 
-def _ends(data: bytes, before: int) -> tuple[np.ndarray, np.ndarray]:
-    """bool[n]: where lines end, and where such end that hold something; ``before`` is the byte before the data."""
-    ends = np.frombuffer(data, np.uint8) == NEWLINE
-    earlier = np.concatenate([[before == NEWLINE], ends[:-1]])
-    return ends, ends & ~earlier
+def _lines(data: bytes, rest: int) -> tuple[np.ndarray, np.ndarray]:
+    """int64[n]: where lines end, and their lengths with the end; the first has ``rest`` bytes before the data."""
+    places = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
+    return places, np.diff(places, prepend=-1 - rest)

@@ -4,6 +4,7 @@ are: the one file in a zip, and what comes through standard input or another pip
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import os
@@ -150,6 +151,8 @@ def _copying(path: Path) -> Iterator[None]:
     except PermissionError:
         raise UserError(f"{path}: not readable; check its permissions") from None
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"{path}: no disk space left to unpack it; free some or choose another --out") from None
         raise UserError(f"{path}: cannot be read or unpacked ({error.strerror or error}); check --raw") from None
 
 
