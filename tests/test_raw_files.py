@@ -227,6 +227,25 @@ def test_what_cannot_be_read_together(tmp_path: Path, capsys: pytest.CaptureFixt
     refused(capsys, out, tmp_path / "loop", names="loop: a link to nothing, or to itself")
 
 
+def test_files_without_a_header_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, day in enumerate(DAYS):
+        (tmp_path / f"day{number}.csv").write_text(day)
+    more = (*COLUMNS, "--columns", "visit", "sku", "at")
+    manifest = prepared(tmp_path / "0", f"{tmp_path}/day?.csv", more=more)
+    assert manifest["read"] == {"rows": 18, "files": 3} and items(tmp_path / "0") == WANTED
+    assert manifest["options"]["columns"] == ["visit", "sku", "at"]
+    out, file = tmp_path / "out", tmp_path / "day0.csv"
+    refused(capsys, out, file, names="no column 'visit'.*name the columns with --columns")
+    refused(capsys, out, file, names=r"line 1: 3 field\(s\), expected 2", more=(*COLUMNS[:1], "--item=at", "--time=at",
+            "--columns", "visit", "at"))  # fmt: skip
+    refused(
+        capsys, out, file, names="no column 'sku'.*as --columns says", more=(*COLUMNS, "--columns", "visit", "x", "at")
+    )
+    refused(capsys, out, file, names="more than one column 'sku'", more=(*COLUMNS, "--columns", "visit", "sku", "sku"))
+    parquet = as_parquet(HEADER + DAYS[0], tmp_path / "a.parquet")
+    refused(capsys, out, parquet, names="leave out --columns", more=more)
+
+
 # --- no row is lost ---------------------------------------------------------------------------------------------------
 
 
@@ -355,9 +374,8 @@ MANY = HEADER.encode() + b"".join(
 def test_texts_that_are_not(data: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, bad = days(tmp_path, "good.csv", "bad.csv")
     bad.write_bytes(data)
-    refused(capsys, tmp_path / "out", bad, names=f"bad.csv: .*{message}")
-    if message != "no events":
-        refused(capsys, tmp_path / "out", good, bad, names=f"bad.csv: .*{message}")
+    files = [bad] if message == "no events" else [good, bad]
+    refused(capsys, tmp_path / "out", *files, names=f"bad.csv: .*{message}")
 
 
 def test_empty_parts_of_a_folder_are_left_out_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

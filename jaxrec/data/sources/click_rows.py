@@ -12,11 +12,10 @@ import pyarrow as pa
 
 from jaxrec.data.bags import BETWEEN, read_bags
 from jaxrec.data.id_columns import id_field, marker_notes, nothing_as_null, whole_column
-from jaxrec.data.raw_files import find_files
 from jaxrec.data.raw_table import NESTED, TEXT, Table, value_text
-from jaxrec.data.reading import Field, load, open_tables
+from jaxrec.data.reading import Field, load
 from jaxrec.data.rows_writing import RawField, RawRows
-from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, quote_option, ranged
+from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named, ranged
 from jaxrec.data.times import NUMBERS, ORDER, read_times
 from jaxrec.errors import UserError, nearest
 
@@ -71,11 +70,8 @@ def _separator(text: str) -> str:
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """Read the file; the fields are user, item, categorical ones, bags and numbers, each in the order of its option."""
     roles = _roles(arguments)
-    paths, notes = find_files(arguments.raw)
-    table = open_tables(connection, paths, delimiter=arguments.delimiter, quote=arguments.quote)
-    hint = "" if len(table.columns) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
-    for column in (arguments.label, *roles, *([] if arguments.time is None else [arguments.time])):
-        table.column(column, hint)
+    timed = [] if arguments.time is None else [arguments.time]
+    table, notes = open_named(connection, arguments, (arguments.label, *roles, *timed))
     columns = [_number("label", table, arguments.label, arguments.na, optional=False)]
     columns += [_column(f"field{i}", table, name, role, arguments.na)
                 for i, (name, role) in enumerate(roles.items())]  # fmt: skip
@@ -102,7 +98,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         user=arguments.user,
         item=arguments.item,
         shown={side: _shown(fields, side, name) for side, name in sides if name is not None},
-        options=_options(arguments) | quote_option(arguments) | {"positive": threshold, "time_unit": unit},
+        options=_options(arguments) | file_options(arguments) | {"positive": threshold, "time_unit": unit},
         min_count=arguments.min_count,
         time_unit=time_unit,
         notes=notes,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
 from jaxrec.data.id_columns import add_na_argument
-from jaxrec.data.reading import NO_QUOTE
+from jaxrec.data.raw_files import find_files
+from jaxrec.data.raw_table import Table
+from jaxrec.data.reading import NO_QUOTE, open_tables
 from jaxrec.data.times import add_time_arguments
+from jaxrec.errors import UserError
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 
 
 def ranged(kind: type, least: float, most: float) -> Callable[[str], float]:
@@ -73,12 +80,44 @@ def _quote(text: str) -> str:
 
 
 def add_file_arguments(parser: ArgumentParser) -> None:
-    """Add the options of time, ``--na`` and ``--delimiter``."""
+    """Add the options of time, ``--na``, ``--delimiter`` and ``--columns``."""
     add_time_arguments(parser)
     add_na_argument(parser)
     parser.add_argument(
         "--delimiter", type=_delimiter, default=",", metavar="C", help="between CSV fields; \\t is a tab (default ,)"
     )
+    parser.add_argument(
+        "--columns", nargs="+", metavar="NAME", help="of a CSV file without a header line: the names of its columns, "
+        "in their order",
+    )  # fmt: skip
+
+
+def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> tuple[Table, list[str]]:
+    """The files of ``--raw`` with the columns that the command line names, and notes about them.
+
+    Raises:
+        UserError: they cannot be opened, or lack a column.
+    """
+    paths, notes = find_files(arguments.raw)
+    table = open_tables(
+        connection, paths, delimiter=arguments.delimiter, columns=arguments.columns, quote=arguments.quote
+    )
+    hint = "" if len(table.names) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
+    if arguments.columns is not None:
+        for file in table.files:
+            if file.lines is None:
+                raise UserError(f"{file.path}: Parquet, which names its columns; leave out --columns")
+        hint = ", as --columns says"
+    elif len(table.names) > 1 and any(NUMBER.fullmatch(name.strip()) for name in table.names):
+        hint = "; if that is no header line but a first row, name the columns with --columns"
+    for column in needed:
+        table.column(column, hint)
+    return table, notes
+
+
+def file_options(arguments: Namespace) -> dict[str, Any]:
+    """The manifest's options of ``--quote`` and ``--columns``: none of what is not given."""
+    return quote_option(arguments) | ({} if arguments.columns is None else {"columns": arguments.columns})
 
 
 def _delimiter(text: str) -> str:

@@ -7,9 +7,8 @@ from typing import Any
 
 from jaxrec.data.events import Raw
 from jaxrec.data.id_columns import id_field, whole_column
-from jaxrec.data.raw_files import find_files
-from jaxrec.data.reading import Field, load, open_tables
-from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, quote_option
+from jaxrec.data.reading import Field, load
+from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named
 from jaxrec.data.times import ORDER, read_times
 from jaxrec.errors import UserError
 
@@ -27,11 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def read(connection: Any, arguments: Namespace) -> Raw:
     """Fill the table ``raw``; see ``events.Raw``."""
-    paths, notes = find_files(arguments.raw)
-    table = open_tables(connection, paths, delimiter=arguments.delimiter, quote=arguments.quote)
-    hint = "" if len(table.columns) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
-    for column in (arguments.session, arguments.item, arguments.time):
-        table.column(column, hint)
+    table, notes = open_named(connection, arguments, (arguments.session, arguments.item, arguments.time))
     times = read_times(connection, table, arguments.time, arguments.time_unit, arguments.time_format)
     if times.unit == ORDER and (arguments.test_days or arguments.validation_days):
         raise UserError("--time-unit order: counters have no days, so nothing can be split by them; give --test-days 0 "
@@ -46,7 +41,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
              for note in whole_column(connection, column, f"column '{getattr(arguments, column)}'")]  # fmt: skip
     options = {name: getattr(arguments, name) for name in ("session", "item", "time", "delimiter")}
     options |= {"time_unit": times.unit, "time_format": arguments.time_format, "na": arguments.na}
-    options |= quote_option(arguments)
+    options |= file_options(arguments)
     return Raw(
         table.called,
         options=options,
