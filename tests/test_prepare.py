@@ -303,7 +303,7 @@ def test_raw_or_out_is_the_wrong_kind_of_place(tmp_path: Path, capsys: pytest.Ca
         ("folder", [], "exists already; choose another --out or give --overwrite"),
         ("folder", ["--overwrite"], "is no data set, so --overwrite leaves it alone"),
         ("file", ["--overwrite"], "is no data set, so --overwrite leaves it alone"),
-        ("file/out", [], "cannot be made (Not a directory)"),
+        ("file/out", [], "a parent of it is a file"),
     ):
         assert message in rejected(capsys, tmp_path, "synthetic", f"--out={tmp_path / out}", *more)
 
