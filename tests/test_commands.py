@@ -17,6 +17,7 @@ import yaml
 from helpers import SYNTHETIC, call, event_types, fails, run_process, write_config, write_dataset
 
 from jaxrec import checkpoint
+from jaxrec.data.files import sealed
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -197,7 +198,8 @@ def test_unreadable_configuration_files(capsys: Capsys, tmp_path: Path) -> None:
 def _edit(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads(file.read_text())
     change(manifest)
-    file.write_text(json.dumps(manifest))
+    manifest.pop("checksum")
+    file.write_text(json.dumps(sealed(manifest)))
 
 
 def _truncate(file: Path) -> None:

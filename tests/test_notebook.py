@@ -81,7 +81,9 @@ def test_all_cells_run(executed: Any, tmp_path: Path) -> None:
     assert "resuming at step" in output(resume) and "epoch 3:" in output(resume) and "epoch 1:" not in output(resume)
     assert "of optimum" in output(evaluate)
     assert any("image/png" in one.get("data", {}) for one in evaluate.outputs)
-    ranks = [line.split() for line in output(recommend).splitlines()[1:]]
+    _, head, *table = output(recommend).splitlines()
+    ranks = [line.split() for line in table]
+    assert head.split() == ["rank", "item", "score"]
     assert [rank for rank, _, _ in ranks] == list("12345") and not {"1", "2"} & {item for _, item, _ in ranks}
     assert "events/s" in output(throughput)
     assert any(line.startswith("gru4rec") and "cross_entropy" in line for line in output(throughput).splitlines())
