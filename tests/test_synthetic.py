@@ -19,7 +19,8 @@ SMALL = ["--items=60", "--sessions=4000", "--successors=5", "--days=10", "--test
 
 
 def prepare(out: Path, *more: str) -> Path:
-    main(["synthetic", "--out", str(out), *SMALL, *more])
+    given = {option.split("=")[0] for option in more}
+    main(["synthetic", "--out", str(out), *(option for option in SMALL if option.split("=")[0] not in given), *more])
     return out
 
 
