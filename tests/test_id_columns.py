@@ -144,6 +144,7 @@ def test_integers_come_back(
         ("[['a'], 'b']", None),
         ("{'a': 1}", None),
         ("['a'", None),
+        (r"['a\d', 'b']", [r"a\d", "b"]),
         ("[" * 5000 + "]" * 5000, None),
         ("[__import__('os')]", None),
     ],

@@ -6,6 +6,7 @@ import ast
 import io
 import json
 import tokenize
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,7 +97,9 @@ def _values(text: str) -> list[Any] | None:
 
 def _python_values(text: str) -> Any:
     try:
-        values = ast.literal_eval(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)  # of escapes that mean nothing: 'a\d'
+            values = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return None
     # NumPy writes no commas, and Python joins texts that stand side by side: ['a' 'b'] is not ['ab'].
