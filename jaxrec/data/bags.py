@@ -98,7 +98,8 @@ def _values(text: str) -> list[Any] | None:
 def _python_values(text: str) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # of escapes that mean nothing: 'a\d'
+            for kind in (SyntaxWarning, DeprecationWarning):  # of escapes that mean nothing, such as 'a\d'
+                warnings.simplefilter("ignore", kind)
             values = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return None
