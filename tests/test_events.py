@@ -18,7 +18,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.dataset import SPLITS, open_sessions
-from jaxrec.data.events import CHUNK, DAY, Cleaning
+from jaxrec.data.events import CHUNK, Cleaning
+from jaxrec.data.splits import DAY
 from jaxrec.errors import UserError
 from jaxrec.prepare import main
 

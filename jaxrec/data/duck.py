@@ -68,3 +68,19 @@ def quoted(text: str) -> str:
 def identifier(name: str) -> str:
     """``name`` as a quoted SQL identifier."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def fetch_row(connection: Any, sql: str) -> tuple[int, ...]:
+    """The first row of a query's result, of whole numbers."""
+    row: tuple[int, ...] = connection.execute(sql).fetchone()
+    return row
+
+
+def fetch_number(connection: Any, sql: str) -> int:
+    """The first value of a query's result, a whole number."""
+    return fetch_row(connection, sql)[0]
+
+
+def fetch_sums(connection: Any, table: str) -> tuple[int, ...]:
+    """Rows of a table, and the sum of its column ``events``."""
+    return fetch_row(connection, f"SELECT count(*), coalesce(sum(events), 0) FROM {table}")

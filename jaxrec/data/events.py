@@ -24,7 +24,6 @@ as in the published code, which decides what ``fraction`` keeps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -34,12 +33,13 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.dataset import SPLITS
+from jaxrec.data.duck import fetch_number, fetch_row, fetch_sums
 from jaxrec.data.ledger import Ledger
 from jaxrec.data.sessions_writing import write_splits, write_vocabulary
+from jaxrec.data.splits import Drawn, split_at_random, split_by_time
 from jaxrec.data.times import iso, plausible_range, span
 from jaxrec.errors import UserError
 
-DAY = 24 * 60 * 60 * 1000  # ms
 CHUNK = 1 << 20  # events fetched from DuckDB at a time
 
 
@@ -57,14 +57,6 @@ class Cleaning:
     def options(self) -> dict[str, Any]:
         """The choices as JSON values, for the manifest."""
         return asdict(self) | {"fraction": str(self.fraction)}
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Test sessions drawn at random: this part of all sessions, by this seed."""
-
-    fraction: Fraction
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -129,9 +121,9 @@ def prepare(
     _filter(connection, cleaning, ledger)
     update(0.2, note="split")
     if raw.drawn:
-        _draw(connection, cleaning, raw.drawn, ledger)
+        split_at_random(connection, raw.drawn, cleaning.validation_days, ledger)
     else:
-        _split(connection, cleaning, ledger)
+        split_by_time(connection, cleaning.test_days, cleaning.validation_days, ledger)
     if raw.event_types:
         _whole_vocabulary(connection)
     else:
@@ -160,10 +152,10 @@ def prepare(
 def _span(connection: Any, raw: Raw) -> dict[str, str]:
     """First and last time of all events, which have to be plausible."""
     first, last = plausible_range()
-    found = _row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw")
+    found = fetch_row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw")
     for moment in found:
         if moment is not None and not first <= moment < last:
-            row = _one(connection, f"SELECT min(rowid) FROM raw WHERE {raw.time} = {moment}")
+            row = fetch_number(connection, f"SELECT min(rowid) FROM raw WHERE {raw.time} = {moment}")
             place = raw.place(row) if raw.place else f"{raw.name}: row {row + 1:,}"
             raise UserError(f"{place}: its time is {iso(moment)}, expected one from {iso(first)} "
                             f"to {iso(last)}; mend or remove it")  # fmt: skip
@@ -184,7 +176,7 @@ def _clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> No
         f"CREATE TABLE clicks AS SELECT * EXCLUDE before FROM (SELECT *, {before} AS before FROM "
         f"(SELECT {columns} FROM raw)) WHERE before IS DISTINCT FROM item"
     )
-    ledger.took("repeats", events=_one(connection, "SELECT (SELECT count(*) FROM raw) - (SELECT count(*) FROM clicks)"))
+    ledger.took("repeats", events=_fewer_clicks(connection))
 
 
 def _distinct_clicks(connection: Any, columns: str, ledger: Ledger) -> None:
@@ -193,8 +185,12 @@ def _distinct_clicks(connection: Any, columns: str, ledger: Ledger) -> None:
         "CREATE TABLE clicks AS SELECT session, item, time, date, event, min(row) AS row "
         f"FROM (SELECT {columns} FROM raw) GROUP BY session, item, time, date, event"
     )
-    taken = _one(connection, "SELECT (SELECT count(*) FROM raw) - (SELECT count(*) FROM clicks)")
-    ledger.took("duplicate events", events=taken)
+    ledger.took("duplicate events", events=_fewer_clicks(connection))
+
+
+def _fewer_clicks(connection: Any) -> int:
+    """How many rows step 1 took."""
+    return fetch_number(connection, "SELECT (SELECT count(*) FROM raw) - (SELECT count(*) FROM clicks)")
 
 
 def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
@@ -204,9 +200,9 @@ def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
         "CREATE TEMP TABLE long AS SELECT session, max(date) AS date, min(row) AS first, count(*) AS events "
         "FROM clicks GROUP BY session"
     )
-    sessions, events = _sums(connection, "long")
+    sessions, events = fetch_sums(connection, "long")
     connection.execute(f"DELETE FROM long WHERE events < {length}")
-    kept = _sums(connection, "long")
+    kept = fetch_sums(connection, "long")
     ledger.took("short sessions", sessions=sessions - kept[0], events=events - kept[1])
     ledger.require(kept[1], "events")
 
@@ -214,9 +210,9 @@ def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
         "CREATE TEMP TABLE supported AS SELECT item, count(*) AS events FROM clicks SEMI JOIN long USING (session) "
         "GROUP BY item"
     )
-    items, _ = _sums(connection, "supported")
+    items, _ = fetch_sums(connection, "supported")
     connection.execute(f"DELETE FROM supported WHERE events < {support}")
-    popular = _sums(connection, "supported")
+    popular = fetch_sums(connection, "supported")
     ledger.took("rare items", items=items - popular[0], events=kept[1] - popular[1])
     ledger.require(popular[1], "events")
 
@@ -225,54 +221,9 @@ def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
         "SELECT session, count(*) AS events FROM clicks SEMI JOIN long USING (session) "
         f"SEMI JOIN supported USING (item) GROUP BY session HAVING count(*) >= {length}) AS popular USING (session)"
     )
-    left = _sums(connection, "dated")
+    left = fetch_sums(connection, "dated")
     ledger.took("short sessions after rare items", sessions=kept[0] - left[0], events=popular[1] - left[1])
     ledger.require(left[1], "events")
-
-
-def _split(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
-    """Step 3: the table ``sessions`` (session, date, first, events, split as an index into SPLITS)."""
-    last = _one(connection, "SELECT max(date) FROM dated")
-    # Without test days the split date lies after every session.
-    test = last - cleaning.test_days * DAY if cleaning.test_days else last + 1
-    validation = test - cleaning.validation_days * DAY
-    connection.execute(
-        "CREATE TEMP TABLE sessions AS SELECT session, date, first, events, CASE WHEN date < "
-        f"{validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2 END AS split FROM dated"
-    )
-    sessions, events = _row(connection, "SELECT count(*), coalesce(sum(events), 0) FROM sessions WHERE split IS NULL")
-    ledger.took("split date", sessions=sessions, events=events)
-    connection.execute("DELETE FROM sessions WHERE split IS NULL")
-    found = [_one(connection, f"SELECT count(*) FROM sessions WHERE split = {index}") for index in range(len(SPLITS))]
-    if not found[0]:
-        first = _one(connection, "SELECT min(date) FROM dated")
-        raise UserError(
-            f"{ledger.name}: no session is left for training before the {cleaning.test_days} test and "
-            f"{cleaning.validation_days} validation days; all sessions lie within {(last - first) / DAY:.1f} days, "
-            "give fewer --test-days or --validation-days"
-        )
-    for index, days in ((1, cleaning.validation_days), (2, cleaning.test_days)):
-        if days:
-            ledger.require(found[index], f"{SPLITS[index]} sessions")
-
-
-def _draw(connection: Any, cleaning: Cleaning, drawn: Drawn, ledger: Ledger) -> None:
-    """Step 3 at random: the table ``sessions``; the validation days are the last ones of the sessions not drawn."""
-    sessions, last = _row(connection, "SELECT count(*), max(date) FROM dated")
-    tests = math.ceil(sessions * drawn.fraction)
-    validation = last + 1 - cleaning.validation_days * DAY
-    # The digests of the sessions' numbers in their order, which is that of their dates and input rows, put them into
-    # an order that is random, yet the same on every machine.
-    connection.execute(
-        "CREATE TEMP TABLE sessions AS SELECT session, date, first, events, "
-        f"CASE WHEN row_number() OVER (ORDER BY md5('{drawn.seed} ' || number), number) <= {tests} THEN 2 "
-        f"WHEN date < {validation} THEN 0 ELSE 1 END AS split "
-        "FROM (SELECT *, row_number() OVER (ORDER BY date, first) AS number FROM dated)"
-    )
-    for index, wanted in enumerate((1, cleaning.validation_days, 1)):
-        if wanted:
-            found = _one(connection, f"SELECT count(*) FROM sessions WHERE split = {index}")
-            ledger.require(found, f"{SPLITS[index]} sessions")
 
 
 def _whole_vocabulary(connection: Any) -> None:
@@ -299,17 +250,17 @@ def _match_test(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     """Step 4: drop from the test sessions what training has not seen."""
     if not cleaning.test_days:
         return
-    before = _row(connection, "SELECT count(*), sum(events) FROM sessions WHERE split = 2")
+    before = fetch_row(connection, "SELECT count(*), sum(events) FROM sessions WHERE split = 2")
     connection.execute(
         "CREATE TEMP TABLE matched AS SELECT session, count(*) AS events FROM clicks "
         "SEMI JOIN vocabulary USING (item) SEMI JOIN (SELECT session FROM sessions WHERE split = 2) USING (session) "
         "GROUP BY session"
     )
-    seen = _sums(connection, "matched")
+    seen = fetch_sums(connection, "matched")
     ledger.took("test items unseen in training", events=before[1] - seen[1])
     ledger.require(seen[1], "test events")
     connection.execute(f"DELETE FROM matched WHERE events < {cleaning.min_session_length}")
-    left = _sums(connection, "matched")
+    left = fetch_sums(connection, "matched")
     ledger.took("short test sessions", sessions=before[0] - left[0], events=seen[1] - left[1])
     ledger.require(left[1], "test events")
     connection.execute(
@@ -386,24 +337,10 @@ def _typed_counts(connection: Any, types: tuple[str, ...]) -> dict[str, Any]:
             "GROUP BY event"
         ).fetchall()
     )
-    trained = _one(connection, "SELECT count(*) FROM vocabulary WHERE count > 0")
+    trained = fetch_number(connection, "SELECT count(*) FROM vocabulary WHERE count > 0")
     return {"trained": trained, "events": {name: found.get(index, 0) for index, name in enumerate(types)}}
 
 
 def _counts(lengths: np.ndarray) -> dict[str, int]:
     events = int(lengths.sum())
     return {"sessions": len(lengths), "events": events, "targets": events - len(lengths)}
-
-
-def _row(connection: Any, sql: str) -> tuple[int, ...]:
-    row: tuple[int, ...] = connection.execute(sql).fetchone()
-    return row
-
-
-def _one(connection: Any, sql: str) -> int:
-    return _row(connection, sql)[0]
-
-
-def _sums(connection: Any, table: str) -> tuple[int, ...]:
-    """Rows of a table, and the events that they stand for."""
-    return _row(connection, f"SELECT count(*), coalesce(sum(events), 0) FROM {table}")

@@ -17,13 +17,14 @@ import pyarrow.parquet
 
 from jaxrec.data.duck import quoted
 from jaxrec.data.event_types import EVENT_TYPES
-from jaxrec.data.events import Drawn, Raw
+from jaxrec.data.events import Raw
 from jaxrec.data.raw_files import find_files
 from jaxrec.data.raw_table import called, literal, row_place
 from jaxrec.data.reading import account
 from jaxrec.data.sessions_writing import write_parquet
 from jaxrec.data.sources.merrec_files import KINDS, Files, open_files
 from jaxrec.data.sources.shared import add_raw_arguments, fraction, quote_option, ranged
+from jaxrec.data.splits import Drawn
 from jaxrec.data.writing import ArrayFile
 from jaxrec.errors import UserError
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from jaxrec.data.event_types import EVENT_TYPES
-from jaxrec.data.events import DAY, Raw
+from jaxrec.data.events import Raw
 from jaxrec.data.market import (
     LEAST_LENGTH,
     SECONDS,
@@ -48,6 +48,7 @@ from jaxrec.data.market_words import (
 from jaxrec.data.raw_files import find_files
 from jaxrec.data.sources import merrec
 from jaxrec.data.sources.shared import add_number
+from jaxrec.data.splits import DAY
 from jaxrec.errors import UserError
 
 HELP = "made-up events on the listings of a marketplace, with a known best result; needs no raw data"

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from jaxrec.data.events import DAY, Raw
+from jaxrec.data.events import Raw
 from jaxrec.data.markov import MAX_LENGTH, Markov, draw, make_markov
 from jaxrec.data.sources.shared import add_number
+from jaxrec.data.splits import DAY
 
 HELP = "made-up sessions with a known best result; needs no raw data"
 DEFAULTS = {"min_item_support": 1, "test_days": 3}
