@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.cli import Parser, command, progress, say
+from jaxrec.data.cleaning import Cleaning, Raw
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.duck import connect
-from jaxrec.data.events import Cleaning, Raw, prepare
+from jaxrec.data.events import prepare
 from jaxrec.data.market_optimum import optimum_lines
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.reading import read_line

@@ -17,8 +17,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from jaxrec.data.cleaning import Cleaning
 from jaxrec.data.dataset import SPLITS, open_sessions
-from jaxrec.data.events import CHUNK, Cleaning
+from jaxrec.data.events import CHUNK
 from jaxrec.data.splits import DAY
 from jaxrec.errors import UserError
 from jaxrec.prepare import main

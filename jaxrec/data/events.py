@@ -24,76 +24,22 @@ as in the published code, which decides what ``fraction`` keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxrec.data.cleaning import Cleaning, Raw
+from jaxrec.data.clicks import make_clicks, time_span
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.duck import fetch_number, fetch_row, fetch_sums
 from jaxrec.data.ledger import Ledger
 from jaxrec.data.sessions_writing import write_splits, write_vocabulary
-from jaxrec.data.splits import Drawn, split_at_random, split_by_time
-from jaxrec.data.times import iso, plausible_range, span
-from jaxrec.errors import UserError
+from jaxrec.data.splits import split_at_random, split_by_time
 
 CHUNK = 1 << 20  # events fetched from DuckDB at a time
-
-
-@dataclass(frozen=True)
-class Cleaning:
-    """The preprocessing choices that every source shares; see the module's description."""
-
-    min_session_length: int = 2
-    min_item_support: int = 5
-    test_days: int = 7
-    validation_days: int = 0
-    fraction: Fraction = Fraction(1)
-    drop_repeats: bool = False
-
-    def options(self) -> dict[str, Any]:
-        """The choices as JSON values, for the manifest."""
-        return asdict(self) | {"fraction": str(self.fraction)}
-
-
-@dataclass(frozen=True)
-class Raw:
-    """What a source has put into the DuckDB table ``raw``: one row per event, in input order, no NULLs.
-
-    ``raw`` has the columns ``session`` and ``item`` (BIGINT or VARCHAR) and what the expressions below refer to.
-
-    Attributes:
-        name: what errors call it: the file.
-        options: the source's own choices, for the manifest.
-        time: SQL, the event's time in ms since 1970; orders the events of a session.
-        date: SQL, the event's date in ms since 1970, which decides on the split; coarser than ``time`` where the
-            published protocol of a data set has it so.
-        extras: from the finished directory and the number of items to further entries of the manifest.
-        event_types: their names, where ``raw`` has the column ``event``, UTINYINT, an index into them.
-        drawn: the test sessions are drawn so rather than taken from the last days.
-        attributes: writes further files by item index (the tables ``raw`` and ``vocabulary`` still stand) into the
-            directory; returns their manifest entries and further counts.
-        notes: what the user should know of how the files were read.
-        counters: times are counters that only order.
-        read: how many rows and files were read, for the manifest; None where nothing was.
-        place: what errors call a row, from 0: its file and number there; by default ``name`` and its number.
-    """
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-    time: str = "time"
-    date: str = "time"
-    extras: Callable[[Path, int], dict[str, Any]] | None = None
-    event_types: tuple[str, ...] = ()
-    drawn: Drawn | None = None
-    attributes: Callable[[Path], tuple[dict[str, dict[str, Any]], dict[str, Any]]] | None = None
-    notes: Sequence[str] = ()
-    counters: bool = False
-    read: dict[str, int] | None = None
-    place: Callable[[int], str] | None = None
 
 
 def prepare(
@@ -115,8 +61,8 @@ def prepare(
         UserError: no session or no target is left in a split.
     """
     ledger = Ledger(raw.name)
-    times = {} if raw.counters else {"times": _span(connection, raw)}
-    _clicks(connection, raw, cleaning, ledger)
+    times = {} if raw.counters else {"times": time_span(connection, raw)}
+    make_clicks(connection, raw, cleaning, ledger)
     update(0.1, note="filter")
     _filter(connection, cleaning, ledger)
     update(0.2, note="split")
@@ -147,50 +93,6 @@ def prepare(
         files |= further
         counts |= more
     return {"counts": counts, "dropped": ledger.dropped, **times, "files": files}
-
-
-def _span(connection: Any, raw: Raw) -> dict[str, str]:
-    """First and last time of all events, which have to be plausible."""
-    first, last = plausible_range()
-    found = fetch_row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw")
-    for moment in found:
-        if moment is not None and not first <= moment < last:
-            row = fetch_number(connection, f"SELECT min(rowid) FROM raw WHERE {raw.time} = {moment}")
-            place = raw.place(row) if raw.place else f"{raw.name}: row {row + 1:,}"
-            raise UserError(f"{place}: its time is {iso(moment)}, expected one from {iso(first)} "
-                            f"to {iso(last)}; mend or remove it")  # fmt: skip
-    return {} if found[0] is None else span(*found)
-
-
-def _clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> None:
-    """Step 1: the view or table ``clicks`` (session, item, time, date, row, and ``event`` where events have types)."""
-    columns = f"session, item, {raw.time} AS time, {raw.date} AS date, rowid AS row"
-    if raw.event_types:
-        _distinct_clicks(connection, f"{columns}, event", ledger)
-        return
-    if not cleaning.drop_repeats:
-        connection.execute(f"CREATE VIEW clicks AS SELECT {columns} FROM raw")
-        return
-    before = "lag(item) OVER (PARTITION BY session ORDER BY time, row)"
-    connection.execute(
-        f"CREATE TABLE clicks AS SELECT * EXCLUDE before FROM (SELECT *, {before} AS before FROM "
-        f"(SELECT {columns} FROM raw)) WHERE before IS DISTINCT FROM item"
-    )
-    ledger.took("repeats", events=_fewer_clicks(connection))
-
-
-def _distinct_clicks(connection: Any, columns: str, ledger: Ledger) -> None:
-    """Step 1 where events have types: of rows that say the same the first."""
-    connection.execute(
-        "CREATE TABLE clicks AS SELECT session, item, time, date, event, min(row) AS row "
-        f"FROM (SELECT {columns} FROM raw) GROUP BY session, item, time, date, event"
-    )
-    ledger.took("duplicate events", events=_fewer_clicks(connection))
-
-
-def _fewer_clicks(connection: Any) -> int:
-    """How many rows step 1 took."""
-    return fetch_number(connection, "SELECT (SELECT count(*) FROM raw) - (SELECT count(*) FROM clicks)")
 
 
 def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:

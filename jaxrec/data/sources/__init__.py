@@ -9,7 +9,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any, Protocol
 
-from jaxrec.data.events import Raw
+from jaxrec.data.cleaning import Raw
 from jaxrec.data.rows_writing import RawRows
 from jaxrec.data.sources import (
     amore,
@@ -30,7 +30,7 @@ class Source(Protocol):
     """What a module in this package provides."""
 
     HELP: str  # one line for --help
-    DEFAULTS: dict[str, Any]  # of those fields of events.Cleaning that differ for this data set
+    DEFAULTS: dict[str, Any]  # of those fields of cleaning.Cleaning that differ for this data set
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options that only this source has."""

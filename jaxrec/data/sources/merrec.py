@@ -15,9 +15,9 @@ from typing import Any
 
 import pyarrow.parquet
 
+from jaxrec.data.cleaning import Raw
 from jaxrec.data.duck import quoted
 from jaxrec.data.event_types import EVENT_TYPES
-from jaxrec.data.events import Raw
 from jaxrec.data.raw_files import find_files
 from jaxrec.data.raw_table import called, literal, row_place
 from jaxrec.data.reading import account
@@ -73,7 +73,7 @@ def add_protocol_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``events.Raw``."""
+    """Fill the table ``raw``; see ``cleaning.Raw``."""
     paths, notes = find_files(arguments.raw)
     raw = read_files(connection, paths, arguments, called(paths), quote=arguments.quote)
     return replace(raw, notes=notes, options=raw.options | quote_option(arguments))

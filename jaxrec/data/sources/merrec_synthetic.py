@@ -21,8 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
+from jaxrec.data.cleaning import Raw
 from jaxrec.data.event_types import EVENT_TYPES
-from jaxrec.data.events import Raw
 from jaxrec.data.market import (
     LEAST_LENGTH,
     SECONDS,
@@ -78,7 +78,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Make the files and fill the table ``raw`` from them; see ``events.Raw``.
+    """Make the files and fill the table ``raw`` from them; see ``cleaning.Raw``.
 
     Raises:
         UserError: too few listings for so many days, or ``--raw-out`` cannot be made.

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from jaxrec.data.events import Raw
+from jaxrec.data.cleaning import Raw
 from jaxrec.data.markov import MAX_LENGTH, Markov, draw, make_markov
 from jaxrec.data.sources.shared import add_number
 from jaxrec.data.splits import DAY
@@ -36,7 +36,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``events.Raw``.
+    """Fill the table ``raw``; see ``cleaning.Raw``.
 
     Item ids are 1 to ``--items``, shuffled, so that an id says nothing about the popularity.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from jaxrec.data.events import Raw
+from jaxrec.data.cleaning import Raw
 from jaxrec.data.id_columns import id_field, whole_column
 from jaxrec.data.reading import Field, load
 from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named
@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``events.Raw``."""
+    """Fill the table ``raw``; see ``cleaning.Raw``."""
     table, notes = open_named(connection, arguments, (arguments.session, arguments.item, arguments.time))
     times = read_times(connection, table, arguments.time, arguments.time_unit, arguments.time_format)
     if times.unit == ORDER and (arguments.test_days or arguments.validation_days):

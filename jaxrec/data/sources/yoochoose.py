@@ -9,7 +9,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from jaxrec.data.events import Raw
+from jaxrec.data.cleaning import Raw
 from jaxrec.data.raw_files import find_files
 from jaxrec.data.reading import Field, integer, load, open_tables, timestamp
 from jaxrec.data.sources.shared import add_raw_arguments, quote_option
@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``events.Raw``."""
+    """Fill the table ``raw``; see ``cleaning.Raw``."""
     fields = [
         Field("session", "session", integer, "an integer"),
         Field("item", "item", integer, "an integer"),
