@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from jaxrec.cli import say
 from jaxrec.data.bags import parse_list
 from jaxrec.data.files import checksum, map_array
-from jaxrec.data.raw_ids import Places, bare, check_single, is_list, listing, plain, read_list
+from jaxrec.data.raw_ids import Places, bare, check_single, is_list, listing, no_number, plain, read_list
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import Note, UserError, nearest
 
@@ -87,7 +87,9 @@ class FieldCodes:
         self._run, self._schema = run, run.schema
         self._counts = self._schema.apart(run.value_counts())
         self._places: dict[str, Places] = {}
-        self._separator = str(run.manifest.get("options", {}).get("bag_separator", "|"))
+        options = run.manifest.get("options", {})
+        self._separator = str(options.get("bag_separator", "|"))
+        self._na = tuple(text.strip() for text in options.get("na") or ())  # texts that stand for nothing
 
     def names(self, *sides: str) -> list[str]:
         """The fields of these sides that the model reads."""
@@ -123,7 +125,7 @@ class FieldCodes:
             UserError: of a wrong type, or too many values.
         """
         if field.kind == "numerical":
-            return read_number(field, value)
+            return read_number(field, value, self._na)
         values = self.bag_values(field, value)
         if len(values) > field.width:
             raise UserError(f"field '{field.name}': found {len(values)} values, at most {field.width} are allowed")
@@ -141,8 +143,12 @@ class FieldCodes:
             value = value.split(self._separator) if found is None else found
         if is_list(value) or isinstance(value, set | frozenset):
             found = read_list(f"field '{field.name}'", value)
-            return [one for one in found if plain(one) not in (None, "")]
+            return [one for one in found if not self._is_nothing(plain(one))]
         return [value]
+
+    def _is_nothing(self, value: Any) -> bool:
+        """Whether a plain value of a categorical field or bag stands for none."""
+        return value is None or (isinstance(value, str) and value.strip() in ("", *self._na))
 
     def code(self, field: Field, value: Any) -> int:
         """The index of one value; 0 for none, and with a warning for one that training has not seen.
@@ -151,7 +157,7 @@ class FieldCodes:
             UserError: of several values.
         """
         check_single(f"field '{field.name}'", value)
-        if plain(value) in (None, ""):
+        if self._is_nothing(plain(value)):
             return 0
         places = self._vocabulary(field.name)
         found = max(0, places.find(value))
@@ -316,15 +322,18 @@ def read_table(run: RowRun, name: str) -> pa.Table:
     return pq.read_table(file)
 
 
-def read_number(field: Field, value: Any) -> np.ndarray:
-    """float32[]: the number that the model reads; the mean for None.
+def read_number(field: Field, value: Any, na: Sequence[str] = ()) -> np.ndarray:
+    """float32[]: the number that the model reads; the mean for None, NA and the like, as ``prepare`` reads them.
+
+    Args:
+        na: texts of ``--na``.
 
     Raises:
         UserError: it is none, not finite, or nowhere near those of the data.
     """
     check_single(f"field '{field.name}'", value)
     value = plain(value)
-    if value is None:
+    if no_number(value, na):
         return np.zeros((), np.float32)
     try:
         number = float(value)

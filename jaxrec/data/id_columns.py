@@ -6,6 +6,7 @@ One rule for all of them, after which the values can be found again however they
 - A column is int64 where all its values are whole numbers, also where they are written with .0, as pandas does once a
   value is missing. A leading zero, a plus or a number beyond 64 bits makes all of it text.
 - Texts that other programs write for nothing (``MARKERS``) are refused as ids; ``--na`` says which texts are nothing.
+  Of numbers: see ``number_columns``.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxrec.data.duck import quoted
+from jaxrec.data.raw_ids import MARKERS
 from jaxrec.data.raw_table import TEXT, Table, value_text
 from jaxrec.data.reading import Field
 from jaxrec.data.times import INTEGERS
 from jaxrec.errors import UserError, shown
 
-MARKERS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", r"\n")  # in any case
 SPACES = " || ".join(f"chr({code})" for code in (32, 9, 10, 11, 12, 13, 0xA0, 0x3000, 0xFEFF))
 WHOLE = ("UBIGINT", "HUGEINT", "UHUGEINT", "UUID", "DATE", "BOOLEAN")
 
@@ -32,7 +33,7 @@ def add_na_argument(parser: ArgumentParser) -> None:
         nargs="*",
         metavar="TEXT",
         help="texts that stand for nothing, such as NA \\N; --na alone: none does, NA is a value (default: as ids nan, "
-        "null, NA, None, \\N and the like are refused)",
+        "null, NA, None, \\N and the like are refused; as numbers they always are nothing)",
     )
 
 

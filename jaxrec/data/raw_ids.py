@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -30,6 +30,8 @@ LISTS = (
     Sequence, Iterator, KeysView, ValuesView, pa.Array, pa.ChunkedArray, pa.ListScalar, pa.LargeListScalar,
 )  # fmt: skip
 SUCH_AS = "such as [81766, 31331]"
+MARKERS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", r"\n")
+"""What programs write where there is no value, in any case."""
 
 
 def plain(value: Any) -> Any:
@@ -47,6 +49,12 @@ def plain(value: Any) -> Any:
     if (isinstance(value, float) and math.isnan(value)) or (isinstance(value, Decimal) and value.is_nan()):
         return None
     return None if type(value).__name__ in ("NAType", "NaTType") else value
+
+
+def no_number(value: Any, na: Collection[str] = ()) -> bool:
+    """Whether a plain value stands for no number: None, no text, one of ``MARKERS`` or of ``na``, spaces aside."""
+    text = value.strip() if isinstance(value, str) else None
+    return value is None or (text is not None and (text.lower() in ("", *MARKERS) or text in na))
 
 
 def whole(value: Any) -> int | None:

@@ -12,17 +12,17 @@ import pyarrow as pa
 
 from jaxrec.data.bags import BETWEEN, read_bags
 from jaxrec.data.id_columns import id_field, marker_notes, nothing_as_null, whole_column
-from jaxrec.data.raw_table import NESTED, TEXT, Table, value_text
+from jaxrec.data.number_columns import LARGEST, label_field, number_field
+from jaxrec.data.raw_table import NESTED, Table, value_text
 from jaxrec.data.reading import Field, load
 from jaxrec.data.rows_writing import RawField, RawRows
 from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named, ranged
-from jaxrec.data.times import NUMBERS, ORDER, read_times
+from jaxrec.data.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest
 
 HELP = "any labelled rows, such as clicks or ratings: CSV (also packed) or Parquet files, one row a line"
 KIND = "rows"
 
-LARGEST = 1e30  # of a number: its square is still one, and as float32 it is finite
 MOST_VALUES = 256  # of a bag: every row takes as many columns as the longest one
 
 
@@ -39,7 +39,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument(option, nargs="+", action="extend", default=[], metavar="COL", help=help)
 
     add_raw_arguments(parser, "the rows")
-    parser.add_argument("--label", required=True, metavar="COL", help="column: the label, a number")
+    parser.add_argument("--label", required=True, metavar="COL", help="column: the label, a number or "
+                        "true/false, yes/no")  # fmt: skip
     parser.add_argument(
         "--positive", type=ranged(float, -LARGEST, LARGEST), metavar="X", help="a label is positive from X on "
         "(default 1 where all labels are 0 or 1; otherwise it has to be given)",
@@ -50,7 +51,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     columns("--categorical", "columns of one value each; an empty one is unknown")
     columns("--bag", "columns of several values each: text with --bag-separator between them, or Parquet lists")
     parser.add_argument("--bag-separator", type=_separator, default="|", metavar="TEXT", help="(default |)")
-    columns("--numerical", "columns of numbers, which are standardised; an empty one becomes the mean")
+    columns("--numerical", "columns of numbers, which are standardised; a missing one (nothing, NA, NaN, NULL, None, "
+            "\\N) becomes the mean")  # fmt: skip
     columns("--log-numerical", "those of them of which sign(x) log(1 + |x|) is taken first, such as prices and counts")
     columns("--user-fields", "fields that describe the user; an item's or the occasion's are the others")
     columns("--item-fields", "fields that describe the item")
@@ -72,7 +74,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     roles = _roles(arguments)
     timed = [] if arguments.time is None else [arguments.time]
     table, notes = open_named(connection, arguments, (arguments.label, *roles, *timed))
-    columns = [_number("label", table, arguments.label, arguments.na, optional=False)]
+    columns = [label_field(table, "label", arguments.label, arguments.na)]
     columns += [_column(f"field{i}", table, name, role, arguments.na)
                 for i, (name, role) in enumerate(roles.items())]  # fmt: skip
     unit = None
@@ -204,7 +206,7 @@ def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.n
 def _column(name: str, table: Table, column: str, role: Role, na: Sequence[str] | None) -> Field:
     """How a field is read: text (of a list with BETWEEN between values), empty where unknown; or a number or NaN."""
     if role.kind == "numerical":
-        return _number(name, table, column, na, optional=True)
+        return number_field(table, name, column, na)
     _, found = table.column(column)
     if found.endswith("]"):
         if role.kind != "bag":
@@ -215,22 +217,6 @@ def _column(name: str, table: Table, column: str, role: Role, na: Sequence[str] 
     if found.startswith(NESTED):
         raise UserError(f"{table.path}: column '{column}' is of type {found}; expected integers or text")
     return Field(name, column, lambda sql: f"coalesce({nothing_as_null(value_text(sql, found), na)}, '')", "a value")
-
-
-def _number(name: str, table: Table, column: str, na: Sequence[str] | None, optional: bool) -> Field:
-    _, found = table.column(column)
-    if found not in (TEXT, "BOOLEAN", *NUMBERS) and not found.startswith("DECIMAL"):
-        raise UserError(f"{table.path}: column '{column}' is of type {found}; expected numbers")
-
-    def parse(sql: str) -> str:
-        text = f"trim(coalesce({nothing_as_null(f'CAST({sql} AS VARCHAR)', na)}, ''))"
-        number = f"TRY_CAST({sql} AS DOUBLE)"
-        # The text has to occur: of a column that is only cast the CSV reader makes numbers, and fails where it cannot.
-        usable = f"CASE WHEN {text} <> '' AND abs({number}) <= {LARGEST} THEN {number} END"
-        empty = f"{text} = '' OR isnan({number})"
-        return f"CASE WHEN {empty} THEN CAST('nan' AS DOUBLE) ELSE {usable} END" if optional else usable
-
-    return Field(name, column, parse, f"a number of at most {LARGEST:g}{' or nothing' if optional else ''}")
 
 
 def _fetch(connection: Any, expression: str) -> pa.ChunkedArray:
@@ -245,6 +231,8 @@ def _field(
     """A field as it was read; adds to the notes what was changed."""
     if role.kind == "numerical":
         numbers = pa.array(_fetch(connection, column).to_numpy(), from_pandas=True)  # NaN becomes null
+        if missing := numbers.null_count:
+            notes.append(f"column '{name}': {missing:,} of {len(numbers):,} numbers are missing and become the mean")
         return RawField(name, role.kind, role.side, numbers)
     called = f"column '{name}'"
     if role.kind == "categorical":
