@@ -12,6 +12,9 @@ from jaxrec.click_metrics import Calibration
 from jaxrec.errors import UserError
 from jaxrec.pictures import check_picture, save_picture
 
+MOST_NUMBERS = 12  # fields with which a weight still fits into its cell
+VALUE = 18  # characters of a value beside its field
+
 
 def reliability(calibration: Calibration, file: Path, title: str) -> None:
     """Draw the mean label of each bin over its mean probability, and the rows of each bin beneath.
@@ -62,20 +65,27 @@ def attention(
 
 
 def attention_figure(fields: Sequence[str], values: Sequence[str], weights: Sequence[np.ndarray], title: str) -> Any:
-    """The matplotlib figure of ``attention``."""
+    """The matplotlib figure of ``attention``.
+
+    The colours begin at 0 and reach at least twice the even share 1 / F: weights that differ by little look alike.
+    """
     from matplotlib.figure import Figure
 
     if not weights:
         raise UserError("this model has no interacting layers (model.blocks 0), so there is no attention to draw")
-    layers, heads, size = len(weights), len(weights[0]), max(2.6, 0.27 * len(fields))
+    numbers = len(fields) <= MOST_NUMBERS
+    layers, heads, size = len(weights), len(weights[0]), max(2.6, (0.38 if numbers else 0.27) * len(fields))
     figure = Figure(figsize=(heads * size + 3.2, layers * size + 1.4), layout="constrained")
     panels = figure.subplots(layers, heads, squeeze=False)
-    # Of a dozen fields no weight comes near 1, and all may lie close together.
-    lowest, highest = (float(extreme([extreme(layer) for layer in weights])) for extreme in (np.min, np.max))
-    rows = [f"{name}: {value[:18]}" for name, value in zip(fields, values, strict=True)]
+    even = 1 / len(fields)
+    highest = max(2 * even, *(float(np.max(layer)) for layer in weights))  # of a dozen fields none comes near 1
+    short = [value if len(value) <= VALUE else value[: VALUE - 1] + "…" for value in values]
+    rows = [f"{name}: {value}" for name, value in zip(fields, short, strict=True)]
     for layer, head in np.ndindex(layers, heads):
         panel: Any = panels[layer, head]
-        image = panel.imshow(weights[layer][head], vmin=lowest, vmax=highest, cmap="Blues")
+        image = panel.imshow(weights[layer][head], vmin=0, vmax=highest, cmap="Blues")
+        if numbers:
+            _write_numbers(panel, weights[layer][head], highest)
         panel.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
         labels = rows if head == 0 else [""] * len(fields)
         panel.set_yticks(range(len(fields)), labels, fontsize=7)
@@ -83,6 +93,15 @@ def attention_figure(fields: Sequence[str], values: Sequence[str], weights: Sequ
                          rotation=90)  # fmt: skip
         for label in (*panel.get_yticklabels(), *panel.get_xticklabels()):
             label.set_parse_math(False)
-    figure.colorbar(image, ax=panels, shrink=0.6, label="attention weight")
+    bar = figure.colorbar(image, ax=panels, shrink=0.6, label=f"attention weight (dashed: even, 1/{len(fields)})")
+    bar.ax.axhline(even, color="black", linestyle="--", linewidth=1)
     figure.suptitle(title, fontsize=10).set_parse_math(False)
     return figure
+
+
+def _write_numbers(panel: Any, weights: np.ndarray, highest: float) -> None:
+    """Write each weight into its cell, in white where the colour is dark; ``highest`` has the darkest."""
+    for (row, column), weight in np.ndenumerate(weights):
+        color = "white" if weight > 0.6 * highest else "black"
+        text = f"{weight:.3f}".removeprefix("0")
+        panel.text(column, row, text, ha="center", va="center", fontsize=6, color=color)

@@ -237,6 +237,7 @@ def loss_figure(epochs: Sequence[dict[str, Any]], passes: int, name: str) -> Any
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     if passes > 1:
+        axes.set_xlim(left=0)  # a single epoch has its steps behind it too
         steps = epochs[0]["step"] / (epochs[0]["epoch"] * passes)  # of a pass
         above = axes.secondary_xaxis("top", functions=(lambda step: step / steps, lambda one: one * steps))
         above.set_xlabel(f"pass over the data ({passes} an epoch)")

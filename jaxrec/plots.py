@@ -56,6 +56,11 @@ def learning_curve(lines: list[dict[str, Any]], metric: str, file: Path) -> None
         metric: such as ``recall@20``.
         file: where the PNG goes.
     """
+    learning_curve_figure(lines, metric, file.parent.name).savefig(file, dpi=120)
+
+
+def learning_curve_figure(lines: list[dict[str, Any]], metric: str, name: str) -> Any:
+    """The matplotlib figure of ``learning_curve``; ``name`` is that of the run."""
     from matplotlib.figure import Figure  # its own canvas: no display, no global state
     from matplotlib.ticker import MaxNLocator
 
@@ -66,13 +71,15 @@ def learning_curve(lines: list[dict[str, Any]], metric: str, file: Path) -> None
     axes.plot([line["epoch"] for line in epochs], [line["loss"] for line in epochs], "o-", color="C0")
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss", color="C0")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))  # one epoch has one tick
     if validation:
         right = axes.twinx()
-        right.plot([line["epoch"] for line in validation], [line[metric] for line in validation], "s-", color="C1")
+        # Open squares, larger than the dots: after one epoch both stand in the middle.
+        values = [line[metric] for line in validation]
+        right.plot([line["epoch"] for line in validation], values, "s-", color="C1", markersize=9, fillstyle="none")
         right.set_ylabel(f"validation {metric}", color="C1")
-    legible(file.parent.name, "").on(axes.set_title(""))
-    figure.savefig(file, dpi=120)
+    legible(name, "").on(axes.set_title(""))
+    return figure
 
 
 # ---- several runs ----------------------------------------------------------------------------------------------------

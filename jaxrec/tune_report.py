@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +29,10 @@ if TYPE_CHECKING:
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
 COLUMNS = 3  # panels side by side
 PANEL = (4.0, 3.2)  # inches
-LABEL = 16  # characters of a choice under its place
+LETTERS = 13  # in an inch of a tick's label
+LABEL = 60  # characters of a choice under its place
+TICKS = 5  # at most on a logarithmic axis
+STEPS = (1, 2, 2.5, 5, 10)  # between the ticks of a linear axis, times a power of ten
 
 
 def best_epoch(trial: FrozenTrial, higher: bool) -> int | None:
@@ -168,14 +173,10 @@ def draw_parameters(trials: Sequence[FrozenTrial], parameters: Sequence[Paramete
         drawn = [(trial.params[parameter.field], trial) for trial in trials if parameter.field in trial.params]
         if parameter.choices:
             labels = parameter.labels
-            texts = [("null" if label is None else str(label)) for label in labels]
-            panel.set_xticks(range(len(labels)), [t if len(t) <= LABEL else t[: LABEL - 1] + "…" for t in texts])
-            panel.set_xlim(-0.5, len(labels) - 0.5)
-            if sum(map(len, texts)) > 3 * LABEL:
-                panel.tick_params(axis="x", labelrotation=30)
             drawn = [(labels.index(label), trial) for label, trial in drawn]
-        elif parameter.log:
-            panel.set_xscale("log")
+            _mark_choices(panel, labels)
+        else:
+            _mark_range(panel, parameter)
         _draw_values(panel, drawn, higher_is_better(metric))
         panel.set_xlabel(parameter.field)
     for row in range(rows):
@@ -183,6 +184,75 @@ def draw_parameters(trials: Sequence[FrozenTrial], parameters: Sequence[Paramete
     for panel in panels[len(parameters) :]:
         panel.remove()
     return figure
+
+
+def _mark_choices(panel: Axes, labels: Sequence[Any]) -> None:
+    """A tick for each choice, called by its name: on several lines, upright where there is no room for that."""
+    texts = [json.dumps(label) if isinstance(label, bool | None) else str(label) for label in labels]
+    room = int(0.9 * PANEL[0] * LETTERS / len(texts)) - 1  # letters between two ticks
+    upright = room < 6 and max(map(len, texts)) > room
+    short = [text if len(text) <= LABEL else text[: LABEL - 1] + "…" for text in texts]
+    lines = short if upright else [textwrap.fill(text, room) for text in short]
+    panel.set_xticks(range(len(texts)), lines, fontsize=9, rotation=90 if upright else 0)
+    for tick in panel.get_xticklabels():
+        tick.set_parse_math(False)  # a choice may be called $x$
+    panel.set_xlim(-0.5, len(texts) - 0.5)
+
+
+def _mark_range(panel: Axes, parameter: Parameter) -> None:
+    """An axis over all of a range, also where trials have drawn but a part of it, with plain numbers at its ticks."""
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    low, high, whole = float(parameter.low), float(parameter.high), isinstance(parameter.low, int)
+    if parameter.log:
+        panel.set_xscale("log")
+        ticks = log_ticks(low, high, whole)
+        panel.set_xticks(ticks, [plain(tick) for tick in ticks])
+        panel.xaxis.set_minor_locator(NullLocator())
+        margin = (high / low) ** 0.05
+        panel.set_xlim(low / margin, high * margin)
+    else:
+        panel.xaxis.set_major_formatter(lambda number, _: plain(number))
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=whole, min_n_ticks=1, steps=STEPS))
+        margin = 0.05 * (high - low)
+        panel.set_xlim(low - margin, high + margin)
+
+
+def log_ticks(low: float, high: float, whole: bool = False) -> list[float]:
+    """At most ``TICKS`` round numbers within a range: as many as a logarithmic axis has room for.
+
+    >>> log_ticks(512, 4096), log_ticks(0.0003, 0.01), log_ticks(1e-7, 0.01)
+    ([700.0, 1000.0, 2000.0, 3000.0], [0.0005, 0.001, 0.002, 0.005, 0.01], [1e-06, 0.0001, 0.01])
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    def within(tick: float) -> bool:
+        return low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)
+
+    exponents = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 1)
+    series: list[tuple[tuple[int, ...], int]] = [((1, 2, 3, 5, 7), 1), ((1, 2, 5), 1), ((1, 3), 1)]
+    series += [((1,), every) for every in range(1, len(exponents) + 1)]
+    for digits, every in series:
+        numbers = [float(f"{digit}e{exponent}") for exponent in exponents if exponent % every == 0 for digit in digits]
+        ticks = [number for number in numbers if within(number)]
+        if len(ticks) <= TICKS:
+            break
+    if len(ticks) < 2:  # a narrow range, which is as good as linear
+        locator = MaxNLocator(4, integer=whole, min_n_ticks=1, steps=STEPS)
+        ticks = [float(tick) for tick in locator.tick_values(low, high) if within(tick)]
+    return ticks
+
+
+def plain(number: float) -> str:
+    """A number as people write it, with an exponent where there would be many zeros.
+
+    >>> plain(2000.0), plain(0.0003), plain(2e-7), plain(3e6)
+    ('2000', '0.0003', '2e-7', '3e6')
+    """
+    if number == 0 or 1e-4 <= abs(number) < 1e6:
+        return f"{number:g}"
+    digits, exponent = f"{number:e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 
 def _draw_values(axes: Axes, drawn: Sequence[tuple[float, FrozenTrial]], higher: bool) -> None:

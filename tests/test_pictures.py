@@ -1,15 +1,18 @@
-"""Text in pictures: shown where a font has it, replaced otherwise, and never a box or a warning."""
+"""Pictures: text that no font has, the ticks of curves, and the colours of attention."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fonts import KOREAN, add_korean
 from matplotlib.figure import Figure
 
+from jaxrec.click_plots import attention_figure
+from jaxrec.persona_plots import loss_figure
 from jaxrec.pictures import legible
-from jaxrec.plots import learning_curve
+from jaxrec.plots import learning_curve, learning_curve_figure
 
 
 def drawn(text: str, fallback: str) -> str:
@@ -44,3 +47,60 @@ def test_a_run_of_any_name_has_a_learning_curve(tmp_path: Path) -> None:
         file.parent.mkdir()
         learning_curve([{"kind": "epoch", "epoch": 1, "loss": 0.5}], "recall@20", file)
         assert file.is_file()
+
+
+# ---- curves ----------------------------------------------------------------------------------------------------------
+
+
+def ticks(axis: object) -> list[float]:
+    """The ticks that are drawn: those within the limits."""
+    low, high = axis.get_view_interval()  # type: ignore[attr-defined]
+    return [float(tick) for tick in axis.get_majorticklocs() if low <= tick <= high]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5])
+def test_epochs_are_whole_also_where_there_is_one(epochs: int) -> None:
+    lines = [{"kind": "epoch", "epoch": epoch, "loss": 7.0 - epoch} for epoch in range(1, epochs + 1)]
+    lines += [{"kind": "validation", "epoch": epoch, "mrr@5": 0.1 * epoch} for epoch in range(1, epochs + 1)]
+    axes, right = learning_curve_figure(lines, "mrr@5", "run").axes
+    assert ticks(axes.xaxis) == list(range(1, epochs + 1))
+    (loss,), (metric,) = axes.lines, right.lines
+    # After one epoch both stand in the same place: the dot within the open square.
+    assert loss.get_marker() == "o" and metric.get_fillstyle() == "none"
+    assert metric.get_markersize() > loss.get_markersize()
+
+
+def test_the_steps_of_one_epoch_begin_at_none() -> None:
+    figure = loss_figure([{"step": 100, "epoch": 1, "loss": 6.7}], 5, "run")
+    (axes,) = figure.axes
+    figure.draw_without_rendering()
+    assert axes.get_xlim()[0] == 0
+    assert ticks(axes.child_axes[0].xaxis) == pytest.approx(range(6))
+
+
+# ---- attention -------------------------------------------------------------------------------------------------------
+
+
+def test_attention_that_is_nearly_even_looks_even() -> None:
+    weights = np.full((2, 10, 10), 0.1)
+    weights[0, 0, :2] = 0.093, 0.107
+    figure = attention_figure([f"field {n}" for n in range(10)], ["value"] * 10, [weights], "why")
+    first, _, bar = figure.axes
+    (image,) = first.images
+    assert image.get_clim() == (0, 0.2)
+    low, high = image.to_rgba(np.array([0.093, 0.107]))[:, :3]
+    assert np.abs(low - high).max() < 0.1
+    assert [text.get_text() for text in first.texts][:3] == [".093", ".107", ".100"]
+    assert bar.get_ylim() == (0, 0.2) and list(bar.lines[-1].get_ydata()) == [0.1, 0.1]  # what even would be
+
+
+def test_attention_that_is_not_even_looks_so() -> None:
+    weights = np.zeros((1, 13, 13))
+    weights[..., 0], weights[0, 1, :3] = 0.5, (0.9, 0.1, 0.0)
+    figure = attention_figure([f"field {n}" for n in range(13)], ["a value that is too long"] * 13, [weights], "why")
+    (image,) = figure.axes[0].images
+    assert image.get_clim() == (0, 0.9)
+    low, high = image.to_rgba(np.array([0.1, 0.9]))[:, :3]
+    assert np.abs(low - high).max() > 0.5
+    assert not figure.axes[0].texts  # too many fields for numbers
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "field 0: a value that is t…"

@@ -6,6 +6,7 @@ Compiling takes most of a trial's time; where the search alone is tested, a stan
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import signal
 import sqlite3
@@ -28,7 +29,7 @@ from jaxrec.data.rows_writing import RawField, RawRows, write_rows
 from jaxrec.data.writing import write_manifest
 from jaxrec.errors import UserError
 from jaxrec.lock import owned
-from jaxrec.search_space import COMBINATIONS, load_space
+from jaxrec.search_space import COMBINATIONS, Parameter, load_space
 from jaxrec.telemetry import read_log
 from jaxrec.train import Report
 
@@ -191,7 +192,44 @@ def test_pictures(study: Path) -> None:
     panels = draw_parameters(trials, space.parameters, "auc").axes
     assert [panel.get_xlabel() for panel in panels] == sorted(set(SPACE) - {"data.validation_fraction"})
     assert [panel.get_xscale() for panel in panels] == [*["linear"] * 3, "log", "linear"]
-    assert [label.get_text() for label in panels[0].get_xticklabels()] == ["[8]", "[8, 4]"]
+    texts = [[label.get_text() for label in panel.get_xticklabels()] for panel in panels]
+    assert [texts[place] for place in (0, 2, 3)] == [["[8]", "[8, 4]"], ["null", "0.1"], ["1e-6", "0.0001", "0.01"]]
+    assert panels[3].get_xlim()[0] < 1e-7 and panels[3].get_xlim()[1] > 0.1  # all of the range
+    assert panels[4].get_xlim() == pytest.approx((-0.15, 3.15))
+
+
+@pytest.mark.parametrize(
+    ("entry", "expected"),
+    [
+        ({"choices": [[400, 400], [1024, 512, 256, 128, 64], [512, 256, 128]]},
+         ["[400, 400]", "[1024, 512,\n256, 128, 64]", "[512, 256,\n128]"]),
+        ({"choices": [True, False, None, "$x$"]}, ["true", "false", "null", "$x$"]),
+        ({"choices": [[2**n, 2**n] for n in range(9)]}, [f"[{2**n}, {2**n}]" for n in range(9)]),
+        ({"low": 1, "high": 4}, ["1", "2", "3", "4"]),
+        ({"low": 3, "high": 4}, ["3", "4"]),
+        ({"low": 0.00001, "high": 0.00003}, ["1e-5", "1.5e-5", "2e-5", "2.5e-5", "3e-5"]),
+        ({"low": 0.002, "high": 0.008, "log": True}, ["0.002", "0.003", "0.005", "0.007"]),
+        ({"low": 0.0003, "high": 0.01, "log": True}, ["0.0005", "0.001", "0.002", "0.005", "0.01"]),
+        ({"low": 0.3, "high": 20.0, "log": True}, ["0.3", "1", "3", "10"]),
+        ({"low": 1.0, "high": 1.1, "log": True}, ["1", "1.05", "1.1"]),
+        ({"low": 512, "high": 4096, "log": True}, ["700", "1000", "2000", "3000"]),
+        ({"low": 10, "high": 11, "log": True}, ["10", "11"]),
+        ({"low": 1e-12, "high": 1e7, "log": True}, ["1e-12", "1e-8", "0.0001", "1", "10000"]),
+    ],
+)  # fmt: skip
+def test_the_ticks_of_a_parameter_can_be_read(entry: dict[str, Any], expected: list[str]) -> None:
+    from jaxrec.tune_report import draw_parameters
+
+    parameter = Parameter("model.field", tuple(entry.pop("choices", ())), **entry)
+    figure = draw_parameters([], [parameter, Parameter("model.other", (1, 2)), Parameter("model.third", (1, 2))], "auc")
+    figure.draw_without_rendering()
+    axis = figure.axes[0].xaxis
+    low, high = axis.get_view_interval()
+    labels = [label for place, label in zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+              if low <= place <= high]  # fmt: skip
+    assert [label.get_text() for label in labels] == expected
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))
 
 
 @pytest.mark.usefixtures("quick")
