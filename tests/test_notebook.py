@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -56,24 +57,33 @@ def test_it_is_committed_without_outputs() -> None:
         assert cell.get("outputs", []) == [] and cell.get("execution_count") is None, cell.id
 
 
-@pytest.fixture
-def executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The notebook, executed with small sizes in ``tmp_path``, with one cell more: what the kernel has imported."""
-    for name, value in {"SOURCE": ROOT, "RUNS": tmp_path / "runs", "SMALL": 1}.items():
-        monkeypatch.setenv(f"JAXREC_NOTEBOOK_{name}", str(value))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # found, so that nothing is installed over the editable one
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
+def execute(folder: Path, *more: str, **options: Any) -> list[Any]:
+    """The notebook's code cells and some ``more``, executed in a folder."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('jax' in sys.modules)"))
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
-    client.execute()  # raises with the first cell that fails
-    return notebook
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in more]
+    resources = {"metadata": {"path": folder}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources, **options).execute()
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_all_cells_run(executed: Any, tmp_path: Path) -> None:
-    cells = [cell for cell in executed.cells if cell.cell_type == "code"]
-    _, _, install, machine, data, train, resume, evaluate, recommend, throughput, imported = cells
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the repository, as links, that commands find: nothing is installed over the editable one."""
+    folder = tmp_path / "checkout"
+    (folder / "scripts").mkdir(parents=True)
+    for name in ("pyproject.toml", "jaxrec", "configs", "scripts/benchmark.py"):
+        (folder / name).symlink_to(ROOT / name)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    return folder
+
+
+def test_all_cells_run_in_a_checkout(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAXREC_NOTEBOOK_SMALL", "1")
+    cells = execute(checkout / "scripts", "import sys; print('jax' in sys.modules)")
+    _, source, install, machine, data, train, resume, evaluate, recommend, throughput, imported = cells
     versions = f"jax {metadata.version('jax')}, jaxlib {metadata.version('jaxlib')}"
+    assert output(source).startswith(f"jaxrec from {checkout} - ")
     assert f"unchanged: {versions}" in output(install) and "pip" not in output(install)
     assert "CpuDevice" in output(machine)
     assert "best reachable on test" in output(data)
@@ -90,12 +100,23 @@ def test_all_cells_run(executed: Any, tmp_path: Path) -> None:
     assert output(imported).strip() == "False", "the kernel would hold the TPU that commands need"
 
     # Stopped and resumed, it ended as if it had never been stopped.
-    (run,) = [place for place in (tmp_path / "runs").iterdir() if place.name != "data"]
+    runs = checkout / "scripts" / "jaxrec-runs"
+    (run,) = [place for place in runs.iterdir() if place.name not in ("data", "constraints.txt")]
     words = ["--config", ROOT / "configs" / "gru4rec_synthetic.yaml", "--training.epochs", 3]
-    words += ["--data.path", tmp_path / "runs" / "data" / "synthetic-small"]
+    words += ["--data.path", runs / "data" / "synthetic-small"]
     assert call("train", *words, "--run", tmp_path / "reference") == 0
     assert steps_of(run) == steps_of(tmp_path / "reference")
     assert_same_run(run, tmp_path / "reference")
+
+
+def test_all_cells_say_the_one_thing_to_enter(tmp_path: Path) -> None:
+    _, *cells = execute(tmp_path, allow_errors=True)
+    words = "no copy of jaxrec is here; enter the address of jaxrec's Git repository (https://...) as SOURCE"
+    for cell in cells:
+        (error,) = cell.outputs
+        assert error.ename == "Stop" and error.evalue.startswith(words), cell.source
+        assert error.traceback == [f"Stopped: {error.evalue}"]
+    assert not list(tmp_path.iterdir())
 
 
 # ---- where jaxrec comes from -----------------------------------------------------------------------------------------
@@ -121,18 +142,52 @@ def test_a_git_source_is_cloned_and_brought_up_to_date(space: dict[str, Any], tm
         assert (folder / "jaxrec" / "train.py").read_text(encoding="utf-8") == content
 
 
-def test_a_source_is_found_beside_the_notebook_or_asked_for(
-    space: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(space["Stop"], match=r"SOURCE: empty, .*give the URL") as caught:
+def test_a_source_that_is_none_is_told(space: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(space["Stop"], match="no copy of jaxrec is here; enter the address"):
         space["find_source"]("")
-    assert caught.value._render_traceback_() == [f"Stopped: {caught.value}"]
-    with pytest.raises(space["Stop"], match="SOURCE: '/nowhere' holds no jaxrec"):
+    with pytest.raises(space["Stop"], match="SOURCE: '/nowhere' holds no jaxrec; enter the address"):
         space["find_source"]("/nowhere")
     with pytest.raises(space["Stop"], match="git ended with exit status"):
         space["find_source"](f"file://{tmp_path}/none")
-    monkeypatch.chdir(ROOT / "scripts")
-    assert space["find_source"]("") == ROOT
+
+
+def make_source(folder: Path) -> Path:
+    (folder / "jaxrec").mkdir(parents=True)
+    for name in ("pyproject.toml", "jaxrec/train.py"):
+        (folder / name).write_text(str(folder), encoding="utf-8")
+    return folder
+
+
+def test_the_copy_that_the_notebook_stands_in_is_found(
+    space: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = make_source(tmp_path / "copy")
+    (copy / "some" / "where").mkdir(parents=True)
+    for place in (copy, copy / "some", copy / "some" / "where"):
+        monkeypatch.chdir(place)
+        assert space["find_source"]("") == copy
+
+
+@pytest.mark.parametrize("inner", ["", "jaxrec-main"])
+def test_an_uploaded_folder_or_zip_is_found(space: dict[str, Any], tmp_path: Path, inner: str) -> None:
+    upload = tmp_path / "jaxrec-main"
+    make_source(upload / inner)
+    assert space["find_source"]("") == upload / inner
+    shutil.make_archive("packed", "zip", upload)
+    shutil.rmtree(upload)
+    os.rename("packed.zip", "jaxrec-main (1).zip")
+    make_source(tmp_path / "jaxrec-source")  # an earlier clone, which is no upload
+    unpacked = tmp_path / "jaxrec-unpacked" / "jaxrec-main (1)" / inner
+    assert space["find_source"]("") == space["find_source"]("jaxrec-main (1).zip") == unpacked
+    assert (unpacked / "jaxrec" / "train.py").read_text(encoding="utf-8") == str(upload / inner)
+    make_source(tmp_path / "jaxrec-newer")
+    assert space["find_source"]("") == tmp_path / "jaxrec-newer"
+
+
+def test_a_zip_that_is_not_whole_is_told(space: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "jaxrec.zip").write_bytes(b"PK\x03\x04 half of it")
+    with pytest.raises(space["Stop"], match=r"jaxrec\.zip: cannot be unpacked \(.*\); upload it again$"):
+        space["find_source"]("")
 
 
 def test_a_command_that_fails_stops_the_notebook(space: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
