@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxrec.cli import as_json, say
+from jaxrec.cutoffs import default_k
 from jaxrec.data.field_codes import noted_unknown
 from jaxrec.data.given_events import SUCH_AS, read_events
 from jaxrec.errors import UserError, one_line
@@ -16,7 +17,6 @@ from jaxrec.recommend_events import EventRecommender, Happening, Suggestion
 
 TASKS = ("events", "example", "similar_to")  # one of them is asked for
 OF_SIMILAR = ("exclude", "where", "at", "include_bought")  # without meaning there
-DEFAULT_K = 20
 WIDTH = 50  # characters of a name that are shown
 
 
@@ -29,7 +29,7 @@ def answer(options: Namespace) -> None:
         if options.add_items is not None:
             market.add_items(options.add_items)
         if options.k is None:
-            options.k = min(DEFAULT_K, len(market.listings))
+            options.k = default_k(len(market.listings))
         if options.similar_to is not None:
             _print(options, {}, market.similar_items(options.similar_to, options.k))
             return

@@ -21,6 +21,7 @@ from jaxrec.chance import random_ranking
 from jaxrec.cli import Parser, command, progress, say
 from jaxrec.click_plots import reliability
 from jaxrec.config import EvaluationConfig, choices
+from jaxrec.cutoffs import default_ks, run_ks
 from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows import RowsDataset
@@ -140,7 +141,7 @@ def main(argv: Sequence[str]) -> None:
     if rows:
         _main_rows(options, ks)
     elif options.run is None:
-        _main_baselines(options, ks or list(EvaluationConfig().k))
+        _main_baselines(options, ks)
     else:
         _main_run(options, ks)
 
@@ -155,12 +156,12 @@ def _kind(options: Namespace) -> str:
 def _main_run(options: Namespace, ks: list[int] | None) -> None:
     run = open_run(options.run)
     if run.config.model.name == "merrec":
-        _main_events(options, run, ks or sorted(set(run.config.evaluation.k)))
+        _main_events(options, run, ks or run_ks(run))
         return
     if options.sessions is not None:
         raise UserError(f"--sessions: belongs to runs of merrec; leave it out for {options.run}")
     compared = [] if options.baselines is None else baselines.parse_all(options.baselines)
-    ks = ks or sorted(set(run.config.evaluation.k))
+    ks = ks or run_ks(run)
     result = evaluate(run, options.split, ks, options.data, not options.no_coverage, compared)
     _finish_run(options, run, result, lambda files: _table(result, ks, files))
 
@@ -175,10 +176,12 @@ def _main_events(options: Namespace, run: Run, ks: list[int]) -> None:
     _finish_run(options, run, result, lambda files: event_table(result, ks, files))
 
 
-def _main_baselines(options: Namespace, ks: list[int]) -> None:
+def _main_baselines(options: Namespace, ks: list[int] | None) -> None:
     compared = baselines.parse_all(options.baselines)
     fraction, coverage = options.validation_fraction or 0.0, not options.no_coverage
-    result = evaluate_baselines(open_sessions(options.data), options.split, ks, compared, fraction, coverage)
+    dataset = open_sessions(options.data)
+    ks = ks or default_ks(dataset.n_items)
+    result = evaluate_baselines(dataset, options.split, ks, compared, fraction, coverage)
     files = _out(options)
     _finish(options, result, files, lambda: _baselines_table(result, ks, files))
 
@@ -202,7 +205,7 @@ def _main_rows(options: Namespace, ks: list[int] | None) -> None:
     if options.protocol is not None:
         raise UserError("--protocol: a run brings its own; leave this out")
     run = open_run(options.run)
-    ks = ks or sorted(set(run.config.evaluation.k))
+    ks = ks or run_ks(run)
     if run.config.model.name == "two_tower":
         _main_towers(options, run, ks)
         return

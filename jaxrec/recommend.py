@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxrec import runtime
 from jaxrec.cli import Parser, as_json, command, say
+from jaxrec.cutoffs import default_k, ranked_items
 from jaxrec.data.field_codes import noted_unknown
 from jaxrec.data.raw_ids import bare, listing, read_ids, read_sessions
 from jaxrec.data.vocabulary import Vocabulary
@@ -23,7 +24,7 @@ from jaxrec.errors import Note, UserError, one_line
 from jaxrec.models import SessionModel
 from jaxrec.ranking import BlockSize, block_size, top_items
 from jaxrec.rundir import load_session_model, open_run
-from jaxrec.serving import batches, best, check_k, steps
+from jaxrec.serving import DEFAULT_K, batches, best, check_k, steps
 
 Ids = list[int] | list[str]
 MOST = 2**31  # clicks of a session
@@ -63,7 +64,7 @@ class Recommender:
     def recommend(
         self,
         items: Any,
-        k: int = 20,
+        k: int | None = None,
         exclude_seen: bool = True,
         exclude: Iterable[Any] = (),
         candidates: Iterable[Any] | None = None,
@@ -73,7 +74,7 @@ class Recommender:
         Args:
             items: a session, raw ids in order of time: a list, tuple, array, Series or generator of them; or several
                 sessions, a list of such or an array of two dimensions.
-            k: how many, at most the number of items.
+            k: how many, at most the number of items; None: 20, or all where there are fewer.
             exclude_seen: leave out the session's own items.
             exclude: leave these out as well.
             candidates: recommend only from these; None for the whole catalogue.
@@ -103,8 +104,8 @@ class Recommender:
                 scores.append(score)
         return (ids, scores) if several else (ids[0], scores[0])
 
-    def similar_items(self, item: Any, k: int = 20) -> tuple[Ids, np.ndarray]:
-        """The k items whose vectors have the highest cosine similarity to that of ``item``.
+    def similar_items(self, item: Any, k: int | None = None) -> tuple[Ids, np.ndarray]:
+        """The k items whose vectors have the highest cosine similarity to that of ``item``; k as in ``recommend``.
 
         Returns:
             k raw ids (fewer in a catalogue of k items or less), and float32[k] similarities.
@@ -244,14 +245,16 @@ def _sessions(numbers: Sequence[int]) -> str:
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.recommend``."""
     options = _parser().parse_args(argv)
-    model = open_run(options.run).config.model.name
+    run = open_run(options.run)
+    model = run.config.model.name
     kind = model if model in KNOWN else "sessions"
     for name in sorted(set().union(*KNOWN.values()) - KNOWN[kind]):
         if getattr(options, name) not in (None, [], False):
             raise UserError(f"--{name.replace('_', '-')}: {options.run} is a run of {model}, which does not know it; "
                             "leave it out")  # fmt: skip
-    if options.k is None and kind != "merrec":
-        options.k = 20 if kind == "sessions" else 10
+    if options.k is None and kind != "merrec":  # whose items depend on --add-items
+        bounded = options.explain is None and not options.similar_customers and options.add_items is None
+        options.k = default_k(ranked_items(run.manifest) if bounded else None, DEFAULT_K if kind == "sessions" else 10)
     if kind == "sessions":
         _answer(options)
         return
@@ -289,7 +292,11 @@ def _parser() -> Parser:
         epilog=UNKNOWN,
     )
     parser.add_argument("--run", required=True, metavar="DIR", help="run directory, such as checkpoints/gru4rec")
-    parser.add_argument("--k", type=int, help="how many items (default: 20, of a click model 10)")
+    parser.add_argument(
+        "--k",
+        type=int,
+        help="how many items (default: 20, of a click model or two towers 10; all where there are fewer)",
+    )
     parser.add_argument("--include-seen", action="store_true", help="allow the session's own items, or those that the "
                         "user has rated, as well")  # fmt: skip
     parser.add_argument("--exclude", nargs="*", default=[], metavar="ID", help="items never to recommend")

@@ -90,7 +90,7 @@ class EventRecommender:
     def recommend(
         self,
         events: Any,
-        k: int = 20,
+        k: int | None = None,
         where: str | None = None,
         exclude: Iterable[Any] = (),
         exclude_bought: bool = True,
@@ -103,7 +103,7 @@ class EventRecommender:
                 of ``event`` (its type) and ``item`` (raw id), or ``name`` for an item that the run does
                 not know; such a one may have attributes as well (``price``, ``c0_id``, ...). The model reads the last
                 ``model.window`` of them.
-            k: how many, at most the number of items.
+            k: how many, at most the number of items; None: 20, or all where there are fewer.
             where: only items that this filter leaves, such as ``price <= 50 and c0_name = 'Beauty'``; see
                 ``jaxrec.where``.
             exclude: raw ids of items to leave out.
@@ -137,7 +137,7 @@ class EventRecommender:
         answers = [self._suggestions(*one) for one in found]
         return answers if several else answers[0]
 
-    def similar_items(self, item: Any, k: int = 20) -> list[Suggestion]:
+    def similar_items(self, item: Any, k: int | None = None) -> list[Suggestion]:
         """The k items that are most like one, whether live or not: by the cosine of their names in the space of the
         text head, or without one by that of their vectors in the item head.
 
@@ -213,7 +213,7 @@ class EventRecommender:
 
     # ---- ranking -----------------------------------------------------------------------------------------------------
 
-    def _check_k(self, k: int) -> int:
+    def _check_k(self, k: int | None) -> int:
         return check_k(k, len(self.listings))
 
     def _allowed(self, where: str | None, exclude: Iterable[Any], at: Time) -> np.ndarray:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    model_validator,
+)
 
 from jaxrec.agreement import check_agreement, defaults_of
 from jaxrec.paths import check_path
@@ -298,18 +306,25 @@ class Config(Section):
     recommendation: RecommendationConfig = RecommendationConfig()
     mesh: MeshConfig = MeshConfig()
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _defaults_of_the_model(cls, values: Any) -> Any:
+    def _defaults_of_the_model(cls, values: Any, validate: ModelWrapValidatorHandler[Config]) -> Config:
+        """Defaults that differ for a model; ``model_fields_set`` holds, as for others, what was given alone."""
         if not isinstance(values, dict):
-            return values
+            return validate(values)
         model, loss = (part.get("name") if isinstance(part := values.get(where), dict) else None
                        for where in ("model", "loss"))  # fmt: skip
         own = defaults_of(model, loss if isinstance(loss, str) else None) if isinstance(model, str) else {}
         if not own:
-            return values
+            return validate(values)
         whole = {name: part if isinstance(part, dict) else values[name] for name, part in {**own, **values}.items()}
-        return {name: {**own.get(name, {}), **part} if isinstance(part, dict) else part for name, part in whole.items()}
+        config = validate(
+            {name: {**own.get(name, {}), **part} if isinstance(part, dict) else part for name, part in whole.items()}
+        )
+        for name, fields in own.items():
+            if isinstance(part := values.get(name, {}), dict):
+                getattr(config, name).model_fields_set.difference_update(set(fields) - set(part))
+        return config
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Config:

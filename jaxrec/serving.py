@@ -51,12 +51,18 @@ def capacity(known: int, added: int) -> int:
     return known + (steps(added, 256, 4) if added else 0)
 
 
+DEFAULT_K = 20  # items that are recommended where no number is given, by models of sequences
+
+
 def check_k(k: Any, most: int | None = None) -> int:
     """How many items are asked for.
 
     Args:
+        k: None for the default, or all where there are fewer.
         most: that there are; None where more than there are may be asked for.
     """
+    if k is None and most is not None:
+        return min(DEFAULT_K, most)
     expected = "1 or more" if most is None else f"1 to {most}, the number of items in the catalogue"
     try:
         number = -1 if isinstance(k, bool) else operator.index(k)

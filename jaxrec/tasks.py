@@ -90,12 +90,6 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
     return row_task(config, dataset) if config.model.name == "autoint" else retrieval_task(config, dataset)
 
 
-def cutoffs(config: Config) -> list[int]:
-    """The cut-offs to report in validation, that of the chosen metric included."""
-    _, _, cutoff = config.training.metric.partition("@")
-    return sorted({*config.evaluation.k, *([int(cutoff)] if cutoff else [])})
-
-
 # ---- sessions --------------------------------------------------------------------------------------------------------
 
 
@@ -162,10 +156,6 @@ def session_splits(config: Config, dataset: Dataset) -> Split:
     if not training.counts["targets"]:
         raise UserError(f"{dataset.path}: no training pairs are left; lower data.validation_fraction ({fraction})")
     _check_early_stopping(config, len(validation))
-    if len(validation) and (k := max(cutoffs(config))) > dataset.n_items:
-        raise UserError(
-            f"evaluation.k, training.metric: {k} is more than the {dataset.n_items} items of {dataset.path}; lower it"
-        )
     return Split(training, validation)
 
 
@@ -268,10 +258,6 @@ def retrieval_task(config: Config, dataset: RowsDataset) -> Task:
     data = Retrieval.open(config, dataset)
     training, validation = data.training_rows(), data.queries(data.splits.validation)
     _check_early_stopping(config, len(validation.users))
-    if (k := max(cutoffs(config) if len(validation.users) else config.evaluation.k)) >= data.n_items:
-        raise UserError(
-            f"evaluation.k, training.metric: {k} is more than the {data.n_items - 1} items of {dataset.path}; lower it"
-        )
     # Refused before an epoch is trained, not when it is evaluated.
     item_categories(dataset, config.evaluation.category)
     RuleBook(config.recommendation.rules, dataset.schema, partial(_code, dataset))

@@ -16,13 +16,14 @@ from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import Parser, command, progress, tell
 from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
+from jaxrec.cutoffs import cutoffs, fit_cutoffs
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.lock import owned
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.plots import learning_curve
-from jaxrec.rundir import create_run, resume_run
-from jaxrec.tasks import cutoffs, make_task
+from jaxrec.rundir import create_run, open_run, resume_run
+from jaxrec.tasks import make_task
 from jaxrec.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
 from jaxrec.training import configured_block, new_state, place_state
 
@@ -72,10 +73,11 @@ def train(
 def _train(
     config: Config, path: Path, resume: bool, overwrite: bool, report: Report | None, stopped: Callable[[], int]
 ) -> None:
-    settings = config.training
-
     # ---- data and model: the task, with its feed and its validation ------------------------------------------------
     dataset = open_dataset(config.data.path)
+    begun = resume and (path / "config.yaml").exists()
+    config = fit_cutoffs(config, dataset, open_run(path).config if begun else None)
+    settings = config.training
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh
     constants = sharding.replicate(task.constants, mesh)

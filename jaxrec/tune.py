@@ -30,6 +30,7 @@ from jaxrec import runtime, tune_report
 from jaxrec.cli import Parser, command, tell
 from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
+from jaxrec.cutoffs import fit_cutoffs
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.lock import owned
@@ -91,6 +92,7 @@ def tune(base: Config, space: Space, out: Path, trials: int, options: Options) -
         UserError: space, configuration, data and study do not fit together, or no trial was complete.
     """
     dataset = open_dataset(space.check(base).data.path)
+    base = fit_cutoffs(base, dataset)
     record = {
         "config": base.model_dump(mode="json"), "space": space.entries, "options": asdict(options),
         "data": {"content_hash": dataset.manifest["content_hash"]},

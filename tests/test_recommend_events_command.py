@@ -17,6 +17,7 @@ from event_data import fake_encoded, fake_find_model, make_event_data, train_sma
 from helpers import call, fails, run_process
 
 from jaxrec import listings
+from jaxrec.cutoffs import default_k
 from jaxrec.listings import SHOWN
 from jaxrec.recommend_events import EventRecommender
 
@@ -187,7 +188,7 @@ def test_fewer_items_than_the_default_k(
     market: EventRecommender, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(EventRecommender, "load", lambda run, text_model: market)
-    monkeypatch.setattr("jaxrec.answer_events.DEFAULT_K", 10**6)
+    monkeypatch.setattr(default_k, "__defaults__", (10**6,))
     words = ["--run", market.run.path, "--example", "--seed", 1, "--json"]
     found = json.loads(said(capsys, *words)[0])
     assert len(found["recommendations"]) == live(market, found["at"])

@@ -40,7 +40,7 @@ TRAIN: list[tuple[list[object], str]] = [
     (["--training.metric", "auc"], r"training\.metric: two_tower ranks items, so it has no auc; choose"),
     (["--training.early_stopping", 2], r"early_stopping: needs validation data"),
     (["--evaluation.ties", "median"], r"evaluation\.ties: found median; two_tower ranks equal scores conservatively"),
-    (["--evaluation.k", 25], r"evaluation\.k, training\.metric: 25 is more than the 24 items of"),
+    (["--evaluation.k", 25], r"evaluation\.k: 25 is more than the 24 items of"),
     (["--recommendation.rules", "[{when: {skin_type: dyr}, boost: {category: cream}, by: 0.1}]"],
      r"recommendation\.rules: when: field 'skin_type': no value 'dyr' \(did you mean 'dry'"),
     (["--evaluation.category", "catgory"], r"evaluation\.category: no categorical field 'catgory' of the item \(did"),
