@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.duck import connect
-from jaxrec.data.reading import Field, load, open_table
+from jaxrec.data.raw_fields import Field
+from jaxrec.data.reading import load, open_table
 from jaxrec.data.times import CALENDARS, plausible_range, read_times
 from jaxrec.errors import UserError
 

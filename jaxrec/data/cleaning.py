@@ -10,6 +10,8 @@ from typing import Any
 
 from jaxrec.data.splits import Drawn
 
+OPTIONAL = ("drop_duplicates",)  # choices that data sets of earlier versions do not name
+
 
 @dataclass(frozen=True)
 class Cleaning:
@@ -21,10 +23,12 @@ class Cleaning:
     validation_days: int = 0
     fraction: Fraction = Fraction(1)
     drop_repeats: bool = False
+    drop_duplicates: bool = False
 
     def options(self) -> dict[str, Any]:
-        """The choices as JSON values, for the manifest."""
-        return asdict(self) | {"fraction": str(self.fraction)}
+        """The choices as JSON values, for the manifest; of those in OPTIONAL what is given."""
+        choices = asdict(self) | {"fraction": str(self.fraction)}
+        return {name: value for name, value in choices.items() if value or name not in OPTIONAL}
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Raw:
         notes: what the user should know of how the files were read.
         counters: times are counters that only order.
         read: how many rows and files were read, for the manifest; None where nothing was.
+        dropped: what the source has left out, as ``dropped`` of the manifest has it.
         place: what errors call a row, from 0: its file and number there; by default ``name`` and its number.
     """
 
@@ -61,4 +66,5 @@ class Raw:
     notes: Sequence[str] = ()
     counters: bool = False
     read: dict[str, int] | None = None
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
     place: Callable[[int], str] | None = None

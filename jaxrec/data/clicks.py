@@ -25,31 +25,30 @@ def time_span(connection: Any, raw: Raw) -> dict[str, str]:
 
 
 def make_clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> None:
-    """Step 1: the view or table ``clicks`` (session, item, time, date, row, and ``event`` where events have types)."""
-    columns = f"session, item, {raw.time} AS time, {raw.date} AS date, rowid AS row"
-    if raw.event_types:
-        _distinct_clicks(connection, f"{columns}, event", ledger)
-        return
-    if not cleaning.drop_repeats:
-        connection.execute(f"CREATE VIEW clicks AS SELECT {columns} FROM raw")
-        return
-    before = "lag(item) OVER (PARTITION BY session ORDER BY time, row)"
-    connection.execute(
-        f"CREATE TABLE clicks AS SELECT * EXCLUDE before FROM (SELECT *, {before} AS before FROM "
-        f"(SELECT {columns} FROM raw)) WHERE before IS DISTINCT FROM item"
-    )
-    ledger.took("repeats", events=_fewer_clicks(connection))
+    """Step 1: the view ``clicks`` (session, item, time, date, row, and ``event`` where events have types)."""
+    names = ["session", "item", "time", "date"] + ["event"] * bool(raw.event_types)
+    columns = f"session, item, {raw.time} AS time, {raw.date} AS date" + ", event" * bool(raw.event_types)
+    source = f"(SELECT {columns}, rowid AS row FROM raw)"
+    if raw.event_types or cleaning.drop_duplicates:
+        same = ", ".join(names)
+        made = _made(connection, "distinct_clicks", f"SELECT {same}, min(row) AS row FROM {source} GROUP BY {same}")
+        ledger.took("duplicate events", events=_fewer(connection, source, made))
+        source = made
+    if cleaning.drop_repeats:
+        before = "lag(item) OVER (PARTITION BY session ORDER BY time, row)"
+        made = _made(connection, "moving_clicks", f"SELECT * EXCLUDE before FROM (SELECT *, {before} AS before FROM "
+                     f"{source}) WHERE before IS DISTINCT FROM item")  # fmt: skip
+        ledger.took("repeats", events=_fewer(connection, source, made))
+        source = made
+    connection.execute(f"CREATE VIEW clicks AS SELECT * FROM {source}")
 
 
-def _distinct_clicks(connection: Any, columns: str, ledger: Ledger) -> None:
-    """Step 1 where events have types: of rows that say the same the first."""
-    connection.execute(
-        "CREATE TABLE clicks AS SELECT session, item, time, date, event, min(row) AS row "
-        f"FROM (SELECT {columns} FROM raw) GROUP BY session, item, time, date, event"
-    )
-    ledger.took("duplicate events", events=_fewer_clicks(connection))
+def _made(connection: Any, table: str, query: str) -> str:
+    """Fill a new table from a query; returns its name."""
+    connection.execute(f"CREATE TABLE {table} AS {query}")
+    return table
 
 
-def _fewer_clicks(connection: Any) -> int:
-    """How many rows step 1 took."""
-    return fetch_number(connection, "SELECT (SELECT count(*) FROM raw) - (SELECT count(*) FROM clicks)")
+def _fewer(connection: Any, before: str, after: str) -> int:
+    """How many rows fewer the relation ``after`` has than ``before``."""
+    return fetch_number(connection, f"SELECT (SELECT count(*) FROM {before}) - (SELECT count(*) FROM {after})")

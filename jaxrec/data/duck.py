@@ -32,6 +32,8 @@ def connect(spill: Path, memory_limit: int | None = None, threads: int | None = 
         # Insertion order is what makes rowid the number of the input row; it is the default, and stated here as the
         # order of the result rests on it.
         connection.execute("SET preserve_insertion_order = true")
+        # Of IN with 6 constants or more DuckDB makes a join, which does not keep that order.
+        connection.execute("SET disabled_optimizers = 'in_clause'")
         connection.execute("SET enable_progress_bar = false")  # we draw our own
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(f"SET memory_limit = '{memory_limit}B'")

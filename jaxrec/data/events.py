@@ -60,7 +60,7 @@ def prepare(
     Raises:
         UserError: no session or no target is left in a split.
     """
-    ledger = Ledger(raw.name)
+    ledger = Ledger(raw.name, dict(raw.dropped))
     times = {} if raw.counters else {"times": time_span(connection, raw)}
     make_clicks(connection, raw, cleaning, ledger)
     update(0.1, note="filter")

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxrec.data.duck import quoted
+from jaxrec.data.raw_fields import Field
 from jaxrec.data.raw_ids import MARKERS
 from jaxrec.data.raw_table import TEXT, Table, value_text
-from jaxrec.data.reading import Field
 from jaxrec.data.times import INTEGERS
 from jaxrec.errors import UserError, shown
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxrec.data.duck import identifier, quoted
 from jaxrec.data.lines import Lines
+from jaxrec.data.raw_rows import input_row
 from jaxrec.errors import UserError, nearest
 
 TEXT = "VARCHAR"
@@ -88,8 +89,8 @@ class Table:
         return self.columns[name]
 
     def row_place(self, connection: Any, row: int) -> str:
-        """``day2.csv: row 1,234`` of a row from 0 over all files."""
-        return row_place(connection, self.files, row)
+        """``day2.csv: row 1,234`` of the row of ``raw`` with the rowid ``row``."""
+        return row_place(connection, self.files, input_row(connection, row))
 
 
 def called(paths: Sequence[Path]) -> str:

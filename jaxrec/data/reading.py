@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 
-from jaxrec.data.duck import identifier, quoted
+from jaxrec.data.duck import fetch_number, identifier, quoted
 from jaxrec.data.lines import BOM, Lines, count_lines, line_number
+from jaxrec.data.raw_fields import Field, check_values
 from jaxrec.data.raw_files import PARQUET, compression, open_bytes, unpacked, unpacking
 from jaxrec.data.raw_table import TEXT, Table, merged
 from jaxrec.errors import UserError, shown
@@ -27,23 +28,6 @@ NO_QUOTE = "none"
 LONG_LINE = 2_000_000  # bytes, with the end: DuckDB has to be told of longer ones
 LONGEST_LINE = 100_000_000
 NOT_CSV = "not CSV text"
-
-
-@dataclass(frozen=True)
-class Field:
-    """One column of the table ``raw``, read from one column of a file.
-
-    Attributes:
-        name: its name in ``raw``.
-        column: its name in the file.
-        parse: from the column's SQL expression to one that is NULL where the value cannot be used.
-        expected: what the value must be, for the error message.
-    """
-
-    name: str
-    column: str
-    parse: Callable[[str], str]
-    expected: str
 
 
 def integer(text: str) -> str:
@@ -162,35 +146,47 @@ def _header(path: Path, head: bytes, delimiter: str, quote: str) -> list[str]:
         raise UserError(f"{path}: line 1 cannot be read as column names ({error}); mend it") from None
 
 
-def load(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str, int]:
+class Loaded(NamedTuple):
+    """What ``load`` has read.
+
+    Attributes:
+        read: rows, files and lines, for the manifest; see ``account``.
+        invalid: how many rows were left out for a value that cannot be used.
+        notes: what the user should know of them.
+    """
+
+    read: dict[str, int]
+    invalid: int
+    notes: list[str]
+
+    def read_without(self, repeated_rows: int) -> dict[str, int]:
+        """``read`` with the numbers of rows that were left out, where any were."""
+        left_out = {"invalid_rows": self.invalid, "repeated_rows": repeated_rows}
+        return self.read | {name: count for name, count in left_out.items() if count}
+
+
+def load(connection: Any, table: Table, fields: Sequence[Field], drop_invalid: bool | None = None) -> Loaded:
+    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``; see ``read_raw`` and ``check_values``."""
+    read = read_raw(connection, table, fields)
+    return Loaded(read, *check_values(connection, table, fields, drop_invalid))
+
+
+def read_raw(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str, int]:
     """Read ``fields`` of ``table`` into the new DuckDB table ``raw``, whose rowid is the input row from 0.
 
     Returns:
         What was read, for the manifest; see ``account``.
 
     Raises:
-        UserError: a damaged file, no events in it, lines that are lost in quotes, or a value that cannot be used: its
-            row, column and text.
+        UserError: a damaged file, no events in it, or lines that are lost in quotes.
     """
-    expressions = [table.column(field.column)[0] for field in fields]
-    selected = ", ".join(f"{f.parse(sql)} AS {f.name}" for f, sql in zip(fields, expressions, strict=True))
+    selected = ", ".join(f"{field.parse(table.column(field.column)[0])} AS {field.name}" for field in fields)
     with reading_all(connection, table):
         connection.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {table.relation}")
-    counts = ", ".join(f"count({field.name})" for field in fields)
-    rows, *usable = connection.execute(f"SELECT count(*), {counts} FROM raw").fetchone()
+    rows = fetch_number(connection, "SELECT count(*) FROM raw")
     read = account(connection, table.files, rows)
     if rows == 0:
         raise UserError(f"{table.called}: no events; expected one click event a line after the header")
-    for field, sql, count in zip(fields, expressions, usable, strict=True):
-        if count < rows:
-            (row,) = connection.execute(f"SELECT min(rowid) FROM raw WHERE {field.name} IS NULL").fetchone()
-            (value,) = connection.execute(f"SELECT {sql} FROM {table.relation} LIMIT 1 OFFSET {row}").fetchone()
-            found = "nothing" if value is None else f"'{value}'"
-            many = f" ({rows - count:,} such rows)" if rows - count > 1 else ""
-            raise UserError(
-                f"{table.row_place(connection, row)}, column '{field.column}': found {found}{many}, "
-                f"expected {field.expected}; mend or remove it"
-            )
     return read
 
 
@@ -276,6 +272,10 @@ def read_line(read: dict[str, int]) -> str:
         line += f", {blank:,} blank lines"
     if inside := read.get("lines_in_quotes"):
         line += f", {inside:,} more lines inside quoted fields"
+    if invalid := read.get("invalid_rows"):
+        line += f"; left out {invalid:,} with a value that cannot be used"
+    if repeated := read.get("repeated_rows"):
+        line += f"; left out {repeated:,} that say the same as an earlier one"
     return line
 
 

@@ -1,9 +1,9 @@
 """The column of times in people's own logs: what it holds is found out, checked, and said.
 
 A column holds one kind of time: dates with hours as ISO 8601 writes them, a number of s, ms, us or ns since 1970, the
-digits of a calendar (20231114, 20231114222230), or what ``--time-format`` describes. The kind is that under which the
-first value lies between 1980 and the end of next year; at most one does. Every other value has to lie there too, so
-that a column of two kinds, or a wrong unit, is refused with its first row that does not fit.
+digits of a calendar (20231114, 20231114222230), or what ``--time-format`` describes. The kind is that under which most
+of the first 100 values lie between 1980 and the end of next year. Every other value has to lie there too, so that a
+column of two kinds, or a wrong unit, is refused with its first row that does not fit.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ORDER = "order"
 INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
 NUMBERS = (*INTEGERS, "UBIGINT", "HUGEINT", "UHUGEINT", "FLOAT", "DOUBLE")
 FIRST_YEAR = 1980
+HEAD = 100  # values that are looked at to find the unit
 FAR = 2**53  # of a counter: beyond it a double is no longer exact
 
 
@@ -99,18 +100,18 @@ def read_times(connection: Any, table: Table, column: str, unit: str, time_forma
 
 
 def _find_unit(connection: Any, table: Table, column: str, sql: str, text: Callable[[str], str]) -> str:
-    """The unit under which the first value is plausible."""
+    """The unit under which most of the first values are plausible."""
     units = ("iso", *UNITS, *CALENDARS)
     readings = ", ".join(f"({_plausible(_reader(unit, text))(sql)}) IS NOT NULL" for unit in units)
-    query = f"SELECT {text(sql)}, {readings} FROM {table.relation} WHERE coalesce({text(sql)}, '') <> '' LIMIT 1"
+    query = f"SELECT {text(sql)}, {readings} FROM {table.relation} WHERE coalesce({text(sql)}, '') <> '' LIMIT {HEAD}"
     with reading_all(connection, table):
-        row = connection.execute(query).fetchone()
-    if row is None:
+        rows = connection.execute(query).fetchall()
+    if not rows:
         return "iso"  # there are no values: the first row is refused for having none
-    value, *fits = row
-    fitting = [unit for unit, fit in zip(units, fits, strict=True) if fit]
+    fitting = [unit for _, *fits in rows for unit, fit in zip(units, fits, strict=True) if fit]
     if fitting:
-        return fitting[0]
+        return max(dict.fromkeys(fitting), key=fitting.count)  # of as many the first
+    value = rows[0][0]
     first, last = FIRST_YEAR, datetime.datetime.now(datetime.UTC).year + 1
     number = connection.execute(f"SELECT TRY_CAST({quoted(value)} AS DOUBLE) IS NOT NULL").fetchone()[0]
     way = (

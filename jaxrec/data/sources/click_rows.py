@@ -13,8 +13,10 @@ import pyarrow as pa
 from jaxrec.data.bags import BETWEEN, read_bags
 from jaxrec.data.id_columns import id_field, marker_notes, nothing_as_null, whole_column
 from jaxrec.data.number_columns import LARGEST, label_field, number_field
+from jaxrec.data.raw_fields import Field
+from jaxrec.data.raw_rows import leave_out_repeated, note_repeated
 from jaxrec.data.raw_table import NESTED, Table, value_text
-from jaxrec.data.reading import Field, load
+from jaxrec.data.reading import load
 from jaxrec.data.rows_writing import RawField, RawRows
 from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named, ranged
 from jaxrec.data.times import ORDER, read_times
@@ -83,7 +85,11 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
             connection, table, arguments.time, arguments.time_unit, arguments.time_format
         )
         columns.append(Field("time", arguments.time, parse, expected))
-    read = load(connection, table, columns)
+    loaded = load(connection, table, columns, arguments.drop_invalid)
+    notes += loaded.notes
+    names = [column.name for column in columns]
+    repeated = leave_out_repeated(connection, names) if arguments.drop_duplicates else 0
+    notes += [] if arguments.drop_duplicates else note_repeated(connection, names)
     labels = _fetch(connection, "label").to_numpy()
     threshold = _threshold(connection, table, arguments, labels)
     fields = [_field(connection, f"field{i}", table, name, role, arguments, notes)
@@ -104,7 +110,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         min_count=arguments.min_count,
         time_unit=time_unit,
         notes=notes,
-        read=read,
+        read=loaded.read_without(repeated_rows=repeated),
     )
 
 

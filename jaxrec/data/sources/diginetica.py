@@ -10,8 +10,9 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from jaxrec.data.cleaning import Raw
+from jaxrec.data.raw_fields import Field
 from jaxrec.data.raw_files import find_files
-from jaxrec.data.reading import Field, integer, load, open_tables
+from jaxrec.data.reading import integer, load, open_tables
 from jaxrec.data.sources.shared import add_raw_arguments, quote_option
 
 HELP = "product views of the CIKM Cup 2016 (train-item-views.csv)"
@@ -32,14 +33,14 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     ]
     paths, notes = find_files(arguments.raw)
     table = open_tables(connection, paths, delimiter=";", quote=arguments.quote)
-    read = load(connection, table, fields)
+    loaded = load(connection, table, fields)
     return Raw(
         table.called,
         options=quote_option(arguments),
         time="date + timeframe",
         date="date",
         notes=notes,
-        read=read,
+        read=loaded.read,
         place=lambda row: table.row_place(connection, row),
     )
 

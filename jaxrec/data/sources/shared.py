@@ -80,7 +80,7 @@ def _quote(text: str) -> str:
 
 
 def add_file_arguments(parser: ArgumentParser) -> None:
-    """Add the options of time, ``--na``, ``--delimiter`` and ``--columns``."""
+    """Add the options of time, ``--na``, ``--delimiter``, ``--columns`` and of the rows that are left out."""
     add_time_arguments(parser)
     add_na_argument(parser)
     parser.add_argument(
@@ -89,6 +89,14 @@ def add_file_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--columns", nargs="+", metavar="NAME", help="of a CSV file without a header line: the names of its columns, "
         "in their order",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-invalid", action="store_true", help="leave out rows with a value that cannot be used, such as one "
+        "without an id or a time, and say how many (default: they are refused)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-duplicates", action="store_true", help="of rows that say the same in all columns named here keep the "
+        "first, and say how many go (default: all stay, and it is said how many there are)",
     )  # fmt: skip
 
 
@@ -116,8 +124,9 @@ def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> 
 
 
 def file_options(arguments: Namespace) -> dict[str, Any]:
-    """The manifest's options of ``--quote`` and ``--columns``: none of what is not given."""
-    return quote_option(arguments) | ({} if arguments.columns is None else {"columns": arguments.columns})
+    """The manifest's options that it names only where they are given."""
+    given = {name: getattr(arguments, name) for name in ("columns", "drop_invalid", "drop_duplicates")}
+    return quote_option(arguments) | {name: value for name, value in given.items() if value}
 
 
 def _delimiter(text: str) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 
 from jaxrec.data.cleaning import Raw
 from jaxrec.data.id_columns import id_field, whole_column
-from jaxrec.data.reading import Field, load
+from jaxrec.data.raw_fields import Field
+from jaxrec.data.raw_rows import note_repeated
+from jaxrec.data.reading import load
 from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named
 from jaxrec.data.times import ORDER, read_times
 from jaxrec.errors import UserError
@@ -36,9 +38,12 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         id_field(table, "item", arguments.item, arguments.na),
         Field("time", arguments.time, times.parse, times.expected),
     ]
-    read = load(connection, table, fields)
+    loaded = load(connection, table, fields, arguments.drop_invalid)
+    notes += loaded.notes
     notes += [note for column in ("session", "item")
              for note in whole_column(connection, column, f"column '{getattr(arguments, column)}'")]  # fmt: skip
+    if not arguments.drop_duplicates:
+        notes += note_repeated(connection, [field.name for field in fields])
     options = {name: getattr(arguments, name) for name in ("session", "item", "time", "delimiter")}
     options |= {"time_unit": times.unit, "time_format": arguments.time_format, "na": arguments.na}
     options |= file_options(arguments)
@@ -47,6 +52,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         options=options,
         notes=notes,
         counters=times.unit == ORDER,
-        read=read,
+        read=loaded.read,
+        dropped={"invalid rows": {"events": loaded.invalid}} if arguments.drop_invalid else {},
         place=lambda row: table.row_place(connection, row),
     )

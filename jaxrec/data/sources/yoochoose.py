@@ -10,8 +10,9 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from jaxrec.data.cleaning import Raw
+from jaxrec.data.raw_fields import Field
 from jaxrec.data.raw_files import find_files
-from jaxrec.data.reading import Field, integer, load, open_tables, timestamp
+from jaxrec.data.reading import integer, load, open_tables, timestamp
 from jaxrec.data.sources.shared import add_raw_arguments, quote_option
 
 HELP = "clicks of the RecSys Challenge 2015 (yoochoose-clicks.dat)"
@@ -32,12 +33,12 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     columns = ("session", "time", "item", "category")
     paths, notes = find_files(arguments.raw)
     table = open_tables(connection, paths, columns=columns, quote=arguments.quote)
-    read = load(connection, table, fields)
+    loaded = load(connection, table, fields)
     return Raw(
         table.called,
         options=quote_option(arguments),
         date="time // 1000 * 1000",
         notes=notes,
-        read=read,
+        read=loaded.read,
         place=lambda row: table.row_place(connection, row),
     )
