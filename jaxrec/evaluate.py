@@ -97,6 +97,8 @@ def evaluate_baselines(
         fraction: share of the training targets, the most recent, that is the validation split and not fitted on.
     """
     _check_k(ks, dataset.n_items)
+    if fraction and dataset.manifest["counts"]["validation"]["sessions"]:
+        raise UserError(f"--validation-fraction: {dataset.path} brings a validation split; leave it out")
     hint = " or give --validation-fraction" if split == "validation" else ""
     parts, config = open_split(dataset, split, fraction, hint), EvaluationConfig()
     return {

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,14 @@ from jaxrec.data.reading import read_line
 from jaxrec.data.rows_writing import RawRows, rows_summary, write_rows
 from jaxrec.data.sources import ROW_SOURCES, SOURCES, TYPED_SOURCES, RowSource, Source
 from jaxrec.data.sources.shared import fraction
+from jaxrec.data.splits import LEAVE_ONE_OUT
 from jaxrec.data.times import times_line
 from jaxrec.data.writing import staging, write_manifest
-from jaxrec.errors import one_line
+from jaxrec.errors import UserError, one_line
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+OF_TIME = {"test_days": 0, "validation_days": 0, "fraction": Fraction(1)}  # options, and what leaves each out
 LEAST_MEMORY = 100 * 10**6  # below this DuckDB cannot sort whatever the data
 
 DESCRIPTION = """\
@@ -60,10 +63,27 @@ def main(argv: Sequence[str]) -> None:
         print("\n".join([*_read_lines(manifest), rows_summary(manifest)]))
         print(one_line(f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"))
         return
+    _settle_split(arguments, Cleaning(**SOURCES[arguments.source].DEFAULTS))
     given = vars(arguments)
     cleaning = Cleaning(**{option.name: given[option.name] for option in fields(Cleaning) if option.name in given})
     manifest = _prepare(arguments, SOURCES[arguments.source], cleaning)
     print(summary(manifest, arguments.out, time.perf_counter() - started))
+
+
+def _settle_split(arguments: argparse.Namespace, default: Cleaning) -> None:
+    """Give the options of the split by time their values: the defaults, or none of them where the split is another.
+
+    Raises:
+        UserError: one of them was given with another split.
+    """
+    values = vars(arguments)
+    by_time = values.get("split") != LEAVE_ONE_OUT
+    for name, none in OF_TIME.items():
+        if values.get(name) is not None and not by_time:
+            raise UserError(f"--{name.replace('_', '-')} {values[name]}: belongs to --split time; leave it out with "
+                            f"--split {LEAVE_ONE_OUT}")  # fmt: skip
+        if name in values and values[name] is None:
+            values[name] = getattr(default, name) if by_time else none
 
 
 @contextmanager
@@ -91,7 +111,7 @@ def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) 
         extras = raw.extras(out, result["counts"]["items"]) if raw.extras else {}
         files, options = result.pop("files"), raw.options | cleaning.options()
         entries: dict[str, Any] = {"source": arguments.source, "options": options, **_read(raw), **result, **extras}
-        return write_manifest(out, files, **entries)
+        return write_manifest(out, files, ("scored",) if "scored" in entries else (), **entries)
 
 
 def _prepare_rows(arguments: argparse.Namespace, source: RowSource) -> dict[str, Any]:
@@ -181,7 +201,8 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
     def number(option: str, least: int, help: str) -> None:
         value = getattr(default, option.replace("-", "_"))
         help += f" (default {value})"
-        group.add_argument(f"--{option}", type=_at_least(least), default=value, metavar="N", help=help)
+        kept = None if option.replace("-", "_") in OF_TIME else value  # see _settle_split
+        group.add_argument(f"--{option}", type=_at_least(least), default=kept, metavar="N", help=help)
 
     number("min-session-length", 2, "drop sessions with fewer events")
     number("min-item-support", 1, "drop items with fewer events")
@@ -192,7 +213,6 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
     group.add_argument(
         "--fraction",
         type=fraction,
-        default=default.fraction,
         metavar="F",
         help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)",
     )

@@ -1,4 +1,4 @@
-"""Queries of the baselines: every click of a split but the first of its session, with all clicks before it."""
+"""Queries of the baselines: every target of a split, with all clicks before it in its session."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Queries:
     def __init__(self, sessions: Sessions) -> None:
         self._items, self._times = np.asarray(sessions.items), np.asarray(sessions.times)
         begin = np.repeat(sessions.offsets[:-1], np.diff(sessions.offsets))
-        self._end = np.flatnonzero(np.arange(len(begin)) > begin)
+        self._end = sessions.target_positions
         self._begin = begin[self._end]
         self.targets = self._items[self._end]
 

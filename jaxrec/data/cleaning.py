@@ -46,6 +46,7 @@ class Raw:
         extras: from the finished directory and the number of items to further entries of the manifest.
         event_types: their names, where ``raw`` has the column ``event``, UTINYINT, an index into them.
         drawn: the test sessions are drawn so rather than taken from the last days.
+        leave_one_out: of each session the last two events are held out, rather than the sessions of the last days.
         attributes: writes further files by item index (the tables ``raw`` and ``vocabulary`` still stand) into the
             directory; returns their manifest entries and further counts.
         notes: what the user should know of how the files were read.
@@ -62,6 +63,7 @@ class Raw:
     extras: Callable[[Path, int], dict[str, Any]] | None = None
     event_types: tuple[str, ...] = ()
     drawn: Drawn | None = None
+    leave_one_out: bool = False
     attributes: Callable[[Path], tuple[dict[str, dict[str, Any]], dict[str, Any]]] | None = None
     notes: Sequence[str] = ()
     counters: bool = False

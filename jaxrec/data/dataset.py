@@ -18,6 +18,11 @@ Where events have types, as those of MerRec, the manifest names them in ``event_
     train/  validation/  test/
                          events.npy uint8[n], index into ``event_types``
 
+Where the last event of each session is held out (``prepare events --split leave_one_out``), the manifest says
+``"scored": {"validation": "last", "test": "last"}``: sessions of these splits hold their whole history, and only their
+last event is a target. Here the vocabulary's ``count`` is of the training events alone, and 0 for what only validation
+holds.
+
 Sessions stand in the order of their last event, so that the end of the training split is its most recent part.
 """
 
@@ -49,27 +54,40 @@ class Sessions:
         times: int64[n], milliseconds since 1970, ascending within a session.
         offsets: int64[sessions + 1].
         events: uint8[n], types of the events; None where they have none.
+        last_only: whether only the last event of each session is a target, and those before it are its history.
     """
 
     items: np.ndarray
     times: np.ndarray
     offsets: np.ndarray
     events: np.ndarray | None = None
+    last_only: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def counts(self) -> dict[str, int]:
-        """``{sessions, events, targets}``; a target is an event that has one before it in its session."""
-        events = int(self.offsets[-1])
-        return {"sessions": len(self), "events": events, "targets": events - len(self)}
+        """``{sessions, events, targets}``; see ``target_positions``."""
+        return split_counts(np.diff(self.offsets), self.last_only)
+
+    @property
+    def target_positions(self) -> np.ndarray:
+        """int64[targets], where the targets stand: events with one before them in their session, or its last one."""
+        offsets = np.asarray(self.offsets)
+        lengths = np.diff(offsets)
+        if self.last_only:
+            return offsets[1:][lengths > 1] - 1
+        is_target = np.ones(int(offsets[-1]), bool)
+        is_target[offsets[:-1][lengths > 0]] = False
+        return np.flatnonzero(is_target)
 
     def slice(self, start: int, stop: int) -> Sessions:
         """Sessions ``start`` to ``stop`` (exclusive), without copying events."""
         low, high = self.offsets[start], self.offsets[stop]
         events = None if self.events is None else self.events[low:high]
-        return Sessions(self.items[low:high], self.times[low:high], self.offsets[start : stop + 1] - low, events)
+        offsets = self.offsets[start : stop + 1] - low
+        return Sessions(self.items[low:high], self.times[low:high], offsets, events, self.last_only)
 
     def pick(self, which: np.ndarray) -> Sessions:
         """The sessions numbered ``which``, int64[m], in this order; their events are copied."""
@@ -78,7 +96,14 @@ class Sessions:
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         rows = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths)
         events = None if self.events is None else self.events[rows]
-        return Sessions(self.items[rows], self.times[rows], offsets, events)
+        return Sessions(self.items[rows], self.times[rows], offsets, events, self.last_only)
+
+
+def split_counts(lengths: np.ndarray, last_only: bool = False) -> dict[str, int]:
+    """``{sessions, events, targets}`` of sessions of int64[sessions] ``lengths``; see ``Sessions``."""
+    events = int(lengths.sum())
+    targets = np.count_nonzero(lengths > 1) if last_only else events - len(lengths)
+    return {"sessions": len(lengths), "events": events, "targets": int(targets)}
 
 
 @dataclass(frozen=True)
@@ -112,7 +137,8 @@ class Dataset:
         if name not in SPLITS:
             raise UserError(f"split '{name}': allowed are {', '.join(SPLITS)}")
         columns = (*COLUMNS, "events") if self.event_types else COLUMNS
-        sessions = Sessions(*(map_array(self.path, f"{name}/{column}.npy", self.manifest) for column in columns))
+        arrays = {column: map_array(self.path, f"{name}/{column}.npy", self.manifest) for column in columns}
+        sessions = Sessions(**arrays, last_only=self.manifest.get("scored", {}).get(name) == "last")
         expected = self.manifest["counts"][name]
         lengths = {len(column) for column in (sessions.items, sessions.times, sessions.events) if column is not None}
         if len(lengths) > 1 or len(sessions.offsets) == 0 or sessions.counts != expected:

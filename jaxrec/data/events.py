@@ -17,6 +17,11 @@ Data whose events have types (``Raw.event_types``) depart from it in three place
 says the same as an earlier one (session, time, item, event) is dropped; in step 3 the test sessions may be drawn at
 random instead; and in step 4 what training has not seen is kept, with indices behind those of training.
 
+With ``Raw.leave_one_out`` a session is all that a user did, and step 3 cuts it by ``splits.leave_one_out``: the last
+event is the test target, the one before it the validation target. The vocabulary is then that of all events but the
+test targets, most frequent among the training events first; test targets outside it are dropped with their session,
+and counted. The published protocol keeps them, each a miss of any model.
+
 Sessions stand in the order (split, date, first input row) and their events in the order (time, input row). That is a
 total order, so the result does not depend on the number of threads; among sessions of one date it is that of the file,
 as in the published code, which decides what ``fraction`` keeps.
@@ -33,11 +38,11 @@ import numpy as np
 
 from jaxrec.data.cleaning import Cleaning, Raw
 from jaxrec.data.clicks import make_clicks, time_span
-from jaxrec.data.dataset import SPLITS
+from jaxrec.data.dataset import SPLITS, split_counts
 from jaxrec.data.duck import fetch_number, fetch_row, fetch_sums
 from jaxrec.data.ledger import Ledger
 from jaxrec.data.sessions_writing import write_splits, write_vocabulary
-from jaxrec.data.splits import split_at_random, split_by_time
+from jaxrec.data.splits import drop_unseen_targets, leave_one_out, split_at_random, split_by_time
 
 CHUNK = 1 << 20  # events fetched from DuckDB at a time
 
@@ -55,7 +60,7 @@ def prepare(
         update: called as ``update(advance, note=...)``; the advances sum to 1.
 
     Returns:
-        The manifest's ``counts``, ``dropped``, ``times`` and ``files``.
+        The manifest's ``counts``, ``dropped``, ``times`` and ``files``, and ``scored`` where not every target is.
 
     Raises:
         UserError: no session or no target is left in a split.
@@ -65,26 +70,18 @@ def prepare(
     make_clicks(connection, raw, cleaning, ledger)
     update(0.1, note="filter")
     _filter(connection, cleaning, ledger)
-    update(0.2, note="split")
-    if raw.drawn:
-        split_at_random(connection, raw.drawn, cleaning.validation_days, ledger)
-    else:
-        split_by_time(connection, cleaning.test_days, cleaning.validation_days, ledger)
-    if raw.event_types:
-        _whole_vocabulary(connection)
-    else:
-        _vocabulary(connection)
-        update(0, note="match the test items")
-        _match_test(connection, cleaning, ledger)
+    update(0.2, note="split and match")
+    relation = _split(connection, raw, cleaning, ledger)
     update(0.1, note="order")
     lengths = _order(connection)
     first, lengths, gap = _last_fraction(lengths, cleaning.fraction, ledger)
     update(0.2, note="sort and write")
     events = sum(int(n.sum()) for n in lengths.values())
-    chunks = _encoded(connection, first, gap, bool(raw.event_types))
+    chunks = _encoded(connection, relation, first, gap, bool(raw.event_types))
     files = write_splits(path, lengths, chunks, lambda n: update(0.4 * n / events), bool(raw.event_types))
     files["items.parquet"], items = write_vocabulary(connection, path / "items.parquet")
-    counts: dict[str, Any] = {"items": items, **{split: _counts(n) for split, n in lengths.items()}}
+    scored = {"validation": "last", "test": "last"} if raw.leave_one_out else {}
+    counts: dict[str, Any] = {"items": items, **{name: split_counts(n, name in scored) for name, n in lengths.items()}}
     if raw.event_types:
         counts |= _typed_counts(connection, raw.event_types)
     if raw.attributes:
@@ -92,7 +89,8 @@ def prepare(
         further, more = raw.attributes(path)
         files |= further
         counts |= more
-    return {"counts": counts, "dropped": ledger.dropped, **times, "files": files}
+    entries = times | ({"scored": scored} if scored else {})
+    return {"counts": counts, "dropped": ledger.dropped, **entries, "files": files}
 
 
 def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
@@ -128,23 +126,38 @@ def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     ledger.require(left[1], "events")
 
 
-def _whole_vocabulary(connection: Any) -> None:
-    """Step 4 where events have types: also the items that only the other splits hold, with the count 0."""
+def _split(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> str:
+    """Steps 3 and 4: the tables ``sessions`` and ``vocabulary``; returns the table or view of the sessions' events."""
+    if raw.leave_one_out:
+        leave_one_out(connection, ledger)
+        _vocabulary(connection, "parts", splits="split < 2", counted="split = 0")
+        drop_unseen_targets(connection, ledger)
+        return "parts"
+    if raw.drawn:
+        split_at_random(connection, raw.drawn, cleaning.validation_days, ledger)
+    else:
+        split_by_time(connection, cleaning.test_days, cleaning.validation_days, ledger)
+    if raw.event_types:  # also the items that only the other splits hold, with the count 0
+        _vocabulary(connection, "clicks", splits="split < 3", counted="split = 0")
+    else:
+        _vocabulary(connection, "clicks", splits="split < 2", counted="split < 2")
+        _match_test(connection, cleaning, ledger)
+    return "clicks"
+
+
+def _vocabulary(connection: Any, relation: str, splits: str, counted: str) -> None:
+    """Step 4: the table ``vocabulary`` (item, count, index).
+
+    Args:
+        relation: the table or view of the events.
+        splits: SQL, of which splits the items are.
+        counted: SQL, of which splits the events are counted.
+    """
     connection.execute(
         "CREATE TEMP TABLE vocabulary AS "
         "SELECT *, (row_number() OVER (ORDER BY count DESC, item) - 1)::INTEGER AS index FROM ("
-        "SELECT item, count(*) FILTER (split = 0) AS count FROM clicks SEMI JOIN supported USING (item) "
-        "JOIN (SELECT session, split FROM sessions) USING (session) GROUP BY item)"
-    )
-
-
-def _vocabulary(connection: Any) -> None:
-    """Step 4: the table ``vocabulary`` (item, count, index), of the training split with its validation part."""
-    connection.execute(
-        "CREATE TEMP TABLE vocabulary AS "
-        "SELECT *, (row_number() OVER (ORDER BY count DESC, item) - 1)::INTEGER AS index FROM ("
-        "SELECT item, count(*) AS count FROM clicks SEMI JOIN supported USING (item) "
-        "SEMI JOIN (SELECT session FROM sessions WHERE split < 2) USING (session) GROUP BY item)"
+        f"SELECT item, count(*) FILTER ({counted}) AS count FROM {relation} SEMI JOIN supported USING (item) "
+        f"JOIN (SELECT session, split FROM sessions WHERE {splits}) USING (session) GROUP BY item)"
     )
 
 
@@ -192,9 +205,12 @@ def _last_fraction(
         stream of events from that session on that are left out, the tail of the session that was cut.
     """
     train = lengths["train"]
+    if fraction == 1:
+        ledger.require(split_counts(train)["targets"], "training targets")
+        return 0, lengths, (0, 0)
     targets = train - 1
     keep = int(targets.sum()) * fraction.numerator // fraction.denominator
-    before = dict(_counts(train))
+    before = split_counts(train)
     after = np.cumsum(targets[::-1])[::-1]  # targets from this session to the end
     first = int(np.count_nonzero(after >= keep)) - 1 if keep else len(train)
     train = train[first:].copy()
@@ -203,27 +219,28 @@ def _last_fraction(
         surplus = int(after[first]) - keep
         gap = (int(train[0]) - surplus, int(train[0]))
         train[0] -= surplus
-    left = _counts(train)
-    if fraction != 1:
-        ledger.took("fraction", **{unit: before[unit] - left[unit] for unit in ("sessions", "events")})
+    left = split_counts(train)
+    ledger.took("fraction", **{unit: before[unit] - left[unit] for unit in ("sessions", "events")})
     ledger.require(left["targets"], "training targets")
     return first, lengths | {"train": train}, gap
 
 
-def _encoded(connection: Any, first: int, gap: tuple[int, int], typed: bool) -> Iterator[tuple[np.ndarray, ...]]:
+def _encoded(
+    connection: Any, relation: str, first: int, gap: tuple[int, int], typed: bool
+) -> Iterator[tuple[np.ndarray, ...]]:
     """The events of the sessions from rank ``first`` on, in their final order, without the positions in ``gap``.
 
     Yields:
         Item indices int32[n], times int64[n] (ms) and, of events with types, these uint8[n].
     """
     columns = "index, time, event" if typed else "index, time"
-    relation = connection.sql(
-        f"SELECT {columns} FROM clicks JOIN (SELECT session, rank FROM ranked WHERE rank >= {first}) USING (session) "
-        "JOIN vocabulary USING (item) ORDER BY rank, time, row"
+    stream = connection.sql(
+        f"SELECT {columns} FROM {relation} JOIN (SELECT session, rank FROM ranked WHERE rank >= {first}) "
+        "USING (session) JOIN vocabulary USING (item) ORDER BY rank, time, row"
     )
     start, stop = gap
     position = 0
-    with relation.to_arrow_reader(CHUNK) as reader:
+    with stream.to_arrow_reader(CHUNK) as reader:
         for batch in reader:
             low, high = (int(np.clip(edge - position, 0, len(batch))) for edge in (start, stop))
             position += len(batch)
@@ -241,8 +258,3 @@ def _typed_counts(connection: Any, types: tuple[str, ...]) -> dict[str, Any]:
     )
     trained = fetch_number(connection, "SELECT count(*) FROM vocabulary WHERE count > 0")
     return {"trained": trained, "events": {name: found.get(index, 0) for index, name in enumerate(types)}}
-
-
-def _counts(lengths: np.ndarray) -> dict[str, int]:
-    events = int(lengths.sum())
-    return {"sessions": len(lengths), "events": events, "targets": events - len(lengths)}

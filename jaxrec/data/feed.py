@@ -32,7 +32,7 @@ class Block(NamedTuple):
         input: int32, the item just seen.
         target: int32, the item that follows.
         reset: bool, whether the input opens a session: the hidden state is zeroed before it.
-        weight: float32, 1, or 0 where a lane has ended.
+        weight: float32, 1, or 0 where a lane has ended, or where the item that follows is not scored.
     """
 
     input: Any
@@ -140,6 +140,9 @@ class SessionFeed:
         device_bytes: the split lives on the device if events and one epoch's order take no more than this; otherwise a
             thread prepares the next block on the host while the device works.
         mesh: devices that share the lanes; None: one device.
+
+    Attributes:
+        pairs: targets scored in an epoch.
     """
 
     def __init__(
@@ -157,18 +160,19 @@ class SessionFeed:
         self._order, self._seed, self.mesh = order, seed, mesh
         self._opens = np.zeros(len(self._items), bool)
         self._opens[self._offsets[:-1][np.diff(self._offsets) > 0]] = True
+        self.pairs = int(np.maximum(np.diff(self._offsets) - 1, 0).sum())
+        self._scored: np.ndarray | None = None  # bool[n], events that are targets, where some with a pair are not
+        if sessions.last_only:
+            self._scored = np.zeros(len(self._items), bool)
+            self._scored[sessions.target_positions] = True
+            self.pairs = int(self._scored.sum())
         used = lane_length(self._offsets, lanes)
         blocks = max(1, -(-used // steps_per_block))
         self.shape = Shape(lanes, max(1, -(-used // blocks)), blocks, used)
         padded = self.shape.steps * blocks * lanes
         self.resident = 5 * len(self._items) + 4 * padded <= device_bytes
         if self.resident:
-            self._device = replicate((self._items, self._opens), mesh)
-
-    @property
-    def pairs(self) -> int:
-        """Pairs in an epoch."""
-        return int(np.maximum(np.diff(self._offsets) - 1, 0).sum())
+            self._device = replicate((self._items, self._opens, self._scored), mesh)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Block]:
         """The blocks of an epoch from block ``start`` on."""
@@ -197,15 +201,17 @@ class SessionFeed:
         part = positions[block * self.shape.steps : (block + 1) * self.shape.steps]
         at = np.maximum(part, 0)
         after = np.minimum(at + 1, len(self._items) - 1)
-        host = Block(self._items[at], self._items[after], self._opens[at] | (part < 0), (part >= 0).astype(np.float32))
+        live = part >= 0 if self._scored is None else (part >= 0) & self._scored[after]
+        host = Block(self._items[at], self._items[after], self._opens[at] | (part < 0), live.astype(np.float32))
         return deal(host, self.mesh, 1)
 
 
 @partial(jax.jit, static_argnames="steps")
-def _cut(items: Array, opens: Array, positions: Array, start: int, steps: int) -> Block:
+def _cut(items: Array, opens: Array, scored: Array | None, positions: Array, start: int, steps: int) -> Block:
     part = jax.lax.dynamic_slice_in_dim(positions, start, steps)
     at = jnp.maximum(part, 0)
-    return Block(items[at], items[at + 1], opens[at] | (part < 0), (part >= 0).astype(jnp.float32))
+    live = part >= 0 if scored is None else (part >= 0) & scored[at + 1]
+    return Block(items[at], items[at + 1], opens[at] | (part < 0), live.astype(jnp.float32))
 
 
 def ahead(blocks: Iterator[Any]) -> Iterator[Any]:

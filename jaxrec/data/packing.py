@@ -4,6 +4,7 @@ A step is a grid of R rows of W positions, W being the model's window. Sessions 
 and chunks are packed into rows without overlap. A session with more than W inputs gets further chunks, each a whole
 window of which only the last positions (``stride`` of them) are scored, so that every target of the split is scored
 exactly once, by default with the last W clicks before it as its history. Only scored positions reach the output layer.
+Where only the last event of a session is a target, one chunk holds its last W inputs.
 
 How chunks lie in rows, and rows in steps, depends on their lengths alone: it is worked out once, from the histogram of
 lengths. An epoch then only says which chunk takes which place among those of its length.
@@ -91,7 +92,7 @@ class Template(NamedTuple):
     slot: Any
 
 
-def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1) -> Chunks:
+def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1, last_only: bool = False) -> Chunks:
     """Cut sessions into chunks.
 
     Args:
@@ -99,10 +100,13 @@ def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1) -> Chunks:
         window: W.
         stride: targets beyond the first W of a session that share a chunk, so that the last of them sees W clicks and
             the first W - stride + 1.
+        last_only: score the last target of each session alone.
     """
     inputs = np.diff(offsets) - 1
     session = np.flatnonzero(inputs > 0)
     first = np.minimum(inputs[session], window)
+    if last_only:
+        return Chunks(offsets[session + 1] - 1 - first, first, np.ones_like(first), session)
     extra = -(-np.maximum(inputs[session] - window, 0) // stride)  # chunks beyond the first of each session
     owner = np.repeat(session, extra)
     turn = np.arange(len(owner)) - np.repeat(np.cumsum(extra) - extra, extra)
@@ -152,7 +156,10 @@ def pack(chunks: Chunks, window: int, targets: int) -> Template:
 
 def _rows(chunks: Chunks, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Row, column, length and scored positions of every place; rows are numbered so that patterns are interleaved."""
-    whole = chunks.scored == chunks.length
+    # Chunks shorter than the window share rows; those of one length score alike.
+    whole = (chunks.scored == chunks.length) | (chunks.length < window)
+    scored_of = np.zeros(window + 1, np.int64)
+    scored_of[chunks.length[whole]] = chunks.scored[whole]
     left = np.bincount(chunks.length[whole], minlength=window + 1)
     parts: list[tuple[np.ndarray, np.ndarray]] = []  # lengths and scored positions of the rows of each pattern
     while left.any():
@@ -163,7 +170,8 @@ def _rows(chunks: Chunks, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
             used[size], room = take, room - take * size
         repeats = int(np.min(left[used > 0] // used[used > 0]))
         left -= repeats * used
-        parts.append((np.tile(pattern, (repeats, 1)),) * 2)
+        lengths = np.tile(pattern, (repeats, 1))
+        parts.append((lengths, scored_of[lengths]))
     further = np.unique(chunks.scored[~whole], return_counts=True)
     parts += [(np.full((n, 1), window), np.full((n, 1), scored)) for scored, n in zip(*further, strict=True)]
     times = np.array([len(lengths) for lengths, _ in parts])
@@ -241,12 +249,15 @@ class PackedFeed:
                             f"{2**31:,}; prepare a part of the data")  # fmt: skip
         self._log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times)
         self._plan, self.mesh = plan, plan.mesh
-        self._chunks = cut_chunks(np.asarray(sessions.offsets), window, stride)
+        self._chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
         # Classes of chunks that may take each other's places, in the order of the template's places.
         self._kind = self._chunks.length * (window + 1) + self._chunks.scored
         self._value = None if half_life is None else _decay(sessions, self._chunks, half_life)
-        template = pack(self._chunks, window, plan.batch)
         self.pairs = int(self._chunks.scored.sum())
+        # The last targets alone come with all of their history: a step is then bounded by inputs, not by targets.
+        inputs = int(self._chunks.length.sum())
+        batch = max(1, plan.batch * self.pairs // inputs) if sessions.last_only and inputs else plan.batch
+        template = pack(self._chunks, window, batch)
         used, lanes = template.slot.shape
         template = _shared(template, len(self._chunks.begin), plan.mesh)
         blocks = max(1, -(-used // plan.steps_per_block))

@@ -1,7 +1,8 @@
 """Step 3 of the cleaning: which sessions are for training, validation and test.
 
 Each function reads the table ``dated`` (session, date in ms since 1970, first row, events) and makes the table
-``sessions`` (the same columns, and split as an index into SPLITS).
+``sessions`` (the same columns, and split as an index into SPLITS). ``leave_one_out`` cuts the sessions of users into
+further ones, which overlap, so it makes the view ``parts`` in the place of ``clicks`` as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from jaxrec.data.ledger import Ledger
 from jaxrec.errors import UserError
 
 DAY = 24 * 60 * 60 * 1000  # ms
+LEAVE_ONE_OUT = "leave_one_out"  # --split
+SHORTEST = 3  # events of a user of whom two are held out
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,45 @@ def split_at_random(connection: Any, drawn: Drawn, validation_days: int, ledger:
         if wanted:
             found = fetch_number(connection, f"SELECT count(*) FROM sessions WHERE split = {index}")
             ledger.require(found, f"{SPLITS[index]} sessions")
+
+
+def leave_one_out(connection: Any, ledger: Ledger) -> None:
+    """Of each session, that of a user, the last event is the test target and the one before it the validation target.
+
+    The protocol of SASRec (Kang and McAuley 2018, section IV) and BERT4Rec. The test split holds whole sessions, the
+    validation split all but their last event, and of both only the last event is scored; training holds all but the
+    last two. Sessions of fewer than three events are for training.
+
+    Makes the view ``parts`` (session, item, time, row) of the sessions of all splits, whose numbers are new.
+    """
+    connection.execute(
+        "CREATE TEMP TABLE placed AS SELECT session AS owner, item, time, date, row, "
+        "row_number() OVER (PARTITION BY session ORDER BY time, row) AS place "
+        "FROM clicks SEMI JOIN supported USING (item) SEMI JOIN dated USING (session)"
+    )
+    connection.execute(
+        "CREATE TEMP TABLE sessions AS SELECT number * 3 + split AS session, owner, date, first, events, split FROM ("
+        "SELECT session AS owner, first, split, row_number() OVER (ORDER BY first) AS number, "
+        f"CASE WHEN events < {SHORTEST} THEN events ELSE events - 2 + split END AS events "
+        f"FROM dated CROSS JOIN (VALUES (0), (1), (2)) AS splits(split) WHERE split = 0 OR events >= {SHORTEST}"
+        ") JOIN (SELECT owner, place AS events, date FROM placed) USING (owner, events)"
+    )
+    connection.execute(
+        "CREATE TEMP VIEW parts AS SELECT session, item, time, row FROM placed "
+        "JOIN (SELECT session, owner, events FROM sessions) AS cut ON placed.owner = cut.owner AND place <= cut.events"
+    )
+    held_out = fetch_sums(connection, "sessions WHERE split = 2")[0]
+    ledger.require(held_out, f"sessions of at least {SHORTEST} events")
+
+
+def drop_unseen_targets(connection: Any, ledger: Ledger) -> None:
+    """Drop the test sessions of ``leave_one_out`` whose target is not in the table ``vocabulary``."""
+    before = fetch_sums(connection, "sessions WHERE split = 2")[0]
+    connection.execute(
+        "DELETE FROM sessions WHERE split = 2 AND owner IN (SELECT placed.owner FROM placed "
+        "JOIN (SELECT owner, events FROM sessions WHERE split = 2) AS tests "
+        "ON placed.owner = tests.owner AND place = tests.events ANTI JOIN vocabulary USING (item))"
+    )
+    left = fetch_sums(connection, "sessions WHERE split = 2")[0]
+    ledger.took("test targets unseen before", targets=before - left)
+    ledger.require(left, "test targets")

@@ -11,6 +11,7 @@ from jaxrec.data.raw_fields import Field
 from jaxrec.data.raw_rows import note_repeated
 from jaxrec.data.reading import load
 from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named
+from jaxrec.data.splits import LEAVE_ONE_OUT
 from jaxrec.data.times import ORDER, read_times
 from jaxrec.errors import UserError
 
@@ -23,6 +24,12 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--session", required=True, metavar="COL", help="column: the session, or the user")
     parser.add_argument("--item", required=True, metavar="COL", help="column: the item; integers or text")
     parser.add_argument("--time", required=True, metavar="COL", help="column: the time; a date and time or a number")
+    parser.add_argument(
+        "--split", choices=("time", LEAVE_ONE_OUT), default="time", help="time: sessions of the last days are the test "
+        "split. leave_one_out, where --session is the user: of each user's events the last one is the test target, the "
+        "one before it the validation target, and the others are for training; users with fewer than 3 are for "
+        "training only, and test targets that occur nowhere before are dropped (default time)",
+    )  # fmt: skip
     add_file_arguments(parser)
 
 
@@ -32,7 +39,8 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     times = read_times(connection, table, arguments.time, arguments.time_unit, arguments.time_format)
     if times.unit == ORDER and (arguments.test_days or arguments.validation_days):
         raise UserError("--time-unit order: counters have no days, so nothing can be split by them; give --test-days 0 "
-                        "(training cuts a validation split of its own with data.validation_fraction)")  # fmt: skip
+                        "(training cuts a validation split of its own with data.validation_fraction), or --split "
+                        "leave_one_out where sessions are users")  # fmt: skip
     fields = [
         id_field(table, "session", arguments.session, arguments.na),
         id_field(table, "item", arguments.item, arguments.na),
@@ -46,11 +54,12 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         notes += note_repeated(connection, [field.name for field in fields])
     options = {name: getattr(arguments, name) for name in ("session", "item", "time", "delimiter")}
     options |= {"time_unit": times.unit, "time_format": arguments.time_format, "na": arguments.na}
-    options |= file_options(arguments)
+    options |= file_options(arguments) | ({} if arguments.split == "time" else {"split": arguments.split})
     return Raw(
         table.called,
         options=options,
         notes=notes,
+        leave_one_out=arguments.split == LEAVE_ONE_OUT,
         counters=times.unit == ORDER,
         read=loaded.read,
         dropped={"invalid rows": {"events": loaded.invalid}} if arguments.drop_invalid else {},
