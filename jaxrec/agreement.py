@@ -49,8 +49,24 @@ OPTIMIZERS_WITH = {
 }  # fmt: skip
 """Fields of the optimizer section that only some optimizers have."""
 
+ALSO_WITH = {
+    "training.passes": ROWS, "evaluation.ties": SESSIONS,
+    **dict.fromkeys(("evaluation.category", "recommendation.rules"), ("two_tower",)),
+    **dict.fromkeys(("loss.category_weight", "loss.candidates", "optimizer.tables", "optimizer.table_learning_rate",
+                     "evaluation.sessions"), ("merrec",)),
+    "data.half_life": ("narm", "sasrec", "merrec"), "loss.prior": ("narm", "sasrec"),
+    "loss.final_activation": ("gru4rec", "narm", "sasrec"),
+}  # fmt: skip
+"""Further fields, of any section, that only some models have."""
+
+LOSSES = {
+    "gru4rec": SAMPLED, **dict.fromkeys(("narm", "sasrec"), (*SAMPLED, "softmax")),
+    "merrec": ("cross_entropy", "softmax"), "autoint": ("binary",), "two_tower": CONTRASTIVE,
+}  # fmt: skip
+"""Losses of each model."""
 
 FOR_MODEL: dict[str, dict[str, dict[str, Any]]] = {
+    "autoint": {"loss": {"name": "binary"}, "training": {"metric": "auc"}},
     "two_tower": {
         "model": {"embedding_dim": 16, "dropout_hidden": 0.2, "norm": "batch"},
         "loss": {"name": "triplet", "n_sample": 0, "sample_alpha": 0.0},
@@ -77,6 +93,18 @@ def defaults_of(model: str, loss: str | None) -> dict[str, dict[str, Any]]:
     }
 
 
+def belongs(field: str, model: str, loss: str, optimizer: str) -> bool:
+    """Whether ``section.field`` says anything for a model with this loss and optimizer."""
+    section, _, name = field.partition(".")
+    if model not in ALSO_WITH.get(field, (model,)):
+        return False
+    if section == "loss":
+        return loss in LOSSES_WITH.get(name, (loss,))
+    if section == "optimizer":
+        return optimizer in OPTIMIZERS_WITH.get(name, (optimizer,))
+    return model in {"data": DATA_WITH, "model": MODELS_WITH}.get(section, {}).get(name, (model,))
+
+
 CLICK_METRICS = r"^(auc|log_loss|(ndcg|hit_rate|ndcg_published|hit_rate_published)@[1-9][0-9]*)$"
 
 
@@ -100,17 +128,13 @@ def check_agreement(config: Config) -> None:
             if of not in owners and value != type(section).model_fields[field].default:
                 raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {_listed(owners)}; "
                                  f"leave it out for {of}")  # fmt: skip
-    if name not in ROWS and config.training.passes > 1:
-        raise ValueError(f"training.passes: found {config.training.passes}, but it belongs to autoint and two_tower; "
-                         f"leave it out for {name}")  # fmt: skip
-    if name != "two_tower" and (config.evaluation.category is not None or config.recommendation.rules):
-        field = "recommendation.rules" if config.recommendation.rules else "evaluation.category"
-        raise ValueError(f"{field}: belongs to two_tower; leave it out for {name}")
-    for where, field, default in (("loss", "category_weight", 0.0), ("loss", "candidates", "live"),
-                                  ("optimizer", "tables", "same"), ("optimizer", "table_learning_rate", 0.05),
-                                  ("evaluation", "sessions", None)):  # fmt: skip
-        if name != "merrec" and (value := getattr(getattr(config, where), field)) != default:
-            raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to merrec; leave it out for {name}")
+    for place, owners in ALSO_WITH.items():
+        where, _, field = place.partition(".")
+        section = getattr(config, where)
+        value = getattr(section, field)
+        if name not in owners and value != type(section).model_fields[field].default:
+            found = "" if isinstance(value, tuple) else f"found {value!r}, but it "
+            raise ValueError(f"{place}: {found}belongs to {_listed(owners)}; leave it out for {name}")
     if name in ROWS:
         _autoint_agrees(config) if name == "autoint" else _two_tower_agrees(config)
         return
@@ -124,8 +148,6 @@ def check_agreement(config: Config) -> None:
         raise ValueError("model.blocks: sasrec needs at least 1")
     if name == "gru4rec" and softmax:
         raise ValueError("loss.name: gru4rec ranks against sampled items; for softmax choose narm or sasrec")
-    if name == "gru4rec" and config.data.half_life:
-        raise ValueError("data.half_life: gru4rec weighs all sessions alike; leave it out or choose narm or sasrec")
     if name == "narm" and len(config.model.layers) != 1:
         raise ValueError(f"model.layers: narm has one GRU, found {len(config.model.layers)} layers; give one number")
     if name == "sasrec" and config.model.embedding_dim % config.model.heads:
@@ -144,10 +166,6 @@ def _merrec_agrees(config: Config) -> None:
     model, loss, optimizer = config.model, config.loss, config.optimizer
     if loss.name not in ("softmax", "cross_entropy"):
         raise ValueError(f"loss.name: found {loss.name}; merrec has softmax and cross_entropy")
-    if loss.final_activation != "linear":
-        raise ValueError(f"loss.final_activation: found {loss.final_activation}; merrec has none but linear")
-    if loss.prior:
-        raise ValueError(f"loss.prior: found {loss.prior}; it belongs to narm and sasrec, leave it out for merrec")
     if optimizer.tables == "same" and optimizer.table_learning_rate != 0.05:
         raise ValueError(f"optimizer.table_learning_rate: found {optimizer.table_learning_rate}, but optimizer.tables "
                          "is same; set that to rowwise_adagrad, or leave this out")  # fmt: skip
@@ -192,9 +210,6 @@ def _two_tower_agrees(config: Config) -> None:
     if not re.match(r"(recall|mrr|ndcg|hit_rate)@", config.training.metric):
         raise ValueError(f"training.metric: two_tower ranks items, so it has no {config.training.metric}; choose "
                          "recall, mrr, ndcg or hit_rate at a cut-off, as recall@10")  # fmt: skip
-    if config.evaluation.ties != "conservative":
-        raise ValueError(f"evaluation.ties: found {config.evaluation.ties}; two_tower ranks equal scores "
-                         "conservatively; leave it out")  # fmt: skip
     if loss.hard_negatives > loss.hard_pool:
         raise ValueError(f"loss.hard_negatives: {loss.hard_negatives} cannot be drawn from a loss.hard_pool of "
                          f"{loss.hard_pool}; raise the one or lower the other")  # fmt: skip
@@ -218,9 +233,6 @@ def _autoint_agrees(config: Config) -> None:
     if not re.match(CLICK_METRICS, config.training.metric):
         raise ValueError(f"training.metric: autoint has no {config.training.metric}; choose auc, log_loss, or ndcg, "
                          "hit_rate, ndcg_published or hit_rate_published at a cut-off, as ndcg@10")  # fmt: skip
-    if config.evaluation.ties != "conservative":
-        raise ValueError(f"evaluation.ties: found {config.evaluation.ties}; autoint ranks equal scores "
-                         "conservatively; leave it out")  # fmt: skip
     if model.table == "rows":
         for field, value in (("optimizer.weight_decay", config.optimizer.weight_decay),
                              ("training.average", config.training.average)):  # fmt: skip

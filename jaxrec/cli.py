@@ -9,12 +9,15 @@ import io
 import json
 import math
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jaxrec.errors import UserError, one_line, shown
+from jaxrec.errors import UserError, nearest, one_line, shown
+from jaxrec.help_text import HelpFormatter
+from jaxrec.options import no_such_option
 from jaxrec.paths import check_path, check_text
 
 NOT_OURS = {  # what to do about errors of the user's machine and paths; every other OSError is a bug
@@ -24,6 +27,7 @@ NOT_OURS = {  # what to do about errors of the user's machine and paths; every o
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR), "name another path"),
 }
 ESCAPED = "jaxrec-escaped"  # an error handler of encodings
+OPTION = re.compile(r"--?[A-Za-z]")  # how options begin, and negative numbers do not
 PATHS = ("DIR", "FILE", "PATH", "RUN")  # metavars of options that are paths
 
 
@@ -40,20 +44,44 @@ class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` whose errors are one line, like every other error of a user's making.
 
     An option that is given twice is refused, where argparse takes the last without a word, and so is what can be
-    neither text nor a path.
+    neither text nor a path. An option that there is not is told the nearest one before anything that is missing.
+
+    Args:
+        fields: ``section.field`` names that are options too; ``parse_known_args`` gives them back with their values.
     """
 
-    def __init__(self, **options: object) -> None:
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+    def __init__(self, *, fields: Iterable[str] = (), **options: object) -> None:
+        options.setdefault("formatter_class", HelpFormatter)
         options.setdefault("allow_abbrev", False)
         super().__init__(**options)  # type: ignore[arg-type]
+        self.fields = tuple(fields)
         self.seen: dict[str, Any] = {}  # values by option, of one call
         for name in (None, "store"):
             self.register("action", name, _Once)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.seen = {}
+        self._refuse_unknown(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        known = self._option_string_actions
+        for word in words:
+            name = word.partition("=")[0]
+            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+                return  # what follows is no option, or another parser's
+            if not OPTION.match(word) or " " in name or name in known or name.removeprefix("--") in self.fields:
+                continue
+            shown_options = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
+            self.error(no_such_option(name, shown_options, self.fields))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            hint = nearest(str(value), names)
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {shown(value)}{hint}; choose from {', '.join(names)}"
+            )
 
     def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
         check = check_path if action.metavar in PATHS else check_text

@@ -14,6 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from jaxrec.errors import UserError, nearest, shown
+from jaxrec.options import no_such_option
 from jaxrec.sections import (
     Config,
     DataConfig,
@@ -49,10 +50,31 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     sections = values.values() if isinstance(values, dict) else [None]
     if not all(isinstance(part, dict) and all(isinstance(name, str) for name in part) for part in sections):
         raise UserError(f"{path}: expected sections with fields, such as 'data:' with 'path: …' under it")
-    for name, value in _pairs(overrides):
+    return override(values, overrides, str(path))
+
+
+def override(values: dict[str, dict[str, Any]], overrides: Sequence[str], source: str) -> Config:
+    """Validate sections of fields in which ``--section.field value`` pairs win.
+
+    Args:
+        source: of ``values``, for messages; what is wrong in a pair is blamed on the pair.
+    """
+    pairs = _pairs(overrides)
+    whole = {section: dict(fields) for section, fields in values.items()}
+    for name, value in pairs:
         section, _, field = name.partition(".")
-        values.setdefault(section, {})[field] = value
-    return parse(values, source=str(path))
+        whole.setdefault(section, {})[field] = value
+    try:
+        return parse(whole, source="")
+    except UserError as error:
+        message = str(error).removeprefix(": ")
+    place = message.partition(": ")[0]
+    if place in dict(pairs):
+        raise UserError(f"--{message}")
+    if pairs and place.partition(".")[0] in values:
+        parse(values, source)  # is it wrong by itself, or beside what is given?
+        source = f"{source} with {' and '.join(f'--{name} {shown(value)}' for name, value in pairs)}"
+    raise UserError(f"{source}: {message}")
 
 
 def parse(values: dict[str, Any], source: str = "configuration") -> Config:
@@ -116,9 +138,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
     said: dict[str, str] = {}
     for name, words in pairs:
         if name not in known:
-            same = [field for field in known if field.split(".")[1] == name]  # the section was left out
-            hint = f" (did you mean '{same[0]}'?)" if same else nearest(name, known)
-            raise UserError(f"--{shown(name)[1:-1]}: no such option or field{hint}; --help lists them")
+            raise UserError(f"{no_such_option(f'--{name}', fields=known)}; --help lists them")
         if not words:
             raise UserError(f"--{name}: a value is missing")
         if name in said:

@@ -278,9 +278,9 @@ def _parser() -> Parser:
         + baselines.describe()
         + "\n\nbaselines of rows: "
         + ", ".join(RATING_BASELINES)
-        + " (tuned on a tenth of MovieLens 1M's training rows)\nbaselines beside two towers: "
+        + " (tuned on a tenth of MovieLens 1M's training rows)\n\nbaselines beside two towers: "
         + ", ".join(RETRIEVAL_BASELINES)
-        + " (tuned on a positive of each user of MovieLens 1M)\nbaselines beside merrec: "
+        + " (tuned on a positive of each user of MovieLens 1M)\n\nbaselines beside merrec: "
         + ", ".join(EVENT_BASELINES),
     )
     parser.add_argument("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Sequence
 
 from jaxrec.errors import UserError, nearest, shown
@@ -42,3 +43,37 @@ def parse_baselines(names: Sequence[str], known: Iterable[str], those: str) -> l
             raise UserError(f"--baselines {name}: none {those}{nearest(name, known)}; there are {', '.join(known)}, or "
                             "all")  # fmt: skip
     return wanted
+
+
+def no_such_option(name: str, options: Iterable[str] = (), fields: Iterable[str] = ()) -> str:
+    """What a message says of an option that there is not: the name, and which ones may have been meant.
+
+    Args:
+        name: as given, without its value: ``--confg``.
+        options: that the command has, with their dashes.
+        fields: ``section.field`` of the configuration, where the command takes those as options too.
+    """
+    options, fields = list(options), list(fields)
+    stem = "--" + name.lstrip("-").replace("-", "_")
+    field = "." in name
+    called = f"{shown(name)[1:-1]}: no such {'field' if field else 'option'}"
+    sections = dict.fromkeys(f"--{one.partition('.')[0]}" for one in fields)
+    if stem in sections:
+        first = next(one for one in fields if one.startswith(stem[2:] + "."))
+        return f"{shown(name)[1:-1]}: a section of the configuration; give one of its fields, such as --{first}"
+    known = {one.replace("-", "_"): one for one in (*options, *(f"--{one}" for one in fields))}  # by their stems
+    bare = [one for one in fields if "--" + one.partition(".")[2] == stem]  # the section was left out
+    key = "__" + stem[2:]
+    begun = [one for other, one in known.items() if other.startswith(key)] if len(key) > 3 or key in known else []
+    if bare:
+        return called + _meant([f"--{one}" for one in bare])
+    if 0 < len(begun) <= 4:
+        return called + _meant(begun)
+    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6) if 3 < len(key) < 200 else []
+    return called + _meant([known[one] for one in close])
+
+
+def _meant(names: Sequence[str]) -> str:
+    """`` (did you mean --a, --b or --c?)``; nothing without names."""
+    several = [", ".join(names[:-1])] if len(names) > 1 else []
+    return f" (did you mean {' or '.join([*several, names[-1]])}?)" if names else ""

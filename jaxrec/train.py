@@ -19,6 +19,7 @@ from jaxrec.config import Config
 from jaxrec.cutoffs import cutoffs, fit_cutoffs
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
+from jaxrec.field_help import field_help
 from jaxrec.lock import owned
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.plots import learning_curve
@@ -230,19 +231,26 @@ def _signals_noted() -> Iterator[Callable[[], int]]:
 
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.train``."""
-    listing = "\n".join(
-        f"  --{name} {_show(name, default)}\n      {text}" for name, (default, text) in configuration.fields().items()
-    )
     parser = Parser(
         prog="python -m jaxrec.train",
+        usage="python -m jaxrec.train --config FILE [--run DIR] [--resume | --overwrite]\n"
+        "                              [--section.field VALUE ...]",
         description="Train a model as a configuration file says, into a run directory.",
-        epilog=f"Every field of the configuration can be given here and wins over the file [default]:\n\n{listing}",
+        add_help=False,
+        fields=configuration.fields(),
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, such as configs/gru4rec_*.yaml")
+    parser.add_argument("--config", metavar="FILE", help="YAML file, such as configs/gru4rec_synthetic.yaml")
     parser.add_argument("--run", metavar="DIR", help="run directory (default: checkpoints/ and the name of the file)")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint, bit for bit")
     parser.add_argument("--overwrite", action="store_true", help="delete the run first, if there is one")
+    parser.add_argument("-h", "--help", action="store_true", help="with --config or --model.name: the model's fields")
     options, overrides = parser.parse_known_args(argv)
+    if options.help:
+        parser.epilog = field_help(options.config, overrides)
+        parser.print_help()
+        parser.exit()
+    if options.config is None:
+        parser.error("--config: missing; name a YAML file, such as configs/gru4rec_synthetic.yaml")
     if options.resume and options.overwrite:
         raise UserError("--resume and --overwrite exclude each other")
     config = configuration.load(options.config, overrides)
@@ -251,15 +259,6 @@ def main(argv: Sequence[str]) -> None:
     name = file.parent.name if file.name == "config.yaml" else file.stem  # the former is that of a run
     path = Path(options.run) if options.run else Path("checkpoints") / name
     train(config, path, options.resume, options.overwrite)
-
-
-def _show(name: str, default: object) -> str:
-    """What may be given, and the default."""
-    allowed = configuration.choices(name)
-    values = "{" + ",".join(allowed) + "} " if allowed else ""
-    if name == "data.path":
-        return "(required)"
-    return values + (f"[{' '.join(map(str, default))}]" if isinstance(default, tuple) else f"[{default}]")
 
 
 if __name__ == "__main__":

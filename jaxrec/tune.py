@@ -327,7 +327,7 @@ def _open_study(storage: RDBStorage, metric: str, options: Options) -> Study:
 
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.tune``."""
-    parser = Parser(prog="python -m jaxrec.tune", description=DESCRIPTION)
+    parser = Parser(prog="python -m jaxrec.tune", description=DESCRIPTION, fields=configuration.fields())
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, the fields not in the space")
     parser.add_argument("--space", required=True, metavar="FILE", help="YAML file, such as configs/tune_autoint.yaml")
     parser.add_argument("--trials", required=True, type=int, metavar="N", help="in all, with those of earlier calls")

@@ -26,7 +26,7 @@ Capsys = pytest.CaptureFixture[str]
 
 HELP = {
     "prepare": ("synthetic", "diginetica"),
-    "train": ("--config", "--resume", "--optimizer.learning_rate", "Step size at its highest", "(required)", "[0.05]"),
+    "train": ("--config", "--resume", "--section.field", "two_tower", "--help --model.name gru4rec"),
     "evaluate": ("--run", "--split", "--k", "eval-<split>.json"),
     "plots": ("curves", "several runs"),
     "recommend": ("--items", "--similar-to", "--json", "oldest first"),
@@ -142,8 +142,8 @@ def _scalars(file: Path) -> dict[tuple[str, int], float]:
 # ---- configurations --------------------------------------------------------------------------------------------------
 
 OVERRIDES = [
-    (["--training.epoch", "3"], r"--training\.epoch: no such option or field.*did you mean 'training\.epochs'"),
-    (["--training.epochs", "0"], r"training\.epochs: found 0; .*greater than or equal to 1"),
+    (["--training.epoch", "3"], r"error: --training\.epoch: no such field \(did you mean --training\.epochs\?\)"),
+    (["--training.epochs", "0"], r"error: --training\.epochs: found 0; .*greater than or equal to 1"),
     (["--model.embedding", "constraint"], r"model\.embedding: found 'constraint'.*did you mean 'constrained'"),
     (["--optimizer.learning_rate", "-1"], r"optimizer\.learning_rate: found -1"),
     (["--optimizer.learning_rate", "fast"], r"optimizer\.learning_rate: found 'fast'"),

@@ -76,10 +76,15 @@ def test_floats_in_the_file_need_no_dot(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("--optimizer.learning_rat 1", ["--optimizer.learning_rat", "'optimizer.learning_rate'"]),
-        ("--trainig.epochs 1", ["--trainig.epochs", "'training.epochs'"]),
-        ("--epochs 1", ["--epochs"]),
-        ("--training 1", ["--training"]),
+        (
+            "--optimizer.learning_rat 1",
+            ["--optimizer.learning_rat: no such field (did you mean --optimizer.learning_rate?)"],
+        ),
+        ("--trainig.epochs 1", ["--trainig.epochs: no such field (did you mean --training.epochs?)"]),
+        ("--epochs 1", ["--epochs: no such option (did you mean --training.epochs?)"]),
+        ("--name sgd", ["(did you mean --model.name, --loss.name or --optimizer.name?)"]),
+        ("--batch-size 1", ["(did you mean --training.batch_size or --evaluation.batch_size?)"]),
+        ("--training 1", ["--training: a section of the configuration; give one of its fields, such as --training."]),
         ("--optimizer.learning_rate 0", ["optimizer.learning_rate", "found 0", "greater than 0"]),
         ("--optimizer.learning_rate -1", ["optimizer.learning_rate", "found -1", "greater than 0"]),
         ("--optimizer.learning_rate fast", ["optimizer.learning_rate", "found 'fast'", "number"]),
@@ -217,7 +222,7 @@ def test_every_field_says_what_it_is() -> None:
     [
         (["--loss.final_activation", "leaky_relu"], "loss.activation_alpha"),
         (["--training.batch_size", "1", "--loss.n_sample", "0"], "loss.n_sample"),
-        (["--epochs", "1"], "did you mean 'training.epochs'"),
+        (["--epochs", "1"], "did you mean --training.epochs"),
     ],
 )
 def test_combinations_that_would_do_nothing(tmp_path: Path, words: list[str], names: str) -> None:
@@ -235,7 +240,10 @@ ADAM = ["--optimizer.name", "adam"]
         ([*NARM, "--training.batch_size", "19"], r"training\.batch_size: 19 targets a step .* model\.window 20"),
         ([*SASREC, "--model.window", "129"], r"training\.batch_size: 128 targets a step .* model\.window 129"),
         (SOFTMAX, r"loss\.name: gru4rec ranks against sampled items; .* choose narm or sasrec"),
-        (["--data.half_life", "7"], r"data\.half_life: gru4rec .* choose narm or sasrec"),
+        (
+            ["--data.half_life", "7"],
+            r"data\.half_life: found 7.0, .* narm, sasrec and merrec; leave it out for gru4rec",
+        ),
         ([*SASREC, "--model.heads", "3"], r"model\.heads: 3 do not divide model\.embedding_dim 100"),
         ([*NARM, "--model.stride", "21"], r"model\.stride: 21 is more than model\.window 20"),
         ([*NARM, "--model.layers", "100", "50"], r"model\.layers: narm has one GRU, found 2 layers"),

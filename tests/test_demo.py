@@ -210,7 +210,7 @@ MISTAKES = {
     "session run": "ranks sessions",
     "missing": "no run here",
     "no option": "the following arguments are required: --run",
-    "other option": "unrecognized arguments: --user",
+    "other option": "--user: no such option",
     "damaged": "missing or damaged",
 }
 

@@ -53,8 +53,11 @@ WINDOW = "training.batch_size: 8 targets a step do not hold model.window 20; rai
 REFUSED: list[tuple[Sections, str]] = [
     ({"loss": {"name": "bpr"}}, "loss.name: found bpr; merrec has softmax and cross_entropy"),
     ({"loss": {"name": "triplet"}}, "loss.name: found triplet for model merrec"),
-    ({"loss": {"final_activation": "tanh"}}, "loss.final_activation: found tanh; merrec has none but linear"),
-    ({"loss": {"name": "softmax", "prior": 0.5}}, "loss.prior: found 0.5; it belongs to narm and sasrec"),
+    (
+        {"loss": {"final_activation": "tanh"}},
+        "loss.final_activation: found 'tanh', but it belongs to gru4rec, narm and sasrec",
+    ),
+    ({"loss": {"name": "softmax", "prior": 0.5}}, "loss.prior: found 0.5, but it belongs to narm and sasrec"),
     ({"loss": {"name": "softmax", "logq": 0.5}}, "loss.logq: found 0.5, but it belongs to cross_entropy"),
     ({"loss": {"name": "softmax", "candidates": "all"}}, "loss.candidates: found 'all', but it belongs to cross_ent"),
     ({"loss": {"label_smoothing": 0.1}}, "loss.label_smoothing: found 0.1, but it belongs to softmax"),

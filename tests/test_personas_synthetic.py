@@ -180,7 +180,7 @@ def test_it_can_be_written(tmp_path: Any) -> None:
         ("--products=1", "whole number from 2"),
         ("--purchases=2.5", "whole number from 1"),
         ("--seed=-1", "whole number from 0"),
-        ("--personas=3", "unrecognized"),
+        ("--personas=3", "--personas: no such option"),
     ],
 )
 def test_bad_options(option: str, message: str) -> None:

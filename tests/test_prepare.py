@@ -283,7 +283,7 @@ def test_bad_columns_of_parquet(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ("--items=1", "a whole number from 2"),
         ("--epsilon=1.1", "a number from 0 to 1"),
         ("--mean-length=nan", "a number from 2"),
-        ("--sesions=5", "unrecognized arguments: --sesions=5"),
+        ("--sesions=5", "--sesions: no such option (did you mean --sessions?)"),
     ],
 )
 def test_bad_options(option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

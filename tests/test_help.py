@@ -1,0 +1,151 @@
+"""What --help and mistyped options say, of every command."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT, fails
+
+from jaxrec import config as configuration
+from jaxrec.agreement import LOSSES, belongs
+from jaxrec.config import Config, choices
+from jaxrec.errors import UserError
+from jaxrec.field_help import MODELS, field_help
+from jaxrec.help_text import filled
+from jaxrec.prepare import ROW_SOURCES, SOURCES
+
+Capsys = pytest.CaptureFixture[str]
+
+COMMANDS: list[tuple[str, ...]] = [
+    *((name,) for name in ("train", "evaluate", "recommend", "tune", "plots", "prepare", "data.text")),
+    *(("train", "--model.name", name) for name in MODELS),
+    *(("plots", name) for name in ("curves", "table", "personas")),
+    *(("prepare", name) for name in (SOURCES | ROW_SOURCES)),
+    ("benchmark",), ("benchmark", "report"),
+]  # fmt: skip
+
+
+def printed(capsys: Capsys, name: str, *words: str) -> str:
+    script = str(ROOT / "scripts" / "benchmark.py")
+    main = runpy.run_path(script)["main"] if name == "benchmark" else importlib.import_module(f"jaxrec.{name}").main
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--help"])
+    assert caught.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("columns", [80, 100, 250])
+def test_no_line_of_help_is_too_wide(columns: int, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name, *words in COMMANDS:
+        text = printed(capsys, name, *words)
+        assert text.startswith("usage: "), (name, words)
+        assert max(map(len, text.splitlines())) <= 100, (name, words)
+
+
+def test_help_fills_prose_and_keeps_lists_and_commands() -> None:
+    command = "  python -m jaxrec.train --config configs/a.yaml --run b"
+    text = f"one two three\nfour five\n\n{command}\n  name  what it is called"
+    assert filled(text, 18).splitlines() == [
+        "one two three four", "five", "", command, "  name  what it is", "        called",
+    ]  # fmt: skip
+
+
+def defaults(model: str, loss: str, **others: Any) -> Config:
+    values = {"data": {"path": "d"}, "model": {"name": model}, "loss": {"name": loss}}
+    return configuration.parse(values | others)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_models_help_lists_what_it_accepts(model: str) -> None:
+    """A field that is not there is one that check_agreement refuses, and a loss that is there one that it takes."""
+    text = field_help(None, ["--model.name", model])
+    for loss in choices("loss.name"):
+        if loss in LOSSES[model]:
+            assert defaults(model, loss).loss.name == loss
+        else:
+            with pytest.raises(UserError, match=r"loss\.name"):
+                defaults(model, loss)
+    chosen = configuration.override({"data": {"path": "d"}}, ["--model.name", model], "")
+    for name, (default, _) in configuration.fields().items():
+        shown = f"\n  --{name} [" in text
+        assert shown == belongs(name, model, chosen.loss.name, chosen.optimizer.name), name
+        section, _, field = name.partition(".")
+        other = {float: 0.25, int: 7, str: "c1"}.get(type(default))
+        names = [one for one in choices(name) if one != default and one != "leaky_relu"]
+        value = names[-1] if names else None if choices(name) else other
+        if not shown and value is not None:
+            with pytest.raises(UserError, match=f"{section}.{field}: (found .*)?belongs to"):
+                configuration.override({"data": {"path": "d"}}, ["--model.name", model, f"--{name}", str(value)], "")
+
+
+def test_help_for_a_file_shows_its_values(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = printed(capsys, "train", "--config", "configs/gru4rec_diginetica.yaml")
+    assert "--optimizer.learning_rate [" in text and "Step size at its highest" in text and "--data.path [data/" in text
+    assert "--model.embedding [" in text and "One of: cross_entropy, bpr, top1, bpr_max, top1_max." in " ".join(
+        text.split()
+    )
+    assert "--model.window" not in text and "--data.protocol" not in text and "--loss.bpreg" not in text
+    wins = printed(
+        capsys, "train", "--config", "configs/gru4rec_diginetica.yaml", "--loss.name", "bpr_max", "--loss.logq=0"
+    )
+    assert "--loss.bpreg [1.0]" in wins
+    text = printed(capsys, "train")
+    assert set(MODELS) == set(choices("model.name")) and all(f"\n  {name} " in text for name in MODELS)
+    assert "--training.epochs" not in text, "what is for one model is asked for"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train --confg a.yaml", r"error: --confg: no such option \(did you mean --config\?\); see .* --help'$"),
+        ("train --training.epochz 3", r"--training\.epochz: no such field \(did you mean --training\.epochs\?\)"),
+        ("tune --confg=a.yaml", r"--confg: no such option \(did you mean --config\?\)"),
+        ("evaluate --baseline all", r"--baseline: no such option \(did you mean --baselines\?\)"),
+        ("recommend --incl", r"--incl: no such option \(did you mean --include-seen or --include-bought\?\)"),
+        ("prepare evnts", r"SOURCE: invalid choice: 'evnts' \(did you mean 'events'\?\); choose from diginetica"),
+        ("prepare events --sesion a", r"--sesion: no such option \(did you mean --session\?\)"),
+        ("plots curves --ot a", r"--ot: no such option \(did you mean --out\?\)"),
+        ("evaluate --split tset", r"--split: invalid choice: 'tset' \(did you mean 'test'\?\); choose from train"),
+        ("recommend -x", r"-x: no such option; see"),
+    ],
+)
+def test_a_mistyped_option_is_told_the_nearest(words: str, message: str, capsys: Capsys) -> None:
+    fails(capsys, *words.split(), names=message)
+
+
+def test_what_looks_like_an_option_and_is_none(capsys: Capsys) -> None:
+    """Negative numbers, and text with spaces behind an option, are values."""
+    fails(capsys, "recommend", "--run", "none", "--items", "-5", names="none: no run here")
+    fails(capsys, "recommend", "--run", "none", "--where", "--a b", names="none: no run here")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "c.yaml"
+    file.write_text("data:\n  path: d\nmodel:\n  embedding: onehot\ntraining:\n  epochs: 3\n", encoding="utf-8")
+    return file
+
+
+def test_the_one_that_is_wrong_is_blamed(file: Path) -> None:
+    def message(*words: str) -> str:
+        with pytest.raises(UserError) as caught:
+            configuration.load(file, words)
+        return str(caught.value)
+
+    assert message("--training.epochs", "many").startswith("--training.epochs: found 'many'; ")
+    assert message("--model.window", "5") == (
+        "--model.window: found 5, but it belongs to narm, sasrec and merrec; leave it out for gru4rec"
+    )
+    assert message("--model.name", "narm") == (
+        f"{file} with --model.name 'narm': model.embedding: found 'onehot', but it belongs to gru4rec; "
+        "leave it out for narm"
+    )
+    file.write_text("data:\n  path: d\ntraining:\n  epochs: many\n", encoding="utf-8")
+    assert message("--training.seed", "3").startswith(f"{file}: training.epochs: found 'many'; ")
+    assert configuration.load(file, ["--training.epochs", "2"]).training.epochs == 2, "what is given wins"
