@@ -1,4 +1,7 @@
-"""Metrics of a model on sessions: each is read once, and every click but its first is a query's target."""
+"""Metrics of a model on sessions: each is read once, and every click but its first is a query's target.
+
+Where the data set says so, only the last click of each session is (``Sessions.last_only``).
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ class Evaluator:
         steps = max(1, QUERIES_PER_BLOCK // self._batch)
         self._feed = model.feed(sessions, Plan(self._batch, steps, order="time", seed=0, device_bytes=2**30))
         self._size = block_size(n_items, config.memory)
+        self._sparse = sessions.last_only and model.window is None  # lanes walk over much that is not scored
         self.targets = self._feed.pairs
         self._encode = jax.jit(model.encode)
 
@@ -67,6 +71,9 @@ class Evaluator:
             flat = queries.reshape(-1, queries.shape[-1])
             valid = np.asarray(block.weight).reshape(-1) > 0
             targets = block.target.reshape(-1)
+            if self._sparse:
+                rows, valid = scored_rows(valid)
+                flat, targets = flat[rows], targets[rows]
             if seen is None:
                 rank = ranks(flat, targets, items, self._size, self._ties)
             else:
@@ -77,6 +84,16 @@ class Evaluator:
                 update()
         result = ranking_metrics(np.concatenate(found), ks)
         return result | (seen.shares() if seen is not None else {})
+
+
+def scored_rows(valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """int64[m], the rows that are ranked, and bool[m], which of them count: the valid ones, filled up with row 0.
+
+    m is a power of two, so that few programs are compiled whatever a block holds.
+    """
+    rows = np.flatnonzero(valid)
+    room = 1 << max(0, len(rows) - 1).bit_length()
+    return np.pad(rows, (0, room - len(rows))), np.arange(room) < len(rows)
 
 
 class Seen:

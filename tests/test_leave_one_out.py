@@ -23,6 +23,7 @@ from jaxrec.data.dataset import Dataset, Sessions, open_sessions
 from jaxrec.data.feed import Plan, SessionFeed
 from jaxrec.data.packing import PackedFeed
 from jaxrec.evaluate import evaluate, evaluate_baselines
+from jaxrec.evaluation import scored_rows
 from jaxrec.recommend import Recommender
 from jaxrec.rundir import open_run
 
@@ -198,6 +199,15 @@ def test_lanes_read_whole_sessions_and_score_the_last_event(memory: int) -> None
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "room"), [(0, 1), (1, 1), (2, 2), (3, 4), (8, 8), (9, 16)])
+def test_only_scored_rows_are_ranked(count: int, room: int) -> None:
+    valid = np.zeros(40, bool)
+    valid[3 : 3 + 2 * count : 2] = True
+    rows, live = scored_rows(valid)
+    assert len(rows) == len(live) == room and live.sum() == count
+    assert rows[live].tolist() == np.flatnonzero(valid).tolist()
 
 
 def rank(scores: Mapping[int, float], target: int) -> int:
