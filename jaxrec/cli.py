@@ -19,6 +19,8 @@ from jaxrec.errors import UserError, nearest, one_line, shown
 from jaxrec.help_text import HelpFormatter
 from jaxrec.options import no_such_option
 from jaxrec.paths import check_path, check_text
+from jaxrec.progress_lines import Lines
+from jaxrec.startup import missing_module
 
 NOT_OURS = {  # what to do about errors of the user's machine and paths; every other OSError is a bug
     **dict.fromkeys(
@@ -122,6 +124,11 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     except UserError as error:
         print(f"jaxrec: error: {error}", file=sys.stderr)
         return 2
+    except ImportError as error:  # of what is imported when it is needed
+        if (line := missing_module(error)) is None:
+            raise
+        say("error", line)
+        return 2
     except BrokenPipeError:  # the reader of our output has gone, as in "… | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -166,14 +173,28 @@ def _finite(value: Any) -> Any:
 
 
 @contextmanager
-def progress(title: str, total: float | None = None) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; silent when stderr is not a terminal.
+def progress(
+    title: str, total: float | None = None, amount: float = 0.0, unit: str = "", after: float = 0.0, even: bool = True
+) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr; where that is no terminal, a line every ten seconds.
+
+    Args:
+        title: what is done: ``train: epoch 2 of 10``.
+        total: its units; None: unknown.
+        amount, unit: what all units together hold, and its name, for the speed; 0: no speed is told.
+        after: units of more such work that follows, for the time left.
+        even: whether units take about the same time, so that the time left can be told.
 
     Yields:
         ``update(advance=1, note="")``: move on by ``advance`` units of ``total`` and show ``note``.
     """
-    if not sys.stderr.isatty():
-        yield lambda advance=1, note="": None
+    if sys.stderr is None or not sys.stderr.isatty():
+        lines = Lines(title, total, amount, unit, after, even)
+        lines.start()
+        try:
+            yield lines.update
+        finally:
+            lines.stop()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -63,7 +63,7 @@ def evaluate(
     begin = time.perf_counter()
     config = run.config.evaluation
     evaluator = Evaluator(model, parts.validation, run.n_items, config)
-    with progress(f"evaluating {split}", evaluator.blocks) as update:
+    with progress(f"evaluate: {split}", evaluator.blocks) as update:
         metrics = evaluator.metrics(parameters["params"], parameters["tables"], ks, coverage, update)
     result = {
         "split": split,

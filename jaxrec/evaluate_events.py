@@ -66,7 +66,7 @@ def evaluate_events(
     counts, spans = np.asarray(run.kept("item_counts")), catalogue.spans
     begin = time.perf_counter()
     evaluator = EventEvaluator(model, chosen, run.config.evaluation, counts > 0)
-    with progress(f"evaluating {split}", evaluator.blocks) as update:
+    with progress(f"evaluate: {split}", evaluator.blocks) as update:
         ranks = evaluator.ranks(weights, update)
     seconds = time.perf_counter() - begin
     targets = _targets(chosen, evaluator.positions)

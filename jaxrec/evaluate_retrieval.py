@@ -78,7 +78,7 @@ def answer_split(run: Run, split: str, ks: Sequence[int], path: str | None = Non
     if max(ks) >= data.n_items:
         raise UserError(f"--k {max(ks)}: larger than the catalogue of {data.n_items - 1} items; choose a smaller one")
     categories = item_categories(dataset, run.config.evaluation.category)
-    with progress(f"evaluating {split}", evaluator.blocks) as update:
+    with progress(f"evaluate: {split}", evaluator.blocks) as update:
         ranks, top = evaluator.ranks(weights, max(ks), update=update)
     hits = answered(ranks, top, evaluator.queries.items, categories, ks)
     return Evaluation(data, part, evaluator, ranks, top, hits, categories, dataset, which, weights)
@@ -138,7 +138,7 @@ def evaluate_retrieval(
     if compared:
         result["baselines"] = measure_baselines(compared, found, ks)
     if folds and "personas" in run.manifest and run.config.data.protocol == "in_sample":
-        with progress("by review", folds) as update:
+        with progress("evaluate: by review", folds) as update:
             result["by_review"] = cross_validate(run.config, found.dataset, ks, folds, update=update)
     result["question"] = question(run, split, found.checkpoint, folds=folds if "by_review" in result else 0)
     result["seconds"] = round(time.perf_counter() - begin, 3)

@@ -57,7 +57,7 @@ def evaluate_rows(
     begin = time.perf_counter()
     known = known_rows(run.schema, rows.take(chosen), run.value_counts())
     evaluator = RowEvaluator(model, known, run.config.evaluation)
-    with progress(f"evaluating {split}", evaluator.blocks) as update:
+    with progress(f"evaluate: {split}", evaluator.blocks) as update:
         logits = evaluator.logits(parameters["params"], parameters["tables"], update)
     users = known_users(known.users)
     result: dict[str, Any] = {

@@ -134,7 +134,7 @@ class Listings:
     def _embed(self, names: Sequence[str]) -> np.ndarray:
         meta = self._catalogue.meta
         model = self._text_model or meta["model"]
-        with progress("Encoding names", len(names)) as update:
+        with progress("encode names", len(names)) as update:
             try:
                 _, identity = find_model(model, update)
             except UserError as error:

@@ -92,7 +92,7 @@ def _workplace(arguments: argparse.Namespace, total: float) -> Iterator[tuple[Pa
     with (
         staging(arguments.out, arguments.overwrite) as stage,
         connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
-        progress(f"Preparing {arguments.source}", total=total) as update,
+        progress(f"prepare {arguments.source}", total=total, even=False) as update,
     ):
         update(0, note="read")
         yield stage.dataset, connection, update

@@ -125,7 +125,7 @@ def _train(
             raise SystemExit(128 + stopped())
 
     # ---- compile, kept apart from training -------------------------------------------------------------------------
-    with clock.part("compile"), progress("compiling"):
+    with clock.part("compile"), progress("train: compiling"):
         train_block = configured_block(config, model, optimizer, feed)
         compiled = train_block.lower(state, constants, feed.like()).compile()
 
@@ -133,8 +133,9 @@ def _train(
     while not position.finished:
         first_block, begin = position.block, clock.lap()
         saved = begin
-        title = f"epoch {position.epoch + 1}/{settings.epochs}"
-        with progress(title, feed.shape.blocks - first_block) as advance:
+        title = f"train: epoch {position.epoch + 1} of {settings.epochs}"
+        left, later = feed.shape.blocks - first_block, (settings.epochs - position.epoch - 1) * feed.shape.blocks
+        with progress(title, left, feed.pairs * left / feed.shape.blocks, "events", later) as advance:
             meter = Meter(log, settings.log_every, schedule, advance, position.sums)
             blocks = Waited(feed.epoch(position.epoch, first_block))
             for block in blocks:
@@ -164,7 +165,7 @@ def _train(
             summary += f" ({waited:.0%} of the time waiting for input)"
         asked = False
         if task.validation is not None:
-            with clock.part("evaluate"):
+            with clock.part("evaluate"), progress(f"train: validation after epoch {position.epoch}"):
                 metrics = task.validation.metrics(**sharding.local(state.weights()), ks=cutoffs(config))
             log.write("validation", step, epoch=position.epoch, **metrics)
             value = metrics[settings.metric]

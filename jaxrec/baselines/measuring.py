@@ -35,7 +35,7 @@ def measure(
     """
     queries, results = Queries(split.validation), {}
     for choice in choices:
-        with progress(choice.text, len(queries)) as update:
+        with progress(f"baseline {choice.text}", len(queries)) as update:
             begin = time.perf_counter()
             baseline = make_baseline(choice, split.train, n_items)
             fitted = time.perf_counter()

@@ -300,7 +300,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _encode_texts(file: Path, column: str | None, model: str, out: Path | None) -> None:
     texts = read_texts(file, column)
-    with progress("Encoding", total=len(texts)) as update, encoded(texts, model, update=update) as result:
+    with progress("encode texts", total=len(texts)) as update, encoded(texts, model, update=update) as result:
         print(f"{len(texts):,} texts, {_summary(result)}")
         if out:
             _write(out, result)
@@ -318,7 +318,7 @@ def _encode_names(data: Path, model: str) -> None:
     key, counts = names_key(data, manifest), manifest["counts"]
     if not counts["names"]:
         raise UserError(f"{data}: none of its {counts['items']:,} items has a name; there is nothing to encode")
-    with progress("Encoding", total=counts["names"]) as update:
+    with progress("encode names", total=counts["names"]) as update:
         _, identity = find_model(model, update)
         try:
             there = open_name_vectors(data, manifest, identity)
