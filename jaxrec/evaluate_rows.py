@@ -87,6 +87,11 @@ def evaluate_row_baselines(
     dataset: RowsDataset, config: Config, split: str, ks: Sequence[int], compared: Sequence[str]
 ) -> dict[str, Any]:
     """Metrics of baselines without a run, on the split that ``config.data`` makes."""
+    if dataset.all_positive:
+        rows = dataset.manifest["counts"]["rows"]
+        raise UserError(f"--baselines: those of rows predict labels, and all {rows:,} rows of {dataset.path} are "
+                        "positive; train two_tower on them and measure als and others beside it with --run DIR "
+                        "--baselines all")  # fmt: skip
     dataset.verify()
     rows, splits = selected_rows(config, dataset)
     chosen = _chosen(splits, split, dataset.path)

@@ -21,6 +21,7 @@ from jaxrec.data.field_codes import noted_unknown
 from jaxrec.data.raw_ids import bare, listing, read_ids, read_sessions
 from jaxrec.data.vocabulary import Vocabulary
 from jaxrec.errors import Note, UserError, one_line
+from jaxrec.history import SEEN
 from jaxrec.models import SessionModel
 from jaxrec.ranking import BlockSize, block_size, top_items
 from jaxrec.rundir import load_session_model, open_run
@@ -266,9 +267,9 @@ def main(argv: Sequence[str]) -> None:
 
 KNOWN = {
     "sessions": {"items", "candidates", "similar_to", "include_seen"},
-    "autoint": {"user", "profile", "date", "where", "explain", "out", "include_seen"},
+    "autoint": {"user", "profile", "date", "where", "explain", "out", "include_seen", "seen"},
     "two_tower": {"user", "profile", "purchased", "add_items", "similar_to", "similar_customers", "no_rules",
-                  "include_seen"},
+                  "include_seen", "seen"},
     "merrec": {"events", "example", "seed", "where", "at", "include_bought", "add_items", "similar_to", "model"},
 }  # fmt: skip
 """Options that only some kinds of run know."""
@@ -297,8 +298,8 @@ def _parser() -> Parser:
         type=int,
         help="how many items (default: 20, of a click model or two towers 10; all where there are fewer)",
     )
-    parser.add_argument("--include-seen", action="store_true", help="allow the session's own items, or those that the "
-                        "user has rated, as well")  # fmt: skip
+    parser.add_argument("--include-seen", action="store_true", help="allow the session's own items, or what the user "
+                        "has seen in the data, as well")  # fmt: skip
     parser.add_argument("--exclude", nargs="*", default=[], metavar="ID", help="items never to recommend")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     sessions = parser.add_argument_group("models of sessions")
@@ -320,6 +321,9 @@ def _parser() -> Parser:
     rows.add_argument("--user", metavar="ID", help="the user; without one somebody new")
     rows.add_argument("--profile", nargs="+", metavar="FIELD=VALUE", help="fields of the user or the occasion, such as "
                       "gender=F age=25")  # fmt: skip
+    rows.add_argument("--seen", choices=SEEN, help="what of the user's rows is seen and left out (default: positives "
+                      "where labels are 0 and 1, as of what was shown and clicked; rows where they are ratings)",
+                      )  # fmt: skip
     towers = parser.add_argument_group("two towers")
     towers.add_argument("--purchased", nargs="+", metavar="ID", help="items that the customer has, not to recommend")
     towers.add_argument("--add-items", metavar="FILE", help="new items with their fields (.parquet, .csv or .json), "

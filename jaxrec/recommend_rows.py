@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jaxrec.click_plots import attention
 from jaxrec.data.field_codes import Entities, FieldCodes, note_ignored, noted_unknown, warn_unknown
 from jaxrec.data.raw_ids import bare, check_one, check_single, plain, read_ids
 from jaxrec.errors import UserError, one_line, shown
+from jaxrec.history import History, again, check_seen
 from jaxrec.models import ClickModel
 from jaxrec.options import pairs
 from jaxrec.pictures import check_picture
@@ -36,7 +38,7 @@ class Recommendation(NamedTuple):
 
 
 class Rating(NamedTuple):
-    """What a user rated before."""
+    """What a user rated before, or clicked: the rating is the label of its row."""
 
     item: Any
     rating: float
@@ -72,7 +74,7 @@ class ClickRecommender:
             raise UserError(f"{run.path}: its data has no item field, so there is nothing to recommend")
         self._params, self._tables = parameters["params"], parameters["tables"]
         self._logits, self._attention = jax.jit(model.logits), jax.jit(model.attention)
-        self._codes = FieldCodes(run)
+        self._codes, self._past = FieldCodes(run), History(run)
         self._items = Entities(run, "item", self.schema.item)
         self._users = None if self.schema.user is None else Entities(run, "user", self.schema.user)
 
@@ -96,6 +98,7 @@ class ClickRecommender:
         exclude_seen: bool = True,
         exclude: Iterable[Any] = (),
         where: Mapping[str, Any] | None = None,
+        seen: str | None = None,
     ) -> list[Recommendation]:
         """The k items that the user most likely likes.
 
@@ -104,9 +107,11 @@ class ClickRecommender:
             profile: values of fields of the user and the occasion; they win over those known of the user.
             date: of the occasion, as 2003-02-28; None for that of the data's last row.
             k: how many.
-            exclude_seen: leave out what the user has rated in the data.
+            exclude_seen: leave out what the user has seen in the data.
             exclude: raw ids of items to leave out as well.
             where: only items with these values of fields of the item (of a bag: that hold it).
+            seen: what that is, ``positives`` or ``rows``; None: all rows where labels are ratings, and the positives
+                where they are 0 and 1, as what was only shown may be recommended.
 
         Returns:
             Best first; fewer than k where there are no more. An unknown user or value counts as the unknown one, and
@@ -117,8 +122,9 @@ class ClickRecommender:
                 item has the values of ``where``.
         """
         k = check_k(k)
+        check_seen(seen, exclude_seen)
         query = self._query(user, profile, date)
-        gone = [*self._gone(exclude), *(self._history(user)[0] if exclude_seen else ())]
+        gone = [*self._gone(exclude), *(self._history(user, seen)[0] if exclude_seen else ())]
         items = self._allowed(where or {})
         items = np.setdiff1d(items, np.array(gone, np.int64))
         logits = self._score(query, items)
@@ -128,13 +134,21 @@ class ClickRecommender:
             for item, logit in zip(items[best], logits[best], strict=True)
         ]
 
-    def rated(self, user: Any) -> list[Rating]:
-        """What the user has rated in the data, the most recent last; nothing for an unknown user."""
-        items, ratings = self._history(user)
+    def rated(self, user: Any, seen: str | None = None) -> list[Rating]:
+        """What the user has seen in the data, the most recent last; nothing for an unknown user.
+
+        Args:
+            seen: see ``recommend``.
+        """
+        items, ratings = self._history(user, seen)
         return [
             Rating(self._items.ids[item], float(rating), self._items.known(item))
             for item, rating in zip(items, ratings, strict=True)
         ]
+
+    def seen_word(self, seen: str | None = None) -> str:
+        """What users have done with what they have seen: ``rated``, ``clicked`` or ``seen``."""
+        return "seen" if self._users is None else self._past.word(seen)
 
     def explain(
         self, item: Any, user: Any = None, profile: Mapping[str, Any] | None = None, date: Any = None
@@ -159,6 +173,11 @@ class ClickRecommender:
             [np.asarray(weights[0]) for weights in self._attention(*row)],
             float(expit(np.float64(self._logits(*row)[0]))),
         )
+
+    @property
+    def n_items(self) -> int:
+        """Items that can be recommended."""
+        return len(self._items) - 1
 
     @property
     def users(self) -> list[Any]:
@@ -250,14 +269,11 @@ class ClickRecommender:
         note_ignored("exclude", [one for one, code in zip(ids, codes, strict=True) if not code])
         return codes
 
-    def _history(self, user: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Items and ratings of a user in all of the data."""
+    def _history(self, user: Any, seen: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Items that a user has seen in all of the data, and their labels."""
         check_one("user", user, None)
         index = 0 if user is None or self._users is None else self._users.codes([user])[0]
-        if not index:
-            return np.zeros(0, np.int32), np.zeros(0, np.float32)
-        start, stop = self.run.kept("history_offsets")[index : index + 2]
-        return self.run.kept("history_items")[start:stop], self.run.kept("history_ratings")[start:stop]
+        return self._past.seen(index, seen)
 
     def _date(self, date: Any) -> datetime.date:
         if isinstance(date, np.datetime64) and not np.isnat(date):
@@ -292,13 +308,15 @@ def answer(options: Namespace) -> None:
             if options.out is not None:
                 attention(found.fields, found.values, found.weights, options.out, _title(recommender, options, found))
         else:
-            best = recommender.recommend(
-                options.user, profile, options.date, options.k, not options.include_seen, options.exclude, where
-            )
+            ask = partial(recommender.recommend, options.user, profile, options.date, exclude=options.exclude)
+            best = ask(options.k, not options.include_seen, where=where, seen=options.seen)
             rows = [{"item": one.item, "probability": one.probability, **one.known} for one in best]
             text = as_json({"recommendations": rows}) if options.json else _table(best)
             if not best:
-                say("note", "the exclusions leave nothing to recommend")
+                more = "" if options.include_seen else again(
+                    len(ask(recommender.n_items, False, where=where)), recommender.seen_word(options.seen)
+                )  # fmt: skip
+                say("note", f"the exclusions leave nothing to recommend{more}")
     print(text)
 
 

@@ -21,6 +21,7 @@ from jaxrec.data.raw_ids import Places, bare, check_one, check_single, new_id, p
 from jaxrec.data.retrieval import Catalogue
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError, nearest, one_line
+from jaxrec.history import History, again, check_seen
 from jaxrec.item_vectors import item_vectors, load_item_vectors
 from jaxrec.models import TowerModel
 from jaxrec.options import pairs
@@ -64,7 +65,7 @@ class TowerRecommender:
         self.run, self.schema = run, Schema.from_manifest(run.manifest)
         self._model, self._weights = model, weights
         self._encode = jax.jit(model.encode, static_argnums=0)
-        self._codes = FieldCodes(run)
+        self._codes, self._past = FieldCodes(run), History(run)
         self._items, self._users = (Entities(run, side, str(name)) for side, name in
                                     (("item", self.schema.item), ("user", self.schema.user)))  # fmt: skip
         self._ids, self._known = list(self._items.ids), {}  # type: list[Any], dict[int, dict[str, Any]]
@@ -98,6 +99,7 @@ class TowerRecommender:
         k: int = 10,
         exclude_seen: bool = True,
         rules: bool = True,
+        seen: str | None = None,
     ) -> list[Suggestion]:
         """The k items closest to a customer.
 
@@ -107,8 +109,10 @@ class TowerRecommender:
             user: raw id of one customer of the data, whose fields the profile overrides; None for somebody new.
             purchased: raw ids of items that the customer has; not recommended again.
             exclude: raw ids of items to leave out as well.
-            exclude_seen: leave out what the user has in the data.
+            exclude_seen: leave out what the user has seen in the data.
             rules: whether the configured rules apply.
+            seen: what is seen, ``positives`` or ``rows``; None: all rows where labels are ratings, and the positives
+                where they are 0 and 1, as what was only shown may be recommended.
 
         Returns:
             Best first; fewer than k where there are no more. An unknown user or value counts as the unknown one, and
@@ -119,19 +123,21 @@ class TowerRecommender:
                 recommend.
         """
         k = check_k(k)
+        check_seen(seen, exclude_seen)
         columns = self._profile(profile, user)
         gone = {*self._indices("purchased", purchased), *self._indices("exclude", exclude)}
-        if plain(user) is not None and exclude_seen:
-            gone |= set(self._history(user))
-        left = len(self._ids) - 1 - len(gone)
-        if left < 1:
-            raise UserError(f"--purchased, --exclude: they name all {len(self._ids) - 1:,} items; nothing is left to "
+        past = set() if plain(user) is None or not exclude_seen else self._seen(user, seen) - gone
+        if len(gone) + len(past) >= self.n_items:
+            if past:
+                raise UserError(f"--user, --exclude: nothing is left to recommend of {self.n_items:,} items"
+                                f"{again(len(past), self._past.word(seen))}")  # fmt: skip
+            raise UserError(f"--purchased, --exclude: they name all {self.n_items:,} items; nothing is left to "
                             "recommend")  # fmt: skip
         by_rule = self._rules.of_users(self._coded({name: value[None] for name, value in columns.items()}))
         if not rules:
             by_rule = np.zeros_like(by_rule)
         query = np.concatenate([self._query(columns), by_rule], axis=1)
-        found, scores = self._top(query, self._table, len(self._ids), [0, *gone], k)
+        found, scores = self._top(query, self._table, len(self._ids), [0, *gone, *past], k)
         of_items = self._vectors[found, query.shape[1] - by_rule.shape[1] :]
         return [
             Suggestion(self._ids[item], float(1 + score) / 2, self._rules.applied(by_rule[0], moved), self._what(item))
@@ -318,13 +324,8 @@ class TowerRecommender:
         """The index of a customer; 0 for somebody new."""
         return self._users.codes([user])[0]
 
-    def _history(self, user: Any) -> list[int]:
-        index = self._user(user)
-        if not index:
-            return []
-        start, stop = self.run.kept("history_offsets")[index : index + 2]
-        rated = self.run.kept("history_ratings")[start:stop] >= self.schema.threshold
-        return [int(item) for item in self.run.kept("history_items")[start:stop][rated] if item]
+    def _seen(self, user: Any, seen: str | None) -> set[int]:
+        return set(self._past.seen(self._user(user), seen)[0].tolist())
 
     def _what(self, item: int) -> dict[str, Any]:
         return self._known[item] if item in self._known else self._items.known(item)
@@ -333,8 +334,8 @@ class TowerRecommender:
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 ALONE = {
-    "similar_to": ("similar_customers", "user", "profile", "purchased", "exclude", "include_seen", "no_rules"),
-    "similar_customers": ("purchased", "exclude", "include_seen", "no_rules", "add_items"),
+    "similar_to": ("similar_customers", "user", "profile", "purchased", "exclude", "include_seen", "seen", "no_rules"),
+    "similar_customers": ("purchased", "exclude", "include_seen", "seen", "no_rules", "add_items"),
 }
 """Options with those that have no meaning beside them."""
 
@@ -361,7 +362,7 @@ def answer(options: Namespace) -> None:
         else:
             rows = [_suggestion(one) for one in shop.recommend(
                 profile, options.user, options.purchased or (), options.exclude, options.k, not options.include_seen,
-                not options.no_rules,
+                not options.no_rules, options.seen,
             )]  # fmt: skip
     columns = ("item", "score")
     if options.similar_to is not None or options.similar_customers:

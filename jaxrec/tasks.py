@@ -23,6 +23,7 @@ from jaxrec.data.times import ORDER
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
 from jaxrec.event_evaluation import EventEvaluator, sample
+from jaxrec.history import history
 from jaxrec.hits import item_categories
 from jaxrec.item_vectors import save_item_vectors
 from jaxrec.models import Feed, Model, make_click_model, make_model, make_tower_model
@@ -170,6 +171,7 @@ def _check_early_stopping(config: Config, validated: int) -> None:
 def row_task(config: Config, dataset: RowsDataset) -> Task:
     """Labels of rows."""
     schema = dataset.schema.select(config.data.fields)
+    _check_labels(dataset)
     rows, splits = selected_rows(config, dataset)
     _check_early_stopping(config, len(splits.validation))
     _check_classes(dataset, rows, splits)
@@ -199,6 +201,15 @@ def _validated(words: str, splits: RowSplits, held: np.ndarray) -> str:
     return "; ".join([words, *in_words(counted(splits, held), len(held), "test")])
 
 
+def _check_labels(dataset: RowsDataset) -> None:
+    """Refuse data of positives alone where labels are to be predicted."""
+    if dataset.all_positive:
+        rows = dataset.manifest["counts"]["rows"]
+        raise UserError(f"model.name: autoint tells positive rows from others, and all {rows:,} rows of {dataset.path} "
+                        f"are positive; choose two_tower, which learns from positives alone, or prepare "
+                        "the data again with rows of both classes")  # fmt: skip
+
+
 def _check_classes(dataset: RowsDataset, rows: Rows, splits: RowSplits) -> None:
     """Before an epoch is trained: a split of one class has nothing to teach, and no AUC."""
     for name, chosen in (("training", splits.train), ("validation", splits.validation)):
@@ -206,29 +217,6 @@ def _check_classes(dataset: RowsDataset, rows: Rows, splits: RowSplits) -> None:
         if len(labels) and labels.min() == labels.max():
             raise UserError(f"{dataset.path}: the {len(labels):,} labels of the {name} split are all {labels[0]:g}; "
                             "change data.protocol, or the fractions")  # fmt: skip
-
-
-def history(dataset: RowsDataset) -> dict[str, np.ndarray]:
-    """What every user has rated, in all of the data: not to be recommended again. And the time of the last row.
-
-    Returns:
-        ``history_offsets`` int64[users + 1], ``history_items`` int32[n] and ``history_ratings`` float32[n] in the order
-        of time; ``last_time`` int64[1], seconds since 1970.
-    """
-    schema, rows = dataset.schema, dataset.rows()
-    last = np.array([dataset.last_second(rows.times)], np.int64)
-    if schema.user is None or schema.item is None:
-        return {"last_time": last}
-    items = rows.columns[:, schema.columns((schema.item,))[0]]
-    users = next(field.size for field in schema.fields if field.name == schema.user)
-    order = np.lexsort((rows.times, rows.users))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows.users, minlength=users))])
-    return {
-        "history_offsets": offsets,
-        "history_items": items[order].astype(np.int32),
-        "history_ratings": rows.ratings[order],
-        "last_time": last,
-    }
 
 
 def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:

@@ -194,20 +194,21 @@ def show_recommendations(service: Service) -> None:
     facts = " · ".join(f"{label(name).lower()} {meaning(run, name, value)}" for name, value in known.items())
     who = "Somebody new" if new else plain(f"User {query['user']}")
     st.markdown(f"**{who}**: {plain(facts) or 'nothing known'}")
-    best = ask(service, partial(recommender.recommend, **query, k=k, exclude=exclude))
+    best, word = ask(service, partial(recommender.recommend, **query, k=k, exclude=exclude)), recommender.seen_word()
     if not best:
-        st.info("The filters leave nothing that is not rated already. Take one away.")
+        st.info(f"The filters leave nothing that is not {word} already. Take one away.")
     else:
         item, text = label(str(recommender.schema.item)), f"of a rating of {recommender.schema.threshold:g} or more"
         # The probability stands first: there a narrow window shows it.
         rows = [{"Probability": 100 * one.probability, **shown(run, one.known), f"{item} id": one.item} for one in best]
         bar = st.column_config.ProgressColumn(format="%.1f%%", min_value=0, max_value=100, color="blue", help=text)
         table(rows, Probability=bar)
-        st.caption(f"Probability {text}, by {plain(run.path.name)}. What the user rated before is left out.")
+        st.caption(f"Probability {text}, by {plain(run.path.name)}. What the user has {word} before is left out.")
     rated = ask(service, partial(recommender.rated, query["user"]))
     if rated:
-        with st.expander(f"Rated before: {len(rated):,}, the latest first"):
-            past = [{"Rating": one.rating, **shown(run, one.known)} for one in reversed(rated)]
+        with st.expander(f"{word.capitalize()} before: {len(rated):,}, the latest first"):
+            ratings = [{"Rating": one.rating} if word == "rated" else {} for one in rated]
+            past = [rating | shown(run, one.known) for rating, one in zip(ratings, rated, strict=True)][::-1]
             table(past, Rating=st.column_config.NumberColumn(format="%g", width="small"))
     if best:
         explain(service, query, {one.item: named(run, one.known, one.item) for one in best})

@@ -346,7 +346,8 @@ def test_what_is_left_out(of_one: ClickRecommender, sources: dict[str, Path]) ->
     everything = [sku(i) for i in range(ITEMS)]
     user = 105
     rated = recommender.rated(user)
-    own = np.flatnonzero(rows.users == recommender.users.index(user) + 1)
+    shown = np.flatnonzero(rows.users == recommender.users.index(user) + 1)
+    own = shown[rows.labels[shown] > 0]  # labels are 0 and 1: what was shown and not liked may be recommended
     items = rows.columns[own, 1]
     assert [one.item for one in rated] == [sku(code - 1) for code in items]  # in the order of time, as the rows are
     assert [one.rating for one in rated] == rows.ratings[own].tolist()
@@ -354,6 +355,16 @@ def test_what_is_left_out(of_one: ClickRecommender, sources: dict[str, Path]) ->
     fresh = [one.item for one in recommender.recommend(user, k=ITEMS)]
     assert sorted(fresh) == sorted(set(everything) - {one.item for one in rated})
     assert ITEMS / 4 < len(fresh) < ITEMS
+    every = recommender.rated(user, seen="rows")
+    assert [one.item for one in every] == [sku(code - 1) for code in rows.columns[shown, 1]]
+    unseen = [one.item for one in recommender.recommend(user, k=ITEMS, seen="rows")]
+    assert sorted(unseen) == sorted(set(everything) - {one.item for one in every}) and len(unseen) < len(fresh)
+    assert recommender.recommend(user, k=ITEMS, seen="positives") == recommender.recommend(user, k=ITEMS)
+    assert (recommender.seen_word(), recommender.seen_word("rows")) == ("clicked", "seen")
+    with pytest.raises(UserError, match="seen: found 'all', expected positives or rows"):
+        recommender.recommend(user, seen="all")
+    with pytest.raises(UserError, match=r"seen: rows are to be left out, and --include-seen .* choose one of them"):
+        recommender.recommend(user, exclude_seen=False, seen="rows")
     with pytest.warns(UnknownValues, match="^exclude: 1 unknown item ignored: nowhere$"):
         both = recommender.recommend(user, k=ITEMS, exclude=[fresh[0], "nowhere"])
     assert [one.item for one in both] == fresh[1:]

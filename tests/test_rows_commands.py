@@ -218,6 +218,11 @@ def test_notes_about_what_is_unknown(capsys: Capsys, click_run: Path) -> None:
     captured = capsys.readouterr()
     assert "jaxrec: note: the exclusions leave nothing to recommend" in captured.err.splitlines()
     assert captured.out.strip() == ""
+    user = int(tiny().ratings["user"][0].as_py())
+    rated = {row["movie"] for row in tiny().ratings.to_pylist() if row["user"] == user}
+    assert call("recommend", "--run", click_run, "--user", user, "--exclude", *(films - rated)) == 0
+    allowed = f"; --include-seen allows {len(rated)} items that the user has rated before"
+    assert f"jaxrec: note: the exclusions leave nothing to recommend{allowed}" in capsys.readouterr().err.splitlines()
 
 
 # ---- evaluate --------------------------------------------------------------------------------------------------------
@@ -324,14 +329,14 @@ def test_models_on_data_of_the_other_kind(
 
 
 def test_a_split_of_a_single_class(capsys: Capsys, tmp_path: Path) -> None:
-    """All ratings are good ones: no metric can be computed, and nothing can be learned."""
+    """All ratings are good ones: no metric of labels can be computed, and nothing can be learned of them."""
     data = tmp_path / "data"
     assert call("prepare", "movielens", "--raw", archive(tmp_path / "a.zip", rating=5), "--out", data) == 0
     config, run = write(tmp_path / "c.yaml", data), tmp_path / "run"
-    names = "data: the 192 labels of the training split are all 1; change data.protocol, or the fractions"
+    names = "model.name: autoint tells positive rows from others, and all 300 rows of .*data are positive; choose two"
     fails(capsys, "train", "--config", config, "--run", run, names=names)
     assert not run.exists()
-    fails(capsys, "evaluate", "--baselines", "als", "--data", data, names="labels are all 1")
+    fails(capsys, "evaluate", "--baselines", "als", "--data", data, names="all 300 rows of .* are positive; train two_")
 
 
 def test_protocols_that_need_times(capsys: Capsys, tmp_path: Path) -> None:

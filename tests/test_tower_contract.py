@@ -248,10 +248,13 @@ def test_scores_are_those_of_evaluation(learned: Path) -> None:
 
 def test_what_is_left_out(shop: Shop) -> None:
     user = 5
-    own = {product(i) for i in bought(True)[user]}
+    liked = {product(i) for i in bought(True)[user]}
+    own = liked | {product(user * 7 + 3)}  # which had 2 stars
     everything = [product(i) for i in range(ITEMS)]
     fresh = [one.item for one in shop.recommend(user=customer(user), k=ITEMS)]
-    assert sorted(fresh) == sorted(set(everything) - own), "what was bought, and not what had 2 stars"
+    assert sorted(fresh) == sorted(set(everything) - own), "all that was rated"
+    others = [one.item for one in shop.recommend(user=customer(user), seen="positives", k=ITEMS)]
+    assert sorted(others) == sorted(set(everything) - liked) != sorted(fresh), "what was liked"
     assert [one.item for one in shop.recommend(user=str(customer(user)), k=ITEMS)] == fresh, "text or number: one id"
     assert [
         one.item for one in shop.recommend(user=customer(user), purchased=fresh[:2], exclude=[fresh[2]], k=3)
@@ -265,6 +268,9 @@ def test_what_is_left_out(shop: Shop) -> None:
     with pytest.raises(UserError, match="--purchased, --exclude: they name all 40 items; nothing is left to recommend"):
         shop.recommend(profile, purchased=everything)
     assert [one.item for one in shop.recommend(user=customer(user), exclude_seen=False, k=ITEMS)] != fresh
+    with pytest.raises(UserError, match=f"nothing is left to .* of 40 items; --include-seen allows {len(own)} items "
+                                        "that the user has rated before$"):  # fmt: skip
+        shop.recommend(user=customer(user), exclude=fresh)
 
 
 def test_a_profile_wins_over_what_is_known(shop: Shop) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from jaxrec.data.duck import quoted
 from jaxrec.data.id_columns import trimmed
+from jaxrec.data.raw_fields import Field
 from jaxrec.data.raw_ids import MARKERS
 from jaxrec.data.raw_table import TEXT, Table
-from jaxrec.data.reading import Field
 from jaxrec.data.times import NUMBERS
 from jaxrec.errors import UserError
 

@@ -235,10 +235,17 @@ def _write(path: Path, array: np.ndarray) -> dict[str, Any]:
 def rows_summary(manifest: dict[str, Any]) -> str:
     """Lines for the reader of the terminal."""
     counts = manifest["counts"]
-    share = counts["positive"] / max(1, counts["rows"])
-    lines = [f"{counts['rows']:,} rows, {share:.1%} positive (at least {manifest['label']['threshold']:g}); values:"]
+    whole = counts["positive"] == counts["rows"]
+    share = "all" if whole else f"{counts['positive'] / max(1, counts['rows']):.1%}"
+    labels = f" (at least {manifest['label']['threshold']:g})" if _labelled(manifest) else ": no labels"
+    lines = [f"{counts['rows']:,} rows, {share} positive{labels}; values:"]
     for entry in manifest["fields"]:
         what = f"{entry['size'] - 1:,}" if entry["kind"] != "numerical" else (
             f"mean {entry['mean']:.4g}, deviation {entry['deviation']:.4g}")  # fmt: skip
         lines.append(f"  {entry['name']:<16} {entry['kind']:<12} {entry['side']:<8} {what}")
     return "\n".join([*lines, *times_line(manifest)])
+
+
+def _labelled(manifest: dict[str, Any]) -> bool:
+    """Whether the rows came with labels; otherwise each is a positive."""
+    return manifest["options"].get("label", "") is not None

@@ -1,4 +1,4 @@
-"""Any table of labelled rows in CSV or Parquet files, with the roles of its columns given on the command line."""
+"""Any table of rows, with labels or of positives alone, in CSV or Parquet files; options say what its columns are."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jaxrec.data.sources.shared import add_file_arguments, add_raw_arguments, fi
 from jaxrec.data.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest
 
-HELP = "any labelled rows, such as clicks or ratings: CSV (also packed) or Parquet files, one row a line"
+HELP = "any rows, such as clicks, ratings or purchases: CSV (also packed) or Parquet files, one row a line"
 KIND = "rows"
 
 MOST_VALUES = 256  # of a bag: every row takes as many columns as the longest one
@@ -41,8 +41,8 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument(option, nargs="+", action="extend", default=[], metavar="COL", help=help)
 
     add_raw_arguments(parser, "the rows")
-    parser.add_argument("--label", required=True, metavar="COL", help="column: the label, a number or "
-                        "true/false, yes/no")  # fmt: skip
+    parser.add_argument("--label", metavar="COL", help="column: the label, a number or true/false, yes/no (default: "
+                        "there is none, and every row is a positive, such as a purchase)")  # fmt: skip
     parser.add_argument(
         "--positive", type=ranged(float, -LARGEST, LARGEST), metavar="X", help="a label is positive from X on "
         "(default 1 where all labels are 0 or 1; otherwise it has to be given)",
@@ -75,8 +75,9 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     """Read the file; the fields are user, item, categorical ones, bags and numbers, each in the order of its option."""
     roles = _roles(arguments)
     timed = [] if arguments.time is None else [arguments.time]
-    table, notes = open_named(connection, arguments, (arguments.label, *roles, *timed))
-    columns = [label_field(table, "label", arguments.label, arguments.na)]
+    labelled = [] if arguments.label is None else [arguments.label]
+    table, notes = open_named(connection, arguments, (*labelled, *roles, *timed))
+    columns = [label_field(table, "label", name, arguments.na) for name in labelled]
     columns += [_column(f"field{i}", table, name, role, arguments.na)
                 for i, (name, role) in enumerate(roles.items())]  # fmt: skip
     unit = None
@@ -90,8 +91,9 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     names = [column.name for column in columns]
     repeated = leave_out_repeated(connection, names) if arguments.drop_duplicates else 0
     notes += [] if arguments.drop_duplicates else note_repeated(connection, names)
-    labels = _fetch(connection, "label").to_numpy()
-    threshold = _threshold(connection, table, arguments, labels)
+    # Without labels 1.0 of every row is one.
+    labels = _fetch(connection, "label" if labelled else "CAST(1 AS DOUBLE)").to_numpy()
+    threshold = _threshold(connection, table, arguments, labels, notes) if labelled else 1.0
     fields = [_field(connection, f"field{i}", table, name, role, arguments, notes)
               for i, (name, role) in enumerate(roles.items())]  # fmt: skip
     times, time_unit = _times(connection, unit, len(labels))
@@ -139,7 +141,7 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
     Raises:
         UserError: a column with two roles, a name that is no field where there must be one, or no field at all.
     """
-    found = {arguments.label: Role("label", "", "--label")}
+    found = {} if arguments.label is None else {arguments.label: Role("label", "", "--label")}
     named = [("time", "--time", [arguments.time]), ("categorical", "--user", [arguments.user])]
     named += [("categorical", "--item", [arguments.item]), ("categorical", "--categorical", arguments.categorical)]
     named += [("bag", "--bag", arguments.bag), ("numerical", "--numerical", arguments.numerical)]
@@ -153,6 +155,8 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
                 raise UserError(f"{option} {column[:40]}: a name with a / or of over 200 bytes; rename the column")
             found[column] = Role(kind, option[2:] if option in ("--user", "--item") else "context", option)
     fields = {name: role for name, role in found.items() if role.kind not in ("label", "time")}
+    if arguments.label is None:
+        _check_positives_alone(arguments)
     if not fields:
         raise UserError("no fields to learn from; name columns with --user, --item, --categorical, --bag, --numerical")
     for option, given in (("--time-unit", arguments.time_unit != "auto"), ("--time-format", arguments.time_format)):
@@ -163,6 +167,16 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
         if name not in numbers:
             raise UserError(f"--log-numerical {name}: not one of --numerical{nearest(name, numbers)}; add it there too")
     return _with_sides(fields, arguments)
+
+
+def _check_positives_alone(arguments: Namespace) -> None:
+    """Without labels there have to be users and items: what else could be learned?"""
+    if arguments.positive is not None:
+        raise UserError("--positive: belongs to --label; leave it out, or name the column of the label")
+    missing = [f"--{side}" for side in ("user", "item") if getattr(arguments, side) is None]
+    if missing:
+        raise UserError("--label: not given, so every row is a positive, of which models learn who has what: that "
+                        f"needs {' and '.join(missing)}; name the column, or that of the label")  # fmt: skip
 
 
 def _with_sides(fields: dict[str, Role], arguments: Namespace) -> dict[str, Role]:
@@ -180,11 +194,13 @@ def _with_sides(fields: dict[str, Role], arguments: Namespace) -> dict[str, Role
     return fields
 
 
-def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.ndarray) -> float:
-    """From which label on rows are positive.
+def _threshold(
+    connection: Any, table: Table, arguments: Namespace, labels: np.ndarray, notes: list[str]
+) -> float:  # fmt: skip
+    """From which label on rows are positive; a note where all are.
 
     Raises:
-        UserError: it has to be said and is not, or all rows are of one class.
+        UserError: it has to be said and is not, all rows are negative, or positive and not of users and items.
     """
     place, threshold = f"{table.called}: column '{arguments.label}'", arguments.positive
     if threshold is None:
@@ -197,7 +213,10 @@ def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.n
             )
         threshold = 1.0
     positive = labels.astype(np.float32) >= threshold  # as they will be compared
-    if positive.all() or not positive.any():
+    if positive.all() and arguments.user is not None and arguments.item is not None:
+        notes.append(f"column '{arguments.label}': all {len(labels):,} labels are positive ({threshold:g} or more): "
+                     "enough for two_tower; autoint needs both classes")  # fmt: skip
+    elif positive.all() or not positive.any():
         of = "positive" if positive.all() else "negative"
         raise UserError(
             f"{place}: found labels from {labels.min():g} to {labels.max():g}, all {of} (positive is {threshold:g} or "

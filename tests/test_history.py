@@ -1,0 +1,60 @@
+"""What counts as seen: of exposures the positives, of ratings and purchases all rows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from jaxrec.errors import UserError
+from jaxrec.history import History, again, check_seen
+from jaxrec.rundir import Run
+
+
+def past(labels: list[float], threshold: float) -> History:
+    """User 1 has the items 5, 0 (unknown), 3 and 5 again, in this order; user 2 has none."""
+    arrays = {"history_offsets": np.array([0, 0, 4, 4]), "history_items": np.array([5, 0, 3, 5], np.int32),
+              "history_ratings": np.array(labels, np.float32)}  # fmt: skip
+    label = {"threshold": threshold, "low": min(labels), "high": max(labels)}
+    return History(cast(Run, SimpleNamespace(manifest={"label": label}, kept=arrays.__getitem__)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "threshold", "seen", "items", "word"),
+    [
+        ([0, 1, 1, 0], 1, None, [3], "clicked"),
+        ([0, 1, 1, 0], 1, "positives", [3], "clicked"),
+        ([0, 1, 1, 0], 1, "rows", [5, 3, 5], "seen"),
+        ([0.1, 0.7, 0.1, 0.7], 0.7, None, [5], "rated"),
+        ([2, 5, 4, 2], 4, None, [5, 3, 5], "rated"),
+        ([2, 5, 4, 2], 4, "positives", [3], "rated"),
+        ([2, 5, 4, 2], 4, "rows", [5, 3, 5], "rated"),
+        ([1, 1, 1, 1], 1, None, [5, 3, 5], "seen"),
+        ([5, 5, 4, 5], 4, "positives", [5, 3, 5], "seen"),
+    ],
+)
+def test_what_is_seen(labels: list[float], threshold: float, seen: Any, items: list[int], word: str) -> None:
+    history = past(labels, threshold)
+    found, own = history.seen(1, seen)
+    assert found.tolist() == items and len(own) == len(found)
+    if seen != "rows" and items == [3]:
+        assert own.tolist() == [np.float32(labels[2])]
+    assert history.word(seen) == word
+    for nobody in (0, 2):
+        assert [len(part) for part in history.seen(nobody, seen)] == [0, 0]
+
+
+def test_ways_of_seeing() -> None:
+    check_seen(None, exclude_seen=False)
+    check_seen("rows")
+    with pytest.raises(UserError, match=r"^seen: found 'row', expected positives or rows$"):
+        past([0, 1, 1, 0], 1).seen(1, "row")
+    with pytest.raises(UserError, match=r"^seen: positives are to be left out, and --include-seen"):
+        check_seen("positives", exclude_seen=False)
+    assert [again(0, "rated"), again(1, "seen"), again(2000, "clicked")] == [
+        "",
+        "; --include-seen allows 1 item that the user has seen before",
+        "; --include-seen allows 2,000 items that the user has clicked before",
+    ]
