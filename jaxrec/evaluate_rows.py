@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from jax.nn import sigmoid
 
+from jaxrec.baselines.logistic import fit_logistic
 from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_calibration
 from jaxrec.chance import random_user_ranking
 from jaxrec.cli import progress
 from jaxrec.click_metrics import Calibration, by_group, calibration, click_metrics
 from jaxrec.config import Config
 from jaxrec.data.protocols import PAIRS, RowSplits, counted, held_by, in_words
-from jaxrec.data.rows import Rows, RowsDataset
+from jaxrec.data.rows import Rows, RowsDataset, Schema
 from jaxrec.errors import UserError, nearest
 from jaxrec.results import question
 from jaxrec.row_evaluation import RowEvaluator, known_users
@@ -79,7 +80,7 @@ def evaluate_rows(
         parted = by_group(logits, known.labels, users, held, PAIRS, ks)
         result["groups"]["pair"] = {title: metrics for title, metrics in parted.items() if metrics["rows"]}
     if compared:
-        result["baselines"] = measure_baselines(compared, dataset, rows, splits.train, chosen, ks)
+        result["baselines"] = measure_baselines(compared, dataset, run.schema, rows, splits.train, chosen, ks)
     return result, calibration(sigmoid(logits), known.labels)
 
 
@@ -95,34 +96,67 @@ def evaluate_row_baselines(
     dataset.verify()
     rows, splits = selected_rows(config, dataset)
     chosen = _chosen(splits, split, dataset.path)
-    found = measure_baselines(compared, dataset, rows, splits.train, chosen, ks)
+    schema = dataset.schema.select(config.data.fields)
+    found = measure_baselines(compared, dataset, schema, rows, splits.train, chosen, ks)
     result: dict[str, Any] = {"split": split, "rows": len(chosen), "fitted_on": len(splits.train)}
     if (users := known_users(rows.users[chosen])) is not None:
         result["chance"] = random_user_ranking(rows.labels[chosen], users, ks)
     return {**result, "baselines": found}
 
 
+LOGISTIC = "logistic"
+ROW_BASELINES = (*RATING_BASELINES, LOGISTIC)
+"""Names of the baselines of rows: those of user and item, and the one that reads all fields."""
+
+
 def measure_baselines(
-    names: Sequence[str], dataset: RowsDataset, rows: Rows, train: np.ndarray, chosen: np.ndarray, ks: Sequence[int]
-) -> dict[str, dict[str, float]]:
-    """Metrics of baselines fitted on the training rows; a held-out tenth turns their scores into probabilities."""
-    schema = dataset.schema
-    if schema.user is None or schema.item is None:
-        raise UserError(f"--baselines: {dataset.path} has no user and item fields; leave the option out")
-    columns = np.asarray(dataset.array("rows/columns.npy"))
-    user, item = (columns[:, schema.columns((name,))[0]] for name in (schema.user, schema.item))
-    sizes = {field.name: field.size for field in schema.fields}
-    every = RatingRows(user, item, rows.ratings, rows.labels)
+    names: Sequence[str], dataset: RowsDataset, schema: Schema, rows: Rows, train: np.ndarray, chosen: np.ndarray,
+    ks: Sequence[int],
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Metrics of baselines fitted on the training rows.
+
+    Args:
+        names: of ``ROW_BASELINES``; where the data has no user and item fields, ``logistic`` is the only one.
+        schema: the fields that ``rows`` has.
+    """
+    users = known_users(rows.users[chosen])
     found = {}
-    for name in names:
+    for name in _possible(names, dataset):
         begin = time.perf_counter()
-        fitted = held_out_calibration(RATING_BASELINES[name], every.take(train), sizes[schema.user], sizes[schema.item])
-        asked = every.take(chosen)
-        scores = fitted.score(asked.user, asked.item)
-        logits = fitted.calibration.slope * scores + fitted.calibration.intercept
-        found[name] = click_metrics(logits.astype(np.float32), asked.label, known_users(asked.user), ks)
+        logits = (
+            fit_logistic(schema, rows.take(train)).logits(schema, rows.take(chosen)) if name == LOGISTIC
+            else _rating_logits(name, dataset, rows, train, chosen)
+        )  # fmt: skip
+        found[name] = click_metrics(logits, rows.labels[chosen], users, ks)
         found[name]["seconds"] = round(time.perf_counter() - begin, 3)
     return found
+
+
+def _possible(names: Sequence[str], dataset: RowsDataset) -> Sequence[str]:
+    """The names, without those of user and item where all were asked for and the data has no such fields."""
+    if dataset.schema.user is not None and dataset.schema.item is not None:
+        return names
+    if set(names) <= {LOGISTIC} or set(names) == set(ROW_BASELINES):
+        return [LOGISTIC]
+    wrong = next(name for name in names if name != LOGISTIC)
+    raise UserError(f"--baselines {wrong}: {dataset.path} has no user and item fields, which it needs; there is "
+                    f"{LOGISTIC}")  # fmt: skip
+
+
+def _rating_logits(
+    name: str, dataset: RowsDataset, rows: Rows, train: np.ndarray, chosen: np.ndarray
+) -> np.ndarray:  # fmt: skip
+    """float32[chosen] of a baseline of user and item; a held-out tenth turns its scores into probabilities."""
+    schema = dataset.schema
+    assert schema.user is not None
+    assert schema.item is not None
+    columns = np.asarray(dataset.array("rows/columns.npy"))
+    user, item = (columns[:, schema.columns((side,))[0]] for side in (schema.user, schema.item))
+    sizes = {field.name: field.size for field in schema.fields}
+    every = RatingRows(user, item, rows.ratings, rows.labels)
+    fitted = held_out_calibration(RATING_BASELINES[name], every.take(train), sizes[schema.user], sizes[schema.item])
+    scores = fitted.score(user[chosen], item[chosen])
+    return np.asarray(fitted.calibration.slope * scores + fitted.calibration.intercept, np.float32)
 
 
 def _chosen(splits: RowSplits, split: str, path: Path) -> np.ndarray:

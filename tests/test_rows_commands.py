@@ -82,7 +82,7 @@ def test_evaluating_as_a_process(place: Path, click_run: Path) -> None:
     assert (status, err) == (0, "")
     result = json.loads((click_run / "eval-test.json").read_text())
     assert result["rows"] == 60 and result["checkpoint"] == "best" and 0 <= result["auc"] <= 1
-    assert result["baselines"].keys() == {"popularity", "item_mean", "bias", "als"}
+    assert result["baselines"].keys() == {"popularity", "item_mean", "bias", "als", "logistic"}
     assert result["groups"].keys() == {"gender", "age"} and result["groups"]["gender"].keys() == {"F", "M"}
     lines = out.splitlines()
     assert re.match(r"test: 60 rows, \d\d\.\d% positive, best checkpoint, \d+\.\d s", lines[0])
@@ -232,7 +232,7 @@ EVALUATE: list[tuple[list[object], str]] = [
     (["--groups", "movie"], "--groups movie: no such group"),
     (["--protocol", "temporal"], "--protocol: a run brings its own; leave this out"),
     (["--no-coverage"], "--no-coverage: belongs to sessions, and .* has none; leave it out"),
-    (["--baselines", "stan"], "--baselines stan: none of rows; there are popularity, item_mean, bias, als, or all"),
+    (["--baselines", "stan"], "--baselines stan: none of rows; there are popularity, item_mean, bias, als, logistic, or all"),
     (["--baselines", "item_men"], r"--baselines item_men: none of rows \(did you mean 'item_mean'\?\)"),
     (["--validation-fraction", 0.1], "--validation-fraction: a run brings its own"),
     (["--k", 0], "--k 0: expected a whole number from 1|--k: '0'"),
