@@ -13,7 +13,7 @@ from pathlib import Path
 from jaxrec import config as configuration
 from jaxrec import runtime, sharding, telemetry
 from jaxrec.checkpoint import Checkpoints
-from jaxrec.cli import Parser, command, progress, tell
+from jaxrec.cli import Parser, command, progress, say, tell
 from jaxrec.click_metrics import higher_is_better
 from jaxrec.config import Config
 from jaxrec.cutoffs import cutoffs, fit_cutoffs
@@ -107,6 +107,8 @@ def _train(
     at_most = "" if feed.shape.lanes == settings.batch_size else f" (at most {settings.batch_size})"
     tell(f"{path}: {task.size}, {feed.shape.lanes} a step{at_most}, {feed.shape.used:,} steps an epoch; "
          f"{task.validated}{on}")  # fmt: skip
+    if task.validation is None:
+        say("note", _UNVALIDATED)
     if resume:
         where = (
             f"resuming at step {int(state.step)}"
@@ -182,6 +184,8 @@ def _train(
         if position.finished:
             reason = "early stopping" if early else "all epochs" if over else "stopped"
             times = {f"seconds_{name}": value for name, value in clock.seconds.items()}
+            if task.validation is not None and position.best_epoch < position.epoch:
+                say("note", _past_the_best(settings.metric, value, position, early))
             log.write("end", step, epoch=position.epoch, best_epoch=position.best_epoch, reason=reason, **times)
         save()
 
@@ -199,6 +203,17 @@ def _how_to_go_on(config: Config, position: Position) -> str:
     if config.optimizer.schedule == "constant":
         return "; for more epochs raise training.epochs"
     return f"; the {config.optimizer.schedule} schedule ends there, for more epochs train another --run"
+
+
+_UNVALIDATED = ("no validation data, so nothing tells when more epochs do harm; unless a configuration's epochs were "
+                "chosen on this data, set data.validation_fraction, such as 0.1, and training.early_stopping")  # fmt: skip
+
+
+def _past_the_best(metric: str, value: float, position: Position, early: bool) -> str:
+    """What to say of a run whose last epoch is not its best."""
+    text = (f"validation {metric} was best after epoch {position.best_epoch} ({position.best:.4f}) and is {value:.4f} "
+            f"after epoch {position.epoch}; the best is what evaluates and recommends")  # fmt: skip
+    return text if early else text + ", and training.early_stopping would save the epochs behind it"
 
 
 def better(metric: str, value: float, best: float) -> bool:

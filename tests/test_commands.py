@@ -18,6 +18,7 @@ from helpers import SYNTHETIC, call, event_types, fails, run_process, write_conf
 
 from jaxrec import checkpoint
 from jaxrec.data.files import sealed
+from jaxrec.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -390,3 +391,27 @@ def test_a_loss_that_is_not_finite(capsys: Capsys, config_file: Path, tmp_path: 
     names = r"the loss is not finite at step \d+ \(learning rate 1e\+37\); try a third of --optimizer\.learning_rate"
     fails(capsys, "train", "--config", config_file, "--run", tmp_path / "run", *words, names=names)
     assert not list((tmp_path / "run" / "state").glob("*/*")), "parameters that are not finite were saved"
+
+
+def test_training_without_validation_says_so(capsys: Capsys, config_file: Path, tmp_path: Path) -> None:
+    words = ("train", "--config", config_file, "--run", tmp_path / "run", "--training.epochs", 1)
+    assert call(*words, "--data.validation_fraction", 0) == 0
+    assert "jaxrec: note: no validation data, so nothing tells when more epochs do harm" in capsys.readouterr().err
+    assert call(*words, "--overwrite") == 0
+    assert "note" not in capsys.readouterr().err, "the best epoch is the last one"
+
+
+@pytest.mark.parametrize("patience", [0, 1])
+def test_training_says_that_validation_got_worse(
+    capsys: Capsys, config_file: Path, tmp_path: Path, patience: int
+) -> None:
+    words = ["--optimizer.name", "adam", "--optimizer.learning_rate", 1, "--training.epochs", 3, "--training.early_stopping", patience]
+    assert call("train", "--config", config_file, "--run", tmp_path / "run", *words) == 0
+    validations = [line["recall@20"] for line in read_log(tmp_path / "run") if line["kind"] == "validation"]
+    best = int(np.argmax(validations))
+    assert best < len(validations) - 1, "the learning rate was to do harm"
+    note = (f"validation recall@20 was best after epoch {best + 1} ({validations[best]:.4f}) and is "
+            f"{validations[-1]:.4f} after epoch {len(validations)}; the best is what evaluates and recommends")  # fmt: skip
+    err = capsys.readouterr().err
+    assert note in err
+    assert ("training.early_stopping would save" in err) == (patience == 0)
