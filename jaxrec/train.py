@@ -205,8 +205,10 @@ def _how_to_go_on(config: Config, position: Position) -> str:
     return f"; the {config.optimizer.schedule} schedule ends there, for more epochs train another --run"
 
 
-_UNVALIDATED = ("no validation data, so nothing tells when more epochs do harm; unless a configuration's epochs were "
-                "chosen on this data, set data.validation_fraction, such as 0.1, and training.early_stopping")  # fmt: skip
+_UNVALIDATED = (
+    "no validation data, so nothing tells when more epochs do harm; unless a configuration's epochs were chosen on this "
+    "data, set data.validation_fraction, such as 0.1, and training.early_stopping"
+)
 
 
 def _past_the_best(metric: str, value: float, position: Position, early: bool) -> str:

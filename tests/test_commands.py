@@ -405,13 +405,16 @@ def test_training_without_validation_says_so(capsys: Capsys, config_file: Path, 
 def test_training_says_that_validation_got_worse(
     capsys: Capsys, config_file: Path, tmp_path: Path, patience: int
 ) -> None:
-    words = ["--optimizer.name", "adam", "--optimizer.learning_rate", 1, "--training.epochs", 3, "--training.early_stopping", patience]
+    words = ["--optimizer.name", "adam", "--optimizer.learning_rate", 1, "--training.epochs", 3]
+    words += ["--training.early_stopping", patience]
     assert call("train", "--config", config_file, "--run", tmp_path / "run", *words) == 0
     validations = [line["recall@20"] for line in read_log(tmp_path / "run") if line["kind"] == "validation"]
     best = int(np.argmax(validations))
     assert best < len(validations) - 1, "the learning rate was to do harm"
-    note = (f"validation recall@20 was best after epoch {best + 1} ({validations[best]:.4f}) and is "
-            f"{validations[-1]:.4f} after epoch {len(validations)}; the best is what evaluates and recommends")  # fmt: skip
+    note = (
+        f"validation recall@20 was best after epoch {best + 1} ({validations[best]:.4f}) and is {validations[-1]:.4f} "
+        f"after epoch {len(validations)}; the best is what evaluates and recommends"
+    )
     err = capsys.readouterr().err
     assert note in err
     assert ("training.early_stopping would save" in err) == (patience == 0)

@@ -232,7 +232,7 @@ EVALUATE: list[tuple[list[object], str]] = [
     (["--groups", "movie"], "--groups movie: no such group"),
     (["--protocol", "temporal"], "--protocol: a run brings its own; leave this out"),
     (["--no-coverage"], "--no-coverage: belongs to sessions, and .* has none; leave it out"),
-    (["--baselines", "stan"], "--baselines stan: none of rows; there are popularity, item_mean, bias, als, logistic, or all"),
+    (["--baselines", "stan"], "stan: none of rows; there are popularity, item_mean, bias, als, logistic, or all"),
     (["--baselines", "item_men"], r"--baselines item_men: none of rows \(did you mean 'item_mean'\?\)"),
     (["--validation-fraction", 0.1], "--validation-fraction: a run brings its own"),
     (["--k", 0], "--k 0: expected a whole number from 1|--k: '0'"),
