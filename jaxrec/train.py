@@ -206,8 +206,8 @@ def _how_to_go_on(config: Config, position: Position) -> str:
 
 
 _UNVALIDATED = (
-    "no validation data, so nothing tells when more epochs do harm; unless a configuration's epochs were chosen on this "
-    "data, set data.validation_fraction, such as 0.1, and training.early_stopping"
+    "no validation data, so nothing tells when more epochs do harm; unless a configuration's epochs were chosen on "
+    "this data, set data.validation_fraction, such as 0.1, and training.early_stopping"
 )
 
 
