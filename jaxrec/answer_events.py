@@ -11,7 +11,7 @@ from jaxrec.cutoffs import default_k
 from jaxrec.data.field_codes import noted_unknown
 from jaxrec.data.given_events import SUCH_AS, read_events
 from jaxrec.errors import UserError, one_line
-from jaxrec.listings import shown_time
+from jaxrec.listings import SHOWN, shown_time
 from jaxrec.recommend import UnknownItems
 from jaxrec.recommend_events import EventRecommender, Happening, Suggestion
 
@@ -114,6 +114,7 @@ def _described(known: Mapping[str, Any]) -> str:
     price = "" if known["price"] is None else f"{known['price']:,.2f}"
     category = " / ".join(known[name] for name in ("c0_name", "c1_name", "c2_name") if known[name])
     rest = [part for part in (category, known["brand_name"], known["item_condition_name"]) if part]
+    rest += [f"{name} {value}" for name, value in known.items() if name not in SHOWN and value is not None]
     return f"{price:>10}  {_line(known['name']) or '(no name)':<{WIDTH}}  {_line(', '.join(rest), 100)}".rstrip()
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from jaxrec.chance import random_ranking
 from jaxrec.cli import progress
-from jaxrec.data.catalogue import Catalogue, Spans, read_attributes
+from jaxrec.data.catalogue import Catalogue, Spans, attribute_names, read_attributes
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.market_optimum import optimum_lines
 from jaxrec.errors import UserError
@@ -121,6 +121,8 @@ def _groups(dataset: Dataset, targets: Targets, trained: np.ndarray) -> dict[str
             name: targets.event == code for code, name in enumerate(dataset.manifest["event_types"])
         },
     }  # fmt: skip
+    if "c0_name" not in attribute_names(dataset.path, dataset.manifest):
+        return found
     column = pc.fill_null(read_attributes(dataset.path, dataset.manifest, ["c0_name"])["c0_name"], "none")
     coded = column.combine_chunks().dictionary_encode()
     names, category = coded.dictionary.to_pylist(), coded.indices.to_numpy()[targets.item]

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.data.event_types import BOUGHT
 from jaxrec.data.given_events import Entry
 from jaxrec.data.raw_ids import listing
 from jaxrec.listings import Listings
@@ -31,9 +30,17 @@ class Given(NamedTuple):
 
 
 def read_given(
-    listings: Listings, types: Sequence[str], sequences: Sequence[Sequence[Entry]]
+    listings: Listings, types: Sequence[str], bought: str | None, sequences: Sequence[Sequence[Entry]]
 ) -> tuple[list[Given], list[list[Any]]]:
-    """What the model reads of each sequence, and the items of each that are unknown; all with one look-up."""
+    """What the model reads of each sequence, and the items of each that are unknown; all with one look-up.
+
+    Args:
+        listings: the items of the run.
+        types: of events.
+        bought: the one that is a purchase; None: none is.
+        sequences: events, oldest first.
+    """
+    purchase = -1 if bought is None else types.index(bought)
     flat = [entry for sequence in sequences for entry in sequence]
     items = listings.find([-1 if entry.item is None else entry.item for entry in flat])
     items = np.where(np.array([entry.item is None for entry in flat], bool), -1, items)
@@ -49,8 +56,8 @@ def read_given(
         rows = np.arange(start, start + len(sequence))
         used = rows[(items[rows] >= 0) | named[rows]]
         lost.append([flat[row].item for row in np.setdiff1d(rows, used)])
-        bought = np.unique(items[used][(events[used] == types.index(BOUGHT)) & (items[used] >= 0)])
-        given.append(Given(names[used], codes[used], events[used], bought))
+        gone = np.unique(items[used][(events[used] == purchase) & (items[used] >= 0)])
+        given.append(Given(names[used], codes[used], events[used], gone))
         start += len(sequence)
     return given, lost
 

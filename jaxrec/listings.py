@@ -51,6 +51,7 @@ class Listings:
         self.attributes = read_attributes(
             folder, run.manifest
         ).combine_chunks()  # few rows of one chunk are found at once
+        self._further = run.manifest.get("options", {}).get("attributes", ())
         self._spans = catalogue.spans
         self._newest = int(np.max(run.kept("example_times"), initial=0))
         self._added = Places(())
@@ -87,9 +88,10 @@ class Listings:
         return self._ids[index - old] if index >= old else self.vocabulary.decode(np.array([index]))[0]
 
     def known(self, items: np.ndarray) -> list[dict[str, Any]]:
-        """``SHOWN`` of items, int64[n]."""
-        rows: list[dict[str, Any]] = self.attributes.select(SHOWN).take(pa.array(items)).to_pylist()
-        return rows
+        """``SHOWN`` of items, int64[n], None where the data do not have it, and further attributes of people's own."""
+        names = [name for name in (*SHOWN, *self._further) if name in self.attributes.column_names]
+        rows: list[dict[str, Any]] = self.attributes.select(names).take(pa.array(items)).to_pylist()
+        return [dict.fromkeys(SHOWN) | row for row in rows]
 
     @property
     def _integers(self) -> bool:
@@ -133,6 +135,8 @@ class Listings:
 
     def _embed(self, names: Sequence[str]) -> np.ndarray:
         meta = self._catalogue.meta
+        if not meta:
+            raise UserError(f"name {bare(names[0])}: the run's items have no names; give items by their ids")
         model = self._text_model or meta["model"]
         with progress("encode names", len(names)) as update:
             try:

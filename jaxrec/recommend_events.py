@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec.data.catalogue import Catalogue
+from jaxrec.data.event_types import BOUGHT
 from jaxrec.data.given_events import SUCH_AS, check_events, read_sequences
 from jaxrec.data.raw_ids import bare, listing, read_ids
 from jaxrec.errors import UserError
@@ -59,6 +60,7 @@ class EventRecommender:
         self, run: Run, model: MERRec, catalogue: Catalogue, weights: dict[str, Any], text_model: str | None = None
     ) -> None:
         self.run, self.types = run, tuple(run.manifest["event_types"])
+        self.bought = run.manifest.get("bought", BOUGHT)
         self.listings = Listings(run, catalogue, text_model)
         self._model, self._catalogue, self._weights = model, catalogue, weights
         self._counts = np.asarray(run.kept("item_counts"))
@@ -128,7 +130,7 @@ class EventRecommender:
         sequences = [check_events(one, self.types, schema, of.format(n)) for n, one in enumerate(read, 1)]
         k = self._check_k(k)
         allowed = self._allowed(where, exclude, at)
-        given, lost = read_given(self.listings, self.types, sequences)
+        given, lost = read_given(self.listings, self.types, self.bought, sequences)
         if note := note_of_unknown(lost, [len(one.events) for one in given]):
             warnings.warn(note, UnknownItems, stacklevel=2)
         found: list[tuple[np.ndarray, np.ndarray]] = []

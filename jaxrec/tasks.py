@@ -115,6 +115,9 @@ EXAMPLES = 100  # sequences of the newest split that a run keeps, to show what i
 def event_task(config: Config, dataset: Dataset) -> Task:
     """Next items of sequences of events, by what items are called."""
     catalogue = open_catalogue(dataset.path, dataset.manifest, config.model.item_fields, config.data.embeddings)
+    if config.model.head != "items" and not dataset.manifest["counts"].get("names", 1):
+        raise UserError(f"model.head: {config.model.head} ranks items by their names, and {dataset.path} has none; set "
+                        "it to items, or prepare the data again with --name")  # fmt: skip
     training, validation = session_splits(config, dataset)
     model = MERRec(config, catalogue, len(dataset.manifest["event_types"]))
     model.check()

@@ -26,6 +26,7 @@ FIELDS = {
 }  # fmt: skip
 """The fields of an item that a model can read, and the attributes that they come from."""
 PRICE_BUCKETS = 40
+NO_NAMES = np.zeros((1, 1), np.float16)  # in place of vectors where no item has a name
 
 
 class Spans(NamedTuple):
@@ -73,7 +74,7 @@ class Catalogue:
     @property
     def vector_files(self) -> tuple[str, ...]:
         """The files that hold the name vectors, within the data set."""
-        return tuple(f"{TEXT}/{self.meta['identity']}/{name}" for name in (VECTORS, META))
+        return () if not self.meta else tuple(f"{TEXT}/{self.meta['identity']}/{name}" for name in (VECTORS, META))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -107,14 +108,17 @@ def open_catalogue(
     """
     if "event_types" not in manifest:
         raise UserError(f"{folder}: holds no events with item names; prepare some with python -m jaxrec.prepare merrec")
-    names: NameVectors = open_name_vectors(folder, manifest, embeddings)
+    vectors, meta = NO_NAMES, {}
+    if manifest["counts"].get("names", 1):
+        names: NameVectors = open_name_vectors(folder, manifest, embeddings)
+        vectors, meta = names.vectors, names.meta
     name_of = map_array(folder, "item_names.npy", manifest)
-    attributes = read_attributes(folder, manifest, [FIELDS[name] for name in fields]) if fields else pa.table({})
+    attributes = _read_fields(folder, manifest, fields) if fields else pa.table({})
     trained = manifest["counts"]["trained"]
     values = tuple(_values(attributes, name, trained) for name in fields)
     codes = field_codes(attributes, fields, values) if fields else np.zeros((len(name_of), 0), np.int32)
     spans = read_spans(folder, manifest)
-    return Catalogue(names.vectors, names.meta, np.asarray(name_of), codes, tuple(fields), values, spans)
+    return Catalogue(vectors, meta, np.asarray(name_of), codes, tuple(fields), values, spans)
 
 
 def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:
@@ -144,13 +148,48 @@ def read_attributes(folder: Path, manifest: dict[str, Any], columns: Sequence[st
         raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
 
 
+def _read_fields(folder: Path, manifest: dict[str, Any], fields: Sequence[str]) -> pa.Table:
+    """The attributes that fields of items come from.
+
+    Raises:
+        UserError: the data have no such attribute.
+    """
+    there = attribute_names(folder, manifest)
+    for name in fields:
+        if not source_of(name, there):
+            known = [one for one in FIELDS if source_of(one, there)]
+            raise UserError(f"model.item_fields: {folder} has no {name} of its items; leave it out"
+                            + (f" (there are {', '.join(known)})" if known else ""))  # fmt: skip
+    return read_attributes(folder, manifest, [source_of(name, there) for name in fields])
+
+
+def attribute_names(folder: Path, manifest: dict[str, Any]) -> list[str]:
+    """The names of the attributes.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    file = checked(folder, "attributes.parquet", manifest)
+    try:
+        return list(pq.read_schema(file).names)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
+
+
+def source_of(field: str, attributes: Sequence[str]) -> str:
+    """The attribute that a field comes from: its number, or where there is none its name; empty where neither is."""
+    number = FIELDS[field]
+    return next((one for one in (number, number.replace("_id", "_name")) if one in attributes), "")
+
+
 def field_codes(attributes: pa.Table, fields: Sequence[str], values: Sequence[pa.Array]) -> np.ndarray:
     """int32[n, F]: the codes of items with these attributes."""
     codes = np.zeros((attributes.num_rows, len(fields)), np.int32)
     for column, (name, known) in enumerate(zip(fields, values, strict=True)):
-        if FIELDS[name] not in attributes.column_names:
+        source = source_of(name, attributes.column_names)
+        if not source:
             continue
-        found = attributes[FIELDS[name]]
+        found = attributes[source]
         if name == "price":
             codes[:, column] = price_buckets(found.cast(pa.float64()).to_numpy())
         else:
@@ -168,7 +207,7 @@ def price_buckets(prices: np.ndarray) -> np.ndarray:
 
 def _values(attributes: pa.Table, name: str, trained: int) -> pa.Array:
     """The values that items of training have, ascending."""
-    column = attributes[FIELDS[name]]
+    column = attributes[source_of(name, attributes.column_names)]
     if name == "price":
         return pa.array([], column.type)
     known = pc.drop_null(pc.unique(column.slice(0, trained)))

@@ -36,6 +36,11 @@ def input_row(connection: Any, row: int) -> int:
     return fetch_number(connection, f"SELECT {INPUT_ROW} FROM raw WHERE rowid = {row}")
 
 
+def input_rows(connection: Any) -> str:
+    """SQL: the row in all files, from 0, of each row of ``raw``."""
+    return f"raw.{INPUT_ROW}" if _has_input_rows(connection) else "raw.rowid"
+
+
 def _has_input_rows(connection: Any) -> bool:
     return bool(
         connection.execute(

@@ -13,19 +13,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet
-
 from jaxrec.data.cleaning import Raw
 from jaxrec.data.duck import quoted
 from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.raw_files import find_files
-from jaxrec.data.raw_table import called, literal, row_place
+from jaxrec.data.raw_table import called, row_place
 from jaxrec.data.reading import account
-from jaxrec.data.sessions_writing import write_parquet
+from jaxrec.data.sources.merrec_attributes import write_attributes
+from jaxrec.data.sources.merrec_columns import add_column_arguments, is_own
 from jaxrec.data.sources.merrec_files import KINDS, Files, open_files
+from jaxrec.data.sources.merrec_own import read_own
 from jaxrec.data.sources.shared import add_raw_arguments, fraction, quote_option, ranged
 from jaxrec.data.splits import Drawn
-from jaxrec.data.writing import ArrayFile
 from jaxrec.errors import UserError
 
 HELP = "events on the listings of a marketplace (MerRec), in Parquet or CSV files"
@@ -35,11 +34,11 @@ NARROW = ("user_id", "session_id", "sequence_id", "stime", "event_id")  # of eve
 # Of the latest row of each item alone.
 WIDE = (*(name for name in KINDS if name not in (*NARROW, "item_id", "product_id")), "product_id")
 SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip() takes
-CHUNK = 1 << 16  # rows fetched from DuckDB at a time
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_raw_arguments(parser, "the events")
+    add_column_arguments(parser)
     add_protocol_arguments(parser)
 
 
@@ -74,6 +73,8 @@ def add_protocol_arguments(parser: ArgumentParser) -> None:
 
 def read(connection: Any, arguments: Namespace) -> Raw:
     """Fill the table ``raw``; see ``cleaning.Raw``."""
+    if is_own(arguments):
+        return read_own(connection, arguments, *_split(arguments))
     paths, notes = find_files(arguments.raw)
     raw = read_files(connection, paths, arguments, called(paths), quote=arguments.quote)
     return replace(raw, notes=notes, options=raw.options | quote_option(arguments))
@@ -102,16 +103,14 @@ def read_files(
         UserError: a file is missing, damaged, empty, without a needed column or with one of a wrong type; or a value
             that cannot be used, such as an unknown type of event; or options that contradict each other.
     """
-    drawn = _drawn(arguments)
+    drawn, split = _split(arguments)
     files = open_files(connection, paths, quote)
     listings = listings if arguments.target == "item" else None
     target = f"{arguments.target}_id"
     _read_narrow(connection, files, target)
     (rows,) = connection.execute("SELECT count(*) FROM raw").fetchone()
     read = account(connection, files.tables, rows)
-    options = {"target": arguments.target, "split": arguments.split}
-    if drawn:
-        options |= {"test_fraction": str(drawn.fraction), "split_seed": drawn.seed}
+    options = {"target": arguments.target, **split}
     entries = {"event_types": list(EVENT_TYPES), "target": arguments.target, "live": listings is not None}
     return Raw(
         name,
@@ -125,19 +124,20 @@ def read_files(
     )
 
 
-def _drawn(arguments: Namespace) -> Drawn | None:
-    """What ``--split random`` asks for.
+def _split(arguments: Namespace) -> tuple[Drawn | None, dict[str, Any]]:
+    """What ``--split random`` asks for, None of a split by time; and the split for the manifest.
 
     Raises:
         UserError: an option that only this split has was given with another.
     """
     given = {"--test-fraction": arguments.test_fraction, "--split-seed": arguments.split_seed}
     if arguments.split == "random":
-        return Drawn(arguments.test_fraction or Fraction(1, 5), arguments.split_seed or 0)
+        drawn = Drawn(arguments.test_fraction or Fraction(1, 5), arguments.split_seed or 0)
+        return drawn, {"split": "random", "test_fraction": str(drawn.fraction), "split_seed": drawn.seed}
     for option, value in given.items():
         if value is not None:
             raise UserError(f"{option} {value}: the split is by time; add --split random or leave the option out")
-    return None
+    return None, {"split": arguments.split}
 
 
 def _read_narrow(connection: Any, files: Files, target: str) -> None:
@@ -158,54 +158,8 @@ def _read_narrow(connection: Any, files: Files, target: str) -> None:
 def _write_attributes(
     connection: Any, files: Files, target: str, listings: Path | None, path: Path
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Write ``attributes.parquet``, ``names.parquet`` and ``item_names.npy``; returns their entries and counts."""
-    # Of each item the last row of those of its latest time.
-    connection.execute(
-        "CREATE TEMP TABLE latest AS SELECT index, item, max(raw.rowid) AS row FROM raw "
-        "JOIN (SELECT item, max(time) AS time FROM raw GROUP BY item) USING (item, time) "
-        "JOIN vocabulary USING (item) GROUP BY index, item"
-    )
-    attributes = path / "attributes.parquet"
-    with files.reading(connection), _latest(connection, files, target, listings) as reader:
-        entry = write_parquet(reader, reader.schema, attributes)
-    (items,) = connection.execute("SELECT count(*) FROM vocabulary").fetchone()
-    if pyarrow.parquet.read_metadata(attributes).num_rows != items:
-        raise AssertionError("the attributes are not one row an item")
-    entries, counts = _write_names(connection, attributes, items)
-    return entries | {attributes.name: entry}, counts
-
-
-def _latest(connection: Any, files: Files, target: str, listings: Path | None) -> Any:
-    """A stream of the attributes by item index, from the rows that the table ``latest`` names."""
-    name = f"coalesce(trim(name, {quoted(SPACES)}), '') AS name"
-    live, join = "", ""
-    if listings:
-        live = ", listed, sold"
-        join = f"LEFT JOIN read_parquet({literal(listings)}) AS listing ON listing.item_id = everything.item_id"
-    return connection.sql(
-        f"SELECT everything.* EXCLUDE (item_id, row) REPLACE ({name}){live} FROM ("
-        f"SELECT *, row_number() OVER () - 1 AS row FROM ({files.rows(('item_id', *WIDE))})) AS everything "
-        f"JOIN latest ON latest.row = everything.row AND latest.item = everything.{target} {join} ORDER BY index"
-    ).to_arrow_reader(CHUNK)
-
-
-def _write_names(connection: Any, attributes: Path, items: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Write ``names.parquet`` and ``item_names.npy`` beside the attributes; returns their entries and counts."""
-    named = f"(SELECT name, file_row_number AS index FROM read_parquet({literal(attributes)}, file_row_number = true))"
-    connection.execute(
-        "CREATE TEMP TABLE names AS SELECT name, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS number FROM "
-        f"(SELECT name, min(index) AS first FROM {named} WHERE name <> '' GROUP BY name)"
-    )
-    with connection.sql("SELECT name FROM names ORDER BY number").to_arrow_reader(CHUNK) as reader:
-        entries = {"names.parquet": write_parquet(reader, reader.schema, attributes.with_name("names.parquet"))}
-    numbers = f"SELECT coalesce(number, -1) AS number FROM {named} LEFT JOIN names USING (name) ORDER BY index"
-    with (
-        connection.sql(numbers).to_arrow_reader(CHUNK) as reader,
-        ArrayFile(attributes.with_name("item_names.npy"), "<i4", items) as file,
-    ):
-        for batch in reader:
-            file.append(batch.column(0).to_numpy())
-    entries["item_names.npy"] = file.entry
-    (names,) = connection.execute("SELECT count(*) FROM names").fetchone()
-    (unnamed,) = connection.execute(f"SELECT count(*) FROM {named} WHERE name = ''").fetchone()
-    return entries, {"names": names, "unnamed": unnamed}
+    """Write the files of the items; see ``write_attributes``."""
+    name = f"trim(name, {quoted(SPACES)}) AS name"
+    rows = f"SELECT * REPLACE ({name}) FROM ({files.rows(('item_id', *WIDE))})"
+    with files.reading(connection):
+        return write_attributes(connection, rows, path, "item_id", target, listings)

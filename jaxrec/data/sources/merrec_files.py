@@ -19,6 +19,7 @@ import pyarrow as pa
 from jaxrec.data.event_types import EVENT_TYPES
 from jaxrec.data.raw_table import TEXT, Table, together
 from jaxrec.data.reading import integer, open_table, reading, timestamp
+from jaxrec.data.sources.merrec_columns import lacking_published
 from jaxrec.data.times import INTEGERS, NUMBERS
 from jaxrec.errors import UserError
 
@@ -152,8 +153,10 @@ def open_files(connection: Any, paths: Iterable[Path], quote: str | None = None)
 
 def _check(connection: Any, table: Table) -> frozenset[str]:
     """Check a file's columns and that it has rows; returns its text columns that hold numbers, but no value."""
+    if missing := [name for name in KINDS if name not in table.names]:
+        raise lacking_published(table, missing)
     for name in KINDS:
-        table.column(name, "; prepare merrec needs the columns of the published data set")
+        table.column(name)  # which refuses one that is there twice
     with reading(table.path):
         if connection.execute(f"SELECT 1 FROM {table.relation} LIMIT 1").fetchone() is None:
             raise UserError(f"{table.path}: no events; expected one a row, remove the file or write it again")
