@@ -24,7 +24,7 @@ from jaxrec.cutoffs import default_ks, run_ks
 from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
 from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows import RowsDataset
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, nearest, shown
 from jaxrec.evaluate_events import EVENT_BASELINES, evaluate_events, event_table
 from jaxrec.evaluate_retrieval import evaluate_retrieval, results_files, retrieval_table
 from jaxrec.evaluate_rows import (
@@ -44,23 +44,36 @@ DEFAULT_FOLDS = 10
 
 
 def evaluate(
-    run: Run,
-    split: str,
-    ks: Sequence[int],
-    data: str | None = None,
+    run: str | Path | Run,
+    split: str = "test",
+    ks: Sequence[int] | None = None,
+    data: str | Path | None = None,
     coverage: bool = True,
-    compared: Sequence[baselines.Choice] = (),
+    compared: Sequence[Any] = (),
 ) -> dict[str, Any]:
-    """Metrics of a run on a split, as they are written to ``eval-<split>.json``.
+    """Metrics of a run of any kind on a split, as they are written to ``eval-<split>.json``.
 
     Args:
-        ks: cut-offs, each at most the number of items.
+        run: the run directory.
+        ks: cut-offs, each at most the number of items; None: those of the run's configuration.
         data: the dataset directory where it is no longer at the configuration's ``data.path``.
-        compared: baselines to measure beside it, fitted on the sessions that the run was trained on.
+        coverage: of runs of sessions, whether to add it.
+        compared: baselines to measure beside it, fitted on what the run was trained on: of sessions as
+            ``baselines.parse_all`` gives them, otherwise their names.
 
     Raises:
         UserError: the data set is not the one that the run was trained on, the split is empty, or k is too large.
     """
+    run = open_run(run)
+    ks = run_ks(run) if ks is None else ks
+    if split not in SPLITS:
+        raise UserError(f"split: found {shown(split)}{nearest(str(split), SPLITS)}; choose {', '.join(SPLITS)}")
+    if run.config.model.name == "merrec":
+        return evaluate_events(run, split, ks, data, compared)
+    if run.kind == "rows":
+        if run.config.model.name == "two_tower":
+            return evaluate_retrieval(run, split, ks, data, compared, folds=0)[0]
+        return evaluate_rows(run, split, ks, data, compared)[0]
     _check_k(ks, run.n_items)
     dataset = open_run_data(run, data or run.config.data.path)
     assert isinstance(dataset, Dataset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ class Targets(NamedTuple):
 
 
 def evaluate_events(
-    run: Run, split: str, ks: Sequence[int], data: str | None = None, compared: Sequence[str] = (),
+    run: Run, split: str, ks: Sequence[int], data: str | Path | None = None, compared: Sequence[str] = (),
     most: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Metrics of a run on a split, as they are written to ``eval-<split>.json``.

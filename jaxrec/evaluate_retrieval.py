@@ -57,7 +57,7 @@ class Evaluation(NamedTuple):
     weights: dict[str, Any]
 
 
-def answer_split(run: Run, split: str, ks: Sequence[int], path: str | None = None) -> Evaluation:
+def answer_split(run: Run, split: str, ks: Sequence[int], path: str | Path | None = None) -> Evaluation:
     """Rank the positives of a split.
 
     Args:
@@ -88,7 +88,7 @@ def evaluate_retrieval(
     run: Run,
     split: str,
     ks: Sequence[int],
-    path: str | None = None,
+    path: str | Path | None = None,
     compared: Sequence[str] = (),
     groups: Sequence[str] | None = None,
     folds: int = 10,

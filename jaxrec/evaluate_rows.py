@@ -33,7 +33,7 @@ def evaluate_rows(
     run: Run,
     split: str,
     ks: Sequence[int],
-    data: str | None = None,
+    data: str | Path | None = None,
     compared: Sequence[str] = (),
     groups: Sequence[str] | None = None,
 ) -> tuple[dict[str, Any], Calibration]:

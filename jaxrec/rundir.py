@@ -157,12 +157,14 @@ def _doomed(path: Path) -> Path:
     return path.with_name(f".{path.name}.deleted")
 
 
-def open_run(path: str | Path) -> Run:
-    """Open a run directory.
+def open_run(path: str | Path | Run) -> Run:
+    """Open a run directory; one that is open stays as it is.
 
     Raises:
         UserError: it is no run, or its files are damaged or of another version.
     """
+    if isinstance(path, Run):
+        return path
     path = Path(path)
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path}: no run here (no config.yaml); train one with python -m jaxrec.train")
@@ -175,7 +177,7 @@ def open_run(path: str | Path) -> Run:
     return Run(path, config, manifest)
 
 
-def open_run_data(run: Run, path: str) -> Dataset | RowsDataset:
+def open_run_data(run: Run, path: str | Path) -> Dataset | RowsDataset:
     """The data set that a run was trained on, of the run's kind.
 
     Raises:

@@ -22,6 +22,7 @@ from jaxrec.errors import UserError
 from jaxrec.field_help import field_help
 from jaxrec.lock import owned
 from jaxrec.optimizers import make_optimizer, make_schedule
+from jaxrec.paths import check_path
 from jaxrec.plots import learning_curve
 from jaxrec.rundir import create_run, open_run, resume_run
 from jaxrec.tasks import make_task
@@ -56,17 +57,27 @@ Report = Callable[[int, dict[str, float]], bool]
 
 
 def train(
-    config: Config, path: Path, resume: bool = False, overwrite: bool = False, report: Report | None = None
+    config: Config | str | Path,
+    path: str | Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: Report | None = None,
 ) -> None:
     """Train a run to its end, or until SIGTERM or Ctrl-C: they save and raise SystemExit (143 or 130).
 
     Args:
+        config: the configuration, or its file.
+        path: the run directory.
+        resume: go on from the run's last checkpoint.
+        overwrite: delete the run first, if there is one.
         report: called with the epoch and its metrics after each validation; True ends the run there (reason
             ``stopped`` in ``metrics.jsonl``, unless it was at its end). After a restart an epoch may come again.
 
     Raises:
         UserError: the data set or the run directory does not fit, or the loss is not finite.
     """
+    config = configuration.load(config) if isinstance(config, (str, Path)) else config
+    path = Path(check_path("the run directory", str(path)))
     with _signals_noted() as stopped, owned(path, "trains this run", "choose another --run"):
         _train(config, path, resume, overwrite, report, stopped)
 

@@ -34,6 +34,7 @@ from jaxrec.cutoffs import fit_cutoffs
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.lock import owned
+from jaxrec.paths import check_path
 from jaxrec.rundir import write_text
 from jaxrec.search_space import Space, load_space
 from jaxrec.tasks import make_task
@@ -85,12 +86,22 @@ class Options:
     warmup_epochs: int = 1
 
 
-def tune(base: Config, space: Space, out: Path, trials: int, options: Options) -> None:
+def tune(
+    base: Config | str | Path, space: Space | str | Path, out: str | Path, trials: int, options: Options | None = None
+) -> None:
     """Search until there are ``trials`` trials, those of earlier calls included, and write what was found.
+
+    Args:
+        base: the configuration, or its file.
+        space: the tuning space, or its file.
+        out: the directory of the search.
 
     Raises:
         UserError: space, configuration, data and study do not fit together, or no trial was complete.
     """
+    base = configuration.load(base) if isinstance(base, (str, Path)) else base
+    space = load_space(space) if isinstance(space, (str, Path)) else space
+    out, options = Path(check_path("the directory of the search", str(out))), options or Options()
     dataset = open_dataset(space.check(base).data.path)
     base = fit_cutoffs(base, dataset)
     record = {

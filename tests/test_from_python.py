@@ -1,0 +1,86 @@
+"""Training, evaluation and recommendation from Python, as the README has it: folders and files are plain text."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import SYNTHETIC, write_config
+
+from jaxrec import config as configuration
+from jaxrec.data.dataset import open_sessions
+from jaxrec.errors import UserError
+from jaxrec.evaluate import evaluate
+from jaxrec.recommend import Recommender
+from jaxrec.train import train
+from jaxrec.tune import tune
+
+CODE = """
+from jaxrec.config import load
+from jaxrec.evaluate import evaluate
+from jaxrec.prepare import main as prepare
+from jaxrec.recommend import Recommender
+from jaxrec.train import train
+
+prepare(["synthetic", "--out", "data/mine"])
+config = load("configs/gru4rec_synthetic.yaml", ["--data.path", "data/mine", "--training.epochs", "2"])
+train(config, "checkpoints/mine")
+result = evaluate("checkpoints/mine")
+print(result["recall@20"], result["optimum"]["recall@20"])
+ids, scores = Recommender.load("checkpoints/mine").recommend([7, 3], k=10)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's code has run."""
+    folder = tmp_path_factory.mktemp("python")
+    write_config(folder / "configs" / "gru4rec_synthetic.yaml", folder / "elsewhere")
+    small = "".join(f', "{word}"' for word in map(str, SYNTHETIC))
+    names: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
+        patch.chdir(folder)
+        exec(CODE.replace('"data/mine"])\nconfig', f'"data/mine"{small}])\nconfig'), names)
+    last = [float(word) for word in printed.getvalue().splitlines()[-1].split()]
+    assert 0.5 * last[1] < last[0] <= 1.0
+    assert names["config"].training.epochs == 2 and len(names["ids"]) == len(names["scores"]) == 10
+    return folder
+
+
+def test_text_paths_and_opened_ones_give_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    given, path = (
+        evaluate("checkpoints/mine", "test", [5]),
+        evaluate(place / "checkpoints" / "mine", ks=[5], data="data/mine"),
+    )
+    assert given["recall@5"] == path["recall@5"] and given["items"] == 100
+    assert open_sessions("data/mine").n_items == 100
+    assert Recommender.load("checkpoints/mine").recommend([7], k=3) is not None
+    train("checkpoints/mine/config.yaml", "checkpoints/mine", resume=True)  # to its end already
+
+
+def test_what_is_wrong_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    (place / "file").write_text("x")
+    config = configuration.load("configs/gru4rec_synthetic.yaml", ["--data.path", "data/mine"])
+    for path, message in {
+        "file": "^file: exists and is no run; choose another --run",
+        "file/run": "file/run: a parent of it is a file",
+        "checkpoints/mine": "^checkpoints/mine: a run is here already; --resume continues it",
+        "": "^the run directory: found an empty path",
+        "a\0b": "^the run directory: .* holds a NUL character",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            train(config, path)
+    with pytest.raises(UserError, match=r"^none\.yaml: cannot read the configuration"):
+        train("none.yaml", "run")
+    with pytest.raises(UserError, match=r"^none\.yaml: cannot read the tuning space"):
+        tune(config, "none.yaml", "run", 1)
+    with pytest.raises(UserError, match=r"^split: found 'tets' \(did you mean 'test'\?\)"):
+        evaluate("checkpoints/mine", "tets")
+    with pytest.raises(UserError, match=r"^file: no run here"):
+        evaluate("file")
+    assert not (place / "run").exists() and not (place / "a").exists()
