@@ -263,7 +263,7 @@ RECOMMEND: list[tuple[list[object], str]] = [
     (["--profile", "customer=3"], "field 'customer': not one of a profile"),
     (["--profile", "age=old"], "field 'age': found 'old', expected a number"),
     (["--profile", "age=1e39"], "field 'age': found 1e39, expected a number such as those of the data"),
-    (["--profile", "age=nan"], "field 'age': found 'nan', expected a number"),
+    (["--profile", "age=inf"], "field 'age': found 'inf', expected a number"),
     (["--profile", "gender"], "--profile gender: expected FIELD=VALUE, such as gender=F"),
     (["--similar-to", "soap"], "--similar-to soap: no such item"),
     (["--similar-to", 1, *DRY], "--similar-to: --profile does not go with it; leave one of them out"),
