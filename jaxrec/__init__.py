@@ -8,3 +8,7 @@ if _sys.argv[:1] == ["-m"]:  # Python looks for the module to run: a missing pac
     from jaxrec import startup as _startup
 
     _startup.check(_sys.orig_argv)
+elif _sys.argv and _sys.argv[0].endswith("scripts/benchmark.py"):
+    from jaxrec import startup as _startup
+
+    _startup.check_packages()

@@ -1,7 +1,7 @@
 """What is looked at before a command imports anything: that the command exists, and what jaxrec needs is installed.
 
 Only the standard library is imported here. ``jaxrec/__init__`` calls ``check`` where Python was started with
-``-m jaxrec…``; whoever imports jaxrec gets Python's own ImportError.
+``-m jaxrec…``, and ``check_packages`` for the benchmark; whoever imports jaxrec gets Python's own ImportError.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 COMMANDS = {
     "prepare": "a dataset directory from raw logs or tables, or from generated data",
@@ -56,8 +57,22 @@ def check(words: Sequence[str]) -> None:
         if not _found(f"jaxrec.{name}"):
             _exit(no_such_command(name, f"python -m jaxrec.{name}"))
         return
-    if name and (absent := [package for module, package in NEEDED.items() if not _found(module)]):
+    if name:
+        check_packages()
+
+
+def check_packages() -> None:
+    """Exit with one line and status 2 where a package is not installed, now or when it is imported."""
+    if absent := [package for module, package in NEEDED.items() if not _found(module)]:
         _exit(missing(absent))
+    sys.excepthook = _tell_missing  # a package may be there and lack one that it needs
+
+
+def _tell_missing(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    line = missing_module(error) if isinstance(error, ImportError) else None
+    if line is not None:
+        _exit(line)
+    sys.__excepthook__(kind, error, trace)
 
 
 def no_such_command(name: str, called: str) -> str:

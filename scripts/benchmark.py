@@ -38,8 +38,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from jaxrec import config as configuration
 from jaxrec import runtime
 from jaxrec.benchmarks import click_models, event_models, exchange, peers, report, tower_models
@@ -103,8 +101,9 @@ def _checked(parser: Parser, options: Any) -> Any:
     """The options, or what is wrong with them in one line; ``all`` becomes every model."""
     for name in ("batch", "items", "units", "steps", "repetitions", "fields", "interactions"):
         given = getattr(options, name)
-        if given is not None and np.min(given, initial=1) < 1:
-            parser.error(f"--{name} {np.min(given)}: expected whole numbers from 1")
+        least = min(given, default=1) if isinstance(given, list) else given
+        if least is not None and least < 1:
+            parser.error(f"--{name} {least}: expected whole numbers from 1")
     if options.dim < 0:
         parser.error(f"--dim {options.dim}: expected a whole number from 1")
     for name in ("n_sample", "devices"):

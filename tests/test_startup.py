@@ -45,6 +45,27 @@ def test_missing_packages_are_one_line_and_an_environment_is_pointed_at(tmp_path
     assert start("-m", "jaxrec", "prepare", cwd=tmp_path, path=str(tmp_path)) == (2, "", line)
 
 
+def test_the_benchmark_looks_first_as_well(tmp_path: Path) -> None:
+    status, out, err = start("-S", str(ROOT / "scripts" / "benchmark.py"), "all", cwd=tmp_path)
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"jaxrec: error: jaxrec needs jax, jaxlib and 12 more packages, which are not .*\n", err)
+
+
+def test_a_package_that_lacks_another_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    startup.check_packages()
+    error = ModuleNotFoundError("No module named 'numpy.exceptions'", name="numpy.exceptions")
+    with pytest.raises(SystemExit) as caught:
+        sys.excepthook(type(error), error, None)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("jaxrec: error: jaxrec needs numpy, which is not installed; ")
+    bug = ValueError("ours")
+    sys.excepthook(type(bug), bug, None)
+    assert capsys.readouterr().err == "ValueError: ours\n"
+
+
 def test_without_any_package_the_commands_are_listed_and_say_what_to_do(tmp_path: Path) -> None:
     status, out, err = start("-S", "-m", "jaxrec", cwd=tmp_path)
     assert (status, err) == (0, "")
