@@ -277,7 +277,7 @@ def test_baselines_see_the_whole_history_and_are_scored_once_a_user(dataset: Dat
 def test_a_second_validation_split_is_refused(
     dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = write_config(tmp_path / "c.yaml", dataset.path)
+    config = write_config(tmp_path / "c.yaml", dataset.path, evaluation={"k": [3]}, training={"metric": "mrr@3"})
     assert call("train", "--config", config, "--run", tmp_path / "run") == 2
     assert "brings a validation split; set the field to 0" in capsys.readouterr().err
     words = ["--data", dataset.path, "--baselines", "pop", "--k", 5, "--validation-fraction", 0.1]
