@@ -92,10 +92,13 @@ def test_events_are_chosen_renamed_and_left_out(tmp_path: Path, capsys: Capsys) 
     assert dict(zip(ids, attributes["price"], strict=True)) == {"red-7": 6.0, "blue": 9.0}  # rows are still the file's
 
 
-def test_what_is_optional(tmp_path: Path) -> None:
+def test_what_is_optional(tmp_path: Path, capsys: Capsys) -> None:
     rows = "".join(f"{visit},{item},{1_772_000_000 + 86400 * visit + item}\n" for visit in range(5) for item in (4, 3))
     raw = write(tmp_path / "log.csv", rows, "user_id,sku,when")  # the session by its published name
     manifest = prepared(tmp_path / "d", "--raw", raw, "--item", "sku", "--time", "when", "--min-session-length", 2)
+    assert capsys.readouterr().err == (
+        "jaxrec: note: columns of the published data set are there, as if given: --session user_id\n"
+    )
     assert (manifest["event_types"], manifest["bought"]) == (["event"], None)
     assert manifest["options"]["session"] == ["user_id"]
     assert (manifest["counts"]["names"], manifest["counts"]["unnamed"]) == (0, 2)

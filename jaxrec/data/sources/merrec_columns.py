@@ -92,6 +92,15 @@ def is_own(arguments: Namespace) -> bool:
     )
 
 
+def note_of_published(columns: Columns, arguments: Namespace) -> list[str]:
+    """A note about columns that no option names, which are taken for what they are in the published data set."""
+    taken = [("session", columns.session), ("item", columns.item), ("time", columns.time), ("event", columns.event),
+             ("name", columns.name), ("price", columns.price)]  # fmt: skip
+    words = [f"--{option} {' '.join(one) if isinstance(one, tuple) else one}"
+             for option, one in taken if one is not None and getattr(arguments, option) is None]  # fmt: skip
+    return [f"columns of the published data set are there, as if given: {', '.join(words)}"] if words else []
+
+
 def find_columns(table: Table, arguments: Namespace) -> Columns:
     """The columns of a file: those that are named, and of the published data set those that are there.
 
@@ -117,7 +126,8 @@ def find_columns(table: Table, arguments: Namespace) -> Columns:
     texts |= {name: found[option][0] for option, name in TEXTS.items() if found[option]}
     used = {name for names in found.values() for name in names}
     _check_further(further, {"name", "price", *texts})
-    further += tuple(name for name in FURTHER if name in table.names and name not in {*used, *further})
+    there = {name.lower() for name in (*used, *further)}
+    further += tuple(name for name in FURTHER if name in table.names and name not in there)
     for name in {*used, *further}:
         table.column(name)  # which refuses one that is there twice
     (item,), (time,) = found["item"], found["time"]

@@ -18,7 +18,7 @@ from jaxrec.data.raw_rows import leave_out
 from jaxrec.data.raw_table import TEXT, Table, value_text
 from jaxrec.data.reading import load, reading_all
 from jaxrec.data.sources.merrec_attributes import write_attributes
-from jaxrec.data.sources.merrec_columns import Columns, find_columns
+from jaxrec.data.sources.merrec_columns import Columns, find_columns, note_of_published
 from jaxrec.data.sources.shared import file_options, open_named
 from jaxrec.data.splits import Drawn
 from jaxrec.data.times import ORDER, Times, read_times
@@ -47,7 +47,12 @@ def read_own(connection: Any, arguments: Namespace, drawn: Drawn | None, options
                         "or --split random")  # fmt: skip
     fields = _fields(table, columns, times, arguments.na)
     loaded = load(connection, table, fields, arguments.drop_invalid)
-    notes = [*notes, *loaded.notes, *_name_sessions(connection, columns.session)]
+    notes = [
+        *notes,
+        *note_of_published(columns, arguments),
+        *loaded.notes,
+        *_name_sessions(connection, columns.session),
+    ]
     notes += whole_column(connection, "item", f"column '{columns.item}'")
     dropped = {"invalid rows": {"events": loaded.invalid}} if arguments.drop_invalid else {}
     types, others = _event_types(connection, table, columns.event, arguments.events)
