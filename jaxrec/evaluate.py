@@ -36,7 +36,7 @@ from jaxrec.evaluate_rows import (
     row_table,
 )
 from jaxrec.evaluation import Evaluator, open_split
-from jaxrec.options import parse_baselines
+from jaxrec.options import parse_baselines, positive, read_folds, read_fraction
 from jaxrec.results import file_of, keep_result, kept_or_said, question
 from jaxrec.rundir import Run, load_session_model, open_run, open_run_data, write_text
 
@@ -306,7 +306,7 @@ def _parser() -> Parser:
     parser.add_argument("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
     parser.add_argument(
-        "--k", type=_positive("--k"), nargs="+", metavar="K", help="cut-offs (default: the configuration's)"
+        "--k", type=positive("--k"), nargs="+", metavar="K", help="cut-offs (default: the configuration's)"
     )
     parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training; without "
                         "--run the one to measure baselines on")  # fmt: skip
@@ -314,13 +314,13 @@ def _parser() -> Parser:
                         "where they shall differ from the defaults (stan:k=100,lambda1=2), or 'all'")  # fmt: skip
     parser.add_argument("--groups", nargs="+", metavar="NAME", help="rows: report by these, activity or fields of the "
                         "user (default: activity and fields of few values)")  # fmt: skip
-    parser.add_argument("--folds", type=_folds, metavar="N", help="two_tower on data with personas: of the cross-"
+    parser.add_argument("--folds", type=read_folds, metavar="N", help="two_tower on data with personas: of the cross-"
                         f"validation by review (default: {DEFAULT_FOLDS}; 0: none)")  # fmt: skip
-    parser.add_argument("--sessions", type=_positive("--sessions"), metavar="N", help="merrec: evaluate so many "
+    parser.add_argument("--sessions", type=positive("--sessions"), metavar="N", help="merrec: evaluate so many "
                         "sessions, drawn at random but always the same (default: the configuration's)")  # fmt: skip
     parser.add_argument("--protocol", choices=choices("data.protocol"), help="rows, without --run: how they are split "
                         "(default: rows; paper holds out a tenth, the others a fifth)")  # fmt: skip
-    parser.add_argument("--validation-fraction", type=_fraction, metavar="F", help="without --run: share of the "
+    parser.add_argument("--validation-fraction", type=read_fraction, metavar="F", help="without --run: share of the "
                         "training targets, the most recent, that is the validation split, not fitted on")  # fmt: skip
     parser.add_argument("--no-coverage", action="store_true", help="leave coverage out, which is quicker")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of a table")
@@ -381,31 +381,6 @@ def _baselines_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[
     for name in ("recall", "mrr"):
         lines.append(f"chance's {name}: " + ", ".join(f"@{k} {result['chance'][f'{name}@{k}']:.4f}" for k in ks))
     return "\n".join([*lines, *(f"written to {file}" for file in files)])
-
-
-def _positive(option: str) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < 1:
-            raise UserError(f"{option} {text}: expected a whole number from 1")
-        return int(text)
-
-    return read
-
-
-def _folds(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) == 1:
-        raise UserError(f"--folds {text}: expected a whole number from 2, or 0 for none")
-    return int(text)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0.0 < value < 1.0:
-        raise UserError(f"--validation-fraction {text}: expected a number between 0 and 1, such as 0.05")
-    return value
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from jaxrec.errors import UserError, nearest, shown
 
@@ -77,3 +77,32 @@ def _meant(names: Sequence[str]) -> str:
     """`` (did you mean --a, --b or --c?)``; nothing without names."""
     several = [", ".join(names[:-1])] if len(names) > 1 else []
     return f" (did you mean {' or '.join([*several, names[-1]])}?)" if names else ""
+
+
+def positive(option: str) -> Callable[[str], int]:
+    """What reads an option's whole number from 1."""
+
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or int(text) < 1:
+            raise UserError(f"{option} {text}: expected a whole number from 1")
+        return int(text)
+
+    return read
+
+
+def read_folds(text: str) -> int:
+    """The value of ``--folds``."""
+    if not text.isascii() or not text.isdigit() or int(text) == 1:
+        raise UserError(f"--folds {text}: expected a whole number from 2, or 0 for none")
+    return int(text)
+
+
+def read_fraction(text: str) -> float:
+    """The value of ``--validation-fraction``."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value < 1.0:
+        raise UserError(f"--validation-fraction {text}: expected a number between 0 and 1, such as 0.05")
+    return value
