@@ -20,6 +20,7 @@ from typing import Any
 
 from jaxrec.cli import Parser, command, progress, say
 from jaxrec.data.cleaning import Cleaning, Raw
+from jaxrec.data.clicks import duration
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.duck import connect
 from jaxrec.data.events import prepare
@@ -148,6 +149,9 @@ def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
     for name, amounts in manifest["dropped"].items():
         took = ", ".join(f"{amount:,} {unit}" for unit, amount in amounts.items() if amount)
         lines.append(f"  {name:<32} {took or 'nothing'}")
+    if "cut" in manifest:
+        gap, cut = manifest["options"]["session_gap"], manifest["cut"]
+        lines.append(f"{cut['sessions']:,} sessions are {cut['pieces']:,}, cut where over {gap} lie between two events")
     lines = [*_read_lines(manifest), "dropped:", *lines, "kept:"]
     for split in SPLITS:
         counts = manifest["counts"][split]
@@ -208,6 +212,14 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
     number("min-item-support", 1, "drop items with fewer events")
     number("test-days", 0, "sessions that end in the last N days are the test split; 0: none")
     number("validation-days", 0, "the N days before those are a validation split; 0: none, training can cut its own")
+    group.add_argument(
+        "--session-gap", type=_gap, metavar="TIME", help="cut a session where more than this lies between two of its "
+        "events, such as 30m (s, m, h or d); each piece is a session with a date of its own",
+    )  # fmt: skip
+    group.add_argument(
+        "--max-session-length", type=_at_least(2), metavar="N", help="drop sessions with more events, whole; after "
+        "--session-gap has cut them",
+    )  # fmt: skip
     if typed:  # a like after the view of an item is no repeat, and unseen is what the whole of training has not seen
         return
     group.add_argument(
@@ -232,6 +244,14 @@ def _at_least(least: int) -> Any:
         return value
 
     return whole_number
+
+
+def _gap(text: str) -> str:
+    try:
+        duration(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}': expected a time such as 30m, with one of s, m, h, d") from None
+    return text
 
 
 def _memory(text: str) -> int:

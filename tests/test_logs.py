@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails
@@ -145,3 +146,170 @@ def test_no_join_upsets_the_order_of_the_rows(tmp_path: Path) -> None:
             f"EXPLAIN SELECT {id_field(table, 'u', 'u', None).parse('c0')} FROM {table.relation}"
         ).fetchall()
     assert "CSV" in plan.upper() and "JOIN" not in plan.upper()
+
+
+# --- sessions ---------------------------------------------------------------------------------------------------------
+
+
+def test_keys_of_two_columns_and_an_order_of_two(tmp_path: Path) -> None:
+    # (1, 23), (12, 3) and (1, 2) are three sessions; 10 stands behind 9, and positions beyond 2^53 are told apart.
+    rows = [
+        (1, 23, "a", 10), (12, 3, "b", 2), (1, 23, "b", 9), (12, 3, "a", 1), (1, 2, "a", 2**53 + 1),
+        (1, 2, "b", 2**53), (1, 23, "c", 9),
+    ]  # fmt: skip
+    raw = written(tmp_path / "a.csv", "u,v,i,p,t\n" + "".join(f"{u},{v},{i},{p},2024-01-01\n" for u, v, i, p in rows))
+    argv = ("--raw", raw, "--session", "u", "v", "--item=i", "--test-days=0", "--min-item-support=1")
+    manifest = prepared(tmp_path / "d", *argv, "--time", "t", "p")
+    assert sessions(tmp_path / "d") == [["b", "c", "a"], ["a", "b"], ["b", "a"]]
+    assert manifest["options"]["session"] == ["u", "v"]
+    assert manifest["options"]["time"] == "t" and manifest["options"]["order"] == ["p"]
+    assert prepared(tmp_path / "e", *argv, "--time=t", "--order=p")["content_hash"] == manifest["content_hash"]
+    prepared(tmp_path / "f", *argv, "--time=t")
+    assert sessions(tmp_path / "f") == [["a", "b", "c"], ["b", "a"], ["a", "b"]]
+    prepared(tmp_path / "g", *argv[:-2], "--min-item-support=1", "--time=t", "--order=p", "--split=leave_one_out")
+    assert sessions(tmp_path / "g", "test") == [["b", "c", "a"]]
+
+
+@pytest.mark.parametrize(
+    ("position", "wanted"), [(["1.5", "-2", "1e1"], ["b", "a", "c"]), (["+3", " 2", "10"], ["b", "a", "c"])]
+)
+def test_numbers_that_order(position: list[str], wanted: list[str], tmp_path: Path) -> None:
+    rows = "".join(f"1,{i},{p},2024-01-01\n" for i, p in zip("abc", position, strict=True))
+    raw = written(tmp_path / "a.csv", "u,i,p,t\n" + rows)
+    prepared(tmp_path / "d", "--raw", raw, *COLUMNS, "--order=p", "--drop-duplicates")
+    assert sessions(tmp_path / "d") == [wanted]
+
+
+def test_an_order_that_is_no_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = written(
+        tmp_path / "a.csv",
+        "u,i,p,t\n"
+        + "".join(f"1,{i},{p},2024-01-01\n" for i, p in zip("abcde", ["1", "", "x", "nan", "0"], strict=True)),
+    )
+    argv = ("--raw", raw, *COLUMNS, "--order=p")
+    fails(capsys, "prepare", "events", *argv, "--out", tmp_path / "d",
+          names=r"row 2, column 'p': found nothing \(3 such rows\), expected a number that orders")  # fmt: skip
+    prepared(tmp_path / "d", *argv, "--drop-invalid")
+    assert sessions(tmp_path / "d") == [["e", "a"]]
+
+
+def test_sessions_are_cut_at_pauses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    minutes = [("x", 0, 1), ("y", 0, 1), ("x", 30, 2), ("x", 60 + 1, 3), ("y", 31, 2), ("x", 61, 3), ("y", 45, 1)]
+    lines = [f"{u},{i},{1_700_000_000 + 60 * m}\n" for u, m, i in minutes]
+    written(tmp_path / "1.csv", "u,i,t\n" + "".join(lines[:4]))
+    written(tmp_path / "2.csv", "u,i,t\n" + "".join(lines[4:]))
+    argv = ("--raw", tmp_path / "1.csv", tmp_path / "2.csv", *COLUMNS)
+    manifest = prepared(tmp_path / "d", *argv, "--session-gap=30m")
+    assert sessions(tmp_path / "d") == [[1, 2], [2, 1], [3, 3]]  # 30 minutes are no more than 30 minutes
+    assert manifest["cut"] == {"sessions": 2, "pieces": 4} and manifest["options"]["session_gap"] == "30m"
+    assert manifest["dropped"]["short sessions"] == {"sessions": 1, "events": 1}
+    assert "2 sessions are 4, cut where over 30m lie" in capsys.readouterr().out
+    prepared(tmp_path / "e", *argv, "--session-gap=0.5h", "--drop-duplicates", "--min-session-length=2")
+    assert sessions(tmp_path / "e") == [[1, 2], [2, 1]]
+    manifest = prepared(tmp_path / "f", *argv, "--max-session-length=3")
+    assert sessions(tmp_path / "f") == [[1, 2, 1]]
+    assert manifest["dropped"]["long sessions"] == {"sessions": 1, "events": 4}
+    assert manifest["options"]["max_session_length"] == 3 and "cut" not in manifest
+    prepared(tmp_path / "g", *argv, "--session-gap=30m", "--max-session-length=2")
+    assert sessions(tmp_path / "g") == [[1, 2], [2, 1], [3, 3]]
+
+
+def test_pieces_of_a_session_have_dates_of_their_own(tmp_path: Path) -> None:
+    days = [0, 0, 1, 1, 9, 9]
+    text = "".join(f"x,{i % 2},{1_700_000_000 + 86_400 * day + i}\n" for i, day in enumerate(days))
+    raw = written(tmp_path / "a.csv", "u,i,t\n" + text)
+    argv = ("--raw", raw, *COLUMNS[:3], "--min-item-support=1", "--test-days=2", "--session-gap=1h")
+    prepared(tmp_path / "d", *argv)
+    assert len(sessions(tmp_path / "d")) == 2 and len(sessions(tmp_path / "d", "test")) == 1
+
+
+# --- kinds of event ---------------------------------------------------------------------------------------------------
+
+KINDS = "u,i,t,k\n1,5,10,view\n1,,11,search\n1,5,10,cart\n1,6,12, view \n1,7,13,buy\n1,8,14,\n1,6,12,view\n"
+
+
+def test_kinds_of_event_are_kept_and_others_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = written(tmp_path / "a.csv", KINDS.replace(",1", ",170000000"))
+    argv = ("--raw", raw, *COLUMNS, "--event-column=k")
+    manifest = prepared(tmp_path / "d", *argv, "--events", "view", "cart")  # a search has no item, and needs none
+    assert sessions(tmp_path / "d") == [[5, 5, 6, 6]]
+    assert manifest["dropped"]["other events"] == {"events": 3}
+    assert manifest["options"]["event_column"] == "k" and manifest["options"]["events"] == ["view", "cart"]
+    notes = capsys.readouterr().err
+    assert "column 'k': kept view 3, cart 1; left out nothing 1, buy 1, search 1" in notes
+    assert "1 row says the same" in notes  # the view and the cart of 5 do not
+    prepared(tmp_path / "e", *argv, "--events", "view", "cart", "--drop-duplicates")
+    assert sessions(tmp_path / "e") == [[5, 5, 6]]
+    prepared(tmp_path / "f", *argv, "--events", "view")
+    assert sessions(tmp_path / "f") == [[5, 6, 6]]
+
+
+@pytest.mark.parametrize(
+    ("argv", "names"),
+    [
+        (("--event-column=k",), "column 'k' holds view 3, nothing 1, buy 1, cart 1, search 1; say with --events"),
+        (("--event-column=k", "--events", "vew"), r"'vew': no such event .*\(did you mean 'view'\?\); it holds"),
+        (("--events", "view"), "--events: needs --event-column"),
+        (("--event-column=k", "--events", "view", "search"), "row 2, column 'i': found nothing"),
+        (("--order", "t"), "--time and --order: column 't' is named twice"),
+        (("--session-gap=30",), "'30': expected a time such as 30m"),
+        (("--session-gap=0m",), "'0m': expected a time such as 30m"),
+        (("--session-gap=30m", "--time-unit=order"), "--session-gap: counters"),
+        (("--max-session-length=1",), "expected a whole number, 2 or more"),
+    ],
+)
+def test_what_is_refused(argv: tuple[str, ...], names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = written(tmp_path / "a.csv", KINDS.replace(",1", ",170000000"))
+    fails(capsys, "prepare", "events", "--raw", raw, *COLUMNS, *argv, "--out", tmp_path / "d", names=names)
+
+
+# --- names of columns -------------------------------------------------------------------------------------------------
+
+
+def test_names_of_columns_count_with_their_case(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns: dict[str, list[Any]] = {"u": [1, 1], "Item": [10, 11], "item": ["a", "b"], "ITEM ": [5, 6], "t": []}
+    columns["t"] = [1_700_000_000, 1_700_000_001]
+    pq.write_table(pa.table(columns), tmp_path / "1.parquet")
+    names = ["item", "Item", "u", "t", "ITEM "]
+    pq.write_table(pa.table({name: columns[name] for name in names}), tmp_path / "2.parquet")
+    argv = ("--session=u", "--time=t", "--test-days=0", "--min-item-support=1")
+    for files in (("1",), ("1", "2")):
+        for item in ("Item", "item", "ITEM "):
+            paths = [tmp_path / f"{name}.parquet" for name in files]
+            prepared(tmp_path / "d", "--raw", *paths, *argv, "--item", item)
+            assert sessions(tmp_path / "d") == [[one for one in columns[item] for _ in files]]
+    fails(capsys, "prepare", "events", "--raw", tmp_path / "1.parquet", *argv, "--item=iTem", "--out", tmp_path / "e",
+          names="1.parquet: no column 'iTem', but 'Item', 'item', 'ITEM '; the case")  # fmt: skip
+    raw = written(tmp_path / "a.csv", "u, Item,t\n1,2,3\n")
+    fails(capsys, "prepare", "events", "--raw", raw, *argv, "--item=Item", "--out", tmp_path / "e",
+          names="a.csv: no column 'Item', but ' Item'; the case")  # fmt: skip
+
+
+def test_columns_that_are_there_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = [*[pa.array([1, 1])] * 4, pa.array([1_700_000_000] * 2)]
+    table = pa.Table.from_arrays(arrays, names=["u", "i", "x", "x", "t"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    prepared(tmp_path / "d", "--raw", tmp_path / "a.parquet", *COLUMNS)
+    argv = ("--raw", tmp_path / "a.parquet", "--session=u", "--item=x", "--time=t", "--out", tmp_path / "e")
+    fails(capsys, "prepare", "events", *argv, names="a.parquet: more than one column 'x'; rename the others")
+    raw = written(tmp_path / "a.csv", "1,2,3\n")
+    fails(capsys, "prepare", "events", "--raw", raw, *argv[2:], "--columns", "u", "x", "x",
+          names="a.csv: more than one column 'x'; rename")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "names"),
+    [
+        ("u,i,t\n1,2,1700000000\n", ("u", "i", "t"), "a.csv: its first line names the columns; leave out --columns"),
+        ('"T",I,U\n1,2,1700000000\n', ("u", "i", "t"), "a.csv: its first line names the columns; leave out --columns"),
+        ("1,2,1700000000,5\n", ("u", "i", "t"), "a.csv: line 1: 4 fields, and --columns names 3; name them all"),
+        ("1,2,1700000000\n", ("u", "i", "t", "x"), "a.csv: line 1: 3 fields, and --columns names 4; name them all"),
+        ("1,2,1700000000\n", None, "a.csv: no column 'u'; it has 1, 2, 1700000000; if that is no header line"),
+    ],
+)
+def test_names_that_do_not_fit_a_file_without_a_header(
+    text: str, columns: Any, names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    raw = written(tmp_path / "a.csv", text)
+    more = () if columns is None else ("--columns", *columns)
+    fails(capsys, "prepare", "events", "--raw", raw, *COLUMNS, *more, "--out", tmp_path / "d", names=names)

@@ -231,7 +231,7 @@ def test_bad_files(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         ("diginetica", DIGINETICA + "1;NA;2;0;01/05/2016\n", "column 'eventdate': found '01/05/2016', expected a day"),
         ("diginetica", DIGINETICA + "1;NA;2;99999999999999999;2016-05-01\n", "column 'timeframe': found '9999"),
         ("diginetica", "1,2014-04-07T10:51:09.277Z,2,0\n", "no column 'sessionId'"),
-        ("diginetica", DIGINETICA.replace("itemId", "itemID"), "no column 'itemId' (did you mean 'itemID'?)"),
+        ("diginetica", DIGINETICA.replace("itemId", "itemID"), "no column 'itemId', but 'itemID'; the case of a name"),
         ("yoochoose", "1,2014-04-07T10:51:09.277Z,2,0\n1,2014-04-07T10:61:09.277Z,2,0\n", "row 2, column 'time'"),
         ("yoochoose", "1,2014-04-07T10:51:09.277Z,99999999999999999999,0\n", "row 1, column 'item': found '9999"),
         ("yoochoose", "1,2014-04-07T10:51:09.277Z,2\n", "line 1: 3 field(s), expected 4"),

@@ -10,7 +10,12 @@ from typing import Any
 
 from jaxrec.data.splits import Drawn
 
-OPTIONAL = ("drop_duplicates",)  # choices that data sets of earlier versions do not name
+# Choices that data sets of earlier versions do not name.
+OPTIONAL = (
+    "drop_duplicates",
+    "session_gap",
+    "max_session_length",
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,8 @@ class Cleaning:
     fraction: Fraction = Fraction(1)
     drop_repeats: bool = False
     drop_duplicates: bool = False
+    session_gap: str | None = None  # such as 30m; see clicks.duration
+    max_session_length: int | None = None
 
     def options(self) -> dict[str, Any]:
         """The choices as JSON values, for the manifest; of those in OPTIONAL what is given."""
@@ -43,6 +50,8 @@ class Raw:
         time: SQL, the event's time in ms since 1970; orders the events of a session.
         date: SQL, the event's date in ms since 1970, which decides on the split; coarser than ``time`` where the
             published protocol of a data set has it so.
+        order: further columns, numbers, that order events of equal time.
+        further: further columns; events that differ in one are no duplicates.
         extras: from the finished directory and the number of items to further entries of the manifest.
         event_types: their names, where ``raw`` has the column ``event``, UTINYINT, an index into them.
         drawn: the test sessions are drawn so rather than taken from the last days.
@@ -60,6 +69,8 @@ class Raw:
     options: dict[str, Any] = field(default_factory=dict)
     time: str = "time"
     date: str = "time"
+    order: tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
     extras: Callable[[Path, int], dict[str, Any]] | None = None
     event_types: tuple[str, ...] = ()
     drawn: Drawn | None = None

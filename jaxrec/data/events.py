@@ -2,8 +2,10 @@
 
 The protocol is that of NARM and SR-GNN (github.com/CRIPAC-DIG/SR-GNN, datasets/preprocess.py):
 
-1. on request, a click on the item of the click before it, in the same session, is dropped;
-2. sessions with fewer than ``min_session_length`` events are dropped, then items with fewer than
+1. on request, of events that say the same the first is kept, sessions are cut where more than ``session_gap`` lies
+   between two events, and a click on the item of the click before it, in the same session, is dropped;
+2. sessions with fewer than ``min_session_length`` events are dropped (and those with more than
+   ``max_session_length``), then items with fewer than
    ``min_item_support`` events, then again sessions that have become too short;
 3. the date of a session is that of its last event, also where step 2 has dropped that event; the split date lies
    ``test_days`` before the last one. Training sessions are dated strictly before it and test sessions strictly after
@@ -37,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.cleaning import Cleaning, Raw
-from jaxrec.data.clicks import make_clicks, time_span
+from jaxrec.data.clicks import event_order, make_clicks, time_span
 from jaxrec.data.dataset import SPLITS, split_counts
 from jaxrec.data.duck import fetch_number, fetch_row, fetch_sums
 from jaxrec.data.ledger import Ledger
@@ -67,17 +69,17 @@ def prepare(
     """
     ledger = Ledger(raw.name, dict(raw.dropped))
     times = {} if raw.counters else {"times": time_span(connection, raw)}
-    make_clicks(connection, raw, cleaning, ledger)
+    cut = make_clicks(connection, raw, cleaning, ledger)
     update(0.1, note="filter")
     _filter(connection, cleaning, ledger)
     update(0.2, note="split and match")
-    relation = _split(connection, raw, cleaning, ledger)
+    relation, order = _split(connection, raw, cleaning, ledger)
     update(0.1, note="order")
     lengths = _order(connection)
     first, lengths, gap = _last_fraction(lengths, cleaning.fraction, ledger)
     update(0.2, note="sort and write")
     events = sum(int(n.sum()) for n in lengths.values())
-    chunks = _encoded(connection, relation, first, gap, bool(raw.event_types))
+    chunks = _encoded(connection, relation, order, first, gap, bool(raw.event_types))
     files = write_splits(path, lengths, chunks, lambda n: update(0.4 * n / events), bool(raw.event_types))
     files["items.parquet"], items = write_vocabulary(connection, path / "items.parquet")
     scored = {"validation": "last", "test": "last"} if raw.leave_one_out else {}
@@ -89,7 +91,7 @@ def prepare(
         further, more = raw.attributes(path)
         files |= further
         counts |= more
-    entries = times | ({"scored": scored} if scored else {})
+    entries = cut | times | ({"scored": scored} if scored else {})
     return {"counts": counts, "dropped": ledger.dropped, **entries, "files": files}
 
 
@@ -105,6 +107,12 @@ def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     kept = fetch_sums(connection, "long")
     ledger.took("short sessions", sessions=sessions - kept[0], events=events - kept[1])
     ledger.require(kept[1], "events")
+    if cleaning.max_session_length is not None:
+        sessions, events = kept
+        connection.execute(f"DELETE FROM long WHERE events > {cleaning.max_session_length}")
+        kept = fetch_sums(connection, "long")
+        ledger.took("long sessions", sessions=sessions - kept[0], events=events - kept[1])
+        ledger.require(kept[1], "events")
 
     connection.execute(
         "CREATE TEMP TABLE supported AS SELECT item, count(*) AS events FROM clicks SEMI JOIN long USING (session) "
@@ -126,13 +134,17 @@ def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     ledger.require(left[1], "events")
 
 
-def _split(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> str:
-    """Steps 3 and 4: the tables ``sessions`` and ``vocabulary``; returns the table or view of the sessions' events."""
+def _split(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> tuple[str, str]:
+    """Steps 3 and 4: the tables ``sessions`` and ``vocabulary``.
+
+    Returns:
+        The table or view of the sessions' events, and what these are ordered by.
+    """
     if raw.leave_one_out:
-        leave_one_out(connection, ledger)
+        leave_one_out(connection, event_order(raw), ledger)
         _vocabulary(connection, "parts", splits="split < 2", counted="split = 0")
         drop_unseen_targets(connection, ledger)
-        return "parts"
+        return "parts", "row"
     if raw.drawn:
         split_at_random(connection, raw.drawn, cleaning.validation_days, ledger)
     else:
@@ -142,7 +154,7 @@ def _split(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger) -> str
     else:
         _vocabulary(connection, "clicks", splits="split < 2", counted="split < 2")
         _match_test(connection, cleaning, ledger)
-    return "clicks"
+    return "clicks", event_order(raw)
 
 
 def _vocabulary(connection: Any, relation: str, splits: str, counted: str) -> None:
@@ -226,7 +238,7 @@ def _last_fraction(
 
 
 def _encoded(
-    connection: Any, relation: str, first: int, gap: tuple[int, int], typed: bool
+    connection: Any, relation: str, order: str, first: int, gap: tuple[int, int], typed: bool
 ) -> Iterator[tuple[np.ndarray, ...]]:
     """The events of the sessions from rank ``first`` on, in their final order, without the positions in ``gap``.
 
@@ -236,7 +248,7 @@ def _encoded(
     columns = "index, time, event" if typed else "index, time"
     stream = connection.sql(
         f"SELECT {columns} FROM {relation} JOIN (SELECT session, rank FROM ranked WHERE rank >= {first}) "
-        "USING (session) JOIN vocabulary USING (item) ORDER BY rank, time, row"
+        f"USING (session) JOIN vocabulary USING (item) ORDER BY rank, {order}"
     )
     start, stop = gap
     position = 0

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jaxrec.data.duck import identifier, quoted
+from jaxrec.data.duck import quoted
 from jaxrec.data.lines import Lines
 from jaxrec.data.raw_rows import input_row
 from jaxrec.errors import UserError, nearest
@@ -82,8 +82,12 @@ class Table:
             UserError: there is no such column, or several; it names the ones there are and the nearest, then ``hint``.
         """
         if self.names.count(name) > 1:
-            raise UserError(f"{self.path}: more than one column '{name}' in the header; rename the others")
+            raise UserError(f"{self.path}: more than one column '{name}'; rename the others")
         if name not in self.columns:
+            alike = [other for other in self.names if other.strip().casefold() == name.strip().casefold()]
+            if alike:
+                raise UserError(f"{self.path}: no column '{name}', but {_listed(alike)}; the case of a name and the "
+                                "spaces around it count")  # fmt: skip
             found = ", ".join(list(self.columns)[:12]) + (", ..." if len(self.columns) > 12 else "")
             raise UserError(f"{self.path}: no column '{name}'{nearest(name, self.columns)}; it has {found}{hint}")
         return self.columns[name]
@@ -155,7 +159,8 @@ def merged(tables: Sequence[Table]) -> Table:
     whole = replace(first, columns=columns, parts=tuple(tables))
     if len({_signature(table) for table in tables}) == 1:
         return whole
-    return replace(whole, columns={name: (identifier(name), kind) for name, (_, kind) in columns.items()})
+    # Names of ours: to DuckDB names that differ in their case only are the same.
+    return replace(whole, columns={name: (f"c{i}", kind) for i, (name, (_, kind)) in enumerate(columns.items())})
 
 
 def _check_columns(first: Table, other: Table) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
+import pyarrow.parquet as pq
 
 from jaxrec.data.duck import fetch_number, identifier, quoted
 from jaxrec.data.lines import BOM, Lines, count_lines, line_number
@@ -99,8 +100,11 @@ def _open_parquet(connection: Any, path: Path, place: Path, packed: str) -> Tabl
     table = Table(path, place, "read_parquet", "", {})
     with reading(path):
         rows = connection.execute(f"DESCRIBE SELECT * FROM {table.relation}").fetchall()
-    columns = {row[0]: (identifier(row[0]), row[1]) for row in rows}
-    return replace(table, columns=columns, names=tuple(columns))
+    with unpacking(path, packed):
+        names = pq.read_schema(place).names  # DuckDB renames columns that differ from others in their case only
+    columns = {name: (identifier(row[0]), row[1]) for name, row in zip(names, rows, strict=True)
+               if names.count(name) == 1}  # fmt: skip
+    return replace(table, columns=columns, names=tuple(names))
 
 
 def _head(path: Path, place: Path) -> tuple[bytes, str]:
@@ -144,6 +148,20 @@ def _header(path: Path, head: bytes, delimiter: str, quote: str) -> list[str]:
         return next(csv.reader([text], delimiter=delimiter, quotechar=quote))
     except csv.Error as error:
         raise UserError(f"{path}: line 1 cannot be read as column names ({error}); mend it") from None
+
+
+def check_names(file: Table, delimiter: str) -> None:
+    """Refuse ``--columns`` of a text file whose first line has those names itself, or another number of fields."""
+    with unpacking(file.path, file.packed), open_bytes(file.place, file.packed) as stream:
+        head = stream.read(HEAD_BYTES).removeprefix(BOM)
+    if file.several_lines or b"\n" not in head.replace(b"\r", b"\n").lstrip(b"\n"):
+        return  # not the whole first row, or the only one
+    first = _header(file.path, head, delimiter, file.quote)
+    if sorted(name.strip().casefold() for name in first) == sorted(name.casefold() for name in file.names):
+        raise UserError(f"{file.path}: its first line names the columns; leave out --columns")
+    if len(first) != len(file.names):
+        raise UserError(f"{file.path}: line 1: {len(first)} fields, and --columns names {len(file.names)}; name them "
+                        "all, in their order, or check --delimiter")  # fmt: skip
 
 
 class Loaded(NamedTuple):

@@ -75,18 +75,19 @@ def split_at_random(connection: Any, drawn: Drawn, validation_days: int, ledger:
             ledger.require(found, f"{SPLITS[index]} sessions")
 
 
-def leave_one_out(connection: Any, ledger: Ledger) -> None:
+def leave_one_out(connection: Any, order: str, ledger: Ledger) -> None:
     """Of each session, that of a user, the last event is the test target and the one before it the validation target.
 
     The protocol of SASRec (Kang and McAuley 2018, section IV) and BERT4Rec. The test split holds whole sessions, the
     validation split all but their last event, and of both only the last event is scored; training holds all but the
     last two. Sessions of fewer than three events are for training.
 
-    Makes the view ``parts`` (session, item, time, row) of the sessions of all splits, whose numbers are new.
+    ``order`` is what the events of a session are ordered by. Makes the view ``parts`` (session, item, time, row) of the
+    sessions of all splits, whose numbers are new; its rows are places in the session, from 1.
     """
     connection.execute(
-        "CREATE TEMP TABLE placed AS SELECT session AS owner, item, time, date, row, "
-        "row_number() OVER (PARTITION BY session ORDER BY time, row) AS place "
+        "CREATE TEMP TABLE placed AS SELECT session AS owner, item, time, date, "
+        f"row_number() OVER (PARTITION BY session ORDER BY {order}) AS place "
         "FROM clicks SEMI JOIN supported USING (item) SEMI JOIN dated USING (session)"
     )
     connection.execute(
@@ -97,7 +98,7 @@ def leave_one_out(connection: Any, ledger: Ledger) -> None:
         ") JOIN (SELECT owner, place AS events, date FROM placed) USING (owner, events)"
     )
     connection.execute(
-        "CREATE TEMP VIEW parts AS SELECT session, item, time, row FROM placed "
+        "CREATE TEMP VIEW parts AS SELECT session, item, time, place AS row FROM placed "
         "JOIN (SELECT session, owner, events FROM sessions) AS cut ON placed.owner = cut.owner AND place <= cut.events"
     )
     held_out = fetch_sums(connection, "sessions WHERE split = 2")[0]

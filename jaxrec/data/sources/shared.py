@@ -11,7 +11,7 @@ from typing import Any
 from jaxrec.data.id_columns import add_na_argument
 from jaxrec.data.raw_files import find_files
 from jaxrec.data.raw_table import Table
-from jaxrec.data.reading import NO_QUOTE, open_tables
+from jaxrec.data.reading import NO_QUOTE, check_names, open_tables
 from jaxrec.data.times import add_time_arguments
 from jaxrec.errors import UserError
 
@@ -115,6 +115,7 @@ def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> 
         for file in table.files:
             if file.lines is None:
                 raise UserError(f"{file.path}: Parquet, which names its columns; leave out --columns")
+            check_names(file, arguments.delimiter)
         hint = ", as --columns says"
     elif len(table.names) > 1 and any(NUMBER.fullmatch(name.strip()) for name in table.names):
         hint = "; if that is no header line but a first row, name the columns with --columns"
