@@ -20,6 +20,8 @@ from pathlib import Path
 import pytest
 from helpers import SYNTHETIC, call, write_config
 
+from jaxrec import progress_lines
+
 # Compiled programs stay: looking through them for garbage, again and again, takes a twentieth of the time.
 gc.set_threshold(10_000, 20, 10)
 
@@ -45,6 +47,14 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_progress_lines() -> Iterator[None]:
+    """What takes ten seconds on a slow machine prints the same as on a fast one."""
+    every, progress_lines.EVERY = progress_lines.EVERY, 1e6
+    yield
+    progress_lines.EVERY = every
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -59,10 +59,15 @@ def spawn(name: str, *argv: object, cwd: Path | None = None) -> subprocess.Popen
 
 
 def run_process(name: str, *argv: object, cwd: Path | None = None) -> tuple[int, str, str]:
-    """Run ``python -m jaxrec.<name>`` to its end: exit status, stdout, stderr."""
+    """Run ``python -m jaxrec.<name>`` to its end: exit status, stdout, stderr without what a slow machine adds to it."""
     process = spawn(name, *argv, cwd=cwd)
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
+    out, err = process.communicate(timeout=240)
+    return process.returncode, out, without_progress(err)
+
+
+def without_progress(err: str) -> str:
+    """What was printed on stderr, without the lines that say after every ten seconds how far the work is."""
+    return re.sub(r"^[^\n]*(left|so far)\n", "", err, flags=re.MULTILINE)
 
 
 def write_config(file: Path, dataset: Path, **sections: dict[str, Any]) -> Path:

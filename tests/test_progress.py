@@ -65,6 +65,7 @@ def test_lines_come_every_ten_seconds_and_never_before(monkeypatch: pytest.Monke
             waits.append(timeout or 0.0)
             return len(waits) > 3
 
+    monkeypatch.setattr(progress_lines, "EVERY", EVERY)  # which conftest.py has raised
     monkeypatch.setattr(progress_lines.threading, "Event", Timer)
     lines = Lines("work", 10, clock=FakeClock())
     lines._print()
