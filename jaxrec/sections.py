@@ -99,8 +99,9 @@ class ModelConfig(Section):
     """Units of the hidden layers of the deep network beside autoint's interacting layers (AutoInt+); none: AutoInt."""
     norm: Literal["none", "layer", "batch"] = "none"
     """Normalisation after each interacting layer of autoint (layer), or each hidden layer of two_tower (batch)."""
-    first_order: Literal["none", "weights"] = "none"
-    """autoint: whether each value has a weight of its own in the logit, as in a logistic regression."""
+    first_order: Literal["none", "weights", "logistic"] = "none"
+    """autoint: whether each value has a weight of its own in the logit. weights: they begin at 0, pulled there by
+    loss.embedding_l2; logistic: they begin where a logistic regression on the training rows ends, with its penalty."""
     table: Literal["dense", "rows"] = "dense"
     """autoint, two_tower: whether every row of the tables is updated in every step, or only those read (for large
     vocabularies)."""

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxrec.agreement import ROWS
+from jaxrec.baselines.logistic import fit_logistic
+from jaxrec.cli import progress
 from jaxrec.config import Config
 from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import Dataset
@@ -182,7 +184,11 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
         raise UserError(f"training.metric: {config.training.metric} ranks each user's rows, and {dataset.path} has no "
                         "user field; choose auc or log_loss")  # fmt: skip
     counts = value_counts(schema, rows.columns[splits.train])
-    model = make_click_model(config, schema)
+    start = None
+    if config.model.first_order == "logistic":
+        with progress("fitting a logistic regression"):
+            start = fit_logistic(schema, known_rows(schema, rows.take(splits.train), counts))
+    model = make_click_model(config, schema, start)
     training, validation = (known_rows(schema, rows.take(part), counts) for part in (splits.train, splits.validation))
     return Task(
         model,

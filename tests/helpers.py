@@ -59,7 +59,7 @@ def spawn(name: str, *argv: object, cwd: Path | None = None) -> subprocess.Popen
 
 
 def run_process(name: str, *argv: object, cwd: Path | None = None) -> tuple[int, str, str]:
-    """Run ``python -m jaxrec.<name>`` to its end: exit status, stdout, stderr without what a slow machine adds to it."""
+    """Run ``python -m jaxrec.<name>`` to its end: exit status, stdout, stderr without what slow machines add to it."""
     process = spawn(name, *argv, cwd=cwd)
     out, err = process.communicate(timeout=240)
     return process.returncode, out, without_progress(err)

@@ -363,7 +363,7 @@ def test_the_unknown_value_is_charged_for_the_rows_that_will_read_it(power: floa
                          data={"unknown_rate": 0.25})  # fmt: skip
     data = rows()
     model, counts = AutoInt(config, SCHEMA), value_counts(data)
-    found = np.asarray(model.constants(counts))
+    found = np.asarray(model.constants(counts).vectors)
     users = counts[:9]
     expected = np.append(0.25 * (users.sum() - users[0]) + users[0], 0.75 * users[1:])
     np.testing.assert_allclose(found[:9], 2.0 * np.maximum(expected, 1) ** -power, rtol=1e-5)

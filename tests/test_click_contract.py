@@ -38,7 +38,7 @@ Sections = dict[str, dict[str, Any]]
 
 MODELS: dict[str, dict[str, Any]] = {
     "autoint": {"blocks": 2, "heads": 2},
-    "deep-first-order": {"blocks": 0, "deep": [32, 16], "first_order": "weights"},
+    "deep-first-order": {"blocks": 0, "deep": [32, 16], "first_order": "logistic"},
     "autoint-plus": {"blocks": 1, "heads": 2, "deep": [16], "norm": "layer"},
     "rows": {"blocks": 1, "heads": 1, "deep": [16], "table": "rows"},
 }

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import expit
 
 from jaxrec.baselines.logistic import fit_logistic
+from jaxrec.config import parse
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.errors import UserError
+from jaxrec.models.autoint import AutoInt
 
 SCHEMA = Schema(
     (Field("site", "categorical", "context", 5), Field("tags", "bag", "item", 4, width=2),
@@ -33,9 +37,9 @@ def dense(rows: Rows) -> np.ndarray:
     features = np.zeros((len(rows), 11))
     for row, (site, *tags) in enumerate(rows.columns):
         features[row, site] = site > 0
-        known = [tag for tag in tags if tag > 0]
-        for tag in known:
-            features[row, 5 + tag] += 1 / len(known)
+        held = [tag for tag in tags if tag >= 0]
+        for tag in held:
+            features[row, 5 + tag] += (tag > 0) / len(held)
     features[:, 9] = rows.numbers[:, 0]
     features[:, 10] = 1
     return features
@@ -63,3 +67,21 @@ def test_noise_is_answered_with_a_strong_penalty() -> None:
 def test_labels_of_one_class_are_refused() -> None:
     with pytest.raises(UserError, match="logistic: the training labels are all alike"):
         fit_logistic(SCHEMA, made(labels=np.ones(300)))
+
+
+def test_a_model_begins_where_the_regression_ends() -> None:
+    rows = made()
+    fitted = fit_logistic(SCHEMA, rows, strengths=(3.0,))
+    config = parse({
+        "data": {"path": "none"}, "loss": {"name": "binary", "embedding_l2": 7.0}, "training": {"metric": "auc"},
+        "model": {"name": "autoint", "first_order": "logistic", "init_std": 1e-6, "embedding_dim": 4},
+    })  # fmt: skip
+    model = AutoInt(config, SCHEMA, fitted)
+    spec = model.tables["field"]
+    tables = {"field": spec.init(jax.random.key(0), (spec.rows, spec.width))}
+    logits = model.logits(model.init(jax.random.key(1)), tables, jnp.asarray(rows.columns), jnp.asarray(rows.numbers))
+    np.testing.assert_allclose(logits, fitted.logits(SCHEMA, rows), atol=1e-4)
+    counts = np.array([0, 50, 60, 70, 80, 0, 100, 120, 140])
+    pulls = model.constants(counts)
+    np.testing.assert_allclose(pulls.weights[[1, 6]], [3.0 / 2 / 50, 3.0 / 2 / 100], rtol=1e-6)
+    np.testing.assert_allclose(pulls.vectors[[1, 6]], [7.0, 7.0], rtol=1e-6)

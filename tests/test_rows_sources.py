@@ -137,7 +137,7 @@ REFUSED: list[tuple[list[str], str]] = [
     (LABEL, "no fields to learn from; name columns with --user, --item, --categorical, --bag, --numerical$"),
     ([*LABEL, *FIELD, "--time-unit", "s"], "--time-unit: belongs to --time; leave it out, or name"),
     ([*LABEL, *FIELD, "--time", "gender"], "column 'gender': found 'M', no time between 1980 and .* --time-format how"),
-    ([*LABEL, *FIELD, "--log-numerical", "price"], "--log-numerical price: not one of --numerical; add it there too$"),
+    ([*LABEL, *FIELD, "--log-numerical", "brand"], "--log-numerical brand: the column is --categorical already; name"),
     ([*LABEL, *FIELD, "--user-fields", "brand"], "--user-fields: needs --user, the column of what they describe"),
     (
         [*LABEL, *FIELD, "--user", "uid", "--user-fields", "brad"],
@@ -290,3 +290,6 @@ def test_a_profile_says_a_number_as_the_rows_do(tmp_path: Path) -> None:
     stored = dataset.rows().numbers[:, 0]
     np.testing.assert_allclose(field.standardised(np.array([3.5, -10.0, 100.0])), stored[[0, 2, 3]], rtol=1e-5)
     np.testing.assert_allclose(field.raw(stored[[0, 2, 3]]), [3.5, -10.0, 100.0], rtol=1e-5)
+    words = ["--label", "clicked", "--categorical", "brand", "--log-numerical", "price"]
+    alone = prepared(tmp_path / "alone", "rows", "--raw", plain, *words)
+    np.testing.assert_array_equal(alone.rows().numbers[:, 0], stored, "--log-numerical says that it is a number too")

@@ -24,6 +24,7 @@ from jaxrec.errors import UserError
 
 STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0)  # from strong to weak: each starts at the weights before
 HELD_OUT = 0.1
+CHOOSING_ROWS = 300_000  # at most so many choose the strength, which is one for each value and not for each row
 MOST_STEPS = 200
 TOLERANCE = 1e-8  # relative, of the loss
 
@@ -55,7 +56,7 @@ def fit_logistic(schema: Schema, train: Rows, strengths: Sequence[float] = STREN
     features, label = _features(schema, train), train.labels.astype(np.float64)
     l2 = strengths[0]
     if len(strengths) > 1:
-        order = np.random.default_rng(seed).permutation(len(train))
+        order = np.random.default_rng(seed).permutation(len(train))[:CHOOSING_ROWS]
         held = max(1, round(HELD_OUT * len(order)))
         out, kept = order[:held], order[held:]
         kept_features, losses, start = features[kept], [], np.zeros(features.shape[1] + 1)
@@ -68,13 +69,15 @@ def fit_logistic(schema: Schema, train: Rows, strengths: Sequence[float] = STREN
 
 
 def _features(schema: Schema, rows: Rows) -> Any:
-    """CSR float64[n, values + M]: 1 for a row's value, 1 / k for each of k of a bag, and the numbers; 0 for unknown."""
+    """CSR float64[n, values + M]: 1 for a row's value, 1 / k for each of the k of a bag, and the numbers.
+
+    An unknown value has no part, but counts in a bag's k.
+    """
     blocks, n = [], len(rows)
     for field in schema.coded:
         columns = rows.columns[:, schema.slices()[field.name]]
-        known = columns > 0
-        row, place = np.nonzero(known)
-        share = 1.0 / np.maximum(known.sum(axis=1), 1)
+        row, place = np.nonzero(columns > 0)
+        share = 1.0 / np.maximum((columns >= 0).sum(axis=1), 1)
         blocks.append(sparse.csr_array((share[row], (row, columns[row, place])), shape=(n, field.size)))
     blocks.append(sparse.csr_array(rows.numbers.astype(np.float64)))
     return sparse.hstack(blocks, format="csr")

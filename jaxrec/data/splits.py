@@ -48,8 +48,8 @@ def split_by_time(connection: Any, test_days: int, validation_days: int, ledger:
         first = fetch_number(connection, "SELECT min(date) FROM dated")
         raise UserError(
             f"{ledger.name}: no session is left for training before the {test_days} test and "
-            f"{validation_days} validation days; all sessions lie within {(last - first) / DAY:.1f} days, "
-            "give fewer --test-days or --validation-days"
+            f"{validation_days} validation days; all sessions end within {(last - first) / DAY:.1f} days: give fewer "
+            "--test-days or --validation-days or, where a session is all that a user did, cut it with --session-gap 30m"
         )
     for index, days in ((1, validation_days), (2, test_days)):
         if days:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from jax import Array
 from jax.sharding import Mesh
 
+from jaxrec.baselines.logistic import Logistic
 from jaxrec.config import Config
 from jaxrec.data.feed import Plan, Shape
 from jaxrec.data.rows import Schema
@@ -120,7 +121,7 @@ class Feed(Protocol):
 
 
 MODELS: dict[str, Callable[[Config, int], SessionModel]] = {"gru4rec": GRU4Rec, "narm": narm, "sasrec": sasrec}
-CLICK_MODELS: dict[str, Callable[[Config, Schema], ClickModel]] = {"autoint": AutoInt}
+CLICK_MODELS: dict[str, Callable[[Config, Schema, Logistic | None], ClickModel]] = {"autoint": AutoInt}
 
 TOWER_MODELS: dict[str, Callable[[Config, Schema], TowerModel]] = {"two_tower": TwoTower}
 
@@ -130,9 +131,13 @@ def make_model(config: Config, n_items: int) -> SessionModel:
     return MODELS[config.model.name](config, n_items)
 
 
-def make_click_model(config: Config, schema: Schema) -> ClickModel:
-    """The configured model for rows of these fields."""
-    return CLICK_MODELS[config.model.name](config, schema)
+def make_click_model(config: Config, schema: Schema, start: Logistic | None = None) -> ClickModel:
+    """The configured model for rows of these fields.
+
+    Args:
+        start: in training with ``model.first_order`` logistic: the regression to begin with.
+    """
+    return CLICK_MODELS[config.model.name](config, schema, start)
 
 
 def make_tower_model(config: Config, schema: Schema) -> TowerModel:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrec.baselines.logistic import Logistic
 from jaxrec.config import Config
 from jaxrec.data.feed import Plan
 from jaxrec.data.row_feed import RowBlock, RowFeed
@@ -134,14 +135,32 @@ class Step(NamedTuple):
     ids: Array
 
 
-class AutoInt:
-    """AutoInt as the loop sees it (``jaxrec.models.ClickModel``)."""
+class Pulls(NamedTuple):
+    """What a row pays for each squared number that it reads of the table, float32[rows of the table] each.
 
-    def __init__(self, config: Config, schema: Schema) -> None:
+    Attributes:
+        vectors: for those of the vectors.
+        weights: for the weights of the first order.
+    """
+
+    vectors: Array
+    weights: Array
+
+
+class AutoInt:
+    """AutoInt as the loop sees it (``jaxrec.models.ClickModel``).
+
+    Args:
+        start: with ``model.first_order`` logistic, and in training: where the weights of the first order begin, and
+            how much they are pulled towards 0.
+    """
+
+    def __init__(self, config: Config, schema: Schema, start: Logistic | None = None) -> None:
         model, loss = config.model, config.loss
+        self._start = start
         self._schema, self._loss, self._stack = schema, loss, Stack.of(schema)
         self.carries_lanes = False
-        self._unknown_rate, self._first_order = config.data.unknown_rate, model.first_order == "weights"
+        self._unknown_rate, self._first_order = config.data.unknown_rate, model.first_order != "none"
         self._dim, self._dense = model.embedding_dim, model.table == "dense"
         self._network = AutoIntNetwork(
             blocks=model.blocks, heads=model.heads, width=model.attention_dim, norm=model.norm, deep=model.deep,
@@ -152,7 +171,8 @@ class AutoInt:
 
         def init(key: Array, shape: tuple[int, int]) -> Array:
             vectors = std * jax.random.normal(key, shape, jnp.float32)
-            vectors = vectors.at[:, self._dim :].set(0.0)  # weights of the first order begin at 0
+            first = 0.0 if start is None else jnp.asarray(start.weights, jnp.float32)[:, None]
+            vectors = vectors.at[:, self._dim :].set(first)  # weights of the first order begin at 0, or where told
             return vectors.at[self._stack.unknown].set(0.0)  # where nothing trains the unknown values, they say nothing
 
         self.tables = {"field": TableSpec(self._stack.rows, self._dim + self._first_order, init, dense=self._dense)}
@@ -162,24 +182,26 @@ class AutoInt:
 
     def init(self, key: Array) -> Any:
         vectors = jnp.zeros((1, len(self._schema.fields), self._dim))
-        return self._network.init(key, vectors, train=False)["params"]
+        params: Any = self._network.init(key, vectors, train=False)["params"]
+        return params if self._start is None else params | {"bias": params["bias"].at[0].set(self._start.intercept)}
 
     def carry(self, lanes: int) -> tuple[()]:
         return ()
 
-    def constants(self, counts: np.ndarray) -> Array:
-        """float32[rows of the table], what the squared length of each vector costs a row that reads it."""
+    def constants(self, counts: np.ndarray) -> Pulls:
+        """What is paid for squared numbers of the table."""
         edges = np.append(self._stack.unknown, len(counts))
         totals = np.array([counts[a:b].sum() for a, b in pairwise(edges)])
         rows = max((n for n, width in zip(totals, self._stack.widths, strict=True) if width == 1), default=1)
         reads = np.full(self._stack.rows, max(rows, counts.max(initial=1)), np.float64)  # a number's: by all rows
         reads[: len(counts)] = (1.0 - self._unknown_rate) * counts
         reads[self._stack.unknown] += self._unknown_rate * totals
-        return jnp.asarray(
-            self._loss.embedding_l2 * np.maximum(reads, 1) ** -self._loss.embedding_l2_power, jnp.float32
-        )
+        reads = np.maximum(reads, 1)
+        vectors = jnp.asarray(self._loss.embedding_l2 * reads**-self._loss.embedding_l2_power, jnp.float32)
+        # The regression's own penalty, so that it is an optimum to begin with.
+        return Pulls(vectors, vectors if self._start is None else jnp.asarray(self._start.l2 / 2 / reads, jnp.float32))
 
-    def steps(self, constants: Array, block: RowBlock, keys: Array) -> Step:
+    def steps(self, constants: Pulls, block: RowBlock, keys: Array) -> Step:
         """What is read of the table; a share of the known values becomes the unknown one, so that its vector learns to
         stand for any."""
         columns = block.columns
@@ -200,7 +222,7 @@ class AutoInt:
         carry: tuple[()],
         step: Step,
         key: Array,
-        constants: Array,
+        constants: Pulls,
     ) -> tuple[Array, tuple[tuple[()], Array]]:
         """Mean binary cross-entropy of the step's rows; see ``LossConfig`` for what may be added to it."""
         block, ids = step
@@ -215,10 +237,18 @@ class AutoInt:
         if self._loss.rating_weight:
             scaled = (block.rating - self._schema.low) / (self._schema.high - self._schema.low)
             objective += self._loss.rating_weight * jnp.sum((outputs[1] - scaled) ** 2 * block.weight)
-        if self._loss.embedding_l2:
-            squares = jnp.where(ids >= 0, jnp.sum(vectors**2, axis=-1) * constants[ids], 0.0)
-            objective += jnp.sum(jnp.sum(squares, axis=-1) * block.weight)
+        if self._loss.embedding_l2 or self._start is not None:
+            objective += jnp.sum(jnp.sum(self._paid(vectors, ids, constants), axis=-1) * block.weight)
         return objective / len(block.target), (carry, total)
+
+    def _paid(self, vectors: Array, ids: Array, pulls: Pulls) -> Array:
+        """float32[B, C + M] of float32[B, C + M, D (+ 1)] for each read."""
+        if self._start is None:
+            squares = jnp.sum(vectors**2, axis=-1) * pulls.vectors[ids]
+        else:
+            squares = jnp.sum(vectors[..., : self._dim] ** 2, axis=-1) * pulls.vectors[ids]
+            squares += vectors[..., self._dim] ** 2 * pulls.weights[ids]
+        return jnp.where(ids >= 0, squares, 0.0)
 
     def logits(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
         """float32[B] from int32[B, C] and float32[B, M]."""

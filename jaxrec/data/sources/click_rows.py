@@ -55,7 +55,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--bag-separator", type=_separator, default="|", metavar="TEXT", help="(default |)")
     columns("--numerical", "columns of numbers, which are standardised; a missing one (nothing, NA, NaN, NULL, None, "
             "\\N) becomes the mean")  # fmt: skip
-    columns("--log-numerical", "those of them of which sign(x) log(1 + |x|) is taken first, such as prices and counts")
+    columns("--log-numerical", "such columns of which sign(x) log(1 + |x|) is taken first, such as prices and counts")
     columns("--user-fields", "fields that describe the user; an item's or the occasion's are the others")
     columns("--item-fields", "fields that describe the item")
     parser.add_argument(
@@ -145,6 +145,8 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
     named = [("time", "--time", [arguments.time]), ("categorical", "--user", [arguments.user])]
     named += [("categorical", "--item", [arguments.item]), ("categorical", "--categorical", arguments.categorical)]
     named += [("bag", "--bag", arguments.bag), ("numerical", "--numerical", arguments.numerical)]
+    logarithms = [name for name in dict.fromkeys(arguments.log_numerical) if name not in arguments.numerical]
+    named += [("numerical", "--log-numerical", logarithms)]
     for kind, option, columns in named:
         for column in columns:
             if column is None:
@@ -162,10 +164,6 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
     for option, given in (("--time-unit", arguments.time_unit != "auto"), ("--time-format", arguments.time_format)):
         if arguments.time is None and given:
             raise UserError(f"{option}: belongs to --time; leave it out, or name the column of the time")
-    numbers = [name for name, role in fields.items() if role.kind == "numerical"]
-    for name in arguments.log_numerical:
-        if name not in numbers:
-            raise UserError(f"--log-numerical {name}: not one of --numerical{nearest(name, numbers)}; add it there too")
     return _with_sides(fields, arguments)
 
 

@@ -101,6 +101,9 @@ def _check(arguments: Namespace, keys: Sequence[str], times: Sequence[str]) -> N
             raise UserError(f"{option}: column '{twice[0]}' is named twice; name it once")
     if arguments.events is not None and arguments.event_column is None:
         raise UserError("--events: needs --event-column, the column of the kind of event; add it or leave --events out")
+    if arguments.session_gap is not None and arguments.split == LEAVE_ONE_OUT:
+        raise UserError(f"--session-gap: {LEAVE_ONE_OUT} holds out the last events of all that a user did, which must "
+                        "not be cut; leave one of the two out")  # fmt: skip
 
 
 def _check_counters(arguments: Namespace, times: Times) -> None:
