@@ -83,5 +83,5 @@ def test_a_model_begins_where_the_regression_ends() -> None:
     np.testing.assert_allclose(logits, fitted.logits(SCHEMA, rows), atol=1e-4)
     counts = np.array([0, 50, 60, 70, 80, 0, 100, 120, 140])
     pulls = model.constants(counts)
-    np.testing.assert_allclose(pulls.weights[[1, 6]], [3.0 / 2 / 50, 3.0 / 2 / 100], rtol=1e-6)
-    np.testing.assert_allclose(pulls.vectors[[1, 6]], [7.0, 7.0], rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(pulls.weights)[[1, 6]], [3.0 / 2 / 50, 3.0 / 2 / 100], rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(pulls.vectors)[[1, 6]], [7.0, 7.0], rtol=1e-6)
