@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from contextlib import redirect_stdout
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import SYNTHETIC, write_config
+from helpers import ROOT, SYNTHETIC, write_config
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import open_sessions
@@ -18,20 +19,12 @@ from jaxrec.recommend import Recommender
 from jaxrec.train import train
 from jaxrec.tune import tune
 
-CODE = """
-from jaxrec.config import load
-from jaxrec.evaluate import evaluate
-from jaxrec.prepare import main as prepare
-from jaxrec.recommend import Recommender
-from jaxrec.train import train
 
-prepare(["synthetic", "--out", "data/mine"])
-config = load("configs/gru4rec_synthetic.yaml", ["--data.path", "data/mine", "--training.epochs", "2"])
-train(config, "checkpoints/mine")
-result = evaluate("checkpoints/mine")
-print(result["recall@20"], result["optimum"]["recall@20"])
-ids, scores = Recommender.load("checkpoints/mine").recommend([7, 3], k=10)
-"""
+def readme_code() -> str:
+    """The README's code from the first import on, without its indentation."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = text[text.index("    from jaxrec.config import load\n") :].partition("\n\n|")[0]
+    return dedent(block)
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         patch.chdir(folder)
-        exec(CODE.replace('"data/mine"])\nconfig', f'"data/mine"{small}])\nconfig'), names)
+        exec(readme_code().replace('"data/mine"])\nconfig', f'"data/mine"{small}])\nconfig'), names)
     last = [float(word) for word in printed.getvalue().splitlines()[-1].split()]
     assert 0.5 * last[1] < last[0] <= 1.0
     assert names["config"].training.epochs == 2 and len(names["ids"]) == len(names["scores"]) == 10
