@@ -501,6 +501,6 @@ def test_groups_and_baselines_are_measured_beside_it(one: Path, sources: dict[st
         assert part["rows"] == np.sum(codes == code)
         assert part["auc"] == pytest.approx(auc(logits[codes == code], known.labels[codes == code]), abs=1e-6)
     assert sum(part["rows"] for part in result["groups"]["activity"].values()) == len(test)
-    assert result["baselines"].keys() == {"popularity", "item_mean", "bias", "als"}
+    assert result["baselines"].keys() == {"popularity", "item_mean", "bias", "als", "logistic"}
     for metrics in result["baselines"].values():
         assert 0.3 < metrics["auc"] <= 1 and metrics["log_loss"] > 0 and "ndcg@2" in metrics
