@@ -15,7 +15,7 @@ from jaxrec import runtime, sharding, telemetry
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.cli import Parser, command, progress, say, tell
 from jaxrec.click_metrics import higher_is_better
-from jaxrec.config import Config
+from jaxrec.config import Config, TrainingConfig
 from jaxrec.cutoffs import cutoffs, fit_cutoffs
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
@@ -196,7 +196,7 @@ def _train(
             reason = "early stopping" if early else "all epochs" if over else "stopped"
             times = {f"seconds_{name}": value for name, value in clock.seconds.items()}
             if task.validation is not None and position.best_epoch < position.epoch:
-                say("note", _past_the_best(settings.metric, value, position, early))
+                say("note", _past_the_best(settings, value, position))
             log.write("end", step, epoch=position.epoch, best_epoch=position.best_epoch, reason=reason, **times)
         save()
 
@@ -222,11 +222,12 @@ _UNVALIDATED = (
 )
 
 
-def _past_the_best(metric: str, value: float, position: Position, early: bool) -> str:
+def _past_the_best(settings: TrainingConfig, value: float, position: Position) -> str:
     """What to say of a run whose last epoch is not its best."""
-    text = (f"validation {metric} was best after epoch {position.best_epoch} ({position.best:.4f}) and is {value:.4f} "
-            f"after epoch {position.epoch}; the best is what evaluates and recommends")  # fmt: skip
-    return text if early else text + ", and training.early_stopping would save the epochs behind it"
+    text = (f"validation {settings.metric} was best after epoch {position.best_epoch} ({position.best:.4f}) and is "
+            f"{value:.4f} after epoch {position.epoch}; the best is what evaluates and recommends")  # fmt: skip
+    hint = ", and training.early_stopping would save the epochs behind it"
+    return text if settings.early_stopping else text + hint
 
 
 def better(metric: str, value: float, best: float) -> bool:

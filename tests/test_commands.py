@@ -401,7 +401,7 @@ def test_training_without_validation_says_so(capsys: Capsys, config_file: Path, 
     assert "note" not in capsys.readouterr().err, "the best epoch is the last one"
 
 
-@pytest.mark.parametrize("patience", [0, 1])
+@pytest.mark.parametrize("patience", [0, 1, 9])
 def test_training_says_that_validation_got_worse(
     capsys: Capsys, config_file: Path, tmp_path: Path, patience: int
 ) -> None:
