@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from jaxrec.wording import listed
+
 if TYPE_CHECKING:
     from jaxrec.sections import Config
 
@@ -126,7 +128,7 @@ def check_agreement(config: Config) -> None:
         for field, owners in table.items():
             value, of = getattr(section, field), name if where == "data" else section.name
             if of not in owners and value != type(section).model_fields[field].default:
-                raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {_listed(owners)}; "
+                raise ValueError(f"{where}.{field}: found {value!r}, but it belongs to {listed(owners)}; "
                                  f"leave it out for {of}")  # fmt: skip
     for place, owners in ALSO_WITH.items():
         where, _, field = place.partition(".")
@@ -134,7 +136,7 @@ def check_agreement(config: Config) -> None:
         value = getattr(section, field)
         if name not in owners and value != type(section).model_fields[field].default:
             found = "" if isinstance(value, tuple) else f"found {value!r}, but it "
-            raise ValueError(f"{place}: {found}belongs to {_listed(owners)}; leave it out for {name}")
+            raise ValueError(f"{place}: {found}belongs to {listed(owners)}; leave it out for {name}")
     if name in ROWS:
         _autoint_agrees(config) if name == "autoint" else _two_tower_agrees(config)
         return
@@ -196,11 +198,6 @@ def _window_agrees(config: Config) -> None:
                          f"{config.model.window}; raise the one or lower the other")  # fmt: skip
     if config.model.stride > config.model.window:
         raise ValueError(f"model.stride: {config.model.stride} is more than model.window {config.model.window}")
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    """``a, b and c``."""
-    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])
 
 
 def _two_tower_agrees(config: Config) -> None:

@@ -58,7 +58,8 @@ def _fields(config: Config, values: str) -> str:
             f"  --{name} {_shown(getattr(getattr(config, section), field))}",
             f"      {' '.join(text.split())}{among}",
         ]
-    others = f"Other losses ({', '.join(LOSSES[model])}) and optimizers (adagrad, adam, sgd) have other fields"
+    optimizers = ", ".join(configuration.choices("optimizer.name"))
+    others = f"Other losses ({', '.join(LOSSES[model])}) and optimizers ({optimizers}) have other fields"
     lines += ["", f"{others}: add --loss.name or --optimizer.name to --help."]
     return "\n".join(lines)
 

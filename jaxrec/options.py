@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable, Iterable, Sequence
 
 from jaxrec.errors import UserError, nearest, shown
+from jaxrec.wording import listed
 
 
 def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
@@ -75,8 +76,7 @@ def no_such_option(name: str, options: Iterable[str] = (), fields: Iterable[str]
 
 def _meant(names: Sequence[str]) -> str:
     """`` (did you mean --a, --b or --c?)``; nothing without names."""
-    several = [", ".join(names[:-1])] if len(names) > 1 else []
-    return f" (did you mean {' or '.join([*several, names[-1]])}?)" if names else ""
+    return f" (did you mean {listed(names, 'or')}?)" if names else ""
 
 
 def positive(option: str) -> Callable[[str], int]:

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from jaxrec.wording import listed
+
 COMMANDS = {
     "prepare": "a dataset directory from raw logs or tables, or from generated data",
     "train": "trains a model as a configuration says, into a run directory",
@@ -85,14 +87,11 @@ def no_such_command(name: str, called: str) -> str:
 def missing(packages: Iterable[str]) -> str:
     """What to say of packages that are not installed, and what to do."""
     names = list(packages)
-    more = f" and {len(names) - MOST + 1} more packages" if len(names) > MOST else ""
-    shown = names[: MOST - 1] if more else names
-    listed = (
-        ", ".join(shown) + more if more else " and ".join([*([", ".join(shown[:-1])] if shown[1:] else []), shown[-1]])
-    )
-    install = "pip install -e . (in the clone of jaxrec)" if more else f"pip install {shlex.join(names)}"
+    many = len(names) > MOST
+    shown = [*names[: MOST - 1], f"{len(names) - MOST + 1} more packages"] if many else names
+    install = "pip install -e . (in the clone of jaxrec)" if many else f"pip install {shlex.join(names)}"
     how = f"{_activation()}, or {install}" if _activation() else f"run {install}"
-    return f"jaxrec needs {listed}, which {'are' if len(names) > 1 else 'is'} not installed; {how}"
+    return f"jaxrec needs {listed(shown)}, which {'are' if len(names) > 1 else 'is'} not installed; {how}"
 
 
 def missing_module(error: ImportError) -> str | None:
