@@ -19,11 +19,15 @@ def join_keys(connection: Any, names: Sequence[str]) -> None:
     """Make one text column of several columns of ``raw``, under the name of the first; equal where all of them are."""
     if len(names) == 1:
         return
-    texts = [f"CAST({name} AS {TEXT})" for name in names]
-    key = " || ".join(f"length({text}) || ':' || {text}" for text in texts)  # so that (1, 23) is not (12, 3)
-    connection.execute(f"ALTER TABLE raw ALTER {names[0]} TYPE {TEXT} USING {key}")
+    connection.execute(f"ALTER TABLE raw ALTER {names[0]} TYPE {TEXT} USING {key_of(names)}")
     for name in names[1:]:
         connection.execute(f"ALTER TABLE raw DROP COLUMN {name}")
+
+
+def key_of(names: Sequence[str]) -> str:
+    """SQL: one text of several columns, equal where all of them are: (1, 23) is not (12, 3)."""
+    texts = [f"CAST({name} AS {TEXT})" for name in names]
+    return " || ".join(f"length({text}) || ':' || {text}" for text in texts)
 
 
 def order_field(table: Table, name: str, column: str) -> Field:

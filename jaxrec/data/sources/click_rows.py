@@ -192,9 +192,7 @@ def _with_sides(fields: dict[str, Role], arguments: Namespace) -> dict[str, Role
     return fields
 
 
-def _threshold(
-    connection: Any, table: Table, arguments: Namespace, labels: np.ndarray, notes: list[str]
-) -> float:  # fmt: skip
+def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.ndarray, notes: list[str]) -> float:
     """From which label on rows are positive; a note where all are.
 
     Raises:

@@ -23,8 +23,6 @@ TEXTS = {"brand": "brand_name", "condition": "item_condition_name"}  # options, 
 FURTHER = ("c0_id", "c1_id", "c2_id", "brand_id", "item_condition_id", "size_name", "size_id", "color", "shipper_id",
            "shipper_name", "product_id")  # fmt: skip
 RESERVED = ("item", "event", "row", "index", "listed", "sold")
-FILE_DEFAULTS = {"delimiter": ",", "columns": None, "na": None, "time_unit": "auto", "time_format": None,
-                 "drop_invalid": False, "drop_duplicates": False}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,10 @@ def add_column_arguments(parser: ArgumentParser) -> None:
 
 def is_own(arguments: Namespace) -> bool:
     """Whether an option says that the files are not those of the published data set."""
-    given = (*PUBLISHED, "attributes", "events", "bought")
-    return any(getattr(arguments, name) is not None for name in given) or any(
-        getattr(arguments, name, default) != default for name, default in FILE_DEFAULTS.items()
-    )
+    files = ArgumentParser()
+    add_file_arguments(files)
+    defaults = vars(files.parse_args([])) | dict.fromkeys((*PUBLISHED, "attributes", "events", "bought"))
+    return any(getattr(arguments, name) != default for name, default in defaults.items())
 
 
 def note_of_published(columns: Columns, arguments: Namespace) -> list[str]:

@@ -12,6 +12,7 @@ from jaxrec.data.cleaning import Raw
 from jaxrec.data.duck import identifier, quoted
 from jaxrec.data.event_types import BOUGHT
 from jaxrec.data.id_columns import id_field, nothing_as_null, trimmed, whole_column
+from jaxrec.data.log_columns import key_of
 from jaxrec.data.number_columns import number_field
 from jaxrec.data.raw_fields import Field
 from jaxrec.data.raw_rows import leave_out
@@ -92,9 +93,8 @@ def _name_sessions(connection: Any, columns: Sequence[str]) -> list[str]:
     parts = [f"session{place}" for place in range(len(columns))]
     notes = [note for part, column in zip(parts, columns, strict=True)
              for note in whole_column(connection, part, f"column '{column}'")]  # fmt: skip
-    texts = " || chr(31) || ".join(f"CAST({part} AS {TEXT})" for part in parts)
     connection.execute("ALTER TABLE raw ADD COLUMN session UHUGEINT")
-    connection.execute(f"UPDATE raw SET session = md5_number({texts})")
+    connection.execute(f"UPDATE raw SET session = md5_number({key_of(parts)})")
     return notes
 
 
