@@ -119,14 +119,19 @@ def measure_baselines(
         names: of ``ROW_BASELINES``; where the data has no user and item fields, ``logistic`` is the only one.
         schema: the fields that ``rows`` has.
     """
-    users = known_users(rows.users[chosen])
+    users, names = known_users(rows.users[chosen]), _possible(names, dataset)
+    every, *sizes = _rating_rows(dataset, rows) if set(names) != {LOGISTIC} else (None, 0, 0)
     found = {}
-    for name in _possible(names, dataset):
+    for name in names:
         begin = time.perf_counter()
-        logits = (
-            fit_logistic(schema, rows.take(train)).logits(schema, rows.take(chosen)) if name == LOGISTIC
-            else _rating_logits(name, dataset, rows, train, chosen)
-        )  # fmt: skip
+        if name == LOGISTIC:
+            logits = fit_logistic(schema, rows.take(train)).logits(schema, rows.take(chosen))
+        else:
+            assert every is not None
+            fitted = held_out_calibration(RATING_BASELINES[name], every.take(train), *sizes)
+            scores = fitted.score(every.user[chosen], every.item[chosen])
+            # A held-out tenth turns scores into probabilities.
+            logits = (fitted.calibration.slope * scores + fitted.calibration.intercept).astype(np.float32)
         found[name] = click_metrics(logits, rows.labels[chosen], users, ks)
         found[name]["seconds"] = round(time.perf_counter() - begin, 3)
     return found
@@ -143,20 +148,15 @@ def _possible(names: Sequence[str], dataset: RowsDataset) -> Sequence[str]:
                     f"{LOGISTIC}")  # fmt: skip
 
 
-def _rating_logits(
-    name: str, dataset: RowsDataset, rows: Rows, train: np.ndarray, chosen: np.ndarray
-) -> np.ndarray:  # fmt: skip
-    """float32[chosen] of a baseline of user and item; a held-out tenth turns its scores into probabilities."""
+def _rating_rows(dataset: RowsDataset, rows: Rows) -> tuple[RatingRows, int, int]:
+    """Users, items, ratings and labels of all rows, and how many users and items there are, the unknown ones too."""
     schema = dataset.schema
     assert schema.user is not None
     assert schema.item is not None
     columns = np.asarray(dataset.array("rows/columns.npy"))
     user, item = (columns[:, schema.columns((side,))[0]] for side in (schema.user, schema.item))
     sizes = {field.name: field.size for field in schema.fields}
-    every = RatingRows(user, item, rows.ratings, rows.labels)
-    fitted = held_out_calibration(RATING_BASELINES[name], every.take(train), sizes[schema.user], sizes[schema.item])
-    scores = fitted.score(user[chosen], item[chosen])
-    return np.asarray(fitted.calibration.slope * scores + fitted.calibration.intercept, np.float32)
+    return RatingRows(user, item, rows.ratings, rows.labels), sizes[schema.user], sizes[schema.item]
 
 
 def _chosen(splits: RowSplits, split: str, path: Path) -> np.ndarray:

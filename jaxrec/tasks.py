@@ -184,12 +184,12 @@ def row_task(config: Config, dataset: RowsDataset) -> Task:
         raise UserError(f"training.metric: {config.training.metric} ranks each user's rows, and {dataset.path} has no "
                         "user field; choose auc or log_loss")  # fmt: skip
     counts = value_counts(schema, rows.columns[splits.train])
+    training, validation = (known_rows(schema, rows.take(part), counts) for part in (splits.train, splits.validation))
     start = None
     if config.model.first_order == "logistic":
         with progress("fitting a logistic regression"):
-            start = fit_logistic(schema, known_rows(schema, rows.take(splits.train), counts))
+            start = fit_logistic(schema, training)
     model = make_click_model(config, schema, start)
-    training, validation = (known_rows(schema, rows.take(part), counts) for part in (splits.train, splits.validation))
     return Task(
         model,
         model.feed(training, training_plan(config)),

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit
+from scipy.special import expit
 
+from jaxrec.baselines.ratings import cross_entropy
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.errors import UserError
 
@@ -62,7 +63,7 @@ def fit_logistic(schema: Schema, train: Rows, strengths: Sequence[float] = STREN
         kept_features, losses, start = features[kept], [], np.zeros(features.shape[1] + 1)
         for strength in strengths:
             start = _optimum(kept_features, label[kept], strength, start)
-            losses.append(_cross_entropy(features[out] @ start[:-1] + start[-1], label[out]))
+            losses.append(cross_entropy(features[out] @ start[:-1] + start[-1], label[out]))
         l2 = strengths[int(np.argmin(losses))]
     found = _optimum(features, label, l2, np.zeros(features.shape[1] + 1))
     return Logistic(found[:-1], float(found[-1]), l2)
@@ -95,11 +96,7 @@ def _optimum(features: Any, label: np.ndarray, l2: float, start: np.ndarray) -> 
         weights, logit = found[:-1], features @ found[:-1] + found[-1]
         error = expit(logit) - label
         slope = np.append(turned @ error + l2 * weights, error.sum())
-        return _cross_entropy(logit, label) + l2 / 2 / n * weights @ weights, slope * unit / n
+        return cross_entropy(logit, label) + l2 / 2 / n * weights @ weights, slope * unit / n
 
     options = {"maxiter": MOST_STEPS, "ftol": TOLERANCE, "gtol": 0.0}
     return np.asarray(minimize(loss, start / unit, jac=True, method="L-BFGS-B", options=options).x) * unit
-
-
-def _cross_entropy(logit: np.ndarray, label: np.ndarray) -> float:
-    return -float(np.mean(label * log_expit(logit) + (1 - label) * log_expit(-logit)))

@@ -239,7 +239,7 @@ def calibrate(score_train: np.ndarray, label_train: np.ndarray) -> Calibration:
 
     def loss(w: np.ndarray) -> float:
         logit = inputs @ w
-        return float(RIDGE / 2 * w @ w - np.mean(label * log_expit(logit) + (1 - label) * log_expit(-logit)))
+        return float(RIDGE / 2 * w @ w + cross_entropy(logit, label))
 
     weights = np.zeros(2)
     for _ in range(50):
@@ -253,6 +253,11 @@ def calibrate(score_train: np.ndarray, label_train: np.ndarray) -> Calibration:
             break
     slope = weights[0] / scale
     return Calibration(float(slope), float(weights[1] - slope * centre))
+
+
+def cross_entropy(logit: np.ndarray, label: np.ndarray) -> float:
+    """The mean loss in nats of log odds float64[N], given float64[N] labels of 0 and 1."""
+    return -float(np.mean(label * log_expit(logit) + (1 - label) * log_expit(-logit)))
 
 
 class Calibrated(NamedTuple):
