@@ -35,11 +35,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.files import check_seal, map_array, verify
+from jaxrec.data.files import FORMAT, check_seal, map_array, verify
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError
 
-FORMAT = 1
 SPLITS = ("train", "validation", "test")
 COLUMNS = ("items", "times", "offsets")
 ITEM_FILES = ("attributes.parquet", "names.parquet", "item_names.npy")  # where events have types

@@ -16,6 +16,8 @@ import numpy as np
 
 from jaxrec.errors import UserError
 
+FORMAT = 1  # version of dataset directories
+
 
 def checksum(file: Path) -> str:
     """The sha256 of a file, in hexadecimal."""

@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.dataset import FORMAT
-from jaxrec.data.files import checksum, sealed, sync_directory
+from jaxrec.data.files import FORMAT, checksum, sealed, sync_directory
 from jaxrec.errors import UserError
 from jaxrec.lock import owned
 
