@@ -14,8 +14,8 @@ from jax import Array
 
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Dataset, Sessions
-from jaxrec.data.feed import Plan
 from jaxrec.errors import UserError
+from jaxrec.feeds.base import Plan
 from jaxrec.metrics import ranking_metrics
 from jaxrec.models import SessionModel
 from jaxrec.ranking import block_size, ranks, ranks_and_top

@@ -13,8 +13,8 @@ from jax import Array
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.catalogue import Spans
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Plan
 from jaxrec.evaluation import QUERIES_PER_BLOCK
+from jaxrec.feeds.base import Plan
 from jaxrec.metrics import ranking_metrics
 from jaxrec.models.merrec import MERRec
 from jaxrec.ranking import BlockSize, Live, block_size, ranks

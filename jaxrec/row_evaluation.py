@@ -11,9 +11,9 @@ from jax import Array
 
 from jaxrec.click_metrics import click_metrics
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.feed import Plan
-from jaxrec.data.row_feed import RowFeed
 from jaxrec.data.rows import Rows
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.rows import RowFeed
 from jaxrec.models import ClickModel
 
 ROWS_PER_STEP = 4096

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxrec import precision, sharding
 from jaxrec.config import Config
-from jaxrec.data.feed import Plan
+from jaxrec.feeds.base import Plan
 from jaxrec.models import Feed, Model
 from jaxrec.optimizers import Optimizer, clip_scale
 from jaxrec.tables import RowPlan, gather, plan_rows, scratch, update_rows

@@ -12,8 +12,8 @@ from jax import Array
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Plan
-from jaxrec.data.packing import PackedBlock
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models.narm import narm
 from jaxrec.models.sasrec import sasrec
 from jaxrec.models.sequence import SequenceModel

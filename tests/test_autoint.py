@@ -13,9 +13,9 @@ from numpy_autoint import COLUMNS, FIRST, SCHEMA, Weights, all_outputs, value_co
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
-from jaxrec.data.feed import Plan
-from jaxrec.data.row_feed import RowBlock
 from jaxrec.data.rows import Rows
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.rows import RowBlock
 from jaxrec.models.autoint import AutoInt, binary_cross_entropy
 from jaxrec.models.dropout import byte_mask
 from jaxrec.optimizers import make_optimizer, make_schedule

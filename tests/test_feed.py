@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Block, SessionFeed, lane_positions
+from jaxrec.feeds.lanes import Block, SessionFeed, lane_positions
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=60)
 LANES = st.integers(1, 12)

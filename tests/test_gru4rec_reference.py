@@ -18,7 +18,7 @@ import pytest
 from reference_recipe import make_case, projections
 
 from jaxrec import config as configuration
-from jaxrec.data.feed import Block
+from jaxrec.feeds.lanes import Block
 from jaxrec.models.gru4rec import GRU4Rec, Step
 from jaxrec.models.sampled import SamplingConstants
 from jaxrec.optimizers import make_optimizer, make_schedule

@@ -20,10 +20,11 @@ from packed import histories
 
 from jaxrec.baselines import parse
 from jaxrec.data.dataset import Dataset, Sessions, open_sessions
-from jaxrec.data.feed import Plan, SessionFeed
-from jaxrec.data.packing import PackedFeed
 from jaxrec.evaluate import evaluate, evaluate_baselines
 from jaxrec.evaluation import scored_rows
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.lanes import SessionFeed
+from jaxrec.feeds.packed import PackedFeed
 from jaxrec.recommend import Recommender
 from jaxrec.rundir import open_run
 

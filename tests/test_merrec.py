@@ -27,9 +27,9 @@ from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue, Spans
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Plan
-from jaxrec.data.packing import PackedBlock
 from jaxrec.errors import UserError
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.sampled import Negatives
 from jaxrec.models.sequence import Step

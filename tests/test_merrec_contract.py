@@ -20,10 +20,10 @@ from jaxrec import rundir as runs
 from jaxrec.checkpoint import Checkpoints
 from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.data.event_types import EVENT_TYPES
-from jaxrec.data.feed import Plan
 from jaxrec.data.files import sealed
 from jaxrec.evaluation import cut_validation
 from jaxrec.event_evaluation import EventEvaluator
+from jaxrec.feeds.base import Plan
 from jaxrec.models.merrec import MERRec
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.training import new_state

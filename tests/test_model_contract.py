@@ -17,7 +17,7 @@ from helpers import assert_same_run, call, load_state, steps_of, write_config, w
 
 from jaxrec import rundir as runs
 from jaxrec.data.dataset import Sessions, open_sessions
-from jaxrec.data.feed import Plan
+from jaxrec.feeds.base import Plan
 from jaxrec.models import SessionModel, make_model
 from jaxrec.recommend import Recommender
 

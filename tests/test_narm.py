@@ -28,7 +28,7 @@ from packed import (
     scores,
 )
 
-from jaxrec.data.packing import PackedBlock
+from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models.gru import gru_sequence
 from jaxrec.models.narm import NARMEncoder
 from jaxrec.models.sequence import SequenceModel

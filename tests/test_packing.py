@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.dataset import Sessions, open_sessions
-from jaxrec.data.feed import Plan
-from jaxrec.data.packing import PackedBlock, PackedFeed, cut_chunks
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.packed import PackedBlock, PackedFeed, cut_chunks
 from jaxrec.prepare import main
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))

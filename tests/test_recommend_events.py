@@ -33,9 +33,9 @@ from serving_requests import Compilations
 from jaxrec import listings
 from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Plan
 from jaxrec.data.field_codes import UnknownValues
 from jaxrec.errors import UserError
+from jaxrec.feeds.base import Plan
 from jaxrec.listings import SHOWN
 from jaxrec.models.merrec import MERRec
 from jaxrec.recommend import UnknownItems

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.feed import Plan
 from jaxrec.data.protocols import RowSplits, split_rows
-from jaxrec.data.row_feed import RowBlock, RowFeed
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.errors import UserError
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.rows import RowBlock, RowFeed
 
 # --- splitting --------------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from packed import (
     scores,
 )
 
-from jaxrec.data.feed import Plan
+from jaxrec.feeds.base import Plan
 from jaxrec.models.sequence import SequenceModel, drop
 from jaxrec.negatives import popularity
 from jaxrec.optimizers import make_optimizer, make_schedule

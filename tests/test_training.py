@@ -14,8 +14,8 @@ import pytest
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Block, SessionFeed
-from jaxrec.data.packing import PackedBlock
+from jaxrec.feeds.lanes import Block, SessionFeed
+from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models import SessionModel, make_model
 from jaxrec.models.gru import gru_cell, onehot_gru_cell
 from jaxrec.models.sequence import SequenceModel

@@ -28,7 +28,7 @@ from numpy_two_tower import (
 from towers import BATCH, block_of, make_config, random_weights
 
 from jaxrec.config import Config
-from jaxrec.data.feed import Plan
+from jaxrec.feeds.base import Plan
 from jaxrec.models.two_tower import TwoTower
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.training import TrainState, make_train_block

@@ -11,8 +11,8 @@ from numpy_two_tower import SCHEMA, Given
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
-from jaxrec.data.row_feed import RowBlock
 from jaxrec.data.rows import Rows
+from jaxrec.feeds.rows import RowBlock
 from jaxrec.models.two_tower import Interactions, TwoTower
 from jaxrec.tables import gather, plan_rows, scratch
 

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 
 from jaxrec.baselines.logistic import Logistic
 from jaxrec.config import Config
-from jaxrec.data.feed import Plan, Shape
 from jaxrec.data.rows import Schema
+from jaxrec.feeds.base import Plan, Shape
 from jaxrec.models.autoint import AutoInt
 from jaxrec.models.gru4rec import GRU4Rec
 from jaxrec.models.narm import narm

@@ -15,9 +15,9 @@ from jax import Array
 
 from jaxrec.baselines.logistic import Logistic
 from jaxrec.config import Config
-from jaxrec.data.feed import Plan
-from jaxrec.data.row_feed import RowBlock, RowFeed
 from jaxrec.data.rows import Rows, Schema
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.rows import RowBlock, RowFeed
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.models.fields import Stack

@@ -11,7 +11,8 @@ from jax import Array
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Block, Plan, SessionFeed
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.lanes import Block, SessionFeed
 from jaxrec.models.gru import GRUStack, Hidden, reset_hidden, zero_hidden
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants, scores_of
 from jaxrec.sharding import dealt, taken

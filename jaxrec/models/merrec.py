@@ -27,10 +27,10 @@ from jax import Array
 from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Plan
-from jaxrec.data.named_feed import NamedFeed
-from jaxrec.data.packing import PackedBlock, PackedFeed
 from jaxrec.errors import UserError
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.named import NamedFeed
+from jaxrec.feeds.packed import PackedBlock, PackedFeed
 from jaxrec.losses import cross_entropy
 from jaxrec.models.event_encoder import MERRecEncoder
 from jaxrec.models.sampled import SampledRanking, SamplingConstants, scores_of

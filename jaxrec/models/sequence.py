@@ -18,8 +18,8 @@ from jax import Array
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Plan
-from jaxrec.data.packing import PackedBlock, PackedFeed
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.packed import PackedBlock, PackedFeed
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants, scores_of
 from jaxrec.sharding import dealt, taken, whole
 from jaxrec.softmax import Softmax, softmax_cross_entropy

@@ -16,9 +16,9 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import Config
-from jaxrec.data.feed import Plan
-from jaxrec.data.row_feed import RowBlock, RowFeed
 from jaxrec.data.rows import Rows, Schema
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.rows import RowBlock, RowFeed
 from jaxrec.models.contrast import Asked, Offered, contrast
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.fields import Stack

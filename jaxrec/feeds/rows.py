@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrec.data.feed import Plan, Shape, ahead
 from jaxrec.data.rows import Rows
+from jaxrec.feeds.base import Plan, Shape, ahead
 from jaxrec.sharding import deal, like, replicate
 
 

@@ -23,8 +23,8 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.feed import Plan, Shape, ahead
 from jaxrec.errors import UserError
+from jaxrec.feeds.base import Plan, Shape, ahead
 from jaxrec.sharding import deal, like, pad, replicate
 
 
@@ -39,7 +39,7 @@ class PackedBlock(NamedTuple):
         weight: float32[S, P], of its loss; 0 where there is no target.
         event: int32[S, R, W], the type of the input's event, where the model reads it; otherwise None.
         names: the name vectors of inputs and targets, bfloat16[S, R, W, dim] and [S, P, dim], where they come from host
-            memory (``named_feed``); otherwise None.
+            memory (``named``); otherwise None.
         asked: int32[S, P], when the last event before each target was, where the feed has times; otherwise None.
     """
 

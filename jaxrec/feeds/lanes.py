@@ -8,10 +8,7 @@ lengths therefore depend on the session lengths alone, and shapes are the same i
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,6 +19,7 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxrec.data.dataset import Sessions
+from jaxrec.feeds.base import Shape, ahead
 from jaxrec.sharding import deal, like, replicate
 
 
@@ -39,42 +37,6 @@ class Block(NamedTuple):
     target: Any
     reset: Any
     weight: Any
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a split is to be fed, whatever the model.
-
-    Attributes:
-        batch: lanes, or targets a step.
-        steps_per_block: at most so many steps a block; fewer, so that an epoch has little padding.
-        order: ``random`` or ``time``.
-        seed: of the order.
-        device_bytes: the split lives on the device if events and one epoch's order take no more than this; otherwise a
-            thread prepares the next block on the host while the device works.
-        training: whether it is fed to train: sessions are then weighted and cut as the configuration says.
-        passes: of rows: times that an epoch goes through the split.
-        mesh: devices that share each step; None: one device.
-    """
-
-    batch: int
-    steps_per_block: int
-    order: str
-    seed: int
-    device_bytes: int
-    training: bool = False
-    passes: int = 1
-    mesh: Mesh | None = None
-
-
-@dataclass(frozen=True)
-class Shape:
-    """How an epoch is cut: ``blocks`` blocks of ``steps`` steps of ``lanes`` lanes; ``used`` steps hold pairs."""
-
-    lanes: int
-    steps: int
-    blocks: int
-    used: int
 
 
 def lane_positions(offsets: np.ndarray, lanes: int, order: str, seed: int, epoch: int) -> np.ndarray:
@@ -212,37 +174,3 @@ def _cut(items: Array, opens: Array, scored: Array | None, positions: Array, sta
     at = jnp.maximum(part, 0)
     live = part >= 0 if scored is None else (part >= 0) & scored[at + 1]
     return Block(items[at], items[at + 1], opens[at] | (part < 0), live.astype(jnp.float32))
-
-
-def ahead(blocks: Iterator[Any]) -> Iterator[Any]:
-    """The same blocks, one of them prepared ahead by a thread."""
-    ready: queue.Queue[Any] = queue.Queue(maxsize=1)
-    stop = threading.Event()
-
-    def put(value: Any) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put(value, timeout=0.1)
-            except queue.Full:
-                continue
-
-    def work() -> None:
-        try:
-            for block in blocks:
-                put(block)
-                if stop.is_set():
-                    return
-            put(None)
-        except BaseException as error:  # raised again where the blocks are used
-            put(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        while (block := ready.get()) is not None:
-            if isinstance(block, BaseException):
-                raise block
-            yield block
-    finally:
-        stop.set()
-        thread.join()

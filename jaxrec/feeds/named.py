@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.data.catalogue import Catalogue
-from jaxrec.data.feed import Shape, ahead
-from jaxrec.data.packing import PackedBlock, PackedFeed
+from jaxrec.feeds.base import Shape, ahead
+from jaxrec.feeds.packed import PackedBlock, PackedFeed
 from jaxrec.sharding import deal
 
 

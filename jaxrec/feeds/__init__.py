@@ -1,0 +1,1 @@
+"""Feeds: a split and a position to blocks of steps."""
