@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from jaxrec.benchmarks import report_picture
+from jaxrec.benchmarks import report as reporting
 from jaxrec.benchmarks.report import main, size
 from jaxrec.cli import command
 
@@ -148,7 +148,7 @@ def test_different_machines_are_labelled(tmp_path: Path, differs: dict[str, Any]
 
 def test_the_picture_has_a_bar_for_each_row_and_peer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures: list[Any] = []
-    monkeypatch.setattr(report_picture, "save_picture", lambda figure, file: figures.append(figure))
+    monkeypatch.setattr(reporting, "save_picture", lambda figure, file: figures.append(figure))
     one = result(
         row("gru4rec", "cross_entropy"), row("gru4rec", "bpr_max", events_per_s=9.0, steps_per_s=0.0), peers=[PEER]
     )
@@ -196,35 +196,21 @@ def test_sizes(count: float, shown: str) -> None:
 GOOD = result(row("gru4rec", "cross_entropy"))
 
 
-def without(name: str) -> dict[str, Any]:
-    return {key: value for key, value in row("narm", "softmax").items() if key != name}
-
-
 @pytest.mark.parametrize(
     ("content", "named"),
     [
         ("steps/s", "bad.json: not JSON (line 1: Expecting value)"),
         ("", "bad.json: not JSON (line 1: Expecting value)"),
         (b"\xff\xfe", "bad.json: not JSON (not UTF-8 text)"),
-        ([1, 2], "bad.json: not a benchmark's JSON: the whole is [1, 2]"),
-        ({}, "machine is missing"),
-        ({"machine": "x" * 60}, 'machine is "' + "x" * 36 + "..."),
-        ({key: value for key, value in GOOD.items() if key != "date"}, "date is missing; measure again with --json"),
-        (GOOD | {"machine": {}}, "machine.device is missing"),
-        (GOOD | {"machine": MACHINE | {"devices": "1"}}, 'machine.devices is "1", not a whole number'),
+        ([1, 2], "bad.json: not a benchmark's JSON, or another version's (list indices must be"),
+        ({}, "'machine' is missing); measure again with --json"),
         (GOOD | {"rows": []}, "nothing to report: it has no rows"),
         ({"machine": MACHINE, "date": "", "command": "", "softmax": [{}]}, "nothing to report: it has no rows"),
-        (GOOD | {"rows": {}}, "rows is {}"),
-        (GOOD | {"rows": [row("gru4rec", "bpr"), 7]}, "rows[1] is 7"),
-        (GOOD | {"rows": [without("peak_memory_mb")]}, "rows[0].peak_memory_mb is missing"),
-        (GOOD | {"rows": [row("narm", "softmax", steps_per_s="9")]}, 'rows[0].steps_per_s is "9", not a number'),
-        (GOOD | {"rows": [row("narm", "softmax", events_per_s=float("nan"))]}, "events_per_s is NaN, not a number"),
-        (GOOD | {"rows": [row("narm", "softmax", batch=-1)]}, "rows[0].batch is -1, not a whole number"),
-        (GOOD | {"rows": [row("narm", "softmax", exchanged_per_step=[1])]}, "exchanged_per_step is [1]"),
-        (GOOD | {"peers": [PEER | {"ratios": 5.0}]}, "peers[0].ratios is 5.0"),
-        (GOOD | {"peers": [PEER | {"ratios": [None]}]}, "peers[0].ratios.0 is null, not a number"),
-        (GOOD | {"peers": [{}]}, "peers[0].peer is missing"),
-        (GOOD | {"device_peak_memory_mb": "much"}, 'device_peak_memory_mb is "much", not a number'),
+        (GOOD | {"machine": {key: value for key, value in MACHINE.items() if key != "jax"}}, "'jax' is missing"),
+        (result({"model": "narm", "loss": "softmax"}), "is missing); measure again with --json"),
+        (result(row("narm", "softmax", steps_per_s="9")), "another version's ("),
+        (result(row("narm", "softmax", events_per_s=float("nan"))), "another version's ("),
+        (GOOD | {"peers": [PEER | {"ratios": 5.0}]}, "another version's ("),
     ],
 )
 def test_files_that_are_not_the_benchmarks(
