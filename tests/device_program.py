@@ -20,7 +20,7 @@ from device_models import MADE, gru4rec
 
 from jaxrec import config as configuration
 from jaxrec import sharding
-from jaxrec.benchmarks.collectives import exchanged
+from jaxrec.benchmarks.exchange import exchanged
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.rundir import load_session_model, open_run
 from jaxrec.train import train as train_run

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from helpers import ROOT, without_progress
 
-from jaxrec.benchmarks import exchange, sweep
+from jaxrec.benchmarks import sweep
 from jaxrec.benchmarks.case import Case, Round
 from jaxrec.cli import command
 
@@ -114,17 +114,6 @@ def test_a_process_measures_the_machine_and_what_eight_devices_exchange(tmp_path
     sent = sum(row["exchanged_per_step"].values())
     assert (32 + 16) * 9 * 4 < sent < 30_000 * 9 * 4 / 4
     assert other["exchanged_per_step"] is None
-
-
-def test_a_compiling_process_that_dies_costs_only_its_figures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    script, rows = tmp_path / "script.py", [{"model": "gru4rec"}, {"model": "narm"}]
-    script.write_text("import sys; sys.exit(f'no memory for {sys.argv[1:]}')")
-    exchange.add_exchanged(rows, script, ["narm", "--steps", "4"])
-    why = "exit status 1: no memory for ['narm', '--steps', '4', '--collectives']"
-    assert capsys.readouterr().err == f"bytes exchanged at 8 devices: {why}\n"
-    assert [row["exchanged_per_step"] for row in rows] == [None, None]
 
 
 def options_of(script: Any, *words: str) -> Any:

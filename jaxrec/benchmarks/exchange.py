@@ -1,16 +1,22 @@
-"""Bytes that a step exchanges at eight devices: the same rows compiled, not run, for virtual CPU devices.
+"""Bytes that a step exchanges at eight devices: the rows compiled, not run, for virtual CPU devices.
 
-JAX fixes the number of its devices when it starts, so the benchmark calls itself in a process of its own.
+JAX fixes the number of its devices when it starts, so the benchmark calls itself in a process of its own. Counted are
+the collectives of the compiled program, the text of ``compiled.as_text()``: optimised HLO after partitioning, so that
+shapes are those of one device.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +26,6 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec import sharding
 from jaxrec.benchmarks.case import Prepared
-from jaxrec.benchmarks.collectives import exchanged
 from jaxrec.benchmarks.sweep import Job, jobs
 from jaxrec.cli import progress
 from jaxrec.errors import UserError
@@ -28,6 +33,17 @@ from jaxrec.training import TrainState, lay_out
 
 DEVICES = 8
 OPTION = "--collectives"  # of the script, for the process of its own
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
+         "ragged-all-to-all")  # fmt: skip
+
+_OPENING = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^(?:ROOT )?%?([\w.-]+) = ")
+_OPERATION = re.compile(r"\s*([\w-]+)\(")
+_ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,<=]*)\]")
+_CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)")
+_BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
+_KNOWN_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_WHOLE_CONSTANT = re.compile(r"^[su]\d+\[\]$")
 
 
 def add_exchanged(rows: list[dict[str, Any]], script: Path, argv: Sequence[str]) -> None:
@@ -88,3 +104,154 @@ def _shapes(prepared: Prepared) -> tuple[TrainState, Any]:
     mesh, state = prepared.feed.mesh, jax.eval_shape(prepared.new_state)
     dealt = partial(sharding.like, mesh=mesh)
     return lay_out(state, prepared.model, replicated, dealt), replicated(prepared.constants)
+
+
+# ---- the program -----------------------------------------------------------------------------------------------------
+
+
+def exchanged(hlo: str, steps: int) -> dict[str, float]:
+    """Bytes that a step exchanges, by kind of collective.
+
+    Counted is a collective's result on one device: of an all-reduce and an all-gather the whole array, of a
+    reduce-scatter the device's part. What goes over the wires depends on how the machine does it (a ring sends an
+    all-reduce's result not quite twice). In the loop over steps a collective counts once a step, in a loop within a
+    step as often as it turns, before and after the loops a ``steps``-th.
+
+    Args:
+        hlo: a block's optimised program.
+        steps: of the block.
+
+    Returns:
+        bytes by kind, of ``KINDS``; empty where nothing is exchanged.
+
+    Raises:
+        ValueError: the text is no HLO module, or a loop with collectives does not say how often it turns.
+    """
+    return {kind: count / steps for kind, count in sorted(_Program(hlo).total().items())}
+
+
+@dataclass(frozen=True)
+class _Instruction:
+    """``name = shape operation(rest``."""
+
+    name: str
+    shape: str
+    operation: str
+    rest: str
+
+
+class _Program:
+    """The computations of a module by name."""
+
+    def __init__(self, hlo: str) -> None:
+        self._computations: dict[str, list[_Instruction]] = {}
+        self._known: dict[str, Counter[str]] = {}
+        self._entry = ""
+        current: list[_Instruction] = []
+        for line in hlo.splitlines():
+            if opening := _OPENING.match(line):
+                current = self._computations[opening[1]] = []
+                if line.startswith("ENTRY "):
+                    self._entry = opening[1]
+            elif (found := _instruction(line.strip())) is not None:
+                current.append(found)
+        if not self._entry:
+            raise ValueError("no HLO module: it has no ENTRY computation")
+
+    def total(self) -> Counter[str]:
+        """Bytes of one run of the module."""
+        return self._bytes(self._entry)
+
+    def _bytes(self, computation: str) -> Counter[str]:
+        if computation not in self._known:
+            found: Counter[str] = Counter()
+            for one in self._computations[computation]:
+                found.update(self._bytes_of(one))
+            self._known[computation] = found
+        return self._known[computation]
+
+    def _bytes_of(self, one: _Instruction) -> Counter[str]:
+        kind = one.operation.removesuffix("-start")
+        if kind in KINDS:
+            return Counter({kind: _result_bytes(one)})
+        if one.operation == "while":
+            turn = self._bytes(_named("body", one)) + self._bytes(_named("condition", one))
+            times = self._trips(one) if turn else 0
+            return Counter({kind: times * count for kind, count in turn.items()})
+        if one.operation.endswith(("-update", "-done")):  # of what its start has counted
+            return Counter()
+        called = [name for name in _CALLED.findall(one.rest) if name in self._computations]
+        if one.operation == "conditional":  # one of them runs: the dearest
+            names = _BRANCHES.search(one.rest)
+            called += [name.strip(" %") for name in names[1].split(",")] if names else []
+            return max((self._bytes(name) for name in called), key=lambda found: found.total(), default=Counter())
+        return sum((self._bytes(name) for name in called), Counter())
+
+    def _trips(self, loop: _Instruction) -> int:
+        """How often a loop turns: as the compiler found out, or the constant below which its counter, from 0, stays."""
+        if known := _KNOWN_TRIPS.search(loop.rest):
+            return int(known[1])
+        condition = self._computations[_named("condition", loop)]
+        inner = [name for one in condition for name in _CALLED.findall(one.rest)]
+        instructions = [*condition, *(one for name in inner for one in self._computations.get(name, []))]
+        below = [one for one in instructions if one.operation == "compare" and "direction=LT" in one.rest]
+        whole = [one for one in instructions if one.operation == "constant" and _WHOLE_CONSTANT.match(one.shape)]
+        if len(below) == 1 and len(whole) == 1:
+            return int(whole[0].rest.split(")")[0])
+        raise ValueError(f"{loop.name}: a loop with collectives that does not say how often it turns")
+
+
+def _named(attribute: str, one: _Instruction) -> str:
+    found = re.search(rf"\b{attribute}=%?([\w.-]+)", one.rest)
+    if found is None:
+        raise ValueError(f"{one.name}: a {one.operation} without {attribute}")
+    return found[1]
+
+
+def _instruction(line: str) -> _Instruction | None:
+    """A line's instruction; None of a line that holds something else."""
+    named = _INSTRUCTION.match(line)
+    if named is None:
+        return None
+    end = _end_of_shape(line, named.end())
+    operation = _OPERATION.match(line, end)
+    if operation is None:
+        return None
+    return _Instruction(named[1], line[named.end() : end], operation[1], line[operation.end() :])
+
+
+def _end_of_shape(line: str, at: int) -> int:
+    """Where the shape that begins at ``at`` ends: behind its brackets, which a layout nests."""
+    depth = 0
+    for place in range(at, len(line)):
+        depth += (line[place] in "([{") - (line[place] in ")]}")
+        if depth == 0 and line[place] == " ":
+            return place
+    return len(line)
+
+
+def _result_bytes(one: _Instruction) -> int:
+    """Bytes of a collective's result. All starting ones but an all-reduce's give (operands, results, ...)."""
+    if one.operation.endswith("-start") and one.operation != "all-reduce-start":
+        return _size(_parts(one.shape)[1])
+    return _size(one.shape)
+
+
+def _parts(shape: str) -> list[str]:
+    """The elements of a tuple."""
+    parts, depth, begin = [], 0, 1
+    for place, sign in enumerate(shape):
+        depth += (sign in "([{") - (sign in ")]}")
+        if (depth == 1 and sign == ",") or depth == 0:
+            parts.append(shape[begin:place])
+            begin = place + 1
+    return parts
+
+
+def _size(shape: str) -> int:
+    """Bytes of an array or a tuple: ``f32[8,2]{1,0}``, ``(bf16[4], pred[])``."""
+    bits = 0
+    for kind, width, sides in _ARRAY.findall(re.sub(r"/\*.*?\*/|\{[^{}]*\}", "", shape)):
+        each = 8 if kind == "pred" else int(width or 0)  # a token has none
+        bits += each * math.prod(int(side) for side in sides.replace("<=", "").split(",") if side)
+    return -(-bits // 8)

@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
 
-from jaxrec.benchmarks.collectives import exchanged
+from jaxrec.benchmarks.exchange import add_exchanged, exchanged
 
 STEPS = 11
 
@@ -20,7 +21,7 @@ PROGRAMS = """
     import json
     import jax, jax.numpy as jnp
     from jax.sharding import PartitionSpec as P
-    from jaxrec.benchmarks.collectives import exchanged
+    from jaxrec.benchmarks.exchange import exchanged
 
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
 
@@ -186,3 +187,14 @@ def test_of_two_branches_the_dearest_counts() -> None:
 def test_other_text_is_no_program() -> None:
     with pytest.raises(ValueError, match="no HLO module"):
         exchanged("module @jit_f { func.func public @main() }", 1)
+
+
+def test_a_compiling_process_that_dies_costs_only_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, rows = tmp_path / "script.py", [{"model": "gru4rec"}, {"model": "narm"}]
+    script.write_text("import sys; sys.exit(f'no memory for {sys.argv[1:]}')")
+    add_exchanged(rows, script, ["narm", "--steps", "4"])
+    why = "exit status 1: no memory for ['narm', '--steps', '4', '--collectives']"
+    assert capsys.readouterr().err == f"bytes exchanged at 8 devices: {why}\n"
+    assert [row["exchanged_per_step"] for row in rows] == [None, None]
