@@ -40,9 +40,10 @@ from typing import Any
 
 from jaxrec import config as configuration
 from jaxrec import runtime
-from jaxrec.benchmarks import click_models, event_models, exchange, peers, report, tower_models
+from jaxrec.benchmarks import exchange, peers, report
 from jaxrec.benchmarks.machine import device_peak_mb
 from jaxrec.benchmarks.output_layer import output_layer, output_table
+from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS
 from jaxrec.benchmarks.sweep import MODELS, REPETITIONS, STEPS, compile_cases, measure, table
 from jaxrec.cli import Parser, command
 from jaxrec.rundir import write_text
@@ -65,10 +66,10 @@ def _parser() -> Parser:
     parser.add_argument("--units", type=int, default=100, help="GRU units; gru4rec: item vectors too (default: 100)")
     parser.add_argument("--dim", type=int, default=0, help="narm, sasrec: width of item vectors (default: 50); "
                         "autoint: of values and layers (default: 32)")  # fmt: skip
-    parser.add_argument("--fields", type=int, default=click_models.FIELDS, help="autoint: of a row (default: 10)")
-    parser.add_argument("--interactions", type=int, default=tower_models.INTERACTIONS,
-                        help=f"two_tower: generated purchases (default: {tower_models.INTERACTIONS})")  # fmt: skip
-    parser.add_argument("--head", nargs="+", choices=configuration.choices("model.head"), default=event_models.HEADS,
+    parser.add_argument("--fields", type=int, default=FIELDS, help="autoint: of a row (default: 10)")
+    parser.add_argument("--interactions", type=int, default=INTERACTIONS,
+                        help=f"two_tower: generated purchases (default: {INTERACTIONS})")  # fmt: skip
+    parser.add_argument("--head", nargs="+", choices=configuration.choices("model.head"), default=[],
                         help="merrec: what ranks (default: both)")  # fmt: skip
     parser.add_argument("--precision", choices=configuration.choices("loss.precision"), default="float32",
                         help="of matrix products; device: of a full softmax alone (default: float32)")  # fmt: skip

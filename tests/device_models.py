@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec import config as configuration
-from jaxrec.benchmarks.session_models import synthetic_sessions
+from jaxrec.benchmarks.sizes import synthetic_sessions
 from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.positives import positive_bits

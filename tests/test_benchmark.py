@@ -122,15 +122,14 @@ def options_of(script: Any, *words: str) -> Any:
 
 def test_all_is_every_model_with_its_defaults(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = sweep.jobs(options_of(script, "narm", "all"))
-    assert Counter(job.prepare.func.__module__.split(".")[-1] for job in jobs) == {  # type: ignore[attr-defined]
-        "session_models": 8, "click_models": 1, "tower_models": 4, "event_models": 3,
+    assert Counter(job.model for job in jobs) == {
+        "narm": 1, "gru4rec": 6, "sasrec": 1, "autoint": 1, "two_tower": 4, "merrec": 3,
     }  # fmt: skip
-    assert [job.batch for job in jobs] == [512, *[32, 128, 512] * 2, 512, 2048, *[4096] * 4, *[512] * 3]
-    steps = [job.prepare.args[0].steps for job in jobs]  # type: ignore[attr-defined]
-    assert steps == [20, *[200] * 6, 20, 40, *[40] * 4, *[50] * 3]
-    assert {job.prepare.args[0].steps for job in sweep.jobs(options_of(script, "all", "--steps", "7"))} == {7}  # type: ignore[attr-defined]
+    assert [job.options.batch for job in jobs] == [512, *[32, 128, 512] * 2, 512, 2048, *[4096] * 4, *[512] * 3]
+    assert [job.options.steps for job in jobs] == [20, *[200] * 6, 20, 40, *[40] * 4, *[50] * 3]
+    assert {job.options.steps for job in sweep.jobs(options_of(script, "all", "--steps", "7"))} == {7}
     monkeypatch.setattr(sweep.jax, "default_backend", lambda: "gpu")
-    assert {job.prepare.args[0].steps for job in sweep.jobs(options_of(script, "all"))} == {200}  # type: ignore[attr-defined]
+    assert {job.options.steps for job in sweep.jobs(options_of(script, "all"))} == {200}
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,13 @@ import numpy as np
 import pytest
 from helpers import ROOT
 
-from jaxrec.benchmarks import session_models
 from jaxrec.benchmarks.case import Case, Prepared, Round
 from jaxrec.benchmarks.peers import Peer, Process, Theirs, find_peer, in_turn, measure_peers, peer_table
+from jaxrec.benchmarks.sizes import synthetic_sessions
 from jaxrec.cli import command
 from jaxrec.config import parse
 from jaxrec.errors import UserError
+from jaxrec.models.work import Work
 
 # The interface that is used of the authors' code, around a loop that writes down what it meets.
 CHECKOUT = """
@@ -106,7 +107,7 @@ def prepared() -> Prepared:
     })  # fmt: skip
     nothing = cast(Any, None)
     shown = {"units": 4, "dim": 4}
-    return Prepared(config, nothing, nothing, None, 20, 30.0, 1, 1, shown, seven_sessions())
+    return Prepared(config, nothing, nothing, None, 20, 30.0, Work(1, 1), shown, seven_sessions())
 
 
 # --- the process ------------------------------------------------------------------------------------------------------
@@ -210,7 +211,7 @@ def test_recbole_is_handed_padded_prefixes(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("loss", ["cross_entropy", "bpr_max"])
 def test_the_authors_code_runs(loss: str) -> None:
     peer = find_peer(os.environ["JAXREC_PEER"], os.environ.get("JAXREC_PEER_PYTHON", sys.executable), ["gru4rec"], [])
-    sessions = session_models.synthetic_sessions(20, 400)
+    sessions = synthetic_sessions(20, 400)
     data = {"items": sessions.items, "offsets": sessions.offsets}
     with Process(peer, spec("authors", path=peer.path, loss=loss), data) as process:
         assert process.round(2).targets > 0 and process.round(200).steps > 0  # more than an epoch

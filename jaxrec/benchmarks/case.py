@@ -14,22 +14,20 @@ import numpy as np
 from jaxrec import sharding
 from jaxrec.config import Config
 from jaxrec.models import Feed, Model
+from jaxrec.models.work import Work
 from jaxrec.optimizers import Optimizer, make_optimizer, make_schedule
 from jaxrec.telemetry import Waited
 from jaxrec.training import BlockStats, TrainState, configured_block, new_state, place_state
 
-STREAMED_BLOCKS = 12  # of a streamed epoch: the first one, for which nothing is prepared ahead, has to weigh little
-
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model with its feed, as a kind of model prepares it.
+    """A model with its feed.
 
     Attributes:
         items: of the catalogue, or rows of the table.
         targets: that a step trains on, on average.
-        flop, size: floating-point operations and bytes of a step, counted from the shapes: what the algorithm needs,
-            not what happens to be executed.
+        work: of a step, on average.
         shown: further columns of the result.
         data: arrays by name that the feed was made from, for a peer; none where no peer has such a model.
     """
@@ -40,8 +38,7 @@ class Prepared:
     constants: Any
     items: int
     targets: float
-    flop: int
-    size: int
+    work: Work
     shown: dict[str, Any]
     data: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -145,28 +142,3 @@ class Case:
         full = max(1, self.prepared.feed.shape.blocks - 1)
         for epoch in itertools.count():
             yield from itertools.islice(self.prepared.feed.epoch(epoch), full)
-
-
-def sections(options: Any, batch: int, **training: Any) -> dict[str, dict[str, Any]]:
-    """What the configurations of all models share; streamed, no split is small enough for the device."""
-    return {
-        "data": {"path": "synthetic"} | ({"device_memory": 0} if options.streamed else {}),
-        "mesh": {"data": options.devices or None},
-        "training": {"batch_size": batch, "steps_per_block": options.steps, "precision": _of_training(options)}
-        | training,
-    }
-
-
-def _of_training(options: Any) -> str:
-    """``device`` is a way of the full softmax alone."""
-    return "bfloat16" if options.precision == "bfloat16" else "float32"
-
-
-def epoch_blocks(options: Any, least: int) -> int:
-    """Blocks of a generated epoch: ``least`` to cut from, or those of a streamed one."""
-    return STREAMED_BLOCKS if options.streamed else least
-
-
-def positions(feed: Feed) -> int:
-    """How many positions a step of a feed holds, padding and all."""
-    return int(np.prod(jax.tree.leaves(feed.like())[0].shape[1:]))

@@ -84,8 +84,8 @@ def compile_all(options: Any) -> list[dict[str, Any]]:
 
 
 def _compile(job: Job) -> dict[str, Any]:
-    if job.batch % DEVICES:
-        return {"why": f"a batch of {job.batch} does not divide by {DEVICES}"}
+    if job.options.batch % DEVICES:
+        return {"why": f"a batch of {job.options.batch} does not divide by {DEVICES}"}
     try:
         prepared = job.prepare()
         text = prepared.compiled(*_shapes(prepared)).as_text() or ""

@@ -5,57 +5,43 @@ from __future__ import annotations
 import argparse
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 
-from jaxrec.benchmarks import click_models, event_models, session_models, tower_models
 from jaxrec.benchmarks.case import Case, Prepared, Round
 from jaxrec.benchmarks.machine import ceilings
-from jaxrec.benchmarks.session_models import SIZES
+from jaxrec.benchmarks.sizes import SIZES, prepare
 from jaxrec.cli import progress
 
-MODELS = (*SIZES, "autoint", "two_tower", "merrec")
+MODELS = tuple(SIZES)
 STEPS = 200  # a repetition
-CPU_STEPS = {"narm": 20, "sasrec": 20, "autoint": 40, "two_tower": 40, "merrec": 50}  # a second or two on two cores
 REPETITIONS, LEAST_REPETITIONS, ENOUGH_SECONDS = 7, 3, 20.0
 
 
 class Job(NamedTuple):
-    """A row that is asked for: its batch, and how to prepare it."""
+    """A row that is asked for: its model, and the options with its own values of those that give several."""
 
-    batch: int
-    prepare: Callable[[], Prepared]
+    model: str
+    options: argparse.Namespace
+
+    def prepare(self) -> Prepared:
+        """The model with its feed."""
+        return prepare(self.model, self.options)
 
 
 def jobs(options: Any) -> list[Job]:
     """The rows by model, in the order in which the models are named."""
-    return [job for model in options.models for job in _of_model(_with_steps(options, model), model)]
-
-
-def _with_steps(options: Any, model: str) -> Any:
-    """The options with the model's own number of steps, where none is given."""
-    own = CPU_STEPS.get(model, STEPS) if jax.default_backend() == "cpu" else STEPS
-    return argparse.Namespace(**vars(options) | {"steps": options.steps or own})
-
-
-def _of_model(options: Any, model: str) -> list[Job]:
-    if model == "autoint":
-        return [Job(batch, partial(click_models.prepare, options, batch))
-                for batch in options.batch or [click_models.BATCH]]  # fmt: skip
-    if model == "two_tower":
-        towers = itertools.product(options.loss or tower_models.LOSSES, options.batch or [tower_models.BATCH],
-                                   tower_models.HARD)  # fmt: skip
-        return [Job(one[1], partial(tower_models.prepare, options, *one)) for one in towers]
-    if model == "merrec":
-        events = itertools.product(options.items or event_models.ITEMS, options.loss or [event_models.LOSS],
-                                   options.batch or [event_models.BATCH], options.head)  # fmt: skip
-        return [Job(one[2], partial(event_models.prepare, options, *one)) for one in events]
-    size = SIZES[model]
-    sessions = itertools.product(options.items or [size.items], options.loss or size.loss, options.batch or size.batch)
-    return [Job(one[2], partial(session_models.prepare, options, model, *one)) for one in sessions]
+    on_cpu, found = jax.default_backend() == "cpu", []
+    for model in options.models:
+        size = SIZES[model]
+        steps = options.steps or (on_cpu and size.cpu_steps) or STEPS
+        choices = [getattr(options, name, None) or default for name, default in size.rows.items()]
+        for values in itertools.product(*choices):
+            own = dict(zip(size.rows, values, strict=True)) | {"steps": steps}
+            found.append(Job(model, argparse.Namespace(**vars(options) | own)))
+    return found
 
 
 def compile_cases(options: Any) -> list[Case]:
@@ -117,11 +103,11 @@ def _row(case: Case, rounds: list[Round], tops: dict[str, float]) -> dict[str, A
         "targets_per_step": round(targets, 1),
         "events_per_s": round(rate * targets, 1),
         **({"input_wait_share": round(statistics.median(waits), 4)} if waits else {}),
-        "flop_per_step": prepared.flop,
-        "bytes_per_step": prepared.size,
-        "gflop_per_s": round(prepared.flop * rate / 1e9, 2),
-        "matmul_share": round(prepared.flop * rate / 1e9 / tops["matmul_gflop_per_s"] / case.devices, 4),
-        "copy_share": round(prepared.size * rate / 1e9 / tops["copy_gb_per_s"] / case.devices, 4),
+        "flop_per_step": prepared.work.flop,
+        "bytes_per_step": prepared.work.bytes,
+        "gflop_per_s": round(prepared.work.flop * rate / 1e9, 2),
+        "matmul_share": round(prepared.work.flop * rate / 1e9 / tops["matmul_gflop_per_s"] / case.devices, 4),
+        "copy_share": round(prepared.work.bytes * rate / 1e9 / tops["copy_gb_per_s"] / case.devices, 4),
         "compile_s": round(case.compile_seconds, 2),
         "step_memory_mb": round(case.step_memory / 1e6, 3),
         "peak_memory_mb": round(case.peak_memory / 1e6, 3),

@@ -17,6 +17,7 @@ from jaxrec.models.gru4rec import GRU4Rec
 from jaxrec.models.narm import narm
 from jaxrec.models.sasrec import sasrec
 from jaxrec.models.two_tower import TwoTower
+from jaxrec.models.work import Work
 from jaxrec.tables import Reads, RowPlan, TableSpec
 
 
@@ -58,6 +59,14 @@ class Model(Protocol):
         """The training loss of a step; then the carry and the sum of the targets' losses, for the log.
 
         ``rows`` holds the rows of each table's plan, and dense tables whole.
+        """
+
+    def work(self, shape: Any, targets: float) -> Work:
+        """What a step costs.
+
+        Args:
+            shape: shapes of a block of its feed, as ``Feed.like`` gives them.
+            targets: of a step, on average.
         """
 
 

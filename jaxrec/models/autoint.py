@@ -21,6 +21,7 @@ from jaxrec.feeds.rows import RowBlock, RowFeed
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.models.fields import Stack
+from jaxrec.models.work import Work, row_state
 from jaxrec.precision import product
 from jaxrec.sharding import dealt, taken, whole
 from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
@@ -157,7 +158,7 @@ class AutoInt:
 
     def __init__(self, config: Config, schema: Schema, start: Logistic | None = None) -> None:
         model, loss = config.model, config.loss
-        self._start = start
+        self._start, self._optimizer = start, config.optimizer
         self._schema, self._loss, self._stack = schema, loss, Stack.of(schema)
         self.carries_lanes = False
         self._unknown_rate, self._first_order = config.data.unknown_rate, model.first_order != "none"
@@ -240,6 +241,24 @@ class AutoInt:
         if self._loss.embedding_l2 or self._start is not None:
             objective += jnp.sum(jnp.sum(self._paid(vectors, ids, constants), axis=-1) * block.weight)
         return objective / len(block.target), (carry, total)
+
+    def work(self, shape: RowBlock, targets: float) -> Work:
+        """FLOP of the network with its derivatives. Bytes of the rows asked for, or of the dense table and its
+        derivative, with the optimizer's state, read and written once; and of what the layers hand on, written and read
+        once forward and twice backward."""
+        network, rows, fields = self._network, shape.weight.shape[1], len(self._schema.fields)
+        for_row, held, width = 0, fields * self._dim, self._dim
+        for _ in range(network.blocks):
+            for_row += 4 * fields * width * network.width + 2 * fields * fields * network.width
+            held += 5 * fields * network.width + network.heads * fields * fields
+            width = network.width
+        for below, units in pairwise((fields * self._dim, *network.deep)):
+            for_row += below * units
+            held += units
+        table = self.tables["field"].width
+        row = table + row_state(self._optimizer, table)
+        read = self._stack.rows * (row + table) if self._dense else rows * fields * row
+        return Work(3 * 2 * rows * for_row, 4 * (2 * read + 4 * rows * held))
 
     def _paid(self, vectors: Array, ids: Array, pulls: Pulls) -> Array:
         """float32[B, C + M] of float32[B, C + M, D (+ 1)] for each read."""

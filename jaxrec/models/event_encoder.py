@@ -1,6 +1,8 @@
-"""The encoder of MERRec: events with the names of their items to queries of two heads."""
+"""The encoder of MERRec, events with the names of their items to queries of two heads; and what it looks up."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -11,6 +13,22 @@ from jaxrec.models.sequence import drop
 from jaxrec.precision import product
 from jaxrec.sharding import whole
 from jaxrec.tables import glorot_like
+
+
+class Known(NamedTuple):
+    """The catalogue on the device.
+
+    Attributes:
+        names: bfloat16[U, dim], vectors of the distinct names; None where blocks bring them from host memory.
+        name_of: int32[V], the name of each item; -1 for none.
+        codes: int32[V, F], rows of the table of fields.
+        live: int32[V] twice, since when an item is live and from when on no longer; None where the data do not say.
+    """
+
+    names: Array | None
+    name_of: Array
+    codes: Array
+    live: tuple[Array, Array] | None
 
 
 class MERRecEncoder(nn.Module):
@@ -32,6 +50,15 @@ class MERRecEncoder(nn.Module):
     text_dim: int
     dropout_embedding: float = 0.0
     dropout_hidden: float = 0.0
+
+    def products(self, dim: int, fields: int) -> tuple[int, int]:
+        """Multiplications for each position, of names of ``dim`` and ``fields`` numbers of fields, and the width that
+        the heads read."""
+        count, width = dim * self.name_dim, self.name_dim + self.event_dim + fields
+        for units in self.units:
+            count += (width + units) * 3 * units
+            width = units
+        return count, width
 
     @nn.compact
     def __call__(
@@ -60,3 +87,8 @@ class MERRecEncoder(nn.Module):
             return product(state, self.param(name, glorot_like, (width, dim))) if dim else None
 
         return head("item_query", self.item_dim), head("text_query", self.text_dim)
+
+
+def project(kernel: Array, names: Array) -> Array:
+    """float32[..., T]: name vectors in the space of the text head."""
+    return product(names.astype(jnp.float32), kernel)

@@ -15,6 +15,7 @@ from jaxrec.feeds.base import Plan
 from jaxrec.feeds.lanes import Block, SessionFeed
 from jaxrec.models.gru import GRUStack, Hidden, reset_hidden, zero_hidden
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants, scores_of
+from jaxrec.models.work import Work, row_state
 from jaxrec.sharding import dealt, taken
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like
 
@@ -112,6 +113,19 @@ class GRU4Rec:
         losses = self._ranking.losses(scores, plans["item"].slot[:candidates], block.weight > 0, step.negatives)
         total = jnp.sum(losses)
         return total / lanes, (carry, total)  # by all lanes, also where some have ended, as in the authors' code
+
+    def work(self, shape: Block, targets: float) -> Work:
+        """FLOP of scores and encoder with their derivatives, but for that of the carried state, which is cut. Bytes of
+        the rows asked for, duplicates and all, with their optimizer's state; each read and written once."""
+        config, lanes = self._config, shape.weight.shape[1]
+        columns, below, encoder = lanes + config.loss.n_sample, 0 if self._onehot else self._inputs, 0
+        for units in config.model.layers:
+            encoder += (3 * below + 2 * units) * 2 * lanes * 3 * units
+            below = units
+        item, source = self.tables["item"].width, self.tables["item" if self._constrained else "input"].width
+        flop = 3 * 2 * targets * columns * item + encoder
+        rows = ((columns, item), (lanes, source))
+        return Work(int(flop), 4 * 2 * sum(n * (width + row_state(config.optimizer, width)) for n, width in rows))
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: Block) -> tuple[Hidden, Array]:
         source = tables["item"] if self._constrained else tables["input"]

@@ -17,6 +17,7 @@ and sampled softmax need not know of heads.
 from __future__ import annotations
 
 from functools import cached_property
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -32,10 +33,10 @@ from jaxrec.feeds.base import Plan
 from jaxrec.feeds.named import NamedFeed
 from jaxrec.feeds.packed import PackedBlock, PackedFeed
 from jaxrec.losses import cross_entropy
-from jaxrec.models.event_encoder import MERRecEncoder
+from jaxrec.models.event_encoder import Known, MERRecEncoder, project
 from jaxrec.models.sampled import SampledRanking, SamplingConstants, scores_of
 from jaxrec.models.sequence import Step, packed_steps, unit
-from jaxrec.precision import product
+from jaxrec.models.work import Work, row_state
 from jaxrec.sharding import dealt, taken, whole
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
@@ -43,22 +44,6 @@ from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
 UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
 MIB = 2**20
 NAMES_AT_ONCE = 65_536  # projected in one call
-
-
-class Known(NamedTuple):
-    """The catalogue on the device.
-
-    Attributes:
-        names: bfloat16[U, dim], vectors of the distinct names; None where blocks bring them from host memory.
-        name_of: int32[V], the name of each item; -1 for none.
-        codes: int32[V, F], rows of the table of fields.
-        live: int32[V] twice, since when an item is live and from when on no longer; None where the data do not say.
-    """
-
-    names: Array | None
-    name_of: Array
-    codes: Array
-    live: tuple[Array, Array] | None
 
 
 class Constants(NamedTuple):
@@ -218,6 +203,21 @@ class MERRec:
             assert step.negatives is not None
             total = jnp.sum(weight * self._sampled(params, rows, plans, queries, step, new_key, known))
         return total / len(block.target), (carry, total)
+
+    def work(self, shape: PackedBlock, targets: float) -> Work:
+        """FLOP of the encoder, the projected names that are matched, and the scores, with their derivatives. Bytes of
+        the names that are read, in bfloat16, and of the item rows, or all under a full softmax, read and written once
+        with their optimizer's state."""
+        config, dim, positions = self._config, self._catalogue.dim, prod(shape.input.shape[1:])
+        columns = self._catalogue.n_items if self._dense else config.training.batch_size + config.loss.n_sample
+        names = (len(self._catalogue.vectors) if self._dense else columns) * self.has_text
+        item = self.tables["item"].width if self.has_items else 0
+        query = item + config.model.text_dim * self.has_text
+        for_position, width = self._encoder.products(dim, len(self._catalogue.fields) * config.model.field_dim)
+        flop = 3 * 2 * (positions * for_position + targets * width * query + names * dim * config.model.text_dim
+                        + targets * columns * query)  # fmt: skip
+        read = 2 * dim * (positions + names)
+        return Work(int(flop), read + 4 * 2 * columns * (item + row_state(config.optimizer, item)))
 
     # ---- scores ------------------------------------------------------------------------------------------------------
 
@@ -389,8 +389,3 @@ class MERRec:
             ]
             texts = look_up(jnp.concatenate(parts), jnp.asarray(catalogue.name_of))
         return jax.jit(self.vectors)(weights, weights["tables"].get("item"), jnp.asarray(trained), texts)
-
-
-def project(kernel: Array, names: Array) -> Array:
-    """float32[..., T]: name vectors in the space of the text head."""
-    return product(names.astype(jnp.float32), kernel)

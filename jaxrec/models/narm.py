@@ -52,6 +52,12 @@ class NARMEncoder(nn.Module):
         scored = drop(self, context, self.dropout_hidden, train)  # [P, 2H]
         return product(scored, self.param("decoder", glorot_like, (2 * self.units, self.width)))
 
+    def products(self, window: int) -> tuple[int, int]:
+        """Multiplications for each position (GRU, A2) and for each target (A1, decoder, and energies and mixing over
+        half a window on average)."""
+        units, width = self.units, self.width
+        return (width + units) * 3 * units + units * units, units * units + 2 * units * width + units * window
+
     def _local(self, states: Array, from_each: Array, start: Array, slot: Array) -> Array:
         """float32[P, H]: the local encoder, at scored positions alone: a row that shows one target costs as one."""
         square, column = (self.units, self.units), (self.units, 1)

@@ -50,6 +50,10 @@ class SASRecEncoder(nn.Module):
             x = x + self._feed_forward(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_2")(x), train)
         return nn.LayerNorm(name="norm")(whole(x).reshape(-1, self.width)[slot])
 
+    def products(self, window: int) -> tuple[int, int]:
+        """Multiplications for each position, over half a window on average, and for each target."""
+        return self.blocks * (5 * self.width * self.width + self.width * window), 0
+
     def _attend(self, name: str, normed: Array, x: Array, visible: Array, train: bool) -> Array:
         rows, columns, width = x.shape
         query, key, value = (

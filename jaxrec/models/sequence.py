@@ -8,6 +8,7 @@ loss only the rows that a step needs are read and updated.
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,6 +22,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock, PackedFeed
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants, scores_of
+from jaxrec.models.work import Work, row_state
 from jaxrec.sharding import dealt, taken, whole
 from jaxrec.softmax import Softmax, softmax_cross_entropy
 from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
@@ -55,7 +57,7 @@ class SequenceModel:
     Args:
         encoder: called as ``encoder(vectors, start, slot, train)`` with float32[R, W, D], int32[R, W] and int32[P] (see
             ``PackedBlock``); gives float32[P, D]. Positions must not see others of their row than those from their
-            ``start`` to themselves.
+            ``start`` to themselves. ``encoder.products(W)``: multiplications for each position and for each target.
     """
 
     def __init__(self, encoder: nn.Module, config: Config, n_items: int) -> None:
@@ -129,6 +131,17 @@ class SequenceModel:
             losses = self._ranking.losses(scores, slot[:candidates], block.weight > 0, step.negatives)
             total = jnp.sum(losses * block.weight)
         return total / len(block.target), (carry, total)
+
+    def work(self, shape: PackedBlock, targets: float) -> Work:
+        """FLOP of scores and encoder with their derivatives. Bytes of the rows asked for, duplicates and all, about as
+        many inputs as targets, or of a dense table and its derivative; with the optimizer's state, each read and
+        written once."""
+        config, batch, width = self._config, self._config.training.batch_size, self._config.model.embedding_dim
+        columns = self._n_items if self._dense else batch + config.loss.n_sample
+        for_position, for_target = self._encoder.products(shape.input.shape[2])
+        encoder = round(3 * 2 * (prod(shape.input.shape[1:]) * for_position + targets * for_target))
+        flop, row = 3 * 2 * targets * columns * width + encoder, width + row_state(config.optimizer, width)
+        return Work(int(flop), 4 * 2 * (columns * (row + width) if self._dense else (columns + batch) * row))
 
     def encode(self, params: Any, tables: dict[str, Array], carry: tuple[()], block: PackedBlock) -> tuple[Any, Array]:
         table = self._unit(tables["item"])

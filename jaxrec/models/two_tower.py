@@ -7,6 +7,7 @@ as it is. Both end on the unit sphere, so a score is a cosine.
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -22,6 +23,7 @@ from jaxrec.feeds.rows import RowBlock, RowFeed
 from jaxrec.models.contrast import Asked, Offered, contrast
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.fields import Stack
+from jaxrec.models.work import Work
 from jaxrec.negatives import AliasTable, alias_table, draw
 from jaxrec.precision import dense_product
 from jaxrec.ranking import block_size, top_items
@@ -130,6 +132,7 @@ class Side:
         self.stack, self._dim = Stack.of(self.coded), config.model.embedding_dim
         self.features = self._dim * len(self.coded.fields) + len(self.schema.numerical)
         model = config.model
+        self.output = model.output_dim
         self._tower = Tower(
             model.hidden, model.output_dim, model.norm == "batch", model.dropout_hidden, model.dropout_embedding
         )
@@ -140,6 +143,12 @@ class Side:
             return vectors.at[self.stack.unknown].set(0.0)  # where nothing trains the unknown values, they say nothing
 
         self.table = TableSpec(self.stack.rows, self._dim, begin, dense=model.table == "dense")
+
+    @property
+    def products(self) -> int:
+        """Multiplications of the tower for each row."""
+        widths = (self.features, *self._tower.hidden, self.output)
+        return sum(below * above for below, above in pairwise(widths))
 
     def variables(self, key: Array) -> Any:
         """The tower's parameters (``params``) and statistics (``batch_stats``, where it has any)."""
@@ -279,6 +288,14 @@ class TwoTower:
         total = contrast(self._loss, asked, offered, live, constants.positives, constants.log_expected)
         carry = carry | {"statistics": {"user": user_statistics, "item": item_statistics}}
         return total / b, (carry, total)
+
+    def work(self, shape: RowBlock, targets: float) -> Work:
+        """FLOP of towers and scores with their derivatives; bytes of the scores, written once and read twice."""
+        batch, drawn, hard = shape.weight.shape[1], self._loss.n_sample, self._loss.hard_negatives
+        user, item = (side.products for side in self.sides.values())
+        scores = batch + drawn + hard
+        flop = 3 * 2 * (batch * (user + (1 + hard) * item + scores * self.sides["item"].output) + drawn * item)
+        return Work(flop, 4 * 3 * batch * scores)
 
     def _inputs(
         self, side: str, rows: dict[str, Array], plans: dict[str, RowPlan], ids: Array, numbers: Array

@@ -1,0 +1,257 @@
+"""The models at the sizes that the literature benchmarks them at, on synthetic data of these sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrec import config as configuration
+from jaxrec.benchmarks.case import Prepared
+from jaxrec.config import Config
+from jaxrec.data.catalogue import Catalogue
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.positives import positive_bits
+from jaxrec.data.rows import Field, Rows, Schema
+from jaxrec.models import Model, make_click_model, make_model, make_tower_model
+from jaxrec.models.merrec import MERRec
+from jaxrec.models.two_tower import Interactions
+from jaxrec.negatives import popularity
+from jaxrec.training import training_plan
+
+STREAMED_BLOCKS = 12  # of a streamed epoch: the first one, for which nothing is prepared ahead, has to weigh little
+MEAN_LENGTH = 5  # clicks a session, about that of Diginetica
+NAME_DIM, EVENT_TYPES, MOST_NAMES = 384, 6, 100_000
+FIELDS, USERS, FILMS, OTHERS = 10, 6_040, 3_706, 20  # values of a row's first two fields, MovieLens 1M's; of the others
+INTERACTIONS, PRODUCTS, OF_A_CUSTOMER = 2_000_000, 10_000, 10
+USER_VALUES = {"gender": 3, "skin_type": 7, "skin_concern": 7}
+ITEM_VALUES = {"category": 6, "brand": 20}
+
+
+class Made(NamedTuple):
+    """A model with synthetic data.
+
+    Attributes:
+        split: that it trains on.
+        known: what its ``constants`` are made of.
+        items: of the catalogue, or rows of the table.
+        data: arrays by name that the split was made from, for a peer; none where no peer has such a model.
+    """
+
+    model: Model
+    split: Any
+    known: Any
+    items: int
+    data: dict[str, np.ndarray]
+
+
+class Size(NamedTuple):
+    """What the literature benchmarks a model at, where the command line does not say otherwise.
+
+    Attributes:
+        rows: values of options, of which each combination is a row.
+        sections: of the configuration, beside what all models share, from the options of a row.
+        make: the model with the data of its task, from these options and the configuration.
+        units, dim: fields of the model that the result shows as such; of several layers the last one's.
+        full: whether all steps have ``batch`` targets, but for the end of an epoch; otherwise they do on average.
+        cpu_steps: of a repetition on a CPU, that it takes a second or two on two cores; None: as elsewhere.
+    """
+
+    rows: dict[str, tuple[Any, ...]]
+    sections: Callable[[Any], dict[str, dict[str, Any]]]
+    make: Callable[[Any, Config], Made]
+    units: str | None
+    dim: str
+    full: bool = False
+    cpu_steps: int | None = None
+
+
+def prepare(name: str, options: Any) -> Prepared:
+    """A model with its feed.
+
+    Args:
+        options: of the command line, with one value for each name in the ``rows`` of the model's size.
+    """
+    size = SIZES[name]
+    config = _config(name, size.sections(options), options)
+    made = size.make(options, config)
+    feed = made.model.feed(made.split, training_plan(config))
+    targets = feed.pairs / feed.shape.used
+    given = size.sections(options)["loss"]
+    shown = {
+        "units": _width(config, size.units),
+        "dim": _width(config, size.dim),
+        "n_sample": given.get("n_sample", 0),
+        "precision": options.precision,
+        **{name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")},
+    }
+    work = made.model.work(feed.like(), targets)
+    constants = made.model.constants(made.known)
+    targets = options.batch if size.full else targets
+    return Prepared(config, made.model, feed, constants, made.items, targets, work, shown, made.data)
+
+
+def _config(name: str, own: dict[str, dict[str, Any]], options: Any) -> Config:
+    """The configuration with a model's own sections; streamed, no split is small enough for the device."""
+    precision = (
+        "bfloat16" if options.precision == "bfloat16" else "float32"
+    )  # device is a way of the full softmax alone
+    shared: dict[str, dict[str, Any]] = {
+        "data": {"path": "synthetic"} | ({"device_memory": 0} if options.streamed else {}),
+        "mesh": {"data": options.devices or None},
+        "model": {"name": name},
+        "training": {"batch_size": options.batch, "steps_per_block": options.steps, "precision": precision},
+    }
+    return configuration.parse({key: shared.get(key, {}) | own.get(key, {}) for key in {**shared, **own}})
+
+
+def _width(config: Config, field: str | None) -> int:
+    value = 0 if field is None else getattr(config.model, field)
+    return int(value[-1] if isinstance(value, tuple) else value)
+
+
+def _steps(options: Any, blocks: int) -> int:
+    """Of a generated epoch of so many blocks to cut from, or those of a streamed one."""
+    return (STREAMED_BLOCKS if options.streamed else blocks) * int(options.steps)
+
+
+# ---- sessions and events ---------------------------------------------------------------------------------------------
+
+
+def synthetic_sessions(n_items: int, events: int, seed: int = 0) -> Sessions:
+    """Sessions of geometric length whose items are independent with Zipf popularity (exponent 0.8)."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.geometric(1 / (MEAN_LENGTH - 1), max(1, events // MEAN_LENGTH)) + 1
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    items = _popular(rng, n_items, offsets[-1]).astype(np.int32)
+    return Sessions(items, np.zeros(offsets[-1], np.int64), offsets)
+
+
+def _popular(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
+    """int64[draws] below ``n`` with Zipf popularity (exponent 0.8)."""
+    edges = np.cumsum(np.arange(1, n + 1) ** -0.8)
+    return np.minimum(np.searchsorted(edges / edges[-1], random.random(draws)), n - 1)
+
+
+def _sessions(options: Any, config: Config) -> Made:
+    events = _steps(options, 3) * options.batch * MEAN_LENGTH // 4
+    sessions = synthetic_sessions(options.items, max(2 * options.items, events))
+    data = {"items": sessions.items, "offsets": sessions.offsets}
+    model = make_model(config, options.items)
+    return Made(model, sessions, popularity(sessions.items, options.items), options.items, data)
+
+
+def _events(options: Any, config: Config) -> Made:
+    n_items, random = options.items, np.random.default_rng(0)
+    sessions = synthetic_sessions(n_items, max(2 * n_items, _steps(options, 4) * options.batch))
+    sessions = replace(sessions, events=random.integers(0, EVENT_TYPES, len(sessions.items)).astype(np.uint8))
+    names = min(n_items, MOST_NAMES)
+    vectors = (random.standard_normal((names, NAME_DIM), np.float32) * NAME_DIM**-0.5).astype(np.float16)
+    name_of = random.integers(0, names, n_items).astype(np.int32)
+    model = MERRec(config, Catalogue(vectors, {}, name_of, np.zeros((n_items, 0), np.int32), (), ()), EVENT_TYPES)
+    return Made(model, sessions, popularity(sessions.items, n_items), n_items, {})
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+
+
+def _rows(options: Any, config: Config) -> Made:
+    sizes = [USERS + 1, FILMS + 1, *[OTHERS + 1] * options.fields][: options.fields]
+    fields = tuple(_field(f"field_{i}", "context", size) for i, size in enumerate(sizes))
+    random, n = np.random.default_rng(0), _steps(options, 2) * options.batch
+    columns = np.stack([random.integers(1, size, n, np.int32) for size in sizes], axis=1)
+    labels = (random.random(n) < 0.5).astype(np.float32)
+    none = np.zeros((n, 0), np.float32)
+    rows = Rows(columns, none, labels, labels, np.zeros(n, np.int64), np.zeros(n, np.int32))
+    data = {"columns": columns, "labels": labels, "sizes": np.asarray(sizes)}
+    model = make_click_model(config, Schema(fields, None, None, 1, 0, 1))
+    return Made(model, rows, np.zeros(0), sum(sizes), data)
+
+
+def _field(name: str, side: str, size: int) -> Field:
+    return Field(name, "categorical", side, size)
+
+
+def _interactions(options: Any, config: Config) -> Made:
+    """Products have Zipf popularity (exponent 0.8)."""
+    products = options.items[0] if options.items else PRODUCTS
+    customers, n = max(1, options.interactions // OF_A_CUSTOMER), options.interactions
+    fields = (
+        _field("customer", "user", customers + 1), Field("age", "numerical", "user", 1, 0),
+        *(_field(name, "user", size) for name, size in USER_VALUES.items()),
+        _field("product", "item", products + 1), *(_field(name, "item", size) for name, size in ITEM_VALUES.items()),
+        Field("price", "numerical", "item", 1, 0),
+    )  # fmt: skip
+    random = np.random.default_rng(0)
+    item = _popular(random, products, n) + 1
+    user = random.integers(1, customers + 1, n)
+    of_users, of_items = (
+        np.stack([random.integers(1, size, rows + 1, np.int32) for size in sizes.values()], axis=1)
+        for sizes, rows in ((USER_VALUES, customers), (ITEM_VALUES, products))
+    )
+    columns = np.concatenate([of_users[user], user[:, None], item[:, None]], axis=1).astype(np.int32)
+    ones = np.ones(n, np.float32)
+    age = random.standard_normal((customers + 1, 1)).astype(np.float32)[user]
+    rows = Rows(columns, age, ones, ones, np.zeros(n, np.int64), user.astype(np.int32))
+    price = random.standard_normal((products + 1, 1)).astype(np.float32)
+    known = Interactions(of_items, price, np.bincount(item, minlength=products + 1),
+                         positive_bits(user, item, customers + 1, products + 1))  # fmt: skip
+    model = make_tower_model(config, Schema(fields, "customer", "product", 1.0, 0.0, 1.0))
+    return Made(model, rows, known, products, {})
+
+
+# ---- the models ------------------------------------------------------------------------------------------------------
+
+
+def _loss(options: Any) -> dict[str, Any]:
+    """The loss of a row, full or sampled."""
+    full = options.loss == "softmax"
+    return {"name": options.loss} | ({"precision": options.precision} if full else {"n_sample": options.n_sample})
+
+
+def _gru4rec(options: Any) -> dict[str, dict[str, Any]]:
+    """As published: one layer, constrained embedding and Adagrad."""
+    return {"model": {"layers": [options.units]}, "loss": _loss(options)}
+
+
+def _sequences(options: Any, **model: Any) -> dict[str, dict[str, Any]]:
+    """As published: vectors of 50, dropout and Adam."""
+    model |= {"embedding_dim": options.dim or 50, "dropout_embedding": 0.25, "dropout_hidden": 0.5}
+    return {"model": model, "loss": _loss(options), "optimizer": ADAM}
+
+
+def _autoint(options: Any) -> dict[str, dict[str, Any]]:
+    """AutoInt+ with three layers of two heads and a deep network of 400-400, without dropout."""
+    dim = options.dim or 32
+    model = {"embedding_dim": dim, "blocks": 3, "heads": 2, "attention_dim": dim, "deep": [400, 400]}
+    return {"model": model, "loss": {"name": "binary"}, "optimizer": ADAM, "training": {"metric": "auc"}}
+
+
+def _two_tower(options: Any) -> dict[str, dict[str, Any]]:
+    """As published: 49 features → 64 → 32, and 33 → 64 → 32."""
+    fields = ["age", *USER_VALUES, *ITEM_VALUES, "price"]
+    return {"data": {"fields": fields}, "loss": {"name": options.loss, "hard_negatives": options.hard}}
+
+
+def _merrec(options: Any) -> dict[str, dict[str, Any]]:
+    """As published: names of 384, event vectors of 32, GRU 128 x 2."""
+    return {"model": {"head": options.head}, "loss": _loss(options)}
+
+
+ADAM = {"name": "adam", "learning_rate": 0.001}
+DIGINETICA = {"items": (43_097,), "loss": ("softmax",), "batch": (512,)}
+SIZES = {
+    "gru4rec": Size({"items": (40_000,), "loss": ("cross_entropy", "bpr_max"), "batch": (32, 128, 512)},
+                    _gru4rec, _sessions, "layers", "layers", full=True),
+    "narm": Size(DIGINETICA, lambda options: _sequences(options, layers=[options.units]), _sessions,
+                 "layers", "embedding_dim", cpu_steps=20),
+    # Two blocks of one head.
+    "sasrec": Size(DIGINETICA, _sequences, _sessions, None, "embedding_dim", cpu_steps=20),
+    "autoint": Size({"batch": (2048,)}, _autoint, _rows, "attention_dim", "embedding_dim", full=True, cpu_steps=40),
+    "two_tower": Size({"loss": ("triplet", "infonce"), "batch": (4096,), "hard": (0, 4)},
+                      _two_tower, _interactions, "hidden", "output_dim", full=True, cpu_steps=40),
+    "merrec": Size({"items": (10_000, 100_000, 1_000_000), "loss": ("cross_entropy",), "batch": (512,),
+                    "head": ("both",)}, _merrec, _events, "layers", "embedding_dim", cpu_steps=50),
+}  # fmt: skip
