@@ -15,6 +15,7 @@ from jaxrec.data.catalogue import Spans
 from jaxrec.data.dataset import Sessions
 from jaxrec.evaluation import QUERIES_PER_BLOCK
 from jaxrec.feeds.base import Plan
+from jaxrec.feeds.packed import target_positions
 from jaxrec.metrics import ranking_metrics
 from jaxrec.models.merrec import MERRec
 from jaxrec.ranking import BlockSize, Live, block_size, ranks
@@ -50,7 +51,7 @@ class EventEvaluator:
         batch = max(model.window, min(config.batch_size, QUERIES_PER_BLOCK))
         steps = max(1, QUERIES_PER_BLOCK // batch)
         self._feed = model.feed(sessions, Plan(batch, steps, order="time", seed=0, device_bytes=2**30))
-        where = self._feed.positions()
+        where = target_positions(self._feed)
         self._valid = where >= 0
         self.positions = where[self._valid].astype(np.int64)
         self._size = block_size(len(trained), config.memory)

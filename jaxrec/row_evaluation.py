@@ -13,7 +13,7 @@ from jaxrec.click_metrics import click_metrics
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.rows import Rows
 from jaxrec.feeds.base import Plan
-from jaxrec.feeds.rows import RowFeed
+from jaxrec.feeds.rows import row_feed
 from jaxrec.models import ClickModel
 
 ROWS_PER_STEP = 4096
@@ -27,7 +27,7 @@ class RowEvaluator:
         self.rows = rows
         batch = min(ROWS_PER_STEP, max(1, len(rows)))
         plan = Plan(batch, STEPS_PER_BLOCK, order="time", seed=0, device_bytes=2**30)
-        self._feed = RowFeed(rows, plan)
+        self._feed = row_feed(rows, plan)
 
         def block_logits(params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
             return jax.lax.map(lambda step: model.logits(params, tables, *step), (columns, numbers))

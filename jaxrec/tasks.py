@@ -25,10 +25,11 @@ from jaxrec.data.times import ORDER
 from jaxrec.errors import UserError
 from jaxrec.evaluation import Evaluator, Split, cut_validation
 from jaxrec.event_evaluation import EventEvaluator, sample
+from jaxrec.feeds.base import Feed
 from jaxrec.history import history
 from jaxrec.hits import item_categories
 from jaxrec.item_vectors import save_item_vectors
-from jaxrec.models import Feed, Model, make_click_model, make_model, make_tower_model
+from jaxrec.models import Model, make_click_model, make_model, make_tower_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
 from jaxrec.negatives import popularity

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 from jaxrec import precision, sharding
 from jaxrec.config import Config
-from jaxrec.feeds.base import Plan
-from jaxrec.models import Feed, Model
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.models import Model
 from jaxrec.optimizers import Optimizer, clip_scale
 from jaxrec.tables import RowPlan, gather, plan_rows, scratch, update_rows
 

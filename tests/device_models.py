@@ -14,7 +14,8 @@ from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.positives import positive_bits
 from jaxrec.data.rows import Field, Rows, Schema
-from jaxrec.models import Feed, Model, make_click_model, make_model, make_tower_model
+from jaxrec.feeds.base import Feed
+from jaxrec.models import Model, make_click_model, make_model, make_tower_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
 from jaxrec.negatives import popularity

@@ -148,7 +148,7 @@ def test_slow_rows_are_repeated_less(script: Any, case: Case, monkeypatch: pytes
 
 
 def test_streamed_rows_time_their_feed(script: Any, case: Case, benchmark: Run) -> None:
-    assert not case.prepared.feed.resident  # type: ignore[attr-defined]
+    assert not case.prepared.feed.resident
     (row,) = benchmark("gru4rec", "--loss", "cross_entropy", *TINY, "--streamed")["rows"]
     assert row["streamed"] and 0 < row["input_wait_share"] < 1
     # Steps of whole epochs, in which some lanes end before others.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.dataset import Sessions
-from jaxrec.feeds.lanes import Block, SessionFeed, lane_positions
+from jaxrec.feeds.base import Feed, Plan, ahead
+from jaxrec.feeds.lanes import Block, lane_feed, lane_positions
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=60)
 LANES = st.integers(1, 12)
@@ -24,7 +26,7 @@ class Layout(NamedTuple):
     """One epoch of a split whose event ``e`` is item ``e``, so that a block shows positions."""
 
     sessions: Sessions
-    feed: SessionFeed
+    feed: Feed
     epoch: Block  # NumPy leaves [T, B]
 
 
@@ -41,10 +43,8 @@ def join(blocks: list[Block]) -> Block:
 def lay_out(lengths: list[int], lanes: int, order: str, seed: int = 1, epoch: int = 0, steps: int = 1000) -> Layout:
     """On the host: there shapes cost no compilation."""
     sessions = make_sessions(lengths)
-    feed = SessionFeed(sessions, lanes, steps, order, seed, STREAMED)
-    positions = feed.positions(epoch).reshape(feed.shape.blocks, feed.shape.steps, lanes)
-    blocks = [feed._host_block(feed.positions(epoch), block) for block in range(len(positions))]
-    return Layout(sessions, feed, join(blocks))
+    feed = lane_feed(sessions, Plan(lanes, steps, order, seed, STREAMED))
+    return Layout(sessions, feed, join(list(feed.epoch(epoch))))
 
 
 def lane_sessions(sessions: Sessions, positions: np.ndarray) -> list[int]:
@@ -61,7 +61,7 @@ def test_every_pair_stands_in_exactly_one_step(lengths: list[int], lanes: int, o
     offsets = sessions.offsets
     assert found == [(e, e + 1) for s in range(len(lengths)) for e in range(offsets[s], offsets[s + 1] - 1)]
     assert feed.pairs == len(found)
-    assert block.input.shape == (feed.shape.blocks * feed.shape.steps, lanes)
+    assert block.input.shape == (feed.shape.total, lanes)
     assert feed.shape.steps <= 7
 
 
@@ -161,7 +161,7 @@ def test_more_lanes_than_sessions() -> None:
 def test_resident_and_streamed_blocks_are_identical(order: str) -> None:
     lengths = np.random.default_rng(3).integers(1, 9, 50)
     sessions = make_sessions(lengths)
-    resident, streamed = (SessionFeed(sessions, 4, 10, order, 7, memory) for memory in (RESIDENT, STREAMED))
+    resident, streamed = (lane_feed(sessions, Plan(4, 10, order, 7, memory)) for memory in (RESIDENT, STREAMED))
     assert resident.resident
     assert not streamed.resident
     assert resident.shape == streamed.shape
@@ -183,7 +183,7 @@ def test_resident_and_streamed_blocks_are_identical(order: str) -> None:
 
 
 def test_the_streaming_thread_ends_with_its_iterator() -> None:
-    feed = SessionFeed(make_sessions([4] * 100), 4, 5, "random", 0, STREAMED)
+    feed = lane_feed(make_sessions([4] * 100), Plan(4, 5, "random", 0, STREAMED))
     before = threading.active_count()
     blocks = feed.epoch(0)
     next(blocks)
@@ -194,16 +194,15 @@ def test_the_streaming_thread_ends_with_its_iterator() -> None:
     assert threading.active_count() == before
 
 
-def test_an_error_in_the_streaming_thread_is_raised_where_blocks_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    feed = SessionFeed(make_sessions([4] * 10), 2, 5, "random", 0, STREAMED)
-
-    def fail(*_: object) -> Block:
+def test_an_error_in_the_streaming_thread_is_raised_where_blocks_are_used() -> None:
+    def blocks() -> Iterator[int]:
+        yield 1
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(feed, "_host_block", fail)
-    before = threading.active_count()
+    before, made = threading.active_count(), ahead(blocks())
+    assert next(made) == 1
     with pytest.raises(OSError, match="the disk is gone"):
-        list(feed.epoch(0))
+        next(made)
     assert threading.active_count() == before
 
 

@@ -24,6 +24,7 @@ from jaxrec.data.files import sealed
 from jaxrec.evaluation import cut_validation
 from jaxrec.event_evaluation import EventEvaluator
 from jaxrec.feeds.base import Plan
+from jaxrec.feeds.packed import target_positions
 from jaxrec.models.merrec import MERRec
 from jaxrec.optimizers import make_optimizer, make_schedule
 from jaxrec.training import new_state
@@ -189,7 +190,8 @@ def queries(model: MERRec, weights: dict[str, Any], sessions: Sessions) -> dict[
     """The query for each target, by where it stands in the sessions."""
     feed = model.feed(sessions, Plan(64, 100, "time", 0, 2**30))
     found = np.concatenate([jax.jit(model.encode)(weights, model.known, block) for block in feed.epoch(0)])
-    return {int(at): query for at, query in zip(feed.positions().flat, found.reshape(-1, found.shape[-1]), strict=True)}
+    where = target_positions(feed).reshape(-1).tolist()
+    return dict(zip(where, found.reshape(len(where), -1), strict=True))
 
 
 # ---- saved, loaded, resumed ------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.dataset import Sessions, open_sessions
-from jaxrec.feeds.base import Plan
-from jaxrec.feeds.packed import PackedBlock, PackedFeed, cut_chunks
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.feeds.packed import PackedBlock, cut_chunks, packed_feed, target_positions
 from jaxrec.prepare import main
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -55,7 +55,7 @@ def make_plan(batch: int, steps: int = 1000, order: str = "random", seed: int = 
     return Plan(batch, steps, order, seed, memory, training=True)
 
 
-def steps_of(feed: PackedFeed, epoch: int = 0) -> PackedBlock:
+def steps_of(feed: Feed, epoch: int = 0) -> PackedBlock:
     """An epoch's blocks behind each other, as NumPy arrays [T, ...]."""
     blocks = list(feed.epoch(epoch))
     assert len(blocks) == feed.shape.blocks
@@ -91,7 +91,7 @@ def test_every_target_is_scored_once_with_the_clicks_before_it(
     lengths: list[int], shape: tuple[int, int, int], order: str, seed: int, epoch: int, steps: int
 ) -> None:
     window, stride, batch = shape
-    feed = PackedFeed(make_sessions(lengths), window, make_plan(batch, steps, order, seed), stride)
+    feed = packed_feed(make_sessions(lengths), window, make_plan(batch, steps, order, seed), stride)
     scored = read(steps_of(feed, epoch))
     expected = expected_targets(lengths)
     assert sorted(one.target for one in scored) == sorted(expected)
@@ -111,10 +111,10 @@ def test_the_grid_holds_whole_chunks_and_padding(
 ) -> None:
     """A position continues the one before it in its row, or opens a chunk; where there is none it stands for itself."""
     window, stride, batch = shape
-    feed = PackedFeed(make_sessions(lengths), window, make_plan(batch, steps, order), stride)
+    feed = packed_feed(make_sessions(lengths), window, make_plan(batch, steps, order), stride)
     epoch = steps_of(feed)
-    assert epoch.input.shape == (feed.shape.blocks * feed.shape.steps, *feed.grid)
-    assert feed.grid[1] == window
+    assert epoch.input.shape == (feed.shape.total, *feed.like().input.shape[1:])
+    assert epoch.input.shape[2] == window
     assert epoch.weight.shape[1] == feed.shape.lanes <= batch
     assert feed.shape.steps <= steps
     inputs, column = 0, np.arange(window)
@@ -142,9 +142,9 @@ def test_the_order_is_a_function_of_seed_and_epoch_and_the_shape_of_neither(
 ) -> None:
     window, stride, batch = shape
     sessions = make_sessions(lengths)
-    first = steps_of(PackedFeed(sessions, window, make_plan(batch), stride))
+    first = steps_of(packed_feed(sessions, window, make_plan(batch), stride))
     for seed, epoch in [(1, 0), (1, 1), (2, 0), (2**32 - 1, 7)]:
-        feed = PackedFeed(sessions, window, make_plan(batch, seed=seed), stride)
+        feed = packed_feed(sessions, window, make_plan(batch, seed=seed), stride)
         other, again = steps_of(feed, epoch), steps_of(feed, epoch)
         for leaf, same, begun in zip(*map(jax.tree.leaves, (other, again, first)), strict=True):
             np.testing.assert_array_equal(leaf, same)
@@ -162,7 +162,7 @@ def test_random_orders_differ_between_epochs_and_seeds_and_time_order_does_not()
 
     def orders(order: str) -> set[bytes]:
         return {
-            steps_of(PackedFeed(sessions, 6, make_plan(20, order=order, seed=seed)), epoch).input.tobytes()
+            steps_of(packed_feed(sessions, 6, make_plan(20, order=order, seed=seed)), epoch).input.tobytes()
             for seed, epoch in [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (0, 1)]
         }
 
@@ -174,7 +174,7 @@ def test_random_orders_differ_between_epochs_and_seeds_and_time_order_does_not()
 @settings(max_examples=60, deadline=None)
 def test_in_time_order_sessions_of_a_length_come_in_time(lengths: list[int], shape: tuple[int, int, int]) -> None:
     window, stride, batch = shape
-    feed = PackedFeed(make_sessions(lengths), window, make_plan(batch, order="time"), stride)
+    feed = packed_feed(make_sessions(lengths), window, make_plan(batch, order="time"), stride)
     session = np.repeat(np.arange(len(lengths)), lengths)
     chunks: dict[tuple[int, ...], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
     by_start: dict[tuple[int, int], list[Scored]] = defaultdict(list)
@@ -193,8 +193,8 @@ def test_positions_and_types_of_events_belong_to_the_targets_and_inputs() -> Non
     random = np.random.default_rng(4)
     sessions = make_sessions(random.integers(1, 9, 40))
     sessions = replace(sessions, events=(sessions.items % 5).astype(np.uint8))
-    feed = PackedFeed(sessions, 4, make_plan(12, 3, "random"), 2, events=True)
-    epoch, where = steps_of(feed, 2), feed.positions(2)
+    feed = packed_feed(sessions, 4, make_plan(12, 3, "random"), 2, events=True)
+    epoch, where = steps_of(feed, 2), target_positions(feed, 2)
     live = epoch.weight > 0
     np.testing.assert_array_equal(where >= 0, live)
     np.testing.assert_array_equal(sessions.items[where[live]], epoch.target[live])
@@ -210,7 +210,7 @@ def test_resident_and_streamed_blocks_are_identical(order: str, half_life: float
     sessions = make_sessions(random.integers(1, 14, 60))
     sessions = replace(sessions, events=random.integers(0, 6, len(sessions.items)).astype(np.uint8))
     resident, streamed = (
-        PackedFeed(sessions, 5, make_plan(12, 4, order, memory=memory), 2, half_life, events=half_life is None)
+        packed_feed(sessions, 5, make_plan(12, 4, order, memory=memory), 2, half_life, events=half_life is None)
         for memory in (RESIDENT, STREAMED)
     )
     assert resident.resident and not streamed.resident
@@ -239,7 +239,7 @@ def test_the_steps_do_not_depend_on_how_many_make_a_block(
 ) -> None:
     window, stride, batch = shape
     sessions = make_sessions(lengths)
-    one, *others = (PackedFeed(sessions, window, make_plan(batch, steps, order), stride) for steps in (1000, 1, 3))
+    one, *others = (packed_feed(sessions, window, make_plan(batch, steps, order), stride) for steps in (1000, 1, 3))
     whole = steps_of(one, 2)
     for feed in others:
         assert feed.shape.used == one.shape.used
@@ -256,7 +256,7 @@ def test_weights_halve_with_every_half_life_of_age(
     window, stride, batch = shape
     sessions = make_sessions(lengths)
     session = np.repeat(np.arange(len(lengths)), lengths)
-    scored = read(steps_of(PackedFeed(sessions, window, make_plan(batch), stride, half_life)))
+    scored = read(steps_of(packed_feed(sessions, window, make_plan(batch), stride, half_life)))
     last = [int(sessions.times[sessions.offsets[s + 1] - 1]) for s in range(len(lengths))]
     latest = max(last[s] for s in range(len(lengths)) if lengths[s] > 1)
     value = {one.target: 0.5 ** ((latest - last[session[one.target]]) / DAY / half_life) for one in scored}
@@ -267,12 +267,12 @@ def test_weights_halve_with_every_half_life_of_age(
 
 
 def test_sessions_of_one_click_alone_make_no_targets() -> None:
-    feed = PackedFeed(make_sessions([1, 1, 1]), 4, make_plan(8))
+    feed = packed_feed(make_sessions([1, 1, 1]), 4, make_plan(8))
     assert feed.pairs == 0
     assert read(steps_of(feed)) == []
 
 
-def padding(feed: PackedFeed) -> float:
+def padding(feed: Feed) -> float:
     """Share of the positions sent to the output layer that are no target."""
     return 1.0 - feed.pairs / (feed.shape.used * feed.shape.lanes)
 
@@ -281,16 +281,17 @@ def test_on_lengths_like_diginetica_s_few_scored_positions_are_padding() -> None
     random = np.random.default_rng(0)
     lengths = 1 + random.geometric(1 / 3.6, 60_000)
     lengths[:600] = random.integers(20, 70, 600)
-    feed = PackedFeed(make_sessions(lengths), 20, make_plan(512))
+    feed = packed_feed(make_sessions(lengths), 20, make_plan(512))
     assert padding(feed) < 0.05
     inputs = sum(int((np.asarray(block.input) >= 0).sum()) for block in feed.epoch(0))
-    assert inputs > 0.9 * feed.shape.used * feed.grid[0] * feed.grid[1], "and rows are nearly full"
+    _, rows, window = feed.like().input.shape
+    assert inputs > 0.9 * feed.shape.used * rows * window, "and rows are nearly full"
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED} (set JAXREC_SHARED_DATA)")
 @pytest.mark.parametrize("stride", [1, 4])
 def test_on_diginetica_no_target_is_lost_and_little_is_padding(stride: int, diginetica: Sessions) -> None:
-    feed = PackedFeed(diginetica, 20, make_plan(512, 200), stride)
+    feed = packed_feed(diginetica, 20, make_plan(512, 200), stride)
     assert feed.pairs == 719_470
     assert padding(feed) < 0.05
     scored = sum(int((np.asarray(block.weight) > 0).sum()) for block in feed.epoch(0))
@@ -310,7 +311,7 @@ def test_old_sessions_keep_a_weight() -> None:
     sessions = Sessions(
         np.arange(4, dtype=np.int32), np.array([0, 1, 10**11, 10**11 + 1]), np.array([0, 2, 4], np.int64)
     )
-    feed = PackedFeed(sessions, 4, Plan(8, 10, "time", 0, 0, training=True), half_life=1.0)
+    feed = packed_feed(sessions, 4, Plan(8, 10, "time", 0, 0, training=True), half_life=1.0)
     weight = np.concatenate([np.asarray(block.weight).ravel() for block in feed.epoch(0)])
     assert (weight > 0).sum() == feed.pairs == 2
     assert weight.sum() == pytest.approx(2.0)

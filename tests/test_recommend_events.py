@@ -36,6 +36,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.field_codes import UnknownValues
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
+from jaxrec.feeds.packed import target_positions
 from jaxrec.listings import SHOWN
 from jaxrec.models.merrec import MERRec
 from jaxrec.recommend import UnknownItems
@@ -134,7 +135,7 @@ def test_scores_are_those_of_the_model_on_the_feed(others: dict[str, EventRecomm
     sessions = Sessions(items, times, offsets, events)
     model, weights, trained = market._model, market._weights, run.kept("item_counts") > 0
     feed = model.feed(sessions, Plan(128, 1, order="time", seed=0, device_bytes=2**30))
-    where = feed.positions()
+    where = target_positions(feed)
     queries = np.concatenate([np.asarray(model.encode(weights, model.known, block))[0] for block in feed.epoch(0)])
     expected = queries @ np.asarray(model.catalogue_vectors(weights, trained)).T
     vocabulary = market.listings.vocabulary.ids

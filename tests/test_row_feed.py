@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from jaxrec.data.protocols import RowSplits, split_rows
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.errors import UserError
-from jaxrec.feeds.base import Plan
-from jaxrec.feeds.rows import RowBlock, RowFeed
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.feeds.rows import RowBlock, row_feed
 
 # --- splitting --------------------------------------------------------------------------------------------------------
 
@@ -125,8 +125,8 @@ def numbered(n: int) -> Rows:
     return Rows(columns, half[:, None], (number % 3 == 0).astype(np.float32), half, number, columns[:, 0])
 
 
-def feed(n: int, batch: int, steps: int = 4, order: str = "random", seed: int = 1, resident: bool = True) -> RowFeed:
-    return RowFeed(numbered(n), Plan(batch, steps, order, seed, 2**20 if resident else 0))
+def feed(n: int, batch: int, steps: int = 4, order: str = "random", seed: int = 1, resident: bool = True) -> Feed:
+    return row_feed(numbered(n), Plan(batch, steps, order, seed, 2**20 if resident else 0))
 
 
 def drawn(blocks: list[RowBlock]) -> np.ndarray:

@@ -14,7 +14,8 @@ import pytest
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
-from jaxrec.feeds.lanes import Block, SessionFeed
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.lanes import Block, lane_feed
 from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models import SessionModel, make_model
 from jaxrec.models.gru import gru_cell, onehot_gru_cell
@@ -86,7 +87,7 @@ def make(variant: str) -> Setup:
 
 
 def train(setup: Setup, steps_per_block: int, order: str = "random", epochs: int = 2) -> tuple[TrainState, list[float]]:
-    feed = SessionFeed(SESSIONS, LANES, steps_per_block, order, 3, 2**30)
+    feed = lane_feed(SESSIONS, Plan(LANES, steps_per_block, order, 3, 2**30))
     state, losses = setup.state(), []
     for epoch in range(epochs):
         pairs = 0
@@ -111,7 +112,7 @@ def assert_equal(one: Any, other: Any) -> None:
 def test_the_result_does_not_depend_on_the_block_size() -> None:
     """With dropout, drawn negatives, two tables, a step count, and padding in one of them: the same bits."""
     setup = make("separate")
-    shapes = [SessionFeed(SESSIONS, LANES, steps, "random", 3, 0).shape for steps in (8, 1000)]
+    shapes = [lane_feed(SESSIONS, Plan(LANES, steps, "random", 3, 0)).shape for steps in (8, 1000)]
     assert [shape.steps * shape.blocks - shape.used for shape in shapes] == [PADDING, 0]
     one, one_losses = train(setup, 8)
     other, other_losses = train(setup, 1000)
@@ -123,7 +124,7 @@ def test_the_result_does_not_depend_on_the_block_size() -> None:
 
 def pad(first: Block | None = None) -> Block:
     """A block of the shape that ``train`` compiles: given steps, then what the feed pads with."""
-    steps = SessionFeed(SESSIONS, LANES, 8, "time", 3, 0).shape.steps - (0 if first is None else len(first.input))
+    steps = lane_feed(SESSIONS, Plan(LANES, 8, "time", 3, 0)).shape.steps - (0 if first is None else len(first.input))
     zeros = jnp.zeros((steps, LANES), jnp.int32)
     padding = Block(zeros + SESSIONS.items[0], zeros + SESSIONS.items[1], zeros == 0, zeros * 0.0)
     return padding if first is None else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, padding)
@@ -157,7 +158,7 @@ def test_the_seed_decides() -> None:
 
 def test_clipping_bounds_the_whole_step() -> None:
     """SGD with rate 1 moves by the gradient: dense parameters and rows together by clip_norm, in the same direction."""
-    block = next(SessionFeed(SESSIONS, LANES, 8, "random", 3, 2**30).epoch(0))
+    block = next(lane_feed(SESSIONS, Plan(LANES, 8, "random", 3, 2**30)).epoch(0))
     one_step = pad(jax.tree.map(lambda leaf: leaf[:1], block))
     moves = []
     for variant in ("in-batch", "clipped"):
@@ -177,7 +178,7 @@ def test_clipping_bounds_the_whole_step() -> None:
 def test_the_scan_is_stepping(variant: str) -> None:
     """Encoding a block at once, in pieces, and session by session with a fresh state all give the same queries."""
     model, state = make(variant).model, make(variant).state()
-    block = next(SessionFeed(SESSIONS, LANES, 12, "time", 3, 2**30).epoch(0))
+    block = next(lane_feed(SESSIONS, Plan(LANES, 12, "time", 3, 2**30)).epoch(0))
     encode = jax.jit(model.encode)
     _, whole = encode(state.params, state.tables, model.carry(LANES), block)
     carry = model.carry(LANES)

@@ -13,7 +13,8 @@ import numpy as np
 
 from jaxrec import sharding
 from jaxrec.config import Config
-from jaxrec.models import Feed, Model
+from jaxrec.feeds.base import Feed
+from jaxrec.models import Model
 from jaxrec.models.work import Work
 from jaxrec.optimizers import Optimizer, make_optimizer, make_schedule
 from jaxrec.telemetry import Waited

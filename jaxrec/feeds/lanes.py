@@ -8,19 +8,14 @@ lengths therefore depend on the session lengths alone, and shapes are the same i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
-from jax.sharding import Mesh
 
 from jaxrec.data.dataset import Sessions
-from jaxrec.feeds.base import Shape, ahead
-from jaxrec.sharding import deal, like, replicate
+from jaxrec.feeds.base import Feed, Plan, Shape
 
 
 class Block(NamedTuple):
@@ -91,86 +86,35 @@ def _lay_out(starts: np.ndarray, steps: np.ndarray, lane: np.ndarray, lanes: int
     return np.ascontiguousarray(grid.reshape(lanes, longest).T)
 
 
-class SessionFeed:
-    """Blocks of a split, by (epoch, block): the order is a pure function of them and the seed.
+class Split(NamedTuple):
+    """Events one session behind the other: int32[n] items, bool[n] whether each opens its session, and bool[n] whether
+    it is a target, None where every event is that its session does not open with."""
 
-    Args:
-        sessions: the split.
-        lanes: B.
-        steps_per_block: at most so many steps a block; fewer, so that an epoch has little padding.
-        order: see ``lane_positions``.
-        device_bytes: the split lives on the device if events and one epoch's order take no more than this; otherwise a
-            thread prepares the next block on the host while the device works.
-        mesh: devices that share the lanes; None: one device.
-
-    Attributes:
-        pairs: targets scored in an epoch.
-    """
-
-    def __init__(
-        self,
-        sessions: Sessions,
-        lanes: int,
-        steps_per_block: int,
-        order: str,
-        seed: int,
-        device_bytes: int,
-        mesh: Mesh | None = None,
-    ) -> None:
-        self._offsets = np.asarray(sessions.offsets)
-        self._items = np.asarray(sessions.items, dtype=np.int32)
-        self._order, self._seed, self.mesh = order, seed, mesh
-        self._opens = np.zeros(len(self._items), bool)
-        self._opens[self._offsets[:-1][np.diff(self._offsets) > 0]] = True
-        self.pairs = int(np.maximum(np.diff(self._offsets) - 1, 0).sum())
-        self._scored: np.ndarray | None = None  # bool[n], events that are targets, where some with a pair are not
-        if sessions.last_only:
-            self._scored = np.zeros(len(self._items), bool)
-            self._scored[sessions.target_positions] = True
-            self.pairs = int(self._scored.sum())
-        used = lane_length(self._offsets, lanes)
-        blocks = max(1, -(-used // steps_per_block))
-        self.shape = Shape(lanes, max(1, -(-used // blocks)), blocks, used)
-        padded = self.shape.steps * blocks * lanes
-        self.resident = 5 * len(self._items) + 4 * padded <= device_bytes
-        if self.resident:
-            self._device = replicate((self._items, self._opens, self._scored), mesh)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Block]:
-        """The blocks of an epoch from block ``start`` on."""
-        positions = self.positions(epoch)
-        if self.resident:
-            on_device = replicate(positions, self.mesh)
-            for block in range(start, self.shape.blocks):
-                cut = _cut(*self._device, on_device, block * self.shape.steps, self.shape.steps)
-                yield deal(cut, self.mesh, 1)
-        else:
-            yield from ahead(self._host_block(positions, block) for block in range(start, self.shape.blocks))
-
-    def like(self) -> Block:
-        """Shapes and dtypes of a block, to compile for."""
-        shape = (self.shape.steps, self.shape.lanes)
-        block = Block(*(jax.ShapeDtypeStruct(shape, dtype) for dtype in (np.int32, np.int32, np.bool_, np.float32)))
-        return like(block, self.mesh, 1)
-
-    def positions(self, epoch: int) -> np.ndarray:
-        """int32[blocks * steps, lanes]: ``lane_positions``, padded with -1 to whole blocks."""
-        positions = lane_positions(self._offsets, self.shape.lanes, self._order, self._seed, epoch)
-        padding = self.shape.steps * self.shape.blocks - len(positions)
-        return np.pad(positions, ((0, padding), (0, 0)), constant_values=-1)
-
-    def _host_block(self, positions: np.ndarray, block: int) -> Block:
-        part = positions[block * self.shape.steps : (block + 1) * self.shape.steps]
-        at = np.maximum(part, 0)
-        after = np.minimum(at + 1, len(self._items) - 1)
-        live = part >= 0 if self._scored is None else (part >= 0) & self._scored[after]
-        host = Block(self._items[at], self._items[after], self._opens[at] | (part < 0), live.astype(np.float32))
-        return deal(host, self.mesh, 1)
+    items: Any
+    opens: Any
+    scored: Any
 
 
-@partial(jax.jit, static_argnames="steps")
-def _cut(items: Array, opens: Array, scored: Array | None, positions: Array, start: int, steps: int) -> Block:
-    part = jax.lax.dynamic_slice_in_dim(positions, start, steps)
-    at = jnp.maximum(part, 0)
-    live = part >= 0 if scored is None else (part >= 0) & scored[at + 1]
-    return Block(items[at], items[at + 1], opens[at] | (part < 0), live.astype(jnp.float32))
+def lane_feed(sessions: Sessions, plan: Plan) -> Feed:
+    """The blocks of a split in ``plan.batch`` lanes; their order is that of ``lane_positions``."""
+    offsets, targets = np.asarray(sessions.offsets), sessions.target_positions
+    opens, scored = np.zeros((2, len(sessions.items)), bool)
+    opens[offsets[:-1][np.diff(offsets) > 0]] = True
+    scored[targets] = True
+    split = Split(np.asarray(sessions.items, np.int32), opens, scored if sessions.last_only else None)
+    shape = Shape.of(plan.batch, lane_length(offsets, plan.batch), plan.steps_per_block)
+
+    def order(epoch: int) -> np.ndarray:
+        positions = lane_positions(offsets, plan.batch, plan.order, plan.seed, epoch)
+        return np.pad(positions, ((0, shape.total - shape.used), (0, 0)), constant_values=-1)
+
+    order_like = jax.ShapeDtypeStruct((shape.total, plan.batch), np.int32)
+    return Feed(plan, shape, len(targets), split, order, order_like, _cut)
+
+
+def _cut(xp: Any, own: Callable[[Any], Any], split: Split, order: Any) -> Block:
+    position = own(order)
+    at = xp.maximum(position, 0)
+    after = xp.minimum(at + 1, len(split.items) - 1)
+    live = position >= 0 if split.scored is None else (position >= 0) & split.scored[after]
+    return Block(split.items[at], split.items[after], split.opens[at] | (position < 0), live.astype(xp.float32))

@@ -12,20 +12,20 @@ lengths. An epoch then only says which chunk takes which place among those of it
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 from jax.sharding import Mesh
 
+from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
-from jaxrec.feeds.base import Plan, Shape, ahead
-from jaxrec.sharding import deal, like, pad, replicate
+from jaxrec.feeds.base import Feed, Plan, Shape
+from jaxrec.sharding import deal, pad
 
 
 class PackedBlock(NamedTuple):
@@ -39,7 +39,7 @@ class PackedBlock(NamedTuple):
         weight: float32[S, P], of its loss; 0 where there is no target.
         event: int32[S, R, W], the type of the input's event, where the model reads it; otherwise None.
         names: the name vectors of inputs and targets, bfloat16[S, R, W, dim] and [S, P, dim], where they come from host
-            memory (``named``); otherwise None.
+            memory (``Names``); otherwise None.
         asked: int32[S, P], when the last event before each target was, where the feed has times; otherwise None.
     """
 
@@ -213,8 +213,17 @@ def _rows_per_step(total: np.ndarray, targets: int) -> int:
     return rows
 
 
-class PackedFeed:
-    """Blocks of a split, by (epoch, block): the order is a pure function of them and the seed.
+def packed_feed(
+    sessions: Sessions,
+    window: int,
+    plan: Plan,
+    stride: int = 1,
+    half_life: float | None = None,
+    events: bool = False,
+    times: np.ndarray | None = None,
+    names: Catalogue | None = None,
+) -> Feed:
+    """The blocks of a split.
 
     Args:
         sessions: the split.
@@ -227,118 +236,67 @@ class PackedFeed:
             the weights' mean over targets is 1. None: all weigh 1.
         events: whether blocks tell the types of events, which ``sessions`` then has.
         times: int32[n], of the split's events in any unit, where blocks are to tell them.
+        names: the name vectors that blocks are to bring from host memory.
 
-    Attributes:
-        shape: ``lanes`` are the scored positions of a step (blocks may have a few more, never used, that devices can
-            share evenly); ``used`` steps hold targets.
-        pairs: targets in an epoch.
+    Returns:
+        The feed; the lanes of its shape are the scored positions of a step (blocks may have a few more, never used,
+        that devices can share evenly).
     """
-
-    def __init__(
-        self,
-        sessions: Sessions,
-        window: int,
-        plan: Plan,
-        stride: int = 1,
-        half_life: float | None = None,
-        events: bool = False,
-        times: np.ndarray | None = None,
-    ) -> None:
-        if len(sessions.items) >= 2**31:
-            raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
-                            f"{2**31:,}; prepare a part of the data")  # fmt: skip
-        self._log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times)
-        self._plan, self.mesh = plan, plan.mesh
-        self._chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
-        # Classes of chunks that may take each other's places, in the order of the template's places.
-        self._kind = self._chunks.length * (window + 1) + self._chunks.scored
-        self._value = None if half_life is None else _decay(sessions, self._chunks, half_life)
-        self.pairs = int(self._chunks.scored.sum())
-        # The last targets alone come with all of their history: a step is then bounded by inputs, not by targets.
-        inputs = int(self._chunks.length.sum())
-        batch = max(1, plan.batch * self.pairs // inputs) if sessions.last_only and inputs else plan.batch
-        template = pack(self._chunks, window, batch)
-        used, lanes = template.slot.shape
-        template = _shared(template, len(self._chunks.begin), plan.mesh)
-        blocks = max(1, -(-used // plan.steps_per_block))
-        self.shape = Shape(lanes, max(1, -(-used // blocks)), blocks, used)
-        fill = (len(self._chunks.begin), 0, -1)
-        self._template = Template(*(_pad(part, self.shape, value) for part, value in zip(template, fill, strict=True)))
-        size = sum(part.nbytes for part in jax.tree.leaves((self._log, self._template)))
-        self.resident = size <= plan.device_bytes
-        if self.resident:
-            self._device = replicate((self._log, self._template), plan.mesh)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """R and W."""
-        return self._template.chunk.shape[1], self._template.chunk.shape[2]
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[PackedBlock]:
-        """The blocks of an epoch from block ``start`` on."""
-        begin, value = self.order(epoch)
-        steps = self.shape.steps
-        if self.resident:
-            log, template = self._device
-            begins, values = replicate((begin, value), self.mesh)
-            for block in range(start, self.shape.blocks):
-                yield deal(_cut(log, template, begins, values, block * steps, steps), self.mesh, 1)
-        else:
-            yield from ahead(self._host_block(begin, value, block) for block in range(start, self.shape.blocks))
-
-    def order(self, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The first event, int32[C + 1], and the weight, float32[C + 1], of the chunk in each place; the last is for
-        padding."""
-        n = len(self._kind)
-        if self._plan.order == "random":
-            deal = np.random.Generator(np.random.Philox(key=[self._plan.seed, epoch])).permutation(n)
-        else:
-            deal = np.argsort(self._chunks.session, kind="stable")
-        small = np.uint16 if self._kind.max(initial=0) < 2**16 else np.int64  # radix sort, linear
-        chunk = deal[np.argsort(self._kind[deal].astype(small), kind="stable")]
-        begin = np.append(self._chunks.begin[chunk], 0).astype(np.int32)
-        return begin, None if self._value is None else np.append(self._value[chunk], 0).astype(np.float32)
-
-    def like(self) -> PackedBlock:
-        """Shapes and dtypes of a block, to compile for."""
-        (rows, window), steps = self.grid, self.shape.steps
-        grid = jax.ShapeDtypeStruct((steps, rows, window), np.int32)
-        scored = jax.ShapeDtypeStruct((steps, self._template.slot.shape[1]), np.int32)
-        weight = jax.ShapeDtypeStruct(scored.shape, np.float32)
-        kinds, asked = None if self._log.events is None else grid, None if self._log.times is None else scored
-        return like(PackedBlock(grid, grid, scored, scored, weight, kinds, None, asked), self.mesh, 1)
-
-    def positions(self, epoch: int = 0) -> np.ndarray:
-        """int64[steps of all blocks, P]: where in the split each target stands, in the order of the blocks; -1 where
-        there is none."""
-        begin, _ = self.order(epoch)
-        target = _events(np, self._template, begin)[1]
-        return np.where(self._template.slot >= 0, target, -1)
-
-    def _host_block(self, begin: np.ndarray, value: np.ndarray | None, block: int) -> PackedBlock:
-        low = block * self.shape.steps
-        part = Template(*(leaf[low : low + self.shape.steps] for leaf in self._template))
-        return deal(_assemble(np, self._log, part, begin, value), self.mesh, 1)
+    if len(sessions.items) >= 2**31:
+        raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
+                        f"{2**31:,}; prepare a part of the data")  # fmt: skip
+    log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times)
+    chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
+    pairs, inputs = int(chunks.scored.sum()), int(chunks.length.sum())
+    # The last targets alone come with all of their history: a step is then bounded by inputs, not by targets.
+    batch = max(1, plan.batch * pairs // inputs) if sessions.last_only and inputs else plan.batch
+    template = pack(chunks, window, batch)
+    used, lanes = template.slot.shape
+    shape, n = Shape.of(lanes, used, plan.steps_per_block), len(chunks.begin)
+    split = log, _fill(template, shape, n, plan.mesh)
+    value = None if half_life is None else _decay(sessions, chunks, half_life)
+    begin = jax.ShapeDtypeStruct((n + 1,), np.int32)
+    order_like = begin, None if value is None else begin.update(dtype=np.float32)
+    extra = None if names is None else Names(names, plan.mesh)
+    return Feed(plan, shape, pairs, split, partial(_order, chunks, window, value, plan), order_like, _cut, extra)
 
 
-@partial(jax.jit, static_argnames="steps")
-def _cut(log: Log, template: Template, begin: Array, value: Array | None, start: int, steps: int) -> PackedBlock:
-    part = Template(*(jax.lax.dynamic_slice_in_dim(leaf, start, steps) for leaf in template))
-    return _assemble(jnp, log, part, begin, value)
+def _order(
+    chunks: Chunks, window: int, value: np.ndarray | None, plan: Plan, epoch: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The first event, int32[C + 1], and the weight, float32[C + 1], of the chunk in each place; the last is for
+    padding."""
+    # Classes of chunks that may take each other's places, in the order of the template's places.
+    kind = chunks.length * (window + 1) + chunks.scored
+    if plan.order == "random":
+        deal = np.random.Generator(np.random.Philox(key=[plan.seed, epoch])).permutation(len(kind))
+    else:
+        deal = np.argsort(chunks.session, kind="stable")
+    small = np.uint16 if kind.max(initial=0) < 2**16 else np.int64  # radix sort, linear
+    chunk = deal[np.argsort(kind[deal].astype(small), kind="stable")]
+    begin = np.append(chunks.begin[chunk], 0).astype(np.int32)
+    return begin, None if value is None else np.append(value[chunk], 0).astype(np.float32)
 
 
-def _assemble(xp: Any, log: Log, part: Template, begin: Any, value: Any) -> PackedBlock:
-    """Fill a template's steps, with NumPy or on the device."""
-    chunks = len(begin) - 1
+def target_positions(feed: Feed, epoch: int = 0) -> np.ndarray:
+    """int64[steps of all blocks, P]: where in the split each target of a packed feed stands, in the order of the
+    blocks; -1 where there is none."""
+    (_, template), (begin, _) = feed.split, feed.order(epoch)
+    return np.where(template.slot >= 0, _events(np, template, begin)[1], -1)
+
+
+def _cut(xp: Any, own: Callable[[Any], Any], split: tuple[Log, Template], order: tuple[Any, Any]) -> PackedBlock:
+    """Fill the template's steps."""
+    (log, template), (begin, value) = split, order
+    part: Template = own(template)
     event, target = _events(xp, part, begin)
-    steps = event.shape[0]
     live = part.slot >= 0
     slot = xp.where(live, part.slot, 0)
     weight = live.astype(xp.float32)
     if value is not None:
-        weight = weight * value[xp.take_along_axis(part.chunk.reshape(steps, -1), slot, axis=1)]
+        weight = weight * value[xp.take_along_axis(part.chunk.reshape(len(slot), -1), slot, axis=1)]
     start = (xp.arange(event.shape[2], dtype=xp.int32) - part.offset).astype(xp.int32)
-    source = xp.where(part.chunk < chunks, log.items[event], -1)
+    source = xp.where(part.chunk < len(begin) - 1, log.items[event], -1)
     kinds = None if log.events is None else log.events[event].astype(xp.int32)
     asked = None if log.times is None else log.times[xp.maximum(target - 1, 0)]
     return PackedBlock(source, start, slot, log.items[target], weight, kinds, None, asked)
@@ -360,18 +318,40 @@ def _decay(sessions: Sessions, chunks: Chunks, half_life: float) -> np.ndarray:
     return value / np.average(value, weights=chunks.scored)
 
 
-def _shared(template: Template, places: int, mesh: Mesh | None) -> Template:
-    """The template with empty rows and unused slots, until the devices can share both evenly."""
+def _fill(template: Template, shape: Shape, places: int, mesh: Mesh | None) -> Template:
+    """The template filled up to whole blocks, and with empty rows and unused slots until devices can share both."""
     rows, slots = template.chunk.shape[1], template.slot.shape[1]
-    more_rows, more_slots = pad(rows, mesh) - rows, pad(slots, mesh) - slots
+    more_steps, more_rows, more_slots = shape.total - shape.used, pad(rows, mesh) - rows, pad(slots, mesh) - slots
+    more = [(0, more_steps), (0, more_rows), (0, 0)]
     return Template(
-        np.pad(template.chunk, ((0, 0), (0, more_rows), (0, 0)), constant_values=places),
-        np.pad(template.offset, ((0, 0), (0, more_rows), (0, 0))),
-        np.pad(template.slot, ((0, 0), (0, more_slots)), constant_values=-1),
+        np.pad(template.chunk, more, constant_values=places),
+        np.pad(template.offset, more),
+        np.pad(template.slot, [(0, more_steps), (0, more_slots)], constant_values=-1),
     )
 
 
-def _pad(part: np.ndarray, shape: Shape, value: int) -> np.ndarray:
-    """The template's steps filled up to whole blocks."""
-    missing = shape.steps * shape.blocks - len(part)
-    return np.pad(part, [(0, missing)] + [(0, 0)] * (part.ndim - 1), constant_values=value)
+class Names:
+    """Name vectors that do not fit on the device, added to the blocks that need them.
+
+    Args:
+        catalogue: the vectors, in host memory or mapped from the disk.
+    """
+
+    def __init__(self, catalogue: Catalogue, mesh: Mesh | None) -> None:
+        self._catalogue, self._mesh = catalogue, mesh
+
+    def __call__(self, block: PackedBlock) -> PackedBlock:
+        names = tuple(self._gather(np.asarray(ids)) for ids in (block.input, block.target))
+        return block._replace(names=deal(names, self._mesh, 1))
+
+    def like(self, block: PackedBlock) -> PackedBlock:
+        shapes = (leaf.update(shape=(*leaf.shape, self._catalogue.dim), dtype=jnp.bfloat16)
+                  for leaf in (block.input, block.target))  # fmt: skip
+        return block._replace(names=tuple(shapes))
+
+    def _gather(self, items: np.ndarray) -> np.ndarray:
+        """bfloat16[..., dim] from int32[...]; zeros for -1 and for items without a name."""
+        rows = np.where(items >= 0, self._catalogue.name_of[items], -1)
+        vectors = self._catalogue.vectors[rows].astype(jnp.bfloat16)  # as on the device, so that both train alike
+        vectors[rows < 0] = 0
+        return vectors

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from jax import Array
-from jax.sharding import Mesh
 
 from jaxrec.baselines.logistic import Logistic
 from jaxrec.config import Config
 from jaxrec.data.rows import Schema
-from jaxrec.feeds.base import Plan, Shape
+from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.autoint import AutoInt
 from jaxrec.models.gru4rec import GRU4Rec
 from jaxrec.models.narm import narm
@@ -109,24 +108,6 @@ class TowerModel(Model, Protocol):
     def encode(self, side: str, weights: dict[str, Any], columns: Array, numbers: Array) -> Array:
         """float32[n, D] unit vectors of one side, ``user`` or ``item``, from int32[n, C] and float32[n, M]; their
         products rank."""
-
-
-class Feed(Protocol):
-    """Blocks of a split by (epoch, block). Leaves lead with [steps, ...]; among them are ``target`` and ``weight``
-    [steps, B], a weight of 0 marking what is no target."""
-
-    shape: Shape
-    mesh: Mesh | None  # devices that share each step; None: one
-
-    @property
-    def pairs(self) -> int:
-        """Targets in an epoch."""
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
-        """The blocks of an epoch from block ``start`` on."""
-
-    def like(self) -> Any:
-        """Shapes and dtypes of a block, to compile for."""
 
 
 MODELS: dict[str, Callable[[Config, int], SessionModel]] = {"gru4rec": GRU4Rec, "narm": narm, "sasrec": sasrec}

@@ -16,8 +16,8 @@ from jax import Array
 from jaxrec.baselines.logistic import Logistic
 from jaxrec.config import Config
 from jaxrec.data.rows import Rows, Schema
-from jaxrec.feeds.base import Plan
-from jaxrec.feeds.rows import RowBlock, RowFeed
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.feeds.rows import RowBlock, row_feed
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.models.fields import Stack
@@ -178,8 +178,8 @@ class AutoInt:
 
         self.tables = {"field": TableSpec(self._stack.rows, self._dim + self._first_order, init, dense=self._dense)}
 
-    def feed(self, rows: Rows, plan: Plan) -> RowFeed:
-        return RowFeed(rows, plan)
+    def feed(self, rows: Rows, plan: Plan) -> Feed:
+        return row_feed(rows, plan)
 
     def init(self, key: Array) -> Any:
         vectors = jnp.zeros((1, len(self._schema.fields), self._dim))

@@ -11,8 +11,8 @@ from jax import Array
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
-from jaxrec.feeds.base import Plan
-from jaxrec.feeds.lanes import Block, SessionFeed
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.feeds.lanes import Block, lane_feed
 from jaxrec.models.gru import GRUStack, Hidden, reset_hidden, zero_hidden
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants, scores_of
 from jaxrec.models.work import Work, row_state
@@ -66,10 +66,8 @@ class GRU4Rec:
     def carry(self, lanes: int) -> Hidden:
         return zero_hidden(self._config.model.layers, lanes)
 
-    def feed(self, sessions: Sessions, plan: Plan) -> SessionFeed:
-        return SessionFeed(
-            sessions, plan.batch, plan.steps_per_block, plan.order, plan.seed, plan.device_bytes, plan.mesh
-        )
+    def feed(self, sessions: Sessions, plan: Plan) -> Feed:
+        return lane_feed(sessions, plan)
 
     def constants(self, counts: np.ndarray) -> SamplingConstants:
         return self._ranking.constants(counts)

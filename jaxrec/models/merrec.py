@@ -29,9 +29,8 @@ from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
-from jaxrec.feeds.base import Plan
-from jaxrec.feeds.named import NamedFeed
-from jaxrec.feeds.packed import PackedBlock, PackedFeed
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses import cross_entropy
 from jaxrec.models.event_encoder import Known, MERRecEncoder, project
 from jaxrec.models.sampled import SampledRanking, SamplingConstants, scores_of
@@ -118,12 +117,12 @@ class MERRec:
 
     # ---- what the loop asks ------------------------------------------------------------------------------------------
 
-    def feed(self, sessions: Sessions, plan: Plan) -> PackedFeed | NamedFeed:
+    def feed(self, sessions: Sessions, plan: Plan) -> Feed:
         model, spans = self._config.model, self._catalogue.spans
         stride, half_life = (model.stride, self._config.data.half_life) if plan.training else (1, None)
         times = None if spans is None else spans.seconds(sessions.times)
-        feed = PackedFeed(sessions, model.window, plan, stride, half_life, True, times)
-        return feed if self._on_device else NamedFeed(feed, self._catalogue)
+        names = None if self._on_device else self._catalogue
+        return packed_feed(sessions, model.window, plan, stride, half_life, True, times, names)
 
     def init(self, key: Array) -> Any:
         model, catalogue = self._config.model, self._catalogue

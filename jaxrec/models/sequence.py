@@ -19,8 +19,8 @@ from jax import Array
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
-from jaxrec.feeds.base import Plan
-from jaxrec.feeds.packed import PackedBlock, PackedFeed
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants, scores_of
 from jaxrec.models.work import Work, row_state
 from jaxrec.sharding import dealt, taken, whole
@@ -75,11 +75,11 @@ class SequenceModel:
                               self._dense)
         }  # fmt: skip
 
-    def feed(self, sessions: Sessions, plan: Plan) -> PackedFeed:
+    def feed(self, sessions: Sessions, plan: Plan) -> Feed:
         model = self._config.model
         if not plan.training:
-            return PackedFeed(sessions, model.window, plan)
-        return PackedFeed(sessions, model.window, plan, model.stride, self._config.data.half_life)
+            return packed_feed(sessions, model.window, plan)
+        return packed_feed(sessions, model.window, plan, model.stride, self._config.data.half_life)
 
     def init(self, key: Array) -> Any:
         model = self._config.model

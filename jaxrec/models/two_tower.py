@@ -18,8 +18,8 @@ from jax import Array
 
 from jaxrec.config import Config
 from jaxrec.data.rows import Rows, Schema
-from jaxrec.feeds.base import Plan
-from jaxrec.feeds.rows import RowBlock, RowFeed
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.feeds.rows import RowBlock, row_feed
 from jaxrec.models.contrast import Asked, Offered, contrast
 from jaxrec.models.dropout import byte_mask
 from jaxrec.models.fields import Stack
@@ -195,9 +195,9 @@ class TwoTower:
         self._pool = min(self._loss.hard_pool, self.n_items - 2) if self._loss.hard_negatives else 0
         self.tables = {name: side.table for name, side in self.sides.items() if side.coded.fields}
 
-    def feed(self, rows: Rows, plan: Plan) -> RowFeed:
+    def feed(self, rows: Rows, plan: Plan) -> Feed:
         """Rows whose columns are the customer's coded fields, then the customer and the product by index."""
-        return RowFeed(rows, plan)
+        return row_feed(rows, plan)
 
     def init(self, key: Array) -> Any:
         keys = jax.random.split(key, 2)
