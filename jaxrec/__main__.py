@@ -7,7 +7,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from jaxrec import __version__, startup
+from jaxrec import __version__
+from jaxrec.cli import startup
 
 ALSO = {
     "python scripts/benchmark.py": "training throughput",
@@ -39,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"jaxrec: error: {startup.no_such_command(name, f'python -m jaxrec {name}')}", file=sys.stderr)
         return 2
     startup.check(["python", "-m", f"jaxrec.{name}"])
-    from jaxrec.cli import command  # here: the packages that it needs are there now
+    from jaxrec.cli.command import command  # here: the packages that it needs are there now
 
     return command(importlib.import_module(f"jaxrec.{name}").main, argv[1:])
 

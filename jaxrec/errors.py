@@ -17,7 +17,7 @@ class UserError(Exception):
     """A mistake that the user can mend.
 
     The message is one line: the file, row or field; what was found; what is allowed; what to do.
-    Commands print it as ``jaxrec: error: …`` and exit with status 2 (see ``jaxrec.cli``).
+    Commands print it as ``jaxrec: error: …`` and exit with status 2 (see ``jaxrec.cli.command``).
     """
 
     def __init__(self, message: str) -> None:

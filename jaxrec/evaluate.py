@@ -12,22 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec import baselines, runtime
+from jaxrec import baselines
 from jaxrec import config as configuration
-from jaxrec.baselines import measuring
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES
-from jaxrec.chance import random_ranking
-from jaxrec.cli import Parser, command, progress, say
-from jaxrec.click_plots import reliability
+from jaxrec.cli import runtime
+from jaxrec.cli.command import Parser, command, progress, say
+from jaxrec.cli.options import parse_baselines, positive, read_folds, read_fraction
 from jaxrec.config import EvaluationConfig, choices
-from jaxrec.cutoffs import default_ks, run_ks
 from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
-from jaxrec.data.markov import optimum_metrics
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError, nearest, shown
-from jaxrec.evaluate_events import EVENT_BASELINES, evaluate_events, event_table
-from jaxrec.evaluate_retrieval import evaluate_retrieval, results_files, retrieval_table
-from jaxrec.evaluate_rows import (
+from jaxrec.metrics.chance import random_ranking
+from jaxrec.plots.clicks import reliability
+from jaxrec.run import Run, load_session_model, open_run, open_run_data, write_text
+from jaxrec.sources.markov import optimum_metrics
+from jaxrec.tasks.clicks.evaluate import (
     ROW_BASELINES,
     beside,
     evaluate_row_baselines,
@@ -35,10 +34,12 @@ from jaxrec.evaluate_rows import (
     metrics_table,
     row_table,
 )
-from jaxrec.evaluation import Evaluator, open_split
-from jaxrec.options import parse_baselines, positive, read_folds, read_fraction
-from jaxrec.results import file_of, keep_result, kept_or_said, question
-from jaxrec.rundir import Run, load_session_model, open_run, open_run_data, write_text
+from jaxrec.tasks.cutoffs import default_ks, run_ks
+from jaxrec.tasks.events.evaluate import EVENT_BASELINES, evaluate_events, event_table
+from jaxrec.tasks.results import file_of, keep_result, kept_or_said, question
+from jaxrec.tasks.retrieval.evaluate import evaluate_retrieval, results_files, retrieval_table
+from jaxrec.tasks.sessions import baselines as measuring
+from jaxrec.tasks.sessions.judge import Evaluator, open_split
 
 DEFAULT_FOLDS = 10
 

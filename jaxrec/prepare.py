@@ -1,6 +1,6 @@
 """python -m jaxrec.prepare: from raw data to a dataset directory.
 
-Every source of sessions goes through the same cleaning (jaxrec/data/events.py); the result is described in
+Every source of sessions goes through the same cleaning (jaxrec/data/clean/pipeline.py); the result is described in
 jaxrec/data/dataset.py, that of rows with labels in jaxrec/data/rows.py.
 """
 
@@ -18,22 +18,22 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from jaxrec.cli import Parser, command, progress, say
-from jaxrec.data.cleaning import Cleaning, Raw
-from jaxrec.data.clicks import duration
+from jaxrec.cli.command import Parser, command, progress, say
+from jaxrec.data.clean.choices import Cleaning, Raw
+from jaxrec.data.clean.clicks import duration
+from jaxrec.data.clean.pipeline import prepare
+from jaxrec.data.clean.splits import LEAVE_ONE_OUT
 from jaxrec.data.dataset import SPLITS
-from jaxrec.data.duck import connect
-from jaxrec.data.events import prepare
-from jaxrec.data.market_optimum import optimum_lines
-from jaxrec.data.markov import optimum_metrics
-from jaxrec.data.reading import read_line
-from jaxrec.data.rows_writing import RawRows, rows_summary, write_rows
-from jaxrec.data.sources import ROW_SOURCES, SOURCES, TYPED_SOURCES, RowSource, Source
-from jaxrec.data.sources.shared import fraction
-from jaxrec.data.splits import LEAVE_ONE_OUT
-from jaxrec.data.times import times_line
-from jaxrec.data.writing import staging, write_manifest
+from jaxrec.data.encode import RawRows, rows_summary, write_rows
+from jaxrec.data.reading.duck import connect
+from jaxrec.data.reading.files import read_line
+from jaxrec.data.reading.times import times_line
+from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError, one_line
+from jaxrec.sources import ROW_SOURCES, SOURCES, TYPED_SOURCES, RowSource, Source
+from jaxrec.sources.market.optimum import optimum_lines
+from jaxrec.sources.markov import optimum_metrics
+from jaxrec.sources.shared import fraction
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}

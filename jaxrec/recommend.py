@@ -14,18 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrec import runtime
-from jaxrec.cli import Parser, as_json, command, say
-from jaxrec.cutoffs import default_k, ranked_items
-from jaxrec.data.field_codes import noted_unknown
-from jaxrec.data.raw_ids import bare, listing, read_ids, read_sessions
-from jaxrec.data.vocabulary import Vocabulary
+from jaxrec.cli import runtime
+from jaxrec.cli.command import Parser, as_json, command, say
+from jaxrec.data.codes import noted_unknown
+from jaxrec.data.ids import bare, listing, read_ids, read_sessions
+from jaxrec.data.items import Vocabulary
 from jaxrec.errors import Note, UserError, one_line
-from jaxrec.history import SEEN
-from jaxrec.models import SessionModel
-from jaxrec.ranking import BlockSize, block_size, top_items
-from jaxrec.rundir import load_session_model, open_run
-from jaxrec.serving import DEFAULT_K, batches, best, check_k, steps
+from jaxrec.models.base import SessionModel
+from jaxrec.ops.topk import BlockSize, block_size, top_items
+from jaxrec.run import load_session_model, open_run
+from jaxrec.tasks.cutoffs import default_k, ranked_items
+from jaxrec.tasks.history import SEEN
+from jaxrec.tasks.serving import DEFAULT_K, batches, best, check_k, steps
 
 Ids = list[int] | list[str]
 MOST = 2**31  # clicks of a session
@@ -259,7 +259,9 @@ def main(argv: Sequence[str]) -> None:
     if kind == "sessions":
         _answer(options)
         return
-    from jaxrec import answer_events, recommend_rows, recommend_towers
+    from jaxrec.tasks.clicks import recommend as recommend_rows
+    from jaxrec.tasks.events import answers as answer_events
+    from jaxrec.tasks.retrieval import recommend as recommend_towers
 
     runtime.start()
     {"autoint": recommend_rows, "two_tower": recommend_towers, "merrec": answer_events}[kind].answer(options)

@@ -11,23 +11,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from jaxrec import config as configuration
-from jaxrec import runtime, sharding, telemetry
-from jaxrec.checkpoint import Checkpoints
-from jaxrec.cli import Parser, command, progress, say, tell
-from jaxrec.click_metrics import higher_is_better
+from jaxrec.cli import runtime
+from jaxrec.cli.command import Parser, command, progress, say, tell
+from jaxrec.cli.lock import owned
+from jaxrec.cli.paths import check_path
 from jaxrec.config import Config, TrainingConfig
-from jaxrec.cutoffs import cutoffs, fit_cutoffs
+from jaxrec.config.help import field_help
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
-from jaxrec.field_help import field_help
-from jaxrec.lock import owned
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.paths import check_path
-from jaxrec.plots import learning_curve
-from jaxrec.rundir import create_run, open_run, resume_run
+from jaxrec.metrics.clicks import higher_is_better
+from jaxrec.ops import parallel
+from jaxrec.plots.__main__ import learning_curve
+from jaxrec.run import create_run, open_run, resume_run
 from jaxrec.tasks import make_task
-from jaxrec.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
-from jaxrec.training import configured_block, new_state, place_state
+from jaxrec.tasks.cutoffs import cutoffs, fit_cutoffs
+from jaxrec.training import telemetry
+from jaxrec.training.block import configured_block, new_state, place_state
+from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.optimizers import make_optimizer, make_schedule
+from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
 
 
 @dataclass
@@ -92,7 +94,7 @@ def _train(
     settings = config.training
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh
-    constants = sharding.replicate(task.constants, mesh)
+    constants = parallel.replicate(task.constants, mesh)
     schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
     optimizer = make_optimizer(config.optimizer, schedule)
 
@@ -154,7 +156,7 @@ def _train(
             for block in blocks:
                 # This returns at once. While the device works on the block, the host reads the one before.
                 state, stats = compiled(state, constants, block)
-                sharding.take_turns(stats, mesh)
+                parallel.take_turns(stats, mesh)
                 first_step = position.epoch * feed.shape.used + position.block * feed.shape.steps
                 meter.push(stats, position.epoch, position.block, first_step)
                 position.block += 1
@@ -179,7 +181,7 @@ def _train(
         asked = False
         if task.validation is not None:
             with clock.part("evaluate"), progress(f"train: validation after epoch {position.epoch}"):
-                metrics = task.validation.metrics(**sharding.local(state.weights()), ks=cutoffs(config))
+                metrics = task.validation.metrics(**parallel.local(state.weights()), ks=cutoffs(config))
             log.write("validation", step, epoch=position.epoch, **metrics)
             value = metrics[settings.metric]
             summary += f", validation {settings.metric} {value:.4f}"

@@ -39,14 +39,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec import config as configuration
-from jaxrec import runtime
 from jaxrec.benchmarks import exchange, peers, report
 from jaxrec.benchmarks.machine import device_peak_mb
 from jaxrec.benchmarks.output_layer import output_layer, output_table
 from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS
 from jaxrec.benchmarks.sweep import MODELS, REPETITIONS, STEPS, compile_cases, measure, table
-from jaxrec.cli import Parser, command
-from jaxrec.rundir import write_text
+from jaxrec.cli import runtime
+from jaxrec.cli.command import Parser, command
+from jaxrec.run import write_text
 
 
 def _parser() -> Parser:

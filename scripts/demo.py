@@ -22,14 +22,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import streamlit as st
 
-from jaxrec import runtime
-from jaxrec.cli import Parser
-from jaxrec.click_plots import attention_figure
-from jaxrec.data.field_codes import Entities, UnknownValues, read_table
+from jaxrec.cli import runtime
+from jaxrec.cli.command import Parser
+from jaxrec.data.codes import Entities, UnknownValues, read_table
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError
-from jaxrec.recommend_rows import ClickRecommender, explanation_table
-from jaxrec.rundir import Run
+from jaxrec.plots.clicks import attention_figure
+from jaxrec.run import Run
+from jaxrec.tasks.clicks.recommend import ClickRecommender, explanation_table
 
 LISTED = 20_000  # users; of more only the one that is typed is sent to the browser
 FILTERED = 40  # values of a field that is offered as a filter

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from helpers import SYNTHETIC, call, write_config
 
-from jaxrec import progress_lines
+from jaxrec.cli import progress as progress_lines
 
 # Compiled programs stay: looking through them for garbage, again and again, takes a twentieth of the time.
 gc.set_threshold(10_000, 20, 10)

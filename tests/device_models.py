@@ -11,15 +11,15 @@ import numpy as np
 from jaxrec import config as configuration
 from jaxrec.benchmarks.sizes import synthetic_sessions
 from jaxrec.config import Config
-from jaxrec.data.catalogue import Catalogue
+from jaxrec.data.items import Catalogue
 from jaxrec.data.positives import positive_bits
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.feeds.base import Feed
-from jaxrec.models import Model, make_click_model, make_model, make_tower_model
+from jaxrec.losses.candidates import popularity
+from jaxrec.models.base import Model, make_click_model, make_model, make_tower_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
-from jaxrec.negatives import popularity
-from jaxrec.training import training_plan
+from jaxrec.training.block import training_plan
 
 ITEMS, BATCH, STEPS = 60, 16, 10
 

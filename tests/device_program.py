@@ -19,19 +19,19 @@ import numpy as np
 from device_models import MADE, gru4rec
 
 from jaxrec import config as configuration
-from jaxrec import sharding
 from jaxrec.benchmarks.exchange import exchanged
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.rundir import load_session_model, open_run
+from jaxrec.ops import parallel
+from jaxrec.run import load_session_model, open_run
 from jaxrec.train import train as train_run
-from jaxrec.training import make_train_block, new_state, place_state
+from jaxrec.training.block import make_train_block, new_state, place_state
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 
 def train(name: str, devices: int, dtype: str, counts: tuple[int, ...]) -> list[Any]:
     """The state and losses after each of these counts of blocks."""
     with jax.enable_x64(dtype == "float64"):
         config, model, feed, constants = MADE[name](devices)
-        mesh = sharding.make_mesh(devices, config.training.batch_size)
+        mesh = parallel.make_mesh(devices, config.training.batch_size)
 
         def cast(tree: Any) -> Any:
             def one(leaf: Any) -> Any:
@@ -43,12 +43,12 @@ def train(name: str, devices: int, dtype: str, counts: tuple[int, ...]) -> list[
         with jax.enable_x64(False):  # random numbers of a type of their own would be other numbers
             begin = new_state(config, model, optimizer)
         state = place_state(cast(begin), model, mesh)
-        constants = sharding.replicate(cast(constants), mesh)
+        constants = parallel.replicate(cast(constants), mesh)
         block = make_train_block(model, optimizer, config.optimizer.clip_norm, 0.0, mesh, feed.shape.lanes)
         blocks = itertools.chain.from_iterable(feed.epoch(epoch) for epoch in itertools.count())
         found, losses = [], []
         for number in range(1, counts[-1] + 1):
-            state, stats = block(state, constants, sharding.deal(cast(next(blocks)), mesh, 1))
+            state, stats = block(state, constants, parallel.deal(cast(next(blocks)), mesh, 1))
             losses.append(np.asarray(jax.block_until_ready(stats.loss)))
             if number in counts:
                 kept = jax.tree.map(np.asarray, (state.params, state.tables, state.carry))
@@ -81,11 +81,11 @@ def exchange() -> None:
     """Bytes that a step of GRU4Rec exchanges with few and with many items."""
     for items in (1_000, 40_000):
         config, model, feed, constants = gru4rec(8, items)
-        mesh = sharding.make_mesh(8, config.training.batch_size)
+        mesh = parallel.make_mesh(8, config.training.batch_size)
         optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 200))
         state = place_state(new_state(config, model, optimizer), model, mesh)
         block = make_train_block(model, optimizer, config.optimizer.clip_norm, 0.0, mesh, feed.shape.lanes)
-        lowered = block.lower(state, sharding.replicate(constants, mesh), feed.like())
+        lowered = block.lower(state, parallel.replicate(constants, mesh), feed.like())
         bytes_ = exchanged(lowered.compile().as_text() or "", feed.shape.steps)
         print(json.dumps({"items": items, "width": model.tables["item"].width, "bytes": bytes_}))
 
@@ -106,7 +106,7 @@ def move(config_file: Path, place: Path) -> None:
         stopped = error.code
     train_run(two, place / "moved", resume=True)
     train_run(one, place / "stayed")
-    devices = [mesh.size for n in (8, 2) if (mesh := sharding.make_mesh(n, 16)) is not None]
+    devices = [mesh.size for n in (8, 2) if (mesh := parallel.make_mesh(n, 16)) is not None]
     weights = [load_session_model(open_run(place / name))[1] for name in ("stayed", "moved")]
     print(json.dumps({"stopped": stopped, "devices": devices, "difference": apart(*jax.tree.map(np.asarray, weights))}))
 

@@ -39,16 +39,16 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from jaxrec import config as configuration
-from jaxrec import listings
-from jaxrec.cli import command
+from jaxrec.cli.command import command
+from jaxrec.cli.yaml_text import parse_yaml
+from jaxrec.data.codes import UnknownValues
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.field_codes import UnknownValues
-from jaxrec.data.personas_rules import read_rules
+from jaxrec.data.filters import matching
 from jaxrec.errors import LONGEST, UserError
+from jaxrec.personas.rules import read_rules
 from jaxrec.recommend import UnknownItems
-from jaxrec.search_space import load_space
-from jaxrec.where import matching
-from jaxrec.yaml_text import parse_yaml
+from jaxrec.tasks.events import listings
+from jaxrec.tune.search_space import load_space
 
 HANGS = 20  # seconds of one input
 TABLE = pa.table({

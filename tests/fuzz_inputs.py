@@ -26,7 +26,7 @@ SIGNS = st.sampled_from(list("[]{}:,#&*!|>'\"%@`-?\t\n \\~=<0a\x00\x07\x85\ud800
 CONFIGS = [file.read_text(encoding="utf-8") for file in sorted((ROOT / "configs").glob("*.yaml"))]
 CONFIGS = [text for text in CONFIGS if "\ndata:" in text]
 SPACES = [(ROOT / "configs/tune_autoint.yaml").read_text(encoding="utf-8")]
-RULES = [(ROOT / "jaxrec/data/personas.yaml").read_text(encoding="utf-8")]
+RULES = [(ROOT / "jaxrec/personas/personas.yaml").read_text(encoding="utf-8")]
 
 TEXTS = st.text(max_size=8) | st.sampled_from(TOKENS) | st.text(st.characters(), max_size=3)  # the last with surrogates
 LARGE = st.sampled_from([10**30, 2**63, -(2**63), 2**64 - 1, 10**400])

@@ -15,19 +15,19 @@ from tower_data import write_towers
 from towers import random_weights as tower_weights
 
 from jaxrec import config as configuration
-from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import open_dataset
+from jaxrec.data.items import open_catalogue
 from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError
-from jaxrec.models import make_click_model, make_tower_model
+from jaxrec.models.base import make_click_model, make_tower_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import TwoTower
 from jaxrec.recommend import Recommender
-from jaxrec.recommend_events import EventRecommender
-from jaxrec.recommend_rows import ClickRecommender
-from jaxrec.recommend_towers import TowerRecommender
-from jaxrec.rundir import Run, create_run, open_run
+from jaxrec.run import Run, create_run, open_run
 from jaxrec.tasks import make_task
+from jaxrec.tasks.clicks.recommend import ClickRecommender
+from jaxrec.tasks.events.recommend import EventRecommender
+from jaxrec.tasks.retrieval.recommend import TowerRecommender
 
 
 @dataclass

@@ -17,14 +17,17 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxrec import evaluate, plots, prepare, recommend, telemetry, train, tune
-from jaxrec import rundir as runs
-from jaxrec.checkpoint import Checkpoints
-from jaxrec.cli import command
-from jaxrec.models import make_model
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.telemetry import PARTS
-from jaxrec.training import new_state
+from jaxrec import evaluate, prepare, recommend, train
+from jaxrec import run as runs
+from jaxrec.cli.command import command
+from jaxrec.models.base import make_model
+from jaxrec.plots import __main__ as plots
+from jaxrec.training import telemetry
+from jaxrec.training.block import new_state
+from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.optimizers import make_optimizer, make_schedule
+from jaxrec.training.telemetry import PARTS
+from jaxrec.tune import __main__ as tune
 
 ROOT = Path(__file__).resolve().parent.parent
 MAINS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -1,4 +1,4 @@
-"""NARM and SASRec in NumPy, a session at a time, written from the papers' equations (see ``jaxrec.models``)."""
+"""NARM and SASRec in NumPy, a session at a time, written from the papers' equations (see ``jaxrec.models.base``)."""
 
 from __future__ import annotations
 

@@ -15,10 +15,10 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models.narm import narm
+from jaxrec.models.packed import SequenceModel
 from jaxrec.models.sasrec import sasrec
-from jaxrec.models.sequence import SequenceModel
-from jaxrec.optimizers import make_optimizer
-from jaxrec.training import init_state
+from jaxrec.training.block import init_state
+from jaxrec.training.optimizers import make_optimizer
 
 Weights = dict[str, Any]  # {params, tables}
 Sections = dict[str, dict[str, Any]]

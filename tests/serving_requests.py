@@ -25,11 +25,11 @@ from event_data import fake_encoded, fake_find_model, make_event_data, train_sma
 from helpers import SYNTHETIC, call, write_config
 from tower_data import BRANDS, ITEMS, SKINS, USERS, customer, product, write_source, write_towers
 
-from jaxrec import listings
 from jaxrec.recommend import Recommender
-from jaxrec.recommend_events import EventRecommender
-from jaxrec.recommend_rows import ClickRecommender
-from jaxrec.recommend_towers import TowerRecommender
+from jaxrec.tasks.clicks.recommend import ClickRecommender
+from jaxrec.tasks.events import listings
+from jaxrec.tasks.events.recommend import EventRecommender
+from jaxrec.tasks.retrieval.recommend import TowerRecommender
 
 PROGRAMS, GROWTH = 150, 50
 COMPILED = "/jax/core/compile/backend_compile_duration"

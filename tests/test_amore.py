@@ -18,10 +18,10 @@ from helpers import call, fails
 from reviews import WORDS, fake_embed, made_customers, made_products, made_texts, write_json
 
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.personas import draw_attributes, read_rules
-from jaxrec.data.personas_files import read_reviews
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
+from jaxrec.personas.clusters import draw_attributes, read_rules
+from jaxrec.personas.files import read_reviews
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 REAL = SHARED / "amore"
@@ -38,9 +38,9 @@ FIELDS = [
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embeddings from words, without torch."""
-    text = ModuleType("jaxrec.data.text")
+    text = ModuleType("jaxrec.text")
     text.embed = fake_embed  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "jaxrec.data.text", text)
+    monkeypatch.setitem(sys.modules, "jaxrec.text", text)
 
 
 def prepared(out: Path, raw: Path, *argv: object) -> RowsDataset:

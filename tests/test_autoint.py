@@ -17,10 +17,10 @@ from jaxrec.data.rows import Rows
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.rows import RowBlock
 from jaxrec.models.autoint import AutoInt, binary_cross_entropy
-from jaxrec.models.dropout import byte_mask
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.tables import gather, plan_rows, scratch
-from jaxrec.training import TrainState, init_state, make_train_block
+from jaxrec.ops.dropout import byte_mask
+from jaxrec.ops.tables import gather, plan_rows, scratch
+from jaxrec.training.block import TrainState, init_state, make_train_block
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 TABLE_ROWS = 21
 

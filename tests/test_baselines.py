@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.baselines import BASELINES, itemknn, make_baseline, measuring, parse, prefixes
-from jaxrec.baselines.measuring import baseline_metrics
+from jaxrec.baselines import BASELINES, itemknn, make_baseline, parse, prefixes
 from jaxrec.baselines.prefixes import Prefixes, Queries
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Sessions
-from jaxrec.ranking import rank_scores
+from jaxrec.ops.topk import rank_scores
+from jaxrec.tasks.sessions import baselines as measuring
+from jaxrec.tasks.sessions.baselines import baseline_metrics
 
 V, DAY = 12, 86_400_000
 

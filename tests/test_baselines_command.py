@@ -11,14 +11,14 @@ import pytest
 import yaml
 from helpers import call, fails, write_dataset
 
-from jaxrec import rundir as runs
+from jaxrec import run as runs
 from jaxrec.baselines import BASELINES, make_baseline, parse, parse_all
-from jaxrec.baselines.measuring import baseline_metrics
 from jaxrec.baselines.prefixes import Queries
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import open_sessions
 from jaxrec.evaluate import evaluate, evaluate_baselines
-from jaxrec.evaluation import cut_validation
+from jaxrec.tasks.sessions.baselines import baseline_metrics
+from jaxrec.tasks.sessions.judge import cut_validation
 
 Capsys = pytest.CaptureFixture[str]
 

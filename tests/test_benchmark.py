@@ -20,7 +20,7 @@ from helpers import ROOT, without_progress
 
 from jaxrec.benchmarks import sweep
 from jaxrec.benchmarks.case import Case, Round
-from jaxrec.cli import command
+from jaxrec.cli.command import command
 
 Run = Callable[..., dict[str, Any]]
 

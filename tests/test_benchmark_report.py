@@ -12,7 +12,7 @@ from helpers import ROOT
 
 from jaxrec.benchmarks import report as reporting
 from jaxrec.benchmarks.report import main, size
-from jaxrec.cli import command
+from jaxrec.cli.command import command
 
 MACHINE = {"device": "Chip 9", "platform": "cpu", "devices": 1, "cpu_cores": 2, "python": "3.11.7", "jax": "0.10.2"}
 

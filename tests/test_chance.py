@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from jaxrec import chance
-from jaxrec.chance import (
+from jaxrec.errors import UserError
+from jaxrec.metrics import chance
+from jaxrec.metrics.chance import (
     bootstrap,
     expected_category_hits,
     expected_hits,
@@ -24,9 +25,8 @@ from jaxrec.chance import (
     random_ranking,
     random_user_ranking,
 )
-from jaxrec.click_metrics import click_metrics
-from jaxrec.errors import UserError
-from jaxrec.metrics import ranking_metrics
+from jaxrec.metrics.clicks import click_metrics
+from jaxrec.metrics.ranking import ranking_metrics
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 CUSTOMERS, PRODUCTS = SHARED / "amore" / "customers.json", SHARED / "amore" / "amoremall_reviews.json"

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from helpers import assert_same_arrays, assert_same_run, call, load_state, steps_of, write_config
 
-from jaxrec import rundir as runs
-from jaxrec.checkpoint import Checkpoints
+from jaxrec import run as runs
 from jaxrec.config import load
 from jaxrec.errors import UserError
-from jaxrec.models import make_model
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.rundir import load_session_model
-from jaxrec.training import TrainState, init_state
+from jaxrec.models.base import make_model
+from jaxrec.run import load_session_model
+from jaxrec.training.block import TrainState, init_state
+from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ def test_a_disk_that_fills_within_a_save(
     """Something else takes the room after it was looked for: one line, and what was saved before is there."""
     small, code = (
         tmp_path / "small",
-        "from jaxrec.checkpoint import Checkpoints as C; C._require_room = lambda *_: None",
+        "from jaxrec.training.checkpoint import Checkpoints as C; C._require_room = lambda *_: None",
     )
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], check=False).returncode:

@@ -17,22 +17,22 @@ import pytest
 import yaml
 from helpers import assert_same_arrays, call, same_metrics, steps_of
 
-from jaxrec import rundir as runs
-from jaxrec.checkpoint import Checkpoints
+from jaxrec import run as runs
+from jaxrec.data.codes import UnknownValues
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.field_codes import UnknownValues
-from jaxrec.data.protocols import split_rows
+from jaxrec.data.encode import RawField, RawRows, write_rows
 from jaxrec.data.rows import Rows, RowsDataset
-from jaxrec.data.rows_writing import RawField, RawRows, write_rows
-from jaxrec.data.writing import staging, write_manifest
+from jaxrec.data.splits import split_rows
+from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError
-from jaxrec.models import make_click_model
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.recommend_rows import ClickRecommender
-from jaxrec.row_evaluation import RowEvaluator
-from jaxrec.rundir import load_click_model
+from jaxrec.models.base import make_click_model
+from jaxrec.run import load_click_model
 from jaxrec.tasks import known_rows, selected_rows
-from jaxrec.training import new_state
+from jaxrec.tasks.clicks.judge import RowEvaluator
+from jaxrec.tasks.clicks.recommend import ClickRecommender
+from jaxrec.training.block import new_state
+from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 Sections = dict[str, dict[str, Any]]
 

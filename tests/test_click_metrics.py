@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from jaxrec.click_metrics import (
+from jaxrec.errors import UserError
+from jaxrec.metrics.clicks import (
     auc,
     by_group,
     calibration,
@@ -24,8 +25,7 @@ from jaxrec.click_metrics import (
     log_loss,
     user_ranking,
 )
-from jaxrec.click_plots import reliability
-from jaxrec.errors import UserError
+from jaxrec.plots.clicks import reliability
 
 N, USERS, KS = 400, 40, (1, 3, 10)
 

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from helpers import SYNTHETIC, call, event_types, fails, run_process, write_config, write_dataset
 
-from jaxrec import checkpoint
-from jaxrec.data.files import sealed
-from jaxrec.telemetry import read_log
+from jaxrec.data.store import sealed
+from jaxrec.training import checkpoint
+from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
 

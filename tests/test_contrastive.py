@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from jax import Array
 
-from jaxrec import contrastive
-from jaxrec.contrastive import distance, infonce, triplet
+from jaxrec.losses import contrastive
+from jaxrec.losses.contrastive import distance, infonce, triplet
 
 Loss = Callable[[Array, Array, Array], Array]
 C, B = 12, 30

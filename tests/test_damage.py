@@ -14,13 +14,13 @@ from event_data import make_event_data
 from helpers import call
 
 from jaxrec import config as configuration
-from jaxrec.data import files
-from jaxrec.data.catalogue import open_catalogue, read_attributes
+from jaxrec.data import store as files
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.files import CHECKSUM, check_seal, checksum, is_right, sealed
+from jaxrec.data.items import open_catalogue, read_attributes
 from jaxrec.data.rows import RowsDataset
+from jaxrec.data.store import CHECKSUM, check_seal, checksum, is_right, sealed
 from jaxrec.errors import UserError
-from jaxrec.rundir import Run, open_run
+from jaxrec.run import Run, open_run
 
 FLIPS = 12  # of each file
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from jaxrec.embedding_plots import Embedded, embedding_figure, neighbourhoods, principal
-from jaxrec.persona_groups import COLOURS, GREY, grouped
+from jaxrec.personas.embedding import Embedded, embedding_figure, neighbourhoods, principal
+from jaxrec.personas.groups import COLOURS, GREY, grouped
 
 
 def test_values_of_any_kind() -> None:

@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_gru import all_scores
 
-from jaxrec import evaluation
-from jaxrec import rundir as runs
+from jaxrec import run as runs
 from jaxrec.config import EvaluationConfig, load
 from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.evaluate import evaluate
-from jaxrec.evaluation import Evaluator, cut_validation
-from jaxrec.models import make_model
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.training import init_state
+from jaxrec.models.base import make_model
+from jaxrec.tasks.sessions import judge as evaluation
+from jaxrec.tasks.sessions.judge import Evaluator, cut_validation
+from jaxrec.training.block import init_state
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 KS = (1, 5, 20, 100)
 

@@ -17,15 +17,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_merrec import item_scores, last_query
 
-from jaxrec import event_evaluation
-from jaxrec import rundir as runs
+from jaxrec import run as runs
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.catalogue import Catalogue, Spans
 from jaxrec.data.dataset import Dataset, Sessions, open_sessions
-from jaxrec.event_evaluation import EventEvaluator, rank_by, sample
-from jaxrec.metrics import ranking_metrics
+from jaxrec.data.items import Catalogue, Spans
+from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.merrec import MERRec
-from jaxrec.ranking import BlockSize, Live, ranks
+from jaxrec.ops.topk import BlockSize, Live, ranks
+from jaxrec.tasks.events import judge as event_evaluation
+from jaxrec.tasks.events.judge import EventEvaluator, rank_by, sample
 
 TIES = ("conservative", "standard", "median")
 KS = (1, 5, 20)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.cleaning import Cleaning
+from jaxrec.data.clean.choices import Cleaning
+from jaxrec.data.clean.pipeline import CHUNK
+from jaxrec.data.clean.splits import DAY
 from jaxrec.data.dataset import SPLITS, open_sessions
-from jaxrec.data.events import CHUNK
-from jaxrec.data.splits import DAY
 from jaxrec.errors import UserError
 from jaxrec.prepare import main
 
@@ -36,7 +36,7 @@ Split = list[tuple[list[Any], list[int]]]  # items and times of each session, in
 
 
 def reference(events: list[Event], cleaning: Cleaning) -> tuple[dict[str, Split], list[tuple[Any, int]]] | None:
-    """The protocol of jaxrec/data/events.py, written down a second time; None where nothing would be left."""
+    """The protocol of jaxrec/data/clean/pipeline.py, written down a second time; None where nothing would be left."""
     sessions: dict[Any, list[tuple[int, int, Any]]] = {}
     for row, event in enumerate(events):
         sessions.setdefault(event.session, []).append((event.time, row, event.item))
@@ -204,7 +204,7 @@ def test_chunks_of_the_stream_meet_without_a_seam(tmp_path: Path, monkeypatch: p
     events, cleaning = many_events(20_000), Cleaning(validation_days=3, fraction=Fraction(9, 10))
     assert CHUNK > 20_000
     whole = prepare(tmp_path, events, cleaning)
-    monkeypatch.setattr("jaxrec.data.events.CHUNK", 7)
+    monkeypatch.setattr("jaxrec.data.clean.pipeline.CHUNK", 7)
     pieces = prepare(tmp_path, events, cleaning)
     assert (pieces / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
 

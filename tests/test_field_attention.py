@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.models.field_attention import LANES, _hold, attend, attention_weights, pad_rows, project
+from jaxrec.ops.field_attention import LANES, _hold, attend, attention_weights, pad_rows, project
 
 TOLERANCE = 2e-5
 

@@ -17,7 +17,7 @@ from jaxrec.errors import UserError
 from jaxrec.evaluate import evaluate
 from jaxrec.recommend import Recommender
 from jaxrec.train import train
-from jaxrec.tune import tune
+from jaxrec.tune.__main__ import tune
 
 
 def readme_code() -> str:

@@ -19,10 +19,10 @@ from reference_recipe import make_case, projections
 
 from jaxrec import config as configuration
 from jaxrec.feeds.lanes import Block
+from jaxrec.losses.candidates import SamplingConstants
 from jaxrec.models.gru4rec import GRU4Rec, Step
-from jaxrec.models.sampled import SamplingConstants
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.training import TrainState, init_state, make_train_block
+from jaxrec.training.block import TrainState, init_state, make_train_block
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 CASES: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "gru4rec_reference.json").read_text())["cases"]
 TOLERANCE = 1e-4

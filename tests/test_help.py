@@ -11,11 +11,11 @@ import pytest
 from helpers import ROOT, fails
 
 from jaxrec import config as configuration
-from jaxrec.agreement import LOSSES, belongs
+from jaxrec.cli.help import filled
 from jaxrec.config import Config, choices
+from jaxrec.config.agreement import LOSSES, belongs
+from jaxrec.config.help import MODELS, field_help
 from jaxrec.errors import UserError
-from jaxrec.field_help import MODELS, field_help
-from jaxrec.help_text import filled
 from jaxrec.prepare import ROW_SOURCES, SOURCES
 
 Capsys = pytest.CaptureFixture[str]

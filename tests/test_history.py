@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxrec.errors import UserError
-from jaxrec.history import History, again, check_seen
-from jaxrec.rundir import Run
+from jaxrec.run import Run
+from jaxrec.tasks.history import History, again, check_seen
 
 
 def past(labels: list[float], threshold: float) -> History:

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.config import parse
-from jaxrec.data.bags import BETWEEN, parse_list, read_bags
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.duck import connect
-from jaxrec.data.id_columns import id_field, whole_column
-from jaxrec.data.reading import load, open_table
+from jaxrec.data.reading.bags import BETWEEN, parse_list, read_bags
+from jaxrec.data.reading.duck import connect
+from jaxrec.data.reading.files import load, open_table
+from jaxrec.data.reading.ids import id_field, whole_column
 from jaxrec.errors import UserError
 from jaxrec.tasks import make_task
 

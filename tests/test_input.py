@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from helpers import ROOT, call, fails
 
-from jaxrec import recommend_rows
-from jaxrec.cli import Parser, as_json, command, say, tell
-from jaxrec.data.field_codes import UnknownValues, warn_unknown
+from jaxrec.cli.command import Parser, as_json, command, say, tell
+from jaxrec.cli.json_text import parse_json
+from jaxrec.cli.options import pairs
+from jaxrec.cli.yaml_text import parse_yaml, read_yaml
+from jaxrec.data.codes import UnknownValues, warn_unknown
 from jaxrec.errors import LONGEST, UserError, nearest, one_line, shown
-from jaxrec.json_text import parse_json
-from jaxrec.options import pairs
-from jaxrec.recommend_rows import Recommendation
-from jaxrec.search_space import load_space
-from jaxrec.yaml_text import parse_yaml, read_yaml
+from jaxrec.tasks.clicks import recommend as recommend_rows
+from jaxrec.tasks.clicks.recommend import Recommendation
+from jaxrec.tune.search_space import load_space
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -223,7 +223,7 @@ def test_notes_are_one_line(capsys: Capsys) -> None:
 ])  # fmt: skip
 def test_what_an_encoding_has_no_letters_for_is_escaped(encoding: str, letters: str) -> None:
     program = (
-        "import json, sys; from jaxrec.cli import command; from jaxrec.errors import UserError\n"
+        "import json, sys; from jaxrec.cli.command import command; from jaxrec.errors import UserError\n"
         "def main(argv):\n"
         "    print(json.dumps({'id': 'é 日 😀\\udce9'}, ensure_ascii=False))\n"
         "    raise UserError('found é 日 😀')\n"

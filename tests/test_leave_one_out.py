@@ -21,12 +21,12 @@ from packed import histories
 from jaxrec.baselines import parse
 from jaxrec.data.dataset import Dataset, Sessions, open_sessions
 from jaxrec.evaluate import evaluate, evaluate_baselines
-from jaxrec.evaluation import scored_rows
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.lanes import lane_feed
 from jaxrec.feeds.packed import packed_feed
 from jaxrec.recommend import Recommender
-from jaxrec.rundir import open_run
+from jaxrec.run import open_run
+from jaxrec.tasks.sessions.judge import scored_rows
 
 Event = tuple[int, int, int]  # user, item, time
 N_ITEMS = 12

@@ -13,9 +13,9 @@ import pytest
 from helpers import call, fails
 
 from jaxrec.data.dataset import open_sessions
-from jaxrec.data.duck import connect
-from jaxrec.data.id_columns import id_field
-from jaxrec.data.reading import open_table
+from jaxrec.data.reading.duck import connect
+from jaxrec.data.reading.files import open_table
+from jaxrec.data.reading.ids import id_field
 
 COLUMNS = ("--session=u", "--item=i", "--time=t", "--test-days=0", "--min-item-support=1")
 BAD = """\

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 from jax import Array
 
-from jaxrec import losses, metrics
 from jaxrec.config import LossConfig
+from jaxrec.losses import sampled as losses
+from jaxrec.metrics import ranking as metrics
 
 NAMES = ("cross_entropy", "bpr", "top1", "bpr_max", "top1_max")
 ACTIVATIONS = ("linear", "relu", "tanh", "elu", "selu", "leaky_relu")

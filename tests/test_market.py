@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from jaxrec.data import market_optimum
-from jaxrec.data.event_types import EVENT_TYPES
-from jaxrec.data.market import (
+from jaxrec.sources.event_types import EVENT_TYPES
+from jaxrec.sources.market import optimum as market_optimum
+from jaxrec.sources.market.optimum import RELATIONS, Queries, optimum, top
+from jaxrec.sources.market.words import CATEGORIES, STYLES, brand_words, category_levels, listing_texts
+from jaxrec.sources.market.world import (
     BUY,
     CLASSES,
     LEAST_LENGTH,
@@ -26,8 +28,6 @@ from jaxrec.data.market import (
     shelves,
     simulate,
 )
-from jaxrec.data.market_optimum import RELATIONS, Queries, optimum, top
-from jaxrec.data.market_words import CATEGORIES, STYLES, brand_words, category_levels, listing_texts
 
 DAYS, LISTINGS, LIFETIME, USERS = 8, 400, 3.0, 300
 

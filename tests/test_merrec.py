@@ -25,17 +25,17 @@ from numpy_merrec import (
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
-from jaxrec.data.catalogue import Catalogue, Spans
 from jaxrec.data.dataset import Sessions
+from jaxrec.data.items import Catalogue, Spans
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
+from jaxrec.losses.candidates import Negatives
 from jaxrec.models.merrec import MERRec
-from jaxrec.models.sampled import Negatives
-from jaxrec.models.sequence import Step
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.tables import gather, plan_rows, scratch
-from jaxrec.training import init_state, make_train_block
+from jaxrec.models.packed import Step
+from jaxrec.ops.tables import gather, plan_rows, scratch
+from jaxrec.training.block import init_state, make_train_block
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 WINDOW, TARGETS = 5, 16
 MARKET = Spans(np.arange(N_ITEMS, dtype=np.int32) % 5 * 6, np.arange(N_ITEMS, dtype=np.int32) % 7 * 9 + 20, 5000)

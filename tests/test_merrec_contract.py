@@ -16,18 +16,18 @@ import pytest
 from event_data import MODEL_SECTION, write_vectors
 from helpers import assert_same_arrays, call, fails, same_metrics, steps_of, write_config
 
-from jaxrec import rundir as runs
-from jaxrec.checkpoint import Checkpoints
+from jaxrec import run as runs
 from jaxrec.data.dataset import Sessions, open_sessions
-from jaxrec.data.event_types import EVENT_TYPES
-from jaxrec.data.files import sealed
-from jaxrec.evaluation import cut_validation
-from jaxrec.event_evaluation import EventEvaluator
+from jaxrec.data.store import sealed
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
 from jaxrec.models.merrec import MERRec
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.training import new_state
+from jaxrec.sources.event_types import EVENT_TYPES
+from jaxrec.tasks.events.judge import EventEvaluator
+from jaxrec.tasks.sessions.judge import cut_validation
+from jaxrec.training.block import new_state
+from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 KINDS, OLD, NEW = 12, 3, 2  # names, and the listings of each: those of training, and those that are new in the test
 EACH, N_ITEMS = OLD + NEW, KINDS * (OLD + NEW)

@@ -13,7 +13,7 @@ from event_data import SMALL, train_small
 from helpers import call, fails
 
 from jaxrec.data.dataset import Sessions, open_sessions
-from jaxrec.recommend_events import EventRecommender
+from jaxrec.tasks.events.recommend import EventRecommender
 
 Capsys = pytest.CaptureFixture[str]
 HEADER = "shopper;visit;sku;when;did;title;cost;dept;shelf;maker;weight;code"

@@ -19,14 +19,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.cli import Parser
+from jaxrec.cli.command import Parser
+from jaxrec.data.clean.writing import write_parquet
 from jaxrec.data.dataset import SPLITS, open_sessions
-from jaxrec.data.duck import connect
-from jaxrec.data.event_types import EVENT_TYPES
-from jaxrec.data.sessions_writing import write_parquet
-from jaxrec.data.sources import merrec
+from jaxrec.data.reading.duck import connect
 from jaxrec.errors import UserError
 from jaxrec.prepare import main
+from jaxrec.sources import merrec
+from jaxrec.sources.event_types import EVENT_TYPES
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 SAMPLE = SHARED / "merrec" / "sample.csv"
@@ -165,7 +165,7 @@ def test_bytes_do_not_depend_on_threads_or_memory(tmp_path: Path) -> None:
 
 
 def test_row_groups_do_not_depend_on_how_rows_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxrec.data.sessions_writing.GROUP", 4)
+    monkeypatch.setattr("jaxrec.data.clean.writing.GROUP", 4)
     rows = pa.table({"x": list(range(11)), "y": [str(i) for i in range(11)]})
     written = [write_parquet(rows.to_batches(size), rows.schema, tmp_path / "t.parquet") for size in (1, 3, 11)]
     assert written[0] == written[1] == written[2]

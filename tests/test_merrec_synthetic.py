@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call
 
+from jaxrec.data.clean.splits import DAY
 from jaxrec.data.dataset import Sessions, open_sessions
-from jaxrec.data.sources import merrec_synthetic as source
-from jaxrec.data.sources.merrec_files import EVENT_TYPES, KINDS
-from jaxrec.data.splits import DAY
+from jaxrec.sources import merrec_synthetic as source
+from jaxrec.sources.merrec_files import EVENT_TYPES, KINDS
 
 SMALL = ["--events=6000", "--items=600", "--names=500", "--users=200", "--days=10"]
 

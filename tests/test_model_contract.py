@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from helpers import assert_same_run, call, load_state, steps_of, write_config, write_dataset
 
-from jaxrec import rundir as runs
+from jaxrec import run as runs
 from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.feeds.base import Plan
-from jaxrec.models import SessionModel, make_model
+from jaxrec.models.base import SessionModel, make_model
 from jaxrec.recommend import Recommender
 
 Sections = dict[str, dict[str, Any]]

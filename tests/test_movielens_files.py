@@ -14,9 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.sources import movielens_files
-from jaxrec.data.sources.movielens_files import NAMES, MovieLensFiles, read_files
 from jaxrec.errors import UserError
+from jaxrec.sources import movielens_files
+from jaxrec.sources.movielens_files import NAMES, MovieLensFiles, read_files
 
 USERS, MOVIES, RATINGS = 30, 40, 300
 TITLES = {  # by movie; the others are plain

@@ -17,10 +17,10 @@ import pytest
 import requests
 from test_movielens_files import assert_same, texts, tiny, write_archive
 
-from jaxrec.data.sources import movielens_tfds
-from jaxrec.data.sources.movielens_files import read_files
-from jaxrec.data.sources.movielens_tfds import NAME, VERSION, load_tfds
 from jaxrec.errors import UserError
+from jaxrec.sources import movielens_tfds
+from jaxrec.sources.movielens_files import read_files
+from jaxrec.sources.movielens_tfds import NAME, VERSION, load_tfds
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_without_the_extra(module: str, archive: Path, cache: Path, monkeypatch:
 
 
 def test_is_imported_only_when_asked_for() -> None:
-    code = "import sys, jaxrec.data.sources.movielens_tfds; sys.exit('tensorflow_datasets' in sys.modules)"
+    code = "import sys, jaxrec.sources.movielens_tfds; sys.exit('tensorflow_datasets' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 

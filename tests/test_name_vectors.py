@@ -16,11 +16,11 @@ import pytest
 from helpers import ROOT
 from text_models import DIM, append, make_folder, vector_of
 
-from jaxrec.cli import command
-from jaxrec.data import name_vectors as module
-from jaxrec.data import text
-from jaxrec.data.files import checksum, sealed
-from jaxrec.data.name_vectors import open_name_vectors, write_name_vectors
+from jaxrec import text
+from jaxrec.cli.command import command
+from jaxrec.data.store import checksum, sealed
+from jaxrec.data.text import vectors as module
+from jaxrec.data.text.vectors import open_name_vectors, write_name_vectors
 from jaxrec.errors import UserError
 
 NAMES = ["red dress", "手作りの財布", "lip balm", "Nike shoes", "vitamin C"]
@@ -148,7 +148,7 @@ def test_what_the_command_refuses(
 
 def test_a_hub_that_cannot_be_reached(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fetch(words: list[str], *_: object) -> NoReturn:
-        from jaxrec.data.text_worker import _unreachable
+        from jaxrec.data.text.worker import _unreachable
 
         assert words[:2] == ["fetch", "sentence-transformers/all-MiniLM-L6-v2"]
         raise UserError(_unreachable(words[1], OSError("no network")))
@@ -189,7 +189,7 @@ def refused(folder: Path, names: str, identity: str | None = None) -> None:
 
 def test_choosing(data: Path) -> None:
     manifest = manifest_of(data)
-    make = rf"python -m jaxrec.data.text --data {data}"
+    make = rf"python -m jaxrec.text --data {data}"
     refused(data, f"no embeddings of its names.*{make}$")
     refused(data, "no embeddings of its names", "some/model")
     write(data)
@@ -207,7 +207,7 @@ def test_choosing(data: Path) -> None:
 def test_embeddings_of_another_catalogue(data: Path) -> None:
     write(data)
     write_data(data, NAMES[::-1])
-    refused(data, "embeddings of another catalogue.*jaxrec.data.text --data .* --model some/model")
+    refused(data, "embeddings of another catalogue.*jaxrec.text --data .* --model some/model")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_damage(file: str, content: Any, names: str, data: Path) -> None:
         (place / file).write_bytes(content)
     else:
         np.save(place / file, content)
-    refused(data, f"{names}.*remove {place} and make them again with python -m jaxrec.data.text")
+    refused(data, f"{names}.*remove {place} and make them again with python -m jaxrec.text")
 
 
 def test_another_format(data: Path) -> None:
@@ -247,6 +247,6 @@ def test_another_format(data: Path) -> None:
 
 
 def test_neither_jax_nor_torch_is_needed() -> None:
-    program = "import sys, jaxrec.data.text, jaxrec.where; assert not {'jax', 'torch'} & set(sys.modules)"
+    program = "import sys, jaxrec.text, jaxrec.data.filters; assert not {'jax', 'torch'} & set(sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0

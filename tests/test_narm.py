@@ -29,9 +29,9 @@ from packed import (
 )
 
 from jaxrec.feeds.packed import PackedBlock
-from jaxrec.models.gru import gru_sequence
 from jaxrec.models.narm import NARMEncoder
-from jaxrec.models.sequence import SequenceModel
+from jaxrec.models.packed import SequenceModel
+from jaxrec.ops.gru import gru_sequence
 
 REFERENCE: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "narm_reference.json").read_text())
 SIZES = REFERENCE["sizes"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import Array
 
-from jaxrec.negatives import AliasTable, alias_table, draw, popularity
+from jaxrec.losses.candidates import AliasTable, alias_table, draw, popularity
 
 COUNTS = st.lists(st.one_of(st.integers(0, 3), st.integers(0, 10**9)), min_size=1, max_size=40).filter(any)
 ALPHAS = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, 2.0])

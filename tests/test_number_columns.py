@@ -13,11 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails
 
+from jaxrec.data.codes import read_number
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.duck import connect
-from jaxrec.data.field_codes import read_number
-from jaxrec.data.number_columns import label_field, number_field
-from jaxrec.data.reading import load, open_table
+from jaxrec.data.reading.duck import connect
+from jaxrec.data.reading.files import load, open_table
+from jaxrec.data.reading.numbers import label_field, number_field
 from jaxrec.data.rows import Field, RowsDataset
 from jaxrec.errors import UserError
 

@@ -15,18 +15,18 @@ import numpy as np
 import pytest
 from helpers import assert_same_run, call, fails, load_state, write_config
 
-from jaxrec.checkpoint import Checkpoints, plain_name
-from jaxrec.data import writing
+from jaxrec.cli.lock import lock_file, owned
+from jaxrec.data import store as writing
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
-from jaxrec.lock import lock_file, owned
 from jaxrec.recommend import Recommender
-from jaxrec.training import TrainState
+from jaxrec.training.block import TrainState
+from jaxrec.training.checkpoint import Checkpoints, plain_name
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from jaxrec.lock import owned
+from jaxrec.cli.lock import owned
 with owned(Path(sys.argv[1]), "works", "go"):
     print("held", flush=True)
     time.sleep(60)
@@ -81,7 +81,7 @@ def test_a_file_system_without_locks_is_said(
     def refuse(*_: object) -> None:
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("jaxrec.lock.fcntl.flock", refuse)
+    monkeypatch.setattr("jaxrec.cli.lock.fcntl.flock", refuse)
     with owned(tmp_path / "place", "works", "go"):
         assert "place: cannot be locked here (Function not implemented)" in capsys.readouterr().err
 
@@ -126,7 +126,7 @@ def test_a_run_may_be_called_anything(
 
 
 def test_stores_are_folders_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxrec.checkpoint.STORES", (str(tmp_path),))
+    monkeypatch.setattr("jaxrec.training.checkpoint.STORES", (str(tmp_path),))
     with plain_name(tmp_path) as place:
         (place / "file").write_text("x")
         assert place != tmp_path

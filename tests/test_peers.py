@@ -18,7 +18,7 @@ from helpers import ROOT
 from jaxrec.benchmarks.case import Case, Prepared, Round
 from jaxrec.benchmarks.peers import Peer, Process, Theirs, find_peer, in_turn, measure_peers, peer_table
 from jaxrec.benchmarks.sizes import synthetic_sessions
-from jaxrec.cli import command
+from jaxrec.cli.command import command
 from jaxrec.config import parse
 from jaxrec.errors import UserError
 from jaxrec.models.work import Work

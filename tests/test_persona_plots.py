@@ -17,16 +17,15 @@ from helpers import call, fails, write_config
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.text import Text
 
-from jaxrec.data.files import sealed
-from jaxrec.data.rows_writing import RawField, RawRows, write_rows
-from jaxrec.data.writing import file_entry, staging, write_manifest
-from jaxrec.embedding_plots import FILLS, embed, embedding_figure, principal
+from jaxrec.data.encode import RawField, RawRows, write_rows
+from jaxrec.data.store import file_entry, sealed, staging, write_manifest
 from jaxrec.errors import UserError
-from jaxrec.evaluate_retrieval import Evaluation, answer_split
-from jaxrec.persona_groups import Groups, colour, customers_by, products_of
-from jaxrec.persona_plots import FILES, distribution_figure, loss_figure, read_losses, results_by, results_figure
-from jaxrec.pictures import legible
-from jaxrec.rundir import Run, open_run
+from jaxrec.personas.embedding import FILLS, embed, embedding_figure, principal
+from jaxrec.personas.groups import Groups, colour, customers_by, products_of
+from jaxrec.personas.pictures import FILES, distribution_figure, loss_figure, read_losses, results_by, results_figure
+from jaxrec.plots.pictures import legible
+from jaxrec.run import Run, open_run
+from jaxrec.tasks.retrieval.evaluate import Evaluation, answer_split
 
 Capsys = pytest.CaptureFixture[str]
 PERSONAS = {"Dry_Winter": 20, "$\\alpha$": 12, "_건성_보습": 8}  # customers of each
@@ -228,7 +227,7 @@ def test_the_vectors_are_those_of_the_split(found: Evaluation, opened: Run) -> N
 def test_of_many_points_some_are_drawn(
     found: Evaluation, opened: Run, customers: Groups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jaxrec.embedding_plots.MOST_CUSTOMERS", 15)
+    monkeypatch.setattr("jaxrec.personas.embedding.MOST_CUSTOMERS", 15)
     embedded = embed(opened, found)
     assert len(set(embedded.customers.tolist())) == 15 and embedded.customers.min() >= 1
     assert np.array_equal(embedded.customers, embed(opened, found).customers)

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from reviews import WORDS, fake_embed, made_texts
 from threadpoolctl import threadpool_limits
 
-from jaxrec.data import personas_words
-from jaxrec.data.personas import Persona, describe, draw_attributes, find_personas, unread_profiles
-from jaxrec.data.personas_files import personas_markdown
-from jaxrec.data.personas_rules import DEFAULT, Choices, Range, Rule, parse_rules, read_rules
 from jaxrec.errors import UserError
+from jaxrec.personas import words as personas_words
+from jaxrec.personas.clusters import Persona, describe, draw_attributes, find_personas, unread_profiles
+from jaxrec.personas.files import personas_markdown
+from jaxrec.personas.rules import DEFAULT, Choices, Range, Rule, parse_rules, read_rules
 
 RULES = read_rules(None)
 NAMES = tuple(WORDS)

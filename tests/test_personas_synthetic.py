@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrec.cli import Parser
-from jaxrec.data.rows_writing import RawRows, write_rows
-from jaxrec.data.sources import personas_synthetic as source
+from jaxrec.cli.command import Parser
+from jaxrec.data.encode import RawRows, write_rows
 from jaxrec.errors import UserError
+from jaxrec.personas import synthetic as source
 
 SMALL = ["--customers=600", "--products=30", "--purchases=4", "--seed=3"]
 

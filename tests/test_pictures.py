@@ -9,10 +9,10 @@ import pytest
 from fonts import KOREAN, add_korean
 from matplotlib.figure import Figure
 
-from jaxrec.click_plots import attention_figure
-from jaxrec.persona_plots import loss_figure
-from jaxrec.pictures import legible
-from jaxrec.plots import learning_curve, learning_curve_figure
+from jaxrec.personas.pictures import loss_figure
+from jaxrec.plots.__main__ import learning_curve, learning_curve_figure
+from jaxrec.plots.clicks import attention_figure
+from jaxrec.plots.pictures import legible
 
 
 def drawn(text: str, fallback: str) -> str:

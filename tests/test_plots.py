@@ -14,9 +14,9 @@ import yaml
 from helpers import call, fails, run_process
 from matplotlib.figure import Figure
 
-from jaxrec.data.files import sealed
-from jaxrec.plots import draw_curves, labels, read_curves
-from jaxrec.telemetry import read_log
+from jaxrec.data.store import sealed
+from jaxrec.plots.__main__ import draw_curves, labels, read_curves
+from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
 HEADS = {"png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF-", "svg": b"<?xml"}

@@ -16,9 +16,9 @@ import pytest
 from device_models import MADE
 from helpers import call
 
-from jaxrec import precision
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.training import make_train_block, new_state
+from jaxrec.ops import precision
+from jaxrec.training.block import make_train_block, new_state
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 
 def rounded(values: np.ndarray) -> np.ndarray:

@@ -21,10 +21,10 @@ import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 import pytest
 
-from jaxrec.cli import command
+from jaxrec.cli.command import command
 from jaxrec.data.dataset import open_sessions
-from jaxrec.data.duck import connect
-from jaxrec.data.writing import ArrayFile
+from jaxrec.data.reading.duck import connect
+from jaxrec.data.store import ArrayFile
 from jaxrec.errors import UserError
 from jaxrec.prepare import main
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from helpers import SYNTHETIC, call, write_config
 
-from jaxrec import progress_lines
-from jaxrec.cli import progress
-from jaxrec.progress_lines import EVERY, Lines
+from jaxrec.cli import progress as progress_lines
+from jaxrec.cli.command import progress
+from jaxrec.cli.progress import EVERY, Lines
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.metrics import NAMES, ranking_metrics
-from jaxrec.ranking import CHUNK, BlockSize, block_size, ranks, ranks_and_top, top_items
+from jaxrec.metrics.ranking import NAMES, ranking_metrics
+from jaxrec.ops.topk import CHUNK, BlockSize, block_size, ranks, ranks_and_top, top_items
 
 TIES = ("conservative", "standard", "median")
 QUERIES, ITEMS, DEPTH = 13, 37, 3

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails
 
-from jaxrec.data import lines
 from jaxrec.data.dataset import open_sessions
+from jaxrec.data.reading import lines
 
 HEADER = "visit,sku,at\n"
 DAYS = ["".join(f"{visit},{sku},{1_700_000_000 + 86_400 * visit + sku}\n" for visit in visits for sku in (1, 2, 3))

@@ -30,18 +30,18 @@ from event_data import (
 )  # fmt: skip
 from serving_requests import Compilations
 
-from jaxrec import listings
-from jaxrec.data.catalogue import open_catalogue
+from jaxrec.data.codes import UnknownValues
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.field_codes import UnknownValues
+from jaxrec.data.items import open_catalogue
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
-from jaxrec.listings import SHOWN
 from jaxrec.models.merrec import MERRec
 from jaxrec.recommend import UnknownItems
-from jaxrec.recommend_events import EventRecommender
-from jaxrec.rundir import open_run
+from jaxrec.run import open_run
+from jaxrec.tasks.events import listings
+from jaxrec.tasks.events.listings import SHOWN
+from jaxrec.tasks.events.recommend import EventRecommender
 
 Capsys = pytest.CaptureFixture[str]
 VIEW, BUY = "item_view", "buy_comp"

@@ -16,10 +16,10 @@ import yaml
 from event_data import fake_encoded, fake_find_model, make_event_data, train_small
 from helpers import call, fails, run_process
 
-from jaxrec import listings
-from jaxrec.cutoffs import default_k
-from jaxrec.listings import SHOWN
-from jaxrec.recommend_events import EventRecommender
+from jaxrec.tasks.cutoffs import default_k
+from jaxrec.tasks.events import listings
+from jaxrec.tasks.events.listings import SHOWN
+from jaxrec.tasks.events.recommend import EventRecommender
 
 Capsys = pytest.CaptureFixture[str]
 VIEW = "item_view"

@@ -17,7 +17,7 @@ import pytest
 from helpers import load_parts
 from numpy_gru import last_scores
 
-from jaxrec.data.vocabulary import Vocabulary
+from jaxrec.data.items import Vocabulary
 from jaxrec.errors import UserError
 from jaxrec.recommend import Recommender, UnknownItems
 

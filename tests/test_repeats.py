@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers import call, fails
 
-from jaxrec.rundir import open_run
+from jaxrec.run import open_run
 
 Capsys = pytest.CaptureFixture[str]
 USERS = 30

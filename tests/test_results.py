@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from helpers import call, fails
 
-from jaxrec import results, rundir
-from jaxrec.data.files import sealed
-from jaxrec.results import in_order, keep_result, merge
+from jaxrec import run as rundir
+from jaxrec.data.store import sealed
+from jaxrec.tasks import results
+from jaxrec.tasks.results import in_order, keep_result, merge
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -10,12 +10,12 @@ import pytest
 from test_retrieval import opened
 
 from jaxrec import config as configuration
-from jaxrec import hits as counting
-from jaxrec import retrieval_evaluation
 from jaxrec.data.positives import positive_bits
 from jaxrec.data.retrieval import Queries
-from jaxrec.metrics import ranking_metrics
-from jaxrec.retrieval_evaluation import RetrievalEvaluator, rank_queries
+from jaxrec.metrics.ranking import ranking_metrics
+from jaxrec.tasks.retrieval import hits as counting
+from jaxrec.tasks.retrieval import judge as retrieval_evaluation
+from jaxrec.tasks.retrieval.judge import RetrievalEvaluator, rank_queries
 
 # ---- ranks -----------------------------------------------------------------------------------------------------------
 

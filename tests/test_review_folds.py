@@ -15,14 +15,14 @@ from reviews import fake_embed, made_customers, made_products, made_texts, write
 from tower_data import SYNTHETIC
 
 from jaxrec import config as configuration
-from jaxrec import review_folds
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.personas_files import Reviews, read_reviews
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
-from jaxrec.review_folds import Fold, cross_validate
-from jaxrec.rundir import create_run
+from jaxrec.personas import folds as review_folds
+from jaxrec.personas.files import Reviews, read_reviews
+from jaxrec.personas.folds import Fold, cross_validate
+from jaxrec.run import create_run
 
 TEXTS, TRUTH = made_texts(10)
 PRODUCTS = made_products(TEXTS, 8)
@@ -37,9 +37,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = write_json(root / "reviews.json", PRODUCTS)
     people = write_json(root / "customers.json", made_customers(PRODUCTS, TRUTH))
     with pytest.MonkeyPatch.context() as patch:
-        text = ModuleType("jaxrec.data.text")
+        text = ModuleType("jaxrec.text")
         text.embed = fake_embed  # type: ignore[attr-defined]
-        patch.setitem(sys.modules, "jaxrec.data.text", text)
+        patch.setitem(sys.modules, "jaxrec.text", text)
         assert call("prepare", "amore", "--raw", raw, "--out", root / "derived") == 0
         words = ["--customers", people, "--model=none"]
         assert call("prepare", "amore", "--raw", raw, "--out", root / "given", *words) == 0

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.protocols import RowSplits, split_rows
 from jaxrec.data.rows import Field, Rows, Schema
+from jaxrec.data.splits import RowSplits, split_rows
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed

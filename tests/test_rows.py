@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data import rows_writing
+from jaxrec.data import encode as rows_writing
 from jaxrec.data.dataset import open_dataset
+from jaxrec.data.encode import RawField, RawRows, rows_summary, write_rows
 from jaxrec.data.rows import Rows, RowsDataset, Schema
-from jaxrec.data.rows_writing import RawField, RawRows, rows_summary, write_rows
-from jaxrec.data.writing import staging, write_manifest
+from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError
 
 # --- writing ----------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import yaml
 from helpers import call, fails, run_process
 from test_movielens_files import TITLES, texts, tiny, write_archive
 
-from jaxrec.data.sources.movielens_files import MovieLensFiles
+from jaxrec.sources.movielens_files import MovieLensFiles
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -15,12 +15,12 @@ from helpers import call, fails
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
-from jaxrec.click_metrics import auc
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.rows import RowsDataset
-from jaxrec.data.sources import synthetic_rows
 from jaxrec.errors import UserError
+from jaxrec.metrics.clicks import auc
 from jaxrec.prepare import main
+from jaxrec.sources import synthetic_rows
 
 CLICKS = """uid,item,clicked,at,gender,brand,genres,price,stars
 7,a,1,2024-01-01T10:00:00Z,M,acme,Drama|War,3.5,5

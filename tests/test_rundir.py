@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import call, event_types, fails
 
-from jaxrec.rundir import load_session_model, open_run
-from jaxrec.telemetry import Log
+from jaxrec.run import load_session_model, open_run
+from jaxrec.training.telemetry import Log
 
 Capture = pytest.CaptureFixture[str]
 

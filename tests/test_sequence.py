@@ -29,11 +29,11 @@ from packed import (
 )
 
 from jaxrec.feeds.base import Plan
-from jaxrec.models.sequence import SequenceModel, drop
-from jaxrec.negatives import popularity
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.tables import gather, plan_rows, scratch
-from jaxrec.training import TrainState, make_train_block, new_state
+from jaxrec.losses.candidates import popularity
+from jaxrec.models.packed import SequenceModel, drop
+from jaxrec.ops.tables import gather, plan_rows, scratch
+from jaxrec.training.block import TrainState, make_train_block, new_state
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 N_ITEMS, WINDOW = 24, 5
 VARIANTS: dict[str, tuple[str, Sections]] = {

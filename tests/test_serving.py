@@ -21,19 +21,19 @@ from tower_data import write_towers
 from towers import random_weights as tower_weights
 
 from jaxrec import config as configuration
+from jaxrec.data.codes import UnknownValues
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.field_codes import UnknownValues
 from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError
-from jaxrec.models import make_click_model, make_tower_model
+from jaxrec.models.base import make_click_model, make_tower_model
 from jaxrec.models.two_tower import TwoTower
-from jaxrec.ranking import BlockSize, top_items
+from jaxrec.ops.topk import BlockSize, top_items
 from jaxrec.recommend import Recommender
-from jaxrec.recommend_rows import ClickRecommender
-from jaxrec.recommend_towers import TowerRecommender
-from jaxrec.rundir import Run, create_run
-from jaxrec.serving import batches, best, capacity, steps
+from jaxrec.run import Run, create_run
 from jaxrec.tasks import make_task
+from jaxrec.tasks.clicks.recommend import ClickRecommender
+from jaxrec.tasks.retrieval.recommend import TowerRecommender
+from jaxrec.tasks.serving import batches, best, capacity, steps
 
 BRANDS, FLAGS, CODES = ["001", "1", "010"], ["true", "false"], ["1.50", "2"]
 TAGS = ["red", "big", "o'clock"]

@@ -14,8 +14,8 @@ import pytest
 from device_models import MADE
 from helpers import ROOT, call
 
-from jaxrec import sharding
 from jaxrec.errors import UserError
+from jaxrec.ops import parallel
 
 
 def program(*words: str | Path) -> list[dict[str, Any]]:
@@ -63,11 +63,11 @@ def test_a_run_moves_from_eight_devices_to_two(config_file: Path, tmp_path: Path
 
 
 def test_all_local_devices_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert sharding.make_mesh(None, 32) is None  # here there is one
+    assert parallel.make_mesh(None, 32) is None  # here there is one
     monkeypatch.setattr(jax, "local_devices", lambda: jax.devices() * 8)
-    assert sharding.make_mesh(1, 31) is None
+    assert parallel.make_mesh(1, 31) is None
     with pytest.raises(UserError, match=r"training.batch_size: 30 .* by 8 devices .* the next that can is 32"):
-        sharding.make_mesh(None, 30)
+        parallel.make_mesh(None, 30)
 
 
 def test_bad_meshes(config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,13 +11,13 @@ import yaml
 from helpers import call, fails, write_config, write_dataset
 
 from jaxrec import config as configuration
-from jaxrec import tune
 from jaxrec.config import Config
-from jaxrec.cutoffs import fit_cutoffs
 from jaxrec.data.dataset import Dataset, open_dataset
 from jaxrec.errors import UserError
 from jaxrec.recommend import Recommender
-from jaxrec.rundir import open_run
+from jaxrec.run import open_run
+from jaxrec.tasks.cutoffs import fit_cutoffs
+from jaxrec.tune import __main__ as tune
 
 Capsys = pytest.CaptureFixture[str]
 TWELVE = 12

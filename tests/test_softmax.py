@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import Array
 
-from jaxrec.softmax import FEW_ITEMS, FEW_ROWS, Softmax, cut, softmax_cross_entropy
+from jaxrec.losses.softmax import FEW_ITEMS, FEW_ROWS, Softmax, cut, softmax_cross_entropy
 
 MIB = 2**20
 

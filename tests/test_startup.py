@@ -13,7 +13,8 @@ import pytest
 from helpers import ROOT
 
 from jaxrec import __main__ as listing
-from jaxrec import cli, startup
+from jaxrec.cli import command as cli
+from jaxrec.cli import startup
 
 BLOCKER = """
 import sys

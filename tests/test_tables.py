@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from jax import Array
 
 from jaxrec.config import OptimizerConfig
-from jaxrec.optimizers import clip_scale, make_optimizer, make_schedule
-from jaxrec.tables import Reads, RowPlan, TableSpec, gather, glorot_like, plan_rows, scatter, scratch, update_rows
+from jaxrec.ops.tables import Reads, RowPlan, TableSpec, gather, glorot_like, plan_rows, scatter, scratch, update_rows
+from jaxrec.training.optimizers import clip_scale, make_optimizer, make_schedule
 
 V, M, WIDTH = 9, 12, 3
 IDS = st.lists(

@@ -24,11 +24,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_models import DIM, append, make_folder, vector_of
 
-from jaxrec.cli import command
-from jaxrec.data import text as module
-from jaxrec.data.text import embed, encoded, main, read_texts
-from jaxrec.data.text_worker import KEYS, LOCK, META, VECTORS, batches, locked, open_store, text_keys
+from jaxrec import text as module
+from jaxrec.cli.command import command
+from jaxrec.data.text.worker import KEYS, LOCK, META, VECTORS, batches, locked, open_store, text_keys
 from jaxrec.errors import UserError
+from jaxrec.text import embed, encoded, main, read_texts
 
 WORDS = ("red cotton dress", "Nike shoes", "手作りの財布", "a long name " * 30, "vitamin C serum", "x")
 NAMES = [f"{WORDS[i % 3]} {i}" for i in range(90)] + list(WORDS)
@@ -468,6 +468,6 @@ def test_the_command_refuses(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_worker_needs_no_jax() -> None:
-    program = "import sys, jaxrec.data.text_worker; assert not {'jax', 'torch'} & set(sys.modules)"
+    program = "import sys, jaxrec.data.text.worker; assert not {'jax', 'torch'} & set(sys.modules)"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0

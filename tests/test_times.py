@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.duck import connect
-from jaxrec.data.raw_fields import Field
-from jaxrec.data.reading import load, open_table
-from jaxrec.data.times import CALENDARS, plausible_range, read_times
+from jaxrec.data.reading.duck import connect
+from jaxrec.data.reading.fields import Field
+from jaxrec.data.reading.files import load, open_table
+from jaxrec.data.reading.times import CALENDARS, plausible_range, read_times
 from jaxrec.errors import UserError
 
 MOMENT = 1_700_000_550_000  # 2023-11-14 22:22:30 UTC, in ms

@@ -17,17 +17,17 @@ from helpers import call, fails, run_process
 from tower_data import RULE, SYNTHETIC, write_towers
 
 from jaxrec import config as configuration
-from jaxrec import rundir as runs
+from jaxrec import run as runs
+from jaxrec.data.codes import FieldCodes
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.field_codes import FieldCodes
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError
-from jaxrec.metrics import ranking_metrics
-from jaxrec.recommend_towers import TowerRecommender
-from jaxrec.retrieval_evaluation import RetrievalEvaluator
-from jaxrec.rules import RuleBook
-from jaxrec.rundir import load_tower_model
+from jaxrec.metrics.ranking import ranking_metrics
+from jaxrec.run import load_tower_model
+from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
+from jaxrec.tasks.retrieval.recommend import TowerRecommender
+from jaxrec.tasks.rules import RuleBook
 
 Capsys = pytest.CaptureFixture[str]
 CUSTOMERS, PRODUCTS = 150, 24

@@ -11,8 +11,8 @@ from helpers import call, fails
 from tower_data import RULE, SYNTHETIC, raw_rows, write_source, write_towers
 
 from jaxrec import config as configuration
-from jaxrec.data.rows_writing import write_rows
-from jaxrec.data.writing import staging, write_manifest
+from jaxrec.data.encode import write_rows
+from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError
 
 Capsys = pytest.CaptureFixture[str]

@@ -33,16 +33,16 @@ from tower_data import (
     write_towers,
 )
 
-from jaxrec import retrieval_evaluation
-from jaxrec import rundir as runs
+from jaxrec import run as runs
+from jaxrec.data.codes import UnknownValues
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.field_codes import UnknownValues
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
-from jaxrec.recommend_towers import TowerRecommender
-from jaxrec.retrieval_evaluation import RetrievalEvaluator
-from jaxrec.rundir import load_tower_model
+from jaxrec.run import load_tower_model
+from jaxrec.tasks.retrieval import judge as retrieval_evaluation
+from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
+from jaxrec.tasks.retrieval.recommend import TowerRecommender
 
 MODELS: dict[str, Sections] = {
     "triplet": {

@@ -17,13 +17,13 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.lanes import Block, lane_feed
 from jaxrec.feeds.packed import PackedBlock
-from jaxrec.models import SessionModel, make_model
-from jaxrec.models.gru import gru_cell, onehot_gru_cell
-from jaxrec.models.sequence import SequenceModel
-from jaxrec.negatives import popularity
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.tables import gather, plan_rows, scratch
-from jaxrec.training import TrainState, init_state, make_train_block, new_state, training_plan
+from jaxrec.losses.candidates import popularity
+from jaxrec.models.base import SessionModel, make_model
+from jaxrec.models.packed import SequenceModel
+from jaxrec.ops.gru import gru_cell, onehot_gru_cell
+from jaxrec.ops.tables import gather, plan_rows, scratch
+from jaxrec.training.block import TrainState, init_state, make_train_block, new_state, training_plan
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 N_ITEMS, LANES, WIDTH = 30, 4, 5
 # Without optimisation, as conftest.py has it, XLA rounds sums of a short loop otherwise than those of a long one.

@@ -23,15 +23,15 @@ import yaml
 from helpers import call, fails, spawn, write_config
 
 from jaxrec import config as configuration
-from jaxrec import tune
+from jaxrec.cli.lock import owned
 from jaxrec.config import Config
-from jaxrec.data.rows_writing import RawField, RawRows, write_rows
-from jaxrec.data.writing import write_manifest
+from jaxrec.data.encode import RawField, RawRows, write_rows
+from jaxrec.data.store import write_manifest
 from jaxrec.errors import UserError
-from jaxrec.lock import owned
-from jaxrec.search_space import COMBINATIONS, Parameter, load_space
-from jaxrec.telemetry import read_log
 from jaxrec.train import Report
+from jaxrec.training.telemetry import read_log
+from jaxrec.tune import __main__ as tune
+from jaxrec.tune.search_space import COMBINATIONS, Parameter, load_space
 
 pytest.importorskip("optuna")
 
@@ -179,7 +179,7 @@ def test_the_best_configuration_is_that_of_the_best_trial(study: Path) -> None:
 def test_pictures(study: Path) -> None:
     from optuna import load_study
 
-    from jaxrec.tune_report import draw_history, draw_parameters
+    from jaxrec.tune.report import draw_history, draw_parameters
 
     for name in ("history.png", "parameters.png"):
         assert (study / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -218,7 +218,7 @@ def test_pictures(study: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_ticks_of_a_parameter_can_be_read(entry: dict[str, Any], expected: list[str]) -> None:
-    from jaxrec.tune_report import draw_parameters
+    from jaxrec.tune.report import draw_parameters
 
     parameter = Parameter("model.field", tuple(entry.pop("choices", ())), **entry)
     figure = draw_parameters([], [parameter, Parameter("model.other", (1, 2)), Parameter("model.third", (1, 2))], "auc")

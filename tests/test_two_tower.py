@@ -30,8 +30,8 @@ from towers import BATCH, Found, Stepping, make_config, random_weights
 from jaxrec import config as configuration
 from jaxrec.config import LossConfig
 from jaxrec.data.rows import Field, Rows, Schema
-from jaxrec.models import contrast as contrast_module
-from jaxrec.models.contrast import Asked, Offered, contrast
+from jaxrec.losses import contrastive as contrast_module
+from jaxrec.losses.contrastive import Asked, Offered, contrast
 from jaxrec.models.two_tower import Interactions, TwoTower
 
 # ---- the network -----------------------------------------------------------------------------------------------------

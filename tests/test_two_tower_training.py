@@ -30,8 +30,8 @@ from towers import BATCH, block_of, make_config, random_weights
 from jaxrec.config import Config
 from jaxrec.feeds.base import Plan
 from jaxrec.models.two_tower import TwoTower
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.training import TrainState, make_train_block
+from jaxrec.training.block import TrainState, make_train_block
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 # ---- what is drawn ---------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.raw_ids import Places, plain
-from jaxrec.data.vocabulary import Vocabulary
+from jaxrec.data.ids import Places, plain
+from jaxrec.data.items import Vocabulary
 from jaxrec.errors import UserError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

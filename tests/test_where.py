@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec import where
+from jaxrec.data import filters as where
+from jaxrec.data.filters import matching, used_columns
 from jaxrec.errors import UserError
-from jaxrec.where import matching, used_columns
 
 ITEMS = pa.table({
     "name": ["lip balm", "Beauty cream", None, "it's 100% 手作り", "socks"],

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jaxrec.cli import command
+from jaxrec.cli.command import command
 from jaxrec.data.dataset import open_sessions
 from jaxrec.prepare import main
 

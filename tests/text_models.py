@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrec.data.text_worker import Writer, locked, text_keys
+from jaxrec.data.text.worker import Writer, locked, text_keys
 
 DIM = 3
 

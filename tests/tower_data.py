@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from jaxrec import rundir as runs
-from jaxrec.checkpoint import Checkpoints
+from jaxrec import run as runs
+from jaxrec.data.encode import RawField, RawRows, write_rows
 from jaxrec.data.rows import Schema
-from jaxrec.data.rows_writing import RawField, RawRows, write_rows
-from jaxrec.data.writing import staging, write_manifest
-from jaxrec.models import make_tower_model
-from jaxrec.optimizers import make_optimizer, make_schedule
-from jaxrec.training import new_state
+from jaxrec.data.store import staging, write_manifest
+from jaxrec.models.base import make_tower_model
+from jaxrec.training.block import new_state
+from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 USERS, ITEMS, EACH = 224, 40, 3  # EACH: products that a customer bought
 SKINS, BRANDS = ("dry", "oily", "normal", "mature"), ("old brand", "young brand")

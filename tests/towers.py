@@ -14,7 +14,7 @@ from jaxrec.config import Config
 from jaxrec.data.rows import Rows
 from jaxrec.feeds.rows import RowBlock
 from jaxrec.models.two_tower import Interactions, TwoTower
-from jaxrec.tables import gather, plan_rows, scratch
+from jaxrec.ops.tables import gather, plan_rows, scratch
 
 BATCH = 16
 FIELDS = tuple(field.name for field in SCHEMA.fields if field.side != "context")

@@ -21,9 +21,9 @@ from jaxrec.baselines.popularity import NoParameters, Popularity, SessionPopular
 from jaxrec.baselines.prefixes import Prefixes
 from jaxrec.baselines.stan import Stan, StanParameters
 from jaxrec.baselines.vsknn import Vsknn, VsknnParameters
+from jaxrec.config.sections import Section
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError, nearest
-from jaxrec.sections import Section
 
 
 class Baseline(Protocol):

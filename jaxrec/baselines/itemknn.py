@@ -10,8 +10,8 @@ from pydantic import Field
 
 from jaxrec.baselines.popularity import over_popularity, popularity
 from jaxrec.baselines.prefixes import Prefixes, last_clicks
+from jaxrec.config.sections import Count, Section
 from jaxrec.data.dataset import Sessions
-from jaxrec.sections import Count, Section
 
 BLOCK = 2**21  # pairs of clicks whose products are held at once
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from jaxrec.baselines.prefixes import Prefixes
+from jaxrec.config.sections import Section
 from jaxrec.data.dataset import Sessions
-from jaxrec.sections import Section
 
 
 class NoParameters(Section):

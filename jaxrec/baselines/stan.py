@@ -11,8 +11,8 @@ from pydantic import Field
 from jaxrec.baselines.neighbours import Neighbourhood
 from jaxrec.baselines.popularity import over_popularity, popularity
 from jaxrec.baselines.prefixes import Prefixes
+from jaxrec.config.sections import Count, Section
 from jaxrec.data.dataset import Sessions
-from jaxrec.sections import Count, Section
 
 DAY = 86_400_000  # ms
 Scale = Annotated[float, Field(ge=0.0)]

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec import sharding
 from jaxrec.config import Config
 from jaxrec.feeds.base import Feed
-from jaxrec.models import Model
+from jaxrec.models.base import Model
 from jaxrec.models.work import Work
-from jaxrec.optimizers import Optimizer, make_optimizer, make_schedule
-from jaxrec.telemetry import Waited
-from jaxrec.training import BlockStats, TrainState, configured_block, new_state, place_state
+from jaxrec.ops import parallel
+from jaxrec.training.block import BlockStats, TrainState, configured_block, new_state, place_state
+from jaxrec.training.optimizers import Optimizer, make_optimizer, make_schedule
+from jaxrec.training.telemetry import Waited
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Case:
         self.prepared, self._mesh = prepared, prepared.feed.mesh
         self.devices = 1 if self._mesh is None else self._mesh.size
         self._state = place_state(prepared.new_state(), prepared.model, self._mesh)
-        self._constants = sharding.replicate(prepared.constants, self._mesh)
+        self._constants = parallel.replicate(prepared.constants, self._mesh)
         self._blocks, self._epochs = self._endless(), itertools.count()
         begin = time.perf_counter()
         self._compiled = prepared.compiled(self._state, self._constants)
@@ -136,7 +136,7 @@ class Case:
 
     def _run(self, block: Any) -> BlockStats:
         self._state, stats = self._compiled(self._state, self._constants, block)
-        sharding.take_turns(stats, self._mesh)
+        parallel.take_turns(stats, self._mesh)
         return stats
 
     def _endless(self) -> Iterator[Any]:

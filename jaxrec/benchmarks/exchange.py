@@ -24,12 +24,12 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxrec import sharding
 from jaxrec.benchmarks.case import Prepared
 from jaxrec.benchmarks.sweep import Job, jobs
-from jaxrec.cli import progress
+from jaxrec.cli.command import progress
 from jaxrec.errors import UserError
-from jaxrec.training import TrainState, lay_out
+from jaxrec.ops import parallel
+from jaxrec.training.block import TrainState, lay_out
 
 DEVICES = 8
 OPTION = "--collectives"  # of the script, for the process of its own
@@ -102,7 +102,7 @@ def _shapes(prepared: Prepared) -> tuple[TrainState, Any]:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
 
     mesh, state = prepared.feed.mesh, jax.eval_shape(prepared.new_state)
-    dealt = partial(sharding.like, mesh=mesh)
+    dealt = partial(parallel.like, mesh=mesh)
     return lay_out(state, prepared.model, replicated, dealt), replicated(prepared.constants)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrec.benchmarks.sweep import REPETITIONS
-from jaxrec.softmax import Softmax, softmax_cross_entropy
+from jaxrec.losses.softmax import Softmax, softmax_cross_entropy
 
 ITEMS, WIDTH, BATCH = 43_097, 50, 512  # Diginetica's catalogue, NARM's width and step
 CALLS = 5  # of the output layer in one compiled loop

@@ -27,8 +27,8 @@ import numpy as np
 
 import jaxrec
 from jaxrec.benchmarks.case import Case, Prepared
-from jaxrec.cli import progress
-from jaxrec.data.files import checksum
+from jaxrec.cli.command import progress
+from jaxrec.data.store import checksum
 from jaxrec.errors import UserError
 
 REPOSITORY = "https://github.com/hidasib/GRU4Rec_PyTorch_Official"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrec.benchmarks.sweep import label
-from jaxrec.cli import Parser
+from jaxrec.cli.command import Parser
 from jaxrec.errors import UserError
-from jaxrec.pictures import check_picture, legible, save_picture
-from jaxrec.rundir import write_text
+from jaxrec.plots.pictures import check_picture, legible, save_picture
+from jaxrec.run import write_text
 
 DESCRIPTION = """\
 Write what the benchmark measured as Markdown, with a picture of the same name beside it (.png).

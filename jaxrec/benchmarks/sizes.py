@@ -11,15 +11,15 @@ import numpy as np
 from jaxrec import config as configuration
 from jaxrec.benchmarks.case import Prepared
 from jaxrec.config import Config
-from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
+from jaxrec.data.items import Catalogue
 from jaxrec.data.positives import positive_bits
 from jaxrec.data.rows import Field, Rows, Schema
-from jaxrec.models import Model, make_click_model, make_model, make_tower_model
+from jaxrec.losses.candidates import popularity
+from jaxrec.models.base import Model, make_click_model, make_model, make_tower_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
-from jaxrec.negatives import popularity
-from jaxrec.training import training_plan
+from jaxrec.training.block import training_plan
 
 STREAMED_BLOCKS = 12  # of a streamed epoch: the first one, for which nothing is prepared ahead, has to weigh little
 MEAN_LENGTH = 5  # clicks a session, about that of Diginetica

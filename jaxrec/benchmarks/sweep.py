@@ -13,7 +13,7 @@ import jax
 from jaxrec.benchmarks.case import Case, Prepared, Round
 from jaxrec.benchmarks.machine import ceilings
 from jaxrec.benchmarks.sizes import SIZES, prepare
-from jaxrec.cli import progress
+from jaxrec.cli.command import progress
 
 MODELS = tuple(SIZES)
 STEPS = 200  # a repetition

@@ -35,8 +35,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.files import FORMAT, check_seal, map_array, verify
 from jaxrec.data.rows import RowsDataset, Schema
+from jaxrec.data.store import FORMAT, check_seal, map_array, verify
 from jaxrec.errors import UserError
 
 SPLITS = ("train", "validation", "test")

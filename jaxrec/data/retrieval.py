@@ -9,8 +9,8 @@ import numpy as np
 
 from jaxrec.config import Config, DataConfig
 from jaxrec.data.positives import positive_bits, size_of_bits
-from jaxrec.data.protocols import RowSplits, configured_splits, held_by
 from jaxrec.data.rows import Rows, RowsDataset, Schema
+from jaxrec.data.splits import RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError
 
 

@@ -11,7 +11,7 @@
     users.parquet  items.parquet
                          what is known of each, to be shown; row r is index r
 
-Rows stand in the order of the raw data. How they are split is decided at training time (jaxrec/data/protocols.py).
+Rows stand in the order of the raw data. How they are split is decided at training time (jaxrec/data/splits.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from jaxrec.data.files import map_array, verify
+from jaxrec.data.store import map_array, verify
 from jaxrec.errors import UserError, nearest
 
 KINDS = ("categorical", "bag", "numerical")

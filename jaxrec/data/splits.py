@@ -1,118 +1,268 @@
-"""Step 3 of the cleaning: which sessions are for training, validation and test.
+"""How rows are split into training, validation and test: the field ``data.protocol``.
 
-Each function reads the table ``dated`` (session, date in ms since 1970, first row, events) and makes the table
-``sessions`` (the same columns, and split as an index into SPLITS). ``leave_one_out`` cuts the sessions of users into
-further ones, which overlap, so it makes the view ``parts`` in the place of ``clicks`` as well.
+    rows            a random share of the rows is the test split
+    paper           as ``rows``, without the rows of the rating just below the threshold (AutoInt, section 5.1: ratings
+                    of 3 on MovieLens are neither liked nor disliked)
+    temporal        the most recent rows are the test split
+    leave_one_out   each user's most recent positive and what follows it (negatives, which training must not see
+                    before their time) is the test split; the positive before it, and what follows that, the
+                    validation split; rows of unknown users are for training
+    leave_one_random
+                    a random positive of each user is the test split, another the validation split; users keep at least
+                    one positive for training
+    cold_users      all rows of a random share of the users are the test split
+    cold_items      all rows of a random share of the items are the test split
+    in_sample       all rows are trained on and tested on: a test of memory, never of a new user
+
+A user may have several rows of one item (repeat purchases, an advertisement shown twice), and a model that has trained
+on one of them knows the others. ``data.repeats`` says what becomes of such (user, item) pairs:
+
+    leave           the first five protocols hold out pairs, not rows: the random ones by the row of the pair that they
+                    draw first, the others by its latest. The pair's other rows are in no split (``left_out``). The
+                    fractions are of the pairs; a user of leave_one_random keeps a positive of a third item;
+                    leave_one_out looks for the validation's positive among what the test's pairs leave
+    once            the latest row of each pair is kept, and these are split; the others are in no split
+    keep            rows are held out as they come, and a pair may stand on both sides
+
+Where the configuration does not say, pairs leave; but click models keep them under ``rows``, ``paper`` and
+``temporal``: an impression shown again is an event of its own. To models that rank items for users only positive rows
+make a pair. A row of an unknown user or item is a pair of its own, and so is every row where the data has no users or
+no items. Without repeated pairs all three give the same splits. ``held_by`` says what a split shares with training.
+
+The random order of ``rows`` and ``paper`` is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are
+the test split: what scikit-learn's ``train_test_split(test_size=..., random_state=seed)`` does, with which published
+splits were made.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import Any
+from typing import NamedTuple
 
-from jaxrec.data.dataset import SPLITS
-from jaxrec.data.duck import fetch_number, fetch_row, fetch_sums
-from jaxrec.data.ledger import Ledger
+import numpy as np
+
+from jaxrec.config import DataConfig
+from jaxrec.data.rows import Rows, Schema
 from jaxrec.errors import UserError
 
-DAY = 24 * 60 * 60 * 1000  # ms
-LEAVE_ONE_OUT = "leave_one_out"  # --split
-SHORTEST = 3  # events of a user of whom two are held out
+
+class RowSplits(NamedTuple):
+    """int64 row numbers of each split, and of the rows that are in none because their pair is held out or kept once."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    left_out: np.ndarray = np.zeros(0, np.int64)
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Test sessions drawn at random: this part of all sessions, by this seed."""
-
-    fraction: Fraction
-    seed: int
+ROW_PROTOCOLS = ("rows", "paper", "temporal")  # which hold out a share of the rows
+PAIRS = ("new to training", "held by training")  # what rows of a split can be, by ``held_by``
+PAIR_PROTOCOLS = (*ROW_PROTOCOLS, "leave_one_out", "leave_one_random")  # under which a pair could be parted
 
 
-def split_by_time(connection: Any, test_days: int, validation_days: int, ledger: Ledger) -> None:
-    """The last ``test_days`` are the test split, the ``validation_days`` before them the validation split."""
-    last = fetch_number(connection, "SELECT max(date) FROM dated")
-    # Without test days the split date lies after every session.
-    test = last - test_days * DAY if test_days else last + 1
-    validation = test - validation_days * DAY
-    connection.execute(
-        "CREATE TEMP TABLE sessions AS SELECT session, date, first, events, CASE WHEN date < "
-        f"{validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2 END AS split FROM dated"
-    )
-    sessions, events = fetch_sums(connection, "sessions WHERE split IS NULL")
-    ledger.took("split date", sessions=sessions, events=events)
-    connection.execute("DELETE FROM sessions WHERE split IS NULL")
-    found = [fetch_sums(connection, f"sessions WHERE split = {index}")[0] for index in range(len(SPLITS))]
-    if not found[0]:
-        first = fetch_number(connection, "SELECT min(date) FROM dated")
-        raise UserError(
-            f"{ledger.name}: no session is left for training before the {test_days} test and "
-            f"{validation_days} validation days; all sessions end within {(last - first) / DAY:.1f} days: give fewer "
-            "--test-days or --validation-days or, where a session is all that a user did, cut it with --session-gap 30m"
-        )
-    for index, days in ((1, validation_days), (2, test_days)):
-        if days:
-            ledger.require(found[index], f"{SPLITS[index]} sessions")
+def configured_splits(data: DataConfig, rows: Rows, schema: Schema, impressions: bool = False) -> RowSplits:
+    """``split_rows`` as a configuration says.
 
-
-def split_at_random(connection: Any, drawn: Drawn, validation_days: int, ledger: Ledger) -> None:
-    """The test split is drawn; the validation days are the last ones of the sessions not drawn."""
-    sessions, last = fetch_row(connection, "SELECT count(*), max(date) FROM dated")
-    tests = math.ceil(sessions * drawn.fraction)
-    validation = last + 1 - validation_days * DAY
-    # The digests of the sessions' numbers in their order, which is that of their dates and input rows, put them into
-    # an order that is random, yet the same on every machine.
-    connection.execute(
-        "CREATE TEMP TABLE sessions AS SELECT session, date, first, events, "
-        f"CASE WHEN row_number() OVER (ORDER BY md5('{drawn.seed} ' || number), number) <= {tests} THEN 2 "
-        f"WHEN date < {validation} THEN 0 ELSE 1 END AS split "
-        "FROM (SELECT *, row_number() OVER (ORDER BY date, first) AS number FROM dated)"
-    )
-    for index, wanted in enumerate((1, validation_days, 1)):
-        if wanted:
-            found = fetch_number(connection, f"SELECT count(*) FROM sessions WHERE split = {index}")
-            ledger.require(found, f"{SPLITS[index]} sessions")
-
-
-def leave_one_out(connection: Any, order: str, ledger: Ledger) -> None:
-    """Of each session, that of a user, the last event is the test target and the one before it the validation target.
-
-    The protocol of SASRec (Kang and McAuley 2018, section IV) and BERT4Rec. The test split holds whole sessions, the
-    validation split all but their last event, and of both only the last event is scored; training holds all but the
-    last two. Sessions of fewer than three events are for training.
-
-    ``order`` is what the events of a session are ordered by. Makes the view ``parts`` (session, item, time, row) of the
-    sessions of all splits, whose numbers are new; its rows are places in the session, from 1.
+    Args:
+        impressions: whether the model reads every row as an event of its own, not only what users like.
     """
-    connection.execute(
-        "CREATE TEMP TABLE placed AS SELECT session AS owner, item, time, date, "
-        f"row_number() OVER (PARTITION BY session ORDER BY {order}) AS place "
-        "FROM clicks SEMI JOIN supported USING (item) SEMI JOIN dated USING (session)"
-    )
-    connection.execute(
-        "CREATE TEMP TABLE sessions AS SELECT number * 3 + split AS session, owner, date, first, events, split FROM ("
-        "SELECT session AS owner, first, split, row_number() OVER (ORDER BY first) AS number, "
-        f"CASE WHEN events < {SHORTEST} THEN events ELSE events - 2 + split END AS events "
-        f"FROM dated CROSS JOIN (VALUES (0), (1), (2)) AS splits(split) WHERE split = 0 OR events >= {SHORTEST}"
-        ") JOIN (SELECT owner, place AS events, date FROM placed) USING (owner, events)"
-    )
-    connection.execute(
-        "CREATE TEMP VIEW parts AS SELECT session, item, time, place AS row FROM placed "
-        "JOIN (SELECT session, owner, events FROM sessions) AS cut ON placed.owner = cut.owner AND place <= cut.events"
-    )
-    held_out = fetch_sums(connection, "sessions WHERE split = 2")[0]
-    ledger.require(held_out, f"sessions of at least {SHORTEST} events")
+    repeats = data.repeats or ("keep" if impressions and data.protocol in ROW_PROTOCOLS else "leave")
+    return split_rows(rows, schema, data.protocol, data.split_seed, data.test_fraction, data.validation_fraction,
+                      repeats, positive=not impressions)  # fmt: skip
 
 
-def drop_unseen_targets(connection: Any, ledger: Ledger) -> None:
-    """Drop the test sessions of ``leave_one_out`` whose target is not in the table ``vocabulary``."""
-    before = fetch_sums(connection, "sessions WHERE split = 2")[0]
-    connection.execute(
-        "DELETE FROM sessions WHERE split = 2 AND owner IN (SELECT placed.owner FROM placed "
-        "JOIN (SELECT owner, events FROM sessions WHERE split = 2) AS tests "
-        "ON placed.owner = tests.owner AND place = tests.events ANTI JOIN vocabulary USING (item))"
-    )
-    left = fetch_sums(connection, "sessions WHERE split = 2")[0]
-    ledger.took("test targets unseen before", targets=before - left)
-    ledger.require(left, "test targets")
+def split_rows(
+    rows: Rows, schema: Schema, protocol: str, seed: int, test_fraction: float, validation_fraction: float,
+    repeats: str = "keep", positive: bool = False,
+) -> RowSplits:  # fmt: skip
+    """Split rows.
+
+    Args:
+        seed: of the random protocols.
+        test_fraction: share of the rows, rounded up to a whole row; not used by leave_one_out.
+        validation_fraction: share of the other rows that is the validation split, chosen in the same way; for
+            leave_one_out any share above 0 holds out each user's second last positive.
+        repeats: ``leave``, ``once`` or ``keep``; see above.
+        positive: whether only positive rows make pairs.
+
+    Raises:
+        UserError: the protocol needs times or users that the data has not, or leaves nothing to train on.
+    """
+    if protocol == "in_sample" and validation_fraction:
+        raise UserError("data.validation_fraction: in_sample trains on all rows; set it to 0, or choose another "
+                        "data.protocol")  # fmt: skip
+    if protocol in ("temporal", "leave_one_out") and not np.any(rows.times):
+        raise UserError(f"data.protocol: {protocol} needs times, and the data set has none; choose rows")
+    parted = repeats == "once" or (repeats == "leave" and protocol in PAIR_PROTOCOLS)
+    pairs = row_pairs(rows, schema, positive) if parted else np.arange(len(rows))
+    if repeats == "once":
+        latest = np.sort(_first_of_each(pairs, np.lexsort((np.arange(len(rows)), rows.times))[::-1]))
+        own = _split(rows.take(latest), pairs[latest], schema, protocol, seed, test_fraction, validation_fraction)
+        others = np.setdiff1d(np.arange(len(rows)), latest)
+        found = RowSplits(latest[own.train], latest[own.validation], latest[own.test], others)
+    else:
+        found = _split(rows, pairs, schema, protocol, seed, test_fraction, validation_fraction)
+    if not len(found.train):
+        repeated = f" ({len(found.left_out):,} of repeated pairs are left out)" if len(found.left_out) else ""
+        if protocol.startswith("leave_one"):
+            raise UserError(f"data.protocol: {protocol} leaves none of {len(rows):,} rows to train on{repeated}; "
+                            "choose rows")  # fmt: skip
+        raise UserError(
+            f"data.test_fraction, data.validation_fraction: {test_fraction} and {validation_fraction} of "
+            f"{len(rows):,} rows leave none to train on{repeated}; lower them"
+        )
+    return found
+
+
+def row_pairs(rows: Rows, schema: Schema, positive: bool = False) -> np.ndarray:
+    """int64[n]: the same number for rows of the same (user, item) pair; a number of its own for a row that makes none.
+
+    Args:
+        positive: whether only positive rows make pairs.
+    """
+    alone = -1 - np.arange(len(rows))
+    if schema.user is None or schema.item is None:
+        return alone
+    items = np.asarray(rows.columns[:, schema.columns((schema.item,))[0]], np.int64)
+    users = np.asarray(rows.users, np.int64)
+    paired = (users > 0) & (items > 0) & ((rows.labels > 0) | (not positive))
+    return np.where(paired, users * (items.max(initial=0) + 1) + items, alone)
+
+
+def held_by(
+    data: DataConfig, rows: Rows, schema: Schema, train: np.ndarray, part: np.ndarray, impressions: bool = False
+) -> np.ndarray:
+    """bool[len(part)]: which rows of a split are of a (user, item) pair that training holds as well.
+
+    None of in_sample, which means to test what it has trained on.
+    """
+    if data.protocol == "in_sample":
+        return np.zeros(len(part), bool)
+    pairs = row_pairs(rows, schema, positive=not impressions)
+    return np.isin(pairs[part], pairs[train])
+
+
+def counted(splits: RowSplits, held: np.ndarray) -> dict[str, int]:
+    """What is said and recorded of repeated pairs: rows left out, and how many of bool[n] ``held_by``."""
+    return {"left_out": len(splits.left_out), "held_by_training": int(held.sum())}
+
+
+def in_words(repeats: dict[str, int], rows: int, split: str) -> list[str]:
+    """``counted`` in words, a line for each that is not 0; ``rows`` are those of the split."""
+    left, held = repeats["left_out"], repeats["held_by_training"]
+    return [
+        *([f"{left:,} rows of repeated (user, item) pairs are left out (data.repeats)"] * (left > 0)),
+        *([f"{held:,} of {rows:,} {split} rows are of a (user, item) pair that training holds too (data.repeats)"]
+          * (held > 0)),
+    ]  # fmt: skip
+
+
+def _split(
+    rows: Rows, pairs: np.ndarray, schema: Schema, protocol: str, seed: int, test_fraction: float,
+    validation_fraction: float,
+) -> RowSplits:  # fmt: skip
+    """``split_rows`` that parts no pair of int64[n] ``pairs``."""
+    if protocol == "leave_one_out":
+        return _leave_one_out(rows, pairs, schema, validation_fraction > 0)
+    if protocol == "leave_one_random":
+        return _leave_one_random(rows, pairs, schema, seed, validation_fraction > 0)
+    if protocol in ("cold_users", "cold_items"):
+        of = _entities(rows, schema, protocol.removeprefix("cold_").removesuffix("s"), protocol)
+        return _cold(of, seed, test_fraction, validation_fraction)
+    if protocol == "in_sample":
+        return RowSplits(np.arange(len(rows)), np.zeros(0, np.int64), np.arange(len(rows)))
+    kept = _rated(rows) if protocol == "paper" else np.arange(len(rows))
+    if protocol == "temporal":
+        order = kept[np.argsort(rows.times[kept], kind="stable")[::-1]]
+    else:
+        order = kept[np.random.RandomState(seed).permutation(len(kept))]
+    distinct = _first_of_each(pairs, order)
+    test = int(np.ceil(test_fraction * len(distinct)))
+    validation = int(np.ceil(validation_fraction * (len(distinct) - test)))
+    held = np.isin(pairs[order], pairs[distinct[: test + validation]])
+    left_out = np.setdiff1d(order[held], distinct[: test + validation])
+    return RowSplits(order[~held], distinct[test : test + validation], distinct[:test], left_out)
+
+
+def _first_of_each(pairs: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Of int64[m] row numbers the first one of each pair, in their order."""
+    _, first = np.unique(pairs[order], return_index=True)
+    return order[np.sort(first)]
+
+
+def _rated(rows: Rows) -> np.ndarray:
+    """int64[m]: the rows whose rating is not the one just below the threshold."""
+    below = rows.ratings[rows.labels == 0]
+    kept = np.flatnonzero(rows.ratings != (below.max() if len(below) else np.nan))
+    if len(below) and np.all(rows.labels[kept] > 0):
+        raise UserError(
+            f"data.protocol: paper leaves out ratings of {below.max():g}, and no negative is left without them; choose "
+            "rows"
+        )
+    return kept
+
+
+def _leave_one_out(rows: Rows, pairs: np.ndarray, schema: Schema, validation: bool) -> RowSplits:
+    _entities(rows, schema, "user", "leave_one_out")
+    every = np.arange(len(rows))
+    test = _last_positives(rows, every)
+    train, parted = _without(every, test, pairs)
+    held = _last_positives(rows, train) if validation else train[:0]
+    train, parted_too = _without(train, held, pairs)
+    return RowSplits(train, held, test, np.union1d(parted, parted_too))
+
+
+def _without(rows: np.ndarray, held: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are neither held out nor of a pair that is; and those of such a pair, where it is known."""
+    others = np.setdiff1d(rows, held)
+    parted = np.isin(pairs[others], pairs[held])
+    return others[~parted], others[parted]
+
+
+def _last_positives(rows: Rows, among: np.ndarray) -> np.ndarray:
+    """The last positive of each user and what follows it, ascending, of ascending int64[m] row numbers."""
+    order = among[np.lexsort((rows.times[among], rows.users[among]))]  # stable: of the same second the later row
+    users = rows.users[order]
+    positive = np.cumsum(rows.labels[order] > 0)
+    last = positive[np.searchsorted(users, users, side="right") - 1]  # of the row's user
+    first = np.searchsorted(users, users, side="left")
+    before = np.where(first > 0, positive[first - 1], 0)  # positives of the users ahead
+    # user 0: not one user, but all unknown ones
+    return np.sort(order[(users > 0) & (positive > before) & (positive == last)])
+
+
+def _leave_one_random(rows: Rows, pairs: np.ndarray, schema: Schema, seed: int, validation: bool) -> RowSplits:
+    users = _entities(rows, schema, "user", "leave_one_random")
+    every, draw = np.arange(len(rows)), np.random.RandomState(seed).random_sample(len(rows))
+    positive = np.flatnonzero((rows.labels > 0) & (users > 0))
+    order = _first_of_each(pairs, positive[np.lexsort((draw[positive], users[positive]))])
+    start = np.searchsorted(users[order], users[order], side="left")
+    place, count = np.arange(len(order)) - start, np.searchsorted(users[order], users[order], side="right") - start
+    test = np.sort(order[(place == 0) & (count > 1)])
+    held = np.sort(order[(place == 1) & (count > 2)]) if validation else every[:0]
+    train, parted = _without(every, np.concatenate([test, held]), pairs)
+    return RowSplits(train, held, test, parted)
+
+
+def _cold(of: np.ndarray, seed: int, test_fraction: float, validation_fraction: float) -> RowSplits:
+    """Split by entity; rows of unknown ones (0) are for training."""
+    known = np.unique(of[of > 0])
+    order = known[np.random.RandomState(seed).permutation(len(known))]
+    test = int(np.ceil(test_fraction * len(order)))
+    validation = int(np.ceil(validation_fraction * (len(order) - test)))
+    part = np.zeros(int(of.max(initial=0)) + 1, np.int8)
+    part[order[:test]], part[order[test : test + validation]] = 2, 1
+    return RowSplits(*(np.flatnonzero(part[of] == number) for number in range(3)))
+
+
+def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarray:
+    """int[n]: the user or the item of each row.
+
+    Raises:
+        UserError: the data has no such field.
+    """
+    name = schema.user if side == "user" else schema.item
+    if name is None:
+        whose = f"{'a' if side == 'user' else 'an'} {side}'s"
+        raise UserError(f"data.protocol: {protocol} needs {whose} field, and the data set has none; choose rows")
+    column: np.ndarray = rows.users if side == "user" else rows.columns[:, schema.columns((name,))[0]]
+    return column

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxrec.sharding import deal, like, replicate
+from jaxrec.ops.parallel import deal, like, replicate
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from jaxrec.config import Config
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
-from jaxrec.models.dropout import byte_mask
-from jaxrec.models.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.models.fields import Stack
 from jaxrec.models.work import Work, row_state
-from jaxrec.precision import product
-from jaxrec.sharding import dealt, taken, whole
-from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
+from jaxrec.ops.dropout import byte_mask
+from jaxrec.ops.field_attention import attend, attention_weights, pad_rows, padded_rows, project
+from jaxrec.ops.parallel import dealt, taken, whole
+from jaxrec.ops.precision import product
+from jaxrec.ops.tables import Reads, RowPlan, TableSpec, look_up
 
 
 class Interacting(nn.Module):
@@ -149,7 +149,7 @@ class Pulls(NamedTuple):
 
 
 class AutoInt:
-    """AutoInt as the loop sees it (``jaxrec.models.ClickModel``).
+    """AutoInt as the loop sees it (``jaxrec.models.base.ClickModel``).
 
     Args:
         start: with ``model.first_order`` logistic, and in training: where the weights of the first order begin, and

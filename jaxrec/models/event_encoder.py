@@ -8,11 +8,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrec.models.gru import gru_params, gru_sequence
-from jaxrec.models.sequence import drop
-from jaxrec.precision import product
-from jaxrec.sharding import whole
-from jaxrec.tables import glorot_like
+from jaxrec.models.packed import drop
+from jaxrec.ops.gru import gru_params, gru_sequence
+from jaxrec.ops.parallel import whole
+from jaxrec.ops.precision import product
+from jaxrec.ops.tables import glorot_like
 
 
 class Known(NamedTuple):

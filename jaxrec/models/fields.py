@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec.data.rows import Schema
-from jaxrec.tables import Reads
+from jaxrec.ops.tables import Reads
 
 
 class Stack(NamedTuple):

@@ -13,11 +13,11 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.lanes import Block, lane_feed
-from jaxrec.models.gru import GRUStack, Hidden, reset_hidden, zero_hidden
-from jaxrec.models.sampled import Negatives, SampledRanking, SamplingConstants, scores_of
+from jaxrec.losses.candidates import Negatives, SampledRanking, SamplingConstants, scores_of
 from jaxrec.models.work import Work, row_state
-from jaxrec.sharding import dealt, taken
-from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like
+from jaxrec.ops.gru import GRUStack, Hidden, reset_hidden, zero_hidden
+from jaxrec.ops.parallel import dealt, taken
+from jaxrec.ops.tables import Reads, RowPlan, TableSpec, glorot_like
 
 WINDOW = 64  # steps encoded in one go to serve
 
@@ -35,7 +35,7 @@ class Step(NamedTuple):
 
 
 class GRU4Rec:
-    """GRU4Rec as the loop sees it (``jaxrec.models.Model``).
+    """GRU4Rec as the loop sees it (``jaxrec.models.base.Model``).
 
     The output table keeps each item's bias as its last column: a query is (h, 1), so that scores, and the derivatives
     of vectors and biases, come out of the same matrix products, and a row's read brings its bias along.

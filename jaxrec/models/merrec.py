@@ -26,19 +26,19 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import Config
-from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
+from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
-from jaxrec.losses import cross_entropy
+from jaxrec.losses.candidates import SampledRanking, SamplingConstants, scores_of
+from jaxrec.losses.sampled import cross_entropy
+from jaxrec.losses.softmax import Softmax, softmax_cross_entropy
 from jaxrec.models.event_encoder import Known, MERRecEncoder, project
-from jaxrec.models.sampled import SampledRanking, SamplingConstants, scores_of
-from jaxrec.models.sequence import Step, packed_steps, unit
+from jaxrec.models.packed import Step, packed_steps, unit
 from jaxrec.models.work import Work, row_state
-from jaxrec.sharding import dealt, taken, whole
-from jaxrec.softmax import Softmax, softmax_cross_entropy
-from jaxrec.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
+from jaxrec.ops.parallel import dealt, taken, whole
+from jaxrec.ops.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
 
 UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
 MIB = 2**20
@@ -63,7 +63,7 @@ class Constants(NamedTuple):
 
 
 class MERRec:
-    """MERRec as the loop sees it (``jaxrec.models.Model``).
+    """MERRec as the loop sees it (``jaxrec.models.base.Model``).
 
     Args:
         config: of the run.

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrec.config import Config
-from jaxrec.models.sequence import SequenceModel, allowed, drop
-from jaxrec.precision import batched_product, product
-from jaxrec.sharding import whole
-from jaxrec.tables import glorot_like
+from jaxrec.models.packed import SequenceModel, allowed, drop
+from jaxrec.ops.parallel import whole
+from jaxrec.ops.precision import batched_product, product
+from jaxrec.ops.tables import glorot_like
 
 
 class SASRecEncoder(nn.Module):

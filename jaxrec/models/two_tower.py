@@ -20,15 +20,15 @@ from jaxrec.config import Config
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
-from jaxrec.models.contrast import Asked, Offered, contrast
-from jaxrec.models.dropout import byte_mask
+from jaxrec.losses.candidates import AliasTable, alias_table, draw
+from jaxrec.losses.contrastive import Asked, Offered, contrast
 from jaxrec.models.fields import Stack
 from jaxrec.models.work import Work
-from jaxrec.negatives import AliasTable, alias_table, draw
-from jaxrec.precision import dense_product
-from jaxrec.ranking import block_size, top_items
-from jaxrec.sharding import dealt, taken, whole
-from jaxrec.tables import Reads, RowPlan, TableSpec, look_up
+from jaxrec.ops.dropout import byte_mask
+from jaxrec.ops.parallel import dealt, taken, whole
+from jaxrec.ops.precision import dense_product
+from jaxrec.ops.tables import Reads, RowPlan, TableSpec, look_up
+from jaxrec.ops.topk import block_size, top_items
 
 MEMORY = 64  # MiB of scores that are held while the nearest items are looked up
 
@@ -179,7 +179,7 @@ class Side:
 
 
 class TwoTower:
-    """Two towers as the loop sees them (``jaxrec.models.TowerModel``).
+    """Two towers as the loop sees them (``jaxrec.models.base.TowerModel``).
 
     Args:
         schema: all fields of the data set; the configuration says which are read.

@@ -1,0 +1,1 @@
+"""Command lines: what all commands share. Nothing here imports JAX but ``runtime``."""

@@ -1,0 +1,210 @@
+"""What every command shares: exit statuses, one-line errors, progress bars."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import errno
+import io
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from jaxrec.cli.help import HelpFormatter
+from jaxrec.cli.options import no_such_option
+from jaxrec.cli.paths import check_path, check_text
+from jaxrec.cli.progress import Lines
+from jaxrec.cli.startup import missing_module
+from jaxrec.errors import UserError, nearest, one_line, shown
+
+NOT_OURS = {  # what to do about errors of the user's machine and paths; every other OSError is a bug
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS), "free or choose another place"
+    ),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR), "name another path"),
+}
+ESCAPED = "jaxrec-escaped"  # an error handler of encodings
+OPTION = re.compile(r"--?[A-Za-z]")  # how options begin, and negative numbers do not
+PATHS = ("DIR", "FILE", "PATH", "RUN")  # metavars of options that are paths
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    r"""What an encoding has no letters for as JSON writes it, ``\u00e9``, so that printed JSON stays JSON."""
+    assert isinstance(error, UnicodeEncodeError)
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(ESCAPED, _escaped)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose errors are one line, like every other error of a user's making.
+
+    An option that is given twice is refused, where argparse takes the last without a word, and so is what can be
+    neither text nor a path. An option that there is not is told the nearest one before anything that is missing.
+
+    Args:
+        fields: ``section.field`` names that are options too; ``parse_known_args`` gives them back with their values.
+    """
+
+    def __init__(self, *, fields: Iterable[str] = (), **options: object) -> None:
+        options.setdefault("formatter_class", HelpFormatter)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(**options)  # type: ignore[arg-type]
+        self.fields = tuple(fields)
+        self.seen: dict[str, Any] = {}  # values by option, of one call
+        for name in (None, "store"):
+            self.register("action", name, _Once)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.seen = {}
+        self._refuse_unknown(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        known = self._option_string_actions
+        for word in words:
+            name = word.partition("=")[0]
+            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+                return  # what follows is no option, or another parser's
+            if not OPTION.match(word) or " " in name or name in known or name.removeprefix("--") in self.fields:
+                continue
+            shown_options = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
+            self.error(no_such_option(name, shown_options, self.fields))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            names = [str(choice) for choice in action.choices]
+            hint = nearest(str(value), names)
+            raise argparse.ArgumentError(
+                action, f"invalid choice: {shown(value)}{hint}; choose from {', '.join(names)}"
+            )
+
+    def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
+        check = check_path if action.metavar in PATHS else check_text
+        for word in words if action.nargs not in (argparse.PARSER, argparse.REMAINDER) else ():
+            check("/".join(action.option_strings) or action.dest, word)
+        return super()._get_values(action, words)
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see '{self.prog} --help'")
+
+
+class _Once(argparse.Action):
+    """Stores a value, or the values behind one option, once."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        if option is not None:
+            if self.dest in parser.seen:
+                several = "; write all its values behind one" if self.nargs in ("*", "+") else "; leave one out"
+                both = f"{shown(parser.seen[self.dest])} and {shown(values)}"
+                raise UserError(f"{option}: given twice, as {both}{several}")
+            parser.seen[self.dest] = values
+        setattr(namespace, self.dest, values)
+
+
+def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Run ``main(argv)`` and turn what a user can cause into one line on stderr.
+
+    Returns:
+        The exit status: 0; 2 for a mistake that the user can mend (also a full disk); 130 after Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors=ESCAPED)  # an id that PYTHONIOENCODING has no letters for
+    try:
+        main(sys.argv[1:] if argv is None else argv)
+        if sys.stdout is not None:  # which was closed before we began
+            sys.stdout.flush()
+    except UserError as error:
+        print(f"jaxrec: error: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:  # of what is imported when it is needed
+        if (line := missing_module(error)) is None:
+            raise
+        say("error", line)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone, as in "… | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        # ValueError and friends stay tracebacks: those are bugs. These few are the user's machine.
+        if error.errno not in NOT_OURS:
+            raise
+        file = error.filename2 or error.filename  # of a copy the second is the one that is written
+        place = f" at {file}" if file else ""
+        say("error", f"{os.strerror(error.errno)}{place}; {NOT_OURS[error.errno]}")
+        return 2
+    except KeyboardInterrupt:
+        print("jaxrec: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def say(kind: str, text: str) -> None:
+    """Print one line on stderr, whatever ids it holds: ``jaxrec: note: …``."""
+    print(one_line(f"jaxrec: {kind}: {text}"), file=sys.stderr)
+
+
+def tell(text: str) -> None:
+    """Print one line on stdout, whatever paths it holds, at once."""
+    print(one_line(text), flush=True)
+
+
+def as_json(value: Any) -> str:
+    """JSON on one line; a number that is none (NaN, or infinite) is null, what JSON does not know is text."""
+    try:
+        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def progress(
+    title: str, total: float | None = None, amount: float = 0.0, unit: str = "", after: float = 0.0, even: bool = True
+) -> Iterator[Callable[..., None]]:
+    """A progress bar on stderr; where that is no terminal, a line every ten seconds.
+
+    Args:
+        title: what is done: ``train: epoch 2 of 10``.
+        total: its units; None: unknown.
+        amount, unit: what all units together hold, and its name, for the speed; 0: no speed is told.
+        after: units of more such work that follows, for the time left.
+        even: whether units take about the same time, so that the time left can be told.
+
+    Yields:
+        ``update(advance=1, note="")``: move on by ``advance`` units of ``total`` and show ``note``.
+    """
+    if sys.stderr is None or not sys.stderr.isatty():
+        lines = Lines(title, total, amount, unit, after, even)
+        lines.start()
+        try:
+            yield lines.update
+        finally:
+            lines.stop()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
+    columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=total, note="")
+
+        def update(advance: float = 1, note: str = "") -> None:
+            bar.update(task, advance=advance, note=note)
+
+        yield update

@@ -1,0 +1,1 @@
+"""Reading: raw files of any kind into the DuckDB table ``raw``."""

@@ -1,0 +1,101 @@
+"""Columns that only logs of events have: keys of several columns, numbers that order, and kinds of event."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxrec.data.reading.duck import quoted
+from jaxrec.data.reading.fields import Field
+from jaxrec.data.reading.ids import check_kind, fractional, trimmed
+from jaxrec.data.reading.rows import leave_out
+from jaxrec.data.reading.table import TEXT, Table, value_text
+from jaxrec.errors import UserError, nearest, shown
+
+MOST_LISTED = 12  # kinds of event in a message
+
+
+def join_keys(connection: Any, names: Sequence[str]) -> None:
+    """Make one text column of several columns of ``raw``, under the name of the first; equal where all of them are."""
+    if len(names) == 1:
+        return
+    connection.execute(f"ALTER TABLE raw ALTER {names[0]} TYPE {TEXT} USING {key_of(names)}")
+    for name in names[1:]:
+        connection.execute(f"ALTER TABLE raw DROP COLUMN {name}")
+
+
+def key_of(names: Sequence[str]) -> str:
+    """SQL: one text of several columns, equal where all of them are: (1, 23) is not (12, 3)."""
+    texts = [f"CAST({name} AS {TEXT})" for name in names]
+    return " || ".join(f"length({text}) || ':' || {text}" for text in texts)
+
+
+def order_field(table: Table, name: str, column: str) -> Field:
+    """A column of numbers as text, NULL where a value is none; see ``order_numbers``."""
+    check_kind(table, column, table.column(column)[1])
+
+    def parse(sql: str) -> str:
+        text = trimmed(f"CAST({sql} AS {TEXT})")
+        return f"CASE WHEN isfinite(TRY_CAST({text} AS DOUBLE)) THEN {text} END"
+
+    return Field(name, column, parse, "a number that orders events of equal time")
+
+
+def order_numbers(connection: Any, names: Sequence[str]) -> None:
+    """Make columns of ``raw`` that ``order_field`` read BIGINT where all their values are whole, otherwise DOUBLE."""
+    for name in names:
+        whole = f"regexp_full_match({name}, '[+-]?[0-9]+') AND TRY_CAST({name} AS BIGINT) IS NOT NULL"
+        (all_whole,) = connection.execute(f"SELECT bool_and({whole}) FROM raw").fetchone()
+        kind = "BIGINT" if all_whole else "DOUBLE"
+        connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING CAST({name} AS {kind})")
+
+
+def event_field(table: Table, name: str, column: str) -> Field:
+    """A column of kinds of event as text without spaces around it; empty where there is none."""
+    _, kind = table.column(column)
+    check_kind(table, column, kind)
+
+    def parse(sql: str) -> str:
+        text = f"coalesce({trimmed(value_text(sql, kind))}, '')"
+        return f"regexp_replace({text}, '\\.0+$', '')" if fractional(kind) else text
+
+    return Field(name, column, parse, "a kind of event")
+
+
+def keep_events(connection: Any, table: Table, column: str, kinds: Sequence[str] | None, notes: list[str]) -> int:
+    """Leave out the rows of ``raw`` whose ``event`` is none of ``kinds``.
+
+    Args:
+        connection: DuckDB, with the table ``raw``.
+        table: where it was read from.
+        column: the file's column of the kinds.
+        kinds: of ``--events``; None where it is not given.
+        notes: gets one about what was kept and left out.
+
+    Returns:
+        How many rows were left out.
+
+    Raises:
+        UserError: no kinds are given, or one that does not occur; it lists those that do, with their numbers.
+    """
+    counts = dict(connection.execute(
+        "SELECT event, count(*) FROM raw GROUP BY event ORDER BY count(*) DESC, event"
+    ).fetchall())  # fmt: skip
+    if kinds is None:
+        raise UserError(f"{table.called}: column '{column}' holds {_listed(counts)}; say with --events which to keep")
+    for kind in kinds:
+        if kind not in counts:
+            raise UserError(f"--events {shown(kind)}: no such event in column '{column}'{nearest(kind, counts)}; "
+                            f"it holds {_listed(counts)}")  # fmt: skip
+    others = {kind: count for kind, count in counts.items() if kind not in kinds}
+    if not others:
+        return 0
+    kept = {kind: count for kind, count in counts.items() if kind in kinds}
+    notes.append(f"column '{column}': kept {_listed(kept)}; left out {_listed(others)}")
+    return leave_out(connection, f"event NOT IN ({', '.join(map(quoted, kinds))})")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    """``view 1,200, cart 35`` of numbers by kind."""
+    listed = [f"{kind[:40] if kind else 'nothing'} {count:,}" for kind, count in list(counts.items())[:MOST_LISTED]]
+    return ", ".join(listed) + (f" and {len(counts) - MOST_LISTED:,} more" if len(counts) > MOST_LISTED else "")

@@ -1,0 +1,213 @@
+"""The column of times in people's own logs: what it holds is found out, checked, and said.
+
+A column holds one kind of time: dates with hours as ISO 8601 writes them, a number of s, ms, us or ns since 1970, the
+digits of a calendar (20231114, 20231114222230), or what ``--time-format`` describes. The kind is that under which most
+of the first 100 values lie between 1980 and the end of next year. Every other value has to lie there too, so that a
+column of two kinds, or a wrong unit, is refused with its first row that does not fit.
+"""
+
+from __future__ import annotations
+
+import datetime
+from argparse import ArgumentParser
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import duckdb
+
+from jaxrec.data.reading.duck import quoted
+from jaxrec.data.reading.files import reading_all, timestamp
+from jaxrec.data.reading.table import TEXT, Table
+from jaxrec.errors import UserError, shown
+
+UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # ms per unit
+CALENDARS = {"yyyymmdd": 8, "yyyymmddhh": 10, "yyyymmddhhmm": 12, "yyyymmddhhmmss": 14}  # digits
+ORDER = "order"
+INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
+NUMBERS = (*INTEGERS, "UBIGINT", "HUGEINT", "UHUGEINT", "FLOAT", "DOUBLE")
+FIRST_YEAR = 1980
+HEAD = 100  # values that are looked at to find the unit
+FAR = 2**53  # of a counter: beyond it a double is no longer exact
+
+
+class Times(NamedTuple):
+    """How a column of times is read.
+
+    Attributes:
+        unit: what it holds: ``iso``, one of UNITS or CALENDARS, ``order``, or ``format``.
+        parse: from the column's SQL to BIGINT ms since 1970 (of ``order`` the counter), NULL where that cannot be.
+        expected: what a value must be, for the error message.
+    """
+
+    unit: str
+    parse: Callable[[str], str]
+    expected: str
+
+
+def add_time_arguments(parser: ArgumentParser) -> None:
+    """Add ``--time-unit`` and ``--time-format``."""
+    parser.add_argument(
+        "--time-unit",
+        choices=("auto", "iso", *UNITS, *CALENDARS, ORDER),
+        default="auto",
+        help="iso: like 2014-04-07T08:51:09Z, UTC where no zone is given; s, ms, us, ns: a number since 1970; "
+        "yyyymmdd and longer: digits of the calendar, UTC; order: whole numbers that only order and are no times "
+        "(default: found out; times before 1980 or after next year are refused)",
+    )
+    parser.add_argument(
+        "--time-format",
+        metavar="FORMAT",
+        help="how other times are written, as strptime has it: '%%d/%%m/%%Y %%H:%%M' reads 14/11/2023 22:22",
+    )
+
+
+def plausible_range() -> tuple[int, int]:
+    """ms since 1970: the begin of 1980, and the end of next year."""
+    years = FIRST_YEAR, datetime.datetime.now(datetime.UTC).year + 2
+    first, end = (int(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC).timestamp() * 1000) for year in years)
+    return first, end
+
+
+def read_times(connection: Any, table: Table, column: str, unit: str, time_format: str | None) -> Times:
+    """Find out how to read a column of times.
+
+    Args:
+        connection: DuckDB.
+        table: the file, or the first of several.
+        column: its name.
+        unit: of ``--time-unit``.
+        time_format: of ``--time-format``.
+    """
+    sql, kind = table.column(column)
+    place = f"{table.path}: column '{column}'"
+    if time_format is not None and unit != "auto":
+        raise UserError("--time-format: says what --time-unit would; leave one of the two out")
+    if kind.startswith("TIMESTAMP") or kind == "DATE":
+        if unit not in ("auto", "iso") or time_format is not None:
+            option = "--time-unit" if time_format is None else "--time-format"
+            raise UserError(f"{place} is of type {kind}, not a number or text; leave out {option}")
+        return Times("iso", _plausible(lambda value: f"epoch_ms(CAST({value} AS TIMESTAMPTZ))"), _expected("a time"))
+    if kind != TEXT and kind not in NUMBERS and not kind.startswith(("DECIMAL", "ENUM")):
+        raise UserError(f"{place} is of type {kind}; expected times, numbers or text")
+    text = _digits if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL") else _text
+    if time_format is not None:
+        return _formatted(connection, text, time_format)
+    if unit == "auto":
+        unit = _find_unit(connection, table, column, sql, text)
+    if unit == ORDER:
+        return Times(unit, _counter, "a whole number, as --time-unit order has it")
+    return Times(unit, _plausible(_reader(unit, text)), _expected(_describe(unit)))
+
+
+def _find_unit(connection: Any, table: Table, column: str, sql: str, text: Callable[[str], str]) -> str:
+    """The unit under which most of the first values are plausible."""
+    units = ("iso", *UNITS, *CALENDARS)
+    readings = ", ".join(f"({_plausible(_reader(unit, text))(sql)}) IS NOT NULL" for unit in units)
+    query = f"SELECT {text(sql)}, {readings} FROM {table.relation} WHERE coalesce({text(sql)}, '') <> '' LIMIT {HEAD}"
+    with reading_all(connection, table):
+        rows = connection.execute(query).fetchall()
+    if not rows:
+        return "iso"  # there are no values: the first row is refused for having none
+    fitting = [unit for _, *fits in rows for unit, fit in zip(units, fits, strict=True) if fit]
+    if fitting:
+        return max(dict.fromkeys(fitting), key=fitting.count)  # of as many the first
+    value = rows[0][0]
+    first, last = FIRST_YEAR, datetime.datetime.now(datetime.UTC).year + 1
+    number = connection.execute(f"SELECT TRY_CAST({quoted(value)} AS DOUBLE) IS NOT NULL").fetchone()[0]
+    way = (
+        "say with --time-unit what it is (order: whole numbers that only order and are no times)"
+        if number
+        else "say with --time-format how it is written, such as '%d/%m/%Y %H:%M'"
+    )
+    raise UserError(f"{table.path}: column '{column}': found {shown(value)}, no time between {first} and {last}: "
+                    f"neither as ISO 8601 nor as a number since 1970 nor as digits of the calendar; {way}")  # fmt: skip
+
+
+def _formatted(connection: Any, text: Callable[[str], str], time_format: str) -> Times:
+    try:
+        connection.execute(f"SELECT try_strptime('', {quoted(time_format)})")
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0].rsplit(": ", 1)[-1]
+        raise UserError(f"--time-format {shown(time_format)}: {reason}; give one such as '%d/%m/%Y %H:%M'") from None
+    parse = _plausible(lambda sql: f"epoch_ms(try_strptime({text(sql)}, {quoted(time_format)}))")
+    return Times("format", parse, _expected(f"a time written {time_format}"))
+
+
+def _expected(what: str) -> str:
+    last = datetime.datetime.now(datetime.UTC).year + 1
+    return (f"{what} between {FIRST_YEAR} and {last}, as the whole column has to be; --time-unit and --time-format say "
+            "what else it is")  # fmt: skip
+
+
+def _describe(unit: str) -> str:
+    if unit == "iso":
+        return "a time like 2014-04-07T08:51:09Z"
+    return f"digits {unit}" if unit in CALENDARS else f"a number of {unit} since 1970"
+
+
+# ---- SQL -------------------------------------------------------------------------------------------------------------
+
+
+def _text(sql: str) -> str:
+    return f"trim(CAST({sql} AS VARCHAR))"
+
+
+def _digits(sql: str) -> str:
+    """Of a number that may be written with .0: 20231114.0."""
+    return f"regexp_replace({_text(sql)}, '\\.0+$', '')"
+
+
+def _plausible(parse: Callable[[str], str]) -> Callable[[str], str]:
+    first, end = plausible_range()
+    return lambda sql: f"CASE WHEN {parse(sql)} >= {first} AND {parse(sql)} < {end} THEN {parse(sql)} END"
+
+
+def _reader(unit: str, text: Callable[[str], str]) -> Callable[[str], str]:
+    """From a column's SQL to ms since 1970, NULL where it is not of the unit."""
+    if unit == "iso":
+        return lambda sql: timestamp(text(sql))
+    if unit in UNITS:
+        return lambda sql: _since_1970(sql, UNITS[unit])
+    return lambda sql: _calendar(_digits(sql), CALENDARS[unit])
+
+
+def _since_1970(sql: str, factor: float) -> str:
+    # Up to the year 9999: what lies beyond is not a time but a wrong unit or column.
+    value = f"TRY_CAST({sql} AS DOUBLE) * {factor!r}"
+    # TRY_CAST, as DuckDB may evaluate the branch for rows that fail the condition.
+    return f"CASE WHEN abs({value}) < 253402300800000 THEN TRY_CAST(round({value}) AS BIGINT) END"
+
+
+def _calendar(text: str, digits: int) -> str:
+    """Digits of a date and, behind it, of hours, minutes and seconds."""
+    pattern = r"^(\d{4})(\d\d)(\d\d)" + r"(\d\d)" * ((digits - 8) // 2) + "$"
+    parts = [rf"\{4 + place}" if place < (digits - 8) // 2 else "00" for place in range(3)]
+    iso = f"regexp_replace({text}, '{pattern}', '\\1-\\2-\\3 {':'.join(parts)}')"
+    return f"CASE WHEN length({text}) = {digits} THEN {timestamp(iso)} END"
+
+
+def _counter(sql: str) -> str:
+    number = f"TRY_CAST({sql} AS DOUBLE)"
+    return f"CASE WHEN {number} = trunc({number}) AND abs({number}) < {FAR} THEN TRY_CAST({sql} AS BIGINT) END"
+
+
+# ---- what is said ----------------------------------------------------------------------------------------------------
+
+
+def span(first: int, last: int) -> dict[str, str]:
+    """The manifest's ``times``, UTC, of ms since 1970."""
+    return {"first": iso(first), "last": iso(last)}
+
+
+def iso(time: int) -> str:
+    """``2023-11-14T22:22:30Z`` of ms since 1970, with ms where there are any."""
+    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=time)
+    return moment.isoformat(timespec="milliseconds" if time % 1000 else "seconds") + "Z"
+
+
+def times_line(manifest: dict[str, Any]) -> list[str]:
+    """``times: 2023-11-01 08:00:00 to 2023-11-14 22:22:30 UTC`` of a manifest; nothing where it names none."""
+    times = manifest.get("times", {})
+    if "first" not in times:
+        return []
+    return [f"times: {' to '.join(times[end].rstrip('Z').replace('T', ' ') for end in ('first', 'last'))} UTC"]

@@ -1,0 +1,279 @@
+"""The files of a directory that has a manifest: mapped, and compared with their checksums.
+
+Whatever is read is compared once a process, when it is opened: a bit that flipped on a disk or on the way is a line
+that names the file, not another answer. Small JSON files carry the checksum of what else they say (``sealed``).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.cli.lock import owned
+from jaxrec.errors import UserError
+
+FORMAT = 1  # version of dataset directories
+
+
+def checksum(file: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+_CHECKED: set[tuple[str, int, int, int, str]] = set()  # files as they were when they were found to be right
+
+
+def is_right(file: Path, sha256: str) -> bool:
+    """Whether a file is there and has this checksum; read once a process, unless it changes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not file.is_file():
+        return False
+    state = file.stat()
+    key = (str(file.resolve()), state.st_ino, state.st_size, state.st_mtime_ns, sha256)
+    if key not in _CHECKED:
+        if checksum(file) != sha256:
+            return False
+        _CHECKED.add(key)
+    return True
+
+
+def checked(path: Path, name: str, manifest: dict[str, Any], advice: str = "prepare the data set again") -> Path:
+    """A file of a directory, which is as the manifest says.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    file = path / name
+    try:
+        right = is_right(file, manifest["files"][name]["sha256"])
+    except (OSError, KeyError) as error:
+        raise UserError(f"{file}: damaged or missing ({error}); {advice}") from None
+    if not right:
+        raise UserError(f"{file}: damaged or missing (checksum differs); {advice}")
+    return file
+
+
+CHECKSUM = "checksum"  # key of a JSON file's own checksum
+
+
+def sealed(entries: dict[str, Any]) -> dict[str, Any]:
+    """The entries of a JSON file with the checksum of all the others under ``checksum``."""
+    return {**entries, CHECKSUM: _digest(entries)}
+
+
+def check_seal(entries: dict[str, Any]) -> None:
+    """Compare the entries of a JSON file with their checksum; those of before have none.
+
+    Raises:
+        ValueError: they differ.
+    """
+    if CHECKSUM in entries and entries[CHECKSUM] != _digest(entries):
+        raise ValueError("checksum differs")
+
+
+def _digest(entries: dict[str, Any]) -> str:
+    rest = {name: value for name, value in entries.items() if name != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring to the disk which files a directory holds."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def map_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
+    """Map an array of a directory.
+
+    Raises:
+        UserError: missing or damaged.
+    """
+    file = path / name
+    try:
+        size, expected = file.stat().st_size, manifest["files"][name]["bytes"]
+        if size != expected:
+            raise ValueError(f"{size} bytes instead of {expected}")
+        checked(path, name, manifest)
+        return np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{file}: damaged or missing ({error}); prepare the data set again") from None
+
+
+def verify(path: Path, manifest: dict[str, Any]) -> None:
+    """Compare every file with its checksum (reads everything).
+
+    Raises:
+        UserError: naming the file that differs.
+    """
+    for name in manifest["files"]:
+        checked(path, name, manifest)
+
+
+@dataclass(frozen=True)
+class Staging:
+    """A temporary sibling of the output: ``dataset`` becomes the output, ``spill`` is scratch space."""
+
+    dataset: Path
+    spill: Path
+
+
+@contextmanager
+def staging(out: Path, overwrite: bool = False) -> Iterator[Staging]:
+    """A place to build a dataset directory, renamed to ``out`` when the block ends without an error.
+
+    On any error, Ctrl-C included, the temporary directory and the parents that were made for it are removed, and
+    ``out`` is as it was.
+
+    Raises:
+        UserError: ``out`` exists, and is not to be overwritten or is no dataset directory.
+    """
+    out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
+    with owned(out, "prepares a data set here", "choose another --out"):
+        _clear(out)
+        _check_free(out, overwrite)
+        root = _make_root(out)
+        try:
+            stage = Staging(root / "dataset", root / "spill")
+            stage.dataset.mkdir()  # not the root itself, which mkdtemp makes readable by its owner only
+            yield stage
+            _publish(stage.dataset, out, overwrite)
+        finally:
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _clear(out: Path) -> None:
+    """Remove what killed processes left beside ``out``; nobody else works on it, as it is owned."""
+    for root in out.parent.glob(glob.escape(f".{out.name}.") + "*.tmp"):
+        if not re.fullmatch(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.tmp", root.name):
+            continue  # of another data set, whose name begins like this one's
+        if (root / "old" / "manifest.json").is_file() and not out.exists():
+            os.rename(root / "old", out)  # killed between two renames, where two places cannot be exchanged at once
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise UserError(f"{out}: exists already; choose another --out or give --overwrite")
+    if not (out / "manifest.json").is_file():
+        raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
+
+
+def _make_root(out: Path) -> Path:
+    """Make the temporary directory."""
+    try:
+        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
+
+
+def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
+    """Rename ``dataset`` to ``out`` once everything under it is on the disk."""
+    for directory in (*(d for d in dataset.iterdir() if d.is_dir()), dataset):
+        sync_directory(directory)
+    _check_free(out, overwrite)  # again: the work took a while
+    if not out.exists():
+        os.rename(dataset, out)
+    elif not _exchange(dataset, out):
+        old = dataset.parent / "old"
+        os.rename(out, old)
+        try:
+            os.rename(dataset, out)
+        except BaseException:
+            os.rename(old, out)  # it lies in the temporary directory, which is about to be removed
+            raise
+    sync_directory(out.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories take each other's names at one moment; False where the system or file system cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+@dataclass
+class ArrayFile:
+    """A ``.npy`` file of one dimension and known length, written piece by piece and hashed on the way.
+
+    Use as a context manager; ``entry`` is its line in the manifest once it is closed.
+    """
+
+    path: Path
+    dtype: str
+    length: int
+    written: int = 0
+    entry: dict[str, Any] = field(default_factory=dict)
+
+    def __enter__(self) -> ArrayFile:
+        self.path.parent.mkdir(exist_ok=True)
+        self._hash = hashlib.sha256()
+        self._stream = open(self.path, "w+b")
+        header = {"descr": self.dtype, "fortran_order": False, "shape": (self.length,)}
+        np.lib.format.write_array_header_1_0(self._stream, header)
+        self._stream.seek(0)
+        self._hash.update(self._stream.read())
+        return self
+
+    def append(self, values: np.ndarray) -> None:
+        data = np.ascontiguousarray(values, dtype=self.dtype).data
+        self._stream.write(data)
+        self._hash.update(data)
+        self.written += len(values)
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        with self._stream as stream:
+            if kind is not None:
+                return
+            if self.written != self.length:
+                raise AssertionError(f"{self.path}: {self.written} values, announced {self.length}")
+            stream.flush()
+            os.fsync(stream.fileno())
+            self.entry.update(bytes=stream.tell(), sha256=self._hash.hexdigest())
+
+
+def file_entry(path: Path) -> dict[str, Any]:
+    """The manifest's line about a file that has just been written; flushes it to the disk."""
+    with open(path, "rb") as stream:
+        os.fsync(stream.fileno())
+    return {"bytes": path.stat().st_size, "sha256": checksum(path)}
+
+
+def write_manifest(
+    path: Path, files: dict[str, dict[str, Any]], /, hashed: Sequence[str] = (), **entries: Any
+) -> dict[str, Any]:
+    """Write ``manifest.json`` into the directory ``path``; returns it.
+
+    ``content_hash`` is the sha256 of the sorted lines ``<sha256>  <name>`` of all files, as sha256sum prints them, and
+    behind them of the entries named in ``hashed``, which say how the files are to be read.
+    """
+    lines = "".join(f"{files[name]['sha256']}  {name}\n" for name in sorted(files))
+    lines += "".join(json.dumps(entries[name], sort_keys=True) + "\n" for name in hashed)
+    manifest = {"format": FORMAT, "kind": "sessions", **entries}
+    manifest = sealed({**manifest, "files": files, "content_hash": hashlib.sha256(lines.encode()).hexdigest()})
+    with open(path / "manifest.json", "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return manifest

@@ -1,0 +1,209 @@
+"""Losses of a row's right item against wrong ones, from cosines; which items are wrong is a mask.
+
+Cosines of candidates stand in float32[C, B], rows of the step along the fast axis.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrec.config import LossConfig
+from jaxrec.data.positives import has_each, has_items
+from jaxrec.ops.parallel import sum_by_rows
+from jaxrec.ops.precision import product
+
+Negatives = tuple[Array, Array]
+
+CLOSEST = 1e-6  # squared distance below which two vectors are one place: the root has no slope at 0
+
+
+def triplet(own: Array, others: Array, wrong: Array, margin: float, *more: Negatives) -> Array:
+    """The mean over wrong items of max(0, margin + d(right) - d(wrong)), d the distance on the unit sphere (Schroff et
+    al. 2015, "FaceNet", equation 3, with plain instead of squared distances); 0 for a row without a wrong item.
+
+    Args:
+        own: float32[B], cosine of the row and its right item.
+        others: float32[C, B], of the row and each candidate.
+        wrong: bool[C, B], whether the candidate is a wrong item for the row.
+        margin: at most 2.
+        more: further candidates, each as ``others`` and ``wrong``.
+
+    Returns:
+        float32[B].
+
+    >>> cosines, wrong = jnp.array([[0.5], [0.9]]), jnp.array([[True], [False]])
+    >>> f"{triplet(jnp.array([0.5]), cosines, wrong, 0.2)[0]:.4f}"
+    '0.2000'
+    """
+    near = margin + distance(own)
+    total, count = jnp.zeros_like(own), jnp.zeros_like(own)
+    for cosines, mask in ((others, wrong), *more):
+        total += jnp.sum(jnp.where(mask, jax.nn.relu(near - distance(cosines)), 0.0), axis=0)
+        count += jnp.sum(mask, axis=0, dtype=jnp.float32)
+    return total / jnp.maximum(count, 1)
+
+
+def infonce(own: Array, others: Array, wrong: Array, *more: Negatives) -> Array:
+    """Cross-entropy of the right item among itself and the wrong ones (van den Oord et al. 2018, "Representation
+    learning with contrastive predictive coding", equation 4).
+
+    Args:
+        own: float32[B], the right item's logit: a cosine over the temperature, less the logarithm of how often the item
+            is expected among the candidates where that is corrected for (Yi et al. 2019, "Sampling-bias-corrected
+            neural modeling for large corpus item recommendations", section 3).
+        others: float32[C, B], the candidates'.
+        wrong: bool[C, B].
+        more: further candidates, each as ``others`` and ``wrong``.
+
+    Returns:
+        float32[B], in nats.
+
+    >>> f"{infonce(jnp.array([0.0]), jnp.array([[0.0], [9.0]]), jnp.array([[True], [False]]))[0]:.4f}"
+    '0.6931'
+    """
+    parts = [jnp.where(mask, logits, -jnp.inf) for logits, mask in ((others, wrong), *more)]
+    top = own
+    for part in parts:
+        top = jnp.maximum(top, jnp.max(part, axis=0, initial=-jnp.inf))
+    top = jax.lax.stop_gradient(top)
+    total = jnp.exp(own - top)
+    for part in parts:
+        total += jnp.sum(jnp.exp(part - top), axis=0)
+    return jnp.log(total) + top - own
+
+
+def distance(cosine: Array) -> Array:
+    """The Euclidean distance of two unit vectors with this cosine."""
+    return jnp.sqrt(jnp.maximum(2.0 - 2.0 * cosine, CLOSEST))
+
+
+class Asked(NamedTuple):
+    """Rows of a step, B of them.
+
+    Attributes:
+        query: float32[B, D].
+        right: float32[B, D], the vector of the right item.
+        user, item: int32[B].
+        near, near_vectors: int32[B, h] and float32[B, h, D], hard negatives.
+    """
+
+    query: Array
+    right: Array
+    user: Array
+    item: Array
+    near: Array
+    near_vectors: Array
+
+
+class Offered(NamedTuple):
+    """Candidates that all rows share, C of them: float32[C, D], int32[C], and bool[C], whether it is one."""
+
+    vectors: Array
+    items: Array
+    real: Array
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def contrast(
+    loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+) -> Array:  # fmt: skip
+    """float32[]: the sum of the losses of live rows.
+
+    Args:
+        live: bool[B].
+        positives: ``positive_bits`` of items that are never wrong for a user; None: only a row's own is not.
+        log_expected: float32[V], see ``two_tower.Constants``.
+    """
+    return _with_derivatives(loss, asked, offered, live, positives, log_expected)[0]
+
+
+def _with_derivatives(
+    loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+    """The sum, and its derivatives by ``query``, ``right``, ``near_vectors`` and the offered ``vectors``."""
+
+    def of_rows(rows: Any, rest: Any) -> tuple[Any, Any]:
+        return _in_blocks(loss, rows[0], rest[0], rows[1], *rest[1:])
+
+    (total, slope), own = sum_by_rows(of_rows, (asked, live), (offered, positives, log_expected))
+    return total, (*own, slope)
+
+
+def _in_blocks(
+    loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    """The sum and its derivative by the offered vectors; its derivatives by what is of each row. A block holds all
+    candidates of its rows, so they are taken while its scores are at hand."""
+    rows = len(asked.user)
+    cells = 2**20 if jax.default_backend() == "cpu" else 2**26
+    size = min(rows, max(1, cells // len(offered.items)))
+    blocks = -(-rows // size)
+
+    def cut(leaf: Array) -> Array:
+        padded = jnp.pad(leaf, [(0, blocks * size - rows)] + [(0, 0)] * (leaf.ndim - 1))
+        return padded.reshape(blocks, size, *leaf.shape[1:])
+
+    def one(floats: tuple[Array, Array, Array, Array], part: Asked, counted: Array) -> Array:
+        query, right, near, vectors = floats
+        part = part._replace(query=query, right=right, near_vectors=near)
+        found = _losses(loss, part, offered._replace(vectors=vectors), positives, log_expected)
+        return jnp.sum(jnp.where(counted, found, 0.0))
+
+    def step(sums: tuple[Array, Array], at: tuple[Asked, Array]) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+        part, counted = at
+        floats = (part.query, part.right, part.near_vectors, offered.vectors)
+        value, (*own, slope) = jax.value_and_grad(one)(floats, part, counted)
+        return (sums[0] + value, sums[1] + slope), tuple(own)
+
+    begin = (jnp.zeros(()), jnp.zeros_like(offered.vectors))
+    (total, slope), own = jax.lax.scan(step, begin, (jax.tree.map(cut, asked), cut(live)))
+    return (total, slope), tuple(leaf.reshape(blocks * size, *leaf.shape[2:])[:rows] for leaf in own)
+
+
+def _forward(loss: LossConfig, asked: Asked, offered: Offered, *rest: Any) -> tuple[Array, tuple[Array, ...]]:
+    return _with_derivatives(loss, asked, offered, *rest)
+
+
+def _backward(loss: LossConfig, slopes: tuple[Array, ...], by: Array) -> tuple[Any, ...]:
+    query, right, near, vectors = (by * slope for slope in slopes)
+    return Asked(query, right, None, None, None, near), Offered(vectors, None, None), None, None, None  # type: ignore[arg-type]
+
+
+contrast.defvjp(_forward, _backward)
+
+
+def _losses(
+    loss: LossConfig, asked: Asked, offered: Offered, positives: Array | None, log_expected: Array
+) -> Array:  # fmt: skip
+    own = jnp.sum(asked.query * asked.right, axis=1)
+    others = product(offered.vectors, asked.query.T)  # [C, rows]: sums over candidates are sums of whole rows
+    near = jnp.einsum("bhd,bd->hb", asked.near_vectors, asked.query)
+    wrong, also_wrong = wrong_offered(asked, offered, positives), wrong_near(asked, positives)
+    if loss.name == "triplet":
+        return triplet(own, others, wrong, loss.margin, (near, also_wrong))
+    own, others, near = own / loss.temperature, others / loss.temperature, near / loss.temperature
+    if loss.logq:
+        expected = loss.logq * log_expected
+        # A hard one is expected as often as it is drawn from its pool, and among the others' items.
+        pool = min(loss.hard_pool, len(log_expected) - 2)
+        drawn = loss.hard_negatives / pool + jnp.exp(log_expected[asked.near])
+        own, near = own - expected[asked.item], near - loss.logq * jnp.log(drawn).T
+        others -= expected[offered.items][:, None]
+    return infonce(own, others, wrong, (near, also_wrong))
+
+
+def wrong_offered(asked: Asked, offered: Offered, positives: Array | None) -> Array:
+    """bool[C, B]: which candidates are wrong for which row."""
+    wrong = (offered.real & (offered.items > 0))[:, None] & (offered.items[:, None] != asked.item)
+    return wrong if positives is None else wrong & ~has_items(positives, asked.user, offered.items)
+
+
+def wrong_near(asked: Asked, positives: Array | None) -> Array:
+    """bool[h, B], likewise of its hard negatives."""
+    wrong = (asked.near > 0) & (asked.near != asked.item[:, None])
+    return (wrong if positives is None else wrong & ~has_each(positives, asked.user, asked.near)).T

@@ -1,0 +1,274 @@
+"""Exact cross-entropy over the whole catalogue, in blocks whose memory is bounded, with its derivative by hand.
+
+This output layer is where the time of a model with a full softmax goes: three matrix products of 2 P V D operations
+each (scores, and the derivatives of queries and items). The derivative of cross-entropy needs nothing from outside but
+a factor, so it is taken while a block of scores is at hand, in the forward pass: with e = exp(s - max s) and
+z = sum e, the softmax is e / z, and
+
+    d queries = (e E) w / z                      d items = e' (q w / z)
+
+so that the only passes over [P, V] besides the products are the maximum and the exponential; the normalisation is done
+on [P, D]. The target's part, and that of label smoothing, are a gather, a scatter and a rank-one term on the side.
+
+Where so few rows of scores fit in the memory that products would starve, blocks of items take the place of blocks of
+rows. They need two sweeps, one for the normaliser and one for the derivative, and so a fourth product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxrec.ops.parallel import sum_by_rows
+from jaxrec.ops.precision import is_low
+
+FEW_ROWS = 64  # queries in a block of rows, below which blocks of items are used
+FEW_ITEMS = 128  # items in a block of items, at least
+
+
+@dataclass(frozen=True)
+class Softmax:
+    """How to compute the loss.
+
+    Attributes:
+        memory: bound on a block of scores in MiB.
+        precision: what is multiplied: ``float32``; ``device``, float32 as the device multiplies it fastest (TF32 or
+            bfloat16 on accelerators); ``bfloat16``. Sums are float32.
+        smoothing: share of the target's probability that is spread evenly over the catalogue.
+    """
+
+    memory: int = 64
+    precision: str = "float32"
+    smoothing: float = 0.0
+
+    @property
+    def rounds(self) -> bool:
+        """Whether factors are rounded. The softmax less the target is then rounded as a difference: where the target is
+        nearly certain, two rounded parts would leave their errors."""
+        return self.precision == "bfloat16" or is_low()
+
+
+class Blocks(NamedTuple):
+    """How the scores [P, V] are cut: ``rows`` queries by ``items`` items, one of them being all."""
+
+    rows: int
+    items: int
+
+
+def cut(queries: int, items: int, memory: int) -> Blocks:
+    """Blocks of rows within ``memory`` MiB if at least ``FEW_ROWS`` fit (or all of them), otherwise blocks of items."""
+    cells = memory * 2**20 // 4
+    rows = cells // items
+    if rows >= min(queries, FEW_ROWS):
+        return Blocks(-(-queries // -(-queries // rows)), items)
+    width = min(items, max(FEW_ITEMS, cells // queries))
+    return Blocks(queries, -(-items // -(-items // width)))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def softmax_cross_entropy(
+    how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None = None
+) -> Array:
+    """The weighted sum of cross-entropies of ``softmax(queries items' + prior)``.
+
+    Only ``queries`` and ``items`` have derivatives.
+
+    Args:
+        queries: float32[P, D].
+        items: float32[V, D].
+        target: int32[P], in [0, V).
+        weight: float32[P].
+        prior: float32[V] added to the scores, or None.
+
+    Returns:
+        float32[].
+
+    >>> q, e = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
+    >>> round(float(softmax_cross_entropy(Softmax(), q, e, jnp.array([0]), jnp.ones(1))), 4)  # log(1 + e^-2 + e^-1)
+    0.4076
+    """
+    blocks = cut(len(queries), len(items), how.memory)
+    if blocks.items == len(items):
+        _, lse = _by_rows(lambda q: ((), _normalise(_scores(how, q, items, prior))[2]), (), blocks, queries)
+    else:
+        lse = _sweep(how, blocks, queries, items, prior)
+    return _total(how, queries, items, target, weight, prior, lse)
+
+
+def _forward(
+    how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None
+) -> tuple[Array, tuple[Array, Array]]:
+    def of_rows(rows: tuple[Array, Array, Array], rest: tuple[Array, Array | None]) -> tuple[Any, Any]:
+        return _with_derivatives(how, rows[0], rest[0], rows[1], rows[2], rest[1])
+
+    (total, of_items), of_queries = sum_by_rows(of_rows, (queries, target, weight), (items, prior))
+    return total, (of_queries, of_items)
+
+
+def _with_derivatives(
+    how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None
+) -> tuple[tuple[Array, Array], Array]:
+    """The loss and its derivative by the items, sums over rows; its derivative by the queries."""
+    blocks = cut(len(queries), len(items), how.memory)
+    if blocks.items == len(items):
+        lse, of_queries, of_items = _rows_derivative(how, blocks, queries, items, target, weight, prior)
+    else:
+        lse = _sweep(how, blocks, queries, items, prior)
+        of_queries, of_items = _items_derivative(how, blocks, queries, items, target, weight, prior, lse)
+    # The scores' other part: the target's share (bfloat16 has it within the blocks), and the even share of smoothing.
+    if not how.rounds:
+        own = (1.0 - how.smoothing) * weight[:, None]
+        of_queries -= own * items[target]
+        of_items = of_items.at[target].add(-own * queries)
+    if how.smoothing:
+        even = how.smoothing * weight[:, None]
+        of_queries -= even * jnp.mean(items, axis=0)
+        of_items -= jnp.sum(even * queries, axis=0) / len(items)
+    return (_total(how, queries, items, target, weight, prior, lse), of_items), of_queries
+
+
+def _backward(how: Softmax, derivative: tuple[Array, Array], factor: Array) -> tuple[Array | None, ...]:
+    of_queries, of_items = derivative
+    return factor * of_queries, factor * of_items, None, None, None
+
+
+softmax_cross_entropy.defvjp(_forward, _backward)
+
+
+def _total(
+    how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None, lse: Array
+) -> Array:
+    own = jnp.sum(_rounded(how, queries) * _rounded(how, items[target]), axis=1)
+    even = queries @ jnp.mean(items, axis=0) if how.smoothing else jnp.zeros(())
+    if prior is not None:
+        own, even = own + prior[target], even + jnp.mean(prior)
+    return jnp.sum(weight * (lse - (1.0 - how.smoothing) * own - how.smoothing * even))
+
+
+def _product(how: Softmax, left: Array, right: Array) -> Array:
+    if how.rounds:
+        return jnp.matmul(left.astype(jnp.bfloat16), right.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+    whole = how.precision == "float32"  # otherwise accelerators multiply float32 with fewer bits
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST if whole else jax.lax.Precision.DEFAULT)
+
+
+def _rounded(how: Softmax, values: Array) -> Array:
+    return values.astype(jnp.bfloat16).astype(jnp.float32) if how.rounds else values
+
+
+def _less_target(how: Softmax, mass: Array, scale: Array, target: Array, begin: Array | int) -> Array:
+    """``mass`` less the target's share of ``scale``, float32[P]; columns are the items from ``begin`` on."""
+    if not how.rounds:
+        return mass
+    own = begin + jnp.arange(mass.shape[1]) == target[:, None]
+    return mass - jnp.where(own, (1.0 - how.smoothing) * scale[:, None], 0.0)
+
+
+def _scores(how: Softmax, queries: Array, items: Array, prior: Array | None) -> Array:
+    scores = _product(how, queries, items.T)
+    return scores if prior is None else scores + prior
+
+
+def _normalise(scores: Array) -> tuple[Array, Array, Array]:
+    """exp(s - max), its sum and log-sum-exp, by row."""
+    top = jnp.max(scores, axis=1)
+    mass = jnp.exp(scores - top[:, None])
+    total = jnp.sum(mass, axis=1)
+    return mass, total, top + jnp.log(total)
+
+
+def _rows_derivative(
+    how: Softmax, blocks: Blocks, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None
+) -> tuple[Array, Array, Array]:
+    """log-sum-exp [P], and the softmax's part of the derivatives, [P, D] and [V, D]."""
+
+    def one(q: Array, w: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
+        mass, total, lse = _normalise(_scores(how, q, items, prior))
+        mass = _less_target(how, mass, total, t, 0)
+        share = (w / total)[:, None]
+        return _product(how, mass.T, q * share), (lse, share * _product(how, mass, items))
+
+    of_items, (lse, of_queries) = _by_rows(one, jnp.zeros_like(items), blocks, queries, weight, target)
+    return lse, of_queries, of_items
+
+
+def _by_rows(one: Callable[..., tuple[Any, Any]], begin: Any, blocks: Blocks, *arrays: Array) -> tuple[Any, Any]:
+    """``one`` of blocks of the arrays' rows gives a part of a sum, and rows: the sum, and the rows in order."""
+    rows = len(arrays[0])
+    n = -(-rows // blocks.rows)
+    if n == 1:
+        return one(*arrays)
+    padding = n * blocks.rows - rows
+    parts = [
+        jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1)).reshape(n, blocks.rows, *array.shape[1:])
+        for array in arrays
+    ]
+
+    def step(total: Any, at: list[Array]) -> tuple[Any, Any]:
+        part, found = one(*at)
+        return jax.tree.map(jnp.add, total, part), found
+
+    total, found = jax.lax.scan(step, begin, parts)
+    return total, jax.tree.map(lambda leaf: leaf.reshape(n * blocks.rows, *leaf.shape[2:])[:rows], found)
+
+
+def _part(blocks: Blocks, items: Array, prior: Array | None, i: Array) -> tuple[Array, Array, Array]:
+    """Where the i-th block of items begins, its vectors, and what to add to its scores.
+
+    The last block ends with the catalogue, so it may overlap the one before; what that one had gets -inf.
+    """
+    begin = jnp.minimum(i * blocks.items, len(items) - blocks.items)
+    vectors = jax.lax.dynamic_slice_in_dim(items, begin, blocks.items)
+    fresh = begin + jnp.arange(blocks.items) >= i * blocks.items
+    added = 0.0 if prior is None else jax.lax.dynamic_slice_in_dim(prior, begin, blocks.items)
+    return begin, vectors, jnp.where(fresh, added, -jnp.inf)
+
+
+def _sweep(how: Softmax, blocks: Blocks, queries: Array, items: Array, prior: Array | None) -> Array:
+    """float32[P]: log-sum-exp over all blocks of items."""
+
+    def one(so_far: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+        top, total = so_far
+        _, vectors, added = _part(blocks, items, prior, i)
+        scores = _scores(how, queries, vectors, added)
+        new = jnp.maximum(top, jnp.max(scores, axis=1))
+        return (new, total * jnp.exp(top - new) + jnp.sum(jnp.exp(scores - new[:, None]), axis=1)), None
+
+    lowest = jnp.full(len(queries), jnp.finfo(jnp.float32).min)
+    (top, total), _ = jax.lax.scan(one, (lowest, jnp.zeros(len(queries))), jnp.arange(-(-len(items) // blocks.items)))
+    return top + jnp.log(total)
+
+
+def _items_derivative(
+    how: Softmax,
+    blocks: Blocks,
+    queries: Array,
+    items: Array,
+    target: Array,
+    weight: Array,
+    prior: Array | None,
+    lse: Array,
+) -> tuple[Array, Array]:
+    """The softmax's part of the derivatives, [P, D] and [V, D], with scores computed a second time."""
+    weighted = queries * weight[:, None]
+
+    def one(sums: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+        of_queries, of_items = sums
+        begin, vectors, added = _part(blocks, items, prior, i)
+        share = jnp.exp(_scores(how, queries, vectors, added) - lse[:, None])
+        # Where blocks overlap, a target belongs to the first: the second must not subtract it again.
+        fresh = jnp.where(target >= i * blocks.items, target, -1)
+        share = _less_target(how, share, jnp.ones_like(lse), fresh, begin)
+        here = jax.lax.dynamic_slice_in_dim(of_items, begin, blocks.items) + _product(how, share.T, weighted)
+        of_items = jax.lax.dynamic_update_slice_in_dim(of_items, here, begin, 0)
+        return (of_queries + _product(how, share, vectors), of_items), None
+
+    begin = (jnp.zeros_like(queries), jnp.zeros_like(items))
+    (of_queries, of_items), _ = jax.lax.scan(one, begin, jnp.arange(-(-len(items) // blocks.items)))
+    return of_queries * weight[:, None], of_items

@@ -1,0 +1,1 @@
+"""Metrics from ranks, scores and labels."""

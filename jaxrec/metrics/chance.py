@@ -1,0 +1,264 @@
+"""Exact figures of chance, hit rates of tied scores and of the in-sample oracle, and bootstrap intervals.
+
+A hit rate says little alone. Beside it stand what a random list reaches (``expected_hits`` and
+``expected_category_hits`` of constant scores), what the best lists reach that do no more than tell groups of customers
+apart (``oracle_hits``), and how far the figure would move with other customers (``bootstrap``).
+
+    expected_hits(np.zeros(93), targets, k=3)               # chance: 3 / 93 for each of the queries
+    oracle_hits(groups, targets, k=3)
+    bootstrap(expected_hits(scores, targets, k=3))          # (low, high) around the mean
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxrec.errors import UserError
+
+CHUNK = 2**22  # drawn counts that are held at once
+
+
+def expected_hits(scores: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
+    """The probability that the target is in the top k when ties are broken at random.
+
+    With a items above the target and t equal to it, itself among them: min(1, max(0, (k - a) / t)).
+
+    Args:
+        scores: float[Q, V], or float[V] for all queries alike; a greater one stands first.
+        targets: int[Q], in [0, V).
+        k: places of the list, at least 1; above V it is V.
+
+    Returns:
+        float64[Q].
+
+    Raises:
+        UserError: a score is not a number, a target is not an item, k is below 1, or the lengths differ.
+
+    >>> expected_hits(np.array([0.5, 0.5, 0.1, 0.5]), np.array([0, 2]), 2).round(3)
+    array([0.667, 0.   ])
+    """
+    scores, targets = np.asarray(scores), np.asarray(targets)
+    _check_scores(scores, targets, k)
+    if len(targets) and not 0 <= targets.min() <= targets.max() < scores.shape[-1]:
+        raise UserError(f"targets: found {targets.min()} to {targets.max()}; expected 0 to {scores.shape[-1] - 1}")
+    if scores.ndim == 1:
+        ascending, own = np.sort(scores), scores[targets]
+        low, high = np.searchsorted(ascending, own, side="left"), np.searchsorted(ascending, own, side="right")
+        above, tied = len(scores) - high, high - low
+    else:
+        own = scores[np.arange(len(targets)), targets][:, None]
+        above, tied = np.count_nonzero(scores > own, axis=1), np.count_nonzero(scores == own, axis=1)
+    return np.clip((k - above) / tied, 0.0, 1.0)
+
+
+def random_ranking(candidates: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
+    """What ``jaxrec.metrics.ranking.ranking_metrics`` is expected to give of ranks that are drawn at random.
+
+    Args:
+        candidates: int[Q], among how many items each target is ranked, itself among them.
+        ks: cut-offs.
+
+    >>> random_ranking(np.array([4]), [2])
+    {'recall@2': 0.5, 'mrr@2': 0.375, 'ndcg@2': 0.4077324383928644, 'hit_rate@2': 0.5}
+    """
+    candidates, counts = np.unique(candidates, return_counts=True)
+    share, ranks = counts / max(1, counts.sum()), np.arange(1, 1 + min(max(ks), int(candidates.max(initial=0))))
+    gains = {"recall": np.ones(len(ranks)), "mrr": 1 / ranks, "ndcg": 1 / np.log2(1 + ranks)}
+    gains["hit_rate"] = gains["recall"]
+    result = {}
+    for k in ks:
+        for name, gain in gains.items():
+            total = np.concatenate([[0.0], np.cumsum(gain)])[np.minimum(candidates, k)]
+            result[f"{name}@{k}"] = float(np.sum(share * total / candidates))
+    return result
+
+
+def random_user_ranking(labels: np.ndarray, users: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
+    """What ``jaxrec.metrics.clicks`` is expected to give of scores that order each user's rows at random.
+
+    Of a user with n rows, p of them positive, a place holds a positive with the probability p / n, and the first k have
+    none with C(n - p, k) / C(n, k). Users without a positive do not count, as there.
+
+    Args:
+        labels: float[n], 0 or 1.
+        users: int[n] from 0; a row whose user is below 0 is left out.
+        ks: cut-offs.
+
+    Returns:
+        ``ndcg``, ``hit_rate``, ``ndcg_published`` and ``hit_rate_published`` at each cut-off, not a number where no
+        user has a positive; ``auc``, of all rows.
+
+    >>> random_user_ranking(np.array([1, 0]), np.array([0, 0]), [1])["ndcg@1"]
+    0.5
+    """
+    rows = np.bincount(users[users >= 0])
+    positives = np.bincount(users[users >= 0], labels[users >= 0] > 0, minlength=len(rows)).astype(np.int64)
+    sizes, counts = np.unique(np.stack([rows, positives])[:, positives > 0], axis=1, return_counts=True)
+    n, p = sizes
+    gain = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, 2 + n.max(initial=0))))])  # of the first places
+    result = {"auc": 0.5}
+
+    def mean(values: np.ndarray) -> float:
+        return float(np.sum(values * counts) / counts.sum()) if len(counts) else float("nan")
+
+    for k in ks:
+        places = np.minimum(k, n)
+        dcg = p / n * gain[places]
+        hit = [_draw_has(*one) for one in zip(n.tolist(), places.tolist(), p.tolist(), strict=True)]
+        result |= {f"ndcg@{k}": mean(dcg / gain[np.minimum(k, p)]), f"hit_rate@{k}": mean(np.array(hit))}
+        result |= {f"ndcg_published@{k}": mean(dcg / gain[p]), f"hit_rate_published@{k}": mean(places / n)}
+    return result
+
+
+def expected_category_hits(scores: np.ndarray, categories: np.ndarray, wanted: np.ndarray, k: int) -> np.ndarray:
+    """The probability that any of the top k is of the wanted category when ties are broken at random.
+
+    Where no item above the tie at place k is of that category, m places are left for the T tied items, and c of these
+    are of it, the places are a draw without replacement: 1 - C(T - c, m) / C(T, m).
+
+    Args:
+        scores: float[Q, V], or float[V] for all queries alike; a greater one stands first.
+        categories: int[V], of the items.
+        wanted: int[Q], a category that no item has is never hit.
+        k: places of the list, at least 1; above V it is V.
+
+    Returns:
+        float64[Q], with a relative error of about 1e-12 also where it is small and V a million.
+
+    Raises:
+        UserError: a score is not a number, k is below 1, or the lengths differ.
+
+    >>> expected_category_hits(np.zeros(4), np.array([7, 7, 8, 9]), np.array([7, 9, 5]), 2).round(3)
+    array([0.833, 0.5  , 0.   ])
+    """
+    scores, categories, wanted = np.asarray(scores), np.asarray(categories), np.asarray(wanted)
+    _check_scores(scores, wanted, k)
+    n_items = scores.shape[-1]
+    if categories.shape != (n_items,):
+        raise UserError(f"categories: found the shape {categories.shape}; expected ({n_items},), one for each item")
+    k = min(k, n_items)
+    codes = np.unique(np.concatenate([categories, wanted]), return_inverse=True)[1]
+    codes, asked = codes[:n_items], codes[n_items:]
+    if scores.ndim == 1:
+        return _category_hits(scores, codes, asked, k)
+    rows = [_category_hits(row, codes, asked[query : query + 1], k) for query, row in enumerate(scores)]
+    return np.concatenate([np.zeros(0), *rows])
+
+
+def _category_hits(scores: np.ndarray, codes: np.ndarray, asked: np.ndarray, k: int) -> np.ndarray:
+    """``expected_category_hits`` of one row of scores, float[V], and k at most V."""
+    last = np.partition(scores, len(scores) - k)[len(scores) - k]  # the score at place k
+    above, tied = codes[scores > last], codes[scores == last]
+    sure = np.isin(asked, above)
+    among = np.bincount(tied, minlength=int(asked.max(initial=0)) + 1)[asked]
+    hits = np.ones(len(asked))
+    for count in np.unique(among[~sure]):
+        hits[~sure & (among == count)] = _draw_has(len(tied), k - len(above), int(count))
+    return hits
+
+
+def _draw_has(total: int, places: int, wanted: int) -> float:
+    """1 - C(total - wanted, places) / C(total, places): that a draw of ``places`` has one of the ``wanted``.
+
+    The ratio is a product of min(places, wanted) factors, whose logarithms are added: log-gamma of a million has an
+    absolute error of 1e-9, more than a thousandth of the probability of one item.
+    """
+    few, many = min(places, wanted), max(places, wanted)
+    if few + many > total:
+        return 1.0
+    return float(-np.expm1(np.log1p(-many / (total - np.arange(few))).sum())) + 0.0  # not -0.0
+
+
+def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
+    """The best Hit@k that any model can have in sample if it gives all customers of a group one list.
+
+    It puts the group's k most frequent targets on the list: the sum over groups of the k largest target counts / Q.
+
+    Args:
+        groups: int[Q], such as the number of each customer's combination of attributes.
+        targets: int[Q].
+        k: places of the list, at least 1.
+
+    Returns:
+        The share of the queries; nan without queries.
+
+    Raises:
+        UserError: k is below 1, or the lengths differ.
+
+    >>> oracle_hits(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 7]), 1)
+    0.75
+    """
+    groups, targets = np.asarray(groups), np.asarray(targets)
+    if groups.shape != targets.shape or groups.ndim != 1:
+        raise UserError(f"groups and targets: found the shapes {groups.shape} and {targets.shape}; expected one length")
+    _check_places(k)
+    if not len(groups):
+        return float("nan")
+    pairs, counts = np.unique(np.stack([groups, targets]), axis=1, return_counts=True)
+    order = np.lexsort((-counts, pairs[0]))
+    group = pairs[0][order]
+    place = np.arange(len(group)) - np.searchsorted(group, group)
+    return float(counts[order][place < k].sum() / len(groups))
+
+
+def oracle_category_hits(groups: np.ndarray, wanted: np.ndarray, k: int) -> float:
+    """The best Category Hit@k that any model can have in sample if it gives all customers of a group one list.
+
+    A list of k places covers at most k categories, and it covers any k of them: so it is ``oracle_hits`` with
+    categories for targets. It is exact where each wanted category has an item, and a bound from above otherwise.
+
+    Args, returns and raises as ``oracle_hits``, with wanted: int[Q], the category that each query asks for.
+    """
+    return oracle_hits(groups, wanted, k)
+
+
+def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000, level: float = 0.95) -> tuple[float, float]:
+    """The percentile interval of the mean: Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
+
+    Each repetition draws as many entries as there are, with replacement. Only how often each distinct value is drawn
+    matters, so those counts are drawn, from a multinomial: hits of 0 and 1 take the same time however many they are.
+
+    Args:
+        values: float[Q], finite, such as the hit or the gain of each query.
+        seed: of the draws.
+        repetitions: at least 1.
+        level: share of the repetitions within the interval, between 0 and 1.
+
+    Returns:
+        (low, high); (nan, nan) without values.
+
+    Raises:
+        UserError: a value is not finite, or an argument out of its range.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 1 or not np.isfinite(values).all():
+        raise UserError(f"bootstrap: found values of the shape {values.shape}; expected one axis of finite numbers")
+    if repetitions < 1 or not 0 < level < 1:
+        raise UserError(f"bootstrap: found repetitions {repetitions} and level {level}; expected 1 or more, and a "
+                        "number between 0 and 1")  # fmt: skip
+    if not len(values):
+        return float("nan"), float("nan")
+    random, (distinct, counts) = np.random.default_rng(seed), np.unique(values, return_counts=True)
+    step, means = max(1, CHUNK // len(distinct)), np.empty(repetitions)
+    for low in range(0, repetitions, step):
+        drawn = random.multinomial(len(values), counts / len(values), size=min(step, repetitions - low))
+        means[low : low + step] = drawn @ distinct / len(values)
+    low_end, high_end = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low_end), float(high_end)
+
+
+def _check_scores(scores: np.ndarray, queries: np.ndarray, k: int) -> None:
+    if queries.ndim != 1 or scores.ndim not in (1, 2) or (scores.ndim == 2 and len(scores) != len(queries)):
+        raise UserError(f"scores: found the shape {scores.shape} for queries of the shape {queries.shape}; expected "
+                        "(items,) or (queries, items)")  # fmt: skip
+    if not scores.shape[-1] or np.isnan(scores).any():
+        raise UserError(f"scores: found {np.isnan(scores).sum()} that are not a number among {scores.shape[-1]} items; "
+                        "expected numbers, and at least one item")  # fmt: skip
+    _check_places(k)
+
+
+def _check_places(k: int) -> None:
+    if k < 1:
+        raise UserError(f"k: found {k}; expected at least 1 place")

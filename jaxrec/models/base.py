@@ -1,0 +1,135 @@
+"""The models by name, and what the training loop, evaluation and recommendation ask of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from jax import Array
+
+from jaxrec.baselines.logistic import Logistic
+from jaxrec.config import Config
+from jaxrec.data.rows import Schema
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.models.autoint import AutoInt
+from jaxrec.models.gru4rec import GRU4Rec
+from jaxrec.models.narm import narm
+from jaxrec.models.sasrec import sasrec
+from jaxrec.models.two_tower import TwoTower
+from jaxrec.models.work import Work
+from jaxrec.ops.tables import Reads, RowPlan, TableSpec
+
+
+class Model(Protocol):
+    """A model holds no parameters and no tables: it says which it needs and works on the vectors it is handed."""
+
+    tables: dict[str, TableSpec]
+    carries_lanes: bool  # whether the carry's leaves lead with lanes; otherwise all devices have the same
+
+    def feed(self, split: Any, plan: Plan) -> Feed:
+        """The blocks that the model reads a split in."""
+
+    def init(self, key: Array) -> Any:
+        """The dense parameters."""
+
+    def carry(self, lanes: int) -> Any:
+        """What goes from step to step, at the start of an epoch."""
+
+    def constants(self, counts: Any) -> Any:
+        """Device arrays made once a run from int64[V] ``counts``, how often each item (of rows: each value of each
+        field) stands in the training split; two_tower: from ``Interactions``."""
+
+    def steps(self, constants: Any, block: Any, keys: Array) -> Any:
+        """What each step of a block reads (leaves [S, ...]), with one random key per step."""
+
+    def reads(self, step: Any) -> dict[str, Reads]:
+        """What a step reads of each table that is not dense."""
+
+    def loss(
+        self,
+        params: Any,
+        rows: dict[str, Array],
+        plans: dict[str, RowPlan],
+        carry: Any,
+        step: Any,
+        key: Array,
+        constants: Any,
+    ) -> tuple[Array, tuple[Any, Array]]:
+        """The training loss of a step; then the carry and the sum of the targets' losses, for the log.
+
+        ``rows`` holds the rows of each table's plan, and dense tables whole.
+        """
+
+    def work(self, shape: Any, targets: float) -> Work:
+        """What a step costs.
+
+        Args:
+            shape: shapes of a block of its feed, as ``Feed.like`` gives them.
+            targets: of a step, on average.
+        """
+
+
+class SessionModel(Model, Protocol):
+    """A model that ranks what comes next in a session; its splits are ``Sessions``."""
+
+    window: int | None  # a score depends on the last so many clicks; None: on all of the session
+
+    def encode(self, params: Any, tables: dict[str, Array], carry: Any, block: Any) -> tuple[Any, Array]:
+        """The carry, and float32[S, B, Q], a query vector for each target, whose products with ``items`` rank."""
+
+    def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
+        """float32[B, Q]: the query after the last click of each session.
+
+        Args:
+            items: int32[B, N], sessions, padded behind their ends; N is one of a few lengths, and at most ``window``.
+            length: int32[B], clicks of each.
+        """
+
+    def items(self, tables: dict[str, Array]) -> Array:
+        """float32[V, Q], what queries are multiplied with to rank."""
+
+    def vectors(self, tables: dict[str, Array]) -> Array:
+        """float32[V, D], what items are compared by."""
+
+
+class ClickModel(Model, Protocol):
+    """A model of the label of single rows; its splits are ``Rows``."""
+
+    def logits(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
+        """float32[B] from int32[B, C] and float32[B, M]: the log odds of a positive label."""
+
+    def attention(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> list[Array]:
+        """float32[B, heads, F, F] of each layer: how much the row's field draws from the column's."""
+
+
+class TowerModel(Model, Protocol):
+    """A model of users and items in one space; its splits are the positive ``Rows`` of ``Retrieval``."""
+
+    def encode(self, side: str, weights: dict[str, Any], columns: Array, numbers: Array) -> Array:
+        """float32[n, D] unit vectors of one side, ``user`` or ``item``, from int32[n, C] and float32[n, M]; their
+        products rank."""
+
+
+MODELS: dict[str, Callable[[Config, int], SessionModel]] = {"gru4rec": GRU4Rec, "narm": narm, "sasrec": sasrec}
+CLICK_MODELS: dict[str, Callable[[Config, Schema, Logistic | None], ClickModel]] = {"autoint": AutoInt}
+
+TOWER_MODELS: dict[str, Callable[[Config, Schema], TowerModel]] = {"two_tower": TwoTower}
+
+
+def make_model(config: Config, n_items: int) -> SessionModel:
+    """The configured model for a catalogue of ``n_items``."""
+    return MODELS[config.model.name](config, n_items)
+
+
+def make_click_model(config: Config, schema: Schema, start: Logistic | None = None) -> ClickModel:
+    """The configured model for rows of these fields.
+
+    Args:
+        start: in training with ``model.first_order`` logistic: the regression to begin with.
+    """
+    return CLICK_MODELS[config.model.name](config, schema, start)
+
+
+def make_tower_model(config: Config, schema: Schema) -> TowerModel:
+    """The configured model for a data set with these fields, of which it reads some."""
+    return TOWER_MODELS[config.model.name](config, schema)

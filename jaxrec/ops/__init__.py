@@ -1,0 +1,1 @@
+"""Operations on arrays alone, which know nothing of models and data sets."""

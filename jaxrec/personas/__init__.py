@@ -1,0 +1,1 @@
+"""The cosmetics shop: customers with personas, found in what they write."""

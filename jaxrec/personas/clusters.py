@@ -1,0 +1,238 @@
+"""Personas: clusters of reviews by what they say, and customers drawn from them.
+
+The embeddings of the reviews are clustered, each cluster is described by its telling words and the reviews nearest to
+its centre, and named from a table of rules (personas_rules.py) where its words speak for one. A customer's attributes
+are then drawn from the distributions of its persona's rule: nothing of them is known, all is derived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxrec.errors import UserError
+from jaxrec.personas.rules import UNNAMED, Choices, Range, Rule, read_rules
+from jaxrec.personas.words import evidence, match_rules, telling_words
+
+__all__ = ["Persona", "Rule", "describe", "draw_attributes", "find_personas", "read_rules", "unread_profiles"]
+
+CLUSTERS = (2, 12)  # the least and the most that are tried where the number is not given
+WORDS, NEAREST = 8, 3  # of a persona's description
+MEASURED = 2000  # reviews on which silhouettes are measured: their time grows with the square
+STARTS = 10  # of K-means
+
+
+@dataclass(frozen=True)
+class Persona:
+    """A cluster of reviews.
+
+    Attributes:
+        name: of its rule, or persona_<number>.
+        title: of its rule, or empty.
+        rule: whether it has one.
+        size: number of its reviews.
+        words: its telling words, most telling first.
+        nearest: numbers of the reviews nearest to its centre, nearest first.
+    """
+
+    name: str
+    title: str
+    rule: bool
+    size: int
+    words: tuple[str, ...]
+    nearest: tuple[int, ...]
+
+
+def find_personas(
+    embeddings: np.ndarray, texts: Sequence[str], rules: Sequence[Rule], k: int | None, seed: int
+) -> tuple[np.ndarray, tuple[Persona, ...]]:
+    """Cluster reviews by K-means on their normalised embeddings, and name the clusters.
+
+    The result is a function of the arguments: it depends neither on the number of threads nor on what K-means calls
+    its clusters. Personas come largest first, of equal ones that with the earliest review first.
+
+    Args:
+        embeddings: float[n, d].
+        texts: n reviews.
+        rules: names to give, one to one.
+        k: number of personas; None: that of 2 to 12 with the best silhouette.
+        seed: from 0 to 2**32 - 1.
+
+    Returns:
+        int32[n], the persona of each review, and the personas.
+
+    Raises:
+        UserError: fewer different reviews than personas, or scikit-learn is not installed.
+    """
+    points = _directions(embeddings)
+    different = len(np.unique(points, axis=0))
+    least = CLUSTERS[0] + 1 if k is None else k
+    if different < least:
+        wanted = "a number of personas to be chosen" if k is None else f"{k} personas"
+        count = f"{len(points)} reviews" + (f" ({different} different ones)" if different < len(points) else "")
+        more = "" if k is None or different < 2 else " or ask for fewer personas (--clusters)"
+        raise UserError(f"{count} for {wanted}; expected at least {least}; add reviews{more}")
+    if k is None:
+        tried = {
+            count: _cluster(points, count, seed) for count in range(CLUSTERS[0], min(CLUSTERS[1], different - 1) + 1)
+        }
+        scores = {count: _silhouette(points, labels, seed) for count, labels in tried.items()}
+        labels = tried[max(scores, key=lambda count: scores[count])]  # of equal ones the fewest
+    else:
+        labels = _cluster(points, k, seed)
+    matched = match_rules(evidence(texts, labels, int(labels.max()) + 1, rules))
+    names = [f"{UNNAMED}{number}" if rule is None else rules[rule].name for number, rule in enumerate(matched)]
+    return labels, describe(labels, names, texts, rules, embeddings)
+
+
+def describe(
+    labels: np.ndarray, names: Sequence[str], texts: Sequence[str], rules: Sequence[Rule], embeddings: np.ndarray | None
+) -> tuple[Persona, ...]:
+    """The personas of clusters that have names already.
+
+    Args:
+        labels: int[n], below the number of ``names``.
+        names: one of a rule gives the persona that rule's title.
+        embeddings: float[n, d]; None: the nearest reviews are not known.
+    """
+    titles = {rule.name: rule.title for rule in rules}
+    words = telling_words(texts, labels, len(names), WORDS)
+    points = None if embeddings is None else _directions(embeddings)
+    sizes = np.bincount(labels, minlength=len(names))
+    return tuple(
+        Persona(name, titles.get(name, ""), name in titles, int(sizes[number]), words[number],
+                () if points is None else _nearest(points, np.flatnonzero(labels == number), texts))
+        for number, name in enumerate(names)
+    )  # fmt: skip
+
+
+def _directions(embeddings: np.ndarray) -> np.ndarray:
+    """float64[n, d] of length 1, as sentences are compared by angle; zeros stay."""
+    points = np.asarray(embeddings, np.float64)
+    lengths = np.linalg.norm(points, axis=1, keepdims=True)
+    # Rounded far above the error of a sum: what differs by less is one sentence, which K-means could not tell apart.
+    return np.round(points / np.where(lengths > 0, lengths, 1.0), 6)
+
+
+def _cluster(points: np.ndarray, k: int, seed: int) -> np.ndarray:
+    """int32[n], in the order that ``find_personas`` promises."""
+    try:
+        from sklearn.cluster import KMeans
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        message = f"personas need scikit-learn (no module '{error.name}'); pip install 'jaxrec[text]'"
+        raise UserError(message) from None
+    # One thread: several sum the members of a cluster in any order, and a last bit may move a review.
+    with threadpool_limits(limits=1):
+        found = KMeans(k, n_init=STARTS, random_state=seed).fit_predict(points)
+    clusters, first, members = np.unique(found, return_index=True, return_counts=True)
+    order = np.lexsort((first, -members))
+    place = np.zeros(int(clusters.max()) + 1, np.int32)
+    place[clusters[order]] = np.arange(len(clusters))
+    return place[found]
+
+
+def _silhouette(points: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    """From -1 to 1, on at most ``MEASURED`` reviews; -1 where those are of one cluster only."""
+    from sklearn.metrics import silhouette_score
+    from threadpoolctl import threadpool_limits
+
+    if len(points) > MEASURED:
+        chosen = np.random.default_rng(seed).choice(len(points), MEASURED, replace=False)
+        points, labels = points[chosen], labels[chosen]
+    if len(np.unique(labels)) < 2:
+        return -1.0
+    with threadpool_limits(limits=1):
+        return round(float(silhouette_score(points, labels)), 6)
+
+
+def _nearest(points: np.ndarray, members: np.ndarray, texts: Sequence[str]) -> tuple[int, ...]:
+    """The members nearest to their centre; of those that say the same the first."""
+    distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
+    chosen: dict[str, int] = {}
+    for member in members[np.argsort(distances, kind="stable")].tolist():
+        chosen.setdefault(texts[member], member)
+        if len(chosen) == NEAREST:
+            break
+    return tuple(chosen.values())
+
+
+def draw_attributes(
+    labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], seed: int
+) -> dict[str, np.ndarray]:
+    """Attributes of customers, each drawn from the rule of its persona; from any rule where the persona has none.
+
+    A customer's attributes depend on ``seed``, its place and its persona only: they stay when customers are added
+    behind it or others change their personas.
+
+    Args:
+        labels: int[n], the persona of each customer.
+
+    Returns:
+        By the name of the attribute: int64[n], or object[n] of text.
+    """
+    uniform = np.random.default_rng([seed, 0]).random((len(labels), 1 + len(rules[0].attributes)))
+    return _attributes(np.asarray(labels), personas, rules, uniform)
+
+
+def unread_profiles(
+    n: int, labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], seed: int, draws: int
+) -> dict[str, np.ndarray]:
+    """Profiles of ``n`` customers whose reviews are not read: a persona by its share, attributes from its rule.
+
+    Args:
+        labels: int[m], personas of the reviews that may be read (m at least 1), which give the shares.
+        draws: number of profiles of each customer.
+
+    Returns:
+        By the name of the attribute: int64[draws, n], or object[draws, n] of text.
+    """
+    uniform = np.random.default_rng([seed, 1]).random((draws * n, 2 + len(rules[0].attributes)))
+    shares = np.bincount(labels, minlength=len(personas))
+    drawn = _pick(shares, uniform[:, 0])
+    return {name: values.reshape(draws, n) for name, values in
+            _attributes(drawn, personas, rules, uniform[:, 1:]).items()}  # fmt: skip
+
+
+def _attributes(
+    labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], uniform: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Attributes from uniform numbers, float64[n, 1 + attributes]: one for the rule, one for each attribute."""
+    places = {rule.name: number for number, rule in enumerate(rules)}
+    own = np.array([places.get(persona.name, -1) if persona.rule else -1 for persona in personas], np.int64)
+    rule_of = own[labels]
+    rule_of = np.where(rule_of < 0, _pick(np.ones(len(rules)), uniform[:, 0]), rule_of)
+    result = {}
+    for column, (name, kind) in enumerate(rules[0].attributes.items(), start=1):
+        values = np.empty(len(labels), np.int64 if isinstance(kind, Range) else object)
+        for number, rule in enumerate(rules):
+            rows = rule_of == number
+            values[rows] = _draw(rule.attributes[name], uniform[rows, column])
+        result[name] = values
+    return result
+
+
+def _draw(attribute: Range | Choices, uniform: np.ndarray) -> Any:
+    """The values that numbers from 0 to 1 stand for, by the inverse of the cumulative distribution."""
+    if isinstance(attribute, Choices):
+        values = np.empty(len(attribute.values), object)
+        values[:] = attribute.values
+        return values[_pick(np.array(attribute.weights), uniform)]
+    low, high = attribute.low, attribute.high
+    if attribute.mean is None or attribute.deviation is None:
+        return low + np.floor(uniform * (high - low + 1)).astype(np.int64)
+    from scipy.special import ndtr, ndtri
+
+    # Half a unit beyond the ends, so that these are rounded to as often as other numbers are.
+    least, most = ((bound - attribute.mean) / attribute.deviation for bound in (low - 0.5, high + 0.5))
+    z = ndtri(ndtr(least) + uniform * (ndtr(most) - ndtr(least)))
+    return np.clip(np.rint(attribute.mean + attribute.deviation * z), low, high).astype(np.int64)
+
+
+def _pick(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """int64[n]: the place of each number among the cumulated weights."""
+    bounds = np.cumsum(weights) / np.sum(weights)
+    return np.searchsorted(bounds[:-1], uniform, side="right")

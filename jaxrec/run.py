@@ -1,0 +1,341 @@
+"""The run directory: all that evaluating, recommending and resuming need."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrec import config as configuration
+from jaxrec.config import Config
+from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
+from jaxrec.data.items import Catalogue, Vocabulary, open_catalogue
+from jaxrec.data.rows import RowsDataset, Schema
+from jaxrec.data.store import check_seal, checksum, is_right, sealed
+from jaxrec.errors import UserError
+from jaxrec.models.base import (
+    ClickModel,
+    Model,
+    SessionModel,
+    TowerModel,
+    make_click_model,
+    make_model,
+    make_tower_model,
+)  # fmt: skip
+from jaxrec.models.merrec import MERRec
+from jaxrec.training.block import init_state
+from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.training.optimizers import make_optimizer, make_schedule
+
+KEPT = "kept.json"  # checksums of the arrays that a run keeps, beside them
+BEGUN = ("dataset", "config.yaml.part")  # what a process killed within create_run leaves
+RUN = (
+    *BEGUN, "config.yaml", "metrics.jsonl", "tensorboard", "state", "learning_curve.png", "item_vectors.npz",
+    "results.csv", "PERSONAS.md",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run directory: ``checkpoints/<run>/``."""
+
+    path: Path
+    config: Config
+    manifest: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """``sessions`` or ``rows``."""
+        return str(self.manifest["kind"])
+
+    @property
+    def schema(self) -> Schema:
+        """The fields that the run's model reads."""
+        schema = Schema.from_manifest(self.manifest).select(self.config.data.fields)
+        return schema.without("context") if self.config.model.name == "two_tower" else schema  # refused where named
+
+    @property
+    def n_items(self) -> int:
+        return int(self.manifest["counts"]["items"])
+
+    def value_counts(self) -> np.ndarray:
+        """int64[values of all coded fields]: the training rows that hold each; of a run of rows."""
+        return self.kept("value_counts")
+
+    def kept(self, name: str) -> np.ndarray:
+        """An array that the run keeps.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.path / "dataset" / f"{name}.npy"
+        sums = self.path / "dataset" / KEPT
+        try:
+            listed = json.loads(sums.read_text(encoding="utf-8")) if sums.exists() else {}  # older runs have none
+            check_seal(listed)
+            if name in listed and not is_right(file, listed[name]):
+                raise ValueError("checksum differs")
+            array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise UserError(f"{file}: missing or damaged ({error}); train the run again") from None
+        return array
+
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary that the run was trained with.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        file = self.path / "dataset" / "items.parquet"
+        if not file.is_file() or checksum(file) != self.manifest["files"]["items.parquet"]["sha256"]:
+            raise UserError(f"{file}: missing or damaged; copy items.parquet there from the data set")
+        return Vocabulary.read(file)
+
+
+def create_run(
+    path: Path,
+    config: Config,
+    dataset: Dataset | RowsDataset,
+    overwrite: bool,
+    kept: dict[str, np.ndarray] | None = None,
+    copied: tuple[str, ...] = (),
+) -> Run:
+    """Make a run directory. ``config.yaml`` is written last: with it the run exists.
+
+    Args:
+        kept: arrays by name to keep under ``dataset/``.
+        copied: files of the data set to keep there, beside those of ``dataset.run_files``.
+
+    Raises:
+        UserError: there is a run already, or something else that must not be deleted.
+    """
+    shutil.rmtree(_doomed(path), ignore_errors=True)  # of a process killed within --overwrite
+    if (path / "config.yaml").exists():
+        if not overwrite:
+            raise UserError(f"{path}: a run is here already; --resume continues it, --overwrite deletes it first")
+        _delete_run(path)
+    elif path.exists() and (not path.is_dir() or any(entry.name not in BEGUN for entry in path.iterdir())):
+        raise UserError(f"{path}: exists and is no run; choose another --run")
+    try:
+        (path / "dataset").mkdir(parents=True, exist_ok=True)
+        for name in (*dataset.run_files, *copied, "manifest.json"):
+            (path / "dataset" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(dataset.path / name, path / "dataset" / name)
+        for name, array in (kept or {}).items():
+            np.save(path / "dataset" / f"{name}.npy", array)
+        sums = {name: checksum(path / "dataset" / f"{name}.npy") for name in kept or {}}
+        write_text(path / "dataset" / KEPT, json.dumps(sealed(sums), indent=2) + "\n")
+        write_text(path / "config.yaml", configuration.dump(config))
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path}: a parent of it is a file; choose another --run") from None
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return Run(path, config, dataset.manifest)
+
+
+def _delete_run(path: Path) -> None:
+    """Delete a run, and nothing that is none. It is renamed first, so that a kill leaves no half of it in its place."""
+    strange = [entry.name for entry in path.iterdir() if entry.name not in RUN and not entry.match("eval-*")]
+    if strange or not (path / "dataset" / "manifest.json").exists():
+        raise UserError(
+            f"{path}: will not be overwritten: {(strange or ['it'])[0]} is not of a run; choose another --run"
+        )
+    path.rename(_doomed(path))
+    shutil.rmtree(_doomed(path))
+
+
+def _doomed(path: Path) -> Path:
+    """What a run is called while it is deleted."""
+    return path.with_name(f".{path.name}.deleted")
+
+
+def open_run(path: str | Path | Run) -> Run:
+    """Open a run directory; one that is open stays as it is.
+
+    Raises:
+        UserError: it is no run, or its files are damaged or of another version.
+    """
+    if isinstance(path, Run):
+        return path
+    path = Path(path)
+    if not (path / "config.yaml").is_file():
+        raise UserError(f"{path}: no run here (no config.yaml); train one with python -m jaxrec.train")
+    manifest_file = path / "dataset" / "manifest.json"
+    if not manifest_file.is_file():
+        raise UserError(f"{manifest_file}: missing; the run is damaged, train it again")
+    config, manifest = configuration.load(path / "config.yaml"), read_manifest(manifest_file)
+    if manifest["kind"] == "rows" and "repeats" not in config.data.model_fields_set:  # trained before there was such
+        config = config.model_copy(update={"data": config.data.model_copy(update={"repeats": "keep"})})
+    return Run(path, config, manifest)
+
+
+def open_run_data(run: Run, path: str | Path) -> Dataset | RowsDataset:
+    """The data set that a run was trained on, of the run's kind.
+
+    Raises:
+        UserError: it is not there, or another one.
+    """
+    if not Path(path).exists():
+        raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
+    dataset = open_dataset(path)
+    if dataset.manifest["content_hash"] != run.manifest["content_hash"]:
+        raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")
+    return dataset
+
+
+def resume_run(
+    path: Path,
+    config: Config,
+    dataset: Dataset | RowsDataset,
+    kept: dict[str, np.ndarray] | None = None,
+    copied: tuple[str, ...] = (),
+) -> Run:
+    """Open a run to continue it, or create it where it does not exist yet.
+
+    Raises:
+        UserError: the configuration or the data set differs from the run's.
+    """
+    if not (path / "config.yaml").exists():
+        return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
+    run = open_run(path)
+    same = {name: getattr(run.config.data, name) for name in ("path", "embeddings", "repeats")}
+    longer = _check_epochs(path, run.config, config)
+    training = config.training.model_copy(update={"epochs": run.config.training.epochs})
+    moved = config.model_copy(
+        update={"data": config.data.model_copy(update=same), "mesh": run.config.mesh, "training": training}
+    )
+    # Where the data lie does not matter, what is in them is compared below, as are the rows that data.repeats leaves;
+    # and a run may change its devices, and train for longer.
+    if run.config != moved:
+        raise UserError(f"{path}: cannot resume with a changed configuration ({_difference(run.config, moved)}); "
+                        "leave it as it was or choose another --run")  # fmt: skip
+    if run.manifest["content_hash"] != dataset.manifest["content_hash"]:
+        raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that one again")
+    counts = (kept or {}).get("value_counts")
+    if counts is not None and not np.array_equal(counts, run.value_counts()):
+        raise UserError(f"{path}: was trained on other rows; resume it with --data.repeats "
+                        f"{run.config.data.repeats or 'null'}, or choose another --run")  # fmt: skip
+    for name in copied:
+        kept_file = path / "dataset" / name
+        if not kept_file.is_file() or checksum(kept_file) != checksum(dataset.path / name):
+            raise UserError(f"{dataset.path / name}: not what {path} was trained with; put that back, or train another "
+                            "--run")  # fmt: skip
+    if longer:
+        more = run.config.training.model_copy(update={"epochs": config.training.epochs})
+        run = replace(run, config=run.config.model_copy(update={"training": more}))
+        write_text(path / "config.yaml", configuration.dump(run.config))
+    return run
+
+
+def _check_epochs(path: Path, old: Config, new: Config) -> bool:
+    """Whether the run is to train for more epochs than it was begun with.
+
+    Raises:
+        UserError: that would have been another training from its first step on, or there are fewer.
+    """
+    before, now = old.training.epochs, new.training.epochs
+    if now == before:
+        return False
+    changed = f"{path}: training.epochs: was {before}, now {now}"
+    if now < before:
+        raise UserError(
+            f"{changed}; a run that is resumed can train for more epochs, not for fewer; train another --run"
+        )
+    if new.optimizer.schedule != "constant":
+        raise UserError(f"{changed}: the {new.optimizer.schedule} schedule ends with the last epoch, so that with more "
+                        "epochs every step's rate had been another; train another --run")  # fmt: skip
+    return True
+
+
+def load_session_model(run: Run) -> tuple[SessionModel, dict[str, Any], str]:
+    """A run's model of sessions; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another kind.
+    """
+    if run.kind != "sessions" or run.config.model.name == "merrec":
+        does = "reads events with names" if run.kind == "sessions" else "scores rows, not sessions"
+        raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name another")
+    model = make_model(run.config, run.n_items)
+    return model, *load_parameters(run, model)
+
+
+def load_event_model(run: Run) -> tuple[MERRec, Catalogue, dict[str, Any], str]:
+    """A run's model of events with the run's catalogue; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another model, or its catalogue is missing or damaged.
+    """
+    if run.config.model.name != "merrec":
+        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of merrec")
+    catalogue = open_catalogue(run.path / "dataset", run.manifest, run.config.model.item_fields)
+    model = MERRec(run.config, catalogue, len(run.manifest["event_types"]))
+    return model, catalogue, *load_parameters(run, model)
+
+
+def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:
+    """A run's click model; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another kind.
+    """
+    if run.config.model.name != "autoint":
+        does = "ranks sessions" if run.kind == "sessions" else "scores no rows"
+        raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name one of autoint")
+    model = make_click_model(run.config, run.schema)
+    return model, *load_parameters(run, model)
+
+
+def load_tower_model(run: Run) -> tuple[TowerModel, dict[str, Any], str]:
+    """A run's model of two towers; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another model.
+    """
+    if run.config.model.name != "two_tower":
+        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of two_tower")
+    model = make_tower_model(run.config, Schema.from_manifest(run.manifest))
+    return model, *load_parameters(run, model)
+
+
+def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
+    """A run's parameters and tables: the best by validation, or the latest where none was chosen.
+
+    Returns:
+        ``{params, tables}``, with ``statistics`` where the model has any, and ``best`` or ``latest``.
+    """
+    optimizer = make_optimizer(run.config.optimizer, make_schedule(run.config.optimizer, 1))
+    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1))  # an average has the shapes of what it averages
+    parameters, _, which = Checkpoints(run.path).restore_model(like)
+    return parameters, which
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a small file so that it is there whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    try:
+        with open(part, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _difference(old: Config, new: Config) -> str:
+    """The first field that differs, as ``section.field: was X, now Y``."""
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    for section, values in before.items():
+        for field, value in values.items():
+            if after[section][field] != value:
+                return f"{section}.{field}: was {value}, now {after[section][field]}"
+    return "no field"

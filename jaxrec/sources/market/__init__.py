@@ -1,0 +1,1 @@
+"""A made-up second-hand market, whose best reachable ranking is known."""

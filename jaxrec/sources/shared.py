@@ -1,0 +1,137 @@
+"""What sources share: numbers and parts as options, and the options of any file of rows."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from jaxrec.data.reading.files import NO_QUOTE, check_names, open_tables
+from jaxrec.data.reading.ids import add_na_argument
+from jaxrec.data.reading.table import Table
+from jaxrec.data.reading.times import add_time_arguments
+from jaxrec.data.reading.unpacked import find_files
+from jaxrec.errors import UserError
+
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+
+
+def ranged(kind: type, least: float, most: float) -> Callable[[str], float]:
+    """The type of an option: a number of a kind, from ``least`` to ``most``."""
+
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            what = "a whole number" if kind is int else "a number"
+            raise ArgumentTypeError(f"'{text}': expected {what} from {least} to {most}")
+        return value
+
+    return number
+
+
+def add_number(
+    parser: ArgumentParser, option: str, kind: type, least: float, most: float, default: float, help: str
+) -> None:
+    """Add ``--option N``, a number of a kind, from ``least`` to ``most``."""
+    help = f"{help} (default {default})"
+    parser.add_argument(f"--{option}", type=ranged(kind, least, most), default=default, metavar="N", help=help)
+
+
+def fraction(text: str) -> Fraction:
+    """The type of an option: a part, more than 0 and at most 1."""
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if not 0 < value <= 1:
+        raise ArgumentTypeError(f"'{text}': expected more than 0 and at most 1, such as 1/64 or 0.25")
+    return value
+
+
+def add_raw_arguments(parser: ArgumentParser, what: str) -> None:
+    """Add ``--raw``, of any number of files, and ``--quote``; ``what`` the files are."""
+    parser.add_argument(
+        "--raw", nargs="+", action="extend", default=[], required=True, metavar="PATH",
+        help=f"{what}: files (CSV, also in .gz, .zst or .zip, or Parquet), folders of them, or quoted patterns such as "
+        "'logs/*.csv'; - is standard input. Several need the same columns; their rows count in the order given, in a "
+        "folder or pattern in that of the names",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quote", type=_quote, metavar="C",
+        help="what stands around CSV fields that hold the delimiter; none: quotes are part of the text; '\"' given "
+        "here: quoted fields may hold line ends (default \", and a quoted field with a line end is refused)",
+    )  # fmt: skip
+
+
+def quote_option(arguments: Namespace) -> dict[str, str]:
+    """The manifest's options of ``--quote``: none where it is not given."""
+    return {} if arguments.quote is None else {"quote": arguments.quote}
+
+
+def _quote(text: str) -> str:
+    if text != NO_QUOTE and (len(text) != 1 or text in "\r\n" or not text.isascii()):
+        raise ArgumentTypeError(f"'{text}': expected none or one character, such as '\"'")
+    return text
+
+
+def add_file_arguments(parser: ArgumentParser) -> None:
+    """Add the options of time, ``--na``, ``--delimiter``, ``--columns`` and of the rows that are left out."""
+    add_time_arguments(parser)
+    add_na_argument(parser)
+    parser.add_argument(
+        "--delimiter", type=_delimiter, default=",", metavar="C", help="between CSV fields; \\t is a tab (default ,)"
+    )
+    parser.add_argument(
+        "--columns", nargs="+", metavar="NAME", help="of a CSV file without a header line: the names of its columns, "
+        "in their order",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-invalid", action="store_true", help="leave out rows with a value that cannot be used, such as one "
+        "without an id or a time, and say how many (default: they are refused)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drop-duplicates", action="store_true", help="of rows that say the same in all columns named here keep the "
+        "first, and say how many go (default: all stay, and it is said how many there are)",
+    )  # fmt: skip
+
+
+def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> tuple[Table, list[str]]:
+    """The files of ``--raw`` with the columns that the command line names, and notes about them.
+
+    Raises:
+        UserError: they cannot be opened, or lack a column.
+    """
+    paths, notes = find_files(arguments.raw)
+    table = open_tables(
+        connection, paths, delimiter=arguments.delimiter, columns=arguments.columns, quote=arguments.quote
+    )
+    hint = "" if len(table.names) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
+    if arguments.columns is not None:
+        for file in table.files:
+            if file.lines is None:
+                raise UserError(f"{file.path}: Parquet, which names its columns; leave out --columns")
+            check_names(file, arguments.delimiter)
+        hint = ", as --columns says"
+    elif len(table.names) > 1 and any(NUMBER.fullmatch(name.strip()) for name in table.names):
+        hint = "; if that is no header line but a first row, name the columns with --columns"
+    for column in needed:
+        table.column(column, hint)
+    return table, notes
+
+
+def file_options(arguments: Namespace) -> dict[str, Any]:
+    """The manifest's options that it names only where they are given."""
+    given = {name: getattr(arguments, name) for name in ("columns", "drop_invalid", "drop_duplicates")}
+    return quote_option(arguments) | {name: value for name, value in given.items() if value}
+
+
+def _delimiter(text: str) -> str:
+    character = "\t" if text == "\\t" else text
+    if len(character) != 1 or character in '"\r\n' or not character.isascii():
+        raise ArgumentTypeError(f"'{text}': expected one character, such as , or ; or \\t")
+    return character

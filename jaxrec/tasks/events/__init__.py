@@ -1,0 +1,1 @@
+"""Next items of sequences of typed events, by what items are called."""

@@ -1,0 +1,114 @@
+"""What every user has in the data of a run, and what of it counts as seen: not to be recommended again.
+
+    ratings      labels of more than two values: all that a user has rated is seen, also what was not liked
+    exposures    labels of two values, such as 0 and 1 for shown and clicked: only the positives are seen, and what was
+                 shown and passed over may be recommended
+    positives    all labels are positive, such as purchases: all is seen
+
+``seen`` asks for one or the other: ``positives`` or ``rows``.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+
+from jaxrec.data.rows import RowsDataset
+from jaxrec.errors import UserError, shown
+from jaxrec.run import Run
+
+SEEN = ("positives", "rows")
+
+
+def history(dataset: RowsDataset) -> dict[str, np.ndarray]:
+    """What a run keeps of what its users have, in all of the data; and the time of the last row.
+
+    Returns:
+        ``history_offsets`` int64[users + 1], ``history_items`` int32[n] and ``history_ratings`` float32[n] in the order
+        of time; ``last_time`` int64[1], seconds since 1970.
+    """
+    schema, rows = dataset.schema, dataset.rows()
+    last = np.array([dataset.last_second(rows.times)], np.int64)
+    if schema.user is None or schema.item is None:
+        return {"last_time": last}
+    items = rows.columns[:, schema.columns((schema.item,))[0]]
+    users = next(field.size for field in schema.fields if field.name == schema.user)
+    order = np.lexsort((rows.times, rows.users))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows.users, minlength=users))])
+    return {
+        "history_offsets": offsets,
+        "history_items": items[order].astype(np.int32),
+        "history_ratings": rows.ratings[order],
+        "last_time": last,
+    }
+
+
+class History:
+    """What the users of a run have, by their indices."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        label = run.manifest["label"]
+        self._threshold, *ends = (np.float32(label[name]) for name in ("threshold", "low", "high"))
+        self._ends = np.array(ends)
+
+    def seen(self, user: int, seen: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """int32[n] known items that a user has seen, in the order of time, and their float32[n] labels.
+
+        Args:
+            user: 0, an unknown one, has seen nothing.
+            seen: one of ``SEEN``; None for what the data is (see above).
+        """
+        check_seen(seen)
+        if not user:
+            return np.zeros(0, np.int32), np.zeros(0, np.float32)
+        start, stop = self._offsets[user : user + 2]
+        items, labels = self._items[start:stop], self._labels[start:stop]
+        only = seen == "positives" or (seen is None and self._exposures)
+        kept = (items > 0) & ((labels >= self._threshold) | (not only))
+        return items[kept], labels[kept]
+
+    def word(self, seen: str | None = None) -> str:
+        """What the user has done with what is seen: ``rated``, ``clicked`` or ``seen``."""
+        if np.all(self._labels >= self._threshold) or (seen == "rows" and self._exposures):
+            return "seen"
+        return "clicked" if np.isin(self._labels, (0, 1)).all() else "rated"
+
+    @cached_property
+    def _exposures(self) -> bool:
+        """Whether labels have two values at most."""
+        return bool(np.isin(self._labels, self._ends).all())
+
+    @cached_property
+    def _offsets(self) -> np.ndarray:
+        return self._run.kept("history_offsets")
+
+    @cached_property
+    def _items(self) -> np.ndarray:
+        return self._run.kept("history_items")
+
+    @cached_property
+    def _labels(self) -> np.ndarray:
+        return self._run.kept("history_ratings")
+
+
+def check_seen(seen: str | None, exclude_seen: bool = True) -> None:
+    """Refuse what is no way of having seen something, or one where nothing seen is left out.
+
+    Raises:
+        UserError: so it is.
+    """
+    if seen is not None and seen not in SEEN:
+        raise UserError(f"seen: found {shown(seen)}, expected {' or '.join(SEEN)}")
+    if seen is not None and not exclude_seen:
+        raise UserError(f"seen: {seen} are to be left out, and --include-seen (exclude_seen=False) leaves none out; "
+                        "choose one of them")  # fmt: skip
+
+
+def again(count: int, word: str) -> str:
+    """What would become of ``--include-seen``: empty where nothing would."""
+    if not count:
+        return ""
+    many = f"{count:,} items" if count > 1 else "1 item"
+    return f"; --include-seen allows {many} that the user has {word} before"

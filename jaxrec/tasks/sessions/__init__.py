@@ -1,0 +1,1 @@
+"""Next items of sessions."""

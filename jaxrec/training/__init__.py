@@ -1,0 +1,1 @@
+"""The compiled block of steps, and what stands around it."""

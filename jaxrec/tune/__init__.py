@@ -1,0 +1,1 @@
+"""The search for values of fields that do best on validation."""
