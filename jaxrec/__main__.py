@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> int:
     startup.check(["python", "-m", f"jaxrec.{name}"])
     from jaxrec.cli.command import command  # here: the packages that it needs are there now
 
-    return command(importlib.import_module(f"jaxrec.{name}").main, argv[1:])
+    return command(importlib.import_module(startup.module_of(name)).main, argv[1:])
 
 
 def _print(text: str) -> int:

@@ -21,10 +21,12 @@ from jaxrec.cli.options import parse_baselines, positive, read_folds, read_fract
 from jaxrec.config import EvaluationConfig, choices
 from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
 from jaxrec.data.rows import RowsDataset
+from jaxrec.data.splits import open_split
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.metrics.chance import random_ranking
+from jaxrec.personas.folds import cross_validate
 from jaxrec.plots.clicks import reliability
-from jaxrec.run import Run, load_session_model, open_run, open_run_data, write_text
+from jaxrec.run import Run, open_run, open_run_data, write_text
 from jaxrec.sources.markov import optimum_metrics
 from jaxrec.tasks.clicks.evaluate import (
     ROW_BASELINES,
@@ -39,7 +41,8 @@ from jaxrec.tasks.events.evaluate import EVENT_BASELINES, evaluate_events, event
 from jaxrec.tasks.results import file_of, keep_result, kept_or_said, question
 from jaxrec.tasks.retrieval.evaluate import evaluate_retrieval, results_files, retrieval_table
 from jaxrec.tasks.sessions import baselines as measuring
-from jaxrec.tasks.sessions.judge import Evaluator, open_split
+from jaxrec.tasks.sessions.judge import Evaluator
+from jaxrec.tasks.sessions.task import load_session_model
 
 DEFAULT_FOLDS = 10
 
@@ -254,7 +257,9 @@ def _main_towers(options: Namespace, run: Run, ks: list[int]) -> None:
     if options.folds is None and derived and "embeddings.npy" not in run.manifest["files"]:
         say("note", "the data has no embeddings, so nothing is cross-validated by review")
         folds = 0
-    result, found = evaluate_retrieval(run, options.split, ks, options.data, compared, options.groups, folds)
+    result, found = evaluate_retrieval(
+        run, options.split, ks, options.data, compared, options.groups, folds, cross_validate
+    )
     pages = results_files(run, found, ks[0]) if options.split == "test" else []
     _finish_run(options, run, result, lambda files: retrieval_table(result, ks, files), pages)
 

@@ -30,7 +30,7 @@ from jaxrec.data.reading.files import read_line
 from jaxrec.data.reading.times import times_line
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError, one_line
-from jaxrec.sources import ROW_SOURCES, SOURCES, TYPED_SOURCES, RowSource, Source
+from jaxrec.sources import RowSource, Source, find_sources
 from jaxrec.sources.market.optimum import optimum_lines
 from jaxrec.sources.markov import optimum_metrics
 from jaxrec.sources.shared import fraction
@@ -58,16 +58,18 @@ def main(argv: Sequence[str]) -> None:
         UserError: a bad option, a bad raw file, or a data set that filtering empties.
     """
     started = time.perf_counter()
-    arguments = _parser().parse_args(argv)
-    if arguments.source in ROW_SOURCES:
-        manifest = _prepare_rows(arguments, ROW_SOURCES[arguments.source])
+    sources = find_sources([word for word in argv[:1] if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", word)])
+    arguments = _parser(sources).parse_args(argv)
+    source = sources[arguments.source]
+    if source.KIND == "rows":
+        manifest = _prepare_rows(arguments, source)
         print("\n".join([*_read_lines(manifest), rows_summary(manifest)]))
         print(one_line(f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"))
         return
-    _settle_split(arguments, Cleaning(**SOURCES[arguments.source].DEFAULTS))
+    _settle_split(arguments, Cleaning(**source.DEFAULTS))
     given = vars(arguments)
     cleaning = Cleaning(**{option.name: given[option.name] for option in fields(Cleaning) if option.name in given})
-    manifest = _prepare(arguments, SOURCES[arguments.source], cleaning)
+    manifest = _prepare(arguments, source, cleaning)
     print(summary(manifest, arguments.out, time.perf_counter() - started))
 
 
@@ -180,16 +182,16 @@ def _typed_summary(manifest: dict[str, Any]) -> list[str]:
     ]
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
     parser = Parser(prog="python -m jaxrec.prepare", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE", parser_class=Parser)
-    for name, source in (SOURCES | ROW_SOURCES).items():
+    for name, source in sources.items():
         sub = commands.add_parser(name, help=source.HELP, description=source.HELP[0].upper() + source.HELP[1:] + ".")
         source.add_arguments(sub)
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing dataset directory at --out")
-        if name in SOURCES:
-            _add_cleaning(sub, Cleaning(**SOURCES[name].DEFAULTS), name in TYPED_SOURCES)
+        if source.KIND != "rows":
+            _add_cleaning(sub, Cleaning(**source.DEFAULTS), source.KIND == "events")
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument(
             "--memory-limit", type=_memory, metavar="SIZE", help="such as 2GB (default: half the machine's memory)"

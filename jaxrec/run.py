@@ -9,29 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
-from jaxrec.data.items import Catalogue, Vocabulary, open_catalogue
+from jaxrec.data.items import Vocabulary
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.data.store import check_seal, checksum, is_right, sealed
 from jaxrec.errors import UserError
-from jaxrec.models.base import (
-    ClickModel,
-    Model,
-    SessionModel,
-    TowerModel,
-    make_click_model,
-    make_model,
-    make_tower_model,
-)  # fmt: skip
-from jaxrec.models.merrec import MERRec
-from jaxrec.training.block import init_state
-from jaxrec.training.checkpoint import Checkpoints
-from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 KEPT = "kept.json"  # checksums of the arrays that a run keeps, beside them
 BEGUN = ("dataset", "config.yaml.part")  # what a process killed within create_run leaves
@@ -252,69 +238,6 @@ def _check_epochs(path: Path, old: Config, new: Config) -> bool:
         raise UserError(f"{changed}: the {new.optimizer.schedule} schedule ends with the last epoch, so that with more "
                         "epochs every step's rate had been another; train another --run")  # fmt: skip
     return True
-
-
-def load_session_model(run: Run) -> tuple[SessionModel, dict[str, Any], str]:
-    """A run's model of sessions; see ``load_parameters``.
-
-    Raises:
-        UserError: the run is of another kind.
-    """
-    if run.kind != "sessions" or run.config.model.name == "merrec":
-        does = "reads events with names" if run.kind == "sessions" else "scores rows, not sessions"
-        raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name another")
-    model = make_model(run.config, run.n_items)
-    return model, *load_parameters(run, model)
-
-
-def load_event_model(run: Run) -> tuple[MERRec, Catalogue, dict[str, Any], str]:
-    """A run's model of events with the run's catalogue; see ``load_parameters``.
-
-    Raises:
-        UserError: the run is of another model, or its catalogue is missing or damaged.
-    """
-    if run.config.model.name != "merrec":
-        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of merrec")
-    catalogue = open_catalogue(run.path / "dataset", run.manifest, run.config.model.item_fields)
-    model = MERRec(run.config, catalogue, len(run.manifest["event_types"]))
-    return model, catalogue, *load_parameters(run, model)
-
-
-def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:
-    """A run's click model; see ``load_parameters``.
-
-    Raises:
-        UserError: the run is of another kind.
-    """
-    if run.config.model.name != "autoint":
-        does = "ranks sessions" if run.kind == "sessions" else "scores no rows"
-        raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name one of autoint")
-    model = make_click_model(run.config, run.schema)
-    return model, *load_parameters(run, model)
-
-
-def load_tower_model(run: Run) -> tuple[TowerModel, dict[str, Any], str]:
-    """A run's model of two towers; see ``load_parameters``.
-
-    Raises:
-        UserError: the run is of another model.
-    """
-    if run.config.model.name != "two_tower":
-        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of two_tower")
-    model = make_tower_model(run.config, Schema.from_manifest(run.manifest))
-    return model, *load_parameters(run, model)
-
-
-def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
-    """A run's parameters and tables: the best by validation, or the latest where none was chosen.
-
-    Returns:
-        ``{params, tables}``, with ``statistics`` where the model has any, and ``best`` or ``latest``.
-    """
-    optimizer = make_optimizer(run.config.optimizer, make_schedule(run.config.optimizer, 1))
-    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1))  # an average has the shapes of what it averages
-    parameters, _, which = Checkpoints(run.path).restore_model(like)
-    return parameters, which
 
 
 def write_text(file: Path, text: str) -> None:

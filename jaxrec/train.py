@@ -23,7 +23,7 @@ from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.ops import parallel
 from jaxrec.plots.__main__ import learning_curve
 from jaxrec.run import create_run, open_run, resume_run
-from jaxrec.tasks import make_task
+from jaxrec.tasks.base import make_task
 from jaxrec.tasks.cutoffs import cutoffs, fit_cutoffs
 from jaxrec.training import telemetry
 from jaxrec.training.block import configured_block, new_state, place_state

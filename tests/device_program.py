@@ -21,7 +21,8 @@ from device_models import MADE, gru4rec
 from jaxrec import config as configuration
 from jaxrec.benchmarks.exchange import exchanged
 from jaxrec.ops import parallel
-from jaxrec.run import load_session_model, open_run
+from jaxrec.run import open_run
+from jaxrec.tasks.sessions.task import load_session_model
 from jaxrec.train import train as train_run
 from jaxrec.training.block import make_train_block, new_state, place_state
 from jaxrec.training.optimizers import make_optimizer, make_schedule

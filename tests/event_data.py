@@ -19,10 +19,10 @@ from helpers import call, write_config
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import open_sessions
+from jaxrec.data.text.encoding import Encoded
 from jaxrec.data.text.vectors import write_name_vectors
 from jaxrec.run import create_run
-from jaxrec.tasks import make_task
-from jaxrec.text import Encoded
+from jaxrec.tasks.base import make_task
 
 DIM = 16  # of the vectors
 MODEL = "fake"  # their text model, and its identity
@@ -79,13 +79,13 @@ def _word_vector(word: str, dim: int) -> np.ndarray:
 
 
 def fake_find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
-    """In place of ``jaxrec.text.find_model``: every model is there, and its identity is its name."""
+    """In place of ``encoding.find_model``: every model is there, and its identity is its name."""
     return Path(model), model
 
 
 @contextmanager
 def fake_encoded(texts: Sequence[str], model: str, *_: Any, **__: Any) -> Iterator[Encoded]:
-    """In place of ``jaxrec.text.encoded``, with the vectors of ``word_vectors``."""
+    """In place of ``encoding.encoded``, with the vectors of ``word_vectors``."""
     yield Encoded(word_vectors(texts), np.arange(len(texts)), len(set(texts)), len(texts), 1.0, model)
 
 

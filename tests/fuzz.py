@@ -46,8 +46,8 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.data.filters import matching
 from jaxrec.errors import LONGEST, UserError
 from jaxrec.personas.rules import read_rules
-from jaxrec.recommend import UnknownItems
 from jaxrec.tasks.events import listings
+from jaxrec.tasks.serving import UnknownItems
 from jaxrec.tune.search_space import load_space
 
 HANGS = 20  # seconds of one input

@@ -24,7 +24,7 @@ from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import TwoTower
 from jaxrec.recommend import Recommender
 from jaxrec.run import Run, create_run, open_run
-from jaxrec.tasks import make_task
+from jaxrec.tasks.base import make_task
 from jaxrec.tasks.clicks.recommend import ClickRecommender
 from jaxrec.tasks.events.recommend import EventRecommender
 from jaxrec.tasks.retrieval.recommend import TowerRecommender

@@ -38,9 +38,9 @@ FIELDS = [
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embeddings from words, without torch."""
-    text = ModuleType("jaxrec.text")
+    text = ModuleType("jaxrec.data.text.encoding")
     text.embed = fake_embed  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "jaxrec.text", text)
+    monkeypatch.setitem(sys.modules, "jaxrec.data.text.encoding", text)
 
 
 def prepared(out: Path, raw: Path, *argv: object) -> RowsDataset:

@@ -16,9 +16,9 @@ from jaxrec.baselines import BASELINES, make_baseline, parse, parse_all
 from jaxrec.baselines.prefixes import Queries
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import open_sessions
+from jaxrec.data.splits import cut_validation
 from jaxrec.evaluate import evaluate, evaluate_baselines
 from jaxrec.tasks.sessions.baselines import baseline_metrics
-from jaxrec.tasks.sessions.judge import cut_validation
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -19,7 +19,7 @@ from jaxrec import run as runs
 from jaxrec.config import load
 from jaxrec.errors import UserError
 from jaxrec.models.base import make_model
-from jaxrec.run import load_session_model
+from jaxrec.tasks.sessions.task import load_session_model
 from jaxrec.training.block import TrainState, init_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule

@@ -26,10 +26,9 @@ from jaxrec.data.splits import split_rows
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError
 from jaxrec.models.base import make_click_model
-from jaxrec.run import load_click_model
-from jaxrec.tasks import known_rows, selected_rows
 from jaxrec.tasks.clicks.judge import RowEvaluator
 from jaxrec.tasks.clicks.recommend import ClickRecommender
+from jaxrec.tasks.clicks.task import known_rows, load_click_model, selected_rows
 from jaxrec.training.block import new_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule

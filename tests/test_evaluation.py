@@ -19,10 +19,11 @@ from numpy_gru import all_scores
 from jaxrec import run as runs
 from jaxrec.config import EvaluationConfig, load
 from jaxrec.data.dataset import Sessions, open_sessions
+from jaxrec.data.splits import cut_validation
 from jaxrec.evaluate import evaluate
 from jaxrec.models.base import make_model
 from jaxrec.tasks.sessions import judge as evaluation
-from jaxrec.tasks.sessions.judge import Evaluator, cut_validation
+from jaxrec.tasks.sessions.judge import Evaluator
 from jaxrec.training.block import init_state
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 

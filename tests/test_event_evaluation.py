@@ -26,6 +26,7 @@ from jaxrec.models.merrec import MERRec
 from jaxrec.ops.topk import BlockSize, Live, ranks
 from jaxrec.tasks.events import judge as event_evaluation
 from jaxrec.tasks.events.judge import EventEvaluator, rank_by, sample
+from jaxrec.tasks.events.task import load_event_model
 
 TIES = ("conservative", "standard", "median")
 KS = (1, 5, 20)
@@ -169,7 +170,7 @@ def make(kind: str, place: Path) -> Evaluated:
     run = train_small(data, place / "run", model={"head": head}, evaluation={"k": list(KS)})
     assert call("evaluate", "--run", run, "--baselines") == 0
     opened, dataset = runs.open_run(run), open_sessions(data)
-    model, catalogue, weights, _ = runs.load_event_model(opened)
+    model, catalogue, weights, _ = load_event_model(opened)
     sessions = dataset.split("test")
     offsets = np.asarray(sessions.offsets)
     targets = np.setdiff1d(np.arange(offsets[-1]), offsets)

@@ -11,27 +11,30 @@ import pytest
 from helpers import ROOT, fails
 
 from jaxrec import config as configuration
+from jaxrec.cli import startup
 from jaxrec.cli.help import filled
 from jaxrec.config import Config, choices
 from jaxrec.config.agreement import LOSSES, belongs
 from jaxrec.config.help import MODELS, field_help
 from jaxrec.errors import UserError
-from jaxrec.prepare import ROW_SOURCES, SOURCES
+from jaxrec.sources import find_sources
 
 Capsys = pytest.CaptureFixture[str]
 
 COMMANDS: list[tuple[str, ...]] = [
-    *((name,) for name in ("train", "evaluate", "recommend", "tune", "plots", "prepare", "data.text")),
+    *((name,) for name in ("train", "evaluate", "recommend", "tune", "plots", "prepare", "text")),
     *(("train", "--model.name", name) for name in MODELS),
     *(("plots", name) for name in ("curves", "table", "personas")),
-    *(("prepare", name) for name in (SOURCES | ROW_SOURCES)),
+    *(("prepare", name) for name in find_sources()),
     ("benchmark",), ("benchmark", "report"),
 ]  # fmt: skip
 
 
 def printed(capsys: Capsys, name: str, *words: str) -> str:
     script = str(ROOT / "scripts" / "benchmark.py")
-    main = runpy.run_path(script)["main"] if name == "benchmark" else importlib.import_module(f"jaxrec.{name}").main
+    main = (
+        runpy.run_path(script)["main"] if name == "benchmark" else importlib.import_module(startup.module_of(name)).main
+    )
     with pytest.raises(SystemExit) as caught:
         main([*words, "--help"])
     assert caught.value.code in (0, None)

@@ -24,7 +24,7 @@ from jaxrec.data.reading.duck import connect
 from jaxrec.data.reading.files import load, open_table
 from jaxrec.data.reading.ids import id_field, whole_column
 from jaxrec.errors import UserError
-from jaxrec.tasks import make_task
+from jaxrec.tasks.base import make_task
 
 
 @pytest.fixture(scope="module")

@@ -18,13 +18,14 @@ from helpers import assert_same_arrays, call, fails, same_metrics, steps_of, wri
 
 from jaxrec import run as runs
 from jaxrec.data.dataset import Sessions, open_sessions
+from jaxrec.data.splits import cut_validation
 from jaxrec.data.store import sealed
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
 from jaxrec.models.merrec import MERRec
 from jaxrec.sources.event_types import EVENT_TYPES
 from jaxrec.tasks.events.judge import EventEvaluator
-from jaxrec.tasks.sessions.judge import cut_validation
+from jaxrec.tasks.events.task import load_event_model
 from jaxrec.training.block import new_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
@@ -137,7 +138,7 @@ def evaluated(run: Path, *words: object) -> dict[str, Any]:
 def loaded(run: Path) -> tuple[MERRec, dict[str, Any], np.ndarray, str]:
     """The model, its weights, which items training held, and which checkpoint it is."""
     opened = runs.open_run(run)
-    model, _, weights, which = runs.load_event_model(opened)
+    model, _, weights, which = load_event_model(opened)
     return model, weights, np.asarray(opened.kept("item_counts")) > 0, which
 
 
@@ -265,7 +266,7 @@ def test_data_without_events_or_embeddings_are_refused(
 
     refused(dataset, "holds no events with item names; prepare some with python -m jaxrec.prepare merrec")
     bare = without(sources["made"], tmp_path / "bare")
-    refused(bare, r"bare: no embeddings of its names \(no text/\); make them with python -m jaxrec\.data\.text --data")
+    refused(bare, r"bare: no embeddings of its names \(no text/\); make them with python -m jaxrec\.text --data")
     two = write_vectors(without(sources["made"], tmp_path / "two", ()), model="other", dim=8)
     refused(two, r"several embeddings .* set data\.embeddings to one of fake \(model fake\), other \(model other\)")
     refused(two, r"no embeddings 'third'; there are fake .*choose with data\.embeddings", data={"embeddings": "third"})

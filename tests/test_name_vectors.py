@@ -19,6 +19,7 @@ from text_models import DIM, append, make_folder, vector_of
 from jaxrec import text
 from jaxrec.cli.command import command
 from jaxrec.data.store import checksum, sealed
+from jaxrec.data.text import encoding
 from jaxrec.data.text import vectors as module
 from jaxrec.data.text.vectors import open_name_vectors, write_name_vectors
 from jaxrec.errors import UserError
@@ -154,7 +155,7 @@ def test_a_hub_that_cannot_be_reached(data: Path, tmp_path: Path, monkeypatch: p
         raise UserError(_unreachable(words[1], OSError("no network")))
 
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(text, "_run", fetch)
+    monkeypatch.setattr(encoding, "_run", fetch)
     with pytest.raises(UserError, match=r"hub cannot be reached \(no network\); .*a local folder \(--model FOLDER\)"):
         text.main(["--data", str(data)])
 
@@ -247,6 +248,8 @@ def test_another_format(data: Path) -> None:
 
 
 def test_neither_jax_nor_torch_is_needed() -> None:
-    program = "import sys, jaxrec.text, jaxrec.data.filters; assert not {'jax', 'torch'} & set(sys.modules)"
+    program = (
+        "import sys, jaxrec.data.text.encoding, jaxrec.data.filters; assert not {'jax', 'torch'} & set(sys.modules)"
+    )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run([sys.executable, "-c", program], env=environment, check=False).returncode == 0

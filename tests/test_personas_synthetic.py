@@ -11,7 +11,7 @@ import pytest
 from jaxrec.cli.command import Parser
 from jaxrec.data.encode import RawRows, write_rows
 from jaxrec.errors import UserError
-from jaxrec.personas import synthetic as source
+from jaxrec.personas import personas_synthetic as source
 
 SMALL = ["--customers=600", "--products=30", "--purchases=4", "--seed=3"]
 

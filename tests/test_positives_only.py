@@ -15,7 +15,7 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
-from jaxrec.tasks import make_task
+from jaxrec.tasks.base import make_task
 
 USER_ITEM = ["--user", "u", "--item", "i"]
 # Users of even numbers have the even ones of 10 items, but one each; the others the odd ones.

@@ -37,11 +37,11 @@ from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
 from jaxrec.models.merrec import MERRec
-from jaxrec.recommend import UnknownItems
 from jaxrec.run import open_run
 from jaxrec.tasks.events import listings
 from jaxrec.tasks.events.listings import SHOWN
 from jaxrec.tasks.events.recommend import EventRecommender
+from jaxrec.tasks.serving import UnknownItems
 
 Capsys = pytest.CaptureFixture[str]
 VIEW, BUY = "item_view", "buy_comp"

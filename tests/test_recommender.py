@@ -19,7 +19,8 @@ from numpy_gru import last_scores
 
 from jaxrec.data.items import Vocabulary
 from jaxrec.errors import UserError
-from jaxrec.recommend import Recommender, UnknownItems
+from jaxrec.recommend import Recommender
+from jaxrec.tasks.serving import UnknownItems
 
 
 @pytest.fixture(scope="module")

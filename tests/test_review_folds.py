@@ -37,9 +37,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     raw = write_json(root / "reviews.json", PRODUCTS)
     people = write_json(root / "customers.json", made_customers(PRODUCTS, TRUTH))
     with pytest.MonkeyPatch.context() as patch:
-        text = ModuleType("jaxrec.text")
+        text = ModuleType("jaxrec.data.text.encoding")
         text.embed = fake_embed  # type: ignore[attr-defined]
-        patch.setitem(sys.modules, "jaxrec.text", text)
+        patch.setitem(sys.modules, "jaxrec.data.text.encoding", text)
         assert call("prepare", "amore", "--raw", raw, "--out", root / "derived") == 0
         words = ["--customers", people, "--model=none"]
         assert call("prepare", "amore", "--raw", raw, "--out", root / "given", *words) == 0

@@ -20,7 +20,7 @@ from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import auc
 from jaxrec.prepare import main
-from jaxrec.sources import synthetic_rows
+from jaxrec.sources import rows_synthetic
 
 CLICKS = """uid,item,clicked,at,gender,brand,genres,price,stars
 7,a,1,2024-01-01T10:00:00Z,M,acme,Drama|War,3.5,5
@@ -237,7 +237,7 @@ def test_the_optimum_is_that_of_the_labels_probabilities() -> None:
     random = np.random.default_rng(0)
     probability = np.round(random.uniform(0.01, 0.99, 3000), 2)  # with ties
     labels = (random.random(3000) < probability).astype(np.float32)
-    found = synthetic_rows.optimum(probability, labels)
+    found = rows_synthetic.optimum(probability, labels)
     assert found["auc"] == pytest.approx(auc(probability.astype(np.float32), labels), abs=1e-9)
     expected = -np.mean(labels * np.log(probability) + (1 - labels) * np.log(1 - probability))
     assert found["log_loss"] == pytest.approx(expected, abs=1e-8)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import call, event_types, fails
 
-from jaxrec.run import load_session_model, open_run
+from jaxrec.run import open_run
+from jaxrec.tasks.sessions.task import load_session_model
 from jaxrec.training.telemetry import Log
 
 Capture = pytest.CaptureFixture[str]

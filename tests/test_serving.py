@@ -30,7 +30,7 @@ from jaxrec.models.two_tower import TwoTower
 from jaxrec.ops.topk import BlockSize, top_items
 from jaxrec.recommend import Recommender
 from jaxrec.run import Run, create_run
-from jaxrec.tasks import make_task
+from jaxrec.tasks.base import make_task
 from jaxrec.tasks.clicks.recommend import ClickRecommender
 from jaxrec.tasks.retrieval.recommend import TowerRecommender
 from jaxrec.tasks.serving import batches, best, capacity, steps

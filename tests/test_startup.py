@@ -92,8 +92,9 @@ def test_the_table_of_packages_is_that_of_pyproject() -> None:
 
 def test_every_command_is_listed() -> None:
     modules = {file for file in (ROOT / "jaxrec").rglob("*.py") if 'if __name__ == "__main__"' in file.read_text()}
-    names = {".".join(file.relative_to(ROOT / "jaxrec").with_suffix("").parts) for file in modules}
-    assert names - {"__main__", "data.text_worker", "benchmarks.peer_worker"} == set(startup.COMMANDS)
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in modules}
+    others = {"jaxrec.__main__", "jaxrec.data.text.worker", "jaxrec.benchmarks.peer_worker"}
+    assert names - others == {startup.module_of(name) for name in startup.COMMANDS}
 
 
 def test_a_command_runs_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,11 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from text_models import DIM, append, make_folder, vector_of
 
-from jaxrec import text as module
 from jaxrec.cli.command import command
+from jaxrec.data.text import encoding as module
+from jaxrec.data.text.encoding import embed, encoded
 from jaxrec.data.text.worker import KEYS, LOCK, META, VECTORS, batches, locked, open_store, text_keys
 from jaxrec.errors import UserError
-from jaxrec.text import embed, encoded, main, read_texts
+from jaxrec.text import main, read_texts
 
 WORDS = ("red cotton dress", "Nike shoes", "手作りの財布", "a long name " * 30, "vitamin C serum", "x")
 NAMES = [f"{WORDS[i % 3]} {i}" for i in range(90)] + list(WORDS)

@@ -24,9 +24,9 @@ from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError
 from jaxrec.metrics.ranking import ranking_metrics
-from jaxrec.run import load_tower_model
 from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
 from jaxrec.tasks.retrieval.recommend import TowerRecommender
+from jaxrec.tasks.retrieval.task import load_tower_model
 from jaxrec.tasks.rules import RuleBook
 
 Capsys = pytest.CaptureFixture[str]

@@ -39,10 +39,10 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
-from jaxrec.run import load_tower_model
 from jaxrec.tasks.retrieval import judge as retrieval_evaluation
 from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
 from jaxrec.tasks.retrieval.recommend import TowerRecommender
+from jaxrec.tasks.retrieval.task import load_tower_model
 
 MODELS: dict[str, Sections] = {
     "triplet": {

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
-from helpers import call, fails, spawn, write_config
+from helpers import ROOT, call, fails, spawn, write_config
 
 from jaxrec import config as configuration
 from jaxrec.cli.lock import owned
@@ -524,7 +524,7 @@ def test_without_optuna(
 
 
 def test_the_space_that_comes_with_the_package() -> None:
-    root = Path(tune.__file__).parent.parent / "configs"
+    root = ROOT / "configs"
     space = load_space(root / "tune_autoint.yaml")
     base = configuration.load(root / "autoint_plus_ml1m.yaml")
     assert space.check(base).data.validation_fraction > 0

@@ -43,6 +43,14 @@ OPTIONAL = {
 MOST = 3  # packages that are named; where more are missing, jaxrec was not installed here
 
 
+FOLDERS = ("tune", "plots")  # commands that are folders
+
+
+def module_of(name: str) -> str:
+    """The module with the ``main`` of a command."""
+    return f"jaxrec.{name}.__main__" if name in FOLDERS else f"jaxrec.{name}"
+
+
 def check(words: Sequence[str]) -> None:
     """Exit with one line and status 2 where the command does not exist, or cannot be imported.
 

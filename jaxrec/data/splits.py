@@ -41,6 +41,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.config import DataConfig
+from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.errors import UserError
 
@@ -266,3 +267,44 @@ def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarra
         raise UserError(f"data.protocol: {protocol} needs {whose} field, and the data set has none; choose rows")
     column: np.ndarray = rows.users if side == "user" else rows.columns[:, schema.columns((name,))[0]]
     return column
+
+
+# ---- sessions -------------------------------------------------------------------------------------------------------
+
+
+class Split(NamedTuple):
+    """Training and validation sessions."""
+
+    train: Sessions
+    validation: Sessions
+
+
+def cut_validation(train: Sessions, validation: Sessions, fraction: float) -> Split:
+    """The last sessions of the training split, with ``fraction`` of its targets, as validation.
+
+    A dataset that brings a validation split keeps it when ``fraction`` is 0.
+    """
+    if not fraction:
+        return Split(train, validation)
+    wanted = fraction * train.counts["targets"]
+    after = (train.offsets[-1] - train.offsets) - (len(train) - np.arange(len(train) + 1))  # targets from session on
+    cut = int(np.flatnonzero(after >= wanted)[-1])
+    return Split(train.slice(0, cut), train.slice(cut, len(train)))
+
+
+def open_split(dataset: Dataset, split: str, fraction: float, hint: str = "") -> Split:
+    """The sessions that are trained on, and in the place of validation those of a split to evaluate.
+
+    Args:
+        fraction: share of the training targets that training holds out.
+        hint: added to the message.
+
+    Raises:
+        UserError: a file of the data set is damaged, or the split is empty.
+    """
+    dataset.verify()
+    training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
+    sessions = {"train": training, "validation": validation, "test": dataset.split("test")}[split]
+    if not sessions.counts["targets"]:
+        raise UserError(f"{dataset.path}: the {split} split is empty; choose another --split{hint}")
+    return Split(training, sessions)

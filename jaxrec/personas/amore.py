@@ -117,7 +117,7 @@ def _rules(path: Path | None) -> tuple[Rule, ...]:
 
 def _embed(texts: list[str], model: str) -> np.ndarray:
     """float16[n, d]."""
-    from jaxrec.text import embed  # what needs no model must work without it
+    from jaxrec.data.text.encoding import embed  # what needs no model must work without it
 
     return embed(texts, model)
 

@@ -24,10 +24,10 @@ from jaxrec.errors import UserError
 from jaxrec.models.base import TowerModel, make_tower_model
 from jaxrec.personas.clusters import draw_attributes, find_personas, unread_profiles
 from jaxrec.personas.files import Reviews, read_reviews
-from jaxrec.tasks import interactions
 from jaxrec.tasks.retrieval.hits import Hits, answered, expected, intervals, item_categories, means
 from jaxrec.tasks.retrieval.item_vectors import item_vectors
 from jaxrec.tasks.retrieval.judge import rank_queries
+from jaxrec.tasks.retrieval.task import interactions
 from jaxrec.training.block import configured_block, new_state, place_state, training_plan
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 

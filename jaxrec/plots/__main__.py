@@ -1,5 +1,5 @@
 """Pictures: the learning curve that training leaves in a run; python -m jaxrec.plots, several runs in one picture or in
-a table (jaxrec/plots/table.py), or the customers of a two-tower run (jaxrec/personas/pictures.py)."""
+a table (jaxrec/tasks/results_table.py), or the customers of a two-tower run (jaxrec/personas/pictures.py)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from jaxrec.cli.command import Parser, command, tell
 from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError, nearest
 from jaxrec.plots.pictures import check_picture, legible, save_picture
-from jaxrec.plots.table import DESCRIPTION as TABLE
-from jaxrec.plots.table import add_table, show_table
 from jaxrec.run import Run, open_run
+from jaxrec.tasks.results_table import DESCRIPTION as TABLE
+from jaxrec.tasks.results_table import add_table, show_table
 from jaxrec.training.telemetry import read_log
 
 COLUMNS = 3  # panels side by side

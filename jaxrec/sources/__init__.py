@@ -1,42 +1,42 @@
 """The data sets that ``prepare`` knows: one module each, which reads raw files and knows nothing of models.
 
-A new data set is a new module with the members of ``Source``, and a line in ``SOURCES``; for rows with labels, of
-``RowSource`` and in ``ROW_SOURCES``.
+A new data set is a new module with the members of ``Source``, or for rows with labels of ``RowSource``. It is found by
+its name: ``jaxrec/sources/my_source.py`` is ``prepare my-source``, and ``prepare mypackage.mymodule`` is a module of
+the user's. A module without ``HELP`` is no source but a part of one.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable
+from types import ModuleType
 from typing import Any, Protocol
 
 from jaxrec.data.clean.choices import Raw
 from jaxrec.data.encode import RawRows
-from jaxrec.personas import amore
-from jaxrec.personas import synthetic as personas_synthetic
-from jaxrec.sources import diginetica, merrec, merrec_synthetic, movielens, synthetic, synthetic_rows, yoochoose
-from jaxrec.sources import events as table
-from jaxrec.sources import rows as click_rows
+from jaxrec.errors import UserError, one_line
+
+FOLDERS = ("jaxrec.sources", "jaxrec.personas")
 
 
 class Source(Protocol):
-    """What a module in this package provides."""
+    """What a module of sessions provides."""
 
     HELP: str  # one line for --help
-    DEFAULTS: dict[str, Any]  # of those fields of cleaning.Cleaning that differ for this data set
+    KIND: str  # "sessions", or "events" where events have types
+    DEFAULTS: dict[str, Any]  # of those fields of choices.Cleaning that differ for this data set
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options that only this source has."""
 
     def read(self, connection: Any, arguments: Namespace) -> Raw:
-        """Fill the DuckDB table ``raw`` and say what it holds.
-
-        Raises:
-            UserError: a missing or damaged file, or a value that cannot be used.
-        """
+        """Fill the DuckDB table ``raw`` and say what it holds."""
 
 
 class RowSource(Protocol):
-    """What a module provides whose data are rows (jaxrec/data/rows.py) rather than sessions."""
+    """What a module of rows (jaxrec/data/rows.py) provides."""
 
     HELP: str
     KIND: str  # "rows"
@@ -45,27 +45,38 @@ class RowSource(Protocol):
         """Add the options that only this source has."""
 
     def read(self, connection: Any, arguments: Namespace) -> RawRows:
-        """The fields, ratings and times.
-
-        Raises:
-            UserError: a missing or damaged file, or a value that cannot be used.
-        """
+        """The fields, ratings and times."""
 
 
-SOURCES: dict[str, Source] = {
-    "diginetica": diginetica,
-    "yoochoose": yoochoose,
-    "synthetic": synthetic,
-    "events": table,
-    "merrec": merrec,
-    "merrec-synthetic": merrec_synthetic,
-}
-TYPED_SOURCES = frozenset({"merrec", "merrec-synthetic"})  # of these, those whose events have types
+def find_sources(others: Iterable[str] = ()) -> dict[str, Any]:
+    """Every ``Source`` and ``RowSource`` by the name that ``prepare`` knows it by.
 
-ROW_SOURCES: dict[str, RowSource] = {
-    "movielens": movielens,
-    "amore": amore,
-    "rows": click_rows,
-    "rows-synthetic": synthetic_rows,
-    "personas-synthetic": personas_synthetic,
-}
+    Args:
+        others: dotted names of the user's modules.
+    """
+    sources: dict[str, Any] = {}
+    for folder in FOLDERS:
+        for info in pkgutil.iter_modules(importlib.import_module(folder).__path__):
+            module = importlib.import_module(f"{folder}.{info.name}")
+            if hasattr(module, "HELP"):
+                sources[info.name.replace("_", "-")] = module
+    return sources | {name: _own(name) for name in others}
+
+
+def _own(name: str) -> ModuleType:
+    """A module of the user's, which has what a source needs."""
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # whatever the user's code raises
+        raise UserError(f"{name}: no source can be imported there ({one_line(str(error))}); install its package or put "
+                        "its folder on PYTHONPATH") from None  # fmt: skip
+    needed = (
+        "HELP",
+        "KIND",
+        "add_arguments",
+        "read",
+        *(() if getattr(module, "KIND", None) == "rows" else ("DEFAULTS",)),
+    )
+    if missing := [one for one in needed if not hasattr(module, one)]:
+        raise UserError(f"{name}: no source: it has no {', '.join(missing)}; see jaxrec/sources/__init__.py")
+    return module

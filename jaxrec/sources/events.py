@@ -18,6 +18,7 @@ from jaxrec.errors import UserError
 from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named
 
 HELP = "any click log: CSV (also packed) or Parquet files, one event a row"
+KIND = "sessions"
 DEFAULTS = {"min_item_support": 5, "test_days": 7}
 
 

@@ -28,6 +28,7 @@ from jaxrec.sources.merrec_own import read_own
 from jaxrec.sources.shared import add_raw_arguments, fraction, quote_option, ranged
 
 HELP = "events on the listings of a marketplace (MerRec), in Parquet or CSV files"
+KIND = "events"
 DEFAULTS = {"min_session_length": 3, "min_item_support": 1, "test_days": 3}
 
 NARROW = ("user_id", "session_id", "sequence_id", "stime", "event_id")  # of every row, with the item or the product

@@ -52,6 +52,7 @@ from jaxrec.sources.market.world import (
 from jaxrec.sources.shared import add_number
 
 HELP = "made-up events on the listings of a marketplace, with a known best result; needs no raw data"
+KIND = "events"
 DEFAULTS = merrec.DEFAULTS
 
 START = 1_682_899_200_000  # 2023-05-01 UTC, in ms

@@ -17,6 +17,7 @@ from jaxrec.sources.markov import MAX_LENGTH, Markov, draw, make_markov
 from jaxrec.sources.shared import add_number
 
 HELP = "made-up sessions with a known best result; needs no raw data"
+KIND = "sessions"
 DEFAULTS = {"min_item_support": 1, "test_days": 3}
 
 START = 1_704_067_200_000  # 2024-01-01 UTC, in ms

@@ -16,6 +16,7 @@ from jaxrec.data.reading.unpacked import find_files
 from jaxrec.sources.shared import add_raw_arguments, quote_option
 
 HELP = "clicks of the RecSys Challenge 2015 (yoochoose-clicks.dat)"
+KIND = "sessions"
 DEFAULTS = {"min_item_support": 5, "test_days": 1}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec.data.ids import bare
-from jaxrec.errors import UserError
+from jaxrec.errors import Note, UserError
 
 BATCH = 256  # queries ranked in one go
 FEW = 16  # or so many; one alone is a shape of its own
@@ -96,3 +96,7 @@ def best(
         some = np.isfinite(scores[row, :k])
         answers.append((found[row, :k][some].astype(np.int64), scores[row, :k][some]))
     return answers
+
+
+class UnknownItems(Note):
+    """Items that the model has never seen; they are left out."""

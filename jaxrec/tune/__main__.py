@@ -36,7 +36,7 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.run import write_text
-from jaxrec.tasks import make_task
+from jaxrec.tasks.base import make_task
 from jaxrec.tasks.cutoffs import fit_cutoffs
 from jaxrec.train import train
 from jaxrec.training.telemetry import read_log

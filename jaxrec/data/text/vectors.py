@@ -4,7 +4,7 @@
                            meta.json     format, model (as it was given), identity, dim, names (U), key, sha256 of
                                          vectors.npy, and a checksum of its own; older ones have neither
 
-``identity`` is the model's, of jaxrec.text; ``key`` is the checksum of names.parquet, so that the vectors of one
+``identity`` is the model's, of encoding.py; ``key`` is the checksum of names.parquet, so that the vectors of one
 catalogue are not taken for those of another. Nothing here needs the model, or any library to run it.
 """
 

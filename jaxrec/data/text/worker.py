@@ -1,6 +1,6 @@
 """The vectors of texts on the disk, and the process that encodes those that are missing.
 
-Torch and JAX both want the whole device, so that encoding has a process of its own, started by jaxrec/text.py.
+Torch and JAX both want the whole device, so that encoding has a process of its own, started by encoding.py.
 It writes to the store itself and says on stdout, in lines of JSON, how far it is.
 
 A store is a folder for each model:

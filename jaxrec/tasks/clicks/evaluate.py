@@ -20,9 +20,9 @@ from jaxrec.data.splits import PAIRS, RowSplits, counted, held_by, in_words
 from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.chance import random_user_ranking
 from jaxrec.metrics.clicks import Calibration, by_group, calibration, click_metrics
-from jaxrec.run import Run, load_click_model, open_run_data
-from jaxrec.tasks import known_rows, selected_rows
+from jaxrec.run import Run, open_run_data
 from jaxrec.tasks.clicks.judge import RowEvaluator, known_users
+from jaxrec.tasks.clicks.task import known_rows, load_click_model, selected_rows
 from jaxrec.tasks.results import question
 
 ACTIVITY = "activity"

@@ -22,7 +22,8 @@ from jaxrec.errors import UserError, one_line, shown
 from jaxrec.models.base import ClickModel
 from jaxrec.plots.clicks import attention
 from jaxrec.plots.pictures import check_picture
-from jaxrec.run import Run, load_click_model, open_run
+from jaxrec.run import Run, open_run
+from jaxrec.tasks.clicks.task import load_click_model
 from jaxrec.tasks.history import History, again, check_seen
 from jaxrec.tasks.serving import check_k
 

@@ -10,10 +10,10 @@ from jaxrec.cli.command import as_json, say
 from jaxrec.data.codes import noted_unknown
 from jaxrec.data.given import SUCH_AS, read_events
 from jaxrec.errors import UserError, one_line
-from jaxrec.recommend import UnknownItems
 from jaxrec.tasks.cutoffs import default_k
 from jaxrec.tasks.events.listings import SHOWN, shown_time
 from jaxrec.tasks.events.recommend import EventRecommender, Happening, Suggestion
+from jaxrec.tasks.serving import UnknownItems
 
 TASKS = ("events", "example", "similar_to")  # one of them is asked for
 OF_SIMILAR = ("exclude", "where", "at", "include_bought")  # without meaning there

@@ -13,14 +13,15 @@ import pyarrow.compute as pc
 from jaxrec.cli.command import progress
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.items import Catalogue, Spans, attribute_names, read_attributes
+from jaxrec.data.splits import open_split
 from jaxrec.errors import UserError
 from jaxrec.metrics.chance import random_ranking
 from jaxrec.metrics.ranking import ranking_metrics
-from jaxrec.run import Run, load_event_model, open_run_data
+from jaxrec.run import Run, open_run_data
 from jaxrec.sources.market.optimum import optimum_lines
 from jaxrec.tasks.events.judge import EventEvaluator, rank_by, sample
+from jaxrec.tasks.events.task import load_event_model
 from jaxrec.tasks.results import question
-from jaxrec.tasks.sessions.judge import open_split
 
 EVENT_BASELINES = ("popularity", "name-neighbours")
 """How often training holds an item; the cosine of names with that of the last item."""

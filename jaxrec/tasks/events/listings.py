@@ -19,10 +19,10 @@ from jaxrec.data.given import LIVE, check_id, check_value, item_rows
 from jaxrec.data.ids import Places, bare, plain, whole
 from jaxrec.data.items import Catalogue, read_attributes
 from jaxrec.data.store import checked
+from jaxrec.data.text.encoding import encoded, find_model
 from jaxrec.data.text.vectors import NAMES
 from jaxrec.errors import UserError, shown
 from jaxrec.run import Run
-from jaxrec.text import encoded, find_model
 
 SHOWN = ("name", "price", "c0_name", "c1_name", "c2_name", "brand_name", "item_condition_name")
 """Attributes that are given with an item."""

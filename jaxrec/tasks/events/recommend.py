@@ -18,12 +18,12 @@ from jaxrec.data.ids import bare, listing, read_ids
 from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.models.merrec import NAMES_AT_ONCE, MERRec
-from jaxrec.recommend import UnknownItems
-from jaxrec.run import Run, load_event_model, open_run
+from jaxrec.run import Run, open_run
 from jaxrec.sources.event_types import BOUGHT
 from jaxrec.tasks.events.listings import Listings, Time
 from jaxrec.tasks.events.sequences import Given, note_of_unknown, read_given
-from jaxrec.tasks.serving import BATCH, batches, best, capacity, check_k, room, steps
+from jaxrec.tasks.events.task import load_event_model
+from jaxrec.tasks.serving import BATCH, UnknownItems, batches, best, capacity, check_k, room, steps
 
 
 class Suggestion(NamedTuple):

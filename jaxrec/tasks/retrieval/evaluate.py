@@ -21,8 +21,7 @@ from jaxrec.data.rows import RowsDataset
 from jaxrec.data.splits import PAIRS, counted, in_words
 from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.ranking import ranking_metrics
-from jaxrec.personas.folds import cross_validate
-from jaxrec.run import Run, load_tower_model, open_run_data, write_text
+from jaxrec.run import Run, open_run_data, write_text
 from jaxrec.tasks.results import question
 from jaxrec.tasks.retrieval.hits import (
     Hits,
@@ -36,6 +35,7 @@ from jaxrec.tasks.retrieval.hits import (
     take,
 )
 from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
+from jaxrec.tasks.retrieval.task import load_tower_model
 from jaxrec.tasks.rules import RuleBook
 
 PERSONA = "persona"
@@ -101,7 +101,8 @@ def evaluate_retrieval(
     path: str | Path | None = None,
     compared: Sequence[str] = (),
     groups: Sequence[str] | None = None,
-    folds: int = 10,
+    folds: int = 0,
+    cross_validate: Callable[..., dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], Evaluation]:
     """Metrics of a run on a split, as they are written to ``eval-<split>.json``, and what they were taken from.
 
@@ -111,6 +112,7 @@ def evaluate_retrieval(
         compared: names of baselines to fit on the run's training positives.
         groups: what is known of the users to report by; None for their personas, where the data has them.
         folds: of the cross-validation by review, for data with personas; 0 leaves it out.
+        cross_validate: ``jaxrec.personas.folds.cross_validate``, which the command hands down.
     """
     begin = time.perf_counter()
     found = answer_split(run, split, ks, path)
@@ -147,7 +149,7 @@ def evaluate_retrieval(
         result["with_rules"] = _with_rules(run, found, ks)
     if compared:
         result["baselines"] = measure_baselines(compared, found, ks)
-    if folds and "personas" in run.manifest and run.config.data.protocol == "in_sample":
+    if folds and cross_validate and "personas" in run.manifest and run.config.data.protocol == "in_sample":
         with progress("evaluate: by review", folds) as update:
             result["by_review"] = cross_validate(run.config, found.dataset, ks, folds, update=update)
     result["question"] = question(run, split, found.checkpoint, folds=folds if "by_review" in result else 0)

@@ -10,7 +10,8 @@ import numpy as np
 
 from jaxrec.data.retrieval import Catalogue
 from jaxrec.models.base import TowerModel
-from jaxrec.run import Run, load_parameters
+from jaxrec.run import Run
+from jaxrec.tasks.base import load_parameters
 from jaxrec.training.checkpoint import Checkpoints
 
 FILE = "item_vectors.npz"

@@ -24,9 +24,10 @@ from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError, nearest, one_line
 from jaxrec.models.base import TowerModel
 from jaxrec.ops.topk import block_size, top_items
-from jaxrec.run import Run, load_tower_model, open_run
+from jaxrec.run import Run, open_run
 from jaxrec.tasks.history import History, again, check_seen
 from jaxrec.tasks.retrieval.item_vectors import item_vectors, load_item_vectors
+from jaxrec.tasks.retrieval.task import load_tower_model
 from jaxrec.tasks.rules import RuleBook, describe
 from jaxrec.tasks.serving import best, capacity, check_k, steps
 

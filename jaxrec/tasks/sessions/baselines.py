@@ -13,9 +13,10 @@ from jaxrec.baselines import Baseline, Choice, make_baseline
 from jaxrec.baselines.prefixes import Queries
 from jaxrec.cli.command import progress
 from jaxrec.config import EvaluationConfig
+from jaxrec.data.splits import Split
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.ops.topk import rank_scores
-from jaxrec.tasks.sessions.judge import Seen, Split
+from jaxrec.tasks.sessions.judge import Seen
 
 # Queries and float32 scores of a batch: 8 MiB, if the configuration's bound allows them. The system takes the pages of
 # larger arrays back after every batch, and to hand them out anew takes longer than all the arithmetic.

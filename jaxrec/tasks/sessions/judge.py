@@ -6,15 +6,14 @@ Where the data set says so, only the last click of each session is (``Sessions.l
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 from jax import Array
 
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.dataset import Dataset, Sessions
-from jaxrec.errors import UserError
+from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import SessionModel
@@ -113,41 +112,3 @@ class Seen:
 
     def shares(self) -> dict[str, float]:
         return {f"coverage@{k}": float(mark.mean()) for k, mark in self._marks.items()}
-
-
-class Split(NamedTuple):
-    """Training and validation sessions."""
-
-    train: Sessions
-    validation: Sessions
-
-
-def cut_validation(train: Sessions, validation: Sessions, fraction: float) -> Split:
-    """The last sessions of the training split, with ``fraction`` of its targets, as validation.
-
-    A dataset that brings a validation split keeps it when ``fraction`` is 0.
-    """
-    if not fraction:
-        return Split(train, validation)
-    wanted = fraction * train.counts["targets"]
-    after = (train.offsets[-1] - train.offsets) - (len(train) - np.arange(len(train) + 1))  # targets from session on
-    cut = int(np.flatnonzero(after >= wanted)[-1])
-    return Split(train.slice(0, cut), train.slice(cut, len(train)))
-
-
-def open_split(dataset: Dataset, split: str, fraction: float, hint: str = "") -> Split:
-    """The sessions that are trained on, and in the place of validation those of a split to evaluate.
-
-    Args:
-        fraction: share of the training targets that training holds out.
-        hint: added to the message.
-
-    Raises:
-        UserError: a file of the data set is damaged, or the split is empty.
-    """
-    dataset.verify()
-    training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
-    sessions = {"train": training, "validation": validation, "test": dataset.split("test")}[split]
-    if not sessions.counts["targets"]:
-        raise UserError(f"{dataset.path}: the {split} split is empty; choose another --split{hint}")
-    return Split(training, sessions)

@@ -1,0 +1,103 @@
+"""Labels of rows, as the training loop sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxrec.baselines.logistic import fit_logistic
+from jaxrec.cli.command import progress
+from jaxrec.config import Config
+from jaxrec.data.retrieval import known, value_counts
+from jaxrec.data.rows import Rows, RowsDataset, Schema
+from jaxrec.data.splits import RowSplits, configured_splits, held_by
+from jaxrec.errors import UserError
+from jaxrec.models.base import ClickModel, make_click_model
+from jaxrec.run import Run
+from jaxrec.tasks.base import Task, check_early_stopping, load_parameters, validated_rows
+from jaxrec.tasks.clicks.judge import RowEvaluator
+from jaxrec.tasks.history import history
+from jaxrec.training.block import training_plan
+
+
+def make(config: Config, dataset: RowsDataset) -> Task:
+    """Labels of rows."""
+    schema = dataset.schema.select(config.data.fields)
+    _check_labels(dataset)
+    rows, splits = selected_rows(config, dataset)
+    check_early_stopping(config, len(splits.validation))
+    _check_classes(dataset, rows, splits)
+    if dataset.schema.user is None and "@" in config.training.metric:
+        raise UserError(f"training.metric: {config.training.metric} ranks each user's rows, and {dataset.path} has no "
+                        "user field; choose auc or log_loss")  # fmt: skip
+    counts = value_counts(schema, rows.columns[splits.train])
+    training, validation = (known_rows(schema, rows.take(part), counts) for part in (splits.train, splits.validation))
+    start = None
+    if config.model.first_order == "logistic":
+        with progress("fitting a logistic regression"):
+            start = fit_logistic(schema, training)
+    model = make_click_model(config, schema, start)
+    return Task(
+        model,
+        model.feed(training, training_plan(config)),
+        model.constants(counts),
+        RowEvaluator(model, validation, config.evaluation) if len(validation) else None,
+        f"{len(training):,} rows ({training.labels.mean():.1%} positive), {len(schema.fields)} fields",
+        validated_rows(
+            f"{len(validation):,} validation rows" if len(validation) else "no validation",
+            splits,
+            held_by(config.data, rows, dataset.schema, splits.train, splits.test, impressions=True),
+        ),
+        {"value_counts": counts, **history(dataset)},
+    )
+
+
+def _check_labels(dataset: RowsDataset) -> None:
+    """Refuse data of positives alone where labels are to be predicted."""
+    if dataset.all_positive:
+        rows = dataset.manifest["counts"]["rows"]
+        raise UserError(f"model.name: autoint tells positive rows from others, and all {rows:,} rows of {dataset.path} "
+                        f"are positive; choose two_tower, which learns from positives alone, or prepare "
+                        "the data again with rows of both classes")  # fmt: skip
+
+
+def _check_classes(dataset: RowsDataset, rows: Rows, splits: RowSplits) -> None:
+    """Before an epoch is trained: a split of one class has nothing to teach, and no AUC."""
+    for name, chosen in (("training", splits.train), ("validation", splits.validation)):
+        labels = rows.labels[chosen]
+        if len(labels) and labels.min() == labels.max():
+            raise UserError(f"{dataset.path}: the {len(labels):,} labels of the {name} split are all {labels[0]:g}; "
+                            "change data.protocol, or the fractions")  # fmt: skip
+
+
+def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:
+    """All rows with the columns of the configured fields, and how they are split."""
+    rows, data = dataset.rows(), config.data
+    splits = configured_splits(data, rows, dataset.schema, impressions=True)
+    if data.fields is None:
+        return rows, splits
+    numbers = [field.name for field in dataset.schema.numerical]
+    picked = [numbers.index(name) for name in data.fields if name in numbers]
+    columns = rows.columns[:, dataset.schema.columns(data.fields)]
+    chosen = Rows(columns, rows.numbers[:, picked], rows.labels, rows.ratings, rows.times, rows.users)
+    return chosen, splits
+
+
+def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
+    """The rows with values that training does not hold replaced by the unknown one."""
+    columns = known(schema, rows.columns, counts)
+    return Rows(columns, rows.numbers, rows.labels, rows.ratings, rows.times, rows.users)
+
+
+def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:
+    """A run's click model; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another kind.
+    """
+    if run.config.model.name != "autoint":
+        does = "ranks sessions" if run.kind == "sessions" else "scores no rows"
+        raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name one of autoint")
+    model = make_click_model(run.config, run.schema)
+    return model, *load_parameters(run, model)

@@ -1,0 +1,72 @@
+"""Next items of sequences of events, by what items are called, as the training loop sees them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jaxrec.config import Config
+from jaxrec.data.dataset import Dataset
+from jaxrec.data.items import Catalogue, open_catalogue
+from jaxrec.errors import UserError
+from jaxrec.losses.candidates import popularity
+from jaxrec.models.merrec import MERRec
+from jaxrec.run import Run
+from jaxrec.tasks.base import Task, load_parameters
+from jaxrec.tasks.events.judge import EventEvaluator, sample
+from jaxrec.tasks.sessions.task import session_splits
+from jaxrec.training.block import training_plan
+
+EXAMPLES = 100  # sequences of the newest split that a run keeps, to show what is recommended
+
+
+def make(config: Config, dataset: Dataset) -> Task:
+    """Next items of sequences of events, by what items are called."""
+    catalogue = open_catalogue(dataset.path, dataset.manifest, config.model.item_fields, config.data.embeddings)
+    if config.model.head != "items" and not dataset.manifest["counts"].get("names", 1):
+        raise UserError(f"model.head: {config.model.head} ranks items by their names, and {dataset.path} has none; set "
+                        "it to items, or prepare the data again with --name")  # fmt: skip
+    training, validation = session_splits(config, dataset)
+    model = MERRec(config, catalogue, len(dataset.manifest["event_types"]))
+    model.check()
+    feed = model.feed(training, training_plan(config))
+    counts = popularity(training.items, dataset.n_items)
+    validator = None
+    if len(validation):
+        validated = sample(validation, config.evaluation.sessions)
+        validator = EventEvaluator(model, validated, config.evaluation, counts > 0)
+    return Task(
+        model,
+        feed,
+        model.constants(counts),
+        validator,
+        f"{feed.pairs:,} targets, {dataset.n_items:,} items, {np.count_nonzero(counts):,} of them in training",
+        f"{len(validator.positions):,} validation targets" if validator else "no validation",
+        {"item_counts": counts, **_examples(dataset)},
+        copied=catalogue.vector_files,
+    )
+
+
+def _examples(dataset: Dataset) -> dict[str, np.ndarray]:
+    """Sequences of the test split, or where there is none of the training split, drawn at random."""
+    sessions = dataset.split("test")
+    if not len(sessions):
+        sessions = dataset.split("train")
+    picked = sample(sessions, EXAMPLES)
+    assert picked.events is not None
+    return {"example_items": np.asarray(picked.items), "example_events": np.asarray(picked.events),
+            "example_offsets": np.asarray(picked.offsets), "example_times": np.asarray(picked.times)}  # fmt: skip
+
+
+def load_event_model(run: Run) -> tuple[MERRec, Catalogue, dict[str, Any], str]:
+    """A run's model of events with the run's catalogue; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another model, or its catalogue is missing or damaged.
+    """
+    if run.config.model.name != "merrec":
+        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of merrec")
+    catalogue = open_catalogue(run.path / "dataset", run.manifest, run.config.model.item_fields)
+    model = MERRec(run.config, catalogue, len(run.manifest["event_types"]))
+    return model, catalogue, *load_parameters(run, model)

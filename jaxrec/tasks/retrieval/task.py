@@ -1,0 +1,73 @@
+"""Items for users, as the training loop sees them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from jaxrec.config import Config
+from jaxrec.data.codes import strict_code
+from jaxrec.data.ids import Places
+from jaxrec.data.retrieval import Retrieval
+from jaxrec.data.rows import Field, RowsDataset, Schema
+from jaxrec.errors import UserError
+from jaxrec.models.base import TowerModel, make_tower_model
+from jaxrec.models.two_tower import Interactions
+from jaxrec.run import Run
+from jaxrec.tasks.base import Task, check_early_stopping, load_parameters, validated_rows
+from jaxrec.tasks.history import history
+from jaxrec.tasks.retrieval.hits import item_categories
+from jaxrec.tasks.retrieval.item_vectors import save_item_vectors
+from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
+from jaxrec.tasks.rules import RuleBook
+from jaxrec.training.block import training_plan
+
+
+def make(config: Config, dataset: RowsDataset) -> Task:
+    """Items for users: positive rows, each against other items."""
+    data = Retrieval.open(config, dataset)
+    training, validation = data.training_rows(), data.queries(data.splits.validation)
+    check_early_stopping(config, len(validation.users))
+    # Refused before an epoch is trained, not when it is evaluated.
+    item_categories(dataset, config.evaluation.category)
+    RuleBook(config.recommendation.rules, dataset.schema, partial(_code, dataset))
+    if config.loss.mask == "positives":
+        data.check_mask(config.data.device_memory)
+    model = make_tower_model(config, dataset.schema)
+    feed = model.feed(training, training_plan(config))
+    return Task(
+        model,
+        feed,
+        model.constants(interactions(config, data)),
+        RetrievalEvaluator(model, data, data.splits.validation, config.evaluation) if len(validation.users) else None,
+        f"{len(training):,} positives of {data.n_users - 1:,} users and {data.n_items - 1:,} items",
+        validated_rows(
+            f"{len(validation.users):,} validation positives" if len(validation.users) else "no validation",
+            data.splits,
+            data.held_by_training(data.splits.test),
+        ),
+        {"value_counts": data.value_counts, **history(dataset)},
+        partial(save_item_vectors, model=model, catalogue=data.catalogue),
+    )
+
+
+def _code(dataset: RowsDataset, field: Field, value: Any) -> int:
+    return strict_code(field, value, Places(dataset.values(field.name), first=1))
+
+
+def interactions(config: Config, data: Retrieval) -> Interactions:
+    """What a two-tower model's training knows beside its rows."""
+    positives = data.positives(data.splits.train) if config.loss.mask == "positives" else None
+    return Interactions(data.catalogue.columns, data.catalogue.numbers, data.item_counts(), positives)
+
+
+def load_tower_model(run: Run) -> tuple[TowerModel, dict[str, Any], str]:
+    """A run's model of two towers; see ``load_parameters``.
+
+    Raises:
+        UserError: the run is of another model.
+    """
+    if run.config.model.name != "two_tower":
+        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of two_tower")
+    model = make_tower_model(run.config, Schema.from_manifest(run.manifest))
+    return model, *load_parameters(run, model)
