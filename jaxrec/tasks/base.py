@@ -18,7 +18,8 @@ from jaxrec.data.reading.times import ORDER
 from jaxrec.data.rows import RowsDataset
 from jaxrec.data.splits import RowSplits, counted, in_words
 from jaxrec.errors import UserError
-from jaxrec.models.base import Feed, Model
+from jaxrec.feeds.base import Feed
+from jaxrec.models.base import Model
 from jaxrec.run import Run
 from jaxrec.training.block import init_state
 from jaxrec.training.checkpoint import Checkpoints
