@@ -27,7 +27,7 @@ from jaxrec.metrics.chance import random_ranking
 from jaxrec.personas.folds import cross_validate
 from jaxrec.plots.clicks import reliability
 from jaxrec.run import Run, open_run, open_run_data, write_text
-from jaxrec.sources.markov import optimum_metrics
+from jaxrec.sources.synthetic import optimum_metrics
 from jaxrec.tasks.clicks.evaluate import (
     ROW_BASELINES,
     beside,

@@ -32,8 +32,8 @@ from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError, one_line
 from jaxrec.sources import RowSource, Source, find_sources
 from jaxrec.sources.market.optimum import optimum_lines
-from jaxrec.sources.markov import optimum_metrics
 from jaxrec.sources.shared import fraction
+from jaxrec.sources.synthetic import optimum_metrics
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}

@@ -12,7 +12,7 @@ from jaxrec import config as configuration
 from jaxrec.benchmarks.sizes import synthetic_sessions
 from jaxrec.config import Config
 from jaxrec.data.items import Catalogue
-from jaxrec.data.positives import positive_bits
+from jaxrec.data.retrieval import positive_bits
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.feeds.base import Feed
 from jaxrec.losses.candidates import popularity

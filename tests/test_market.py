@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from jaxrec.sources.event_types import EVENT_TYPES
 from jaxrec.sources.market import optimum as market_optimum
 from jaxrec.sources.market.optimum import RELATIONS, Queries, optimum, top
 from jaxrec.sources.market.words import CATEGORIES, STYLES, brand_words, category_levels, listing_texts
@@ -28,6 +27,7 @@ from jaxrec.sources.market.world import (
     shelves,
     simulate,
 )
+from jaxrec.sources.merrec_columns import EVENT_TYPES
 
 DAYS, LISTINGS, LIFETIME, USERS = 8, 400, 3.0, 300
 

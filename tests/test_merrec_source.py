@@ -26,7 +26,7 @@ from jaxrec.data.reading.duck import connect
 from jaxrec.errors import UserError
 from jaxrec.prepare import main
 from jaxrec.sources import merrec
-from jaxrec.sources.event_types import EVENT_TYPES
+from jaxrec.sources.merrec_columns import EVENT_TYPES
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 SAMPLE = SHARED / "merrec" / "sample.csv"

@@ -14,8 +14,18 @@ from hypothesis import strategies as st
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
-from jaxrec.data.positives import has_each, has_items, positive_bits, size_of_bits, unpack
-from jaxrec.data.retrieval import Catalogue, Retrieval, known, read_fields, value_counts
+from jaxrec.data.retrieval import (
+    Catalogue,
+    Retrieval,
+    has_each,
+    has_items,
+    known,
+    positive_bits,
+    read_fields,
+    size_of_bits,
+    unpack,
+    value_counts,
+)
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.data.splits import RowSplits, configured_splits, held_by, split_rows
 from jaxrec.errors import UserError

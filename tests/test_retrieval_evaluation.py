@@ -10,8 +10,7 @@ import pytest
 from test_retrieval import opened
 
 from jaxrec import config as configuration
-from jaxrec.data.positives import positive_bits
-from jaxrec.data.retrieval import Queries
+from jaxrec.data.retrieval import Queries, positive_bits
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.tasks.retrieval import hits as counting
 from jaxrec.tasks.retrieval import judge as retrieval_evaluation

@@ -13,7 +13,7 @@ import pytest
 from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.prepare import main
 from jaxrec.sources import synthetic
-from jaxrec.sources.markov import Markov, draw, make_markov, optimum_metrics
+from jaxrec.sources.synthetic import Markov, draw, make_markov, optimum_metrics
 
 SMALL = ["--items=60", "--sessions=4000", "--successors=5", "--days=10", "--test-days=4", "--seed=7"]
 

@@ -13,7 +13,7 @@ from jaxrec.benchmarks.case import Prepared
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.items import Catalogue
-from jaxrec.data.positives import positive_bits
+from jaxrec.data.retrieval import positive_bits
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.losses.candidates import popularity
 from jaxrec.models.base import Model, make_click_model, make_model, make_tower_model

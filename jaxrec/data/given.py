@@ -1,4 +1,4 @@
-"""New items as people give them: rows in Python, or a file."""
+"""What users give: new items, and sequences of events, checked entry by entry with the types of the data."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The items of event data as models see them: vectors of their names, and their attributes as codes.
+"""Items: raw ids to indices and back, and the items of event data as models see them.
 
-A code is the place of an attribute's value among those of the items that the training split holds, as it was prepared,
-from 1 on; 0 is any other value, or none. The price is a bucket: two to each doubling of 1 + price.
+A model of events sees the vectors of names, and attributes as codes: the place of a value among those of the items that
+the training split holds, as it was prepared, from 1 on; 0 is any other value, or none. The price is a bucket: two to
+each doubling of 1 + price.
 """
 
 from __future__ import annotations

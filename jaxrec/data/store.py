@@ -1,4 +1,4 @@
-"""The files of a directory that has a manifest: mapped, and compared with their checksums.
+"""The files of a dataset directory: written so that they appear whole or not at all, mapped, and checked.
 
 Whatever is read is compared once a process, when it is opened: a bit that flipped on a disk or on the way is a line
 that names the file, not another answer. Small JSON files carry the checksum of what else they say (``sealed``).

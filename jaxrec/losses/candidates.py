@@ -1,7 +1,11 @@
-"""Ranking against sampled items: which candidates a step has, and the loss over them.
+"""The candidates of sampled losses: what a step ranks against, how it is drawn, and the loss over it.
 
 A step's candidates are its own targets and ``n_sample`` drawn items, the same for every query. Their table rows are
-read once each (``tables.plan_rows``), so that a column of scores is an item with a weight (``losses``).
+read once each (``tables.plan_rows``), so that a column of scores is an item with a weight (``losses.sampled``).
+
+Items are drawn from popularity ** alpha, a whole block at once, by the alias method (Walker 1977; Vose 1991): two
+random numbers and two reads, whatever the size of the catalogue, where searching a cumulative distribution takes
+log2(items) dependent reads each.
 """
 
 from __future__ import annotations

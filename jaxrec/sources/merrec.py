@@ -20,9 +20,8 @@ from jaxrec.data.reading.files import account
 from jaxrec.data.reading.table import called, row_place
 from jaxrec.data.reading.unpacked import find_files
 from jaxrec.errors import UserError
-from jaxrec.sources.event_types import EVENT_TYPES
 from jaxrec.sources.merrec_attributes import write_attributes
-from jaxrec.sources.merrec_columns import add_column_arguments, is_own
+from jaxrec.sources.merrec_columns import EVENT_TYPES, add_column_arguments, is_own
 from jaxrec.sources.merrec_files import KINDS, Files, open_files
 from jaxrec.sources.merrec_own import read_own
 from jaxrec.sources.shared import add_raw_arguments, fraction, quote_option, ranged

@@ -11,6 +11,10 @@ from jaxrec.data.reading.table import Table
 from jaxrec.errors import UserError, nearest
 from jaxrec.sources.shared import add_file_arguments
 
+EVENT_TYPES = ("item_view", "item_like", "item_add_to_cart_tap", "offer_make", "buy_start", "buy_comp")
+BOUGHT = "buy_comp"
+
+
 SESSION = ("user_id", "session_id", "sequence_id")
 CATEGORY = ("c0_name", "c1_name", "c2_name")
 PUBLISHED = {

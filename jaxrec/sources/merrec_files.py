@@ -20,8 +20,7 @@ from jaxrec.data.reading.files import integer, open_table, reading, timestamp
 from jaxrec.data.reading.table import TEXT, Table, together
 from jaxrec.data.reading.times import INTEGERS, NUMBERS
 from jaxrec.errors import UserError
-from jaxrec.sources.event_types import EVENT_TYPES
-from jaxrec.sources.merrec_columns import lacking_published
+from jaxrec.sources.merrec_columns import EVENT_TYPES, lacking_published
 
 # The columns and what they hold. The 25th, sequence_length, is not read: it follows from the rows.
 KINDS = {"user_id": "id", "stime": "time", "session_id": "text", "sequence_id": "text", "event_id": "event"}

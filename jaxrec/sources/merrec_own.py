@@ -20,9 +20,8 @@ from jaxrec.data.reading.rows import leave_out
 from jaxrec.data.reading.table import TEXT, Table, value_text
 from jaxrec.data.reading.times import ORDER, Times, read_times
 from jaxrec.errors import UserError, nearest, shown
-from jaxrec.sources.event_types import BOUGHT
 from jaxrec.sources.merrec_attributes import write_attributes
-from jaxrec.sources.merrec_columns import Columns, find_columns, note_of_published
+from jaxrec.sources.merrec_columns import BOUGHT, Columns, find_columns, note_of_published
 from jaxrec.sources.shared import file_options, open_named
 
 ONE_TYPE = "event"  # what events are called where no column says

@@ -26,7 +26,6 @@ from jaxrec.data.clean.splits import DAY
 from jaxrec.data.reading.unpacked import find_files
 from jaxrec.errors import UserError
 from jaxrec.sources import merrec
-from jaxrec.sources.event_types import EVENT_TYPES
 from jaxrec.sources.market.optimum import optimum
 from jaxrec.sources.market.words import (
     COLOURS,
@@ -49,6 +48,7 @@ from jaxrec.sources.market.world import (
     make_names,
     simulate,
 )
+from jaxrec.sources.merrec_columns import EVENT_TYPES
 from jaxrec.sources.shared import add_number
 
 HELP = "made-up events on the listings of a marketplace, with a known best result; needs no raw data"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxrec.sources.event_types import BOUGHT, EVENT_TYPES
+from jaxrec.sources.merrec_columns import BOUGHT, EVENT_TYPES
 
 BUY = EVENT_TYPES.index(BOUGHT)
 NEXT = np.array(  # from the type of the row to that of the column, on the same listing; the rest moves on

@@ -12,8 +12,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.positives import unpack
-from jaxrec.data.retrieval import Queries, Retrieval
+from jaxrec.data.retrieval import Queries, Retrieval, unpack
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import TowerModel
 
