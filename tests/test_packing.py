@@ -21,7 +21,6 @@ from jaxrec.feeds.packed import PackedBlock, cut_chunks, packed_feed, target_pos
 from jaxrec.prepare import main
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
-RESIDENT, STREAMED = 2**30, 0
 DAY = 24 * 60 * 60 * 1000  # ms
 
 LENGTHS = st.lists(st.integers(1, 14), min_size=1, max_size=50)
@@ -51,8 +50,8 @@ def make_sessions(lengths: Any) -> Sessions:
     return Sessions(events.astype(np.int32), events * DAY // 24, offsets)
 
 
-def make_plan(batch: int, steps: int = 1000, order: str = "random", seed: int = 1, memory: int = STREAMED) -> Plan:
-    return Plan(batch, steps, order, seed, memory, training=True)
+def make_plan(batch: int, steps: int = 1000, order: str = "random", seed: int = 1) -> Plan:
+    return Plan(batch, steps, order, seed, 0, training=True)
 
 
 def steps_of(feed: Feed, epoch: int = 0) -> PackedBlock:
@@ -201,35 +200,6 @@ def test_positions_and_types_of_events_belong_to_the_targets_and_inputs() -> Non
     read = epoch.input >= 0
     np.testing.assert_array_equal(epoch.event[read], epoch.input[read] % 5)
     assert feed.like().event.shape[1:] == epoch.event.shape[1:]
-
-
-@pytest.mark.parametrize("order", ["random", "time"])
-@pytest.mark.parametrize("half_life", [None, 2.0])
-def test_resident_and_streamed_blocks_are_identical(order: str, half_life: float | None) -> None:
-    random = np.random.default_rng(3)
-    sessions = make_sessions(random.integers(1, 14, 60))
-    sessions = replace(sessions, events=random.integers(0, 6, len(sessions.items)).astype(np.uint8))
-    resident, streamed = (
-        packed_feed(sessions, 5, make_plan(12, 4, order, memory=memory), 2, half_life, events=half_life is None)
-        for memory in (RESIDENT, STREAMED)
-    )
-    assert resident.resident and not streamed.resident
-    assert resident.shape == streamed.shape and resident.shape.blocks > 3
-    like = resident.like()
-    for epoch in (0, 3):
-        whole = list(resident.epoch(epoch))
-        assert len(whole) == resident.shape.blocks
-        for ours, theirs in zip(whole, streamed.epoch(epoch), strict=True):
-            for leaf, other, spec in zip(*map(jax.tree.leaves, (ours, theirs, like)), strict=True):
-                assert leaf.dtype == other.dtype == spec.dtype
-                assert leaf.shape == other.shape == spec.shape
-                np.testing.assert_array_equal(leaf, other)
-        for feed in (resident, streamed):
-            for start in (1, resident.shape.blocks - 1, resident.shape.blocks):
-                tail = list(feed.epoch(epoch, start))
-                assert len(tail) == len(whole) - start
-                for ours, theirs in zip(tail, whole[start:], strict=True):
-                    np.testing.assert_array_equal(ours.input, theirs.input)
 
 
 @given(LENGTHS, windows(), ORDERS)

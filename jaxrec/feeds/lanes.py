@@ -86,22 +86,13 @@ def _lay_out(starts: np.ndarray, steps: np.ndarray, lane: np.ndarray, lanes: int
     return np.ascontiguousarray(grid.reshape(lanes, longest).T)
 
 
-class Split(NamedTuple):
-    """Events one session behind the other: int32[n] items, bool[n] whether each opens its session, and bool[n] whether
-    it is a target, None where every event is that its session does not open with."""
-
-    items: Any
-    opens: Any
-    scored: Any
-
-
 def lane_feed(sessions: Sessions, plan: Plan) -> Feed:
     """The blocks of a split in ``plan.batch`` lanes; their order is that of ``lane_positions``."""
     offsets, targets = np.asarray(sessions.offsets), sessions.target_positions
-    opens, scored = np.zeros((2, len(sessions.items)), bool)
+    opens, scored = np.zeros((2, len(sessions.items)), bool)  # of each event: whether its session begins with it
     opens[offsets[:-1][np.diff(offsets) > 0]] = True
-    scored[targets] = True
-    split = Split(np.asarray(sessions.items, np.int32), opens, scored if sessions.last_only else None)
+    scored[targets] = True  # whether it is a target
+    split = np.asarray(sessions.items, np.int32), opens, scored if sessions.last_only else None
     shape = Shape.of(plan.batch, lane_length(offsets, plan.batch), plan.steps_per_block)
 
     def order(epoch: int) -> np.ndarray:
@@ -112,9 +103,10 @@ def lane_feed(sessions: Sessions, plan: Plan) -> Feed:
     return Feed(plan, shape, len(targets), split, order, order_like, _cut)
 
 
-def _cut(xp: Any, own: Callable[[Any], Any], split: Split, order: Any) -> Block:
+def _cut(xp: Any, own: Callable[[Any], Any], split: tuple[Any, Any, Any], order: Any) -> Block:
+    items, opens, scored = split
     position = own(order)
     at = xp.maximum(position, 0)
-    after = xp.minimum(at + 1, len(split.items) - 1)
-    live = position >= 0 if split.scored is None else (position >= 0) & split.scored[after]
-    return Block(split.items[at], split.items[after], split.opens[at] | (position < 0), live.astype(xp.float32))
+    after = xp.minimum(at + 1, len(items) - 1)
+    live = position >= 0 if scored is None else (position >= 0) & scored[after]
+    return Block(items[at], items[after], opens[at] | (position < 0), live.astype(xp.float32))

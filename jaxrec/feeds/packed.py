@@ -269,11 +269,11 @@ def _order(
     # Classes of chunks that may take each other's places, in the order of the template's places.
     kind = chunks.length * (window + 1) + chunks.scored
     if plan.order == "random":
-        deal = np.random.Generator(np.random.Philox(key=[plan.seed, epoch])).permutation(len(kind))
+        turn = np.random.Generator(np.random.Philox(key=[plan.seed, epoch])).permutation(len(kind))
     else:
-        deal = np.argsort(chunks.session, kind="stable")
+        turn = np.argsort(chunks.session, kind="stable")
     small = np.uint16 if kind.max(initial=0) < 2**16 else np.int64  # radix sort, linear
-    chunk = deal[np.argsort(kind[deal].astype(small), kind="stable")]
+    chunk = turn[np.argsort(kind[turn].astype(small), kind="stable")]
     begin = np.append(chunks.begin[chunk], 0).astype(np.int32)
     return begin, None if value is None else np.append(value[chunk], 0).astype(np.float32)
 

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.dataset import Sessions
-from jaxrec.feeds.base import Feed, Plan, ahead
+from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.lanes import Block, lane_feed, lane_positions
 
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=60)
 LANES = st.integers(1, 12)
 ORDERS = st.sampled_from(["random", "time"])
-RESIDENT, STREAMED = 2**30, 0
 
 
 class Layout(NamedTuple):
@@ -41,9 +37,9 @@ def join(blocks: list[Block]) -> Block:
 
 
 def lay_out(lengths: list[int], lanes: int, order: str, seed: int = 1, epoch: int = 0, steps: int = 1000) -> Layout:
-    """On the host: there shapes cost no compilation."""
+    """Streamed: there shapes cost no compilation."""
     sessions = make_sessions(lengths)
-    feed = lane_feed(sessions, Plan(lanes, steps, order, seed, STREAMED))
+    feed = lane_feed(sessions, Plan(lanes, steps, order, seed, 0))
     return Layout(sessions, feed, join(list(feed.epoch(epoch))))
 
 
@@ -155,55 +151,6 @@ def test_more_lanes_than_sessions() -> None:
     _, feed, block = lay_out([3, 2], 5, "time")
     assert block.weight.sum(axis=0).tolist() == [2, 1, 0, 0, 0]
     assert feed.shape.used == 2
-
-
-@pytest.mark.parametrize("order", ["random", "time"])
-def test_resident_and_streamed_blocks_are_identical(order: str) -> None:
-    lengths = np.random.default_rng(3).integers(1, 9, 50)
-    sessions = make_sessions(lengths)
-    resident, streamed = (lane_feed(sessions, Plan(4, 10, order, 7, memory)) for memory in (RESIDENT, STREAMED))
-    assert resident.resident
-    assert not streamed.resident
-    assert resident.shape == streamed.shape
-    assert resident.shape.blocks > 2
-    for epoch in (0, 3):
-        whole = list(resident.epoch(epoch))
-        assert len(whole) == resident.shape.blocks
-        for ours, theirs in zip(whole, streamed.epoch(epoch), strict=True):
-            for leaf, other in zip(ours, theirs, strict=True):
-                assert leaf.dtype == other.dtype
-                assert leaf.shape == (resident.shape.steps, 4)
-                np.testing.assert_array_equal(leaf, other)
-        for feed in (resident, streamed):
-            for start in range(resident.shape.blocks + 1):
-                tail = list(feed.epoch(epoch, start))
-                assert len(tail) == len(whole) - start
-                for ours, theirs in zip(tail, whole[start:], strict=True):
-                    np.testing.assert_array_equal(ours.input, theirs.input)
-
-
-def test_the_streaming_thread_ends_with_its_iterator() -> None:
-    feed = lane_feed(make_sessions([4] * 100), Plan(4, 5, "random", 0, STREAMED))
-    before = threading.active_count()
-    blocks = feed.epoch(0)
-    next(blocks)
-    assert threading.active_count() == before + 1
-    blocks.close()  # type: ignore[attr-defined]  # what leaving a loop early does to a generator
-    assert threading.active_count() == before
-    assert len(list(feed.epoch(0))) == feed.shape.blocks
-    assert threading.active_count() == before
-
-
-def test_an_error_in_the_streaming_thread_is_raised_where_blocks_are_used() -> None:
-    def blocks() -> Iterator[int]:
-        yield 1
-        raise OSError("the disk is gone")
-
-    before, made = threading.active_count(), ahead(blocks())
-    assert next(made) == 1
-    with pytest.raises(OSError, match="the disk is gone"):
-        next(made)
-    assert threading.active_count() == before
 
 
 def test_laying_out_an_epoch_has_no_python_loop() -> None:
