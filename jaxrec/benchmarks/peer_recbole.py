@@ -24,12 +24,6 @@ import torch
 
 from jaxrec.benchmarks.peer_worker import Pace, Say
 
-MODELS = {
-    "narm": "sequential_recommender.narm.NARM",
-    "sasrec": "sequential_recommender.sasrec.SASRec",
-    "gru4rec": "sequential_recommender.gru4rec.GRU4Rec",
-    "autoint": "context_aware_recommender.autoint.AutoInt",
-}
 MOST = 200  # batches in memory, gone through again and again
 
 
@@ -47,14 +41,15 @@ def run(spec: dict[str, Any], say: Say) -> None:
     recbole = importlib.import_module("recbole")
     trainer_class = importlib.import_module("recbole.trainer.trainer").Trainer
     interaction = importlib.import_module("recbole.data.interaction").Interaction
-    module, _, name = MODELS[spec["model"]].rpartition(".")
+    place, settings = MODELS[spec["model"]]
+    module, _, name = place.rpartition(".")
     model_class = getattr(importlib.import_module(f"recbole.model.{module}"), name)
 
     cuda = spec["device"] == "gpu" and torch.cuda.is_available()
     device = torch.device("cuda:0" if cuda else "cpu")
-    config = collections.defaultdict(lambda: None, _config(spec), device=device, single_spec=True)
+    config = collections.defaultdict(lambda: None, settings(spec), device=device, single_spec=True)
     with np.load(spec["data"]) as arrays:
-        rows = spec["model"] == "autoint"
+        rows = "columns" in arrays
         dataset = _rows(arrays, config) if rows else _sessions(spec["items"])
         batches = list(itertools.islice((_rows_batches if rows else _session_batches)(spec, arrays), MOST))
     model = model_class(config, dataset).to(device)
@@ -82,29 +77,45 @@ def _leave_out() -> None:
         np.long = np.int_
 
 
-def _config(spec: dict[str, Any]) -> dict[str, Any]:
-    """Ours in RecBole's words."""
-    if spec["model"] == "autoint":
-        return {
-            "LABEL_FIELD": "label", "numerical_features": [], "embedding_size": spec["dim"],
-            "attention_size": spec["units"], "n_layers": spec["blocks"], "num_heads": spec["heads"],
-            "mlp_hidden_size": spec["deep"], "dropout_probs": [0.0, 0.0, 0.0], "has_residual": True,
-        }  # fmt: skip
-    fields = {
+def _of_rows(spec: dict[str, Any]) -> dict[str, Any]:
+    """Our sizes in RecBole's words: a model of rows."""
+    return {
+        "LABEL_FIELD": "label", "numerical_features": [], "embedding_size": spec["dim"],
+        "attention_size": spec["units"], "n_layers": spec["blocks"], "num_heads": spec["heads"],
+        "mlp_hidden_size": spec["deep"], "dropout_probs": [0.0, 0.0, 0.0], "has_residual": True,
+    }  # fmt: skip
+
+
+def _of_prefixes(spec: dict[str, Any]) -> dict[str, Any]:
+    return {
         "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "NEG_PREFIX": "neg_",
         "ITEM_LIST_LENGTH_FIELD": "item_length", "MAX_ITEM_LIST_LENGTH": spec["window"], "loss_type": "CE",
     }  # fmt: skip
-    embedding, hidden = spec["dropout"]
-    if spec["model"] == "sasrec":
-        return fields | {
-            "hidden_size": spec["dim"], "inner_size": spec["dim"], "n_layers": spec["blocks"],
-            "n_heads": spec["heads"], "hidden_dropout_prob": hidden, "attn_dropout_prob": hidden, "hidden_act": "relu",
-            "layer_norm_eps": 1e-12, "initializer_range": 0.02,
-        }  # fmt: skip
-    return fields | {
-        "embedding_size": spec["dim"], "hidden_size": spec["units"], "n_layers": 1, "num_layers": 1,
-        "dropout_probs": [embedding, hidden], "dropout_prob": embedding,
+
+
+def _attentive(spec: dict[str, Any]) -> dict[str, Any]:
+    hidden = spec["dropout"][1]
+    return _of_prefixes(spec) | {
+        "hidden_size": spec["dim"], "inner_size": spec["dim"], "n_layers": spec["blocks"],
+        "n_heads": spec["heads"], "hidden_dropout_prob": hidden, "attn_dropout_prob": hidden, "hidden_act": "relu",
+        "layer_norm_eps": 1e-12, "initializer_range": 0.02,
     }  # fmt: skip
+
+
+def _recurrent(spec: dict[str, Any]) -> dict[str, Any]:
+    return _of_prefixes(spec) | {
+        "embedding_size": spec["dim"], "hidden_size": spec["units"], "n_layers": 1, "num_layers": 1,
+        "dropout_probs": spec["dropout"], "dropout_prob": spec["dropout"][0],
+    }  # fmt: skip
+
+
+MODELS = {
+    "narm": ("sequential_recommender.narm.NARM", _recurrent),
+    "sasrec": ("sequential_recommender.sasrec.SASRec", _attentive),
+    "gru4rec": ("sequential_recommender.gru4rec.GRU4Rec", _recurrent),
+    "autoint": ("context_aware_recommender.autoint.AutoInt", _of_rows),
+}
+"""Our models: RecBole's classes, and what makes their settings."""
 
 
 def _sessions(n_items: int) -> Any:

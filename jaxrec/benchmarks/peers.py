@@ -33,14 +33,32 @@ from jaxrec.errors import UserError
 
 REPOSITORY = "https://github.com/hidasib/GRU4Rec_PyTorch_Official"
 MODULE, MARK = "gru4rec_pytorch.py", "class IndexedAdagradM"
-# Models that a peer has, with those of our losses that it can stand beside; RecBole's GRU4Rec has no sampled loss.
-COUNTERPARTS: dict[str, dict[str, tuple[str, ...]]] = {
-    "authors": {"gru4rec": ("cross_entropy", "bpr_max")},
-    "recbole": {"narm": ("softmax",), "sasrec": ("softmax",), "autoint": ("binary",), "gru4rec": ("cross_entropy",)},
-}
-NAMES = {"authors": "GRU4Rec_PyTorch_Official", "recbole": "RecBole"}
-NEEDS = {"authors": ("torch", "numpy", "pandas"), "recbole": ("torch", "numpy", "recbole")}
 FIND = "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
+
+
+class Kind(NamedTuple):
+    """A peer in general.
+
+    Attributes:
+        name: in messages and tables.
+        needs: modules that its interpreter has to have.
+        losses: by model that it has a counterpart of, those of our losses that the counterpart can stand beside.
+        unlike: by model, what is to be said of a counterpart that differs.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    losses: dict[str, tuple[str, ...]]
+    unlike: dict[str, str]
+
+
+KINDS = {
+    "authors": Kind("GRU4Rec_PyTorch_Official", ("torch", "numpy", "pandas"),
+                    {"gru4rec": ("cross_entropy", "bpr_max")}, {}),
+    "recbole": Kind("RecBole", ("torch", "numpy", "recbole"),
+                    {"narm": ("softmax",), "sasrec": ("softmax",), "autoint": ("binary",),
+                     "gru4rec": ("cross_entropy",)}, {"gru4rec": ", full softmax"}),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,7 +66,7 @@ class Peer:
     """What to measure beside ours.
 
     Attributes:
-        kind: ``authors`` or ``recbole``.
+        kind: of ``KINDS``.
         path: of the checkout; empty for RecBole.
         python: the interpreter that has what the peer needs.
         version: commit of the checkout; empty for RecBole, which says it itself.
@@ -62,7 +80,12 @@ class Peer:
     def has(self, prepared: Prepared) -> bool:
         """Whether the peer has a counterpart of this row."""
         config = prepared.config
-        return config.loss.name in COUNTERPARTS[self.kind].get(config.model.name, ())
+        return config.loss.name in self.of.losses.get(config.model.name, ())
+
+    @property
+    def of(self) -> Kind:
+        """What holds for every peer of its kind."""
+        return KINDS[self.kind]
 
 
 class Theirs(NamedTuple):
@@ -83,13 +106,10 @@ def find_peer(peer: str, python: str, models: Sequence[str], losses: Sequence[st
         python: of ``--peer-python``; looked for on the path of commands.
         models: that are to be measured.
         losses: the same; none: those that each model is measured with.
-
-    Raises:
-        UserError: it is neither, has no counterpart of a model, or the interpreter lacks a package.
     """
     kind = "recbole" if peer == "recbole" else "authors"
     version = "" if kind == "recbole" else _checkout(Path(peer))
-    known = COUNTERPARTS[kind]
+    known = KINDS[kind].losses
     for model in models:
         if model not in known:
             raise UserError(f"--peer {peer}: has no counterpart of {model}, only of {', '.join(known)}; "
@@ -126,7 +146,7 @@ def _checkout(path: Path) -> str:
 
 def _check_packages(python: Path, kind: str) -> None:
     try:
-        line = [str(python), "-c", FIND, *NEEDS[kind]]
+        line = [str(python), "-c", FIND, *KINDS[kind].needs]
         missing = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"--peer-python {python}: does not work as a Python interpreter ({error})") from None
@@ -168,9 +188,6 @@ class Process:
 
     Attributes:
         says: its first answer: ``device``, ``torch`` and ``version``.
-
-    Raises:
-        UserError: a package is missing, or it dies.
     """
 
     def __init__(self, peer: Peer, spec: dict[str, Any], data: dict[str, np.ndarray]) -> None:
@@ -209,7 +226,7 @@ class Process:
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
-        line, name = self._process.stdout.readline(), NAMES[self._peer.kind]
+        line, name = self._process.stdout.readline(), self._peer.of.name
         if not line:
             status = self._process.wait()
             lines = self._errors.read_text(encoding="utf-8", errors="replace").split("\n")
@@ -219,7 +236,7 @@ class Process:
         found: dict[str, Any] = json.loads(line)
         if "error" in found:
             raise UserError(f"{name}: cannot be imported by {self._peer.python} ({found['error']}); "
-                            f"{_install(self._peer.python, NEEDS[self._peer.kind])}")  # fmt: skip
+                            f"{_install(self._peer.python, self._peer.of.needs)}")  # fmt: skip
         return found
 
     def _end(self) -> None:
@@ -249,12 +266,9 @@ def measure_peers(peer: Peer, cases: Sequence[Case], steps: int | None, rounds: 
     Args:
         steps: of a round; None: those of the row's block.
         rounds: of each.
-
-    Raises:
-        UserError: see ``Process``.
     """
     chosen, rows = [case for case in cases if peer.has(case.prepared)], []
-    with progress(f"beside {NAMES[peer.kind]}", len(chosen) * rounds) as advance:
+    with progress(f"beside {peer.of.name}", len(chosen) * rounds) as advance:
         for case in chosen:
             rows.append(_measure(peer, case, steps or case.prepared.config.training.steps_per_block, rounds, advance))
     return rows
@@ -274,9 +288,8 @@ def _row(
 ) -> dict[str, Any]:
     ratios = [mine / other.targets for mine, other in zip(ours, theirs, strict=True)]
     config = prepared.config
-    unlike = peer.kind == "recbole" and config.model.name == "gru4rec"
     return {
-        "peer": NAMES[peer.kind] + (", full softmax" if unlike else ""),
+        "peer": peer.of.name + peer.of.unlike.get(config.model.name, ""),
         "peer_version": peer.version or says["version"],
         "peer_device": says["device"],
         "torch": says["torch"],
