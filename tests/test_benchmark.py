@@ -132,6 +132,23 @@ def test_all_is_every_model_with_its_defaults(script: Any, monkeypatch: pytest.M
     assert {job.options.steps for job in sweep.jobs(options_of(script, "all"))} == {200}
 
 
+@pytest.mark.parametrize(
+    ("words", "work"),
+    [
+        ("gru4rec narm sasrec merrec --loss cross_entropy --items 1000 --batch 64 --units 24 --dim 16 --n-sample 96",
+         [(2_052_053, 89_600), (2_577_396, 86_016), (1_930_532, 86_016), (162_592_522, 335_360)]),
+        ("narm sasrec --loss softmax --items 700 --batch 64", [(37_712_250, 1_120_000), (20_718_750, 1_120_000)]),
+        ("autoint --fields 4 --dim 16 --batch 256", [(306_315_264, 12_876_800)]),
+        ("two_tower --loss triplet --items 300 --interactions 5000 --batch 64",
+         [(4_374_528, 49_152), (10_813_440, 52_224)]),
+    ],
+)  # fmt: skip
+def test_the_work_of_a_step(script: Any, words: str, work: list[tuple[int, int]]) -> None:
+    """FLOP and bytes as reports so far have them, which shares of what the machine can do are read from."""
+    jobs = sweep.jobs(options_of(script, *words.split(), "--steps", "3"))
+    assert [job.prepare().work for job in jobs] == work
+
+
 @pytest.fixture(scope="module")
 def case(script: Any) -> Case:
     words = ["gru4rec", "--loss", "cross_entropy", *TINY, "--streamed"]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxrec.benchmarks.sizes import SIZES
 from jaxrec.benchmarks.sweep import label
 from jaxrec.cli.command import Parser
 from jaxrec.errors import UserError
@@ -24,7 +25,6 @@ Several files may be named. Those of one machine (the same device, number of dev
 section; those of different machines get one each, and the report says that they must not be compared.
 """
 
-SAMPLES = ("autoint", "two_tower")  # models whose targets are rows; those of the others are events
 SETTINGS = ("units", "dim", "n_sample", "precision")  # in a table's caption where all rows share them, else columns
 NOTES = """\
 Steps/s is the median of several repetitions (slowest to fastest) without compilation. Shares are of what the same
@@ -130,7 +130,7 @@ def _letter(number: int) -> str:
 
 
 def _unit(model: str) -> str:
-    return "samples" if model in SAMPLES else "events"
+    return SIZES[model].unit if model in SIZES else "events"
 
 
 # ---- Markdown --------------------------------------------------------------------------------------------------------

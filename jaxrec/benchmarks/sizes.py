@@ -57,6 +57,7 @@ class Size(NamedTuple):
         units, dim: fields of the model that the result shows as such; of several layers the last one's.
         full: whether all steps have ``batch`` targets, but for the end of an epoch; otherwise they do on average.
         cpu_steps: of a repetition on a CPU, that it takes a second or two on two cores; None: as elsewhere.
+        unit: what targets are called.
     """
 
     rows: dict[str, tuple[Any, ...]]
@@ -66,6 +67,7 @@ class Size(NamedTuple):
     dim: str
     full: bool = False
     cpu_steps: int | None = None
+    unit: str = "events"
 
 
 def prepare(name: str, options: Any) -> Prepared:
@@ -75,15 +77,15 @@ def prepare(name: str, options: Any) -> Prepared:
         options: of the command line, with one value for each name in the ``rows`` of the model's size.
     """
     size = SIZES[name]
-    config = _config(name, size.sections(options), options)
+    own = size.sections(options)
+    config = _config(name, own, options)
     made = size.make(options, config)
     feed = made.model.feed(made.split, training_plan(config))
     targets = feed.pairs / feed.shape.used
-    given = size.sections(options)["loss"]
     shown = {
         "units": _width(config, size.units),
         "dim": _width(config, size.dim),
-        "n_sample": given.get("n_sample", 0),
+        "n_sample": own["loss"].get("n_sample", 0),
         "precision": options.precision,
         **{name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")},
     }
@@ -249,9 +251,10 @@ SIZES = {
                  "layers", "embedding_dim", cpu_steps=20),
     # Two blocks of one head.
     "sasrec": Size(DIGINETICA, _sequences, _sessions, None, "embedding_dim", cpu_steps=20),
-    "autoint": Size({"batch": (2048,)}, _autoint, _rows, "attention_dim", "embedding_dim", full=True, cpu_steps=40),
+    "autoint": Size({"batch": (2048,)}, _autoint, _rows, "attention_dim", "embedding_dim", full=True, cpu_steps=40,
+                    unit="samples"),
     "two_tower": Size({"loss": ("triplet", "infonce"), "batch": (4096,), "hard": (0, 4)},
-                      _two_tower, _interactions, "hidden", "output_dim", full=True, cpu_steps=40),
+                      _two_tower, _interactions, "hidden", "output_dim", full=True, cpu_steps=40, unit="samples"),
     "merrec": Size({"items": (10_000, 100_000, 1_000_000), "loss": ("cross_entropy",), "batch": (512,),
                     "head": ("both",)}, _merrec, _events, "layers", "embedding_dim", cpu_steps=50),
 }  # fmt: skip
