@@ -1,0 +1,1 @@
+"""A golden record of what the library computes, and what made it."""

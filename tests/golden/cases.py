@@ -1,0 +1,166 @@
+"""What the golden record covers: steps of training, orders of feeds, and the runs kept in ``tests/old``."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+Sections = dict[str, dict[str, Any]]
+
+
+class Case(NamedTuple):
+    """A data set of ``tests/old/data`` and a configuration for it."""
+
+    data: str
+    sections: Sections
+
+
+def case(data_set: str, /, **sections: dict[str, Any]) -> Case:
+    return Case(data_set, sections)
+
+
+ADAM = {"name": "adam", "learning_rate": 0.01}
+SAMPLED = {"name": "cross_entropy", "n_sample": 16}
+NARM = {"name": "narm", "layers": [8], "embedding_dim": 8, "window": 5}
+SASREC = {"name": "sasrec", "blocks": 2, "heads": 2, "embedding_dim": 8, "window": 5}
+MERREC = {"name": "merrec", "layers": [8], "embedding_dim": 8, "text_dim": 8, "name_dim": 8, "event_dim": 4,
+          "field_dim": 4, "window": 5, "item_fields": ["c0", "price"]}  # fmt: skip
+AUTOINT = {"name": "autoint", "embedding_dim": 4, "blocks": 2, "heads": 2, "attention_dim": 4}
+TOWERS = {"name": "two_tower", "embedding_dim": 4, "hidden": [8], "output_dim": 8}
+BINARY = {"name": "binary"}
+AUC = {"metric": "auc"}
+PEOPLE = {"protocol": "cold_users", "test_fraction": 0.25}
+
+TRAINING: dict[str, Case] = {
+    "gru4rec cross_entropy, constrained": case(
+        "sessions", model={"name": "gru4rec", "layers": [8], "dropout_embedding": 0.1, "dropout_hidden": 0.1},
+        loss=SAMPLED | {"logq": 1.0, "sample_alpha": 0.5}, optimizer={"name": "adagrad", "momentum": 0.1},
+    ),
+    "gru4rec bpr_max elu, two layers, separate": case(
+        "sessions", model={"name": "gru4rec", "layers": [8, 6], "embedding": "separate", "embedding_dim": 5},
+        loss={"name": "bpr_max", "n_sample": 16, "bpreg": 0.5, "final_activation": "elu", "activation_alpha": 0.5},
+        optimizer=ADAM | {"schedule": "linear", "warmup_steps": 4, "clip_norm": 0.5}, data={"order": "time"},
+    ),
+    "gru4rec top1_max, onehot": case(
+        "sessions", model={"name": "gru4rec", "layers": [8], "embedding": "onehot", "dropout_embedding": 0.1},
+        loss={"name": "top1_max", "n_sample": 8, "sample_alpha": 1.0}, optimizer={"name": "sgd", "momentum": 0.5},
+        training={"precision": "bfloat16"},
+    ),
+    "gru4rec bpr": case("sessions", model={"name": "gru4rec", "layers": [8]}, loss={"name": "bpr", "n_sample": 8}),
+    "gru4rec top1": case("sessions", model={"name": "gru4rec", "layers": [8]}, loss={"name": "top1", "n_sample": 0}),
+    "narm sampled": case(
+        "sessions", model=NARM | {"dropout_embedding": 0.1, "dropout_hidden": 0.1}, loss=SAMPLED | {"logq": 1.0},
+        optimizer=ADAM, data={"half_life": 5, "order": "time"},
+    ),
+    "narm softmax": case(
+        "sessions", model=NARM | {"attention": "softmax", "temperature": 8.0, "init_std": 0.1},
+        loss={"name": "softmax", "label_smoothing": 0.1, "prior": 0.5}, optimizer=ADAM | {"weight_decay": 0.01},
+        training={"average": 0.9},
+    ),
+    "sasrec sampled": case("sessions", model=SASREC | {"temperature": 8.0, "stride": 2}, loss=SAMPLED, optimizer=ADAM),
+    "sasrec softmax": case(
+        "sessions", model=SASREC | {"dropout_embedding": 0.1, "dropout_hidden": 0.1}, loss={"name": "softmax"},
+        optimizer=ADAM,
+    ),
+    "merrec items": case("events", model=MERREC | {"head": "items"}, loss=SAMPLED | {"logq": 1.0}),
+    "merrec text": case(
+        "events", model=MERREC | {"head": "text", "temperature": 8.0, "dropout_hidden": 0.1},
+        loss=SAMPLED | {"candidates": "all", "category_weight": 0.5}, optimizer=ADAM | {"schedule": "cosine"},
+    ),
+    "merrec both": case("events", model=MERREC, loss=SAMPLED, data={"unknown_rate": 0.2}),
+    "merrec both, softmax": case("events", model=MERREC, loss={"name": "softmax"}, optimizer=ADAM | {"tables": "same"}),
+    "autoint": case("clicks", model=AUTOINT, loss=BINARY, optimizer=ADAM, training=AUC),
+    "autoint+ with ratings": case(
+        "ratings", model=AUTOINT | {"deep": [8, 4], "norm": "layer", "dropout_hidden": 0.1, "dropout_attention": 0.1},
+        loss=BINARY | {"rating_weight": 3.0, "embedding_l2": 0.1, "embedding_l2_power": 0.5}, optimizer=ADAM,
+        training=AUC | {"average": 0.9}, data={"unknown_rate": 0.1},
+    ),
+    "autoint table rows, first_order weights": case(
+        "clicks", model=AUTOINT | {"table": "rows", "first_order": "weights"}, loss=BINARY | {"embedding_l2": 0.1},
+        training=AUC, data={"protocol": "temporal"},
+    ),
+    "autoint first_order logistic": case(
+        "clicks", model=AUTOINT | {"first_order": "logistic"}, loss=BINARY, optimizer=ADAM, training=AUC,
+    ),
+    "two_tower triplet, hard negatives": case(
+        "ratings", model=TOWERS | {"dropout_hidden": 0.1},
+        loss={"name": "triplet", "margin": 0.3, "hard_negatives": 2, "hard_pool": 8, "refresh_steps": 6},
+        optimizer=ADAM, training={"average": 0.9}, data=PEOPLE,
+    ),
+    "two_tower infonce, logq": case(
+        "retrieval", model=TOWERS | {"hidden": [], "norm": "none"}, optimizer=ADAM,
+        loss={"name": "infonce", "n_sample": 8, "sample_alpha": 0.5, "logq": 1.0, "temperature": 0.2}, data=PEOPLE,
+    ),
+    "two_tower table rows": case(
+        "ratings", model=TOWERS | {"table": "rows"}, loss={"name": "infonce", "mask": "duplicates"},
+        data={"protocol": "leave_one_random"},
+    ),
+}  # fmt: skip
+
+PACKED = {"layers": [4], "embedding_dim": 4, "window": 4, "stride": 3}
+FEEDS: dict[str, Case] = {
+    "lanes, random": case("sessions", model={"name": "gru4rec", "layers": [4]}),
+    "lanes, time": case("sessions", model={"name": "gru4rec", "layers": [4]}, data={"order": "time"}),
+    "packed, random": case("sessions", model={"name": "narm", **PACKED}, data={"half_life": 3}),
+    "packed, time": case("sessions", model={"name": "narm", **PACKED}, data={"half_life": 3, "order": "time"}),
+    "packed, stride 1": case("sessions", model=SASREC),
+    "named": case("events", model=MERREC | {"stride": 2}, data={"half_life": 2}),
+    "named, from host memory": case(
+        "events",
+        model=MERREC,
+        loss={"n_sample": 0},
+        data={"name_memory": 0, "order": "time"},
+    ),
+    "rows": case("clicks", model=AUTOINT, loss=BINARY, training=AUC | {"passes": 3}),
+    "rows, positives": case(
+        "ratings", model=TOWERS, loss={"name": "triplet", "mask": "duplicates"}, training={"passes": 2}, data=PEOPLE
+    ),
+}
+"""Training splits as they are fed; each is also streamed from the host, in the same order."""
+
+RULE = {"when": {"skin_type": "dry"}, "boost": {"category": "serum"}, "by": 0.3}
+FITTED = {"validation_fraction": 0.1}
+OLD: dict[str, Case] = {
+    "gru4rec": case(
+        "sessions", data=FITTED, model={"name": "gru4rec", "layers": [8]}, loss=SAMPLED | {"logq": 1.0},
+        optimizer={"name": "adagrad", "learning_rate": 0.2}, evaluation={"k": [5, 20]},
+    ),
+    "sasrec": case(
+        "sessions", data=FITTED, model=SASREC, loss=SAMPLED, optimizer=ADAM, evaluation={"k": [5, 20]},
+    ),
+    "merrec": case(
+        "events", data=FITTED, model=MERREC, loss=SAMPLED, optimizer=ADAM, evaluation={"k": [5, 20]},
+    ),
+    "autoint": case(
+        "clicks", data=FITTED, model=AUTOINT, loss=BINARY, optimizer=ADAM, training=AUC, evaluation={"k": [3]},
+    ),
+    "two_tower": case(
+        "retrieval", data={"protocol": "in_sample", "test_fraction": 0.0,
+                           "fields": ["age", "gender", "skin_type", "skin_concern", "category", "brand", "price"]},
+        model=TOWERS, loss={"name": "triplet"}, optimizer=ADAM, training={"passes": 4, "metric": "hit_rate@3"},
+        evaluation={"k": [3, 5], "category": "category"}, recommendation={"rules": [RULE]},
+    ),
+}  # fmt: skip
+"""Runs of two epochs, of each kind of data."""
+
+EVALUATE: dict[str, list[str]] = {
+    "gru4rec": ["--baselines", "pop", "spop", "itemknn", "vsknn", "stan"],
+    "sasrec": ["--split", "validation"],
+    "merrec": ["--baselines", "popularity", "name-neighbours"],
+    "autoint": ["--baselines", "all", "--groups", "segment", "activity"],
+    "two_tower": ["--baselines", "all", "--groups", "persona", "gender", "--folds", "2"],
+}
+"""What each is asked beside ``--json``."""
+
+RECOMMEND: dict[str, list[list[str]]] = {
+    "gru4rec": [["--items", "3", "17"], ["--items", "3", "17", "--include-seen", "--exclude", "5"],
+                ["--similar-to", "3"], ["--items", "999"]],
+    "sasrec": [["--items", "3", "17", "8"], ["--items", "3", "--candidates", "5", "6", "7", "8"]],
+    "merrec": [["--example", "--seed", "1"], ["--events", "events.json", "--where", "price >= 10"],
+               ["--events", "events.json", "--at", "2023-05-06", "--include-bought"]],
+    "autoint": [["--user", "7"], ["--user", "7", "--include-seen", "--where", "brand=brand3"],
+                ["--profile", "segment=segment2", "age=25", "--date", "2024-01-15"], ["--user", "7", "--explain", "5"]],
+    "two_tower": [["--profile", "skin_type=dry", "gender=F", "age=40"],
+                  ["--profile", "skin_type=dry", "gender=F", "age=40", "--no-rules"],
+                  ["--profile", "skin_type=oily", "--similar-customers"]],
+}  # fmt: skip
+"""What each is asked beside ``--k 10 --json``; users and items are those of the directories."""
