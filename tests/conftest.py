@@ -13,12 +13,14 @@ os.environ["XLA_FLAGS"] = (
 )
 
 import gc
+import importlib.util
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers import SYNTHETIC, call, write_config
+from helpers import ROOT, SYNTHETIC, call, write_config
 
 from jaxrec.cli import progress as progress_lines
 
@@ -34,6 +36,16 @@ def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("JAXREC_CACHE", str(place))
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         yield place
+
+
+@pytest.fixture(scope="session")
+def script() -> Any:
+    """``scripts/benchmark.py`` as a module: a process for each test would spend most of its time on imports."""
+    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # Files that take longest, the longest first: with --dist loadfile and --no-loadscope-reorder the workers end together.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -26,16 +25,6 @@ Run = Callable[..., dict[str, Any]]
 
 TINY = ["--batch", "32", "--items", "300", "--units", "8", "--dim", "8", "--n-sample", "16", "--steps", "4"]
 SCRIPT = ROOT / "scripts" / "benchmark.py"
-
-
-@pytest.fixture(scope="module")
-def script() -> Any:
-    """The script as a module: a process for each test would spend most of its time on imports."""
-    spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

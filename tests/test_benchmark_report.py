@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT
 
 from jaxrec.benchmarks import report as reporting
 from jaxrec.benchmarks.report import main, size
@@ -251,11 +249,7 @@ def test_mistakes_on_the_command_line(
     assert not list(tmp_path.glob("*.png"))
 
 
-def test_the_script_knows_both_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
-    assert spec is not None and spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_the_script_knows_both_commands(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "r.md"
     assert command(script.main, ["report", write(tmp_path, "a.json", GOOD), "--out", str(out)]) == 0
     assert "| cross_entropy | 32 |" in out.read_text(encoding="utf-8")

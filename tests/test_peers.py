@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -13,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from helpers import ROOT
 
 from jaxrec.benchmarks.case import Case, Prepared, Round
 from jaxrec.benchmarks.peers import Peer, Process, Theirs, find_peer, in_turn, measure_peers, peer_table
@@ -250,15 +248,6 @@ def test_a_row_has_the_ratio_of_each_round(checkout: Path) -> None:
     assert len(seen(checkout)) == 8  # one round to warm up
     shown = peer_table([row | {"ratios": [1.5, 2.25, 9.125], "ratio": 2.25}])
     assert re.search(r"gru4rec +cross_entropy +GRU4Rec_PyTorch_Official .* 2\.25 \(1\.50 - 9\.12\)", shown)
-
-
-@pytest.fixture
-def script() -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark", ROOT / "scripts" / "benchmark.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_command_writes_peers_beside_its_rows(

@@ -97,9 +97,8 @@ def prepare(name: str, options: Any) -> Prepared:
 
 def _config(name: str, own: dict[str, dict[str, Any]], options: Any) -> Config:
     """The configuration with a model's own sections; streamed, no split is small enough for the device."""
-    precision = (
-        "bfloat16" if options.precision == "bfloat16" else "float32"
-    )  # device is a way of the full softmax alone
+    # device is a way of the full softmax alone
+    precision = "bfloat16" if options.precision == "bfloat16" else "float32"
     shared: dict[str, dict[str, Any]] = {
         "data": {"path": "synthetic"} | ({"device_memory": 0} if options.streamed else {}),
         "mesh": {"data": options.devices or None},
