@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 from contextlib import redirect_stdout
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
-from helpers import ROOT, SYNTHETIC, write_config
+from golden.record import unpack_old
+from helpers import ROOT, SYNTHETIC, call, write_config
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import open_sessions
@@ -23,23 +25,29 @@ from jaxrec.tune.__main__ import tune
 def readme_code() -> str:
     """The README's code from the first import on, without its indentation."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text[text.index("    from jaxrec.config import load\n") :].partition("\n\n|")[0]
+    block = text[text.index("    from jaxrec.config import load\n") :].partition("\n\n#")[0]
     return dedent(block)
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the README's code has run."""
-    folder = tmp_path_factory.mktemp("python")
-    write_config(folder / "configs" / "gru4rec_synthetic.yaml", folder / "elsewhere")
-    small = "".join(f', "{word}"' for word in map(str, SYNTHETIC))
+    """A folder in which the README's code has run, on small data and beside small runs of the other kinds."""
+    folder = tmp_path_factory.mktemp("python") / "here"
+    unpack_old(folder)
+    (folder / "checkpoints").mkdir()
+    for name, old in {"merrec": "merrec", "clicks": "autoint", "two_tower_personas": "two_tower"}.items():
+        (folder / "checkpoints" / name).symlink_to(folder / "runs" / old)
+    write_config(folder / "configs" / "gru4rec_synthetic.yaml", Path("data/synthetic"))
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as printed:
         patch.chdir(folder)
-        exec(readme_code().replace('"data/mine"])\nconfig', f'"data/mine"{small}])\nconfig'), names)
-    last = [float(word) for word in printed.getvalue().splitlines()[-1].split()]
-    assert 0.5 * last[1] < last[0] <= 1.0
+        assert call("prepare", "synthetic", "--out", "data/synthetic", *SYNTHETIC) == 0
+        listing = json.loads(Path("events.json").read_text())[0]["item"]
+        exec(readme_code().replace("1578308", str(listing)), names)
+    optimum = sum(open_sessions(folder / "data" / "synthetic").manifest["optimum"]["rank_probability"][:20])
+    assert 0.5 * optimum < float(printed.getvalue().split()[-1]) <= 1.0
     assert names["config"].training.epochs == 2 and len(names["ids"]) == len(names["scores"]) == 10
+    assert len(names["listings"]) == len(names["ads"]) == len(names["products"]) == 3
     return folder
 
 
@@ -47,10 +55,10 @@ def test_text_paths_and_opened_ones_give_the_same(place: Path, monkeypatch: pyte
     monkeypatch.chdir(place)
     given, path = (
         evaluate("checkpoints/mine", "test", [5]),
-        evaluate(place / "checkpoints" / "mine", ks=[5], data="data/mine"),
+        evaluate(place / "checkpoints" / "mine", ks=[5], data="data/synthetic"),
     )
     assert given["recall@5"] == path["recall@5"] and given["items"] == 100
-    assert open_sessions("data/mine").n_items == 100
+    assert open_sessions("data/synthetic").n_items == 100
     assert Recommender.load("checkpoints/mine").recommend([7], k=3) is not None
     train("checkpoints/mine/config.yaml", "checkpoints/mine", resume=True)  # to its end already
 
@@ -58,7 +66,7 @@ def test_text_paths_and_opened_ones_give_the_same(place: Path, monkeypatch: pyte
 def test_what_is_wrong_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     (place / "file").write_text("x")
-    config = configuration.load("configs/gru4rec_synthetic.yaml", ["--data.path", "data/mine"])
+    config = configuration.load("configs/gru4rec_synthetic.yaml", ["--data.path", "data/synthetic"])
     for path, message in {
         "file": "^file: exists and is no run; choose another --run",
         "file/run": "file/run: a parent of it is a file",
