@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,7 +49,6 @@ KINDS: dict[str, Callable[[Plan], Feed]] = {
     "packed, last events": partial(packed_feed, LAST, 5),
     "packed, weighed": partial(packed_feed, SESSIONS, 5, stride=2, half_life=2.0),
     "packed, types and times": partial(packed_feed, SESSIONS, 20, stride=2, events=True, times=HOURS),
-    "packed, names": partial(packed_feed, SESSIONS, 5, names=NAMES),
     "rows": partial(row_feed, ROWS),
 }
 
@@ -89,6 +89,20 @@ def test_a_split_is_resident_where_it_and_the_order_of_an_epoch_fit(kind: str) -
     feed = made(kind, STREAMED)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((feed.split, feed.order(0))))
     assert made(kind, size).resident and not made(kind, size - 1).resident
+
+
+def test_blocks_with_names_come_from_the_host_and_bring_the_names_of_their_items() -> None:
+    plan = Plan(24, 3, "random", 7, RESIDENT)
+    plain, named = packed_feed(SESSIONS, 5, plan), packed_feed(SESSIONS, 5, plan, names=NAMES)
+    assert plain.resident and not named.resident
+    for block, expected in zip(named.epoch(1, 1), list(plain.epoch(1))[1:], strict=True):
+        assert jax.tree.map(content, block._replace(names=None)) == jax.tree.map(content, expected)
+        assert jax.tree.map(form, block) == jax.tree.map(form, named.like())
+        for names, items in zip(block.names, (block.input, block.target), strict=True):
+            row = np.where(items >= 0, NAMES.name_of[items], -1)
+            vectors = np.where((row >= 0)[..., None], VECTORS[row].astype(jnp.bfloat16).astype(np.float32), 0.0)
+            assert names.dtype == jnp.bfloat16
+            np.testing.assert_array_equal(names.astype(np.float32), vectors)
 
 
 def test_the_streaming_thread_ends_with_its_iterator() -> None:

@@ -81,15 +81,6 @@ class Cut(Protocol):
         """
 
 
-class Extra(Protocol):
-    """Adds to blocks what lies in host memory; a thread calls it while the device works on the block before."""
-
-    def __call__(self, block: Any) -> Any: ...
-
-    def like(self, block: Any) -> Any:
-        """Shapes and dtypes of the result from those of the block."""
-
-
 class Feed:
     """Blocks of a split, by (epoch, block): the order is a pure function of them and the seed.
 
@@ -111,11 +102,10 @@ class Feed:
     """
 
     def __init__(
-        self, plan: Plan, shape: Shape, pairs: int, split: Any, order: Callable[[int], Any], order_like: Any, cut: Cut,
-        extra: Extra | None = None,
-    ) -> None:  # fmt: skip
+        self, plan: Plan, shape: Shape, pairs: int, split: Any, order: Callable[[int], Any], order_like: Any, cut: Cut
+    ) -> None:
         self.shape, self.pairs, self.split, self.order, self.mesh = shape, pairs, split, order, plan.mesh
-        self._order_like, self._cut, self._extra = order_like, cut, extra
+        self._order_like, self._cut = order_like, cut
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((split, order_like)))
         self.resident = size <= plan.device_bytes
         self._device = replicate(split, plan.mesh) if self.resident else None
@@ -123,20 +113,17 @@ class Feed:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The blocks of an epoch from block ``start`` on."""
         order, first_steps = self.order(epoch), range(start * self.shape.steps, self.shape.total, self.shape.steps)
-        blocks: Iterator[Any]
         if self.resident:
             on_device, steps = replicate(order, self.mesh), self.shape.steps
-            cut = (_cut_on_device(self._cut, self._device, on_device, first, steps) for first in first_steps)
-            blocks = (deal(block, self.mesh, 1) for block in cut)
+            for first in first_steps:
+                yield deal(_cut_on_device(self._cut, self._device, on_device, first, steps), self.mesh, 1)
         else:
-            blocks = ahead(deal(self._cut_on_host(order, first), self.mesh, 1) for first in first_steps)
-        yield from blocks if self._extra is None else ahead(map(self._extra, blocks))
+            yield from ahead(deal(self._cut_on_host(order, first), self.mesh, 1) for first in first_steps)
 
     def like(self) -> Any:
         """Shapes and dtypes of a block, to compile for."""
         cut = partial(_cut_on_device, self._cut, start=0, steps=self.shape.steps)
-        block = like(jax.eval_shape(cut, self.split, self._order_like), self.mesh, 1)
-        return block if self._extra is None else self._extra.like(block)
+        return like(jax.eval_shape(cut, self.split, self._order_like), self.mesh, 1)
 
     def _cut_on_host(self, order: Any, first: int) -> Any:
         def own(tree: Any) -> Any:

@@ -13,6 +13,7 @@ lengths. An epoch then only says which chunk takes which place among those of it
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan, Shape
-from jaxrec.ops.parallel import deal, pad
+from jaxrec.ops.parallel import pad
 
 
 class PackedBlock(NamedTuple):
@@ -39,7 +40,7 @@ class PackedBlock(NamedTuple):
         weight: float32[S, P], of its loss; 0 where there is no target.
         event: int32[S, R, W], the type of the input's event, where the model reads it; otherwise None.
         names: the name vectors of inputs and targets, bfloat16[S, R, W, dim] and [S, P, dim], where they come from host
-            memory (``Names``); otherwise None.
+            memory; otherwise None.
         asked: int32[S, P], when the last event before each target was, where the feed has times; otherwise None.
     """
 
@@ -54,12 +55,19 @@ class PackedBlock(NamedTuple):
 
 
 class Log(NamedTuple):
-    """All events of a split, one session behind the other: int32[n] items, and uint8[n] types and int32[n] times of
-    events or None."""
+    """All events of a split, one session behind the other.
+
+    Attributes:
+        items: int32[n].
+        events: uint8[n], their types, or None.
+        times: int32[n], or None.
+        names: float16[U, dim] name vectors, and int32[V] which of them is each item's, -1 for none; or None.
+    """
 
     items: Any
     events: Any
     times: Any
+    names: Any
 
 
 class Chunks(NamedTuple):
@@ -236,7 +244,8 @@ def packed_feed(
             the weights' mean over targets is 1. None: all weigh 1.
         events: whether blocks tell the types of events, which ``sessions`` then has.
         times: int32[n], of the split's events in any unit, where blocks are to tell them.
-        names: the name vectors that blocks are to bring from host memory.
+        names: the name vectors that blocks are to bring from host memory: they are then cut there, whatever fits on
+            the device.
 
     Returns:
         The feed; the lanes of its shape are the scored positions of a step (blocks may have a few more, never used,
@@ -245,7 +254,8 @@ def packed_feed(
     if len(sessions.items) >= 2**31:
         raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
                         f"{2**31:,}; prepare a part of the data")  # fmt: skip
-    log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times)
+    vectors = None if names is None else (np.asarray(names.vectors), names.name_of)
+    log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times, vectors)
     chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
     pairs, inputs = int(chunks.scored.sum()), int(chunks.length.sum())
     # The last targets alone come with all of their history: a step is then bounded by inputs, not by targets.
@@ -257,8 +267,8 @@ def packed_feed(
     value = None if half_life is None else _decay(sessions, chunks, half_life)
     begin = jax.ShapeDtypeStruct((n + 1,), np.int32)
     order_like = begin, None if value is None else begin.update(dtype=np.float32)
-    extra = None if names is None else Names(names, plan.mesh)
-    return Feed(plan, shape, pairs, split, partial(_order, chunks, window, value, plan), order_like, _cut, extra)
+    where = plan if names is None else replace(plan, device_bytes=0)
+    return Feed(where, shape, pairs, split, partial(_order, chunks, window, value, plan), order_like, _cut)
 
 
 def _order(
@@ -299,7 +309,17 @@ def _cut(xp: Any, own: Callable[[Any], Any], split: tuple[Log, Template], order:
     source = xp.where(part.chunk < len(begin) - 1, log.items[event], -1)
     kinds = None if log.events is None else log.events[event].astype(xp.int32)
     asked = None if log.times is None else log.times[xp.maximum(target - 1, 0)]
-    return PackedBlock(source, start, slot, log.items[target], weight, kinds, None, asked)
+    goal = log.items[target]
+    names = None if log.names is None else tuple(_vectors(xp, log.names, items) for items in (source, goal))
+    return PackedBlock(source, start, slot, goal, weight, kinds, names, asked)
+
+
+def _vectors(xp: Any, names: tuple[Any, Any], items: Any) -> Any:
+    """bfloat16[..., dim], as names have on the device; zeros for items of -1 and for those without a name."""
+    vectors, name_of = names
+    row = xp.where(items >= 0, name_of[items], -1)[..., None]
+    found = vectors[row[..., 0]].astype(jnp.bfloat16)
+    return xp.where(row >= 0, found, xp.zeros((), found.dtype))
 
 
 def _events(xp: Any, part: Template, begin: Any) -> tuple[Any, Any]:
@@ -328,30 +348,3 @@ def _fill(template: Template, shape: Shape, places: int, mesh: Mesh | None) -> T
         np.pad(template.offset, more),
         np.pad(template.slot, [(0, more_steps), (0, more_slots)], constant_values=-1),
     )
-
-
-class Names:
-    """Name vectors that do not fit on the device, added to the blocks that need them.
-
-    Args:
-        catalogue: the vectors, in host memory or mapped from the disk.
-    """
-
-    def __init__(self, catalogue: Catalogue, mesh: Mesh | None) -> None:
-        self._catalogue, self._mesh = catalogue, mesh
-
-    def __call__(self, block: PackedBlock) -> PackedBlock:
-        names = tuple(self._gather(np.asarray(ids)) for ids in (block.input, block.target))
-        return block._replace(names=deal(names, self._mesh, 1))
-
-    def like(self, block: PackedBlock) -> PackedBlock:
-        shapes = (leaf.update(shape=(*leaf.shape, self._catalogue.dim), dtype=jnp.bfloat16)
-                  for leaf in (block.input, block.target))  # fmt: skip
-        return block._replace(names=tuple(shapes))
-
-    def _gather(self, items: np.ndarray) -> np.ndarray:
-        """bfloat16[..., dim] from int32[...]; zeros for -1 and for items without a name."""
-        rows = np.where(items >= 0, self._catalogue.name_of[items], -1)
-        vectors = self._catalogue.vectors[rows].astype(jnp.bfloat16)  # as on the device, so that both train alike
-        vectors[rows < 0] = 0
-        return vectors
