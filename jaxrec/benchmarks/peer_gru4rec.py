@@ -15,18 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from jaxrec.benchmarks.peer_worker import Pace, Say
-
 STORE = 10_000_000  # most negatives in the store: the code's default
 LOSSES = {"cross_entropy": "cross-entropy", "bpr_max": "bpr-max"}
 FOREVER = 1_000_000_000
 
 
-def run(spec: dict[str, Any], say: Say) -> None:
+def run(spec: dict[str, Any], paced: Callable[..., Any]) -> None:
     """Train until stdin ends.
 
     Args:
         spec: of ``peers.describe``; ``data`` holds ``items`` int32[n] and ``offsets`` int64[sessions + 1].
+        paced: makes a ``peer_worker.Pace`` that answers, from its other arguments.
 
     Raises:
         ImportError: pandas, or something else that the code imports, is missing.
@@ -39,7 +38,7 @@ def run(spec: dict[str, Any], say: Say) -> None:
     ready = {
         "device": torch.cuda.get_device_name(0) if cuda else "cpu", "torch": torch.__version__, "version": "",
     }  # fmt: skip
-    pace = Pace(say, ready, torch.cuda.synchronize if cuda else lambda: None, store.last_for)
+    pace = paced(ready, torch.cuda.synchronize if cuda else lambda: None, store.last_for)
 
     class Paced(authors.SessionDataIterator):
         def __init__(self, *args: Any, **options: Any) -> None:

@@ -16,23 +16,22 @@ import importlib.util
 import itertools
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from jaxrec.benchmarks.peer_worker import Pace, Say
-
 MOST = 200  # batches in memory, gone through again and again
 
 
-def run(spec: dict[str, Any], say: Say) -> None:
+def run(spec: dict[str, Any], paced: Callable[..., Any]) -> None:
     """Train until stdin ends.
 
     Args:
         spec: of ``peers.describe``; ``data`` holds ``items`` int32[n] and ``offsets`` int64[sessions + 1], or for
             AutoInt ``columns`` int32[n, fields], ``labels`` float32[n] and ``sizes`` int64[fields].
+        paced: makes a ``peer_worker.Pace`` that answers, from its other arguments.
 
     Raises:
         ImportError: RecBole, or something else that it imports, is missing.
@@ -59,7 +58,7 @@ def run(spec: dict[str, Any], say: Say) -> None:
         "device": torch.cuda.get_device_name(0) if cuda else "cpu", "torch": torch.__version__,
         "version": recbole.__version__,
     }  # fmt: skip
-    pace = Pace(say, ready, torch.cuda.synchronize if cuda else lambda: None, lambda steps: None)
+    pace = paced(ready, torch.cuda.synchronize if cuda else lambda: None, lambda steps: None)
     trainer._train_epoch(pace((batch, spec["batch"]) for batch in itertools.cycle(held)), 0)
 
 

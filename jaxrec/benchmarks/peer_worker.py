@@ -1,8 +1,8 @@
 """The process of a peer: a training loop that is not ours, run so many steps at a time as a line on stdin says.
 
 Torch and JAX both want all threads and the whole device, so that a peer has a process of its own, started by
-jaxrec/benchmarks/peers.py with the peer's interpreter. This file and those of the peers therefore import nothing of
-jaxrec but each other. Nothing of a peer is copied: its own loop runs, on batches that ``Pace`` hands to it.
+jaxrec/benchmarks/peers.py with the peer's interpreter. This file therefore imports nothing of jaxrec but those of the
+peers, and they nothing. Nothing of a peer is copied: its own loop runs, on batches that ``Pace`` hands to it.
 
     stdin    the number of steps of the next round, a line each; its end ends the process
     stdout   one line of JSON for each: {"device", "torch", "version"} when ready, then {"steps", "targets", "seconds"};
@@ -17,10 +17,10 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 Batch = TypeVar("Batch")
-Say = Callable[..., None]
 
 
 class Pace:
@@ -37,7 +37,11 @@ class Pace:
     """
 
     def __init__(
-        self, say: Say, ready: dict[str, Any], finish: Callable[[], object], before: Callable[[int], object]
+        self,
+        say: Callable[..., None],
+        ready: dict[str, Any],
+        finish: Callable[[], object],
+        before: Callable[[int], object],
     ) -> None:
         self._say, self._ready, self._finish, self._before = say, ready, finish, before
         self._asked = self._left = self._targets = 0
@@ -89,7 +93,7 @@ def main(spec_file: str) -> int:
             from jaxrec.benchmarks.peer_recbole import run
         else:
             from jaxrec.benchmarks.peer_gru4rec import run
-        run(spec, say)
+        run(spec, partial(Pace, say))
     except ImportError as error:
         say(error=" ".join(str(error).split()))
         return 1
