@@ -18,7 +18,7 @@ from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, progress, say
 from jaxrec.cli.options import parse_baselines, positive, read_folds, read_fraction
-from jaxrec.config import EvaluationConfig, choices
+from jaxrec.config import choices
 from jaxrec.data.dataset import SPLITS, Dataset, open_dataset, open_sessions
 from jaxrec.data.rows import RowsDataset
 from jaxrec.data.splits import open_split
@@ -40,6 +40,7 @@ from jaxrec.tasks.cutoffs import default_ks, run_ks
 from jaxrec.tasks.events.evaluate import EVENT_BASELINES, evaluate_events, event_table
 from jaxrec.tasks.results import file_of, keep_result, kept_or_said, question
 from jaxrec.tasks.retrieval.evaluate import evaluate_retrieval, results_files, retrieval_table
+from jaxrec.tasks.sessions import Evaluation
 from jaxrec.tasks.sessions import baselines as measuring
 from jaxrec.tasks.sessions.judge import Evaluator
 from jaxrec.tasks.sessions.task import load_session_model
@@ -72,10 +73,10 @@ def evaluate(
     ks = run_ks(run) if ks is None else ks
     if split not in SPLITS:
         raise UserError(f"split: found {shown(split)}{nearest(str(split), SPLITS)}; choose {', '.join(SPLITS)}")
-    if run.config.model.name == "merrec":
+    if run.config.model.task == "events":
         return evaluate_events(run, split, ks, data, compared)
     if run.kind == "rows":
-        if run.config.model.name == "two_tower":
+        if run.config.model.task == "retrieval":
             return evaluate_retrieval(run, split, ks, data, compared, folds=0)[0]
         return evaluate_rows(run, split, ks, data, compared)[0]
     _check_k(ks, run.n_items)
@@ -123,7 +124,7 @@ def evaluate_baselines(
     if fraction and dataset.manifest["counts"]["validation"]["sessions"]:
         raise UserError(f"--validation-fraction: {dataset.path} brings a validation split; leave it out")
     hint = " or give --validation-fraction" if split == "validation" else ""
-    parts, config = open_split(dataset, split, fraction, hint), EvaluationConfig()
+    parts, config = open_split(dataset, split, fraction, hint), Evaluation()
     return {
         "split": split,
         "targets": parts.validation.counts["targets"],
@@ -180,7 +181,7 @@ def _kind(options: Namespace) -> str:
 
 def _main_run(options: Namespace, ks: list[int] | None) -> None:
     run = open_run(options.run)
-    if run.config.model.name == "merrec":
+    if run.config.model.task == "events":
         _main_events(options, run, ks or run_ks(run))
         return
     if options.sessions is not None:
@@ -231,7 +232,7 @@ def _main_rows(options: Namespace, ks: list[int] | None) -> None:
         raise UserError("--protocol: a run brings its own; leave this out")
     run = open_run(options.run)
     ks = ks or run_ks(run)
-    if run.config.model.name == "two_tower":
+    if run.config.model.task == "retrieval":
         _main_towers(options, run, ks)
         return
     if options.folds is not None:

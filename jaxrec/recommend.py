@@ -22,13 +22,12 @@ def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.recommend``."""
     options = _parser().parse_args(argv)
     run = open_run(options.run)
-    model = run.config.model.name
-    kind = model if model in KNOWN else "sessions"
+    model, kind = run.config.model.name, run.config.model.task
     for name in sorted(set().union(*KNOWN.values()) - KNOWN[kind]):
         if getattr(options, name) not in (None, [], False):
             raise UserError(f"--{name.replace('_', '-')}: {options.run} is a run of {model}, which does not know it; "
                             "leave it out")  # fmt: skip
-    if options.k is None and kind != "merrec":  # whose items depend on --add-items
+    if options.k is None and kind != "events":  # whose items depend on --add-items
         bounded = options.explain is None and not options.similar_customers and options.add_items is None
         options.k = default_k(ranked_items(run.manifest) if bounded else None, DEFAULT_K if kind == "sessions" else 10)
     if kind == "sessions":
@@ -39,15 +38,15 @@ def main(argv: Sequence[str]) -> None:
     from jaxrec.tasks.retrieval import recommend as recommend_towers
 
     runtime.start()
-    {"autoint": recommend_rows, "two_tower": recommend_towers, "merrec": answer_events}[kind].answer(options)
+    {"clicks": recommend_rows, "retrieval": recommend_towers, "events": answer_events}[kind].answer(options)
 
 
 KNOWN = {
     "sessions": {"items", "candidates", "similar_to", "include_seen"},
-    "autoint": {"user", "profile", "date", "where", "explain", "out", "include_seen", "seen"},
-    "two_tower": {"user", "profile", "purchased", "add_items", "similar_to", "similar_customers", "no_rules",
+    "clicks": {"user", "profile", "date", "where", "explain", "out", "include_seen", "seen"},
+    "retrieval": {"user", "profile", "purchased", "add_items", "similar_to", "similar_customers", "no_rules",
                   "include_seen", "seen"},
-    "merrec": {"events", "example", "seed", "where", "at", "include_bought", "add_items", "similar_to", "model"},
+    "events": {"events", "example", "seed", "where", "at", "include_bought", "add_items", "similar_to", "model"},
 }  # fmt: skip
 """Options that only some kinds of run know."""
 

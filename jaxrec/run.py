@@ -44,7 +44,7 @@ class Run:
     def schema(self) -> Schema:
         """The fields that the run's model reads."""
         schema = Schema.from_manifest(self.manifest).select(self.config.data.fields)
-        return schema.without("context") if self.config.model.name == "two_tower" else schema  # refused where named
+        return schema.without("context") if self.config.model.task == "retrieval" else schema  # refused where named
 
     @property
     def n_items(self) -> int:
@@ -191,7 +191,8 @@ def resume_run(
     if not (path / "config.yaml").exists():
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
-    same = {name: getattr(run.config.data, name) for name in ("path", "embeddings", "repeats")}
+    same: dict[str, Any] = {name: getattr(run.config.data, name) for name in ("path", "embeddings", "repeats")
+            if name in type(run.config.data).model_fields}  # fmt: skip
     longer = _check_epochs(path, run.config, config)
     training = config.training.model_copy(update={"epochs": run.config.training.epochs})
     moved = config.model_copy(
@@ -259,6 +260,7 @@ def _difference(old: Config, new: Config) -> str:
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     for section, values in before.items():
         for field, value in values.items():
-            if after[section][field] != value:
-                return f"{section}.{field}: was {value}, now {after[section][field]}"
+            now = after[section].get(field)  # of another model, there may be no such field
+            if now != value:
+                return f"{section}.{field}: was {value}, now {now}"
     return "no field"

@@ -269,7 +269,7 @@ def main(argv: Sequence[str]) -> None:
         "                              [--section.field VALUE ...]",
         description="Train a model as a configuration file says, into a run directory.",
         add_help=False,
-        fields=configuration.fields(),
+        fields=configuration.fields,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file, such as configs/gru4rec_synthetic.yaml")
     parser.add_argument("--run", metavar="DIR", help="run directory (default: checkpoints/ and the name of the file)")
@@ -282,6 +282,7 @@ def main(argv: Sequence[str]) -> None:
         parser.print_help()
         parser.exit()
     if options.config is None:
+        configuration.read_overrides(overrides, {})
         parser.error("--config: missing; name a YAML file, such as configs/gru4rec_synthetic.yaml")
     if options.resume and options.overwrite:
         raise UserError("--resume and --overwrite exclude each other")

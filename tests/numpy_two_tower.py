@@ -147,7 +147,7 @@ def log_expected(batch: int, n_sample: int, alpha: float) -> np.ndarray:
 
 def also_drawn(loss: Any, expected: float) -> float:
     """What is subtracted of a hard negative's logit: it is expected from the pool, and among the others."""
-    if not loss.logq:
+    if loss.name != "infonce" or not loss.logq:
         return 0.0
     share = loss.hard_negatives / min(loss.hard_pool, N_ITEMS - 2)
     return float(loss.logq * np.log(share + np.exp(expected / loss.logq)))
@@ -170,7 +170,8 @@ def step_loss(
     counted = np.append(live, np.zeros(len(every) - b, bool))
     vectors, item_statistics = tower(given, "item", columns[every], numbers[every], counted)
     near = vectors[b + drawn :].reshape(*hard.shape, vectors.shape[1])
-    expected = loss.logq * log_expected(config.training.batch_size, loss.n_sample, loss.sample_alpha)
+    logq = loss.logq if loss.name == "infonce" else 0.0
+    expected = logq * log_expected(config.training.batch_size, loss.n_sample, loss.sample_alpha)
     total = 0.0
     for row in np.flatnonzero(live):
         others = [(batch.items[c], vectors[c], expected[batch.items[c]]) for c in range(b + drawn) if c >= b or live[c]]

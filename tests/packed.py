@@ -14,9 +14,7 @@ from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
-from jaxrec.models.narm import narm
 from jaxrec.models.packed import SequenceModel
-from jaxrec.models.sasrec import sasrec
 from jaxrec.training.block import init_state
 from jaxrec.training.optimizers import make_optimizer
 
@@ -39,7 +37,7 @@ def make_config(name: str, **sections: dict[str, Any]) -> configuration.Config:
 
 
 def make_model(name: str, n_items: int, **sections: dict[str, Any]) -> SequenceModel:
-    return {"narm": narm, "sasrec": sasrec}[name](make_config(name, **sections), n_items)
+    return SequenceModel(make_config(name, **sections), n_items)
 
 
 def make_weights(model: SequenceModel, seed: int = 0) -> Weights:

@@ -16,7 +16,8 @@ from jaxrec.config import Config
 from jaxrec.data.rows import Rows
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.rows import RowBlock
-from jaxrec.models.autoint import AutoInt, binary_cross_entropy
+from jaxrec.losses.binary import binary_cross_entropy
+from jaxrec.models.autoint import AutoInt
 from jaxrec.ops.dropout import byte_mask
 from jaxrec.ops.tables import gather, plan_rows, scratch
 from jaxrec.training.block import TrainState, init_state, make_train_block

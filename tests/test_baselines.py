@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from jaxrec.baselines import BASELINES, itemknn, make_baseline, parse, prefixes
 from jaxrec.baselines.prefixes import Prefixes, Queries
-from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.ops.topk import rank_scores
+from jaxrec.tasks.sessions import Evaluation
 from jaxrec.tasks.sessions import baselines as measuring
 from jaxrec.tasks.sessions.baselines import baseline_metrics
 
@@ -245,7 +245,7 @@ def test_metrics_and_ties(text: str, ties: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(measuring, "ROWS", 7)
     train, queries = make_sessions(1), Queries(make_sessions(2, n_items=V))
     baseline = make_baseline(parse(text), train, V)
-    found = baseline_metrics(baseline, queries, V, [1, 3, V], EvaluationConfig(ties=ties), coverage=True)
+    found = baseline_metrics(baseline, queries, V, [1, 3, V], Evaluation(ties=ties), coverage=True)
     scores = baseline.scores(queries.prefixes(0, len(queries)))
     others = np.delete(
         np.arange(V)[None].repeat(len(queries), 0).ravel(), np.arange(len(queries)) * V + queries.targets

@@ -14,10 +14,10 @@ from helpers import call, fails, write_dataset
 from jaxrec import run as runs
 from jaxrec.baselines import BASELINES, make_baseline, parse, parse_all
 from jaxrec.baselines.prefixes import Queries
-from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import open_sessions
 from jaxrec.data.splits import cut_validation
 from jaxrec.evaluate import evaluate, evaluate_baselines
+from jaxrec.tasks.sessions import Evaluation
 from jaxrec.tasks.sessions.baselines import baseline_metrics
 
 Capsys = pytest.CaptureFixture[str]
@@ -52,7 +52,7 @@ def test_the_validation_split_is_not_fitted_on(dataset: Path) -> None:
     assert found["fitted_on"] == train.counts and found["targets"] == validation.counts["targets"]
     for name in ("spop", "stan"):
         baseline = make_baseline(parse(name), train, 100)
-        alone = baseline_metrics(baseline, Queries(validation), 100, [5], EvaluationConfig())
+        alone = baseline_metrics(baseline, Queries(validation), 100, [5], Evaluation())
         assert alone == {key: found["baselines"][name][key] for key in alone}
 
 
@@ -147,5 +147,5 @@ def test_a_median_run_ranks_its_baselines_by_median(run: Path, tmp_path: Path) -
     opened, fraction = open_sessions(run_config["data"]["path"]), run_config["data"]["validation_fraction"]
     train = cut_validation(opened.split("train"), opened.split("validation"), fraction).train
     queries, baseline = Queries(opened.split("test")), make_baseline(parse("pop"), train, 100)
-    wanted = baseline_metrics(baseline, queries, 100, [5], EvaluationConfig(ties="median"))
+    wanted = baseline_metrics(baseline, queries, 100, [5], Evaluation(ties="median"))
     assert found["ties"] == "median" and wanted.items() <= found["baselines"]["pop"].items()

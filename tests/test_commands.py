@@ -153,7 +153,7 @@ OVERRIDES = [
     (["--training.epochs", "2", "3"], r"--training\.epochs: one value expected, found '2 3'"),
     (["stray"], r"'stray': expected --section\.field value"),
     (["--training.metric", "recall"], r"training\.metric: found 'recall'"),
-    (["--loss.name", "bpr", "--loss.logq", "1"], r"loss\.logq: found 1.0, but it belongs to cross_entropy"),
+    (["--loss.name", "bpr", "--loss.logq", "1"], r"loss\.logq: found 1, but it belongs to cross_entropy"),
     (["--resume", "--overwrite"], "--resume and --overwrite exclude each other"),
     (["--training.early_stopping", "2", "--data.validation_fraction", "0"], r"early_stopping: needs validation data"),
 ]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jaxrec import config as configuration
-from jaxrec.config import Config
+from jaxrec.config import Config, finding
+from jaxrec.config.former import FORMER
 from jaxrec.errors import UserError
 
 BASE = "data:\n  path: data/here\n"
@@ -206,13 +207,19 @@ def test_a_dumped_configuration_is_read_back_equal(tmp_path_factory: pytest.Temp
 
 
 def test_a_dump_holds_every_field(tmp_path: Path) -> None:
-    dumped = yaml.safe_load(configuration.dump(load(tmp_path)))
-    assert {f"{section}.{name}" for section, values in dumped.items() for name in values} == set(configuration.fields())
+    """Of its own model, loss and optimizer, and no other."""
+    config = load(tmp_path)
+    dumped = yaml.safe_load(configuration.dump(config))
+    fields = configuration.fields(type(config))
+    assert {f"{section}.{name}" for section, values in dumped.items() for name in values} == set(fields)
+    assert "model.layers" in fields and not {"model.window", "loss.margin", "data.protocol"} & set(fields)
 
 
 def test_every_field_says_what_it_is() -> None:
     fields = configuration.fields()
-    assert all(description for _, description in fields.values())
+    assert [name for name, (_, text) in fields.items() if not text] == ["model.name", "loss.name", "optimizer.name"]
+    classes = [kind for section, _, kind in finding.all_sections() if section in ("model", "loss", "optimizer")]
+    assert all((kind.__doc__ or "").strip() for kind in classes), "which say it of their classes"
     assert fields["training.epochs"][0] == 10
     assert fields["data.path"][0] is None
 
@@ -239,10 +246,10 @@ ADAM = ["--optimizer.name", "adam"]
     [
         ([*NARM, "--training.batch_size", "19"], r"training\.batch_size: 19 targets a step .* model\.window 20"),
         ([*SASREC, "--model.window", "129"], r"training\.batch_size: 128 targets a step .* model\.window 129"),
-        (SOFTMAX, r"loss\.name: gru4rec ranks against sampled items; .* choose narm or sasrec"),
+        (SOFTMAX, r"loss\.name: found 'softmax', .* to merrec, narm and sasrec; choose cross_entropy, .* for gru4rec"),
         (
             ["--data.half_life", "7"],
-            r"data\.half_life: found 7.0, .* narm, sasrec and merrec; leave it out for gru4rec",
+            r"data\.half_life: found 7, .* merrec, narm and sasrec; leave it out for gru4rec",
         ),
         ([*SASREC, "--model.heads", "3"], r"model\.heads: 3 do not divide model\.embedding_dim 100"),
         ([*NARM, "--model.stride", "21"], r"model\.stride: 21 is more than model\.window 20"),
@@ -251,20 +258,20 @@ ADAM = ["--optimizer.name", "adam"]
         ([*NARM, *SOFTMAX, "--optimizer.weight_decay", "0.1"], r"optimizer\.weight_decay: found 0.1, .* to adam"),
         (
             ["--optimizer.name", "sgd", "--optimizer.epsilon", "1"],
-            r"optimizer\.epsilon: found 1.0, .* adagrad and adam",
+            r"optimizer\.epsilon: found 1, .* adagrad and adam",
         ),
-        ([*SASREC, "--model.layers", "50"], r"model\.layers: .* gru4rec, narm and merrec; .* for sasrec"),
+        ([*SASREC, "--model.layers", "50"], r"model\.layers: .* gru4rec, merrec and narm; .* for sasrec"),
         ([*NARM, "--loss.precision", "bfloat16"], r"loss\.precision: found 'bfloat16', .* for cross_entropy"),
         ([*NARM, *SOFTMAX, "--loss.n_sample", "5"], r"loss\.n_sample: found 5, .* leave it out for softmax"),
         (["--training.metric", "foo@20"], r"training\.metric: found 'foo@20'; expected recall, .* as recall@20"),
         ([*NARM, "--training.average", "0.99"], r"training\.average: needs loss\.name softmax, found cross_entropy"),
         ([*NARM, "--loss.label_smoothing", "0.1"], r"loss\.label_smoothing: found 0.1, but it belongs to softmax"),
         ([*SASREC, "--loss.prior", "-0.5"], r"loss\.prior: found -0.5, but it belongs to softmax"),
-        ([*NARM, *SOFTMAX, "--loss.logq", "1"], r"loss\.logq: found 1.0, but it belongs to cross_entropy"),
-        (["--model.temperature", "12"], r"model\.temperature: found 12.0, .* narm, sasrec and merrec; leave"),
-        (["--model.window", "10"], r"model\.window: found 10, .* narm, sasrec and merrec; leave it out for gru4rec"),
+        ([*NARM, *SOFTMAX, "--loss.logq", "1"], r"loss\.logq: found 1, but it belongs to cross_entropy"),
+        (["--model.temperature", "12"], r"model\.temperature: found 12, .* merrec, narm and sasrec; leave"),
+        (["--model.window", "10"], r"model\.window: found 10, .* merrec, narm and sasrec; leave it out for gru4rec"),
         ([*SASREC, "--model.attention", "softmax"], r"model\.attention: found 'softmax', .* narm; .* for sasrec"),
-        ([*NARM, "--model.heads", "2"], r"model\.heads: found 2, but it belongs to sasrec"),
+        ([*NARM, "--model.heads", "2"], r"model\.heads: found 2, but it belongs to autoint and sasrec"),
         ([*NARM, "--model.embedding", "onehot"], r"model\.embedding: found 'onehot', but it belongs to gru4rec"),
     ],
 )
@@ -282,10 +289,30 @@ def test_what_a_model_or_a_loss_does_not_have_is_refused_before_anything_is_read
         [*NARM, "--training.batch_size", "20", "--model.stride", "20", "--model.temperature", "12"],
         [*NARM, *SOFTMAX, *ADAM, "--training.average", "0.9", "--optimizer.weight_decay", "0.1", "--loss.prior", "1"],
         [*SASREC, *SOFTMAX, "--model.heads", "4", "--data.half_life", "7", "--loss.label_smoothing", "0.1"],
-        ["--model.window", "20", "--model.heads", "1"],
     ],
 )
 def test_the_same_is_allowed_where_it_means_something(tmp_path: Path, words: list[str]) -> None:
-    """A default is never in the way: a run's own configuration names every field."""
     config = load(tmp_path, *words)
     assert configuration.parse(yaml.safe_load(configuration.dump(config))) == config
+
+
+@pytest.mark.parametrize("model", finding.models())
+def test_a_run_of_an_earlier_version_is_read_without_the_fields_of_others(tmp_path: Path, model: str) -> None:
+    """Each run held every field there was; in a file of the user's one that is another model's is refused."""
+    config = configuration.parse({"data": {"path": "d"}, "model": {"name": model}})
+    old = yaml.safe_load(configuration.dump(config))
+    for place, value in FORMER.items():
+        section, _, field = place.partition(".")
+        old[section].setdefault(field, value)
+    (tmp_path / "dataset").mkdir()
+    run, file = tmp_path / "config.yaml", tmp_path / "c.yaml"
+    for written in (run, file):
+        written.write_text(yaml.safe_dump(old), encoding="utf-8")
+    assert configuration.load(run) == configuration.parse(old, former=True) == config
+    with pytest.raises(UserError, match=r"c\.yaml: .* but it belongs to .*; leave it out for"):
+        configuration.load(file)
+    foreign = next(place for place in FORMER if place not in configuration.fields(type(config)))
+    old[foreign.partition(".")[0]][foreign.partition(".")[2]] = 9
+    run.write_text(yaml.safe_dump(old), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"config\.yaml: {foreign}: found 9, but it belongs to"):
+        configuration.load(run)

@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 from numpy_gru import all_scores
 
 from jaxrec import run as runs
-from jaxrec.config import EvaluationConfig, load
+from jaxrec.config import load
 from jaxrec.data.dataset import Sessions, open_sessions
 from jaxrec.data.splits import cut_validation
 from jaxrec.evaluate import evaluate
 from jaxrec.models.base import make_model
+from jaxrec.tasks.sessions import Evaluation
 from jaxrec.tasks.sessions import judge as evaluation
 from jaxrec.tasks.sessions.judge import Evaluator
 from jaxrec.training.block import init_state
@@ -74,7 +75,7 @@ def setting(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pyt
 def test_all_metrics_are_those_of_brute_force(setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "QUERIES_PER_BLOCK", 50)  # blocks of 3 steps: sessions go on from one to the next
     model, parameters, sessions = setting
-    evaluator = Evaluator(model, sessions, 100, EvaluationConfig(batch_size=16))
+    evaluator = Evaluator(model, sessions, 100, Evaluation(batch_size=16))
     found = evaluator.metrics(*tables_of(parameters), KS, coverage=True)
     wanted = brute_force(parameters, sessions, KS, "conservative")
     assert found.keys() == wanted.keys()
@@ -92,7 +93,7 @@ def test_ties_follow_the_named_rule(setting: Any, ties: str) -> None:
     tables = {name: table.copy() for name, table in parameters["tables"].items()}
     tables["item"][50:] = tables["item"][:50]
     doubled = {"params": parameters["params"], "tables": tables}
-    evaluator = Evaluator(model, sessions, 100, EvaluationConfig(ties=ties, batch_size=16))
+    evaluator = Evaluator(model, sessions, 100, Evaluation(ties=ties, batch_size=16))
     found = evaluator.metrics(*tables_of(doubled), KS)
     wanted = brute_force(doubled, sessions, KS, ties)
     for name, value in found.items():
@@ -102,8 +103,8 @@ def test_ties_follow_the_named_rule(setting: Any, ties: str) -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 512])
 def test_the_number_of_lanes_changes_nothing(setting: Any, batch_size: int) -> None:
     model, parameters, sessions = setting
-    first = Evaluator(model, sessions, 100, EvaluationConfig(batch_size=16))
-    other = Evaluator(model, sessions, 100, EvaluationConfig(batch_size=batch_size))
+    first = Evaluator(model, sessions, 100, Evaluation(batch_size=16))
+    other = Evaluator(model, sessions, 100, Evaluation(batch_size=batch_size))
     args = tables_of(parameters)
     assert other.metrics(*args, KS, True) == pytest.approx(first.metrics(*args, KS, True), abs=1e-9)
 
@@ -123,7 +124,7 @@ def test_the_memory_bound_changes_nothing(tmp_path: Path) -> None:
     item[items[1::2], -1] += 3.0  # and targets that are found
     tables = {"item": jnp.asarray(item)}
     in_parts, whole = (
-        Evaluator(model, sessions, n_items, EvaluationConfig(memory=m)).metrics(state.params, tables, (20, 100), True)
+        Evaluator(model, sessions, n_items, Evaluation(memory=m)).metrics(state.params, tables, (20, 100), True)
         for m in (1, 64)
     )
     assert in_parts == pytest.approx(whole, abs=1e-3)
@@ -133,7 +134,7 @@ def test_the_memory_bound_changes_nothing(tmp_path: Path) -> None:
 def test_a_pass_starts_from_scratch(setting: Any) -> None:
     """Hidden states of one pass do not leak into the next."""
     model, parameters, sessions = setting
-    evaluator = Evaluator(model, sessions, 100, EvaluationConfig(batch_size=16))
+    evaluator = Evaluator(model, sessions, 100, Evaluation(batch_size=16))
     args = tables_of(parameters)
     assert evaluator.metrics(*args, KS) == evaluator.metrics(*args, KS)
 

@@ -27,6 +27,7 @@ from jaxrec.ops.topk import BlockSize, Live, ranks
 from jaxrec.tasks.events import judge as event_evaluation
 from jaxrec.tasks.events.judge import EventEvaluator, rank_by, sample
 from jaxrec.tasks.events.task import load_event_model
+from jaxrec.tasks.sessions import Evaluation
 
 TIES = ("conservative", "standard", "median")
 KS = (1, 5, 20)
@@ -73,7 +74,7 @@ def test_vectors_that_are_given_rank_in_blocks(ties: str, market: bool, monkeypa
     """Of more queries than a block has, and of more items than ``memory`` allows at once."""
     monkeypatch.setattr(event_evaluation, "QUERIES_PER_BLOCK", 20)
     random, n, v = np.random.default_rng(0), 45, 6000
-    config = EvaluationConfig.model_validate({"memory": 1, "ties": ties})
+    config = Evaluation.model_validate({"memory": 1, "ties": ties})
     assert event_evaluation.block_size(v, config.memory).items < v
     queries, items = (random.integers(-3, 4, (rows, 2)).astype(np.float32) for rows in (n, v))
     targets, times = random.integers(0, v, n).astype(np.int32), 10**12 + 1000 * random.integers(0, 50, n)
@@ -204,7 +205,7 @@ def test_blocks_do_not_matter(live: Evaluated, monkeypatch: pytest.MonkeyPatch) 
     expected = live.ranks()
     monkeypatch.setattr(event_evaluation, "QUERIES_PER_BLOCK", 64)
     monkeypatch.setattr(event_evaluation, "block_size", lambda n_items, memory: BlockSize(16, 100))
-    found = live.ranks(EvaluationConfig(batch_size=16))
+    found = live.ranks(Evaluation(batch_size=16))
     assert (found == expected).mean() > 0.98, "the others have neighbours closer than rounding"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import runpy
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import ROOT, fails
@@ -13,9 +12,8 @@ from helpers import ROOT, fails
 from jaxrec import config as configuration
 from jaxrec.cli import startup
 from jaxrec.cli.help import filled
-from jaxrec.config import Config, choices
-from jaxrec.config.agreement import LOSSES, belongs
-from jaxrec.config.help import MODELS, field_help
+from jaxrec.config import choices, finding
+from jaxrec.config.help import field_help
 from jaxrec.errors import UserError
 from jaxrec.sources import find_sources
 
@@ -23,7 +21,7 @@ Capsys = pytest.CaptureFixture[str]
 
 COMMANDS: list[tuple[str, ...]] = [
     *((name,) for name in ("train", "evaluate", "recommend", "tune", "plots", "prepare", "text")),
-    *(("train", "--model.name", name) for name in MODELS),
+    *(("train", "--model.name", name) for name in finding.models()),
     *(("plots", name) for name in ("curves", "table", "personas")),
     *(("prepare", name) for name in find_sources()),
     ("benchmark",), ("benchmark", "report"),
@@ -58,32 +56,26 @@ def test_help_fills_prose_and_keeps_lists_and_commands() -> None:
     ]  # fmt: skip
 
 
-def defaults(model: str, loss: str, **others: Any) -> Config:
-    values = {"data": {"path": "d"}, "model": {"name": model}, "loss": {"name": loss}}
-    return configuration.parse(values | others)
-
-
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", finding.models())
 def test_a_models_help_lists_what_it_accepts(model: str) -> None:
-    """A field that is not there is one that check_agreement refuses, and a loss that is there one that it takes."""
+    """Of all fields those of the model are shown, the others refused, and so are losses that it has not."""
     text = field_help(None, ["--model.name", model])
+    accepted = finding.losses_of(finding.models()[model])
     for loss in choices("loss.name"):
-        if loss in LOSSES[model]:
-            assert defaults(model, loss).loss.name == loss
+        values = {"data": {"path": "d"}, "model": {"name": model}, "loss": {"name": loss}}
+        if loss in accepted:
+            assert configuration.parse(values).loss.name == loss
         else:
-            with pytest.raises(UserError, match=r"loss\.name"):
-                defaults(model, loss)
+            with pytest.raises(UserError, match=r"loss\.name: found .*, but it belongs to"):
+                configuration.parse(values)
     chosen = configuration.override({"data": {"path": "d"}}, ["--model.name", model], "")
     for name, (default, _) in configuration.fields().items():
         shown = f"\n  --{name} [" in text
-        assert shown == belongs(name, model, chosen.loss.name, chosen.optimizer.name), name
-        section, _, field = name.partition(".")
-        other = {float: 0.25, int: 7, str: "c1"}.get(type(default))
-        names = [one for one in choices(name) if one != default and one != "leaky_relu"]
-        value = names[-1] if names else None if choices(name) else other
-        if not shown and value is not None:
-            with pytest.raises(UserError, match=f"{section}.{field}: (found .*)?belongs to"):
-                configuration.override({"data": {"path": "d"}}, ["--model.name", model, f"--{name}", str(value)], "")
+        assert shown == (name in configuration.fields(type(chosen))), name
+        if not shown:
+            value = "null" if default is None else str(list(default) if isinstance(default, tuple) else default)
+            with pytest.raises(UserError, match=f"{name}: found .*, but it belongs to .*; leave it out for"):
+                configuration.override({"data": {"path": "d"}}, ["--model.name", model, f"--{name}", value], "")
 
 
 def test_help_for_a_file_shows_its_values(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,12 +86,10 @@ def test_help_for_a_file_shows_its_values(capsys: Capsys, monkeypatch: pytest.Mo
         text.split()
     )
     assert "--model.window" not in text and "--data.protocol" not in text and "--loss.bpreg" not in text
-    wins = printed(
-        capsys, "train", "--config", "configs/gru4rec_diginetica.yaml", "--loss.name", "bpr_max", "--loss.logq=0"
-    )
+    wins = printed(capsys, "train", "--config", "configs/narm_diginetica.yaml", "--loss.name", "bpr_max")
     assert "--loss.bpreg [1.0]" in wins
     text = printed(capsys, "train")
-    assert set(MODELS) == set(choices("model.name")) and all(f"\n  {name} " in text for name in MODELS)
+    assert all(f"\n  {name} " in text for name in finding.models())
     assert "--training.epochs" not in text, "what is for one model is asked for"
 
 
@@ -143,7 +133,7 @@ def test_the_one_that_is_wrong_is_blamed(file: Path) -> None:
 
     assert message("--training.epochs", "many").startswith("--training.epochs: found 'many'; ")
     assert message("--model.window", "5") == (
-        "--model.window: found 5, but it belongs to narm, sasrec and merrec; leave it out for gru4rec"
+        "--model.window: found 5, but it belongs to merrec, narm and sasrec; leave it out for gru4rec"
     )
     assert message("--model.name", "narm") == (
         f"{file} with --model.name 'narm': model.embedding: found 'onehot', but it belongs to gru4rec; "

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from jaxrec.config import LossConfig
+from jaxrec.config import finding
 from jaxrec.losses import sampled as losses
 from jaxrec.metrics import ranking as metrics
 
@@ -103,7 +103,7 @@ def slopes(name: str, case: Case, log_q: np.ndarray | None = None, step: float =
 
 @cache
 def compiled(**loss: Any) -> Callable[..., tuple[Array, Array]]:
-    function = losses.make_loss(LossConfig(**loss))
+    function: Any = finding.losses()[loss["name"]](**loss)
 
     def both(scores: Array, *rest: Array) -> tuple[Array, Array]:
         value, back = jax.vjp(lambda s: function(s, *rest), scores)
@@ -119,7 +119,7 @@ def loss_and_slopes(
     lanes, columns = scores.shape
     wide = ((0, 64 - lanes), (0, 8 - columns))
     lanes_too = np.pad(np.broadcast_to(own_weight, lanes), (0, 64 - lanes), constant_values=1.0)
-    value, slope = compiled(name=name, **({"bpreg": BPREG} | loss))(
+    value, slope = compiled(name=name, **(({"bpreg": BPREG} if name == "bpr_max" else {}) | loss))(
         np.pad(scores, wide, mode="edge").astype(np.float32), np.pad(own, wide[0], constant_values=-1),
         np.pad(weight, wide[1]).astype(np.float32), lanes_too.astype(np.float32),
     )  # fmt: skip
@@ -204,7 +204,7 @@ def test_final_activations(activation: str) -> None:
         "selu": 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1.0)),
         "leaky_relu": np.where(x > 0, x, alpha * x),
     }[activation]
-    function = losses.make_activation(LossConfig(final_activation=activation, activation_alpha=alpha))
+    function = losses.BPR.model_validate({"final_activation": activation, "activation_alpha": alpha}).activate
     np.testing.assert_allclose(function(jnp.asarray(x)), expected, rtol=1e-6)
     slope = np.asarray(jax.vmap(jax.grad(function))(jnp.asarray([-100.0, 0.0, 100.0])))
     assert np.all(np.isfinite(slope))

@@ -165,7 +165,9 @@ def plain_loss(stepping: Stepping, weights: dict[str, Any], step: Step, new: np.
         by_item = events**-loss.category_weight
         weight = weight * (by_item / (by_item @ COUNTS / COUNTS.sum()))[block.target]
     log_counts = np.log(np.maximum(COUNTS, 1))
-    log_q = loss.logq * np.stack([log_counts, loss.sample_alpha * log_counts])
+    log_q = np.zeros((2, N_ITEMS))
+    if loss.name == "cross_entropy":
+        log_q = loss.logq * np.stack([log_counts, loss.sample_alpha * log_counts])
     total = 0.0
     for place in np.flatnonzero(block.weight):
         items, events = histories(block)[place]

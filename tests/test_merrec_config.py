@@ -51,8 +51,11 @@ def test_what_is_allowed(sections: Sections) -> None:
 
 WINDOW = "training.batch_size: 8 targets a step do not hold model.window 20; raise the one or lower the other"
 REFUSED: list[tuple[Sections, str]] = [
-    ({"loss": {"name": "bpr"}}, "loss.name: found bpr; merrec has softmax and cross_entropy"),
-    ({"loss": {"name": "triplet"}}, "loss.name: found triplet for model merrec"),
+    (
+        {"loss": {"name": "bpr"}},
+        "loss.name: found 'bpr', but it belongs to gru4rec, narm and sasrec; choose cross_entropy or softmax for ",
+    ),
+    ({"loss": {"name": "triplet"}}, "loss.name: found 'triplet', but it belongs to two_tower"),
     (
         {"loss": {"final_activation": "tanh"}},
         "loss.final_activation: found 'tanh', but it belongs to gru4rec, narm and sasrec",
@@ -72,20 +75,23 @@ REFUSED: list[tuple[Sections, str]] = [
     ({"model": {"stride": 21}}, "model.stride: 21 is more than model.window 20"),
     ({"training": {"batch_size": 8}}, WINDOW),
     ({"training": {"average": 0.5}}, "training.average: needs loss.name softmax, found cross_entropy; set it to 0"),
-    ({"training": {"metric": "auc"}}, "training.metric: merrec ranks items, so it has no auc"),
+    (
+        {"training": {"metric": "auc"}},
+        "training.metric: found 'auc'; expected recall, mrr, ndcg or hit_rate at a cut-off",
+    ),
     ({"training": {"passes": 2}}, "training.passes: found 2, but it belongs to autoint and two_tower"),
     (
         {"optimizer": {"tables": "same", "weight_decay": 0.1}},
-        "optimizer.weight_decay: with loss.name cross_entropy it ",
+        "optimizer.weight_decay: needs loss.name softmax, found cross_entropy, since it decays all weights; set it to",
     ),
     ({"optimizer": {"tables": "same", "table_learning_rate": 0.1}}, "optimizer.table_learning_rate: found 0.1, but "),
-    ({"data": {"fields": ["a"]}}, r"data.fields: found ('a',), but it belongs to autoint and two_tower"),
+    ({"data": {"fields": ["a"]}}, "data.fields: found ['a'], but it belongs to autoint and two_tower"),
 ]
 OF_ANOTHER: list[tuple[Sections, str]] = [
     ({section: {field: value}}, f"{section}.{field}: found {value!r}, but it belongs to merrec; leave it out for narm")
     for section, field, value in (
-        ("loss", "category_weight", 0.5), ("loss", "candidates", "all"), ("optimizer", "tables", "rowwise_adagrad"),
-        ("optimizer", "table_learning_rate", 0.1), ("evaluation", "sessions", 5), ("data", "name_memory", 7),
+        ("loss", "category_weight", 0.5), ("loss", "candidates", "all"), ("evaluation", "sessions", 5),
+        ("data", "name_memory", 7),
         ("data", "embeddings", "m"), ("model", "head", "text"), ("model", "field_dim", 3),
     )
 ]  # fmt: skip

@@ -27,7 +27,7 @@ from jaxrec.data.retrieval import (
     value_counts,
 )
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
-from jaxrec.data.splits import RowSplits, configured_splits, held_by, split_rows
+from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by, split_rows
 from jaxrec.errors import UserError
 
 # ---- bits ------------------------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_who_repeats_by_default() -> None:
         ("temporal", True, [4], 0), ("leave_one_out", True, [], 2), ("temporal", False, [], 4),
         ("in_sample", True, [], 0),
     ):  # fmt: skip
-        data = configuration.DataConfig(path="x", protocol=protocol, test_fraction=0.6)
+        data = RowData(path="x", protocol=protocol, test_fraction=0.6)
         found = configured_splits(data, SHOP, SIDES, impressions)
         both = held_by(data, SHOP, SIDES, found.train, found.test, impressions)
         assert sorted(found.test[both].tolist()) == held and len(found.left_out) == left

@@ -286,12 +286,12 @@ TRAIN: list[tuple[list[object], str]] = [
     (["--data.fields", "[]"], r"data\.fields: found .*at least 1"),
     (["--model.heads", 3], r"model\.heads: 3 do not divide model\.attention_dim 4; choose a divisor"),
     (["--model.blocks", 0, "--model.deep", "[]"], r"model\.blocks, model\.deep: neither interacting layers nor a deep"),
-    (["--training.metric", "recall@20"], r"training\.metric: autoint has no recall@20; choose auc, log_loss"),
-    (["--training.metric", "accuracy"], r"training\.metric: found 'accuracy'; expected recall, .*or auc, log_loss"),
-    (["--loss.name", "softmax"], r"loss\.name: found softmax for model autoint; binary is autoint's"),
-    (["--loss.prior", 1], r"loss\.prior: found 1\.0, but it belongs to softmax; leave it out for binary"),
-    (["--model.window", 5], r"model\.window: found 5, but it belongs to narm, sasrec and merrec; leave it out"),
-    (["--data.order", "time"], r"data\.order: found 'time', but it belongs to gru4rec, narm, sasrec and merrec"),
+    (["--training.metric", "recall@20"], r"training\.metric: found 'recall@20'; expected auc, log_loss"),
+    (["--training.metric", "accuracy"], r"training\.metric: found 'accuracy'; expected auc, log_loss, or ndcg"),
+    (["--loss.name", "softmax"], r"loss\.name: found 'softmax', but it belongs to .*; choose binary for"),
+    (["--loss.prior", 1], r"loss\.prior: found 1, but it belongs to narm and sasrec; leave it out for autoint"),
+    (["--model.window", 5], r"model\.window: found 5, but it belongs to merrec, narm and sasrec; leave it out"),
+    (["--data.order", "time"], r"data\.order: found 'time', but it belongs to gru4rec, merrec, narm and sasrec"),
     (["--data.protocol", "by_user"], r"data\.protocol: found 'by_user'"),
     (["--data.unknown_rate", 1], r"data\.unknown_rate: found 1; .*less than 1"),
     (["--data.test_fraction", 0.999, "--data.validation_fraction", 0.99],
@@ -320,11 +320,11 @@ def test_models_on_data_of_the_other_kind(
     fails(capsys, "train", "--config", place / "small.yaml", *run, "--data.path", dataset,
           names=r"model\.name: autoint does not read the sessions of .*; choose gru4rec, narm or sasrec")  # fmt: skip
     fails(capsys, "train", "--config", config_file, *run, "--training.metric", "auc",
-          names=r"training\.metric: gru4rec ranks items, so it has no auc; choose")  # fmt: skip
+          names=r"training\.metric: found 'auc'; expected recall, mrr, ")  # fmt: skip
     fails(capsys, "train", "--config", config_file, *run, "--data.protocol", "temporal",
           names=r"data\.protocol: found 'temporal', but it belongs to autoint and two_tower; leave it out")  # fmt: skip
     fails(capsys, "train", "--config", config_file, *run, "--loss.name", "binary", "--loss.n_sample", "2048",
-          names=r"loss\.name: found binary for model gru4rec; binary is autoint's")  # fmt: skip
+          names=r"loss\.name: found 'binary', but it belongs to autoint; choose")  # fmt: skip
     assert not (tmp_path / "run").exists()
 
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import Array
 
-from jaxrec.config import OptimizerConfig
+from jaxrec.config.finding import optimizers
 from jaxrec.ops.tables import Reads, RowPlan, TableSpec, gather, glorot_like, plan_rows, scatter, scratch, update_rows
-from jaxrec.training.optimizers import clip_scale, make_optimizer, make_schedule
+from jaxrec.training.optimizers import Adagrad, clip_scale, make_optimizer, make_schedule
 
 V, M, WIDTH = 9, 12, 3
 IDS = st.lists(
@@ -68,7 +68,7 @@ def test_gather_fills_and_scatter_drops() -> None:
 
 def test_the_last_row_is_untouched_by_padding() -> None:
     table = jnp.ones((V, WIDTH))
-    optimizer = make_optimizer(OptimizerConfig(), optax.constant_schedule(0.1)).tables
+    optimizer = make_optimizer(Adagrad(), optax.constant_schedule(0.1)).tables
     plan = plan_of([0] * (M - 2) + [V, -1])
     new, _ = update_rows(optimizer, jnp.asarray(True), table, optimizer.init(table), plan,
                          gather(table, plan.ids), jnp.ones((M, WIDTH)))  # fmt: skip
@@ -89,7 +89,7 @@ RATE, STEPS = 0.1, 5
 
 @cache
 def made(name: str) -> tuple[optax.GradientTransformation, Any]:
-    config = OptimizerConfig(learning_rate=RATE, **CONFIGS[name])
+    config = optimizers()[CONFIGS[name]["name"]](learning_rate=RATE, **CONFIGS[name])
     optimizer = make_optimizer(config, make_schedule(config, STEPS)).tables
     return optimizer, jax.jit(partial(update_rows, optimizer))
 
@@ -192,7 +192,7 @@ def test_an_empty_step_changes_nothing(name: str) -> None:
 
 
 def test_constant_rates() -> None:
-    schedule = make_schedule(OptimizerConfig(learning_rate=0.2), 10)
+    schedule = make_schedule(Adagrad(learning_rate=0.2), 10)
     assert [float(schedule(t)) for t in (0, 5, 100)] == pytest.approx([0.2] * 3)
 
 
@@ -200,7 +200,7 @@ def test_constant_rates() -> None:
 def test_falling_rates(warmup: int) -> None:
     """From the peak at the end of the warm-up to its share at the last planned step, and no further."""
     for kind, middle in (("linear", 0.5 * (1 + 0.1)), ("cosine", 0.5 * (1 + 0.1))):
-        config = OptimizerConfig(learning_rate=0.2, schedule=kind, final_fraction=0.1, warmup_steps=warmup)
+        config = Adagrad(learning_rate=0.2, schedule=kind, final_fraction=0.1, warmup_steps=warmup)
         schedule = make_schedule(config, 20 + warmup)
         assert float(schedule(warmup)) == pytest.approx(0.2)
         assert float(schedule(warmup + 10)) == pytest.approx(0.2 * middle)
@@ -212,7 +212,7 @@ def test_falling_rates(warmup: int) -> None:
             assert [float(schedule(t)) for t in range(warmup)] == pytest.approx(
                 [0.2 * t / warmup for t in range(warmup)]
             )
-    cosine = make_schedule(OptimizerConfig(learning_rate=1.0, schedule="cosine"), 4)
+    cosine = make_schedule(Adagrad(learning_rate=1.0, schedule="cosine"), 4)
     assert [float(cosine(t)) for t in range(5)] == pytest.approx(0.5 * (1 + np.cos(np.pi * np.arange(5) / 4)), abs=1e-7)
 
 

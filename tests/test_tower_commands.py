@@ -16,7 +16,6 @@ import yaml
 from helpers import call, fails, run_process
 from tower_data import RULE, SYNTHETIC, write_towers
 
-from jaxrec import config as configuration
 from jaxrec import run as runs
 from jaxrec.data.codes import FieldCodes
 from jaxrec.data.dataset import open_dataset
@@ -27,7 +26,7 @@ from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
 from jaxrec.tasks.retrieval.recommend import TowerRecommender
 from jaxrec.tasks.retrieval.task import load_tower_model
-from jaxrec.tasks.rules import RuleBook
+from jaxrec.tasks.rules import Rule, RuleBook
 
 Capsys = pytest.CaptureFixture[str]
 CUSTOMERS, PRODUCTS = 150, 24
@@ -244,7 +243,7 @@ WRONG_RULES: list[tuple[dict[str, Any], str]] = [
 def test_rules_that_name_what_there_is_not(tower_run: Path, change: dict[str, Any], names: str) -> None:
     run = runs.open_run(tower_run)
     with pytest.raises(UserError, match=rf"^recommendation\.rules: {names}"):
-        RuleBook([configuration.Rule(**(RULE | change))], Schema.from_manifest(run.manifest), FieldCodes(run).strict)
+        RuleBook([Rule(**(RULE | change))], Schema.from_manifest(run.manifest), FieldCodes(run).strict)
 
 
 def test_a_run_with_such_a_rule(capsys: Capsys, copy: Path) -> None:

@@ -436,7 +436,7 @@ BAD: list[tuple[object, str]] = [
     ({"model.heads": {"choices": [1, 3]}}, "model.heads: 3 do not divide model.attention_dim 8"),
     ({"model.deep": {"choices": [[8], []]}, "model.blocks": {"low": 0, "high": 1}}, "model.blocks, model.deep: neit"),
     ({"model.embedding": {"choices": ["onehot", "separate"]}}, "belongs to gru4rec"),
-    ({"model.name": {"choices": ["autoint", "narm"]}}, "loss.name: found binary for model narm; binary is autoint's"),
+    ({"model.name": {"choices": ["autoint", "narm"]}}, "loss.name: found 'binary', but it belongs to autoint; choose"),
     # what the data does not have
     ({**LISTS_ONLY}, "data.validation_fraction: found 0.0, which holds nothing out"),
     ({**LISTS_ONLY, "data.fields": {"choices": [["usr"]]}}, "data.fields: no field 'usr'"),

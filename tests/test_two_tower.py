@@ -28,10 +28,9 @@ from numpy_two_tower import (
 from towers import BATCH, Found, Stepping, make_config, random_weights
 
 from jaxrec import config as configuration
-from jaxrec.config import LossConfig
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.losses import contrastive as contrast_module
-from jaxrec.losses.contrastive import Asked, Offered, contrast
+from jaxrec.losses.contrastive import Asked, InfoNCE, Offered, contrast
 from jaxrec.models.two_tower import Interactions, TwoTower
 
 # ---- the network -----------------------------------------------------------------------------------------------------
@@ -215,7 +214,7 @@ def test_scores_in_blocks() -> None:
         jnp.asarray(log_expected(16, 2, 1.0), jnp.float32),
     )
     assert b * (b + 20) > 2**20, "what a block holds"
-    loss = LossConfig(name="infonce", logq=0.5)
+    loss = InfoNCE(logq=0.5)
 
     def parts(query: Any, right: Any, close: Any, offered: Any) -> tuple[Asked, Offered]:
         asked = Asked(query, right, user, item[:b], near, close.reshape(b, h, 3))

@@ -167,15 +167,17 @@ def describe(peer: Peer, prepared: Prepared, steps: int, rounds: int) -> dict[st
     """What the process of a peer is told: our sizes and settings, the most steps of a round, and how many rounds."""
     config = prepared.config
     model, loss = config.model, config.loss
+    # What theirs asks for and ours has not: a window of gru4rec, bpreg of another loss.
+    own = {"window": 20, "bpreg": 1.0} | loss.model_dump(mode="json") | model.model_dump(mode="json")
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # as XLA counts
     return {
         "peer": peer.kind, "path": peer.path, "device": jax.default_backend(), "threads": threads,
         "steps": steps, "rounds": rounds, "data": "data.npz",
         "model": model.name, "loss": loss.name, "batch": config.training.batch_size, "items": prepared.items,
-        "units": prepared.shown["units"], "dim": prepared.shown["dim"], "window": model.window, "blocks": model.blocks,
-        "heads": model.heads, "deep": list(model.deep), "dropout": [model.dropout_embedding, model.dropout_hidden],
-        "learning_rate": config.optimizer.learning_rate,
-        "n_sample": loss.n_sample, "sample_alpha": loss.sample_alpha, "bpreg": loss.bpreg,
+        "units": prepared.shown["units"], "dim": prepared.shown["dim"],
+        "dropout": [model.dropout_embedding, model.dropout_hidden], "learning_rate": config.optimizer.learning_rate,
+        **{name: own[name] for name in ("window", "blocks", "heads", "deep", "n_sample", "sample_alpha", "bpreg")
+           if name in own},
     }  # fmt: skip
 
 

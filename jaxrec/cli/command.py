@@ -49,14 +49,15 @@ class Parser(argparse.ArgumentParser):
     neither text nor a path. An option that there is not is told the nearest one before anything that is missing.
 
     Args:
-        fields: ``section.field`` names that are options too; ``parse_known_args`` gives them back with their values.
+        fields: what gives the ``section.field`` names that are options too, for messages; ``parse_known_args`` gives
+            back any such word with its values, for the configuration to look at.
     """
 
-    def __init__(self, *, fields: Iterable[str] = (), **options: object) -> None:
+    def __init__(self, *, fields: Callable[[], Iterable[str]] | None = None, **options: object) -> None:
         options.setdefault("formatter_class", HelpFormatter)
         options.setdefault("allow_abbrev", False)
         super().__init__(**options)  # type: ignore[arg-type]
-        self.fields = tuple(fields)
+        self.fields = fields
         self.seen: dict[str, Any] = {}  # values by option, of one call
         for name in (None, "store"):
             self.register("action", name, _Once)
@@ -72,10 +73,10 @@ class Parser(argparse.ArgumentParser):
             name = word.partition("=")[0]
             if word == "--" or (self._subparsers is not None and not word.startswith("-")):
                 return  # what follows is no option, or another parser's
-            if not OPTION.match(word) or " " in name or name in known or name.removeprefix("--") in self.fields:
+            if not OPTION.match(word) or " " in name or name in known or (self.fields and "." in name):
                 continue
             shown_options = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
-            self.error(no_such_option(name, shown_options, self.fields))
+            self.error(no_such_option(name, shown_options, self.fields() if self.fields else ()))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

@@ -1,12 +1,13 @@
 """The experiment as frozen, validated types: data, model, loss, optimizer, training, evaluation.
 
 A YAML file gives the values, ``--section.field value`` overrides them, and the resolved result is written to the run.
+Which fields there are depends on the model, its loss and the optimizer, whose classes are found by name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -14,7 +15,10 @@ import yaml
 from pydantic import ValidationError
 
 from jaxrec.cli.options import no_such_option
+from jaxrec.cli.wording import listed
 from jaxrec.cli.yaml_text import parse_yaml, read_yaml
+from jaxrec.config import finding
+from jaxrec.config.former import FORMER
 from jaxrec.config.sections import (
     Config,
     DataConfig,
@@ -24,42 +28,44 @@ from jaxrec.config.sections import (
     ModelConfig,
     OptimizerConfig,
     RecommendationConfig,
-    Rule,
     TrainingConfig,
 )
 from jaxrec.errors import UserError, nearest, shown
 
 EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 LEADING_ZERO = re.compile(r"[-+]?0[0-9_]")
+Values = dict[str, dict[str, Any]]
 
 __all__ = [
     "Config", "DataConfig", "EvaluationConfig", "LossConfig", "MeshConfig", "ModelConfig", "OptimizerConfig",
-    "RecommendationConfig", "Rule", "TrainingConfig",
-    "choices", "dump", "fields", "load", "number", "parse",
+    "RecommendationConfig", "TrainingConfig",
+    "choices", "dump", "fields", "load", "number", "override", "parse", "read_overrides",
 ]  # fmt: skip
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, apply ``--section.field value`` pairs, and validate.
 
-    Raises:
-        UserError: naming the field, what was found, what is allowed, and the nearest name.
+    A run's own ``config.yaml`` may be of an earlier version (see ``parse``).
     """
     path = Path(file)
     values = read_yaml(path, "the configuration")
     sections = values.values() if isinstance(values, dict) else [None]
     if not all(isinstance(part, dict) and all(isinstance(name, str) for name in part) for part in sections):
         raise UserError(f"{path}: expected sections with fields, such as 'data:' with 'path: …' under it")
-    return override(values, overrides, str(path))
+    of_a_run = path.name == "config.yaml" and (path.parent / "dataset").is_dir()
+    return override(values, overrides, str(path), of_a_run)
 
 
-def override(values: dict[str, dict[str, Any]], overrides: Sequence[str], source: str) -> Config:
+def override(values: Values, overrides: Sequence[str], source: str, former: bool = False) -> Config:
     """Validate sections of fields in which ``--section.field value`` pairs win.
 
     Args:
         source: of ``values``, for messages; what is wrong in a pair is blamed on the pair.
+        former: whether ``values`` may be of an earlier version.
     """
-    pairs = _pairs(overrides)
+    values = without_former(values) if former else values
+    pairs = read_overrides(overrides, values)
     whole = {section: dict(fields) for section, fields in values.items()}
     for name, value in pairs:
         section, _, field = name.partition(".")
@@ -77,17 +83,20 @@ def override(values: dict[str, dict[str, Any]], overrides: Sequence[str], source
     raise UserError(f"{source}: {message}")
 
 
-def parse(values: dict[str, Any], source: str = "configuration") -> Config:
-    """Validate a nested dictionary.
+def parse(values: dict[str, Any], source: str = "configuration", former: bool = False) -> Config:
+    """Validate a nested dictionary; a UserError names the first field that is wrong.
 
-    Raises:
-        UserError: one line for the first field that is wrong.
+    Args:
+        former: whether ``values`` may be of an earlier version, which wrote the fields of all models into every run.
     """
+    values = without_former(values) if former else values
+    kind = Config
     try:
-        config = Config.model_validate(values)
+        kind = finding.experiment(values)
+        config = kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error)}") from None
-    except UserError as error:  # of data.path
+        raise UserError(f"{source}: {_explain(error, values, kind)}") from None
+    except UserError as error:  # of data.path, or a name
         raise UserError(f"{source}: {error}") from None
     for section, part in values.items():
         for name, value in part.items() if isinstance(part, dict) else ():
@@ -102,28 +111,68 @@ def parse(values: dict[str, Any], source: str = "configuration") -> Config:
     return config
 
 
+def without_former(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without fields that the model, loss or optimizer has not, where they hold their former default."""
+    try:
+        kind = finding.experiment(values)
+    except UserError:  # which ``parse`` tells
+        return values
+    known = fields(kind)
+    return {
+        section: {
+            name: value
+            for name, value in part.items()
+            if (place := f"{section}.{name}") in known or place not in FORMER or value != FORMER[place]
+        }
+        if isinstance(part, dict)
+        else part
+        for section, part in values.items()
+    }
+
+
 def dump(config: Config) -> str:
     """The configuration as YAML that ``load`` reads back to an equal ``Config``."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def fields() -> dict[str, tuple[Any, str]]:
-    """Every ``section.field`` with its default (None where it is required) and its description."""
-    table = {}
-    for section, info in Config.model_fields.items():
-        for name, field in info.annotation.model_fields.items():  # type: ignore[union-attr]
-            table[f"{section}.{name}"] = (None if field.is_required() else field.default, field.description or "")
-    return table
+def fields(config: type[Config] | None = None) -> dict[str, tuple[Any, str]]:
+    """Every ``section.field`` with its default (None where it is required) and its description.
+
+    Args:
+        config: the class of a configuration; None: fields of all models, losses and optimizers that jaxrec has.
+    """
+    return {
+        place: (None if field.is_required() else field.default, field.description or "")
+        for place, field in _fields(config).items()
+    }
 
 
-def choices(name: str) -> tuple[str, ...]:
+def choices(name: str, config: type[Config] | None = None) -> tuple[str, ...]:
     """The names that ``section.field`` allows; empty where it is no choice of names."""
-    section, field = name.split(".")
-    annotation = Config.model_fields[section].annotation.model_fields[field].annotation  # type: ignore[union-attr]
+    if name in ("model.name", "loss.name", "optimizer.name"):
+        model: Any = config and config.model_fields["model"].annotation
+        losses = finding.losses_of(model) if model else finding.losses()
+        return tuple(
+            losses if name == "loss.name" else finding.models() if name == "model.name" else finding.optimizers()
+        )
+    annotation = _fields(config)[name].annotation
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
-def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
+def _fields(config: type[Config] | None) -> dict[str, Any]:
+    """pydantic's information on every ``section.field``."""
+    if config is None:
+        parts = [(section, kind) for section, _, kind in finding.all_sections()]
+    else:
+        parts = [(section, info.annotation) for section, info in config.model_fields.items()]  # type: ignore[misc]
+    table: dict[str, Any] = {}
+    for section, kind in parts:
+        for name, field in kind.model_fields.items():
+            table.setdefault(f"{section}.{name}", field)
+    return table
+
+
+def read_overrides(overrides: Sequence[str], values: Values) -> list[tuple[str, Any]]:
     """``["--a.b", "1", "--c.d=2"]`` as ``[("a.b", 1), ("c.d", 2)]``; several values make a list."""
     pairs: list[tuple[str, list[str]]] = []
     for word in overrides:
@@ -134,7 +183,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
             pairs[-1][1].append(word)
         else:
             raise UserError(f"{shown(word)}: expected --section.field value")
-    known = fields()
+    known = _known({name: words for name, words in pairs if len(words) == 1}, values)
     said: dict[str, str] = {}
     for name, words in pairs:
         if name not in known:
@@ -146,32 +195,35 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
                 f"--{name}: given twice, as {shown(said[name])} and {shown(' '.join(words))}; leave one out"
             )
         said[name] = " ".join(words)
-    return [(name, _value(name, words)) for name, words in pairs]
+    return [(name, _value(name, words, known[name].annotation)) for name, words in pairs]
 
 
-def _value(name: str, words: list[str]) -> Any:
+def _known(words: Mapping[str, list[str]], values: Values) -> dict[str, Any]:
+    """pydantic's information on the fields that may be given: those of the configuration that the names among the
+    words and the values make, and, where something else is asked for, those of all others."""
+    names = {
+        section: {**part, "name": words[f"{section}.name"][0]} if f"{section}.name" in words else part
+        for section in ("model", "loss", "optimizer")
+        if isinstance(part := values.get(section, {}), dict)
+    }
+    try:
+        own = _fields(finding.experiment(names))
+    except UserError:  # which ``parse`` tells
+        own = {}
+    return own if own and set(words) <= set(own) else {**_fields(None), **own}
+
+
+def _value(name: str, words: list[str], annotation: Any) -> Any:
     if name == "data.path":  # a directory may be called 2024
         return " ".join(words)
+    kinds = [get_args(one)[0] if get_origin(one) is Annotated else one for one in (annotation, *get_args(annotation))]
+    several = any(get_origin(one) is tuple for one in kinds)
     values = [parse_yaml(word, f"--{name} {shown(word)}", lines=False) for word in words]
-    if _several(name) and not (len(values) == 1 and (isinstance(values[0], list) or values[0] is None)):
+    if several and not (len(values) == 1 and (isinstance(values[0], list) or values[0] is None)):
         return values
     if len(values) > 1:
         raise UserError(f"--{name}: one value expected, found {shown(' '.join(words))}")
-    return values[0] if str in _types(name) else number(values[0])
-
-
-def _several(name: str) -> bool:
-    """Whether ``section.field`` takes a list."""
-    return any(get_origin(part) is tuple for part in _types(name))
-
-
-def _types(name: str) -> list[Any]:
-    """What ``section.field`` may be, without bounds."""
-    section, field = name.split(".")
-    annotation = Config.model_fields[section].annotation.model_fields[field].annotation  # type: ignore[union-attr]
-    return [
-        get_args(part)[0] if get_origin(part) is Annotated else part for part in (annotation, *get_args(annotation))
-    ]
+    return values[0] if str in kinds else number(values[0])
 
 
 def number(value: Any) -> Any:
@@ -179,19 +231,25 @@ def number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, values: Mapping[str, Any], kind: type[Config]) -> str:
     problem = error.errors()[0]
     loc = [part for part in problem["loc"] if part not in ("str", "int", "float")]  # of a union, not of the user's
     in_rule = loc[:1] == ["recommendation"]
     place = ".".join(str(part)[:100] for part in loc if in_rule or not isinstance(part, int))
     if problem["type"] == "extra_forbidden":
-        known = set(Config.model_fields) if "." not in place else set(fields())
-        return f"{place}: no such field{nearest(place, known)}"
+        if "." not in place:
+            return f"{place}: no such field{nearest(place, kind.model_fields)}"
+        having, what = finding.owners(place, kind)
+        if not having:
+            return f"{place}: no such field{nearest(place, fields())}"
+        part = values.get(what)
+        name = part["name"] if isinstance(part, Mapping) and "name" in part else _fields(kind)[f"{what}.name"].default
+        return f"{place}: found {shown(problem['input'])}, but it belongs to {listed(having)}; leave it out for {name}"
     if problem["type"] == "missing":
         return f"{place}: missing; it has no default"
     if problem["type"] == "string_pattern_mismatch":  # there is one: training.metric
-        return (f"{place}: found {shown(problem['input'])}; expected recall, mrr, ndcg or hit_rate at a cut-off, as "
-                "recall@20, or auc, log_loss")  # fmt: skip
+        training: Any = kind.model_fields["training"].annotation
+        return f"{place}: found {shown(problem['input'])}; expected {training.metrics}"
     message = problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if not place or problem["type"] == "value_error":

@@ -5,18 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxrec import config as configuration
-from jaxrec.config import Config
-from jaxrec.config.agreement import LOSSES, belongs
-
-MODELS = {
-    "gru4rec": "sessions of clicks: a recurrent network over the clicks so far; fast, and a good first choice",
-    "narm": "sessions of clicks: a recurrent network with attention to earlier clicks",
-    "sasrec": "sessions of clicks: self-attention",
-    "merrec": "marketplace events with types and item names; also ranks items that training has not seen",
-    "autoint": "rows of fields with a click or a rating: self-attention between fields, and a deep network",
-    "two_tower": "rows of users and items: a vector for each, also for users and items that are new",
-}
-"""What each model reads, and what it is, in one line."""
+from jaxrec.config import Config, finding
 
 GENERAL = """models:
 {models}
@@ -39,27 +28,26 @@ def field_help(file: str | None, overrides: Sequence[str]) -> str:
         return _fields(configuration.load(file, overrides), f"values of {file}")
     if named:
         return _fields(configuration.override({"data": {"path": "DIR"}}, overrides, "configuration"), "defaults")
-    width = max(map(len, MODELS))
-    return GENERAL.format(models="\n".join(f"  {name:<{width}}  {text}" for name, text in MODELS.items()))
+    models = {name: " ".join((model.__doc__ or "").split()) for name, model in finding.models().items()}
+    width = max(map(len, models))
+    return GENERAL.format(models="\n".join(f"  {name:<{width}}  {text}" for name, text in models.items()))
 
 
 def _fields(config: Config, values: str) -> str:
-    """The fields of a configuration's model, loss and optimizer, each with its value and what it is."""
+    """The fields of a configuration, each with its value and what it is."""
     model, loss, optimizer = config.model.name, config.loss.name, config.optimizer.name
     lines = [f"fields of {model} with loss {loss} and optimizer {optimizer}, [{values}]; each is an option:"]
-    for name, (_, text) in configuration.fields().items():
-        if not belongs(name, model, loss, optimizer):
-            continue
+    for name, (_, text) in configuration.fields(type(config)).items():
         section, _, field = name.partition(".")
-        allowed = LOSSES[model] if name == "loss.name" else configuration.choices(name)
+        part = getattr(config, section)
+        allowed = configuration.choices(name, type(config))
         among = f" One of: {', '.join(allowed)}." if len(allowed) > 1 else ""
-        lines += [
-            "",
-            f"  --{name} {_shown(getattr(getattr(config, section), field))}",
-            f"      {' '.join(text.split())}{among}",
-        ]
-    optimizers = ", ".join(configuration.choices("optimizer.name"))
-    others = f"Other losses ({', '.join(LOSSES[model])}) and optimizers ({optimizers}) have other fields"
+        said = text or (type(part).__doc__ or "")
+        lines += ["", f"  --{name} {_shown(getattr(part, field))}", f"      {' '.join(said.split())}{among}"]
+    losses, optimizers = (
+        ", ".join(configuration.choices(f"{name}.name", type(config))) for name in ("loss", "optimizer")
+    )
+    others = f"Other losses ({losses}) and optimizers ({optimizers}) have other fields"
     lines += ["", f"{others}: add --loss.name or --optimizer.name to --help."]
     return "\n".join(lines)
 

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrec.config import Config, DataConfig
+from jaxrec.config import Config
 from jaxrec.data.rows import Rows, RowsDataset, Schema
-from jaxrec.data.splits import RowSplits, configured_splits, held_by
+from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError
 
 WORD = 32
@@ -99,7 +99,7 @@ class Retrieval:
         catalogue: with unknown values likewise.
     """
 
-    config: DataConfig
+    config: RowData
     schema: Schema
     fields: Schema
     rows: Rows
@@ -115,7 +115,7 @@ class Retrieval:
             UserError: no users or items, a side without fields, fields of the occasion, or nothing to train on.
         """
         rows = dataset.rows()
-        return cls.of(config, dataset, rows, configured_splits(config.data, rows, dataset.schema))
+        return cls.of(config, dataset, rows, configured_splits(RowData.of(config.data), rows, dataset.schema))
 
     @classmethod
     def of(cls, config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits) -> Retrieval:
@@ -134,7 +134,7 @@ class Retrieval:
             known(fields.side("item"), columns, side_counts(fields, counts, "item")),
             np.asarray(dataset.array("items_numbers.npy"))[:, chosen],
         )
-        return cls(config.data, schema, fields, rows, splits, counts, catalogue)
+        return cls(RowData.of(config.data), schema, fields, rows, splits, counts, catalogue)
 
     @property
     def n_users(self) -> int:
@@ -214,8 +214,9 @@ def read_fields(config: Config, dataset: RowsDataset) -> Schema:
         if name is None:
             raise UserError(f"{dataset.path}: has no {side} field, and two_tower recommends items to users; prepare "
                             "the data set again with one, or choose model.name autoint")  # fmt: skip
-    fields = schema.select(config.data.fields)
-    if config.data.fields is None:
+    chosen = RowData.of(config.data).fields
+    fields = schema.select(chosen)
+    if chosen is None:
         fields = fields.without("context")
     for field in fields.fields:
         if field.side == "context":

@@ -36,14 +36,38 @@ splits were made.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
+from pydantic import Field
 
-from jaxrec.config import DataConfig
+from jaxrec.config.sections import DataConfig, Fraction
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.errors import UserError
+
+
+class RowData(DataConfig):
+    """The data section of models that read rows."""
+
+    protocol: Literal[
+        "rows", "paper", "temporal", "leave_one_out", "leave_one_random", "cold_users", "cold_items", "in_sample"
+    ] = "rows"
+    """The test split is a random share of the rows; the same without the rating below the threshold; the most recent
+    rows; each user's last positive and what follows it; a random positive of each user; all rows of a share of the
+    users, or of the items; in_sample: the rows that are trained on."""
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """Of the random split."""
+    test_fraction: Fraction = 0.2
+    """Share of the rows that is the test split."""
+    repeats: Literal["leave", "once", "keep"] | None = None
+    """Rows of one user and item. leave: where one is held out, the others leave training; once: only the latest counts
+    at all; keep: training may hold what is tested (null: leave, but keep where autoint splits by rows, paper or
+    temporal)."""
+    fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """The fields that are read (null: all)."""
+    unknown_rate: Fraction = 0.0
+    """Share of the values that training replaces by the unknown one, for users and items not seen before."""
 
 
 class RowSplits(NamedTuple):
@@ -60,7 +84,7 @@ PAIRS = ("new to training", "held by training")  # what rows of a split can be, 
 PAIR_PROTOCOLS = (*ROW_PROTOCOLS, "leave_one_out", "leave_one_random")  # under which a pair could be parted
 
 
-def configured_splits(data: DataConfig, rows: Rows, schema: Schema, impressions: bool = False) -> RowSplits:
+def configured_splits(data: RowData, rows: Rows, schema: Schema, impressions: bool = False) -> RowSplits:
     """``split_rows`` as a configuration says.
 
     Args:
@@ -130,7 +154,7 @@ def row_pairs(rows: Rows, schema: Schema, positive: bool = False) -> np.ndarray:
 
 
 def held_by(
-    data: DataConfig, rows: Rows, schema: Schema, train: np.ndarray, part: np.ndarray, impressions: bool = False
+    data: RowData, rows: Rows, schema: Schema, train: np.ndarray, part: np.ndarray, impressions: bool = False
 ) -> np.ndarray:
     """bool[len(part)]: which rows of a split are of a (user, item) pair that training holds as well.
 

@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrec.config import LossConfig
-from jaxrec.losses.sampled import make_loss
+from jaxrec.losses.sampled import SampledLoss
 from jaxrec.ops.parallel import dealt, whole
 from jaxrec.ops.precision import product, rounded
 
@@ -71,25 +70,23 @@ class Negatives(NamedTuple):
 
 
 class SampledRanking:
-    """The sampled losses of a configuration for a catalogue of ``n_items``."""
+    """A sampled loss for a catalogue of ``n_items``."""
 
-    def __init__(self, config: LossConfig, n_items: int) -> None:
-        self._config, self._n_items = config, n_items
-        self._loss = make_loss(config)
+    def __init__(self, loss: SampledLoss, n_items: int) -> None:
+        self._loss, self._n_items = loss, n_items
 
     def constants(self, counts: np.ndarray) -> SamplingConstants:
         """Device arrays from int64[V] ``counts``."""
-        config = self._config
-        table = alias_table(counts, config.sample_alpha) if config.n_sample else None
+        table = alias_table(counts, self._loss.sample_alpha) if self._loss.n_sample else None
         # An item that only validation or test knows can be neither a target nor a negative.
-        log_popularity = jnp.asarray(np.log(np.maximum(counts, 1)), jnp.float32) if config.logq else None
+        log_popularity = jnp.asarray(np.log(np.maximum(counts, 1)), jnp.float32) if self._loss.correction else None
         return SamplingConstants(table, log_popularity)
 
     def draw(self, constants: SamplingConstants, target: Array, keys: Array) -> Negatives:
         """Negatives for int32[S, B] ``target``, with one key a step."""
         if constants.negatives is None:
             return self.given(constants, target, jnp.zeros((len(target), 0), jnp.int32))
-        table, n = constants.negatives, self._config.n_sample
+        table, n = constants.negatives, self._loss.n_sample
         return self.given(constants, target, jax.vmap(lambda key: draw(table, key, n))(keys))
 
     def given(self, constants: SamplingConstants, target: Array, ids: Array) -> Negatives:
@@ -98,8 +95,8 @@ class SampledRanking:
             return Negatives(whole(ids), None)
         # A target stands there in proportion to p, a drawn item to p ** alpha; raw counts, as in the authors' code.
         of_targets = constants.log_popularity[target]
-        of_negatives = self._config.sample_alpha * constants.log_popularity[ids]
-        log_q = self._config.logq * jnp.concatenate([of_targets, of_negatives], axis=1)
+        of_negatives = self._loss.sample_alpha * constants.log_popularity[ids]
+        log_q = self._loss.correction * jnp.concatenate([of_targets, of_negatives], axis=1)
         return Negatives(whole(ids), whole(log_q))
 
     def candidates(self, target: Array, live: Array, negatives: Negatives) -> Array:

@@ -8,14 +8,16 @@ which held whole, with masks and derivatives, go through memory a dozen times; b
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from pydantic import Field
 
-from jaxrec.config import LossConfig
+from jaxrec.config.sections import Config, Count, Positive
 from jaxrec.data.retrieval import has_each, has_items
+from jaxrec.losses.sampled import Drawn
 from jaxrec.ops.parallel import sum_by_rows
 from jaxrec.ops.precision import product
 
@@ -110,9 +112,104 @@ class Offered(NamedTuple):
     real: Array
 
 
+class Contrastive(Drawn):
+    """Losses of a row's right item against the items of other rows, drawn and hard ones."""
+
+    n_sample: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Negatives drawn for each step and shared by its rows, beside their items."""
+    sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """Negatives are drawn in proportion to popularity ** sample_alpha (0: uniform; 1: popularity)."""
+    hard_negatives: Annotated[int, Field(ge=0, le=64)] = 0
+    """So many of each row's negatives are items close to the right one."""
+    hard_pool: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Hard negatives are drawn from so many nearest items."""
+    refresh_steps: Count = 200
+    """Steps after which the nearest items are looked up anew."""
+    mask: Literal["positives", "duplicates"] = "positives"
+    """Which items of other rows are no negatives of a row: all that its user has in training, or only the row's
+    own."""
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        if self.hard_negatives > self.hard_pool:
+            raise ValueError(f"loss.hard_negatives: {self.hard_negatives} cannot be drawn from a loss.hard_pool of "
+                             f"{self.hard_pool}; raise the one or lower the other")  # fmt: skip
+
+    def __call__(
+        self,
+        own: Array,
+        others: Array,
+        wrong: Array,
+        near: Negatives,
+        asked: Asked,
+        offered: Offered,
+        log_expected: Array,
+    ) -> Array:
+        """float32[B], the loss of each row.
+
+        Args:
+            own: float32[B], the cosine of the row and its right item.
+            others, wrong: float32[C, B] and bool[C, B], of the row and each candidate, and whether that is wrong.
+            near: likewise float32[h, B] and bool[h, B] of the row's hard negatives.
+            asked, offered: the rows and the candidates.
+            log_expected: float32[V], see ``two_tower.Constants``.
+        """
+        raise NotImplementedError
+
+
+class Triplet(Contrastive):
+    """A wrong item shall be farther away than the right one by a margin."""
+
+    name: Literal["triplet"] = "triplet"
+    margin: Annotated[float, Field(gt=0.0, le=2.0)] = 0.5
+    """By how much a wrong item shall be farther away than the right one, at most 2, on the unit sphere."""
+
+    def __call__(
+        self,
+        own: Array,
+        others: Array,
+        wrong: Array,
+        near: Negatives,
+        asked: Asked,
+        offered: Offered,
+        log_expected: Array,
+    ) -> Array:
+        return triplet(own, others, wrong, self.margin, near)
+
+
+class InfoNCE(Contrastive):
+    """Cross-entropy of the right item among itself and the wrong ones."""
+
+    name: Literal["infonce"] = "infonce"
+    temperature: Positive = 0.1
+    """Cosines are divided by it."""
+    logq: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """Strength of the logQ correction for how often each item is a negative (0: off, 1: full)."""
+
+    def __call__(
+        self,
+        own: Array,
+        others: Array,
+        wrong: Array,
+        near: Negatives,
+        asked: Asked,
+        offered: Offered,
+        log_expected: Array,
+    ) -> Array:
+        own, others, close = own / self.temperature, others / self.temperature, near[0] / self.temperature
+        if self.logq:
+            expected = self.logq * log_expected
+            # A hard one is expected as often as it is drawn from its pool, and among the others' items.
+            pool = min(self.hard_pool, len(log_expected) - 2)
+            drawn = self.hard_negatives / pool + jnp.exp(log_expected[asked.near])
+            own, close = own - expected[asked.item], close - self.logq * jnp.log(drawn).T
+            others -= expected[offered.items][:, None]
+        return infonce(own, others, wrong, (close, near[1]))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def contrast(
-    loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+    loss: Contrastive, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
 ) -> Array:  # fmt: skip
     """float32[]: the sum of the losses of live rows.
 
@@ -125,7 +222,7 @@ def contrast(
 
 
 def _with_derivatives(
-    loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+    loss: Contrastive, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
     """The sum, and its derivatives by ``query``, ``right``, ``near_vectors`` and the offered ``vectors``."""
 
@@ -137,7 +234,7 @@ def _with_derivatives(
 
 
 def _in_blocks(
-    loss: LossConfig, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+    loss: Contrastive, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
     """The sum and its derivative by the offered vectors; its derivatives by what is of each row. A block holds all
     candidates of its rows, so they are taken while its scores are at hand."""
@@ -167,11 +264,11 @@ def _in_blocks(
     return (total, slope), tuple(leaf.reshape(blocks * size, *leaf.shape[2:])[:rows] for leaf in own)
 
 
-def _forward(loss: LossConfig, asked: Asked, offered: Offered, *rest: Any) -> tuple[Array, tuple[Array, ...]]:
+def _forward(loss: Contrastive, asked: Asked, offered: Offered, *rest: Any) -> tuple[Array, tuple[Array, ...]]:
     return _with_derivatives(loss, asked, offered, *rest)
 
 
-def _backward(loss: LossConfig, slopes: tuple[Array, ...], by: Array) -> tuple[Any, ...]:
+def _backward(loss: Contrastive, slopes: tuple[Array, ...], by: Array) -> tuple[Any, ...]:
     query, right, near, vectors = (by * slope for slope in slopes)
     return Asked(query, right, None, None, None, near), Offered(vectors, None, None), None, None, None  # type: ignore[arg-type]
 
@@ -180,23 +277,13 @@ contrast.defvjp(_forward, _backward)
 
 
 def _losses(
-    loss: LossConfig, asked: Asked, offered: Offered, positives: Array | None, log_expected: Array
+    loss: Contrastive, asked: Asked, offered: Offered, positives: Array | None, log_expected: Array
 ) -> Array:  # fmt: skip
     own = jnp.sum(asked.query * asked.right, axis=1)
     others = product(offered.vectors, asked.query.T)  # [C, rows]: sums over candidates are sums of whole rows
     near = jnp.einsum("bhd,bd->hb", asked.near_vectors, asked.query)
     wrong, also_wrong = wrong_offered(asked, offered, positives), wrong_near(asked, positives)
-    if loss.name == "triplet":
-        return triplet(own, others, wrong, loss.margin, (near, also_wrong))
-    own, others, near = own / loss.temperature, others / loss.temperature, near / loss.temperature
-    if loss.logq:
-        expected = loss.logq * log_expected
-        # A hard one is expected as often as it is drawn from its pool, and among the others' items.
-        pool = min(loss.hard_pool, len(log_expected) - 2)
-        drawn = loss.hard_negatives / pool + jnp.exp(log_expected[asked.near])
-        own, near = own - expected[asked.item], near - loss.logq * jnp.log(drawn).T
-        others -= expected[offered.items][:, None]
-    return infonce(own, others, wrong, (near, also_wrong))
+    return loss(own, others, wrong, (near, also_wrong), asked, offered, log_expected)
 
 
 def wrong_offered(asked: Asked, offered: Offered, positives: Array | None) -> Array:

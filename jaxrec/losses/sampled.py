@@ -19,12 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from pydantic import Field
 
-from jaxrec.config import LossConfig
+from jaxrec.config.sections import Config, LossConfig, Positive
 
 TINY = 1e-24  # inside the logarithm of bpr_max, as in the authors' code
 
@@ -135,38 +137,6 @@ def top1_max(scores: Array, own: Array, weight: Array) -> Array:
     return jnp.sum(share * (jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2)), axis=-1)
 
 
-def make_loss(config: LossConfig) -> Callable[..., Array]:
-    """The configured loss with its final activation, as ``f(scores, own, weight, own_weight)``."""
-    losses: dict[str, Callable[..., Array]] = {
-        "bpr": bpr,
-        "top1": top1,
-        "bpr_max": partial(bpr_max, bpreg=config.bpreg),
-        "top1_max": top1_max,
-    }
-    activate = make_activation(config)
-
-    def loss(scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        if config.name == "cross_entropy":
-            return cross_entropy(activate(scores), own, weight, own_weight)
-        return losses[config.name](activate(scores), own, weight)
-
-    return loss
-
-
-def make_activation(config: LossConfig) -> Callable[[Array], Array]:
-    """The final activation by name (2018, section 4.1: elu with BPR-max; tanh is that of 2016)."""
-    alpha = config.activation_alpha
-    activations: dict[str, Callable[[Array], Array]] = {
-        "linear": lambda scores: scores,
-        "relu": jax.nn.relu,
-        "tanh": jnp.tanh,
-        "elu": partial(jax.nn.elu, alpha=alpha),
-        "selu": jax.nn.selu,
-        "leaky_relu": partial(jax.nn.leaky_relu, negative_slope=alpha),
-    }
-    return activations[config.final_activation]
-
-
 def _pick(scores: Array, own: Array) -> Array:
     """float32[B]: each lane's own score, read and not summed over a mask, which would be a pass over all scores."""
     return jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
@@ -195,3 +165,110 @@ def _softmax(scores: Array, weight: Array) -> tuple[Array, Array]:
     mass = jnp.where(used, jnp.exp(jnp.where(used, scores - top, 0.0)) * weight, 0.0)
     total = jnp.sum(mass, axis=-1, keepdims=True)
     return mass / jnp.where(total > 0, total, 1.0), total[..., 0] > 0
+
+
+# ---- the losses of a configuration -----------------------------------------------------------------------------------
+
+
+class Drawn(LossConfig):
+    """Losses that rank against the other targets of a step and drawn items."""
+
+    n_sample: Annotated[int, Field(ge=0, le=100_000)] = 2048
+    """Negatives drawn for each step and shared by its lanes or rows, beside their targets."""
+    sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
+    """Negatives are drawn in proportion to popularity ** sample_alpha (0: uniform; 1: popularity)."""
+
+    def check(self, config: Config) -> None:
+        if config.training.batch_size == 1 and not self.n_sample:
+            raise ValueError("loss.n_sample: 0 leaves a single lane without negatives; draw some or add lanes")
+
+
+class SampledLoss(Drawn):
+    """A loss over the candidates of a step; a subclass says which, by a ``name`` and a call."""
+
+    @property
+    def correction(self) -> float:
+        """Strength of the logQ correction for how often each item is a candidate; 0: off."""
+        return 0.0
+
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        """float32[B], the loss of each query: see above."""
+        raise NotImplementedError
+
+
+class Activated(SampledLoss):
+    """Losses of scores with a final activation (2018, section 4.1: elu with BPR-max; tanh is that of 2016)."""
+
+    final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
+    """Applied to the training scores. Ranking uses the scores before it."""
+    activation_alpha: Positive = 1.0
+    """Parameter of elu, or the negative slope of leaky_relu, where it must be below 1."""
+
+    def check(self, config: Config) -> None:
+        if self.final_activation == "leaky_relu" and self.activation_alpha >= 1.0:
+            raise ValueError("loss.activation_alpha: the negative slope of leaky_relu; give one below 1, such as 0.1")
+        super().check(config)
+
+    def activate(self, scores: Array) -> Array:
+        activations: dict[str, Callable[[Array], Array]] = {
+            "linear": lambda scores: scores,
+            "relu": jax.nn.relu,
+            "tanh": jnp.tanh,
+            "elu": partial(jax.nn.elu, alpha=self.activation_alpha),
+            "selu": jax.nn.selu,
+            "leaky_relu": partial(jax.nn.leaky_relu, negative_slope=self.activation_alpha),
+        }
+        return activations[self.final_activation](scores)
+
+
+class CrossEntropy(Activated):
+    """Softmax cross-entropy over the step's targets and drawn items; with logq 1 it is the sampled softmax."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    logq: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """Strength of the logQ correction for how often each item is a negative (0: off, 1: full)."""
+
+    @property
+    def correction(self) -> float:
+        return self.logq
+
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        return cross_entropy(self.activate(scores), own, weight, own_weight)
+
+
+class BPR(Activated):
+    """Bayesian personalised ranking: the target against each of the step's other targets and drawn items."""
+
+    name: Literal["bpr"] = "bpr"
+
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        return bpr(self.activate(scores), own, weight)
+
+
+class TOP1(Activated):
+    """The relative rank of the target, with a pull of the negatives' scores to 0."""
+
+    name: Literal["top1"] = "top1"
+
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        return top1(self.activate(scores), own, weight)
+
+
+class BPRMax(Activated):
+    """BPR against the negatives weighted by their softmax, with a pull of their scores to 0."""
+
+    name: Literal["bpr_max"] = "bpr_max"
+    bpreg: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the score regularisation."""
+
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        return bpr_max(self.activate(scores), own, weight, self.bpreg)
+
+
+class TOP1Max(Activated):
+    """TOP1 with the negatives weighted by their softmax."""
+
+    name: Literal["top1_max"] = "top1_max"
+
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        return top1_max(self.activate(scores), own, weight)

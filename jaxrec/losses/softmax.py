@@ -19,12 +19,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from pydantic import Field
 
+from jaxrec.config.sections import Count, Fraction, LossConfig
 from jaxrec.ops.parallel import sum_by_rows
 from jaxrec.ops.precision import is_low
 
@@ -272,3 +274,33 @@ def _items_derivative(
     begin = (jnp.zeros_like(queries), jnp.zeros_like(items))
     (of_queries, of_items), _ = jax.lax.scan(one, begin, jnp.arange(-(-len(items) // blocks.items)))
     return of_queries * weight[:, None], of_items
+
+
+# ---- the losses of a configuration -----------------------------------------------------------------------------------
+
+
+class SoftmaxLoss(LossConfig):
+    """Exact cross-entropy over the whole catalogue."""
+
+    label_smoothing: Fraction = 0.0
+    """Share of the target's probability that is spread evenly over the catalogue."""
+    memory: Count = 64
+    """Bound on the block of scores in MiB; the step is worked through in blocks of targets, or of items."""
+    precision: Literal["float32", "device", "bfloat16"] = "float32"
+    """What its matrix products multiply: float32; float32 as the device does it fastest (TF32 or bfloat16 on
+    accelerators); bfloat16. They add up in float32."""
+
+    def __call__(
+        self, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None = None
+    ) -> Array:  # fmt: skip
+        """See ``softmax_cross_entropy``."""
+        how = Softmax(self.memory, self.precision, self.label_smoothing)
+        return softmax_cross_entropy(how, queries, items, target, weight, prior)
+
+
+class FullSoftmax(SoftmaxLoss):
+    """Exact cross-entropy over the whole catalogue."""
+
+    name: Literal["softmax"] = "softmax"
+    prior: Annotated[float, Field(ge=-2.0, le=2.0)] = 0.0
+    """Log popularity times this is added to the training scores (logit adjustment), not to those that rank."""

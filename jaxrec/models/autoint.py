@@ -5,19 +5,23 @@ networks"): the probability of a click or a good rating from the fields of one r
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from pydantic import Field
 
 from jaxrec.baselines.logistic import Logistic
-from jaxrec.config import Config
+from jaxrec.config import Config as Experiment
+from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig, Positive
 from jaxrec.data.rows import Rows, Schema
+from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
+from jaxrec.losses.binary import Binary
 from jaxrec.models.fields import Stack
 from jaxrec.models.work import Work, row_state
 from jaxrec.ops.dropout import byte_mask
@@ -25,6 +29,50 @@ from jaxrec.ops.field_attention import attend, attention_weights, pad_rows, padd
 from jaxrec.ops.parallel import dealt, taken, whole
 from jaxrec.ops.precision import product
 from jaxrec.ops.tables import Reads, RowPlan, TableSpec, look_up
+
+
+class Config(ModelConfig):
+    """rows of fields with a click or a rating: self-attention between fields, and a deep network"""
+
+    task: ClassVar[str] = "clicks"
+    losses: ClassVar[tuple[type[LossConfig], ...]] = (Binary,)
+
+    name: Literal["autoint"] = "autoint"
+    embedding_dim: Count = 100
+    """Width of the vectors of values."""
+    blocks: Annotated[int, Field(ge=0, le=16)] = 2
+    """Interacting layers; 0 leaves the deep network alone."""
+    heads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Attention heads, which share attention_dim."""
+    attention_dim: Count = 32
+    """Width of the interacting layers."""
+    norm: Literal["none", "layer"] = "none"
+    """Normalisation after each interacting layer."""
+    deep: Annotated[tuple[Count, ...], Field(max_length=8)] = ()
+    """Units of the hidden layers of the deep network beside the interacting layers (AutoInt+); none: AutoInt."""
+    first_order: Literal["none", "weights", "logistic"] = "none"
+    """Whether each value has a weight of its own in the logit. weights: they begin at 0, pulled there by
+    loss.embedding_l2; logistic: they begin where a logistic regression on the training rows ends, with its penalty."""
+    table: Literal["dense", "rows"] = "dense"
+    """Whether every row of the table is updated in every step, or only those read (for large vocabularies)."""
+    dropout_embedding: Fraction = 0.0
+    """Dropout on the vectors of values."""
+    dropout_attention: Fraction = 0.0
+    """Dropout on the attention weights."""
+    dropout_hidden: Fraction = 0.0
+    """Dropout on each hidden layer of the deep network."""
+    init_std: Positive | None = None
+    """Standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim))."""
+
+    def check(self, config: Experiment) -> None:
+        if not self.blocks and not self.deep:
+            raise ValueError("model.blocks, model.deep: neither interacting layers nor a deep network; give one")
+        if self.attention_dim % self.heads:
+            raise ValueError(f"model.heads: {self.heads} do not divide model.attention_dim {self.attention_dim}; "
+                             "choose a divisor")  # fmt: skip
+
+    def dense(self, config: Experiment) -> str:
+        return "" if self.table == "dense" else "model.table dense, found rows"
 
 
 class Interacting(nn.Module):
@@ -156,12 +204,12 @@ class AutoInt:
             how much they are pulled towards 0.
     """
 
-    def __init__(self, config: Config, schema: Schema, start: Logistic | None = None) -> None:
-        model, loss = config.model, config.loss
+    def __init__(self, config: Experiment, schema: Schema, start: Logistic | None = None) -> None:
+        model, loss = Config.of(config.model), Binary.of(config.loss)
         self._start, self._optimizer = start, config.optimizer
         self._schema, self._loss, self._stack = schema, loss, Stack.of(schema)
         self.carries_lanes = False
-        self._unknown_rate, self._first_order = config.data.unknown_rate, model.first_order != "none"
+        self._unknown_rate, self._first_order = RowData.of(config.data).unknown_rate, model.first_order != "none"
         self._dim, self._dense = model.embedding_dim, model.table == "dense"
         self._network = AutoIntNetwork(
             blocks=model.blocks, heads=model.heads, width=model.attention_dim, norm=model.norm, deep=model.deep,
@@ -225,14 +273,14 @@ class AutoInt:
         key: Array,
         constants: Pulls,
     ) -> tuple[Array, tuple[tuple[()], Array]]:
-        """Mean binary cross-entropy of the step's rows; see ``LossConfig`` for what may be added to it."""
+        """Mean binary cross-entropy of the step's rows; see ``Binary`` for what may be added to it."""
         block, ids = step
         if self._dense:
             vectors = look_up(rows["field"], whole(ids))
         else:
             vectors = rows["field"][plans["field"].slot].reshape(*ids.shape, -1)
         outputs, _ = self._forward(params, taken(vectors), ids, block.numbers, key)
-        losses = binary_cross_entropy(outputs[0], block.target)
+        losses = self._loss(outputs[0], block.target)
         total = jnp.sum(losses * block.weight)
         objective = total
         if self._loss.rating_weight:
@@ -298,10 +346,4 @@ class AutoInt:
         return outputs, projections
 
 
-def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-    """The loss of each row in nats: -log p where the label is 1, -log (1 - p) where it is 0.
-
-    >>> float(binary_cross_entropy(jnp.float32(0.0), jnp.float32(1.0)).round(4))
-    0.6931
-    """
-    return jax.nn.softplus(jnp.where(labels > 0, -logits, logits))
+Model = AutoInt

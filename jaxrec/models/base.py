@@ -1,21 +1,16 @@
-"""The models by name, and what the training loop, evaluation and recommendation ask of one."""
+"""What the training loop, evaluation and recommendation ask of a model, and models by name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from jax import Array
 
 from jaxrec.baselines.logistic import Logistic
 from jaxrec.config import Config
+from jaxrec.config.finding import find_model
 from jaxrec.data.rows import Schema
 from jaxrec.feeds.base import Feed, Plan
-from jaxrec.models.autoint import AutoInt
-from jaxrec.models.gru4rec import GRU4Rec
-from jaxrec.models.narm import narm
-from jaxrec.models.sasrec import sasrec
-from jaxrec.models.two_tower import TwoTower
 from jaxrec.models.work import Work
 from jaxrec.ops.tables import Reads, RowPlan, TableSpec
 
@@ -110,15 +105,9 @@ class TowerModel(Model, Protocol):
         products rank."""
 
 
-MODELS: dict[str, Callable[[Config, int], SessionModel]] = {"gru4rec": GRU4Rec, "narm": narm, "sasrec": sasrec}
-CLICK_MODELS: dict[str, Callable[[Config, Schema, Logistic | None], ClickModel]] = {"autoint": AutoInt}
-
-TOWER_MODELS: dict[str, Callable[[Config, Schema], TowerModel]] = {"two_tower": TwoTower}
-
-
 def make_model(config: Config, n_items: int) -> SessionModel:
     """The configured model for a catalogue of ``n_items``."""
-    return MODELS[config.model.name](config, n_items)
+    return find_model(config.model.name).Model(config, n_items)
 
 
 def make_click_model(config: Config, schema: Schema, start: Logistic | None = None) -> ClickModel:
@@ -127,9 +116,9 @@ def make_click_model(config: Config, schema: Schema, start: Logistic | None = No
     Args:
         start: in training with ``model.first_order`` logistic: the regression to begin with.
     """
-    return CLICK_MODELS[config.model.name](config, schema, start)
+    return find_model(config.model.name).Model(config, schema, start)
 
 
 def make_tower_model(config: Config, schema: Schema) -> TowerModel:
     """The configured model for a data set with these fields, of which it reads some."""
-    return TOWER_MODELS[config.model.name](config, schema)
+    return find_model(config.model.name).Model(config, schema)

@@ -2,24 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from pydantic import Field
 
-from jaxrec.config import Config
+from jaxrec.config import Config as Experiment
+from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.lanes import Block, lane_feed
 from jaxrec.losses.candidates import Negatives, SampledRanking, SamplingConstants, scores_of
+from jaxrec.losses.sampled import CrossEntropy, SampledLoss
 from jaxrec.models.work import Work, row_state
 from jaxrec.ops.gru import GRUStack, Hidden, reset_hidden, zero_hidden
 from jaxrec.ops.parallel import dealt, taken
 from jaxrec.ops.tables import Reads, RowPlan, TableSpec, glorot_like
 
 WINDOW = 64  # steps encoded in one go to serve
+
+
+class Config(ModelConfig):
+    """sessions of clicks: a recurrent network over the clicks so far; fast, and a good first choice"""
+
+    task: ClassVar[str] = "sessions"
+    losses: ClassVar[tuple[type[LossConfig], ...]] = (CrossEntropy, SampledLoss)
+
+    name: Literal["gru4rec"] = "gru4rec"
+    layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (100,)
+    """Units of each GRU layer, from input to output."""
+    embedding: Literal["constrained", "separate", "onehot"] = "constrained"
+    """Its input: one table for input and output, a table of its own, or one-hot (a table of gate inputs)."""
+    embedding_dim: Count = 100
+    """Width of the input table where embedding is 'separate'."""
+    dropout_embedding: Fraction = 0.0
+    """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code)."""
+    dropout_hidden: Fraction = 0.0
+    """Dropout on the output of each GRU layer (with one-hot input from the second layer on)."""
+
+    def dense(self, config: Experiment) -> str:
+        return "dense tables, which gru4rec has not"
 
 
 class Step(NamedTuple):
@@ -41,12 +66,13 @@ class GRU4Rec:
     of vectors and biases, come out of the same matrix products, and a row's read brings its bias along.
     """
 
-    def __init__(self, config: Config, n_items: int) -> None:
-        model = config.model
-        self._config, self._n_items = config, n_items
+    def __init__(self, config: Experiment, n_items: int) -> None:
+        model, loss = Config.of(config.model), SampledLoss.of(config.loss)
+        self._layers, self._n_items = model.layers, n_items
+        self._loss, self._optimizer = loss, config.optimizer
         self.window: int | None = None
         self.carries_lanes = True
-        self._ranking = SampledRanking(config.loss, n_items)
+        self._ranking = SampledRanking(loss, n_items)
         self._onehot, self._constrained = model.embedding == "onehot", model.embedding == "constrained"
         self._width = model.layers[-1]
         inputs = {"onehot": 3 * model.layers[0], "separate": model.embedding_dim, "constrained": self._width}
@@ -60,11 +86,11 @@ class GRU4Rec:
             self.tables["input"] = TableSpec(n_items, self._inputs, lambda key, shape: glorot_like(key, shape, blocks))
 
     def init(self, key: Array) -> Any:
-        hidden = zero_hidden(self._config.model.layers, 1)
+        hidden = zero_hidden(self._layers, 1)
         return self._gru.init(key, jnp.zeros((1, self._inputs)), hidden)["params"]
 
     def carry(self, lanes: int) -> Hidden:
-        return zero_hidden(self._config.model.layers, lanes)
+        return zero_hidden(self._layers, lanes)
 
     def feed(self, sessions: Sessions, plan: Plan) -> Feed:
         return lane_feed(sessions, plan)
@@ -115,15 +141,15 @@ class GRU4Rec:
     def work(self, shape: Block, targets: float) -> Work:
         """FLOP of scores and encoder with their derivatives, but for that of the carried state, which is cut. Bytes of
         the rows asked for, duplicates and all, with their optimizer's state; each read and written once."""
-        config, lanes = self._config, shape.weight.shape[1]
-        columns, below, encoder = lanes + config.loss.n_sample, 0 if self._onehot else self._inputs, 0
-        for units in config.model.layers:
+        lanes = shape.weight.shape[1]
+        columns, below, encoder = lanes + self._loss.n_sample, 0 if self._onehot else self._inputs, 0
+        for units in self._layers:
             encoder += (3 * below + 2 * units) * 2 * lanes * 3 * units
             below = units
         item, source = self.tables["item"].width, self.tables["item" if self._constrained else "input"].width
         flop = 3 * 2 * targets * columns * item + encoder
         rows = ((columns, item), (lanes, source))
-        return Work(int(flop), 4 * 2 * sum(n * (width + row_state(config.optimizer, width)) for n, width in rows))
+        return Work(int(flop), 4 * 2 * sum(n * (width + row_state(self._optimizer, width)) for n, width in rows))
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: Block) -> tuple[Hidden, Array]:
         source = tables["item"] if self._constrained else tables["input"]
@@ -176,3 +202,6 @@ def _with_bias(key: Array, shape: tuple[int, int]) -> Array:
     """float32[V, H + 1]: item vectors, and biases that begin at 0."""
     vectors = glorot_like(key, (shape[0], shape[1] - 1))
     return jnp.concatenate([vectors, jnp.zeros((shape[0], 1))], axis=1)
+
+
+Model = GRU4Rec

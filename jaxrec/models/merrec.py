@@ -25,16 +25,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrec.config import Config
+from jaxrec.config import Config as Experiment
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses.candidates import SampledRanking, SamplingConstants, scores_of
-from jaxrec.losses.sampled import cross_entropy
-from jaxrec.losses.softmax import Softmax, softmax_cross_entropy
 from jaxrec.models.event_encoder import Known, MERRecEncoder, project
+from jaxrec.models.merrec_config import Config, CrossEntropy, NamedData, Softmax, category_weight
 from jaxrec.models.packed import Step, packed_steps, unit
 from jaxrec.models.work import Work, row_state
 from jaxrec.ops.parallel import dealt, taken, whole
@@ -71,15 +70,18 @@ class MERRec:
         events: how many types of events there are.
     """
 
-    def __init__(self, config: Config, catalogue: Catalogue, events: int) -> None:
-        model, loss = config.model, config.loss
-        self._config, self._catalogue, self.window = config, catalogue, model.window
+    def __init__(self, config: Experiment, catalogue: Catalogue, events: int) -> None:
+        model, loss, data = Config.of(config.model), config.loss, NamedData.of(config.data)
+        self._model, self._data, self._weight = model, data, category_weight(config)
+        self._catalogue, self.window = catalogue, model.window
+        self._batch, self._optimizer = config.training.batch_size, config.optimizer
         self.carries_lanes = False
         self.has_items, self.has_text = model.head != "text", model.head != "items"
-        self._dense = loss.name == "softmax"
-        self._softmax = Softmax(loss.memory, loss.precision, loss.label_smoothing)
-        self._ranking = None if self._dense else SampledRanking(loss, catalogue.n_items)
-        self._on_device = 2 * catalogue.vectors.size <= config.data.name_memory * MIB
+        self._softmax = loss if isinstance(loss, Softmax) else None
+        self._sampled = loss if isinstance(loss, CrossEntropy) else None
+        self._dense = self._softmax is not None
+        self._ranking = None if self._sampled is None else SampledRanking(self._sampled, catalogue.n_items)
+        self._on_device = 2 * catalogue.vectors.size <= data.name_memory * MIB
         self._encoder = MERRecEncoder(
             model.layers, model.name_dim, events, model.event_dim,
             model.embedding_dim if self.has_items else 0, model.text_dim if self.has_text else 0,
@@ -98,7 +100,7 @@ class MERRec:
         """Vectors of the item head, with the bias as the last column."""
         if self.has_text:
             return jnp.zeros(shape)
-        std = self._config.model.init_std or (shape[1] - 1) ** -0.5
+        std = self._model.init_std or (shape[1] - 1) ** -0.5
         return (std * jax.random.normal(key, shape)).at[:, -1].set(0.0)
 
     def check(self) -> None:
@@ -107,9 +109,9 @@ class MERRec:
         Raises:
             UserError: the name vectors do not fit on the device, and the loss draws negatives or ranks among all items.
         """
-        if self._on_device or not self.has_text or (self._ranking and not self._config.loss.n_sample):
+        if self._on_device or not self.has_text or (self._sampled and not self._sampled.n_sample):
             return
-        size, allowed = 2 * self._catalogue.vectors.size / MIB, self._config.data.name_memory
+        size, allowed = 2 * self._catalogue.vectors.size / MIB, self._data.name_memory
         raise UserError(
             f"data.name_memory: {allowed} MiB do not hold the name vectors ({size:,.0f} MiB); then the text head is "
             "trained against the items of a step alone: raise it, or set loss.name cross_entropy and loss.n_sample 0"
@@ -118,14 +120,14 @@ class MERRec:
     # ---- what the loop asks ------------------------------------------------------------------------------------------
 
     def feed(self, sessions: Sessions, plan: Plan) -> Feed:
-        model, spans = self._config.model, self._catalogue.spans
-        stride, half_life = (model.stride, self._config.data.half_life) if plan.training else (1, None)
+        model, spans = self._model, self._catalogue.spans
+        stride, half_life = (model.stride, self._data.half_life) if plan.training else (1, None)
         times = None if spans is None else spans.seconds(sessions.times)
         names = None if self._on_device else self._catalogue
         return packed_feed(sessions, model.window, plan, stride, half_life, True, times, names)
 
     def init(self, key: Array) -> Any:
-        model, catalogue = self._config.model, self._catalogue
+        model, catalogue = self._model, self._catalogue
         grid, slot = jnp.zeros((1, model.window), jnp.int32), jnp.zeros(1, jnp.int32)
         names = jnp.zeros((1, model.window, catalogue.dim))
         fields = jnp.zeros((1, model.window, len(catalogue.fields) * model.field_dim))
@@ -161,7 +163,7 @@ class MERRec:
 
     def _target_weights(self, counts: np.ndarray) -> Array | None:
         """float32[V]: (events of the item's top category) ** -category_weight, with mean 1 over training's events."""
-        power = self._config.loss.category_weight
+        power = self._weight
         if not power:
             return None
         category = self._catalogue.codes[:, self._catalogue.fields.index("c0")]
@@ -194,33 +196,33 @@ class MERRec:
         weight = block.weight
         if constants.weight is not None:
             weight = weight * constants.weight[block.target]
-        if constants.trained is not None and constants.place is not None:
+        if self._softmax and constants.trained is not None and constants.place is not None:
             table = rows["item"][constants.trained] if self.has_items else None
             columns = self._columns(params, table, self._trained_texts(params, constants), new_key)
-            total = softmax_cross_entropy(self._softmax, queries, columns, constants.place[block.target], weight)
+            total = self._softmax(queries, columns, constants.place[block.target], weight)
         else:
             assert step.negatives is not None
-            total = jnp.sum(weight * self._sampled(params, rows, plans, queries, step, new_key, known))
+            total = jnp.sum(weight * self._sampled_losses(params, rows, plans, queries, step, new_key, known))
         return total / len(block.target), (carry, total)
 
     def work(self, shape: PackedBlock, targets: float) -> Work:
         """FLOP of the encoder, the projected names that are matched, and the scores, with their derivatives. Bytes of
         the names that are read, in bfloat16, and of the item rows, or all under a full softmax, read and written once
         with their optimizer's state."""
-        config, dim, positions = self._config, self._catalogue.dim, prod(shape.input.shape[1:])
-        columns = self._catalogue.n_items if self._dense else config.training.batch_size + config.loss.n_sample
+        model, dim, positions = self._model, self._catalogue.dim, prod(shape.input.shape[1:])
+        columns = self._batch + self._sampled.n_sample if self._sampled else self._catalogue.n_items
         names = (len(self._catalogue.vectors) if self._dense else columns) * self.has_text
         item = self.tables["item"].width if self.has_items else 0
-        query = item + config.model.text_dim * self.has_text
-        for_position, width = self._encoder.products(dim, len(self._catalogue.fields) * config.model.field_dim)
-        flop = 3 * 2 * (positions * for_position + targets * width * query + names * dim * config.model.text_dim
+        query = item + model.text_dim * self.has_text
+        for_position, width = self._encoder.products(dim, len(self._catalogue.fields) * model.field_dim)
+        flop = 3 * 2 * (positions * for_position + targets * width * query + names * dim * model.text_dim
                         + targets * columns * query)  # fmt: skip
         read = 2 * dim * (positions + names)
-        return Work(int(flop), read + 4 * 2 * columns * (item + row_state(config.optimizer, item)))
+        return Work(int(flop), read + 4 * 2 * columns * (item + row_state(self._optimizer, item)))
 
     # ---- scores ------------------------------------------------------------------------------------------------------
 
-    def _sampled(
+    def _sampled_losses(
         self,
         params: Any,
         rows: dict[str, Array],
@@ -232,7 +234,7 @@ class MERRec:
     ) -> Array:
         """float32[P]: cross-entropy over the step's targets and drawn items, each item of them once. Another occurrence
         of a query's own target among the others is no negative of it."""
-        assert self._ranking is not None and step.negatives is not None
+        assert self._ranking is not None and self._sampled is not None and step.negatives is not None
         block, negatives = step.block, step.negatives
         live = block.weight > 0
         ids = self._ranking.candidates(block.target, live, negatives)
@@ -247,11 +249,11 @@ class MERRec:
         own = dealt(whole(slot)[: len(live)])
         is_own = own[:, None] == jnp.arange(len(ids))
         others = dealt(jnp.where(block.target[:, None] == ids, 0.0, weight))
-        if self._config.loss.candidates == "live" and known.live is not None:
+        if self._sampled.candidates == "live" and known.live is not None:
             (listed, sold), at = known.live, block.asked[:, None]
             inside = jnp.minimum(ids, len(listed) - 1)
             others = jnp.where((listed[inside] <= at) & (at < sold[inside]), others, 0.0)
-        losses = cross_entropy(scores, own, jnp.where(is_own, own_weight[:, None], others), own_weight)
+        losses = self._sampled(scores, own, jnp.where(is_own, own_weight[:, None], others), own_weight)
         return jnp.where(live, losses, 0.0)
 
     def _candidate_names(self, known: Known, block: PackedBlock, ids: Array) -> Array:
@@ -277,8 +279,8 @@ class MERRec:
             targets: the first so many rows are those of a step's targets. They are drawn for last: there may be more
                 of them where devices share them.
         """
-        if table is not None and texts is not None and key is not None and self._config.data.unknown_rate:
-            new = jax.random.bernoulli(key, self._config.data.unknown_rate, (len(table), 1))
+        if table is not None and texts is not None and key is not None and self._data.unknown_rate:
+            new = jax.random.bernoulli(key, self._data.unknown_rate, (len(table), 1))
             new = jnp.roll(new, targets, axis=0) if targets else new
             table = jnp.where(new, self._new_row(params, table.shape[1]), table)
         parts = [part for part in (table, self._scaled(texts)) if part is not None]
@@ -289,7 +291,7 @@ class MERRec:
         return jnp.zeros(width).at[-1].set(params["new_bias"])
 
     def _scaled(self, texts: Array | None) -> Array | None:
-        return texts if texts is None or self._config.model.temperature is None else unit(texts)
+        return texts if texts is None or self._model.temperature is None else unit(texts)
 
     def _block_queries(
         self, params: Any, tables: dict[str, Array], known: Known, block: PackedBlock, key: Array | None = None
@@ -315,7 +317,7 @@ class MERRec:
         key: Array | None = None,
     ) -> Array:
         """float32[P, Q], with dropout where there is a key for it."""
-        wide = (*codes.shape[:-1], codes.shape[-1] * self._config.model.field_dim)
+        wide = (*codes.shape[:-1], codes.shape[-1] * self._model.field_dim)
         fields = (
             taken(look_up(tables["fields"], whole(codes)).reshape(wide)) if codes.shape[-1] else jnp.zeros(wide)
         )  # fmt: skip
@@ -327,7 +329,7 @@ class MERRec:
         if of_items is not None:
             parts += [of_items, jnp.ones((len(of_items), 1))]
         if of_texts is not None:
-            temperature = self._config.model.temperature
+            temperature = self._model.temperature
             parts.append(of_texts if temperature is None else temperature * unit(of_texts))
         return jnp.concatenate(parts, axis=1)
 
@@ -388,3 +390,6 @@ class MERRec:
             ]
             texts = look_up(jnp.concatenate(parts), jnp.asarray(catalogue.name_of))
         return jax.jit(self.vectors)(weights, weights["tables"].get("item"), jnp.asarray(trained), texts)
+
+
+Model = MERRec

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from pydantic import Field
 
-from jaxrec.config import Config
+from jaxrec.config import Config as Experiment
+from jaxrec.config.sections import Count, Fraction
+from jaxrec.models import packed
 from jaxrec.models.packed import SequenceModel, allowed, drop
 from jaxrec.ops.gru import gru_params, gru_sequence
 from jaxrec.ops.parallel import whole
@@ -72,10 +77,28 @@ class NARMEncoder(nn.Module):
         return jnp.einsum("pw,pwh->ph", weight, states[row])
 
 
-def narm(config: Config, n_items: int) -> SequenceModel:
-    """NARM as configured."""
-    model = config.model
-    encoder = NARMEncoder(
-        model.layers[0], model.embedding_dim, model.attention, model.dropout_embedding, model.dropout_hidden
-    )
-    return SequenceModel(encoder, config, n_items)
+class Config(packed.Config):
+    """sessions of clicks: a recurrent network with attention to earlier clicks"""
+
+    name: Literal["narm"] = "narm"
+    layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (100,)
+    """Units of the GRU, a single layer."""
+    attention: Literal["sum", "softmax"] = "sum"
+    """Weights of the local encoder: unnormalised, as published, or normalised to sum to 1."""
+    dropout_embedding: Fraction = 0.0
+    """Dropout on the item vectors."""
+    dropout_hidden: Fraction = 0.0
+    """Dropout on the session's representation before the decoder."""
+
+    def check(self, config: Experiment) -> None:
+        super().check(config)
+        if len(self.layers) != 1:
+            raise ValueError(f"model.layers: narm has one GRU, found {len(self.layers)} layers; give one number")
+
+    def encoder(self) -> NARMEncoder:
+        return NARMEncoder(
+            self.layers[0], self.embedding_dim, self.attention, self.dropout_embedding, self.dropout_hidden
+        )
+
+
+Model = SequenceModel

@@ -9,23 +9,76 @@ loss only the rows that a step needs are read and updated.
 from __future__ import annotations
 
 from math import prod
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from pydantic import Field
 
-from jaxrec.config import Config
+from jaxrec.config import Config as Experiment
+from jaxrec.config.sections import Count, LossConfig, ModelConfig, Positive, Section
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses.candidates import Negatives, SampledRanking, SamplingConstants, scores_of
-from jaxrec.losses.softmax import Softmax, softmax_cross_entropy
+from jaxrec.losses.sampled import CrossEntropy, SampledLoss
+from jaxrec.losses.softmax import FullSoftmax, SoftmaxLoss
 from jaxrec.models.work import Work, row_state
 from jaxrec.ops.parallel import dealt, taken, whole
 from jaxrec.ops.tables import Reads, RowPlan, TableSpec, look_up
+
+
+class HalfLife(Section):
+    """Further fields of the data section."""
+
+    half_life: Positive | None = None
+    """Days after which a training session weighs half as much in the loss (null: all weigh the same)."""
+
+
+class Windowed(ModelConfig):
+    """What models that read a session within a window have in common."""
+
+    sections: ClassVar[dict[str, type[Section]]] = {"data": HalfLife}
+
+    window: Annotated[int, Field(ge=1, le=4096)] = 20
+    """A score depends on the last so many clicks."""
+    stride: Count = 1
+    """In training, targets of a session beyond the window are scored so many at a time. At 1 each sees a whole window;
+    at s some see s - 1 clicks less, and a long session costs s times less."""
+
+    def check(self, config: Experiment) -> None:
+        if config.training.batch_size < self.window:
+            raise ValueError(f"training.batch_size: {config.training.batch_size} targets a step do not hold "
+                             f"model.window {self.window}; raise the one or lower the other")  # fmt: skip
+        if self.stride > self.window:
+            raise ValueError(f"model.stride: {self.stride} is more than model.window {self.window}")
+
+    def dense(self, config: Experiment) -> str:
+        return "" if isinstance(config.loss, SoftmaxLoss) else f"loss.name softmax, found {config.loss.name}"
+
+
+class Config(Windowed):
+    """A session encoder: a subclass says which, and adds its own fields."""
+
+    task: ClassVar[str] = "sessions"
+    losses: ClassVar[tuple[type[LossConfig], ...]] = (CrossEntropy, SampledLoss, FullSoftmax)
+
+    embedding_dim: Count = 100
+    """Width of the item vectors."""
+    temperature: Positive | None = None
+    """Scores are this times the cosine of session and item vectors (null: inner products)."""
+    init_std: Positive | None = None
+    """Standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim))."""
+
+    def encoder(self) -> nn.Module:
+        """Called as ``encoder(vectors, start, slot, train)`` with float32[R, W, D], int32[R, W] and int32[P] (see
+        ``PackedBlock``); gives float32[P, D]. Positions must not see others of their row than those from their
+        ``start`` to themselves. Benchmarks ask ``encoder.products(W)``: multiplications for each position and for each
+        target."""
+        raise NotImplementedError
 
 
 class Constants(NamedTuple):
@@ -52,46 +105,43 @@ def packed_steps(
 
 
 class SequenceModel:
-    """A session encoder as the loop sees it (``jaxrec.models.base.Model``).
+    """A session encoder as the loop sees it (``jaxrec.models.base.Model``), made by ``Config.encoder``."""
 
-    Args:
-        encoder: called as ``encoder(vectors, start, slot, train)`` with float32[R, W, D], int32[R, W] and int32[P] (see
-            ``PackedBlock``); gives float32[P, D]. Positions must not see others of their row than those from their
-            ``start`` to themselves. ``encoder.products(W)``: multiplications for each position and for each target.
-    """
-
-    def __init__(self, encoder: nn.Module, config: Config, n_items: int) -> None:
-        model, loss = config.model, config.loss
-        self._encoder, self._config, self._n_items = encoder, config, n_items
-        self._dense = loss.name == "softmax"
-        self._softmax = Softmax(loss.memory, loss.precision, loss.label_smoothing)
-        self._ranking = None if self._dense else SampledRanking(loss, n_items)
+    def __init__(self, config: Experiment, n_items: int) -> None:
+        model, loss = Config.of(config.model), config.loss
+        self._model, self._half_life = model, HalfLife.of(config.data).half_life
+        self._batch, self._optimizer = config.training.batch_size, config.optimizer
+        self._encoder: Any = model.encoder()
+        self._n_items = n_items
+        self._softmax = loss if isinstance(loss, FullSoftmax) else None
+        self._sampled = None if self._softmax else SampledLoss.of(loss)
+        self._ranking = SampledRanking(self._sampled, n_items) if self._sampled else None
         self._temperature = model.temperature
         self.window: int | None = model.window
         self.carries_lanes = False
         std = model.init_std or model.embedding_dim**-0.5
         self.tables = {
             "item": TableSpec(n_items, model.embedding_dim, lambda key, shape: std * jax.random.normal(key, shape),
-                              self._dense)
+                              dense=self._softmax is not None)
         }  # fmt: skip
 
     def feed(self, sessions: Sessions, plan: Plan) -> Feed:
-        model = self._config.model
+        model = self._model
         if not plan.training:
             return packed_feed(sessions, model.window, plan)
-        return packed_feed(sessions, model.window, plan, model.stride, self._config.data.half_life)
+        return packed_feed(sessions, model.window, plan, model.stride, self._half_life)
 
     def init(self, key: Array) -> Any:
-        model = self._config.model
+        model = self._model
         grid, slot = jnp.zeros((1, model.window), jnp.int32), jnp.zeros(1, jnp.int32)
         vectors = jnp.zeros((1, model.window, model.embedding_dim))
-        return self._encoder.init(key, vectors, grid, slot, False)["params"]
+        return self._encoder.init(key, vectors, grid, slot, False).get("params", {})
 
     def carry(self, lanes: int) -> tuple[()]:
         return ()
 
     def constants(self, counts: np.ndarray) -> Constants:
-        strength = self._config.loss.prior
+        strength = self._softmax.prior if self._softmax else 0.0
         # An item that never occurs in training counts as one that occurs once.
         prior = jnp.asarray(strength * np.log(np.maximum(counts, 1)), jnp.float32) if strength else None
         return Constants(self._ranking.constants(counts) if self._ranking else None, prior)
@@ -117,12 +167,11 @@ class SequenceModel:
         constants: Constants,
     ) -> tuple[Array, tuple[tuple[()], Array]]:
         block, table = step.block, self._unit(rows["item"])
-        if self._ranking is None or step.negatives is None:
+        if self._softmax:
             queries = self._queries(params, taken(look_up(table, whole(block.input))), block.start, block.slot, key)
-            total = softmax_cross_entropy(
-                self._softmax, queries, table, block.target, block.weight, constants.prior
-            )  # fmt: skip
+            total = self._softmax(queries, table, block.target, block.weight, constants.prior)
         else:
+            assert self._ranking is not None and step.negatives is not None
             slot, candidates = plans["item"].slot, len(block.target) + len(step.negatives.ids)
             # An id beyond the table stands for itself, and its row is 0.
             vectors = taken(table[slot[candidates:]].reshape(*block.input.shape, -1))
@@ -136,12 +185,12 @@ class SequenceModel:
         """FLOP of scores and encoder with their derivatives. Bytes of the rows asked for, duplicates and all, about as
         many inputs as targets, or of a dense table and its derivative; with the optimizer's state, each read and
         written once."""
-        config, batch, width = self._config, self._config.training.batch_size, self._config.model.embedding_dim
-        columns = self._n_items if self._dense else batch + config.loss.n_sample
+        batch, width = self._batch, self._model.embedding_dim
+        columns = batch + self._sampled.n_sample if self._sampled else self._n_items
         for_position, for_target = self._encoder.products(shape.input.shape[2])
         encoder = round(3 * 2 * (prod(shape.input.shape[1:]) * for_position + targets * for_target))
-        flop, row = 3 * 2 * targets * columns * width + encoder, width + row_state(config.optimizer, width)
-        return Work(int(flop), 4 * 2 * (columns * (row + width) if self._dense else (columns + batch) * row))
+        flop, row = 3 * 2 * targets * columns * width + encoder, width + row_state(self._optimizer, width)
+        return Work(int(flop), 4 * 2 * (columns * (row + width) if self._softmax else (columns + batch) * row))
 
     def encode(self, params: Any, tables: dict[str, Array], carry: tuple[()], block: PackedBlock) -> tuple[Any, Array]:
         table = self._unit(tables["item"])
@@ -184,6 +233,12 @@ def drop(module: nn.Module, x: Array, rate: float, train: bool) -> Array:
         return x
     keep = jax.random.bernoulli(module.make_rng("dropout"), 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
+def scored(states: Array, slot: Array) -> Array:
+    """float32[P, D]: of float32[R, W, D] the int32[P] positions that are scored, which may lie in any row: all devices
+    need all of them."""
+    return whole(states).reshape(-1, states.shape[-1])[slot]
 
 
 def allowed(start: Array) -> Array:

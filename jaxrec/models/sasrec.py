@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from pydantic import Field
 
-from jaxrec.config import Config
-from jaxrec.models.packed import SequenceModel, allowed, drop
-from jaxrec.ops.parallel import whole
+from jaxrec.config import Config as Experiment
+from jaxrec.config.sections import Fraction
+from jaxrec.models import packed
+from jaxrec.models.packed import SequenceModel, allowed, drop, scored
 from jaxrec.ops.precision import batched_product, product
 from jaxrec.ops.tables import glorot_like
 
@@ -48,7 +52,7 @@ class SASRecEncoder(nn.Module):
         for i in range(self.blocks):
             x = x + self._attend(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_1")(x), x, visible, train)
             x = x + self._feed_forward(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_2")(x), train)
-        return nn.LayerNorm(name="norm")(whole(x).reshape(-1, self.width)[slot])
+        return nn.LayerNorm(name="norm")(scored(x, slot))
 
     def products(self, window: int) -> tuple[int, int]:
         """Multiplications for each position, over half a window on average, and for each target."""
@@ -75,10 +79,29 @@ class SASRecEncoder(nn.Module):
         return x
 
 
-def sasrec(config: Config, n_items: int) -> SequenceModel:
-    """SASRec as configured."""
-    model = config.model
-    encoder = SASRecEncoder(
-        model.embedding_dim, model.window, model.blocks, model.heads, model.dropout_embedding, model.dropout_hidden
-    )
-    return SequenceModel(encoder, config, n_items)
+class Config(packed.Config):
+    """sessions of clicks: self-attention"""
+
+    name: Literal["sasrec"] = "sasrec"
+    blocks: Annotated[int, Field(ge=1, le=16)] = 2
+    """Self-attention blocks."""
+    heads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Attention heads, which share embedding_dim."""
+    dropout_embedding: Fraction = 0.0
+    """Dropout on the input vectors."""
+    dropout_hidden: Fraction = 0.0
+    """Dropout in each block: on attention weights, and in the network."""
+
+    def check(self, config: Experiment) -> None:
+        super().check(config)
+        if self.embedding_dim % self.heads:
+            raise ValueError(f"model.heads: {self.heads} do not divide model.embedding_dim {self.embedding_dim}; "
+                             "choose a divisor")  # fmt: skip
+
+    def encoder(self) -> SASRecEncoder:
+        return SASRecEncoder(
+            self.embedding_dim, self.window, self.blocks, self.heads, self.dropout_embedding, self.dropout_hidden
+        )
+
+
+Model = SequenceModel

@@ -6,28 +6,25 @@ as it is. Both end on the unit sphere, so a score is a cosine.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from itertools import pairwise
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrec.config import Config
+from jaxrec.config import Config as Experiment
 from jaxrec.data.rows import Rows, Schema
+from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
 from jaxrec.losses.candidates import AliasTable, alias_table, draw
-from jaxrec.losses.contrastive import Asked, Offered, contrast
-from jaxrec.models.fields import Stack
+from jaxrec.losses.contrastive import Asked, Contrastive, Offered, contrast
+from jaxrec.models.tower import Config, Side
 from jaxrec.models.work import Work
 from jaxrec.ops.dropout import byte_mask
 from jaxrec.ops.parallel import dealt, taken, whole
-from jaxrec.ops.precision import dense_product
-from jaxrec.ops.tables import Reads, RowPlan, TableSpec, look_up
+from jaxrec.ops.tables import Reads, RowPlan, look_up
 from jaxrec.ops.topk import block_size, top_items
 
 MEMORY = 64  # MiB of scores that are held while the nearest items are looked up
@@ -85,99 +82,6 @@ class Step(NamedTuple):
     item_ids: Array
 
 
-class Tower(nn.Module):
-    """An MLP onto the unit sphere.
-
-    Attributes:
-        hidden: units of the hidden layers; each is followed by ReLU, batch normalisation and dropout.
-        output: width of the space.
-        batch_norm: whether there is batch normalisation.
-        dropout: rate there.
-        dropout_input: rate on the features.
-    """
-
-    hidden: tuple[int, ...]
-    output: int
-    batch_norm: bool
-    dropout: float
-    dropout_input: float
-
-    @nn.compact
-    def __call__(self, x: Array, counted: Array | None) -> Array:
-        """float32[n, output] unit vectors of float32[n, features].
-
-        Args:
-            counted: training: bool[n], which rows the batch's mean and variance are taken over; all are normalised
-                with them. None: evaluation, with the running ones.
-        """
-        if counted is not None and self.dropout_input:
-            x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout_input)
-        for units in self.hidden:
-            x = nn.relu(nn.Dense(units, dot_general=dense_product)(x))
-            if self.batch_norm:
-                norm = nn.BatchNorm(use_running_average=counted is None, momentum=0.9)
-                x = norm(x, mask=None if counted is None else counted[:, None])
-            if counted is not None and self.dropout:
-                x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout)
-        x = nn.Dense(self.output, dot_general=dense_product)(x)
-        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=1, keepdims=True), 1e-12))
-
-
-class Side:
-    """One side's fields, table and tower."""
-
-    def __init__(self, config: Config, fields: Schema, side: str) -> None:
-        self.schema = fields.side(side)
-        self.coded = replace(self.schema, fields=self.schema.coded)
-        self.stack, self._dim = Stack.of(self.coded), config.model.embedding_dim
-        self.features = self._dim * len(self.coded.fields) + len(self.schema.numerical)
-        model = config.model
-        self.output = model.output_dim
-        self._tower = Tower(
-            model.hidden, model.output_dim, model.norm == "batch", model.dropout_hidden, model.dropout_embedding
-        )
-        std = model.init_std or self._dim**-0.5
-
-        def begin(key: Array, shape: tuple[int, int]) -> Array:
-            vectors = std * jax.random.normal(key, shape, jnp.float32)
-            return vectors.at[self.stack.unknown].set(0.0)  # where nothing trains the unknown values, they say nothing
-
-        self.table = TableSpec(self.stack.rows, self._dim, begin, dense=model.table == "dense")
-
-    @property
-    def products(self) -> int:
-        """Multiplications of the tower for each row."""
-        widths = (self.features, *self._tower.hidden, self.output)
-        return sum(below * above for below, above in pairwise(widths))
-
-    def variables(self, key: Array) -> Any:
-        """The tower's parameters (``params``) and statistics (``batch_stats``, where it has any)."""
-        found: Any = self._tower.init(key, jnp.zeros((1, self.features)), None)
-        return found
-
-    def inputs(self, vectors: Array, ids: Array, numbers: Array) -> Array:
-        """float32[n, features] from float32[n, C, D] vectors of int32[n, C] ids, and float32[n, M]."""
-        none = jnp.zeros((len(numbers), 0))
-        if not self.coded.fields:
-            return numbers
-        folded = self.stack.fold(vectors, ids, none).reshape(len(numbers), -1)
-        return jnp.concatenate([folded, numbers], axis=1)
-
-    def train(self, params: Any, statistics: Any, x: Array, counted: Array, key: Array) -> tuple[Array, Any]:
-        """float32[n, output], and the new statistics."""
-        variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
-        found: Any = self._tower.apply(variables, x, counted, rngs={"dropout": key}, mutable=["batch_stats"])
-        return found[0], found[1].get("batch_stats", statistics)
-
-    def encode(self, params: Any, statistics: Any, table: Array | None, columns: Array, numbers: Array) -> Array:
-        """float32[n, output] from int32[n, C] and float32[n, M], as it is evaluated."""
-        ids = self.stack.ids(columns)
-        vectors = look_up(table, ids) if table is not None else jnp.zeros((0,))
-        variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
-        out: Any = self._tower.apply(variables, self.inputs(vectors, ids, numbers), None)
-        return out
-
-
 class TwoTower:
     """Two towers as the loop sees them (``jaxrec.models.base.TowerModel``).
 
@@ -185,12 +89,13 @@ class TwoTower:
         schema: all fields of the data set; the configuration says which are read.
     """
 
-    def __init__(self, config: Config, schema: Schema) -> None:
-        fields = schema.select(config.data.fields).without("context")
-        self._loss, self._batch = config.loss, config.training.batch_size
+    def __init__(self, config: Experiment, schema: Schema) -> None:
+        model, data = Config.of(config.model), RowData.of(config.data)
+        fields = schema.select(data.fields).without("context")
+        self._loss, self._batch = Contrastive.of(config.loss), config.training.batch_size
         self.carries_lanes = False
-        self._unknown_rate, self._dense = config.data.unknown_rate, config.model.table == "dense"
-        self.sides = {side: Side(config, fields, side) for side in ("user", "item")}
+        self._unknown_rate, self._dense = data.unknown_rate, model.table == "dense"
+        self.sides = {side: Side(model, fields, side) for side in ("user", "item")}
         self.n_items = next(field.size for field in schema.fields if field.name == schema.item)
         self._pool = min(self._loss.hard_pool, self.n_items - 2) if self._loss.hard_negatives else 0
         self.tables = {name: side.table for name, side in self.sides.items() if side.coded.fields}
@@ -371,3 +276,6 @@ class TwoTower:
         """
         table = weights["tables"].get(side)
         return self.sides[side].encode(weights["params"][side], weights["statistics"][side], table, columns, numbers)
+
+
+Model = TwoTower

@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 from jaxrec.config import OptimizerConfig
 
-MOMENTS = {"adagrad": 1, "adam": 2, "sgd": 0}
-
 
 class Work(NamedTuple):
     """Cost of one step.
@@ -23,6 +21,4 @@ class Work(NamedTuple):
 
 def row_state(optimizer: OptimizerConfig, width: int) -> int:
     """Numbers that the optimizer keeps of a table's row of ``width`` numbers."""
-    if optimizer.tables != "same":
-        return min(1, width)
-    return width * (MOMENTS[optimizer.name] + (optimizer.momentum > 0))
+    return width * optimizer.moments if optimizer.tables == "same" else min(1, width)

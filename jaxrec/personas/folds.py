@@ -24,6 +24,7 @@ from jaxrec.errors import UserError
 from jaxrec.models.base import TowerModel, make_tower_model
 from jaxrec.personas.clusters import draw_attributes, find_personas, unread_profiles
 from jaxrec.personas.files import Reviews, read_reviews
+from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.retrieval.hits import Hits, answered, expected, intervals, item_categories, means
 from jaxrec.tasks.retrieval.item_vectors import item_vectors
 from jaxrec.tasks.retrieval.judge import rank_queries
@@ -156,7 +157,9 @@ class _Training:
 
     def weights(self, data: Retrieval) -> dict[str, Any]:
         config = self.config
-        feed = self.model.feed(data.training_rows(), training_plan(config))
+        feed = self.model.feed(
+            data.training_rows(), training_plan(config, passes=RowTraining.of(config.training).passes)
+        )
         if self._block is None:  # the schedule of the first fold serves all: they differ by a row
             schedule = make_schedule(config.optimizer, config.training.epochs * feed.shape.used)
             self._optimizer = make_optimizer(config.optimizer, schedule)

@@ -18,6 +18,7 @@ from jaxrec.personas.embedding import embed, embedding_figure, tsne
 from jaxrec.personas.groups import Groups, colour, customers_by, products_of, tell_replaced
 from jaxrec.plots.pictures import Shown, legible, save_picture, titled
 from jaxrec.run import open_run
+from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.retrieval.evaluate import Evaluation, answer_split
 from jaxrec.tasks.retrieval.hits import Hits, expected, intervals, means, take
 from jaxrec.training.telemetry import read_log
@@ -47,7 +48,7 @@ def draw_personas(
             data set, no folder can be at ``out``, or scikit-learn is missing and asked for.
     """
     run = open_run(path)
-    if run.config.model.name != "two_tower":
+    if run.config.model.task != "retrieval":
         raise UserError(f"{path}: a run of {run.config.model.name}; name one of two_tower")
     k = run.config.evaluation.k[0] if k is None else k
     if k < 1:
@@ -63,7 +64,7 @@ def draw_personas(
         distribution_figure(barred, name),
         results_figure(results_by(found, barred, k), barred, k, f"{name}, {split} split ({run.config.data.protocol})"),
         embedding_figure(embed(run, found), customers, products, method, name),
-        loss_figure(losses, run.config.training.passes, name),
+        loss_figure(losses, RowTraining.of(run.config.training).passes, name),
     )
     tell_replaced(customers, products)
     out.mkdir(parents=True, exist_ok=True)

@@ -154,7 +154,7 @@ def check_comparable(runs: Sequence[Run]) -> None:
             raise UserError(f"{both} they were trained on different data sets; draw them in pictures of their own")
         for field, one, other in (
             ("data.validation_fraction", first.config.data.validation_fraction, run.config.data.validation_fraction),
-            ("evaluation.ties", first.config.evaluation.ties, run.config.evaluation.ties),
+            ("evaluation.ties", *(getattr(one.config.evaluation, "ties", "conservative") for one in (first, run))),
         ):
             if one != other:
                 raise UserError(f"{both} {field} is {one} in the one and {other} in the other; draw them apart")

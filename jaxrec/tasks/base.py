@@ -11,8 +11,9 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from jaxrec.cli.wording import listed
 from jaxrec.config import Config
-from jaxrec.config.agreement import ROWS
+from jaxrec.config.finding import find_task, models
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.reading.times import ORDER
 from jaxrec.data.rows import RowsDataset
@@ -20,6 +21,7 @@ from jaxrec.data.splits import RowSplits, counted, in_words
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed
 from jaxrec.models.base import Model
+from jaxrec.models.packed import HalfLife
 from jaxrec.run import Run
 from jaxrec.training.block import init_state
 from jaxrec.training.checkpoint import Checkpoints
@@ -65,19 +67,23 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
     Raises:
         UserError: model and data are of different kinds, or the splits leave nothing.
     """
-    rows = isinstance(dataset, RowsDataset)
-    if rows != (config.model.name in ROWS):
-        kind, fits = ("rows", "autoint or two_tower") if rows else ("sessions", "gru4rec, narm or sasrec")
-        if not isinstance(dataset, RowsDataset) and dataset.event_types:
-            fits = "merrec, " + fits
+    task, kind = find_task(config.model), dataset.manifest["kind"]
+    if kind != task.READS:
+        typed = dataset.manifest.get("event_types")
+        fitting = [name for name, model in models().items()
+                   if kind == find_task(model).READS and (typed or model.task != "events")]  # fmt: skip
+        fits = listed(fitting, "or")
         raise UserError(f"model.name: {config.model.name} does not read the {kind} of {dataset.path}; choose {fits}")
-    if config.data.half_life is not None and dataset.manifest.get("options", {}).get("time_unit") == ORDER:
+    if (
+        isinstance(config.data, HalfLife)
+        and config.data.half_life is not None
+        and dataset.manifest.get("options", {}).get("time_unit") == ORDER
+    ):
         raise UserError(f"data.half_life: counts days, and the times of {dataset.path} are counters (--time-unit "
                         "order); leave it out")  # fmt: skip
     dataset.verify()
-    name = {"merrec": "events", "autoint": "clicks", "two_tower": "retrieval"}.get(config.model.name, "sessions")
-    task: Task = importlib.import_module(f"jaxrec.tasks.{name}.task").make(config, dataset)
-    return task
+    made: Task = importlib.import_module(f"{task.__name__}.task").make(config, dataset)
+    return made
 
 
 def check_early_stopping(config: Config, validated: int) -> None:

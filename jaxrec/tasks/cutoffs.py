@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxrec.cli.command import say
 from jaxrec.config import Config
-from jaxrec.config.agreement import ROWS
+from jaxrec.config.finding import find_task
 from jaxrec.config.sections import EvaluationConfig
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.rows import RowsDataset, Schema
@@ -43,9 +43,9 @@ def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset, stored: Config |
     Raises:
         UserError: a cut-off that was given is more than there are items.
     """
-    items, rows = ranked_items(dataset.manifest), config.model.name in ROWS
-    if config.model.name == "autoint" or rows != (dataset.manifest["kind"] == "rows") or not items:
-        return config  # autoint ranks each user's own rows, of which there may be any number; the others do not fit
+    items, reads = ranked_items(dataset.manifest), find_task(config.model).READS
+    if config.model.task == "clicks" or reads != dataset.manifest["kind"] or not items:
+        return config  # click models rank each user's own rows, of which there may be any number; the others do not fit
     default = [(part, name) for part, name in FIELDS if name not in getattr(config, part).model_fields_set]
     if stored is None:
         for part, name in FIELDS:
@@ -71,7 +71,7 @@ def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset, stored: Config |
 def run_ks(run: Run) -> list[int]:
     """The cut-offs of a run, in ascending order, for a command to which none were given."""
     ks = run.config.evaluation.k
-    if run.config.model.name == "autoint" or max(ks) <= (items := ranked_items(run.manifest)):
+    if run.config.model.task == "clicks" or max(ks) <= (items := ranked_items(run.manifest)):
         return sorted(set(ks))
     if ks != DEFAULT_KS:  # of an earlier version, as is what follows: now training refuses the one, lowers the other
         raise UserError(f"{run.path}: its evaluation.k {max(ks)} is more than its {items} items; give a lower --k")

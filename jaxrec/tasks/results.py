@@ -52,14 +52,14 @@ def question(run: Run, split: str, checkpoint: str, **limits: Any) -> Result:
         "checkpoint": checkpoint,
         "step": Checkpoints(run.path).last(checkpoint),
         "validation_fraction": config.data.validation_fraction,
-        "ties": config.evaluation.ties,
+        "ties": getattr(config.evaluation, "ties", "conservative"),
         **limits,
     }
     if run.kind == "rows":
         names = ("protocol", "split_seed", "test_fraction", "repeats")
         asked |= {name: getattr(config.data, name) for name in names}
-        rules = [rule.model_dump(mode="json") for rule in config.recommendation.rules]
-        asked |= {"category": config.evaluation.category, "rules": rules}
+        rules = config.recommendation.model_dump(mode="json").get("rules", [])
+        asked |= {"category": getattr(config.evaluation, "category", None), "rules": rules}
     return asked
 
 

@@ -4,15 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, Field
 
-from jaxrec.config import Rule
-from jaxrec.data.rows import Field, Schema
+from jaxrec.config.sections import RecommendationConfig, Section
+from jaxrec.data import rows
+from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError, nearest
 
-Code = Callable[[Field, Any], int]
+Code = Callable[[rows.Field, Any], int]
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):  # not 1 or 0
+        raise ValueError(f"found {value}; give a number, or text in quotes")
+    return value
+
+
+Value = Annotated[str | int | float, BeforeValidator(_no_truth)]
+
+
+class Rule(Section):
+    """What a shop knows and a model does not."""
+
+    when: dict[str, Value] = Field(default_factory=dict)
+    """Values of fields of the user that all have to hold; none: for everybody."""
+    boost: Annotated[dict[str, Value], Field(min_length=1)]
+    """Values of fields of the item; those that have all of them move up."""
+    by: Annotated[float, Field(ge=-1.0, le=1.0)]
+    """Added to their scores, which are between 0 and 1."""
+
+
+class Rules(RecommendationConfig):
+    """The recommendation section of models of users and items."""
+
+    rules: tuple[Rule, ...] = ()
+    """Applied where a run recommends; evaluate measures with and without them."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +129,7 @@ def _code(schema: Schema, code: Code, part: str, side: str, name: str, value: An
         raise UserError(f"recommendation.rules: {part}: {error}") from None
 
 
-def _field(schema: Schema, part: str, side: str, name: str) -> Field:
+def _field(schema: Schema, part: str, side: str, name: str) -> rows.Field:
     names = schema.of_side(side)
     if name not in names:
         raise UserError(f"recommendation.rules: {part}: no field '{name}' of the {side} that has values"

@@ -111,17 +111,20 @@ def lay_out(state: TrainState, model: Model, whole: Callable[[Any], Any], dealt:
     return whole(state._replace(carry=()))._replace(carry=carry)
 
 
-def training_plan(config: Config) -> Plan:
+def training_plan(config: Config, order: str = "random", passes: int = 1) -> Plan:
     """How a configuration feeds its training split.
+
+    Args:
+        order: of the split, ``random`` or ``time``.
+        passes: through the split, of an epoch.
 
     Raises:
         UserError: the devices are not there, or cannot share the batch.
     """
-    data, settings = config.data, config.training
-    size = data.device_memory * 2**20
+    settings = config.training
     return Plan(
-        settings.batch_size, settings.steps_per_block, data.order, settings.seed, size, training=True,
-        passes=settings.passes, mesh=parallel.make_mesh(config.mesh.data, settings.batch_size),
+        settings.batch_size, settings.steps_per_block, order, settings.seed, config.data.device_memory * 2**20,
+        training=True, passes=passes, mesh=parallel.make_mesh(config.mesh.data, settings.batch_size),
     )  # fmt: skip
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from pydantic import Field
 
-from jaxrec.config import OptimizerConfig
+from jaxrec.config.sections import Config, Fraction, OptimizerConfig, Positive
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -35,31 +36,84 @@ class Optimizer(NamedTuple):
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Optimizer:
-    """The configured optimizers. Every operation is by element or by row, so that ``tables.update_rows`` may apply them
-    to single rows.
-
-    Adagrad (Duchi et al. 2011) is GRU4Rec's: the accumulator starts at 0, epsilon stands inside the root, and momentum
-    sums the scaled updates.
-    """
-    parts: list[optax.GradientTransformation] = []
-    if config.name == "adagrad":
-        parts.append(optax.scale_by_rss(0.0, 1e-6 if config.epsilon is None else config.epsilon))
-    elif config.name == "adam":
-        epsilon = 1e-8 if config.epsilon is None else config.epsilon
-        parts.append(optax.scale_by_adam(config.beta1, config.beta2, epsilon))
-    if config.weight_decay:
-        parts.append(optax.add_decayed_weights(config.weight_decay))  # Loshchilov & Hutter 2019: beside the moments
+    """The configured optimizers."""
     # A constant rate needs no counter of its own in the state.
     rate: Any = config.learning_rate if _constant(config) else schedule
-    parts.append(optax.scale_by_learning_rate(rate))
-    if config.momentum:
-        parts.append(optax.trace(config.momentum))
-    dense = optax.chain(*parts)
+    dense = optax.chain(*config.parts(optax.scale_by_learning_rate(rate)))
     if config.tables == "same":
         return Optimizer(dense, dense)
     share = config.table_learning_rate / config.learning_rate
     follow: Any = share * rate if _constant(config) else lambda step: share * schedule(step)
     return Optimizer(dense, optax.chain(scale_by_row_rss(), optax.scale_by_learning_rate(follow)))
+
+
+class Adagrad(OptimizerConfig):
+    """Adagrad (Duchi et al. 2011) as GRU4Rec's: the accumulator starts at 0, epsilon stands inside the root, and
+    momentum sums the scaled updates."""
+
+    name: Literal["adagrad"] = "adagrad"
+    momentum: Fraction = 0.0
+    """Decay of the sum of updates (0: off)."""
+    epsilon: Positive | None = None
+    """Inside the root (null: 1e-6)."""
+
+    @property
+    def moments(self) -> int:
+        return 1 + (self.momentum > 0)
+
+    def parts(self, scale: optax.GradientTransformation) -> list[optax.GradientTransformation]:
+        scaled = optax.scale_by_rss(0.0, 1e-6 if self.epsilon is None else self.epsilon)
+        return [scaled, scale, *_momentum(self.momentum)]
+
+
+class Adam(OptimizerConfig):
+    """Adam. On embedding tables it is the lazy Adam of the field, only rows that were read move; under softmax all
+    do."""
+
+    name: Literal["adam"] = "adam"
+    epsilon: Positive | None = None
+    """Outside the root (null: 1e-8)."""
+    beta1: Fraction = 0.9
+    """First-moment decay."""
+    beta2: Fraction = 0.999
+    """Second-moment decay."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decoupled decay of all weights (AdamW), times the learning rate; with dense tables only."""
+
+    @property
+    def moments(self) -> int:
+        return 2
+
+    def check(self, config: Config) -> None:
+        super().check(config)
+        if self.weight_decay and self.tables == "same" and (needs := config.model.dense(config)):
+            raise ValueError(f"optimizer.weight_decay: needs {needs}, since it decays all weights; set it to 0, or "
+                             "optimizer.tables to rowwise_adagrad")  # fmt: skip
+
+    def parts(self, scale: optax.GradientTransformation) -> list[optax.GradientTransformation]:
+        parts = [optax.scale_by_adam(self.beta1, self.beta2, 1e-8 if self.epsilon is None else self.epsilon)]
+        if self.weight_decay:
+            parts.append(optax.add_decayed_weights(self.weight_decay))  # Loshchilov & Hutter 2019: beside the moments
+        return [*parts, scale]
+
+
+class SGD(OptimizerConfig):
+    """Stochastic gradient descent."""
+
+    name: Literal["sgd"] = "sgd"
+    momentum: Fraction = 0.0
+    """Decay of the sum of updates (0: off)."""
+
+    @property
+    def moments(self) -> int:
+        return int(self.momentum > 0)
+
+    def parts(self, scale: optax.GradientTransformation) -> list[optax.GradientTransformation]:
+        return [scale, *_momentum(self.momentum)]
+
+
+def _momentum(decay: float) -> list[optax.GradientTransformation]:
+    return [optax.trace(decay)] if decay else []
 
 
 class RowRssState(NamedTuple):

@@ -255,7 +255,7 @@ def _known(out: Path, record: dict[str, Any]) -> bool:
     try:
         found = read_yaml(file, "the study")
         # fields that the configuration has got since have their defaults
-        found["config"] = Config.model_validate(found["config"]).model_dump(mode="json")
+        found["config"] = configuration.parse(found["config"], former=True).model_dump(mode="json")
         before = {f"{part} {name}": value for part, values in found.items() for name, value in _flat(values)}
     except (UserError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file}: damaged; restore it, or choose another --out") from None
@@ -339,7 +339,7 @@ def _open_study(storage: RDBStorage, metric: str, options: Options) -> Study:
 
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.tune``."""
-    parser = Parser(prog="python -m jaxrec.tune", description=DESCRIPTION, fields=configuration.fields())
+    parser = Parser(prog="python -m jaxrec.tune", description=DESCRIPTION, fields=configuration.fields)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, the fields not in the space")
     parser.add_argument("--space", required=True, metavar="FILE", help="YAML file, such as configs/tune_autoint.yaml")
     parser.add_argument("--trials", required=True, type=int, metavar="N", help="in all, with those of earlier calls")

@@ -128,10 +128,11 @@ class Space:
         yield from (tuple(draw.choice(own) for own in values) for _ in range(COMBINATIONS - longest))
 
     def _with(self, base: Config, values: dict[str, Any]) -> Config:
-        sections = base.model_dump(mode="json")
+        # Only what was set: another model or loss has fields and defaults of its own.
+        sections = base.model_dump(mode="json", exclude_unset=True)
         for name, value in (self.fixed | values).items():
             section, _, field = name.partition(".")
-            sections[section][field] = value
+            sections.setdefault(section, {})[field] = value
         return configuration.parse(sections, source=self.source)
 
 

@@ -16,7 +16,7 @@ from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_cali
 from jaxrec.cli.command import progress
 from jaxrec.config import Config
 from jaxrec.data.rows import Rows, RowsDataset, Schema
-from jaxrec.data.splits import PAIRS, RowSplits, counted, held_by, in_words
+from jaxrec.data.splits import PAIRS, RowData, RowSplits, counted, held_by, in_words
 from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.chance import random_user_ranking
 from jaxrec.metrics.clicks import Calibration, by_group, calibration, click_metrics
@@ -72,7 +72,7 @@ def evaluate_rows(
     }
     if users is not None:
         result["chance"] = random_user_ranking(known.labels, users, ks)
-    held = held_by(run.config.data, dataset.rows(), dataset.schema, splits.train, chosen, impressions=True)
+    held = held_by(RowData.of(run.config.data), dataset.rows(), dataset.schema, splits.train, chosen, impressions=True)
     if split != "train":
         result["repeats"] = counted(splits, held)
     result["groups"] = _groups(dataset, rows, splits.train, chosen, logits, ks, groups)

@@ -11,11 +11,12 @@ from jaxrec.cli.command import progress
 from jaxrec.config import Config
 from jaxrec.data.retrieval import known, value_counts
 from jaxrec.data.rows import Rows, RowsDataset, Schema
-from jaxrec.data.splits import RowSplits, configured_splits, held_by
+from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError
 from jaxrec.models.base import ClickModel, make_click_model
 from jaxrec.run import Run
 from jaxrec.tasks.base import Task, check_early_stopping, load_parameters, validated_rows
+from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.clicks.judge import RowEvaluator
 from jaxrec.tasks.history import history
 from jaxrec.training.block import training_plan
@@ -40,14 +41,14 @@ def make(config: Config, dataset: RowsDataset) -> Task:
     model = make_click_model(config, schema, start)
     return Task(
         model,
-        model.feed(training, training_plan(config)),
+        model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes)),
         model.constants(counts),
         RowEvaluator(model, validation, config.evaluation) if len(validation) else None,
         f"{len(training):,} rows ({training.labels.mean():.1%} positive), {len(schema.fields)} fields",
         validated_rows(
             f"{len(validation):,} validation rows" if len(validation) else "no validation",
             splits,
-            held_by(config.data, rows, dataset.schema, splits.train, splits.test, impressions=True),
+            held_by(RowData.of(config.data), rows, dataset.schema, splits.train, splits.test, impressions=True),
         ),
         {"value_counts": counts, **history(dataset)},
     )
@@ -73,7 +74,7 @@ def _check_classes(dataset: RowsDataset, rows: Rows, splits: RowSplits) -> None:
 
 def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:
     """All rows with the columns of the configured fields, and how they are split."""
-    rows, data = dataset.rows(), config.data
+    rows, data = dataset.rows(), RowData.of(config.data)
     splits = configured_splits(data, rows, dataset.schema, impressions=True)
     if data.fields is None:
         return rows, splits
@@ -96,7 +97,7 @@ def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:
     Raises:
         UserError: the run is of another kind.
     """
-    if run.config.model.name != "autoint":
+    if run.config.model.task != "clicks":
         does = "ranks sessions" if run.kind == "sessions" else "scores no rows"
         raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name one of autoint")
     model = make_click_model(run.config, run.schema)

@@ -1,1 +1,22 @@
 """Next items of sequences of typed events, by what items are called."""
+
+from __future__ import annotations
+
+from jaxrec.config.sections import Count
+from jaxrec.tasks import sessions
+
+READS = "sessions"  # data sets of this kind
+
+
+class Data(sessions.Data):
+    """The data section of models of events."""
+
+    embeddings: str | None = None
+    """The text model whose name vectors are read, where the data set has those of several."""
+
+
+class Evaluation(sessions.Evaluation):
+    """The evaluation section of models of events."""
+
+    sessions: Count | None = None
+    """At most so many sessions are evaluated, drawn at random but always the same (null: all)."""

@@ -18,6 +18,7 @@ from jaxrec.feeds.packed import target_positions
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.merrec import MERRec
 from jaxrec.ops.topk import BlockSize, Live, block_size, ranks
+from jaxrec.tasks.sessions import Evaluation
 from jaxrec.tasks.sessions.judge import QUERIES_PER_BLOCK
 
 SAMPLE_SEED = 0  # of the sessions that are evaluated
@@ -47,7 +48,7 @@ class EventEvaluator:
     """
 
     def __init__(self, model: MERRec, sessions: Sessions, config: EvaluationConfig, trained: np.ndarray) -> None:
-        self._model, self._trained, self._ties = model, trained, config.ties
+        self._model, self._trained, self._ties = model, trained, Evaluation.of(config).ties
         batch = max(model.window, min(config.batch_size, QUERIES_PER_BLOCK))
         steps = max(1, QUERIES_PER_BLOCK // batch)
         self._feed = model.feed(sessions, Plan(batch, steps, order="time", seed=0, device_bytes=2**30))
@@ -112,5 +113,5 @@ def rank_by(
         if spans is not None and live is not None:
             at = Live(*live, jnp.asarray(spans.seconds(times[part])))
         query, target = jnp.asarray(queries[part]), jnp.asarray(targets[part])
-        found.append(np.asarray(ranks(query, target, vectors, size, config.ties, at)))
+        found.append(np.asarray(ranks(query, target, vectors, size, Evaluation.of(config).ties, at)))
     return np.concatenate([np.zeros(0, np.float32), *found])

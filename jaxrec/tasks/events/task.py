@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.config import Config
+from jaxrec.config.finding import find_model
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.items import Catalogue, open_catalogue
 from jaxrec.errors import UserError
@@ -28,9 +29,9 @@ def make(config: Config, dataset: Dataset) -> Task:
         raise UserError(f"model.head: {config.model.head} ranks items by their names, and {dataset.path} has none; set "
                         "it to items, or prepare the data again with --name")  # fmt: skip
     training, validation = session_splits(config, dataset)
-    model = MERRec(config, catalogue, len(dataset.manifest["event_types"]))
+    model: MERRec = find_model(config.model.name).Model(config, catalogue, len(dataset.manifest["event_types"]))
     model.check()
-    feed = model.feed(training, training_plan(config))
+    feed = model.feed(training, training_plan(config, config.data.order))
     counts = popularity(training.items, dataset.n_items)
     validator = None
     if len(validation):
@@ -65,8 +66,8 @@ def load_event_model(run: Run) -> tuple[MERRec, Catalogue, dict[str, Any], str]:
     Raises:
         UserError: the run is of another model, or its catalogue is missing or damaged.
     """
-    if run.config.model.name != "merrec":
+    if run.config.model.task != "events":
         raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of merrec")
     catalogue = open_catalogue(run.path / "dataset", run.manifest, run.config.model.item_fields)
-    model = MERRec(run.config, catalogue, len(run.manifest["event_types"]))
+    model: MERRec = find_model(run.config.model.name).Model(run.config, catalogue, len(run.manifest["event_types"]))
     return model, catalogue, *load_parameters(run, model)

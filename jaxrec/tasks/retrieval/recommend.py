@@ -15,7 +15,6 @@ from jax import Array
 
 from jaxrec.cli.command import as_json
 from jaxrec.cli.options import pairs
-from jaxrec.config import Rule
 from jaxrec.data.codes import Entities, FieldCodes, note_ignored, noted_unknown, warn_unknown
 from jaxrec.data.given import item_rows
 from jaxrec.data.ids import Places, bare, check_one, check_single, new_id, plain, read_ids
@@ -28,7 +27,7 @@ from jaxrec.run import Run, open_run
 from jaxrec.tasks.history import History, again, check_seen
 from jaxrec.tasks.retrieval.item_vectors import item_vectors, load_item_vectors
 from jaxrec.tasks.retrieval.task import load_tower_model
-from jaxrec.tasks.rules import RuleBook, describe
+from jaxrec.tasks.rules import Rule, RuleBook, describe
 from jaxrec.tasks.serving import best, capacity, check_k, steps
 
 

@@ -15,6 +15,7 @@ from jaxrec.models.base import TowerModel, make_tower_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.run import Run
 from jaxrec.tasks.base import Task, check_early_stopping, load_parameters, validated_rows
+from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
 from jaxrec.tasks.retrieval.hits import item_categories
 from jaxrec.tasks.retrieval.item_vectors import save_item_vectors
@@ -34,7 +35,7 @@ def make(config: Config, dataset: RowsDataset) -> Task:
     if config.loss.mask == "positives":
         data.check_mask(config.data.device_memory)
     model = make_tower_model(config, dataset.schema)
-    feed = model.feed(training, training_plan(config))
+    feed = model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes))
     return Task(
         model,
         feed,
@@ -67,7 +68,7 @@ def load_tower_model(run: Run) -> tuple[TowerModel, dict[str, Any], str]:
     Raises:
         UserError: the run is of another model.
     """
-    if run.config.model.name != "two_tower":
+    if run.config.model.task != "retrieval":
         raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of two_tower")
     model = make_tower_model(run.config, Schema.from_manifest(run.manifest))
     return model, *load_parameters(run, model)

@@ -16,6 +16,7 @@ from jaxrec.config import EvaluationConfig
 from jaxrec.data.splits import Split
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.ops.topk import rank_scores
+from jaxrec.tasks.sessions import Evaluation
 from jaxrec.tasks.sessions.judge import Seen
 
 # Queries and float32 scores of a batch: 8 MiB, if the configuration's bound allows them. The system takes the pages of
@@ -67,7 +68,7 @@ def baseline_metrics(
     for low, high in queries.batches(rows, baseline.work):
         scores = jnp.asarray(baseline.scores(queries.prefixes(low, high, rows)))  # always `rows`: one compiled program
         targets = jnp.asarray(np.pad(queries.targets[low:high], (0, rows - (high - low))))
-        rank, top = rank_scores(scores, targets, seen.depth if seen is not None else 0, config.ties)
+        rank, top = rank_scores(scores, targets, seen.depth if seen is not None else 0, Evaluation.of(config).ties)
         found.append(np.asarray(rank)[: high - low])
         if seen is not None:
             seen.add(np.asarray(top)[: high - low])

@@ -18,6 +18,7 @@ from jaxrec.feeds.base import Plan
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import SessionModel
 from jaxrec.ops.topk import block_size, ranks, ranks_and_top
+from jaxrec.tasks.sessions import Evaluation
 
 QUERIES_PER_BLOCK = 8192  # queries encoded in one call
 
@@ -33,7 +34,7 @@ class Evaluator:
     """
 
     def __init__(self, model: SessionModel, sessions: Sessions, n_items: int, config: EvaluationConfig) -> None:
-        self._model, self._n_items, self._ties = model, n_items, config.ties
+        self._model, self._n_items, self._ties = model, n_items, Evaluation.of(config).ties
         batch = min(config.batch_size, len(sessions) if model.window is None else QUERIES_PER_BLOCK)
         self._batch = max(1, batch, model.window or 1)
         steps = max(1, QUERIES_PER_BLOCK // self._batch)

@@ -20,7 +20,7 @@ def make(config: Config, dataset: Dataset) -> Task:
     """Next items of sessions."""
     training, validation = session_splits(config, dataset)
     model = make_model(config, dataset.n_items)
-    feed = model.feed(training, training_plan(config))
+    feed = model.feed(training, training_plan(config, config.data.order))
     return Task(
         model,
         feed,
@@ -50,7 +50,7 @@ def load_session_model(run: Run) -> tuple[SessionModel, dict[str, Any], str]:
     Raises:
         UserError: the run is of another kind.
     """
-    if run.kind != "sessions" or run.config.model.name == "merrec":
+    if run.config.model.task != "sessions":
         does = "reads events with names" if run.kind == "sessions" else "scores rows, not sessions"
         raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name another")
     model = make_model(run.config, run.n_items)

@@ -1,0 +1,143 @@
+"""A model and a loss of the user's, in a package outside jaxrec, found by their dotted paths."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import call, fails, write_config
+
+from jaxrec import config as configuration
+from jaxrec.config.help import field_help
+
+Capsys = pytest.CaptureFixture[str]
+
+MODEL = '''
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxrec.models.packed import Config as Packed, SequenceModel, allowed, scored
+
+class Encoder(nn.Module):
+    last: int
+
+    def __call__(self, vectors, start, slot, train):
+        column = jnp.arange(start.shape[1])
+        seen = allowed(start) & (column[:, None] - column < self.last)  # [rows, positions, clicks]
+        mean = (seen / seen.sum(2, keepdims=True)) @ vectors  # [rows, positions, embedding_dim]
+        return scored(mean, slot)
+
+class Config(Packed):
+    """The mean of the last vectors."""
+    last: int = 3
+    """How many."""
+
+    def encoder(self):
+        return Encoder(self.last)
+
+Model = SequenceModel
+'''
+LOSS = '''
+import jax
+import jax.numpy as jnp
+from jaxrec.losses.sampled import SampledLoss
+
+class Loss(SampledLoss):
+    """How far candidates come within a margin of the target, on average."""
+    margin: float = 1.0
+    """The margin."""
+
+    def __call__(self, scores, own, weight, own_weight=1.0):
+        target = jnp.take_along_axis(scores, own[:, None], axis=1)
+        return (jax.nn.relu(self.margin + scores - target) * weight).sum(1) / jnp.maximum(weight.sum(), 1)
+'''
+OWN = {
+    "model": {"name": "shop.last_mean", "last": 2, "window": 8, "layers": None},
+    "loss": {"name": "shop.hinge", "margin": 0.5},
+}
+
+
+def write_package(place: Path) -> None:
+    (place / "shop").mkdir()
+    for name, text in (("__init__", ""), ("last_mean", MODEL), ("hinge", LOSS)):
+        (place / "shop" / f"{name}.py").write_text(text, encoding="utf-8")
+
+
+def forget(name: str = "shop") -> None:
+    for module in [one for one in sys.modules if one.partition(".")[0] == name]:
+        del sys.modules[module]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    write_package(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    forget()
+
+
+def test_a_model_and_a_loss_of_ones_own(
+    package: Path, dataset: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, run = write_config(package / "own.yaml", dataset, **OWN), package / "run"
+    assert call("train", "--config", file, "--run", run, "--training.epochs", 3) == 0
+    capsys.readouterr()
+    assert call("evaluate", "--run", run, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["recall@20"] > 1.5 * result["chance"]["recall@20"], "it learns"
+    assert call("recommend", "--run", run, "--items", 1, 2, "--k", 3, "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+    assert call("train", "--config", file, "--run", run, "--training.epochs", 4, "--resume") == 0
+    monkeypatch.delitem(sys.modules, "shop")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(package)])
+    forget()
+    message = r"config\.yaml: model\.name: no module 'shop\.last_mean', since 'shop' is not on Python's path; "
+    fails(capsys, "recommend", "--run", run, "--items", 1, names=message)
+
+
+def test_its_fields_are_validated_and_shown(package: Path, tmp_path: Path) -> None:
+    text = field_help(None, ["--model.name", "shop.last_mean", "--loss.name", "shop.hinge"])
+    assert "fields of shop.last_mean with loss shop.hinge and optimizer adagrad" in text
+    assert (
+        "--model.last [3]\n      How many." in text and "--loss.margin [1.0]" in text and "--model.window [20]" in text
+    )
+    assert "--model.layers" not in text and "--loss.logq" not in text
+    config = configuration.parse({"data": {"path": "d"}, "model": {
+        "name": "shop.last_mean", "last": 4}})  # fmt: skip
+    (tmp_path / "c.yaml").write_text(configuration.dump(config), encoding="utf-8")
+    assert configuration.load(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model.name", "shp.last_mean"], r"--model\.name: no module 'shp\.last_mean', since 'shp' is not on"),
+        (["--model.name", "shop.lst_mean"], r"--model\.name: no module 'shop\.lst_mean', since 'shop\.lst_mean' is"),
+        (["--model.name", "shop.hinge"], r"--model\.name: shop\.hinge has no Config; a module of your own has Config"),
+        (["--model.name", "shop.broken"], r"--model\.name: shop\.broken cannot be imported \(ZeroDivisionError: div"),
+        (["--model.name", "shop.strange"], r"--model\.name: shop\.strange\.Config is no ModelConfig; make it a subc"),
+        (["--loss.name", "shop.last_mean"], r"--loss\.name: shop\.last_mean has no Loss; a module of your own has Lo"),
+        (["--model.name", "autoint", "--loss.name", "shop.hinge"], r"autoint cannot be trained with shop\.hinge; its"),
+        (["--model.name", "shop.last_mean", "--model.lst", "3"], r"--model\.lst: no such field \(did you mean --mod"),
+        (["--model.name", "shop.last_mean", "--model.last", "a"], r"--model\.last: found 'a'; input should be a vali"),
+        (["--model.name", "shop.last_mean", "--model.heads", "2"], r"heads: found 2, but it belongs to autoint and s"),
+        (["--optimizer.name", "shop.hinge"], r"--optimizer\.name: shop\.hinge has no Optimizer; a module of your own"),
+    ],
+)
+def test_what_is_wrong_with_it_is_one_line(package: Path, capsys: Capsys, words: list[str], message: str) -> None:
+    (package / "shop" / "broken.py").write_text("1 / 0\n", encoding="utf-8")
+    (package / "shop" / "strange.py").write_text("class Config: pass\nModel = Config\n", encoding="utf-8")
+    file = package / "c.yaml"
+    file.write_text("data:\n  path: none\n", encoding="utf-8")
+    fails(capsys, "train", "--config", file, *words, names=message)
+
+
+def test_the_mean_is_of_the_last_clicks(package: Path) -> None:
+    from shop.last_mean import Encoder  # type: ignore[import-not-found]
+
+    vectors = np.arange(8, dtype=np.float32).reshape(1, 4, 2)
+    found = Encoder(2).apply({}, vectors, np.array([[0, 0, 2, 2]]), np.array([0, 1, 2, 3]), False)
+    np.testing.assert_array_equal(found, [[0, 1], [1, 2], [4, 5], [5, 6]])
