@@ -16,44 +16,28 @@ from jaxrec.config.help import field_help
 
 Capsys = pytest.CaptureFixture[str]
 
-MODEL = '''
-import flax.linen as nn
-import jax.numpy as jnp
-from jaxrec.models.packed import Config as Packed, SequenceModel, allowed, scored
-
+MODEL = """# shop/last_mean.py
+import flax.linen as nn, jax.numpy as jnp
+from jaxrec.models.packed import Config as Packed, SequenceModel as Model, allowed, scored
 class Encoder(nn.Module):
     last: int
-
-    def __call__(self, vectors, start, slot, train):
+    def __call__(self, vectors, start, slot, train):                 # float32[rows, positions, width]
         column = jnp.arange(start.shape[1])
-        seen = allowed(start) & (column[:, None] - column < self.last)  # [rows, positions, clicks]
-        mean = (seen / seen.sum(2, keepdims=True)) @ vectors  # [rows, positions, embedding_dim]
-        return scored(mean, slot)
-
+        seen = allowed(start) & (column[:, None] - column < self.last)
+        return scored(seen / seen.sum(2, keepdims=True) @ vectors, slot)
 class Config(Packed):
-    """The mean of the last vectors."""
     last: int = 3
-    """How many."""
-
-    def encoder(self):
-        return Encoder(self.last)
-
-Model = SequenceModel
-'''
-LOSS = '''
-import jax
-import jax.numpy as jnp
+    def encoder(self): return Encoder(self.last)
+"""
+LOSS = """# shop/hinge.py
+import jax, jax.numpy as jnp
 from jaxrec.losses.sampled import SampledLoss
-
 class Loss(SampledLoss):
-    """How far candidates come within a margin of the target, on average."""
     margin: float = 1.0
-    """The margin."""
-
-    def __call__(self, scores, own, weight, own_weight=1.0):
+    def __call__(self, scores, own, weight, own_weight=1.0):         # a column for each candidate, own: the target's
         target = jnp.take_along_axis(scores, own[:, None], axis=1)
         return (jax.nn.relu(self.margin + scores - target) * weight).sum(1) / jnp.maximum(weight.sum(), 1)
-'''
+"""
 OWN = {
     "model": {"name": "shop.last_mean", "last": 2, "window": 8, "layers": None},
     "loss": {"name": "shop.hinge", "margin": 0.5},
@@ -101,9 +85,7 @@ def test_a_model_and_a_loss_of_ones_own(
 def test_its_fields_are_validated_and_shown(package: Path, tmp_path: Path) -> None:
     text = field_help(None, ["--model.name", "shop.last_mean", "--loss.name", "shop.hinge"])
     assert "fields of shop.last_mean with loss shop.hinge and optimizer adagrad" in text
-    assert (
-        "--model.last [3]\n      How many." in text and "--loss.margin [1.0]" in text and "--model.window [20]" in text
-    )
+    assert "--model.last [3]" in text and "--loss.margin [1.0]" in text and "--model.window [20]" in text
     assert "--model.layers" not in text and "--loss.logq" not in text
     config = configuration.parse({"data": {"path": "d"}, "model": {
         "name": "shop.last_mean", "last": 4}})  # fmt: skip

@@ -113,8 +113,8 @@ class TrainingConfig(Section):
     epochs: Count = 10
     """Passes over the training split."""
     batch_size: Annotated[int, Field(ge=1, le=32_768)] = 128
-    """gru4rec: lanes, sessions that are trained side by side. narm, sasrec, merrec: targets a step, at most. autoint,
-    two_tower: rows."""
+    """Of a step: lanes, sessions that are trained side by side, where the model goes from click to click; targets, at
+    most, where it reads windows; rows."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Everything random is a function of it."""
     steps_per_block: Annotated[int, Field(ge=1, le=10_000)] = 200
@@ -146,7 +146,7 @@ class EvaluationConfig(Section):
     k: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20)
     """Cut-offs of the metrics."""
     batch_size: Count = 512
-    """Sessions that are stepped through side by side; narm, sasrec, merrec: targets a step."""
+    """Sessions that are stepped through side by side; where the model reads windows, targets a step."""
     memory: Count = 64
     """Bound on the block of scores in MiB."""
 

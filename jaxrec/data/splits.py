@@ -62,8 +62,8 @@ class RowData(DataConfig):
     """Share of the rows that is the test split."""
     repeats: Literal["leave", "once", "keep"] | None = None
     """Rows of one user and item. leave: where one is held out, the others leave training; once: only the latest counts
-    at all; keep: training may hold what is tested (null: leave, but keep where autoint splits by rows, paper or
-    temporal)."""
+    at all; keep: training may hold what is tested (null: leave, but keep where labels are predicted and the
+    split is by rows, paper or temporal)."""
     fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The fields that are read (null: all)."""
     unknown_rate: Fraction = 0.0

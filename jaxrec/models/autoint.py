@@ -32,7 +32,7 @@ from jaxrec.ops.tables import Reads, RowPlan, TableSpec, look_up
 
 
 class Config(ModelConfig):
-    """rows of fields with a click or a rating: self-attention between fields, and a deep network"""
+    """Rows of fields with a click or a rating: self-attention between fields, and a deep network."""
 
     task: ClassVar[str] = "clicks"
     losses: ClassVar[tuple[type[LossConfig], ...]] = (Binary,)

@@ -26,7 +26,7 @@ WINDOW = 64  # steps encoded in one go to serve
 
 
 class Config(ModelConfig):
-    """sessions of clicks: a recurrent network over the clicks so far; fast, and a good first choice"""
+    """Sessions of clicks: a recurrent network over the clicks so far; fast, and a good first choice."""
 
     task: ClassVar[str] = "sessions"
     losses: ClassVar[tuple[type[LossConfig], ...]] = (CrossEntropy, SampledLoss)

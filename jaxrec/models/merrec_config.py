@@ -55,7 +55,7 @@ class NamedData(HalfLife):
 
 
 class Config(Windowed):
-    """marketplace events with types and item names; also ranks items that training has not seen"""
+    """Marketplace events with types and item names; also ranks items that training has not seen."""
 
     task: ClassVar[str] = "events"
     losses: ClassVar[tuple[type[LossConfig], ...]] = (CrossEntropy, Softmax)

@@ -78,7 +78,7 @@ class NARMEncoder(nn.Module):
 
 
 class Config(packed.Config):
-    """sessions of clicks: a recurrent network with attention to earlier clicks"""
+    """Sessions of clicks: a recurrent network with attention to earlier clicks."""
 
     name: Literal["narm"] = "narm"
     layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (100,)

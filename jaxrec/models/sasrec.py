@@ -80,7 +80,7 @@ class SASRecEncoder(nn.Module):
 
 
 class Config(packed.Config):
-    """sessions of clicks: self-attention"""
+    """Sessions of clicks: self-attention."""
 
     name: Literal["sasrec"] = "sasrec"
     blocks: Annotated[int, Field(ge=1, le=16)] = 2

@@ -23,7 +23,7 @@ from jaxrec.ops.tables import TableSpec, look_up
 
 
 class Config(ModelConfig):
-    """rows of users and items: a vector for each, also for users and items that are new"""
+    """Rows of users and items: a vector for each, also for users and items that are new."""
 
     task: ClassVar[str] = "retrieval"
     losses: ClassVar[tuple[type[LossConfig], ...]] = (Triplet, Contrastive)
