@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import call, fails, write_config
+from helpers import ROOT, call, fails, write_config
 
 from jaxrec import config as configuration
 from jaxrec.config.help import field_help
 
 Capsys = pytest.CaptureFixture[str]
 
-MODEL = """# shop/last_mean.py
-import flax.linen as nn, jax.numpy as jnp
-from jaxrec.models.packed import Config as Packed, SequenceModel as Model, allowed, scored
-class Encoder(nn.Module):
-    last: int
-    def __call__(self, vectors, start, slot, train):                 # float32[rows, positions, width]
-        column = jnp.arange(start.shape[1])
-        seen = allowed(start) & (column[:, None] - column < self.last)
-        return scored(seen / seen.sum(2, keepdims=True) @ vectors, slot)
-class Config(Packed):
-    last: int = 3
-    def encoder(self): return Encoder(self.last)
-"""
-LOSS = """# shop/hinge.py
-import jax, jax.numpy as jnp
-from jaxrec.losses.sampled import SampledLoss
-class Loss(SampledLoss):
-    margin: float = 1.0
-    def __call__(self, scores, own, weight, own_weight=1.0):         # a column for each candidate, own: the target's
-        target = jnp.take_along_axis(scores, own[:, None], axis=1)
-        return (jax.nn.relu(self.margin + scores - target) * weight).sum(1) / jnp.maximum(weight.sum(), 1)
-"""
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def shown(name: str) -> str:
+    """The module that the README shows."""
+    found = re.search(rf"^    # {name}\n((?:    (?!# shop).*\n)+)", README, re.MULTILINE)
+    assert found, name
+    return textwrap.dedent(found[1])
+
+
 OWN = {
     "model": {"name": "shop.last_mean", "last": 2, "window": 8, "layers": None},
     "loss": {"name": "shop.hinge", "margin": 0.5},
@@ -46,8 +36,9 @@ OWN = {
 
 def write_package(place: Path) -> None:
     (place / "shop").mkdir()
-    for name, text in (("__init__", ""), ("last_mean", MODEL), ("hinge", LOSS)):
-        (place / "shop" / f"{name}.py").write_text(text, encoding="utf-8")
+    (place / "shop" / "__init__.py").touch()
+    for name in ("shop/last_mean.py", "shop/hinge.py"):
+        (place / name).write_text(shown(name), encoding="utf-8")
 
 
 def forget(name: str = "shop") -> None:
