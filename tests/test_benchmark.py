@@ -186,7 +186,7 @@ def test_streamed_rows_time_their_feed(script: Any, case: Case, benchmark: Run) 
         (["nothing"], "nothing.*gru4rec.*narm.*sasrec"),
         (["narm", "--steps", "0"], "--steps 0"),
         (["narm", "--batch", "8"], "training.batch_size: 8 targets.*model.window 20"),
-        (["gru4rec", "--loss", "softmax"], "loss.name: gru4rec"),
+        (["gru4rec", "--loss", "softmax"], "loss.name: found 'softmax', .* for gru4rec"),
         (["gru4rec", "--repetitions", "0"], "--repetitions 0"),
         (["gru4rec", "--devices", "-1"], "--devices -1"),
         (["gru4rec", "--devices", "999", *TINY], "mesh.data: found 999"),

@@ -271,6 +271,7 @@ ADAM = ["--optimizer.name", "adam"]
         (["--model.temperature", "12"], r"model\.temperature: found 12, .* merrec, narm and sasrec; leave"),
         (["--model.window", "10"], r"model\.window: found 10, .* merrec, narm and sasrec; leave it out for gru4rec"),
         ([*SASREC, "--model.attention", "softmax"], r"model\.attention: found 'softmax', .* narm; .* for sasrec"),
+        (["--optimizer.tables", "rowwise_adagrad"], r"optimizer\.tables: found rowwise_adagrad, .* and gru4rec reads"),
         ([*NARM, "--model.heads", "2"], r"model\.heads: found 2, but it belongs to autoint and sasrec"),
         ([*NARM, "--model.embedding", "onehot"], r"model\.embedding: found 'onehot', but it belongs to gru4rec"),
     ],

@@ -43,6 +43,11 @@ class Config(ModelConfig):
     dropout_hidden: Fraction = 0.0
     """Dropout on the output of each GRU layer (with one-hot input from the second layer on)."""
 
+    def check(self, config: Experiment) -> None:
+        if config.optimizer.tables != "same":
+            raise ValueError(f"optimizer.tables: found {config.optimizer.tables}, which keeps a number a row, "
+                             "and gru4rec reads inputs without their biases; leave it out")  # fmt: skip
+
     def dense(self, config: Experiment) -> str:
         return "dense tables, which gru4rec has not"
 

@@ -101,7 +101,7 @@ def tune(
         UserError: space, configuration, data and study do not fit together, or no trial was complete.
     """
     base = configuration.load(base) if isinstance(base, (str, Path)) else base
-    space = load_space(space) if isinstance(space, (str, Path)) else space
+    space = load_space(space, base) if isinstance(space, (str, Path)) else space
     out, options = Path(check_path("the directory of the search", str(out))), options or Options()
     dataset = open_dataset(space.check(base).data.path)
     base = fit_cutoffs(base, dataset)
@@ -353,7 +353,8 @@ def main(argv: Sequence[str]) -> None:
     for name, least in (("trials", 1), ("seed", 0), ("startup_trials", 1), ("warmup_epochs", 0)):
         if (value := getattr(given, name)) < least:
             raise UserError(f"--{name.replace('_', '-')}: found {value}; at least {least} is needed")
-    config, space = configuration.load(given.config, overrides), load_space(given.space)
+    config = configuration.load(given.config, overrides)
+    space = load_space(given.space, config)
     try:
         import optuna  # noqa: F401
     except ImportError:

@@ -136,14 +136,17 @@ class Space:
         return configuration.parse(sections, source=self.source)
 
 
-def load_space(file: str | Path) -> Space:
+def load_space(file: str | Path, base: Config | None = None) -> Space:
     """Read a tuning space: ``section.field`` with ``choices`` or with ``low``, ``high``, ``log`` and ``step``.
+
+    Args:
+        base: the configuration that is tuned, which may have fields of a model of the user's.
 
     Raises:
         UserError: naming the field, what was found and what is allowed. ``Space.check`` looks at the values.
     """
     entries = _read(Path(file))
-    known = configuration.fields()
+    known = configuration.fields() | (configuration.fields(type(base)) if base is not None else {})
     for name in entries:
         if name not in known:
             section = name in Config.model_fields
