@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from golden.cases import OLD
+from golden.cases import OLD, RESUMED
 from golden.compare import RECORD, assert_like
 from golden.record import record_evaluate, record_recommend, record_resume, unpack_old
 
@@ -40,7 +40,7 @@ def test_recommend(name: str) -> None:
     assert_like(record_recommend(name), RECORD["recommend"][name])
 
 
-@pytest.mark.parametrize("name", OLD)
+@pytest.mark.parametrize("name", RESUMED)
 def test_resume(name: str) -> None:
     """Last, since it changes the run: a third epoch, with the losses and metrics that it had."""
     config = open_run(f"runs/{name}").config

@@ -45,8 +45,6 @@ TRAINING: dict[str, Case] = {
         loss={"name": "top1_max", "n_sample": 8, "sample_alpha": 1.0}, optimizer={"name": "sgd", "momentum": 0.5},
         training={"precision": "bfloat16"},
     ),
-    "gru4rec bpr": case("sessions", model={"name": "gru4rec", "layers": [8]}, loss={"name": "bpr", "n_sample": 8}),
-    "gru4rec top1": case("sessions", model={"name": "gru4rec", "layers": [8]}, loss={"name": "top1", "n_sample": 0}),
     "narm sampled": case(
         "sessions", model=NARM | {"dropout_embedding": 0.1, "dropout_hidden": 0.1}, loss=SAMPLED | {"logq": 1.0},
         optimizer=ADAM, data={"half_life": 5, "order": "time"},
@@ -70,7 +68,8 @@ TRAINING: dict[str, Case] = {
     "merrec both, softmax": case("events", model=MERREC, loss={"name": "softmax"}, optimizer=ADAM | {"tables": "same"}),
     "autoint": case("clicks", model=AUTOINT, loss=BINARY, optimizer=ADAM, training=AUC),
     "autoint+ with ratings": case(
-        "ratings", model=AUTOINT | {"deep": [8, 4], "norm": "layer", "dropout_hidden": 0.1, "dropout_attention": 0.1},
+        "ratings", model=AUTOINT | {"attention_dim": 16, "deep": [8, 4], "norm": "layer", "dropout_hidden": 0.1,
+                                    "dropout_attention": 0.1},
         loss=BINARY | {"rating_weight": 3.0, "embedding_l2": 0.1, "embedding_l2_power": 0.5}, optimizer=ADAM,
         training=AUC | {"average": 0.9}, data={"unknown_rate": 0.1},
     ),
@@ -82,12 +81,12 @@ TRAINING: dict[str, Case] = {
         "clicks", model=AUTOINT | {"first_order": "logistic"}, loss=BINARY, optimizer=ADAM, training=AUC,
     ),
     "two_tower triplet, hard negatives": case(
-        "ratings", model=TOWERS | {"dropout_hidden": 0.1},
+        "ratings", model=TOWERS | {"hidden": [], "norm": "none", "dropout_embedding": 0.1},
         loss={"name": "triplet", "margin": 0.3, "hard_negatives": 2, "hard_pool": 8, "refresh_steps": 6},
         optimizer=ADAM, training={"average": 0.9}, data=PEOPLE,
     ),
     "two_tower infonce, logq": case(
-        "retrieval", model=TOWERS | {"hidden": [], "norm": "none"}, optimizer=ADAM,
+        "retrieval", model=TOWERS | {"dropout_hidden": 0.1}, optimizer=ADAM,
         loss={"name": "infonce", "n_sample": 8, "sample_alpha": 0.5, "logq": 1.0, "temperature": 0.2}, data=PEOPLE,
     ),
     "two_tower table rows": case(
@@ -141,6 +140,7 @@ OLD: dict[str, Case] = {
     ),
 }  # fmt: skip
 """Runs of two epochs, of each kind of data."""
+RESUMED = ["gru4rec", "merrec", "autoint", "two_tower"]
 
 EVALUATE: dict[str, list[str]] = {
     "gru4rec": ["--baselines", "pop", "spop", "itemknn", "vsknn", "stan"],

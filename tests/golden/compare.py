@@ -24,7 +24,10 @@ def assert_losses(found: str, recorded: str) -> None:
 
 
 def assert_leaf(found: str, recorded: str, path: str) -> None:
-    """An array: its type, shape and hash, and of floats norm and projections, which are near relative to the norm."""
+    """An array: its type, shape and hash, and of floats norm and projections.
+
+    These are near relative to the norm, or to 0.1 if it is less: moments of gradients that vanish are rounding.
+    """
     kind, sha, *values = found.split()
     recorded_kind, recorded_sha, *recorded_values = recorded.split()
     assert kind == recorded_kind, path
@@ -32,7 +35,7 @@ def assert_leaf(found: str, recorded: str, path: str) -> None:
         assert sha == recorded_sha, f"{path}: {found} was {recorded}"
     norm = float(recorded_values[0]) if recorded_values else 0.0
     assert [float(one) for one in values] == pytest.approx(
-        [float(one) for one in recorded_values], rel=0, abs=NEAR * (norm + 1e-3)
+        [float(one) for one in recorded_values], rel=0, abs=NEAR * (norm + 0.1)
     ), path
 
 

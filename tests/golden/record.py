@@ -28,7 +28,7 @@ import numpy as np
 import yaml
 from helpers import call, same_metrics
 
-from golden.cases import EVALUATE, FEEDS, OLD, RECOMMEND, TRAINING, Case
+from golden.cases import EVALUATE, FEEDS, OLD, RECOMMEND, RESUMED, TRAINING, Case
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
 from jaxrec.data.dataset import open_dataset
@@ -242,7 +242,7 @@ def record(chosen: str = "", note: Callable[[str], None] = lambda text: None) ->
         for part, cases, make in (
             ("training", TRAINING, record_training), ("feeds", FEEDS, record_feed),
             ("evaluate", EVALUATE, record_evaluate), ("recommend", RECOMMEND, record_recommend),
-            ("resume", OLD, record_resume), ("prepare", PREPARE, lambda name: prepare(name, Path("made") / name)),
+            ("resume", RESUMED, record_resume), ("prepare", PREPARE, lambda name: prepare(name, Path("made") / name)),
         ):  # fmt: skip
             found[part] = {}
             for name in cases:
