@@ -15,6 +15,7 @@ from helpers import ROOT, call, fails, write_config
 
 from jaxrec import config as configuration
 from jaxrec.config.help import field_help
+from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -114,3 +115,58 @@ def test_the_mean_is_of_the_last_clicks(package: Path) -> None:
     vectors = np.arange(8, dtype=np.float32).reshape(1, 4, 2)
     found = Encoder(2).apply({}, vectors, np.array([[0, 0, 2, 2]]), np.array([0, 1, 2, 3]), False)
     np.testing.assert_array_equal(found, [[0, 1], [1, 2], [4, 5], [5, 6]])
+
+
+SOURCE = """
+from argparse import ArgumentParser, Namespace
+from jaxrec.sources import synthetic
+
+HELP, KIND, DEFAULTS = "clicks of our shop", "sessions", {"min_item_support": 1, "test_days": 3}
+
+def add_arguments(parser):
+    parser.add_argument("--visits", type=int, default=300)
+
+def read(connection, arguments):
+    options = ArgumentParser()
+    synthetic.add_arguments(options)
+    given = options.parse_args(["--items", "20", "--sessions", str(arguments.visits)])
+    return synthetic.read(connection, Namespace(**vars(arguments) | vars(given)))
+"""
+
+
+def test_a_source_of_ones_own(package: Path, capsys: Capsys) -> None:
+    (package / "shop" / "log.py").write_text(SOURCE, encoding="utf-8")
+    assert call("prepare", "shop.log", "--visits", 200, "--out", package / "d") == 0
+    manifest = json.loads((package / "d" / "manifest.json").read_text(encoding="utf-8"))
+    assert manifest["counts"]["items"] == 20 and manifest["kind"] == "sessions"
+    capsys.readouterr()
+    fails(
+        capsys, "prepare", "shop.lg", "--out", package / "e", names=r"shop\.lg: no source can be imported there \(No mo"
+    )
+    fails(
+        capsys, "prepare", "shop.hinge", "--out", package / "e", names=r"shop\.hinge: no source: it has no HELP, KIND"
+    )
+    fails(
+        capsys, "prepare", "shop.log", "--vists", 2, "--out", package / "e", names=r"--vists: .*did you mean --visits"
+    )
+
+
+def test_a_task_and_an_optimizer_of_ones_own_train(package: Path, dataset: Path) -> None:
+    kind = package / "shop" / "visits"
+    kind.mkdir()
+    (kind / "__init__.py").write_text('from jaxrec.tasks.sessions import *\nREADS = "sessions"\n', encoding="utf-8")
+    (kind / "task.py").write_text("from jaxrec.tasks.sessions.task import make\n", encoding="utf-8")
+    model = package / "shop" / "last_mean.py"
+    text = model.read_text(encoding="utf-8").replace(
+        "    last: int = 3\n", '    task = "shop.visits"\n    last: int = 3\n'
+    )
+    model.write_text(text.replace("class Config(Packed)", "from typing import ClassVar\nclass Config(Packed)").replace(
+        "    task =", "    task: ClassVar[str] ="), encoding="utf-8")  # fmt: skip
+    (package / "shop" / "steps.py").write_text(
+        "from jaxrec.config.sections import OptimizerConfig\n"
+        "class Optimizer(OptimizerConfig):\n    def parts(self, scale): return [scale]\n", encoding="utf-8"
+    )  # fmt: skip
+    file = write_config(package / "own.yaml", dataset, **OWN, optimizer={"name": "shop.steps", "learning_rate": 0.5})
+    assert call("train", "--config", file, "--run", package / "run", "--training.epochs", 2) == 0
+    first, last = (line["loss"] for line in read_log(package / "run") if line["kind"] == "epoch")
+    assert last < first

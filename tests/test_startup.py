@@ -120,3 +120,8 @@ def test_what_is_imported_late_is_told_as_well(capsys: pytest.CaptureFixture[str
 
     with pytest.raises(ModuleNotFoundError):
         cli.command(broken, [])
+
+
+def test_the_former_name_of_a_command_forwards(tmp_path: Path) -> None:
+    status, out, err = start("-m", "jaxrec.data.text", "--help", cwd=tmp_path)
+    assert (status, err) == (0, "") and out.startswith("usage: python -m jaxrec.text")
