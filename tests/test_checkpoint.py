@@ -286,7 +286,8 @@ def test_a_disk_that_fills_within_a_save(
         free = shutil.disk_usage(small).free
         (small / "fill").write_bytes(b"\0" * (free - 100_000))
         words = ["--config", str(config_file), "--run", str(run), "--resume", "--training.epochs", "2"]
-        main = f"{code}; import sys; from jaxrec import cli, train; sys.exit(cli.command(train.main, {words}))"
+        main = (f"{code}; import sys; from jaxrec import train; from jaxrec.cli.command import command; "
+                f"sys.exit(command(train.main, {words}))")  # fmt: skip
         ended = subprocess.run([sys.executable, "-c", main], capture_output=True, text=True, check=False)
         assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
         assert "No space left on device at" in ended.stderr

@@ -50,7 +50,7 @@ def make_config(case: dict[str, Any]) -> configuration.Config:
     return configuration.parse({
         "data": {"path": "none"},
         "model": {"layers": case["layers"], "embedding": case["mode"], "embedding_dim": case["embedding"] or 1},
-        "loss": loss | {"logq": case["logq"]},
+        "loss": loss | ({"logq": case["logq"]} if case["logq"] else {}),
         "optimizer": {"learning_rate": case["learning_rate"], "momentum": case["momentum"]},
         "training": {"batch_size": case["batch_size"]},
     })  # fmt: skip

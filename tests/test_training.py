@@ -57,7 +57,7 @@ def make(variant: str) -> Setup:
         "data": {"path": "none"},
         "model": {"layers": [WIDTH], "dropout_embedding": 0.2, "dropout_hidden": 0.3},
         "loss": {"n_sample": 8},
-        "optimizer": {"learning_rate": 0.1, "momentum": 0.2},
+        "optimizer": {"learning_rate": 0.1} | ({} if variant == "separate" else {"momentum": 0.2}),
         "training": {"batch_size": LANES},
     }
     sgd: dict[str, Any] = {"name": "sgd", "learning_rate": 1.0, "momentum": 0.0}
@@ -66,7 +66,7 @@ def make(variant: str) -> Setup:
         "separate": {
             "model": {"layers": [4, WIDTH], "embedding": "separate", "embedding_dim": 3},
             "loss": {"logq": 1.0},
-            "optimizer": {"name": "adam", "momentum": 0.0, "schedule": "linear"},
+            "optimizer": {"name": "adam", "schedule": "linear"},
         },
         "onehot": {"model": {"embedding": "onehot"}, "loss": {"name": "top1"}},
         "in-batch": {"loss": {"n_sample": 0}, "optimizer": sgd},
