@@ -49,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``cleaning.Raw``."""
+    """Fill the table ``raw``; see ``choices.Raw``."""
     keys, (time, *order) = arguments.session, arguments.time
     order += arguments.order
     _check(arguments, keys, [time, *order])

@@ -72,7 +72,7 @@ def add_protocol_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``cleaning.Raw``."""
+    """Fill the table ``raw``; see ``choices.Raw``."""
     if is_own(arguments):
         return read_own(connection, arguments, *_split(arguments))
     paths, notes = find_files(arguments.raw)

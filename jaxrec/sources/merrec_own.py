@@ -30,7 +30,7 @@ PURCHASES = (BOUGHT, "purchase", "buy", "order", "transaction")
 
 
 def read_own(connection: Any, arguments: Namespace, drawn: Drawn | None, options: dict[str, Any]) -> Raw:
-    """Fill the table ``raw``; see ``cleaning.Raw``.
+    """Fill the table ``raw``; see ``choices.Raw``.
 
     Args:
         drawn: of ``--split random``.

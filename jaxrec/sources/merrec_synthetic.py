@@ -79,7 +79,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Make the files and fill the table ``raw`` from them; see ``cleaning.Raw``.
+    """Make the files and fill the table ``raw`` from them; see ``choices.Raw``.
 
     Raises:
         UserError: too few listings for so many days, or ``--raw-out`` cannot be made.

@@ -172,7 +172,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``cleaning.Raw``.
+    """Fill the table ``raw``; see ``choices.Raw``.
 
     Item ids are 1 to ``--items``, shuffled, so that an id says nothing about the popularity.
     """

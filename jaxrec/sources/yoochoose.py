@@ -25,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``cleaning.Raw``."""
+    """Fill the table ``raw``; see ``choices.Raw``."""
     fields = [
         Field("session", "session", integer, "an integer"),
         Field("item", "item", integer, "an integer"),

@@ -348,7 +348,7 @@ def _cosines(vectors: Array, index: Array) -> Array:
 def _best(queries: Array, items: Array, allowed: Array, banned: Array, k: int) -> tuple[Array, Array]:
     """The k best items of each query, and their scores; -inf where fewer are allowed.
 
-    Unlike ``ranking.top_items``, which works through the catalogue in parts, this reads the vectors where they lie: for
+    Unlike ``topk.top_items``, which works through the catalogue in parts, this reads the vectors where they lie: for
     a query or a few that is ten times as fast in a catalogue of a million items.
 
     Args:
