@@ -65,9 +65,6 @@ def evaluate(
         coverage: of runs of sessions, whether to add it.
         compared: baselines to measure beside it, fitted on what the run was trained on: of sessions as
             ``baselines.parse_all`` gives them, otherwise their names.
-
-    Raises:
-        UserError: the data set is not the one that the run was trained on, the split is empty, or k is too large.
     """
     run = open_run(run)
     ks = run_ks(run) if ks is None else ks

@@ -52,11 +52,7 @@ Start without any data:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: a bad option, a bad raw file, or a data set that filtering empties.
-    """
+    """Run the command."""
     started = time.perf_counter()
     sources = find_sources([word for word in argv[:1] if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", word)])
     arguments = _parser(sources).parse_args(argv)
@@ -74,11 +70,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _settle_split(arguments: argparse.Namespace, default: Cleaning) -> None:
-    """Give the options of the split by time their values: the defaults, or none of them where the split is another.
-
-    Raises:
-        UserError: one of them was given with another split.
-    """
+    """Give the options of the split by time their values: the defaults, or none of them where the split is another."""
     values = vars(arguments)
     by_time = values.get("split") != LEAVE_ONE_OUT
     for name, none in OF_TIME.items():

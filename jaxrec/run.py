@@ -55,11 +55,7 @@ class Run:
         return self.kept("value_counts")
 
     def kept(self, name: str) -> np.ndarray:
-        """An array that the run keeps.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
+        """An array that the run keeps."""
         file = self.path / "dataset" / f"{name}.npy"
         sums = self.path / "dataset" / KEPT
         try:
@@ -73,11 +69,7 @@ class Run:
         return array
 
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary that the run was trained with.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
+        """The vocabulary that the run was trained with."""
         file = self.path / "dataset" / "items.parquet"
         if not file.is_file() or checksum(file) != self.manifest["files"]["items.parquet"]["sha256"]:
             raise UserError(f"{file}: missing or damaged; copy items.parquet there from the data set")
@@ -97,9 +89,6 @@ def create_run(
     Args:
         kept: arrays by name to keep under ``dataset/``.
         copied: files of the data set to keep there, beside those of ``dataset.run_files``.
-
-    Raises:
-        UserError: there is a run already, or something else that must not be deleted.
     """
     shutil.rmtree(_doomed(path), ignore_errors=True)  # of a process killed within --overwrite
     if (path / "config.yaml").exists():
@@ -143,11 +132,7 @@ def _doomed(path: Path) -> Path:
 
 
 def open_run(path: str | Path | Run) -> Run:
-    """Open a run directory; one that is open stays as it is.
-
-    Raises:
-        UserError: it is no run, or its files are damaged or of another version.
-    """
+    """Open a run directory; one that is open stays as it is."""
     if isinstance(path, Run):
         return path
     path = Path(path)
@@ -163,11 +148,7 @@ def open_run(path: str | Path | Run) -> Run:
 
 
 def open_run_data(run: Run, path: str | Path) -> Dataset | RowsDataset:
-    """The data set that a run was trained on, of the run's kind.
-
-    Raises:
-        UserError: it is not there, or another one.
-    """
+    """The data set that a run was trained on, of the run's kind."""
     if not Path(path).exists():
         raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
     dataset = open_dataset(path)
@@ -183,11 +164,7 @@ def resume_run(
     kept: dict[str, np.ndarray] | None = None,
     copied: tuple[str, ...] = (),
 ) -> Run:
-    """Open a run to continue it, or create it where it does not exist yet.
-
-    Raises:
-        UserError: the configuration or the data set differs from the run's.
-    """
+    """Open a run to continue it, or create it where it does not exist yet."""
     if not (path / "config.yaml").exists():
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
@@ -222,11 +199,7 @@ def resume_run(
 
 
 def _check_epochs(path: Path, old: Config, new: Config) -> bool:
-    """Whether the run is to train for more epochs than it was begun with.
-
-    Raises:
-        UserError: that would have been another training from its first step on, or there are fewer.
-    """
+    """Whether the run is to train for more epochs than it was begun with."""
     before, now = old.training.epochs, new.training.epochs
     if now == before:
         return False

@@ -24,11 +24,7 @@ from jaxrec.errors import UserError, nearest
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: a bad option or file; see also ``embed``.
-    """
+    """Run the command."""
     parser = Parser(prog="python -m jaxrec.text", description="Encode texts, and keep the vectors.")
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("--texts", type=Path, metavar="FILE", help=".parquet, .csv, or .txt (a text a line)")
@@ -98,11 +94,7 @@ def _write(out: Path, result: Encoded) -> None:
 
 
 def read_texts(file: Path, column: str | None = None) -> list[str]:
-    """The lines of a .txt file, or a column of a .parquet or .csv file, in their order; a missing value is None.
-
-    Raises:
-        UserError: missing or damaged, of another kind, not UTF-8, or without such a column of text.
-    """
+    """The lines of a .txt file, or a column of a .parquet or .csv file, in their order; a missing value is None."""
     kind = file.suffix.lower()
     if kind not in (".parquet", ".csv", ".txt"):
         raise UserError(f"{file}: of an unknown kind; --texts takes .parquet, .csv or .txt")

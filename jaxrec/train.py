@@ -74,9 +74,6 @@ def train(
         overwrite: delete the run first, if there is one.
         report: called with the epoch and its metrics after each validation; True ends the run there (reason
             ``stopped`` in ``metrics.jsonl``, unless it was at its end). After a restart an epoch may come again.
-
-    Raises:
-        UserError: the data set or the run directory does not fit, or the loss is not finite.
     """
     config = configuration.load(config) if isinstance(config, (str, Path)) else config
     path = Path(check_path("the run directory", str(path)))

@@ -60,11 +60,7 @@ class Service(NamedTuple):
 
 @st.cache_resource(show_spinner="Loading the model …")
 def load(path: str) -> Service:
-    """Load a run once for all visitors.
-
-    Raises:
-        UserError: it is no run of a click model.
-    """
+    """Load a run once for all visitors."""
     runtime.start()
     recommender = ClickRecommender.load(path)
     run, schema = recommender.run, Schema.from_manifest(recommender.run.manifest)

@@ -65,11 +65,7 @@ class Choice:
 
 
 def parse(text: str) -> Choice:
-    """Read ``name`` or ``name:parameter=value,parameter=value``.
-
-    Raises:
-        UserError: naming the baseline or parameter that is wrong, and the nearest one.
-    """
+    """Read ``name`` or ``name:parameter=value,parameter=value``."""
     name, colon, rest = text.partition(":")
     if name not in BASELINES:
         allowed = ", ".join(["all", *BASELINES])
@@ -97,11 +93,7 @@ def parse(text: str) -> Choice:
 
 
 def parse_all(texts: Sequence[str]) -> list[Choice]:
-    """Read several; ``all``, or none, stands for each with its defaults. What is named twice counts once.
-
-    Raises:
-        UserError: see ``parse``.
-    """
+    """Read several; ``all``, or none, stands for each with its defaults. What is named twice counts once."""
     names = [name for text in texts or ["all"] for name in (BASELINES if text == "all" else [text])]
     return [parse(name) for name in dict.fromkeys(names)]
 

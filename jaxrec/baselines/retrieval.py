@@ -65,11 +65,7 @@ class Lists(NamedTuple):
 
 
 def popularity(train: Positives, n_users: int, n_items: int) -> Scores:
-    """The number of users who have the item.
-
-    Raises:
-        UserError: no pairs, columns of different lengths, or an index out of range; so do the other baselines.
-    """
+    """The number of users who have the item."""
     _check(train, n_users, n_items)
     count = _lists(train.item, train.user, n_items, n_users).counts.astype(np.float32)
     count[0] = -np.inf

@@ -29,9 +29,6 @@ def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
     Args:
         does: what the other process would be doing there, such as "trains this run".
         otherwise: what to do instead of waiting for it.
-
-    Raises:
-        UserError: another process owns it, or its parents cannot be made.
     """
     place = Path(os.path.realpath(place))
     made = _make_parents(place, otherwise)

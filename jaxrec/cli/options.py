@@ -10,11 +10,7 @@ from jaxrec.errors import UserError, nearest, shown
 
 
 def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
-    """``["gender=F", "age=25"]`` by name.
-
-    Raises:
-        UserError: one is no FIELD=VALUE, or a field is there twice.
-    """
+    """``["gender=F", "age=25"]`` by name."""
     found: dict[str, str] = {}
     for word in words or ():
         name, given, value = word.partition("=")
@@ -33,9 +29,6 @@ def parse_baselines(names: Sequence[str], known: Iterable[str], those: str) -> l
     Args:
         known: that there are.
         those: the kind, for the message: ``of rows``.
-
-    Raises:
-        UserError: no such baseline.
     """
     known = list(known)
     wanted = known if "all" in names or not names else list(dict.fromkeys(names))

@@ -11,11 +11,7 @@ LONGEST_PATH = 3800  # they take 4,095; the rest is for the files in it, of whic
 
 
 def check_path(place: str, path: str) -> str:
-    """Returns ``path``.
-
-    Raises:
-        UserError: it is empty, too long, no text, or holds a NUL character.
-    """
+    """Returns ``path``."""
     if not path:
         raise UserError(f"{place}: found an empty path; give one")
     check_text(place, path)
@@ -29,11 +25,7 @@ def check_path(place: str, path: str) -> str:
 
 
 def check_text(place: str, text: str) -> str:
-    """Returns ``text``.
-
-    Raises:
-        UserError: it holds a NUL character, or bytes that are not UTF-8, which Python reads as halves of characters.
-    """
+    """Returns ``text``."""
     if "\0" in text:
         raise UserError(f"{place}: {shown(text)} holds a NUL character; leave it out")
     if any("\ud800" <= character <= "\udfff" for character in text):

@@ -82,11 +82,7 @@ def losses_of(model: type[ModelConfig]) -> dict[str, type[LossConfig]]:
 
 
 def find_module(field: str, name: str, attributes: tuple[str, ...]) -> ModuleType:
-    """The module of the user's that ``section.field`` names.
-
-    Raises:
-        UserError: it cannot be imported, or lacks one of the attributes.
-    """
+    """The module of the user's that ``section.field`` names."""
     try:
         module = importlib.import_module(name)
     except Exception as error:  # whatever a module of the user's raises
@@ -198,11 +194,7 @@ def _expected(name: Any, known: Mapping[str, Any]) -> str:
 
 
 def experiment(values: Mapping[str, Any]) -> type[Config]:
-    """The class of the configuration that nested ``values`` describe, told by the names in them.
-
-    Raises:
-        UserError: no such model, loss or optimizer, or the model has not this loss.
-    """
+    """The class of the configuration that nested ``values`` describe, told by the names in them."""
     name = _given(values, "model", MODEL)
     model = find_model(name).Config
     loss = find_loss(model, name, _given(values, "loss", next(iter(losses_of(model)))))

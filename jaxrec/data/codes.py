@@ -96,11 +96,7 @@ class FieldCodes:
         return [field.name for field in self._schema.fields if field.side in sides]
 
     def field(self, name: str) -> Field:
-        """A field that the model reads.
-
-        Raises:
-            UserError: there is none of this name.
-        """
+        """A field that the model reads."""
         for field in self._schema.fields:
             if field.name == name:
                 return field
@@ -120,9 +116,6 @@ class FieldCodes:
         A bag is a list, text with the separator that ``prepare`` was given between its values (``|`` where none was),
         or a list as text, ``['a', 'b']``. A value that training has not seen counts as unknown, with an
         ``UnknownValues`` warning that names the nearest one.
-
-        Raises:
-            UserError: of a wrong type, or too many values.
         """
         if field.kind == "numerical":
             return read_number(field, value, self._na)
@@ -151,11 +144,7 @@ class FieldCodes:
         return value is None or (isinstance(value, str) and value.strip() in ("", *self._na))
 
     def code(self, field: Field, value: Any) -> int:
-        """The index of one value; 0 for none, and with a warning for one that training has not seen.
-
-        Raises:
-            UserError: of several values.
-        """
+        """The index of one value; 0 for none, and with a warning for one that training has not seen."""
         check_single(f"field '{field.name}'", value)
         if self._is_nothing(plain(value)):
             return 0
@@ -172,11 +161,7 @@ class FieldCodes:
         return self._vocabulary(field.name).nearest(value)
 
     def strict(self, field: Field, value: Any) -> int:
-        """The index of one value of a coded field.
-
-        Raises:
-            UserError: there is no such value; the message lists those that there are.
-        """
+        """The index of one value of a coded field."""
         return strict_code(field, value, self._vocabulary(field.name))
 
     def trained(self, field: Field, columns: np.ndarray) -> np.ndarray:
@@ -265,11 +250,7 @@ class Entities:
         return {name: value for name, value in row.items() if name != self._name}
 
     def field(self, name: str) -> Field:
-        """A coded field of this side.
-
-        Raises:
-            UserError: there is none of this name.
-        """
+        """A coded field of this side."""
         names = self._schema.of_side(self._side)
         if name not in names:
             raise UserError(f"field '{name}': not one of the {self._side}'s{nearest(str(name), names)}; "
@@ -297,11 +278,7 @@ class Entities:
 
 
 def strict_code(field: Field, value: Any, places: Places) -> int:
-    """The index of a value in a vocabulary, from 1 on.
-
-    Raises:
-        UserError: it is none; the message lists those that there are.
-    """
+    """The index of a value in a vocabulary, from 1 on."""
     code = places.find(value)
     if code < 0:
         values = [str(known) for known in places.values()[: MOST_SHOWN + 1]]
@@ -311,11 +288,7 @@ def strict_code(field: Field, value: Any, places: Places) -> int:
 
 
 def read_table(run: RowRun, name: str) -> pa.Table:
-    """A table that a run keeps.
-
-    Raises:
-        UserError: missing or damaged.
-    """
+    """A table that a run keeps."""
     file = run.path / "dataset" / name
     if not file.is_file() or checksum(file) != run.manifest["files"][name]["sha256"]:
         raise UserError(f"{file}: missing or damaged; copy it there from the data set")
@@ -327,9 +300,6 @@ def read_number(field: Field, value: Any, na: Sequence[str] = ()) -> np.ndarray:
 
     Args:
         na: texts of ``--na``.
-
-    Raises:
-        UserError: it is none, not finite, or nowhere near those of the data.
     """
     check_single(f"field '{field.name}'", value)
     value = plain(value)

@@ -128,11 +128,7 @@ class Dataset:
         return int(self.manifest["counts"]["items"])
 
     def split(self, name: str) -> Sessions:
-        """The sessions of one of ``train``, ``validation``, ``test``.
-
-        Raises:
-            UserError: no such split, or one of its files is missing or damaged.
-        """
+        """The sessions of one of ``train``, ``validation``, ``test``."""
         if name not in SPLITS:
             raise UserError(f"split '{name}': allowed are {', '.join(SPLITS)}")
         columns = (*COLUMNS, "events") if self.event_types else COLUMNS
@@ -145,20 +141,12 @@ class Dataset:
         return sessions
 
     def verify(self) -> None:
-        """Compare every file with its checksum (reads everything).
-
-        Raises:
-            UserError: naming the file that differs.
-        """
+        """Compare every file with its checksum (reads everything)."""
         verify(self.path, self.manifest)
 
 
 def open_dataset(path: str | Path) -> Dataset | RowsDataset:
-    """Open a dataset directory of either kind.
-
-    Raises:
-        UserError: it is no dataset directory, of another format version, or damaged.
-    """
+    """Open a dataset directory of either kind."""
     path = Path(path)
     file = path / "manifest.json"
     if not file.is_file():
@@ -168,11 +156,7 @@ def open_dataset(path: str | Path) -> Dataset | RowsDataset:
 
 
 def open_sessions(path: str | Path) -> Dataset:
-    """Open a dataset directory of sessions.
-
-    Raises:
-        UserError: as ``open_dataset``, or it holds rows.
-    """
+    """Open a dataset directory of sessions."""
     dataset = open_dataset(path)
     if not isinstance(dataset, Dataset):
         raise UserError(f"{path}: holds rows, not sessions; for them choose model.name autoint")
@@ -180,11 +164,7 @@ def open_sessions(path: str | Path) -> Dataset:
 
 
 def read_manifest(file: Path) -> dict[str, Any]:
-    """Read and check a manifest.
-
-    Raises:
-        UserError: not JSON, fields missing, or of another format version.
-    """
+    """Read and check a manifest."""
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
         version = manifest["format"]

@@ -61,10 +61,6 @@ def used_columns(text: str, schema: pa.Schema) -> list[str]:
 
     Returns:
         The columns that it reads, each once, in the order of the schema.
-
-    Raises:
-        UserError: empty, a syntax error, a column that is not there, something else than a condition, or a comparison
-            of text with a number.
     """
     return list(_checked(text, schema)[0])
 
@@ -78,9 +74,6 @@ def matching(attributes: pa.Table, text: str) -> np.ndarray:
 
     Returns:
         int64[m], m >= 1: row numbers, ascending.
-
-    Raises:
-        UserError: as ``used_columns``, or the filter leaves nothing.
     """
     columns, _ = _checked(text, attributes.schema)
     with closing(_connect()) as connection:

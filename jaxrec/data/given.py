@@ -89,11 +89,7 @@ class Entry(NamedTuple):
 
 
 def read_events(file: str) -> Any:
-    """What a JSON file holds, or standard input where ``file`` is ``-``.
-
-    Raises:
-        UserError: it cannot be read, or is not JSON.
-    """
+    """What a JSON file holds, or standard input where ``file`` is ``-``."""
     called = "--events -" if file == "-" else file
     try:
         text = (sys.stdin.read() if sys.stdin else "") if file == "-" else Path(file).read_text(encoding="utf-8-sig")
@@ -133,9 +129,6 @@ def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema,
         types: of events.
         schema: of attributes.
         place: of the sequence among others, such as ``sequence 2: ``.
-
-    Raises:
-        UserError: naming the entry and the field, where they are not so.
     """
     return [_entry(f"events: {place}entry {number}", event, types, schema) for number, event in enumerate(events, 1)]
 
@@ -161,11 +154,7 @@ def _entry(place: str, given: Any, types: Sequence[str], schema: pa.Schema) -> E
 
 
 def check_id(place: str, value: Any) -> Any:
-    """A raw id.
-
-    Raises:
-        UserError: neither a whole number nor text.
-    """
+    """A raw id."""
     found = plain(value)
     if isinstance(found, str) and found.strip():
         return check_value(f"{place}: item", found, pa.string())
@@ -176,11 +165,7 @@ def check_id(place: str, value: Any) -> Any:
 
 
 def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
-    """A value of an attribute; None for a missing one, also where it is not a number.
-
-    Raises:
-        UserError: of another type.
-    """
+    """A value of an attribute; None for a missing one, also where it is not a number."""
     value = plain(value)
     if value is None:
         return None

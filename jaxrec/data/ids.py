@@ -153,11 +153,7 @@ def check_one(what: str, user: Any, profile: Any) -> None:
 
 
 def new_id(place: str, name: str, value: Any, integers: bool) -> int | str:
-    """The id of something new: an integer where the others are and it can be one, otherwise as it was given.
-
-    Raises:
-        UserError: nothing is given, or what is no id.
-    """
+    """The id of something new: an integer where the others are and it can be one, otherwise as it was given."""
     found = plain(value)
     if found is None or (isinstance(found, str) and not found.strip()):
         raise UserError(f"{place}: no '{name}', which identifies it; give one")

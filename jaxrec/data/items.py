@@ -105,9 +105,6 @@ def open_catalogue(
     Args:
         fields: of ``FIELDS``.
         embeddings: which name vectors, where there are those of several text models.
-
-    Raises:
-        UserError: no events, a file is missing or damaged, or no (or unclear) name vectors.
     """
     if "event_types" not in manifest:
         raise UserError(f"{folder}: holds no events with item names; prepare some with python -m jaxrec.prepare merrec")
@@ -125,11 +122,7 @@ def open_catalogue(
 
 
 def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:
-    """When the listings of a data set are live; None where it does not say, and every item can be recommended.
-
-    Raises:
-        UserError: the attributes are missing or damaged.
-    """
+    """When the listings of a data set are live; None where it does not say, and every item can be recommended."""
     if not manifest.get("live"):
         return None
     table = read_attributes(folder, manifest, ["listed", "sold"])
@@ -139,11 +132,7 @@ def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:
 
 
 def read_attributes(folder: Path, manifest: dict[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
-    """Columns of ``attributes.parquet``, all where none are named.
-
-    Raises:
-        UserError: missing or damaged.
-    """
+    """Columns of ``attributes.parquet``, all where none are named."""
     file = checked(folder, "attributes.parquet", manifest)
     try:
         return pq.read_table(file, columns=None if columns is None else list(columns))
@@ -152,11 +141,7 @@ def read_attributes(folder: Path, manifest: dict[str, Any], columns: Sequence[st
 
 
 def _read_fields(folder: Path, manifest: dict[str, Any], fields: Sequence[str]) -> pa.Table:
-    """The attributes that fields of items come from.
-
-    Raises:
-        UserError: the data have no such attribute.
-    """
+    """The attributes that fields of items come from."""
     there = attribute_names(folder, manifest)
     for name in fields:
         if not source_of(name, there):
@@ -167,11 +152,7 @@ def _read_fields(folder: Path, manifest: dict[str, Any], fields: Sequence[str]) 
 
 
 def attribute_names(folder: Path, manifest: dict[str, Any]) -> list[str]:
-    """The names of the attributes.
-
-    Raises:
-        UserError: missing or damaged.
-    """
+    """The names of the attributes."""
     file = checked(folder, "attributes.parquet", manifest)
     try:
         return list(pq.read_schema(file).names)
@@ -230,11 +211,7 @@ class Vocabulary:
 
     @classmethod
     def read(cls, file: Path) -> Vocabulary:
-        """Read ``items.parquet``.
-
-        Raises:
-            UserError: missing or damaged.
-        """
+        """Read ``items.parquet``."""
         try:
             table = pq.read_table(file, columns=["item", "count"])
         except (OSError, pa.ArrowException) as error:

@@ -109,11 +109,7 @@ class Retrieval:
 
     @classmethod
     def open(cls, config: Config, dataset: RowsDataset) -> Retrieval:
-        """Of a data set, split as the configuration says.
-
-        Raises:
-            UserError: no users or items, a side without fields, fields of the occasion, or nothing to train on.
-        """
+        """Of a data set, split as the configuration says."""
         rows = dataset.rows()
         return cls.of(config, dataset, rows, configured_splits(RowData.of(config.data), rows, dataset.schema))
 
@@ -190,11 +186,7 @@ class Retrieval:
         return held_by(self.config, self.rows, self.schema, train, part)
 
     def check_mask(self, megabytes: int) -> None:
-        """Refuse a mask of positives that does not fit in so many MiB.
-
-        Raises:
-            UserError: naming the field to change.
-        """
+        """Refuse a mask of positives that does not fit in so many MiB."""
         needed = size_of_bits(self.n_users, self.n_items) / 2**20
         if needed > megabytes:
             raise UserError(
@@ -204,11 +196,7 @@ class Retrieval:
 
 
 def read_fields(config: Config, dataset: RowsDataset) -> Schema:
-    """The fields of users and items that a configuration reads.
-
-    Raises:
-        UserError: the data set has no users or items, a side has no field, or one is of the occasion.
-    """
+    """The fields of users and items that a configuration reads."""
     schema = dataset.schema
     for side, name in (("user", schema.user), ("item", schema.item)):
         if name is None:

@@ -94,11 +94,7 @@ class Schema:
         return cls(fields, manifest["user"], manifest["item"], label["threshold"], label["low"], label["high"])
 
     def select(self, names: tuple[str, ...] | None) -> Schema:
-        """The schema of the named fields, in their order; None for all.
-
-        Raises:
-            UserError: no such field, or one twice.
-        """
+        """The schema of the named fields, in their order; None for all."""
         if names is None:
             return self
         known = {field.name: field for field in self.fields}
@@ -207,11 +203,7 @@ class RowsDataset:
         return 0 if unit == "order" else int(times.max(initial=0)) // (1000 if unit == "ms" else 1)
 
     def rows(self) -> Rows:
-        """All rows, mapped.
-
-        Raises:
-            UserError: a file is missing or damaged.
-        """
+        """All rows, mapped."""
         arrays = {name: self.array(f"rows/{name}.npy") for name in ARRAYS}
         n = self.manifest["counts"]["rows"]
         schema = self.schema
@@ -230,17 +222,9 @@ class RowsDataset:
         return values
 
     def array(self, name: str) -> np.ndarray:
-        """One of the arrays, mapped.
-
-        Raises:
-            UserError: missing or damaged.
-        """
+        """One of the arrays, mapped."""
         return map_array(self.path, name, self.manifest)
 
     def verify(self) -> None:
-        """Compare every file with its checksum (reads everything).
-
-        Raises:
-            UserError: naming the file that differs.
-        """
+        """Compare every file with its checksum (reads everything)."""
         verify(self.path, self.manifest)

@@ -108,9 +108,6 @@ def split_rows(
             leave_one_out any share above 0 holds out each user's second last positive.
         repeats: ``leave``, ``once`` or ``keep``; see above.
         positive: whether only positive rows make pairs.
-
-    Raises:
-        UserError: the protocol needs times or users that the data has not, or leaves nothing to train on.
     """
     if protocol == "in_sample" and validation_fraction:
         raise UserError("data.validation_fraction: in_sample trains on all rows; set it to 0, or choose another "
@@ -280,11 +277,7 @@ def _cold(of: np.ndarray, seed: int, test_fraction: float, validation_fraction: 
 
 
 def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarray:
-    """int[n]: the user or the item of each row.
-
-    Raises:
-        UserError: the data has no such field.
-    """
+    """int[n]: the user or the item of each row."""
     name = schema.user if side == "user" else schema.item
     if name is None:
         whose = f"{'a' if side == 'user' else 'an'} {side}'s"
@@ -322,9 +315,6 @@ def open_split(dataset: Dataset, split: str, fraction: float, hint: str = "") ->
     Args:
         fraction: share of the training targets that training holds out.
         hint: added to the message.
-
-    Raises:
-        UserError: a file of the data set is damaged, or the split is empty.
     """
     dataset.verify()
     training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)

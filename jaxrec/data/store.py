@@ -55,11 +55,7 @@ def is_right(file: Path, sha256: str) -> bool:
 
 
 def checked(path: Path, name: str, manifest: dict[str, Any], advice: str = "prepare the data set again") -> Path:
-    """A file of a directory, which is as the manifest says.
-
-    Raises:
-        UserError: missing or damaged.
-    """
+    """A file of a directory, which is as the manifest says."""
     file = path / name
     try:
         right = is_right(file, manifest["files"][name]["sha256"])
@@ -103,11 +99,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def map_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
-    """Map an array of a directory.
-
-    Raises:
-        UserError: missing or damaged.
-    """
+    """Map an array of a directory."""
     file = path / name
     try:
         size, expected = file.stat().st_size, manifest["files"][name]["bytes"]
@@ -120,11 +112,7 @@ def map_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
 
 
 def verify(path: Path, manifest: dict[str, Any]) -> None:
-    """Compare every file with its checksum (reads everything).
-
-    Raises:
-        UserError: naming the file that differs.
-    """
+    """Compare every file with its checksum (reads everything)."""
     for name in manifest["files"]:
         checked(path, name, manifest)
 
@@ -143,9 +131,6 @@ def staging(out: Path, overwrite: bool = False) -> Iterator[Staging]:
 
     On any error, Ctrl-C included, the temporary directory and the parents that were made for it are removed, and
     ``out`` is as it was.
-
-    Raises:
-        UserError: ``out`` exists, and is not to be overwritten or is no dataset directory.
     """
     out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
     with owned(out, "prepares a data set here", "choose another --out"):

@@ -33,9 +33,6 @@ def expected_hits(scores: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray
     Returns:
         float64[Q].
 
-    Raises:
-        UserError: a score is not a number, a target is not an item, k is below 1, or the lengths differ.
-
     >>> expected_hits(np.array([0.5, 0.5, 0.1, 0.5]), np.array([0, 2]), 2).round(3)
     array([0.667, 0.   ])
     """
@@ -127,9 +124,6 @@ def expected_category_hits(scores: np.ndarray, categories: np.ndarray, wanted: n
     Returns:
         float64[Q], with a relative error of about 1e-12 also where it is small and V a million.
 
-    Raises:
-        UserError: a score is not a number, k is below 1, or the lengths differ.
-
     >>> expected_category_hits(np.zeros(4), np.array([7, 7, 8, 9]), np.array([7, 9, 5]), 2).round(3)
     array([0.833, 0.5  , 0.   ])
     """
@@ -184,9 +178,6 @@ def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
     Returns:
         The share of the queries; nan without queries.
 
-    Raises:
-        UserError: k is below 1, or the lengths differ.
-
     >>> oracle_hits(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 7]), 1)
     0.75
     """
@@ -228,9 +219,6 @@ def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000, leve
 
     Returns:
         (low, high); (nan, nan) without values.
-
-    Raises:
-        UserError: a value is not finite, or an argument out of its range.
     """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not np.isfinite(values).all():

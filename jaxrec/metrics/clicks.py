@@ -217,9 +217,6 @@ def click_metrics(logits: Rows, labels: Rows, users: Rows | None, ks: Sequence[i
         labels: float32[n], 0 or 1.
         users: int32[n] from 0, or None.
         ks: cut-offs of the ranking.
-
-    Raises:
-        UserError: all labels are the same.
     """
     positives, n = int((labels > 0).sum()), len(labels)
     if positives in (0, n):

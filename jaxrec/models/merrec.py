@@ -104,11 +104,7 @@ class MERRec:
         return (std * jax.random.normal(key, shape)).at[:, -1].set(0.0)
 
     def check(self) -> None:
-        """Refuse to train where names come with the blocks, but other items' names would be needed too.
-
-        Raises:
-            UserError: the name vectors do not fit on the device, and the loss draws negatives or ranks among all items.
-        """
+        """Refuse to train where names come with the blocks, but other items' names would be needed too."""
         if self._on_device or not self.has_text or (self._sampled and not self._sampled.n_sample):
             return
         size, allowed = 2 * self._catalogue.vectors.size / MIB, self._data.name_memory

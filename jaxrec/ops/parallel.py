@@ -29,9 +29,6 @@ def make_mesh(devices: int | None, batch: int) -> Mesh | None:
 
     Args:
         batch: lanes, targets or rows of a step, which the devices have to share evenly.
-
-    Raises:
-        UserError: there are not so many devices, or they cannot share the batch.
     """
     found = jax.local_devices()
     n = len(found) if devices is None else devices

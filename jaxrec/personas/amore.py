@@ -70,11 +70,7 @@ def _clusters(text: str) -> int:
 
 
 def read(connection: Any, arguments: Namespace) -> RawRows:
-    """Read the files, embed the reviews, and find or take their customers.
-
-    Raises:
-        UserError: options that exclude each other, the field of a file that cannot be used, or too few reviews.
-    """
+    """Read the files, embed the reviews, and find or take their customers."""
     given, model = arguments.customers is not None, None if arguments.model == "none" else arguments.model
     if model is None and not given:
         raise UserError("--model none: personas need embeddings; name a model, or give --customers")

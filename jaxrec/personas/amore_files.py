@@ -58,11 +58,7 @@ class Customers(NamedTuple):
 
 
 def read_products(path: Path) -> Shop:
-    """Read a list of products with their reviews.
-
-    Raises:
-        UserError: naming the path of the field that cannot be used, such as products[3].reviews[0].content.
-    """
+    """Read a list of products with their reviews."""
     entries = _load(path, "--raw")
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: found {_short(entries)}; expected a list of products, each with {', '.join(PRODUCT)}")
@@ -128,9 +124,6 @@ def read_customers(path: Path, shop: Shop, kinds: Mapping[str, Range | Choices])
 
     Args:
         kinds: the attributes that each has to have: whole numbers or text.
-
-    Raises:
-        UserError: naming the path of the field, such as customers[3].age, that cannot be used or does not fit.
     """
     entries = _load(path, "--customers")
     if not isinstance(entries, list):

@@ -63,9 +63,6 @@ def find_personas(
 
     Returns:
         int32[n], the persona of each review, and the personas.
-
-    Raises:
-        UserError: fewer different reviews than personas, or scikit-learn is not installed.
     """
     points = _directions(embeddings)
     different = len(np.unique(points, axis=0))

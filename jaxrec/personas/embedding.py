@@ -34,11 +34,7 @@ class Embedded(NamedTuple):
 
 
 def embed(run: Run, found: Evaluation) -> Embedded:
-    """The vectors of a run's customers and products, of random ones where there are too many to draw.
-
-    Raises:
-        UserError: they are not finite.
-    """
+    """The vectors of a run's customers and products, of random ones where there are too many to draw."""
     random, data = np.random.default_rng(0), found.data
     users = _some(data.n_users, MOST_CUSTOMERS, random)
     items = _some(data.n_items, MOST_PRODUCTS, random)
@@ -81,11 +77,7 @@ def principal(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tsne() -> tuple[Any, Any]:
-    """scikit-learn's class, and what limits its threads.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """scikit-learn's class, and what limits its threads."""
     try:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits

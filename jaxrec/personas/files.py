@@ -80,11 +80,7 @@ class Reviews:
 
 
 def read_reviews(path: Path, manifest: dict[str, Any]) -> Reviews:
-    """What ``Reviews.write`` left in a dataset directory; embeddings are mapped.
-
-    Raises:
-        UserError: a missing or damaged file.
-    """
+    """What ``Reviews.write`` left in a dataset directory; embeddings are mapped."""
     try:
         facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
         table = pq.read_table(path / REVIEWS)

@@ -56,9 +56,6 @@ def cross_validate(
 
     Args:
         folds: at most the number of customers; customers are dealt to them at random.
-
-    Raises:
-        UserError: the personas cannot be found anew, as the data set has no embeddings, or there are too few customers.
     """
     training = _Training(config, make_tower_model(config, dataset.schema))
     categories = item_categories(dataset, config.evaluation.category)

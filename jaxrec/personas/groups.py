@@ -72,11 +72,7 @@ def _shortened(text: str) -> str:
 
 
 def customers_by(run: Run, by: str | None) -> Groups:
-    """The customers of a run by a column of users.parquet; None for their personas.
-
-    Raises:
-        UserError: there is no such column.
-    """
+    """The customers of a run by a column of users.parquet; None for their personas."""
     shown = read_table(run, "users.parquet")
     names = [name for name in shown.column_names if name != run.manifest["user"]]
     if by is None and PERSONA not in names:

@@ -42,10 +42,6 @@ def draw_personas(
         split: whose positives the hit rates are of.
         k: cut-off of the hit rates; None for the first of the run's ``evaluation.k``.
         data: the dataset directory where it is no longer at the configuration's ``data.path``.
-
-    Raises:
-        UserError: no two-tower run, nothing to group its customers by, no epoch finished, no such split or cut-off, no
-            data set, no folder can be at ``out``, or scikit-learn is missing and asked for.
     """
     run = open_run(path)
     if run.config.model.task != "retrieval":
@@ -205,11 +201,7 @@ def _draw_metric(axes: Any, metric: str, results: Sequence[Result]) -> None:
 
 
 def read_losses(run: Path) -> list[dict[str, Any]]:
-    """The finished epochs of ``metrics.jsonl``, with their ``step``, ``epoch`` and ``loss``.
-
-    Raises:
-        UserError: it is missing or damaged, or no epoch is finished.
-    """
+    """The finished epochs of ``metrics.jsonl``, with their ``step``, ``epoch`` and ``loss``."""
     try:
         lines = [line for line in read_log(run) if line["kind"] == "epoch"]
         found = [

@@ -69,21 +69,13 @@ class Rule:
 
 
 def read_rules(path: Path | None = None) -> tuple[Rule, ...]:
-    """The rules of a YAML file, in its order; of the default table where ``path`` is None.
-
-    Raises:
-        UserError: a missing file, or the field that cannot be used.
-    """
+    """The rules of a YAML file, in its order; of the default table where ``path`` is None."""
     path = DEFAULT if path is None else path
     return parse_rules(read_yaml(path, "the personas"), str(path))
 
 
 def parse_rules(entries: Any, source: str) -> tuple[Rule, ...]:
-    """The rules of a mapping from names to titles, words and attributes, as YAML and JSON files hold it.
-
-    Raises:
-        UserError: beginning with ``source`` and the path of the field that cannot be used.
-    """
+    """The rules of a mapping from names to titles, words and attributes, as YAML and JSON files hold it."""
     if not isinstance(entries, dict) or not entries:
         raise UserError(f"{source}: found {_short(entries)}; expected personas by name, each with {_list(PARTS)}")
     rules = tuple(_rule(source, name, entry) for name, entry in entries.items())

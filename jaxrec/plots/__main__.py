@@ -106,11 +106,7 @@ class Curves:
 
 
 def read_curves(path: Path, metrics: Sequence[str]) -> Curves:
-    """The validation metrics of a run.
-
-    Raises:
-        UserError: no run, no epoch validated, or a metric that is not in its log.
-    """
+    """The validation metrics of a run."""
     run = open_run(path)
     file = path / "metrics.jsonl"
     try:
@@ -142,11 +138,7 @@ def _validates(run: Run) -> bool:
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
-    """Metrics say something side by side only where they were taken in the same way on the same clicks.
-
-    Raises:
-        UserError: naming two runs and what differs.
-    """
+    """Metrics say something side by side only where they were taken in the same way on the same clicks."""
     first = runs[0]
     for run in runs[1:]:
         both = f"{first.path} and {run.path}: not comparable,"
@@ -165,9 +157,6 @@ def labels(paths: Sequence[Path]) -> list[str]:
 
     >>> labels([Path("/a/x"), Path("/b/x"), Path("/a/y")])
     ['a/x', 'b/x', 'y']
-
-    Raises:
-        UserError: a run is given twice.
     """
     parts = [path.resolve().parts for path in paths]
     result = []

@@ -56,9 +56,6 @@ def attention(
         values: what stands in them.
         weights: of each layer float32[heads, F, F]; a row's field draws from a column's.
         file: where the picture goes: .png, .pdf or .svg.
-
-    Raises:
-        UserError: there are no interacting layers, or no picture can go there.
     """
     check_picture(file)
     save_picture(attention_figure(fields, values, weights, title), file)

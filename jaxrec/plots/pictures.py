@@ -13,11 +13,7 @@ BOXES = ("Last Resort", "LastResort", "Adobe Blank", "Adobe NotDef")  # fonts th
 
 
 def check_picture(out: Path) -> None:
-    """Refuse a place where no picture can go, before anything is worked out.
-
-    Raises:
-        UserError: of another suffix, a directory, or in none that exists.
-    """
+    """Refuse a place where no picture can go, before anything is worked out."""
     if out.suffix.lower() not in SUFFIXES:
         found = f"'{out.suffix}'" if out.suffix else "a name without suffix"
         raise UserError(f"--out {out}: found {found}; end it in {', '.join(SUFFIXES)}")

@@ -98,10 +98,6 @@ def read_files(
         listings: a Parquet file with ``item_id``, ``listed`` and ``sold`` (ms since 1970) of every item, which are
             added to its attributes; without effect for the target product, of which there are several.
         quote: of ``--quote``.
-
-    Raises:
-        UserError: a file is missing, damaged, empty, without a needed column or with one of a wrong type; or a value
-            that cannot be used, such as an unknown type of event; or options that contradict each other.
     """
     drawn, split = _split(arguments)
     files = open_files(connection, paths, quote)
@@ -125,11 +121,7 @@ def read_files(
 
 
 def _split(arguments: Namespace) -> tuple[Drawn | None, dict[str, Any]]:
-    """What ``--split random`` asks for, None of a split by time; and the split for the manifest.
-
-    Raises:
-        UserError: an option that only this split has was given with another.
-    """
+    """What ``--split random`` asks for, None of a split by time; and the split for the manifest."""
     given = {"--test-fraction": arguments.test_fraction, "--split-seed": arguments.split_seed}
     if arguments.split == "random":
         drawn = Drawn(arguments.test_fraction or Fraction(1, 5), arguments.split_seed or 0)

@@ -104,11 +104,7 @@ def note_of_published(columns: Columns, arguments: Namespace) -> list[str]:
 
 
 def find_columns(table: Table, arguments: Namespace) -> Columns:
-    """The columns of a file: those that are named, and of the published data set those that are there.
-
-    Raises:
-        UserError: one that is named is not there, or one that is needed; all of them in one line.
-    """
+    """The columns of a file: those that are named, and of the published data set those that are there."""
     found, missing = {}, []
     for option, published in PUBLISHED.items():
         given = getattr(arguments, option)

@@ -66,11 +66,7 @@ class Files:
 
     @contextmanager
     def reading(self, connection: Any) -> Iterator[None]:
-        """Name the damaged file where DuckDB stumbles over one of all.
-
-        Raises:
-            UserError: a file cannot be read.
-        """
+        """Name the damaged file where DuckDB stumbles over one of all."""
         try:
             yield
         except (duckdb.Error, pa.ArrowException, OSError) as error:
@@ -140,11 +136,7 @@ class Files:
 
 
 def open_files(connection: Any, paths: Iterable[Path], quote: str | None = None) -> Files:
-    """Look at every file.
-
-    Raises:
-        UserError: a file is missing, empty or damaged, lacks a column or has one of a type that cannot be used.
-    """
+    """Look at every file."""
     tables = tuple(open_table(connection, path, quote=quote) for path in paths)
     empty = {table.path: _check(connection, table) for table in tables}
     return Files(tables, empty)

@@ -79,11 +79,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Make the files and fill the table ``raw`` from them; see ``choices.Raw``.
-
-    Raises:
-        UserError: too few listings for so many days, or ``--raw-out`` cannot be made.
-    """
+    """Make the files and fill the table ``raw`` from them; see ``choices.Raw``."""
     full = first_day(arguments.items, arguments.days, arguments.lifetime)
     if arguments.items - full < arguments.days - 1:
         raise UserError(
@@ -119,11 +115,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
 
 @contextmanager
 def _folder(connection: Any, out: Path | None, dataset: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder to write to, and where what was written is afterwards: ``out``, or where DuckDB spills.
-
-    Raises:
-        UserError: ``out`` is not empty, lies in the directory ``dataset`` to be, or there is no writing to it.
-    """
+    """A folder to write to, and where what was written is afterwards: ``out``, or where DuckDB spills."""
     (spill,) = connection.execute("SELECT current_setting('temp_directory')").fetchone()
     try:
         if out is None:

@@ -87,10 +87,6 @@ def read_files(raw: Path) -> MovieLensFiles:
     Args:
         raw: a folder with the three files, each possibly in gzip (``.gz``), or a zip archive of them; in both they may
             lie in a folder ``ml-1m``.
-
-    Raises:
-        UserError: a missing or damaged file, or its first line that cannot be used: fields, values, an id given twice,
-            a rating by a user or of a movie that is not listed.
     """
     found = _from_archive(raw) if raw.is_file() else _from_folder(raw)
     ratings, users, movies = (found[name] for name in NAMES)

@@ -49,10 +49,6 @@ def load_tfds(data_dir: Path | None = None, archive: Path | None = None) -> Movi
 
     Returns:
         What ``read_files`` gives for the same archive: the same rows, order and types.
-
-    Raises:
-        UserError: tensorflow-datasets is not installed, the download fails, the archive is damaged, or the cache can be
-            neither written nor read.
     """
     tfds = _import_tfds()
     place = Path(data_dir or tfds.core.constants.DATA_DIR)

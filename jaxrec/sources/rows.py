@@ -136,11 +136,7 @@ def _options(arguments: Namespace) -> dict[str, Any]:
 
 
 def _roles(arguments: Namespace) -> dict[str, Role]:
-    """The role of every column that is a field.
-
-    Raises:
-        UserError: a column with two roles, a name that is no field where there must be one, or no field at all.
-    """
+    """The role of every column that is a field."""
     found = {} if arguments.label is None else {arguments.label: Role("label", "", "--label")}
     named = [("time", "--time", [arguments.time]), ("categorical", "--user", [arguments.user])]
     named += [("categorical", "--item", [arguments.item]), ("categorical", "--categorical", arguments.categorical)]
@@ -193,11 +189,7 @@ def _with_sides(fields: dict[str, Role], arguments: Namespace) -> dict[str, Role
 
 
 def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.ndarray, notes: list[str]) -> float:
-    """From which label on rows are positive; a note where all are.
-
-    Raises:
-        UserError: it has to be said and is not, all rows are negative, or positive and not of users and items.
-    """
+    """From which label on rows are positive; a note where all are."""
     place, threshold = f"{table.called}: column '{arguments.label}'", arguments.positive
     if threshold is None:
         other = np.flatnonzero((labels != 0) & (labels != 1))

@@ -101,11 +101,7 @@ def add_file_arguments(parser: ArgumentParser) -> None:
 
 
 def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> tuple[Table, list[str]]:
-    """The files of ``--raw`` with the columns that the command line names, and notes about them.
-
-    Raises:
-        UserError: they cannot be opened, or lack a column.
-    """
+    """The files of ``--raw`` with the columns that the command line names, and notes about them."""
     paths, notes = find_files(arguments.raw)
     table = open_tables(
         connection, paths, delimiter=arguments.delimiter, columns=arguments.columns, quote=arguments.quote

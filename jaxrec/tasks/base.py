@@ -62,11 +62,7 @@ class Task:
 
 
 def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
-    """The task of a configuration, found by name: the module ``task`` of a folder beside this file.
-
-    Raises:
-        UserError: model and data are of different kinds, or the splits leave nothing.
-    """
+    """The task of a configuration, found by name: the module ``task`` of a folder beside this file."""
     task, kind = find_task(config.model), dataset.manifest["kind"]
     if kind != task.READS:
         typed = dataset.manifest.get("event_types")

@@ -39,9 +39,6 @@ def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset, stored: Config |
 
     Args:
         stored: of a run that is resumed, which goes on with its own where none are given.
-
-    Raises:
-        UserError: a cut-off that was given is more than there are items.
     """
     items, reads = ranked_items(dataset.manifest), find_task(config.model).READS
     if config.model.task == "clicks" or reads != dataset.manifest["kind"] or not items:

@@ -94,11 +94,7 @@ class History:
 
 
 def check_seen(seen: str | None, exclude_seen: bool = True) -> None:
-    """Refuse what is no way of having seen something, or one where nothing seen is left out.
-
-    Raises:
-        UserError: so it is.
-    """
+    """Refuse what is no way of having seen something, or one where nothing seen is left out."""
     if seen is not None and seen not in SEEN:
         raise UserError(f"seen: found {shown(seen)}, expected {' or '.join(SEEN)}")
     if seen is not None and not exclude_seen:

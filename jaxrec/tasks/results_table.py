@@ -39,11 +39,7 @@ def add_table(parser: argparse.ArgumentParser) -> None:
 
 
 def results_of(run: Run, split: str) -> Result:
-    """The newest evaluation of a run on a split.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The newest evaluation of a run on a split."""
     found = read_results(file_of(run.path, split))
     if not found:
         words = "" if split == "test" else f" --split {split}"
@@ -63,11 +59,7 @@ def rows_of(names: Sequence[str], results: Sequence[Result], baselines: bool) ->
 
 
 def chosen(rows: dict[str, dict[str, float]], wanted: Sequence[str] | None) -> list[str]:
-    """The columns of the table.
-
-    Raises:
-        UserError: a metric that no line has.
-    """
+    """The columns of the table."""
     known = in_order([name for row in rows.values() for name in row])
     for name in wanted or ():
         if name not in known:
@@ -77,11 +69,7 @@ def chosen(rows: dict[str, dict[str, float]], wanted: Sequence[str] | None) -> l
 
 
 def check_same_data(runs: Sequence[Run]) -> None:
-    """Refuse figures of different data sets.
-
-    Raises:
-        UserError: naming two runs.
-    """
+    """Refuse figures of different data sets."""
     for run in runs[1:]:
         if run.manifest["content_hash"] != runs[0].manifest["content_hash"]:
             raise UserError(f"{runs[0].path} and {run.path}: not comparable, they were evaluated on different "

@@ -65,9 +65,6 @@ class RuleBook:
     Args:
         schema: all fields of the data set.
         code: the index of a value of a field, as ``FieldCodes.strict``.
-
-    Raises:
-        UserError: a rule names a field or a value that does not exist, a field of the other side, or a number.
     """
 
     def __init__(self, rules: Sequence[Rule], schema: Schema, code: Code) -> None:

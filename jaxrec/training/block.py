@@ -117,9 +117,6 @@ def training_plan(config: Config, order: str = "random", passes: int = 1) -> Pla
     Args:
         order: of the split, ``random`` or ``time``.
         passes: through the split, of an epoch.
-
-    Raises:
-        UserError: the devices are not there, or cannot share the batch.
     """
     settings = config.training
     return Plan(

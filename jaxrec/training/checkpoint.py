@@ -71,9 +71,6 @@ class Checkpoints:
 
         Returns:
             ``{params, tables}``, the position, and which of ``best`` and ``latest`` it was.
-
-        Raises:
-            UserError: there is no readable checkpoint.
         """
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever devices trained it
         placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)

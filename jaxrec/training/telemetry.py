@@ -170,11 +170,7 @@ class Meter:
         self._pending = stats, epoch, block, first_step
 
     def drain(self) -> None:
-        """Read what is pending.
-
-        Raises:
-            UserError: the loss is not finite.
-        """
+        """Read what is pending."""
         if self._pending is None:
             return
         (stats, epoch, block, first_step), self._pending = self._pending, None

@@ -96,9 +96,6 @@ def tune(
         base: the configuration, or its file.
         space: the tuning space, or its file.
         out: the directory of the search.
-
-    Raises:
-        UserError: space, configuration, data and study do not fit together, or no trial was complete.
     """
     base = configuration.load(base) if isinstance(base, (str, Path)) else base
     space = load_space(space, base) if isinstance(space, (str, Path)) else space
@@ -242,11 +239,7 @@ def _sampler(options: Options, number: int, place: int) -> Any:
 
 
 def _known(out: Path, record: dict[str, Any]) -> bool:
-    """Whether a study of this record lies there; False where there is nothing yet.
-
-    Raises:
-        UserError: another study, or something that is none.
-    """
+    """Whether a study of this record lies there; False where there is nothing yet."""
     file = out / RECORD
     if not file.is_file():
         if out.exists() and (not out.is_dir() or any(entry.name != f"{RECORD}.part" for entry in out.iterdir())):
@@ -290,11 +283,7 @@ def _create(out: Path, record: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _storage(file: Path) -> Iterator[RDBStorage]:
-    """The study's database.
-
-    Raises:
-        UserError: missing, unreadable or not to be written, now or later.
-    """
+    """The study's database."""
     import sqlite3
 
     from optuna.exceptions import OptunaError

@@ -113,11 +113,7 @@ class Result:
         write_text(self.out / "best.yaml", head + configuration.dump(config))
 
     def write(self, trials: Sequence[FrozenTrial]) -> None:
-        """Tables and pictures, and a last word.
-
-        Raises:
-            UserError: no trial is complete.
-        """
+        """Tables and pictures, and a last word."""
         self.write_tables(trials)
         best = best_trial(trials, self.higher)
         if best is None:

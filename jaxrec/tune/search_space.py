@@ -99,18 +99,11 @@ class Space:
         Args:
             base: gives the fields that are not in the space.
             stored: Optuna's value of each parameter.
-
-        Raises:
-            UserError: the configuration refuses the combination.
         """
         return self._with(base, {one.field: one.value(stored[one.field]) for one in self.parameters})
 
     def check(self, base: Config) -> Config:
-        """Validate the values, all combinations of them where they are not too many; returns one configuration.
-
-        Raises:
-            UserError: the configuration refuses one.
-        """
+        """Validate the values, all combinations of them where they are not too many; returns one configuration."""
         names = [one.field for one in self.parameters]
         found = [self._with(base, dict(zip(names, values, strict=True))) for values in self._combinations()]
         for batch in {config.training.batch_size for config in found}:
@@ -141,9 +134,6 @@ def load_space(file: str | Path, base: Config | None = None) -> Space:
 
     Args:
         base: the configuration that is tuned, which may have fields of a model of the user's.
-
-    Raises:
-        UserError: naming the field, what was found and what is allowed. ``Space.check`` looks at the values.
     """
     entries = _read(Path(file))
     known = configuration.fields() | (configuration.fields(type(base)) if base is not None else {})

@@ -19,11 +19,7 @@ class Ledger:
         self.dropped[name] = {unit: int(amount) for unit, amount in amounts.items()}
 
     def require(self, left: int, what: str) -> None:
-        """Stop where nothing is left.
-
-        Raises:
-            UserError: ``left`` is 0; it names what every filter took so far.
-        """
+        """Stop where nothing is left."""
         if left:
             return
         took = "; ".join(

@@ -63,9 +63,6 @@ def prepare(
 
     Returns:
         The manifest's ``counts``, ``dropped``, ``times`` and ``files``, and ``scored`` where not every target is.
-
-    Raises:
-        UserError: no session or no target is left in a split.
     """
     ledger = Ledger(raw.name, dict(raw.dropped))
     times = {} if raw.counters else {"times": time_span(connection, raw)}

@@ -45,9 +45,6 @@ def check_values(
 
     Returns:
         How many rows were left out, and notes about them.
-
-    Raises:
-        UserError: there are such rows, and nobody said that they may be left out, or nothing else is left.
     """
     rows, *usable = fetch_row(connection, f"SELECT count(*), {', '.join(f'count({f.name})' for f in fields)} FROM raw")
     bad = [(field, rows - count) for field, count in zip(fields, usable, strict=True) if count < rows]

@@ -56,9 +56,6 @@ def open_table(
         delimiter: between the fields of a CSV file.
         columns: their names, for a CSV file without a header line.
         quote: around fields of a CSV file, or ``none``; by default ``"``, and no line end in such a field.
-
-    Raises:
-        UserError: missing, a directory, unreadable, empty, damaged, or neither CSV nor Parquet.
     """
     if quote == delimiter:
         raise UserError(f"--quote {shown(quote)}: the same as --delimiter; give two different characters")
@@ -86,11 +83,7 @@ def open_table(
 
 
 def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table:
-    """Open several files as one table; options as of ``open_table``.
-
-    Raises:
-        UserError: as ``open_table``, or files that do not have the same columns.
-    """
+    """Open several files as one table; options as of ``open_table``."""
     return merged([open_table(connection, path, **options) for path in paths])
 
 
@@ -194,9 +187,6 @@ def read_raw(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str
 
     Returns:
         What was read, for the manifest; see ``account``.
-
-    Raises:
-        UserError: a damaged file, no events in it, or lines that are lost in quotes.
     """
     selected = ", ".join(f"{field.parse(table.column(field.column)[0])} AS {field.name}" for field in fields)
     with reading_all(connection, table):
@@ -212,11 +202,7 @@ def read_raw(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str
 
 
 def _scan(path: Path, place: Path, packed: str) -> Lines:
-    """The lines of a text file, which is read once for it.
-
-    Raises:
-        UserError: it is packed and damaged, has a NUL byte, or a line that nothing could hold.
-    """
+    """The lines of a text file, which is read once for it."""
     with unpacking(path, packed), open_bytes(place, packed) as stream:
         found = count_lines(stream)
     if found.nul:
@@ -228,11 +214,7 @@ def _scan(path: Path, place: Path, packed: str) -> Lines:
 
 
 def account(connection: Any, files: Sequence[Table], rows: int) -> dict[str, int]:
-    """Compare the rows that were read with the lines there are; returns what was read, for the manifest.
-
-    Raises:
-        UserError: a field in quotes goes on over several lines, and nobody said that fields may.
-    """
+    """Compare the rows that were read with the lines there are; returns what was read, for the manifest."""
     texts = [(file, file.lines) for file in files if file.lines is not None]
     read = {"rows": rows, "files": len(files)}
     if blank := sum(found.blank for _, found in texts):
@@ -321,11 +303,7 @@ def reading_all(connection: Any, table: Table) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what DuckDB says about a raw file into one line of ours.
-
-    Raises:
-        UserError: the file is damaged or not of its format.
-    """
+    """Turn what DuckDB says about a raw file into one line of ours."""
     try:
         yield
     except duckdb.Error as error:

@@ -74,9 +74,6 @@ def keep_events(connection: Any, table: Table, column: str, kinds: Sequence[str]
 
     Returns:
         How many rows were left out.
-
-    Raises:
-        UserError: no kinds are given, or one that does not occur; it lists those that do, with their numbers.
     """
     counts = dict(connection.execute(
         "SELECT event, count(*) FROM raw GROUP BY event ORDER BY count(*) DESC, event"

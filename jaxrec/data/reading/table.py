@@ -76,11 +76,7 @@ class Table:
         return f"SELECT {', '.join(columns)} FROM {together(group)}"
 
     def column(self, name: str, hint: str = "") -> tuple[str, str]:
-        """The SQL expression and type of the column ``name``.
-
-        Raises:
-            UserError: there is no such column, or several; it names the ones there are and the nearest, then ``hint``.
-        """
+        """The SQL expression and type of the column ``name``."""
         if self.names.count(name) > 1:
             raise UserError(f"{self.path}: more than one column '{name}'; rename the others")
         if name not in self.columns:
@@ -137,11 +133,7 @@ def value_text(sql: str, kind: str) -> str:
 
 
 def merged(tables: Sequence[Table]) -> Table:
-    """Several files as one table: columns by name, and as text where the files have other types for them.
-
-    Raises:
-        UserError: files have other columns, or types of which one is nested.
-    """
+    """Several files as one table: columns by name, and as text where the files have other types for them."""
     first, *others = tables
     if not others:
         return first

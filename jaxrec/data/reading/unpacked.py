@@ -40,9 +40,6 @@ def find_files(raw: Sequence[str]) -> tuple[list[Path], list[str]]:
 
     Returns:
         The files, and notes about those of folders that were left out.
-
-    Raises:
-        UserError: there are none, or one is named twice.
     """
     found: list[Path] = []
     notes: list[str] = []
@@ -114,11 +111,7 @@ def _matching(pattern: str, notes: list[str]) -> list[Path]:
 
 
 def unpacked(path: Path, scratch: Path) -> Path:
-    """Where the bytes of a file lie: there, or in a copy in the directory ``scratch`` (of a pipe, of a zip).
-
-    Raises:
-        UserError: it is missing, a directory, unreadable, or a zip that holds not one file.
-    """
+    """Where the bytes of a file lie: there, or in a copy in the directory ``scratch`` (of a pipe, of a zip)."""
     with _copying(path):
         if path is STREAM or (path.exists() and stat.S_ISFIFO(path.stat().st_mode)):
             path, name = _copy_stream(path, scratch), path
@@ -198,11 +191,7 @@ def _copy(stream: Any, scratch: Path) -> Path:
 
 
 def compression(head: bytes, path: Path) -> str:
-    """How a file that begins with ``head`` is packed, as DuckDB calls it: gzip, zstd or none.
-
-    Raises:
-        UserError: in another way.
-    """
+    """How a file that begins with ``head`` is packed, as DuckDB calls it: gzip, zstd or none."""
     for start, name in UNREADABLE.items():
         if head.startswith(start):
             raise UserError(f"{path}: packed with {name}, which is not read; unpack it, or pack it with gzip or zstd")

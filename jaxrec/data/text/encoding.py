@@ -72,9 +72,6 @@ def embed(
     Returns:
         float16[n, dim], of length 1 up to rounding, in the order of ``texts``. It does not depend on the other texts
         by more than the last bit of a float16, and not at all once it is in the cache.
-
-    Raises:
-        UserError: no texts, an empty one, a model that cannot be had or used, or a cache that cannot be written.
     """
     with encoded(texts, model, cache, update) as result:
         return np.asarray(result.vectors[result.rows])
@@ -84,11 +81,7 @@ def embed(
 def encoded(
     texts: Sequence[str], model: str, cache: Path | None = None, update: Callable[..., None] | None = None
 ) -> Iterator[Encoded]:
-    """As ``embed``, for those who want the vectors where they lie: mapped, and gone after the block if none are kept.
-
-    Raises:
-        UserError: see ``embed``.
-    """
+    """As ``embed``, with the vectors where they lie: mapped, and gone after the block if none are kept."""
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     keys = _check(texts, place)
     update = update or (lambda advance=1, note="": None)
@@ -137,11 +130,7 @@ def _default_cache() -> Path | None:
 
 
 def find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
-    """The folder of a model, fetched from the hub where need be, and the name of its vectors' folder in the cache.
-
-    Raises:
-        UserError: there is no such model, it is none that can be used, or the hub cannot be reached.
-    """
+    """The folder of a model, fetched from the hub where need be, and the name of its vectors' folder in the cache."""
     folder = Path(model).expanduser()
     if folder.is_dir():
         _check_folder(folder, f"{model}: ")

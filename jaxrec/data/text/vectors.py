@@ -46,11 +46,7 @@ class NameVectors:
 
 
 def names_key(data: Path, manifest: dict[str, Any]) -> str:
-    """What tells the names of a data set from all others: the sha256 of names.parquet.
-
-    Raises:
-        UserError: the items of this data set have no names.
-    """
+    """What tells the names of a data set from all others: the sha256 of names.parquet."""
     if NAMES not in manifest["files"]:
         raise UserError(f"{data}: its items have no names (no {NAMES}); prepare it with the source merrec or "
                         "merrec-synthetic")  # fmt: skip
@@ -117,10 +113,6 @@ def open_name_vectors(folder: Path, manifest: dict[str, Any], identity: str | No
         folder: a dataset directory, or what a run keeps of one.
         manifest: of the data set.
         identity: which of them, by the identity or the name of the model; None: the only ones that are there.
-
-    Raises:
-        UserError: none are there, not those that are asked for, several to choose from, of another catalogue, or
-            damaged.
     """
     key = names_key(folder, manifest)
     places = {place.name: place for place in sorted((folder / TEXT).glob("[!.]*")) if place.is_dir()}

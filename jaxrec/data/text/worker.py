@@ -195,11 +195,7 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
 
 
 def encode(model: Path, name: str, store: Path, texts: list[str], say: Callable[..., None]) -> None:
-    """Encode those of ``texts`` that ``store`` lacks, and tell how many are done since the last time, and how fast.
-
-    Raises:
-        UserError: sentence-transformers cannot be imported, or the model cannot be loaded or used.
-    """
+    """Encode those of ``texts`` that ``store`` lacks, and tell how many are done since the last time, and how fast."""
     keys = text_keys(texts)
     with locked(store, lambda: say(note="waits for another encoding")):
         there = open_store(store).find(keys) >= 0  # another process may have written since the caller looked
@@ -260,11 +256,7 @@ class _Encoder:
 
 
 def fetch(name: str, place: Path) -> None:
-    """Bring a model of the hub to the hub's cache ``place``.
-
-    Raises:
-        UserError: the hub cannot be reached, or has no such model.
-    """
+    """Bring a model of the hub to the hub's cache ``place``."""
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError

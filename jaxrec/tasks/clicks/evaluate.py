@@ -44,10 +44,6 @@ def evaluate_rows(
         data: the dataset directory where it is no longer at the configuration's ``data.path``.
         compared: names of baselines to fit on the run's training rows and measure beside it.
         groups: ``activity`` and fields of the user to report by; None for activity and those with few values.
-
-    Raises:
-        UserError: the data set is not the one that the run was trained on, the split is empty or has a single class, or
-            there is no such group.
     """
     dataset = open_run_data(run, data or run.config.data.path)
     assert isinstance(dataset, RowsDataset)

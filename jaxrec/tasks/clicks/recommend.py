@@ -81,11 +81,7 @@ class ClickRecommender:
 
     @classmethod
     def load(cls, run: str | Path) -> ClickRecommender:
-        """Load a run directory.
-
-        Raises:
-            UserError: it is no run of a click model, or has no checkpoint.
-        """
+        """Load a run directory."""
         opened = open_run(run)
         model, parameters, _ = load_click_model(opened)
         return cls(opened, model, parameters)
@@ -117,10 +113,6 @@ class ClickRecommender:
         Returns:
             Best first; fewer than k where there are no more. An unknown user or value counts as the unknown one, and
             unknown ids to leave out are ignored, each with an ``UnknownValues`` warning.
-
-        Raises:
-            UserError: k is below 1; several users; no such field, or one of another side; a value of a wrong type; no
-                item has the values of ``where``.
         """
         k = check_k(k)
         check_seen(seen, exclude_seen)
@@ -154,11 +146,7 @@ class ClickRecommender:
     def explain(
         self, item: Any, user: Any = None, profile: Mapping[str, Any] | None = None, date: Any = None
     ) -> Explanation:
-        """The prediction for one item, and what the interacting layers attended to.
-
-        Raises:
-            UserError: the item is unknown, or as ``recommend``.
-        """
+        """The prediction for one item, and what the interacting layers attended to."""
         check_single("item", item)
         (index,) = self._items.codes([item])
         if not index:
@@ -192,11 +180,7 @@ class ClickRecommender:
         return self._users.known(index) if self._users is not None and index else {}
 
     def values(self, name: str) -> list[Any]:
-        """The values of a categorical field or bag.
-
-        Raises:
-            UserError: no such field.
-        """
+        """The values of a categorical field or bag."""
         return list(self._codes.values(name))
 
     # ---- a row ---------------------------------------------------------------------------------------------------

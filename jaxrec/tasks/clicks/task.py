@@ -92,11 +92,7 @@ def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
 
 
 def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:
-    """A run's click model; see ``load_parameters``.
-
-    Raises:
-        UserError: the run is of another kind.
-    """
+    """A run's click model; see ``load_parameters``."""
     if run.config.model.task != "clicks":
         does = "ranks sessions" if run.kind == "sessions" else "scores no rows"
         raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name one of autoint")

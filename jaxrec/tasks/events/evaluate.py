@@ -54,9 +54,6 @@ def evaluate_events(
         data: the dataset directory where it is no longer at the configuration's ``data.path``.
         compared: of ``EVENT_BASELINES``, to measure beside it.
         most: evaluate so many sessions, drawn at random; None: as the configuration says.
-
-    Raises:
-        UserError: the data set is not the one that the run was trained on, the split is empty, or k is too large.
     """
     if max(ks) > run.n_items:
         raise UserError(f"--k {max(ks)}: larger than the catalogue of {run.n_items} items; choose a smaller one")

@@ -120,9 +120,6 @@ class Listings:
     def name_vectors(self, names: Sequence[str]) -> np.ndarray:
         """float16[n, dim]: of names that are not empty. Those of the run's data are there already; for others the run's
         text model is asked.
-
-        Raises:
-            UserError: it cannot be had, or is another one.
         """
         column = pq.read_table(checked(self._folder, NAMES, self._manifest))["name"]
         places = pc.index_in(pa.array(names, column.type), value_set=column).fill_null(-1).to_numpy()
@@ -158,9 +155,6 @@ class Listings:
         Args:
             where: see ``jaxrec.data.filters``; None: no filter.
             at: see ``time``. Listings that were added are live unless they say otherwise.
-
-        Raises:
-            UserError: a bad filter, a bad time, or nothing is left.
         """
         mask = self._live_at(at)
         if where is None:
@@ -184,9 +178,6 @@ class Listings:
     def time(self, at: Time) -> int:
         """ms since 1970 of a time: such as ``2023-05-31``, with hours and minutes or without, a datetime (both in UTC
         where they name no zone), ms since 1970; None: of the newest event in the sequences that the run keeps.
-
-        Raises:
-            UserError: no time.
         """
         if isinstance(at, np.datetime64) and not np.isnat(at):
             at = int(at.astype("datetime64[ms]").astype(np.int64))
@@ -234,10 +225,6 @@ class Listings:
 
         Returns:
             int64[n], their indices.
-
-        Raises:
-            UserError: an id or a name is missing, an id is there already, a value of a wrong type, or the file cannot
-                be read.
         """
         named = isinstance(items, (str, Path))
         called = f"{items}: row" if named else "new item"

@@ -79,9 +79,6 @@ class EventRecommender:
 
         Args:
             text_model: where the text model of the run's name vectors is now, if not where it was.
-
-        Raises:
-            UserError: it is no run of merrec, or has no checkpoint.
         """
         opened = open_run(run)
         model, catalogue, weights, _ = load_event_model(opened)
@@ -118,10 +115,6 @@ class EventRecommender:
             are no more. Unknown items without a name are left out with one ``UnknownItems`` warning for all sequences;
             a sequence of which nothing is left gets the most popular items, scored by their number of events in
             training, and so does an empty one among several.
-
-        Raises:
-            UserError: a single empty sequence, a bad event or filter, k out of range, a name that needs a text model
-                that cannot be had, or nothing is left to recommend.
         """
         read, several = read_sequences(events)
         if not several and not read[0]:
@@ -149,9 +142,6 @@ class EventRecommender:
         Returns:
             Best first. Items without a name have no similarity to others, nor without a text head those that training
             has not seen.
-
-        Raises:
-            UserError: k out of range, an unknown item, one that is like no other, or a text model that cannot be had.
         """
         k = self._check_k(k)
         index = int(self.listings.find([item])[0])
@@ -169,9 +159,6 @@ class EventRecommender:
 
         Returns:
             Their raw ids.
-
-        Raises:
-            UserError: the run has no text head; see also ``Listings.add``.
         """
         if not self._model.has_text:
             raise UserError(f"{self.run.path}: model.head items ranks nothing but what it was trained on; to add items "
@@ -197,9 +184,6 @@ class EventRecommender:
 
         Args:
             seed: draws the same one again.
-
-        Raises:
-            UserError: the run keeps none.
         """
         offsets = self.run.kept("example_offsets")
         if len(offsets) < 2:

@@ -61,11 +61,7 @@ def _examples(dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def load_event_model(run: Run) -> tuple[MERRec, Catalogue, dict[str, Any], str]:
-    """A run's model of events with the run's catalogue; see ``load_parameters``.
-
-    Raises:
-        UserError: the run is of another model, or its catalogue is missing or damaged.
-    """
+    """A run's model of events with the run's catalogue; see ``load_parameters``."""
     if run.config.model.task != "events":
         raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of merrec")
     catalogue = open_catalogue(run.path / "dataset", run.manifest, run.config.model.item_fields)

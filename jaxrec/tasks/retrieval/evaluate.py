@@ -72,9 +72,6 @@ def answer_split(run: Run, split: str, ks: Sequence[int], path: str | Path | Non
 
     Args:
         path: the dataset directory where it is no longer at the configuration's ``data.path``.
-
-    Raises:
-        UserError: the data set is not the run's, the split is empty, or a cut-off is too large.
     """
     dataset = open_run_data(run, path or run.config.data.path)
     assert isinstance(dataset, RowsDataset)

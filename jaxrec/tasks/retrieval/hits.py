@@ -17,11 +17,7 @@ Hits = dict[str, np.ndarray]
 
 
 def item_categories(dataset: RowsDataset, name: str | None) -> np.ndarray | None:
-    """int32[V]: the category of each item, a categorical field of the items; None for no name.
-
-    Raises:
-        UserError: there is no such field.
-    """
+    """int32[V]: the category of each item, a categorical field of the items; None for no name."""
     if name is None:
         return None
     items = dataset.schema.side("item")

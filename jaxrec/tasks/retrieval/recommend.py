@@ -80,11 +80,7 @@ class TowerRecommender:
 
     @classmethod
     def load(cls, run: str | Path) -> TowerRecommender:
-        """Load a run directory.
-
-        Raises:
-            UserError: it is no two-tower run, or has no checkpoint.
-        """
+        """Load a run directory."""
         opened = open_run(run)
         return cls(opened, *load_tower_model(opened))
 
@@ -117,10 +113,6 @@ class TowerRecommender:
         Returns:
             Best first; fewer than k where there are no more. An unknown user or value counts as the unknown one, and
             unknown ids to leave out are ignored, each with an ``UnknownValues`` warning.
-
-        Raises:
-            UserError: k is below 1; several users; no such field; a value of a wrong type; nothing is left to
-                recommend.
         """
         k = check_k(k)
         check_seen(seen, exclude_seen)
@@ -145,11 +137,7 @@ class TowerRecommender:
         ]
 
     def similar_items(self, item: Any, k: int = 10) -> list[Neighbour]:
-        """The k items whose vectors are closest to that of ``item``.
-
-        Raises:
-            UserError: the item is unknown, or k is below 1.
-        """
+        """The k items whose vectors are closest to that of ``item``."""
         k = check_k(k)
         check_single("item", item)
         own = self._places.find(item)
@@ -183,9 +171,6 @@ class TowerRecommender:
 
         Returns:
             Their ids.
-
-        Raises:
-            UserError: an id is missing or there already, a number is none, or the file cannot be read.
         """
         fields, name = self.schema.side("item").fields, str(self.schema.item)
         rows = item_rows(items, [field.name for field in fields if field.kind != "numerical"])

@@ -63,11 +63,7 @@ def interactions(config: Config, data: Retrieval) -> Interactions:
 
 
 def load_tower_model(run: Run) -> tuple[TowerModel, dict[str, Any], str]:
-    """A run's model of two towers; see ``load_parameters``.
-
-    Raises:
-        UserError: the run is of another model.
-    """
+    """A run's model of two towers; see ``load_parameters``."""
     if run.config.model.task != "retrieval":
         raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of two_tower")
     model = make_tower_model(run.config, Schema.from_manifest(run.manifest))

@@ -42,11 +42,7 @@ class Recommender:
 
     @classmethod
     def load(cls, run: str | Path) -> Recommender:
-        """Load a run directory.
-
-        Raises:
-            UserError: it is no run, or has no checkpoint.
-        """
+        """Load a run directory."""
         opened = open_run(run)
         vocabulary = opened.vocabulary()
         model, parameters, _ = load_session_model(opened)
@@ -75,9 +71,6 @@ class Recommender:
             less where exclusions leave fewer. Unknown items, also of ``exclude`` and ``candidates``, are left out with
             one ``UnknownItems`` warning for all sessions. A session without any known item gets the most popular items,
             scored by their number of events; so does an empty one among several.
-
-        Raises:
-            UserError: a single empty session, k out of range, or no known candidate.
         """
         sessions, several = read_sessions(items)
         if not several and not sessions[0]:
@@ -100,9 +93,6 @@ class Recommender:
 
         Returns:
             k raw ids (fewer in a catalogue of k items or less), and float32[k] similarities.
-
-        Raises:
-            UserError: the item is unknown, or k out of range.
         """
         index = int(self.vocabulary.encode([item])[0])
         if index < 0:

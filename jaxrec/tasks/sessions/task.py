@@ -45,11 +45,7 @@ def session_splits(config: Config, dataset: Dataset) -> Split:
 
 
 def load_session_model(run: Run) -> tuple[SessionModel, dict[str, Any], str]:
-    """A run's model of sessions; see ``load_parameters``.
-
-    Raises:
-        UserError: the run is of another kind.
-    """
+    """A run's model of sessions; see ``load_parameters``."""
     if run.config.model.task != "sessions":
         does = "reads events with names" if run.kind == "sessions" else "scores rows, not sessions"
         raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name another")
