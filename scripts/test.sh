@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# Lints, type-checks and runs all tests in .venv, which is made on first use.
-#   scripts/test.sh [pytest options]        PYTHON=python3.12 scripts/test.sh        VENV=/tmp/venv scripts/test.sh
+# Lints, type-checks and runs the fast tests in .venv, which is made on first use.
+#   scripts/test.sh [--all] [pytest options]        --all: the slow tests as well, and a few with XLA's default flags
+#   PYTHON=python3.12 scripts/test.sh        VENV=/tmp/venv scripts/test.sh
 #   JOBS=4 scripts/test.sh (2 workers otherwise)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+all=
+if [ "${1:-}" = --all ]; then
+    all=yes
+    shift
+fi
 venv=${VENV:-.venv}
 
 if [ ! -x "$venv/bin/python" ]; then
@@ -18,4 +24,12 @@ export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 "$venv/bin/mypy"
 # Two workers: compiling, which most tests wait for, uses one core. A file's tests share their worker's fixtures; the
 # order of files is that of tests/conftest.py.
-"$venv/bin/python" -m pytest -n "${JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
+tests() {
+    "$venv/bin/python" -m pytest -n "${JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
+}
+tests -m "not slow" "$@"
+if [ -n "$all" ]; then
+    tests -m slow "$@"
+    # tests/conftest.py has XLA optimise little, as most programs run once; numbers have to hold with its defaults too.
+    XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true ${XLA_FLAGS:-}" tests -m numbers "$@"
+fi

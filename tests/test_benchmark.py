@@ -41,6 +41,7 @@ def benchmark(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> C
     return run
 
 
+@pytest.mark.slow
 def test_every_model_is_measured(benchmark: Run, capsys: pytest.CaptureFixture[str]) -> None:
     result = benchmark("gru4rec", "narm", "sasrec", "softmax", *TINY)
     shown = capsys.readouterr().out
@@ -64,6 +65,7 @@ def test_every_model_is_measured(benchmark: Run, capsys: pytest.CaptureFixture[s
     assert rows["narm", "softmax"]["flop_per_step"] > 6 * rows["narm", "softmax"]["targets_per_step"] * 300 * 8
 
 
+@pytest.mark.slow
 def test_two_towers_are_measured_with_and_without_hard_negatives(
     benchmark: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +78,7 @@ def test_two_towers_are_measured_with_and_without_hard_negatives(
     assert "triplet + hard" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_merrec_is_measured_by_head_and_loss(benchmark: Run, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--batch", "32", "--items", "60", "--loss", "cross_entropy", "softmax", "--head", "text", "--steps", "2"]
     rows = benchmark("merrec", *words, "--n-sample", "16")["rows"]
@@ -86,6 +89,7 @@ def test_merrec_is_measured_by_head_and_loss(benchmark: Run, capsys: pytest.Capt
     assert "cross_entropy text" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_measures_the_machine_and_what_eight_devices_exchange(tmp_path: Path) -> None:
     tiny = [*TINY[: TINY.index("--batch")], *TINY[TINY.index("--units") :]]
     words = ["gru4rec", "--loss", "cross_entropy", *tiny, "--batch", "32", "12", "--items", "30000"]

@@ -354,6 +354,7 @@ def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Window]:
         driver.quit()
 
 
+@pytest.mark.slow
 def test_in_a_browser(window: Window, click_run: Path, tmp_path: Path) -> None:
     with serve(click_run, tmp_path / "log") as address:
         window.open(address)
@@ -389,6 +390,7 @@ def test_in_a_browser(window: Window, click_run: Path, tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_browser(window: Window, run: Path, tmp_path: Path) -> None:
     with serve(run, tmp_path / "log") as address:
         window.open(address)

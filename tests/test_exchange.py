@@ -63,6 +63,7 @@ PROGRAMS = """
 """
 
 
+@pytest.mark.slow
 def test_compiled_programs_of_eight_devices() -> None:
     program = textwrap.dedent(PROGRAMS).replace("STEPS", str(STEPS))
     environment = os.environ | {

@@ -12,6 +12,8 @@ import pytest
 
 from jaxrec.ops.field_attention import LANES, _hold, attend, attention_weights, pad_rows, project
 
+pytestmark = pytest.mark.numbers
+
 TOLERANCE = 2e-5
 
 

@@ -24,6 +24,8 @@ from jaxrec.models.gru4rec import GRU4Rec, Step
 from jaxrec.training.block import TrainState, init_state, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
+pytestmark = pytest.mark.numbers
+
 CASES: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "gru4rec_reference.json").read_text())["cases"]
 TOLERANCE = 1e-4
 PARTS = {

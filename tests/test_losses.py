@@ -21,6 +21,8 @@ from jaxrec.config import finding
 from jaxrec.losses import sampled as losses
 from jaxrec.metrics import ranking as metrics
 
+pytestmark = pytest.mark.numbers
+
 NAMES = ("cross_entropy", "bpr", "top1", "bpr_max", "top1_max")
 ACTIVATIONS = ("linear", "relu", "tanh", "elu", "selu", "leaky_relu")
 BPREG = 0.7

@@ -22,6 +22,8 @@ from jaxrec.sources import movielens_tfds
 from jaxrec.sources.movielens_files import read_files
 from jaxrec.sources.movielens_tfds import NAME, VERSION, load_tfds
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:

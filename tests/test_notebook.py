@@ -16,6 +16,8 @@ import pytest
 from helpers import ROOT, assert_same_run, call, steps_of
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = ROOT / "scripts" / "colab_tpu.ipynb"
 SOURCE, INSTALL = 1, 2  # code cells by number
 COLAB = {  # of its TPU runtime in August 2026

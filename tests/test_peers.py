@@ -26,6 +26,8 @@ CHECKOUT = """
 import json, os, sys
 import numpy as np
 
+pytestmark = pytest.mark.slow
+
 class IndexedAdagradM: pass
 
 class SessionDataIterator:

@@ -16,6 +16,8 @@ from jax import Array
 
 from jaxrec.losses.softmax import FEW_ITEMS, FEW_ROWS, Softmax, cut, softmax_cross_entropy
 
+pytestmark = pytest.mark.numbers
+
 MIB = 2**20
 
 # Sizes for each way of cutting at 1 MiB of scores: queries, items, and the blocks they lead to.

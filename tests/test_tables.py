@@ -18,6 +18,8 @@ from jaxrec.config.finding import optimizers
 from jaxrec.ops.tables import Reads, RowPlan, TableSpec, gather, glorot_like, plan_rows, scatter, scratch, update_rows
 from jaxrec.training.optimizers import Adagrad, clip_scale, make_optimizer, make_schedule
 
+pytestmark = pytest.mark.numbers
+
 V, M, WIDTH = 9, 12, 3
 IDS = st.lists(
     st.one_of(st.integers(0, V - 1), st.sampled_from([-1, V - 1, V, V + 3, 2**31 - 1])), min_size=M, max_size=M

@@ -410,12 +410,14 @@ def _killed(names: list[str], model: Path, cache: Path, patch: pytest.MonkeyPatc
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_an_encoding_that_was_killed_goes_on_where_it_stopped(real: Real) -> None:
     assert "killed by signal 9" in real.error and "goes on" in real.error
     assert 0 < real.kept < len(NAMES)
     assert real.new == len(NAMES) - real.kept
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_sentence_transformers(real: Real) -> None:
     """Which encoded one text at a time: so neither do batches matter, by more than one step of a float16 below 1."""
     ours = real.vectors[-16:].astype(np.float32)
@@ -427,6 +429,7 @@ def test_vectors_are_those_of_sentence_transformers(real: Real) -> None:
     np.testing.assert_allclose(ours, real.reference, atol=2**-11)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_worker")
 def test_vectors_come_back_from_the_cache_as_they_were(real: Real) -> None:
     order, before = [3, 0, 3, len(NAMES) - 1], set(sys.modules)
@@ -435,6 +438,7 @@ def test_vectors_come_back_from_the_cache_as_they_were(real: Real) -> None:
     assert not {"torch", "sentence_transformers"} & (set(sys.modules) - before)  # other tests' libraries may load torch
 
 
+@pytest.mark.slow
 def test_the_command(
     real: Real, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,8 @@ from jaxrec.ops.tables import gather, plan_rows, scratch
 from jaxrec.training.block import TrainState, init_state, make_train_block, new_state, training_plan
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
+pytestmark = pytest.mark.numbers
+
 N_ITEMS, LANES, WIDTH = 30, 4, 5
 # Without optimisation, as conftest.py has it, XLA rounds sums of a short loop otherwise than those of a long one.
 REPEATABLE: dict[str, bool | str] = {"xla_backend_optimization_level": "1"}
