@@ -113,7 +113,7 @@ def events(world: World, sequence: Any) -> None:
 
 
 def filters(world: World, text: str) -> None:
-    rows = matching(TABLE, text)
+    rows, _ = matching(TABLE, text)
     assert len(rows) and np.array_equal(rows, np.unique(rows)) and rows.max() < len(TABLE)
     words = text.split(" ")
     if len(words) == 3 and words[0] == "price" and words[2].isdecimal():

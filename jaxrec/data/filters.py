@@ -1,329 +1,289 @@
-"""Filters on item attributes, as ``price <= 50 and c0_name = 'Beauty'``: the conditions of SQL, and nothing else of it.
+"""Filters on items' attributes, the same for every kind of run: ``price <= 50 and genres = 'Comedy'``.
 
-DuckDB parses a filter, and what comes of that is looked through before anything is run: it may hold comparisons, and,
-or, not, in, between, like, ilike and is null, of columns with numbers and texts. Whatever is not known here (functions,
-casts, subqueries, a second statement) is refused. What passed runs on a connection that sees the attributes alone and
-can neither open a file nor change its settings.
+A filter is made of comparisons (``= <> != < <= > >=``, ``between 1 and 5``, ``in ('a', 'b')``, ``like '%a_'``,
+``ilike``, ``is null``), ``and``, ``or``, ``not`` and parentheses, over attributes, numbers, 'texts', true and false.
+Attributes with other characters than letters, digits and _ stand in "double quotes". Of an attribute with several
+values (a bag) one value that fits is enough. As in SQL a missing value is neither equal nor unequal to anything: such
+items match neither ``price > 5`` nor ``not (price > 5)``, but ``price is null``.
 
-What a filter names is checked as in all runs: a column that is not there is an error; a value that no item has is a
-note that names the nearest one (``unknown_values``); that nothing is left is an error.
-
-As in SQL a comparison with a missing value is neither true nor false, so that such items match neither ``price > 5``
-nor ``not (price > 5)``, but ``price is null``.
+``FIELD=VALUE`` without quotes and spaces around ``=``, one a line, is read as well.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from contextlib import closing
-from functools import lru_cache
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from lark import Lark, Token, Transformer_NonRecursive, v_args
+from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken, VisitError
 
 from jaxrec.data.ids import MOST_COMPARED
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError, nearest, shown
 
-TABLE, ROW = "items", "row number"  # ROW: a name that no filter can use, as it is none of the attributes
-ALLOWED = (
-    "a filter is made of columns, numbers, 'texts', = <> < <= > >=, and, or, not, in, between, like, ilike, is null"
-)
-COMPARISONS = {
-    "COMPARE_EQUAL", "COMPARE_NOTEQUAL", "COMPARE_LESSTHAN", "COMPARE_LESSTHANOREQUALTO", "COMPARE_GREATERTHAN",
-    "COMPARE_GREATERTHANOREQUALTO", "COMPARE_DISTINCT_FROM", "COMPARE_NOT_DISTINCT_FROM",
+GRAMMAR = r"""
+?start: either
+?either: both ("or"i both)*
+?both: negation ("and"i negation)*
+?negation: "not"i negation -> inverse | condition
+?condition: "(" either ")"
+    | value COMPARISON value -> compare
+    | value NOT? "between"i value "and"i value -> between
+    | value NOT? "in"i "(" value ("," value)* ")" -> within
+    | value NOT? LIKE TEXT -> like
+    | value "is"i NOT? "null"i -> missing
+?value: NAME -> name | QUOTED -> quoted | TEXT -> text | NUMBER -> number | TRUTH -> truth
+COMPARISON: "=" | "<>" | "!=" | "<=" | "<" | ">=" | ">"
+NOT: "not"i
+LIKE.2: /i?like\b/i
+TRUTH.2: /(true|false)\b/i
+NAME: /[^\W\d]\w*/i
+QUOTED: /"[^"]+"/i
+TEXT: /'([^']|'')*'/i
+NUMBER: /[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?/i
+%ignore /\s+/
+"""
+COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+    "=": pc.equal, "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal
 }  # fmt: skip
-LISTS = {"COMPARE_IN", "COMPARE_NOT_IN"}
-EQUALITIES = {
-    "COMPARE_EQUAL", "COMPARE_NOTEQUAL", "COMPARE_DISTINCT_FROM", "COMPARE_NOT_DISTINCT_FROM", *LISTS,
-}  # fmt: skip
-NULL_TESTS = {"OPERATOR_IS_NULL", "OPERATOR_IS_NOT_NULL"}
-LIKES = {"~~", "!~~", "~~*", "!~~*"}  # like, not like, ilike, not ilike
-FORBIDDEN = {
-    "SUBQUERY": "a subquery", "CAST": "a cast, or true or false,", "CASE": "CASE", "PARAMETER": "a parameter ($1 or ?)",
-    "STAR": "*", "COLLATE": "COLLATE", "WINDOW": "a window function", "LAMBDA": "a lambda", "DEFAULT": "DEFAULT",
-}  # fmt: skip
-NUMBERS = {"INTEGER", "NUMERIC", "TINYINT", "SMALLINT", "BIGINT", "HUGEINT", "UHUGEINT", "DECIMAL", "FLOAT", "DOUBLE"}
-TEXTS = {"STRING", "VARCHAR"}
+MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+PLAIN = re.compile(r"([^\s=<>!'\"]+)=(?!['\"=\s])(.+)")  # FIELD=VALUE
+SUCH_AS = "price <= 50 and genres = 'Comedy'"
+ALLOWED = "a filter is made of attributes, numbers, 'texts', = <> < <= > >=, and, or, not, in, between, like, is null"
 LONGEST = 100_000  # characters of a filter
-DEEPEST = 100  # parentheses and conditions within one another
 
 
-def used_columns(text: str, schema: pa.Schema) -> list[str]:
-    """Check a filter without running it.
+class Operand(NamedTuple):
+    """One side of a comparison.
 
-    Args:
-        text: the filter.
-        schema: of the attributes.
-
-    Returns:
-        The columns that it reads, each once, in the order of the schema.
+    Attributes:
+        kind: ``number``, ``text`` or ``truth``.
+        called: in messages.
+        values: of an attribute a value an item, or of a bag a list; of a constant the constant.
+        name: of an attribute.
     """
-    return list(_checked(text, schema)[0])
+
+    kind: str
+    called: str
+    values: Any
+    name: str = ""
 
 
-def matching(attributes: pa.Table, text: str) -> np.ndarray:
+def joined(arguments: Sequence[str]) -> str:
+    """The filter that the words of a command line are: FIELD=VALUE, each a condition, or the words of one filter."""
+    return ("\n" if all(PLAIN.fullmatch(one) for one in arguments) else " ").join(arguments)
+
+
+def matching(attributes: pa.Table, text: str) -> tuple[np.ndarray, list[str]]:
     """The items that a filter leaves.
 
     Args:
-        attributes: a row an item; columns of numbers and texts can be used.
+        attributes: a row an item; columns of numbers, texts, bools and lists of them can be used.
         text: the filter.
 
     Returns:
-        int64[m], m >= 1: row numbers, ascending.
+        int64[m], m >= 1, row numbers, ascending; and a note for each value that no item has.
     """
-    columns, _ = _checked(text, attributes.schema)
-    with closing(_connect()) as connection:
-        table = attributes.select(columns).append_column(ROW, pa.array(np.arange(len(attributes))))
-        connection.register(TABLE, table)
-        _lock(connection)
-        try:
-            found = connection.execute(_statement(text)).fetchnumpy()[ROW]
-        except duckdb.Error as error:
-            raise _error(f"cannot be evaluated ({str(error).splitlines()[0][:200]}); mend it") from None
-    if not len(found):
-        notes = "".join(f": {note}" for note in unknown_values(attributes, text)[:1])
-        raise _error(f"{_shown(text)} leaves none of {len(attributes):,} items{notes}; ask for less")
-    return np.sort(np.asarray(found, np.int64))  # DuckDB's threads need not keep the order
-
-
-def unknown_values(attributes: pa.Table, text: str) -> list[str]:
-    """The texts and whole numbers that a filter compares a column with and that no item has, in words.
-
-    Args:
-        attributes, text: as of ``matching``, which the filter has passed.
-    """
-    notes = []
-    for name, value in dict.fromkeys(_checked(text, attributes.schema)[1]):
-        column = attributes[name]
-        try:
-            there = pc.any(pc.equal(column, pa.scalar(value, column.type))).as_py()
-        except (pa.ArrowInvalid, OverflowError, ValueError):  # a number that the column cannot hold
-            there = False
-        if not there:
-            values = pc.drop_null(pc.unique(column))
-            hint = nearest(str(value), map(str, values.to_pylist())) if len(values) <= MOST_COMPARED else ""
-            notes.append(f"no item has the {name} {_shown(str(value))}{hint}")
-    return notes
-
-
-@lru_cache(maxsize=64)
-def _checked(text: str, schema: pa.Schema) -> tuple[list[str], list[tuple[str, Any]]]:
-    """Of a filter that passes all checks the columns that it reads, and those that it compares with a constant for
-    equality, each with the constant."""
-    with closing(_connect()) as connection:
-        check = _Check(schema)
-        return check.columns(_parse(connection, text)), check.asked
-
-
-def _connect() -> Any:
-    connection = duckdb.connect(":memory:")
-    connection.execute(f"SET max_expression_depth = {DEEPEST}")
-    connection.execute("SET python_enable_replacements = false")  # a name that is no column is no Python variable
-    return connection
-
-
-def _lock(connection: Any) -> None:
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-
-
-def _statement(text: str) -> str:
-    return f'SELECT "{ROW}" FROM {TABLE} WHERE ({text}\n)'  # a line of its own: the text may end in a comment
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 80 else f"{text[:80]}…")
-
-
-def _error(message: str) -> UserError:
-    return UserError(f"where: {' '.join(message.split())}")  # one line, whatever a filter's names and texts hold
-
-
-# --- parsing ----------------------------------------------------------------------------------------------------------
-
-
-def _parse(connection: Any, text: str) -> dict[str, Any]:
-    """The syntax tree of the one condition that ``text`` is."""
-    if not text.strip():
-        raise _error("empty; give a condition, as \"price <= 50 and c0_name = 'Beauty'\", or leave it out")
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"where: found {shown(text)}; give a condition, such as {SUCH_AS!r}")
     if len(text) > LONGEST:
-        raise _error(f"{len(text):,} characters; at most {LONGEST:,} are allowed")
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
-        raise _error(f"{_shown(text)} holds characters that are no text; remove them")
-    condition, frame = _select(connection, text)
-    if condition is None or frame != _select(connection, "true")[1]:
-        # It closed our parenthesis and went on: with UNION, GROUP BY, LIMIT, another statement ...
-        raise _error(f"{_shown(text)} is more than one condition; {ALLOWED}")
-    return condition
+        raise UserError(f"where: {len(text):,} characters; at most {LONGEST:,} are allowed")
+    if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
+        raise UserError(f"where: {shown(text)} holds characters that are no text; remove them")
+    masks = _Masks(attributes)
+    mask = pc.fill_null(_evaluated(text, masks), False)
+    rows = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
+    notes = list(dict.fromkeys(masks.notes))
+    if not len(rows):
+        why = f": {notes[0]}" if notes else ""
+        raise UserError(f"where: {shown(text, 80)} leaves none of {len(attributes):,} items{why}; ask for less")
+    return rows.astype(np.int64), notes
 
 
-def _select(connection: Any, text: str) -> tuple[dict[str, Any] | None, list[Any]]:
-    """What follows WHERE in the query with ``text`` as its filter, and all the rest, without the places in the text."""
+def _evaluated(text: str, masks: _Masks) -> pa.Array:
+    lines = [PLAIN.fullmatch(line) for line in text.strip().split("\n")]
+    tree, wrong = None, None
     try:
-        found = connection.execute("SELECT json_serialize_sql(?)", [_statement(text)]).fetchall()
-        parsed = json.loads(found[0][0])
-    except (duckdb.Error, RecursionError) as error:
-        raise _error(f"cannot be parsed ({str(error).splitlines()[0][:200]}); mend it") from None
-    if parsed["error"]:
-        raise _error(f"{_syntax(parsed['error_message'])}; {ALLOWED}")
-    nodes = [statement["node"] for statement in parsed["statements"]]
-    condition = nodes[0].pop("where_clause", None)
-    return condition, _without_places(nodes)
+        tree = _parser.parse(text)
+    except UnexpectedInput as error:
+        wrong = error
+    if all(lines) and (len(lines) > 1 or tree is None or tree.data == "compare"):
+        return reduce(pc.and_kleene, [masks.plain(*line.groups()) for line in lines if line])
+    if tree is None:
+        raise UserError(f"where: {_what_is_wrong(wrong, text)}; {ALLOWED}") from None
+    try:
+        return masks.transform(tree)
+    except VisitError as error:
+        raise error.orig_exc from None
 
 
-def _without_places(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {name: _without_places(value) for name, value in tree.items() if not name.startswith("query_location")}
-    return [_without_places(value) for value in tree] if isinstance(tree, list) else tree
+def _what_is_wrong(error: Exception | None, text: str) -> str:
+    if isinstance(error, UnexpectedToken) and error.token.type != "$END":
+        return f"{shown(text[error.pos_in_stream or 0 :], 30)} is not expected here"
+    if isinstance(error, UnexpectedCharacters):
+        rest = text[error.pos_in_stream :]
+        return "a quote is never closed" if rest[0] in "'\"" else f"{shown(rest, 30)} is not expected here"
+    return f"{shown(text, 80)} ends too early"
 
 
-def _syntax(message: str) -> str:
-    """What DuckDB says about a syntax error, without what it says about the text around the filter."""
-    if "expression depth" in message:
-        return f"nested more than {DEEPEST} deep"
-    if "unterminated" in message:
-        return "a quote that is never closed"
-    if message.endswith(('near ")"', "end of input")):
-        return "syntax error at its end or at a ')'"
-    line = message.splitlines()[0][:200]
-    return line if line.startswith("syntax error") else f"not a condition ({line})"
+@v_args(inline=True)
+class _Masks(Transformer_NonRecursive):
+    """From the leaves of a syntax tree up: bools of the items, null where a value is missing."""
 
+    def __init__(self, table: pa.Table) -> None:
+        super().__init__()
+        self._table = table
+        self._known = {name.lower(): name for name in reversed(table.column_names)}
+        self.notes: list[str] = []
 
-# --- checking ---------------------------------------------------------------------------------------------------------
+    # ---- operands
 
-
-class _Check:
-    """Walks a syntax tree as DuckDB 1.5 or 2.0 gives it; what it does not know, it refuses."""
-
-    def __init__(self, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._known = {name.lower(): name for name in schema.names}
-        self._used: set[str] = set()
-        self.asked: list[tuple[str, Any]] = []  # columns and what they are compared with for equality
-
-    def columns(self, tree: dict[str, Any]) -> list[str]:
-        self._condition(tree)
-        return [name for name in self._schema.names if name in self._used]
-
-    def _condition(self, node: dict[str, Any]) -> None:
-        kind, type_ = node["class"], node["type"]
-        if kind == "CONJUNCTION" or type_ == "OPERATOR_NOT":
-            for child in node["children"]:
-                self._condition(child)
-        elif kind == "COMPARISON" and type_ in COMPARISONS:
-            self._same([node["left"], node["right"]])
-            self._note_equality(type_, [node["left"], node["right"]])
-        elif kind == "BETWEEN":
-            self._same([node["input"], node["lower"], node["upper"]])
-        elif kind == "OPERATOR" and type_ in LISTS:
-            self._same(node["children"])
-            self._note_equality(type_, node["children"])
-        elif kind == "OPERATOR" and type_ in NULL_TESTS:
-            self._value(node["children"][0])
-        elif kind == "FUNCTION" and node["function_name"] in LIKES:
-            self._texts(list(_arguments(node)))
-        elif kind in ("COLUMN_REF", "CONSTANT"):
-            _, shown = self._value(node)
-            raise _error(f"{shown} alone is no condition; compare it with something")
-        else:
-            raise _forbidden(node)
-
-    def _same(self, nodes: list[dict[str, Any]]) -> None:
-        """All are numbers or all are texts."""
-        first, *others = [self._value(node) for node in nodes]
-        for kind, shown in others:
-            if kind != first[0]:
-                raise _error(f"{first[1]} is a {first[0]} and {shown} a {kind}; compare like with like: "
-                                "texts stand in 'single quotes', numbers in none")  # fmt: skip
-
-    def _note_equality(self, type_: str, nodes: list[dict[str, Any]]) -> None:
-        """Keep the constants that a column of texts or whole numbers is compared with."""
-        columns = [node["column_names"][0] for node in nodes if node["class"] == "COLUMN_REF"]
-        constants = [node for node in nodes if node["class"] == "CONSTANT"]
-        if type_ not in EQUALITIES or len(columns) != 1:
-            return
-        name = self._known[columns[0].lower()]
-        for node in constants:
-            kind, value = _literal(node)
-            if kind in TEXTS:
-                self.asked.append((name, str(value)))
-            elif kind in NUMBERS and pa.types.is_integer(self._schema.field(name).type) and str(value).isdecimal():
-                self.asked.append((name, int(value)))
-
-    def _texts(self, nodes: list[dict[str, Any]]) -> None:
-        for kind, shown in map(self._value, nodes):
-            if kind != "text":
-                raise _error(f"{shown} is a {kind}; like and ilike are for texts")
-
-    def _value(self, node: dict[str, Any]) -> tuple[str, str]:
-        """Whether a column or constant is a ``number`` or a ``text``, and how to call it in an error."""
-        if node["class"] == "COLUMN_REF":
-            return self._column(node["column_names"])
-        if node["class"] == "CONSTANT":
-            return _constant(node)
-        if node["class"] == "FUNCTION" and node["function_name"] in ("-", "+"):
-            signed = list(_arguments(node))
-            if len(signed) == 1:
-                kind, shown = self._value(signed[0])
-                if kind != "number":
-                    raise _error(f"{shown} is a {kind}, which has no sign; remove it")
-                return kind, shown
-        raise _forbidden(node)
-
-    def _column(self, path: list[str]) -> tuple[str, str]:
-        asked = ".".join(path)
-        name = self._known.get(asked.lower()) if len(path) == 1 else None
+    def name(self, token: str) -> Operand:
+        name = token if token in self._table.column_names else self._known.get(token.lower())
         if name is None:
-            raise _error(f"no column '{asked}'{nearest(asked, self._schema.names)}; there are: "
-                            f"{', '.join(self._schema.names)}; a text stands in single quotes: '{asked}'")  # fmt: skip
-        self._used.add(name)
-        return _kind(name, self._schema.field(name).type), f"column '{name}'"
+            there = ", ".join(self._table.column_names)
+            raise UserError(f"where: no attribute '{token}'{nearest(token, self._table.column_names)}; there "
+                            f"are {there}; a text stands in single quotes: '{token}'")  # fmt: skip
+        column = self._table[name].combine_chunks()
+        value = column.type.value_type if _is_bag(column) or pa.types.is_dictionary(column.type) else column.type
+        for kind, (fits, type_) in KINDS.items():
+            if any(fit(value) for fit in fits):
+                plain = column.cast(pa.list_(type_ or value) if _is_bag(column) else type_ or value)
+                return Operand(kind, f"attribute '{name}'", plain, name)
+        raise UserError(f"where: attribute '{name}' is of type {column.type}; only numbers, texts and bools compare")
+
+    def quoted(self, token: str) -> Operand:
+        return self.name(token[1:-1])
+
+    def text(self, token: str) -> Operand:
+        return Operand("text", shown(_unquoted(token)), _unquoted(token))
+
+    def number(self, token: str) -> Operand:
+        number = float(token)
+        exact = re.fullmatch(r"[-+]?\d{1,19}", token) and -(2**63) <= int(token) < 2**63
+        return Operand("number", token[:40], int(token) if exact else number)
+
+    def truth(self, token: str) -> Operand:
+        return Operand("truth", token.lower(), token.lower() == "true")
+
+    # ---- conditions
+
+    def either(self, *masks: pa.Array) -> pa.Array:
+        return reduce(pc.or_kleene, masks)
+
+    def both(self, *masks: pa.Array) -> pa.Array:
+        return reduce(pc.and_kleene, masks)
+
+    def inverse(self, mask: pa.Array) -> pa.Array:
+        return pc.invert(mask)
+
+    def compare(self, left: Operand, token: str, right: Operand) -> pa.Array:
+        if not left.name:
+            left, right, token = right, left, MIRRORED.get(token, token)
+        if token in ("<>", "!="):
+            return pc.invert(self._equal(left, [right]))
+        return self._equal(left, [right]) if token == "=" else self._where(left, right, COMPARE[token])
+
+    def between(self, value: Operand, *rest: Any) -> pa.Array:
+        *negated, low, high = rest
+        found = pc.and_kleene(self._where(value, low, pc.greater_equal), self._where(value, high, pc.less_equal))
+        return pc.invert(found) if negated else found
+
+    def within(self, value: Operand, *rest: Any) -> pa.Array:
+        negated = isinstance(rest[0], Token)
+        found = self._equal(value, rest[1:] if negated else rest)
+        return pc.invert(found) if negated else found
+
+    def like(self, value: Operand, *rest: Any) -> pa.Array:
+        *negated, word, pattern = rest
+        _check_alike(value, self.text(pattern))
+        test = partial(pc.match_like, pattern=_unquoted(pattern), ignore_case=word.lower() == "ilike")
+        found = _any_value(_attribute(value), test)
+        return pc.invert(found) if negated else found
+
+    def missing(self, value: Operand, *negated: Any) -> pa.Array:
+        column = _attribute(value)
+        known = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if _is_bag(column) else column.is_valid()
+        return known if negated else pc.invert(known)
+
+    def plain(self, name: str, value: str) -> pa.Array:
+        """FIELD=VALUE, where the attribute says what the value is."""
+        attribute, value = self.name(name), value.strip()
+        if attribute.kind == "number" and re.fullmatch(NUMBER, value):
+            return self._equal(attribute, [self.number(value)])
+        if attribute.kind == "truth" and value.lower() in ("true", "false"):
+            return self._equal(attribute, [self.truth(value)])
+        return self._equal(attribute, [Operand("text", shown(value), value)])
+
+    def _equal(self, left: Operand, others: Sequence[Operand]) -> pa.Array:
+        """Which items have one of some values; a value that none has is noted."""
+        found = []
+        for other in others:
+            found.append(self._where(left, other, pc.equal))
+            if not other.name and isinstance(other.values, str | int) and not pc.any(found[-1]).as_py():
+                self.notes.append(f"no item has the {left.name} {other.called}{_like(left.values, other.values)}")
+        return reduce(pc.or_kleene, found)
+
+    def _where(self, left: Operand, right: Operand, compare: Callable[[Any, Any], Any]) -> pa.Array:
+        _check_alike(left, right)
+        if right.name and (_is_bag(left.values) or _is_bag(right.values)):
+            raise UserError(f"where: {left.called} and {right.called}: one has several values; compare with a constant")
+        return _any_value(_attribute(left), lambda values: compare(values, _constant(right.values, values.type)))
 
 
-def _kind(name: str, type_: pa.DataType) -> str:
-    value = type_.value_type if pa.types.is_dictionary(type_) else type_
-    if pa.types.is_integer(value) or pa.types.is_floating(value) or pa.types.is_decimal(value):
-        return "number"
-    if pa.types.is_string(value) or pa.types.is_large_string(value):
-        return "text"
-    raise _error(f"column '{name}' is of type {type_}; only numbers and texts can be compared")
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
+KINDS: dict[str, tuple[tuple[Callable[[pa.DataType], bool], ...], pa.DataType | None]] = {
+    "number": ((pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal), None),
+    "text": ((pa.types.is_string, pa.types.is_large_string), pa.string()),
+    "truth": ((pa.types.is_boolean,), None),
+}
+"""What attributes can be compared with, the Arrow types of each, and what those are cast to."""
 
 
-def _literal(node: dict[str, Any]) -> tuple[str, Any]:
-    """The type of a constant, and its value."""
-    if "literal" in node:  # since DuckDB 2.0
-        return node["literal"]["kind"], node["literal"].get("text")
-    return node["value"]["type"]["id"], node["value"].get("value")
+def _is_bag(column: Any) -> bool:
+    return isinstance(column, pa.Array) and (pa.types.is_list(column.type) or pa.types.is_large_list(column.type))
 
 
-def _constant(node: dict[str, Any]) -> tuple[str, str]:
-    kind, value = _literal(node)
-    if kind in TEXTS:
-        return "text", f"'{value}'"
-    if kind in NUMBERS:
-        return "number", "a number" if isinstance(value, dict) or kind == "DECIMAL" else str(value)
-    if kind.startswith("NULL"):
-        raise _error("nothing equals NULL; write 'is null' or 'is not null' after the column")
-    raise _error(f"a constant of type {kind.lower()} is not allowed; {ALLOWED}")
+def _attribute(operand: Operand) -> Any:
+    if not operand.name:
+        raise UserError(f"where: {operand.called}: a constant; compare it with an attribute")
+    return operand.values
 
 
-def _arguments(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Of a function."""
-    if "arguments" in node:  # since DuckDB 2.0
-        return (argument["expression"] for argument in node["arguments"])
-    return iter(node["children"])
+def _constant(value: Any, type_: pa.DataType) -> Any:
+    """With a column of float32 the number that it would hold: 1.1 is not the double 1.1 there."""
+    return pa.scalar(value, type_) if pa.types.is_float32(type_) and not isinstance(value, pa.Array) else value
 
 
-def _forbidden(node: dict[str, Any]) -> UserError:
-    kind = node["class"]
-    if kind == "FUNCTION":
-        what = f"the {'operator' if node.get('is_operator') else 'function'} '{node['function_name']}'"
-    elif kind in ("CONJUNCTION", "COMPARISON", "BETWEEN") or node["type"] in LISTS | NULL_TESTS | {"OPERATOR_NOT"}:
-        what = "a condition as a value of another"
-    else:
-        what = FORBIDDEN.get(kind, node["type"].removeprefix("OPERATOR_").replace("_", " ").lower())
-    return _error(f"{what} is not allowed; {ALLOWED}")
+def _check_alike(left: Operand, right: Operand) -> None:
+    if left.kind != right.kind:
+        raise UserError(f"where: {left.called} is a {left.kind} and {right.called} a {right.kind}; compare like with "
+                        "like: texts stand in 'single quotes', numbers in none")  # fmt: skip
+
+
+def _any_value(column: pa.Array, test: Callable[[pa.Array], pa.Array]) -> pa.Array:
+    """Where the value passes a test, or of a bag one of the values; null where there is none."""
+    if not _is_bag(column):
+        return test(column)
+    passed = np.zeros(len(column), bool)
+    fits = pc.fill_null(test(pc.list_flatten(column)), False).to_numpy(zero_copy_only=False)
+    passed[pc.list_parent_indices(column).to_numpy()[fits]] = True
+    empty = pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0)
+    return pa.array(passed, mask=empty.to_numpy(zero_copy_only=False))
+
+
+def _like(column: pa.Array, value: Any) -> str:
+    """`` (did you mean 'x'?)`` where an item has something close."""
+    values = pc.drop_null(pc.unique(pc.list_flatten(column) if _is_bag(column) else column))
+    return nearest(value, values.to_pylist()) if isinstance(value, str) and len(values) <= MOST_COMPARED else ""
+
+
+def _unquoted(token: str) -> str:
+    return token[1:-1].replace("''", "'")
+
+
+_parser = Lark(GRAMMAR, parser="lalr", lexer="basic", maybe_placeholders=False)

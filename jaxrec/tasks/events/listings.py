@@ -14,14 +14,14 @@ import pyarrow.parquet as pq
 
 from jaxrec.cli.command import progress
 from jaxrec.data.codes import warn_unknown
-from jaxrec.data.filters import matching, unknown_values
+from jaxrec.data.filters import matching
 from jaxrec.data.given import LIVE, check_id, check_value, item_rows
 from jaxrec.data.ids import Places, bare, plain, whole
 from jaxrec.data.items import Catalogue, read_attributes
 from jaxrec.data.store import checked
 from jaxrec.data.text.encoding import encoded, find_model
 from jaxrec.data.text.vectors import NAMES
-from jaxrec.errors import UserError, shown
+from jaxrec.errors import UserError
 from jaxrec.run import Run
 
 SHOWN = ("name", "price", "c0_name", "c1_name", "c2_name", "brand_name", "item_condition_name")
@@ -159,14 +159,10 @@ class Listings:
         mask = self._live_at(at)
         if where is None:
             return mask
-        if not isinstance(where, str):
-            raise UserError(
-                f"where: found {shown(where)}, expected a filter, such as \"price <= 50 and c0_name = 'Men'\""
-            )
         # Until when a listing will be live nobody knows at the time.
         known = self.attributes.select([name for name in self.attributes.column_names if name not in LIVE])
-        matched = matching(known, where)
-        for note in unknown_values(known, where):
+        matched, notes = matching(known, where)
+        for note in notes:
             warn_unknown(f"where: {note}")
         chosen = np.zeros(len(self), bool)
         chosen[matched] = True
