@@ -28,6 +28,7 @@ from jaxrec.personas.folds import cross_validate
 from jaxrec.plots.clicks import reliability
 from jaxrec.run import Run, open_run, open_run_data, write_text
 from jaxrec.sources.synthetic import optimum_metrics
+from jaxrec.tasks.base import load
 from jaxrec.tasks.clicks.evaluate import (
     ROW_BASELINES,
     beside,
@@ -43,7 +44,6 @@ from jaxrec.tasks.retrieval.evaluate import evaluate_retrieval, results_files, r
 from jaxrec.tasks.sessions import Evaluation
 from jaxrec.tasks.sessions import baselines as measuring
 from jaxrec.tasks.sessions.judge import Evaluator
-from jaxrec.tasks.sessions.task import load_session_model
 
 DEFAULT_FOLDS = 10
 
@@ -80,7 +80,7 @@ def evaluate(
     dataset = open_run_data(run, data or run.config.data.path)
     assert isinstance(dataset, Dataset)
     parts = open_split(dataset, split, run.config.data.validation_fraction)
-    model, parameters, which = load_session_model(run)
+    _, model, parameters, which = load(run)
     begin = time.perf_counter()
     config = run.config.evaluation
     evaluator = Evaluator(model, parts.validation, run.n_items, config)

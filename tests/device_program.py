@@ -21,8 +21,7 @@ from device_models import MADE, gru4rec
 from jaxrec import config as configuration
 from jaxrec.benchmarks.exchange import exchanged
 from jaxrec.ops import parallel
-from jaxrec.run import open_run
-from jaxrec.tasks.sessions.task import load_session_model
+from jaxrec.tasks.base import load
 from jaxrec.train import train as train_run
 from jaxrec.training.block import make_train_block, new_state, place_state
 from jaxrec.training.optimizers import make_optimizer, make_schedule
@@ -108,7 +107,7 @@ def move(config_file: Path, place: Path) -> None:
     train_run(two, place / "moved", resume=True)
     train_run(one, place / "stayed")
     devices = [mesh.size for n in (8, 2) if (mesh := parallel.make_mesh(n, 16)) is not None]
-    weights = [load_session_model(open_run(place / name))[1] for name in ("stayed", "moved")]
+    weights = [load(place / name).weights for name in ("stayed", "moved")]
     print(json.dumps({"stopped": stopped, "devices": devices, "difference": apart(*jax.tree.map(np.asarray, weights))}))
 
 

@@ -22,6 +22,7 @@ from jaxrec import run as runs
 from jaxrec.cli.command import command
 from jaxrec.models.base import make_model
 from jaxrec.plots import __main__ as plots
+from jaxrec.tasks.base import load
 from jaxrec.training import telemetry
 from jaxrec.training.block import new_state
 from jaxrec.training.checkpoint import Checkpoints
@@ -133,7 +134,7 @@ def load_state(run: Path) -> tuple[Any, dict[str, Any]]:
 
 def load_parts(run: Path) -> dict[str, Any]:
     """``{params, tables}`` that evaluating and recommending use, as NumPy arrays."""
-    return jax.tree.map(np.asarray, evaluate.load_session_model(runs.open_run(run))[1])
+    return jax.tree.map(np.asarray, load(run).weights)
 
 
 def arrays(tree: Any) -> dict[str, np.ndarray]:

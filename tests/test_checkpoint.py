@@ -19,7 +19,7 @@ from jaxrec import run as runs
 from jaxrec.config import load
 from jaxrec.errors import UserError
 from jaxrec.models.base import make_model
-from jaxrec.tasks.sessions.task import load_session_model
+from jaxrec.tasks.base import load as load_run
 from jaxrec.training.block import TrainState, init_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
@@ -116,7 +116,7 @@ def test_an_unfinished_save_is_passed_over(config: Path, copy: Path, reference: 
     (latest / str(newest)).rename(unfinished)
     (unfinished / "model").rename(unfinished / "model.orbax-checkpoint-tmp")
     shutil.rmtree(copy / "state" / "best")
-    assert Checkpoints(copy).restore_model(_like(copy))[2] == "latest"  # reading leaves it alone
+    assert Checkpoints(copy).restore_model(_like(copy).weights())[2] == "latest"  # reading leaves it alone
     assert call("train", "--config", config, "--run", copy, "--resume") == 0
     assert steps_of(copy) == [before, newest]
     assert not list(latest.glob("*tmp*"))
@@ -205,7 +205,7 @@ def test_where_weights_are_averaged_the_average_is_what_is_used(kind: str, confi
     blank, state = _noise(config, averaged=True)
     checkpoints = Checkpoints(tmp_path)
     (checkpoints.save if kind == "latest" else checkpoints.save_best)(state, {})
-    found, _, which = checkpoints.restore_model(blank)
+    found, _, which = checkpoints.restore_model(blank.weights())
     assert which == kind
     assert state.average is not None
     assert_same_arrays(found, state.average)
@@ -217,7 +217,7 @@ def test_a_missing_run_has_nothing_to_restore(config: Path, tmp_path: Path) -> N
     like = init_state(model, make_optimizer(load(config).optimizer, lambda step: 0.1), 0, 16)
     assert Checkpoints(tmp_path).restore(like) is None
     with pytest.raises(UserError, match="no checkpoint here yet"):
-        Checkpoints(tmp_path).restore_model(like)
+        Checkpoints(tmp_path).restore_model(like.weights())
 
 
 def test_the_two_latest_and_one_best_are_kept(config: Path, tmp_path: Path) -> None:
@@ -246,12 +246,12 @@ def test_best_is_used_before_latest(dataset: Path, tmp_path: Path) -> None:
     best, last = max(values, key=lambda step: values[step]), max(values)
     assert values[best] > values[last]
     assert steps_of(path, "best") == [best]
-    _, parameters, which = load_session_model(runs.open_run(path))
+    _, _, parameters, which = load_run(path)
     assert which == "best"
     state, position = load_state(path)
     assert (position["best"], position["best_epoch"]) == (values[best], [*values].index(best) + 1)
     assert not np.array_equal(parameters["tables"]["item"], state.tables["item"])
-    latest, _, which = Checkpoints(path).restore_model(_like(path), ["latest"])
+    latest, _, which = Checkpoints(path).restore_model(_like(path).weights(), ["latest"])
     assert which == "latest"
     assert_same_arrays(latest["tables"], state.tables)
     # The best is what reaches the best value.
@@ -263,7 +263,7 @@ def test_latest_is_used_where_there_is_no_validation(dataset: Path, tmp_path: Pa
     config = write_config(tmp_path / "config.yaml", dataset, data={"validation_fraction": 0}, training={"epochs": 1})
     path = tmp_path / "run"
     assert call("train", "--config", config, "--run", path) == 0
-    _, parameters, which = load_session_model(runs.open_run(path))
+    _, _, parameters, which = load_run(path)
     assert which == "latest"
     assert_same_arrays(parameters["tables"], load_state(path)[0].tables)
 

@@ -26,9 +26,10 @@ from jaxrec.data.splits import split_rows
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError
 from jaxrec.models.base import make_click_model
+from jaxrec.tasks.base import load
 from jaxrec.tasks.clicks.judge import RowEvaluator
 from jaxrec.tasks.clicks.recommend import ClickRecommender
-from jaxrec.tasks.clicks.task import known_rows, load_click_model, selected_rows
+from jaxrec.tasks.clicks.task import known_rows, selected_rows
 from jaxrec.training.block import new_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
@@ -201,7 +202,7 @@ def evaluator_of(run: Path, split: str) -> tuple[RowEvaluator, dict[str, Any], s
     assert isinstance(dataset, RowsDataset)
     rows, splits = selected_rows(found.config, dataset)
     known = known_rows(found.schema, rows.take(getattr(splits, split)), found.value_counts())
-    made, parameters, which = load_click_model(found)
+    _, made, parameters, which = load(found)
     return RowEvaluator(made, known, found.config.evaluation), parameters, which
 
 

@@ -395,7 +395,7 @@ def test_a_mistake_in_a_browser(window: Window, run: Path, tmp_path: Path) -> No
     with serve(run, tmp_path / "log") as address:
         window.open(address)
         (alert,) = window.find("[data-testid=stAlert]")
-        assert alert.text == f"{run}: a run of gru4rec, which ranks sessions; name one of autoint"
+        assert alert.text == f"{run}: a run of gru4rec; name one of autoint"
         assert "Traceback" not in window.text() and not window.find("[data-testid=stException]")
         assert not window.errors()
     assert "Traceback" not in (tmp_path / "log").read_text()

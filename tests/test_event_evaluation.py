@@ -24,9 +24,9 @@ from jaxrec.data.items import Catalogue, Spans
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.merrec import MERRec
 from jaxrec.ops.topk import BlockSize, Live, ranks
+from jaxrec.tasks.base import load
 from jaxrec.tasks.events import judge as event_evaluation
 from jaxrec.tasks.events.judge import EventEvaluator, rank_by, sample
-from jaxrec.tasks.events.task import load_event_model
 from jaxrec.tasks.sessions import Evaluation
 
 TIES = ("conservative", "standard", "median")
@@ -171,7 +171,8 @@ def make(kind: str, place: Path) -> Evaluated:
     run = train_small(data, place / "run", model={"head": head}, evaluation={"k": list(KS)})
     assert call("evaluate", "--run", run, "--baselines") == 0
     opened, dataset = runs.open_run(run), open_sessions(data)
-    model, catalogue, weights, _ = load_event_model(opened)
+    _, model, weights, _ = load(opened)
+    catalogue = model.catalogue
     sessions = dataset.split("test")
     offsets = np.asarray(sessions.offsets)
     targets = np.setdiff1d(np.arange(offsets[-1]), offsets)

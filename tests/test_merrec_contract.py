@@ -24,8 +24,8 @@ from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
 from jaxrec.models.merrec import MERRec
 from jaxrec.sources.merrec_columns import EVENT_TYPES
+from jaxrec.tasks.base import load
 from jaxrec.tasks.events.judge import EventEvaluator
-from jaxrec.tasks.events.task import load_event_model
 from jaxrec.training.block import new_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
@@ -138,7 +138,7 @@ def evaluated(run: Path, *words: object) -> dict[str, Any]:
 def loaded(run: Path) -> tuple[MERRec, dict[str, Any], np.ndarray, str]:
     """The model, its weights, which items training held, and which checkpoint it is."""
     opened = runs.open_run(run)
-    model, _, weights, which = load_event_model(opened)
+    _, model, weights, which = load(opened)
     return model, weights, np.asarray(opened.kept("item_counts")) > 0, which
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import call, event_types, fails
 
-from jaxrec.run import open_run
-from jaxrec.tasks.sessions.task import load_session_model
+from jaxrec.tasks.base import load
 from jaxrec.training.telemetry import Log
 
 Capture = pytest.CaptureFixture[str]
@@ -55,10 +54,10 @@ def test_tensorboard_keeps_what_was_logged_at_the_checkpoint(tmp_path: Path) -> 
 
 def test_a_damaged_best_checkpoint_leaves_the_latest(capsys: Capture, run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(run, tmp_path / "copy")
-    assert load_session_model(open_run(copy))[2] == "best"
+    assert load(copy).which == "best"
     for file in (copy / "state" / "best").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
     capsys.readouterr()
-    assert load_session_model(open_run(copy))[2] == "latest"
+    assert load(copy).which == "latest"
     assert "unreadable, skipped" in capsys.readouterr().err

@@ -23,9 +23,9 @@ from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError
 from jaxrec.metrics.ranking import ranking_metrics
+from jaxrec.tasks.base import load
 from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
 from jaxrec.tasks.retrieval.recommend import TowerRecommender
-from jaxrec.tasks.retrieval.task import load_tower_model
 from jaxrec.tasks.rules import Rule, RuleBook
 
 Capsys = pytest.CaptureFixture[str]
@@ -196,7 +196,7 @@ def test_rules_move_what_they_name(capsys: Capsys, tower_run: Path) -> None:
 def test_rules_are_measured(result: dict[str, Any], tower_run: Path) -> None:
     """Against ranks by the scores with what the rule adds."""
     dataset, data = opened(tower_run)
-    model, weights, _ = load_tower_model(runs.open_run(tower_run))
+    _, model, weights, _ = load(tower_run)
     evaluator = RetrievalEvaluator(model, data, data.splits.test, runs.open_run(tower_run).config.evaluation)
     queries, items = (np.asarray(one) for one in evaluator.vectors(weights))
     schema, values = dataset.schema, {}

@@ -39,10 +39,10 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
+from jaxrec.tasks.base import load as load_run
 from jaxrec.tasks.retrieval import judge as retrieval_evaluation
 from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
 from jaxrec.tasks.retrieval.recommend import TowerRecommender
-from jaxrec.tasks.retrieval.task import load_tower_model
 
 MODELS: dict[str, Sections] = {
     "triplet": {
@@ -111,7 +111,7 @@ def opened(run: Path) -> Retrieval:
 
 
 def evaluator_of(run: Path, split: str) -> tuple[RetrievalEvaluator, dict[str, Any], str]:
-    data, (made, weights, which) = opened(run), load_tower_model(runs.open_run(run))
+    data, (_, made, weights, which) = opened(run), load_run(run)
     config = runs.open_run(run).config.evaluation
     return RetrievalEvaluator(made, data, getattr(data.splits, split), config), weights, which
 
@@ -206,7 +206,7 @@ def test_evaluation_does_not_depend_on_what_is_asked_together(learned: Path, mon
     in_parts, best = again.ranks(weights, 5)
     np.testing.assert_array_equal(in_parts, ranks)
     np.testing.assert_array_equal(best, top)
-    made, asked = load_tower_model(runs.open_run(learned))[0], evaluator.queries
+    made, asked = load_run(learned).model, evaluator.queries
     alone = jax.jit(made.encode, static_argnums=0)("user", weights, asked.columns[:7], asked.numbers[:7])
     np.testing.assert_allclose(alone, queries[:7], rtol=1e-4, atol=1e-6)
     for query in range(0, len(ranks), 29):  # by sets, from the same vectors

@@ -73,7 +73,7 @@ class MERRec:
     def __init__(self, config: Experiment, catalogue: Catalogue, events: int) -> None:
         model, loss, data = Config.of(config.model), config.loss, NamedData.of(config.data)
         self._model, self._data, self._weight = model, data, category_weight(config)
-        self._catalogue, self.window = catalogue, model.window
+        self.catalogue, self.window = catalogue, model.window
         self._batch, self._optimizer = config.training.batch_size, config.optimizer
         self.carries_lanes = False
         self.has_items, self.has_text = model.head != "text", model.head != "items"
@@ -107,7 +107,7 @@ class MERRec:
         """Refuse to train where names come with the blocks, but other items' names would be needed too."""
         if self._on_device or not self.has_text or (self._sampled and not self._sampled.n_sample):
             return
-        size, allowed = 2 * self._catalogue.vectors.size / MIB, self._data.name_memory
+        size, allowed = 2 * self.catalogue.vectors.size / MIB, self._data.name_memory
         raise UserError(
             f"data.name_memory: {allowed} MiB do not hold the name vectors ({size:,.0f} MiB); then the text head is "
             "trained against the items of a step alone: raise it, or set loss.name cross_entropy and loss.n_sample 0"
@@ -116,14 +116,14 @@ class MERRec:
     # ---- what the loop asks ------------------------------------------------------------------------------------------
 
     def feed(self, sessions: Sessions, plan: Plan) -> Feed:
-        model, spans = self._model, self._catalogue.spans
+        model, spans = self._model, self.catalogue.spans
         stride, half_life = (model.stride, self._data.half_life) if plan.training else (1, None)
         times = None if spans is None else spans.seconds(sessions.times)
-        names = None if self._on_device else self._catalogue
+        names = None if self._on_device else self.catalogue
         return packed_feed(sessions, model.window, plan, stride, half_life, True, times, names)
 
     def init(self, key: Array) -> Any:
-        model, catalogue = self._model, self._catalogue
+        model, catalogue = self._model, self.catalogue
         grid, slot = jnp.zeros((1, model.window), jnp.int32), jnp.zeros(1, jnp.int32)
         names = jnp.zeros((1, model.window, catalogue.dim))
         fields = jnp.zeros((1, model.window, len(catalogue.fields) * model.field_dim))
@@ -150,7 +150,7 @@ class MERRec:
     @cached_property
     def known(self) -> Known:
         """The catalogue, on the device: there once, for training and evaluation."""
-        catalogue = self._catalogue
+        catalogue = self.catalogue
         names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16)) if self._on_device else None
         spans = catalogue.spans
         live = None if spans is None else (jnp.asarray(spans.listed), jnp.asarray(spans.sold))
@@ -162,7 +162,7 @@ class MERRec:
         power = self._weight
         if not power:
             return None
-        category = self._catalogue.codes[:, self._catalogue.fields.index("c0")]
+        category = self.catalogue.codes[:, self.catalogue.fields.index("c0")]
         events = np.bincount(category, weights=counts)[category]
         weight = np.maximum(events, 1.0) ** -power
         return jnp.asarray(weight / np.average(weight, weights=counts), jnp.float32)
@@ -205,12 +205,12 @@ class MERRec:
         """FLOP of the encoder, the projected names that are matched, and the scores, with their derivatives. Bytes of
         the names that are read, in bfloat16, and of the item rows, or all under a full softmax, read and written once
         with their optimizer's state."""
-        model, dim, positions = self._model, self._catalogue.dim, prod(shape.input.shape[1:])
-        columns = self._batch + self._sampled.n_sample if self._sampled else self._catalogue.n_items
-        names = (len(self._catalogue.vectors) if self._dense else columns) * self.has_text
+        model, dim, positions = self._model, self.catalogue.dim, prod(shape.input.shape[1:])
+        columns = self._batch + self._sampled.n_sample if self._sampled else self.catalogue.n_items
+        names = (len(self.catalogue.vectors) if self._dense else columns) * self.has_text
         item = self.tables["item"].width if self.has_items else 0
         query = item + model.text_dim * self.has_text
-        for_position, width = self._encoder.products(dim, len(self._catalogue.fields) * model.field_dim)
+        for_position, width = self._encoder.products(dim, len(self.catalogue.fields) * model.field_dim)
         flop = 3 * 2 * (positions * for_position + targets * width * query + names * dim * model.text_dim
                         + targets * columns * query)  # fmt: skip
         read = 2 * dim * (positions + names)
@@ -349,7 +349,7 @@ class MERRec:
         slot = jnp.arange(rows) * n + jnp.maximum(length - 1, 0)
         start, names = jnp.zeros_like(event), names.astype(jnp.bfloat16)  # as in training
         return self._queries(
-            weights["params"], weights["tables"], names, codes + self._catalogue.first_codes, event, start, slot
+            weights["params"], weights["tables"], names, codes + self.catalogue.first_codes, event, start, slot
         )
 
     def texts(self, weights: dict[str, Any], names: Array) -> Array | None:
@@ -377,7 +377,7 @@ class MERRec:
         Args:
             trained: bool[V].
         """
-        catalogue, texts = self._catalogue, None
+        catalogue, texts = self.catalogue, None
         if self.has_text:
             project_part = jax.jit(self.texts)
             parts = [

@@ -6,9 +6,10 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as attribute
-from typing import Any, Protocol
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 
 from jaxrec.cli.wording import listed
@@ -22,10 +23,9 @@ from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed
 from jaxrec.models.base import Model
 from jaxrec.models.packed import HalfLife
-from jaxrec.run import Run
-from jaxrec.training.block import init_state
+from jaxrec.run import Run, open_run
+from jaxrec.training.block import weights_like
 from jaxrec.training.checkpoint import Checkpoints
-from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 
 class Validation(Protocol):
@@ -61,6 +61,45 @@ class Task:
     copied: tuple[str, ...] = ()
 
 
+class Loaded(NamedTuple):
+    """A run's model with its weights.
+
+    Attributes:
+        run: the run directory.
+        model: as its kind of problem has it: ``SessionModel``, ``MERRec``, ``ClickModel``, ``TowerModel``.
+        weights: ``{params, tables}``, with ``statistics`` where the model has any.
+        which: the checkpoint, ``best`` by validation, or the ``latest`` where none was chosen.
+    """
+
+    run: Run
+    model: Any
+    weights: dict[str, Any]
+    which: str
+
+
+def load(run: str | Path | Run, task: str | None = None) -> Loaded:
+    """A run's model with its weights.
+
+    Args:
+        task: the kind of problem that it has to be for; None: any.
+    """
+    run = open_run(run)
+    if task not in (None, run.config.model.task):
+        fitting = [name for name, model in models().items() if model.task == task]
+        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of {listed(fitting, 'or')}")
+    model = part_of(run.config, "task").build(run)
+    return Loaded(run, model, *load_parameters(run, model))
+
+
+def part_of(config: Config, part: str) -> ModuleType:
+    """A module of a model's kind of problem.
+
+    Args:
+        part: ``task``, ``judge`` or ``recommend``.
+    """
+    return importlib.import_module(f"{find_task(config.model).__name__}.{part}")
+
+
 def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
     """The task of a configuration, found by name: the module ``task`` of a folder beside this file."""
     task, kind = find_task(config.model), dataset.manifest["kind"]
@@ -78,7 +117,7 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
         raise UserError(f"data.half_life: counts days, and the times of {dataset.path} are counters (--time-unit "
                         "order); leave it out")  # fmt: skip
     dataset.verify()
-    made: Task = importlib.import_module(f"{task.__name__}.task").make(config, dataset)
+    made: Task = part_of(config, "task").make(config, dataset)
     return made
 
 
@@ -88,15 +127,9 @@ def check_early_stopping(config: Config, validated: int) -> None:
 
 
 def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
-    """A run's parameters and tables: the best by validation, or the latest where none was chosen.
-
-    Returns:
-        ``{params, tables}``, with ``statistics`` where the model has any, and ``best`` or ``latest``.
-    """
-    optimizer = make_optimizer(run.config.optimizer, make_schedule(run.config.optimizer, 1))
-    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1))  # an average has the shapes of what it averages
-    parameters, _, which = Checkpoints(run.path).restore_model(like)
-    return parameters, which
+    """A run's weights and the name of their checkpoint; see ``Loaded``."""
+    weights, _, which = Checkpoints(run.path).restore_model(weights_like(model))
+    return weights, which
 
 
 def validated_rows(words: str, splits: RowSplits, held: np.ndarray) -> str:

@@ -90,6 +90,20 @@ def init_state(model: Model, optimizer: Optimizer, seed: int, lanes: int, averag
     return init()
 
 
+def weights_like(model: Model) -> dict[str, Any]:
+    """Shapes of ``TrainState.weights``, from the model alone: to serve no optimizer is needed."""
+
+    def weights() -> dict[str, Any]:
+        key = jax.random.key(0)
+        tables = {name: spec.init(key, (spec.rows, spec.width)) for name, spec in model.tables.items()}
+        return TrainState(
+            jnp.zeros((), jnp.int32), model.init(key), tables, (), {}, None, model.carry(1), key
+        ).weights()  # fmt: skip
+
+    shapes: dict[str, Any] = jax.eval_shape(weights)
+    return shapes
+
+
 def new_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
     """``init_state`` of a configuration."""
     settings = config.training

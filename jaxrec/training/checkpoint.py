@@ -65,16 +65,18 @@ class Checkpoints:
         return _whole(like, parts["model"], parts["training"]), parts["position"]
 
     def restore_model(
-        self, like: TrainState, kinds: Sequence[str] = ("best", "latest")
+        self, like: dict[str, Any], kinds: Sequence[str] = ("best", "latest")
     ) -> tuple[dict[str, Any], dict[str, Any], str]:
-        """Parameters and tables alone, to use: the best if validation chose one and it is readable, or the latest.
+        """Weights alone, to use: the best if validation chose one and it is readable, or the latest.
+
+        Args:
+            like: arrays or shapes as those of ``TrainState.weights``.
 
         Returns:
-            ``{params, tables}``, the position, and which of ``best`` and ``latest`` it was.
+            The weights, the position, and which of ``best`` and ``latest`` it was.
         """
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever devices trained it
-        placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
-        model, _ = _parts(placed)
+        model = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
         unreadable: UserError | None = None
         for kind in kinds:
             try:

@@ -21,8 +21,9 @@ from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.chance import random_user_ranking
 from jaxrec.metrics.clicks import Calibration, by_group, calibration, click_metrics
 from jaxrec.run import Run, open_run_data
+from jaxrec.tasks.base import load
 from jaxrec.tasks.clicks.judge import RowEvaluator, known_users
-from jaxrec.tasks.clicks.task import known_rows, load_click_model, selected_rows
+from jaxrec.tasks.clicks.task import known_rows, selected_rows
 from jaxrec.tasks.results import question
 
 ACTIVITY = "activity"
@@ -50,7 +51,7 @@ def evaluate_rows(
     dataset.verify()
     rows, splits = selected_rows(run.config, dataset)
     chosen = _chosen(splits, split, dataset.path)
-    model, parameters, which = load_click_model(run)
+    _, model, parameters, which = load(run)
     begin = time.perf_counter()
     known = known_rows(run.schema, rows.take(chosen), run.value_counts())
     evaluator = RowEvaluator(model, known, run.config.evaluation)

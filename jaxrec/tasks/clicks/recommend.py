@@ -22,8 +22,8 @@ from jaxrec.errors import UserError, one_line, shown
 from jaxrec.models.base import ClickModel
 from jaxrec.plots.clicks import attention
 from jaxrec.plots.pictures import check_picture
-from jaxrec.run import Run, open_run
-from jaxrec.tasks.clicks.task import load_click_model
+from jaxrec.run import Run
+from jaxrec.tasks.base import load
 from jaxrec.tasks.history import History, again, check_seen
 from jaxrec.tasks.serving import check_k
 
@@ -82,9 +82,8 @@ class ClickRecommender:
     @classmethod
     def load(cls, run: str | Path) -> ClickRecommender:
         """Load a run directory."""
-        opened = open_run(run)
-        model, parameters, _ = load_click_model(opened)
-        return cls(opened, model, parameters)
+        opened, model, weights, _ = load(run, "clicks")
+        return cls(opened, model, weights)
 
     def recommend(
         self,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from jaxrec.baselines.logistic import fit_logistic
@@ -15,7 +13,7 @@ from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError
 from jaxrec.models.base import ClickModel, make_click_model
 from jaxrec.run import Run
-from jaxrec.tasks.base import Task, check_early_stopping, load_parameters, validated_rows
+from jaxrec.tasks.base import Task, check_early_stopping, validated_rows
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.clicks.judge import RowEvaluator
 from jaxrec.tasks.history import history
@@ -91,10 +89,6 @@ def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
     return Rows(columns, rows.numbers, rows.labels, rows.ratings, rows.times, rows.users)
 
 
-def load_click_model(run: Run) -> tuple[ClickModel, dict[str, Any], str]:
-    """A run's click model; see ``load_parameters``."""
-    if run.config.model.task != "clicks":
-        does = "ranks sessions" if run.kind == "sessions" else "scores no rows"
-        raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name one of autoint")
-    model = make_click_model(run.config, run.schema)
-    return model, *load_parameters(run, model)
+def build(run: Run) -> ClickModel:
+    """A run's model."""
+    return make_click_model(run.config, run.schema)

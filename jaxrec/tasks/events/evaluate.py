@@ -19,8 +19,8 @@ from jaxrec.metrics.chance import random_ranking
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.run import Run, open_run_data
 from jaxrec.sources.market.optimum import optimum_lines
+from jaxrec.tasks.base import load
 from jaxrec.tasks.events.judge import EventEvaluator, rank_by, sample
-from jaxrec.tasks.events.task import load_event_model
 from jaxrec.tasks.results import question
 
 EVENT_BASELINES = ("popularity", "name-neighbours")
@@ -61,7 +61,8 @@ def evaluate_events(
     assert isinstance(dataset, Dataset)
     sessions = open_split(dataset, split, run.config.data.validation_fraction).validation
     chosen = sample(sessions, most or run.config.evaluation.sessions)
-    model, catalogue, weights, which = load_event_model(run)
+    _, model, weights, which = load(run)
+    catalogue: Catalogue = model.catalogue
     counts, spans = np.asarray(run.kept("item_counts")), catalogue.spans
     begin = time.perf_counter()
     evaluator = EventEvaluator(model, chosen, run.config.evaluation, counts > 0)

@@ -18,11 +18,11 @@ from jaxrec.data.ids import bare, listing, read_ids
 from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.models.merrec import NAMES_AT_ONCE, MERRec
-from jaxrec.run import Run, open_run
+from jaxrec.run import Run
 from jaxrec.sources.merrec_columns import BOUGHT
+from jaxrec.tasks.base import load
 from jaxrec.tasks.events.listings import Listings, Time
 from jaxrec.tasks.events.sequences import Given, note_of_unknown, read_given
-from jaxrec.tasks.events.task import load_event_model
 from jaxrec.tasks.serving import BATCH, UnknownItems, batches, best, capacity, check_k, room, steps
 
 
@@ -80,9 +80,8 @@ class EventRecommender:
         Args:
             text_model: where the text model of the run's name vectors is now, if not where it was.
         """
-        opened = open_run(run)
-        model, catalogue, weights, _ = load_event_model(opened)
-        return cls(opened, model, catalogue, weights, text_model)
+        opened, model, weights, _ = load(run, "events")
+        return cls(opened, model, model.catalogue, weights, text_model)
 
     # ---- to recommend ------------------------------------------------------------------------------------------------
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.config.finding import find_model
 from jaxrec.data.dataset import Dataset
-from jaxrec.data.items import Catalogue, open_catalogue
+from jaxrec.data.items import open_catalogue
 from jaxrec.errors import UserError
 from jaxrec.losses.candidates import popularity
 from jaxrec.models.merrec import MERRec
 from jaxrec.run import Run
-from jaxrec.tasks.base import Task, load_parameters
+from jaxrec.tasks.base import Task
 from jaxrec.tasks.events.judge import EventEvaluator, sample
 from jaxrec.tasks.sessions.task import session_splits
 from jaxrec.training.block import training_plan
@@ -60,10 +58,8 @@ def _examples(dataset: Dataset) -> dict[str, np.ndarray]:
             "example_offsets": np.asarray(picked.offsets), "example_times": np.asarray(picked.times)}  # fmt: skip
 
 
-def load_event_model(run: Run) -> tuple[MERRec, Catalogue, dict[str, Any], str]:
-    """A run's model of events with the run's catalogue; see ``load_parameters``."""
-    if run.config.model.task != "events":
-        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of merrec")
+def build(run: Run) -> MERRec:
+    """A run's model, with the run's catalogue."""
     catalogue = open_catalogue(run.path / "dataset", run.manifest, run.config.model.item_fields)
     model: MERRec = find_model(run.config.model.name).Model(run.config, catalogue, len(run.manifest["event_types"]))
-    return model, catalogue, *load_parameters(run, model)
+    return model

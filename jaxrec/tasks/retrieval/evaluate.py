@@ -22,6 +22,7 @@ from jaxrec.data.splits import PAIRS, counted, in_words
 from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.run import Run, open_run_data, write_text
+from jaxrec.tasks.base import load
 from jaxrec.tasks.results import question
 from jaxrec.tasks.retrieval.hits import (
     Hits,
@@ -35,7 +36,6 @@ from jaxrec.tasks.retrieval.hits import (
     take,
 )
 from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
-from jaxrec.tasks.retrieval.task import load_tower_model
 from jaxrec.tasks.rules import RuleBook
 
 PERSONA = "persona"
@@ -78,7 +78,7 @@ def answer_split(run: Run, split: str, ks: Sequence[int], path: str | Path | Non
     dataset.verify()
     data = Retrieval.open(run.config, dataset)
     part = getattr(data.splits, split)
-    model, weights, which = load_tower_model(run)
+    _, model, weights, which = load(run)
     evaluator = RetrievalEvaluator(model, data, part, run.config.evaluation)
     if not evaluator.targets:
         raise UserError(f"{dataset.path}: the {split} split has no positive row; choose another --split")

@@ -23,10 +23,10 @@ from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError, nearest, one_line
 from jaxrec.models.base import TowerModel
 from jaxrec.ops.topk import block_size, top_items
-from jaxrec.run import Run, open_run
+from jaxrec.run import Run
+from jaxrec.tasks.base import load
 from jaxrec.tasks.history import History, again, check_seen
 from jaxrec.tasks.retrieval.item_vectors import item_vectors, load_item_vectors
-from jaxrec.tasks.retrieval.task import load_tower_model
 from jaxrec.tasks.rules import Rule, RuleBook, describe
 from jaxrec.tasks.serving import best, capacity, check_k, steps
 
@@ -81,8 +81,7 @@ class TowerRecommender:
     @classmethod
     def load(cls, run: str | Path) -> TowerRecommender:
         """Load a run directory."""
-        opened = open_run(run)
-        return cls(opened, *load_tower_model(opened))
+        return cls(*load(run, "retrieval"))
 
     # ---- to recommend --------------------------------------------------------------------------------------------
 

@@ -10,11 +10,10 @@ from jaxrec.data.codes import strict_code
 from jaxrec.data.ids import Places
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import Field, RowsDataset, Schema
-from jaxrec.errors import UserError
 from jaxrec.models.base import TowerModel, make_tower_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.run import Run
-from jaxrec.tasks.base import Task, check_early_stopping, load_parameters, validated_rows
+from jaxrec.tasks.base import Task, check_early_stopping, validated_rows
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
 from jaxrec.tasks.retrieval.hits import item_categories
@@ -62,9 +61,6 @@ def interactions(config: Config, data: Retrieval) -> Interactions:
     return Interactions(data.catalogue.columns, data.catalogue.numbers, data.item_counts(), positives)
 
 
-def load_tower_model(run: Run) -> tuple[TowerModel, dict[str, Any], str]:
-    """A run's model of two towers; see ``load_parameters``."""
-    if run.config.model.task != "retrieval":
-        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of two_tower")
-    model = make_tower_model(run.config, Schema.from_manifest(run.manifest))
-    return model, *load_parameters(run, model)
+def build(run: Run) -> TowerModel:
+    """A run's model."""
+    return make_tower_model(run.config, Schema.from_manifest(run.manifest))

@@ -17,9 +17,8 @@ from jaxrec.data.items import Vocabulary
 from jaxrec.errors import UserError
 from jaxrec.models.base import SessionModel
 from jaxrec.ops.topk import BlockSize, block_size, top_items
-from jaxrec.run import open_run
+from jaxrec.tasks.base import load
 from jaxrec.tasks.serving import UnknownItems, batches, best, check_k, steps
-from jaxrec.tasks.sessions.task import load_session_model
 
 Ids = list[int] | list[str]
 MOST = 2**31  # clicks of a session
@@ -43,10 +42,8 @@ class Recommender:
     @classmethod
     def load(cls, run: str | Path) -> Recommender:
         """Load a run directory."""
-        opened = open_run(run)
-        vocabulary = opened.vocabulary()
-        model, parameters, _ = load_session_model(opened)
-        return cls(model, parameters, vocabulary, opened.config.evaluation.memory)
+        opened, model, weights, _ = load(run, "sessions")
+        return cls(model, weights, opened.vocabulary(), opened.config.evaluation.memory)
 
     def recommend(
         self,

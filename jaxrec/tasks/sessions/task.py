@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.splits import Split, cut_validation
@@ -11,7 +9,7 @@ from jaxrec.errors import UserError
 from jaxrec.losses.candidates import popularity
 from jaxrec.models.base import SessionModel, make_model
 from jaxrec.run import Run
-from jaxrec.tasks.base import Task, check_early_stopping, load_parameters
+from jaxrec.tasks.base import Task, check_early_stopping
 from jaxrec.tasks.sessions.judge import Evaluator
 from jaxrec.training.block import training_plan
 
@@ -44,10 +42,6 @@ def session_splits(config: Config, dataset: Dataset) -> Split:
     return Split(training, validation)
 
 
-def load_session_model(run: Run) -> tuple[SessionModel, dict[str, Any], str]:
-    """A run's model of sessions; see ``load_parameters``."""
-    if run.config.model.task != "sessions":
-        does = "reads events with names" if run.kind == "sessions" else "scores rows, not sessions"
-        raise UserError(f"{run.path}: a run of {run.config.model.name}, which {does}; name another")
-    model = make_model(run.config, run.n_items)
-    return model, *load_parameters(run, model)
+def build(run: Run) -> SessionModel:
+    """A run's model."""
+    return make_model(run.config, run.n_items)
