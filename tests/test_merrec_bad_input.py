@@ -135,9 +135,9 @@ def test_a_bad_file_among_good_ones(name: str, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("raw", "options", "message"),
     [
-        ("nothing", [], "nothing: no such file; check --raw"),
-        ("none*here", [], r"none\*here: no file matches this pattern"),
-        ("bare", [], "bare: no raw files in this folder"),
+        ("nothing", [], "nothing: cannot be read"),
+        ("none*here", [], r"none\*here: no raw files"),
+        ("bare", [], "bare: no raw files"),
         ("log", ["--split-seed=3"], "--split-seed 3: the split is by time; add --split random"),
         ("log", ["--test-fraction=1/4"], "--test-fraction 1/4: the split is by time"),
         ("log", ["--split=random", "--test-fraction=1"], "no train sessions left"),

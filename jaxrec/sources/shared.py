@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from jaxrec.data.reading.files import NO_QUOTE, check_names, open_tables
+from jaxrec.data.reading.files import NO_QUOTE, open_tables
 from jaxrec.data.reading.ids import add_na_argument
 from jaxrec.data.reading.table import Table
 from jaxrec.data.reading.times import add_time_arguments
@@ -111,7 +111,6 @@ def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> 
         for file in table.files:
             if file.lines is None:
                 raise UserError(f"{file.path}: Parquet, which names its columns; leave out --columns")
-            check_names(file, arguments.delimiter)
         hint = ", as --columns says"
     elif len(table.names) > 1 and any(NUMBER.fullmatch(name.strip()) for name in table.names):
         hint = "; if that is no header line but a first row, name the columns with --columns"

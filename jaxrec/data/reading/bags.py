@@ -42,31 +42,21 @@ def read_bags(
     """
     nothing = {"", *(one.strip() for one in na or ())}
     given = [text for text in texts if text and text.strip() not in nothing]
-    listed = [separator != BETWEEN and looks_like_list(text) for text in given]
-    if listed and all(listed):
-        lists = {text: parse_list(text) for text in given}
-        broken = next((text for text, values in lists.items() if values is None), None)
-        if broken is not None:
-            raise UserError(f"{_place(place, texts, by, broken)}: found {shown(broken)}, which is no list of values as "
-                            "Python or JSON write one; write the values with --bag-separator between")  # fmt: skip
+    alike = [separator != BETWEEN and looks_like_list(text) for text in given]
+    lists = {text: parse_list(text) for text, found in zip(given, alike, strict=True) if found}
+    if given and all(alike):
+        odd = next((text for text, values in lists.items() if values is None), None)
         notes.append(f"{called}: texts such as {shown(given[0])} are read as lists")
     else:
         # A text such as [a, b] among others may be a value; one that is a list to the letter is none.
-        odd = next((text for text, found in zip(given, listed, strict=True) if found and parse_list(text)), None)
-        if odd is not None and odd.strip().startswith("["):
-            raise UserError(f"{_place(place, texts, by, odd)}: found {shown(odd)}, a list as text, and other rows are "
-                            "none; write all rows alike")  # fmt: skip
-        lists = {text: _split(text, separator) for text in given}
+        odd = next((text for text, values in lists.items() if values and text.strip().startswith("[")), None)
+        lists = {text: [one.strip() for one in text.split(separator)] for text in given}
+    if odd is not None:
+        what = "no list of values as Python or JSON write one" if all(alike) else "a list as text among other texts"
+        raise UserError(f"{place(int(np.flatnonzero(by == texts.index(odd))[0]))}: found {shown(odd)}, {what}; write "
+                        "all rows alike, with --bag-separator between the values")  # fmt: skip
     kept = {text: [one for one in values or () if one not in nothing] for text, values in lists.items()}
     return [list(kept.get(text or "", ())) or [None] for text in texts]
-
-
-def _split(text: str, separator: str) -> list[str]:
-    return [one.strip() for one in text.split(separator)]
-
-
-def _place(place: Callable[[int], str], texts: Sequence[str | None], by: np.ndarray, text: str) -> str:
-    return place(int(np.flatnonzero(by == texts.index(text))[0]))
 
 
 def looks_like_list(text: str) -> bool:
@@ -81,35 +71,25 @@ def parse_list(text: str) -> list[str] | None:
     >>> parse_list("['red', 'big']")
     ['red', 'big']
     """
-    values = _values(text.strip())
-    if values is None or any(isinstance(one, (list, tuple, set, dict, bytes, complex)) for one in values):
-        return None
-    return [_written(one) for one in values if one is not None and str(one).strip()]
-
-
-def _values(text: str) -> list[Any] | None:
     try:
         values = json.loads(text, parse_float=str)  # 1.50 is itself
     except (ValueError, RecursionError):
-        values = _python_values(text)
-    return list(values) if isinstance(values, (list, tuple, set)) else None
+        values = _python_values(text.strip())
+    if not isinstance(values, (list, tuple, set)):
+        return None
+    if any(isinstance(one, (list, tuple, set, dict, bytes, complex)) for one in values):
+        return None
+    texts = [str(one).lower() if isinstance(one, bool) else str(one).strip() for one in values if one is not None]
+    return [one for one in texts if one]
 
 
 def _python_values(text: str) -> Any:
     try:
-        with warnings.catch_warnings():
-            for kind in (SyntaxWarning, DeprecationWarning):  # of escapes that mean nothing, such as 'a\d'
-                warnings.simplefilter("ignore", kind)
+        with warnings.catch_warnings(action="ignore"):  # of escapes that mean nothing, such as 'a\d'
             values = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return None
     # NumPy writes no commas, and Python joins texts that stand side by side: ['a' 'b'] is not ['ab'].
     written = sum(token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline))
-    texts = isinstance(values, (list, tuple)) and sum(isinstance(one, str) for one in values)
-    return None if isinstance(values, (list, tuple)) and written != texts else values
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()  # as DuckDB writes it
-    return str(value).strip()
+    joined = isinstance(values, (list, tuple)) and written != sum(isinstance(one, str) for one in values)
+    return None if joined else values

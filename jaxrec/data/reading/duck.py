@@ -12,54 +12,48 @@ import duckdb
 
 from jaxrec.errors import UserError
 
+FULL = ("No space left", "Could not write", "offload", "max_temp_directory_size")  # what DuckDB says of a full disk
+
 
 @contextmanager
 def connect(spill: Path, memory_limit: int | None = None, threads: int | None = None) -> Iterator[Any]:
-    """An in-memory DuckDB that overflows into the directory ``spill``.
+    """An in-memory DuckDB that overflows into the directory ``spill``, which it makes when it needs it.
 
     Args:
-        spill: a directory for what does not fit; DuckDB makes it when it needs it.
         memory_limit: bytes; by default half the machine's memory.
         threads: by default one per processor.
 
     Raises:
-        UserError: memory or disk space ran out.
         KeyboardInterrupt: Ctrl-C, also where DuckDB reports it as a RuntimeError.
     """
-    memory_limit = memory_limit or default_memory_limit()
+    memory_limit = memory_limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    settings = {
+        "preserve_insertion_order": "true",  # the default; rowid is the number of the input row because of it
+        "disabled_optimizers": "'in_clause'",  # of IN with 6 constants it makes a join, which does not keep that order
+        "enable_progress_bar": "false",
+        "TimeZone": "'UTC'",
+        "memory_limit": f"'{memory_limit}B'",
+        "temp_directory": quoted(str(spill)),
+        "threads": threads or os.cpu_count() or 1,
+    }
     connection = duckdb.connect(":memory:")
     try:
-        # Insertion order is what makes rowid the number of the input row; it is the default, and stated here as the
-        # order of the result rests on it.
-        connection.execute("SET preserve_insertion_order = true")
-        # Of IN with 6 constants or more DuckDB makes a join, which does not keep that order.
-        connection.execute("SET disabled_optimizers = 'in_clause'")
-        connection.execute("SET enable_progress_bar = false")  # we draw our own
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(f"SET memory_limit = '{memory_limit}B'")
-        connection.execute(f"SET temp_directory = {quoted(str(spill))}")
-        connection.execute(f"SET threads = {threads or os.cpu_count() or 1}")
+        for name, value in settings.items():
+            connection.execute(f"SET {name} = {value}")
         yield connection
-    except duckdb.OutOfMemoryException as error:
-        if "offload" in str(error) or "max_temp_directory_size" in str(error):
-            raise UserError(f"{spill.parent}: no disk space left for what exceeds --memory-limit; free some") from None
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        if any(words in str(error) for words in FULL):
+            raise UserError(f"{spill.parent}: no disk space left; free some or choose another --out") from None
+        if isinstance(error, duckdb.IOException):
+            raise
         limit = f"{memory_limit / 1e9:.3g}GB"
         raise UserError(f"--memory-limit {limit}: too little for this data; raise it or lower --threads") from None
-    except duckdb.IOException as error:
-        if "No space left" not in str(error) and "Could not write" not in str(error):
-            raise
-        raise UserError(f"{spill.parent}: no disk space left; free some or choose another --out") from None
     except RuntimeError as error:
         if "interrupted" not in str(error).lower():
             raise
         raise KeyboardInterrupt from None
     finally:
         connection.close()
-
-
-def default_memory_limit() -> int:
-    """Half the machine's memory, in bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def quoted(text: str) -> str:
@@ -72,17 +66,23 @@ def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def fetch_row(connection: Any, sql: str) -> tuple[int, ...]:
-    """The first row of a query's result, of whole numbers."""
-    row: tuple[int, ...] = connection.execute(sql).fetchone()
+def listed(texts: Any) -> str:
+    """Texts as SQL string literals with commas between."""
+    return ", ".join(map(quoted, texts))
+
+
+def fetch_row(connection: Any, sql: str) -> tuple[Any, ...]:
+    """The first row of a query's result."""
+    row: tuple[Any, ...] = connection.execute(sql).fetchone()
     return row
 
 
 def fetch_number(connection: Any, sql: str) -> int:
     """The first value of a query's result, a whole number."""
-    return fetch_row(connection, sql)[0]
+    return int(fetch_row(connection, sql)[0])
 
 
-def fetch_sums(connection: Any, table: str) -> tuple[int, ...]:
+def fetch_sums(connection: Any, table: str) -> tuple[int, int]:
     """Rows of a table, and the sum of its column ``events``."""
-    return fetch_row(connection, f"SELECT count(*), coalesce(sum(events), 0) FROM {table}")
+    rows, events = fetch_row(connection, f"SELECT count(*), coalesce(sum(events), 0) FROM {table}")
+    return int(rows), int(events)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxrec.data.reading.duck import fetch_number, fetch_row
-from jaxrec.data.reading.rows import input_row, leave_out
+from jaxrec.data.reading.rows import leave_out
 from jaxrec.data.reading.table import Table
 from jaxrec.errors import UserError, shown
 
@@ -52,52 +52,22 @@ def check_values(
         return 0, []
     unusable = " OR ".join(f"{field.name} IS NULL" for field, _ in bad)
     invalid = fetch_number(connection, f"SELECT count(*) FROM raw WHERE {unusable}")
-    values = _first_values(connection, table, bad)
-    several = "" if len(bad) == 1 else f"; {invalid:,} of {rows:,} rows in all"
-    if not drop_invalid:
-        what = "; ".join(map(_refused, bad, values)) + several
-        them = "it" if invalid == 1 else "them"
-        ways = "" if drop_invalid is None else f", or leave {them} out with --drop-invalid"
-        raise UserError(f"{what}; mend or remove {them}{ways}")
-    if invalid == rows:
-        raise UserError(f"{table.called}: --drop-invalid leaves nothing of {rows:,} rows: "
-                        f"{'; '.join(map(_refused, bad, values))}; are these the right columns?")  # fmt: skip
-    leave_out(connection, unusable)
-    counts = [f"column '{field.column}' in {count:,}{f' ({value.place}: {value.text})' if value else ''}"
-              for (field, count), value in zip(bad, values, strict=True)]  # fmt: skip
-    return invalid, [f"left out {invalid:,} of {rows:,} rows with a value that cannot be used: {', '.join(counts)}"]
+    what = "; ".join(_first_value(connection, table, field, count) for field, count in bad[:MOST_NAMED])
+    if drop_invalid and invalid == rows:
+        raise UserError(f"{table.called}: --drop-invalid leaves nothing of {rows:,} rows: {what}; are these the right "
+                        "columns?")  # fmt: skip
+    if drop_invalid:
+        leave_out(connection, unusable)
+        return invalid, [f"left out {invalid:,} of {rows:,} rows with a value that cannot be used: {what}"]
+    ways = "" if drop_invalid is None else ", or leave such rows out with --drop-invalid"
+    raise UserError(f"{what}; mend or remove {invalid:,} of {rows:,} rows{ways}")
 
 
-class _Value(NamedTuple):
-    """A value that cannot be used: where it stands, and its text."""
-
-    place: str
-    text: str
-
-
-def _first_values(connection: Any, table: Table, bad: Sequence[tuple[Field, int]]) -> list[_Value | None]:
-    """The first unusable value of each column; None behind the first MOST_NAMED columns."""
-    first = fetch_row(
-        connection, f"SELECT {', '.join(f'min(rowid) FILTER ({f.name} IS NULL)' for f, _ in bad)} FROM raw"
-    )
-    values: list[_Value | None] = []
-    last = ""  # the file that was named last
-    for (field, _), row in zip(bad[:MOST_NAMED], first[:MOST_NAMED], strict=True):
-        sql, _ = table.column(field.column)
-        at = input_row(connection, row)
-        (value,) = connection.execute(f"SELECT {sql} FROM {table.relation} LIMIT 1 OFFSET {at}").fetchone()
-        text = "nothing" if value is None else f"'{value}'"
-        place = table.row_place(connection, row)
-        file = place.rpartition(": row ")[0]
-        place, last = place.removeprefix(f"{file}: ") if file == last else place, file
-        values.append(_Value(place, text if len(text) <= LONGEST_VALUE else shown(str(value), LONGEST_VALUE)))
-    return values + [None] * len(bad[MOST_NAMED:])
-
-
-def _refused(bad: tuple[Field, int], value: _Value | None) -> str:
-    """What an error says about a column."""
-    field, count = bad
-    if value is None:
-        return f"column '{field.column}' in {count:,} rows"
+def _first_value(connection: Any, table: Table, field: Field, count: int) -> str:
+    """Where the first unusable value of a column stands, what it is, and what was expected."""
+    row = fetch_number(connection, f"SELECT min(rowid) FROM raw WHERE {field.name} IS NULL")
+    place, value = table.value(connection, field.column, row)
+    text = "nothing" if value is None else f"'{value}'"
+    text = text if len(text) <= LONGEST_VALUE else shown(str(value), LONGEST_VALUE)
     many = f" ({count:,} such rows)" if count > 1 else ""
-    return f"{value.place}, column '{field.column}': found {value.text}{many}, expected {field.expected}"
+    return f"{place}, column '{field.column}': found {text}{many}, expected {field.expected}"

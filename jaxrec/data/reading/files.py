@@ -8,16 +8,15 @@ import csv
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow.parquet as pq
 
-from jaxrec.data.reading.duck import fetch_number, identifier, quoted
+from jaxrec.data.reading.duck import fetch_number, fetch_row, identifier, quoted
 from jaxrec.data.reading.fields import Field, check_values
-from jaxrec.data.reading.lines import BOM, Lines, count_lines, line_number
+from jaxrec.data.reading.lines import BOM, Lines, count_lines
 from jaxrec.data.reading.table import TEXT, Table, merged
 from jaxrec.data.reading.unpacked import PARQUET, compression, open_bytes, unpacked, unpacking
 from jaxrec.errors import UserError, shown
@@ -29,6 +28,15 @@ NO_QUOTE = "none"
 LONG_LINE = 2_000_000  # bytes, with the end: DuckDB has to be told of longer ones
 LONGEST_LINE = 100_000_000
 NOT_CSV = "not CSV text"
+NO_HEADER = "line 1 cannot be read as column names in UTF-8"
+# A part of what DuckDB says of a CSV file, and what we say.
+PROBLEMS = {
+    "unicode": "not UTF-8 text; convert the file, e.g. with iconv",
+    "utf-8": "not UTF-8 text; convert the file, e.g. with iconv",
+    "unterminated quote": "a quote not closed where its field ends; mend it, or give --quote none if quotes are text",
+    "state machine": f"{NOT_CSV}; expected CSV, also in gzip, zstd or zip, or Parquet",
+    "Maximum line size": "a quoted field of over 2 MB; mend it, or give --quote none if quotes are text",
+}
 
 
 def integer(text: str) -> str:
@@ -39,6 +47,14 @@ def integer(text: str) -> str:
 def timestamp(text: str) -> str:
     """SQL: an ISO 8601 text as milliseconds since 1970, UTC where it names no zone; NULL where it is none."""
     return f"epoch_ms(TRY_CAST({text} AS TIMESTAMPTZ))"
+
+
+# ---- opening ---------------------------------------------------------------------------------------------------------
+
+
+def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table:
+    """Open several files as one table; options as of ``open_table``."""
+    return merged([open_table(connection, path, **options) for path in paths])
 
 
 def open_table(
@@ -59,102 +75,84 @@ def open_table(
     """
     if quote == delimiter:
         raise UserError(f"--quote {shown(quote)}: the same as --delimiter; give two different characters")
-    (scratch,) = connection.execute("SELECT current_setting('temp_directory')").fetchone()
+    (scratch,) = fetch_row(connection, "SELECT current_setting('temp_directory')")
     place = unpacked(path, Path(scratch))
     head, packed = _head(path, place)
     if head.startswith(PARQUET):
-        return _open_parquet(connection, path, place, packed)
-    _check_text(path, head)
+        return _open_parquet(connection, path, place)
     mark = {None: '"', NO_QUOTE: ""}.get(quote, quote) or ""
-    start = head.removeprefix(BOM)
-    blank = len(_line_ends(start)) if columns is None else 0
-    names = list(columns) if columns else _header(path, start, delimiter, mark)
+    text = head.removeprefix(BOM)
+    first = _header(path, text, delimiter, mark)
+    if columns and sorted(one.strip().casefold() for one in first) == sorted(one.casefold() for one in columns):
+        raise UserError(f"{path}: its first line names the columns; leave out --columns")
+    names = list(columns or first)
+    lines = _scan(path, place, packed)
     schema = ", ".join(f"'c{i}': '{TEXT}'" for i in range(len(names)))  # names of ours, whatever the header holds
     settings = (
         f", auto_detect = false, header = {columns is None}, delim = {quoted(delimiter)}, "
         f"quote = {quoted(mark)}, escape = {quoted(mark)}, compression = '{packed}', columns = {{{schema}}}"
     )
-    settings += f", skip = {blank}" if blank else ""
-    lines = _scan(path, place, packed)
+    blank = re.findall(rb"\r\n|\r|\n", text[: len(text) - len(text.lstrip(b"\r\n"))])
+    settings += f", skip = {len(blank)}" if blank and columns is None else ""
     settings += f", max_line_size = {lines.longest + 1}" if lines.longest > LONG_LINE else ""
     known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if names.count(name) == 1}
-    return Table(path, place, "read_csv", settings, known, tuple(names), packed, columns is None, mark,
+    return Table(path, place, "read_csv", settings, known, tuple(names), columns is None, mark,
                  several_lines=quote is not None, lines=lines)  # fmt: skip
 
 
-def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table:
-    """Open several files as one table; options as of ``open_table``."""
-    return merged([open_table(connection, path, **options) for path in paths])
-
-
-def _open_parquet(connection: Any, path: Path, place: Path, packed: str) -> Table:
-    if packed != "none":
-        raise UserError(f"{path}: Parquet packed in {packed}; unpack it, Parquet is packed in itself")
+def _open_parquet(connection: Any, path: Path, place: Path) -> Table:
     table = Table(path, place, "read_parquet", "", {})
-    with reading(path):
+    with reading(path), unpacking(path, "Parquet"):
         rows = connection.execute(f"DESCRIBE SELECT * FROM {table.relation}").fetchall()
-    with unpacking(path, packed):
         names = pq.read_schema(place).names  # DuckDB renames columns that differ from others in their case only
     columns = {name: (identifier(row[0]), row[1]) for name, row in zip(names, rows, strict=True)
                if names.count(name) == 1}  # fmt: skip
-    return replace(table, columns=columns, names=tuple(names))
+    return Table(path, place, "read_parquet", "", columns, tuple(names))
 
 
 def _head(path: Path, place: Path) -> tuple[bytes, str]:
-    """The first bytes of a file, unpacked, and how it is packed."""
-    with unpacking(path, "none"), open(place, "rb") as stream:
+    """The first bytes of a file, unpacked, and how it is packed; refuses what is neither text nor Parquet."""
+    with unpacking(path, "file"), open(place, "rb") as stream:
         head = stream.read(HEAD_BYTES)
+    if head.startswith(PARQUET):
+        return head, "none"
     packed = compression(head, path)
-    if packed == "zip":
-        raise UserError(f"{path}: a zip in a zip; unpack it and give --raw the file")
-    if packed != "none":
-        with unpacking(path, packed), open_bytes(place, packed) as stream:
-            head = stream.read(HEAD_BYTES)
+    with unpacking(path, packed), open_bytes(place, packed) as stream:
+        head = stream.read(HEAD_BYTES)
+    if head.startswith(PARQUET):
+        raise UserError(f"{path}: Parquet packed in {packed}; unpack it, Parquet is packed in itself")
     if not head.removeprefix(BOM).strip():
         raise UserError(f"{path}: empty; expected one click event a line")
-    return head, packed
-
-
-def _check_text(path: Path, head: bytes) -> None:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{path}: UTF-16 text; convert it to UTF-8, such as with iconv -f UTF-16 -t UTF-8")
     if b"\0" in head:
         raise UserError(f"{path}: a binary file; expected CSV text, CSV in gzip, zstd or zip, or Parquet (a NUL byte "
                         f"stands in line {head[: head.index(0)].count(10) + 1:,})")  # fmt: skip
+    return head, packed
 
 
-def _line_ends(text: bytes) -> list[bytes]:
-    """The blank lines that a text begins with."""
-    return re.findall(rb"\r\n|\r|\n", text[: len(text) - len(text.lstrip(b"\r\n"))])
-
-
-def _header(path: Path, head: bytes, delimiter: str, quote: str) -> list[str]:
-    """The column names in the first line that is not blank."""
-    line = head.lstrip(b"\r\n").splitlines()[0]
+def _header(path: Path, text: bytes, delimiter: str, quote: str) -> list[str]:
+    """The fields of the first line that is not blank."""
     try:
-        text = line.decode("utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: line 1 is not UTF-8 text; convert the file, e.g. with iconv") from None
-    try:
-        if not quote:
-            return text.split(delimiter)
-        return next(csv.reader([text], delimiter=delimiter, quotechar=quote))
-    except csv.Error as error:
-        raise UserError(f"{path}: line 1 cannot be read as column names ({error}); mend it") from None
+        line = text.lstrip(b"\r\n").splitlines()[0].decode("utf-8")
+        return next(csv.reader([line], delimiter=delimiter, quotechar=quote)) if quote else line.split(delimiter)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: {NO_HEADER} ({error}); mend it, or convert the file with iconv") from None
 
 
-def check_names(file: Table, delimiter: str) -> None:
-    """Refuse ``--columns`` of a text file whose first line has those names itself, or another number of fields."""
-    with unpacking(file.path, file.packed), open_bytes(file.place, file.packed) as stream:
-        head = stream.read(HEAD_BYTES).removeprefix(BOM)
-    if file.several_lines or b"\n" not in head.replace(b"\r", b"\n").lstrip(b"\n"):
-        return  # not the whole first row, or the only one
-    first = _header(file.path, head, delimiter, file.quote)
-    if sorted(name.strip().casefold() for name in first) == sorted(name.casefold() for name in file.names):
-        raise UserError(f"{file.path}: its first line names the columns; leave out --columns")
-    if len(first) != len(file.names):
-        raise UserError(f"{file.path}: line 1: {len(first)} fields, and --columns names {len(file.names)}; name them "
-                        "all, in their order, or check --delimiter")  # fmt: skip
+def _scan(path: Path, place: Path, packed: str) -> Lines:
+    """The lines of a text file, which is read once for it."""
+    with unpacking(path, packed), open_bytes(place, packed) as stream:
+        found = count_lines(stream)
+    if found.nul:
+        raise UserError(f"{path}: line {found.nul:,}: a NUL byte, which no text holds; mend or remove the line")
+    if found.longest > LONGEST_LINE:
+        raise UserError(f"{path}: a line of {found.longest / 1e6:,.0f} MB, at most {LONGEST_LINE / 1e6:.0f} are read; "
+                        "check what separates its lines")  # fmt: skip
+    return found
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
 
 
 class Loaded(NamedTuple):
@@ -198,64 +196,41 @@ def read_raw(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str
     return read
 
 
-# ---- lines and rows --------------------------------------------------------------------------------------------------
-
-
-def _scan(path: Path, place: Path, packed: str) -> Lines:
-    """The lines of a text file, which is read once for it."""
-    with unpacking(path, packed), open_bytes(place, packed) as stream:
-        found = count_lines(stream)
-    if found.nul:
-        raise UserError(f"{path}: line {found.nul:,}: a NUL byte, which no text holds; mend or remove the line")
-    if found.longest > LONGEST_LINE:
-        raise UserError(f"{path}: a line of {found.longest / 1e6:,.0f} MB, at most {LONGEST_LINE / 1e6:.0f} are read; "
-                        "check what separates its lines")  # fmt: skip
-    return found
-
-
 def account(connection: Any, files: Sequence[Table], rows: int) -> dict[str, int]:
     """Compare the rows that were read with the lines there are; returns what was read, for the manifest."""
     texts = [(file, file.lines) for file in files if file.lines is not None]
     read = {"rows": rows, "files": len(files)}
     if blank := sum(found.blank for _, found in texts):
         read["blank_lines"] = blank
-    expected = sum(found.full - file.header for file, found in texts)
-    if len(texts) == len(files) and rows >= expected:
+    if len(texts) == len(files) and rows >= sum(found.full - file.header for file, found in texts):
         return read  # of a single column DuckDB reads blank lines as rows of nothing
     lost = 0
     for file, found in texts:
-        (count,) = connection.execute(f"SELECT count(*) FROM {file.relation}").fetchone()
-        taken = found.full - file.header - count
+        taken = found.full - file.header - fetch_number(connection, f"SELECT count(*) FROM {file.relation}")
         if taken > 0 and not file.several_lines:
             raise _lost_lines(connection, file, found, taken)
         lost += max(0, taken)
-    if lost:
-        read["lines_in_quotes"] = lost
-    return read
+    return read | ({"lines_in_quotes": lost} if lost else {})
 
 
 def _lost_lines(connection: Any, file: Table, lines: Lines, taken: int) -> UserError:
     """The error about the first field of a file that goes on over several lines."""
-    columns = ", ".join(f"c{i}" for i in range(len(file.names)))
-    ends = " OR ".join(f"contains({text}, chr({code}))" for text in [f"concat_ws('', {columns})"] for code in (10, 13))
+    columns = [f"c{i}" for i in range(len(file.names))]
+    ends = f"regexp_matches(concat_ws('', {', '.join(columns)}), '[\\r\\n]')"
     found = connection.execute(
-        f"SELECT * FROM (SELECT row_number() OVER () AS row, {columns} FROM {file.relation}) WHERE {ends} "
+        f"SELECT * FROM (SELECT row_number() OVER () AS row, {', '.join(columns)} FROM {file.relation}) WHERE {ends} "
         "ORDER BY row LIMIT 1"
     ).fetchone()
-    ways = (f"if quotes are part of the text, give --quote none; if fields may hold line ends, give --quote "
-            f"'{file.quote}'")  # fmt: skip
     if found is None and len(lines.ends) > 1:
         return _mixed_ends(file, lines)
+    ways = (f"if quotes are part of the text, give --quote none; if fields may hold line ends, give --quote "
+            f"'{file.quote}'")  # fmt: skip
     if found is None:  # the lost lines are in the header
         return UserError(f"{file.path}: {taken:,} of its {lines.full:,} lines are in no row; {ways}")
     row, *values = found
-    with open_bytes(file.place, file.packed) as stream:
-        line = line_number(stream, row + file.header)
-    place = next(i for i, value in enumerate(values) if value and ("\n" in value or "\r" in value))
-    over = len(re.findall(r"\r\n|\r|\n", values[place])) + 1
-    many = f" (in the file {taken:,} lines are in quotes so)" if taken > over - 1 else ""
-    return UserError(f"{file.path}: line {line:,}, column '{file.names[place]}': a quote makes one field of {over:,} "
-                     f"lines, {shown(values[place])}{many}; {ways}")  # fmt: skip
+    place, value = next((i, value) for i, value in enumerate(values) if value and ("\n" in value or "\r" in value))
+    return UserError(f"{file.path}: row {row:,}, column '{file.names[place]}': a quote makes one field of several "
+                     f"lines, {shown(value)} (in the file {taken:,} lines are in quotes so); {ways}")  # fmt: skip
 
 
 def _mixed_ends(file: Table, lines: Lines) -> UserError:
@@ -267,16 +242,14 @@ def _mixed_ends(file: Table, lines: Lines) -> UserError:
 def read_line(read: dict[str, int]) -> str:
     """``read 12 rows of 2 files`` of what ``account`` returns, with the lines that are no rows of their own."""
     files = f"{read['files']:,} files" if read["files"] > 1 else "1 file"
-    line = f"read {read['rows']:,} rows of {files}"
-    if blank := read.get("blank_lines"):
-        line += f", {blank:,} blank lines"
-    if inside := read.get("lines_in_quotes"):
-        line += f", {inside:,} more lines inside quoted fields"
-    if invalid := read.get("invalid_rows"):
-        line += f"; left out {invalid:,} with a value that cannot be used"
-    if repeated := read.get("repeated_rows"):
-        line += f"; left out {repeated:,} that say the same as an earlier one"
-    return line
+    more = {
+        "blank_lines": ", {:,} blank lines",
+        "lines_in_quotes": ", {:,} more lines inside quoted fields",
+        "invalid_rows": "; left out {:,} with a value that cannot be used",
+        "repeated_rows": "; left out {:,} that say the same as an earlier one",
+    }
+    parts = [text.format(read[name]) for name, text in more.items() if name in read]
+    return f"read {read['rows']:,} rows of {files}" + "".join(parts)
 
 
 # ---- what DuckDB says ------------------------------------------------------------------------------------------------
@@ -303,7 +276,7 @@ def reading_all(connection: Any, table: Table) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn what DuckDB says about a raw file into one line of ours."""
+    """Turn what DuckDB says about a raw file, which may fill a screen, into one line of ours."""
     try:
         yield
     except duckdb.Error as error:
@@ -313,23 +286,10 @@ def reading(path: Path) -> Iterator[None]:
         for packed in ("gzip", "zstd"):
             if packed in message.lower():
                 raise UserError(f"{path}: truncated or damaged {packed}; fetch the file again") from None
-        raise UserError(f"{path}: {_csv_problem(message)}") from None
-
-
-def _csv_problem(message: str) -> str:
-    """The line and the reason in a DuckDB message, which otherwise fills a screen."""
-    line = re.search(r"CSV Error on Line: (\d+)", message)
-    place = f"line {int(line[1]):,}: " if line else ""
-    columns = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
-    if columns:
-        return f"{place}{columns[2]} field(s), expected {columns[1]}; mend the line, or check what separates the fields"
-    if "unicode" in message or "utf-8" in message:
-        return f"{place}not UTF-8 text; convert the file, e.g. with iconv"
-    if "unterminated quote" in message:
-        return f"{place}a quote not closed where its field ends; mend it, or give --quote none if quotes are text"
-    if "state machine" in message:
-        return f"{NOT_CSV}; expected CSV, also in gzip, zstd or zip, or Parquet"
-    if "Maximum line size" in message:
-        return f"{place}a quoted field of over 2 MB; mend it, or give --quote none if quotes are text"
-    reason = message.splitlines()[0].split("Error: ", 1)[-1].rstrip(".")
-    return f"{place}cannot be read ({reason}); fetch or write the file again"
+        reason = message.splitlines()[0].split("Error: ", 1)[-1].rstrip(".")
+        problem = f"cannot be read ({reason}); fetch or write the file again"
+        problem = next((said for part, said in PROBLEMS.items() if part in message), problem)
+        if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
+            problem = f"{found[2]} field(s), expected {found[1]}; mend the line, or check what separates the fields"
+        line = re.search(r"CSV Error on Line: (\d+)", message)
+        raise UserError(f"{path}: {f'line {int(line[1]):,}: ' if line else ''}{problem}") from None

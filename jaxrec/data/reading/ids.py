@@ -16,14 +16,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxrec.data.ids import MARKERS
-from jaxrec.data.reading.duck import quoted
+from jaxrec.data.reading.duck import fetch_row, listed
 from jaxrec.data.reading.fields import Field
 from jaxrec.data.reading.table import TEXT, Table, value_text
 from jaxrec.data.reading.times import INTEGERS
 from jaxrec.errors import UserError, shown
 
 SPACES = " || ".join(f"chr({code})" for code in (32, 9, 10, 11, 12, 13, 0xA0, 0x3000, 0xFEFF))
-WHOLE = ("UBIGINT", "HUGEINT", "UHUGEINT", "UUID", "DATE", "BOOLEAN")
+KINDS = (TEXT, *INTEGERS, "UBIGINT", "HUGEINT", "UHUGEINT", "UUID", "DATE", "BOOLEAN", "FLOAT", "DOUBLE")
 
 
 def add_na_argument(parser: ArgumentParser) -> None:
@@ -49,21 +49,16 @@ def id_field(table: Table, name: str, column: str, na: Sequence[str] | None, opt
     """
     _, kind = table.column(column)
     check_kind(table, column, kind)
-    expected = "an id"
-    if fractional(kind):
-        expected = "an id, a whole number"
-    elif na is None:
-        expected = f"an id; nan, null, NA, None or \\N is none (--na {'NA' if optional else ''}".rstrip() + (
-            ": it stands for nothing; --na alone: it is an id)" if optional else " alone: it is an id)"
-        )
+    expected = "an id, a whole number" if fractional(kind) else "an id"
+    if na is None and not fractional(kind):
+        expected += "; nan, null, NA, None or \\N is none (--na NA: it stands for nothing; --na alone: it is an id)"
 
     def parse(sql: str) -> str:
-        text = nothing_as_null(value_text(sql, kind), na)
-        usable = text
+        text = usable = nothing_as_null(value_text(sql, kind), na)
         if fractional(kind):
             usable = f"CASE WHEN isfinite(CAST({sql} AS DOUBLE)) AND {sql} = trunc({sql}) THEN {text} END"
         elif na is None:
-            usable = f"CASE WHEN lower({text}) NOT IN ({', '.join(map(quoted, MARKERS))}) THEN {text} END"
+            usable = f"CASE WHEN lower({text}) NOT IN ({listed(MARKERS)}) THEN {text} END"
         # Spaces are counted and cut off in ``whole_column``.
         return f"CASE WHEN {text} IS NULL THEN '' ELSE {usable} END" if optional else usable
 
@@ -72,8 +67,7 @@ def id_field(table: Table, name: str, column: str, na: Sequence[str] | None, opt
 
 def check_kind(table: Table, column: str, kind: str) -> None:
     """Refuse the types of which nothing can be an id or a category."""
-    known = kind in (TEXT, *INTEGERS, *WHOLE, "FLOAT", "DOUBLE") or kind.startswith(("DECIMAL", "ENUM"))
-    if not known or kind.endswith("]"):
+    if kind.endswith("]") or (kind not in KINDS and not kind.startswith(("DECIMAL", "ENUM"))):
         what = "holds no value" if kind == '"NULL"' else f"is of type {kind}"
         raise UserError(f"{table.path}: column '{column}' {what}; expected integers or text; convert the column")
 
@@ -90,8 +84,7 @@ def trimmed(text: str) -> str:
 
 def nothing_as_null(text: str, na: Sequence[str] | None) -> str:
     """SQL: the text as it stands, or NULL where it is empty or, without the spaces around it, one of ``na``."""
-    empty = ", ".join(map(quoted, ("", *(one.strip() for one in na or ()))))
-    return f"CASE WHEN {trimmed(text)} NOT IN ({empty}) THEN {text} END"
+    return f"CASE WHEN {trimmed(text)} NOT IN ({listed(('', *(one.strip() for one in na or ())))}) THEN {text} END"
 
 
 def whole_column(connection: Any, name: str, called: str) -> list[str]:
@@ -107,25 +100,23 @@ def whole_column(connection: Any, name: str, called: str) -> list[str]:
     text = f"nullif({trimmed(name)}, '')"
     number = f"regexp_replace({text}, '\\.0+$', '')"
     lossless = f"CAST(TRY_CAST({number} AS BIGINT) AS {TEXT}) = {number}"
-    spaced, dotted, whole = connection.execute(
+    spaced, dotted, whole = fetch_row(
+        connection,
         f"SELECT count(*) FILTER ({name} <> {trimmed(name)}), count(*) FILTER ({number} <> {text}), "
-        f"coalesce(bool_and(coalesce({lossless}, {text} IS NULL)), true) FROM raw"
-    ).fetchone()
+        f"coalesce(bool_and(coalesce({lossless}, {text} IS NULL)), true) FROM raw",
+    )
     notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
-    if whole:
-        if dotted:
-            notes.append(f"{called}: whole numbers written with .0 in {dotted:,} rows are read as integers")
-        connection.execute(f"ALTER TABLE raw ALTER {name} TYPE BIGINT USING CAST({number} AS BIGINT)")
-    elif spaced or connection.execute(f"SELECT bool_or({name} = '') FROM raw").fetchone()[0]:
-        connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {TEXT} USING {text}")
+    if whole and dotted:
+        notes.append(f"{called}: whole numbers written with .0 in {dotted:,} rows are read as integers")
+    kind, value = ("BIGINT", f"CAST({number} AS BIGINT)") if whole else (TEXT, text)
+    connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING {value}")
     return notes
 
 
 def marker_notes(connection: Any, name: str, called: str) -> list[str]:
     """Notes about markers of nothing that a column of text categories has as values."""
-    marks = ", ".join(map(quoted, MARKERS))
     found = connection.execute(
-        f"SELECT CAST({name} AS {TEXT}) AS value, count(*) FROM raw WHERE lower(CAST({name} AS {TEXT})) IN ({marks}) "
+        f"SELECT CAST({name} AS {TEXT}) AS value, count(*) FROM raw WHERE lower(value) IN ({listed(MARKERS)}) "
         "GROUP BY value ORDER BY count(*) DESC, value"
     ).fetchall()
     return [f"{called}: {shown(value)} stands in {count:,} rows and is taken as a value; if it means nothing, say --na "

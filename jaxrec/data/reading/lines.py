@@ -37,52 +37,29 @@ def count_lines(stream: BinaryIO) -> Lines:
     for data in _alike(stream, ends):
         if not nul and b"\0" in data:
             nul = total + data.count(b"\n", 0, data.index(b"\0")) + 1
-        places, lengths = _lines(data, rest)
+        places = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
+        lengths = np.diff(places, prepend=-1 - rest)
         total += len(lengths)
         blank += int(np.count_nonzero(lengths == 1))
-        rest = len(data) - 1 - places[-1] if len(places) else rest + len(data)
+        rest = len(data) - 1 - int(places[-1]) if len(places) else rest + len(data)
         longest = max(longest, int(lengths.max(initial=0)), rest)
     return Lines(total - blank + bool(rest), blank, nul, longest, tuple(name for name, count in ends.items() if count))
 
 
-def line_number(stream: BinaryIO, full: int) -> int:
-    """The number, from 1 and with the blank ones, of the line that is the ``full``-th, from 1, with something in it."""
-    seen = total = rest = 0
-    for data in _alike(stream, {"CRLF": 0, "CR": 0, "LF": 0}):
-        places, lengths = _lines(data, rest)
-        found = np.flatnonzero(lengths > 1)
-        if seen + len(found) >= full:
-            return total + int(found[full - seen - 1]) + 1
-        seen, total = seen + len(found), total + len(lengths)
-        rest = len(data) - 1 - places[-1] if len(places) else rest + len(data)
-    return total + 1
-
-
 def _alike(stream: BinaryIO, ends: dict[str, int]) -> Iterator[bytes]:
-    """The bytes, with every line end as one newline; counts the kinds of ends into ``ends``."""
-    held = b""  # a CR at the end of a chunk, which may be half of a CRLF
+    """The bytes without BOM, with every line end as one newline; counts the kinds of ends into ``ends``."""
     start = stream.read(len(BOM))
-    while data := (start if start != BOM else b"") + stream.read(CHUNK):
-        data, start = held + data, b""
-        held = b"\r" if data.endswith(b"\r") else b""
+    held = b"" if start == BOM else start  # and later a CR at the end of a chunk, which may be half of a CRLF
+    while True:
+        chunk = stream.read(CHUNK)
+        data = held + chunk
+        held = b"\r" if chunk and data.endswith(b"\r") else b""
         data = data[: len(data) - len(held)]
-        if b"\r" not in data:
-            ends["LF"] += data.count(b"\n")
-            if data:
-                yield data
-            continue
         pairs = data.count(b"\r\n")
         ends["CRLF"] += pairs
         ends["CR"] += data.count(b"\r") - pairs
         ends["LF"] += data.count(b"\n") - pairs
         if data:
-            yield data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if held:
-        ends["CR"] += 1
-        yield b"\n"
-
-
-def _lines(data: bytes, rest: int) -> tuple[np.ndarray, np.ndarray]:
-    """int64[n]: where lines end, and their lengths with the end; the first has ``rest`` bytes before the data."""
-    places = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE)
-    return places, np.diff(places, prepend=-1 - rest)
+            yield data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in data else data
+        if not chunk:
+            return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jaxrec.data.reading.duck import quoted
+from jaxrec.data.reading.duck import fetch_row, listed
 from jaxrec.data.reading.fields import Field
 from jaxrec.data.reading.ids import check_kind, fractional, trimmed
 from jaxrec.data.reading.rows import leave_out
@@ -45,8 +45,7 @@ def order_numbers(connection: Any, names: Sequence[str]) -> None:
     """Make columns of ``raw`` that ``order_field`` read BIGINT where all their values are whole, otherwise DOUBLE."""
     for name in names:
         whole = f"regexp_full_match({name}, '[+-]?[0-9]+') AND TRY_CAST({name} AS BIGINT) IS NOT NULL"
-        (all_whole,) = connection.execute(f"SELECT bool_and({whole}) FROM raw").fetchone()
-        kind = "BIGINT" if all_whole else "DOUBLE"
+        kind = "BIGINT" if fetch_row(connection, f"SELECT bool_and({whole}) FROM raw")[0] else "DOUBLE"
         connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING CAST({name} AS {kind})")
 
 
@@ -63,7 +62,7 @@ def event_field(table: Table, name: str, column: str) -> Field:
 
 
 def keep_events(connection: Any, table: Table, column: str, kinds: Sequence[str] | None, notes: list[str]) -> int:
-    """Leave out the rows of ``raw`` whose ``event`` is none of ``kinds``.
+    """Leave out the rows of ``raw`` whose ``event`` is none of ``kinds``; returns how many.
 
     Args:
         connection: DuckDB, with the table ``raw``.
@@ -71,28 +70,25 @@ def keep_events(connection: Any, table: Table, column: str, kinds: Sequence[str]
         column: the file's column of the kinds.
         kinds: of ``--events``; None where it is not given.
         notes: gets one about what was kept and left out.
-
-    Returns:
-        How many rows were left out.
     """
     counts = dict(connection.execute(
         "SELECT event, count(*) FROM raw GROUP BY event ORDER BY count(*) DESC, event"
     ).fetchall())  # fmt: skip
     if kinds is None:
-        raise UserError(f"{table.called}: column '{column}' holds {_listed(counts)}; say with --events which to keep")
+        raise UserError(f"{table.called}: column '{column}' holds {_counted(counts)}; say with --events which to keep")
     for kind in kinds:
         if kind not in counts:
             raise UserError(f"--events {shown(kind)}: no such event in column '{column}'{nearest(kind, counts)}; "
-                            f"it holds {_listed(counts)}")  # fmt: skip
+                            f"it holds {_counted(counts)}")  # fmt: skip
     others = {kind: count for kind, count in counts.items() if kind not in kinds}
     if not others:
         return 0
     kept = {kind: count for kind, count in counts.items() if kind in kinds}
-    notes.append(f"column '{column}': kept {_listed(kept)}; left out {_listed(others)}")
-    return leave_out(connection, f"event NOT IN ({', '.join(map(quoted, kinds))})")
+    notes.append(f"column '{column}': kept {_counted(kept)}; left out {_counted(others)}")
+    return leave_out(connection, f"event NOT IN ({listed(kinds)})")
 
 
-def _listed(counts: dict[str, int]) -> str:
+def _counted(counts: dict[str, int]) -> str:
     """``view 1,200, cart 35`` of numbers by kind."""
-    listed = [f"{kind[:40] if kind else 'nothing'} {count:,}" for kind, count in list(counts.items())[:MOST_LISTED]]
-    return ", ".join(listed) + (f" and {len(counts) - MOST_LISTED:,} more" if len(counts) > MOST_LISTED else "")
+    parts = [f"{kind[:40] if kind else 'nothing'} {count:,}" for kind, count in list(counts.items())[:MOST_LISTED]]
+    return ", ".join(parts) + (f" and {len(counts) - MOST_LISTED:,} more" if len(counts) > MOST_LISTED else "")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jaxrec.data.ids import MARKERS
-from jaxrec.data.reading.duck import quoted
+from jaxrec.data.reading.duck import listed
 from jaxrec.data.reading.fields import Field
 from jaxrec.data.reading.ids import trimmed
 from jaxrec.data.reading.table import TEXT, Table
@@ -35,8 +35,9 @@ def number_field(table: Table, name: str, column: str, na: Sequence[str] | None)
     kind = _kind(table, column)
 
     def parse(sql: str) -> str:
-        missing = f"{_nothing(sql, na)} OR coalesce(isnan({_number(sql, kind)}), false)"
-        return f"CASE WHEN {missing} THEN CAST('nan' AS DOUBLE) ELSE {_usable(sql, kind)} END"
+        number = _number(sql, kind)
+        missing = f"{_nothing(sql, na)} OR coalesce(isnan({number}), false)"
+        return f"CASE WHEN {missing} THEN CAST('nan' AS DOUBLE) WHEN abs({number}) <= {LARGEST} THEN {number} END"
 
     return Field(name, column, parse, f"a number of at most {LARGEST:g} or nothing (so are NA, NaN, NULL, None and "
                                       "\\N; --na names other texts)")  # fmt: skip
@@ -47,9 +48,9 @@ def label_field(table: Table, name: str, column: str, na: Sequence[str] | None) 
     kind = _kind(table, column)
 
     def parse(sql: str) -> str:
-        words = "".join(f"WHEN {_word(sql)} IN ({', '.join(map(quoted, texts))}) THEN {label} "
-                        for texts, label in ((TRUE, "1.0"), (FALSE, "0.0")))  # fmt: skip
-        return f"CASE WHEN {_nothing(sql, na)} THEN NULL {words}ELSE {_usable(sql, kind)} END"
+        word, number = _word(sql), _number(sql, kind)
+        words = f"WHEN {word} IN ({listed(TRUE)}) THEN 1.0 WHEN {word} IN ({listed(FALSE)}) THEN 0.0"
+        return f"CASE WHEN {_nothing(sql, na)} THEN NULL {words} WHEN abs({number}) <= {LARGEST} THEN {number} END"
 
     pairs = ", ".join("/".join(pair) for pair in zip(TRUE, FALSE, strict=True))
     return Field(name, column, parse, f"a number of at most {LARGEST:g}, or one of {pairs}")
@@ -68,9 +69,8 @@ def _word(sql: str) -> str:
 
 def _nothing(sql: str, na: Sequence[str] | None) -> str:
     """SQL: whether there is no value, or a text that stands for none."""
-    others = ", ".join(map(quoted, ("", *MARKERS)))
-    found = f"coalesce({_word(sql)}, '') IN ({others})"
-    given = ", ".join(quoted(one.strip()) for one in na or ())
+    found = f"coalesce({_word(sql)}, '') IN ({listed(('', *MARKERS))})"
+    given = listed(one.strip() for one in na or ())
     return f"({found} OR {trimmed(f'CAST({sql} AS {TEXT})')} IN ({given}))" if given else found
 
 
@@ -78,8 +78,3 @@ def _number(sql: str, kind: str) -> str:
     """SQL: the number, NULL where it is none. Of text it is cut out first: of a column that is only cast the CSV reader
     makes numbers, and fails where it cannot."""
     return f"TRY_CAST({trimmed(sql) if kind == TEXT else sql} AS DOUBLE)"
-
-
-def _usable(sql: str, kind: str) -> str:
-    number = _number(sql, kind)
-    return f"CASE WHEN abs({number}) <= {LARGEST} THEN {number} END"

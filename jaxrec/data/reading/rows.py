@@ -19,6 +19,12 @@ def leave_out(connection: Any, condition: str) -> int:
     return _keep(connection, f"({condition}) IS NOT TRUE")
 
 
+def leave_out_repeated(connection: Any, columns: Sequence[str]) -> int:
+    """Of rows of ``raw`` that say the same in all ``columns`` keep the first; returns how many are left out."""
+    first = f"SELECT min(rowid) FROM raw GROUP BY {', '.join(columns)}"
+    return _keep(connection, f"rowid IN ({first}) ORDER BY rowid")  # a join does not keep the order of the rows
+
+
 def _keep(connection: Any, clauses: str) -> int:
     """Keep the rows of ``raw`` that a WHERE clause, and what stands behind it, selects; returns how many go."""
     rows = fetch_number(connection, "SELECT count(*) FROM raw")
@@ -29,24 +35,13 @@ def _keep(connection: Any, clauses: str) -> int:
     return rows - fetch_number(connection, "SELECT count(*) FROM raw")
 
 
-def input_row(connection: Any, row: int) -> int:
-    """The row in all files, from 0, of the row of ``raw`` with the rowid ``row``."""
-    if not _has_input_rows(connection):
-        return row
-    return fetch_number(connection, f"SELECT {INPUT_ROW} FROM raw WHERE rowid = {row}")
-
-
 def input_rows(connection: Any) -> str:
     """SQL: the row in all files, from 0, of each row of ``raw``."""
     return f"raw.{INPUT_ROW}" if _has_input_rows(connection) else "raw.rowid"
 
 
 def _has_input_rows(connection: Any) -> bool:
-    return bool(
-        connection.execute(
-            "SELECT 1 FROM duckdb_columns() WHERE table_name = 'raw' AND column_name = ?", [INPUT_ROW]
-        ).fetchone()
-    )
+    return INPUT_ROW in [column[0] for column in connection.execute("SELECT * FROM raw LIMIT 0").description]
 
 
 def note_repeated(connection: Any, columns: Sequence[str]) -> list[str]:
@@ -56,9 +51,3 @@ def note_repeated(connection: Any, columns: Sequence[str]) -> list[str]:
     count = fetch_number(connection, f"SELECT count(*) - {hashed} FROM raw")
     what = "1 row says" if count == 1 else f"{count:,} rows say"
     return [f"{what} the same as an earlier one; --drop-duplicates leaves such rows out"] if count else []
-
-
-def leave_out_repeated(connection: Any, columns: Sequence[str]) -> int:
-    """Of rows of ``raw`` that say the same in all ``columns`` keep the first; returns how many are left out."""
-    first = f"SELECT min(rowid) FROM raw GROUP BY {', '.join(columns)}"
-    return _keep(connection, f"rowid IN ({first}) ORDER BY rowid")  # a join does not keep the order of the rows

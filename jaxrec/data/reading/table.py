@@ -9,9 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jaxrec.data.reading.duck import quoted
+from jaxrec.data.reading.duck import fetch_number, fetch_row, quoted
 from jaxrec.data.reading.lines import Lines
-from jaxrec.data.reading.rows import input_row
+from jaxrec.data.reading.rows import input_rows
 from jaxrec.errors import UserError, nearest
 
 TEXT = "VARCHAR"
@@ -28,8 +28,7 @@ class Table:
         function: the table function that reads it, and ``settings``, its further arguments in SQL.
         columns: column name to (SQL expression, SQL type).
         names: the names of all columns in their order, also those that several have.
-        packed: gzip, zstd or none.
-        header: the first line with something in it names the columns.
+        header: whether the first line with something in it names the columns.
         quote: the character around fields with delimiters in them; empty: there is none.
         several_lines: whether fields in quotes may hold line ends.
         lines: those of a text file; None of Parquet.
@@ -42,7 +41,6 @@ class Table:
     settings: str
     columns: dict[str, tuple[str, str]]
     names: tuple[str, ...] = ()
-    packed: str = "none"
     header: bool = True
     quote: str = '"'
     several_lines: bool = False
@@ -81,16 +79,24 @@ class Table:
             raise UserError(f"{self.path}: more than one column '{name}'; rename the others")
         if name not in self.columns:
             alike = [other for other in self.names if other.strip().casefold() == name.strip().casefold()]
-            if alike:
-                raise UserError(f"{self.path}: no column '{name}', but {_listed(alike)}; the case of a name and the "
-                                "spaces around it count")  # fmt: skip
-            found = ", ".join(list(self.columns)[:12]) + (", ..." if len(self.columns) > 12 else "")
-            raise UserError(f"{self.path}: no column '{name}'{nearest(name, self.columns)}; it has {found}{hint}")
+            what = f", but {_listed(alike)}; the case of a name and the spaces around it count" if alike else (
+                f"{nearest(name, self.columns)}; it has {', '.join(list(self.columns)[:12])}{hint}")  # fmt: skip
+            raise UserError(f"{self.path}: no column '{name}'{what}")
         return self.columns[name]
 
     def row_place(self, connection: Any, row: int) -> str:
         """``day2.csv: row 1,234`` of the row of ``raw`` with the rowid ``row``."""
-        return row_place(connection, self.files, input_row(connection, row))
+        return row_place(connection, self.files, _input_row(connection, row))
+
+    def value(self, connection: Any, column: str, row: int) -> tuple[str, Any]:
+        """Where the row of ``raw`` with the rowid ``row`` stands, and what its file holds there in a column."""
+        at = _input_row(connection, row)
+        sql = f"SELECT {self.columns[column][0]} FROM {self.relation} LIMIT 1 OFFSET {at}"
+        return row_place(connection, self.files, at), fetch_row(connection, sql)[0]
+
+
+def _input_row(connection: Any, row: int) -> int:
+    return fetch_number(connection, f"SELECT {input_rows(connection)} FROM raw WHERE rowid = {row}")
 
 
 def called(paths: Sequence[Path]) -> str:
@@ -101,7 +107,7 @@ def called(paths: Sequence[Path]) -> str:
 def row_place(connection: Any, files: Sequence[Table], row: int) -> str:
     """``day2.csv: row 1,234`` of a row from 0 over all files."""
     for table in files[:-1]:
-        (rows,) = connection.execute(f"SELECT count(*) FROM {table.relation}").fetchone()
+        rows = fetch_number(connection, f"SELECT count(*) FROM {table.relation}")
         if row < rows:
             return f"{table.path}: row {row + 1:,}"
         row -= rows
@@ -141,12 +147,11 @@ def merged(tables: Sequence[Table]) -> Table:
         _check_columns(first, table)
     columns = {}
     for name, (sql, kind) in first.columns.items():
-        kinds = {table.columns[name][1] for table in tables}
-        nested = [found for found in kinds if found.startswith(NESTED) or found.endswith("]")]
-        if len(kinds) > 1 and nested:
-            other = next(table for table in others if table.columns[name][1] != kind)
-            raise UserError(f"{other.path}: column '{name}' is {other.columns[name][1]}, and in {first.path} of type "
-                            f"{kind}; write the files alike")  # fmt: skip
+        kinds = {table.columns[name][1]: table.path for table in tables}
+        if len(kinds) > 1 and any(found.startswith(NESTED) or found.endswith("]") for found in kinds):
+            *_, (other, path) = kinds.items()
+            raise UserError(f"{path}: column '{name}' is {other}, and in {first.path} of type {kind}; write the files "
+                            "alike")  # fmt: skip
         columns[name] = (sql, kind if len(kinds) == 1 else TEXT)
     whole = replace(first, columns=columns, parts=tuple(tables))
     if len({_signature(table) for table in tables}) == 1:
@@ -161,9 +166,8 @@ def _check_columns(first: Table, other: Table) -> None:
     missing = [name for name in first.names if name not in other.names]
     added = [name for name in other.names if name not in first.names]
     what = [f"lacks {_listed(missing)}"] * bool(missing) + [f"has {_listed(added)}"] * bool(added)
-    what = what or ["has a column twice"]
-    raise UserError(f"{other.path}: {' and '.join(what)}, unlike {first.path}; files that are read together need the "
-                    "same columns")  # fmt: skip
+    raise UserError(f"{other.path}: {' and '.join(what or ['has a column twice'])}, unlike {first.path}; files that "
+                    "are read together need the same columns")  # fmt: skip
 
 
 def _listed(names: Sequence[str]) -> str:

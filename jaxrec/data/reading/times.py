@@ -28,6 +28,7 @@ NUMBERS = (*INTEGERS, "UBIGINT", "HUGEINT", "UHUGEINT", "FLOAT", "DOUBLE")
 FIRST_YEAR = 1980
 HEAD = 100  # values that are looked at to find the unit
 FAR = 2**53  # of a counter: beyond it a double is no longer exact
+Parse = Callable[[str], str]  # from SQL to SQL
 
 
 class Times(NamedTuple):
@@ -40,7 +41,7 @@ class Times(NamedTuple):
     """
 
     unit: str
-    parse: Callable[[str], str]
+    parse: Parse
     expected: str
 
 
@@ -86,7 +87,7 @@ def read_times(connection: Any, table: Table, column: str, unit: str, time_forma
         if unit not in ("auto", "iso") or time_format is not None:
             option = "--time-unit" if time_format is None else "--time-format"
             raise UserError(f"{place} is of type {kind}, not a number or text; leave out {option}")
-        return Times("iso", _plausible(lambda value: f"epoch_ms(CAST({value} AS TIMESTAMPTZ))"), _expected("a time"))
+        return _times("iso", lambda value: f"epoch_ms(CAST({value} AS TIMESTAMPTZ))", "a time")
     if kind != TEXT and kind not in NUMBERS and not kind.startswith(("DECIMAL", "ENUM")):
         raise UserError(f"{place} is of type {kind}; expected times, numbers or text")
     text = _digits if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL") else _text
@@ -96,10 +97,18 @@ def read_times(connection: Any, table: Table, column: str, unit: str, time_forma
         unit = _find_unit(connection, table, column, sql, text)
     if unit == ORDER:
         return Times(unit, _counter, "a whole number, as --time-unit order has it")
-    return Times(unit, _plausible(_reader(unit, text)), _expected(_describe(unit)))
+    what = f"digits {unit}" if unit in CALENDARS else f"a number of {unit} since 1970"
+    return _times(unit, _reader(unit, text), "a time like 2014-04-07T08:51:09Z" if unit == "iso" else what)
 
 
-def _find_unit(connection: Any, table: Table, column: str, sql: str, text: Callable[[str], str]) -> str:
+def _times(unit: str, parse: Parse, what: str) -> Times:
+    last = datetime.datetime.now(datetime.UTC).year + 1
+    expected = (f"{what} between {FIRST_YEAR} and {last}, as the whole column has to be; --time-unit and --time-format "
+                "say what else it is")  # fmt: skip
+    return Times(unit, _plausible(parse), expected)
+
+
+def _find_unit(connection: Any, table: Table, column: str, sql: str, text: Parse) -> str:
     """The unit under which most of the first values are plausible."""
     units = ("iso", *UNITS, *CALENDARS)
     readings = ", ".join(f"({_plausible(_reader(unit, text))(sql)}) IS NOT NULL" for unit in units)
@@ -111,38 +120,21 @@ def _find_unit(connection: Any, table: Table, column: str, sql: str, text: Calla
     fitting = [unit for _, *fits in rows for unit, fit in zip(units, fits, strict=True) if fit]
     if fitting:
         return max(dict.fromkeys(fitting), key=fitting.count)  # of as many the first
-    value = rows[0][0]
-    first, last = FIRST_YEAR, datetime.datetime.now(datetime.UTC).year + 1
-    number = connection.execute(f"SELECT TRY_CAST({quoted(value)} AS DOUBLE) IS NOT NULL").fetchone()[0]
-    way = (
-        "say with --time-unit what it is (order: whole numbers that only order and are no times)"
-        if number
-        else "say with --time-format how it is written, such as '%d/%m/%Y %H:%M'"
-    )
-    raise UserError(f"{table.path}: column '{column}': found {shown(value)}, no time between {first} and {last}: "
-                    f"neither as ISO 8601 nor as a number since 1970 nor as digits of the calendar; {way}")  # fmt: skip
+    last = datetime.datetime.now(datetime.UTC).year + 1
+    raise UserError(f"{table.path}: column '{column}': found {shown(rows[0][0])}, no time between {FIRST_YEAR} and "
+                    f"{last}: neither as ISO 8601 nor as a number since 1970 nor as digits of the calendar; say with "
+                    "--time-format how it is written, such as '%d/%m/%Y %H:%M', or with --time-unit what the numbers "
+                    "are (order: they only order and are no times)")  # fmt: skip
 
 
-def _formatted(connection: Any, text: Callable[[str], str], time_format: str) -> Times:
+def _formatted(connection: Any, text: Parse, time_format: str) -> Times:
     try:
         connection.execute(f"SELECT try_strptime('', {quoted(time_format)})")
     except duckdb.Error as error:
         reason = str(error).splitlines()[0].rsplit(": ", 1)[-1]
         raise UserError(f"--time-format {shown(time_format)}: {reason}; give one such as '%d/%m/%Y %H:%M'") from None
-    parse = _plausible(lambda sql: f"epoch_ms(try_strptime({text(sql)}, {quoted(time_format)}))")
-    return Times("format", parse, _expected(f"a time written {time_format}"))
-
-
-def _expected(what: str) -> str:
-    last = datetime.datetime.now(datetime.UTC).year + 1
-    return (f"{what} between {FIRST_YEAR} and {last}, as the whole column has to be; --time-unit and --time-format say "
-            "what else it is")  # fmt: skip
-
-
-def _describe(unit: str) -> str:
-    if unit == "iso":
-        return "a time like 2014-04-07T08:51:09Z"
-    return f"digits {unit}" if unit in CALENDARS else f"a number of {unit} since 1970"
+    return _times("format", lambda sql: f"epoch_ms(try_strptime({text(sql)}, {quoted(time_format)}))",
+                  f"a time written {time_format}")  # fmt: skip
 
 
 # ---- SQL -------------------------------------------------------------------------------------------------------------
@@ -157,12 +149,12 @@ def _digits(sql: str) -> str:
     return f"regexp_replace({_text(sql)}, '\\.0+$', '')"
 
 
-def _plausible(parse: Callable[[str], str]) -> Callable[[str], str]:
+def _plausible(parse: Parse) -> Parse:
     first, end = plausible_range()
     return lambda sql: f"CASE WHEN {parse(sql)} >= {first} AND {parse(sql)} < {end} THEN {parse(sql)} END"
 
 
-def _reader(unit: str, text: Callable[[str], str]) -> Callable[[str], str]:
+def _reader(unit: str, text: Parse) -> Parse:
     """From a column's SQL to ms since 1970, NULL where it is not of the unit."""
     if unit == "iso":
         return lambda sql: timestamp(text(sql))

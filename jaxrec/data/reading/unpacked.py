@@ -1,4 +1,4 @@
-"""The files that ``--raw`` means: found by name, folder or pattern, and unpacked where DuckDB cannot read them as they
+"""The files that ``--raw`` means: found by name, folder or pattern, and copied where DuckDB cannot read them as they
 are: the one file in a zip, and what comes through standard input or another pipe.
 """
 
@@ -24,12 +24,11 @@ from jaxrec.errors import UserError
 
 STREAM = Path("standard input")  # what messages call it
 STREAM_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
-KNOWN = (".parquet", ".csv", ".tsv", ".txt", ".dat")
-PACKED = (".gz", ".zip", ".zst")
+KNOWN = (".parquet", ".csv", ".tsv", ".txt", ".dat", ".gz", ".zip", ".zst")
 PARQUET = b"PAR1"
 MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
-UNREADABLE = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}  # packed so, and not read
-CHUNK = 1 << 20  # bytes
+UNREADABLE = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "rar"}
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, pa.ArrowException)
 
 
 def find_files(raw: Sequence[str]) -> tuple[list[Path], list[str]]:
@@ -39,72 +38,52 @@ def find_files(raw: Sequence[str]) -> tuple[list[Path], list[str]]:
         raw: files, folders (also of folders), patterns, or ``-`` for standard input, which becomes STREAM.
 
     Returns:
-        The files, and notes about those of folders that were left out.
+        The files, and notes about those that were left out.
     """
-    found: list[Path] = []
     notes: list[str] = []
-    for name in raw:
-        path = Path(name)
-        if name in STREAM_NAMES:
-            found.append(STREAM)
-        elif path.is_dir():
-            found += _inside(path, notes)
-        elif not os.path.lexists(name) and glob.has_magic(name):
-            found += _matching(name, notes)
-        else:
-            found.append(path)
     seen: dict[str, Path] = {}
-    for path in found:
+    for path in [path for name in raw for path in _meant(name, notes)]:
         real = str(path) if path is STREAM else os.path.realpath(path)
         if real in seen:
-            also = "" if seen[real] == path else f" (also as {seen[real]})"
-            raise UserError(f"{path}: named twice in --raw{also}; a file is read once, leave one out")
+            raise UserError(f"{path}: named twice in --raw, also as {seen[real]}; a file is read once, leave one out")
         seen[real] = path
-    return found, notes
+    return list(seen.values()), notes
+
+
+def _meant(name: str, notes: list[str]) -> list[Path]:
+    """The files that one word of ``--raw`` means."""
+    path = Path(name)
+    if name in STREAM_NAMES:
+        return [STREAM]
+    if path.is_dir():
+        return _inside(path, notes)
+    if os.path.lexists(name) or not glob.has_magic(name):
+        return [path]
+    matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+    files = [match for match in matches if match.is_file()]
+    return _filled(name, files, files, notes) if files else [
+        file for folder in matches if folder.is_dir() for file in _inside(folder, notes)
+    ] or _filled(name, [], [], notes)  # fmt: skip
 
 
 def _inside(folder: Path, notes: list[str]) -> list[Path]:
     """The files of a folder and of the folders in it: those with a name as raw files have it, or else all of them."""
     # What starts with a dot or _ are the notes of other programs, such as _SUCCESS or .x.parquet.crc.
     visible = [path for path in sorted(folder.rglob("*"))
-               if path.is_file() and path.suffix != ".crc"
-               and all(part[0] not in "._" for part in path.relative_to(folder).parts)]  # fmt: skip
-    known = [path for path in visible if _is_known(path)] or visible
-    files = [path for path in known if not _is_empty(path)]
-    if not files:
-        raise UserError(f"{folder}: no raw files in this folder, such as .parquet or .csv; check --raw")
-    left = [path for path in visible if path not in set(files)]
-    if left:
-        notes.append(f"{folder}: left out what is empty or no raw file: {_some(left)}")
-    return files
+               if path.is_file() and all(part[0] not in "._" for part in path.relative_to(folder).parts)]  # fmt: skip
+    named = [path for path in visible if path.name.lower().endswith(KNOWN)]
+    return _filled(str(folder), named or visible, visible, notes)
 
 
-def _some(paths: Sequence[Path]) -> str:
-    return ", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3:,} more" if len(paths) > 3 else "")
-
-
-def _is_known(path: Path) -> bool:
-    name = path.name.lower()
-    return name.endswith((*KNOWN, *PACKED))
-
-
-def _is_empty(path: Path) -> bool:
-    """An empty part, as Spark writes some; Parquet without a byte is damaged instead."""
-    return not path.stat().st_size and path.suffix.lower() != ".parquet"
-
-
-def _matching(pattern: str, notes: list[str]) -> list[Path]:
-    """The files that a pattern matches, or those of the folders where it matches nothing else."""
-    matches = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
-    files = [path for path in matches if path.is_file()]
-    files = files or [path for folder in matches if folder.is_dir() for path in _inside(folder, notes)]
-    if not files:
-        raise UserError(f"{pattern}: no file matches this pattern; check --raw")
-    empty = [path for path in files if _is_empty(path)]
-    if empty and len(empty) < len(files):
-        notes.append(f"{pattern}: left out what is empty: {_some(empty)}")
-        files = [path for path in files if path not in set(empty)]
-    return files
+def _filled(place: str, files: Sequence[Path], there: Sequence[Path], notes: list[str]) -> list[Path]:
+    """The files that hold something (Spark writes empty parts; empty Parquet is damaged instead); notes the others."""
+    filled = [path for path in files if path.stat().st_size or path.suffix.lower() == ".parquet"]
+    if not filled:
+        raise UserError(f"{place}: no raw files here, such as .parquet or .csv, with anything in them; check --raw")
+    if left := [path.name for path in there if path not in set(filled)]:
+        more = f" and {len(left) - 3:,} more" if len(left) > 3 else ""
+        notes.append(f"{place}: left out what is empty or no raw file: {', '.join(left[:3])}{more}")
+    return filled
 
 
 # ---- what is in a file -----------------------------------------------------------------------------------------------
@@ -112,81 +91,37 @@ def _matching(pattern: str, notes: list[str]) -> list[Path]:
 
 def unpacked(path: Path, scratch: Path) -> Path:
     """Where the bytes of a file lie: there, or in a copy in the directory ``scratch`` (of a pipe, of a zip)."""
-    with _copying(path):
-        if path is STREAM or (path.exists() and stat.S_ISFIFO(path.stat().st_mode)):
-            path, name = _copy_stream(path, scratch), path
-        else:
-            name = path
-            _check_file(path)
-        with open(path, "rb") as stream:
-            head = stream.read(4)
-        if MAGIC.get(head) == "zip":
-            return _copy_member(path, name, scratch)
-        return path
-
-
-def _check_file(path: Path) -> None:
-    if not os.path.lexists(path):
-        raise UserError(f"{path}: no such file; check --raw")
-    if path.is_dir():
-        raise UserError(f"{path}: not a file but a folder; name the files in it")
-    if path.is_symlink() and not path.exists():
-        raise UserError(f"{path}: a link to nothing, or to itself; check --raw")
-    if not path.is_file():
-        raise UserError(f"{path}: not a file; check --raw")
-
-
-@contextmanager
-def _copying(path: Path) -> Iterator[None]:
-    """Say in one line why a file cannot be opened or copied."""
+    with unpacking(path, "file"):
+        place = path
+        if path is STREAM or stat.S_ISFIFO(path.stat().st_mode):
+            if path is STREAM and os.isatty(0):
+                raise UserError("standard input: a terminal; send a file into it, such as with: cat clicks.csv | ...")
+            with open(0 if path is STREAM else path, "rb", closefd=path is not STREAM) as stream:
+                place = _copy(stream, scratch)
+        elif not path.is_file():
+            raise UserError(f"{path}: not a file; check --raw")
+        with open(place, "rb") as stream:
+            zipped = MAGIC.get(stream.read(4)) == "zip"
+    if not zipped:
+        return place
     try:
-        yield
-    except PermissionError:
-        raise UserError(f"{path}: not readable; check its permissions") from None
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"{path}: no disk space left to unpack it; free some or choose another --out") from None
-        raise UserError(f"{path}: cannot be read or unpacked ({error.strerror or error}); check --raw") from None
-
-
-def _copy_stream(path: Path, scratch: Path) -> Path:
-    if path is not STREAM:
-        with open(path, "rb") as stream:
-            return _copy(stream, scratch)
-    if os.isatty(0):
-        raise UserError("standard input: a terminal; send a file into it, such as with: cat clicks.csv | ...")
-    with open(0, "rb", closefd=False) as stream:
-        return _copy(stream, scratch)
-
-
-def _copy_member(path: Path, name: Path, scratch: Path) -> Path:
-    """A copy of the only file in a zip."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir() and _is_data(member.filename)]
-            if len(members) != 1:
-                names = ", ".join(member.filename for member in members[:6]) + (", ..." if len(members) > 6 else "")
-                what = f"holds {len(members):,} files ({names})" if members else "holds no file"
-                raise UserError(f"{name}: {what}, expected one; unpack it and give --raw the folder or its files")
-            if members[0].flag_bits & 1:
-                raise UserError(f"{name}: encrypted; unpack it with its password and give --raw the file")
-            with archive.open(members[0]) as stream:
+        with unpacking(path, "zip"), zipfile.ZipFile(place) as archive:
+            names = [name for name in archive.namelist() if not name.endswith("/")
+                     and not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]  # fmt: skip
+            if len(names) != 1:
+                raise UserError(f"{path}: a zip of {len(names):,} files, expected one; unpack it and give --raw the "
+                                "folder")  # fmt: skip
+            with archive.open(names[0]) as stream:
                 return _copy(stream, scratch)
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError):
-        raise UserError(f"{name}: truncated or damaged zip; fetch the file again") from None
-    except (NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{name}: cannot be unpacked ({error}); unpack it and give --raw the file") from None
-
-
-def _is_data(member: str) -> bool:
-    return not any(part.startswith((".", "__MACOSX")) for part in member.split("/"))
+    except (NotImplementedError, RuntimeError, ValueError) as error:  # encrypted, or packed in a rare way
+        raise UserError(f"{path}: cannot be unpacked ({error}); unpack it and give --raw the file") from None
 
 
 def _copy(stream: Any, scratch: Path) -> Path:
     scratch.mkdir(parents=True, exist_ok=True)
     number, place = tempfile.mkstemp(prefix="raw_", dir=scratch)
     with open(number, "wb") as copy:
-        shutil.copyfileobj(stream, copy, CHUNK)
+        shutil.copyfileobj(stream, copy, 1 << 20)
     return Path(place)
 
 
@@ -195,7 +130,10 @@ def compression(head: bytes, path: Path) -> str:
     for start, name in UNREADABLE.items():
         if head.startswith(start):
             raise UserError(f"{path}: packed with {name}, which is not read; unpack it, or pack it with gzip or zstd")
-    return next((name for start, name in MAGIC.items() if head.startswith(start)), "none")
+    packed = next((name for start, name in MAGIC.items() if head.startswith(start)), "none")
+    if packed == "zip":
+        raise UserError(f"{path}: a zip in a zip; unpack it and give --raw the file")
+    return packed
 
 
 def open_bytes(place: Path, packed: str) -> Any:
@@ -209,14 +147,13 @@ def open_bytes(place: Path, packed: str) -> Any:
 
 @contextmanager
 def unpacking(path: Path, packed: str) -> Iterator[None]:
-    """Say in one line that a packed file is damaged."""
+    """Say in one line that a file cannot be read or unpacked."""
     try:
         yield
-    except (EOFError, gzip.BadGzipFile, zlib.error, pa.ArrowException):
-        raise UserError(f"{path}: truncated or damaged {packed}; fetch the file again") from None
-    except PermissionError:
-        raise UserError(f"{path}: not readable; check its permissions") from None
-    except OSError as error:
-        if packed == "none" or error.errno is not None:
-            raise UserError(f"{path}: cannot be read ({error.strerror or error}); check --raw") from None
-        raise UserError(f"{path}: truncated or damaged {packed}; fetch the file again") from None
+    except (*DAMAGE, OSError) as error:
+        number = getattr(error, "errno", None)
+        if number == errno.ENOSPC:
+            raise UserError(f"{path}: no disk space left to unpack it; free some or choose another --out") from None
+        if number is None:
+            raise UserError(f"{path}: truncated or damaged {packed}; fetch the file again") from None
+        raise UserError(f"{path}: cannot be read ({os.strerror(number)}); check --raw") from None
