@@ -1,8 +1,11 @@
-"""Fixtures: a small synthetic data set and a run trained on it, made once; a compile cache shared with subprocesses."""
+"""Fixtures: a small synthetic data set and a run trained on it, made once; a compile cache shared by all processes."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before JAX is imported, here and in the processes that tests start.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -11,6 +14,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     f"--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
 )
+# Workers, and processes that tests start, take compiled programs from each other. One of your own stays, and makes the
+# next time faster: scripts/test.sh has one in its environment.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxrec-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import gc
 import importlib.util
@@ -21,6 +30,7 @@ from typing import Any
 
 import pytest
 from helpers import ROOT, SYNTHETIC, call, write_config
+from worlds import Worlds
 
 from jaxrec.cli import progress as progress_lines
 
@@ -29,13 +39,19 @@ gc.set_threshold(10_000, 20, 10)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Compiled programs go to a directory of this session, for all processes it starts."""
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What commands keep beside runs, such as sentence embeddings, goes to a directory of this session."""
     place = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXREC_CACHE", str(place))
-        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         yield place
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
+    """Data sets and runs of every kind, for all workers."""
+    root = tmp_path_factory.getbasetemp()
+    return Worlds((root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "worlds")
 
 
 @pytest.fixture(scope="session")

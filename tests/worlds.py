@@ -1,0 +1,398 @@
+"""Worlds that tests share: small data sets of every kind, and tiny runs of every model, each made once a session.
+
+    def test_x(worlds: Worlds) -> None:
+        worlds.data("sessions")             a data set that can be foreseen; the kinds are those of ``KINDS``
+        worlds.data("events", noise=True)   one of which nothing can be learned
+        worlds.run("gru4rec")               a trained run of any model in ``jaxrec.models``
+        worlds.run("merrec", noise=True, model={"head": "text"})
+        worlds.config("narm", loss={"name": "softmax"})     the file of a configuration that trains in a second
+        worlds.old("autoint")               a run of an earlier version, at hand without training
+
+Nobody may change what is there: copy it (``shutil.copytree``). The first worker that asks makes it, others wait for it.
+What is in the data follows from ids alone, by the functions of each kind below.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from helpers import call, write_dataset
+
+from jaxrec.config.finding import find_model, losses_of
+from jaxrec.data.encode import RawField, RawRows, write_rows
+from jaxrec.data.store import staging, write_manifest
+from jaxrec.data.text.vectors import write_name_vectors
+from jaxrec.sources.merrec_columns import EVENT_TYPES
+
+Sections = dict[str, dict[str, Any]]
+OLD = Path(__file__).parent / "old"
+
+
+# ---- sessions: a ring that is walked in either direction -------------------------------------------------------------
+
+
+class Ring:
+    """Items sku-00 to sku-39 in a circle. A session walks it forwards or backwards: what follows is known by the last
+    two clicks and, with a chance of a half, by one. In the world of noise clicks are independent, by popularity."""
+
+    n_items = 40
+    order = np.random.default_rng(1).permutation(n_items)
+    popularity = np.arange(1, n_items + 1) ** -0.7 / np.sum(np.arange(1, n_items + 1) ** -0.7)
+
+    @staticmethod
+    def sku(item: int) -> str:
+        """Raw id."""
+        return f"sku-{item:02}"
+
+    @classmethod
+    def sessions(cls, n: int, seed: int = 3, noise: bool = False) -> list[list[str]]:
+        random = np.random.default_rng(seed)
+        lengths = random.integers(3, 8, n)
+        if noise:
+            drawn = [random.choice(cls.n_items, length, p=cls.popularity) for length in lengths]
+            return [[cls.sku(item) for item in session] for session in drawn]
+        starts, ways = random.integers(0, cls.n_items, n), random.choice([-1, 1], n)
+        return [[cls.sku(cls.order[(start + way * i) % cls.n_items]) for i in range(length)]
+                for start, way, length in zip(starts, ways, lengths, strict=True)]  # fmt: skip
+
+    @classmethod
+    def follows(cls, before: str, last: str) -> str:
+        """What comes after two clicks."""
+        place = {cls.sku(item): i for i, item in enumerate(cls.order)}
+        return cls.sku(cls.order[(2 * place[last] - place[before]) % cls.n_items])
+
+
+def _sessions(out: Path, noise: bool) -> None:
+    write_dataset(out, Ring.sessions(900, noise=noise), test_days=8)
+
+
+# ---- events: kinds of listings that follow each other, and new ones in the test --------------------------------------
+
+
+class Market:
+    """Listings of 12 names, ``kind0`` to ``kind11``: 3 of each in training, 2 more that only the test has. After a
+    listing of a kind comes any of the next kind, or in the world of noise any listing at all."""
+
+    kinds, trained, each = 12, 3, 5
+    n_items, visits, test_days = kinds * each, 300, 3
+
+    @classmethod
+    def rows(cls, noise: bool) -> pa.Table:
+        random, columns = np.random.default_rng(3), list[tuple[Any, ...]]()
+        order, lengths = np.random.default_rng(4).permutation(cls.kinds), random.integers(3, 8, cls.visits)
+        after = {int(order[i]): int(order[(i + 1) % cls.kinds]) for i in range(cls.kinds)}
+        for visit, length in enumerate(lengths):
+            kind, begin = int(random.integers(cls.kinds)), np.datetime64("2023-05-01T00:00:00") + visit * 3600
+            listings = cls.each if visit >= cls.visits - 24 * cls.test_days else cls.trained
+            for second in range(length):
+                item = cls.each * kind + int(random.integers(listings))
+                event = EVENT_TYPES[random.integers(len(EVENT_TYPES))]
+                columns.append((visit, str(visit), item, f"kind{kind}", str(begin + second).replace("T", " "),
+                                5.0 + item, event))  # fmt: skip
+                kind = int(random.integers(cls.kinds)) if noise else after[kind]
+        names = ("user_id", "session_id", "item_id", "name", "stime", "price", "event_id")
+        table = pa.table(dict(zip(names, map(list, zip(*columns, strict=True)), strict=True)))
+        same = {
+            "sequence_id": "1", "sequence_length": 3, "product_id": "7_9", "c0_name": "Home", "c0_id": 1,
+            "c1_name": "Rooms", "c1_id": 2.0, "c2_name": "Beds", "c2_id": 3.0, "brand_name": None, "brand_id": 0,
+            "item_condition_id": 1, "item_condition_name": "New", "size_name": None, "size_id": None, "color": None,
+            "shipper_id": 1, "shipper_name": "Buyer",
+        }  # fmt: skip
+        for name, value in same.items():
+            kind_of = pa.float64() if name == "size_id" else pa.string() if value is None else None
+            table = table.append_column(name, pa.array([value] * len(table), kind_of))
+        return table
+
+
+def _events(out: Path, noise: bool) -> None:
+    raw = out.with_suffix(".parquet")
+    pq.write_table(Market.rows(noise), raw)
+    assert call("prepare", "merrec", "--raw", raw, "--out", out, "--test-days", Market.test_days) == 0
+    write_vectors(out)
+
+
+def write_vectors(path: Path, dim: int = 16, model: str = "fake") -> Path:
+    """Put vectors of its names beside a data set, as if the text model ``model`` (also the identity) had made them."""
+    manifest = json.loads((path / "manifest.json").read_text())
+    names = pq.read_table(path / "names.parquet")["name"].to_pylist()
+    write_name_vectors(path, manifest, model, model, word_vectors(names, dim), np.arange(len(names)))
+    return path
+
+
+def word_vectors(names: Sequence[str], dim: int = 16) -> np.ndarray:
+    """float16[n, dim] of length 1: names with words in common are alike."""
+
+    def vector(word: str) -> np.ndarray:
+        found = np.random.default_rng(zlib.crc32(word.encode())).normal(size=dim)
+        return found / np.linalg.norm(found)
+
+    found = np.array([sum(vector(word) for word in name.lower().split()) for name in names]).reshape(len(names), dim)
+    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
+
+
+# ---- clicks: an exclusive or ----------------------------------------------------------------------------------------
+
+
+class Clicks:
+    """Users 100 to 127 in two groups, items sku-000 to sku-023 of two kinds. A label says whether the user's group is
+    the item's kind: neither says anything alone. In the world of noise a coin is tossed. One test row is of user 999,
+    one of device ``watch``, which training has not seen; a third of the items a user never sees."""
+
+    n, users, items = 1600, 28, 24
+    day, start = 86_400, 1_700_000_000  # November 2023
+    rare_user, rare_device = 999, "watch"
+
+    @staticmethod
+    def group(user: Any) -> Any:
+        """Of raw ids less 100."""
+        return user // 7 % 2
+
+    @staticmethod
+    def kind(item: Any) -> Any:
+        return item // 6 % 2
+
+    @staticmethod
+    def sku(item: int) -> str:
+        """Raw id."""
+        return f"sku-{item:03}"
+
+    @classmethod
+    def rows(cls, noise: bool) -> RawRows:
+        random = np.random.default_rng(3)
+        user, item = random.integers(0, cls.users, cls.n), random.integers(0, cls.items, cls.n)
+        block, place = item // 3 * 3, item % 3
+        item = np.where(place == user % 3, block + (place + 1) % 3, item)
+        device = random.integers(0, 2, cls.n)
+        labels = random.random(cls.n) < 0.5 if noise else cls.group(user) == cls.kind(item)
+        held = np.random.RandomState(42).permutation(cls.n)[:2]  # the first rows of the test split
+        by_user, people = user.copy(), np.append(np.arange(cls.users), 0)
+        by_user[held[0]], device[held[1]] = cls.users, 2
+        times = cls.start + np.sort(random.integers(0, 60 * cls.day, cls.n))
+        months = times.astype("datetime64[s]").astype("datetime64[M]").astype(int) % 12 + 1
+        things, tags = range(cls.items), [["new"], ["new", "red"], [], ["red", "big", "old"]]
+        fields = [
+            RawField("user", "categorical", "user", pa.array([*(100 + np.arange(cls.users)), cls.rare_user]), by_user),
+            RawField("item", "categorical", "item", pa.array([cls.sku(i) for i in things]), item),
+            RawField("age", "numerical", "user", pa.array(20.0 + people), by_user),
+            RawField("group", "categorical", "user", pa.array([f"g{cls.group(u)}" for u in people]), by_user),
+            RawField("kind", "categorical", "item", pa.array([f"k{cls.kind(i)}" for i in things]), item),
+            RawField("tags", "bag", "item", pa.array([tags[i % 4] for i in things], pa.list_(pa.string())), item),
+            RawField("price", "numerical", "item", pa.array([1.0 + i for i in things]), item),
+            RawField("device", "categorical", "context", pa.array(np.array(["phone", "desk", "watch"])[device])),
+            RawField("month", "categorical", "context", pa.array(months)),
+        ]
+        titles = pa.table({"item": [cls.sku(i) for i in things], "title": [f"Thing {i}" for i in things]})
+        return RawRows(fields, labels.astype(np.float64), times, 1.0, 0.0, 1.0, "user", "item", {"item": titles},
+                       {"month": "month"})  # fmt: skip
+
+
+# ---- retrieval: what customers buy follows from skin and age ---------------------------------------------------------
+
+
+class Shop:
+    """Customers 1000 to 1223 and products p00 to p39 of eight groups. A customer buys three of the five products of
+    his group, which skin and age say, or in the world of noise any three; and dislikes one."""
+
+    users, items, bought_each = 224, 40, 3
+    skins, brands = ("dry", "oily", "normal", "mature"), ("old brand", "young brand")
+    likes: tuple[list[str], ...] = (["spa"], ["spa", "gold"], [], ["sun"])
+    tags: tuple[list[str], ...] = (["new"], ["new", "soft"], [], ["big"])
+
+    @staticmethod
+    def customer(user: int) -> int:
+        """Raw id."""
+        return 1000 + user
+
+    @staticmethod
+    def product(item: int) -> str:
+        """Raw id."""
+        return f"p{item:02}"
+
+    @staticmethod
+    def age(user: int) -> int:
+        return (50 if user % 2 else 20) + user % 9
+
+    @classmethod
+    def skin(cls, user: int) -> str:
+        return cls.skins[user // 2 % 4]
+
+    @classmethod
+    def group(cls, user: int) -> int:
+        """Of the products that the customer buys: those from five times this on."""
+        return 2 * (user // 2 % 4) + (cls.age(user) < 40)
+
+    @classmethod
+    def bought(cls, noise: bool = False) -> np.ndarray:
+        """int[users, 3]."""
+        random = np.random.default_rng(4)
+        chosen = [random.choice(5, cls.bought_each, replace=False) + 5 * cls.group(user) for user in range(cls.users)]
+        return np.array([random.choice(cls.items, cls.bought_each, replace=False) for _ in chosen] if noise else chosen)
+
+    @classmethod
+    def rows(cls, noise: bool) -> RawRows:
+        people, things, text = range(cls.users), range(cls.items), pa.list_(pa.string())
+        user, item = np.repeat(np.arange(cls.users), cls.bought_each), cls.bought(noise).reshape(-1)
+        user, item = np.append(user, people), np.append(item, (np.arange(cls.users) * 7 + 3) % cls.items)
+        stars = np.append(np.full(cls.users * cls.bought_each, 5.0), np.full(cls.users, 2.0))
+        order = np.random.default_rng(5).permutation(len(user))
+        user, item, stars = user[order], item[order], stars[order]
+        shop, skins = pa.array([cls.product(i) for i in things]), [cls.skin(u) for u in people]
+        fields = [
+            RawField("customer", "categorical", "user", pa.array([cls.customer(u) for u in people]), user),
+            RawField("price", "numerical", "item", pa.array([2.0 + 3 * i for i in things]), item, logarithm=True),
+            RawField("skin", "categorical", "user", pa.array(skins), user),
+            RawField("age", "numerical", "user", pa.array([cls.age(u) for u in people]), user),
+            RawField("likes", "bag", "user", pa.array([cls.likes[u % 4] for u in people], text), user),
+            RawField("product", "categorical", "item", shop, item),
+            RawField("category", "categorical", "item", pa.array([cls.skins[i // 10] for i in things]), item),
+            RawField("brand", "categorical", "item", pa.array([cls.brands[i // 5 % 2] for i in things]), item),
+            RawField("tags", "bag", "item", pa.array([cls.tags[i % 4] for i in things], text), item),
+            RawField("season", "categorical", "context", pa.array([["hot", "cold"][u % 2] for u in user])),
+        ]
+        names = pa.table({"product": shop, "name": [f"Thing {i}" for i in things]})
+        known = pa.table({"customer": [cls.customer(u) for u in people], "persona": [skin.title() for skin in skins]})
+        return RawRows(fields, stars, np.zeros(len(user), np.int64), 4.0, 1.0, 5.0, "customer", "product",
+                       {"item": names, "user": known})  # fmt: skip
+
+
+def write_raw_rows(out: Path, rows: RawRows) -> Path:
+    """A data set of rows."""
+    with staging(out) as stage:
+        result = write_rows(rows, stage.dataset)
+        write_manifest(stage.dataset, result.pop("files"), kind="rows", source="made up", options={}, **result)
+    return out
+
+
+# ---- every kind: its data, and what trains a model on it in a second -------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """A kind of problem: makes a data set, and the sections of a quick configuration. Of ``model`` and ``loss`` a model
+    or a loss takes the fields that it has."""
+
+    make: Callable[[Path, bool], object]
+    sections: Sections
+
+
+DROPOUT = {"dropout_embedding": 0.05, "dropout_attention": 0.05, "dropout_hidden": 0.05}
+KINDS: dict[str, Kind] = {
+    "sessions": Kind(_sessions, {
+        "data": {"validation_fraction": 0.1},
+        "model": {"layers": [32], "embedding_dim": 24, "window": 6, "heads": 2, "temperature": 12.0, **DROPOUT},
+        "loss": {"n_sample": 32, "sample_alpha": 0.0},
+        "optimizer": {"name": "adam", "learning_rate": 0.02},
+        "training": {"epochs": 4, "batch_size": 32, "steps_per_block": 50, "metric": "recall@1"},
+        "evaluation": {"k": [1, 5]},
+    }),
+    "events": Kind(_events, {
+        "data": {"validation_fraction": 0.1},
+        "model": {"layers": [24], "embedding_dim": 8, "text_dim": 8, "name_dim": 8, "event_dim": 4, "field_dim": 4,
+                  "window": 6, "heads": 2, "item_fields": ["c0", "price"], **DROPOUT},
+        "optimizer": {"learning_rate": 0.02, "table_learning_rate": 0.2},
+        "training": {"epochs": 6, "batch_size": 64, "steps_per_block": 7, "metric": "recall@5"},
+        "evaluation": {"k": [5]},
+    }),
+    "clicks": Kind(lambda out, noise: write_raw_rows(out, Clicks.rows(noise)), {
+        "data": {"test_fraction": 0.2, "validation_fraction": 0.25, "unknown_rate": 0.02},
+        "model": {"embedding_dim": 8, "attention_dim": 8, "heads": 2, "deep": [16], **DROPOUT},
+        "optimizer": {"name": "adam", "learning_rate": 0.02},
+        "training": {"epochs": 6, "batch_size": 64, "steps_per_block": 8, "metric": "auc"},
+        "evaluation": {"k": [3]},
+    }),
+    "retrieval": Kind(lambda out, noise: write_raw_rows(out, Shop.rows(noise)), {
+        "data": {"protocol": "cold_users", "test_fraction": 0.25, "validation_fraction": 0.25},
+        "model": {"embedding_dim": 4, "hidden": [16], "output_dim": 8, **DROPOUT},
+        "loss": {"hard_negatives": 2, "hard_pool": 8, "refresh_steps": 7},
+        "optimizer": {"name": "adam", "learning_rate": 0.02},
+        "training": {"epochs": 3, "passes": 4, "batch_size": 32, "steps_per_block": 24, "metric": "hit_rate@3"},
+        "evaluation": {"k": [3]},
+    }),
+}  # fmt: skip
+RESTLESS: Sections = {"training": {"epochs": 2, "save_every": 0}, "optimizer": {"schedule": "linear"}}
+"""Of runs on noise: saved after every block."""
+
+
+def kind_of(model: str) -> str:
+    """The kind of problem that a model is for."""
+    return str(find_model(model).Config.task)
+
+
+def sections_of(model: str, data: Path, noise: bool = False, **more: dict[str, Any]) -> Sections:
+    """The sections of a quick configuration; ``more`` add to it and win over it, None takes a field's default."""
+    section, kind = find_model(model).Config, KINDS[kind_of(model)]
+    name = more.get("loss", {}).get("name") or next(iter(losses_of(section)))
+    own = {"model": section.model_fields, "loss": losses_of(section)[name].model_fields}
+    values: Sections = {"data": {"path": str(data)}, "model": {"name": model}, "loss": {"name": name},
+                        "training": {"log_every": 1}}  # fmt: skip
+    for added in (kind.sections, RESTLESS if noise else {}):
+        for part, fields in added.items():
+            kept = {field: value for field, value in fields.items() if field in own.get(part, fields)}
+            values[part] = values.get(part, {}) | kept
+    for part, fields in more.items():
+        values[part] = values.get(part, {}) | fields
+    return {part: {f: v for f, v in fields.items() if v is not None} for part, fields in values.items()}
+
+
+class Worlds:
+    """Makes each world once in ``root``, which all workers of a session share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def data(self, kind: str, noise: bool = False) -> Path:
+        """A data set."""
+        return self._once(f"{kind}-noise" if noise else kind, lambda out: KINDS[kind].make(out, noise))
+
+    def config(self, model: str, noise: bool = False, **more: dict[str, Any]) -> Path:
+        """The file of a configuration."""
+        sections = sections_of(model, self.data(kind_of(model), noise), noise, **more)
+        text = yaml.safe_dump(sections, allow_unicode=True)
+        name = f"{model}{'-noise' if noise else ''}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
+        return self._once(name, lambda out: out.write_text(text, encoding="utf-8"))
+
+    def run(self, model: str, noise: bool = False, **more: dict[str, Any]) -> Path:
+        """A trained run."""
+        config = self.config(model, noise, **more)
+
+        def train(out: Path) -> None:
+            assert call("train", "--config", config, "--run", out) == 0
+
+        return self._once(config.stem, train)
+
+    def old(self, name: str) -> Path:
+        """A run of ``tests/old``: gru4rec, sasrec, merrec, autoint or two_tower."""
+
+        def unpack(out: Path) -> None:
+            with tarfile.open(OLD / "runs" / f"{name}.tar.xz") as archive:
+                archive.extractall(out, filter="data")
+
+        return self._once(f"old-{name}", unpack) / name
+
+    def _once(self, name: str, make: Callable[[Path], object]) -> Path:
+        out, done = self.root / name, self.root / f".{name}.made"
+        if not done.exists():
+            with _locked(self.root / f".{name}.making"):
+                if not done.exists():
+                    make(out)
+                    done.touch()
+        return out
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    with open(file, "w", encoding="utf-8") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
