@@ -16,6 +16,7 @@ from jaxrec import baselines
 from jaxrec import config as configuration
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES
 from jaxrec.cli import runtime
+from jaxrec.cli.callable import make_callable
 from jaxrec.cli.command import Parser, command, progress, say
 from jaxrec.cli.options import parse_baselines, positive, read_folds, read_fraction
 from jaxrec.config import choices
@@ -386,6 +387,8 @@ def _baselines_table(result: dict[str, Any], ks: Sequence[int], files: Sequence[
         lines.append(f"chance's {name}: " + ", ".join(f"@{k} {result['chance'][f'{name}@{k}']:.4f}" for k in ks))
     return "\n".join([*lines, *(f"written to {file}" for file in files)])
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     sys.exit(command(main))

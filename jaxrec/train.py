@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
+from jaxrec.cli.callable import make_callable
 from jaxrec.cli.command import Parser, command, progress, say, tell
 from jaxrec.cli.lock import owned
 from jaxrec.cli.paths import check_path
@@ -290,6 +291,8 @@ def main(argv: Sequence[str]) -> None:
     path = Path(options.run) if options.run else Path("checkpoints") / name
     train(config, path, options.resume, options.overwrite)
 
+
+make_callable(__name__)
 
 if __name__ == "__main__":
     sys.exit(command(main))

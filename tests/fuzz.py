@@ -47,7 +47,7 @@ from jaxrec.data.filters import matching
 from jaxrec.errors import LONGEST, UserError
 from jaxrec.personas.rules import read_rules
 from jaxrec.tasks.events import listings
-from jaxrec.tasks.serving import UnknownItems
+from jaxrec.tasks.vectors import UnknownItems
 from jaxrec.tune.search_space import load_space
 
 HANGS = 20  # seconds of one input
@@ -135,12 +135,11 @@ def tower_profiles(world: World, case: dict[str, Any]) -> None:
 
 
 def sessions(world: World, case: dict[str, Any]) -> None:
-    ids, scores = world.sessions.recommend(**({"k": 3} | case))
-    several = len(ids) > 0 and isinstance(ids[0], list)
-    for one, values in zip(ids if several else [ids], scores if several else [scores], strict=True):
-        _check_ranking(list(zip(one, values, strict=True)), case.get("k", 3))
-        if case.get("candidates") is not None:
-            assert set(map(str, one)) <= set(map(str, case["candidates"]))
+    answer = world.sessions.recommend({"items": case["items"]}, case.get("k", 3), exclude=case.get("exclude", ()),
+                                      only=case.get("candidates"))  # fmt: skip
+    _check_ranking([(one.id, one.score) for one in answer.items], case.get("k", 3))
+    if case.get("candidates") is not None:
+        assert {str(one.id) for one in answer.items} <= set(map(str, case["candidates"]))
 
 
 def _check_ranking(found: list[tuple[Any, float]], k: int) -> None:

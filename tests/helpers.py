@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 import yaml
 
-from jaxrec import evaluate, prepare, recommend, train
+from jaxrec import Query, Recommender, prepare, recommend
 from jaxrec import run as runs
 from jaxrec.cli.command import command
+from jaxrec.evaluate import main as evaluate_main
 from jaxrec.models.base import make_model
 from jaxrec.plots import __main__ as plots
 from jaxrec.tasks.base import load
+from jaxrec.train import main as train_main
 from jaxrec.training import telemetry
 from jaxrec.training.block import new_state
 from jaxrec.training.checkpoint import Checkpoints
@@ -32,7 +34,7 @@ from jaxrec.tune import __main__ as tune
 
 ROOT = Path(__file__).resolve().parent.parent
 MAINS: dict[str, Callable[[Sequence[str]], None]] = {
-    "prepare": prepare.main, "train": train.main, "evaluate": evaluate.main, "recommend": recommend.main,
+    "prepare": prepare.main, "train": train_main, "evaluate": evaluate_main, "recommend": recommend.main,
     "plots": plots.main, "tune": tune.main,
 }  # fmt: skip
 BEGIN = 1_699_920_000  # s since 1970, a midnight: of the sessions of write_dataset
@@ -46,6 +48,15 @@ TIMINGS = (
 # Small enough to train in a second, skewed enough for popularity to matter.
 SYNTHETIC = ["--items", "100", "--sessions", "1500", "--mean-length", "5", "--successors", "4", "--epsilon", "0.1"]
 SYNTHETIC += ["--days", "10", "--test-days", "2"]
+
+
+def ranked(recommender: Recommender, sessions: Any, k: int | None = None, **options: Any) -> tuple[Any, Any]:
+    """Ids and float32 scores of one session's items, or of those of several."""
+    several = len(sessions) > 0 and isinstance(sessions[0], (list, tuple, np.ndarray))
+    answers = recommender.recommend([Query(one) for one in (sessions if several else [sessions])], k, **options)
+    ids = [[item.id for item in answer.items] for answer in answers]
+    scores = [np.array([item.score for item in answer.items], np.float32) for answer in answers]
+    return (ids, scores) if several else (ids[0], scores[0])
 
 
 def call(name: str, *argv: object) -> int:

@@ -25,7 +25,7 @@ from event_data import fake_encoded, fake_find_model, make_event_data, train_sma
 from helpers import SYNTHETIC, call, write_config
 from tower_data import BRANDS, ITEMS, SKINS, USERS, customer, product, write_source, write_towers
 
-from jaxrec.recommend import Recommender
+from jaxrec import Query, Recommender
 from jaxrec.tasks.clicks.recommend import ClickRecommender
 from jaxrec.tasks.events import listings
 from jaxrec.tasks.events.recommend import EventRecommender
@@ -61,21 +61,21 @@ def small_or_large(random: Random, most: int) -> int:
 def session_requests(run: Path, random: Random) -> Request:
     """Sessions of 1 to 300 clicks, alone and up to 300 together, known items and others, in several forms."""
     recommender = Recommender.load(run)
-    n = len(recommender.vocabulary)
+    n = recommender.n_items
 
-    def some(most: int) -> list[int]:
+    def some(most: int) -> Any:
         return [int(item) for item in random.integers(1, n + 2, small_or_large(random, most))]
 
     def ask() -> object:
         kind, k = random.integers(12), small_or_large(random, n)
         if kind == 0:
-            return recommender.similar_items(int(random.integers(1, n + 1)), k)
-        options: dict[str, Any] = {"exclude_seen": bool(kind % 2), "exclude": some(n) if kind % 3 else ()}
+            return recommender.similar(int(random.integers(1, n + 1)), k)
+        options: dict[str, Any] = {"seen": bool(kind % 2), "exclude": some(n) if kind % 3 else ()}
         if kind % 4 == 3:
-            options["candidates"] = [int(random.integers(1, n + 1)), *some(n)]
+            options["only"] = [int(random.integers(1, n + 1)), *some(n)]
         if kind > 8:
-            return recommender.recommend([some(40) for _ in range(small_or_large(random, 300))], k, **options)
-        return recommender.recommend(np.array(some(300)), k, **options)
+            return recommender.recommend([Query(some(40)) for _ in range(small_or_large(random, 300))], k, **options)
+        return recommender.recommend(Query(list(np.array(some(300)))), k, **options)
 
     return ask
 

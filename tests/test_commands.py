@@ -329,13 +329,18 @@ def test_evaluating_what_is_not_there(capsys: Capsys, copy: Path, dataset: Path,
 def test_recommending_for_nothing(capsys: Capsys, run: Path) -> None:
     for words in ([], ["--items"]):
         fails(
-            capsys, "recommend", "--run", run, *words, names="--items: an empty session; give at least one clicked item"
+            capsys,
+            "recommend",
+            "--run",
+            run,
+            *words,
+            names=r"\(--purchased\): nothing is given to recommend for",
         )
     fails(capsys, "recommend", "--run", run, "--items", 3, "--k", 101, names="k = 101: expected 1 to 100")
     fails(capsys, "recommend", "--run", run, "--items", 3, "--k", 0, names="k = 0: expected 1 to 100")
     fails(capsys, "recommend", "--run", run, "--items", 3, "--k", "x", names="--k: invalid int value: 'x'")
     fails(capsys, "recommend", "--run", run, "--similar-to", 4711, names="item 4711: unknown to this run's vocabulary")
-    fails(capsys, "recommend", "--run", run, "--items", 3, "--candidates", 4711, names="candidates: none of them")
+    fails(capsys, "recommend", "--run", run, "--items", 3, "--candidates", 4711, names="only: none of them")
 
 
 def test_unknown_items_are_reported_and_popularity_says_so(capsys: Capsys, run: Path) -> None:
@@ -343,7 +348,8 @@ def test_unknown_items_are_reported_and_popularity_says_so(capsys: Capsys, run: 
     assert call("recommend", "--run", run, "--items", 4711, "socks", "--k", 3, "--json") == 0
     captured = capsys.readouterr()
     assert captured.err.splitlines() == [
-        "jaxrec: note: 2 unknown items left out: 4711, socks; none is known, so the most popular items are recommended"
+        "jaxrec: note: 2 unknown items left out: 4711, socks",
+        "jaxrec: note: nothing is known, so the most popular items are recommended",
     ]
     printed = json.loads(captured.out)
     assert printed["popularity"] and printed["unknown"] == ["4711", "socks"] and len(printed["recommendations"]) == 3

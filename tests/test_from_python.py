@@ -25,7 +25,7 @@ from jaxrec.tune.__main__ import tune
 def readme_code() -> str:
     """The README's code from the first import on, without its indentation."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = text[text.index("    from jaxrec.config import load\n") :].partition("\n\n#")[0]
+    block = text[text.index("    from jaxrec import ") :].partition("\n\n#")[0]
     return dedent(block)
 
 
@@ -46,7 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         exec(readme_code().replace("1578308", str(listing)), names)
     optimum = sum(open_sessions(folder / "data" / "synthetic").manifest["optimum"]["rank_probability"][:20])
     assert 0.5 * optimum < float(printed.getvalue().split()[-1]) <= 1.0
-    assert names["config"].training.epochs == 2 and len(names["ids"]) == len(names["scores"]) == 10
+    assert names["config"].training.epochs == 2 and len(names["answer"].items) == 10
     assert len(names["listings"]) == len(names["ads"]) == len(names["products"]) == 3
     return folder
 
@@ -59,7 +59,7 @@ def test_text_paths_and_opened_ones_give_the_same(place: Path, monkeypatch: pyte
     )
     assert given["recall@5"] == path["recall@5"] and given["items"] == 100
     assert open_sessions("data/synthetic").n_items == 100
-    assert Recommender.load("checkpoints/mine").recommend([7], k=3) is not None
+    assert len(Recommender.load("checkpoints/mine").recommend({"items": [7]}, k=3).items) == 3
     train("checkpoints/mine/config.yaml", "checkpoints/mine", resume=True)  # to its end already
 
 

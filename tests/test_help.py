@@ -100,7 +100,7 @@ def test_help_for_a_file_shows_its_values(capsys: Capsys, monkeypatch: pytest.Mo
         ("train --training.epochz 3", r"--training\.epochz: no such field \(did you mean --training\.epochs\?\)"),
         ("tune --confg=a.yaml", r"--confg: no such option \(did you mean --config\?\)"),
         ("evaluate --baseline all", r"--baseline: no such option \(did you mean --baselines\?\)"),
-        ("recommend --incl", r"--incl: no such option \(did you mean --include-seen or --include-bought\?\)"),
+        ("recommend --incl", r"--incl: no such option \(did you mean --include-bought or --include-seen\?\)"),
         ("prepare evnts", r"SOURCE: invalid choice: 'evnts' \(did you mean 'events'\?\); choose from diginetica"),
         ("prepare events --sesion a", r"--sesion: no such option \(did you mean --session\?\)"),
         ("plots curves --ot a", r"--ot: no such option \(did you mean --out\?\)"),

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
-from helpers import call, write_config
+from helpers import call, ranked, write_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed import histories
@@ -238,7 +238,7 @@ def test_a_run_is_evaluated_by_the_last_event_after_the_whole_history(
     run, recommender = open_run(tmp_path / "run"), Recommender.load(tmp_path / "run")
     for split in ("validation", "test"):
         sequences, ranks = raw_sequences(dataset, split), []
-        ids, scores = recommender.recommend([one[:-1] for one in sequences], k=dataset.n_items, exclude_seen=False)
+        ids, scores = ranked(recommender, [one[:-1] for one in sequences], dataset.n_items, seen=True)
         for one, items, values in zip(sequences, ids, scores, strict=True):
             ranks.append(rank(dict(zip(items, values.tolist(), strict=True)), one[-1]))
         found = evaluate(run, split, [3], compared=[parse("pop")] if split == "test" else ())

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from helpers import assert_same_run, call, load_state, steps_of, write_config, write_dataset
+from helpers import assert_same_run, call, load_state, ranked, steps_of, write_config, write_dataset
 
 from jaxrec import run as runs
 from jaxrec.data.dataset import Sessions, open_sessions
@@ -157,7 +157,7 @@ def test_what_is_recommended_follows_the_cycle(learned: Path, sources: dict[str,
     follows = {a: b for session in sessions for a, b in itertools.pairwise(session)}
     assert len(follows) == N_ITEMS
     recommender = Recommender.load(learned)
-    ids, _ = recommender.recommend([[item] for item in range(N_ITEMS)], k=1)
+    ids, _ = ranked(recommender, [[item] for item in range(N_ITEMS)], 1)
     right = sum(found == [follows[item]] for item, found in enumerate(ids))
     assert right >= N_ITEMS - 1
 
@@ -170,8 +170,8 @@ def test_text_ids_go_in_and_out(
     assert call("train", "--config", config, "--run", tmp_path / "run") == 0
     text, numbers = Recommender.load(tmp_path / "run"), Recommender.load(learned)
     sessions = cycle(np.random.default_rng(4))[:40]
-    found, scores = text.recommend([[sku(item) for item in session] for session in sessions], k=10)
-    expected, expected_scores = numbers.recommend(sessions, k=10)
+    found, scores = ranked(text, [[sku(item) for item in session] for session in sessions], 10)
+    expected, expected_scores = ranked(numbers, sessions, 10)
     assert found == [[sku(item) for item in ids] for ids in expected]
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
     assert all(type(item) is str for ids in found for item in ids)
@@ -179,7 +179,7 @@ def test_text_ids_go_in_and_out(
     words = ["--items", sku(3), "nowhere", "--k", 3, "--json"]
     assert call("recommend", "--run", tmp_path / "run", *words) == 0
     printed = json.loads(capsys.readouterr().out)
-    assert [row["item"] for row in printed["recommendations"]] == text.recommend([sku(3)], k=3)[0]
+    assert [row["item"] for row in printed["recommendations"]] == ranked(text, [sku(3)], 3)[0]
     assert printed["unknown"] == ["nowhere"]
 
 
@@ -191,10 +191,10 @@ def test_what_is_loaded_scores_like_what_was_trained(learned: Path) -> None:
     session = [item for one in cycle(np.random.default_rng(5))[:3] for item in one]
     assert len(session) > (made.window or 0)
     recommender = Recommender.load(learned)
-    ids, scores = recommender.recommend(session, k=N_ITEMS, exclude_seen=False)
-    query = _last_query(made, weights, recommender.vocabulary.encode(session))
+    ids, scores = ranked(recommender, session, N_ITEMS, seen=True)
+    query = _last_query(made, weights, recommender.kind.vocabulary.encode(session))
     expected = np.asarray(query @ made.items(weights["tables"]).T)
-    order = recommender.vocabulary.encode(ids)
+    order = recommender.kind.vocabulary.encode(ids)
     np.testing.assert_allclose(scores, expected[order], rtol=1e-5, atol=1e-5)
     assert sorted(order.tolist()) == list(range(N_ITEMS))
 
@@ -218,10 +218,10 @@ def test_a_sessions_scores_do_not_depend_on_its_neighbours(learned: Path) -> Non
     recommender = Recommender.load(learned)
     sessions = cycle(np.random.default_rng(6))[:9]
     sessions[4] = [item for session in cycle(np.random.default_rng(7))[:20] for item in session]
-    together = recommender.recommend(sessions, k=N_ITEMS, exclude_seen=False)
-    backwards = recommender.recommend(sessions[::-1], k=N_ITEMS, exclude_seen=False)
+    together = ranked(recommender, sessions, N_ITEMS, seen=True)
+    backwards = ranked(recommender, sessions[::-1], N_ITEMS, seen=True)
     for i, session in enumerate(sessions):
-        alone = dict(zip(*recommender.recommend(session, k=N_ITEMS, exclude_seen=False), strict=True))
+        alone = dict(zip(*ranked(recommender, session, N_ITEMS, seen=True), strict=True))
         for ids, scores in (
             (together[0][i], together[1][i]),
             (backwards[0][len(sessions) - 1 - i], backwards[1][len(sessions) - 1 - i]),
@@ -276,6 +276,8 @@ def test_sessions_longer_than_the_window_lose_no_target(tmp_path: Path, capsys: 
     assert evaluated(tmp_path / "run")["targets"] == counts["test"]["targets"] > 40
     recommender = Recommender.load(tmp_path / "run")
     session = random.integers(0, 30, 30).tolist()
-    (ids, scores), (last_ids, last_scores) = (recommender.recommend(part, 5, False) for part in (session, session[-4:]))
+    (ids, scores), (last_ids, last_scores) = (
+        ranked(recommender, part, 5, seen=True) for part in (session, session[-4:])
+    )
     assert ids == last_ids, "what it recommends goes by the last clicks"
     np.testing.assert_allclose(scores, last_scores, rtol=1e-5, atol=1e-6)

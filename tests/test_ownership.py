@@ -13,7 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_same_run, call, fails, load_state, write_config
+from helpers import assert_same_run, call, fails, load_state, ranked, write_config
 
 from jaxrec.cli.lock import lock_file, owned
 from jaxrec.data import store as writing
@@ -115,10 +115,10 @@ def test_a_run_may_be_called_anything(
     run = tmp_path / name / "run"
     assert call("train", "--config", config, "--run", run) == 0
     assert call("train", "--config", config, "--run", run, "--resume", "--training.epochs", "2") == 0
-    expected = Recommender.load(run).recommend([1, 2], k=3)
+    expected = ranked(Recommender.load(run), [1, 2], 3)
     moved = tmp_path / "moved"
     shutil.move(run, moved)
-    found = Recommender.load(moved).recommend([1, 2], k=3)
+    found = ranked(Recommender.load(moved), [1, 2], 3)
     assert found[0] == expected[0]
     np.testing.assert_array_equal(found[1], expected[1])
     assert load_state(moved)[1]["epoch"] == 2

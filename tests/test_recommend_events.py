@@ -41,7 +41,7 @@ from jaxrec.run import open_run
 from jaxrec.tasks.events import listings
 from jaxrec.tasks.events.listings import SHOWN
 from jaxrec.tasks.events.recommend import EventRecommender
-from jaxrec.tasks.serving import UnknownItems
+from jaxrec.tasks.vectors import UnknownItems
 
 Capsys = pytest.CaptureFixture[str]
 VIEW, BUY = "item_view", "buy_comp"

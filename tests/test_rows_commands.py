@@ -153,7 +153,7 @@ def test_explaining(capsys: Capsys, click_run: Path, tmp_path: Path) -> None:
 
 FILM = next(iter(TITLES))
 RECOMMEND: list[tuple[list[object], str]] = [
-    ([], "--user, --profile: neither is given; name a user, or describe one"),
+    ([], "--user, --profile: nothing is given to recommend for"),
     (["--profile", "gendr=F"], r"field 'gendr': not one that the model reads \(did you mean 'gender'\?\)"),
     (["--profile", "genre1=Drama"], "field 'genre1': is of the item; a profile takes those of the user"),
     (["--profile", "gender"], "--profile gender: expected FIELD=VALUE, such as gender=F"),
@@ -170,9 +170,9 @@ RECOMMEND: list[tuple[list[object], str]] = [
     (["--user", 1, "--date", "2003-02-30"], "date '2003-02-30': expected a day such as 2003-02-28"),
     (["--user", 1, "--k", 0], "k = 0: expected 1 or more"),
     (["--user", 1, "--k", "many"], "--k: invalid int value: 'many'"),
-    (["--user", 1, "--out", "x.png"], "--out: belongs to --explain; leave it out"),
+    (["--user", 1, "--out", "x.png"], "--out: belongs to --queries or --explain; leave it out"),
     (["--user", 1, "--explain", "nothing"], "item nothing: unknown to this run; name one of its 39 items"),
-    (["--user", 1, "--items", 3], "--items: .*run of autoint, which does not know it; leave it out"),
+    (["--user", 1, "--items", 3], r"--items \(--purchased\): .*run of autoint, which does not know it"),
     (["--user", 1, "--candidates", 3], "--candidates: .*run of autoint"),
     (["--user", 1, "--similar-to", 3], "--similar-to: .*run of autoint"),
 ]
@@ -193,9 +193,10 @@ def test_pictures_of_what_cannot_be_drawn(capsys: Capsys, click_run: Path, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", ["--user", "--profile", "--date", "--where", "--explain", "--out"])
+@pytest.mark.parametrize("option", ["--user", "--profile", "--date", "--where", "--explain"])
 def test_options_of_click_models_for_a_run_of_sessions(capsys: Capsys, run: Path, option: str) -> None:
-    names = rf"{option}: .* is a run of gru4rec, which does not know it; leave it out"
+    called = r"--at \(--date\)" if option == "--date" else option
+    names = rf"{called}: .* is a run of gru4rec, which does not know it; leave it out"
     fails(capsys, "recommend", "--run", run, "--items", 3, option, "a=b", names=names)
 
 

@@ -15,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from event_data import random_weights
-from helpers import call, write_config
+from helpers import call, ranked, write_config
 from serving_requests import Compilations, small_or_large
 from tower_data import write_towers
 from towers import random_weights as tower_weights
 
+from jaxrec import Recommender
 from jaxrec import config as configuration
 from jaxrec.data.codes import UnknownValues
 from jaxrec.data.dataset import open_dataset
@@ -28,12 +29,11 @@ from jaxrec.errors import UserError
 from jaxrec.models.base import make_click_model, make_tower_model
 from jaxrec.models.two_tower import TwoTower
 from jaxrec.ops.topk import BlockSize, top_items
-from jaxrec.recommend import Recommender
 from jaxrec.run import Run, create_run
 from jaxrec.tasks.base import make_task
 from jaxrec.tasks.clicks.recommend import ClickRecommender
 from jaxrec.tasks.retrieval.recommend import TowerRecommender
-from jaxrec.tasks.serving import batches, best, capacity, steps
+from jaxrec.tasks.vectors import batches, best, capacity, steps
 
 BRANDS, FLAGS, CODES = ["001", "1", "010"], ["true", "false"], ["1.50", "2"]
 TAGS = ["red", "big", "o'clock"]
@@ -264,19 +264,19 @@ def test_steps_and_batches() -> None:
 def test_sessions_share_programs(run: Path) -> None:
     """Whatever their lengths, k, what is left out and the candidates; answers are those of other batches."""
     recommender, random = Recommender.load(run), np.random.default_rng(0)
-    ask = partial(recommender.recommend, exclude=range(1, 9))
+    ask = partial(ranked, recommender, exclude=range(1, 9))
     together = {}
     for sessions in ([1], [[1], [2]]):
-        ask(sessions, 5), ask(sessions, 50), ask(sessions, 5, candidates=[1, 2, 3])
-    recommender.similar_items(1, 5), recommender.similar_items(1, 50)
+        ask(sessions, 5), ask(sessions, 50), ask(sessions, 5, only=[1, 2, 3])
+    recommender.similar(1, 5), recommender.similar(1, 50)
     compiled = Compilations()
     for _ in range(40):
         items = [int(item) for item in random.integers(1, 101, small_or_large(random, 16))]
         k, gone = int(random.integers(1, 101)), random.integers(1, 101, random.integers(40)).tolist()
-        together[tuple(items)] = recommender.recommend(items, k, exclude=gone)[0][0]
-        recommender.recommend(items, k % 30 + 1, candidates=[*gone, 1])
-        recommender.recommend([items] * (k % 60 + 2), k)
-        recommender.similar_items(items[0], k)
+        together[tuple(items)] = ranked(recommender, items, k, exclude=gone)[0][0]
+        ranked(recommender, items, k % 30 + 1, only=[*gone, 1])
+        ranked(recommender, [items] * (k % 60 + 2), k)
+        recommender.similar(items[0], k)
     assert compiled.count == 0 and len(set(together.values())) > 10
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import call, fails, write_config, write_dataset
+from helpers import call, fails, ranked, write_config, write_dataset
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
@@ -113,8 +113,8 @@ def test_sessions_of_a_small_shop(shop: Path, shop_config: Path, tmp_path: Path,
         assert err == "jaxrec: note: --k is 12 instead of 20: there are 12 items\n"
     fails(capsys, "recommend", "--run", run, "--items", 3, "--k", 13, names="k = 13: expected 1 to 12")
     recommender = Recommender.load(run)
-    batch, _ = recommender.recommend([[3], [4, 5]])
-    assert (len(batch[0]), len(batch[1]), len(recommender.similar_items(3)[0])) == (11, 10, 11)
+    batch, _ = ranked(recommender, [[3], [4, 5]])
+    assert (len(batch[0]), len(batch[1]), len(recommender.similar(3).items)) == (11, 10, 11)
 
 
 @pytest.mark.parametrize(("words", "names"), [

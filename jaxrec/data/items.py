@@ -233,7 +233,8 @@ class Vocabulary:
             return np.full(len(values), -1, np.int32)
         if self.ids.dtype != np.int64:
             return np.array([self._places.find(value) for value in values], np.int32)
-        numbers = [whole(plain(value)) for value in values]
+        plainly = all(type(value) is int and abs(value) < 2**63 for value in values)
+        numbers = values if plainly else [whole(plain(value)) for value in values]
         wanted = np.array([0 if number is None else number for number in numbers], np.int64)
         valid = np.array([number is not None for number in numbers])
         order, ordered = self._sorted
@@ -246,8 +247,8 @@ class Vocabulary:
 
     def decode(self, indices: np.ndarray) -> list[int] | list[str]:
         """Raw ids of int[n] indices, as Python integers or strings."""
-        picked = self.ids[np.asarray(indices)]
-        return [int(value) for value in picked] if self.ids.dtype == np.int64 else [str(value) for value in picked]
+        found: list[int] | list[str] = self.ids[np.asarray(indices)].tolist()
+        return found
 
     @cached_property
     def _places(self) -> Places:

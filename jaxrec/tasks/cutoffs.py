@@ -14,7 +14,7 @@ from jaxrec.data.dataset import Dataset
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError
 from jaxrec.run import Run
-from jaxrec.tasks.serving import DEFAULT_K
+from jaxrec.tasks.vectors import DEFAULT_K
 
 FIELDS = (("evaluation", "k"), ("training", "metric"))  # those that hold cut-offs
 DEFAULT_KS = EvaluationConfig().k

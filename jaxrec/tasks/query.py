@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from jaxrec.data.ids import check_single, read_list
 from jaxrec.errors import UserError, nearest, shown
 
 
@@ -21,8 +22,8 @@ class Query:
         at: the moment of the recommendation: seconds since 1970, a date or a time in ISO 8601.
     """
 
-    items: tuple[Any, ...] = ()
-    events: tuple[Mapping[str, Any], ...] = ()
+    items: Sequence[Any] = ()
+    events: Sequence[Mapping[str, Any]] = ()
     user: Any = None
     profile: Mapping[str, Any] = field(default_factory=dict)
     at: Any = None
@@ -30,14 +31,17 @@ class Query:
     def __post_init__(self) -> None:
         for name in ("items", "events"):  # any sequence of the caller's becomes a tuple
             value = getattr(self, name)
-            if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
-                raise UserError(f"{name}: found {shown(value)}; give a list")
-            object.__setattr__(self, name, tuple(value))
+            if type(value) is not tuple:
+                object.__setattr__(self, name, tuple(value if type(value) is list else read_list(name, value, True)))
+        if not isinstance(self.profile, Mapping):
+            raise UserError(f"profile: found {shown(self.profile)}; give fields with their values, such as "
+                            "{'gender': 'F', 'age': 25}")  # fmt: skip
+        check_single("user", self.user)
 
     @classmethod
     def parse(cls, mapping: Any) -> Query:
         """A query from a mapping of its fields, such as the body of a request to a server."""
-        names = [one.name for one in fields(cls)]
+        names = FIELDS
         if not isinstance(mapping, Mapping):
             raise UserError(f"query: found {shown(mapping)}; give an object with some of {', '.join(names)}")
         for name in mapping:
@@ -49,7 +53,10 @@ class Query:
     @property
     def asked(self) -> list[str]:
         """Names of the fields that are given."""
-        return [one.name for one in fields(self) if getattr(self, one.name) not in (None, (), {})]
+        return [name for name in FIELDS if getattr(self, name) not in (None, (), {})]
+
+
+FIELDS = tuple(one.name for one in fields(Query))
 
 
 class Item(NamedTuple):
@@ -76,8 +83,12 @@ class Answer:
         items: best first; fewer than asked for where exclusions leave fewer.
         notes: what the caller should know: unknown ids that were left out, values that were replaced.
         popular: whether nothing was known, so that the items are the most popular ones.
+        unknown: ids of the query that the run does not know.
+        at: where items are only live for a time, the moment for which it holds, in ms since 1970.
     """
 
     items: list[Item]
     notes: list[str] = field(default_factory=list)
     popular: bool = False
+    unknown: list[Any] = field(default_factory=list)
+    at: int | None = None

@@ -25,7 +25,7 @@ from jaxrec.plots.pictures import check_picture
 from jaxrec.run import Run
 from jaxrec.tasks.base import load
 from jaxrec.tasks.history import History, again, check_seen
-from jaxrec.tasks.serving import check_k
+from jaxrec.tasks.vectors import check_k
 
 CHUNK = 4096  # items scored in one call
 

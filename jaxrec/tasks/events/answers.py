@@ -13,7 +13,7 @@ from jaxrec.errors import UserError, one_line
 from jaxrec.tasks.cutoffs import default_k
 from jaxrec.tasks.events.listings import SHOWN, shown_time
 from jaxrec.tasks.events.recommend import EventRecommender, Happening, Suggestion
-from jaxrec.tasks.serving import UnknownItems
+from jaxrec.tasks.vectors import UnknownItems
 
 TASKS = ("events", "example", "similar_to")  # one of them is asked for
 OF_SIMILAR = ("exclude", "where", "at", "include_bought")  # without meaning there

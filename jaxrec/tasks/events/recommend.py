@@ -23,7 +23,7 @@ from jaxrec.sources.merrec_columns import BOUGHT
 from jaxrec.tasks.base import load
 from jaxrec.tasks.events.listings import Listings, Time
 from jaxrec.tasks.events.sequences import Given, note_of_unknown, read_given
-from jaxrec.tasks.serving import BATCH, UnknownItems, batches, best, capacity, check_k, room, steps
+from jaxrec.tasks.vectors import BATCH, UnknownItems, batches, best, capacity, check_k, room, steps
 
 
 class Suggestion(NamedTuple):

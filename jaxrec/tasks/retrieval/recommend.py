@@ -28,7 +28,7 @@ from jaxrec.tasks.base import load
 from jaxrec.tasks.history import History, again, check_seen
 from jaxrec.tasks.retrieval.item_vectors import item_vectors, load_item_vectors
 from jaxrec.tasks.rules import Rule, RuleBook, describe
-from jaxrec.tasks.serving import best, capacity, check_k, steps
+from jaxrec.tasks.vectors import best, capacity, check_k, steps
 
 
 class Suggestion(NamedTuple):
