@@ -23,7 +23,7 @@ from jaxrec.data.store import sealed
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
 from jaxrec.models.merrec import MERRec
-from jaxrec.sources.merrec_columns import EVENT_TYPES
+from jaxrec.sources.merrec import EVENT_TYPES
 from jaxrec.tasks.base import load
 from jaxrec.tasks.events.judge import EventEvaluator
 from jaxrec.training.block import new_state

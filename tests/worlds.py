@@ -34,7 +34,7 @@ from jaxrec.config.finding import find_model, losses_of
 from jaxrec.data.encode import RawField, RawRows, write_rows
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.data.text.vectors import write_name_vectors
-from jaxrec.sources.merrec_columns import EVENT_TYPES
+from jaxrec.sources.merrec import EVENT_TYPES
 
 Sections = dict[str, dict[str, Any]]
 OLD = Path(__file__).parent / "old"

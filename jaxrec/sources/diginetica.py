@@ -6,51 +6,32 @@ session's first query, ``eventdate`` a day. The published protocol splits by the
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from typing import Any
 
 from jaxrec.data.clean.choices import Raw
 from jaxrec.data.reading.fields import Field
-from jaxrec.data.reading.files import integer, load, open_tables
-from jaxrec.data.reading.unpacked import find_files
-from jaxrec.sources.shared import add_raw_arguments, quote_option
+from jaxrec.data.reading.files import integer
+from jaxrec.sources.shared import add_raw_arguments, read_published
 
 HELP = "product views of the CIKM Cup 2016 (train-item-views.csv)"
 KIND = "sessions"
 DEFAULTS = {"min_item_support": 5, "test_days": 7}
+TEN_YEARS = 315576000000  # ms, so that the sum with the date cannot overflow
 
+FIELDS = (
+    Field("session", "sessionId", integer, "an integer"),
+    Field("item", "itemId", integer, "an integer"),
+    Field("timeframe", "timeframe", lambda sql: f"CASE WHEN ({integer(sql)}) BETWEEN 0 AND {TEN_YEARS} THEN "
+          f"TRY_CAST({sql} AS BIGINT) END", "milliseconds since the session's start, 0 or more"),
+    # A typed column of Parquet as text: a date is written like this.
+    Field("date", "eventdate", lambda sql: f"epoch_ms(CAST(try_strptime(CAST({sql} AS VARCHAR), '%Y-%m-%d') AS "
+          "TIMESTAMP))", "a day like 2016-05-09"),
+)  # fmt: skip
 
-def add_arguments(parser: ArgumentParser) -> None:
-    add_raw_arguments(parser, "train-item-views.csv")
+add_arguments = add_raw_arguments
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
     """Fill the table ``raw``; see ``choices.Raw``."""
-    fields = [
-        Field("session", "sessionId", integer, "an integer"),
-        Field("item", "itemId", integer, "an integer"),
-        Field("timeframe", "timeframe", _timeframe, "milliseconds since the session's start, 0 or more"),
-        Field("date", "eventdate", _day, "a day like 2016-05-09"),
-    ]
-    paths, notes = find_files(arguments.raw)
-    table = open_tables(connection, paths, delimiter=";", quote=arguments.quote)
-    loaded = load(connection, table, fields)
-    return Raw(
-        table.called,
-        options=quote_option(arguments),
-        time="date + timeframe",
-        date="date",
-        notes=notes,
-        read=loaded.read,
-        place=lambda row: table.row_place(connection, row),
-    )
-
-
-def _timeframe(text: str) -> str:
-    # Ten years at most, so that the sum with the date cannot overflow.
-    return f"CASE WHEN ({integer(text)}) BETWEEN 0 AND 315576000000 THEN TRY_CAST({text} AS BIGINT) END"
-
-
-def _day(text: str) -> str:
-    # A typed column of Parquet as text: a date is written like this.
-    return f"epoch_ms(CAST(try_strptime(CAST({text} AS VARCHAR), '%Y-%m-%d') AS TIMESTAMP))"
+    return read_published(connection, arguments, FIELDS, "date + timeframe", "date", delimiter=";")

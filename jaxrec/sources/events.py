@@ -11,7 +11,7 @@ from jaxrec.data.clean.splits import LEAVE_ONE_OUT
 from jaxrec.data.reading.fields import Field, check_values
 from jaxrec.data.reading.files import read_raw
 from jaxrec.data.reading.ids import id_field, whole_column
-from jaxrec.data.reading.logs import event_field, join_keys, keep_events, order_field, order_numbers
+from jaxrec.data.reading.logs import event_field, keep_events, order_field, order_numbers, session_field
 from jaxrec.data.reading.rows import note_repeated
 from jaxrec.data.reading.times import ORDER, Times, read_times
 from jaxrec.errors import UserError
@@ -57,10 +57,9 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     table, notes = open_named(connection, arguments, (*keys, arguments.item, time, *order, *kind))
     times = read_times(connection, table, time, arguments.time_unit, arguments.time_format)
     _check_counters(arguments, times)
-    sessions = ["session", *(f"session{i}" for i in range(1, len(keys)))]
     orders = [f"order{i}" for i in range(len(order))]
     fields = [
-        *(id_field(table, name, key, arguments.na) for name, key in zip(sessions, keys, strict=True)),
+        session_field(table, keys, arguments.na),
         id_field(table, "item", arguments.item, arguments.na),
         Field("time", time, times.parse, times.expected),
         *(order_field(table, name, column) for name, column in zip(orders, order, strict=True)),
@@ -73,9 +72,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     notes += about
     if arguments.drop_invalid:
         dropped["invalid rows"] = {"events": invalid}
-    for name, column in zip([*sessions, "item"], [*keys, arguments.item], strict=True):
-        notes += whole_column(connection, name, f"column '{column}'")
-    join_keys(connection, sessions)
+    notes += whole_column(connection, "item", f"column '{arguments.item}'")
     order_numbers(connection, orders)
     further = ["event"] if len(set(arguments.events or ())) > 1 else []
     if not arguments.drop_duplicates:

@@ -1,7 +1,8 @@
-"""MerRec: what users of a marketplace did with which listing (arXiv:2402.14230), as Parquet or CSV.
+"""Events on the listings of a marketplace: MerRec (arXiv:2402.14230), or a log of your own with columns like it.
 
-A session is a sequence of the data set: the rows of one (user_id, session_id, sequence_id). Each row has the time as
-text, one of six event types, the item, and what the item was called and was like then.
+A session of MerRec is a sequence of the data set: the rows of one (user_id, session_id, sequence_id). Each row has the
+time, one of six event types, the item, and what the item was called and was like then. With options that name columns
+the same is read from any log: any columns, any names of events, ids of integers or text.
 """
 
 from __future__ import annotations
@@ -11,147 +12,355 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxrec.data.clean.choices import Raw
 from jaxrec.data.clean.splits import Drawn
 from jaxrec.data.reading.duck import quoted
-from jaxrec.data.reading.files import account
-from jaxrec.data.reading.table import called, row_place
-from jaxrec.data.reading.unpacked import find_files
-from jaxrec.errors import UserError
-from jaxrec.sources.merrec_attributes import write_attributes
-from jaxrec.sources.merrec_columns import EVENT_TYPES, add_column_arguments, is_own
-from jaxrec.sources.merrec_files import KINDS, Files, open_files
-from jaxrec.sources.merrec_own import read_own
-from jaxrec.sources.shared import add_raw_arguments, fraction, quote_option, ranged
+from jaxrec.data.reading.fields import Field
+from jaxrec.data.reading.files import load
+from jaxrec.data.reading.ids import id_field, trimmed, whole_column
+from jaxrec.data.reading.logs import session_field
+from jaxrec.data.reading.numbers import number_field
+from jaxrec.data.reading.rows import leave_out
+from jaxrec.data.reading.table import Table
+from jaxrec.data.reading.times import ORDER, Times, read_times
+from jaxrec.errors import UserError, nearest, shown
+from jaxrec.sources.merrec_items import Attribute, write_items
+from jaxrec.sources.shared import (
+    add_file_arguments,
+    add_raw_arguments,
+    file_options,
+    fraction,
+    open_named,
+    quote_option,
+    ranged,
+)
 
 HELP = "events on the listings of a marketplace (MerRec), in Parquet or CSV files"
 KIND = "events"
 DEFAULTS = {"min_session_length": 3, "min_item_support": 1, "test_days": 3}
 
-NARROW = ("user_id", "session_id", "sequence_id", "stime", "event_id")  # of every row, with the item or the product
-# Of the latest row of each item alone.
-WIDE = (*(name for name in KINDS if name not in (*NARROW, "item_id", "product_id")), "product_id")
-SPACES = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())  # what str.strip() takes
+EVENT_TYPES = ("item_view", "item_like", "item_add_to_cart_tap", "offer_make", "buy_start", "buy_comp")
+BOUGHT = "buy_comp"
+PURCHASES = (BOUGHT, "purchase", "buy", "order", "transaction")
+ONE_TYPE = "event"  # what events are called where no column says
+MOST_TYPES = 256
+
+SESSION, CATEGORY = ("user_id", "session_id", "sequence_id"), ("c0_name", "c1_name", "c2_name")
+ROLES: dict[str, tuple[tuple[str, ...], str]] = {
+    "session": (SESSION, "the session; several together are one key, such as user and day"),
+    "item": (("item_id",), "the item; integers or text"),
+    "time": (("stime",), "the time; a date and time or a number"),
+    "event": (("event_id",), "what was done, any names (without one all events are of one type, event)"),
+    "name": (("name",), "what the item is called, which the text heads of merrec rank by"),
+    "price": (("price",), "the price of the item"),
+    "category": (CATEGORY, "levels of the item's category, the top one first; at most 3"),
+    "brand": (("brand_name",), "the brand of the item"),
+    "condition": (("item_condition_name",), "the condition of the item"),
+    "attributes": ((), "further columns of the item, to be shown and to filter by with --where"),
+}
+"""Options that name columns: the columns of the published data set that they take the place of, and their help."""
+SEVERAL, NEEDED = ("session", "category", "attributes"), ("session", "item", "time")
+ATTRIBUTES = ("name", "price", "c0_name", "c0_id", "c1_name", "c1_id", "c2_name", "c2_id", "brand_name", "brand_id",
+              "item_condition_id", "item_condition_name", "size_name", "size_id", "color", "shipper_id",
+              "shipper_name", "product_id")  # fmt: skip
+INTEGERS = ("c0_id", "c1_id", "c2_id", "brand_id", "item_condition_id", "size_id", "shipper_id")
+FURTHER = (*INTEGERS[:5], "size_name", "size_id", "color", "shipper_id", "shipper_name", "product_id")
+RESERVED = ("item", "event", "row", "index", "listed", "sold")
+
+
+class Columns(NamedTuple):
+    """The columns of a file by what they hold.
+
+    Attributes:
+        session: together they tell one session from the others.
+        event, name, price: None where there is none.
+        texts: columns of the category, the brand and the condition, by attribute.
+        further: columns that are attributes as they are.
+    """
+
+    session: tuple[str, ...]
+    item: str
+    time: str
+    event: str | None
+    name: str | None
+    price: str | None
+    texts: dict[str, str]
+    further: tuple[str, ...]
+
+    def attributes(self) -> dict[str, Attribute]:
+        """By attribute, the column and what it holds."""
+        found = {"name": Attribute(self.name, "text")}
+        found |= {} if self.price is None else {"price": Attribute(self.price, "price")}
+        found |= {name: Attribute(column, "text") for name, column in self.texts.items()}
+        return found | {column: Attribute(column) for column in self.further}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_raw_arguments(parser, "the events")
-    add_column_arguments(parser)
+    group = parser.add_argument_group(
+        "a log of your own", "Columns that are not named are those of the published data set, where the files have them"
+    )
+    for option, (_, what) in ROLES.items():
+        nargs = "+" if option in SEVERAL else None
+        group.add_argument(f"--{option}", nargs=nargs, metavar="COL", help=f"column: {what}")
+    group.add_argument(
+        "--events", nargs="+", metavar="NAME", help="keep events of these types alone, in this order; cart=add_to_cart "
+        "also renames (default: all, the most frequent first)",
+    )  # fmt: skip
+    group.add_argument(
+        "--bought", metavar="NAME", help="the type of event after which an item is not recommended again (default: "
+        "buy_comp, purchase, buy, order or transaction, where there is one)",
+    )  # fmt: skip
+    add_file_arguments(parser)
     add_protocol_arguments(parser)
 
 
 def add_protocol_arguments(parser: ArgumentParser) -> None:
-    """Add ``--target``, ``--split``, ``--test-fraction`` and ``--split-seed``, which ``read_files`` asks for."""
+    """Add ``--target``, ``--split``, ``--test-fraction`` and ``--split-seed``."""
     parser.add_argument(
-        "--target",
-        choices=("item", "product"),
-        default="item",
+        "--target", choices=("item", "product"), default="item",
         help="what the vocabulary holds: the listing (item_id) or its brand and category (product_id) (default item)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--split",
-        choices=("time", "random"),
-        default="time",
-        help="test on the sequences of the last --test-days, with items that training has not seen, or on "
-        "sequences drawn at random (default time)",
-    )
+        "--split", choices=("time", "random"), default="time", help="test on the sequences of the last --test-days, "
+        "with items that training has not seen, or on sequences drawn at random (default time)",
+    )  # fmt: skip
     parser.add_argument(
-        "--test-fraction",
-        type=fraction,
-        metavar="F",
+        "--test-fraction", type=fraction, metavar="F",
         help="with --split random: the part of the sequences to test on (default 0.2)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--split-seed",
-        type=ranged(int, 0, 2**32),
-        metavar="N",
+        "--split-seed", type=ranged(int, 0, 2**32), metavar="N",
         help="with --split random: another seed draws others (default 0)",
-    )
+    )  # fmt: skip
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
     """Fill the table ``raw``; see ``choices.Raw``."""
-    if is_own(arguments):
-        return read_own(connection, arguments, *_split(arguments))
-    paths, notes = find_files(arguments.raw)
-    raw = read_files(connection, paths, arguments, called(paths), quote=arguments.quote)
-    return replace(raw, notes=notes, options=raw.options | quote_option(arguments))
+    drawn, options = split_of(arguments)
+    return (_read_own if _is_own(arguments) else read_files)(connection, arguments, drawn, options)
 
 
 def read_files(
-    connection: Any,
-    paths: Sequence[Path],
-    arguments: Namespace,
-    name: str,
-    listings: Path | None = None,
-    quote: str | None = None,
+    connection: Any, arguments: Namespace, drawn: Drawn | None, options: dict[str, Any], listings: Path | None = None
 ) -> Raw:
-    """Fill the table ``raw`` from files with the columns of MerRec.
+    """Fill the table ``raw`` from files with the columns of the published data set.
 
     Args:
-        connection: DuckDB.
-        paths: the files; rows count in this order.
-        arguments: those of ``add_protocol_arguments``.
-        name: what errors call the whole.
+        drawn, options: the split, and what the manifest says of it.
         listings: a Parquet file with ``item_id``, ``listed`` and ``sold`` (ms since 1970) of every item, which are
             added to its attributes; without effect for the target product, of which there are several.
-        quote: of ``--quote``.
     """
-    drawn, split = _split(arguments)
-    files = open_files(connection, paths, quote)
-    listings = listings if arguments.target == "item" else None
+    table, notes = open_named(connection, arguments, ())
+    missing = {name: option for option, (names, _) in ROLES.items() for name in names} | dict.fromkeys(FURTHER, "")
+    _check_there(table, [(name, option) for name, option in missing.items() if name not in table.names])
     target = f"{arguments.target}_id"
-    _read_narrow(connection, files, target)
-    (rows,) = connection.execute("SELECT count(*) FROM raw").fetchone()
-    read = account(connection, files.tables, rows)
-    options = {"target": arguments.target, **split}
+    times = read_times(connection, table, "stime", "auto", None)
+    names = ", ".join(f"'{name}'" for name in EVENT_TYPES)
+    fields = [
+        session_field(table, SESSION, None),
+        *([] if target == "item_id" else [id_field(table, "listing", "item_id", None)]),
+        id_field(table, "item", target, None),
+        Field("time", "stime", times.parse, times.expected),
+        Field("event", "event_id", lambda sql: f"CAST(list_position([{names}], CAST({sql} AS VARCHAR)) - 1 AS "
+              "UTINYINT)", f"one of {', '.join(EVENT_TYPES)}"),
+        number_field(table, "price", "price", None),
+    ]  # fmt: skip
+    loaded = load(connection, table, fields)
+    notes += whole_column(connection, "item", f"column '{target}'")
+    attributes = {name: Attribute(name, "integer" if name in INTEGERS else "price" if name == "price" else "text")
+                  for name in ATTRIBUTES}  # fmt: skip
+    listings = listings if target == "item_id" else None
     entries = {"event_types": list(EVENT_TYPES), "target": arguments.target, "live": listings is not None}
     return Raw(
-        name,
-        options,
+        table.called,
+        {"target": arguments.target, **options} | quote_option(arguments),
         extras=lambda path, n_items: entries,
         event_types=EVENT_TYPES,
         drawn=drawn,
-        read=read,
-        place=lambda row: row_place(connection, files.tables, row),
-        attributes=lambda path: _write_attributes(connection, files, target, listings, path),
+        notes=notes,
+        read=loaded.read,
+        place=lambda row: table.row_place(connection, row),
+        attributes=lambda path: write_items(connection, table, attributes, None, path, listings),
     )
 
 
-def _split(arguments: Namespace) -> tuple[Drawn | None, dict[str, Any]]:
+def _read_own(connection: Any, arguments: Namespace, drawn: Drawn | None, options: dict[str, Any]) -> Raw:
+    """Fill the table ``raw`` from a log whose columns the options name."""
+    if arguments.target != "item":
+        raise UserError("--target product: belongs to the columns of the published data set; name the column of the "
+                        "product with --item")  # fmt: skip
+    table, notes = open_named(connection, arguments, ())
+    columns = _find_columns(table, arguments)
+    times = read_times(connection, table, columns.time, arguments.time_unit, arguments.time_format)
+    if times.unit == ORDER and not drawn and (arguments.test_days or arguments.validation_days):
+        raise UserError("--time-unit order: counters have no days, so nothing can be split by them; give --test-days 0 "
+                        "or --split random")  # fmt: skip
+    loaded = load(connection, table, _own_fields(table, columns, times, arguments.na), arguments.drop_invalid)
+    notes += [*_note_of_published(columns, arguments), *loaded.notes]
+    notes += whole_column(connection, "item", f"column '{columns.item}'")
+    types, others = _event_types(connection, table, columns.event, arguments.events)
+    dropped = {"invalid rows": {"events": loaded.invalid}} if arguments.drop_invalid else {}
+    dropped |= {} if arguments.events is None else {"other types of events": {"events": others}}
+    entries = {"event_types": list(types), "target": "item", "live": False, "bought": _bought(types, arguments.bought)}
+    named = columns._asdict()
+    named["attributes"] = named.pop("further")
+    options = named | options | {name: getattr(arguments, name) for name in ("delimiter", "na")}
+    options |= {"time_unit": times.unit, "time_format": arguments.time_format, "events": arguments.events}
+    return Raw(
+        table.called,
+        options | file_options(arguments),
+        extras=lambda path, n_items: entries,
+        event_types=types,
+        drawn=drawn,
+        notes=notes,
+        counters=times.unit == ORDER,
+        read=loaded.read,
+        dropped=dropped,
+        place=lambda row: table.row_place(connection, row),
+        attributes=lambda path: write_items(connection, table, columns.attributes(), arguments.na, path),
+    )
+
+
+def split_of(arguments: Namespace) -> tuple[Drawn | None, dict[str, Any]]:
     """What ``--split random`` asks for, None of a split by time; and the split for the manifest."""
-    given = {"--test-fraction": arguments.test_fraction, "--split-seed": arguments.split_seed}
     if arguments.split == "random":
         drawn = Drawn(arguments.test_fraction or Fraction(1, 5), arguments.split_seed or 0)
         return drawn, {"split": "random", "test_fraction": str(drawn.fraction), "split_seed": drawn.seed}
-    for option, value in given.items():
-        if value is not None:
-            raise UserError(f"{option} {value}: the split is by time; add --split random or leave the option out")
+    for option in ("test_fraction", "split_seed"):
+        if (value := getattr(arguments, option)) is not None:
+            raise UserError(f"--{option.replace('_', '-')} {value}: the split is by time; add --split random or leave "
+                            "the option out")  # fmt: skip
     return None, {"split": arguments.split}
 
 
-def _read_narrow(connection: Any, files: Files, target: str) -> None:
-    """The table ``raw`` (session, item, time, event, bad); the last says that a value of the row cannot be used."""
-    columns = (*NARROW, "item_id") if target == "item_id" else (*NARROW, "item_id", target)
-    with files.reading(connection):
-        connection.execute(
-            "CREATE TABLE raw AS SELECT md5_number(user_id || chr(31) || session_id || chr(31) || sequence_id) "
-            f"AS session, {target} AS item, stime AS time, event_id AS event, bad OR item_id IS NULL AS bad "
-            f"FROM ({files.rows(columns, bad=True)})"
-        )
-    bad = "bad OR session IS NULL OR item IS NULL OR time IS NULL OR event IS NULL"
-    (row,) = connection.execute(f"SELECT min(rowid) FROM raw WHERE {bad}").fetchone()
-    if row is not None:
-        raise files.complaint(connection, row, columns)
+# ---- columns of a log of one's own -----------------------------------------------------------------------------------
 
 
-def _write_attributes(
-    connection: Any, files: Files, target: str, listings: Path | None, path: Path
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Write the files of the items; see ``write_attributes``."""
-    name = f"trim(name, {quoted(SPACES)}) AS name"
-    rows = f"SELECT * REPLACE ({name}) FROM ({files.rows(('item_id', *WIDE))})"
-    with files.reading(connection):
-        return write_attributes(connection, rows, path, "item_id", target, listings)
+def _is_own(arguments: Namespace) -> bool:
+    """Whether an option says that the files are not those of the published data set."""
+    files = ArgumentParser()
+    add_file_arguments(files)
+    defaults = vars(files.parse_args([])) | dict.fromkeys((*ROLES, "events", "bought"))
+    return any(getattr(arguments, name) != default for name, default in defaults.items())
+
+
+def _find_columns(table: Table, arguments: Namespace) -> Columns:
+    """The columns of a file: those that are named, and of the published data set those that are there."""
+    found, missing = {}, []
+    for option, (published, _) in ROLES.items():
+        given = getattr(arguments, option)
+        named = () if given is None else (given,) if isinstance(given, str) else tuple(given)
+        missing += [(name, option) for name in named if name not in table.names]
+        found[option] = named or tuple(name for name in published if name in table.names)
+        if option in NEEDED and not found[option]:
+            missing.append(("", option))
+    _check_there(table, missing)
+    if len(found["category"]) > len(CATEGORY):
+        raise UserError(f"--category: {len(found['category'])} levels; give at most {len(CATEGORY)}, the top one "
+                        "first, and the others as --attributes")  # fmt: skip
+    texts = dict(zip(CATEGORY, found["category"], strict=False))
+    texts |= {ROLES[role][0][0]: found[role][0] for role in ("brand", "condition") if found[role]}
+    further = found["attributes"]
+    taken = [*RESERVED, "name", "price", *texts]
+    for name in further:
+        if name.lower() in taken:
+            raise UserError(f"--attributes {name}: the name is taken, or named twice; rename the column, or leave it "
+                            "out")  # fmt: skip
+        taken.append(name.lower())
+    used = {name for names in found.values() for name in names}
+    there = {name.lower() for name in used}
+    further += tuple(name for name in FURTHER if name in table.names and name not in there)
+    for name in {*used, *further}:
+        table.column(name)  # which refuses one that is there twice
+    one = {role: next(iter(found[role]), None) for role in ("event", "name", "price")}
+    return Columns(found["session"], found["item"][0], found["time"][0], **one, texts=texts, further=further)
+
+
+def _check_there(table: Table, missing: Sequence[tuple[str, str]]) -> None:
+    """Refuse a file that lacks columns; of each its name, if it has one, and the option that names another."""
+    if not missing:
+        return
+    hint = "" if len(table.names) > 1 else "; is the --delimiter right?"
+    what = [(f"'{name}'{nearest(name, table.names)}" if name else f"of the {option}") + f" (--{option})" * bool(option)
+            for name, option in missing]  # fmt: skip
+    there = ", ".join(table.names[:30]) + (", ..." if len(table.names) > 30 else "")
+    raise UserError(f"{table.path}: no column {', '.join(what)}; it has {there}{hint}; name the columns of a log of "
+                    "your own with --session, --item, --time, --event, --name, --price, --category")  # fmt: skip
+
+
+def _note_of_published(columns: Columns, arguments: Namespace) -> list[str]:
+    """A note about columns that no option names, which are taken for what they are in the published data set."""
+    taken = columns._asdict()
+    words = [f"--{option} {' '.join(one) if isinstance(one, tuple) else one}"
+             for option in ("session", "item", "time", "event", "name", "price")
+             if (one := taken[option]) is not None and getattr(arguments, option) is None]  # fmt: skip
+    return [f"columns of the published data set are there, as if given: {', '.join(words)}"] if words else []
+
+
+def _own_fields(table: Table, columns: Columns, times: Times, na: Sequence[str] | None) -> list[Field]:
+    """The columns of ``raw``."""
+    fields = [session_field(table, columns.session, na), id_field(table, "item", columns.item, na)]
+    fields.append(Field("time", columns.time, times.parse, times.expected))
+    if columns.event is not None:
+        fields.append(replace(id_field(table, "event", columns.event, na), expected="the type of an event"))
+    if columns.price is not None:
+        fields.append(number_field(table, "price", columns.price, na))
+    return fields
+
+
+# ---- types of events -------------------------------------------------------------------------------------------------
+
+
+def _event_types(
+    connection: Any, table: Table, column: str | None, asked: Sequence[str] | None
+) -> tuple[tuple[str, ...], int]:
+    """The names of the types, and how many events are of others and left out.
+
+    The column ``event`` of ``raw`` becomes an index into the names.
+
+    Args:
+        column: of the file; None where there is none.
+        asked: of ``--events``.
+    """
+    if column is None:
+        if asked is not None:
+            raise UserError("--events: no column says what was done; name it with --event, or leave this out")
+        connection.execute("ALTER TABLE raw ADD COLUMN event UTINYINT DEFAULT 0")
+        return (ONE_TYPE,), 0
+    counts = dict(connection.execute(f"SELECT {trimmed('event')}, count(*) FROM raw GROUP BY 1").fetchall())
+    often = sorted(counts, key=lambda name: (-counts[name], name))
+    place = f"{table.called}: column '{column}'"
+    if asked is None and len(often) > MOST_TYPES:
+        raise UserError(f"{place}: {len(often):,} types of events, such as {', '.join(map(shown, often[:3]))}; "
+                        f"choose up to {MOST_TYPES} with --events, or name another --event")  # fmt: skip
+    chosen = {name: name for name in often} if asked is None else _asked_types(asked, often, place)
+    types = tuple(dict.fromkeys(chosen.values()))
+    pairs = " ".join(f"WHEN {quoted(name)} THEN {types.index(new)}" for name, new in chosen.items())
+    connection.execute(f"ALTER TABLE raw ALTER event TYPE UTINYINT USING CASE {trimmed('event')} {pairs} END")
+    return types, leave_out(connection, "event IS NULL") if len(chosen) < len(counts) else 0
+
+
+def _asked_types(asked: Sequence[str], found: Sequence[str], place: str) -> dict[str, str]:
+    """From names in the file to those of ``--events``, each ``name`` or ``name=new``."""
+    chosen: dict[str, str] = {}
+    for word in asked:
+        name, _, new = (word, "", word) if word in found else word.rpartition("=")
+        if name not in found:
+            name = name or word
+            listed = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "")
+            raise UserError(f"--events {word}: {place} has no '{name}'{nearest(name, found)}; it has {listed}")
+        if not new.strip() or name in chosen:
+            what = "named twice; leave one out" if name in chosen else "no name behind the =; give one"
+            raise UserError(f"--events {word}: {what}")
+        chosen[name] = new.strip()
+    return chosen
+
+
+def _bought(types: Sequence[str], asked: str | None) -> str | None:
+    """The type of event that is a purchase; None where there is none."""
+    if asked is not None and asked not in types:
+        raise UserError(f"--bought {asked}: no such type of event{nearest(asked, types)}; there are {', '.join(types)}")
+    return asked or next((name for name in PURCHASES if name in types), None)

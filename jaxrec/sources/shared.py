@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
-from jaxrec.data.reading.files import NO_QUOTE, open_tables
+from jaxrec.data.clean.choices import Raw
+from jaxrec.data.reading.fields import Field
+from jaxrec.data.reading.files import NO_QUOTE, load, open_tables
 from jaxrec.data.reading.ids import add_na_argument
 from jaxrec.data.reading.table import Table
 from jaxrec.data.reading.times import add_time_arguments
@@ -53,7 +55,15 @@ def fraction(text: str) -> Fraction:
     return value
 
 
-def add_raw_arguments(parser: ArgumentParser, what: str) -> None:
+def _character(text: str) -> str:
+    """The type of ``--delimiter`` and ``--quote``."""
+    character = "\t" if text == "\\t" else text
+    if len(character) != 1 or character in "\r\n" or not character.isascii():
+        raise ArgumentTypeError(f"'{text}': expected one character, such as , or ; or \\t")
+    return character
+
+
+def add_raw_arguments(parser: ArgumentParser, what: str = "the file of the data set") -> None:
     """Add ``--raw``, of any number of files, and ``--quote``; ``what`` the files are."""
     parser.add_argument(
         "--raw", nargs="+", action="extend", default=[], required=True, metavar="PATH",
@@ -62,7 +72,7 @@ def add_raw_arguments(parser: ArgumentParser, what: str) -> None:
         "folder or pattern in that of the names",
     )  # fmt: skip
     parser.add_argument(
-        "--quote", type=_quote, metavar="C",
+        "--quote", type=lambda text: text if text == NO_QUOTE else _character(text), metavar="C",
         help="what stands around CSV fields that hold the delimiter; none: quotes are part of the text; '\"' given "
         "here: quoted fields may hold line ends (default \", and a quoted field with a line end is refused)",
     )  # fmt: skip
@@ -73,10 +83,26 @@ def quote_option(arguments: Namespace) -> dict[str, str]:
     return {} if arguments.quote is None else {"quote": arguments.quote}
 
 
-def _quote(text: str) -> str:
-    if text != NO_QUOTE and (len(text) != 1 or text in "\r\n" or not text.isascii()):
-        raise ArgumentTypeError(f"'{text}': expected none or one character, such as '\"'")
-    return text
+def read_published(
+    connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str,
+    delimiter: str = ",", columns: Sequence[str] | None = None,
+) -> Raw:  # fmt: skip
+    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``choices.Raw``.
+
+    Args:
+        columns: their names where no header line has them.
+    """
+    paths, notes = find_files(arguments.raw)
+    table = open_tables(connection, paths, delimiter=delimiter, columns=columns, quote=arguments.quote)
+    return Raw(
+        table.called,
+        options=quote_option(arguments),
+        time=time,
+        date=date,
+        notes=notes,
+        read=load(connection, table, fields).read,
+        place=lambda row: table.row_place(connection, row),
+    )
 
 
 def add_file_arguments(parser: ArgumentParser) -> None:
@@ -84,7 +110,7 @@ def add_file_arguments(parser: ArgumentParser) -> None:
     add_time_arguments(parser)
     add_na_argument(parser)
     parser.add_argument(
-        "--delimiter", type=_delimiter, default=",", metavar="C", help="between CSV fields; \\t is a tab (default ,)"
+        "--delimiter", type=_character, default=",", metavar="C", help="between CSV fields; \\t is a tab (default ,)"
     )
     parser.add_argument(
         "--columns", nargs="+", metavar="NAME", help="of a CSV file without a header line: the names of its columns, "
@@ -123,10 +149,3 @@ def file_options(arguments: Namespace) -> dict[str, Any]:
     """The manifest's options that it names only where they are given."""
     given = {name: getattr(arguments, name) for name in ("columns", "drop_invalid", "drop_duplicates")}
     return quote_option(arguments) | {name: value for name, value in given.items() if value}
-
-
-def _delimiter(text: str) -> str:
-    character = "\t" if text == "\\t" else text
-    if len(character) != 1 or character in '"\r\n' or not character.isascii():
-        raise ArgumentTypeError(f"'{text}': expected one character, such as , or ; or \\t")
-    return character

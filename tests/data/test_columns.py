@@ -21,7 +21,7 @@ from jaxrec.data.reading.duck import connect
 from jaxrec.data.reading.fields import Field
 from jaxrec.data.reading.files import load, open_table
 from jaxrec.data.reading.ids import id_field, marker_notes, whole_column
-from jaxrec.data.reading.logs import event_field, join_keys, keep_events, order_field, order_numbers
+from jaxrec.data.reading.logs import event_field, keep_events, order_field, order_numbers, session_field
 from jaxrec.data.reading.numbers import label_field, number_field
 from jaxrec.data.reading.rows import leave_out_repeated, note_repeated
 from jaxrec.data.reading.table import Table
@@ -277,10 +277,16 @@ def test_bags() -> None:
 # --- logs -------------------------------------------------------------------------------------------------------------
 
 
-def test_keys_of_several_columns(duck: Any) -> None:
-    duck.execute("CREATE OR REPLACE TABLE raw AS SELECT * FROM (VALUES (1, 23), (12, 3), (1, 23)) AS t(y, z)")
-    join_keys(duck, ["y", "z"])
-    keys = column(duck)
+def test_keys_of_several_columns(duck: Any, tmp_path: Path) -> None:
+    pairs = {"x": ["1", "12", " 1 ", "1"], "z": [23.0, 3.0, 23.0, None]}
+    pq.write_table(pa.table(pairs), tmp_path / "keys")
+    table = open_table(duck, tmp_path / "keys")
+    duck.execute("DROP TABLE IF EXISTS raw")
+    with pytest.raises(UserError, match="row 4, column 'x': .* in each of x, z"):
+        load(duck, table, [session_field(table, ["x", "z"], None)])
+    duck.execute("DROP TABLE raw")
+    load(duck, table, [session_field(table, ["x", "z"], None)], drop_invalid=True)
+    keys = [key for (key,) in duck.execute("SELECT session FROM raw ORDER BY input_row").fetchall()]
     assert keys[0] == keys[2] != keys[1]
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxrec.data.reading.duck import fetch_row, listed
 from jaxrec.data.reading.fields import Field
-from jaxrec.data.reading.ids import check_kind, fractional, trimmed
+from jaxrec.data.reading.ids import check_kind, fractional, id_field, trimmed
 from jaxrec.data.reading.rows import leave_out
 from jaxrec.data.reading.table import TEXT, Table, value_text
 from jaxrec.errors import UserError, nearest, shown
@@ -15,19 +15,19 @@ from jaxrec.errors import UserError, nearest, shown
 MOST_LISTED = 12  # kinds of event in a message
 
 
-def join_keys(connection: Any, names: Sequence[str]) -> None:
-    """Make one text column of several columns of ``raw``, under the name of the first; equal where all of them are."""
-    if len(names) == 1:
-        return
-    connection.execute(f"ALTER TABLE raw ALTER {names[0]} TYPE {TEXT} USING {key_of(names)}")
-    for name in names[1:]:
-        connection.execute(f"ALTER TABLE raw DROP COLUMN {name}")
+def session_field(table: Table, columns: Sequence[str], na: Sequence[str] | None) -> Field:
+    """The column ``session`` of ``raw``, a number that is equal where all ``columns`` are; see ``id_field``.
 
-
-def key_of(names: Sequence[str]) -> str:
-    """SQL: one text of several columns, equal where all of them are: (1, 23) is not (12, 3)."""
-    texts = [f"CAST({name} AS {TEXT})" for name in names]
-    return " || ".join(f"length({text}) || ':' || {text}" for text in texts)
+    The parts are compared as ids are: without the spaces around them, and 7.0 is 7.
+    """
+    parts = []
+    for column in columns:
+        text = id_field(table, column, column, na).parse(table.column(column)[0])
+        text = f"regexp_replace({trimmed(text)}, '\\.0+$', '')"
+        parts.append(f"length({text}) || ':' || {text}")  # (1, 23) is not (12, 3)
+    expected = id_field(table, "session", columns[0], na).expected
+    expected += f" in each of {', '.join(columns)}" if len(columns) > 1 else ""
+    return Field("session", columns[0], lambda _: f"md5_number({' || '.join(parts)})", expected)
 
 
 def order_field(table: Table, name: str, column: str) -> Field:

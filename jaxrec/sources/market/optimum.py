@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.sources.market.world import CLASSES, MIX, STAY, Market, Shelves, shelves
+from jaxrec.sources.market.world import CLASSES, MIX, STAY, Keys, Market, Shelves
 
 KS = (1, 5, 10, 20, 50, 100)
 BLOCK = 2000  # queries at a time: a table of (1 + 100 x 6) float64 for each
@@ -43,7 +43,7 @@ def optimum(
     rank[market.order] = np.arange(len(rank))
     for day in np.unique(days):
         live = market.live(day)
-        stands = [shelves(market, live, key) for key in keys]
+        stands = [Shelves(market, live, key) for key in keys]
         these = np.flatnonzero(days == day)
         for start in range(0, len(these), BLOCK):
             block = these[start : start + BLOCK]
@@ -73,7 +73,7 @@ class Queries:
     def __init__(
         self,
         market: Market,
-        keys: list[tuple[np.ndarray, int]],
+        keys: list[Keys],
         stands: list[Shelves],
         items: np.ndarray,
         events: np.ndarray,

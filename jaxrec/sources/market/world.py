@@ -18,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from jaxrec.sources.merrec_columns import BOUGHT, EVENT_TYPES
+from jaxrec.sources.merrec import BOUGHT, EVENT_TYPES
 
 BUY = EVENT_TYPES.index(BOUGHT)
 NEXT = np.array(  # from the type of the row to that of the column, on the same listing; the rest moves on
@@ -35,11 +36,20 @@ NEXT = np.array(  # from the type of the row to that of the column, on the same 
     ]
 )
 STAY = NEXT.sum(axis=1)
+ATTRIBUTES = ("brand", "category", "style")
 CLASSES = (("brand", "category"), ("category", "style"), ("category",), ("brand",), ())
 MIX = np.array([0.25, 0.15, 0.25, 0.10, 0.25])
 LEAST_LENGTH, MOST_LENGTH = 3, 50  # events of a sequence
 MEAN_GAP, MOST_GAP = 30, 600  # s between two events; the longest sequence lasts less than a day
 SECONDS = 24 * 60 * 60  # of a day
+START = 1_682_899_200_000  # 2023-05-01 UTC, in ms
+
+
+class Keys(NamedTuple):
+    """Numbers that are equal for names with equal attributes, int64[U], below ``total``."""
+
+    of: np.ndarray
+    total: int
 
 
 @dataclass(frozen=True)
@@ -58,13 +68,12 @@ class Names:
     sizes: tuple[int, int, int]
     weight: np.ndarray
 
-    def keys(self, shared: tuple[str, ...]) -> tuple[np.ndarray, int]:
-        """Numbers that are equal for names with equal ``shared`` attributes, int64[U], and how many there can be."""
+    def keys(self, shared: tuple[str, ...]) -> Keys:
         key, total = np.zeros(len(self.weight), np.int64), 1
-        for attribute, size in zip(("brand", "category", "style"), self.sizes, strict=True):
+        for attribute, size in zip(ATTRIBUTES, self.sizes, strict=True):
             if attribute in shared:
                 key, total = key * size + getattr(self, attribute), total * size
-        return key, total
+        return Keys(key, total)
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,7 @@ class Market:
         listed: int64[L], the first day on which it is live.
         ends: int64[L], the first day after that on which it is not; lowered where it is bought.
         order: int64[L], all listings by descending weight, equal ones in an order that is random and fixed.
-        keys: by class, the key of each name and the number of keys, see ``Names.keys``.
+        keys: by class.
     """
 
     names: Names
@@ -84,7 +93,7 @@ class Market:
     listed: np.ndarray
     ends: np.ndarray
     order: np.ndarray
-    keys: tuple[tuple[np.ndarray, int], ...]
+    keys: tuple[Keys, ...]
 
     def live(self, day: int) -> np.ndarray:
         """The listings that are live on a day that is over or has begun, int64[n], in the order of ``order``."""
@@ -95,7 +104,6 @@ class Market:
         return self.names.weight[self.name[listings]]
 
 
-@dataclass(frozen=True)
 class Shelves:
     """Listings in groups of equal keys.
 
@@ -105,9 +113,12 @@ class Shelves:
         cumulated: float64[n + 1], the weight of all before.
     """
 
-    order: np.ndarray
-    starts: np.ndarray
-    cumulated: np.ndarray
+    def __init__(self, market: Market, live: np.ndarray, keys: Keys) -> None:
+        """Group the listings ``live``, int64[n], by the keys of their names."""
+        key = keys.of[market.name[live]]
+        self.order = live[np.argsort(key, kind="stable")]
+        self.starts = _starts(key, keys.total)
+        self.cumulated = np.concatenate([[0.0], np.cumsum(market.weight(self.order))])
 
     def draw(self, keys: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """A listing of each of the groups ``keys``, none of which is empty, by weight: int64[n]."""
@@ -117,8 +128,7 @@ class Shelves:
         return self.order[np.clip(found, low, high - 1)]
 
 
-@dataclass(frozen=True)
-class Day:
+class Day(NamedTuple):
     """The sequences of a day, one after the other.
 
     Attributes:
@@ -138,21 +148,25 @@ class Day:
     seconds: np.ndarray
 
 
-def make_names(n: int, brands: int, categories: int, styles: int, skew: float, random: np.random.Generator) -> Names:
+def date_of(day: int) -> str:
+    """``20230501`` of day 0."""
+    return str(np.datetime64(START, "ms").astype("datetime64[D]") + day).replace("-", "")
+
+
+def make_names(n: int, sizes: tuple[int, int, int], skew: float, random: np.random.Generator) -> Names:
     """The popularity of a name is that of its brand times its category times its style; each falls with its rank.
 
     Popular combinations are more likely to be among the names.
 
     Args:
         n: how many names, at most as many as there are combinations.
-        brands: with "no brand", which is the most popular; their ranks are their numbers, those of the others random.
-        categories, styles: how many.
+        sizes: how many brands, categories and styles. "No brand" is one, and the most popular; ranks of brands are
+            their numbers, those of the others random.
         skew: the popularity of brands falls as rank (from 2) to the power of -skew, that of categories and styles (from
             1) to the power of -skew / 2.
         random: decides.
     """
-    sizes = (brands, categories, styles)
-    by_brand = np.arange(2.0, brands + 2) ** -skew
+    by_brand = np.arange(2.0, sizes[0] + 2) ** -skew
     by_category, by_style = ((1.0 + random.permutation(size)) ** (-skew / 2) for size in sizes[1:])
     weight = (by_brand[:, None, None] * by_category[:, None] * by_style).ravel()
     # The n first of exponential waiting times with these rates: drawing by weight without putting back.
@@ -187,14 +201,6 @@ def first_day(listings: int, days: int, lifetime: float) -> int:
     return max(1, round(listings / (1 + (days - 1) / lifetime)))
 
 
-def shelves(market: Market, live: np.ndarray, keys: tuple[np.ndarray, int]) -> Shelves:
-    """Group the listings ``live`` by the keys of their names."""
-    key = keys[0][market.name[live]]
-    order = live[np.argsort(key, kind="stable")]
-    starts = np.concatenate([[0], np.cumsum(np.bincount(key, minlength=keys[1]))])
-    return Shelves(order, starts, np.concatenate([[0.0], np.cumsum(market.weight(order))]))
-
-
 def simulate(
     market: Market, days: int, sequences: int, mean_length: float, users: int, random: np.random.Generator
 ) -> Iterator[Day]:
@@ -208,27 +214,22 @@ def simulate(
         users: how many.
         random: decides.
     """
-    tastes = Tastes(market, users, random)
+    fans = _fans(market.names, users, random)
     seen = np.zeros(len(market.name), bool)
     for day in range(days):
         live = market.live(day)
-        stands = [shelves(market, live, keys) for keys in market.keys]
+        stands = [Shelves(market, live, keys) for keys in market.keys]
         count = sequences * (day + 1) // days - sequences * day // days
-        first = _first(live, seen, stands[-1], count, random)
+        # Sequences start at listings that nobody has seen, then at any by weight.
+        new = random.permutation(live[~seen[live]])[:count]
+        known = stands[-1].draw(np.zeros(count - len(new), np.int64), random)
+        first = random.permutation(np.concatenate([new, known]))
         lengths = draw_lengths(count, mean_length, random)
         items, events = walk(market, stands, first, lengths, random)
         seen[items] = True
         market.ends[items[events == BUY]] = day + 1
-        yield Day(day, lengths, tastes.users(first, random), items, events, _seconds(lengths, random))
-
-
-def _first(
-    live: np.ndarray, seen: np.ndarray, everything: Shelves, count: int, random: np.random.Generator
-) -> np.ndarray:
-    """Where the sequences of a day start: listings that nobody has seen, then any by weight; shuffled, int64[count]."""
-    new = random.permutation(live[~seen[live]])[:count]
-    known = everything.draw(np.zeros(count - len(new), np.int64), random)
-    return random.permutation(np.concatenate([new, known]))
+        visitors = _visitors(fans, users, market.name[first], random)
+        yield Day(day, lengths, visitors, items, events, _seconds(lengths, random))
 
 
 def walk(
@@ -267,9 +268,9 @@ def _step(
     moves = np.flatnonzero(choice == len(EVENT_TYPES))
     kind = np.minimum(np.searchsorted(np.cumsum(MIX), random.random(len(moves)), side="right"), len(MIX) - 1)
     item = item.copy()
-    for number, (stand, (key, _)) in enumerate(zip(stands, market.keys, strict=True)):
+    for number, (stand, keys) in enumerate(zip(stands, market.keys, strict=True)):
         these = moves[kind == number]
-        item[these] = stand.draw(key[market.name[item[these]]], random)
+        item[these] = stand.draw(keys.of[market.name[item[these]]], random)
     choice[moves] = 0
     return item, choice
 
@@ -281,8 +282,7 @@ def draw_lengths(n: int, mean: float, random: np.random.Generator) -> np.ndarray
 
 def _seconds(lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Since midnight, int64[events]: at random gaps of at least one second, the last of a sequence before midnight."""
-    gaps = np.minimum(random.geometric(1 / MEAN_GAP, size=lengths.sum()), MOST_GAP)
-    elapsed = np.cumsum(gaps)
+    elapsed = np.cumsum(np.minimum(random.geometric(1 / MEAN_GAP, size=lengths.sum()), MOST_GAP))
     stops = np.cumsum(lengths)
     first = elapsed[stops - lengths]
     begin = (random.random(len(lengths)) * (SECONDS - (elapsed[stops - 1] - first))).astype(np.int64)
@@ -295,26 +295,37 @@ def _drawn(weight: np.ndarray, n: int, random: np.random.Generator) -> np.ndarra
     return np.minimum(np.searchsorted(below, random.random(n) * below[-1], side="right"), len(weight) - 1)
 
 
-class Tastes:
-    """Each user's favourite brand and category, and the choice of a user for a listing by them."""
+def _starts(keys: np.ndarray, total: int) -> np.ndarray:
+    """int64[total + 1]: where each key begins once they are sorted."""
+    return np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=total))])
 
-    def __init__(self, market: Market, users: int, random: np.random.Generator) -> None:
-        self._market, self._users = market, users
-        self._fans: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for shared in (("brand",), ("category",)):
-            keys, total = market.names.keys(shared)
-            favourite = keys[_drawn(market.names.weight, users, random)]
-            starts = np.concatenate([[0], np.cumsum(np.bincount(favourite, minlength=total))])
-            self._fans.append((keys, np.argsort(favourite, kind="stable"), starts))
 
-    def users(self, items: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        """For each listing someone who likes its brand or its category, anyone where nobody does: int64[n]."""
-        chosen = random.integers(self._users, size=len(items))
-        by_brand = random.random(len(items)) < 0.5
-        for (keys, fans, starts), these in zip(self._fans, (by_brand, ~by_brand), strict=True):
-            key = keys[self._market.name[items]]
-            count = starts[key + 1] - starts[key]
-            pick = starts[key] + (random.random(len(items)) * count).astype(np.int64)
-            found = these & (count > 0)
-            chosen[found] = fans[pick[found]]
-        return chosen
+class _Fans(NamedTuple):
+    """Users by their favourite key, int64[users], and where those of each key begin among them."""
+
+    keys: Keys
+    users: np.ndarray
+    starts: np.ndarray
+
+
+def _fans(names: Names, users: int, random: np.random.Generator) -> list[_Fans]:
+    """Each user's favourite brand, and the favourite category."""
+    fans = []
+    for attribute in ("brand", "category"):
+        keys = names.keys((attribute,))
+        favourite = keys.of[_drawn(names.weight, users, random)]
+        fans.append(_Fans(keys, np.argsort(favourite, kind="stable"), _starts(favourite, keys.total)))
+    return fans
+
+
+def _visitors(fans: list[_Fans], users: int, names: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """For each listing's name someone who likes its brand or its category, anyone where nobody does: int64[n]."""
+    chosen = random.integers(users, size=len(names))
+    by_brand = random.random(len(names)) < 0.5
+    for (keys, everyone, starts), these in zip(fans, (by_brand, ~by_brand), strict=True):
+        key = keys.of[names]
+        count = starts[key + 1] - starts[key]
+        pick = starts[key] + (random.random(len(names)) * count).astype(np.int64)
+        found = these & (count > 0)
+        chosen[found] = everyone[pick[found]]
+    return chosen

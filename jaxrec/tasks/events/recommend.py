@@ -19,7 +19,7 @@ from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.models.merrec import NAMES_AT_ONCE, MERRec
 from jaxrec.run import Run
-from jaxrec.sources.merrec_columns import BOUGHT
+from jaxrec.sources.merrec import BOUGHT
 from jaxrec.tasks.base import load
 from jaxrec.tasks.events.listings import Listings, Time
 from jaxrec.tasks.events.sequences import Given, note_of_unknown, read_given
