@@ -9,6 +9,7 @@ of which the second also puts the vectors of a data set's item names beside it (
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,10 +18,14 @@ import numpy as np
 from jaxrec.cli.command import Parser, command, progress
 from jaxrec.cli.lock import owned
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.store import checksum
+from jaxrec.data.reading.duck import connect
+from jaxrec.data.reading.files import open_table, reading
+from jaxrec.data.reading.table import TEXT
+from jaxrec.data.store import checked
 from jaxrec.data.text.encoding import DEFAULT, Encoded, encoded, find_model
-from jaxrec.data.text.vectors import NAMES, TEXT, names_key, open_name_vectors, write_name_vectors
-from jaxrec.errors import UserError, nearest
+from jaxrec.data.text.vectors import NAMES, names_key, open_name_vectors, write_name_vectors
+from jaxrec.data.text.vectors import TEXT as FOLDER
+from jaxrec.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
     for option in ("column", "out"):
         if getattr(arguments, option) is not None:
             raise UserError(f"--{option}: not with --data, which reads and writes in its directory; leave it out")
-    with owned(arguments.data / TEXT, "embeds the names of this data set", "end it"):
+    with owned(arguments.data / FOLDER, "embeds the names of this data set", "end it"):
         _encode_names(arguments.data, arguments.model)
 
 
@@ -62,7 +67,8 @@ def _summary(result: Encoded) -> str:
 def _encode_names(data: Path, model: str) -> None:
     """Put the vectors of a data set's names beside it, unless they are there."""
     manifest = open_dataset(data).manifest
-    key, counts = names_key(data, manifest), manifest["counts"]
+    counts = manifest["counts"]
+    names_key(data, manifest)  # which refuses a data set without names
     if not counts["names"]:
         raise UserError(f"{data}: none of its {counts['items']:,} items has a name; there is nothing to encode")
     with progress("encode names", total=counts["names"]) as update:
@@ -74,10 +80,7 @@ def _encode_names(data: Path, model: str) -> None:
         else:
             print(f"{there.folder}: there already, of {counts['names']:,} names; nothing to do")
             return
-        file = data / NAMES
-        if not file.is_file() or checksum(file) != key:
-            raise UserError(f"{file}: damaged or missing (checksum differs); prepare the data set again")
-        with encoded(read_texts(file, "name"), model, update=update) as result:
+        with encoded(read_texts(checked(data, NAMES, manifest), "name"), model, update=update) as result:
             named = counts["items"] - counts["unnamed"]
             print(f"{named:,} items with names, {_summary(result)}")
             if counts["unnamed"]:
@@ -94,51 +97,26 @@ def _write(out: Path, result: Encoded) -> None:
 
 
 def read_texts(file: Path, column: str | None = None) -> list[str]:
-    """The lines of a .txt file, or a column of a .parquet or .csv file, in their order; a missing value is None."""
-    kind = file.suffix.lower()
-    if kind not in (".parquet", ".csv", ".txt"):
-        raise UserError(f"{file}: of an unknown kind; --texts takes .parquet, .csv or .txt")
+    """The lines of a .txt file, or a column of a Parquet or CSV file, in their order; None where there is no text."""
     if not file.is_file():
         raise UserError(f"{file}: no such file; check --texts")
-    if kind == ".txt":
+    if file.suffix.lower() == ".txt":
         if column is not None:
             raise UserError(f"{file}: a .txt file has no columns; leave out --column")
         try:
             return file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n") if file.stat().st_size else []
         except UnicodeDecodeError as error:
             raise UserError(f"{file}: not UTF-8 at byte {error.start}; convert it") from None
-    return _read_column(file, column, kind)
-
-
-def _read_column(file: Path, column: str | None, kind: str) -> list[str]:
-    import pyarrow as pa
-    import pyarrow.csv
-    import pyarrow.parquet as pq
-
-    try:
-        if kind == ".parquet":
-            names = pq.read_schema(file).names
-        else:
-            with pa.csv.open_csv(file) as reader:
-                names = reader.schema.names
+    with tempfile.TemporaryDirectory() as spill, connect(Path(spill)) as connection:
+        table = open_table(connection, file, quote='"')
         if column is None:
-            raise UserError(f"{file}: which column? Give --column, one of: {', '.join(names)}")
-        if names.count(column) != 1:
-            found = "twice" if column in names else "not there"
-            raise UserError(f"{file}: column '{column}' is {found}{nearest(column, names)}; it has: {', '.join(names)}")
-        if kind == ".parquet":
-            values = pq.read_table(file, columns=[column]).column(0)
-        else:
-            options = pa.csv.ConvertOptions(include_columns=[column], column_types={column: pa.string()})
-            parsing = pa.csv.ParseOptions(newlines_in_values=True)
-            values = pa.csv.read_csv(file, parse_options=parsing, convert_options=options).column(0)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{file}: damaged, or not {kind} ({str(error).splitlines()[0]}); write it again") from None
-    if pa.types.is_dictionary(values.type):
-        values = values.cast(values.type.value_type)
-    if not (pa.types.is_string(values.type) or pa.types.is_large_string(values.type)):
-        raise UserError(f"{file}: column '{column}' is of type {values.type}; expected text")
-    return values.to_pylist()
+            raise UserError(f"{file}: which column? Give --column, one of: {', '.join(table.names)}")
+        sql, kind = table.column(column)
+        if kind != TEXT and not kind.startswith("ENUM"):
+            raise UserError(f"{file}: column '{column}' is of type {kind}; expected text")
+        with reading(file):
+            rows = connection.execute(f"SELECT CAST({sql} AS {TEXT}) FROM {table.relation}").fetchall()
+    return [text for (text,) in rows]
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.rows import RowsDataset, Schema
-from jaxrec.data.store import FORMAT, check_seal, map_array, verify
+from jaxrec.data.store import FORMAT, MANIFEST, Stored, check_seal
 from jaxrec.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -106,11 +106,8 @@ def split_counts(lengths: np.ndarray, last_only: bool = False) -> dict[str, int]
 
 
 @dataclass(frozen=True)
-class Dataset:
-    """An opened dataset directory: the manifest is read, the arrays are mapped."""
-
-    path: Path
-    manifest: dict[str, Any]
+class Dataset(Stored):
+    """An opened dataset directory of sessions."""
 
     @property
     def run_files(self) -> tuple[str, ...]:
@@ -132,7 +129,7 @@ class Dataset:
         if name not in SPLITS:
             raise UserError(f"split '{name}': allowed are {', '.join(SPLITS)}")
         columns = (*COLUMNS, "events") if self.event_types else COLUMNS
-        arrays = {column: map_array(self.path, f"{name}/{column}.npy", self.manifest) for column in columns}
+        arrays = {column: self.array(f"{name}/{column}.npy") for column in columns}
         sessions = Sessions(**arrays, last_only=self.manifest.get("scored", {}).get(name) == "last")
         expected = self.manifest["counts"][name]
         lengths = {len(column) for column in (sessions.items, sessions.times, sessions.events) if column is not None}
@@ -140,15 +137,11 @@ class Dataset:
             raise UserError(f"{self.path / name}: does not hold the {expected} of the manifest; prepare it again")
         return sessions
 
-    def verify(self) -> None:
-        """Compare every file with its checksum (reads everything)."""
-        verify(self.path, self.manifest)
-
 
 def open_dataset(path: str | Path) -> Dataset | RowsDataset:
     """Open a dataset directory of either kind."""
     path = Path(path)
-    file = path / "manifest.json"
+    file = path / MANIFEST
     if not file.is_file():
         raise UserError(f"{path}: no data set here (no manifest.json); make one with python -m jaxrec.prepare")
     manifest = read_manifest(file)

@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from jaxrec.data.store import map_array, verify
+from jaxrec.data.store import Stored
 from jaxrec.errors import UserError, nearest
 
 KINDS = ("categorical", "bag", "numerical")
@@ -176,11 +175,8 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class RowsDataset:
-    """An opened rows directory: the manifest is read, the arrays are mapped."""
-
-    path: Path
-    manifest: dict[str, Any]
+class RowsDataset(Stored):
+    """An opened rows directory."""
 
     @cached_property
     def schema(self) -> Schema:
@@ -220,11 +216,3 @@ class RowsDataset:
         """The raw values of a coded field; the r-th has index r + 1."""
         values: list[Any] = pq.read_table(self.path / "vocabulary" / f"{name}.parquet")["value"].to_pylist()
         return values
-
-    def array(self, name: str) -> np.ndarray:
-        """One of the arrays, mapped."""
-        return map_array(self.path, name, self.manifest)
-
-    def verify(self) -> None:
-        """Compare every file with its checksum (reads everything)."""
-        verify(self.path, self.manifest)

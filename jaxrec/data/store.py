@@ -26,15 +26,36 @@ from jaxrec.cli.lock import owned
 from jaxrec.errors import UserError
 
 FORMAT = 1  # version of dataset directories
+MANIFEST = "manifest.json"
+CHECKSUM = "checksum"  # key of a JSON file's own checksum
+
+_CHECKED: set[tuple[str, int, int, int, str]] = set()  # files as they were when they were found to be right
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An opened dataset directory of either kind: the manifest is read, the arrays are mapped."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def array(self, name: str) -> np.ndarray:
+        """One of the arrays, mapped."""
+        return map_array(self.path, name, self.manifest)
+
+    def verify(self) -> None:
+        """Compare every file with its checksum (reads everything)."""
+        for name in self.manifest["files"]:
+            checked(self.path, name, self.manifest)
 
 
 def checksum(file: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-_CHECKED: set[tuple[str, int, int, int, str]] = set()  # files as they were when they were found to be right
 
 
 def is_right(file: Path, sha256: str) -> bool:
@@ -47,26 +68,28 @@ def is_right(file: Path, sha256: str) -> bool:
         return False
     state = file.stat()
     key = (str(file.resolve()), state.st_ino, state.st_size, state.st_mtime_ns, sha256)
-    if key not in _CHECKED:
-        if checksum(file) != sha256:
-            return False
+    if key not in _CHECKED and checksum(file) == sha256:
         _CHECKED.add(key)
-    return True
+    return key in _CHECKED
 
 
 def checked(path: Path, name: str, manifest: dict[str, Any], advice: str = "prepare the data set again") -> Path:
     """A file of a directory, which is as the manifest says."""
-    file = path / name
+    file, reason = path / name, "checksum differs"
     try:
-        right = is_right(file, manifest["files"][name]["sha256"])
+        if is_right(file, manifest["files"][name]["sha256"]):
+            return file
     except (OSError, KeyError) as error:
-        raise UserError(f"{file}: damaged or missing ({error}); {advice}") from None
-    if not right:
-        raise UserError(f"{file}: damaged or missing (checksum differs); {advice}")
-    return file
+        reason = str(error)
+    raise UserError(f"{file}: damaged or missing ({reason}); {advice}")
 
 
-CHECKSUM = "checksum"  # key of a JSON file's own checksum
+def map_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
+    """Map an array of a directory."""
+    try:
+        return np.load(checked(path, name, manifest), mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / name}: damaged ({error}); prepare the data set again") from None
 
 
 def sealed(entries: dict[str, Any]) -> dict[str, Any]:
@@ -89,32 +112,7 @@ def _digest(entries: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
-def sync_directory(directory: Path) -> None:
-    """Bring to the disk which files a directory holds."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def map_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
-    """Map an array of a directory."""
-    file = path / name
-    try:
-        size, expected = file.stat().st_size, manifest["files"][name]["bytes"]
-        if size != expected:
-            raise ValueError(f"{size} bytes instead of {expected}")
-        checked(path, name, manifest)
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{file}: damaged or missing ({error}); prepare the data set again") from None
-
-
-def verify(path: Path, manifest: dict[str, Any]) -> None:
-    """Compare every file with its checksum (reads everything)."""
-    for name in manifest["files"]:
-        checked(path, name, manifest)
+# ---- a directory that appears whole ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -126,22 +124,31 @@ class Staging:
 
 
 @contextmanager
-def staging(out: Path, overwrite: bool = False) -> Iterator[Staging]:
-    """A place to build a dataset directory, renamed to ``out`` when the block ends without an error.
+def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) -> Iterator[Staging]:
+    """A place to build a directory, renamed to ``out`` when the block ends without an error.
 
     On any error, Ctrl-C included, the temporary directory and the parents that were made for it are removed, and
     ``out`` is as it was.
+
+    Args:
+        overwrite: replace what is there, if it holds the file ``of_ours`` (None: whatever it is).
     """
     out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
     with owned(out, "prepares a data set here", "choose another --out"):
         _clear(out)
-        _check_free(out, overwrite)
-        root = _make_root(out)
+        _check_free(out, overwrite, of_ours)
+        try:
+            root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        except OSError as error:
+            raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
         try:
             stage = Staging(root / "dataset", root / "spill")
             stage.dataset.mkdir()  # not the root itself, which mkdtemp makes readable by its owner only
             yield stage
-            _publish(stage.dataset, out, overwrite)
+            for directory in (*(d for d in stage.dataset.iterdir() if d.is_dir()), stage.dataset):
+                sync_directory(directory)
+            _check_free(out, overwrite, of_ours)  # again: the work took a while
+            _publish(stage.dataset, out)
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -151,36 +158,23 @@ def _clear(out: Path) -> None:
     for root in out.parent.glob(glob.escape(f".{out.name}.") + "*.tmp"):
         if not re.fullmatch(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.tmp", root.name):
             continue  # of another data set, whose name begins like this one's
-        if (root / "old" / "manifest.json").is_file() and not out.exists():
+        if (root / "old").is_dir() and not out.exists():
             os.rename(root / "old", out)  # killed between two renames, where two places cannot be exchanged at once
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
+def _check_free(out: Path, overwrite: bool, of_ours: str | None) -> None:
     if not out.exists():
         return
     if not overwrite:
         raise UserError(f"{out}: exists already; choose another --out or give --overwrite")
-    if not (out / "manifest.json").is_file():
+    if of_ours and not (out / of_ours).is_file():
         raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
 
 
-def _make_root(out: Path) -> Path:
-    """Make the temporary directory."""
-    try:
-        return Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
-
-
-def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
-    """Rename ``dataset`` to ``out`` once everything under it is on the disk."""
-    for directory in (*(d for d in dataset.iterdir() if d.is_dir()), dataset):
-        sync_directory(directory)
-    _check_free(out, overwrite)  # again: the work took a while
-    if not out.exists():
-        os.rename(dataset, out)
-    elif not _exchange(dataset, out):
+def _publish(dataset: Path, out: Path) -> None:
+    """Rename ``dataset`` to ``out``, of which there is no moment without data where the file system allows that."""
+    if out.exists() and not _exchange(dataset, out):
         old = dataset.parent / "old"
         os.rename(out, old)
         try:
@@ -188,6 +182,8 @@ def _publish(dataset: Path, out: Path, overwrite: bool) -> None:
         except BaseException:
             os.rename(old, out)  # it lies in the temporary directory, which is about to be removed
             raise
+    elif not out.exists():
+        os.rename(dataset, out)
     sync_directory(out.parent)
 
 
@@ -196,6 +192,18 @@ def _exchange(one: Path, other: Path) -> bool:
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring to the disk which files a directory holds."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# ---- writing files ---------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -213,12 +221,11 @@ class ArrayFile:
 
     def __enter__(self) -> ArrayFile:
         self.path.parent.mkdir(exist_ok=True)
-        self._hash = hashlib.sha256()
         self._stream = open(self.path, "w+b")
         header = {"descr": self.dtype, "fortran_order": False, "shape": (self.length,)}
         np.lib.format.write_array_header_1_0(self._stream, header)
         self._stream.seek(0)
-        self._hash.update(self._stream.read())
+        self._hash = hashlib.sha256(self._stream.read())
         return self
 
     def append(self, values: np.ndarray) -> None:
@@ -245,6 +252,21 @@ def file_entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": checksum(path)}
 
 
+def write_array(path: Path, name: str, array: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Write an array of any shape under the directory ``path``; the file's name and its line of the manifest."""
+    (path / name).parent.mkdir(exist_ok=True)
+    np.save(path / name, np.ascontiguousarray(array), allow_pickle=False)
+    return {name: file_entry(path / name)}
+
+
+def write_json(file: Path, entries: dict[str, Any]) -> None:
+    """Write a JSON file that is on the disk when this returns."""
+    with open(file, "w", encoding="utf-8") as stream:
+        stream.write(json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
 def write_manifest(
     path: Path, files: dict[str, dict[str, Any]], /, hashed: Sequence[str] = (), **entries: Any
 ) -> dict[str, Any]:
@@ -257,8 +279,5 @@ def write_manifest(
     lines += "".join(json.dumps(entries[name], sort_keys=True) + "\n" for name in hashed)
     manifest = {"format": FORMAT, "kind": "sessions", **entries}
     manifest = sealed({**manifest, "files": files, "content_hash": hashlib.sha256(lines.encode()).hexdigest()})
-    with open(path / "manifest.json", "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    write_json(path / MANIFEST, manifest)
     return manifest

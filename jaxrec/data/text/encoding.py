@@ -1,7 +1,7 @@
 """Sentence embeddings of texts: encoded once by a sentence-transformers model, and kept.
 
-``embed`` encodes what the cache lacks in another process (jaxrec/data/text/worker.py, which also describes the files):
-the process that calls it never imports torch. The command is jaxrec/text.py.
+``embed`` encodes what the cache (jaxrec/data/text/cache.py) lacks in another process (jaxrec/data/text/worker.py): the
+process that calls it never imports torch. The command is jaxrec/text.py.
 
 The vectors of a text depend on the text and the model alone: the cache knows a model of the hub by its name and
 revision, and one in a folder by what its files hold. A model of the hub that was fetched once is used as it is; nobody
@@ -27,7 +27,8 @@ import numpy as np
 
 import jaxrec
 from jaxrec.data.store import checksum
-from jaxrec.data.text.worker import INSTALL, open_store, text_keys
+from jaxrec.data.text.cache import Vectors, open_cache, text_keys
+from jaxrec.data.text.worker import INSTALL
 from jaxrec.errors import UserError
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -42,14 +43,14 @@ class Encoded(NamedTuple):
     """Texts and where their vectors are.
 
     Attributes:
-        vectors: float16[any, dim], mapped; of length 1.
+        vectors: float16[any, dim], of length 1, read by ``vectors[rows]``.
         rows: int64[n], the vector of each text.
         unique: distinct texts.
         new: those of them that had to be encoded, which took ``seconds`` without loading the model.
         identity: of the model: the name of its folder in the cache.
     """
 
-    vectors: np.ndarray
+    vectors: Vectors | np.ndarray
     rows: np.ndarray
     unique: int
     new: int
@@ -88,37 +89,34 @@ def encoded(
     with ExitStack() as stack:
         folder, identity = find_model(model, update)
         root = cache or _default_cache() or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrec-")))
-        rows = open_store(root / identity).find(keys)
+        there = open_cache(root / identity)
+        rows = there.find(keys)
         missing = [text for text, row in zip(place, rows, strict=True) if row < 0]
         update(len(texts) - len(missing), note="")
         worked = {"encoded": 0, "seconds": 0.0}
         if missing:
             worked |= _run(["encode", str(folder), model, str(root / identity)], missing, update)
-        store = open_store(root / identity)
-        rows = store.find(keys) if missing else rows
+            there = open_cache(root / identity)
+            rows = there.find(keys)
         if (rows < 0).any():
             raise AssertionError(f"{root / identity}: vectors are missing after encoding")
         by_text = np.fromiter((place[text] for text in texts), np.int64, len(texts))
-        yield Encoded(store.vectors, rows[by_text], len(place), int(worked["encoded"]), worked["seconds"], identity)
+        yield Encoded(there.vectors, rows[by_text], len(place), int(worked["encoded"]), worked["seconds"], identity)
 
 
 def _check(texts: Sequence[str], unique: dict[str, int]) -> np.ndarray:
     """The keys of ``unique``, if all can be encoded."""
     if not len(texts):
         raise UserError("texts: there are none; give at least one")
-    if all(isinstance(text, str) and text.strip() for text in unique):
-        try:
-            return text_keys(unique)
-        except UnicodeEncodeError:
-            pass
-    for number, text in enumerate(texts, 1):
-        if not isinstance(text, str):
-            raise UserError(f"texts: number {number} of {len(texts)} is {text!r}; expected text, fill or leave it out")
-        if not text.strip():
-            raise UserError(f"texts: number {number} of {len(texts)} is empty; fill it or leave it out")
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UserError(f"texts: number {number} of {len(texts)} is no valid Unicode ({text!a}); mend it")
-    raise AssertionError("unreachable: some text is wrong")
+    for text in unique:
+        if not isinstance(text, str) or not text.strip() or (not text.isprintable() and _halved(text)):
+            what = "is empty" if isinstance(text, str) and not text.strip() else f"is {text!a}, no valid text"
+            raise UserError(f"texts: number {list(texts).index(text) + 1} of {len(texts)} {what}; mend or leave it out")
+    return text_keys(unique)
+
+
+def _halved(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _default_cache() -> Path | None:
@@ -133,12 +131,13 @@ def find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
     """The folder of a model, fetched from the hub where need be, and the name of its vectors' folder in the cache."""
     folder = Path(model).expanduser()
     if folder.is_dir():
-        _check_folder(folder, f"{model}: ")
+        if not _is_model(folder):
+            raise UserError(f"{model}: no sentence-transformers model (modules.json and weights, *.safetensors or "
+                            "*.bin); give a folder that SentenceTransformer.save made, or a hub name")  # fmt: skip
         return folder, _hub_identity(folder) or f"folder-{_fingerprint(folder)[:32]}"
-    if folder.exists():
-        raise UserError(f"{model}: a file; give the folder of a sentence-transformers model, or a hub name")
-    if not re.fullmatch(HUB_NAME, model):
-        raise UserError(f"{model}: no such folder; give one, or a name on the hub, as '{DEFAULT}'")
+    if folder.exists() or not re.fullmatch(HUB_NAME, model):
+        raise UserError(f"{model}: no folder of a sentence-transformers model; give one, or a name on the hub, as "
+                        f"'{DEFAULT}'")  # fmt: skip
     name = model if "/" in model else f"{ORGANISATION}/{model}"
     hub = _hub_cache()
     found = _snapshot(hub, name)
@@ -175,14 +174,11 @@ def _snapshot(hub: Path, name: str) -> Path | None:
     except OSError:
         return None
     folder = place / "snapshots" / revision
-    return folder if (folder / "modules.json").is_file() and _files(folder, WEIGHTS) else None
+    return folder if _is_model(folder) else None
 
 
-def _check_folder(folder: Path, prefix: str) -> None:
-    missing = "modules.json" if not (folder / "modules.json").is_file() else "weights (*.safetensors or *.bin)"
-    if missing == "modules.json" or not _files(folder, WEIGHTS):
-        raise UserError(f"{prefix}no sentence-transformers model, it has no {missing}; give a folder that "
-                        "SentenceTransformer.save made, or a hub name")  # fmt: skip
+def _is_model(folder: Path) -> bool:
+    return (folder / "modules.json").is_file() and bool(_files(folder, WEIGHTS))
 
 
 def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -226,8 +222,13 @@ def _run(words: list[str], texts: Sequence[str], update: Callable[..., None]) ->
             except BaseException:
                 process.kill()  # what it has written stays, and the next call goes on from there
                 raise
-        if process.returncode:
-            raise UserError(_ended(words[0], process.returncode, complaints))
+        if status := process.returncode:
+            complaints.seek(0)
+            lines = complaints.read().decode(errors="replace").strip().splitlines() or ["it said nothing"]
+            how = f"was killed by signal {-status}, perhaps for want of memory" if status < 0 else (
+                f"ended with status {status} ({lines[-1][:200]})")  # fmt: skip
+            raise UserError(f"texts: the process that should {words[0]} {how}; run it again: it goes on where it "
+                            "stopped")  # fmt: skip
     return last
 
 
@@ -235,14 +236,3 @@ def _environment(task: str) -> dict[str, str]:
     paths = [str(Path(jaxrec.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     offline = {"HF_HUB_OFFLINE": "1"} if task == "encode" else {}  # the folder is complete, or the model is no good
     return os.environ | offline | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-
-
-def _ended(task: str, status: int, complaints: Any) -> str:
-    if status < 0:
-        reason = f"was killed by signal {-status}, perhaps for want of memory"
-    else:
-        complaints.seek(0)
-        lines = complaints.read().decode(errors="replace").strip().splitlines()
-        reason = f"ended with status {status} ({lines[-1][:200] if lines else 'it said nothing'})"
-    then = "; run it again: it goes on where it stopped" if task == "encode" else "; run it again"
-    return f"texts: the process that should {task} {reason}{then}"

@@ -11,16 +11,14 @@ catalogue are not taken for those of another. Nothing here needs the model, or a
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxrec.data.store import check_seal, checksum, is_right, sealed, sync_directory
+from jaxrec.data.store import check_seal, file_entry, is_right, sealed, staging, write_json
+from jaxrec.data.text.cache import Vectors
 from jaxrec.errors import UserError
 
 FORMAT = 1
@@ -54,7 +52,7 @@ def names_key(data: Path, manifest: dict[str, Any]) -> str:
 
 
 def write_name_vectors(
-    data: Path, manifest: dict[str, Any], model: str, identity: str, vectors: np.ndarray, rows: np.ndarray
+    data: Path, manifest: dict[str, Any], model: str, identity: str, vectors: Vectors | np.ndarray, rows: np.ndarray
 ) -> Path:
     """Put the embeddings beside a data set, whole or not at all; what is there of the same model is replaced.
 
@@ -69,41 +67,18 @@ def write_name_vectors(
     Returns:
         The folder that was written.
     """
-    key, text = names_key(data, manifest), data / TEXT
     meta = {"format": FORMAT, "model": model, "identity": identity, "dim": vectors.shape[1], "names": len(rows),
-            "key": key}  # fmt: skip
-    folder = text / identity
-    text.mkdir(exist_ok=True)
-    for left in text.glob(".*.tmp"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    root = Path(tempfile.mkdtemp(prefix=".", suffix=".tmp", dir=text))
-    try:
-        new = root / "new"
-        new.mkdir()  # not the root itself, which mkdtemp makes readable by its owner only
-        _write_files(new, meta, vectors, rows)
-        if folder.exists():
-            os.rename(folder, root / "old")
-        os.rename(new, folder)
-        sync_directory(text)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+            "key": names_key(data, manifest)}  # fmt: skip
+    folder = data / TEXT / identity
+    with staging(folder, overwrite=True, of_ours=None) as stage:
+        with open(stage.dataset / VECTORS, "wb") as stream:
+            header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), vectors.shape[1])}
+            np.lib.format.write_array_header_1_0(stream, header)
+            for start in range(0, len(rows), BLOCK):
+                stream.write(np.ascontiguousarray(vectors[rows[start : start + BLOCK]], "<f2").data)
+        sha256 = file_entry(stage.dataset / VECTORS)["sha256"]
+        write_json(stage.dataset / META, sealed(meta | {"sha256": sha256}))
     return folder
-
-
-def _write_files(folder: Path, meta: dict[str, Any], vectors: np.ndarray, rows: np.ndarray) -> None:
-    with open(folder / VECTORS, "wb") as stream:
-        header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows), vectors.shape[1])}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for start in range(0, len(rows), BLOCK):
-            stream.write(np.ascontiguousarray(vectors[rows[start : start + BLOCK]], "<f2").data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    meta = sealed(meta | {"sha256": checksum(folder / VECTORS)})
-    with open(folder / META, "w", encoding="utf-8") as lines:
-        lines.write(json.dumps(meta, indent=2) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
-    sync_directory(folder)
 
 
 def open_name_vectors(folder: Path, manifest: dict[str, Any], identity: str | None = None) -> NameVectors:
@@ -127,20 +102,18 @@ def open_name_vectors(folder: Path, manifest: dict[str, Any], identity: str | No
 
 
 def _choose(folder: Path, places: dict[str, Path], asked: str | None) -> Path:
-    if asked is None:
-        found = list(places.values())
-    elif asked in places:
+    """The place of the asked identity or model; of all the only one."""
+    if asked in places:
         return places[asked]
-    else:
-        found = [place for place in places.values() if _read_meta(place, folder)["model"] == asked]
-    listed = ", ".join(f"{name} (model {_read_meta(place, folder)['model']})" for name, place in places.items())
-    if not found:
-        raise UserError(f"{folder}: no embeddings '{asked}'; there are {listed}; choose with data.embeddings, or make "
-                        f"them with {MAKE} {folder} --model {asked}")  # fmt: skip
-    if len(found) > 1:
-        raise UserError(f"{folder}: several embeddings of its names; set data.embeddings to one of {listed}, by model "
-                        "or by the name in front of it")  # fmt: skip
-    return found[0]
+    models = {name: _read_meta(place, folder)["model"] for name, place in places.items()}
+    found = [name for name, model in models.items() if asked in (None, model)]
+    if len(found) != 1:
+        listed = ", ".join(f"{name} (model {model})" for name, model in models.items())
+        what = f"no embeddings '{asked}'" if not found else "several embeddings of its names"
+        make = "" if found else f", or make them with {MAKE} {folder} --model {asked}"
+        raise UserError(f"{folder}: {what}; set data.embeddings to one of {listed}, by model or by the name in front "
+                        f"of it{make}")  # fmt: skip
+    return places[found[0]]
 
 
 def _read_meta(place: Path, folder: Path) -> dict[str, Any]:
@@ -148,13 +121,10 @@ def _read_meta(place: Path, folder: Path) -> dict[str, Any]:
         meta = json.loads((place / META).read_text(encoding="utf-8"))
         check_seal(meta)
         wrong = [name for name, kind in FIELDS.items() if type(meta[name]) is not kind]
-        if wrong:
-            raise ValueError(f"{wrong[0]} is {meta[wrong[0]]!r}")
+        if wrong or meta["format"] != FORMAT:
+            raise ValueError(f"{wrong[0]} is {meta[wrong[0]]!r}" if wrong else f"of format version {meta['format']}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(place / META, folder, error) from None
-    if meta["format"] != FORMAT:
-        raise UserError(f"{place / META}: format version {meta['format']}, this jaxrec reads {FORMAT}; remove {place} "
-                        f"and make them again with {MAKE} {folder}")  # fmt: skip
     return dict(meta)
 
 
