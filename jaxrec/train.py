@@ -27,9 +27,8 @@ from jaxrec.run import create_run, open_run, resume_run
 from jaxrec.tasks.base import make_task
 from jaxrec.tasks.cutoffs import cutoffs, fit_cutoffs
 from jaxrec.training import telemetry
-from jaxrec.training.block import configured_block, new_state, place_state
+from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
-from jaxrec.training.optimizers import make_optimizer, make_schedule
 from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
 
 
@@ -93,8 +92,7 @@ def _train(
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh
     constants = parallel.replicate(task.constants, mesh)
-    schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    training = Training(config, model, feed)
 
     # ---- run directory, and the state to start from ----------------------------------------------------------------
     run = (
@@ -103,7 +101,7 @@ def _train(
     )  # fmt: skip
     telemetry.import_ahead()
     checkpoints = Checkpoints(run.path)
-    state, position = place_state(new_state(config, model, optimizer), model, mesh), Position()
+    state, position = training.begin(), Position()
     if (found := checkpoints.restore(state)) is not None:
         state, position = found[0], Position(**found[1])
     if position.finished and position.epoch < settings.epochs and (length := length_without_end(run.path)) is not None:
@@ -139,8 +137,7 @@ def _train(
 
     # ---- compile, kept apart from training -------------------------------------------------------------------------
     with clock.part("compile"), progress("train: compiling"):
-        train_block = configured_block(config, model, optimizer, feed)
-        compiled = train_block.lower(state, constants, feed.like()).compile()
+        compiled = training.block.lower(state, constants, feed.like()).compile()
 
     # ---- epochs ----------------------------------------------------------------------------------------------------
     while not position.finished:
@@ -149,7 +146,7 @@ def _train(
         title = f"train: epoch {position.epoch + 1} of {settings.epochs}"
         left, later = feed.shape.blocks - first_block, (settings.epochs - position.epoch - 1) * feed.shape.blocks
         with progress(title, left, feed.pairs * left / feed.shape.blocks, "events", later) as advance:
-            meter = Meter(log, settings.log_every, schedule, advance, position.sums)
+            meter = Meter(log, settings.log_every, training.schedule, advance, position.sums)
             blocks = Waited(feed.epoch(position.epoch, first_block))
             for block in blocks:
                 # This returns at once. While the device works on the block, the host reads the one before.

@@ -32,6 +32,7 @@ def train(name: str, devices: int, dtype: str, counts: tuple[int, ...]) -> list[
     with jax.enable_x64(dtype == "float64"):
         config, model, feed, constants = MADE[name](devices)
         mesh = parallel.make_mesh(devices, config.training.batch_size)
+        clip_norm, on = config.optimizer.clip_norm, parallel.Placement(mesh)
 
         def cast(tree: Any) -> Any:
             def one(leaf: Any) -> Any:
@@ -44,7 +45,7 @@ def train(name: str, devices: int, dtype: str, counts: tuple[int, ...]) -> list[
             begin = new_state(config, model, optimizer)
         state = place_state(cast(begin), model, mesh)
         constants = parallel.replicate(cast(constants), mesh)
-        block = make_train_block(model, optimizer, config.optimizer.clip_norm, 0.0, mesh, feed.shape.lanes)
+        block = make_train_block(model, optimizer, clip_norm, 0.0, on, feed.shape.lanes)
         blocks = itertools.chain.from_iterable(feed.epoch(epoch) for epoch in itertools.count())
         found, losses = [], []
         for number in range(1, counts[-1] + 1):
@@ -82,9 +83,10 @@ def exchange() -> None:
     for items in (1_000, 40_000):
         config, model, feed, constants = gru4rec(8, items)
         mesh = parallel.make_mesh(8, config.training.batch_size)
+        clip_norm, on = config.optimizer.clip_norm, parallel.Placement(mesh)
         optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 200))
         state = place_state(new_state(config, model, optimizer), model, mesh)
-        block = make_train_block(model, optimizer, config.optimizer.clip_norm, 0.0, mesh, feed.shape.lanes)
+        block = make_train_block(model, optimizer, clip_norm, 0.0, on, feed.shape.lanes)
         lowered = block.lower(state, parallel.replicate(constants, mesh), feed.like())
         bytes_ = exchanged(lowered.compile().as_text() or "", feed.shape.steps)
         print(json.dumps({"items": items, "width": model.tables["item"].width, "bytes": bytes_}))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from steps import tables_of
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
@@ -110,7 +111,8 @@ def compiled_loss(model: SequenceModel) -> tuple[Any, Any]:
 
         def one(at: Any) -> Array:
             step, key = at
-            return model.loss(weights["params"], weights["tables"], {}, (), step, key, constants)[1][1]
+            tables = tables_of(model, weights["tables"], step)
+            return model.loss(weights["params"], tables, (), step, key, constants)[1][1]
 
         return jnp.sum(jax.lax.map(one, (model.steps(constants, block, keys), keys)))
 

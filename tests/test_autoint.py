@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_autoint import COLUMNS, FIRST, SCHEMA, Weights, all_outputs, value_counts
+from steps import tables_of
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
@@ -19,7 +20,6 @@ from jaxrec.feeds.rows import RowBlock
 from jaxrec.losses.binary import binary_cross_entropy
 from jaxrec.models.autoint import AutoInt
 from jaxrec.ops.dropout import byte_mask
-from jaxrec.ops.tables import gather, plan_rows, scratch
 from jaxrec.training.block import TrainState, init_state, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -160,11 +160,7 @@ def test_the_loss_is_that_of_the_equations(loss: dict[str, float], table: str) -
     step, constants = one_step(model, data, weight), model.constants(value_counts(data))
 
     def objective(params: Any, tables: Any) -> Any:
-        plans = {}
-        for name, reads in model.reads(step).items():
-            _, plans[name] = plan_rows(scratch(model.tables[name]), reads, jnp.int32(0))
-        read = {name: gather(tables[name], plans[name].ids) if plans else tables[name] for name in tables}
-        return model.loss(params, read, plans, (), step, jax.random.key(1), constants)
+        return model.loss(params, tables_of(model, tables, step), (), step, jax.random.key(1), constants)
 
     found, (_, reported) = jax.jit(objective)(params, tables)
     (expected, _), double = all_outputs(config, params, tables, data), np.asarray(tables["field"], np.float64)
@@ -222,7 +218,7 @@ def test_dropout_acts_in_training_only(where: str) -> None:
     params, tables = random_weights(dropping)
     data = rows()
     step, constants = one_step(dropping, data, np.ones(len(data), np.float32)), dropping.constants(value_counts(data))
-    loss = jax.jit(lambda key: dropping.loss(params, tables, {}, (), step, key, constants)[0])
+    loss = jax.jit(lambda key: dropping.loss(params, tables_of(dropping, tables, step), (), step, key, constants)[0])
     keys = jax.random.split(jax.random.key(0), 2)
     values = {float(loss(keys[0])), float(loss(keys[1]))}
     assert len(values) == 2
@@ -375,6 +371,6 @@ def test_places_without_a_row_leave_a_table_of_rows_alone() -> None:
     config = make_config(VARIANTS["autoint"] | {"table": "rows"}, optimizer={"name": "adam", "learning_rate": 0.1})
     model, data = AutoInt(config, SCHEMA), rows()
     step = one_step(model, data, (np.arange(len(data)) < 5).astype(np.float32))
-    ids = np.asarray(model.reads(step)["field"].ids).reshape(len(data), -1)
+    ids = np.asarray(model.reads(step)["field"]["row"].ids).reshape(len(data), -1)
     assert (ids[:5] < model.tables["field"].rows).any(axis=1).all()
     assert (ids[5:] >= model.tables["field"].rows).all()

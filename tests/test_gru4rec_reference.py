@@ -19,8 +19,8 @@ from reference_recipe import make_case, projections
 
 from jaxrec import config as configuration
 from jaxrec.feeds.lanes import Block
-from jaxrec.losses.candidates import SamplingConstants
-from jaxrec.models.gru4rec import GRU4Rec, Step
+from jaxrec.losses.ranking import Popularity, Step
+from jaxrec.models.gru4rec import GRU4Rec
 from jaxrec.training.block import TrainState, init_state, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -39,8 +39,8 @@ PARTS = {
 class Replay(GRU4Rec):
     """GRU4Rec with negatives that are given, not drawn: the constants are (constants, int32[S, N])."""
 
-    def steps(self, constants: tuple[SamplingConstants, Any], block: Block, keys: Any) -> Step:  # type: ignore[override]
-        return self.with_negatives(*constants[:1], block, constants[1])
+    def steps(self, constants: tuple[Popularity, Any], block: Block, keys: Any, on: Any) -> Step:  # type: ignore[override]
+        return Step(block, self._ranking.given(constants[0], block.target, constants[1]))
 
 
 def make_config(case: dict[str, Any]) -> configuration.Config:

@@ -22,6 +22,7 @@ from numpy_merrec import (
     sampled_loss,
     softmax_loss,
 )
+from steps import tables_of
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
@@ -30,10 +31,8 @@ from jaxrec.data.items import Catalogue, Spans
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
-from jaxrec.losses.candidates import Negatives
+from jaxrec.losses.ranking import Negatives, Step
 from jaxrec.models.merrec import MERRec
-from jaxrec.models.packed import Step
-from jaxrec.ops.tables import gather, plan_rows, scratch
 from jaxrec.training.block import init_state, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -138,12 +137,7 @@ class Stepping:
         model = self.model
 
         def objective(weights: dict[str, Any]) -> Any:
-            plans = {}
-            for name, reads in model.reads(step).items():
-                _, plans[name] = plan_rows(scratch(model.tables[name]), reads, jnp.int32(0))
-            tables = weights["tables"]
-            rows = {name: gather(tables[name], plans[name].ids) if name in plans else tables[name] for name in tables}
-            return model.loss(weights["params"], rows, plans, (), step, key, constants)
+            return model.loss(weights["params"], tables_of(model, weights["tables"], step), (), step, key, constants)
 
         (mean, (_, total)), slopes = jax.value_and_grad(objective, has_aux=True)(weights)
         return Found(mean, total, slopes)
@@ -179,8 +173,8 @@ def plain_loss(stepping: Stepping, weights: dict[str, Any], step: Step, new: np.
         if loss.name == "softmax":
             one = softmax_loss(np.where(COUNTS > 0, scores, -np.inf), own, loss.label_smoothing)
         else:
-            assert step.negatives is not None
-            targets, drawn = block.target[block.weight > 0].tolist(), step.negatives.ids.tolist()
+            assert step.drawn is not None
+            targets, drawn = block.target[block.weight > 0].tolist(), step.drawn.ids.tolist()
             one = sampled_loss(scores, own, targets, drawn, log_q, live)
         total += float(weight[place]) * one
     return total
@@ -253,8 +247,8 @@ def test_the_loss_of_a_step_is_the_plain_one(case: str) -> None:
     step = stepping.steps[1]
     live = step.block.weight > 0
     assert live.any() and len(np.unique(step.block.target[live])) < live.sum(), "some target stands there twice"
-    if step.negatives is not None and len(step.negatives.ids):
-        assert np.isin(step.negatives.ids, step.block.target[live]).any(), "and some is drawn"
+    if step.drawn is not None and len(step.drawn.ids):
+        assert np.isin(step.drawn.ids, step.block.target[live]).any(), "and some is drawn"
     found, expected = stepping.take(weights, step), plain_loss(stepping, weights, step)
     assert found.total == pytest.approx(expected, rel=2e-4)
     assert found.mean == pytest.approx(expected / len(live), rel=2e-4)
@@ -300,8 +294,8 @@ def test_rows_are_left_out_for_that_of_a_new_item() -> None:
     """Half of the items that a step reads, each time others; they learn nothing from the step, the new bias does."""
     stepping, seen = stepping_of("new"), []
     weights, step = random_weights(stepping.model), stepping.steps[0]
-    assert step.negatives is not None
-    read = np.union1d(step.block.target[step.block.weight > 0], step.negatives.ids)
+    assert step.drawn is not None
+    read = np.union1d(step.block.target[step.block.weight > 0], step.drawn.ids)
     for key in range(6):
         found = stepping.take(weights, step, key)
         learned = np.any(found.slopes["tables"]["item"] != 0, axis=1)

@@ -31,7 +31,7 @@ from packed import (
 
 from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models.narm import NARMEncoder
-from jaxrec.models.packed import SequenceModel
+from jaxrec.models.packed import Grid, SequenceModel
 from jaxrec.ops.gru import gru_sequence
 from jaxrec.training.block import init_state, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
@@ -127,13 +127,13 @@ def test_the_scores_are_those_of_the_equations(attention: str) -> None:
 def test_normalised_attention_weights_sum_to_one() -> None:
     """States that are all alike mix to that state, however many there are; unnormalised ones do not."""
     kinds = [NARMEncoder(4, 3, attention) for attention in ("softmax", "sum")]
-    vectors, start, slot = jnp.ones((1, 6, 3)), jnp.zeros((1, 6), jnp.int32), jnp.arange(6)
-    params = jax.jit(kinds[0].init, static_argnums=4)(jax.random.key(0), vectors, start, slot, False)["params"]
+    vectors, grid = jnp.ones((1, 6, 3)), Grid(jnp.zeros((1, 6), jnp.int32), jnp.arange(6))
+    params = jax.jit(kinds[0].init, static_argnums=3)(jax.random.key(0), vectors, grid, False)["params"]
     # The update gate open, nothing from the state before: h is the same after every click.
     params |= {"gru_hidden_kernel": jnp.zeros((4, 12)), "gru_input_bias": jnp.repeat(jnp.array([0.0, -30.0, 1.0]), 4)}
     params["decoder"] = jnp.eye(8, 3, -4)  # shows the local part
     softmax, unnormalised = (
-        jax.jit(kind.apply, static_argnums=4)({"params": params}, vectors, start, slot, False) for kind in kinds
+        jax.jit(kind.apply, static_argnums=3)({"params": params}, vectors, grid, False) for kind in kinds
     )
     assert isinstance(softmax, jax.Array) and isinstance(unnormalised, jax.Array)
     np.testing.assert_allclose(softmax, np.broadcast_to(softmax[0], softmax.shape), rtol=1e-5)
@@ -163,11 +163,11 @@ def test_dropout_before_the_decoder_keeps_the_mean() -> None:
     """Queries are linear in what is dropped there, so they scatter around those without dropout."""
     encoder = NARMEncoder(4, 3, dropout_hidden=0.5)
     vectors = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 3)), jnp.float32)
-    start, slot = jnp.zeros((1, 5), jnp.int32), jnp.arange(5)
-    params = jax.jit(encoder.init, static_argnums=4)(jax.random.key(0), vectors, start, slot, False)
+    grid = Grid(jnp.zeros((1, 5), jnp.int32), jnp.arange(5))
+    params = jax.jit(encoder.init, static_argnums=3)(jax.random.key(0), vectors, grid, False)
 
     def query(key: jax.Array, train: bool) -> Any:
-        return encoder.apply(params, vectors, start, slot, train, rngs={"dropout": key})
+        return encoder.apply(params, vectors, grid, train, rngs={"dropout": key})
 
     keys = jax.random.split(jax.random.key(1), 4000)
     found = np.asarray(jax.jit(jax.vmap(lambda key: query(key, True)))(keys))

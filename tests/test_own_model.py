@@ -9,12 +9,14 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import ROOT, call, fails, write_config
 
 from jaxrec import config as configuration
 from jaxrec.config.help import field_help
+from jaxrec.models.packed import Grid
 from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
@@ -113,7 +115,8 @@ def test_the_mean_is_of_the_last_clicks(package: Path) -> None:
     from shop.last_mean import Encoder  # type: ignore[import-not-found]
 
     vectors = np.arange(8, dtype=np.float32).reshape(1, 4, 2)
-    found = Encoder(2).apply({}, vectors, np.array([[0, 0, 2, 2]]), np.array([0, 1, 2, 3]), False)
+    grid = Grid(jnp.array([[0, 0, 2, 2]]), jnp.arange(4))
+    found = Encoder(2).apply({}, vectors, grid, False)
     np.testing.assert_array_equal(found, [[0, 1], [1, 2], [4, 5], [5, 6]])
 
 

@@ -19,7 +19,7 @@ from jaxrec.benchmarks.sizes import synthetic_sessions
 from jaxrec.cli.command import command
 from jaxrec.config import parse
 from jaxrec.errors import UserError
-from jaxrec.models.work import Work
+from jaxrec.models.base import Work
 
 # The interface that is used of the authors' code, around a loop that writes down what it meets.
 CHECKOUT = """

@@ -16,7 +16,7 @@ import pytest
 from device_models import MADE
 from helpers import call
 
-from jaxrec.ops import precision
+from jaxrec.ops.parallel import Placement
 from jaxrec.training.block import make_train_block, new_state
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -31,10 +31,8 @@ def test_factors_are_rounded_and_sums_are_not(how: str, left: tuple[int, ...], r
     random = np.random.default_rng(0)
     a, b = random.standard_normal(left).astype(np.float32), random.standard_normal(right).astype(np.float32)
     slope = random.standard_normal((*left[:-1], right[-1])).astype(np.float32)
-    multiply = precision.product if how == "product" else precision.batched_product
-    with precision.low():
-        found, backward = jax.vjp(multiply, jnp.asarray(a), jnp.asarray(b))
-        of_a, of_b = backward(jnp.asarray(slope))
+    found, backward = jax.vjp(Placement(low=True).product, jnp.asarray(a), jnp.asarray(b))
+    of_a, of_b = backward(jnp.asarray(slope))
     x, y, s = rounded(a), rounded(b), rounded(slope)
     each = np.einsum("...ik,...in->...kn", x, s)
     near = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
@@ -46,10 +44,8 @@ def test_factors_are_rounded_and_sums_are_not(how: str, left: tuple[int, ...], r
 
 def test_float32_is_left_alone() -> None:
     a, b = jnp.full((2, 3), 1.0 + 2**-12), jnp.eye(3)
-    with precision.low(False):
-        assert jnp.array_equal(precision.product(a, b), a)
-    with precision.low():
-        assert jnp.array_equal(precision.product(a, b), jnp.ones((2, 3)))
+    assert jnp.array_equal(Placement().product(a, b), a)
+    assert jnp.array_equal(Placement(low=True).product(a, b), jnp.ones((2, 3)))
 
 
 def products(jaxpr: Any) -> Iterator[Any]:
@@ -71,7 +67,7 @@ def test_models_multiply_what_is_asked_for(name: str) -> None:
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 10))
     state = jax.eval_shape(lambda: new_state(config, model, optimizer))
     for low in (False, True):
-        block = make_train_block(model, optimizer, None, low=low)
+        block = make_train_block(model, optimizer, None, on=Placement(low=low))
         traced = block.trace(state, constants, feed.like())
         kinds = [
             {operand.aval.dtype.name for operand in equation.invars}

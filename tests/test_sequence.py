@@ -27,11 +27,11 @@ from packed import (
     random_sessions,
     scores,
 )
+from steps import tables_of
 
 from jaxrec.feeds.base import Plan
 from jaxrec.losses.candidates import popularity
 from jaxrec.models.packed import SequenceModel, drop
-from jaxrec.ops.tables import gather, plan_rows, scratch
 from jaxrec.training.block import TrainState, make_train_block, new_state
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -120,15 +120,15 @@ def test_the_prior_raises_the_training_scores_and_not_those_that_rank() -> None:
     plain, corrected = (make_model("narm", N_ITEMS, loss={"prior": prior}) for prior in (0.0, 0.5))
     weights, block = make_weights(plain), packed_block(plain, SESSIONS)
     constants = corrected.constants(counts)
-    assert constants.prior is not None
-    np.testing.assert_allclose(constants.prior, 0.5 * np.log(np.maximum(counts, 1)), rtol=1e-6)
+    assert constants is not None
+    np.testing.assert_allclose(constants, 0.5 * np.log(np.maximum(counts, 1)), rtol=1e-6)
     np.testing.assert_array_equal(scores(plain, weights, block), scores(corrected, weights, block))
     keys = jax.random.split(jax.random.key(0), len(block.input))
     step = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), corrected.steps(constants, block, keys))
-    _, (_, total) = jax.jit(corrected.loss)(weights["params"], weights["tables"], {}, (), step, keys[0], constants)
+    total = jax.jit(partial(sampled_total, corrected, constants=constants))(weights, step)
     live = block.weight[0] > 0
     first = jax.tree.map(lambda leaf: leaf[:1], block)
-    raised = scores(plain, weights, first).astype(np.float64) + np.asarray(constants.prior)
+    raised = scores(plain, weights, first).astype(np.float64) + np.asarray(constants)
     own = raised[np.arange(live.sum()), block.target[0][live]]
     assert float(total) == pytest.approx(float((np.log(np.exp(raised).sum(axis=1)) - own).sum()), rel=1e-5)
 
@@ -153,7 +153,7 @@ def test_the_sampled_loss_is_a_softmax_over_targets_and_negatives(logq: float) -
     for i in range(len(block.input)):
         step = jax.tree.map(lambda leaf, i=i: leaf[i], steps)
         live = block.weight[i] > 0
-        target, drawn = block.target[i][live], np.asarray(step.negatives.ids)
+        target, drawn = block.target[i][live], np.asarray(step.drawn.ids)
         assert len(np.unique(np.append(target, drawn))) < len(target) + len(drawn), "some stand there twice"
         log_q = logq * np.concatenate([np.log(counts[target]), 0.5 * np.log(counts[drawn])])
         one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], block)
@@ -165,10 +165,8 @@ def test_the_sampled_loss_is_a_softmax_over_targets_and_negatives(logq: float) -
 
 def sampled_total(model: SequenceModel, weights: Any, step: Any, constants: Any) -> jax.Array:
     """The sum of a step's losses, with rows read as the training step reads them."""
-
-    plan = plan_rows(scratch(model.tables["item"]), model.reads(step)["item"], jnp.asarray(0))[1]
-    rows = {"item": gather(weights["tables"]["item"], plan.ids)}
-    return model.loss(weights["params"], rows, {"item": plan}, (), step, jax.random.key(0), constants)[1][1]
+    tables = tables_of(model, weights["tables"], step)
+    return model.loss(weights["params"], tables, (), step, jax.random.key(0), constants)[1][1]
 
 
 def train(sections: Sections, n_items: int, sessions: list[list[int]]) -> tuple[TrainState, TrainState]:

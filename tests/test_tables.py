@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jax import Array
 
 from jaxrec.config.finding import optimizers
-from jaxrec.ops.tables import Reads, RowPlan, TableSpec, gather, glorot_like, plan_rows, scatter, scratch, update_rows
+from jaxrec.ops.tables import RowPlan, TableSpec, gather, glorot_like, plan_rows, scatter, scratch, update_rows
 from jaxrec.training.optimizers import Adagrad, clip_scale, make_optimizer, make_schedule
 
 pytestmark = pytest.mark.numbers
@@ -24,7 +24,7 @@ V, M, WIDTH = 9, 12, 3
 IDS = st.lists(
     st.one_of(st.integers(0, V - 1), st.sampled_from([-1, V - 1, V, V + 3, 2**31 - 1])), min_size=M, max_size=M
 )
-plan_jit = jax.jit(lambda marks, ids, turn: plan_rows(marks, Reads(ids), turn))
+plan_jit = jax.jit(lambda marks, ids, turn: plan_rows(marks, ids, turn))
 
 
 def start() -> Array:
@@ -171,7 +171,7 @@ def test_rows_that_are_read_move_as_under_dense_optax(name: str) -> None:
     optimizer, update = made(name)
     table = dense = jax.random.normal(jax.random.key(1), (M, WIDTH))
     state = dense_state = optimizer.init(table)
-    plan = plan_rows(jnp.zeros(M, jnp.int32), Reads(jnp.arange(M)[::-1]), jnp.asarray(0))[1]
+    plan = plan_rows(jnp.zeros(M, jnp.int32), jnp.arange(M)[::-1], jnp.asarray(0))[1]
     for t in range(3):
         gradient = jax.random.normal(jax.random.key(10 + t), (M, WIDTH))
         change, dense_state = optimizer.update(gradient, dense_state, dense)

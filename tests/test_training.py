@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import packed
 import pytest
+from steps import tables_of
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
@@ -21,7 +22,6 @@ from jaxrec.losses.candidates import popularity
 from jaxrec.models.base import SessionModel, make_model
 from jaxrec.models.packed import SequenceModel
 from jaxrec.ops.gru import gru_cell, onehot_gru_cell
-from jaxrec.ops.tables import gather, plan_rows, scratch
 from jaxrec.training.block import TrainState, init_state, make_train_block, new_state, training_plan
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -233,10 +233,8 @@ def test_the_loss_by_hand() -> None:
             constants, jax.tree.map(lambda leaf: leaf[None], block), jax.random.split(jax.random.key(0), 1)
         )
         step = jax.tree.map(lambda leaf: leaf[0], whole)
-        plan = plan_rows(scratch(model.tables["item"]), model.reads(step)["item"], jnp.asarray(0))[1]
-        rows = gather(state.tables["item"], plan.ids)
-        key = jax.random.key(0)
-        return model.loss(state.params, {"item": rows}, {"item": plan}, model.carry(LANES), step, key, constants)
+        tables = tables_of(model, state.tables, step)
+        return model.loss(state.params, tables, model.carry(LANES), step, jax.random.key(0), constants)
 
     total, (carry, logged) = evaluate(state)
     table = np.asarray(state.tables["item"], np.float64)

@@ -29,9 +29,10 @@ from towers import BATCH, Found, Stepping, make_config, random_weights
 
 from jaxrec import config as configuration
 from jaxrec.data.rows import Field, Rows, Schema
-from jaxrec.losses import contrastive as contrast_module
-from jaxrec.losses.contrastive import Asked, InfoNCE, Offered, contrast
+from jaxrec.losses.contrastive import InfoNCE, Shared, contrast, cosines_of
+from jaxrec.losses.contrastive import Rows as Contrasted
 from jaxrec.models.two_tower import Interactions, TwoTower
+from jaxrec.ops.parallel import ONE
 
 # ---- the network -----------------------------------------------------------------------------------------------------
 
@@ -216,15 +217,16 @@ def test_scores_in_blocks() -> None:
     assert b * (b + 20) > 2**20, "what a block holds"
     loss = InfoNCE(logq=0.5)
 
-    def parts(query: Any, right: Any, close: Any, offered: Any) -> tuple[Asked, Offered]:
-        asked = Asked(query, right, user, item[:b], near, close.reshape(b, h, 3))
-        return asked, Offered(offered, item, jnp.append(live, jnp.ones(20, bool)))
+    def parts(query: Any, right: Any, close: Any, offered: Any) -> tuple[Contrasted, Shared]:
+        rows = Contrasted(query, right, user, item[:b], near, close.reshape(b, h, 3))
+        return rows, Shared(offered, item, jnp.append(live, jnp.ones(20, bool)), expected, words)
 
     def blocked(*floats: Any) -> Any:
-        return 3 * contrast(loss, *parts(*floats), live, words, expected)
+        rows, shared = parts(*floats)
+        return 3 * contrast(loss, ONE, rows, live, shared)
 
     def whole(*floats: Any) -> Any:
-        return 3 * jnp.sum(jnp.where(live, contrast_module._losses(loss, *parts(*floats), words, expected), 0.0))
+        return 3 * jnp.sum(jnp.where(live, loss(cosines_of(*parts(*floats))), 0.0))
 
     ours, theirs = (jax.jit(jax.value_and_grad(one, argnums=(0, 1, 2, 3)))(*vectors) for one in (blocked, whole))
     assert float(ours[0]) == pytest.approx(float(theirs[0]), rel=1e-5)

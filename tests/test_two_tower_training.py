@@ -30,6 +30,7 @@ from towers import BATCH, block_of, make_config, random_weights
 from jaxrec.config import Config
 from jaxrec.feeds.base import Plan
 from jaxrec.models.two_tower import TwoTower
+from jaxrec.ops.parallel import ONE
 from jaxrec.training.block import TrainState, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -169,8 +170,7 @@ def test_hard_negatives_are_drawn_from_the_nearest() -> None:
     model, data = TwoTower(config, SCHEMA), rows()
     step: Any = SimpleNamespace(user=data.columns[:, 5], items=jnp.asarray(data.columns[:, 6]))
     near = jnp.asarray(np.random.default_rng(0).permuted(np.tile(np.arange(N_ITEMS), (N_ITEMS, 1)), axis=1)[:, :4])
-    constants: Any = None
-    drawn = jax.jit(jax.vmap(lambda key: model._hard({"near": near}, step, constants, key)))
+    drawn = jax.jit(jax.vmap(lambda key: model._hard({"near": near}, step, key)))
     found = np.asarray(drawn(jax.random.split(jax.random.key(0), 50)))
     assert found.shape == (50, 40, 4)
     for row, item in enumerate(data.columns[:, 6]):
@@ -202,7 +202,7 @@ def test_dropout_is_anew_in_each_step() -> None:
     x = jnp.asarray(np.random.default_rng(0).normal(size=(3, side.features)), jnp.float32)
 
     def hidden(key: Any) -> Any:  # of the vectors, which have length 1, the direction is all that is left
-        return side.train(given.params["item"], {}, x, jnp.ones(3, bool), key)[0]
+        return side.train(given.params["item"], {}, x, jnp.ones(3, bool), key, ONE)[0]
 
     found = np.asarray(jax.jit(jax.vmap(hidden))(jax.random.split(jax.random.key(0), 400)))
     again = np.asarray(jax.jit(jax.vmap(hidden))(jax.random.split(jax.random.key(0), 400)))

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from numpy_two_tower import SCHEMA, Given
+from steps import tables_of
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.rows import Rows
 from jaxrec.feeds.rows import RowBlock
 from jaxrec.models.two_tower import Interactions, TwoTower
-from jaxrec.ops.tables import gather, plan_rows, scratch
 
 BATCH = 16
 FIELDS = tuple(field.name for field in SCHEMA.fields if field.side != "context")
@@ -87,11 +87,7 @@ class Stepping:
         step = jax.tree.map(lambda leaf: leaf[0], steps)
 
         def objective(params: Any, tables: Any) -> Any:
-            plans = {}
-            for name, reads in model.reads(step).items():
-                _, plans[name] = plan_rows(scratch(model.tables[name]), reads, jnp.int32(0))
-            read = {name: gather(tables[name], plans[name].ids) if plans else tables[name] for name in tables}
-            return model.loss(params, read, plans, carry, step, key, constants)
+            return model.loss(params, tables_of(model, tables, step), carry, step, key, constants)
 
         derivative = jax.value_and_grad(objective, argnums=(0, 1), has_aux=True)
         (mean, (new, total)), slopes = derivative(params, tables)

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +14,9 @@ import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.feeds.base import Feed
-from jaxrec.models.base import Model
-from jaxrec.models.work import Work
+from jaxrec.models.base import Model, Work
 from jaxrec.ops import parallel
-from jaxrec.training.block import BlockStats, TrainState, configured_block, new_state, place_state
-from jaxrec.training.optimizers import Optimizer, make_optimizer, make_schedule
+from jaxrec.training.block import BlockStats, Training, TrainState
 from jaxrec.training.telemetry import Waited
 
 
@@ -48,19 +47,13 @@ class Prepared:
         """Lanes, targets or rows of a step."""
         return self.config.training.batch_size
 
-    def new_state(self) -> TrainState:
-        """The state before the first step, on one device."""
-        return new_state(self.config, self.model, self._optimizer)
-
     def compiled(self, state: TrainState, constants: Any) -> jax.stages.Compiled:
         """The block that training runs on the feed's devices; of state and constants only shapes and places count."""
-        train_block = configured_block(self.config, self.model, self._optimizer, self.feed)
-        return train_block.lower(state, constants, self.feed.like()).compile()
+        return self.training.block.lower(state, constants, self.feed.like()).compile()
 
-    @property
-    def _optimizer(self) -> Optimizer:
-        settings = self.config.optimizer
-        return make_optimizer(settings, make_schedule(settings, 1))
+    @cached_property
+    def training(self) -> Training:
+        return Training(self.config, self.model, self.feed)
 
 
 class Round(NamedTuple):
@@ -91,7 +84,7 @@ class Case:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self._mesh = prepared, prepared.feed.mesh
         self.devices = 1 if self._mesh is None else self._mesh.size
-        self._state = place_state(prepared.new_state(), prepared.model, self._mesh)
+        self._state = prepared.training.begin()
         self._constants = parallel.replicate(prepared.constants, self._mesh)
         self._blocks, self._epochs = self._endless(), itertools.count()
         begin = time.perf_counter()

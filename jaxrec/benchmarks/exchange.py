@@ -101,7 +101,7 @@ def _shapes(prepared: Prepared) -> tuple[TrainState, Any]:
         everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
 
-    mesh, state = prepared.feed.mesh, jax.eval_shape(prepared.new_state)
+    mesh, state = prepared.feed.mesh, jax.eval_shape(prepared.training.begin)
     dealt = partial(parallel.like, mesh=mesh)
     return lay_out(state, prepared.model, replicated, dealt), replicated(prepared.constants)
 

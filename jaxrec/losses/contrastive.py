@@ -18,8 +18,7 @@ from pydantic import Field
 from jaxrec.config.sections import Config, Count, Positive
 from jaxrec.data.retrieval import has_each, has_items
 from jaxrec.losses.sampled import Drawn
-from jaxrec.ops.parallel import sum_by_rows
-from jaxrec.ops.precision import product
+from jaxrec.ops.parallel import ONE, Placement
 
 Negatives = tuple[Array, Array]
 
@@ -86,7 +85,7 @@ def distance(cosine: Array) -> Array:
     return jnp.sqrt(jnp.maximum(2.0 - 2.0 * cosine, CLOSEST))
 
 
-class Asked(NamedTuple):
+class Rows(NamedTuple):
     """Rows of a step, B of them.
 
     Attributes:
@@ -104,12 +103,39 @@ class Asked(NamedTuple):
     near_vectors: Array
 
 
-class Offered(NamedTuple):
-    """Candidates that all rows share, C of them: float32[C, D], int32[C], and bool[C], whether it is one."""
+class Shared(NamedTuple):
+    """What all rows of a step share: C candidates, and what training knows of items.
+
+    Attributes:
+        vectors, items, real: float32[C, D], int32[C], and bool[C], whether it is a candidate.
+        log_expected: float32[V], the logarithm of how often an item is expected among a step's candidates.
+        positives: ``positive_bits`` of items that are never wrong for a user; None: only a row's own is not.
+    """
 
     vectors: Array
     items: Array
     real: Array
+    log_expected: Array
+    positives: Array | None
+
+
+class Cosines(NamedTuple):
+    """Rows of a step beside their items.
+
+    Attributes:
+        own: float32[B], the cosine of the row and its right item.
+        others, wrong: float32[C, B] and bool[C, B], of the row and each candidate, and whether that is wrong.
+        near, near_wrong: likewise float32[h, B] and bool[h, B] of the row's hard negatives.
+        rows, shared: the rows and what they share.
+    """
+
+    own: Array
+    others: Array
+    wrong: Array
+    near: Array
+    near_wrong: Array
+    rows: Rows
+    shared: Shared
 
 
 class Contrastive(Drawn):
@@ -135,25 +161,8 @@ class Contrastive(Drawn):
             raise ValueError(f"loss.hard_negatives: {self.hard_negatives} cannot be drawn from a loss.hard_pool of "
                              f"{self.hard_pool}; raise the one or lower the other")  # fmt: skip
 
-    def __call__(
-        self,
-        own: Array,
-        others: Array,
-        wrong: Array,
-        near: Negatives,
-        asked: Asked,
-        offered: Offered,
-        log_expected: Array,
-    ) -> Array:
-        """float32[B], the loss of each row.
-
-        Args:
-            own: float32[B], the cosine of the row and its right item.
-            others, wrong: float32[C, B] and bool[C, B], of the row and each candidate, and whether that is wrong.
-            near: likewise float32[h, B] and bool[h, B] of the row's hard negatives.
-            asked, offered: the rows and the candidates.
-            log_expected: float32[V], see ``two_tower.Constants``.
-        """
+    def __call__(self, cosines: Cosines) -> Array:
+        """float32[B], the loss of each row."""
         raise NotImplementedError
 
 
@@ -164,17 +173,9 @@ class Triplet(Contrastive):
     margin: Annotated[float, Field(gt=0.0, le=2.0)] = 0.5
     """By how much a wrong item shall be farther away than the right one, at most 2, on the unit sphere."""
 
-    def __call__(
-        self,
-        own: Array,
-        others: Array,
-        wrong: Array,
-        near: Negatives,
-        asked: Asked,
-        offered: Offered,
-        log_expected: Array,
-    ) -> Array:
-        return triplet(own, others, wrong, self.margin, near)
+    def __call__(self, cosines: Cosines) -> Array:
+        own, others, wrong, *near, _, _ = cosines
+        return triplet(own, others, wrong, self.margin, (near[0], near[1]))
 
 
 class InfoNCE(Contrastive):
@@ -186,113 +187,86 @@ class InfoNCE(Contrastive):
     logq: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     """Strength of the logQ correction for how often each item is a negative (0: off, 1: full)."""
 
-    def __call__(
-        self,
-        own: Array,
-        others: Array,
-        wrong: Array,
-        near: Negatives,
-        asked: Asked,
-        offered: Offered,
-        log_expected: Array,
-    ) -> Array:
-        own, others, close = own / self.temperature, others / self.temperature, near[0] / self.temperature
+    def __call__(self, cosines: Cosines) -> Array:
+        own, others, near = (part / self.temperature for part in (cosines.own, cosines.others, cosines.near))
         if self.logq:
+            rows, log_expected = cosines.rows, cosines.shared.log_expected
             expected = self.logq * log_expected
             # A hard one is expected as often as it is drawn from its pool, and among the others' items.
             pool = min(self.hard_pool, len(log_expected) - 2)
-            drawn = self.hard_negatives / pool + jnp.exp(log_expected[asked.near])
-            own, close = own - expected[asked.item], close - self.logq * jnp.log(drawn).T
-            others -= expected[offered.items][:, None]
-        return infonce(own, others, wrong, (close, near[1]))
+            drawn = self.hard_negatives / pool + jnp.exp(log_expected[rows.near])
+            own, near = own - expected[rows.item], near - self.logq * jnp.log(drawn).T
+            others -= expected[cosines.shared.items][:, None]
+        return infonce(own, others, cosines.wrong, (near, cosines.near_wrong))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def contrast(
-    loss: Contrastive, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
-) -> Array:  # fmt: skip
-    """float32[]: the sum of the losses of live rows.
-
-    Args:
-        live: bool[B].
-        positives: ``positive_bits`` of items that are never wrong for a user; None: only a row's own is not.
-        log_expected: float32[V], see ``two_tower.Constants``.
-    """
-    return _with_derivatives(loss, asked, offered, live, positives, log_expected)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def contrast(loss: Contrastive, on: Placement, rows: Rows, live: Array, shared: Shared) -> Array:
+    """float32[]: the sum of the losses of rows that are live, bool[B]."""
+    return _forward(loss, on, rows, live, shared)[0]
 
 
-def _with_derivatives(
-    loss: Contrastive, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+def _forward(
+    loss: Contrastive, on: Placement, rows: Rows, live: Array, shared: Shared
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-    """The sum, and its derivatives by ``query``, ``right``, ``near_vectors`` and the offered ``vectors``."""
+    """The sum, and its derivatives by ``query``, ``right``, ``near_vectors`` and the candidates' ``vectors``."""
 
-    def of_rows(rows: Any, rest: Any) -> tuple[Any, Any]:
-        return _in_blocks(loss, rows[0], rest[0], rows[1], *rest[1:])
+    def of_rows(rows: tuple[Rows, Array], shared: Shared) -> tuple[Any, Any]:
+        return _in_blocks(loss, on, *rows, shared)
 
-    (total, slope), own = sum_by_rows(of_rows, (asked, live), (offered, positives, log_expected))
+    (total, slope), own = on.sum_by_rows(of_rows, (rows, live), shared)
     return total, (*own, slope)
 
 
 def _in_blocks(
-    loss: Contrastive, asked: Asked, offered: Offered, live: Array, positives: Array | None, log_expected: Array
+    loss: Contrastive, on: Placement, rows: Rows, live: Array, shared: Shared
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-    """The sum and its derivative by the offered vectors; its derivatives by what is of each row. A block holds all
+    """The sum and its derivative by the candidates' vectors; its derivatives by what is of each row. A block holds all
     candidates of its rows, so they are taken while its scores are at hand."""
-    rows = len(asked.user)
+    n = len(rows.user)
     cells = 2**20 if jax.default_backend() == "cpu" else 2**26
-    size = min(rows, max(1, cells // len(offered.items)))
-    blocks = -(-rows // size)
+    size = min(n, max(1, cells // len(shared.items)))
+    blocks = -(-n // size)
 
     def cut(leaf: Array) -> Array:
-        padded = jnp.pad(leaf, [(0, blocks * size - rows)] + [(0, 0)] * (leaf.ndim - 1))
+        padded = jnp.pad(leaf, [(0, blocks * size - n)] + [(0, 0)] * (leaf.ndim - 1))
         return padded.reshape(blocks, size, *leaf.shape[1:])
 
-    def one(floats: tuple[Array, Array, Array, Array], part: Asked, counted: Array) -> Array:
+    def one(floats: tuple[Array, Array, Array, Array], part: Rows, counted: Array) -> Array:
         query, right, near, vectors = floats
         part = part._replace(query=query, right=right, near_vectors=near)
-        found = _losses(loss, part, offered._replace(vectors=vectors), positives, log_expected)
+        found = loss(cosines_of(part, shared._replace(vectors=vectors), on))
         return jnp.sum(jnp.where(counted, found, 0.0))
 
-    def step(sums: tuple[Array, Array], at: tuple[Asked, Array]) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
+    def step(sums: tuple[Array, Array], at: tuple[Rows, Array]) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
         part, counted = at
-        floats = (part.query, part.right, part.near_vectors, offered.vectors)
+        floats = (part.query, part.right, part.near_vectors, shared.vectors)
         value, (*own, slope) = jax.value_and_grad(one)(floats, part, counted)
         return (sums[0] + value, sums[1] + slope), tuple(own)
 
-    begin = (jnp.zeros(()), jnp.zeros_like(offered.vectors))
-    (total, slope), own = jax.lax.scan(step, begin, (jax.tree.map(cut, asked), cut(live)))
-    return (total, slope), tuple(leaf.reshape(blocks * size, *leaf.shape[2:])[:rows] for leaf in own)
+    begin = (jnp.zeros(()), jnp.zeros_like(shared.vectors))
+    (total, slope), own = jax.lax.scan(step, begin, (jax.tree.map(cut, rows), cut(live)))
+    return (total, slope), tuple(leaf.reshape(blocks * size, *leaf.shape[2:])[:n] for leaf in own)
 
 
-def _forward(loss: Contrastive, asked: Asked, offered: Offered, *rest: Any) -> tuple[Array, tuple[Array, ...]]:
-    return _with_derivatives(loss, asked, offered, *rest)
-
-
-def _backward(loss: Contrastive, slopes: tuple[Array, ...], by: Array) -> tuple[Any, ...]:
+def _backward(loss: Contrastive, on: Placement, slopes: tuple[Array, ...], by: Array) -> tuple[Any, ...]:
     query, right, near, vectors = (by * slope for slope in slopes)
-    return Asked(query, right, None, None, None, near), Offered(vectors, None, None), None, None, None  # type: ignore[arg-type]
+    return Rows(query, right, None, None, None, near), None, Shared(vectors, None, None, None, None)  # type: ignore[arg-type]
 
 
 contrast.defvjp(_forward, _backward)
 
 
-def _losses(
-    loss: Contrastive, asked: Asked, offered: Offered, positives: Array | None, log_expected: Array
-) -> Array:  # fmt: skip
-    own = jnp.sum(asked.query * asked.right, axis=1)
-    others = product(offered.vectors, asked.query.T)  # [C, rows]: sums over candidates are sums of whole rows
-    near = jnp.einsum("bhd,bd->hb", asked.near_vectors, asked.query)
-    wrong, also_wrong = wrong_offered(asked, offered, positives), wrong_near(asked, positives)
-    return loss(own, others, wrong, (near, also_wrong), asked, offered, log_expected)
-
-
-def wrong_offered(asked: Asked, offered: Offered, positives: Array | None) -> Array:
-    """bool[C, B]: which candidates are wrong for which row."""
-    wrong = (offered.real & (offered.items > 0))[:, None] & (offered.items[:, None] != asked.item)
-    return wrong if positives is None else wrong & ~has_items(positives, asked.user, offered.items)
-
-
-def wrong_near(asked: Asked, positives: Array | None) -> Array:
-    """bool[h, B], likewise of its hard negatives."""
-    wrong = (asked.near > 0) & (asked.near != asked.item[:, None])
-    return (wrong if positives is None else wrong & ~has_each(positives, asked.user, asked.near)).T
+def cosines_of(rows: Rows, shared: Shared, on: Placement = ONE) -> Cosines:
+    """The cosines of rows with their items, and which items are wrong for which row."""
+    own = jnp.sum(rows.query * rows.right, axis=1)
+    others = on.product(shared.vectors, rows.query.T)  # [C, rows]: sums over candidates are sums of whole rows
+    near = jnp.einsum("bhd,bd->hb", rows.near_vectors, rows.query)
+    items, positives = shared.items, shared.positives
+    wrong = (shared.real & (items > 0))[:, None] & (items[:, None] != rows.item)
+    if positives is not None:
+        wrong &= ~has_items(positives, rows.user, items)
+    near_wrong = (rows.near > 0) & (rows.near != rows.item[:, None])
+    if positives is not None:
+        near_wrong &= ~has_each(positives, rows.user, rows.near)
+    return Cosines(own, others, wrong, near, near_wrong.T, rows, shared)

@@ -27,8 +27,7 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config.sections import Count, Fraction, LossConfig
-from jaxrec.ops.parallel import sum_by_rows
-from jaxrec.ops.precision import is_low
+from jaxrec.ops.parallel import ONE, Placement
 
 FEW_ROWS = 64  # queries in a block of rows, below which blocks of items are used
 FEW_ITEMS = 128  # items in a block of items, at least
@@ -43,17 +42,19 @@ class Softmax:
         precision: what is multiplied: ``float32``; ``device``, float32 as the device multiplies it fastest (TF32 or
             bfloat16 on accelerators); ``bfloat16``. Sums are float32.
         smoothing: share of the target's probability that is spread evenly over the catalogue.
+        on: the devices that share the queries.
     """
 
     memory: int = 64
     precision: str = "float32"
     smoothing: float = 0.0
+    on: Placement = ONE
 
     @property
     def rounds(self) -> bool:
         """Whether factors are rounded. The softmax less the target is then rounded as a difference: where the target is
         nearly certain, two rounded parts would leave their errors."""
-        return self.precision == "bfloat16" or is_low()
+        return self.precision == "bfloat16" or self.on.low
 
 
 class Blocks(NamedTuple):
@@ -109,7 +110,7 @@ def _forward(
     def of_rows(rows: tuple[Array, Array, Array], rest: tuple[Array, Array | None]) -> tuple[Any, Any]:
         return _with_derivatives(how, rows[0], rest[0], rows[1], rows[2], rest[1])
 
-    (total, of_items), of_queries = sum_by_rows(of_rows, (queries, target, weight), (items, prior))
+    (total, of_items), of_queries = how.on.sum_by_rows(of_rows, (queries, target, weight), (items, prior))
     return total, (of_queries, of_items)
 
 
@@ -291,10 +292,16 @@ class SoftmaxLoss(LossConfig):
     accelerators); bfloat16. They add up in float32."""
 
     def __call__(
-        self, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None = None
-    ) -> Array:  # fmt: skip
+        self,
+        queries: Array,
+        items: Array,
+        target: Array,
+        weight: Array,
+        prior: Array | None = None,
+        on: Placement = ONE,
+    ) -> Array:
         """See ``softmax_cross_entropy``."""
-        how = Softmax(self.memory, self.precision, self.label_smoothing)
+        how = Softmax(self.memory, self.precision, self.label_smoothing, on)
         return softmax_cross_entropy(how, queries, items, target, weight, prior)
 
 

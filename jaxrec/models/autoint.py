@@ -22,13 +22,12 @@ from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
 from jaxrec.losses.binary import Binary
+from jaxrec.models.base import ClickModel, Loss, Work, row_state
 from jaxrec.models.fields import Stack
-from jaxrec.models.work import Work, row_state
 from jaxrec.ops.dropout import byte_mask
 from jaxrec.ops.field_attention import attend, attention_weights, pad_rows, padded_rows, project
-from jaxrec.ops.parallel import dealt, taken, whole
-from jaxrec.ops.precision import product
-from jaxrec.ops.tables import Reads, RowPlan, TableSpec, look_up
+from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
 
 
 class Config(ModelConfig):
@@ -91,7 +90,7 @@ class Interacting(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, x: Array, drawn: int, train: bool) -> tuple[Array, Array]:
+    def __call__(self, x: Array, drawn: int, train: bool, on: Placement) -> tuple[Array, Array]:
         """float32[F, D, B] → float32[F, A, B]; and the projections, from which ``attention_weights``.
 
         Args:
@@ -99,7 +98,7 @@ class Interacting(nn.Module):
                 drawn must not depend on the number of devices.
         """
         fields, width, batch = x.shape
-        projected = project(self.param("projection", _glorot_blocks, (4 * self.width, width)), x)
+        projected = project(self.param("projection", _glorot_blocks, (4 * self.width, width)), x, on)
         keep = None
         if train and self.dropout:
             keep = byte_mask(self.make_rng("dropout"), (fields, fields, self.heads, drawn), self.dropout)[..., :batch]
@@ -137,11 +136,14 @@ class AutoIntNetwork(nn.Module):
     dropout_hidden: float
 
     @nn.compact
-    def __call__(self, vectors: Array, train: bool) -> tuple[Array, list[Array]]:
+    def __call__(self, vectors: Array, train: bool, on: Placement = ONE) -> tuple[Array, list[Array]]:
         """float32[B, F, D] → float32[outputs, B], and the projections of each layer."""
         if train and self.dropout_embedding:
             vectors = vectors * byte_mask(self.make_rng("dropout"), vectors.shape, self.dropout_embedding)
-        rows, rows_last = len(vectors), dealt(jnp.transpose(pad_rows(vectors), (1, 2, 0)), 2)  # see field_attention
+        rows, rows_last = (
+            len(vectors),
+            on.dealt(jnp.transpose(pad_rows(vectors, on), (1, 2, 0)), 2),
+        )  # see field_attention
         batch, drawn = rows_last.shape[-1], padded_rows(rows)  # [F, D, B]
         total = jnp.broadcast_to(self.param("bias", nn.initializers.zeros, (self.outputs, 1)), (self.outputs, batch))
         projections = []
@@ -149,17 +151,17 @@ class AutoIntNetwork(nn.Module):
             x = rows_last
             for number in range(self.blocks):
                 layer = Interacting(self.width, self.heads, self.norm, self.dropout_attention, name=f"layer_{number}")
-                x, projected = layer(x, drawn, train)
+                x, projected = layer(x, drawn, train, on)
                 projections.append(projected)
             flat = x.reshape(-1, batch)
-            total += product(self.param("attention_output", _glorot, (self.outputs, len(flat))), flat)
+            total += on.product(self.param("attention_output", _glorot, (self.outputs, len(flat))), flat)
         if self.deep:
             hidden = rows_last.reshape(-1, batch)
             for number, units in enumerate(self.deep):
                 kernel = self.param(f"deep_{number}", _glorot, (units, len(hidden)))
                 bias = self.param(f"deep_{number}_bias", nn.initializers.zeros, (units, 1))
-                hidden = self._drop(nn.relu(product(kernel, hidden) + bias), self.dropout_hidden, train, drawn)
-            total += product(self.param("deep_output", _glorot, (self.outputs, self.deep[-1])), hidden)
+                hidden = self._drop(nn.relu(on.product(kernel, hidden) + bias), self.dropout_hidden, train, drawn)
+            total += on.product(self.param("deep_output", _glorot, (self.outputs, self.deep[-1])), hidden)
         return total[:, :rows], [projected[..., :rows] for projected in projections]
 
     def _drop(self, x: Array, rate: float, train: bool, drawn: int) -> Array:
@@ -196,8 +198,8 @@ class Pulls(NamedTuple):
     weights: Array
 
 
-class AutoInt:
-    """AutoInt as the loop sees it (``jaxrec.models.base.ClickModel``).
+class AutoInt(ClickModel):
+    """AutoInt as the loop sees it.
 
     Args:
         start: with ``model.first_order`` logistic, and in training: where the weights of the first order begin, and
@@ -208,9 +210,8 @@ class AutoInt:
         model, loss = Config.of(config.model), Binary.of(config.loss)
         self._start, self._optimizer = start, config.optimizer
         self._schema, self._loss, self._stack = schema, loss, Stack.of(schema)
-        self.carries_lanes = False
         self._unknown_rate, self._first_order = RowData.of(config.data).unknown_rate, model.first_order != "none"
-        self._dim, self._dense = model.embedding_dim, model.table == "dense"
+        self._dim = model.embedding_dim
         self._network = AutoIntNetwork(
             blocks=model.blocks, heads=model.heads, width=model.attention_dim, norm=model.norm, deep=model.deep,
             outputs=2 if loss.rating_weight else 1, dropout_embedding=model.dropout_embedding,
@@ -224,18 +225,17 @@ class AutoInt:
             vectors = vectors.at[:, self._dim :].set(first)  # weights of the first order begin at 0, or where told
             return vectors.at[self._stack.unknown].set(0.0)  # where nothing trains the unknown values, they say nothing
 
-        self.tables = {"field": TableSpec(self._stack.rows, self._dim + self._first_order, init, dense=self._dense)}
+        self.tables = {
+            "field": TableSpec(self._stack.rows, self._dim + self._first_order, init, dense=model.table == "dense")
+        }
 
-    def feed(self, rows: Rows, plan: Plan) -> Feed:
-        return row_feed(rows, plan)
+    def feed(self, split: Rows, plan: Plan) -> Feed:
+        return row_feed(split, plan)
 
     def init(self, key: Array) -> Any:
         vectors = jnp.zeros((1, len(self._schema.fields), self._dim))
         params: Any = self._network.init(key, vectors, train=False)["params"]
         return params if self._start is None else params | {"bias": params["bias"].at[0].set(self._start.intercept)}
-
-    def carry(self, lanes: int) -> tuple[()]:
-        return ()
 
     def constants(self, counts: np.ndarray) -> Pulls:
         """What is paid for squared numbers of the table."""
@@ -250,7 +250,7 @@ class AutoInt:
         # The regression's own penalty, so that it is an optimum to begin with.
         return Pulls(vectors, vectors if self._start is None else jnp.asarray(self._start.l2 / 2 / reads, jnp.float32))
 
-    def steps(self, constants: Pulls, block: RowBlock, keys: Array) -> Step:
+    def steps(self, constants: Pulls, block: RowBlock, keys: Array, on: Placement = ONE) -> Step:
         """What is read of the table; a share of the known values becomes the unknown one, so that its vector learns to
         stand for any."""
         columns = block.columns
@@ -261,25 +261,12 @@ class AutoInt:
         return Step(block, jnp.where(block.weight[..., None] > 0, self._stack.ids(columns), -1))
 
     def reads(self, step: Step) -> dict[str, Reads]:
-        return {} if self._dense else {"field": self._stack.reads(step.ids)}
+        return {"field": {"row": Read(step.ids)}}
 
-    def loss(
-        self,
-        params: Any,
-        rows: dict[str, Array],
-        plans: dict[str, RowPlan],
-        carry: tuple[()],
-        step: Step,
-        key: Array,
-        constants: Pulls,
-    ) -> tuple[Array, tuple[tuple[()], Array]]:
+    def loss(self, params: Any, tables: Tables, carry: tuple[()], step: Step, key: Array, constants: Pulls) -> Loss:
         """Mean binary cross-entropy of the step's rows; see ``Binary`` for what may be added to it."""
-        block, ids = step
-        if self._dense:
-            vectors = look_up(rows["field"], whole(ids))
-        else:
-            vectors = rows["field"][plans["field"].slot].reshape(*ids.shape, -1)
-        outputs, _ = self._forward(params, taken(vectors), ids, block.numbers, key)
+        (block, ids), vectors = step, tables.vectors("field", "row")
+        outputs, _ = self._forward(params, vectors, ids, block.numbers, key, tables.on)
         losses = self._loss(outputs[0], block.target)
         total = jnp.sum(losses * block.weight)
         objective = total
@@ -305,7 +292,7 @@ class AutoInt:
             held += units
         table = self.tables["field"].width
         row = table + row_state(self._optimizer, table)
-        read = self._stack.rows * (row + table) if self._dense else rows * fields * row
+        read = self._stack.rows * (row + table) if self.tables["field"].dense else rows * fields * row
         return Work(3 * 2 * rows * for_row, 4 * (2 * read + 4 * rows * held))
 
     def _paid(self, vectors: Array, ids: Array, pulls: Pulls) -> Array:
@@ -333,13 +320,13 @@ class AutoInt:
         return self._forward(params, look_up(tables["field"], ids), ids, numbers)
 
     def _forward(
-        self, params: Any, vectors: Array, ids: Array, numbers: Array, key: Array | None = None
+        self, params: Any, vectors: Array, ids: Array, numbers: Array, key: Array | None = None, on: Placement = ONE
     ) -> tuple[Array, list[Array]]:
         """float32[outputs, B], with dropout where there is a key for it."""
         folded = self._stack.fold(vectors, ids, numbers)  # [B, F, D (+ 1)]
         rngs = {} if key is None else {"dropout": key}
         vectors = folded[..., : self._dim]
-        found: Any = self._network.apply({"params": params}, vectors, key is not None, rngs=rngs)
+        found: Any = self._network.apply({"params": params}, vectors, key is not None, on, rngs=rngs)
         outputs, projections = found
         if self._first_order:
             outputs = outputs.at[0].add(jnp.sum(folded[..., self._dim], axis=1))

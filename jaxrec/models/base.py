@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from jax import Array
 
 from jaxrec.baselines.logistic import Logistic
-from jaxrec.config import Config
+from jaxrec.config import Config, OptimizerConfig
 from jaxrec.config.finding import find_model
 from jaxrec.data.rows import Schema
 from jaxrec.feeds.base import Feed, Plan
-from jaxrec.models.work import Work
-from jaxrec.ops.tables import Reads, RowPlan, TableSpec
+from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.tables import Reads, Tables, TableSpec
+
+Loss = tuple[Array, tuple[Any, Array]]
+"""The training loss of a step; then the carry, and the sum of the targets' losses, for the log."""
+
+
+class Work(NamedTuple):
+    """Cost of one step, counted from shapes: what the algorithm needs, not what happens to be executed.
+
+    Attributes:
+        flop: floating-point operations.
+        bytes: of memory that are read and written.
+    """
+
+    flop: int
+    bytes: int
+
+
+def row_state(optimizer: OptimizerConfig, width: int) -> int:
+    """Numbers that the optimizer keeps of a table's row of ``width`` numbers."""
+    return width * optimizer.moments if optimizer.tables == "same" else min(1, width)
 
 
 class Model(Protocol):
     """A model holds no parameters and no tables: it says which it needs and works on the vectors it is handed."""
 
     tables: dict[str, TableSpec]
-    carries_lanes: bool  # whether the carry's leaves lead with lanes; otherwise all devices have the same
+    carries_lanes: bool = False  # whether the carry's leaves lead with lanes; otherwise all devices have the same
 
     def feed(self, split: Any, plan: Plan) -> Feed:
         """The blocks that the model reads a split in."""
@@ -29,31 +49,20 @@ class Model(Protocol):
 
     def carry(self, lanes: int) -> Any:
         """What goes from step to step, at the start of an epoch."""
+        return ()
 
     def constants(self, counts: Any) -> Any:
         """Device arrays made once a run from int64[V] ``counts``, how often each item (of rows: each value of each
         field) stands in the training split; two_tower: from ``Interactions``."""
 
-    def steps(self, constants: Any, block: Any, keys: Array) -> Any:
-        """What each step of a block reads (leaves [S, ...]), with one random key per step."""
+    def steps(self, constants: Any, block: Any, keys: Array, on: Placement = ONE) -> Any:
+        """What each step of a block works on (leaves [S, ...]), with one random key per step."""
 
     def reads(self, step: Any) -> dict[str, Reads]:
-        """What a step reads of each table that is not dense."""
+        """What a step reads of each table, dense or not; what it does not name it asks for whole."""
 
-    def loss(
-        self,
-        params: Any,
-        rows: dict[str, Array],
-        plans: dict[str, RowPlan],
-        carry: Any,
-        step: Any,
-        key: Array,
-        constants: Any,
-    ) -> tuple[Array, tuple[Any, Array]]:
-        """The training loss of a step; then the carry and the sum of the targets' losses, for the log.
-
-        ``rows`` holds the rows of each table's plan, and dense tables whole.
-        """
+    def loss(self, params: Any, tables: Tables, carry: Any, step: Any, key: Array, constants: Any) -> Loss:
+        """The loss of a step; ``tables`` knows what ``reads`` asked for, and the devices."""
 
     def work(self, shape: Any, targets: float) -> Work:
         """What a step costs.

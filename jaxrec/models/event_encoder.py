@@ -8,10 +8,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrec.models.packed import drop
+from jaxrec.models.packed import Grid, drop
 from jaxrec.ops.gru import gru_params, gru_sequence
-from jaxrec.ops.parallel import whole
-from jaxrec.ops.precision import product
+from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import glorot_like
 
 
@@ -62,33 +61,33 @@ class MERRecEncoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, names: Array, fields: Array, event: Array, start: Array, slot: Array, train: bool
-    ) -> tuple[Array | None, Array | None]:
+        self, names: Array, fields: Array, event: Array, grid: Grid, train: bool
+    ) -> tuple[Array | None, Array | None]:  # fmt: skip
         """The queries of both heads, float32[P, item_dim] and float32[P, text_dim].
 
         Args:
             names: float[R, W, dim].
             fields: float32[R, W, K], the vectors of all fields side by side.
             event: int32[R, W].
-            start, slot: see ``PackedBlock``.
         """
+        on = grid.on
         kernel = self.param("name_kernel", glorot_like, (names.shape[-1], self.name_dim))
         table = self.param("event", nn.initializers.normal(self.event_dim**-0.5), (self.events, self.event_dim))
-        x = jnp.concatenate([product(names.astype(jnp.float32), kernel), table[event], fields], axis=-1)
+        x = jnp.concatenate([on.product(names.astype(jnp.float32), kernel), table[event], fields], axis=-1)
         x = drop(self, x, self.dropout_embedding, train)
-        reset = start == jnp.arange(start.shape[1])
+        reset = grid.start == jnp.arange(event.shape[1])
         width = x.shape[-1]
         for i, units in enumerate(self.units):
-            x = gru_sequence(gru_params(self, f"gru_{i}", width, units), x, reset)
+            x = gru_sequence(gru_params(self, f"gru_{i}", width, units), x, reset, on)
             x, width = drop(self, x, self.dropout_hidden, train), units
-        state = whole(x).reshape(-1, width)[slot]
+        state = grid.scored(x)
 
         def head(name: str, dim: int) -> Array | None:
-            return product(state, self.param(name, glorot_like, (width, dim))) if dim else None
+            return on.product(state, self.param(name, glorot_like, (width, dim))) if dim else None
 
         return head("item_query", self.item_dim), head("text_query", self.text_dim)
 
 
-def project(kernel: Array, names: Array) -> Array:
+def project(kernel: Array, names: Array, on: Placement = ONE) -> Array:
     """float32[..., T]: name vectors in the space of the text head."""
-    return product(names.astype(jnp.float32), kernel)
+    return on.product(names.astype(jnp.float32), kernel)

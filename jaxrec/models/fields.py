@@ -9,7 +9,6 @@ import numpy as np
 from jax import Array
 
 from jaxrec.data.rows import Schema
-from jaxrec.ops.tables import Reads
 
 
 class Stack(NamedTuple):
@@ -46,10 +45,6 @@ class Stack(NamedTuple):
         coded = jnp.where(columns < 0, -1, columns + self.offsets[: columns.shape[-1]])
         fixed = jnp.broadcast_to(self.offsets[columns.shape[-1] :], (*columns.shape[:-1], numbers))
         return jnp.concatenate([coded, fixed], axis=-1)
-
-    def reads(self, ids: Array) -> Reads:
-        """What a step with these ids reads of the table."""
-        return Reads(jnp.where(ids < 0, self.rows, ids).reshape(-1))
 
     def fold(self, vectors: Array, ids: Array, numbers: Array) -> Array:
         """One vector a field: a value's own, the mean of a bag's (section 4.2), or a number times its field's.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.lanes import Block, lane_feed
-from jaxrec.losses.candidates import Negatives, SampledRanking, SamplingConstants, scores_of
+from jaxrec.losses.ranking import Popularity, Sampled, Step
 from jaxrec.losses.sampled import CrossEntropy, SampledLoss
-from jaxrec.models.work import Work, row_state
+from jaxrec.models.base import Loss, SessionModel, Work, row_state
 from jaxrec.ops.gru import GRUStack, Hidden, reset_hidden, zero_hidden
-from jaxrec.ops.parallel import dealt, taken
-from jaxrec.ops.tables import Reads, RowPlan, TableSpec, glorot_like
+from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, glorot_like
 
 WINDOW = 64  # steps encoded in one go to serve
 
@@ -52,32 +52,20 @@ class Config(ModelConfig):
         return "dense tables, which gru4rec has not"
 
 
-class Step(NamedTuple):
-    """One session-parallel step.
-
-    Attributes:
-        block: leaves [B].
-        negatives: what it is ranked against, beside its own targets.
-    """
-
-    block: Block
-    negatives: Negatives
-
-
-class GRU4Rec:
-    """GRU4Rec as the loop sees it (``jaxrec.models.base.Model``).
+class GRU4Rec(SessionModel):
+    """GRU4Rec as the loop sees it.
 
     The output table keeps each item's bias as its last column: a query is (h, 1), so that scores, and the derivatives
     of vectors and biases, come out of the same matrix products, and a row's read brings its bias along.
     """
 
+    window = None
+    carries_lanes = True
+
     def __init__(self, config: Experiment, n_items: int) -> None:
-        model, loss = Config.of(config.model), SampledLoss.of(config.loss)
+        model, self._optimizer = Config.of(config.model), config.optimizer
         self._layers, self._n_items = model.layers, n_items
-        self._loss, self._optimizer = loss, config.optimizer
-        self.window: int | None = None
-        self.carries_lanes = True
-        self._ranking = SampledRanking(loss, n_items)
+        self._ranking = Sampled(SampledLoss.of(config.loss), n_items)
         self._onehot, self._constrained = model.embedding == "onehot", model.embedding == "constrained"
         self._width = model.layers[-1]
         inputs = {"onehot": 3 * model.layers[0], "separate": model.embedding_dim, "constrained": self._width}
@@ -87,6 +75,7 @@ class GRU4Rec:
         )  # fmt: skip
         blocks = 3 if self._onehot else 1
         self.tables = {"item": TableSpec(n_items, self._width + 1, _with_bias)}
+        self._source = "item" if self._constrained else "input"
         if not self._constrained:
             self.tables["input"] = TableSpec(n_items, self._inputs, lambda key, shape: glorot_like(key, shape, blocks))
 
@@ -97,67 +86,49 @@ class GRU4Rec:
     def carry(self, lanes: int) -> Hidden:
         return zero_hidden(self._layers, lanes)
 
-    def feed(self, sessions: Sessions, plan: Plan) -> Feed:
-        return lane_feed(sessions, plan)
+    def feed(self, split: Sessions, plan: Plan) -> Feed:
+        return lane_feed(split, plan)
 
-    def constants(self, counts: np.ndarray) -> SamplingConstants:
+    def constants(self, counts: np.ndarray) -> Popularity:
         return self._ranking.constants(counts)
 
-    def steps(self, constants: SamplingConstants, block: Block, keys: Array) -> Step:
-        return Step(block, self._ranking.draw(constants, block.target, keys))
-
-    def with_negatives(self, constants: SamplingConstants, block: Block, negatives: Array) -> Step:
-        """The steps of a block with given negatives, int32[S, N]."""
-        return Step(block, self._ranking.given(constants, block.target, negatives))
+    def steps(self, constants: Popularity, block: Block, keys: Array, on: Placement = ONE) -> Step:
+        return Step(block, self._ranking.draw(constants, block.target, keys, on))
 
     def reads(self, step: Step) -> dict[str, Reads]:
-        live = step.block.weight > 0
-        source = jnp.where(live, step.block.input, self._n_items)
-        candidates = self._ranking.candidates(step.block.target, live, step.negatives)
-        if not self._constrained:
-            return {"item": Reads(candidates), "input": Reads(source)}
-        # As an input an item is read without its bias. Candidates stand first, so they decide where it is both.
-        ids = jnp.concatenate([candidates, source])
-        is_candidate = jnp.arange(len(ids))[:, None] < len(candidates)
-        return {"item": Reads(ids, is_candidate | (jnp.arange(self._width + 1) < self._width))}
+        block, live = step.block, step.block.weight > 0
+        # As an input an item is read without its bias.
+        source = Read(jnp.where(live, block.input, self._n_items), self._width if self._constrained else None)
+        candidates = self._ranking.reads(block.target, live, step.drawn)
+        if self._constrained:
+            return {"item": {**candidates, "input": source}}
+        return {"item": candidates, "input": {"input": source}}
 
     def loss(
-        self,
-        params: Any,
-        rows: dict[str, Array],
-        plans: dict[str, RowPlan],
-        carry: Hidden,
-        step: Step,
-        key: Array,
-        constants: SamplingConstants,
-    ) -> tuple[Array, tuple[Hidden, Array]]:
-        block, lanes = step.block, step.block.weight.shape[0]
-        candidates = lanes + step.negatives.ids.shape[0]
-        if self._constrained:
-            vectors = rows["item"][plans["item"].slot[candidates:], : self._width]
-        else:
-            vectors = rows["input"][plans["input"].slot]
-        carry = dealt(self._step_gru(params, taken(vectors), reset_hidden(carry, block.reset), key))
-        scores = dealt(scores_of(_with_one(carry[-1]), rows["item"][:candidates]))  # [B, B + N]
-        losses = self._ranking.losses(scores, plans["item"].slot[:candidates], block.weight > 0, step.negatives)
+        self, params: Any, tables: Tables, carry: Hidden, step: Step, key: Array, constants: Popularity
+    ) -> Loss:  # fmt: skip
+        block, on = step.block, tables.on
+        hidden = reset_hidden(carry, block.reset)
+        carry = on.dealt(self._step_gru(params, tables.vectors(self._source, "input"), hidden, key, on))
+        losses = self._ranking.losses(tables, "item", _with_one(carry[-1]), block.weight > 0, step.drawn)
         total = jnp.sum(losses)
-        return total / lanes, (carry, total)  # by all lanes, also where some have ended, as in the authors' code
+        return total / len(losses), (carry, total)  # by all lanes, also where some have ended, as in the authors' code
 
     def work(self, shape: Block, targets: float) -> Work:
         """FLOP of scores and encoder with their derivatives, but for that of the carried state, which is cut. Bytes of
         the rows asked for, duplicates and all, with their optimizer's state; each read and written once."""
         lanes = shape.weight.shape[1]
-        columns, below, encoder = lanes + self._loss.n_sample, 0 if self._onehot else self._inputs, 0
+        columns, below, encoder = self._ranking.columns(lanes), 0 if self._onehot else self._inputs, 0
         for units in self._layers:
             encoder += (3 * below + 2 * units) * 2 * lanes * 3 * units
             below = units
-        item, source = self.tables["item"].width, self.tables["item" if self._constrained else "input"].width
+        item, source = self.tables["item"].width, self.tables[self._source].width
         flop = 3 * 2 * targets * columns * item + encoder
         rows = ((columns, item), (lanes, source))
         return Work(int(flop), 4 * 2 * sum(n * (width + row_state(self._optimizer, width)) for n, width in rows))
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: Block) -> tuple[Hidden, Array]:
-        source = tables["item"] if self._constrained else tables["input"]
+        source = tables[self._source]
 
         def step(hidden: Hidden, at: tuple[Array, Array]) -> tuple[Hidden, Array]:
             item, reset = at
@@ -185,10 +156,12 @@ class GRU4Rec:
         _, found = jax.lax.scan(walk, self.carry(rows), (windows, opens, steps))
         return jnp.sum(found, axis=0)
 
-    def _step_gru(self, params: Any, vectors: Array, hidden: Hidden, key: Array | None = None) -> Hidden:
+    def _step_gru(
+        self, params: Any, vectors: Array, hidden: Hidden, key: Array | None = None, on: Placement = ONE
+    ) -> Hidden:
         """One step of all layers, with dropout where there is a key for it."""
         rngs = {} if key is None else {"dropout": key}
-        states: Hidden = self._gru.apply({"params": params}, vectors, hidden, train=key is not None, rngs=rngs)  # type: ignore[assignment]
+        states: Any = self._gru.apply({"params": params}, vectors, hidden, key is not None, on, rngs=rngs)
         return states
 
     def items(self, tables: dict[str, Array]) -> Array:

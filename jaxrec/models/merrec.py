@@ -31,13 +31,15 @@ from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
-from jaxrec.losses.candidates import SampledRanking, SamplingConstants, scores_of
+from jaxrec.losses.candidates import scores_of
+from jaxrec.losses.ranking import Popularity, Sampled, Step
+from jaxrec.models import base
+from jaxrec.models.base import Loss, Work, row_state
 from jaxrec.models.event_encoder import Known, MERRecEncoder, project
 from jaxrec.models.merrec_config import Config, CrossEntropy, NamedData, Softmax, category_weight
-from jaxrec.models.packed import Step, packed_steps, unit
-from jaxrec.models.work import Work, row_state
-from jaxrec.ops.parallel import dealt, taken, whole
-from jaxrec.ops.tables import Reads, RowPlan, TableSpec, glorot_like, look_up
+from jaxrec.models.packed import Grid, unit
+from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.tables import Reads, Tables, TableSpec, glorot_like, look_up
 
 UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
 MIB = 2**20
@@ -55,14 +57,14 @@ class Constants(NamedTuple):
     """
 
     known: Known
-    sampling: SamplingConstants | None
+    sampling: Popularity | None
     trained: Array | None
     place: Array | None
     weight: Array | None
 
 
-class MERRec:
-    """MERRec as the loop sees it (``jaxrec.models.base.Model``).
+class MERRec(base.Model):
+    """MERRec as the loop sees it.
 
     Args:
         config: of the run.
@@ -75,12 +77,11 @@ class MERRec:
         self._model, self._data, self._weight = model, data, category_weight(config)
         self.catalogue, self.window = catalogue, model.window
         self._batch, self._optimizer = config.training.batch_size, config.optimizer
-        self.carries_lanes = False
         self.has_items, self.has_text = model.head != "text", model.head != "items"
         self._softmax = loss if isinstance(loss, Softmax) else None
         self._sampled = loss if isinstance(loss, CrossEntropy) else None
         self._dense = self._softmax is not None
-        self._ranking = None if self._sampled is None else SampledRanking(self._sampled, catalogue.n_items)
+        self._ranking = None if self._sampled is None else Sampled(self._sampled, catalogue.n_items)
         self._on_device = 2 * catalogue.vectors.size <= data.name_memory * MIB
         self._encoder = MERRecEncoder(
             model.layers, model.name_dim, events, model.event_dim,
@@ -124,19 +125,20 @@ class MERRec:
 
     def init(self, key: Array) -> Any:
         model, catalogue = self._model, self.catalogue
-        grid, slot = jnp.zeros((1, model.window), jnp.int32), jnp.zeros(1, jnp.int32)
+        event = jnp.zeros((1, model.window), jnp.int32)
         names = jnp.zeros((1, model.window, catalogue.dim))
         fields = jnp.zeros((1, model.window, len(catalogue.fields) * model.field_dim))
         first, second = jax.random.split(key)
-        params = {"encoder": self._encoder.init(first, names, fields, grid, grid, slot, False)["params"]}
+        params = {
+            "encoder": self._encoder.init(first, names, fields, event, Grid(event, jnp.zeros(1, jnp.int32)), False)[
+                "params"
+            ]
+        }
         if self.has_text:
             params["match"] = glorot_like(second, (catalogue.dim, model.text_dim))
         if self.has_text and self.has_items:
             params["new_bias"] = jnp.zeros(())
         return params
-
-    def carry(self, lanes: int) -> tuple[()]:
-        return ()
 
     def constants(self, counts: np.ndarray) -> Constants:
         trained, place = None, None
@@ -167,38 +169,31 @@ class MERRec:
         weight = np.maximum(events, 1.0) ** -power
         return jnp.asarray(weight / np.average(weight, weights=counts), jnp.float32)
 
-    def steps(self, constants: Constants, block: PackedBlock, keys: Array) -> Step:
-        return packed_steps(self._ranking, constants.sampling, block, keys)
+    def steps(self, constants: Constants, block: PackedBlock, keys: Array, on: Placement = ONE) -> Step:
+        if self._ranking is None or constants.sampling is None:
+            return Step(block, None)
+        return Step(block, self._ranking.draw(constants.sampling, block.target, keys, on))
 
     def reads(self, step: Step) -> dict[str, Reads]:
-        if self._ranking is None or step.negatives is None or not self.has_items:
+        if self._ranking is None or not self.has_items:
             return {}
-        block = step.block
-        return {"item": Reads(self._ranking.candidates(block.target, block.weight > 0, step.negatives))}
+        return {"item": self._ranking.reads(step.block.target, step.block.weight > 0, step.drawn)}
 
     def loss(
-        self,
-        params: Any,
-        rows: dict[str, Array],
-        plans: dict[str, RowPlan],
-        carry: tuple[()],
-        step: Step,
-        key: Array,
-        constants: Constants,
-    ) -> tuple[Array, tuple[tuple[()], Array]]:
-        block, known = step.block, constants.known
+        self, params: Any, tables: Tables, carry: tuple[()], step: Step, key: Array, constants: Constants
+    ) -> Loss:  # fmt: skip
+        block, known, on = step.block, constants.known, tables.on
         drop_key, new_key = jax.random.split(key)
-        queries = self._block_queries(params, rows, known, block, drop_key)
+        queries = self._block_queries(params, tables, known, block, drop_key)
         weight = block.weight
         if constants.weight is not None:
             weight = weight * constants.weight[block.target]
         if self._softmax and constants.trained is not None and constants.place is not None:
-            table = rows["item"][constants.trained] if self.has_items else None
-            columns = self._columns(params, table, self._trained_texts(params, constants), new_key)
-            total = self._softmax(queries, columns, constants.place[block.target], weight)
+            rows = tables.whole("item")[constants.trained] if self.has_items else None
+            columns = self._columns(params, rows, self._trained_texts(params, constants, on), new_key)
+            total = self._softmax(queries, columns, constants.place[block.target], weight, None, on)
         else:
-            assert step.negatives is not None
-            total = jnp.sum(weight * self._sampled_losses(params, rows, plans, queries, step, new_key, known))
+            total = jnp.sum(weight * self._sampled_losses(params, tables, queries, step, new_key, known))
         return total / len(block.target), (carry, total)
 
     def work(self, shape: PackedBlock, targets: float) -> Work:
@@ -219,32 +214,25 @@ class MERRec:
     # ---- scores ------------------------------------------------------------------------------------------------------
 
     def _sampled_losses(
-        self,
-        params: Any,
-        rows: dict[str, Array],
-        plans: dict[str, RowPlan],
-        queries: Array,
-        step: Step,
-        key: Array,
-        known: Known,
-    ) -> Array:
+        self, params: Any, tables: Tables, queries: Array, step: Step, key: Array, known: Known
+    ) -> Array:  # fmt: skip
         """float32[P]: cross-entropy over the step's targets and drawn items, each item of them once. Another occurrence
         of a query's own target among the others is no negative of it."""
-        assert self._ranking is not None and self._sampled is not None and step.negatives is not None
-        block, negatives = step.block, step.negatives
+        assert self._ranking is not None and self._sampled is not None
+        block, drawn, on = *step, tables.on
         live = block.weight > 0
-        ids = self._ranking.candidates(block.target, live, negatives)
-        slot = plans["item"].slot if self.has_items else jnp.arange(len(ids))
+        ids = jnp.concatenate([on.whole(read.ids) for read in self._ranking.reads(block.target, live, drawn).values()])
+        rows, slot = tables.columns("item", "target", "negative") if self.has_items else (None, jnp.arange(len(ids)))
         texts = None
         if self.has_text:
             # Each device projects its share of the names, and they exchange what is a third as wide.
-            names = dealt(self._candidate_names(known, block, ids))
-            texts = whole(dealt(project(params["match"], names)))
-        scores = scores_of(queries, self._columns(params, rows.get("item"), texts, key, len(block.target)))
-        weight, own_weight = self._ranking.weights(slot, live, negatives)
-        own = dealt(whole(slot)[: len(live)])
+            names = on.dealt(self._candidate_names(known, block, ids))
+            texts = on.whole(on.dealt(project(params["match"], names, on)))
+        scores = scores_of(queries, self._columns(params, rows, texts, key, len(block.target)), on)
+        weight, own_weight = self._ranking.weights(slot, live, drawn, on)
+        own = on.dealt(on.whole(slot)[: len(live)])
         is_own = own[:, None] == jnp.arange(len(ids))
-        others = dealt(jnp.where(block.target[:, None] == ids, 0.0, weight))
+        others = on.dealt(jnp.where(block.target[:, None] == ids, 0.0, weight))
         if self._sampled.candidates == "live" and known.live is not None:
             (listed, sold), at = known.live, block.asked[:, None]
             inside = jnp.minimum(ids, len(listed) - 1)
@@ -259,11 +247,11 @@ class MERRec:
         inside = ids < len(known.name_of)
         return look_up(known.names, jnp.where(inside, known.name_of[jnp.where(inside, ids, 0)], -1))
 
-    def _trained_texts(self, params: Any, constants: Constants) -> Array | None:
+    def _trained_texts(self, params: Any, constants: Constants, on: Placement) -> Array | None:
         if not self.has_text or constants.trained is None:
             return None
         assert constants.known.names is not None  # refused where the data set is opened
-        return look_up(project(params["match"], constants.known.names), constants.known.name_of[constants.trained])
+        return look_up(project(params["match"], constants.known.names, on), constants.known.name_of[constants.trained])
 
     def _columns(
         self, params: Any, table: Array | None, texts: Array | None, key: Array | None = None, targets: int = 0
@@ -290,11 +278,12 @@ class MERRec:
         return texts if texts is None or self._model.temperature is None else unit(texts)
 
     def _block_queries(
-        self, params: Any, tables: dict[str, Array], known: Known, block: PackedBlock, key: Array | None = None
-    ) -> Array:
-        name, codes = self._inputs(known, block.input)
-        names = block.names[0] if known.names is None else look_up(known.names, name)
-        return dealt(self._queries(params, tables, dealt(names), codes, block.event, block.start, block.slot, key))
+        self, params: Any, tables: Tables, known: Known, block: PackedBlock, key: Array | None = None
+    ) -> Array:  # fmt: skip
+        on, (name, codes) = tables.on, self._inputs(known, block.input)
+        names = on.dealt(block.names[0] if known.names is None else look_up(known.names, name))
+        grid = Grid(block.start, block.slot, on)
+        return on.dealt(self._queries(params, tables, names, codes, block.event, grid, key))
 
     def _inputs(self, known: Known, items: Array) -> tuple[Array, Array]:
         """The name and the rows of the fields of items; -1 for no item."""
@@ -302,24 +291,16 @@ class MERRec:
         return jnp.where(some, known.name_of[at], -1), jnp.where(some[..., None], known.codes[at], -1)
 
     def _queries(
-        self,
-        params: Any,
-        tables: dict[str, Array],
-        names: Array,
-        codes: Array,
-        event: Array,
-        start: Array,
-        slot: Array,
-        key: Array | None = None,
+        self, params: Any, tables: Tables, names: Array, codes: Array, event: Array, grid: Grid, key: Array | None
     ) -> Array:
         """float32[P, Q], with dropout where there is a key for it."""
-        wide = (*codes.shape[:-1], codes.shape[-1] * self._model.field_dim)
-        fields = (
-            taken(look_up(tables["fields"], whole(codes)).reshape(wide)) if codes.shape[-1] else jnp.zeros(wide)
-        )  # fmt: skip
+        fields = jnp.zeros((*codes.shape[:-1], codes.shape[-1] * self._model.field_dim))
+        if codes.shape[-1]:
+            fields = tables.rows("fields", codes).reshape(fields.shape)
         rngs = {} if key is None else {"dropout": key}
-        variables, train = {"params": params["encoder"]}, key is not None
-        found: Any = self._encoder.apply(variables, names, fields, event, start, slot, train, rngs=rngs)
+        found: Any = self._encoder.apply(
+            {"params": params["encoder"]}, names, fields, event, grid, key is not None, rngs=rngs
+        )
         of_items, of_texts = found
         parts = []
         if of_items is not None:
@@ -333,7 +314,7 @@ class MERRec:
 
     def encode(self, weights: dict[str, Any], known: Known, block: PackedBlock) -> Array:
         """float32[S, P, Q], a query vector for each target, whose products with ``vectors`` rank."""
-        params, tables = weights["params"], weights["tables"]
+        params, tables = weights["params"], Tables(weights["tables"])
         return jax.lax.map(lambda step: self._block_queries(params, tables, known, step), block)
 
     def last_query(self, weights: dict[str, Any], names: Array, codes: Array, event: Array, length: Array) -> Array:
@@ -347,10 +328,9 @@ class MERRec:
         """
         rows, n = event.shape
         slot = jnp.arange(rows) * n + jnp.maximum(length - 1, 0)
-        start, names = jnp.zeros_like(event), names.astype(jnp.bfloat16)  # as in training
-        return self._queries(
-            weights["params"], weights["tables"], names, codes + self.catalogue.first_codes, event, start, slot
-        )
+        grid, names = Grid(jnp.zeros_like(event), slot), names.astype(jnp.bfloat16)  # as in training
+        codes = codes + self.catalogue.first_codes
+        return self._queries(weights["params"], Tables(weights["tables"]), names, codes, event, grid, None)
 
     def texts(self, weights: dict[str, Any], names: Array) -> Array | None:
         """float32[n, T]: float[n, dim] name vectors in the space of the text head; None where there is none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import flax.linen as nn
@@ -13,10 +14,8 @@ from pydantic import Field
 from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, Fraction
 from jaxrec.models import packed
-from jaxrec.models.packed import SequenceModel, allowed, drop
+from jaxrec.models.packed import Grid, SequenceModel, drop
 from jaxrec.ops.gru import gru_params, gru_sequence
-from jaxrec.ops.parallel import whole
-from jaxrec.ops.precision import product
 from jaxrec.ops.tables import glorot_like
 
 
@@ -44,18 +43,19 @@ class NARMEncoder(nn.Module):
     dropout_hidden: float = 0.0
 
     @nn.compact
-    def __call__(self, vectors: Array, start: Array, slot: Array, train: bool) -> Array:
-        """float32[R, W, D], int32[R, W], int32[P] → float32[P, D]; see ``SequenceModel``."""
+    def __call__(self, vectors: Array, grid: Grid, train: bool) -> Array:
+        """float32[P, D] from float32[R, W, D]."""
+        on, start = grid.on, grid.start
         gru = gru_params(self, "gru", self.width, self.units)
         reset = start == jnp.arange(start.shape[1])
-        states = gru_sequence(gru, drop(self, vectors, self.dropout_embedding, train), reset)  # [R, W, H]
-        from_each = product(states, self.param("attention_each", glorot_like, (self.units, self.units)))
+        states = gru_sequence(gru, drop(self, vectors, self.dropout_embedding, train), reset, on)  # [R, W, H]
+        from_each = on.product(states, self.param("attention_each", glorot_like, (self.units, self.units)))
         # Scored positions may lie in any row, so all devices need all states.
-        states, from_each, start = whole((states, from_each, start))
-        local = self._local(states, from_each, start, slot)
-        context = jnp.concatenate([states.reshape(-1, self.units)[slot], local], axis=1)
+        states, from_each, start = on.whole((states, from_each, start))
+        local = self._local(states, from_each, replace(grid, start=start))
+        context = jnp.concatenate([states.reshape(-1, self.units)[grid.slot], local], axis=1)
         scored = drop(self, context, self.dropout_hidden, train)  # [P, 2H]
-        return product(scored, self.param("decoder", glorot_like, (2 * self.units, self.width)))
+        return on.product(scored, self.param("decoder", glorot_like, (2 * self.units, self.width)))
 
     def products(self, window: int) -> tuple[int, int]:
         """Multiplications for each position (GRU, A2) and for each target (A1, decoder, and energies and mixing over
@@ -63,13 +63,14 @@ class NARMEncoder(nn.Module):
         units, width = self.units, self.width
         return (width + units) * 3 * units + units * units, units * units + 2 * units * width + units * window
 
-    def _local(self, states: Array, from_each: Array, start: Array, slot: Array) -> Array:
+    def _local(self, states: Array, from_each: Array, grid: Grid) -> Array:
         """float32[P, H]: the local encoder, at scored positions alone: a row that shows one target costs as one."""
+        start, slot, on = grid.start, grid.slot, grid.on
         square, column = (self.units, self.units), (self.units, 1)
-        row, visible = slot // start.shape[1], allowed(start).reshape(-1, start.shape[1])[slot]  # [P], [P, W]
-        from_last = product(states.reshape(-1, self.units)[slot], self.param("attention_last", glorot_like, square))
+        row, visible = slot // start.shape[1], grid.allowed().reshape(-1, start.shape[1])[slot]  # [P], [P, W]
+        from_last = on.product(states.reshape(-1, self.units)[slot], self.param("attention_last", glorot_like, square))
         energy = jax.nn.sigmoid(from_last[:, None] + from_each[row])  # [P, W, H]
-        weight = product(energy, self.param("attention_value", glorot_like, column))[..., 0]
+        weight = on.product(energy, self.param("attention_value", glorot_like, column))[..., 0]
         if self.attention == "softmax":
             weight = jax.nn.softmax(jnp.where(visible, weight, -jnp.inf), axis=1)
         else:

@@ -13,8 +13,8 @@ from pydantic import Field
 from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Fraction
 from jaxrec.models import packed
-from jaxrec.models.packed import SequenceModel, allowed, drop, scored
-from jaxrec.ops.precision import batched_product, product
+from jaxrec.models.packed import Grid, SequenceModel, drop
+from jaxrec.ops.parallel import Placement
 from jaxrec.ops.tables import glorot_like
 
 
@@ -43,38 +43,38 @@ class SASRecEncoder(nn.Module):
     dropout_hidden: float = 0.0
 
     @nn.compact
-    def __call__(self, vectors: Array, start: Array, slot: Array, train: bool) -> Array:
-        """float32[R, W, D], int32[R, W], int32[P] → float32[P, D]; see ``SequenceModel``."""
+    def __call__(self, vectors: Array, grid: Grid, train: bool) -> Array:
+        """float32[P, D] from float32[R, W, D]."""
         positions = self.param("positions", nn.initializers.normal(self.width**-0.5), (self.window, self.width))
-        since = jnp.arange(start.shape[1]) - start
+        since = jnp.arange(vectors.shape[1]) - grid.start
         x = drop(self, vectors * self.width**0.5 + positions[since], self.dropout_embedding, train)
-        visible = allowed(start)
+        visible = grid.allowed()
         for i in range(self.blocks):
-            x = x + self._attend(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_1")(x), x, visible, train)
-            x = x + self._feed_forward(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_2")(x), train)
-        return nn.LayerNorm(name="norm")(scored(x, slot))
+            x = x + self._attend(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_1")(x), x, visible, grid.on, train)
+            x = x + self._feed_forward(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_2")(x), grid.on, train)
+        return nn.LayerNorm(name="norm")(grid.scored(x))
 
     def products(self, window: int) -> tuple[int, int]:
         """Multiplications for each position, over half a window on average, and for each target."""
         return self.blocks * (5 * self.width * self.width + self.width * window), 0
 
-    def _attend(self, name: str, normed: Array, x: Array, visible: Array, train: bool) -> Array:
+    def _attend(self, name: str, normed: Array, x: Array, visible: Array, on: Placement, train: bool) -> Array:
         rows, columns, width = x.shape
         query, key, value = (
-            product(source, self.param(f"{name}_{part}", glorot_like, (width, width)))
+            on.product(source, self.param(f"{name}_{part}", glorot_like, (width, width)))
             .reshape(rows, columns, self.heads, -1)
             .swapaxes(1, 2)
             for part, source in (("query", normed), ("key", x), ("value", x))
         )  # [R, heads, W, D / heads]
-        score = batched_product(query, key.swapaxes(2, 3)) / query.shape[3] ** 0.5
+        score = on.product(query, key.swapaxes(2, 3)) / query.shape[3] ** 0.5
         weight = jax.nn.softmax(jnp.where(visible[:, None], score, -jnp.inf), axis=3)
-        mixed = batched_product(drop(self, weight, self.dropout_hidden, train), value)
+        mixed = on.product(drop(self, weight, self.dropout_hidden, train), value)
         return mixed.swapaxes(1, 2).reshape(rows, columns, width)
 
-    def _feed_forward(self, name: str, x: Array, train: bool) -> Array:
+    def _feed_forward(self, name: str, x: Array, on: Placement, train: bool) -> Array:
         for layer in (1, 2):
             kernel = self.param(f"{name}_kernel_{layer}", glorot_like, (self.width, self.width))
-            x = product(x, kernel) + self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (self.width,))
+            x = on.product(x, kernel) + self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (self.width,))
             x = drop(self, jax.nn.relu(x) if layer == 1 else x, self.dropout_hidden, train)
         return x
 

@@ -18,7 +18,7 @@ from jaxrec.data.rows import Schema
 from jaxrec.losses.contrastive import Contrastive, Triplet
 from jaxrec.models.fields import Stack
 from jaxrec.ops.dropout import byte_mask
-from jaxrec.ops.precision import dense_product
+from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import TableSpec, look_up
 
 
@@ -73,23 +73,27 @@ class Tower(nn.Module):
     dropout_input: float
 
     @nn.compact
-    def __call__(self, x: Array, counted: Array | None) -> Array:
+    def __call__(self, x: Array, counted: Array | None, on: Placement = ONE) -> Array:
         """float32[n, output] unit vectors of float32[n, features].
 
         Args:
             counted: training: bool[n], which rows the batch's mean and variance are taken over; all are normalised
                 with them. None: evaluation, with the running ones.
         """
+
+        def dense(units: int) -> nn.Dense:
+            return nn.Dense(units, dot_general=lambda inputs, kernel, *_, **__: on.product(inputs, kernel))
+
         if counted is not None and self.dropout_input:
             x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout_input)
         for units in self.hidden:
-            x = nn.relu(nn.Dense(units, dot_general=dense_product)(x))
+            x = nn.relu(dense(units)(x))
             if self.batch_norm:
                 norm = nn.BatchNorm(use_running_average=counted is None, momentum=0.9)
                 x = norm(x, mask=None if counted is None else counted[:, None])
             if counted is not None and self.dropout:
                 x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout)
-        x = nn.Dense(self.output, dot_general=dense_product)(x)
+        x = dense(self.output)(x)
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=1, keepdims=True), 1e-12))
 
 
@@ -132,10 +136,12 @@ class Side:
         folded = self.stack.fold(vectors, ids, none).reshape(len(numbers), -1)
         return jnp.concatenate([folded, numbers], axis=1)
 
-    def train(self, params: Any, statistics: Any, x: Array, counted: Array, key: Array) -> tuple[Array, Any]:
+    def train(
+        self, params: Any, statistics: Any, x: Array, counted: Array, key: Array, on: Placement
+    ) -> tuple[Array, Any]:
         """float32[n, output], and the new statistics."""
         variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
-        found: Any = self._tower.apply(variables, x, counted, rngs={"dropout": key}, mutable=["batch_stats"])
+        found: Any = self._tower.apply(variables, x, counted, on, rngs={"dropout": key}, mutable=["batch_stats"])
         return found[0], found[1].get("batch_stats", statistics)
 
     def encode(self, params: Any, statistics: Any, table: Array | None, columns: Array, numbers: Array) -> Array:

@@ -19,12 +19,13 @@ from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
 from jaxrec.losses.candidates import AliasTable, alias_table, draw
-from jaxrec.losses.contrastive import Asked, Contrastive, Offered, contrast
+from jaxrec.losses.contrastive import Contrastive, Shared, contrast
+from jaxrec.losses.contrastive import Rows as Contrasted
+from jaxrec.models.base import Loss, TowerModel, Work
 from jaxrec.models.tower import Config, Side
-from jaxrec.models.work import Work
 from jaxrec.ops.dropout import byte_mask
-from jaxrec.ops.parallel import dealt, taken, whole
-from jaxrec.ops.tables import Reads, RowPlan, look_up
+from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.tables import Read, Reads, Tables
 from jaxrec.ops.topk import block_size, top_items
 
 MEMORY = 64  # MiB of scores that are held while the nearest items are looked up
@@ -82,8 +83,8 @@ class Step(NamedTuple):
     item_ids: Array
 
 
-class TwoTower:
-    """Two towers as the loop sees them (``jaxrec.models.base.TowerModel``).
+class TwoTower(TowerModel):
+    """Two towers as the loop sees them.
 
     Args:
         schema: all fields of the data set; the configuration says which are read.
@@ -93,16 +94,15 @@ class TwoTower:
         model, data = Config.of(config.model), RowData.of(config.data)
         fields = schema.select(data.fields).without("context")
         self._loss, self._batch = Contrastive.of(config.loss), config.training.batch_size
-        self.carries_lanes = False
-        self._unknown_rate, self._dense = data.unknown_rate, model.table == "dense"
+        self._unknown_rate = data.unknown_rate
         self.sides = {side: Side(model, fields, side) for side in ("user", "item")}
         self.n_items = next(field.size for field in schema.fields if field.name == schema.item)
         self._pool = min(self._loss.hard_pool, self.n_items - 2) if self._loss.hard_negatives else 0
         self.tables = {name: side.table for name, side in self.sides.items() if side.coded.fields}
 
-    def feed(self, rows: Rows, plan: Plan) -> Feed:
+    def feed(self, split: Rows, plan: Plan) -> Feed:
         """Rows whose columns are the customer's coded fields, then the customer and the product by index."""
-        return row_feed(rows, plan)
+        return row_feed(split, plan)
 
     def init(self, key: Array) -> Any:
         keys = jax.random.split(key, 2)
@@ -133,7 +133,7 @@ class TwoTower:
             jnp.asarray(counts > 0),
         )
 
-    def steps(self, constants: Constants, block: RowBlock, keys: Array) -> Step:
+    def steps(self, constants: Constants, block: RowBlock, keys: Array, on: Placement = ONE) -> Step:
         """The candidates of each step, and what it reads of the tables; a share of the known values becomes the unknown
         one, so that its vector learns to stand for any."""
         user, item = block.columns[..., -2], block.columns[..., -1]
@@ -163,34 +163,26 @@ class TwoTower:
 
     def reads(self, step: Step) -> dict[str, Reads]:
         ids = {"user": step.user_ids, "item": step.item_ids}
-        return {} if self._dense else {name: self.sides[name].stack.reads(ids[name]) for name in self.tables}
+        return {name: {"row": Read(ids[name])} for name in self.tables}
 
-    def loss(
-        self,
-        params: Any,
-        rows: dict[str, Array],
-        plans: dict[str, RowPlan],
-        carry: Any,
-        step: Step,
-        key: Array,
-        constants: Constants,
-    ) -> tuple[Array, tuple[Any, Array]]:
+    def loss(self, params: Any, tables: Tables, carry: Any, step: Step, key: Array, constants: Constants) -> Loss:
         """Mean contrastive loss of the step's rows, each against the other rows' products, drawn and hard ones."""
-        keys, live = jax.random.split(key, 3), step.block.weight > 0
+        keys, live, on = jax.random.split(key, 3), step.block.weight > 0, tables.on
         if self._pool:
-            carry = self._refreshed(params, rows, carry, constants)
+            carry = self._refreshed(params, tables, carry, constants)
         queries, user_statistics = self.sides["user"].train(
             params["user"], carry["statistics"]["user"],
-            self._inputs("user", rows, plans, step.user_ids, step.block.numbers), live | ~jnp.any(live), keys[0],
+            self._inputs(tables, "user", step.user_ids, step.block.numbers), live | ~jnp.any(live), keys[0], on,
         )  # fmt: skip
-        hard = self._hard(carry, step, constants, keys[2])  # [B, h]
-        vectors, item_statistics = self._candidates(params, rows, plans, carry, step, hard, constants, keys[1])
+        hard = self._hard(carry, step, keys[2])  # [B, h]
+        vectors, item_statistics = self._candidates(params, tables, carry, step, hard, constants, keys[1])
 
         b, c = len(live), len(step.items)
         near_vectors = vectors[c:].reshape(b, hard.shape[1], vectors.shape[1])
-        asked = dealt(Asked(queries, vectors[:b], step.user, step.items[:b], hard, near_vectors))
-        offered = whole(Offered(vectors[:c], step.items, jnp.pad(live, (0, c - b), constant_values=True)))
-        total = contrast(self._loss, asked, offered, live, constants.positives, constants.log_expected)
+        rows = on.dealt(Contrasted(queries, vectors[:b], step.user, step.items[:b], hard, near_vectors))
+        real = jnp.pad(live, (0, c - b), constant_values=True)
+        shared = Shared(vectors[:c], step.items, real, constants.log_expected, constants.positives)
+        total = contrast(self._loss, on, rows, live, on.whole(shared))
         carry = carry | {"statistics": {"user": user_statistics, "item": item_statistics}}
         return total / b, (carry, total)
 
@@ -202,43 +194,31 @@ class TwoTower:
         flop = 3 * 2 * (batch * (user + (1 + hard) * item + scores * self.sides["item"].output) + drawn * item)
         return Work(flop, 4 * 3 * batch * scores)
 
-    def _inputs(
-        self, side: str, rows: dict[str, Array], plans: dict[str, RowPlan], ids: Array, numbers: Array
-    ) -> Array:
-        if side not in self.tables:
-            vectors = jnp.zeros((0,))
-        elif self._dense:
-            vectors = taken(look_up(rows[side], whole(ids)))
-        else:
-            vectors = taken(rows[side][plans[side].slot].reshape(*ids.shape, -1))
-        return dealt(self.sides[side].inputs(vectors, ids, numbers))
+    def _inputs(self, tables: Tables, side: str, ids: Array, numbers: Array, read: str | None = "row") -> Array:
+        """float32[n, features]: of a read, or of any ids of a dense table."""
+        vectors = jnp.zeros((0,))
+        if side in self.tables:
+            vectors = tables.vectors(side, read) if read else tables.rows(side, ids)
+        return tables.on.dealt(self.sides[side].inputs(vectors, ids, numbers))
 
     def _candidates(
-        self,
-        params: Any,
-        rows: dict[str, Array],
-        plans: dict[str, RowPlan],
-        carry: Any,
-        step: Step,
-        hard: Array,
-        constants: Constants,
-        key: Array,
+        self, params: Any, tables: Tables, carry: Any, step: Step, hard: Array, constants: Constants, key: Array
     ) -> tuple[Array, Any]:
         """float32[C + B h, output] of the candidates and the hard negatives, normalised over the rows' products."""
-        x = self._inputs("item", rows, plans, step.item_ids, constants.numbers[step.items])
+        x = self._inputs(tables, "item", step.item_ids, constants.numbers[step.items])
         live = step.block.weight > 0
         counted = jnp.arange(len(x)) < len(live)
         counted &= jnp.pad(live | ~jnp.any(live), (0, len(x) - len(live)))
         if hard.shape[1]:
             flat = hard.reshape(-1)
             ids = self.sides["item"].stack.ids(constants.columns[flat])
-            x = jnp.concatenate([x, self._inputs("item", rows, plans, ids, constants.numbers[flat])])
+            x = jnp.concatenate([x, self._inputs(tables, "item", ids, constants.numbers[flat], None)])
             counted = jnp.pad(counted, (0, len(flat)))
-        return self.sides["item"].train(params["item"], carry["statistics"]["item"], x, counted, key)
+        return self.sides["item"].train(params["item"], carry["statistics"]["item"], x, counted, key, tables.on)
 
     # ---- hard negatives ------------------------------------------------------------------------------------------
 
-    def _hard(self, carry: Any, step: Step, constants: Constants, key: Array) -> Array:
+    def _hard(self, carry: Any, step: Step, key: Array) -> Array:
         """int32[B, h]: items drawn from those nearest to each row's."""
         b = len(step.user)
         if not self._pool:
@@ -246,16 +226,15 @@ class TwoTower:
         place = jax.random.randint(key, (b, self._loss.hard_negatives), 0, self._pool)
         return jnp.take_along_axis(carry["near"][step.items[:b]], place, axis=1)
 
-    def _refreshed(self, params: Any, rows: dict[str, Array], carry: Any, constants: Constants) -> Any:
+    def _refreshed(self, params: Any, tables: Tables, carry: Any, constants: Constants) -> Any:
         """The carry with the index of nearest items looked up anew every ``refresh_steps`` steps (Xiong et al. 2021,
         "Approximate nearest neighbor negative contrastive learning for dense text retrieval", section 4)."""
-        params, rows = jax.lax.stop_gradient((params, rows))
+        table = tables.whole("item") if "item" in self.tables else None
+        params, table = jax.lax.stop_gradient((params["item"], table))
 
         def look() -> Array:
-            side = self.sides["item"]
-            vectors = side.encode(
-                params["item"], carry["statistics"]["item"], rows.get("item"), constants.columns, constants.numbers
-            )
+            statistics = carry["statistics"]["item"]
+            vectors = self.sides["item"].encode(params, statistics, table, constants.columns, constants.numbers)
             own = jnp.arange(self.n_items, dtype=jnp.int32)[:, None]
             # What no row holds would be nothing but wrong: a further column puts it last.
             last = jnp.where(constants.trained, 0.0, -10.0)[:, None]

@@ -7,6 +7,7 @@ and the input's product with its gate matrix is a row of a table, so the caller 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,13 +15,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrec.ops.precision import product, rounded
+from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import glorot_like
 
 Hidden = tuple[Array, ...]
 
 
-def gru_cell(params: dict[str, Array], x: Array, h: Array) -> Array:
+def gru_cell(params: dict[str, Array], x: Array, h: Array, on: Placement = ONE) -> Array:
     """One step of a GRU over vectors.
 
     Args:
@@ -32,11 +33,11 @@ def gru_cell(params: dict[str, Array], x: Array, h: Array) -> Array:
     Returns:
         float32[B, H].
     """
-    from_x = product(x, params["input_kernel"]) + params["input_bias"]  # [B, 3H]
-    return _gates(from_x, product(h, params["hidden_kernel"]) + params["hidden_bias"], h)[0]
+    from_x = on.product(x, params["input_kernel"]) + params["input_bias"]  # [B, 3H]
+    return _gates(from_x, on.product(h, params["hidden_kernel"]) + params["hidden_bias"], h)[0]
 
 
-def gru_sequence(params: dict[str, Array], x: Array, reset: Array) -> Array:
+def gru_sequence(params: dict[str, Array], x: Array, reset: Array, on: Placement = ONE) -> Array:
     """A GRU over whole sequences. The input's product is one for all positions; a step has but the recurrent one.
 
     Args:
@@ -47,25 +48,25 @@ def gru_sequence(params: dict[str, Array], x: Array, reset: Array) -> Array:
     Returns:
         float32[B, T, H], the state after each position.
     """
-    from_x = product(x, params["input_kernel"]) + params["input_bias"]  # [B, T, 3H]
-    states = _recurrence(from_x.swapaxes(0, 1), reset.T, params["hidden_kernel"], params["hidden_bias"])
+    from_x = on.product(x, params["input_kernel"]) + params["input_bias"]  # [B, T, 3H]
+    states = _recurrence(on, from_x.swapaxes(0, 1), reset.T, params["hidden_kernel"], params["hidden_bias"])
     return states.swapaxes(0, 1)
 
 
-@jax.custom_vjp
-def _recurrence(from_x: Array, reset: Array, kernel: Array, bias: Array) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _recurrence(on: Placement, from_x: Array, reset: Array, kernel: Array, bias: Array) -> Array:
     """float32[T, B, H] from float32[T, B, 3H], bool[T, B], [H, 3H] and [3H].
 
     The derivative is by hand for one reason: a scan's own would add up that of the kernel step by step, in T small
     products and T passes over [H, 3H]. From the steps stacked it is one product.
     """
-    return _recurrence_forward(from_x, reset, kernel, bias)[0]
+    return _recurrence_forward(on, from_x, reset, kernel, bias)[0]
 
 
-def _recurrence_forward(from_x: Array, reset: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
+def _recurrence_forward(on: Placement, from_x: Array, reset: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
     def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Any]:
         h = jnp.where(at[1][:, None], 0.0, h)
-        new, gates = _gates(at[0], product(h, kernel) + bias, h)
+        new, gates = _gates(at[0], on.product(h, kernel) + bias, h)
         return new, (new, (h, *gates))
 
     begin = jnp.zeros((from_x.shape[1], kernel.shape[0]), from_x.dtype)
@@ -73,7 +74,7 @@ def _recurrence_forward(from_x: Array, reset: Array, kernel: Array, bias: Array)
     return states, (kept, reset, kernel)
 
 
-def _recurrence_backward(saved: Any, of_states: Array) -> tuple[Array, None, Array, Array]:
+def _recurrence_backward(on: Placement, saved: Any, of_states: Array) -> tuple[Array, None, Array, Array]:
     (before, opening, update, candidate, from_h), reset, kernel = saved
 
     def step(of_next: Array, at: Any) -> tuple[Array, Any]:
@@ -82,13 +83,13 @@ def _recurrence_backward(saved: Any, of_states: Array) -> tuple[Array, None, Arr
         of_c = of_h * (1.0 - u) * (1.0 - c * c)
         of_r, of_u = of_c * g * r * (1.0 - r), of_h * (h - c) * u * (1.0 - u)
         of_gates = jnp.concatenate([of_r, of_u, of_c * r], axis=1)
-        of_before = of_h * u + product(of_gates, kernel.T)
+        of_before = of_h * u + on.product(of_gates, kernel.T)
         return jnp.where(opened[:, None], 0.0, of_before), (of_gates, of_c)
 
     parts = (of_states, reset, before, opening, update, candidate, from_h)
     _, (of_gates, of_c) = jax.lax.scan(step, jnp.zeros_like(of_states[0]), parts, reverse=True)
     size = kernel.shape[0]
-    of_kernel = jnp.einsum("tbh,tbg->hg", *rounded(before, of_gates), preferred_element_type=before.dtype)
+    of_kernel = jnp.einsum("tbh,tbg->hg", *on.rounded(before, of_gates), preferred_element_type=before.dtype)
     of_x = jnp.concatenate([of_gates[:, :, : 2 * size], of_c], axis=2)
     return of_x, None, of_kernel, jnp.sum(of_gates, axis=(0, 1))
 
@@ -105,7 +106,7 @@ def _gates(from_x: Array, from_h: Array, h: Array) -> tuple[Array, tuple[Array, 
     return candidate + update * (h - candidate), (reset, update, candidate, from_h[:, 2 * size :])
 
 
-def onehot_gru_cell(params: dict[str, Array], row: Array, h: Array) -> Array:
+def onehot_gru_cell(params: dict[str, Array], row: Array, h: Array, on: Placement = ONE) -> Array:
     """One step of a GRU over one-hot items.
 
     Args:
@@ -118,9 +119,9 @@ def onehot_gru_cell(params: dict[str, Array], row: Array, h: Array) -> Array:
     """
     size = h.shape[-1]
     from_x = row + params["bias"]
-    gates = jax.nn.sigmoid(from_x[:, size:] + product(h, params["gate_kernel"]))
+    gates = jax.nn.sigmoid(from_x[:, size:] + on.product(h, params["gate_kernel"]))
     reset, update = gates[:, :size], gates[:, size:]
-    candidate = jnp.tanh(from_x[:, :size] + product(reset * h, params["candidate_kernel"]))
+    candidate = jnp.tanh(from_x[:, :size] + on.product(reset * h, params["candidate_kernel"]))
     return h + update * (candidate - h)
 
 
@@ -150,7 +151,7 @@ class GRUStack(nn.Module):
             for i, width in enumerate(self.layers)
         ]  # fmt: skip
 
-    def __call__(self, x: Array, hidden: Hidden, train: bool = False) -> Hidden:
+    def __call__(self, x: Array, hidden: Hidden, train: bool = False, on: Placement = ONE) -> Hidden:
         """One step.
 
         Args:
@@ -166,7 +167,7 @@ class GRUStack(nn.Module):
             x = self._drop(x, self.dropout_input, train)
         for i, (params, h) in enumerate(zip(self.cells, hidden, strict=True)):
             first_onehot = self.onehot and i == 0
-            x = onehot_gru_cell(params, x, h) if first_onehot else gru_cell(params, x, h)
+            x = onehot_gru_cell(params, x, h, on) if first_onehot else gru_cell(params, x, h, on)
             x = self._drop(x, self.dropout_input if first_onehot else self.dropout_hidden, train)
             states.append(x)
         return tuple(states)

@@ -2,26 +2,26 @@
 
 Lanes, rows and scored positions, and what is carried by lane, are dealt over the axis ``data``; parameters, tables and
 optimizer states are the same on every device. The compiler derives from that what has to be exchanged; where it would
-have to guess, ``whole`` and ``dealt`` say it. The program is the same for any number of devices, and its random numbers
+have to guess, ``Placement`` says it. The program is the same for any number of devices, and its random numbers
 are drawn at the global shape, so what is trained does not depend on how many there are, but for the order of sums.
 
-Within ``over(mesh)`` these functions know the mesh; without one they do nothing.
+What is traced is told by a ``Placement`` that is handed down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
+from jaxrec.ops import precision
 
 AXIS = "data"
-_mesh: ContextVar[Mesh | None] = ContextVar("mesh", default=None)
 
 
 def make_mesh(devices: int | None, batch: int) -> Mesh | None:
@@ -75,6 +75,12 @@ def take_turns(results: Any, mesh: Mesh | None) -> None:
         jax.block_until_ready(results)
 
 
+def pad(size: int, mesh: Mesh | None) -> int:
+    """The next size that the devices can share evenly."""
+    n = 1 if mesh is None else mesh.size
+    return -(-size // n) * n
+
+
 def _dealt(mesh: Mesh, axis: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
 
@@ -82,70 +88,71 @@ def _dealt(mesh: Mesh, axis: int) -> NamedSharding:
 # ---- within a compiled program ---------------------------------------------------------------------------------------
 
 
-@contextmanager
-def over(mesh: Mesh | None) -> Iterator[None]:
-    """What is traced inside runs on this mesh."""
-    token = _mesh.set(mesh)
-    try:
-        yield
-    finally:
-        _mesh.reset(token)
+@dataclass(frozen=True)
+class Placement:
+    """Where a program's arrays lie and what its products multiply; handed down while the program is traced.
 
-
-def is_over() -> bool:
-    """Whether what is being traced runs on several devices."""
-    return _mesh.get() is not None
-
-
-def whole(tree: Any) -> Any:
-    """The same arrays, complete on every device."""
-    mesh = _mesh.get()
-    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
-
-
-def dealt(tree: Any, axis: int = 0) -> Any:
-    """The same arrays, this axis dealt over the devices; one that they cannot share evenly is left to the compiler."""
-    mesh = _mesh.get()
-    if mesh is None:
-        return tree
-    spread, n = _dealt(mesh, axis), mesh.size
-    return jax.tree.map(
-        lambda leaf: leaf if leaf.shape[axis] % n else jax.lax.with_sharding_constraint(leaf, spread), tree
-    )
-
-
-def taken(tree: Any) -> Any:
-    """Arrays that all devices have, of which each takes its share: what comes back as their derivative is exchanged as
-    it is, and not added up in what they were read from."""
-    return dealt(whole(tree))
-
-
-def sum_by_rows(function: Callable[..., tuple[Any, Any]], rows: Any, rest: Any) -> tuple[Any, Any]:
-    """``function(rows, rest) -> (sums, found)`` where ``sums`` are sums over rows and ``found`` are rows again.
-
-    On several devices each works through its own rows, in blocks of its own, and the sums are added up: left to itself
-    the compiler would hand every block to all devices.
-
-    Args:
-        rows: a tree of arrays whose leading axis is dealt.
-        rest: a tree of arrays that all devices have.
+    Attributes:
+        mesh: devices that share each step; None: one, where ``whole``, ``dealt`` and ``taken`` do nothing.
+        low: matrix products multiply bfloat16 (``ops.precision``).
     """
-    mesh = _mesh.get()
-    if mesh is None:
-        return function(rows, rest)
 
-    def on_each(rows: Any, rest: Any) -> tuple[Any, Any]:
-        with over(None):
+    mesh: Mesh | None = None
+    low: bool = False
+
+    def whole(self, tree: Any) -> Any:
+        """The same arrays, complete on every device."""
+        if self.mesh is None:
+            return tree
+        return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec()))
+
+    def dealt(self, tree: Any, axis: int = 0) -> Any:
+        """The same arrays, this axis dealt over the devices; one that they cannot share evenly is left to the
+        compiler."""
+        if self.mesh is None:
+            return tree
+        spread, n = _dealt(self.mesh, axis), self.mesh.size
+        return jax.tree.map(
+            lambda leaf: leaf if leaf.shape[axis] % n else jax.lax.with_sharding_constraint(leaf, spread), tree
+        )
+
+    def taken(self, tree: Any) -> Any:
+        """Arrays that all devices have, of which each takes its share: what comes back as their derivative is exchanged
+        as it is, and not added up in what they were read from."""
+        return self.dealt(self.whole(tree))
+
+    def sum_by_rows(self, function: Callable[..., tuple[Any, Any]], rows: Any, rest: Any) -> tuple[Any, Any]:
+        """``function(rows, rest) -> (sums, found)`` where ``sums`` are sums over rows and ``found`` are rows again.
+
+        On several devices each works through its own rows, in blocks of its own, and the sums are added up: left to
+        itself the compiler would hand every block to all devices.
+
+        Args:
+            rows: a tree of arrays whose leading axis is dealt.
+            rest: a tree of arrays that all devices have.
+        """
+        if self.mesh is None:
+            return function(rows, rest)
+
+        def on_each(rows: Any, rest: Any) -> tuple[Any, Any]:
             sums, found = function(rows, rest)
-        return jax.lax.psum(sums, AXIS), found
+            return jax.lax.psum(sums, AXIS), found
 
-    mine, all_ = PartitionSpec(AXIS), PartitionSpec()
-    # What varies from device to device is not checked: the begin of a scan does not, its end does.
-    each = jax.shard_map(on_each, mesh=mesh, in_specs=(mine, all_), out_specs=(all_, mine), check_vma=False)
-    return each(rows, rest)
+        mine, all_ = PartitionSpec(AXIS), PartitionSpec()
+        # What varies from device to device is not checked: the begin of a scan does not, its end does.
+        each = jax.shard_map(
+            on_each, mesh=self.mesh, in_specs=(mine, all_), out_specs=(all_, mine), check_vma=False
+        )  # fmt: skip
+        return each(rows, rest)
+
+    def product(self, left: Array, right: Array) -> Array:
+        """float32[..., M, N] from float32[..., M, K] and float32[K, N], or float32[..., K, N] of the same axes."""
+        return precision.product(left, right) if self.low else left @ right
+
+    def rounded(self, *arrays: Array) -> tuple[Array, ...]:
+        """The arrays as they are to be multiplied, for a product that is differentiated by hand."""
+        return tuple(map(precision.rounded, arrays)) if self.low else arrays
 
 
-def pad(size: int, mesh: Mesh | None) -> int:
-    """The next size that the devices can share evenly."""
-    n = 1 if mesh is None else mesh.size
-    return -(-size // n) * n
+ONE = Placement()
+"""One device and float32: what evaluates and serves."""

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxrec.ops.parallel import ONE, Placement
+
 
 class TableSpec(NamedTuple):
     """A table's shape and how its rows begin: ``init(key, (rows, width))`` returns float32.
@@ -33,18 +35,22 @@ class TableSpec(NamedTuple):
     dense: bool = False
 
 
-class Reads(NamedTuple):
-    """What a step reads of a table.
+class Read(NamedTuple):
+    """Rows that a step reads of a table.
 
     Attributes:
-        ids: int32[M], duplicates and all; a number outside [0, V) reads nothing.
-        columns: bool, broadcastable to [M, width]: which columns a position reads, None for all. Columns that are not
-            read are not updated, which matters to optimizers with momentum. Where an id stands twice, what its first
-            position reads counts.
+        ids: int32[...], duplicates and all; a number outside [0, V) reads nothing.
+        width: the first so many columns alone are read; None: all. Columns that are not read are not updated, which
+            matters to optimizers with momentum.
     """
 
     ids: Array
-    columns: Array | None = None
+    width: int | None = None
+
+
+Reads = dict[str, Read]
+"""What a step reads of one table, by what it is read for. Where an id stands twice, its first position decides which
+columns are read: reads of some columns stand behind those of all."""
 
 
 class RowPlan(NamedTuple):
@@ -54,12 +60,78 @@ class RowPlan(NamedTuple):
         ids: int32[M]; the id where the position is the first with it, otherwise a distinct id beyond the table
             (V, V + 1, ...), for which gathers give 0 and scatters do nothing.
         slot: int32[M]; the position that stands for this one's id: ``ids[slot[i]]`` is the i-th id asked for.
-        columns: as in ``Reads``.
+        columns: bool, broadcastable to [M, width]: which columns a position reads; None: all.
     """
 
     ids: Array
     slot: Array
-    columns: Array | None
+    columns: Array | None = None
+
+
+class Columns(NamedTuple):
+    """Candidates that queries are multiplied with.
+
+    Attributes:
+        vectors: float32[C, width], of unique items; zeros where another place stands for the candidate.
+        slot: int32[C], the place that stands for each candidate.
+    """
+
+    vectors: Array
+    slot: Array
+
+
+class Tables:
+    """The tables as one step sees them, wherever they lie: whole, or the rows that the step reads.
+
+    Args:
+        arrays: whole tables, float32[V, width], and of those with a plan its rows, float32[M, width].
+        reads: of each table.
+        plans: of tables whose rows are read and updated alone.
+        on: where arrays lie, and what products multiply.
+    """
+
+    def __init__(
+        self,
+        arrays: dict[str, Array],
+        reads: dict[str, Reads] | None = None,
+        plans: dict[str, RowPlan] | None = None,
+        on: Placement = ONE,
+    ) -> None:
+        self._arrays, self._reads, self._plans, self.on = arrays, reads or {}, plans or {}, on
+
+    def whole(self, table: str) -> Array:
+        """float32[V, width]: a dense table."""
+        assert table not in self._plans
+        return self._arrays[table]
+
+    def rows(self, table: str, ids: Array) -> Array:
+        """float32[..., width]: the rows of a dense table at int32[...], zeros for -1; each device has its share."""
+        return self.on.taken(look_up(self.whole(table), self.on.whole(ids)))
+
+    def vectors(self, table: str, name: str) -> Array:
+        """float32[..., width]: the rows of a read, zeros for none; each device has its share."""
+        read, array = self._reads[table][name], self._arrays[table]
+        if table not in self._plans:
+            return self.rows(table, read.ids)
+        sizes = {other: one.ids.size for other, one in self._reads[table].items()}
+        start = sum(list(sizes.values())[: list(sizes).index(name)])
+        slot = self._plans[table].slot[start : start + sizes[name]]
+        rows = array[slot] if read.width is None else array[slot, : read.width]
+        return self.on.taken(rows.reshape(*read.ids.shape, rows.shape[1]))
+
+    def columns(self, table: str, *names: str) -> Columns:
+        """The rows of reads, which are the table's first, each item once."""
+        reads = self._reads[table]
+        size = sum(reads[name].ids.size for name in names)
+        if table not in self._plans:
+            ids = jnp.concatenate([reads[name].ids.reshape(-1) for name in names])
+            return Columns(look_up(self._arrays[table], ids), jnp.arange(size))
+        assert tuple(reads)[: len(names)] == names
+        return Columns(self._arrays[table][:size], self._plans[table].slot[:size])
+
+    def through(self, table: str, function: Callable[[Array], Array]) -> Tables:
+        """The tables with a function of each row of one of them in its place."""
+        return Tables(self._arrays | {table: function(self._arrays[table])}, self._reads, self._plans, self.on)
 
 
 def scratch(spec: TableSpec) -> Array:
@@ -67,18 +139,29 @@ def scratch(spec: TableSpec) -> Array:
     return jnp.zeros((spec.rows,), jnp.int32)
 
 
-def plan_rows(marks: Array, reads: Reads, turn: Array) -> tuple[Array, RowPlan]:
+def plan_reads(marks: Array, reads: Reads, turn: Array, width: int, on: Placement = ONE) -> tuple[Array, RowPlan]:
+    """``plan_rows`` for all that a step reads of a table of this width."""
+    ids = [on.whole(read.ids.reshape(-1)) for read in reads.values()]
+    marks, plan = plan_rows(marks, ids[0] if len(ids) == 1 else jnp.concatenate(ids), turn)
+    of_all = sum(read.ids.size for read in reads.values() if read.width is None)
+    if of_all < len(plan.slot):
+        least = min(read.width for read in reads.values() if read.width is not None)
+        reads_all = jnp.arange(len(plan.slot))[:, None] < of_all
+        plan = plan._replace(columns=reads_all | (jnp.arange(width) < least))
+    return on.whole((marks, plan))
+
+
+def plan_rows(marks: Array, ids: Array, turn: Array) -> tuple[Array, RowPlan]:
     """Make the ids of one step unique.
 
     Args:
         marks: int32[V], from ``scratch`` or the call before.
-        reads: what the step reads.
+        ids: int32[M], duplicates and all; a number outside [0, V) is none.
         turn: int32[], 0, 1, 2, ... over the calls on one scratch array; ``(turn + 1) * M`` must stay below 2 ** 31.
 
     Returns:
         The marks, and the plan. A position that reads nothing stands for itself.
     """
-    ids = reads.ids
     rows, m = marks.shape[0], ids.shape[0]
     position = jnp.arange(m, dtype=jnp.int32)
     top = (turn + 1) * m
@@ -87,7 +170,7 @@ def plan_rows(marks: Array, reads: Reads, turn: Array) -> tuple[Array, RowPlan]:
     marks = marks.at[where].max(top - position, mode="drop")  # the earliest position has the highest mark
     slot = jnp.where(inside, top - marks.at[where].get(mode="clip"), position)
     first = inside & (slot == position)
-    return marks, RowPlan(jnp.where(first, ids, rows + position), slot, reads.columns)
+    return marks, RowPlan(jnp.where(first, ids, rows + position), slot)
 
 
 def gather(table: Array, ids: Array) -> Array:

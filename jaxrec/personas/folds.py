@@ -8,7 +8,7 @@ a number such as the age is standardised with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,8 +29,7 @@ from jaxrec.tasks.retrieval.hits import Hits, answered, expected, intervals, ite
 from jaxrec.tasks.retrieval.item_vectors import item_vectors
 from jaxrec.tasks.retrieval.judge import rank_queries
 from jaxrec.tasks.retrieval.task import interactions
-from jaxrec.training.block import configured_block, new_state, place_state, training_plan
-from jaxrec.training.optimizers import make_optimizer, make_schedule
+from jaxrec.training.block import Training, training_plan
 
 DRAWS = 100  # profiles for each review that is left out
 QUERIES = 4096  # that are ranked at once
@@ -150,24 +149,16 @@ class _Training:
     def __init__(self, config: Config, model: TowerModel) -> None:
         # On one device, also where the run had more: whoever evaluates it may not have them.
         self.config, self.model = config.model_copy(update={"mesh": MeshConfig(data=1)}), model
-        self._block: Callable[..., Any] | None = None
+        self._training: Training | None = None
 
     def weights(self, data: Retrieval) -> dict[str, Any]:
         config = self.config
         feed = self.model.feed(
             data.training_rows(), training_plan(config, passes=RowTraining.of(config.training).passes)
         )
-        if self._block is None:  # the schedule of the first fold serves all: they differ by a row
-            schedule = make_schedule(config.optimizer, config.training.epochs * feed.shape.used)
-            self._optimizer = make_optimizer(config.optimizer, schedule)
-            self._block = configured_block(config, self.model, self._optimizer, feed)
-            self._begin = place_state(new_state(config, self.model, self._optimizer), self.model, None)
-        state = jax.tree.map(jnp.copy, self._begin)  # a block takes its state's buffers
-        constants = self.model.constants(interactions(config, data))
-        for epoch in range(config.training.epochs):
-            for block in feed.epoch(epoch):
-                state, _ = self._block(state, constants, block)
-        return state.weights()
+        if self._training is None:  # the schedule of the first fold serves all: they differ by a row
+            self._training = Training(config, self.model, feed)
+        return self._training.fit(self.model.constants(interactions(config, data)), feed)
 
 
 def _answers(training: _Training, fold: Fold, categories: np.ndarray | None, ks: Sequence[int]) -> Hits:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,10 @@ from jax.sharding import Mesh
 from jaxrec.config import Config
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model
-from jaxrec.ops import parallel, precision
-from jaxrec.ops.tables import RowPlan, gather, plan_rows, scratch, update_rows
-from jaxrec.training.optimizers import Optimizer, clip_scale
+from jaxrec.ops import parallel
+from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.tables import RowPlan, Tables, gather, plan_reads, scratch, update_rows
+from jaxrec.training.optimizers import Optimizer, clip_scale, make_optimizer, make_schedule
 
 
 class TrainState(NamedTuple):
@@ -139,11 +140,57 @@ def training_plan(config: Config, order: str = "random", passes: int = 1) -> Pla
     )  # fmt: skip
 
 
-def configured_block(config: Config, model: Model, optimizer: Optimizer, feed: Feed) -> jax.stages.Wrapped:
-    """``make_train_block`` of a configuration, for the blocks of a feed."""
-    settings = config.training
-    low, clip_norm = settings.precision == "bfloat16", config.optimizer.clip_norm
-    return make_train_block(model, optimizer, clip_norm, settings.average, feed.mesh, feed.shape.lanes, low)
+class Training:
+    """A configuration's training of a model on a feed: what the loop, folds and benchmarks run.
+
+    Attributes:
+        schedule, optimizer: of the configuration.
+        block: ``make_train_block`` for the feed's blocks.
+    """
+
+    def __init__(self, config: Config, model: Model, feed: Feed) -> None:
+        self.config, self.model, self.feed, settings = config, model, feed, config.training
+        self.schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
+        self.optimizer = make_optimizer(config.optimizer, self.schedule)
+        on, clip_norm = Placement(feed.mesh, settings.precision == "bfloat16"), config.optimizer.clip_norm
+        self.block = make_train_block(model, self.optimizer, clip_norm, settings.average, on, feed.shape.lanes)
+
+    def begin(self) -> TrainState:
+        """The state before the first step, where it is trained."""
+        return place_state(new_state(self.config, self.model, self.optimizer), self.model, self.feed.mesh)
+
+    def fit(self, constants: Any, feed: Feed | None = None) -> dict[str, Any]:
+        """The weights after all epochs, without a run: no checkpoints, no log.
+
+        Args:
+            constants: of the model.
+            feed: another one, with blocks of the same shapes; None: that of the training.
+        """
+        feed, state = feed or self.feed, self.begin()
+        constants = parallel.replicate(constants, feed.mesh)
+        for epoch in range(self.config.training.epochs):
+            for block in feed.epoch(epoch):
+                state, stats = self.block(state, constants, block)
+                parallel.take_turns(stats, feed.mesh)
+        return state.weights()
+
+
+class Trainable(Protocol):
+    """What a task has that is trained."""
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def feed(self) -> Feed: ...
+
+    @property
+    def constants(self) -> Any: ...
+
+
+def fit(task: Trainable, config: Config) -> dict[str, Any]:
+    """The weights of a task, ``{params, tables}`` (and ``statistics``), trained as configured, without a run."""
+    return Training(config, task.model, task.feed).fit(task.constants)
 
 
 def make_train_block(
@@ -151,9 +198,8 @@ def make_train_block(
     optimizer: Optimizer,
     clip_norm: float | None,
     average: float = 0.0,
-    mesh: Mesh | None = None,
+    on: Placement = ONE,
     lanes: int | None = None,
-    low: bool = False,
 ) -> jax.stages.Wrapped:
     """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused.
 
@@ -162,27 +208,22 @@ def make_train_block(
     Args:
         average: decay per step of the moving average, where the state keeps one. It is less in the first steps,
             (1 + s) / (10 + s) after s of them, so that where training began is soon forgotten.
-        mesh: devices that share each step; state, constants and blocks lie on them.
-        lanes: over which a step's loss is averaged; None: all of the block, where none is there for the devices alone.
-        low: products multiply bfloat16.
+        on: the devices that share each step, on which state, constants and blocks lie; and what products multiply.
+        lanes: number of lanes that a step's loss is averaged over; None: all of the block, where none is there for the
+            devices alone.
     """
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
-        with parallel.over(mesh), precision.low(low):
-            return on_mesh(placed(state), parallel.whole(constants), parallel.dealt(block, 1))
-
-    def placed(state: TrainState) -> TrainState:
-        return lay_out(state, model, parallel.whole, parallel.dealt)
-
-    def on_mesh(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
+        constants, block = on.whole(constants), on.dealt(block, 1)
         share = 1.0 if lanes is None else block.weight.shape[1] / lanes
-        stepper = _Stepper(model, optimizer, clip_norm, share, constants)
+        stepper = _Stepper(model, optimizer, clip_norm, share, constants, on)
         size = block.weight.shape[0]
+        state = placed(state)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(
             jax.random.wrap_key_data(state.key), state.step + jnp.arange(size)
         )
         streams = jax.vmap(lambda key: jax.random.split(key))(keys)
-        steps = model.steps(constants, block, streams[:, 0])
+        steps = model.steps(constants, block, streams[:, 0], on)
         marks = {name: scratch(spec) for name, spec in model.tables.items() if not spec.dense}
 
         def one(loop: tuple[TrainState, dict[str, Array]], at: Any) -> tuple[Any, Array]:
@@ -198,6 +239,9 @@ def make_train_block(
         (state, _), losses = jax.lax.scan(one, (state, marks), (turns, steps, live, streams[:, 1]))
         return state, BlockStats(losses, jnp.sum(block.weight > 0), jnp.sum(live))
 
+    def placed(state: TrainState) -> TrainState:
+        return lay_out(state, model, on.whole, on.dealt)
+
     return jax.jit(train_block, donate_argnums=0)
 
 
@@ -209,34 +253,31 @@ class _Stepper(NamedTuple):
     clip_norm: float | None
     share: float
     constants: Any
+    on: Placement
 
 
 def _step(
-    by: _Stepper,
-    state: TrainState,
-    marks: dict[str, Array],
-    turn: Array,
-    step: Any,
-    live: Array,
-    key: Array,
+    by: _Stepper, state: TrainState, marks: dict[str, Array], turn: Array, step: Any, live: Array, key: Array
 ) -> tuple[TrainState, dict[str, Array], Array]:
     """One step: plan and gather rows, differentiate, update, scatter. A step without a live lane changes nothing.
 
     Dense tables take the same way as dense parameters, with the tables' optimizer.
     """
-    marks, plans = dict(marks), dict[str, RowPlan]()
-    for name, reads in by.model.reads(step).items():
+    marks, plans, on = dict(marks), dict[str, RowPlan](), by.on
+    reads = by.model.reads(step)
+    for name in (name for name in reads if name in marks):
         # Devices exchange the ids here, and below the derivatives of the rows: never a table.
-        marks[name], plans[name] = parallel.whole(plan_rows(marks[name], parallel.whole(reads), turn))
-    rows = {name: parallel.whole(gather(state.tables[name], plan.ids)) for name, plan in plans.items()}
+        marks[name], plans[name] = plan_reads(marks[name], reads[name], turn, by.model.tables[name].width, on)
+    rows = {name: on.whole(gather(state.tables[name], plan.ids)) for name, plan in plans.items()}
     rows |= {name: table for name, table in state.tables.items() if name not in plans}
 
     def objective(params: Any, rows: dict[str, Array]) -> tuple[Array, tuple[Any, Array]]:
-        loss, rest = by.model.loss(params, rows, plans, state.carry, step, key, by.constants)
+        tables = Tables(rows, reads, plans, on)
+        loss, rest = by.model.loss(params, tables, state.carry, step, key, by.constants)
         return (loss if by.share == 1.0 else by.share * loss), rest
 
     slopes, (carry, loss) = jax.grad(objective, argnums=(0, 1), has_aux=True)(state.params, rows)
-    slope, row_slope = parallel.whole(slopes)
+    slope, row_slope = on.whole(slopes)
     if by.clip_norm is not None:
         squares = jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves((slope, row_slope))]))
         factor = clip_scale(squares, by.clip_norm)
@@ -252,14 +293,12 @@ def _step(
     params, params_optimizer = update_dense(by.optimizer.dense, state.params, slope, state.optimizer)
     tables, table_optimizer = dict(state.tables), dict(state.table_optimizer)
     for name, table in state.tables.items():
+        how, old = by.optimizer.tables, table_optimizer[name]
         if name in plans:
-            tables[name], table_optimizer[name] = update_rows(
-                by.optimizer.tables, live, table, table_optimizer[name], plans[name], rows[name], row_slope[name]
-            )
+            updated = update_rows(how, live, table, old, plans[name], rows[name], row_slope[name])
         else:
-            tables[name], table_optimizer[name] = update_dense(
-                by.optimizer.tables, table, row_slope[name], table_optimizer[name]
-            )
+            updated = update_dense(how, table, row_slope[name], old)
+        tables[name], table_optimizer[name] = updated
 
     new = state._replace(
         step=state.step + live,

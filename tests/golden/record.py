@@ -34,8 +34,7 @@ from jaxrec.cli import runtime
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops import parallel
 from jaxrec.tasks.base import Task, make_task
-from jaxrec.training.block import configured_block, new_state, place_state
-from jaxrec.training.optimizers import make_optimizer, make_schedule
+from jaxrec.training.block import Training
 
 OLD_PLACE = Path(__file__).resolve().parent.parent / "old"
 RECORD = Path(__file__).with_name("record.json")
@@ -75,13 +74,11 @@ def task_of(case: Case, **data: Any) -> tuple[configuration.Config, Task]:
 def record_training(name: str) -> dict[str, Any]:
     """Losses of some 20 steps, and the leaves of the state behind them."""
     config, task = task_of(TRAINING[name])
-    schedule = make_schedule(config.optimizer, config.training.epochs * task.feed.shape.used)
-    optimizer = make_optimizer(config.optimizer, schedule)
-    train_block = configured_block(config, task.model, optimizer, task.feed)
-    state = place_state(new_state(config, task.model, optimizer), task.model, None)
+    training = Training(config, task.model, task.feed)
+    state = training.begin()
     constants, losses = parallel.replicate(task.constants, None), list[str]()
     for block in _blocks(task):
-        state, stats = train_block(state, constants, block)
+        state, stats = training.block(state, constants, block)
         losses += [str(one) for one in np.asarray(stats.loss)[: int(stats.steps)]]
         if len(losses) >= STEPS:
             break
