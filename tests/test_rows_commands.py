@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
+from films import TITLES, texts, tiny, write_archive
 from helpers import call, fails, run_process
-from test_movielens_files import TITLES, texts, tiny, write_archive
 
 from jaxrec.sources.movielens_files import MovieLensFiles
 

@@ -38,9 +38,9 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     if arguments.tfds_dir is not None and not arguments.tfds:
         raise UserError("--tfds-dir: belongs to --tfds; leave it out with --raw")
     if arguments.tfds:
-        from jaxrec.sources.movielens_tfds import load_tfds
+        from jaxrec.sources.movielens_tfds import fetch
 
-        return movielens_rows(load_tfds(arguments.tfds_dir), {"raw": "tfds"})
+        return movielens_rows(read_files(fetch(arguments.tfds_dir)), {"raw": "tfds"})
     return movielens_rows(read_files(arguments.raw), {"raw": str(arguments.raw)})
 
 

@@ -282,7 +282,7 @@ def test_keys_of_several_columns(duck: Any, tmp_path: Path) -> None:
     pq.write_table(pa.table(pairs), tmp_path / "keys")
     table = open_table(duck, tmp_path / "keys")
     duck.execute("DROP TABLE IF EXISTS raw")
-    with pytest.raises(UserError, match="row 4, column 'x': .* in each of x, z"):
+    with pytest.raises(UserError, match=r"row 4, column 'x': .* in each of x, z"):
         load(duck, table, [session_field(table, ["x", "z"], None)])
     duck.execute("DROP TABLE raw")
     load(duck, table, [session_field(table, ["x", "z"], None)], drop_invalid=True)
