@@ -6,9 +6,12 @@ import difflib
 import unicodedata
 from collections.abc import Iterable
 from pathlib import PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 LONGEST = 1_000  # characters of a message; what is longer is cut in its middle, as the end says what to do
 
@@ -70,3 +73,28 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
         return ""
     close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
     return f" (did you mean {shown(close[0])}?)" if close else ""
+
+
+def explained(error: ValidationError, beside: str = "") -> str:
+    """The first problem that pydantic found, in one line: ``section.field: found 0; input should be …``.
+
+    Args:
+        beside: an allowed name or two to add where a field is not known, as ``nearest`` gives it.
+    """
+    problem = error.errors()[0]
+    # "str", "int" and "float" are branches of a union, not what the user wrote
+    place = ".".join(str(part)[:100] for part in problem["loc"] if part not in ("str", "int", "float"))
+    kind, value = problem["type"], problem["input"]
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    if kind == "extra_forbidden":
+        message = f"no such field{beside}"
+    elif kind == "missing":
+        message = "missing; it has no default"
+    elif kind != "value_error":
+        allowed = [
+            word.strip("' ") for word in problem.get("ctx", {}).get("expected", "").replace(" or ", ",").split(",")
+        ]
+        hint = nearest(value, allowed) if kind == "literal_error" and isinstance(value, str) else ""
+        message = f"found {shown(value)}; {message}{hint}"
+    return f"{place}: {message}" if place else message

@@ -177,9 +177,9 @@ def resume_run(
     )
     # Where the data lie does not matter, what is in them is compared below, as are the rows that data.repeats leaves;
     # and a run may change its devices, and train for longer.
-    if run.config != moved:
-        raise UserError(f"{path}: cannot resume with a changed configuration ({_difference(run.config, moved)}); "
-                        "leave it as it was or choose another --run")  # fmt: skip
+    if changed := difference(run.config.model_dump(mode="json"), moved.model_dump(mode="json")):
+        raise UserError(f"{path}: cannot resume with a changed configuration ({changed}); leave it as it was or choose "
+                        "another --run")  # fmt: skip
     if run.manifest["content_hash"] != dataset.manifest["content_hash"]:
         raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that one again")
     counts = (kept or {}).get("value_counts")
@@ -228,12 +228,13 @@ def write_text(file: Path, text: str) -> None:
         raise
 
 
-def _difference(old: Config, new: Config) -> str:
-    """The first field that differs, as ``section.field: was X, now Y``."""
-    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
-    for section, values in before.items():
-        for field, value in values.items():
-            now = after[section].get(field)  # of another model, there may be no such field
-            if now != value:
-                return f"{section}.{field}: was {value}, now {now}"
-    return "no field"
+def difference(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """The first field that differs in nested tables, as ``section.field: was X, now Y``; empty where all are equal."""
+    for name in before | after:
+        old, new = (table.get(name, "not there") for table in (before, after))
+        if isinstance(old, dict) and isinstance(new, dict):
+            if inner := difference(old, new):
+                return f"{name}.{inner}"
+        elif old != new:
+            return f"{name}: was {old}, now {new}"
+    return ""

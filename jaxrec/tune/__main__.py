@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,19 +37,18 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import higher_is_better
-from jaxrec.run import write_text
+from jaxrec.run import difference, write_text
 from jaxrec.tasks.base import make_task
 from jaxrec.tasks.cutoffs import fit_cutoffs
 from jaxrec.train import train
 from jaxrec.training.telemetry import read_log
-from jaxrec.tune import report as tune_report
-from jaxrec.tune.report import best_epoch, best_trial
+from jaxrec.tune import report
 from jaxrec.tune.search_space import Space, load_space
 
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import RDBStorage
-    from optuna.trial import Trial
+    from optuna.trial import FrozenTrial, Trial
 
 RECORD, DATABASE = "study.yaml", "study.db"
 NAME = "tune"  # of the study within the database
@@ -100,29 +101,24 @@ def tune(
     base = configuration.load(base) if isinstance(base, (str, Path)) else base
     space = load_space(space, base) if isinstance(space, (str, Path)) else space
     out, options = Path(check_path("the directory of the search", str(out))), options or Options()
-    dataset = open_dataset(space.check(base).data.path)
+    first = space.check(base)
+    dataset = open_dataset(first.data.path)
     base = fit_cutoffs(base, dataset)
     record = {
         "config": base.model_dump(mode="json"), "space": space.entries, "options": asdict(options),
         "data": {"content_hash": dataset.manifest["content_hash"]},
     }  # fmt: skip
     with owned(out, "is tuning here", "choose another --out"):
-        _tune(base, space, out, trials, options, record)
-
-
-def _tune(base: Config, space: Space, out: Path, trials: int, options: Options, record: dict[str, Any]) -> None:
-    """``tune`` of a folder that is ours; ``record`` is what the study has to be of."""
-    first = space.check(base)
-    if not _known(out, record):
-        if make_task(first, open_dataset(first.data.path)).validation is None:
-            found = first.data.validation_fraction
-            raise UserError(f"data.validation_fraction: found {found}, which holds nothing out to compare trials on; "
-                            "set it above 0, such as 0.1")  # fmt: skip
-        _create(out, record)
-    metric = first.training.metric
-    search = Search(base, space, out, options, metric)
-    with _storage(out / DATABASE) as storage:
-        search.go_on(_open_study(storage, metric, options), storage, trials)
+        if not _known(out, record):
+            if make_task(first, dataset).validation is None:
+                found = first.data.validation_fraction
+                raise UserError(f"data.validation_fraction: found {found}, which holds nothing out to compare trials "
+                                "on; set it above 0, such as 0.1")  # fmt: skip
+            out.mkdir(exist_ok=True)
+            # written last of what a study needs: with it the study exists
+            write_text(out / RECORD, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
+        with _open_study(out / DATABASE, first.training.metric, options) as (study, storage):
+            Search(base, space, out, options, first.training.metric, study, storage).go_on(trials)
 
 
 @dataclass(frozen=True)
@@ -134,82 +130,106 @@ class Search:
     out: Path
     options: Options
     metric: str
+    study: Study
+    storage: RDBStorage
 
-    def go_on(self, study: Study, storage: RDBStorage, trials: int) -> None:
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Of the study, by number."""
+        return self.study.get_trials(deepcopy=False)
+
+    @property
+    def done(self) -> int:
+        """Trials that have ended."""
+        return sum(trial.state.is_finished() for trial in self.trials)
+
+    def go_on(self, trials: int) -> None:
         """Finish the trial that was begun, run what is missing, and write the results."""
-        result = tune_report.Result(self.base, self.space, self.out, self.metric)
-        known = study.get_trials(deepcopy=False)
-        if known:
-            done = sum(trial.state.is_finished() for trial in known)
-            tell(f"{self.out}: going on after {done} of {max(trials, done)} trials")
-        while sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False)) < trials:
-            self._clean(study)
-            trial = self._next(study, storage)
-            self._run(study, trial)
-            print(result.line(study.get_trials(deepcopy=False), trial.number), flush=True)
-            result.write_tables(study.get_trials(deepcopy=False))
-        self._clean(study)
-        result.write(study.get_trials(deepcopy=False))
+        if self.trials:
+            tell(f"{self.out}: going on after {self.done} of {max(trials, self.done)} trials")
+        while self.done < trials:
+            self._clean()
+            trial = self._next()
+            self._run(trial)
+            print(report.trial_line(self.study, trial.number, self.metric), flush=True)
+            report.write_tables(self.study, self.base, self.space, self.out, self.metric)
+        self._clean()
+        report.write_tables(self.study, self.base, self.space, self.out, self.metric)
+        best = report.best_trial(self.study)
+        if best is None:
+            raise UserError(f"{self.out}: none of {self.done} trials is complete, see trials.csv there; choose lower "
+                            "learning rates in --space and another --out")  # fmt: skip
+        report.write_pictures(self.study, self.space, self.out, self.metric)
+        counts = Counter(report.STATES[trial.state.name] for trial in self.trials)
+        states = ", ".join(f"{count} {state}" for state, count in counts.items())
+        best_text = f"trial {best.number}, {report.value_text(self.study, best, self.metric)}"
+        tell(f"{self.out}: {self.done} trials ({states}); best: {best_text}")
+        tell(f"wrote best.yaml, trials.csv, history.png and parameters.png to {self.out}")
 
-    def _next(self, study: Study, storage: RDBStorage) -> Trial:
-        """The trial that was running when the search was killed, or a new one, with a value for each parameter."""
+    def _next(self) -> Trial:
+        """The trial that was running when the search was killed, or a new one, with a value for each parameter.
+
+        Optuna's own retry would wait for a heartbeat, and give the trial another number, and so other draws.
+        """
         from optuna.trial import Trial, TrialState
 
-        begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        begun = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if begun:
-            study_id = storage.get_study_id_from_name(NAME)
-            trial = Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, begun[0].number))
+            study_id = self.storage.get_study_id_from_name(NAME)
+            number = self.storage.get_trial_id_from_study_id_trial_number(study_id, begun[0].number)
+            trial = Trial(self.study, number)
         else:
-            trial = study.ask()
-        for place, parameter in enumerate(self.space.parameters):
+            trial = self.study.ask()
+        for place, (field, parameter) in enumerate(self.space.parameters.items()):
             # Killed between two parameters, the rest are drawn as they would have been.
-            study.sampler = _sampler(self.options, trial.number, place)
-            parameter.suggest(trial)
+            self.study.sampler = _sampler(self.options, trial.number, place)
+            parameter.suggest(trial, field)
         return trial
 
-    def _run(self, study: Study, trial: Trial) -> None:
+    def _run(self, trial: Trial) -> None:
         """Train a trial, and tell the study how it ended."""
         from optuna.trial import TrialState
 
         path, since = trial_path(self.out, trial.number), time.perf_counter()
-        reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+        reported = set(self.trials[trial.number].intermediate_values)
 
-        def report(epoch: int, metrics: dict[str, float]) -> bool:
-            if epoch not in reported:  # or killed between this and the checkpoint
+        def heard(epoch: int, metrics: dict[str, float]) -> bool:
+            if epoch not in reported and not math.isnan(metrics[self.metric]):  # or killed before the checkpoint
                 trial.report(metrics[self.metric], epoch)
             return bool(trial.should_prune())  # NumPy's bool is no JSON
 
+        def failed(reason: str, seconds: float) -> None:
+            trial.set_user_attr("seconds", seconds)
+            trial.set_user_attr("failure", reason)
+            self.study.tell(trial, state=TrialState.FAIL)
+
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # a line a trial; the epochs are in its metrics.jsonl
-                train(self.space.config(self.base, trial.params), path, resume=True, report=report)
+                train(self.space.config(self.base, trial.params), path, resume=True, report=heard)
         except SystemExit:
             tell(f"{self.out}: stopped in trial {trial.number}; the same command goes on from there")
             raise
         except (UserError, jax.errors.JaxRuntimeError) as error:
             if (reason := _failure(error)) is None:
                 raise
-            trial.set_user_attr("seconds", time.perf_counter() - since)
-            trial.set_user_attr("failure", reason)
-            study.tell(trial, state=TrialState.FAIL)
-            return
+            return failed(reason, time.perf_counter() - since)
         end = [line for line in read_log(path) if line["kind"] == "end"][-1]
-        trial.set_user_attr("seconds", sum(end[name] for name in end if name.startswith("seconds_")))
-        now = study.get_trials(deepcopy=False)[trial.number]
-        epoch = best_epoch(now, higher_is_better(self.metric))
-        if epoch is None:
-            trial.set_user_attr("failure", f"validation {self.metric} is not a number")
-            study.tell(trial, state=TrialState.FAIL)
-        elif end["reason"] == "stopped":
-            study.tell(trial, state=TrialState.PRUNED)
+        seconds = sum(end[name] for name in end if name.startswith("seconds_"))
+        ended = self.trials[trial.number]
+        if report.best_epoch(self.study, ended) is None:
+            return failed(f"validation {self.metric} is not a number", seconds)
+        trial.set_user_attr("seconds", seconds)
+        if end["reason"] == "stopped":
+            self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            study.tell(trial, now.intermediate_values[epoch])
+            self.study.tell(trial, report.best_value(self.study, ended))
+        return None
 
-    def _clean(self, study: Study) -> None:
+    def _clean(self) -> None:
         """Of the finished trials only the best keeps its checkpoints."""
-        trials = study.get_trials(deepcopy=False)
-        best = best_trial(trials, higher_is_better(self.metric))
-        for trial in trials:
-            if trial.state.is_finished() and trial is not best:
+        best = report.best_trial(self.study)
+        for trial in self.trials:
+            if trial.state.is_finished() and (best is None or trial.number != best.number):
                 shutil.rmtree(trial_path(self.out, trial.number) / "state", ignore_errors=True)
 
 
@@ -246,81 +266,49 @@ def _known(out: Path, record: dict[str, Any]) -> bool:
             raise UserError(f"{out}: exists and holds no study (no {RECORD}); choose another --out")
         return False
     try:
-        found = read_yaml(file, "the study")
+        known = read_yaml(file, "the study")
         # fields that the configuration has got since have their defaults
-        found["config"] = configuration.parse(found["config"], former=True).model_dump(mode="json")
-        before = {f"{part} {name}": value for part, values in found.items() for name, value in _flat(values)}
+        known["config"] = configuration.parse(known["config"], former=True).model_dump(mode="json")
+        known["config"]["data"]["path"] = record["config"]["data"]["path"]
+        changed = difference({name: known[name] for name in record}, record)
     except (UserError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file}: damaged; restore it, or choose another --out") from None
-    now = {f"{part} {name}": value for part, values in record.items() for name, value in _flat(values)}
-    if before["data content_hash"] != now["data content_hash"]:
-        raise UserError(f"{record['config']['data']['path']}: not the data set that {out} was tuned on; choose another "
-                        "--out")  # fmt: skip
-    for name in before | now:
-        if name != "config data.path" and before.get(name) != now.get(name):
-            was, new = (str(side[name]) if name in side else "not there" for side in (before, now))
-            raise UserError(f"{out}: holds another study ({name}: was {was}, now {new}); leave it as it was, or choose "
-                            "another --out")  # fmt: skip
+    if changed:
+        raise UserError(f"{out}: holds another study ({changed}); leave it as it was, or choose another --out")
     return True
 
 
-def _flat(values: dict[str, Any]) -> list[tuple[str, Any]]:
-    """``section.field`` of a configuration's sections; other tables as they are."""
-    sections = set(values) <= set(Config.model_fields)
-    if not sections:
-        return list(values.items())
-    return [(f"{section}.{field}", value) for section, part in values.items() for field, value in part.items()]
-
-
-def _create(out: Path, record: dict[str, Any]) -> None:
-    """``study.yaml`` is written last of what a study needs: with it the study exists."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise UserError(f"{out}: a parent of it is a file; choose another --out") from None
-    write_text(out / RECORD, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
-
-
 @contextlib.contextmanager
-def _storage(file: Path) -> Iterator[RDBStorage]:
-    """The study's database."""
+def _open_study(file: Path, metric: str, options: Options) -> Iterator[tuple[Study, RDBStorage]]:
+    """The study in its database, which may be new."""
     import sqlite3
 
+    import optuna
     from optuna.exceptions import OptunaError
     from optuna.storages import RDBStorage
+    from optuna.study import StudyDirection
     from sqlalchemy.exc import SQLAlchemyError
 
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line a trial is ours
     if not file.exists() and any(file.parent.glob("trial_*")):
         raise UserError(f"{file}: missing, but there are trials beside it; restore it, or choose another --out")
 
     def connect() -> sqlite3.Connection:  # as an address a path would have to be quoted
         return sqlite3.connect(file, check_same_thread=False)
 
-    storage = None
-    try:
-        storage = RDBStorage(f"sqlite:///{DATABASE}", engine_kwargs={"creator": connect})
-        yield storage
-    except (SQLAlchemyError, OptunaError) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise UserError(f"{file}: unusable ({reason}); free space, restore it, or choose another --out") from None
-    finally:
-        if storage is not None:
-            storage.remove_session()
-            storage.engine.dispose()
-
-
-def _open_study(storage: RDBStorage, metric: str, options: Options) -> Study:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line a trial is ours
-    return optuna.create_study(
-        storage=storage,
-        study_name=NAME,
-        direction="maximize" if higher_is_better(metric) else "minimize",
-        # Optuna may prune from this epoch on, we say up to which it must not
-        pruner=optuna.pruners.MedianPruner(options.startup_trials, options.warmup_epochs + 1),
-        load_if_exists=True,
-    )
+    with contextlib.ExitStack() as stack:
+        try:
+            storage = RDBStorage(f"sqlite:///{DATABASE}", engine_kwargs={"creator": connect})
+            stack.callback(storage.engine.dispose)
+            stack.callback(storage.remove_session)
+            direction = StudyDirection.MAXIMIZE if higher_is_better(metric) else StudyDirection.MINIMIZE
+            # Optuna may prune from this epoch on, we say up to which it must not
+            pruner = optuna.pruners.MedianPruner(options.startup_trials, options.warmup_epochs + 1)
+            yield optuna.create_study(storage=storage, study_name=NAME, direction=direction, pruner=pruner,
+                                      load_if_exists=True), storage  # fmt: skip
+        except (SQLAlchemyError, OptunaError) as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise UserError(f"{file}: unusable ({reason}); free space, restore it, or choose another --out") from None
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

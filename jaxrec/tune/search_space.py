@@ -10,57 +10,79 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from jaxrec import config as configuration
 from jaxrec.cli.yaml_text import read_yaml
 from jaxrec.config import Config, number
-from jaxrec.errors import UserError, nearest, shown
+from jaxrec.errors import UserError, explained, nearest, shown
 from jaxrec.ops.parallel import make_mesh
 
-RANGE = ("low", "high", "log", "step")
 EXAMPLE = "'optimizer.learning_rate: {low: 0.001, high: 0.1, log: true}' or 'model.embedding_dim: {choices: [16, 32]}'"
 SAME_FOR_ALL = (
     "data.path", "data.validation_fraction", "data.protocol", "data.split_seed", "data.test_fraction",
     "training.metric", "evaluation.ties",
 )  # fmt: skip
 """Fields that say what the value of a trial is measured on, and how: with several of them values mean nothing."""
-COMBINATIONS = 2000  # so many at most are validated before the search
+COMBINATIONS = 2000  # at most so many are validated before the search
+
+Number = Annotated[int | float, BeforeValidator(number)]
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A field of the configuration that is searched.
+class Parameter(BaseModel):
+    """A field of the configuration that is searched: ``choices``, or the range from ``low`` to ``high``, both
+    included, of integers where both are. A range is searched by its logarithm (``log``) or in steps (``step``)."""
 
-    Attributes:
-        field: ``section.field``.
-        choices: what it may be; empty for a range.
-        low, high: of a range, both included; integers where only integers are meant.
-        log: whether the range is searched by the logarithm.
-        step: between two values of the range; None: any.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
-    field: str
-    choices: tuple[Any, ...] = ()
-    low: float = 0
-    high: float = 0
+    choices: Annotated[list[Any], Field(min_length=1)] | None = None
+    low: Number | None = None
+    high: Number | None = None
     log: bool = False
-    step: float | None = None
+    step: Annotated[Number, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.choices is not None:
+            if len(self.model_fields_set) > 1:
+                raise ValueError("choices and a range exclude each other; leave one out")
+            twice = [one for place, one in enumerate(self.choices) if one in self.choices[:place]]
+            if twice:
+                raise ValueError(f"choices: {shown(twice[0])} is there twice; leave one out")
+            return self
+        if self.low is None or self.high is None:
+            missing = "low" if self.low is None else "high"
+            raise ValueError(f"{missing}: missing; give low and high, or choices")
+        if self.low > self.high:
+            raise ValueError(f"low {self.low} is more than high {self.high}; exchange them")
+        if self.log and (self.low <= 0 or self.step is not None):
+            raise ValueError(f"log: needs low above 0, found {self.low}, and no step")
+        # decimal numbers as the user writes them: 0.3 is three times 0.1
+        if self.step is not None and (Decimal(str(self.high)) - Decimal(str(self.low))) % Decimal(str(self.step)):
+            raise ValueError(f"high: {self.high} is not reached from {self.low} by steps of {self.step}")
+        return self
+
+    @property
+    def whole(self) -> bool:
+        """Whether a range is of integers."""
+        return all(isinstance(one, int) for one in (self.low, self.high, self.step) if one is not None)
 
     @property
     def labels(self) -> list[Any]:
         """The choices as Optuna stores them: lists as text."""
         plain = (str, int, float, type(None))
-        return [one if isinstance(one, plain) else json.dumps(one, default=str) for one in self.choices]
+        return [one if isinstance(one, plain) else json.dumps(one, default=str) for one in self.choices or ()]
 
-    def suggest(self, trial: Any) -> None:
-        """Let a trial draw it, unless it has it already."""
+    def suggest(self, trial: Any, field: str) -> None:
+        """Let a trial draw a value, unless it has one already."""
         if self.choices:
-            trial.suggest_categorical(self.field, self.labels)
-        elif isinstance(self.low, int):
-            trial.suggest_int(self.field, self.low, self.high, step=self.step or 1, log=self.log)
+            trial.suggest_categorical(field, self.labels)
+        elif self.whole:
+            trial.suggest_int(field, self.low, self.high, step=self.step or 1, log=self.log)
         else:
-            trial.suggest_float(self.field, self.low, self.high, step=self.step, log=self.log)
+            trial.suggest_float(field, float(self.low or 0), float(self.high or 0), step=self.step, log=self.log)
 
     def value(self, stored: Any) -> Any:
         """The configuration's value of what Optuna stores."""
@@ -70,11 +92,12 @@ class Parameter:
         """Values that stand for all of them: every choice; both ends of a range and one within."""
         if self.choices:
             return list(self.choices)
-        if self.step is not None or isinstance(self.low, int):
-            within = min(self.low + (self.step or 1), self.high)
-        else:
-            within = math.sqrt(self.low * self.high) if self.log else self.low + (self.high - self.low) * 0.381966
-        return [self.low, within, self.high]
+        low, high = self.low or 0, self.high or 0
+        if low == high:
+            return [low]
+        if self.step is not None or self.whole:
+            return [low, min(low + (self.step or 1), high), high]
+        return [low, math.sqrt(low * high) if self.log else low + (high - low) * 0.381966, high]
 
 
 @dataclass(frozen=True)
@@ -90,7 +113,7 @@ class Space:
 
     source: str
     entries: dict[str, Any]
-    parameters: tuple[Parameter, ...]
+    parameters: dict[str, Parameter]
     fixed: dict[str, Any]
 
     def config(self, base: Config, stored: Mapping[str, Any]) -> Config:
@@ -100,25 +123,24 @@ class Space:
             base: gives the fields that are not in the space.
             stored: Optuna's value of each parameter.
         """
-        return self._with(base, {one.field: one.value(stored[one.field]) for one in self.parameters})
+        return self._with(base, {name: one.value(stored[name]) for name, one in self.parameters.items()})
 
     def check(self, base: Config) -> Config:
         """Validate the values, all combinations of them where they are not too many; returns one configuration."""
-        names = [one.field for one in self.parameters]
-        found = [self._with(base, dict(zip(names, values, strict=True))) for values in self._combinations()]
-        for batch in {config.training.batch_size for config in found}:
+        configs = [self._with(base, dict(zip(self.parameters, values, strict=True))) for values in self.combinations()]
+        for batch in {config.training.batch_size for config in configs}:
             make_mesh(base.mesh.data, batch)  # a trial in the middle of the search is late to be told
-        return found[0]
+        return configs[0]
 
-    def _combinations(self) -> Iterator[tuple[Any, ...]]:
+    def combinations(self) -> Iterator[tuple[Any, ...]]:
         """Of the values of all parameters: all, or each value at least once and some more."""
-        values = [one.probes() for one in self.parameters]
+        values = [one.probes() for one in self.parameters.values()]
         if math.prod(map(len, values)) <= COMBINATIONS:
             yield from itertools.product(*values)
             return
         longest, draw = max(map(len, values)), random.Random(0)
-        yield from (tuple(own[i % len(own)] for own in values) for i in range(longest))
-        yield from (tuple(draw.choice(own) for own in values) for _ in range(COMBINATIONS - longest))
+        yield from (tuple(probes[i % len(probes)] for probes in values) for i in range(longest))
+        yield from (tuple(draw.choice(probes) for probes in values) for _ in range(COMBINATIONS - longest))
 
     def _with(self, base: Config, values: dict[str, Any]) -> Config:
         # Only what was set: another model or loss has fields and defaults of its own.
@@ -135,93 +157,38 @@ def load_space(file: str | Path, base: Config | None = None) -> Space:
     Args:
         base: the configuration that is tuned, which may have fields of a model of the user's.
     """
-    entries = _read(Path(file))
+    entries = read_yaml(Path(file), "the tuning space") or {}
+    if not isinstance(entries, dict):
+        raise UserError(f"{file}: expected fields with their choices or ranges, such as {EXAMPLE}")
     known = configuration.fields() | (configuration.fields(type(base)) if base is not None else {})
-    for name in entries:
+    parameters, fixed = {}, {}
+    for name, entry in entries.items():
         if name not in known:
             section = name in Config.model_fields
-            hint = f"; write section.field, such as {EXAMPLE}" if section else nearest(name, known)
+            hint = f"; write section.field, such as {EXAMPLE}" if section else nearest(str(name), known)
             raise UserError(f"{file}: {name}: no such field{hint}")
-    parameters, fixed = [], {}
-    for name, entry in entries.items():
         one = _parameter(f"{file}: {name}", name, entry)
-        single = len(one.choices) == 1 or (not one.choices and one.low == one.high)
-        if single:
+        if len(one.probes()) == 1:
             fixed[name] = one.probes()[0]
-            continue
-        if name in SAME_FOR_ALL:
+        elif name in SAME_FOR_ALL:
             raise UserError(f"{file}: {name}: several values make the trials' results incomparable; give a single "
                             "choice or leave it to the configuration")  # fmt: skip
-        parameters.append(one)
+        else:
+            parameters[name] = one
     if not parameters:
         raise UserError(f"{file}: an empty tuning space, no field has several values; add one, such as {EXAMPLE}")
-    return Space(str(file), entries, tuple(parameters), fixed)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    entries = read_yaml(path, "the tuning space")
-    if entries is None:
-        entries = {}
-    if not isinstance(entries, dict) or not all(isinstance(name, str) for name in entries):
-        raise UserError(f"{path}: expected fields with their choices or ranges, such as {EXAMPLE}")
-    return entries
+    return Space(str(file), entries, parameters, fixed)
 
 
 def _parameter(place: str, name: str, entry: Any) -> Parameter:
     """One field of the space; ``place`` begins the messages."""
     if not isinstance(entry, dict):
         raise UserError(f"{place}: found {shown(entry)}; expected 'choices: […]', or 'low: …' and 'high: …'")
-    for key in entry:
-        if key not in ("choices", *RANGE):
-            raise UserError(f"{place}: no '{key}' here{nearest(str(key), ('choices', *RANGE))}; there are choices, or "
-                            "low, high, log and step")  # fmt: skip
-    if "choices" not in entry:
-        return _range(place, name, entry)
-    if len(entry) > 1:
-        also = ", ".join(key for key in RANGE if key in entry)
-        raise UserError(f"{place}: choices and {also} exclude each other; leave one out")
-    choices = entry["choices"]
-    if not isinstance(choices, list) or not choices:
-        raise UserError(f"{place}: choices: found {shown(choices)}; give a list of at least one value")
-    if not name.startswith("data."):  # a directory may be called 1e3
-        choices = [number(one) for one in choices]
-    for index, one in enumerate(choices):
-        if one in choices[:index]:
-            raise UserError(f"{place}: choices: {shown(one)} is there twice; leave one out")
-    return Parameter(name, tuple(choices))
-
-
-def _range(place: str, name: str, entry: dict[str, Any]) -> Parameter:
-    numbers = {key: number(entry[key]) for key in ("low", "high", "step") if entry.get(key) is not None}
-    for key in ("low", "high"):
-        if key not in numbers:
-            raise UserError(f"{place}: {key}: missing; a range has low and high (for single values give choices)")
-    for key, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise UserError(f"{place}: {key}: found {shown(value)}; a number is expected")
-    log = entry.get("log", False)
-    if not isinstance(log, bool):
-        raise UserError(f"{place}: log: found {shown(log)}; give true or false")
-    if not all(isinstance(value, int) for value in numbers.values()):
-        numbers = {key: float(value) for key, value in numbers.items()}
-    low, high, step = numbers["low"], numbers["high"], numbers.get("step")
-    if low > high:
-        raise UserError(f"{place}: low {low} is more than high {high}; exchange them")
-    if log and low <= 0:
-        raise UserError(f"{place}: low: found {low}; with log it must be above 0")
-    if log and step is not None:
-        raise UserError(f"{place}: log and step exclude each other; leave one out")
-    if step is not None:
-        _check_step(place, low, high, step)
-    return Parameter(name, (), low, high, log, step)
-
-
-def _check_step(place: str, low: float, high: float, step: float) -> None:
-    """Decimal numbers as the user writes them: 0.3 is three times 0.1."""
-    if step <= 0:
-        raise UserError(f"{place}: step: found {step}; it must be above 0")
-    first, last, by = (Decimal(str(value)) for value in (low, high, step))
-    if (last - first) % by:
-        reached = first + (last - first) // by * by
-        raise UserError(f"{place}: high: {high} is not reached from {low} by steps of {step}; give {reached} or "
-                        f"{reached + by}")  # fmt: skip
+    if isinstance(entry.get("choices"), list) and not name.startswith("data."):  # a directory may be called 1e3
+        entry = entry | {"choices": [number(one) for one in entry["choices"]]}
+    try:
+        return Parameter.model_validate(entry)
+    except ValidationError as error:
+        unknown = next((str(key) for key in entry if key not in Parameter.model_fields), "")
+        fields = f"{nearest(unknown, Parameter.model_fields)}; there are {', '.join(Parameter.model_fields)}"
+        raise UserError(f"{place}: {explained(error, fields)}") from None
