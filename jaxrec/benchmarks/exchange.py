@@ -16,10 +16,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -36,9 +35,8 @@ OPTION = "--collectives"  # of the script, for the process of its own
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast",
          "ragged-all-to-all")  # fmt: skip
 
-_OPENING = re.compile(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{$")
-_INSTRUCTION = re.compile(r"^(?:ROOT )?%?([\w.-]+) = ")
-_OPERATION = re.compile(r"\s*([\w-]+)\(")
+_OPENING = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,<=]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|true_computation|false_computation)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"\bbranch_computations=\{([^}]*)\}")
@@ -127,17 +125,23 @@ def exchanged(hlo: str, steps: int) -> dict[str, float]:
     Raises:
         ValueError: the text is no HLO module, or a loop with collectives does not say how often it turns.
     """
-    return {kind: count / steps for kind, count in sorted(_Program(hlo).total().items())}
+    return {kind: count / steps for kind, count in sorted(_Program(hlo).total.items())}
 
 
-@dataclass(frozen=True)
-class _Instruction:
+class _Instruction(NamedTuple):
     """``name = shape operation(rest``."""
 
     name: str
     shape: str
     operation: str
     rest: str
+
+    def named(self, attribute: str) -> str:
+        """The computation that an attribute names."""
+        found = re.search(rf"\b{attribute}=%?([\w.-]+)", self.rest)
+        if found is None:
+            raise ValueError(f"{self.name}: a {self.operation} without {attribute}")
+        return found[1]
 
 
 class _Program:
@@ -146,52 +150,48 @@ class _Program:
     def __init__(self, hlo: str) -> None:
         self._computations: dict[str, list[_Instruction]] = {}
         self._known: dict[str, Counter[str]] = {}
-        self._entry = ""
-        current: list[_Instruction] = []
+        entry, current = "", []
         for line in hlo.splitlines():
             if opening := _OPENING.match(line):
-                current = self._computations[opening[1]] = []
-                if line.startswith("ENTRY "):
-                    self._entry = opening[1]
-            elif (found := _instruction(line.strip())) is not None:
-                current.append(found)
-        if not self._entry:
+                current = self._computations[opening[2]] = []
+                entry = opening[2] if opening[1] else entry
+            elif match := _INSTRUCTION.match(line):
+                current.append(_Instruction(*match.groups()))
+        if not entry:
             raise ValueError("no HLO module: it has no ENTRY computation")
-
-    def total(self) -> Counter[str]:
-        """Bytes of one run of the module."""
-        return self._bytes(self._entry)
+        self.total = self._bytes(entry)
 
     def _bytes(self, computation: str) -> Counter[str]:
+        """Bytes of one run of a computation, by kind of collective."""
         if computation not in self._known:
-            found: Counter[str] = Counter()
-            for one in self._computations[computation]:
-                found.update(self._bytes_of(one))
-            self._known[computation] = found
+            parts = [self._bytes_of(one) for one in self._computations[computation]]
+            self._known[computation] = sum(parts, Counter())
         return self._known[computation]
 
     def _bytes_of(self, one: _Instruction) -> Counter[str]:
         kind = one.operation.removesuffix("-start")
         if kind in KINDS:
-            return Counter({kind: _result_bytes(one)})
+            # all starting ones but an all-reduce's give (operands, results, ...)
+            second = one.operation.endswith("-start") and kind != "all-reduce"
+            return Counter({kind: _size(_second(one.shape) if second else one.shape)})
         if one.operation == "while":
-            turn = self._bytes(_named("body", one)) + self._bytes(_named("condition", one))
+            turn = self._bytes(one.named("body")) + self._bytes(one.named("condition"))
             times = self._trips(one) if turn else 0
             return Counter({kind: times * count for kind, count in turn.items()})
         if one.operation.endswith(("-update", "-done")):  # of what its start has counted
             return Counter()
-        called = [name for name in _CALLED.findall(one.rest) if name in self._computations]
+        called = [self._bytes(name) for name in _CALLED.findall(one.rest) if name in self._computations]
         if one.operation == "conditional":  # one of them runs: the dearest
-            names = _BRANCHES.search(one.rest)
-            called += [name.strip(" %") for name in names[1].split(",")] if names else []
-            return max((self._bytes(name) for name in called), key=lambda found: found.total(), default=Counter())
-        return sum((self._bytes(name) for name in called), Counter())
+            if names := _BRANCHES.search(one.rest):
+                called += [self._bytes(name.strip(" %")) for name in names[1].split(",")]
+            return max(called, key=lambda counts: counts.total(), default=Counter())
+        return sum(called, Counter())
 
     def _trips(self, loop: _Instruction) -> int:
         """How often a loop turns: as the compiler found out, or the constant below which its counter, from 0, stays."""
         if known := _KNOWN_TRIPS.search(loop.rest):
             return int(known[1])
-        condition = self._computations[_named("condition", loop)]
+        condition = self._computations[loop.named("condition")]
         inner = [name for one in condition for name in _CALLED.findall(one.rest)]
         instructions = [*condition, *(one for name in inner for one in self._computations.get(name, []))]
         below = [one for one in instructions if one.operation == "compare" and "direction=LT" in one.rest]
@@ -201,51 +201,13 @@ class _Program:
         raise ValueError(f"{loop.name}: a loop with collectives that does not say how often it turns")
 
 
-def _named(attribute: str, one: _Instruction) -> str:
-    found = re.search(rf"\b{attribute}=%?([\w.-]+)", one.rest)
-    if found is None:
-        raise ValueError(f"{one.name}: a {one.operation} without {attribute}")
-    return found[1]
-
-
-def _instruction(line: str) -> _Instruction | None:
-    """A line's instruction; None of a line that holds something else."""
-    named = _INSTRUCTION.match(line)
-    if named is None:
-        return None
-    end = _end_of_shape(line, named.end())
-    operation = _OPERATION.match(line, end)
-    if operation is None:
-        return None
-    return _Instruction(named[1], line[named.end() : end], operation[1], line[operation.end() :])
-
-
-def _end_of_shape(line: str, at: int) -> int:
-    """Where the shape that begins at ``at`` ends: behind its brackets, which a layout nests."""
-    depth = 0
-    for place in range(at, len(line)):
-        depth += (line[place] in "([{") - (line[place] in ")]}")
-        if depth == 0 and line[place] == " ":
-            return place
-    return len(line)
-
-
-def _result_bytes(one: _Instruction) -> int:
-    """Bytes of a collective's result. All starting ones but an all-reduce's give (operands, results, ...)."""
-    if one.operation.endswith("-start") and one.operation != "all-reduce-start":
-        return _size(_parts(one.shape)[1])
-    return _size(one.shape)
-
-
-def _parts(shape: str) -> list[str]:
-    """The elements of a tuple."""
-    parts, depth, begin = [], 0, 1
+def _second(shape: str) -> str:
+    """The second element of a tuple."""
+    depth, commas = 0, []
     for place, sign in enumerate(shape):
         depth += (sign in "([{") - (sign in ")]}")
-        if (depth == 1 and sign == ",") or depth == 0:
-            parts.append(shape[begin:place])
-            begin = place + 1
-    return parts
+        commas += [place] if (depth == 1 and sign == ",") or depth == 0 else []
+    return shape[commas[0] : commas[1]]
 
 
 def _size(shape: str) -> int:

@@ -2,10 +2,8 @@
 
 A peer is the authors' PyTorch code of GRU4Rec, which the user has cloned, or RecBole, where it is installed. It runs in
 a process of its own (``peer_worker``), which waits on a pipe while ours is timed, as ours does while the peer is: a
-drift of the machine meets both, and the ratio of each round is of two neighbours.
-
-Only a machine at rest is fair: Torch's threads wait for each other in every operation, spinning, so that other work on
-the cores slows it far more than ours.
+drift of the machine meets both, and the ratio of each round is of two neighbours. Only a machine at rest is fair:
+Torch's threads wait for each other in every operation, so that other work slows it far more than ours.
 """
 
 from __future__ import annotations
@@ -108,56 +106,43 @@ def find_peer(peer: str, python: str, models: Sequence[str], losses: Sequence[st
         losses: the same; none: those that each model is measured with.
     """
     kind = "recbole" if peer == "recbole" else "authors"
-    version = "" if kind == "recbole" else _checkout(Path(peer))
+    path, version = ("", "") if kind == "recbole" else (str(Path(peer).resolve()), _checkout(Path(peer)))
     known = KINDS[kind].losses
     for model in models:
-        if model not in known:
-            raise UserError(f"--peer {peer}: has no counterpart of {model}, only of {', '.join(known)}; "
-                            "measure others without --peer")  # fmt: skip
-        if losses and not set(losses) & set(known[model]):
-            raise UserError(f"--peer {peer}: has no counterpart of {model} with --loss {' '.join(losses)}; "
-                            f"choose of {', '.join(known[model])}")  # fmt: skip
-    found = shutil.which(python)
-    if found is None:
-        raise UserError(f"--peer-python {python}: no such interpreter; name the python that has torch")
+        if model not in known or (losses and not set(losses) & set(known[model])):
+            counterparts = "; ".join(f"{name} with {' or '.join(known[name])}" for name in known)
+            raise UserError(
+                f"--peer {peer}: has no counterpart of {' '.join([model, *losses])}, only of {counterparts}"
+            )
     # Absolute, as the process runs elsewhere; but links stay, as they are how an interpreter knows its environment.
-    place = Path(found).absolute()
-    _check_packages(place, kind)
-    return Peer(kind, "" if kind == "recbole" else str(Path(peer).resolve()), str(place), version)
+    place = str(Path(shutil.which(python) or python).absolute())
+    try:
+        line = [place, "-c", FIND, *KINDS[kind].needs]
+        missing = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(f"--peer-python {python}: no working Python interpreter ({error}); name one") from None
+    if missing:
+        raise UserError(f"--peer-python {python}: has no {', '.join(missing)}; {_install(place, missing)}, or name "
+                        "another interpreter")  # fmt: skip
+    return Peer(kind, path, place, version)
 
 
 def _checkout(path: Path) -> str:
     """The commit of the authors' code, or where there is none, that git knows, a checksum of its one file."""
-    get = f"git clone {REPOSITORY}, and name that folder"
-    if not path.exists():
-        raise UserError(f"--peer {path}: no such folder; 'recbole', or {get}")
     file = path / MODULE
-    if not file.is_file():
-        raise UserError(f"--peer {path}: not a checkout of the authors' code, {MODULE} is missing; {get}")
-    if MARK not in file.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"--peer {path}: not a checkout of the authors' code, {MODULE} has no '{MARK}'; {get}")
+    if not file.is_file() or MARK not in file.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"--peer {path}: no checkout of the authors' code (a {MODULE} with '{MARK}'); name 'recbole', "
+                        f"or git clone {REPOSITORY} and name that folder")  # fmt: skip
     git = ["git", "-C", str(path), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    try:
-        found = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        found = ""
-    return found if found and (path / ".git").exists() else f"sha256:{checksum(file)[:12]}"
-
-
-def _check_packages(python: Path, kind: str) -> None:
-    try:
-        line = [str(python), "-c", FIND, *KINDS[kind].needs]
-        missing = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"--peer-python {python}: does not work as a Python interpreter ({error})") from None
-    if missing:
-        raise UserError(f"--peer-python {python}: has no {', '.join(missing)}; {_install(str(python), missing)}, "
-                        "or name another interpreter")  # fmt: skip
+    version = ""
+    if (path / ".git").exists():
+        with suppress(OSError, subprocess.CalledProcessError):
+            version = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    return version or f"sha256:{checksum(file)[:12]}"
 
 
 def _install(python: str, packages: Sequence[str]) -> str:
-    versions = {"recbole": "recbole==1.2.1"}
-    return f"{python} -m pip install {' '.join(versions.get(name, name) for name in packages)}"
+    return f"{python} -m pip install {' '.join(packages)}".replace("recbole", "recbole==1.2.1")
 
 
 # --- the process ------------------------------------------------------------------------------------------------------
@@ -168,7 +153,7 @@ def describe(peer: Peer, prepared: Prepared, steps: int, rounds: int) -> dict[st
     config = prepared.config
     model, loss = config.model, config.loss
     # What theirs asks for and ours has not: a window of gru4rec, bpreg of another loss.
-    own = {"window": 20, "bpreg": 1.0} | loss.model_dump(mode="json") | model.model_dump(mode="json")
+    fields = {"window": 20, "bpreg": 1.0} | loss.model_dump(mode="json") | model.model_dump(mode="json")
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # as XLA counts
     return {
         "peer": peer.kind, "path": peer.path, "device": jax.default_backend(), "threads": threads,
@@ -176,8 +161,8 @@ def describe(peer: Peer, prepared: Prepared, steps: int, rounds: int) -> dict[st
         "model": model.name, "loss": loss.name, "batch": config.training.batch_size, "items": prepared.items,
         "units": prepared.shown["units"], "dim": prepared.shown["dim"],
         "dropout": [model.dropout_embedding, model.dropout_hidden], "learning_rate": config.optimizer.learning_rate,
-        **{name: own[name] for name in ("window", "blocks", "heads", "deep", "n_sample", "sample_alpha", "bpreg")
-           if name in own},
+        **{name: fields[name] for name in ("window", "blocks", "heads", "deep", "n_sample", "sample_alpha", "bpreg")
+           if name in fields},
     }  # fmt: skip
 
 
@@ -209,7 +194,8 @@ class Process:
                 line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder,
                 stderr=stack.enter_context(open(self._errors, "w")),
             )  # fmt: skip
-            stack.callback(self._end)
+            stack.enter_context(self._process)  # closes the pipes and waits
+            stack.callback(self._process.kill)
             self.says = self._answer()
             self._stack = stack.pop_all()
         return self
@@ -220,8 +206,8 @@ class Process:
         with suppress(BrokenPipeError):  # it is dead; the missing answer tells
             self._process.stdin.write(f"{steps}\n")
             self._process.stdin.flush()
-        found = self._answer()
-        return Theirs(found["steps"] / found["seconds"], found["targets"] / found["seconds"])
+        answer = self._answer()
+        return Theirs(answer["steps"] / answer["seconds"], answer["targets"] / answer["seconds"])
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -231,20 +217,15 @@ class Process:
         line, name = self._process.stdout.readline(), self._peer.of.name
         if not line:
             status = self._process.wait()
-            lines = self._errors.read_text(encoding="utf-8", errors="replace").split("\n")
-            last = next((found.strip() for found in reversed(lines) if found.strip()), "without a word")
+            lines = self._errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            last = lines[-1] if lines else "without a word"
             raise UserError(f"{name}: its process has died with status {status} ({last}); mend that, or measure "
                             "without --peer")  # fmt: skip
-        found: dict[str, Any] = json.loads(line)
-        if "error" in found:
-            raise UserError(f"{name}: cannot be imported by {self._peer.python} ({found['error']}); "
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise UserError(f"{name}: cannot be imported by {self._peer.python} ({answer['error']}); "
                             f"{_install(self._peer.python, self._peer.of.needs)}")  # fmt: skip
-        return found
-
-    def _end(self) -> None:
-        self._process.kill()
-        with self._process:  # closes the pipes and waits
-            pass
+        return answer
 
 
 # --- in turn ----------------------------------------------------------------------------------------------------------
@@ -255,11 +236,11 @@ def in_turn(
 ) -> tuple[list[float], list[Theirs]]:
     """Rounds of both, ours first; one round of each before them does not count."""
     ours(), theirs()
-    found: list[tuple[float, Theirs]] = []
+    pairs: list[tuple[float, Theirs]] = []
     for _ in range(rounds):
-        found.append((ours(), theirs()))
+        pairs.append((ours(), theirs()))
         advance()
-    return [mine for mine, _ in found], [other for _, other in found]
+    return [mine for mine, _ in pairs], [other for _, other in pairs]
 
 
 def measure_peers(peer: Peer, cases: Sequence[Case], steps: int | None, rounds: int) -> list[dict[str, Any]]:
@@ -269,32 +250,24 @@ def measure_peers(peer: Peer, cases: Sequence[Case], steps: int | None, rounds: 
         steps: of a round; None: those of the row's block.
         rounds: of each.
     """
-    chosen, rows = [case for case in cases if peer.has(case.prepared)], []
+    chosen = [case for case in cases if peer.has(case.prepared)]
     with progress(f"beside {peer.of.name}", len(chosen) * rounds) as advance:
-        for case in chosen:
-            rows.append(_measure(peer, case, steps or case.prepared.config.training.steps_per_block, rounds, advance))
-    return rows
+        return [_measure(peer, case, steps or case.prepared.config.training.steps_per_block, rounds, advance)
+                for case in chosen]  # fmt: skip
 
 
 def _measure(peer: Peer, case: Case, steps: int, rounds: int, advance: Callable[[], None]) -> dict[str, Any]:
-    prepared = case.prepared
+    prepared, config = case.prepared, case.prepared.config
     with Process(peer, describe(peer, prepared, steps, rounds), prepared.data) as process:
         ours, theirs = in_turn(
             lambda: case.cut(steps).rate * prepared.targets, lambda: process.round(steps), rounds, advance
         )
-    return _row(peer, prepared, process.says, ours, theirs)
-
-
-def _row(
-    peer: Peer, prepared: Prepared, says: dict[str, Any], ours: list[float], theirs: list[Theirs]
-) -> dict[str, Any]:
     ratios = [mine / other.targets for mine, other in zip(ours, theirs, strict=True)]
-    config = prepared.config
     return {
         "peer": peer.of.name + peer.of.unlike.get(config.model.name, ""),
-        "peer_version": peer.version or says["version"],
-        "peer_device": says["device"],
-        "torch": says["torch"],
+        "peer_version": peer.version or process.says["version"],
+        "peer_device": process.says["device"],
+        "torch": process.says["torch"],
         "model": config.model.name,
         "loss": config.loss.name,
         "batch": config.training.batch_size,

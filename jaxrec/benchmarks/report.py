@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
 
 from jaxrec.benchmarks.sizes import SIZES
 from jaxrec.benchmarks.sweep import label
 from jaxrec.cli.command import Parser
-from jaxrec.errors import UserError
-from jaxrec.plots.pictures import check_picture, legible, save_picture
+from jaxrec.cli.json_text import parse_json
+from jaxrec.errors import UserError, explained
+from jaxrec.plots.pictures import check_picture, save_picture
 from jaxrec.run import write_text
 
 DESCRIPTION = """\
@@ -43,23 +46,20 @@ WIDTH, BAR, MARGIN = 8.5, 0.3, 0.75  # inches: a column of the picture, a bar wi
 PEER_COLOUR = "0.75"
 
 
-class Results(NamedTuple):
-    """A file that ``scripts/benchmark.py --json`` wrote.
+class Results(BaseModel):
+    """A file that ``scripts/benchmark.py --json`` wrote: rows as ``sweep.measure`` gives them, peers as ``peers``."""
 
-    Attributes:
-        machine: as ``runtime.machine`` gives it.
-        rows: as ``sweep.measure`` gives them.
-        peers: other people's code, measured in the same sitting; ``ratios`` are jaxrec's rate over theirs, by round.
-        device_peak_mb: most memory in use on the accelerator, over all rows; None where it does not say.
-    """
-
-    file: str
+    file: Path
     machine: dict[str, Any]
     date: str
     command: str
-    rows: list[dict[str, Any]]
-    peers: list[dict[str, Any]]
-    device_peak_mb: float | None
+    rows: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    peers: list[dict[str, Any]] = []
+    device_peak_memory_mb: float | None = None
+
+
+Machines = Sequence[list[Results]]
+"""The files of each machine."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     machines = by_machine(results)
     save_picture(picture(machines), out.with_suffix(".png"))
     write_text(out, markdown(machines, out.with_suffix(".png").name))
-    print(f"{out}: {sum(len(one.rows) for one in results)} rows of {_count(len(machines), 'machine')}; "
+    print(f"{out}: {sum(len(one.rows) for one in results)} rows of {len(machines)} machine(s); "
           f"picture: {out.with_suffix('.png')}")  # fmt: skip
 
 
@@ -88,24 +88,15 @@ def main(argv: Sequence[str]) -> None:
 def read(file: Path) -> Results:
     """Read a file back; one that no report can be made of, as another version's, is refused by its name."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); name what a benchmark's --json wrote") from None
-    except (ValueError, RecursionError) as error:
-        reason = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "not UTF-8 text"
-        raise UserError(f"{file}: not JSON ({reason}); name what a benchmark's --json wrote") from None
-    try:
-        results = Results(str(file), content["machine"], content["date"], content["command"], content.get("rows", []),
-                          content.get("peers", []), content.get("device_peak_memory_mb"))  # fmt: skip
-        if results.rows:  # a report of this file alone, for what is missing or damaged to be told with its name
-            markdown([[results]], ""), picture([[results]])
+        content = parse_json(file.read_text(encoding="utf-8"), str(file), "name what a benchmark's --json wrote")
+        results = Results(file=file, **content)
+        markdown([[results]], ""), picture([[results]])  # what is missing or damaged is told with the file's name
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read ({error}); name what a benchmark's --json wrote") from None
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UserError(f"{file}: not a benchmark's JSON, or another version's ({reason}); measure again with "
-                        "--json") from None  # fmt: skip
-    if not results.rows:
-        raise UserError(f"{file}: nothing to report: it has no rows; benchmark a model, or all "
-                        "(softmax is not part of the report)")  # fmt: skip
+        reason = explained(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{file}: not a benchmark's JSON with rows, or another version's ({reason}); measure again "
+                        "with --json") from None  # fmt: skip
     return results
 
 
@@ -117,83 +108,73 @@ def by_machine(results: Sequence[Results]) -> list[list[Results]]:
     return list(machines.values())
 
 
-def _differences(machines: Sequence[list[Results]]) -> str:
-    """What machines differ in, as ``devices (1, 8); jax (0.10.2, 0.11)``."""
-    names = dict.fromkeys(name for files in machines for name in files[0].machine)
-    values = {name: list(dict.fromkeys(str(files[0].machine.get(name, "-")) for files in machines)) for name in names}
-    return "; ".join(f"{name} ({', '.join(found)})" for name, found in values.items() if len(found) > 1)
-
-
-def _letter(number: int) -> str:
-    """Of a machine: A, B and so on."""
-    return f"{chr(ord('A') + number % 26)}{number // 26 or ''}"
-
-
-def _unit(model: str) -> str:
-    return SIZES[model].unit if model in SIZES else "events"
-
-
 # ---- Markdown --------------------------------------------------------------------------------------------------------
 
 
-def markdown(machines: Sequence[list[Results]], picture: str) -> str:
+def markdown(machines: Machines, picture: str) -> str:
     """The report.
 
     Args:
-        machines: the files of each.
         picture: the name of its file.
     """
     lines = ["# Training throughput", "", f"![Events or samples a second by model]({picture.replace(' ', '%20')})", ""]
-    if len(machines) > 1:
+    several = len(machines) > 1
+    if several:
         lines += [f"**Figures of {len(machines)} different machines, which must not be compared with one another.** "
                   f"They differ in {_differences(machines)}.", ""]  # fmt: skip
-    for number, files in enumerate(machines):
-        lines += _section(files, f"Machine {_letter(number)}: " if len(machines) > 1 else "")
-    rows = [row for files in machines for one in files for row in one.rows]
-    lines += ["## How to read it", "", NOTES + (WAITS if any(row.get("streamed") for row in rows) else "")]
-    return "\n".join(lines)
+    for number, files in enumerate(machines, 1):
+        lines += _section(files, f"Machine {number}: " if several else "")
+    rows = [row for files in machines for row in _rows(files)]
+    return "\n".join([*lines, "## How to read it", "", NOTES + WAITS * any(row.get("streamed") for row in rows)])
+
+
+def _rows(files: Sequence[Results], model: str | None = None) -> list[dict[str, Any]]:
+    """The rows of one machine, of one model or of all."""
+    return [row for one in files for row in one.rows if model in (None, row["model"])]
+
+
+def _differences(machines: Machines) -> str:
+    """What machines differ in, as ``devices (1, 8); jax (0.10.2, 0.11)``."""
+    names = dict.fromkeys(name for files in machines for name in files[0].machine)
+    values = {name: list(dict.fromkeys(str(files[0].machine.get(name, "-")) for files in machines)) for name in names}
+    return "; ".join(f"{name} ({', '.join(each)})" for name, each in values.items() if len(each) > 1)
 
 
 def _section(files: Sequence[Results], name: str) -> list[str]:
     """One machine: what it is, a table for each model, and the peers."""
-    machine, rows = files[0].machine, [row for one in files for row in one.rows]
-    versions = ", ".join(f"{key} {value}" for key, value in machine.items() if key not in
-                         ("device", "platform", "devices", "cpu_cores"))  # fmt: skip
-    tops = (_range([row["ceiling_matmul_gflop_per_s"] for row in rows], "GFLOP/s"),
-            _range([row["ceiling_copy_gb_per_s"] for row in rows], "GB/s"))  # fmt: skip
-    lines = [f"## {name}{machine['device']}", ""]
-    lines.append(f"- {machine['platform']}, {_count(machine['devices'], 'device')}, "
-                 f"{_count(machine['cpu_cores'], 'CPU core')}; {versions}")  # fmt: skip
-    lines.append(f"- ceilings: {tops[0]} in a large float32 matrix product, {tops[1]} copying (read and written)")
-    for number, one in enumerate(files, 1):
-        peak = f"; at most {one.device_peak_mb:,.0f} MB of the device's memory in use" if one.device_peak_mb else ""
-        lines.append(f"- {f'[{number}] ' if len(files) > 1 else ''}{one.date}, {Path(one.file).name}: "
-                     f"`{one.command}`{peak}")  # fmt: skip
-    lines.append("")
+    machine, rows = dict(files[0].machine), _rows(files)
+    tops = [_range([row[f"ceiling_{key}"] for row in rows]) for key in ("matmul_gflop_per_s", "copy_gb_per_s")]
+    lines = [
+        f"## {name}{machine.pop('device')}",
+        "",
+        f"- {', '.join(f'{key} {each}' for key, each in machine.items())}",
+    ]
+    lines.append(f"- ceilings: {tops[0]} GFLOP/s in a large float32 matrix product, {tops[1]} GB/s copying (read and "
+                 "written)")  # fmt: skip
+    for one in files:
+        peak = one.device_peak_memory_mb
+        used = f"; at most {peak:,.0f} MB of the device's memory in use" if peak else ""
+        lines.append(f"- {one.date}, {one.file.name}: `{one.command}`{used}")
     for model in dict.fromkeys(row["model"] for row in rows):
-        numbered = [(number, row) for number, one in enumerate(files, 1) for row in one.rows if row["model"] == model]
-        lines += [f"### {name}{model}", "", *_model(model, numbered, len(files) > 1), ""]
-    peers = [peer for one in files for peer in one.peers]
-    if peers:
-        lines += [f"### {name}Other people's code in the same sitting", "", *_peers(peers), ""]
-    return lines
+        lines += ["", f"### {name}{model}", "", *_model(_rows(files, model))]
+    if peers := [peer for one in files for peer in one.peers]:
+        lines += ["", f"### {name}Other people's code in the same sitting", "", *_table(map(_peer_cells, peers))]
+    return [*lines, ""]
 
 
-def _model(model: str, numbered: Sequence[tuple[int, dict[str, Any]]], several: bool) -> list[str]:
-    """The rows of one model on one machine, each with the number of its file."""
-    rows = [row for _, row in numbered]
-    differ = {name for name in SETTINGS if len({str(row.get(name)) for row in rows}) > 1}
-    shared = [f"{name} {rows[0][name]}" for name in SETTINGS if name not in differ and rows[0].get(name)]
+def _model(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """The rows of one model on one machine."""
+    differ = [name for name in SETTINGS if len({str(row.get(name)) for row in rows}) > 1]
+    shared = ", ".join(f"{name} {rows[0][name]}" for name in SETTINGS if name not in differ and rows[0].get(name))
     streamed = any(row.get("streamed") for row in rows)
     table = []
-    for number, row in numbered:
-        cells = {"file": f"[{number}]"} if several else {}
-        cells |= {"loss": label(row), "batch": f"{row['batch']:,}", "items": f"{row['items']:,}"}
-        cells |= {name: str(row.get(name, "-")) for name in SETTINGS if name in differ}
-        slowest, fastest = _rate(row["steps_per_s_min"]), _rate(row["steps_per_s_max"])
+    for row in rows:
+        rates = [_rate(row[f"steps_per_s{end}"]) for end in ("", "_min", "_max")]
+        cells = {"loss": label(row), "batch": f"{row['batch']:,}", "items": f"{row['items']:,}"}
+        cells |= {name: str(row.get(name, "-")) for name in differ}
         cells |= {
-            "steps/s": f"{_rate(row['steps_per_s'])} ({slowest} to {fastest})",
-            f"{_unit(model)}/s": f"{row['events_per_s']:,.0f}",
+            "steps/s": f"{rates[0]} ({rates[1]} to {rates[2]})",
+            f"{_unit(row['model'])}/s": f"{row['events_per_s']:,.0f}",
             "of matrix product": _share(row["matmul_share"]),
             "of copy": _share(row["copy_share"]),
             "compile": f"{row['compile_s']:.1f} s",
@@ -203,33 +184,34 @@ def _model(model: str, numbered: Sequence[tuple[int, dict[str, Any]]], several: 
         waited = row.get("input_wait_share")
         cells |= {"waited": "-" if waited is None else _share(waited)} if streamed else {}
         table.append(cells)
-    return [*([", ".join(shared), ""] if shared else []), *_table(table)]
+    return [*([shared, ""] if shared else []), *_table(table)]
 
 
-def _peers(peers: Sequence[dict[str, Any]]) -> list[str]:
-    table = []
-    for peer in peers:
-        ratios = peer["ratios"]
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})" if ratios else "-"
-        table.append({
-            "peer": peer["peer"], "model": peer["model"], "loss": peer["loss"], "batch": f"{peer['batch']:,}",
-            "items": f"{peer['items']:,}", "steps/s": _rate(peer["steps_per_s"]),
-            "events or samples/s": f"{peer['events_per_s']:,.0f}", "jaxrec's rate over it (rounds)": spread,
-        })  # fmt: skip
-    return _table(table)
+def _unit(model: str) -> str:
+    return SIZES[model].unit if model in SIZES else "events"
 
 
-def _table(rows: Sequence[dict[str, str]]) -> list[str]:
+def _peer_cells(peer: dict[str, Any]) -> dict[str, str]:
+    ratios = peer["ratios"]
+    return {
+        "peer": peer["peer"], "model": peer["model"], "loss": peer["loss"], "batch": f"{peer['batch']:,}",
+        "items": f"{peer['items']:,}", "steps/s": _rate(peer["steps_per_s"]),
+        "events or samples/s": f"{peer['events_per_s']:,.0f}",
+        "jaxrec's rate over it (rounds)": f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
+    }  # fmt: skip
+
+
+def _table(rows: Iterable[dict[str, str]]) -> list[str]:
     """Markdown of rows with the same columns."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    cells = list(rows)
+    lines = [list(cells[0]), ["---"] * len(cells[0]), *(list(row.values()) for row in cells)]
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
 
 
-def _exchanged(found: dict[str, float] | None) -> str:
-    if found is None:
-        return "-"
-    kinds = ", ".join(f"{kind} {size(count)}" for kind, count in found.items())
-    return size(sum(found.values())) + (f" ({kinds})" if len(found) > 1 else f" ({next(iter(found))})" if found else "")
+def _exchanged(kinds: dict[str, float] | None) -> str:
+    if not kinds:
+        return "-" if kinds is None else size(0)
+    return f"{size(sum(kinds.values()))} ({', '.join(f'{kind} {size(count)}' for kind, count in kinds.items())})"
 
 
 def size(count: float) -> str:
@@ -249,13 +231,9 @@ def _share(value: float) -> str:
     return f"{value:.0%}" if value >= 0.1 else f"{value:.1%}"
 
 
-def _range(values: Sequence[float], unit: str) -> str:
+def _range(values: Sequence[float]) -> str:
     low, high = (f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in (min(values), max(values)))
-    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
+    return low if low == high else f"{low} to {high}"
 
 
 # ---- the picture -----------------------------------------------------------------------------------------------------
@@ -271,15 +249,12 @@ class Bar(NamedTuple):
     colour: str
 
 
-def picture(machines: Sequence[list[Results]]) -> Any:
-    """A figure of the rates: a bar for each row, a panel for each model, a column for each machine.
-
-    Args:
-        machines: the files of each. Their columns have scales of their own, as they must not be compared.
-    """
+def picture(machines: Machines) -> Any:
+    """A figure of the rates: a bar for each row, a panel for each model, and a column for each machine, with a scale of
+    its own, as they must not be compared."""
     from matplotlib.figure import Figure  # its own canvas: no display, no global state
 
-    models = list(dict.fromkeys(row["model"] for files in machines for one in files for row in one.rows))
+    models = list(dict.fromkeys(row["model"] for files in machines for row in _rows(files)))
     bars = [[_bars(model, files) for files in machines] for model in models]
     tallest = [max(len(panel) for panel in line) for line in bars]
     heights = [count * BAR + MARGIN for count in tallest]
@@ -288,69 +263,47 @@ def picture(machines: Sequence[list[Results]]) -> Any:
     for model, panels, line, most in zip(models, grid, bars, tallest, strict=True):
         for axes, found in zip(panels, line, strict=True):
             _panel(axes, model, found, most)
-    for number, (files, axes) in enumerate(zip(machines, grid[0], strict=True)):
+    for files, axes in zip(machines, grid[0], strict=True):
         machine = files[0].machine
-        what = f"{machine['device']}\n{machine['platform']} x {machine['devices']}, {machine['cpu_cores']} cores, "
-        what += f"jax {machine['jax']}, {', '.join(dict.fromkeys(one.date for one in files))}"
-        if len(machines) > 1:
-            what = f"{_letter(number)}: {what} (not to be compared)"
-        legible(f"{what}\n", what.encode("ascii", "replace").decode()).on(axes.set_title("", fontsize=10))
+        dates = ", ".join(dict.fromkeys(one.date for one in files))
+        title = f"{machine['device']}\n{machine['platform']} x {machine['devices']}, {machine['cpu_cores']} cores, "
+        apart = "not to be compared with the others\n" if len(machines) > 1 else ""
+        axes.set_title(f"{title}jax {machine['jax']}, {dates}\n{apart}", fontsize=10)
     return figure
 
 
 def _bars(model: str, files: Sequence[Results]) -> list[Bar]:
     """The rows of a model, each followed by its peers."""
-    rows = [row for one in files for row in one.rows if row["model"] == model]
+    rows, bars = _rows(files, model), []
     peers = [peer for one in files for peer in one.peers if peer["model"] == model]
-    losses, found = list(dict.fromkeys(label(row) for row in rows)), []
+    losses = list(dict.fromkeys(label(row) for row in rows))
     catalogues = len({row["items"] for row in rows}) > 1
     for row in rows:
         scale = row["events_per_s"] / row["steps_per_s"] if row["steps_per_s"] else 0.0
-        name = f"{label(row)}, {row['batch']:,}" + (f", {row['items']:,} items" if catalogues else "")
-        name += ", streamed" if row.get("streamed") else ""
+        name = f"{label(row)}, {row['batch']:,}" + f", {row['items']:,} items" * catalogues
         short, beyond = (scale * abs(row[f"steps_per_s_{end}"] - row["steps_per_s"]) for end in ("min", "max"))
-        text = f"{_short(row['steps_per_s'])} steps/s, {row['matmul_share']:.0%} of matrix product"
-        colour = f"C{losses.index(label(row)) % 10}"
-        found.append(Bar(name, row["events_per_s"], (short, beyond), text, colour))
-        found += [_peer(peer) for peer in peers if all(peer[key] == row[key] for key in NAMED)]
-        peers = [peer for peer in peers if any(peer[key] != row[key] for key in NAMED)]
-    return found + [_peer(peer) for peer in peers]
-
-
-def _peer(peer: dict[str, Any]) -> Bar:
-    ratio = f", jaxrec {statistics.median(peer['ratios']):.1f} times" if peer["ratios"] else ""
-    name = f"{peer['peer']}: {peer['loss']}, {peer['batch']:,}"
-    return Bar(name, peer["events_per_s"], (0.0, 0.0), f"{_short(peer['steps_per_s'])} steps/s{ratio}", PEER_COLOUR)
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+        text = f"{_rate(row['steps_per_s'])} steps/s, {row['matmul_share']:.0%} of matrix product"
+        bars.append(Bar(name + ", streamed" * bool(row.get("streamed")), row["events_per_s"], (short, beyond), text,
+                        f"C{losses.index(label(row)) % 10}"))  # fmt: skip
+        for peer in [peer for peer in peers if all(peer[key] == row[key] for key in NAMED)]:
+            peers.remove(peer)
+            ratio = f"{_rate(peer['steps_per_s'])} steps/s, jaxrec {statistics.median(peer['ratios']):.1f} times"
+            bars.append(Bar(f"{peer['peer']}: {peer['loss']}", peer["events_per_s"], (0.0, 0.0), ratio, PEER_COLOUR))
+    return bars
 
 
 def _panel(axes: Any, model: str, bars: Sequence[Bar], most: int) -> None:
-    """A panel of one model on one machine.
-
-    Args:
-        most: bars of the fullest panel beside it, so that bars have the same width in all.
-    """
+    """A panel of one model on one machine; ``most`` bars has the fullest panel beside it, so that all are as wide."""
     from matplotlib.ticker import EngFormatter, MaxNLocator
 
     if not bars:
         return axes.set_axis_off()
     axes.set_title(model, loc="left", fontsize=10, fontweight="bold")
-    places = range(len(bars))
-    values = [bar.value for bar in bars]
     spread = [[bar.spread[end] for bar in bars] for end in (0, 1)]
-    axes.barh(places, values, xerr=spread, color=[bar.colour for bar in bars], ecolor="0.3", capsize=2, height=0.75)
-    for place, bar in zip(places, bars, strict=True):
-        text = axes.annotate(bar.text, (bar.value + bar.spread[1], place), (5, 0), textcoords="offset points",
-                             va="center", fontsize=8)  # fmt: skip
-        text.set_parse_math(False)
-    names = [legible(bar.name, bar.name.encode("ascii", "replace").decode()) for bar in bars]
-    axes.set_yticks(places, [name.text for name in names])
-    for tick, name in zip(axes.get_yticklabels(), names, strict=True):
-        tick.set_parse_math(False)
-        tick.set_fontfamily(name.family)
+    drawn = axes.barh(range(len(bars)), [bar.value for bar in bars], xerr=spread, color=[bar.colour for bar in bars],
+                      ecolor="0.3", capsize=2, height=0.75)  # fmt: skip
+    axes.bar_label(drawn, [bar.text for bar in bars], padding=5, fontsize=8)
+    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
     longest = max(bar.value + bar.spread[1] for bar in bars) or 1.0
     axes.set(ylim=(most - 0.5, -0.5), xlim=(0, 1.6 * longest))  # room for the words
     axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -1,0 +1,297 @@
+"""Peers in their own process: what they are handed, rounds in turn, and mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from jaxrec.benchmarks.case import Case, Prepared, Round
+from jaxrec.benchmarks.peers import Peer, Process, Theirs, find_peer, in_turn, measure_peers, peer_table
+from jaxrec.benchmarks.sizes import synthetic_sessions
+from jaxrec.cli.command import command
+from jaxrec.config import parse
+from jaxrec.errors import UserError
+from jaxrec.models.base import Work
+
+pytestmark = pytest.mark.slow
+
+# The interface that is used of the authors' code, around a loop that writes down what it meets.
+CHECKOUT = """
+import json, os, sys
+import numpy as np
+
+class IndexedAdagradM: pass
+
+class SessionDataIterator:
+    def __init__(self, data, batch_size, n_sample, store):
+        assert list(data.columns) == ["SessionId", "ItemId", "Time"] and not (data["SessionId"].diff() < 0).any()
+        self.items = data["ItemId"].nunique()
+        self.sessions = [list(group) for _, group in data.groupby("SessionId")["ItemId"]]
+        self.batch = batch_size
+        self.sample_cache = Store(store // n_sample)
+    def __call__(self, enable_neg_samples, reset_hook=None):
+        for end in range(self.batch, len(self.sessions) + self.batch, self.batch):
+            lanes = self.sessions[end - self.batch:end]
+            masks = np.ones(self.batch, bool), np.ones(self.batch, bool)
+            if len(lanes) < self.batch and reset_hook(len(lanes), *masks):
+                return
+            self.sample_cache.take()
+            yield np.array([lane[0] for lane in lanes]), np.array([lane[1] for lane in lanes])
+
+class Store:
+    def __init__(self, length):
+        self.generate_length, self.sample_pointer, self.filled = length, 0, 1
+    def take(self):
+        if self.sample_pointer >= self.generate_length:
+            raise RuntimeError("the store ran dry within a round")
+        self.sample_pointer += 1
+    def _refresh(self):
+        self.sample_pointer, self.filled = 0, self.filled + 1
+
+class GRU4Rec:
+    def __init__(self, **options):
+        self.options = options
+    def fit(self, data, sample_cache_max_size, compatibility_mode):
+        options = self.options
+        iterator = SessionDataIterator(data, options["batch_size"], options["n_sample"], sample_cache_max_size)
+        print("noise on stdout")
+        for epoch in range(options["n_epochs"]):
+            for step, (given, wanted) in enumerate(iterator(True, lambda *masks: False)):
+                seen = {"epoch": epoch, "step": step, "pairs": len(given), "items": iterator.items,
+                        "filled": iterator.sample_cache.filled, "loss": options["loss"], "lr": options["learning_rate"]}
+                with open(os.path.join(os.path.dirname(__file__), "seen"), "a") as stream:
+                    stream.write(json.dumps(seen) + chr(10))
+                print("noise", epoch, flush=True)
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    (folder / "gru4rec_pytorch.py").write_text(CHECKOUT)
+    return folder
+
+
+def seven_sessions() -> dict[str, np.ndarray]:
+    """Sessions of two clicks over items 0 to 13; the catalogue has 20."""
+    return {"items": np.arange(14, dtype=np.int32), "offsets": np.arange(0, 15, 2)}
+
+
+def spec(peer: str, **others: Any) -> dict[str, Any]:
+    return {
+        "peer": peer, "path": "", "device": "cpu", "threads": 1, "steps": 2, "rounds": 1, "data": "data.npz",
+        "model": "gru4rec", "loss": "bpr_max", "batch": 3, "items": 20, "units": 4, "dim": 4, "window": 5,
+        "learning_rate": 0.25, "n_sample": 8, "sample_alpha": 0.5, "bpreg": 1.0, "dropout": [0.0, 0.0], "blocks": 2,
+        "heads": 1, "deep": [], **others,
+    }  # fmt: skip
+
+
+def seen(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "seen").read_text().splitlines()]
+
+
+def prepared() -> Prepared:
+    """A row of the benchmark, of which the peer needs no feed."""
+    config = parse({
+        "data": {"path": "synthetic"}, "model": {"name": "gru4rec", "layers": [4]},
+        "loss": {"name": "cross_entropy", "n_sample": 8}, "training": {"batch_size": 3, "steps_per_block": 2},
+    })  # fmt: skip
+    nothing = cast(Any, None)
+    shown = {"units": 4, "dim": 4}
+    return Prepared(config, nothing, nothing, None, 20, 30.0, Work(1, 1), shown, seven_sessions())
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def test_the_authors_loop_makes_as_many_steps_as_asked(checkout: Path) -> None:
+    peer = find_peer(str(checkout), sys.executable, ["gru4rec"], [])
+    assert peer.version.startswith("sha256:")
+    with Process(peer, spec("authors", path=peer.path), seven_sessions()) as process:
+        assert process.says["device"] == "cpu" and re.match(r"\d+\.\d+", process.says["torch"])
+        assert not (checkout / "seen").exists()  # it waits until it is asked
+        rate = process.round(2)
+        assert rate.targets == pytest.approx(3 * rate.steps) and rate.steps > 0
+        assert [line["step"] for line in seen(checkout)] == [0, 1]
+        process.round(2), process.round(1)
+    lines = seen(checkout)
+    # Eight sessions with that of the lacking items: two steps of three lanes, and an epoch ends at a lane less.
+    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
+    assert {line["pairs"] for line in lines} == {3} and {line["items"] for line in lines} == {20}
+    assert {line["loss"] for line in lines} == {"bpr-max"} and {line["lr"] for line in lines} == {0.25}
+    # Room for four steps: the third round has it filled before its clock starts, and none runs dry.
+    assert [line["filled"] for line in lines] == [1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ('raise ValueError("of breath")', "died with status 1.*ValueError: of breath"),
+        ("import os; os._exit(7)", "died with status 7.*without a word"),
+        ("import no_such_module", "cannot be imported by .*no_such_module.*pip install torch"),
+    ],
+)
+def test_a_peer_that_dies_says_why(checkout: Path, mistake: str, words: str) -> None:
+    with open(checkout / "gru4rec_pytorch.py", "a") as stream:
+        stream.write(mistake + "\n")
+    peer = Peer("authors", str(checkout), sys.executable, "1")
+    with pytest.raises(UserError, match=words) as found, Process(peer, spec("authors", path=peer.path), {}):
+        pass
+    assert "\n" not in str(found.value)
+
+
+RECBOLE = {
+    "__init__.py": '__version__ = "9.9"',
+    "data/interaction.py": """
+class Interaction(dict):
+    def to(self, device):
+        return self""",
+    "trainer/__init__.py": "import what_tunes_hyperparameters",
+    "trainer/trainer.py": """
+import json
+from torch.utils.tensorboard import SummaryWriter
+class Trainer:
+    def _build_optimizer(self):
+        return self.learner, self.learning_rate
+    def _train_epoch(self, batches, epoch):
+        for batch in batches:
+            step = {name: value.tolist() for name, value in batch.items()}
+            with open(self.model.out, "a") as stream:
+                stream.write(json.dumps(step | self.model.size | {"optimizer": self.optimizer}) + chr(10))""",
+    "model/sequential_recommender/gru4rec.py": """
+import os
+class GRU4Rec:
+    def __init__(self, config, dataset):
+        self.size = {"items": dataset.num("item_id"), "width": config["hidden_size"]}
+        self.out = os.environ["SEEN"]
+        assert config["no_such_field"] is None and config["MAX_ITEM_LIST_LENGTH"] == 5
+    def to(self, device):
+        return self""",
+}
+
+
+def test_recbole_is_handed_padded_prefixes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in RECBOLE.items():
+        file = tmp_path / "site" / "recbole" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (file.parent, file.parent.parent):
+            if folder != tmp_path / "site":
+                (folder / "__init__.py").touch()
+        file.write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
+    peer = find_peer("recbole", sys.executable, ["gru4rec"], [])
+    items = np.array([5, 6, 7, 8, 9, 10, 11, 12, 1, 2], np.int32)  # a session of eight and one of two
+    data = {"items": items, "offsets": np.array([0, 8, 10])}
+    with Process(peer, spec("recbole", loss="cross_entropy", batch=4), data) as process:
+        assert process.says["version"] == "9.9"
+        process.round(2)
+    lines = seen(tmp_path)
+    assert [(line["optimizer"], line["items"], line["width"]) for line in lines] == [(["adam", 0.25], 21, 4)] * 2
+    found = {
+        target: (tuple(row), length)
+        for step in lines
+        for row, length, target in zip(step["item_id_list"], step["item_length"], step["item_id"], strict=True)
+    }
+    assert len(found) == 8  # every click but the first of a session; RecBole counts items from 1
+    assert found[7] == ((6, 0, 0, 0, 0), 1) and found[3] == ((2, 0, 0, 0, 0), 1)
+    assert found[13] == ((8, 9, 10, 11, 12), 5)  # the last five of seven
+
+
+@pytest.mark.skipif("JAXREC_PEER" not in os.environ, reason="JAXREC_PEER names no checkout of the authors' code")
+@pytest.mark.parametrize("loss", ["cross_entropy", "bpr_max"])
+def test_the_authors_code_runs(loss: str) -> None:
+    peer = find_peer(os.environ["JAXREC_PEER"], os.environ.get("JAXREC_PEER_PYTHON", sys.executable), ["gru4rec"], [])
+    sessions = synthetic_sessions(20, 400)
+    data = {"items": sessions.items, "offsets": sessions.offsets}
+    with Process(peer, spec("authors", path=peer.path, loss=loss), data) as process:
+        assert process.round(2).targets > 0 and process.round(200).steps > 0  # more than an epoch
+
+
+# --- in turn ----------------------------------------------------------------------------------------------------------
+
+
+def test_rounds_are_in_turn_and_the_first_do_not_count() -> None:
+    log: list[str] = []
+    rates = iter(range(1, 9))
+
+    def ours() -> float:
+        log.append("ours")
+        return float(next(rates))
+
+    def theirs() -> Theirs:
+        log.append("theirs")
+        return Theirs(1.0, float(next(rates)))
+
+    found = in_turn(ours, theirs, 3, lambda: None)
+    assert log == ["ours", "theirs"] * 4
+    assert found == ([3.0, 5.0, 7.0], [Theirs(1.0, rate) for rate in (4.0, 6.0, 8.0)])
+
+
+def test_a_row_has_the_ratio_of_each_round(checkout: Path) -> None:
+    peer = find_peer(str(checkout), sys.executable, ["gru4rec"], ["cross_entropy"])
+    ours = SimpleNamespace(prepared=prepared(), cut=lambda steps: Round(10.0, 1.0, None))
+    (row,) = measure_peers(peer, [cast(Case, ours)], None, 3)
+    assert (row["peer"], row["model"], row["loss"], row["batch"], row["items"]) == (
+        "GRU4Rec_PyTorch_Official", "gru4rec", "cross_entropy", 3, 20,
+    )  # fmt: skip
+    assert len(row["ratios"]) == 3 and row["ratio"] == sorted(row["ratios"])[1]
+    assert row["ours_events_per_s"] == 300.0 and row["events_per_s"] == pytest.approx(3 * row["steps_per_s"], rel=0.01)
+    assert row["ratio"] == pytest.approx(300.0 / row["events_per_s"], abs=0.01)
+    assert len(seen(checkout)) == 8  # one round to warm up
+    shown = peer_table([row | {"ratios": [1.5, 2.25, 9.125], "ratio": 2.25}])
+    assert re.search(r"gru4rec +cross_entropy +GRU4Rec_PyTorch_Official .* 2\.25 \(1\.50 - 9\.12\)", shown)
+
+
+def test_the_command_writes_peers_beside_its_rows(
+    script: Any, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tops = {"matmul_gflop_per_s": 100.0, "copy_gb_per_s": 10.0}
+    monkeypatch.setattr("jaxrec.benchmarks.sweep.ceilings", lambda: tops)
+    sizes = ["--items", "30", "--batch", "4", "--units", "4", "--n-sample", "8", "--steps", "3", "--repetitions", "2"]
+    words = [*sizes, "--loss", "bpr_max", "--no-collectives", "--json", str(tmp_path / "out.json")]
+    assert command(script.main, ["gru4rec", "--peer", str(checkout), *words]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    (row,), (peer,) = result["rows"], result["peers"]
+    assert all(row[name] == peer[name] for name in ("model", "loss", "batch", "items"))
+    assert len(peer["ratios"]) == 2 and peer["peer"] in capsys.readouterr().out
+    met = seen(checkout)
+    assert len(met) == 9 and {(line["items"], line["pairs"]) for line in met} == {(30, 4)}  # our catalogue and batch
+
+
+def test_mistakes(script: Any, checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "gru4rec_pytorch.py").write_text("class Other: pass\n")
+    bare, broken = tmp_path / "bare", tmp_path / "broken"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "$@"\n')  # without site-packages
+    broken.write_text("#!/bin/sh\nexit 3\n")
+    for file in (bare, broken):
+        file.chmod(0o755)
+    mistakes: list[tuple[list[Any], str]] = [
+        (["gru4rec", "narm", "--peer", checkout], "no counterpart of narm, only of gru4rec"),
+        (["softmax", "--peer", checkout], "no counterpart of softmax"),
+        (
+            ["gru4rec", "--loss", "top1", "bpr", "--peer", checkout],
+            "gru4rec top1 bpr, only of gru4rec with cross_entrop",
+        ),
+        (["merrec", "--peer", "recbole"], "no counterpart of merrec, only of narm with softmax; sasrec with"),
+        (["gru4rec", "--peer", tmp_path / "missing"], "missing: no checkout of the authors' code"),
+        (["gru4rec", "--peer", tmp_path / "other"], "other: no checkout of the authors' code"),
+        (["gru4rec", "--peer", "recbole", "--streamed"], "--peer with --streamed"),
+        (["gru4rec", "--peer", checkout, "--peer-python", "/no/python"], "--peer-python /no/python: no working Python"),
+        (["gru4rec", "--peer", checkout, "--peer-python", broken], "broken: no working Python interpreter"),
+        (["gru4rec", "--peer", checkout, "--peer-python", bare], "has no torch, numpy, pandas; .*pip install torch"),
+    ]
+    for words, names in mistakes:
+        assert command(script.main, [str(word) for word in words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert re.search(names, line), line
