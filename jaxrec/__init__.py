@@ -7,6 +7,8 @@ import importlib as _importlib
 import sys as _sys
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
+from jaxrec import gone as _gone
+
 if _TYPE_CHECKING:
     from jaxrec.config import Config as Config
     from jaxrec.errors import UserError as UserError
@@ -31,6 +33,9 @@ def __getattr__(name: str) -> object:
     place = _PLACES[name]  # none: a module that can be called, see jaxrec.cli.callable
     found = _importlib.import_module(f"jaxrec.{place or name}")
     return getattr(found, name) if place else found
+
+
+_gone.install()
 
 
 if _sys.argv[:1] == ["-m"]:  # Python looks for the module to run: a missing package is told before the first import
