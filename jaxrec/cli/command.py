@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import errno
 import io
 import json
@@ -11,14 +10,13 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from jaxrec.cli.help import HelpFormatter
 from jaxrec.cli.options import no_such_option
 from jaxrec.cli.paths import check_path, check_text
-from jaxrec.cli.progress import Lines
+from jaxrec.cli.progress import progress
 from jaxrec.cli.startup import missing_module
 from jaxrec.errors import UserError, nearest, one_line, shown
 
@@ -28,18 +26,11 @@ NOT_OURS = {  # what to do about errors of the user's machine and paths; every o
     ),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR), "name another path"),
 }
-ESCAPED = "jaxrec-escaped"  # an error handler of encodings
 OPTION = re.compile(r"--?[A-Za-z]")  # how options begin, and negative numbers do not
 PATHS = ("DIR", "FILE", "PATH", "RUN")  # metavars of options that are paths
 
 
-def _escaped(error: UnicodeError) -> tuple[str, int]:
-    r"""What an encoding has no letters for as JSON writes it, ``\u00e9``, so that printed JSON stays JSON."""
-    assert isinstance(error, UnicodeEncodeError)
-    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
-
-
-codecs.register_error(ESCAPED, _escaped)
+__all__ = ["Parser", "as_json", "command", "progress", "say", "tell"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -117,7 +108,7 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
-            stream.reconfigure(errors=ESCAPED)  # an id that PYTHONIOENCODING has no letters for
+            stream.reconfigure(errors="backslashreplace")  # an id that PYTHONIOENCODING has no letters for
     try:
         main(sys.argv[1:] if argv is None else argv)
         if sys.stdout is not None:  # which was closed before we began
@@ -159,10 +150,11 @@ def tell(text: str) -> None:
 
 def as_json(value: Any) -> str:
     """JSON on one line; a number that is none (NaN, or infinite) is null, what JSON does not know is text."""
+    ascii_only = not (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
     try:
-        return json.dumps(value, ensure_ascii=False, default=str, allow_nan=False)
+        return json.dumps(value, ensure_ascii=ascii_only, default=str, allow_nan=False)
     except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=False, default=str)
+        return json.dumps(_finite(value), ensure_ascii=ascii_only, default=str)
 
 
 def _finite(value: Any) -> Any:
@@ -171,41 +163,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-@contextmanager
-def progress(
-    title: str, total: float | None = None, amount: float = 0.0, unit: str = "", after: float = 0.0, even: bool = True
-) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; where that is no terminal, a line every ten seconds.
-
-    Args:
-        title: what is done: ``train: epoch 2 of 10``.
-        total: its units; None: unknown.
-        amount, unit: what all units together hold, and its name, for the speed; 0: no speed is told.
-        after: units of more such work that follows, for the time left.
-        even: whether units take about the same time, so that the time left can be told.
-
-    Yields:
-        ``update(advance=1, note="")``: move on by ``advance`` units of ``total`` and show ``note``.
-    """
-    if sys.stderr is None or not sys.stderr.isatty():
-        lines = Lines(title, total, amount, unit, after, even)
-        lines.start()
-        try:
-            yield lines.update
-        finally:
-            lines.stop()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
-    columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total, note="")
-
-        def update(advance: float = 1, note: str = "") -> None:
-            bar.update(task, advance=advance, note=note)
-
-        yield update

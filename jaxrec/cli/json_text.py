@@ -18,25 +18,24 @@ def parse_json(text: str, source: str, advice: str = "mend it") -> Any:
         advice: ends it.
     """
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(found)
-        if len(values) < len(found):
-            seen: set[str] = set()
-            twice = next(name for name, _ in found if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-            raise UserError(f"{source}: {shown(twice)} stands twice in one object; leave one out")
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, value in items:
+            if name in values:
+                raise UserError(f"{source}: {shown(name)} stands twice in one object; leave one out")
+            values[name] = value
         return values
 
     def whole(digits: str) -> int:
         if len(digits) > LONGEST_NUMBER:
-            raise UserError(
-                f"{source}: a number of {len(digits):,} digits; at most {LONGEST_NUMBER} are read; {advice}"
-            )
+            raise UserError(f"{source}: a number of {len(digits):,} digits, more than {LONGEST_NUMBER}; {advice}")
         return int(digits)
 
     try:
         return json.loads(text, object_pairs_hook=pairs, parse_int=whole)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}"
-        raise UserError(f"{source}, {place}: not JSON ({error.msg}); {advice}") from None
+        raise UserError(
+            f"{source}, line {error.lineno}, column {error.colno}: not JSON ({error.msg}); {advice}"
+        ) from None
     except RecursionError:
         raise UserError(f"{source}: not JSON that can be read (lists within lists too deep); {advice}") from None

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from jaxrec.cli.command import say
@@ -31,8 +31,12 @@ def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
         otherwise: what to do instead of waiting for it.
     """
     place = Path(os.path.realpath(place))
-    made = _make_parents(place, otherwise)
+    missing = [parent for parent in place.parents if not parent.is_dir()]
     try:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UserError(f"{place}: a parent of it is a file; {otherwise}") from None
         file = lock_file(place)
         descriptor = _acquire(file, place, does, otherwise)
         try:
@@ -42,11 +46,9 @@ def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
                 file.unlink(missing_ok=True)  # while it is held: whoever waits finds another file under its name
                 os.close(descriptor)
     finally:
-        for parent in reversed(made):
-            try:
+        with suppress(OSError):
+            for parent in missing:  # the innermost first
                 parent.rmdir()
-            except OSError:
-                break
 
 
 def lock_file(place: Path) -> Path:
@@ -57,58 +59,29 @@ def lock_file(place: Path) -> Path:
     return place.with_name(f".{name}.lock")
 
 
-def _make_parents(place: Path, otherwise: str) -> list[Path]:
-    made: list[Path] = []
-    for parent in reversed(place.parents):
-        try:
-            parent.mkdir()
-            made.append(parent)
-        except FileExistsError:
-            if not parent.is_dir():
-                raise UserError(f"{place}: a parent of it is a file; {otherwise}") from None
-        except OSError as error:
-            if not parent.is_dir():  # mkdir of a directory that is there may be refused as well
-                for directory in reversed(made):
-                    directory.rmdir()
-                raise UserError(f"{place}: cannot be made ({error.strerror}); {otherwise}") from None
-    return made
-
-
 def _acquire(file: Path, place: Path, does: str, otherwise: str) -> int | None:
     """The descriptor that holds the lock; None where the file system has none."""
     while True:
+        descriptor = None
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            _say_unlocked(place, error)
-            return None
-        try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.stat(file), os.fstat(descriptor)):
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, str(os.getpid()).encode())
+                return descriptor
+            os.close(descriptor)  # its owner ended between the calls, and took the file along
         except OSError as error:
-            owner = _owner(descriptor)
-            os.close(descriptor)
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                _say_unlocked(place, error)
-                return None
-            raise UserError(f"{place}: another process{owner} {does}; wait for it, or {otherwise}") from None
-        if _is_there(file, descriptor):
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-            return descriptor
-        os.close(descriptor)  # its owner ended between the two calls, and took the file along
-
-
-def _say_unlocked(place: Path, error: OSError) -> None:
-    say("note", f"{place}: cannot be locked here ({error.strerror}); see to it that no other process works on it")
-
-
-def _owner(descriptor: int) -> str:
-    text = os.pread(descriptor, 20, 0).decode(errors="replace")
-    return f" (pid {text})" if text.isdecimal() else ""
-
-
-def _is_there(file: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(file), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
+            owner = b"" if descriptor is None else os.pread(descriptor, 20, 0)
+            if descriptor is not None:
+                os.close(descriptor)
+            if error.errno == errno.ENOENT and descriptor is not None:
+                continue  # the same, a moment later
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES) and descriptor is not None:
+                who = f" (pid {owner.decode()})" if owner.isdigit() else ""
+                raise UserError(f"{place}: another process{who} {does}; wait for it, or {otherwise}") from None
+            say(
+                "note",
+                f"{place}: cannot be locked here ({error.strerror}); see to it that no other process works on it",
+            )
+            return None

@@ -11,16 +11,16 @@ from jaxrec.errors import UserError, nearest, shown
 
 def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
     """``["gender=F", "age=25"]`` by name."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for word in words or ():
-        name, given, value = word.partition("=")
-        if not name or not given:
+        name, sign, value = word.partition("=")
+        if not name or not sign:
             raise UserError(f"{option} {word}: expected FIELD=VALUE, such as gender=F")
-        if name in found:
-            both = f"{shown(found[name])} and {shown(value)}"
+        if name in values:
+            both = f"{shown(values[name])} and {shown(value)}"
             raise UserError(f"{option}: {shown(name)} is given twice, as {both}; leave one out")
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def parse_baselines(names: Sequence[str], known: Iterable[str], those: str) -> list[str]:
@@ -40,36 +40,25 @@ def parse_baselines(names: Sequence[str], known: Iterable[str], those: str) -> l
 
 
 def no_such_option(name: str, options: Iterable[str] = (), fields: Iterable[str] = ()) -> str:
-    """What a message says of an option that there is not: the name, and which ones may have been meant.
+    """What a message says of an option that does not exist: the name, and which ones may have been meant.
 
     Args:
         name: as given, without its value: ``--confg``.
         options: that the command has, with their dashes.
         fields: ``section.field`` of the configuration, where the command takes those as options too.
     """
-    options, fields = list(options), list(fields)
-    stem = "--" + name.lstrip("-").replace("-", "_")
-    field = "." in name
-    called = f"{shown(name)[1:-1]}: no such {'field' if field else 'option'}"
-    sections = dict.fromkeys(f"--{one.partition('.')[0]}" for one in fields)
-    if stem in sections:
-        first = next(one for one in fields if one.startswith(stem[2:] + "."))
-        return f"{shown(name)[1:-1]}: a section of the configuration; give one of its fields, such as --{first}"
-    known = {one.replace("-", "_"): one for one in (*options, *(f"--{one}" for one in fields))}  # by their stems
-    bare = [one for one in fields if "--" + one.partition(".")[2] == stem]  # the section was left out
-    key = "__" + stem[2:]
-    begun = [one for other, one in known.items() if other.startswith(key)] if len(key) > 3 or key in known else []
-    if bare:
-        return called + _meant([f"--{one}" for one in bare])
-    if 0 < len(begun) <= 4:
-        return called + _meant(begun)
-    close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.6) if 3 < len(key) < 200 else []
-    return called + _meant([known[one] for one in close])
-
-
-def _meant(names: Sequence[str]) -> str:
-    """`` (did you mean --a, --b or --c?)``; nothing without names."""
-    return f" (did you mean {listed(names, 'or')}?)" if names else ""
+    fields, called = list(fields), shown(name)[1:-1]
+    stem = name.lstrip("-").replace("-", "_")
+    within = [field for field in fields if field.startswith(f"{stem}.")]
+    if within:
+        return f"{called}: a section of the configuration; give one of its fields, such as --{within[0]}"
+    known = {option.lstrip("-").replace("-", "_"): option for option in options} | {one: f"--{one}" for one in fields}
+    meant = [f"--{field}" for field in fields if field.partition(".")[2] == stem]  # the section was left out
+    meant = meant or [option for other, option in known.items() if other.startswith(stem) and len(stem) > 1][:4]
+    close = difflib.get_close_matches(stem, known, n=1) if len(stem) < 200 else []
+    meant = meant or [known[one] for one in close]
+    hint = f" (did you mean {listed(meant, 'or')}?)" if meant else ""
+    return f"{called}: no such {'field' if '.' in name else 'option'}{hint}"
 
 
 def positive(option: str) -> Callable[[str], int]:

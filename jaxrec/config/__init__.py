@@ -30,10 +30,9 @@ from jaxrec.config.sections import (
     RecommendationConfig,
     TrainingConfig,
 )
-from jaxrec.errors import UserError, nearest, shown
+from jaxrec.errors import UserError, explained, nearest, shown
 
 EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
-LEADING_ZERO = re.compile(r"[-+]?0[0-9_]")
 Values = dict[str, dict[str, Any]]
 
 __all__ = [
@@ -74,7 +73,7 @@ def override(values: Values, overrides: Sequence[str], source: str, former: bool
         return parse(whole, source="")
     except UserError as error:
         message = str(error).removeprefix(": ")
-    place = message.partition(": ")[0]
+    place = ".".join(message.partition(": ")[0].split(".")[:2])
     if place in dict(pairs):
         raise UserError(f"--{message}")
     if pairs and place.partition(".")[0] in values:
@@ -93,22 +92,11 @@ def parse(values: dict[str, Any], source: str = "configuration", former: bool = 
     kind = Config
     try:
         kind = finding.experiment(values)
-        config = kind.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(error, values, kind)}") from None
     except UserError as error:  # of data.path, or a name
         raise UserError(f"{source}: {error}") from None
-    for section, part in values.items():
-        for name, value in part.items() if isinstance(part, dict) else ():
-            result = getattr(getattr(config, section), name)
-            results = result if isinstance(result, tuple) else (result,)
-            for one, becomes in zip(value if isinstance(value, (list, tuple)) else [value], results, strict=True):
-                if isinstance(one, bool):  # not 1 or 0
-                    raise UserError(f"{source}: {section}.{name}: found {shown(value)}; input should be a number")
-                if isinstance(one, str) and isinstance(becomes, (int, float)) and LEADING_ZERO.match(one.strip()):
-                    raise UserError(f"{source}: {section}.{name}: found {shown(one)}, which some read as octal; write "
-                                    f"{becomes}")  # fmt: skip
-    return config
 
 
 def without_former(values: dict[str, Any]) -> dict[str, Any]:
@@ -233,29 +221,17 @@ def number(value: Any) -> Any:
 
 def _explain(error: ValidationError, values: Mapping[str, Any], kind: type[Config]) -> str:
     problem = error.errors()[0]
-    loc = [part for part in problem["loc"] if part not in ("str", "int", "float")]  # of a union, not of the user's
-    in_rule = loc[:1] == ["recommendation"]
-    place = ".".join(str(part)[:100] for part in loc if in_rule or not isinstance(part, int))
-    if problem["type"] == "extra_forbidden":
-        if "." not in place:
-            return f"{place}: no such field{nearest(place, kind.model_fields)}"
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 2:
         having, what = finding.owners(place, kind)
-        if not having:
-            return f"{place}: no such field{nearest(place, fields())}"
-        part = values.get(what)
-        name = part["name"] if isinstance(part, Mapping) and "name" in part else _fields(kind)[f"{what}.name"].default
-        return f"{place}: found {shown(problem['input'])}, but it belongs to {listed(having)}; leave it out for {name}"
-    if problem["type"] == "missing":
-        return f"{place}: missing; it has no default"
+        if having:
+            part = values.get(what)
+            name = part.get("name") if isinstance(part, Mapping) else None
+            name = name or _fields(kind)[f"{what}.name"].default
+            return (
+                f"{place}: found {shown(problem['input'])}, but it belongs to {listed(having)}; leave it out for {name}"
+            )
     if problem["type"] == "string_pattern_mismatch":  # there is one: training.metric
         training: Any = kind.model_fields["training"].annotation
         return f"{place}: found {shown(problem['input'])}; expected {training.metrics}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    if not place or problem["type"] == "value_error":
-        return f"{place}: {message}" if place else message
-    hint = ""
-    if problem["type"] == "literal_error" and isinstance(problem["input"], str):
-        allowed = [word.strip("' ") for word in problem["ctx"]["expected"].replace(" or ", ",").split(",")]
-        hint = nearest(problem["input"], allowed)
-    return f"{place}: found {shown(problem['input'])}; {message}{hint}"
+    return explained(error, nearest(place[:300], fields() if "." in place else kind.model_fields))

@@ -5,9 +5,11 @@ Models, losses, optimizers and tasks bring sections of their own beside what rea
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+import re
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from jaxrec.cli.paths import check_path
 
@@ -16,6 +18,7 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Amount = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[float, Field(gt=0.0)]
 
+LEADING_ZERO = re.compile(r"[-+]?0[0-9_]")
 CUTOFF = "@[1-9][0-9]{0,8}"  # of a metric
 
 
@@ -23,6 +26,18 @@ class Section(BaseModel):
     """A part of the configuration: immutable, and unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true for 1, and 010 for a number, which some read as octal."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            text = str in (annotation, *get_args(annotation))
+            octal = isinstance(one, str) and not text and LEADING_ZERO.match(one.strip())
+            if isinstance(one, bool) or octal:
+                raise PydanticCustomError("number", "input should be a number")
+        return value
 
     def check(self, config: Config) -> None:
         """Refuse what does not fit the other sections, as a ValueError whose message begins with ``section.field:``."""

@@ -9,14 +9,11 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from helpers import ROOT, call, fails, write_config
 
 from jaxrec import config as configuration
 from jaxrec.config.help import field_help
-from jaxrec.models.packed import Grid
 from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
@@ -109,15 +106,6 @@ def test_what_is_wrong_with_it_is_one_line(package: Path, capsys: Capsys, words:
     file = package / "c.yaml"
     file.write_text("data:\n  path: none\n", encoding="utf-8")
     fails(capsys, "train", "--config", file, *words, names=message)
-
-
-def test_the_mean_is_of_the_last_clicks(package: Path) -> None:
-    from shop.last_mean import Encoder  # type: ignore[import-not-found]
-
-    vectors = np.arange(8, dtype=np.float32).reshape(1, 4, 2)
-    grid = Grid(jnp.array([[0, 0, 2, 2]]), jnp.arange(4))
-    found = Encoder(2).apply({}, vectors, grid, False)
-    np.testing.assert_array_equal(found, [[0, 1], [1, 2], [4, 5], [5, 6]])
 
 
 SOURCE = """

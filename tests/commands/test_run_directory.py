@@ -1,0 +1,213 @@
+"""Run directories: what is refused, overwritten, resumed and trained for longer; folders of any name; full disks."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from helpers import SYNTHETIC, assert_same_run, call, event_types, write_config
+
+from jaxrec import config as configuration
+from jaxrec.cli.lock import owned
+from jaxrec.errors import UserError
+from jaxrec.evaluate import evaluate
+from jaxrec.recommend import Recommender
+from jaxrec.tasks.query import Query
+from jaxrec.train import train
+from jaxrec.training import checkpoint
+from jaxrec.training.telemetry import Log, read_log
+
+Capsys = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+@pytest.fixture
+def config(tmp_path: Path, dataset: Path) -> Path:
+    training = {"epochs": 1, "steps_per_block": 40}
+    return write_config(tmp_path / "config.yaml", dataset, training=training, optimizer={"momentum": 0.3})
+
+
+def refused(names: str, config: Path, run: Path, *words: str, **how: Any) -> None:
+    with pytest.raises(UserError, match=names):
+        train(configuration.load(config, words), run, **how)
+
+
+# ---- what is there already -------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_exists_is_kept_and_nothing_else_is_overwritten(
+    config_file: Path, copy: Path, tmp_path: Path
+) -> None:
+    before = sorted(copy.rglob("*"))
+    refused("run: a run is here already; --resume continues it, --overwrite deletes it", config_file, copy)
+    assert sorted(copy.rglob("*")) == before
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for how in ({}, {"overwrite": True}, {"resume": True}):
+        refused("mine: exists and is no run; choose another --run", config_file, tmp_path / "mine", **how)
+    refused("a parent of it is a file", config_file, tmp_path / "file" / "deep" / "run")
+    (copy / "thesis.tex").write_text("three years")
+    refused(r"thesis\.tex is not of a run", config_file, copy, overwrite=True)
+    (copy / "thesis.tex").unlink()
+    (tmp_path / "mine" / "config.yaml").write_text("mine")
+    refused("will not be overwritten", config_file, tmp_path / "mine", overwrite=True)
+    shutil.copytree(copy / "state", tmp_path / ".run.deleted" / "state")  # of a process that was killed
+    train(configuration.load(config_file, ["--training.epochs", "1"]), copy, overwrite=True)
+    assert read_log(copy)[-1]["epoch"] == 1 and not (tmp_path / ".run.deleted").exists()
+
+
+def test_what_is_owned_is_left_alone(tmp_path: Path, config: Path, capsys: Capsys) -> None:
+    with owned(tmp_path / "run", "trains this run", "x"):
+        for how in ({}, {"resume": True}, {"overwrite": True}):
+            refused("another process .* trains this run", config, tmp_path / "run", **how)
+    with owned(tmp_path / "data", "prepares", "x"):
+        assert call("prepare", "synthetic", "--out", tmp_path / "data") == 2
+        assert "prepares a data set here" in capsys.readouterr().err
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_resuming_something_else(config_file: Path, copy: Path, dataset: Path, tmp_path: Path) -> None:
+    changed = r"cannot resume with a changed configuration \(optimizer\.learning_rate: was 0\.05, now 0\.2\)"
+    refused(changed, config_file, copy, "--optimizer.learning_rate", "0.2", resume=True)
+    other = tmp_path / "other"
+    assert call("prepare", "synthetic", "--out", other, *SYNTHETIC, "--seed", 1) == 0
+    values = yaml.safe_load((copy / "config.yaml").read_text())
+    values["data"]["path"] = str(other)
+    (copy / "config.yaml").write_text(yaml.safe_dump(values))
+    refused("other: not the data set that .*prepare that one again", copy / "config.yaml", copy, resume=True)
+    with pytest.raises(UserError, match=r"other: not the data set that .* --data"):
+        evaluate(copy)
+    assert evaluate(copy, data=dataset)["items"] == 100
+
+
+@pytest.mark.parametrize(("damage", "names"), [
+    (lambda run: shutil.rmtree(run / "state"), "run: no checkpoint here yet; train it"),
+    (lambda run: (run / "dataset" / "manifest.json").unlink(), r"manifest\.json: missing; the run is damaged"),
+    (lambda run: (run / "config.yaml").unlink(), r"no run here \(no config\.yaml\)"),
+    (lambda run: (run / "dataset" / "items.parquet").write_bytes(b"PAR1"), r"items\.parquet: missing or damaged; copy"),
+])  # fmt: skip
+def test_runs_that_cannot_be_used(damage: Callable[[Path], object], names: str, copy: Path) -> None:
+    damage(copy)
+    with pytest.raises(UserError, match=names):
+        Recommender.load(copy).recommend(Query(items=[3]), k=2)
+
+
+# ---- more epochs -----------------------------------------------------------------------------------------------------
+
+
+def test_more_epochs_are_what_they_would_have_been(tmp_path: Path, config: Path, capsys: Capsys) -> None:
+    straight, longer, more = tmp_path / "straight", tmp_path / "longer", ["--training.epochs", "3"]
+    train(configuration.load(config, more), straight)
+    train(config, longer)
+    refused(
+        "changed configuration .training.batch_size", config, longer, *more, "--training.batch_size", "7", resume=True
+    )
+    train(configuration.load(longer / "config.yaml", more), longer, resume=True)
+    assert_same_run(straight, longer)
+    assert (longer / "config.yaml").read_text() == (straight / "config.yaml").read_text()
+    assert [line["kind"] for line in read_log(longer)].count("end") == 1
+    refused("was 3, now 1.* not for fewer", config, longer, resume=True)
+    capsys.readouterr()
+    train(longer / "config.yaml", longer, resume=True)
+    assert "already trained to its end" in capsys.readouterr().out
+    linear = ["--optimizer.schedule", "linear"]
+    train(configuration.load(config, linear), tmp_path / "linear")
+    refused("was 1, now 3: the linear schedule", config, tmp_path / "linear", *linear, *more, resume=True)
+
+
+# ---- names and the machine -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["layers=[16]", "a*b?'\" \\slash", "%41 #ü\nline"])
+def test_a_run_may_be_called_anything_and_moved(name: str, tmp_path: Path, config: Path) -> None:
+    run, moved = tmp_path / name / "run", tmp_path / "moved"
+    train(config, run)
+    train(configuration.load(config, ["--training.epochs", "2"]), run, resume=True)
+    expected = evaluate(run, ks=[5])
+    shutil.move(run, moved)
+    assert evaluate(moved, ks=[5])["recall@5"] == expected["recall@5"]
+    assert read_log(moved)[-1]["epoch"] == 2
+
+
+def test_no_room_for_a_checkpoint(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+        refused(r"run/state: no disk space: a checkpoint takes 1\.\d MB, 0\.1 MB are left", config, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("state/*/*"))
+    train(config, tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("target", ["shutil.copyfile", "os.fsync"])
+def test_a_full_disk_leaves_no_run_behind(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(target, full)
+    with pytest.raises(OSError, match="No space left on device"):
+        train(config_file, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- what training says ----------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_is_not_saved(config: Path, tmp_path: Path) -> None:
+    words = ["--optimizer.name", "sgd", "--optimizer.learning_rate", "1e37", "--loss.name", "bpr"]
+    config.write_text(config.read_text().replace("momentum: 0.3", "momentum: 0.0"))
+    refused(r"the loss is not finite at step \d+ \(learning rate 1e\+37\); try", config, tmp_path / "run", *words)
+    assert not list((tmp_path / "run" / "state").glob("*/*"))
+
+
+def test_training_says_when_there_is_no_validation_or_it_got_worse(
+    config: Path, tmp_path: Path, capsys: Capsys
+) -> None:
+    train(configuration.load(config, ["--data.validation_fraction", "0"]), tmp_path / "none")
+    assert "jaxrec: note: no validation data" in capsys.readouterr().err
+    for patience in ("0", "1", "9"):
+        run = tmp_path / patience
+        words = ["--optimizer.learning_rate", "3", "--training.epochs", "3", "--training.early_stopping", patience]
+        train(configuration.load(config, words), run)
+        validations = [line["recall@20"] for line in read_log(run) if line["kind"] == "validation"]
+        best, err = int(np.argmax(validations)), capsys.readouterr().err
+        assert best < len(validations) - 1, "the learning rate was to do harm"
+        assert f"validation recall@20 was best after epoch {best + 1} ({validations[best]:.4f})" in err
+        assert ("training.early_stopping would save" in err) == (patience == "0")
+
+
+def test_tensorboard_keeps_what_was_logged_at_the_checkpoint(tmp_path: Path) -> None:
+    log = Log(tmp_path, 0, step=376)
+    log.close()
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    kinds, data, starts = event_types(), file.read_bytes(), []
+    while data:
+        (size,) = struct.unpack("<Q", data[:8])
+        event = kinds.Event.FromString(data[12 : 12 + size])
+        if event.HasField("session_log") and event.session_log.status == kinds.SessionLog.START:
+            starts.append(event.step)
+        data = data[16 + size :]
+    assert starts == [377], "TensorBoard hides events from this step on"
+
+
+def test_a_damaged_best_checkpoint_leaves_the_latest(capsys: Capsys, copy: Path) -> None:
+    assert evaluate(copy)["checkpoint"] == "best"
+    for file in (copy / "state" / "best").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"")
+    capsys.readouterr()
+    assert evaluate(copy)["checkpoint"] == "latest"
+    assert "unreadable, skipped" in capsys.readouterr().err

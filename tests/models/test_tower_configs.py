@@ -1,0 +1,69 @@
+"""Configurations and data of which no two towers can be trained: one line each, before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import call, fails
+from tower_data import SYNTHETIC, raw_rows, write_source, write_towers
+
+from jaxrec import config as configuration
+from jaxrec.data.encode import write_rows
+from jaxrec.data.store import staging, write_manifest
+from jaxrec.errors import UserError
+from jaxrec.train import train
+
+Capsys = pytest.CaptureFixture[str]
+
+TRAIN: list[tuple[list[object], str]] = [
+    (["--data.fields", "age", "categry"], r"data\.fields: no field 'categry' \(did you mean 'category'\?\)"),
+    (["--data.fields", "age", "gender"], r"data\.fields: none of the item; add some of product, category, brand"),
+    (["--data.fields", "price"], r"data\.fields: none of the user; add some of customer, age"),
+    (["--data.validation_fraction", 0.1], r"data\.validation_fraction: in_sample trains on all rows; set it to 0"),
+    (["--data.device_memory", 0], r"loss\.mask: positives of 151 users and 25 items take .* MiB, and data\.device_mem"),
+    (["--training.early_stopping", 2], r"early_stopping: needs validation data"),
+    (["--evaluation.k", 25], r"evaluation\.k: 25 is more than the 24 items of"),
+    (["--recommendation.rules", "[{when: {skin_type: dyr}, boost: {category: cream}, by: 0.1}]"],
+     r"recommendation\.rules: when: field 'skin_type': no value 'dyr' \(did you mean 'dry'"),
+    (["--evaluation.category", "catgory"], r"evaluation\.category: no categorical field 'catgory' of the item \(did"),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config_of_towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A configuration, and data beside it."""
+    root = tmp_path_factory.mktemp("towers")
+    words = ["--customers", 150, "--products", 24, "--purchases", 3, "--out", root / "data"]
+    assert call("prepare", "personas-synthetic", *words) == 0
+    return write_towers(root / "small.yaml", root / "data", SYNTHETIC)
+
+
+@pytest.mark.parametrize(("words", "names"), TRAIN, ids=[" ".join(map(str, words)) for words, _ in TRAIN])
+def test_configurations_that_do_not_fit(
+    config_of_towers: Path, tmp_path: Path, words: list[object], names: str
+) -> None:
+    with pytest.raises(UserError, match=names):
+        train(configuration.load(config_of_towers, [str(word) for word in words]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_two_towers_cannot_read(capsys: Capsys, tmp_path: Path) -> None:
+    """Without users, or items; fields of the occasion."""
+    run = ["--run", tmp_path / "run"]
+    for side in ("user", "item"):
+        raw = raw_rows(True)
+        raw = replace(raw, shown={}, user=None) if side == "user" else replace(raw, shown={}, item=None)
+        with staging(tmp_path / side) as stage:
+            entries = write_rows(raw, stage.dataset)
+            write_manifest(stage.dataset, entries.pop("files"), kind="rows", source="made up", options={}, **entries)
+        config = write_towers(tmp_path / "c.yaml", tmp_path / side, {"data": {"protocol": "rows"}})
+        fails(capsys, "train", "--config", config, *run,
+              names=f"{side}: has no {side} field, and two_tower recommends items to users; prepare")  # fmt: skip
+    write_source(tmp_path / "whole", True)
+    words = ["--data.path", tmp_path / "whole", "--data.fields", "skin", "brand", "season"]
+    fails(capsys, "train", "--config", config, *run, *words,
+          names=r"data\.fields: season is of the occasion, and a tower reads fields of the user or")  # fmt: skip
+    fails(capsys, "evaluate", "--run", tmp_path / "whole", names="whole: no run here")
+    assert not (tmp_path / "run").exists()
