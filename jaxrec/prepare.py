@@ -11,15 +11,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from jaxrec.cli.command import Parser, command, progress, say
-from jaxrec.data.clean.choices import Cleaning, Raw
+from jaxrec.data.clean.choices import Cleaning
 from jaxrec.data.clean.clicks import duration
 from jaxrec.data.clean.pipeline import prepare
 from jaxrec.data.clean.splits import LEAVE_ONE_OUT
@@ -32,12 +31,13 @@ from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError, one_line
 from jaxrec.sources import RowSource, Source, find_sources
 from jaxrec.sources.market.optimum import optimum_lines
-from jaxrec.sources.shared import fraction
+from jaxrec.sources.shared import fraction, ranged
 from jaxrec.sources.synthetic import optimum_metrics
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 OF_TIME = {"test_days": 0, "validation_days": 0, "fraction": Fraction(1)}  # options, and what leaves each out
+MOST = 2**31 - 1  # of whole numbers
 LEAST_MEMORY = 100 * 10**6  # below this DuckDB cannot sort whatever the data
 
 DESCRIPTION = """\
@@ -57,16 +57,12 @@ def main(argv: Sequence[str]) -> None:
     sources = find_sources([word for word in argv[:1] if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", word)])
     arguments = _parser(sources).parse_args(argv)
     source = sources[arguments.source]
-    if source.KIND == "rows":
-        manifest = _prepare_rows(arguments, source)
-        print("\n".join([*_read_lines(manifest), rows_summary(manifest)]))
-        print(one_line(f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"))
-        return
-    _settle_split(arguments, Cleaning(**source.DEFAULTS))
-    given = vars(arguments)
-    cleaning = Cleaning(**{option.name: given[option.name] for option in fields(Cleaning) if option.name in given})
-    manifest = _prepare(arguments, source, cleaning)
-    print(summary(manifest, arguments.out, time.perf_counter() - started))
+    if source.KIND != "rows":
+        _settle_split(arguments, Cleaning(**source.DEFAULTS))
+    manifest = _prepare(arguments, source)
+    lines = [read_line(manifest["read"])] if "read" in manifest else []
+    lines += rows_summary(manifest).split("\n") if source.KIND == "rows" else summary(manifest)
+    print("\n".join(map(one_line, [*lines, f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"])))
 
 
 def _settle_split(arguments: argparse.Namespace, default: Cleaning) -> None:
@@ -81,97 +77,62 @@ def _settle_split(arguments: argparse.Namespace, default: Cleaning) -> None:
             values[name] = getattr(default, name) if by_time else none
 
 
-@contextmanager
-def _workplace(arguments: argparse.Namespace, total: float) -> Iterator[tuple[Path, Any, Callable[..., None]]]:
-    """The dataset directory to be, DuckDB, and a progress bar of ``total`` that stands at reading."""
+def _prepare(arguments: argparse.Namespace, source: Source | RowSource) -> dict[str, Any]:
+    """Read, clean or encode, and write; returns the manifest."""
     with (
         staging(arguments.out, arguments.overwrite) as stage,
         connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
-        progress(f"prepare {arguments.source}", total=total, even=False) as update,
+        progress(f"prepare {arguments.source}", total=1.3, even=False) as update,
     ):
         update(0, note="read")
-        yield stage.dataset, connection, update
-
-
-def _prepare(arguments: argparse.Namespace, source: Source, cleaning: Cleaning) -> dict[str, Any]:
-    """Read, clean and write; returns the manifest."""
-    with _workplace(arguments, total=1.3) as (out, connection, update):
-        raw = source.read(connection, arguments)
+        raw, out = source.read(connection, arguments), stage.dataset
         for note in raw.notes:
             say("note", note)
-        update(0.3, note="clean")
-        if raw.drawn:
-            cleaning = replace(cleaning, test_days=0)  # the manifest names no days that were not asked
-        result = prepare(connection, raw, cleaning, out, update)
-        extras = raw.extras(out, result["counts"]["items"]) if raw.extras else {}
-        files, options = result.pop("files"), raw.options | cleaning.options()
-        entries: dict[str, Any] = {"source": arguments.source, "options": options, **_read(raw), **result, **extras}
-        return write_manifest(out, files, ("scored",) if "scored" in entries else (), **entries)
-
-
-def _prepare_rows(arguments: argparse.Namespace, source: RowSource) -> dict[str, Any]:
-    """Read, encode and write rows; returns the manifest."""
-    with _workplace(arguments, total=2) as (out, connection, update):
-        raw = source.read(connection, arguments)
-        for note in raw.notes:
-            say("note", note)
-        update(1, note="encode")
-        result = write_rows(raw, out)
+        if isinstance(raw, RawRows):
+            update(0.3, note="encode")
+            options, hashed = raw.options, ["fields", "user", "item", "label"]
+            result = {"kind": "rows"} | write_rows(raw, out)
+        else:
+            update(0.3, note="clean")
+            given = vars(arguments)
+            cleaning = Cleaning(**{one.name: given[one.name] for one in fields(Cleaning) if one.name in given})
+            if raw.drawn:
+                cleaning = replace(cleaning, test_days=0)  # the manifest names no days that were not asked
+            options = raw.options | cleaning.options()
+            result = prepare(connection, raw, cleaning, out, update)
+            result |= raw.extras(out, result["counts"]["items"]) if raw.extras else {}
+            hashed = ["scored"] if "scored" in result else []
+        read = {} if raw.read is None else {"read": raw.read}
         files = result.pop("files")
-        entries: dict[str, Any] = {
-            "kind": "rows",
-            "source": arguments.source,
-            "options": raw.options,
-            **_read(raw),
-            **result,
-        }
-        return write_manifest(out, files, ("fields", "user", "item", "label"), **entries)
+        return write_manifest(out, files, hashed, source=arguments.source, options=options, **read, **result)
 
 
-def _read(raw: Raw | RawRows) -> dict[str, Any]:
-    """The manifest's entry about what was read, where a source reads files of rows."""
-    return {} if raw.read is None else {"read": raw.read}
-
-
-def _read_lines(manifest: dict[str, Any]) -> list[str]:
-    return [read_line(manifest["read"])] if "read" in manifest else []
-
-
-def summary(manifest: dict[str, Any], out: Path, seconds: float) -> str:
+def summary(manifest: dict[str, Any]) -> list[str]:
     """A few lines for the reader of the terminal: what the filters took and what is left."""
-    lines = []
-    for name, amounts in manifest["dropped"].items():
-        took = ", ".join(f"{amount:,} {unit}" for unit, amount in amounts.items() if amount)
-        lines.append(f"  {name:<32} {took or 'nothing'}")
+
+    def line(name: str, amounts: dict[str, int]) -> str:
+        return f"  {name:<32} {', '.join(f'{amount:,} {unit}' for unit, amount in amounts.items() if amount)}"
+
+    counts, lines = manifest["counts"], ["dropped:"]
+    lines += [line(name, amounts) if any(amounts.values()) else f"  {name:<32} nothing"
+              for name, amounts in manifest["dropped"].items()]  # fmt: skip
     if "cut" in manifest:
         gap, cut = manifest["options"]["session_gap"], manifest["cut"]
         lines.append(f"{cut['sessions']:,} sessions are {cut['pieces']:,}, cut where over {gap} lie between two events")
-    lines = [*_read_lines(manifest), "dropped:", *lines, "kept:"]
-    for split in SPLITS:
-        counts = manifest["counts"][split]
-        if counts["sessions"]:
-            lines.append(f"  {split:<32} " + ", ".join(f"{count:,} {unit}" for unit, count in counts.items()))
-    lines += _typed_summary(manifest) or [f"  {'vocabulary':<32} {manifest['counts']['items']:,} items"]
-    lines += times_line(manifest)
-    best = optimum_metrics(manifest, [20])
-    if best:
-        lines.append("best reachable on test: " + ", ".join(f"{name} {value:.4f}" for name, value in best.items()))
+    lines += ["kept:", *(line(split, counts[split]) for split in SPLITS if counts[split]["sessions"])]
     if "event_types" in manifest:
-        lines += optimum_lines(manifest.get("optimum"), [20])
-    return "\n".join(map(one_line, [*lines, f"wrote {out} in {seconds:.1f} s"]))
-
-
-def _typed_summary(manifest: dict[str, Any]) -> list[str]:
-    """Lines about the vocabulary, the names and the types of events; none where events have no types."""
-    if "event_types" not in manifest:
-        return []
-    counts = manifest["counts"]
-    unseen = counts["items"] - counts["trained"]
-    return [
-        f"  {'vocabulary':<32} {counts['items']:,} {manifest['target']}s, {unseen:,} of them unseen in training",
-        f"  {'names':<32} {counts['names']:,} different ones, {counts['unnamed']:,} items without",
-        *(f"  {name:<32} {count:,} events" for name, count in counts["events"].items()),
-    ]
+        unseen = counts["items"] - counts["trained"]
+        lines += [
+            f"  {'vocabulary':<32} {counts['items']:,} {manifest['target']}s, {unseen:,} of them unseen in training",
+            f"  {'names':<32} {counts['names']:,} different ones, {counts['unnamed']:,} items without",
+            *(f"  {name:<32} {count:,} events" for name, count in counts["events"].items()),
+        ]
+    else:
+        lines.append(line("vocabulary", {"items": counts["items"]}))
+    lines += times_line(manifest)
+    if best := optimum_metrics(manifest, [20]):
+        lines.append("best reachable on test: " + ", ".join(f"{name} {value:.4f}" for name, value in best.items()))
+    return lines + (optimum_lines(manifest.get("optimum"), [20]) if "event_types" in manifest else [])
 
 
 def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
@@ -188,7 +149,7 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
         machine.add_argument(
             "--memory-limit", type=_memory, metavar="SIZE", help="such as 2GB (default: half the machine's memory)"
         )
-        machine.add_argument("--threads", type=_at_least(1), metavar="N", help="default: one per processor")
+        machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="default: one per processor")
     return parser
 
 
@@ -200,7 +161,7 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
         value = getattr(default, option.replace("-", "_"))
         help += f" (default {value})"
         kept = None if option.replace("-", "_") in OF_TIME else value  # see _settle_split
-        group.add_argument(f"--{option}", type=_at_least(least), default=kept, metavar="N", help=help)
+        group.add_argument(f"--{option}", type=ranged(int, least, MOST), default=kept, metavar="N", help=help)
 
     number("min-session-length", 2, "drop sessions with fewer events")
     number("min-item-support", 1, "drop items with fewer events")
@@ -211,8 +172,8 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
         "events, such as 30m (s, m, h or d); each piece is a session with a date of its own",
     )  # fmt: skip
     group.add_argument(
-        "--max-session-length", type=_at_least(2), metavar="N", help="drop sessions with more events, whole; after "
-        "--session-gap has cut them",
+        "--max-session-length", type=ranged(int, 2, MOST), metavar="N",
+        help="drop sessions with more events, whole; after --session-gap has cut them",
     )  # fmt: skip
     if typed:  # a like after the view of an item is no repeat, and unseen is what the whole of training has not seen
         return
@@ -225,19 +186,6 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
     group.add_argument(
         "--drop-repeats", action="store_true", help="drop a click on the item of the click before it in the session"
     )
-
-
-def _at_least(least: int) -> Any:
-    def whole_number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value < 2**31:
-            raise argparse.ArgumentTypeError(f"'{text}': expected a whole number, {least} or more")
-        return value
-
-    return whole_number
 
 
 def _gap(text: str) -> str:

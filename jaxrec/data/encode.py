@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from jaxrec.data.reading.times import span, times_line
 from jaxrec.data.rows import Field, Schema
-from jaxrec.data.store import file_entry
+from jaxrec.data.store import file_entry, write_array
 
 
 @dataclass(frozen=True)
@@ -98,13 +98,13 @@ def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
         "ratings": np.asarray(raw.ratings, np.float32),
         "times": np.asarray(raw.times, np.int64),
     }
-    files = {f"rows/{name}.npy": _write(out / "rows" / f"{name}.npy", array) for name, array in arrays.items()}
+    files: dict[str, dict[str, Any]] = {}
+    for name, array in arrays.items():
+        files |= write_array(out, f"rows/{name}.npy", array)
     (out / "vocabulary").mkdir()
     for part in coded:
         if part.vocabulary is not None:
-            name = f"vocabulary/{part.field.name}.parquet"
-            pq.write_table(part.vocabulary, out / name)
-            files[name] = file_entry(out / name)
+            files |= _write_table(out, f"vocabulary/{part.field.name}.parquet", part.vocabulary)
     for side, entity in (("user", raw.user), ("item", raw.item)):
         if entity is not None:
             files |= _write_entities(side, entity, coded, arrays, raw.shown.get(side), out)
@@ -209,27 +209,25 @@ def _write_entities(
     own = arrays["columns"][:, schema.columns((name,))[0]]
     entities, behind = np.unique(own[::-1], return_index=True)
     last = len(own) - 1 - behind  # the row of each; NumPy does not say which of several assignments wins
-    files = {}
+    files: dict[str, dict[str, Any]] = {}
     for kind, places in (("", schema.columns(schema.of_side(side))), ("_numbers", schema.numbers_of_side(side))):
         source = arrays["columns" if not kind else "numbers"]
         table = np.zeros((len(vocabulary) + 1, len(places)), source.dtype)
         table[entities] = source[last][:, places]
         table[0] = 0
-        files[f"{side}s{kind}.npy"] = _write(out / f"{side}s{kind}.npy", table)
+        files |= write_array(out, f"{side}s{kind}.npy", table)
     ids = pa.table({name: vocabulary["value"]})
     if shown is not None:
         order = pc.index_in(vocabulary["value"], shown[name])
         ids = shown.take(order).set_column(shown.column_names.index(name), name, vocabulary["value"])
     unknown = pa.table({column: pa.nulls(1, ids.schema.field(column).type) for column in ids.column_names})
-    pq.write_table(pa.concat_tables([unknown, ids]), out / f"{side}s.parquet")
-    return files | {f"{side}s.parquet": file_entry(out / f"{side}s.parquet")}
+    return files | _write_table(out, f"{side}s.parquet", pa.concat_tables([unknown, ids]))
 
 
-def _write(path: Path, array: np.ndarray) -> dict[str, Any]:
-    """Write an array of one or two dimensions; its line of the manifest."""
-    path.parent.mkdir(exist_ok=True)
-    np.save(path, np.ascontiguousarray(array), allow_pickle=False)
-    return file_entry(path)
+def _write_table(out: Path, name: str, table: pa.Table) -> dict[str, dict[str, Any]]:
+    """Write a Parquet file under the directory ``out``; its name and its line of the manifest."""
+    pq.write_table(table, out / name)
+    return {name: file_entry(out / name)}
 
 
 def rows_summary(manifest: dict[str, Any]) -> str:
@@ -237,15 +235,11 @@ def rows_summary(manifest: dict[str, Any]) -> str:
     counts = manifest["counts"]
     whole = counts["positive"] == counts["rows"]
     share = "all" if whole else f"{counts['positive'] / max(1, counts['rows']):.1%}"
-    labels = f" (at least {manifest['label']['threshold']:g})" if _labelled(manifest) else ": no labels"
+    labelled = manifest["options"].get("label", "") is not None  # otherwise each row is a positive
+    labels = f" (at least {manifest['label']['threshold']:g})" if labelled else ": no labels"
     lines = [f"{counts['rows']:,} rows, {share} positive{labels}; values:"]
     for entry in manifest["fields"]:
         what = f"{entry['size'] - 1:,}" if entry["kind"] != "numerical" else (
             f"mean {entry['mean']:.4g}, deviation {entry['deviation']:.4g}")  # fmt: skip
         lines.append(f"  {entry['name']:<16} {entry['kind']:<12} {entry['side']:<8} {what}")
     return "\n".join([*lines, *times_line(manifest)])
-
-
-def _labelled(manifest: dict[str, Any]) -> bool:
-    """Whether the rows came with labels; otherwise each is a positive."""
-    return manifest["options"].get("label", "") is not None

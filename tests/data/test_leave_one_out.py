@@ -1,4 +1,4 @@
-"""Leave-one-out: of each user's events the last is the test target, the one before it the validation target."""
+"""Leave-one-out: feeds, judges and baselines read whole histories and score the last event."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from helpers import call, ranked, write_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed import histories
+from preparing import prepared
 
 from jaxrec.baselines import parse
 from jaxrec.data.dataset import Dataset, Sessions, open_sessions
@@ -44,19 +45,6 @@ def make_events(seed: int, users: int = 60) -> list[Event]:
     return events
 
 
-def prepare(out: Path, events: list[Event], *options: object) -> int:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    raw = out.with_suffix(".csv")
-    raw.write_text("user,item,order\n" + "".join(f"{u},{i},{t}\n" for u, i, t in events), encoding="utf-8")
-    return call("prepare", "events", "--raw", raw, "--session", "user", "--item", "item", "--time", "order",
-                "--time-unit", "order", "--out", out, *options)  # fmt: skip
-
-
-def prepared(out: Path, events: list[Event], support: int = 2) -> Dataset:
-    assert prepare(out, events, "--split", "leave_one_out", "--min-item-support", support) == 0
-    return open_sessions(out)
-
-
 def raw_sequences(dataset: Dataset, split: str) -> list[list[int]]:
     """The sequences of a split by raw ids."""
     ids = pyarrow.parquet.read_table(dataset.path / "items.parquet")["item"].to_numpy()
@@ -64,95 +52,13 @@ def raw_sequences(dataset: Dataset, split: str) -> list[list[int]]:
     return [part.tolist() for part in np.split(ids[np.asarray(sessions.items)], sessions.offsets[1:-1])]
 
 
-def users_of(events: list[Event], support: int) -> dict[int, list[tuple[int, int, int]]]:
-    """(time, row, item) of each user in order, after the filters of the other splits."""
-    users: dict[int, list[tuple[int, int, int]]] = {}
-    for row, (user, item, time) in enumerate(events):
-        users.setdefault(user, []).append((time, row, item))
-    users = {user: sorted(clicks) for user, clicks in users.items() if len(clicks) >= 2}
-    counts = Counter(item for clicks in users.values() for _, _, item in clicks)
-    users = {user: [click for click in clicks if counts[click[2]] >= support] for user, clicks in users.items()}
-    return {user: clicks for user, clicks in users.items() if len(clicks) >= 2}
-
-
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return prepared(tmp_path_factory.mktemp("leave_one_out") / "data", make_events(0))
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_splits_and_vocabulary_are_those_of_the_protocol(seed: int, tmp_path: Path) -> None:
-    events = make_events(seed)
-    dataset = prepared(tmp_path / "data", events)
-    first = {user: min(row for row, event in enumerate(events) if event[0] == user) for user, *_ in events}
-    users = users_of(events, support=2)
-    held_out = {user: clicks for user, clicks in users.items() if len(clicks) >= 3}
-    parts = {
-        "train": {user: clicks[:-2] if user in held_out else clicks for user, clicks in users.items()},
-        "validation": {user: clicks[:-1] for user, clicks in held_out.items()},
-        "test": held_out,
-    }
-    counts = Counter(item for clicks in parts["train"].values() for *_, item in clicks)
-    known = {item for name in ("train", "validation") for clicks in parts[name].values() for *_, item in clicks}
-    parts["test"] = {user: clicks for user, clicks in held_out.items() if clicks[-1][2] in known}
-    assert len(held_out) - len(parts["test"]) == 2 and len(users) > len(held_out) and 60 in known - counts.keys()
-
-    for name, part in parts.items():
-        wanted = sorted(part, key=lambda user: (part[user][-1][0], first[user]))
-        assert raw_sequences(dataset, name) == [[item for *_, item in part[user]] for user in wanted]
-        targets = sum(len(clicks) - 1 for clicks in part.values()) if name == "train" else len(part)
-        events_of = sum(map(len, part.values()))
-        assert dataset.manifest["counts"][name] == {"sessions": len(part), "events": events_of, "targets": targets}
-    table = pyarrow.parquet.read_table(dataset.path / "items.parquet").to_pydict()
-    wanted = sorted(known, key=lambda item: (-counts[item], item))
-    assert table == {"item": wanted, "count": [counts[item] for item in wanted]}
-    assert table["count"][-1] == 0, "an item of the validation targets alone"
-    assert dataset.manifest["dropped"]["test targets unseen before"] == {"targets": 2}
-
-
-@pytest.mark.parametrize("seed", [2, 3])
-def test_no_training_sequence_holds_the_last_two_events_of_its_user(seed: int, tmp_path: Path) -> None:
-    """By position, not by item: every event has a time of its own, by which it is found again."""
-    random = np.random.default_rng(seed)
-    events = [(int(user), int(random.integers(5)), time) for time, user in enumerate(random.integers(0, 40, 160))]
-    train = prepared(tmp_path / "data", events, support=1).split("train")
-    times: dict[int, list[int]] = {}
-    for user, _, time in events:
-        times.setdefault(user, []).append(time)
-    owner = {time: user for user, _, time in events}
-    sequences = [part.tolist() for part in np.split(np.asarray(train.times), train.offsets[1:-1])]
-    assert {owner[sequence[0]] for sequence in sequences} == {user for user, all_of in times.items() if len(all_of) > 1}
-    for sequence in sequences:
-        all_of = times[owner[sequence[0]]]
-        assert sequence == (all_of[:-2] if len(all_of) > 2 else all_of)
-    assert any(len(sequence) == 1 for sequence in sequences) and any(len(sequence) == 2 for sequence in sequences)
-
-
-def test_a_data_set_says_what_is_scored_only_where_not_everything_is(dataset: Dataset, tmp_path: Path) -> None:
-    manifest = dataset.manifest
-    assert manifest["scored"] == {"validation": "last", "test": "last"}
-    assert manifest["options"]["split"] == "leave_one_out" and manifest["options"]["test_days"] == 0
-    assert dataset.split("test").last_only and dataset.split("validation").last_only
-    assert not dataset.split("train").last_only
-    assert prepare(tmp_path / "time", make_events(0), "--test-days", 0) == 0
-    other = open_sessions(tmp_path / "time")
-    assert "scored" not in other.manifest and "split" not in other.manifest["options"]
-    assert not other.split("test").last_only
-
-
-@pytest.mark.parametrize(("options", "message"), [
-    (["--test-days", 0], "--test-days 0: belongs to --split time; leave it out with --split leave_one_out"),
-    (["--validation-days", 2], "--validation-days 2: belongs to --split time"),
-    (["--fraction", "1/4"], "--fraction 1/4: belongs to --split time"),
-    (["--min-item-support", 40], "no sessions of at least 3 events left: "),
-])  # fmt: skip
-def test_what_does_not_belong_is_refused(
-    options: list[Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    events = [(user, item, item) for user in range(50) for item in (1, 2, 3 + user)]
-    assert prepare(tmp_path / "data", events, "--split", "leave_one_out", *options) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "data").exists()
+    text = "u,i,t\n" + "".join(f"{u},{i},{t}\n" for u, i, t in make_events(0))
+    out = tmp_path_factory.mktemp("leave_one_out") / "data"
+    prepared(out, "events", text, "--session=u", "--item=i", "--time=t", "--time-unit=order", "--min-item-support=2",
+             "--split=leave_one_out")  # fmt: skip
+    return open_sessions(out)
 
 
 # ---- feeds -----------------------------------------------------------------------------------------------------------
@@ -225,7 +131,6 @@ def metrics_of(ranks: list[int], k: int) -> tuple[float, float]:
 @pytest.mark.parametrize("model", [
     {"name": "gru4rec"},
     {"name": "narm", "window": 4},
-    {"name": "sasrec", "window": 4, "layers": None, "embedding_dim": 12, "heads": 2},
 ], ids=lambda model: model["name"])  # fmt: skip
 def test_a_run_is_evaluated_by_the_last_event_after_the_whole_history(
     model: dict[str, Any], dataset: Dataset, tmp_path: Path
