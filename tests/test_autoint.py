@@ -17,7 +17,6 @@ from jaxrec.config import Config
 from jaxrec.data.rows import Rows
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.rows import RowBlock
-from jaxrec.losses.binary import binary_cross_entropy
 from jaxrec.models.autoint import AutoInt
 from jaxrec.ops.dropout import byte_mask
 from jaxrec.training.block import TrainState, init_state, make_train_block
@@ -88,17 +87,6 @@ def test_logits_and_attention_are_those_of_the_equations(name: str) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
-def test_what_stands_behind_a_bags_end_says_nothing() -> None:
-    """Not its place among the columns either: a bag is a mean over what it holds."""
-    model = AutoInt(make_config(VARIANTS["autoint-plus"]), SCHEMA)
-    params, tables = random_weights(model)
-    columns = np.array([[1, 2, 4, -1, 3], [1, 4, 2, -1, 3], [1, -1, 2, 4, 3], [1, 2, 2, 4, 3]], np.int32)
-    numbers = np.ones((4, 2), np.float32)
-    found = np.asarray(jax.jit(model.logits)(params, tables, columns, numbers))
-    np.testing.assert_allclose(found[1:3], found[0], rtol=1e-5)
-    assert abs(found[3] - found[0]) > 1e-3
-
-
 def test_an_empty_bag_is_a_vector_of_zeros() -> None:
     """And passes no derivative to any value."""
     model = AutoInt(make_config(VARIANTS["autoint"]), SCHEMA)
@@ -124,16 +112,6 @@ def test_a_rows_logit_does_not_depend_on_the_batch(name: str) -> None:
 
 
 # ---- the loss --------------------------------------------------------------------------------------------------------
-
-
-def test_binary_cross_entropy() -> None:
-    logits = np.array([-1000.0, -20.0, -1.0, -1e-3, 0.0, 1e-3, 0.5, 3.0, 30.0, 1000.0])
-    for label in (0.0, 1.0):
-        found = np.asarray(binary_cross_entropy(jnp.float32(logits), jnp.float32(label)))
-        likelihood = np.logaddexp(0, -logits if label else logits)  # -log sigmoid(±logit)
-        np.testing.assert_allclose(found, likelihood, rtol=1e-6, atol=1e-9)
-    slope = jax.vmap(jax.grad(binary_cross_entropy), (0, None))(jnp.float32(logits[1:-1]), jnp.float32(1.0))
-    np.testing.assert_allclose(slope, 1 / (1 + np.exp(-logits[1:-1])) - 1, rtol=1e-5, atol=1e-7)
 
 
 def one_step(model: AutoInt, data: Rows, weight: np.ndarray) -> Any:
@@ -191,24 +169,6 @@ def test_masks_drop_their_share_and_keep_the_mean(rate: float, of_256: int) -> N
     share, deviation = np.mean(mask == 0), np.sqrt(of_256 * (256 - of_256)) / 256 / np.sqrt(mask.size)
     assert abs(share - of_256 / 256) < 4 * deviation
     assert np.any(mask != np.asarray(byte_mask(jax.random.key(4), (1024, 512), rate)))
-
-
-def test_dropout_of_hidden_units_keeps_the_mean() -> None:
-    """The logit is linear in what is dropped of the last hidden layer, so it scatters around that without dropout."""
-    model = AutoInt(make_config(VARIANTS["deep"] | {"dropout_hidden": 0.5}), SCHEMA)
-    params, tables = random_weights(model)
-    data = rows().take(np.arange(6))
-    step = one_step(model, data, np.ones(6, np.float32))
-
-    def logits(key: Any) -> Any:
-        found, _ = model._forward(params, tables["field"][step.ids], step.ids, step.block.numbers, key)
-        return found[0]
-
-    found = np.asarray(jax.jit(jax.vmap(logits))(jax.random.split(jax.random.key(0), 3000)), np.float64)
-    plain = np.asarray(jax.jit(model.logits)(params, tables, data.columns, data.numbers))
-    error = found.std(axis=0) / np.sqrt(len(found))
-    assert np.sum(error > 1e-3) >= 4, "a row may have no unit that answers"
-    assert np.all(np.abs(found.mean(axis=0) - plain) < 5 * error + 1e-6)
 
 
 @pytest.mark.parametrize("where", ["dropout_embedding", "dropout_attention", "dropout_hidden"])
@@ -271,18 +231,6 @@ def test_the_table_at_the_beginning() -> None:
         assert abs(others.mean()) < 4 * deviation / np.sqrt(others.size)
 
 
-def test_projections_begin_as_glorot_has_it() -> None:
-    model = AutoInt(make_config({"blocks": 2, "attention_dim": 30, "embedding_dim": 50}), SCHEMA)
-    params = jax.jit(model.init)(jax.random.key(0))
-    for layer, width in (("layer_0", 50), ("layer_1", 30)):
-        projection = np.asarray(params[layer]["projection"])
-        bound = np.sqrt(6 / (30 + width))
-        assert projection.shape == (4 * 30, width)
-        assert 0.98 * bound < np.abs(projection).max() <= bound
-        for part in np.split(projection, 4):
-            assert part.std() == pytest.approx(bound / np.sqrt(3), rel=0.1)
-
-
 def states(config: Config, steps: int, batch: int = 16) -> list[TrainState]:
     """The state at the beginning and after each step; of 16 rows the third one of an epoch has half."""
     model = AutoInt(config, SCHEMA)
@@ -316,42 +264,6 @@ def test_a_table_of_rows_is_trained_like_a_dense_one() -> None:
         left, right = ((state.params, state.tables) for state in (ours, theirs))
         for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-def test_adam_by_rows_is_lazy_and_nothing_else() -> None:
-    """Both are alike until a row is not read that was read before: dense Adam goes on by its moments, rows stay."""
-    adam = {"name": "adam", "learning_rate": 0.1}
-    few = {"embedding_dim": 3, "blocks": 0, "deep": [4]}
-    dense, by_rows = (states(make_config(few | {"table": table}, optimizer=adam), 2, 4) for table in ("dense", "rows"))
-    np.testing.assert_allclose(dense[1].tables["field"], by_rows[1].tables["field"], rtol=1e-5, atol=1e-6)
-    feed = AutoInt(make_config(few), SCHEMA).feed(rows(), Plan(4, 1, "random", 0, 2**20, training=True))
-    reads = []
-    for order in feed.order(0)[:2]:
-        columns = rows().columns[order] + np.array([0, 9, 9, 9, 15])
-        reads.append({*columns[rows().columns[order] >= 0].tolist(), FIRST["price"], FIRST["age"]})
-    rested, read = sorted(reads[0] - reads[1]), sorted(reads[1])
-    assert rested and set(read) - reads[0]
-    np.testing.assert_allclose(dense[2].tables["field"][read], by_rows[2].tables["field"][read], rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(by_rows[2].tables["field"][rested], by_rows[1].tables["field"][rested])
-    moments = dense[1].table_optimizer["field"][0]
-    mean, square = 0.9 * moments.mu[rested] / (1 - 0.9**2), 0.999 * moments.nu[rested] / (1 - 0.999**2)
-    moved = dense[2].tables["field"][rested] - dense[1].tables["field"][rested]
-    assert np.abs(moved).max() > 1e-2
-    np.testing.assert_allclose(moved, -0.1 * mean / (np.sqrt(square) + 1e-8), rtol=1e-3, atol=1e-5)
-
-
-def test_the_average_follows_the_weights() -> None:
-    """With a decay that grows to the configured one; it is what evaluates and serves."""
-    found = under_sgd("dense")
-    average = jax.tree.map(np.float64, {"params": found[0].params, "tables": found[0].tables})
-    for step, state in enumerate(found[1:], 1):
-        decay = min(0.2, (1 + step) / (10 + step))
-        now = {"params": state.params, "tables": state.tables}
-        average = jax.tree.map(lambda old, new, decay=decay: decay * old + (1 - decay) * new, average, now)
-    served = found[-1].weights()
-    assert np.abs(served["tables"]["field"] - found[-1].tables["field"]).max() > 1e-4
-    for ours, theirs in zip(jax.tree.leaves(served), jax.tree.leaves(average), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])

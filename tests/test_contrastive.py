@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from jax import Array
 
-from jaxrec.losses import contrastive
-from jaxrec.losses.contrastive import distance, infonce, triplet
+from jaxrec.losses.contrastive import infonce, triplet
 
 Loss = Callable[[Array, Array, Array], Array]
 C, B = 12, 30
@@ -106,28 +105,3 @@ def test_derivatives_where_vectors_are_one_place_or_opposite(loss: Loss) -> None
         (_, losses), slopes = slope(query, places, places, jnp.full((2, 4), held))
         assert np.isfinite(losses).all() and all(np.isfinite(one).all() for one in slopes)
         assert held or (not np.any(losses) and not any(np.any(one) for one in slopes))
-
-
-def test_distance() -> None:
-    angles = np.linspace(0.01, np.pi, 50)
-    np.testing.assert_allclose(distance(jnp.float32(np.cos(angles))), 2 * np.sin(angles / 2), rtol=2e-3)
-    assert distance(jnp.array(1.0)) == pytest.approx(math.sqrt(contrastive.CLOSEST))
-    slope = jax.grad(distance)(jnp.array(0.5))
-    assert float(slope) == pytest.approx(-1.0, rel=1e-5)  # -1 / d
-
-
-def test_derivatives_are_those_of_differences() -> None:
-    own, others, wrong = drawn(3)
-    for loss, plain in ((triplet_of(0.4), lambda o, s: plain_triplet(o, s, wrong, 0.4)),
-                        (infonce, lambda o, s: plain_infonce(o, s, wrong))):  # fmt: skip
-        slope = jax.jit(jax.grad(lambda o, s, loss=loss: jnp.sum(loss(o, s, jnp.asarray(wrong))), argnums=(0, 1)))
-        mine = slope(jnp.float32(own), jnp.float32(others))
-        step = 1e-6
-        of_own = [(plain(own + step * e, others) - plain(own - step * e, others)).sum() / (2 * step)
-                  for e in np.eye(B)[:6]]  # fmt: skip
-        np.testing.assert_allclose(mine[0][:6], of_own, rtol=1e-3, atol=1e-4)
-        for c, b in ((3, 1), (4, 2), (5, 7)):
-            change = np.zeros((C, B))
-            change[c, b] = step
-            expected = (plain(own, others + change) - plain(own, others - change)).sum() / (2 * step)
-            assert float(mine[1][c, b]) == pytest.approx(expected, rel=1e-3, abs=1e-4)

@@ -152,16 +152,6 @@ def test_the_logq_correction_divides_each_occurrence_by_its_probability(logq: fl
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_unused_columns_do_not_count(name: str) -> None:
-    case = CASES[0]
-    wild = case.scores.copy()
-    wild[:, case.weight == 0] = 80.0
-    value, slope = loss_and_slopes(name, wild, case.own, case.weight)
-    np.testing.assert_array_equal(value, loss_and_slopes(name, case.scores, case.own, case.weight)[0])
-    assert np.all(slope[:, case.weight == 0] == 0.0)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_a_lane_without_negatives_loses_nothing(name: str) -> None:
     scores, own = np.array([[1.5, -0.5, 2.0]]), np.array([0])
     value, slope = loss_and_slopes(name, scores, own, np.array([1.0, 0.0, 0.0]))
@@ -182,16 +172,6 @@ def test_extreme_scores_stay_finite(name: str, activation: str) -> None:
     assert np.all(np.isfinite(value))
     assert np.all(value >= -1e-6)  # shares that sum to a hair over 1
     assert np.all(np.isfinite(slope))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_extreme_scores_are_right_where_float64_says_so(name: str) -> None:
-    """The target far above and far below a negative; -log(sigmoid(-40)) is 40, not a guard's value."""
-    case = make_case([0, 1, 1, 2], 1, 0, spare=0)
-    for own in (40.0, -40.0):
-        scores = np.array([[own, 0.0, 0.25]])
-        value, _ = loss_and_slopes(name, scores, case.own, case.weight)
-        np.testing.assert_allclose(value, explicit(name, case, scores), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

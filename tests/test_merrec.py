@@ -33,8 +33,6 @@ from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
 from jaxrec.losses.ranking import Negatives, Step
 from jaxrec.models.merrec import MERRec
-from jaxrec.training.block import init_state, make_train_block
-from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 WINDOW, TARGETS = 5, 16
 MARKET = Spans(np.arange(N_ITEMS, dtype=np.int32) % 5 * 6, np.arange(N_ITEMS, dtype=np.int32) % 7 * 9 + 20, 5000)
@@ -327,30 +325,6 @@ def test_padding_is_nothing(case: str) -> None:
 
 
 # ---- tables and names ------------------------------------------------------------------------------------------------
-
-
-def test_only_rows_that_are_read_move_as_rowwise_adagrad_says() -> None:
-    stepping = stepping_of("items")
-    config = make_config({"optimizer": {"name": "sgd", "table_learning_rate": 0.3}})
-    assert config.optimizer.tables == "rowwise_adagrad"
-    model, optimizer = stepping.model, make_optimizer(config.optimizer, make_schedule(config.optimizer, 9))
-    state, squares = init_state(model, optimizer, 0, TARGETS), dict.fromkeys(model.tables, 0.0)
-    state = state._replace(**random_weights(model))
-    one = jax.tree.map(lambda leaf: leaf[:1], stepping.block)
-    train_block = make_train_block(model, optimizer, None).lower(state, stepping.constants, one).compile()
-    for number in (0, 1, 0):
-        step = stepping.steps[number]
-        before = jax.tree.map(np.asarray, state.weights())
-        slopes = stepping.take(before, step).slopes["tables"]
-        state, _ = train_block(state, stepping.constants, jax.tree.map(lambda leaf: leaf[None], step.block))
-        live = np.unique(step.block.target[step.block.weight > 0])
-        rest = np.setdiff1d(np.arange(N_ITEMS), live)
-        np.testing.assert_array_equal(state.tables["item"][rest], before["tables"]["item"][rest])
-        for name, slope in slopes.items():
-            squares[name] = squares[name] + np.mean(np.square(slope), axis=1, keepdims=True)
-            expected = before["tables"][name] - 0.3 * slope / np.sqrt(squares[name] + 1e-6)
-            np.testing.assert_allclose(state.tables[name], expected, rtol=1e-4, atol=1e-5)
-        assert np.all(np.any(np.asarray(state.tables["item"])[live] != before["tables"]["item"][live], axis=1))
 
 
 def test_names_in_host_memory_train_and_rank_alike() -> None:

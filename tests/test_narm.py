@@ -21,7 +21,6 @@ from packed import (
     all_prefixes,
     histories,
     loss_and_slopes,
-    make_config,
     make_model,
     make_weights,
     packed_block,
@@ -33,8 +32,6 @@ from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models.narm import NARMEncoder
 from jaxrec.models.packed import Grid, SequenceModel
 from jaxrec.ops.gru import gru_sequence
-from jaxrec.training.block import init_state, make_train_block
-from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 REFERENCE: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "narm_reference.json").read_text())
 SIZES = REFERENCE["sizes"]
@@ -176,34 +173,3 @@ def test_dropout_before_the_decoder_keeps_the_mean() -> None:
     error = found.std(axis=0) / np.sqrt(len(keys))
     assert np.all(error > 0)
     assert np.all(np.abs(found.mean(axis=0) - plain) < 5 * error)
-
-
-def test_targets_alone_are_attended_from() -> None:
-    """A long session fills rows that show one target each; energies of all pairs of positions took W times more."""
-    window, units, targets = 64, 16, 128
-    model = make_model("narm", 9, model={"layers": [units], "window": window}, training={"batch_size": targets})
-    block = packed_block(model, random_sessions([300] * 4, 9), targets)
-    rows = block.input.shape[1]
-    assert rows > 40  # so few of its positions are scored
-    weights = make_weights(model)
-    compiled = jax.jit(lambda w, b: model.encode(w["params"], w["tables"], (), b)).lower(weights, block).compile()
-    memory = compiled.memory_analysis()
-    assert memory is not None
-    assert memory.temp_size_in_bytes < rows * window * window * units * 4 / 4
-
-
-def test_rowwise_adagrad_moves_the_rows_that_are_read_and_keeps_a_number_for_each() -> None:
-    rowwise = {"tables": "rowwise_adagrad", "table_learning_rate": 0.3}
-    config = make_config("narm", loss={"name": "cross_entropy", "n_sample": 0}, optimizer=rowwise)
-    model, optimizer = SequenceModel(config, 50), make_optimizer(config.optimizer, make_schedule(config.optimizer, 9))
-    block = jax.tree.map(lambda leaf: leaf[:1], packed_block(model, random_sessions([4, 5, 6], 30)))
-    state = init_state(model, optimizer, 0, 16)
-    before = np.asarray(state.tables["item"])
-    state, _ = make_train_block(model, optimizer, None)(state, model.constants(np.ones(50)), block)
-    change = np.asarray(state.tables["item"]) - before
-    live = [block.target[block.weight > 0], block.input[block.input >= 0]]
-    np.testing.assert_array_equal(np.flatnonzero(np.any(change != 0, axis=1)), np.unique(np.concatenate(live)))
-    (squares,) = (np.asarray(leaf) for leaf in jax.tree.leaves(state.table_optimizer) if leaf.shape == (50, 1))
-    # From nothing a row moves by the rate, as the root of its mean square, but for the epsilon beside its accumulator.
-    expected = 0.3 * np.sqrt(squares[:, 0] / (squares[:, 0] + 1e-6))
-    np.testing.assert_allclose(np.sqrt(np.mean(change**2, axis=1)), expected, rtol=1e-4)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,12 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.dataset import Sessions, open_sessions
+from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, cut_chunks, packed_feed, target_positions
-from jaxrec.prepare import main
 
-SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 DAY = 24 * 60 * 60 * 1000  # ms
 
 LENGTHS = st.lists(st.integers(1, 14), min_size=1, max_size=50)
@@ -236,12 +232,6 @@ def test_weights_halve_with_every_half_life_of_age(
         assert one.weight == pytest.approx(scale * value[one.target], rel=1e-5, abs=2e-9 * scale)
 
 
-def test_sessions_of_one_click_alone_make_no_targets() -> None:
-    feed = packed_feed(make_sessions([1, 1, 1]), 4, make_plan(8))
-    assert feed.pairs == 0
-    assert read(steps_of(feed)) == []
-
-
 def padding(feed: Feed) -> float:
     """Share of the positions sent to the output layer that are no target."""
     return 1.0 - feed.pairs / (feed.shape.used * feed.shape.lanes)
@@ -256,32 +246,3 @@ def test_on_lengths_like_diginetica_s_few_scored_positions_are_padding() -> None
     inputs = sum(int((np.asarray(block.input) >= 0).sum()) for block in feed.epoch(0))
     _, rows, window = feed.like().input.shape
     assert inputs > 0.9 * feed.shape.used * rows * window, "and rows are nearly full"
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real data is not at {SHARED} (set JAXREC_SHARED_DATA)")
-@pytest.mark.parametrize("stride", [1, 4])
-def test_on_diginetica_no_target_is_lost_and_little_is_padding(stride: int, diginetica: Sessions) -> None:
-    feed = packed_feed(diginetica, 20, make_plan(512, 200), stride)
-    assert feed.pairs == 719_470
-    assert padding(feed) < 0.05
-    scored = sum(int((np.asarray(block.weight) > 0).sum()) for block in feed.epoch(0))
-    assert scored == 719_470
-
-
-@pytest.fixture(scope="module")
-def diginetica(tmp_path_factory: pytest.TempPathFactory) -> Sessions:
-    """The training split of the real data; an epoch of it takes a second."""
-    out = tmp_path_factory.mktemp("diginetica") / "out"
-    main(["diginetica", f"--raw={SHARED / 'diginetica' / 'train-item-views.csv.gz'}", f"--out={out}"])
-    return open_sessions(out).split("train")
-
-
-def test_old_sessions_keep_a_weight() -> None:
-    """A weight of 0 would say that there is no target; after 1,000 half-lives it is not quite 0."""
-    sessions = Sessions(
-        np.arange(4, dtype=np.int32), np.array([0, 1, 10**11, 10**11 + 1]), np.array([0, 2, 4], np.int64)
-    )
-    feed = packed_feed(sessions, 4, Plan(8, 10, "time", 0, 0, training=True), half_life=1.0)
-    weight = np.concatenate([np.asarray(block.weight).ravel() for block in feed.epoch(0)])
-    assert (weight > 0).sum() == feed.pairs == 2
-    assert weight.sum() == pytest.approx(2.0)

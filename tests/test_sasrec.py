@@ -9,7 +9,6 @@ from numpy_sequence import double, sasrec_query
 from packed import (
     all_prefixes,
     histories,
-    make_config,
     make_model,
     make_weights,
     packed_block,
@@ -67,8 +66,3 @@ def test_the_order_of_clicks_counts() -> None:
     weights["params"]["positions"] *= 0.0
     one, other = queries(model, weights, prefix_block([[3, 5, 7], [5, 3, 7]], [1, 1], 5))
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-
-
-def test_as_many_positions_are_learned_as_the_window_has() -> None:
-    weights = make_weights(make_model("sasrec", N_ITEMS, model={"window": 11}, training={"batch_size": 11}))
-    assert weights["params"]["positions"].shape == (11, make_config("sasrec").model.embedding_dim)

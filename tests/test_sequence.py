@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +30,7 @@ from steps import tables_of
 
 from jaxrec.feeds.base import Plan
 from jaxrec.losses.candidates import popularity
-from jaxrec.models.packed import SequenceModel, drop
+from jaxrec.models.packed import SequenceModel
 from jaxrec.training.block import TrainState, make_train_block, new_state
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -198,30 +197,7 @@ def test_rows_that_are_not_read_stay_bit_identical() -> None:
             np.testing.assert_array_equal(np.flatnonzero(np.any(np.asarray(leaf) != 0, axis=1)), used)
 
 
-def test_under_a_full_softmax_every_row_moves() -> None:
-    before, after = train({}, 3 * N_ITEMS, SESSIONS)
-    assert np.all(np.any(np.asarray(after.tables["item"] != before.tables["item"]), axis=1))
-
-
 # --- dropout ----------------------------------------------------------------------------------------------------------
-
-
-class Dropped(nn.Module):
-    @nn.compact
-    def __call__(self, x: jax.Array, rate: float, train: bool) -> jax.Array:
-        return drop(self, x, rate, train)
-
-
-def test_dropout_zeroes_its_share_and_keeps_the_mean() -> None:
-    x = jnp.arange(1.0, 9.0)
-    keys = jax.random.split(jax.random.key(0), 5000)
-    found = np.asarray(jax.jit(jax.vmap(lambda key: Dropped().apply({}, x, 0.25, True, rngs={"dropout": key})))(keys))
-    zeros = found == 0
-    assert abs(zeros.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / zeros.size)
-    np.testing.assert_allclose(found[~zeros], np.broadcast_to(x / 0.75, found.shape)[~zeros], rtol=1e-6)
-    assert len(np.unique(zeros, axis=0)) > 100, "each entry on its own"
-    np.testing.assert_array_equal(Dropped().apply({}, x, 0.25, False), x)
-    np.testing.assert_array_equal(Dropped().apply({}, x, 0.0, True), x)
 
 
 @pytest.mark.parametrize("name", ["narm", "sasrec"])

@@ -91,27 +91,6 @@ def test_value_and_derivatives_are_those_of_the_definition(size: str, smoothing:
     assert float(jax.jit(softmax_cross_entropy, static_argnums=0)(how, *case)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize(("smoothing", "prior"), [(0.3, False), (0.0, True)])
-def test_smoothing_and_prior_count_each_alone(smoothing: float, prior: bool) -> None:
-    case = make_case(*SIZES["one block"], prior=prior)
-    value, (of_queries, of_items) = value_and_grad(Softmax(memory=1, smoothing=smoothing), case)
-    expected, by_queries, by_items = reference(case, smoothing)
-    assert float(value) == pytest.approx(expected, rel=1e-5)
-    assert expected != pytest.approx(reference(case._replace(prior=None))[0], rel=1e-3)
-    close(of_queries, by_queries, 1e-5)
-    close(of_items, by_items, 1e-5)
-
-
-def test_the_sizes_are_cut_as_they_say() -> None:
-    """Otherwise the tests above would test one way many times."""
-    blocks = {name: cut(*size, memory=1) for name, size in SIZES.items()}
-    assert blocks["one block"] == (40, 50)
-    assert blocks["rows"] == (67, 3001) and SIZES["rows"][0] % 67
-    assert blocks["rows, fewer queries than a block"] == (5, 3001)
-    assert blocks["items"] == (150, 1668) and SIZES["items"][1] % 1668
-    assert blocks["items, in blocks of the smallest width"] == (2100, FEW_ITEMS)
-
-
 @given(st.integers(1, 5000), st.integers(1, 3_000_000), st.integers(1, 512))
 def test_blocks_keep_within_the_memory(queries: int, items: int, memory: int) -> None:
     """But for the least width of a block of items; one of both sides is whole, and no block is much smaller."""
@@ -154,30 +133,6 @@ def test_the_derivative_goes_with_what_comes_after(size: str) -> None:
     factor = 0.5 / np.sqrt(value) / 7.0
     close(of_queries, factor * by_queries + 1.0, 1e-5)
     close(of_items, factor * by_items, 1e-5)
-
-
-def test_it_works_inside_a_scan() -> None:
-    """Descent of three steps, as the training loop takes them."""
-    case, rate = make_case(*SIZES["items"]), 0.01
-
-    @jax.jit
-    def descend(case: Case) -> tuple[Array, Array]:
-        def step(items: Array, _: None) -> tuple[Array, Array]:
-            loss, slope = jax.value_and_grad(
-                lambda e: softmax_cross_entropy(Softmax(memory=1), case.queries, e, *case[2:])
-            )(items)
-            return items - rate * slope, loss
-
-        return jax.lax.scan(step, jnp.asarray(case.items), length=3)
-
-    items, losses = descend(jax.tree.map(jnp.asarray, case))
-    expected, by_hand = [], case.items.astype(np.float64)
-    for _ in range(3):
-        value, _, slope = reference(case._replace(items=by_hand))
-        expected.append(value)
-        by_hand = by_hand - rate * slope
-    np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    close(items, by_hand, 1e-5)
 
 
 @pytest.mark.parametrize("size", ["one block", "rows", "items"])

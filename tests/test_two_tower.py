@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import ROOT, assert_same_arrays
+from helpers import assert_same_arrays
 from numpy_two_tower import (
     N_ITEMS,
     N_USERS,
@@ -27,8 +26,7 @@ from numpy_two_tower import (
 )
 from towers import BATCH, Found, Stepping, make_config, random_weights
 
-from jaxrec import config as configuration
-from jaxrec.data.rows import Field, Rows, Schema
+from jaxrec.data.rows import Rows
 from jaxrec.losses.contrastive import InfoNCE, Shared, contrast, cosines_of
 from jaxrec.losses.contrastive import Rows as Contrasted
 from jaxrec.models.two_tower import Interactions, TwoTower
@@ -67,33 +65,6 @@ def test_a_side_of_numbers_alone() -> None:
     assert found.shape == (3, 4) and np.asarray(found).std(axis=0).min() > 0.01
     tags = jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1, 0), jnp.float32)
     assert jax.eval_shape(lambda *of: model.encode("item", given._asdict(), *of), *tags).shape == (1, 4)
-
-
-def test_the_defaults_are_those_of_the_seed() -> None:
-    config = configuration.load(Path(ROOT) / "configs" / "two_tower_amore.yaml")
-    sides = [
-        ("age", "numerical", "user"), *((name, "categorical", "user") for name in ("gender", "skin_type")),
-        ("skin_concern", "categorical", "user"), ("product", "categorical", "item"),
-        ("category", "categorical", "item"), ("brand", "categorical", "item"), ("price", "numerical", "item"),
-    ]  # fmt: skip
-    fields = tuple(Field(name, kind, side, 5, int(kind != "numerical")) for name, kind, side in sides)
-    model = TwoTower(config, Schema(fields, None, "product", 1.0, 0.0, 1.0))
-    shapes = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(model.init, jax.random.key(0)))
-    for side, width in (("user", 49), ("item", 33)):
-        assert shapes[side]["Dense_0"]["kernel"] == (width, 64) and shapes[side]["Dense_1"]["kernel"] == (64, 32)
-        assert shapes[side]["BatchNorm_0"]["scale"] == (64,)
-    bare = configuration.parse({"data": {"path": "x"}, "model": {"name": "two_tower"}})
-    for part in ("model", "loss", "optimizer"):
-        assert getattr(bare, part) == getattr(config, part)
-
-
-def test_how_tables_begin() -> None:
-    for more, deviation in (({}, 300**-0.5), ({"init_std": 0.3}, 0.3)):
-        spec = TwoTower(make_config(model={"embedding_dim": 300} | more), SCHEMA).tables["user"]
-        assert (spec.rows, spec.width, spec.dense) == (7 + 5 + 4, 300, True)
-        table = np.asarray(jax.jit(spec.init, static_argnums=1)(jax.random.key(0), (spec.rows, spec.width)))
-        np.testing.assert_array_equal(table[[0, 7, 12]], 0.0)
-        np.testing.assert_allclose(np.delete(table, [0, 7, 12], axis=0).std(axis=1), deviation, rtol=0.2)
 
 
 # ---- the loss of a step ----------------------------------------------------------------------------------------------

@@ -15,11 +15,8 @@ import pytest
 from helpers import arrays, assert_same_arrays
 from numpy_two_tower import (
     N_ITEMS,
-    N_USERS,
     SCHEMA,
-    bits,
     catalogue,
-    has,
     interactions,
     item_counts,
     log_expected,
@@ -30,7 +27,6 @@ from towers import BATCH, block_of, make_config, random_weights
 from jaxrec.config import Config
 from jaxrec.feeds.base import Plan
 from jaxrec.models.two_tower import TwoTower
-from jaxrec.ops.parallel import ONE
 from jaxrec.training.block import TrainState, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -61,26 +57,6 @@ def test_how_often_an_item_is_expected_among_the_candidates() -> None:
         config = make_config(loss={"name": "infonce", "logq": 1.0, "n_sample": n, "sample_alpha": alpha})
         found = TwoTower(config, SCHEMA).constants(interactions()).log_expected
         np.testing.assert_allclose(found, log_expected(BATCH, n, alpha), rtol=1e-4)
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.25])
-def test_a_share_of_the_values_becomes_unknown(rate: float) -> None:
-    model, steps = TwoTower(make_config(data={"unknown_rate": rate}), SCHEMA), 60
-    data, constants = rows(), model.constants(interactions())
-    found = jax.jit(model.steps)(
-        constants, block_of(data, np.ones(40), steps), jax.random.split(jax.random.key(0), steps)
-    )
-    items = np.asarray(data.columns[:, 6])
-    for ids, columns, first in (
-        (found.user_ids, data.columns[:, :5], [0, 7, 7, 7, 12]), (found.item_ids, catalogue()[0][items], [0, 12, 12]),
-    ):  # fmt: skip
-        plain = np.where(columns < 0, -1, columns + np.array(first))
-        replaced = np.asarray(ids) != plain
-        assert np.all(np.asarray(ids) == np.where(replaced, first, plain)) and not replaced[:, columns < 0].any()
-        known = columns > 0
-        deviation = np.sqrt(rate * (1 - rate) / (known.sum() * steps))
-        assert abs(replaced[:, known].mean() - rate) <= 4 * deviation
-    np.testing.assert_array_equal(found.items[:, :40], np.broadcast_to(items, (steps, 40)))
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -178,11 +154,6 @@ def test_hard_negatives_are_drawn_from_the_nearest() -> None:
         assert set(seen) == set(np.asarray(near)[item].tolist()) and min(seen.values()) > 20
 
 
-def test_there_are_no_more_neighbours_than_other_items() -> None:
-    config = make_config(loss={"hard_negatives": 2, "hard_pool": 500})
-    assert jax.eval_shape(TwoTower(config, SCHEMA).carry, BATCH)["near"].shape == (N_ITEMS, N_ITEMS - 2)
-
-
 def test_a_table_of_rows_is_trained_like_a_dense_one() -> None:
     """Under sgd, step for step."""
     clipped = {"clip_norm": 0.7}
@@ -193,26 +164,3 @@ def test_a_table_of_rows_is_trained_like_a_dense_one() -> None:
         for a, b in zip(jax.tree.leaves((ours.params, ours.tables, ours.carry)),
                         jax.tree.leaves((theirs.params, theirs.tables, theirs.carry)), strict=True):  # fmt: skip
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-
-
-def test_dropout_is_anew_in_each_step() -> None:
-    """And keeps the mean: what the last layer makes of the hidden units scatters around what it does without."""
-    model = TwoTower(make_config(model={"dropout_hidden": 0.3, "norm": "none"}), SCHEMA)
-    given, side = random_weights(model), model.sides["item"]
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, side.features)), jnp.float32)
-
-    def hidden(key: Any) -> Any:  # of the vectors, which have length 1, the direction is all that is left
-        return side.train(given.params["item"], {}, x, jnp.ones(3, bool), key, ONE)[0]
-
-    found = np.asarray(jax.jit(jax.vmap(hidden))(jax.random.split(jax.random.key(0), 400)))
-    again = np.asarray(jax.jit(jax.vmap(hidden))(jax.random.split(jax.random.key(0), 400)))
-    np.testing.assert_array_equal(found, again)
-    plain = jax.jit(lambda: side._tower.apply({"params": given.params["item"]}, x, None))()
-    assert len(np.unique(found[:, 0], axis=0)) > 20
-    means = found.mean(axis=0)
-    cosines = np.sum(means * np.asarray(plain), axis=1) / np.linalg.norm(means, axis=1)
-    assert cosines.min() > 0.9 and np.abs(found[0] - np.asarray(plain)).max() > 0.01
-
-
-def test_the_bits_of_the_helper() -> None:
-    assert {(u, i) for u in range(N_USERS) for i in range(N_ITEMS) if bits()[u, 0] >> i & 1} == has()

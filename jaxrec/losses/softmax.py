@@ -74,6 +74,16 @@ def cut(queries: int, items: int, memory: int) -> Blocks:
     return Blocks(queries, -(-items // -(-items // width)))
 
 
+class Batch(NamedTuple):
+    """What ``softmax_cross_entropy`` is given beside how to compute it."""
+
+    queries: Array
+    items: Array
+    target: Array
+    weight: Array
+    prior: Array | None
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def softmax_cross_entropy(
     how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None = None
@@ -96,57 +106,57 @@ def softmax_cross_entropy(
     >>> round(float(softmax_cross_entropy(Softmax(), q, e, jnp.array([0]), jnp.ones(1))), 4)  # log(1 + e^-2 + e^-1)
     0.4076
     """
+    batch = Batch(queries, items, target, weight, prior)
     blocks = cut(len(queries), len(items), how.memory)
     if blocks.items == len(items):
         _, lse = _by_rows(lambda q: ((), _normalise(_scores(how, q, items, prior))[2]), (), blocks, queries)
     else:
-        lse = _sweep(how, blocks, queries, items, prior)
-    return _total(how, queries, items, target, weight, prior, lse)
+        lse = _sweep(how, blocks, batch)
+    return _total(how, batch, lse)
 
 
-def _forward(
-    how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None
-) -> tuple[Array, tuple[Array, Array]]:
+def _forward(how: Softmax, *arrays: Any) -> tuple[Array, tuple[Array, Array]]:
+    batch = Batch(*arrays)
+
     def of_rows(rows: tuple[Array, Array, Array], rest: tuple[Array, Array | None]) -> tuple[Any, Any]:
-        return _with_derivatives(how, rows[0], rest[0], rows[1], rows[2], rest[1])
+        return _with_derivatives(how, Batch(rows[0], rest[0], rows[1], rows[2], rest[1]))
 
-    (total, of_items), of_queries = how.on.sum_by_rows(of_rows, (queries, target, weight), (items, prior))
-    return total, (of_queries, of_items)
+    rows, rest = (batch.queries, batch.target, batch.weight), (batch.items, batch.prior)
+    (total, d_items), d_queries = how.on.sum_by_rows(of_rows, rows, rest)
+    return total, (d_queries, d_items)
 
 
-def _with_derivatives(
-    how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None
-) -> tuple[tuple[Array, Array], Array]:
+def _with_derivatives(how: Softmax, batch: Batch) -> tuple[tuple[Array, Array], Array]:
     """The loss and its derivative by the items, sums over rows; its derivative by the queries."""
+    queries, items, target, weight, _ = batch
     blocks = cut(len(queries), len(items), how.memory)
     if blocks.items == len(items):
-        lse, of_queries, of_items = _rows_derivative(how, blocks, queries, items, target, weight, prior)
+        lse, d_queries, d_items = _rows_derivative(how, blocks, batch)
     else:
-        lse = _sweep(how, blocks, queries, items, prior)
-        of_queries, of_items = _items_derivative(how, blocks, queries, items, target, weight, prior, lse)
+        lse = _sweep(how, blocks, batch)
+        d_queries, d_items = _items_derivative(how, blocks, batch, lse)
     # The scores' other part: the target's share (bfloat16 has it within the blocks), and the even share of smoothing.
     if not how.rounds:
         own = (1.0 - how.smoothing) * weight[:, None]
-        of_queries -= own * items[target]
-        of_items = of_items.at[target].add(-own * queries)
+        d_queries -= own * items[target]
+        d_items = d_items.at[target].add(-own * queries)
     if how.smoothing:
         even = how.smoothing * weight[:, None]
-        of_queries -= even * jnp.mean(items, axis=0)
-        of_items -= jnp.sum(even * queries, axis=0) / len(items)
-    return (_total(how, queries, items, target, weight, prior, lse), of_items), of_queries
+        d_queries -= even * jnp.mean(items, axis=0)
+        d_items -= jnp.sum(even * queries, axis=0) / len(items)
+    return (_total(how, batch, lse), d_items), d_queries
 
 
 def _backward(how: Softmax, derivative: tuple[Array, Array], factor: Array) -> tuple[Array | None, ...]:
-    of_queries, of_items = derivative
-    return factor * of_queries, factor * of_items, None, None, None
+    d_queries, d_items = derivative
+    return factor * d_queries, factor * d_items, None, None, None
 
 
 softmax_cross_entropy.defvjp(_forward, _backward)
 
 
-def _total(
-    how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None, lse: Array
-) -> Array:
+def _total(how: Softmax, batch: Batch, lse: Array) -> Array:
+    queries, items, target, weight, prior = batch
     own = jnp.sum(_rounded(how, queries) * _rounded(how, items[target]), axis=1)
     even = queries @ jnp.mean(items, axis=0) if how.smoothing else jnp.zeros(())
     if prior is not None:
@@ -186,10 +196,9 @@ def _normalise(scores: Array) -> tuple[Array, Array, Array]:
     return mass, total, top + jnp.log(total)
 
 
-def _rows_derivative(
-    how: Softmax, blocks: Blocks, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None
-) -> tuple[Array, Array, Array]:
+def _rows_derivative(how: Softmax, blocks: Blocks, batch: Batch) -> tuple[Array, Array, Array]:
     """log-sum-exp [P], and the softmax's part of the derivatives, [P, D] and [V, D]."""
+    queries, items, target, weight, prior = batch
 
     def one(q: Array, w: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
         mass, total, lse = _normalise(_scores(how, q, items, prior))
@@ -197,8 +206,8 @@ def _rows_derivative(
         share = (w / total)[:, None]
         return _product(how, mass.T, q * share), (lse, share * _product(how, mass, items))
 
-    of_items, (lse, of_queries) = _by_rows(one, jnp.zeros_like(items), blocks, queries, weight, target)
-    return lse, of_queries, of_items
+    d_items, (lse, d_queries) = _by_rows(one, jnp.zeros_like(items), blocks, queries, weight, target)
+    return lse, d_queries, d_items
 
 
 def _by_rows(one: Callable[..., tuple[Any, Any]], begin: Any, blocks: Blocks, *arrays: Array) -> tuple[Any, Any]:
@@ -221,60 +230,53 @@ def _by_rows(one: Callable[..., tuple[Any, Any]], begin: Any, blocks: Blocks, *a
     return total, jax.tree.map(lambda leaf: leaf.reshape(n * blocks.rows, *leaf.shape[2:])[:rows], found)
 
 
-def _part(blocks: Blocks, items: Array, prior: Array | None, i: Array) -> tuple[Array, Array, Array]:
+def _part(blocks: Blocks, batch: Batch, i: Array) -> tuple[Array, Array, Array]:
     """Where the i-th block of items begins, its vectors, and what to add to its scores.
 
     The last block ends with the catalogue, so it may overlap the one before; what that one had gets -inf.
     """
-    begin = jnp.minimum(i * blocks.items, len(items) - blocks.items)
-    vectors = jax.lax.dynamic_slice_in_dim(items, begin, blocks.items)
+    begin = jnp.minimum(i * blocks.items, len(batch.items) - blocks.items)
+    vectors = jax.lax.dynamic_slice_in_dim(batch.items, begin, blocks.items)
     fresh = begin + jnp.arange(blocks.items) >= i * blocks.items
-    added = 0.0 if prior is None else jax.lax.dynamic_slice_in_dim(prior, begin, blocks.items)
+    added = 0.0 if batch.prior is None else jax.lax.dynamic_slice_in_dim(batch.prior, begin, blocks.items)
     return begin, vectors, jnp.where(fresh, added, -jnp.inf)
 
 
-def _sweep(how: Softmax, blocks: Blocks, queries: Array, items: Array, prior: Array | None) -> Array:
+def _sweep(how: Softmax, blocks: Blocks, batch: Batch) -> Array:
     """float32[P]: log-sum-exp over all blocks of items."""
+    rows, columns = len(batch.queries), len(batch.items)
 
     def one(so_far: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         top, total = so_far
-        _, vectors, added = _part(blocks, items, prior, i)
-        scores = _scores(how, queries, vectors, added)
+        _, vectors, added = _part(blocks, batch, i)
+        scores = _scores(how, batch.queries, vectors, added)
         new = jnp.maximum(top, jnp.max(scores, axis=1))
         return (new, total * jnp.exp(top - new) + jnp.sum(jnp.exp(scores - new[:, None]), axis=1)), None
 
-    lowest = jnp.full(len(queries), jnp.finfo(jnp.float32).min)
-    (top, total), _ = jax.lax.scan(one, (lowest, jnp.zeros(len(queries))), jnp.arange(-(-len(items) // blocks.items)))
+    lowest = jnp.full(rows, jnp.finfo(jnp.float32).min)
+    (top, total), _ = jax.lax.scan(one, (lowest, jnp.zeros(rows)), jnp.arange(-(-columns // blocks.items)))
     return top + jnp.log(total)
 
 
-def _items_derivative(
-    how: Softmax,
-    blocks: Blocks,
-    queries: Array,
-    items: Array,
-    target: Array,
-    weight: Array,
-    prior: Array | None,
-    lse: Array,
-) -> tuple[Array, Array]:
+def _items_derivative(how: Softmax, blocks: Blocks, batch: Batch, lse: Array) -> tuple[Array, Array]:
     """The softmax's part of the derivatives, [P, D] and [V, D], with scores computed a second time."""
+    queries, items, target, weight, _ = batch
     weighted = queries * weight[:, None]
 
     def one(sums: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
-        of_queries, of_items = sums
-        begin, vectors, added = _part(blocks, items, prior, i)
+        d_queries, d_items = sums
+        begin, vectors, added = _part(blocks, batch, i)
         share = jnp.exp(_scores(how, queries, vectors, added) - lse[:, None])
         # Where blocks overlap, a target belongs to the first: the second must not subtract it again.
         fresh = jnp.where(target >= i * blocks.items, target, -1)
         share = _less_target(how, share, jnp.ones_like(lse), fresh, begin)
-        here = jax.lax.dynamic_slice_in_dim(of_items, begin, blocks.items) + _product(how, share.T, weighted)
-        of_items = jax.lax.dynamic_update_slice_in_dim(of_items, here, begin, 0)
-        return (of_queries + _product(how, share, vectors), of_items), None
+        here = jax.lax.dynamic_slice_in_dim(d_items, begin, blocks.items) + _product(how, share.T, weighted)
+        d_items = jax.lax.dynamic_update_slice_in_dim(d_items, here, begin, 0)
+        return (d_queries + _product(how, share, vectors), d_items), None
 
     begin = (jnp.zeros_like(queries), jnp.zeros_like(items))
-    (of_queries, of_items), _ = jax.lax.scan(one, begin, jnp.arange(-(-len(items) // blocks.items)))
-    return of_queries * weight[:, None], of_items
+    (d_queries, d_items), _ = jax.lax.scan(one, begin, jnp.arange(-(-len(items) // blocks.items)))
+    return d_queries * weight[:, None], d_items
 
 
 # ---- the losses of a configuration -----------------------------------------------------------------------------------
