@@ -257,6 +257,14 @@ def packed_feed(
     vectors = None if names is None else (np.asarray(names.vectors), names.name_of)
     log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times, vectors)
     chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
+    return chunk_feed(sessions, chunks, window, plan, half_life, log)
+
+
+def chunk_feed(
+    sessions: Sessions, chunks: Chunks, window: int, plan: Plan, half_life: float | None = None, log: Log | None = None
+) -> Feed:
+    """The blocks of given chunks of a split, of at most ``window`` events each; otherwise as ``packed_feed``."""
+    log = log or Log(np.asarray(sessions.items, np.int32), None, None, None)
     pairs, inputs = int(chunks.scored.sum()), int(chunks.length.sum())
     # The last targets alone come with all of their history: a step is then bounded by inputs, not by targets.
     batch = max(1, plan.batch * pairs // inputs) if sessions.last_only and inputs else plan.batch
@@ -267,7 +275,7 @@ def packed_feed(
     value = None if half_life is None else _decay(sessions, chunks, half_life)
     begin = jax.ShapeDtypeStruct((n + 1,), np.int32)
     order_like = begin, None if value is None else begin.update(dtype=np.float32)
-    where = plan if names is None else replace(plan, device_bytes=0)
+    where = plan if log.names is None else replace(plan, device_bytes=0)
     return Feed(where, shape, pairs, split, partial(_order, chunks, window, value, plan), order_like, _cut)
 
 
@@ -309,7 +317,7 @@ def _cut(xp: Any, own: Callable[[Any], Any], split: tuple[Log, Template], order:
     source = xp.where(part.chunk < len(begin) - 1, log.items[event], -1)
     kinds = None if log.events is None else log.events[event].astype(xp.int32)
     asked = None if log.times is None else log.times[xp.maximum(target - 1, 0)]
-    goal = log.items[target]
+    goal = log.items[xp.minimum(target, len(log.items) - 1)]  # where the last event is scored, nothing follows
     names = None if log.names is None else tuple(_vectors(xp, log.names, items) for items in (source, goal))
     return PackedBlock(source, start, slot, goal, weight, kinds, names, asked)
 
