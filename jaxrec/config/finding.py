@@ -13,6 +13,7 @@ Nothing is imported before it is asked for.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -96,18 +97,29 @@ def find_module(field: str, name: str, attributes: tuple[str, ...]) -> ModuleTyp
     return module
 
 
+def _users_own(field: str, name: Any, attribute: str, kind: type[Section], *more: str) -> ModuleType | None:
+    """The module of the user's with a class of a kind; None where the name has no dot."""
+    if not isinstance(name, str) or "." not in name:
+        return None
+    module = find_module(field, name, (attribute, *more))
+    value = getattr(module, attribute)
+    if not isinstance(value, type) or not issubclass(value, kind):
+        raise UserError(f"{field}: {name}.{attribute} is no {kind.__name__}; make it a subclass")
+    return module
+
+
 def find_model(name: Any) -> ModuleType:
     """The module of a model."""
-    if isinstance(name, str) and "." in name:
-        module = find_module("model.name", name, ("Config", "Model"))
-        _check_class("model.name", name, module.Config, ModelConfig, "Config")
+    if module := _users_own("model.name", name, "Config", ModelConfig, "Model"):
         for attribute in ("task", "losses"):
             if not hasattr(module.Config, attribute):
                 raise UserError(f"model.name: {name}.Config has no {attribute}; see jaxrec.config.sections.ModelConfig")
         return module
-    if not isinstance(name, str) or not name.isidentifier() or not _is_model(name):
-        raise UserError(f"model.name: {_expected(name, models())}, or a module of your own")
-    return importlib.import_module(f"jaxrec.models.{name}")
+    if isinstance(name, str) and name.isidentifier():
+        place = f"jaxrec.models.{name}"  # found without importing the others
+        if importlib.util.find_spec(place) and hasattr(importlib.import_module(place), "Config"):
+            return importlib.import_module(place)
+    raise UserError(f"model.name: {_expected(name, models())}, or a module of your own")
 
 
 def find_task(model: type[ModelConfig] | ModelConfig) -> ModuleType:
@@ -122,16 +134,14 @@ def find_loss(model: type[ModelConfig], called: str, name: Any) -> type[LossConf
     known = losses_of(model)
     if isinstance(name, str) and name in known:
         return known[name]
-    if isinstance(name, str) and "." in name:
-        loss = find_module("loss.name", name, ("Loss",)).Loss
-        _check_class("loss.name", name, loss, LossConfig, "Loss")
+    if module := _users_own("loss.name", name, "Loss", LossConfig):
+        loss: type[LossConfig] = module.Loss
         kinds = tuple(kind for kind in model.losses if not _name(kind))
         if not issubclass(loss, kinds):
             takes = listed([kind.__name__ for kind in kinds], "or") if kinds else "none but its own"
             raise UserError(f"loss.name: {called} cannot be trained with {name}; its losses are {takes}")
         return loss
-    having = [other for other, section in models().items() if isinstance(name, str) and name in losses_of(section)]
-    if having:
+    if having := [other for other, section in models().items() if name in list(losses_of(section))]:
         raise UserError(f"loss.name: found {shown(name)}, but it belongs to {listed(having)}; choose "
                         f"{listed(list(known), 'or')} for {called}")  # fmt: skip
     raise UserError(f"loss.name: {_expected(name, known)}")
@@ -139,10 +149,9 @@ def find_loss(model: type[ModelConfig], called: str, name: Any) -> type[LossConf
 
 def find_optimizer(name: Any) -> type[OptimizerConfig]:
     """The class of an optimizer."""
-    if isinstance(name, str) and "." in name:
-        optimizer = find_module("optimizer.name", name, ("Optimizer",)).Optimizer
-        _check_class("optimizer.name", name, optimizer, OptimizerConfig, "Optimizer")
-        return optimizer
+    if module := _users_own("optimizer.name", name, "Optimizer", OptimizerConfig):
+        own: type[OptimizerConfig] = module.Optimizer
+        return own
     if not isinstance(name, str) or name not in optimizers():
         raise UserError(f"optimizer.name: {_expected(name, optimizers())}")
     return optimizers()[name]
@@ -169,22 +178,6 @@ def _name(section: type[Section]) -> str:
     return "" if field.is_required() else str(field.default)
 
 
-def _is_model(name: str) -> bool:
-    """Whether ``jaxrec.models`` has it, found without importing the others."""
-    try:
-        module = importlib.import_module(f"jaxrec.models.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"jaxrec.models.{name}":
-            raise
-        return False
-    return hasattr(module, "Model") and hasattr(module, "Config")
-
-
-def _check_class(field: str, module: str, value: Any, kind: type[Section], attribute: str) -> None:
-    if not isinstance(value, type) or not issubclass(value, kind):
-        raise UserError(f"{field}: {module}.{attribute} is no {kind.__name__}; make it a subclass")
-
-
 def _expected(name: Any, known: Mapping[str, Any]) -> str:
     allowed = listed([repr(one) for one in known], "or")
     return f"found {shown(name)}; input should be {allowed}{nearest(name, known) if isinstance(name, str) else ''}"
@@ -195,30 +188,27 @@ def _expected(name: Any, known: Mapping[str, Any]) -> str:
 
 def experiment(values: Mapping[str, Any]) -> type[Config]:
     """The class of the configuration that nested ``values`` describe, told by the names in them."""
-    name = _given(values, "model", MODEL)
-    model = find_model(name).Config
-    loss = find_loss(model, name, _given(values, "loss", next(iter(losses_of(model)))))
-    optimizer = find_optimizer(_given(values, "optimizer", model.defaults.get("optimizer", {}).get("name", OPTIMIZER)))
+
+    def name(section: str, default: str) -> Any:
+        part = values.get(section)
+        return part.get("name", default) if isinstance(part, Mapping) else default
+
+    called = name("model", MODEL)
+    model = find_model(called).Config
+    loss = find_loss(model, called, name("loss", next(iter(losses_of(model)))))
+    optimizer = find_optimizer(name("optimizer", model.defaults.get("optimizer", {}).get("name", OPTIMIZER)))
     return _experiment(model, loss, optimizer)
-
-
-def _given(values: Mapping[str, Any], section: str, default: str) -> Any:
-    part = values.get(section)
-    return part.get("name", default) if isinstance(part, Mapping) else default
 
 
 @cache
 def _experiment(
     model: type[ModelConfig], loss: type[LossConfig], optimizer: type[OptimizerConfig]
 ) -> type[Config]:  # fmt: skip
-    parts: dict[str, type[Section]] = {
-        name: section_of(model, name, kind)
-        for name, kind in (*SECTIONS.items(), ("model", model), ("loss", loss), ("optimizer", optimizer))
-    }
-    fields: dict[str, Any] = {
-        name: (parts[name], ... if name == "data" else Field(default_factory=parts[name]))
-        for name in Config.model_fields
-    }
+    kinds = {**SECTIONS, "model": model, "loss": loss, "optimizer": optimizer}
+    fields: dict[str, Any] = {}
+    for name in Config.model_fields:
+        part = section_of(model, name, kinds[name])
+        fields[name] = (part, ... if name == "data" else Field(default_factory=part))
     return create_model("Config", __base__=Config, **fields)
 
 
@@ -227,18 +217,14 @@ def section_of(model: type[ModelConfig], name: str, kind: type[Section]) -> type
     """A section's class: what all share, what the model's task adds and what the model adds, with its defaults."""
     whole: type[Section] = getattr(find_task(model), name.capitalize(), kind) if name in SECTIONS else kind
     more = model.sections.get(name)
-    defaults = {
-        field: value
-        for field, value in model.defaults.get(name, {}).items()
-        if field != "name" and field in whole.model_fields
-    }
-    if more is None and not defaults:
-        return whole
+    defaults = model.defaults.get(name, {})
     changed: dict[str, Any] = {}
-    for field, value in defaults.items():
+    for field in [field for field in defaults if field != "name" and field in whole.model_fields]:
         info = whole.model_fields[field]
         kept: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
-        changed[field] = (kept, Field(value, description=info.description))
+        changed[field] = (kept, Field(defaults[field], description=info.description))
+    if more is None and not changed:
+        return whole
     bases = whole if more is None else (more, whole)
     return create_model(whole.__name__, __base__=bases, __doc__=whole.__doc__, **changed)
 

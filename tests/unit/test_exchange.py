@@ -185,11 +185,6 @@ def test_of_two_branches_the_dearest_counts() -> None:
         assert exchanged(module(line, *branches), 1) == {"all-reduce": 160}
 
 
-def test_other_text_is_no_program() -> None:
-    with pytest.raises(ValueError, match="no HLO module"):
-        exchanged("module @jit_f { func.func public @main() }", 1)
-
-
 def test_a_compiling_process_that_dies_costs_only_its_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
