@@ -31,14 +31,8 @@ ITEM_VALUES = {"category": 6, "brand": 20}
 
 
 class Made(NamedTuple):
-    """A model with synthetic data.
-
-    Attributes:
-        split: that it trains on.
-        known: what its ``constants`` are made of.
-        items: of the catalogue, or rows of the table.
-        data: arrays by name that the split was made from, for a peer; none where no peer has such a model.
-    """
+    """A model with synthetic data: the split that it trains on, what its ``constants`` are made of, the items of its
+    catalogue (or rows of its table), and the arrays that the split was made from, for a peer that has such a model."""
 
     model: Model
     split: Any
@@ -77,35 +71,31 @@ def prepare(name: str, options: Any) -> Prepared:
         options: of the command line, with one value for each name in the ``rows`` of the model's size.
     """
     size = SIZES[name]
-    own = size.sections(options)
-    config = _config(name, own, options)
-    made = size.make(options, config)
-    feed = made.model.feed(made.split, training_plan(config))
-    targets = feed.pairs / feed.shape.used
-    shown = {
-        "units": _width(config, size.units),
-        "dim": _width(config, size.dim),
-        "n_sample": own["loss"].get("n_sample", 0),
-        "precision": options.precision,
-        **{name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")},
-    }
-    work = made.model.work(feed.like(), targets)
-    constants = made.model.constants(made.known)
-    targets = options.batch if size.full else targets
-    return Prepared(config, made.model, feed, constants, made.items, targets, work, shown, made.data)
-
-
-def _config(name: str, own: dict[str, dict[str, Any]], options: Any) -> Config:
-    """The configuration with a model's own sections; streamed, no split is small enough for the device."""
-    # device is a way of the full softmax alone
-    precision = "bfloat16" if options.precision == "bfloat16" else "float32"
     shared: dict[str, dict[str, Any]] = {
+        # streamed, no split is small enough for the device
         "data": {"path": "synthetic"} | ({"device_memory": 0} if options.streamed else {}),
         "mesh": {"data": options.devices or None},
         "model": {"name": name},
-        "training": {"batch_size": options.batch, "steps_per_block": options.steps, "precision": precision},
+        # "device" is a way of the full softmax alone
+        "training": {"batch_size": options.batch, "steps_per_block": options.steps,
+                     "precision": "bfloat16" if options.precision == "bfloat16" else "float32"},
+    }  # fmt: skip
+    sections = size.sections(options)
+    config = configuration.parse({key: shared.get(key, {}) | sections.get(key, {}) for key in {**shared, **sections}})
+    made = size.make(options, config)
+    feed = made.model.feed(made.split, training_plan(config))
+    targets = feed.pairs / feed.shape.used
+    work = made.model.work(feed.like(), targets)
+    shown = {
+        "units": _width(config, size.units),
+        "dim": _width(config, size.dim),
+        "n_sample": sections["loss"].get("n_sample", 0),
+        "precision": options.precision,
+        **{name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")},
     }
-    return configuration.parse({key: shared.get(key, {}) | own.get(key, {}) for key in {**shared, **own}})
+    constants = made.model.constants(made.known)
+    return Prepared(config, made.model, feed, constants, made.items, options.batch if size.full else targets, work,
+                    shown, made.data)  # fmt: skip
 
 
 def _width(config: Config, field: str | None) -> int:
@@ -212,11 +202,6 @@ def _loss(options: Any) -> dict[str, Any]:
     return {"name": options.loss} | ({"precision": options.precision} if full else {"n_sample": options.n_sample})
 
 
-def _gru4rec(options: Any) -> dict[str, dict[str, Any]]:
-    """As published: one layer, constrained embedding and Adagrad."""
-    return {"model": {"layers": [options.units]}, "loss": _loss(options)}
-
-
 def _sequences(options: Any, **model: Any) -> dict[str, dict[str, Any]]:
     """As published: vectors of 50, dropout and Adam."""
     model |= {"embedding_dim": options.dim or 50, "dropout_embedding": 0.25, "dropout_hidden": 0.5}
@@ -230,22 +215,14 @@ def _autoint(options: Any) -> dict[str, dict[str, Any]]:
     return {"model": model, "loss": {"name": "binary"}, "optimizer": ADAM, "training": {"metric": "auc"}}
 
 
-def _two_tower(options: Any) -> dict[str, dict[str, Any]]:
-    """As published: 49 features → 64 → 32, and 33 → 64 → 32."""
-    fields = ["age", *USER_VALUES, *ITEM_VALUES, "price"]
-    return {"data": {"fields": fields}, "loss": {"name": options.loss, "hard_negatives": options.hard}}
-
-
-def _merrec(options: Any) -> dict[str, dict[str, Any]]:
-    """As published: names of 384, event vectors of 32, GRU 128 x 2."""
-    return {"model": {"head": options.head}, "loss": _loss(options)}
-
-
 ADAM = {"name": "adam", "learning_rate": 0.001}
+TOWER_FIELDS = ["age", *USER_VALUES, *ITEM_VALUES, "price"]  # as published: 49 features → 64 → 32, and 33 → 64 → 32
 DIGINETICA = {"items": (43_097,), "loss": ("softmax",), "batch": (512,)}
 SIZES = {
+    # As published: one layer, constrained embedding and Adagrad.
     "gru4rec": Size({"items": (40_000,), "loss": ("cross_entropy", "bpr_max"), "batch": (32, 128, 512)},
-                    _gru4rec, _sessions, "layers", "layers", full=True),
+                    lambda options: {"model": {"layers": [options.units]}, "loss": _loss(options)},
+                    _sessions, "layers", "layers", full=True),
     "narm": Size(DIGINETICA, lambda options: _sequences(options, layers=[options.units]), _sessions,
                  "layers", "embedding_dim", cpu_steps=20),
     # Two blocks of one head.
@@ -253,7 +230,11 @@ SIZES = {
     "autoint": Size({"batch": (2048,)}, _autoint, _rows, "attention_dim", "embedding_dim", full=True, cpu_steps=40,
                     unit="samples"),
     "two_tower": Size({"loss": ("triplet", "infonce"), "batch": (4096,), "hard": (0, 4)},
-                      _two_tower, _interactions, "hidden", "output_dim", full=True, cpu_steps=40, unit="samples"),
+                      lambda options: {"data": {"fields": TOWER_FIELDS},
+                                       "loss": {"name": options.loss, "hard_negatives": options.hard}},
+                      _interactions, "hidden", "output_dim", full=True, cpu_steps=40, unit="samples"),
+    # As published: names of 384, event vectors of 32, GRU 128 x 2.
     "merrec": Size({"items": (10_000, 100_000, 1_000_000), "loss": ("cross_entropy",), "batch": (512,),
-                    "head": ("both",)}, _merrec, _events, "layers", "embedding_dim", cpu_steps=50),
+                    "head": ("both",)}, lambda options: {"model": {"head": options.head}, "loss": _loss(options)},
+                   _events, "layers", "embedding_dim", cpu_steps=50),
 }  # fmt: skip
