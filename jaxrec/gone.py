@@ -28,25 +28,26 @@ data.retrieval: data.positives; data.splits: data.protocols; data.store: data.fi
 data.text.vectors: data.name_vectors; data.text.worker: data.text_worker; feeds.lanes: data.feed; feeds.packed:
 data.named_feed data.packing feeds.named; feeds.rows: data.row_feed; losses.candidates: models.sampled negatives;
 losses.contrastive: contrastive models.contrast; losses.softmax: softmax; metrics.chance: chance; metrics.clicks:
-click_metrics; models.packed: models.sequence; ops.dropout: models.dropout; ops.field_attention:
-models.field_attention; ops.gru: models.gru; ops.parallel: sharding; ops.precision: precision; ops.tables: tables;
-ops.topk: ranking; personas.clusters: data.personas; personas.embedding: embedding_plots; personas.files:
-data.personas_files; personas.folds: review_folds; personas.groups: persona_groups; personas.personas_synthetic:
-personas.synthetic; personas.pictures: persona_plots; personas.rules: data.personas_rules; personas.words:
-data.personas_words; plots.clicks: click_plots; plots.pictures: pictures; run: rundir; sources: data.sources;
-sources.market.optimum: data.market_optimum; sources.market.words: data.market_words; sources.market.world:
-data.market; sources.merrec: sources.merrec_columns sources.merrec_files sources.merrec_own; sources.merrec_items:
-sources.merrec_attributes; sources.rows_synthetic: sources.synthetic_rows; sources.shared: data.event_types
-sources.event_types; sources.synthetic: data.markov sources.markov; tasks.clicks.evaluate: evaluate_rows;
-tasks.clicks.judge: row_evaluation; tasks.clicks.recommend: recommend_rows; tasks.cutoffs: cutoffs;
-tasks.events.answers: answer_events; tasks.events.evaluate: evaluate_events; tasks.events.judge: event_evaluation;
-tasks.events.listings: listings; tasks.events.recommend: recommend_events; tasks.events.sequences:
-event_sequences; tasks.history: history; tasks.results: results; tasks.results_table: plots.table results_table;
-tasks.retrieval.evaluate: evaluate_retrieval; tasks.retrieval.hits: hits; tasks.retrieval.item_vectors:
-item_vectors; tasks.retrieval.judge: retrieval_evaluation; tasks.retrieval.recommend: recommend_towers;
-tasks.rules: rules; tasks.sessions.baselines: baselines.measuring; tasks.sessions.judge: evaluation;
-tasks.vectors: serving tasks.serving; training.checkpoint: checkpoint; training.optimizers: optimizers;
-training.telemetry: telemetry; tune.report: tune_report; tune.search_space: search_space
+click_metrics; models.base: models.work; models.packed: models.sequence; ops.dropout: models.dropout;
+ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: sharding; ops.precision:
+precision; ops.tables: tables; ops.topk: ranking; personas.clusters: data.personas; personas.embedding:
+embedding_plots; personas.files: data.personas_files; personas.folds: review_folds; personas.groups:
+persona_groups; personas.personas_synthetic: personas.synthetic; personas.pictures: persona_plots; personas.rules:
+data.personas_rules; personas.words: data.personas_words; plots.clicks: click_plots; plots.pictures: pictures;
+run: rundir; sources: data.sources; sources.market.optimum: data.market_optimum; sources.market.words:
+data.market_words; sources.market.world: data.market; sources.merrec: sources.merrec_columns sources.merrec_files
+sources.merrec_own; sources.merrec_items: sources.merrec_attributes; sources.rows_synthetic:
+sources.synthetic_rows; sources.shared: data.event_types sources.event_types; sources.synthetic: data.markov
+sources.markov; tasks.clicks.evaluate: evaluate_rows; tasks.clicks.judge: row_evaluation; tasks.clicks.recommend:
+recommend_rows; tasks.cutoffs: cutoffs; tasks.events.answers: answer_events; tasks.events.evaluate:
+evaluate_events; tasks.events.judge: event_evaluation; tasks.events.listings: listings; tasks.events.recommend:
+recommend_events; tasks.events.sequences: event_sequences; tasks.history: history; tasks.results: results;
+tasks.results_table: plots.table results_table; tasks.retrieval.evaluate: evaluate_retrieval;
+tasks.retrieval.hits: hits; tasks.retrieval.item_vectors: item_vectors; tasks.retrieval.judge:
+retrieval_evaluation; tasks.retrieval.recommend: recommend_towers; tasks.rules: rules; tasks.sessions.baselines:
+baselines.measuring; tasks.sessions.judge: evaluation; tasks.vectors: serving tasks.serving; training.checkpoint:
+checkpoint; training.optimizers: optimizers; training.telemetry: telemetry; tune.report: tune_report;
+tune.search_space: search_space
 """
 """``new: old old``, without ``jaxrec.``."""
 

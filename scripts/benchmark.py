@@ -46,6 +46,7 @@ from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS
 from jaxrec.benchmarks.sweep import MODELS, REPETITIONS, STEPS, compile_cases, measure, table
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command
+from jaxrec.cli.options import positive
 from jaxrec.run import write_text
 
 
@@ -54,20 +55,22 @@ def _parser() -> Parser:
     parser.add_argument("models", nargs="+", choices=[*MODELS, "all", "softmax"], metavar="MODEL",
                         help=f"of {', '.join(MODELS)}; all: these; softmax: the output layer alone")  # fmt: skip
     # ---- what is measured --------------------------------------------------------------------------------------------
-    parser.add_argument("--batch", type=int, nargs="+", default=[],
+    parser.add_argument("--batch", type=positive("--batch"), nargs="+", default=[],
                         help="lanes, targets or rows a step (default: 32 128 512; narm, sasrec, merrec: "
                         "512; autoint: 2048; two_tower: 4096)")  # fmt: skip
     parser.add_argument("--loss", nargs="+", choices=configuration.choices("loss.name"), default=[],
                         help="losses (default: cross_entropy bpr_max; narm, sasrec: softmax; two_tower: triplet "
                         "infonce; merrec: cross_entropy)")  # fmt: skip
-    parser.add_argument("--items", type=int, nargs="+", default=[],
+    parser.add_argument("--items", type=positive("--items"), nargs="+", default=[],
                         help="catalogue sizes (default: 40000; narm, sasrec: 43097, Diginetica's; two_tower: "
                         "10000, one; merrec: 10000 100000 1000000)")  # fmt: skip
-    parser.add_argument("--units", type=int, default=100, help="GRU units; gru4rec: item vectors too (default: 100)")
+    parser.add_argument(
+        "--units", type=positive("--units"), default=100, help="GRU units; gru4rec: item vectors too (default: 100)"
+    )
     parser.add_argument("--dim", type=int, default=0, help="narm, sasrec: width of item vectors (default: 50); "
                         "autoint: of values and layers (default: 32)")  # fmt: skip
-    parser.add_argument("--fields", type=int, default=FIELDS, help="autoint: of a row (default: 10)")
-    parser.add_argument("--interactions", type=int, default=INTERACTIONS,
+    parser.add_argument("--fields", type=positive("--fields"), default=FIELDS, help="autoint: of a row (default: 10)")
+    parser.add_argument("--interactions", type=positive("--interactions"), default=INTERACTIONS,
                         help=f"two_tower: generated purchases (default: {INTERACTIONS})")  # fmt: skip
     parser.add_argument("--head", nargs="+", choices=configuration.choices("model.head"), default=[],
                         help="merrec: what ranks (default: both)")  # fmt: skip
@@ -83,9 +86,10 @@ def _parser() -> Parser:
     parser.add_argument("--peer-python", metavar="PYTHON", default=sys.executable,
                         help="interpreter that has torch, and RecBole (default: this one)")  # fmt: skip
     # ---- how ---------------------------------------------------------------------------------------------------------
-    parser.add_argument("--steps", type=int, help=f"steps a repetition, and at most a block (default: {STEPS}; less "
-                        "for the slower models on a CPU, see above)")  # fmt: skip
-    parser.add_argument("--repetitions", type=int,
+    parser.add_argument("--steps", type=positive("--steps"),
+                        help=f"steps a repetition, and at most a block (default: {STEPS}; less for the slower models "
+                        "on a CPU, see above)")  # fmt: skip
+    parser.add_argument("--repetitions", type=positive("--repetitions"),
                         help=f"of which the median counts (default: {REPETITIONS}, or fewer, see above)")  # fmt: skip
     parser.add_argument("--no-collectives", action="store_true",
                         help=f"do not compile for {exchange.DEVICES} devices to see what they exchange")  # fmt: skip
@@ -100,14 +104,7 @@ def _parser() -> Parser:
 
 def _checked(parser: Parser, options: Any) -> Any:
     """The options, or what is wrong with them in one line; ``all`` becomes every model."""
-    for name in ("batch", "items", "units", "steps", "repetitions", "fields", "interactions"):
-        given = getattr(options, name)
-        least = min(given, default=1) if isinstance(given, list) else given
-        if least is not None and least < 1:
-            parser.error(f"--{name} {least}: expected whole numbers from 1")
-    if options.dim < 0:
-        parser.error(f"--dim {options.dim}: expected a whole number from 1")
-    for name in ("n_sample", "devices"):
+    for name in ("dim", "n_sample", "devices"):
         if getattr(options, name) < 0:
             shown = name.replace("_", "-")
             parser.error(f"--{shown} {getattr(options, name)}: expected a whole number from 0")
