@@ -21,9 +21,8 @@ from jaxrec import Query, Recommender, prepare, recommend
 from jaxrec import run as runs
 from jaxrec.cli.command import command
 from jaxrec.evaluate import main as evaluate_main
-from jaxrec.models.base import make_model
 from jaxrec.plots import __main__ as plots
-from jaxrec.tasks.base import load
+from jaxrec.tasks.base import load, part_of
 from jaxrec.train import main as train_main
 from jaxrec.training import telemetry
 from jaxrec.training.block import new_state
@@ -133,12 +132,11 @@ def event_types() -> Any:
 
 
 def load_state(run: Path) -> tuple[Any, dict[str, Any]]:
-    """The latest training state of a run and its position."""
+    """The latest training state of a run of any kind and its position."""
     opened = runs.open_run(run)
     optimizer = make_optimizer(opened.config.optimizer, make_schedule(opened.config.optimizer, 1))
-    model = make_model(opened.config, opened.n_items)
-    like = jax.eval_shape(lambda: new_state(opened.config, model, optimizer))
-    found = Checkpoints(run).restore(like)
+    model = part_of(opened.config, "task").build(opened)
+    found = Checkpoints(run).restore(jax.eval_shape(lambda: new_state(opened.config, model, optimizer)))
     assert found is not None, f"{run}: no checkpoint"
     return found
 

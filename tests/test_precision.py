@@ -13,10 +13,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from device_models import MADE
 from helpers import call
+from worlds import Worlds
 
+from jaxrec import config as configuration
+from jaxrec.config.finding import models
+from jaxrec.data.dataset import open_dataset
 from jaxrec.ops.parallel import Placement
+from jaxrec.tasks.base import make_task
 from jaxrec.training.block import make_train_block, new_state
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -60,10 +64,12 @@ def products(jaxpr: Any) -> Iterator[Any]:
             yield from products(getattr(inner, "jaxpr", inner)) if hasattr(inner, "eqns") else ()
 
 
-@pytest.mark.parametrize("name", MADE)
-def test_models_multiply_what_is_asked_for(name: str) -> None:
+@pytest.mark.parametrize("name", models())
+def test_models_multiply_what_is_asked_for(name: str, worlds: Worlds) -> None:
     """Of every model's products of any size: all bfloat16, or none."""
-    config, model, feed, constants = MADE[name](1)
+    config = configuration.load(worlds.config(name))
+    task = make_task(config, open_dataset(config.data.path))
+    model, feed, constants = task.model, task.feed, task.constants
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 10))
     state = jax.eval_shape(lambda: new_state(config, model, optimizer))
     for low in (False, True):

@@ -19,8 +19,7 @@ import hashlib
 import json
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -329,7 +328,7 @@ def kind_of(model: str) -> str:
     return str(find_model(model).Config.task)
 
 
-def sections_of(model: str, data: Path, noise: bool = False, **more: dict[str, Any]) -> Sections:
+def sections_of(model: str, data: Path, /, noise: bool = False, **more: dict[str, Any]) -> Sections:
     """The sections of a quick configuration; ``more`` add to it and win over it, None takes a field's default."""
     section, kind = find_model(model).Config, KINDS[kind_of(model)]
     name = more.get("loss", {}).get("name") or next(iter(losses_of(section)))
@@ -356,14 +355,14 @@ class Worlds:
         """A data set."""
         return self._once(f"{kind}-noise" if noise else kind, lambda out: KINDS[kind].make(out, noise))
 
-    def config(self, model: str, noise: bool = False, **more: dict[str, Any]) -> Path:
+    def config(self, model: str, /, noise: Any = False, **more: dict[str, Any]) -> Path:
         """The file of a configuration."""
         sections = sections_of(model, self.data(kind_of(model), noise), noise, **more)
         text = yaml.safe_dump(sections, allow_unicode=True)
         name = f"{model}{'-noise' if noise else ''}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
         return self._once(name, lambda out: out.write_text(text, encoding="utf-8"))
 
-    def run(self, model: str, noise: bool = False, **more: dict[str, Any]) -> Path:
+    def run(self, model: str, /, noise: Any = False, **more: dict[str, Any]) -> Path:
         """A trained run."""
         config = self.config(model, noise, **more)
 
@@ -371,6 +370,13 @@ class Worlds:
             assert call("train", "--config", config, "--run", out) == 0
 
         return self._once(config.stem, train)
+
+    def evaluated(self, run: Path, split: str = "test") -> dict[str, Any]:
+        """What evaluating a run of this world says."""
+        file = run / f"eval-{split}.json"
+        self._once(f"{run.name}-{split}", lambda out: call("evaluate", "--run", run, "--split", split))
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return found
 
     def old(self, name: str) -> Path:
         """A run of ``tests/old``: gru4rec, sasrec, merrec, autoint or two_tower."""
@@ -384,15 +390,9 @@ class Worlds:
     def _once(self, name: str, make: Callable[[Path], object]) -> Path:
         out, done = self.root / name, self.root / f".{name}.made"
         if not done.exists():
-            with _locked(self.root / f".{name}.making"):
+            with open(self.root / f".{name}.making", "w", encoding="utf-8") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX)
                 if not done.exists():
                     make(out)
                     done.touch()
         return out
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with open(file, "w", encoding="utf-8") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
