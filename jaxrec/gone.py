@@ -39,9 +39,9 @@ data.market_words; sources.market.world: data.market; sources.merrec: sources.me
 sources.merrec_own; sources.merrec_items: sources.merrec_attributes; sources.rows_synthetic:
 sources.synthetic_rows; sources.shared: data.event_types sources.event_types; sources.synthetic: data.markov
 sources.markov; tasks.clicks.evaluate: evaluate_rows; tasks.clicks.judge: row_evaluation; tasks.clicks.recommend:
-recommend_rows; tasks.cutoffs: cutoffs; tasks.events.answers: answer_events; tasks.events.evaluate:
+recommend_rows; tasks.cutoffs: cutoffs; tasks.answers: answer_events tasks.events.answers; tasks.events.evaluate:
 evaluate_events; tasks.events.judge: event_evaluation; tasks.events.listings: listings; tasks.events.recommend:
-recommend_events; tasks.events.sequences: event_sequences; tasks.history: history; tasks.results: results;
+recommend_events event_sequences tasks.events.sequences; tasks.history: history; tasks.results: results;
 tasks.results_table: plots.table results_table; tasks.retrieval.evaluate: evaluate_retrieval;
 tasks.retrieval.hits: hits; tasks.retrieval.item_vectors: item_vectors; tasks.retrieval.judge:
 retrieval_evaluation; tasks.retrieval.recommend: recommend_towers; tasks.rules: rules; tasks.sessions.baselines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
@@ -298,7 +297,7 @@ def _check(options: Namespace, run: Run, kind: Any) -> None:
         raise UserError(f"{_option(name)}: {does}")
     if modes and modes[0] in ("queries", "score") and options.out is None:
         raise UserError(f"--out: is missing; say where to write what {_option(modes[0])} finds")
-    needed = [name for name in SUCH_AS if name in kind.reads]
+    needed = [name for name in SUCH_AS if name in kind.reads]  # an example of the run's stands for them
     if (not modes or modes[0] in ("explain", "similar_customers")) and not given & {*needed}:
         raise UserError(f"{', '.join(map(_option, needed))}: nothing is given to recommend for; say it, such as with "
                         f"{listed([SUCH_AS[name] for name in needed], 'or')}")  # fmt: skip
@@ -372,19 +371,20 @@ def _former(options: Namespace, run: Run) -> None:
     """Kinds that still bring a command of their own."""
     name = run.config.model.task
     rows = {"similar_users", "explain", "similar", "add", "rules", "filter", "history"}
-    events = {"example", "names", "filter", "add", "similar"}
-    abilities = {"clicks": rows - {"similar_users", "similar", "add", "rules"}, "events": events,
-                 "retrieval": rows - {"explain", "filter"}}  # fmt: skip
-    reads = {"clicks": ("user", "profile", "at"), "retrieval": ("user", "profile", "items"), "events": ("events", "at")}
+    abilities = {
+        "clicks": rows - {"similar_users", "similar", "add", "rules"},
+        "retrieval": rows - {"explain", "filter"},
+    }
+    reads = {"clicks": ("user", "profile", "at"), "retrieval": ("user", "profile", "items")}
     if options.candidates is not None:
         raise UserError(f"--candidates: {run.path} is a run of {run.config.model.name}, which does not know it; leave "
                         "it out")  # fmt: skip
     _check(options, run, SimpleNamespace(reads=reads[name], can=abilities[name]))
-    options.date, options.purchased, options.include_bought = options.at, options.items, options.include_seen
-    if options.k is None and name != "events":
+    options.date, options.purchased = options.at, options.items
+    if options.k is None:
         options.k = default_k(ranked_items(run.manifest))
     runtime.start()
-    importlib.import_module(f"jaxrec.tasks.{name}.{'answers' if name == 'events' else 'recommend'}").answer(options)
+    part_of(run.config, "recommend").answer(options)
 
 
 make_callable(__name__)

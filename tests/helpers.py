@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.monitoring
 import numpy as np
 import pytest
 import yaml
@@ -47,6 +48,17 @@ TIMINGS = (
 # Small enough to train in a second, skewed enough for popularity to matter.
 SYNTHETIC = ["--items", "100", "--sessions", "1500", "--mean-length", "5", "--successors", "4", "--epsilon", "0.1"]
 SYNTHETIC += ["--days", "10", "--test-days", "2"]
+
+
+class Compilations:
+    """Counts the programs that are compiled from when it is made."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        jax.monitoring.register_event_duration_secs_listener(self._note)
+
+    def _note(self, event: str, *_: Any, **__: Any) -> None:
+        self.count += event == "/jax/core/compile/backend_compile_duration"
 
 
 def ranked(recommender: Recommender, sessions: Any, k: int | None = None, **options: Any) -> tuple[Any, Any]:

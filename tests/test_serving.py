@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from event_data import random_weights
-from helpers import call, ranked, write_config
-from serving_requests import Compilations, small_or_large
+from helpers import Compilations, call, ranked, write_config
 from tower_data import write_towers
 from towers import random_weights as tower_weights
 
@@ -271,7 +270,7 @@ def test_sessions_share_programs(run: Path) -> None:
     recommender.similar(1, 5), recommender.similar(1, 50)
     compiled = Compilations()
     for _ in range(40):
-        items = [int(item) for item in random.integers(1, 101, small_or_large(random, 16))]
+        items = [int(item) for item in random.integers(1, 101, int(random.integers(1, 17)))]
         k, gone = int(random.integers(1, 101)), random.integers(1, 101, random.integers(40)).tolist()
         together[tuple(items)] = ranked(recommender, items, k, exclude=gone)[0][0]
         ranked(recommender, items, k % 30 + 1, only=[*gone, 1])

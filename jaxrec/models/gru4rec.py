@@ -22,8 +22,6 @@ from jaxrec.ops.gru import GRUStack, Hidden, reset_hidden, zero_hidden
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, glorot_like
 
-WINDOW = 64  # steps encoded in one go to serve
-
 
 class Config(ModelConfig):
     """Sessions of clicks: a recurrent network over the clicks so far; fast, and a good first choice."""
@@ -139,22 +137,16 @@ class GRU4Rec(SessionModel):
         return jax.lax.scan(step, carry, (block.input, block.reset))
 
     def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
-        """Only ``WINDOW`` steps of queries are held at a time."""
-        rows, n = items.shape
-        window = min(n, WINDOW)
-        windows = items.T.reshape(n // window, window, rows)
-        opens = jnp.zeros(windows.shape, bool).at[0, 0].set(True)
-        steps = jnp.arange(n).reshape(n // window, window)
+        """No step is taken beyond the longest session, whatever N is."""
+        source = tables["item"] if self._constrained else tables["input"]
 
-        def walk(carry: Any, at: Any) -> tuple[Any, Any]:
-            items, reset, step = at
-            block = Block(items, items, reset, jnp.ones(items.shape, jnp.float32))
-            carry, queries = self.encode(params, tables, carry, block)
-            here = (step[:, None] == length - 1)[:, :, None]
-            return carry, jnp.sum(jnp.where(here, queries, 0.0), axis=0)
+        def step(at: Array, carry: tuple[Hidden, Array]) -> tuple[Hidden, Array]:
+            hidden = self._step_gru(params, source[items[:, at], : self._inputs], carry[0])
+            return hidden, jnp.where((at == length - 1)[:, None], hidden[-1], carry[1])
 
-        _, found = jax.lax.scan(walk, self.carry(rows), (windows, opens, steps))
-        return jnp.sum(found, axis=0)
+        hidden = self.carry(len(items))
+        _, last = jax.lax.fori_loop(0, jnp.max(length), step, (hidden, hidden[-1]))
+        return _with_one(last)
 
     def _step_gru(
         self, params: Any, vectors: Array, hidden: Hidden, key: Array | None = None, on: Placement = ONE

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+from jaxrec.data.given import SUCH_AS
 from jaxrec.data.ids import check_single, read_list
 from jaxrec.errors import UserError, nearest, shown
 
@@ -31,6 +32,8 @@ class Query:
     def __post_init__(self) -> None:
         for name in ("items", "events"):  # any sequence of the caller's becomes a tuple
             value = getattr(self, name)
+            if name == "events" and (isinstance(value, str | Mapping | set) or not hasattr(value, "__iter__")):
+                raise UserError(f"events: found {shown(value)}, expected a list, such as {SUCH_AS}")
             if type(value) is not tuple:
                 object.__setattr__(self, name, tuple(value if type(value) is list else read_list(name, value, True)))
         if not isinstance(self.profile, Mapping):
@@ -53,7 +56,8 @@ class Query:
     @property
     def asked(self) -> list[str]:
         """Names of the fields that are given."""
-        return [name for name in FIELDS if getattr(self, name) not in (None, (), {})]
+        values = ((name, getattr(self, name)) for name in FIELDS)
+        return [name for name, value in values if value is not None and (name in ("user", "at") or len(value))]
 
 
 FIELDS = tuple(one.name for one in fields(Query))

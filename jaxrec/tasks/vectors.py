@@ -8,15 +8,16 @@ to coarse steps, and what comes of it cut; what is added costs little beside the
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 from jax import Array
 
 from jaxrec.data.ids import bare, listing
-from jaxrec.errors import Note, UserError
+from jaxrec.errors import UserError
 from jaxrec.tasks.query import Item
 
 BATCH = 256  # queries ranked in one go
@@ -144,6 +145,18 @@ def one_ahead(waiting: Iterable[Callable[[], Best]]) -> Iterator[Best]:
         yield last()
 
 
+def vector_table(ids: Sequence[Any], vectors: np.ndarray, attributes: Mapping[str, Any] | pa.Table) -> pa.Table:
+    """Columns ``id`` and ``vector``, float32 lists of one length, and attributes of items.
+
+    Args:
+        vectors: float32[n, D].
+    """
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    columns = {"id": pa.array(list(ids)), "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
+    names = attributes.column_names if isinstance(attributes, pa.Table) else list(attributes)
+    return pa.table(columns | {name: attributes[name] for name in names if name not in columns})
+
+
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 
@@ -163,7 +176,3 @@ def note_left_out(lost: Sequence[Any], what: str = "", hint: str = "") -> list[s
         return []
     many = f"{len(lost):,} unknown items" if len(lost) > 1 else "1 unknown item"
     return [f"{what + ': ' if what else ''}{many} left out: {listing(lost)}{hint if len(lost) == 1 else ''}"]
-
-
-class UnknownItems(Note):
-    """Items that the model has never seen; they are left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jaxrec.cli.command import progress
-from jaxrec.data.codes import warn_unknown
 from jaxrec.data.filters import matching
 from jaxrec.data.given import LIVE, check_id, check_value, item_rows
 from jaxrec.data.ids import Places, bare, plain, whole
@@ -21,13 +21,14 @@ from jaxrec.data.items import Catalogue, read_attributes
 from jaxrec.data.store import checked
 from jaxrec.data.text.encoding import encoded, find_model
 from jaxrec.data.text.vectors import NAMES
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, nearest, shown
 from jaxrec.run import Run
+from jaxrec.tasks.answers import shown_time
 
 SHOWN = ("name", "price", "c0_name", "c1_name", "c2_name", "brand_name", "item_condition_name")
 """Attributes that are given with an item."""
 LAST = 253_402_300_800_000  # ms: the year 10000
-Time = str | datetime.date | int | None
+FAR = 2**31 - 1  # seconds
 
 
 class Listings:
@@ -52,6 +53,7 @@ class Listings:
         ).combine_chunks()  # few rows of one chunk are found at once
         self._further = run.manifest.get("options", {}).get("attributes", ())
         self._spans = catalogue.spans
+        self._origin = 0 if self._spans is None else self._spans.origin
         self._newest = int(np.max(run.kept("example_times"), initial=0))
         self._added = Places(())
         self._ids: list[Any] = []
@@ -77,14 +79,16 @@ class Listings:
             found = np.where(found < 0, added, found)
         return found
 
-    def nearest(self, value: Any) -> str:
-        """`` (did you mean 'x'?)`` where an id is close, otherwise an empty string."""
-        return self.vocabulary.nearest(value)
-
     def raw(self, index: int) -> Any:
         """The raw id of an item."""
         old = len(self.vocabulary)
         return self._ids[index - old] if index >= old else self.vocabulary.decode(np.array([index]))[0]
+
+    def raws(self, items: np.ndarray) -> list[Any]:
+        """The raw ids of items, int64[n]."""
+        if not self._ids:
+            return list(self.vocabulary.decode(items))
+        return [self.raw(int(item)) for item in items]
 
     def known(self, items: np.ndarray) -> list[dict[str, Any]]:
         """``SHOWN`` of items, int64[n], None where the data do not have it, and further attributes of people's own."""
@@ -148,30 +152,16 @@ class Listings:
 
     # ---- who can be recommended --------------------------------------------------------------------------------------
 
-    def allowed(self, where: str | None, at: Time) -> np.ndarray:
-        """bool[items]: the items that a filter leaves, of those that are live at a time. A value that the filter asks
-        for and no item has is noted with an ``UnknownValues`` warning.
-
-        Args:
-            where: see ``jaxrec.data.filters``; None: no filter.
-            at: see ``time``. Listings that were added are live unless they say otherwise.
-        """
-        mask = self._live_at(at)
-        if where is None:
-            return mask
+    def matching(self, text: str) -> tuple[np.ndarray, list[str]]:
+        """bool[items]: the items that a filter leaves, and notes of what no item has; see ``jaxrec.data.filters``."""
         # Until when a listing will be live nobody knows at the time.
         known = self.attributes.select([name for name in self.attributes.column_names if name not in LIVE])
-        matched, notes = matching(known, where)
-        for note in notes:
-            warn_unknown(f"where: {note}")
+        rows, notes = matching(known, text)
         chosen = np.zeros(len(self), bool)
-        chosen[matched] = True
-        if not (chosen & mask).any():
-            raise UserError(f"where: leaves {len(matched):,} items, none of them live at {shown_time(self.time(at))}; "
-                            "ask for less, or name another time with --at")  # fmt: skip
-        return chosen & mask
+        chosen[rows] = True
+        return chosen, [f"only: {note}" for note in notes]
 
-    def time(self, at: Time) -> int:
+    def time(self, at: Any) -> int:
         """ms since 1970 of a time: such as ``2023-05-31``, with hours and minutes or without, a datetime (both in UTC
         where they name no zone), ms since 1970; None: of the newest event in the sequences that the run keeps.
         """
@@ -180,35 +170,51 @@ class Listings:
         at = plain(at)
         if at is None:
             return self._newest
+        if not self.live:
+            raise UserError("at: the run's data do not say when listings are live; leave it out")
         if isinstance(at, str) and at.isdecimal() and len("20230531") < len(at) < len(str(LAST)):
             at = int(at)  # as our own answers give it; fromisoformat would find a year in it
         if isinstance(at, int) and not isinstance(at, bool) and abs(at) < LAST:
             return at
         try:
-            moment = datetime.datetime.fromisoformat(at.isoformat() if isinstance(at, datetime.date) else at)  # type: ignore[arg-type]
+            moment = datetime.datetime.fromisoformat(at.isoformat() if isinstance(at, datetime.date) else at)
             moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
             return round(moment.timestamp() * 1000)
         except (ValueError, TypeError, OverflowError):
-            raise UserError(f"--at {bare(at)}: no time; give one such as 2023-05-31 or '2023-05-31 18:30', which is "
+            raise UserError(f"at {bare(at)}: no time; give one such as 2023-05-31 or '2023-05-31 18:30', which is "
                             "UTC") from None  # fmt: skip
 
-    def _live_at(self, at: Time) -> np.ndarray:
+    def seconds(self, times: np.ndarray) -> np.ndarray:
+        """int32[n]: times in ms since 1970 as ``spans`` count them."""
+        return np.clip((times - self._origin) // 1000, -FAR, FAR - 1).astype(np.int32)
+
+    @cached_property
+    def spans(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32[items] each: when items are listed and sold; what was added is live unless it says otherwise."""
         if self._spans is None:
-            if at is not None:
-                raise UserError("--at: the run's data do not say when listings are live; leave it out")
-            return np.ones(len(self), bool)
-        time, spans = self.time(at), self._spans
-        seconds = (time - spans.origin) // 1000
-        mask = (spans.listed <= seconds) & (seconds < spans.sold)
-        if self._ids:
-            listed, sold = (self.attributes[name].slice(len(mask)) for name in ("listed", "sold"))
-            since = pc.fill_null(pc.less_equal(listed, time), True)
-            mask = np.concatenate([mask, pc.and_(since, pc.fill_null(pc.greater(sold, time), True)).to_numpy()])
-        if not mask.any():
-            first, last = (spans.origin + 1000 * int(one) for one in (spans.listed.min(), spans.sold.max()))
-            raise UserError(f"--at: no listing is live at {shown_time(time)}; the data have some from "
-                            f"{shown_time(first)} to {shown_time(last)}")  # fmt: skip
+            return np.full(len(self), -FAR, np.int32), np.full(len(self), FAR, np.int32)
+        added = self.attributes.slice(len(self.vocabulary))
+        ends = [
+            self.seconds(added[name].fill_null(otherwise).to_numpy()) if len(added) else np.zeros(0, np.int32)
+            for name, otherwise in zip(LIVE, (-LAST, LAST), strict=True)
+        ]
+        return np.append(self._spans.listed, ends[0]), np.append(self._spans.sold, ends[1])
+
+    def live_at(self, time: int) -> np.ndarray:
+        """bool[items]: the items that are live at a time, ms since 1970."""
+        seconds, (listed, sold) = self.seconds(np.array(time)), self.spans
+        mask: np.ndarray = (listed <= seconds) & (seconds < sold)
         return mask
+
+    def check_live(self, chosen: np.ndarray, time: int) -> None:
+        """Refuse a time at which nothing is live, or none of bool[items]."""
+        if not (live := self.live_at(time)).any():
+            first, last = (self._origin + 1000 * int(one) for one in (self.spans[0].min(), self.spans[1].max()))
+            raise UserError(f"at: no listing is live at {shown_time(time)}; the data have some from "
+                            f"{shown_time(first)} to {shown_time(last)}")  # fmt: skip
+        if not (live & chosen).any():
+            raise UserError(f"only: leaves {chosen.sum():,} items, none of them live at {shown_time(time)}; ask for "
+                            "less, or for another time")  # fmt: skip
 
     # ---- adding ------------------------------------------------------------------------------------------------------
 
@@ -217,7 +223,7 @@ class Listings:
 
         Args:
             items: mappings of ``item`` (or ``item_id``), ``name`` and other attributes, a table, or a Parquet, CSV or
-                JSON file with such columns. Other columns are left out, with an ``UnknownValues`` warning.
+                JSON file with such columns.
 
         Returns:
             int64[n], their indices.
@@ -238,13 +244,14 @@ class Listings:
                     f"{called} {number}: item {bare(one)} is there already; leave it out, or give it another id"
                 )
             taken.add(str(one))
-        self._note_unused(given)
+        self._check_columns(given)
         vectors, table = self.name_vectors([row["name"] for row in rows]), self._table(rows)
         first = len(self)
         self._vectors = np.concatenate([self._vectors, vectors])
         self._codes = np.concatenate([self._codes, self._catalogue.encode(table)])
         self.attributes = pa.concat_tables([self.attributes, table]).combine_chunks()
         self._ids = self._ids + ids
+        self.__dict__.pop("spans", None)
         self._added = Places(map(str, self._ids) if not self._integers else self._ids, first=len(self.vocabulary))
         return np.arange(first, len(self))
 
@@ -270,16 +277,11 @@ class Listings:
             raise UserError(f"{place}: no 'name', by which it would be ranked; give one")
         return one, values
 
-    def _note_unused(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        used = {"item", "item_id", *self.attributes.schema.names}
-        if unused := list(dict.fromkeys(column for row in rows for column in row if column not in used)):
-            there = ", ".join(self.attributes.schema.names)
-            warn_unknown(f"new items: columns that are not used: {', '.join(map(str, unused))}; there are {there}")
+    def _check_columns(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        there = ["item", "item_id", *self.attributes.schema.names]
+        for column in dict.fromkeys(column for row in rows for column in row if column not in there):
+            raise UserError(f"new items: no attribute {shown(column)}{nearest(str(column), there)}; there are "
+                            f"{', '.join(there)}")  # fmt: skip
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         return pa.Table.from_pylist([dict(row) for row in rows], schema=self.attributes.schema)
-
-
-def shown_time(time: int) -> str:
-    """``2023-05-31 18:30:00`` from ms since 1970."""
-    return str(np.datetime64(time, "ms").astype("datetime64[s]")).replace("T", " ")

@@ -1,60 +1,75 @@
-"""``EventRecommender``: the next items of event sequences, also those that no training has seen; see recommend.py."""
+"""What is recommended of a run of merrec: listings of its data, and new ones by name; see ``jaxrec.recommend``."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from pathlib import Path
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow as pa
 from jax import Array
 
-from jaxrec.data.given import SUCH_AS, check_events, read_sequences
-from jaxrec.data.ids import bare, listing, read_ids
+from jaxrec.data.given import Entry, check_events
+from jaxrec.data.ids import bare, read_ids
 from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.models.merrec import NAMES_AT_ONCE, MERRec
+from jaxrec.ops.topk import Live
 from jaxrec.run import Run
 from jaxrec.sources.merrec import BOUGHT
 from jaxrec.tasks.base import load
-from jaxrec.tasks.events.listings import Listings, Time
-from jaxrec.tasks.events.sequences import Given, note_of_unknown, read_given
-from jaxrec.tasks.vectors import BATCH, UnknownItems, batches, best, capacity, check_k, room, steps
+from jaxrec.tasks.events.listings import Listings
+from jaxrec.tasks.query import Answer, Item, Query
+from jaxrec.tasks.vectors import (
+    BATCH,
+    NOTHING_LEFT,
+    POPULAR,
+    Best,
+    batches,
+    capacity,
+    note_left_out,
+    one_ahead,
+    padded,
+    ranked,
+    room,
+    steps,
+    vector_table,
+)
 
 
-class Suggestion(NamedTuple):
-    """An item.
+class Sequences(NamedTuple):
+    """A sequence as the model reads it, without what is unknown.
 
     Attributes:
-        item: raw id.
-        score: the higher the better; of similar items the cosine.
-        known: ``listings.SHOWN`` of its attributes.
+        names: bfloat16[n, dim], vectors of the items' names.
+        codes: int32[n, F].
+        events: int32[n].
+        bought: int64[m], items of purchases.
+        lost: ids that are unknown and have no name.
     """
 
-    item: Any
-    score: float
-    known: dict[str, Any]
-
-
-class Happening(NamedTuple):
-    """An event of the run's data: raw id and type, ms since 1970, and ``listings.SHOWN`` of the item."""
-
-    item: Any
-    event: str
-    time: int
-    known: dict[str, Any]
+    names: np.ndarray
+    codes: np.ndarray
+    events: np.ndarray
+    bought: np.ndarray
+    lost: list[Any]
 
 
 class EventRecommender:
-    """Recommends from a run of merrec.
+    """The next items of sequences of events.
 
-    >>> market = EventRecommender.load("checkpoints/merrec")  # doctest: +SKIP
-    >>> market.recommend([{"item": 238357102, "event": "item_view"}], where="price <= 50")  # doctest: +SKIP
+    Attributes:
+        listings: the items.
+        types: of events.
+        bought: the one that is a purchase; None: none is.
     """
+
+    reads = ("events", "at")
+    can = frozenset({"similar", "add", "vectors", "example", "filter", "names"})
 
     def __init__(
         self, run: Run, model: MERRec, catalogue: Catalogue, weights: dict[str, Any], text_model: str | None = None
@@ -74,91 +89,53 @@ class EventRecommender:
         self._rankable = jax.jit(rankable)
 
     @classmethod
-    def load(cls, run: str | Path, text_model: str | None = None) -> EventRecommender:
-        """Load a run directory.
+    def load(cls, run: Run, text_model: str | None = None) -> EventRecommender:
+        loaded = load(run, "events")
+        return cls(run, loaded.model, loaded.model.catalogue, loaded.weights, text_model)
 
-        Args:
-            text_model: where the text model of the run's name vectors is now, if not where it was.
-        """
-        opened, model, weights, _ = load(run, "events")
-        return cls(opened, model, model.catalogue, weights, text_model)
-
-    # ---- to recommend ------------------------------------------------------------------------------------------------
+    @property
+    def n_items(self) -> int:
+        return len(self.listings)
 
     def recommend(
-        self,
-        events: Any,
-        k: int | None = None,
-        where: str | None = None,
-        exclude: Iterable[Any] = (),
-        exclude_bought: bool = True,
-        at: Time = None,
-    ) -> Any:
-        """The k items with which most likely something is done next.
+        self, queries: Sequence[Query], k: int, *, exclude: Any = (), only: Any = None, seen: bool = False,
+        rules: bool = True,
+    ) -> list[Answer]:  # fmt: skip
+        """The items with which most likely something is done next, of those live at the query's time; what was bought
+        is ``seen``. The model reads the last ``model.window`` events."""
+        schema = self.listings.attributes.schema
+        entries = [check_events(query.events, self.types, schema) for query in queries]
+        given = read_sequences(self.listings, self.types, self.bought, entries)
+        times = [self.listings.time(query.at) for query in queries]
+        chosen, notes = self._chosen(only)
+        gone, more = self._known("exclude", exclude)
+        allowed = chosen.copy()
+        allowed[gone] = False
+        best = self._ranked(given, times, k, allowed, seen)
+        shown, answers = iter(self._shown(*(np.concatenate(part) for part in zip(*best, strict=True)))), []
+        for one, row, time in zip(given, best, times, strict=True):
+            items = list(islice(shown, len(row.items)))
+            if not items:
+                self.listings.check_live(chosen, time)
+            said = [*notes, *more, *note_left_out(one.lost, "events without a name")]
+            said += [*([] if len(one.events) else [POPULAR]), *([] if items else [NOTHING_LEFT])]
+            at = time if self.listings.live else None
+            answers.append(Answer(items, said, not len(one.events), one.lost, at))
+        return answers
 
-        Args:
-            events: a sequence, oldest first, or a list of sequences (or other forms of a list). An event is a mapping
-                of ``event`` (its type) and ``item`` (raw id), or ``name`` for an item that the run does
-                not know; such a one may have attributes as well (``price``, ``c0_id``, ...). The model reads the last
-                ``model.window`` of them.
-            k: how many, at most the number of items; None: 20, or all where there are fewer.
-            where: only items that this filter leaves, such as ``price <= 50 and c0_name = 'Beauty'``; see
-                ``jaxrec.data.filters``.
-            exclude: raw ids of items to leave out.
-            exclude_bought: leave out what the sequence says was bought.
-            at: where the data say when listings are live, only those that are live at this time are recommended; see
-                ``Listings.time``. Default: the time of the newest event in the sequences that the run keeps.
-
-        Returns:
-            For one sequence a list of ``Suggestion``, best first; for several a list of each. k, or less where there
-            are no more. Unknown items without a name are left out with one ``UnknownItems`` warning for all sequences;
-            a sequence of which nothing is left gets the most popular items, scored by their number of events in
-            training, and so does an empty one among several.
-        """
-        read, several = read_sequences(events)
-        if not several and not read[0]:
-            raise UserError(f"events: empty; give at least one, oldest first, such as {SUCH_AS}")
-        schema, of = self.listings.attributes.schema, "sequence {}: " if several else ""
-        sequences = [check_events(one, self.types, schema, of.format(n)) for n, one in enumerate(read, 1)]
-        k = self._check_k(k)
-        allowed = self._allowed(where, exclude, at)
-        given, lost = read_given(self.listings, self.types, self.bought, sequences)
-        if note := note_of_unknown(lost, [len(one.events) for one in given]):
-            warnings.warn(note, UnknownItems, stacklevel=2)
-        found: list[tuple[np.ndarray, np.ndarray]] = []
-        for part, rows in batches(len(given), self._rows()):
-            found += self._rank(given[part], rows, k, allowed, exclude_bought)
-        answers = [self._suggestions(*one) for one in found]
-        return answers if several else answers[0]
-
-    def similar_items(self, item: Any, k: int | None = None) -> list[Suggestion]:
-        """The k items that are most like one, whether live or not: by the cosine of their names in the space of the
-        text head, or without one by that of their vectors in the item head.
-
-        Args:
-            item: raw id, or with a text head the name of any item.
-
-        Returns:
-            Best first. Items without a name have no similarity to others, nor without a text head those that training
-            has not seen.
-        """
-        k = self._check_k(k)
+    def similar(self, item: Any, k: int) -> Answer:
+        """The items most like one, whether live or not: by the cosine of their names in the space of the text head, or
+        without one by that of their vectors in the item head. With a text head ``item`` may be any name."""
         index = int(self.listings.find([item])[0])
         cosines = self._by_name(item, index) if self._model.has_text else self._by_row(item, index)
         if index >= 0:
             cosines[index] = -np.inf
         nearest = np.argsort(-cosines, kind="stable")[:k]
-        return self._suggestions(nearest, cosines[nearest])
+        nearest = nearest[cosines[nearest] > -np.inf]
+        return Answer(self._shown(nearest, cosines[nearest]))
 
-    def add_items(self, items: str | Path | Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Let new listings be recommended, without training, by their names.
-
-        Args:
-            items: see ``Listings.add``.
-
-        Returns:
-            Their raw ids.
-        """
+    def add(self, items: Any) -> list[Any]:
+        """Let new listings be recommended by their names; see ``Listings.add``."""
         if not self._model.has_text:
             raise UserError(f"{self.run.path}: model.head items ranks nothing but what it was trained on; to add items "
                             "train with model.head text or both")  # fmt: skip
@@ -172,18 +149,13 @@ class EventRecommender:
         self._counts = np.append(self._counts, np.zeros(len(new), self._counts.dtype))
         return [self.listings.raw(index) for index in new]
 
-    def unknown(self, events: Any) -> list[Any]:
-        """The raw ids of a sequence that the run does not know, and that have no name: what is left out of it."""
-        one = events if isinstance(events, list) else read_sequences(events)[0][0]
-        entries = check_events(one, self.types, self.listings.attributes.schema)
-        return [entry.item for entry in entries if not entry.name and self.listings.find([entry.item])[0] < 0]
+    def vectors(self) -> pa.Table:
+        """``id``, ``vector``, whose product with a query ranks, and the attributes."""
+        ids = self.listings.raws(np.arange(len(self.listings)))
+        return vector_table(ids, np.asarray(self._items)[: len(ids)], self.listings.attributes)
 
-    def example(self, seed: int | None = None) -> list[Happening]:
-        """One of the sequences that the run keeps, drawn at random.
-
-        Args:
-            seed: draws the same one again.
-        """
+    def example(self, seed: int | None = None) -> list[dict[str, Any]]:
+        """The events of one of the sequences that the run keeps, with what is known of their items."""
         offsets = self.run.kept("example_offsets")
         if len(offsets) < 2:
             raise UserError(f"{self.run.path}: keeps no example sequences; give events with --events")
@@ -192,78 +164,90 @@ class EventRecommender:
         items, events, times = (self.run.kept(f"example_{name}")[part] for name in ("items", "events", "times"))
         known = self.listings.known(items.astype(np.int64))
         return [
-            Happening(self.listings.raw(int(item)), self.types[event], int(time), what)
+            {"item": self.listings.raw(int(item)), "event": self.types[event], "time": int(time)} | what
             for item, event, time, what in zip(items, events, times, known, strict=True)
         ]
 
     # ---- ranking -----------------------------------------------------------------------------------------------------
 
-    def _check_k(self, k: int | None) -> int:
-        return check_k(k, len(self.listings))
+    def _chosen(self, only: Any) -> tuple[np.ndarray, list[str]]:
+        """bool[items] of a filter or a list of ids, and notes."""
+        if only is None:
+            chosen, notes = np.ones(len(self.listings), bool), list[str]()
+        elif isinstance(only, str):
+            chosen, notes = self.listings.matching(only)
+        else:
+            places, notes = self._known("only", only)
+            chosen = np.zeros(len(self.listings), bool)
+            chosen[places] = True
+            if not len(places):
+                raise UserError("only: none of them is an item of this run")
+        return chosen if self._model.has_text else chosen & self._trained, notes
 
-    def _allowed(self, where: str | None, exclude: Iterable[Any], at: Time) -> np.ndarray:
-        mask = self.listings.allowed(where, at)
-        if not self._model.has_text:
-            mask &= self._trained
-        ids = read_ids("exclude", exclude)
-        gone = self.listings.find(ids)
-        if lost := [one for one, place in zip(ids, gone, strict=True) if place < 0]:
-            many = f"{len(lost):,} unknown items" if len(lost) > 1 else "1 unknown item"
-            warnings.warn(f"exclude: {many} ignored: {listing(lost)}", UnknownItems, stacklevel=3)
-        mask[gone[gone >= 0]] = False
-        if not mask.any():
-            raise UserError("nothing is left to recommend: what is live and the filter leaves is excluded, or "
-                            "model.head items was not trained on it; ask for less")  # fmt: skip
-        return mask
+    def _known(self, what: str, raw: Any) -> tuple[np.ndarray, list[str]]:
+        """The indices of those of a list of ids that are known, and a note of the others."""
+        ids = read_ids(what, raw)
+        places = self.listings.find(ids)
+        lost = [one for one, place in zip(ids, places, strict=True) if place < 0]
+        return places[places >= 0], note_left_out(lost, what)
+
+    def _ranked(
+        self, given: Sequence[Sequences], times: Sequence[int], k: int, allowed: np.ndarray, seen: bool
+    ) -> list[Best]:
+        """The best items of each sequence at its time; of one of which nothing is known the most popular."""
+        more = (0, len(self._items) - len(allowed))
+        listed, sold = (jnp.asarray(np.pad(one, more)) for one in self.listings.spans)
+        mask, bought = jnp.asarray(np.pad(allowed, more)), [one.bought[:0] if seen else one.bought for one in given]
+
+        def dispatched() -> Iterator[Any]:
+            for part, rows in batches(len(given), self._rows()):
+                at = np.zeros(rows, np.int32)
+                at[: len(times[part])] = self.listings.seconds(np.array(times[part]))
+                kernel = partial(_best, items=self._items, allowed=mask, live=Live(listed, sold, jnp.asarray(at)))
+
+                def best(queries: Array, ban: Array, k: int, kernel: Any = kernel) -> tuple[Array, Array]:
+                    found: tuple[Array, Array] = kernel(queries, banned=ban, k=k)
+                    return found
+
+                yield ranked(best, self._queries(given[part], rows), len(self._items), bought[part], k)
+
+        rows = (Best(*row) for best in one_ahead(dispatched()) for row in best.rows())
+        return [
+            row if len(one.events) else self._popular(k, allowed & self.listings.live_at(time), gone)
+            for row, one, time, gone in zip(rows, given, times, bought, strict=True)
+        ]
 
     def _rows(self) -> int:
         """Sequences that are ranked in one go: a power of two, so that their scores keep to ``evaluation.memory``."""
         cells = self.run.config.evaluation.memory * 2**18
         return max(1, min(BATCH, room(cells // len(self.listings) + 1) // 2))
 
-    def _rank(
-        self, given: Sequence[Given], rows: int, k: int, allowed: np.ndarray, exclude_bought: bool
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The items of each sequence, int64[at most k], and float32 scores of them."""
-        mask = np.pad(allowed, (0, len(self._items) - len(allowed)))
-        bought = [one.bought if exclude_bought else one.bought[:0] for one in given]
-
-        def kernel(queries: Array, ban: Array, k: int) -> tuple[Array, Array]:
-            return _best(queries, self._items, jnp.asarray(mask), ban, k)
-
-        ranked = best(kernel, self._queries(given, rows), len(self._items), bought, k)
-        return [
-            one if len(of.events) else self._popular(k, allowed, own)
-            for one, of, own in zip(ranked, given, bought, strict=True)
-        ]
-
-    def _popular(self, k: int, allowed: np.ndarray, bought: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _popular(self, k: int, allowed: np.ndarray, bought: np.ndarray) -> Best:
         left = np.setdiff1d(np.flatnonzero(allowed), bought)
         items = left[np.argsort(-self._counts[left], kind="stable")[:k]]
-        return items, self._counts[items].astype(np.float32)
+        return Best(items, self._counts[items].astype(np.float32))
 
-    def _queries(self, given: Sequence[Given], rows: int) -> Array:
+    def _queries(self, given: Sequence[Sequences], rows: int) -> Array:
         """float32[rows, Q]; sequences are padded as well, so that few shapes are compiled."""
         window = self._model.window
         lengths = [min(len(one.events), window) for one in given]
         n = min(steps(max(lengths), 16, 4), window)
         names = np.zeros((rows, n, self._catalogue.dim), jnp.bfloat16)
         codes = np.zeros((rows, n, len(self._catalogue.fields)), np.int32)
-        events, length = np.zeros((rows, n), np.int32), np.zeros(rows, np.int32)
         for row, (one, size) in enumerate(zip(given, lengths, strict=True)):
             last = slice(len(one.events) - size, None)
-            names[row, :size], codes[row, :size], events[row, :size] = (
-                one.names[last],
-                one.codes[last],
-                one.events[last],
-            )
-            length[row] = size
+            names[row, :size], codes[row, :size] = one.names[last], one.codes[last]
+        events = padded(
+            [one.events[len(one.events) - size :] for one, size in zip(given, lengths, strict=True)], rows, n
+        )
+        length = np.pad(np.array(lengths, np.int32), (0, rows - len(lengths)))
         return self._encode(self._weights, *map(jnp.asarray, (names, codes, events, length)))
 
-    def _suggestions(self, items: np.ndarray, scores: np.ndarray) -> list[Suggestion]:
-        some = scores > -np.inf
-        rows = zip(items[some], scores[some], self.listings.known(items[some]), strict=True)
-        return [Suggestion(self.listings.raw(int(item)), float(score), known) for item, score, known in rows]
+    def _shown(self, items: np.ndarray, scores: np.ndarray) -> list[Item]:
+        """Items with their attributes, each of which is looked up once."""
+        distinct, place = np.unique(items, return_inverse=True)
+        ids, known = self.listings.raws(distinct), self.listings.known(distinct)
+        return [Item(ids[at], score, known[at]) for at, score in zip(place, scores.tolist(), strict=True)]
 
     # ---- similar items -----------------------------------------------------------------------------------------------
 
@@ -274,7 +258,10 @@ class EventRecommender:
             if not own.any():
                 raise UserError(f"item {bare(item)}: has no name, so none is like it; ask for another")
         else:
-            self._check_name(item)
+            ids = self.listings.vocabulary.ids
+            if not isinstance(item, str) or not item.strip() or (ids.dtype == np.int64 and item.strip().isdecimal()):
+                raise UserError(f"item {bare(item)}: none of the run's {len(self.listings):,}; give one of them, or a "
+                                "name")  # fmt: skip
             own = self.listings.name_vectors([item.strip()])
         (query,) = self._directions(own)
         old, added = self._catalogue.name_of, np.arange(len(self._catalogue.name_of), len(self.listings))
@@ -282,26 +269,20 @@ class EventRecommender:
         of_added = self._directions(self.listings.vectors(added)) @ query
         return np.concatenate([of_names[old], of_added]).astype(np.float32)
 
-    def _check_name(self, name: Any) -> None:
-        ids = self.listings.vocabulary.ids
-        if not isinstance(name, str) or not name.strip() or (ids.dtype == np.int64 and name.strip().isdecimal()):
-            raise UserError(f"item {bare(name)}: none of the run's {len(self.listings):,}; give one of them, or a name")
-
     def _by_row(self, item: Any, index: int) -> np.ndarray:
         """float32[items], cosines of the item head's vectors; -inf where training has not seen the item."""
         if index < 0 or not self._trained[index]:
             what = "unknown to the run" if index < 0 else "not in training"
-            raise UserError(
-                f"item {bare(item)}: {what}, and model.head items compares what it was trained on; ask for another"
-            )
+            raise UserError(f"item {bare(item)}: {what}, and model.head items compares what it was trained on; ask for "
+                            "another")  # fmt: skip
         cosines = np.asarray(_cosines(self._weights["tables"]["item"][:, :-1], index))
         return np.where(self._trained, cosines, -np.inf)
 
     def _directions(self, vectors: np.ndarray) -> np.ndarray:
         """float32[n, T] of length 1: name vectors, float16[n, dim], in the space of the text head."""
         n = steps(len(vectors), 16, 16)
-        padded = jnp.asarray(np.pad(vectors, ((0, n - len(vectors)), (0, 0))))
-        found = np.asarray(self._project(self._weights, padded))[: len(vectors)]
+        padded_vectors = jnp.asarray(np.pad(vectors, ((0, n - len(vectors)), (0, 0))))
+        found = np.asarray(self._project(self._weights, padded_vectors))[: len(vectors)]
         return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
 
     @cached_property
@@ -315,9 +296,36 @@ class EventRecommender:
     def _new_vectors(self, names: np.ndarray) -> np.ndarray:
         """float32[n, Q]: what ranks items that training has not seen, from float16[n, dim] vectors of their names."""
         n = steps(len(names), 16, 16)
-        padded = jnp.asarray(np.pad(names, ((0, n - len(names)), (0, 0))))
+        padded_names = jnp.asarray(np.pad(names, ((0, n - len(names)), (0, 0))))
         rows = jnp.zeros((n, self._weights["tables"]["item"].shape[1])) if self._model.has_items else None
-        return np.asarray(self._rankable(self._weights, rows, jnp.zeros(n, bool), padded))[: len(names)]
+        return np.asarray(self._rankable(self._weights, rows, jnp.zeros(n, bool), padded_names))[: len(names)]
+
+
+def read_sequences(
+    listings: Listings, types: Sequence[str], bought: str | None, sequences: Sequence[Sequence[Entry]]
+) -> list[Sequences]:
+    """What the model reads of each sequence; all with one look-up."""
+    purchase = -1 if bought is None else types.index(bought)
+    flat = [entry for sequence in sequences for entry in sequence]
+    items = listings.find([-1 if entry.item is None else entry.item for entry in flat])
+    items = np.where(np.array([entry.item is None for entry in flat], bool), -1, items)
+    named = np.array([bool(entry.name) for entry in flat], bool) & (items < 0)
+    names, codes = listings.vectors(np.maximum(items, 0)), listings.codes(np.maximum(items, 0))
+    if named.any():
+        entries = [flat[at] for at in np.flatnonzero(named)]
+        names[named] = listings.name_vectors([entry.name for entry in entries])
+        codes[named] = listings.encode([entry.attributes for entry in entries])
+    names, events = names.astype(jnp.bfloat16), np.array([entry.event for entry in flat], np.int32)
+    given, start = [], 0
+    for sequence in sequences:
+        rows = np.arange(start, start + len(sequence))
+        is_used = (items[rows] >= 0) | named[rows]
+        used = rows[is_used]
+        gone = np.unique(items[used][(events[used] == purchase) & (items[used] >= 0)])
+        lost = [flat[row].item for row in rows[~is_used]]
+        given.append(Sequences(names[used], codes[used], events[used], gone, lost))
+        start += len(sequence)
+    return given
 
 
 @jax.jit
@@ -328,7 +336,7 @@ def _cosines(vectors: Array, index: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames="k")
-def _best(queries: Array, items: Array, allowed: Array, banned: Array, k: int) -> tuple[Array, Array]:
+def _best(queries: Array, items: Array, allowed: Array, live: Live, banned: Array, k: int) -> tuple[Array, Array]:
     """The k best items of each query, and their scores; -inf where fewer are allowed.
 
     Unlike ``topk.top_items``, which works through the catalogue in parts, this reads the vectors where they lie: for
@@ -338,13 +346,18 @@ def _best(queries: Array, items: Array, allowed: Array, banned: Array, k: int) -
         queries: float32[q, Q].
         items: float32[V, Q].
         allowed: bool[V].
+        live: when items are live, and when each query is asked.
         banned: int32[q, N], items that a query must not get; V for none.
 
     Returns:
         int32[q, k] and float32[q, k].
     """
     scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
-    scores = jnp.where(allowed & ~jnp.isnan(scores), scores, -jnp.inf)
+    is_live = (live.listed <= live.at[:, None]) & (live.at[:, None] < live.sold)
+    scores = jnp.where(is_live & allowed & ~jnp.isnan(scores), scores, -jnp.inf)
     scores = scores.at[jnp.arange(len(queries))[:, None], banned].set(-jnp.inf, mode="drop")
     values, found = jax.lax.top_k(scores, k)
     return found, values
+
+
+Recommender = EventRecommender

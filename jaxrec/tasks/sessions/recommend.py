@@ -17,7 +17,7 @@ from jaxrec.data.ids import bare, check_single, listing, read_ids
 from jaxrec.data.items import Vocabulary
 from jaxrec.errors import UserError
 from jaxrec.models.base import SessionModel
-from jaxrec.ops.topk import BlockSize, block_size, top_items
+from jaxrec.ops.topk import CHUNK, BlockSize, best_items, block_size, top_items
 from jaxrec.run import Run
 from jaxrec.tasks.base import load
 from jaxrec.tasks.query import Answer, Query
@@ -33,6 +33,7 @@ from jaxrec.tasks.vectors import (
     padded,
     ranked,
     steps,
+    vector_table,
 )
 
 MOST = 2**31  # clicks of a session
@@ -51,8 +52,9 @@ class SessionRecommender:
     def __init__(self, model: SessionModel, weights: dict[str, Any], vocabulary: Vocabulary, memory: int = 64) -> None:
         self._model, self._params, self._tables = model, weights["params"], weights["tables"]
         self.vocabulary = vocabulary
-        self._size = block_size(len(vocabulary), memory)
-        self._items = model.items(self._tables)
+        items = model.items(self._tables)
+        self._items = jnp.pad(items, ((0, -len(items) % CHUNK), (0, 0)))
+        self._size = block_size(len(self._items), memory)
         self._encode = jax.jit(model.last_query)
 
     @classmethod
@@ -110,12 +112,8 @@ class SessionRecommender:
 
     def vectors(self) -> pa.Table:
         """``id``, ``count`` (events in training) and ``vector``: what queries are multiplied with to rank."""
-        table = np.asarray(self._items)
-        flat = pa.array(np.ascontiguousarray(table).reshape(-1))
-        return pa.table({
-            "id": self.vocabulary.ids.tolist(), "count": self.vocabulary.counts,
-            "vector": pa.FixedSizeListArray.from_arrays(flat, table.shape[1]),
-        })  # fmt: skip
+        ids, counts = self.vocabulary.ids.tolist(), self.vocabulary.counts
+        return vector_table(ids, np.asarray(self._items)[: len(ids)], {"count": counts})
 
     # ---- ids ---------------------------------------------------------------------------------------------------------
 
@@ -150,12 +148,10 @@ class SessionRecommender:
         """The best items of each session, shorter sessions first on the device: a batch is padded to its longest."""
         order = np.argsort([len(session) for session in sessions], kind="stable")
         found = Best(np.zeros((len(sessions), k), np.int64), np.full((len(sessions), k), -np.inf, np.float32))
-        parts = batches(len(sessions))
-        work = ((order[part], rows) for part, rows in parts)
 
         def dispatched() -> Iterator[Any]:
-            for places, rows in work:
-                yield self._dispatch([sessions[place] for place in places], rows, k, exclude, pool, seen)
+            for part, rows in batches(len(sessions)):
+                yield self._dispatch([sessions[place] for place in order[part]], rows, k, exclude, pool, seen)
 
         start = 0
         for one in one_ahead(dispatched()):
@@ -170,14 +166,16 @@ class SessionRecommender:
         self, sessions: list[np.ndarray], rows: int, k: int, exclude: np.ndarray, pool: np.ndarray | None, seen: bool
     ) -> Any:
         banned = [exclude if seen else np.concatenate([exclude, session]) for session in sessions]
-        items, size, count = self._items, self.n_items, self.n_items
+        items, size, count = self._items, len(self._items), self.n_items
         if pool is not None:
             # Ranked within the pool: positions in it take the place of item indices.
-            size, count = min(steps(len(pool), 256, 16), self.n_items), len(pool)
+            size, count = min(steps(len(pool), 256, 16), len(self._items)), len(pool)
             banned = [np.flatnonzero(np.isin(pool, one)) for one in banned]
             items = items[jnp.asarray(np.pad(pool, (0, size - count)))]
 
         def kernel(queries: Array, ban: Array, k: int) -> tuple[Array, Array]:
+            if pool is None and self._size.items == len(items) and size > 2 * k * CHUNK:
+                return best_items(queries, items, ban, k, count)
             return top_items(queries, items, ban, k, self._size, count)
 
         return ranked(kernel, self._queries(sessions, rows), size, banned, k)
