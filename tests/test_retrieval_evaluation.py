@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_retrieval import opened
+from retrieval_data import opened
 
 from jaxrec import config as configuration
 from jaxrec.data.retrieval import Queries, positive_bits

@@ -115,23 +115,19 @@ def split_rows(
     if protocol in ("temporal", "leave_one_out") and not np.any(rows.times):
         raise UserError(f"data.protocol: {protocol} needs times, and the data set has none; choose rows")
     parted = repeats == "once" or (repeats == "leave" and protocol in PAIR_PROTOCOLS)
-    pairs = row_pairs(rows, schema, positive) if parted else np.arange(len(rows))
-    if repeats == "once":
-        latest = np.sort(_first_of_each(pairs, np.lexsort((np.arange(len(rows)), rows.times))[::-1]))
-        own = _split(rows.take(latest), pairs[latest], schema, protocol, seed, test_fraction, validation_fraction)
-        others = np.setdiff1d(np.arange(len(rows)), latest)
-        found = RowSplits(latest[own.train], latest[own.validation], latest[own.test], others)
-    else:
-        found = _split(rows, pairs, schema, protocol, seed, test_fraction, validation_fraction)
+    every = np.arange(len(rows))
+    pairs = row_pairs(rows, schema, positive) if parted else every
+    kept = every if repeats != "once" else np.sort(_first_of_each(pairs, np.lexsort((every, rows.times))[::-1]))
+    own = _split(rows.take(kept), pairs[kept], schema, protocol, seed, test_fraction, validation_fraction)
+    train, validation, test = (kept[part] for part in own[:3])
+    found = RowSplits(train, validation, test, np.union1d(kept[own.left_out], np.setdiff1d(every, kept)))
     if not len(found.train):
         repeated = f" ({len(found.left_out):,} of repeated pairs are left out)" if len(found.left_out) else ""
-        if protocol.startswith("leave_one"):
-            raise UserError(f"data.protocol: {protocol} leaves none of {len(rows):,} rows to train on{repeated}; "
-                            "choose rows")  # fmt: skip
-        raise UserError(
-            f"data.test_fraction, data.validation_fraction: {test_fraction} and {validation_fraction} of "
-            f"{len(rows):,} rows leave none to train on{repeated}; lower them"
-        )
+        what = f"data.protocol: {protocol} leaves none of {len(rows):,} rows to train on{repeated}; choose rows"
+        if not protocol.startswith("leave_one"):
+            what = (f"data.test_fraction, data.validation_fraction: {test_fraction} and {validation_fraction} of "
+                    f"{len(rows):,} rows leave none to train on{repeated}; lower them")  # fmt: skip
+        raise UserError(what)
     return found
 
 
@@ -170,12 +166,10 @@ def counted(splits: RowSplits, held: np.ndarray) -> dict[str, int]:
 
 def in_words(repeats: dict[str, int], rows: int, split: str) -> list[str]:
     """``counted`` in words, a line for each that is not 0; ``rows`` are those of the split."""
-    left, held = repeats["left_out"], repeats["held_by_training"]
-    return [
-        *([f"{left:,} rows of repeated (user, item) pairs are left out (data.repeats)"] * (left > 0)),
-        *([f"{held:,} of {rows:,} {split} rows are of a (user, item) pair that training holds too (data.repeats)"]
-          * (held > 0)),
-    ]  # fmt: skip
+    lines = {"left_out": "{:,} rows of repeated (user, item) pairs are left out (data.repeats)",
+             "held_by_training": f"{{:,}} of {rows:,} {split} rows are of a (user, item) pair that training holds too "
+                                 "(data.repeats)"}  # fmt: skip
+    return [text.format(repeats[name]) for name, text in lines.items() if repeats[name]]
 
 
 def _split(
@@ -183,26 +177,36 @@ def _split(
     validation_fraction: float,
 ) -> RowSplits:  # fmt: skip
     """``split_rows`` that parts no pair of int64[n] ``pairs``."""
+    every = np.arange(len(rows))
+    if protocol == "in_sample":
+        return RowSplits(every, every[:0], every)
     if protocol == "leave_one_out":
         return _leave_one_out(rows, pairs, schema, validation_fraction > 0)
     if protocol == "leave_one_random":
         return _leave_one_random(rows, pairs, schema, seed, validation_fraction > 0)
+    random = np.random.RandomState(seed)
     if protocol in ("cold_users", "cold_items"):
         of = _entities(rows, schema, protocol.removeprefix("cold_").removesuffix("s"), protocol)
-        return _cold(of, seed, test_fraction, validation_fraction)
-    if protocol == "in_sample":
-        return RowSplits(np.arange(len(rows)), np.zeros(0, np.int64), np.arange(len(rows)))
-    kept = _rated(rows) if protocol == "paper" else np.arange(len(rows))
-    if protocol == "temporal":
-        order = kept[np.argsort(rows.times[kept], kind="stable")[::-1]]
-    else:
-        order = kept[np.random.RandomState(seed).permutation(len(kept))]
+        known = np.unique(of[of > 0])  # rows of unknown ones are for training
+        order = known[random.permutation(len(known))]
+        test, validation = _sizes(len(order), test_fraction, validation_fraction)
+        part = np.zeros(int(of.max(initial=0)) + 1, np.int8)
+        part[order[:test]], part[order[test : test + validation]] = 2, 1
+        return RowSplits(*(np.flatnonzero(part[of] == number) for number in range(3)))
+    kept = _rated(rows) if protocol == "paper" else every
+    latest_first = np.argsort(rows.times[kept], kind="stable")[::-1]
+    order = kept[latest_first if protocol == "temporal" else random.permutation(len(kept))]
     distinct = _first_of_each(pairs, order)
-    test = int(np.ceil(test_fraction * len(distinct)))
-    validation = int(np.ceil(validation_fraction * (len(distinct) - test)))
+    test, validation = _sizes(len(distinct), test_fraction, validation_fraction)
     held = np.isin(pairs[order], pairs[distinct[: test + validation]])
     left_out = np.setdiff1d(order[held], distinct[: test + validation])
     return RowSplits(order[~held], distinct[test : test + validation], distinct[:test], left_out)
+
+
+def _sizes(n: int, test_fraction: float, validation_fraction: float) -> tuple[int, int]:
+    """How many of ``n`` are tested, and how many validate."""
+    test = int(np.ceil(test_fraction * n))
+    return test, int(np.ceil(validation_fraction * (n - test)))
 
 
 def _first_of_each(pairs: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -216,10 +220,8 @@ def _rated(rows: Rows) -> np.ndarray:
     below = rows.ratings[rows.labels == 0]
     kept = np.flatnonzero(rows.ratings != (below.max() if len(below) else np.nan))
     if len(below) and np.all(rows.labels[kept] > 0):
-        raise UserError(
-            f"data.protocol: paper leaves out ratings of {below.max():g}, and no negative is left without them; choose "
-            "rows"
-        )
+        raise UserError(f"data.protocol: paper leaves out ratings of {below.max():g}, and no negative is left without "
+                        "them; choose rows")  # fmt: skip
     return kept
 
 
@@ -263,17 +265,6 @@ def _leave_one_random(rows: Rows, pairs: np.ndarray, schema: Schema, seed: int, 
     held = np.sort(order[(place == 1) & (count > 2)]) if validation else every[:0]
     train, parted = _without(every, np.concatenate([test, held]), pairs)
     return RowSplits(train, held, test, parted)
-
-
-def _cold(of: np.ndarray, seed: int, test_fraction: float, validation_fraction: float) -> RowSplits:
-    """Split by entity; rows of unknown ones (0) are for training."""
-    known = np.unique(of[of > 0])
-    order = known[np.random.RandomState(seed).permutation(len(known))]
-    test = int(np.ceil(test_fraction * len(order)))
-    validation = int(np.ceil(validation_fraction * (len(order) - test)))
-    part = np.zeros(int(of.max(initial=0)) + 1, np.int8)
-    part[order[:test]], part[order[test : test + validation]] = 2, 1
-    return RowSplits(*(np.flatnonzero(part[of] == number) for number in range(3)))
 
 
 def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarray:

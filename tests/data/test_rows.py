@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data import encode as rows_writing
+from jaxrec.data import encode
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.encode import RawField, RawRows, rows_summary, write_rows
 from jaxrec.data.rows import Rows, RowsDataset, Schema
@@ -104,11 +104,7 @@ def raw_rows(draw: st.DrawFn) -> tuple[RawRows, dict[str, list[Any]]]:
     return raw, values
 
 
-@settings(max_examples=60, deadline=None)
-@given(raw_rows())
-def test_indices_lead_back_to_the_raw_values(made: tuple[RawRows, dict[str, list[Any]]]) -> None:
-    raw, values = made
-    found = written(raw)
+def check_indices_lead_back_to_the_raw_values(raw: RawRows, values: dict[str, list[Any]], found: Written) -> None:
     for field in raw.fields:
         if field.kind == "numerical":
             continue
@@ -125,11 +121,7 @@ def test_indices_lead_back_to_the_raw_values(made: tuple[RawRows, dict[str, list
             assert decoded == [value if value in often else None for value in row]
 
 
-@settings(max_examples=40, deadline=None)
-@given(raw_rows())
-def test_numbers_are_standardised_and_unknown_ones_are_the_mean(made: tuple[RawRows, dict[str, list[Any]]]) -> None:
-    raw, values = made
-    found = written(raw)
+def check_numbers_are_standardised_and_unknown_ones_are_the_mean(values: dict[str, list[Any]], found: Written) -> None:
     for number, field in enumerate(found.schema.numerical):
         raw_values = np.array([np.nan if value is None else value for value in values[field.name]], np.float64)
         known = ~np.isnan(raw_values)
@@ -146,11 +138,7 @@ def test_numbers_are_standardised_and_unknown_ones_are_the_mean(made: tuple[RawR
             np.testing.assert_array_equal(stored, 0)
 
 
-@settings(max_examples=40, deadline=None)
-@given(raw_rows())
-def test_entities_agree_with_their_last_rows(made: tuple[RawRows, dict[str, list[Any]]]) -> None:
-    raw, _ = made
-    found = written(raw)
+def check_entities_agree_with_their_last_rows(raw: RawRows, found: Written) -> None:
     for side, name in (("user", raw.user), ("item", raw.item)):
         if name is None:
             continue
@@ -173,6 +161,16 @@ def test_entities_agree_with_their_last_rows(made: tuple[RawRows, dict[str, list
         assert not found.rows.users.any()
 
 
+@settings(max_examples=40, deadline=None)
+@given(raw_rows())
+def test_what_is_written_reads_back(made: tuple[RawRows, dict[str, list[Any]]]) -> None:
+    raw, values = made
+    found = written(raw)
+    check_indices_lead_back_to_the_raw_values(raw, values, found)
+    check_numbers_are_standardised_and_unknown_ones_are_the_mean(values, found)
+    check_entities_agree_with_their_last_rows(raw, found)
+
+
 def few(**changes: Any) -> RawRows:
     """Six rows of two users and three items, with a genre, a bag and a number."""
     chosen: dict[str, Any] = {
@@ -188,12 +186,6 @@ def few(**changes: Any) -> RawRows:
         "threshold": 4.0, "low": 1.0, "high": 5.0, "user": "user", "item": "item",
     }  # fmt: skip
     return RawRows(**(chosen | changes))
-
-
-def test_what_is_shown_follows_the_ids(tmp_path: Path) -> None:
-    shown = pa.table({"name": ["C", "Z", "A"], "item": ["c", "z", "a"]})
-    table = pq.read_table(write(few(shown={"item": shown}), tmp_path / "out").path / "items.parquet")
-    assert table.to_pydict() == {"name": [None, "A", None, "C"], "item": [None, "a", "b", "c"]}
 
 
 def test_the_manifest_of_rows(tmp_path: Path) -> None:
@@ -213,13 +205,12 @@ def test_the_manifest_of_rows(tmp_path: Path) -> None:
     rows = dataset.rows()
     assert rows.labels.tolist() == [1, 1, 0, 0, 0, 0]
     assert rows.take(np.array([1, 5])).times.tolist() == [11, 15]
-
-
-def test_rows_of_numbers_alone(tmp_path: Path) -> None:
     raw = few(fields=[RawField("price", "numerical", "context", pa.array(range(6)))], user=None, item=None)
-    rows = write(raw, tmp_path / "out").rows()
-    assert rows.columns.shape == (6, 0)
-    assert rows.numbers.shape == (6, 1)
+    rows = write(raw, tmp_path / "numbers").rows()
+    assert rows.columns.shape == (6, 0) and rows.numbers.shape == (6, 1)
+    shown = pa.table({"name": ["C", "Z", "A"], "item": ["c", "z", "a"]})
+    table = pq.read_table(write(few(shown={"item": shown}), tmp_path / "shown").path / "items.parquet")
+    assert table.to_pydict() == {"name": [None, "A", None, "C"], "item": [None, "a", "b", "c"]}
 
 
 def test_a_schema_selects_its_fields(tmp_path: Path) -> None:
@@ -241,42 +232,33 @@ def test_a_schema_selects_its_fields(tmp_path: Path) -> None:
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-4])
-
-
 def flip(file: Path) -> None:
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(bytes(data))
 
 
-def widen(file: Path) -> None:
-    """The same bytes as an array of another shape."""
-    data = file.read_bytes()
-    assert b"(6, 5)" in data
-    file.write_bytes(data.replace(b"(6, 5)", b"(5, 6)"))
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-4])
 
 
-DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [
+def replaced(old: bytes, new: bytes) -> Callable[[Path], object]:
+    return lambda file: file.write_bytes(file.read_bytes().replace(old, new))
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), [
     ("rows/columns.npy", Path.unlink, r"rows/columns\.npy: damaged or missing .*; prepare the data set again$"),
-    ("rows/times.npy", truncate, r"rows/times\.npy: damaged or missing \(172 bytes instead of 176\); prepare"),
-    ("rows/columns.npy", widen, r"rows/columns\.npy: damaged or missing \(checksum differs\); prepare"),
-    ("rows/ratings.npy", lambda file: file.write_bytes(bytes(file.stat().st_size)), "damaged or missing"),
+    ("rows/times.npy", truncate, r"rows/times\.npy: damaged or missing \(checksum differs\); prepare"),
+    ("rows/columns.npy", replaced(b"(6, 5)", b"(5, 6)"), r"rows/columns\.npy: damaged or missing \(checksum differs\)"),
     ("manifest.json", truncate, r"manifest\.json: damaged manifest .*; prepare the data set again$"),
-    ("manifest.json", lambda file: file.write_text(file.read_text().replace('"label"', '"lable"')), "damaged"),
-    ("manifest.json", lambda file: file.write_text(file.read_text().replace('"mean"', '"maen"')), "damaged"),
-]
-
-
-@pytest.mark.parametrize(("name", "damage", "message"), DAMAGE)
+    ("manifest.json", replaced(b'"label"', b'"lable"'), "damaged"),
+    ("manifest.json", replaced(b'"mean"', b'"maen"'), "damaged"),
+])  # fmt: skip
 def test_damage_is_one_line(name: str, damage: Callable[[Path], object], message: str, tmp_path: Path) -> None:
     place = write(few(), tmp_path / "out").path
     damage(place / name)
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=f"^{place}/.*{message}"):
         open_dataset(place).rows()  # type: ignore[union-attr]
-    assert str(caught.value).startswith(str(place))
-    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_every_changed_file_is_found(tmp_path: Path) -> None:
@@ -291,12 +273,11 @@ def test_every_changed_file_is_found(tmp_path: Path) -> None:
             shutil.rmtree(place)
 
 
-@pytest.mark.parametrize("part", ["_write", "_write_entities", "file_entry"])
-def test_nothing_is_left_of_a_failed_write(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(rows_writing, part, fail)
+    monkeypatch.setattr(encode, "file_entry", fail)
     with pytest.raises(OSError, match="the disk is gone"):
         write(few(), tmp_path / "deep" / "out")
     assert list(tmp_path.iterdir()) == []
