@@ -236,7 +236,7 @@ KINDS: dict[str, tuple[Callable[[Worlds, Path, Any], None], st.SearchStrategy[An
     "overrides": (overrides, OVERRIDES),
     "spaces": (spaces, damaged(["configs/tune_autoint.yaml", "configs/tune_gru4rec.yaml"])),
     "personas": (personas, damaged(["jaxrec/personas/personas.yaml"])),
-    **{f"queries of {model}": (queries(model), QUERIES) for model in ("gru4rec",)},
+    **{f"queries of {model}": (queries(model), QUERIES) for model in ("gru4rec", "merrec")},
     "rows": (prepared("rows --user user --item item --label stars --time when --categorical kind --bag tags "
                       "--positive 2", lambda rows: (["rows"], len(rows))), ROWS),
     "event logs": (prepared("events --session visit --item item --time at --test-days 0 --min-item-support 1",
