@@ -22,7 +22,7 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.ops import parallel
-from jaxrec.plots.__main__ import learning_curve
+from jaxrec.plots.curves import learning_curve
 from jaxrec.run import create_run, open_run, resume_run
 from jaxrec.tasks.base import make_task
 from jaxrec.tasks.cutoffs import cutoffs, fit_cutoffs
@@ -116,7 +116,7 @@ def _train(
     at_most = "" if feed.shape.lanes == settings.batch_size else f" (at most {settings.batch_size})"
     tell(f"{path}: {task.size}, {feed.shape.lanes} a step{at_most}, {feed.shape.used:,} steps an epoch; "
          f"{task.validated}{on}")  # fmt: skip
-    if task.validation is None:
+    if task.judge is None:
         say("note", _UNVALIDATED)
     if resume:
         where = (
@@ -174,9 +174,9 @@ def _train(
         if waited > 0.02 and blocks.seconds > 1.0:
             summary += f" ({waited:.0%} of the time waiting for input)"
         asked = False
-        if task.validation is not None:
+        if task.judge is not None:
             with clock.part("evaluate"), progress(f"train: validation after epoch {position.epoch}"):
-                metrics = task.validation.metrics(**parallel.local(state.weights()), ks=cutoffs(config))
+                metrics = task.judge(parallel.local(state.weights()), cutoffs(config)).metrics
             log.write("validation", step, epoch=position.epoch, **metrics)
             value = metrics[settings.metric]
             summary += f", validation {settings.metric} {value:.4f}"
@@ -192,7 +192,7 @@ def _train(
         if position.finished:
             reason = "early stopping" if early else "all epochs" if over else "stopped"
             times = {f"seconds_{name}": value for name, value in clock.seconds.items()}
-            if task.validation is not None and position.best_epoch < position.epoch:
+            if task.judge is not None and position.best_epoch < position.epoch:
                 say("note", _past_the_best(settings, value, position))
             log.write("end", step, epoch=position.epoch, best_epoch=position.best_epoch, reason=reason, **times)
         save()

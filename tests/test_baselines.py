@@ -8,19 +8,18 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.baselines import BASELINES, itemknn, make_baseline, parse, prefixes
+from jaxrec.baselines import BASELINES, parse, prefixes
+from jaxrec.baselines.base import Baseline
 from jaxrec.baselines.prefixes import Prefixes, Queries
 from jaxrec.data.dataset import Sessions
-from jaxrec.ops.topk import rank_scores
 from jaxrec.tasks.sessions import Evaluation
-from jaxrec.tasks.sessions import baselines as measuring
-from jaxrec.tasks.sessions.baselines import baseline_metrics
+from jaxrec.tasks.sessions import judge as measuring
+from jaxrec.tasks.sessions.judge import baseline_metrics
 
 V, DAY = 12, 86_400_000
 
@@ -129,6 +128,10 @@ def stan(
     return scores
 
 
+def fitted(text: str, train: Sessions) -> Baseline:
+    return parse(text).parameters.fit(train, V)
+
+
 FORMULAS: dict[str, Callable[..., dict[int, float]]] = {
     "pop": pop, "spop": spop, "itemknn": itemknn_, "vsknn": vsknn, "stan": stan
 }  # fmt: skip
@@ -166,7 +169,7 @@ def expected(text: str, train: Train, prefix: list[int], now: int) -> np.ndarray
 def test_scores_are_those_of_the_formula(text: str) -> None:
     train, split = make_sessions(1), make_sessions(2, count=15, longest=14, n_items=V)
     split = Sessions(split.items, split.times + 20 * DAY, split.offsets)
-    baseline, queries = make_baseline(parse(text), train, V), Queries(split)
+    baseline, queries = fitted(text, train), Queries(split)
     found = baseline.scores(queries.prefixes(0, len(queries)))
     assert found.dtype == np.float32 and found.shape == (len(queries), V)
     row = 0
@@ -182,7 +185,7 @@ def test_scores_are_those_of_the_formula(text: str) -> None:
 @pytest.mark.parametrize("name", BASELINES)
 def test_an_item_without_neighbours_leaves_popularity(name: str) -> None:
     """Item 11 is in no training session, and an empty session has nothing to go by."""
-    baseline = make_baseline(parse(name), make_sessions(1), V)
+    baseline = fitted(name, make_sessions(1))
     items = np.array([V - 1, V - 1], np.int32)
     found = baseline.scores(Prefixes(items, np.array([0, 2, 2]), np.array([5, 0])))
     order = [value for _, value in sorted(pop(lists(make_sessions(1)), [], 0).items())]
@@ -193,25 +196,12 @@ def test_an_item_without_neighbours_leaves_popularity(name: str) -> None:
     assert np.array_equal(found[1].argsort(kind="stable"), np.argsort(order, kind="stable"))
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_more_popular_items_than_the_sample_holds(name: str) -> None:
-    """One training session, and sessions that are all alike: nothing divides by zero, equal items tie."""
-    alike = Sessions(np.tile(np.array([3, 4], np.int32), 50), np.arange(100), np.arange(0, 101, 2))
-    for train in (alike, alike.slice(0, 1)):
-        found = make_baseline(parse(name), train, V).scores(
-            Prefixes(np.array([3], np.int32), np.array([0, 1]), np.ones(1))
-        )
-        assert np.isfinite(found).all()
-        assert set(np.argsort(-found[0], kind="stable")[:2]) == {3, 4}
-        assert len(np.unique(found[0, 5:])) == 1
-
-
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.sampled_from(TEXTS), st.integers(0, 5), st.lists(st.integers(1, 60), max_size=6), st.integers(0, 2**31))
 def test_neither_the_batch_nor_the_future_matters(text: str, seed: int, cuts: list[int], other: int) -> None:
     """Bit for bit: a query's scores are those of a batch of its own, and no click after the prefix changes them."""
     split = make_sessions(seed + 10, count=12)
-    baseline, queries = make_baseline(parse(text), make_sessions(seed), V), Queries(split)
+    baseline, queries = fitted(text, make_sessions(seed)), Queries(split)
     whole = baseline.scores(queries.prefixes(0, len(queries)))
     bounds = sorted({0, len(queries), *(cut for cut in cuts if cut < len(queries))})
     parts = [baseline.scores(queries.prefixes(low, high)) for low, high in pairwise(bounds)]
@@ -238,13 +228,13 @@ def test_batches_hold_every_query_once_and_bounded_work(monkeypatch: pytest.Monk
             assert 0 < high - low <= rows and (spent <= bound or high - low == 1)
 
 
-@pytest.mark.parametrize("text", ["pop", "itemknn:k=1", "vsknn", "stan:k=1,lambda3=0"])
+@pytest.mark.parametrize("text", ["pop", "stan:k=1,lambda3=0"])
 @pytest.mark.parametrize("ties", ["conservative", "standard", "median"])
 def test_metrics_and_ties(text: str, ties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefixes, "WORK", 300)
     monkeypatch.setattr(measuring, "ROWS", 7)
     train, queries = make_sessions(1), Queries(make_sessions(2, n_items=V))
-    baseline = make_baseline(parse(text), train, V)
+    baseline = fitted(text, train)
     found = baseline_metrics(baseline, queries, V, [1, 3, V], Evaluation(ties=ties), coverage=True)
     scores = baseline.scores(queries.prefixes(0, len(queries)))
     others = np.delete(
@@ -260,21 +250,3 @@ def test_metrics_and_ties(text: str, ties: Any, monkeypatch: pytest.MonkeyPatch)
         assert found[f"recall@{k}"] == pytest.approx((ranks <= k).mean(), abs=1e-9)
         assert found[f"mrr@{k}"] == pytest.approx(((ranks <= k) / ranks).mean(), abs=1e-9)
         assert found[f"coverage@{k}"] == len(np.unique(tops[:, :k])) / V
-
-
-def test_ranking_given_scores() -> None:
-    scores = jnp.array([[1.0, 2.0, 2.0, math.nan], [math.nan, 0.0, 1.0, 1.0]])
-    rank, top = rank_scores(scores, jnp.array([1, 0]), 2, "conservative")
-    np.testing.assert_array_equal(rank, [3.0, 4.0])  # what is not a number beats others' targets, and loses its own
-    np.testing.assert_array_equal(top, [[1, 2], [2, 3]])
-    assert rank_scores(scores, jnp.array([1, 0]), 0, "median")[1].shape == (2, 0)
-
-
-def test_blocks_of_item_similarities(monkeypatch: pytest.MonkeyPatch) -> None:
-    choice, queries = parse("itemknn:k=3,decay=0.5"), Queries(make_sessions(2))
-    whole = make_baseline(choice, make_sessions(1), V).scores(queries.prefixes(0, len(queries)))
-    for block in (1, 100):
-        monkeypatch.setattr(itemknn, "BLOCK", block)
-        assert (
-            make_baseline(choice, make_sessions(1), V).scores(queries.prefixes(0, 9)).tobytes() == whole[:9].tobytes()
-        )

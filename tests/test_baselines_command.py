@@ -6,19 +6,18 @@ import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from helpers import call, fails, write_dataset
+from helpers import call, fails
 
 from jaxrec import run as runs
-from jaxrec.baselines import BASELINES, make_baseline, parse, parse_all
+from jaxrec.baselines import BASELINES, parse
 from jaxrec.baselines.prefixes import Queries
 from jaxrec.data.dataset import open_sessions
 from jaxrec.data.splits import cut_validation
 from jaxrec.evaluate import evaluate, evaluate_baselines
 from jaxrec.tasks.sessions import Evaluation
-from jaxrec.tasks.sessions.baselines import baseline_metrics
+from jaxrec.tasks.sessions.judge import baseline_metrics
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -40,25 +39,25 @@ def test_the_command_on_a_data_set(dataset: Path, tmp_path: Path, capsys: Capsys
     assert printed["baselines"]["itemknn:decay=1"]["parameters"]["decay"] == 1.0
     assert call("evaluate", "--baselines", "pop", "vsknn:k=7", "--data", dataset, "--k", 5) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[0].startswith("test: ") and "conservative ranks; baselines fitted on" in out[0]
-    assert out[1].split() == ["recall@5", "mrr@5", "coverage@5", "seconds"]
-    assert [line.split()[0] for line in out[2:4]] == ["pop", "vsknn:k=7"] and "the best ranker's recall" in out[4]
+    assert out[0].startswith("test: ") and "ties conservative, fitted on" in out[0]
+    assert out[1].split() == ["recall@5", "mrr@5", "ndcg@5", "coverage@5"]
+    assert [line.split()[0] for line in out[2:]] == ["chance", "best", "pop", "vsknn:k=7"]
 
 
 def test_the_validation_split_is_not_fitted_on(dataset: Path) -> None:
     opened = open_sessions(dataset)
     train, validation = cut_validation(opened.split("train"), opened.split("validation"), 0.2)
-    found = evaluate_baselines(opened, "validation", [5], parse_all(["spop", "stan"]), 0.2)
+    found = evaluate_baselines(dataset, "validation", ks=[5], baselines=["spop", "stan"], validation_fraction=0.2)
     assert found["fitted_on"] == train.counts and found["targets"] == validation.counts["targets"]
     for name in ("spop", "stan"):
-        baseline = make_baseline(parse(name), train, 100)
+        baseline = parse(name).parameters.fit(train, 100)
         alone = baseline_metrics(baseline, Queries(validation), 100, [5], Evaluation())
         assert alone == {key: found["baselines"][name][key] for key in alone}
 
 
 def test_beside_a_run(run: Path, dataset: Path, tmp_path: Path, capsys: Capsys) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
-    alone = evaluate(runs.open_run(copy), "validation", [5, 20])
+    alone = evaluate(copy, "validation", ks=[5, 20])
     capsys.readouterr()
     words = ["--run", copy, "--split", "validation", "--baselines", "pop", "stan:k=50"]
     assert call("evaluate", *words, "--out", tmp_path / "out.json") == 0
@@ -68,7 +67,9 @@ def test_beside_a_run(run: Path, dataset: Path, tmp_path: Path, capsys: Capsys) 
     assert {**saved, "seconds": 0}.items() >= {**alone, "seconds": 0}.items()
     fraction = runs.open_run(copy).config.data.validation_fraction
     opened = open_sessions(dataset)
-    wanted = evaluate_baselines(opened, "validation", [5, 20], parse_all(["pop", "stan:k=50"]), fraction)
+    wanted = evaluate_baselines(
+        opened.path, "validation", ks=[5, 20], baselines=["pop", "stan:k=50"], validation_fraction=fraction
+    )
     assert saved["fitted_on"] == wanted["fitted_on"]
     for name in ("pop", "stan:k=50"):
         for metric in ("recall@20", "mrr@5", "ndcg@20", "coverage@20"):
@@ -80,22 +81,13 @@ def test_beside_a_run(run: Path, dataset: Path, tmp_path: Path, capsys: Capsys) 
 
 
 WRONG = {
-    "stam": "--baselines stam: no baseline 'stam' .did you mean 'stan'..; there are all, pop, spop, itemknn",
-    "": "--baselines : no baseline ''; there are all, pop",
-    "stan:lamda1=3": "no parameter 'lamda1' .did you mean 'lambda1'..; those of stan: k, sample, lambda1, lambda2",
-    "pop:k=3": "no parameter 'k'; those of pop: none",
-    "stan:k": "'k': expected parameter=value, as in stan:k=500",
-    "stan:": "'': expected parameter=value",
+    "stam": "--baselines stam: no baseline 'stam' .*'stan'.*; there are all, pop, spop, itemknn",
+    "stan:lamda1=3": "no parameter 'lamda1' .*'lambda1'.*; those of stan: k, sample, lambda1, lambda2",
     "stan:k=": "'k=': expected parameter=value",
     "stan:k=5,k=6": "k is given twice",
-    "vsknn:k=0": "--baselines vsknn:k=0: k: found '0'; input should be greater than or equal to 1",
-    "vsknn:k=1.5": "k: found '1.5'; input should be a valid integer",
-    "stan:sample=-1": "sample: found '-1'; input should be greater than or equal to 1",
-    "stan:lambda2=nan": "lambda2: found 'nan'; input should be a finite number|lambda2: found 'nan'; input should be",
-    "stan:lambda1=-1": "lambda1: found '-1'; input should be greater than or equal to 0",
-    "itemknn:decay=2": "decay: found '2'; input should be less than or equal to 1",
-    "itemknn:shrinkage=x": "shrinkage: found 'x'; input should be a valid number",
-    "vsknn:decay=liner": "decay: found 'liner'; input should be 'none', 'linear'.*did you mean 'linear'",
+    "vsknn:k=0": "vsknn:k=0: k: found '0'",
+    "itemknn:decay=2": "decay: found '2'",
+    "vsknn:decay=liner": "decay: found 'liner'; .*'linear'",
 }
 
 
@@ -104,48 +96,31 @@ def test_wrong_names_and_parameters(capsys: Capsys, dataset: Path, text: str) ->
     fails(capsys, "evaluate", "--data", dataset, "--baselines", text, names=WRONG[text])
 
 
-def test_wrong_options(capsys: Capsys, run: Path, dataset: Path, tmp_path: Path) -> None:
-    fails(capsys, "evaluate", names="--run: missing; name a run directory, or measure --baselines on --data")
-    fails(capsys, "evaluate", "--data", dataset, names="--run: missing")
-    fails(capsys, "evaluate", "--baselines", names="--data: missing; name the dataset directory")
-    fails(capsys, "evaluate", "--baselines", "--data", tmp_path, names="no data set here")
-    words = ["evaluate", "--baselines", "pop", "--data", dataset]
-    fails(capsys, *words, "--split", "train", names="--split train: baselines have these sessions by heart")
-    fails(capsys, *words, "--k", 101, names="--k 101: larger than the catalogue of 100 items")
-    for wrong in ("0", "1", "x", "nan"):
-        fails(capsys, *words, "--validation-fraction", wrong, names=f"--validation-fraction {wrong}: expected a number")
-    fails(capsys, *words, "--out", tmp_path / "none" / "b.json", names="--out .*b.json: no directory .*none")
-    fails(capsys, *words, "--out", tmp_path, names="--out .*: a directory; name a file in it")
-    words = ["evaluate", "--run", run, "--baselines", "pop"]
-    fails(capsys, *words, "--validation-fraction", 0.1, names="--validation-fraction: a run brings its own")
-    assert not list(run.glob("eval-*"))
-
-
-def test_another_data_set_than_the_runs(capsys: Capsys, run: Path, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    other = write_dataset(tmp_path / "other", rng.integers(0, 9, (90, 4)))
-    fails(capsys, "evaluate", "--run", run, "--baselines", "--data", other, names="other: not the data set that ")
-
-
-def test_a_small_data_set(capsys: Capsys, tmp_path: Path) -> None:
-    """Its validation split is empty, and with k beyond the training sessions all of them are neighbours."""
-    rng = np.random.default_rng(0)
-    opened = open_sessions(write_dataset(tmp_path / "data", rng.integers(0, 9, (90, 4))))
-    fails(capsys, "evaluate", "--baselines", "--data", opened.path, "--split", "validation", "--k", 5,
-          names="the validation split is empty; choose another --split or give --validation-fraction")  # fmt: skip
-    names = ["stan:k=100000,sample=100000", "stan:k=90,sample=90"]
-    most, all_ = evaluate_baselines(opened, "test", [5], parse_all(names))["baselines"].values()
-    assert {name: most[name] for name in ("recall@5", "mrr@5")} == {name: all_[name] for name in ("recall@5", "mrr@5")}
-
-
 def test_a_median_run_ranks_its_baselines_by_median(run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(run, tmp_path / "run"))
     run_config = yaml.safe_load((copy / "config.yaml").read_text())
     run_config["evaluation"] |= {"ties": "median"}
     (copy / "config.yaml").write_text(yaml.safe_dump(run_config))
-    found = evaluate(runs.open_run(copy), "test", [5], compared=parse_all(["pop"]))
+    found = evaluate(copy, ks=[5], baselines=["pop"])
     opened, fraction = open_sessions(run_config["data"]["path"]), run_config["data"]["validation_fraction"]
     train = cut_validation(opened.split("train"), opened.split("validation"), fraction).train
-    queries, baseline = Queries(opened.split("test")), make_baseline(parse("pop"), train, 100)
+    queries, baseline = Queries(opened.split("test")), parse("pop").parameters.fit(train, 100)
     wanted = baseline_metrics(baseline, queries, 100, [5], Evaluation(ties="median"))
     assert found["ties"] == "median" and wanted.items() <= found["baselines"]["pop"].items()
+
+
+@pytest.mark.parametrize(("words", "names"), [
+    ([], "--run: missing"), (["--baselines"], "--data: missing"),
+    (["--baselines", "--data", "none"], "no data set here"),
+    (["--baselines", "--data", "DATA", "--split", "train"], "--split train"),
+    (["--baselines", "--data", "DATA", "--k", 101], "--k 101: larger than the catalogue of 100 items"),
+    (["--baselines", "--data", "DATA", "--validation-fraction", 1], "--validation-fraction 1"),
+    (["--baselines", "--data", "DATA", "--groups", "x"], "--groups: belongs to runs"),
+    (["--run", "RUN", "--validation-fraction", 0.1], "--validation-fraction: a run brings its own"),
+    (["--run", "RUN", "--out", "none/b.json"], "--out none/b.json: no directory"),
+    (["--run", "RUN", "--sessions", 5], "--sessions: .* a run of gru4rec"),
+])  # fmt: skip
+def test_options_that_do_not_fit(words: list[object], names: str, capsys: Capsys, run: Path, dataset: Path) -> None:
+    there = {"RUN": run, "DATA": dataset}
+    fails(capsys, "evaluate", *(there.get(str(word), word) for word in words), names=names)
+    assert not list(run.glob("eval-*"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from itertools import combinations, permutations, product
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from jaxrec.errors import UserError
 from jaxrec.metrics import chance
 from jaxrec.metrics.chance import (
     bootstrap,
     expected_category_hits,
     expected_hits,
-    oracle_category_hits,
     oracle_hits,
     random_ranking,
     random_user_ranking,
 )
-from jaxrec.metrics.clicks import click_metrics
 from jaxrec.metrics.ranking import ranking_metrics
 
 SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
@@ -65,28 +62,6 @@ def test_expected_category_hits_enumerated(scores: list[float], k: int, data: st
         np.testing.assert_allclose(found, expected, rtol=1e-12, atol=0)
 
 
-def test_each_query_has_its_own_scores() -> None:
-    rng = np.random.default_rng(0)
-    scores, targets = rng.integers(0, 4, (20, 9)).astype(np.float32), rng.integers(0, 9, 20)
-    categories, wanted = rng.integers(0, 3, 9), rng.integers(0, 4, 20)
-    rows = zip(scores, targets, wanted, strict=True)
-    apart = [(expected_hits(s, t[None], 3), expected_category_hits(s, categories, w[None], 3)) for s, t, w in rows]
-    hits, category_hits = np.concatenate(apart, axis=1)
-    np.testing.assert_array_equal(expected_hits(scores, targets, 3), hits)
-    np.testing.assert_array_equal(expected_category_hits(scores, categories, wanted, 3), category_hits)
-
-
-def test_ties_broken_at_random_reach_the_expectation() -> None:
-    rng = np.random.default_rng(1)
-    scores, targets = rng.integers(0, 4, 30), rng.integers(0, 30, 12)
-    categories, wanted = rng.integers(0, 8, 30), rng.integers(0, 8, 12)
-    top = np.argsort(-scores - rng.random((20_000, 30)), axis=1)[:, :5]
-    hits = [(top == target).any(axis=1).mean() for target in targets]
-    category_hits = [(categories[top] == one).any(axis=1).mean() for one in wanted]
-    np.testing.assert_allclose(expected_hits(scores, targets, 5), hits, atol=0.02)
-    np.testing.assert_allclose(expected_category_hits(scores, categories, wanted, 5), category_hits, atol=0.02)
-
-
 @pytest.mark.parametrize(("share", "k"), [(1, 1), (1, 500_000), (3, 10), (1000, 999_000), (500_000, 3), (400, 400_000)])
 def test_a_million_tied_items(share: int, k: int) -> None:
     """Against whole numbers of any size: also where the probability is a millionth."""
@@ -105,7 +80,7 @@ def test_no_queries(shape: tuple[int, ...]) -> None:
     none = np.zeros(0, np.int64)
     assert expected_hits(np.zeros(shape), none, 2).shape == (0,)
     assert expected_category_hits(np.zeros(shape), np.arange(5), none, 2).shape == (0,)
-    assert np.isnan(oracle_hits(none, none, 1)) and np.isnan(oracle_category_hits(none, none, 1))
+    assert np.isnan(oracle_hits(none, none, 1)) and np.isnan(oracle_hits(none, none, 3))
     assert np.isnan(bootstrap(np.zeros(0))).all() and len(bootstrap(np.zeros(0))) == 2
 
 
@@ -120,33 +95,11 @@ def test_oracle_is_the_best_choice_of_lists(queries: list[tuple[int, int]], k: i
     assert oracle_hits(groups, targets, k) == pytest.approx(best / len(queries))
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 2)), min_size=1, max_size=8), st.integers(1, 3))
-def test_category_oracle_is_the_best_choice_of_items(queries: list[tuple[int, int]], k: int) -> None:
-    """Every list of k of six items, two of each category, for each of two groups."""
-    categories = np.array([0, 0, 1, 1, 2, 2])
-    tops = [set(categories[list(top)]) for top in combinations(range(6), k)]
-    best = max(sum(wanted in pair[group] for group, wanted in queries) for pair in product(tops, tops))
-    groups, wanted = np.array(queries).T
-    assert oracle_category_hits(groups, wanted, k) == pytest.approx(best / len(queries))
-
-
-@pytest.mark.parametrize("level", [0.95, 0.5])
-def test_bootstrap_of_hits_is_binomial(level: float) -> None:
+def test_bootstrap_of_hits_is_binomial() -> None:
     values = np.arange(277) < 55
-    low, high = bootstrap(values, level=level, repetitions=40_000)
-    expected = binom.ppf([(1 - level) / 2, (1 + level) / 2], 277, 55 / 277) / 277
+    low, high = bootstrap(values, repetitions=40_000)
+    expected = binom.ppf([0.025, 0.975], 277, 55 / 277) / 277
     np.testing.assert_allclose([low, high], expected, atol=1.01 / 277)
-
-
-def test_bootstrap_resamples_entries() -> None:
-    """Against the plain form of it, on gains that are all different."""
-    rng = np.random.default_rng(2)
-    values = rng.exponential(size=200)
-    means = values[rng.integers(0, 200, (20_000, 200))].mean(axis=1)
-    low, high = bootstrap(values, repetitions=20_000)
-    np.testing.assert_allclose([low, high], np.quantile(means, [0.025, 0.975]), atol=0.01)
-    assert low < values.mean() < high
 
 
 def test_bootstrap_repeats_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,27 +109,6 @@ def test_bootstrap_repeats_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(chance, "CHUNK", 130)
     assert bootstrap(values, seed=4, repetitions=1001) == pytest.approx(whole, rel=1e-12)
     assert bootstrap(np.full(7, 0.25)) == (0.25, 0.25)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: expected_hits(np.array([0.0, np.nan]), np.array([0]), 1), "scores: found 1 that are not a number"),
-        (lambda: expected_hits(np.zeros((2, 3)), np.array([0]), 1), r"scores: found the shape \(2, 3\)"),
-        (lambda: expected_hits(np.zeros(3), np.array([0, 3]), 1), "targets: found 0 to 3; expected 0 to 2"),
-        (lambda: expected_hits(np.zeros(3), np.array([0]), 0), "k: found 0"),
-        (lambda: expected_category_hits(np.zeros(3), np.zeros(2), np.array([0]), 1), r"categories: .*expected \(3,\)"),
-        (lambda: oracle_hits(np.zeros(3), np.zeros(2), 1), "expected one length"),
-        (lambda: oracle_hits(np.zeros(3), np.zeros(3), -1), "k: found -1"),
-        (lambda: bootstrap(np.array([0.0, np.inf])), "finite"),
-        (lambda: bootstrap(np.ones(2), level=1.0), "level 1.0"),
-        (lambda: bootstrap(np.ones(2), repetitions=0), "repetitions 0"),
-    ],
-)
-def test_mistakes_are_named(call: object, message: str) -> None:
-    assert callable(call)
-    with pytest.raises(UserError, match=message):
-        call()
 
 
 @pytest.mark.skipif(not CUSTOMERS.is_file(), reason=f"needs the shop's real customers: {CUSTOMERS} is absent")
@@ -234,13 +166,3 @@ def test_users_rows_in_a_random_order_are_what_is_expected() -> None:
     assert found.pop("auc") == 0.5
     assert found == pytest.approx(sums, rel=1e-12)
     assert np.isnan(random_user_ranking(np.zeros(3), np.zeros(3, np.int64), [1])["ndcg@1"])
-
-
-def test_random_scores_of_a_click_model_come_to_it() -> None:
-    """The metrics of random scores, as ``click_metrics`` measures them, within 4.5 standard errors."""
-    random = np.random.default_rng(1)
-    users = random.integers(0, 4000, 16_000)
-    labels = (random.random(len(users)) < 0.4).astype(np.float32)
-    found = click_metrics(random.standard_normal(len(users)).astype(np.float32), labels, users.astype(np.int32), [2, 5])
-    for name, value in random_user_ranking(labels, users, [2, 5]).items():
-        assert abs(found[name] - value) < 4.5 * 0.5 / np.sqrt(3000), name

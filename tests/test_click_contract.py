@@ -27,9 +27,8 @@ from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError
 from jaxrec.models.base import make_click_model
 from jaxrec.tasks.base import load
-from jaxrec.tasks.clicks.judge import RowEvaluator
+from jaxrec.tasks.clicks.judge import Judge, known_rows, selected_rows
 from jaxrec.tasks.clicks.recommend import ClickRecommender
-from jaxrec.tasks.clicks.task import known_rows, selected_rows
 from jaxrec.training.block import new_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
@@ -195,7 +194,7 @@ def opened(source: Path) -> tuple[RowsDataset, Rows, np.ndarray]:
     return dataset, rows, split_rows(rows, dataset.schema, "rows", 42, TEST, VALIDATION).test
 
 
-def evaluator_of(run: Path, split: str) -> tuple[RowEvaluator, dict[str, Any], str]:
+def evaluator_of(run: Path, split: str) -> tuple[Judge, dict[str, Any], str]:
     """Evaluates a split as its rows are read; with the weights that are loaded, and which they are."""
     found = runs.open_run(run)
     dataset = open_dataset(found.config.data.path)
@@ -203,13 +202,13 @@ def evaluator_of(run: Path, split: str) -> tuple[RowEvaluator, dict[str, Any], s
     rows, splits = selected_rows(found.config, dataset)
     known = known_rows(found.schema, rows.take(getattr(splits, split)), found.value_counts())
     _, made, parameters, which = load(found)
-    return RowEvaluator(made, known, found.config.evaluation), parameters, which
+    return Judge(made, known), parameters, which
 
 
 def logits_of_test(run: Path) -> tuple[np.ndarray, Rows]:
     """The logits of the test split as evaluation has them, and its rows as they are read."""
     evaluator, parameters, _ = evaluator_of(run, "test")
-    return evaluator.logits(**parameters), evaluator.rows
+    return evaluator(parameters, [3]).arrays["logit"], evaluator.rows
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -256,9 +255,9 @@ def test_what_is_loaded_scores_like_what_was_trained(learned: Path) -> None:
     evaluator, parameters, which = evaluator_of(learned, "validation")
     written = [line for line in same_metrics(learned) if line["kind"] == "validation"]
     best = max(written, key=lambda line: line["auc"])
-    assert which == "best" and evaluator.metrics(**parameters, ks=[3]).items() <= best.items()
+    assert which == "best" and evaluator(parameters, [3]).metrics.items() <= best.items()
     state, _ = load_state(learned)
-    assert evaluator.metrics(**state.weights(), ks=[3]).items() <= written[-1].items()
+    assert evaluator(state.weights(), [3]).metrics.items() <= written[-1].items()
 
 
 def test_resuming_is_bit_identical(noisy: Path, tmp_path: Path) -> None:

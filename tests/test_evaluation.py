@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import call, load_parts, write_config, write_dataset
+from helpers import load_parts, write_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_gru import all_scores
@@ -24,7 +24,7 @@ from jaxrec.evaluate import evaluate
 from jaxrec.models.base import make_model
 from jaxrec.tasks.sessions import Evaluation
 from jaxrec.tasks.sessions import judge as evaluation
-from jaxrec.tasks.sessions.judge import Evaluator
+from jaxrec.tasks.sessions.judge import session_judge
 from jaxrec.training.block import init_state
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -52,8 +52,8 @@ def brute_force(parameters: dict[str, Any], sessions: Sessions, ks: tuple[int, .
     return result
 
 
-def tables_of(parameters: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    return jax.tree.map(jnp.asarray, (parameters["params"], parameters["tables"]))
+def measured(judge: evaluation.Judge, parameters: dict[str, Any], coverage: bool = False) -> dict[str, float]:
+    return judge(jax.tree.map(jnp.asarray, parameters), KS, max(KS) if coverage else 0).metrics
 
 
 @pytest.fixture(scope="module", params=["constrained", "separate", "onehot"])
@@ -75,8 +75,8 @@ def setting(request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pyt
 def test_all_metrics_are_those_of_brute_force(setting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "QUERIES_PER_BLOCK", 50)  # blocks of 3 steps: sessions go on from one to the next
     model, parameters, sessions = setting
-    evaluator = Evaluator(model, sessions, 100, Evaluation(batch_size=16))
-    found = evaluator.metrics(*tables_of(parameters), KS, coverage=True)
+    evaluator = session_judge(model, sessions, 100, Evaluation(batch_size=16))
+    found = measured(evaluator, parameters, coverage=True)
     wanted = brute_force(parameters, sessions, KS, "conservative")
     assert found.keys() == wanted.keys()
     assert evaluator.targets == sessions.counts["targets"] and evaluator.blocks > 5
@@ -93,8 +93,8 @@ def test_ties_follow_the_named_rule(setting: Any, ties: str) -> None:
     tables = {name: table.copy() for name, table in parameters["tables"].items()}
     tables["item"][50:] = tables["item"][:50]
     doubled = {"params": parameters["params"], "tables": tables}
-    evaluator = Evaluator(model, sessions, 100, Evaluation(ties=ties, batch_size=16))
-    found = evaluator.metrics(*tables_of(doubled), KS)
+    evaluator = session_judge(model, sessions, 100, Evaluation(ties=ties, batch_size=16))
+    found = measured(evaluator, doubled)
     wanted = brute_force(doubled, sessions, KS, ties)
     for name, value in found.items():
         assert value == pytest.approx(wanted[name], abs=1e-9), name
@@ -103,10 +103,9 @@ def test_ties_follow_the_named_rule(setting: Any, ties: str) -> None:
 @pytest.mark.parametrize("batch_size", [1, 7, 512])
 def test_the_number_of_lanes_changes_nothing(setting: Any, batch_size: int) -> None:
     model, parameters, sessions = setting
-    first = Evaluator(model, sessions, 100, Evaluation(batch_size=16))
-    other = Evaluator(model, sessions, 100, Evaluation(batch_size=batch_size))
-    args = tables_of(parameters)
-    assert other.metrics(*args, KS, True) == pytest.approx(first.metrics(*args, KS, True), abs=1e-9)
+    first = session_judge(model, sessions, 100, Evaluation(batch_size=16))
+    other = session_judge(model, sessions, 100, Evaluation(batch_size=batch_size))
+    assert measured(other, parameters, True) == pytest.approx(measured(first, parameters, True), abs=1e-9)
 
 
 def test_the_memory_bound_changes_nothing(tmp_path: Path) -> None:
@@ -124,7 +123,9 @@ def test_the_memory_bound_changes_nothing(tmp_path: Path) -> None:
     item[items[1::2], -1] += 3.0  # and targets that are found
     tables = {"item": jnp.asarray(item)}
     in_parts, whole = (
-        Evaluator(model, sessions, n_items, Evaluation(memory=m)).metrics(state.params, tables, (20, 100), True)
+        session_judge(model, sessions, n_items, Evaluation(memory=m))(
+            {"params": state.params, "tables": tables}, (20, 100), 100
+        ).metrics
         for m in (1, 64)
     )
     assert in_parts == pytest.approx(whole, abs=1e-3)
@@ -134,9 +135,8 @@ def test_the_memory_bound_changes_nothing(tmp_path: Path) -> None:
 def test_a_pass_starts_from_scratch(setting: Any) -> None:
     """Hidden states of one pass do not leak into the next."""
     model, parameters, sessions = setting
-    evaluator = Evaluator(model, sessions, 100, Evaluation(batch_size=16))
-    args = tables_of(parameters)
-    assert evaluator.metrics(*args, KS) == evaluator.metrics(*args, KS)
+    evaluator = session_judge(model, sessions, 100, Evaluation(batch_size=16))
+    assert measured(evaluator, parameters) == measured(evaluator, parameters)
 
 
 def test_the_trained_run_against_brute_force(run: Path, dataset: Path) -> None:
@@ -146,16 +146,16 @@ def test_the_trained_run_against_brute_force(run: Path, dataset: Path) -> None:
     )
     for split, sessions in {"validation": validation, "test": open_sessions(dataset).split("test")}.items():
         wanted = brute_force(parameters, sessions, (5, 20), "conservative")
-        found = evaluate(opened, split, [5, 20])
+        found = evaluate(opened, split, ks=[5, 20])
         assert found["targets"] == sessions.counts["targets"]
         for name, value in wanted.items():
             # float32 against float64: at most one target (or item of the coverage) may differ
             one = 1 / 100 if "coverage" in name else 1 / found["targets"]
             assert found[name] == pytest.approx(value, abs=1.01 * one), name
-    assert evaluate(opened, "train", [5])["targets"] == train.counts["targets"]
+    assert evaluate(opened, "train", ks=[5])["targets"] == train.counts["targets"]
     logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     best = max(line["recall@20"] for line in logged if line["kind"] == "validation")
-    assert evaluate(opened, "validation", [20])["recall@20"] == pytest.approx(best, abs=1e-9)
+    assert evaluate(opened, "validation", ks=[20])["recall@20"] == pytest.approx(best, abs=1e-9)
 
 
 def sessions_of(lengths: list[int]) -> Sessions:
@@ -183,28 +183,3 @@ def test_cut_validation_takes_the_last_whole_sessions_and_no_more(lengths: list[
         assert taken - (len(as_lists(validation)[0]) - 1) < wanted, "a session more than necessary"
     else:
         assert wanted == 0
-
-
-def test_without_a_fraction_a_split_of_the_data_set_is_kept() -> None:
-    train, validation = sessions_of([3, 4]), sessions_of([2, 2, 5])
-    cut = cut_validation(train, validation, 0.0)
-    assert as_lists(cut.train) == as_lists(train) and as_lists(cut.validation) == as_lists(validation)
-
-
-def test_a_validation_split_of_the_data_set_is_evaluated(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    sessions = [rng.integers(0, 8, rng.integers(2, 6)).tolist() for _ in range(24 * 12)]  # an hour each
-    data = write_dataset(tmp_path / "data", sessions, test_days=2, validation_days=2)
-    counts = open_sessions(data).manifest["counts"]
-    assert counts["validation"]["targets"] > 50 and counts["test"]["targets"] > 50
-    config = write_config(
-        tmp_path / "c.yaml", data, data={"validation_fraction": 0}, evaluation={"k": [3]},
-        training={"epochs": 1, "metric": "recall@3"},
-    )  # fmt: skip
-    assert call("train", "--config", config, "--run", tmp_path / "run") == 0
-    for split in ("train", "validation", "test"):
-        assert call("evaluate", "--run", tmp_path / "run", "--split", split) == 0
-        result = json.loads((tmp_path / "run" / f"eval-{split}.json").read_text())
-        assert (result["split"], result["targets"]) == (split, counts[split]["targets"])
-        wanted = brute_force(load_parts(tmp_path / "run"), open_sessions(data).split(split), (3,), "conservative")
-        assert result["recall@3"] == pytest.approx(wanted["recall@3"], abs=2 / counts[split]["targets"])

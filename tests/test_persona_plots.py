@@ -25,7 +25,9 @@ from jaxrec.personas.groups import Groups, colour, customers_by, products_of
 from jaxrec.personas.pictures import FILES, distribution_figure, loss_figure, read_losses, results_by, results_figure
 from jaxrec.plots.pictures import legible
 from jaxrec.run import Run, open_run
-from jaxrec.tasks.retrieval.evaluate import Evaluation, answer_split
+from jaxrec.tasks.report import Asked
+from jaxrec.tasks.retrieval.judge import answer_split
+from jaxrec.tasks.retrieval.pages import Answers
 
 Capsys = pytest.CaptureFixture[str]
 PERSONAS = {"Dry_Winter": 20, "$\\alpha$": 12, "_건성_보습": 8}  # customers of each
@@ -88,8 +90,8 @@ def opened(towers: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def found(opened: Run) -> Evaluation:
-    return answer_split(opened, "test", [3])
+def found(opened: Run) -> Answers:
+    return answer_split(Asked.of(opened, "test", [3]))
 
 
 @pytest.fixture(scope="module")
@@ -153,12 +155,12 @@ def test_the_distribution(customers: Groups) -> None:
     assert axes.yaxis_inverted()
 
 
-def test_results_stand_beside_chance(found: Evaluation, customers: Groups) -> None:
+def test_results_stand_beside_chance(found: Answers, customers: Groups) -> None:
     results = results_by(found, customers, 3)
     figure = results_figure(results, customers, 3, "towers, test split")
     hit, category = figure.axes
     assert (hit.get_xlabel(), category.get_xlabel()) == ("hit rate@3", "category hit rate@3")
-    rows = [customers.of[found.evaluator.queries.users] == group for group in range(3)] + [np.ones(40, bool)]
+    rows = [customers.of[found.judge.queries.users] == group for group in range(3)] + [np.ones(40, bool)]
     for axes, metric in ((hit, "hit_rate@3"), (category, "category_hit@3")):
         assert [bar.get_width() for bar in axes.patches] == pytest.approx(
             [found.hits[metric][own].mean() for own in rows]
@@ -172,7 +174,7 @@ def test_results_stand_beside_chance(found: Evaluation, customers: Groups) -> No
     missed = np.array([4, 35, 84]) / 120
     of = {name: 1 - share for name, share in zip(CATEGORIES, missed, strict=True)}
     goods = products_of(open_run(Path(found.dataset.path).parent / "towers"), found)
-    wanted = np.array([of[goods.names[goods.of[item]]] for item in found.evaluator.queries.items])
+    wanted = np.array([of[goods.names[goods.of[item]]] for item in found.judge.queries.items])
     (chance,) = (part for part in category.collections if part.get_label() == "chance")
     assert [segment[0][0] for segment in chance.get_segments()] == pytest.approx([wanted[own].mean() for own in rows])
     assert [label.get_text().split("\n")[1] for label in hit.get_yticklabels()] == [
@@ -180,7 +182,7 @@ def test_results_stand_beside_chance(found: Evaluation, customers: Groups) -> No
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["chance", "95 % bootstrap interval"]
 
 
-def test_a_group_without_positives_has_no_bar(found: Evaluation, customers: Groups) -> None:
+def test_a_group_without_positives_has_no_bar(found: Answers, customers: Groups) -> None:
     more = Groups("persona", [*customers.names, "none"], [*customers.labels, legible("none", "none")], customers.of,
                   np.append(customers.counts, 1))  # fmt: skip
     figure = results_figure(results_by(found, more, 3), more, 3, "towers")
@@ -189,14 +191,14 @@ def test_a_group_without_positives_has_no_bar(found: Evaluation, customers: Grou
     figure.draw_without_rendering()
 
 
-def test_without_categories_there_is_one_panel(found: Evaluation, opened: Run, customers: Groups) -> None:
+def test_without_categories_there_is_one_panel(found: Answers, opened: Run, customers: Groups) -> None:
     hits = {"hit_rate@3": found.hits["hit_rate@3"]}
     bare = found._replace(categories=None, hits=hits)
     assert len(results_figure(results_by(bare, customers, 3), customers, 3, "towers").axes) == 1
     assert products_of(opened, bare).names == ["products"]
 
 
-def test_the_embedding_space(found: Evaluation, opened: Run, customers: Groups) -> None:
+def test_the_embedding_space(found: Answers, opened: Run, customers: Groups) -> None:
     embedded, products = embed(opened, found), products_of(opened, found)
     figure = embedding_figure(embedded, customers, products, "pca", "towers")
     (axes,) = figure.axes
@@ -215,17 +217,17 @@ def test_the_embedding_space(found: Evaluation, opened: Run, customers: Groups) 
     assert figure.legends[0].get_window_extent().x0 >= axes.get_window_extent().x1
 
 
-def test_the_vectors_are_those_of_the_split(found: Evaluation, opened: Run) -> None:
+def test_the_vectors_are_those_of_the_split(found: Answers, opened: Run) -> None:
     """In sample every customer has one row, and the fields by customer are those of the row."""
-    queries, items = (np.asarray(part) for part in found.evaluator.vectors(found.weights))
+    queries, items = (np.asarray(part) for part in found.judge.vectors(found.weights))
     embedded = embed(opened, found)
-    users = found.evaluator.queries.users
+    users = found.judge.queries.users
     assert embedded.of_customers[users - 1] == pytest.approx(queries, abs=1e-6)
     assert embedded.of_products == pytest.approx(items[1:], abs=1e-6)
 
 
 def test_of_many_points_some_are_drawn(
-    found: Evaluation, opened: Run, customers: Groups, monkeypatch: pytest.MonkeyPatch
+    found: Answers, opened: Run, customers: Groups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jaxrec.personas.embedding.MOST_CUSTOMERS", 15)
     embedded = embed(opened, found)
@@ -253,7 +255,7 @@ def test_the_loss_by_step_where_an_epoch_makes_several_passes(towers: Path) -> N
 
 
 def test_pictures_with_a_font_of_the_names(
-    capsys: Capsys, opened: Run, found: Evaluation, towers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: Capsys, opened: Run, found: Answers, towers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add_korean(monkeypatch, tmp_path, "".join([*PERSONAS, *CATEGORIES]))
     customers, products = customers_by(opened, None), products_of(opened, found)
@@ -347,7 +349,7 @@ def test_t_sne_needs_scikit_learn(
     )
 
 
-def test_vectors_that_are_no_numbers(opened: Run, found: Evaluation) -> None:
+def test_vectors_that_are_no_numbers(opened: Run, found: Answers) -> None:
     broken = found._replace(weights={**found.weights, "params": _times(found.weights["params"], np.nan)})
     with pytest.raises(UserError, match="its vectors are not finite; train again"):
         embed(opened, broken)

@@ -10,8 +10,8 @@ from fonts import KOREAN, add_korean
 from matplotlib.figure import Figure
 
 from jaxrec.personas.pictures import loss_figure
-from jaxrec.plots.__main__ import learning_curve, learning_curve_figure
 from jaxrec.plots.clicks import attention_figure
+from jaxrec.plots.curves import learning_curve_figure
 from jaxrec.plots.pictures import legible
 
 
@@ -39,14 +39,6 @@ def test_text_that_another_font_can_show_is_shown(tmp_path: Path, monkeypatch: p
     assert legible("크림", "x").family[-1] == KOREAN
     assert KOREAN not in legible("Cream", "x").family
     assert drawn("한", "x") == "x"  # not among its letters
-
-
-def test_a_run_of_any_name_has_a_learning_curve(tmp_path: Path) -> None:
-    for name in ("크림", "$x$_크림", "$\\alpha"):
-        file = tmp_path / name / "learning_curve.png"
-        file.parent.mkdir()
-        learning_curve([{"kind": "epoch", "epoch": 1, "loss": 0.5}], "recall@20", file)
-        assert file.is_file()
 
 
 # ---- curves ----------------------------------------------------------------------------------------------------------

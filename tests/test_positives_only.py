@@ -85,12 +85,6 @@ def test_what_positives_alone_need(tmp_path: Path, capsys: pytest.CaptureFixture
     assert list(tmp_path.iterdir()) == [raw]
 
 
-def test_the_summary_of_rows_without_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepared(tmp_path / "d", "--raw", write(tmp_path / "p.csv"), *USER_ITEM)
-    out, err = capsys.readouterr()
-    assert f"{len(PAIRS)} rows, all positive: no labels; values:" in out and err == ""
-
-
 @pytest.mark.parametrize("protocol", ["rows", "paper", "leave_one_random", "cold_users"])
 def test_two_towers_and_als_learn_from_positives_alone(purchases: RowsDataset, protocol: str) -> None:
     config = parse(config_of(purchases, protocol))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxrec.data.retrieval import positive_bits
 from jaxrec.metrics.ranking import NAMES, ranking_metrics
-from jaxrec.ops.topk import CHUNK, BlockSize, block_size, ranks, ranks_and_top, top_items
+from jaxrec.ops.topk import CHUNK, BlockSize, Candidates, Live, block_size, rank, rank_scores, top_items
 
 TIES = ("conservative", "standard", "median")
 QUERIES, ITEMS, DEPTH = 13, 37, 3
@@ -43,11 +44,9 @@ def test_ranks(ties: str, size: BlockSize) -> None:
         queries, targets, items = make(seed)
         scores = queries @ items.T
         expected = [brute_force(scores[q], targets[q], ties) for q in range(QUERIES)]
-        found = np.asarray(ranks(jnp.asarray(queries), jnp.asarray(targets), jnp.asarray(items), size, ties))
+        found, top = rank(*map(jnp.asarray, (queries, targets, items)), size, ties, 7)
         np.testing.assert_array_equal(found, expected)
         assert found.dtype == np.float32
-        again, top = ranks_and_top(jnp.asarray(queries), jnp.asarray(targets), jnp.asarray(items), 7, size, ties)
-        np.testing.assert_array_equal(again, expected)
         np.testing.assert_array_equal(top, np.argsort(-scores, axis=1, kind="stable")[:, :7])
 
 
@@ -56,7 +55,7 @@ def test_all_scores_equal(ties: str) -> None:
     queries, targets, items = jnp.zeros((QUERIES, DEPTH)), jnp.arange(QUERIES), jnp.ones((ITEMS, DEPTH))
     expected = {"conservative": ITEMS, "standard": 1.0, "median": (ITEMS + 1) / 2}[ties]
     for size in SIZES[1:3]:
-        np.testing.assert_array_equal(ranks(queries, targets, items, size, ties), expected)
+        np.testing.assert_array_equal(rank(queries, targets, items, size, ties)[0], expected)
 
 
 @pytest.mark.parametrize("size", SIZES[1:3], ids=str)
@@ -68,7 +67,7 @@ def test_what_is_not_a_number_never_ranks_well(ties: str, size: BlockSize) -> No
     targets[:4] = 3, ITEMS - 1, 0, 1
     queries[7] = np.nan
     scores = queries @ items.T
-    found = np.asarray(ranks(jnp.asarray(queries), jnp.asarray(targets), jnp.asarray(items), size, ties))
+    found = np.asarray(rank(*map(jnp.asarray, (queries, targets, items)), size, ties)[0])
     lost = np.isnan(scores[np.arange(QUERIES), targets])
     assert lost[[0, 1, 7]].all()
     np.testing.assert_array_equal(found[lost], ITEMS)
@@ -84,8 +83,68 @@ def test_a_target_meets_its_own_score_bit_for_bit() -> None:
     best = np.argmax(queries.astype(np.float64) @ items.T.astype(np.float64), axis=1)
     for size in SIZES[:3]:
         for ties in ("conservative", "standard"):
-            found = ranks(jnp.asarray(queries), jnp.asarray(best), jnp.asarray(items), size, ties)
+            found, _ = rank(*map(jnp.asarray, (queries, best, items)), size, ties)
             np.testing.assert_array_equal(found, 1.0)
+
+
+def plain_rank(scores: np.ndarray, target: int, live: np.ndarray, ties: str = "conservative", hair: float = 0) -> float:
+    """The rank of a target by float[V] scores among the live items; one that is not live itself is behind them.
+
+    Args:
+        hair: scores that are no farther apart are equal.
+    """
+    if not live[target]:
+        equal, better = len(scores) - live.sum(), live.sum()
+    else:
+        equal = (live & (np.abs(scores - scores[target]) <= hair)).sum()
+        better = (live & (scores > scores[target] + hair)).sum()
+    return 1 + better + {"conservative": 1.0, "standard": 0.0, "median": 0.5}[ties] * (equal - 1)
+
+
+@pytest.mark.parametrize("size", [BlockSize(4, ITEMS), BlockSize(8, 10)], ids=str)
+@pytest.mark.parametrize("ties", TIES)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), span=st.integers(0, 3), last=st.integers(0, 6))
+def test_ranks_among_live_items(ties: str, size: BlockSize, seed: int, span: int, last: int) -> None:
+    """Some items are never live, some targets neither."""
+    queries, targets, items = make(seed, span)
+    random = np.random.default_rng(seed)
+    listed = random.integers(0, last + 1, ITEMS).astype(np.int32)
+    sold = (listed + random.integers(0, last + 2, ITEMS)).astype(np.int32)
+    at = random.integers(0, last + 1, QUERIES).astype(np.int32)
+    among = Candidates(Live(*map(jnp.asarray, (listed, sold, at))))
+    found, _ = rank(*map(jnp.asarray, (queries, targets, items)), size, ties, among=among)
+    scores = queries @ items.T
+    expected = [plain_rank(scores[q], targets[q], (listed <= at[q]) & (at[q] < sold), ties) for q in range(QUERIES)]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("size", [BlockSize(4, ITEMS), BlockSize(8, 10)], ids=str)
+def test_ranks_without_what_a_query_has(size: BlockSize) -> None:
+    """The target is a candidate all the same; one item is not a number."""
+    queries, targets, items = make(3)
+    has = np.random.default_rng(0).random((QUERIES, ITEMS)) < 0.4
+    has[1], has[2] = True, False
+    items[5] = np.nan
+    targets[targets == 5] = 6
+    rows, columns = np.nonzero(has)
+    bits = positive_bits(rows + 1, columns, QUERIES + 1, ITEMS)[1:]
+    among, scores = Candidates(without=jnp.asarray(bits)), queries @ items.T
+    by_products = rank(*map(jnp.asarray, (queries, targets, items)), size, k=6, among=among)
+    for ranks, top in (by_products, rank_scores(jnp.asarray(scores), jnp.asarray(targets), 6, among=among)):
+        for row, target in enumerate(targets):
+            allowed = [i for i in range(ITEMS) if i == target or not has[row, i]]
+            assert ranks[row] == sum(not scores[row, i] < scores[row, target] for i in allowed)
+            best = sorted((i for i in allowed if i != 5), key=lambda i: (-scores[row, i], i))[:6]
+            assert top[row, : len(best)].tolist() == best
+
+
+def test_ranking_given_scores() -> None:
+    scores = jnp.array([[1.0, 2.0, 2.0, np.nan], [np.nan, 0.0, 1.0, 1.0]])
+    ranks, top = rank_scores(scores, jnp.array([1, 0]), 2)
+    np.testing.assert_array_equal(ranks, [3.0, 4.0])  # what is not a number beats others' targets, and loses its own
+    np.testing.assert_array_equal(top, [[1, 2], [2, 3]])
+    assert rank_scores(scores, jnp.array([1, 0]), 0, "median")[1].shape == (2, 0)
 
 
 def best_items(scores: np.ndarray, banned: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

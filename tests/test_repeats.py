@@ -95,13 +95,3 @@ def test_a_run_of_before_is_what_it_was(data: Path, tmp_path: Path, capsys: Caps
     assert call("train", "--config", config, "--run", run, "--resume", "--data.repeats", "keep") == 0
     fails(capsys, "train", "--config", config, "--run", run, "--resume",
           names=re.escape("was trained on other rows; resume it with --data.repeats keep"))  # fmt: skip
-
-
-def test_a_run_of_before_without_repeats_goes_on(data: Path, tmp_path: Path) -> None:
-    """Where no pair comes twice, what data.repeats says makes no difference, and a resumed run does not ask."""
-    run = train(data, tmp_path / "run", TOWERS, "cold_users", "--data.test_fraction", "0.3")
-    values = yaml.safe_load((run / "config.yaml").read_text())
-    del values["data"]["repeats"]
-    (run / "config.yaml").write_text(yaml.safe_dump(values))
-    words = ("--config", tmp_path / "run.yaml", "--data.test_fraction", "0.3", "--run", run, "--resume")
-    assert call("train", *words) == 0

@@ -13,8 +13,8 @@ from helpers import call, fails
 
 from jaxrec import run as rundir
 from jaxrec.data.store import sealed
-from jaxrec.tasks import results
-from jaxrec.tasks.results import in_order, keep_result, merge
+from jaxrec.tasks.report import Asked, in_order
+from jaxrec.tasks.results import keep_result, merge
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -63,7 +63,8 @@ def test_an_evaluation_adds_to_the_one_before(copy: Path) -> None:
 
 def answer(run: Path, **changed: Any) -> dict[str, Any]:
     opened = rundir.open_run(run)
-    asked = results.question(opened, "test", "best", **changed.pop("limits", {}))
+    data: Any = None
+    asked = Asked(opened, data, "test", [5]).question("best", **changed.pop("limits", {}))
     return {"split": "test", "targets": 10, "checkpoint": "best", "question": asked, **changed}
 
 

@@ -14,7 +14,7 @@ from jaxrec.data.retrieval import Queries, positive_bits
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.tasks.retrieval import hits as counting
 from jaxrec.tasks.retrieval import judge as retrieval_evaluation
-from jaxrec.tasks.retrieval.judge import RetrievalEvaluator, rank_queries
+from jaxrec.tasks.retrieval.judge import Judge, rank_queries
 
 # ---- ranks -----------------------------------------------------------------------------------------------------------
 
@@ -33,23 +33,25 @@ def asked_of(random: np.random.Generator) -> tuple[Queries, np.ndarray, np.ndarr
 
 
 @pytest.mark.parametrize("rows", [1, 5, N, 64])
-def test_ranks_are_those_of_brute_force(rows: int) -> None:
+def test_ranks_are_those_of_brute_force(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are ranked at once."""
+    monkeypatch.setattr(retrieval_evaluation, "MOST_QUERIES", rows)
     asked, items, had, has = asked_of(np.random.default_rng(0))
     items[5] = np.nan
     moved: list[int] = []
-    ranks, top = rank_queries(asked, jnp.asarray(asked.numbers), jnp.asarray(items), had, rows, 6,
+    ranks, top = rank_queries(asked, jnp.asarray(asked.numbers), jnp.asarray(items), had, 64, 6,
                               lambda: moved.append(1))  # fmt: skip
     assert len(moved) == -(-N // rows)
     scores = asked.numbers @ items.T
     for row, (user, target) in enumerate(zip(asked.users, asked.items, strict=True)):
         candidates = [i for i in range(1, V) if i == target or not has[user, i]]
         worse = {i for i in candidates if scores[row, i] < scores[row, target]}
-        assert ranks[row] == len(candidates) - len(worse), "ties and what is no number stand before the target"
+        last = V if target == 5 else len(candidates)
+        assert ranks[row] == last - len(worse), "ties and what is no number stand before the target"
         allowed = [i for i in candidates if i != 5]
         best = sorted(allowed, key=lambda i: (-scores[row, i], i))[:6]
         assert top[row, : len(best)].tolist() == best
-    alone, nothing = rank_queries(asked, jnp.asarray(asked.numbers), jnp.asarray(items), had, rows)
+    alone, nothing = rank_queries(asked, jnp.asarray(asked.numbers), jnp.asarray(items), had, 64)
     np.testing.assert_array_equal(alone, ranks)
     assert nothing.shape == (N, 0)
 
@@ -67,24 +69,17 @@ def test_the_evaluator_leaves_out_what_a_user_has(most: int, monkeypatch: pytest
     monkeypatch.setattr(retrieval_evaluation, "MOST_QUERIES", most)
     data = opened([0, 5], [1, 2, 4], ("age", "price"))
     model: Any = Numbers()
-    evaluator = RetrievalEvaluator(model, data, data.splits.test, configuration.EvaluationConfig())
-    assert evaluator.targets == 3 and evaluator.blocks == -(-3 // min(most, 3))
-    ranks, top = evaluator.ranks({}, 5)
+    judge = Judge(model, data, data.splits.test, configuration.EvaluationConfig())
+    assert judge.targets == 3 and judge.blocks == -(-3 // min(most, 3))
+    metrics, arrays = judge({}, [2, 4], 5)
+    ranks, top = arrays["rank"], arrays["top"]
     # Users 1, 2 and 3 ask for 2, 1 and 4; user 1 has 1. The dearer the better: 5, 4, 3, 2, 1.
     assert ranks.tolist() == [4, 5, 2] and top[0, :4].tolist() == [5, 4, 3, 2] and top[1].tolist() == [5, 4, 3, 2, 1]
-    assert evaluator.metrics({}, {}, [2, 4]) == ranking_metrics(np.array([4.0, 5.0, 2.0]), [2, 4])
+    assert metrics == ranking_metrics(np.array([4.0, 5.0, 2.0]), [2, 4])
     more = np.zeros((3, 1), np.float32), np.zeros((6, 1), np.float32)
     more[0][0], more[1][2] = 1.0, 1000.0  # one customer for whom item 2 moves up
-    ranks, top = evaluator.ranks({}, 1, more)
+    ranks, top = judge({}, [2], 1, wider=more).arrays.values()
     assert ranks.tolist() == [1, 5, 2] and top[:, 0].tolist() == [2, 5, 5]
-
-
-def test_nothing_to_rank() -> None:
-    none = Queries(
-        np.zeros((0, 1), np.int32), np.zeros((0, 1), np.float32), np.zeros(0, np.int32), np.zeros(0, np.int32)
-    )
-    ranks, top = rank_queries(none, jnp.zeros((0, 2)), jnp.zeros((4, 2)), np.zeros((1, 1), np.uint32), 4, 2)
-    assert ranks.shape == (0,) and top.shape == (0, 2)
 
 
 # ---- hits ------------------------------------------------------------------------------------------------------------

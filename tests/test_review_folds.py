@@ -128,15 +128,6 @@ def test_what_a_left_out_review_says_does_not_matter(dataset: RowsDataset, monke
             assert np.any(fold.data.rows.columns[train] != other.data.rows.columns[train]), "those of others do"
 
 
-def test_profiles_are_anew_in_each_draw(dataset: RowsDataset) -> None:
-    """Not those of the data, where they were drawn from what the review says; and of every persona."""
-    fold = folds_of(dataset, 3, False)[0]
-    by_review = fold.profiles.numbers[:, 0].reshape(-1, DRAWS)
-    assert np.all(by_review.std(axis=1) > 0) and len(np.unique(by_review)) > 10
-    columns = fold.profiles.columns.reshape(-1, DRAWS, fold.profiles.columns.shape[1])
-    assert sum(len(np.unique(columns[..., place])) > 1 for place in range(columns.shape[2])) >= 2
-
-
 def test_models_never_see_what_they_are_asked(dataset: RowsDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each fold is answered with weights that were trained on its own training rows."""
     trained: list[Any] = []
@@ -168,14 +159,6 @@ def test_models_never_see_what_they_are_asked(dataset: RowsDataset, monkeypatch:
 def test_folds_that_there_are_not(dataset: RowsDataset, folds: int) -> None:
     with pytest.raises(UserError, match=rf"^--folds {folds}: expected 2 to 60, the number of customers, or 0 for none"):
         folds_of(dataset, folds, False)
-
-
-def test_personas_that_cannot_be_found_anew(place: Path) -> None:
-    given = open_dataset(place / "given")
-    assert isinstance(given, RowsDataset)
-    names = r"given: has no embeddings, so personas cannot be found anew .* or give --folds 0"
-    with pytest.raises(UserError, match=names):
-        folds_of(given, 3, False)
 
 
 def test_the_page_of_personas_stands_in_the_run(place: Path, dataset: RowsDataset, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from jaxrec.errors import UserError
 from jaxrec.recommend import Recommender
 from jaxrec.run import open_run
 from jaxrec.tasks.cutoffs import fit_cutoffs
-from jaxrec.tune import __main__ as tune
 
 Capsys = pytest.CaptureFixture[str]
 TWELVE = 12
@@ -54,16 +53,6 @@ def test_what_was_given_stays_or_is_refused() -> None:
     assert (some.evaluation.k, some.training.metric) == ((3,), "recall@10")
     with pytest.raises(UserError, match=r"evaluation\.k: 13 is more than the 12 items of shop; lower it, or leave"):
         fit_cutoffs(config_of(evaluation={"k": [13]}), of_items(12))
-
-
-@pytest.mark.parametrize(("training", "metric", "given"), [
-    ({}, "recall@10", False), ({"epochs": 3}, "recall@10", False), ({"metric": "recall@10"}, "recall@10", True),
-])  # fmt: skip
-def test_defaults_of_a_model_were_not_given(training: dict[str, Any], metric: str, given: bool) -> None:
-    found = config_of(model={"name": "two_tower"}, training=training)
-    assert found.training.metric == metric
-    assert ("metric" in found.training.model_fields_set) == given
-    assert ("epochs" in found.training.model_fields_set) == ("epochs" in training)
 
 
 def test_a_resumed_run_keeps_its_own_cutoffs() -> None:
@@ -117,16 +106,6 @@ def test_sessions_of_a_small_shop(shop: Path, shop_config: Path, tmp_path: Path,
     assert (len(batch[0]), len(batch[1]), len(recommender.similar(3).items)) == (11, 10, 11)
 
 
-@pytest.mark.parametrize(("words", "names"), [
-    (["--evaluation.k", 5, 13], r"evaluation\.k: 13 is more than the 12 items of .*; lower it, or leave it out"),
-    (["--training.metric", "mrr@13"], r"training\.metric: 13 is more than the 12 items of .*; lower it, or leave it"),
-])  # fmt: skip
-def test_given_cutoffs_are_refused(words: list[Any], names: str, shop_config: Path, capsys: Capsys) -> None:
-    run = shop_config.with_name("refused")
-    fails(capsys, "train", "--config", shop_config, "--run", run, *words, names=names)
-    assert not run.exists()
-
-
 def test_runs_of_earlier_versions_are_evaluated(shop: Path, shop_config: Path, tmp_path: Path, capsys: Capsys) -> None:
     """Without validation a run on a small catalogue could hold any cut-offs."""
     run = tmp_path / "run"
@@ -143,20 +122,6 @@ def test_runs_of_earlier_versions_are_evaluated(shop: Path, shop_config: Path, t
     assert err == "jaxrec: note: --k is 5 10 instead of 5 10 20: there are 12 items\n"
     (run / "config.yaml").write_text(config.replace("  - 10\n", "  - 13\n"))
     fails(capsys, "evaluate", "--run", run, names=r"its evaluation\.k 13 is more than its 12 items; give a lower --k")
-
-
-def test_a_search_on_a_small_shop(
-    shop: Path, shop_config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bases = []
-    monkeypatch.setattr(tune, "_tune", lambda base, *_: bases.append(base))
-    space = tmp_path / "space.yaml"
-    space.write_text("optimizer.learning_rate: {choices: [0.01, 0.1]}\n")
-    words = ["--config", shop_config, "--space", space, "--trials", 1, "--out", tmp_path / "out"]
-    assert call("tune", *words) == 0
-    assert call("tune", *words, "--training.metric", "recall@12") == 0
-    assert [base.training.metric for base in bases] == ["recall@10", "recall@12"]
-    assert [base.evaluation.k for base in bases] == [(5, 10)] * 2
 
 
 def test_two_towers_of_a_small_shop(tmp_path: Path, capsys: Capsys) -> None:

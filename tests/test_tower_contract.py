@@ -41,7 +41,7 @@ from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
 from jaxrec.tasks.base import load as load_run
 from jaxrec.tasks.retrieval import judge as retrieval_evaluation
-from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
+from jaxrec.tasks.retrieval.judge import Judge
 from jaxrec.tasks.retrieval.recommend import TowerRecommender
 
 MODELS: dict[str, Sections] = {
@@ -110,10 +110,10 @@ def opened(run: Path) -> Retrieval:
     return Retrieval.open(found.config, dataset)
 
 
-def evaluator_of(run: Path, split: str) -> tuple[RetrievalEvaluator, dict[str, Any], str]:
+def evaluator_of(run: Path, split: str) -> tuple[Judge, dict[str, Any], str]:
     data, (_, made, weights, which) = opened(run), load_run(run)
     config = runs.open_run(run).config.evaluation
-    return RetrievalEvaluator(made, data, getattr(data.splits, split), config), weights, which
+    return Judge(made, data, getattr(data.splits, split), config), weights, which
 
 
 def evaluated(run: Path) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def evaluated(run: Path) -> dict[str, Any]:
     return json.loads((run / "eval-test.json").read_text())
 
 
-def raw(evaluator: RetrievalEvaluator, query: int) -> int:
+def raw(evaluator: Judge, query: int) -> int:
     """The number of the customer of a query."""
     return int(evaluator.queries.users[query]) - 1
 
@@ -155,9 +155,9 @@ def test_what_is_loaded_scores_like_what_was_trained(learned: Path) -> None:
     evaluator, weights, which = evaluator_of(learned, "validation")
     written = [line for line in same_metrics(learned) if line["kind"] == "validation"]
     best = max(written, key=lambda line: line["hit_rate@3"])
-    assert which == "best" and evaluator.metrics(**weights, ks=[3]).items() <= best.items()
+    assert which == "best" and evaluator(weights, [3]).metrics.items() <= best.items()
     state, _ = load_state(learned)
-    assert evaluator.metrics(**state.weights(), ks=[3]).items() <= written[-1].items()
+    assert evaluator(state.weights(), [3]).metrics.items() <= written[-1].items()
 
 
 def test_resuming_is_bit_identical(noisy: Path, model: str, tmp_path: Path) -> None:
@@ -199,11 +199,11 @@ def test_passes_are_epochs_without_a_pause(sources: dict[str, Path], one: Path, 
 def test_evaluation_does_not_depend_on_what_is_asked_together(learned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluator, weights, _ = evaluator_of(learned, "test")
     queries, items = (np.asarray(one) for one in evaluator.vectors(weights))
-    ranks, top = evaluator.ranks(weights, 5)
+    ranks, top = evaluator(weights, [5], 5).arrays.values()
     monkeypatch.setattr(retrieval_evaluation, "MOST_QUERIES", 50)
     again, _, _ = evaluator_of(learned, "test")
     assert again.blocks == 4
-    in_parts, best = again.ranks(weights, 5)
+    in_parts, best = again(weights, [5], 5).arrays.values()
     np.testing.assert_array_equal(in_parts, ranks)
     np.testing.assert_array_equal(best, top)
     made, asked = load_run(learned).model, evaluator.queries

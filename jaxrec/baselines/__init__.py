@@ -1,58 +1,29 @@
-"""Baselines that need no training: popularity and nearest neighbours. ``BASELINES`` holds them by name.
+"""Baselines that need no training: popularity and nearest neighbours. ``BASELINES`` holds those of sessions by name.
 
 Each is fitted on training sessions and gives dense scores to batches of queries, which see all clicks before the
 target, of the session only. They are ranked like models, ties included.
 
-    baseline = make_baseline(parse("stan:k=500"), training, n_items)
+    baseline = parse("stan:k=500").parameters.fit(training, n_items)
     scores = baseline.scores(prefixes)          # float32[Q, V]
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from pydantic import ValidationError
 
-from jaxrec.baselines.itemknn import ItemKnn, ItemKnnParameters
-from jaxrec.baselines.popularity import NoParameters, Popularity, SessionPopularity
-from jaxrec.baselines.prefixes import Prefixes
-from jaxrec.baselines.stan import Stan, StanParameters
-from jaxrec.baselines.vsknn import Vsknn, VsknnParameters
-from jaxrec.config.sections import Section
-from jaxrec.data.dataset import Sessions
+from jaxrec.baselines.base import SessionBaseline
+from jaxrec.baselines.itemknn import ItemKnn
+from jaxrec.baselines.popularity import Popularity, SessionPopularity
+from jaxrec.baselines.stan import Stan
+from jaxrec.baselines.vsknn import Vsknn
 from jaxrec.errors import UserError, nearest
 
-
-class Baseline(Protocol):
-    """A fitted baseline.
-
-    Attributes:
-        work: int64[V], how much a click on each item costs in a batch; see ``Queries.batches``.
-    """
-
-    work: np.ndarray
-
-    def scores(self, prefixes: Prefixes) -> np.ndarray:
-        """float32[Q, V]; those of a query do not depend on the others in the batch."""
-
-
-class Kind(NamedTuple):
-    """The type of a baseline's parameters, and the baseline from (parameters, training sessions, V)."""
-
-    parameters: type[Section]
-    make: Callable[[Any, Sessions, int], Baseline]
-
-
-BASELINES: dict[str, Kind] = {
-    "pop": Kind(NoParameters, Popularity),
-    "spop": Kind(NoParameters, SessionPopularity),
-    "itemknn": Kind(ItemKnnParameters, ItemKnn),
-    "vsknn": Kind(VsknnParameters, Vsknn),
-    "stan": Kind(StanParameters, Stan),
-}
+BASELINES: dict[str, type[SessionBaseline]] = {
+    "pop": Popularity, "spop": SessionPopularity, "itemknn": ItemKnn, "vsknn": Vsknn, "stan": Stan,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +32,7 @@ class Choice:
 
     text: str
     name: str
-    parameters: Section
+    parameters: SessionBaseline
 
 
 def parse(text: str) -> Choice:
@@ -70,7 +41,7 @@ def parse(text: str) -> Choice:
     if name not in BASELINES:
         allowed = ", ".join(["all", *BASELINES])
         raise UserError(f"--baselines {text}: no baseline '{name}'{nearest(name, BASELINES)}; there are {allowed}")
-    kind, values = BASELINES[name].parameters, {}
+    kind, values = BASELINES[name], dict[str, str]()
     for word in rest.split(",") if colon else ():
         parameter, equals, value = word.partition("=")
         if not equals or not value:
@@ -86,10 +57,8 @@ def parse(text: str) -> Choice:
         return Choice(text, name, kind.model_validate(values))
     except ValidationError as error:
         problem = error.errors()[0]
-        place, message = problem["loc"][0], problem["msg"][:1].lower() + problem["msg"][1:]
-        hint = nearest(problem["input"], problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-                       ) if problem["type"] == "literal_error" else ""  # fmt: skip
-        raise UserError(f"--baselines {text}: {place}: found '{problem['input']}'; {message}{hint}") from None
+        hint = f"; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        raise UserError(f"--baselines {text}: {problem['loc'][0]}: found '{problem['input']}'{hint}") from None
 
 
 def parse_all(texts: Sequence[str]) -> list[Choice]:
@@ -98,17 +67,12 @@ def parse_all(texts: Sequence[str]) -> list[Choice]:
     return [parse(name) for name in dict.fromkeys(names)]
 
 
-def make_baseline(choice: Choice, sessions: Sessions, n_items: int) -> Baseline:
-    """Fit a baseline on training sessions."""
-    return BASELINES[choice.name].make(choice.parameters, sessions, n_items)
-
-
 def describe() -> str:
     """The baselines with their parameters and defaults, for ``--help``."""
     lines = []
     for name, kind in BASELINES.items():
         lines.append(f"  {name}")
-        for parameter, field in kind.parameters.model_fields.items():
+        for parameter, field in kind.model_fields.items():
             text = (field.description or "").replace("\n", " ")
             lines.append(f"    {parameter}: {text} [{field.default}]")
     return "\n".join(lines)

@@ -8,26 +8,16 @@ import numpy as np
 import scipy.sparse as sparse
 from pydantic import Field
 
+from jaxrec.baselines.base import Baseline, SessionBaseline
 from jaxrec.baselines.popularity import over_popularity, popularity
 from jaxrec.baselines.prefixes import Prefixes, last_clicks
-from jaxrec.config.sections import Count, Section
+from jaxrec.config.sections import Count
 from jaxrec.data.dataset import Sessions
 
 BLOCK = 2**21  # pairs of clicks whose products are held at once
 
 
-class ItemKnnParameters(Section):
-    k: Count = 100
-    """Neighbours kept of each item."""
-    shrinkage: Annotated[float, Field(ge=0.0)] = 10.0
-    """Added to the counts of both items, so that rare items do not stand first by chance."""
-    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
-    """Share of the clicked item's count in the norm: 0.5 is the cosine, more favours popular neighbours."""
-    decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.4
-    """Weight of a click relative to the one after it: 0 scores by the last click alone, 1 by all alike."""
-
-
-class ItemKnn:
+class ItemKnn(SessionBaseline):
     """``itemknn``: with ``n_i`` sessions that hold item i and ``n_ij`` that hold i and j,
 
         similarity(i, j) = n_ij / ((n_i + shrinkage)^alpha (n_j + shrinkage)^(1 - alpha)),    j not i
@@ -38,21 +28,29 @@ class ItemKnn:
     alpha 0.5 and decay 0. Defaults tuned on the last 5 % of Diginetica's training targets.
     """
 
-    def __init__(self, parameters: ItemKnnParameters, sessions: Sessions, n_items: int) -> None:
-        self._parameters, self._order = parameters, popularity(sessions, n_items)
-        self._similar = similarities(parameters, sessions, n_items)
-        self.work = np.diff(self._similar.indptr).astype(np.int64)
+    k: Count = 100
+    """Neighbours kept of each item."""
+    shrinkage: Annotated[float, Field(ge=0.0)] = 10.0
+    """Added to the counts of both items, so that rare items do not stand first by chance."""
+    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
+    """Share of the clicked item's count in the norm: 0.5 is the cosine, more favours popular neighbours."""
+    decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.4
+    """Weight of a click relative to the one after it: 0 scores by the last click alone, 1 by all alike."""
 
-    def scores(self, prefixes: Prefixes) -> np.ndarray:
-        """float32[Q, V]"""
-        weight = np.power(self._parameters.decay, prefixes.distance)
-        some = weight > 0
-        shape = (len(prefixes), len(self._order))
-        clicks = sparse.csr_array((weight[some], (prefixes.query[some], prefixes.items[some])), shape=shape)
-        return over_popularity(clicks @ self._similar, self._order)
+    def fit(self, sessions: Sessions, n_items: int) -> Baseline:
+        order, similar = popularity(sessions, n_items), similarities(self, sessions, n_items)
+
+        def scores(prefixes: Prefixes) -> np.ndarray:
+            weight = np.power(self.decay, prefixes.distance)
+            some = weight > 0
+            shape = (len(prefixes), n_items)
+            clicks = sparse.csr_array((weight[some], (prefixes.query[some], prefixes.items[some])), shape=shape)
+            return over_popularity(clicks @ similar, order)
+
+        return Baseline(np.diff(similar.indptr).astype(np.int64), scores)
 
 
-def similarities(parameters: ItemKnnParameters, sessions: Sessions, n_items: int) -> Any:
+def similarities(parameters: ItemKnn, sessions: Sessions, n_items: int) -> Any:
     """CSR float64[V, V]: row i holds the k items most similar to i."""
     lengths = np.diff(sessions.offsets)
     session = np.repeat(np.arange(len(sessions)), lengths)

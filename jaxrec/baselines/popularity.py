@@ -6,42 +6,34 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.baselines.base import Baseline, SessionBaseline
 from jaxrec.baselines.prefixes import Prefixes
-from jaxrec.config.sections import Section
 from jaxrec.data.dataset import Sessions
 
 
-class NoParameters(Section):
-    """There is nothing to choose."""
-
-
-class Popularity:
+class Popularity(SessionBaseline):
     """``pop``: items in the order of their training clicks, for every session alike."""
 
-    def __init__(self, parameters: NoParameters, sessions: Sessions, n_items: int) -> None:
-        self.work = np.zeros(n_items, np.int64)
-        self._order = popularity(sessions, n_items)
-
-    def scores(self, prefixes: Prefixes) -> np.ndarray:
-        """float32[Q, V]"""
-        return np.tile(self._order, (len(prefixes), 1))
+    def fit(self, sessions: Sessions, n_items: int) -> Baseline:
+        order = popularity(sessions, n_items)
+        return Baseline(np.zeros(n_items, np.int64), lambda prefixes: np.tile(order, (len(prefixes), 1)))
 
 
-class SessionPopularity:
+class SessionPopularity(SessionBaseline):
     """``spop``: items by their clicks in the session so far; equal ones, and all others, by training clicks.
 
     Hidasi et al. 2016, "Session-based recommendations with recurrent neural networks", section 4 (S-POP).
     """
 
-    def __init__(self, parameters: NoParameters, sessions: Sessions, n_items: int) -> None:
-        self.work = np.zeros(n_items, np.int64)
-        self._order = popularity(sessions, n_items)
+    def fit(self, sessions: Sessions, n_items: int) -> Baseline:
+        order = popularity(sessions, n_items)
 
-    def scores(self, prefixes: Prefixes) -> np.ndarray:
-        """float32[Q, V]; the whole part is the count."""
-        scores = np.tile(self._order, (len(prefixes), 1))
-        np.add.at(scores, (prefixes.query, prefixes.items), np.float32(1.0))
-        return scores
+        def scores(prefixes: Prefixes) -> np.ndarray:  # whose whole part is the count
+            found = np.tile(order, (len(prefixes), 1))
+            np.add.at(found, (prefixes.query, prefixes.items), np.float32(1.0))
+            return found
+
+        return Baseline(np.zeros(n_items, np.int64), scores)
 
 
 def popularity(sessions: Sessions, n_items: int) -> np.ndarray:

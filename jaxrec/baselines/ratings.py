@@ -5,7 +5,7 @@ Each is fitted on training rows and gives a scorer; a greater score means a bett
     score = als(train, n_users, n_items)
     score(user, item)                                        # float32[Q] for int32[Q], int32[Q]
     fitted = held_out_calibration(als, train, n_users, n_items)
-    fitted.calibration.probability(fitted.score(user, item))      # float64[Q], for log loss
+    fitted.logits(user, item)                                # float32[Q], for log loss
 
 Index 0 of users and of items is the unknown one, and counts in ``n_users`` and ``n_items``. It never gets a part of
 its own, whatever training rows carry it: an unknown user's score is the item's alone, an unknown item's the user's
@@ -15,6 +15,7 @@ alone. The same holds of users and items without a training row.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,16 +33,18 @@ Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class RatingRows(NamedTuple):
-    """Rows in any order; a pair may occur more than once."""
+    """Rows in any order; a pair may occur more than once.
+
+    Attributes:
+        user, item: int32[N], 0 is unknown.
+        rating: float32[N].
+        label: float32[N], 0 or 1; only calibration reads it.
+    """
 
     user: np.ndarray
-    """int32[N], 0 is unknown"""
     item: np.ndarray
-    """int32[N], 0 is unknown"""
     rating: np.ndarray
-    """float32[N]"""
     label: np.ndarray
-    """float32[N], 0 or 1; only calibration reads it"""
 
     def take(self, rows: np.ndarray) -> RatingRows:
         """The rows at these indices."""
@@ -54,7 +57,6 @@ Fit = Callable[[RatingRows, int, int], Scorer]
 
 def popularity(train: RatingRows, n_users: int, n_items: int) -> Scorer:
     """The number of training rows of the item, whatever their rating; 0 for the unknown item."""
-    _check(train, n_users, n_items)
     count = np.bincount(train.item, minlength=n_items)
     count[0] = 0
     return lambda user, item: count[item].astype(np.float32)
@@ -65,89 +67,55 @@ def item_mean(train: RatingRows, n_users: int, n_items: int, *, shrink: float = 
 
     The rating and not the label: its mean tells more about the label of another row than the mean label does.
     """
-    mean, residual = _centred(train, n_users, n_items)
-    _at_least("item_mean", "shrink", shrink, 0.0)
+    mean, residual = _centred(train)
     score = mean + _shrunk_means(train.item, residual, n_items, shrink)
     return lambda user, item: score[item].astype(np.float32)
 
 
 def bias(
-    train: RatingRows,
-    n_users: int,
-    n_items: int,
-    *,
-    reg_user: float = 10.0,
-    reg_item: float = 2.0,
+    train: RatingRows, n_users: int, n_items: int, *, reg_user: float = 10.0, reg_item: float = 2.0,
     iterations: int = 10,
-) -> Scorer:
-    """Global mean + user's bias + item's bias; see ``biases``."""
-    mean, user_bias, item_bias = biases(
-        train, n_users, n_items, reg_user=reg_user, reg_item=reg_item, iterations=iterations
-    )
-    return lambda user, item: (mean + user_bias[user] + item_bias[item]).astype(np.float32)
-
-
-def biases(
-    train: RatingRows, n_users: int, n_items: int, *, reg_user: float, reg_item: float, iterations: int
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Alternating least squares, each half step exact, on
+) -> Scorer:  # fmt: skip
+    """Global mean + user's bias + item's bias: alternating least squares, each half step exact, on
 
         sum over rows of (rating - mean - b_user - b_item)^2 + reg_user sum of b_user^2 + reg_item sum of b_item^2
 
     with the mean that of the training rows. Koren, Bell and Volinsky 2009, "Matrix factorization techniques for
-    recommender systems", "Adding biases".
-
-    Returns:
-        (mean, float64[n_users], float64[n_items]), the biases 0 at index 0.
+    recommender systems", "Adding biases". The biases at index 0 are 0.
     """
-    mean, residual = _centred(train, n_users, n_items)
-    _at_least("bias", "reg_user", reg_user, 0.0)
-    _at_least("bias", "reg_item", reg_item, 0.0)
-    _at_least("bias", "iterations", iterations, 1)
+    mean, residual = _centred(train)
     user_bias = np.zeros(n_users)
     for _ in range(iterations):
         item_bias = _shrunk_means(train.item, residual - user_bias[train.user], n_items, reg_item)
         user_bias = _shrunk_means(train.user, residual - item_bias[train.item], n_users, reg_user)
-    return mean, user_bias, item_bias
+    return lambda user, item: (mean + user_bias[user] + item_bias[item]).astype(np.float32)
 
 
-class Factors(NamedTuple):
-    """mean + user bias + item bias + user factors . item factors, in float64; zeros at index 0."""
+@dataclass(frozen=True)
+class Factors:
+    """mean + user bias + item bias + user factors . item factors, as a scorer.
+
+    Attributes:
+        user, item: float64[n, factors + 1], the bias last; zeros at index 0.
+    """
 
     mean: float
-    user_bias: np.ndarray
-    """[n_users]"""
-    item_bias: np.ndarray
-    """[n_items]"""
     user: np.ndarray
-    """[n_users, factors]"""
     item: np.ndarray
-    """[n_items, factors]"""
 
-    def score(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+    def __call__(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """float32[Q]"""
-        product = np.einsum("qk,qk->q", self.user[user], self.item[item])
-        return (self.mean + self.user_bias[user] + self.item_bias[item] + product).astype(np.float32)
+        p, q = self.user[user], self.item[item]
+        product = np.einsum("qk,qk->q", p[:, :-1], q[:, :-1])
+        return np.asarray((self.mean + p[:, -1] + q[:, -1] + product).astype(np.float32))
 
 
 def als(
-    train: RatingRows,
-    n_users: int,
-    n_items: int,
-    *,
-    factors: int = 16,
-    reg: float = 1.2,
-    iterations: int = 20,
+    train: RatingRows, n_users: int, n_items: int, *, factors: int = 16, reg: float = 1.2, iterations: int = 20,
     seed: int = 0,
-) -> Scorer:
-    """Matrix factorisation with biases; see ``factorise``."""
-    return factorise(train, n_users, n_items, factors=factors, reg=reg, iterations=iterations, seed=seed).score
-
-
-def factorise(
-    train: RatingRows, n_users: int, n_items: int, *, factors: int, reg: float, iterations: int, seed: int
-) -> Factors:
-    """Alternating least squares, each half step exact, with n_u and n_i the training rows of a user and an item, on
+) -> Factors:  # fmt: skip
+    """Matrix factorisation with biases: alternating least squares, each half step exact, with n_u and n_i the training
+    rows of a user and an item, on
 
         sum over rows of (rating - mean - b_u - b_i - p_u . q_i)^2
             + reg sum over users of sqrt(n_u) (|p_u|^2 + b_u^2) + reg sum over items of sqrt(n_i) (|q_i|^2 + b_i^2)
@@ -157,21 +125,17 @@ def factorise(
     "Large-scale parallel collaborative filtering for the Netflix prize") too much. Validation AUC on MovieLens-1M with
     16 factors: .821, .818, with the root .823. Time and memory grow with the rows and with factors^2.
     """
-    mean, residual = _centred(train, n_users, n_items)
-    _at_least("als", "factors", factors, 1)
-    _at_least("als", "iterations", iterations, 1)
-    if not 0 < reg < np.inf:  # users with fewer rows than factors would have no unique solution
-        raise UserError(f"als: reg: found {reg}; expected a finite number above 0")
+    mean, residual = _centred(train)
     pairs, shape = (train.user, train.item), (n_users, n_items)
     total = sparse.coo_array((residual, pairs), shape=shape)  # repeated pairs add up here, and in the counts
     count = sparse.coo_array((np.ones(len(residual)), pairs), shape=shape)
     by_user, by_item = (total.tocsr(), count.tocsr()), (total.T.tocsr(), count.T.tocsr())
-    item = np.zeros((n_items, factors + 1))  # the last column is the bias, of users also
-    item[1:, :-1] = np.random.default_rng(seed).normal(0.0, 0.1, (n_items - 1, factors))
+    of_item = np.zeros((n_items, factors + 1))  # the last column is the bias, of users also
+    of_item[1:, :-1] = np.random.default_rng(seed).normal(0.0, 0.1, (n_items - 1, factors))
     for _ in range(iterations):
-        user = _solve(*by_user, item, reg)
-        item = _solve(*by_item, user, reg)
-    return Factors(mean, user[:, -1], item[:, -1], user[:, :-1], item[:, :-1])
+        of_user = _solve(*by_user, of_item, reg)
+        of_item = _solve(*by_item, of_user, reg)
+    return Factors(mean, of_user, of_item)
 
 
 def _solve(total: Any, count: Any, other: np.ndarray, reg: float) -> np.ndarray:
@@ -211,15 +175,19 @@ def _solve(total: Any, count: Any, other: np.ndarray, reg: float) -> np.ndarray:
     return solved
 
 
+RATING_BASELINES: dict[str, Callable[..., Scorer]] = {
+    "popularity": popularity, "item_mean": item_mean, "bias": bias, "als": als,
+}  # fmt: skip
+
+
+# ---- scores to probabilities -----------------------------------------------------------------------------------------
+
+
 class Calibration(NamedTuple):
     """P(label = 1) = 1 / (1 + exp(-(slope score + intercept)))"""
 
     slope: float
     intercept: float
-
-    def probability(self, score: np.ndarray) -> np.ndarray:
-        """float64[Q]"""
-        return np.asarray(expit(self.slope * np.asarray(score, np.float64) + self.intercept))
 
 
 def calibrate(score_train: np.ndarray, label_train: np.ndarray) -> Calibration:
@@ -266,13 +234,15 @@ class Calibrated(NamedTuple):
     score: Scorer
     calibration: Calibration
 
+    def logits(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """float32[Q], the log odds of a positive label."""
+        return (self.calibration.slope * self.score(user, item) + self.calibration.intercept).astype(np.float32)
 
-def held_out_calibration(
-    fit: Fit, train: RatingRows, n_users: int, n_items: int, *, share: float = 0.1, seed: int = 0
-) -> Calibrated:
-    """Fit on all but a ``share`` of the rows, calibrate on that share, and fit again on everything."""
-    order = np.random.default_rng(seed).permutation(len(train.user))
-    held = min(max(1, round(share * len(order))), len(order) - 1)
+
+def held_out_calibration(fit: Fit, train: RatingRows, n_users: int, n_items: int) -> Calibrated:
+    """Fit on all but a random tenth of the rows, calibrate on that tenth, and fit again on everything."""
+    order = np.random.default_rng(0).permutation(len(train.user))
+    held = min(max(1, round(0.1 * len(order))), len(order) - 1)
     if held < 1:
         raise UserError(f"calibration: {len(order)} training rows; at least two are needed, one of them to hold out")
     out, kept = train.take(np.sort(order[:held])), train.take(np.sort(order[held:]))
@@ -280,17 +250,8 @@ def held_out_calibration(
     return Calibrated(fit(train, n_users, n_items), calibration)
 
 
-RATING_BASELINES: dict[str, Callable[..., Scorer]] = {
-    "popularity": popularity,
-    "item_mean": item_mean,
-    "bias": bias,
-    "als": als,
-}
-
-
-def _centred(train: RatingRows, n_users: int, n_items: int) -> tuple[float, np.ndarray]:
+def _centred(train: RatingRows) -> tuple[float, np.ndarray]:
     """The mean rating, and float64[N], what the ratings are above it."""
-    _check(train, n_users, n_items)
     rating = train.rating.astype(np.float64)
     mean = float(rating.mean())
     return mean, rating - mean
@@ -302,21 +263,3 @@ def _shrunk_means(group: np.ndarray, value: np.ndarray, n_groups: int, shrink: f
     mean = np.bincount(group, value, n_groups) / np.where(count > 0, count, 1.0)
     mean[0] = 0.0
     return mean
-
-
-def _check(train: RatingRows, n_users: int, n_items: int) -> None:
-    """Refuse what would end as a wrong figure, or as an error far from its cause."""
-    lengths = [len(column) for column in train]
-    if len(set(lengths)) > 1 or not lengths[0]:
-        raise UserError(f"training rows: columns of {lengths} rows; all need the same number, at least one")
-    for name, index, n in (("user", train.user, n_users), ("item", train.item, n_items)):
-        if index.min() < 0 or index.max() >= n:
-            raise UserError(f"training rows: {name}: found {index.min()} to {index.max()}; expected 0 to {n - 1}")
-    if not np.isfinite(train.rating).all():
-        row = int(np.flatnonzero(~np.isfinite(train.rating))[0])
-        raise UserError(f"training rows: rating: found {train.rating[row]} in row {row}; expected finite numbers")
-
-
-def _at_least(baseline: str, option: str, value: float, least: float) -> None:
-    if not least <= value < np.inf:
-        raise UserError(f"{baseline}: {option}: found {value}; expected a finite number of at least {least:g}")

@@ -8,30 +8,18 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
+from jaxrec.baselines.base import Baseline, SessionBaseline
 from jaxrec.baselines.neighbours import Neighbourhood
 from jaxrec.baselines.popularity import over_popularity, popularity
 from jaxrec.baselines.prefixes import Prefixes
-from jaxrec.config.sections import Count, Section
+from jaxrec.config.sections import Count
 from jaxrec.data.dataset import Sessions
 
 DAY = 86_400_000  # ms
 Scale = Annotated[float, Field(ge=0.0)]
 
 
-class StanParameters(Section):
-    k: Count = 500
-    """Neighbours of a session."""
-    sample: Count = 1000
-    """Sessions that neighbours are chosen from: the most recent that share an item with the session."""
-    lambda1: Scale = 1.2
-    """Clicks over which the weight of a click of the session falls to 1/e, counted from its end (0: no decay)."""
-    lambda2: Scale = 80.0
-    """Days over which the weight of a neighbour falls to 1/e (0: no decay)."""
-    lambda3: Scale = 3.0
-    """Clicks over which an item's weight falls to 1/e, from the shared item that was clicked last (0: no decay)."""
-
-
-class Stan:
+class Stan(SessionBaseline):
     """``stan``: with the session s of l(s) clicks, its last click on item i at distance d_i from its end,
 
         similarity(s, n) = sum over the items i that they share of exp(-d_i / lambda1) / sqrt(l(s) l(n))
@@ -47,21 +35,30 @@ class Stan:
     tuned on the last 5 % of Diginetica's training targets.
     """
 
-    def __init__(self, parameters: StanParameters, sessions: Sessions, n_items: int) -> None:
-        self._parameters, self._order = parameters, popularity(sessions, n_items)
-        self._past = Neighbourhood(sessions, n_items, parameters.sample)
-        self.work = self._past.work
+    k: Count = 500
+    """Neighbours of a session."""
+    sample: Count = 1000
+    """Sessions that neighbours are chosen from: the most recent that share an item with the session."""
+    lambda1: Scale = 1.2
+    """Clicks over which the weight of a click of the session falls to 1/e, counted from its end (0: no decay)."""
+    lambda2: Scale = 80.0
+    """Days over which the weight of a neighbour falls to 1/e (0: no decay)."""
+    lambda3: Scale = 3.0
+    """Clicks over which an item's weight falls to 1/e, from the shared item that was clicked last (0: no decay)."""
 
-    def scores(self, prefixes: Prefixes) -> np.ndarray:
-        """float32[Q, V]"""
-        chosen, past = self._parameters, self._past
-        pairs = past.pairs(prefixes, _decay(prefixes.distance, chosen.lambda1))
-        norm = np.sqrt(prefixes.lengths[pairs.query] * past.lengths[pairs.session])
-        age = np.maximum(0, prefixes.now[pairs.query] - past.ends[pairs.session]) / DAY
-        similarity = pairs.similarity / norm * _decay(age, chosen.lambda2)
-        near = past.nearest(replace(pairs, similarity=similarity), chosen.k)
-        votes = past.vote(near, near.similarity, len(prefixes), lambda away: _decay(np.abs(away), chosen.lambda3))
-        return over_popularity(votes, self._order)
+    def fit(self, sessions: Sessions, n_items: int) -> Baseline:
+        order, past = popularity(sessions, n_items), Neighbourhood(sessions, n_items, self.sample)
+
+        def scores(prefixes: Prefixes) -> np.ndarray:
+            pairs = past.pairs(prefixes, _decay(prefixes.distance, self.lambda1))
+            norm = np.sqrt(prefixes.lengths[pairs.query] * past.lengths[pairs.session])
+            age = np.maximum(0, prefixes.now[pairs.query] - past.ends[pairs.session]) / DAY
+            similarity = pairs.similarity / norm * _decay(age, self.lambda2)
+            near = past.nearest(replace(pairs, similarity=similarity), self.k)
+            votes = past.vote(near, near.similarity, len(prefixes), lambda away: _decay(np.abs(away), self.lambda3))
+            return over_popularity(votes, order)
+
+        return Baseline(past.work, scores)
 
 
 def _decay(distance: np.ndarray, scale: float) -> np.ndarray:

@@ -8,10 +8,11 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from jaxrec.baselines.base import Baseline, SessionBaseline
 from jaxrec.baselines.neighbours import Neighbourhood
 from jaxrec.baselines.popularity import over_popularity, popularity
 from jaxrec.baselines.prefixes import Prefixes
-from jaxrec.config.sections import Count, Section
+from jaxrec.config.sections import Count
 from jaxrec.data.dataset import Sessions
 
 Decay = Literal["none", "linear", "ratio", "harmonic", "quadratic", "log"]
@@ -26,20 +27,7 @@ DECAYS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }
 
 
-class VsknnParameters(Section):
-    k: Count = 100
-    """Neighbours of a session."""
-    sample: Count = 1000
-    """Sessions that neighbours are chosen from: the most recent that share an item with the session."""
-    decay: Decay = "linear"
-    """Weight of a click in the similarity, by its distance d to the session's end."""
-    vote_decay: Decay = "harmonic"
-    """Weight of a neighbour's vote, by the distance to the end of the last click that they share."""
-    idf: Annotated[float, Field(ge=0.0)] = 2.0
-    """Strength of the inverse document frequency in an item's score (0: off)."""
-
-
-class Vsknn:
+class Vsknn(SessionBaseline):
     """``vsknn``: with the session s, its last click on item i at distance d_i from its end, and a past session n,
 
         similarity(s, n) = sum over the items i that they share of decay(d_i)
@@ -57,19 +45,28 @@ class Vsknn:
     Defaults tuned on the last 5 % of Diginetica's training targets.
     """
 
-    def __init__(self, parameters: VsknnParameters, sessions: Sessions, n_items: int) -> None:
-        self._parameters, self._order = parameters, popularity(sessions, n_items)
-        self._past = Neighbourhood(sessions, n_items, parameters.sample)
-        self.work = self._past.work
-        rarity = np.log(len(sessions) / np.maximum(1, self._past.frequency))
-        self._boost = 1.0 + parameters.idf * rarity
+    k: Count = 100
+    """Neighbours of a session."""
+    sample: Count = 1000
+    """Sessions that neighbours are chosen from: the most recent that share an item with the session."""
+    decay: Decay = "linear"
+    """Weight of a click in the similarity, by its distance d to the session's end."""
+    vote_decay: Decay = "harmonic"
+    """Weight of a neighbour's vote, by the distance to the end of the last click that they share."""
+    idf: Annotated[float, Field(ge=0.0)] = 2.0
+    """Strength of the inverse document frequency in an item's score (0: off)."""
 
-    def scores(self, prefixes: Prefixes) -> np.ndarray:
-        """float32[Q, V]"""
-        chosen, lengths = self._parameters, prefixes.lengths
-        weight = DECAYS[chosen.decay](prefixes.distance, lengths[prefixes.query])
-        near = self._past.nearest(self._past.pairs(prefixes, weight), chosen.k)
-        strength = near.similarity * DECAYS[chosen.vote_decay](near.distance, lengths[near.query])
-        votes = self._past.vote(near, strength, len(prefixes), lambda away: np.ones(len(away)))
-        votes.data *= self._boost[votes.indices]
-        return over_popularity(votes, self._order)
+    def fit(self, sessions: Sessions, n_items: int) -> Baseline:
+        order, past = popularity(sessions, n_items), Neighbourhood(sessions, n_items, self.sample)
+        boost = 1.0 + self.idf * np.log(len(sessions) / np.maximum(1, past.frequency))
+
+        def scores(prefixes: Prefixes) -> np.ndarray:
+            lengths = prefixes.lengths
+            weight = DECAYS[self.decay](prefixes.distance, lengths[prefixes.query])
+            near = past.nearest(past.pairs(prefixes, weight), self.k)
+            strength = near.similarity * DECAYS[self.vote_decay](near.distance, lengths[near.query])
+            votes = past.vote(near, strength, len(prefixes), lambda away: np.ones(len(away)))
+            votes.data *= boost[votes.indices]
+            return over_popularity(votes, order)
+
+        return Baseline(past.work, scores)

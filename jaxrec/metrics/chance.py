@@ -15,8 +15,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jaxrec.errors import UserError
-
 CHUNK = 2**22  # drawn counts that are held at once
 
 
@@ -37,9 +35,6 @@ def expected_hits(scores: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray
     array([0.667, 0.   ])
     """
     scores, targets = np.asarray(scores), np.asarray(targets)
-    _check_scores(scores, targets, k)
-    if len(targets) and not 0 <= targets.min() <= targets.max() < scores.shape[-1]:
-        raise UserError(f"targets: found {targets.min()} to {targets.max()}; expected 0 to {scores.shape[-1] - 1}")
     if scores.ndim == 1:
         ascending, own = np.sort(scores), scores[targets]
         low, high = np.searchsorted(ascending, own, side="left"), np.searchsorted(ascending, own, side="right")
@@ -128,10 +123,7 @@ def expected_category_hits(scores: np.ndarray, categories: np.ndarray, wanted: n
     array([0.833, 0.5  , 0.   ])
     """
     scores, categories, wanted = np.asarray(scores), np.asarray(categories), np.asarray(wanted)
-    _check_scores(scores, wanted, k)
     n_items = scores.shape[-1]
-    if categories.shape != (n_items,):
-        raise UserError(f"categories: found the shape {categories.shape}; expected ({n_items},), one for each item")
     k = min(k, n_items)
     codes = np.unique(np.concatenate([categories, wanted]), return_inverse=True)[1]
     codes, asked = codes[:n_items], codes[n_items:]
@@ -169,6 +161,8 @@ def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
     """The best Hit@k that any model can have in sample if it gives all customers of a group one list.
 
     It puts the group's k most frequent targets on the list: the sum over groups of the k largest target counts / Q.
+    With categories for targets it is the best Category Hit@k: a list of k places covers at most k categories, and it
+    covers any k of them (exact where each category has an item, a bound from above otherwise).
 
     Args:
         groups: int[Q], such as the number of each customer's combination of attributes.
@@ -182,9 +176,6 @@ def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
     0.75
     """
     groups, targets = np.asarray(groups), np.asarray(targets)
-    if groups.shape != targets.shape or groups.ndim != 1:
-        raise UserError(f"groups and targets: found the shapes {groups.shape} and {targets.shape}; expected one length")
-    _check_places(k)
     if not len(groups):
         return float("nan")
     pairs, counts = np.unique(np.stack([groups, targets]), axis=1, return_counts=True)
@@ -194,19 +185,8 @@ def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
     return float(counts[order][place < k].sum() / len(groups))
 
 
-def oracle_category_hits(groups: np.ndarray, wanted: np.ndarray, k: int) -> float:
-    """The best Category Hit@k that any model can have in sample if it gives all customers of a group one list.
-
-    A list of k places covers at most k categories, and it covers any k of them: so it is ``oracle_hits`` with
-    categories for targets. It is exact where each wanted category has an item, and a bound from above otherwise.
-
-    Args, returns and raises as ``oracle_hits``, with wanted: int[Q], the category that each query asks for.
-    """
-    return oracle_hits(groups, wanted, k)
-
-
-def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of the mean: Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
+def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean (Efron and Tibshirani 1993, "An introduction to the bootstrap", ch. 13).
 
     Each repetition draws as many entries as there are, with replacement. Only how often each distinct value is drawn
     matters, so those counts are drawn, from a multinomial: hits of 0 and 1 take the same time however many they are.
@@ -215,17 +195,11 @@ def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000, leve
         values: float[Q], finite, such as the hit or the gain of each query.
         seed: of the draws.
         repetitions: at least 1.
-        level: share of the repetitions within the interval, between 0 and 1.
 
     Returns:
         (low, high); (nan, nan) without values.
     """
     values = np.asarray(values, np.float64)
-    if values.ndim != 1 or not np.isfinite(values).all():
-        raise UserError(f"bootstrap: found values of the shape {values.shape}; expected one axis of finite numbers")
-    if repetitions < 1 or not 0 < level < 1:
-        raise UserError(f"bootstrap: found repetitions {repetitions} and level {level}; expected 1 or more, and a "
-                        "number between 0 and 1")  # fmt: skip
     if not len(values):
         return float("nan"), float("nan")
     random, (distinct, counts) = np.random.default_rng(seed), np.unique(values, return_counts=True)
@@ -233,20 +207,5 @@ def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000, leve
     for low in range(0, repetitions, step):
         drawn = random.multinomial(len(values), counts / len(values), size=min(step, repetitions - low))
         means[low : low + step] = drawn @ distinct / len(values)
-    low_end, high_end = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low_end, high_end = np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2])
     return float(low_end), float(high_end)
-
-
-def _check_scores(scores: np.ndarray, queries: np.ndarray, k: int) -> None:
-    if queries.ndim != 1 or scores.ndim not in (1, 2) or (scores.ndim == 2 and len(scores) != len(queries)):
-        raise UserError(f"scores: found the shape {scores.shape} for queries of the shape {queries.shape}; expected "
-                        "(items,) or (queries, items)")  # fmt: skip
-    if not scores.shape[-1] or np.isnan(scores).any():
-        raise UserError(f"scores: found {np.isnan(scores).sum()} that are not a number among {scores.shape[-1]} items; "
-                        "expected numbers, and at least one item")  # fmt: skip
-    _check_places(k)
-
-
-def _check_places(k: int) -> None:
-    if k < 1:
-        raise UserError(f"k: found {k}; expected at least 1 place")

@@ -53,7 +53,7 @@ def higher_is_better(metric: str) -> bool:
 # ---- over all rows ---------------------------------------------------------------------------------------------------
 
 
-def auc(scores: Rows, labels: Rows, weight: Rows | None = None) -> float:
+def auc(scores: Rows, labels: Rows, real: Rows | None = None) -> float:
     """The area under the ROC curve: how often a positive scores above a negative, ties counted half. Exact.
 
     A score that is not a number is never to its row's advantage: a positive's is below all others, a negative's above.
@@ -61,14 +61,12 @@ def auc(scores: Rows, labels: Rows, weight: Rows | None = None) -> float:
     Args:
         scores: float32[n], n at most 2^27; any increasing function of the probability.
         labels: float32[n], 0 or 1.
-        weight: bool[n] of the rows that count, or float32[n] of weights, which gives up exactness for about 1e-6.
+        real: bool[n], the rows that count; None for all.
 
     Returns:
         Not a number where one of the classes is missing.
     """
-    if weight is not None and jnp.issubdtype(weight.dtype, jnp.floating):
-        return float(_weighted_auc(scores, labels, weight))
-    digits, positives, negatives = (np.asarray(part).astype(np.int64) for part in _pairs(scores, labels, weight))
+    digits, positives, negatives = (np.asarray(part).astype(np.int64) for part in _pairs(scores, labels, real))
     won_twice = sum(int(digit) << 4 * place for place, digit in enumerate(digits))
     pairs = int(positives) * int(negatives)
     return won_twice / (2 * pairs) if pairs else math.nan
@@ -120,14 +118,14 @@ def calibration(probabilities: Array, labels: Array, bins: int = 15, real: Array
 
 
 @jax.jit
-def _pairs(scores: Array, labels: Array, weight: Array | None) -> tuple[Array, Array, Array]:
+def _pairs(scores: Array, labels: Array, real: Array | None) -> tuple[Array, Array, Array]:
     """The pairs of a positive and a negative that are won, twice (a tie counts 1), and the size of both classes.
 
     Returns:
         int32[DIGITS], the sums over positives of each hexadecimal digit, lowest first: no sum overflows, none is
         rounded; int32[] positives; int32[] negatives.
     """
-    keys, real = _keys(scores, labels), jnp.bool_(True) if weight is None else weight
+    keys, real = _keys(scores, labels), jnp.bool_(True) if real is None else real
     positive, negative = (labels > 0) & real, (labels <= 0) & real
     # on a CPU two sorts of bare integers take a third of the time of one that carries the labels along
     ours, theirs = (jnp.sort(jnp.where(member, keys, ABSENT)) for member in (positive, negative))
@@ -135,16 +133,6 @@ def _pairs(scores: Array, labels: Array, weight: Array | None) -> tuple[Array, A
     twice = jnp.where(ours < ABSENT, twice, 0)
     digits = jnp.stack([jnp.sum(twice >> 4 * place & 15) for place in range(DIGITS)])
     return digits, positive.sum(), negative.sum()
-
-
-@jax.jit
-def _weighted_auc(scores: Array, labels: Array, weight: Array) -> Array:
-    """``auc`` where a pair counts the product of its rows' weights; float32[]."""
-    ours, theirs = jnp.where(labels > 0, weight, 0), jnp.where(labels > 0, 0, weight)
-    keys, ours, theirs = jax.lax.sort((_keys(scores, labels), ours, theirs), num_keys=1)
-    below = jnp.pad(jnp.cumsum(theirs), (1, 0))
-    twice = below[jnp.searchsorted(keys, keys, side="left")] + below[jnp.searchsorted(keys, keys, side="right")]
-    return (ours * twice).sum() / (2 * ours.sum() * theirs.sum())
 
 
 def _keys(scores: Array, labels: Array) -> Array:

@@ -33,6 +33,21 @@ class Live(NamedTuple):
     at: Array
 
 
+class Candidates(NamedTuple):
+    """The items that queries are ranked among. Excluded ones score -inf; None excludes nothing.
+
+    Attributes:
+        live: only items that are live at the query's time; a target that is not ranks last.
+        without: uint32[Q, ceil(V / 32)], bit mask of the items excluded per query; the target is never excluded.
+    """
+
+    live: Live | None = None
+    without: Array | None = None
+
+
+EVERYTHING = Candidates()
+
+
 def block_size(n_items: int, memory: int) -> BlockSize:
     """The largest useful block of float32 scores within ``memory`` MiB: all items if at least 64 queries fit."""
     cells = memory * 2**20 // 4
@@ -42,9 +57,12 @@ def block_size(n_items: int, memory: int) -> BlockSize:
     return BlockSize(64, -(-n_items // parts))
 
 
-@partial(jax.jit, static_argnames=("size", "ties"))
-def ranks(queries: Array, targets: Array, items: Array, size: BlockSize, ties: str, live: Live | None = None) -> Array:
-    """The rank of each query's target among all items by inner product.
+@partial(jax.jit, static_argnames=("size", "ties", "k"))
+def rank(
+    queries: Array, targets: Array, items: Array, size: BlockSize, ties: str = "conservative", k: int = 0,
+    among: Candidates = EVERYTHING,
+) -> tuple[Array, Array]:  # fmt: skip
+    """The rank of each query's target among the candidates by inner product, and the k best candidates.
 
     Ties: ``conservative`` puts the target last among equals, 1 + #(others >= it), ``standard`` first, 1 + #(others >
     it), ``median`` in the middle. The target's score is read from the same product as the others': a separate dot
@@ -55,46 +73,45 @@ def ranks(queries: Array, targets: Array, items: Array, size: BlockSize, ties: s
         targets: int32[Q], in [0, V).
         items: float32[V, D].
         size: from ``block_size``; the scores of ``queries x items`` are never held whole.
-        live: among items that are live at the query's time; None: among all.
+        k: at most V.
 
     Returns:
-        float32[Q], from 1 to V.
+        float32[Q] ranks from 1 to V, and int32[Q, k] items, best first; behind the candidates, where they are fewer
+        than k, stand excluded items.
     """
-    n_items = items.shape[0]
-    times = jnp.zeros(len(queries), jnp.int32) if live is None else live.at
-    if size.items >= n_items:
+    n_items, width = len(items), min(size.items, len(items))
+    live = among.live
+    parts = jax.tree.map(partial(_parts, width=width), (items, None if live is None else (live.listed, live.sold)))
+    starts = jnp.arange(-(-n_items // width), dtype=jnp.int32) * width
+    asked = (targets, None if live is None else live.at, among.without)
 
-        def one(query: Array, target: Array, at: Array) -> Array:
-            scores = _scores(query, items)
-            if live is not None:
-                scores = _only_live(scores, live.listed, live.sold, at)
-            return _count(scores, target, ties)
+    def one(query: Array, asked: tuple[Array, Array | None, Array | None]) -> tuple[Array, Array]:
+        def score(start: Array | int, part: Any) -> Array:
+            vectors, span = part
+            return _only(_scores(query, vectors), start + jnp.arange(width), asked, span)
 
-        return _by_blocks(one, size, queries, targets, times)
-    spans = None if live is None else (_parts(live.listed[:, None], size.items), _parts(live.sold[:, None], size.items))
-    parts = partial(_rank_parts, items=_parts(items, size.items), spans=spans, n_items=n_items, ties=ties)
-    return _by_blocks(parts, size, queries, targets, times)
+        if len(starts) == 1:
+            scores = score(0, jax.tree.map(lambda leaf: leaf[0], parts))
+            return _count(scores, asked[0], ties), _top_k(_numbers(scores), k)[1]
+        ranks = _rank_parts(score, starts, parts, asked[0], n_items, ties)
+
+        def real(start: Array, part: Any) -> Array:
+            return jnp.where(start + jnp.arange(width) < n_items, score(start, part), -jnp.inf)
+
+        return ranks, _best_of_parts(real, starts, parts, k, len(query), n_items)[0]
+
+    return _by_blocks(one, size, queries, asked)
 
 
-def _only_live(scores: Array, listed: Array, sold: Array, at: Array) -> Array:
-    """The scores with those of items that are not live at int32[q] ``at`` below all others."""
-    return jnp.where((listed <= at[:, None]) & (at[:, None] < sold), scores, -jnp.inf)
-
-
-@partial(jax.jit, static_argnames=("k", "size", "ties"))
-def ranks_and_top(
-    queries: Array, targets: Array, items: Array, k: int, size: BlockSize, ties: str
-) -> tuple[Array, Array]:
-    """``ranks``, and the items of ``top_items`` as int32[Q, k], from one product where a block holds the catalogue."""
-    if size.items < items.shape[0]:
-        none = jnp.full((len(queries), 1), items.shape[0], jnp.int32)
-        return ranks(queries, targets, items, size, ties), top_items(queries, items, none, k, size)[0]
-
-    def one(query: Array, target: Array) -> tuple[Array, Array]:
-        scores = _scores(query, items)
-        return _count(scores, target, ties), _top_k(jnp.where(jnp.isnan(scores), -jnp.inf, scores), k)[1]
-
-    return _by_blocks(one, size, queries, targets)
+def _only(scores: Array, index: Array, asked: Any, span: tuple[Array, Array] | None) -> Array:
+    """The scores of the items int32[w] ``index``, with -inf for those that are no candidates."""
+    target, at, without = asked
+    if span is not None:
+        scores = jnp.where((span[0] <= at[:, None]) & (at[:, None] < span[1]), scores, -jnp.inf)
+    if without is None:
+        return scores
+    bits = (jnp.take(without, index // 32, axis=1, mode="clip") >> (index % 32).astype(jnp.uint32)) & 1
+    return jnp.where((bits == 0) | (index == target[:, None]), scores, -jnp.inf)
 
 
 @partial(jax.jit, static_argnames=("k", "size"))
@@ -114,27 +131,17 @@ def top_items(
         int32[Q, k] items, and float32[Q, k] scores (-inf where fewer than k items are allowed; a score that is not a
         number counts as not allowed).
     """
-    parts, width = _parts(items, size.items), min(size.items, items.shape[0])
-    count = items.shape[0] if count is None else count
+    n_items, width = len(items), min(size.items, len(items))
+    parts, starts = _parts(items, width), jnp.arange(-(-n_items // width), dtype=jnp.int32) * width
+    count = n_items if count is None else count
 
     def one(query: Array, ban: Array) -> tuple[Array, Array]:
-        begin = (jnp.full((len(query), k), -jnp.inf), jnp.full((len(query), k), items.shape[0], jnp.int32))
-
-        def merge(best: tuple[Array, Array], part: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-            first, vectors = part
-            scores = _scores(query, vectors)  # [q, width]
-            index = first + jnp.arange(width)
-            scores = jnp.where((index < count) & ~jnp.isnan(scores), scores, -jnp.inf)
+        def score(start: Array, vectors: Array) -> Array:
+            scores = jnp.where(start + jnp.arange(width) < count, _scores(query, vectors), -jnp.inf)
             row = jnp.arange(len(query))[:, None]
-            scores = scores.at[row, jnp.where(ban >= first, ban - first, width)].set(-jnp.inf, mode="drop")
-            values, places = _top_k(scores, min(k, width))
-            values, ids = jnp.concatenate([best[0], values], 1), jnp.concatenate([best[1], first + places], 1)
-            values, order = jax.lax.top_k(values, k)
-            return (values, jnp.take_along_axis(ids, order, 1)), None
+            return scores.at[row, jnp.where(ban >= start, ban - start, width)].set(-jnp.inf, mode="drop")
 
-        starts = jnp.arange(len(parts), dtype=jnp.int32) * width
-        (scores, ids), _ = jax.lax.scan(merge, begin, (starts, parts))
-        return ids, scores
+        return _best_of_parts(score, starts, parts, k, len(query), n_items)
 
     return _by_blocks(one, size, queries, banned)
 
@@ -166,33 +173,27 @@ def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array
 
 
 @partial(jax.jit, static_argnames=("k", "ties"))
-def rank_scores(scores: Array, targets: Array, k: int, ties: str) -> tuple[Array, Array]:
-    """``ranks`` and the best k items where the scores are there already, as those of baselines are.
-
-    Args:
-        scores: float32[Q, V].
-        targets: int32[Q], in [0, V).
-        k: at most V; 0 for the ranks alone.
-
-    Returns:
-        float32[Q] ranks, and int32[Q, k] items.
-    """
-    rank = _count(scores, targets, ties)
-    if not k:
-        return rank, jnp.zeros((len(scores), 0), jnp.int32)
-    return rank, _top_k(jnp.where(jnp.isnan(scores), -jnp.inf, scores), k)[1]
+def rank_scores(
+    scores: Array, targets: Array, k: int = 0, ties: str = "conservative", among: Candidates = EVERYTHING
+) -> tuple[Array, Array]:
+    """``rank`` where the scores are there already, float32[Q, V], as those of baselines are."""
+    span = None if among.live is None else (among.live.listed, among.live.sold)
+    asked = (targets, None if among.live is None else among.live.at, among.without)
+    scores = _only(scores, jnp.arange(scores.shape[1]), asked, span)
+    return _count(scores, targets, ties), _top_k(_numbers(scores), k)[1]
 
 
-def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Array) -> Any:
+def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Any) -> Any:
     """``one`` on blocks of rows, one after the other; the last block is padded with zeros, whose results are cut."""
     n = len(arrays[0])
     rows = max(1, min(size.queries, n))
     blocks = -(-n // rows)
-    cut = [
-        jnp.pad(array, [(0, blocks * rows - n)] + [(0, 0)] * (array.ndim - 1)).reshape(blocks, rows, *array.shape[1:])
-        for array in arrays
-    ]
-    result = jax.lax.map(lambda block: one(*block), tuple(cut))
+
+    def cut(array: Array) -> Array:
+        padded = jnp.pad(array, [(0, blocks * rows - n)] + [(0, 0)] * (array.ndim - 1))
+        return padded.reshape(blocks, rows, *array.shape[1:])
+
+    result = jax.lax.map(lambda block: one(*block), jax.tree.map(cut, arrays))
     return jax.tree.map(lambda leaf: leaf.reshape(blocks * rows, *leaf.shape[2:])[:n], result)
 
 
@@ -210,41 +211,54 @@ def _count(scores: Array, targets: Array, ties: str) -> Array:
     return _break_ties(scores.shape[1], worse, equal, ties)
 
 
-def _rank_parts(
-    queries: Array, targets: Array, at: Array, items: Array, spans: tuple[Array, Array] | None, n_items: int, ties: str
-) -> Array:
+Score = Callable[[Array, Any], Array]
+"""float32[q, width] of a part of the catalogue, which begins at an item."""
+
+
+def _rank_parts(score: Score, starts: Array, parts: Any, targets: Array, n_items: int, ties: str) -> Array:
     """Two passes over parts of the catalogue: one finds the targets' scores, one counts.
 
     Each part is the same product in both passes, so the target meets its own score bit for bit.
     """
-    width = items.shape[1]
-    index = jnp.arange(width)
-    starts = jnp.arange(len(items)) * width
 
-    def part_scores(vectors: Array, span: tuple[Array, Array] | None) -> Array:
-        scores = _scores(queries, vectors)
-        return scores if span is None else _only_live(scores, span[0][:, 0], span[1][:, 0], at)
-
-    def find(own: Array, part: tuple[Array, Array, Any]) -> tuple[Array, None]:
-        first, vectors, span = part
-        inside = (targets >= first) & (targets < first + width)
-        place = jnp.where(inside, targets - first, 0)
-        here = jnp.take_along_axis(part_scores(vectors, span), place[:, None], 1)[:, 0]
+    def find(own: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
+        scores, place = score(*part), targets - part[0]
+        inside = (place >= 0) & (place < scores.shape[1])
+        here = jnp.take_along_axis(scores, jnp.where(inside, place, 0)[:, None], 1)[:, 0]
         return jnp.where(inside, here, own), None
 
-    own, _ = jax.lax.scan(find, jnp.zeros(len(queries)), (starts, items, spans))
+    own, _ = jax.lax.scan(find, jnp.zeros(len(targets)), (starts, parts))
 
-    def count(sums: tuple[Array, Array], part: tuple[Array, Array, Any]) -> tuple[tuple[Array, Array], None]:
-        first, vectors, span = part
-        scores = part_scores(vectors, span)
-        real = first + index < n_items
+    def count(sums: tuple[Array, Array], part: tuple[Array, Any]) -> tuple[tuple[Array, Array], None]:
+        scores = score(*part)
+        real = part[0] + jnp.arange(scores.shape[1]) < n_items
         worse = jnp.sum((scores < own[:, None]) & real, axis=1)
         equal = jnp.sum((scores == own[:, None]) & real, axis=1)
         return (sums[0] + worse, sums[1] + equal), None
 
-    zero = jnp.zeros(len(queries), jnp.int32)
-    (worse, equal), _ = jax.lax.scan(count, (zero, zero), (starts, items, spans))
+    zero = jnp.zeros(len(targets), jnp.int32)
+    (worse, equal), _ = jax.lax.scan(count, (zero, zero), (starts, parts))
     return _break_ties(n_items, worse, equal, ties)
+
+
+def _best_of_parts(score: Score, starts: Array, parts: Any, k: int, queries: int, n_items: int) -> tuple[Array, Array]:
+    """int32[q, k] items and float32[q, k] scores of the best, part by part."""
+    begin = (jnp.full((queries, k), -jnp.inf), jnp.full((queries, k), n_items, jnp.int32))
+
+    def merge(best: tuple[Array, Array], part: tuple[Array, Any]) -> tuple[tuple[Array, Array], None]:
+        scores = _numbers(score(*part))
+        values, places = _top_k(scores, min(k, scores.shape[1]))
+        values, ids = jnp.concatenate([best[0], values], 1), jnp.concatenate([best[1], part[0] + places], 1)
+        values, order = jax.lax.top_k(values, k)
+        return (values, jnp.take_along_axis(ids, order, 1)), None
+
+    (scores, ids), _ = jax.lax.scan(merge, begin, (starts, parts))
+    return ids, scores
+
+
+def _numbers(scores: Array) -> Array:
+    """The scores with -inf for what is not a number."""
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
 
 
 def _break_ties(n_items: int, worse: Array, equal: Array, ties: str) -> Array:
@@ -255,10 +269,10 @@ def _break_ties(n_items: int, worse: Array, equal: Array, ties: str) -> Array:
 
 
 def _parts(items: Array, width: int) -> Array:
-    """[parts, width, D]: the items in parts, padded with zeros."""
-    width = min(width, items.shape[0])
-    parts = -(-items.shape[0] // width)
-    return jnp.pad(items, ((0, parts * width - items.shape[0]), (0, 0))).reshape(parts, width, -1)
+    """[parts, width, ...]: the items in parts, padded with zeros."""
+    parts = -(-len(items) // width)
+    padded = jnp.pad(items, [(0, parts * width - len(items))] + [(0, 0)] * (items.ndim - 1))
+    return padded.reshape(parts, width, *items.shape[1:])
 
 
 def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
@@ -267,6 +281,8 @@ def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
     Sorting only k chunks takes a fraction of the time of sorting the row (a maximum is one pass at memory speed).
     """
     q, n = scores.shape
+    if not k:
+        return jnp.zeros((q, 0)), jnp.zeros((q, 0), jnp.int32)
     chunks = -(-n // CHUNK)
     if chunks <= 2 * k:
         return jax.lax.top_k(scores, k)

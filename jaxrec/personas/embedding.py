@@ -15,7 +15,7 @@ from jaxrec.models.base import make_tower_model
 from jaxrec.personas.groups import COLOURS, Groups, colour
 from jaxrec.plots.pictures import Shown, legible, titled
 from jaxrec.run import Run
-from jaxrec.tasks.retrieval.evaluate import Evaluation
+from jaxrec.tasks.retrieval.pages import Answers
 
 MOST_CUSTOMERS, MOST_PRODUCTS = 2000, 1000  # points
 PERPLEXITY = 30.0  # of t-SNE, where there are points enough
@@ -33,7 +33,7 @@ class Embedded(NamedTuple):
     of_products: np.ndarray
 
 
-def embed(run: Run, found: Evaluation) -> Embedded:
+def embed(run: Run, found: Answers) -> Embedded:
     """The vectors of a run's customers and products, of random ones where there are too many to draw."""
     random, data = np.random.default_rng(0), found.data
     users = _some(data.n_users, MOST_CUSTOMERS, random)

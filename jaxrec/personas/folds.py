@@ -32,7 +32,6 @@ from jaxrec.tasks.retrieval.task import interactions
 from jaxrec.training.block import Training, training_plan
 
 DRAWS = 100  # profiles for each review that is left out
-QUERIES = 4096  # that are ranked at once
 
 
 class Fold(NamedTuple):
@@ -168,6 +167,6 @@ def _answers(training: _Training, fold: Fold, categories: np.ndarray | None, ks:
     encode = jax.jit(model.encode, static_argnums=0)
     queries = encode("user", weights, jnp.asarray(fold.profiles.columns), jnp.asarray(fold.profiles.numbers))
     had = fold.data.positives(fold.data.splits.test)
-    ranks, top = rank_queries(fold.profiles, queries, items, had, min(QUERIES, len(queries)), max(ks))
+    ranks, top = rank_queries(fold.profiles, queries, items, had, training.config.evaluation.memory, max(ks))
     hits = answered(ranks, top, fold.profiles.items, categories, ks)
     return {name: values.reshape(-1, fold.draws).mean(axis=1) for name, values in hits.items()}

@@ -13,7 +13,7 @@ from jaxrec.data.codes import read_table
 from jaxrec.errors import UserError, nearest
 from jaxrec.plots.pictures import Shown, legible
 from jaxrec.run import Run
-from jaxrec.tasks.retrieval.evaluate import PERSONA, Evaluation
+from jaxrec.tasks.retrieval.pages import PERSONA, Answers
 
 LETTERS = 40  # of a name
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C8", "C9")  # C7 is grey
@@ -86,7 +86,7 @@ def customers_by(run: Run, by: str | None) -> Groups:
     return grouped(by or PERSONA, shown[by or PERSONA].to_pylist())
 
 
-def products_of(run: Run, found: Evaluation) -> Groups:
+def products_of(run: Run, found: Answers) -> Groups:
     """The products of a run by ``evaluation.category``, in one group where it has none."""
     field = run.config.evaluation.category
     if field is None or found.categories is None:

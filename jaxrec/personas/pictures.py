@@ -19,8 +19,10 @@ from jaxrec.personas.groups import Groups, colour, customers_by, products_of, te
 from jaxrec.plots.pictures import Shown, legible, save_picture, titled
 from jaxrec.run import open_run
 from jaxrec.tasks.clicks import RowTraining
-from jaxrec.tasks.retrieval.evaluate import Evaluation, answer_split
+from jaxrec.tasks.report import Asked
 from jaxrec.tasks.retrieval.hits import Hits, expected, intervals, means, take
+from jaxrec.tasks.retrieval.judge import answer_split
+from jaxrec.tasks.retrieval.pages import Answers
 from jaxrec.training.telemetry import read_log
 
 FILES = ("persona_distribution.png", "results_by_persona.png", "embedding_space.png", "loss_curve.png")
@@ -53,7 +55,7 @@ def draw_personas(
     if method == "tsne":
         tsne()
     customers, losses = customers_by(run, by), read_losses(path)
-    found = answer_split(run, split, [k], data)
+    found = answer_split(Asked.of(run, split, [k], data))
     products, barred = products_of(run, found), customers.most(MOST_BARS)
     name = legible(path.resolve().name, "this run").text
     figures = (
@@ -137,9 +139,9 @@ class Result(NamedTuple):
     chance: dict[str, float]
 
 
-def results_by(found: Evaluation, customers: Groups, k: int) -> list[Result]:
+def results_by(found: Answers, customers: Groups, k: int) -> list[Result]:
     """The results of each group, and behind them those of all customers."""
-    asked, had = found.evaluator.queries, found.evaluator.had
+    asked, had = found.judge.queries, found.judge.had
     chance = expected(np.zeros(found.data.n_items), asked.items, had[asked.users], found.categories, [k])
     own = customers.of[asked.users]
     parts = [*(np.flatnonzero(own == group) for group in range(len(customers.names))), np.arange(len(own))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from pathlib import Path
@@ -28,12 +28,26 @@ from jaxrec.training.block import weights_like
 from jaxrec.training.checkpoint import Checkpoints
 
 
-class Validation(Protocol):
-    """Metrics of parameters on the validation split."""
+class Judged(NamedTuple):
+    """Metrics of a split by name, and arrays with an entry for each query or row, such as its rank."""
 
-    @property
-    def metrics(self) -> Callable[..., dict[str, float]]:
-        """By name, of the train state's ``weights()`` and cut-offs ``ks``."""
+    metrics: dict[str, float]
+    arrays: dict[str, np.ndarray]
+
+
+class Judge(Protocol):
+    """Measures weights on a split; the same in training and in ``evaluate``."""
+
+    def __call__(
+        self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
+    ) -> Judged:
+        """Metrics at the cut-offs ``ks``.
+
+        Args:
+            weights: of ``TrainState.weights``.
+            top: depth of the lists of best items that are looked at; 0: none.
+            update: called after each block, for a progress bar.
+        """
 
 
 @dataclass(frozen=True)
@@ -42,7 +56,7 @@ class Task:
 
     Attributes:
         model: with its training split as ``feed`` and what that says once and for all as ``constants``.
-        validation: None where nothing is held out.
+        judge: of the validation split; None where nothing is held out.
         size: of the training split and the data, in words.
         validated: of the validation split, in words.
         kept: arrays by name that a run keeps, beside what it keeps of any data set.
@@ -53,7 +67,7 @@ class Task:
     model: Model
     feed: Feed
     constants: Any
-    validation: Validation | None
+    judge: Judge | None
     size: str
     validated: str
     kept: dict[str, np.ndarray] = attribute(default_factory=dict)

@@ -40,9 +40,9 @@ def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset, stored: Config |
     Args:
         stored: of a run that is resumed, which goes on with its own where none are given.
     """
-    items, reads = ranked_items(dataset.manifest), find_task(config.model).READS
-    if config.model.task == "clicks" or reads != dataset.manifest["kind"] or not items:
-        return config  # click models rank each user's own rows, of which there may be any number; the others do not fit
+    items, task = ranked_items(dataset.manifest), find_task(config.model)
+    if hasattr(task, "OWN_ROWS") or dataset.manifest["kind"] != task.READS or not items:
+        return config  # the last two do not fit, as is told elsewhere
     default = [(part, name) for part, name in FIELDS if name not in getattr(config, part).model_fields_set]
     if stored is None:
         for part, name in FIELDS:
@@ -68,7 +68,7 @@ def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset, stored: Config |
 def run_ks(run: Run) -> list[int]:
     """The cut-offs of a run, in ascending order, for a command to which none were given."""
     ks = run.config.evaluation.k
-    if run.config.model.task == "clicks" or max(ks) <= (items := ranked_items(run.manifest)):
+    if hasattr(find_task(run.config.model), "OWN_ROWS") or max(ks) <= (items := ranked_items(run.manifest)):
         return sorted(set(ks))
     if ks != DEFAULT_KS:  # of an earlier version, as is what follows: now training refuses the one, lowers the other
         raise UserError(f"{run.path}: its evaluation.k {max(ks)} is more than its {items} items; give a lower --k")

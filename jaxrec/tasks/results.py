@@ -14,16 +14,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jaxrec.cli.command import say
-from jaxrec.run import Run, write_text
-from jaxrec.training.checkpoint import Checkpoints
+from jaxrec.run import write_text
+from jaxrec.tasks.report import Result
 
-Result = dict[str, Any]
-CHANGING = ("seconds", "question", "others")  # keys that say nothing of what was measured
 COUNTS = (
     "split",
     "protocol",
@@ -36,31 +34,7 @@ COUNTS = (
     "checkpoint",
     "ties",
 )
-
-
-def question(run: Run, split: str, checkpoint: str, **limits: Any) -> Result:
-    """What an evaluation asks, apart from cut-offs, baselines and groups.
-
-    Args:
-        checkpoint: ``best`` or ``latest``.
-        limits: of which part of the split, or by what: ``sessions``, ``folds``.
-    """
-    config = run.config
-    asked = {
-        "split": split,
-        "data": run.manifest["content_hash"],
-        "checkpoint": checkpoint,
-        "step": Checkpoints(run.path).last(checkpoint),
-        "validation_fraction": config.data.validation_fraction,
-        "ties": getattr(config.evaluation, "ties", "conservative"),
-        **limits,
-    }
-    if run.kind == "rows":
-        names = ("protocol", "split_seed", "test_fraction", "repeats")
-        asked |= {name: getattr(config.data, name) for name in names}
-        rules = config.recommendation.model_dump(mode="json").get("rules", [])
-        asked |= {"category": getattr(config.evaluation, "category", None), "rules": rules}
-    return asked
+CHANGING = ("seconds", "question", "others")  # keys that say nothing of what was measured
 
 
 def file_of(run: Path, split: str) -> Path:
@@ -84,11 +58,7 @@ def read_results(file: Path) -> list[Result]:
 
 
 def keep_result(run: Path, result: Result) -> Result:
-    """Write a result into the run, beside or into what is there; returns what the file says now.
-
-    Args:
-        result: with its ``question``.
-    """
+    """Write a result, with its ``question``, into the run, beside or into what is there; returns what the file says."""
     file = file_of(run, result["split"])
     others = []
     merged = result
@@ -141,19 +111,3 @@ def _answers(kept: Result, result: Result, file: Path, run: Path) -> bool:
 
 def _close(one: Any, other: float) -> bool:
     return isinstance(one, (int, float)) and math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6)
-
-
-# ---- figures ---------------------------------------------------------------------------------------------------------
-
-
-def figures(result: Result) -> dict[str, float]:
-    """The metrics of a result, or of a baseline in it, by name."""
-    plain = ("auc", "log_loss", "ece")
-    return {name: value for name, value in result.items()
-            if (name in plain or "@" in name) and isinstance(value, (int, float))}  # fmt: skip
-
-
-def in_order(names: Sequence[str]) -> list[str]:
-    """Names of metrics, each once: by kind as they come, each by cut-off."""
-    kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
-    return sorted(set(names), key=lambda name: (kinds.index(name.partition("@")[0]), int(name.partition("@")[2] or 0)))

@@ -14,7 +14,8 @@ from jaxrec.cli.command import say
 from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError, nearest
 from jaxrec.run import Run, open_run, write_text
-from jaxrec.tasks.results import Result, figures, file_of, in_order, read_results
+from jaxrec.tasks.report import Result, figures, in_order, text_table
+from jaxrec.tasks.results import file_of, read_results
 from jaxrec.training.checkpoint import Checkpoints
 
 DESCRIPTION = """\
@@ -38,7 +39,34 @@ def add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here as well: .csv or .json")
 
 
-def results_of(run: Run, split: str) -> Result:
+def show_table(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Print and write the table; ``names`` are those of ``options.runs``."""
+    if options.out is not None and options.out.suffix not in (".csv", ".json"):
+        raise UserError(f"--out {options.out}: ends in {options.out.suffix or 'nothing'}; name a .csv or .json")
+    if options.out is not None and not options.out.absolute().parent.is_dir():
+        raise UserError(f"--out {options.out}: no directory {options.out.parent}; make it or choose another place")
+    runs = [open_run(path) for path in options.runs]
+    for run in runs[1:]:
+        if run.manifest["content_hash"] != runs[0].manifest["content_hash"]:
+            raise UserError(f"{runs[0].path} and {run.path}: not comparable, they were evaluated on different "
+                            "data sets; make a table of each")  # fmt: skip
+    results = [_result_of(run, options.split) for run in runs]
+    rows: dict[str, Result] = {}
+    for name, result in zip(names, results, strict=True):
+        rows[name] = figures(result)
+        for baseline, values in result.get("baselines", {}).items() if options.baselines else ():
+            rows[f"{name}: {baseline}"] = figures(values)
+    metrics = _chosen(rows, options.metrics)
+    for note in _differences(runs, results):
+        say("note", note)
+    if options.out is not None:
+        write_text(options.out, (_csv if options.out.suffix == ".csv" else _json)(rows, metrics))
+    print(_json(rows, metrics) if options.json else "\n".join(text_table(rows, metrics)) + "\n", end="")
+    if options.out is not None and not options.json:
+        print(f"wrote {options.out}")
+
+
+def _result_of(run: Run, split: str) -> Result:
     """The newest evaluation of a run on a split."""
     found = read_results(file_of(run.path, split))
     if not found:
@@ -48,17 +76,7 @@ def results_of(run: Run, split: str) -> Result:
     return found[0]
 
 
-def rows_of(names: Sequence[str], results: Sequence[Result], baselines: bool) -> dict[str, dict[str, float]]:
-    """Metrics by line of the table; that of a baseline is called ``run: baseline``."""
-    rows = {}
-    for name, result in zip(names, results, strict=True):
-        rows[name] = figures(result)
-        for baseline, values in result.get("baselines", {}).items() if baselines else ():
-            rows[f"{name}: {baseline}"] = figures(values)
-    return rows
-
-
-def chosen(rows: dict[str, dict[str, float]], wanted: Sequence[str] | None) -> list[str]:
+def _chosen(rows: dict[str, Result], wanted: Sequence[str] | None) -> list[str]:
     """The columns of the table."""
     known = in_order([name for row in rows.values() for name in row])
     for name in wanted or ():
@@ -68,15 +86,7 @@ def chosen(rows: dict[str, dict[str, float]], wanted: Sequence[str] | None) -> l
     return known if wanted is None else list(dict.fromkeys(wanted))
 
 
-def check_same_data(runs: Sequence[Run]) -> None:
-    """Refuse figures of different data sets."""
-    for run in runs[1:]:
-        if run.manifest["content_hash"] != runs[0].manifest["content_hash"]:
-            raise UserError(f"{runs[0].path} and {run.path}: not comparable, they were evaluated on different "
-                            "data sets; make a table of each")  # fmt: skip
-
-
-def differences(runs: Sequence[Run], results: Sequence[Result]) -> list[str]:
+def _differences(runs: Sequence[Run], results: Sequence[Result]) -> list[str]:
     """What a reader of the table has to know: questions that differ from the first run's, and runs trained on since."""
     notes = []
     first: dict[str, Any] = results[0].get("question", {})
@@ -91,19 +101,8 @@ def differences(runs: Sequence[Run], results: Sequence[Result]) -> list[str]:
     return notes
 
 
-def text_table(rows: dict[str, dict[str, float]], metrics: Sequence[str]) -> str:
-    """Right-aligned columns, "-" for what was not measured."""
-    wide, widths = max(map(len, rows)), [max(8, len(name)) + 2 for name in metrics]
-    lines = [" " * wide + "".join(f"{name:>{width}}" for name, width in zip(metrics, widths, strict=True))]
-    for title, row in rows.items():
-        cells = (f"{row[name]:{width}.4f}" if name in row else f"{'-':>{width}}"
-                 for name, width in zip(metrics, widths, strict=True))  # fmt: skip
-        lines.append(f"{title:{wide}}" + "".join(cells))
-    return "\n".join(lines)
-
-
-def csv_table(rows: dict[str, dict[str, float]], metrics: Sequence[str]) -> str:
-    """The same with all digits; an empty cell for what was not measured."""
+def _csv(rows: dict[str, Result], metrics: Sequence[str]) -> str:
+    """All digits; an empty cell for what was not measured."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["run", *metrics])
@@ -111,27 +110,7 @@ def csv_table(rows: dict[str, dict[str, float]], metrics: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def json_table(rows: dict[str, dict[str, float]], metrics: Sequence[str]) -> str:
+def _json(rows: dict[str, Result], metrics: Sequence[str]) -> str:
     """A list of the lines; null for what was not measured."""
     lines = [{"run": title, **{name: row.get(name) for name in metrics}} for title, row in rows.items()]
     return json.dumps(lines, indent=2) + "\n"
-
-
-def show_table(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Print and write the table; ``names`` are those of ``options.runs``."""
-    if options.out is not None and options.out.suffix not in (".csv", ".json"):
-        raise UserError(f"--out {options.out}: ends in {options.out.suffix or 'nothing'}; name a .csv or .json")
-    if options.out is not None and not options.out.absolute().parent.is_dir():
-        raise UserError(f"--out {options.out}: no directory {options.out.parent}; make it or choose another place")
-    runs = [open_run(path) for path in options.runs]
-    check_same_data(runs)
-    results = [results_of(run, options.split) for run in runs]
-    rows = rows_of(names, results, options.baselines)
-    metrics = chosen(rows, options.metrics)
-    for note in differences(runs, results):
-        say("note", note)
-    if options.out is not None:
-        write_text(options.out, (csv_table if options.out.suffix == ".csv" else json_table)(rows, metrics))
-    print(json_table(rows, metrics) if options.json else text_table(rows, metrics), end="" if options.json else "\n")
-    if options.out is not None and not options.json:
-        print(f"wrote {options.out}")

@@ -110,7 +110,7 @@ def tune(
     }  # fmt: skip
     with owned(out, "is tuning here", "choose another --out"):
         if not _known(out, record):
-            if make_task(first, dataset).validation is None:
+            if make_task(first, dataset).judge is None:
                 found = first.data.validation_fraction
                 raise UserError(f"data.validation_fraction: found {found}, which holds nothing out to compare trials "
                                 "on; set it above 0, such as 0.1")  # fmt: skip

@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_text_paths_and_opened_ones_give_the_same(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     given, path = (
-        evaluate("checkpoints/mine", "test", [5]),
+        evaluate("checkpoints/mine", "test", ks=[5]),
         evaluate(place / "checkpoints" / "mine", ks=[5], data="data/synthetic"),
     )
     assert given["recall@5"] == path["recall@5"] and given["items"] == 100

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from packed import histories
 from preparing import prepared
 
-from jaxrec.baselines import parse
 from jaxrec.data.dataset import Dataset, Sessions, open_sessions
 from jaxrec.evaluate import evaluate, evaluate_baselines
 from jaxrec.feeds.base import Plan
@@ -146,7 +145,7 @@ def test_a_run_is_evaluated_by_the_last_event_after_the_whole_history(
         ids, scores = ranked(recommender, [one[:-1] for one in sequences], dataset.n_items, seen=True)
         for one, items, values in zip(sequences, ids, scores, strict=True):
             ranks.append(rank(dict(zip(items, values.tolist(), strict=True)), one[-1]))
-        found = evaluate(run, split, [3], compared=[parse("pop")] if split == "test" else ())
+        found = evaluate(run, split, ks=[3], baselines=["pop"] if split == "test" else None)
         assert found["targets"] == len(sequences) == dataset.manifest["counts"][split]["sessions"]
         # two programs for the same products: one target may differ
         assert (found["recall@3"], found["mrr@3"]) == pytest.approx(metrics_of(ranks, 3), abs=1.01 / len(ranks))
@@ -166,7 +165,7 @@ def test_a_run_is_evaluated_by_the_last_event_after_the_whole_history(
 
 def test_baselines_see_the_whole_history_and_are_scored_once_a_user(dataset: Dataset) -> None:
     """``spop`` by hand: items by how often they stand in the history, then by training clicks."""
-    found = evaluate_baselines(dataset, "test", [2, 5], [parse(name) for name in ("spop", "itemknn", "vsknn", "stan")])
+    found = evaluate_baselines(dataset.path, ks=[2, 5], baselines=["spop", "itemknn", "vsknn", "stan"])
     counts, test, ranks = Counter(dataset.split("train").items.tolist()), dataset.split("test"), []
     for low, high in zip(test.offsets[:-1], test.offsets[1:], strict=True):
         *history, target = test.items[low:high].tolist()

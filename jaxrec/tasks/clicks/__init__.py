@@ -12,6 +12,8 @@ from jaxrec.data.splits import RowData
 READS = "rows"  # data sets of this kind
 METRICS = f"^(auc|log_loss|(ndcg|hit_rate|ndcg_published|hit_rate_published){CUTOFF})$"
 Data = RowData
+OWN_ROWS = True
+"""Rankings are of each user's own rows, of which there may be any number, and not of the catalogue."""
 
 
 class RowTraining(TrainingConfig):

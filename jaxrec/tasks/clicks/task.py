@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from jaxrec.baselines.logistic import fit_logistic
 from jaxrec.cli.command import progress
 from jaxrec.config import Config
-from jaxrec.data.retrieval import known, value_counts
-from jaxrec.data.rows import Rows, RowsDataset, Schema
-from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
+from jaxrec.data.retrieval import value_counts
+from jaxrec.data.rows import Rows, RowsDataset
+from jaxrec.data.splits import RowData, RowSplits, held_by
 from jaxrec.errors import UserError
 from jaxrec.models.base import ClickModel, make_click_model
 from jaxrec.run import Run
 from jaxrec.tasks.base import Task, check_early_stopping, validated_rows
 from jaxrec.tasks.clicks import RowTraining
-from jaxrec.tasks.clicks.judge import RowEvaluator
+from jaxrec.tasks.clicks.judge import Judge, known_rows, selected_rows
 from jaxrec.tasks.history import history
 from jaxrec.training.block import training_plan
 
@@ -41,7 +39,7 @@ def make(config: Config, dataset: RowsDataset) -> Task:
         model,
         model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes)),
         model.constants(counts),
-        RowEvaluator(model, validation, config.evaluation) if len(validation) else None,
+        Judge(model, validation) if len(validation) else None,
         f"{len(training):,} rows ({training.labels.mean():.1%} positive), {len(schema.fields)} fields",
         validated_rows(
             f"{len(validation):,} validation rows" if len(validation) else "no validation",
@@ -68,25 +66,6 @@ def _check_classes(dataset: RowsDataset, rows: Rows, splits: RowSplits) -> None:
         if len(labels) and labels.min() == labels.max():
             raise UserError(f"{dataset.path}: the {len(labels):,} labels of the {name} split are all {labels[0]:g}; "
                             "change data.protocol, or the fractions")  # fmt: skip
-
-
-def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:
-    """All rows with the columns of the configured fields, and how they are split."""
-    rows, data = dataset.rows(), RowData.of(config.data)
-    splits = configured_splits(data, rows, dataset.schema, impressions=True)
-    if data.fields is None:
-        return rows, splits
-    numbers = [field.name for field in dataset.schema.numerical]
-    picked = [numbers.index(name) for name in data.fields if name in numbers]
-    columns = rows.columns[:, dataset.schema.columns(data.fields)]
-    chosen = Rows(columns, rows.numbers[:, picked], rows.labels, rows.ratings, rows.times, rows.users)
-    return chosen, splits
-
-
-def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
-    """The rows with values that training does not hold replaced by the unknown one."""
-    columns = known(schema, rows.columns, counts)
-    return Rows(columns, rows.numbers, rows.labels, rows.ratings, rows.times, rows.users)
 
 
 def build(run: Run) -> ClickModel:

@@ -13,7 +13,7 @@ from jaxrec.losses.candidates import popularity
 from jaxrec.models.merrec import MERRec
 from jaxrec.run import Run
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.events.judge import EventEvaluator, sample
+from jaxrec.tasks.events.judge import event_judge, sample
 from jaxrec.tasks.sessions.task import session_splits
 from jaxrec.training.block import training_plan
 
@@ -31,17 +31,16 @@ def make(config: Config, dataset: Dataset) -> Task:
     model.check()
     feed = model.feed(training, training_plan(config, config.data.order))
     counts = popularity(training.items, dataset.n_items)
-    validator = None
+    judge = None
     if len(validation):
-        validated = sample(validation, config.evaluation.sessions)
-        validator = EventEvaluator(model, validated, config.evaluation, counts > 0)
+        judge = event_judge(model, sample(validation, config.evaluation.sessions), config.evaluation, counts > 0)
     return Task(
         model,
         feed,
         model.constants(counts),
-        validator,
+        judge,
         f"{feed.pairs:,} targets, {dataset.n_items:,} items, {np.count_nonzero(counts):,} of them in training",
-        f"{len(validator.positions):,} validation targets" if validator else "no validation",
+        f"{judge.targets:,} validation targets" if judge else "no validation",
         {"item_counts": counts, **_examples(dataset)},
         copied=catalogue.vector_files,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from jaxrec.data.retrieval import Queries
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError, nearest
-from jaxrec.metrics.chance import bootstrap, expected_category_hits, expected_hits, oracle_category_hits, oracle_hits
+from jaxrec.metrics.chance import bootstrap, expected_category_hits, expected_hits, oracle_hits
 
 CELLS = 2**23  # scores that are held at once
 Hits = dict[str, np.ndarray]
@@ -105,8 +105,7 @@ def _oracle(
     _, groups = np.unique(both, axis=0, return_inverse=True)
     found = {f"hit_rate@{k}": oracle_hits(groups.reshape(-1), targets, k) for k in ks}
     if categories is not None:
-        wanted = categories[targets]
-        found |= {f"category_hit@{k}": oracle_category_hits(groups.reshape(-1), wanted, k) for k in ks}
+        found |= {f"category_hit@{k}": oracle_hits(groups.reshape(-1), categories[targets], k) for k in ks}
     return found
 
 

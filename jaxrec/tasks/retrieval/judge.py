@@ -1,25 +1,42 @@
-"""Ranks of the items that users like among all items, and the best ones, from a model of two towers."""
+"""Ranks of the items that users like among all items that they do not have, and what stands beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pyarrow.parquet as pq
 from jax import Array
 
+from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES, Positives
+from jaxrec.cli.command import progress, say
+from jaxrec.cli.options import parse_baselines
 from jaxrec.config import EvaluationConfig
-from jaxrec.data.retrieval import Queries, Retrieval, unpack
+from jaxrec.data.codes import FieldCodes
+from jaxrec.data.retrieval import Queries, Retrieval
+from jaxrec.data.rows import RowsDataset
+from jaxrec.data.splits import PAIRS, counted, in_words
+from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import TowerModel
+from jaxrec.ops.topk import Candidates, block_size, rank, rank_scores
+from jaxrec.tasks.base import Judged, load
+from jaxrec.tasks.report import Asked, Report
+from jaxrec.tasks.retrieval.hits import Hits, answered, expected, intervals, item_categories, means, oracle, take
+from jaxrec.tasks.retrieval.pages import PERSONA, Answers, results_files
+from jaxrec.tasks.rules import RuleBook
 
+OPTIONS = ("by", "folds")
+COLUMNS = ("hit_rate", "category_hit", "mrr", "ndcg")
 MOST_QUERIES = 4096  # of a call
+DEFAULT_FOLDS = 10
 
 
-class RetrievalEvaluator:
+class Judge:
     """Ranks each positive of a split among the items that its user does not have yet.
 
     What does not count as a candidate: the user's other positives, of training and of the split; the unknown item.
@@ -33,82 +50,211 @@ class RetrievalEvaluator:
     """
 
     def __init__(self, model: TowerModel, data: Retrieval, part: np.ndarray, config: EvaluationConfig) -> None:
-        self.queries, self._catalogue = data.queries(part), data.catalogue
+        self.queries, self._catalogue, self._memory = data.queries(part), data.catalogue, config.memory
         self.had = data.positives(data.splits.train, part)
-        cells = config.memory * 2**20 // 4
-        self._rows = int(max(1, min(MOST_QUERIES, len(self.queries.users), cells // data.n_items)))
         self._encode = jax.jit(model.encode, static_argnums=0)
-
-    @property
-    def blocks(self) -> int:
-        """Calls of a pass."""
-        return -(-len(self.queries.users) // self._rows)
-
-    @property
-    def targets(self) -> int:
-        """Positives to rank."""
-        return len(self.queries.users)
+        self.targets = len(self.queries.users)
+        self.blocks = -(-self.targets // MOST_QUERIES)
 
     def vectors(self, weights: dict[str, Any]) -> tuple[Array, Array]:
         """float32[n, D] of the queries, and float32[V, D] of the items."""
-        return (
-            self._encode("user", weights, jnp.asarray(self.queries.columns), jnp.asarray(self.queries.numbers)),
-            self._encode("item", weights, jnp.asarray(self._catalogue.columns), jnp.asarray(self._catalogue.numbers)),
-        )
+        user, item = (self._encode(side, weights, jnp.asarray(one.columns), jnp.asarray(one.numbers))
+                      for side, one in (("user", self.queries), ("item", self._catalogue)))  # fmt: skip
+        return user, item
 
-    def ranks(
-        self, weights: dict[str, Any], k: int = 0, wider: tuple[np.ndarray, np.ndarray] | None = None,
-        update: Callable[..., None] | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """float32[n] conservative ranks, and int32[n, k] items with the highest scores, best first.
+    def __call__(
+        self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None,
+        wider: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Judged:  # fmt: skip
+        """Recall, MRR, NDCG and hit rate at ``ks``; ``rank`` float32[n] and ``top`` int32[n, top] items, best first.
 
         Args:
-            k: at most the number of items; where a user has nearly all, the last places may hold what does not count.
+            top: at most the number of items; where a user has nearly all, the last places may hold what does not count.
+            update: called after each block, for a progress bar.
             wider: further columns of the vectors, float32[n, R] and float32[V, R], as those of ``RuleBook``.
         """
-        queries, items = self.vectors(weights)
+        users, items = self.vectors(weights)
         if wider is not None:
-            queries, items = (jnp.concatenate([one, jnp.asarray(more)], axis=1)
-                              for one, more in zip((queries, items), wider, strict=True))  # fmt: skip
-        return rank_queries(self.queries, queries, items, self.had, self._rows, k, update)
-
-    def metrics(
-        self, params: Any, tables: Any, ks: Sequence[int], statistics: Any = None
-    ) -> dict[str, float]:  # fmt: skip
-        """Recall, MRR, NDCG and hit rate at ``ks``."""
-        ranks, _ = self.ranks({"params": params, "tables": tables, "statistics": statistics})
-        return ranking_metrics(ranks, ks)
+            users, items = (jnp.concatenate([one, jnp.asarray(more)], axis=1)
+                            for one, more in zip((users, items), wider, strict=True))  # fmt: skip
+        ranks, best = rank_queries(self.queries, users, items, self.had, self._memory, top, update)
+        return Judged(ranking_metrics(ranks, ks), {"rank": ranks, "top": best})
 
 
 def rank_queries(
-    asked: Queries, queries: Array, items: Array, had: np.ndarray, rows: int, k: int = 0,
+    asked: Queries, queries: Array, items: Array, had: np.ndarray, memory: int, k: int = 0,
     update: Callable[..., None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """See ``RetrievalEvaluator.ranks``; ``had`` is ``positive_bits``, ``rows`` how many queries are ranked at once."""
-    n, found = len(asked.users), []
-    for start in range(0, n, rows):
-        part = slice(start, start + rows)
-        missing = rows - len(asked.users[part])
-        users, targets = (np.pad(one[part], (0, missing)) for one in (asked.users, asked.items))
-        own = jnp.pad(queries[part], ((0, missing), (0, 0)))
-        found.append(_rank(own, jnp.asarray(targets), items, jnp.asarray(had[users]), k))
+    """float32[n] ranks and int32[n, k] best items by the products of float32[n, D] and float32[V, D].
+
+    Args:
+        had: uint32[users, words], ``positive_bits`` of what does not count.
+        memory: MiB of scores that are held at once.
+    """
+    ranks, best = [np.zeros(0, np.float32)], [np.zeros((0, k), np.int32)]
+    size = block_size(len(items), memory)
+    for part, rows in _parts(len(asked.users), MOST_QUERIES):
+        users, targets = (np.pad(one[part], (0, rows - len(one[part]))) for one in (asked.users, asked.items))
+        own = jnp.pad(queries[part], ((0, rows - len(queries[part])), (0, 0)))
+        among = Candidates(without=jnp.asarray(_without(had, users)))
+        found = rank(own, jnp.asarray(targets), items, size, k=k, among=among)
+        ranks.append(np.asarray(found[0])[: len(asked.users[part])])
+        best.append(np.asarray(found[1])[: len(asked.users[part])])
         if update is not None:
             update()
-    if not found:
-        return np.zeros(0, np.float32), np.zeros((0, k), np.int32)
-    ranks, best = (np.concatenate([np.asarray(one) for one in parts])[:n] for parts in zip(*found, strict=True))
-    return ranks, best
+    return np.concatenate(ranks), np.concatenate(best)
 
 
-@partial(jax.jit, static_argnames="k")
-def _rank(queries: Array, targets: Array, items: Array, had: Array, k: int) -> tuple[Array, Array]:
-    scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
-    own = jnp.take_along_axis(scores, targets[:, None], axis=1)
-    index = jnp.arange(len(items))
-    is_target = index == targets[:, None]
-    allowed = (index > 0) & (is_target | ~unpack(had, len(items)))
-    better = allowed & ~is_target & ~(scores < own)
-    ranks = 1.0 + jnp.sum(better, axis=1)
-    if not k:
-        return ranks, jnp.zeros((len(ranks), 0), jnp.int32)
-    return ranks, jax.lax.top_k(jnp.where(allowed & ~jnp.isnan(scores), scores, -jnp.inf), k)[1].astype(jnp.int32)
+def _parts(n: int, most: int) -> Iterator[tuple[slice, int]]:
+    """Parts of n queries, with how many rows each is padded to."""
+    for start in range(0, n, most):
+        yield slice(start, min(n, start + most)), min(n, most)
+
+
+def _without(had: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """uint32[n, words]: what each user has, and the unknown item."""
+    bits: np.ndarray = had[users]
+    bits[:, 0] |= np.uint32(1)
+    return bits
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+def answer_split(asked: Asked) -> Answers:
+    """Rank the positives of a split."""
+    run, dataset, split, ks = asked.run, asked.data, asked.split, asked.ks
+    assert isinstance(dataset, RowsDataset)
+    data = Retrieval.open(run.config, dataset)
+    part = getattr(data.splits, split)
+    _, model, weights, which = load(run)
+    judge = Judge(model, data, part, run.config.evaluation)
+    if not judge.targets:
+        raise UserError(f"{dataset.path}: the {split} split has no positive row; choose another --split")
+    if max(ks) >= data.n_items:
+        raise UserError(f"--k {max(ks)}: larger than the catalogue of {data.n_items - 1} items; choose a smaller one")
+    categories = item_categories(dataset, run.config.evaluation.category)
+    with progress(f"evaluate: {split}", judge.blocks) as update:
+        arrays = judge(weights, ks, max(ks), update).arrays
+    hits = answered(arrays["rank"], arrays["top"], judge.queries.items, categories, ks)
+    return Answers(dataset, data, part, which, weights, judge, arrays["rank"], arrays["top"], hits, categories)
+
+
+def evaluate(asked: Asked) -> Report:
+    """Metrics of a run, and of baselines; pages are a line for each positive, and the personas."""
+    run, split, ks = asked.run, asked.split, asked.ks
+    compared = [] if asked.baselines is None else parse_baselines(asked.baselines, RETRIEVAL_BASELINES,
+                                                                  "that ranks items for users")  # fmt: skip
+    folds = _folds(asked)
+    begin = time.perf_counter()
+    found = answer_split(asked)
+    data, queries, had = found.data, found.judge.queries, found.judge.had
+    chance = expected(np.zeros(data.n_items), queries.items, had[queries.users], found.categories, ks)
+    counts = data.item_counts().astype(np.float64)
+    popular = expected(counts, queries.items, had[queries.users], found.categories, ks)
+    result: dict[str, Any] = {
+        "split": split,
+        "protocol": run.config.data.protocol,
+        "targets": found.judge.targets,
+        "items": data.n_items - 1,
+        "checkpoint": found.checkpoint,
+        **ranking_metrics(found.ranks, ks),
+        **means(found.hits),
+        "intervals": intervals(found.hits),
+        "chance": means(chance),
+        "popularity": means(popular),
+    }
+    if run.config.data.protocol == "in_sample":
+        numbers = [field.name for field in data.fields.side("user").numerical]
+        result["oracle"] = oracle(queries, numbers, found.categories, ks)
+    best = run.manifest.get("optimum")
+    if best is not None and np.bitwise_count(had[queries.users]).sum(axis=1).max() <= 1:  # of rankings of all products
+        wanted = [f"hit_rate@{k}" for k in ks]
+        result["optimum"] = {name: best[name] for name in wanted if name in best}
+    held = data.held_by_training(found.part) if split != "train" else np.zeros(len(queries.users), bool)
+    if split != "train":
+        result["repeats"] = counted(data.splits, held)
+    result["groups"] = _groups(found, asked.by, chance)
+    if asked.by is None and held.any():
+        result["groups"]["pair"] = _by_title(found, np.array(PAIRS, object)[held.astype(int)], chance)
+    if run.config.recommendation.rules:
+        result["with_rules"] = _with_rules(asked, found)
+    if compared:
+        result["baselines"] = measure(compared, found, ks)
+    if folds and asked.cross_validate is not None:
+        with progress("evaluate: by review", folds) as update:
+            result["by_review"] = asked.cross_validate(run.config, found.dataset, ks, folds, update=update)
+    result["question"] = asked.question(found.checkpoint, folds=folds)
+    result["seconds"] = round(time.perf_counter() - begin, 3)
+    notes = in_words(result["repeats"], result["targets"], split) if "repeats" in result else []
+    pages = results_files(asked, found, ks[0]) if split == "test" else []
+    return Report(result, ks, COLUMNS, notes, pages)
+
+
+def _folds(asked: Asked) -> int:
+    """How many the cross-validation by review has; 0 where there is none."""
+    manifest, protocol = asked.run.manifest, asked.run.config.data.protocol
+    personas = "personas" in manifest and protocol == "in_sample"
+    if asked.folds is not None and not personas:
+        raise UserError("--folds: cross-validates runs of protocol in_sample on data with personas; leave it out")
+    if not personas or asked.folds is not None:
+        return asked.folds or 0
+    if manifest["personas"].get("attributes") == "derived" and "embeddings.npy" not in manifest["files"]:
+        say("note", "the data has no embeddings, so nothing is cross-validated by review")
+        return 0
+    return DEFAULT_FOLDS
+
+
+def _groups(found: Answers, wanted: Sequence[str] | None, chance: Hits) -> dict[str, Any]:
+    shown = pq.read_table(found.dataset.path / "users.parquet")
+    names = [name for name in shown.column_names if name != found.data.schema.user]
+    for name in wanted or ():
+        if name not in names:
+            raise UserError(f"--groups {name}: not known of the users{nearest(name, names)}; there are "
+                            f"{', '.join(names) or 'none'}")  # fmt: skip
+    if wanted is None:
+        wanted = [PERSONA] if PERSONA in names else []
+    result: dict[str, Any] = {}
+    for name in wanted:
+        titles = np.array([str(value) for value in shown[name].to_pylist()], object)
+        result[name] = _by_title(found, titles[found.judge.queries.users], chance)
+    return result
+
+
+def _by_title(found: Answers, titles: np.ndarray, chance: Hits) -> dict[str, Any]:
+    """Hits of the queries by str[n] title."""
+    result: dict[str, Any] = {}
+    for title in sorted(set(titles)):
+        rows = np.flatnonzero(titles == title)
+        own = take(found.hits, rows)
+        result[title] = {"targets": len(rows), **means(own), "intervals": intervals(own),
+                         "chance": means(take(chance, rows))}  # fmt: skip
+    return result
+
+
+def _with_rules(asked: Asked, found: Answers) -> dict[str, Any]:
+    """The same with the configured rules applied."""
+    run, ks, data = asked.run, asked.ks, found.data
+    book = RuleBook(run.config.recommendation.rules, data.schema, FieldCodes(run).strict)
+    place, part = data.schema.slices(), data.positive_rows(found.part)
+    users = {name: data.rows.columns[part][:, place[name]] for name in data.schema.of_side("user")}
+    of_items, items = data.schema.side("item"), np.asarray(found.dataset.array("items.npy"))
+    by_field = {name: items[:, where] for name, where in of_items.slices().items()}
+    judged = found.judge(found.weights, ks, max(ks), wider=(book.of_users(users), book.of_items(by_field)))
+    hits = answered(judged.arrays["rank"], judged.arrays["top"], found.judge.queries.items, found.categories, ks)
+    return {**judged.metrics, **means(hits), "intervals": intervals(hits)}
+
+
+def measure(names: Sequence[str], found: Answers, ks: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Conservative ranks of the same positives among the same candidates, of baselines fitted on training."""
+    data, asked, result = found.data, found.judge.queries, {}
+    train = data.queries(data.splits.train)
+    for name in names:
+        score = RETRIEVAL_BASELINES[name](Positives(train.users, train.items), data.n_users, data.n_items)
+        ranks = []
+        for part, _ in _parts(len(asked.users), 1024):
+            users, targets = asked.users[part], jnp.asarray(asked.items[part])
+            among = Candidates(without=jnp.asarray(_without(found.judge.had, users)))
+            ranks.append(np.asarray(rank_scores(jnp.asarray(score(users)), targets, among=among)[0]))
+        result[name] = ranking_metrics(np.concatenate(ranks), ks)
+    return result

@@ -18,7 +18,7 @@ from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
 from jaxrec.tasks.retrieval.hits import item_categories
 from jaxrec.tasks.retrieval.item_vectors import save_item_vectors
-from jaxrec.tasks.retrieval.judge import RetrievalEvaluator
+from jaxrec.tasks.retrieval.judge import Judge
 from jaxrec.tasks.rules import RuleBook
 from jaxrec.training.block import training_plan
 
@@ -39,7 +39,7 @@ def make(config: Config, dataset: RowsDataset) -> Task:
         model,
         feed,
         model.constants(interactions(config, data)),
-        RetrievalEvaluator(model, data, data.splits.validation, config.evaluation) if len(validation.users) else None,
+        Judge(model, data, data.splits.validation, config.evaluation) if len(validation.users) else None,
         f"{len(training):,} positives of {data.n_users - 1:,} users and {data.n_items - 1:,} items",
         validated_rows(
             f"{len(validation.users):,} validation positives" if len(validation.users) else "no validation",

@@ -10,7 +10,7 @@ from jaxrec.losses.candidates import popularity
 from jaxrec.models.base import SessionModel, make_model
 from jaxrec.run import Run
 from jaxrec.tasks.base import Task, check_early_stopping
-from jaxrec.tasks.sessions.judge import Evaluator
+from jaxrec.tasks.sessions.judge import session_judge
 from jaxrec.training.block import training_plan
 
 
@@ -23,7 +23,7 @@ def make(config: Config, dataset: Dataset) -> Task:
         model,
         feed,
         model.constants(popularity(training.items, dataset.n_items)),
-        Evaluator(model, validation, dataset.n_items, config.evaluation) if len(validation) else None,
+        session_judge(model, validation, dataset.n_items, config.evaluation) if len(validation) else None,
         f"{feed.pairs:,} targets, {dataset.n_items:,} items",
         f"{validation.counts['targets']:,} validation targets" if len(validation) else "no validation",
     )
