@@ -95,15 +95,23 @@ DAMAGES = [truncate, empty, flip, delete, lose_position, garble_position, lose_t
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_latest_falls_back_to_the_one_before(
-    damage: Callable[[Path], None], config: Path, copy: Path, reference: Path, capsys: pytest.CaptureFixture[str]
+    damage: Callable[[Path], None], copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before, newest = steps_of(copy)
     place = copy / "state" / "latest" / str(newest)
     damage(place)
     capsys.readouterr()
+    state, position = load_state(copy)
+    assert int(state.step) == before and not position["finished"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"jaxrec: warning: {place}: unreadable, skipped (")
+
+
+def test_a_run_goes_on_from_the_one_before(config: Path, copy: Path, reference: Path) -> None:
+    """And ends as if nothing had been damaged."""
+    before, newest = steps_of(copy)
+    flip(copy / "state" / "latest" / str(newest))
     assert call("train", "--config", config, "--run", copy, "--resume") == 0
-    err = capsys.readouterr().err.splitlines()
-    assert len(err) == 1 and err[0].startswith(f"jaxrec: warning: {place}: unreadable, skipped ("), err
     assert steps_of(copy) == [before, newest]
     assert_same_run(copy, reference)
 
@@ -134,12 +142,9 @@ def test_an_old_checkpoint_that_was_being_deleted_does_no_harm(config: Path, cop
     assert_same_run(copy, reference)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty_everything])
-def test_all_damaged_is_an_error(
-    damage: Callable[[Path], None], config: Path, copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_all_damaged_is_an_error(config: Path, copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for step in steps_of(copy):
-        damage(copy / "state" / "latest" / str(step))
+        truncate(copy / "state" / "latest" / str(step))
     capsys.readouterr()
     assert call("train", "--config", config, "--run", copy, "--resume") == 2
     *warnings, error = capsys.readouterr().err.splitlines()
@@ -259,15 +264,7 @@ def test_best_is_used_before_latest(dataset: Path, tmp_path: Path) -> None:
     assert json.loads((path / "eval-validation.json").read_text())["mrr@5"] == pytest.approx(values[best], abs=1e-7)
 
 
-def test_latest_is_used_where_there_is_no_validation(dataset: Path, tmp_path: Path) -> None:
-    config = write_config(tmp_path / "config.yaml", dataset, data={"validation_fraction": 0}, training={"epochs": 1})
-    path = tmp_path / "run"
-    assert call("train", "--config", config, "--run", path) == 0
-    _, _, parameters, which = load_run(path)
-    assert which == "latest"
-    assert_same_arrays(parameters["tables"], load_state(path)[0].tables)
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_a_disk_that_fills_within_a_save(
     tmp_path: Path, dataset: Path, config_file: Path, monkeypatch: pytest.MonkeyPatch

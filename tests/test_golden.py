@@ -1,4 +1,7 @@
-"""What this tree computes is what the golden record says: bit by bit where it was recorded, elsewhere within 1e-5."""
+"""What this tree computes is what the golden record says: bit by bit where it was recorded, elsewhere within 1e-5.
+
+Compiling takes most of the time: quickly a case of each model and kind of table, ``slow`` the others.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,13 @@ from golden.cases import FEEDS, TRAINING
 from golden.compare import EXACT, RECORD, assert_leaf, assert_losses
 from golden.record import PREPARE, prepare, record_feed, record_training
 
+QUICK = {"gru4rec cross_entropy, constrained", "narm softmax", "sasrec sampled", "merrec both", "autoint+ with ratings",
+         "two_tower triplet, hard negatives", "two_tower table rows"}  # fmt: skip
 
-@pytest.mark.parametrize("name", TRAINING)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in TRAINING]
+)
 def test_training(name: str) -> None:
     """Losses of the first steps, then parameters, tables, optimizer and random key."""
     found, recorded = record_training(name), RECORD["training"][name]
@@ -21,7 +29,7 @@ def test_training(name: str) -> None:
         assert_leaf(found["leaves"][path], leaf, path)
 
 
-@pytest.mark.parametrize("device_memory", [0, 2048], ids=["streamed", "resident"])
+@pytest.mark.parametrize("device_memory", [0, pytest.param(2048, marks=pytest.mark.slow)], ids=["streamed", "resident"])
 @pytest.mark.parametrize("name", FEEDS)
 def test_feeds(name: str, device_memory: int) -> None:
     """Every array of the blocks of two epochs: integers are the same everywhere."""

@@ -139,9 +139,11 @@ def without_timings(value: Any) -> Any:
     return [without_timings(one) for one in value] if isinstance(value, list) else value
 
 
-def record_evaluate(name: str) -> Any:
+def record_evaluate(name: str, folds: bool = True) -> Any:
     """``evaluate --json`` of an old run; the working directory is a copy of ``tests/old``."""
-    return said("evaluate", "--run", f"runs/{name}", *EVALUATE[name], "--json")
+    words = EVALUATE[name]
+    at = words.index("--folds") if "--folds" in words and not folds else len(words)
+    return said("evaluate", "--run", f"runs/{name}", *words[:at], *words[at + 2 :], "--json")
 
 
 def record_recommend(name: str) -> list[Any]:
