@@ -105,30 +105,11 @@ def module(entry: str, *computations: str) -> str:
         ("ROOT %a = f64[] all-reduce(%p), to_apply=%add", {"all-reduce": 8}),
         ("a = u8[<=16] all-gather(p), dimensions={0}", {"all-gather": 16}),
         ("%s = s4[6]{0} reduce-scatter(%p), to_apply=%add", {"reduce-scatter": 3}),
-        ("%s = (f32[4], f32[4]) all-reduce-start(%p, %q), to_apply=%add\n%d = (f32[4], f32[4]) all-reduce-done(%s)",
-         {"all-reduce": 32}),
-        ("%s = (f32[4]{0}, f32[32]{0}) all-gather-start(%p), dimensions={0}\n%d = f32[32]{0} all-gather-done(%s)",
-         {"all-gather": 128}),
-        ("%s = ((f32[4]{0}, s32[2]), (f32[32]{0}, s32[16]), u32[]) all-gather-start(%p, %q), dimensions={0}",
-         {"all-gather": 128 + 64}),
-        ("%s = (f8e4m3fn[4], f8e4m3fn[4], u32[], u32[]) collective-permute-start(%p), source_target_pairs={{0,1}}",
-         {"collective-permute": 4}),
         ("%a = f32[99]{0} add(%p, %q), metadata={op_name=\"all-reduce(f32[7])\"}", {}),
     ],
 )  # fmt: skip
 def test_shapes(line: str, expected: dict[str, int]) -> None:
     assert exchanged(module(line), 1) == expected
-
-
-def test_started_in_a_computation_of_its_own_counts_once() -> None:
-    text = module(
-        """
-        %s = ((f32[64]), f32[8], u32[]) async-start(%p), calls=%wrapped.1
-        ROOT %d = f32[8] async-done(%s), calls=%wrapped.1
-        """,
-        "%wrapped.1 (x: f32[64]) -> f32[8] {\n  ROOT %r = f32[8] reduce-scatter(%x), to_apply=%add\n}",
-    )
-    assert exchanged(text, 4) == {"reduce-scatter": 8}
 
 
 BODY = """
