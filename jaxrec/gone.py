@@ -38,20 +38,24 @@ run: rundir; sources: data.sources; sources.market.optimum: data.market_optimum;
 data.market_words; sources.market.world: data.market; sources.merrec: sources.merrec_columns sources.merrec_files
 sources.merrec_own; sources.merrec_items: sources.merrec_attributes; sources.rows_synthetic:
 sources.synthetic_rows; sources.shared: data.event_types sources.event_types; sources.synthetic: data.markov
-sources.markov; tasks.clicks.evaluate: evaluate_rows; tasks.clicks.judge: row_evaluation; tasks.clicks.recommend:
-recommend_rows; tasks.cutoffs: cutoffs; tasks.answers: answer_events tasks.events.answers; tasks.events.evaluate:
-evaluate_events; tasks.events.judge: event_evaluation; tasks.events.listings: listings; tasks.events.recommend:
-recommend_events event_sequences tasks.events.sequences; tasks.history: history; tasks.results: results;
-tasks.results_table: plots.table results_table; tasks.retrieval.evaluate: evaluate_retrieval;
-tasks.retrieval.hits: hits; tasks.retrieval.item_vectors: item_vectors; tasks.retrieval.judge:
-retrieval_evaluation; tasks.retrieval.recommend: recommend_towers; tasks.rules: rules; tasks.sessions.baselines:
-baselines.measuring; tasks.sessions.judge: evaluation; tasks.vectors: serving tasks.serving; training.checkpoint:
-checkpoint; training.optimizers: optimizers; training.telemetry: telemetry; tune.report: tune_report;
-tune.search_space: search_space
+sources.markov; tasks.answers: answer_events tasks.events.answers; tasks.clicks.judge: evaluate_rows
+row_evaluation tasks.clicks.evaluate; tasks.clicks.recommend: recommend_rows; tasks.cutoffs: cutoffs;
+tasks.events.judge: evaluate_events event_evaluation tasks.events.evaluate; tasks.events.listings: listings;
+tasks.events.recommend: event_sequences recommend_events tasks.events.sequences; tasks.history: history;
+tasks.results: results; tasks.results_table: plots.table results_table; tasks.retrieval.hits: hits;
+tasks.retrieval.item_vectors: item_vectors; tasks.retrieval.judge: evaluate_retrieval retrieval_evaluation
+tasks.retrieval.evaluate; tasks.retrieval.recommend: recommend_towers; tasks.rules: rules; tasks.sessions.judge:
+baselines.measuring evaluation tasks.sessions.baselines; tasks.vectors: serving tasks.serving;
+training.checkpoint: checkpoint; training.optimizers: optimizers; training.telemetry: telemetry; tune.report:
+tune_report; tune.search_space: search_space
 """
 """``new: old old``, without ``jaxrec.``."""
 
 NAMES = """
+tasks.sessions.judge.Judge: tasks.sessions.judge.Evaluator; tasks.events.judge.Judge: tasks.events.judge.EventEvaluator;
+tasks.clicks.judge.Judge: tasks.clicks.judge.RowEvaluator; baselines.base.Baseline: baselines.Baseline;
+tasks.retrieval.judge.Judge: tasks.retrieval.judge.RetrievalEvaluator;
+tasks.query.Item: tasks.events.recommend.Suggestion tasks.events.recommend.Happening
 """
 """The same of names in modules that are still there: ``new.module.Name: old.module.Name``."""
 
