@@ -1,8 +1,8 @@
 """Personas: clusters of reviews by what they say, and customers drawn from them.
 
 The embeddings of the reviews are clustered, each cluster is described by its telling words and the reviews nearest to
-its centre, and named from a table of rules (personas_rules.py) where its words speak for one. A customer's attributes
-are then drawn from the distributions of its persona's rule: nothing of them is known, all is derived.
+its centre, and named from a table of rules (rules.py) where its words speak for one. A customer's attributes are then
+drawn from the distributions of its persona's rule: nothing of them is known, all is derived.
 """
 
 from __future__ import annotations
@@ -14,10 +14,8 @@ from typing import Any
 import numpy as np
 
 from jaxrec.errors import UserError
-from jaxrec.personas.rules import UNNAMED, Choices, Range, Rule, read_rules
+from jaxrec.personas.rules import UNNAMED, Range, Rule
 from jaxrec.personas.words import evidence, match_rules, telling_words
-
-__all__ = ["Persona", "Rule", "describe", "draw_attributes", "find_personas", "read_rules", "unread_profiles"]
 
 CLUSTERS = (2, 12)  # the least and the most that are tried where the number is not given
 WORDS, NEAREST = 8, 3  # of a persona's description
@@ -46,6 +44,9 @@ class Persona:
     nearest: tuple[int, ...]
 
 
+# ---- finding and describing ------------------------------------------------------------------------------------------
+
+
 def find_personas(
     embeddings: np.ndarray, texts: Sequence[str], rules: Sequence[Rule], k: int | None, seed: int
 ) -> tuple[np.ndarray, tuple[Persona, ...]]:
@@ -69,17 +70,18 @@ def find_personas(
     least = CLUSTERS[0] + 1 if k is None else k
     if different < least:
         wanted = "a number of personas to be chosen" if k is None else f"{k} personas"
-        count = f"{len(points)} reviews" + (f" ({different} different ones)" if different < len(points) else "")
-        more = "" if k is None or different < 2 else " or ask for fewer personas (--clusters)"
-        raise UserError(f"{count} for {wanted}; expected at least {least}; add reviews{more}")
-    if k is None:
-        tried = {
-            count: _cluster(points, count, seed) for count in range(CLUSTERS[0], min(CLUSTERS[1], different - 1) + 1)
-        }
-        scores = {count: _silhouette(points, labels, seed) for count, labels in tried.items()}
-        labels = tried[max(scores, key=lambda count: scores[count])]  # of equal ones the fewest
-    else:
-        labels = _cluster(points, k, seed)
+        raise UserError(f"{len(points)} reviews ({different} different ones) for {wanted}; expected at least {least}; "
+                        "add reviews or ask for fewer personas (--clusters)")  # fmt: skip
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        message = f"personas need scikit-learn (no module '{error.name}'); pip install 'jaxrec[text]'"
+        raise UserError(message) from None
+    # One thread: several sum the members of a cluster in any order, and a last bit may move a review.
+    with threadpool_limits(limits=1):
+        counts = [k] if k is not None else range(CLUSTERS[0], min(CLUSTERS[1], different - 1) + 1)
+        tried = [_cluster(points, count, seed) for count in counts]
+        labels = tried[0] if k is not None else max(tried, key=lambda labels: _silhouette(points, labels, seed))
     matched = match_rules(evidence(texts, labels, int(labels.max()) + 1, rules))
     names = [f"{UNNAMED}{number}" if rule is None else rules[rule].name for number, rule in enumerate(matched)]
     return labels, describe(labels, names, texts, rules, embeddings)
@@ -116,34 +118,23 @@ def _directions(embeddings: np.ndarray) -> np.ndarray:
 
 def _cluster(points: np.ndarray, k: int, seed: int) -> np.ndarray:
     """int32[n], in the order that ``find_personas`` promises."""
-    try:
-        from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        message = f"personas need scikit-learn (no module '{error.name}'); pip install 'jaxrec[text]'"
-        raise UserError(message) from None
-    # One thread: several sum the members of a cluster in any order, and a last bit may move a review.
-    with threadpool_limits(limits=1):
-        found = KMeans(k, n_init=STARTS, random_state=seed).fit_predict(points)
+    from sklearn.cluster import KMeans
+
+    found = KMeans(k, n_init=STARTS, random_state=seed).fit_predict(points)
     clusters, first, members = np.unique(found, return_index=True, return_counts=True)
-    order = np.lexsort((first, -members))
-    place = np.zeros(int(clusters.max()) + 1, np.int32)
-    place[clusters[order]] = np.arange(len(clusters))
+    place = np.zeros(k, np.int32)
+    place[clusters[np.lexsort((first, -members))]] = np.arange(len(clusters))
     return place[found]
 
 
 def _silhouette(points: np.ndarray, labels: np.ndarray, seed: int) -> float:
     """From -1 to 1, on at most ``MEASURED`` reviews; -1 where those are of one cluster only."""
     from sklearn.metrics import silhouette_score
-    from threadpoolctl import threadpool_limits
 
     if len(points) > MEASURED:
         chosen = np.random.default_rng(seed).choice(len(points), MEASURED, replace=False)
         points, labels = points[chosen], labels[chosen]
-    if len(np.unique(labels)) < 2:
-        return -1.0
-    with threadpool_limits(limits=1):
-        return round(float(silhouette_score(points, labels)), 6)
+    return round(float(silhouette_score(points, labels)), 6) if len(np.unique(labels)) > 1 else -1.0
 
 
 def _nearest(points: np.ndarray, members: np.ndarray, texts: Sequence[str]) -> tuple[int, ...]:
@@ -152,9 +143,10 @@ def _nearest(points: np.ndarray, members: np.ndarray, texts: Sequence[str]) -> t
     chosen: dict[str, int] = {}
     for member in members[np.argsort(distances, kind="stable")].tolist():
         chosen.setdefault(texts[member], member)
-        if len(chosen) == NEAREST:
-            break
-    return tuple(chosen.values())
+    return tuple(chosen.values())[:NEAREST]
+
+
+# ---- customers -------------------------------------------------------------------------------------------------------
 
 
 def draw_attributes(
@@ -188,10 +180,9 @@ def unread_profiles(
         By the name of the attribute: int64[draws, n], or object[draws, n] of text.
     """
     uniform = np.random.default_rng([seed, 1]).random((draws * n, 2 + len(rules[0].attributes)))
-    shares = np.bincount(labels, minlength=len(personas))
-    drawn = _pick(shares, uniform[:, 0])
-    return {name: values.reshape(draws, n) for name, values in
-            _attributes(drawn, personas, rules, uniform[:, 1:]).items()}  # fmt: skip
+    drawn = _pick(np.bincount(labels, minlength=len(personas)), uniform[:, 0])
+    attributes = _attributes(drawn, personas, rules, uniform[:, 1:])
+    return {name: values.reshape(draws, n) for name, values in attributes.items()}
 
 
 def _attributes(
@@ -199,9 +190,8 @@ def _attributes(
 ) -> dict[str, np.ndarray]:
     """Attributes from uniform numbers, float64[n, 1 + attributes]: one for the rule, one for each attribute."""
     places = {rule.name: number for number, rule in enumerate(rules)}
-    own = np.array([places.get(persona.name, -1) if persona.rule else -1 for persona in personas], np.int64)
-    rule_of = own[labels]
-    rule_of = np.where(rule_of < 0, _pick(np.ones(len(rules)), uniform[:, 0]), rule_of)
+    own = np.array([places.get(persona.name, -1) if persona.rule else -1 for persona in personas], np.int64)[labels]
+    rule_of = np.where(own < 0, _pick(np.ones(len(rules)), uniform[:, 0]), own)
     result = {}
     for column, (name, kind) in enumerate(rules[0].attributes.items(), start=1):
         values = np.empty(len(labels), np.int64 if isinstance(kind, Range) else object)
@@ -212,12 +202,10 @@ def _attributes(
     return result
 
 
-def _draw(attribute: Range | Choices, uniform: np.ndarray) -> Any:
+def _draw(attribute: Range | dict[str, float], uniform: np.ndarray) -> Any:
     """The values that numbers from 0 to 1 stand for, by the inverse of the cumulative distribution."""
-    if isinstance(attribute, Choices):
-        values = np.empty(len(attribute.values), object)
-        values[:] = attribute.values
-        return values[_pick(np.array(attribute.weights), uniform)]
+    if not isinstance(attribute, Range):
+        return np.array(list(attribute), object)[_pick(np.array(list(attribute.values())), uniform)]
     low, high = attribute.low, attribute.high
     if attribute.mean is None or attribute.deviation is None:
         return low + np.floor(uniform * (high - low + 1)).astype(np.int64)

@@ -131,8 +131,8 @@ def _rule_lines(rule: Rule | None) -> list[str]:
             form = "uniform" if kind.mean is None else f"normal, mean {kind.mean:g}, deviation {kind.deviation:g}"
             what = f"{kind.low} to {kind.high}, {form}"
         else:
-            shares = zip(kind.values, kind.weights, strict=True)
-            what = ", ".join(f"{_plain(value)} {weight / sum(kind.weights):.0%}" for value, weight in shares)
+            total = sum(kind.values())
+            what = ", ".join(f"{_plain(value)} {weight / total:.0%}" for value, weight in kind.items())
         lines.append(f"- {_plain(name)}: {what}")
     return lines
 
