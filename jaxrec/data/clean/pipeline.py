@@ -44,7 +44,7 @@ from jaxrec.data.clean.ledger import Ledger
 from jaxrec.data.clean.splits import drop_unseen_targets, leave_one_out, split_at_random, split_by_time
 from jaxrec.data.clean.writing import write_splits, write_vocabulary
 from jaxrec.data.dataset import SPLITS, split_counts
-from jaxrec.data.reading.duck import fetch_number, fetch_row, fetch_sums
+from jaxrec.data.reading.duck import fetch_number, fetch_sums
 
 CHUNK = 1 << 20  # events fetched from DuckDB at a time
 
@@ -94,33 +94,19 @@ def prepare(
 
 def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     """Step 2: the tables ``supported`` (item) and ``dated`` (session, date in ms, first row, events)."""
-    length, support = cleaning.min_session_length, cleaning.min_item_support
+    length = cleaning.min_session_length
     connection.execute(
         "CREATE TEMP TABLE long AS SELECT session, max(date) AS date, min(row) AS first, count(*) AS events "
         "FROM clicks GROUP BY session"
     )
-    sessions, events = fetch_sums(connection, "long")
-    connection.execute(f"DELETE FROM long WHERE events < {length}")
-    kept = fetch_sums(connection, "long")
-    ledger.took("short sessions", sessions=sessions - kept[0], events=events - kept[1])
-    ledger.require(kept[1], "events")
+    kept = ledger.drop(connection, "long", f"events < {length}", "short sessions")
     if cleaning.max_session_length is not None:
-        sessions, events = kept
-        connection.execute(f"DELETE FROM long WHERE events > {cleaning.max_session_length}")
-        kept = fetch_sums(connection, "long")
-        ledger.took("long sessions", sessions=sessions - kept[0], events=events - kept[1])
-        ledger.require(kept[1], "events")
-
+        kept = ledger.drop(connection, "long", f"events > {cleaning.max_session_length}", "long sessions")
     connection.execute(
         "CREATE TEMP TABLE supported AS SELECT item, count(*) AS events FROM clicks SEMI JOIN long USING (session) "
         "GROUP BY item"
     )
-    items, _ = fetch_sums(connection, "supported")
-    connection.execute(f"DELETE FROM supported WHERE events < {support}")
-    popular = fetch_sums(connection, "supported")
-    ledger.took("rare items", items=items - popular[0], events=kept[1] - popular[1])
-    ledger.require(popular[1], "events")
-
+    popular = ledger.drop(connection, "supported", f"events < {cleaning.min_item_support}", "rare items", "items")
     connection.execute(
         "CREATE TEMP TABLE dated AS SELECT session, date, first, popular.events FROM long JOIN ("
         "SELECT session, count(*) AS events FROM clicks SEMI JOIN long USING (session) "
@@ -174,7 +160,7 @@ def _match_test(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     """Step 4: drop from the test sessions what training has not seen."""
     if not cleaning.test_days:
         return
-    before = fetch_row(connection, "SELECT count(*), sum(events) FROM sessions WHERE split = 2")
+    before = fetch_sums(connection, "sessions WHERE split = 2")
     connection.execute(
         "CREATE TEMP TABLE matched AS SELECT session, count(*) AS events FROM clicks "
         "SEMI JOIN vocabulary USING (item) SEMI JOIN (SELECT session FROM sessions WHERE split = 2) USING (session) "
@@ -184,7 +170,7 @@ def _match_test(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     ledger.took("test items unseen in training", events=before[1] - seen[1])
     ledger.require(seen[1], "test events")
     connection.execute(f"DELETE FROM matched WHERE events < {cleaning.min_session_length}")
-    left = fetch_sums(connection, "matched")
+    left = fetch_sums(connection, "matched")  # a session of which nothing is matched had no row
     ledger.took("short test sessions", sessions=before[0] - left[0], events=seen[1] - left[1])
     ledger.require(left[1], "test events")
     connection.execute(
@@ -213,24 +199,20 @@ def _last_fraction(
         The rank of the first session kept; the lengths that are left; and the positions ``[start, stop)`` in the
         stream of events from that session on that are left out, the tail of the session that was cut.
     """
-    train = lengths["train"]
-    if fraction == 1:
-        ledger.require(split_counts(train)["targets"], "training targets")
-        return 0, lengths, (0, 0)
-    targets = train - 1
-    keep = int(targets.sum()) * fraction.numerator // fraction.denominator
-    before = split_counts(train)
-    after = np.cumsum(targets[::-1])[::-1]  # targets from this session to the end
-    first = int(np.count_nonzero(after >= keep)) - 1 if keep else len(train)
-    train = train[first:].copy()
-    gap = (0, 0)
-    if keep:
-        surplus = int(after[first]) - keep
-        gap = (int(train[0]) - surplus, int(train[0]))
-        train[0] -= surplus
-    left = split_counts(train)
-    ledger.took("fraction", **{unit: before[unit] - left[unit] for unit in ("sessions", "events")})
-    ledger.require(left["targets"], "training targets")
+    train, first, gap = lengths["train"], 0, (0, 0)
+    if fraction < 1:
+        before, targets = split_counts(train), train - 1
+        keep = int(targets.sum()) * fraction.numerator // fraction.denominator
+        after = np.cumsum(targets[::-1])[::-1]  # targets from this session to the end
+        first = int(np.count_nonzero(after >= keep)) - 1 if keep else len(train)
+        train = train[first:].copy()
+        if keep:
+            surplus = int(after[first]) - keep
+            gap = (int(train[0]) - surplus, int(train[0]))
+            train[0] -= surplus
+        left = split_counts(train)
+        ledger.took("fraction", **{unit: before[unit] - left[unit] for unit in ("sessions", "events")})
+    ledger.require(split_counts(train)["targets"], "training targets")
     return first, lengths | {"train": train}, gap
 
 
@@ -259,11 +241,9 @@ def _encoded(
 
 def _typed_counts(connection: Any, types: tuple[str, ...]) -> dict[str, Any]:
     """The items that training holds, and all events by their type."""
-    found = dict(
-        connection.execute(
-            "SELECT event, count(*) FROM clicks SEMI JOIN vocabulary USING (item) SEMI JOIN ranked USING (session) "
-            "GROUP BY event"
-        ).fetchall()
-    )
+    found = dict(connection.execute(
+        "SELECT event, count(*) FROM clicks SEMI JOIN vocabulary USING (item) SEMI JOIN ranked USING (session) "
+        "GROUP BY event"
+    ).fetchall())  # fmt: skip
     trained = fetch_number(connection, "SELECT count(*) FROM vocabulary WHERE count > 0")
     return {"trained": trained, "events": {name: found.get(index, 0) for index, name in enumerate(types)}}

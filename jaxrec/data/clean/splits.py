@@ -40,9 +40,7 @@ def split_by_time(connection: Any, test_days: int, validation_days: int, ledger:
         "CREATE TEMP TABLE sessions AS SELECT session, date, first, events, CASE WHEN date < "
         f"{validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2 END AS split FROM dated"
     )
-    sessions, events = fetch_sums(connection, "sessions WHERE split IS NULL")
-    ledger.took("split date", sessions=sessions, events=events)
-    connection.execute("DELETE FROM sessions WHERE split IS NULL")
+    ledger.drop(connection, "sessions", "split IS NULL", "split date", need=None)
     found = [fetch_sums(connection, f"sessions WHERE split = {index}")[0] for index in range(len(SPLITS))]
     if not found[0]:
         first = fetch_number(connection, "SELECT min(date) FROM dated")
