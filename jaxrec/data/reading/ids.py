@@ -100,16 +100,18 @@ def whole_column(connection: Any, name: str, called: str) -> list[str]:
     text = f"nullif({trimmed(name)}, '')"
     number = f"regexp_replace({text}, '\\.0+$', '')"
     lossless = f"CAST(TRY_CAST({number} AS BIGINT) AS {TEXT}) = {number}"
-    spaced, dotted, whole = fetch_row(
+    spaced, empty, dotted, whole = fetch_row(
         connection,
-        f"SELECT count(*) FILTER ({name} <> {trimmed(name)}), count(*) FILTER ({number} <> {text}), "
+        f"SELECT count(*) FILTER ({name} <> {trimmed(name)}), count(*) FILTER ({name} = ''), "
+        f"count(*) FILTER ({number} <> {text}), "
         f"coalesce(bool_and(coalesce({lossless}, {text} IS NULL)), true) FROM raw",
     )
     notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
     if whole and dotted:
         notes.append(f"{called}: whole numbers written with .0 in {dotted:,} rows are read as integers")
     kind, value = ("BIGINT", f"CAST({number} AS BIGINT)") if whole else (TEXT, text)
-    connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING {value}")
+    if whole or spaced or empty:
+        connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING {value}")
     return notes
 
 

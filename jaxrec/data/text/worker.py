@@ -2,7 +2,7 @@
 
 Torch and JAX both want the whole device, so that encoding has a process of its own. It writes parts of the cache
 itself (cache.py) and says on stdout, in lines of JSON, how far it is. A process that is killed loses what it has
-encoded since its last part, which is at most a tenth of its time.
+encoded since its last part: a tenth of its time, a minute at most.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from jaxrec.data.text.cache import text_keys, write_part
 from jaxrec.errors import UserError
 
-FLUSH = 1.0, 0.1  # a part is written after so many seconds and this share of those that have passed
+FLUSH = 1.0, 60.0  # seconds between two parts: a tenth of those that have passed, at least and at most these
 # Characters of a batch, padding included. On a CPU more than the caches hold is slower, but not by much: 2,000 names of
 # 7 words with all-MiniLM-L6-v2 on two cores took 9.2, 8.0, 8.1, 8.1 and 8.3 s of CPU time at 1024, 2048, 3072, 4096 and
 # 8192, the best of several goes each (494 names/s at 4096).
@@ -68,7 +68,7 @@ def encode(model: Path, name: str, cache: Path, texts: list[str], say: Callable[
         vectors.append(_encoded(transformer, name, [texts[i] for i in part]))
         done += len(part)
         seconds = time.monotonic() - started
-        if done < len(texts) and time.monotonic() - flushed < max(FLUSH[0], FLUSH[1] * seconds):
+        if done < len(texts) and time.monotonic() - flushed < np.clip(0.1 * seconds, *FLUSH):
             continue
         write_part(cache, keys[np.concatenate(pending)], np.concatenate(vectors))
         say(done=sum(map(len, pending)), note=f"{done / seconds:,.0f} texts/s", encoded=done, seconds=seconds)
