@@ -124,9 +124,10 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     if arguments.independent:
         chances = _independent(chances)
     by_customer, by_product = _purchases(chances, arguments.purchases, random)
+    people, goods = _shown_customers(customers), _shown_products(products)
     names = ("customers", "products", "purchases", "seed", "independent")
     return RawRows(
-        fields=_fields(customers, products, by_customer, by_product),
+        fields=_fields(people, goods, by_customer, by_product),
         ratings=np.ones(len(by_customer), np.float32),
         times=np.zeros(len(by_customer), np.int64),
         threshold=1.0,
@@ -134,7 +135,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         high=1.0,
         user="customer",
         item="product",
-        shown={"user": _shown_customers(customers), "item": _shown_products(products)},
+        shown={"user": people, "item": goods},
         options={name: getattr(arguments, name) for name in names},
         extras={"optimum": optimum(chances, arguments.purchases), "personas": {"attributes": "stated"}},
     )
@@ -175,10 +176,9 @@ def _customers(n: int, random: np.random.Generator) -> Customers:
     first, last = np.array([persona.ages for persona in PERSONAS]).T
     age = random.integers(first[persona], last[persona] + 1)
     age = np.where(random.random(n) < OWN, age, random.integers(AGES[0], AGES[1] + 1, size=n))
-    gender = attribute(np.array([GENDERS.index(persona.gender) for persona in PERSONAS]), len(GENDERS))
-    skin = attribute(np.array([TYPES.index(persona.type) for persona in PERSONAS]), len(TYPES))
-    concern = attribute(np.array([CONCERNS.index(persona.concern) for persona in PERSONAS]), len(CONCERNS))
-    return Customers(persona, age, gender, skin, concern)
+    drawn = [attribute(np.array([values.index(getattr(one, name)) for one in PERSONAS]), len(values))
+             for name, values in (("gender", GENDERS), ("type", TYPES), ("concern", CONCERNS))]  # fmt: skip
+    return Customers(persona, age, *drawn)
 
 
 def _products(n: int, random: np.random.Generator) -> Products:
@@ -248,56 +248,32 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
     return logits
 
 
-def _fields(
-    customers: Customers, products: Products, by_customer: np.ndarray, by_product: np.ndarray
-) -> list[RawField]:
+def _fields(people: pa.Table, goods: pa.Table, by_customer: np.ndarray, by_product: np.ndarray) -> list[RawField]:
     """Of customers and products; those of products that nobody bought are not among the values."""
-    sold = np.bincount(by_product, minlength=len(products.price)) > 0
+    sold = np.bincount(by_product, minlength=len(goods)) > 0
     by_sold = (np.cumsum(sold) - 1)[by_product].astype(np.int32)
-
-    def user(name: str, kind: str, values: pa.Array) -> RawField:
-        return RawField(name, kind, "user", values, by_customer)
-
-    def item(name: str, kind: str, values: pa.Array, **options: bool) -> RawField:
-        return RawField(name, kind, "item", values.filter(pa.array(sold)), by_sold, **options)
-
-    shown, goods = _shown_customers(customers), _shown_products(products)
+    goods = goods.filter(pa.array(sold))
+    sides = (("user", people, by_customer, ("customer", "age", "gender", "skin_type", "skin_concern")),
+             ("item", goods, by_sold, ("product", "category", "brand", "price")))  # fmt: skip
     return [
-        user("customer", "categorical", shown["customer"].combine_chunks()),
-        user("age", "numerical", shown["age"].combine_chunks()),
-        *(user(name, "categorical", shown[name].combine_chunks()) for name in ("gender", "skin_type", "skin_concern")),
-        item("product", "categorical", goods["product"].combine_chunks()),
-        *(item(name, "categorical", goods[name].combine_chunks()) for name in ("category", "brand")),
-        item("price", "numerical", goods["price"].combine_chunks(), logarithm=True),
-    ]
+        RawField(name, "numerical" if name in ("age", "price") else "categorical", side, table[name].combine_chunks(),
+                 by, logarithm=name == "price")
+        for side, table, by, names in sides for name in names
+    ]  # fmt: skip
 
 
 def _shown_customers(customers: Customers) -> pa.Table:
-    def named(names: tuple[str, ...], codes: np.ndarray) -> pa.Array:
-        return pa.array(names).take(pa.array(codes))
-
-    return pa.table(
-        {
-            "customer": pa.array(np.arange(1, len(customers.age) + 1)),
-            "persona": named(tuple(persona.name for persona in PERSONAS), customers.persona),
-            "age": pa.array(customers.age),
-            "gender": named(GENDERS, customers.gender),
-            "skin_type": named(TYPES, customers.type),
-            "skin_concern": named(CONCERNS, customers.concern),
-        }
-    )
+    names = {"persona": [persona.name for persona in PERSONAS], "gender": GENDERS, "type": TYPES, "concern": CONCERNS}
+    persona, gender, skin, concern = (pa.array(words).take(pa.array(getattr(customers, attribute)))
+                                      for attribute, words in names.items())  # fmt: skip
+    ids = np.arange(1, len(customers.age) + 1)
+    return pa.table({"customer": ids, "persona": persona, "age": customers.age, "gender": gender, "skin_type": skin,
+                     "skin_concern": concern})  # fmt: skip
 
 
 def _shown_products(products: Products) -> pa.Table:
     category = [CATEGORIES[code] for code in products.category]
     brand = [BRANDS[code] for code in products.brand]
     names = [f"{maker} {kind} {number}" for number, (maker, kind) in enumerate(zip(brand, category, strict=True), 1)]
-    return pa.table(
-        {
-            "product": pa.array(np.arange(1, len(names) + 1)),
-            "name": pa.array(names),
-            "category": pa.array(category),
-            "brand": pa.array(brand),
-            "price": pa.array(products.price),
-        }
-    )
+    ids = np.arange(1, len(names) + 1)
+    return pa.table({"product": ids, "name": names, "category": category, "brand": brand, "price": products.price})

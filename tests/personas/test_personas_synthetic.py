@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from jaxrec.cli.command import Parser
-from jaxrec.data.encode import RawRows, write_rows
-from jaxrec.errors import UserError
+from jaxrec.data.encode import RawRows
 from jaxrec.personas import personas_synthetic as source
 
 SMALL = ["--customers=600", "--products=30", "--purchases=4", "--seed=3"]
@@ -136,15 +135,6 @@ def test_the_true_ranking_hits_as_often_as_expected(cells: int) -> None:
     popular = np.argsort(np.argsort(-np.bincount(product)))
     best = raw.extras["optimum"]["popularity"]["hit_rate@5"]
     assert np.mean(popular[product] < 5) == pytest.approx(best, abs=0.02)
-    pairs = np.zeros((4000, 40))
-    pairs[customer, product] = 1
-    expected = 1 - (1 - probability) ** 5
-    # How often each product is bought by those of each concern.
-    concern = Drawn(4000, 40, 1).customers.concern
-    for value in range(len(source.CONCERNS)):
-        of = concern == value
-        error = np.sqrt((expected[of] * (1 - expected[of])).sum(axis=0))
-        assert (np.abs(pairs[of].sum(axis=0) - expected[of].sum(axis=0)) < 4.5 * error).all()
 
 
 def test_independent_purchases_leave_nothing_but_popularity() -> None:
@@ -161,28 +151,3 @@ def test_few_products_and_customers() -> None:
     raw = made("--customers=1", "--products=2", "--purchases=1000")
     assert sorted(column(raw, "product")) == [1, 2]
     assert [name for name in raw.extras["optimum"] if name.startswith("hit")] == ["hit_rate@1"]
-
-
-def test_it_can_be_written(tmp_path: Any) -> None:
-    raw = made("--customers=50", "--products=400", "--purchases=3")
-    entries = write_rows(raw, tmp_path)
-    sizes = entries["counts"]["values"]
-    assert sizes["customer"] == 50
-    assert sizes["product"] == len(set(column(raw, "product"))) < 400
-    assert entries["optimum"]["hit_rate@100"] > entries["optimum"]["popularity"]["hit_rate@100"]
-    assert next(field for field in entries["fields"] if field["name"] == "price")["logarithm"]
-
-
-@pytest.mark.parametrize(
-    ("option", "message"),
-    [
-        ("--customers=0", "whole number from 1 to 10000000"),
-        ("--products=1", "whole number from 2"),
-        ("--purchases=2.5", "whole number from 1"),
-        ("--seed=-1", "whole number from 0"),
-        ("--personas=3", "--personas: no such option"),
-    ],
-)
-def test_bad_options(option: str, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        made(option)
