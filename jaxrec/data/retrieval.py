@@ -122,14 +122,8 @@ class Retrieval:
             raise UserError(f"{dataset.path}: no positive row is left to train on; change data.protocol")
         names = tuple(field.name for field in fields.coded)
         counts = value_counts(fields, rows.columns[training][:, schema.columns(names)])
-        of_items, numbers = schema.of_side("item"), [f.name for f in schema.side("item").numerical]
-        wanted = tuple(name for name in names if name in of_items)
-        chosen = [numbers.index(f.name) for f in fields.side("item").numerical]
-        columns = np.asarray(dataset.array("items.npy"))[:, schema.side("item").columns(wanted)]
-        catalogue = Catalogue(
-            known(fields.side("item"), columns, side_counts(fields, counts, "item")),
-            np.asarray(dataset.array("items_numbers.npy"))[:, chosen],
-        )
+        arrays = np.asarray(dataset.array("items.npy")), np.asarray(dataset.array("items_numbers.npy"))
+        catalogue = Catalogue(*_read(schema.side("item"), fields, "item", counts, *arrays))
         return cls(RowData.of(config.data), schema, fields, rows, splits, counts, catalogue)
 
     @property
@@ -152,17 +146,9 @@ class Retrieval:
     def queries(self, part: np.ndarray) -> Queries:
         """``positive_rows`` of some rows."""
         part = self.positive_rows(part)
-        own = self.fields.side("user")
-        numbers = [f.name for f in self.schema.numerical]
-        chosen = [numbers.index(f.name) for f in own.numerical]
-        names = tuple(field.name for field in own.coded)
-        columns = self.rows.columns[part][:, self.schema.columns(names)]
-        return Queries(
-            known(own, columns, side_counts(self.fields, self.value_counts, "user")),
-            np.asarray(self.rows.numbers[part][:, chosen], np.float32),
-            np.asarray(self.rows.users[part], np.int32),
-            self._items(part),
-        )
+        arrays = self.rows.columns[part], self.rows.numbers[part]
+        columns, numbers = _read(self.schema, self.fields, "user", self.value_counts, *arrays)
+        return Queries(columns, numbers, np.asarray(self.rows.users[part], np.int32), self._items(part))
 
     def training_rows(self) -> Rows:
         """The training positives as ``TwoTower.feed`` reads them: the user's fields, then user and item by index."""
@@ -193,6 +179,16 @@ class Retrieval:
                 f"loss.mask: positives of {self.n_users:,} users and {self.n_items:,} items take {needed:,.0f} MiB, "
                 f"and data.device_memory allows {megabytes}; raise it or choose duplicates"
             )
+
+
+def _read(
+    schema: Schema, fields: Schema, side: str, counts: np.ndarray, columns: np.ndarray, numbers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of arrays of all fields of ``schema`` the coded ones of a side that are read, int32, and its numbers, float32."""
+    own, names = fields.side(side), [field.name for field in schema.numerical]
+    columns = columns[:, schema.columns(tuple(field.name for field in own.coded))]
+    numbers = numbers[:, [names.index(field.name) for field in own.numerical]]
+    return known(own, columns, side_counts(fields, counts, side)), np.asarray(numbers, np.float32)
 
 
 def read_fields(config: Config, dataset: RowsDataset) -> Schema:

@@ -149,7 +149,7 @@ def logs(draw: st.DrawFn, ids: st.SearchStrategy[Any], items: st.SearchStrategy[
     [Event(s, i, day * DAY) for s, day, items in ((1, 1, "ab"), (2, 9, "bca"), (3, 7, "ab")) for i in items],
     Cleaning(min_item_support=1, test_days=2),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_agrees_with_the_protocol_written_in_plain_python(events: list[Event], cleaning: Cleaning) -> None:
     bare: list[Any] = [tuple(one.strip() if isinstance(one, str) else one for one in event) for event in events]
     expected = reference([Event(*event) for event in bare], cleaning)
@@ -174,7 +174,7 @@ def many_events(n: int) -> list[Event]:
 
 
 def test_bytes_do_not_depend_on_the_run_the_threads_or_the_memory(tmp_path: Path) -> None:
-    events, cleaning = many_events(100_000), Cleaning(fraction=Fraction(2, 3), drop_repeats=True)
+    events, cleaning = many_events(60_000), Cleaning(fraction=Fraction(2, 3), drop_repeats=True)
     first = prepare_events(tmp_path, events, cleaning, "--threads=1")
     expected = {file.relative_to(first): file.read_bytes() for file in first.rglob("*.*")}
     assert len(expected) == 11
@@ -285,7 +285,7 @@ def test_the_protocol_where_it_is_odd(
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=NO_DATA)
-@pytest.mark.parametrize(("denominator", "targets"), [(1, 52_098), (4, 13_024), (64, 814)])
+@pytest.mark.parametrize(("denominator", "targets"), [(4, 13_024), (64, 814)])
 def test_the_sample_gives_the_published_pairs(tmp_path: Path, denominator: int, targets: int) -> None:
     raw = SHARED / "yoochoose-100k" / "yoochoose-clicks.dat"
     found = ours(raw, tmp_path / "out", denominator)
