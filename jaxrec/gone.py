@@ -55,6 +55,9 @@ NAMES = """
 tasks.sessions.judge.Judge: tasks.sessions.judge.Evaluator; tasks.events.judge.Judge: tasks.events.judge.EventEvaluator;
 tasks.clicks.judge.Judge: tasks.clicks.judge.RowEvaluator; baselines.base.Baseline: baselines.Baseline;
 tasks.retrieval.judge.Judge: tasks.retrieval.judge.RetrievalEvaluator;
+tasks.base.load: tasks.sessions.task.load_session_model tasks.events.task.load_event_model
+tasks.clicks.task.load_click_model tasks.retrieval.task.load_tower_model;
+ops.topk.rank: ops.topk.ranks ops.topk.ranks_and_top;
 tasks.query.Item: tasks.events.recommend.Suggestion tasks.events.recommend.Happening
 """
 """The same of names in modules that are still there: ``new.module.Name: old.module.Name``."""
