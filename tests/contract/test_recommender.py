@@ -179,7 +179,17 @@ def test_files_of_queries(
 def test_bad_lines_and_full_disks(worlds: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = worlds.old("gru4rec"), tmp_path / "a.parquet"
     lines: list[Any] = [{"items": [3]}, {"itmes": [3]}, {"items": [3, [4]]}, 7, {"user": 1}, {"items": [5]}]
-    words = ["recommend", "--run", run, "--queries", as_lines(tmp_path / "q.jsonl", lines), "--out", out, "--k", 3]
+    words: list[Any] = [
+        "recommend",
+        "--run",
+        run,
+        "--queries",
+        as_lines(tmp_path / "q.jsonl", lines),
+        "--out",
+        out,
+        "--k",
+        3,
+    ]
     fails(capsys, *words, names=r"q\.jsonl: line 2: query: no field 'itmes'")
     assert not out.exists() and len(list(tmp_path.iterdir())) == 1
     capsys.readouterr()
