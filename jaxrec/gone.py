@@ -58,6 +58,9 @@ tasks.retrieval.judge.Judge: tasks.retrieval.judge.RetrievalEvaluator;
 tasks.base.load: tasks.sessions.task.load_session_model tasks.events.task.load_event_model
 tasks.clicks.task.load_click_model tasks.retrieval.task.load_tower_model;
 ops.topk.rank: ops.topk.ranks ops.topk.ranks_and_top;
+data.text.cache.open_cache: data.text.worker.open_store data.text.worker.Store;
+data.text.cache.write_part: data.text.worker.Writer;
+data.dataset.Dataset: data.store.verify;
 tasks.query.Item: tasks.events.recommend.Suggestion tasks.events.recommend.Happening
 """
 """The same of names in modules that are still there: ``new.module.Name: old.module.Name``."""

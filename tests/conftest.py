@@ -33,6 +33,7 @@ from helpers import ROOT, SYNTHETIC, call, write_config
 from worlds import Worlds
 
 from jaxrec.cli import progress as progress_lines
+from jaxrec.data.reading.duck import connect
 
 # Compiled programs stay: looking through them for garbage, again and again, takes a twentieth of the time.
 gc.set_threshold(10_000, 20, 10)
@@ -121,3 +122,10 @@ def run(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "small"
     assert call("train", "--config", config_file, "--run", path) == 0
     return path
+
+
+@pytest.fixture(scope="session")
+def duck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """DuckDB as ``prepare`` uses it."""
+    with connect(tmp_path_factory.mktemp("spill"), threads=1) as connection:
+        yield connection

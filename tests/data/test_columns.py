@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import decimal
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.reading.bags import BETWEEN, parse_list, read_bags
-from jaxrec.data.reading.duck import connect
 from jaxrec.data.reading.fields import Field
 from jaxrec.data.reading.files import load, open_table
 from jaxrec.data.reading.ids import id_field, marker_notes, whole_column
@@ -31,12 +30,6 @@ from jaxrec.errors import UserError
 MOMENT = 1_700_000_550_000  # 2023-11-14 22:22:30 UTC, in ms
 DAY = MOMENT // 86_400_000 * 86_400_000
 PROPERTY = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(scope="module")
-def duck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with connect(tmp_path_factory.mktemp("spill"), threads=1) as connection:
-        yield connection
 
 
 def opened(duck: Any, folder: Path, values: Any) -> Table:

@@ -7,7 +7,7 @@ import io
 import os
 import threading
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from jaxrec.data.reading import lines
-from jaxrec.data.reading.duck import connect
 from jaxrec.data.reading.fields import Field
 from jaxrec.data.reading.files import integer, load, open_tables, read_line
 from jaxrec.data.reading.rows import leave_out
@@ -28,12 +27,6 @@ HEADER = "visit,sku,at\n"
 WANTED = [(visit, sku, 86_400 * visit + sku) for visit in range(1, 7) for sku in (1, 2, 3)]
 DAYS = ["".join("{},{},{}\n".format(*row) for row in WANTED[at : at + 6]) for at in (0, 6, 12)]
 TEXT = (HEADER + DAYS[0]).encode()
-
-
-@pytest.fixture(scope="module")
-def duck(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with connect(tmp_path_factory.mktemp("spill"), threads=1) as connection:
-        yield connection
 
 
 def read(duck: Any, *raw: object, names: Sequence[str] = ("visit", "sku", "at"), **options: Any) -> tuple[Any, Any]:
