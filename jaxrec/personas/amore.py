@@ -1,7 +1,7 @@
 """Reviews of a shop's products, and a customer for each: personas from the reviews, attributes from the personas.
 
 Nothing is known of the customers but what they wrote, so everything said of them is derived from the review of the
-very product that is to be recommended (personas.py); or it is given (``--customers``). A row is a purchase.
+very product that is to be recommended (clusters.py); or it is given (``--customers``). A row is a purchase.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Reviews:
     Attributes:
         customers, products, texts: n of each.
         labels: int32[n], the persona of each.
-        personas, rules: see personas.py and personas_rules.py.
+        personas, rules: see clusters.py and rules.py.
         embeddings: float16[n, d], or None.
         seed: of clusters and draws.
         model: that gave the embeddings, or None.

@@ -70,13 +70,8 @@ def _own(name: str) -> ModuleType:
     except Exception as error:  # whatever the user's code raises
         raise UserError(f"{name}: no source can be imported there ({one_line(str(error))}); install its package or put "
                         "its folder on PYTHONPATH") from None  # fmt: skip
-    needed = (
-        "HELP",
-        "KIND",
-        "add_arguments",
-        "read",
-        *(() if getattr(module, "KIND", None) == "rows" else ("DEFAULTS",)),
-    )
+    needed = ["HELP", "KIND", "add_arguments", "read"]
+    needed += ["DEFAULTS"] * (getattr(module, "KIND", None) != "rows")
     if missing := [one for one in needed if not hasattr(module, one)]:
         raise UserError(f"{name}: no source: it has no {', '.join(missing)}; see jaxrec/sources/__init__.py")
     return module

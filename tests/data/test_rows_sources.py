@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import call, fails
+from helpers import fails
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.rows import RowsDataset
-from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import auc
 from jaxrec.prepare import main
 from jaxrec.sources import rows_synthetic
@@ -123,29 +122,23 @@ def test_ratings_rare_values_and_lists_of_integers(tmp_path: Path) -> None:
 
 LABEL, FIELD = ["--label", "clicked"], ["--categorical", "brand"]
 REFUSED: list[tuple[list[str], str]] = [
-    ([*LABEL, "--categorical", "brnd"], r"c\.csv: no column 'brnd' \(did you mean 'brand'\?\); it has uid, item"),
-    ([*LABEL, "--categorical", "brand", "--delimiter", ";"], "no column 'clicked'.*; is ';' the right --delimiter"),
-    ([*LABEL, *FIELD, "--bag", "brand"], "--bag brand: the column is --categorical already; name it once$"),
-    ([*LABEL, "--user", "clicked"], "--user clicked: the column is --label already; name it once$"),
-    ([*LABEL, *FIELD, "--time", "at", "--item", "at"], "--item at: the column is --time already; name it once$"),
-    (["--label", "brand", "--item", "item"], "row 1, column 'brand': found 'acme' .4 such rows.* expected a number of"),
-    ([*LABEL, "--numerical", "price", "gender"], "row 1, column 'gender': found 'M' .3 such.* a number .* or nothing"),
-    (["--label", "stars", *FIELD], "row 1, column 'stars': found 5, so labels are not all 0 or 1; say with --positive"),
-    (["--label", "stars", *FIELD, "--positive", "6"], r"'stars': found labels from 1 to 5, all negative \(positive is"),
-    (["--label", "stars", *FIELD, "--positive", "1"], "all positive .* nothing to learn; add rows of the other class"),
-    (["--label", "stars", *FIELD, "--positive", "nan"], "argument --positive: 'nan': expected a number from"),
-    (LABEL, "no fields to learn from; name columns with --user, --item, --categorical, --bag, --numerical$"),
-    ([*LABEL, *FIELD, "--time-unit", "s"], "--time-unit: belongs to --time; leave it out, or name"),
-    ([*LABEL, *FIELD, "--time", "gender"], "column 'gender': found 'M', no time between 1980 and .* --time-format how"),
-    ([*LABEL, *FIELD, "--log-numerical", "brand"], "--log-numerical brand: the column is --categorical already; name"),
-    ([*LABEL, *FIELD, "--user-fields", "brand"], "--user-fields: needs --user, the column of what they describe"),
-    (
-        [*LABEL, *FIELD, "--user", "uid", "--user-fields", "brad"],
-        r"no such field \(did you mean 'brand'\?\); there are",
-    ),
+    ([*LABEL, "--categorical", "brnd"], r"c\.csv: no column 'brnd' \(did you mean 'brand'\?\)"),
+    ([*LABEL, *FIELD, "--delimiter", ";"], "no column 'clicked'.*is ';' the right --delimiter"),
+    ([*LABEL, *FIELD, "--bag", "brand"], "--bag brand: the column is --categorical already"),
+    ([*LABEL, "--user", "clicked"], "--user clicked: the column is --label already"),
+    (["--label", "brand", "--item", "item"], "row 1, column 'brand': found 'acme'"),
+    ([*LABEL, "--numerical", "price", "gender"], "row 1, column 'gender': found 'M'"),
+    (["--label", "stars", *FIELD], "row 1, column 'stars': found 5, .*say with --positive"),
+    (["--label", "stars", *FIELD, "--positive", "6"], "'stars': found labels from 1 to 5, all negative"),
+    (["--label", "stars", *FIELD, "--positive", "1"], "'stars': found labels from 1 to 5, all positive"),
+    (["--label", "stars", *FIELD, "--positive", "nan"], "--positive: 'nan'"),
+    (LABEL, "no fields to learn from"),
+    ([*LABEL, *FIELD, "--time-unit", "s"], "--time-unit: belongs to --time"),
+    ([*LABEL, *FIELD, "--user-fields", "brand"], "--user-fields: needs --user"),
+    ([*LABEL, *FIELD, "--user", "uid", "--user-fields", "brad"], r"brad: no such field \(did you mean 'brand'\?\)"),
     ([*LABEL, "--user", "uid", "--item", "item", "--item-fields", "uid"], "--item-fields uid: .* of the user already"),
-    ([*LABEL, "--categorical", "a/b"], "--categorical a/b: a name with a / or of over 200 bytes; rename the column"),
-    ([*LABEL, *FIELD, "--bag-separator", ""], "argument --bag-separator: expected at least one character, such as"),
+    ([*LABEL, "--categorical", "a/b"], "--categorical a/b: a name with a /"),
+    ([*LABEL, *FIELD, "--bag-separator", ""], "--bag-separator: expected at least one character"),
 ]
 
 
@@ -156,32 +149,13 @@ def test_what_rows_refuses(argv: list[str], message: str, tmp_path: Path, capsys
     assert list(tmp_path.iterdir()) == [raw]  # nothing half-written
 
 
-FILES: list[tuple[Callable[[Path], object], str]] = [
-    (lambda file: None, "cannot be read .No such file"),
-    (lambda file: file.write_text(""), "empty; expected one click event a line"),
-    (lambda file: file.write_bytes(gzip.compress(CLICKS.encode())[:-20]), "truncated or damaged gzip; fetch"),
-    (lambda file: file.write_text(CLICKS + "1,2\n"), r"line 6: 2 field\(s\), expected 9; mend the line"),
-    (lambda file: file.write_text(CLICKS.splitlines()[0] + "\n"), "no events; expected one click event a line"),
-    (lambda file: file.write_text(CLICKS.replace("Comedy", "x|" * 300)), "row 2, column 'genres': a bag of 300 values"),
-    (lambda file: pq.write_table(pa.table({name: [[1]] for name in CLICKS.splitlines()[0].split(",")}), file),
-     r"column 'clicked' is of type INTEGER\[\]|BIGINT\[\]; expected numbers"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("make", "message"), FILES)
-def test_bad_files(
-    make: Callable[[Path], object], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    raw = tmp_path / "raw"
-    make(raw)
-    fails(capsys, "prepare", "rows", "--raw", raw, "--out", tmp_path / "out", *OPTIONS, names=f"raw: .*{message}")
-    assert list(tmp_path.iterdir()) in ([raw], [])
-
-
-def test_lists_are_bags(tmp_path: Path) -> None:
-    pq.write_table(pa.table({"y": [0, 1], "x": [[1], [2]]}), tmp_path / "r.parquet")
-    with pytest.raises(UserError, match=r"column 'x' holds lists \(BIGINT\[\]\); give it to --bag instead"):
-        prepared(tmp_path / "out", "rows", "--raw", tmp_path / "r.parquet", "--label=y", "--categorical=x")
+def test_lists_and_long_bags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = write(tmp_path / "c.csv", CLICKS.replace("Comedy", "x|" * 300))
+    words = ["prepare", "rows", "--out", tmp_path / "out", "--raw"]
+    fails(capsys, *words, raw, *OPTIONS, names="c.csv: row 2, column 'genres': a bag of 300 values")
+    pq.write_table(pa.table({"y": [0, 1], "x": [[1], [2]]}), raw)
+    fails(capsys, *words, raw, "--label=y", "--categorical=x", names=r"column 'x' holds lists \(BIGINT\[\]\).*--bag")
+    fails(capsys, *words, raw, "--label=x", "--item=y", names=r"column 'x' is of type BIGINT\[\]; expected numbers")
 
 
 # --- made-up clicks ---------------------------------------------------------------------------------------------------
@@ -273,12 +247,6 @@ def test_noise_lowers_the_optimum_and_independent_labels_leave_none(made: RowsDa
     entropy = -share * np.log(share) - (1 - share) * np.log(1 - share)
     assert control.manifest["optimum"]["log_loss"] == pytest.approx(entropy, abs=1e-3)
     assert logistic_auc(table(control, MAIN), labels) == pytest.approx(0.5, abs=0.02)
-
-
-@pytest.mark.parametrize(("option", "message"), [("--rows=9", "whole number from 100"), ("--noise=2", "from 0 to 1")])
-def test_bad_options(option: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fails(capsys, "prepare", "rows-synthetic", option, "--out", tmp_path / "out", names=message)
-    assert call("prepare", "rows-synthetic", "--rows=100", "--out", tmp_path / "out") == 0
 
 
 def test_a_profile_says_a_number_as_the_rows_do(tmp_path: Path) -> None:
