@@ -36,7 +36,7 @@ def evaluate(
     *,
     ks: Sequence[int] | None = None,
     data: str | Path | None = None,
-    baselines: Sequence[str] | None = None,
+    baselines: Sequence[str] = (),
     by: Sequence[str] | None = None,
     limit: int | None = None,
     coverage: bool = True,
@@ -50,8 +50,7 @@ def evaluate(
         ks: cut-offs, each at most the number of items; None: those of the run's configuration.
         data: the dataset directory where it is no longer at the configuration's ``data.path``.
         baselines: names of baselines to fit on what the run was trained on and to measure beside it, with parameters
-            where those of sessions shall differ from the defaults (``stan:k=100``); ``all``, or none in the list, for
-            each that there is.
+            where those of sessions shall differ from the defaults (``stan:k=100``); ``all`` for each that there is.
         by: groups to report by, of models of rows: fields of the user, ``activity``, ``persona``.
         limit: at most so many sessions, drawn at random but always the same (merrec).
         coverage: whether to add ``coverage@k`` (sessions).
@@ -68,11 +67,11 @@ def evaluate(
         if value is not None and name not in judge.OPTIONS:
             raise UserError(f"{option}: {run.path} is a run of {run.config.model.name}, which has no such thing; leave "
                             "it out")  # fmt: skip
-    if baselines is not None and split == "train":
+    if baselines and split == "train":
         raise UserError("--split train: baselines have these sessions by heart; choose validation or test")
     ks = run_ks(run) if ks is None else sorted(set(ks))
     report: Report = judge.evaluate(Asked.of(
-        run, split, ks, data, baselines=baselines, by=by, limit=limit, coverage=coverage, folds=folds,
+        run, split, ks, data, baselines=list(baselines) or None, by=by, limit=limit, coverage=coverage, folds=folds,
         cross_validate=cross_validate,
     ))  # fmt: skip
     return report
@@ -83,7 +82,7 @@ def evaluate_baselines(
     split: str = "test",
     *,
     ks: Sequence[int] | None = None,
-    baselines: Sequence[str] = (),
+    baselines: Sequence[str] = ("all",),
     validation_fraction: float = 0.0,
     coverage: bool = True,
     protocol: str | None = None,
@@ -105,16 +104,17 @@ def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.evaluate``."""
     options = _parser().parse_args(argv)
     _check(options)
+    compared = () if options.baselines is None else options.baselines or ("all",)
     runtime.start()
     out = [] if options.out is None else [options.out]
     if options.run is None:
         report, files = evaluate_baselines(
-            options.data, options.split, ks=options.k, baselines=options.baselines, protocol=options.protocol,
+            options.data, options.split, ks=options.k, baselines=compared, protocol=options.protocol,
             validation_fraction=options.validation_fraction or 0.0, coverage=not options.no_coverage,
         ), out  # fmt: skip
     else:
         report = evaluate(
-            options.run, options.split, ks=options.k, data=options.data, baselines=options.baselines, by=options.groups,
+            options.run, options.split, ks=options.k, data=options.data, baselines=compared, by=options.groups,
             limit=options.sessions, coverage=not options.no_coverage, folds=options.folds,
         )  # fmt: skip
         run, result = Path(options.run), report.result

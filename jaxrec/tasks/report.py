@@ -24,7 +24,7 @@ class Asked:
     Attributes:
         data: the data set that the run was trained on.
         ks: cut-offs, ascending.
-        baselines: names, with parameters where a kind has some; empty for all, None for none.
+        baselines: names, with parameters where a kind has some, or ``all``; None for none.
         by: groups to report by; None for the usual ones.
         limit: at most so many sessions; None: as the configuration says.
         coverage: whether to add ``coverage@k``.

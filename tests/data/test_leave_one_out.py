@@ -145,7 +145,7 @@ def test_a_run_is_evaluated_by_the_last_event_after_the_whole_history(
         ids, scores = ranked(recommender, [one[:-1] for one in sequences], dataset.n_items, seen=True)
         for one, items, values in zip(sequences, ids, scores, strict=True):
             ranks.append(rank(dict(zip(items, values.tolist(), strict=True)), one[-1]))
-        found = evaluate(run, split, ks=[3], baselines=["pop"] if split == "test" else None)
+        found = evaluate(run, split, ks=[3], baselines=["pop"] if split == "test" else ())
         assert found["targets"] == len(sequences) == dataset.manifest["counts"][split]["sessions"]
         # two programs for the same products: one target may differ
         assert (found["recall@3"], found["mrr@3"]) == pytest.approx(metrics_of(ranks, 3), abs=1.01 / len(ranks))
