@@ -22,12 +22,10 @@ from jaxrec.data.items import Catalogue, Spans
 from jaxrec.feeds.packed import target_positions
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.merrec import MERRec
-from jaxrec.ops.topk import BlockSize
 from jaxrec.tasks.base import load
 from jaxrec.tasks.events import judge as event_evaluation
 from jaxrec.tasks.events.judge import Targets, event_judge, rank_by, sample, targets_of
 from jaxrec.tasks.sessions import Evaluation
-from jaxrec.tasks.sessions import judge as session_evaluation
 
 KS = (1, 5, 20)
 HAIR = 2e-5  # scores that are no farther apart are equal
@@ -168,16 +166,6 @@ def test_ranks_of_a_run_are_the_plain_ones(one: Evaluated) -> None:
     assert one.result["candidates"] == ("live" if one.data.manifest["live"] else "all")
     metrics = ranking_metrics(found, KS)
     assert {name: one.result[name] for name in metrics} == pytest.approx(metrics)
-
-
-def test_blocks_do_not_matter(live: Evaluated, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several blocks of steps, of rows of scores, and of items."""
-    expected = live.ranks()
-    monkeypatch.setattr(session_evaluation, "QUERIES_PER_BLOCK", 64)
-    monkeypatch.setattr(event_evaluation, "QUERIES_PER_BLOCK", 64)
-    monkeypatch.setattr(session_evaluation, "block_size", lambda n_items, memory: BlockSize(16, 100))
-    found = live.ranks(Evaluation(batch_size=16))
-    assert (found == expected).mean() > 0.98, "the others have neighbours closer than rounding"
 
 
 def test_groups_of_targets(one: Evaluated) -> None:

@@ -145,6 +145,6 @@ def test_two_towers_of_a_small_shop(tmp_path: Path, capsys: Capsys) -> None:
     assert call("recommend", "--run", run, "--user", 3, "--json", "--include-seen") == 0
     out, err = capsys.readouterr()
     assert sorted(row["item"] for row in json.loads(out)["recommendations"]) == list(range(SEVEN))
-    assert err == "jaxrec: note: --k is 7 instead of 10: there are 7 items\n"
+    assert err == "jaxrec: note: --k is 7 instead of 20: there are 7 items\n"
     with pytest.raises(UserError, match=r"evaluation\.k: 8 is more than the 7 items"):
         fit_cutoffs(configuration.parse(values | {"evaluation": {"k": [8]}}), open_dataset(data))
