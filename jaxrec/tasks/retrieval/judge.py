@@ -195,7 +195,7 @@ def _folds(asked: Asked) -> int:
     """How many the cross-validation by review has; 0 where there is none."""
     manifest, protocol = asked.run.manifest, asked.run.config.data.protocol
     personas = "personas" in manifest and protocol == "in_sample"
-    if asked.folds is not None and not personas:
+    if asked.folds and not personas:
         raise UserError("--folds: cross-validates runs of protocol in_sample on data with personas; leave it out")
     if not personas or asked.folds is not None:
         return asked.folds or 0
