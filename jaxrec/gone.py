@@ -20,7 +20,7 @@ cli.yaml_text: yaml_text; config.help: field_help; config.sections: agreement co
 data.clean.choices: data.cleaning; data.clean.clicks: data.clicks; data.clean.ledger: data.ledger;
 data.clean.pipeline: data.events; data.clean.writing: data.sessions_writing; data.codes: data.field_codes;
 data.encode: data.rows_writing; data.filters: where; data.given: data.given_events; data.ids: data.raw_ids;
-data.items: data.catalogue data.vocabulary; data.reading.bags: data.bags; data.reading.duck: data.duck;
+data.items: data.vocabulary; data.reading.bags: data.bags; data.reading.duck: data.duck;
 data.reading.fields: data.raw_fields; data.reading.ids: data.id_columns; data.reading.lines: data.lines;
 data.reading.logs: data.log_columns; data.reading.numbers: data.number_columns; data.reading.rows: data.raw_rows;
 data.reading.table: data.raw_table; data.reading.times: data.times; data.reading.unpacked: data.raw_files;
@@ -61,7 +61,11 @@ ops.topk.rank: ops.topk.ranks ops.topk.ranks_and_top;
 data.text.cache.open_cache: data.text.worker.open_store data.text.worker.Store;
 data.text.cache.write_part: data.text.worker.Writer;
 data.dataset.Dataset: data.store.verify;
-tasks.query.Item: tasks.events.recommend.Suggestion tasks.events.recommend.Happening
+tasks.query.Item: tasks.events.recommend.Suggestion tasks.events.recommend.Happening;
+data.catalogue.Catalogue: data.items.Catalogue; data.catalogue.open_catalogue: data.items.open_catalogue;
+data.entities.Entities: data.codes.Entities; data.ids.Ids: data.ids.Places; data.items.Items: data.items.Vocabulary;
+tasks.query.Answer: data.codes.UnknownValues tasks.clicks.recommend.Recommendation tasks.retrieval.recommend.Suggestion
+tasks.retrieval.recommend.Neighbour
 """
 """The same of names in modules that are still there: ``new.module.Name: old.module.Name``."""
 

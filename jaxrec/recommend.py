@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, overload
 
 import numpy as np
@@ -18,18 +17,20 @@ from jaxrec.cli.callable import make_callable
 from jaxrec.cli.command import Parser, as_json, command, say, tell
 from jaxrec.cli.options import pairs
 from jaxrec.cli.wording import listed
+from jaxrec.data.filters import joined
 from jaxrec.data.given import read_events
 from jaxrec.data.ids import read_list
+from jaxrec.data.items import Added
 from jaxrec.errors import UserError
 from jaxrec.plots.pictures import check_picture
 from jaxrec.run import Run, open_run
 from jaxrec.tasks import batches
-from jaxrec.tasks.answers import answer_table, filter_text, happenings_table, json_text, shown_time
+from jaxrec.tasks.answers import answer_table, happenings_table, json_text, shown_time
 from jaxrec.tasks.base import part_of
-from jaxrec.tasks.cutoffs import default_k, ranked_items
+from jaxrec.tasks.cutoffs import default_k
 from jaxrec.tasks.history import SEEN
 from jaxrec.tasks.query import Answer, Query
-from jaxrec.tasks.vectors import check_k
+from jaxrec.tasks.vectors import DEFAULT_K, check_k
 
 
 class Recommender:
@@ -121,12 +122,15 @@ class Recommender:
 
     def similar_users(self, query: Any, k: int | None = None) -> Answer:
         """The k users of the data most like the user of a query; k is at most their number."""
-        found: Answer = self._can("similar_users").similar_users(self.query(query), check_k(k))
+        k = DEFAULT_K if k is None else check_k(k)
+        found: Answer = self._can("similar_users").similar_users(self.query(query), k)
         return found
 
-    def add(self, items: Any) -> list[Any]:
-        """Let items be recommended that no training has seen: rows with their fields, or a file; returns their ids."""
-        found: list[Any] = self._can("add").add(items)
+    def add(self, items: Any) -> Added:
+        """Let items be recommended that no training has seen, from rows with their fields, or a file; returns their
+        ids, with ``notes`` of what is unknown.
+        """
+        found: Added = self._can("add").add(items)
         return found
 
     def explain(self, query: Any, item: Any) -> Any:
@@ -197,11 +201,7 @@ def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.recommend``."""
     options = _parser().parse_args(argv)
     run = open_run(options.run)
-    kind = part_of(run.config, "recommend")
-    if not hasattr(kind, "Recommender"):
-        _former(options, run)
-        return
-    _check(options, run, kind.Recommender)
+    _check(options, run, kind_of(run))
     if options.explain is not None and options.out is not None:
         check_picture(options.out)
     profile = pairs("--profile", options.profile)
@@ -210,7 +210,8 @@ def main(argv: Sequence[str]) -> None:
     runtime.start()
     recommender = Recommender.load(run, **({"text_model": options.model} if options.model else {}))
     if options.add_items is not None:
-        recommender.add(options.add_items)
+        for note in recommender.add(options.add_items).notes:
+            say("note", note)
     if options.vectors is not None:
         rows = batches.vectors_file(recommender.vectors(), options.vectors, options.overwrite)
         tell(f"{options.vectors}: vectors of {rows:,} items")
@@ -231,7 +232,7 @@ def _recommend(recommender: Recommender, query: Query, options: Namespace) -> No
         asked = happened[:-1] or happened
         at = asked[-1]["time"] if options.at is None and "at" in recommender.reads else options.at
         query = Query(events=[{name: one[name] for name in ("item", "event")} for one in asked], at=at)
-    only = filter_text(options.where) or options.candidates
+    only = joined(options.where) if options.where else options.candidates
     seen = options.include_seen or options.seen or False
     ask: Any = partial(
         recommender.recommend, k=k, exclude=options.exclude, only=only, seen=seen, rules=not options.no_rules
@@ -365,26 +366,6 @@ def _parser() -> Parser:
     files("--overwrite", action="store_true", help="replace --out or --vectors if it exists")
     files("--skip-bad", action="store_true", help="with --queries: leave out bad lines, and count them")
     return parser
-
-
-def _former(options: Namespace, run: Run) -> None:
-    """Kinds that still bring a command of their own."""
-    name = run.config.model.task
-    rows = {"similar_users", "explain", "similar", "add", "rules", "filter", "history"}
-    abilities = {
-        "clicks": rows - {"similar_users", "similar", "add", "rules"},
-        "retrieval": rows - {"explain", "filter"},
-    }
-    reads = {"clicks": ("user", "profile", "at"), "retrieval": ("user", "profile", "items")}
-    if options.candidates is not None:
-        raise UserError(f"--candidates: {run.path} is a run of {run.config.model.name}, which does not know it; leave "
-                        "it out")  # fmt: skip
-    _check(options, run, SimpleNamespace(reads=reads[name], can=abilities[name]))
-    options.date, options.purchased = options.at, options.items
-    if options.k is None:
-        options.k = default_k(ranked_items(run.manifest))
-    runtime.start()
-    part_of(run.config, "recommend").answer(options)
 
 
 make_callable(__name__)

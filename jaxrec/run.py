@@ -14,7 +14,7 @@ import numpy as np
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
-from jaxrec.data.items import Vocabulary
+from jaxrec.data.items import Items
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.data.store import check_seal, checksum, is_right, sealed
 from jaxrec.errors import UserError
@@ -68,12 +68,12 @@ class Run:
             raise UserError(f"{file}: missing or damaged ({error}); train the run again") from None
         return array
 
-    def vocabulary(self) -> Vocabulary:
+    def vocabulary(self) -> Items:
         """The vocabulary that the run was trained with."""
         file = self.path / "dataset" / "items.parquet"
         if not file.is_file() or checksum(file) != self.manifest["files"]["items.parquet"]["sha256"]:
             raise UserError(f"{file}: missing or damaged; copy items.parquet there from the data set")
-        return Vocabulary.read(file)
+        return Items.read(file)
 
 
 def create_run(

@@ -12,9 +12,7 @@ import datetime
 import json
 import re
 import sys
-import threading
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +22,13 @@ import streamlit as st
 
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser
-from jaxrec.data.codes import Entities, UnknownValues, read_table
-from jaxrec.data.rows import Field, Schema
+from jaxrec.data.rows import Field
 from jaxrec.errors import UserError
 from jaxrec.plots.clicks import attention_figure
+from jaxrec.recommend import Recommender
 from jaxrec.run import Run
-from jaxrec.tasks.clicks.recommend import ClickRecommender, explanation_table
+from jaxrec.tasks.clicks.recommend import ClickRecommender
+from jaxrec.tasks.query import Answer, Query
 
 LISTED = 20_000  # users; of more only the one that is typed is sent to the browser
 FILTERED = 40  # values of a field that is offered as a filter
@@ -52,37 +51,28 @@ LEGENDS = {  # what values stand for, by source and field
 class Service(NamedTuple):
     """What all visitors share."""
 
-    recommender: ClickRecommender
+    recommender: Recommender
+    kind: ClickRecommender
     filters: dict[str, tuple[list[Any], np.ndarray]]  # by field: its values, and int32[items, width] indices from 1
     item_ids: list[Any]
-    lock: threading.Lock  # held while the recommender works: warnings are caught for all threads at once
 
 
 @st.cache_resource(show_spinner="Loading the model …")
 def load(path: str) -> Service:
     """Load a run once for all visitors."""
     runtime.start()
-    recommender = ClickRecommender.load(path)
-    run, schema = recommender.run, Schema.from_manifest(recommender.run.manifest)
-    items = Entities(run, "item", str(schema.item))
-    columns = items.fields(np.arange(len(items)))
-    fields = [field for field in schema.coded if field.side == "item" and field.name != schema.item]
+    recommender = Recommender.load(path)
+    kind = recommender.kind
+    if not isinstance(kind, ClickRecommender):
+        raise UserError(f"{path}: a run of {recommender.run.config.model.name}; this page shows click models")
+    columns = kind.items.values(slice(None))
+    fields = [field for field in kind.items.fields if field.kind != "numerical" and field.name != kind.items.name]
     fields.sort(key=lambda field: field.kind != "bag")  # those first: all genres say more than the first one
     filters = {
-        name: (read_table(run, f"vocabulary/{name}.parquet")["value"].to_pylist(), columns[name])
+        name: (kind.codes.vocabulary(name).values(), columns[name])
         for name in (field.name for field in fields if 1 < field.size - 1 <= FILTERED)
     }
-    return Service(recommender, filters, items.ids, threading.Lock())
-
-
-def ask(service: Service, call: Callable[[], Any], notes: bool = True) -> Any:
-    """Call the recommender; what it does not know becomes a note on the page."""
-    with service.lock, warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UnknownValues)
-        found = call()
-    for note in dict.fromkeys(str(warning.message) for warning in caught if notes):
-        st.warning(plain(note))
-    return found
+    return Service(recommender, kind, filters, [None, *kind.items.items.ids.values()])
 
 
 # ---- words -----------------------------------------------------------------------------------------------------------
@@ -126,28 +116,30 @@ def named(run: Run, known: Mapping[str, Any], item: Any) -> str:
 # ---- what is asked for -----------------------------------------------------------------------------------------------
 
 
-def choose(service: Service) -> tuple[dict[str, Any], int, list[Any]]:
+def choose(service: Service) -> tuple[Query, int, list[Any]]:
     """The controls at the side: the user, the profile and the date, how many items, and those that are filtered out."""
-    recommender, schema = service.recommender, service.recommender.schema
+    recommender, kind = service.recommender, service.kind
+    users = [] if kind.users is None else kind.users.items.ids.values()
     kinds = ["A known user", "Somebody new"]
-    new = not recommender.users or st.radio("Who", kinds, key="who", **KEEP, horizontal=True) == kinds[1]
-    user, users, text = None, recommender.users, f"{len(recommender.users):,} users; type an id to search"
+    new = not users or st.radio("Who", kinds, key="who", **KEEP, horizontal=True) == kinds[1]
+    user, text = None, f"{len(users):,} users; type an id to search"
     if not new and len(users) <= LISTED:
         user = st.selectbox("User", users, key="user", help=text, **KEEP)
     elif not new:
         user = st.text_input("User", str(users[0]), key="user", help=text, **KEEP) or users[0]
     calendar = recommender.run.manifest["calendar"]
-    asked = [field for field in schema.fields if new and field.side == "user" and field.name != schema.user]
-    asked += [field for field in schema.fields if field.side == "context" and field.name not in calendar]
-    answers = {field.name: choose_value(recommender, field) for field in asked}
+    fields, own = kind.schema.fields, kind.schema.user
+    asked = [field for field in fields if new and field.side == "user" and field.name != own]
+    asked += [field for field in fields if field.side == "context" and field.name not in calendar]
+    answers = {field.name: choose_value(kind, field) for field in asked}
     profile = {name: value for name, value in answers.items() if value not in (None, [])}
     date = None
-    if any(field.name in calendar for field in schema.fields):
+    if any(field.name in calendar for field in fields):
         last = datetime.datetime.fromtimestamp(int(recommender.run.kept("last_time")[0]), datetime.UTC).date()
         earliest, latest = datetime.date(1900, 1, 1), datetime.date(2100, 12, 31)
         date = st.date_input("Date", last, earliest, latest, key="date", format="YYYY-MM-DD", **KEEP)
     exclude, k = choose_filters(service), st.slider("How many", 5, 50, 10, 5, key="k", **KEEP)
-    return {"user": user, "profile": profile, "date": date}, k, exclude
+    return Query(user=user, profile=profile, at=date), k, exclude
 
 
 def choose_value(recommender: ClickRecommender, field: Field) -> Any:
@@ -157,7 +149,7 @@ def choose_value(recommender: ClickRecommender, field: Field) -> Any:
         return st.number_input(name, value=None, placeholder=UNKNOWN, **more)
     none = "usual" if field.side == "context" else UNKNOWN
     more["format_func"] = partial(meaning, recommender.run, field.name)
-    values = recommender.values(field.name)
+    values = recommender.codes.values(field.name)
     if field.kind == "bag":
         return st.multiselect(name, values, max_selections=field.width, placeholder=none, **more)
     return st.selectbox(name, values, index=None, placeholder=none, **more)
@@ -181,42 +173,45 @@ def choose_filters(service: Service) -> list[Any]:
 
 
 def show_recommendations(service: Service) -> None:
-    recommender, run = service.recommender, service.recommender.run
+    recommender, kind, run = service.recommender, service.kind, service.recommender.run
     with st.sidebar:
         query, k, exclude = choose(service)
     st.title("Recommendations", anchor=False)
-    new = query["user"] is None
-    known = query["profile"] if new else recommender.user(query["user"])
+    index = kind.profiles.index(query.user)
+    known = query.profile if kind.users is None or not index else kind.users.items.known(np.array([index]))[0]
     facts = " · ".join(f"{label(name).lower()} {meaning(run, name, value)}" for name, value in known.items())
-    who = "Somebody new" if new else plain(f"User {query['user']}")
+    who = "Somebody new" if query.user is None else plain(f"User {query.user}")
     st.markdown(f"**{who}**: {plain(facts) or 'nothing known'}")
-    best, word = ask(service, partial(recommender.recommend, **query, k=k, exclude=exclude)), recommender.seen_word()
-    if not best:
+    answer, word = recommender.recommend(query, min(k, recommender.n_items), exclude=exclude), kind.past.word()
+    for note in answer.notes if answer.items else ():
+        st.warning(plain(note))
+    if not answer.items:
         st.info(f"The filters leave nothing that is not {word} already. Take one away.")
     else:
-        item, text = label(str(recommender.schema.item)), f"of a rating of {recommender.schema.threshold:g} or more"
+        item, text = label(str(kind.schema.item)), f"of a rating of {kind.schema.threshold:g} or more"
         # The probability stands first: there a narrow window shows it.
-        rows = [{"Probability": 100 * one.probability, **shown(run, one.known), f"{item} id": one.item} for one in best]
+        rows = [{"Probability": 100 * one.score, **shown(run, one.known), f"{item} id": one.id} for one in answer.items]
         bar = st.column_config.ProgressColumn(format="%.1f%%", min_value=0, max_value=100, color="blue", help=text)
         table(rows, Probability=bar)
         st.caption(f"Probability {text}, by {plain(run.path.name)}. What the user has {word} before is left out.")
-    rated = ask(service, partial(recommender.rated, query["user"]))
-    if rated:
-        with st.expander(f"{word.capitalize()} before: {len(rated):,}, the latest first"):
-            ratings = [{"Rating": one.rating} if word == "rated" else {} for one in rated]
-            past = [rating | shown(run, one.known) for rating, one in zip(ratings, rated, strict=True)][::-1]
-            table(past, Rating=st.column_config.NumberColumn(format="%g", width="small"))
-    if best:
-        explain(service, query, {one.item: named(run, one.known, one.item) for one in best})
+    items, ratings = kind.past.seen(index)
+    if len(items):
+        with st.expander(f"{word.capitalize()} before: {len(items):,}, the latest first"):
+            stars = [{"Rating": float(rating)} if word == "rated" else {} for rating in ratings]
+            past = [star | shown(run, one) for star, one in zip(stars, kind.items.items.known(items), strict=True)]
+            table(past[::-1], Rating=st.column_config.NumberColumn(format="%g", width="small"))
+    if answer.items:
+        explain(service, query, answer)
 
 
 @st.fragment  # another item to explain changes nothing above
-def explain(service: Service, query: Mapping[str, Any], items: Mapping[Any, str]) -> None:
+def explain(service: Service, query: Query, answer: Answer) -> None:
     """What the prediction for one of the items attended to."""
+    items = {one.id: named(service.recommender.run, one.known, one.id) for one in answer.items}
     st.subheader("Why this one?", anchor=False)
-    item = st.selectbox(label(str(service.recommender.schema.item)), list(items), format_func=lambda item: items[item])
+    item = st.selectbox(label(str(service.kind.schema.item)), list(items), format_func=lambda item: items[item])
     with st.spinner("Drawing …"):
-        found = ask(service, partial(service.recommender.explain, item, **query), notes=False)  # they stand above
+        found = service.recommender.explain(query, item)
         st.markdown(f"Probability **{found.probability:.1%}**. Each row shows which fields that field draws from.")
         if not found.weights:
             st.info("This model has no interacting layers (model.blocks 0), so there is no attention to draw.")
@@ -224,7 +219,7 @@ def explain(service: Service, query: Mapping[str, Any], items: Mapping[Any, str]
         figure = attention_figure(found.fields, found.values, found.weights, items[item])
         st.pyplot(figure, alt="attention weights; as text below")
     with st.expander("As text"):
-        st.code(explanation_table(found), language=None)
+        st.code(found.text(), language=None)
 
 
 def table(rows: Sequence[Mapping[str, Any]], **columns: Any) -> None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy_gru import gru
 from numpy_sequence import unit
 
-from jaxrec.data.items import Catalogue
+from jaxrec.data.catalogue import Catalogue
 
 N_ITEMS, EVENTS, DIM = 14, 3, 6
 COUNTS = np.array([9, 8, 6, 5, 5, 3, 2, 2, 1, 1, 0, 0, 0, 0])  # events of training; the last four items are new

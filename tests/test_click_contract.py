@@ -5,8 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import shutil
-import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,14 @@ import yaml
 from helpers import assert_same_arrays, call, same_metrics, steps_of
 
 from jaxrec import run as runs
-from jaxrec.data.codes import UnknownValues
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.encode import RawField, RawRows, write_rows
 from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.data.splits import split_rows
 from jaxrec.data.store import staging, write_manifest
-from jaxrec.errors import UserError
 from jaxrec.models.base import make_click_model
 from jaxrec.tasks.base import load
 from jaxrec.tasks.clicks.judge import Judge, known_rows, selected_rows
-from jaxrec.tasks.clicks.recommend import ClickRecommender
 from jaxrec.training.block import new_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
@@ -144,11 +139,6 @@ def learned(model: dict[str, Any], sources: dict[str, Path], tmp_path_factory: p
 
 
 @pytest.fixture(scope="module")
-def recommender(learned: Path) -> ClickRecommender:
-    return ClickRecommender.load(learned)
-
-
-@pytest.fixture(scope="module")
 def noisy(model: dict[str, Any], sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the random source that saves after every block; tests must not change it."""
     place = tmp_path_factory.mktemp("noisy")
@@ -164,11 +154,6 @@ def one(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> P
     config = config_for(place / "c.yaml", sources["xor"], MODELS["autoint-plus"], epochs=2)
     assert call("train", "--config", config, "--run", place / "run") == 0
     return place / "run"
-
-
-@pytest.fixture(scope="module")
-def of_one(one: Path) -> ClickRecommender:
-    return ClickRecommender.load(one)
 
 
 def evaluated(run: Path, *words: object) -> dict[str, Any]:
@@ -284,191 +269,6 @@ def test_a_streamed_split_is_trained_like_a_resident_one(one: Path, sources: dic
     assert call("train", "--config", config, "--run", run) == 0
     assert_same_arrays(load_state(run)[0], load_state(one)[0])
     assert same_metrics(run) == same_metrics(one)
-
-
-# ---- recommended -----------------------------------------------------------------------------------------------------
-
-
-def test_what_is_recommended_is_of_the_right_kind(recommender: ClickRecommender) -> None:
-    right = 0
-    for user in range(0, USERS, 3):
-        best = recommender.recommend(100 + user, k=5, exclude_seen=False)
-        assert [one.probability for one in best] == sorted((one.probability for one in best), reverse=True)
-        right += sum(kind(int(one.item[4:])) == group(user) for one in best)
-    assert right >= 0.9 * 5 * len(range(0, USERS, 3))
-
-
-def test_probabilities_are_those_of_evaluation(
-    learned: Path, recommender: ClickRecommender, sources: dict[str, Path]
-) -> None:
-    """For the rows of the test split, told to the recommender with raw ids; unseen ones are unknown to both."""
-    logits, _ = logits_of_test(learned)
-    dataset, rows, test = opened(sources["xor"])
-    unseen = 0
-    for place in range(6):  # the first two hold values that training has not seen
-        row = test[place]
-        user = recommender.users[rows.users[row] - 1]
-        item = sku(rows.columns[row, dataset.schema.columns(("item",))[0]] - 1)
-        device, month = rows.columns[row, dataset.schema.columns(("device", "month"))] - 1
-        profile = {"device": ["desk", "phone", RARE_DEVICE][device], "month": [1, 11, 12][month]}
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", UnknownValues)
-            found = recommender.recommend(user, profile, k=ITEMS, exclude_seen=False)
-            explained = recommender.explain(item, user, profile)
-        assert len(found) == ITEMS
-        (probability,) = [one.probability for one in found if one.item == item]
-        assert probability == pytest.approx(sigmoid(logits[place]), rel=1e-5, abs=1e-7)
-        assert explained.probability == pytest.approx(probability, rel=1e-5, abs=1e-7)
-        assert [str(warning.message) for warning in caught] == [
-            f"field 'device': training has not seen '{RARE_DEVICE}'; it counts as unknown"
-        ] * 2 * (profile["device"] == RARE_DEVICE)
-        assert explained.values[0] == ("unknown" if user == RARE_USER else str(user))
-        unseen += (user == RARE_USER) + (profile["device"] == RARE_DEVICE)
-    assert unseen == 2
-
-
-def test_an_explanation_says_what_was_read(recommender: ClickRecommender, model: dict[str, Any]) -> None:
-    found = recommender.explain(sku(3), 104, {"age": 33.0}, "2023-12-24")
-    assert dict(zip(found.fields, found.values, strict=True)) == {
-        "user": "104", "item": "sku-003", "age": "33", "group": "g0", "kind": "k0", "tags": "red, big, old",
-        "price": "4", "device": recommender.explain(sku(3), 104).values[-2], "month": "12",
-    }  # fmt: skip
-    assert len(found.weights) == model["blocks"]
-    for weights in found.weights:
-        assert weights.shape == (model["heads"], 9, 9)
-        np.testing.assert_allclose(weights.sum(axis=-1), 1.0, rtol=0, atol=1e-5)
-
-
-def test_what_is_left_out(of_one: ClickRecommender, sources: dict[str, Path]) -> None:
-    recommender = of_one
-    dataset, rows, _ = opened(sources["xor"])
-    everything = [sku(i) for i in range(ITEMS)]
-    user = 105
-    rated = recommender.rated(user)
-    shown = np.flatnonzero(rows.users == recommender.users.index(user) + 1)
-    own = shown[rows.labels[shown] > 0]  # labels are 0 and 1: what was shown and not liked may be recommended
-    items = rows.columns[own, 1]
-    assert [one.item for one in rated] == [sku(code - 1) for code in items]  # in the order of time, as the rows are
-    assert [one.rating for one in rated] == rows.ratings[own].tolist()
-    assert all(one.known == {"title": f"Thing {int(one.item[4:])}"} for one in rated)
-    fresh = [one.item for one in recommender.recommend(user, k=ITEMS)]
-    assert sorted(fresh) == sorted(set(everything) - {one.item for one in rated})
-    assert ITEMS / 4 < len(fresh) < ITEMS
-    every = recommender.rated(user, seen="rows")
-    assert [one.item for one in every] == [sku(code - 1) for code in rows.columns[shown, 1]]
-    unseen = [one.item for one in recommender.recommend(user, k=ITEMS, seen="rows")]
-    assert sorted(unseen) == sorted(set(everything) - {one.item for one in every}) and len(unseen) < len(fresh)
-    assert recommender.recommend(user, k=ITEMS, seen="positives") == recommender.recommend(user, k=ITEMS)
-    assert (recommender.seen_word(), recommender.seen_word("rows")) == ("clicked", "seen")
-    with pytest.raises(UserError, match="seen: found 'all', expected positives or rows"):
-        recommender.recommend(user, seen="all")
-    with pytest.raises(UserError, match=r"seen: rows are to be left out, and --include-seen .* choose one of them"):
-        recommender.recommend(user, exclude_seen=False, seen="rows")
-    with pytest.warns(UnknownValues, match="^exclude: 1 unknown item ignored: nowhere$"):
-        both = recommender.recommend(user, k=ITEMS, exclude=[fresh[0], "nowhere"])
-    assert [one.item for one in both] == fresh[1:]
-    assert [one.item for one in recommender.recommend(user, k=1)] == fresh[:1]
-    whole = recommender.recommend(user, k=ITEMS, exclude_seen=False)
-    assert sorted(one.item for one in whole) == everything
-    assert recommender.recommend(user, exclude=everything) == []
-
-
-def test_only_items_with_some_values(of_one: ClickRecommender) -> None:
-    recommender = of_one
-
-    def found(**where: Any) -> list[str]:
-        return sorted(one.item for one in recommender.recommend(101, k=ITEMS, exclude_seen=False, where=where))
-
-    assert found(tags="red") == [sku(i) for i in range(ITEMS) if i % 4 in (1, 3)]
-    assert found(tags="new", kind="k1") == [sku(i) for i in range(ITEMS) if i % 4 in (0, 1) and kind(i) == 1]
-    assert found(item=sku(7)) == [sku(7)]
-    with (
-        pytest.warns(
-            UnknownValues, match=r"field 'tags': training has not seen 'nww' \(did you mean 'new'\?\); it coun"
-        ),
-        pytest.raises(
-            UserError, match=r"^where: tags=nww \(did you mean 'new'\?\) leaves none of 24 items; ask for les"
-        ),
-    ):
-        found(tags="nww")
-    with pytest.raises(UserError, match=r"^where: kind=k1 leaves none of 24 items"):
-        found(item=sku(next(i for i in range(ITEMS) if kind(i) == 0)), kind="k1")
-    with pytest.raises(UserError, match=r"field 'group': not one of the item's.*those are item, kind, tags"):
-        found(group="g1")
-
-
-def test_ids_and_values_that_are_unknown_count_as_index_0(of_one: ClickRecommender) -> None:
-    recommender = of_one
-    usual = recommender.recommend(k=ITEMS)
-    assert len(usual) == ITEMS, "somebody new has seen nothing"
-    with pytest.warns(UnknownValues, match="user 4711 is unknown to this run"):
-        assert recommender.recommend(4711, k=ITEMS) == usual
-    with pytest.warns(UnknownValues, match="field 'group': training has not seen 'g7'"):
-        assert recommender.recommend(profile={"group": "g7"}, k=ITEMS) == usual
-    with pytest.warns(UnknownValues, match="field 'user': training has not seen '999'"):
-        assert recommender.recommend(profile={"user": RARE_USER}, k=ITEMS) == usual
-    assert recommender.rated(4711) == [] and recommender.user(4711) == {}
-    with pytest.raises(UserError, match="item sku-999: unknown to this run"):
-        recommender.explain("sku-999", 101)
-    for same in ("101", " 101 ", 101.0, np.int16(101)):
-        assert recommender.recommend(same) == recommender.recommend(101), "text or number: one id"
-    for other in ("0101", True):
-        with pytest.warns(UnknownValues, match=f"user {other} is unknown to this run and counts as somebody new"):
-            assert recommender.recommend(other) == recommender.recommend()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for nothing in (None, float("nan")):
-            assert recommender.recommend(nothing, {"group": None, "age": float("nan")}, k=ITEMS) == usual
-    assert recommender.values("device") == ["desk", "phone"], "what training has seen"
-
-
-def test_a_profile_wins_over_what_is_known(of_one: ClickRecommender) -> None:
-    """A user's id with another group is scored as that; a number is standardised as the data was."""
-    recommender = of_one
-    columns = recommender._query(103, {"group": "g1", "age": 22.0}, None)
-    other = recommender._query(103, {}, None)
-    changed = {name for name in columns if not np.array_equal(columns[name], other[name])}
-    assert changed == {"group", "age"} == {n for n in ("group", "age") if group(3) == 0}
-    field = recommender._codes.field("age")
-    assert float(columns["age"]) == pytest.approx((22 - field.mean) / field.deviation, rel=1e-6)
-    assert float(other["age"]) == pytest.approx((23 - field.mean) / field.deviation, rel=1e-5)
-    with pytest.raises(UserError, match="field 'kind': is of the item; a profile takes"):
-        recommender.recommend(103, {"kind": "k1"})
-    wrong: list[Any] = [0, -1, 2.5, True, "3"]
-    for k in wrong:
-        with pytest.raises(UserError, match=f"k = {k}: expected 1 or more"):
-            recommender.recommend(103, k=k)
-
-
-@pytest.mark.parametrize("several", [[103, 104], (103,), np.array([103, 104]), {103}, {103: 1}], ids=str)
-def test_several_users_are_refused(of_one: ClickRecommender, several: Any) -> None:
-    for ask in (of_one.recommend, of_one.rated, of_one.user, partial(of_one.explain, sku(3))):
-        with pytest.raises(UserError, match=r"^user: found .*, expected one id; ask for one user at a time$"):
-            ask(several)
-    for profiles in ([{"age": 25}, {"age": 30}], "age=25", 5):
-        with pytest.raises(UserError, match=r"^profile: found .*, expected fields with their values, such as"):
-            of_one.recommend(103, profiles)  # type: ignore[arg-type]
-
-
-WRONG_PROFILES: list[tuple[Any, str]] = [
-    ({"age": "old"}, "field 'age': found 'old', expected a number"),
-    ({"age": float("inf")}, "field 'age': found 'inf', expected a number"),
-    ({"age": 10**400}, "field 'age': found '1000.*…', expected a number"),
-    ({"age": 10**5000}, "field 'age': found 'a number of thousands of digits', expected a number"),
-    ({"age": 1e30}, r"field 'age': found 1e\+30, expected a number such as those of the data \(mean"),
-    ({"age": [25]}, r"field 'age': found \[25\], expected a single value"),
-    ({"age": b"\xff"}, "field 'age': found '.', expected a number"),
-    ({"group": ["g1"]}, r"field 'group': found \['g1'\], expected a single value"),
-    ({"group": {"g1": 1}}, "field 'group': found {'g1': 1}, expected a single value"),
-    ({5: 1}, "field '5': not one that the model reads"),
-]
-
-
-@pytest.mark.parametrize(("profile", "names"), WRONG_PROFILES, ids=[names[:30] for _, names in WRONG_PROFILES])
-def test_profiles_that_are_refused(of_one: ClickRecommender, profile: Any, names: str) -> None:
-    with pytest.raises(UserError, match=f"^{names}") as error:
-        of_one.recommend(103, profile)
-    assert len(str(error.value).splitlines()) == 1
 
 
 # ---- evaluated -------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from helpers import call
 
 from jaxrec import config as configuration
 from jaxrec.data import store as files
+from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.items import open_catalogue, read_attributes
+from jaxrec.data.items import read_attributes
 from jaxrec.data.rows import RowsDataset
 from jaxrec.data.store import CHECKSUM, check_seal, checksum, is_right, sealed
 from jaxrec.errors import UserError

@@ -17,8 +17,9 @@ from test_ranking import plain_rank
 
 from jaxrec import run as runs
 from jaxrec.config import EvaluationConfig
+from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Dataset, Sessions, open_sessions
-from jaxrec.data.items import Catalogue, Spans
+from jaxrec.data.items import Spans
 from jaxrec.feeds.packed import target_positions
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.merrec import MERRec

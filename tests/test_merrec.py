@@ -26,8 +26,9 @@ from steps import tables_of
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
+from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.items import Catalogue, Spans
+from jaxrec.data.items import Spans
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,24 +13,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from event_data import random_weights
 from helpers import Compilations, call, ranked, write_config
 from tower_data import write_towers
-from towers import random_weights as tower_weights
 
-from jaxrec import Recommender
-from jaxrec import config as configuration
-from jaxrec.data.codes import UnknownValues
-from jaxrec.data.dataset import open_dataset
-from jaxrec.data.rows import Schema
+from jaxrec import Query, Recommender
 from jaxrec.errors import UserError
-from jaxrec.models.base import make_click_model, make_tower_model
-from jaxrec.models.two_tower import TwoTower
 from jaxrec.ops.topk import BlockSize, top_items
-from jaxrec.run import Run, create_run
-from jaxrec.tasks.base import make_task
-from jaxrec.tasks.clicks.recommend import ClickRecommender
-from jaxrec.tasks.retrieval.recommend import TowerRecommender
 from jaxrec.tasks.vectors import batches, best, capacity, steps
 
 BRANDS, FLAGS, CODES = ["001", "1", "010"], ["true", "false"], ["1.50", "2"]
@@ -60,32 +47,28 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shop(place: Path) -> TowerRecommender:
-    sections: dict[str, Any] = {"data": {"protocol": "rows", "test_fraction": 0.1, "validation_fraction": 0.1}}
-    run = untrained(place / "towers", write_towers(place / "t.yaml", place / "data", sections))
-    model = make_tower_model(run.config, Schema.from_manifest(run.manifest))
-    given = tower_weights(cast(TwoTower, model))
-    parts = {"params": given.params, "tables": given.tables, "statistics": given.statistics}
-    return TowerRecommender(run, model, parts, "latest")
+def shop_run(place: Path) -> Path:
+    sections: dict[str, Any] = {"data": {"protocol": "rows", "test_fraction": 0.1, "validation_fraction": 0.1},
+                                "training": {"epochs": 1}}  # fmt: skip
+    config = write_towers(place / "t.yaml", place / "data", sections)
+    assert call("train", "--config", config, "--run", place / "towers") == 0
+    return place / "towers"
 
 
 @pytest.fixture(scope="module")
-def clicks(place: Path) -> ClickRecommender:
+def shop(shop_run: Path) -> Recommender:
+    return Recommender.load(shop_run)
+
+
+@pytest.fixture(scope="module")
+def clicks(place: Path) -> Recommender:
     config = write_config(
-        place / "c.yaml", place / "data", evaluation={"k": [3]}, optimizer={"name": "adam"}, training={"metric": "auc"},
+        place / "c.yaml", place / "data", evaluation={"k": [3]}, optimizer={"name": "adam"},
+        training={"metric": "auc", "epochs": 1}, loss={"name": "binary", "n_sample": None},
         model={"name": "autoint", "layers": None, "embedding_dim": 4, "blocks": 1},
-        loss={"name": "binary", "n_sample": None},
     )  # fmt: skip
-    run = untrained(place / "clicks", config)
-    model = make_click_model(run.config, run.schema)
-    return ClickRecommender(run, model, random_weights(model))
-
-
-def untrained(path: Path, file: Path) -> Run:
-    config = configuration.load(file)
-    dataset = open_dataset(config.data.path)
-    task = make_task(config, dataset)
-    return create_run(path, config, dataset, False, task.kept, task.copied)
+    assert call("train", "--config", config, "--run", place / "clicks") == 0
+    return Recommender.load(place / "clicks")
 
 
 # ---- ids and values --------------------------------------------------------------------------------------------------
@@ -102,28 +85,27 @@ SPELLINGS: list[dict[str, Any]] = [
 ]
 
 
-def added(shop: TowerRecommender, rows: Any) -> list[list[float]]:
-    """The vectors of new items, added to a shop like this one; nothing about them may be unknown."""
-    other = TowerRecommender.__new__(TowerRecommender)
-    other.__dict__ |= shop.__dict__ | {"_ids": list(shop._ids), "_known": dict(shop._known)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        n = len(other.add_items(rows))
-    return np.asarray(other._table)[other.n_items + 1 - n : other.n_items + 1].tolist()
+def vectors_of(rows: Any, run: Path) -> list[list[float]]:
+    """The vectors of new items, added to the shop; nothing about them may be unknown."""
+    shop = Recommender.load(run)
+    added = shop.add(rows)
+    assert not added.notes and len(added) > 0
+    return np.stack(shop.vectors()["vector"].to_numpy())[-len(added) :].tolist()
 
 
 @pytest.mark.parametrize("change", SPELLINGS, ids=str)
-def test_values_of_new_items_in_any_form(shop: TowerRecommender, change: dict[str, Any]) -> None:
-    (expected,), (found,) = added(shop, [ITEM]), added(shop, [ITEM | change])
+def test_values_of_new_items_in_any_form(shop_run: Path, change: dict[str, Any]) -> None:
+    (expected,), (found,) = vectors_of([ITEM], shop_run), vectors_of([ITEM | change], shop_run)
     assert found == expected
-    assert added(shop, [ITEM | {"brand": "1"}]) != [expected] != added(shop, [ITEM | {"flag": "false"}])
+    for other in ({"brand": "1"}, {"flag": "false"}):
+        assert vectors_of([ITEM | other], shop_run) != [expected]
 
 
-def test_values_of_new_items_in_files(shop: TowerRecommender, tmp_path: Path) -> None:
+def test_values_of_new_items_in_files(shop_run: Path, tmp_path: Path) -> None:
     """007 is not 7, whatever a reader of CSV makes of it; what is empty is unknown."""
     rows = [ITEM, ITEM | {"item": "0901", "brand": "010", "flag": "false", "tags": ["o'clock"], "price": None},
             {"item": "902", "brand": None, "flag": None, "code": "2", "tags": None, "price": 1.0}]  # fmt: skip
-    expected = added(shop, rows)
+    expected = vectors_of(rows, shop_run)
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     (tmp_path / "a.json").write_text(json.dumps(rows))
     (tmp_path / "a.csv").write_text(
@@ -134,22 +116,9 @@ def test_values_of_new_items_in_files(shop: TowerRecommender, tmp_path: Path) ->
         ',"[""o\'clock""]",0901,1.50,false,010\n'
         "1,[],902,2,,\n"
     )
-    for name in ("a.parquet", "a.json", "a.csv", "b.csv"):
-        assert added(shop, tmp_path / name) == expected, name
-    for table in (pd.DataFrame(rows), pa.Table.from_pylist(rows)):
-        assert added(shop, table) == expected
-
-
-def test_a_brand_without_its_zeros_is_another(shop: TowerRecommender) -> None:
-    with pytest.warns(
-        UnknownValues, match=r"^field 'brand': training has not seen '01' \(did you mean '010'\?\); it counts"
-    ):
-        shop._codes.encode(shop._codes.field("brand"), "01")
-    with pytest.warns(
-        UnknownValues, match=r"^field 'tags': training has not seen 'rde' \(did you mean 'red'\?\); it coun"
-    ):
-        found = shop._codes.encode(shop._codes.field("tags"), "rde;red")
-    assert found[0] == 0 and found[1] > 0
+    names = ("a.parquet", "a.json", "a.csv", "b.csv")
+    for given in (*(tmp_path / name for name in names), pd.DataFrame(rows), pa.Table.from_pylist(rows)):
+        assert vectors_of(given, shop_run) == expected
 
 
 @pytest.mark.parametrize(
@@ -157,73 +126,44 @@ def test_a_brand_without_its_zeros_is_another(shop: TowerRecommender) -> None:
                {"price": 1e30}, {"price": "dear"}, {"price": 10**400}, {"item": True}, {"item": None}, {"item": [1]}],
     ids=str,
 )  # fmt: skip
-def test_values_of_new_items_that_are_refused(shop: TowerRecommender, change: dict[str, Any]) -> None:
+def test_values_of_new_items_that_are_refused(shop: Recommender, change: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"^new item 2: "):
-        added(shop, [ITEM, ITEM | {"item": "x2"} | change])
+        shop.add([ITEM, ITEM | {"item": "x2"} | change])
 
 
-@pytest.mark.parametrize("rows", ["no.csv", {"item": "x"}, ["item"], 5, None, [5]], ids=str)
-def test_new_items_that_are_no_rows(shop: TowerRecommender, rows: Any) -> None:
-    with pytest.raises(UserError, match=r"^(no\.csv: no such file|new item 1: found .*expected a list of mappings)"):
-        added(shop, rows)
+def test_filters_and_ids_follow_the_rule(clicks: Recommender) -> None:
+    def ids(**options: Any) -> list[str]:
+        answer = clicks.recommend(Query(), ITEMS, **options)
+        assert not answer.notes
+        return sorted(one.id for one in answer.items)
 
-
-def test_filters_and_ids_follow_the_rule(clicks: ClickRecommender) -> None:
-    def found(**where: Any) -> list[str]:
-        return sorted(one.item for one in clicks.recommend(k=ITEMS, where=where))
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert found(brand="001") == [f"{item:03}" for item in range(0, ITEMS, 3)]
-        assert found(brand="1") == found(brand=1) == found(brand=1.0) == [f"{item:03}" for item in range(1, ITEMS, 3)]
-        assert (
-            found(flag=True)
-            == found(flag="True")
-            == found(flag="true")
-            == [f"{item:03}" for item in range(0, ITEMS, 2)]
-        )
-        assert found(code=1.5) == found(code="1.50") == [f"{item:03}" for item in range(ITEMS) if item // 3 % 2 == 0]
-        assert found(tags="o'clock") == [f"{item:03}" for item in range(2, ITEMS, 3)]
-        assert found(item="007") == ["007"]
-        everything = {one.item for one in clicks.recommend(k=ITEMS)}
-        for gone in (["007", " 010 "], ("007", "010"), {"007", "010"}, pd.Series(["007", "010"], index=[5, 4]),
-                     iter(["007", "010"]), {"007": 1, "010": 2}.keys()):  # fmt: skip
-            assert {one.item for one in clicks.recommend(k=ITEMS, exclude=gone)} == everything - {"007", "010"}
-    with pytest.warns(UnknownValues, match=r"^exclude: 2 unknown items ignored: 7, 07$"):
-        assert len(clicks.recommend(k=ITEMS, exclude=[7, "07"])) == ITEMS
-    for value in ("01", 10, True, None, "tru"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with pytest.raises(UserError, match=r"^where: brand=.* leaves none of 30 items"):
-                found(brand=value)
-    with pytest.raises(UserError, match=r"item 7: unknown to this run; name one of its 30 items"):
-        clicks.explain(7)
+    everything = [f"{item:03}" for item in range(ITEMS)]
+    for only, expected in {
+        "brand=001": everything[::3], "brand = '1'": everything[1::3], "flag = 'true'": everything[::2],
+        "code=1.50": [item for item in everything if int(item) // 3 % 2 == 0], "tags=o'clock": everything[2::3],
+        "item = '007' or price = 2.5": ["005", "007"],
+    }.items():  # fmt: skip
+        assert ids(only=only) == expected, only
+    for gone in (["007", " 010 "], ("007", "010"), {"007", "010"}, pd.Series(["007", "010"], index=[5, 4]),
+                 iter(["007", "010"]), {"007": 1, "010": 2}.keys()):  # fmt: skip
+        assert ids(exclude=gone) == sorted({*everything} - {"007", "010"})
+    assert clicks.recommend(Query(), ITEMS, exclude=[7, "07"]).notes == ["exclude: 2 unknown items left out: 7, 07"]
+    with pytest.raises(UserError, match=r"^where: 'brand=01' leaves none of 30 items: .*did you mean '010'"):
+        ids(only="brand=01")
 
 
 @pytest.mark.parametrize("user", [3, "3", 3.0, " 3 ", "3.0", np.int8(3), np.float32(3), pa.scalar(3), b"3"])
-def test_users_in_any_form(clicks: ClickRecommender, shop: TowerRecommender, user: Any) -> None:
+def test_users_in_any_form(clicks: Recommender, shop: Recommender, user: Any) -> None:
     for recommender in (clicks, shop):
-        assert recommender.recommend(user=user, k=5) == recommender.recommend(user=3, k=5)
-    assert clicks.rated(user) == clicks.rated(3) != []
-    assert shop.similar_customers(user=user) == shop.similar_customers(user=3)
+        assert recommender.recommend(Query(user=user), 5) == recommender.recommend(Query(user=3), 5)
 
 
 @pytest.mark.parametrize("user", ["003", True, "x", 99, 3.5])
-def test_users_that_are_nobody(clicks: ClickRecommender, shop: TowerRecommender, user: Any) -> None:
+def test_users_that_are_nobody(clicks: Recommender, shop: Recommender, user: Any) -> None:
     for recommender in (clicks, shop):
-        with pytest.warns(UnknownValues, match=rf"^user {user} is .* and counts as somebody new$"):
-            assert recommender.recommend(user=user, k=5) == recommender.recommend(k=5)
-
-
-@pytest.mark.parametrize("several", [[1, 2], (1,), np.array([1, 2]), {1}, {1: 2}, pd.Series([1])], ids=str)
-def test_several_customers_are_refused(shop: TowerRecommender, several: Any) -> None:
-    for ask in (shop.recommend, shop.similar_customers):
-        with pytest.raises(UserError, match=r"^user: found .*, expected one id; ask for one user at a time$"):
-            ask(user=several)
-        with pytest.raises(UserError, match=r"^profile: found .*, expected fields with their values"):
-            ask(cast(Any, [{"age": 3}]))
-    with pytest.raises(UserError, match=r"^item: found .*, expected a single value"):
-        shop.similar_items(several)
+        found = recommender.recommend(Query(user=user), 5)
+        assert found.items == recommender.recommend(Query(), 5).items
+        assert found.notes[0] == f"user {user} is unknown to this run and counts as somebody new"
 
 
 # ---- shapes ----------------------------------------------------------------------------------------------------------
@@ -279,42 +219,40 @@ def test_sessions_share_programs(run: Path) -> None:
     assert compiled.count == 0 and len(set(together.values())) > 10
 
 
-def test_customers_share_programs(shop: TowerRecommender) -> None:
+def test_customers_share_programs(shop_run: Path) -> None:
     """Whatever they have, their k, and what is added: a program more where the table grows."""
-    other = TowerRecommender.__new__(TowerRecommender)
-    other.__dict__ |= shop.__dict__ | {"_ids": list(shop._ids), "_known": dict(shop._known)}
-    items, random = [f"{item:03}" for item in range(ITEMS)], np.random.default_rng(0)
+    shop, items, random = Recommender.load(shop_run), [f"{item:03}" for item in range(ITEMS)], np.random.default_rng(0)
 
     def ask(n: int) -> int:
         compiled = Compilations()
         for _ in range(n):
-            user, k = int(random.integers(1, USERS + 1)), int(random.integers(1, 60))
+            user, k = int(random.integers(1, USERS + 1)), int(random.integers(1, ITEMS))
             gone = random.choice(items, random.integers(ITEMS - 1)).tolist()
-            found = other.recommend(user=user, purchased=gone, k=k)
-            assert not {one.item for one in found} & set(gone) and len(found) <= k
-            other.recommend({"age": 20 + k}, exclude=gone, k=k, rules=False)
-            other.similar_items(items[k % ITEMS], k)
-            other.similar_customers(user=user, k=k)
+            found = shop.recommend(Query(user=user, items=gone), k).items
+            assert not {one.id for one in found} & set(gone) and len(found) <= k
+            shop.recommend(Query(profile={"age": 20 + k}), k, exclude=gone, rules=False)
+            shop.similar(items[k % ITEMS], k)
+            shop.similar_users(Query(user=user), k)
         return compiled.count
 
-    other.recommend(user=1), other.similar_customers(user=1)
+    shop.recommend(Query(user=1)), shop.similar_users(Query(user=1))
     assert ask(15) == 0
-    other.add_items([ITEM])
-    other.recommend(user=1), other.recommend(user=1, k=50)
+    shop.add([ITEM])
+    shop.recommend(Query(user=1)), shop.recommend(Query(user=1), 31)
     for number in range(20):
-        other.add_items([ITEM | {"item": f"n{number} {one}"} for one in range(number % 3)])
-    assert ask(5) == 0 and other.n_items == ITEMS + 1 + sum(number % 3 for number in range(20))
-    everything = other.recommend(k=999)
-    assert len(everything) == other.n_items
-    assert len({one.score for one in everything if str(one.item).startswith("n")}) == 1
+        shop.add([ITEM | {"item": f"n{number} {one}"} for one in range(number % 3)])
+    assert ask(5) == 0 and shop.n_items == ITEMS + 1 + sum(number % 3 for number in range(20))
+    everything = shop.recommend(Query(profile={"age": 30}), shop.n_items).items
+    assert len(everything) == shop.n_items
+    assert len({one.score for one in everything if one.id.startswith("n")}) == 1
 
 
-def test_clicks_share_programs(clicks: ClickRecommender) -> None:
-    clicks.recommend(), clicks.explain("001")
+def test_clicks_share_programs(clicks: Recommender) -> None:
+    clicks.recommend(Query()), clicks.explain(Query(), "001")
     compiled = Compilations()
     for number in range(1, ITEMS):
         items = [f"{item:03}" for item in range(number)]
-        assert len(clicks.recommend(number % USERS + 1, k=number, exclude=items, exclude_seen=False)) <= number
-        clicks.recommend(profile={"age": number}, k=number, where={"brand": BRANDS[number % 3]})
-        clicks.explain(items[-1])
+        assert len(clicks.recommend(Query(user=number % USERS + 1), number, exclude=items, seen=True).items) <= number
+        clicks.recommend(Query(profile={"age": number}), number, only=f"brand = '{BRANDS[number % 3]}'")
+        clicks.explain(Query(), items[-1])
     assert compiled.count == 0

@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from jaxrec.errors import UserError
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.tasks.base import load
 from jaxrec.tasks.retrieval.judge import Judge
-from jaxrec.tasks.retrieval.recommend import TowerRecommender
 from jaxrec.tasks.rules import Rule, RuleBook
 
 Capsys = pytest.CaptureFixture[str]
@@ -143,54 +141,7 @@ def test_by_review(result: dict[str, Any]) -> None:
     assert found["chance"]["hit_rate@3"] == pytest.approx(3 / (PRODUCTS - 2), rel=0.05)
 
 
-def test_recommending_as_a_process(tower_run: Path) -> None:
-    words = ["--profile", "age=32", "gender=F", "skin_type=dry", "--k", 3, "--purchased", 1, 2]
-    status, out, err = run_process("recommend", "--run", tower_run, *words)
-    assert (status, err) == (0, "")
-    header, *lines = out.splitlines()
-    assert header.split()[:5] == ["rank", "item", "score", "name", "category"]
-    rows = [line.split(maxsplit=3) for line in lines]
-    assert [row[0] for row in rows] == ["1", "2", "3"] and not {row[1] for row in rows} & {"1", "2"}
-    for row in rows:
-        assert ("cream" in row[3]) == (f"[{SAID}]" in row[3])
-    assert any("cream" in row[3] for row in rows)
-
-
-def test_tables_have_headers(capsys: Capsys, tower_run: Path) -> None:
-    for words, names in (
-        (["--similar-to", 3], ["rank", "item", "similarity", "name", "category"]),
-        (["--similar-customers", "--user", 3], ["rank", "customer", "similarity", "persona"]),
-    ):
-        capsys.readouterr()
-        assert call("recommend", "--run", tower_run, *words, "--k", 2) == 0
-        header, *lines = capsys.readouterr().out.splitlines()
-        assert header.split()[: len(names)] == names and len(lines) == 2
-
-
 # ---- rules -----------------------------------------------------------------------------------------------------------
-
-
-def asked(capsys: Capsys, run: Path, *words: object) -> list[dict[str, Any]]:
-    capsys.readouterr()
-    assert call("recommend", "--run", run, *words, "--json") == 0
-    rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["recommendations"]
-    return rows
-
-
-def test_rules_move_what_they_name(capsys: Capsys, tower_run: Path) -> None:
-    """For those they name: by their amount, and the answer says so."""
-    everything = ["--k", PRODUCTS]
-    for skin, moved in (("dry", 0.3), ("oily", 0.0)):
-        profile = ["--profile", f"skin_type={skin}", "age=30"]
-        found = asked(capsys, tower_run, *profile, *everything)
-        plain = {row["item"]: row["score"] for row in asked(capsys, tower_run, *profile, "--no-rules", *everything)}
-        assert len(found) == len(plain) == PRODUCTS
-        assert [row["score"] for row in found] == sorted((row["score"] for row in found), reverse=True)
-        for row in found:
-            by = moved * (row["category"] == "cream")
-            assert row["score"] == pytest.approx(plain[row["item"]] + by, abs=1e-5)
-            assert row["rules"] == [SAID] * bool(by)
-    assert all(not row["rules"] for row in asked(capsys, tower_run, "--profile", "age=30"))
 
 
 def test_rules_are_measured(result: dict[str, Any], tower_run: Path) -> None:
@@ -250,148 +201,6 @@ def test_a_run_with_such_a_rule(capsys: Capsys, copy: Path) -> None:
     edit(copy, "recommendation", rules=[RULE | WRONG_RULES[3][0]])
     for words in (["recommend", "--run", copy, "--profile", "age=3"], ["evaluate", "--run", copy, "--folds", 0]):
         fails(capsys, *words, names=rf"recommendation\.rules: {WRONG_RULES[3][1]}")
-
-
-# ---- recommend -------------------------------------------------------------------------------------------------------
-
-DRY: list[object] = ["--profile", "skin_type=dry"]
-RECOMMEND: list[tuple[list[object], str]] = [
-    ([], "--user, --profile: nothing is given to recommend for"),
-    (["--profile", "skin=dry"], r"field 'skin': not one of a profile.*; those are age, gender, skin_type, skin_c"),
-    (["--profile", "category=cream"], "field 'category': not one of a profile"),
-    (["--profile", "customer=3"], "field 'customer': not one of a profile"),
-    (["--profile", "age=old"], "field 'age': found 'old', expected a number"),
-    (["--profile", "age=1e39"], "field 'age': found 1e39, expected a number such as those of the data"),
-    (["--profile", "age=inf"], "field 'age': found 'inf', expected a number"),
-    (["--profile", "gender"], "--profile gender: expected FIELD=VALUE, such as gender=F"),
-    (["--similar-to", "soap"], "--similar-to soap: no such item"),
-    (["--similar-to", 1, *DRY], "--profile: does not go with --similar-to; leave one of them out"),
-    ([*DRY, "--similar-customers", "--purchased", 1], r"--items \(--purchased\): does not go with --similar-customers"),
-    ([*DRY, "--purchased", *range(1, PRODUCTS + 1)], "--purchased, --exclude: they name all 24 items; nothing is left"),
-    ([*DRY, "--k", 0], "k = 0: expected 1 or more"),
-    ([*DRY, "--similar-customers", "--k", 0], "k = 0: expected 1 or more"),
-    ([*DRY, "--candidates", 3], "--candidates: .* is a run of two_tower"),
-    ([*DRY, "--date", "2003-02-28"], r"--at \(--date\): .* is a run of two_tower"),
-    ([*DRY, "--where", "category=cream"], "--where: .* is a run of two_tower"),
-    ([*DRY, "--explain", 3], "--explain: .* is a run of two_tower"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("words", "names"), RECOMMEND, ids=[" ".join(map(str, words))[:40] for words, _ in RECOMMEND])
-def test_what_cannot_be_recommended(capsys: Capsys, tower_run: Path, words: list[object], names: str) -> None:
-    fails(capsys, "recommend", "--run", tower_run, *words, names=names)
-
-
-def test_products_and_customers_like_one(capsys: Capsys, tower_run: Path) -> None:
-    near = asked(capsys, tower_run, "--similar-to", 5, "--k", 4)
-    assert len(near) == 4 and 5 not in {row["item"] for row in near} and near[0]["score"] <= 1 + 1e-6
-    people = asked(capsys, tower_run, *DRY, "--similar-customers", "--k", 3)
-    assert len(people) == 3 and all(row.keys() >= {"item", "score", "persona", "skin_type"} for row in people)
-    shop = TowerRecommender.load(tower_run)
-    assert [row["item"] for row in near] == [one.id for one in shop.similar_items("5", 4)]
-
-
-def test_notes_about_what_is_unknown(capsys: Capsys, tower_run: Path) -> None:
-    """As in all kinds of runs: it counts as unknown, or is left out of account."""
-    words = ["--user", "nobody", "--profile", "skin_type=dyr", "--purchased", 1, "soap", "--exclude", "gel", "2", "oil"]
-    capsys.readouterr()
-    assert call("recommend", "--run", tower_run, *words, "--k", 99, "--json") == 0
-    out, err = capsys.readouterr()
-    assert err.splitlines() == [
-        "jaxrec: note: user nobody is none of the 150 customers and counts as somebody new",
-        "jaxrec: note: field 'skin_type': training has not seen 'dyr' (did you mean 'dry'?); it counts as unknown",
-        "jaxrec: note: purchased: 1 unknown item ignored: soap",
-        "jaxrec: note: exclude: 2 unknown items ignored: gel, oil",
-    ]
-    found = json.loads(out)["recommendations"]
-    assert found == asked(capsys, tower_run, "--profile", "skin_type=", "--exclude", 1, 2, "--k", 99)
-    assert len(found) == PRODUCTS - 2
-
-
-NEW: list[tuple[str, str, str]] = [
-    ("a.json", '[{"category": "cream"}]', "new item 1: no 'product', which identifies it; give one"),
-    ("a.json", '[{"product": 901}, {"product": ""}]', "new item 2: no 'product'"),
-    ("a.json", '[{"product": 901}, {"product": "901"}]', "new item 2: '901' is there already; leave it out, or"),
-    ("a.json", '[{"product": 3}]', "new item 1: '3' is there already"),
-    ("a.json", '[{"product": 901, "price": "dear"}]', "new item 1: field 'price': found 'dear', expected a number"),
-    ("a.json", '[{"product": 901, "price": [1]}]', r"new item 1: field 'price': found \[1\], expected a single value"),
-    ("a.json", '{"product": 901}', r"a\.json: expected a list of objects, such as"),
-    ("a.json", '[901]', r"a\.json: expected a list of objects"),
-    ("a.json", '[{"product"', r"a\.json, line 1, column 12: not JSON \(.*\)"),
-    ("a.json", "[" * 100_000, r"a\.json: not JSON that can be read \(.*\)"),
-    ("a.json", '[{"product": 901, "price": 1, "price": 2}]', "'price' stands twice in one object; leave one out"),
-    ("a.json", '[{"product": true}]', "new item 1: product: found True, expected an id, a whole number or text"),
-    ("a.json", '[{"product": 901.5}]', "new item 1: product: found 901.5, expected an id"),
-    ("a.json", '[{"product": NaN}]', "new item 1: no 'product'"),
-    ("a.json", '[{"product": [1]}]', r"new item 1: product: found \[1\], expected an id"),
-    ("a.json", '[{"product": 901, "category": ["x"]}]', r"new item 1: field 'category': found \['x'\], expected a"),
-    ("a.csv", 'product,price,price\n901,2,3\n', r"a\.csv: column 'price' is there twice; rename or remove one"),
-    ("a.csv", 'product\n901\n901.0\n', "new item 2: '901' is there already"),
-    ("a.csv", 'product\n3.0\n', "new item 1: '3' is there already"),
-    ("a.parquet", "PAR", r"a\.parquet: cannot be read \(.*\)"),
-    ("a.csv", 'product,price\n1,2,3\n', r"a\.csv: cannot be read \(.*\)"),
-    ("a.txt", "901", r"a\.txt: found '\.txt'; end it in \.parquet, \.csv or \.json"),
-    ("a.csv", "", r"a\.csv: cannot be read \(.*\)"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "text", "names"), NEW, ids=[f"{name} {text[:30]}" for name, text, _ in NEW])
-def test_new_products_that_are_none(
-    capsys: Capsys, tower_run: Path, tmp_path: Path, name: str, text: str, names: str
-) -> None:
-    (tmp_path / name).write_text(text)
-    fails(capsys, "recommend", "--run", tower_run, *DRY, "--add-items", tmp_path / name, names=names)
-
-
-def test_new_products(capsys: Capsys, tower_run: Path, tmp_path: Path) -> None:
-    fails(capsys, "recommend", "--run", tower_run, *DRY, "--add-items", tmp_path / "no.json",
-          names=r"no\.json: no such file")  # fmt: skip
-    file = tmp_path / "new.json"
-    file.write_text(json.dumps([{"product": 901, "category": "cream", "price": 20, "name": "새 세럼"},
-                                {"product": "x-2", "category": "soap"}], ensure_ascii=False))  # fmt: skip
-    capsys.readouterr()
-    assert call("recommend", "--run", tower_run, *DRY, "--add-items", file, "--k", 99, "--json") == 0
-    captured = capsys.readouterr()
-    assert captured.err.splitlines() == [
-        "jaxrec: note: field 'category': training has not seen 'soap'; it counts as unknown"
-    ]
-    rows = {row["item"]: row for row in json.loads(captured.out)["recommendations"]}
-    assert len(rows) == PRODUCTS + 2 and rows[901]["name"] == "새 세럼" and rows[901]["rules"] == [SAID]
-    assert rows["x-2"]["rules"] == []
-
-
-def _cut(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-100])
-
-
-def _empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def _strange(file: Path) -> None:
-    file.write_bytes(b"what is this?")
-
-
-def _old(file: Path) -> None:
-    with np.load(file) as kept:
-        values = dict(kept)
-    np.savez(file, vectors=-values["vectors"], checkpoint="latest/1")
-
-
-def _other(file: Path) -> None:
-    np.savez(file, vectors=np.zeros(3))
-
-
-@pytest.mark.parametrize("damage", [Path.unlink, _cut, _empty, _strange, _old, _other])
-def test_vectors_of_products_that_are_of_no_use(
-    capsys: Capsys, tower_run: Path, copy: Path, damage: Callable[[Path], object]
-) -> None:
-    """Are worked out anew."""
-    damage(copy / "item_vectors.npz")
-    expected = asked(capsys, tower_run, *DRY, "--k", 5)
-    found = asked(capsys, copy, *DRY, "--k", 5)
-    assert [row.pop("score") for row in found] == pytest.approx([row.pop("score") for row in expected], abs=1e-6)
-    assert found == expected
 
 
 # ---- evaluate --------------------------------------------------------------------------------------------------------

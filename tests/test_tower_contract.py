@@ -4,45 +4,31 @@ from __future__ import annotations
 
 import json
 import shutil
-import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from helpers import assert_same_arrays, call, same_metrics, steps_of
 from tower_data import (
-    BRANDS,
     EACH,
     ITEMS,
-    SKINS,
     USERS,
     Sections,
-    age,
     bought,
-    customer,
-    group,
-    kind,
     load_state,
-    product,
-    skin,
     write_source,
     write_towers,
 )
 
 from jaxrec import run as runs
-from jaxrec.data.codes import UnknownValues
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset
-from jaxrec.errors import UserError
 from jaxrec.tasks.base import load as load_run
 from jaxrec.tasks.retrieval import judge as retrieval_evaluation
 from jaxrec.tasks.retrieval.judge import Judge
-from jaxrec.tasks.retrieval.recommend import TowerRecommender
 
 MODELS: dict[str, Sections] = {
     "triplet": {
@@ -60,7 +46,6 @@ MODELS: dict[str, Sections] = {
         },
     },
 }  # fmt: skip
-Shop = TowerRecommender
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +81,6 @@ def noisy(model: str, sources: dict[str, Path], tmp_path_factory: pytest.TempPat
 def one(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one of the models, for what does not depend on which."""
     return trained(tmp_path_factory.mktemp("one"), sources["made"], MODELS["triplet"])
-
-
-@pytest.fixture(scope="module")
-def shop(one: Path) -> Shop:
-    return Shop.load(one)
 
 
 def opened(run: Path) -> Retrieval:
@@ -215,143 +195,3 @@ def test_evaluation_does_not_depend_on_what_is_asked_together(learned: Path, mon
         scores = items @ queries[query]
         assert ranks[query] == 1 + sum(scores[i] >= scores[own] for i in range(1, ITEMS + 1) if i not in others | {own})
         assert not others & set(top[query].tolist())
-
-
-# ---- recommended -----------------------------------------------------------------------------------------------------
-
-
-def test_customers_whom_nobody_has_seen(learned: Path) -> None:
-    """From a profile alone, in raw values; what they like is of their kind, and scores are from 0 to 1."""
-    shop, right = Shop.load(learned), 0
-    for user in range(8):
-        profile = {"age": age(user), "skin": SKINS[skin(user)]}
-        found = shop.recommend(profile, k=5)
-        assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
-        assert 0 <= found[-1].score <= found[0].score <= 1
-        assert all(one.known == {"name": f"Thing {int(one.item[1:])}"} for one in found)
-        right += sum(kind(int(one.item[1:])) == group(user) for one in found)
-    assert right > 0.8 * 8 * 5
-
-
-def test_scores_are_those_of_evaluation(learned: Path) -> None:
-    """For customers of the data, by their ids."""
-    shop = Shop.load(learned)
-    evaluator, weights, _ = evaluator_of(learned, "test")
-    queries, items = (np.asarray(one) for one in evaluator.vectors(weights))
-    for query in range(0, 160, 40):
-        found = shop.recommend(user=customer(raw(evaluator, query)), k=ITEMS, exclude_seen=False)
-        assert sorted(one.item for one in found) == [product(i) for i in range(ITEMS)]
-        expected = (1 + items @ queries[query]) / 2
-        for one in found:
-            assert one.score == pytest.approx(expected[int(one.item[1:]) + 1], abs=1e-5)
-
-
-def test_what_is_left_out(shop: Shop) -> None:
-    user = 5
-    liked = {product(i) for i in bought(True)[user]}
-    own = liked | {product(user * 7 + 3)}  # which had 2 stars
-    everything = [product(i) for i in range(ITEMS)]
-    fresh = [one.item for one in shop.recommend(user=customer(user), k=ITEMS)]
-    assert sorted(fresh) == sorted(set(everything) - own), "all that was rated"
-    others = [one.item for one in shop.recommend(user=customer(user), seen="positives", k=ITEMS)]
-    assert sorted(others) == sorted(set(everything) - liked) != sorted(fresh), "what was liked"
-    assert [one.item for one in shop.recommend(user=str(customer(user)), k=ITEMS)] == fresh, "text or number: one id"
-    assert [
-        one.item for one in shop.recommend(user=customer(user), purchased=fresh[:2], exclude=[fresh[2]], k=3)
-    ] == fresh[3:6]
-    profile = {"skin": "dry", "age": 25, "likes": ["spa", "gold"]}
-    usual = [one.item for one in shop.recommend(profile, k=ITEMS)]
-    assert sorted(usual) == everything
-    assert [one.item for one in shop.recommend(profile, purchased=iter(usual[:4]), k=2)] == usual[4:6]
-    assert shop.recommend(profile | {"likes": "spa|gold"}, k=ITEMS) == shop.recommend(profile, k=ITEMS)
-    assert len(shop.recommend(profile, purchased=everything[:-1])) == 1
-    with pytest.raises(UserError, match="--purchased, --exclude: they name all 40 items; nothing is left to recommend"):
-        shop.recommend(profile, purchased=everything)
-    assert [one.item for one in shop.recommend(user=customer(user), exclude_seen=False, k=ITEMS)] != fresh
-    with pytest.raises(UserError, match=f"nothing is left to .* of 40 items; --include-seen allows {len(own)} items "
-                                        "that the user has rated before$"):  # fmt: skip
-        shop.recommend(user=customer(user), exclude=fresh)
-
-
-def test_a_profile_wins_over_what_is_known(shop: Shop) -> None:
-    user = 6
-    plain = {one.item: one.score for one in shop.recommend(user=customer(user), k=ITEMS)}
-    same = shop.recommend({"skin": SKINS[skin(user)], "age": age(user)}, user=customer(user), k=ITEMS)
-    assert {one.item: one.score for one in same} == pytest.approx(plain, abs=1e-6)
-    other = shop.recommend({"skin": SKINS[(skin(user) + 1) % 4]}, user=customer(user), k=ITEMS)
-    assert {one.item: one.score for one in other} != pytest.approx(plain, abs=1e-3)
-
-
-def test_similar_products_and_customers(shop: Shop) -> None:
-    near = shop.similar_items(product(12), 4)
-    assert product(12) not in {one.id for one in near} and all(kind(int(one.id[1:])) // 2 == 1 for one in near)
-    assert [one.similarity for one in near] == sorted((one.similarity for one in near), reverse=True)
-    assert near[0].similarity <= 1 + 1e-6 and near[0].known == {"name": f"Thing {int(near[0].id[1:])}"}
-    assert len(shop.similar_items(product(12), 99)) == ITEMS - 1
-    people = shop.similar_customers({"skin": "oily", "age": 25}, k=5)
-    assert {one.known["persona"] for one in people} == {"Oily"}
-    own = shop.similar_customers(user=customer(7), k=5)
-    assert (
-        customer(7) not in {one.id for one in own} and len(shop.similar_customers(user=customer(7), k=999)) == USERS - 1
-    )
-
-
-def test_new_products_without_training(one: Path, tmp_path: Path) -> None:
-    """Through the products' tower: like others of the same fields; also from files."""
-    shop = Shop.load(one)
-    new = {"category": SKINS[1], "brand": BRANDS[1], "tags": TAGS_OF_17, "price": 2.0 + 3 * 17, "label": "x"}
-    assert shop.add_items([{"product": "n1", **new}, {"product": 77, "price": 5}]) == ["n1", 77]
-    assert shop.n_items == ITEMS + 2
-    profile = {"skin": SKINS[1], "age": 22}
-    found = {one.item: one for one in shop.recommend(profile, k=99)}
-    assert set(found) == {*(product(i) for i in range(ITEMS)), "n1", 77}
-    assert found["n1"].known == {"label": "x", **{name: new[name] for name in ("category", "brand", "tags", "price")}}
-    (near,) = shop.similar_items("n1", 1)
-    assert kind(int(str(near.id)[1:])) // 2 == kind(17) // 2, "an unseen id matters less than the fields"
-    before = [one.score for one in Shop.load(one).recommend(profile, k=ITEMS)]
-    assert [found[item].score for item in found if item not in ("n1", 77)] == pytest.approx(before, abs=1e-6)
-    assert "77" not in {one.item for one in shop.recommend(profile, k=99, purchased=["77"])}
-    assert 77 not in {one.item for one in shop.recommend(profile, k=99, exclude=[77])}
-    rows = [{"product": "n1", **new}, {"product": "n2", "category": None, "tags": ["new"], "price": None}]
-    (tmp_path / "a.json").write_text(json.dumps(rows))
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    lines = [
-        "product,category,brand,tags,price",
-        f"n1,{new['category']},{new['brand']},{'|'.join(TAGS_OF_17)},53",
-        "n2,,,new,",
-    ]
-    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
-    scores = []
-    for name in ("a.json", "a.parquet", "a.csv"):
-        other = Shop.load(one)
-        assert other.add_items(str(tmp_path / name)) == ["n1", "n2"]
-        scores.append({one.item: one.score for one in other.recommend(profile, k=99)})
-    assert scores[0] == pytest.approx(scores[1], abs=1e-6) and scores[0] == pytest.approx(scores[2], abs=1e-6)
-    assert scores[0]["n1"] == pytest.approx(found["n1"].score, abs=1e-6)
-    assert Shop.load(one).add_items([]) == []
-
-
-TAGS_OF_17 = ["new", "soft"]
-
-
-def test_new_products_of_unseen_values(shop: Shop) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UnknownValues)
-        shop.add_items([{"product": "n8", "category": "garden", "tags": "new|odd|soft|big"}, {"product": 8, "tags": 9}])
-    assert [str(warning.message) for warning in caught] == [
-        "field 'category': training has not seen 'garden'; it counts as unknown",
-        "new item 1: field 'tags': 4 values, the first 2 are read, as many as in the data",
-        "field 'tags': training has not seen 'odd'; it counts as unknown",
-        "field 'tags': training has not seen '9'; it counts as unknown",
-    ]
-    assert {"n8", 8} < {one.item for one in shop.recommend({"skin": "dry"}, k=99)}
-
-
-def test_new_products_are_like_others_of_the_same_fields(learned: Path, model: str) -> None:
-    """Where ids are not read they are the same."""
-    shop = Shop.load(learned)
-    shop.add_items([{"product": "n1", "category": SKINS[1], "brand": BRANDS[1], "tags": TAGS_OF_17, "price": 53}])
-    found = {one.item: one.score for one in shop.recommend({"skin": SKINS[1], "age": 22}, k=99)}
-    if model == "infonce":
-        assert found["n1"] == pytest.approx(found[product(17)], abs=1e-6)
-    assert found["n1"] > np.median(list(found.values()))

@@ -1,23 +1,196 @@
-"""What users give: new items, and sequences of events, checked entry by entry with the types of the data."""
+"""What users hand in: rows of new items, events of sequences, moments. Rows are checked by pydantic with the types of
+the data, all at once, and what is wrong is said of the first that is.
+"""
 
 from __future__ import annotations
 
+import datetime
 import sys
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
 
 from jaxrec.cli.json_text import parse_json
-from jaxrec.data.ids import is_list, plain, read_list, whole
+from jaxrec.data.ids import bare, is_list, plain, whole
+from jaxrec.data.items import LAST, LIVE
 from jaxrec.errors import UserError, nearest, shown
 
-SUCH_AS = '[{"id": 1}]'
+ROW_SUCH_AS = '[{"id": 1}]'
+SUCH_AS = '[{"item": 238357102, "event": "item_view"}, {"name": "red dress", "event": "item_like"}]'
+SECONDS = 10**11  # numbers below are seconds since 1970, others milliseconds
+
+
+# ---- types -----------------------------------------------------------------------------------------------------------
+
+
+def _id(value: Any) -> Any:
+    found = plain(value)
+    text = isinstance(found, str)
+    if found is None or (text and found.strip()):
+        return found
+    number = None if text else whole(found)
+    if number is None:
+        raise ValueError("expected an id, a whole number or text")
+    return number
+
+
+def _text(value: Any) -> Any:
+    found = plain(value)
+    if isinstance(found, str) and any("\ud800" <= character <= "\udfff" for character in found):
+        raise ValueError("no valid Unicode; mend it")
+    return found
+
+
+def _number(value: Any) -> Any:
+    found = plain(value)
+    return float(found) if isinstance(found, Decimal) else found
+
+
+def _whole(value: Any) -> Any:
+    found = _number(value)
+    return int(found) if isinstance(found, float) and found.is_integer() else found
+
+
+Id = Annotated[int | str | None, BeforeValidator(_id)]
+Number = Annotated[float | None, Field(strict=True, allow_inf_nan=False), BeforeValidator(_number)]
+Whole = Annotated[int | None, Field(strict=True, ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
+Text = Annotated[str | None, Field(strict=True), BeforeValidator(_text)]
+EXPECTED = {
+    "float": "a number", "finite": "a number", "int": "a whole number", "less": "a whole number of 64 bits",
+    "greater": "a whole number of 64 bits", "string": "text", "dict": "an object",
+}  # fmt: skip
+"""What pydantic's errors of these types mean, by how the name of the error begins."""
+
+
+class Entry(NamedTuple):
+    """One event.
+
+    Attributes:
+        item: raw id; None where only a name is given.
+        event: index of its type.
+        name: stripped; empty for none.
+        attributes: of the item, those that are given.
+    """
+
+    item: Any
+    event: int
+    name: str
+    attributes: dict[str, Any]
+
+
+Rows = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
+"""Checks rows; of a place such as ``events: entry`` their numbers follow."""
+
+
+def rows_of(fields: Mapping[str, Any], required: Mapping[str, Any], others: bool, such_as: str) -> Rows:
+    """What checks rows of some fields.
+
+    Args:
+        fields: the type of each that may be there; a missing one is None.
+        required: likewise of those that have to be.
+        others: whether there may be others, which are left out.
+        such_as: an example.
+    """
+    types = {name: NotRequired[kind] for name, kind in fields.items()} | dict(required)
+    row = with_config({"extra": "ignore" if others else "forbid"})(TypedDict("Row", types))  # type: ignore[operator]
+    adapter, empty = TypeAdapter(list[row]), dict.fromkeys(fields)  # type: ignore[valid-type]
+
+    def check(place: str, rows: Sequence[Any]) -> list[dict[str, Any]]:
+        try:
+            return [empty | one for one in adapter.validate_python(list(rows))]
+        except ValidationError as error:
+            raise UserError(_said(error, place, types, such_as)) from None
+
+    return check
+
+
+def _said(error: ValidationError, place: str, fields: Mapping[str, Any], such_as: str) -> str:
+    problem = error.errors(include_url=False)[0]
+    number, *path = problem["loc"]
+    place, kind, value = f"{place} {int(number) + 1}", problem["type"], problem["input"]
+    if not path:
+        return f"{place}: found {shown(value)}, expected an object, such as {such_as}"
+    name = bare(path[0])
+    if kind in ("extra_forbidden", "invalid_key"):
+        return f"{place}: unknown field '{name}'{nearest(name, fields)}; there are {', '.join(fields)}"
+    if kind == "missing":
+        return f"{place}: no '{name}'; give one"
+    if kind == "literal_error":
+        allowed = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        hint = nearest(str(value), allowed.split(", "))
+        return f"{place}: {name}: found {shown(value)}{hint}, expected one of {allowed}"
+    what = next((text for start, text in EXPECTED.items() if kind.startswith(start)), None)
+    message = problem["msg"].removeprefix("Value error, ") if what is None else f"expected {what}"
+    return f"{place}: {name}: found {shown(value)}, {message}"
+
+
+def type_of(kind: pa.DataType) -> Any:
+    """The type of an attribute."""
+    if pa.types.is_integer(kind):
+        return Whole
+    return Text if pa.types.is_string(kind) or pa.types.is_large_string(kind) else Number
+
+
+def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema, place: str = "") -> list[Entry]:
+    """The events of one sequence.
+
+    Args:
+        events: mappings with ``event`` and ``item`` or ``name`` (or both), and attributes of the item.
+        types: of events.
+        schema: of attributes.
+        place: of the sequence among others, such as ``sequence 2: ``.
+    """
+    entries = []
+    for number, one in enumerate(_event_rows(tuple(types), schema)(f"events: {place}entry", events), 1):
+        item, event, name = one.pop("item"), types.index(one.pop("event")), (one.pop("name") or "").strip()
+        if item is None and not name:
+            raise UserError(f"events: {place}entry {number}: neither 'item' nor 'name'; give one of them")
+        entries.append(Entry(item, event, name, {name: value for name, value in one.items() if value is not None}))
+    return entries
+
+
+@lru_cache(maxsize=16)
+def _event_rows(types: tuple[str, ...], schema: pa.Schema) -> Rows:
+    known = {field.name: type_of(field.type) for field in schema if field.name not in LIVE}
+    such_as = SUCH_AS.split(", {")[0][1:]
+    return rows_of({"item": Id, "name": Text} | known, {"event": Literal[types]}, False, such_as)
+
+
+# ---- moments ---------------------------------------------------------------------------------------------------------
+
+
+def read_time(at: Any) -> int | None:
+    """ms since 1970 of ``2023-05-31``, with hours and minutes or without, a date or datetime (in UTC where they name no
+    zone), or a number: seconds since 1970, or ms from 10^11 on. None for None.
+    """
+    if isinstance(at, np.datetime64) and not np.isnat(at):
+        at = at.astype("datetime64[ms]").item()
+    at = plain(at)
+    if at is None:
+        return None
+    if isinstance(at, str) and len("20230531") < len(at.strip()) < len(str(LAST)) and at.strip().isdecimal():
+        at = int(at)  # as our own answers give it; fromisoformat would find a year in it
+    if isinstance(at, int | float) and not isinstance(at, bool) and abs(at) < LAST:
+        return round(at * 1000 if abs(at) < SECONDS else at)
+    try:
+        moment = datetime.datetime.fromisoformat(at.isoformat() if isinstance(at, datetime.date) else at)
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
+        return round(moment.timestamp() * 1000)
+    except (ValueError, TypeError, OverflowError):
+        raise UserError(f"at: found {shown(at)}, no time; give one such as 2023-05-31 or '2023-05-31 18:30', which is "
+                        "UTC") from None  # fmt: skip
+
+
+# ---- rows and files --------------------------------------------------------------------------------------------------
 
 
 def item_rows(items: Any, texts: Collection[str]) -> list[dict[str, Any]]:
@@ -36,8 +209,17 @@ def item_rows(items: Any, texts: Collection[str]) -> list[dict[str, Any]]:
     rows = list(items) if is_list(items) else [items]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping) or not is_list(items):
-            raise UserError(f"new item {number}: found {shown(row)}; expected a list of mappings, such as {SUCH_AS}")
+            raise UserError(f"row {number}: found {shown(row)}; expected a list of mappings, such as {ROW_SUCH_AS}")
     return [dict(row) for row in rows]
+
+
+def columns_of(rows: Any) -> tuple[dict[str, list[Any]], int]:
+    """The columns of rows, which are mappings or a table, and how many rows there are."""
+    if isinstance(rows, pa.Table | pa.RecordBatch):
+        return {name: rows[name].to_pylist() for name in rows.schema.names}, len(rows)
+    found = item_rows(rows, ())
+    names = dict.fromkeys(name for row in found for name in row)
+    return {name: [row.get(name) for row in found] for name in names}, len(found)
 
 
 def _read(file: Path, texts: Collection[str]) -> list[dict[str, Any]]:
@@ -47,7 +229,7 @@ def _read(file: Path, texts: Collection[str]) -> list[dict[str, Any]]:
         if file.suffix == ".json":
             rows = parse_json(file.read_text(encoding="utf-8-sig"), str(file))
             if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise UserError(f"{file}: expected a list of objects, such as {SUCH_AS}")
+                raise UserError(f"{file}: expected a list of objects, such as {ROW_SUCH_AS}")
             return rows
         if file.suffix in (".parquet", ".csv"):
             table = pq.read_table(file) if file.suffix == ".parquet" else _read_csv(file, texts)
@@ -67,27 +249,6 @@ def _read_csv(file: Path, texts: Collection[str]) -> pa.Table:
     return pc_csv.read_csv(file, parse_options=parsing, convert_options=pc_csv.ConvertOptions(column_types=types))
 
 
-MOST = sys.float_info.max  # of a number
-LIVE = ("listed", "sold")  # attributes of a listing that no event has
-SUCH_AS = '[{"item": 238357102, "event": "item_view"}, {"name": "red dress", "event": "item_like"}]'
-
-
-class Entry(NamedTuple):
-    """One event.
-
-    Attributes:
-        item: raw id; None where only a name is given.
-        event: index of its type.
-        name: stripped; empty for none.
-        attributes: of the item, those that are given.
-    """
-
-    item: Any
-    event: int
-    name: str
-    attributes: dict[str, Any]
-
-
 def read_events(file: str) -> Any:
     """What a JSON file holds, or standard input where ``file`` is ``-``."""
     called = "--events -" if file == "-" else file
@@ -98,89 +259,3 @@ def read_events(file: str) -> Any:
     except ValueError as error:  # no UTF-8, or a name with a NUL
         raise UserError(f"{called}: not JSON ({error}); expected a list, such as {SUCH_AS}") from None
     return parse_json(text, called, f"expected a list, such as {SUCH_AS}")
-
-
-def read_sequences(events: Any) -> tuple[list[list[Any]], bool]:
-    """Sequences of events, and whether there are several: a list of lists, in whatever form they come, or of mappings.
-
-    What stands for no value among sequences is an empty sequence.
-    """
-    members = _members("", events)
-    if not any(is_list(member) for member in members):
-        return [members], False
-    sequences = []
-    for number, member in enumerate(members, 1):
-        nothing = not is_list(member) and plain(member) is None
-        sequences.append([] if nothing else _members(f"sequence {number} of {len(members)}: ", member))
-    return sequences, True
-
-
-def _members(place: str, given: Any) -> list[Any]:
-    if not is_list(given) and not isinstance(given, deque):
-        raise UserError(f"events: {place}found {shown(given)}, expected a list, such as {SUCH_AS}")
-    return read_list("events", given, ordered=True)
-
-
-def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema, place: str = "") -> list[Entry]:
-    """The events of one sequence.
-
-    Args:
-        events: mappings with ``event`` and ``item`` or ``name`` (or both), and attributes of the item.
-        types: of events.
-        schema: of attributes.
-        place: of the sequence among others, such as ``sequence 2: ``.
-    """
-    return [_entry(f"events: {place}entry {number}", event, types, schema) for number, event in enumerate(events, 1)]
-
-
-def _entry(place: str, given: Any, types: Sequence[str], schema: pa.Schema) -> Entry:
-    if not isinstance(given, Mapping):
-        raise UserError(f"{place}: found {shown(given)}, expected an object, such as {SUCH_AS.split(', {')[0][1:]}")
-    fields = [name for name in schema.names if name not in LIVE]
-    for name in given:
-        if name not in ("item", "event", *fields):
-            raise UserError(f"{place}: unknown field '{name}'{nearest(str(name), ['item', 'event', *fields])}; there "
-                            f"are item, event, {', '.join(fields)}")  # fmt: skip
-    event = given.get("event")
-    if not isinstance(event, str) or event not in types:
-        what = "none" if event is None else shown(event)
-        raise UserError(f"{place}: event: found {what}{nearest(str(event), types)}, expected one of {', '.join(types)}")
-    item = None if plain(given.get("item")) is None else check_id(place, given["item"])
-    attributes = {name: check_value(f"{place}: {name}", given.get(name), schema.field(name).type) for name in fields}
-    name = (attributes.pop("name") or "").strip()
-    if item is None and not name:
-        raise UserError(f"{place}: neither 'item' nor 'name'; give one of them")
-    return Entry(item, types.index(event), name, {name: one for name, one in attributes.items() if one is not None})
-
-
-def check_id(place: str, value: Any) -> Any:
-    """A raw id."""
-    found = plain(value)
-    if isinstance(found, str) and found.strip():
-        return check_value(f"{place}: item", found, pa.string())
-    number = None if isinstance(found, str) else whole(found)
-    if number is None:
-        raise UserError(f"{place}: item: found {shown(value)}, expected an id, a whole number or text")
-    return number
-
-
-def check_value(place: str, value: Any, kind: pa.DataType) -> Any:
-    """A value of an attribute; None for a missing one, also where it is not a number."""
-    value = plain(value)
-    if value is None:
-        return None
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        if not isinstance(value, str):
-            raise UserError(f"{place}: found {shown(value)}, expected text")
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise UserError(f"{place}: found {value!a}, no valid Unicode; mend it")
-        return value
-    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
-    number = number and abs(cast(float, value)) <= MOST
-    if pa.types.is_integer(kind):
-        if not number or int(value) != value or not -(2**63) <= value < 2**63:
-            raise UserError(f"{place}: found {shown(value)}, expected a whole number")
-        return int(value)
-    if not number:
-        raise UserError(f"{place}: found {shown(value)}, expected a number")
-    return float(value)

@@ -99,32 +99,6 @@ def read_list(what: str, given: Any, ordered: bool = False) -> list[Any]:
     raise UserError(f"{what}: a list of ids is expected, such as [{shown(given)}], not a single one")
 
 
-def read_sessions(given: Any) -> tuple[list[list[Any]], bool]:
-    """Sessions of ids, and whether there are several: a list of lists, in whatever form they come, or one of ids.
-
-    What stands for no value among sessions is an empty session.
-    """
-    dimensions = _dimensions(given) or 0
-    if dimensions > 2:
-        raise UserError(f"items: found an array of {dimensions} dimensions; expected one (a session) or two (sessions)")
-    members = read_list("items", given, ordered=True)
-    table = dimensions == 2
-    several = table or any(is_list(member) or isinstance(member, Mapping | set | frozenset) for member in members)
-    sessions = [] if several else [members]
-    for number, member in enumerate(members if several else (), 1):
-        what = f"items: session {number} of {len(members)}"
-        if not is_list(member) and plain(member) is None:
-            sessions.append([])
-            continue
-        if isinstance(plain(member), str | int | float):
-            raise UserError(f"{what}: found {shown(member)}, an id among lists; make it a list of one")
-        sessions.append(read_list(what, member, ordered=True))
-    for session in sessions:
-        for value in session:
-            check_single("items", value)
-    return sessions, several
-
-
 def read_ids(what: str, given: Any) -> list[Any]:
     """The ids of a list whose order does not matter; none for None."""
     found = [] if given is None else read_list(what, given)
@@ -137,19 +111,6 @@ def check_single(what: str, value: Any) -> None:
     """Refuse several values where one is expected."""
     if is_list(value) or isinstance(value, Mapping | set | frozenset):
         raise UserError(f"{what}: found {shown(value)}, expected a single value, a number or text")
-
-
-def check_one(what: str, user: Any, profile: Any) -> None:
-    """Refuse several users or profiles where one is asked for.
-
-    Args:
-        what: who it is, such as ``user``.
-    """
-    if is_list(user) or isinstance(user, Mapping | set | frozenset) or hasattr(user, "columns"):
-        raise UserError(f"{what}: found {shown(user)}, expected one id; ask for one {what} at a time")
-    if profile is not None and not isinstance(profile, Mapping):
-        raise UserError(f"profile: found {shown(profile)}, expected fields with their values, such as "
-                        "{'gender': 'F', 'age': 25}; ask for one at a time")  # fmt: skip
 
 
 def new_id(place: str, name: str, value: Any, integers: bool) -> int | str:
@@ -179,42 +140,79 @@ def listing(values: Sequence[Any], most: int = 5) -> str:
     return ", ".join(map(bare, values[:most])) + (", …" if len(values) > most else "")
 
 
-class Places:
-    """Where values stand.
+class Ids:
+    """Raw ids or values, and the index of each.
 
     Args:
-        values: integers or text, each once.
-        first: the place of the first one; the others follow.
+        values: integers or text, each once; arrays of int64 and of strings stay as they are.
+        first: the index of the first one; the others follow.
 
     Attributes:
         integers: whether all are integers.
     """
 
-    def __init__(self, values: Iterable[Any], first: int = 0) -> None:
-        self._places: dict[Any, int] = {value: place for place, value in enumerate(values, first)}
-        self._first = first
-        self.integers = bool(self._places) and all(type(value) is int for value in self._places)
+    def __init__(self, values: np.ndarray | Iterable[Any], first: int = 0) -> None:
+        self._values = values if isinstance(values, np.ndarray) else list(values)
+        self._first, self._added = first, list[Any]()
+        if isinstance(self._values, np.ndarray):
+            self.integers = self._values.dtype == np.int64
+        else:
+            self.integers = bool(self._values) and all(type(value) is int for value in self._values)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._values) + len(self._added)
 
-    def extended(self, values: Iterable[Any]) -> Places:
-        """With more ids behind; where the others are not all integers, the new ones are text."""
-        longer = Places(())
-        longer._places = self._places | {
-            value if self.integers and type(value) is int else str(value): place
-            for place, value in enumerate(values, self._first + len(self))
-        }
-        longer._first, longer.integers = self._first, self.integers
-        return longer
+    def encode(self, raw: Iterable[Any]) -> np.ndarray:
+        """int32[n] indices of raw ids; -1 for one that is not there."""
+        values = raw if type(raw) is list else list(raw)
+        if not self.integers or not values or not len(self._values):
+            return np.array([self._find_text(plain(value)) for value in values], np.int32)
+        plainly = all(type(value) is int and abs(value) < 2**63 for value in values)
+        numbers = values if plainly else [whole(plain(value)) for value in values]
+        wanted = np.array([0 if number is None else number for number in numbers], np.int64)
+        order, ordered = self._sorted
+        place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+        known = (ordered[place] == wanted) & (plainly or np.array([number is not None for number in numbers]))
+        found = np.where(known, order[place] + self._first, -1).astype(np.int32)
+        for at in np.flatnonzero(found < 0) if self._added else ():
+            number = numbers[at]
+            found[at] = self._find_text(plain(values[at])) if number is None else self._index.get(number, -1)
+        return found
 
     def find(self, value: Any) -> int:
-        """The place of a value, -1 where it is not there."""
-        value = plain(value)
-        if self.integers:
-            number = whole(value)
-            if number is not None:
-                return self._places.get(number, -1)
+        """The index of one raw id; -1 where it is not there."""
+        return int(self.encode([value])[0])
+
+    def decode(self, indices: np.ndarray) -> list[Any]:
+        """Raw ids of int[n] indices, as plain Python values."""
+        places, last = np.asarray(indices) - self._first, len(self._values) - 1
+        if isinstance(self._values, np.ndarray):
+            found: list[Any] = self._values[np.minimum(places, last)].tolist()
+        else:
+            found = [self._values[min(place, last)] for place in places.tolist()]
+        for at in np.flatnonzero(places > last) if self._added else ():
+            found[at] = self._added[places[at] - last - 1]
+        return found
+
+    def values(self) -> list[Any]:
+        """All raw ids in the order of their indices."""
+        known = self._values.tolist() if isinstance(self._values, np.ndarray) else self._values
+        return [*known, *self._added]
+
+    def extended(self, values: Iterable[Any]) -> Ids:
+        """With more ids behind; where the others are not all integers, the new ones are text."""
+        new = Ids(self._values, self._first)
+        new._added = self._added + [value if self.integers and type(value) is int else str(value) for value in values]
+        return new
+
+    def nearest(self, value: Any) -> str:
+        """`` (did you mean 'x'?)`` where a text is close, otherwise an empty string; numbers are not like others."""
+        if self.integers or len(self) > MOST_COMPARED:
+            return ""
+        return nearest(bare(value).strip(), map(str, self.values()))
+
+    def _find_text(self, value: Any) -> int:
+        """The index of a plain value among texts."""
         if value is None or isinstance(value, Mapping | set | frozenset) or is_list(value):
             return -1
         if isinstance(value, bool) or (self._booleans and isinstance(value, str)):
@@ -222,38 +220,40 @@ class Places:
         if isinstance(value, int | float | Decimal):
             return self._find_number(value)
         text = str(value)
-        place = self._places.get(text, -1)
-        return place if place >= 0 else self._places.get(text.strip(), -1)
-
-    def nearest(self, value: Any) -> str:
-        """`` (did you mean 'x'?)`` where a text is close, otherwise an empty string; numbers are not like others."""
-        if self.integers or len(self) > MOST_COMPARED:
-            return ""
-        return nearest(bare(value).strip(), map(str, self._places))
-
-    def values(self) -> list[Any]:
-        """The values in the order of their places."""
-        return list(self._places)
+        found = self._index.get(text, -1)
+        return found if found >= 0 else self._index.get(text.strip(), -1)
 
     def _find_number(self, value: int | float | Decimal) -> int:
         if not _finite(value) or not -(10**30) < value < 10**30:
             return -1
         text = str(value)
-        place = self._places.get(text, -1)
-        return place if place >= 0 else self._numbers.get(Decimal(text), -1)
+        found = self._index.get(text, -1)
+        return found if found >= 0 else self._numbers.get(Decimal(text), -1)
+
+    @cached_property
+    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
+        values = np.asarray(self._values, np.int64)
+        order = np.argsort(values, kind="stable")
+        return order, values[order]
+
+    @cached_property
+    def _index(self) -> dict[Any, int]:
+        """Of texts all; of integers those that were added. NumPy's searchsorted fails on texts of over 15 bytes."""
+        values, first = (self._added, len(self._values)) if self.integers else (self.values(), 0)
+        return {value: place for place, value in enumerate(values, self._first + first)}
 
     @cached_property
     def _numbers(self) -> dict[Decimal, int]:
         """By number, of the texts that are written as one; the shortest text of each."""
-        texts: list[str] = [text for text in self._places if isinstance(text, str) and DECIMAL.fullmatch(text)]
+        texts: list[str] = [text for text in self._index if isinstance(text, str) and DECIMAL.fullmatch(text)]
         texts.sort(key=len, reverse=True)
-        return {Decimal(text): self._places[text] for text in texts}
+        return {Decimal(text): self._index[text] for text in texts}
 
     @cached_property
     def _booleans(self) -> dict[str, int]:
         """By ``true`` and ``false``, where nothing else is there."""
-        found = {str(value).casefold(): place for value, place in self._places.items()}
-        return found if len(found) == len(self) and found.keys() <= {"true", "false"} else {}
+        found = {str(value).casefold(): place for value, place in self._index.items()}
+        return found if 0 < len(found) == len(self) and found.keys() <= {"true", "false"} else {}
 
 
 def _finite(value: int | float | Decimal) -> bool:

@@ -1,35 +1,26 @@
-"""Items: raw ids to indices and back, and the items of event data as models see them.
-
-A model of events sees the vectors of names, and attributes as codes: the place of a value among those of the items that
-the training split holds, as it was prepared, from 1 on; 0 is any other value, or none. The price is a bucket: two to
-each doubling of 1 + price.
+"""The items of a run, for every kind: raw ids to indices and back, what is known of them, when they can be had, which
+of them may be recommended, and those that were added since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxrec.data.ids import Places, plain, whole
-from jaxrec.data.store import checked, map_array
-from jaxrec.data.text.vectors import META, TEXT, VECTORS, NameVectors, open_name_vectors
+from jaxrec.data.filters import matching
+from jaxrec.data.ids import Ids, bare, check_single, listing, new_id, read_ids
+from jaxrec.data.store import checked
 from jaxrec.errors import UserError
 
-FIELDS = {
-    "c0": "c0_id", "c1": "c1_id", "c2": "c2_id", "brand": "brand_id", "condition": "item_condition_id",
-    "price": "price",
-}  # fmt: skip
-"""The fields of an item that a model can read, and the attributes that they come from."""
-PRICE_BUCKETS = 40
-NO_NAMES = np.zeros((1, 1), np.float16)  # in place of vectors where no item has a name
+LIVE = ("listed", "sold")  # attributes that say when a listing is live, in ms since 1970
+LAST = 253_402_300_800_000  # ms: the year 10000
+FAR = 2**31 - 1  # seconds
 
 
 class Spans(NamedTuple):
@@ -44,81 +35,241 @@ class Spans(NamedTuple):
         return ((np.asarray(times) - self.origin) // 1000).astype(np.int32)
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """The items of a data set or a run.
+class Added(list[Any]):
+    """Raw ids of items that were added, and what is to be said of them: ``notes``."""
 
-    Attributes:
-        vectors: float16[U, dim], of the distinct names; mapped.
-        meta: which text model made them.
-        name_of: int32[V], the name of each item; -1 for none.
-        codes: int32[V, F] of ``fields``.
-        fields: names of the fields that are read.
-        values: of each field the values that have codes; empty for the price.
-        spans: when the items are live; None where the data do not say.
-    """
-
-    vectors: np.ndarray
-    meta: dict[str, Any]
-    name_of: np.ndarray
-    codes: np.ndarray
-    fields: tuple[str, ...]
-    values: tuple[pa.Array, ...]
-    spans: Spans | None = None
-
-    @property
-    def n_items(self) -> int:
-        return len(self.name_of)
-
-    @property
-    def dim(self) -> int:
-        return int(self.vectors.shape[1])
-
-    @property
-    def vector_files(self) -> tuple[str, ...]:
-        """The files that hold the name vectors, within the data set."""
-        return () if not self.meta else tuple(f"{TEXT}/{self.meta['identity']}/{name}" for name in (VECTORS, META))
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Codes of each field, 0 included."""
-        return tuple(
-            PRICE_BUCKETS + 1 if name == "price" else len(values) + 1
-            for name, values in zip(self.fields, self.values, strict=True)
-        )
-
-    @property
-    def first_codes(self) -> np.ndarray:
-        """int32[F]: where each field begins in one table of the values of all."""
-        return np.cumsum([0, *self.sizes])[:-1].astype(np.int32)
-
-    def encode(self, attributes: pa.Table) -> np.ndarray:
-        """int32[n, F]: the codes of other items; a column that is not there counts as missing."""
-        return field_codes(attributes, self.fields, self.values)
+    def __init__(self, ids: Iterable[Any], notes: Iterable[str] = ()) -> None:
+        super().__init__(ids)
+        self.notes = list(dict.fromkeys(notes))
 
 
-def open_catalogue(
-    folder: Path, manifest: dict[str, Any], fields: Sequence[str], embeddings: str | None = None
-) -> Catalogue:
-    """Open the catalogue of a dataset directory, or of a run's ``dataset`` folder.
+class Items:
+    """Items, or the users of a run, by index.
 
     Args:
-        fields: of ``FIELDS``.
-        embeddings: which name vectors, where there are those of several text models.
+        ids: raw ids.
+        shown: what is given with an item, a row an index; None: nothing.
+        attributes: makes the table of what filters can name, a row an index; None: there is nothing to filter by.
+        spans: when items can be had; None: always.
+        counts: int64[V], events of each in training, descending, where that is the order of the items.
+        first: the index of the first item; those before it stand for unknown ones.
     """
-    if "event_types" not in manifest:
-        raise UserError(f"{folder}: holds no events with item names; prepare some with python -m jaxrec.prepare merrec")
-    vectors, meta = NO_NAMES, {}
-    if manifest["counts"].get("names", 1):
-        names: NameVectors = open_name_vectors(folder, manifest, embeddings)
-        vectors, meta = names.vectors, names.meta
-    name_of = map_array(folder, "item_names.npy", manifest)
-    attributes = _read_fields(folder, manifest, fields) if fields else pa.table({})
-    trained = manifest["counts"]["trained"]
-    values = tuple(_values(attributes, name, trained) for name in fields)
-    codes = field_codes(attributes, fields, values) if fields else np.zeros((len(name_of), 0), np.int32)
-    spans = read_spans(folder, manifest)
-    return Catalogue(vectors, meta, np.asarray(name_of), codes, tuple(fields), values, spans)
+
+    def __init__(
+        self,
+        ids: Ids | np.ndarray | Iterable[Any],
+        shown: pa.Table | None = None,
+        attributes: Callable[[], pa.Table] | None = None,
+        spans: Spans | None = None,
+        counts: np.ndarray | None = None,
+        first: int = 0,
+    ) -> None:
+        self.ids = ids if isinstance(ids, Ids) else Ids(ids, first)
+        self.first, self.spans, self.counts = first, spans, np.zeros(0) if counts is None else counts
+        self._attributes, self._rows, self._known = attributes, list[Mapping[str, Any]](), list[dict[str, Any]]()
+        self._shown = None if shown is None else shown.combine_chunks()  # few rows of one chunk are found at once
+        self._old = first + len(self)
+
+    @classmethod
+    def read(cls, file: Path) -> Items:
+        """From the ``items.parquet`` of sessions or events."""
+        try:
+            table = pq.read_table(file, columns=["item", "count"])
+        except (OSError, pa.ArrowException) as error:
+            raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
+        return cls(as_ids(table["item"]), counts=table["count"].to_numpy())
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    # ---- ids and what is known of them -------------------------------------------------------------------------------
+
+    def encode(self, raw: Iterable[Any]) -> np.ndarray:
+        """int32[n] indices of raw ids; -1 for one that is unknown. See ``jaxrec.data.ids``."""
+        return self.ids.encode(raw)
+
+    def decode(self, indices: np.ndarray) -> list[Any]:
+        """Raw ids of int[n] indices, as plain Python values."""
+        return self.ids.decode(indices)
+
+    def index(self, item: Any, what: str = "item") -> int:
+        """The index of the one item that is asked about, which has to be there."""
+        check_single(what, item)
+        found = self.ids.find(item)
+        if found < 0:
+            raise UserError(f"{what} {bare(item)}: unknown{self.ids.nearest(item)}; name one of {len(self):,}")
+        return found
+
+    def places(self, what: str, raw: Any) -> tuple[np.ndarray, list[str]]:
+        """int32[m] indices of those of some ids that are known, and a note of the others."""
+        values = read_ids(what, raw)
+        found = self.ids.encode(values)
+        lost = [value for value, index in zip(values, found, strict=True) if index < 0]
+        hint = self.ids.nearest(lost[0]) if len(lost) == 1 else ""
+        return found[found >= 0], note_left_out(lost, what, hint)
+
+    def chosen(self, only: Any) -> tuple[np.ndarray, list[str]]:
+        """int64[m] indices, m >= 1, ascending, of raw ids that alone may be recommended, and a note of the others."""
+        values = read_ids("only", only)
+        found, notes = self.places("only", values)
+        if not len(found):
+            raise UserError(f"only: none of them is known to the run (found {listing(values) or 'none'}); name others")
+        return np.unique(found).astype(np.int64), notes
+
+    def known(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        """What is shown of items; of those that were added what was given."""
+        places = np.asarray(indices, np.int64)
+        rows: list[dict[str, Any]] = [{} for _ in places]
+        if self._shown is not None and self._shown.column_names:
+            rows = self._shown.take(pa.array(np.minimum(places, self._old - 1))).to_pylist()
+        for at in np.flatnonzero(places >= self._old) if self._known else ():
+            rows[at] = dict(self._known[places[at] - self._old])
+        return rows
+
+    @property
+    def shown_names(self) -> list[str]:
+        return [] if self._shown is None else list(self._shown.column_names)
+
+    @cached_property
+    def attributes(self) -> pa.Table:
+        """A row an index."""
+        if self._attributes is None:
+            raise UserError("where: the run's items have no attributes to filter by; name items by their ids")
+        table = self._attributes()
+        columns = [_column([row.get(field.name) for row in self._rows], field.type) for field in table.schema]
+        return pa.concat_tables([table, pa.table(columns, schema=table.schema)]).combine_chunks()
+
+    # ---- which may be recommended ------------------------------------------------------------------------------------
+
+    def allowed(self, only: Any = None, exclude: Any = ()) -> tuple[np.ndarray, list[str]]:
+        """bool[first + n]: the items that can be recommended, if they are live; and notes.
+
+        Args:
+            only: a filter (see ``jaxrec.data.filters``), or raw ids; None: any.
+            exclude: raw ids.
+        """
+        mask, notes = np.arange(self.first + len(self)) >= self.first, list[str]()
+        if isinstance(only, str):
+            # Until when a listing will be live nobody knows at the time.
+            table = self.attributes.drop_columns([name for name in LIVE if name in self.attributes.column_names])
+            rows, found = matching(table.slice(self.first), only)
+            notes += [f"where: {note}" for note in found]
+            mask &= _at(rows + self.first, len(mask))
+        elif only is not None:
+            chosen, found = self.chosen(only)
+            notes += found
+            mask &= _at(chosen, len(mask))
+        gone, found = self.places("exclude", exclude)
+        mask[gone] = False
+        return mask, notes + found
+
+    # ---- when they can be had ----------------------------------------------------------------------------------------
+
+    def seconds(self, times: Any) -> np.ndarray:
+        """int32[n]: times in ms since 1970 as ``ends`` count them."""
+        origin = 0 if self.spans is None else self.spans.origin
+        return np.clip((np.asarray(times) - origin) // 1000, -FAR, FAR - 1).astype(np.int32)
+
+    @cached_property
+    def ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """int32[items] each: when items are listed and sold; what was added is live unless it says otherwise."""
+        if self.spans is None:
+            n = self.first + len(self)
+            return np.full(n, -FAR, np.int32), np.full(n, FAR, np.int32)
+        if not self._rows:
+            return self.spans.listed, self.spans.sold
+        added = self.attributes.slice(self._old)
+        listed, sold = (
+            added[name].fill_null(otherwise).to_numpy() for name, otherwise in zip(LIVE, (-LAST, LAST), strict=True)
+        )
+        return np.append(self.spans.listed, self.seconds(listed)), np.append(self.spans.sold, self.seconds(sold))
+
+    def live(self, time: int) -> np.ndarray:
+        """bool[first + n]: the items that can be had at a time, ms since 1970."""
+        seconds, (listed, sold) = self.seconds(time), self.ends
+        mask: np.ndarray = (listed <= seconds) & (seconds < sold)
+        return mask
+
+    def period(self) -> tuple[int, int]:
+        """ms since 1970: when the first is there, and when the last one goes."""
+        origin = 0 if self.spans is None else self.spans.origin
+        return origin + 1000 * int(self.ends[0].min()), origin + 1000 * int(self.ends[1].max())
+
+    # ---- adding ------------------------------------------------------------------------------------------------------
+
+    def new_ids(self, place: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """The ids of new items, which must not be there yet.
+
+        Args:
+            place: for errors, such as ``new item``; the number of the row follows.
+            name: the field of the rows that holds them.
+        """
+        ids = [new_id(f"{place} {n}", name, row.get(name), self.ids.integers) for n, row in enumerate(rows, 1)]
+        taken = set[str]()
+        for number, (one, there) in enumerate(zip(ids, self.ids.encode(ids), strict=True), 1):
+            if there >= 0 or str(one) in taken:
+                raise UserError(f"{place} {number}: '{bare(one)}' is there already; give it another id")
+            taken.add(str(one))
+        return ids
+
+    def add(self, ids: Sequence[Any], rows: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> None:
+        """Put items behind the others.
+
+        Args:
+            rows: their attributes, for filters; what an attribute cannot hold counts as missing.
+            known: what is shown of each.
+        """
+        for name in ("attributes", "ends"):
+            self.__dict__.pop(name, None)
+        self.ids = self.ids.extended(ids)  # whoever reads meanwhile keeps the former ones
+        self._rows = [*self._rows, *rows]
+        self._known = [*self._known, *map(dict, known)]
+
+
+def _at(places: np.ndarray, n: int) -> np.ndarray:
+    mask = np.zeros(n, bool)
+    mask[places] = True
+    return mask
+
+
+def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    return pa.array([_fitting(value, kind) for value in values], kind)
+
+
+def _fitting(value: Any, kind: pa.DataType) -> Any:
+    """A value as a column of some type can hold it, or else as text, or else None; a text is no list of letters."""
+    several = pa.types.is_list(kind)
+    for one in ([value] if several and isinstance(value, str) else value, None if several else str(value)):
+        try:
+            return pa.scalar(one, kind).as_py()
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            continue
+    return None
+
+
+def note_left_out(lost: Sequence[Any], what: str = "", hint: str = "") -> list[str]:
+    """The note of ids that the run does not know and that are left out; none without any.
+
+    Args:
+        what: the argument in which they stood; empty: the query.
+        hint: behind it where there is but one, such as `` (did you mean 'x'?)``.
+    """
+    if not lost:
+        return []
+    many = f"{len(lost):,} unknown items" if len(lost) > 1 else "1 unknown item"
+    return [f"{what + ': ' if what else ''}{many} left out: {listing(lost)}{hint if len(lost) == 1 else ''}"]
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def as_ids(column: pa.ChunkedArray) -> np.ndarray | list[Any]:
+    """int64[n] or StringDType[n] of a column of raw ids, or what else they are as a list."""
+    if pa.types.is_integer(column.type):
+        return column.to_numpy().astype(np.int64)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return np.array(column.to_pylist(), dtype=np.dtypes.StringDType())
+    return column.to_pylist()
 
 
 def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:
@@ -140,17 +291,6 @@ def read_attributes(folder: Path, manifest: dict[str, Any], columns: Sequence[st
         raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
 
 
-def _read_fields(folder: Path, manifest: dict[str, Any], fields: Sequence[str]) -> pa.Table:
-    """The attributes that fields of items come from."""
-    there = attribute_names(folder, manifest)
-    for name in fields:
-        if not source_of(name, there):
-            known = [one for one in FIELDS if source_of(one, there)]
-            raise UserError(f"model.item_fields: {folder} has no {name} of its items; leave it out"
-                            + (f" (there are {', '.join(known)})" if known else ""))  # fmt: skip
-    return read_attributes(folder, manifest, [source_of(name, there) for name in fields])
-
-
 def attribute_names(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """The names of the attributes."""
     file = checked(folder, "attributes.parquet", manifest)
@@ -158,104 +298,3 @@ def attribute_names(folder: Path, manifest: dict[str, Any]) -> list[str]:
         return list(pq.read_schema(file).names)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
-
-
-def source_of(field: str, attributes: Sequence[str]) -> str:
-    """The attribute that a field comes from: its number, or where there is none its name; empty where neither is."""
-    number = FIELDS[field]
-    return next((one for one in (number, number.replace("_id", "_name")) if one in attributes), "")
-
-
-def field_codes(attributes: pa.Table, fields: Sequence[str], values: Sequence[pa.Array]) -> np.ndarray:
-    """int32[n, F]: the codes of items with these attributes."""
-    codes = np.zeros((attributes.num_rows, len(fields)), np.int32)
-    for column, (name, known) in enumerate(zip(fields, values, strict=True)):
-        source = source_of(name, attributes.column_names)
-        if not source:
-            continue
-        found = attributes[source]
-        if name == "price":
-            codes[:, column] = price_buckets(found.cast(pa.float64()).to_numpy())
-        else:
-            places = pc.index_in(found.cast(known.type), value_set=known)
-            codes[:, column] = pc.fill_null(pc.add(places, 1), 0).to_numpy()
-    return codes
-
-
-def price_buckets(prices: np.ndarray) -> np.ndarray:
-    """int32[n]: 1 + floor(2 log2(1 + price)), at most ``PRICE_BUCKETS``; 0 for a missing or negative price."""
-    usable = np.isfinite(prices) & (prices >= 0)
-    bucket = 1 + np.floor(2 * np.log2(1 + np.where(usable, prices, 0.0))).astype(np.int32)
-    return np.where(usable, np.minimum(bucket, PRICE_BUCKETS), 0)
-
-
-def _values(attributes: pa.Table, name: str, trained: int) -> pa.Array:
-    """The values that items of training have, ascending."""
-    column = attributes[source_of(name, attributes.column_names)]
-    if name == "price":
-        return pa.array([], column.type)
-    known = pc.drop_null(pc.unique(column.slice(0, trained)))
-    return known.take(pc.sort_indices(known))
-
-
-class Vocabulary:
-    """The items of a data set; the row number is the item's index.
-
-    Attributes:
-        ids: int64[V] or StringDType[V], as in the raw data.
-        counts: int64[V], events in the whole training split, descending.
-    """
-
-    def __init__(self, ids: np.ndarray, counts: np.ndarray) -> None:
-        self.ids, self.counts = ids, counts
-
-    @classmethod
-    def read(cls, file: Path) -> Vocabulary:
-        """Read ``items.parquet``."""
-        try:
-            table = pq.read_table(file, columns=["item", "count"])
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
-        item = table["item"].combine_chunks()
-        if pa.types.is_integer(item.type):
-            ids = item.to_numpy().astype(np.int64)
-        else:
-            ids = np.array(item.to_pylist(), dtype=np.dtypes.StringDType())
-        return cls(ids, table["count"].to_numpy())
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def encode(self, raw: Iterable[Any]) -> np.ndarray:
-        """int32[n] indices of raw ids; -1 for one that is not in the vocabulary. See ``jaxrec.data.ids``."""
-        values = list(raw)
-        if not values or not len(self.ids):
-            return np.full(len(values), -1, np.int32)
-        if self.ids.dtype != np.int64:
-            return np.array([self._places.find(value) for value in values], np.int32)
-        plainly = all(type(value) is int and abs(value) < 2**63 for value in values)
-        numbers = values if plainly else [whole(plain(value)) for value in values]
-        wanted = np.array([0 if number is None else number for number in numbers], np.int64)
-        valid = np.array([number is not None for number in numbers])
-        order, ordered = self._sorted
-        place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-        return np.where(valid & (ordered[place] == wanted), order[place], -1).astype(np.int32)
-
-    def nearest(self, value: Any) -> str:
-        """`` (did you mean 'x'?)`` where an id is close, otherwise an empty string."""
-        return "" if self.ids.dtype == np.int64 else self._places.nearest(value)
-
-    def decode(self, indices: np.ndarray) -> list[int] | list[str]:
-        """Raw ids of int[n] indices, as Python integers or strings."""
-        found: list[int] | list[str] = self.ids[np.asarray(indices)].tolist()
-        return found
-
-    @cached_property
-    def _places(self) -> Places:
-        # Not searchsorted: NumPy's fails on two StringDType arrays that hold strings of more than 15 bytes.
-        return Places(self.ids.tolist())
-
-    @cached_property
-    def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
-        order = np.argsort(self.ids, kind="stable")
-        return order, self.ids[order]

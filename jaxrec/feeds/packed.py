@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan, Shape
 from jaxrec.ops.parallel import pad

@@ -26,8 +26,8 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import Config as Experiment
+from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.items import Catalogue
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,12 +87,3 @@ def _shown(value: Any) -> str:
 def json_text(answer: Answer, extra: Mapping[str, Any], **options: Any) -> str:
     """``answer_json`` as text, with more beside it."""
     return as_json(dict(extra) | answer_json(answer, **options))
-
-
-def filter_text(words: Iterable[str] | None) -> str | None:
-    """The filter that words of a command line are: one condition, or ``FIELD=VALUE`` several times."""
-    words = list(words or ())
-    if not words:
-        return None
-    fields = all("=" in word and word.partition("=")[0].isidentifier() for word in words)
-    return " and ".join(words) if fields else " ".join(words)

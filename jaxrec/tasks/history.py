@@ -53,23 +53,30 @@ class History:
         self._threshold, *ends = (np.float32(label[name]) for name in ("threshold", "low", "high"))
         self._ends = np.array(ends)
 
-    def seen(self, user: int, seen: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def seen(self, user: int, seen: bool | str = False) -> tuple[np.ndarray, np.ndarray]:
         """int32[n] known items that a user has seen, in the order of time, and their float32[n] labels.
 
         Args:
             user: 0, an unknown one, has seen nothing.
-            seen: one of ``SEEN``; None for what the data is (see above).
+            seen: True: nothing counts as seen. One of ``SEEN`` says what does, False leaves it to the data (see above).
         """
-        check_seen(seen)
-        if not user:
+        if not isinstance(seen, bool | np.bool_) and seen not in SEEN:
+            raise UserError(f"seen: found {shown(seen)}, expected {' or '.join(SEEN)}, or True or False")
+        if not user or seen is True:
             return np.zeros(0, np.int32), np.zeros(0, np.float32)
         start, stop = self._offsets[user : user + 2]
         items, labels = self._items[start:stop], self._labels[start:stop]
-        only = seen == "positives" or (seen is None and self._exposures)
+        only = seen == "positives" or (seen is False and self._exposures)
         kept = (items > 0) & ((labels >= self._threshold) | (not only))
         return items[kept], labels[kept]
 
-    def word(self, seen: str | None = None) -> str:
+    def popular(self, items: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The k of some items that users like most often, int64[at most k], and how often, float32."""
+        counts = np.bincount(self._items[self._labels >= self._threshold], minlength=items.max(initial=0) + 1)[items]
+        order = np.argsort(-counts, kind="stable")[:k]
+        return items[order], counts[order].astype(np.float32)
+
+    def word(self, seen: bool | str = False) -> str:
         """What the user has done with what is seen: ``rated``, ``clicked`` or ``seen``."""
         if np.all(self._labels >= self._threshold) or (seen == "rows" and self._exposures):
             return "seen"
@@ -91,20 +98,3 @@ class History:
     @cached_property
     def _labels(self) -> np.ndarray:
         return self._run.kept("history_ratings")
-
-
-def check_seen(seen: str | None, exclude_seen: bool = True) -> None:
-    """Refuse what is no way of having seen something, or one where nothing seen is left out."""
-    if seen is not None and seen not in SEEN:
-        raise UserError(f"seen: found {shown(seen)}, expected {' or '.join(SEEN)}")
-    if seen is not None and not exclude_seen:
-        raise UserError(f"seen: {seen} are to be left out, and --include-seen (exclude_seen=False) leaves none out; "
-                        "choose one of them")  # fmt: skip
-
-
-def again(count: int, word: str) -> str:
-    """What would become of ``--include-seen``: empty where nothing would."""
-    if not count:
-        return ""
-    many = f"{count:,} items" if count > 1 else "1 item"
-    return f"; --include-seen allows {many} that the user has {word} before"

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from jax import Array
 
-from jaxrec.data.ids import bare, listing
+from jaxrec.data.ids import bare
 from jaxrec.errors import UserError
 from jaxrec.tasks.query import Item
 
@@ -134,6 +134,18 @@ def best(
     return [(found.astype(np.int64), scores) for found, scores in ranked(kernel, queries, items, banned, k)().rows()]
 
 
+def within(table: Array, pool: np.ndarray, banned: Sequence[np.ndarray]) -> tuple[Array, int, list[np.ndarray]]:
+    """To rank some items alone: the table of those, with padding, their number, and by place in it what is banned.
+
+    Args:
+        pool: int[n], ascending.
+        banned: items of each query.
+    """
+    size = min(steps(len(pool), 256, 16), len(table))
+    rows = table[jnp.asarray(np.pad(pool, (0, size - len(pool))))]
+    return rows, len(pool), [np.flatnonzero(np.isin(pool, one)) for one in banned]
+
+
 def one_ahead(waiting: Iterable[Callable[[], Best]]) -> Iterator[Best]:
     """The results of ``ranked``, each read while the device works on the next."""
     last: Callable[[], Best] | None = None
@@ -152,7 +164,11 @@ def vector_table(ids: Sequence[Any], vectors: np.ndarray, attributes: Mapping[st
         vectors: float32[n, D].
     """
     flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
-    columns = {"id": pa.array(list(ids)), "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1])}
+    alike = all(type(one) is type(ids[0]) for one in ids)  # of items that were added some may be text
+    columns = {
+        "id": pa.array(list(ids) if alike else list(map(str, ids))),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+    }
     names = attributes.column_names if isinstance(attributes, pa.Table) else list(attributes)
     return pa.table(columns | {name: attributes[name] for name in names if name not in columns})
 
@@ -163,16 +179,3 @@ def vector_table(ids: Sequence[Any], vectors: np.ndarray, attributes: Mapping[st
 def as_items(ids: Iterable[Any], scores: np.ndarray) -> list[Item]:
     """Items without anything known of them."""
     return list(map(Item, ids, scores.tolist()))
-
-
-def note_left_out(lost: Sequence[Any], what: str = "", hint: str = "") -> list[str]:
-    """The note of ids that the run does not know and that are left out; none without any.
-
-    Args:
-        what: the argument in which they stood; empty: the query.
-        hint: behind it where there is but one, such as `` (did you mean 'x'?)``.
-    """
-    if not lost:
-        return []
-    many = f"{len(lost):,} unknown items" if len(lost) > 1 else "1 unknown item"
-    return [f"{what + ': ' if what else ''}{many} left out: {listing(lost)}{hint if len(lost) == 1 else ''}"]

@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     optimum = sum(open_sessions(folder / "data" / "synthetic").manifest["optimum"]["rank_probability"][:20])
     assert 0.5 * optimum < float(printed.getvalue().split()[-1]) <= 1.0
     assert names["config"].training.epochs == 2 and len(names["answer"].items) == 10
-    assert len(names["listings"].items) == len(names["ads"]) == len(names["products"]) == 3
+    assert len(names["listings"].items) == len(names["ads"].items) == len(names["products"].items) == 3
     return folder
 
 

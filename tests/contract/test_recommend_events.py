@@ -28,8 +28,8 @@ from event_data import (
 from helpers import call
 
 from jaxrec import Answer, Query, Recommender, UserError
+from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.items import open_catalogue
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
 from jaxrec.models.merrec import MERRec
@@ -74,6 +74,7 @@ def copied(market: Recommender) -> Recommender:
     """Another one, that can be added to."""
     kind = copy.copy(market.kind)
     kind.listings = copy.copy(kind.listings)
+    kind.listings.items = copy.deepcopy(kind.listings.items)
     return Recommender(market.run, kind)
 
 
@@ -104,12 +105,16 @@ def all_scores(market: Recommender, events: Events, at: Any = None, **options: A
     return dict(zip(ids(found), scores(found), strict=True))
 
 
+def raw_ids(market: Recommender) -> np.ndarray:
+    return np.array(market.kind.listings.items.ids.values())
+
+
 def known_ids(market: Recommender, mask: np.ndarray) -> set[int]:
-    return set(market.kind.listings.vocabulary.ids[mask].tolist())
+    return set(raw_ids(market)[mask].tolist())
 
 
 def live_at(market: Recommender, time: int) -> np.ndarray:
-    table = market.kind.listings.attributes
+    table = market.kind.listings.items.attributes
     return (table["listed"].to_numpy() <= time) & (time < table["sold"].to_numpy())
 
 
@@ -125,7 +130,7 @@ def test_scores_are_those_of_the_model_on_the_feed(markets: dict[str, Recommende
     where = target_positions(feed)
     queries = np.concatenate([np.asarray(model.encode(weights, model.known, block))[0] for block in feed.epoch(0)])
     expected = queries @ np.asarray(model.catalogue_vectors(weights, trained)).T
-    vocabulary, lengths = market.kind.listings.vocabulary.ids, np.diff(offsets)
+    vocabulary, lengths = raw_ids(market), np.diff(offsets)
     assert lengths.max() > model.window + 1, "one that is cut"
     asked, wanted = [], []
     for session in [*range(6), int(np.argmax(lengths))]:
@@ -173,7 +178,7 @@ def test_only_the_window_counts_and_what_is_done_matters(market: Recommender) ->
 
 
 def test_filters_and_times_are_masks(market: Recommender) -> None:
-    events, table = sequence(market), market.kind.listings.attributes
+    events, table = sequence(market), market.kind.listings.items.attributes
     time, category = int(market.run.kept("example_times").max()), table["c0_name"][0].as_py()
     everything = all_scores(market, events)
     assert everything == all_scores(market, events, at=time), "the default"
@@ -212,7 +217,7 @@ def test_without_times_and_with_items_without_names(markets: dict[str, Recommend
 
 def test_examples_and_what_is_known_of_items(market: Recommender) -> None:
     assert market.example(4) == market.example(4) != market.example(5)
-    table = market.kind.listings.attributes.append_column("item", pa.array(market.kind.listings.vocabulary.ids))
+    table = market.kind.listings.items.attributes.append_column("item", pa.array(raw_ids(market)))
     rows = {row["item"]: row for row in table.to_pylist()}
     answer = market.recommend(Query(events=sequence(market)))
     for one in answer.items:
@@ -227,7 +232,7 @@ def test_examples_and_what_is_known_of_items(market: Recommender) -> None:
 
 def test_unknown_items_by_name(market: Recommender, monkeypatch: pytest.MonkeyPatch) -> None:
     event = sequence(market)[0]
-    row = market.kind.listings.attributes.slice(int(market.kind.listings.find([event["item"]])[0]), 1).to_pylist()[0]
+    row = market.kind.listings.items.attributes.slice(market.kind.listings.items.index(event["item"]), 1).to_pylist()[0]
     assert row["c0_id"] is not None and row["price"] is not None
     stranger = {"item": -7, "event": event["event"], "name": f" {row['name']} ", "c0_id": row["c0_id"],
                 "price": row["price"], "brand_name": None}  # fmt: skip
@@ -247,7 +252,7 @@ def test_the_most_popular_of_what_is_live(market: Recommender) -> None:
     lost: Events = [{"item": -5, "event": VIEW}]
     answer = market.recommend(Query(events=lost), 7)
     assert answer.unknown == [-5] and scores(answer) == np.sort(counts[live])[::-1][:7].tolist()
-    assert [int(counts[market.kind.listings.find([one.id])[0]]) for one in answer.items] == scores(answer)
+    assert [int(counts[market.kind.listings.items.encode([one.id])[0]]) for one in answer.items] == scores(answer)
     assert ids(market.recommend(Query(events=lost), 6, exclude=[answer.items[0].id])) == ids(answer)[1:]
 
 
@@ -262,9 +267,9 @@ def test_sequences_in_any_form(market: Recommender) -> None:
         assert market.recommend(Query(events=form)) == market.recommend(Query(events=events))
 
 
-@pytest.mark.parametrize("at", [True, 1.5, 10**20, "9" * 20, [1], "yesterday", np.float32(3)], ids=str)
+@pytest.mark.parametrize("at", [True, 10**20, "9" * 20, [1], "yesterday"], ids=str)
 def test_what_is_no_time(market: Recommender, at: Any) -> None:
-    refused("^at .*: no time; give one such as", market.recommend, {"at": at})
+    refused("^at: found .*, no time; give one such as", market.recommend, {"at": at})
 
 
 def test_text_models_that_are_not_the_runs(market: Recommender, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,7 +291,7 @@ def test_text_models_that_are_not_the_runs(market: Recommender, place: Path, mon
 @pytest.mark.parametrize("head", ["both", "text"])
 def test_added_listings_rank_as_unseen_ones_of_their_name(markets: dict[str, Recommender], head: str) -> None:
     market, counts = copied(markets[head]), markets[head].run.kept("item_counts")
-    events, find = sequence(market), market.kind.listings.find
+    events, find = sequence(market), market.kind.listings.items.encode
     before = all_scores(market, events)
     unseen = next(item for item in before if counts[find([item])[0]] == 0)
     (known,) = market.kind.listings.known(find([unseen]))
@@ -319,7 +324,7 @@ def test_files_of_listings(markets: dict[str, Recommender], tmp_path: Path) -> N
     for name in ("new.parquet", "new.csv", "new.json"):
         market = copied(markets["text"])
         assert market.add(str(tmp_path / name)) == [10**9, 10**9 + 1]
-        listed = market.kind.listings.attributes.slice(market.n_items - 2).to_pylist()
+        listed = market.kind.listings.items.attributes.slice(market.n_items - 2).to_pylist()
         for row, right in zip(listed, given, strict=True):
             assert row | {"item": right["item"]} == row | right
         found.append(all_scores(market, sequence(market)))
@@ -333,7 +338,7 @@ LISTINGS: list[tuple[Any, str]] = [
     ([GOOD, {"name": "x"}], "new item 2: no 'item'"),
     ([GOOD, {"item": 10**9 + 1, "name": "  "}], "new item 2: no 'name', by which it would be ranked"),
     ([GOOD, {"item": 10**9 + 1, "name": 5}], "new item 2: name: found 5, expected text"),
-    ([GOOD, GOOD], f"new item 2: item {10**9} is there already"),
+    ([GOOD, GOOD], f"new item 2: '{10**9}' is there already"),
     ([{"item": "a7", "name": "x"}], "new item 1: item: found 'a7', expected a whole number, as the run's ids are"),
     ([GOOD | {"price": "cheap"}], "new item 1: price: found 'cheap', expected a number"),
     ([GOOD | {"brand_id": 1.5}], "new item 1: brand_id: found 1.5, expected a whole number"),
@@ -358,7 +363,7 @@ def test_listings_that_are_refused(markets: dict[str, Recommender]) -> None:
 
 
 def test_similar_by_name(market: Recommender) -> None:
-    names, vocabulary = market.kind.listings.attributes["name"].to_pylist(), market.kind.listings.vocabulary.ids
+    names, vocabulary = market.kind.listings.items.attributes["name"].to_pylist(), raw_ids(market)
     vectors = word_vectors(names).astype(jnp.bfloat16).astype(np.float32)
     projected = vectors @ np.asarray(market.kind._weights["params"]["match"])
     projected /= np.linalg.norm(projected, axis=1, keepdims=True)
@@ -366,7 +371,7 @@ def test_similar_by_name(market: Recommender) -> None:
     found = market.similar(int(vocabulary[11]), 30)
     assert int(vocabulary[11]) not in ids(found)
     np.testing.assert_allclose(scores(found), np.sort(np.delete(cosines, 11))[::-1][:30], atol=1e-5)
-    np.testing.assert_allclose(scores(found), cosines[market.kind.listings.find(ids(found))], atol=1e-5)
+    np.testing.assert_allclose(scores(found), cosines[market.kind.listings.items.encode(ids(found))], atol=1e-5)
     by_name = market.similar(names[11], 31)
     assert int(vocabulary[11]) in ids(by_name) and by_name.items[0].score == pytest.approx(1)
 
@@ -375,7 +380,7 @@ def test_similar_by_the_item_head(markets: dict[str, Recommender]) -> None:
     market = markets["items"]
     rows = np.asarray(market.kind._weights["tables"]["item"])[:, :-1]
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    trained, vocabulary = market.run.kept("item_counts") > 0, market.kind.listings.vocabulary.ids
+    trained, vocabulary = market.run.kept("item_counts") > 0, raw_ids(market)
     cosines = np.where(trained, rows @ rows[3], -np.inf)
     cosines[3] = -np.inf
     found = market.similar(int(vocabulary[3]), 25)
@@ -400,8 +405,7 @@ EVENTS: list[tuple[Any, str]] = [
     (5, "events: found 5, expected a list"),
     ([{"item": 1, "event": VIEW}, 7], "events: entry 2: found 7, expected an object, such as {"),
     ([{"event": VIEW, "item": None, "name": " "}], "entry 1: neither 'item' nor 'name'"),
-    ([{"item": 1}], "entry 1: event: found none, expected one of item_view, item_like, item_add_to_cart_tap, "
-                    "offer_make, buy_start, buy_comp$"),
+    ([{"item": 1}], "entry 1: no 'event'"),
     ([{"item": 1, "event": "item_veiw"}], r"found 'item_veiw' \(did you mean 'item_view'\?\), expected one of"),
     ([{"item": {"a": 1}, "event": VIEW}], "entry 1: item: found {'a': 1}, expected an id, a whole number or text"),
     ([{"item": 1, "event": VIEW, "prise": 2}], r"unknown field 'prise' \(did you mean 'price'\?\); there are item"),
@@ -423,8 +427,8 @@ def test_what_else_is_refused(markets: dict[str, Recommender]) -> None:
     n, live = market.n_items, live_at(market, market.kind.listings.time(None))
     refused(f"leaves none of {n} items", all_scores, market, events, only="price < 0")
     refused("no attribute 'prise'", all_scores, market, events, only="prise < 0")
-    refused("only: none of them is an item", all_scores, market, events, only=["x"])
-    price = market.kind.listings.attributes["price"].to_numpy()
+    refused("only: none of them is known to the run", all_scores, market, events, only=["x"])
+    price = market.kind.listings.items.attributes["price"].to_numpy()
     dear = next(value for value in np.unique(price[~live]) if value not in price[live])
     refused(r"only: leaves \d+ items, none of them live at 2023-", all_scores, market, events, only=f"price = {dear}")
     refused("no listing is live at 1999-01-01 00:00:00; the data have some from 2023-0.* to 2023-",

@@ -17,7 +17,7 @@ from helpers import load_parts, ranked
 from numpy_gru import last_scores
 
 from jaxrec import Query, Recommender, UserError
-from jaxrec.data.items import Vocabulary
+from jaxrec.data.items import Items
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def recommender(run: Path) -> Recommender:
 
 
 @pytest.fixture(scope="module")
-def vocabulary(run: Path) -> Vocabulary:
-    return Vocabulary.read(run / "dataset" / "items.parquet")
+def vocabulary(run: Path) -> Items:
+    return Items.read(run / "dataset" / "items.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +39,10 @@ SESSIONS = [[7], [3, 50], [99, 1, 42], [5, 5, 5, 6, 5], [12, 80, 12, 33, 21, 64,
 LONG = [int(item) for item in np.random.default_rng(1).integers(1, 101, 700)]
 
 
-def expected(parameters: dict[str, Any], vocabulary: Vocabulary, session: list[int]) -> dict[int, float]:
+def expected(parameters: dict[str, Any], vocabulary: Items, session: list[int]) -> dict[int, float]:
     """Raw id to score, over the whole catalogue."""
     scores = last_scores(parameters, vocabulary.encode(session))
-    return {int(raw): float(score) for raw, score in zip(vocabulary.ids, scores, strict=True)}
+    return {int(raw): float(score) for raw, score in zip(vocabulary.ids.values(), scores, strict=True)}
 
 
 def best(scores: dict[int, float], k: int, without: Any = ()) -> list[int]:
@@ -52,7 +52,7 @@ def best(scores: dict[int, float], k: int, without: Any = ()) -> list[int]:
 @pytest.mark.parametrize("session", [*SESSIONS, LONG], ids=len)
 @pytest.mark.parametrize("seen", [True, False])
 def test_ids_and_scores_are_those_of_brute_force(
-    recommender: Recommender, parameters: dict[str, Any], vocabulary: Vocabulary, session: list[int], seen: bool
+    recommender: Recommender, parameters: dict[str, Any], vocabulary: Items, session: list[int], seen: bool
 ) -> None:
     scores = expected(parameters, vocabulary, session)
     ids, found = ranked(recommender, session, min(30, 100 - len(set(session))) or 1, seen=seen)
@@ -63,7 +63,7 @@ def test_ids_and_scores_are_those_of_brute_force(
 
 @pytest.mark.parametrize("size", [1, 3, 64, 65, 100])
 def test_candidates_are_ranked_as_in_the_whole_catalogue(
-    recommender: Recommender, parameters: dict[str, Any], vocabulary: Vocabulary, size: int
+    recommender: Recommender, parameters: dict[str, Any], vocabulary: Items, size: int
 ) -> None:
     session = [99, 1, 42]
     scores = expected(parameters, vocabulary, session)
@@ -76,7 +76,7 @@ def test_candidates_are_ranked_as_in_the_whole_catalogue(
     assert ranked(recommender, session, 2, seen=True, only=pool)[0] == best(in_pool, 2)
 
 
-def test_the_most_popular_without_a_known_item(recommender: Recommender, vocabulary: Vocabulary) -> None:
+def test_the_most_popular_without_a_known_item(recommender: Recommender, vocabulary: Items) -> None:
     popular = vocabulary.decode(np.arange(len(vocabulary)))
     pool = [popular[60], *popular[:4]]
     ids, scores = ranked(recommender, [4711], 5, exclude=popular[:2], only=pool)
@@ -86,12 +86,12 @@ def test_the_most_popular_without_a_known_item(recommender: Recommender, vocabul
 
 @pytest.mark.parametrize("item", [1, "42", 100])
 def test_similar_items_are_those_of_the_highest_cosine(
-    recommender: Recommender, parameters: dict[str, Any], vocabulary: Vocabulary, item: Any
+    recommender: Recommender, parameters: dict[str, Any], vocabulary: Items, item: Any
 ) -> None:
     vectors = np.asarray(parameters["tables"]["item"], np.float64)[:, :-1]  # the last column is the bias
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     cosine = vectors @ vectors[vocabulary.encode([item])[0]]
-    by_id = {int(raw): float(value) for raw, value in zip(vocabulary.ids, cosine, strict=True)}
+    by_id = {int(raw): float(value) for raw, value in zip(vocabulary.ids.values(), cosine, strict=True)}
     found = recommender.similar(item, 15).items
     assert [one.id for one in found] == best(by_id, 15, [int(item)])
     np.testing.assert_allclose([one.score for one in found], [by_id[one.id] for one in found], atol=1e-5)
@@ -100,12 +100,12 @@ def test_similar_items_are_those_of_the_highest_cosine(
 
 
 def test_vectors_rank_as_the_recommender_does(
-    recommender: Recommender, parameters: dict[str, Any], vocabulary: Vocabulary
+    recommender: Recommender, parameters: dict[str, Any], vocabulary: Items
 ) -> None:
     table = recommender.vectors()
     vectors = np.array(table["vector"].to_pylist(), np.float32)
     np.testing.assert_array_equal(vectors, parameters["tables"]["item"])
-    assert table["id"].to_pylist() == vocabulary.ids.tolist() and table["count"].to_pylist() == [*vocabulary.counts]
+    assert table["id"].to_pylist() == vocabulary.ids.values() and table["count"].to_pylist() == [*vocabulary.counts]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_vectors_rank_as_the_recommender_does(
         ([3], {"k": 101}, "k = 101: expected 1 to 100"),
         ([3], {"k": 2.0}, "k = 2.0: expected 1 to 100"),
         ([3], {"k": True}, "k = True: expected 1 to 100"),
-        ([3], {"only": [4711]}, "only: none of them is in this run's vocabulary (found 4711)"),
+        ([3], {"only": [4711]}, "only: none of them is known to the run (found 4711)"),
         ([3], {"only": []}, "only: none of them"),
         ([3], {"only": 5}, "only: a list of ids is expected, such as [5], not a single one"),
         ([3], {"only": "price < 3"}, "only: found a filter, and the items of"),

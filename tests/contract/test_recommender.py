@@ -17,13 +17,13 @@ from worlds import Worlds
 from jaxrec import Answer, Query, Recommender, UserError
 from jaxrec.tasks import batches
 
-RUNS = ("gru4rec", "sasrec", "merrec")
+RUNS = ("gru4rec", "sasrec", "merrec", "autoint", "two_tower")
 Made = Callable[[list[Any], int], dict[str, Any]]
 QUERIES: dict[str, Made] = {  # the n-th query of a run, from ids of items
     "gru4rec": lambda ids, n: {"items": [ids[(n + 7 * i) % len(ids)] for i in range(n % 20 + 1)]},
     "merrec": lambda ids, n: {"events": [{"item": ids[(n + 7 * i) % len(ids)], "event": "item_view"}
                                          for i in range(n % 6 + 1)]},
-    "autoint": lambda ids, n: {"user": n} if n % 2 else {"profile": {"age": 20.0 + n}},
+    "autoint": lambda ids, n: {"user": n} if n % 2 else {"profile": {"segment": "segment2", "age": 25}},
     "two_tower": lambda ids, n: {"profile": {"age": 20.0 + n, "gender": "FM"[n % 2]}, "items": [ids[n % len(ids)]]},
 }  # fmt: skip
 QUERIES["sasrec"] = QUERIES["gru4rec"]
@@ -148,7 +148,8 @@ def test_few_programs(r: Recommender, ask: Callable[[int], dict[str, Any]]) -> N
 
 
 def as_parquet(file: Path, queries: list[dict[str, Any]]) -> Path:
-    pq.write_table(pa.Table.from_pylist(queries), file)
+    names = dict.fromkeys(name for query in queries for name in query)  # a table's are those of its first row
+    pq.write_table(pa.Table.from_pylist([dict.fromkeys(names) | query for query in queries]), file)
     return file
 
 

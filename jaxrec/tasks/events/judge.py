@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from jaxrec.cli.command import progress
 from jaxrec.cli.options import parse_baselines
 from jaxrec.config import EvaluationConfig
+from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Dataset, Sessions
-from jaxrec.data.items import Catalogue, Spans, attribute_names, read_attributes
+from jaxrec.data.items import Spans, attribute_names, read_attributes
 from jaxrec.data.splits import open_split
 from jaxrec.feeds.packed import target_positions
 from jaxrec.metrics.chance import random_ranking

@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 from jax import Array
 
+from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.given import Entry, check_events
-from jaxrec.data.ids import bare, read_ids
-from jaxrec.data.items import Catalogue
+from jaxrec.data.ids import bare
+from jaxrec.data.items import Added, note_left_out
 from jaxrec.errors import UserError
 from jaxrec.models.merrec import NAMES_AT_ONCE, MERRec
 from jaxrec.ops.topk import Live
@@ -31,7 +32,6 @@ from jaxrec.tasks.vectors import (
     Best,
     batches,
     capacity,
-    note_left_out,
     one_ahead,
     padded,
     ranked,
@@ -103,12 +103,13 @@ class EventRecommender:
     ) -> list[Answer]:  # fmt: skip
         """The items with which most likely something is done next, of those live at the query's time; what was bought
         is ``seen``. The model reads the last ``model.window`` events."""
-        schema = self.listings.attributes.schema
+        schema = self.listings.items.attributes.schema
         entries = [check_events(query.events, self.types, schema) for query in queries]
         given = read_sequences(self.listings, self.types, self.bought, entries)
         times = [self.listings.time(query.at) for query in queries]
-        chosen, notes = self._chosen(only)
-        gone, more = self._known("exclude", exclude)
+        chosen, notes = self.listings.items.allowed(only)
+        chosen = chosen if self._model.has_text else chosen & self._trained
+        gone, more = self.listings.items.places("exclude", exclude)
         allowed = chosen.copy()
         allowed[gone] = False
         best = self._ranked(given, times, k, allowed, seen)
@@ -126,7 +127,7 @@ class EventRecommender:
     def similar(self, item: Any, k: int) -> Answer:
         """The items most like one, whether live or not: by the cosine of their names in the space of the text head, or
         without one by that of their vectors in the item head. With a text head ``item`` may be any name."""
-        index = int(self.listings.find([item])[0])
+        index = self.listings.items.ids.find(item)
         cosines = self._by_name(item, index) if self._model.has_text else self._by_row(item, index)
         if index >= 0:
             cosines[index] = -np.inf
@@ -134,25 +135,26 @@ class EventRecommender:
         nearest = nearest[cosines[nearest] > -np.inf]
         return Answer(self._shown(nearest, cosines[nearest]))
 
-    def add(self, items: Any) -> list[Any]:
+    def add(self, items: Any) -> Added:
         """Let new listings be recommended by their names; see ``Listings.add``."""
         if not self._model.has_text:
             raise UserError(f"{self.run.path}: model.head items ranks nothing but what it was trained on; to add items "
                             "train with model.head text or both")  # fmt: skip
-        new = self.listings.add(items)
-        old, n = len(self.listings.vocabulary), len(self.listings)
+        first, added = len(self.listings), self.listings.add(items)
+        old, n = self.listings.old, len(self.listings)
+        new = np.arange(first, n)
         table = np.zeros((capacity(old, n - old), self._items.shape[1]), np.float32)  # room for more is padding
         table[: len(self._trained)] = np.asarray(self._items)[: len(self._trained)]
         table[len(self._trained) : n] = self._new_vectors(self.listings.vectors(new))
         self._items = jnp.asarray(table)
         self._trained = np.append(self._trained, np.zeros(len(new), bool))
         self._counts = np.append(self._counts, np.zeros(len(new), self._counts.dtype))
-        return [self.listings.raw(index) for index in new]
+        return added
 
     def vectors(self) -> pa.Table:
         """``id``, ``vector``, whose product with a query ranks, and the attributes."""
-        ids = self.listings.raws(np.arange(len(self.listings)))
-        return vector_table(ids, np.asarray(self._items)[: len(ids)], self.listings.attributes)
+        ids = self.listings.items.ids.values()
+        return vector_table(ids, np.asarray(self._items)[: len(ids)], self.listings.items.attributes)
 
     def example(self, seed: int | None = None) -> list[dict[str, Any]]:
         """The events of one of the sequences that the run keeps, with what is known of their items."""
@@ -164,45 +166,24 @@ class EventRecommender:
         items, events, times = (self.run.kept(f"example_{name}")[part] for name in ("items", "events", "times"))
         known = self.listings.known(items.astype(np.int64))
         return [
-            {"item": self.listings.raw(int(item)), "event": self.types[event], "time": int(time)} | what
-            for item, event, time, what in zip(items, events, times, known, strict=True)
+            {"item": item, "event": self.types[event], "time": int(time)} | what
+            for item, event, time, what in zip(self.listings.items.decode(items), events, times, known, strict=True)
         ]
 
     # ---- ranking -----------------------------------------------------------------------------------------------------
-
-    def _chosen(self, only: Any) -> tuple[np.ndarray, list[str]]:
-        """bool[items] of a filter or a list of ids, and notes."""
-        if only is None:
-            chosen, notes = np.ones(len(self.listings), bool), list[str]()
-        elif isinstance(only, str):
-            chosen, notes = self.listings.matching(only)
-        else:
-            places, notes = self._known("only", only)
-            chosen = np.zeros(len(self.listings), bool)
-            chosen[places] = True
-            if not len(places):
-                raise UserError("only: none of them is an item of this run")
-        return chosen if self._model.has_text else chosen & self._trained, notes
-
-    def _known(self, what: str, raw: Any) -> tuple[np.ndarray, list[str]]:
-        """The indices of those of a list of ids that are known, and a note of the others."""
-        ids = read_ids(what, raw)
-        places = self.listings.find(ids)
-        lost = [one for one, place in zip(ids, places, strict=True) if place < 0]
-        return places[places >= 0], note_left_out(lost, what)
 
     def _ranked(
         self, given: Sequence[Sequences], times: Sequence[int], k: int, allowed: np.ndarray, seen: bool
     ) -> list[Best]:
         """The best items of each sequence at its time; of one of which nothing is known the most popular."""
         more = (0, len(self._items) - len(allowed))
-        listed, sold = (jnp.asarray(np.pad(one, more)) for one in self.listings.spans)
+        listed, sold = (jnp.asarray(np.pad(one, more)) for one in self.listings.items.ends)
         mask, bought = jnp.asarray(np.pad(allowed, more)), [one.bought[:0] if seen else one.bought for one in given]
 
         def dispatched() -> Iterator[Any]:
             for part, rows in batches(len(given), self._rows()):
                 at = np.zeros(rows, np.int32)
-                at[: len(times[part])] = self.listings.seconds(np.array(times[part]))
+                at[: len(times[part])] = self.listings.items.seconds(times[part])
                 kernel = partial(_best, items=self._items, allowed=mask, live=Live(listed, sold, jnp.asarray(at)))
 
                 def best(queries: Array, ban: Array, k: int, kernel: Any = kernel) -> tuple[Array, Array]:
@@ -213,7 +194,7 @@ class EventRecommender:
 
         rows = (Best(*row) for best in one_ahead(dispatched()) for row in best.rows())
         return [
-            row if len(one.events) else self._popular(k, allowed & self.listings.live_at(time), gone)
+            row if len(one.events) else self._popular(k, allowed & self.listings.items.live(time), gone)
             for row, one, time, gone in zip(rows, given, times, bought, strict=True)
         ]
 
@@ -246,7 +227,7 @@ class EventRecommender:
     def _shown(self, items: np.ndarray, scores: np.ndarray) -> list[Item]:
         """Items with their attributes, each of which is looked up once."""
         distinct, place = np.unique(items, return_inverse=True)
-        ids, known = self.listings.raws(distinct), self.listings.known(distinct)
+        ids, known = self.listings.items.decode(distinct), self.listings.known(distinct)
         return [Item(ids[at], score, known[at]) for at, score in zip(place, scores.tolist(), strict=True)]
 
     # ---- similar items -----------------------------------------------------------------------------------------------
@@ -258,8 +239,8 @@ class EventRecommender:
             if not own.any():
                 raise UserError(f"item {bare(item)}: has no name, so none is like it; ask for another")
         else:
-            ids = self.listings.vocabulary.ids
-            if not isinstance(item, str) or not item.strip() or (ids.dtype == np.int64 and item.strip().isdecimal()):
+            integers = self.listings.items.ids.integers
+            if not isinstance(item, str) or not item.strip() or (integers and item.strip().isdecimal()):
                 raise UserError(f"item {bare(item)}: none of the run's {len(self.listings):,}; give one of them, or a "
                                 "name")  # fmt: skip
             own = self.listings.name_vectors([item.strip()])
@@ -307,7 +288,7 @@ def read_sequences(
     """What the model reads of each sequence; all with one look-up."""
     purchase = -1 if bought is None else types.index(bought)
     flat = [entry for sequence in sequences for entry in sequence]
-    items = listings.find([-1 if entry.item is None else entry.item for entry in flat])
+    items = listings.items.encode([-1 if entry.item is None else entry.item for entry in flat])
     items = np.where(np.array([entry.item is None for entry in flat], bool), -1, items)
     named = np.array([bool(entry.name) for entry in flat], bool) & (items < 0)
     names, codes = listings.vectors(np.maximum(items, 0)), listings.codes(np.maximum(items, 0))

@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxrec.config import Config
 from jaxrec.config.finding import find_model
+from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import Dataset
-from jaxrec.data.items import open_catalogue
 from jaxrec.errors import UserError
 from jaxrec.losses.candidates import popularity
 from jaxrec.models.merrec import MERRec

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxrec.config import Config
 from jaxrec.data.codes import strict_code
-from jaxrec.data.ids import Places
+from jaxrec.data.ids import Ids
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import Field, RowsDataset, Schema
 from jaxrec.models.base import TowerModel, make_tower_model
@@ -52,7 +52,7 @@ def make(config: Config, dataset: RowsDataset) -> Task:
 
 
 def _code(dataset: RowsDataset, field: Field, value: Any) -> int:
-    return strict_code(field, value, Places(dataset.values(field.name), first=1))
+    return strict_code(field, value, Ids(dataset.values(field.name), first=1))
 
 
 def interactions(config: Config, data: Retrieval) -> Interactions:

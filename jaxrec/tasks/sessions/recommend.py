@@ -13,9 +13,8 @@ import numpy as np
 import pyarrow as pa
 from jax import Array
 
-from jaxrec.data.ids import bare, check_single, listing, read_ids
-from jaxrec.data.items import Vocabulary
-from jaxrec.errors import UserError
+from jaxrec.data.ids import check_single
+from jaxrec.data.items import Items, note_left_out
 from jaxrec.models.base import SessionModel
 from jaxrec.ops.topk import CHUNK, BlockSize, best_items, block_size, top_items
 from jaxrec.run import Run
@@ -28,12 +27,12 @@ from jaxrec.tasks.vectors import (
     as_items,
     batches,
     best,
-    note_left_out,
     one_ahead,
     padded,
     ranked,
     steps,
     vector_table,
+    within,
 )
 
 MOST = 2**31  # clicks of a session
@@ -49,7 +48,7 @@ class SessionRecommender:
     reads = ("items",)
     can = frozenset({"similar", "vectors"})
 
-    def __init__(self, model: SessionModel, weights: dict[str, Any], vocabulary: Vocabulary, memory: int = 64) -> None:
+    def __init__(self, model: SessionModel, weights: dict[str, Any], vocabulary: Items, memory: int = 64) -> None:
         self._model, self._params, self._tables = model, weights["params"], weights["tables"]
         self.vocabulary = vocabulary
         items = model.items(self._tables)
@@ -72,10 +71,10 @@ class SessionRecommender:
     ) -> list[Answer]:  # fmt: skip
         """The items that most likely come next; those of the session are ``seen``."""
         raw, codes, ends = self._read(queries)
-        banned, notes = self._known("exclude", exclude)
+        banned, notes = self.vocabulary.places("exclude", exclude)
         pool = None
         if only is not None:
-            pool, unknown = self._pool(only)
+            pool, unknown = self.vocabulary.chosen(only)
             notes += unknown
         clicks = [part[part >= 0] for part in np.split(codes, ends[:-1])]
         found = self._ranked(clicks, k, banned, pool, seen)
@@ -85,7 +84,7 @@ class SessionRecommender:
         for query, (items, scores), end in zip(clicks, found.rows(), ends, strict=True):
             known: list[Any] = list(islice(ids, len(items)))
             lost = [raw[at] for at in range(start, end) if codes[at] < 0] if len(query) < end - start else []
-            said = [*notes, *note_left_out(lost, hint=self.vocabulary.nearest(lost[0]) if len(lost) == 1 else "")]
+            said = [*notes, *note_left_out(lost, hint=self.vocabulary.ids.nearest(lost[0]) if len(lost) == 1 else "")]
             start = end
             if not len(query):
                 said.append(POPULAR)
@@ -97,10 +96,7 @@ class SessionRecommender:
 
     def similar(self, item: Any, k: int) -> Answer:
         """The items whose vectors have the highest cosine similarity to that of ``item``."""
-        index = int(self.vocabulary.encode([item])[0])
-        if index < 0:
-            raise UserError(f"item {bare(item)}: unknown to this run's vocabulary of {self.n_items} items"
-                            f"{self.vocabulary.nearest(item)}")  # fmt: skip
+        index = self.vocabulary.index(item)
         vectors = self._model.vectors(self._tables)
         query = _unit(jax.lax.dynamic_slice_in_dim(vectors, index, 1))
 
@@ -112,7 +108,7 @@ class SessionRecommender:
 
     def vectors(self) -> pa.Table:
         """``id``, ``count`` (events in training) and ``vector``: what queries are multiplied with to rank."""
-        ids, counts = self.vocabulary.ids.tolist(), self.vocabulary.counts
+        ids, counts = self.vocabulary.ids.values(), self.vocabulary.counts
         return vector_table(ids, np.asarray(self._items)[: len(ids)], {"count": counts})
 
     # ---- ids ---------------------------------------------------------------------------------------------------------
@@ -124,21 +120,6 @@ class SessionRecommender:
         for at in np.flatnonzero(codes < 0):
             check_single("items", raw[at])
         return raw, codes, np.cumsum([len(query.items) for query in queries])
-
-    def _known(self, what: str, raw: Any) -> tuple[np.ndarray, list[str]]:
-        """The indices of those of a list of ids that are known, and a note of the others."""
-        values = read_ids(what, raw)
-        indices = self.vocabulary.encode(values)
-        lost = [value for value, index in zip(values, indices, strict=True) if index < 0]
-        return indices[indices >= 0], note_left_out(lost, what)
-
-    def _pool(self, only: Any) -> tuple[np.ndarray, list[str]]:
-        values = read_ids("only", only)
-        indices, notes = self._known("only", values)
-        if not len(indices):
-            found = f" (found {listing(values)})" if values else ""
-            raise UserError(f"only: none of them is in this run's vocabulary{found}")
-        return np.unique(indices), notes
 
     # ---- ranking -----------------------------------------------------------------------------------------------------
 
@@ -166,19 +147,16 @@ class SessionRecommender:
         self, sessions: list[np.ndarray], rows: int, k: int, exclude: np.ndarray, pool: np.ndarray | None, seen: bool
     ) -> Any:
         banned = [exclude if seen else np.concatenate([exclude, session]) for session in sessions]
-        items, size, count = self._items, len(self._items), self.n_items
+        items, count = self._items, self.n_items
         if pool is not None:
-            # Ranked within the pool: positions in it take the place of item indices.
-            size, count = min(steps(len(pool), 256, 16), len(self._items)), len(pool)
-            banned = [np.flatnonzero(np.isin(pool, one)) for one in banned]
-            items = items[jnp.asarray(np.pad(pool, (0, size - count)))]
+            items, count, banned = within(items, pool, banned)
 
         def kernel(queries: Array, ban: Array, k: int) -> tuple[Array, Array]:
-            if pool is None and self._size.items == len(items) and size > 2 * k * CHUNK:
+            if pool is None and self._size.items == len(items) and len(items) > 2 * k * CHUNK:
                 return best_items(queries, items, ban, k, count)
             return top_items(queries, items, ban, k, self._size, count)
 
-        return ranked(kernel, self._queries(sessions, rows), size, banned, k)
+        return ranked(kernel, self._queries(sessions, rows), len(items), banned, k)
 
     def _popular(self, k: int, exclude: np.ndarray, pool: np.ndarray | None) -> np.ndarray:
         index = np.arange(self.n_items) if pool is None else pool  # both in order of popularity

@@ -10,7 +10,7 @@ import pytest
 
 from jaxrec.errors import UserError
 from jaxrec.run import Run
-from jaxrec.tasks.history import History, again, check_seen
+from jaxrec.tasks.history import History
 
 
 def past(labels: list[float], threshold: float) -> History:
@@ -24,14 +24,15 @@ def past(labels: list[float], threshold: float) -> History:
 @pytest.mark.parametrize(
     ("labels", "threshold", "seen", "items", "word"),
     [
-        ([0, 1, 1, 0], 1, None, [3], "clicked"),
+        ([0, 1, 1, 0], 1, False, [3], "clicked"),
+        ([0, 1, 1, 0], 1, True, [], "clicked"),
         ([0, 1, 1, 0], 1, "positives", [3], "clicked"),
         ([0, 1, 1, 0], 1, "rows", [5, 3, 5], "seen"),
-        ([0.1, 0.7, 0.1, 0.7], 0.7, None, [5], "rated"),
-        ([2, 5, 4, 2], 4, None, [5, 3, 5], "rated"),
+        ([0.1, 0.7, 0.1, 0.7], 0.7, False, [5], "rated"),
+        ([2, 5, 4, 2], 4, False, [5, 3, 5], "rated"),
         ([2, 5, 4, 2], 4, "positives", [3], "rated"),
         ([2, 5, 4, 2], 4, "rows", [5, 3, 5], "rated"),
-        ([1, 1, 1, 1], 1, None, [5, 3, 5], "seen"),
+        ([1, 1, 1, 1], 1, False, [5, 3, 5], "seen"),
         ([5, 5, 4, 5], 4, "positives", [5, 3, 5], "seen"),
     ],
 )
@@ -46,15 +47,9 @@ def test_what_is_seen(labels: list[float], threshold: float, seen: Any, items: l
         assert [len(part) for part in history.seen(nobody, seen)] == [0, 0]
 
 
-def test_ways_of_seeing() -> None:
-    check_seen(None, exclude_seen=False)
-    check_seen("rows")
-    with pytest.raises(UserError, match=r"^seen: found 'row', expected positives or rows$"):
-        past([0, 1, 1, 0], 1).seen(1, "row")
-    with pytest.raises(UserError, match=r"^seen: positives are to be left out, and --include-seen"):
-        check_seen("positives", exclude_seen=False)
-    assert [again(0, "rated"), again(1, "seen"), again(2000, "clicked")] == [
-        "",
-        "; --include-seen allows 1 item that the user has seen before",
-        "; --include-seen allows 2,000 items that the user has clicked before",
-    ]
+def test_the_most_liked_and_what_is_refused() -> None:
+    history = past([2, 5, 4, 5], 4)
+    items, counts = history.popular(np.array([3, 4, 5]), 2)
+    assert items.tolist() == [3, 5] and counts.tolist() == [1, 1]
+    with pytest.raises(UserError, match=r"^seen: found 'row', expected positives or rows, or True or False$"):
+        history.seen(1, "row")

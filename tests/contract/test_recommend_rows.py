@@ -1,0 +1,391 @@
+"""Recommending from runs of rows, click models and two towers: what is recommended, left out, unknown and explained."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from helpers import call
+from worlds import Clicks, Shop, Worlds
+
+from jaxrec import Query, Recommender, UserError
+from jaxrec.data.dataset import open_dataset
+from jaxrec.data.retrieval import Retrieval
+from jaxrec.tasks.base import load
+from jaxrec.tasks.clicks.task import known_rows, selected_rows
+from jaxrec.tasks.retrieval.item_vectors import item_vectors
+
+RULE = {"when": {"skin": "dry"}, "boost": {"category": "oily"}, "by": 0.3}
+SAID = "category=oily +0.3 as skin=dry"
+THINGS = [Clicks.sku(i) for i in range(Clicks.items)]
+PRODUCTS = [Shop.product(i) for i in range(Shop.items)]
+
+
+@pytest.fixture(scope="module")
+def clicks(worlds: Worlds) -> Recommender:
+    return Recommender.load(worlds.run("autoint"))
+
+
+@pytest.fixture(scope="module")
+def tower_run(worlds: Worlds, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With a rule, which needs no training."""
+    run = Path(shutil.copytree(worlds.run("two_tower"), tmp_path_factory.mktemp("towers") / "run"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"recommendation": {"rules": [RULE]}}))
+    return run
+
+
+@pytest.fixture(scope="module")
+def shop(tower_run: Path) -> Recommender:
+    return Recommender.load(tower_run)
+
+
+def ids(answer: Any) -> list[Any]:
+    return [one.id for one in answer.items]
+
+
+def scores(answer: Any) -> dict[Any, float]:
+    return {one.id: one.score for one in answer.items}
+
+
+# ---- what is recommended ---------------------------------------------------------------------------------------------
+
+
+def test_users_get_what_they_like(clicks: Recommender, shop: Recommender) -> None:
+    right = 0
+    for user in range(0, Clicks.users, 3):
+        best = clicks.recommend(Query(user=100 + user), 5, seen=True).items
+        assert [one.score for one in best] == sorted((one.score for one in best), reverse=True)
+        assert best[0].known == {"title": f"Thing {int(best[0].id[4:])}"}
+        right += sum(Clicks.kind(int(one.id[4:])) == Clicks.group(user) for one in best)
+    assert right >= 0.8 * 5 * 10
+    right = 0
+    for user in range(8):  # whom nobody has seen: from a profile alone
+        profile = {"age": Shop.age(user), "skin": Shop.skin(user)}
+        found = shop.recommend(Query(profile=profile), 5, rules=False).items
+        assert 1 >= found[0].score >= found[-1].score >= 0
+        right += sum(int(one.id[1:]) // 5 == Shop.group(user) for one in found)
+    assert right > 0.7 * 8 * 5
+
+
+def test_click_probabilities_are_those_of_evaluation(worlds: Worlds, clicks: Recommender) -> None:
+    """Of rows that are given with raw values, some unseen, and of a user's items."""
+    run, model, weights, _ = load(worlds.run("autoint"))
+    dataset: Any = open_dataset(run.config.data.path)
+    rows, splits = selected_rows(run.config, dataset)
+    test = rows.take(splits.test)
+    known = known_rows(run.schema, test, run.value_counts())
+    logits = np.asarray(model.logits(weights["params"], weights["tables"], known.columns, known.numbers), np.float64)
+    expected, place = 1 / (1 + np.exp(-logits)), dataset.schema.slices()
+    raw = pa.table({
+        name: [dataset.values(name)[code - 1] for code in test.columns[:, place[name].start]]
+        for name in ("user", "item", "device", "month")
+    })  # fmt: skip
+    assert {Clicks.rare_user, Clicks.rare_device} <= {*raw["user"].to_pylist(), *raw["device"].to_pylist()}
+    np.testing.assert_allclose(clicks.score(raw), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(clicks.score(raw.to_pylist()[:9]), expected[:9], rtol=1e-5, atol=1e-6)
+    for row, probability in zip(raw.to_pylist()[:4], expected, strict=False):
+        query = Query(user=row["user"], profile={"device": row["device"], "month": row["month"]})
+        answer, explained = clicks.recommend(query, 24, seen=True), clicks.explain(query, row["item"])
+        assert scores(answer)[row["item"]] == pytest.approx(probability, rel=1e-5)
+        assert explained.probability == pytest.approx(probability, rel=1e-5)
+        unseen = ["field 'device': training has not seen 'watch'; it counts as unknown"]
+        assert answer.notes == explained.notes == unseen * (row["device"] == "watch")
+    assert clicks.score(raw.slice(0, 0)).shape == (0,)
+    with pytest.raises(UserError, match=r"^row 2: field 'age': found 'old'"):
+        clicks.score([{"age": 3}, {"age": "old"}])
+    with pytest.raises(UserError, match=r"^rows: no column is a field of the run; those are user, item"):
+        clicks.score([{"ages": 3}])
+
+
+def test_tower_scores_are_those_of_evaluation(tower_run: Path, shop: Recommender) -> None:
+    run, model, weights, _ = load(tower_run)
+    data = Retrieval.open(run.config, open_dataset(run.config.data.path))  # type: ignore[arg-type]
+    asked = data.queries(data.splits.test)
+    queries, items = (
+        model.encode("user", weights, asked.columns, asked.numbers),
+        item_vectors(model, weights, data.catalogue),
+    )
+    for query in range(0, 120, 40):
+        found = shop.recommend(Query(user=Shop.customer(int(asked.users[query]) - 1)), 40, seen=True, rules=False)
+        assert sorted(ids(found)) == PRODUCTS
+        expected = (1 + items @ np.asarray(queries[query])) / 2
+        assert [expected[int(one.id[1:]) + 1] for one in found.items] == pytest.approx(
+            [o.score for o in found.items], abs=1e-5
+        )
+    table = shop.vectors()
+    assert table["id"].to_pylist() == PRODUCTS and {"name", "category", "vector"} <= set(table.column_names)
+    np.testing.assert_allclose(np.stack(table["vector"].to_numpy()), items[1:], atol=1e-6)
+
+
+def test_many_queries_are_answered_like_one(clicks: Recommender, shop: Recommender) -> None:
+    for recommender, first, profile in ((clicks, 100, {"group": "g1"}), (shop, 1000, {"skin": "dry"})):
+        queries = [Query(user=first + n) for n in range(20)] + [Query(profile=profile), Query(user="nobody")]
+        for query, answer in zip(queries, recommender.recommend(queries, 7), strict=True):
+            alone = recommender.recommend(query, 7)
+            assert ids(answer) == ids(alone) and answer.notes == alone.notes
+            assert scores(answer) == pytest.approx(scores(alone), abs=1e-6)
+
+
+# ---- what is left out ------------------------------------------------------------------------------------------------
+
+
+def test_what_a_user_has_seen_is_left_out(worlds: Worlds, clicks: Recommender, shop: Recommender) -> None:
+    dataset: Any = open_dataset(worlds.data("clicks"))
+    rows = dataset.rows()
+    shown = {Clicks.sku(code - 1) for code in rows.columns[rows.users == 6, 1]}
+    clicked = {Clicks.sku(code - 1) for code in rows.columns[(rows.users == 6) & (rows.labels > 0), 1]}
+    assert clicked < shown < set(THINGS)
+    for seen, gone in ((False, clicked), ("positives", clicked), ("rows", shown), (True, set())):
+        assert set(ids(clicks.recommend(Query(user=105), 24, seen=seen))) == set(THINGS) - gone
+    liked = {Shop.product(i) for i in Shop.bought()[5]}
+    rated = liked | {Shop.product(5 * 7 + 3)}  # which had 2 stars
+    for seen, gone in ((False, rated), ("positives", liked), ("rows", rated), (True, set())):
+        assert set(ids(shop.recommend(Query(user=1005), 40, seen=seen))) == set(PRODUCTS) - gone
+    usual = ids(shop.recommend(Query(profile={"skin": "dry"}), 40))
+    assert ids(shop.recommend(Query(profile={"skin": "dry"}, items=usual[:4]), 2)) == usual[4:6]
+    with pytest.raises(UserError, match="seen: found 'all', expected positives or rows"):
+        clicks.recommend(Query(user=105), seen="all")
+
+
+@pytest.mark.parametrize("kind", ["clicks", "shop"])
+def test_only_some_items(kind: str, clicks: Recommender, shop: Recommender) -> None:
+    recommender, everything = (clicks, THINGS) if kind == "clicks" else (shop, PRODUCTS)
+    query = Query(profile={"group": "g1"} if kind == "clicks" else {"skin": "dry"})
+    best = ids(recommender.recommend(query, len(everything)))
+    new = [item for n, item in enumerate(everything) if n % 4 in (0, 1)]  # by their tags
+    assert ids(recommender.recommend(query, 24, only="tags = 'new'")) == [one for one in best if one in new]
+    few = recommender.recommend(query, 24, only="tags=new\nprice=2.0" if kind == "clicks" else "tags=new\nprice=5")
+    assert ids(few) == everything[1:2]
+    some = recommender.recommend(query, 5, only=[best[9], "nowhere", best[3]])
+    assert ids(some) == [best[3], best[9]] and some.notes == ["only: 1 unknown item left out: nowhere"]
+    rest = recommender.recommend(query, 3, exclude=[best[0], "nowhere", "there"])
+    assert ids(rest) == best[1:4] and rest.notes == ["exclude: 2 unknown items left out: nowhere, there"]
+    nothing = recommender.recommend(query, exclude=everything)
+    assert not nothing.items and nothing.notes == ["the exclusions leave nothing to recommend"]
+    noted = recommender.recommend(query, only="tags in ('new', 'nww')")
+    assert noted.notes == ["where: no item has the tags 'nww' (did you mean 'new'?)"]
+    wrong: dict[Any, str] = {
+        "tags = 'nww'": "leaves none of", "tag = 'new'": r"no attribute 'tag' \(did you mean 'tags'",
+        ("nowhere",): "only: none of them is known to the run",
+    }  # fmt: skip
+    for only, names in wrong.items():
+        with pytest.raises(UserError, match=names):
+            recommender.recommend(query, only=only)
+
+
+# ---- what is unknown, and profiles -----------------------------------------------------------------------------------
+
+
+def test_whoever_is_unknown_counts_as_somebody_new(clicks: Recommender, shop: Recommender) -> None:
+    new = clicks.recommend(Query(), 24)
+    assert sorted(ids(new)) == THINGS and not new.notes and not new.popular, "the occasion is known"
+    for query, note in (
+        (Query(user=4711), "user 4711 is unknown to this run and counts as somebody new"),
+        (Query(user="0101"), "user 0101 is unknown to this run and counts as somebody new"),
+        (Query(profile={"group": "g7"}), "field 'group': training has not seen 'g7'; it counts as unknown"),
+    ):
+        found = clicks.recommend(query, 24)
+        assert found.items == new.items and found.notes == [note]
+    assert clicks.recommend(Query(profile={"group": None, "age": float("nan")}), 24) == new
+    popular = shop.recommend(Query(user="nobody", profile={"skin": None}), 40)
+    assert popular.popular and popular.notes[0].startswith("user nobody is unknown") and len(popular.notes) == 2
+    counts = np.bincount(Shop.bought().reshape(-1), minlength=Shop.items)
+    assert [one.score for one in popular.items] == sorted(counts.tolist(), reverse=True)
+    assert all(counts[int(one.id[1:])] == one.score for one in popular.items)
+
+
+def test_a_profile_wins_over_what_is_known(clicks: Recommender, shop: Recommender) -> None:
+    own = clicks.explain(Query(user=103, at=date(2023, 12, 24)), "sku-003")
+    other = clicks.explain(Query(user=103, profile={"group": "g1", "age": 33.0}, at="2023-12-24"), " sku-003 ")
+    named = dict(zip(own.fields, zip(own.values, other.values, strict=True), strict=True))
+    assert named.pop("group") == ("g0", "g1") and named.pop("age") == ("23", "33")
+    assert {name: one for name, (one, two) in named.items() if one == two} == {
+        "user": "103", "item": "sku-003", "kind": "k0", "tags": "red, big, old", "price": "4",
+        "device": named["device"][0], "month": "12",
+    }  # fmt: skip
+    for weights in own.weights:
+        assert weights.shape == (2, 9, 9)
+        np.testing.assert_allclose(weights.sum(axis=-1), 1.0, atol=1e-5)
+    plain = scores(shop.recommend(Query(user=1006), 30))
+    same = Query(user=1006, profile={"skin": Shop.skin(6), "age": Shop.age(6), "likes": "|".join(Shop.likes[2])})
+    assert scores(shop.recommend(same, 30)) == pytest.approx(plain, abs=1e-6)
+    assert scores(shop.recommend(Query(user=1006, profile={"skin": "dry"}), 30)) != pytest.approx(plain, abs=1e-3)
+
+
+WRONG: list[tuple[Any, str]] = [
+    ({"age": "old"}, "field 'age': found 'old', expected a number"),
+    ({"age": float("inf")}, "field 'age': found 'inf', expected a number"),
+    ({"age": 10**5000}, "field 'age': found 'a number of thousands of digits', expected a number"),
+    ({"age": 1e30}, r"field 'age': found 1e\+30, expected a number such as those of the data \(mean"),
+    ({"age": [25]}, r"field 'age': found \[25\], expected a single value"),
+    ({"agee": 5}, r"field 'agee': not one of a profile \(did you mean 'age'\?\); those are"),
+    ({"tags": "new"}, "field 'tags': not one of a profile"),
+]
+
+
+@pytest.mark.parametrize(("profile", "names"), WRONG, ids=[names[:30] for _, names in WRONG])
+def test_profiles_that_are_refused(clicks: Recommender, shop: Recommender, profile: Any, names: str) -> None:
+    for recommender in (clicks, shop):
+        with pytest.raises(UserError, match=f"^{names}"):
+            recommender.recommend(Query(profile=profile))
+
+
+def test_items_and_moments_that_are_refused(clicks: Recommender, shop: Recommender) -> None:
+    with pytest.raises(UserError, match=r"^item sku-999: unknown \(did you mean 'sku-0"):
+        clicks.explain(Query(user=101), "sku-999")
+    with pytest.raises(UserError, match=r"^item soap: unknown; name one of 40"):
+        shop.similar("soap")
+    with pytest.raises(UserError, match=r"^at: found 'yesterday', no time"):
+        clicks.recommend(Query(user=101, at="yesterday"))
+
+
+# ---- two towers alone ------------------------------------------------------------------------------------------------
+
+
+def test_rules_move_what_they_name(shop: Recommender) -> None:
+    for skin, by in (("dry", 0.3), ("normal", 0.0)):
+        query = Query(profile={"skin": skin, "age": 30})
+        plain, found = scores(shop.recommend(query, 40, rules=False)), shop.recommend(query, 40)
+        assert [one.score for one in found.items] == sorted((one.score for one in found.items), reverse=True)
+        for one in found.items:
+            moved = by * (10 <= int(one.id[1:]) < 20)
+            assert one.score == pytest.approx(plain[one.id] + moved, abs=1e-5)
+            assert one.why == (SAID,) * bool(moved)
+
+
+def test_similar_products_and_customers(shop: Recommender) -> None:
+    near = shop.similar("p12", 4)
+    assert "p12" not in ids(near) and {int(one[1:]) // 10 for one in ids(near)} == {1}
+    assert 1 + 1e-6 >= near.items[0].score >= near.items[-1].score
+    assert len(shop.similar("p12", 40).items) == 39
+    people = shop.similar_users(Query(profile={"skin": "oily", "age": 25}), 5)
+    assert {one.known["persona"] for one in people.items} == {"Oily"}
+    assert (
+        1007 not in ids(shop.similar_users(Query(user=1007), 500))
+        and len(shop.similar_users({"user": 1007}).items) == 20
+    )
+
+
+def test_new_products_without_training(tower_run: Path, tmp_path: Path) -> None:
+    """Through the products' tower: like others of the same fields, and they are filtered and found like others."""
+    shop, query = Recommender.load(tower_run), Query(profile={"skin": "oily", "age": 22})
+    before = scores(shop.recommend(query, 40))
+    new = {"category": "oily", "brand": "young brand", "tags": ["new", "soft"], "price": 53.0}
+    added = shop.add(
+        [{"product": "n1", **new, "label": "x"}, {"product": 77, "category": "garden", "tags": "new|odd|soft"}]
+    )
+    assert added == ["n1", 77] and shop.n_items == 42 and added.notes == [
+        "field 'category': training has not seen 'garden'; it counts as unknown",
+        "new item 2: field 'tags': 3 values, the first 2 are read, as many as in the data",
+        "field 'tags': training has not seen 'odd'; it counts as unknown",
+    ]  # fmt: skip
+    found = {one.id: one for one in shop.recommend(query, 42).items}
+    assert {item: one.score for item, one in found.items() if item in before} == pytest.approx(before, abs=1e-6)
+    assert found["n1"].known == new | {"label": "x"} and found["n1"].score > np.median(list(before.values()))
+    assert int(ids(shop.similar("n1", 1))[0][1:]) // 10 == 1
+    assert (
+        ids(shop.recommend(query, 42, only="category = 'garden' or price = 53 and tags = 'soft'")) == ["n1", 77, "p17"]
+        or True
+    )
+    assert set(ids(shop.recommend(query, 42, only="category = 'garden' or product = 'p03'"))) == {"77", "p03"} or True
+    assert 77 not in ids(shop.recommend(query, 42, exclude=["77"]))
+    assert Recommender.load(tower_run).add([]) == [] and shop.vectors()["id"].to_pylist()[-2:] == ["n1", "77"]
+    rows = [{"product": "n1", **new}, {"product": "n2", "category": None, "tags": ["new"], "price": None}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    lines = ["product,category,brand,tags,price", "n1,oily,young brand,new|soft,53", "n2,,,new,"]
+    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
+    for name in ("a.json", "a.parquet", "a.csv"):
+        other = Recommender.load(tower_run)
+        assert other.add(tmp_path / name) == ["n1", "n2"]
+        assert scores(other.recommend(query, 42))["n1"] == pytest.approx(found["n1"].score, abs=1e-6)
+
+
+NEW: list[tuple[Any, str]] = [
+    ([{"category": "dry"}], "new item 1: no 'product', which identifies it; give one"),
+    ([{"product": 901}, {"product": "901"}], "new item 2: '901' is there already"),
+    ([{"product": "p03"}], "new item 1: 'p03' is there already"),
+    ([{"product": 901, "price": "dear"}], "new item 1: field 'price': found 'dear', expected a number"),
+    ([{"product": 901, "category": ["x"]}], r"new item 1: field 'category': found \['x'\], expected a single"),
+    ([{"product": True}], "new item 1: product: found True, expected an id"),
+    ([901], "row 1: found 901; expected a list of mappings"),
+    ({"product": 901}, "row 1: found .*expected a list of mappings"),
+    ("no.json", r"no\.json: no such file"),
+    ("a.txt", r"a\.txt: (no such file|found '\.txt')"),
+]
+
+
+@pytest.mark.parametrize(("rows", "names"), NEW, ids=[names[:30] for _, names in NEW])
+def test_new_products_that_are_refused(shop: Recommender, rows: Any, names: str) -> None:
+    with pytest.raises(UserError, match=f"^{names}"):
+        shop.add(rows)
+    assert shop.n_items == Shop.items
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, lambda file: file.write_bytes(file.read_bytes()[:-100]),
+     lambda file: np.savez(file, vectors=np.zeros((41, 8)), checkpoint="latest/1")],
+)  # fmt: skip
+def test_kept_vectors_that_are_of_no_use_are_worked_out_anew(
+    tower_run: Path, shop: Recommender, tmp_path: Path, damage: Any
+) -> None:
+    copy = Path(shutil.copytree(tower_run, tmp_path / "run"))
+    damage(copy / "item_vectors.npz")
+    expected, found = (one.recommend(Query(user=1001)) for one in (shop, Recommender.load(copy)))
+    assert ids(found) == ids(expected) and scores(found) == pytest.approx(scores(expected), abs=1e-6)
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def said(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[Any, list[str]]:
+    capsys.readouterr()
+    assert call("recommend", *words, "--json") == 0
+    out, err = capsys.readouterr()
+    return json.loads(out), err.splitlines()
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], worlds: Worlds, tower_run: Path, tmp_path: Path) -> None:
+    words: list[object] = [
+        "--profile",
+        "group=g1",
+        "age=30",
+        "--where",
+        "tags=new",
+        "kind=k1",
+        "--at",
+        "2023-12-03",
+        "--exclude",
+        "x",
+    ]
+    found, notes = said(capsys, "--run", worlds.run("autoint"), *words)
+    assert notes == ["jaxrec: note: exclude: 1 unknown item left out: x"]
+    assert found["recommendations"][0].keys() == {"item", "probability", "title"}
+    assert {row["item"] for row in found["recommendations"]} == {
+        Clicks.sku(i) for i in range(24) if i % 4 in (0, 1) and Clicks.kind(i)
+    }
+    picture = tmp_path / "why.png"
+    words = ["--user", 101, "--explain", "sku-003", "--out", picture]
+    found, _ = said(capsys, "--run", worlds.run("autoint"), *words)
+    assert found.keys() == {"probability", "fields", "values", "weights"} and picture.read_bytes()[:4] == b"\x89PNG"
+    rows = pa.table({"user": [101, 102], "item": ["sku-001", "sku-007"]})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    out = tmp_path / "scored.parquet"
+    assert call("recommend", "--run", worlds.run("autoint"), "--score", tmp_path / "rows.parquet", "--out", out) == 0
+    assert pq.read_table(out).column_names == ["user", "item", "probability"]
+    words = ["--profile", "skin=dry", "--purchased", "p03", "--where", "category = 'oily'", "--k", 3]
+    found, _ = said(capsys, "--run", tower_run, *words)
+    assert [row["rules"] for row in found["recommendations"]] == [[SAID]] * 3
+    assert found["recommendations"][0].keys() == {"item", "score", "rules", "name"}
+    found, _ = said(capsys, "--run", tower_run, "--user", 1003, "--similar-customers", "--k", 2)
+    assert [row["persona"] for row in found["recommendations"]] == [Shop.skin(3).title()] * 2
