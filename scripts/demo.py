@@ -1,9 +1,10 @@
-"""A page to try a click model's run on: recommendations for a user of the data or somebody new, and the run's figures.
+"""A page to try a run of any kind on: recommendations for whoever is described at its side, and the run's figures.
 
     pip install -e '.[demo]'
     streamlit run scripts/demo.py -- --run checkpoints/autoint_plus_ml1m
 
-Streamlit runs this file from the top whenever something on the page changes; what ``load`` returns outlives that.
+Streamlit runs this file from the top whenever something on the page changes; what ``load`` returns outlives that. The
+controls are those of the fields of a query that the run reads, and of what it can do.
 """
 
 from __future__ import annotations
@@ -15,25 +16,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import streamlit as st
 
+from jaxrec import Answer, Query, Recommender, UserError
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser
 from jaxrec.data.rows import Field
-from jaxrec.errors import UserError
 from jaxrec.plots.clicks import attention_figure
-from jaxrec.recommend import Recommender
-from jaxrec.run import Run
-from jaxrec.tasks.clicks.recommend import ClickRecommender
-from jaxrec.tasks.query import Answer, Query
+from jaxrec.run import Run, open_run_data
+from jaxrec.tasks.answers import shown_time
 
-LISTED = 20_000  # users; of more only the one that is typed is sent to the browser
+LISTED = 20_000  # users or items; of more only the one that is typed is sent to the browser
 FILTERED = 40  # values of a field that is offered as a filter
-FORMATS: dict[type, str] = {int: "%d", float: "%.4f"}  # of columns: ids and years have no separators
-UNKNOWN = "unknown"
+FORMATS: dict[type, str] = {int: "%d", float: "%.6g"}  # of columns: ids and years have no separators
 KEEP: dict[str, Any] = {"persist_state": "session"}  # what is chosen, while the other page is shown
 OCCUPATIONS = """other, academic or educator, artist, clerical or admin, college or grad student, customer service,
 doctor or health care, executive or managerial, farmer, homemaker, K-12 student, lawyer, programmer, retired,
@@ -48,34 +46,11 @@ LEGENDS = {  # what values stand for, by source and field
 }
 
 
-class Service(NamedTuple):
-    """What all visitors share."""
-
-    recommender: Recommender
-    kind: ClickRecommender
-    filters: dict[str, tuple[list[Any], np.ndarray]]  # by field: its values, and int32[items, width] indices from 1
-    item_ids: list[Any]
-
-
 @st.cache_resource(show_spinner="Loading the model …")
-def load(path: str) -> Service:
+def load(path: str) -> Recommender:
     """Load a run once for all visitors."""
     runtime.start()
-    recommender = Recommender.load(path)
-    kind = recommender.kind
-    if not isinstance(kind, ClickRecommender):
-        raise UserError(f"{path}: a run of {recommender.run.config.model.name}; this page shows click models")
-    columns = kind.items.values(slice(None))
-    fields = [field for field in kind.items.fields if field.kind != "numerical" and field.name != kind.items.name]
-    fields.sort(key=lambda field: field.kind != "bag")  # those first: all genres say more than the first one
-    filters = {
-        name: (kind.codes.vocabulary(name).values(), columns[name])
-        for name in (field.name for field in fields if 1 < field.size - 1 <= FILTERED)
-    }
-    return Service(recommender, kind, filters, [None, *kind.items.items.ids.values()])
-
-
-# ---- words -----------------------------------------------------------------------------------------------------------
+    return Recommender.load(path)
 
 
 def plain(text: str) -> str:
@@ -91,135 +66,22 @@ def meaning(run: Run, name: str, value: Any) -> str:
     """A value of a field in words."""
     if isinstance(value, list):
         return ", ".join(meaning(run, name, one) for one in value)
-    text = UNKNOWN if value is None else str(value)
+    text = "unknown" if value is None else str(value)
     return LEGENDS.get(str(run.manifest.get("source")), {}).get(name, {}).get(text, text)
-
-
-def bags(run: Run) -> set[str]:
-    return {field["name"] for field in run.manifest["fields"] if field["kind"] == "bag"}
 
 
 def shown(run: Run, known: Mapping[str, Any]) -> dict[str, Any]:
     """What is known of an item, as columns of a table."""
-    lists = bags(run)
-    return {label(name): str(value or "").replace("|", ", ") if name in lists else value
+    bags = {field["name"] for field in run.manifest.get("fields", ()) if field["kind"] == "bag"}
+    return {label(name): str(value or "").replace("|", ", ") if name in bags else value
             for name, value in known.items()}  # fmt: skip
 
 
 def named(run: Run, known: Mapping[str, Any], item: Any) -> str:
     """An item by its id, and the first text that is known of it and no field, such as a title."""
-    fields = {field["name"] for field in run.manifest["fields"]}
+    fields = {field["name"] for field in run.manifest.get("fields", ())}
     title = next((value for name, value in known.items() if isinstance(value, str) and name not in fields), "")
     return f"{title} · {item}" if title else str(item)
-
-
-# ---- what is asked for -----------------------------------------------------------------------------------------------
-
-
-def choose(service: Service) -> tuple[Query, int, list[Any]]:
-    """The controls at the side: the user, the profile and the date, how many items, and those that are filtered out."""
-    recommender, kind = service.recommender, service.kind
-    users = [] if kind.users is None else kind.users.items.ids.values()
-    kinds = ["A known user", "Somebody new"]
-    new = not users or st.radio("Who", kinds, key="who", **KEEP, horizontal=True) == kinds[1]
-    user, text = None, f"{len(users):,} users; type an id to search"
-    if not new and len(users) <= LISTED:
-        user = st.selectbox("User", users, key="user", help=text, **KEEP)
-    elif not new:
-        user = st.text_input("User", str(users[0]), key="user", help=text, **KEEP) or users[0]
-    calendar = recommender.run.manifest["calendar"]
-    fields, own = kind.schema.fields, kind.schema.user
-    asked = [field for field in fields if new and field.side == "user" and field.name != own]
-    asked += [field for field in fields if field.side == "context" and field.name not in calendar]
-    answers = {field.name: choose_value(kind, field) for field in asked}
-    profile = {name: value for name, value in answers.items() if value not in (None, [])}
-    date = None
-    if any(field.name in calendar for field in fields):
-        last = datetime.datetime.fromtimestamp(int(recommender.run.kept("last_time")[0]), datetime.UTC).date()
-        earliest, latest = datetime.date(1900, 1, 1), datetime.date(2100, 12, 31)
-        date = st.date_input("Date", last, earliest, latest, key="date", format="YYYY-MM-DD", **KEEP)
-    exclude, k = choose_filters(service), st.slider("How many", 5, 50, 10, 5, key="k", **KEEP)
-    return Query(user=user, profile=profile, at=date), k, exclude
-
-
-def choose_value(recommender: ClickRecommender, field: Field) -> Any:
-    """A value of a field of the user or the occasion; None where it is left open."""
-    name, more = label(field.name), KEEP | {"key": f"field {field.name}"}
-    if field.kind == "numerical":
-        return st.number_input(name, value=None, placeholder=UNKNOWN, **more)
-    none = "usual" if field.side == "context" else UNKNOWN
-    more["format_func"] = partial(meaning, recommender.run, field.name)
-    values = recommender.codes.values(field.name)
-    if field.kind == "bag":
-        return st.multiselect(name, values, max_selections=field.width, placeholder=none, **more)
-    return st.selectbox(name, values, index=None, placeholder=none, **more)
-
-
-def choose_filters(service: Service) -> list[Any]:
-    """Ids of the items that are filtered out. The items stay that have one of the values of each field."""
-    allowed = np.ones(len(service.item_ids), bool)
-    run, place, all_bags = service.recommender.run, st.container(), bags(service.recommender.run)
-    for name, (values, columns) in service.filters.items():
-        if name not in all_bags and all_bags & set(service.filters):
-            place, all_bags = st.expander("More filters"), set()
-        say = partial(meaning, run, name)
-        wanted = place.multiselect(label(name), values, key=f"only {name}", format_func=say, placeholder="any", **KEEP)
-        if wanted:
-            allowed &= np.isin(columns, [values.index(value) + 1 for value in wanted]).any(axis=1)
-    return [service.item_ids[item] for item in np.flatnonzero(~allowed) if item]
-
-
-# ---- the page of recommendations -------------------------------------------------------------------------------------
-
-
-def show_recommendations(service: Service) -> None:
-    recommender, kind, run = service.recommender, service.kind, service.recommender.run
-    with st.sidebar:
-        query, k, exclude = choose(service)
-    st.title("Recommendations", anchor=False)
-    index = kind.profiles.index(query.user)
-    known = query.profile if kind.users is None or not index else kind.users.items.known(np.array([index]))[0]
-    facts = " · ".join(f"{label(name).lower()} {meaning(run, name, value)}" for name, value in known.items())
-    who = "Somebody new" if query.user is None else plain(f"User {query.user}")
-    st.markdown(f"**{who}**: {plain(facts) or 'nothing known'}")
-    answer, word = recommender.recommend(query, min(k, recommender.n_items), exclude=exclude), kind.past.word()
-    for note in answer.notes if answer.items else ():
-        st.warning(plain(note))
-    if not answer.items:
-        st.info(f"The filters leave nothing that is not {word} already. Take one away.")
-    else:
-        item, text = label(str(kind.schema.item)), f"of a rating of {kind.schema.threshold:g} or more"
-        # The probability stands first: there a narrow window shows it.
-        rows = [{"Probability": 100 * one.score, **shown(run, one.known), f"{item} id": one.id} for one in answer.items]
-        bar = st.column_config.ProgressColumn(format="%.1f%%", min_value=0, max_value=100, color="blue", help=text)
-        table(rows, Probability=bar)
-        st.caption(f"Probability {text}, by {plain(run.path.name)}. What the user has {word} before is left out.")
-    items, ratings = kind.past.seen(index)
-    if len(items):
-        with st.expander(f"{word.capitalize()} before: {len(items):,}, the latest first"):
-            stars = [{"Rating": float(rating)} if word == "rated" else {} for rating in ratings]
-            past = [star | shown(run, one) for star, one in zip(stars, kind.items.items.known(items), strict=True)]
-            table(past[::-1], Rating=st.column_config.NumberColumn(format="%g", width="small"))
-    if answer.items:
-        explain(service, query, answer)
-
-
-@st.fragment  # another item to explain changes nothing above
-def explain(service: Service, query: Query, answer: Answer) -> None:
-    """What the prediction for one of the items attended to."""
-    items = {one.id: named(service.recommender.run, one.known, one.id) for one in answer.items}
-    st.subheader("Why this one?", anchor=False)
-    item = st.selectbox(label(str(service.kind.schema.item)), list(items), format_func=lambda item: items[item])
-    with st.spinner("Drawing …"):
-        found = service.recommender.explain(query, item)
-        st.markdown(f"Probability **{found.probability:.1%}**. Each row shows which fields that field draws from.")
-        if not found.weights:
-            st.info("This model has no interacting layers (model.blocks 0), so there is no attention to draw.")
-            return
-        figure = attention_figure(found.fields, found.values, found.weights, items[item])
-        st.pyplot(figure, alt="attention weights; as text below")
-    with st.expander("As text"):
-        st.code(found.text(), language=None)
 
 
 def table(rows: Sequence[Mapping[str, Any]], **columns: Any) -> None:
@@ -228,19 +90,216 @@ def table(rows: Sequence[Mapping[str, Any]], **columns: Any) -> None:
     st.dataframe(list(rows), column_config=numbers | columns, hide_index=True)
 
 
-# ---- the page of the run ---------------------------------------------------------------------------------------------
+def choose_session(r: Recommender) -> tuple[Query, list[Any], list[Any]]:
+    """A session of the catalogue's items, or one of the test split; what came next; and what to show of it."""
+    kinds = ["Pick items", "A session of the test split"]
+    if Path(r.run.config.data.path).is_dir() and st.radio("Session", kinds, key="who", **KEEP) == kinds[1]:
+        data: Any = open_run_data(r.run, r.run.config.data.path)
+        sessions = data.split("test")
+        number = st.number_input("Number", 1, max(1, len(sessions)), key="session", **KEEP)
+        part = slice(int(sessions.offsets[number - 1]), int(sessions.offsets[number]))
+        *items, following = r.kind.vocabulary.decode(np.asarray(sessions.items[part]))
+        return Query(items), [following], []
+    ids = r.kind.vocabulary.decode(np.arange(r.n_items))
+    text = f"{len(ids):,} items, the most popular first; type to search"
+    if len(ids) <= LISTED:
+        return Query(st.multiselect("Clicked, oldest first", ids, ids[:1], key="items", help=text, **KEEP)), [], []
+    return Query(st.text_input("Clicked, oldest first", str(ids[0]), key="items", help=text, **KEEP).split()), [], []
 
 
-def show_run(service: Service) -> None:
-    run = service.recommender.run
+def choose_events(r: Recommender) -> tuple[Query, list[Any], list[Any]]:
+    """A sequence that the run keeps, or one of the visitor's; and what came next."""
+    kinds = ["One of the data", "My own"]
+    own = st.radio("Sequence", kinds, key="who", **KEEP) == kinds[1]
+    if own:
+        st.caption("An item by its id, or anything by its name, such as one of a listing that is not there.")
+        empty = {"item": [""], "name": [""], "event": [r.kind.types[0]]}
+        types = st.column_config.SelectboxColumn(options=list(r.kind.types), required=True, default=r.kind.types[0])
+        rows = st.data_editor(empty, num_rows="dynamic", column_config={"event": types}, key="events")
+        given = [dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True)]
+        events = [{name: value for name, value in row.items() if value} for row in given]
+        past, following = [row for row in events if len(row) > 1], []
+    else:
+        *past, last = r.example(int(st.number_input("Number", 0, 9999, 1, key="seed", **KEEP)))
+        following = [last["item"]]
+    newest = past[-1]["time"] if past and not own and r.kind.listings.live else None
+    time = shown_time(r.kind.listings.time(newest))
+    at = st.text_input("Only what is live at", time, key=f"at {newest}") if r.kind.listings.live else None
+    fields = ("item", "event", "name") if own else ("item", "event")
+    query = Query(events=[{name: one[name] for name in fields if name in one} for one in past], at=at)
+    return query, following, [] if own else past
+
+
+def choose_user(r: Recommender) -> tuple[Query, list[Any], list[Any]]:
+    """A user of the data or somebody new, and the occasion."""
+    kinds, users = ["A known user", "Somebody new"], r.kind.users
+    ids = [] if users is None else users.items.ids.values()
+    new = not ids or st.radio("Who", kinds, key="who", **KEEP, horizontal=True) == kinds[1]
+    user, text = None, f"{len(ids):,} users; type an id to search"
+    if not new and len(ids) <= LISTED:
+        user = st.selectbox("User", ids, key="user", help=text, **KEEP)
+    elif not new:
+        user = st.text_input("User", str(ids[0]), key="user", help=text, **KEEP) or ids[0]
+    schema, calendar = r.run.schema, r.run.manifest["calendar"]
+    asked = [field for field in schema.fields if new and field.side == "user" and field.name != schema.user]
+    asked += [field for field in schema.fields if field.side == "context" and field.name not in calendar]
+    answers = {field.name: choose_value(r, field) for field in asked}
+    at = None
+    if "at" in r.reads and any(field.name in calendar for field in schema.fields):
+        last = datetime.datetime.fromtimestamp(int(r.run.kept("last_time")[0]), datetime.UTC).date()
+        ends = datetime.date(1900, 1, 1), datetime.date(2100, 12, 31)
+        at = st.date_input("Date", last, *ends, key="date", format="YYYY-MM-DD", **KEEP)
+    profile = {name: value for name, value in answers.items() if value not in (None, [])}
+    return Query(user=user, profile=profile, at=at), [], []
+
+
+def choose_value(r: Recommender, field: Field) -> Any:
+    """A value of a field of the user or the occasion; None where it is left open."""
+    name, more = label(field.name), KEEP | {"key": f"field {field.name}"}
+    if field.kind == "numerical":
+        return st.number_input(name, value=None, placeholder="unknown", **more)
+    none = "usual" if field.side == "context" else "unknown"
+    more["format_func"] = partial(meaning, r.run, field.name)
+    values = r.kind.codes.values(field.name)
+    if field.kind == "bag":
+        return st.multiselect(name, values, max_selections=field.width, placeholder=none, **more)
+    return st.selectbox(name, values, index=None, placeholder=none, **more)
+
+
+def choose_filter(r: Recommender) -> str | None:
+    """A filter: of values of the item's fields, or in words."""
+    if "user" not in r.reads:
+        return st.text_input("Filter", key="filter", placeholder="price <= 50 and c0_name = 'Men'", **KEEP) or None
+    fields = [field for field in r.run.schema.coded if field.side == "item" and field.name != r.run.schema.item]
+    fields.sort(key=lambda field: field.kind != "bag")  # those first: all genres say more than the first one
+    wanted = []
+    for field in fields:
+        if 1 < field.size - 1 <= FILTERED:
+            values, say = r.kind.codes.values(field.name), partial(meaning, r.run, field.name)
+            more = KEEP | {"key": f"only {field.name}", "format_func": say, "placeholder": "any"}
+            chosen = st.multiselect(label(field.name), values, **more)
+            texts = [repr(one) if isinstance(one, int) else "'" + str(one).replace("'", "''") + "'" for one in chosen]
+            wanted += [f'"{field.name}" in ({", ".join(texts)})'] if texts else []
+    return " and ".join(wanted) or None
+
+
+def show_recommendations(r: Recommender) -> None:
+    with st.sidebar:
+        choose = choose_user if "user" in r.reads else choose_events if "events" in r.reads else choose_session
+        query, following, past = choose(r)
+        only = choose_filter(r) if "filter" in r.can else None
+        most = max(1, min(50, r.n_items))
+        k = st.slider("How many", 1, most, min(10, most), key="k", **KEEP) if most > 1 else 1
+        rules = "rules" not in r.can or st.toggle("Rules of the shop", True, key="rules", **KEEP)
+        seen = st.toggle("Also what the user has", False, key="seen", **KEEP)
+    st.title("Recommendations", anchor=False)
+    show_who(r, query)
+    try:
+        answer = r.recommend(query, k, only=only, rules=rules, seen=seen)
+    except UserError as error:  # such as a filter that leaves nothing
+        st.info(plain(str(error)))
+        return
+    for note in answer.notes:
+        st.warning(plain(note))
+    if answer.items:
+        show_answer(r, answer)
+    if past:
+        with st.expander(f"What happened before: {len(past)} events"):
+            table([{label(name): value for name, value in one.items() if name != "time"} for one in past])
+    for item in following:
+        rank = next((f"place {n}" for n, one in enumerate(answer.items, 1) if one.id == item), "not in the list")
+        st.markdown(f"What came next: **{plain(str(item))}**, {rank}.")
+    if "user" in r.reads:
+        show_past(r, query)
+    if not answer.items:
+        return
+    names = {one.id: named(r.run, one.known, one.id) for one in answer.items}
+    if "similar" in r.can:
+        show_similar(r, names)
+    if "similar_users" in r.can:
+        with st.expander("Customers like this one"):
+            table([{"Customer": one.id, "Similarity": one.score} | shown(r.run, one.known)
+                   for one in r.similar_users(query, 10).items])  # fmt: skip
+    if "explain" in r.can:
+        explain(r, query, names)
+
+
+def show_who(r: Recommender, query: Query) -> None:
+    """What is known of who asks."""
+    if "user" in r.reads:
+        new = query.user is None
+        index = np.array([r.kind.profiles.index(query.user)])
+        known = dict(query.profile) if new else r.kind.users.items.known(index)[0]
+        facts = " · ".join(f"{label(name).lower()} {meaning(r.run, name, value)}" for name, value in known.items())
+        who = "Somebody new" if new else plain(f"User {query.user}")
+        st.markdown(f"**{who}**: {plain(facts) or 'nothing known'}")
+    elif query.items:
+        st.markdown(f"**Clicked**: {plain(' → '.join(map(str, query.items)))}")
+
+
+def show_answer(r: Recommender, answer: Answer) -> None:
+    run, name = r.run, label(str(r.run.schema.item)) if "user" in r.reads else "Item"
+    chances = getattr(r.kind, "score_name", "score") == "probability"
+    score = "Probability" if chances else "Events" if answer.popular else "Score"
+    rows = [  # the score stands first: there a narrow window shows it
+        {score: 100 * one.score if chances else float(one.score), **shown(run, one.known), f"{name} id": one.id}
+        | ({"Rules": "; ".join(one.why)} if "rules" in r.can else {})
+        for one in answer.items
+    ]
+    bar = st.column_config.ProgressColumn(format="%.1f%%", min_value=0, max_value=100, color="blue")
+    table(rows, **({"Probability": bar} if chances else {}))
+    text = f"Probability of a rating of {run.schema.threshold:g} or more, by" if chances else "By"
+    live = f", of what is live at {shown_time(answer.at)}" if answer.at is not None else ""
+    st.caption(plain(f"{text} {run.path.name}{live}."))
+
+
+def show_past(r: Recommender, query: Query) -> None:
+    """What the user has in the data."""
+    items, labels = r.kind.past.seen(r.kind.profiles.index(query.user))
+    word = r.kind.past.word()
+    if len(items):
+        with st.expander(f"{word.capitalize()} before: {len(items):,}, the latest first"):
+            known = r.kind.items.items.known(items)
+            ids = map(str, r.kind.items.items.decode(items))
+            past = [({"Rating": float(one)} if word == "rated" else {}) | shown(r.run, row) | {"Id": item}
+                    for one, row, item in zip(labels, known, ids, strict=True)][::-1]  # fmt: skip
+            table(past, Rating=st.column_config.NumberColumn(format="%g", width="small"))
+
+
+@st.fragment  # another item to compare with changes nothing above
+def show_similar(r: Recommender, names: Mapping[Any, str]) -> None:
+    with st.expander("Similar items"):
+        item = st.selectbox("To", list(names), format_func=names.__getitem__)
+        try:
+            found = r.similar(item, min(10, r.n_items)).items
+            table([{"Similarity": one.score, **shown(r.run, one.known), "Id": one.id} for one in found])
+        except UserError as error:  # one without a name
+            st.info(plain(str(error)))
+
+
+@st.fragment
+def explain(r: Recommender, query: Query, names: Mapping[Any, str]) -> None:
+    """What the prediction for one of the items attended to."""
+    st.subheader("Why this one?", anchor=False)
+    item = st.selectbox(label(str(r.run.schema.item)), list(names), format_func=names.__getitem__)
+    with st.spinner("Drawing …"):
+        found = r.explain(query, item)
+        st.markdown(f"Probability **{found.probability:.1%}**. Each row shows which fields that field draws from.")
+        if not found.weights:
+            st.info("This model has no interacting layers (model.blocks 0), so there is no attention to draw.")
+            return
+        figure = attention_figure(found.fields, found.values, found.weights, names[item])
+        st.pyplot(figure, alt="attention weights; as text below")
+    with st.expander("As text"):
+        st.code(found.text(), language=None)
+
+
+def show_run(r: Recommender) -> None:
+    run = r.run
     st.title("Run", anchor=False)
-    st.caption(plain(f"{run.path}: {run.config.model.name} on {run.manifest.get('source')}, "
-                     f"{run.manifest['counts']['rows']:,} rows"))  # fmt: skip
-    show_picture(run.path / "learning_curve.png", "Learning curve", "training loss and validation metric by epoch")
-    files = sorted(run.path.glob("eval-*.json"))
-    if not files:
-        st.info(plain(f"No metrics yet: python -m jaxrec.evaluate --run {run.path} --baselines all"))
-    for file in files:
+    st.caption(plain(f"{run.path}: {run.config.model.name} on {run.manifest.get('source')}"))
+    show_picture(run.path / "learning_curve.png", "Learning curve: training loss and validation metric by epoch")
+    for file in sorted(run.path.glob("eval-*.json")):
         show_metrics(run, file)
     with st.expander("Configuration"):
         st.code((run.path / "config.yaml").read_text(encoding="utf-8"), language="yaml")
@@ -250,27 +309,27 @@ def show_metrics(run: Run, file: Path) -> None:
     """What ``jaxrec.evaluate`` wrote of one split."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        title, text = f"{label(found['split'])} split", f"{found.pop('rows'):,} rows, {found['positive']:.1%} positive"
+        st.subheader(f"{label(found['split'])} split", anchor=False)
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file}: damaged; write it again with python -m jaxrec.evaluate") from None
-    st.subheader(title, anchor=False)
-    st.caption(text)
-    groups, models = found.get("groups", {}), {run.path.name: found} | found.get("baselines", {})
+
+    def metrics(found: Mapping[str, Any]) -> dict[str, float]:
+        return {
+            name: one for name, one in found.items() if type(one) in FORMATS and name not in ("seconds", "positive")
+        }
+
+    models = {run.path.name: found} | found.get("baselines", {})
     table([{"Model": name} | metrics(one) for name, one in models.items()])
+    groups = {name: parts for name, parts in found.get("groups", {}).items() if isinstance(parts, dict)}
     for tab, (name, parts) in zip(st.tabs(list(map(label, groups))) if groups else (), groups.items(), strict=True):
         with tab:
             table([{"Group": meaning(run, name, value), **metrics(one)} for value, one in parts.items()])
-    show_picture(file.with_name(f"{file.stem}-reliability.png"), "Reliability", "observed click rates over predicted")
+    show_picture(file.with_name(f"{file.stem}-reliability.png"), "Reliability: observed click rates over predicted")
 
 
-def metrics(found: Mapping[str, Any]) -> dict[str, float]:
-    return {name: one for name, one in found.items() if type(one) in FORMATS and name not in ("seconds", "positive")}
-
-
-def show_picture(file: Path, title: str, text: str) -> None:
+def show_picture(file: Path, text: str) -> None:
     if file.is_file():
-        st.subheader(title, anchor=False)
-        st.image(str(file), alt=text, width=600)
+        st.image(str(file), caption=text, alt=text, width=600)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -278,9 +337,9 @@ def main(argv: Sequence[str]) -> None:
     try:
         parser = Parser(prog="streamlit run scripts/demo.py --", add_help=False)
         parser.add_argument("--run", required=True, metavar="DIR")
-        service = load(parser.parse_args(argv).run)
+        recommender = load(parser.parse_args(argv).run)
         pages = {"Recommendations": show_recommendations, "Run": show_run}
-        st.navigation([st.Page(partial(page, service), title=title, url_path=title.lower())
+        st.navigation([st.Page(partial(page, recommender), title=title, url_path=title.lower())
                        for title, page in pages.items()]).run()  # fmt: skip
     except UserError as error:
         st.error(plain(str(error)))
