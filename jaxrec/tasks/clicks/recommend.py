@@ -28,7 +28,6 @@ from jaxrec.tasks.query import Answer, Item, Query
 from jaxrec.tasks.vectors import NOTHING_LEFT
 
 CHUNK = 4096  # rows scored in one call
-DAY = 86_400_000  # ms
 
 
 @dataclass(frozen=True)
