@@ -291,7 +291,7 @@ KINDS: dict[str, Kind] = {
         "data": {"validation_fraction": 0.1},
         "model": {"layers": [32], "embedding_dim": 24, "window": 6, "heads": 2, "temperature": 12.0, **DROPOUT},
         "loss": {"n_sample": 32, "sample_alpha": 0.0},
-        "optimizer": {"name": "adam", "learning_rate": 0.02},
+        "optimizer": {"name": "adam", "learning_rate": 0.01},
         "training": {"epochs": 4, "batch_size": 32, "steps_per_block": 50, "metric": "recall@1"},
         "evaluation": {"k": [1, 5]},
     }),
@@ -319,8 +319,9 @@ KINDS: dict[str, Kind] = {
         "evaluation": {"k": [3]},
     }),
 }  # fmt: skip
-RESTLESS: Sections = {"training": {"epochs": 2, "save_every": 0}, "optimizer": {"schedule": "linear"}}
-"""Of runs on noise: saved after every block."""
+RESTLESS: Sections = {"training": {"epochs": 2, "save_every": 0}, "optimizer": {"schedule": "linear"},
+                      "loss": {"mask": "duplicates"}}  # fmt: skip
+"""Of runs on noise: saved after every block, and so that their blocks can be streamed."""
 
 
 def kind_of(model: str) -> str:
