@@ -68,7 +68,7 @@ def script() -> Any:
 # Files that take longest, the longest first: with --dist loadfile and --no-loadscope-reorder the workers end together.
 LONGEST = (
     "test_models.py", "test_demo.py", "test_notebook.py", "test_exchange.py", "test_peers.py", "test_benchmark.py",
-    "test_click_contract.py", "test_resume.py", "test_tune.py", "test_golden.py", "test_tower_contract.py",
+    "test_resume.py", "test_tune.py", "test_golden.py",
     "test_rows_commands.py", "test_text.py", "test_sequence.py",
 )  # fmt: skip
 

@@ -1,7 +1,7 @@
 """A program with eight virtual devices, for tests: JAX fixes their number when it starts. Prints lines of JSON.
 
 python devices.py compare CONFIG...     how far a block of training on eight devices is from one on one, in float64
-python devices.py exchange CONFIG       bytes that a step exchanges with the catalogue and with one 40 times as large
+python devices.py exchange CONFIG       bytes that a step exchanges with the catalogue and with one 1,000 times as large
 python devices.py move CONFIG DIRECTORY a run stopped on eight devices and continued on two, beside one on one
 """
 
@@ -74,7 +74,7 @@ def exchange(file: str) -> None:
     config = configuration.load(file, ["--mesh.data", "8"])
     data = open_sessions(config.data.path)
     split = data.split("train")
-    for items in (data.n_items, 40 * data.n_items):
+    for items in (data.n_items, 1000 * data.n_items):
         model = make_model(config, items)
         feed = model.feed(split, training_plan(config))
         training = Training(config, model, feed)

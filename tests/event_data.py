@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from helpers import call, write_config
+from worlds import word_vectors, write_vectors
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import open_sessions
 from jaxrec.data.text.encoding import Encoded
-from jaxrec.data.text.vectors import write_name_vectors
 from jaxrec.run import create_run
 from jaxrec.tasks.base import make_task
 
@@ -56,26 +54,6 @@ def make_event_data(path: Path, live: bool = True, vectors: bool = True, **optio
             pq.write_table(table.set_column(table.schema.get_field_index("name"), "name", names), file)
         assert call("prepare", "merrec", "--raw", raw, "--out", path, "--test-days", chosen["test-days"]) == 0
     return write_vectors(path) if vectors else path
-
-
-def write_vectors(path: Path, dim: int = DIM, model: str = MODEL) -> Path:
-    """Put vectors of its names beside a data set, as if the text model ``model`` (also the identity) had made them."""
-    manifest = json.loads((path / "manifest.json").read_text())
-    names = pq.read_table(path / "names.parquet")["name"].to_pylist()
-    write_name_vectors(path, manifest, model, model, word_vectors(names, dim), np.arange(len(names)))
-    return path
-
-
-def word_vectors(names: Sequence[str], dim: int = DIM) -> np.ndarray:
-    """float16[n, dim] of length 1: names with words in common are alike."""
-    found = np.array([sum(_word_vector(word, dim) for word in name.lower().split()) for name in names])
-    found = found.reshape(len(names), dim)
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
-
-
-def _word_vector(word: str, dim: int) -> np.ndarray:
-    vector = np.random.default_rng(zlib.crc32(word.encode())).normal(size=dim)
-    return vector / np.linalg.norm(vector)
 
 
 def fake_find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:

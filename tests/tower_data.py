@@ -1,29 +1,13 @@
-"""Made-up customers and products, as rows: what a customer buys follows from skin and age, or from nothing at all."""
+"""Configurations of two towers, for the rows of ``worlds.Shop`` and for data of the source personas-synthetic."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import jax
-import numpy as np
-import pyarrow as pa
 import yaml
+from worlds import Sections, Shop, write_raw_rows
 
-from jaxrec import run as runs
-from jaxrec.data.encode import RawField, RawRows, write_rows
-from jaxrec.data.rows import Schema
-from jaxrec.data.store import staging, write_manifest
-from jaxrec.models.base import make_tower_model
-from jaxrec.training.block import new_state
-from jaxrec.training.checkpoint import Checkpoints
-from jaxrec.training.optimizers import make_optimizer, make_schedule
-
-USERS, ITEMS, EACH = 224, 40, 3  # EACH: products that a customer bought
-SKINS, BRANDS = ("dry", "oily", "normal", "mature"), ("old brand", "young brand")
-LIKES = [["spa"], ["spa", "gold"], [], ["sun"]]
-TAGS = [["new"], ["new", "soft"], [], ["big"]]
-Sections = dict[str, dict[str, Any]]
+from jaxrec.data.encode import RawRows
 
 RULE = {"when": {"skin_type": "dry"}, "boost": {"category": "cream"}, "by": 0.3}
 SYNTHETIC: Sections = {
@@ -38,75 +22,13 @@ SYNTHETIC: Sections = {
 """For data of the source personas-synthetic."""
 
 
-def customer(user: int) -> int:
-    """Raw id."""
-    return 1000 + user
-
-
-def product(item: int) -> str:
-    """Raw id."""
-    return f"p{item:02}"
-
-
-def age(user: int) -> int:
-    return (50 if user % 2 else 20) + user % 9
-
-
-def skin(user: int) -> int:
-    return user // 2 % 4
-
-
-def kind(item: int) -> int:
-    """Of eight, five products each: category and brand."""
-    return item // 5
-
-
-def group(user: int) -> int:
-    """The kind of the products that the customer buys."""
-    return 2 * skin(user) + (age(user) < 40)
-
-
-def bought(learnable: bool) -> np.ndarray:
-    """int[USERS, EACH]."""
-    random = np.random.default_rng(4)
-    chosen = [random.choice(5, EACH, replace=False) + 5 * group(user) for user in range(USERS)]
-    noise = [random.choice(ITEMS, EACH, replace=False) for _ in range(USERS)]
-    return np.array(chosen if learnable else noise)
-
-
 def raw_rows(learnable: bool) -> RawRows:
     """Three positives of each customer, of 5 stars, and a product of 2 stars that is none."""
-    user, item = np.repeat(np.arange(USERS), EACH), bought(learnable).reshape(-1)
-    user, item = np.append(user, np.arange(USERS)), np.append(item, (np.arange(USERS) * 7 + 3) % ITEMS)
-    stars = np.append(np.full(USERS * EACH, 5.0), np.full(USERS, 2.0))
-    order = np.random.default_rng(5).permutation(len(user))
-    user, item, stars = user[order], item[order], stars[order]
-    people, things = range(USERS), range(ITEMS)
-    text = pa.list_(pa.string())
-    shop = pa.array([product(i) for i in things])
-    fields = [
-        RawField("customer", "categorical", "user", pa.array([customer(u) for u in people]), user),
-        RawField("price", "numerical", "item", pa.array([2.0 + 3 * i for i in things]), item, logarithm=True),
-        RawField("skin", "categorical", "user", pa.array([SKINS[skin(u)] for u in people]), user),
-        RawField("age", "numerical", "user", pa.array([age(u) for u in people]), user),
-        RawField("likes", "bag", "user", pa.array([LIKES[u % 4] for u in people], text), user),
-        RawField("product", "categorical", "item", shop, item),
-        RawField("category", "categorical", "item", pa.array([SKINS[kind(i) // 2] for i in things]), item),
-        RawField("brand", "categorical", "item", pa.array([BRANDS[kind(i) % 2] for i in things]), item),
-        RawField("tags", "bag", "item", pa.array([TAGS[i % 4] for i in things], text), item),
-        RawField("season", "categorical", "context", pa.array([["hot", "cold"][u % 2] for u in user])),
-    ]
-    names = pa.table({"product": shop, "name": [f"Thing {i}" for i in things]})
-    known = pa.table({"customer": [customer(u) for u in people], "persona": [SKINS[skin(u)].title() for u in people]})
-    shown = {"item": names, "user": known}
-    return RawRows(fields, stars, np.zeros(len(user), np.int64), 4.0, 1.0, 5.0, "customer", "product", shown)
+    return Shop.rows(noise=not learnable)
 
 
 def write_source(out: Path, learnable: bool) -> Path:
-    with staging(out) as stage:
-        result = write_rows(raw_rows(learnable), stage.dataset)
-        write_manifest(stage.dataset, result.pop("files"), kind="rows", source="made up", options={}, **result)
-    return out
+    return write_raw_rows(out, raw_rows(learnable))
 
 
 def write_towers(file: Path, source: Path, *sections: Sections) -> Path:
@@ -126,13 +48,3 @@ def write_towers(file: Path, source: Path, *sections: Sections) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
     return file
-
-
-def load_state(run: Path) -> tuple[Any, dict[str, Any]]:
-    """The latest training state of a run and its position."""
-    opened = runs.open_run(run)
-    optimizer = make_optimizer(opened.config.optimizer, make_schedule(opened.config.optimizer, 1))
-    made = make_tower_model(opened.config, Schema.from_manifest(opened.manifest))
-    found = Checkpoints(run).restore(jax.eval_shape(lambda: new_state(opened.config, made, optimizer)))
-    assert found is not None
-    return found

@@ -34,10 +34,10 @@ from jaxrec.run import open_run
 VARIANTS: dict[str, tuple[str, Sections]] = {
     "gru4rec-onehot": ("gru4rec", {"model": {"embedding": "onehot"},
                                    "optimizer": {"name": "adagrad", "learning_rate": 0.1, "momentum": 0.2}}),
-    "sasrec-averaged": ("sasrec", {"training": {"average": 0.9}}),
+    "sasrec-averaged": ("sasrec", {"loss": {"name": "softmax"}, "training": {"average": 0.9}}),
     "merrec-items": ("merrec", {"model": {"head": "items", "item_fields": []}, "loss": {"name": "softmax"},
                                 "optimizer": {"tables": "same", "table_learning_rate": None}}),
-    "merrec-text": ("merrec", {"model": {"head": "text", "temperature": 8.0}, "data": {"name_memory": 0}}),
+    "merrec-text": ("merrec", {"model": {"head": "text", "temperature": 8.0}, "data": {"name_memory": 0}, "loss": {"n_sample": 0}}),
     "autoint-rows": ("autoint", {"model": {"table": "rows", "first_order": "weights"}}),
     "autoint-logistic": ("autoint", {"model": {"blocks": 0, "first_order": "logistic"}}),
     "two_tower-infonce": ("two_tower", {"model": {"table": "rows", "norm": "none"},
@@ -230,7 +230,7 @@ def test_row_tables_are_never_exchanged(worlds: Worlds) -> None:
     """A step's bytes do not grow with the catalogue, and are those of its rows: from compiled programs."""
     few, many = devices("exchange", worlds.config("gru4rec"))
     assert few["table"] < many["table"]
-    assert 0 < few["sent"] == many["sent"] < many["table"] / 10
+    assert 0 < few["sent"] == many["sent"] < many["table"] / 20
 
 
 @pytest.mark.slow
