@@ -134,9 +134,9 @@ def test_places_without_a_row_touch_nothing() -> None:
                       .astype(getattr(behind, name).dtype) for name in rows().__dataclass_fields__))  # fmt: skip
         found.append(stepping.take(given, data, live))
         for side, places in (("user", BATCH), ("item", BATCH + 3)):
-            ids = found[-1].reads[side].ids.reshape(places, -1)
-            assert (ids[:11] < model.tables[side].rows).any(axis=1).all()
-            assert (ids[11:BATCH] >= model.tables[side].rows).all()
+            ids = found[-1].reads[side]["row"].ids.reshape(places, -1)
+            assert (ids[:11] >= 0).any(axis=1).all() and (ids < model.tables[side].rows).all()
+            assert (ids[11:BATCH] < 0).all(), "outside the table: nothing is read"
     assert_same_arrays(found[0][2:], found[1][2:])
 
 

@@ -27,6 +27,7 @@ from towers import BATCH, block_of, make_config, random_weights
 from jaxrec.config import Config
 from jaxrec.feeds.base import Plan
 from jaxrec.models.two_tower import TwoTower
+from jaxrec.ops.tables import Tables
 from jaxrec.training.block import TrainState, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -134,7 +135,7 @@ def test_what_no_row_holds_is_no_hard_negative() -> None:
     given, counts = random_weights(model), np.where(np.arange(N_ITEMS) % 3 == 0, 0, item_counts() + 1)
     constants = model.constants(interactions()._replace(counts=counts))
     carry = model.carry(BATCH) | {"statistics": given.statistics}
-    look = jax.jit(lambda: model._refreshed(given.params, given.tables, carry, constants)["near"])
+    look = jax.jit(lambda: model._refreshed(given.params, Tables(given.tables), carry, constants)["near"])
     near = np.asarray(look())
     trained = set(np.flatnonzero(counts[1:]) + 1)
     for item in range(1, N_ITEMS):
