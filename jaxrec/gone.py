@@ -65,7 +65,14 @@ tasks.query.Item: tasks.events.recommend.Suggestion tasks.events.recommend.Happe
 data.catalogue.Catalogue: data.items.Catalogue; data.catalogue.open_catalogue: data.items.open_catalogue;
 data.entities.Entities: data.codes.Entities; data.ids.Ids: data.ids.Places; data.items.Items: data.items.Vocabulary;
 tasks.query.Answer: data.codes.UnknownValues tasks.clicks.recommend.Recommendation tasks.retrieval.recommend.Suggestion
-tasks.retrieval.recommend.Neighbour
+tasks.retrieval.recommend.Neighbour;
+losses.ranking.Sampled: losses.candidates.SampledRanking;
+losses.ranking.Popularity: losses.candidates.SamplingConstants;
+losses.ranking.Negatives: losses.candidates.Negatives; losses.ranking.Step:
+models.packed.packed_steps; losses.contrastive.Rows: losses.contrastive.Asked; losses.contrastive.Shared:
+losses.contrastive.Offered; ops.parallel.Placement: ops.parallel.over ops.parallel.whole ops.parallel.dealt
+ops.parallel.taken ops.precision.low; training.block.Training:
+training.block.configured_block; tasks.query.Query: data.given.read_sequences
 """
 """The same of names in modules that are still there: ``new.module.Name: old.module.Name``."""
 
