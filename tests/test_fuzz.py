@@ -199,7 +199,7 @@ def prepared(words: str, expected: Callable[[list[list[str]]], tuple[list[str], 
 def typed(worlds: Worlds, place: Path, case: Any) -> None:
     """A Parquet table whose columns may be of any type."""
     pq.write_table(case, place / "raw.csv")
-    words = "rows --user u --item i --label l --time t --bag b --positive 2"
+    words = "rows --user u --item i --label l --time t --time-unit order --bag b --positive 2"
     prepared(words, lambda rows: (["rows"], len(rows)))(worlds, place, ((place / "raw.csv").read_bytes(), None))
 
 
