@@ -27,13 +27,6 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
-class Note(UserWarning):
-    """What a caller should know of an answer, on one line; commands print it as ``jaxrec: note: …``."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
-
-
 def one_line(text: str, most: int = LONGEST) -> str:
     """``text`` with control characters, line ends and halves of characters escaped, cut to ``most`` characters."""
     text = _cut(text, most)
