@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import call, fails
+from helpers import call, fails, put
 from reviews import WORDS, fake_embed, made_customers, made_products, made_texts, write_json
 
 from jaxrec.data.dataset import open_dataset
@@ -170,18 +170,7 @@ def test_a_table_of_ones_own(tmp_path: Path) -> None:
 
 def edit(*path: Any, value: Any) -> Callable[[list[Any]], Any]:
     """A change of one place of the file; ``...`` removes it."""
-
-    def change(entries: list[Any]) -> Any:
-        place: Any = entries
-        for key in path[:-1]:
-            place = place[key]
-        if value is ...:
-            del place[path[-1]]
-        else:
-            place[path[-1]] = value
-        return entries
-
-    return change
+    return lambda entries: put(entries, path, value)
 
 
 BAD_PRODUCTS: list[tuple[Callable[[list[Any]], Any], str]] = [

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from helpers import put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reviews import WORDS, fake_embed, made_texts
@@ -210,14 +211,7 @@ def test_the_default_table() -> None:
 
 def changed(*path: str | int, value: Any) -> dict[str, Any]:
     """The default table with one entry changed, or removed where ``value`` is ``...``."""
-    table = yaml.safe_load(DEFAULT.read_text(encoding="utf-8"))
-    place = table
-    for key in path[:-1]:
-        place = place[key]
-    if value is ...:
-        del place[path[-1]]
-    else:
-        place[path[-1]] = value
+    table: dict[str, Any] = put(yaml.safe_load(DEFAULT.read_text(encoding="utf-8")), path, value)
     return table
 
 
