@@ -1,14 +1,12 @@
-"""The one exception that a user may see: a single line that says what is wrong and what to do."""
+"""The one exception that a user may see, and how its line is put into words. Only the standard library is imported."""
 
 from __future__ import annotations
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -30,7 +28,10 @@ class UserError(Exception):
 def one_line(text: str, most: int = LONGEST) -> str:
     """``text`` with control characters, line ends and halves of characters escaped, cut to ``most`` characters."""
     text = _cut(text, most)
-    return text if text.isprintable() else _cut("".join(map(_printable, text)), most)
+    if text.isprintable():
+        return text
+    spaces = (one.isprintable() or unicodedata.category(one) == "Zs" for one in text)  # wide ones are text
+    return _cut("".join(one if good else repr(one)[1:-1] for one, good in zip(text, spaces, strict=True)), most)
 
 
 def _cut(text: str, most: int) -> str:
@@ -38,33 +39,30 @@ def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - end - 3]} … {text[-end:]}"
 
 
-def _printable(character: str) -> str:
-    """The character, or its escape as Python writes it. Wide and no-break spaces are text."""
-    if character.isprintable() or unicodedata.category(character) == "Zs":
-        return character
-    return repr(character)[1:-1]
-
-
 def shown(value: Any, most: int = 60) -> str:
     """A user's value as a message shows it: as Python writes it, on one line, cut to ``most`` characters."""
-    if isinstance(value, np.generic):
+    if getattr(value, "shape", None) == ():  # a number of NumPy's
         value = value.item()
-    if isinstance(value, PurePath):
-        value = str(value)
+    value = str(value) if isinstance(value, PurePath) else value
+    quoted = isinstance(value, (str, bytes))
     try:
-        text = repr(value[: 2 * most] if isinstance(value, (str, bytes)) else value)
+        text = repr(value[: 2 * most] if quoted else value)
     except ValueError:  # of an int
         return "a number of thousands of digits"
     if len(text) > most:
-        text = f"{text[: most - 2]}…{text[-1]}" if isinstance(value, (str, bytes)) else f"{text[: most - 1]}…"
+        text = f"{text[: most - 2]}…{text[-1]}" if quoted else f"{text[: most - 1]}…"
     return one_line(text)
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Names in a row: ``a``, ``a and b``, ``a, b and c``."""
+    return f" {last} ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` where one of ``allowed`` is close to ``name``, otherwise an empty string."""
-    if len(name) > 200:  # comparing takes as long as both are
-        return ""
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6)
+    # comparing takes as long as both are
+    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6) if len(name) <= 200 else []
     return f" (did you mean {shown(close[0])}?)" if close else ""
 
 
@@ -85,9 +83,7 @@ def explained(error: ValidationError, beside: str = "") -> str:
     elif kind == "missing":
         message = "missing; it has no default"
     elif kind != "value_error":
-        allowed = [
-            word.strip("' ") for word in problem.get("ctx", {}).get("expected", "").replace(" or ", ",").split(",")
-        ]
-        hint = nearest(value, allowed) if kind == "literal_error" and isinstance(value, str) else ""
+        allowed = problem.get("ctx", {}).get("expected", "").replace(" or ", ",").replace("'", "").split(",")
+        hint = nearest(value, map(str.strip, allowed)) if kind == "literal_error" and isinstance(value, str) else ""
         message = f"found {shown(value)}; {message}{hint}"
     return f"{place}: {message}" if place else message

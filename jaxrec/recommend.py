@@ -16,12 +16,11 @@ from jaxrec.cli import runtime
 from jaxrec.cli.callable import make_callable
 from jaxrec.cli.command import Parser, as_json, command, say, tell
 from jaxrec.cli.options import pairs
-from jaxrec.cli.wording import listed
 from jaxrec.data.filters import joined
 from jaxrec.data.given import read_events
 from jaxrec.data.ids import read_list
 from jaxrec.data.items import Added
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, listed
 from jaxrec.plots.pictures import check_picture
 from jaxrec.run import Run, open_run
 from jaxrec.tasks import batches

@@ -1,5 +1,4 @@
-"""Modules that can be called as the function of their name: ``from jaxrec import train`` gives the module, once it has
-been imported, and ``train(config, run)`` works all the same."""
+"""Modules that are called as their function: ``from jaxrec import train`` gives the module once it is imported."""
 
 from __future__ import annotations
 
@@ -8,13 +7,11 @@ from types import ModuleType
 from typing import Any
 
 
-class CallableModule(ModuleType):
-    """A module ``a.b`` that is called as its function ``b``."""
-
+class _CallableModule(ModuleType):
     def __call__(self, *args: Any, **options: Any) -> Any:
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **options)
 
 
 def make_callable(module: str) -> None:
-    """Let the module of this name be called."""
-    sys.modules[module].__class__ = CallableModule
+    """Let the module ``a.b`` be called as its function ``b``."""
+    sys.modules[module].__class__ = _CallableModule

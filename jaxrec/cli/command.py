@@ -20,15 +20,10 @@ from jaxrec.cli.progress import progress
 from jaxrec.cli.startup import missing_module
 from jaxrec.errors import UserError, nearest, one_line, shown
 
-NOT_OURS = {  # what to do about errors of the user's machine and paths; every other OSError is a bug
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS), "free or choose another place"
-    ),
-    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR), "name another path"),
-}
+PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR}
 OPTION = re.compile(r"--?[A-Za-z]")  # how options begin, and negative numbers do not
 PATHS = ("DIR", "FILE", "PATH", "RUN")  # metavars of options that are paths
-
 
 __all__ = ["Parser", "as_json", "command", "progress", "say", "tell"]
 
@@ -44,38 +39,30 @@ class Parser(argparse.ArgumentParser):
             back any such word with its values, for the configuration to look at.
     """
 
-    def __init__(self, *, fields: Callable[[], Iterable[str]] | None = None, **options: object) -> None:
-        options.setdefault("formatter_class", HelpFormatter)
-        options.setdefault("allow_abbrev", False)
-        super().__init__(**options)  # type: ignore[arg-type]
+    def __init__(self, *, fields: Callable[[], Iterable[str]] | None = None, **options: Any) -> None:
+        defaults: dict[str, Any] = {"formatter_class": HelpFormatter, "allow_abbrev": False}
+        super().__init__(**(defaults | options))
         self.fields = fields
         self.seen: dict[str, Any] = {}  # values by option, of one call
         for name in (None, "store"):
             self.register("action", name, _Once)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self.seen = {}
-        self._refuse_unknown(sys.argv[1:] if args is None else args)
-        return super().parse_known_args(args, namespace)
-
-    def _refuse_unknown(self, words: Sequence[str]) -> None:
-        known = self._option_string_actions
-        for word in words:
+        self.seen, known = {}, self._option_string_actions
+        for word in sys.argv[1:] if args is None else args:
             name = word.partition("=")[0]
             if word == "--" or (self._subparsers is not None and not word.startswith("-")):
-                return  # what follows is no option, or another parser's
-            if not OPTION.match(word) or " " in name or name in known or (self.fields and "." in name):
-                continue
-            shown_options = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
-            self.error(no_such_option(name, shown_options, self.fields() if self.fields else ()))
+                break  # what follows is no option, or another parser's
+            if OPTION.match(word) and " " not in name and name not in known and not (self.fields and "." in name):
+                options = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
+                self.error(no_such_option(name, options, self.fields() if self.fields else ()))
+        return super().parse_known_args(args, namespace)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             names = [str(choice) for choice in action.choices]
-            hint = nearest(str(value), names)
-            raise argparse.ArgumentError(
-                action, f"invalid choice: {shown(value)}{hint}; choose from {', '.join(names)}"
-            )
+            text = f"invalid choice: {shown(value)}{nearest(str(value), names)}; choose from {', '.join(names)}"
+            raise argparse.ArgumentError(action, text)
 
     def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
         check = check_path if action.metavar in PATHS else check_text
@@ -91,11 +78,10 @@ class _Once(argparse.Action):
     """Stores a value, or the values behind one option, once."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        if option is not None and self.dest in parser.seen:
+            several = "write all its values behind one" if self.nargs in ("*", "+") else "leave one out"
+            raise UserError(f"{option}: given twice, as {shown(parser.seen[self.dest])} and {shown(values)}; {several}")
         if option is not None:
-            if self.dest in parser.seen:
-                several = "; write all its values behind one" if self.nargs in ("*", "+") else "; leave one out"
-                both = f"{shown(parser.seen[self.dest])} and {shown(values)}"
-                raise UserError(f"{option}: given twice, as {both}{several}")
             parser.seen[self.dest] = values
         setattr(namespace, self.dest, values)
 
@@ -113,34 +99,32 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
         main(sys.argv[1:] if argv is None else argv)
         if sys.stdout is not None:  # which was closed before we began
             sys.stdout.flush()
+        return 0
     except UserError as error:
-        print(f"jaxrec: error: {error}", file=sys.stderr)
-        return 2
+        line = str(error)
     except ImportError as error:  # of what is imported when it is needed
-        if (line := missing_module(error)) is None:
+        line = missing_module(error)
+        if not line:
             raise
-        say("error", line)
-        return 2
     except BrokenPipeError:  # the reader of our output has gone, as in "… | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:
-        # ValueError and friends stay tracebacks: those are bugs. These few are the user's machine.
-        if error.errno not in NOT_OURS:
+    except OSError as error:  # only those of the user's machine and paths: all others, and ValueErrors, are bugs
+        if error.errno not in PLACE | NAME:
             raise
         file = error.filename2 or error.filename  # of a copy the second is the one that is written
-        place = f" at {file}" if file else ""
-        say("error", f"{os.strerror(error.errno)}{place}; {NOT_OURS[error.errno]}")
-        return 2
+        advice = "free or choose another place" if error.errno in PLACE else "name another path"
+        line = f"{os.strerror(error.errno)}{f' at {file}' if file else ''}; {advice}"
     except KeyboardInterrupt:
         print("jaxrec: interrupted", file=sys.stderr)
         return 130
-    return 0
+    say("error", line)
+    return 2
 
 
 def say(kind: str, text: str) -> None:
     """Print one line on stderr, whatever ids it holds: ``jaxrec: note: …``."""
-    print(one_line(f"jaxrec: {kind}: {text}"), file=sys.stderr)
+    print(one_line(f"jaxrec: {kind}: {text}", 1_100), file=sys.stderr)
 
 
 def tell(text: str) -> None:

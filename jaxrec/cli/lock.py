@@ -6,7 +6,6 @@ with the process, however that ends; a file that a killed process leaves says no
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import os
@@ -16,8 +15,6 @@ from pathlib import Path
 
 from jaxrec.cli.command import say
 from jaxrec.errors import UserError
-
-LONGEST = 240  # bytes of a name that leave room for what is put around it
 
 
 @contextmanager
@@ -42,9 +39,8 @@ def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
         try:
             yield
         finally:
-            if descriptor is not None:
-                file.unlink(missing_ok=True)  # while it is held: whoever waits finds another file under its name
-                os.close(descriptor)
+            file.unlink(missing_ok=True)  # while it is held: whoever waits finds another file under its name
+            os.close(descriptor)
     finally:
         with suppress(OSError):
             for parent in missing:  # the innermost first
@@ -53,35 +49,26 @@ def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
 
 def lock_file(place: Path) -> Path:
     """The file beside a place that is locked for it."""
-    name = place.name
-    if len(os.fsencode(name)) > LONGEST:
-        name = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return place.with_name(f".{name}.lock")
+    raw = os.fsencode(place.name)
+    return place.with_name(f".{place.name if len(raw) <= 240 else hashlib.sha256(raw).hexdigest()}.lock")
 
 
-def _acquire(file: Path, place: Path, does: str, otherwise: str) -> int | None:
-    """The descriptor that holds the lock; None where the file system has none."""
+def _acquire(file: Path, place: Path, does: str, otherwise: str) -> int:
+    """The descriptor that holds the lock."""
     while True:
-        descriptor = None
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(descriptor, 20, 0).decode()
+            os.close(descriptor)
+            who = f" (pid {owner})" if owner.isdigit() else ""
+            raise UserError(f"{place}: another process{who} {does}; wait for it, or {otherwise}") from None
+        except OSError as error:  # of a file system without locks
+            say("note", f"{place}: cannot be locked here ({error.strerror}); let no other process work on it")
+        with suppress(FileNotFoundError):
             if os.path.samestat(os.stat(file), os.fstat(descriptor)):
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, str(os.getpid()).encode())
                 return descriptor
-            os.close(descriptor)  # its owner ended between the calls, and took the file along
-        except OSError as error:
-            owner = b"" if descriptor is None else os.pread(descriptor, 20, 0)
-            if descriptor is not None:
-                os.close(descriptor)
-            if error.errno == errno.ENOENT and descriptor is not None:
-                continue  # the same, a moment later
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES) and descriptor is not None:
-                who = f" (pid {owner.decode()})" if owner.isdigit() else ""
-                raise UserError(f"{place}: another process{who} {does}; wait for it, or {otherwise}") from None
-            say(
-                "note",
-                f"{place}: cannot be locked here ({error.strerror}); see to it that no other process works on it",
-            )
-            return None
+        os.close(descriptor)  # its owner ended between the calls, and took the file along

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 
-from jaxrec.cli.wording import listed
-from jaxrec.errors import UserError, nearest, shown
+from jaxrec.errors import UserError, listed, nearest, shown
 
 
 def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
@@ -17,25 +16,18 @@ def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
         if not name or not sign:
             raise UserError(f"{option} {word}: expected FIELD=VALUE, such as gender=F")
         if name in values:
-            both = f"{shown(values[name])} and {shown(value)}"
-            raise UserError(f"{option}: {shown(name)} is given twice, as {both}; leave one out")
+            raise UserError(f"{option}: {shown(name)} is given twice; leave one out")
         values[name] = value
     return values
 
 
 def parse_baselines(names: Sequence[str], known: Iterable[str], those: str) -> list[str]:
-    """Names of baselines of one kind, each once; ``all``, or none, stands for every one.
-
-    Args:
-        known: that there are.
-        those: the kind, for the message: ``of rows``.
-    """
+    """Names of baselines of one kind (``those``, such as ``of rows``), each once; ``all``, or none, is every one."""
     known = list(known)
     wanted = known if "all" in names or not names else list(dict.fromkeys(names))
-    for name in wanted:
-        if name not in known:
-            raise UserError(f"--baselines {name}: none {those}{nearest(name, known)}; there are {', '.join(known)}, or "
-                            "all")  # fmt: skip
+    if wrong := [name for name in wanted if name not in known]:
+        raise UserError(f"--baselines {wrong[0]}: none {those}{nearest(wrong[0], known)}; there are "
+                        f"{', '.join(known)}, or all")  # fmt: skip
     return wanted
 
 
@@ -49,24 +41,22 @@ def no_such_option(name: str, options: Iterable[str] = (), fields: Iterable[str]
     """
     fields, called = list(fields), shown(name)[1:-1]
     stem = name.lstrip("-").replace("-", "_")
-    within = [field for field in fields if field.startswith(f"{stem}.")]
-    if within:
+    if within := [field for field in fields if field.startswith(f"{stem}.")]:
         return f"{called}: a section of the configuration; give one of its fields, such as --{within[0]}"
     known = {option.lstrip("-").replace("-", "_"): option for option in options} | {one: f"--{one}" for one in fields}
     meant = [f"--{field}" for field in fields if field.partition(".")[2] == stem]  # the section was left out
     meant = meant or [option for other, option in known.items() if other.startswith(stem) and len(stem) > 1][:4]
-    close = difflib.get_close_matches(stem, known, n=1) if len(stem) < 200 else []
-    meant = meant or [known[one] for one in close]
+    meant = meant or [known[one] for one in difflib.get_close_matches(stem[:200], known, n=1)]
     hint = f" (did you mean {listed(meant, 'or')}?)" if meant else ""
     return f"{called}: no such {'field' if '.' in name else 'option'}{hint}"
 
 
-def positive(option: str) -> Callable[[str], int]:
-    """What reads an option's whole number from 1."""
+def positive(option: str, least: int = 1) -> Callable[[str], int]:
+    """What reads an option's whole number from ``least``."""
 
     def read(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or int(text) < 1:
-            raise UserError(f"{option} {text}: expected a whole number from 1")
+        if not text.isascii() or not text.isdigit() or int(text) < least:
+            raise UserError(f"{option} {text}: expected a whole number from {least}")
         return int(text)
 
     return read
@@ -74,9 +64,7 @@ def positive(option: str) -> Callable[[str], int]:
 
 def read_folds(text: str) -> int:
     """The value of ``--folds``."""
-    if not text.isascii() or not text.isdigit() or int(text) == 1:
-        raise UserError(f"--folds {text}: expected a whole number from 2, or 0 for none")
-    return int(text)
+    return 0 if text == "0" else positive("--folds", 2)(text)
 
 
 def read_fraction(text: str) -> float:

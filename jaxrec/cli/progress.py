@@ -26,12 +26,14 @@ def progress(
         ``update(advance=1, note="")``: move on by ``advance`` units of ``total`` and show ``note``.
     """
     if sys.stderr is None or not sys.stderr.isatty():
-        lines = Lines(title, total, amount, unit, after, even)
-        lines.start()
+        lines, over = Lines(title, total, amount, unit, after, even), threading.Event()
+        thread = threading.Thread(target=lines.tell, args=(over,), name="progress", daemon=True)
+        thread.start()
         try:
             yield lines.update
         finally:
-            lines.stop()
+            over.set()
+            thread.join()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -40,16 +42,12 @@ def progress(
     columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=total, note="")
-
-        def update(advance: float = 1, note: str = "") -> None:
-            bar.update(task, advance=advance, note=note)
-
-        yield update
+        yield lambda advance=1, note="": bar.update(task, advance=advance, note=note)
 
 
 @dataclass
 class Lines:
-    """Says how far a piece of work is, from a thread of its own: ``update`` only notes numbers.
+    """Says how far a piece of work is: ``update`` only notes numbers, ``tell`` prints them from a thread of its own.
 
     Attributes:
         title: what is done: ``train: epoch 2 of 10``.
@@ -57,7 +55,6 @@ class Lines:
         amount, unit: what all units together hold, and its name, for the speed; 0: no speed is told.
         after: units of more such work that follows, for the time left.
         even: whether units take about the same time, so that the time left can be told.
-        clock: seconds.
     """
 
     title: str
@@ -66,41 +63,31 @@ class Lines:
     unit: str = ""
     after: float = 0.0
     even: bool = True
-    clock: Callable[[], float] = time.monotonic
-    done: float = field(default=0.0, init=False)
-    note: str = field(default="", init=False)
-
-    def __post_init__(self) -> None:
-        self._begin, self._over = self.clock(), threading.Event()
-        self._thread = threading.Thread(target=self._print, name="progress", daemon=True)
+    done: float = 0.0
+    note: str = ""
+    begin: float = field(default_factory=time.monotonic)
 
     def update(self, advance: float = 1, note: str = "") -> None:
         self.done, self.note = self.done + advance, note
 
-    def line(self) -> str:
-        """How far it is now."""
-        done, seconds, total = self.done, self.clock() - self._begin, self.total or 0.0
-        parts = [f"{min(done / total, 1.0):.0%}".replace("%", " %")] if total and done else []
-        if total and self.amount and done and seconds:
-            parts.append(f"{done / total * self.amount / seconds:,.0f} {self.unit}/s")
+    def line(self, seconds: float) -> str:
+        """How far it is after so many seconds."""
+        share, parts = self.done / self.total if self.total else 0.0, [self.title]
+        if share:
+            parts.append(f"{min(share, 1.0):.0%}".replace("%", " %"))
+        if share and self.amount and seconds:
+            parts.append(f"{share * self.amount / seconds:,.0f} {self.unit}/s")
         parts += [self.note] if self.note else []
-        if total and done and self.even:
-            parts.append(f"{_span(max(total - done + self.after, 0.0) * seconds / done)} left")
+        if share and self.even:
+            parts.append(f"{_span(max((self.total or 0.0) - self.done + self.after, 0.0) * seconds / self.done)} left")
         else:
             parts.append(f"{_span(seconds)} so far")
-        return one_line(", ".join([self.title, *parts]))
+        return one_line(", ".join(parts))
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _print(self) -> None:
-        while not self._over.wait(EVERY):
+    def tell(self, over: threading.Event) -> None:
+        while not over.wait(EVERY):
             with suppress(OSError, ValueError):  # nobody reads it any more
-                print(self.line(), file=sys.stderr, flush=True)
+                print(self.line(time.monotonic() - self.begin), file=sys.stderr, flush=True)
 
 
 def _span(seconds: float) -> str:

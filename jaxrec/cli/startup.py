@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
 
-from jaxrec.cli.wording import listed
+from jaxrec.errors import listed
 
 COMMANDS = {
     "prepare": "a dataset directory from raw logs or tables, or from generated data",
@@ -25,22 +24,15 @@ COMMANDS = {
     "text": "sentence embeddings of the names of a data set's items, or of a column",
 }
 """What ``python -m jaxrec.NAME`` does."""
-
 FOLDERS = ("tune", "plots")  # commands that are folders
-
-NEEDED = {
-    "jax": "jax", "jaxlib": "jaxlib", "flax": "flax", "optax": "optax", "orbax.checkpoint": "orbax-checkpoint",
-    "numpy": "numpy", "scipy": "scipy", "pyarrow": "pyarrow", "duckdb": "duckdb", "pydantic": "pydantic",
-    "yaml": "PyYAML", "rich": "rich", "tensorboardX": "tensorboardX", "matplotlib": "matplotlib",
-    "lark": "lark",
-}  # fmt: skip
-"""Modules that every command may import, and the packages that have them."""
-
-OPTIONAL = {
-    "optuna": "optuna", "sentence_transformers": "sentence-transformers", "sklearn": "scikit-learn",
-    "streamlit": "streamlit", "tensorflow_datasets": "tensorflow-datasets", "pandas": "pandas",
-}  # fmt: skip
-"""Modules that a command imports when they are asked for."""
+NEEDED = (
+    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow", "duckdb", "pydantic", "PyYAML",
+    "rich", "tensorboardX", "matplotlib", "lark",
+)  # fmt: skip
+"""Packages of which every command may import something."""
+OPTIONAL = ("optuna", "sentence-transformers", "scikit-learn", "streamlit", "tensorflow-datasets", "pandas")
+"""Packages that a command imports when they are asked for."""
+MODULES = {"orbax-checkpoint": "orbax.checkpoint", "PyYAML": "yaml", "scikit-learn": "sklearn"}  # of another name
 
 
 def module_of(name: str) -> str:
@@ -57,18 +49,15 @@ def check(words: Sequence[str]) -> None:
     after = [words[at + 1] for at, word in enumerate(words[:-1]) if word == "-m"]
     attached = [word[2:] for word in words if word.startswith("-m") and word != "-m"]
     package, _, name = ([*after, *attached] or [""])[0].partition(".")
-    if package != "jaxrec" or not name:
-        return
-    if name not in COMMANDS:
-        if not _exists(f"jaxrec.{name}"):
-            _exit(no_such_command(name, f"python -m jaxrec.{name}"))
-        return
-    check_packages()
+    if package == "jaxrec" and name in COMMANDS:
+        check_packages()
+    elif package == "jaxrec" and name and not _exists(f"jaxrec.{name}"):
+        _exit(no_such_command(name, f"python -m jaxrec.{name}"))
 
 
 def check_packages() -> None:
     """Exit with one line and status 2 where a package is not installed."""
-    if absent := [package for module, package in NEEDED.items() if not _exists(module)]:
+    if absent := [package for package in NEEDED if not _exists(_module(package))]:
         _exit(missing(absent))
 
 
@@ -83,17 +72,19 @@ def missing(packages: Iterable[str]) -> str:
     """What to say of packages that are not installed, and what to do."""
     names = list(packages)
     install = f"pip install {shlex.join(names)}" if len(names) < 4 else "pip install -e . (in the clone of jaxrec)"
-    script = os.path.join(".venv", "bin", "activate")
-    if os.path.isfile(script) and os.path.realpath(sys.prefix) != os.path.realpath(".venv"):
-        install = f"source {script}, or {install}"
-    return f"jaxrec needs {listed(names)}, which {'are' if len(names) > 1 else 'is'} not installed; run {install}"
+    verb = "are" if len(names) > 1 else "is"
+    return f"jaxrec needs {listed(names)}, which {verb} not installed; source .venv/bin/activate, or {install}"
 
 
-def missing_module(error: ImportError) -> str | None:
-    """What to say where an import of one of the packages failed; None: it was something else."""
-    known, module = NEEDED | OPTIONAL, error.name or ""
-    package = known.get(module) or known.get(module.partition(".")[0])
-    return missing([package]) if package and isinstance(error, ModuleNotFoundError) else None
+def missing_module(error: ImportError) -> str:
+    """What to say where an import of one of the packages failed; empty where it was something else."""
+    packages = {_module(package): package for package in (*NEEDED, *OPTIONAL)}
+    package = packages.get(error.name or "") or packages.get((error.name or "").partition(".")[0])
+    return missing([package]) if package and isinstance(error, ModuleNotFoundError) else ""
+
+
+def _module(package: str) -> str:
+    return MODULES.get(package, package.replace("-", "_"))
 
 
 def _exists(module: str) -> bool:

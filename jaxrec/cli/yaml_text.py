@@ -27,18 +27,13 @@ PLAIN = {
 
 
 def read_yaml(path: Path, what: str) -> Any:
-    """The value of a YAML file.
-
-    Args:
-        what: that it is, for the message: ``the configuration``.
-    """
+    """The value of a YAML file; ``what`` says in messages what it is: ``the configuration``."""
     try:
         with open(path, encoding="utf-8") as stream:
             text = stream.read(LARGEST + 1)
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: cannot read {what} (not UTF-8 text)") from None
-    except (OSError, ValueError) as error:  # ValueError: a name with a NUL
-        raise UserError(f"{path}: cannot read {what} ({getattr(error, 'strerror', None) or error})") from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name with a NUL
+        why = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot read {what} ({why})") from None
     if len(text) > LARGEST:
         raise UserError(f"{path}: cannot read {what} (more than {LARGEST:,} characters); is it another file?")
     return parse_yaml(text, str(path))
@@ -54,15 +49,12 @@ def parse_yaml(text: str, source: str, lines: bool = True) -> Any:
     try:
         return yaml.load(text, _Loader)
     except yaml.reader.ReaderError as error:
-        line, problem = (
-            text.count("\n", 0, error.position) + 1,
-            f"not YAML (it holds {shown(chr(int(error.character)))})",
-        )
+        line = text.count("\n", 0, error.position) + 1
+        problem = f"not YAML (it holds {shown(chr(int(error.character)))})"
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line, problem = mark.line + 1 if mark else 1, str(error.problem)
-        if not isinstance(error, _Refused):
-            problem = f"not YAML ({', '.join(filter(None, (error.context, error.problem)))})"
+        line, problem = mark.line + 1 if mark else 1, ", ".join(filter(None, (error.context, error.problem)))
+        problem = problem if isinstance(error, _Refused) else f"not YAML ({problem})"
     except RecursionError:
         line, problem = 1, "lists and mappings are nested too deep"
     raise UserError(f"{source}{f', line {line}' if lines else ''}: {problem}")
@@ -77,20 +69,17 @@ class _Refused(yaml.MarkedYAMLError):
 
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012  # in the place of YAML 1.1's
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._anchors = 0  # that the node being read stands within
+    within = 0  # anchors that the node being read stands within
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event = self.peek_event()
         if getattr(event, "tag", None):
             raise _Refused(f"the tag {shown(event.tag)} is not read; leave it out", event.start_mark)
-        if isinstance(event, yaml.AliasEvent) and self._anchors:  # of itself, or of lists of aliases without end
+        if isinstance(event, yaml.AliasEvent) and self.within:  # of itself, or of lists of aliases without end
             raise _Refused("an alias stands within what an anchor names; write it out", event.start_mark)
-        anchors, self._anchors = self._anchors, self._anchors + (getattr(event, "anchor", None) is not None)
+        within, self.within = self.within, self.within + (getattr(event, "anchor", None) is not None)
         node = super().compose_node(parent, index)
-        self._anchors = anchors
+        self.within = within
         return node
 
     def construct_scalar(self, node: Any) -> Any:

@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from jaxrec.cli.options import no_such_option
-from jaxrec.cli.wording import listed
 from jaxrec.cli.yaml_text import parse_yaml, read_yaml
 from jaxrec.config import finding
 from jaxrec.config.former import FORMER
@@ -30,10 +30,11 @@ from jaxrec.config.sections import (
     RecommendationConfig,
     TrainingConfig,
 )
-from jaxrec.errors import UserError, explained, nearest, shown
+from jaxrec.errors import UserError, explained, listed, nearest, shown
 
 EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
-Values = dict[str, dict[str, Any]]
+Values = Mapping[str, Any]
+"""Sections of fields, as a YAML file has them."""
 
 __all__ = [
     "Config", "DataConfig", "EvaluationConfig", "LossConfig", "MeshConfig", "ModelConfig", "OptimizerConfig",
@@ -64,9 +65,9 @@ def override(values: Values, overrides: Sequence[str], source: str, former: bool
         former: whether ``values`` may be of an earlier version.
     """
     values = without_former(values) if former else values
-    pairs = read_overrides(overrides, values)
+    pairs = dict(read_overrides(overrides, values))
     whole = {section: dict(fields) for section, fields in values.items()}
-    for name, value in pairs:
+    for name, value in pairs.items():
         section, _, field = name.partition(".")
         whole.setdefault(section, {})[field] = value
     try:
@@ -74,22 +75,21 @@ def override(values: Values, overrides: Sequence[str], source: str, former: bool
     except UserError as error:
         message = str(error).removeprefix(": ")
     place = ".".join(message.partition(": ")[0].split(".")[:2])
-    if place in dict(pairs):
+    if place in pairs:
         raise UserError(f"--{message}")
     if pairs and place.partition(".")[0] in values:
         parse(values, source)  # is it wrong by itself, or beside what is given?
-        source = f"{source} with {' and '.join(f'--{name} {shown(value)}' for name, value in pairs)}"
+        source = f"{source} with {' and '.join(f'--{name} {shown(value)}' for name, value in pairs.items())}"
     raise UserError(f"{source}: {message}")
 
 
-def parse(values: dict[str, Any], source: str = "configuration", former: bool = False) -> Config:
+def parse(values: Values, source: str = "configuration", former: bool = False) -> Config:
     """Validate a nested dictionary; a UserError names the first field that is wrong.
 
     Args:
         former: whether ``values`` may be of an earlier version, which wrote the fields of all models into every run.
     """
-    values = without_former(values) if former else values
-    kind = Config
+    values, kind = without_former(values) if former else values, Config
     try:
         kind = finding.experiment(values)
         return kind.model_validate(values)
@@ -99,23 +99,18 @@ def parse(values: dict[str, Any], source: str = "configuration", former: bool = 
         raise UserError(f"{source}: {error}") from None
 
 
-def without_former(values: dict[str, Any]) -> dict[str, Any]:
+def without_former(values: Values) -> Values:
     """The values without fields that the model, loss or optimizer has not, where they hold their former default."""
     try:
-        kind = finding.experiment(values)
+        known = fields(finding.experiment(values))
     except UserError:  # which ``parse`` tells
         return values
-    known = fields(kind)
-    return {
-        section: {
-            name: value
-            for name, value in part.items()
-            if (place := f"{section}.{name}") in known or place not in FORMER or value != FORMER[place]
-        }
-        if isinstance(part, dict)
-        else part
-        for section, part in values.items()
-    }
+    kept = {section: dict(part) for section, part in values.items()}
+    for place, value in FORMER.items():
+        section, _, field = place.partition(".")
+        if place not in known and kept.get(section, {}).get(field, ...) == value:
+            del kept[section][field]
+    return kept
 
 
 def dump(config: Config) -> str:
@@ -123,92 +118,78 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def fields(config: type[Config] | None = None) -> dict[str, tuple[Any, str]]:
-    """Every ``section.field`` with its default (None where it is required) and its description.
+def fields(config: type[Config] | None = None) -> dict[str, FieldInfo]:
+    """Every ``section.field`` with its default and its description.
 
     Args:
         config: the class of a configuration; None: fields of all models, losses and optimizers that jaxrec has.
     """
-    return {
-        place: (None if field.is_required() else field.default, field.description or "")
-        for place, field in _fields(config).items()
-    }
-
-
-def choices(name: str, config: type[Config] | None = None) -> tuple[str, ...]:
-    """The names that ``section.field`` allows; empty where it is no choice of names."""
-    if name in ("model.name", "loss.name", "optimizer.name"):
-        model: Any = config and config.model_fields["model"].annotation
-        losses = finding.losses_of(model) if model else finding.losses()
-        return tuple(
-            losses if name == "loss.name" else finding.models() if name == "model.name" else finding.optimizers()
-        )
-    annotation = _fields(config)[name].annotation
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
-
-
-def _fields(config: type[Config] | None) -> dict[str, Any]:
-    """pydantic's information on every ``section.field``."""
     if config is None:
-        parts = [(section, kind) for section, _, kind in finding.all_sections()]
+        parts: Any = [(section, kind) for section, _, kind in finding.all_sections()]
     else:
-        parts = [(section, info.annotation) for section, info in config.model_fields.items()]  # type: ignore[misc]
-    table: dict[str, Any] = {}
+        parts = [(section, info.annotation) for section, info in config.model_fields.items()]
+    table: dict[str, FieldInfo] = {}
     for section, kind in parts:
         for name, field in kind.model_fields.items():
             table.setdefault(f"{section}.{name}", field)
     return table
 
 
+def choices(name: str, config: type[Config] | None = None) -> tuple[str, ...]:
+    """The names that ``section.field`` allows; empty where it is no choice of names."""
+    model: Any = config and config.model_fields["model"].annotation
+    if name == "loss.name":
+        return tuple(finding.losses_of(model) if model else finding.losses())
+    if name in ("model.name", "optimizer.name"):
+        return tuple(finding.models() if name == "model.name" else finding.optimizers())
+    annotation = fields(config)[name].annotation
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
+
+
 def read_overrides(overrides: Sequence[str], values: Values) -> list[tuple[str, Any]]:
     """``["--a.b", "1", "--c.d=2"]`` as ``[("a.b", 1), ("c.d", 2)]``; several values make a list."""
-    pairs: list[tuple[str, list[str]]] = []
+    pairs: dict[str, list[str]] = {}
+    name = ""
     for word in overrides:
         if word.startswith("--"):
             name, given, value = word[2:].partition("=")
-            pairs.append((name, [value] if given else []))
-        elif pairs:
-            pairs[-1][1].append(word)
+            if name in pairs:
+                raise UserError(f"--{name}: given twice; leave one out")
+            pairs[name] = [value] if given else []
+        elif name:
+            pairs[name].append(word)
         else:
             raise UserError(f"{shown(word)}: expected --section.field value")
-    known = _known({name: words for name, words in pairs if len(words) == 1}, values)
-    said: dict[str, str] = {}
-    for name, words in pairs:
+    known = _known(pairs, values)
+    for name, words in pairs.items():
         if name not in known:
             raise UserError(f"{no_such_option(f'--{name}', fields=known)}; --help lists them")
         if not words:
             raise UserError(f"--{name}: a value is missing")
-        if name in said:
-            raise UserError(
-                f"--{name}: given twice, as {shown(said[name])} and {shown(' '.join(words))}; leave one out"
-            )
-        said[name] = " ".join(words)
-    return [(name, _value(name, words, known[name].annotation)) for name, words in pairs]
+    return [(name, _value(name, words, known[name].annotation)) for name, words in pairs.items()]
 
 
-def _known(words: Mapping[str, list[str]], values: Values) -> dict[str, Any]:
-    """pydantic's information on the fields that may be given: those of the configuration that the names among the
-    words and the values make, and, where something else is asked for, those of all others."""
-    names = {
-        section: {**part, "name": words[f"{section}.name"][0]} if f"{section}.name" in words else part
-        for section in ("model", "loss", "optimizer")
-        if isinstance(part := values.get(section, {}), dict)
-    }
+def _known(pairs: Mapping[str, list[str]], values: Values) -> dict[str, FieldInfo]:
+    """The fields that may be given: those of the configuration that the names among the words and the values make, and,
+    where something else is asked for, those of all others."""
+    names = {section: dict(part) for section, part in values.items() if isinstance(part, dict)}
+    for section in finding.NAMED:
+        if words := pairs.get(f"{section}.name"):
+            names.setdefault(section, {})["name"] = words[0]
     try:
-        own = _fields(finding.experiment(names))
+        own = fields(finding.experiment(names))
     except UserError:  # which ``parse`` tells
         own = {}
-    return own if own and set(words) <= set(own) else {**_fields(None), **own}
+    return own if own and set(pairs) <= set(own) else fields() | own
 
 
 def _value(name: str, words: list[str], annotation: Any) -> Any:
     if name == "data.path":  # a directory may be called 2024
         return " ".join(words)
     kinds = [get_args(one)[0] if get_origin(one) is Annotated else one for one in (annotation, *get_args(annotation))]
-    several = any(get_origin(one) is tuple for one in kinds)
     values = [parse_yaml(word, f"--{name} {shown(word)}", lines=False) for word in words]
-    if several and not (len(values) == 1 and (isinstance(values[0], list) or values[0] is None)):
-        return values
+    if any(get_origin(one) is tuple for one in kinds):
+        return values[0] if len(values) == 1 and (isinstance(values[0], list) or values[0] is None) else values
     if len(values) > 1:
         raise UserError(f"--{name}: one value expected, found {shown(' '.join(words))}")
     return values[0] if str in kinds else number(values[0])
@@ -219,19 +200,14 @@ def number(value: Any) -> Any:
     return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
-def _explain(error: ValidationError, values: Mapping[str, Any], kind: type[Config]) -> str:
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"])
+def _explain(error: ValidationError, values: Values, kind: type[Config]) -> str:
+    problem, known = error.errors()[0], fields(kind)
+    place, found = ".".join(str(part) for part in problem["loc"]), shown(problem["input"])
+    if problem["type"] == "string_pattern_mismatch":  # which no user wants to read
+        return f"{place}: found {found}; {' '.join((known[place].description or '').split())}"
     if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 2:
         having, what = finding.owners(place, kind)
         if having:
-            part = values.get(what)
-            name = part.get("name") if isinstance(part, Mapping) else None
-            name = name or _fields(kind)[f"{what}.name"].default
-            return (
-                f"{place}: found {shown(problem['input'])}, but it belongs to {listed(having)}; leave it out for {name}"
-            )
-    if problem["type"] == "string_pattern_mismatch":  # there is one: training.metric
-        training: Any = kind.model_fields["training"].annotation
-        return f"{place}: found {shown(problem['input'])}; expected {training.metrics}"
+            name = values.get(what, {}).get("name") or known[f"{what}.name"].default
+            return f"{place}: found {found}, but it belongs to {listed(having)}; leave it out for {name}"
     return explained(error, nearest(place[:300], fields() if "." in place else kind.model_fields))

@@ -22,27 +22,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, create_model
 
-from jaxrec.cli.wording import listed
-from jaxrec.config.sections import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    LossConfig,
-    MeshConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RecommendationConfig,
-    Section,
-    TrainingConfig,
-)
-from jaxrec.errors import UserError, nearest, shown
+from jaxrec.config import sections
+from jaxrec.config.sections import Config, LossConfig, ModelConfig, OptimizerConfig, Section
+from jaxrec.errors import UserError, listed, nearest, shown
 
 MODEL, OPTIMIZER = "gru4rec", "adagrad"  # where none is named
-SECTIONS: dict[str, type[Section]] = {
-    "data": DataConfig, "training": TrainingConfig, "evaluation": EvaluationConfig,
-    "recommendation": RecommendationConfig, "mesh": MeshConfig,
-}  # fmt: skip
-"""Sections that are the same for all losses and optimizers of a model."""
+NAMED = ("model", "loss", "optimizer")  # sections whose class their name finds
 
 
 # ---- names to classes ------------------------------------------------------------------------------------------------
@@ -51,12 +36,9 @@ SECTIONS: dict[str, type[Section]] = {
 @cache
 def models() -> dict[str, type[ModelConfig]]:
     """The section of each model in ``jaxrec.models``, by name."""
-    found = {}
-    for module in _modules("jaxrec.models"):
-        section = getattr(module, "Config", None)
-        if hasattr(module, "Model") and isinstance(section, type) and issubclass(section, ModelConfig):
-            found[module.__name__.rpartition(".")[2]] = section
-    return found
+    modules = {one.__name__.rpartition(".")[2]: one for one in _modules("jaxrec.models") if hasattr(one, "Model")}
+    sections = {name: getattr(module, "Config", None) for name, module in modules.items()}
+    return {name: one for name, one in sections.items() if isinstance(one, type) and issubclass(one, ModelConfig)}
 
 
 @cache
@@ -76,9 +58,9 @@ def losses_of(model: type[ModelConfig]) -> dict[str, type[LossConfig]]:
     """The losses that a model can be trained with, its default first."""
     found: dict[str, type[LossConfig]] = {}
     for kind in model.losses:
-        own = {_name(kind): kind} if _name(kind) else {}
-        for name, loss in (own | {name: one for name, one in losses().items() if issubclass(one, kind)}).items():
-            found.setdefault(name, loss)
+        for one in (kind, *losses().values()):
+            if issubclass(one, kind) and _name(one):
+                found.setdefault(_name(one), one)
     return found
 
 
@@ -91,30 +73,27 @@ def find_module(field: str, name: str, attributes: tuple[str, ...]) -> ModuleTyp
             raise UserError(f"{field}: no module {shown(name)}, since {shown(error.name)} is not on Python's path; "
                             "install it, or start in the directory that holds it") from None  # fmt: skip
         raise UserError(f"{field}: {name} cannot be imported ({type(error).__name__}: {error}); mend it") from None
-    for attribute in attributes:
-        if not hasattr(module, attribute):
-            raise UserError(f"{field}: {name} has no {attribute}; a module of your own has {listed(attributes)}")
+    if not all(hasattr(module, attribute) for attribute in attributes):
+        raise UserError(f"{field}: {name} lacks one of {listed(attributes)}; a module of your own has them")
     return module
 
 
-def _users_own(field: str, name: Any, attribute: str, kind: type[Section], *more: str) -> ModuleType | None:
-    """The module of the user's with a class of a kind; None where the name has no dot."""
+def _users_own(field: str, name: Any, attribute: str, kind: type[Section], *more: str) -> Any:
+    """The class of a kind in a module of the user's; None where the name has no dot."""
     if not isinstance(name, str) or "." not in name:
         return None
-    module = find_module(field, name, (attribute, *more))
-    value = getattr(module, attribute)
+    value = getattr(find_module(field, name, (attribute, *more)), attribute)
     if not isinstance(value, type) or not issubclass(value, kind):
         raise UserError(f"{field}: {name}.{attribute} is no {kind.__name__}; make it a subclass")
-    return module
+    return value
 
 
 def find_model(name: Any) -> ModuleType:
     """The module of a model."""
-    if module := _users_own("model.name", name, "Config", ModelConfig, "Model"):
-        for attribute in ("task", "losses"):
-            if not hasattr(module.Config, attribute):
-                raise UserError(f"model.name: {name}.Config has no {attribute}; see jaxrec.config.sections.ModelConfig")
-        return module
+    if section := _users_own("model.name", name, "Config", ModelConfig, "Model"):
+        if not hasattr(section, "task") or not hasattr(section, "losses"):
+            raise UserError(f"model.name: {name}.Config lacks task or losses; see jaxrec.config.sections.ModelConfig")
+        return importlib.import_module(name)
     if isinstance(name, str) and name.isidentifier():
         place = f"jaxrec.models.{name}"  # found without importing the others
         if importlib.util.find_spec(place) and hasattr(importlib.import_module(place), "Config"):
@@ -134,13 +113,13 @@ def find_loss(model: type[ModelConfig], called: str, name: Any) -> type[LossConf
     known = losses_of(model)
     if isinstance(name, str) and name in known:
         return known[name]
-    if module := _users_own("loss.name", name, "Loss", LossConfig):
-        loss: type[LossConfig] = module.Loss
+    if own := _users_own("loss.name", name, "Loss", LossConfig):
         kinds = tuple(kind for kind in model.losses if not _name(kind))
-        if not issubclass(loss, kinds):
+        if not issubclass(own, kinds):
             takes = listed([kind.__name__ for kind in kinds], "or") if kinds else "none but its own"
             raise UserError(f"loss.name: {called} cannot be trained with {name}; its losses are {takes}")
-        return loss
+        found: type[LossConfig] = own
+        return found
     if having := [other for other, section in models().items() if name in list(losses_of(section))]:
         raise UserError(f"loss.name: found {shown(name)}, but it belongs to {listed(having)}; choose "
                         f"{listed(list(known), 'or')} for {called}")  # fmt: skip
@@ -149,12 +128,12 @@ def find_loss(model: type[ModelConfig], called: str, name: Any) -> type[LossConf
 
 def find_optimizer(name: Any) -> type[OptimizerConfig]:
     """The class of an optimizer."""
-    if module := _users_own("optimizer.name", name, "Optimizer", OptimizerConfig):
-        own: type[OptimizerConfig] = module.Optimizer
-        return own
-    if not isinstance(name, str) or name not in optimizers():
+    found = _users_own("optimizer.name", name, "Optimizer", OptimizerConfig)
+    found = found or (optimizers().get(name) if isinstance(name, str) else None)
+    if not found:
         raise UserError(f"optimizer.name: {_expected(name, optimizers())}")
-    return optimizers()[name]
+    kind: type[OptimizerConfig] = found
+    return kind
 
 
 def _modules(package: str) -> Iterator[ModuleType]:
@@ -188,41 +167,39 @@ def _expected(name: Any, known: Mapping[str, Any]) -> str:
 
 def experiment(values: Mapping[str, Any]) -> type[Config]:
     """The class of the configuration that nested ``values`` describe, told by the names in them."""
-
-    def name(section: str, default: str) -> Any:
-        part = values.get(section)
-        return part.get("name", default) if isinstance(part, Mapping) else default
-
-    called = name("model", MODEL)
-    model = find_model(called).Config
-    loss = find_loss(model, called, name("loss", next(iter(losses_of(model)))))
-    optimizer = find_optimizer(name("optimizer", model.defaults.get("optimizer", {}).get("name", OPTIMIZER)))
-    return _experiment(model, loss, optimizer)
+    parts = {section: part for section in NAMED if isinstance(part := values.get(section), Mapping)}
+    names = {section: part["name"] for section, part in parts.items() if "name" in part}
+    model = find_model(called := names.get("model", MODEL)).Config
+    loss = find_loss(model, called, names.get("loss", next(iter(losses_of(model)))))
+    default = model.defaults.get("optimizer", {}).get("name", OPTIMIZER)
+    return _experiment(model, loss, find_optimizer(names.get("optimizer", default)))
 
 
 @cache
 def _experiment(
     model: type[ModelConfig], loss: type[LossConfig], optimizer: type[OptimizerConfig]
 ) -> type[Config]:  # fmt: skip
-    kinds = {**SECTIONS, "model": model, "loss": loss, "optimizer": optimizer}
-    fields: dict[str, Any] = {}
-    for name in Config.model_fields:
-        part = section_of(model, name, kinds[name])
-        fields[name] = (part, ... if name == "data" else Field(default_factory=part))
-    return create_model("Config", __base__=Config, **fields)
+    kinds = {"model": model, "loss": loss, "optimizer": optimizer}
+    parts = {name: section_of(model, name, kinds.get(name)) for name in Config.model_fields}
+    fields = {name: (part, ... if name == "data" else Field(default_factory=part)) for name, part in parts.items()}
+    return create_model("Config", __base__=Config, **fields)  # type: ignore[call-overload]
 
 
 @cache
-def section_of(model: type[ModelConfig], name: str, kind: type[Section]) -> type[Section]:
-    """A section's class: what all share, what the model's task adds and what the model adds, with its defaults."""
-    whole: type[Section] = getattr(find_task(model), name.capitalize(), kind) if name in SECTIONS else kind
-    more = model.sections.get(name)
-    defaults = model.defaults.get(name, {})
-    changed: dict[str, Any] = {}
-    for field in [field for field in defaults if field != "name" and field in whole.model_fields]:
-        info = whole.model_fields[field]
-        kept: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
-        changed[field] = (kept, Field(defaults[field], description=info.description))
+def section_of(model: type[ModelConfig], name: str, kind: type[Section] | None = None) -> type[Section]:
+    """A section's class: what all share, what the model's task adds and what the model adds, with its defaults.
+
+    Args:
+        kind: of a model, loss or optimizer.
+    """
+    whole: Any = kind or getattr(find_task(model), name.capitalize(), None)
+    whole = whole or getattr(sections, f"{name.capitalize()}Config")
+    more, changed = model.sections.get(name), dict[str, Any]()
+    for field, default in model.defaults.get(name, {}).items():
+        if field != "name" and field in whole.model_fields:
+            info = whole.model_fields[field]
+            kept: Any = Annotated[(info.annotation, *info.metadata)] if info.metadata else info.annotation
+            changed[field] = (kept, Field(default, description=info.description))
     if more is None and not changed:
         return whole
     bases = whole if more is None else (more, whole)
@@ -235,12 +212,10 @@ def section_of(model: type[ModelConfig], name: str, kind: type[Section]) -> type
 def all_sections() -> Iterator[tuple[str, str, type[Section]]]:
     """Section, model and class of each that there is; those of losses and optimizers for each model."""
     for called, model in models().items():
-        kinds: list[tuple[str, type[Section]]] = [("data", SECTIONS["data"]), ("model", model)]
-        kinds += [("loss", loss) for loss in losses_of(model).values()]
-        kinds += [("optimizer", optimizer) for optimizer in optimizers().values()]
-        kinds += [(name, kind) for name, kind in SECTIONS.items() if name != "data"]
-        for name, kind in kinds:
-            yield name, called, section_of(model, name, kind)
+        for name in Config.model_fields:
+            own = {"model": [model], "loss": losses_of(model).values(), "optimizer": optimizers().values()}
+            for kind in own.get(name, [None]):
+                yield name, called, section_of(model, name, kind)
 
 
 def owners(place: str, config: type[Config]) -> tuple[list[str], str]:
@@ -249,11 +224,8 @@ def owners(place: str, config: type[Config]) -> tuple[list[str], str]:
     ``model``."""
     section, _, field = place.partition(".")
     model: Any = config.model_fields["model"].annotation
-    kinds: Mapping[str, type[Section]] = (
-        losses_of(model) if section == "loss" else optimizers() if section == "optimizer" else {}
-    )
-    found = [name for name, kind in kinds.items() if field in section_of(model, section, kind).model_fields]
-    if found:
+    kinds: Any = losses_of(model) if section == "loss" else optimizers() if section == "optimizer" else {}
+    if found := [name for name, kind in kinds.items() if field in section_of(model, section, kind).model_fields]:
         return found, section
     having = (name for part, name, kind in all_sections() if part == section and field in kind.model_fields)
     return list(dict.fromkeys(having)), "model"

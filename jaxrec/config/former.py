@@ -1,5 +1,4 @@
-"""Defaults of the fields that earlier versions wrote into every run, whatever its model: an old run is read without
-those of another model, loss or optimizer. This table never changes."""
+"""Defaults of the fields that earlier versions wrote into every run, whatever its model. This table never changes."""
 
 from __future__ import annotations
 

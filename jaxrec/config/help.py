@@ -23,36 +23,26 @@ def field_help(file: str | None, overrides: Sequence[str]) -> str:
             where there is none the list of models.
         overrides: ``--section.field value`` words.
     """
-    named = any(word.partition("=")[0] == "--model.name" for word in overrides)
     if file is not None:
         return _fields(configuration.load(file, overrides), f"values of {file}")
-    if named:
+    if any(word.partition("=")[0] == "--model.name" for word in overrides):
         return _fields(configuration.override({"data": {"path": "DIR"}}, overrides, "configuration"), "defaults")
     models = {name: " ".join((model.__doc__ or "").split()) for name, model in finding.models().items()}
-    width = max(map(len, models))
-    return GENERAL.format(models="\n".join(f"  {name:<{width}}  {text}" for name, text in models.items()))
+    return GENERAL.format(models="\n".join(f"  {name:<10} {text}" for name, text in models.items()))
 
 
 def _fields(config: Config, values: str) -> str:
     """The fields of a configuration, each with its value and what it is."""
-    model, loss, optimizer = config.model.name, config.loss.name, config.optimizer.name
+    kind, (model, loss, optimizer) = type(config), (getattr(config, section).name for section in finding.NAMED)
     lines = [f"fields of {model} with loss {loss} and optimizer {optimizer}, [{values}]; each is an option:"]
-    for name, (_, text) in configuration.fields(type(config)).items():
-        section, _, field = name.partition(".")
-        part = getattr(config, section)
-        allowed = configuration.choices(name, type(config))
+    for name, field in configuration.fields(kind).items():
+        section = getattr(config, name.partition(".")[0])
+        value, allowed = getattr(section, name.partition(".")[2]), configuration.choices(name, kind)
+        text = " ".join(map(str, value)) if isinstance(value, tuple) else "null" if value is None else str(value)
         among = f" One of: {', '.join(allowed)}." if len(allowed) > 1 else ""
-        said = text or (type(part).__doc__ or "")
-        lines += ["", f"  --{name} {_shown(getattr(part, field))}", f"      {' '.join(said.split())}{among}"]
-    losses, optimizers = (
-        ", ".join(configuration.choices(f"{name}.name", type(config))) for name in ("loss", "optimizer")
-    )
-    others = f"Other losses ({losses}) and optimizers ({optimizers}) have other fields"
-    lines += ["", f"{others}: add --loss.name or --optimizer.name to --help."]
+        said = " ".join((field.description or type(section).__doc__ or "").split())
+        lines += ["", f"  --{name} [{text}]", f"      {said}{among}"]
+    names = [", ".join(configuration.choices(f"{section}.name", kind)) for section in ("loss", "optimizer")]
+    lines += ["", f"Other losses ({names[0]}) and optimizers ({names[1]}) have other fields: add --loss.name or "
+                  "--optimizer.name to --help."]  # fmt: skip
     return "\n".join(lines)
-
-
-def _shown(value: object) -> str:
-    """A value as it is given."""
-    text = " ".join(map(str, value)) if isinstance(value, tuple) else "null" if value is None else str(value)
-    return f"[{text}]"

@@ -148,9 +148,7 @@ class TrainingConfig(Section):
     early_stopping: Amount = 0
     """Stop after so many epochs without a better validation metric (0: never)."""
     metric: Annotated[str, Field(pattern=f"^(recall|mrr|ndcg|hit_rate){CUTOFF}$")] = "recall@20"
-    """The validation metric that names the best epoch: recall, mrr, ndcg or hit_rate at a cut-off."""
-
-    metrics: ClassVar[str] = "recall, mrr, ndcg or hit_rate at a cut-off, as recall@20"
+    """The validation metric that names the best epoch: recall, mrr, ndcg or hit_rate at a cut-off, as recall@20."""
 
     def check(self, config: Config) -> None:
         if self.average and (needs := config.model.dense(config)):

@@ -12,14 +12,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxrec.cli.wording import listed
 from jaxrec.config import Config
 from jaxrec.config.finding import find_task, models
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.reading.times import ORDER
 from jaxrec.data.rows import RowsDataset
 from jaxrec.data.splits import RowSplits, counted, in_words
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, listed
 from jaxrec.feeds.base import Feed
 from jaxrec.models.base import Model
 from jaxrec.models.packed import HalfLife

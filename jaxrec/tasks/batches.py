@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 
 from jaxrec.cli.command import as_json, progress, say
 from jaxrec.cli.json_text import parse_json
-from jaxrec.cli.wording import listed
-from jaxrec.errors import UserError, nearest, shown
+from jaxrec.errors import UserError, listed, nearest, shown
 from jaxrec.tasks.query import FIELDS, Answer, Query
 
 CHUNK = 4096  # queries that are in memory at a time, three times over: read, answered, written

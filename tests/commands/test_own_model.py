@@ -1,4 +1,4 @@
-"""A model and a loss of the user's, in a package outside jaxrec, found by their dotted paths."""
+"""A model, a loss, a source, a task and an optimizer of the user's, outside jaxrec, found by their dotted paths."""
 
 from __future__ import annotations
 
@@ -17,38 +17,27 @@ from jaxrec.config.help import field_help
 from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
-
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def shown(name: str) -> str:
-    """The module that the README shows."""
-    found = re.search(rf"^    # {name}\n((?:    (?!# shop).*\n)+)", README, re.MULTILINE)
-    assert found, name
-    return textwrap.dedent(found[1])
-
-
 OWN = {
     "model": {"name": "shop.last_mean", "last": 2, "window": 8, "layers": None},
     "loss": {"name": "shop.hinge", "margin": 0.5},
 }
 
 
-def write_package(place: Path) -> None:
-    (place / "shop").mkdir()
-    (place / "shop" / "__init__.py").touch()
-    for name in ("shop/last_mean.py", "shop/hinge.py"):
-        (place / name).write_text(shown(name), encoding="utf-8")
-
-
-def forget(name: str = "shop") -> None:
-    for module in [one for one in sys.modules if one.partition(".")[0] == name]:
+def forget() -> None:
+    for module in [one for one in sys.modules if one.partition(".")[0] == "shop"]:
         del sys.modules[module]
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    write_package(tmp_path)
+    """The folder with the package ``shop``, of the modules that the README shows."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    for name in ("shop/last_mean.py", "shop/hinge.py"):
+        found = re.search(rf"^    # {name}\n((?:    (?!# shop).*\n)+)", README, re.MULTILINE)
+        assert found, name
+        (tmp_path / name).write_text(textwrap.dedent(found[1]), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     forget()
@@ -66,7 +55,6 @@ def test_a_model_and_a_loss_of_ones_own(
     assert call("recommend", "--run", run, "--items", 1, 2, "--k", 3, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
     assert call("train", "--config", file, "--run", run, "--training.epochs", 4, "--resume") == 0
-    monkeypatch.delitem(sys.modules, "shop")
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(package)])
     forget()
     message = r"config\.yaml: model\.name: no module 'shop\.last_mean', since 'shop' is not on Python's path; "
@@ -78,8 +66,7 @@ def test_its_fields_are_validated_and_shown(package: Path, tmp_path: Path) -> No
     assert "fields of shop.last_mean with loss shop.hinge and optimizer adagrad" in text
     assert "--model.last [3]" in text and "--loss.margin [1.0]" in text and "--model.window [20]" in text
     assert "--model.layers" not in text and "--loss.logq" not in text
-    config = configuration.parse({"data": {"path": "d"}, "model": {
-        "name": "shop.last_mean", "last": 4}})  # fmt: skip
+    config = configuration.parse({"data": {"path": "d"}, "model": {"name": "shop.last_mean", "last": 4}})
     (tmp_path / "c.yaml").write_text(configuration.dump(config), encoding="utf-8")
     assert configuration.load(tmp_path / "c.yaml") == config
 
@@ -87,25 +74,20 @@ def test_its_fields_are_validated_and_shown(package: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model.name", "shp.last_mean"], r"--model\.name: no module 'shp\.last_mean', since 'shp' is not on"),
-        (["--model.name", "shop.lst_mean"], r"--model\.name: no module 'shop\.lst_mean', since 'shop\.lst_mean' is"),
-        (["--model.name", "shop.hinge"], r"--model\.name: shop\.hinge has no Config; a module of your own has Config"),
-        (["--model.name", "shop.broken"], r"--model\.name: shop\.broken cannot be imported \(ZeroDivisionError: div"),
-        (["--model.name", "shop.strange"], r"--model\.name: shop\.strange\.Config is no ModelConfig; make it a subc"),
-        (["--loss.name", "shop.last_mean"], r"--loss\.name: shop\.last_mean has no Loss; a module of your own has Lo"),
-        (["--model.name", "autoint", "--loss.name", "shop.hinge"], r"autoint cannot be trained with shop\.hinge; its"),
-        (["--model.name", "shop.last_mean", "--model.lst", "3"], r"--model\.lst: no such field \(did you mean --mod"),
-        (["--model.name", "shop.last_mean", "--model.last", "a"], r"--model\.last: found 'a'; input should be a vali"),
-        (["--model.name", "shop.last_mean", "--model.heads", "2"], r"heads: found 2, but it belongs to autoint and s"),
-        (["--optimizer.name", "shop.hinge"], r"--optimizer\.name: shop\.hinge has no Optimizer; a module of your own"),
+        ("--model.name shop.lst_mean", r"--model\.name: no module 'shop\.lst_mean', since 'shop\.lst_mean' is"),
+        ("--model.name shop.hinge", r"--model\.name: shop\.hinge lacks one of Config and Model"),
+        ("--model.name shop.broken", r"--model\.name: shop\.broken cannot be imported \(ZeroDivisionError: div"),
+        ("--model.name shop.strange", r"--model\.name: shop\.strange\.Config is no ModelConfig; make it a subc"),
+        ("--model.name autoint --loss.name shop.hinge", r"autoint cannot be trained with shop\.hinge; its"),
+        ("--model.name shop.last_mean --model.lst 3", r"--model\.lst: no such field \(did you mean --mod"),
+        ("--model.name shop.last_mean --model.heads 2", r"heads: found 2, but it belongs to autoint and s"),
     ],
 )
-def test_what_is_wrong_with_it_is_one_line(package: Path, capsys: Capsys, words: list[str], message: str) -> None:
+def test_what_is_wrong_with_it_is_one_line(package: Path, capsys: Capsys, words: str, message: str) -> None:
     (package / "shop" / "broken.py").write_text("1 / 0\n", encoding="utf-8")
     (package / "shop" / "strange.py").write_text("class Config: pass\nModel = Config\n", encoding="utf-8")
-    file = package / "c.yaml"
-    file.write_text("data:\n  path: none\n", encoding="utf-8")
-    fails(capsys, "train", "--config", file, *words, names=message)
+    (package / "c.yaml").write_text("data:\n  path: none\n", encoding="utf-8")
+    fails(capsys, "train", "--config", package / "c.yaml", *words.split(), names=message)
 
 
 SOURCE = """
@@ -130,34 +112,25 @@ def test_a_source_of_ones_own(package: Path, capsys: Capsys) -> None:
     assert call("prepare", "shop.log", "--visits", 200, "--out", package / "d") == 0
     manifest = json.loads((package / "d" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"]["items"] == 20 and manifest["kind"] == "sessions"
-    capsys.readouterr()
-    fails(
-        capsys, "prepare", "shop.lg", "--out", package / "e", names=r"shop\.lg: no source can be imported there \(No mo"
-    )
-    fails(
-        capsys, "prepare", "shop.hinge", "--out", package / "e", names=r"shop\.hinge: no source: it has no HELP, KIND"
-    )
-    fails(
-        capsys, "prepare", "shop.log", "--vists", 2, "--out", package / "e", names=r"--vists: .*did you mean --visits"
-    )
+    for words, message in {
+        "shop.lg": r"shop\.lg: no source can be imported there \(No mo",
+        "shop.hinge": r"shop\.hinge: no source: it has no HELP, KIND",
+        "shop.log --vists 2": r"--vists: .*did you mean --visits",
+    }.items():
+        fails(capsys, "prepare", *words.split(), "--out", package / "e", names=message)
 
 
 def test_a_task_and_an_optimizer_of_ones_own_train(package: Path, dataset: Path) -> None:
-    kind = package / "shop" / "visits"
-    kind.mkdir()
-    (kind / "__init__.py").write_text('from jaxrec.tasks.sessions import *\nREADS = "sessions"\n', encoding="utf-8")
-    (kind / "task.py").write_text("from jaxrec.tasks.sessions.task import make\n", encoding="utf-8")
-    model = package / "shop" / "last_mean.py"
-    text = model.read_text(encoding="utf-8").replace(
-        "    last: int = 3\n", '    task = "shop.visits"\n    last: int = 3\n'
-    )
-    model.write_text(text.replace("class Config(Packed)", "from typing import ClassVar\nclass Config(Packed)").replace(
-        "    task =", "    task: ClassVar[str] ="), encoding="utf-8")  # fmt: skip
-    (package / "shop" / "steps.py").write_text(
-        "from jaxrec.config.sections import OptimizerConfig\n"
-        "class Optimizer(OptimizerConfig):\n    def parts(self, scale): return [scale]\n", encoding="utf-8"
-    )  # fmt: skip
-    file = write_config(package / "own.yaml", dataset, **OWN, optimizer={"name": "shop.steps", "learning_rate": 0.5})
+    shop = package / "shop"
+    (shop / "visits").mkdir()
+    (shop / "visits" / "__init__.py").write_text('from jaxrec.tasks.sessions import *\nREADS = "sessions"\n')
+    (shop / "visits" / "task.py").write_text("from jaxrec.tasks.sessions.task import make\n")
+    (shop / "mine.py").write_text("from typing import ClassVar\nfrom shop import last_mean\nModel = last_mean.Model\n"
+                                  'class Config(last_mean.Config):\n    task: ClassVar[str] = "shop.visits"\n')  # fmt: skip
+    (shop / "steps.py").write_text("from jaxrec.config import OptimizerConfig\n"
+                                   "class Optimizer(OptimizerConfig):\n    def parts(self, scale): return [scale]\n")  # fmt: skip
+    own = OWN | {"model": OWN["model"] | {"name": "shop.mine"}}
+    file = write_config(package / "own.yaml", dataset, **own, optimizer={"name": "shop.steps", "learning_rate": 0.5})
     assert call("train", "--config", file, "--run", package / "run", "--training.epochs", 2) == 0
     first, last = (line["loss"] for line in read_log(package / "run") if line["kind"] == "epoch")
     assert last < first

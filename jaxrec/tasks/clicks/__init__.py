@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -29,8 +29,4 @@ class Training(RowTraining):
 
     metric: Annotated[str, Field(pattern=METRICS)] = "auc"
     """The validation metric that names the best epoch: auc, log_loss, ndcg or hit_rate at a cut-off, or ndcg_published,
-    hit_rate_published."""
-
-    metrics: ClassVar[str] = (
-        "auc, log_loss, or ndcg, hit_rate, ndcg_published or hit_rate_published at a cut-off, as ndcg@10"
-    )
+    hit_rate_published, as ndcg@10."""

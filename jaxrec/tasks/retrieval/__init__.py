@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from pydantic import Field
 
@@ -19,9 +19,7 @@ class Training(RowTraining):
     """The training section of models of users and items."""
 
     metric: Annotated[str, Field(pattern=f"^(recall|mrr|ndcg|hit_rate){CUTOFF}$")] = "recall@10"
-    """The validation metric that names the best epoch: recall, mrr, ndcg or hit_rate at a cut-off."""
-
-    metrics: ClassVar[str] = "recall, mrr, ndcg or hit_rate at a cut-off, as recall@10"
+    """The validation metric that names the best epoch: recall, mrr, ndcg or hit_rate at a cut-off, as recall@10."""
 
 
 class Evaluation(EvaluationConfig):
