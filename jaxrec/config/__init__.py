@@ -204,7 +204,8 @@ def _explain(error: ValidationError, values: Values, kind: type[Config]) -> str:
     problem, known = error.errors()[0], fields(kind)
     place, found = ".".join(str(part) for part in problem["loc"]), shown(problem["input"])
     if problem["type"] == "string_pattern_mismatch":  # which no user wants to read
-        return f"{place}: found {found}; {' '.join((known[place].description or '').split())}"
+        allowed = " ".join((known[place].description or "").split()).partition(": ")[2]
+        return f"{place}: found {found}; expected {allowed}"
     if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 2:
         having, what = finding.owners(place, kind)
         if having:

@@ -123,12 +123,15 @@ def test_a_source_of_ones_own(package: Path, capsys: Capsys) -> None:
 def test_a_task_and_an_optimizer_of_ones_own_train(package: Path, dataset: Path) -> None:
     shop = package / "shop"
     (shop / "visits").mkdir()
-    (shop / "visits" / "__init__.py").write_text('from jaxrec.tasks.sessions import *\nREADS = "sessions"\n')
-    (shop / "visits" / "task.py").write_text("from jaxrec.tasks.sessions.task import make\n")
-    (shop / "mine.py").write_text("from typing import ClassVar\nfrom shop import last_mean\nModel = last_mean.Model\n"
-                                  'class Config(last_mean.Config):\n    task: ClassVar[str] = "shop.visits"\n')  # fmt: skip
-    (shop / "steps.py").write_text("from jaxrec.config import OptimizerConfig\n"
-                                   "class Optimizer(OptimizerConfig):\n    def parts(self, scale): return [scale]\n")  # fmt: skip
+    for name, text in {
+        "visits/__init__.py": 'from jaxrec.tasks.sessions import *\nREADS = "sessions"\n',
+        "visits/task.py": "from jaxrec.tasks.sessions.task import make\n",
+        "mine.py": "from typing import ClassVar\nfrom shop import last_mean\nModel = last_mean.Model\n"
+        'class Config(last_mean.Config):\n    task: ClassVar[str] = "shop.visits"\n',
+        "steps.py": "from jaxrec.config import OptimizerConfig\n"
+        "class Optimizer(OptimizerConfig):\n    def parts(self, scale): return [scale]\n",
+    }.items():
+        (shop / name).write_text(text, encoding="utf-8")
     own = OWN | {"model": OWN["model"] | {"name": "shop.mine"}}
     file = write_config(package / "own.yaml", dataset, **own, optimizer={"name": "shop.steps", "learning_rate": 0.5})
     assert call("train", "--config", file, "--run", package / "run", "--training.epochs", 2) == 0
