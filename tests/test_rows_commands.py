@@ -150,7 +150,7 @@ TRAIN: list[tuple[list[object], str]] = [
     (["--model.heads", 3], r"model\.heads: 3 do not divide model\.attention_dim 4; choose a divisor"),
     (["--model.blocks", 0, "--model.deep", "[]"], r"model\.blocks, model\.deep: neither interacting layers nor a deep"),
     (["--training.metric", "recall@20"], r"training\.metric: found 'recall@20'; expected auc, log_loss"),
-    (["--training.metric", "accuracy"], r"training\.metric: found 'accuracy'; expected auc, log_loss, or ndcg"),
+    (["--training.metric", "accuracy"], r"training\.metric: found 'accuracy'; expected auc, log_loss"),
     (["--loss.name", "softmax"], r"loss\.name: found 'softmax', but it belongs to .*; choose binary for"),
     (["--loss.prior", 1], r"loss\.prior: found 1, but it belongs to narm and sasrec; leave it out for autoint"),
     (["--model.window", 5], r"model\.window: found 5, but it belongs to merrec, narm and sasrec; leave it out"),
