@@ -40,10 +40,9 @@ from typing import Any
 
 from jaxrec import config as configuration
 from jaxrec.benchmarks import exchange, peers, report
-from jaxrec.benchmarks.machine import device_peak_mb
-from jaxrec.benchmarks.output_layer import output_layer, output_table
-from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS
-from jaxrec.benchmarks.sweep import MODELS, REPETITIONS, STEPS, compile_cases, measure, table
+from jaxrec.benchmarks.output_layer import output_layer
+from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS, SIZES
+from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, device_peak_mb, measure
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command
 from jaxrec.cli.options import positive
@@ -52,45 +51,42 @@ from jaxrec.run import write_text
 
 def _parser() -> Parser:
     parser = Parser(prog="python scripts/benchmark.py", description=__doc__)
-    parser.add_argument("models", nargs="+", choices=[*MODELS, "all", "softmax"], metavar="MODEL",
-                        help=f"of {', '.join(MODELS)}; all: these; softmax: the output layer alone")  # fmt: skip
+    parser.add_argument("models", nargs="+", choices=[*SIZES, "all", "softmax"], metavar="MODEL",
+                        help=f"of {', '.join(SIZES)}; all: these; softmax: the output layer alone")  # fmt: skip
+
+    def number(name: str, text: str, least: int = 0, **more: Any) -> None:
+        parser.add_argument(name, type=positive(name, least), help=text, **more)
+
     # ---- what is measured --------------------------------------------------------------------------------------------
-    parser.add_argument("--batch", type=positive("--batch"), nargs="+", default=[],
-                        help="lanes, targets or rows a step (default: 32 128 512; narm, sasrec, merrec: "
-                        "512; autoint: 2048; two_tower: 4096)")  # fmt: skip
+    number("--batch", "lanes, targets or rows a step (default: 32 128 512; narm, sasrec, merrec: 512; autoint: 2048; "
+           "two_tower: 4096)", 1, nargs="+", default=[])  # fmt: skip
     parser.add_argument("--loss", nargs="+", choices=configuration.choices("loss.name"), default=[],
                         help="losses (default: cross_entropy bpr_max; narm, sasrec: softmax; two_tower: triplet "
                         "infonce; merrec: cross_entropy)")  # fmt: skip
-    parser.add_argument("--items", type=positive("--items"), nargs="+", default=[],
-                        help="catalogue sizes (default: 40000; narm, sasrec: 43097, Diginetica's; two_tower: "
-                        "10000, one; merrec: 10000 100000 1000000)")  # fmt: skip
-    parser.add_argument(
-        "--units", type=positive("--units"), default=100, help="GRU units; gru4rec: item vectors too (default: 100)"
-    )
-    parser.add_argument("--dim", type=int, default=0, help="narm, sasrec: width of item vectors (default: 50); "
-                        "autoint: of values and layers (default: 32)")  # fmt: skip
-    parser.add_argument("--fields", type=positive("--fields"), default=FIELDS, help="autoint: of a row (default: 10)")
-    parser.add_argument("--interactions", type=positive("--interactions"), default=INTERACTIONS,
-                        help=f"two_tower: generated purchases (default: {INTERACTIONS})")  # fmt: skip
+    number("--items", "catalogue sizes (default: 40000; narm, sasrec: 43097, Diginetica's; two_tower: 10000, one; "
+           "merrec: 10000 100000 1000000)", 1, nargs="+", default=[])  # fmt: skip
+    number("--units", "GRU units; gru4rec: item vectors too (default: 100)", 1, default=100)
+    number("--dim", "narm, sasrec: width of item vectors (default: 50); autoint: of values and layers (default: 32)",
+           default=0)  # fmt: skip
+    number("--fields", "autoint: of a row (default: 10)", 1, default=FIELDS)
+    number("--interactions", f"two_tower: generated purchases (default: {INTERACTIONS})", 1, default=INTERACTIONS)
     parser.add_argument("--head", nargs="+", choices=configuration.choices("model.head"), default=[],
                         help="merrec: what ranks (default: both)")  # fmt: skip
     parser.add_argument("--precision", choices=configuration.choices("loss.precision"), default="float32",
                         help="of matrix products; device: of a full softmax alone (default: float32)")  # fmt: skip
-    parser.add_argument("--n-sample", type=int, default=2048, help="drawn negatives (default: 2048)")
+    number("--n-sample", "drawn negatives (default: 2048)", default=2048)
     parser.add_argument("--streamed", action="store_true",
                         help="no data on the device: time whole epochs with their feeding, and say how long the loop "
                         "waited for it")  # fmt: skip
-    parser.add_argument("--devices", type=int, default=0, help="that share each step (default: 0, all of this machine)")
+    number("--devices", "that share each step (default: 0, all of this machine)", default=0)
     parser.add_argument("--peer", metavar="PEER", help="measure it beside ours, on the same data and in turn: recbole, "
                         f"or the path of a checkout of {peers.REPOSITORY}")  # fmt: skip
     parser.add_argument("--peer-python", metavar="PYTHON", default=sys.executable,
                         help="interpreter that has torch, and RecBole (default: this one)")  # fmt: skip
     # ---- how ---------------------------------------------------------------------------------------------------------
-    parser.add_argument("--steps", type=positive("--steps"),
-                        help=f"steps a repetition, and at most a block (default: {STEPS}; less for the slower models "
-                        "on a CPU, see above)")  # fmt: skip
-    parser.add_argument("--repetitions", type=positive("--repetitions"),
-                        help=f"of which the median counts (default: {REPETITIONS}, or fewer, see above)")  # fmt: skip
+    number("--steps", f"steps a repetition, and at most a block (default: {STEPS}; less for the slower models on a "
+           "CPU, see above)", 1)  # fmt: skip
+    number("--repetitions", f"of which the median counts (default: {REPETITIONS}, or fewer, see above)", 1)
     parser.add_argument("--no-collectives", action="store_true",
                         help=f"do not compile for {exchange.DEVICES} devices to see what they exchange")  # fmt: skip
     parser.add_argument(exchange.OPTION, action="store_true", dest="collectives",
@@ -102,17 +98,15 @@ def _parser() -> Parser:
     return parser
 
 
-def _checked(parser: Parser, options: Any) -> Any:
+def parse(argv: Sequence[str]) -> Any:
     """The options, or what is wrong with them in one line; ``all`` becomes every model."""
-    for name in ("dim", "n_sample", "devices"):
-        if getattr(options, name) < 0:
-            shown = name.replace("_", "-")
-            parser.error(f"--{shown} {getattr(options, name)}: expected a whole number from 0")
+    parser = _parser()
+    options = parser.parse_args(argv)
     if options.peer is not None and options.streamed:
         parser.error("--peer with --streamed: a peer's batches are cut beforehand, and so are ours; leave one out")
     if options.json and not Path(options.json).absolute().parent.is_dir():
         parser.error(f"--json {options.json}: no such directory; make it first")
-    named = [model for name in options.models for model in (MODELS if name == "all" else [name])]
+    named = [model for name in options.models for model in (SIZES if name == "all" else [name])]
     options.alone = "softmax" in named
     options.models = [model for model in dict.fromkeys(named) if model != "softmax"]
     return options
@@ -122,8 +116,7 @@ def main(argv: Sequence[str]) -> None:
     """The command line."""
     if argv and argv[0] == "report":
         return report.main(argv[1:])
-    parser = _parser()
-    options = _checked(parser, parser.parse_args(argv))
+    options = parse(argv)
     runtime.start()
     if options.collectives:
         return print(json.dumps(exchange.compile_all(options)))
@@ -144,12 +137,10 @@ def main(argv: Sequence[str]) -> None:
         del cases  # their memory is wanted for those of eight devices
         if not options.no_collectives:
             exchange.add_exchanged(result["rows"], Path(__file__), argv)
-        print(table(result["machine"], result["rows"]))
-        if peer:
-            print(peers.peer_table(result["peers"]))
+        print(report.section([report.Results(file=Path(options.json or ""), **result)]))
     if options.alone:
         result["softmax"] = output_layer(options)
-        print(output_table(result["softmax"]))
+        print(report.table({name: str(value) for name, value in row.items()} for row in result["softmax"]))
     if options.json:
         write_text(Path(options.json), json.dumps(result, indent=2) + "\n")
     return None

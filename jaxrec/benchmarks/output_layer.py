@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from statistics import median
 from typing import Any
 
 import jax
@@ -45,11 +45,11 @@ def output_layer(options: Any) -> list[dict[str, Any]]:
             begin = time.perf_counter()
             jax.block_until_ready(call(queries, items))
             times[name].append(1000 * (time.perf_counter() - begin) / CALLS)
-        for name, found in times.items():
+        for name, (_, *counted) in times.items():
             memory = compiled[name].memory_analysis()
-            held = round(memory.temp_size_in_bytes / 1e6, 1) if memory is not None else 0.0
-            spread = {"ms": statistics.median(found[1:]), "ms_min": min(found[1:]), "ms_max": max(found[1:])}
-            rows.append({"way": name, "batch": batch, "items": n_items, "dim": width, "memory_mb": held,
+            spread = {"ms": median(counted), "ms_min": min(counted), "ms_max": max(counted)}
+            rows.append({"way": name, "batch": batch, "items": n_items, "dim": width,
+                         "memory_mb": round(memory.temp_size_in_bytes / 1e6, 1) if memory else 0.0,
                          **{key: round(value, 2) for key, value in spread.items()}})  # fmt: skip
     return rows
 
@@ -62,13 +62,3 @@ def _calls(way: Callable[..., Any]) -> jax.stages.Wrapped:
         return jax.tree.map(lambda x, d: x - 1e-6 * d, at, slope), value
 
     return jax.jit(lambda q, e: jax.lax.scan(one, (q, e), None, length=CALLS))
-
-
-def output_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of ``output_layer`` for people."""
-    lines = [f"{'output layer':26}{'batch':>6}{'items':>10}{'dim':>5}{'ms':>9}{'(min - max)':>18}{'MB held':>10}"]
-    for row in rows:
-        spread = f"({row['ms_min']:,.1f} - {row['ms_max']:,.1f})"
-        lines.append(f"{row['way']:26}{row['batch']:6}{row['items']:10,}{row['dim']:5}{row['ms']:9,.1f}{spread:>18}"
-                     f"{row['memory_mb']:10,.1f}")  # fmt: skip
-    return "\n".join(lines)

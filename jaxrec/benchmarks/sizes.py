@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrec import config as configuration
-from jaxrec.benchmarks.case import Prepared
 from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.retrieval import positive_bits
 from jaxrec.data.rows import Field, Rows, Schema
+from jaxrec.feeds.base import Feed
 from jaxrec.losses.candidates import popularity
-from jaxrec.models.base import Model, make_click_model, make_model, make_tower_model
+from jaxrec.models.base import Model, Work, make_click_model, make_model, make_tower_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
-from jaxrec.training.block import training_plan
+from jaxrec.training.block import Training, TrainState, training_plan
 
 STREAMED_BLOCKS = 12  # of a streamed epoch: the first one, for which nothing is prepared ahead, has to weigh little
 MEAN_LENGTH = 5  # clicks a session, about that of Diginetica
@@ -28,17 +30,35 @@ FIELDS, USERS, FILMS, OTHERS = 10, 6_040, 3_706, 20  # values of a row's first t
 INTERACTIONS, PRODUCTS, OF_A_CUSTOMER = 2_000_000, 10_000, 10
 USER_VALUES = {"gender": 3, "skin_type": 7, "skin_concern": 7}
 ITEM_VALUES = {"category": 6, "brand": 20}
+Sections = dict[str, dict[str, Any]]
 
 
-class Made(NamedTuple):
-    """A model with synthetic data: the split that it trains on, what its ``constants`` are made of, the items of its
-    catalogue (or rows of its table), and the arrays that the split was made from, for a peer that has such a model."""
+@dataclass(frozen=True)
+class Prepared:
+    """A model with its feed; the targets and the work of a step are averages, ``shown`` are further columns of the
+    result, and ``data`` the arrays that the feed was made from, where a peer has such a model."""
 
+    config: Config
     model: Model
-    split: Any
-    known: Any
+    feed: Feed
+    constants: Any
     items: int
-    data: dict[str, np.ndarray]
+    targets: float
+    work: Work
+    shown: dict[str, Any]
+    data: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def training(self) -> Training:
+        return Training(self.config, self.model, self.feed)
+
+    def compiled(self, state: TrainState, constants: Any) -> jax.stages.Compiled:
+        """The block that training runs on the feed's devices; of state and constants only shapes and places count."""
+        return self.training.block.lower(state, constants, self.feed.like()).compile()
+
+
+Made = tuple[Model, Any, Any, int, dict[str, np.ndarray]]
+"""A model with synthetic data: its split, what its constants are made of, how many items, and arrays for a peer."""
 
 
 class Size(NamedTuple):
@@ -55,7 +75,7 @@ class Size(NamedTuple):
     """
 
     rows: dict[str, tuple[Any, ...]]
-    sections: Callable[[Any], dict[str, dict[str, Any]]]
+    sections: Callable[[Any], Sections]
     make: Callable[[Any, Config], Made]
     units: str | None
     dim: str
@@ -65,42 +85,29 @@ class Size(NamedTuple):
 
 
 def prepare(name: str, options: Any) -> Prepared:
-    """A model with its feed.
-
-    Args:
-        options: of the command line, with one value for each name in the ``rows`` of the model's size.
-    """
-    size = SIZES[name]
-    shared: dict[str, dict[str, Any]] = {
+    """A model with its feed, from options with one value for each name in the ``rows`` of the model's size."""
+    size, precision = SIZES[name], options.precision
+    shared: Sections = {
         # streamed, no split is small enough for the device
         "data": {"path": "synthetic"} | ({"device_memory": 0} if options.streamed else {}),
         "mesh": {"data": options.devices or None},
         "model": {"name": name},
-        # "device" is a way of the full softmax alone
         "training": {"batch_size": options.batch, "steps_per_block": options.steps,
-                     "precision": "bfloat16" if options.precision == "bfloat16" else "float32"},
+                     "precision": precision if precision == "bfloat16" else "float32"},
     }  # fmt: skip
     sections = size.sections(options)
     config = configuration.parse({key: shared.get(key, {}) | sections.get(key, {}) for key in {**shared, **sections}})
-    made = size.make(options, config)
-    feed = made.model.feed(made.split, training_plan(config))
+    model, split, known, items, data = size.make(options, config)
+    feed = model.feed(split, training_plan(config))
     targets = feed.pairs / feed.shape.used
-    work = made.model.work(feed.like(), targets)
+    widths = [np.ravel(getattr(config.model, one or "", 0))[-1] for one in (size.units, size.dim)]
     shown = {
-        "units": _width(config, size.units),
-        "dim": _width(config, size.dim),
-        "n_sample": sections["loss"].get("n_sample", 0),
-        "precision": options.precision,
+        "units": int(widths[0]), "dim": int(widths[1]), "n_sample": sections["loss"].get("n_sample", 0),
+        "precision": precision,
         **{name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")},
-    }
-    constants = made.model.constants(made.known)
-    return Prepared(config, made.model, feed, constants, made.items, options.batch if size.full else targets, work,
-                    shown, made.data)  # fmt: skip
-
-
-def _width(config: Config, field: str | None) -> int:
-    value = 0 if field is None else getattr(config.model, field)
-    return int(value[-1] if isinstance(value, tuple) else value)
+    }  # fmt: skip
+    return Prepared(config, model, feed, model.constants(known), items, options.batch if size.full else targets,
+                    model.work(feed.like(), targets), shown, data)  # fmt: skip
 
 
 def _steps(options: Any, blocks: int) -> int:
@@ -130,8 +137,7 @@ def _sessions(options: Any, config: Config) -> Made:
     events = _steps(options, 3) * options.batch * MEAN_LENGTH // 4
     sessions = synthetic_sessions(options.items, max(2 * options.items, events))
     data = {"items": sessions.items, "offsets": sessions.offsets}
-    model = make_model(config, options.items)
-    return Made(model, sessions, popularity(sessions.items, options.items), options.items, data)
+    return make_model(config, options.items), sessions, popularity(sessions.items, options.items), options.items, data
 
 
 def _events(options: Any, config: Config) -> Made:
@@ -142,7 +148,7 @@ def _events(options: Any, config: Config) -> Made:
     vectors = (random.standard_normal((names, NAME_DIM), np.float32) * NAME_DIM**-0.5).astype(np.float16)
     name_of = random.integers(0, names, n_items).astype(np.int32)
     model = MERRec(config, Catalogue(vectors, {}, name_of, np.zeros((n_items, 0), np.int32), (), ()), EVENT_TYPES)
-    return Made(model, sessions, popularity(sessions.items, n_items), n_items, {})
+    return model, sessions, popularity(sessions.items, n_items), n_items, {}
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -150,19 +156,13 @@ def _events(options: Any, config: Config) -> Made:
 
 def _rows(options: Any, config: Config) -> Made:
     sizes = [USERS + 1, FILMS + 1, *[OTHERS + 1] * options.fields][: options.fields]
-    fields = tuple(_field(f"field_{i}", "context", size) for i, size in enumerate(sizes))
+    fields = tuple(Field(f"field_{i}", "categorical", "context", size) for i, size in enumerate(sizes))
     random, n = np.random.default_rng(0), _steps(options, 2) * options.batch
     columns = np.stack([random.integers(1, size, n, np.int32) for size in sizes], axis=1)
     labels = (random.random(n) < 0.5).astype(np.float32)
-    none = np.zeros((n, 0), np.float32)
-    rows = Rows(columns, none, labels, labels, np.zeros(n, np.int64), np.zeros(n, np.int32))
+    rows = Rows(columns, np.zeros((n, 0), np.float32), labels, labels, np.zeros(n, np.int64), np.zeros(n, np.int32))
     data = {"columns": columns, "labels": labels, "sizes": np.asarray(sizes)}
-    model = make_click_model(config, Schema(fields, None, None, 1, 0, 1))
-    return Made(model, rows, np.zeros(0), sum(sizes), data)
-
-
-def _field(name: str, side: str, size: int) -> Field:
-    return Field(name, "categorical", side, size)
+    return make_click_model(config, Schema(fields, None, None, 1, 0, 1)), rows, np.zeros(0), sum(sizes), data
 
 
 def _interactions(options: Any, config: Config) -> Made:
@@ -170,9 +170,10 @@ def _interactions(options: Any, config: Config) -> Made:
     products = options.items[0] if options.items else PRODUCTS
     customers, n = max(1, options.interactions // OF_A_CUSTOMER), options.interactions
     fields = (
-        _field("customer", "user", customers + 1), Field("age", "numerical", "user", 1, 0),
-        *(_field(name, "user", size) for name, size in USER_VALUES.items()),
-        _field("product", "item", products + 1), *(_field(name, "item", size) for name, size in ITEM_VALUES.items()),
+        Field("customer", "categorical", "user", customers + 1), Field("age", "numerical", "user", 1, 0),
+        *(Field(name, "categorical", "user", size) for name, size in USER_VALUES.items()),
+        Field("product", "categorical", "item", products + 1),
+        *(Field(name, "categorical", "item", size) for name, size in ITEM_VALUES.items()),
         Field("price", "numerical", "item", 1, 0),
     )  # fmt: skip
     random = np.random.default_rng(0)
@@ -184,13 +185,11 @@ def _interactions(options: Any, config: Config) -> Made:
     )
     columns = np.concatenate([of_users[user], user[:, None], item[:, None]], axis=1).astype(np.int32)
     ones = np.ones(n, np.float32)
-    age = random.standard_normal((customers + 1, 1)).astype(np.float32)[user]
-    rows = Rows(columns, age, ones, ones, np.zeros(n, np.int64), user.astype(np.int32))
-    price = random.standard_normal((products + 1, 1)).astype(np.float32)
+    age, price = (random.standard_normal((size + 1, 1)).astype(np.float32) for size in (customers, products))
+    rows = Rows(columns, age[user], ones, ones, np.zeros(n, np.int64), user.astype(np.int32))
     known = Interactions(of_items, price, np.bincount(item, minlength=products + 1),
                          positive_bits(user, item, customers + 1, products + 1))  # fmt: skip
-    model = make_tower_model(config, Schema(fields, "customer", "product", 1.0, 0.0, 1.0))
-    return Made(model, rows, known, products, {})
+    return make_tower_model(config, Schema(fields, "customer", "product", 1.0, 0.0, 1.0)), rows, known, products, {}
 
 
 # ---- the models ------------------------------------------------------------------------------------------------------
@@ -202,13 +201,13 @@ def _loss(options: Any) -> dict[str, Any]:
     return {"name": options.loss} | ({"precision": options.precision} if full else {"n_sample": options.n_sample})
 
 
-def _sequences(options: Any, **model: Any) -> dict[str, dict[str, Any]]:
+def _sequences(options: Any, **model: Any) -> Sections:
     """As published: vectors of 50, dropout and Adam."""
     model |= {"embedding_dim": options.dim or 50, "dropout_embedding": 0.25, "dropout_hidden": 0.5}
     return {"model": model, "loss": _loss(options), "optimizer": ADAM}
 
 
-def _autoint(options: Any) -> dict[str, dict[str, Any]]:
+def _autoint(options: Any) -> Sections:
     """AutoInt+ with three layers of two heads and a deep network of 400-400, without dropout."""
     dim = options.dim or 32
     model = {"embedding_dim": dim, "blocks": 3, "heads": 2, "attention_dim": dim, "deep": [400, 400]}

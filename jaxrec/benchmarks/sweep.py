@@ -1,38 +1,88 @@
-"""The sweep: which rows the command line asks for, their measurement in turns, and the table for people."""
+"""The rows of the benchmark: the training loop's own compiled block on blocks of its own feed, measured in turns."""
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import statistics
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from jaxrec.benchmarks.case import Case, Prepared, Round
-from jaxrec.benchmarks.machine import ceilings
-from jaxrec.benchmarks.sizes import SIZES, prepare
+from jaxrec.benchmarks.sizes import SIZES, Prepared, prepare
 from jaxrec.cli.command import progress
+from jaxrec.ops import parallel
+from jaxrec.training.telemetry import Waited
 
-MODELS = tuple(SIZES)
 STEPS = 200  # a repetition
 REPETITIONS, LEAST_REPETITIONS, ENOUGH_SECONDS = 7, 3, 20.0
 
 
-class Job(NamedTuple):
-    """A row that is asked for: its model, and the options with its own values of those that give several."""
+class Round(NamedTuple):
+    """What one repetition found: steps a second, the seconds that it took, and the share of them in which the loop
+    waited for its feed (None where blocks were cut beforehand)."""
 
-    model: str
-    options: argparse.Namespace
-
-    def prepare(self) -> Prepared:
-        """The model with its feed."""
-        return prepare(self.model, self.options)
+    rate: float
+    seconds: float
+    waited: float | None
 
 
-def jobs(options: Any) -> list[Job]:
-    """The rows by model, in the order in which the models are named."""
+class Case:
+    """A row: the compiled block with its state and an endless feed.
+
+    ``step_memory`` are the bytes that the block takes beside its arguments and results, ``peak_memory`` those of all of
+    them on one device, what is reused counted once (XLA's own ``peak_memory_in_bytes`` leaves the former out on CPUs).
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.prepared, self._state = prepared, prepared.training.begin()
+        self._constants = parallel.replicate(prepared.constants, prepared.feed.mesh)
+        self._blocks, self._epochs = self._endless(), itertools.count()
+        begin = time.perf_counter()
+        self._compiled = prepared.compiled(self._state, self._constants)
+        self.compile_seconds = time.perf_counter() - begin
+        memory = self._compiled.memory_analysis()
+        self.step_memory = int(memory.temp_size_in_bytes) if memory else 0
+        held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes if memory else 0
+        self.peak_memory = int(held) + self.step_memory
+
+    def run(self, steps: int, streamed: bool = False) -> Round:
+        """Time at least ``steps`` steps: whole blocks, cut beforehand, without an epoch's last one, which has some
+        padding.
+
+        Args:
+            streamed: whole epochs with their feeding instead, as training works: while the device is at a block, the
+                host reads the statistics of the one before and asks the feed for the next.
+        """
+        feed, stats = self.prepared.feed, None
+        size = feed.shape.used if streamed else feed.shape.steps
+        count = -(-steps // size)
+        epochs = itertools.islice(self._epochs, count)
+        blocks: Any = Waited(block for epoch in epochs for block in feed.epoch(epoch))
+        if not streamed:
+            blocks = list(itertools.islice(self._blocks, count))
+        jax.block_until_ready((() if streamed else blocks, self._state))
+        begin = time.perf_counter()
+        for block in blocks:
+            before = stats
+            self._state, stats = self._compiled(self._state, self._constants, block)
+            parallel.take_turns(stats, feed.mesh)
+            if streamed:
+                jax.block_until_ready(before)
+        jax.block_until_ready((self._state, stats))
+        seconds = time.perf_counter() - begin
+        return Round(count * size / seconds, seconds, blocks.seconds / seconds if streamed else None)
+
+    def _endless(self) -> Iterator[Any]:
+        for epoch in itertools.count():
+            yield from itertools.islice(self.prepared.feed.epoch(epoch), max(1, self.prepared.feed.shape.blocks - 1))
+
+
+def jobs(options: Any) -> list[tuple[str, argparse.Namespace]]:
+    """The rows: a model, and the options with its own values of those that give several."""
     on_cpu, found = jax.default_backend() == "cpu", []
     for model in options.models:
         size = SIZES[model]
@@ -40,7 +90,7 @@ def jobs(options: Any) -> list[Job]:
         choices = [getattr(options, name, None) or default for name, default in size.rows.items()]
         for values in itertools.product(*choices):
             own = dict(zip(size.rows, values, strict=True)) | {"steps": steps}
-            found.append(Job(model, argparse.Namespace(**vars(options) | own)))
+            found.append((model, argparse.Namespace(**vars(options) | own)))
     return found
 
 
@@ -49,7 +99,7 @@ def compile_cases(options: Any) -> list[Case]:
     asked, cases = jobs(options), []
     with progress("compiling", len(asked)) as advance:
         for job in asked:
-            cases.append(Case(job.prepare()))
+            cases.append(Case(prepare(*job)))
             _once(cases[-1], options)
             advance()
     return cases
@@ -78,66 +128,62 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
 
 
 def _once(case: Case, options: Any) -> Round:
-    steps = options.steps or case.prepared.config.training.steps_per_block
-    return case.streamed(steps) if options.streamed else case.cut(steps)
+    return case.run(options.steps or case.prepared.config.training.steps_per_block, options.streamed)
 
 
 def _row(case: Case, rounds: list[Round], tops: dict[str, float]) -> dict[str, Any]:
     prepared, rates = case.prepared, [one.rate for one in rounds]
-    rate, waits = statistics.median(rates), [one.waited for one in rounds if one.waited is not None]
-    # Of a whole epoch some lanes end before others do.
-    targets = prepared.feed.pairs / prepared.feed.shape.used if waits else prepared.targets
+    config, shape, work, mesh = prepared.config, prepared.feed.shape, prepared.work, prepared.feed.mesh
+    rate, waits = median(rates), [one.waited for one in rounds if one.waited is not None]
+    targets = prepared.feed.pairs / shape.used if waits else prepared.targets  # of a whole epoch some lanes end early
+    devices = 1 if mesh is None else mesh.size
     return {
-        "model": prepared.config.model.name,
-        "loss": prepared.config.loss.name,
-        "batch": prepared.config.training.batch_size,
-        "items": prepared.items,
-        **prepared.shown,
-        "streamed": bool(waits),
-        "devices": case.devices,
-        "steps_per_block": prepared.feed.shape.steps,
-        "steps_per_s": round(rate, 2),
-        "steps_per_s_min": round(min(rates), 2),
-        "steps_per_s_max": round(max(rates), 2),
-        "repetitions": len(rates),
-        "targets_per_step": round(targets, 1),
-        "events_per_s": round(rate * targets, 1),
-        **({"input_wait_share": round(statistics.median(waits), 4)} if waits else {}),
-        "flop_per_step": prepared.work.flop,
-        "bytes_per_step": prepared.work.bytes,
-        "gflop_per_s": round(prepared.work.flop * rate / 1e9, 2),
-        "matmul_share": round(prepared.work.flop * rate / 1e9 / tops["matmul_gflop_per_s"] / case.devices, 4),
-        "copy_share": round(prepared.work.bytes * rate / 1e9 / tops["copy_gb_per_s"] / case.devices, 4),
-        "compile_s": round(case.compile_seconds, 2),
-        "step_memory_mb": round(case.step_memory / 1e6, 3),
+        "model": config.model.name, "loss": config.loss.name, "batch": config.training.batch_size,
+        "items": prepared.items, **prepared.shown, "streamed": bool(waits), "devices": devices,
+        "steps_per_block": shape.steps,
+        "steps_per_s": round(rate, 2), "steps_per_s_min": round(min(rates), 2), "steps_per_s_max": round(max(rates), 2),
+        "repetitions": len(rates), "targets_per_step": round(targets, 1), "events_per_s": round(rate * targets, 1),
+        **({"input_wait_share": round(median(waits), 4)} if waits else {}),
+        "flop_per_step": work.flop, "bytes_per_step": work.bytes, "gflop_per_s": round(work.flop * rate / 1e9, 2),
+        "matmul_share": round(work.flop * rate / 1e9 / tops["matmul_gflop_per_s"] / devices, 4),
+        "copy_share": round(work.bytes * rate / 1e9 / tops["copy_gb_per_s"] / devices, 4),
+        "compile_s": round(case.compile_seconds, 2), "step_memory_mb": round(case.step_memory / 1e6, 3),
         "peak_memory_mb": round(case.peak_memory / 1e6, 3),
         **{f"ceiling_{name}": round(value, 2) for name, value in tops.items()},
-    }
+    }  # fmt: skip
 
 
-def label(row: dict[str, Any]) -> str:
-    """What tells a row from others of its model: the loss with its hard negatives, and what ranks."""
-    return row["loss"] + (" + hard" if row.get("hard") else "") + (f" {row['head']}" if "head" in row else "")
+# ---- the machine -----------------------------------------------------------------------------------------------------
 
 
-def table(machine: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The rows for people; ``sent`` are the bytes that a step exchanges at eight devices."""
-    head = f"{machine['device']} ({machine['platform']} x {machine['devices']}, {machine['cpu_cores']} cores), "
-    lines = [head + f"jax {machine['jax']}, Python {machine['python']}"]
-    lines.append(f"ceilings: {rows[0]['ceiling_matmul_gflop_per_s']:,.0f} GFLOP/s matrix product, "
-                 f"{rows[0]['ceiling_copy_gb_per_s']:,.1f} GB/s copy")  # fmt: skip
-    lines.append(f"{'model':10}{'loss':22}{'batch':>6}{'items':>10}{'steps/s':>10}{'(min - max)':>18}{'events/s':>12}"
-                 f"{'MFLOP/step':>12}{'of matmul':>10}{'of copy':>9}{'compile':>9}{'peak MB':>10}"
-                 f"{'sent':>10}{'waits' if rows[0]['streamed'] else '':>7}")  # fmt: skip
-    for row in rows:
-        spread = f"({row['steps_per_s_min']:,.0f} - {row['steps_per_s_max']:,.0f})"
-        peak, sent = row["peak_memory_mb"], row.get("exchanged_per_step")
-        exchanged = "-" if sent is None else f"{sum(sent.values()) / 1e3:,.1f}k"
-        waits = f"{row['input_wait_share']:7.1%}" if row["streamed"] else ""
-        lines.append(
-            f"{row['model']:10}{label(row):22}{row['batch']:6}{row['items']:10,}{row['steps_per_s']:10,.0f}{spread:>18}"
-            f"{row['events_per_s']:12,.0f}{row['flop_per_step'] / 1e6:12,.0f}{row['matmul_share']:10.1%}"
-            f"{row['copy_share']:9.1%}{row['compile_s']:8.1f}s{peak:10,.{0 if peak >= 10 else 2}f}"
-            f"{exchanged:>10}{waits}"
-        )
-    return "\n".join(line.rstrip() for line in lines)
+def ceilings() -> dict[str, float]:
+    """What the device reaches on a large float32 matrix product (GFLOP/s) and on memory (GB/s, read and written)."""
+    on_cpu = jax.default_backend() == "cpu"
+    n = 2048 if on_cpu else 8192
+    a, long = jnp.ones((n, n), jnp.float32), jnp.ones((2**26 if on_cpu else 2**29,), jnp.float32)
+    product = jax.jit(jnp.matmul)
+    add = jax.jit(lambda x: x + 1.0, donate_argnums=0)  # in place: a fresh buffer would measure page faults
+
+    def copy() -> Any:
+        nonlocal long
+        long = add(long)
+        return long
+
+    flop_rate, byte_rate = 2 * n**3 / _median_time(lambda: product(a, a)), 2 * long.nbytes / _median_time(copy)
+    return {"matmul_gflop_per_s": flop_rate / 1e9, "copy_gb_per_s": byte_rate / 1e9}
+
+
+def _median_time(call: Callable[[], Any]) -> float:
+    """Median seconds of seven calls, after one that does not count."""
+    times = []
+    for _ in range(8):
+        begin = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - begin)
+    return median(times[1:])
+
+
+def device_peak_mb() -> float | None:
+    """The most memory that an accelerator has had in use since the process began (MB); None where it does not say."""
+    found = jax.devices()[0].memory_stats()
+    return round(found["peak_bytes_in_use"] / 1e6, 1) if found and "peak_bytes_in_use" in found else None

@@ -18,13 +18,7 @@ EVERY = 10.0  # seconds between two lines
 def progress(
     title: str, total: float | None = None, amount: float = 0.0, unit: str = "", after: float = 0.0, even: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """A progress bar on stderr; where that is no terminal, a line every ten seconds.
-
-    Args: those of ``Lines``.
-
-    Yields:
-        ``update(advance=1, note="")``: move on by ``advance`` units of ``total`` and show ``note``.
-    """
+    """A bar or lines on stderr; the arguments are those of ``Lines``. Yields ``update(advance=1, note="")``."""
     if sys.stderr is None or not sys.stderr.isatty():
         lines, over = Lines(title, total, amount, unit, after, even), threading.Event()
         thread = threading.Thread(target=lines.tell, args=(over,), name="progress", daemon=True)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import shlex
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import metadata
 
 from jaxrec.errors import listed
 
@@ -25,14 +27,6 @@ COMMANDS = {
 }
 """What ``python -m jaxrec.NAME`` does."""
 FOLDERS = ("tune", "plots")  # commands that are folders
-NEEDED = (
-    "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy", "pyarrow", "duckdb", "pydantic", "PyYAML",
-    "rich", "tensorboardX", "matplotlib", "lark",
-)  # fmt: skip
-"""Packages of which every command may import something."""
-OPTIONAL = ("optuna", "sentence-transformers", "scikit-learn", "streamlit", "tensorflow-datasets", "pandas")
-"""Packages that a command imports when they are asked for."""
-MODULES = {"orbax-checkpoint": "orbax.checkpoint", "PyYAML": "yaml", "scikit-learn": "sklearn"}  # of another name
 
 
 def module_of(name: str) -> str:
@@ -51,14 +45,23 @@ def check(words: Sequence[str]) -> None:
     package, _, name = ([*after, *attached] or [""])[0].partition(".")
     if package == "jaxrec" and name in COMMANDS:
         check_packages()
-    elif package == "jaxrec" and name and not _exists(f"jaxrec.{name}"):
+    elif package == "jaxrec" and name:
+        with suppress(ImportError):  # a parent is missing, or the module is gone
+            if importlib.util.find_spec(f"jaxrec.{name}"):
+                return
         _exit(no_such_command(name, f"python -m jaxrec.{name}"))
 
 
 def check_packages() -> None:
-    """Exit with one line and status 2 where a package is not installed."""
-    if absent := [package for package in NEEDED if not _exists(_module(package))]:
+    """Exit with one line and status 2 where a package that all commands need is not installed."""
+    if absent := [package for package in needed() if not _installed(package)]:
         _exit(missing(absent))
+
+
+def needed() -> list[str]:
+    """The packages that jaxrec requires; none are known of a copy that is not installed."""
+    requirements = (metadata.requires("jaxrec") or []) if _installed("jaxrec") else []
+    return [re.split(r"[^\w.-]", one)[0] for one in requirements if "extra ==" not in one]
 
 
 def no_such_command(name: str, called: str) -> str:
@@ -68,29 +71,25 @@ def no_such_command(name: str, called: str) -> str:
     return f"{called}: no such command{meant}; 'python -m jaxrec' lists them"
 
 
-def missing(packages: Iterable[str]) -> str:
+def missing(packages: Sequence[str]) -> str:
     """What to say of packages that are not installed, and what to do."""
-    names = list(packages)
-    install = f"pip install {shlex.join(names)}" if len(names) < 4 else "pip install -e . (in the clone of jaxrec)"
-    verb = "are" if len(names) > 1 else "is"
-    return f"jaxrec needs {listed(names)}, which {verb} not installed; source .venv/bin/activate, or {install}"
+    install = f"pip install {' '.join(packages)}" if len(packages) < 4 else "pip install -e . (in the clone of jaxrec)"
+    verb = "are" if len(packages) > 1 else "is"
+    return f"jaxrec needs {listed(packages)}, which {verb} not installed; source .venv/bin/activate, or {install}"
 
 
 def missing_module(error: ImportError) -> str:
-    """What to say where an import of one of the packages failed; empty where it was something else."""
-    packages = {_module(package): package for package in (*NEEDED, *OPTIONAL)}
-    package = packages.get(error.name or "") or packages.get((error.name or "").partition(".")[0])
-    return missing([package]) if package and isinstance(error, ModuleNotFoundError) else ""
+    """What to say where a package could not be imported when it was needed; empty where it was something else."""
+    module = (error.name or "jaxrec").partition(".")[0]
+    if module == "jaxrec" or not isinstance(error, ModuleNotFoundError):
+        return ""
+    return missing(["scikit-learn" if module == "sklearn" else module])
 
 
-def _module(package: str) -> str:
-    return MODULES.get(package, package.replace("-", "_"))
-
-
-def _exists(module: str) -> bool:
+def _installed(package: str) -> bool:
     try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # a parent is missing, or somebody forbids it
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
         return False
 
 

@@ -78,27 +78,30 @@ def find_module(field: str, name: str, attributes: tuple[str, ...]) -> ModuleTyp
     return module
 
 
-def _users_own(field: str, name: Any, attribute: str, kind: type[Section], *more: str) -> Any:
-    """The class of a kind in a module of the user's; None where the name has no dot."""
+def _find(section: str, name: Any, known: Mapping[str, Any], kind: type[Section], *attributes: str) -> Any:
+    """The class that a name says: one of ``known``, or the first of the ``attributes`` of a module of the user's."""
+    if isinstance(name, str) and name in known:
+        return known[name]
     if not isinstance(name, str) or "." not in name:
-        return None
-    value = getattr(find_module(field, name, (attribute, *more)), attribute)
-    if not isinstance(value, type) or not issubclass(value, kind):
-        raise UserError(f"{field}: {name}.{attribute} is no {kind.__name__}; make it a subclass")
-    return value
+        allowed, near = listed([repr(one) for one in known], "or"), nearest(str(name), known)
+        more = ", or a module of your own" if section == "model" else ""
+        raise UserError(f"{section}.name: found {shown(name)}; input should be {allowed}{near}{more}")
+    found = getattr(find_module(f"{section}.name", name, attributes), attributes[0])
+    if not isinstance(found, type) or not issubclass(found, kind):
+        raise UserError(f"{section}.name: {name}.{attributes[0]} is no {kind.__name__}; make it a subclass")
+    return found
 
 
 def find_model(name: Any) -> ModuleType:
     """The module of a model."""
-    if section := _users_own("model.name", name, "Config", ModelConfig, "Model"):
-        if not hasattr(section, "task") or not hasattr(section, "losses"):
-            raise UserError(f"model.name: {name}.Config lacks task or losses; see jaxrec.config.sections.ModelConfig")
-        return importlib.import_module(name)
-    if isinstance(name, str) and name.isidentifier():
-        place = f"jaxrec.models.{name}"  # found without importing the others
-        if importlib.util.find_spec(place) and hasattr(importlib.import_module(place), "Config"):
-            return importlib.import_module(place)
-    raise UserError(f"model.name: {_expected(name, models())}, or a module of your own")
+    place = f"jaxrec.models.{name}"  # found without importing the others
+    there = isinstance(name, str) and name.isidentifier() and importlib.util.find_spec(place)
+    if there and hasattr(importlib.import_module(place), "Config"):
+        return importlib.import_module(place)
+    section = _find("model", name, {} if "." in str(name) else models(), ModelConfig, "Config", "Model")
+    if not hasattr(section, "task") or not hasattr(section, "losses"):
+        raise UserError(f"model.name: {name}.Config lacks task or losses; see jaxrec.config.sections.ModelConfig")
+    return importlib.import_module(name)
 
 
 def find_task(model: type[ModelConfig] | ModelConfig) -> ModuleType:
@@ -110,30 +113,22 @@ def find_task(model: type[ModelConfig] | ModelConfig) -> ModuleType:
 
 def find_loss(model: type[ModelConfig], called: str, name: Any) -> type[LossConfig]:
     """The class of a loss, for a model that is ``called`` so."""
-    known = losses_of(model)
-    if isinstance(name, str) and name in known:
-        return known[name]
-    if own := _users_own("loss.name", name, "Loss", LossConfig):
-        kinds = tuple(kind for kind in model.losses if not _name(kind))
-        if not issubclass(own, kinds):
-            takes = listed([kind.__name__ for kind in kinds], "or") if kinds else "none but its own"
-            raise UserError(f"loss.name: {called} cannot be trained with {name}; its losses are {takes}")
-        found: type[LossConfig] = own
-        return found
-    if having := [other for other, section in models().items() if name in list(losses_of(section))]:
+    known, kinds = losses_of(model), tuple(kind for kind in model.losses if not _name(kind))
+    if name in list(losses()) and name not in known:
+        having = [other for other, section in models().items() if name in losses_of(section)]
         raise UserError(f"loss.name: found {shown(name)}, but it belongs to {listed(having)}; choose "
                         f"{listed(list(known), 'or')} for {called}")  # fmt: skip
-    raise UserError(f"loss.name: {_expected(name, known)}")
+    found: type[LossConfig] = _find("loss", name, known, LossConfig, "Loss")
+    if found not in known.values() and not issubclass(found, kinds):
+        takes = listed([kind.__name__ for kind in kinds], "or") if kinds else "none but its own"
+        raise UserError(f"loss.name: {called} cannot be trained with {name}; its losses are {takes}")
+    return found
 
 
 def find_optimizer(name: Any) -> type[OptimizerConfig]:
     """The class of an optimizer."""
-    found = _users_own("optimizer.name", name, "Optimizer", OptimizerConfig)
-    found = found or (optimizers().get(name) if isinstance(name, str) else None)
-    if not found:
-        raise UserError(f"optimizer.name: {_expected(name, optimizers())}")
-    kind: type[OptimizerConfig] = found
-    return kind
+    found: type[OptimizerConfig] = _find("optimizer", name, optimizers(), OptimizerConfig, "Optimizer")
+    return found
 
 
 def _modules(package: str) -> Iterator[ModuleType]:
@@ -155,11 +150,6 @@ def _name(section: type[Section]) -> str:
     """What a class is called in a configuration; empty for one that only others build on."""
     field = section.model_fields["name"]
     return "" if field.is_required() else str(field.default)
-
-
-def _expected(name: Any, known: Mapping[str, Any]) -> str:
-    allowed = listed([repr(one) for one in known], "or")
-    return f"found {shown(name)}; input should be {allowed}{nearest(name, known) if isinstance(name, str) else ''}"
 
 
 # ---- an experiment's class -------------------------------------------------------------------------------------------
@@ -187,11 +177,8 @@ def _experiment(
 
 @cache
 def section_of(model: type[ModelConfig], name: str, kind: type[Section] | None = None) -> type[Section]:
-    """A section's class: what all share, what the model's task adds and what the model adds, with its defaults.
-
-    Args:
-        kind: of a model, loss or optimizer.
-    """
+    """A section's class: what all share (``kind``, of a model, loss or optimizer), what the model's task adds and what
+    the model adds, with its defaults."""
     whole: Any = kind or getattr(find_task(model), name.capitalize(), None)
     whole = whole or getattr(sections, f"{name.capitalize()}Config")
     more, changed = model.sections.get(name), dict[str, Any]()

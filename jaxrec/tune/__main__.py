@@ -1,12 +1,7 @@
 """python -m jaxrec.tune: search a space of configurations by the validation metric, with Optuna.
 
-    tune_<name>/study.yaml          what is searched, from which configuration; a changed one is refused
-    tune_<name>/study.db            Optuna's study: trials, their parameters and values by epoch
-    tune_<name>/trial_0000/ ...     a run each; only that of the best trial keeps its checkpoints
-    tune_<name>/trials.csv  best.yaml  history.png  parameters.png
-
 What a trial draws is a function of the seed, its number and the trials before it, and a run resumes bit for bit: a
-search that was killed ends as if it had not been. Only one process at a time works on a study.
+search that was killed ends as if it had not been.
 """
 
 from __future__ import annotations
@@ -17,9 +12,7 @@ import math
 import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +24,7 @@ from jaxrec import config as configuration
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, tell
 from jaxrec.cli.lock import owned
+from jaxrec.cli.options import positive
 from jaxrec.cli.paths import check_path
 from jaxrec.cli.yaml_text import read_yaml
 from jaxrec.config import Config
@@ -42,18 +36,16 @@ from jaxrec.tasks.base import make_task
 from jaxrec.tasks.cutoffs import fit_cutoffs
 from jaxrec.train import train
 from jaxrec.training.telemetry import read_log
-from jaxrec.tune import report
+from jaxrec.tune.report import best_epoch, best_trial, best_value, trial_text, write_pictures, write_tables
 from jaxrec.tune.search_space import Space, load_space
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.storages import RDBStorage
-    from optuna.trial import FrozenTrial, Trial
+    from optuna.trial import Trial
 
-RECORD, DATABASE = "study.yaml", "study.db"
+RECORD, DATABASE = "study.yaml", "study.db"  # what is searched from which configuration; Optuna's trials
 NAME = "tune"  # of the study within the database
 DIVERGED = "the loss is not finite"  # how telemetry.Meter begins
-NO_MEMORY = "RESOURCE_EXHAUSTED"  # what XLA says
 
 DESCRIPTION = """\
 Search the values of a configuration's fields that do best on the validation split; the test split is not read.
@@ -73,39 +65,29 @@ to a search. --section.field value overrides the configuration, as in python -m 
 """
 
 
-@dataclass(frozen=True)
-class Options:
-    """How a space is searched.
-
-    Attributes:
-        seed: what trials draw is a function of it.
-        startup_trials: so many trials draw at random; until so many are complete none is pruned.
-        warmup_epochs: a trial is never pruned within them.
-    """
-
-    seed: int = 42
-    startup_trials: int = 10
-    warmup_epochs: int = 1
-
-
 def tune(
-    base: Config | str | Path, space: Space | str | Path, out: str | Path, trials: int, options: Options | None = None
-) -> None:
+    base: Config | str | Path, space: Space | str | Path, out: str | Path, trials: int, *,
+    seed: int = 42, startup_trials: int = 10, warmup_epochs: int = 1,
+) -> None:  # fmt: skip
     """Search until there are ``trials`` trials, those of earlier calls included, and write what was found.
 
     Args:
         base: the configuration, or its file.
         space: the tuning space, or its file.
         out: the directory of the search.
+        seed: what trials draw is a function of it.
+        startup_trials: so many trials draw at random; until so many are complete none is pruned.
+        warmup_epochs: a trial is never pruned within them.
     """
     base = configuration.load(base) if isinstance(base, (str, Path)) else base
     space = load_space(space, base) if isinstance(space, (str, Path)) else space
-    out, options = Path(check_path("the directory of the search", str(out))), options or Options()
+    out = Path(check_path("the directory of the search", str(out)))
+    options = {"seed": seed, "startup_trials": startup_trials, "warmup_epochs": warmup_epochs}
     first = space.check(base)
-    dataset = open_dataset(first.data.path)
+    dataset, metric = open_dataset(first.data.path), first.training.metric
     base = fit_cutoffs(base, dataset)
     record = {
-        "config": base.model_dump(mode="json"), "space": space.entries, "options": asdict(options),
+        "config": base.model_dump(mode="json"), "space": space.entries, "options": options,
         "data": {"content_hash": dataset.manifest["content_hash"]},
     }  # fmt: skip
     with owned(out, "is tuning here", "choose another --out"):
@@ -117,145 +99,93 @@ def tune(
             out.mkdir(exist_ok=True)
             # written last of what a study needs: with it the study exists
             write_text(out / RECORD, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
-        with _open_study(out / DATABASE, first.training.metric, options) as (study, storage):
-            Search(base, space, out, options, first.training.metric, study, storage).go_on(trials)
+        with _open_study(out / DATABASE, metric, options) as study:
+            if done := sum(trial.state.is_finished() for trial in study.trials):
+                tell(f"{out}: going on after {done} of {max(trials, done)} trials")
+            for _ in range(trials - done):
+                _clean(study, out)
+                trial = _next(study, space, options)
+                _run(study, trial, space.config(base, trial.params), out, metric)
+                tell(trial_text(study, study.trials[trial.number], metric))
+                write_tables(study, base, space, out, metric)
+            _clean(study, out)
+            write_tables(study, base, space, out, metric)
+            if (best := best_trial(study)) is None:
+                raise UserError(f"{out}: none of {len(study.trials)} trials is complete, see trials.csv there; choose "
+                                "lower learning rates in --space and another --out")  # fmt: skip
+            write_pictures(study, space, out, metric)
+            tell(f"{out}: best of {len(study.trials)} is {trial_text(study, best, metric)}; wrote best.yaml, "
+                 "trials.csv, history.png and parameters.png")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Search:
-    """A study at work; see ``tune``."""
-
-    base: Config
-    space: Space
-    out: Path
-    options: Options
-    metric: str
-    study: Study
-    storage: RDBStorage
-
-    @property
-    def trials(self) -> list[FrozenTrial]:
-        """Of the study, by number."""
-        return self.study.get_trials(deepcopy=False)
-
-    @property
-    def done(self) -> int:
-        """Trials that have ended."""
-        return sum(trial.state.is_finished() for trial in self.trials)
-
-    def go_on(self, trials: int) -> None:
-        """Finish the trial that was begun, run what is missing, and write the results."""
-        if self.trials:
-            tell(f"{self.out}: going on after {self.done} of {max(trials, self.done)} trials")
-        while self.done < trials:
-            self._clean()
-            trial = self._next()
-            self._run(trial)
-            print(report.trial_line(self.study, trial.number, self.metric), flush=True)
-            report.write_tables(self.study, self.base, self.space, self.out, self.metric)
-        self._clean()
-        report.write_tables(self.study, self.base, self.space, self.out, self.metric)
-        best = report.best_trial(self.study)
-        if best is None:
-            raise UserError(f"{self.out}: none of {self.done} trials is complete, see trials.csv there; choose lower "
-                            "learning rates in --space and another --out")  # fmt: skip
-        report.write_pictures(self.study, self.space, self.out, self.metric)
-        counts = Counter(report.STATES[trial.state.name] for trial in self.trials)
-        states = ", ".join(f"{count} {state}" for state, count in counts.items())
-        best_text = f"trial {best.number}, {report.value_text(self.study, best, self.metric)}"
-        tell(f"{self.out}: {self.done} trials ({states}); best: {best_text}")
-        tell(f"wrote best.yaml, trials.csv, history.png and parameters.png to {self.out}")
-
-    def _next(self) -> Trial:
-        """The trial that was running when the search was killed, or a new one, with a value for each parameter.
-
-        Optuna's own retry would wait for a heartbeat, and give the trial another number, and so other draws.
-        """
-        from optuna.trial import Trial, TrialState
-
-        begun = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if begun:
-            study_id = self.storage.get_study_id_from_name(NAME)
-            number = self.storage.get_trial_id_from_study_id_trial_number(study_id, begun[0].number)
-            trial = Trial(self.study, number)
-        else:
-            trial = self.study.ask()
-        for place, (field, parameter) in enumerate(self.space.parameters.items()):
-            # Killed between two parameters, the rest are drawn as they would have been.
-            self.study.sampler = _sampler(self.options, trial.number, place)
-            parameter.suggest(trial, field)
-        return trial
-
-    def _run(self, trial: Trial) -> None:
-        """Train a trial, and tell the study how it ended."""
-        from optuna.trial import TrialState
-
-        path, since = trial_path(self.out, trial.number), time.perf_counter()
-        reported = set(self.trials[trial.number].intermediate_values)
-
-        def heard(epoch: int, metrics: dict[str, float]) -> bool:
-            if epoch not in reported and not math.isnan(metrics[self.metric]):  # or killed before the checkpoint
-                trial.report(metrics[self.metric], epoch)
-            return bool(trial.should_prune())  # NumPy's bool is no JSON
-
-        def failed(reason: str, seconds: float) -> None:
-            trial.set_user_attr("seconds", seconds)
-            trial.set_user_attr("failure", reason)
-            self.study.tell(trial, state=TrialState.FAIL)
-
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # a line a trial; the epochs are in its metrics.jsonl
-                train(self.space.config(self.base, trial.params), path, resume=True, report=heard)
-        except SystemExit:
-            tell(f"{self.out}: stopped in trial {trial.number}; the same command goes on from there")
-            raise
-        except (UserError, jax.errors.JaxRuntimeError) as error:
-            if (reason := _failure(error)) is None:
-                raise
-            return failed(reason, time.perf_counter() - since)
-        end = [line for line in read_log(path) if line["kind"] == "end"][-1]
-        seconds = sum(end[name] for name in end if name.startswith("seconds_"))
-        ended = self.trials[trial.number]
-        if report.best_epoch(self.study, ended) is None:
-            return failed(f"validation {self.metric} is not a number", seconds)
-        trial.set_user_attr("seconds", seconds)
-        if end["reason"] == "stopped":
-            self.study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self.study.tell(trial, report.best_value(self.study, ended))
-        return None
-
-    def _clean(self) -> None:
-        """Of the finished trials only the best keeps its checkpoints."""
-        best = report.best_trial(self.study)
-        for trial in self.trials:
-            if trial.state.is_finished() and (best is None or trial.number != best.number):
-                shutil.rmtree(trial_path(self.out, trial.number) / "state", ignore_errors=True)
-
-
-def trial_path(out: Path, number: int) -> Path:
-    """The run directory of a trial."""
-    return out / f"trial_{number:04d}"
-
-
-def _failure(error: Exception) -> str | None:
-    """Why a trial alone failed; None where the search cannot go on."""
-    text = str(error)
-    if isinstance(error, UserError):
-        return text.partition(";")[0] if text.startswith(DIVERGED) else None
-    return "out of the device's memory" if NO_MEMORY in text else None
-
-
-def _sampler(options: Options, number: int, place: int) -> Any:
-    """What draws one parameter of one trial."""
+def _next(study: Study, space: Space, options: dict[str, int]) -> Trial:
+    """The trial that was running when the search was killed, or a new one, with a value for each parameter (Optuna's
+    own retry would give the trial another number, and so other draws)."""
     from optuna.samplers import TPESampler
+    from optuna.trial import Trial, TrialState
 
-    seed = int(np.random.SeedSequence([options.seed, number, place]).generate_state(1)[0])
-    # Said explicitly: the defaults of these two differ between versions of Optuna.
-    return TPESampler(seed=seed, n_startup_trials=options.startup_trials, multivariate=False, constant_liar=False)
+    begun = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    trial = Trial(study, begun[0]._trial_id) if begun else study.ask()
+    for place, (field, parameter) in enumerate(space.parameters.items()):
+        # Killed between two parameters, the rest are drawn as they would have been.
+        seed = int(np.random.SeedSequence([options["seed"], trial.number, place]).generate_state(1)[0])
+        # Said explicitly: the defaults of these two differ between versions of Optuna.
+        study.sampler = TPESampler(seed=seed, n_startup_trials=options["startup_trials"], multivariate=False,
+                                   constant_liar=False)  # fmt: skip
+        parameter.suggest(trial, field)
+    return trial
 
 
-# ---- the study's directory -------------------------------------------------------------------------------------------
+def _run(study: Study, trial: Trial, config: Config, out: Path, metric: str) -> None:
+    """Train a trial, and tell the study how it ended."""
+    from optuna.trial import TrialState
+
+    path, since = out / f"trial_{trial.number:04d}", time.perf_counter()
+    reported = set(study.trials[trial.number].intermediate_values)
+
+    def heard(epoch: int, metrics: dict[str, float]) -> bool:
+        if epoch not in reported and not math.isnan(metrics[metric]):  # or killed before the checkpoint
+            trial.report(metrics[metric], epoch)
+        return bool(trial.should_prune())  # NumPy's bool is no JSON
+
+    failure = None
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # a line a trial; the epochs are in its metrics.jsonl
+            train(config, path, resume=True, report=heard)
+    except SystemExit:
+        tell(f"{out}: stopped in trial {trial.number}; the same command goes on from there")
+        raise
+    except UserError as error:
+        if not str(error).startswith(DIVERGED):
+            raise
+        failure = str(error).partition(";")[0]
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        failure = "out of the device's memory"
+    end: dict[str, Any] = (
+        {"reason": "failed"} if failure else [line for line in read_log(path) if line["kind"] == "end"][-1]
+    )
+    spent = sum(seconds for name, seconds in end.items() if name.startswith("seconds_"))
+    ended = study.trials[trial.number]
+    if not failure and best_epoch(study, ended) is None:
+        failure = f"validation {metric} is not a number"
+    trial.set_user_attr("seconds", spent or time.perf_counter() - since)
+    if failure:
+        trial.set_user_attr("failure", failure)
+        study.tell(trial, state=TrialState.FAIL)
+    elif end["reason"] == "stopped":
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, best_value(study, ended))
+
+
+def _clean(study: Study, out: Path) -> None:
+    """Of the finished trials only the best keeps its checkpoints."""
+    best = best_trial(study)
+    for trial in study.trials:
+        if trial.state.is_finished() and (best is None or trial.number != best.number):
+            shutil.rmtree(out / f"trial_{trial.number:04d}" / "state", ignore_errors=True)
 
 
 def _known(out: Path, record: dict[str, Any]) -> bool:
@@ -279,7 +209,7 @@ def _known(out: Path, record: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def _open_study(file: Path, metric: str, options: Options) -> Iterator[tuple[Study, RDBStorage]]:
+def _open_study(file: Path, metric: str, options: dict[str, int]) -> Iterator[Study]:
     """The study in its database, which may be new."""
     import sqlite3
 
@@ -303,15 +233,12 @@ def _open_study(file: Path, metric: str, options: Options) -> Iterator[tuple[Stu
             stack.callback(storage.remove_session)
             direction = StudyDirection.MAXIMIZE if higher_is_better(metric) else StudyDirection.MINIMIZE
             # Optuna may prune from this epoch on, we say up to which it must not
-            pruner = optuna.pruners.MedianPruner(options.startup_trials, options.warmup_epochs + 1)
+            pruner = optuna.pruners.MedianPruner(options["startup_trials"], options["warmup_epochs"] + 1)
             yield optuna.create_study(storage=storage, study_name=NAME, direction=direction, pruner=pruner,
-                                      load_if_exists=True), storage  # fmt: skip
+                                      load_if_exists=True)  # fmt: skip
         except (SQLAlchemyError, OptunaError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise UserError(f"{file}: unusable ({reason}); free space, restore it, or choose another --out") from None
-
-
-# ---- the command -----------------------------------------------------------------------------------------------------
 
 
 def main(argv: Sequence[str]) -> None:
@@ -319,28 +246,25 @@ def main(argv: Sequence[str]) -> None:
     parser = Parser(prog="python -m jaxrec.tune", description=DESCRIPTION, fields=configuration.fields)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, the fields not in the space")
     parser.add_argument("--space", required=True, metavar="FILE", help="YAML file, such as configs/tune_autoint.yaml")
-    parser.add_argument("--trials", required=True, type=int, metavar="N", help="in all, with those of earlier calls")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: checkpoints/tune_ and the name of --config")
-    parser.add_argument("--seed", type=int, default=42, help="of the search; training has its own (default: 42)")
-    parser.add_argument("--startup-trials", type=int, default=10, metavar="N",
-                        help="draw so many at random; prune none until so many are complete (10)")  # fmt: skip
-    parser.add_argument("--warmup-epochs", type=int, default=1, metavar="N",
-                        help="never prune a trial within its first N epochs (default: 1)")  # fmt: skip
+    for name, least, default, text in (
+        ("--trials", 1, None, "in all, with those of earlier calls"),
+        ("--seed", 0, 42, "of the search; training has its own (default: 42)"),
+        ("--startup-trials", 1, 10, "draw so many at random; prune none until so many are complete (default: 10)"),
+        ("--warmup-epochs", 0, 1, "never prune a trial within its first N epochs (default: 1)"),
+    ):
+        parser.add_argument(name, type=positive(name, least), default=default, required=default is None, metavar="N",
+                            help=text)  # fmt: skip
     given, overrides = parser.parse_known_args(argv)
-    for name, least in (("trials", 1), ("seed", 0), ("startup_trials", 1), ("warmup_epochs", 0)):
-        if (value := getattr(given, name)) < least:
-            raise UserError(f"--{name.replace('_', '-')}: found {value}; at least {least} is needed")
     config = configuration.load(given.config, overrides)
     space = load_space(given.space, config)
-    try:
-        import optuna  # noqa: F401
-    except ImportError:
-        raise UserError("python -m jaxrec.tune needs Optuna; pip install 'jaxrec[tune]'") from None
+    import optuna  # noqa: F401  # where it is missing, that is told now
+
     runtime.start()
     file = Path(given.config).absolute()
     name = file.parent.name if file.name == "config.yaml" else file.stem  # the former is that of a run
-    out = given.out or Path("checkpoints") / f"tune_{name}"
-    tune(config, space, out, given.trials, Options(given.seed, given.startup_trials, given.warmup_epochs))
+    tune(config, space, given.out or Path("checkpoints") / f"tune_{name}", given.trials, seed=given.seed,
+         startup_trials=given.startup_trials, warmup_epochs=given.warmup_epochs)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -41,52 +41,35 @@ def best_trial(study: Study) -> FrozenTrial | None:
     return min(complete, key=lambda trial: (sign * best_value(study, trial), trial.number), default=None)
 
 
-def trial_line(study: Study, number: int, metric: str) -> str:
-    """A finished trial in a line."""
-    trial, best = study.get_trials(deepcopy=False)[number], best_trial(study)
-    drawn = ", ".join(f"{name} {_short(value)}" for name, value in trial.params.items())
-    outcome = f"failed ({trial.user_attrs.get('failure')})"
-    if trial.state.name != "FAIL":
-        outcome = f"{STATES[trial.state.name]}, {value_text(study, trial, metric)}"
-    leader = f"; best {best_value(study, best):.4f} (trial {best.number})" if best else ""
-    return f"trial {number}: {outcome}, {trial.user_attrs['seconds']:.1f} s; {drawn}{leader}"
-
-
-def value_text(study: Study, trial: FrozenTrial, metric: str) -> str:
-    """``recall@20 0.1234 (epoch 3)``."""
-    return f"{metric} {best_value(study, trial):.4f} (epoch {best_epoch(study, trial)})"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else "null" if value is None else str(value)
+def trial_text(study: Study, trial: FrozenTrial, metric: str) -> str:
+    """A finished trial in words: ``trial 3: complete, recall@20 0.1234 (epoch 3), 12.1 s; …``."""
+    drawn = ", ".join(f"{name} {f'{one:.4g}' if isinstance(one, float) else one}" for name, one in trial.params.items())
+    outcome = f"{STATES[trial.state.name]}, {metric} {best_value(study, trial):.4f} (epoch {best_epoch(study, trial)})"
+    if trial.state.name == "FAIL":
+        outcome = f"failed ({trial.user_attrs.get('failure')})"
+    return f"trial {trial.number}: {outcome}, {trial.user_attrs['seconds']:.1f} s; {drawn}"
 
 
 def write_tables(study: Study, base: Config, space: Space, out: Path, metric: str) -> None:
     """``trials.csv``, and ``best.yaml`` where a trial is complete."""
-    trials, best = study.get_trials(deepcopy=False), best_trial(study)
-    stream = io.StringIO()
+    trials, best, stream = study.get_trials(deepcopy=False), best_trial(study), io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(["number", "state", "value", "best_epoch", "seconds", *space.parameters])
     for trial in trials:
         epoch, seconds = best_epoch(study, trial), trial.user_attrs.get("seconds")
-        row = [
-            trial.number,
-            STATES[trial.state.name],
-            *(("", "") if epoch is None else (best_value(study, trial), epoch)),
-        ]
+        found = ("", "") if epoch is None else (best_value(study, trial), epoch)
         drawn = (trial.params.get(name, "") for name in space.parameters)
-        table.writerow([*row, "" if seconds is None else f"{seconds:.2f}",
+        table.writerow([trial.number, STATES[trial.state.name], *found, "" if seconds is None else f"{seconds:.2f}",
                         *("null" if value is None else value for value in drawn)])  # fmt: skip
     write_text(out / "trials.csv", stream.getvalue())
-    if best is None:
-        return
-    head = (
-        f"# validation {metric} {best_value(study, best):.6g} after epoch {best_epoch(study, best)}: "
-        f"trial {best.number}, the best of {len(trials)} of python -m jaxrec.tune\n"
-        f"# its run: {out / f'trial_{best.number:04d}'}\n"
-        f"# python -m jaxrec.train --config {out / 'best.yaml'}\n"
-    )
-    write_text(out / "best.yaml", head + configuration.dump(space.config(base, best.params)))
+    if best is not None:
+        head = (
+            f"# validation {metric} {best_value(study, best):.6g} after epoch {best_epoch(study, best)}: "
+            f"trial {best.number}, the best of {len(trials)} of python -m jaxrec.tune\n"
+            f"# its run: {out / f'trial_{best.number:04d}'}\n"
+            f"# python -m jaxrec.train --config {out / 'best.yaml'}\n"
+        )
+        write_text(out / "best.yaml", head + configuration.dump(space.config(base, best.params)))
 
 
 def write_pictures(study: Study, space: Space, out: Path, metric: str) -> None:
@@ -98,9 +81,8 @@ def write_pictures(study: Study, space: Space, out: Path, metric: str) -> None:
     with warnings.catch_warnings(), rc_context({"savefig.bbox": "tight"}):
         warnings.simplefilter("ignore")  # Optuna says of each that it is experimental
         history: Any = plots.plot_optimization_history(study, target_name=f"validation {metric}")
-        panels: Any = np.ravel(
-            np.asarray(plots.plot_slice(study, list(space.parameters), target_name=f"validation {metric}"))
-        )
+        slices: Any = plots.plot_slice(study, list(space.parameters), target_name=f"validation {metric}")
+        panels = np.ravel(slices)
         for panel in panels:
             panel.tick_params(axis="x", which="both", labelrotation=45)
         panels[0].figure.set_figwidth(4 + 3 * len(panels))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -17,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from jaxrec import config as configuration
 from jaxrec.cli.yaml_text import read_yaml
 from jaxrec.config import Config, number
-from jaxrec.errors import UserError, explained, nearest, shown
+from jaxrec.errors import UserError, explained, nearest
 from jaxrec.ops.parallel import make_mesh
 
 EXAMPLE = "'optimizer.learning_rate: {low: 0.001, high: 0.1, log: true}' or 'model.embedding_dim: {choices: [16, 32]}'"
@@ -45,29 +43,14 @@ class Parameter(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if self.choices is not None:
-            if len(self.model_fields_set) > 1:
-                raise ValueError("choices and a range exclude each other; leave one out")
-            twice = [one for place, one in enumerate(self.choices) if one in self.choices[:place]]
-            if twice:
-                raise ValueError(f"choices: {shown(twice[0])} is there twice; leave one out")
-            return self
-        if self.low is None or self.high is None:
-            missing = "low" if self.low is None else "high"
-            raise ValueError(f"{missing}: missing; give low and high, or choices")
-        if self.low > self.high:
-            raise ValueError(f"low {self.low} is more than high {self.high}; exchange them")
-        if self.log and (self.low <= 0 or self.step is not None):
-            raise ValueError(f"log: needs low above 0, found {self.low}, and no step")
-        # decimal numbers as the user writes them: 0.3 is three times 0.1
-        if self.step is not None and (Decimal(str(self.high)) - Decimal(str(self.low))) % Decimal(str(self.step)):
-            raise ValueError(f"high: {self.high} is not reached from {self.low} by steps of {self.step}")
+        if (self.choices is None) == (self.low is None or self.high is None) or (self.choices and self.low is not None):
+            raise ValueError("give choices, or low and high")
+        if self.low is not None and self.high is not None:
+            if self.low > self.high:
+                raise ValueError(f"low {self.low} is more than high {self.high}; exchange them")
+            if self.log and (self.low <= 0 or self.step is not None):
+                raise ValueError(f"log: needs low above 0, found {self.low}, and no step")
         return self
-
-    @property
-    def whole(self) -> bool:
-        """Whether a range is of integers."""
-        return all(isinstance(one, int) for one in (self.low, self.high, self.step) if one is not None)
 
     @property
     def labels(self) -> list[Any]:
@@ -79,7 +62,7 @@ class Parameter(BaseModel):
         """Let a trial draw a value, unless it has one already."""
         if self.choices:
             trial.suggest_categorical(field, self.labels)
-        elif self.whole:
+        elif all(isinstance(one, int) for one in (self.low, self.high, self.step or 1)):
             trial.suggest_int(field, self.low, self.high, step=self.step or 1, log=self.log)
         else:
             trial.suggest_float(field, float(self.low or 0), float(self.high or 0), step=self.step, log=self.log)
@@ -90,26 +73,17 @@ class Parameter(BaseModel):
 
     def probes(self) -> list[Any]:
         """Values that stand for all of them: every choice; both ends of a range and one within."""
-        if self.choices:
-            return list(self.choices)
         low, high = self.low or 0, self.high or 0
-        if low == high:
-            return [low]
-        if self.step is not None or self.whole:
+        if self.choices or low == high:
+            return list(self.choices or [low])
+        if self.step is not None or (isinstance(low, int) and isinstance(high, int)):
             return [low, min(low + (self.step or 1), high), high]
         return [low, math.sqrt(low * high) if self.log else low + (high - low) * 0.381966, high]
 
 
 @dataclass(frozen=True)
 class Space:
-    """A tuning space.
-
-    Attributes:
-        source: the file, for messages.
-        entries: what the file says, by field.
-        parameters: the fields with several values.
-        fixed: the fields with a single one, which is that of all trials.
-    """
+    """What the file ``source`` says by field (``entries``): fields with several values, and with a single one."""
 
     source: str
     entries: dict[str, Any]
@@ -117,12 +91,7 @@ class Space:
     fixed: dict[str, Any]
 
     def config(self, base: Config, stored: Mapping[str, Any]) -> Config:
-        """The configuration of a trial.
-
-        Args:
-            base: gives the fields that are not in the space.
-            stored: Optuna's value of each parameter.
-        """
+        """The configuration of a trial: ``base`` with Optuna's ``stored`` value of each parameter."""
         return self._with(base, {name: one.value(stored[name]) for name, one in self.parameters.items()})
 
     def check(self, base: Config) -> Config:
@@ -133,14 +102,10 @@ class Space:
         return configs[0]
 
     def combinations(self) -> Iterator[tuple[Any, ...]]:
-        """Of the values of all parameters: all, or each value at least once and some more."""
+        """Of the values of all parameters: each value at least once, and the first ``COMBINATIONS`` of all."""
         values = [one.probes() for one in self.parameters.values()]
-        if math.prod(map(len, values)) <= COMBINATIONS:
-            yield from itertools.product(*values)
-            return
-        longest, draw = max(map(len, values)), random.Random(0)
-        yield from (tuple(probes[i % len(probes)] for probes in values) for i in range(longest))
-        yield from (tuple(draw.choice(probes) for probes in values) for _ in range(COMBINATIONS - longest))
+        yield from (tuple(one[i % len(one)] for one in values) for i in range(max(map(len, values))))
+        yield from itertools.islice(itertools.product(*values), COMBINATIONS)
 
     def _with(self, base: Config, values: dict[str, Any]) -> Config:
         # Only what was set: another model or loss has fields and defaults of its own.
@@ -164,10 +129,15 @@ def load_space(file: str | Path, base: Config | None = None) -> Space:
     parameters, fixed = {}, {}
     for name, entry in entries.items():
         if name not in known:
-            section = name in Config.model_fields
-            hint = f"; write section.field, such as {EXAMPLE}" if section else nearest(str(name), known)
-            raise UserError(f"{file}: {name}: no such field{hint}")
-        one = _parameter(f"{file}: {name}", name, entry)
+            raise UserError(f"{file}: {name}: no such field{nearest(str(name), known)}; write section.field, such as "
+                            f"{EXAMPLE}")  # fmt: skip
+        if isinstance(entry, dict) and isinstance(entry.get("choices"), list) and not name.startswith("data."):
+            entry = entry | {"choices": [number(one) for one in entry["choices"]]}  # a directory may be called 1e3
+        try:
+            one = Parameter.model_validate(entry)
+        except ValidationError as error:
+            there = f"; there are {', '.join(Parameter.model_fields)}"
+            raise UserError(f"{file}: {name}: {explained(error, there)}") from None
         if len(one.probes()) == 1:
             fixed[name] = one.probes()[0]
         elif name in SAME_FOR_ALL:
@@ -178,17 +148,3 @@ def load_space(file: str | Path, base: Config | None = None) -> Space:
     if not parameters:
         raise UserError(f"{file}: an empty tuning space, no field has several values; add one, such as {EXAMPLE}")
     return Space(str(file), entries, parameters, fixed)
-
-
-def _parameter(place: str, name: str, entry: Any) -> Parameter:
-    """One field of the space; ``place`` begins the messages."""
-    if not isinstance(entry, dict):
-        raise UserError(f"{place}: found {shown(entry)}; expected 'choices: […]', or 'low: …' and 'high: …'")
-    if isinstance(entry.get("choices"), list) and not name.startswith("data."):  # a directory may be called 1e3
-        entry = entry | {"choices": [number(one) for one in entry["choices"]]}
-    try:
-        return Parameter.model_validate(entry)
-    except ValidationError as error:
-        unknown = next((str(key) for key in entry if key not in Parameter.model_fields), "")
-        fields = f"{nearest(unknown, Parameter.model_fields)}; there are {', '.join(Parameter.model_fields)}"
-        raise UserError(f"{place}: {explained(error, fields)}") from None

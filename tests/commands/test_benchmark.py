@@ -18,17 +18,15 @@ import pytest
 from helpers import ROOT, without_progress
 
 from jaxrec.benchmarks import sweep
-from jaxrec.benchmarks.case import Case, Round
+from jaxrec.benchmarks.sweep import Case, Round
 from jaxrec.cli.command import command
 
 Run = Callable[..., dict[str, Any]]
-
 TINY = ["--batch", "32", "--items", "300", "--units", "8", "--dim", "8", "--n-sample", "16", "--steps", "4"]
-SCRIPT = ROOT / "scripts" / "benchmark.py"
 
 
 @pytest.fixture
-def benchmark(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+def benchmark(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Runs it with these words, on one device; gives the JSON."""
     monkeypatch.setattr(sweep, "ceilings", lambda: {"matmul_gflop_per_s": 100.0, "copy_gb_per_s": 10.0})
 
@@ -46,17 +44,16 @@ def test_every_model_is_measured(benchmark: Run, capsys: pytest.CaptureFixture[s
     result = benchmark("gru4rec", "narm", "sasrec", "softmax", *TINY)
     shown = capsys.readouterr().out
     rows = {(row["model"], row["loss"]): row for row in result["rows"]}
-    assert set(rows) == {(m, loss) for m, loss in [("gru4rec", "cross_entropy"), ("gru4rec", "bpr_max"),
-                                                   ("narm", "softmax"), ("sasrec", "softmax")]}  # fmt: skip
+    assert list(rows) == [("gru4rec", "cross_entropy"), ("gru4rec", "bpr_max"), ("narm", "softmax"),
+                          ("sasrec", "softmax")]  # fmt: skip
     for (model, _), row in rows.items():
-        assert row["batch"] == 32 and row["items"] == 300
-        assert row["steps_per_s"] > 0 and row["flop_per_step"] > 0
+        assert (row["batch"], row["items"]) == (32, 300) and row["steps_per_s"] > 0 and row["flop_per_step"] > 0
         # The state alone has 300 vectors of 8 and an accumulator of each.
         assert row["peak_memory_mb"] > row["step_memory_mb"] + 2 * 300 * 8 * 4 / 1e6 and row["step_memory_mb"] > 0
         assert not row["streamed"] and "input_wait_share" not in row and "exchanged_per_step" not in row
         # On average over an epoch, which is so short here that its end counts.
         assert 16 < row["targets_per_step"] <= 32
-        assert f"{model} " in shown
+        assert f"### {model}" in shown
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", result["date"])
     assert result["command"].startswith("python scripts/benchmark.py gru4rec narm sasrec softmax --batch 32 ")
     ways = {row["way"]: row for row in result["softmax"]}
@@ -66,63 +63,45 @@ def test_every_model_is_measured(benchmark: Run, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.slow
-def test_two_towers_are_measured_with_and_without_hard_negatives(
-    benchmark: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ["--batch", "16", "--items", "60", "--interactions", "400", "--loss", "triplet", "--steps", "4"]
-    rows = benchmark("two_tower", *words)["rows"]
-    assert [(row["model"], row["loss"], row["batch"], row["items"], row["hard"]) for row in rows] == [
-        ("two_tower", "triplet", 16, 60, hard) for hard in (0, 4)
-    ]
-    assert rows[0]["flop_per_step"] < rows[1]["flop_per_step"] and all(row["events_per_s"] > 0 for row in rows)
-    assert "triplet + hard" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_merrec_is_measured_by_head_and_loss(benchmark: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--batch", "32", "--items", "60", "--loss", "cross_entropy", "softmax", "--head", "text", "--steps", "2"]
-    rows = benchmark("merrec", *words, "--n-sample", "16")["rows"]
-    assert [(row["model"], row["loss"], row["head"], row["items"]) for row in rows] == [
-        ("merrec", loss, "text", 60) for loss in ("cross_entropy", "softmax")
-    ]
-    assert all(row["events_per_s"] > 0 and row["flop_per_step"] > 0 for row in rows)
-    assert "cross_entropy text" in capsys.readouterr().out
+@pytest.mark.parametrize(("words", "rows"), [
+    ("two_tower --batch 16 --items 60 --interactions 400 --loss triplet --steps 4",
+     [("triplet", 60, 0, None), ("triplet", 60, 4, None)]),
+    ("merrec --batch 32 --items 60 --loss cross_entropy softmax --head text --steps 2 --n-sample 16",
+     [("cross_entropy", 60, None, "text"), ("softmax", 60, None, "text")]),
+])  # fmt: skip
+def test_options_of_single_models_make_rows(benchmark: Run, words: str, rows: list[tuple[Any, ...]]) -> None:
+    found = benchmark(*words.split())["rows"]
+    assert [(row["loss"], row["items"], row.get("hard"), row.get("head")) for row in found] == rows
+    assert all(row["events_per_s"] > 0 and row["flop_per_step"] > 0 for row in found)
 
 
 @pytest.mark.slow
 def test_a_process_measures_the_machine_and_what_eight_devices_exchange(tmp_path: Path) -> None:
-    tiny = [*TINY[: TINY.index("--batch")], *TINY[TINY.index("--units") :]]
-    words = ["gru4rec", "--loss", "cross_entropy", *tiny, "--batch", "32", "12", "--items", "30000"]
-    line = [sys.executable, "-W", "error", str(SCRIPT), *words, "--repetitions", "1", "--json", "out.json"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run(
-        line, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300, check=False
-    )
+    words = "gru4rec --loss cross_entropy --units 8 --n-sample 16 --steps 4 --batch 32 12 --items 30000"
+    script = ROOT / "scripts" / "benchmark.py"
+    line = [sys.executable, "-W", "error", str(script), *words.split(), "--repetitions", "1", "--json", "out.json"]
+    found = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=300, check=False,
+                           env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
     note = "bytes exchanged at 8 devices: a batch of 12 does not divide by 8\n"
     assert (found.returncode, without_progress(found.stderr)) == (0, note)
     row, other = json.loads((tmp_path / "out.json").read_text())["rows"]
-    assert row["ceiling_matmul_gflop_per_s"] > 1 and row["ceiling_copy_gb_per_s"] > 0.1
-    assert 0 < row["matmul_share"] < 2
+    assert row["ceiling_matmul_gflop_per_s"] > 1 and row["ceiling_copy_gb_per_s"] > 0.1 and 0 < row["matmul_share"] < 2
     # The derivatives of the step's rows have to come together, of 8 and a bias; the table of 30,000 stays where it is.
     sent = sum(row["exchanged_per_step"].values())
     assert (32 + 16) * 9 * 4 < sent < 30_000 * 9 * 4 / 4
     assert other["exchanged_per_step"] is None
 
 
-def options_of(script: Any, *words: str) -> Any:
-    return script._checked(parser := script._parser(), parser.parse_args(words))
-
-
 def test_all_is_every_model_with_its_defaults(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = sweep.jobs(options_of(script, "narm", "all"))
-    assert Counter(job.model for job in jobs) == {
+    jobs = sweep.jobs(script.parse(["narm", "all"]))
+    assert Counter(model for model, _ in jobs) == {
         "narm": 1, "gru4rec": 6, "sasrec": 1, "autoint": 1, "two_tower": 4, "merrec": 3,
     }  # fmt: skip
-    assert [job.options.batch for job in jobs] == [512, *[32, 128, 512] * 2, 512, 2048, *[4096] * 4, *[512] * 3]
-    assert [job.options.steps for job in jobs] == [20, *[200] * 6, 20, 40, *[40] * 4, *[50] * 3]
-    assert {job.options.steps for job in sweep.jobs(options_of(script, "all", "--steps", "7"))} == {7}
+    assert [options.batch for _, options in jobs] == [512, *[32, 128, 512] * 2, 512, 2048, *[4096] * 4, *[512] * 3]
+    assert [options.steps for _, options in jobs] == [20, *[200] * 6, 20, 40, *[40] * 4, *[50] * 3]
+    assert {options.steps for _, options in sweep.jobs(script.parse(["all", "--steps", "7"]))} == {7}
     monkeypatch.setattr(sweep.jax, "default_backend", lambda: "gpu")
-    assert {job.options.steps for job in sweep.jobs(options_of(script, "all"))} == {200}
+    assert {options.steps for _, options in sweep.jobs(script.parse(["all"]))} == {200}
 
 
 @pytest.mark.parametrize(
@@ -138,26 +117,26 @@ def test_all_is_every_model_with_its_defaults(script: Any, monkeypatch: pytest.M
 )  # fmt: skip
 def test_the_work_of_a_step(script: Any, words: str, work: list[tuple[int, int]]) -> None:
     """FLOP and bytes as reports so far have them, which shares of what the machine can do are read from."""
-    jobs = sweep.jobs(options_of(script, *words.split(), "--steps", "3"))
-    assert [job.prepare().work for job in jobs] == work
+    jobs = sweep.jobs(script.parse([*words.split(), "--steps", "3"]))
+    assert [sweep.prepare(*job).work for job in jobs] == work
 
 
 @pytest.fixture(scope="module")
 def case(script: Any) -> Case:
     words = ["gru4rec", "--loss", "cross_entropy", *TINY, "--streamed"]
-    return Case(sweep.jobs(options_of(script, *words))[0].prepare())
+    return Case(sweep.prepare(*sweep.jobs(script.parse(words))[0]))
 
 
 def test_slow_rows_are_repeated_less(script: Any, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     tops = {"matmul_gflop_per_s": 100.0, "copy_gb_per_s": 10.0}
     monkeypatch.setattr(sweep, "ceilings", lambda: tops)
     for seconds, given, expected in ((1.0, [], 7), (11.0, [], 3), (11.0, ["--repetitions", "5"], 5)):
-        monkeypatch.setattr(case, "cut", lambda steps, seconds=seconds: Round(4.0, seconds, None))
-        (row,) = sweep.measure([case], options_of(script, "gru4rec", *TINY, *given))
+        monkeypatch.setattr(case, "run", lambda *_, seconds=seconds: Round(4.0, seconds, None))
+        (row,) = sweep.measure([case], script.parse(["gru4rec", *TINY, *given]))
         assert (row["repetitions"], row["steps_per_s"]) == (expected, 4.0)
 
 
-def test_streamed_rows_time_their_feed(script: Any, case: Case, benchmark: Run) -> None:
+def test_streamed_rows_time_their_feed(case: Case, benchmark: Run) -> None:
     assert not case.prepared.feed.resident
     (row,) = benchmark("gru4rec", "--loss", "cross_entropy", *TINY, "--streamed")["rows"]
     assert row["streamed"] and 0 < row["input_wait_share"] < 1
@@ -177,26 +156,22 @@ def test_streamed_rows_time_their_feed(script: Any, case: Case, benchmark: Run) 
 
     blocks = list(case.prepared.feed.epoch(0))
     slow = Case(replace(case.prepared, feed=Slow()))  # type: ignore[arg-type]
-    slow.streamed(1)
-    found = slow.streamed(2 * Slow.shape.used - 1)  # two epochs
-    assert found.waited is not None and found.seconds >= 2 * 0.03 * len(blocks)
-    assert found.waited * found.seconds >= 2 * 0.03 * len(blocks)
+    slow.run(1, streamed=True)
+    found = slow.run(2 * Slow.shape.used - 1, streamed=True)  # two epochs
+    assert found.waited is not None and found.waited * found.seconds >= 2 * 0.03 * len(blocks)
     assert found.rate == pytest.approx(2 * Slow.shape.used / found.seconds)
 
 
 @pytest.mark.parametrize(
     ("words", "names"),
     [
-        (["nothing"], "nothing.*gru4rec.*narm.*sasrec"),
-        (["narm", "--steps", "0"], "--steps 0"),
-        (["narm", "--batch", "8"], "training.batch_size: 8 targets.*model.window 20"),
-        (["gru4rec", "--loss", "softmax"], "loss.name: found 'softmax', .* for gru4rec"),
-        (["gru4rec", "--repetitions", "0"], "--repetitions 0"),
-        (["gru4rec", "--devices", "-1"], "--devices -1"),
-        (["gru4rec", "--devices", "999", *TINY], "mesh.data: found 999"),
+        ("nothing", "nothing.*gru4rec.*narm.*sasrec"), ("narm --steps 0", "--steps 0"),
+        ("narm --batch 8", "training.batch_size: 8 targets.*model.window 20"),
+        ("gru4rec --loss softmax", "loss.name: found 'softmax', .* for gru4rec"),
+        ("gru4rec --devices 999 --steps 4", "mesh.data: found 999"),
     ],
-)
-def test_a_mistake_gets_one_line(script: Any, words: list[str], names: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(script.main, words) == 2
+)  # fmt: skip
+def test_a_mistake_gets_one_line(script: Any, words: str, names: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(script.main, words.split()) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and re.search(names, lines[0]), lines

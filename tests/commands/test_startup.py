@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 
 import pytest
 from helpers import ROOT
@@ -18,14 +17,14 @@ Capsys = pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("absent", "line"),
     [(["duckdb", "optax"], "needs optax and duckdb, which are not installed; source .venv/bin/activate, or pip install "
-                           "optax duckdb"), (["yaml"], "needs PyYAML, which is not installed; "),
+                           "optax duckdb"), (["PyYAML"], "needs PyYAML, which is not installed; "),
      (["jax", "flax", "optax", "rich"], "or pip install -e . (in the clone of jaxrec)")],
 )  # fmt: skip
 def test_missing_packages_are_one_line(
     absent: list[str], line: str, monkeypatch: pytest.MonkeyPatch, capsys: Capsys
 ) -> None:
-    real = startup.importlib.util.find_spec
-    monkeypatch.setattr(startup.importlib.util, "find_spec", lambda name: None if name in absent else real(name))
+    real = startup._installed
+    monkeypatch.setattr(startup, "_installed", lambda name: name not in absent and real(name))
     for words in (["python", "-m", "jaxrec.train", "--help"], ["python", "-X", "dev", "-mjaxrec.prepare"]):
         with pytest.raises(SystemExit) as caught:
             startup.check(words)
@@ -47,9 +46,7 @@ def test_a_command_is_listed_runs_by_its_name_and_a_mistyped_one_is_told_the_nea
     assert "evalute: no such command (did you mean 'python -m jaxrec.evaluate'?)" in capsys.readouterr().err
 
 
-def test_packages_and_commands_are_all_in_the_tables() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert set(startup.NEEDED) == {re.split("[^a-zA-Z-]", one)[0] for one in project["dependencies"]} | {"jaxlib"}
+def test_every_command_is_listed() -> None:
     modules = {file for file in (ROOT / "jaxrec").rglob("*.py") if 'if __name__ == "__main__"' in file.read_text()}
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in modules}
     others = {"jaxrec.__main__", "jaxrec.data.text.worker", "jaxrec.benchmarks.peer_worker"}

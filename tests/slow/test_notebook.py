@@ -56,33 +56,22 @@ def test_it_is_committed_without_outputs() -> None:
     kinds = [cell.cell_type for cell in notebook.cells]
     assert kinds == ["markdown", "code"] * 10
     for cell in notebook.cells:
-        assert cell.get("outputs", []) == [] and cell.get("execution_count") is None, cell.id
+        assert not cell.get("outputs") and cell.get("execution_count") is None, cell.id
 
 
-def execute(folder: Path, *more: str, **options: Any) -> list[Any]:
-    """The notebook's code cells and some ``more``, executed in a folder."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    notebook.cells += [nbformat.v4.new_code_cell(source) for source in more]
-    resources = {"metadata": {"path": folder}}
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources, **options).execute()
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-@pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def test_all_cells_run_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of the repository, as links, that commands find: nothing is installed over the editable one."""
-    folder = tmp_path / "checkout"
-    (folder / "scripts").mkdir(parents=True)
+    checkout = tmp_path / "checkout"
+    (checkout / "scripts").mkdir(parents=True)
     for name in ("pyproject.toml", "jaxrec", "configs", "scripts/benchmark.py"):
-        (folder / name).symlink_to(ROOT / name)
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    return folder
-
-
-def test_all_cells_run_in_a_checkout(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JAXREC_NOTEBOOK_SMALL", "1")
-    cells = execute(checkout / "scripts", "import sys; print('jax' in sys.modules)")
+        (checkout / name).symlink_to(ROOT / name)
+    for name, value in {"PYTHONPATH": checkout, "PIP_NO_INDEX": 1, "JAXREC_NOTEBOOK_SMALL": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('jax' in sys.modules)"))
+    place = {"metadata": {"path": checkout / "scripts"}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     _, source, install, machine, data, train, resume, evaluate, recommend, throughput, imported = cells
     versions = f"jax {metadata.version('jax')}, jaxlib {metadata.version('jaxlib')}"
     assert output(source).startswith(f"jaxrec from {checkout} - ")
@@ -93,12 +82,8 @@ def test_all_cells_run_in_a_checkout(checkout: Path, tmp_path: Path, monkeypatch
     assert "resuming at step" in output(resume) and "epoch 3:" in output(resume) and "epoch 1:" not in output(resume)
     assert "of optimum" in output(evaluate)
     assert any("image/png" in one.get("data", {}) for one in evaluate.outputs)
-    _, head, *table = output(recommend).splitlines()
-    ranks = [line.split() for line in table]
-    assert head.split() == ["rank", "item", "score"]
-    assert [rank for rank, _, _ in ranks] == list("12345") and not {"1", "2"} & {item for _, item, _ in ranks}
-    assert "events/s" in output(throughput)
-    assert any(line.startswith("gru4rec") and "cross_entropy" in line for line in output(throughput).splitlines())
+    assert output(recommend).splitlines()[1].split() == ["rank", "item", "score"]
+    assert "events/s" in output(throughput) and "### gru4rec" in output(throughput)
     assert output(imported).strip() == "False", "the kernel would hold the TPU that commands need"
 
     # Stopped and resumed, it ended as if it had never been stopped.
@@ -114,38 +99,6 @@ def test_all_cells_run_in_a_checkout(checkout: Path, tmp_path: Path, monkeypatch
 # ---- where jaxrec comes from -----------------------------------------------------------------------------------------
 
 
-def git(*words: object, cwd: Path) -> None:
-    names = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run(["git", *names, *map(str, words)], cwd=cwd, check=True, capture_output=True)
-
-
-def test_a_git_source_is_cloned_and_brought_up_to_date(space: dict[str, Any], tmp_path: Path) -> None:
-    origin = tmp_path / "origin"
-    (origin / "jaxrec").mkdir(parents=True)
-    for name in ("pyproject.toml", "jaxrec/train.py"):
-        (origin / name).write_text("first", encoding="utf-8")
-    git("init", "--quiet", cwd=origin)
-    for content in ("first", "second"):
-        (origin / "jaxrec" / "train.py").write_text(content, encoding="utf-8")
-        git("add", ".", cwd=origin)
-        git("commit", "--quiet", "-m", content, cwd=origin)
-        folder = space["find_source"](origin.as_uri())
-        assert folder == tmp_path / "jaxrec-source"
-        assert (folder / "jaxrec" / "train.py").read_text(encoding="utf-8") == content
-
-
-def test_a_source_that_is_none_is_told(space: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(space["Stop"], match="no copy of jaxrec is here; enter the address"):
-        space["find_source"]("")
-    with pytest.raises(space["Stop"], match="SOURCE: '/nowhere' holds no jaxrec; enter the address"):
-        space["find_source"]("/nowhere")
-    with pytest.raises(space["Stop"], match="git ended with exit status"):
-        space["find_source"](f"file://{tmp_path}/none")
-    (tmp_path / "jaxrec.zip").write_bytes(b"PK\x03\x04 half of it")
-    with pytest.raises(space["Stop"], match=r"jaxrec\.zip: cannot be unpacked \(.*\); upload it again$"):
-        space["find_source"]("")
-
-
 def make_source(folder: Path) -> Path:
     (folder / "jaxrec").mkdir(parents=True)
     for name in ("pyproject.toml", "jaxrec/train.py"):
@@ -153,31 +106,36 @@ def make_source(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("inner", ["", "jaxrec-main"])
-def test_an_uploaded_folder_or_zip_is_found(
-    space: dict[str, Any], tmp_path: Path, inner: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    upload = tmp_path / "jaxrec-main"
-    make_source(upload / inner)
-    assert space["find_source"]("") == upload / inner
+def test_an_uploaded_folder_or_zip_is_found(space: dict[str, Any], tmp_path: Path) -> None:
+    upload = make_source(tmp_path / "jaxrec-main")
+    assert space["find_source"]("") == upload
     shutil.make_archive("packed", "zip", upload)
     shutil.rmtree(upload)
     os.rename("packed.zip", "jaxrec-main (1).zip")
     make_source(tmp_path / "jaxrec-source")  # an earlier clone, which is no upload
-    unpacked = tmp_path / "jaxrec-unpacked" / "jaxrec-main (1)" / inner
+    unpacked = tmp_path / "jaxrec-unpacked" / "jaxrec-main (1)"
     assert space["find_source"]("") == space["find_source"]("jaxrec-main (1).zip") == unpacked
-    assert (unpacked / "jaxrec" / "train.py").read_text(encoding="utf-8") == str(upload / inner)
-    make_source(tmp_path / "jaxrec-newer")
-    assert space["find_source"]("") == tmp_path / "jaxrec-newer"
-    (tmp_path / "jaxrec-newer" / "scripts").mkdir()
-    monkeypatch.chdir(tmp_path / "jaxrec-newer" / "scripts")  # the copy that the notebook stands in
-    assert space["find_source"]("") == tmp_path / "jaxrec-newer"
+    assert (unpacked / "jaxrec" / "train.py").read_text(encoding="utf-8") == str(upload)
 
 
-def test_a_command_that_fails_stops_the_notebook(space: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(space["Stop"], match="exit status 3"):
-        space["run"](sys.executable, "-c", "print('because'); raise SystemExit(3)")
-    assert "because" in capsys.readouterr().out
+def test_a_git_source_is_cloned_and_brought_up_to_date(space: dict[str, Any], tmp_path: Path) -> None:
+    origin = make_source(tmp_path / "origin")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    subprocess.run([*git, "init", "--quiet"], cwd=origin, check=True)
+    for content in ("first", "second"):
+        (origin / "jaxrec" / "train.py").write_text(content, encoding="utf-8")
+        subprocess.run([*git, "add", "."], cwd=origin, check=True)
+        subprocess.run([*git, "commit", "--quiet", "-m", content], cwd=origin, check=True)
+        folder = space["find_source"](origin.as_uri())
+        assert folder == tmp_path / "jaxrec-source"
+        assert (folder / "jaxrec" / "train.py").read_text(encoding="utf-8") == content
+
+
+def test_a_source_that_is_none_is_told(space: dict[str, Any]) -> None:
+    for source, message in {"": "no copy of jaxrec is here", "/nowhere": "SOURCE: '/nowhere' holds no jaxrec",
+                            "file:///none": "git ended with exit status"}.items():  # fmt: skip
+        with pytest.raises(space["Stop"], match=message):
+            space["find_source"](source)
 
 
 CHILD = """
@@ -188,20 +146,13 @@ time.sleep(60)
 """
 
 
-def test_a_command_is_asked_to_stop_and_may_save(space: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_command_that_fails_stops_the_notebook_and_one_that_is_stopped_may_save(
+    space: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(space["Stop"], match="exit status 3"):
+        space["run"](sys.executable, "-c", "print('because'); raise SystemExit(3)")
+    assert "because" in capsys.readouterr().out
     space["run"](sys.executable, "-c", CHILD, until="epoch 1")
-    assert capsys.readouterr().out.splitlines()[-2:] == ["epoch 1", "saved"]
-
-
-def test_the_stop_button_lets_a_command_save(space: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    def pressed(*words: str, **options: Any) -> None:
-        print(*words, **options)
-        if words[0] == "epoch 1\n":
-            raise KeyboardInterrupt
-
-    space["print"] = pressed
-    with pytest.raises(KeyboardInterrupt):
-        space["run"](sys.executable, "-c", CHILD)
     assert capsys.readouterr().out.splitlines()[-2:] == ["epoch 1", "saved"]
 
 
@@ -232,10 +183,7 @@ def install(
 
 
 def test_an_old_jax_stays_and_jaxrec_gets_its_own(
-    space: dict[str, Any],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    space: dict[str, Any], tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = str(tmp_path / "jaxrec-environment")
     made, installed = install(space, monkeypatch, COLAB, {})
@@ -253,11 +201,8 @@ def test_a_jax_that_will_do_is_held_while_the_rest_is_added(
     good = COLAB | {"jax": "0.10.1", "jaxlib": "0.10.1", "flax": "0.12.8", "orbax-checkpoint": "0.11.0"}
     added, itself = install(space, monkeypatch, good, {"duckdb": "1.5.0"})
     assert added[added.index("--constraint") + 2 :] == [
-        "orbax-checkpoint>=0.12",
-        "duckdb>=1.5",
-        "lark>=1.2",
-        "tensorboardX>=2.6",
-    ]
+        "orbax-checkpoint>=0.12", "duckdb>=1.5", "lark>=1.2", "tensorboardX>=2.6",
+    ]  # fmt: skip
     held = (tmp_path / added[added.index("--constraint") + 1]).read_text(encoding="utf-8")
     assert held.split() == ["jax==0.10.1", "jaxlib==0.10.1", "libtpu==0.0.21.1", "numpy==2.1.3"]
     assert "--no-deps" in itself and itself[-1] == str(tmp_path / "copy")
@@ -270,11 +215,8 @@ def test_a_jax_that_will_do_is_held_while_the_rest_is_added(
 
 def test_which_jax_fits_a_machine(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     install(space, monkeypatch, COLAB, {})
-    jax_for = space["jax_for"]
-    assert jax_for(COLAB, "") == "jax[tpu]"
-    assert jax_for({}, "") == "jax"
-    assert [jax_for({}, driver) for driver in ("550.54.15", "570.124.06", "580.65.06")] == [
-        "jax[cuda12]", "jax[cuda12]", "jax[cuda13]",
-    ]  # fmt: skip
+    assert space["jax_for"](COLAB, "") == "jax[tpu]" and space["jax_for"]({}, "") == "jax"
+    found = {driver: space["jax_for"]({}, driver) for driver in ("570.124.06", "580.65.06")}
+    assert found == {"570.124.06": "jax[cuda12]", "580.65.06": "jax[cuda13]"}
     extras = metadata.metadata("jax").get_all("Provides-Extra") or []
     assert {"tpu", "cuda12", "cuda13"} <= set(extras), "jax has them no longer"

@@ -7,19 +7,15 @@ import os
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 
-from jaxrec.benchmarks.case import Case, Prepared, Round
-from jaxrec.benchmarks.peers import Peer, Process, Theirs, find_peer, in_turn, measure_peers, peer_table
+from jaxrec.benchmarks.peers import AUTHORS, Peer, find_peer, running
 from jaxrec.benchmarks.sizes import synthetic_sessions
 from jaxrec.cli.command import command
-from jaxrec.config import parse
 from jaxrec.errors import UserError
-from jaxrec.models.base import Work
 
 pytestmark = pytest.mark.slow
 
@@ -81,17 +77,11 @@ def checkout(tmp_path: Path) -> Path:
     return folder
 
 
-def seven_sessions() -> dict[str, np.ndarray]:
-    """Sessions of two clicks over items 0 to 13; the catalogue has 20."""
-    return {"items": np.arange(14, dtype=np.int32), "offsets": np.arange(0, 15, 2)}
-
-
 def spec(peer: str, **others: Any) -> dict[str, Any]:
     return {
-        "peer": peer, "path": "", "device": "cpu", "threads": 1, "steps": 2, "rounds": 1, "data": "data.npz",
+        "peer": peer, "path": "", "device": "cpu", "threads": 1, "steps": 2, "rounds": 1,
         "model": "gru4rec", "loss": "bpr_max", "batch": 3, "items": 20, "units": 4, "dim": 4, "window": 5,
-        "learning_rate": 0.25, "n_sample": 8, "sample_alpha": 0.5, "bpreg": 1.0, "dropout": [0.0, 0.0], "blocks": 2,
-        "heads": 1, "deep": [], **others,
+        "learning_rate": 0.25, "n_sample": 8, "sample_alpha": 0.5, "bpreg": 1.0, "dropout": [0.0, 0.0], **others,
     }  # fmt: skip
 
 
@@ -99,35 +89,24 @@ def seen(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "seen").read_text().splitlines()]
 
 
-def prepared() -> Prepared:
-    """A row of the benchmark, of which the peer needs no feed."""
-    config = parse({
-        "data": {"path": "synthetic"}, "model": {"name": "gru4rec", "layers": [4]},
-        "loss": {"name": "cross_entropy", "n_sample": 8}, "training": {"batch_size": 3, "steps_per_block": 2},
-    })  # fmt: skip
-    nothing = cast(Any, None)
-    shown = {"units": 4, "dim": 4}
-    return Prepared(config, nothing, nothing, None, 20, 30.0, Work(1, 1), shown, seven_sessions())
-
-
-# --- the process ------------------------------------------------------------------------------------------------------
-
-
 def test_the_authors_loop_makes_as_many_steps_as_asked(checkout: Path) -> None:
     peer = find_peer(str(checkout), sys.executable, ["gru4rec"], [])
     assert peer.version.startswith("sha256:")
-    with Process(peer, spec("authors", path=peer.path), seven_sessions()) as process:
-        assert process.says["device"] == "cpu" and re.match(r"\d+\.\d+", process.says["torch"])
+    data: dict[str, np.ndarray] = {
+        "items": np.arange(14, dtype=np.int32),
+        "offsets": np.arange(0, 15, 2),
+    }  # seven sessions; 20 items
+    with running(peer, spec("authors", path=peer.path), data) as (says, ask):
+        assert says["device"] == "cpu" and re.match(r"\d+\.\d+", says["torch"])
         assert not (checkout / "seen").exists()  # it waits until it is asked
-        rate = process.round(2)
-        assert rate.targets == pytest.approx(3 * rate.steps) and rate.steps > 0
+        answer = ask(2)
+        assert (answer["steps"], answer["targets"]) == (2, 6) and answer["seconds"] > 0
         assert [line["step"] for line in seen(checkout)] == [0, 1]
-        process.round(2), process.round(1)
+        ask(2), ask(1)
     lines = seen(checkout)
     # Eight sessions with that of the lacking items: two steps of three lanes, and an epoch ends at a lane less.
     assert [(line["epoch"], line["step"]) for line in lines] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)]
-    assert {line["pairs"] for line in lines} == {3} and {line["items"] for line in lines} == {20}
-    assert {line["loss"] for line in lines} == {"bpr-max"} and {line["lr"] for line in lines} == {0.25}
+    assert {(line["pairs"], line["items"], line["loss"], line["lr"]) for line in lines} == {(3, 20, "bpr-max", 0.25)}
     # Room for four steps: the third round has it filled before its clock starts, and none runs dry.
     assert [line["filled"] for line in lines] == [1, 1, 1, 1, 2]
 
@@ -143,10 +122,9 @@ def test_the_authors_loop_makes_as_many_steps_as_asked(checkout: Path) -> None:
 def test_a_peer_that_dies_says_why(checkout: Path, mistake: str, words: str) -> None:
     with open(checkout / "gru4rec_pytorch.py", "a") as stream:
         stream.write(mistake + "\n")
-    peer = Peer("authors", str(checkout), sys.executable, "1")
-    with pytest.raises(UserError, match=words) as found, Process(peer, spec("authors", path=peer.path), {}):
+    peer = Peer(AUTHORS, str(checkout), sys.executable, "1")
+    with pytest.raises(UserError, match=words), running(peer, spec("authors", path=peer.path), {}):
         pass
-    assert "\n" not in str(found.value)
 
 
 RECBOLE = {
@@ -191,10 +169,10 @@ def test_recbole_is_handed_padded_prefixes(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
     peer = find_peer("recbole", sys.executable, ["gru4rec"], [])
     items = np.array([5, 6, 7, 8, 9, 10, 11, 12, 1, 2], np.int32)  # a session of eight and one of two
-    data = {"items": items, "offsets": np.array([0, 8, 10])}
-    with Process(peer, spec("recbole", loss="cross_entropy", batch=4), data) as process:
-        assert process.says["version"] == "9.9"
-        process.round(2)
+    data: dict[str, np.ndarray] = {"items": items, "offsets": np.array([0, 8, 10])}
+    with running(peer, spec("recbole", loss="cross_entropy", batch=4), data) as (says, ask):
+        assert says["version"] == "9.9"
+        ask(2)
     lines = seen(tmp_path)
     assert [(line["optimizer"], line["items"], line["width"]) for line in lines] == [(["adam", 0.25], 21, 4)] * 2
     found = {
@@ -213,43 +191,8 @@ def test_the_authors_code_runs(loss: str) -> None:
     peer = find_peer(os.environ["JAXREC_PEER"], os.environ.get("JAXREC_PEER_PYTHON", sys.executable), ["gru4rec"], [])
     sessions = synthetic_sessions(20, 400)
     data = {"items": sessions.items, "offsets": sessions.offsets}
-    with Process(peer, spec("authors", path=peer.path, loss=loss), data) as process:
-        assert process.round(2).targets > 0 and process.round(200).steps > 0  # more than an epoch
-
-
-# --- in turn ----------------------------------------------------------------------------------------------------------
-
-
-def test_rounds_are_in_turn_and_the_first_do_not_count() -> None:
-    log: list[str] = []
-    rates = iter(range(1, 9))
-
-    def ours() -> float:
-        log.append("ours")
-        return float(next(rates))
-
-    def theirs() -> Theirs:
-        log.append("theirs")
-        return Theirs(1.0, float(next(rates)))
-
-    found = in_turn(ours, theirs, 3, lambda: None)
-    assert log == ["ours", "theirs"] * 4
-    assert found == ([3.0, 5.0, 7.0], [Theirs(1.0, rate) for rate in (4.0, 6.0, 8.0)])
-
-
-def test_a_row_has_the_ratio_of_each_round(checkout: Path) -> None:
-    peer = find_peer(str(checkout), sys.executable, ["gru4rec"], ["cross_entropy"])
-    ours = SimpleNamespace(prepared=prepared(), cut=lambda steps: Round(10.0, 1.0, None))
-    (row,) = measure_peers(peer, [cast(Case, ours)], None, 3)
-    assert (row["peer"], row["model"], row["loss"], row["batch"], row["items"]) == (
-        "GRU4Rec_PyTorch_Official", "gru4rec", "cross_entropy", 3, 20,
-    )  # fmt: skip
-    assert len(row["ratios"]) == 3 and row["ratio"] == sorted(row["ratios"])[1]
-    assert row["ours_events_per_s"] == 300.0 and row["events_per_s"] == pytest.approx(3 * row["steps_per_s"], rel=0.01)
-    assert row["ratio"] == pytest.approx(300.0 / row["events_per_s"], abs=0.01)
-    assert len(seen(checkout)) == 8  # one round to warm up
-    shown = peer_table([row | {"ratios": [1.5, 2.25, 9.125], "ratio": 2.25}])
-    assert re.search(r"gru4rec +cross_entropy +GRU4Rec_PyTorch_Official .* 2\.25 \(1\.50 - 9\.12\)", shown)
+    with running(peer, spec("authors", path=peer.path, loss=loss), data) as (_, ask):
+        assert ask(2)["targets"] > 0 and ask(200)["steps"] == 200  # more than an epoch
 
 
 def test_the_command_writes_peers_beside_its_rows(
@@ -257,41 +200,34 @@ def test_the_command_writes_peers_beside_its_rows(
 ) -> None:
     tops = {"matmul_gflop_per_s": 100.0, "copy_gb_per_s": 10.0}
     monkeypatch.setattr("jaxrec.benchmarks.sweep.ceilings", lambda: tops)
-    sizes = ["--items", "30", "--batch", "4", "--units", "4", "--n-sample", "8", "--steps", "3", "--repetitions", "2"]
-    words = [*sizes, "--loss", "bpr_max", "--no-collectives", "--json", str(tmp_path / "out.json")]
-    assert command(script.main, ["gru4rec", "--peer", str(checkout), *words]) == 0
+    words = "gru4rec --items 30 --batch 4 --units 4 --n-sample 8 --steps 3 --repetitions 2 --loss bpr_max"
+    more = ["--no-collectives", "--json", str(tmp_path / "out.json"), "--peer", str(checkout)]
+    assert command(script.main, [*words.split(), *more]) == 0
     result = json.loads((tmp_path / "out.json").read_text())
     (row,), (peer,) = result["rows"], result["peers"]
     assert all(row[name] == peer[name] for name in ("model", "loss", "batch", "items"))
     assert len(peer["ratios"]) == 2 and peer["peer"] in capsys.readouterr().out
-    met = seen(checkout)
+    assert peer["ratio"] == pytest.approx(sum(peer["ratios"]) / 2, abs=0.001)
+    assert peer["events_per_s"] == pytest.approx(4 * peer["steps_per_s"], rel=0.01)
+    met = seen(checkout)  # one round to warm up, and two that count
     assert len(met) == 9 and {(line["items"], line["pairs"]) for line in met} == {(30, 4)}  # our catalogue and batch
 
 
 def test_mistakes(script: Any, checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "gru4rec_pytorch.py").write_text("class Other: pass\n")
-    bare, broken = tmp_path / "bare", tmp_path / "broken"
+    bare = tmp_path / "bare"
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -E "$@"\n')  # without site-packages
-    broken.write_text("#!/bin/sh\nexit 3\n")
-    for file in (bare, broken):
-        file.chmod(0o755)
-    mistakes: list[tuple[list[Any], str]] = [
-        (["gru4rec", "narm", "--peer", checkout], "no counterpart of narm, only of gru4rec"),
-        (["softmax", "--peer", checkout], "no counterpart of softmax"),
-        (
-            ["gru4rec", "--loss", "top1", "bpr", "--peer", checkout],
-            "gru4rec top1 bpr, only of gru4rec with cross_entrop",
-        ),
-        (["merrec", "--peer", "recbole"], "no counterpart of merrec, only of narm with softmax; sasrec with"),
-        (["gru4rec", "--peer", tmp_path / "missing"], "missing: no checkout of the authors' code"),
-        (["gru4rec", "--peer", tmp_path / "other"], "other: no checkout of the authors' code"),
-        (["gru4rec", "--peer", "recbole", "--streamed"], "--peer with --streamed"),
-        (["gru4rec", "--peer", checkout, "--peer-python", "/no/python"], "--peer-python /no/python: no working Python"),
-        (["gru4rec", "--peer", checkout, "--peer-python", broken], "broken: no working Python interpreter"),
-        (["gru4rec", "--peer", checkout, "--peer-python", bare], "has no torch, numpy, pandas; .*pip install torch"),
-    ]
-    for words, names in mistakes:
-        assert command(script.main, [str(word) for word in words]) == 2
+    bare.chmod(0o755)
+    for words, names in {
+        f"gru4rec narm --peer {checkout}": "no counterpart of narm, only of gru4rec",
+        f"gru4rec --loss top1 bpr --peer {checkout}": "gru4rec top1 bpr, only of gru4rec with cross_entrop",
+        "merrec --peer recbole": "no counterpart of merrec, only of narm with softmax; sasrec with",
+        f"gru4rec --peer {tmp_path}/other": "other: no checkout of the authors' code",
+        "gru4rec --peer recbole --streamed": "--peer with --streamed",
+        f"gru4rec --peer {checkout} --peer-python /no/python": "--peer-python /no/python: no working Python",
+        f"gru4rec --peer {checkout} --peer-python {bare}": "has no torch, numpy, pandas; .*pip install torch",
+    }.items():
+        assert command(script.main, words.split()) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert re.search(names, line), line
