@@ -15,7 +15,8 @@ data.filters: where; data.given: data.given_events; data.ids: data.raw_ids; data
 data.store: data.files data.writing; errors: wording cli.wording; feeds.lanes: data.feed; feeds.packed: data.packing
 data.named_feed; feeds.rows: data.row_feed; losses.candidates: models.sampled negatives; losses.contrastive:
 contrastive models.contrast; losses.softmax: softmax; metrics.chance: chance; metrics.clicks: click_metrics;
-models.packed: models.sequence; ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel:
+models.merrec: models.event_encoder; models.packed: models.sequence; models.two_tower: models.tower;
+ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel:
 sharding; ops.precision: precision; ops.tables: tables; ops.topk: ranking; personas.clusters: data.personas;
 personas.embedding: embedding_plots; personas.folds: review_folds; personas.groups: persona_groups;
 personas.pictures: persona_plots; plots.clicks: click_plots; plots.pictures: pictures; run: rundir;

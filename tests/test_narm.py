@@ -29,7 +29,7 @@ from packed import (
 )
 
 from jaxrec.feeds.packed import PackedBlock
-from jaxrec.models.narm import NARMEncoder
+from jaxrec.models.narm import Config, NARMEncoder
 from jaxrec.models.packed import Grid, SequenceModel
 from jaxrec.ops.gru import gru_sequence
 
@@ -103,6 +103,10 @@ def test_the_loss_and_all_its_derivatives_are_the_recorded_ones(model: SequenceM
         np.testing.assert_allclose(ours / count, theirs, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+def narm_encoder(**fields: Any) -> NARMEncoder:
+    return Config(layers=(4,), embedding_dim=3, **fields).encoder()
+
+
 @pytest.mark.parametrize("attention", ["sum", "softmax"])
 def test_the_scores_are_those_of_the_equations(attention: str) -> None:
     model = make_model("narm", 20, model={"attention": attention, "window": 9})
@@ -123,7 +127,7 @@ def test_the_scores_are_those_of_the_equations(attention: str) -> None:
 
 def test_normalised_attention_weights_sum_to_one() -> None:
     """States that are all alike mix to that state, however many there are; unnormalised ones do not."""
-    kinds = [NARMEncoder(4, 3, attention) for attention in ("softmax", "sum")]
+    kinds = [narm_encoder(attention=attention) for attention in ("softmax", "sum")]
     vectors, grid = jnp.ones((1, 6, 3)), Grid(jnp.zeros((1, 6), jnp.int32), jnp.arange(6))
     params = jax.jit(kinds[0].init, static_argnums=3)(jax.random.key(0), vectors, grid, False)["params"]
     # The update gate open, nothing from the state before: h is the same after every click.
@@ -158,7 +162,7 @@ def test_the_gru_over_a_sequence_is_its_cell_step_by_step() -> None:
 
 def test_dropout_before_the_decoder_keeps_the_mean() -> None:
     """Queries are linear in what is dropped there, so they scatter around those without dropout."""
-    encoder = NARMEncoder(4, 3, dropout_hidden=0.5)
+    encoder = narm_encoder(dropout_hidden=0.5)
     vectors = jnp.asarray(np.random.default_rng(0).normal(size=(1, 5, 3)), jnp.float32)
     grid = Grid(jnp.zeros((1, 5), jnp.int32), jnp.arange(5))
     params = jax.jit(encoder.init, static_argnums=3)(jax.random.key(0), vectors, grid, False)

@@ -14,15 +14,6 @@ from jaxrec.config.sections import LossConfig
 Weight = Annotated[float, Field(ge=0.0)]
 
 
-def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-    """The loss of each row in nats: -log p where the label is 1, -log (1 - p) where it is 0.
-
-    >>> float(binary_cross_entropy(jnp.float32(0.0), jnp.float32(1.0)).round(4))
-    0.6931
-    """
-    return jax.nn.softplus(jnp.where(labels > 0, -logits, logits))
-
-
 class Binary(LossConfig):
     """Cross-entropy of a click or a good rating."""
 
@@ -36,5 +27,5 @@ class Binary(LossConfig):
     vector in each of its rows alike, 1 as much in all of them together, whether they are many or few."""
 
     def __call__(self, logits: Array, labels: Array) -> Array:
-        """float32[B], the loss of each row, without what the fields above add to it."""
-        return binary_cross_entropy(logits, labels)
+        """float32[B] in nats: -log p where the label is 1, -log (1 - p) where it is 0; nothing that the fields add."""
+        return jax.nn.softplus(jnp.where(labels > 0, -logits, logits))

@@ -1,8 +1,7 @@
 """The candidates of sampled losses: how they are drawn, and their scores.
 
 Items are drawn from popularity ** alpha, a whole block at once, by the alias method (Walker 1977; Vose 1991): two
-random numbers and two reads, whatever the size of the catalogue, where searching a cumulative distribution takes
-log2(items) dependent reads each.
+random numbers and two reads, whatever the size of the catalogue.
 """
 
 from __future__ import annotations
@@ -22,10 +21,9 @@ from jaxrec.ops.parallel import ONE, Placement
 def scores_of(queries: Array, rows: Array, on: Placement = ONE) -> Array:
     """float32[B, C]: the products of float32[B, Q] queries and float32[C, Q] rows of candidates.
 
-    On a CPU the derivatives are written for XLA's products as they are. By the rows with the queries on the left, and
-    then transposed: with few rows on the left it takes 1.9 ms where the other order takes 3.2 (512 queries, 2,560
-    candidates, Q 101). By many queries in two parts, of which the larger is as wide as whole vector registers: 1.6 ms
-    instead of 2.1.
+    The derivatives are written for XLA's products on a CPU. By the rows with the queries on the left, and then
+    transposed: 1.9 ms instead of 3.2 (512 queries, 2,560 candidates, Q 101). By many queries in two parts, of which
+    the larger is as wide as whole vector registers: 1.6 ms instead of 2.1.
     """
     return on.product(queries, rows.T)
 
@@ -63,14 +61,9 @@ def popularity(items: np.ndarray, n_items: int) -> np.ndarray:
 
 
 def alias_table(counts: np.ndarray, alpha: float) -> AliasTable:
-    """An alias table for probabilities proportional to ``counts ** alpha``.
-
-    Columns below the mean are topped up, in order, by those above; a column above the mean that is used up is topped
-    up by the next one. Prefix sums say who tops up whom, so there is no loop.
-
-    Args:
-        counts: int[V], 0 or more; an item that never occurs is never drawn.
-    """
+    """An alias table for probabilities proportional to int[V] ``counts ** alpha``; an item without counts is never
+    drawn. Columns below the mean are topped up, in order, by those above, and a column above that is used up by the
+    next one; prefix sums say who tops up whom, so there is no loop."""
     mass = np.where(counts > 0, counts.astype(np.float64) ** alpha, 0.0)
     share = mass * (len(mass) / mass.sum())  # mean 1
     large = share >= 1.0

@@ -21,50 +21,40 @@ from jaxrec.losses.sampled import Drawn
 from jaxrec.ops.parallel import ONE, Placement
 
 Negatives = tuple[Array, Array]
+"""float32[C, B] scores of candidates, and bool[C, B], whether the candidate is a wrong item for the row."""
 
 CLOSEST = 1e-6  # squared distance below which two vectors are one place: the root has no slope at 0
 
 
 def triplet(own: Array, others: Array, wrong: Array, margin: float, *more: Negatives) -> Array:
-    """The mean over wrong items of max(0, margin + d(right) - d(wrong)), d the distance on the unit sphere (Schroff et
-    al. 2015, "FaceNet", equation 3, with plain instead of squared distances); 0 for a row without a wrong item.
+    """float32[B]: the mean over wrong items of max(0, margin + d(right) - d(wrong)), d the distance on the unit sphere
+    (Schroff et al. 2015, "FaceNet", equation 3, with plain instead of squared distances); 0 without a wrong item.
 
     Args:
         own: float32[B], cosine of the row and its right item.
-        others: float32[C, B], of the row and each candidate.
-        wrong: bool[C, B], whether the candidate is a wrong item for the row.
-        margin: at most 2.
-        more: further candidates, each as ``others`` and ``wrong``.
-
-    Returns:
-        float32[B].
+        others, wrong: cosines of ``Negatives``; ``more`` are further ones.
 
     >>> cosines, wrong = jnp.array([[0.5], [0.9]]), jnp.array([[True], [False]])
     >>> f"{triplet(jnp.array([0.5]), cosines, wrong, 0.2)[0]:.4f}"
     '0.2000'
     """
-    near = margin + distance(own)
+    near = margin + _distance(own)
     total, count = jnp.zeros_like(own), jnp.zeros_like(own)
     for cosines, mask in ((others, wrong), *more):
-        total += jnp.sum(jnp.where(mask, jax.nn.relu(near - distance(cosines)), 0.0), axis=0)
+        total += jnp.sum(jnp.where(mask, jax.nn.relu(near - _distance(cosines)), 0.0), axis=0)
         count += jnp.sum(mask, axis=0, dtype=jnp.float32)
     return total / jnp.maximum(count, 1)
 
 
 def infonce(own: Array, others: Array, wrong: Array, *more: Negatives) -> Array:
-    """Cross-entropy of the right item among itself and the wrong ones (van den Oord et al. 2018, "Representation
-    learning with contrastive predictive coding", equation 4).
+    """float32[B], in nats: cross-entropy of the right item among itself and the wrong ones (van den Oord et al. 2018,
+    "Representation learning with contrastive predictive coding", equation 4).
 
     Args:
         own: float32[B], the right item's logit: a cosine over the temperature, less the logarithm of how often the item
             is expected among the candidates where that is corrected for (Yi et al. 2019, "Sampling-bias-corrected
             neural modeling for large corpus item recommendations", section 3).
-        others: float32[C, B], the candidates'.
-        wrong: bool[C, B].
-        more: further candidates, each as ``others`` and ``wrong``.
-
-    Returns:
-        float32[B], in nats.
+        others, wrong: logits of ``Negatives``; ``more`` are further ones.
 
     >>> f"{infonce(jnp.array([0.0]), jnp.array([[0.0], [9.0]]), jnp.array([[True], [False]]))[0]:.4f}"
     '0.6931'
@@ -80,60 +70,40 @@ def infonce(own: Array, others: Array, wrong: Array, *more: Negatives) -> Array:
     return jnp.log(total) + top - own
 
 
-def distance(cosine: Array) -> Array:
+def _distance(cosine: Array) -> Array:
     """The Euclidean distance of two unit vectors with this cosine."""
     return jnp.sqrt(jnp.maximum(2.0 - 2.0 * cosine, CLOSEST))
 
 
 class Rows(NamedTuple):
-    """Rows of a step, B of them.
+    """Rows of a step, B of them, with h hard negatives each."""
 
-    Attributes:
-        query: float32[B, D].
-        right: float32[B, D], the vector of the right item.
-        user, item: int32[B].
-        near, near_vectors: int32[B, h] and float32[B, h, D], hard negatives.
-    """
-
-    query: Array
-    right: Array
-    user: Array
-    item: Array
-    near: Array
-    near_vectors: Array
+    query: Array  # float32[B, D]
+    right: Array  # float32[B, D], the vector of the right item
+    user: Array  # int32[B]
+    item: Array  # int32[B]
+    near: Array  # int32[B, h], the hard negatives
+    near_vectors: Array  # float32[B, h, D]
 
 
 class Shared(NamedTuple):
-    """What all rows of a step share: C candidates, and what training knows of items.
+    """What all rows of a step share: C places for candidates, and what training knows of items."""
 
-    Attributes:
-        vectors, items, real: float32[C, D], int32[C], and bool[C], whether it is a candidate.
-        log_expected: float32[V], the logarithm of how often an item is expected among a step's candidates.
-        positives: ``positive_bits`` of items that are never wrong for a user; None: only a row's own is not.
-    """
-
-    vectors: Array
-    items: Array
-    real: Array
-    log_expected: Array
-    positives: Array | None
+    vectors: Array  # float32[C, D]
+    items: Array  # int32[C]
+    real: Array  # bool[C], whether it is a candidate
+    log_expected: Array  # float32[V], the logarithm of how often an item is expected among a step's candidates
+    positives: Array | None  # ``positive_bits`` of items never wrong for a user; None: only a row's own is not
 
 
 class Cosines(NamedTuple):
-    """Rows of a step beside their items.
+    """Cosines of rows with their items."""
 
-    Attributes:
-        own: float32[B], the cosine of the row and its right item.
-        others, wrong: float32[C, B] and bool[C, B], of the row and each candidate, and whether that is wrong.
-        near, near_wrong: likewise float32[h, B] and bool[h, B] of the row's hard negatives.
-        rows, shared: the rows and what they share.
-    """
-
-    own: Array
-    others: Array
-    wrong: Array
-    near: Array
-    near_wrong: Array
+    own: Array  # float32[B], of the row and its right item
+    others: Array  # float32[C, B], of the row and each candidate
+    wrong: Array  # bool[C, B]
+    near: Array  # float32[h, B], of the row and its hard negatives
+    near_wrong: Array  # bool[h, B]
     rows: Rows
     shared: Shared
 
@@ -208,13 +178,10 @@ def contrast(loss: Contrastive, on: Placement, rows: Rows, live: Array, shared: 
 
 def _forward(
     loss: Contrastive, on: Placement, rows: Rows, live: Array, shared: Shared
-) -> tuple[Array, tuple[Array, Array, Array, Array]]:
+) -> tuple[Array, tuple[Array, ...]]:
     """The sum, and its derivatives by ``query``, ``right``, ``near_vectors`` and the candidates' ``vectors``."""
-
-    def of_rows(rows: tuple[Rows, Array], shared: Shared) -> tuple[Any, Any]:
-        return _in_blocks(loss, on, *rows, shared)
-
-    (total, slope), own = on.sum_by_rows(of_rows, (rows, live), shared)
+    of_rows: Any = partial(_in_blocks, loss, on)
+    (total, slope), own = on.sum_by_rows(lambda at, shared: of_rows(*at, shared), (rows, live), shared)
     return total, (*own, slope)
 
 
@@ -235,8 +202,7 @@ def _in_blocks(
     def one(floats: tuple[Array, Array, Array, Array], part: Rows, counted: Array) -> Array:
         query, right, near, vectors = floats
         part = part._replace(query=query, right=right, near_vectors=near)
-        found = loss(cosines_of(part, shared._replace(vectors=vectors), on))
-        return jnp.sum(jnp.where(counted, found, 0.0))
+        return jnp.sum(jnp.where(counted, loss(cosines_of(part, shared._replace(vectors=vectors), on)), 0.0))
 
     def step(sums: tuple[Array, Array], at: tuple[Rows, Array]) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
         part, counted = at

@@ -1,13 +1,12 @@
 """What the queries of a step are ranked against: its own targets and drawn items, or the whole catalogue.
 
-A model asks a ``Ranking`` for what a block of steps draws, what a step reads of the item table, and the loss; which of
-the two it is, the loss says. A step's candidates are the same for every query, and their table rows are read once each
-(``ops.tables``), so that a column of scores is an item with a weight (``losses.sampled``).
+A step's candidates are the same for every query, and their table rows are read once each (``ops.tables``), so that a
+column of scores is an item with a weight (``losses.sampled``).
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,40 +28,90 @@ class Step(NamedTuple):
     drawn: Any
 
 
-class Ranking(Protocol):
-    """What queries are ranked against, and the loss.
+class Popularity(NamedTuple):
+    """What the training split says of items; None where the loss does not need it."""
 
-    Attributes:
-        dense: every item is scored in every step, so that the item table is dense.
-    """
+    negatives: AliasTable | None
+    log_popularity: Array | None  # float32[V]
 
-    dense: bool
 
-    def constants(self, counts: np.ndarray) -> Any:
+class Negatives(NamedTuple):
+    """What is drawn for steps: int32[S, N] items; and float32[S, B + N], the log of how strongly each candidate is
+    corrected for, None without correction."""
+
+    ids: Array
+    log_q: Array | None
+
+
+class Sampled:
+    """A loss over the candidates of a step: its targets and ``n_sample`` drawn items."""
+
+    dense = False  # where every item is scored in every step, the item table is dense
+
+    def __init__(self, loss: SampledLoss, n_items: int) -> None:
+        self._loss, self._n_items = loss, n_items
+
+    def constants(self, counts: np.ndarray) -> Popularity:
         """Device arrays from int64[V] ``counts``, how often each item stands in the training split."""
+        table = alias_table(counts, self._loss.sample_alpha) if self._loss.n_sample else None
+        # An item that only validation or test knows can be neither a target nor a negative.
+        log_popularity = jnp.asarray(np.log(np.maximum(counts, 1)), jnp.float32) if self._loss.correction else None
+        return Popularity(table, log_popularity)
 
-    def draw(self, constants: Any, target: Array, keys: Array, on: Placement = ONE) -> Any:
+    def draw(self, constants: Popularity, target: Array, keys: Array, on: Placement = ONE) -> Negatives:
         """What is drawn for int32[S, P] targets, with one key a step; leaves lead with [S]."""
+        if constants.negatives is None:
+            return self.given(constants, target, jnp.zeros((len(target), 0), jnp.int32), on)
+        table, n = constants.negatives, self._loss.n_sample
+        return self.given(constants, target, jax.vmap(lambda key: draw(table, key, n))(keys), on)
 
-    def reads(self, target: Array, live: Array, drawn: Any) -> Reads:
+    def given(self, constants: Popularity, target: Array, ids: Array, on: Placement = ONE) -> Negatives:
+        """The same with given items, int32[S, N]."""
+        if constants.log_popularity is None:
+            return Negatives(on.whole(ids), None)
+        # A target stands there in proportion to p, a drawn item to p ** alpha; raw counts, as in the authors' code.
+        of_targets = constants.log_popularity[target]
+        of_negatives = self._loss.sample_alpha * constants.log_popularity[ids]
+        log_q = self._loss.correction * jnp.concatenate([of_targets, of_negatives], axis=1)
+        return Negatives(on.whole(ids), on.whole(log_q))
+
+    def reads(self, target: Array, live: Array, drawn: Negatives) -> Reads:
         """What a step with int32[P] targets, of which bool[P] are live, reads of the item table."""
+        own = jnp.where(live, target, self._n_items)
+        # A step without a live lane (the padding of an epoch's last block) must not touch a row.
+        return {"target": Read(own), "negative": Read(jnp.where(jnp.any(live), drawn.ids, self._n_items))}
 
     def total(
         self, tables: Tables, table: str, queries: Array, target: Array, weight: Array, drawn: Any, constants: Any
     ) -> Array:
         """float32[], the sum of the losses of float32[P, Q] queries, each times its float32[P] weight."""
+        return jnp.sum(self.losses(tables, table, queries, weight > 0, drawn) * weight)
+
+    def losses(self, tables: Tables, table: str, queries: Array, live: Array, drawn: Negatives) -> Array:
+        """float32[B], the loss of each query; 0 where it is not live."""
+        on, columns = tables.on, tables.columns(table, "target", "negative")
+        scores = on.dealt(scores_of(on.dealt(queries), columns.vectors, on))  # [B, B + N]
+        slot = on.whole(columns.slot)
+        weight, own_weight = self.weights(slot, live, drawn, on)
+        return jnp.where(live, self._loss(scores, on.dealt(slot[: len(live)]), weight, own_weight), 0.0)
+
+    def weights(self, slot: Array, live: Array, drawn: Negatives, on: Placement = ONE) -> tuple[Array, Array]:
+        """float32[B + N], the weight of each candidate's column, and float32[B], of each query's own occurrence."""
+        negatives = jnp.broadcast_to(jnp.any(live).astype(jnp.float32), drawn.ids.shape)
+        occurrence = jnp.concatenate([live.astype(jnp.float32), negatives])
+        own_weight = jnp.ones(len(live))
+        if drawn.log_q is not None:
+            correction = jnp.exp(-drawn.log_q)
+            occurrence, own_weight = occurrence * correction, correction[: len(live)]
+        return on.whole(jnp.zeros(len(slot)).at[slot].add(on.whole(occurrence))), own_weight
 
     def columns(self, targets: int) -> int:
         """Items that each query of a step is scored against."""
-
-
-def ranking(loss: LossConfig, n_items: int) -> Ranking:
-    """That of a configured loss, for a catalogue of ``n_items``."""
-    return Full(loss, n_items) if isinstance(loss, FullSoftmax) else Sampled(SampledLoss.of(loss), n_items)
+        return targets + self._loss.n_sample
 
 
 class Full:
-    """Exact cross-entropy over the whole catalogue."""
+    """Exact cross-entropy over the whole catalogue; its methods are those of ``Sampled``."""
 
     dense = True
 
@@ -89,82 +138,6 @@ class Full:
         return self._n_items
 
 
-class Popularity(NamedTuple):
-    """What the training split says of items; None where the loss does not need it."""
-
-    negatives: AliasTable | None
-    log_popularity: Array | None  # float32[V]
-
-
-class Negatives(NamedTuple):
-    """What is drawn for steps.
-
-    Attributes:
-        ids: int32[S, N], items.
-        log_q: float32[S, B + N], log of how strongly each candidate is corrected for; None without correction.
-    """
-
-    ids: Array
-    log_q: Array | None
-
-
-class Sampled:
-    """A loss over the candidates of a step: its targets and ``n_sample`` drawn items."""
-
-    dense = False
-
-    def __init__(self, loss: SampledLoss, n_items: int) -> None:
-        self._loss, self._n_items = loss, n_items
-
-    def constants(self, counts: np.ndarray) -> Popularity:
-        table = alias_table(counts, self._loss.sample_alpha) if self._loss.n_sample else None
-        # An item that only validation or test knows can be neither a target nor a negative.
-        log_popularity = jnp.asarray(np.log(np.maximum(counts, 1)), jnp.float32) if self._loss.correction else None
-        return Popularity(table, log_popularity)
-
-    def draw(self, constants: Popularity, target: Array, keys: Array, on: Placement = ONE) -> Negatives:
-        if constants.negatives is None:
-            return self.given(constants, target, jnp.zeros((len(target), 0), jnp.int32), on)
-        table, n = constants.negatives, self._loss.n_sample
-        return self.given(constants, target, jax.vmap(lambda key: draw(table, key, n))(keys), on)
-
-    def given(self, constants: Popularity, target: Array, ids: Array, on: Placement = ONE) -> Negatives:
-        """The same with given items, int32[S, N]."""
-        if constants.log_popularity is None:
-            return Negatives(on.whole(ids), None)
-        # A target stands there in proportion to p, a drawn item to p ** alpha; raw counts, as in the authors' code.
-        of_targets = constants.log_popularity[target]
-        of_negatives = self._loss.sample_alpha * constants.log_popularity[ids]
-        log_q = self._loss.correction * jnp.concatenate([of_targets, of_negatives], axis=1)
-        return Negatives(on.whole(ids), on.whole(log_q))
-
-    def reads(self, target: Array, live: Array, drawn: Negatives) -> Reads:
-        own = jnp.where(live, target, self._n_items)
-        # A step without a live lane (the padding of an epoch's last block) must not touch a row.
-        return {"target": Read(own), "negative": Read(jnp.where(jnp.any(live), drawn.ids, self._n_items))}
-
-    def total(
-        self, tables: Tables, table: str, queries: Array, target: Array, weight: Array, drawn: Any, constants: Any
-    ) -> Array:
-        return jnp.sum(self.losses(tables, table, queries, weight > 0, drawn) * weight)
-
-    def losses(self, tables: Tables, table: str, queries: Array, live: Array, drawn: Negatives) -> Array:
-        """float32[B], the loss of each query; 0 where it is not live."""
-        on, columns = tables.on, tables.columns(table, "target", "negative")
-        scores = on.dealt(scores_of(on.dealt(queries), columns.vectors, on))  # [B, B + N]
-        slot = on.whole(columns.slot)
-        weight, own_weight = self.weights(slot, live, drawn, on)
-        return jnp.where(live, self._loss(scores, on.dealt(slot[: len(live)]), weight, own_weight), 0.0)
-
-    def weights(self, slot: Array, live: Array, drawn: Negatives, on: Placement = ONE) -> tuple[Array, Array]:
-        """float32[B + N], the weight of each candidate's column, and float32[B], of each query's own occurrence."""
-        negatives = jnp.broadcast_to(jnp.any(live).astype(jnp.float32), drawn.ids.shape)
-        occurrence = jnp.concatenate([live.astype(jnp.float32), negatives])
-        own_weight = jnp.ones(len(live))
-        if drawn.log_q is not None:
-            correction = jnp.exp(-drawn.log_q)
-            occurrence, own_weight = occurrence * correction, correction[: len(live)]
-        return on.whole(jnp.zeros(len(slot)).at[slot].add(on.whole(occurrence))), own_weight
-
-    def columns(self, targets: int) -> int:
-        return targets + self._loss.n_sample
+def ranking(loss: LossConfig, n_items: int) -> Sampled | Full:
+    """That of a configured loss, for a catalogue of ``n_items``."""
+    return Full(loss, n_items) if isinstance(loss, FullSoftmax) else Sampled(SampledLoss.of(loss), n_items)

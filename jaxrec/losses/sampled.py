@@ -1,25 +1,33 @@
 """Ranking losses over a shared set of candidate columns.
 
-In a session-parallel step every lane scores the same candidates: the targets of all lanes and the drawn negatives
-(Hidasi et al. 2016, "Session-based recommendations with recurrent neural networks", section 3.2.1; Hidasi & Karatzoglou
-2018, "Recurrent neural networks with top-k gains for session-based recommendations", section 3). One item often stands
-there several times. Here each item is one column with a weight, which gives the same sums with fewer products and
-makes the derivative land on unique table rows. All losses take
+Every lane of a step scores the same candidates: the targets of all lanes and the drawn negatives (2016: Hidasi et al.,
+"Session-based recommendations with recurrent neural networks", section 3.2.1; 2018: Hidasi & Karatzoglou, "Recurrent
+neural networks with top-k gains for session-based recommendations", section 3). An item may stand there several times:
+here it is one column with a weight, which gives the same sums with fewer products. All losses take
 
     scores   float32[B, C]   score of each column for each lane
     own      int32[B]        the column that holds the lane's target; -1 for a lane without one (its loss means nothing)
     weight   float32[C]      how often the column's item is a candidate of the step, every lane's target included;
                              0 for an unused column
 
-and return float32[B], a loss per lane that is not yet summed. A lane's negatives are the candidates less its own
-target, once: another lane's equal target stays a negative, as published. A lane without negatives loses 0.
+and return float32[B], a loss per lane. A lane's negatives are the candidates less its own target, once: another lane's
+equal target stays a negative, as published. A lane without negatives loses 0.
+
+>>> scores, own, weight = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0]), jnp.array([1.0, 2.0, 0.0])
+>>> for loss in (cross_entropy, bpr, top1, bpr_max, top1_max):
+...     print(f"{loss(scores, own, weight)[0]:.4f}")
+0.2395
+0.1269
+0.6192
+0.1269
+0.6192
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -38,10 +46,6 @@ def cross_entropy(scores: Array, own: Array, weight: Array, own_weight: Array | 
     Args:
         own_weight: float32[B] or a number: the share of the target's own occurrence in its column's weight. It differs
             from 1 under the logQ correction, where an occurrence with sampling probability q weighs 1 / q ** logq.
-
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
-    >>> round(float(cross_entropy(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # log(1 + 2 / e^2)
-    0.2395
     """
     return _cross_entropy_forward(scores, own, weight, own_weight)[0]
 
@@ -66,39 +70,22 @@ cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
 
 
 def bpr(scores: Array, own: Array, weight: Array) -> Array:
-    """Bayesian personalised ranking, averaged over the negatives (2016, section 3.2.1).
-
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
-    >>> round(float(bpr(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # log(1 + e^-2)
-    0.1269
-    """
+    """Bayesian personalised ranking, averaged over the negatives (2016, section 3.2.1)."""
     negatives = _others(own, scores, weight)
     margin = _pick(scores, own)[:, None] - scores
     return _mean(-jax.nn.log_sigmoid(margin), negatives)
 
 
 def top1(scores: Array, own: Array, weight: Array) -> Array:
-    """TOP1: the relative rank of the target with a pull of the negatives' scores to 0 (2016, section 3.2.1).
-
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
-    >>> round(float(top1(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # 1 / (1 + e^2) + 1 / 2
-    0.6192
-    """
+    """TOP1: the relative rank of the target with a pull of the negatives' scores to 0 (2016, section 3.2.1)."""
     margin = scores - _pick(scores, own)[:, None]
     return _mean(jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2), _others(own, scores, weight))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def bpr_max(scores: Array, own: Array, weight: Array, bpreg: float = 1.0) -> Array:
-    """BPR-max with score regularisation (2018, section 3.3.1 and 3.3.2).
-
-    Args:
-        bpreg: weight of the regularisation, the softmax-weighted mean square of the negatives' scores.
-
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
-    >>> round(float(bpr_max(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)  # -log(sigmoid(2))
-    0.1269
-    """
+    """BPR-max, with ``bpreg`` times the softmax-weighted mean square of the negatives' scores (2018, sections 3.3.1 and
+    3.3.2)."""
     return _bpr_max_forward(scores, own, weight, bpreg)[0]
 
 
@@ -126,12 +113,7 @@ bpr_max.defvjp(_bpr_max_forward, _bpr_max_backward)
 
 
 def top1_max(scores: Array, own: Array, weight: Array) -> Array:
-    """TOP1-max: TOP1 with the negatives weighted by their softmax scores (2018, section 3.3.1).
-
-    >>> scores, own = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0])
-    >>> round(float(top1_max(scores, own, jnp.array([1.0, 2.0, 0.0]))[0]), 4)
-    0.6192
-    """
+    """TOP1-max: TOP1 with the negatives weighted by their softmax scores (2018, section 3.3.1)."""
     share, _ = _softmax(scores, _others(own, scores, weight))
     margin = scores - _pick(scores, own)[:, None]
     return jnp.sum(share * (jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2)), axis=-1)
@@ -188,8 +170,8 @@ class SampledLoss(Drawn):
 
     @property
     def correction(self) -> float:
-        """Strength of the logQ correction for how often each item is a candidate; 0: off."""
-        return 0.0
+        """Strength of the logQ correction for how often each item is a candidate, the field ``logq``; 0: off."""
+        return float(getattr(self, "logq", 0.0))
 
     def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
         """float32[B], the loss of each query: see above."""
@@ -198,6 +180,8 @@ class SampledLoss(Drawn):
 
 class Activated(SampledLoss):
     """Losses of scores with a final activation (2018, section 4.1: elu with BPR-max; tanh is that of 2016)."""
+
+    function: ClassVar[Callable[..., Array]]  # of the scores behind it, own and weight
 
     final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
     """Applied to the training scores. Ranking uses the scores before it."""
@@ -220,6 +204,9 @@ class Activated(SampledLoss):
         }
         return activations[self.final_activation](scores)
 
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        return self.function(self.activate(scores), own, weight)
+
 
 class CrossEntropy(Activated):
     """Softmax cross-entropy over the step's targets and drawn items; with logq 1 it is the sampled softmax."""
@@ -227,10 +214,6 @@ class CrossEntropy(Activated):
     name: Literal["cross_entropy"] = "cross_entropy"
     logq: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
     """Strength of the logQ correction for how often each item is a negative (0: off, 1: full)."""
-
-    @property
-    def correction(self) -> float:
-        return self.logq
 
     def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
         return cross_entropy(self.activate(scores), own, weight, own_weight)
@@ -240,18 +223,14 @@ class BPR(Activated):
     """Bayesian personalised ranking: the target against each of the step's other targets and drawn items."""
 
     name: Literal["bpr"] = "bpr"
-
-    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        return bpr(self.activate(scores), own, weight)
+    function = staticmethod(bpr)
 
 
 class TOP1(Activated):
     """The relative rank of the target, with a pull of the negatives' scores to 0."""
 
     name: Literal["top1"] = "top1"
-
-    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        return top1(self.activate(scores), own, weight)
+    function = staticmethod(top1)
 
 
 class BPRMax(Activated):
@@ -269,6 +248,4 @@ class TOP1Max(Activated):
     """TOP1 with the negatives weighted by their softmax."""
 
     name: Literal["top1_max"] = "top1_max"
-
-    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        return top1_max(self.activate(scores), own, weight)
+    function = staticmethod(top1_max)

@@ -1,14 +1,13 @@
 """Exact cross-entropy over the whole catalogue, in blocks whose memory is bounded, with its derivative by hand.
 
 This output layer is where the time of a model with a full softmax goes: three matrix products of 2 P V D operations
-each (scores, and the derivatives of queries and items). The derivative of cross-entropy needs nothing from outside but
-a factor, so it is taken while a block of scores is at hand, in the forward pass: with e = exp(s - max s) and
-z = sum e, the softmax is e / z, and
+each (scores, and the derivatives of queries and items). The derivative needs nothing from outside but a factor, so it
+is taken while a block of scores is at hand, in the forward pass: with e = exp(s - max s) and z = sum e,
 
     d queries = (e E) w / z                      d items = e' (q w / z)
 
-so that the only passes over [P, V] besides the products are the maximum and the exponential; the normalisation is done
-on [P, D]. The target's part, and that of label smoothing, are a gather, a scatter and a rank-one term on the side.
+so that the only passes over [P, V] besides the products are the maximum and the exponential. The target's part, and
+that of label smoothing, are a gather, a scatter and a rank-one term on the side.
 
 Where so few rows of scores fit in the memory that products would starve, blocks of items take the place of blocks of
 rows. They need two sweeps, one for the normaliser and one for the derivative, and so a fourth product.
@@ -35,15 +34,7 @@ FEW_ITEMS = 128  # items in a block of items, at least
 
 @dataclass(frozen=True)
 class Softmax:
-    """How to compute the loss.
-
-    Attributes:
-        memory: bound on a block of scores in MiB.
-        precision: what is multiplied: ``float32``; ``device``, float32 as the device multiplies it fastest (TF32 or
-            bfloat16 on accelerators); ``bfloat16``. Sums are float32.
-        smoothing: share of the target's probability that is spread evenly over the catalogue.
-        on: the devices that share the queries.
-    """
+    """How to compute the loss: fields of ``SoftmaxLoss``, and the devices that share the queries."""
 
     memory: int = 64
     precision: str = "float32"
@@ -55,6 +46,26 @@ class Softmax:
         """Whether factors are rounded. The softmax less the target is then rounded as a difference: where the target is
         nearly certain, two rounded parts would leave their errors."""
         return self.precision == "bfloat16" or self.on.low
+
+    def rounded(self, values: Array) -> Array:
+        return values.astype(jnp.bfloat16).astype(jnp.float32) if self.rounds else values
+
+    def product(self, left: Array, right: Array) -> Array:
+        if self.rounds:
+            return jnp.matmul(left.astype(jnp.bfloat16), right.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
+        whole = self.precision == "float32"  # otherwise accelerators multiply float32 with fewer bits
+        return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST if whole else jax.lax.Precision.DEFAULT)
+
+    def scores(self, queries: Array, items: Array, prior: Array | None) -> Array:
+        scores = self.product(queries, items.T)
+        return scores if prior is None else scores + prior
+
+    def less_target(self, mass: Array, scale: Array, target: Array, begin: Array | int) -> Array:
+        """``mass`` less the target's share of ``scale``, float32[P]; columns are the items from ``begin`` on."""
+        if not self.rounds:
+            return mass
+        own = begin + jnp.arange(mass.shape[1]) == target[:, None]
+        return mass - jnp.where(own, (1.0 - self.smoothing) * scale[:, None], 0.0)
 
 
 class Blocks(NamedTuple):
@@ -88,19 +99,9 @@ class Batch(NamedTuple):
 def softmax_cross_entropy(
     how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None = None
 ) -> Array:
-    """The weighted sum of cross-entropies of ``softmax(queries items' + prior)``.
-
-    Only ``queries`` and ``items`` have derivatives.
-
-    Args:
-        queries: float32[P, D].
-        items: float32[V, D].
-        target: int32[P], in [0, V).
-        weight: float32[P].
-        prior: float32[V] added to the scores, or None.
-
-    Returns:
-        float32[].
+    """float32[]: the sum of the cross-entropies of ``softmax(queries items' + prior)``, times their float32[P]
+    ``weight``, for float32[P, D] queries, float32[V, D] items, int32[P] targets in [0, V) and a float32[V] prior or
+    None. Only queries and items have derivatives.
 
     >>> q, e = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
     >>> round(float(softmax_cross_entropy(Softmax(), q, e, jnp.array([0]), jnp.ones(1))), 4)  # log(1 + e^-2 + e^-1)
@@ -109,7 +110,7 @@ def softmax_cross_entropy(
     batch = Batch(queries, items, target, weight, prior)
     blocks = cut(len(queries), len(items), how.memory)
     if blocks.items == len(items):
-        _, lse = _by_rows(lambda q: ((), _normalise(_scores(how, q, items, prior))[2]), (), blocks, queries)
+        _, lse = _by_rows(lambda q: ((), _normalise(how.scores(q, items, prior))[2]), (), blocks, queries)
     else:
         lse = _sweep(how, blocks, batch)
     return _total(how, batch, lse)
@@ -157,35 +158,11 @@ softmax_cross_entropy.defvjp(_forward, _backward)
 
 def _total(how: Softmax, batch: Batch, lse: Array) -> Array:
     queries, items, target, weight, prior = batch
-    own = jnp.sum(_rounded(how, queries) * _rounded(how, items[target]), axis=1)
+    own = jnp.sum(how.rounded(queries) * how.rounded(items[target]), axis=1)
     even = queries @ jnp.mean(items, axis=0) if how.smoothing else jnp.zeros(())
     if prior is not None:
         own, even = own + prior[target], even + jnp.mean(prior)
     return jnp.sum(weight * (lse - (1.0 - how.smoothing) * own - how.smoothing * even))
-
-
-def _product(how: Softmax, left: Array, right: Array) -> Array:
-    if how.rounds:
-        return jnp.matmul(left.astype(jnp.bfloat16), right.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
-    whole = how.precision == "float32"  # otherwise accelerators multiply float32 with fewer bits
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST if whole else jax.lax.Precision.DEFAULT)
-
-
-def _rounded(how: Softmax, values: Array) -> Array:
-    return values.astype(jnp.bfloat16).astype(jnp.float32) if how.rounds else values
-
-
-def _less_target(how: Softmax, mass: Array, scale: Array, target: Array, begin: Array | int) -> Array:
-    """``mass`` less the target's share of ``scale``, float32[P]; columns are the items from ``begin`` on."""
-    if not how.rounds:
-        return mass
-    own = begin + jnp.arange(mass.shape[1]) == target[:, None]
-    return mass - jnp.where(own, (1.0 - how.smoothing) * scale[:, None], 0.0)
-
-
-def _scores(how: Softmax, queries: Array, items: Array, prior: Array | None) -> Array:
-    scores = _product(how, queries, items.T)
-    return scores if prior is None else scores + prior
 
 
 def _normalise(scores: Array) -> tuple[Array, Array, Array]:
@@ -201,10 +178,10 @@ def _rows_derivative(how: Softmax, blocks: Blocks, batch: Batch) -> tuple[Array,
     queries, items, target, weight, prior = batch
 
     def one(q: Array, w: Array, t: Array) -> tuple[Array, tuple[Array, Array]]:
-        mass, total, lse = _normalise(_scores(how, q, items, prior))
-        mass = _less_target(how, mass, total, t, 0)
+        mass, total, lse = _normalise(how.scores(q, items, prior))
+        mass = how.less_target(mass, total, t, 0)
         share = (w / total)[:, None]
-        return _product(how, mass.T, q * share), (lse, share * _product(how, mass, items))
+        return how.product(mass.T, q * share), (lse, share * how.product(mass, items))
 
     d_items, (lse, d_queries) = _by_rows(one, jnp.zeros_like(items), blocks, queries, weight, target)
     return lse, d_queries, d_items
@@ -249,7 +226,7 @@ def _sweep(how: Softmax, blocks: Blocks, batch: Batch) -> Array:
     def one(so_far: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         top, total = so_far
         _, vectors, added = _part(blocks, batch, i)
-        scores = _scores(how, batch.queries, vectors, added)
+        scores = how.scores(batch.queries, vectors, added)
         new = jnp.maximum(top, jnp.max(scores, axis=1))
         return (new, total * jnp.exp(top - new) + jnp.sum(jnp.exp(scores - new[:, None]), axis=1)), None
 
@@ -266,20 +243,17 @@ def _items_derivative(how: Softmax, blocks: Blocks, batch: Batch, lse: Array) ->
     def one(sums: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         d_queries, d_items = sums
         begin, vectors, added = _part(blocks, batch, i)
-        share = jnp.exp(_scores(how, queries, vectors, added) - lse[:, None])
+        share = jnp.exp(how.scores(queries, vectors, added) - lse[:, None])
         # Where blocks overlap, a target belongs to the first: the second must not subtract it again.
         fresh = jnp.where(target >= i * blocks.items, target, -1)
-        share = _less_target(how, share, jnp.ones_like(lse), fresh, begin)
-        here = jax.lax.dynamic_slice_in_dim(d_items, begin, blocks.items) + _product(how, share.T, weighted)
+        share = how.less_target(share, jnp.ones_like(lse), fresh, begin)
+        here = jax.lax.dynamic_slice_in_dim(d_items, begin, blocks.items) + how.product(share.T, weighted)
         d_items = jax.lax.dynamic_update_slice_in_dim(d_items, here, begin, 0)
-        return (d_queries + _product(how, share, vectors), d_items), None
+        return (d_queries + how.product(share, vectors), d_items), None
 
     begin = (jnp.zeros_like(queries), jnp.zeros_like(items))
     (d_queries, d_items), _ = jax.lax.scan(one, begin, jnp.arange(-(-len(items) // blocks.items)))
     return d_queries * weight[:, None], d_items
-
-
-# ---- the losses of a configuration -----------------------------------------------------------------------------------
 
 
 class SoftmaxLoss(LossConfig):
@@ -294,13 +268,7 @@ class SoftmaxLoss(LossConfig):
     accelerators); bfloat16. They add up in float32."""
 
     def __call__(
-        self,
-        queries: Array,
-        items: Array,
-        target: Array,
-        weight: Array,
-        prior: Array | None = None,
-        on: Placement = ONE,
+        self, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None, on: Placement
     ) -> Array:
         """See ``softmax_cross_entropy``."""
         how = Softmax(self.memory, self.precision, self.label_smoothing, on)

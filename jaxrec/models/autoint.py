@@ -23,7 +23,8 @@ from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
 from jaxrec.losses.binary import Binary
 from jaxrec.models.base import ClickModel, Loss, Work, row_state
-from jaxrec.models.fields import Stack
+from jaxrec.models.fields import Stack, with_unknown
+from jaxrec.models.packed import normal
 from jaxrec.ops.dropout import byte_mask
 from jaxrec.ops.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.ops.parallel import ONE, Placement
@@ -75,19 +76,9 @@ class Config(ModelConfig):
 
 
 class Interacting(nn.Module):
-    """One interacting layer: relu(attention over fields + a projection of the field itself) (equations 5 to 8).
+    """One interacting layer: relu(attention over fields + a projection of the field itself) (equations 5 to 8)."""
 
-    Attributes:
-        width: A of all heads together.
-        heads: how many.
-        norm: ``layer``: layer normalisation of the result over channels.
-        dropout: rate on the attention weights.
-    """
-
-    width: int
-    heads: int
-    norm: str
-    dropout: float
+    model: Config
 
     @nn.compact
     def __call__(self, x: Array, drawn: int, train: bool, on: Placement) -> tuple[Array, Array]:
@@ -98,14 +89,15 @@ class Interacting(nn.Module):
                 drawn must not depend on the number of devices.
         """
         fields, width, batch = x.shape
-        projected = project(self.param("projection", _glorot_blocks, (4 * self.width, width)), x, on)
+        of_all, heads, rate = self.model.attention_dim, self.model.heads, self.model.dropout_attention
+        projected = project(self.param("projection", _glorot_blocks, (4 * of_all, width)), x, on)
         keep = None
-        if train and self.dropout:
-            keep = byte_mask(self.make_rng("dropout"), (fields, fields, self.heads, drawn), self.dropout)[..., :batch]
-        mixed = attend(projected, self.heads, keep)
-        if self.norm == "layer":
-            scale = self.param("scale", nn.initializers.ones, (self.width, 1))
-            bias = self.param("bias", nn.initializers.zeros, (self.width, 1))
+        if train and rate:
+            keep = byte_mask(self.make_rng("dropout"), (fields, fields, heads, drawn), rate)[..., :batch]
+        mixed = attend(projected, heads, keep)
+        if self.model.norm == "layer":
+            scale = self.param("scale", nn.initializers.ones, (of_all, 1))
+            bias = self.param("bias", nn.initializers.zeros, (of_all, 1))
             centred = mixed - jnp.mean(mixed, axis=1, keepdims=True)
             mixed = scale * centred * jax.lax.rsqrt(jnp.mean(centred**2, axis=1, keepdims=True) + 1e-6) + bias
         return mixed, projected
@@ -116,58 +108,38 @@ class AutoIntNetwork(nn.Module):
 
     The published code ends in a relu before the sigmoid, so that no probability is below one half; the paper's equation
     10 has none, and neither is there one here.
-
-    Attributes:
-        blocks, heads, width, norm: of the interacting layers; 0 blocks leave them out.
-        deep: units of the hidden layers of the deep network; none leave it out.
-        outputs: 1, or 2 where the rating is predicted as well.
-        dropout_embedding, dropout_attention, dropout_hidden: rates on the field vectors, the attention weights, and
-            each hidden layer of the deep network.
     """
 
-    blocks: int
-    heads: int
-    width: int
-    norm: str
-    deep: tuple[int, ...]
-    outputs: int
-    dropout_embedding: float
-    dropout_attention: float
-    dropout_hidden: float
+    model: Config
+    outputs: int  # 1, or 2 where the rating is predicted as well
 
     @nn.compact
     def __call__(self, vectors: Array, train: bool, on: Placement = ONE) -> tuple[Array, list[Array]]:
         """float32[B, F, D] → float32[outputs, B], and the projections of each layer."""
-        if train and self.dropout_embedding:
-            vectors = vectors * byte_mask(self.make_rng("dropout"), vectors.shape, self.dropout_embedding)
-        rows, rows_last = (
-            len(vectors),
-            on.dealt(jnp.transpose(pad_rows(vectors, on), (1, 2, 0)), 2),
-        )  # see field_attention
-        batch, drawn = rows_last.shape[-1], padded_rows(rows)  # [F, D, B]
+        model, rows = self.model, len(vectors)
+        if train and model.dropout_embedding:
+            vectors = vectors * byte_mask(self.make_rng("dropout"), vectors.shape, model.dropout_embedding)
+        rows_last = on.dealt(jnp.transpose(pad_rows(vectors, on), (1, 2, 0)), 2)  # [F, D, B]; see field_attention
+        batch, drawn, projections = rows_last.shape[-1], padded_rows(rows), []
         total = jnp.broadcast_to(self.param("bias", nn.initializers.zeros, (self.outputs, 1)), (self.outputs, batch))
-        projections = []
-        if self.blocks:
+        if model.blocks:
             x = rows_last
-            for number in range(self.blocks):
-                layer = Interacting(self.width, self.heads, self.norm, self.dropout_attention, name=f"layer_{number}")
-                x, projected = layer(x, drawn, train, on)
+            for number in range(model.blocks):
+                x, projected = Interacting(model, name=f"layer_{number}")(x, drawn, train, on)
                 projections.append(projected)
             flat = x.reshape(-1, batch)
             total += on.product(self.param("attention_output", _glorot, (self.outputs, len(flat))), flat)
-        if self.deep:
+        if model.deep:
             hidden = rows_last.reshape(-1, batch)
-            for number, units in enumerate(self.deep):
+            for number, units in enumerate(model.deep):
                 kernel = self.param(f"deep_{number}", _glorot, (units, len(hidden)))
                 bias = self.param(f"deep_{number}_bias", nn.initializers.zeros, (units, 1))
-                hidden = self._drop(nn.relu(on.product(kernel, hidden) + bias), self.dropout_hidden, train, drawn)
-            total += on.product(self.param("deep_output", _glorot, (self.outputs, self.deep[-1])), hidden)
+                hidden = nn.relu(on.product(kernel, hidden) + bias)
+                if train and model.dropout_hidden:
+                    kept = byte_mask(self.make_rng("dropout"), (units, drawn), model.dropout_hidden)
+                    hidden = hidden * kept[:, :batch]
+            total += on.product(self.param("deep_output", _glorot, (self.outputs, model.deep[-1])), hidden)
         return total[:, :rows], [projected[..., :rows] for projected in projections]
-
-    def _drop(self, x: Array, rate: float, train: bool, drawn: int) -> Array:
-        if not train or not rate:
-            return x
-        return x * byte_mask(self.make_rng("dropout"), (len(x), drawn), rate)[:, : x.shape[1]]
 
 
 _glorot = nn.initializers.glorot_uniform()
@@ -187,12 +159,8 @@ class Step(NamedTuple):
 
 
 class Pulls(NamedTuple):
-    """What a row pays for each squared number that it reads of the table, float32[rows of the table] each.
-
-    Attributes:
-        vectors: for those of the vectors.
-        weights: for the weights of the first order.
-    """
+    """What a row pays for each squared number that it reads of the table, float32[rows of the table] each: of the
+    vectors, and of the weights of the first order."""
 
     vectors: Array
     weights: Array
@@ -208,26 +176,19 @@ class AutoInt(ClickModel):
 
     def __init__(self, config: Experiment, schema: Schema, start: Logistic | None = None) -> None:
         model, loss = Config.of(config.model), Binary.of(config.loss)
-        self._start, self._optimizer = start, config.optimizer
+        self._model, self._start, self._optimizer, self._dim = model, start, config.optimizer, model.embedding_dim
         self._schema, self._loss, self._stack = schema, loss, Stack.of(schema)
         self._unknown_rate, self._first_order = RowData.of(config.data).unknown_rate, model.first_order != "none"
-        self._dim = model.embedding_dim
-        self._network = AutoIntNetwork(
-            blocks=model.blocks, heads=model.heads, width=model.attention_dim, norm=model.norm, deep=model.deep,
-            outputs=2 if loss.rating_weight else 1, dropout_embedding=model.dropout_embedding,
-            dropout_attention=model.dropout_attention, dropout_hidden=model.dropout_hidden,
-        )  # fmt: skip
-        std = model.init_std or model.embedding_dim**-0.5
+        self._network = AutoIntNetwork(model, outputs=2 if loss.rating_weight else 1)
+        normal_init = normal(model.init_std or model.embedding_dim**-0.5)
 
         def init(key: Array, shape: tuple[int, int]) -> Array:
-            vectors = std * jax.random.normal(key, shape, jnp.float32)
             first = 0.0 if start is None else jnp.asarray(start.weights, jnp.float32)[:, None]
-            vectors = vectors.at[:, self._dim :].set(first)  # weights of the first order begin at 0, or where told
+            vectors = normal_init(key, shape).at[:, self._dim :].set(first)
             return vectors.at[self._stack.unknown].set(0.0)  # where nothing trains the unknown values, they say nothing
 
-        self.tables = {
-            "field": TableSpec(self._stack.rows, self._dim + self._first_order, init, dense=model.table == "dense")
-        }
+        width = self._dim + self._first_order
+        self.tables = {"field": TableSpec(self._stack.rows, width, init, dense=model.table == "dense")}
 
     def feed(self, split: Rows, plan: Plan) -> Feed:
         return row_feed(split, plan)
@@ -251,12 +212,8 @@ class AutoInt(ClickModel):
         return Pulls(vectors, vectors if self._start is None else jnp.asarray(self._start.l2 / 2 / reads, jnp.float32))
 
     def steps(self, constants: Pulls, block: RowBlock, keys: Array, on: Placement = ONE) -> Step:
-        """What is read of the table; a share of the known values becomes the unknown one, so that its vector learns to
-        stand for any."""
-        columns = block.columns
-        if self._unknown_rate:
-            kept = jax.vmap(lambda key: byte_mask(key, columns.shape[1:], self._unknown_rate) > 0)(keys)
-            columns = jnp.where(kept | (columns < 0), columns, 0)
+        """What is read of the table."""
+        columns = with_unknown(block.columns, keys, self._unknown_rate)
         # What stands behind an epoch's last row reads nothing: it would move rows of a table that is not dense.
         return Step(block, jnp.where(block.weight[..., None] > 0, self._stack.ids(columns), -1))
 
@@ -281,13 +238,13 @@ class AutoInt(ClickModel):
         """FLOP of the network with its derivatives. Bytes of the rows asked for, or of the dense table and its
         derivative, with the optimizer's state, read and written once; and of what the layers hand on, written and read
         once forward and twice backward."""
-        network, rows, fields = self._network, shape.weight.shape[1], len(self._schema.fields)
+        model, rows, fields = self._model, shape.weight.shape[1], len(self._schema.fields)
         for_row, held, width = 0, fields * self._dim, self._dim
-        for _ in range(network.blocks):
-            for_row += 4 * fields * width * network.width + 2 * fields * fields * network.width
-            held += 5 * fields * network.width + network.heads * fields * fields
-            width = network.width
-        for below, units in pairwise((fields * self._dim, *network.deep)):
+        for _ in range(model.blocks):
+            for_row += 4 * fields * width * model.attention_dim + 2 * fields * fields * model.attention_dim
+            held += 5 * fields * model.attention_dim + model.heads * fields * fields
+            width = model.attention_dim
+        for below, units in pairwise((fields * self._dim, *model.deep)):
             for_row += below * units
             held += units
         table = self.tables["field"].width
@@ -305,28 +262,23 @@ class AutoInt(ClickModel):
         return jnp.where(ids >= 0, squares, 0.0)
 
     def logits(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
-        """float32[B] from int32[B, C] and float32[B, M]."""
         return self._evaluate(params, tables, columns, numbers)[0][0]
 
     def attention(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> list[Array]:
-        """float32[B, heads, F, F] of each interacting layer: how much the row's field draws from the column's."""
         _, projections = self._evaluate(params, tables, columns, numbers)
-        return [attention_weights(projected, self._network.heads) for projected in projections]
+        return [attention_weights(projected, self._model.heads) for projected in projections]
 
-    def _evaluate(
-        self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array
-    ) -> tuple[Array, list[Array]]:
+    def _evaluate(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Any:
         ids = self._stack.ids(columns)
         return self._forward(params, look_up(tables["field"], ids), ids, numbers)
 
     def _forward(
         self, params: Any, vectors: Array, ids: Array, numbers: Array, key: Array | None = None, on: Placement = ONE
     ) -> tuple[Array, list[Array]]:
-        """float32[outputs, B], with dropout where there is a key for it."""
+        """float32[outputs, B] and the layers' projections, with dropout where there is a key for it."""
         folded = self._stack.fold(vectors, ids, numbers)  # [B, F, D (+ 1)]
         rngs = {} if key is None else {"dropout": key}
-        vectors = folded[..., : self._dim]
-        found: Any = self._network.apply({"params": params}, vectors, key is not None, on, rngs=rngs)
+        found: Any = self._network.apply({"params": params}, folded[..., : self._dim], key is not None, on, rngs=rngs)
         outputs, projections = found
         if self._first_order:
             outputs = outputs.at[0].add(jnp.sum(folded[..., self._dim], axis=1))

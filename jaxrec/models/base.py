@@ -19,12 +19,8 @@ Loss = tuple[Array, tuple[Any, Array]]
 
 
 class Work(NamedTuple):
-    """Cost of one step, counted from shapes: what the algorithm needs, not what happens to be executed.
-
-    Attributes:
-        flop: floating-point operations.
-        bytes: of memory that are read and written.
-    """
+    """Floating-point operations of one step and bytes of memory that it reads and writes, counted from shapes: what the
+    algorithm needs, not what happens to be executed."""
 
     flop: int
     bytes: int
@@ -65,12 +61,7 @@ class Model(Protocol):
         """The loss of a step; ``tables`` knows what ``reads`` asked for, and the devices."""
 
     def work(self, shape: Any, targets: float) -> Work:
-        """What a step costs.
-
-        Args:
-            shape: shapes of a block of its feed, as ``Feed.like`` gives them.
-            targets: of a step, on average.
-        """
+        """What a step with so many targets on average costs, by a block's shapes as ``Feed.like`` gives them."""
 
 
 class SessionModel(Model, Protocol):
@@ -82,12 +73,8 @@ class SessionModel(Model, Protocol):
         """The carry, and float32[S, B, Q], a query vector for each target, whose products with ``items`` rank."""
 
     def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
-        """float32[B, Q]: the query after the last click of each session.
-
-        Args:
-            items: int32[B, N], sessions, padded behind their ends; N is one of a few lengths, and at most ``window``.
-            length: int32[B], clicks of each.
-        """
+        """float32[B, Q]: the query after the last click of each session, from int32[B, N] items (sessions, padded
+        behind their ends; N is one of a few lengths, at most ``window``) and int32[B] clicks of each."""
 
     def items(self, tables: dict[str, Array]) -> Array:
         """float32[V, Q], what queries are multiplied with to rank."""
@@ -97,10 +84,10 @@ class SessionModel(Model, Protocol):
 
 
 class ClickModel(Model, Protocol):
-    """A model of the label of single rows; its splits are ``Rows``."""
+    """A model of the label of single rows, int32[B, C] columns and float32[B, M] numbers; its splits are ``Rows``."""
 
     def logits(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
-        """float32[B] from int32[B, C] and float32[B, M]: the log odds of a positive label."""
+        """float32[B]: the log odds of a positive label."""
 
     def attention(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> list[Array]:
         """float32[B, heads, F, F] of each layer: how much the row's field draws from the column's."""
@@ -120,11 +107,8 @@ def make_model(config: Config, n_items: int) -> SessionModel:
 
 
 def make_click_model(config: Config, schema: Schema, start: Logistic | None = None) -> ClickModel:
-    """The configured model for rows of these fields.
-
-    Args:
-        start: in training with ``model.first_order`` logistic: the regression to begin with.
-    """
+    """The configured model for rows of these fields; in training with ``model.first_order`` logistic, ``start`` is the
+    regression to begin with."""
     return find_model(config.model.name).Model(config, schema, start)
 
 

@@ -4,40 +4,33 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from jaxrec.data.rows import Schema
+from jaxrec.ops.dropout import byte_mask
 
 
 class Stack(NamedTuple):
-    """Where the values of each field lie in the stacked table.
+    """Where the values of each field lie in the stacked table; C columns of coded fields and M numbers."""
 
-    Attributes:
-        offsets: int32[C + M]: of each column, then of each number, the first row of its field.
-        widths: columns of each coded field, in order.
-        unknown: int32[fields]: the row of each coded field's unknown value.
-        order: the place of each field of the schema among coded fields first, numbers last.
-        rows: of the table.
-    """
-
-    offsets: np.ndarray
-    widths: tuple[int, ...]
-    unknown: np.ndarray
-    order: tuple[int, ...]
-    rows: int
+    offsets: np.ndarray  # int32[C + M]: of each column, then of each number, the first row of its field
+    widths: tuple[int, ...]  # columns of each coded field, in order
+    unknown: np.ndarray  # int32[fields]: the row of each coded field's unknown value
+    order: tuple[int, ...]  # the place of each field of the schema among coded fields first, numbers last
+    rows: int  # of the table
 
     @classmethod
     def of(cls, schema: Schema) -> Stack:
-        sizes = [field.size for field in (*schema.coded, *schema.numerical)]
-        starts = np.cumsum([0, *sizes])
-        widths = [field.width for field in schema.coded] + [1] * len(schema.numerical)
-        names = [field.name for field in (*schema.coded, *schema.numerical)]
-        order = tuple(names.index(field.name) for field in schema.fields)
-        unknown = starts[: len(schema.coded)].astype(np.int32)
-        offsets = np.repeat(starts[:-1], widths).astype(np.int32)
-        return cls(offsets, tuple(field.width for field in schema.coded), unknown, order, int(starts[-1]))
+        fields = (*schema.coded, *schema.numerical)
+        starts = np.cumsum([0, *(field.size for field in fields)])
+        widths = [field.width for field in schema.coded]
+        order = tuple(fields.index(field) for field in schema.fields)
+        unknown = starts[: len(widths)].astype(np.int32)
+        offsets = np.repeat(starts[:-1], widths + [1] * len(schema.numerical)).astype(np.int32)
+        return cls(offsets, tuple(widths), unknown, order, int(starts[-1]))
 
     def ids(self, columns: Array) -> Array:
         """int32[..., C + M]: rows of the table; -1 where a bag has ended. Numbers read the one row of their field."""
@@ -47,16 +40,9 @@ class Stack(NamedTuple):
         return jnp.concatenate([coded, fixed], axis=-1)
 
     def fold(self, vectors: Array, ids: Array, numbers: Array) -> Array:
-        """One vector a field: a value's own, the mean of a bag's (section 4.2), or a number times its field's.
-
-        Args:
-            vectors: float32[B, C + M, D], of ``ids``; whatever stands where an id is -1.
-            ids: int32[B, C + M].
-            numbers: float32[B, M].
-
-        Returns:
-            float32[B, F, D], in the order of the schema.
-        """
+        """float32[B, F, D], one vector a field, in the order of the schema: a value's own, the mean of a bag's (section
+        4.2), or a number times its field's; from float32[B, C + M, D] vectors of ids (whatever stands where one is -1)
+        and float32[B, M] numbers."""
         parts, start = [], 0
         for width in self.widths:
             part = vectors[:, start : start + width]
@@ -71,3 +57,12 @@ class Stack(NamedTuple):
         stacked = jnp.concatenate(parts, axis=1)
         in_order = self.order == tuple(range(len(self.order)))
         return stacked if in_order else stacked[:, np.array(self.order)]
+
+
+def with_unknown(columns: Array, keys: Array, rate: float) -> Array:
+    """int32[S, B, C] columns of steps with a share of the known values replaced by the unknown one, so that its vector
+    learns to stand for any."""
+    if not rate or not columns.shape[-1]:
+        return columns
+    kept = jax.vmap(lambda key: byte_mask(key, columns.shape[1:], rate) > 0)(keys)
+    return jnp.where(kept | (columns < 0), columns, 0)

@@ -62,15 +62,12 @@ class GRU4Rec(SessionModel):
 
     def __init__(self, config: Experiment, n_items: int) -> None:
         model, self._optimizer = Config.of(config.model), config.optimizer
-        self._layers, self._n_items = model.layers, n_items
+        self._layers, self._n_items, self._width = model.layers, n_items, model.layers[-1]
         self._ranking = Sampled(SampledLoss.of(config.loss), n_items)
         self._onehot, self._constrained = model.embedding == "onehot", model.embedding == "constrained"
-        self._width = model.layers[-1]
         inputs = {"onehot": 3 * model.layers[0], "separate": model.embedding_dim, "constrained": self._width}
         self._inputs = inputs[model.embedding]
-        self._gru = GRUStack(
-            self._inputs, model.layers, self._onehot, model.dropout_embedding, model.dropout_hidden
-        )  # fmt: skip
+        self._gru = GRUStack(self._inputs, model.layers, self._onehot, model.dropout_embedding, model.dropout_hidden)
         blocks = 3 if self._onehot else 1
         self.tables = {"item": TableSpec(n_items, self._width + 1, _with_bias)}
         self._source = "item" if self._constrained else "input"
@@ -78,8 +75,7 @@ class GRU4Rec(SessionModel):
             self.tables["input"] = TableSpec(n_items, self._inputs, lambda key, shape: glorot_like(key, shape, blocks))
 
     def init(self, key: Array) -> Any:
-        hidden = zero_hidden(self._layers, 1)
-        return self._gru.init(key, jnp.zeros((1, self._inputs)), hidden)["params"]
+        return self._gru.init(key, jnp.zeros((1, self._inputs)), zero_hidden(self._layers, 1))["params"]
 
     def carry(self, lanes: int) -> Hidden:
         return zero_hidden(self._layers, lanes)
@@ -102,9 +98,7 @@ class GRU4Rec(SessionModel):
             return {"item": {**candidates, "input": source}}
         return {"item": candidates, "input": {"input": source}}
 
-    def loss(
-        self, params: Any, tables: Tables, carry: Hidden, step: Step, key: Array, constants: Popularity
-    ) -> Loss:  # fmt: skip
+    def loss(self, params: Any, tables: Tables, carry: Hidden, step: Step, key: Array, constants: Any) -> Loss:
         block, on = step.block, tables.on
         hidden = reset_hidden(carry, block.reset)
         carry = on.dealt(self._step_gru(params, tables.vectors(self._source, "input"), hidden, key, on))
@@ -138,7 +132,7 @@ class GRU4Rec(SessionModel):
 
     def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
         """No step is taken beyond the longest session, whatever N is."""
-        source = tables["item"] if self._constrained else tables["input"]
+        source = tables[self._source]
 
         def step(at: Array, carry: tuple[Hidden, Array]) -> tuple[Hidden, Array]:
             hidden = self._step_gru(params, source[items[:, at], : self._inputs], carry[0])
@@ -170,8 +164,7 @@ def _with_one(hidden: Array) -> Array:
 
 def _with_bias(key: Array, shape: tuple[int, int]) -> Array:
     """float32[V, H + 1]: item vectors, and biases that begin at 0."""
-    vectors = glorot_like(key, (shape[0], shape[1] - 1))
-    return jnp.concatenate([vectors, jnp.zeros((shape[0], 1))], axis=1)
+    return jnp.concatenate([glorot_like(key, (shape[0], shape[1] - 1)), jnp.zeros((shape[0], 1))], axis=1)
 
 
 Model = GRU4Rec

@@ -1,8 +1,8 @@
 """MERRec: the next item from what was done and what it is called.
 
 A step reads the name of an item as a frozen sentence embedding, what was done with it (viewed, liked, bought, ...) and,
-on request, fields of the item; GRU layers read a sequence of them once, with gradients through all of it. A query after
-each event meets the items in one or both of two heads:
+on request, fields of the item; GRU layers read a sequence of them once. A query after each event meets the items in one
+or both of two heads:
 
     items   a linear layer over the items that training holds, w_i q + b_i; an item that training has not seen is last
     text    the query in a space into which name vectors are projected: any item with a name can be ranked
@@ -20,6 +20,7 @@ from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,12 +33,12 @@ from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses.candidates import scores_of
-from jaxrec.losses.ranking import Popularity, Sampled, Step
+from jaxrec.losses.ranking import Sampled, Step
 from jaxrec.models import base
 from jaxrec.models.base import Loss, Work, row_state
-from jaxrec.models.event_encoder import Known, MERRecEncoder, project
-from jaxrec.models.merrec_config import Config, CrossEntropy, NamedData, Softmax, category_weight
-from jaxrec.models.packed import Grid, unit
+from jaxrec.models.merrec_config import Config, CrossEntropy, NamedData
+from jaxrec.models.packed import Grid, drop, normal, unit
+from jaxrec.ops.gru import gru_params, gru_sequence
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Reads, Tables, TableSpec, glorot_like, look_up
 
@@ -46,73 +47,93 @@ MIB = 2**20
 NAMES_AT_ONCE = 65_536  # projected in one call
 
 
-class Constants(NamedTuple):
-    """What a run's training split and catalogue say once and for all.
+class Encoder(nn.Module):
+    """From the events of sequences to queries."""
 
-    Attributes:
-        known: the catalogue.
-        sampling: of a sampled loss.
-        trained: int32[T], items that training holds; ``place`` int32[V] is where each stands among them. Of a softmax.
-        weight: float32[V], of a target in the loss; None where all weigh the same.
-    """
+    model: Config
+    events: int  # how many types of events there are
+
+    @nn.compact
+    def __call__(
+        self, names: Array, fields: Array, event: Array, grid: Grid, train: bool
+    ) -> tuple[Array | None, Array | None]:
+        """The queries of both heads, float32[P, D] and float32[P, T], None for a head that is not there; from
+        float[R, W, dim] names, float32[R, W, K] vectors of all fields side by side, and int32[R, W] events."""
+        on, model = grid.on, self.model
+        kernel = self.param("name_kernel", glorot_like, (names.shape[-1], model.name_dim))
+        table = self.param("event", nn.initializers.normal(model.event_dim**-0.5), (self.events, model.event_dim))
+        x = jnp.concatenate([project(kernel, names, on), table[event], fields], axis=-1)
+        x = drop(self, x, model.dropout_embedding, train)
+        reset = grid.start == jnp.arange(event.shape[1])
+        width = x.shape[-1]
+        for i, units in enumerate(model.layers):
+            x = gru_sequence(gru_params(self, f"gru_{i}", width, units), x, reset, on)
+            x, width = drop(self, x, model.dropout_hidden, train), units
+        state = grid.scored(x)
+
+        def head(name: str, dim: int, other: str) -> Array | None:
+            return None if model.head == other else on.product(state, self.param(name, glorot_like, (width, dim)))
+
+        return head("item_query", model.embedding_dim, "text"), head("text_query", model.text_dim, "items")
+
+
+def project(kernel: Array, names: Array, on: Placement = ONE) -> Array:
+    """float32[..., T]: float[..., dim] name vectors times a float32[dim, T] kernel."""
+    return on.product(names.astype(jnp.float32), kernel)
+
+
+class Known(NamedTuple):
+    """The catalogue on the device."""
+
+    names: Any  # bfloat16[U, dim], of the distinct names; None where blocks bring them from host memory
+    name_of: Array  # int32[V], the name of each item; -1 for none
+    codes: Array  # int32[V, F], rows of the table of fields
+    live: tuple[Array, Array] | None  # int32[V] twice, since and until when an item is live; None: the data do not say
+
+
+class Constants(NamedTuple):
+    """What a run's training split and catalogue say once and for all."""
 
     known: Known
-    sampling: Popularity | None
-    trained: Array | None
-    place: Array | None
-    weight: Array | None
+    sampling: Any  # of a sampled loss
+    trained: Any  # of a softmax: int32[T], items that training holds
+    place: Any  # of a softmax: int32[V], where each stands among them
+    weight: Array | None  # float32[V], of a target in the loss; None where all weigh the same
 
 
 class MERRec(base.Model):
-    """MERRec as the loop sees it.
-
-    Args:
-        config: of the run.
-        catalogue: the items, of the data set or of the run.
-        events: how many types of events there are.
-    """
+    """MERRec as the loop sees it, for the items of a data set or run and so many types of events."""
 
     def __init__(self, config: Experiment, catalogue: Catalogue, events: int) -> None:
         model, loss, data = Config.of(config.model), config.loss, NamedData.of(config.data)
-        self._model, self._data, self._weight = model, data, category_weight(config)
+        self._model, self._data, self._loss = model, data, loss
         self.catalogue, self.window = catalogue, model.window
         self._batch, self._optimizer = config.training.batch_size, config.optimizer
         self.has_items, self.has_text = model.head != "text", model.head != "items"
-        self._softmax = loss if isinstance(loss, Softmax) else None
-        self._sampled = loss if isinstance(loss, CrossEntropy) else None
-        self._dense = self._softmax is not None
-        self._ranking = None if self._sampled is None else Sampled(self._sampled, catalogue.n_items)
-        self._on_device = 2 * catalogue.vectors.size <= data.name_memory * MIB
-        self._encoder = MERRecEncoder(
-            model.layers, model.name_dim, events, model.event_dim,
-            model.embedding_dim if self.has_items else 0, model.text_dim if self.has_text else 0,
-            model.dropout_embedding, model.dropout_hidden,
-        )  # fmt: skip
+        self._ranking = Sampled(loss, catalogue.n_items) if isinstance(loss, CrossEntropy) else None
+        self._megabytes = 2 * catalogue.vectors.size / MIB
+        self._on_device = self._megabytes <= data.name_memory
+        self._encoder = Encoder(model, events)
         self.tables: dict[str, TableSpec] = {}
         if self.has_items:
-            self.tables["item"] = TableSpec(catalogue.n_items, model.embedding_dim + 1, self._first_rows, self._dense)
+            width = model.embedding_dim + 1
+            self.tables["item"] = TableSpec(catalogue.n_items, width, self._first_rows, self._ranking is None)
         if catalogue.fields:
-            std = model.field_dim**-0.5
-            self.tables["fields"] = TableSpec(
-                sum(catalogue.sizes), model.field_dim, lambda key, shape: std * jax.random.normal(key, shape), True
-            )
+            init = normal(model.field_dim**-0.5)
+            self.tables["fields"] = TableSpec(sum(catalogue.sizes), model.field_dim, init, True)
 
     def _first_rows(self, key: Array, shape: tuple[int, int]) -> Array:
         """Vectors of the item head, with the bias as the last column."""
         if self.has_text:
             return jnp.zeros(shape)
-        std = self._model.init_std or (shape[1] - 1) ** -0.5
-        return (std * jax.random.normal(key, shape)).at[:, -1].set(0.0)
+        return normal(self._model.init_std or (shape[1] - 1) ** -0.5)(key, shape).at[:, -1].set(0.0)
 
     def check(self) -> None:
         """Refuse to train where names come with the blocks, but other items' names would be needed too."""
-        if self._on_device or not self.has_text or (self._sampled and not self._sampled.n_sample):
-            return
-        size, allowed = 2 * self.catalogue.vectors.size / MIB, self._data.name_memory
-        raise UserError(
-            f"data.name_memory: {allowed} MiB do not hold the name vectors ({size:,.0f} MiB); then the text head is "
-            "trained against the items of a step alone: raise it, or set loss.name cross_entropy and loss.n_sample 0"
-        )
+        if self.has_text and not self._on_device and (self._ranking is None or self._loss.n_sample):
+            raise UserError(f"data.name_memory: {self._data.name_memory} MiB do not hold the name vectors "
+                            f"({self._megabytes:,.0f} MiB): raise it, or set loss.name cross_entropy and "
+                            "loss.n_sample 0")  # fmt: skip
 
     # ---- what the loop asks ------------------------------------------------------------------------------------------
 
@@ -129,11 +150,8 @@ class MERRec(base.Model):
         names = jnp.zeros((1, model.window, catalogue.dim))
         fields = jnp.zeros((1, model.window, len(catalogue.fields) * model.field_dim))
         first, second = jax.random.split(key)
-        params = {
-            "encoder": self._encoder.init(first, names, fields, event, Grid(event, jnp.zeros(1, jnp.int32)), False)[
-                "params"
-            ]
-        }
+        grid = Grid(event, jnp.zeros(1, jnp.int32))
+        params = {"encoder": self._encoder.init(first, names, fields, event, grid, False)["params"]}
         if self.has_text:
             params["match"] = glorot_like(second, (catalogue.dim, model.text_dim))
         if self.has_text and self.has_items:
@@ -141,13 +159,19 @@ class MERRec(base.Model):
         return params
 
     def constants(self, counts: np.ndarray) -> Constants:
-        trained, place = None, None
-        if self._dense:
+        sampling, trained, place, weight = None, None, None, None
+        if self._ranking:
+            sampling = self._ranking.constants(counts)
+        else:
             found = np.flatnonzero(counts)
             trained = jnp.asarray(found, jnp.int32)
             place = jnp.zeros(len(counts), jnp.int32).at[trained].set(jnp.arange(len(found), dtype=jnp.int32))
-        sampling = self._ranking.constants(counts) if self._ranking else None
-        return Constants(self.known, sampling, trained, place, self._target_weights(counts))
+        if self._loss.category_weight:  # of which the mean over training's events is 1
+            category = self.catalogue.codes[:, self.catalogue.fields.index("c0")]
+            events = np.bincount(category, weights=counts)[category]
+            by_item = np.maximum(events, 1.0) ** -self._loss.category_weight
+            weight = jnp.asarray(by_item / np.average(by_item, weights=counts), jnp.float32)
+        return Constants(self.known, sampling, trained, place, weight)
 
     @cached_property
     def known(self) -> Known:
@@ -156,44 +180,32 @@ class MERRec(base.Model):
         names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16)) if self._on_device else None
         spans = catalogue.spans
         live = None if spans is None else (jnp.asarray(spans.listed), jnp.asarray(spans.sold))
-        codes = jnp.asarray(catalogue.codes + catalogue.first_codes)
-        return Known(names, jnp.asarray(catalogue.name_of), codes, live)
-
-    def _target_weights(self, counts: np.ndarray) -> Array | None:
-        """float32[V]: (events of the item's top category) ** -category_weight, with mean 1 over training's events."""
-        power = self._weight
-        if not power:
-            return None
-        category = self.catalogue.codes[:, self.catalogue.fields.index("c0")]
-        events = np.bincount(category, weights=counts)[category]
-        weight = np.maximum(events, 1.0) ** -power
-        return jnp.asarray(weight / np.average(weight, weights=counts), jnp.float32)
+        return Known(names, jnp.asarray(catalogue.name_of), jnp.asarray(catalogue.codes + catalogue.first_codes), live)
 
     def steps(self, constants: Constants, block: PackedBlock, keys: Array, on: Placement = ONE) -> Step:
-        if self._ranking is None or constants.sampling is None:
-            return Step(block, None)
-        return Step(block, self._ranking.draw(constants.sampling, block.target, keys, on))
+        drawn = self._ranking.draw(constants.sampling, block.target, keys, on) if self._ranking else None
+        return Step(block, drawn)
 
     def reads(self, step: Step) -> dict[str, Reads]:
         if self._ranking is None or not self.has_items:
             return {}
         return {"item": self._ranking.reads(step.block.target, step.block.weight > 0, step.drawn)}
 
-    def loss(
-        self, params: Any, tables: Tables, carry: tuple[()], step: Step, key: Array, constants: Constants
-    ) -> Loss:  # fmt: skip
+    def loss(self, params: Any, tables: Tables, carry: tuple[()], step: Step, key: Array, constants: Any) -> Loss:
         block, known, on = step.block, constants.known, tables.on
         drop_key, new_key = jax.random.split(key)
         queries = self._block_queries(params, tables, known, block, drop_key)
         weight = block.weight
         if constants.weight is not None:
             weight = weight * constants.weight[block.target]
-        if self._softmax and constants.trained is not None and constants.place is not None:
-            rows = tables.whole("item")[constants.trained] if self.has_items else None
-            columns = self._columns(params, rows, self._trained_texts(params, constants, on), new_key)
-            total = self._softmax(queries, columns, constants.place[block.target], weight, None, on)
-        else:
+        if self._ranking:
             total = jnp.sum(weight * self._sampled_losses(params, tables, queries, step, new_key, known))
+        else:
+            rows, texts = tables.whole("item")[constants.trained] if self.has_items else None, None
+            if self.has_text:
+                texts = look_up(project(params["match"], known.names, on), known.name_of[constants.trained])
+            columns = self._columns(params, rows, texts, new_key)
+            total = self._loss(queries, columns, constants.place[block.target], weight, None, on)
         return total / len(block.target), (carry, total)
 
     def work(self, shape: PackedBlock, targets: float) -> Work:
@@ -201,15 +213,18 @@ class MERRec(base.Model):
         the names that are read, in bfloat16, and of the item rows, or all under a full softmax, read and written once
         with their optimizer's state."""
         model, dim, positions = self._model, self.catalogue.dim, prod(shape.input.shape[1:])
-        columns = self._batch + self._sampled.n_sample if self._sampled else self.catalogue.n_items
-        names = (len(self.catalogue.vectors) if self._dense else columns) * self.has_text
+        columns = self._ranking.columns(self._batch) if self._ranking else self.catalogue.n_items
+        names = (columns if self._ranking else len(self.catalogue.vectors)) * self.has_text
         item = self.tables["item"].width if self.has_items else 0
         query = item + model.text_dim * self.has_text
-        for_position, width = self._encoder.products(dim, len(self.catalogue.fields) * model.field_dim)
-        flop = 3 * 2 * (positions * for_position + targets * width * query + names * dim * model.text_dim
-                        + targets * columns * query)  # fmt: skip
+        width = model.name_dim + model.event_dim + len(self.catalogue.fields) * model.field_dim
+        for_position = dim * model.name_dim
+        for units in model.layers:
+            for_position += (width + units) * 3 * units
+            width = units
+        products = targets * (width + columns) * query + positions * for_position + names * dim * model.text_dim
         read = 2 * dim * (positions + names)
-        return Work(int(flop), read + 4 * 2 * columns * (item + row_state(self._optimizer, item)))
+        return Work(int(3 * 2 * products), read + 4 * 2 * columns * (item + row_state(self._optimizer, item)))
 
     # ---- scores ------------------------------------------------------------------------------------------------------
 
@@ -218,7 +233,7 @@ class MERRec(base.Model):
     ) -> Array:  # fmt: skip
         """float32[P]: cross-entropy over the step's targets and drawn items, each item of them once. Another occurrence
         of a query's own target among the others is no negative of it."""
-        assert self._ranking is not None and self._sampled is not None
+        assert self._ranking is not None
         block, drawn, on = *step, tables.on
         live = block.weight > 0
         ids = jnp.concatenate([on.whole(read.ids) for read in self._ranking.reads(block.target, live, drawn).values()])
@@ -233,11 +248,11 @@ class MERRec(base.Model):
         own = on.dealt(on.whole(slot)[: len(live)])
         is_own = own[:, None] == jnp.arange(len(ids))
         others = on.dealt(jnp.where(block.target[:, None] == ids, 0.0, weight))
-        if self._sampled.candidates == "live" and known.live is not None:
+        if self._loss.candidates == "live" and known.live is not None:
             (listed, sold), at = known.live, block.asked[:, None]
             inside = jnp.minimum(ids, len(listed) - 1)
             others = jnp.where((listed[inside] <= at) & (at < sold[inside]), others, 0.0)
-        losses = self._sampled(scores, own, jnp.where(is_own, own_weight[:, None], others), own_weight)
+        losses = self._loss(scores, own, jnp.where(is_own, own_weight[:, None], others), own_weight)
         return jnp.where(live, losses, 0.0)
 
     def _candidate_names(self, known: Known, block: PackedBlock, ids: Array) -> Array:
@@ -246,12 +261,6 @@ class MERRec(base.Model):
             return jnp.asarray(block.names[1])
         inside = ids < len(known.name_of)
         return look_up(known.names, jnp.where(inside, known.name_of[jnp.where(inside, ids, 0)], -1))
-
-    def _trained_texts(self, params: Any, constants: Constants, on: Placement) -> Array | None:
-        if not self.has_text or constants.trained is None:
-            return None
-        assert constants.known.names is not None  # refused where the data set is opened
-        return look_up(project(params["match"], constants.known.names, on), constants.known.name_of[constants.trained])
 
     def _columns(
         self, params: Any, table: Array | None, texts: Array | None, key: Array | None = None, targets: int = 0
@@ -267,28 +276,22 @@ class MERRec(base.Model):
             new = jax.random.bernoulli(key, self._data.unknown_rate, (len(table), 1))
             new = jnp.roll(new, targets, axis=0) if targets else new
             table = jnp.where(new, self._new_row(params, table.shape[1]), table)
-        parts = [part for part in (table, self._scaled(texts)) if part is not None]
-        return jnp.concatenate(parts, axis=1)
+        if texts is not None and self._model.temperature is not None:
+            texts = unit(texts)
+        return jnp.concatenate([part for part in (table, texts) if part is not None], axis=1)
 
     def _new_row(self, params: Any, width: int) -> Array:
-        """What stands for the row of an item that training has not seen."""
-        return jnp.zeros(width).at[-1].set(params["new_bias"])
-
-    def _scaled(self, texts: Array | None) -> Array | None:
-        return texts if texts is None or self._model.temperature is None else unit(texts)
+        """What stands for the row of an item that training has not seen; without the text head such items are last."""
+        return jnp.zeros(width).at[-1].set(params["new_bias"] if self.has_text else UNTRAINED)
 
     def _block_queries(
         self, params: Any, tables: Tables, known: Known, block: PackedBlock, key: Array | None = None
     ) -> Array:  # fmt: skip
-        on, (name, codes) = tables.on, self._inputs(known, block.input)
+        on, some, at = tables.on, block.input >= 0, jnp.maximum(block.input, 0)
+        name, codes = jnp.where(some, known.name_of[at], -1), jnp.where(some[..., None], known.codes[at], -1)
         names = on.dealt(block.names[0] if known.names is None else look_up(known.names, name))
         grid = Grid(block.start, block.slot, on)
         return on.dealt(self._queries(params, tables, names, codes, block.event, grid, key))
-
-    def _inputs(self, known: Known, items: Array) -> tuple[Array, Array]:
-        """The name and the rows of the fields of items; -1 for no item."""
-        some, at = items >= 0, jnp.maximum(items, 0)
-        return jnp.where(some, known.name_of[at], -1), jnp.where(some[..., None], known.codes[at], -1)
 
     def _queries(
         self, params: Any, tables: Tables, names: Array, codes: Array, event: Array, grid: Grid, key: Array | None
@@ -297,16 +300,11 @@ class MERRec(base.Model):
         fields = jnp.zeros((*codes.shape[:-1], codes.shape[-1] * self._model.field_dim))
         if codes.shape[-1]:
             fields = tables.rows("fields", codes).reshape(fields.shape)
-        rngs = {} if key is None else {"dropout": key}
-        found: Any = self._encoder.apply(
-            {"params": params["encoder"]}, names, fields, event, grid, key is not None, rngs=rngs
-        )
-        of_items, of_texts = found
-        parts = []
-        if of_items is not None:
-            parts += [of_items, jnp.ones((len(of_items), 1))]
+        rngs, params = {} if key is None else {"dropout": key}, {"params": params["encoder"]}
+        heads: Any = self._encoder.apply(params, names, fields, event, grid, key is not None, rngs=rngs)
+        (of_items, of_texts), temperature = heads, self._model.temperature
+        parts = [] if of_items is None else [of_items, jnp.ones((len(of_items), 1))]
         if of_texts is not None:
-            temperature = self._model.temperature
             parts.append(of_texts if temperature is None else temperature * unit(of_texts))
         return jnp.concatenate(parts, axis=1)
 
@@ -318,53 +316,33 @@ class MERRec(base.Model):
         return jax.lax.map(lambda step: self._block_queries(params, tables, known, step), block)
 
     def last_query(self, weights: dict[str, Any], names: Array, codes: Array, event: Array, length: Array) -> Array:
-        """float32[B, Q]: the query after the last event of each sequence.
-
-        Args:
-            names: float[B, N, dim], name vectors, zeros for none.
-            codes: int32[B, N, F], as of ``Catalogue.codes``.
-            event: int32[B, N].
-            length: int32[B], events of each; at most ``window``.
-        """
-        rows, n = event.shape
-        slot = jnp.arange(rows) * n + jnp.maximum(length - 1, 0)
+        """float32[B, Q]: the query after the last event of each sequence, from float[B, N, dim] name vectors (zeros for
+        none), int32[B, N, F] codes as of ``Catalogue.codes``, int32[B, N] events and int32[B] events of each, at most
+        ``window``."""
+        slot = jnp.arange(len(event)) * event.shape[1] + jnp.maximum(length - 1, 0)
         grid, names = Grid(jnp.zeros_like(event), slot), names.astype(jnp.bfloat16)  # as in training
         codes = codes + self.catalogue.first_codes
         return self._queries(weights["params"], Tables(weights["tables"]), names, codes, event, grid, None)
 
     def texts(self, weights: dict[str, Any], names: Array) -> Array | None:
         """float32[n, T]: float[n, dim] name vectors in the space of the text head; None where there is none."""
-        rounded = names.astype(jnp.bfloat16)  # as in training
-        return project(weights["params"]["match"], rounded) if self.has_text else None
+        return project(weights["params"]["match"], names.astype(jnp.bfloat16)) if self.has_text else None
 
     def vectors(self, weights: dict[str, Any], rows: Array | None, trained: Array, texts: Array | None) -> Array:
-        """float32[n, Q]: what queries are multiplied with to rank items.
-
-        Args:
-            rows: float32[n, D + 1], of the table of items, where the model has one.
-            trained: bool[n], whether training holds the item; without the text head the others are last.
-            texts: float32[n, T], where the model has the text head.
-        """
+        """float32[n, Q]: what queries are multiplied with to rank items, from their float32[n, D + 1] rows of the table
+        and float32[n, T] ``texts``, where the model has either; bool[n], whether training holds the item."""
         if rows is not None:
-            new = self._new_row(weights["params"], rows.shape[1]) if self.has_text else (
-                jnp.zeros(rows.shape[1]).at[-1].set(UNTRAINED))  # fmt: skip
-            rows = jnp.where(trained[:, None], rows, new)
+            rows = jnp.where(trained[:, None], rows, self._new_row(weights["params"], rows.shape[1]))
         return self._columns(weights["params"], rows, texts)
 
     def catalogue_vectors(self, weights: dict[str, Any], trained: np.ndarray) -> Array:
-        """float32[V, Q]: ``vectors`` of the whole catalogue.
-
-        Args:
-            trained: bool[V].
-        """
-        catalogue, texts = self.catalogue, None
+        """float32[V, Q]: ``vectors`` of the whole catalogue."""
+        names, texts = self.catalogue.vectors, None
         if self.has_text:
-            project_part = jax.jit(self.texts)
-            parts = [
-                project_part(weights, jnp.asarray(np.asarray(catalogue.vectors[start : start + NAMES_AT_ONCE])))
-                for start in range(0, len(catalogue.vectors), NAMES_AT_ONCE)
-            ]
-            texts = look_up(jnp.concatenate(parts), jnp.asarray(catalogue.name_of))
+            of_names = jax.jit(self.texts)
+            parts = [of_names(weights, jnp.asarray(np.asarray(names[start : start + NAMES_AT_ONCE])))
+                     for start in range(0, len(names), NAMES_AT_ONCE)]  # fmt: skip
+            texts = look_up(jnp.concatenate(parts), jnp.asarray(self.catalogue.name_of))
         return jax.jit(self.vectors)(weights, weights["tables"].get("item"), jnp.asarray(trained), texts)
 
 

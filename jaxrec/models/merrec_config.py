@@ -28,10 +28,6 @@ class CrossEntropy(SampledLoss):
     category_weight: CategoryWeight = 0.0
     """A target weighs (events of its top category) to the power of minus this; 0: all weigh the same."""
 
-    @property
-    def correction(self) -> float:
-        return self.logq
-
     def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
         return cross_entropy(scores, own, weight, own_weight)
 
@@ -93,15 +89,12 @@ class Config(Windowed):
 
     def check(self, config: Experiment) -> None:
         if self.head != "items" and self.init_std is not None:
-            raise ValueError(f"model.init_std: belongs to model.head items, found {self.head}, where no row begins at "
-                             "random; leave it out")  # fmt: skip
+            raise ValueError(f"model.init_std: belongs to model.head items, found {self.head}; leave it out")
         if self.head == "items" and self.temperature is not None:
-            raise ValueError(
-                "model.temperature: belongs to the text head; leave it out or choose model.head text or both"
-            )
+            raise ValueError("model.temperature: belongs to model.head text or both, found items; leave it out")
         if self.head != "both" and NamedData.of(config.data).unknown_rate:
             raise ValueError(f"data.unknown_rate: belongs to model.head both, found {self.head}; leave it out")
-        if category_weight(config) and "c0" not in self.item_fields:
+        if config.loss.category_weight and "c0" not in self.item_fields:
             raise ValueError("loss.category_weight: needs the top category; add c0 to model.item_fields")
         if len(set(self.item_fields)) < len(self.item_fields):
             raise ValueError(f"model.item_fields: one is named twice in {', '.join(self.item_fields)}; name each once")
@@ -109,9 +102,3 @@ class Config(Windowed):
 
     def dense(self, config: Experiment) -> str:
         return "" if self.head == "text" else super().dense(config)
-
-
-def category_weight(config: Experiment) -> float:
-    """The power of both losses."""
-    loss = config.loss
-    return loss.category_weight if isinstance(loss, Softmax) else CrossEntropy.of(loss).category_weight

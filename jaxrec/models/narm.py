@@ -19,65 +19,6 @@ from jaxrec.ops.gru import gru_params, gru_sequence
 from jaxrec.ops.tables import glorot_like
 
 
-class NARMEncoder(nn.Module):
-    """The hybrid encoder and the decoder's matrix.
-
-    The global encoder is the last state h_t; the local one the sum of all states h_j so far, weighted by
-    a_tj = v sigmoid(A1 h_t + A2 h_j) (section 3.4). The bilinear score of item i is e_i' B [h_t; local] (section 3.5):
-    here the query B' c is formed once, so that scores are its products with the item vectors, and B never meets the
-    catalogue.
-
-    The GRU is cuDNN's: the reset gate acts after the recurrent product, and both products have biases.
-
-    Attributes:
-        units: H of the GRU.
-        width: D of the item vectors.
-        attention: ``sum``: a_tj as they are, as published. ``softmax``: normalised over j.
-        dropout_embedding, dropout_hidden: rates on the item vectors and on c (section 4).
-    """
-
-    units: int
-    width: int
-    attention: str = "sum"
-    dropout_embedding: float = 0.0
-    dropout_hidden: float = 0.0
-
-    @nn.compact
-    def __call__(self, vectors: Array, grid: Grid, train: bool) -> Array:
-        """float32[P, D] from float32[R, W, D]."""
-        on, start = grid.on, grid.start
-        gru = gru_params(self, "gru", self.width, self.units)
-        reset = start == jnp.arange(start.shape[1])
-        states = gru_sequence(gru, drop(self, vectors, self.dropout_embedding, train), reset, on)  # [R, W, H]
-        from_each = on.product(states, self.param("attention_each", glorot_like, (self.units, self.units)))
-        # Scored positions may lie in any row, so all devices need all states.
-        states, from_each, start = on.whole((states, from_each, start))
-        local = self._local(states, from_each, replace(grid, start=start))
-        context = jnp.concatenate([states.reshape(-1, self.units)[grid.slot], local], axis=1)
-        scored = drop(self, context, self.dropout_hidden, train)  # [P, 2H]
-        return on.product(scored, self.param("decoder", glorot_like, (2 * self.units, self.width)))
-
-    def products(self, window: int) -> tuple[int, int]:
-        """Multiplications for each position (GRU, A2) and for each target (A1, decoder, and energies and mixing over
-        half a window on average)."""
-        units, width = self.units, self.width
-        return (width + units) * 3 * units + units * units, units * units + 2 * units * width + units * window
-
-    def _local(self, states: Array, from_each: Array, grid: Grid) -> Array:
-        """float32[P, H]: the local encoder, at scored positions alone: a row that shows one target costs as one."""
-        start, slot, on = grid.start, grid.slot, grid.on
-        square, column = (self.units, self.units), (self.units, 1)
-        row, visible = slot // start.shape[1], grid.allowed().reshape(-1, start.shape[1])[slot]  # [P], [P, W]
-        from_last = on.product(states.reshape(-1, self.units)[slot], self.param("attention_last", glorot_like, square))
-        energy = jax.nn.sigmoid(from_last[:, None] + from_each[row])  # [P, W, H]
-        weight = on.product(energy, self.param("attention_value", glorot_like, column))[..., 0]
-        if self.attention == "softmax":
-            weight = jax.nn.softmax(jnp.where(visible, weight, -jnp.inf), axis=1)
-        else:
-            weight = jnp.where(visible, weight, 0.0)
-        return jnp.einsum("pw,pwh->ph", weight, states[row])
-
-
 class Config(packed.Config):
     """Sessions of clicks: a recurrent network with attention to earlier clicks."""
 
@@ -97,9 +38,55 @@ class Config(packed.Config):
             raise ValueError(f"model.layers: narm has one GRU, found {len(self.layers)} layers; give one number")
 
     def encoder(self) -> NARMEncoder:
-        return NARMEncoder(
-            self.layers[0], self.embedding_dim, self.attention, self.dropout_embedding, self.dropout_hidden
-        )
+        return NARMEncoder(self)
+
+
+class NARMEncoder(nn.Module):
+    """The hybrid encoder and the decoder's matrix.
+
+    The global encoder is the last state h_t; the local one the sum of all states h_j so far, weighted by
+    a_tj = v sigmoid(A1 h_t + A2 h_j) (section 3.4). The bilinear score of item i is e_i' B [h_t; local] (section 3.5):
+    here the query B' c is formed once, and B never meets the catalogue. The GRU is cuDNN's: the reset gate acts after
+    the recurrent product, and both products have biases.
+    """
+
+    model: Config
+
+    @nn.compact
+    def __call__(self, vectors: Array, grid: Grid, train: bool) -> Array:
+        """float32[P, D] from float32[R, W, D]."""
+        on, start, model = grid.on, grid.start, self.model
+        units, width = model.layers[0], model.embedding_dim
+        gru = gru_params(self, "gru", width, units)
+        reset = start == jnp.arange(start.shape[1])
+        states = gru_sequence(gru, drop(self, vectors, model.dropout_embedding, train), reset, on)  # [R, W, H]
+        from_each = on.product(states, self.param("attention_each", glorot_like, (units, units)))
+        # Scored positions may lie in any row, so all devices need all states.
+        states, from_each, start = on.whole((states, from_each, start))
+        local = self._local(states, from_each, replace(grid, start=start))
+        context = jnp.concatenate([states.reshape(-1, units)[grid.slot], local], axis=1)
+        scored = drop(self, context, model.dropout_hidden, train)  # [P, 2H]
+        return on.product(scored, self.param("decoder", glorot_like, (2 * units, width)))
+
+    def products(self, window: int) -> tuple[int, int]:
+        """Multiplications for each position (GRU, A2) and for each target (A1, decoder, and energies and mixing over
+        half a window on average)."""
+        units, width = self.model.layers[0], self.model.embedding_dim
+        return (width + units) * 3 * units + units * units, units * units + 2 * units * width + units * window
+
+    def _local(self, states: Array, from_each: Array, grid: Grid) -> Array:
+        """float32[P, H]: the local encoder, at scored positions alone: a row that shows one target costs as one."""
+        start, slot, on, units = grid.start, grid.slot, grid.on, states.shape[-1]
+        row, visible = slot // start.shape[1], grid.allowed().reshape(-1, start.shape[1])[slot]  # [P], [P, W]
+        kernel = self.param("attention_last", glorot_like, (units, units))
+        from_last = on.product(states.reshape(-1, units)[slot], kernel)
+        energy = jax.nn.sigmoid(from_last[:, None] + from_each[row])  # [P, W, H]
+        weight = on.product(energy, self.param("attention_value", glorot_like, (units, 1)))[..., 0]
+        if self.model.attention == "softmax":
+            weight = jax.nn.softmax(jnp.where(visible, weight, -jnp.inf), axis=1)
+        else:
+            weight = jnp.where(visible, weight, 0.0)
+        return jnp.einsum("pw,pwh->ph", weight, states[row])
 
 
 Model = SequenceModel

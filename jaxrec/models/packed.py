@@ -2,12 +2,12 @@
 
 Such a model is an encoder, a Linen module from the vectors of a session's items to a query after each of them. Queries
 are ranked by their products with the same item vectors, or, with a temperature, by cosine (Gupta et al. 2019, "NISER:
-Normalized item and session representations", section 3.1). Under a full softmax the table is dense; under a sampled
-loss only the rows that a step needs are read and updated.
+Normalized item and session representations", section 3.1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -85,17 +85,11 @@ class Config(Windowed):
 @partial(jax.tree_util.register_dataclass, data_fields=["start", "slot"], meta_fields=["on"])
 @dataclass(frozen=True)
 class Grid:
-    """R rows of W positions, of which P are scored, as an encoder sees them.
+    """R rows of W positions, of which P are scored, as an encoder sees them."""
 
-    Attributes:
-        start: int32[R, W], the column where the session of each position begins.
-        slot: int32[P], which positions of the flattened grid are scored.
-        on: the devices that share the rows.
-    """
-
-    start: Array
-    slot: Array
-    on: Placement = ONE
+    start: Array  # int32[R, W], the column where the session of each position begins
+    slot: Array  # int32[P], which positions of the flattened grid are scored
+    on: Placement = ONE  # the devices that share the rows
 
     def allowed(self) -> Array:
         """bool[R, W, W]: whether position t (second axis) may see position j: start[t] <= j <= t."""
@@ -116,20 +110,14 @@ class SequenceModel(SessionModel):
         self._model, self._half_life = model, HalfLife.of(config.data).half_life
         self._batch, self._optimizer = config.training.batch_size, config.optimizer
         self._encoder: Any = model.encoder()
-        self._ranking = ranking(config.loss, n_items)
-        self._temperature = model.temperature
+        self._ranking, self._temperature = ranking(config.loss, n_items), model.temperature
         self.window: int | None = model.window
-        std = model.init_std or model.embedding_dim**-0.5
-        self.tables = {
-            "item": TableSpec(n_items, model.embedding_dim, lambda key, shape: std * jax.random.normal(key, shape),
-                              dense=self._ranking.dense)
-        }  # fmt: skip
+        init = normal(model.init_std or model.embedding_dim**-0.5)
+        self.tables = {"item": TableSpec(n_items, model.embedding_dim, init, self._ranking.dense)}
 
     def feed(self, split: Sessions, plan: Plan) -> Feed:
-        model = self._model
-        if not plan.training:
-            return packed_feed(split, model.window, plan)
-        return packed_feed(split, model.window, plan, model.stride, self._half_life)
+        training = (self._model.stride, self._half_life) if plan.training else ()
+        return packed_feed(split, self._model.window, plan, *training)
 
     def init(self, key: Array) -> Any:
         model = self._model
@@ -189,9 +177,13 @@ class SequenceModel(SessionModel):
     def _queries(self, params: Any, vectors: Array, grid: Grid, key: Array | None = None) -> Array:
         """float32[P, D], with dropout where there is a key for it."""
         rngs = {} if key is None else {"dropout": key}
-        queries = self._encoder.apply({"params": params}, vectors, grid, key is not None, rngs=rngs)
-        assert isinstance(queries, jax.Array)  # Linen's apply may return more, where state is mutable
+        queries: Any = self._encoder.apply({"params": params}, vectors, grid, key is not None, rngs=rngs)
         return queries if self._temperature is None else self._temperature * unit(queries)
+
+
+def normal(deviation: float) -> Callable[[Array, tuple[int, int]], Array]:
+    """How a table begins: with float32 numbers of this standard deviation."""
+    return lambda key, shape: deviation * jax.random.normal(key, shape, jnp.float32)
 
 
 def unit(vectors: Array) -> Array:

@@ -18,67 +18,6 @@ from jaxrec.ops.parallel import Placement
 from jaxrec.ops.tables import glorot_like
 
 
-class SASRecEncoder(nn.Module):
-    """Blocks of self-attention and a point-wise network, over item vectors with learned positions.
-
-    The vectors enter scaled by sqrt(D), queries are normalised and keys and values are not, the network has D units,
-    and a layer norm ends it all, as in the authors' code. Each half of a block is residual around the unnormalised
-    vectors, as in the paper (section III.B; the authors' code adds the normalised ones). Dropout acts on attention
-    weights, as in the code, and within and behind the network. Positions count from the first click that the window
-    shows; the authors, who pad on the left, count from the last.
-
-    Attributes:
-        width: D.
-        window: W, as many positions are learned.
-        blocks: how many.
-        heads: of attention; they divide D.
-        dropout_embedding, dropout_hidden: rates on the input vectors; on attention weights and in the network.
-    """
-
-    width: int
-    window: int
-    blocks: int = 2
-    heads: int = 1
-    dropout_embedding: float = 0.0
-    dropout_hidden: float = 0.0
-
-    @nn.compact
-    def __call__(self, vectors: Array, grid: Grid, train: bool) -> Array:
-        """float32[P, D] from float32[R, W, D]."""
-        positions = self.param("positions", nn.initializers.normal(self.width**-0.5), (self.window, self.width))
-        since = jnp.arange(vectors.shape[1]) - grid.start
-        x = drop(self, vectors * self.width**0.5 + positions[since], self.dropout_embedding, train)
-        visible = grid.allowed()
-        for i in range(self.blocks):
-            x = x + self._attend(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_1")(x), x, visible, grid.on, train)
-            x = x + self._feed_forward(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_2")(x), grid.on, train)
-        return nn.LayerNorm(name="norm")(grid.scored(x))
-
-    def products(self, window: int) -> tuple[int, int]:
-        """Multiplications for each position, over half a window on average, and for each target."""
-        return self.blocks * (5 * self.width * self.width + self.width * window), 0
-
-    def _attend(self, name: str, normed: Array, x: Array, visible: Array, on: Placement, train: bool) -> Array:
-        rows, columns, width = x.shape
-        query, key, value = (
-            on.product(source, self.param(f"{name}_{part}", glorot_like, (width, width)))
-            .reshape(rows, columns, self.heads, -1)
-            .swapaxes(1, 2)
-            for part, source in (("query", normed), ("key", x), ("value", x))
-        )  # [R, heads, W, D / heads]
-        score = on.product(query, key.swapaxes(2, 3)) / query.shape[3] ** 0.5
-        weight = jax.nn.softmax(jnp.where(visible[:, None], score, -jnp.inf), axis=3)
-        mixed = on.product(drop(self, weight, self.dropout_hidden, train), value)
-        return mixed.swapaxes(1, 2).reshape(rows, columns, width)
-
-    def _feed_forward(self, name: str, x: Array, on: Placement, train: bool) -> Array:
-        for layer in (1, 2):
-            kernel = self.param(f"{name}_kernel_{layer}", glorot_like, (self.width, self.width))
-            x = on.product(x, kernel) + self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (self.width,))
-            x = drop(self, jax.nn.relu(x) if layer == 1 else x, self.dropout_hidden, train)
-        return x
-
-
 class Config(packed.Config):
     """Sessions of clicks: self-attention."""
 
@@ -99,9 +38,59 @@ class Config(packed.Config):
                              "choose a divisor")  # fmt: skip
 
     def encoder(self) -> SASRecEncoder:
-        return SASRecEncoder(
-            self.embedding_dim, self.window, self.blocks, self.heads, self.dropout_embedding, self.dropout_hidden
-        )
+        return SASRecEncoder(self)
+
+
+class SASRecEncoder(nn.Module):
+    """Blocks of self-attention and a point-wise network, over item vectors with learned positions.
+
+    The vectors enter scaled by sqrt(D), queries are normalised and keys and values are not, the network has D units,
+    and a layer norm ends it all, as in the authors' code. Each half of a block is residual around the unnormalised
+    vectors, as in the paper (section III.B; the authors' code adds the normalised ones). Dropout acts on attention
+    weights, as in the code, and within and behind the network. Positions count from the first click that the window
+    shows; the authors, who pad on the left, count from the last.
+    """
+
+    model: Config
+
+    @nn.compact
+    def __call__(self, vectors: Array, grid: Grid, train: bool) -> Array:
+        """float32[P, D] from float32[R, W, D]."""
+        model, width = self.model, self.model.embedding_dim
+        positions = self.param("positions", nn.initializers.normal(width**-0.5), (model.window, width))
+        since = jnp.arange(vectors.shape[1]) - grid.start
+        x = drop(self, vectors * width**0.5 + positions[since], model.dropout_embedding, train)
+        visible = grid.allowed()
+        for i in range(model.blocks):
+            x = x + self._attend(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_1")(x), x, visible, grid.on, train)
+            x = x + self._feed_forward(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_2")(x), grid.on, train)
+        return nn.LayerNorm(name="norm")(grid.scored(x))
+
+    def products(self, window: int) -> tuple[int, int]:
+        """Multiplications for each position, over half a window on average, and for each target."""
+        width = self.model.embedding_dim
+        return self.model.blocks * (5 * width * width + width * window), 0
+
+    def _attend(self, name: str, normed: Array, x: Array, visible: Array, on: Placement, train: bool) -> Array:
+        rows, columns, width = x.shape
+        query, key, value = (
+            on.product(source, self.param(f"{name}_{part}", glorot_like, (width, width)))
+            .reshape(rows, columns, self.model.heads, -1)
+            .swapaxes(1, 2)
+            for part, source in (("query", normed), ("key", x), ("value", x))
+        )  # [R, heads, W, D / heads]
+        score = on.product(query, key.swapaxes(2, 3)) / query.shape[3] ** 0.5
+        weight = jax.nn.softmax(jnp.where(visible[:, None], score, -jnp.inf), axis=3)
+        mixed = on.product(drop(self, weight, self.model.dropout_hidden, train), value)
+        return mixed.swapaxes(1, 2).reshape(rows, columns, width)
+
+    def _feed_forward(self, name: str, x: Array, on: Placement, train: bool) -> Array:
+        width = x.shape[-1]
+        for layer in (1, 2):
+            kernel = self.param(f"{name}_kernel_{layer}", glorot_like, (width, width))
+            x = on.product(x, kernel) + self.param(f"{name}_bias_{layer}", nn.initializers.zeros_init(), (width,))
+            x = drop(self, jax.nn.relu(x) if layer == 1 else x, self.model.dropout_hidden, train)
+        return x
 
 
 Model = SequenceModel

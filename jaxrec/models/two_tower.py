@@ -6,95 +6,194 @@ as it is. Both end on the unit sphere, so a score is a cosine.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from pydantic import Field
 
 from jaxrec.config import Config as Experiment
+from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig, Positive
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
 from jaxrec.losses.candidates import AliasTable, alias_table, draw
-from jaxrec.losses.contrastive import Contrastive, Shared, contrast
+from jaxrec.losses.contrastive import Contrastive, Shared, Triplet, contrast
 from jaxrec.losses.contrastive import Rows as Contrasted
 from jaxrec.models.base import Loss, TowerModel, Work
-from jaxrec.models.tower import Config, Side
+from jaxrec.models.fields import Stack, with_unknown
+from jaxrec.models.packed import normal
 from jaxrec.ops.dropout import byte_mask
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.tables import Read, Reads, Tables
+from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
 from jaxrec.ops.topk import block_size, top_items
 
 MEMORY = 64  # MiB of scores that are held while the nearest items are looked up
 
 
+class Config(ModelConfig):
+    """Rows of users and items: a vector for each, also for users and items that are new."""
+
+    task: ClassVar[str] = "retrieval"
+    losses: ClassVar[tuple[type[LossConfig], ...]] = (Triplet, Contrastive)
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {"optimizer": {"name": "adam", "learning_rate": 0.001}}
+
+    name: Literal["two_tower"] = "two_tower"
+    embedding_dim: Count = 16
+    """Width of the vectors of values."""
+    hidden: Annotated[tuple[Count, ...], Field(max_length=8)] = (64,)
+    """Units of the hidden layers of each tower."""
+    output_dim: Count = 32
+    """Width of the space in which customers and products meet."""
+    norm: Literal["none", "batch"] = "batch"
+    """Normalisation after each hidden layer."""
+    table: Literal["dense", "rows"] = "dense"
+    """Whether every row of the tables is updated in every step, or only those read (for large vocabularies)."""
+    dropout_embedding: Fraction = 0.0
+    """Dropout on all features."""
+    dropout_hidden: Fraction = 0.2
+    """Dropout on each hidden layer."""
+    init_std: Positive | None = None
+    """Standard deviation of the tables' initial vectors (null: 1 / sqrt(embedding_dim))."""
+
+    def check(self, config: Experiment) -> None:
+        if Contrastive.of(config.loss).hard_negatives and (needs := self.dense(config)):
+            raise ValueError(f"loss.hard_negatives: needs {needs}; set it to 0")
+
+    def dense(self, config: Experiment) -> str:
+        return "" if self.table == "dense" else "model.table dense, found rows"
+
+
+class Tower(nn.Module):
+    """An MLP onto the unit sphere; each hidden layer is followed by ReLU, batch normalisation and dropout."""
+
+    hidden: tuple[int, ...]
+    output: int
+    batch_norm: bool
+    dropout: float
+    dropout_input: float
+
+    @nn.compact
+    def __call__(self, x: Array, counted: Array | None, on: Placement = ONE) -> Array:
+        """float32[n, output] unit vectors of float32[n, features].
+
+        Args:
+            counted: training: bool[n], which rows the batch's mean and variance are taken over; all are normalised
+                with them. None: evaluation, with the running ones.
+        """
+
+        def dense(units: int) -> nn.Dense:
+            return nn.Dense(units, dot_general=lambda inputs, kernel, *_, **__: on.product(inputs, kernel))
+
+        if counted is not None and self.dropout_input:
+            x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout_input)
+        for units in self.hidden:
+            x = nn.relu(dense(units)(x))
+            if self.batch_norm:
+                norm = nn.BatchNorm(use_running_average=counted is None, momentum=0.9)
+                x = norm(x, mask=None if counted is None else counted[:, None])
+            if counted is not None and self.dropout:
+                x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout)
+        x = dense(self.output)(x)
+        return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=1, keepdims=True), 1e-12))
+
+
+class Side:
+    """One side's fields, table and tower."""
+
+    def __init__(self, model: Config, fields: Schema, side: str) -> None:
+        schema = fields.side(side)
+        self.coded = replace(schema, fields=schema.coded)
+        self.stack, dim = Stack.of(self.coded), model.embedding_dim
+        features = dim * len(self.coded.fields) + len(schema.numerical)
+        self._widths = (features, *model.hidden, model.output_dim)
+        self._tower = Tower(
+            model.hidden, model.output_dim, model.norm == "batch", model.dropout_hidden, model.dropout_embedding
+        )
+        init = normal(model.init_std or dim**-0.5)
+
+        def begin(key: Array, shape: tuple[int, int]) -> Array:
+            return init(key, shape).at[self.stack.unknown].set(0.0)  # where nothing trains them, they say nothing
+
+        self.table = TableSpec(self.stack.rows, dim, begin, dense=model.table == "dense")
+
+    @property
+    def products(self) -> int:
+        """Multiplications of the tower for each row."""
+        return sum(below * above for below, above in pairwise(self._widths))
+
+    def variables(self, key: Array) -> Any:
+        """The tower's parameters (``params``) and statistics (``batch_stats``, where it has any)."""
+        return self._tower.init(key, jnp.zeros((1, self._widths[0])), None)
+
+    def inputs(self, vectors: Array, ids: Array, numbers: Array) -> Array:
+        """float32[n, features] from float32[n, C, D] vectors of int32[n, C] ids, and float32[n, M]."""
+        if not self.coded.fields:
+            return numbers
+        folded = self.stack.fold(vectors, ids, jnp.zeros((len(numbers), 0))).reshape(len(numbers), -1)
+        return jnp.concatenate([folded, numbers], axis=1)
+
+    def train(
+        self, params: Any, statistics: Any, x: Array, counted: Array, key: Array, on: Placement
+    ) -> tuple[Array, Any]:
+        """float32[n, output], and the new statistics."""
+        variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
+        found: Any = self._tower.apply(variables, x, counted, on, rngs={"dropout": key}, mutable=["batch_stats"])
+        return found[0], found[1].get("batch_stats", statistics)
+
+    def encode(self, params: Any, statistics: Any, table: Array | None, columns: Array, numbers: Array) -> Array:
+        """float32[n, output] from int32[n, C] and float32[n, M], as it is evaluated."""
+        ids = self.stack.ids(columns)
+        vectors = look_up(table, ids) if table is not None else jnp.zeros((0,))
+        variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
+        out: Any = self._tower.apply(variables, self.inputs(vectors, ids, numbers), None)
+        return out
+
+
 class Interactions(NamedTuple):
-    """What training knows beside its rows.
+    """What training knows beside its rows; product 0 is the unknown one."""
 
-    Attributes:
-        columns: int32[V, C], the product's coded fields by the index of the product; 0 is the unknown one.
-        numbers: float32[V, M], its numbers.
-        counts: int64[V], training rows of each.
-        positives: uint32[users, words], ``positives.positive_bits`` of the training rows; None: not masked.
-    """
-
-    columns: np.ndarray
-    numbers: np.ndarray
-    counts: np.ndarray
-    positives: np.ndarray | None
+    columns: np.ndarray  # int32[V, C], the product's coded fields by the index of the product
+    numbers: np.ndarray  # float32[V, M]
+    counts: np.ndarray  # int64[V], training rows of each
+    positives: np.ndarray | None  # uint32[users, words], ``positive_bits`` of the training rows; None: not masked
 
 
 class Constants(NamedTuple):
-    """``Interactions`` on the device, with what follows from them.
-
-    Attributes:
-        columns, numbers, positives: as there.
-        negatives: what further negatives are drawn from; None where none are.
-        log_expected: float32[V], the logarithm of how often an item is expected among a step's candidates.
-        trained: bool[V], whether it stands in a training row.
-    """
+    """``Interactions`` on the device, with what follows from them."""
 
     columns: Array
     numbers: Array
     positives: Array | None
-    negatives: AliasTable | None
-    log_expected: Array
-    trained: Array
+    negatives: AliasTable | None  # what further negatives are drawn from; None where none are
+    log_expected: Array  # float32[V], the logarithm of how often an item is expected among a step's candidates
+    trained: Array  # bool[V], whether it stands in a training row
 
 
 class Step(NamedTuple):
-    """A step of the feed: rows of the tables that it reads, and its candidates.
-
-    Attributes:
-        block: its rows.
-        user_ids: int32[B, C], rows of the customers' table, -1 for none.
-        user: int32[B], the customer.
-        items: int32[B + n], the candidates: the products of the rows, and n drawn ones.
-        item_ids: int32[B + n, C'], rows of the products' table.
-    """
+    """A step of the feed: rows of the tables that it reads, -1 for none, and its candidates."""
 
     block: RowBlock
-    user_ids: Array
-    user: Array
-    items: Array
-    item_ids: Array
+    user_ids: Array  # int32[B, C]
+    user: Array  # int32[B], the customer
+    items: Array  # int32[B + n]: the products of the rows, and n drawn ones
+    item_ids: Array  # int32[B + n, C']
 
 
 class TwoTower(TowerModel):
-    """Two towers as the loop sees them.
-
-    Args:
-        schema: all fields of the data set; the configuration says which are read.
-    """
+    """Two towers as the loop sees them; of all fields of the data set, the configuration says which are read."""
 
     def __init__(self, config: Experiment, schema: Schema) -> None:
         model, data = Config.of(config.model), RowData.of(config.data)
         fields = schema.select(data.fields).without("context")
         self._loss, self._batch = Contrastive.of(config.loss), config.training.batch_size
-        self._unknown_rate = data.unknown_rate
+        self._unknown_rate, self._output = data.unknown_rate, model.output_dim
         self.sides = {side: Side(model, fields, side) for side in ("user", "item")}
         self.n_items = next(field.size for field in schema.fields if field.name == schema.item)
         self._pool = min(self._loss.hard_pool, self.n_items - 2) if self._loss.hard_negatives else 0
@@ -118,33 +217,29 @@ class TwoTower(TowerModel):
         return carry
 
     def constants(self, known: Interactions) -> Constants:
-        counts = np.array(known.counts, np.float64)
+        counts, alpha, n = np.array(known.counts, np.float64), self._loss.sample_alpha, self._loss.n_sample
         counts[0] = 0  # the unknown product stands for many, and is none
         share = counts / max(counts.sum(), 1)
-        drawn = np.where(counts > 0, np.maximum(counts, 1) ** self._loss.sample_alpha, 0)
-        n = self._loss.n_sample
+        drawn = np.where(counts > 0, np.maximum(counts, 1) ** alpha, 0)
         expected = self._batch * share + n * drawn / max(drawn.sum(), 1e-9)
         return Constants(
             jnp.asarray(known.columns),
             jnp.asarray(known.numbers),
             None if known.positives is None else jnp.asarray(known.positives),
-            alias_table(counts.astype(np.int64), self._loss.sample_alpha) if n else None,
+            alias_table(counts.astype(np.int64), alpha) if n else None,
             jnp.asarray(np.log(np.where(counts > 0, np.maximum(expected, 1e-9), 1.0)), jnp.float32),
             jnp.asarray(counts > 0),
         )
 
     def steps(self, constants: Constants, block: RowBlock, keys: Array, on: Placement = ONE) -> Step:
-        """The candidates of each step, and what it reads of the tables; a share of the known values becomes the unknown
-        one, so that its vector learns to stand for any."""
+        """The candidates of each step, and what it reads of the tables."""
         user, item = block.columns[..., -2], block.columns[..., -1]
         streams = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
         if constants.negatives is not None:
-            table = constants.negatives
-            item = jnp.concatenate(
-                [item, jax.vmap(lambda key: draw(table, key, self._loss.n_sample))(streams[:, 0])], 1
-            )
-        columns = self._with_unknown(block.columns[..., :-2], streams[:, 1])
-        item_columns = self._with_unknown(constants.columns[item], streams[:, 2])
+            table, n = constants.negatives, self._loss.n_sample
+            item = jnp.concatenate([item, jax.vmap(lambda key: draw(table, key, n))(streams[:, 0])], 1)
+        columns = with_unknown(block.columns[..., :-2], streams[:, 1], self._unknown_rate)
+        item_columns = with_unknown(constants.columns[item], streams[:, 2], self._unknown_rate)
         # What stands behind an epoch's last row reads nothing: it would move rows of a table that is not dense.
         live = jnp.pad(block.weight > 0, ((0, 0), (0, item.shape[1] - user.shape[1])), constant_values=True)
         return Step(
@@ -154,12 +249,6 @@ class TwoTower(TowerModel):
             item,
             jnp.where(live[..., None], self.sides["item"].stack.ids(item_columns), -1),
         )
-
-    def _with_unknown(self, columns: Array, keys: Array) -> Array:
-        if not self._unknown_rate or not columns.shape[-1]:
-            return columns
-        kept = jax.vmap(lambda key: byte_mask(key, columns.shape[1:], self._unknown_rate) > 0)(keys)
-        return jnp.where(kept | (columns < 0), columns, 0)
 
     def reads(self, step: Step) -> dict[str, Reads]:
         ids = {"user": step.user_ids, "item": step.item_ids}
@@ -191,7 +280,7 @@ class TwoTower(TowerModel):
         batch, drawn, hard = shape.weight.shape[1], self._loss.n_sample, self._loss.hard_negatives
         user, item = (side.products for side in self.sides.values())
         scores = batch + drawn + hard
-        flop = 3 * 2 * (batch * (user + (1 + hard) * item + scores * self.sides["item"].output) + drawn * item)
+        flop = 3 * 2 * (batch * (user + (1 + hard) * item + scores * self._output) + drawn * item)
         return Work(flop, 4 * 3 * batch * scores)
 
     def _inputs(self, tables: Tables, side: str, ids: Array, numbers: Array, read: str | None = "row") -> Array:
@@ -215,8 +304,6 @@ class TwoTower(TowerModel):
             x = jnp.concatenate([x, self._inputs(tables, "item", ids, constants.numbers[flat], None)])
             counted = jnp.pad(counted, (0, len(flat)))
         return self.sides["item"].train(params["item"], carry["statistics"]["item"], x, counted, key, tables.on)
-
-    # ---- hard negatives ------------------------------------------------------------------------------------------
 
     def _hard(self, carry: Any, step: Step, key: Array) -> Array:
         """int32[B, h]: items drawn from those nearest to each row's."""
@@ -245,14 +332,9 @@ class TwoTower(TowerModel):
         near = jax.lax.cond(carry["steps"] % self._loss.refresh_steps == 0, look, lambda: carry["near"])
         return carry | {"near": near, "steps": carry["steps"] + 1}
 
-    # ---- to evaluate and serve -----------------------------------------------------------------------------------
-
     def encode(self, side: str, weights: dict[str, Any], columns: Array, numbers: Array) -> Array:
-        """float32[n, output] unit vectors of one side: int32[n, C] and float32[n, M] of its fields.
-
-        Args:
-            weights: ``{params, tables, statistics}``.
-        """
+        """float32[n, output] unit vectors of one side, from ``{params, tables, statistics}`` and int32[n, C] and
+        float32[n, M] of its fields."""
         table = weights["tables"].get(side)
         return self.sides[side].encode(weights["params"][side], weights["statistics"][side], table, columns, numbers)
 
