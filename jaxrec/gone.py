@@ -10,7 +10,7 @@ from importlib.abc import MetaPathFinder
 from typing import Any
 
 MODULES = """
-config.sections: agreement sections; data.clean.clicks: data.clicks; data.clean.pipeline: data.events;
+config.sections: agreement sections; data.clean.choices: data.clicks; data.clean.pipeline: data.events;
 data.filters: where; data.given: data.given_events; data.ids: data.raw_ids; data.items: data.vocabulary;
 data.store: data.files data.writing; errors: wording cli.wording; feeds.lanes: data.feed; feeds.packed: data.packing
 data.named_feed; feeds.rows: data.row_feed; losses.candidates: models.sampled negatives; losses.contrastive:

@@ -7,7 +7,6 @@ jaxrec/data/dataset.py, that of rows with labels in jaxrec/data/rows.py.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 import time
@@ -18,27 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.cli.command import Parser, command, progress, say
-from jaxrec.data.clean.choices import Cleaning
-from jaxrec.data.clean.clicks import duration
+from jaxrec.data.clean.choices import LEAVE_ONE_OUT, Cleaning, duration
 from jaxrec.data.clean.pipeline import prepare
-from jaxrec.data.clean.splits import LEAVE_ONE_OUT
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.encode import RawRows, rows_summary, write_rows
 from jaxrec.data.reading.duck import connect
-from jaxrec.data.reading.files import read_line
+from jaxrec.data.reading.table import read_line
 from jaxrec.data.reading.times import times_line
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError, one_line
-from jaxrec.sources import RowSource, Source, find_sources
+from jaxrec.sources import find_sources
 from jaxrec.sources.market.optimum import optimum_lines
 from jaxrec.sources.shared import fraction, ranged
 from jaxrec.sources.synthetic import optimum_metrics
 
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 OF_TIME = {"test_days": 0, "validation_days": 0, "fraction": Fraction(1)}  # options, and what leaves each out
 MOST = 2**31 - 1  # of whole numbers
-LEAST_MEMORY = 100 * 10**6  # below this DuckDB cannot sort whatever the data
 
 DESCRIPTION = """\
 Turn raw data into a dataset directory for training.
@@ -56,29 +50,14 @@ def main(argv: Sequence[str]) -> None:
     started = time.perf_counter()
     sources = find_sources([word for word in argv[:1] if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", word)])
     arguments = _parser(sources).parse_args(argv)
-    source = sources[arguments.source]
-    if source.KIND != "rows":
-        _settle_split(arguments, Cleaning(**source.DEFAULTS))
-    manifest = _prepare(arguments, source)
-    lines = [read_line(manifest["read"])] if "read" in manifest else []
-    lines += rows_summary(manifest).split("\n") if source.KIND == "rows" else summary(manifest)
-    print("\n".join(map(one_line, [*lines, f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"])))
-
-
-def _settle_split(arguments: argparse.Namespace, default: Cleaning) -> None:
-    """Give the options of the split by time their values: the defaults, or none of them where the split is another."""
-    values = vars(arguments)
-    by_time = values.get("split") != LEAVE_ONE_OUT
-    for name, none in OF_TIME.items():
-        if values.get(name) is not None and not by_time:
-            raise UserError(f"--{name.replace('_', '-')} {values[name]}: belongs to --split time; leave it out with "
-                            f"--split {LEAVE_ONE_OUT}")  # fmt: skip
-        if name in values and values[name] is None:
-            values[name] = getattr(default, name) if by_time else none
-
-
-def _prepare(arguments: argparse.Namespace, source: Source | RowSource) -> dict[str, Any]:
-    """Read, clean or encode, and write; returns the manifest."""
+    source, given = sources[arguments.source], vars(arguments)
+    by_time, default = given.get("split") != LEAVE_ONE_OUT, Cleaning(**getattr(source, "DEFAULTS", {}))
+    for name in OF_TIME.keys() & given.keys() if source.KIND != "rows" else ():
+        if given[name] is not None and not by_time:
+            raise UserError(f"--{name.replace('_', '-')}: belongs to --split time; leave it out with --split "
+                            f"{LEAVE_ONE_OUT}")  # fmt: skip
+        if given[name] is None:
+            given[name] = getattr(default, name) if by_time else OF_TIME[name]
     with (
         staging(arguments.out, arguments.overwrite) as stage,
         connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
@@ -94,7 +73,6 @@ def _prepare(arguments: argparse.Namespace, source: Source | RowSource) -> dict[
             result = {"kind": "rows"} | write_rows(raw, out)
         else:
             update(0.3, note="clean")
-            given = vars(arguments)
             cleaning = Cleaning(**{one.name: given[one.name] for one in fields(Cleaning) if one.name in given})
             if raw.drawn:
                 cleaning = replace(cleaning, test_days=0)  # the manifest names no days that were not asked
@@ -104,35 +82,34 @@ def _prepare(arguments: argparse.Namespace, source: Source | RowSource) -> dict[
             hashed = ["scored"] if "scored" in result else []
         read = {} if raw.read is None else {"read": raw.read}
         files = result.pop("files")
-        return write_manifest(out, files, hashed, source=arguments.source, options=options, **read, **result)
+        manifest = write_manifest(out, files, hashed, source=arguments.source, options=options, **read, **result)
+    lines = [read_line(manifest["read"])] if "read" in manifest else []
+    lines += rows_summary(manifest) if source.KIND == "rows" else summary(manifest)
+    print("\n".join(map(one_line, [*lines, f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"])))
 
 
 def summary(manifest: dict[str, Any]) -> list[str]:
     """A few lines for the reader of the terminal: what the filters took and what is left."""
 
     def line(name: str, amounts: dict[str, int]) -> str:
-        return f"  {name:<32} {', '.join(f'{amount:,} {unit}' for unit, amount in amounts.items() if amount)}"
+        return f"  {name:<32} {', '.join(f'{n:,} {unit}' for unit, n in amounts.items() if n) or 'nothing'}"
 
-    counts, lines = manifest["counts"], ["dropped:"]
-    lines += [line(name, amounts) if any(amounts.values()) else f"  {name:<32} nothing"
-              for name, amounts in manifest["dropped"].items()]  # fmt: skip
+    counts = manifest["counts"]
+    lines = ["dropped:", *(line(name, amounts) for name, amounts in manifest["dropped"].items())]
     if "cut" in manifest:
         gap, cut = manifest["options"]["session_gap"], manifest["cut"]
         lines.append(f"{cut['sessions']:,} sessions are {cut['pieces']:,}, cut where over {gap} lie between two events")
     lines += ["kept:", *(line(split, counts[split]) for split in SPLITS if counts[split]["sessions"])]
-    if "event_types" in manifest:
-        unseen = counts["items"] - counts["trained"]
-        lines += [
-            f"  {'vocabulary':<32} {counts['items']:,} {manifest['target']}s, {unseen:,} of them unseen in training",
-            f"  {'names':<32} {counts['names']:,} different ones, {counts['unnamed']:,} items without",
-            *(f"  {name:<32} {count:,} events" for name, count in counts["events"].items()),
-        ]
-    else:
-        lines.append(line("vocabulary", {"items": counts["items"]}))
+    typed = "event_types" in manifest
+    lines.append(line("vocabulary", {f"{manifest.get('target', 'item')}s": counts["items"]}))
+    if typed:
+        names = {"different ones": counts["names"], "items without": counts["unnamed"]}
+        lines += [line("unseen in training", {"items": counts["items"] - counts["trained"]}), line("names", names)]
+        lines += [line(name, {"events": count}) for name, count in counts["events"].items()]
     lines += times_line(manifest)
     if best := optimum_metrics(manifest, [20]):
         lines.append("best reachable on test: " + ", ".join(f"{name} {value:.4f}" for name, value in best.items()))
-    return lines + (optimum_lines(manifest.get("optimum"), [20]) if "event_types" in manifest else [])
+    return lines + (optimum_lines(manifest.get("optimum"), [20]) if typed else [])
 
 
 def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
@@ -146,9 +123,7 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
         if source.KIND != "rows":
             _add_cleaning(sub, Cleaning(**source.DEFAULTS), source.KIND == "events")
         machine = sub.add_argument_group("machine (the result does not depend on these)")
-        machine.add_argument(
-            "--memory-limit", type=_memory, metavar="SIZE", help="such as 2GB (default: half the machine's memory)"
-        )
+        machine.add_argument("--memory-limit", metavar="SIZE", help="such as 2GB (default: half the machine's memory)")
         machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="default: one per processor")
     return parser
 
@@ -156,17 +131,15 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
 def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: bool) -> None:
     """The options of ``Cleaning``; of events with types those that make sense."""
     group = parser.add_argument_group("cleaning")
-
-    def number(option: str, least: int, help: str) -> None:
-        value = getattr(default, option.replace("-", "_"))
-        help += f" (default {value})"
-        kept = None if option.replace("-", "_") in OF_TIME else value  # see _settle_split
-        group.add_argument(f"--{option}", type=ranged(int, least, MOST), default=kept, metavar="N", help=help)
-
-    number("min-session-length", 2, "drop sessions with fewer events")
-    number("min-item-support", 1, "drop items with fewer events")
-    number("test-days", 0, "sessions that end in the last N days are the test split; 0: none")
-    number("validation-days", 0, "the N days before those are a validation split; 0: none, training can cut its own")
+    for name, least, help in (
+        ("min_session_length", 2, "drop sessions with fewer events"),
+        ("min_item_support", 1, "drop items with fewer events"),
+        ("test_days", 0, "sessions that end in the last N days are the test split; 0: none"),
+        ("validation_days", 0, "the N days before those are a validation split; 0: none, training can cut its own"),
+    ):
+        value = getattr(default, name)
+        group.add_argument(f"--{name.replace('_', '-')}", type=ranged(int, least, MOST), metavar="N",
+                           default=None if name in OF_TIME else value, help=f"{help} (default {value})")  # fmt: skip
     group.add_argument(
         "--session-gap", type=_gap, metavar="TIME", help="cut a session where more than this lies between two of its "
         "events, such as 30m (s, m, h or d); each piece is a session with a date of its own",
@@ -178,11 +151,9 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
     if typed:  # a like after the view of an item is no repeat, and unseen is what the whole of training has not seen
         return
     group.add_argument(
-        "--fraction",
-        type=fraction,
-        metavar="F",
+        "--fraction", type=fraction, metavar="F",
         help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)",
-    )
+    )  # fmt: skip
     group.add_argument(
         "--drop-repeats", action="store_true", help="drop a click on the item of the click before it in the session"
     )
@@ -194,18 +165,6 @@ def _gap(text: str) -> str:
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}': expected a time such as 30m, with one of s, m, h, d") from None
     return text
-
-
-def _memory(text: str) -> int:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([A-Za-z]*)", text.strip())
-    unit = UNITS.get(match[2].upper()) if match else None
-    if match is None or unit is None:
-        raise argparse.ArgumentTypeError(f"'{text}': expected a size such as 2GB or 500MB")
-    value = int(float(match[1]) * unit)
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if not LEAST_MEMORY <= value <= machine:
-        raise argparse.ArgumentTypeError(f"'{text}': expected 100MB to {machine // 10**9}GB, what this machine has")
-    return value
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,12 @@ import numpy as np
 from jaxrec.cli.command import Parser, command, progress
 from jaxrec.cli.lock import owned
 from jaxrec.data.dataset import open_dataset
-from jaxrec.data.reading.duck import connect
-from jaxrec.data.reading.files import open_table, reading
-from jaxrec.data.reading.table import TEXT
+from jaxrec.data.reading.duck import TEXT, connect
+from jaxrec.data.reading.files import open_table
+from jaxrec.data.reading.table import reading
 from jaxrec.data.store import checked
+from jaxrec.data.text import vectors
 from jaxrec.data.text.encoding import DEFAULT, Encoded, encoded, find_model
-from jaxrec.data.text.vectors import NAMES, names_key, open_name_vectors, write_name_vectors
-from jaxrec.data.text.vectors import TEXT as FOLDER
 from jaxrec.errors import UserError
 
 
@@ -41,22 +41,19 @@ def main(argv: Sequence[str]) -> None:
                         "float16[texts, dim], .npy")  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.data is None:
-        _encode_texts(arguments.texts, arguments.column, arguments.model, arguments.out)
-        return
-    for option in ("column", "out"):
-        if getattr(arguments, option) is not None:
-            raise UserError(f"--{option}: not with --data, which reads and writes in its directory; leave it out")
-    with owned(arguments.data / FOLDER, "embeds the names of this data set", "end it"):
-        _encode_names(arguments.data, arguments.model)
-
-
-def _encode_texts(file: Path, column: str | None, model: str, out: Path | None) -> None:
-    texts = read_texts(file, column)
-    with progress("encode texts", total=len(texts)) as update, encoded(texts, model, update=update) as result:
+        texts = read_texts(arguments.texts, arguments.column)
+        with progress("encode texts", total=len(texts)) as update:
+            result = encoded(texts, arguments.model, update=update)
         print(f"{len(texts):,} texts, {_summary(result)}")
-        if out:
-            _write(out, result)
-            print(f"wrote {out}")
+        if arguments.out:
+            with open(arguments.out, "wb") as stream:
+                np.save(stream, result.vectors[result.rows], allow_pickle=False)
+            print(f"wrote {arguments.out}")
+        return
+    if arguments.column or arguments.out:
+        raise UserError("--column, --out: not with --data, which reads and writes in its directory; leave them out")
+    with owned(arguments.data / vectors.TEXT, "embeds the names of this data set", "end it"):
+        _encode_names(arguments.data, arguments.model)
 
 
 def _summary(result: Encoded) -> str:
@@ -68,32 +65,20 @@ def _encode_names(data: Path, model: str) -> None:
     """Put the vectors of a data set's names beside it, unless they are there."""
     manifest = open_dataset(data).manifest
     counts = manifest["counts"]
-    names_key(data, manifest)  # which refuses a data set without names
+    vectors.names_key(data, manifest)  # which refuses a data set without names
     if not counts["names"]:
         raise UserError(f"{data}: none of its {counts['items']:,} items has a name; there is nothing to encode")
     with progress("encode names", total=counts["names"]) as update:
         _, identity = find_model(model, update)
-        try:
-            there = open_name_vectors(data, manifest, identity)
-        except UserError:  # missing, damaged or of names that the data set had before: all are mended below
-            pass
-        else:
+        with suppress(UserError):  # missing, damaged or of names that the data set had before: all are mended below
+            there = vectors.open_name_vectors(data, manifest, identity)
             print(f"{there.folder}: there already, of {counts['names']:,} names; nothing to do")
             return
-        with encoded(read_texts(checked(data, NAMES, manifest), "name"), model, update=update) as result:
-            named = counts["items"] - counts["unnamed"]
-            print(f"{named:,} items with names, {_summary(result)}")
-            if counts["unnamed"]:
-                print(f"{counts['unnamed']:,} items without a name: their vectors are all zeros")
-            print(f"wrote {write_name_vectors(data, manifest, model, result.identity, result.vectors, result.rows)}")
-
-
-def _write(out: Path, result: Encoded) -> None:
-    try:
-        with open(out, "wb") as stream:
-            np.save(stream, result.vectors[result.rows], allow_pickle=False)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from None
+        names = read_texts(checked(data, vectors.NAMES, manifest), "name")
+        result = encoded(names, model, update=update)
+    named = counts["items"] - counts["unnamed"]
+    print(f"{named:,} items with names, {counts['unnamed']:,} without (vectors of zeros), {_summary(result)}")
+    print(f"wrote {vectors.write_name_vectors(data, manifest, model, result.identity, result.vectors, result.rows)}")
 
 
 def read_texts(file: Path, column: str | None = None) -> list[str]:
@@ -114,7 +99,7 @@ def read_texts(file: Path, column: str | None = None) -> list[str]:
         sql, kind = table.column(column)
         if kind != TEXT and not kind.startswith("ENUM"):
             raise UserError(f"{file}: column '{column}' is of type {kind}; expected text")
-        with reading(file):
+        with reading(table):
             rows = connection.execute(f"SELECT CAST({sql} AS {TEXT}) FROM {table.relation}").fetchall()
     return [text for (text,) in rows]
 

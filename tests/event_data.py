@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +60,9 @@ def fake_find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]
     return Path(model), model
 
 
-@contextmanager
-def fake_encoded(texts: Sequence[str], model: str, *_: Any, **__: Any) -> Iterator[Encoded]:
+def fake_encoded(texts: Sequence[str], model: str, *_: Any, **__: Any) -> Encoded:
     """In place of ``encoding.encoded``, with the vectors of ``word_vectors``."""
-    yield Encoded(word_vectors(texts), np.arange(len(texts)), len(set(texts)), len(texts), 1.0, model)
+    return Encoded(word_vectors(texts), np.arange(len(texts)), len(set(texts)), len(texts), 1.0, model)
 
 
 def write_event_config(file: Path, data: Path, **sections: dict[str, Any]) -> Path:

@@ -97,9 +97,9 @@ SMALL = some_rows([1, 1, 2, 2], [5, 3, 4, 2], [1, 2, 3, 4])
 REFUSED: list[tuple[Rows, Schema, str, float, str]] = [
     (some_rows([1, 1], [5, 1], [0, 0]), SCHEMA, "temporal", 0.2, "temporal needs times, and the data set has none"),
     (some_rows([1, 1], [5, 1], [0, 0]), SCHEMA, "leave_one_out", 0.2, "leave_one_out needs times, and the data"),
-    (SMALL, Schema((), None, None, 4, 1, 5), "leave_one_out", 0.2, "leave_one_out needs a user's field, and the data"),
-    (SMALL.take(np.array([0, 2])), SCHEMA, "leave_one_out", 0.2, "leaves none of 2 rows to train on; choose rows"),
-    (SMALL, SCHEMA, "rows", 0.9, r"0\.9 and 0\.5 of 4 rows leave none to train on; lower them"),
+    (SMALL, Schema((), None, None, 4, 1, 5), "leave_one_out", 0.2, "leave_one_out needs the field of the user"),
+    (SMALL.take(np.array([0, 2])), SCHEMA, "leave_one_out", 0.2, "of 2 rows leave none to train on"),
+    (SMALL, SCHEMA, "rows", 0.9, r"0\.9 and 0\.5 of 4 rows leave none to train on"),
     (SMALL.take(np.array([0, 1, 2])), SCHEMA, "paper", 0.2, "leaves out ratings of 3, and no negative is left without"),
 ]
 

@@ -40,27 +40,18 @@ from jaxrec.data.store import FORMAT, MANIFEST, Stored, check_seal
 from jaxrec.errors import UserError
 
 SPLITS = ("train", "validation", "test")
-COLUMNS = ("items", "times", "offsets")
 ITEM_FILES = ("attributes.parquet", "names.parquet", "item_names.npy")  # where events have types
 
 
 @dataclass(frozen=True)
 class Sessions:
-    """Sessions in CSR form: session ``s`` is ``items[offsets[s]:offsets[s + 1]]``.
+    """Sessions in CSR form: session ``s`` is ``items[offsets[s]:offsets[s + 1]]``."""
 
-    Attributes:
-        items: int32[n], item indices.
-        times: int64[n], milliseconds since 1970, ascending within a session.
-        offsets: int64[sessions + 1].
-        events: uint8[n], types of the events; None where they have none.
-        last_only: whether only the last event of each session is a target, and those before it are its history.
-    """
-
-    items: np.ndarray
-    times: np.ndarray
-    offsets: np.ndarray
-    events: np.ndarray | None = None
-    last_only: bool = False
+    items: np.ndarray  # int32[n], item indices
+    times: np.ndarray  # int64[n], milliseconds since 1970, ascending within a session
+    offsets: np.ndarray  # int64[sessions + 1]
+    events: np.ndarray | None = None  # uint8[n], types of the events; None where they have none
+    last_only: bool = False  # only the last event of each session is a target, and those before it are its history
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -84,9 +75,7 @@ class Sessions:
     def slice(self, start: int, stop: int) -> Sessions:
         """Sessions ``start`` to ``stop`` (exclusive), without copying events."""
         low, high = self.offsets[start], self.offsets[stop]
-        events = None if self.events is None else self.events[low:high]
-        offsets = self.offsets[start : stop + 1] - low
-        return Sessions(self.items[low:high], self.times[low:high], offsets, events, self.last_only)
+        return self._of(self.offsets[start : stop + 1] - low, slice(low, high))
 
     def pick(self, which: np.ndarray) -> Sessions:
         """The sessions numbered ``which``, int64[m], in this order; their events are copied."""
@@ -94,6 +83,9 @@ class Sessions:
         lengths = np.asarray(self.offsets)[which + 1] - first
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         rows = np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths)
+        return self._of(offsets, rows)
+
+    def _of(self, offsets: np.ndarray, rows: Any) -> Sessions:
         events = None if self.events is None else self.events[rows]
         return Sessions(self.items[rows], self.times[rows], offsets, events, self.last_only)
 
@@ -128,23 +120,21 @@ class Dataset(Stored):
         """The sessions of one of ``train``, ``validation``, ``test``."""
         if name not in SPLITS:
             raise UserError(f"split '{name}': allowed are {', '.join(SPLITS)}")
-        columns = (*COLUMNS, "events") if self.event_types else COLUMNS
+        columns = ("items", "times", "offsets", *(["events"] if self.event_types else []))
         arrays = {column: self.array(f"{name}/{column}.npy") for column in columns}
         sessions = Sessions(**arrays, last_only=self.manifest.get("scored", {}).get(name) == "last")
-        expected = self.manifest["counts"][name]
-        lengths = {len(column) for column in (sessions.items, sessions.times, sessions.events) if column is not None}
-        if len(lengths) > 1 or len(sessions.offsets) == 0 or sessions.counts != expected:
-            raise UserError(f"{self.path / name}: does not hold the {expected} of the manifest; prepare it again")
+        lengths = {len(array) for column, array in arrays.items() if column != "offsets"}
+        if len(lengths) > 1 or len(sessions.offsets) == 0 or sessions.counts != self.manifest["counts"][name]:
+            raise UserError(f"{self.path / name}: does not hold what the manifest says; prepare it again")
         return sessions
 
 
 def open_dataset(path: str | Path) -> Dataset | RowsDataset:
     """Open a dataset directory of either kind."""
     path = Path(path)
-    file = path / MANIFEST
-    if not file.is_file():
+    if not (path / MANIFEST).is_file():
         raise UserError(f"{path}: no data set here (no manifest.json); make one with python -m jaxrec.prepare")
-    manifest = read_manifest(file)
+    manifest = read_manifest(path / MANIFEST)
     return RowsDataset(path, manifest) if manifest["kind"] == "rows" else Dataset(path, manifest)
 
 

@@ -10,8 +10,8 @@
     leave_one_random
                     a random positive of each user is the test split, another the validation split; users keep at least
                     one positive for training
-    cold_users      all rows of a random share of the users are the test split
-    cold_items      all rows of a random share of the items are the test split
+    cold_users, cold_items
+                    all rows of a random share of the users, or of the items, are the test split
     in_sample       all rows are trained on and tested on: a test of memory, never of a new user
 
 A user may have several rows of one item (repeat purchases, an advertisement shown twice), and a model that has trained
@@ -81,7 +81,6 @@ class RowSplits(NamedTuple):
 
 ROW_PROTOCOLS = ("rows", "paper", "temporal")  # which hold out a share of the rows
 PAIRS = ("new to training", "held by training")  # what rows of a split can be, by ``held_by``
-PAIR_PROTOCOLS = (*ROW_PROTOCOLS, "leave_one_out", "leave_one_random")  # under which a pair could be parted
 
 
 def configured_splits(data: RowData, rows: Rows, schema: Schema, impressions: bool = False) -> RowSplits:
@@ -106,7 +105,6 @@ def split_rows(
         test_fraction: share of the rows, rounded up to a whole row; not used by leave_one_out.
         validation_fraction: share of the other rows that is the validation split, chosen in the same way; for
             leave_one_out any share above 0 holds out each user's second last positive.
-        repeats: ``leave``, ``once`` or ``keep``; see above.
         positive: whether only positive rows make pairs.
     """
     if protocol == "in_sample" and validation_fraction:
@@ -114,29 +112,20 @@ def split_rows(
                         "data.protocol")  # fmt: skip
     if protocol in ("temporal", "leave_one_out") and not np.any(rows.times):
         raise UserError(f"data.protocol: {protocol} needs times, and the data set has none; choose rows")
-    parted = repeats == "once" or (repeats == "leave" and protocol in PAIR_PROTOCOLS)
     every = np.arange(len(rows))
-    pairs = row_pairs(rows, schema, positive) if parted else every
+    pairs = row_pairs(rows, schema, positive) if repeats != "keep" else every
     kept = every if repeats != "once" else np.sort(_first_of_each(pairs, np.lexsort((every, rows.times))[::-1]))
     own = _split(rows.take(kept), pairs[kept], schema, protocol, seed, test_fraction, validation_fraction)
-    train, validation, test = (kept[part] for part in own[:3])
-    found = RowSplits(train, validation, test, np.union1d(kept[own.left_out], np.setdiff1d(every, kept)))
-    if not len(found.train):
-        repeated = f" ({len(found.left_out):,} of repeated pairs are left out)" if len(found.left_out) else ""
-        what = f"data.protocol: {protocol} leaves none of {len(rows):,} rows to train on{repeated}; choose rows"
-        if not protocol.startswith("leave_one"):
-            what = (f"data.test_fraction, data.validation_fraction: {test_fraction} and {validation_fraction} of "
-                    f"{len(rows):,} rows leave none to train on{repeated}; lower them")  # fmt: skip
-        raise UserError(what)
-    return found
+    train, validation, test, left_out = (kept[part] for part in own)
+    if not len(train):
+        raise UserError(f"data.protocol, data.test_fraction, data.validation_fraction: {protocol}, {test_fraction} and "
+                        f"{validation_fraction} of {len(rows):,} rows leave none to train on; lower the fractions or "
+                        "choose rows")  # fmt: skip
+    return RowSplits(train, validation, test, np.union1d(left_out, np.setdiff1d(every, kept)))
 
 
 def row_pairs(rows: Rows, schema: Schema, positive: bool = False) -> np.ndarray:
-    """int64[n]: the same number for rows of the same (user, item) pair; a number of its own for a row that makes none.
-
-    Args:
-        positive: whether only positive rows make pairs.
-    """
+    """int64[n]: the same number for (``positive``: positive) rows of a (user, item) pair, its own for any other row."""
     alone = -1 - np.arange(len(rows))
     if schema.user is None or schema.item is None:
         return alone
@@ -177,36 +166,47 @@ def _split(
     validation_fraction: float,
 ) -> RowSplits:  # fmt: skip
     """``split_rows`` that parts no pair of int64[n] ``pairs``."""
-    every = np.arange(len(rows))
+    every, random = np.arange(len(rows)), np.random.RandomState(seed)
+
+    def sizes(n: int) -> tuple[int, int]:
+        test = int(np.ceil(test_fraction * n))
+        return test, test + int(np.ceil(validation_fraction * (n - test)))
+
     if protocol == "in_sample":
         return RowSplits(every, every[:0], every)
     if protocol == "leave_one_out":
-        return _leave_one_out(rows, pairs, schema, validation_fraction > 0)
+        _entities(rows, schema, "user", protocol)
+        test = _last_positives(rows, every)
+        train, parted = _without(every, test, pairs)
+        held = _last_positives(rows, train) if validation_fraction else train[:0]
+        train, parted_too = _without(train, held, pairs)
+        return RowSplits(train, held, test, np.union1d(parted, parted_too))
     if protocol == "leave_one_random":
-        return _leave_one_random(rows, pairs, schema, seed, validation_fraction > 0)
-    random = np.random.RandomState(seed)
+        users, draw = _entities(rows, schema, "user", protocol), random.random_sample(len(rows))
+        positive = np.flatnonzero((rows.labels > 0) & (users > 0))
+        order = _first_of_each(pairs, positive[np.lexsort((draw[positive], users[positive]))])
+        start, end = (np.searchsorted(users[order], users[order], side=side) for side in ("left", "right"))
+        place, count = np.arange(len(order)) - start, end - start
+        test = np.sort(order[(place == 0) & (count > 1)])
+        held = np.sort(order[(place == 1) & (count > 2)]) if validation_fraction else every[:0]
+        train, parted = _without(every, np.concatenate([test, held]), pairs)
+        return RowSplits(train, held, test, parted)
     if protocol in ("cold_users", "cold_items"):
         of = _entities(rows, schema, protocol.removeprefix("cold_").removesuffix("s"), protocol)
         known = np.unique(of[of > 0])  # rows of unknown ones are for training
         order = known[random.permutation(len(known))]
-        test, validation = _sizes(len(order), test_fraction, validation_fraction)
+        n_test, n_held = sizes(len(order))
         part = np.zeros(int(of.max(initial=0)) + 1, np.int8)
-        part[order[:test]], part[order[test : test + validation]] = 2, 1
+        part[order[:n_test]], part[order[n_test:n_held]] = 2, 1
         return RowSplits(*(np.flatnonzero(part[of] == number) for number in range(3)))
     kept = _rated(rows) if protocol == "paper" else every
     latest_first = np.argsort(rows.times[kept], kind="stable")[::-1]
     order = kept[latest_first if protocol == "temporal" else random.permutation(len(kept))]
     distinct = _first_of_each(pairs, order)
-    test, validation = _sizes(len(distinct), test_fraction, validation_fraction)
-    held = np.isin(pairs[order], pairs[distinct[: test + validation]])
-    left_out = np.setdiff1d(order[held], distinct[: test + validation])
-    return RowSplits(order[~held], distinct[test : test + validation], distinct[:test], left_out)
-
-
-def _sizes(n: int, test_fraction: float, validation_fraction: float) -> tuple[int, int]:
-    """How many of ``n`` are tested, and how many validate."""
-    test = int(np.ceil(test_fraction * n))
-    return test, int(np.ceil(validation_fraction * (n - test)))
+    n_test, n_held = sizes(len(distinct))
+    taken = np.isin(pairs[order], pairs[distinct[:n_held]])
+    left_out = np.setdiff1d(order[taken], distinct[:n_held])
+    return RowSplits(order[~taken], distinct[n_test:n_held], distinct[:n_test], left_out)
 
 
 def _first_of_each(pairs: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -223,16 +223,6 @@ def _rated(rows: Rows) -> np.ndarray:
         raise UserError(f"data.protocol: paper leaves out ratings of {below.max():g}, and no negative is left without "
                         "them; choose rows")  # fmt: skip
     return kept
-
-
-def _leave_one_out(rows: Rows, pairs: np.ndarray, schema: Schema, validation: bool) -> RowSplits:
-    _entities(rows, schema, "user", "leave_one_out")
-    every = np.arange(len(rows))
-    test = _last_positives(rows, every)
-    train, parted = _without(every, test, pairs)
-    held = _last_positives(rows, train) if validation else train[:0]
-    train, parted_too = _without(train, held, pairs)
-    return RowSplits(train, held, test, np.union1d(parted, parted_too))
 
 
 def _without(rows: np.ndarray, held: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -254,25 +244,12 @@ def _last_positives(rows: Rows, among: np.ndarray) -> np.ndarray:
     return np.sort(order[(users > 0) & (positive > before) & (positive == last)])
 
 
-def _leave_one_random(rows: Rows, pairs: np.ndarray, schema: Schema, seed: int, validation: bool) -> RowSplits:
-    users = _entities(rows, schema, "user", "leave_one_random")
-    every, draw = np.arange(len(rows)), np.random.RandomState(seed).random_sample(len(rows))
-    positive = np.flatnonzero((rows.labels > 0) & (users > 0))
-    order = _first_of_each(pairs, positive[np.lexsort((draw[positive], users[positive]))])
-    start = np.searchsorted(users[order], users[order], side="left")
-    place, count = np.arange(len(order)) - start, np.searchsorted(users[order], users[order], side="right") - start
-    test = np.sort(order[(place == 0) & (count > 1)])
-    held = np.sort(order[(place == 1) & (count > 2)]) if validation else every[:0]
-    train, parted = _without(every, np.concatenate([test, held]), pairs)
-    return RowSplits(train, held, test, parted)
-
-
 def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarray:
     """int[n]: the user or the item of each row."""
     name = schema.user if side == "user" else schema.item
     if name is None:
-        whose = f"{'a' if side == 'user' else 'an'} {side}'s"
-        raise UserError(f"data.protocol: {protocol} needs {whose} field, and the data set has none; choose rows")
+        raise UserError(f"data.protocol: {protocol} needs the field of the {side}, and the data set has none; choose "
+                        "rows")  # fmt: skip
     column: np.ndarray = rows.users if side == "user" else rows.columns[:, schema.columns((name,))[0]]
     return column
 

@@ -1,7 +1,6 @@
 """The files of a dataset directory: written so that they appear whole or not at all, mapped, and checked.
 
-Whatever is read is compared once a process, when it is opened: a bit that flipped on a disk or on the way is a line
-that names the file, not another answer. Small JSON files carry the checksum of what else they say (``sealed``).
+What is read is compared with its checksum once a process. Small JSON files carry that of what else they say.
 """
 
 from __future__ import annotations
@@ -14,13 +13,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jaxrec.cli.lock import owned
 from jaxrec.errors import UserError
@@ -28,6 +29,7 @@ from jaxrec.errors import UserError
 FORMAT = 1  # version of dataset directories
 MANIFEST = "manifest.json"
 CHECKSUM = "checksum"  # key of a JSON file's own checksum
+GROUP = 1 << 16  # rows of a row group of a Parquet file that is written piece by piece
 
 _CHECKED: set[tuple[str, int, int, int, str]] = set()  # files as they were when they were found to be right
 
@@ -59,11 +61,7 @@ def checksum(file: Path) -> str:
 
 
 def is_right(file: Path, sha256: str) -> bool:
-    """Whether a file is there and has this checksum; read once a process, unless it changes.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Whether a file is there and has this checksum; read once a process, unless it changes."""
     if not file.is_file():
         return False
     state = file.stat()
@@ -94,22 +92,14 @@ def map_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
 
 def sealed(entries: dict[str, Any]) -> dict[str, Any]:
     """The entries of a JSON file with the checksum of all the others under ``checksum``."""
-    return {**entries, CHECKSUM: _digest(entries)}
+    rest = {name: value for name, value in entries.items() if name != CHECKSUM}
+    return {**entries, CHECKSUM: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
 def check_seal(entries: dict[str, Any]) -> None:
-    """Compare the entries of a JSON file with their checksum; those of before have none.
-
-    Raises:
-        ValueError: they differ.
-    """
-    if CHECKSUM in entries and entries[CHECKSUM] != _digest(entries):
+    """Raise a ValueError where the entries of a JSON file differ from their checksum; those of before have none."""
+    if CHECKSUM in entries and entries != sealed(entries):
         raise ValueError("checksum differs")
-
-
-def _digest(entries: dict[str, Any]) -> str:
-    rest = {name: value for name, value in entries.items() if name != CHECKSUM}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 # ---- a directory that appears whole ----------------------------------------------------------------------------------
@@ -137,10 +127,7 @@ def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) 
     with owned(out, "prepares a data set here", "choose another --out"):
         _clear(out)
         _check_free(out, overwrite, of_ours)
-        try:
-            root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
-        except OSError as error:
-            raise UserError(f"{out}: cannot be made ({error.strerror}); choose another --out") from None
+        root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
         try:
             stage = Staging(root / "dataset", root / "spill")
             stage.dataset.mkdir()  # not the root itself, which mkdtemp makes readable by its owner only
@@ -164,34 +151,22 @@ def _clear(out: Path) -> None:
 
 
 def _check_free(out: Path, overwrite: bool, of_ours: str | None) -> None:
-    if not out.exists():
-        return
-    if not overwrite:
+    if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already; choose another --out or give --overwrite")
-    if of_ours and not (out / of_ours).is_file():
+    if out.exists() and of_ours and not (out / of_ours).is_file():
         raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
 
 
 def _publish(dataset: Path, out: Path) -> None:
     """Rename ``dataset`` to ``out``, of which there is no moment without data where the file system allows that."""
-    if out.exists() and not _exchange(dataset, out):
-        old = dataset.parent / "old"
-        os.rename(out, old)
-        try:
-            os.rename(dataset, out)
-        except BaseException:
-            os.rename(old, out)  # it lies in the temporary directory, which is about to be removed
-            raise
-    elif not out.exists():
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    names = here, os.fsencode(dataset), here, os.fsencode(out)
+    if not out.exists() or rename is None or rename(*names, exchange) != 0:
+        if out.exists():
+            os.rename(out, dataset.parent / "old")  # see _clear
         os.rename(dataset, out)
     sync_directory(out.parent)
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Let two directories take each other's names at one moment; False where the system or file system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def sync_directory(directory: Path) -> None:
@@ -206,43 +181,13 @@ def sync_directory(directory: Path) -> None:
 # ---- writing files ---------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class ArrayFile:
-    """A ``.npy`` file of one dimension and known length, written piece by piece and hashed on the way.
-
-    Use as a context manager; ``entry`` is its line in the manifest once it is closed.
-    """
-
-    path: Path
-    dtype: str
-    length: int
-    written: int = 0
-    entry: dict[str, Any] = field(default_factory=dict)
-
-    def __enter__(self) -> ArrayFile:
-        self.path.parent.mkdir(exist_ok=True)
-        self._stream = open(self.path, "w+b")
-        header = {"descr": self.dtype, "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(self._stream, header)
-        self._stream.seek(0)
-        self._hash = hashlib.sha256(self._stream.read())
-        return self
-
-    def append(self, values: np.ndarray) -> None:
-        data = np.ascontiguousarray(values, dtype=self.dtype).data
-        self._stream.write(data)
-        self._hash.update(data)
-        self.written += len(values)
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        with self._stream as stream:
-            if kind is not None:
-                return
-            if self.written != self.length:
-                raise AssertionError(f"{self.path}: {self.written} values, announced {self.length}")
-            stream.flush()
-            os.fsync(stream.fileno())
-            self.entry.update(bytes=stream.tell(), sha256=self._hash.hexdigest())
+@contextmanager
+def array_file(file: Path, dtype: str, length: int) -> Iterator[Callable[[np.ndarray], int]]:
+    """Write a ``.npy`` file of one dimension and known length piece by piece: by calls of what this yields."""
+    file.parent.mkdir(exist_ok=True)
+    with open(file, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": (length,)})
+        yield lambda values: stream.write(np.ascontiguousarray(values, dtype).data)
 
 
 def file_entry(path: Path) -> dict[str, Any]:
@@ -257,6 +202,20 @@ def write_array(path: Path, name: str, array: np.ndarray) -> dict[str, dict[str,
     (path / name).parent.mkdir(exist_ok=True)
     np.save(path / name, np.ascontiguousarray(array), allow_pickle=False)
     return {name: file_entry(path / name)}
+
+
+def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: Path) -> dict[str, Any]:
+    """Write a stream of rows, in row groups of one size so that equal rows make equal bytes; the manifest's line."""
+    rest = schema.empty_table()
+    with pq.ParquetWriter(file, schema) as writer:
+        for batch in batches:
+            rest = pa.concat_tables([rest, pa.Table.from_batches([batch])])
+            while rest.num_rows >= GROUP:
+                writer.write_table(rest.slice(0, GROUP).combine_chunks())
+                rest = rest.slice(GROUP)
+        if rest.num_rows:
+            writer.write_table(rest.combine_chunks())
+    return file_entry(file)
 
 
 def write_json(file: Path, entries: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from argparse import Namespace
 from typing import Any
 
 from jaxrec.data.clean.choices import Raw
-from jaxrec.data.reading.fields import Field
-from jaxrec.data.reading.files import integer
+from jaxrec.data.reading.duck import integer
+from jaxrec.data.reading.table import Field
 from jaxrec.sources.shared import add_raw_arguments, read_published
 
 HELP = "product views of the CIKM Cup 2016 (train-item-views.csv)"

@@ -6,13 +6,18 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Any
 
-from jaxrec.data.clean.choices import Raw
-from jaxrec.data.clean.splits import LEAVE_ONE_OUT
-from jaxrec.data.reading.fields import Field, check_values
-from jaxrec.data.reading.files import read_raw
-from jaxrec.data.reading.ids import id_field, whole_column
-from jaxrec.data.reading.logs import event_field, keep_events, order_field, order_numbers, session_field
-from jaxrec.data.reading.rows import note_repeated
+from jaxrec.data.clean.choices import LEAVE_ONE_OUT, Raw
+from jaxrec.data.reading.columns import (
+    event_field,
+    id_field,
+    keep_events,
+    order_field,
+    order_numbers,
+    session_field,
+    whole_column,
+)
+from jaxrec.data.reading.duck import note_repeated
+from jaxrec.data.reading.table import Field, check_values, read_raw
 from jaxrec.data.reading.times import ORDER, Times, read_times
 from jaxrec.errors import UserError
 from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named

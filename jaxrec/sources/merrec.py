@@ -14,16 +14,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxrec.data.clean.choices import Raw
-from jaxrec.data.clean.splits import Drawn
-from jaxrec.data.reading.duck import quoted
-from jaxrec.data.reading.fields import Field
-from jaxrec.data.reading.files import load
-from jaxrec.data.reading.ids import id_field, trimmed, whole_column
-from jaxrec.data.reading.logs import session_field
-from jaxrec.data.reading.numbers import number_field
-from jaxrec.data.reading.rows import leave_out
-from jaxrec.data.reading.table import Table
+from jaxrec.data.clean.choices import Drawn, Raw
+from jaxrec.data.reading.columns import id_field, number_field, session_field, whole_column
+from jaxrec.data.reading.duck import leave_out, quoted, trimmed
+from jaxrec.data.reading.table import Field, Table, load
 from jaxrec.data.reading.times import ORDER, Times, read_times
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.sources.merrec_items import Attribute, write_items

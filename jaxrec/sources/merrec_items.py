@@ -8,14 +8,10 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet
 
-from jaxrec.data.clean.writing import write_parquet
-from jaxrec.data.reading.duck import identifier
-from jaxrec.data.reading.files import reading_all
-from jaxrec.data.reading.ids import nothing_as_null, trimmed
-from jaxrec.data.reading.numbers import number_field
-from jaxrec.data.reading.rows import input_rows
-from jaxrec.data.reading.table import NESTED, TEXT, Table, literal, value_text
-from jaxrec.data.store import ArrayFile
+from jaxrec.data.reading.columns import nothing_as_null, number_field
+from jaxrec.data.reading.duck import NESTED, TEXT, identifier, input_rows, literal, trimmed, value_text
+from jaxrec.data.reading.table import Table, reading
+from jaxrec.data.store import array_file, file_entry, write_parquet
 from jaxrec.errors import UserError
 
 CHUNK = 1 << 16  # rows fetched from DuckDB at a time
@@ -53,7 +49,7 @@ def write_items(
         live = ", listed, sold"
         join = f"LEFT JOIN read_parquet({literal(listings)}) AS listing ON listing.item_id = latest.item"
     file = path / "attributes.parquet"
-    with reading_all(connection, table):
+    with reading(table):
         values = ", ".join(f"{sql} AS {identifier(name)}"
                            for name, sql in _parsed(connection, table, attributes, na).items())  # fmt: skip
         reader = connection.sql(
@@ -120,11 +116,11 @@ def _write_names(connection: Any, attributes: Path, items: int) -> tuple[dict[st
     numbers = f"SELECT coalesce(number, -1) AS number FROM {named} LEFT JOIN names USING (name) ORDER BY index"
     with (
         connection.sql(numbers).to_arrow_reader(CHUNK) as reader,
-        ArrayFile(attributes.with_name("item_names.npy"), "<i4", items) as file,
+        array_file(attributes.with_name("item_names.npy"), "<i4", items) as append,
     ):
         for batch in reader:
-            file.append(batch.column(0).to_numpy())
-    entries["item_names.npy"] = file.entry
+            append(batch.column(0).to_numpy())
+    entries["item_names.npy"] = file_entry(attributes.with_name("item_names.npy"))
     (names,) = connection.execute("SELECT count(*) FROM names").fetchone()
     (unnamed,) = connection.execute(f"SELECT count(*) FROM {named} WHERE name = ''").fetchone()
     return entries, {"names": names, "unnamed": unnamed}

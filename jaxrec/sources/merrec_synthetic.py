@@ -21,8 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from jaxrec.data.clean.choices import Raw
-from jaxrec.data.clean.splits import DAY
+from jaxrec.data.clean.choices import DAY, Raw
 from jaxrec.errors import UserError
 from jaxrec.sources import merrec
 from jaxrec.sources.market.goods import day_of_events, make_goods

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from jaxrec.data.reading.unpacked import unpacking
+from jaxrec.data.reading.files import unpacking
 from jaxrec.errors import UserError, shown
 
 FOLDER = "ml-1m"  # the folder within the published archive

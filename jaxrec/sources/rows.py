@@ -12,12 +12,17 @@ import pyarrow as pa
 
 from jaxrec.data.encode import RawField, RawRows
 from jaxrec.data.reading.bags import BETWEEN, read_bags
-from jaxrec.data.reading.fields import Field
-from jaxrec.data.reading.files import load
-from jaxrec.data.reading.ids import id_field, marker_notes, nothing_as_null, whole_column
-from jaxrec.data.reading.numbers import LARGEST, label_field, number_field
-from jaxrec.data.reading.rows import leave_out_repeated, note_repeated
-from jaxrec.data.reading.table import NESTED, Table, value_text
+from jaxrec.data.reading.columns import (
+    LARGEST,
+    id_field,
+    label_field,
+    marker_notes,
+    nothing_as_null,
+    number_field,
+    whole_column,
+)
+from jaxrec.data.reading.duck import NESTED, leave_out_repeated, note_repeated, value_text
+from jaxrec.data.reading.table import Field, Table, load
 from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest
 from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named, ranged

@@ -9,12 +9,10 @@ from fractions import Fraction
 from typing import Any
 
 from jaxrec.data.clean.choices import Raw
-from jaxrec.data.reading.fields import Field
-from jaxrec.data.reading.files import NO_QUOTE, load, open_tables
-from jaxrec.data.reading.ids import add_na_argument
-from jaxrec.data.reading.table import Table
+from jaxrec.data.reading.columns import add_na_argument
+from jaxrec.data.reading.files import NO_QUOTE, find_files, open_tables
+from jaxrec.data.reading.table import Field, Table, load
 from jaxrec.data.reading.times import add_time_arguments
-from jaxrec.data.reading.unpacked import find_files
 from jaxrec.errors import UserError
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")

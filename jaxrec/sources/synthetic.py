@@ -19,8 +19,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from jaxrec.data.clean.choices import Raw
-from jaxrec.data.clean.splits import DAY
+from jaxrec.data.clean.choices import DAY, Raw
 from jaxrec.sources.shared import add_number
 
 RANKS = 100  # the optimum is known for metrics at up to this K

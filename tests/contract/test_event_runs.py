@@ -55,7 +55,7 @@ def test_data_without_events_or_embeddings_are_refused(
         (worlds.data("sessions"), "holds no events with item names", []),
         (bare, r"bare: no embeddings of its names .*python -m jaxrec\.text --data", []),
         (two, r"data\.embeddings to one of fake .*, other ", []),
-        (two, r"no embeddings 'third'; .* fake", ["--data.embeddings", "third"]),
+        (two, r"no embeddings of its names by third .*fake", ["--data.embeddings", "third"]),
         (stale, r"fake: embeddings of another catalogue", []),
     ]
     for data, names, more in cases:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails
 
-from jaxrec.data.clean.splits import DAY
+from jaxrec.data.clean.choices import DAY
 from jaxrec.data.dataset import open_sessions
 from jaxrec.sources import merrec_synthetic
 from jaxrec.sources.market import optimum as market_optimum

@@ -20,8 +20,8 @@ from helpers import fails
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.clean.writing import write_parquet
 from jaxrec.data.dataset import SPLITS, Sessions, open_sessions
+from jaxrec.data.store import write_parquet
 from jaxrec.errors import UserError
 from jaxrec.prepare import main
 from jaxrec.sources.merrec import EVENT_TYPES
@@ -165,7 +165,7 @@ def test_bytes_do_not_depend_on_threads_or_memory(tmp_path: Path) -> None:
 
 
 def test_row_groups_do_not_depend_on_how_rows_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jaxrec.data.clean.writing.GROUP", 4)
+    monkeypatch.setattr("jaxrec.data.store.GROUP", 4)
     rows = pa.table({"x": list(range(11)), "y": [str(i) for i in range(11)]})
     written = [write_parquet(rows.to_batches(size), rows.schema, tmp_path / "t.parquet") for size in (1, 3, 11)]
     assert written[0] == written[1] == written[2] and pq.read_table(tmp_path / "t.parquet") == rows

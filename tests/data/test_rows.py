@@ -201,7 +201,7 @@ def test_the_manifest_of_rows(tmp_path: Path) -> None:
     on_disk = {str(file.relative_to(dataset.path)) for file in dataset.path.rglob("*") if file.is_file()}
     assert set(manifest["files"]) == on_disk - {"manifest.json"}
     assert set(dataset.run_files) == {name for name in manifest["files"] if not name.startswith("rows/")}
-    assert "6 rows, 33.3% positive (at least 4)" in rows_summary(manifest)
+    assert "6 rows, 33.3% positive (at least 4)" in rows_summary(manifest)[0]
     rows = dataset.rows()
     assert rows.labels.tolist() == [1, 1, 0, 0, 0, 0]
     assert rows.take(np.array([1, 5])).times.tolist() == [11, 15]

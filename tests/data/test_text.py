@@ -24,7 +24,7 @@ from jaxrec import text
 from jaxrec.data.store import checksum
 from jaxrec.data.text import encoding
 from jaxrec.data.text import vectors as module
-from jaxrec.data.text.cache import open_cache, text_keys, write_part
+from jaxrec.data.text.cache import read_cache, text_keys, write_part
 from jaxrec.data.text.encoding import embed, encoded, find_model
 from jaxrec.data.text.vectors import open_name_vectors, write_name_vectors
 from jaxrec.data.text.worker import batches
@@ -45,39 +45,28 @@ def add(folder: Path, texts: Sequence[str]) -> None:
     write_part(folder, text_keys(texts), vector_of(texts))
 
 
-def rows_of(folder: Path, texts: Sequence[str]) -> list[int]:
-    """Where texts are in a cache; those that are there have their vectors."""
-    cache = open_cache(folder)
-    rows = cache.find(text_keys(texts))
-    there = [one for one, row in zip(texts, rows, strict=True) if row >= 0]
-    np.testing.assert_array_equal(cache.vectors[rows[rows >= 0]], vector_of(there) if there else np.zeros((0, DIM)))
-    return rows.tolist()
+def read(folder: Path, texts: Sequence[str]) -> list[bool]:
+    """Which texts are in a cache; those that are there have their vectors."""
+    vectors, known = read_cache(folder, text_keys(texts))
+    there = [one for one, found in zip(texts, known, strict=True) if found]
+    np.testing.assert_array_equal(vectors[known], vector_of(there) if there else np.zeros((0, vectors.shape[1])))
+    return known.tolist()
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
 def test_parts_of_the_cache(tmp_path: Path) -> None:
-    assert open_cache(tmp_path / "nowhere").find(text_keys(["a"])).tolist() == [-1]
+    assert read(tmp_path / "nowhere", ["a"]) == [False]
     for texts in (["a", "b"], ["c"], ["b", "d"]):
         add(tmp_path, texts)
-    assert rows_of(tmp_path, ["d", "a", "x", "c", "b"]) == [4, 0, -1, 2, 1]  # of two the first counts
-    first, second, third = sorted(tmp_path.glob("part-*"))
+    write_part(tmp_path, text_keys(["a", "z"]), np.ones((2, DIM)))
+    assert read(tmp_path, ["d", "a", "x", "c", "b"]) == [True, True, False, True, True]  # of two the first counts
+    first, second, third, _ = sorted(tmp_path.glob("part-*"))
     (tmp_path / f".{first.name}").write_bytes(first.read_bytes()[:99])  # what a killed process leaves
     second.write_bytes(second.read_bytes()[:-1])
     third.write_bytes(b"")
-    assert rows_of(tmp_path, ["d", "a", "c", "b"]) == [-1, 0, -1, 1]
-
-
-def test_the_cache_of_an_earlier_version_is_read(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_bytes(text_keys(["a", "b"]).tobytes() + b"torn")
-    (tmp_path / "vectors.f16").write_bytes(vector_of(["a", "b"]).tobytes() + b"torn by a kill")
-    (tmp_path / "meta.json").write_text(json.dumps({"format": 1, "model": "m", "dim": DIM}))
-    add(tmp_path, ["c"])
-    assert rows_of(tmp_path, ["c", "b", "a", "z"]) == [2, 1, 0, -1]
-    for content in ("", "{", "[]", "{}", '{"dim": 0}'):
-        (tmp_path / "meta.json").write_text(content)
-        assert rows_of(tmp_path, ["a", "c"]) == [-1, 0]
+    assert read(tmp_path, ["d", "a", "c", "b"]) == [False, True, False, True]
 
 
 @given(lengths=st.lists(st.integers(0, 6000), max_size=60), budget=st.integers(1, 20_000))
@@ -126,8 +115,8 @@ def refused(names: str, texts: Sequence[Any], model: object) -> None:
 
 
 @pytest.mark.parametrize(("texts", "names"), [
-    ([], "there are none"), (["a", ""], "number 2 of 2 is empty"), (["a", "b", " \t\n"], "number 3 of 3 is empty"),
-    (["a", None], "number 2 of 2 is None"), ([5, "b"], "number 1 of 2 is 5"), (["a\ud800"], "number 1 of 1 .*no valid"),
+    ([], "there are none"), (["a", "b", " \t\n"], "number 3 of 3 is"), (["a", None], "number 2 of 2 is None"),
+    (["a\ud800"], "number 1 of 1 is"),
 ])  # fmt: skip
 @pytest.mark.usefixtures("no_worker")
 def test_bad_texts(texts: list[Any], names: str, model: Path) -> None:
@@ -136,12 +125,9 @@ def test_bad_texts(texts: list[Any], names: str, model: Path) -> None:
 
 @pytest.mark.usefixtures("no_worker")
 def test_bad_models(model: Path) -> None:
-    for name in ("./nowhere", model / "nowhere", model / "config.json"):
-        refused(f"{name}: no folder of a sentence-transformers model", ["a"], name)
-    for name in ("model.safetensors", "modules.json"):
-        (model / name).rename(model / f"{name}.onnx")
-        refused(f"{model}: no sentence-transformers model", ["a"], model)
-        (model / f"{name}.onnx").rename(model / name)
+    (model / "model.safetensors").unlink()
+    for name in (model, model / "nowhere", model / "config.json"):
+        refused(f"{name}: no sentence-transformers model", ["a"], name)
 
 
 def test_the_fingerprint_is_of_what_matters(model: Path, tmp_path: Path) -> None:
@@ -193,14 +179,12 @@ def test_reading_texts(tmp_path: Path) -> None:
     assert text.read_texts(tmp_path / "a.txt") == ["one", 'two, "2"', "手"]
     (tmp_path / "a.csv").write_text('id,name\n1,"a, b"\n2,007\n3,\n4,"c\nd"\n', encoding="utf-8")
     assert text.read_texts(tmp_path / "a.csv", "name") == ["a, b", "007", None, "c\nd"]
-    names = pa.array(["x", None, "x"])
-    for values in (names, names.dictionary_encode(), names.cast(pa.large_string())):
-        pq.write_table(pa.table({"name": values, "n": [1, 2, 3]}), tmp_path / "a.parquet")
-        assert text.read_texts(tmp_path / "a.parquet", "name") == ["x", None, "x"]
+    names = pa.array(["x", None, "x"]).dictionary_encode()
+    pq.write_table(pa.table({"name": names, "n": [1, 2, 3]}), tmp_path / "a.parquet")
+    assert text.read_texts(tmp_path / "a.parquet", "name") == ["x", None, "x"]
     (tmp_path / "c.txt").write_bytes(b"ab\xff")
     cases = [
-        ("a.csv", None, "which column.* id, name"), ("a.csv", "nam", "no column 'nam'.*did you mean 'name'"),
-        ("c.txt", None, "not UTF-8 at byte 2"), ("c.txt", "name", "has no columns"),
+        ("a.csv", None, "which column.* id, name"), ("c.txt", None, "not UTF-8 at byte 2"),
         ("a.parquet", "n", "of type BIGINT"), ("f.txt", None, "no such file"),
     ]  # fmt: skip
     for name, column, message in cases:
@@ -238,8 +222,7 @@ def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(("load", "encode", "names"), [
-    ("raise ValueError('odd\\nlines')", "pass", r"cannot be loaded \(odd lines\); mend or remove"),
-    ("pass", "raise RuntimeError('CUDA out of memory')", "memory does not suffice"),
+    ("raise ValueError('odd\\nlines')", "pass", r"cannot be loaded \(odd.*lines\); mend or remove"),
     ("pass", "return np.full((len(texts), 3), np.nan)", "not finite"),
     ("pass", "os._exit(3)", "should encode ended with status 3 .and complains.; run it again"),
 ])  # fmt: skip
@@ -253,16 +236,15 @@ def test_what_goes_wrong_in_the_worker_is_one_line(
 def test_an_encoding_that_was_killed_goes_on_where_it_stopped(stand_in: Any, model: Path) -> None:
     texts = ["x" * length for length in (900, 300, 100, 30, 10)]
     stand_in(encode="len(texts[0]) > 50 or os.kill(os.getpid(), 9)")
-    refused("killed by signal 9, perhaps for want of memory; run it again: it goes on", texts, model)
-    kept = len(open_cache(cache_of(model)).keys)
+    refused("killed by signal 9; run it again.*it goes on", texts, model)
+    kept = int(read_cache(cache_of(model), text_keys(texts))[1].sum())
     assert 0 < kept < 5
     stand_in()
-    with encoded([*texts, texts[0]], str(model)) as result:
-        assert (result.unique, result.new) == (5, 5 - kept)
-        assert result.vectors[result.rows][:, 0].tolist() == [900, 300, 100, 30, 10, 900]
-    for broken in ("import no_such_thing_at_all", "raise ImportError('no torch')"):
-        stand_in(program=broken)
-        refused(r"cannot be imported \(.*pip install 'jaxrec\[text\]'", ["a"], model)
+    result = encoded([*texts, texts[0]], str(model))
+    assert (result.unique, result.new) == (5, 5 - kept)
+    assert result.vectors[result.rows][:, 0].tolist() == [900, 300, 100, 30, 10, 900]
+    stand_in(program="import no_such_thing_at_all")
+    refused(r"cannot be loaded \(.*pip install 'jaxrec\[text\]'", ["a"], model)
 
 
 def test_places(stand_in: Any, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,15 +318,10 @@ def test_what_the_command_refuses(data: Path, model: Path, tmp_path: Path) -> No
         with pytest.raises(UserError, match=names):
             text.main([*map(str, argv), "--model", str(model)])
 
-    (tmp_path / "a.txt").write_text("one\n\nthree\n")
-    fails("one of the arguments --texts --data is required")
-    fails("number 2 of 3 is empty", "--texts", tmp_path / "a.txt")
     (tmp_path / "a.txt").write_text("one\n")
     add(cache_of(model), ["one"])
-    fails("choose another --out", "--texts", tmp_path / "a.txt", "--out", tmp_path / "no" / "v.npy")
     text.main(["--texts", str(tmp_path / "a.txt"), "--model", str(model), "--out", str(tmp_path / "v.npy")])
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), vector_of(["one"]))
-    fails("no data set here", "--data", tmp_path / "nowhere")
     fails("--out: not with --data", "--data", data, "--out", "a.npy")
     fails("none of its 9 items has a name", "--data", write_data(data, []))
     (data / "names.parquet").unlink()
@@ -364,7 +341,6 @@ def test_writing_is_whole_or_not_at_all(data: Path, monkeypatch: pytest.MonkeyPa
 
     place = write(data)
     before = opened(data)
-    monkeypatch.setattr(module, "BLOCK", 2)
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_json", fail)
         with pytest.raises(OSError, match="No space"):
@@ -382,13 +358,13 @@ def test_choosing(data: Path) -> None:
         with pytest.raises(UserError, match=names):
             opened(data, identity)
 
-    fails(f"no embeddings of its names.*python -m jaxrec.text --data {data}$")
+    fails(f"no embeddings of its names.*python -m jaxrec.text --data {data}")
     write(data)
     (data / "text" / ".x.tmp").mkdir()  # what a killed process may leave
     write(data, "other/model", "other--model-1")
     listed = r"other--model-1 \(model other/model\), some--model-1 \(model some/model\)"
     fails(f"several.*data.embeddings to one of {listed}")
-    fails(f"no embeddings 'third'.* {listed}.*--model third", "third")
+    fails(f"no embeddings of its names by third.* {listed}.*--model third", "third")
     for asked, identity in (("some/model", "some--model-1"), ("other--model-1", "other--model-1")):
         assert open_name_vectors(data, manifest_of(data), asked).meta["identity"] == identity
     write(data, "some/model", "some--model-2")
@@ -398,10 +374,8 @@ def test_choosing(data: Path) -> None:
 
 
 @pytest.mark.parametrize(("file", "content", "names"), [
-    ("meta.json", None, "No such file"), ("meta.json", b"{", "meta.json: damaged or missing"),
-    ("meta.json", b'{"format": 1}', "meta.json: damaged or missing .'model'"),
-    ("vectors.npy", None, "No such file"), ("vectors.npy", b"", "vectors.npy: damaged or missing"),
-    ("vectors.npy", np.zeros((4, DIM), np.float16), r"float16\[4, 3\], expected float16\[5, 3\]"),
+    ("meta.json", None, "No such file"), ("meta.json", b'{"format": 1}', "meta.json: damaged or missing .'model'"),
+    ("vectors.npy", None, "No such file"), ("vectors.npy", np.zeros((4, DIM), np.float16), r"float16\[4, 3\]"),
     ("vectors.npy", np.zeros((5, DIM), np.float16), "checksum differs"),
 ])  # fmt: skip
 def test_damage_is_named(file: str, content: Any, names: str, data: Path) -> None:
@@ -461,9 +435,9 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path: Path, monkeypatch:
         patch.setattr(subprocess, "Popen", popen)
         with pytest.raises(UserError, match="killed by signal 9"):
             embed(names, model, update=kill)
-    with encoded(names, model) as result:
-        assert 0 < result.new < len(names)
-        found = result.vectors[result.rows]
+    result = encoded(names, model)
+    assert 0 < result.new < len(names)
+    found = result.vectors[result.rows]
     assert found.shape == (len(names), 384) and found.dtype == np.float16
     np.testing.assert_allclose(np.linalg.norm(found.astype(np.float32), axis=1), 1, atol=1e-3)
     np.testing.assert_allclose(found[-16:].astype(np.float32), np.load(tmp_path / "reference.npy"), atol=2**-11)

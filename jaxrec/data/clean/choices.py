@@ -1,26 +1,26 @@
-"""The choices of cleaning that all sources share, and what a source has read."""
+"""The choices of cleaning that all sources share, what a source has read, and what each filter took."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from jaxrec.data.clean.splits import Drawn
+from jaxrec.data.reading.duck import fetch_sums
+from jaxrec.errors import UserError
 
-# Choices that data sets of earlier versions do not name.
-OPTIONAL = (
-    "drop_duplicates",
-    "session_gap",
-    "max_session_length",
-)
+DAY = 24 * 60 * 60 * 1000  # ms
+UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY}
+LEAVE_ONE_OUT = "leave_one_out"  # --split
+OPTIONAL = ("drop_duplicates", "session_gap", "max_session_length")  # data sets of earlier versions do not name these
 
 
 @dataclass(frozen=True)
 class Cleaning:
-    """The preprocessing choices that every source shares; see jaxrec/data/clean/pipeline.py."""
+    """The preprocessing choices that every source shares."""
 
     min_session_length: int = 2
     min_item_support: int = 5
@@ -29,7 +29,7 @@ class Cleaning:
     fraction: Fraction = Fraction(1)
     drop_repeats: bool = False
     drop_duplicates: bool = False
-    session_gap: str | None = None  # such as 30m; see clicks.duration
+    session_gap: str | None = None  # such as 30m; see duration
     max_session_length: int | None = None
 
     def options(self) -> dict[str, Any]:
@@ -39,45 +39,72 @@ class Cleaning:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Test sessions drawn at random: this part of all sessions, by this seed."""
+
+    fraction: Fraction
+    seed: int
+
+
+@dataclass(frozen=True)
 class Raw:
     """What a source has put into the DuckDB table ``raw``: one row per event, in input order, no NULLs.
 
     ``raw`` has the columns ``session`` and ``item`` (BIGINT or VARCHAR) and what the expressions below refer to.
-
-    Attributes:
-        name: what errors call it: the file.
-        options: the source's own choices, for the manifest.
-        time: SQL, the event's time in ms since 1970; orders the events of a session.
-        date: SQL, the event's date in ms since 1970, which decides on the split; coarser than ``time`` where the
-            published protocol of a data set has it so.
-        order: further columns, numbers, that order events of equal time.
-        further: further columns; events that differ in one are no duplicates.
-        extras: from the finished directory and the number of items to further entries of the manifest.
-        event_types: their names, where ``raw`` has the column ``event``, UTINYINT, an index into them.
-        drawn: the test sessions are drawn so rather than taken from the last days.
-        leave_one_out: of each session the last two events are held out, rather than the sessions of the last days.
-        attributes: writes further files by item index (the tables ``raw`` and ``vocabulary`` still stand) into the
-            directory; returns their manifest entries and further counts.
-        notes: what the user should know of how the files were read.
-        counters: times are counters that only order.
-        read: how many rows and files were read, for the manifest; None where nothing was.
-        dropped: what the source has left out, as ``dropped`` of the manifest has it.
-        place: what errors call a row, from 0: its file and number there; by default ``name`` and its number.
     """
 
+    name: str  # what errors call it: the file
+    options: dict[str, Any] = field(default_factory=dict)  # the source's own choices, for the manifest
+    time: str = "time"  # SQL, the event's time in ms since 1970; orders the events of a session
+    date: str = "time"  # the same, coarser where the published protocol has it so; decides on the split
+    order: tuple[str, ...] = ()  # further columns, numbers, that order events of equal time
+    further: tuple[str, ...] = ()  # further columns; events that differ in one are no duplicates
+    extras: Callable[[Path, int], dict[str, Any]] | None = None  # further entries of the manifest, from the finished
+    # directory and the number of items
+    event_types: tuple[str, ...] = ()  # their names, where raw has the column event, UTINYINT, an index into them
+    drawn: Drawn | None = None  # the test sessions are drawn so rather than taken from the last days
+    leave_one_out: bool = False  # of each session the last two events are held out instead
+    attributes: Callable[[Path], tuple[dict[str, dict[str, Any]], dict[str, Any]]] | None = None  # writes further files
+    # by item index (raw and vocabulary still stand) into the directory; returns their entries and further counts
+    notes: Sequence[str] = ()  # what the user should know of how the files were read
+    counters: bool = False  # times are counters that only order
+    read: dict[str, int] | None = None  # how many rows and files were read, for the manifest; None where nothing was
+    dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # what was left out, as the manifest has it
+    place: Callable[[int], str] | None = None  # what errors call a row, from 0; by default name and its number
+
+    @property
+    def event_order(self) -> str:
+        """SQL: what the events of a session are ordered by; a total order."""
+        return ", ".join(("time", *self.order, "row"))
+
+
+@dataclass
+class Ledger:
+    """What each filter took from the data called ``name``; becomes ``dropped`` in the manifest."""
+
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
-    time: str = "time"
-    date: str = "time"
-    order: tuple[str, ...] = ()
-    further: tuple[str, ...] = ()
-    extras: Callable[[Path, int], dict[str, Any]] | None = None
-    event_types: tuple[str, ...] = ()
-    drawn: Drawn | None = None
-    leave_one_out: bool = False
-    attributes: Callable[[Path], tuple[dict[str, dict[str, Any]], dict[str, Any]]] | None = None
-    notes: Sequence[str] = ()
-    counters: bool = False
-    read: dict[str, int] | None = None
-    dropped: dict[str, dict[str, int]] = field(default_factory=dict)
-    place: Callable[[int], str] | None = None
+    dropped: dict[str, dict[str, int]]
+
+    def drop(self, connection: Any, table: str, condition: str, name: str, unit: str = "sessions") -> tuple[int, int]:
+        """Delete what an SQL condition names from a table with a row a ``unit``; how many rows and events are left."""
+        rows, events = fetch_sums(connection, table)
+        connection.execute(f"DELETE FROM {table} WHERE {condition}")
+        left = fetch_sums(connection, table)
+        self.dropped[name] = {unit: rows - left[0], "events": events - left[1]}
+        return left
+
+    def require(self, left: int, what: str) -> None:
+        """Stop where nothing is left."""
+        if not left:
+            took = [f"{name} took {' and '.join(f'{amount:,} {unit}' for unit, amount in amounts.items())}"
+                    for name, amounts in self.dropped.items() if any(amounts.values())]  # fmt: skip
+            raise UserError(f"{self.name}: no {what} left: {'; '.join(took) or 'no filter took any'}; loosen a filter "
+                            "or give more data")  # fmt: skip
+
+
+def duration(text: str) -> int:
+    """The milliseconds of ``30m``; a ValueError where it is written otherwise."""
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", text)
+    if match is None or not float(match[1]):
+        raise ValueError(text)
+    return round(float(match[1]) * UNITS[match[2]])

@@ -41,28 +41,23 @@ def read_bags(
         notes: is added to.
     """
     nothing = {"", *(one.strip() for one in na or ())}
-    given = [text for text in texts if text and text.strip() not in nothing]
-    alike = [separator != BETWEEN and looks_like_list(text) for text in given]
-    lists = {text: parse_list(text) for text, found in zip(given, alike, strict=True) if found}
-    if given and all(alike):
+    filled = [text for text in texts if text and text.strip() not in nothing]
+    alike = [separator != BETWEEN and len(text.strip()) > 1 and BRACKETS.get(text.strip()[0]) == text.strip()[-1]
+             for text in filled]  # fmt: skip
+    lists = {text: parse_list(text) for text, is_list in zip(filled, alike, strict=True) if is_list}
+    if filled and all(alike):
         odd = next((text for text, values in lists.items() if values is None), None)
-        notes.append(f"{called}: texts such as {shown(given[0])} are read as lists")
+        notes.append(f"{called}: texts such as {shown(filled[0])} are read as lists")
     else:
         # A text such as [a, b] among others may be a value; one that is a list to the letter is none.
         odd = next((text for text, values in lists.items() if values and text.strip().startswith("[")), None)
-        lists = {text: [one.strip() for one in text.split(separator)] for text in given}
+        lists = {text: [one.strip() for one in text.split(separator)] for text in filled}
     if odd is not None:
         what = "no list of values as Python or JSON write one" if all(alike) else "a list as text among other texts"
         raise UserError(f"{place(int(np.flatnonzero(by == texts.index(odd))[0]))}: found {shown(odd)}, {what}; write "
                         "all rows alike, with --bag-separator between the values")  # fmt: skip
     kept = {text: [one for one in values or () if one not in nothing] for text, values in lists.items()}
     return [list(kept.get(text or "", ())) or [None] for text in texts]
-
-
-def looks_like_list(text: str) -> bool:
-    """Whether a text begins and ends as a list, tuple or set does."""
-    text = text.strip()
-    return len(text) > 1 and BRACKETS.get(text[0]) == text[-1]
 
 
 def parse_list(text: str) -> list[str] | None:

@@ -1,52 +1,177 @@
-"""Raw files to a DuckDB table: CSV (plain, in gzip, zstd or zip) and Parquet, told apart by their content, every value
-and the number of lines checked.
-"""
+"""The files that ``--raw`` means: CSV (plain, in gzip, zstd or zip) and Parquet, told apart by their content."""
 
 from __future__ import annotations
 
 import csv
+import errno
+import glob
+import gzip
+import os
 import re
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import duckdb
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxrec.data.reading.duck import fetch_number, fetch_row, identifier, quoted
-from jaxrec.data.reading.fields import Field, check_values
-from jaxrec.data.reading.lines import BOM, Lines, count_lines
-from jaxrec.data.reading.table import TEXT, Table, merged
-from jaxrec.data.reading.unpacked import PARQUET, compression, open_bytes, unpacked, unpacking
+from jaxrec.data.reading.duck import TEXT, fetch_row, identifier, quoted
+from jaxrec.data.reading.table import Lines, Table, merged, reading
 from jaxrec.errors import UserError, shown
 
-# What DuckDB raises about a file; what the metadata of Parquet have wrong is of no class but the base of all.
-DAMAGE = (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException, duckdb.Error)
+STREAM = Path("standard input")  # what messages call it
+STREAM_NAMES = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+KNOWN = (".parquet", ".csv", ".tsv", ".txt", ".dat", ".gz", ".zip", ".zst")
+PARQUET = b"PAR1"
+MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"PK\x05\x06": "zip"}
+UNREADABLE = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"PK\x03\x04": "zip"}
+DAMAGE = (EOFError, RuntimeError, ValueError, OSError, zlib.error, zipfile.BadZipFile, pa.ArrowException)
+BOM = b"\xef\xbb\xbf"
+CHUNK = 1 << 20  # bytes
 HEAD_BYTES = 1 << 16  # how much of a file is looked at to tell what it is; a header longer than this is no header
 NO_QUOTE = "none"
 LONG_LINE = 2_000_000  # bytes, with the end: DuckDB has to be told of longer ones
 LONGEST_LINE = 100_000_000
-NOT_CSV = "not CSV text"
-NO_HEADER = "line 1 cannot be read as column names in UTF-8"
-# A part of what DuckDB says of a CSV file, and what we say.
-PROBLEMS = {
-    "unicode": "not UTF-8 text; convert the file, e.g. with iconv",
-    "utf-8": "not UTF-8 text; convert the file, e.g. with iconv",
-    "unterminated quote": "a quote not closed where its field ends; mend it, or give --quote none if quotes are text",
-    "state machine": f"{NOT_CSV}; expected CSV, also in gzip, zstd or zip, or Parquet",
-    "Maximum line size": "a quoted field of over 2 MB; mend it, or give --quote none if quotes are text",
-}
 
 
-def integer(text: str) -> str:
-    """SQL: a text as int64, NULL unless it is written as an integer is (a bare cast rounds '1.5' and reads '1e3')."""
-    return f"CASE WHEN CAST(TRY_CAST({text} AS BIGINT) AS VARCHAR) = {text} THEN TRY_CAST({text} AS BIGINT) END"
+def find_files(raw: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files that ``--raw`` means, in the order given, and notes about those that were left out.
+
+    Args:
+        raw: files, folders (also of folders), patterns, or ``-`` for standard input, which becomes STREAM.
+    """
+    notes: list[str] = []
+    seen: dict[str, Path] = {}
+    for path in [path for name in raw for path in _meant(name, notes)]:
+        real = str(path) if path is STREAM else os.path.realpath(path)
+        if real in seen:
+            raise UserError(f"{path}: named twice in --raw, also as {seen[real]}; a file is read once, leave one out")
+        seen[real] = path
+    return list(seen.values()), notes
 
 
-def timestamp(text: str) -> str:
-    """SQL: an ISO 8601 text as milliseconds since 1970, UTC where it names no zone; NULL where it is none."""
-    return f"epoch_ms(TRY_CAST({text} AS TIMESTAMPTZ))"
+def _meant(name: str, notes: list[str]) -> list[Path]:
+    """The files that one word of ``--raw`` means; what is empty (Spark writes such parts) is left out and noted."""
+    path = Path(name)
+    if name in STREAM_NAMES:
+        return [STREAM]
+    if not path.is_dir() and (os.path.lexists(name) or not glob.has_magic(name)):
+        return [path]
+    matches = [path] if path.is_dir() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+    files = there = [match for match in matches if match.is_file()]
+    if not files:
+        # What starts with a dot or _ are the notes of other programs, such as _SUCCESS or .x.parquet.crc.
+        there = [file for folder in matches for file in sorted(folder.rglob("*"))
+                 if file.is_file() and all(part[0] not in "._" for part in file.relative_to(folder).parts)]  # fmt: skip
+        files = [file for file in there if file.name.lower().endswith(KNOWN)] or there
+    filled = [file for file in files if file.stat().st_size or file.suffix.lower() == ".parquet"]
+    if not filled:
+        raise UserError(f"{name}: no raw files here, such as .parquet or .csv, with anything in them; check --raw")
+    if left := [file.name for file in there if file not in set(filled)]:
+        notes.append(f"{name}: left out what is empty or no raw file, {len(left):,} such as {left[0]}")
+    return filled
+
+
+# ---- what is in a file -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def unpacking(path: Path, packed: str) -> Iterator[None]:
+    """Say in one line that a file cannot be read or unpacked."""
+    try:
+        yield
+    except DAMAGE as error:
+        number = getattr(error, "errno", None)
+        if number == errno.ENOSPC:
+            raise UserError(f"{path}: no disk space left to unpack it; free some or choose another --out") from None
+        if number is None:
+            raise UserError(f"{path}: truncated or damaged {packed}, or one that cannot be unpacked here "
+                            f"({error}); fetch the file again, or unpack it") from None  # fmt: skip
+        raise UserError(f"{path}: cannot be read ({os.strerror(number)}); check --raw") from None
+
+
+def _unpacked(path: Path, scratch: Path) -> Path:
+    """Where the bytes of a file lie: there, or in a copy in the directory ``scratch`` (of a pipe, of a zip)."""
+    with unpacking(path, "file"):
+        place = path
+        if path is STREAM or stat.S_ISFIFO(path.stat().st_mode):
+            with open(0 if path is STREAM else path, "rb", closefd=path is not STREAM) as stream:
+                place = _copy(stream, scratch)
+        elif not path.is_file():
+            raise UserError(f"{path}: not a file; check --raw")
+        with open(place, "rb") as stream:
+            if MAGIC.get(stream.read(4)) != "zip":
+                return place
+    with unpacking(path, "zip"), zipfile.ZipFile(place) as archive:
+        names = [name for name in archive.namelist()
+                 if not name.endswith("/") and not any(part[0] == "." or part == "__MACOSX" for part in name.split("/"))
+                 ]  # fmt: skip
+        if len(names) != 1:
+            raise UserError(f"{path}: a zip of {len(names):,} files, expected one; unpack it and give --raw the folder")
+        with archive.open(names[0]) as stream:
+            return _copy(stream, scratch)
+
+
+def _copy(stream: Any, scratch: Path) -> Path:
+    scratch.mkdir(parents=True, exist_ok=True)
+    number, place = tempfile.mkstemp(prefix="raw_", dir=scratch)
+    with open(number, "wb") as copy:
+        shutil.copyfileobj(stream, copy, CHUNK)
+    return Path(place)
+
+
+def _open_bytes(place: Path, packed: str) -> Any:
+    """A stream of a file's bytes as they are before they were packed."""
+    if packed == "gzip":
+        return gzip.open(place, "rb")
+    return pa.input_stream(str(place), compression="zstd") if packed == "zstd" else open(place, "rb")
+
+
+def _head(path: Path, place: Path) -> tuple[bytes, str]:
+    """The first bytes of a file, unpacked, and how it is packed; refuses what is neither text nor Parquet."""
+    with unpacking(path, "file"), open(place, "rb") as stream:
+        head = stream.read(HEAD_BYTES)
+    if head.startswith(PARQUET):
+        return head, "none"
+    if other := next((name for start, name in UNREADABLE.items() if head.startswith(start)), None):
+        raise UserError(f"{path}: packed with {other}, which is not read here; unpack it, or pack it with gzip or zstd")
+    packed = next((name for start, name in MAGIC.items() if head.startswith(start)), "none")
+    with unpacking(path, packed), _open_bytes(place, packed) as stream:
+        head = stream.read(HEAD_BYTES)
+    if not head.removeprefix(BOM).strip():
+        raise UserError(f"{path}: empty; expected one click event a line")
+    if head.startswith((PARQUET, b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
+        raise UserError(f"{path}: binary, packed Parquet, or UTF-16; expected UTF-8 CSV text, also in gzip, zstd or "
+                        "zip, or Parquet")  # fmt: skip
+    return head, packed
+
+
+def count_lines(stream: Any) -> Lines:
+    """Count all lines, apart from how their fields are parsed; CRLF and CR end one too, and the last need not end."""
+    total = blank = longest = rest = 0  # rest: bytes of the line that the last piece left open
+    held, chunk = b"", b" "  # held: a CR at the end of a chunk, which may be half of a CRLF
+    while chunk:
+        chunk = stream.read(CHUNK)
+        data = held + chunk
+        held = b"\r" if chunk and data.endswith(b"\r") else b""
+        data = data[: len(data) - len(held)]
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        places = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n"))
+        lengths = np.diff(places, prepend=-1 - rest)
+        total += len(lengths)
+        blank += int(np.count_nonzero(lengths == 1))
+        rest = len(data) - 1 - int(places[-1]) if len(places) else rest + len(data)
+        longest = max(longest, int(lengths.max(initial=0)), rest)
+    return Lines(total - blank + bool(rest), blank, longest)
 
 
 # ---- opening ---------------------------------------------------------------------------------------------------------
@@ -58,16 +183,11 @@ def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table
 
 
 def open_table(
-    connection: Any,
-    path: Path,
-    delimiter: str = ",",
-    columns: Sequence[str] | None = None,
-    quote: str | None = None,
+    connection: Any, path: Path, delimiter: str = ",", columns: Sequence[str] | None = None, quote: str | None = None
 ) -> Table:
     """Look at a raw file and say how to read it.
 
     Args:
-        connection: DuckDB; the directory where it spills takes the copy of a zip or a pipe.
         path: CSV, CSV in gzip, zstd or zip, or Parquet; the content decides, not the name.
         delimiter: between the fields of a CSV file.
         columns: their names, for a CSV file without a header line.
@@ -76,17 +196,24 @@ def open_table(
     if quote == delimiter:
         raise UserError(f"--quote {shown(quote)}: the same as --delimiter; give two different characters")
     (scratch,) = fetch_row(connection, "SELECT current_setting('temp_directory')")
-    place = unpacked(path, Path(scratch))
+    place = _unpacked(path, Path(scratch))
     head, packed = _head(path, place)
     if head.startswith(PARQUET):
         return _open_parquet(connection, path, place)
-    mark = {None: '"', NO_QUOTE: ""}.get(quote, quote) or ""
+    mark = "" if quote == NO_QUOTE else quote or '"'
     text = head.removeprefix(BOM)
-    first = _header(path, text, delimiter, mark)
-    if columns and sorted(one.strip().casefold() for one in first) == sorted(one.casefold() for one in columns):
-        raise UserError(f"{path}: its first line names the columns; leave out --columns")
+    try:  # the first line that is not blank
+        line = text.lstrip(b"\r\n").splitlines()[0].decode("utf-8")
+        first = next(csv.reader([line], delimiter=delimiter, quotechar=mark)) if mark else line.split(delimiter)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: line 1 cannot be read as column names in UTF-8 ({error}); mend it, or convert the "
+                        "file with iconv") from None  # fmt: skip
     names = list(columns or first)
-    lines = _scan(path, place, packed)
+    with unpacking(path, packed), _open_bytes(place, packed) as stream:
+        lines = count_lines(stream)
+    if lines.longest > LONGEST_LINE:
+        raise UserError(f"{path}: a line of {lines.longest / 1e6:,.0f} MB, at most {LONGEST_LINE / 1e6:.0f} are read; "
+                        "check what separates its lines")  # fmt: skip
     schema = ", ".join(f"'c{i}': '{TEXT}'" for i in range(len(names)))  # names of ours, whatever the header holds
     settings = (
         f", auto_detect = false, header = {columns is None}, delim = {quoted(delimiter)}, "
@@ -96,200 +223,14 @@ def open_table(
     settings += f", skip = {len(blank)}" if blank and columns is None else ""
     settings += f", max_line_size = {lines.longest + 1}" if lines.longest > LONG_LINE else ""
     known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if names.count(name) == 1}
-    return Table(path, place, "read_csv", settings, known, tuple(names), columns is None, mark,
-                 several_lines=quote is not None, lines=lines)  # fmt: skip
+    return Table(path, place, "read_csv", settings, known, tuple(names), columns is None, quote is not None, lines)
 
 
 def _open_parquet(connection: Any, path: Path, place: Path) -> Table:
-    table = Table(path, place, "read_parquet", "", {})
-    with reading(path), unpacking(path, "Parquet"):
+    table = Table(path, place, "read_parquet", "", {}, ())
+    with reading(table), unpacking(path, "Parquet"):
         rows = connection.execute(f"DESCRIBE SELECT * FROM {table.relation}").fetchall()
         names = pq.read_schema(place).names  # DuckDB renames columns that differ from others in their case only
     columns = {name: (identifier(row[0]), row[1]) for name, row in zip(names, rows, strict=True)
                if names.count(name) == 1}  # fmt: skip
-    return Table(path, place, "read_parquet", "", columns, tuple(names))
-
-
-def _head(path: Path, place: Path) -> tuple[bytes, str]:
-    """The first bytes of a file, unpacked, and how it is packed; refuses what is neither text nor Parquet."""
-    with unpacking(path, "file"), open(place, "rb") as stream:
-        head = stream.read(HEAD_BYTES)
-    if head.startswith(PARQUET):
-        return head, "none"
-    packed = compression(head, path)
-    with unpacking(path, packed), open_bytes(place, packed) as stream:
-        head = stream.read(HEAD_BYTES)
-    if head.startswith(PARQUET):
-        raise UserError(f"{path}: Parquet packed in {packed}; unpack it, Parquet is packed in itself")
-    if not head.removeprefix(BOM).strip():
-        raise UserError(f"{path}: empty; expected one click event a line")
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}: UTF-16 text; convert it to UTF-8, such as with iconv -f UTF-16 -t UTF-8")
-    if b"\0" in head:
-        raise UserError(f"{path}: a binary file; expected CSV text, CSV in gzip, zstd or zip, or Parquet (a NUL byte "
-                        f"stands in line {head[: head.index(0)].count(10) + 1:,})")  # fmt: skip
-    return head, packed
-
-
-def _header(path: Path, text: bytes, delimiter: str, quote: str) -> list[str]:
-    """The fields of the first line that is not blank."""
-    try:
-        line = text.lstrip(b"\r\n").splitlines()[0].decode("utf-8")
-        return next(csv.reader([line], delimiter=delimiter, quotechar=quote)) if quote else line.split(delimiter)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: {NO_HEADER} ({error}); mend it, or convert the file with iconv") from None
-
-
-def _scan(path: Path, place: Path, packed: str) -> Lines:
-    """The lines of a text file, which is read once for it."""
-    with unpacking(path, packed), open_bytes(place, packed) as stream:
-        found = count_lines(stream)
-    if found.nul:
-        raise UserError(f"{path}: line {found.nul:,}: a NUL byte, which no text holds; mend or remove the line")
-    if found.longest > LONGEST_LINE:
-        raise UserError(f"{path}: a line of {found.longest / 1e6:,.0f} MB, at most {LONGEST_LINE / 1e6:.0f} are read; "
-                        "check what separates its lines")  # fmt: skip
-    return found
-
-
-# ---- loading ---------------------------------------------------------------------------------------------------------
-
-
-class Loaded(NamedTuple):
-    """What ``load`` has read.
-
-    Attributes:
-        read: rows, files and lines, for the manifest; see ``account``.
-        invalid: how many rows were left out for a value that cannot be used.
-        notes: what the user should know of them.
-    """
-
-    read: dict[str, int]
-    invalid: int
-    notes: list[str]
-
-    def read_without(self, repeated_rows: int) -> dict[str, int]:
-        """``read`` with the numbers of rows that were left out, where any were."""
-        left_out = {"invalid_rows": self.invalid, "repeated_rows": repeated_rows}
-        return self.read | {name: count for name, count in left_out.items() if count}
-
-
-def load(connection: Any, table: Table, fields: Sequence[Field], drop_invalid: bool | None = None) -> Loaded:
-    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``; see ``read_raw`` and ``check_values``."""
-    read = read_raw(connection, table, fields)
-    return Loaded(read, *check_values(connection, table, fields, drop_invalid))
-
-
-def read_raw(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str, int]:
-    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``, whose rowid is the input row from 0.
-
-    Returns:
-        What was read, for the manifest; see ``account``.
-    """
-    selected = ", ".join(f"{field.parse(table.column(field.column)[0])} AS {field.name}" for field in fields)
-    with reading_all(connection, table):
-        connection.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {table.relation}")
-    rows = fetch_number(connection, "SELECT count(*) FROM raw")
-    read = account(connection, table.files, rows)
-    if rows == 0:
-        raise UserError(f"{table.called}: no events; expected one click event a line after the header")
-    return read
-
-
-def account(connection: Any, files: Sequence[Table], rows: int) -> dict[str, int]:
-    """Compare the rows that were read with the lines there are; returns what was read, for the manifest."""
-    texts = [(file, file.lines) for file in files if file.lines is not None]
-    read = {"rows": rows, "files": len(files)}
-    if blank := sum(found.blank for _, found in texts):
-        read["blank_lines"] = blank
-    if len(texts) == len(files) and rows >= sum(found.full - file.header for file, found in texts):
-        return read  # of a single column DuckDB reads blank lines as rows of nothing
-    lost = 0
-    for file, found in texts:
-        taken = found.full - file.header - fetch_number(connection, f"SELECT count(*) FROM {file.relation}")
-        if taken > 0 and not file.several_lines:
-            raise _lost_lines(connection, file, found, taken)
-        lost += max(0, taken)
-    return read | ({"lines_in_quotes": lost} if lost else {})
-
-
-def _lost_lines(connection: Any, file: Table, lines: Lines, taken: int) -> UserError:
-    """The error about the first field of a file that goes on over several lines."""
-    columns = [f"c{i}" for i in range(len(file.names))]
-    ends = f"regexp_matches(concat_ws('', {', '.join(columns)}), '[\\r\\n]')"
-    found = connection.execute(
-        f"SELECT * FROM (SELECT row_number() OVER () AS row, {', '.join(columns)} FROM {file.relation}) WHERE {ends} "
-        "ORDER BY row LIMIT 1"
-    ).fetchone()
-    if found is None and len(lines.ends) > 1:
-        return _mixed_ends(file, lines)
-    ways = (f"if quotes are part of the text, give --quote none; if fields may hold line ends, give --quote "
-            f"'{file.quote}'")  # fmt: skip
-    if found is None:  # the lost lines are in the header
-        return UserError(f"{file.path}: {taken:,} of its {lines.full:,} lines are in no row; {ways}")
-    row, *values = found
-    place, value = next((i, value) for i, value in enumerate(values) if value and ("\n" in value or "\r" in value))
-    return UserError(f"{file.path}: row {row:,}, column '{file.names[place]}': a quote makes one field of several "
-                     f"lines, {shown(value)} (in the file {taken:,} lines are in quotes so); {ways}")  # fmt: skip
-
-
-def _mixed_ends(file: Table, lines: Lines) -> UserError:
-    return UserError(
-        f"{file.path}: its lines end in {' and '.join(lines.ends)}; write them alike, such as with dos2unix"
-    )
-
-
-def read_line(read: dict[str, int]) -> str:
-    """``read 12 rows of 2 files`` of what ``account`` returns, with the lines that are no rows of their own."""
-    files = f"{read['files']:,} files" if read["files"] > 1 else "1 file"
-    more = {
-        "blank_lines": ", {:,} blank lines",
-        "lines_in_quotes": ", {:,} more lines inside quoted fields",
-        "invalid_rows": "; left out {:,} with a value that cannot be used",
-        "repeated_rows": "; left out {:,} that say the same as an earlier one",
-    }
-    parts = [text.format(read[name]) for name, text in more.items() if name in read]
-    return f"read {read['rows']:,} rows of {files}" + "".join(parts)
-
-
-# ---- what DuckDB says ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def reading_all(connection: Any, table: Table) -> Iterator[None]:
-    """As ``reading``, of the file that is to blame among several."""
-    try:
-        with reading(table.path):
-            yield
-    except UserError as error:
-        for file in table.files:
-            values = ", ".join(sql for sql, _ in file.columns.values())
-            try:
-                with reading(file.path):  # a count alone would not look at the values
-                    connection.execute(f"SELECT bit_xor(hash({values})) FROM {file.relation}").fetchall()
-            except UserError as own:
-                if NOT_CSV in str(own) and file.lines is not None and len(file.lines.ends) > 1:
-                    raise _mixed_ends(file, file.lines) from None
-                raise own from None
-        raise error from None
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Turn what DuckDB says about a raw file, which may fill a screen, into one line of ours."""
-    try:
-        yield
-    except duckdb.Error as error:
-        message = str(error)
-        if type(error) not in DAMAGE or "No space left" in message:
-            raise
-        for packed in ("gzip", "zstd"):
-            if packed in message.lower():
-                raise UserError(f"{path}: truncated or damaged {packed}; fetch the file again") from None
-        reason = message.splitlines()[0].split("Error: ", 1)[-1].rstrip(".")
-        problem = f"cannot be read ({reason}); fetch or write the file again"
-        problem = next((said for part, said in PROBLEMS.items() if part in message), problem)
-        if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
-            problem = f"{found[2]} field(s), expected {found[1]}; mend the line, or check what separates the fields"
-        line = re.search(r"CSV Error on Line: (\d+)", message)
-        raise UserError(f"{path}: {f'line {int(line[1]):,}: ' if line else ''}{problem}") from None
+    return replace(table, columns=columns, names=tuple(names))

@@ -1,51 +1,57 @@
-"""A raw file, or several of the same columns, as one relation of DuckDB."""
+"""Raw files as one relation of DuckDB, and the table ``raw`` that is read from it, every value and line checked."""
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from itertools import groupby
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxrec.data.reading.duck import fetch_number, fetch_row, quoted
-from jaxrec.data.reading.lines import Lines
-from jaxrec.data.reading.rows import input_rows
-from jaxrec.errors import UserError, nearest
+import duckdb
 
-TEXT = "VARCHAR"
-NESTED = ("STRUCT", "MAP", "UNION", "BLOB", "BIT")
+from jaxrec.data.reading import duck
+from jaxrec.data.reading.duck import TEXT, fetch_number, fetch_row
+from jaxrec.errors import UserError, nearest, shown
+
+# What DuckDB raises about a file; what the metadata of Parquet have wrong is of no class but the base of all.
+DAMAGE = (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException, duckdb.Error)
+# A part of what DuckDB says of a CSV file, and what we say.
+PROBLEMS = {
+    "gzip": "truncated or damaged gzip; fetch the file again",
+    "zstd": "truncated or damaged zstd; fetch the file again",
+    "unicode": "not UTF-8 text; convert the file, e.g. with iconv",
+    "utf-8": "not UTF-8 text; convert the file, e.g. with iconv",
+    "unterminated quote": "a quote not closed where its field ends; mend it, or give --quote none if quotes are text",
+    "state machine": "not CSV text; expected CSV, also in gzip, zstd or zip, with lines that end alike, or Parquet",
+    "maximum line size": "a quoted field of over 2 MB; mend it, or give --quote none if quotes are text",
+}
+MOST_NAMED = 4  # columns with unusable values of which a message shows the first one
+
+
+class Lines(NamedTuple):
+    """The lines of a text file: how many hold something and how many nothing, and the bytes of the longest."""
+
+    full: int
+    blank: int
+    longest: int
 
 
 @dataclass(frozen=True)
 class Table:
-    """A raw file that has been opened: what it holds, and how DuckDB reads it. Or several, one after the other.
+    """A raw file that has been opened: what it holds, and how DuckDB reads it. Or several, one after the other."""
 
-    Attributes:
-        path: the file, the first of several, as the user named it.
-        place: where its bytes lie: there, or in a copy.
-        function: the table function that reads it, and ``settings``, its further arguments in SQL.
-        columns: column name to (SQL expression, SQL type).
-        names: the names of all columns in their order, also those that several have.
-        header: whether the first line with something in it names the columns.
-        quote: the character around fields with delimiters in them; empty: there is none.
-        several_lines: whether fields in quotes may hold line ends.
-        lines: those of a text file; None of Parquet.
-        parts: of several files these, each as a table of its own.
-    """
-
-    path: Path
-    place: Path
-    function: str
-    settings: str
-    columns: dict[str, tuple[str, str]]
-    names: tuple[str, ...] = ()
-    header: bool = True
-    quote: str = '"'
-    several_lines: bool = False
-    lines: Lines | None = None
-    parts: tuple[Table, ...] = field(default=(), repr=False)
+    path: Path  # the file, the first of several, as the user named it
+    place: Path  # where its bytes lie: there, or in a copy
+    function: str  # SQL: the table function that reads it,
+    settings: str  # and its further arguments
+    columns: dict[str, tuple[str, str]]  # by name: SQL expression and type
+    names: tuple[str, ...]  # of all columns in their order, also those that several have
+    header: bool = True  # the first line with something in it names the columns
+    several_lines: bool = False  # fields in quotes may hold line ends
+    lines: Lines | None = None  # of a text file; None of Parquet
+    parts: tuple[Table, ...] = ()  # of several files these, each as a table of its own
 
     @property
     def files(self) -> tuple[Table, ...]:
@@ -55,120 +61,176 @@ class Table:
     @property
     def called(self) -> str:
         """What messages about the whole call it."""
-        return called([table.path for table in self.files])
+        return f"{self.path} and {len(self.parts) - 1:,} more" if len(self.parts) > 1 else str(self.path)
+
+    @property
+    def alike(self) -> bool:
+        """Whether DuckDB can read all files at once; of CSV the order of the columns counts too."""
+        return len({(file.function, file.settings, *sorted(file.columns.items())) for file in self.files}) == 1
 
     @property
     def relation(self) -> str:
-        """SQL: the rows of the file, or of all files in their order."""
-        groups = [list(group) for _, group in groupby(self.files, key=_signature)]
-        if len(groups) == 1:
-            return together(groups[0])
-        return f"({' UNION ALL '.join(self._selected(group) for group in groups)})"
-
-    def _selected(self, group: Sequence[Table]) -> str:
-        """SQL: the rows of files that are alike, with the columns as the whole has them."""
-        columns = []
-        for name, (alias, kind) in self.columns.items():
-            sql, found = group[0].columns[name]
-            columns.append(f"{sql if found == kind else value_text(sql, found)} AS {alias}")
-        return f"SELECT {', '.join(columns)} FROM {together(group)}"
+        """SQL: the rows of the file, or of all files in their order, with the columns as the whole has them."""
+        if self.alike:
+            return f"{self.function}([{', '.join(duck.literal(file.place) for file in self.files)}]{self.settings})"
+        selects = []
+        for file in self.files:
+            pairs = [(file.columns[name], *column) for name, column in self.columns.items()]
+            columns = [f"{sql if found == kind else duck.value_text(sql, found)} AS {alias}"
+                       for (sql, found), alias, kind in pairs]  # fmt: skip
+            selects.append(f"SELECT {', '.join(columns)} FROM {file.relation}")
+        return f"({' UNION ALL '.join(selects)})"
 
     def column(self, name: str, hint: str = "") -> tuple[str, str]:
         """The SQL expression and type of the column ``name``."""
-        if self.names.count(name) > 1:
-            raise UserError(f"{self.path}: more than one column '{name}'; rename the others")
         if name not in self.columns:
-            alike = [other for other in self.names if other.strip().casefold() == name.strip().casefold()]
-            what = f", but {_listed(alike)}; the case of a name and the spaces around it count" if alike else (
-                f"{nearest(name, self.columns)}; it has {', '.join(list(self.columns)[:12])}{hint}")  # fmt: skip
-            raise UserError(f"{self.path}: no column '{name}'{what}")
+            what = "more than one" if name in self.names else "no"
+            raise UserError(f"{self.path}: {what} column '{name}'{nearest(name, self.columns)}; it has "
+                            f"{', '.join(self.names[:12])}{hint}")  # fmt: skip
         return self.columns[name]
 
     def row_place(self, connection: Any, row: int) -> str:
         """``day2.csv: row 1,234`` of the row of ``raw`` with the rowid ``row``."""
-        return row_place(connection, self.files, _input_row(connection, row))
-
-    def value(self, connection: Any, column: str, row: int) -> tuple[str, Any]:
-        """Where the row of ``raw`` with the rowid ``row`` stands, and what its file holds there in a column."""
-        at = _input_row(connection, row)
-        sql = f"SELECT {self.columns[column][0]} FROM {self.relation} LIMIT 1 OFFSET {at}"
-        return row_place(connection, self.files, at), fetch_row(connection, sql)[0]
-
-
-def _input_row(connection: Any, row: int) -> int:
-    return fetch_number(connection, f"SELECT {input_rows(connection)} FROM raw WHERE rowid = {row}")
-
-
-def called(paths: Sequence[Path]) -> str:
-    """What messages call several files."""
-    return f"{paths[0]} and {len(paths) - 1:,} more" if len(paths) > 1 else str(paths[0])
-
-
-def row_place(connection: Any, files: Sequence[Table], row: int) -> str:
-    """``day2.csv: row 1,234`` of a row from 0 over all files."""
-    for table in files[:-1]:
-        rows = fetch_number(connection, f"SELECT count(*) FROM {table.relation}")
-        if row < rows:
-            return f"{table.path}: row {row + 1:,}"
-        row -= rows
-    return f"{files[-1].path}: row {row + 1:,}"
-
-
-def _signature(table: Table) -> tuple[Any, ...]:
-    """What files that DuckDB reads together have in common; of CSV the order of the columns too."""
-    return table.function, table.settings, tuple(sorted(table.columns.items()))
-
-
-def together(tables: Sequence[Table]) -> str:
-    """SQL: the rows of several files one after the other, which are read alike: of the same settings and columns."""
-    return f"{tables[0].function}([{', '.join(literal(table.place) for table in tables)}]{tables[0].settings})"
-
-
-def literal(path: Path) -> str:
-    """SQL: a file's name; DuckDB would expand * ? [ in it."""
-    return quoted(glob.escape(str(path.resolve())))
-
-
-def value_text(sql: str, kind: str) -> str:
-    """SQL: the text of a value; of a whole number without exponent; NULL where there is none."""
-    text = f"CAST({sql} AS {TEXT})"
-    if kind in ("FLOAT", "DOUBLE"):  # pandas writes nan where there is nothing; 1e20 is no whole number of 64 bits
-        whole = f"CAST(TRY_CAST({sql} AS BIGINT) AS {TEXT}) || '.0'"
-        return f"CASE WHEN NOT isnan({sql}) THEN coalesce(CASE WHEN {sql} = trunc({sql}) THEN {whole} END, {text}) END"
-    return text
+        row = fetch_number(connection, f"SELECT {duck.input_rows(connection)} FROM raw WHERE rowid = {row}")
+        for file in self.files[:-1]:
+            rows = fetch_number(connection, f"SELECT count(*) FROM {file.relation}")
+            if row < rows:
+                return f"{file.path}: row {row + 1:,}"
+            row -= rows
+        return f"{self.files[-1].path}: row {row + 1:,}"
 
 
 def merged(tables: Sequence[Table]) -> Table:
     """Several files as one table: columns by name, and as text where the files have other types for them."""
     first, *others = tables
-    if not others:
-        return first
-    for table in others:
-        _check_columns(first, table)
+    for other in others:
+        if sorted(first.names) != sorted(other.names):
+            differing = sorted({*first.names} ^ {*other.names}) or sorted(first.names)
+            raise UserError(f"{other.path}: only one of it and {first.path} has {', '.join(map(repr, differing[:6]))}; "
+                            "files that are read together need the same columns")  # fmt: skip
     columns = {}
     for name, (sql, kind) in first.columns.items():
-        kinds = {table.columns[name][1]: table.path for table in tables}
-        if len(kinds) > 1 and any(found.startswith(NESTED) or found.endswith("]") for found in kinds):
-            *_, (other, path) = kinds.items()
-            raise UserError(f"{path}: column '{name}' is {other}, and in {first.path} of type {kind}; write the files "
-                            "alike")  # fmt: skip
-        columns[name] = (sql, kind if len(kinds) == 1 else TEXT)
-    whole = replace(first, columns=columns, parts=tuple(tables))
-    if len({_signature(table) for table in tables}) == 1:
+        columns[name] = (sql, kind if len({table.columns[name][1] for table in tables}) == 1 else TEXT)
+    whole = replace(first, columns=columns, parts=tuple(tables) if others else ())
+    if whole.alike:
         return whole
     # Names of ours: to DuckDB names that differ in their case only are the same.
     return replace(whole, columns={name: (f"c{i}", kind) for i, (name, (_, kind)) in enumerate(columns.items())})
 
 
-def _check_columns(first: Table, other: Table) -> None:
-    if sorted(first.names) == sorted(other.names):
-        return
-    missing = [name for name in first.names if name not in other.names]
-    added = [name for name in other.names if name not in first.names]
-    what = [f"lacks {_listed(missing)}"] * bool(missing) + [f"has {_listed(added)}"] * bool(added)
-    raise UserError(f"{other.path}: {' and '.join(what or ['has a column twice'])}, unlike {first.path}; files that "
-                    "are read together need the same columns")  # fmt: skip
+@contextmanager
+def reading(table: Table) -> Iterator[None]:
+    """Turn what DuckDB says about raw files, which may fill a screen, into one line of ours."""
+    try:
+        yield
+    except duckdb.Error as error:
+        message = str(error)
+        if type(error) not in DAMAGE or "No space left" in message:
+            raise
+        reason = message.splitlines()[0].split("Error: ", 1)[-1].rstrip(".")
+        problem = f"cannot be read ({reason}); fetch or write the file again"
+        problem = next((said for part, said in PROBLEMS.items() if part in message.lower()), problem)
+        if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
+            problem = f"{found[2]} field(s), expected {found[1]}; mend the line, or check what separates the fields"
+        line = re.search(r"CSV Error on Line: (\d+)", message)
+        path = next((file.path for file in table.files if str(file.place.resolve()) in message), table.path)
+        raise UserError(f"{path}: {f'line {int(line[1]):,}: ' if line else ''}{problem}") from None
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:6]) + (", ..." if len(names) > 6 else "")
+# ---- loading ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Field:
+    """One column of the table ``raw``, read from one column of a file."""
+
+    name: str  # in raw
+    column: str  # in the file
+    parse: Callable[[str], str]  # from the column's SQL expression to one that is NULL where a value cannot be used
+    expected: str  # what a value must be, for the error message
+
+
+class Loaded(NamedTuple):
+    """What was read, for the manifest; rows left out for a value that cannot be used; and notes about them."""
+
+    read: dict[str, int]
+    invalid: int
+    notes: list[str]
+
+    def read_without(self, repeated_rows: int) -> dict[str, int]:
+        """``read`` with the numbers of rows that were left out, where any were."""
+        left_out = {"invalid_rows": self.invalid, "repeated_rows": repeated_rows}
+        return self.read | {name: count for name, count in left_out.items() if count}
+
+
+def load(connection: Any, table: Table, fields: Sequence[Field], drop_invalid: bool | None = None) -> Loaded:
+    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``; see ``read_raw`` and ``check_values``."""
+    read = read_raw(connection, table, fields)
+    return Loaded(read, *check_values(connection, table, fields, drop_invalid))
+
+
+def read_raw(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str, int]:
+    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``; returns what was read, for the manifest."""
+    selected = ", ".join(f"{field.parse(table.column(field.column)[0])} AS {field.name}" for field in fields)
+    with reading(table):
+        connection.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {table.relation}")
+    rows = fetch_number(connection, "SELECT count(*) FROM raw")
+    texts = [(file, file.lines) for file in table.files if file.lines is not None]
+    lost = 0  # lines that are no rows, all of them inside quoted fields; of a single column blank lines are rows
+    if len(texts) < len(table.files) or rows < sum(lines.full - file.header for file, lines in texts):
+        lost = sum(_lost_lines(connection, file, lines) for file, lines in texts)
+    if rows == 0:
+        raise UserError(f"{table.called}: no events; expected one click event a line after the header")
+    more = {"blank_lines": sum(lines.blank for _, lines in texts), "lines_in_quotes": lost}
+    return {"rows": rows, "files": len(table.files)} | {name: count for name, count in more.items() if count}
+
+
+def _lost_lines(connection: Any, file: Table, lines: Lines) -> int:
+    """How many lines of a text file are in no row; refuses them where fields must not hold line ends."""
+    lost = lines.full - file.header - fetch_number(connection, f"SELECT count(*) FROM {file.relation}")
+    if lost > 0 and not file.several_lines:
+        columns = ", ".join(sql for sql, _ in file.columns.values())
+        rows = f"SELECT row_number() OVER () AS row, concat_ws('', {columns}) AS text FROM {file.relation}"
+        (row,) = fetch_row(connection, f"SELECT min(row) FROM ({rows}) WHERE regexp_matches(text, '[\\r\\n]')")
+        raise UserError(f"{file.path}: {f'row {row:,}' if row else 'its header'}: a quote makes one field of several "
+                        f"lines (in the file {lost:,} lines are in quotes so); if quotes are part of the text, give "
+                        "--quote none; if fields may hold line ends, give --quote '\"'")  # fmt: skip
+    return max(0, lost)
+
+
+def check_values(
+    connection: Any, table: Table, fields: Sequence[Field], drop_invalid: bool | None
+) -> tuple[int, list[str]]:
+    """Refuse or leave out the rows of ``raw`` with a value that cannot be used; how many went, and notes about them.
+
+    Args:
+        drop_invalid: of ``--drop-invalid``; None where the command has no such option.
+    """
+    rows, *usable = fetch_row(connection, f"SELECT count(*), {', '.join(f'count({f.name})' for f in fields)} FROM raw")
+    bad = [field for field, count in zip(fields, usable, strict=True) if count < rows]
+    if not bad:
+        return 0, []
+    unusable = " OR ".join(f"{field.name} IS NULL" for field in bad)
+    invalid = fetch_number(connection, f"SELECT count(*) FROM raw WHERE {unusable}")
+    what = "; ".join(_first_value(connection, table, field) for field in bad[:MOST_NAMED])
+    if not drop_invalid or invalid == rows:
+        ways = "" if drop_invalid is None else ", or leave such rows out with --drop-invalid (not all of them)"
+        raise UserError(f"{what}; mend or remove {invalid:,} of {rows:,} rows{ways}")
+    duck.leave_out(connection, unusable)
+    return invalid, [f"left out {invalid:,} of {rows:,} rows with a value that cannot be used: {what}"]
+
+
+def _first_value(connection: Any, table: Table, field: Field) -> str:
+    """Where the first unusable value of a column stands, what it is, and what was expected."""
+    row = fetch_number(connection, f"SELECT min(rowid) FROM raw WHERE {field.name} IS NULL")
+    at = fetch_number(connection, f"SELECT {duck.input_rows(connection)} FROM raw WHERE rowid = {row}")
+    sql = f"SELECT {table.columns[field.column][0]} FROM {table.relation} LIMIT 1 OFFSET {at}"
+    (value,) = fetch_row(connection, sql)
+    text = "nothing" if value is None else shown(str(value))
+    return f"{table.row_place(connection, row)}, column '{field.column}': found {text}, expected {field.expected}"
+
+
+def read_line(read: dict[str, int]) -> str:
+    """``read 12 rows (files 2, blank lines 1)`` for the reader of the terminal."""
+    more = ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in read.items() if name != "rows")
+    return f"read {read['rows']:,} rows ({more})"

@@ -15,16 +15,13 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from jaxrec.data.reading.duck import quoted
-from jaxrec.data.reading.files import reading_all, timestamp
-from jaxrec.data.reading.table import TEXT, Table
+from jaxrec.data.reading.duck import NUMBERS, TEXT, number, quoted, timestamp, undotted
+from jaxrec.data.reading.table import Table, reading
 from jaxrec.errors import UserError, shown
 
 UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # ms per unit
 CALENDARS = {"yyyymmdd": 8, "yyyymmddhh": 10, "yyyymmddhhmm": 12, "yyyymmddhhmmss": 14}  # digits
 ORDER = "order"
-INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
-NUMBERS = (*INTEGERS, "UBIGINT", "HUGEINT", "UHUGEINT", "FLOAT", "DOUBLE")
 FIRST_YEAR = 1980
 HEAD = 100  # values that are looked at to find the unit
 FAR = 2**53  # of a counter: beyond it a double is no longer exact
@@ -32,34 +29,23 @@ Parse = Callable[[str], str]  # from SQL to SQL
 
 
 class Times(NamedTuple):
-    """How a column of times is read.
+    """How a column of times is read."""
 
-    Attributes:
-        unit: what it holds: ``iso``, one of UNITS or CALENDARS, ``order``, or ``format``.
-        parse: from the column's SQL to BIGINT ms since 1970 (of ``order`` the counter), NULL where that cannot be.
-        expected: what a value must be, for the error message.
-    """
-
-    unit: str
-    parse: Parse
-    expected: str
+    unit: str  # iso, one of UNITS or CALENDARS, order, or format
+    parse: Parse  # from SQL to BIGINT ms since 1970 (of order the counter), NULL where that cannot be
+    expected: str  # what a value must be, for the error message
 
 
 def add_time_arguments(parser: ArgumentParser) -> None:
     """Add ``--time-unit`` and ``--time-format``."""
     parser.add_argument(
-        "--time-unit",
-        choices=("auto", "iso", *UNITS, *CALENDARS, ORDER),
-        default="auto",
+        "--time-unit", choices=("auto", "iso", *UNITS, *CALENDARS, ORDER), default="auto",
         help="iso: like 2014-04-07T08:51:09Z, UTC where no zone is given; s, ms, us, ns: a number since 1970; "
         "yyyymmdd and longer: digits of the calendar, UTC; order: whole numbers that only order and are no times "
         "(default: found out; times before 1980 or after next year are refused)",
-    )
-    parser.add_argument(
-        "--time-format",
-        metavar="FORMAT",
-        help="how other times are written, as strptime has it: '%%d/%%m/%%Y %%H:%%M' reads 14/11/2023 22:22",
-    )
+    )  # fmt: skip
+    parser.add_argument("--time-format", metavar="FORMAT", help="how other times are written, as strptime has it: "
+                        "'%%d/%%m/%%Y %%H:%%M' reads 14/11/2023 22:22")  # fmt: skip
 
 
 def plausible_range() -> tuple[int, int]:
@@ -70,31 +56,28 @@ def plausible_range() -> tuple[int, int]:
 
 
 def read_times(connection: Any, table: Table, column: str, unit: str, time_format: str | None) -> Times:
-    """Find out how to read a column of times.
-
-    Args:
-        connection: DuckDB.
-        table: the file, or the first of several.
-        column: its name.
-        unit: of ``--time-unit``.
-        time_format: of ``--time-format``.
-    """
+    """Find out how to read a column of times; ``unit`` and ``time_format`` are those of the options."""
     sql, kind = table.column(column)
     place = f"{table.path}: column '{column}'"
     if time_format is not None and unit != "auto":
         raise UserError("--time-format: says what --time-unit would; leave one of the two out")
     if kind.startswith("TIMESTAMP") or kind == "DATE":
         if unit not in ("auto", "iso") or time_format is not None:
-            option = "--time-unit" if time_format is None else "--time-format"
-            raise UserError(f"{place} is of type {kind}, not a number or text; leave out {option}")
+            raise UserError(f"{place} is of type {kind}, not a number or text; leave out --time-unit and --time-format")
         return _times("iso", lambda value: f"epoch_ms(CAST({value} AS TIMESTAMPTZ))", "a time")
     if kind != TEXT and kind not in NUMBERS and not kind.startswith(("DECIMAL", "ENUM")):
         raise UserError(f"{place} is of type {kind}; expected times, numbers or text")
     text = _digits if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL") else _text
     if time_format is not None:
-        return _formatted(connection, text, time_format)
+        try:
+            connection.execute(f"SELECT try_strptime('', {quoted(time_format)})")
+        except duckdb.Error:
+            raise UserError(f"--time-format {shown(time_format)}: cannot be read; give one such as '%d/%m/%Y %H:%M'"
+                            ) from None  # fmt: skip
+        return _times("format", lambda sql: f"epoch_ms(try_strptime({text(sql)}, {quoted(time_format)}))",
+                      f"a time written {time_format}")  # fmt: skip
     if unit == "auto":
-        unit = _find_unit(connection, table, column, sql, text)
+        unit = _find_unit(connection, table, place, sql, text)
     if unit == ORDER:
         return Times(unit, _counter, "a whole number, as --time-unit order has it")
     what = f"digits {unit}" if unit in CALENDARS else f"a number of {unit} since 1970"
@@ -103,38 +86,25 @@ def read_times(connection: Any, table: Table, column: str, unit: str, time_forma
 
 def _times(unit: str, parse: Parse, what: str) -> Times:
     last = datetime.datetime.now(datetime.UTC).year + 1
-    expected = (f"{what} between {FIRST_YEAR} and {last}, as the whole column has to be; --time-unit and --time-format "
-                "say what else it is")  # fmt: skip
-    return Times(unit, _plausible(parse), expected)
+    return Times(unit, _plausible(parse), f"{what} between {FIRST_YEAR} and {last}, as the whole column has to be; "
+                                          "--time-unit and --time-format say what else it is")  # fmt: skip
 
 
-def _find_unit(connection: Any, table: Table, column: str, sql: str, text: Parse) -> str:
+def _find_unit(connection: Any, table: Table, place: str, sql: str, text: Parse) -> str:
     """The unit under which most of the first values are plausible."""
     units = ("iso", *UNITS, *CALENDARS)
     readings = ", ".join(f"({_plausible(_reader(unit, text))(sql)}) IS NOT NULL" for unit in units)
     query = f"SELECT {text(sql)}, {readings} FROM {table.relation} WHERE coalesce({text(sql)}, '') <> '' LIMIT {HEAD}"
-    with reading_all(connection, table):
+    with reading(table):
         rows = connection.execute(query).fetchall()
-    if not rows:
-        return "iso"  # there are no values: the first row is refused for having none
     fitting = [unit for _, *fits in rows for unit, fit in zip(units, fits, strict=True) if fit]
-    if fitting:
-        return max(dict.fromkeys(fitting), key=fitting.count)  # of as many the first
-    last = datetime.datetime.now(datetime.UTC).year + 1
-    raise UserError(f"{table.path}: column '{column}': found {shown(rows[0][0])}, no time between {FIRST_YEAR} and "
-                    f"{last}: neither as ISO 8601 nor as a number since 1970 nor as digits of the calendar; say with "
-                    "--time-format how it is written, such as '%d/%m/%Y %H:%M', or with --time-unit what the numbers "
-                    "are (order: they only order and are no times)")  # fmt: skip
-
-
-def _formatted(connection: Any, text: Parse, time_format: str) -> Times:
-    try:
-        connection.execute(f"SELECT try_strptime('', {quoted(time_format)})")
-    except duckdb.Error as error:
-        reason = str(error).splitlines()[0].rsplit(": ", 1)[-1]
-        raise UserError(f"--time-format {shown(time_format)}: {reason}; give one such as '%d/%m/%Y %H:%M'") from None
-    return _times("format", lambda sql: f"epoch_ms(try_strptime({text(sql)}, {quoted(time_format)}))",
-                  f"a time written {time_format}")  # fmt: skip
+    if rows and not fitting:
+        raise UserError(f"{place}: found {shown(rows[0][0])}, no time after {FIRST_YEAR}: neither as ISO 8601 nor as a "
+                        "number since 1970 nor as digits of the calendar; say with --time-format how it is written, "
+                        "such as '%d/%m/%Y %H:%M', or with --time-unit what the numbers are (order: they only order "
+                        "and are no times)")  # fmt: skip
+    # Of as many the first; without values the first row is refused for having none.
+    return max(dict.fromkeys(fitting), key=fitting.count, default="iso")
 
 
 # ---- SQL -------------------------------------------------------------------------------------------------------------
@@ -146,7 +116,7 @@ def _text(sql: str) -> str:
 
 def _digits(sql: str) -> str:
     """Of a number that may be written with .0: 20231114.0."""
-    return f"regexp_replace({_text(sql)}, '\\.0+$', '')"
+    return undotted(_text(sql))
 
 
 def _plausible(parse: Parse) -> Parse:
@@ -160,27 +130,21 @@ def _reader(unit: str, text: Parse) -> Parse:
         return lambda sql: timestamp(text(sql))
     if unit in UNITS:
         return lambda sql: _since_1970(sql, UNITS[unit])
-    return lambda sql: _calendar(_digits(sql), CALENDARS[unit])
+    pattern, digits = "%Y%m%d%H%M%S"[: CALENDARS[unit] - 2], CALENDARS[unit]
+    return lambda sql: (f"CASE WHEN regexp_full_match({_digits(sql)}, '[0-9]{{{digits}}}') "
+                        f"THEN epoch_ms(try_strptime({_digits(sql)}, '{pattern}')) END")  # fmt: skip
 
 
 def _since_1970(sql: str, factor: float) -> str:
     # Up to the year 9999: what lies beyond is not a time but a wrong unit or column.
-    value = f"TRY_CAST({sql} AS DOUBLE) * {factor!r}"
+    value = f"({number(sql)}) * {factor!r}"
     # TRY_CAST, as DuckDB may evaluate the branch for rows that fail the condition.
     return f"CASE WHEN abs({value}) < 253402300800000 THEN TRY_CAST(round({value}) AS BIGINT) END"
 
 
-def _calendar(text: str, digits: int) -> str:
-    """Digits of a date and, behind it, of hours, minutes and seconds."""
-    pattern = r"^(\d{4})(\d\d)(\d\d)" + r"(\d\d)" * ((digits - 8) // 2) + "$"
-    parts = [rf"\{4 + place}" if place < (digits - 8) // 2 else "00" for place in range(3)]
-    iso = f"regexp_replace({text}, '{pattern}', '\\1-\\2-\\3 {':'.join(parts)}')"
-    return f"CASE WHEN length({text}) = {digits} THEN {timestamp(iso)} END"
-
-
 def _counter(sql: str) -> str:
-    number = f"TRY_CAST({sql} AS DOUBLE)"
-    return f"CASE WHEN {number} = trunc({number}) AND abs({number}) < {FAR} THEN TRY_CAST({sql} AS BIGINT) END"
+    value = f"({number(sql)})"
+    return f"CASE WHEN {value} = trunc({value}) AND abs({value}) < {FAR} THEN TRY_CAST({sql} AS BIGINT) END"
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------

@@ -19,13 +19,10 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.text.cache import text_keys, write_part
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, one_line
 
 FLUSH = 1.0, 60.0  # seconds between two parts: a tenth of those that have passed, at least and at most these
-# Characters of a batch, padding included. On a CPU more than the caches hold is slower, but not by much: 2,000 names of
-# 7 words with all-MiniLM-L6-v2 on two cores took 9.2, 8.0, 8.1, 8.1 and 8.3 s of CPU time at 1024, 2048, 3072, 4096 and
-# 8192, the best of several goes each (494 names/s at 4096).
-BUDGET = {"cpu": 4096}
+BUDGET = {"cpu": 4096}  # characters of a batch, padding included; 2,048 to 8,192 take the same time on two cores
 LARGE_BUDGET = 131_072  # and on an accelerator less does not fill it
 MOST = 4096  # characters after which the length of a text makes no difference to the batches
 INSTALL = "pip install 'jaxrec[text]'"
@@ -43,13 +40,12 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
     Yields:
         int64[b]: which texts; every text is in one batch.
     """
-    length = np.maximum(np.minimum(np.asarray(lengths, np.int64), MOST), 1)
+    length = np.clip(np.asarray(lengths, np.int64), 1, MOST)
     order = np.argsort(-length, kind="stable")
-    doubled = -2 * length[order]
     start = 0
     while start < len(order):
         longest = int(length[order[start]])
-        alike = int(np.searchsorted(doubled, -longest, side="right"))
+        alike = int(np.searchsorted(-2 * length[order], -longest, side="right"))
         end = min(alike, start + max(1, budget // longest))
         yield order[start:end]
         start = end
@@ -58,8 +54,14 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[np.ndarray]:
 def encode(model: Path, name: str, cache: Path, texts: list[str], say: Callable[..., None]) -> None:
     """Encode ``texts`` into ``cache``, and tell how many are done since the last time, and how fast."""
     say(note="load the model")
-    keys, transformer = text_keys(texts), _load(model, name)
-    budget = BUDGET.get(transformer.device.type, LARGE_BUDGET)
+    try:
+        from sentence_transformers import SentenceTransformer
+
+        transformer = SentenceTransformer(str(model))
+    except Exception as error:
+        raise UserError(f"{name}: cannot be loaded ({one_line(str(error), 200)}); mend or remove {model}, give "
+                        f"another, or {INSTALL}") from None  # fmt: skip
+    keys, budget = text_keys(texts), BUDGET.get(transformer.device.type, LARGE_BUDGET)
     started, flushed, done = time.monotonic(), -np.inf, 0
     vectors: list[np.ndarray] = []
     pending: list[np.ndarray] = []
@@ -75,17 +77,6 @@ def encode(model: Path, name: str, cache: Path, texts: list[str], say: Callable[
         vectors, pending, flushed = [], [], time.monotonic()
 
 
-def _load(model: Path, name: str) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise UserError(f"sentence-transformers: cannot be imported ({_line(error)}); {INSTALL}") from None
-    try:
-        return SentenceTransformer(str(model))
-    except Exception as error:
-        raise UserError(f"{name}: cannot be loaded ({_line(error)}); mend or remove {model}, or give another") from None
-
-
 def _encoded(transformer: Any, name: str, texts: list[str]) -> np.ndarray:
     """float32[n, dim], of length 1."""
     try:
@@ -93,37 +84,26 @@ def _encoded(transformer: Any, name: str, texts: list[str]) -> np.ndarray:
             texts, batch_size=len(texts), show_progress_bar=False, convert_to_numpy=True, normalize_embeddings=True
         )
     except Exception as error:
-        advice = "give another model"
-        if "out of memory" in str(error).lower():
-            advice = "the device's memory does not suffice: use python -m jaxrec.text while nothing else uses it"
-        raise UserError(f"{name}: fails to encode ({_line(error)}); {advice}") from None
-    vectors = np.asarray(vectors, np.float32)
+        raise UserError(f"{name}: fails to encode ({one_line(str(error), 200)}); give another model or, where memory "
+                        "does not suffice, use python -m jaxrec.text while nothing else uses it") from None  # fmt: skip
     if not np.isfinite(vectors).all():
         raise UserError(f"{name}: gives vectors that are not finite; give another model")
-    return vectors
+    return np.asarray(vectors, np.float32)
 
 
 def fetch(name: str, place: Path) -> None:
     """Bring a model of the hub to the hub's cache ``place``."""
     try:
         from huggingface_hub import HfApi, snapshot_download
-    except ImportError as error:
-        raise UserError(f"sentence-transformers: cannot be imported ({_line(error)}); {INSTALL}") from None
-    try:
+
         # Asked once before anything is fetched: fetching tries again and again for minutes where there is no network.
         files = [file.rfilename for file in HfApi().model_info(name, timeout=10).siblings or []]
         double = ["*.bin"] if any(file.endswith(".safetensors") for file in files) else []
         snapshot_download(name, cache_dir=place, ignore_patterns=[*UNUSED, *double])
     except Exception as error:  # of whichever network library the hub's client is built on
-        raise UserError(f"{name}: not here, and the hub does not give it ({_line(error)}); check the name, go "
-                        "online, log in if it asks for that, or give a local folder (--model FOLDER)"
+        raise UserError(f"{name}: not here, and the hub does not give it ({one_line(str(error), 200)}); check the "
+                        "name, go online, log in if it asks for that, or give a local folder (--model FOLDER)"
                         ) from None  # fmt: skip
-
-
-def _line(error: Exception) -> str:
-    """An exception of others in one line of moderate length."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 200 else f"{words[:200]}…"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -146,8 +126,7 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever started this has gone
         os._exit(1)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        say(error=f"{where}{error.strerror or _line(error)}; free or choose another place (JAXREC_CACHE)")
+        say(error=f"{error.filename}: {error.strerror or error}; free or choose another place (JAXREC_CACHE)")
         return 1
     return 0
 

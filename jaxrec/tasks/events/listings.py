@@ -112,8 +112,8 @@ class Listings:
             if identity != meta["identity"]:
                 raise UserError(f"{model}: another text model than the run's: {identity}, the run has "
                                 f"{meta['identity']}; name that one with --model")  # fmt: skip
-            with encoded(names, model, update=update) as result:
-                return np.asarray(result.vectors[result.rows])
+            result = encoded(names, model, update=update)
+            return result.vectors[result.rows]
 
     # ---- when they are live ------------------------------------------------------------------------------------------
 
