@@ -18,9 +18,10 @@ contrastive models.contrast; losses.softmax: softmax; metrics.chance: chance; me
 models.merrec: models.event_encoder; models.packed: models.sequence; models.two_tower: models.tower;
 ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel:
 sharding; ops.precision: precision; ops.tables: tables; ops.topk: ranking; personas.clusters: data.personas;
-personas.embedding: embedding_plots; personas.folds: review_folds; personas.groups: persona_groups;
-personas.pictures: persona_plots; plots.clicks: click_plots; plots.pictures: pictures; run: rundir;
-sources: data.sources; tasks.clicks.judge: evaluate_rows row_evaluation; tasks.clicks.recommend: recommend_rows;
+personas.folds: review_folds; personas.pictures: embedding_plots persona_groups persona_plots personas.embedding
+personas.groups; plots.clicks: click_plots; plots.pictures: pictures; run: rundir;
+sources: data.sources; sources.movielens: sources.movielens_files;
+tasks.clicks.judge: evaluate_rows row_evaluation; tasks.clicks.recommend: recommend_rows;
 tasks.cutoffs: cutoffs; tasks.events.judge: evaluate_events event_evaluation; tasks.events.listings: listings;
 tasks.events.recommend: event_sequences recommend_events; tasks.history: history; tasks.results: results;
 tasks.retrieval.hits: hits; tasks.retrieval.judge: evaluate_retrieval retrieval_evaluation;

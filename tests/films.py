@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from jaxrec.sources.movielens_files import FIELDS, MovieLensFiles
+from jaxrec.sources.movielens import FIELDS, MovieLensFiles
 
 USERS, MOVIES, RATINGS = 30, 40, 300
 TITLES = {  # by movie; the others are plain

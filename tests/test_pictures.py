@@ -9,7 +9,6 @@ import pytest
 from fonts import KOREAN, add_korean
 from matplotlib.figure import Figure
 
-from jaxrec.personas.pictures import loss_figure
 from jaxrec.plots.clicks import attention_figure
 from jaxrec.plots.curves import learning_curve_figure
 from jaxrec.plots.pictures import legible
@@ -60,14 +59,6 @@ def test_epochs_are_whole_also_where_there_is_one(epochs: int) -> None:
     # After one epoch both stand in the same place: the dot within the open square.
     assert loss.get_marker() == "o" and metric.get_fillstyle() == "none"
     assert metric.get_markersize() > loss.get_markersize()
-
-
-def test_the_steps_of_one_epoch_begin_at_none() -> None:
-    figure = loss_figure([{"step": 100, "epoch": 1, "loss": 6.7}], 5, "run")
-    (axes,) = figure.axes
-    figure.draw_without_rendering()
-    assert axes.get_xlim()[0] == 0
-    assert ticks(axes.child_axes[0].xaxis) == pytest.approx(range(6))
 
 
 # ---- attention -------------------------------------------------------------------------------------------------------

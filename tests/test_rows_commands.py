@@ -15,7 +15,7 @@ import yaml
 from films import texts, tiny, write_archive
 from helpers import call, fails
 
-from jaxrec.sources.movielens_files import MovieLensFiles
+from jaxrec.sources.movielens import MovieLensFiles
 
 Capsys = pytest.CaptureFixture[str]
 

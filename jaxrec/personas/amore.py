@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from jaxrec.data.encode import RawField, RawRows
 from jaxrec.errors import UserError
-from jaxrec.personas.amore_files import Customers, Shop, read_customers, read_products
-from jaxrec.personas.clusters import Persona, describe, draw_attributes, find_personas
+from jaxrec.personas.amore_files import Shop, read_customers, read_products
+from jaxrec.personas.clusters import describe, draw_attributes, find_personas
 from jaxrec.personas.files import Reviews
-from jaxrec.personas.rules import Rule, read_rules
+from jaxrec.personas.rules import read_rules
 from jaxrec.sources.shared import ranged
 
 HELP = "products with reviews in a JSON file; customers are drawn from personas of the reviews, or given"
@@ -26,15 +26,6 @@ KIND = "rows"
 CLUSTERS = 6
 MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 OWN = ("customer", "product", "category", "brand", "price", "product_rating")  # fields beside the attributes
-
-
-class Found(NamedTuple):
-    """Customers of n reviews: their ids, personas (int32[n], what they are) and attributes ([n] by name)."""
-
-    ids: list[str]
-    labels: np.ndarray
-    personas: tuple[Persona, ...]
-    attributes: dict[str, np.ndarray]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -47,14 +38,10 @@ def add_arguments(parser: ArgumentParser) -> None:
          "the attributes of the rules (default: drawn)")  # fmt: skip
     file("personas", "YAML: words and attributes of the personas to look for (default: the six of "
          "jaxrec/personas/personas.yaml, which says how to write one)")  # fmt: skip
-    parser.add_argument(
-        "--clusters", type=_clusters, metavar="N",
-        help=f"number of personas, or auto: that of 2 to 12 with the best silhouette (default {CLUSTERS})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--model", default=MODEL, metavar="NAME",
-        help=f"of sentence-transformers, or a folder; none: no embeddings, only with --customers (default {MODEL})",
-    )  # fmt: skip
+    parser.add_argument("--clusters", type=_clusters, metavar="N", help="number of personas, or auto: that of 2 to "
+                        f"12 with the best silhouette (default {CLUSTERS})")  # fmt: skip
+    parser.add_argument("--model", default=MODEL, metavar="NAME", help="of sentence-transformers, or a folder; none: "
+                        f"no embeddings, only with --customers (default {MODEL})")  # fmt: skip
     parser.add_argument(
         "--seed", type=ranged(int, 0, 2**32 - 1), default=0, metavar="N", help="of clusters and draws (default 0)"
     )
@@ -77,78 +64,58 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     if given and arguments.clusters is not None:
         raise UserError("--clusters: --customers names the personas; leave one of the two out")
     clusters = CLUSTERS if arguments.clusters is None else arguments.clusters or None
-    rules = _rules(arguments.personas)
+    rules = read_rules(arguments.personas)
+    if taken := [name for name in rules[0].attributes if name in OWN]:
+        raise UserError(f"{arguments.personas}: {rules[0].name}.attributes.{taken[0]}: a field of every data set is "
+                        f"called so; name it other than {', '.join(OWN)}")  # fmt: skip
     shop = read_products(arguments.raw)
+    n, seed, embeddings = len(shop.texts), arguments.seed, None
     customers = read_customers(arguments.customers, shop, rules[0].attributes) if given else None
-    embeddings = None if model is None else _embed(shop.texts, model)
-    if customers is not None:
-        found = _given(customers, shop, rules, embeddings)
+    if model is not None:
+        from jaxrec.data.text.encoding import embed  # what needs no model must work without it
+
+        embeddings = embed(shop.texts, model)
+    if customers is not None:  # personas of the rules in their order, then others as they first appear
+        present = dict.fromkeys(customers.personas)
+        names = list(dict.fromkeys([*(rule.name for rule in rules if rule.name in present), *present]))
+        labels = np.array([names.index(name) for name in customers.personas], np.int32)
+        personas, attributes = describe(labels, names, shop.texts, rules, embeddings), customers.attributes
     else:
         assert embeddings is not None
-        labels, personas = find_personas(embeddings, shop.texts, rules, clusters, arguments.seed)
-        attributes = draw_attributes(labels, personas, rules, arguments.seed)
-        found = Found(_numbered(len(labels)), labels, personas, attributes)
-    products = [shop.products[product] for product in shop.product]
-    reviews = Reviews(found.ids, products, shop.texts, found.labels, found.personas, rules, embeddings,
-                      arguments.seed, None if model is None else _called(model), given)  # fmt: skip
-    options: dict[str, Any] = {name: None if getattr(arguments, name) is None else str(getattr(arguments, name))
-               for name in ("raw", "customers", "personas")}  # fmt: skip
-    options |= {"clusters": None if given else clusters or "auto", "model": model, "seed": arguments.seed}
-    return _rows(shop, found, reviews, options)
+        labels, personas = find_personas(embeddings, shop.texts, rules, clusters, seed)
+        attributes = draw_attributes(labels, personas, rules, seed)
+    ids = (customers and customers.ids) or [f"user_{number:04d}" for number in range(n)]
+    products = [shop.products[product].product_id for product in shop.product]
+    # Where a local folder lies says nothing about the content.
+    called = "/".join(Path(model).resolve().parts[-2:]) if model and Path(model).is_dir() else model
+    reviews = Reviews(ids, products, shop.texts, labels, personas, rules, embeddings, seed, called, given)
+    files = {name: vars(arguments)[name] for name in ("raw", "customers", "personas")}
+    options: dict[str, Any] = {name: None if path is None else str(path) for name, path in files.items()}
+    options |= {"clusters": None if given else clusters or "auto", "model": model, "seed": seed}
+    return _rows(shop, reviews, attributes, options)
 
 
-def _called(model: str) -> str:
-    """The name of a model that is kept with the data: where a local folder lies says nothing about the content."""
-    return "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
-
-
-def _rules(path: Path | None) -> tuple[Rule, ...]:
-    rules = read_rules(path)
-    for name in rules[0].attributes:
-        if name in OWN:
-            raise UserError(f"{path}: {rules[0].name}.attributes.{name}: a field of every data set is called so; name "
-                            f"it other than {', '.join(OWN)}")  # fmt: skip
-    return rules
-
-
-def _embed(texts: list[str], model: str) -> np.ndarray:
-    """float16[n, d]."""
-    from jaxrec.data.text.encoding import embed  # what needs no model must work without it
-
-    return embed(texts, model)
-
-
-def _numbered(n: int) -> list[str]:
-    return [f"user_{number:04d}" for number in range(n)]
-
-
-def _given(customers: Customers, shop: Shop, rules: tuple[Rule, ...], embeddings: np.ndarray | None) -> Found:
-    """Personas by their names: those of the rules in their order, then others as they first appear."""
-    present = dict.fromkeys(customers.personas)
-    names = [rule.name for rule in rules if rule.name in present]
-    names += [name for name in present if name not in names]
-    place = {name: number for number, name in enumerate(names)}
-    labels = np.array([place[name] for name in customers.personas], np.int32)
-    personas = describe(labels, names, shop.texts, rules, embeddings)
-    return Found(customers.ids or _numbered(len(labels)), labels, personas, customers.attributes)
-
-
-def _rows(shop: Shop, found: Found, reviews: Reviews, options: dict[str, Any]) -> RawRows:
+def _rows(shop: Shop, reviews: Reviews, attributes: dict[str, np.ndarray], options: dict[str, Any]) -> RawRows:
     """One row a review: a purchase."""
-    n, names = len(shop.texts), [persona.name for persona in found.personas]
-    customers = pa.array(found.ids, pa.string())
-    goods = {name: pa.array(values, pa.string()) for name, values in
-             (("product", shop.products), ("category", shop.categories), ("brand", shop.brands))}  # fmt: skip
-    numbers = {"price": pa.array(shop.prices), "product_rating": pa.array(shop.ratings)}
-    shown_user = {"customer": customers, "persona": pa.array([names[label] for label in found.labels], pa.string())}
-    shown_item = {"product": goods["product"], "name": pa.array(shop.names, pa.string()), "brand": goods["brand"],
-                  "category": goods["category"], "price": numbers["price"]}  # fmt: skip
+    n, names = len(shop.texts), [persona.name for persona in reviews.personas]
+
+    def texts(name: str) -> pa.Array:
+        return pa.array([getattr(product, name) for product in shop.products], pa.string())
+
+    customers, persona = (pa.array(values, pa.string()) for values in
+                          (reviews.customers, [names[label] for label in reviews.labels]))  # fmt: skip
+    goods = {"product": texts("product_id"), "category": texts("category"), "brand": texts("brand_name")}
+    numbers = {"price": pa.array(shop.numbers("price")), "product_rating": pa.array(shop.numbers("rating"))}
+    item = {"product": goods["product"], "name": texts("product_name"), "brand": goods["brand"],
+            "category": goods["category"], "price": numbers["price"]}  # fmt: skip
+    of_users = {name: pa.array(values.tolist(), pa.string()) if values.dtype == object else pa.array(values)
+                for name, values in attributes.items()}  # fmt: skip
+    sides = (("user", {"customer": customers} | of_users, None), ("item", goods | numbers, shop.product))
     return RawRows(
         fields=[
-            RawField("customer", "categorical", "user", customers),
-            *(_attribute(name, values) for name, values in found.attributes.items()),
-            *(RawField(name, "categorical", "item", values, shop.product) for name, values in goods.items()),
-            *(RawField(name, "numerical", "item", values, shop.product) for name, values in numbers.items()),
+            RawField(name, "categorical" if values.type == pa.string() else "numerical", side, values, by)
+            for side, columns, by in sides
+            for name, values in columns.items()
         ],
         ratings=np.ones(n, np.float32),
         times=np.zeros(n, np.int64),
@@ -157,16 +124,9 @@ def _rows(shop: Shop, found: Found, reviews: Reviews, options: dict[str, Any]) -
         high=1.0,
         user="customer",
         item="product",
-        shown={"user": pa.table(shown_user), "item": pa.table(shown_item)},
+        shown={"user": pa.table({"customer": customers, "persona": persona}), "item": pa.table(item)},
         options=options,
         extras={"personas": {"attributes": "derived", "given": reviews.given, "clusters": len(names),
                              "seed": reviews.seed, "model": reviews.model, "names": names}},
         write=reviews.write,
     )  # fmt: skip
-
-
-def _attribute(name: str, values: np.ndarray) -> RawField:
-    """A field of the customers: numbers, or text."""
-    if values.dtype == object:
-        return RawField(name, "categorical", "user", pa.array(values.tolist(), pa.string()))
-    return RawField(name, "numerical", "user", pa.array(values))

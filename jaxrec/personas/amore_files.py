@@ -12,21 +12,21 @@ from pydantic import BaseModel, BeforeValidator, Field
 from typing_extensions import TypedDict
 
 from jaxrec.cli.json_text import parse_json
-from jaxrec.errors import UserError, nearest, shown
+from jaxrec.errors import UserError, shown
 from jaxrec.personas.rules import Range, Text, Whole, validated
 
 CATEGORIES = {97: "Skincare", 98: "Makeup", 99: "Perfume", 101: "Accessories", 103: "Men"}
-LARGEST = 1e30  # of a number: its square is still one, and as float32 it is finite
-CUSTOMERS_FOR = "expected one customer a review, in their order"
-Amount = Annotated[float, Field(strict=True, ge=0, le=LARGEST)]
+Amount = Annotated[float, Field(strict=True, ge=0, le=1e30)]  # whose square is still a number, and finite as float32
 
 
-class _Review(BaseModel):
+class Review(BaseModel):
+    """A review; further entries of the file do not matter."""
+
     content: Text
 
 
-class _Product(BaseModel):
-    """A product of the file; further entries do not matter."""
+class Product(BaseModel):
+    """A product; the category is a name, or the number where it has none."""
 
     product_id: Text
     product_name: Text
@@ -34,30 +34,25 @@ class _Product(BaseModel):
     brand_name: Annotated[Text | None, BeforeValidator(lambda name: None if name == "" else name)]
     category: Annotated[Text, BeforeValidator(lambda one: CATEGORIES.get(one, str(one)) if type(one) is int else one)]
     rating: Amount | None
-    reviews: Annotated[list[_Review], Field(min_length=1)]
+    reviews: Annotated[list[Review], Field(min_length=1)]
 
 
 class Shop(NamedTuple):
     """The products of the file, in its order, and their reviews, one after the other.
 
     Attributes:
-        products, names: P texts; products are distinct.
-        brands: P texts, None where empty.
-        categories: P texts: names, or the number where it has none.
-        prices: float64[P], 0 or more.
-        ratings: float64[P]; nan is unknown.
         product: int64[n], the product of each review.
         texts: n texts, none empty.
     """
 
-    products: list[str]
-    names: list[str]
-    brands: list[str | None]
-    categories: list[str]
-    prices: np.ndarray
-    ratings: np.ndarray
+    products: list[Product]
     product: np.ndarray
     texts: list[str]
+
+    def numbers(self, name: str) -> np.ndarray:
+        """float64[P]; nan is unknown."""
+        values = [getattr(product, name) for product in self.products]
+        return np.array([math.nan if value is None else value for value in values], np.float64)
 
 
 class Customers(NamedTuple):
@@ -76,20 +71,12 @@ class Customers(NamedTuple):
 
 def read_products(path: Path) -> Shop:
     """Read a list of products with their reviews."""
-    advice = f"; expected a list of products, each with {', '.join(_Product.model_fields)}"
-    kind = Annotated[list[_Product], Field(min_length=1)]
+    advice = f"; expected a list of products, each with {', '.join(Product.model_fields)}"
+    kind = Annotated[list[Product], Field(min_length=1)]
     products = validated(kind, _load(path, "--raw"), f"{path}: products", advice)
     _check_distinct(f"{path}: products", "product_id", [one.product_id for one in products])
-    return Shop(
-        products=[one.product_id for one in products],
-        names=[one.product_name for one in products],
-        brands=[one.brand_name for one in products],
-        categories=[one.category for one in products],
-        prices=np.array([one.price for one in products], np.float64),
-        ratings=np.array([math.nan if one.rating is None else one.rating for one in products], np.float64),
-        product=np.repeat(np.arange(len(products)), [len(one.reviews) for one in products]),
-        texts=[review.content for one in products for review in one.reviews],
-    )
+    texts = [review.content for one in products for review in one.reviews]
+    return Shop(products, np.repeat(np.arange(len(products)), [len(one.reviews) for one in products]), texts)
 
 
 def read_customers(path: Path, shop: Shop, kinds: Mapping[str, Any]) -> Customers:
@@ -104,22 +91,19 @@ def read_customers(path: Path, shop: Shop, kinds: Mapping[str, Any]) -> Customer
     advice = f"; expected a list of customers, each with {', '.join(fields)}"
     entries = validated(list[customer], _load(path, "--customers"), f"{path}: customers", advice)
     if len(entries) != len(shop.texts):
-        raise UserError(f"{path}: {len(entries)} customers for {len(shop.texts)} reviews; {CUSTOMERS_FOR}")
-    for number, entry in enumerate(entries):
-        found, expected = entry["purchased_product_id"], shop.products[shop.product[number]]
-        place = f"{path}: customers.{number}.purchased_product_id: found {shown(found)}"
-        if found not in shop.products:
-            raise UserError(f"{place}, which no product of --raw has{nearest(found, shop.products)}; correct it")
+        raise UserError(f"{path}: {len(entries)} customers for {len(shop.texts)} reviews; give one a review, in their "
+                        "order")  # fmt: skip
+    for number, (entry, product) in enumerate(zip(entries, shop.product, strict=True)):
+        found, expected = entry["purchased_product_id"], shop.products[product].product_id
         if found != expected:
-            raise UserError(f"{place}, but review {number} is of '{expected}'; {CUSTOMERS_FOR}")
+            raise UserError(f"{path}: customers.{number}.purchased_product_id: found {shown(found)}, but review "
+                            f"{number} is of '{expected}'; expected one customer a review, in their order")  # fmt: skip
     ids = [entry["user_id"] for entry in entries if "user_id" in entry]
     if 0 < len(ids) < len(entries):
         raise UserError(f"{path}: {len(ids)} of {len(entries)} customers have a user_id; give one to each, or to none")
     _check_distinct(f"{path}: customers", "user_id", ids)
-    columns = {name: np.empty(len(entries), np.int64 if isinstance(kind, Range) else object)
+    columns = {name: np.array([entry[name] for entry in entries], np.int64 if isinstance(kind, Range) else object)
                for name, kind in kinds.items()}  # fmt: skip
-    for name, column in columns.items():
-        column[:] = [entry[name] for entry in entries]
     return Customers(ids or None, [entry["persona_name"] for entry in entries], columns)
 
 

@@ -7,6 +7,8 @@ drawn from the distributions of its persona's rule: nothing of them is known, al
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +17,13 @@ import numpy as np
 
 from jaxrec.errors import UserError
 from jaxrec.personas.rules import UNNAMED, Range, Rule
-from jaxrec.personas.words import evidence, match_rules, telling_words
 
 CLUSTERS = (2, 12)  # the least and the most that are tried where the number is not given
 WORDS, NEAREST = 8, 3  # of a persona's description
 MEASURED = 2000  # reviews on which silhouettes are measured: their time grows with the square
 STARTS = 10  # of K-means
+WORD = re.compile(r"[^\W\d_]{2,}")  # runs of letters, so that Korean and English go the same way
+LEAST = 1.0  # of the evidence for naming a cluster, in standard deviations
 
 
 @dataclass(frozen=True)
@@ -69,10 +72,10 @@ def find_personas(
     different = len(np.unique(points, axis=0))
     least = CLUSTERS[0] + 1 if k is None else k
     if different < least:
-        wanted = "a number of personas to be chosen" if k is None else f"{k} personas"
-        raise UserError(f"{len(points)} reviews ({different} different ones) for {wanted}; expected at least {least}; "
-                        "add reviews or ask for fewer personas (--clusters)")  # fmt: skip
+        raise UserError(f"{len(points)} reviews ({different} different ones) for {k or 'a number of'} personas; "
+                        f"expected at least {least}; add reviews or ask for fewer personas (--clusters)")  # fmt: skip
     try:
+        from scipy.optimize import linear_sum_assignment
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         message = f"personas need scikit-learn (no module '{error.name}'); pip install 'jaxrec[text]'"
@@ -82,8 +85,12 @@ def find_personas(
         counts = [k] if k is not None else range(CLUSTERS[0], min(CLUSTERS[1], different - 1) + 1)
         tried = [_cluster(points, count, seed) for count in counts]
         labels = tried[0] if k is not None else max(tried, key=lambda labels: _silhouette(points, labels, seed))
-    matched = match_rules(evidence(texts, labels, int(labels.max()) + 1, rules))
-    names = [f"{UNNAMED}{number}" if rule is None else rules[rule].name for number, rule in enumerate(matched)]
+    names = [f"{UNNAMED}{number}" for number in range(int(labels.max()) + 1)]
+    scores = evidence(texts, labels, len(names), rules)
+    gain = np.where(scores >= LEAST, scores, 0.0)
+    for cluster, rule in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
+        if gain[cluster, rule] > 0:
+            names[cluster] = rules[rule].name
     return labels, describe(labels, names, texts, rules, embeddings)
 
 
@@ -99,13 +106,12 @@ def describe(
     """
     titles = {rule.name: rule.title for rule in rules}
     words = telling_words(texts, labels, len(names), WORDS)
-    points = None if embeddings is None else _directions(embeddings)
-    sizes = np.bincount(labels, minlength=len(names))
+    nearest = [()] * len(names) if embeddings is None else _nearest(_directions(embeddings), labels, len(names), texts)
+    sizes = np.bincount(labels, minlength=len(names)).tolist()
     return tuple(
-        Persona(name, titles.get(name, ""), name in titles, int(sizes[number]), words[number],
-                () if points is None else _nearest(points, np.flatnonzero(labels == number), texts))
-        for number, name in enumerate(names)
-    )  # fmt: skip
+        Persona(name, titles.get(name, ""), name in titles, *rest)
+        for name, *rest in zip(names, sizes, words, nearest, strict=True)
+    )
 
 
 def _directions(embeddings: np.ndarray) -> np.ndarray:
@@ -137,13 +143,85 @@ def _silhouette(points: np.ndarray, labels: np.ndarray, seed: int) -> float:
     return round(float(silhouette_score(points, labels)), 6) if len(np.unique(labels)) > 1 else -1.0
 
 
-def _nearest(points: np.ndarray, members: np.ndarray, texts: Sequence[str]) -> tuple[int, ...]:
-    """The members nearest to their centre; of those that say the same the first."""
-    distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
-    chosen: dict[str, int] = {}
-    for member in members[np.argsort(distances, kind="stable")].tolist():
-        chosen.setdefault(texts[member], member)
-    return tuple(chosen.values())[:NEAREST]
+def _nearest(points: np.ndarray, labels: np.ndarray, clusters: int, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """Of each cluster the members nearest to its centre; of those that say the same the first."""
+    found = []
+    for cluster in range(clusters):
+        members = np.flatnonzero(labels == cluster)
+        distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
+        chosen: dict[str, int] = {}
+        for member in members[np.argsort(distances, kind="stable")].tolist():
+            chosen.setdefault(texts[member], member)
+        found.append(tuple(chosen.values())[:NEAREST])
+    return found
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+
+
+def normalised(text: str) -> str:
+    """Composed and without capitals: the same word is the same text (Korean may come as single letters)."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def telling_words(texts: Sequence[str], labels: np.ndarray, clusters: int, most: int) -> list[tuple[str, ...]]:
+    """The words that each cluster's reviews use more than the others', most telling first, at most ``most``.
+
+    A word's score is the log-likelihood ratio of a review having it inside and outside of the cluster, which can be
+    trusted for rare words too (Dunning, Accurate Methods for the Statistics of Surprise and Coincidence, 1993). A word
+    of one review only is left out. What all clusters use alike tells nothing, so that no stop words are needed.
+
+    Args:
+        texts: n reviews.
+        labels: int[n], below ``clusters``.
+    """
+    found = [sorted(set(WORD.findall(normalised(text)))) for text in texts]
+    flat = [word for words in found for word in words]
+    if not flat:
+        return [()] * clusters
+    names, index = np.unique(flat, return_inverse=True)
+    cluster_of = np.repeat(labels, [len(words) for words in found])
+    total, n = np.bincount(index, minlength=len(names)), len(texts)
+    chosen = []
+    for cluster, size in enumerate(np.bincount(labels, minlength=clusters).tolist()):
+        inside = np.bincount(index[cluster_of == cluster], minlength=len(names))
+        have, sizes = np.stack([inside, total - inside]), np.array([[size], [n - size]])
+        counts = np.concatenate([have, sizes - have])  # with the word and without, in the cluster and outside
+        expected = np.concatenate([sizes * total, sizes * (n - total)]) / n
+        score = 2 * (counts * _log_ratio(counts, expected)).sum(axis=0)
+        score = np.round(np.where((inside * n > size * total) & (total > 1), score, 0.0), 9)  # ties are of the counts
+        order = np.argsort(-score, kind="stable")[:most]  # equal ones in the order of the alphabet
+        chosen.append(tuple(str(names[word]) for word in order if score[word] > 0))
+    return chosen
+
+
+def _log_ratio(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """log(counts / expected), 0 where nothing was counted."""
+    return np.log(np.divide(counts, expected, out=np.ones_like(expected), where=counts > 0))
+
+
+def evidence(texts: Sequence[str], labels: np.ndarray, clusters: int, rules: Sequence[Rule]) -> np.ndarray:
+    """float64[clusters, rules]: how much more than the others a cluster's reviews use a rule's words; 0 is no more.
+
+    Uses count each of a rule's words once a review, and those expected are in proportion to the reviews' numbers of
+    distinct words, as a long review holds words of every rule. The result is the signed square root of the Poisson
+    deviance of uses from expected uses, so about standard normal where a cluster has nothing to do with a rule.
+    """
+    patterns = [[_pattern(word) for word in rule.words] for rule in rules]
+    uses, lengths = np.zeros((clusters, len(rules))), np.zeros(clusters)
+    for text, label in zip(texts, labels, strict=True):
+        plain = normalised(text)
+        uses[label] += [sum(bool(one.search(plain)) for one in words) for words in patterns]
+        lengths[label] += len(set(WORD.findall(plain)))
+    expected = uses.sum(axis=0) * (lengths / max(1.0, lengths.sum()))[:, None]
+    deviance = 2 * (uses * _log_ratio(uses, expected) - (uses - expected))
+    return np.round(np.sign(uses - expected) * np.sqrt(np.maximum(deviance, 0)), 9)
+
+
+def _pattern(word: str) -> re.Pattern[str]:
+    """English words by their beginning; Korean ones anywhere, as they are written together: 속건조."""
+    plain = normalised(word.strip())
+    return re.compile((r"(?<!\w)" if plain[0].isascii() else "") + re.escape(plain))
 
 
 # ---- customers -------------------------------------------------------------------------------------------------------
@@ -194,11 +272,9 @@ def _attributes(
     rule_of = np.where(own < 0, _pick(np.ones(len(rules)), uniform[:, 0]), own)
     result = {}
     for column, (name, kind) in enumerate(rules[0].attributes.items(), start=1):
-        values = np.empty(len(labels), np.int64 if isinstance(kind, Range) else object)
+        result[name] = values = np.empty(len(labels), np.int64 if isinstance(kind, Range) else object)
         for number, rule in enumerate(rules):
-            rows = rule_of == number
-            values[rows] = _draw(rule.attributes[name], uniform[rows, column])
-        result[name] = values
+            values[rule_of == number] = _draw(rule.attributes[name], uniform[rule_of == number, column])
     return result
 
 

@@ -53,30 +53,26 @@ class Reviews:
 
     def write(self, out: Path) -> list[str]:
         """Write the files into the folder ``out``; returns their names."""
-        columns = {"customer": self.customers, "product": self.products,
-                   "persona": [self.personas[label].name for label in self.labels], "text": self.texts}  # fmt: skip
+        names = [self.personas[label].name for label in self.labels]
+        columns = {"customer": self.customers, "product": self.products, "persona": names, "text": self.texts}
         pq.write_table(pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()}),
                        out / REVIEWS)  # fmt: skip
         if self.embeddings is not None:
             np.save(out / EMBEDDINGS, np.ascontiguousarray(self.embeddings, np.float16), allow_pickle=False)
-        text = json.dumps(self._facts(), indent=2, ensure_ascii=False) + "\n"
-        (out / FACTS).write_text(text, encoding="utf-8")
-        page = personas_markdown(self.personas, self.rules, self.texts, self._about())
+        personas = [asdict(one) | {"nearest": [self.customers[n] for n in one.nearest]} for one in self.personas]
+        facts = {"seed": self.seed, "model": self.model, "clusters": len(personas), "given": self.given,
+                 "rules": {rule.name: rule.model_dump(exclude_none=True) for rule in self.rules},
+                 "personas": personas}  # fmt: skip
+        (out / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        model = "no embeddings" if self.model is None else f"embeddings of {self.model}"
+        about = (f"K-means (k = {len(personas)}, seed {self.seed}) on {model}; attributes are drawn from the rule of "
+                 "the persona, or from any where it has none: they are derived from the review, not known of the "
+                 "customer.")  # fmt: skip
+        if self.given:
+            about = f"Personas and attributes as given with the customers; rules are those of the table; {model}."
+        page = personas_markdown(self.personas, self.rules, self.texts, about)
         (out / PAGE).write_text(page, encoding="utf-8")
         return [REVIEWS, *([] if self.embeddings is None else [EMBEDDINGS]), FACTS, PAGE]
-
-    def _facts(self) -> dict[str, Any]:
-        personas = [asdict(one) | {"nearest": [self.customers[n] for n in one.nearest]} for one in self.personas]
-        return {"seed": self.seed, "model": self.model, "clusters": len(personas), "given": self.given,
-                "rules": {rule.name: rule.as_json() for rule in self.rules}, "personas": personas}  # fmt: skip
-
-    def _about(self) -> str:
-        model = "no embeddings" if self.model is None else f"embeddings of {self.model}"
-        if self.given:
-            return f"Personas and attributes as given with the customers; rules are those of the table; {model}."
-        return (f"K-means (k = {len(self.personas)}, seed {self.seed}) on {model}; attributes are drawn from the rule "
-                "of the persona, or from any where it has none: they are derived from the review, not known of the "
-                "customer.")  # fmt: skip
 
 
 def read_reviews(path: Path, manifest: dict[str, Any]) -> Reviews:
@@ -94,11 +90,11 @@ def read_reviews(path: Path, manifest: dict[str, Any]) -> Reviews:
         order = {persona.name: number for number, persona in enumerate(personas)}
         labels = np.array([order[name] for name in names], np.int32)
         rules = parse_rules(facts["rules"], str(path / FACTS))
-        seed, model, given = facts["seed"], facts["model"], facts["given"]
+        embeddings = map_array(path, EMBEDDINGS, manifest) if EMBEDDINGS in manifest["files"] else None
+        return Reviews(customers, products, texts, labels, personas, rules, embeddings, facts["seed"], facts["model"],
+                       facts["given"])  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise UserError(f"{path}: damaged or missing reviews ({error}); prepare the data set again") from None
-    embeddings = map_array(path, EMBEDDINGS, manifest) if EMBEDDINGS in manifest["files"] else None
-    return Reviews(customers, products, texts, labels, personas, rules, embeddings, seed, model, given)
 
 
 def personas_markdown(personas: Sequence[Persona], rules: Sequence[Rule], texts: Sequence[str], about: str) -> str:
@@ -113,33 +109,26 @@ def personas_markdown(personas: Sequence[Persona], rules: Sequence[Rule], texts:
     lines = ["# Personas", "", f"{total:,} reviews. {about}", "", "| persona | reviews | share |", "|---|--:|--:|"]
     lines += [f"| {_plain(one.name)} | {one.size:,} | {one.size / total:.1%} |" for one in personas]
     for one in personas:
-        title = f": {_plain(one.title)}" if one.title else ""
+        title, rule = f": {_plain(one.title)}" if one.title else "", by_name.get(one.name)
         lines += ["", f"## {_plain(one.name)}{title}", "", f"{one.size:,} reviews ({one.size / total:.1%})", ""]
-        lines += _rule_lines(by_name.get(one.name))
+        lines += ["- rule: none of the table" if rule is None else f"- rule: {_plain(', '.join(rule.words))}"]
+        for name, kind in rule.attributes.items() if rule else ():
+            if isinstance(kind, Range):
+                form = "uniform" if kind.mean is None else f"normal, mean {kind.mean:g}, deviation {kind.deviation:g}"
+                what = f"{kind.low} to {kind.high}, {form}"
+            else:
+                whole = sum(kind.values())
+                what = ", ".join(f"{_plain(value)} {weight / whole:.0%}" for value, weight in kind.items())
+            lines.append(f"- {_plain(name)}: {what}")
         lines += [f"- telling words: {_plain(', '.join(one.words)) or 'none'}"]
         lines += ["- nearest reviews:"] if one.nearest else ["- nearest reviews: not known without embeddings"]
         lines += [f"  - “{_plain(texts[number], LONGEST)}”" for number in one.nearest]
     return "\n".join(lines) + "\n"
 
 
-def _rule_lines(rule: Rule | None) -> list[str]:
-    if rule is None:
-        return ["- rule: none of the table"]
-    lines = [f"- rule: {_plain(', '.join(rule.words))}"]
-    for name, kind in rule.attributes.items():
-        if isinstance(kind, Range):
-            form = "uniform" if kind.mean is None else f"normal, mean {kind.mean:g}, deviation {kind.deviation:g}"
-            what = f"{kind.low} to {kind.high}, {form}"
-        else:
-            total = sum(kind.values())
-            what = ", ".join(f"{_plain(value)} {weight / total:.0%}" for value, weight in kind.items())
-        lines.append(f"- {_plain(name)}: {what}")
-    return lines
-
-
 def _plain(text: str, longest: int | None = None) -> str:
     """On one line, shortened, and with nothing in it that Markdown would take for markup."""
     line = " ".join(text.split())
-    if longest is not None and len(line) > longest:
+    if longest and len(line) > longest:
         line = line[:longest].rstrip() + "…"
     return re.sub(r"([\\`*_<>|\[\]#~])", r"\\\1", line)

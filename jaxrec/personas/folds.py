@@ -21,7 +21,7 @@ from jaxrec.data.retrieval import Queries, Retrieval
 from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
-from jaxrec.models.base import TowerModel, make_tower_model
+from jaxrec.models.base import make_tower_model
 from jaxrec.personas.clusters import draw_attributes, find_personas, unread_profiles
 from jaxrec.personas.files import Reviews, read_reviews
 from jaxrec.tasks.clicks import RowTraining
@@ -55,36 +55,37 @@ def cross_validate(
     Args:
         folds: at most the number of customers; customers are dealt to them at random.
     """
-    training = _Training(config, make_tower_model(config, dataset.schema))
-    categories = item_categories(dataset, config.evaluation.category)
-    hits: list[Hits] = []
-    chance: list[Hits] = []
-    popular: list[Hits] = []
+    # On one device, also where the run had more: whoever evaluates it may not have them.
+    config = config.model_copy(update={"mesh": MeshConfig(data=1)})
+    categories, model = item_categories(dataset, config.evaluation.category), make_tower_model(config, dataset.schema)
+    encode = jax.jit(model.encode, static_argnums=0)
+    parts: tuple[list[Hits], list[Hits], list[Hits]] = [], [], []
     stated = dataset.manifest["personas"]["attributes"] == "stated"
-    for fold in _folds(config, dataset, folds, seed, stated):
-        hits.append(_answers(training, fold, categories, ks))
-        asked = fold.data.queries(fold.data.splits.test)
-        had = fold.data.positives(fold.data.splits.test)[asked.users]
-        counts = fold.data.item_counts().astype(np.float64)
-        chance.append(expected(np.zeros(len(counts)), asked.items, had, categories, ks))
-        popular.append(expected(counts, asked.items, had, categories, ks))
+    training = None
+    for data, profiles, draws in make_folds(config, dataset, folds, seed, stated):
+        feed = model.feed(data.training_rows(), training_plan(config, passes=RowTraining.of(config.training).passes))
+        if training is None:  # folds differ by a row, and share the schedule and the compiled program of the first
+            training = Training(config, model, feed)
+        weights = training.fit(model.constants(interactions(config, data)), feed)
+        had, asked = data.positives(data.splits.test), data.queries(data.splits.test)
+        users = encode("user", weights, jnp.asarray(profiles.columns), jnp.asarray(profiles.numbers))
+        items = jnp.asarray(item_vectors(model, weights, data.catalogue))
+        ranks, top = rank_queries(profiles, users, items, had, config.evaluation.memory, max(ks))
+        hits = answered(ranks, top, profiles.items, categories, ks)
+        parts[0].append({name: values.reshape(-1, draws).mean(axis=1) for name, values in hits.items()})
+        counts = data.item_counts().astype(np.float64)
+        for part, scores in zip(parts[1:], (np.zeros(len(counts)), counts), strict=True):
+            part.append(expected(scores, asked.items, had[asked.users], categories, ks))
         update()
-    whole = [{name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-             for parts in (hits, chance, popular)]  # fmt: skip
-    draws = 1 if stated else DRAWS
-    how = "profiles as stated" if stated else f"{draws} profiles a review, drawn like those of the other customers"
-    return {
-        "folds": folds,
-        "targets": len(next(iter(whole[0].values()))),
-        "profiles": how,
-        **means(whole[0]),
-        "intervals": intervals(whole[0]),
-        "chance": means(whole[1]),
-        "popularity": means(whole[2]),
-    }
+    own, chance, popularity = ({name: np.concatenate([one[name] for one in part]) for name in part[0]}
+                               for part in parts)  # fmt: skip
+    how = "profiles as stated" if stated else f"{DRAWS} profiles a review, drawn like those of the other customers"
+    return {"folds": folds, "targets": len(next(iter(own.values()))), "profiles": how, **means(own),
+            "intervals": intervals(own), "chance": means(chance), "popularity": means(popularity)}  # fmt: skip
 
 
-def _folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stated: bool) -> Iterator[Fold]:
+def make_folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stated: bool) -> Iterator[Fold]:
+    """Each fold in turn; ``stated``: its customers ask with their own attributes."""
     rows = dataset.rows()
     users = np.unique(rows.users)
     if folds < 2 or folds > len(users):
@@ -114,59 +115,23 @@ def _derived(config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits
     labels, personas = find_personas(embeddings, texts, reviews.rules, len(reviews.personas), reviews.seed)
     drawn = draw_attributes(labels, personas, reviews.rules, seed)
     profiles = unread_profiles(len(test), labels, personas, reviews.rules, seed, DRAWS)  # [draws, n]
-    columns, numbers = np.array(rows.columns), np.array(rows.numbers)
-    _put(dataset, columns, numbers, train, drawn)
-    data = Retrieval.of(config, dataset, replace(rows, columns=columns, numbers=numbers), splits)
+    data = Retrieval.of(config, dataset, _with(dataset, rows, train, drawn), splits)
     # Each test row once for every profile, in rows of its own: [n * draws].
-    many = np.repeat(test, DRAWS)
-    asked = replace(rows.take(many), columns=np.array(rows.columns[many]), numbers=np.array(rows.numbers[many]))
-    _put(dataset, asked.columns, asked.numbers, np.arange(len(many)),
-         {name: values.T.reshape(-1) for name, values in profiles.items()})  # fmt: skip
-    return Fold(data, replace(data, rows=asked).queries(np.arange(len(many))), DRAWS)
+    every = np.arange(len(test) * DRAWS)
+    many = {name: values.T.reshape(-1) for name, values in profiles.items()}
+    asked = _with(dataset, rows.take(np.repeat(test, DRAWS)), every, many)
+    return Fold(data, replace(data, rows=asked).queries(every), DRAWS)
 
 
-def _put(
-    dataset: RowsDataset, columns: np.ndarray, numbers: np.ndarray, rows: np.ndarray, attributes: dict[str, np.ndarray]
-) -> None:
-    """Write raw attributes into the columns of some rows; a value that the data set does not have is unknown."""
-    schema = dataset.schema
+def _with(dataset: RowsDataset, rows: Rows, places: np.ndarray, attributes: dict[str, np.ndarray]) -> Rows:
+    """Rows with raw attributes at some places; a value that the data set does not have is unknown."""
+    schema, columns, numbers = dataset.schema, np.array(rows.columns), np.array(rows.numbers)
     numerical = [field.name for field in schema.numerical]
     for field in schema.side("user").fields:
-        if field.name not in attributes:
-            continue
-        values = attributes[field.name]
-        if field.kind == "numerical":
-            numbers[rows, numerical.index(field.name)] = field.standardised(values.astype(np.float64))
-        else:
+        values = attributes.get(field.name, np.zeros(0))
+        if field.name in attributes and field.kind == "numerical":
+            numbers[places, numerical.index(field.name)] = field.standardised(values.astype(np.float64))
+        elif field.name in attributes:
             codes = {str(value): code for code, value in enumerate(dataset.values(field.name), 1)}
-            columns[rows, schema.slices()[field.name].start] = [codes.get(str(value), 0) for value in values]
-
-
-class _Training:
-    """The configuration's training without a run: no checkpoints, no log. Folds of one shape share a program."""
-
-    def __init__(self, config: Config, model: TowerModel) -> None:
-        # On one device, also where the run had more: whoever evaluates it may not have them.
-        self.config, self.model = config.model_copy(update={"mesh": MeshConfig(data=1)}), model
-        self._training: Training | None = None
-
-    def weights(self, data: Retrieval) -> dict[str, Any]:
-        config = self.config
-        feed = self.model.feed(
-            data.training_rows(), training_plan(config, passes=RowTraining.of(config.training).passes)
-        )
-        if self._training is None:  # the schedule of the first fold serves all: they differ by a row
-            self._training = Training(config, self.model, feed)
-        return self._training.fit(self.model.constants(interactions(config, data)), feed)
-
-
-def _answers(training: _Training, fold: Fold, categories: np.ndarray | None, ks: Sequence[int]) -> Hits:
-    """Of each test row the hits, on average over its profiles."""
-    weights, model = training.weights(fold.data), training.model
-    items = jnp.asarray(item_vectors(model, weights, fold.data.catalogue))
-    encode = jax.jit(model.encode, static_argnums=0)
-    queries = encode("user", weights, jnp.asarray(fold.profiles.columns), jnp.asarray(fold.profiles.numbers))
-    had = fold.data.positives(fold.data.splits.test)
-    ranks, top = rank_queries(fold.profiles, queries, items, had, training.config.evaluation.memory, max(ks))
-    hits = answered(ranks, top, fold.profiles.items, categories, ks)
-    return {name: values.reshape(-1, fold.draws).mean(axis=1) for name, values in hits.items()}
+            columns[places, schema.slices()[field.name].start] = [codes.get(str(value), 0) for value in values]
+    return replace(rows, columns=columns, numbers=numbers)

@@ -3,83 +3,57 @@
 A customer has one of six personas and, from it, an age, a gender, a skin type and a skin concern, each of which is the
 persona's own in eight cases of ten and any in the others. A product has a category, a brand, a price and a popularity.
 A purchase is drawn from a softmax over all products, whose logit is the popularity plus what the concern, the skin
-type, the age and the gender make of category, brand and price. It depends on attributes that the rows hold, so that a
-model can learn all of it; the persona itself has no influence beyond them.
+type, the age and the gender make of category, brand and price: of attributes that the rows hold.
 
-Each customer draws ``--purchases`` times, and a product drawn again is dropped: pairs are distinct, and customers have
-that many rows or a few less. With p the probability of a product in one draw and m the draws, the pair is among the
-rows with probability q = 1 - (1 - p)^m exactly. q grows with p, so that no ranking by the customer's attributes is
-better than that by p, and the expected hits among its first k are sums of q; ``optimum`` is their share of the expected
-rows, that is the hit rate of a row taken at random, ranked among all products. A ranking may only be better by what it
-knows of a customer's other rows: that what is bought once does not come again.
+Each customer draws ``--purchases`` times, and a product drawn again is dropped. With p the probability of a product in
+one draw and m the draws, the pair is among the rows with probability q = 1 - (1 - p)^m exactly. q grows with p, so that
+no ranking by the customer's attributes is better than that by p, and the expected hits among its first k are sums of q;
+``optimum`` is their share of the expected rows: the hit rate of a row taken at random, ranked among all products. A
+ranking may only be better by what it knows of a customer's other rows: that what is bought once does not come again.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from jaxrec.data.encode import RawField, RawRows
-from jaxrec.sources.shared import add_number
+from jaxrec.sources.shared import Numbers, add_numbers
 
 HELP = "made-up customers with personas and their purchases, with a known best ranking; needs no raw data"
 KIND = "rows"
 
-TYPES = ("dry", "mature", "unknown", "normal", "sensitive", "combination", "oily")
-CONCERNS = ("moisture", "wrinkle", "gift", "repurchase", "calming", "texture")
-GENDERS = ("F", "M")
-CATEGORIES = ("cream", "serum", "gift set", "cleanser", "toner", "peeling", "sunscreen", "mask")
-BRANDS = ("Aluvia", "Belmora", "Cerisea", "Dewlin", "Elmira", "Fenlow", "Galdris", "Havelin", "Ilvane", "Jorune")
+WORDS = {
+    "gender": ("F", "M"),
+    "skin_type": ("dry", "mature", "unknown", "normal", "sensitive", "combination", "oily"),
+    "skin_concern": ("moisture", "wrinkle", "gift", "repurchase", "calming", "texture"),
+    "category": ("cream", "serum", "gift set", "cleanser", "toner", "peeling", "sunscreen", "mask"),
+    "brand": ("Aluvia", "Belmora", "Cerisea", "Dewlin", "Elmira", "Fenlow", "Galdris", "Havelin", "Ilvane", "Jorune"),
+}
+GENDERS, TYPES, CONCERNS, CATEGORIES, BRANDS = map(len, WORDS.values())
 AGES = (18, 64)
+PERSONAS = {  # the share of the customers, and their own ages (from, to), gender, skin type and concern
+    "Dry_Winter": (0.20, (35, 49), "F", "dry", "moisture"),
+    "Anti_Aging": (0.18, (35, 49), "F", "mature", "wrinkle"),
+    "Gift_Buyer": (0.12, (25, 39), "M", "unknown", "gift"),
+    "Loyal_Repurchase": (0.20, (25, 37), "F", "normal", "repurchase"),
+    "Sensitive_Calming": (0.16, (20, 44), "F", "sensitive", "calming"),
+    "Detail_Reviewer": (0.14, (25, 37), "M", "combination", "texture"),
+}
 OWN = 0.8  # share of a persona's customers that have its own value of an attribute
 WIDEST = 100  # the optimum is known up to this k
 KS = (1, 3, 5, 10, 20, WIDEST)
 CELLS = 2_000_000  # probabilities in memory at a time
-
-
-class Persona(NamedTuple):
-    """Its share of the customers, and its own ages (from, to), gender, skin type and concern."""
-
-    name: str
-    share: float
-    ages: tuple[int, int]
-    gender: str
-    type: str
-    concern: str
-
-
-PERSONAS = (
-    Persona("Dry_Winter", 0.20, (35, 49), "F", "dry", "moisture"),
-    Persona("Anti_Aging", 0.18, (35, 49), "F", "mature", "wrinkle"),
-    Persona("Gift_Buyer", 0.12, (25, 39), "M", "unknown", "gift"),
-    Persona("Loyal_Repurchase", 0.20, (25, 37), "F", "normal", "repurchase"),
-    Persona("Sensitive_Calming", 0.16, (20, 44), "F", "sensitive", "calming"),
-    Persona("Detail_Reviewer", 0.14, (25, 37), "M", "combination", "texture"),
-)
-
-
-class Customers(NamedTuple):
-    """int64[C] each: the persona, the age in years, and indices of gender, skin type and concern."""
-
-    persona: np.ndarray
-    age: np.ndarray
-    gender: np.ndarray
-    type: np.ndarray
-    concern: np.ndarray
-
-
-class Products(NamedTuple):
-    """int64[P] indices of category and brand; float64[P] price, and popularity in the logit."""
-
-    category: np.ndarray
-    brand: np.ndarray
-    price: np.ndarray
-    popularity: np.ndarray
+OPTIONS: Numbers = {
+    "customers": (int, 1, 10**7, 2000, "customers"),
+    "products": (int, 2, 10**5, 200, "products"),
+    "purchases": (int, 1, 1000, 5, "purchases of each customer; of equal ones all but one are dropped"),
+    "seed": (int, 0, 2**32, 0, "another seed makes another data set"),
+}
 
 
 class Chances(NamedTuple):
@@ -103,15 +77,13 @@ class Chances(NamedTuple):
         size = max(1, CELLS // len(self.popularity))
         for start in range(0, len(self.counts), size):
             part = slice(start, start + size)
-            yield part, _softmax(self.left[part] @ self.right + self.popularity)
+            logits = self.left[part] @ self.right + self.popularity
+            odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+            yield part, odds / odds.sum(axis=1, keepdims=True)
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    number = partial(add_number, parser)
-    number("customers", int, 1, 10**7, 2000, "customers")
-    number("products", int, 2, 10**5, 200, "products")
-    number("purchases", int, 1, 1000, 5, "purchases of each customer; of equal ones all but one are dropped")
-    number("seed", int, 0, 2**32, 0, "another seed makes another data set")
+    add_numbers(parser, OPTIONS)
     parser.add_argument("--independent", action="store_true", help="purchases by popularity alone: a control, on which "
                         "no model can do better than the most popular products")  # fmt: skip
 
@@ -119,15 +91,32 @@ def add_arguments(parser: ArgumentParser) -> None:
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """Draw customers, products and purchases; rows come in no order."""
     random = np.random.default_rng(arguments.seed)
-    customers, products = _customers(arguments.customers, random), _products(arguments.products, random)
-    chances = _chances(customers, products, random)
-    if arguments.independent:
-        chances = _independent(chances)
+    persona, customers = _customers(arguments.customers, random)
+    n = arguments.products
+    products = {"category": random.integers(CATEGORIES, size=n), "brand": random.integers(BRANDS, size=n),
+                "price": np.round(np.exp(3.2 + 0.6 * random.normal(size=n)), 2)}  # fmt: skip
+    chances = _chances(customers, products, 0.8 * random.normal(size=n), random)
+    if arguments.independent:  # all customers in one group, whose probabilities are the mean of those that they had
+        mean = sum(chances.counts[part] @ probability for part, probability in chances.probabilities())
+        whole = chances.counts.sum()
+        chances = chances._replace(counts=whole[None], left=np.zeros((1, len(chances.right))),
+                                   popularity=np.log(mean / whole))  # fmt: skip
     by_customer, by_product = _purchases(chances, arguments.purchases, random)
-    people, goods = _shown_customers(customers), _shown_products(products)
-    names = ("customers", "products", "purchases", "seed", "independent")
+    people = pa.table({"customer": np.arange(1, len(persona) + 1), "persona": pa.array(PERSONAS).take(persona),
+                       "age": customers.pop("age"), **_worded(customers)})  # fmt: skip
+    goods = _worded({name: products[name] for name in ("category", "brand")})
+    names = [f"{brand} {category} {number}"
+             for number, (category, brand) in enumerate(zip(*goods.values(), strict=True), 1)]  # fmt: skip
+    shop = pa.table({"product": np.arange(1, n + 1), "name": names, **goods, "price": products["price"]})
+    sold, by_sold = np.unique(by_product, return_inverse=True)  # what nobody bought is not among the values
+    sides = (("user", people, by_customer, ("customer", "age", *customers)),
+             ("item", shop.take(sold), by_sold.astype(np.int32), ("product", *goods, "price")))  # fmt: skip
     return RawRows(
-        fields=_fields(people, goods, by_customer, by_product),
+        fields=[
+            RawField(name, "numerical" if name in ("age", "price") else "categorical", side,
+                     table[name].combine_chunks(), by, logarithm=name == "price")
+            for side, table, by, fields in sides for name in fields
+        ],
         ratings=np.ones(len(by_customer), np.float32),
         times=np.zeros(len(by_customer), np.int64),
         threshold=1.0,
@@ -135,10 +124,10 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         high=1.0,
         user="customer",
         item="product",
-        shown={"user": people, "item": goods},
-        options={name: getattr(arguments, name) for name in names},
+        shown={"user": people, "item": shop},
+        options={name: getattr(arguments, name) for name in (*OPTIONS, "independent")},
         extras={"optimum": optimum(chances, arguments.purchases), "personas": {"attributes": "stated"}},
-    )
+    )  # fmt: skip
 
 
 def optimum(chances: Chances, purchases: int) -> dict[str, Any]:
@@ -166,55 +155,42 @@ def optimum(chances: Chances, purchases: int) -> dict[str, Any]:
     return {"over": "all rows, ranked among all products", **rates(hits), "popularity": rates(popular)}
 
 
-def _customers(n: int, random: np.random.Generator) -> Customers:
-    shares = np.array([persona.share for persona in PERSONAS])
-    persona = random.choice(len(PERSONAS), size=n, p=shares / shares.sum())
-
-    def attribute(own: np.ndarray, values: int) -> np.ndarray:
-        return np.where(random.random(n) < OWN, own[persona], random.integers(values, size=n))
-
-    first, last = np.array([persona.ages for persona in PERSONAS]).T
+def _customers(n: int, random: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """int64[n] personas, and by attribute int64[n]: the age in years, otherwise indices into ``WORDS``."""
+    shares, ages, *own = zip(*PERSONAS.values(), strict=True)
+    persona = random.choice(len(PERSONAS), size=n, p=np.array(shares) / np.sum(shares))
+    first, last = np.array(ages).T
     age = random.integers(first[persona], last[persona] + 1)
-    age = np.where(random.random(n) < OWN, age, random.integers(AGES[0], AGES[1] + 1, size=n))
-    drawn = [attribute(np.array([values.index(getattr(one, name)) for one in PERSONAS]), len(values))
-             for name, values in (("gender", GENDERS), ("type", TYPES), ("concern", CONCERNS))]  # fmt: skip
-    return Customers(persona, age, *drawn)
+    found = {"age": np.where(random.random(n) < OWN, age, random.integers(AGES[0], AGES[1] + 1, size=n))}
+    for (name, words), values in zip(list(WORDS.items())[:3], own, strict=True):
+        index = np.array([words.index(value) for value in values])[persona]
+        found[name] = np.where(random.random(n) < OWN, index, random.integers(len(words), size=n))
+    return persona, found
 
 
-def _products(n: int, random: np.random.Generator) -> Products:
-    category, brand = random.integers(len(CATEGORIES), size=n), random.integers(len(BRANDS), size=n)
-    price = np.round(np.exp(3.2 + 0.6 * random.normal(size=n)), 2)
-    return Products(category, brand, price, 0.8 * random.normal(size=n))
+def _worded(columns: dict[str, np.ndarray]) -> dict[str, pa.Array]:
+    return {name: pa.array(WORDS[name]).take(codes) for name, codes in columns.items()}
 
 
-def _chances(customers: Customers, products: Products, random: np.random.Generator) -> Chances:
+def _chances(
+    customers: dict[str, np.ndarray], products: dict[str, np.ndarray], popularity: np.ndarray,
+    random: np.random.Generator,
+) -> Chances:  # fmt: skip
     """Group the customers, and draw what their attributes make of those of the products."""
-    shape = (AGES[1] + 1, len(GENDERS), len(TYPES), len(CONCERNS))
-    codes = np.ravel_multi_index((customers.age, customers.gender, customers.type, customers.concern), shape)
+    shape = (AGES[1] + 1, GENDERS, TYPES, CONCERNS)
+    codes = np.ravel_multi_index(tuple(customers.values()), shape)
     distinct, counts = np.unique(codes, return_counts=True)
     age, gender, skin, concern = np.unravel_index(distinct, shape)
     years = ((age - 36) / 12)[:, None]
     # Each concern has a category of its own; all else is drawn.
-    of_concern = 0.5 * random.normal(size=(len(CONCERNS), len(CATEGORIES))) + 2 * np.eye(len(CONCERNS), len(CATEGORIES))
-    of_gender = 0.4 * random.normal(size=(len(GENDERS), len(CATEGORIES)))
-    of_type = 0.7 * random.normal(size=(len(TYPES), len(BRANDS)))
-    of_years = 0.4 * random.normal(size=len(BRANDS))
+    of_concern = 0.5 * random.normal(size=(CONCERNS, CATEGORIES)) + 2 * np.eye(CONCERNS, CATEGORIES)
+    of_gender = 0.4 * random.normal(size=(GENDERS, CATEGORIES))
+    of_type = 0.7 * random.normal(size=(TYPES, BRANDS))
+    of_years = 0.4 * random.normal(size=BRANDS)
     left = [of_concern[concern] + of_gender[gender], of_type[skin] + years * of_years, 0.6 * years]
-    price = (np.log(products.price) - 3.2) / 0.6
-    right = [np.eye(len(CATEGORIES))[:, products.category], np.eye(len(BRANDS))[:, products.brand], price[None]]
-    return Chances(
-        np.argsort(codes, kind="stable"), counts, np.hstack(left), np.concatenate(right), products.popularity
-    )
-
-
-def _independent(chances: Chances) -> Chances:
-    """All customers in one group, whose probabilities are the mean of those that they had."""
-    mean = np.zeros(len(chances.popularity))
-    for part, probability in chances.probabilities():
-        mean += chances.counts[part] @ probability
-    customers = chances.counts.sum()
-    features = chances.right.shape[0]
-    return Chances(chances.order, customers[None], np.zeros((1, features)), chances.right, np.log(mean / customers))
+    price = (np.log(products["price"]) - 3.2) / 0.6
+    right = [np.eye(CATEGORIES)[:, products["category"]], np.eye(BRANDS)[:, products["brand"]], price[None]]
+    return Chances(np.argsort(codes, kind="stable"), counts, np.hstack(left), np.concatenate(right), popularity)
 
 
 def _purchases(chances: Chances, purchases: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -226,8 +202,7 @@ def _purchases(chances: Chances, purchases: int, random: np.random.Generator) ->
         # One ascending array of all groups' cumulative probabilities, the g-th group's from g to g + 1.
         groups = len(probability)
         steps = np.cumsum(probability, axis=1)
-        steps /= steps[:, -1:]
-        steps += np.arange(groups)[:, None]
+        steps = steps / steps[:, -1:] + np.arange(groups)[:, None]
         last, first = int(ends[part][-1]), int(ends[part][0] - chances.counts[part][0])
         group = np.repeat(np.arange(groups), chances.counts[part])[:, None]
         place = np.searchsorted(steps.ravel(), random.random((last - first, purchases)) + group, side="right")
@@ -238,42 +213,3 @@ def _purchases(chances: Chances, purchases: int, random: np.random.Generator) ->
     customer = np.repeat(chances.order.astype(np.int32), new.sum(axis=1))
     order = random.permutation(len(customer))
     return customer[order], bought[new][order]
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """float64[n, P], in place."""
-    logits -= logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits
-
-
-def _fields(people: pa.Table, goods: pa.Table, by_customer: np.ndarray, by_product: np.ndarray) -> list[RawField]:
-    """Of customers and products; those of products that nobody bought are not among the values."""
-    sold = np.bincount(by_product, minlength=len(goods)) > 0
-    by_sold = (np.cumsum(sold) - 1)[by_product].astype(np.int32)
-    goods = goods.filter(pa.array(sold))
-    sides = (("user", people, by_customer, ("customer", "age", "gender", "skin_type", "skin_concern")),
-             ("item", goods, by_sold, ("product", "category", "brand", "price")))  # fmt: skip
-    return [
-        RawField(name, "numerical" if name in ("age", "price") else "categorical", side, table[name].combine_chunks(),
-                 by, logarithm=name == "price")
-        for side, table, by, names in sides for name in names
-    ]  # fmt: skip
-
-
-def _shown_customers(customers: Customers) -> pa.Table:
-    names = {"persona": [persona.name for persona in PERSONAS], "gender": GENDERS, "type": TYPES, "concern": CONCERNS}
-    persona, gender, skin, concern = (pa.array(words).take(pa.array(getattr(customers, attribute)))
-                                      for attribute, words in names.items())  # fmt: skip
-    ids = np.arange(1, len(customers.age) + 1)
-    return pa.table({"customer": ids, "persona": persona, "age": customers.age, "gender": gender, "skin_type": skin,
-                     "skin_concern": concern})  # fmt: skip
-
-
-def _shown_products(products: Products) -> pa.Table:
-    category = [CATEGORIES[code] for code in products.category]
-    brand = [BRANDS[code] for code in products.brand]
-    names = [f"{maker} {kind} {number}" for number, (maker, kind) in enumerate(zip(brand, category, strict=True), 1)]
-    ids = np.arange(1, len(names) + 1)
-    return pa.table({"product": ids, "name": names, "category": category, "brand": brand, "price": products.price})

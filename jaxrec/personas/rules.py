@@ -13,17 +13,17 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic import model_validator as checks
 
 from jaxrec.cli.yaml_text import read_yaml
-from jaxrec.errors import UserError, explained, nearest
+from jaxrec.errors import UserError, explained
 
 DEFAULT = Path(__file__).with_name("personas.yaml")
 UNNAMED = "persona_"  # begins the name of a persona that has no rule; its number follows
 LARGEST = 2**53  # whole numbers up to here are exact as float64
-BOUNDS = {"low", "high"}
 LONGEST = 200  # bytes of an attribute's name, which is that of a file
 
 Text = Annotated[str, Field(strict=True, pattern=r"\S")]
 Whole = Annotated[int, Field(strict=True, ge=-LARGEST, le=LARGEST)]
 Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]
+Positive = Annotated[float, Field(strict=True, gt=0, le=LARGEST)]
 
 
 class Range(BaseModel):
@@ -32,30 +32,26 @@ class Range(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     mean: Number | None = None
-    deviation: Annotated[float, Field(strict=True, gt=0, le=LARGEST)] | None = None
+    deviation: Positive | None = None
     low: Whole
     high: Whole
 
     @checks(mode="after")
     def _fits(self) -> Self:
-        if self.low > self.high:
-            raise ValueError(f"low {self.low} is above high {self.high}; exchange them")
-        if (self.mean is None) != (self.deviation is None):
-            raise ValueError("a number has low and high, or mean, deviation, low and high")
-        if self.mean is not None and not self.low <= self.mean <= self.high:
-            raise ValueError(f"mean {self.mean:g} is not from low {self.low} to high {self.high}")
+        mean = self.low if self.mean is None else self.mean
+        if not self.low <= mean <= self.high or (self.mean is None) != (self.deviation is None):
+            raise ValueError("expected low <= high, alone or with low <= mean <= high and a deviation")
         return self
 
 
-Choices = dict[Text, Annotated[float, Field(strict=True, gt=0, le=LARGEST)]]
+Choices = dict[Text, Positive]
 """Text, each value with its weight."""
 
 
 def _kind(attribute: Any) -> str:
-    if isinstance(attribute, Range):
-        return "int"
     keys = set(attribute) if isinstance(attribute, dict) else set()
-    return "int" if keys & BOUNDS and keys <= set(Range.model_fields) else "str"
+    numeric = isinstance(attribute, Range) or (keys & {"low", "high"} and keys <= set(Range.model_fields))
+    return "int" if numeric else "str"
 
 
 def _file_name(name: str) -> str:
@@ -86,10 +82,6 @@ class Rule(BaseModel):
     words: Annotated[list[Text], Field(min_length=1)]
     attributes: Annotated[dict[Annotated[Text, AfterValidator(_file_name)], Attribute], Field(min_length=1)]
 
-    def as_json(self) -> dict[str, Any]:
-        """What ``parse_rules`` takes as the entry of this name."""
-        return self.model_dump(exclude_none=True)
-
 
 def validated(kind: Any, value: Any, source: str, advice: str = "") -> Any:
     """``value`` as the type ``kind``; a message begins with ``source`` and ends with ``advice``."""
@@ -110,16 +102,12 @@ def parse_rules(entries: Any, source: str) -> tuple[Rule, ...]:
     table = Annotated[dict[Text, Rule], Field(min_length=1)]
     found = validated(table, entries, source, "; see jaxrec/personas/personas.yaml for how a table is written")
     rules = tuple(rule.model_copy(update={"name": name}) for name, rule in found.items())
-    first = rules[0]
-    for rule in rules:
-        if re.fullmatch(UNNAMED + r"\d+", rule.name):
-            raise UserError(f"{source}: {rule.name}: the name of a persona without a rule; choose another one")
-        for name in [*first.attributes, *rule.attributes]:
-            for lacks, other in ((rule, first), (first, rule)):
-                if name not in lacks.attributes:
-                    raise UserError(f"{source}: {lacks.name}.attributes: no '{name}'{nearest(name, lacks.attributes)}, "
-                                    f"which {other.name} has; give all personas the same attributes")  # fmt: skip
-            if type(rule.attributes[name]) is not type(first.attributes[name]):
-                raise UserError(f"{source}: {rule.name}.attributes.{name}: of another kind than in {first.name}; an "
-                                "attribute is a number, or text with weights, in all")  # fmt: skip
+    first, *others = ({name: type(kind) for name, kind in rule.attributes.items()} for rule in rules)
+    for rule, kinds in zip(rules[1:], others, strict=True):
+        if different := [name for name in {**first, **kinds} if first.get(name) is not kinds.get(name)]:
+            raise UserError(f"{source}: {rule.name}.attributes: '{different[0]}' is missing, or of another kind, here "
+                            f"or in {rules[0].name}; give all personas the same attributes, of the same kinds"
+                            )  # fmt: skip
+    if unnamed := [rule.name for rule in rules if re.fullmatch(UNNAMED + r"\d+", rule.name)]:
+        raise UserError(f"{source}: {unnamed[0]}: the name of a persona without a rule; choose another one")
     return rules

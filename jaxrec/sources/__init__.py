@@ -1,8 +1,8 @@
 """The data sets that ``prepare`` knows: one module each, which reads raw files and knows nothing of models.
 
-A new data set is a new module with the members of ``Source``, or for rows with labels of ``RowSource``. It is found by
-its name: ``jaxrec/sources/my_source.py`` is ``prepare my-source``, and ``prepare mypackage.mymodule`` is a module of
-the user's. A module without ``HELP`` is no source but a part of one.
+A new data set is a new module with the members of ``Source``. It is found by its name: ``jaxrec/sources/my_source.py``
+is ``prepare my-source``, and ``prepare mypackage.mymodule`` is a module of the user's. A module without ``HELP`` is no
+source but a part of one.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import importlib
 import pkgutil
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
-from types import ModuleType
 from typing import Any, Protocol
 
 from jaxrec.data.clean.choices import Raw
@@ -22,56 +21,34 @@ FOLDERS = ("jaxrec.sources", "jaxrec.personas")
 
 
 class Source(Protocol):
-    """What a module of sessions provides."""
+    """What a module of sessions, events or rows provides."""
 
     HELP: str  # one line for --help
-    KIND: str  # "sessions", or "events" where events have types
-    DEFAULTS: dict[str, Any]  # of those fields of choices.Cleaning that differ for this data set
+    KIND: str  # "sessions", "events" (sessions whose events have types) or "rows"
+    DEFAULTS: dict[str, Any]  # of those fields of choices.Cleaning that differ for this data set; not of rows
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options that only this source has."""
 
-    def read(self, connection: Any, arguments: Namespace) -> Raw:
-        """Fill the DuckDB table ``raw`` and say what it holds."""
-
-
-class RowSource(Protocol):
-    """What a module of rows (jaxrec/data/rows.py) provides."""
-
-    HELP: str
-    KIND: str  # "rows"
-
-    def add_arguments(self, parser: ArgumentParser) -> None:
-        """Add the options that only this source has."""
-
-    def read(self, connection: Any, arguments: Namespace) -> RawRows:
-        """The fields, ratings and times."""
+    def read(self, connection: Any, arguments: Namespace) -> Raw | RawRows:
+        """Fill the DuckDB table ``raw`` and say what it holds; of rows the fields, ratings and times."""
 
 
 def find_sources(others: Iterable[str] = ()) -> dict[str, Any]:
-    """Every ``Source`` and ``RowSource`` by the name that ``prepare`` knows it by.
-
-    Args:
-        others: dotted names of the user's modules.
-    """
+    """Every ``Source`` by the name that ``prepare`` knows it by; ``others``: dotted names of the user's modules."""
     sources: dict[str, Any] = {}
     for folder in FOLDERS:
         for info in pkgutil.iter_modules(importlib.import_module(folder).__path__):
             module = importlib.import_module(f"{folder}.{info.name}")
             if hasattr(module, "HELP"):
                 sources[info.name.replace("_", "-")] = module
-    return sources | {name: _own(name) for name in others}
-
-
-def _own(name: str) -> ModuleType:
-    """A module of the user's, which has what a source needs."""
-    try:
-        module = importlib.import_module(name)
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(f"{name}: no source can be imported there ({one_line(str(error))}); install its package or put "
-                        "its folder on PYTHONPATH") from None  # fmt: skip
-    needed = ["HELP", "KIND", "add_arguments", "read"]
-    needed += ["DEFAULTS"] * (getattr(module, "KIND", None) != "rows")
-    if missing := [one for one in needed if not hasattr(module, one)]:
-        raise UserError(f"{name}: no source: it has no {', '.join(missing)}; see jaxrec/sources/__init__.py")
-    return module
+    for name in others:
+        try:
+            sources[name] = module = importlib.import_module(name)
+        except Exception as error:  # whatever the user's code raises
+            raise UserError(f"{name}: no source can be imported there ({one_line(str(error))}); install its package or "
+                            "put its folder on PYTHONPATH") from None  # fmt: skip
+        needed = ["HELP", "KIND", "add_arguments", "read", *["DEFAULTS"] * (getattr(module, "KIND", None) != "rows")]
+        if missing := [one for one in needed if not hasattr(module, one)]:
+            raise UserError(f"{name}: no source: it has no {', '.join(missing)}; see jaxrec/sources/__init__.py")
+    return sources

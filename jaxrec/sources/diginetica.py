@@ -18,15 +18,14 @@ HELP = "product views of the CIKM Cup 2016 (train-item-views.csv)"
 KIND = "sessions"
 DEFAULTS = {"min_item_support": 5, "test_days": 7}
 TEN_YEARS = 315576000000  # ms, so that the sum with the date cannot overflow
+DATE = "epoch_ms(CAST(try_strptime(CAST({0} AS VARCHAR), '%Y-%m-%d') AS TIMESTAMP))"  # also of a date of Parquet
 
 FIELDS = (
     Field("session", "sessionId", integer, "an integer"),
     Field("item", "itemId", integer, "an integer"),
     Field("timeframe", "timeframe", lambda sql: f"CASE WHEN ({integer(sql)}) BETWEEN 0 AND {TEN_YEARS} THEN "
           f"TRY_CAST({sql} AS BIGINT) END", "milliseconds since the session's start, 0 or more"),
-    # A typed column of Parquet as text: a date is written like this.
-    Field("date", "eventdate", lambda sql: f"epoch_ms(CAST(try_strptime(CAST({sql} AS VARCHAR), '%Y-%m-%d') AS "
-          "TIMESTAMP))", "a day like 2016-05-09"),
+    Field("date", "eventdate", DATE.format, "a day like 2016-05-09"),
 )  # fmt: skip
 
 add_arguments = add_raw_arguments

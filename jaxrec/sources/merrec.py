@@ -12,24 +12,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxrec.data.clean.choices import Drawn, Raw
 from jaxrec.data.reading.columns import id_field, number_field, session_field, whole_column
 from jaxrec.data.reading.duck import leave_out, quoted, trimmed
 from jaxrec.data.reading.table import Field, Table, load
-from jaxrec.data.reading.times import ORDER, Times, read_times
+from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.sources.merrec_items import Attribute, write_items
-from jaxrec.sources.shared import (
-    add_file_arguments,
-    add_raw_arguments,
-    file_options,
-    fraction,
-    open_named,
-    quote_option,
-    ranged,
-)
+from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, fraction, given_options, open_named, ranged
 
 HELP = "events on the listings of a marketplace (MerRec), in Parquet or CSV files"
 KIND = "events"
@@ -61,34 +53,7 @@ ATTRIBUTES = ("name", "price", "c0_name", "c0_id", "c1_name", "c1_id", "c2_name"
               "shipper_name", "product_id")  # fmt: skip
 INTEGERS = ("c0_id", "c1_id", "c2_id", "brand_id", "item_condition_id", "size_id", "shipper_id")
 FURTHER = (*INTEGERS[:5], "size_name", "size_id", "color", "shipper_id", "shipper_name", "product_id")
-RESERVED = ("item", "event", "row", "index", "listed", "sold")
-
-
-class Columns(NamedTuple):
-    """The columns of a file by what they hold.
-
-    Attributes:
-        session: together they tell one session from the others.
-        event, name, price: None where there is none.
-        texts: columns of the category, the brand and the condition, by attribute.
-        further: columns that are attributes as they are.
-    """
-
-    session: tuple[str, ...]
-    item: str
-    time: str
-    event: str | None
-    name: str | None
-    price: str | None
-    texts: dict[str, str]
-    further: tuple[str, ...]
-
-    def attributes(self) -> dict[str, Attribute]:
-        """By attribute, the column and what it holds."""
-        found = {"name": Attribute(self.name, "text")}
-        found |= {} if self.price is None else {"price": Attribute(self.price, "price")}
-        found |= {name: Attribute(column, "text") for name, column in self.texts.items()}
-        return found | {column: Attribute(column) for column in self.further}
+RESERVED = ("item", "event", "row", "index", "listed", "sold", "name", "price")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -121,20 +86,32 @@ def add_protocol_arguments(parser: ArgumentParser) -> None:
         "--split", choices=("time", "random"), default="time", help="test on the sequences of the last --test-days, "
         "with items that training has not seen, or on sequences drawn at random (default time)",
     )  # fmt: skip
-    parser.add_argument(
-        "--test-fraction", type=fraction, metavar="F",
-        help="with --split random: the part of the sequences to test on (default 0.2)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--split-seed", type=ranged(int, 0, 2**32), metavar="N",
-        help="with --split random: another seed draws others (default 0)",
-    )  # fmt: skip
+    parser.add_argument("--test-fraction", type=fraction, metavar="F", help="with --split random: the part of the "
+                        "sequences to test on (default 0.2)")  # fmt: skip
+    parser.add_argument("--split-seed", type=ranged(int, 0, 2**32), metavar="N", help="with --split random: another "
+                        "seed draws others (default 0)")  # fmt: skip
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
     """Fill the table ``raw``; see ``choices.Raw``."""
     drawn, options = split_of(arguments)
-    return (_read_own if _is_own(arguments) else read_files)(connection, arguments, drawn, options)
+    files = ArgumentParser()
+    add_file_arguments(files)
+    defaults = vars(files.parse_args([])) | dict.fromkeys((*ROLES, "events", "bought"))
+    own = any(getattr(arguments, name) != default for name, default in defaults.items())
+    return (_read_own if own else read_files)(connection, arguments, drawn, options)
+
+
+def split_of(arguments: Namespace) -> tuple[Drawn | None, dict[str, Any]]:
+    """What ``--split random`` asks for, None of a split by time; and the split for the manifest."""
+    if arguments.split == "random":
+        drawn = Drawn(arguments.test_fraction or Fraction(1, 5), arguments.split_seed or 0)
+        return drawn, {"split": "random", "test_fraction": str(drawn.fraction), "split_seed": drawn.seed}
+    for option in ("test_fraction", "split_seed"):
+        if (value := getattr(arguments, option)) is not None:
+            raise UserError(f"--{option.replace('_', '-')} {value}: the split is by time; add --split random or leave "
+                            "the option out")  # fmt: skip
+    return None, {"split": arguments.split}
 
 
 def read_files(
@@ -143,13 +120,13 @@ def read_files(
     """Fill the table ``raw`` from files with the columns of the published data set.
 
     Args:
-        drawn, options: the split, and what the manifest says of it.
+        drawn, options: of ``split_of``.
         listings: a Parquet file with ``item_id``, ``listed`` and ``sold`` (ms since 1970) of every item, which are
             added to its attributes; without effect for the target product, of which there are several.
     """
     table, notes = open_named(connection, arguments, ())
-    missing = {name: option for option, (names, _) in ROLES.items() for name in names} | dict.fromkeys(FURTHER, "")
-    _check_there(table, [(name, option) for name, option in missing.items() if name not in table.names])
+    options_of = {name: option for option, (names, _) in ROLES.items() for name in names} | dict.fromkeys(FURTHER, "")
+    _check_there(table, [(name, option) for name, option in options_of.items() if name not in table.names])
     target = f"{arguments.target}_id"
     times = read_times(connection, table, "stime", "auto", None)
     names = ", ".join(f"'{name}'" for name in EVENT_TYPES)
@@ -170,7 +147,7 @@ def read_files(
     entries = {"event_types": list(EVENT_TYPES), "target": arguments.target, "live": listings is not None}
     return Raw(
         table.called,
-        {"target": arguments.target, **options} | quote_option(arguments),
+        {"target": arguments.target, **options} | given_options(arguments),
         extras=lambda path, n_items: entries,
         event_types=EVENT_TYPES,
         drawn=drawn,
@@ -187,25 +164,36 @@ def _read_own(connection: Any, arguments: Namespace, drawn: Drawn | None, option
         raise UserError("--target product: belongs to the columns of the published data set; name the column of the "
                         "product with --item")  # fmt: skip
     table, notes = open_named(connection, arguments, ())
-    columns = _find_columns(table, arguments)
-    times = read_times(connection, table, columns.time, arguments.time_unit, arguments.time_format)
+    columns, na = _find_columns(table, arguments, notes), arguments.na
+    times = read_times(connection, table, columns["time"], arguments.time_unit, arguments.time_format)
     if times.unit == ORDER and not drawn and (arguments.test_days or arguments.validation_days):
         raise UserError("--time-unit order: counters have no days, so nothing can be split by them; give --test-days 0 "
                         "or --split random")  # fmt: skip
-    loaded = load(connection, table, _own_fields(table, columns, times, arguments.na), arguments.drop_invalid)
-    notes += [*_note_of_published(columns, arguments), *loaded.notes]
-    notes += whole_column(connection, "item", f"column '{columns.item}'")
-    types, others = _event_types(connection, table, columns.event, arguments.events)
+    fields = [session_field(table, columns["session"], na), id_field(table, "item", columns["item"], na)]
+    fields.append(Field("time", columns["time"], times.parse, times.expected))
+    attributes = {"name": Attribute(columns["name"], "text")}
+    if columns["event"] is not None:
+        fields.append(replace(id_field(table, "event", columns["event"], na), expected="the type of an event"))
+    if columns["price"] is not None:
+        fields.append(number_field(table, "price", columns["price"], na))
+        attributes["price"] = Attribute(columns["price"], "price")
+    attributes |= {name: Attribute(column, "text") for name, column in columns["texts"].items()}
+    attributes |= {column: Attribute(column) for column in columns["attributes"]}
+    loaded = load(connection, table, fields, arguments.drop_invalid)
+    notes += [*loaded.notes, *whole_column(connection, "item", f"column '{columns['item']}'")]
+    types, others = _event_types(connection, table, columns["event"], arguments.events)
     dropped = {"invalid rows": {"events": loaded.invalid}} if arguments.drop_invalid else {}
     dropped |= {} if arguments.events is None else {"other types of events": {"events": others}}
-    entries = {"event_types": list(types), "target": "item", "live": False, "bought": _bought(types, arguments.bought)}
-    named = columns._asdict()
-    named["attributes"] = named.pop("further")
-    options = named | options | {name: getattr(arguments, name) for name in ("delimiter", "na")}
-    options |= {"time_unit": times.unit, "time_format": arguments.time_format, "events": arguments.events}
+    bought = arguments.bought or next((name for name in PURCHASES if name in types), None)
+    if bought is not None and bought not in types:
+        raise UserError(f"--bought {bought}: no such type of event{nearest(bought, types)}; there are "
+                        f"{', '.join(types)}")  # fmt: skip
+    entries = {"event_types": list(types), "target": "item", "live": False, "bought": bought}
+    options = columns | options | {"delimiter": arguments.delimiter, "na": na, "time_unit": times.unit}
+    options |= {"time_format": arguments.time_format, "events": arguments.events}
     return Raw(
         table.called,
-        options | file_options(arguments),
+        options | given_options(arguments),
         extras=lambda path, n_items: entries,
         event_types=types,
         drawn=drawn,
@@ -214,63 +202,43 @@ def _read_own(connection: Any, arguments: Namespace, drawn: Drawn | None, option
         read=loaded.read,
         dropped=dropped,
         place=lambda row: table.row_place(connection, row),
-        attributes=lambda path: write_items(connection, table, columns.attributes(), arguments.na, path),
+        attributes=lambda path: write_items(connection, table, attributes, na, path),
     )
 
 
-def split_of(arguments: Namespace) -> tuple[Drawn | None, dict[str, Any]]:
-    """What ``--split random`` asks for, None of a split by time; and the split for the manifest."""
-    if arguments.split == "random":
-        drawn = Drawn(arguments.test_fraction or Fraction(1, 5), arguments.split_seed or 0)
-        return drawn, {"split": "random", "test_fraction": str(drawn.fraction), "split_seed": drawn.seed}
-    for option in ("test_fraction", "split_seed"):
-        if (value := getattr(arguments, option)) is not None:
-            raise UserError(f"--{option.replace('_', '-')} {value}: the split is by time; add --split random or leave "
-                            "the option out")  # fmt: skip
-    return None, {"split": arguments.split}
-
-
-# ---- columns of a log of one's own -----------------------------------------------------------------------------------
-
-
-def _is_own(arguments: Namespace) -> bool:
-    """Whether an option says that the files are not those of the published data set."""
-    files = ArgumentParser()
-    add_file_arguments(files)
-    defaults = vars(files.parse_args([])) | dict.fromkeys((*ROLES, "events", "bought"))
-    return any(getattr(arguments, name) != default for name, default in defaults.items())
-
-
-def _find_columns(table: Table, arguments: Namespace) -> Columns:
-    """The columns of a file: those that are named, and of the published data set those that are there."""
-    found, missing = {}, []
+def _find_columns(table: Table, arguments: Namespace, notes: list[str]) -> dict[str, Any]:
+    """The columns of a file by what they hold: those that are named, and of the published data set those that are
+    there; ``texts`` are of the category, the brand and the condition, by attribute, ``attributes`` kept as they are.
+    """
+    columns: dict[str, tuple[str, ...]] = {}
+    missing, silent = [], []
     for option, (published, _) in ROLES.items():
-        given = getattr(arguments, option)
-        named = () if given is None else (given,) if isinstance(given, str) else tuple(given)
+        value = getattr(arguments, option)
+        named = () if value is None else (value,) if isinstance(value, str) else tuple(value)
         missing += [(name, option) for name in named if name not in table.names]
-        found[option] = named or tuple(name for name in published if name in table.names)
-        if option in NEEDED and not found[option]:
+        columns[option] = named or tuple(name for name in published if name in table.names)
+        if option in NEEDED and not columns[option]:
             missing.append(("", option))
+        if columns[option] and not named and option in list(ROLES)[:6]:
+            silent.append(f"--{option} {' '.join(columns[option])}")
     _check_there(table, missing)
-    if len(found["category"]) > len(CATEGORY):
-        raise UserError(f"--category: {len(found['category'])} levels; give at most {len(CATEGORY)}, the top one "
+    if silent:
+        notes.append(f"columns of the published data set are there, as if given: {', '.join(silent)}")
+    if len(columns["category"]) > len(CATEGORY):
+        raise UserError(f"--category: {len(columns['category'])} levels; give at most {len(CATEGORY)}, the top one "
                         "first, and the others as --attributes")  # fmt: skip
-    texts = dict(zip(CATEGORY, found["category"], strict=False))
-    texts |= {ROLES[role][0][0]: found[role][0] for role in ("brand", "condition") if found[role]}
-    further = found["attributes"]
-    taken = [*RESERVED, "name", "price", *texts]
-    for name in further:
+    texts = dict(zip(CATEGORY, columns["category"], strict=False))
+    texts |= {ROLES[role][0][0]: columns[role][0] for role in ("brand", "condition") if columns[role]}
+    taken = [*RESERVED, *texts]
+    for name in columns["attributes"]:
         if name.lower() in taken:
             raise UserError(f"--attributes {name}: the name is taken, or named twice; rename the column, or leave it "
                             "out")  # fmt: skip
         taken.append(name.lower())
-    used = {name for names in found.values() for name in names}
-    there = {name.lower() for name in used}
-    further += tuple(name for name in FURTHER if name in table.names and name not in there)
-    for name in {*used, *further}:
-        table.column(name)  # which refuses one that is there twice
-    one = {role: next(iter(found[role]), None) for role in ("event", "name", "price")}
-    return Columns(found["session"], found["item"][0], found["time"][0], **one, texts=texts, further=further)
+    used = {name.lower() for names in columns.values() for name in names}
+    further = tuple(name for name in FURTHER if name in table.names and name not in used)
+    one = {role: next(iter(columns[role]), None) for role in ("item", "time", "event", "name", "price")}
+    return {"session": columns["session"], **one, "texts": texts, "attributes": columns["attributes"] + further}
 
 
 def _check_there(table: Table, missing: Sequence[tuple[str, str]]) -> None:
@@ -285,76 +253,37 @@ def _check_there(table: Table, missing: Sequence[tuple[str, str]]) -> None:
                     "your own with --session, --item, --time, --event, --name, --price, --category")  # fmt: skip
 
 
-def _note_of_published(columns: Columns, arguments: Namespace) -> list[str]:
-    """A note about columns that no option names, which are taken for what they are in the published data set."""
-    taken = columns._asdict()
-    words = [f"--{option} {' '.join(one) if isinstance(one, tuple) else one}"
-             for option in ("session", "item", "time", "event", "name", "price")
-             if (one := taken[option]) is not None and getattr(arguments, option) is None]  # fmt: skip
-    return [f"columns of the published data set are there, as if given: {', '.join(words)}"] if words else []
-
-
-def _own_fields(table: Table, columns: Columns, times: Times, na: Sequence[str] | None) -> list[Field]:
-    """The columns of ``raw``."""
-    fields = [session_field(table, columns.session, na), id_field(table, "item", columns.item, na)]
-    fields.append(Field("time", columns.time, times.parse, times.expected))
-    if columns.event is not None:
-        fields.append(replace(id_field(table, "event", columns.event, na), expected="the type of an event"))
-    if columns.price is not None:
-        fields.append(number_field(table, "price", columns.price, na))
-    return fields
-
-
-# ---- types of events -------------------------------------------------------------------------------------------------
-
-
 def _event_types(
-    connection: Any, table: Table, column: str | None, asked: Sequence[str] | None
+    connection: Any, table: Table, column: str | None, wanted: Sequence[str] | None
 ) -> tuple[tuple[str, ...], int]:
-    """The names of the types, and how many events are of others and left out.
-
-    The column ``event`` of ``raw`` becomes an index into the names.
+    """The names of the types, and how many events are of others and left out; the column ``event`` of ``raw`` becomes
+    an index into the names.
 
     Args:
         column: of the file; None where there is none.
-        asked: of ``--events``.
+        wanted: of ``--events``, each ``name`` or ``name=new``.
     """
     if column is None:
-        if asked is not None:
+        if wanted is not None:
             raise UserError("--events: no column says what was done; name it with --event, or leave this out")
         connection.execute("ALTER TABLE raw ADD COLUMN event UTINYINT DEFAULT 0")
         return (ONE_TYPE,), 0
     counts = dict(connection.execute(f"SELECT {trimmed('event')}, count(*) FROM raw GROUP BY 1").fetchall())
     often = sorted(counts, key=lambda name: (-counts[name], name))
     place = f"{table.called}: column '{column}'"
-    if asked is None and len(often) > MOST_TYPES:
+    if wanted is None and len(often) > MOST_TYPES:
         raise UserError(f"{place}: {len(often):,} types of events, such as {', '.join(map(shown, often[:3]))}; "
                         f"choose up to {MOST_TYPES} with --events, or name another --event")  # fmt: skip
-    chosen = {name: name for name in often} if asked is None else _asked_types(asked, often, place)
+    chosen: dict[str, str] = {}
+    for word in often if wanted is None else wanted:
+        name, _, new = (word, "", word) if word in counts else word.rpartition("=")
+        if name not in counts:
+            raise UserError(f"--events {word}: {place} has no '{name or word}'{nearest(name or word, often)}; it has "
+                            f"{', '.join(often[:12])}")  # fmt: skip
+        if not new.strip() or name in chosen:
+            raise UserError(f"--events {word}: named twice, or no name behind the =; give each one name")
+        chosen[name] = new.strip()
     types = tuple(dict.fromkeys(chosen.values()))
     pairs = " ".join(f"WHEN {quoted(name)} THEN {types.index(new)}" for name, new in chosen.items())
     connection.execute(f"ALTER TABLE raw ALTER event TYPE UTINYINT USING CASE {trimmed('event')} {pairs} END")
     return types, leave_out(connection, "event IS NULL") if len(chosen) < len(counts) else 0
-
-
-def _asked_types(asked: Sequence[str], found: Sequence[str], place: str) -> dict[str, str]:
-    """From names in the file to those of ``--events``, each ``name`` or ``name=new``."""
-    chosen: dict[str, str] = {}
-    for word in asked:
-        name, _, new = (word, "", word) if word in found else word.rpartition("=")
-        if name not in found:
-            name = name or word
-            listed = ", ".join(found[:12]) + (", ..." if len(found) > 12 else "")
-            raise UserError(f"--events {word}: {place} has no '{name}'{nearest(name, found)}; it has {listed}")
-        if not new.strip() or name in chosen:
-            what = "named twice; leave one out" if name in chosen else "no name behind the =; give one"
-            raise UserError(f"--events {word}: {what}")
-        chosen[name] = new.strip()
-    return chosen
-
-
-def _bought(types: Sequence[str], asked: str | None) -> str | None:
-    """The type of event that is a purchase; None where there is none."""
-    if asked is not None and asked not in types:
-        raise UserError(f"--bought {asked}: no such type of event{nearest(asked, types)}; there are {', '.join(types)}")
-    return asked or next((name for name in PURCHASES if name in types), None)

@@ -32,7 +32,6 @@ def write_items(
 
     Args:
         connection: DuckDB, with the tables ``raw`` and ``vocabulary``.
-        table: the raw files.
         attributes: by name, in their order; ``name`` is one of them.
         na: of ``--na``.
         path: the directory.
@@ -48,22 +47,39 @@ def write_items(
     if listings:
         live = ", listed, sold"
         join = f"LEFT JOIN read_parquet({literal(listings)}) AS listing ON listing.item_id = latest.item"
-    file = path / "attributes.parquet"
+    file, names_file, numbers_file = (path / name for name in ("attributes.parquet", "names.parquet", "item_names.npy"))
+    entries: dict[str, dict[str, Any]] = {}
     with reading(table):
-        values = ", ".join(f"{sql} AS {identifier(name)}"
-                           for name, sql in _parsed(connection, table, attributes, na).items())  # fmt: skip
-        reader = connection.sql(
+        parsed = _parsed(connection, table, attributes, na)
+        values = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in parsed.items())
+        entry = _write(connection, file, (
             f"SELECT everything.* EXCLUDE (row) REPLACE (coalesce(everything.name, '') AS name){live} FROM ("
             f"SELECT {values}, row_number() OVER () - 1 AS row FROM {table.relation}) AS everything "
             f"JOIN latest ON latest.row = everything.row {join} ORDER BY index"
-        ).to_arrow_reader(CHUNK)
-        with reader:
-            entry = write_parquet(reader, reader.schema, file)
-    (items,) = connection.execute("SELECT count(*) FROM vocabulary").fetchone()
+        ))  # fmt: skip
+    named = f"(SELECT name, file_row_number AS index FROM read_parquet({literal(file)}, file_row_number = true))"
+    connection.execute(
+        "CREATE TEMP TABLE names AS SELECT name, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS number FROM "
+        f"(SELECT name, min(index) AS first FROM {named} WHERE name <> '' GROUP BY name)"
+    )
+    ((items, names, unnamed),) = connection.execute(
+        f"SELECT (SELECT count(*) FROM vocabulary), (SELECT count(*) FROM names), count(*) FILTER (name = '') "
+        f"FROM {named}"
+    ).fetchall()
     if pyarrow.parquet.read_metadata(file).num_rows != items:
         raise AssertionError("the attributes are not one row an item")
-    entries, counts = _write_names(connection, file, items)
-    return entries | {file.name: entry}, counts
+    entries[names_file.name] = _write(connection, names_file, "SELECT name FROM names ORDER BY number")
+    numbers = f"SELECT coalesce(number, -1) AS number FROM {named} LEFT JOIN names USING (name) ORDER BY index"
+    with connection.sql(numbers).to_arrow_reader(CHUNK) as reader, array_file(numbers_file, "<i4", items) as append:
+        for batch in reader:
+            append(batch.column(0).to_numpy())
+    entries |= {numbers_file.name: file_entry(numbers_file), file.name: entry}
+    return entries, {"names": names, "unnamed": unnamed}
+
+
+def _write(connection: Any, file: Path, query: str) -> dict[str, Any]:
+    with connection.sql(query).to_arrow_reader(CHUNK) as reader:
+        return write_parquet(reader, reader.schema, file)
 
 
 def _parsed(
@@ -85,42 +101,18 @@ def _parsed(
             if found.startswith(NESTED) or found.endswith("]"):
                 raise UserError(f"{table.called}: column '{column}' is of type {found}; expected text or numbers")
             text = trimmed(nothing_as_null(value_text(sql, found), na))
-            text = f"regexp_replace({text}, '\\.0+$', '')" if kind == "integer" else text
-            parsed[name] = text
+            parsed[name] = text = f"regexp_replace({text}, '\\.0+$', '')" if kind == "integer" else text
             if kind != "text":
-                tests[f"{name} BIGINT"] = f"bool_and(CAST(TRY_CAST({text} AS BIGINT) AS {TEXT}) = {text})"
-                tests[f"{name} DOUBLE"] = (f"bool_and(isfinite(TRY_CAST({text} AS DOUBLE)) AND NOT "
-                                           f"regexp_matches({text}, '^[-+]?0[0-9]|_'))")  # fmt: skip
-    answers: Sequence[Any] = ()
-    if tests:
-        (answers,) = connection.execute(f"SELECT {', '.join(tests.values())} FROM {table.relation}").fetchall()
+                tests[name, "BIGINT"] = f"bool_and(CAST(TRY_CAST({text} AS BIGINT) AS {TEXT}) = {text})"
+                tests[name, "DOUBLE"] = (f"bool_and(isfinite(TRY_CAST({text} AS DOUBLE)) AND NOT "
+                                         f"regexp_matches({text}, '^[-+]?0[0-9]|_'))")  # fmt: skip
+    columns = ", ".join(["count(*)", *tests.values()])
+    ((_, *answers),) = connection.execute(f"SELECT {columns} FROM {table.relation}").fetchall()
     passed = dict(zip(tests, answers, strict=True))
     for name, (column, kind) in attributes.items():
-        if kind == "integer" and passed[f"{name} BIGINT"] is False:
+        if kind == "integer" and passed[name, "BIGINT"] is False:
             raise UserError(f"{table.called}: column '{column}' holds what is no integer; mend it, or name the columns "
                             "that it has with --session, --item, --time and the other options")  # fmt: skip
-        number = next((t for t in ("BIGINT", "DOUBLE") if passed.get(f"{name} {t}")), "BIGINT" * (kind == "integer"))
+        number = next((one for one in ("BIGINT", "DOUBLE") if passed.get((name, one))), "BIGINT" * (kind == "integer"))
         parsed[name] = f"TRY_CAST({parsed[name]} AS {number})" if number else parsed[name]
     return parsed
-
-
-def _write_names(connection: Any, attributes: Path, items: int) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Write ``names.parquet`` and ``item_names.npy`` beside the attributes; returns their entries and counts."""
-    named = f"(SELECT name, file_row_number AS index FROM read_parquet({literal(attributes)}, file_row_number = true))"
-    connection.execute(
-        "CREATE TEMP TABLE names AS SELECT name, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS number FROM "
-        f"(SELECT name, min(index) AS first FROM {named} WHERE name <> '' GROUP BY name)"
-    )
-    with connection.sql("SELECT name FROM names ORDER BY number").to_arrow_reader(CHUNK) as reader:
-        entries = {"names.parquet": write_parquet(reader, reader.schema, attributes.with_name("names.parquet"))}
-    numbers = f"SELECT coalesce(number, -1) AS number FROM {named} LEFT JOIN names USING (name) ORDER BY index"
-    with (
-        connection.sql(numbers).to_arrow_reader(CHUNK) as reader,
-        array_file(attributes.with_name("item_names.npy"), "<i4", items) as append,
-    ):
-        for batch in reader:
-            append(batch.column(0).to_numpy())
-    entries["item_names.npy"] = file_entry(attributes.with_name("item_names.npy"))
-    (names,) = connection.execute("SELECT count(*) FROM names").fetchone()
-    (unnamed,) = connection.execute(f"SELECT count(*) FROM {named} WHERE name = ''").fetchone()
-    return entries, {"names": names, "unnamed": unnamed}

@@ -1,19 +1,12 @@
 """A made-up marketplace in files with the columns of MerRec, whose best reachable recall is known.
 
-What happens on it is in jaxrec/sources/market/world.py. The files go through the reader of ``prepare merrec``, so that
-all that is done with MerRec can be done without it.
+What happens on it is in jaxrec/sources/market/world.py. The files go through the reader of ``prepare merrec``.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +17,10 @@ import pyarrow.parquet
 from jaxrec.data.clean.choices import DAY, Raw
 from jaxrec.errors import UserError
 from jaxrec.sources import merrec
-from jaxrec.sources.market.goods import day_of_events, make_goods
+from jaxrec.sources.market.goods import C2, STYLES, day_of_events, make_goods
 from jaxrec.sources.market.optimum import optimum
-from jaxrec.sources.market.words import STYLES, category_levels
-from jaxrec.sources.market.world import (
-    LEAST_LENGTH,
-    START,
-    Market,
-    date_of,
-    first_day,
-    make_market,
-    make_names,
-    simulate,
-)
-from jaxrec.sources.shared import add_number
+from jaxrec.sources.market.world import LEAST_LENGTH, START, Market, date_of, first_day, make_market, simulate
+from jaxrec.sources.shared import Numbers, add_numbers
 
 HELP = "made-up events on the listings of a marketplace, with a known best result; needs no raw data"
 KIND = "events"
@@ -46,44 +29,49 @@ DEFAULTS = merrec.DEFAULTS
 NAMES_OF_A_BRAND = 200  # in the mean, of those that there can be
 LISTINGS = "_listings.parquet"  # the reader passes over what starts with _
 QUERIES = 20_000  # the optimum is computed over this many test targets at most
-CHOSEN = ("events", "items", "names", "users", "days", "lifetime", "mean_length", "skew", "seed")
+OPTIONS: Numbers = {
+    "events": (int, 1, 10**8, 200_000, "events to make, about"),
+    "items": (int, 2, 10**7, 20_000, "listings in all days together"),
+    "names": (int, 1, 100_000, 20_000, "different names, at most"),
+    "users": (int, 1, 10**7, 5000, "users"),
+    "days": (int, 2, 365, 30, "days over which all this happens"),
+    "lifetime": (float, 1, 365, 5.0, "days for which a listing that is not sold stays, in the mean"),
+    "mean_length": (float, LEAST_LENGTH, 20, 6.0, f"mean events of a sequence, of which each has {LEAST_LENGTH} or "
+                    "more"),
+    "skew": (float, 0, 2, 0.8, "popularity of brands falls as rank to the power of -skew; 0: all are alike"),
+    "seed": (int, 0, 2**32, 0, "another seed makes another data set"),
+}  # fmt: skip
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    number = partial(add_number, parser)
-    number("events", int, 1, 10**8, 200_000, "events to make, about")
-    number("items", int, 2, 10**7, 20_000, "listings in all days together")
-    number("names", int, 1, 100_000, 20_000, "different names, at most")
-    number("users", int, 1, 10**7, 5000, "users")
-    number("days", int, 2, 365, 30, "days over which all this happens")
-    number("lifetime", float, 1, 365, 5.0, "days for which a listing that is not sold stays, in the mean")
-    number("mean-length", float, LEAST_LENGTH, 20, 6.0, f"mean events of a sequence, of which each has {LEAST_LENGTH} "
-           "or more")  # fmt: skip
-    number("skew", float, 0, 2, 0.8, "popularity of brands falls as rank to the power of -skew; 0: all are alike")
-    number("seed", int, 0, 2**32, 0, "another seed makes another data set")
+    add_numbers(parser, OPTIONS)
     parser.add_argument("--raw-out", type=Path, metavar="DIR", help="keep the files there, for prepare merrec --raw")
     merrec.add_protocol_arguments(parser)
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
     """Make the files and fill the table ``raw`` from them; see ``choices.Raw``."""
-    full = first_day(arguments.items, arguments.days, arguments.lifetime)
-    if arguments.items - full < arguments.days - 1:
-        raise UserError(f"--items {arguments.items}: too few for new ones on each of --days {arguments.days}; give "
-                        "more, or fewer days")  # fmt: skip
+    chosen = {name: getattr(arguments, name) for name in OPTIONS}
+    listings, days, lifetime = arguments.items, arguments.days, arguments.lifetime
+    if listings - first_day(listings, days, lifetime) < days - 1:
+        raise UserError(f"--items {listings}: too few for new ones on each of --days {days}; give more, or fewer days")
     process, words, attributes = (np.random.default_rng([arguments.seed, stream]) for stream in range(3))
-    sizes = (2 + arguments.names // NAMES_OF_A_BRAND, len(category_levels()[2]), len(STYLES))
-    names = make_names(arguments.names, sizes, arguments.skew, process)
-    market = make_market(names, arguments.items, arguments.days, arguments.lifetime, process)
+    sizes = (2 + arguments.names // NAMES_OF_A_BRAND, len(C2), len(STYLES))
+    market = make_market(arguments.names, sizes, arguments.skew, listings, days, lifetime, process)
     goods = make_goods(market, words, attributes)
     ids = goods["item_id"].to_numpy()
-    with _folder(connection, arguments.raw_out, arguments.out) as (making, folder):
-        sequences = max(1, round(arguments.events / arguments.mean_length))
-        for day in simulate(market, arguments.days, sequences, arguments.mean_length, arguments.users, process):
+    folder = _folder(connection, arguments)
+    sequences = max(1, round(arguments.events / arguments.mean_length))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for day in simulate(market, days, sequences, arguments.mean_length, arguments.users, process):
             if len(day.items):
-                _write(day_of_events(day, goods, attributes), making / f"{date_of(day.day)}.parquet")
+                _write(day_of_events(day, goods, attributes), folder / f"{date_of(day.day)}.parquet")
         live = {"listed": START + market.listed * DAY, "sold": START + market.ends * DAY}
-        _write(pa.table({"item_id": ids, **live}), making / LISTINGS)
+        _write(pa.table({"item_id": ids, **live}), folder / LISTINGS)
+    except OSError as error:
+        raise UserError(f"{folder}: the files of the market cannot be written ({error.strerror or error}); choose "
+                        "another place or free some space") from None  # fmt: skip
     files = ArgumentParser()
     merrec.add_arguments(files)
     reading = files.parse_args(["--raw", str(folder), "--target", arguments.target])
@@ -95,35 +83,18 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         assert raw.extras is not None
         return raw.extras(path, n_items) | (_optimum(market, ids, path, arguments.seed) if known else {})
 
-    options = {name: getattr(arguments, name) for name in CHOSEN}
-    return replace(raw, name="the synthetic events", options=options | raw.options, extras=extras)
+    return replace(raw, name="the synthetic events", options=chosen | raw.options, extras=extras)
 
 
-@contextmanager
-def _folder(connection: Any, out: Path | None, dataset: Path) -> Iterator[tuple[Path, Path]]:
-    """A folder to write to, and where what was written is afterwards: ``out``, or where DuckDB spills."""
+def _folder(connection: Any, arguments: Namespace) -> Path:
+    """The folder of the files: ``--raw-out``, or one where DuckDB spills."""
     (spill,) = connection.execute("SELECT current_setting('temp_directory')").fetchone()
-    parent, root = (Path(spill) if out is None else out.absolute().parent), None
-    if out is not None:
-        if out.resolve().is_relative_to(dataset.resolve()):
-            raise UserError(f"{out}: lies in --out; choose another --raw-out")
-        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-            raise UserError(f"{out}: exists already and is not empty; choose another --raw-out")
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        root = Path(tempfile.mkdtemp(prefix=f".{'market' if out is None else out.name}.", suffix=".tmp", dir=parent))
-        making = root / "raw"  # not the root itself, which mkdtemp makes readable by its owner only
-        making.mkdir()
-        yield making, out or making
-        if out is not None:
-            os.rename(making, out)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{out or parent}: the files of the market cannot be written ({reason}); choose another place "
-                        "or free some space") from None  # fmt: skip
-    finally:
-        if out is not None and root is not None:
-            shutil.rmtree(root, ignore_errors=True)
+    out: Path | None = arguments.raw_out
+    if out is not None and out.resolve().is_relative_to(arguments.out.resolve()):
+        raise UserError(f"{out}: lies in --out; choose another --raw-out")
+    if out is not None and out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: exists already and is not empty; choose another --raw-out")
+    return out or Path(spill) / "market"
 
 
 def _write(table: pa.Table, file: Path) -> None:

@@ -25,12 +25,14 @@ from jaxrec.data.reading.duck import NESTED, leave_out_repeated, note_repeated, 
 from jaxrec.data.reading.table import Field, Table, load
 from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest
-from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, file_options, open_named, ranged
+from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, given_options, open_named, ranged
 
 HELP = "any rows, such as clicks, ratings or purchases: CSV (also packed) or Parquet files, one row a line"
 KIND = "rows"
 
 MOST_VALUES = 256  # of a bag: every row takes as many columns as the longest one
+OPTIONS = ("label", "user", "item", "time", "categorical", "bag", "bag_separator", "numerical", "log_numerical",
+           "user_fields", "item_fields", "min_count", "delimiter", "time_format", "na")  # fmt: skip
 
 
 class Role(NamedTuple):
@@ -52,8 +54,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--positive", type=ranged(float, -LARGEST, LARGEST), metavar="X", help="a label is positive from X on "
         "(default 1 where all labels are 0 or 1; otherwise it has to be given)",
     )  # fmt: skip
-    parser.add_argument("--user", metavar="COL", help="column: the user; integers or text, also a categorical field")
-    parser.add_argument("--item", metavar="COL", help="column: the item; integers or text, also a categorical field")
+    for side in ("user", "item"):
+        parser.add_argument(f"--{side}", metavar="COL", help=f"column: the {side}; integers or text, also a "
+                            "categorical field")  # fmt: skip
     parser.add_argument("--time", metavar="COL", help="column: the time; a date and time or a number")
     columns("--categorical", "columns of one value each; an empty one is unknown")
     columns("--bag", "columns of several values each: text with --bag-separator between them, or Parquet lists")
@@ -63,10 +66,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     columns("--log-numerical", "such columns of which sign(x) log(1 + |x|) is taken first, such as prices and counts")
     columns("--user-fields", "fields that describe the user; an item's or the occasion's are the others")
     columns("--item-fields", "fields that describe the item")
-    parser.add_argument(
-        "--min-count", type=ranged(int, 1, 2**31 - 1), default=1, metavar="N",
-        help="values of fewer rows are unknown (default 1)",
-    )  # fmt: skip
+    parser.add_argument("--min-count", type=ranged(int, 1, 2**31 - 1), default=1, metavar="N", help="values of fewer "
+                        "rows are unknown (default 1)")  # fmt: skip
     add_file_arguments(parser)
 
 
@@ -78,19 +79,16 @@ def _separator(text: str) -> str:
 
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """Read the file; the fields are user, item, categorical ones, bags and numbers, each in the order of its option."""
-    roles = _roles(arguments)
+    roles, na = _roles(arguments), arguments.na
     timed = [] if arguments.time is None else [arguments.time]
     labelled = [] if arguments.label is None else [arguments.label]
     table, notes = open_named(connection, arguments, (*labelled, *roles, *timed))
-    columns = [label_field(table, "label", name, arguments.na) for name in labelled]
-    columns += [_column(f"field{i}", table, name, role, arguments.na)
-                for i, (name, role) in enumerate(roles.items())]  # fmt: skip
+    columns = [label_field(table, "label", name, na) for name in labelled]
+    columns += [_column(f"field{i}", table, name, role, na) for i, (name, role) in enumerate(roles.items())]
     unit = None
-    if arguments.time is not None:
-        unit, parse, expected = read_times(
-            connection, table, arguments.time, arguments.time_unit, arguments.time_format
-        )
-        columns.append(Field("time", arguments.time, parse, expected))
+    for name in timed:
+        unit, parse, expected = read_times(connection, table, name, arguments.time_unit, arguments.time_format)
+        columns.append(Field("time", name, parse, expected))
     loaded = load(connection, table, columns, arguments.drop_invalid)
     notes += loaded.notes
     names = [column.name for column in columns]
@@ -101,19 +99,21 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     threshold = _threshold(connection, table, arguments, labels, notes) if labelled else 1.0
     fields = [_field(connection, f"field{i}", table, name, role, arguments, notes)
               for i, (name, role) in enumerate(roles.items())]  # fmt: skip
-    times, time_unit = _times(connection, unit, len(labels))
+    times = _fetch(connection, "time").to_numpy() if timed else np.zeros(len(labels), np.int64)
+    time_unit = ORDER if unit == ORDER else "ms" if (times % 1000).any() else "s"  # whole seconds where they are
     sides = (("user", arguments.user), ("item", arguments.item))
+    options = {name: getattr(arguments, name) for name in OPTIONS} | given_options(arguments)
     return RawRows(
         fields=[replace(field, logarithm=field.name in arguments.log_numerical) for field in fields],
         ratings=labels,
-        times=times,
+        times=times // 1000 if time_unit == "s" else times,
         threshold=threshold,
         low=float(labels.min()),
         high=float(labels.max()),
         user=arguments.user,
         item=arguments.item,
         shown={side: _shown(fields, side, name) for side, name in sides if name is not None},
-        options=_options(arguments) | file_options(arguments) | {"positive": threshold, "time_unit": unit},
+        options=options | {"positive": threshold, "time_unit": unit},
         min_count=arguments.min_count,
         time_unit=time_unit,
         notes=notes,
@@ -121,100 +121,67 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     )
 
 
-def _times(connection: Any, unit: str | None, n: int) -> tuple[np.ndarray, str]:
-    """int64[n] and their unit: whole seconds where they are, or milliseconds; counters as they are."""
-    if unit is None:
-        return np.zeros(n, np.int64), "s"
-    times = _fetch(connection, "time").to_numpy()
-    if unit == ORDER:
-        return times, ORDER
-    return (times, "ms") if (times % 1000).any() else (times // 1000, "s")
-
-
-def _options(arguments: Namespace) -> dict[str, Any]:
-    names = ("label", "user", "item", "time", "categorical", "bag", "bag_separator", "numerical", "log_numerical",
-             "user_fields", "item_fields", "min_count", "delimiter", "time_format", "na")  # fmt: skip
-    return {name: getattr(arguments, name) for name in names}
-
-
 # ---- what the options say --------------------------------------------------------------------------------------------
 
 
 def _roles(arguments: Namespace) -> dict[str, Role]:
-    """The role of every column that is a field."""
-    found = {} if arguments.label is None else {arguments.label: Role("label", "", "--label")}
-    named = [("time", "--time", [arguments.time]), ("categorical", "--user", [arguments.user])]
-    named += [("categorical", "--item", [arguments.item]), ("categorical", "--categorical", arguments.categorical)]
-    named += [("bag", "--bag", arguments.bag), ("numerical", "--numerical", arguments.numerical)]
-    logarithms = [name for name in dict.fromkeys(arguments.log_numerical) if name not in arguments.numerical]
-    named += [("numerical", "--log-numerical", logarithms)]
-    for kind, option, columns in named:
-        for column in columns:
-            if column is None:
-                continue
-            if column in found:
-                raise UserError(f"{option} {column}: the column is {found[column].option} already; name it once")
-            if kind != "time" and ("/" in column or len(column.encode()) > 200):  # a field's vocabulary is a file
-                raise UserError(f"{option} {column[:40]}: a name with a / or of over 200 bytes; rename the column")
-            found[column] = Role(kind, option[2:] if option in ("--user", "--item") else "context", option)
-    fields = {name: role for name, role in found.items() if role.kind not in ("label", "time")}
-    if arguments.label is None:
-        _check_positives_alone(arguments)
-    if not fields:
-        raise UserError("no fields to learn from; name columns with --user, --item, --categorical, --bag, --numerical")
-    for option, given in (("--time-unit", arguments.time_unit != "auto"), ("--time-format", arguments.time_format)):
-        if arguments.time is None and given:
-            raise UserError(f"{option}: belongs to --time; leave it out, or name the column of the time")
-    return _with_sides(fields, arguments)
-
-
-def _check_positives_alone(arguments: Namespace) -> None:
-    """Without labels there have to be users and items: what else could be learned?"""
-    if arguments.positive is not None:
-        raise UserError("--positive: belongs to --label; leave it out, or name the column of the label")
-    missing = [f"--{side}" for side in ("user", "item") if getattr(arguments, side) is None]
-    if missing:
+    """The role of every column that is a field; of user and item, and with ``--user-fields`` and ``--item-fields``."""
+    values = vars(arguments)
+    missing = [f"--{side}" for side in ("user", "item") if values[side] is None]
+    if arguments.label is None and missing:
         raise UserError("--label: not given, so every row is a positive, of which models learn who has what: that "
                         f"needs {' and '.join(missing)}; name the column, or that of the label")  # fmt: skip
-
-
-def _with_sides(fields: dict[str, Role], arguments: Namespace) -> dict[str, Role]:
-    """The fields with the sides that ``--user-fields`` and ``--item-fields`` give them."""
+    for option, needed in (("positive", "label"), ("time_format", "time"), ("time_unit", "time"),
+                           ("user_fields", "user"), ("item_fields", "item")):  # fmt: skip
+        if values[option] not in (None, "auto", []) and values[needed] is None:
+            raise UserError(f"--{option.replace('_', '-')}: belongs to --{needed}; leave it out, or name the column of "
+                            f"the {needed}")  # fmt: skip
+    named = [("label", arguments.label), ("time", arguments.time), ("user", arguments.user), ("item", arguments.item)]
+    named += [(option, column) for option in ("categorical", "bag", "numerical") for column in values[option]]
+    named += [("log-numerical", column) for column in dict.fromkeys(arguments.log_numerical)
+              if column not in arguments.numerical]  # fmt: skip
+    found: dict[str, Role] = {}
+    for option, column in named:
+        if column is None:
+            continue
+        if column in found:
+            raise UserError(f"--{option} {column}: the column is {found[column].option} already; name it once")
+        if option not in ("label", "time") and ("/" in column or len(column.encode()) > 200):  # a file's name
+            raise UserError(f"--{option} {column[:40]}: a name with a / or of over 200 bytes; rename the column")
+        kind = {"user": "categorical", "item": "categorical", "log-numerical": "numerical"}.get(option, option)
+        found[column] = Role(kind, option if option in ("user", "item") else "context", f"--{option}")
+    fields = {name: role for name, role in found.items() if role.kind not in ("label", "time")}
+    if not fields:
+        raise UserError("no fields to learn from; name columns with --user, --item, --categorical, --bag, --numerical")
     for side in ("user", "item"):
-        option, names = f"--{side}-fields", getattr(arguments, f"{side}_fields")
-        if names and getattr(arguments, side) is None:
-            raise UserError(f"{option}: needs --{side}, the column of what they describe; add it or leave them out")
-        for name in names:
+        for name in values[f"{side}_fields"]:
             if name not in fields:
-                raise UserError(f"{option} {name}: no such field{nearest(name, fields)}; there are {', '.join(fields)}")
+                raise UserError(f"--{side}-fields {name}: no such field{nearest(name, fields)}; there are "
+                                f"{', '.join(fields)}")  # fmt: skip
             if fields[name].side not in ("context", side):
-                raise UserError(f"{option} {name}: the field is of the {fields[name].side} already; name it once")
+                raise UserError(f"--{side}-fields {name}: the field is of the {fields[name].side} already; name it "
+                                "once")  # fmt: skip
             fields[name] = fields[name]._replace(side=side)
     return fields
 
 
 def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.ndarray, notes: list[str]) -> float:
     """From which label on rows are positive; a note where all are."""
-    place, threshold = f"{table.called}: column '{arguments.label}'", arguments.positive
+    column, threshold = f"column '{arguments.label}'", arguments.positive
     if threshold is None:
-        other = np.flatnonzero((labels != 0) & (labels != 1))
-        if len(other):
-            raise UserError(
-                f"{table.row_place(connection, int(other[0]))}, column '{arguments.label}': found "
-                f"{labels[other[0]]:g}, so labels are not all 0 or 1; say with --positive from which number on "
-                "they are positive"
-            )
         threshold = 1.0
+        if len(other := np.flatnonzero((labels != 0) & (labels != 1))):
+            raise UserError(f"{table.row_place(connection, int(other[0]))}, {column}: found {labels[other[0]]:g}, so "
+                            "labels are not all 0 or 1; say with --positive from which number on they are positive"
+                            )  # fmt: skip
     positive = labels.astype(np.float32) >= threshold  # as they will be compared
     if positive.all() and arguments.user is not None and arguments.item is not None:
-        notes.append(f"column '{arguments.label}': all {len(labels):,} labels are positive ({threshold:g} or more): "
-                     "enough for two_tower; autoint needs both classes")  # fmt: skip
+        notes.append(f"{column}: all {len(labels):,} labels are positive ({threshold:g} or more): enough for "
+                     "two_tower; autoint needs both classes")  # fmt: skip
     elif positive.all() or not positive.any():
-        of = "positive" if positive.all() else "negative"
-        raise UserError(
-            f"{place}: found labels from {labels.min():g} to {labels.max():g}, all {of} (positive is {threshold:g} or "
-            f"more), so there is nothing to learn; add rows of the other class or choose another --positive"
-        )
+        raise UserError(f"{table.called}: {column}: found labels from {labels.min():g} to {labels.max():g}, all "
+                        f"{'positive' if positive.all() else 'negative'} (positive is {threshold:g} or more); add rows "
+                        "of the other class or choose another --positive")  # fmt: skip
     return float(threshold)
 
 
@@ -226,14 +193,13 @@ def _column(name: str, table: Table, column: str, role: Role, na: Sequence[str] 
     if role.kind == "numerical":
         return number_field(table, name, column, na)
     _, found = table.column(column)
-    if found.endswith("]"):
-        if role.kind != "bag":
-            raise UserError(f"{table.path}: column '{column}' holds lists ({found}); give it to --bag instead")
+    if found.endswith("]") and role.kind == "bag":
         return Field(name, column, lambda sql: f"coalesce(array_to_string({sql}, chr({ord(BETWEEN)})), '')", "a list")
-    if role.option in ("--user", "--item"):
+    if role.option in ("--user", "--item") and not found.endswith("]"):
         return id_field(table, name, column, na, optional=True)
-    if found.startswith(NESTED):
-        raise UserError(f"{table.path}: column '{column}' is of type {found}; expected integers or text")
+    if found.endswith("]") or found.startswith(NESTED):
+        raise UserError(f"{table.path}: column '{column}' is of type {found}; expected integers or text (--bag takes "
+                        "lists)")  # fmt: skip
     return Field(name, column, lambda sql: f"coalesce({nothing_as_null(value_text(sql, found), na)}, '')", "a value")
 
 
@@ -247,12 +213,12 @@ def _field(
     connection: Any, column: str, table: Table, name: str, role: Role, arguments: Namespace, notes: list[str]
 ) -> RawField:
     """A field as it was read; adds to the notes what was changed."""
+    called = f"column '{name}'"
     if role.kind == "numerical":
         numbers = pa.array(_fetch(connection, column).to_numpy(), from_pandas=True)  # NaN becomes null
         if missing := numbers.null_count:
-            notes.append(f"column '{name}': {missing:,} of {len(numbers):,} numbers are missing and become the mean")
+            notes.append(f"{called}: {missing:,} of {len(numbers):,} numbers are missing and become the mean")
         return RawField(name, role.kind, role.side, numbers)
-    called = f"column '{name}'"
     if role.kind == "categorical":
         notes += whole_column(connection, column, called)
         notes += marker_notes(connection, column, called) if arguments.na is None else []
@@ -268,24 +234,17 @@ def _field(
 
     lists = read_bags(codes.dictionary.to_pylist(), by, separator, arguments.na, place, called, notes)
     lengths = np.array([len(values) for values in lists])
-    longest = np.flatnonzero(lengths[by] > MOST_VALUES)
-    if len(longest):
-        raise UserError(
-            f"{place(int(longest[0]))}: a bag of {lengths[by[longest[0]]]:,} values, "
-            f"at most {MOST_VALUES} are allowed; shorten it, or check --bag-separator"
-        )
-    values = _integers_where_possible(pa.array([value for one in lists for value in one], pa.string()))
+    if len(longest := np.flatnonzero(lengths[by] > MOST_VALUES)):
+        raise UserError(f"{place(int(longest[0]))}: a bag of {lengths[by[longest[0]]]:,} values, at most {MOST_VALUES} "
+                        "are allowed; shorten it, or check --bag-separator")  # fmt: skip
+    values = pa.array([value for one in lists for value in one], pa.string())
+    try:  # as integers if that loses nothing: no leading zero, sign or space in any of them
+        integers = values.cast(pa.int64())
+        values = integers if integers.cast(values.type).equals(values) else values
+    except pa.ArrowInvalid:
+        pass
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     return RawField(name, role.kind, role.side, pa.ListArray.from_arrays(offsets, values), by)
-
-
-def _integers_where_possible(values: pa.Array) -> pa.Array:
-    """As int64 if that loses nothing: no leading zero, sign or space in any of them."""
-    try:
-        integers = values.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return values
-    return integers if integers.cast(values.type).equals(values) else values
 
 
 def _shown(fields: list[RawField], side: str, name: str) -> pa.Table:

@@ -1,4 +1,4 @@
-"""What sources share: numbers and parts as options, and the options of any file of rows."""
+"""What sources share: numbers as options, and the options of any file of rows."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from jaxrec.data.reading.times import add_time_arguments
 from jaxrec.errors import UserError
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+Numbers = dict[str, tuple[type, float, float, float, str]]
+"""Options by name: the kind of number, from, to, the default, and the help."""
 
 
 def ranged(kind: type, least: float, most: float) -> Callable[[str], float]:
@@ -34,12 +36,11 @@ def ranged(kind: type, least: float, most: float) -> Callable[[str], float]:
     return number
 
 
-def add_number(
-    parser: ArgumentParser, option: str, kind: type, least: float, most: float, default: float, help: str
-) -> None:
-    """Add ``--option N``, a number of a kind, from ``least`` to ``most``."""
-    help = f"{help} (default {default})"
-    parser.add_argument(f"--{option}", type=ranged(kind, least, most), default=default, metavar="N", help=help)
+def add_numbers(parser: ArgumentParser, numbers: Numbers) -> None:
+    """Add an option for each of ``numbers``."""
+    for name, (kind, least, most, default, what) in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=ranged(kind, least, most), default=default, metavar="N",
+                            help=f"{what} (default {default})")  # fmt: skip
 
 
 def fraction(text: str) -> Fraction:
@@ -54,7 +55,6 @@ def fraction(text: str) -> Fraction:
 
 
 def _character(text: str) -> str:
-    """The type of ``--delimiter`` and ``--quote``."""
     character = "\t" if text == "\\t" else text
     if len(character) != 1 or character in "\r\n" or not character.isascii():
         raise ArgumentTypeError(f"'{text}': expected one character, such as , or ; or \\t")
@@ -74,33 +74,6 @@ def add_raw_arguments(parser: ArgumentParser, what: str = "the file of the data 
         help="what stands around CSV fields that hold the delimiter; none: quotes are part of the text; '\"' given "
         "here: quoted fields may hold line ends (default \", and a quoted field with a line end is refused)",
     )  # fmt: skip
-
-
-def quote_option(arguments: Namespace) -> dict[str, str]:
-    """The manifest's options of ``--quote``: none where it is not given."""
-    return {} if arguments.quote is None else {"quote": arguments.quote}
-
-
-def read_published(
-    connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str,
-    delimiter: str = ",", columns: Sequence[str] | None = None,
-) -> Raw:  # fmt: skip
-    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``choices.Raw``.
-
-    Args:
-        columns: their names where no header line has them.
-    """
-    paths, notes = find_files(arguments.raw)
-    table = open_tables(connection, paths, delimiter=delimiter, columns=columns, quote=arguments.quote)
-    return Raw(
-        table.called,
-        options=quote_option(arguments),
-        time=time,
-        date=date,
-        notes=notes,
-        read=load(connection, table, fields).read,
-        place=lambda row: table.row_place(connection, row),
-    )
 
 
 def add_file_arguments(parser: ArgumentParser) -> None:
@@ -124,6 +97,29 @@ def add_file_arguments(parser: ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def given_options(arguments: Namespace) -> dict[str, Any]:
+    """The manifest's options of files that it names only where they are given."""
+    values = vars(arguments)
+    given = {name: values.get(name) for name in ("quote", "columns", "drop_invalid", "drop_duplicates")}
+    return {name: value for name, value in given.items() if value}
+
+
+def read_published(
+    connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str,
+    delimiter: str = ",", columns: Sequence[str] | None = None,
+) -> Raw:  # fmt: skip
+    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``choices.Raw``.
+
+    Args:
+        columns: their names where no header line has them.
+    """
+    paths, notes = find_files(arguments.raw)
+    table = open_tables(connection, paths, delimiter=delimiter, columns=columns, quote=arguments.quote)
+    read = load(connection, table, fields).read
+    return Raw(table.called, given_options(arguments), time, date, notes=notes, read=read,
+               place=lambda row: table.row_place(connection, row))  # fmt: skip
+
+
 def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> tuple[Table, list[str]]:
     """The files of ``--raw`` with the columns that the command line names, and notes about them."""
     paths, notes = find_files(arguments.raw)
@@ -132,18 +128,11 @@ def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> 
     )
     hint = "" if len(table.names) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
     if arguments.columns is not None:
-        for file in table.files:
-            if file.lines is None:
-                raise UserError(f"{file.path}: Parquet, which names its columns; leave out --columns")
+        if parquet := next((file.path for file in table.files if file.lines is None), None):
+            raise UserError(f"{parquet}: Parquet, which names its columns; leave out --columns")
         hint = ", as --columns says"
     elif len(table.names) > 1 and any(NUMBER.fullmatch(name.strip()) for name in table.names):
         hint = "; if that is no header line but a first row, name the columns with --columns"
     for column in needed:
         table.column(column, hint)
     return table, notes
-
-
-def file_options(arguments: Namespace) -> dict[str, Any]:
-    """The manifest's options that it names only where they are given."""
-    given = {name: getattr(arguments, name) for name in ("columns", "drop_invalid", "drop_duplicates")}
-    return quote_option(arguments) | {name: value for name, value in given.items() if value}

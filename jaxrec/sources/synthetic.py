@@ -2,8 +2,8 @@
 
 Every item has a few successors of its own, with fixed and decreasing probabilities; popular items are successors more
 often. After a click on ``i`` the next click is one of the successors of ``i`` with probability ``1 - epsilon``,
-otherwise any other item by popularity. The clicks before the last say nothing more, and the length of a session says
-nothing about its items, so the best ranking after ``i`` is by ``P(next | i)``, which is known exactly.
+otherwise any other item by popularity. The clicks before the last say nothing more, so the best ranking after ``i`` is
+by ``P(next | i)``, which is known exactly.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,26 @@ import pyarrow
 import pyarrow.parquet
 
 from jaxrec.data.clean.choices import DAY, Raw
-from jaxrec.sources.shared import add_number
+from jaxrec.sources.shared import Numbers, add_numbers
+
+HELP = "made-up sessions with a known best result; needs no raw data"
+KIND = "sessions"
+DEFAULTS = {"min_item_support": 1, "test_days": 3}
 
 RANKS = 100  # the optimum is known for metrics at up to this K
 MAX_LENGTH = 50
+START = 1_704_067_200_000  # 2024-01-01 UTC, in ms
+MEAN_GAP = 30_000  # ms between clicks
+OPTIONS: Numbers = {
+    "items": (int, 2, 10**7, 1000, "items in the catalogue"),
+    "sessions": (int, 1, 10**7, 30_000, "sessions to make"),
+    "mean_length": (float, 2, 20, 7.0, f"mean clicks of a session, of which each has 2 to {MAX_LENGTH}"),
+    "days": (int, 1, 10_000, 30, "days over which they are spread"),
+    "successors": (int, 1, 1000, 12, "items that tend to follow each item"),
+    "epsilon": (float, 0, 1, 0.2, "probability of a next item by popularity instead"),
+    "skew": (float, 0, 3, 0.8, "popularity falls as rank to the power of -skew"),
+    "seed": (int, 0, 2**32, 0, "another seed makes another data set"),
+}
 
 
 @dataclass(frozen=True)
@@ -42,16 +57,8 @@ class Markov:
     weights: np.ndarray
     epsilon: float
 
-    @property
-    def n_items(self) -> int:
-        return len(self.popularity)
-
     def rank_probability(self, items: np.ndarray, ranks: int = RANKS) -> np.ndarray:
         """How likely the best ranker has the next item at rank 1, 2, ..., averaged over the clicks ``items``.
-
-        Args:
-            items: int[n], the clicks after which the next one is predicted.
-            ranks: how many ranks.
 
         Returns:
             float64[ranks], descending; its sum is the best reachable Recall@ranks.
@@ -68,7 +75,7 @@ class Markov:
         followers = self.successors[items]  # [B, m]
         # Beside its successors only the most popular items can be among the first: so many that enough remain when
         # the successors and the item itself are taken out. Popularity is descending, so they are the first ones.
-        others = np.arange(min(self.n_items, ranks + followers.shape[1] + 1))
+        others = np.arange(min(len(self.popularity), ranks + followers.shape[1] + 1))
         scale = self.epsilon / (1.0 - self.popularity[items])[:, None]  # the item itself is never drawn
         by_chain = scale * self.popularity[followers] + (1.0 - self.epsilon) * self.weights  # [B, m]
         by_popularity = scale * self.popularity[others]  # [B, others]
@@ -85,17 +92,14 @@ class Markov:
         items[offsets[:-1]] = starts
         for step in range(1, int(lengths.max())):
             here = offsets[:-1][lengths > step] + step
-            items[here] = self._next(items[here - 1], random)
+            before = items[here - 1]
+            following = self.successors[before, draw(self.weights, random.random(len(here)))]
+            elsewhere = np.flatnonzero(random.random(len(here)) < self.epsilon)
+            while len(elsewhere):
+                following[elsewhere] = draw(self.popularity, random.random(len(elsewhere)))
+                elsewhere = elsewhere[following[elsewhere] == before[elsewhere]]
+            items[here] = following
         return items
-
-    def _next(self, items: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        choice = draw(self.weights, random.random(len(items)))
-        following = self.successors[items, choice]
-        elsewhere = np.flatnonzero(random.random(len(items)) < self.epsilon)
-        while len(elsewhere):
-            following[elsewhere] = draw(self.popularity, random.random(len(elsewhere)))
-            elsewhere = elsewhere[following[elsewhere] == items[elsewhere]]
-        return following
 
 
 def make_markov(n_items: int, successors: int, epsilon: float, skew: float, random: np.random.Generator) -> Markov:
@@ -104,23 +108,20 @@ def make_markov(n_items: int, successors: int, epsilon: float, skew: float, rand
     Args:
         n_items: at least 2.
         successors: of each item; fewer where there are not that many other items.
-        epsilon: from 0 to 1.
         skew: the exponent of the popularity, which falls as ``rank ** -skew``; 0 makes all items alike.
-        random: the source of randomness.
     """
     popularity = np.arange(1, n_items + 1) ** -float(skew)
     popularity /= popularity.sum()
     m = min(successors, n_items - 1)
     weights = 1.0 / np.arange(1, m + 1)
     following = draw(popularity, random.random((n_items, m)))
-    itself = np.arange(n_items)[:, None]
     while True:
         # Draw again what equals the item itself or stands twice in its row (all but the first).
         order = np.argsort(following, axis=1, kind="stable")
         in_order = np.take_along_axis(following, order, axis=1)
         again = np.zeros(following.shape, bool)
         np.put_along_axis(again, order[:, 1:], in_order[:, 1:] == in_order[:, :-1], axis=1)
-        again |= following == itself
+        again |= following == np.arange(n_items)[:, None]
         if not again.any():
             return Markov(popularity, following, weights / weights.sum(), float(epsilon))
         following[again] = draw(popularity, random.random(int(again.sum())))
@@ -133,15 +134,10 @@ def draw(probabilities: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 
 
 def optimum_metrics(manifest: dict[str, Any], ks: Iterable[int]) -> dict[str, float]:
-    """The best that any model can expect on the test split: ``recall@K`` and ``mrr@K``.
-
-    Args:
-        manifest: of a dataset directory; only that of a synthetic one holds an optimum.
-        ks: those above 100 are left out, as the optimum is not known there.
+    """The best that any model can expect on the test split, ``recall@K`` and ``mrr@K`` for ``ks`` up to 100; nothing of
+    a dataset directory that is not synthetic.
     """
-    if "rank_probability" not in manifest.get("optimum", {}):
-        return {}
-    probability = np.asarray(manifest["optimum"]["rank_probability"])
+    probability = np.asarray(manifest.get("optimum", {}).get("rank_probability", ()))
     best: dict[str, float] = {}
     for k in ks:
         if 1 <= k <= len(probability):
@@ -150,24 +146,8 @@ def optimum_metrics(manifest: dict[str, Any], ks: Iterable[int]) -> dict[str, fl
     return best
 
 
-HELP = "made-up sessions with a known best result; needs no raw data"
-KIND = "sessions"
-DEFAULTS = {"min_item_support": 1, "test_days": 3}
-
-START = 1_704_067_200_000  # 2024-01-01 UTC, in ms
-MEAN_GAP = 30_000  # ms between clicks
-
-
 def add_arguments(parser: ArgumentParser) -> None:
-    number = partial(add_number, parser)
-    number("items", int, 2, 10**7, 1000, "items in the catalogue")
-    number("sessions", int, 1, 10**7, 30_000, "sessions to make")
-    number("mean-length", float, 2, 20, 7.0, f"mean clicks of a session, of which each has 2 to {MAX_LENGTH}")
-    number("days", int, 1, 10_000, 30, "days over which they are spread")
-    number("successors", int, 1, 1000, 12, "items that tend to follow each item")
-    number("epsilon", float, 0, 1, 0.2, "probability of a next item by popularity instead")
-    number("skew", float, 0, 3, 0.8, "popularity falls as rank to the power of -skew")
-    number("seed", int, 0, 2**32, 0, "another seed makes another data set")
+    add_numbers(parser, OPTIONS)
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
@@ -176,52 +156,33 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     Item ids are 1 to ``--items``, shuffled, so that an id says nothing about the popularity.
     """
     random = np.random.default_rng(arguments.seed)
+    sessions, mean = arguments.sessions, arguments.mean_length
     markov = make_markov(arguments.items, arguments.successors, arguments.epsilon, arguments.skew, random)
     ids = np.argsort(random.random(arguments.items)) + 1
-    lengths = _lengths(arguments.sessions, arguments.mean_length, random)
-    items = markov.walk(_starts(markov, arguments.sessions, random), lengths, random)
-    table = pyarrow.table(
-        {
-            "session": np.repeat(np.arange(1, arguments.sessions + 1), lengths),
-            "item": ids[items],
-            "time": _times(lengths, arguments.days, random),
-        }
-    )
-    connection.register("generated", table)
+    lengths = np.full(sessions, 2)
+    if mean > 2:  # geometric above 2
+        further = np.log1p(-random.random(sessions)) / np.log1p(-1 / (mean - 1))
+        lengths = np.minimum(2 + further.astype(np.int64), MAX_LENGTH)
+    starts = draw(markov.popularity, random.random(sessions))
+    # The first sessions visit every item once: the optimum holds for a catalogue without unseen items.
+    covered = min(arguments.items, sessions)
+    starts[:covered] = np.arange(covered)
+    items = markov.walk(starts, lengths, random)
+    times = _times(lengths, arguments.days, random)
+    columns = {"session": np.repeat(np.arange(1, sessions + 1), lengths), "item": ids[items], "time": times}
+    connection.register("generated", pyarrow.table(columns))
     connection.execute("CREATE TABLE raw AS SELECT * FROM generated")
     connection.unregister("generated")
-    names = ("items", "sessions", "mean_length", "days", "successors", "epsilon", "skew", "seed")
-    options = {name: getattr(arguments, name) for name in names}
+    options = {name: getattr(arguments, name) for name in OPTIONS}
     return Raw("the synthetic sessions", options, extras=lambda path, n_items: _optimum(markov, ids, path, n_items))
-
-
-def _lengths(sessions: int, mean: float, random: np.random.Generator) -> np.ndarray:
-    """2 and more, geometric above that, int64[sessions]."""
-    if mean <= 2:
-        return np.full(sessions, 2)
-    further = np.log1p(-random.random(sessions)) / np.log1p(-1 / (mean - 1))
-    return np.minimum(2 + further.astype(np.int64), MAX_LENGTH)
-
-
-def _starts(markov: Markov, sessions: int, random: np.random.Generator) -> np.ndarray:
-    """First items by popularity, except that the first sessions visit every item once.
-
-    Only so is every item sure to be in the training split however many there are: the optimum below holds for a
-    catalogue without unseen items.
-    """
-    starts = draw(markov.popularity, random.random(sessions))
-    covered = min(markov.n_items, sessions)
-    starts[:covered] = np.arange(covered)
-    return starts
 
 
 def _times(lengths: np.ndarray, days: int, random: np.random.Generator) -> np.ndarray:
     """ms since 1970, int64[events]: sessions begin at random in ascending order, clicks follow at random gaps."""
     begin = START + (np.sort(random.random(len(lengths))) * days * DAY).astype(np.int64)
     gaps = 1 + (-np.log1p(-random.random(int(lengths.sum()))) * MEAN_GAP).astype(np.int64)
-    first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     elapsed = np.cumsum(gaps)
-    return np.repeat(begin - elapsed[first], lengths) + elapsed
+    return np.repeat(begin - elapsed[np.cumsum(lengths) - lengths], lengths) + elapsed
 
 
 def _optimum(markov: Markov, ids: np.ndarray, path: Path, n_items: int) -> dict[str, Any]:
@@ -231,14 +192,11 @@ def _optimum(markov: Markov, ids: np.ndarray, path: Path, n_items: int) -> dict[
     follows a gap is not distributed as the process says.
     """
     offsets = np.load(path / "test" / "offsets.npy")
-    if n_items < markov.n_items or len(offsets) == 1:
+    if n_items < len(ids) or len(offsets) == 1:
         return {}
-    is_input = np.ones(offsets[-1], bool)
-    is_input[offsets[1:] - 1] = False
-    clicks = np.load(path / "test" / "items.npy")[is_input]
+    clicks = np.delete(np.load(path / "test" / "items.npy"), offsets[1:] - 1)
     vocabulary = pyarrow.parquet.read_table(path / "items.parquet")["item"].to_numpy()
-    states = np.empty(len(ids), np.int64)
-    states[ids - 1] = np.arange(len(ids))
+    states = np.argsort(ids)  # of ids 1, 2, ...
     probability = markov.rank_probability(states[vocabulary[clicks] - 1])
     # Rounded, so that the manifest does not depend on the order in which a machine sums.
     return {"optimum": {"rank_probability": [round(float(p), 9) for p in probability]}}

@@ -1,4 +1,4 @@
-"""Pictures of a two-tower run's customers: what is drawn, in which colours, beside which chance; what is refused."""
+"""Pictures of a two-tower run's customers: what is drawn, beside which chance, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,323 +9,151 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from fonts import KOREAN, add_korean
-from helpers import call, fails, write_config
-from matplotlib.colors import to_hex, to_rgba
-from matplotlib.text import Text
+from helpers import call, fails
+from worlds import Shop, Worlds
 
-from jaxrec.data.encode import RawField, RawRows, write_rows
-from jaxrec.data.store import file_entry, sealed, staging, write_manifest
 from jaxrec.errors import UserError
-from jaxrec.personas.embedding import FILLS, embed, embedding_figure, principal
-from jaxrec.personas.groups import Groups, colour, customers_by, products_of
-from jaxrec.personas.pictures import FILES, distribution_figure, loss_figure, read_losses, results_by, results_figure
-from jaxrec.plots.pictures import legible
-from jaxrec.run import Run, open_run
+from jaxrec.personas.pictures import (
+    FILES,
+    customers_by,
+    distribution_figure,
+    embedding_figure,
+    grouped,
+    in_two_dimensions,
+    loss_figure,
+    products_of,
+    results_figure,
+)
+from jaxrec.run import open_run
 from jaxrec.tasks.report import Asked
 from jaxrec.tasks.retrieval.judge import answer_split
 from jaxrec.tasks.retrieval.pages import Answers
 
 Capsys = pytest.CaptureFixture[str]
-PERSONAS = {"Dry_Winter": 20, "$\\alpha$": 12, "_건성_보습": 8}  # customers of each
-CATEGORIES = {"Skincare": 6, "크림": 3, "Men": 1}  # products of each
-
-
-def write_purchases(out: Path) -> Path:
-    """Each customer buys one of ten products; the persona is shown, and not read."""
-    random = np.random.default_rng(5)
-    people = [name for name, count in PERSONAS.items() for _ in range(count)]
-    goods = [name for name, count in CATEGORIES.items() for _ in range(count)]
-    buyer, bought = np.arange(len(people)), random.integers(0, len(goods), len(people))
-    ids, products = [f"user_{n:02}" for n in buyer], [f"product_{n}" for n in range(len(goods))]
-    gender, age = random.choice(["F", "M"], len(people)).tolist(), random.integers(20, 60, len(people)).tolist()
-    shown = {"customer": ids, "gender": gender, "persona": people}
-    raw = RawRows(
-        [RawField("customer", "categorical", "user", pa.array(ids), buyer),
-         RawField("gender", "categorical", "user", pa.array(gender), buyer),
-         RawField("age", "numerical", "user", pa.array(age), buyer),
-         RawField("product", "categorical", "item", pa.array(products), bought),
-         RawField("category", "categorical", "item", pa.array(goods), bought)],
-        np.ones(len(people)), np.zeros(len(people), np.int64), 0.5, 0.0, 1.0, "customer", "product",
-        {"user": pa.table(shown), "item": pa.table({"product": products, "category": goods})},
-    )  # fmt: skip
-    with staging(out) as stage:
-        result = write_rows(raw, stage.dataset)
-        files = result.pop("files")
-        write_manifest(stage.dataset, files, ("fields", "user", "item", "label"), kind="rows", source="test",
-                       options={}, **result)  # fmt: skip
-    return out
-
-
-def train(place: Path, dataset: Path, name: str, **sections: Any) -> Path:
-    config = write_config(
-        place / f"{name}.yaml", dataset,
-        data={"validation_fraction": None, "protocol": "in_sample", "fields": ["gender", "age", "product", "category"]},
-        model={"name": "two_tower", "layers": None, "embedding_dim": 4, "hidden": [8], "output_dim": 4},
-        loss={"name": "triplet", "n_sample": None, "margin": 0.5},
-        evaluation={"k": [3, 5], "category": "category"},
-        **{"training": {"passes": 3, "metric": "hit_rate@3"}} | sections,
-    )  # fmt: skip
-    assert call("train", "--config", config, "--run", place / name) == 0
-    return place / name
+PERSONAS = ["Dry", "Mature", "Normal", "Oily"]  # 56 customers each, in the order of the alphabet
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("towers")
+def towers(worlds: Worlds) -> Path:
+    return worlds.run("two_tower", evaluation={"category": "category"})
 
 
 @pytest.fixture(scope="module")
-def towers(place: Path) -> Path:
-    """A run of two epochs with three passes each; tests must not change it."""
-    return train(place, write_purchases(place / "data"), "towers")
-
-
-@pytest.fixture(scope="module")
-def opened(towers: Path) -> Run:
-    return open_run(towers)
-
-
-@pytest.fixture(scope="module")
-def found(opened: Run) -> Answers:
-    return answer_split(Asked.of(opened, "test", [3]))
-
-
-@pytest.fixture(scope="module")
-def customers(opened: Run) -> Groups:
-    return customers_by(opened, None)
-
-
-def titles(figure: Any) -> str:
-    return str(figure.get_suptitle())
-
-
-# ---- the command -----------------------------------------------------------------------------------------------------
+def found(towers: Path) -> Answers:
+    return answer_split(Asked.of(open_run(towers), "test", [3]))
 
 
 def test_the_command(capsys: Capsys, towers: Path, tmp_path: Path) -> None:
-    out = tmp_path / "new" / "plots"
-    assert call("plots", "personas", towers, "--out", out) == 0
-    printed = capsys.readouterr()
-    assert printed.out.splitlines() == [f"wrote {out / name}" for name in FILES]
-    assert printed.err == ("jaxrec: note: no installed font can show some names: persona 3 is _건성_보습, "
-                           "category 2 is 크림\n")  # fmt: skip
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
-    assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.iterdir())
+    for number, options in enumerate([[], ["--by", "persona", "--k", 5, "--method", "tsne", "--split", "train"]]):
+        out = tmp_path / str(number) / "plots"
+        assert call("plots", "personas", towers, "--out", out, *options) == 0
+        assert capsys.readouterr().out.splitlines() == [f"wrote {out / name}" for name in FILES]
+        assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
+        assert all(path.read_bytes().startswith(b"\x89PNG") for path in out.iterdir())
 
 
-def test_its_options(capsys: Capsys, towers: Path, place: Path, tmp_path: Path) -> None:
-    moved = Path(shutil.copytree(place / "data", tmp_path / "moved"))
-    (tmp_path / FILES[0]).write_text("an older picture")
-    options = ["--by", "gender", "--data", moved, "--k", 5, "--method", "tsne", "--split", "train"]
-    assert call("plots", "personas", towers, "--out", tmp_path, *options) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 4
-    assert (tmp_path / FILES[0]).read_bytes().startswith(b"\x89PNG")
+def test_groups(capsys: Capsys) -> None:
+    groups = grouped("f", [None, 25.0, 25.0, None, None, ["a", "b"], "x\ny", 1.5, "n" * 50, "크림"], 10)
+    assert [label.text for label in groups.labels] == ["25", "unknown", "1.5", "a|b", "n" * 39 + "…", "x y", "f 7"]
+    assert groups.of.tolist() == [-1, 0, 0, 1, 1, 3, 5, 2, 4, 6]
+    assert "no installed font can show some names: f 7 is 크림" in capsys.readouterr().err
+    fewer = grouped("age", [None, *(str(n % 30) for n in range(100))], 12)
+    assert len(fewer.labels) == 12 and fewer.labels[-1].text == "19 others" and fewer.of.max() == 11
 
 
-# ---- groups ----------------------------------------------------------------------------------------------------------
-
-
-def test_groups_are_in_the_order_of_their_sizes(customers: Groups) -> None:
-    assert customers.names == list(PERSONAS) and customers.counts.tolist() == list(PERSONAS.values())
-    assert customers.of[0] == -1 and np.bincount(customers.of[1:]).tolist() == [20, 12, 8]
-    assert [label.text for label in customers.labels] == ["Dry_Winter", "$\\alpha$", "persona 3"]
-
-
-# ---- what is drawn ---------------------------------------------------------------------------------------------------
-
-
-def test_the_distribution(customers: Groups) -> None:
-    figure = distribution_figure(customers, "towers")
+def test_the_distribution(towers: Path) -> None:
+    figure = distribution_figure(customers_by(open_run(towers), None), "towers")
     (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [20, 12, 8]
-    assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == [to_hex(colour(row)) for row in range(3)]
-    assert [text.get_text() for text in axes.texts] == ["20 (50.0%)", "12 (30.0%)", "8 (20.0%)"]
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["Dry_Winter", "$\\alpha$", "persona 3"]
-    assert axes.get_xlabel() == "customers" and titles(figure) == "towers: 40 customers by persona"
-    assert axes.yaxis_inverted()
+    assert [bar.get_width() for bar in axes.patches] == [56] * 4
+    assert [text.get_text() for text in axes.texts] == ["56 (25.0%)"] * 4
+    assert [label.get_text() for label in axes.get_yticklabels()] == PERSONAS
+    assert figure.get_suptitle() == "towers: 224 customers by persona"
 
 
-def test_results_stand_beside_chance(found: Answers, customers: Groups) -> None:
-    results = results_by(found, customers, 3)
-    figure = results_figure(results, customers, 3, "towers, test split")
-    hit, category = figure.axes
-    assert (hit.get_xlabel(), category.get_xlabel()) == ("hit rate@3", "category hit rate@3")
-    rows = [customers.of[found.judge.queries.users] == group for group in range(3)] + [np.ones(40, bool)]
+def test_results_stand_beside_chance(found: Answers, towers: Path) -> None:
+    customers = customers_by(open_run(towers), None)
+    hit, category = results_figure(found, customers, "towers, test split").axes
+    assert (hit.get_xlabel(), category.get_xlabel()) == ("hit_rate@3", "category_hit@3")
+    of = customers.of[found.judge.queries.users]
+    rows = [of == group for group in range(4)] + [np.ones(len(of), bool)]
     for axes, metric in ((hit, "hit_rate@3"), (category, "category_hit@3")):
-        assert [bar.get_width() for bar in axes.patches] == pytest.approx(
-            [found.hits[metric][own].mean() for own in rows]
-        )
-        (segments,) = axes.containers[1].lines[2]
-        for (low, _), (high, _), result in zip(*np.moveaxis(segments.get_segments(), 1, 0), results, strict=True):
-            assert [low, high] == pytest.approx(result.intervals[metric], abs=1e-12)
-    (line,) = (line for line in hit.lines if line.get_label() == "chance")
-    assert line.get_xdata() == pytest.approx([0.3, 0.3])  # three of ten products, whoever asks
-    # No list of 3 of the 10 products has none of a category of 6, 3 or 1: C(4, 3), C(7, 3) and C(9, 3) of C(10, 3).
-    missed = np.array([4, 35, 84]) / 120
-    of = {name: 1 - share for name, share in zip(CATEGORIES, missed, strict=True)}
-    goods = products_of(open_run(Path(found.dataset.path).parent / "towers"), found)
-    wanted = np.array([of[goods.names[goods.of[item]]] for item in found.judge.queries.items])
-    (chance,) = (part for part in category.collections if part.get_label() == "chance")
-    assert [segment[0][0] for segment in chance.get_segments()] == pytest.approx([wanted[own].mean() for own in rows])
-    assert [label.get_text().split("\n")[1] for label in hit.get_yticklabels()] == [
-        "20 customers", "12 customers", "8 customers", "40 customers"]  # fmt: skip
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["chance", "95 % bootstrap interval"]
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx([found.hits[metric][own].mean()
+                                                                           for own in rows])  # fmt: skip
+        (chance,) = (part for part in axes.collections if part.get_label() == "chance")
+        places = [segment[0][0] for segment in chance.get_segments()]
+        if metric == "hit_rate@3":  # a customer's two other products are no candidates
+            assert places == pytest.approx([3 / (Shop.items - 2)] * 5)
+        assert all(0 < place < 1 for place in places)
+        (ends,) = (part for part in axes.collections if part.get_label().startswith("95"))
+        for segment, own in zip(ends.get_segments(), rows, strict=True):
+            assert segment[0][0] <= found.hits[metric][own].mean() <= segment[1][0]
+    few = customers._replace(labels=[*customers.labels, customers.labels[0]])
+    assert len(results_figure(found, few, "x").axes[0].patches) == 5, "a group without positives has no bar"
 
 
-def test_a_group_without_positives_has_no_bar(found: Answers, customers: Groups) -> None:
-    more = Groups("persona", [*customers.names, "none"], [*customers.labels, legible("none", "none")], customers.of,
-                  np.append(customers.counts, 1))  # fmt: skip
-    figure = results_figure(results_by(found, more, 3), more, 3, "towers")
-    assert len(figure.axes[0].patches) == 4
-    assert figure.axes[0].get_yticklabels()[3].get_text() == "none\n0 customers"
-    figure.draw_without_rendering()
-
-
-def test_without_categories_there_is_one_panel(found: Answers, opened: Run, customers: Groups) -> None:
-    hits = {"hit_rate@3": found.hits["hit_rate@3"]}
-    bare = found._replace(categories=None, hits=hits)
-    assert len(results_figure(results_by(bare, customers, 3), customers, 3, "towers").axes) == 1
-    assert products_of(opened, bare).names == ["products"]
-
-
-def test_the_embedding_space(found: Answers, opened: Run, customers: Groups) -> None:
-    embedded, products = embed(opened, found), products_of(opened, found)
-    figure = embedding_figure(embedded, customers, products, "pca", "towers")
+def test_the_embedding_space(found: Answers, towers: Path) -> None:
+    run = open_run(towers)
+    figure = embedding_figure(found, customers_by(run, None), products_of(run, found), "pca", "towers")
     (axes,) = figure.axes
-    drawn = axes.collections
-    assert [len(part.get_offsets()) for part in drawn] == [20, 12, 8, 6, 3, 1]
-    assert [to_hex(part.get_facecolor()[0]) for part in drawn[:3]] == [to_hex(colour(group)) for group in range(3)]
-    assert [tuple(part.get_facecolor()[0]) for part in drawn[3:]] == [to_rgba(fill) for fill in FILLS[:3]]
-    points, shares = principal(np.concatenate([embedded.of_customers, embedded.of_products]))
-    own = customers.of[1:] == 1
-    assert np.asarray(drawn[1].get_offsets()) == pytest.approx(points[:40][own])
-    assert axes.get_xlabel() == f"first component ({shares[0]:.1%} of the variance)"
+    users = np.unique(found.judge.queries.users)
+    sizes = np.bincount(customers_by(run, None).of[users], minlength=4).tolist()
+    assert [len(part.get_offsets()) for part in axes.collections] == [*sizes, 10, 10, 10, 10]
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["persona", "Dry_Winter", "$\\alpha$", "persona 3", "", "category", "Skincare", "category 2", "Men"]
-    assert titles(figure) == "towers: principal components\n40 customers and 10 products"
-    figure.draw_without_rendering()
-    assert figure.legends[0].get_window_extent().x0 >= axes.get_window_extent().x1
-
-
-def test_the_vectors_are_those_of_the_split(found: Answers, opened: Run) -> None:
-    """In sample every customer has one row, and the fields by customer are those of the row."""
-    queries, items = (np.asarray(part) for part in found.judge.vectors(found.weights))
-    embedded = embed(opened, found)
-    users = found.judge.queries.users
-    assert embedded.of_customers[users - 1] == pytest.approx(queries, abs=1e-6)
-    assert embedded.of_products == pytest.approx(items[1:], abs=1e-6)
-
-
-def test_of_many_points_some_are_drawn(
-    found: Answers, opened: Run, customers: Groups, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jaxrec.personas.embedding.MOST_CUSTOMERS", 15)
-    embedded = embed(opened, found)
-    assert len(set(embedded.customers.tolist())) == 15 and embedded.customers.min() >= 1
-    assert np.array_equal(embedded.customers, embed(opened, found).customers)
-    figure = embedding_figure(embedded, customers, products_of(opened, found), "pca", "towers")
-    assert sum(len(part.get_offsets()) for part in figure.axes[0].collections) == 25
-    assert titles(figure).endswith("\n15 of 40 customers (at random) and 10 products")
-
-
-def test_the_loss_by_step_where_an_epoch_makes_several_passes(towers: Path) -> None:
-    epochs = read_losses(towers)
-    figure = loss_figure(epochs, 3, "towers")
-    (axes,) = figure.axes
-    (line,) = axes.lines
-    assert list(line.get_ydata()) == [epoch["loss"] for epoch in epochs] and len(epochs) == 2
-    assert list(line.get_xdata()) == [epoch["step"] for epoch in epochs] and axes.get_xlabel() == "step"
-    (above,) = axes.child_axes
-    assert above.get_xlabel() == "pass over the data (3 an epoch)"
-    figure.draw_without_rendering()
-    steps, passes = axes.get_xlim(), above.get_xlim()
-    assert np.interp(epochs[-1]["step"], steps, passes) == pytest.approx(6)
-    (axes,) = loss_figure(epochs, 1, "towers").axes
-    assert axes.get_xlabel() == "epoch" and list(axes.lines[0].get_xdata()) == [1, 2] and not axes.child_axes
-
-
-def test_pictures_with_a_font_of_the_names(
-    capsys: Capsys, opened: Run, found: Answers, towers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    add_korean(monkeypatch, tmp_path, "".join([*PERSONAS, *CATEGORIES]))
-    customers, products = customers_by(opened, None), products_of(opened, found)
-    for figure in (
-        distribution_figure(customers, "크림"),
-        results_figure(results_by(found, customers, 3), customers, 3, "크림"),
-        embedding_figure(embed(opened, found), customers, products, "pca", "크림"),
-    ):
-        figure.canvas.draw()
-        assert titles(figure).startswith("크림")
-        texts = [text for text in figure.findobj(Text) if text.get_visible() and "건성" in text.get_text()]
-        assert texts and all(text.get_fontfamily()[-1] == KOREAN for text in texts)
-    assert call("plots", "personas", towers, "--out", tmp_path / "plots") == 0
-    assert not capsys.readouterr().err
-
-
-# ---- bad input -------------------------------------------------------------------------------------------------------
-
-
-def refused(capsys: Capsys, out: Path, *argv: object, names: str) -> None:
-    """The command must fail with one line and leave no folder behind."""
-    fails(capsys, "plots", "personas", *argv, "--out", out, names=names)
-    assert not out.is_dir()
-
-
-def test_runs_that_cannot_be_drawn(capsys: Capsys, towers: Path, run: Path, tmp_path: Path) -> None:
-    out = tmp_path / "plots"
-    refused(capsys, out, run, names="small: a run of gru4rec; name one of two_tower")
-    refused(capsys, out, towers, "--by", "gendre", names=r"--by gendre: .*did you mean 'gender'.*are gender, persona")
-    refused(capsys, out, towers, "--k", 0, names="--k 0: expected a whole number from 1")
-    refused(capsys, out, towers, "--k", 11, names="--k 11: larger than the catalogue of 10 items")
-    refused(capsys, out, towers, "--split", "validation", names="the validation split has no positive row")
-    (tmp_path / "file").write_text("x")
-    fails(capsys, "plots", "personas", towers, "--out", tmp_path / "file" / "a", names="--out .*file is a file")
-    (tmp_path / "full" / FILES[2]).mkdir(parents=True)
-    fails(capsys, "plots", "personas", towers, "--out", tmp_path / "full", names=f"{FILES[2]} in it is a folder")
-
-
-def test_a_damaged_or_empty_log(capsys: Capsys, towers: Path, tmp_path: Path) -> None:
-    other = Path(shutil.copytree(towers, tmp_path / "other"))
-    (other / "metrics.jsonl").write_text('{"kind": "epoch"}\n')
-    refused(capsys, tmp_path / "plots", other, names=r"metrics\.jsonl: missing or damaged")
-    (other / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 1}) + "\n")
-    refused(capsys, tmp_path / "plots", other, names="other: no finished epoch yet")
-
-
-def test_data_without_personas(capsys: Capsys, towers: Path, tmp_path: Path) -> None:
-    plain = Path(shutil.copytree(towers, tmp_path / "plain"))
-    keep_columns(plain / "dataset", ["customer", "gender"])
-    refused(capsys, tmp_path / "plots", plain, names="plain: its customers have no personas; .* --by by gender")
-    refused(capsys, tmp_path / "plots", plain, "--by", "persona", names="--by persona: not known")
-
-
-def keep_columns(dataset: Path, columns: list[str]) -> None:
-    """Leave the others out of users.parquet."""
-    file = dataset / "users.parquet"
-    pq.write_table(pq.read_table(file).select(columns), file)
-    manifest = json.loads((dataset / "manifest.json").read_text())
-    manifest["files"][file.name] = file_entry(file)
-    (dataset / "manifest.json").write_text(json.dumps(sealed(manifest)))
-
-
-def test_t_sne_needs_scikit_learn(
-    capsys: Capsys, towers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
-    refused(
-        capsys, tmp_path / "plots", towers, "--method", "tsne", names="--method tsne: needs scikit-learn; pip install"
-    )
-
-
-def test_vectors_that_are_no_numbers(opened: Run, found: Answers) -> None:
-    broken = found._replace(weights={**found.weights, "params": _times(found.weights["params"], np.nan)})
+    assert texts == [*PERSONAS, "dry", "mature", "normal", "oily"]
+    assert figure.get_suptitle() == "towers: 56 of 56 customers and 40 of 40 products"
+    bad = {**found.weights, "params": times(found.weights["params"], np.nan)}
     with pytest.raises(UserError, match="its vectors are not finite; train again"):
-        embed(opened, broken)
+        embedding_figure(found._replace(weights=bad), customers_by(run, None), products_of(run, found), "pca", "towers")
 
 
-def _times(tree: Any, factor: float) -> Any:
-    return {name: _times(value, factor) if isinstance(value, dict) else value * factor for name, value in tree.items()}
+def times(tree: Any, factor: float) -> Any:
+    return {name: times(value, factor) for name, value in tree.items()} if isinstance(tree, dict) else tree * factor
+
+
+def test_two_dimensions() -> None:
+    points, (first, second) = in_two_dimensions(np.outer(np.arange(5.0), [3.0, 4.0, 0.0]), "pca")
+    assert (
+        np.abs(points[:, 0]) == pytest.approx([10, 5, 0, 5, 10], abs=1e-9) and "100.0%" in first and "(0.0%" in second
+    )
+    for flat in (np.ones((4, 3)), np.ones((4, 1))):
+        assert not in_two_dimensions(flat, "pca")[0].any()
+    for n in (2, 3, 7):
+        assert np.isfinite(in_two_dimensions(np.eye(n, 5, dtype=np.float32), "tsne")[0]).all()
+
+
+def test_the_loss() -> None:
+    (axes,) = loss_figure({1: 6.5, 2: 5.0}, "towers").axes
+    assert [list(data) for data in axes.lines[0].get_data()] == [[1, 2], [6.5, 5.0]]
+
+
+def test_a_font_of_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_korean(monkeypatch, tmp_path, "건성크림")
+    figure = distribution_figure(grouped("persona", [None, "_건성", "$x$"], 9), "크림")
+    figure.canvas.draw()
+    assert figure.get_suptitle().startswith("크림")
+    shown = {text.get_text(): text.get_fontfamily() for text in figure.axes[0].get_yticklabels()}
+    assert shown["_건성"][-1] == KOREAN and "$x$" in shown
+
+
+def test_runs_that_cannot_be_drawn(
+    capsys: Capsys, towers: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*argv: object, names: str) -> None:
+        fails(capsys, "plots", "personas", *argv, "--out", tmp_path / "plots", names=names)
+        assert not (tmp_path / "plots").exists()
+
+    refused(run, names="small: a run of gru4rec; name one of two_tower")
+    refused(towers, "--by", "persna", names=r"--by persna: .*did you mean 'persona'")
+    refused(towers, "--k", 0, names="--k 0: expected a whole number from 1")
+    refused(towers, "--k", 41, names="--k 41: larger than the catalogue of 40 items")
+    copy = Path(shutil.copytree(towers, tmp_path / "copy"))
+    (copy / "metrics.jsonl").write_text(json.dumps({"kind": "epoch", "epoch": 1}) + "\n")
+    refused(copy, names="metrics.jsonl: missing or damaged")
+    (copy / "metrics.jsonl").write_text("")
+    refused(copy, names="copy: no finished epoch yet")
+    monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
+    refused(towers, "--method", "tsne", names="--method tsne: needs scikit-learn; pip install")
+    (tmp_path / "file").write_text("x")
+    fails(capsys, "plots", "personas", towers, "--out", tmp_path / "file", names="file: cannot be written")

@@ -16,8 +16,15 @@ from reviews import WORDS, fake_embed, made_texts
 from threadpoolctl import threadpool_limits
 
 from jaxrec.errors import UserError
-from jaxrec.personas import words as personas_words
-from jaxrec.personas.clusters import Persona, describe, draw_attributes, find_personas, unread_profiles
+from jaxrec.personas.clusters import (
+    Persona,
+    describe,
+    draw_attributes,
+    evidence,
+    find_personas,
+    telling_words,
+    unread_profiles,
+)
 from jaxrec.personas.files import personas_markdown
 from jaxrec.personas.rules import DEFAULT, Range, Rule, parse_rules, read_rules
 
@@ -35,33 +42,22 @@ def agreement(left: np.ndarray, right: np.ndarray) -> float:
 
 def test_known_personas_are_found_named_and_described() -> None:
     texts, truth = made_texts(12)
-    labels, personas = find_personas(fake_embed(texts, "m"), texts, RULES, 6, seed=0)
-    assert labels.dtype == np.int32 and labels.shape == (72,)
-    assert agreement(labels, truth) > 0.95
+    embeddings = fake_embed(texts, "m")
+    labels, personas = find_personas(embeddings, texts, RULES, 6, seed=0)
+    assert labels.dtype == np.int32 and agreement(labels, truth) > 0.95
     assert sorted(one.name for one in personas) == sorted(NAMES)
     for number, one in enumerate(personas):
         members = np.flatnonzero(labels == number)
-        assert one.rule and one.size == len(members)
-        assert np.bincount(truth[members]).argmax() == NAMES.index(one.name)
-        own = {word for made in WORDS[one.name] for word in personas_words.words_of(made)}
-        assert len(one.words) >= 4 and set(one.words) <= own
+        assert one.rule and one.size == len(members) and NAMES[np.bincount(truth[members]).argmax()] == one.name
+        own = " ".join(WORDS[one.name]).replace("-", " ").split()
+        assert len(one.words) >= 4 and set(one.words) <= set(own)
         assert len(one.nearest) == 3 and set(one.nearest) <= set(members.tolist())
-        assert one.title == next(rule.title for rule in RULES if rule.name == one.name)
-    assert [one.size for one in personas] == sorted((one.size for one in personas), reverse=True)
-
-
-def test_the_assignment_is_stable() -> None:
-    texts, _ = made_texts(8, seed=1)
-    embeddings = fake_embed(texts, "m")
-    labels, personas = find_personas(embeddings, texts, RULES, 6, seed=3)
+    order = [(-one.size, int(np.argmax(labels == number))) for number, one in enumerate(personas)]
+    assert order == sorted(order)
     for threads in (1, 3):
         with threadpool_limits(limits=threads):
-            again, others = find_personas(embeddings.copy(), list(texts), RULES, 6, seed=3)
-        np.testing.assert_array_equal(again, labels)
-        assert others == personas
-    sizes = np.bincount(labels)
-    first = [int(np.argmax(labels == number)) for number in range(6)]
-    assert list(zip(-sizes, first, strict=True)) == sorted(zip(-sizes, first, strict=True))
+            again, others = find_personas(embeddings.copy(), list(texts), RULES, 6, seed=0)
+        assert np.array_equal(again, labels) and others == personas
 
 
 def test_the_number_of_personas_is_chosen() -> None:
@@ -73,26 +69,13 @@ def test_the_number_of_personas_is_chosen() -> None:
 
 def test_clusters_without_a_rule_keep_their_number() -> None:
     texts, _ = made_texts(10)
-    embeddings = fake_embed(texts, "m")
     only = tuple(rule for rule in RULES if rule.name in ("Gift_Buyer", "Detail_Reviewer"))
-    _, personas = find_personas(embeddings, texts, only, 6, seed=0)
+    _, personas = find_personas(fake_embed(texts, "m"), texts, only, 6, seed=0)
     assert {one.name for one in personas if one.rule} == {"Gift_Buyer", "Detail_Reviewer"}
     assert all(one.name == f"persona_{i}" and not one.title for i, one in enumerate(personas) if not one.rule)
-    strange = parse_rules({"Sailor": {"title": "s", "words": ["anchor"], "attributes": {"x": {"a": 1}}}}, "t")
-    assert {one.rule for one in find_personas(embeddings, texts, strange, 6, seed=0)[1]} == {False}
 
 
-@pytest.mark.parametrize(("n", "k", "message"), [
-    (3, 6, r"^3 reviews \(3 different ones\) for 6 personas; expected at least 6"),
-    (2, None, r"^2 reviews \(2 different ones\) for a number of personas to be chosen; expected at least 3"),
-])  # fmt: skip
-def test_too_few_reviews(n: int, k: int | None, message: str) -> None:
-    texts = made_texts(6)[0][:n]
-    with pytest.raises(UserError, match=message):
-        find_personas(fake_embed(texts, "m"), texts, RULES, k, seed=0)
-
-
-def test_reviews_that_say_the_same() -> None:
+def test_reviews_that_say_the_same_or_are_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = made_texts(1)[0] * 5
     embeddings = fake_embed(texts, "m")
     labels, personas = find_personas(embeddings, texts, RULES, 6, seed=0)
@@ -101,40 +84,20 @@ def test_reviews_that_say_the_same() -> None:
     assert all(len(one.nearest) == 1 for one in personas)  # the same review is not shown again
     with pytest.raises(UserError, match=r"^30 reviews \(6 different ones\) for 7 personas; expected at least 7"):
         find_personas(embeddings, texts, RULES, 7, seed=0)
-    find_personas(np.zeros((30, 4)) + np.arange(30)[:, None] % 2 * [1, 0, 0, 0], texts, RULES, 2, seed=0)
-
-
-def test_the_extra_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    texts, _ = made_texts(2)
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     with pytest.raises(UserError, match=r"scikit-learn \(no module 'threadpoolctl'\); pip install 'jaxrec\[text\]'$"):
-        find_personas(fake_embed(texts, "m"), texts, RULES, 6, seed=0)
+        find_personas(embeddings, texts, RULES, 6, seed=0)
 
 
 def test_words_are_compared_by_what_they_say() -> None:
     """Capitals and the coding of Korean do not matter; a Korean word may stand in another, an English one begins."""
     texts = ["Moisturising DRY", "속\u1100\u1165\u11ab\u110c\u1169", "laundry", "nothing here"]
-    rules = parse_rules(
-        {"Dry": {"title": "d", "words": ["건조", "dry", "moistur"], "attributes": {"x": {"a": 1}}}}, "t"
-    )
-    found = personas_words.evidence(texts, np.arange(4), 4, rules)[:, 0]
-    assert found[0] > found[1] > 0 > found[2]
-    assert found[2] < 0 and found[3] < 0
-
-
-def test_words_of_one_review_tell_nothing() -> None:
+    table = {"Dry": {"title": "d", "words": ["건조", "dry", "moistur"], "attributes": {"x": {"a": 1}}}}
+    found = evidence(texts, np.arange(4), 4, parse_rules(table, "t"))[:, 0]
+    assert found[0] > found[1] > 0 > found[2] and found[3] < 0
     texts = ["soft cream soft", "soft cream zebra", "rough cream", "rough cream gravel"]
-    words = personas_words.telling_words(texts, np.array([0, 0, 1, 1]), 2, most=5)
-    assert words == [("soft",), ("rough",)]
-    assert personas_words.telling_words(["1", "2"], np.array([0, 1]), 2, most=5) == [(), ()]
-
-
-@given(st.lists(st.lists(st.floats(-3, 3), min_size=4, max_size=4), min_size=1, max_size=7))
-def test_rules_are_given_once(scores: list[list[float]]) -> None:
-    matched = personas_words.match_rules(np.array(scores))
-    named = [rule for rule in matched if rule is not None]
-    assert len(matched) == len(scores) and len(set(named)) == len(named)
-    assert all(rule is None or scores[i][rule] >= personas_words.LEAST for i, rule in enumerate(matched))
+    assert telling_words(texts, np.array([0, 0, 1, 1]), 2, most=5) == [("soft",), ("rough",)]
+    assert telling_words(["1", "2"], np.array([0, 1]), 2, most=5) == [(), ()]
 
 
 # --- customers --------------------------------------------------------------------------------------------------------
@@ -144,69 +107,49 @@ TABLE = parse_rules({
     "A": {"title": "a", "words": ["x"], "attributes": {"age": AGE, "skin": {"dry": 3, "oily": 1}}},
     "B": {"title": "b", "words": ["y"], "attributes": {"age": {"low": 61, "high": 62}, "skin": {"none": 1}}},
 }, "t")  # fmt: skip
-
-
-def people(*names: str) -> tuple[Persona, ...]:
-    return tuple(Persona(name, "", name in "AB", 1, (), ()) for name in names)
+PEOPLE = tuple(Persona(name, "", name in "AB", 1, (), ()) for name in ("A", "B", "persona_2"))
 
 
 def test_attributes_follow_their_rules() -> None:
-    labels = np.repeat([0, 1, 2], 4000)
-    drawn = draw_attributes(labels, people("A", "B", "persona_2"), TABLE, seed=0)
+    drawn = draw_attributes(np.repeat([0, 1, 2], 4000), PEOPLE, TABLE, seed=0)
     age, skin = drawn["age"], drawn["skin"]
     assert list(drawn) == ["age", "skin"] and age.dtype == np.int64 and skin.dtype == object
     assert abs(age[:4000].mean() - 30) < 0.3 and abs(age[:4000].std() - 4) < 0.2
     assert abs(np.mean(skin[:4000] == "dry") - 0.75) < 0.03
     assert set(age[4000:8000]) == {61, 62} and abs(np.mean(age[4000:8000] == 61) - 0.5) < 0.03
-    assert set(skin[4000:8000]) == {"none"}
     assert abs(np.mean(skin[8000:] == "none") - 0.5) < 0.03  # no rule of its own: any
     assert set(skin[8000:][age[8000:] > 60]) == {"none"}  # all of a customer's attributes from one
-    assert abs(np.corrcoef(age[:4000], skin[:4000] == "dry")[0, 1]) < 0.05
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=30), st.integers(0, 2**32 - 1), st.data())
 def test_a_draw_depends_on_its_row_and_persona_only(labels: list[int], seed: int, data: st.DataObject) -> None:
     other = data.draw(st.lists(st.integers(0, 2), min_size=1, max_size=40))
-    mine, theirs = (
-        draw_attributes(np.array(one), people("A", "B", "persona_2"), TABLE, seed) for one in (labels, other)
-    )
+    mine, theirs = (draw_attributes(np.array(one), PEOPLE, TABLE, seed) for one in (labels, other))
     for row, (left, right) in enumerate(zip(labels, other, strict=False)):
-        if left == right:
-            assert all(mine[name][row] == theirs[name][row] for name in mine)
+        assert left != right or all(mine[name][row] == theirs[name][row] for name in mine)
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(-50, 50), st.integers(0, 60), st.floats(0, 1), st.floats(0.01, 1000), st.integers(0, 99))
 def test_a_number_stays_in_its_range(low: int, width: int, place: float, deviation: float, seed: int) -> None:
     bounds = {"low": low, "high": low + width}
     for kind in (Range(**bounds), Range(mean=low + place * width, deviation=deviation, **bounds)):
         rules = (Rule(name="A", title="a", words=["x"], attributes={"age": kind}),)
-        drawn = draw_attributes(np.zeros(50, int), people("A"), rules, seed)["age"]
+        drawn = draw_attributes(np.zeros(50, int), PEOPLE[:1], rules, seed)["age"]
         assert drawn.min() >= low and drawn.max() <= low + width
 
 
 def test_unread_profiles_follow_the_shares() -> None:
     labels = np.array([0] * 30 + [1] * 10)
-    drawn = unread_profiles(50, labels, people("A", "B"), TABLE, seed=1, draws=200)
+    drawn = unread_profiles(50, labels, PEOPLE[:2], TABLE, seed=1, draws=200)
     assert drawn["age"].shape == drawn["skin"].shape == (200, 50)
     assert abs(np.mean(drawn["age"] > 60) - 0.25) < 0.02
     assert np.all((drawn["skin"] == "none") == (drawn["age"] > 60))
     assert len({tuple(row) for row in drawn["age"][:, :20].tolist()}) == 200  # every draw is another one
-    again = unread_profiles(50, labels, people("A", "B"), TABLE, seed=1, draws=200)
-    assert all(np.array_equal(drawn[name], again[name]) for name in drawn)
-    assert not np.array_equal(unread_profiles(50, labels, people("A", "B"), TABLE, 2, 200)["age"], drawn["age"])
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
-
-
-def test_the_default_table() -> None:
-    assert [rule.name for rule in RULES] == list(NAMES)
-    assert {name: type(kind) for name, kind in RULES[0].attributes.items()} == {
-        "age": Range, "gender": dict, "skin_type": dict, "skin_concern": dict,
-    }  # fmt: skip
-    assert parse_rules({rule.name: rule.as_json() for rule in RULES}, "t") == RULES
-    assert parse_rules({rule.name: rule.as_json() for rule in TABLE}, "t") == TABLE
 
 
 def changed(*path: str | int, value: Any) -> dict[str, Any]:
@@ -216,40 +159,22 @@ def changed(*path: str | int, value: Any) -> dict[str, Any]:
 
 
 DRY, ATTRIBUTES = "Dry_Winter", ("Dry_Winter", "attributes")
-REFUSED: list[tuple[Any, str]] = [
+
+
+@pytest.mark.parametrize(("table", "message"), [
     ([], r"found \[\]"),
-    (None, "found None"),
-    ({1: {}}, "found 1"),
-    (changed("persona_3", value={"title": "t", "words": ["w"], "attributes": {"x": {"a": 1}}}), "persona_3: the name"),
-    (changed(DRY, value="dry"), "Dry_Winter: found 'dry'"),
+    (changed("persona_3", value=RULES[0].model_dump(exclude_none=True)), "persona_3: the name"),
     (changed(DRY, "wrods", value=[]), "Dry_Winter.wrods: no such field"),
-    (changed(DRY, "title", value=...), "Dry_Winter.title: missing"),
-    (changed(DRY, "title", value=""), "Dry_Winter.title: found ''"),
-    (changed(DRY, "words", value="dry"), "Dry_Winter.words: found 'dry'"),
-    (changed(DRY, "words", value=[]), r"Dry_Winter.words: found \[\]"),
     (changed(DRY, "words", 1, value=True), "Dry_Winter.words.1: found True"),
-    (changed(DRY, "attributes", value={}), r"Dry_Winter.attributes: found \{\}"),
     (changed(*ATTRIBUTES, "a/b", value={"x": 1}), "Dry_Winter.attributes.a/b"),
-    (changed(*ATTRIBUTES, "age", value=35), "attributes.age: found 35"),
-    (changed(*ATTRIBUTES, "age", "high", value=...), "attributes.age.high: missing"),
-    (changed(*ATTRIBUTES, "age", "low", value="x"), "attributes.age.low: found 'x'"),
     (changed(*ATTRIBUTES, "age", "low", value=1.5), "attributes.age.low: found 1.5"),
-    (changed(*ATTRIBUTES, "age", "low", value=50), "attributes.age: low 50 is above high 49"),
-    (changed(*ATTRIBUTES, "age", "mean", value=40), "attributes.age: a number has low and high, or mean, deviation"),
-    (changed(*ATTRIBUTES, "age", value=AGE | {"mean": 99}), "age: mean 99 is not from low 18"),
+    (changed(*ATTRIBUTES, "age", "low", value=50), "attributes.age: expected low <= high"),
+    (changed(*ATTRIBUTES, "age", "mean", value=40), "attributes.age: expected low <= high, alone or with"),
     (changed(*ATTRIBUTES, "age", value=AGE | {"mean": float("nan")}), "age.mean: found nan"),
-    (changed(*ATTRIBUTES, "age", value=AGE | {"deviation": 0}), "age.deviation: found 0"),
     (changed(*ATTRIBUTES, "gender", "F", value=0), "gender.F: found 0"),
-    (changed(*ATTRIBUTES, "gender", "F", value=float("inf")), "gender.F: found inf"),
-    (changed(*ATTRIBUTES, "gender", False, value=1), "gender.*: found False"),
-    (changed(*ATTRIBUTES, "gendre", value={"x": 1}),
-     r"Anti_Aging.attributes: no 'gendre' \(did you mean 'gender'\?\), which Dry_Winter has"),
-    (changed("Gift_Buyer", "attributes", "skin_type", value=...), "Gift_Buyer.attributes: no 'skin_type'"),
-    (changed("Gift_Buyer", "attributes", "age", value={"old": 1}), "Gift_Buyer.attributes.age: of another kind"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("table", "message"), REFUSED)
+    (changed("Gift_Buyer", "attributes", "skin_type", value=...), "Gift_Buyer.attributes: 'skin_type' is missing"),
+    (changed("Gift_Buyer", "attributes", "age", value={"old": 1}), "Gift_Buyer.attributes: 'age' .*of another kind"),
+])  # fmt: skip
 def test_what_a_table_may_not_hold(table: Any, message: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump(table, allow_unicode=True, sort_keys=False), encoding="utf-8")
@@ -258,23 +183,15 @@ def test_what_a_table_may_not_hold(table: Any, message: str, tmp_path: Path) -> 
     assert str(caught.value).startswith(f"{file}: ")
 
 
-# --- the page ---------------------------------------------------------------------------------------------------------
-
-
 def test_the_page() -> None:
     texts = ["## 건조한\r\n* 피부 <b>", "x" * 500, "plain"]
-    personas = (
-        *describe(np.array([0, 0, 0]), ["Dry_Winter"], texts, RULES, np.eye(3, dtype=np.float16)),
-        Persona("persona_1", "", False, 1, (), ()),
-    )
-    page = personas_markdown(personas, RULES, texts, "Found so.")
+    personas = describe(np.array([0, 0, 0]), ["Dry_Winter"], texts, RULES, np.eye(3, dtype=np.float16))
+    page = personas_markdown((*personas, PEOPLE[2]), RULES, texts, "Found so.")
     assert page.startswith("# Personas\n\n4 reviews. Found so.\n\n| persona | reviews | share |\n|---|--:|--:|\n")
-    assert "| Dry\\_Winter | 3 | 75.0% |" in page
-    assert "## Dry\\_Winter: 건성/겨울보습형 (dry skin" in page
+    assert "| Dry\\_Winter | 3 | 75.0% |" in page and "## Dry\\_Winter: 건성/겨울보습형 (dry skin" in page
     assert "- rule: 건조, 악건성" in page and "- age: 35 to 49, uniform" in page and "- gender: F 100%" in page
     assert "  - “\\#\\# 건조한 \\* 피부 \\<b\\>”" in page
     assert "x" * 200 + "…”" in page and "x" * 201 not in page
-    assert "- rule: none of the table" in page and "telling words: none" in page
-    assert "nearest reviews: not known" in page
-    one = personas_markdown(people("A"), TABLE, [], "")
+    assert "- rule: none of the table" in page and "nearest reviews: not known" in page
+    one = personas_markdown(PEOPLE[:1], TABLE, [], "")
     assert "- age: 18 to 60, normal, mean 30, deviation 4" in one and "- skin: dry 75%, oily 25%" in one

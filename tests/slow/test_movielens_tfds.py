@@ -15,9 +15,8 @@ import requests
 from films import assert_same, texts, tiny, write_archive
 
 from jaxrec.errors import UserError
-from jaxrec.sources import movielens_tfds
-from jaxrec.sources.movielens_files import read_files
-from jaxrec.sources.movielens_tfds import fetch
+from jaxrec.sources import movielens
+from jaxrec.sources.movielens import fetch, read_files
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +37,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         data = archive.read_bytes()
         known = checksums.UrlInfo(len(data), hashlib.sha256(data).hexdigest(), archive.name)
         monkeypatch.setitem(checksums.get_all_url_infos(), url, known)
-        monkeypatch.setattr(movielens_tfds, "URL", url)
+        monkeypatch.setattr(movielens, "URL", url)
         yield archive
         server.shutdown()
 
@@ -72,7 +71,7 @@ def test_without_a_network_or_the_extra(tmp_path: Path, monkeypatch: pytest.Monk
 def test_the_published_archive_is_known_by_its_checksum() -> None:
     from tensorflow_datasets.core.download import checksums
 
-    assert checksums.get_all_url_infos()[movielens_tfds.URL].size == 5_917_549
+    assert checksums.get_all_url_infos()[movielens.URL].size == 5_917_549
 
 
 def refuses(cache: Path, message: str) -> None:

@@ -1,17 +1,29 @@
-"""What the listings of the made-up market are like besides what its process knows, in the columns of MerRec."""
+"""What the listings of the made-up market are like, in the columns of MerRec, with names of ``words.yaml``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from jaxrec.sources.market.words import WORDS, brand_words, category_levels, listing_texts
+from jaxrec.cli.yaml_text import read_yaml
 from jaxrec.sources.market.world import SECONDS, START, Day, Market, date_of
 from jaxrec.sources.merrec import EVENT_TYPES
 
+WORDS: dict[str, Any] = read_yaml(Path(__file__).with_name("words.yaml"), "the words of the market")
 SIZES, COLOURS, CONDITIONS, SHIPPERS = (WORDS[part] for part in ("sizes", "colours", "conditions", "shippers"))
+STYLES, EXTRAS = WORDS["styles"].split(), WORDS["extras"].split()
+SYLLABLES = [WORDS[part].split() for part in ("onsets", "vowels", "onsets", "vowels", "ends")]
+C0, C1 = list(WORDS["categories"]), [name for inner in WORDS["categories"].values() for name in inner]
+C2, TOP, SECOND = zip(
+    *((noun, C0.index(top), C1.index(name)) for top, inner in WORDS["categories"].items()
+      for name, nouns in inner.items() for noun in nouns.split()),
+    strict=True,
+)  # fmt: skip
+"""The names of the categories, and for each of ``C2`` the indices of its c0 and its c1."""
 C0_ID, C1_ID, C2_ID = 10, 200, 1000  # of the first category of each level
 
 
@@ -19,39 +31,37 @@ def make_goods(market: Market, words: np.random.Generator, random: np.random.Gen
     """The columns of MerRec that describe listings, a row each; nothing that happens follows from them.
 
     Args:
-        market: with its listings.
         words: decides on brands and names.
         random: decides on the rest, by listing.
     """
-    names, n = market.names, len(market.name)
-    c0, c1, c2, first, second = category_levels()
-    brands = brand_words(names.sizes[0] - 1, words)
-    texts = listing_texts(names.brand, names.category, names.style, brands, words)
-    brand, category = names.brand[market.name], names.category[market.name]
-    sized = np.isin(second[category], [c1.index(name) for name in WORDS["sized"]])
-    centre = np.log(30) + 0.8 * words.normal(size=names.sizes[1])[category]
-    centre = centre + 0.4 * words.normal(size=names.sizes[0])[brand]
+    n = len(market.name)
+    brands = brand_words(market.sizes[0] - 1, words)
+    texts = listing_texts(market, brands, words)
+    brand, category = market.brand[market.name], market.category[market.name]
+    first, second = np.array(TOP)[category], np.array(SECOND)[category]
+    centre = np.log(30) + 0.8 * words.normal(size=market.sizes[1])[category]
+    centre = centre + 0.4 * words.normal(size=market.sizes[0])[brand]
     ids = random.permutation(np.cumsum(random.integers(1, 200, size=n)))
     price = np.maximum(3.0, np.round(np.exp(centre + 0.5 * random.normal(size=n))))
     condition = np.searchsorted(np.cumsum([0.4, 0.3, 0.2, 0.08]), random.random(n), side="right")
     shipper = random.integers(len(SHIPPERS), size=n)
-    has_size = sized & (random.random(n) < 0.8)
+    has_size = np.isin(second, [C1.index(name) for name in WORDS["sized"]]) & (random.random(n) < 0.8)
     size = np.where(has_size, random.integers(len(SIZES), size=n), -1)
     has_colour = random.random(n) < 0.3
     colour = np.where(has_colour, random.integers(len(COLOURS), size=n), -1)
     brand_ids = np.concatenate([[0], words.permutation(np.cumsum(words.integers(1, 20, size=len(brands))))])
-    products, product = np.unique(names.brand * len(c2) + names.category, return_inverse=True)
-    product_ids = [f"{brand_ids[p // len(c2)]}_{C2_ID + p % len(c2)}" for p in products]
+    products = [f"{brand_ids[one]}_{C2_ID + kind}" for one, kind in zip(market.brand, market.category, strict=True)]
+    product = pa.array(products).dictionary_encode().take(pa.array(market.name))
     return pa.table({
         "item_id": ids,
-        "product_id": _texts(product_ids, product[market.name]),
+        "product_id": product,
         "name": _texts(texts, market.name),
         "price": price,
-        "c0_name": _texts(c0, first[category]),
-        "c0_id": C0_ID + first[category],
-        "c1_name": _texts(c1, second[category]),
-        "c1_id": (C1_ID + second[category]).astype(np.float64),  # as in MerRec, whose columns have gaps
-        "c2_name": _texts([noun.capitalize() for noun in c2], category),
+        "c0_name": _texts(C0, first),
+        "c0_id": C0_ID + first,
+        "c1_name": _texts(C1, second),
+        "c1_id": (C1_ID + second).astype(np.float64),  # as in MerRec, whose columns have gaps
+        "c2_name": _texts([noun.capitalize() for noun in C2], category),
         "c2_id": (C2_ID + category).astype(np.float64),
         "brand_name": _texts(brands, brand - 1),
         "brand_id": brand_ids[brand],
@@ -63,6 +73,34 @@ def make_goods(market: Market, words: np.random.Generator, random: np.random.Gen
         "shipper_id": 1 + shipper,
         "shipper_name": _texts(SHIPPERS, shipper),
     })  # fmt: skip
+
+
+def brand_words(n: int, random: np.random.Generator) -> list[str]:
+    """``n`` different invented words that can be pronounced, some of them two words."""
+    taken, words, seconds = set(C2), list[str](), WORDS["second_words"]
+    while len(words) < n:
+        word = "".join(part[random.integers(len(part))] for part in SYLLABLES)
+        if word not in taken:
+            taken.add(word)
+            second = f" {seconds[random.integers(len(seconds))]}" if random.random() < 0.15 else ""
+            words.append(word.capitalize() + second)
+    return words
+
+
+def listing_texts(market: Market, brands: list[str], random: np.random.Generator) -> list[str]:
+    """What the names say: brand, style and category in one of several orders, perhaps a word more, in any case."""
+    order, case, extra = (random.integers(n, size=len(market.brand)) for n in (3, 4, 2 * len(EXTRAS)))
+    texts = []
+    for i, (brand, category, style) in enumerate(zip(market.brand, market.category, market.style, strict=True)):
+        words = [STYLES[style], C2[category]]
+        if brand:
+            words.insert((0, 0, 1)[order[i]], brands[brand - 1])
+        elif order[i] == 2:
+            words.reverse()
+        words += EXTRAS[extra[i] : extra[i] + 1]
+        text = " ".join(words)
+        texts.append((text, text.title(), text.lower(), text[0].upper() + text[1:])[case[i]])
+    return texts
 
 
 def day_of_events(day: Day, goods: pa.Table, random: np.random.Generator) -> pa.Table:

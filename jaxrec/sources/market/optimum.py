@@ -1,9 +1,9 @@
 """The best reachable recall on the made-up market (jaxrec/sources/market/world.py), computed without drawing anything.
 
-The ideal ranker knows P(next = j | last event) of every listing j that is live that day, and takes the K most likely.
-Its recall on a group of targets is the probability that the next event is on a listing of the group among those K,
-summed over the queries, over the probability that it is on one of the group at all. It is one list for all groups: a
-ranker that cares for one of them only, and leaves out the rest, can do better on that one.
+The ideal ranker knows P(next = j | last event) of every live listing j, and takes the K most likely. Its recall on a
+group of targets is the probability that the next event is on a listing of the group among those K, summed over the
+queries, over the probability that it is on one of the group at all. It is one list for all groups: a ranker that leaves
+out all groups but one can do better on that one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.sources.market.world import CLASSES, MIX, STAY, Keys, Market, Shelves
+from jaxrec.sources.market.world import CLASSES, MIX, STAY, Market, Shelves
 
 KS = (1, 5, 10, 20, 50, 100)
 BLOCK = 2000  # queries at a time: a table of (1 + 100 x 6) float64 for each
@@ -37,68 +37,54 @@ def optimum(
         than that of the event before, ``queries`` and ``share_unseen``, the expected share of targets that training
         does not hold. A group in which no target can be is left out.
     """
-    found, mass = np.zeros((2, len(GROUPS), len(KS))), np.zeros((2, len(GROUPS)))
-    keys = [market.names.keys(shared) for shared in RELATIONS]
-    rank = np.empty(len(market.order), np.int64)
-    rank[market.order] = np.arange(len(rank))
+    caught, mass = np.zeros((2, len(GROUPS), len(KS))), np.zeros((2, len(GROUPS)))
+    keys = [market.keys(shared) for shared in RELATIONS]
+    rank = np.argsort(market.order)
     for day in np.unique(days):
-        live = market.live(day)
-        stands = [Shelves(market, live, key) for key in keys]
+        shelves = [Shelves(market, market.live(day), key) for key in keys]
         these = np.flatnonzero(days == day)
         for start in range(0, len(these), BLOCK):
             block = these[start : start + BLOCK]
-            queries = Queries(market, keys, stands, items[block], events[block])
-            found += _found(queries, seen, rank)
-            mass += _mass(queries, seen)
-    return {
-        "recall": _by_group(found[0], mass[0]),
-        "moves": _by_group(found[1], mass[1]),
-        "queries": len(days),
-        "share_unseen": round(float(mass[0, GROUPS.index("unseen")] / mass[0, 0]), 9),
-    }
-
-
-def _by_group(found: np.ndarray, mass: np.ndarray) -> dict[str, dict[str, float]]:
-    """float64[groups, KS] over float64[groups]; rounded, so that the manifest does not depend on the machine's sums."""
-    return {
-        group: {str(k): round(float(one / whole), 9) for k, one in zip(KS, row, strict=True)}
-        for group, row, whole in zip(GROUPS, found, mass, strict=True)
-        if whole > 0
-    }
+            queries = Queries(market, shelves, items[block], events[block])
+            listings, probability = queries.top(rank, max(KS))
+            own = queries.probabilities(queries.items[:, None])[:, 0]
+            for number, lost in enumerate((np.zeros(len(own)), own)):
+                counts = np.where((listings == queries.items[:, None]) & (number == 1), 0.0, probability)
+                groups = (counts, counts * seen[listings], counts * ~seen[listings])
+                caught[number] += [np.cumsum(group.sum(axis=0))[np.array(KS) - 1] for group in groups]
+                parts = [(queries.total(which) - lost * which[queries.items]).sum() for which in (seen, ~seen)]
+                mass[number] += [sum(parts), *parts]
+    recall, moves = (
+        # Rounded, so that the manifest does not depend on the order in which a machine sums.
+        {group: {str(k): round(float(one / whole), 9) for k, one in zip(KS, row, strict=True)}
+         for group, row, whole in zip(GROUPS, rows, wholes, strict=True) if whole > 0}
+        for rows, wholes in zip(caught, mass, strict=True)
+    )  # fmt: skip
+    share = round(float(mass[0, GROUPS.index("unseen")] / mass[0, 0]), 9)
+    return {"recall": recall, "moves": moves, "queries": len(days), "share_unseen": share}
 
 
 class Queries:
     """``q`` events of one day, and the probabilities of what follows them."""
 
-    def __init__(
-        self,
-        market: Market,
-        keys: list[Keys],
-        stands: list[Shelves],
-        items: np.ndarray,
-        events: np.ndarray,
-    ) -> None:
-        """``keys`` and ``stands`` are the names' keys and the day's live listings by each of ``RELATIONS``."""
-        self.market, self.keys, self.stands, self.items = market, keys, stands, items
+    def __init__(self, market: Market, shelves: list[Shelves], items: np.ndarray, events: np.ndarray) -> None:
+        """``shelves`` are the day's live listings by each of ``RELATIONS``."""
+        self.market, self.shelves, self.items = market, shelves, items
         self.stay = STAY[events]  # [q]
-        # By how much a listing's weight counts for each of CLASSES that it shares with the query's.
-        whole = [self._sums(number, np.ones(len(market.name), bool)) for number in range(1, len(RELATIONS))]
-        self.factors = np.stack(
-            [(1 - self.stay) * mix / total for mix, total in zip(MIX, whole, strict=True)]
-        )  # [CLASSES, q]
+        # By how much a listing's weight counts for each of CLASSES that it shares with the query's: [CLASSES, q].
+        every = np.ones(len(market.name), bool)
+        self.factors = [(1 - self.stay) * mix / self._sums(shelf, every)
+                        for mix, shelf in zip(MIX, shelves[1:], strict=True)]  # fmt: skip
 
-    def _sums(self, number: int, which: np.ndarray) -> np.ndarray:
+    def _sums(self, shelf: Shelves, which: np.ndarray) -> np.ndarray:
         """float64[q], the weight of those live ones of ``which``, bool[L], that share the relation with the query."""
-        key, total = self.keys[number]
-        live = self.stands[number].order
-        live = live[which[live]]
-        sums = np.bincount(key[self.market.name[live]], weights=self.market.weight(live), minlength=total)
-        return sums[key[self.market.name[self.items]]]
+        live = shelf.order[which[shelf.order]]
+        sums = np.bincount(shelf.key[live], weights=self.market.weight(live), minlength=len(shelf.starts) - 1)
+        return sums[shelf.key[self.items]]
 
     def shares(self, candidates: np.ndarray) -> np.ndarray:
         """Which relations ``candidates``, int64[q, n], have with the queries: bool[RELATIONS, q, n]."""
-        names, own = self.market.name[candidates], self.market.name[self.items]
-        return np.stack([key[names] == key[own][:, None] for key, _ in self.keys])
+        return np.stack([shelf.key[candidates] == shelf.key[self.items][:, None] for shelf in self.shelves])
 
     def probabilities(self, candidates: np.ndarray) -> np.ndarray:
         """P(next = candidate), float64[q, n], for live listings int64[q, n]."""
@@ -109,7 +95,8 @@ class Queries:
 
     def total(self, which: np.ndarray) -> np.ndarray:
         """P(next is one of ``which``), float64[q], for bool[L]."""
-        moved = [self.factors[number] * self._sums(number + 1, which) for number in range(len(CLASSES))]
+        moved = [factor * self._sums(shelf, which)
+                 for factor, shelf in zip(self.factors, self.shelves[1:], strict=True)]  # fmt: skip
         return np.sum(moved, axis=0) + self.stay * which[self.items]
 
     def candidates(self, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -120,57 +107,28 @@ class Queries:
         relation, by weight, are enough; each counts once, where its closest relation is looked at.
         """
         columns, counts = [self.items[:, None]], [np.ones((len(self.items), 1), bool)]
-        for number, ((key, _), stand) in enumerate(zip(self.keys, self.stands, strict=True)):
-            own = key[self.market.name[self.items]]
-            place = stand.starts[own][:, None] + np.arange(k)
-            listings = stand.order[np.minimum(place, len(stand.order) - 1)]
+        for number, shelf in enumerate(self.shelves):
+            own = shelf.key[self.items]
+            place = shelf.starts[own][:, None] + np.arange(k)
+            listings = shelf.order[np.minimum(place, len(shelf.order) - 1)]
             closest = self.shares(listings).argmax(axis=0) == number
             columns.append(listings)
-            counts.append((place < stand.starts[own + 1][:, None]) & closest & (listings != self.items[:, None]))
+            counts.append((place < shelf.starts[own + 1][:, None]) & closest & (listings != self.items[:, None]))
         return np.concatenate(columns, axis=1), np.concatenate(counts, axis=1)
 
+    def top(self, rank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` most likely listings, int64[q, k], and their probabilities, float64[q, k], descending.
 
-def top(queries: Queries, rank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` most likely listings, int64[q, k], and their probabilities, float64[q, k], descending.
-
-    Where fewer are live, the rest has probability 0. Equal ones stand in the order of ``rank``, int64[L].
-    """
-    listings, valid = queries.candidates(k)
-    probability = np.where(valid, queries.probabilities(listings), 0.0)
-    by_rank = np.argsort(rank[listings], axis=1)
-    by_chance = np.argsort(-np.take_along_axis(probability, by_rank, 1), axis=1, kind="stable")[:, :k]
-    order = np.take_along_axis(by_rank, by_chance, 1)
-    return np.take_along_axis(listings, order, 1), np.take_along_axis(probability, order, 1)
-
-
-def _found(queries: Queries, seen: np.ndarray, rank: np.ndarray) -> np.ndarray:
-    """float64[2, groups, KS]: what the lists catch, of all targets and of those that are another listing."""
-    listings, probability = top(queries, rank, max(KS))
-    result = []
-    for counts in (probability, np.where(listings == queries.items[:, None], 0.0, probability)):
-        groups = (counts, counts * seen[listings], counts * ~seen[listings])
-        result.append([np.cumsum(group.sum(axis=0))[np.array(KS) - 1] for group in groups])
-    return np.array(result)
-
-
-def _mass(queries: Queries, seen: np.ndarray) -> np.ndarray:
-    """float64[2, groups]: what there is to catch."""
-    own = queries.probabilities(queries.items[:, None])[:, 0]
-    before = seen[queries.items]
-    result = []
-    for lost in (np.zeros(len(own)), own):
-        known = (queries.total(seen) - lost * before).sum()
-        rest = (queries.total(~seen) - lost * ~before).sum()
-        result.append([known + rest, known, rest])
-    return np.array(result)
+        Where fewer are live, the rest has probability 0. Equal ones stand in the order of ``rank``, int64[L].
+        """
+        listings, valid = self.candidates(k)
+        probability = np.where(valid, self.probabilities(listings), 0.0)
+        order = np.lexsort((rank[listings], -probability), axis=1)[:, :k]
+        return np.take_along_axis(listings, order, 1), np.take_along_axis(probability, order, 1)
 
 
 def optimum_lines(optimum: dict[str, Any] | None, ks: Iterable[int]) -> list[str]:
-    """An ``optimum`` of a manifest for the reader of a terminal; none where there is none.
-
-    Args:
-        ks: cut-offs; those that it does not hold are left out.
-    """
+    """An ``optimum`` of a manifest for the reader of a terminal; ``ks`` that it does not hold are left out."""
     lines, ks = [], list(ks)
     for title, part in (("", "recall"), ("another item than the last, ", "moves")):
         for group, values in (optimum or {}).get(part, {}).items():
