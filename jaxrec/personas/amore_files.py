@@ -38,16 +38,11 @@ class Product(BaseModel):
 
 
 class Shop(NamedTuple):
-    """The products of the file, in its order, and their reviews, one after the other.
-
-    Attributes:
-        product: int64[n], the product of each review.
-        texts: n texts, none empty.
-    """
+    """The products of the file, in its order, and their reviews, one after the other."""
 
     products: list[Product]
-    product: np.ndarray
-    texts: list[str]
+    product: np.ndarray  # int64[n], the product of each review
+    texts: list[str]  # n, none empty
 
     def numbers(self, name: str) -> np.ndarray:
         """float64[P]; nan is unknown."""
@@ -56,17 +51,11 @@ class Shop(NamedTuple):
 
 
 class Customers(NamedTuple):
-    """The customer of each of n reviews.
+    """The customer of each of n reviews."""
 
-    Attributes:
-        ids: n distinct texts, or None where the file has none.
-        personas: n names.
-        attributes: by name: int64[n] or object[n] of text.
-    """
-
-    ids: list[str] | None
-    personas: list[str]
-    attributes: dict[str, np.ndarray]
+    ids: list[str] | None  # distinct; None where the file has none
+    personas: list[str]  # names
+    attributes: dict[str, np.ndarray]  # by name: int64[n] or object[n] of text
 
 
 def read_products(path: Path) -> Shop:
@@ -80,11 +69,7 @@ def read_products(path: Path) -> Shop:
 
 
 def read_customers(path: Path, shop: Shop, kinds: Mapping[str, Any]) -> Customers:
-    """Read the customers of the shop's reviews.
-
-    Args:
-        kinds: the attributes that each has to have, as rules have them: whole numbers or text.
-    """
+    """Read the customers of the shop's reviews, each with the attributes ``kinds``, as rules have them."""
     attributes: dict[str, Any] = {name: Whole if isinstance(kind, Range) else Text for name, kind in kinds.items()}
     fields = {"purchased_product_id": Text, "persona_name": Text, "user_id": NotRequired[Text]} | attributes
     customer = TypedDict("customer", fields)  # type: ignore[misc]

@@ -28,23 +28,14 @@ LEAST = 1.0  # of the evidence for naming a cluster, in standard deviations
 
 @dataclass(frozen=True)
 class Persona:
-    """A cluster of reviews.
+    """A cluster of reviews."""
 
-    Attributes:
-        name: of its rule, or persona_<number>.
-        title: of its rule, or empty.
-        rule: whether it has one.
-        size: number of its reviews.
-        words: its telling words, most telling first.
-        nearest: numbers of the reviews nearest to its centre, nearest first.
-    """
-
-    name: str
-    title: str
-    rule: bool
-    size: int
-    words: tuple[str, ...]
-    nearest: tuple[int, ...]
+    name: str  # of its rule, or persona_<number>
+    title: str  # of its rule, or empty
+    rule: bool  # whether it has one
+    size: int  # number of its reviews
+    words: tuple[str, ...]  # its telling words, most telling first
+    nearest: tuple[int, ...]  # numbers of the reviews nearest to its centre, nearest first
 
 
 # ---- finding and describing ------------------------------------------------------------------------------------------
@@ -53,20 +44,15 @@ class Persona:
 def find_personas(
     embeddings: np.ndarray, texts: Sequence[str], rules: Sequence[Rule], k: int | None, seed: int
 ) -> tuple[np.ndarray, tuple[Persona, ...]]:
-    """Cluster reviews by K-means on their normalised embeddings, and name the clusters.
+    """Cluster reviews by K-means on their normalised embeddings, float[n, d], and name the clusters: int32[n], the
+    persona of each review, and the personas, largest first, of equal ones that with the earliest review first.
 
-    The result is a function of the arguments: it depends neither on the number of threads nor on what K-means calls
-    its clusters. Personas come largest first, of equal ones that with the earliest review first.
+    The result depends neither on the number of threads nor on what K-means calls its clusters.
 
     Args:
-        embeddings: float[n, d].
-        texts: n reviews.
         rules: names to give, one to one.
         k: number of personas; None: that of 2 to 12 with the best silhouette.
         seed: from 0 to 2**32 - 1.
-
-    Returns:
-        int32[n], the persona of each review, and the personas.
     """
     points = _directions(embeddings)
     different = len(np.unique(points, axis=0))
@@ -97,12 +83,8 @@ def find_personas(
 def describe(
     labels: np.ndarray, names: Sequence[str], texts: Sequence[str], rules: Sequence[Rule], embeddings: np.ndarray | None
 ) -> tuple[Persona, ...]:
-    """The personas of clusters that have names already.
-
-    Args:
-        labels: int[n], below the number of ``names``.
-        names: one of a rule gives the persona that rule's title.
-        embeddings: float[n, d]; None: the nearest reviews are not known.
+    """The personas of clusters that have names already, int[n] ``labels``; without embeddings, float[n, d], the nearest
+    reviews are not known.
     """
     titles = {rule.name: rule.title for rule in rules}
     words = telling_words(texts, labels, len(names), WORDS)
@@ -169,11 +151,7 @@ def telling_words(texts: Sequence[str], labels: np.ndarray, clusters: int, most:
 
     A word's score is the log-likelihood ratio of a review having it inside and outside of the cluster, which can be
     trusted for rare words too (Dunning, Accurate Methods for the Statistics of Surprise and Coincidence, 1993). A word
-    of one review only is left out. What all clusters use alike tells nothing, so that no stop words are needed.
-
-    Args:
-        texts: n reviews.
-        labels: int[n], below ``clusters``.
+    of one review only is left out. ``labels``: int[n], below ``clusters``.
     """
     found = [sorted(set(WORD.findall(normalised(text)))) for text in texts]
     flat = [word for words in found for word in words]
@@ -230,16 +208,11 @@ def _pattern(word: str) -> re.Pattern[str]:
 def draw_attributes(
     labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], seed: int
 ) -> dict[str, np.ndarray]:
-    """Attributes of customers, each drawn from the rule of its persona; from any rule where the persona has none.
+    """Attributes of customers with personas ``labels``, int[n]: by name int64[n], or object[n] of text, each drawn from
+    the rule of its persona; from any rule where the persona has none.
 
     A customer's attributes depend on ``seed``, its place and its persona only: they stay when customers are added
     behind it or others change their personas.
-
-    Args:
-        labels: int[n], the persona of each customer.
-
-    Returns:
-        By the name of the attribute: int64[n], or object[n] of text.
     """
     uniform = np.random.default_rng([seed, 0]).random((len(labels), 1 + len(rules[0].attributes)))
     return _attributes(np.asarray(labels), personas, rules, uniform)
@@ -248,14 +221,8 @@ def draw_attributes(
 def unread_profiles(
     n: int, labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], seed: int, draws: int
 ) -> dict[str, np.ndarray]:
-    """Profiles of ``n`` customers whose reviews are not read: a persona by its share, attributes from its rule.
-
-    Args:
-        labels: int[m], personas of the reviews that may be read (m at least 1), which give the shares.
-        draws: number of profiles of each customer.
-
-    Returns:
-        By the name of the attribute: int64[draws, n], or object[draws, n] of text.
+    """Profiles of ``n`` customers whose reviews are not read, [draws, n] by attribute: a persona by its share among
+    ``labels``, int[m], those of the reviews that may be read, and attributes from its rule.
     """
     uniform = np.random.default_rng([seed, 1]).random((draws * n, 2 + len(rules[0].attributes)))
     drawn = _pick(np.bincount(labels, minlength=len(personas)), uniform[:, 0])

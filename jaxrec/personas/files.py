@@ -28,28 +28,18 @@ LONGEST = 200  # characters of a review on the page
 
 @dataclass(frozen=True)
 class Reviews:
-    """Reviews, one a customer, and their personas.
-
-    Attributes:
-        customers, products, texts: n of each.
-        labels: int32[n], the persona of each.
-        personas, rules: see clusters.py and rules.py.
-        embeddings: float16[n, d], or None.
-        seed: of clusters and draws.
-        model: that gave the embeddings, or None.
-        given: personas and attributes were read from a file; otherwise they are derived from the reviews.
-    """
+    """Reviews, one a customer, and their personas."""
 
     customers: list[str]
     products: list[str]
     texts: list[str]
-    labels: np.ndarray
+    labels: np.ndarray  # int32[n], the persona of each
     personas: tuple[Persona, ...]
     rules: tuple[Rule, ...]
-    embeddings: np.ndarray | None
-    seed: int
-    model: str | None
-    given: bool
+    embeddings: np.ndarray | None  # float16[n, d]
+    seed: int  # of clusters and draws
+    model: str | None  # that gave the embeddings
+    given: bool  # personas and attributes were read from a file; otherwise they are derived from the reviews
 
     def write(self, out: Path) -> list[str]:
         """Write the files into the folder ``out``; returns their names."""
@@ -98,11 +88,8 @@ def read_reviews(path: Path, manifest: dict[str, Any]) -> Reviews:
 
 
 def personas_markdown(personas: Sequence[Persona], rules: Sequence[Rule], texts: Sequence[str], about: str) -> str:
-    """PERSONAS.md: a table of all personas, then each with its rule, its telling words and its nearest reviews.
-
-    Args:
-        texts: the reviews that ``nearest`` of a persona numbers.
-        about: a sentence on how the personas were found.
+    """PERSONAS.md: a sentence ``about`` how the personas were found, a table of all, then each with its rule, its
+    telling words and its nearest reviews.
     """
     total = max(1, sum(persona.size for persona in personas))
     by_name = {rule.name: rule for rule in rules}

@@ -35,26 +35,17 @@ DRAWS = 100  # profiles for each review that is left out
 
 
 class Fold(NamedTuple):
-    """A fold.
+    """A fold."""
 
-    Attributes:
-        data: its training rows, with the attributes that the other reviews give; ``splits.test`` are the fold's rows.
-        profiles: of each test row, in turn, ``draws`` queries.
-    """
-
-    data: Retrieval
-    profiles: Queries
+    data: Retrieval  # its training rows with the attributes that the other reviews give; splits.test: the fold's rows
+    profiles: Queries  # of each test row, in turn, ``draws`` queries
     draws: int
 
 
 def cross_validate(
     config: Config, dataset: RowsDataset, ks: Sequence[int], folds: int, seed: int = 0, update: Any = lambda: None
 ) -> dict[str, Any]:
-    """Hit rates over all reviews, each answered by a model that has not seen it.
-
-    Args:
-        folds: at most the number of customers; customers are dealt to them at random.
-    """
+    """Hit rates over all reviews, each answered by a model that has not seen it; customers are dealt at random."""
     # On one device, also where the run had more: whoever evaluates it may not have them.
     config = config.model_copy(update={"mesh": MeshConfig(data=1)})
     categories, model = item_categories(dataset, config.evaluation.category), make_tower_model(config, dataset.schema)

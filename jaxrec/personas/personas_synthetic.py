@@ -57,20 +57,13 @@ OPTIONS: Numbers = {
 
 
 class Chances(NamedTuple):
-    """Customers by what they have in common, and the logits that follow from it.
+    """Customers by what they have in common, and the logits that follow from it."""
 
-    Attributes:
-        order: int64[C], the customers, those with equal attributes beside each other.
-        counts: int64[G], how many there are of each distinct combination.
-        left, right: float64[G, F] and float64[F, P], whose product are the logits without the popularity.
-        popularity: float64[P].
-    """
-
-    order: np.ndarray
-    counts: np.ndarray
-    left: np.ndarray
-    right: np.ndarray
-    popularity: np.ndarray
+    order: np.ndarray  # int64[C], the customers, those with equal attributes beside each other
+    counts: np.ndarray  # int64[G], how many there are of each distinct combination
+    left: np.ndarray  # float64[G, F], whose product with the next are the logits without the popularity
+    right: np.ndarray  # float64[F, P]
+    popularity: np.ndarray  # float64[P]
 
     def probabilities(self) -> Iterator[tuple[slice, np.ndarray]]:
         """Parts of the combinations with float64[part, P], the probability of each product in one draw."""
@@ -131,11 +124,8 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
 
 
 def optimum(chances: Chances, purchases: int) -> dict[str, Any]:
-    """The expected hit rate of a row taken at random, where all products are ranked by their true probability.
-
-    Returns:
-        ``hit_rate@k`` for each k of ``KS`` up to the number of products; ``popularity``: the same where all customers
-        get one ranking, by the expected number of rows; ``over``: what it is the mean of.
+    """The expected ``hit_rate@k`` of a row taken at random, where all products are ranked by their true probability;
+    ``popularity``: the same where all customers get one ranking, by the expected number of rows.
     """
     products = len(chances.popularity)
     width = min(WIDEST, products)

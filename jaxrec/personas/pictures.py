@@ -1,8 +1,6 @@
 """The customers of a two-tower run in pictures: python -m jaxrec.plots personas.
 
-How many there are of each persona, how well each is served beside chance, where customers and products lie in the
-space that both towers map to, and the training loss. The hit rates are worked out here, so no evaluation needs to have
-run before.
+The hit rates are worked out here, so no evaluation needs to have run before.
 """
 
 from __future__ import annotations
@@ -75,17 +73,11 @@ def draw_personas(
 
 
 class Groups(NamedTuple):
-    """Customers or products, each in one group; the largest group first.
+    """Customers or products, each in one group; the largest group first."""
 
-    Attributes:
-        field: what they are grouped by.
-        labels: names of the groups, as they can be shown.
-        of: int64[n], the group of each by index; -1 of index 0, the unknown one.
-    """
-
-    field: str
-    labels: list[Shown]
-    of: np.ndarray
+    field: str  # what they are grouped by
+    labels: list[Shown]  # names of the groups
+    of: np.ndarray  # int64[n], the group of each by index; -1 of index 0, the unknown one
 
 
 def grouped(field: str, values: Sequence[Any], most: int) -> Groups:

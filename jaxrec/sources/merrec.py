@@ -94,12 +94,7 @@ def add_protocol_arguments(parser: ArgumentParser) -> None:
 
 def read(connection: Any, arguments: Namespace) -> Raw:
     """Fill the table ``raw``; see ``choices.Raw``."""
-    drawn, options = split_of(arguments)
-    files = ArgumentParser()
-    add_file_arguments(files)
-    defaults = vars(files.parse_args([])) | dict.fromkeys((*ROLES, "events", "bought"))
-    own = any(getattr(arguments, name) != default for name, default in defaults.items())
-    return (_read_own if own else read_files)(connection, arguments, drawn, options)
+    return read_files(connection, arguments)
 
 
 def split_of(arguments: Namespace) -> tuple[Drawn | None, dict[str, Any]]:
@@ -114,87 +109,53 @@ def split_of(arguments: Namespace) -> tuple[Drawn | None, dict[str, Any]]:
     return None, {"split": arguments.split}
 
 
-def read_files(
-    connection: Any, arguments: Namespace, drawn: Drawn | None, options: dict[str, Any], listings: Path | None = None
-) -> Raw:
-    """Fill the table ``raw`` from files with the columns of the published data set.
+def read_files(connection: Any, arguments: Namespace, listings: Path | None = None) -> Raw:
+    """Fill the table ``raw`` from files with the columns of the published data set, or those that options name.
 
     Args:
-        drawn, options: of ``split_of``.
         listings: a Parquet file with ``item_id``, ``listed`` and ``sold`` (ms since 1970) of every item, which are
             added to its attributes; without effect for the target product, of which there are several.
     """
-    table, notes = open_named(connection, arguments, ())
-    options_of = {name: option for option, (names, _) in ROLES.items() for name in names} | dict.fromkeys(FURTHER, "")
-    _check_there(table, [(name, option) for name, option in options_of.items() if name not in table.names])
-    target = f"{arguments.target}_id"
-    times = read_times(connection, table, "stime", "auto", None)
-    names = ", ".join(f"'{name}'" for name in EVENT_TYPES)
-    fields = [
-        session_field(table, SESSION, None),
-        *([] if target == "item_id" else [id_field(table, "listing", "item_id", None)]),
-        id_field(table, "item", target, None),
-        Field("time", "stime", times.parse, times.expected),
-        Field("event", "event_id", lambda sql: f"CAST(list_position([{names}], CAST({sql} AS VARCHAR)) - 1 AS "
-              "UTINYINT)", f"one of {', '.join(EVENT_TYPES)}"),
-        number_field(table, "price", "price", None),
-    ]  # fmt: skip
-    loaded = load(connection, table, fields)
-    notes += whole_column(connection, "item", f"column '{target}'")
-    attributes = {name: Attribute(name, "integer" if name in INTEGERS else "price" if name == "price" else "text")
-                  for name in ATTRIBUTES}  # fmt: skip
-    listings = listings if target == "item_id" else None
-    entries = {"event_types": list(EVENT_TYPES), "target": arguments.target, "live": listings is not None}
-    return Raw(
-        table.called,
-        {"target": arguments.target, **options} | given_options(arguments),
-        extras=lambda path, n_items: entries,
-        event_types=EVENT_TYPES,
-        drawn=drawn,
-        notes=notes,
-        read=loaded.read,
-        place=lambda row: table.row_place(connection, row),
-        attributes=lambda path: write_items(connection, table, attributes, None, path, listings),
-    )
-
-
-def _read_own(connection: Any, arguments: Namespace, drawn: Drawn | None, options: dict[str, Any]) -> Raw:
-    """Fill the table ``raw`` from a log whose columns the options name."""
-    if arguments.target != "item":
+    (drawn, options), na, target = split_of(arguments), arguments.na, arguments.target
+    files = ArgumentParser()
+    add_file_arguments(files)
+    defaults = vars(files.parse_args([])) | dict.fromkeys((*ROLES, "events", "bought"))
+    own = any(getattr(arguments, name) != default for name, default in defaults.items())
+    if own and target != "item":
         raise UserError("--target product: belongs to the columns of the published data set; name the column of the "
                         "product with --item")  # fmt: skip
     table, notes = open_named(connection, arguments, ())
-    columns, na = _find_columns(table, arguments, notes), arguments.na
+    columns = _find_columns(table, arguments, notes) if own else _published(table, target)
     times = read_times(connection, table, columns["time"], arguments.time_unit, arguments.time_format)
     if times.unit == ORDER and not drawn and (arguments.test_days or arguments.validation_days):
         raise UserError("--time-unit order: counters have no days, so nothing can be split by them; give --test-days 0 "
                         "or --split random")  # fmt: skip
     fields = [session_field(table, columns["session"], na), id_field(table, "item", columns["item"], na)]
+    fields += [] if target == "item" else [id_field(table, "listing", "item_id", na)]
     fields.append(Field("time", columns["time"], times.parse, times.expected))
-    attributes = {"name": Attribute(columns["name"], "text")}
     if columns["event"] is not None:
-        fields.append(replace(id_field(table, "event", columns["event"], na), expected="the type of an event"))
+        event = replace(id_field(table, "event", columns["event"], na), expected="the type of an event")
+        fields.append(event if own else _published_event())
     if columns["price"] is not None:
         fields.append(number_field(table, "price", columns["price"], na))
-        attributes["price"] = Attribute(columns["price"], "price")
-    attributes |= {name: Attribute(column, "text") for name, column in columns["texts"].items()}
-    attributes |= {column: Attribute(column) for column in columns["attributes"]}
     loaded = load(connection, table, fields, arguments.drop_invalid)
     notes += [*loaded.notes, *whole_column(connection, "item", f"column '{columns['item']}'")]
-    types, others = _event_types(connection, table, columns["event"], arguments.events)
-    dropped = {"invalid rows": {"events": loaded.invalid}} if arguments.drop_invalid else {}
-    dropped |= {} if arguments.events is None else {"other types of events": {"events": others}}
-    bought = arguments.bought or next((name for name in PURCHASES if name in types), None)
-    if bought is not None and bought not in types:
-        raise UserError(f"--bought {bought}: no such type of event{nearest(bought, types)}; there are "
-                        f"{', '.join(types)}")  # fmt: skip
-    entries = {"event_types": list(types), "target": "item", "live": False, "bought": bought}
-    options = columns | options | {"delimiter": arguments.delimiter, "na": na, "time_unit": times.unit}
-    options |= {"time_format": arguments.time_format, "events": arguments.events}
+    types, dropped, live = EVENT_TYPES, dict[str, Any](), listings if target == "item" else None
+    entries: dict[str, Any] = {"target": target, "live": live is not None}
+    if own:
+        types, others = _event_types(connection, table, columns["event"], arguments.events)
+        dropped |= {"invalid rows": {"events": loaded.invalid}} if arguments.drop_invalid else {}
+        dropped |= {} if arguments.events is None else {"other types of events": {"events": others}}
+        entries["bought"] = bought = arguments.bought or next((name for name in PURCHASES if name in types), None)
+        if bought is not None and bought not in types:
+            raise UserError(f"--bought {bought}: no such type of event{nearest(bought, types)}; there are "
+                            f"{', '.join(types)}")  # fmt: skip
+        options = columns | options | {"delimiter": arguments.delimiter, "na": na, "time_unit": times.unit}
+        options |= {"time_format": arguments.time_format, "events": arguments.events}
     return Raw(
         table.called,
-        options | given_options(arguments),
-        extras=lambda path, n_items: entries,
+        ({} if own else {"target": target}) | options | given_options(arguments),
+        extras=lambda path, n_items: {"event_types": list(types), **entries},
         event_types=types,
         drawn=drawn,
         notes=notes,
@@ -202,8 +163,32 @@ def _read_own(connection: Any, arguments: Namespace, drawn: Drawn | None, option
         read=loaded.read,
         dropped=dropped,
         place=lambda row: table.row_place(connection, row),
-        attributes=lambda path: write_items(connection, table, attributes, na, path),
+        attributes=lambda path: write_items(connection, table, _attributes(columns, own), na, path, live),
     )
+
+
+def _attributes(columns: dict[str, Any], own: bool) -> dict[str, Attribute]:
+    """By name, in their order."""
+    if not own:
+        kinds = {"price": "price"} | dict.fromkeys(INTEGERS, "integer")
+        return {name: Attribute(name, kinds.get(name, "text")) for name in ATTRIBUTES}
+    found = {"name": Attribute(columns["name"], "text")}
+    found |= {} if columns["price"] is None else {"price": Attribute(columns["price"], "price")}
+    found |= {name: Attribute(column, "text") for name, column in columns["texts"].items()}
+    return found | {column: Attribute(column) for column in columns["attributes"]}
+
+
+def _published(table: Table, target: str) -> dict[str, Any]:
+    """The columns of the published data set, all of which have to be there."""
+    options_of = {name: option for option, (names, _) in ROLES.items() for name in names} | dict.fromkeys(FURTHER, "")
+    _check_there(table, [(name, option) for name, option in options_of.items() if name not in table.names])
+    return {"session": SESSION, "item": f"{target}_id", "time": "stime", "event": "event_id", "price": "price"}
+
+
+def _published_event() -> Field:
+    names = ", ".join(f"'{name}'" for name in EVENT_TYPES)
+    return Field("event", "event_id", lambda sql: f"CAST(list_position([{names}], CAST({sql} AS VARCHAR)) - 1 AS "
+                 "UTINYINT)", f"one of {', '.join(EVENT_TYPES)}")  # fmt: skip
 
 
 def _find_columns(table: Table, arguments: Namespace, notes: list[str]) -> dict[str, Any]:

@@ -33,8 +33,6 @@ def write_items(
     Args:
         connection: DuckDB, with the tables ``raw`` and ``vocabulary``.
         attributes: by name, in their order; ``name`` is one of them.
-        na: of ``--na``.
-        path: the directory.
         listings: a Parquet file with ``item_id``, ``listed`` and ``sold`` of every item.
     """
     # Of each item the last row of those of its latest time.

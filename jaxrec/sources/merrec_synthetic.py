@@ -74,8 +74,9 @@ def read(connection: Any, arguments: Namespace) -> Raw:
                         "another place or free some space") from None  # fmt: skip
     files = ArgumentParser()
     merrec.add_arguments(files)
-    reading = files.parse_args(["--raw", str(folder), "--target", arguments.target])
-    raw = merrec.read_files(connection, reading, *merrec.split_of(arguments), folder / LISTINGS)
+    reading = files.parse_args(["--raw", str(folder)])
+    protocol = {name: getattr(arguments, name) for name in ("target", "split", "test_fraction", "split_seed")}
+    raw = merrec.read_files(connection, Namespace(**vars(reading) | protocol), folder / LISTINGS)
 
     def extras(path: Path, n_items: int) -> dict[str, Any]:
         # Without rare items sequences have gaps, and what follows a gap is not distributed as the process says.

@@ -111,11 +111,8 @@ class MovieLensFiles(NamedTuple):
 
 
 def read_files(raw: Path) -> MovieLensFiles:
-    """Read the files and check that ratings are of users and films that are there.
-
-    Args:
-        raw: the published archive or a folder with its three files, which may be ``.gz``; in both they may lie in a
-            folder ``ml-1m``.
+    """Read the published archive, or a folder with its three files, which may be ``.gz`` and lie in a folder ``ml-1m``;
+    check that ratings are of users and films that are there.
     """
     if not raw.exists():
         raise UserError(f"{raw}: no such file or folder; check --raw")
@@ -172,10 +169,8 @@ def _parse(place: Any, fields: dict[str, str]) -> pa.Table:
 
 
 def fetch(data_dir: Path | None = None) -> Path:
-    """The published archive through the downloads of tensorflow-datasets, checked, kept, and without TensorFlow.
-
-    Args:
-        data_dir: the folder of tensorflow-datasets; None: its own, ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
+    """The published archive through the downloads of tensorflow-datasets, checked, kept, and without TensorFlow; by
+    default in its own folder, ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
     """
     try:
         import requests

@@ -102,12 +102,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
 
 
 def optimum(probability: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """What the true probabilities reach: ``auc`` (not a number where a class is missing) and ``log_loss``, in nats.
-
-    Args:
-        probability: float64[n], strictly between 0 and 1.
-        labels: [n], 0 or 1.
-    """
+    """What the true probabilities, strictly between 0 and 1, reach: ``auc`` and ``log_loss``, in nats."""
     positive, negative = probability[labels == 1], np.sort(probability[labels == 0])
     won = np.searchsorted(negative, positive, side="left") + np.searchsorted(negative, positive, side="right")
     auc = won.sum() / (2 * len(positive) * len(negative)) if len(positive) and len(negative) else np.nan

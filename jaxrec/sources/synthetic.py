@@ -43,25 +43,16 @@ OPTIONS: Numbers = {
 
 @dataclass(frozen=True)
 class Markov:
-    """A Markov process over ``n`` items; items are numbered by popularity, 0 the most popular.
+    """A Markov process over ``n`` items; items are numbered by popularity, 0 the most popular."""
 
-    Attributes:
-        popularity: float64[n], descending, sums to 1.
-        successors: int64[n, m], the items that follow each item; distinct, and never the item itself.
-        weights: float64[m], descending, sums to 1: the share of each of them.
-        epsilon: the probability of a next item by popularity instead.
-    """
-
-    popularity: np.ndarray
-    successors: np.ndarray
-    weights: np.ndarray
-    epsilon: float
+    popularity: np.ndarray  # float64[n], descending, sums to 1
+    successors: np.ndarray  # int64[n, m], the items that follow each item; distinct, and never the item itself
+    weights: np.ndarray  # float64[m], descending, sums to 1: the share of each of them
+    epsilon: float  # the probability of a next item by popularity instead
 
     def rank_probability(self, items: np.ndarray, ranks: int = RANKS) -> np.ndarray:
-        """How likely the best ranker has the next item at rank 1, 2, ..., averaged over the clicks ``items``.
-
-        Returns:
-            float64[ranks], descending; its sum is the best reachable Recall@ranks.
+        """float64[ranks], descending: how likely the best ranker has the next item at rank 1, 2, ..., averaged over the
+        clicks ``items``; its sum is the best reachable Recall@ranks.
         """
         inputs, counts = np.unique(items, return_counts=True)
         total = np.zeros(ranks)
@@ -103,12 +94,8 @@ class Markov:
 
 
 def make_markov(n_items: int, successors: int, epsilon: float, skew: float, random: np.random.Generator) -> Markov:
-    """Draw a Markov process.
-
-    Args:
-        n_items: at least 2.
-        successors: of each item; fewer where there are not that many other items.
-        skew: the exponent of the popularity, which falls as ``rank ** -skew``; 0 makes all items alike.
+    """Draw a Markov process, of fewer successors where there are not that many other items; popularity falls as
+    ``rank ** -skew``.
     """
     popularity = np.arange(1, n_items + 1) ** -float(skew)
     popularity /= popularity.sum()
@@ -151,10 +138,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``choices.Raw``.
-
-    Item ids are 1 to ``--items``, shuffled, so that an id says nothing about the popularity.
-    """
+    """Fill the table ``raw``; see ``choices.Raw``. Item ids are shuffled: they say nothing about the popularity."""
     random = np.random.default_rng(arguments.seed)
     sessions, mean = arguments.sessions, arguments.mean_length
     markov = make_markov(arguments.items, arguments.successors, arguments.epsilon, arguments.skew, random)
@@ -186,10 +170,8 @@ def _times(lengths: np.ndarray, days: int, random: np.random.Generator) -> np.nd
 
 
 def _optimum(markov: Markov, ids: np.ndarray, path: Path, n_items: int) -> dict[str, Any]:
-    """The manifest's ``optimum``, for the test split as prepared.
-
-    Left out where there is no test split, or where cleaning has taken items: the sessions then have gaps, and what
-    follows a gap is not distributed as the process says.
+    """The manifest's ``optimum``, for the test split as prepared; left out where there is none, or where cleaning has
+    taken items: what follows a gap is not distributed as the process says.
     """
     offsets = np.load(path / "test" / "offsets.npy")
     if n_items < len(ids) or len(offsets) == 1:

@@ -1,9 +1,8 @@
 """The best reachable recall on the made-up market (jaxrec/sources/market/world.py), computed without drawing anything.
 
-The ideal ranker knows P(next = j | last event) of every live listing j, and takes the K most likely. Its recall on a
-group of targets is the probability that the next event is on a listing of the group among those K, summed over the
-queries, over the probability that it is on one of the group at all. It is one list for all groups: a ranker that leaves
-out all groups but one can do better on that one.
+The ideal ranker takes the K live listings with the largest P(next = j | last event). Its recall on a group of targets
+is the probability that the next event is on one of the group among those K over that it is on one of the group at all,
+each summed over the queries. It is one list for all groups: one that leaves groups out can do better on the others.
 """
 
 from __future__ import annotations
@@ -33,9 +32,8 @@ def optimum(
         days, items, events: int[q] each, the day, the listing and the type of the event that is followed.
 
     Returns:
-        ``recall`` by group (``GROUPS``) and K (as a text), ``moves`` the same for targets that are another listing
-        than that of the event before, ``queries`` and ``share_unseen``, the expected share of targets that training
-        does not hold. A group in which no target can be is left out.
+        ``recall`` by group (``GROUPS``; those in which no target can be are left out) and K (as a text), ``moves`` the
+        same for targets that are another listing than the last, ``queries``, and ``share_unseen`` of the targets.
     """
     caught, mass = np.zeros((2, len(GROUPS), len(KS))), np.zeros((2, len(GROUPS)))
     keys = [market.keys(shared) for shared in RELATIONS]
@@ -102,8 +100,7 @@ class Queries:
     def candidates(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Listings among which the ``k`` most likely are, int64[q, n], and which of them count, bool[q, n].
 
-        Of two listings with the same relations to the query the heavier is the more likely, and one with more
-        relations is more likely than one that has part of them and the same weight. So the first ``k`` of each
+        Of two listings with the same relations to the query the heavier is the more likely. So the first ``k`` of each
         relation, by weight, are enough; each counts once, where its closest relation is looked at.
         """
         columns, counts = [self.items[:, None]], [np.ones((len(self.items), 1), bool)]

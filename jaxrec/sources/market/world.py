@@ -45,25 +45,17 @@ START = 1_682_899_200_000  # 2023-05-01 UTC, in ms
 
 @dataclass(frozen=True)
 class Market:
-    """``U`` names, distinct combinations of brand (0: none), category and style, and ``L`` listings of them by day.
+    """``U`` names, distinct combinations of brand (0: none), category and style, and ``L`` listings of them by day."""
 
-    Attributes:
-        brand, category, style: int64[U], below ``sizes``.
-        popularity: float64[U], sums to 1.
-        name: int64[L], which of the names.
-        listed, ends: int64[L], the first day on which it is live, and the first after that on which it is not.
-        order: int64[L], all listings by descending weight, equal ones in an order that is random and fixed.
-    """
-
-    brand: np.ndarray
+    brand: np.ndarray  # int64[U], below ``sizes``, as are the next two
     category: np.ndarray
     style: np.ndarray
     sizes: tuple[int, int, int]
-    popularity: np.ndarray
-    name: np.ndarray
-    listed: np.ndarray
-    ends: np.ndarray
-    order: np.ndarray
+    popularity: np.ndarray  # float64[U], sums to 1
+    name: np.ndarray  # int64[L], which of the names
+    listed: np.ndarray  # int64[L], the first day on which it is live
+    ends: np.ndarray  # int64[L], the first day after that on which it is not
+    order: np.ndarray  # int64[L], all listings by descending weight, equal ones in a random order
 
     def live(self, day: int) -> np.ndarray:
         """The listings that are live on a day that is over or has begun, int64[n], in the order of ``order``."""
@@ -83,12 +75,8 @@ class Market:
 
 
 class Shelves:
-    """Live listings in groups of equal keys.
-
-    Attributes:
-        key: int64[L], of all listings.
-        order: int64[n], the listings, those of a group beside each other, otherwise as they were given.
-        starts: int64[keys + 1], where the groups begin.
+    """Live listings in groups of equal keys: ``key``, int64[L], of all listings; ``order``, int64[n], the live ones,
+    those of a group beside each other, otherwise as given; ``starts``, int64[keys + 1], where the groups begin.
     """
 
     def __init__(self, market: Market, live: np.ndarray, keys: tuple[np.ndarray, int]) -> None:
@@ -106,21 +94,14 @@ class Shelves:
 
 
 class Day(NamedTuple):
-    """The sequences of a day, one after the other.
-
-    Attributes:
-        lengths, users: int64[sequences].
-        items: int64[events], listings.
-        events: uint8[events], indices into ``EVENT_TYPES``.
-        seconds: int64[events], since midnight; ascending in each sequence.
-    """
+    """The sequences of a day, one after the other."""
 
     day: int
-    lengths: np.ndarray
-    users: np.ndarray
-    items: np.ndarray
-    events: np.ndarray
-    seconds: np.ndarray
+    lengths: np.ndarray  # int64[sequences]
+    users: np.ndarray  # int64[sequences]
+    items: np.ndarray  # int64[events], listings
+    events: np.ndarray  # uint8[events], indices into EVENT_TYPES
+    seconds: np.ndarray  # int64[events], since midnight; ascending in each sequence
 
 
 def date_of(day: int) -> str:
@@ -191,11 +172,8 @@ def simulate(
 def walk(
     shelves: list[Shelves], first: np.ndarray, lengths: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All sequences of a day, a step of all of them at a time: int64[events] listings and uint8[events] types.
-
-    Args:
-        shelves: the live listings by each of ``CLASSES``.
-        first: int64[sequences], the listings of the first events, which are views.
+    """All sequences of a day, a step of all of them at a time: int64[events] listings and uint8[events] types, from the
+    live listings by each of ``CLASSES`` and int64[sequences] listings that are viewed first.
     """
     longest = np.argsort(-lengths, kind="stable")  # those that go on are then the first ones
     where = (np.cumsum(lengths) - lengths)[longest]
