@@ -140,7 +140,8 @@ def read_files(connection: Any, arguments: Namespace, listings: Path | None = No
         fields.append(number_field(table, "price", columns["price"], na))
     loaded = load(connection, table, fields, arguments.drop_invalid)
     notes += [*loaded.notes, *whole_column(connection, "item", f"column '{columns['item']}'")]
-    types, dropped, live = EVENT_TYPES, dict[str, Any](), listings if target == "item" else None
+    types: tuple[str, ...] = EVENT_TYPES
+    dropped, live = dict[str, Any](), listings if target == "item" else None
     entries: dict[str, Any] = {"target": target, "live": live is not None}
     if own:
         types, others = _event_types(connection, table, columns["event"], arguments.events)
