@@ -69,7 +69,7 @@ def script() -> Any:
 LONGEST = (
     "test_models.py", "test_demo.py", "test_notebook.py", "test_exchange.py", "test_peers.py", "test_benchmark.py",
     "test_resume.py", "test_tune.py", "test_golden.py",
-    "test_rows_commands.py", "test_text.py", "test_sequence.py",
+    "test_rows_commands.py", "test_text.py", "test_session_encoders.py",
 )  # fmt: skip
 
 

@@ -16,43 +16,25 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-WEIGHT_RANGE = 0.4
-BIAS_RANGE = 0.2
 RESET_RATE = 0.15
 
 
 def parameter_shapes(case: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Shapes of the initial weights by torch name, in the order in which they are drawn."""
-    n_items: int = case["n_items"]
-    layers: Sequence[int] = case["layers"]
-    first = layers[0]
-    shapes: dict[str, tuple[int, ...]] = {}
-    if case["mode"] == "onehot":
-        shapes["GE.Wx0.weight"] = (n_items, 3 * first)
-        shapes["GE.Wrz0"] = (first, 2 * first)
-        shapes["GE.Wh0"] = (first, first)
-        shapes["GE.Bh0"] = (3 * first,)
-        widths = list(layers)
-    elif case["mode"] == "separate":
-        shapes["E.weight"] = (n_items, case["embedding"])
-        widths = [case["embedding"], *layers]
-    elif case["mode"] == "constrained":
-        widths = [layers[-1], *layers]
+    n_items, layers, mode = case["n_items"], list(case["layers"]), case["mode"]
+    first, shapes = layers[0], dict[str, tuple[int, ...]]()
+    if mode == "onehot":
+        shapes |= {"GE.Wx0.weight": (n_items, 3 * first), "GE.Wrz0": (first, 2 * first), "GE.Wh0": (first, first),
+                   "GE.Bh0": (3 * first,)}  # fmt: skip
+        widths = layers
+    elif mode == "separate":
+        shapes["E.weight"], widths = (n_items, case["embedding"]), [case["embedding"], *layers]
     else:
-        raise ValueError(f"unknown embedding mode {case['mode']!r}")
+        widths = [layers[-1], *layers]
     for i, (n_in, n_out) in enumerate(pairwise(widths)):
-        shapes[f"G.{i}.weight_ih"] = (3 * n_out, n_in)
-        shapes[f"G.{i}.weight_hh"] = (3 * n_out, n_out)
-        shapes[f"G.{i}.bias_ih"] = (3 * n_out,)
-        shapes[f"G.{i}.bias_hh"] = (3 * n_out,)
-    shapes["Wy.weight"] = (n_items, layers[-1])
-    shapes["By.weight"] = (n_items, 1)
-    return shapes
-
-
-def is_bias(name: str) -> bool:
-    """Whether a parameter is drawn from the narrower range."""
-    return name == "By.weight" or name == "GE.Bh0" or ".bias_" in name
+        shapes |= {f"G.{i}.weight_ih": (3 * n_out, n_in), f"G.{i}.weight_hh": (3 * n_out, n_out),
+                   f"G.{i}.bias_ih": (3 * n_out,), f"G.{i}.bias_hh": (3 * n_out,)}  # fmt: skip
+    return shapes | {"Wy.weight": (n_items, layers[-1]), "By.weight": (n_items, 1)}
 
 
 def make_case(case: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,7 +44,7 @@ def make_case(case: Mapping[str, Any]) -> dict[str, Any]:
 
     weights: dict[str, Array] = {}
     for name, shape in parameter_shapes(case).items():
-        bound = BIAS_RANGE if is_bias(name) else WEIGHT_RANGE
+        bound = 0.2 if name in ("By.weight", "GE.Bh0") or ".bias_" in name else 0.4
         weights[name] = rng.uniform(-bound, bound, size=shape).astype(np.float32)
 
     p0 = np.floor(1.0 + 200.0 * rng.uniform(size=n_items)).astype(np.int64)
@@ -87,15 +69,8 @@ def make_case(case: Mapping[str, Any]) -> dict[str, Any]:
     for first_step, remaining in case["tail"]:  # from first_step on, only these lanes are left
         active[first_step:] = False
         active[first_step:, remaining] = True
-    return {
-        "weights": weights,
-        "p0": p0,
-        "inputs": inputs,
-        "targets": targets,
-        "samples": samples,
-        "resets": resets,
-        "active": active,
-    }
+    return {"weights": weights, "p0": p0, "inputs": inputs, "targets": targets, "samples": samples, "resets": resets,
+            "active": active}  # fmt: skip
 
 
 def projections(name: str, shape: Sequence[int]) -> Array:
@@ -103,9 +78,3 @@ def projections(name: str, shape: Sequence[int]) -> Array:
     rng = np.random.RandomState(zlib.crc32(name.encode("ascii")))
     vectors: Array = rng.uniform(-1.0, 1.0, size=(2, *shape))
     return vectors
-
-
-def fingerprint(array: Array) -> int:
-    """A position-dependent checksum of an integer or boolean array (exact)."""
-    flat = array.astype(np.int64).ravel()
-    return int((flat * (1 + np.arange(flat.size))).sum())

@@ -135,8 +135,6 @@ class MERRec(base.Model):
                             f"({self._megabytes:,.0f} MiB): raise it, or set loss.name cross_entropy and "
                             "loss.n_sample 0")  # fmt: skip
 
-    # ---- what the loop asks ------------------------------------------------------------------------------------------
-
     def feed(self, sessions: Sessions, plan: Plan) -> Feed:
         model, spans = self._model, self.catalogue.spans
         stride, half_life = (model.stride, self._data.half_life) if plan.training else (1, None)
@@ -226,8 +224,6 @@ class MERRec(base.Model):
         read = 2 * dim * (positions + names)
         return Work(int(3 * 2 * products), read + 4 * 2 * columns * (item + row_state(self._optimizer, item)))
 
-    # ---- scores ------------------------------------------------------------------------------------------------------
-
     def _sampled_losses(
         self, params: Any, tables: Tables, queries: Array, step: Step, key: Array, known: Known
     ) -> Array:  # fmt: skip
@@ -240,9 +236,13 @@ class MERRec(base.Model):
         rows, slot = tables.columns("item", "target", "negative") if self.has_items else (None, jnp.arange(len(ids)))
         texts = None
         if self.has_text:
+            if known.names is None:  # blocks bring the targets' names, and nothing else is drawn
+                names = jnp.asarray(block.names[1])
+            else:
+                inside = ids < len(known.name_of)
+                names = look_up(known.names, jnp.where(inside, known.name_of[jnp.where(inside, ids, 0)], -1))
             # Each device projects its share of the names, and they exchange what is a third as wide.
-            names = on.dealt(self._candidate_names(known, block, ids))
-            texts = on.whole(on.dealt(project(params["match"], names, on)))
+            texts = on.whole(on.dealt(project(params["match"], on.dealt(names), on)))
         scores = scores_of(queries, self._columns(params, rows, texts, key, len(block.target)), on)
         weight, own_weight = self._ranking.weights(slot, live, drawn, on)
         own = on.dealt(on.whole(slot)[: len(live)])
@@ -254,13 +254,6 @@ class MERRec(base.Model):
             others = jnp.where((listed[inside] <= at) & (at < sold[inside]), others, 0.0)
         losses = self._loss(scores, own, jnp.where(is_own, own_weight[:, None], others), own_weight)
         return jnp.where(live, losses, 0.0)
-
-    def _candidate_names(self, known: Known, block: PackedBlock, ids: Array) -> Array:
-        """[P + N, dim]; of blocks that bring their names the targets' are at hand, and nothing else is drawn."""
-        if known.names is None:
-            return jnp.asarray(block.names[1])
-        inside = ids < len(known.name_of)
-        return look_up(known.names, jnp.where(inside, known.name_of[jnp.where(inside, ids, 0)], -1))
 
     def _columns(
         self, params: Any, table: Array | None, texts: Array | None, key: Array | None = None, targets: int = 0
@@ -307,8 +300,6 @@ class MERRec(base.Model):
         if of_texts is not None:
             parts.append(of_texts if temperature is None else temperature * unit(of_texts))
         return jnp.concatenate(parts, axis=1)
-
-    # ---- to rank with ------------------------------------------------------------------------------------------------
 
     def encode(self, weights: dict[str, Any], known: Known, block: PackedBlock) -> Array:
         """float32[S, P, Q], a query vector for each target, whose products with ``vectors`` rank."""

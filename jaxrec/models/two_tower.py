@@ -73,11 +73,7 @@ class Config(ModelConfig):
 class Tower(nn.Module):
     """An MLP onto the unit sphere; each hidden layer is followed by ReLU, batch normalisation and dropout."""
 
-    hidden: tuple[int, ...]
-    output: int
-    batch_norm: bool
-    dropout: float
-    dropout_input: float
+    model: Config
 
     @nn.compact
     def __call__(self, x: Array, counted: Array | None, on: Placement = ONE) -> Array:
@@ -88,19 +84,21 @@ class Tower(nn.Module):
                 with them. None: evaluation, with the running ones.
         """
 
+        model = self.model
+
         def dense(units: int) -> nn.Dense:
             return nn.Dense(units, dot_general=lambda inputs, kernel, *_, **__: on.product(inputs, kernel))
 
-        if counted is not None and self.dropout_input:
-            x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout_input)
-        for units in self.hidden:
+        if counted is not None and model.dropout_embedding:
+            x = x * byte_mask(self.make_rng("dropout"), x.shape, model.dropout_embedding)
+        for units in model.hidden:
             x = nn.relu(dense(units)(x))
-            if self.batch_norm:
+            if model.norm == "batch":
                 norm = nn.BatchNorm(use_running_average=counted is None, momentum=0.9)
                 x = norm(x, mask=None if counted is None else counted[:, None])
-            if counted is not None and self.dropout:
-                x = x * byte_mask(self.make_rng("dropout"), x.shape, self.dropout)
-        x = dense(self.output)(x)
+            if counted is not None and model.dropout_hidden:
+                x = x * byte_mask(self.make_rng("dropout"), x.shape, model.dropout_hidden)
+        x = dense(model.output_dim)(x)
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x**2, axis=1, keepdims=True), 1e-12))
 
 
@@ -113,9 +111,7 @@ class Side:
         self.stack, dim = Stack.of(self.coded), model.embedding_dim
         features = dim * len(self.coded.fields) + len(schema.numerical)
         self._widths = (features, *model.hidden, model.output_dim)
-        self._tower = Tower(
-            model.hidden, model.output_dim, model.norm == "batch", model.dropout_hidden, model.dropout_embedding
-        )
+        self._tower = Tower(model)
         init = normal(model.init_std or dim**-0.5)
 
         def begin(key: Array, shape: tuple[int, int]) -> Array:

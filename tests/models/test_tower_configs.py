@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import call, fails
-from tower_data import SYNTHETIC, raw_rows, write_source, write_towers
+from helpers import call
+from tower_data import SYNTHETIC, write_towers
 
 from jaxrec import config as configuration
-from jaxrec.data.encode import write_rows
-from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError
 from jaxrec.train import train
-
-Capsys = pytest.CaptureFixture[str]
 
 TRAIN: list[tuple[list[object], str]] = [
     (["--data.fields", "age", "categry"], r"data\.fields: no field 'categry' \(did you mean 'category'\?\)"),
@@ -46,24 +41,4 @@ def test_configurations_that_do_not_fit(
 ) -> None:
     with pytest.raises(UserError, match=names):
         train(configuration.load(config_of_towers, [str(word) for word in words]), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
-
-
-def test_data_that_two_towers_cannot_read(capsys: Capsys, tmp_path: Path) -> None:
-    """Without users, or items; fields of the occasion."""
-    run = ["--run", tmp_path / "run"]
-    for side in ("user", "item"):
-        raw = raw_rows(True)
-        raw = replace(raw, shown={}, user=None) if side == "user" else replace(raw, shown={}, item=None)
-        with staging(tmp_path / side) as stage:
-            entries = write_rows(raw, stage.dataset)
-            write_manifest(stage.dataset, entries.pop("files"), kind="rows", source="made up", options={}, **entries)
-        config = write_towers(tmp_path / "c.yaml", tmp_path / side, {"data": {"protocol": "rows"}})
-        fails(capsys, "train", "--config", config, *run,
-              names=f"{side}: has no {side} field, and two_tower recommends items to users; prepare")  # fmt: skip
-    write_source(tmp_path / "whole", True)
-    words = ["--data.path", tmp_path / "whole", "--data.fields", "skin", "brand", "season"]
-    fails(capsys, "train", "--config", config, *run, *words,
-          names=r"data\.fields: season is of the occasion, and a tower reads fields of the user or")  # fmt: skip
-    fails(capsys, "evaluate", "--run", tmp_path / "whole", names="whole: no run here")
     assert not (tmp_path / "run").exists()

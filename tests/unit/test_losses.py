@@ -18,6 +18,7 @@ import pytest
 from jax import Array
 
 from jaxrec.config import finding
+from jaxrec.losses import contrastive, softmax
 from jaxrec.losses import sampled as losses
 from jaxrec.metrics import ranking as metrics
 
@@ -151,14 +152,6 @@ def test_the_logq_correction_divides_each_occurrence_by_its_probability(logq: fl
     np.testing.assert_allclose(slope, slopes("cross_entropy", case, log_q), rtol=1e-3, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_lane_without_negatives_loses_nothing(name: str) -> None:
-    scores, own = np.array([[1.5, -0.5, 2.0]]), np.array([0])
-    value, slope = loss_and_slopes(name, scores, own, np.array([1.0, 0.0, 0.0]))
-    assert value[0] == pytest.approx(0.0, abs=1e-6)
-    np.testing.assert_allclose(slope, 0.0, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("name", "activation"),
     [(name, "linear") for name in NAMES] + [("bpr_max", activation) for activation in ACTIVATIONS[1:]],
@@ -193,14 +186,7 @@ def test_final_activations(activation: str) -> None:
     assert np.all(slope >= 0.0)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_activation_comes_before_the_loss(name: str) -> None:
-    case = CASES[0]
-    value, _ = loss_and_slopes(name, case.scores, case.own, case.weight, final_activation="tanh")
-    np.testing.assert_allclose(value, explicit(name, case, np.tanh(case.scores)), rtol=2e-5)
-
-
-@pytest.mark.parametrize("module", [losses, metrics])
+@pytest.mark.parametrize("module", [losses, contrastive, softmax, metrics])
 def test_docstring_examples(module: Any) -> None:
     found = doctest.testmod(module, extraglobs={"jnp": jnp, "np": np})
     assert found.attempted >= 1

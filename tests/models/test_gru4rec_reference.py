@@ -26,7 +26,7 @@ from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 pytestmark = pytest.mark.numbers
 
-CASES: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "gru4rec_reference.json").read_text())["cases"]
+CASES: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "gru4rec_reference.json").read_text())["cases"]
 TOLERANCE = 1e-4
 PARTS = {
     "weight_ih": "input_kernel",

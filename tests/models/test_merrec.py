@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_same_arrays
 from numpy_merrec import (
     COUNTS,
     EVENTS,
@@ -18,7 +17,6 @@ from numpy_merrec import (
     item_scores,
     last_query,
     make_catalogue,
-    name_vectors,
     sampled_loss,
     softmax_loss,
 )
@@ -182,25 +180,6 @@ def plain_loss(stepping: Stepping, weights: dict[str, Any], step: Step, new: np.
 # ---- queries and scores ----------------------------------------------------------------------------------------------
 
 
-def test_blocks_tell_what_was_done_and_when() -> None:
-    """Every prefix of every session, cut to the window, with its events, its target and the time of its last event."""
-    sessions, block = make_sessions(), make_block(make_model(make_config(CASES[LIVE]), live=True)[0])
-    assert sessions.events is not None and block.asked is not None
-    expected, found = [], []
-    for a, b in zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True):
-        for at in range(a + 1, b):
-            seen = slice(max(a, at - WINDOW), at)
-            expected.append((*sessions.items[seen], -1, *sessions.events[seen], -1, sessions.items[at], at - 1))
-    for number in range(len(block.slot)):
-        step = step_of(block, number)
-        for (items, events), target, weight, asked in zip(
-            histories(step), step.target, step.weight, step.asked, strict=True
-        ):
-            if weight:
-                found.append((*items, -1, *events, -1, target, asked))
-    assert sorted(found) == sorted(expected)
-
-
 @pytest.mark.parametrize("case", ["items", "text", "both"])
 def test_queries_and_scores_are_the_plain_ones(case: str) -> None:
     """Of every prefix, for every item of the catalogue, those that are new included."""
@@ -217,22 +196,6 @@ def test_queries_and_scores_are_the_plain_ones(case: str) -> None:
             np.testing.assert_allclose(queries[number, place] @ vectors.T, expected, rtol=2e-4, atol=2e-4)
     if case == "items":
         assert (vectors[~trained, -1] < -1e29).all() and (np.abs(vectors[trained]) < 10).all()
-
-
-def test_the_last_query_is_that_of_the_feed() -> None:
-    """For sequences of any length side by side, whatever stands behind their ends."""
-    model, catalogue = make_model(config := make_config(CASES["both"]))
-    weights, random = random_weights(model), np.random.default_rng(2)
-    items, events = random.integers(0, N_ITEMS, (4, WINDOW)), random.integers(0, EVENTS, (4, WINDOW))
-    lengths = np.array([1, 5, 3, 2])
-    names = name_vectors(catalogue, items.reshape(-1)).reshape(4, WINDOW, -1).astype(np.float32)
-    found = jax.jit(model.last_query)(weights, names, catalogue.codes[items], events, jnp.asarray(lengths))
-    vectors = np.asarray(model.catalogue_vectors(weights, np.ones(N_ITEMS, bool)))
-    for row, length in enumerate(lengths):
-        query = last_query(weights, catalogue, items[row, :length], events[row, :length], config.model.temperature)
-        every, none = np.arange(N_ITEMS), np.zeros(N_ITEMS, bool)
-        expected = item_scores(query, weights, catalogue, every, none, config.model.temperature)
-        np.testing.assert_allclose(np.asarray(found)[row] @ vectors.T, expected, rtol=2e-4, atol=2e-4)
 
 
 # ---- the loss of a step ----------------------------------------------------------------------------------------------
@@ -259,19 +222,6 @@ def test_the_loss_of_a_step_is_the_plain_one(case: str) -> None:
     ]
     slope = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(found.slopes), jax.tree.leaves(way), strict=True))
     assert slope == pytest.approx((ends[1] - ends[0]) / 2e-5 / len(live), rel=2e-3, abs=1e-4)
-
-
-def test_negatives_that_are_not_live_do_not_count() -> None:
-    stepping = stepping_of(LIVE)
-    step = stepping.steps[1]
-    block = step.block
-    gone = (MARKET.listed > block.asked[:, None]) | (block.asked[:, None] >= MARKET.sold)
-    assert gone.any() and not gone.all() and gone[np.arange(len(gone)), block.target][block.weight > 0].any()
-    moved = step._replace(block=block._replace(asked=np.full_like(block.asked, MARKET.listed.max())))
-    weights = random_weights(stepping.model)
-    everything = stepping.take(weights, moved).total
-    assert everything == pytest.approx(plain_loss(stepping, weights, moved), rel=2e-4)
-    assert everything != pytest.approx(stepping.take(weights, step).total, rel=1e-3)
 
 
 # By place the target; drawn are 3, 9 and 9. All scores are equal, so that each candidate takes the same share.
@@ -306,48 +256,7 @@ def test_rows_are_left_out_for_that_of_a_new_item() -> None:
     assert 0.2 < np.mean(seen) < 0.8 and len({part.tobytes() for part in seen}) > 3
 
 
-@pytest.mark.parametrize("case", ["text", "both", "softmax"])
-def test_padding_is_nothing(case: str) -> None:
-    """Whatever stands in places without an event or a target: the same losses and derivatives, bit for bit."""
-    stepping, random = stepping_of(case), np.random.default_rng(4)
-    weights, step = random_weights(stepping.model), stepping.steps[-1]
-    block = step.block
-    dead, empty = block.weight == 0, block.input < 0
-    assert dead.any() and empty.any() and not dead.all()
-    asked = block.asked
-    other = block._replace(
-        input=np.where(empty, random.integers(0, N_ITEMS, empty.shape), block.input).astype(np.int32),
-        event=np.where(empty, random.integers(0, EVENTS, empty.shape), block.event).astype(np.int32),
-        slot=np.where(dead, random.integers(0, empty.size, dead.shape), block.slot).astype(np.int32),
-        target=np.where(dead, random.integers(0, 10, dead.shape), block.target).astype(np.int32),
-        asked=asked if asked is None else np.where(dead, 10**6, asked).astype(np.int32),
-    )
-    assert_same_arrays(stepping.take(weights, step), stepping.take(weights, step._replace(block=other)))
-
-
 # ---- tables and names ------------------------------------------------------------------------------------------------
-
-
-def test_names_in_host_memory_train_and_rank_alike() -> None:
-    sections = CASES["text"]
-    device, host = stepping_of("text"), Stepping(make_config(sections, {"data": {"name_memory": 0}}))
-    block = host.block
-    assert host.constants.known.names is None and block.names is not None and device.block.names is None
-    for vectors, items in zip(block.names, (block.input, block.target), strict=True):
-        assert vectors.dtype == jnp.bfloat16
-        expected = name_vectors(host.catalogue, np.maximum(items, 0).reshape(-1)).reshape(vectors.shape)
-        np.testing.assert_array_equal(vectors, np.where((items >= 0)[..., None], expected, 0.0))
-    feed = host.model.feed(make_sessions(), Plan(TARGETS, 1000, "random", 3, 0, training=True))
-    shapes = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), (feed.like(), block))
-    assert shapes[0] == shapes[1], "what is compiled for is what comes"
-    weights = random_weights(device.model)
-    for ours, theirs in zip(device.steps, host.steps, strict=True):
-        found = (jax.tree.leaves(device.take(weights, ours)), jax.tree.leaves(host.take(weights, theirs)))
-        for one, other in zip(*found, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
-    queries = [jax.jit(made.model.encode)(weights, made.model.known, made.block)
-               for made in (device, host)]  # fmt: skip
-    np.testing.assert_allclose(queries[0], queries[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("loss", [{"n_sample": 1}, {"name": "softmax"}], ids=str)
@@ -359,3 +268,21 @@ def test_names_that_would_be_needed_are_refused_in_host_memory(loss: dict[str, A
     make_model(make_config(away, {"model": {"head": "items"}}))[0].check()  # reads those of inputs alone
     make_model(make_config(away, {"data": {"name_memory": 1}}))[0].check()
     make_model(make_config(away, {"loss": {"name": "cross_entropy", "n_sample": 0}}))[0].check()
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"loss": {"name": "softmax", "prior": 0.5}}, "loss.prior: found 0.5"),
+        ({"loss": {"category_weight": 0.5}, "model": {"item_fields": []}}, "loss.category_weight: needs the top"),
+        ({"model": {"head": "items", "temperature": 2.0}}, "model.temperature: "),
+        ({"model": {"head": "text"}, "data": {"unknown_rate": 0.1}}, "data.unknown_rate: belongs to model.head both"),
+        ({"model": {"item_fields": ["c0", "price", "c0"]}}, "model.item_fields: one is named twice"),
+        ({"training": {"batch_size": 4}}, "training.batch_size: 4 targets a step do not hold model.window 5"),
+        ({"training": {"average": 0.5}}, "training.average: needs loss.name softmax"),
+    ],
+)
+def test_configurations_that_do_not_fit(sections: Sections, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        make_config(sections)
+    assert str(error.value).startswith(f"configuration: {message}") and "\n" not in str(error.value)

@@ -15,14 +15,9 @@ from steps import tables_of
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.rows import Rows
-from jaxrec.feeds.base import Plan
 from jaxrec.feeds.rows import RowBlock
 from jaxrec.models.autoint import AutoInt
 from jaxrec.ops.dropout import byte_mask
-from jaxrec.training.block import TrainState, init_state, make_train_block
-from jaxrec.training.optimizers import make_optimizer, make_schedule
-
-TABLE_ROWS = 21
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "autoint": {"blocks": 2, "heads": 2, "attention_dim": 6},
@@ -85,30 +80,6 @@ def test_logits_and_attention_are_those_of_the_equations(name: str) -> None:
     assert len(attended) == len(layers) == config.model.blocks
     for ours, theirs in zip(attended, layers, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
-
-
-def test_an_empty_bag_is_a_vector_of_zeros() -> None:
-    """And passes no derivative to any value."""
-    model = AutoInt(make_config(VARIANTS["autoint"]), SCHEMA)
-    params, tables = random_weights(model)
-    columns, numbers = jnp.array([[1, -1, -1, -1, 3]], jnp.int32), jnp.ones((1, 2))
-    slope = jax.jit(jax.grad(lambda table: model.logits(params, {"field": table}, columns, numbers)[0]))
-    found = np.asarray(slope(tables["field"]))
-    read = [FIRST["user"] + 1, FIRST["kind"] + 3, FIRST["price"], FIRST["age"]]
-    assert np.all(np.abs(found[read]).max(axis=1) > 0)
-    np.testing.assert_array_equal(np.delete(found, read, axis=0), 0.0)
-
-
-@pytest.mark.parametrize("name", ["autoint-plus", "norm"])
-def test_a_rows_logit_does_not_depend_on_the_batch(name: str) -> None:
-    """Alone, among others, and where rows are padded to tiles."""
-    model = AutoInt(make_config(VARIANTS[name]), SCHEMA)
-    params, tables = random_weights(model)
-    data, logits = rows(200), jax.jit(model.logits)
-    whole = np.asarray(logits(params, tables, data.columns, data.numbers))
-    for size in (1, 65):
-        part = np.asarray(logits(params, tables, data.columns[-size:], data.numbers[-size:]))
-        np.testing.assert_allclose(part, whole[-size:], rtol=1e-6, atol=1e-6)
 
 
 # ---- the loss --------------------------------------------------------------------------------------------------------
@@ -214,68 +185,6 @@ def test_a_share_of_the_values_becomes_unknown(rate: float) -> None:
 
 
 # ---- how it begins and how it is trained -----------------------------------------------------------------------------
-
-
-def test_the_table_at_the_beginning() -> None:
-    """Unknown values and the weights of the first order at 0, all else normal with the configured deviation."""
-    wide = {"embedding_dim": 400, "first_order": "weights"}
-    for more, deviation in (({}, 400**-0.5), ({"init_std": 0.3}, 0.3)):
-        spec = AutoInt(make_config(VARIANTS["deep"] | wide | more), SCHEMA).tables["field"]
-        assert (spec.rows, spec.width) == (TABLE_ROWS, 401)
-        table = np.asarray(jax.jit(spec.init, static_argnums=1)(jax.random.key(0), (spec.rows, spec.width)))
-        unknown = [FIRST["user"], FIRST["tags"], FIRST["kind"]]
-        np.testing.assert_array_equal(table[unknown], 0.0)
-        np.testing.assert_array_equal(table[:, 400], 0.0)
-        others = np.delete(table[:, :400], unknown, axis=0)
-        np.testing.assert_allclose(others.std(axis=1), deviation, rtol=0.2)
-        assert abs(others.mean()) < 4 * deviation / np.sqrt(others.size)
-
-
-def states(config: Config, steps: int, batch: int = 16) -> list[TrainState]:
-    """The state at the beginning and after each step; of 16 rows the third one of an epoch has half."""
-    model = AutoInt(config, SCHEMA)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps))
-    feed = model.feed(rows(), Plan(batch, 1, "random", 0, 2**20, training=True))
-    assert (feed.shape.steps, feed.shape.blocks) == (1, -(-len(rows()) // batch))
-    block = make_train_block(model, optimizer, config.optimizer.clip_norm, config.training.average)
-    constants = model.constants(value_counts(rows()))
-    state = init_state(model, optimizer, 0, batch, averaged=config.training.average > 0)
-    found = [jax.tree.map(np.array, state)]  # copies: the block donates its state
-    for step in [block for epoch in range(2) for block in feed.epoch(epoch)][:steps]:
-        state, _ = block(state, constants, step)
-        found.append(jax.tree.map(np.array, state))
-    return found
-
-
-@cache
-def under_sgd(table: str) -> list[TrainState]:
-    """Whatever is random, and an average where the table allows one."""
-    variant = VARIANTS["autoint-plus"] | {"dropout_embedding": 0.2, "table": table}
-    average = {"average": 0.2 if table == "dense" else 0.0}
-    return states(make_config(variant, data={"unknown_rate": 0.1}, loss=RATING, training=average), 4)
-
-
-def test_a_table_of_rows_is_trained_like_a_dense_one() -> None:
-    """Under sgd, step for step; rows that are not read have no derivative."""
-    dense, by_rows = under_sgd("dense"), under_sgd("rows")
-    np.testing.assert_array_equal(dense[0].tables["field"], by_rows[0].tables["field"])
-    for ours, theirs, before in zip(by_rows[1:], dense[1:], dense, strict=False):
-        assert np.abs(theirs.tables["field"] - before.tables["field"]).max() > 1e-3
-        left, right = ((state.params, state.tables) for state in (ours, theirs))
-        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
-def test_the_unknown_value_is_charged_for_the_rows_that_will_read_it(power: float) -> None:
-    config = make_config(VARIANTS["autoint"], loss={"embedding_l2": 2.0, "embedding_l2_power": power},
-                         data={"unknown_rate": 0.25})  # fmt: skip
-    data = rows()
-    model, counts = AutoInt(config, SCHEMA), value_counts(data)
-    found = np.asarray(model.constants(counts).vectors)
-    users = counts[:9]
-    expected = np.append(0.25 * (users.sum() - users[0]) + users[0], 0.75 * users[1:])
-    np.testing.assert_allclose(found[:9], 2.0 * np.maximum(expected, 1) ** -power, rtol=1e-5)
 
 
 def test_places_without_a_row_leave_a_table_of_rows_alone() -> None:

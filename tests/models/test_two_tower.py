@@ -1,15 +1,16 @@
-"""Towers and a step's loss are the plain ones in NumPy; what is never wrong."""
+"""Two towers: the network and a step are the plain ones in NumPy; what is never wrong, drawn, looked up, trained."""
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_same_arrays
+from helpers import arrays, assert_same_arrays
 from numpy_two_tower import (
     N_ITEMS,
     N_USERS,
@@ -19,18 +20,24 @@ from numpy_two_tower import (
     bits,
     catalogue,
     interactions,
+    item_counts,
     log_expected,
     rows,
     step_loss,
     tower,
 )
-from towers import BATCH, Found, Stepping, make_config, random_weights
+from towers import BATCH, Stepping, make_config, random_weights
 
+from jaxrec.config import Config
 from jaxrec.data.rows import Rows
-from jaxrec.losses.contrastive import InfoNCE, Shared, contrast, cosines_of
+from jaxrec.feeds.base import Plan
+from jaxrec.losses.contrastive import InfoNCE, Shared, contrast, cosines_of, infonce, triplet
 from jaxrec.losses.contrastive import Rows as Contrasted
 from jaxrec.models.two_tower import Interactions, TwoTower
 from jaxrec.ops.parallel import ONE
+from jaxrec.ops.tables import Tables
+from jaxrec.training.block import TrainState, make_train_block
+from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 # ---- the network -----------------------------------------------------------------------------------------------------
 
@@ -50,21 +57,6 @@ def test_the_network_is_the_plain_one(network: dict[str, Any]) -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5)
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
         assert found.std(axis=0).min() > 0.05
-
-
-def test_a_side_of_numbers_alone() -> None:
-    """And one of values alone: there is a table for the latter only."""
-    model = TwoTower(make_config(data={"fields": ("age", "tags")}), SCHEMA)
-    assert set(model.tables) == {"item"}
-    given = random_weights(model)
-    for side, features in (("user", 1), ("item", 5)):
-        assert given.params[side]["Dense_0"]["kernel"].shape == (features, 8)
-    found = jax.jit(model.encode, static_argnums=0)(
-        "user", given._asdict(), np.zeros((3, 0), np.int32), np.array([[-1.0], [0.5], [2.0]], np.float32)
-    )
-    assert found.shape == (3, 4) and np.asarray(found).std(axis=0).min() > 0.01
-    tags = jax.ShapeDtypeStruct((1, 2), jnp.int32), jax.ShapeDtypeStruct((1, 0), jnp.float32)
-    assert jax.eval_shape(lambda *of: model.encode("item", given._asdict(), *of), *tags).shape == (1, 4)
 
 
 # ---- the loss of a step ----------------------------------------------------------------------------------------------
@@ -122,22 +114,6 @@ def test_the_loss_of_a_step_is_the_plain_one(name: str) -> None:
                 np.testing.assert_allclose(
                     found.carry["statistics"][side][norm][which], 0.9 * old + 0.1 * value, rtol=1e-3, atol=1e-5
                 )
-
-
-def test_places_without_a_row_touch_nothing() -> None:
-    """Whatever stands in them: neither the loss, nor the statistics, nor the rows that are read."""
-    stepping, live = stepping_of("rows"), np.arange(BATCH) < 11
-    model, found = stepping.model, list[Found]()
-    given = random_weights(model)
-    for behind in (rows().take(np.arange(11, BATCH)), rows().take(np.full(5, 39))):
-        data = Rows(*(np.concatenate([getattr(rows(), name)[:11], 100.0 ** (name == "numbers") * getattr(behind, name)])
-                      .astype(getattr(behind, name).dtype) for name in rows().__dataclass_fields__))  # fmt: skip
-        found.append(stepping.take(given, data, live))
-        for side, places in (("user", BATCH), ("item", BATCH + 3)):
-            ids = found[-1].reads[side]["row"].ids.reshape(places, -1)
-            assert (ids[:11] >= 0).any(axis=1).all() and (ids < model.tables[side].rows).all()
-            assert (ids[11:BATCH] < 0).all(), "outside the table: nothing is read"
-    assert_same_arrays(found[0][2:], found[1][2:])
 
 
 def same_everywhere(model: TwoTower) -> Given:
@@ -203,3 +179,117 @@ def test_scores_in_blocks() -> None:
     assert float(ours[0]) == pytest.approx(float(theirs[0]), rel=1e-5)
     for one, other in zip(ours[1], theirs[1], strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", [partial(triplet, margin=0.5), infonce], ids=["triplet", "infonce"])
+def test_derivatives_where_vectors_are_one_place_or_opposite(loss: Any) -> None:
+    """A cosine may by rounding leave [-1, 1]; a row may have no wrong item."""
+    query, cosines = jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0 + 1e-6, -1.0, -1.0 - 1e-6])
+    places = jnp.stack([cosines, jnp.zeros(4)], axis=1)
+
+    def total(query: Any, right: Any, candidates: Any, wrong: Any) -> tuple[Any, Any]:
+        losses = loss(right @ query, jnp.stack([candidates @ query, query[:1].repeat(4)]), wrong)
+        return jnp.sum(losses), losses
+
+    slope = jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True))
+    for held in (True, False):
+        (_, losses), slopes = slope(query, places, places, jnp.full((2, 4), held))
+        assert np.isfinite(losses).all() and all(np.isfinite(one).all() for one in slopes)
+        assert held or (not np.any(losses) and not any(np.any(one) for one in slopes))
+
+
+# ---- what is drawn ---------------------------------------------------------------------------------------------------
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def states(config: Config, steps: int, dead: tuple[int, ...] = ()) -> list[TrainState]:
+    """The state at the beginning and after each step, of 16 rows or, every third, of 8; ``dead`` ones have no row."""
+    model = TwoTower(config, SCHEMA)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, steps))
+    feed = model.feed(rows(), Plan(BATCH, 1, "random", 0, 2**20, training=True))
+    constants = model.constants(interactions(config.loss.mask == "positives"))
+    given = random_weights(model)
+    carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(model.carry, BATCH))
+    slots = [optimizer.dense.init(table) for table in given.tables.values()]
+    state = TrainState(jnp.int32(0), given.params, given.tables, optimizer.dense.init(given.params),
+                       dict(zip(given.tables, slots, strict=True)), None, carry | {"statistics": given.statistics},
+                       jax.random.key_data(jax.random.key(3)))  # fmt: skip
+    train_block = make_train_block(model, optimizer, config.optimizer.clip_norm)
+    block = train_block.lower(state, constants, feed.like()).compile()
+    found = [jax.tree.map(np.array, state)]  # copies: the block donates its state
+    for number, step in enumerate([block for epoch in range(4) for block in feed.epoch(epoch)][:steps]):
+        if number in dead:
+            step = step._replace(weight=jnp.zeros_like(step.weight))
+        state, stats = block(state, constants, step)
+        assert np.isfinite(stats.loss).all() and (
+            number not in dead or (float(stats.loss[0]), int(stats.steps)) == (0, 0)
+        )
+        found.append(jax.tree.map(np.array, state))
+    return found
+
+
+@cache
+def hard_states() -> list[TrainState]:
+    """Eight steps with hard negatives looked up every third; the fifth has no row."""
+    loss = {"name": "triplet", "hard_negatives": 2, "hard_pool": 4, "refresh_steps": 3}
+    return states(make_config(loss=loss, optimizer={"name": "adam", "learning_rate": 0.1}), 8, dead=(4,))
+
+
+def test_a_step_without_rows_changes_nothing() -> None:
+    found = hard_states()
+    assert_same_arrays(found[4], found[5])
+    for before, after in ((found[3], found[4]), (found[5], found[6])):
+        ours, theirs = arrays(before), arrays(after)
+        assert all(np.isfinite(value).all() for value in theirs.values())
+        moved = {name for name, value in theirs.items() if np.any(value != ours[name])}
+        assert {".step", ".tables['item']", ".carry['statistics']['user']['BatchNorm_0']['mean']",
+                ".params['item']['Dense_0']['kernel']"} <= moved  # fmt: skip
+
+
+def test_hard_negatives_are_looked_up_every_so_many_steps() -> None:
+    """With the weights of that moment; the dead step is none."""
+    found = hard_states()
+    model = TwoTower(make_config(), SCHEMA)
+    encode, indices = jax.jit(model.encode, static_argnums=0), 0
+    for number, (before, after) in enumerate(pairwise(found)):
+        assert int(after.carry["steps"]) == number + 1 - (number >= 4)
+        if number not in (0, 3, 7):  # steps 0, 3 and, as one was dead, 6
+            np.testing.assert_array_equal(after.carry["near"], before.carry["near"])
+            continue
+        weights = {"params": before.params, "tables": before.tables, "statistics": before.carry["statistics"]}
+        vectors = np.asarray(encode("item", weights, *catalogue()), np.float64)
+        cosines = vectors @ vectors.T
+        np.fill_diagonal(cosines, -2)
+        cosines[:, 0] = -2
+        expected = np.argsort(-cosines, axis=1)[:, :4]
+        same = [set(a) == set(b) for a, b in zip(after.carry["near"].tolist(), expected.tolist(), strict=True)]
+        assert all(same[1:]), "the nearest, without the item itself and the unknown one"
+        indices += bool(np.any(after.carry["near"] != before.carry["near"]))
+    assert indices == 3, "they differ, so that looking them up matters"
+
+
+def test_what_no_row_holds_is_no_hard_negative() -> None:
+    """As are items held out whole: they would be nothing but wrong."""
+    model = TwoTower(make_config(loss={"hard_negatives": 2, "hard_pool": 8}), SCHEMA)
+    given, counts = random_weights(model), np.where(np.arange(N_ITEMS) % 3 == 0, 0, item_counts() + 1)
+    constants = model.constants(interactions()._replace(counts=counts))
+    carry = model.carry(BATCH) | {"statistics": given.statistics}
+    look = jax.jit(lambda: model._refreshed(given.params, Tables(given.tables), carry, constants)["near"])
+    near = np.asarray(look())
+    trained = set(np.flatnonzero(counts[1:]) + 1)
+    for item in range(1, N_ITEMS):
+        assert set(near[item]) - {0} == trained - {item}, "all that are, as the pool is larger, and 0 for the others"
+
+
+def test_a_table_of_rows_is_trained_like_a_dense_one() -> None:
+    """Under sgd, step for step."""
+    clipped = {"clip_norm": 0.7}
+    dense, by_rows = (states(make_config(model={"table": table}, optimizer=clipped), 3) for table in ("dense", "rows"))
+    np.testing.assert_array_equal(dense[0].tables["item"], by_rows[0].tables["item"])
+    for ours, theirs, before in zip(by_rows[1:], dense[1:], dense, strict=False):
+        assert min(np.abs(theirs.tables[side] - before.tables[side]).max() for side in ("user", "item")) > 1e-3
+        for a, b in zip(jax.tree.leaves((ours.params, ours.tables, ours.carry)),
+                        jax.tree.leaves((theirs.params, theirs.tables, theirs.carry)), strict=True):  # fmt: skip
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -45,32 +45,9 @@ def test_the_table_holds_the_wanted_probabilities(counts: list[int], alpha: floa
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize(
-    "counts",
-    [
-        [1],
-        [49],  # 49 * (1 / 49) is below 1 in float64: no column reaches the mean
-        [0, 0, 5],
-        [7] * 49,
-        [1] * 1000 + [10**12],
-        [10**12] + [0] * 1000 + [1],
-        [0, 1, 2],
-        [2, 1, 0],
-        list(range(300)),
-    ],
-    ids=[
-        "one",
-        "one, rounded",
-        "zeros first",
-        "equal",
-        "skewed",
-        "skewed with zeros",
-        "one at the mean",
-        "falling",
-        "range",
-    ],
-)
+@pytest.mark.parametrize("counts", [[1], [49], [0, 0, 5], [7] * 49, [1] * 1000 + [10**12], [0, 1, 2], list(range(300))])
 def test_special_counts(counts: list[int], alpha: float) -> None:
+    """Of a single item 49 * (1 / 49) is below 1 in float64: no column reaches the mean."""
     check(np.array(counts), alpha)
 
 
