@@ -1,4 +1,4 @@
-"""MERRec's queries, scores and losses are the plain ones in NumPy; padding is nothing; rows are updated alone."""
+"""MERRec's queries, scores and losses are the plain ones in NumPy; which rows are left out; what is refused."""
 
 from __future__ import annotations
 
