@@ -140,7 +140,7 @@ def main(argv: Sequence[str]) -> None:
         print(report.section([report.Results(file=Path(options.json or ""), **result)]))
     if options.alone:
         result["softmax"] = output_layer(options)
-        print(report.table({name: str(value) for name, value in row.items()} for row in result["softmax"]))
+        print(report.table(result["softmax"], result["softmax"][0]))
     if options.json:
         write_text(Path(options.json), json.dumps(result, indent=2) + "\n")
     return None

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from jaxrec.benchmarks.sizes import SIZES
 from jaxrec.cli.command import Parser
 from jaxrec.cli.json_text import parse_json
 from jaxrec.errors import UserError, explained
@@ -27,17 +25,23 @@ Several files may be named. Those of one machine (the same device, number of dev
 section; those of different machines get one each, and the report says that they must not be compared.
 """
 
-SETTINGS = ("units", "dim", "n_sample", "precision")  # in a table's caption where all rows share them, else columns
+COLUMNS = (
+    "loss", "hard", "head", "batch", "items", "units", "dim", "n_sample", "precision", "steps_per_s", "steps_per_s_min",
+    "steps_per_s_max", "events_per_s", "matmul_share", "copy_share", "compile_s", "peak_memory_mb",
+    "exchanged_per_step", "input_wait_share",
+)  # fmt: skip
+PEER_COLUMNS = ("peer", "model", "loss", "batch", "items", "steps_per_s", "events_per_s", "ratio", "ratios")
 NOTES = """
 ## How to read it
 
-Steps/s is the median of several repetitions (slowest to fastest) without compilation. Shares are of what the same
-device reached on a large float32 matrix product and on a copy just before, for the operations and bytes that the
-algorithm needs. Compile time is short where the compilation cache had the program. Peak memory is one device's for the
-compiled block of steps: state, constants, a block of data, and what a step takes beside them. Bytes exchanged are those
-of the results of the compiled program's collectives on one device, for the same batch spread over 8 virtual CPU
-devices. Streamed rows have their data on the host, and their time includes feeding; waited is the share of it that the
-loop stood waiting for the next block, in which the device may still have been at the one before.
+steps_per_s is the median of several repetitions (with the slowest and the fastest) without compilation; events are
+samples where the model reads rows. Shares are of what the same device reached on a large float32 matrix product and on
+a copy just before, for the operations and bytes that the algorithm needs. compile_s is short where the compilation
+cache had the program. peak_memory_mb is one device's for the compiled block of steps: state, constants, a block of
+data, and what a step takes beside them. exchanged_per_step are the bytes of the results of the compiled program's
+collectives on one device, for the same batch spread over 8 virtual CPU devices. Streamed rows have their data on the
+host, and their time includes feeding; input_wait_share is the share of it that the loop stood waiting for the next
+block, in which the device may still have been at the one before. ratios are jaxrec's rate over the peer's by round.
 """
 
 
@@ -92,10 +96,7 @@ def markdown(machines: Sequence[Sequence[Results]], picture: str) -> str:
     """The report on the files of each machine, with a picture of this name."""
     lines = ["# Training throughput", "", f"![Events or samples a second by model]({picture.replace(' ', '%20')})", ""]
     if len(machines) > 1:
-        lines += [
-            f"**Figures of {len(machines)} different machines, which must not be compared.**",
-            "",
-        ]
+        lines += [f"**Figures of {len(machines)} different machines, which must not be compared.**", ""]
     for number, files in enumerate(machines, 1):
         lines.append(section(files, f"Machine {number}: " if len(machines) > 1 else ""))
     return "\n".join(lines) + NOTES
@@ -112,71 +113,29 @@ def section(files: Sequence[Results], name: str = "") -> str:
         used = f"; at most {peak:,.0f} MB of the device's memory in use" if peak else ""
         lines.append(f"- {one.date}, {one.file.name}: `{one.command}`{used}")
     for model in dict.fromkeys(row["model"] for row in rows):
-        of_model = [row for row in rows if row["model"] == model]
-        differ = [key for key in SETTINGS if len({str(row.get(key)) for row in of_model}) > 1]
-        shared = [f"{key} {of_model[0][key]}" for key in SETTINGS if key not in differ and of_model[0].get(key)]
-        lines += ["", f"### {name}{model}", "", *([", ".join(shared), ""] if shared else [])]
-        lines += [table(_cells(row, differ) for row in of_model)]
+        lines += ["", f"### {name}{model}", "", table([row for row in rows if row["model"] == model], COLUMNS)]
     if peers := [peer for one in files for peer in one.peers]:
-        lines += ["", f"### {name}Other people's code in the same sitting", "", table(map(_peer_cells, peers))]
+        lines += ["", f"### {name}Other people's code in the same sitting", "", table(peers, PEER_COLUMNS)]
     return "\n".join([*lines, ""])
 
 
-def _cells(row: dict[str, Any], differ: Sequence[str]) -> dict[str, str]:
-    low, high = (_rate(row[f"steps_per_s_{end}"]) for end in ("min", "max"))
-    sent, waited = row.get("exchanged_per_step"), row.get("input_wait_share")
-    kinds = ", ".join(f"{kind} {size(count)}" for kind, count in (sent or {}).items())
-    return {
-        "loss": label(row), "batch": f"{row['batch']:,}", "items": f"{row['items']:,}",
-        **{name: str(row.get(name, "-")) for name in differ},
-        "steps/s": f"{_rate(row['steps_per_s'])} ({low} to {high})",
-        f"{_unit(row['model'])}/s": f"{row['events_per_s']:,.0f}",
-        "of matrix product": f"{row['matmul_share']:.1%}", "of copy": f"{row['copy_share']:.1%}",
-        "compile": f"{row['compile_s']:.1f} s", "peak memory": size(1e6 * row["peak_memory_mb"]),
-        "exchanged a step at 8 devices": "-" if sent is None else f"{size(sum(sent.values()))} ({kinds})",
-        "waited": "-" if waited is None else f"{waited:.1%}",
-    }  # fmt: skip
+def table(rows: Sequence[dict[str, Any]], columns: Iterable[str]) -> str:
+    """Markdown of rows, aligned; columns in which no row has anything are left out."""
+    names = [name for name in columns if any(row.get(name) is not None for row in rows)]
+    cells = [[_shown(row.get(name)) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = [names, ["-" * width for width in widths], *cells]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
 
 
-def _peer_cells(peer: dict[str, Any]) -> dict[str, str]:
-    ratios = peer["ratios"]
-    return {
-        "peer": peer["peer"], "model": peer["model"], "loss": peer["loss"], "batch": f"{peer['batch']:,}",
-        "items": f"{peer['items']:,}", "steps/s": _rate(peer["steps_per_s"]),
-        "events or samples/s": f"{peer['events_per_s']:,.0f}",
-        "jaxrec's rate over it (rounds)": f"{median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})",
-    }  # fmt: skip
-
-
-def label(row: dict[str, Any]) -> str:
-    """What tells a row from others of its model: the loss with its hard negatives, and what ranks."""
-    return row["loss"] + (" + hard" if row.get("hard") else "") + (f" {row['head']}" if "head" in row else "")
-
-
-def table(rows: Iterable[dict[str, str]]) -> str:
-    """Markdown of rows with the same columns, aligned; columns in which no row has anything are left out."""
-    cells = list(rows)
-    names = [name for name in cells[0] if any(row[name] != "-" for row in cells)]
-    widths = {name: max(len(name), *(len(row[name]) for row in cells)) for name in names}
-    lines = [{name: name for name in names}, {name: "-" * widths[name] for name in names}, *cells]
-    return "\n".join("| " + " | ".join(line[name].ljust(widths[name]) for name in names) + " |" for line in lines)
-
-
-def _unit(model: str) -> str:
-    return SIZES[model].unit if model in SIZES else "events"
-
-
-def size(count: float) -> str:
-    """Bytes for people: ``812 B``, ``4.1 kB``, ``1.55 GB``."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} GB" if count < 999.5 else f"{count:,.0f} GB"
-
-
-def _rate(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):  # bytes by kind of collective
+        return ", ".join(f"{kind} {_shown(number)}" for kind, number in value.items()) or "0"
+    if isinstance(value, list):
+        return " ".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 # ---- the picture -----------------------------------------------------------------------------------------------------
@@ -205,12 +164,13 @@ def _panel(axes: Any, model: str, rows: Sequence[dict[str, Any]]) -> None:
     """A panel of one model on one machine."""
     if not rows:
         return axes.set_axis_off()
-    names = [f"{row.get('peer', label(row))}, {row['batch']:,}, {row['items']:,} items" for row in rows]
+    keys = ("peer", "loss", "hard", "head", "batch", "items")
+    names = [", ".join(f"{_shown(row[key])} {key}" for key in keys if key in row) for row in rows]
     rates, colours = [row["events_per_s"] for row in rows], ["0.75" if "peer" in row else "C0" for row in rows]
     drawn = axes.barh(range(len(rows)), rates, color=colours, height=0.75)
-    axes.bar_label(drawn, [f"{_rate(row['steps_per_s'])} steps/s" for row in rows], padding=5, fontsize=8)
+    axes.bar_label(drawn, [f"{_shown(row['steps_per_s'])} steps/s" for row in rows], padding=5, fontsize=8)
     axes.set_yticks(range(len(rows)), names, fontsize=8)
-    axes.set(xlim=(0, 1.3 * max(rates) or 1.0), xlabel=f"{_unit(model)}/s", ylabel=model)
+    axes.set(xlim=(0, 1.3 * max(rates) or 1.0), xlabel="events or samples/s", ylabel=model)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     return None

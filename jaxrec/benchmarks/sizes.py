@@ -71,7 +71,6 @@ class Size(NamedTuple):
         units, dim: fields of the model that the result shows as such; of several layers the last one's.
         full: whether all steps have ``batch`` targets, but for the end of an epoch; otherwise they do on average.
         cpu_steps: of a repetition on a CPU, that it takes a second or two on two cores; None: as elsewhere.
-        unit: what targets are called.
     """
 
     rows: dict[str, tuple[Any, ...]]
@@ -81,7 +80,6 @@ class Size(NamedTuple):
     dim: str
     full: bool = False
     cpu_steps: int | None = None
-    unit: str = "events"
 
 
 def prepare(name: str, options: Any) -> Prepared:
@@ -226,12 +224,11 @@ SIZES = {
                  "layers", "embedding_dim", cpu_steps=20),
     # Two blocks of one head.
     "sasrec": Size(DIGINETICA, _sequences, _sessions, None, "embedding_dim", cpu_steps=20),
-    "autoint": Size({"batch": (2048,)}, _autoint, _rows, "attention_dim", "embedding_dim", full=True, cpu_steps=40,
-                    unit="samples"),
+    "autoint": Size({"batch": (2048,)}, _autoint, _rows, "attention_dim", "embedding_dim", full=True, cpu_steps=40),
     "two_tower": Size({"loss": ("triplet", "infonce"), "batch": (4096,), "hard": (0, 4)},
                       lambda options: {"data": {"fields": TOWER_FIELDS},
                                        "loss": {"name": options.loss, "hard_negatives": options.hard}},
-                      _interactions, "hidden", "output_dim", full=True, cpu_steps=40, unit="samples"),
+                      _interactions, "hidden", "output_dim", full=True, cpu_steps=40),
     # As published: names of 384, event vectors of 32, GRU 128 x 2.
     "merrec": Size({"items": (10_000, 100_000, 1_000_000), "loss": ("cross_entropy",), "batch": (512,),
                     "head": ("both",)}, lambda options: {"model": {"head": options.head}, "loss": _loss(options)},

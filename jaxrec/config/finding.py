@@ -116,7 +116,7 @@ def find_loss(model: type[ModelConfig], called: str, name: Any) -> type[LossConf
     known, kinds = losses_of(model), tuple(kind for kind in model.losses if not _name(kind))
     if name in list(losses()) and name not in known:
         having = [other for other, section in models().items() if name in losses_of(section)]
-        raise UserError(f"loss.name: found {shown(name)}, but it belongs to {listed(having)}; choose "
+        raise UserError(f"loss.name: found {shown(name)}, but it belongs to {listed(having or ['no model'])}; choose "
                         f"{listed(list(known), 'or')} for {called}")  # fmt: skip
     found: type[LossConfig] = _find("loss", name, known, LossConfig, "Loss")
     if found not in known.values() and not issubclass(found, kinds):

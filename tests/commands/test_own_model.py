@@ -61,9 +61,8 @@ def test_a_model_and_a_loss_of_ones_own(
     fails(capsys, "recommend", "--run", run, "--items", 1, names=message)
 
 
-def test_its_fields_are_validated_and_shown(package: Path, tmp_path: Path) -> None:
+def test_its_fields_are_shown_and_dumped(package: Path, tmp_path: Path) -> None:
     text = field_help(None, ["--model.name", "shop.last_mean", "--loss.name", "shop.hinge"])
-    assert "fields of shop.last_mean with loss shop.hinge and optimizer adagrad" in text
     assert "--model.last [3]" in text and "--loss.margin [1.0]" in text and "--model.window [20]" in text
     assert "--model.layers" not in text and "--loss.logq" not in text
     config = configuration.parse({"data": {"path": "d"}, "model": {"name": "shop.last_mean", "last": 4}})

@@ -42,7 +42,6 @@ SPACE: dict[str, Any] = FIXED | {
     RATE: {"low": "1e-7", "high": 0.1, "log": True},
     "optimizer.warmup_steps": {"low": 0, "high": 3},
 }
-RESULTS = ("trials.csv", "best.yaml", "history.png", "parameters.png")
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +78,7 @@ def stand_in(config: Config, path: Path, resume: bool, report: Report) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "train", stand_in)
+    monkeypatch.setattr(tune, "write_pictures", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_the_results_are_those_of_the_runs(study: Path) -> None:
     head = f"# validation auc {float(best['value']):.6g} after epoch {best['best_epoch']}: "
     assert (study / "best.yaml").read_text().startswith(head)
     assert [path.parent for path in study.glob("trial_*/state")] == [run]  # the disk holds one trial's checkpoints
-    assert all((study / name).read_bytes().startswith(b"\x89PNG") for name in RESULTS[2:])
+    assert all((study / name).read_bytes().startswith(b"\x89PNG") for name in ("history.png", "parameters.png"))
 
 
 @pytest.mark.usefixtures("quick")
@@ -129,10 +129,10 @@ def test_more_trials_add_to_a_search(config: Path, tmp_path: Path, capsys: Capsy
     assert printed[0] == f"{out}: going on after 2 of 6 trials"
     assert [line.split(":")[0] for line in printed[1:5]] == [f"trial {number}" for number in range(2, 6)]
     assert table(out) == table(whole) and len(list(out.glob("trial_*/state"))) == 1
-    for name in RESULTS:
+    for name in ("trials.csv", "best.yaml"):
         (out / name).unlink()
     assert call(*search(config, out, SPACE, 3)) == 0
-    assert table(out) == table(whole) and all((out / name).is_file() for name in RESULTS)
+    assert table(out) == table(whole) and (out / "best.yaml").is_file()
 
 
 @pytest.mark.slow
@@ -203,6 +203,7 @@ def test_trials_that_fail_alone_and_errors_that_are_not_a_trials_own(
     monkeypatch.setattr(tune, "train", full)
     assert call(*search(config, tmp_path / "study", rates, 12)) == 2
     monkeypatch.setattr(tune, "train", train)
+    monkeypatch.setattr(tune, "write_pictures", lambda *_: None)
     assert call(*search(config, tmp_path / "study", rates, 12)) == 0
     outcomes = {(row[RATE], row["state"]) for row in table(tmp_path / "study")}
     assert outcomes == {("1e+30", "failed"), ("2.0", "failed"), ("3.0", "failed"), ("0.03", "complete")}
@@ -245,41 +246,36 @@ def test_directories_that_are_refused(config: Path, tmp_path: Path, capsys: Caps
     assert call(*search(config, whole, SPACE, 1)) == 0
     record = (whole / "study.yaml").read_text()
 
-    def fails(names: str, damage: Any = lambda out: None, space: object = SPACE, *more: object) -> None:
-        out = Path(shutil.copytree(whole, tmp_path / "copy"))
-        damage(out)
-        assert call(*search(config, out, space, 2, *more)) == 2
-        assert names in capsys.readouterr().err
-        shutil.rmtree(out)
-
     def refuse_trials(out: Path) -> None:
         with sqlite3.connect(out / "study.db") as other:
             other.execute("CREATE TRIGGER full BEFORE INSERT ON trials BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
         other.close()
 
-    for text in ("a: [", "config: 1", "config: {data: {pat: x}}", "[]"):
-        fails("study.yaml: damaged", lambda out, text=text: (out / "study.yaml").write_text(text))
+    def write(name: str, text: str) -> Any:
+        return lambda out: (out / name).write_text(text)
+
     changed = record.replace("content_hash: ", "content_hash: 0")
-    fails("holds another study (data.content_hash: was 0", lambda out: (out / "study.yaml").write_text(changed))
-    fails("study.db: unusable (file is not a datab", lambda out: (out / "study.db").write_bytes(b"no database" * 100))
-    fails("study.db: missing, but there are trials beside it", lambda out: (out / "study.db").unlink())
-    fails("exists and holds no study", lambda out: (out / "study.yaml").unlink())
-    fails("disk is full", refuse_trials)
-    fails("config.training.epochs: was 3, now 4", lambda out: None, SPACE, "--training.epochs", 4)
-    fails("options.seed: was 30, now 1", lambda out: None, SPACE, "--seed", 1)
-    other = SPACE | {"optimizer.warmup_steps": {"low": 1, "high": 3}}
-    fails("space.optimizer.warmup_steps.low: was 0, now 1", lambda out: None, other)
+    cases: list[tuple[str, Any, tuple[object, ...]]] = [
+        ("study.yaml: damaged", write("study.yaml", "config: {data: {pat: x}}"), ()),
+        ("study.yaml: damaged", write("study.yaml", "config: 1"), ()),
+        ("holds another study (data.content_hash: was 0", write("study.yaml", changed), ()),
+        ("study.db: unusable (file is not a datab", write("study.db", "no database" * 100), ()),
+        ("study.db: missing, but there are trials beside it", lambda out: (out / "study.db").unlink(), ()),
+        ("exists and holds no study", lambda out: (out / "study.yaml").unlink(), ()),
+        ("disk is full", refuse_trials, ()),
+        ("config.training.epochs: was 3, now 4", str, ("--training.epochs", 4)),
+        ("options.seed: was 30, now 1", str, ("--seed", 1)),
+    ]
+    for names, damage, more in cases:
+        out = Path(shutil.copytree(whole, tmp_path / "copy"))
+        damage(out)
+        assert call(*search(config, out, SPACE, 2, *more)) == 2
+        assert names in capsys.readouterr().err
+        shutil.rmtree(out)
 
 
-@pytest.mark.parametrize(
-    ("space", "base"),
-    [("autoint", "autoint_plus_ml1m"), ("gru4rec", "gru4rec_diginetica"), ("narm", "narm_diginetica"),
-     ("two_tower", "two_tower_ml1m")],
-)  # fmt: skip
-def test_the_spaces_that_come_with_the_package(space: str, base: str) -> None:
-    found = load_space(ROOT / "configs" / f"tune_{space}.yaml")
-    config = found.check(configuration.load(ROOT / "configs" / f"{base}.yaml"))
-    assert config.data.validation_fraction > 0
-    tried = list(found.combinations())
-    for place, parameter in enumerate(found.parameters.values()):
-        assert all(any(values[place] == probe for values in tried) for probe in parameter.probes())
+@pytest.mark.parametrize("space", ["autoint_plus_ml1m", "gru4rec_diginetica", "narm_diginetica", "two_tower_ml1m"])
+def test_the_spaces_that_come_with_the_package(space: str) -> None:
+    model = space.replace("_plus", "").rpartition("_")[0]
+    found = load_space(ROOT / "configs" / f"tune_{model}.yaml")
+    assert found.check(configuration.load(ROOT / "configs" / f"{space}.yaml")).data.validation_fraction > 0

@@ -83,7 +83,7 @@ def test_all_cells_run_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "of optimum" in output(evaluate)
     assert any("image/png" in one.get("data", {}) for one in evaluate.outputs)
     assert output(recommend).splitlines()[1].split() == ["rank", "item", "score"]
-    assert "events/s" in output(throughput) and "### gru4rec" in output(throughput)
+    assert "events_per_s" in output(throughput) and "### gru4rec" in output(throughput)
     assert output(imported).strip() == "False", "the kernel would hold the TPU that commands need"
 
     # Stopped and resumed, it ended as if it had never been stopped.

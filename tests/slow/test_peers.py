@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import numpy as np
 import pytest
 
 from jaxrec.benchmarks.peers import AUTHORS, Peer, find_peer, running
-from jaxrec.benchmarks.sizes import synthetic_sessions
 from jaxrec.cli.command import command
 from jaxrec.errors import UserError
 
@@ -183,16 +181,6 @@ def test_recbole_is_handed_padded_prefixes(tmp_path: Path, monkeypatch: pytest.M
     assert len(found) == 8  # every click but the first of a session; RecBole counts items from 1
     assert found[7] == ((6, 0, 0, 0, 0), 1) and found[3] == ((2, 0, 0, 0, 0), 1)
     assert found[13] == ((8, 9, 10, 11, 12), 5)  # the last five of seven
-
-
-@pytest.mark.skipif("JAXREC_PEER" not in os.environ, reason="JAXREC_PEER names no checkout of the authors' code")
-@pytest.mark.parametrize("loss", ["cross_entropy", "bpr_max"])
-def test_the_authors_code_runs(loss: str) -> None:
-    peer = find_peer(os.environ["JAXREC_PEER"], os.environ.get("JAXREC_PEER_PYTHON", sys.executable), ["gru4rec"], [])
-    sessions = synthetic_sessions(20, 400)
-    data = {"items": sessions.items, "offsets": sessions.offsets}
-    with running(peer, spec("authors", path=peer.path, loss=loss), data) as (_, ask):
-        assert ask(2)["targets"] > 0 and ask(200)["steps"] == 200  # more than an epoch
 
 
 def test_the_command_writes_peers_beside_its_rows(

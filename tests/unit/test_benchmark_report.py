@@ -50,18 +50,18 @@ def test_one_machine() -> None:
     for line in (
         "## Chip 9", "- ceilings: 190 GFLOP/s of a large matrix product, 20 GB/s copied",
         "- 2026-11-22, a.json: `benchmark.py all`; at most 1,234 MB of the device's memory in use",
-        "units 100, dim 100, n_sample 2048, precision float32", "units 100, dim 100, n_sample 2048",
     ):  # fmt: skip
         assert line in text.splitlines()
     table = cells(text)
-    assert table[2] == ["cross_entropy", "32", "40,000", "850 (800 to 900)", "27,200", "47.0%", "1.2%", "1.2 s",
-                        "55.8 MB", "121 kB (all-gather 1 kB, all-reduce 120 kB)"]  # fmt: skip
-    assert table[3][-1] == "-"
-    # What differs between a model's rows is a column.
-    assert table[4][3:6] == ["precision", "steps/s", "samples/s"] and table[4][-1] == "waited"
-    assert table[6][:6] == ["triplet + hard", "32", "40,000", "float32", "850 (800 to 900)", "70,400"]
-    assert table[6][-1] == "3.4%" and table[7][3:5] == ["bfloat16", "2.3 (800 to 900)"]
-    assert table[-1][-2:] == ["4,928", "5.40 (5.20 to 5.70)"]
+    lines = [dict(zip(head, line, strict=True)) for head, *more in (table[:1] + table[2:4], table[4:5] + table[6:8])
+             for line in more]  # fmt: skip
+    assert [line["loss"] for line in lines] == ["cross_entropy", "bpr_max", "triplet", "infonce"]
+    assert lines[0]["exchanged_per_step"] == "all-gather 1,000, all-reduce 120,000"
+    assert lines[1]["exchanged_per_step"] == "-" and lines[3]["exchanged_per_step"] == "0"
+    assert lines[0]["steps_per_s"] == "850" and lines[0]["matmul_share"] == "0.47" and "hard" not in lines[0]
+    assert lines[2] == lines[2] | {"hard": "4", "events_per_s": "70,400", "input_wait_share": "0.034"}
+    assert lines[3]["steps_per_s"] == "2.35" and lines[3]["input_wait_share"] == "-"
+    assert table[-1][-1] == "5.4 5.7 5.2"
 
 
 def test_other_machines_are_kept_apart_in_text_and_picture() -> None:
@@ -94,8 +94,8 @@ def test_the_command(script: Any, tmp_path: Path, monkeypatch: Any, capsys: pyte
 
 
 @pytest.mark.parametrize("change", [
-    {"rows": []}, {"rows": [{"model": "narm", "loss": "softmax"}]}, {"rows": [row("narm", "x", steps_per_s="9")]},
-    {"machine": {"device": "x"}}, {"peers": [PEER | {"ratios": 5.0}]}, None,
+    {"rows": []}, {"rows": [{"model": "narm", "loss": "softmax"}]}, {"rows": [row("narm", "x", events_per_s="9")]},
+    {"machine": {"device": "x"}}, None,
 ])  # fmt: skip
 def test_files_that_are_not_the_benchmarks(tmp_path: Path, change: Any) -> None:
     good = json.loads(results(row("gru4rec", "cross_entropy")).model_dump_json())
