@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import zlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 
 WIDTH = 48
 WORDS = {
@@ -43,6 +46,13 @@ def fake_embed(texts: list[str], model: str, **_: Any) -> np.ndarray:
             np.mean([np.random.default_rng(zlib.crc32(w.encode())).normal(size=WIDTH) for w in words], axis=0)
         )
     return np.array(vectors, np.float16)
+
+
+def fake_encoding(patch: pytest.MonkeyPatch) -> None:
+    """Embeddings from words, without torch."""
+    text = ModuleType("jaxrec.data.text.encoding")
+    text.embed = fake_embed  # type: ignore[attr-defined]
+    patch.setitem(sys.modules, "jaxrec.data.text.encoding", text)
 
 
 def made_products(texts: list[str], products: int = 7) -> list[dict[str, Any]]:

@@ -6,19 +6,23 @@ very product that is to be recommended (clusters.py); or it is given (``--custom
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, NotRequired
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, BeforeValidator, Field
+from typing_extensions import TypedDict
 
+from jaxrec.cli.json_text import parse_json
 from jaxrec.data.encode import RawField, RawRows
-from jaxrec.errors import UserError
-from jaxrec.personas.amore_files import Shop, read_customers, read_products
+from jaxrec.errors import UserError, shown
 from jaxrec.personas.clusters import describe, draw_attributes, find_personas
 from jaxrec.personas.files import Reviews
-from jaxrec.personas.rules import read_rules
+from jaxrec.personas.rules import Range, Text, Whole, read_rules, validated
 from jaxrec.sources.shared import ranged
 
 HELP = "products with reviews in a JSON file; customers are drawn from personas of the reviews, or given"
@@ -26,6 +30,8 @@ KIND = "rows"
 CLUSTERS = 6
 MODEL = "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2"
 OWN = ("customer", "product", "category", "brand", "price", "product_rating")  # fields beside the attributes
+CATEGORIES = {97: "Skincare", 98: "Makeup", 99: "Perfume", 101: "Accessories", 103: "Men"}
+Amount = Annotated[float, Field(strict=True, ge=0, le=1e30)]  # whose square is still a number, and finite as float32
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -69,22 +75,23 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         raise UserError(f"{arguments.personas}: {rules[0].name}.attributes.{taken[0]}: a field of every data set is "
                         f"called so; name it other than {', '.join(OWN)}")  # fmt: skip
     shop = read_products(arguments.raw)
-    n, seed, embeddings = len(shop.texts), arguments.seed, None
+    n, seed, ids, embeddings = len(shop.texts), arguments.seed, None, None
     customers = read_customers(arguments.customers, shop, rules[0].attributes) if given else None
     if model is not None:
         from jaxrec.data.text.encoding import embed  # what needs no model must work without it
 
         embeddings = embed(shop.texts, model)
     if customers is not None:  # personas of the rules in their order, then others as they first appear
-        present = dict.fromkeys(customers.personas)
+        ids, named, attributes = customers
+        present = dict.fromkeys(named)
         names = list(dict.fromkeys([*(rule.name for rule in rules if rule.name in present), *present]))
-        labels = np.array([names.index(name) for name in customers.personas], np.int32)
-        personas, attributes = describe(labels, names, shop.texts, rules, embeddings), customers.attributes
+        labels = np.array([names.index(name) for name in named], np.int32)
+        personas = describe(labels, names, shop.texts, rules, embeddings)
     else:
         assert embeddings is not None
         labels, personas = find_personas(embeddings, shop.texts, rules, clusters, seed)
         attributes = draw_attributes(labels, personas, rules, seed)
-    ids = (customers and customers.ids) or [f"user_{number:04d}" for number in range(n)]
+    ids = ids or [f"user_{number:04d}" for number in range(n)]
     products = [shop.products[product].product_id for product in shop.product]
     # Where a local folder lies says nothing about the content.
     called = "/".join(Path(model).resolve().parts[-2:]) if model and Path(model).is_dir() else model
@@ -130,3 +137,92 @@ def _rows(shop: Shop, reviews: Reviews, attributes: dict[str, np.ndarray], optio
                              "seed": reviews.seed, "model": reviews.model, "names": names}},
         write=reviews.write,
     )  # fmt: skip
+
+
+# ---- the files -------------------------------------------------------------------------------------------------------
+
+
+class Review(BaseModel):
+    """A review; further entries of the file do not matter."""
+
+    content: Text
+
+
+class Product(BaseModel):
+    """A product; the category is a name, or the number where it has none."""
+
+    product_id: Text
+    product_name: Text
+    price: Amount
+    brand_name: Annotated[Text | None, BeforeValidator(lambda name: None if name == "" else name)]
+    category: Annotated[Text, BeforeValidator(lambda one: CATEGORIES.get(one, str(one)) if type(one) is int else one)]
+    rating: Amount | None
+    reviews: Annotated[list[Review], Field(min_length=1)]
+
+
+class Shop(NamedTuple):
+    """The products of the file, in its order, and their reviews, one after the other."""
+
+    products: list[Product]
+    product: np.ndarray  # int64[n], the product of each review
+    texts: list[str]  # n, none empty
+
+    def numbers(self, name: str) -> np.ndarray:
+        """float64[P]; nan is unknown."""
+        values = [getattr(product, name) for product in self.products]
+        return np.array([math.nan if value is None else value for value in values], np.float64)
+
+
+def read_products(path: Path) -> Shop:
+    """Read a list of products with their reviews."""
+    advice = f"; expected a list of products, each with {', '.join(Product.model_fields)}"
+    kind = Annotated[list[Product], Field(min_length=1)]
+    products = validated(kind, _load(path, "--raw"), f"{path}: products", advice)
+    _check_distinct(f"{path}: products", "product_id", [one.product_id for one in products])
+    texts = [review.content for one in products for review in one.reviews]
+    return Shop(products, np.repeat(np.arange(len(products)), [len(one.reviews) for one in products]), texts)
+
+
+def read_customers(
+    path: Path, shop: Shop, kinds: Mapping[str, Any]
+) -> tuple[list[str] | None, list[str], dict[str, np.ndarray]]:
+    """The customer of each of n reviews, with the attributes ``kinds``, as rules have them: distinct ids (None where
+    the file has none), names of personas, and by attribute int64[n] or object[n] of text.
+    """
+    attributes: dict[str, Any] = {name: Whole if isinstance(kind, Range) else Text for name, kind in kinds.items()}
+    fields = {"purchased_product_id": Text, "persona_name": Text, "user_id": NotRequired[Text]} | attributes
+    customer = TypedDict("customer", fields)  # type: ignore[misc]
+    advice = f"; expected a list of customers, each with {', '.join(fields)}"
+    entries = validated(list[customer], _load(path, "--customers"), f"{path}: customers", advice)
+    if len(entries) != len(shop.texts):
+        raise UserError(f"{path}: {len(entries)} customers for {len(shop.texts)} reviews; give one a review, in their "
+                        "order")  # fmt: skip
+    for number, (entry, product) in enumerate(zip(entries, shop.product, strict=True)):
+        found, expected = entry["purchased_product_id"], shop.products[product].product_id
+        if found != expected:
+            raise UserError(f"{path}: customers.{number}.purchased_product_id: found {shown(found)}, but review "
+                            f"{number} is of '{expected}'; expected one customer a review, in their order")  # fmt: skip
+    ids = [entry["user_id"] for entry in entries if "user_id" in entry]
+    if 0 < len(ids) < len(entries):
+        raise UserError(f"{path}: {len(ids)} of {len(entries)} customers have a user_id; give one to each, or to none")
+    _check_distinct(f"{path}: customers", "user_id", ids)
+    columns = {name: np.array([entry[name] for entry in entries], np.int64 if isinstance(kind, Range) else object)
+               for name, kind in kinds.items()}  # fmt: skip
+    return ids or None, [entry["persona_name"] for entry in entries], columns
+
+
+def _check_distinct(place: str, field: str, names: list[str]) -> None:
+    first: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if first.setdefault(name, number) != number:
+            raise UserError(f"{place}.{number}.{field}: found {shown(name)}, which {first[name]} has too; give each "
+                            "its own")  # fmt: skip
+
+
+def _load(path: Path, option: str) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(f"{path}: cannot be read ({reason}); check {option}") from None
+    return parse_json(text, str(path), "mend or fetch the file again")

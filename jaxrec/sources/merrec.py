@@ -53,6 +53,7 @@ ATTRIBUTES = ("name", "price", "c0_name", "c0_id", "c1_name", "c1_id", "c2_name"
               "shipper_name", "product_id")  # fmt: skip
 INTEGERS = ("c0_id", "c1_id", "c2_id", "brand_id", "item_condition_id", "size_id", "shipper_id")
 FURTHER = (*INTEGERS[:5], "size_name", "size_id", "color", "shipper_id", "shipper_name", "product_id")
+HINT = "; is --delimiter right? the columns of a log of your own are named with --session, --item, --time and so on"
 RESERVED = ("item", "event", "row", "index", "listed", "sold", "name", "price")
 
 
@@ -181,8 +182,8 @@ def _attributes(columns: dict[str, Any], own: bool) -> dict[str, Attribute]:
 
 def _published(table: Table, target: str) -> dict[str, Any]:
     """The columns of the published data set, all of which have to be there."""
-    options_of = {name: option for option, (names, _) in ROLES.items() for name in names} | dict.fromkeys(FURTHER, "")
-    _check_there(table, [(name, option) for name, option in options_of.items() if name not in table.names])
+    for name in (*(name for names, _ in ROLES.values() for name in names), *FURTHER):
+        table.column(name, HINT)
     return {"session": SESSION, "item": f"{target}_id", "time": "stime", "event": "event_id", "price": "price"}
 
 
@@ -197,17 +198,17 @@ def _find_columns(table: Table, arguments: Namespace, notes: list[str]) -> dict[
     there; ``texts`` are of the category, the brand and the condition, by attribute, ``attributes`` kept as they are.
     """
     columns: dict[str, tuple[str, ...]] = {}
-    missing, silent = [], []
+    silent = []
     for option, (published, _) in ROLES.items():
         value = getattr(arguments, option)
         named = () if value is None else (value,) if isinstance(value, str) else tuple(value)
-        missing += [(name, option) for name in named if name not in table.names]
+        for name in named:
+            table.column(name)
         columns[option] = named or tuple(name for name in published if name in table.names)
         if option in NEEDED and not columns[option]:
-            missing.append(("", option))
+            raise UserError(f"{table.path}: no column of the {option}; name it with --{option}")
         if columns[option] and not named and option in list(ROLES)[:6]:
             silent.append(f"--{option} {' '.join(columns[option])}")
-    _check_there(table, missing)
     if silent:
         notes.append(f"columns of the published data set are there, as if given: {', '.join(silent)}")
     if len(columns["category"]) > len(CATEGORY):
@@ -225,18 +226,6 @@ def _find_columns(table: Table, arguments: Namespace, notes: list[str]) -> dict[
     further = tuple(name for name in FURTHER if name in table.names and name not in used)
     one = {role: next(iter(columns[role]), None) for role in ("item", "time", "event", "name", "price")}
     return {"session": columns["session"], **one, "texts": texts, "attributes": columns["attributes"] + further}
-
-
-def _check_there(table: Table, missing: Sequence[tuple[str, str]]) -> None:
-    """Refuse a file that lacks columns; of each its name, if it has one, and the option that names another."""
-    if not missing:
-        return
-    hint = "" if len(table.names) > 1 else "; is the --delimiter right?"
-    what = [(f"'{name}'{nearest(name, table.names)}" if name else f"of the {option}") + f" (--{option})" * bool(option)
-            for name, option in missing]  # fmt: skip
-    there = ", ".join(table.names[:30]) + (", ..." if len(table.names) > 30 else "")
-    raise UserError(f"{table.path}: no column {', '.join(what)}; it has {there}{hint}; name the columns of a log of "
-                    "your own with --session, --item, --time, --event, --name, --price, --category")  # fmt: skip
 
 
 def _event_types(

@@ -235,7 +235,6 @@ def test_where_there_is_an_optimum(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize(("option", "names"), [
     ("--items=10", "--items 10: too few"),
-    ("--mean-length=2.5", "--mean-length: '2.5'"),
     ("--raw-out=/proc/nowhere/raw", "/proc/nowhere/raw: .*No such file"),
     ("--raw-out={place}/full", "full: exists already and is not empty"),
     ("--raw-out={place}/data/raw", "data/raw: lies in --out"),

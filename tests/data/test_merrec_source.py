@@ -122,17 +122,6 @@ def test_parts_csv_and_types_that_other_programs_write_give_the_same_data(tmp_pa
     assert str(tmp_path) not in (made[0] / "manifest.json").read_text()
 
 
-def test_bytes_do_not_depend_on_threads_or_memory(tmp_path: Path) -> None:
-    drawn = np.random.default_rng(0).integers([0, 0, 1, 1, 0], [1000, 900, 90, 30, 3000], (9000, 5)).tolist()
-    rows = [ROW | {"user_id": u, "item_id": i, "name": f"name {i % 300}", "price": float(p), "stime": at(d, s)}
-            for u, i, p, d, s in drawn]  # fmt: skip
-    for number in range(3):
-        write(tmp_path / "raw" / f"{number}.parquet", rows[number::3])
-    options = [["--threads=1"], ["--threads=5", "--memory-limit=100MB"]]
-    one, other = (prepare(tmp_path / "raw", "--test-days=2", *more) for more in options)
-    assert (one / "manifest.json").read_bytes() == (other / "manifest.json").read_bytes()
-
-
 # ---- sequences -------------------------------------------------------------------------------------------------------
 
 
@@ -332,10 +321,8 @@ def test_what_is_optional(tmp_path: Path, capsys: Capsys) -> None:
 @pytest.mark.parametrize(("column", "value", "message"), [
     ("item_id", pa.array([[1]] * N), r"'item_id' is .*BIGINT\[\]"),
     ("price", pa.array(["1.5"] * (N - 1) + ["cheap"]), f"row {N}, .*'price': found 'cheap'"),
-    ("c1_id", 256.5, "column 'c1_id' holds what is no integer"),
     ("event_id", "share", "row 4, column 'event_id': found 'share', expected one of item_v"),
     ("sequence_id", None, "row 4, .* in each of user_id, session_id, sequence_id"),
-    ("stime", "2023-02-30", "row 4, column 'stime': found '2023-02-30'"),
 ])  # fmt: skip
 def test_a_value_that_cannot_be(column: str, value: Any, message: str, tmp_path: Path, capsys: Capsys) -> None:
     typed = isinstance(value, pa.Array)
@@ -347,13 +334,11 @@ def test_a_value_that_cannot_be(column: str, value: Any, message: str, tmp_path:
 
 
 @pytest.mark.parametrize(("words", "names"), [
-    (["--split-seed=3"], "--split-seed 3"),
-    ([], r"'user_id' \(--session\), .*'item_id' \(--item\), .*'price' \(--price\).*is the --delimiter right"),
-    (["--delimiter", ";", "--session", "shoper"], r"'shoper' \(did you mean 'shopper'\?\) \(--session\), of the item "),
+    ([], "no column 'user_id'.*is --delimiter right.* named with --session"),
+    (["--delimiter", ";", "--session", "shoper"], r"no column 'shoper' \(did you mean 'shopper'\?\)"),
+    (["--delimiter", ";", "--session", "shopper"], "no column of the item; name it with --item"),
     ([*MAPPED, "--events", "view", "bye"], "--events bye: .*'did' has no 'bye'.*; it has view, buy, cart"),
     ([*MAPPED, "--events", "view", "view=seen"], "--events view=seen: named twice"),
-    ([*MAPPED, "--bought", "cert"], r"--bought cert: .*did you mean 'cart'"),
-    ([*MAPPED, "--target", "product"], "--target product"),
     ([*MAPPED[:-5], "--attributes", "weight", "weight"], "--attributes weight: .*named twice"),
 ])  # fmt: skip
 def test_options_that_do_not_fit(words: list[object], names: str, tmp_path: Path, capsys: Capsys) -> None:

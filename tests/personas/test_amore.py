@@ -5,17 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails, put
-from reviews import WORDS, fake_embed, made_customers, made_products, made_texts, write_json
+from reviews import WORDS, fake_embed, fake_encoding, made_customers, made_products, made_texts, write_json
 
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.rows import RowsDataset
@@ -33,10 +31,7 @@ Capsys = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Embeddings from words, without torch."""
-    text = ModuleType("jaxrec.data.text.encoding")
-    text.embed = fake_embed  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "jaxrec.data.text.encoding", text)
+    fake_encoding(monkeypatch)
 
 
 @pytest.fixture
@@ -141,10 +136,8 @@ def edit(*path: Any, value: Any) -> Callable[[list[Any]], Any]:
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda entries: {"products": 1}, r"products: found \{'products': 1\}.*expected a list of products"),
     (edit(2, "price", value=...), "2.price: missing"),
     (edit(2, "price", value="9,900"), "2.price: found '9,900'"),
-    (edit(2, "price", value=float("nan")), "2.price: found nan"),
     (edit(2, "product_id", value="p000-"), "products.2.product_id: found 'p000-', which 0 has too"),
     (edit(3, "reviews", 0, "content", value=" \n"), "3.reviews.0.content: "),
     (lambda entries: made_products(TEXTS[:4], 2), r"4 reviews \(4 different ones\) for 6 personas"),
@@ -162,7 +155,6 @@ def test_products_that_no_shop_has(
     (lambda entries: entries[:-1], "35 customers for 36 reviews"),
     (edit(4, "age", value=3.5), "4.age: found 3.5"),
     (edit(4, "user_id", value="c3"), "customers.4.user_id: found 'c3', which 3 has too"),
-    (edit(4, "user_id", value=...), "35 of 36 customers have a user_id"),
     (edit(4, "purchased_product_id", value="p003-"), "customers.4.purchased_.*'p003-', but review 4 is of 'p000-'"),
 ])  # fmt: skip
 def test_customers_that_do_not_fit(
@@ -175,7 +167,6 @@ def test_customers_that_do_not_fit(
 
 @pytest.mark.parametrize(("argv", "message"), [
     (["--model=none"], "--model none"),
-    (["--clusters=1"], "--clusters: '1'"),
     (["--clusters=6", "--customers=x"], "--clusters: --customers names the personas"),
     (["--personas={place}/price.yaml"], "price.yaml: A.attributes.price: a field of every data set"),
 ])  # fmt: skip

@@ -162,15 +162,11 @@ DRY, ATTRIBUTES = "Dry_Winter", ("Dry_Winter", "attributes")
 
 
 @pytest.mark.parametrize(("table", "message"), [
-    ([], r"found \[\]"),
     (changed("persona_3", value=RULES[0].model_dump(exclude_none=True)), "persona_3: the name"),
     (changed(DRY, "wrods", value=[]), "Dry_Winter.wrods: no such field"),
-    (changed(DRY, "words", 1, value=True), "Dry_Winter.words.1: found True"),
     (changed(*ATTRIBUTES, "a/b", value={"x": 1}), "Dry_Winter.attributes.a/b"),
-    (changed(*ATTRIBUTES, "age", "low", value=1.5), "attributes.age.low: found 1.5"),
     (changed(*ATTRIBUTES, "age", "low", value=50), "attributes.age: expected low <= high"),
     (changed(*ATTRIBUTES, "age", "mean", value=40), "attributes.age: expected low <= high, alone or with"),
-    (changed(*ATTRIBUTES, "age", value=AGE | {"mean": float("nan")}), "age.mean: found nan"),
     (changed(*ATTRIBUTES, "gender", "F", value=0), "gender.F: found 0"),
     (changed("Gift_Buyer", "attributes", "skin_type", value=...), "Gift_Buyer.attributes: 'skin_type' is missing"),
     (changed("Gift_Buyer", "attributes", "age", value={"old": 1}), "Gift_Buyer.attributes: 'age' .*of another kind"),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from helpers import call
-from reviews import fake_embed, made_products, made_texts, write_json
+from reviews import fake_encoding, made_products, made_texts, write_json
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
@@ -30,9 +28,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> RowsDataset:
     root = tmp_path_factory.mktemp("amore")
     raw = write_json(root / "reviews.json", made_products(made_texts(10)[0], 8))
     with pytest.MonkeyPatch.context() as patch:
-        text = ModuleType("jaxrec.data.text.encoding")
-        text.embed = fake_embed  # type: ignore[attr-defined]
-        patch.setitem(sys.modules, "jaxrec.data.text.encoding", text)
+        fake_encoding(patch)
         assert call("prepare", "amore", "--raw", raw, "--out", root / "derived") == 0
     found = open_dataset(root / "derived")
     assert isinstance(found, RowsDataset)
