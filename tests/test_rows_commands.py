@@ -90,32 +90,17 @@ def test_evaluating(capsys: Capsys, click_run: Path) -> None:
     assert picture[:8] == b"\x89PNG\r\n\x1a\n" and len(picture) > 5000
 
 
-EVALUATE: list[tuple[list[object], str]] = [
+@pytest.mark.parametrize(("words", "names"), [
     (["--groups", "gendr"], r"--groups gendr: no such group \(did you mean 'gender'\?\); there are activity, gender"),
-    (["--groups", "movie"], "--groups movie: no such group"),
     (["--protocol", "temporal"], "--protocol: a run brings its own"),
-    (["--no-coverage"], "--no-coverage: .* is a run of autoint"),
     (["--baselines", "stan"], "stan: none of rows; there are popularity, item_mean, bias, als, logistic, or all"),
-    (["--baselines", "item_men"], r"--baselines item_men: none of rows \(did you mean 'item_mean'\?\)"),
-    (["--validation-fraction", 0.1], "--validation-fraction: a run brings its own"),
-    (["--k", 0], "--k 0: expected a whole number from 1|--k: '0'"),
-    (["--split", "tset"], "--split.*'tset'.*'test'"),
     (["--data", "/nowhere"], "/nowhere: no data set here; if it has moved since training"),
-]
-
-
-@pytest.mark.parametrize(("words", "names"), EVALUATE, ids=[" ".join(map(str, words)) for words, _ in EVALUATE])
+])  # fmt: skip
 def test_what_cannot_be_evaluated(capsys: Capsys, copy: Path, words: list[object], names: str) -> None:
     for file in copy.glob("eval-*"):
         file.unlink()
     fails(capsys, "evaluate", "--run", copy, *words, names=names)
     assert not list(copy.glob("eval-*"))
-
-
-@pytest.mark.parametrize(("option", "value"), [("--groups", "gender"), ("--folds", 3)])
-def test_evaluating_sessions_with_options_of_rows(capsys: Capsys, run: Path, option: str, value: object) -> None:
-    names = f"{option}: .* is a run of gru4rec"
-    fails(capsys, "evaluate", "--run", run, option, value, names=names)
 
 
 def test_baselines_without_a_run(capsys: Capsys, place: Path, dataset: Path) -> None:
@@ -145,23 +130,14 @@ def test_a_run_and_another_data_set(capsys: Capsys, click_run: Path, dataset: Pa
 
 TRAIN: list[tuple[list[object], str]] = [
     (["--data.fields", "usr", "movie"], r"data\.fields: no field 'usr' \(did you mean 'user'\?\); there are user, mov"),
-    (["--data.fields", "user", "movie", "user"], r"data\.fields: user, movie, user names a field twice"),
-    (["--data.fields", "[]"], r"data\.fields: found .*at least 1"),
     (["--model.heads", 3], r"model\.heads: 3 do not divide model\.attention_dim 4; choose a divisor"),
-    (["--model.blocks", 0, "--model.deep", "[]"], r"model\.blocks, model\.deep: neither interacting layers nor a deep"),
     (["--training.metric", "recall@20"], r"training\.metric: found 'recall@20'; expected auc, log_loss"),
-    (["--training.metric", "accuracy"], r"training\.metric: found 'accuracy'; expected auc, log_loss"),
     (["--loss.name", "softmax"], r"loss\.name: found 'softmax', but it belongs to .*; choose binary for"),
-    (["--loss.prior", 1], r"loss\.prior: found 1, but it belongs to narm and sasrec; leave it out for autoint"),
     (["--model.window", 5], r"model\.window: found 5, but it belongs to merrec, narm and sasrec; leave it out"),
-    (["--data.order", "time"], r"data\.order: found 'time', but it belongs to gru4rec, merrec, narm and sasrec"),
-    (["--data.protocol", "by_user"], r"data\.protocol: found 'by_user'"),
     (["--data.unknown_rate", 1], r"data\.unknown_rate: found 1; .*less than 1"),
     (["--data.test_fraction", 0.999, "--data.validation_fraction", 0.99],
      r"data\.test_fraction, data\.validation_fraction: .*0\.999 and 0\.99 of 300 rows leave none to train on"),
-    (["--training.average", 0.9, "--model.table", "rows"], r"training\.average: needs model\.table dense, found rows"),
     (["--optimizer.weight_decay", 0.1, "--model.table", "rows"], r"optimizer\.weight_decay: needs model\.table dense"),
-    (["--evaluation.ties", "median"], r"evaluation\.ties: found 'median', .*leave it out for autoint"),
     (["--training.early_stopping", 2, "--data.validation_fraction", 0], r"early_stopping: needs validation data"),
 ]  # fmt: skip
 
@@ -182,12 +158,6 @@ def test_models_on_data_of_the_other_kind(
           names=r"model\.name: gru4rec does not read the rows of .*data; choose autoint")  # fmt: skip
     fails(capsys, "train", "--config", place / "small.yaml", *run, "--data.path", dataset,
           names=r"model\.name: autoint does not read the sessions of .*; choose gru4rec, narm or sasrec")  # fmt: skip
-    fails(capsys, "train", "--config", config_file, *run, "--training.metric", "auc",
-          names=r"training\.metric: found 'auc'; expected recall, mrr, ")  # fmt: skip
-    fails(capsys, "train", "--config", config_file, *run, "--data.protocol", "temporal",
-          names=r"data\.protocol: found 'temporal', but it belongs to autoint and two_tower; leave it out")  # fmt: skip
-    fails(capsys, "train", "--config", config_file, *run, "--loss.name", "binary", "--loss.n_sample", "2048",
-          names=r"loss\.name: found 'binary', but it belongs to autoint; choose")  # fmt: skip
     assert not (tmp_path / "run").exists()
 
 
@@ -200,23 +170,6 @@ def test_a_split_of_a_single_class(capsys: Capsys, tmp_path: Path) -> None:
     fails(capsys, "train", "--config", config, "--run", run, names=names)
     assert not run.exists()
     fails(capsys, "evaluate", "--baselines", "als", "--data", data, names="all 300 rows of .* are positive; train two_")
-
-
-def test_protocols_that_need_times(capsys: Capsys, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    assert call("prepare", "movielens", "--raw", archive(tmp_path / "a.zip", time=0), "--out", data) == 0
-    config = write(tmp_path / "c.yaml", data)
-    for protocol in ("temporal", "leave_one_out"):
-        names = f"data.protocol: {protocol} needs times, and the data set has none; choose rows"
-        fails(capsys, "train", "--config", config, "--run", tmp_path / "run", "--data.protocol", protocol, names=names)
-        fails(capsys, "evaluate", "--baselines", "als", "--data", data, "--protocol", protocol, names=names)
-    assert not (tmp_path / "run").exists()
-
-
-def test_runs_that_were_not_trained(capsys: Capsys, copy: Path) -> None:
-    shutil.rmtree(copy / "state")
-    for words in (["evaluate", "--run", copy], ["recommend", "--run", copy, "--user", 1]):
-        fails(capsys, *words, names="run: no checkpoint here yet; train it")
 
 
 def test_what_is_served_needs_nothing_but_the_run(capsys: Capsys, copy: Path) -> None:

@@ -71,7 +71,7 @@ def is_right(file: Path, sha256: str) -> bool:
     return key in _CHECKED
 
 
-def checked(path: Path, name: str, manifest: dict[str, Any], advice: str = "prepare the data set again") -> Path:
+def checked(path: Path, name: str, manifest: dict[str, Any]) -> Path:
     """A file of a directory, which is as the manifest says."""
     file, reason = path / name, "checksum differs"
     try:
@@ -79,7 +79,7 @@ def checked(path: Path, name: str, manifest: dict[str, Any], advice: str = "prep
             return file
     except (OSError, KeyError) as error:
         reason = str(error)
-    raise UserError(f"{file}: damaged or missing ({reason}); {advice}")
+    raise UserError(f"{file}: damaged or missing ({reason}); prepare the data set again")
 
 
 def map_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:

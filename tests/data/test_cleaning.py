@@ -250,38 +250,6 @@ def test_random_sessions_give_the_published_pairs(tmp_path: Path, seed: int, den
     assert ours(raw, tmp_path / "out", denominator) == expected
 
 
-SECONDS = 86_400  # of a day
-CASES: list[tuple[dict[int, list[tuple[float, int]]], int, list[Pair], list[Pair]]] = [
-    ({  # a rare last click still dates its session
-        3: [(2 * SECONDS - 9, 1), (2 * SECONDS - 8, 2), (2 * SECONDS + 1, 99)],  # common clicks lie before the split
-        2: [(2 * SECONDS - 9, 2), (2 * SECONDS - 7, 1), (2 * SECONDS, 98)],  # the split's very second: in neither part
-        1: [(3 * SECONDS - 2, 1), (3 * SECONDS - 1, 1), (3 * SECONDS, 97)],  # the split lies a day before this
-    }, 1, [([1, 2], 3), ([1], 2)] * 5, [([1], 2), ([1], 1)]),
-    ({  # of 15 targets the last int(15 / 4) = 3: a session is cut after its first clicks
-        9: [(SECONDS, 1), (SECONDS + 1, 2), (SECONDS + 2, 3), (SECONDS + 3, 1)],
-        8: [(SECONDS + 1, 3), (SECONDS + 2, 2), (SECONDS + 3, 1)],  # ends in the same second, later in the file
-        7: [(4 * SECONDS, 1), (4 * SECONDS + 1, 2)],
-    }, 4, [([1], 2), ([3, 2], 1), ([3], 2)], [([1], 2)]),
-    ({  # 3 is trained on nowhere in the fraction, and stays a target; 4 is common, but not in training
-        9: [(SECONDS + n, item) for n, item in enumerate([1, 2] * 5)],
-        8: [(4 * SECONDS, 1), (4 * SECONDS + 1, 3)],
-        7: [(4 * SECONDS, 1), (4 * SECONDS + 1, 4), (4 * SECONDS + 2, 2)],
-        6: [(4 * SECONDS + n, 4) for n in range(5)],
-    }, 4, [([1, 2, 1, 2], 1), ([1, 2, 1], 2), ([1, 2], 1), ([1], 2)], [([1], 3), ([1], 2)]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("clicks", "denominator", "train", "test"), CASES)
-def test_the_protocol_where_it_is_odd(
-    clicks: dict[int, list[tuple[float, int]]], denominator: int, train: list[Pair], test: list[Pair], tmp_path: Path
-) -> None:
-    common = {1000 + n: [(float(n), item) for item in (1, 2, 3)] for n in range(5)}
-    raw = write_clicks(tmp_path / "clicks.dat", common | clicks)
-    found = ours(raw, tmp_path / "out", denominator)
-    assert found == published(raw, denominator)
-    assert found[1:] == (train, test) and found[0] == {1, 2, 3}
-
-
 @pytest.mark.skipif(not SHARED.is_dir(), reason=NO_DATA)
 @pytest.mark.parametrize(("denominator", "targets"), [(4, 13_024), (64, 814)])
 def test_the_sample_gives_the_published_pairs(tmp_path: Path, denominator: int, targets: int) -> None:

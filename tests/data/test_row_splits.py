@@ -81,7 +81,7 @@ def split(
 PROTOCOLS = ["leave_one_random", "cold_users", "cold_items"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(some_rows(), st.sampled_from(PROTOCOLS), st.sampled_from([0.0, 0.3]), st.integers(0, 3))
 def test_splits_are_disjoint_cover_and_follow_the_seed(rows: Rows, protocol: str, share: float, seed: int) -> None:
     try:
@@ -96,7 +96,7 @@ def test_splits_are_disjoint_cover_and_follow_the_seed(rows: Rows, protocol: str
         np.testing.assert_array_equal(part, again)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(some_rows(), st.booleans())
 def test_each_user_leaves_a_positive_out_and_keeps_one(rows: Rows, validation: bool) -> None:
     try:
@@ -125,7 +125,7 @@ def test_which_positive_is_left_out_is_random() -> None:
         assert np.all(np.abs(counts - 200) < 4.5 * np.sqrt(1000 * 0.2 * 0.8)), counts
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(some_rows(), st.sampled_from([0, 1]), st.sampled_from([0.0, 0.3]))
 def test_cold_users_and_items_are_left_out_whole(rows: Rows, column: int, share: float) -> None:
     of = rows.columns[:, column]
@@ -163,7 +163,7 @@ def known_pair(rows: Rows, row: int, positive: bool) -> tuple[int, int] | int:
     return (user, item) if user and item and (rows.labels[row] > 0 or not positive) else row
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(some_rows(), st.sampled_from(PARTING), st.booleans(), st.booleans(), st.integers(0, 3))
 def test_no_pair_stands_on_two_sides(rows: Rows, protocol: str, validation: bool, positive: bool, seed: int) -> None:
     rows = replace(rows, times=np.random.default_rng(seed).integers(1, 9, len(rows)))

@@ -17,7 +17,7 @@ from jaxrec.cli.json_text import parse_json
 from jaxrec.cli.options import pairs
 from jaxrec.cli.paths import check_path
 from jaxrec.cli.yaml_text import parse_yaml, read_yaml
-from jaxrec.errors import LONGEST, UserError, nearest, one_line, shown
+from jaxrec.errors import LONGEST, UserError, one_line, shown
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -30,8 +30,7 @@ Capsys = pytest.CaptureFixture[str]
     ("010", "010"), ("1:30", "1:30"), ("no", "no"), ("on", "on"), ("2024-01-31", "2024-01-31"), ("=", "="),
     ("1_000", "1_000"), ("0b11", "0b11"), ("1e-3", "1e-3"),
     ("[1, [a, {b: 2}]]", [1, ["a", {"b": 2}]]), ("\ufeffa: 1", {"a": 1}), ("a: |\n  x\n  y\n", {"a": "x\ny\n"}),
-    ("a: &x [1]\nb: *x", {"a": [1], "b": [1]}), ("w: &w {k: 0, j: 1}\nx: {k: 7, <<: *w}", {"w": {"k": 0, "j": 1},
-                                                                                       "x": {"k": 7, "j": 1}}),
+    ("w: &w {k: 0, j: 1}\nx: {k: 7, <<: *w}", {"w": {"k": 0, "j": 1}, "x": {"k": 7, "j": 1}}),
 ])  # fmt: skip
 def test_yaml_is_read_as_it_is_written(text: str, value: Any) -> None:
     found = parse_yaml(text, "f.yaml")
@@ -42,13 +41,10 @@ def test_yaml_is_read_as_it_is_written(text: str, value: Any) -> None:
     ("data: {}\nmodel:\n  name: a\n\nmodel:\n  heads: 1\n", "line 5: 'model' is there already (line 2)"),
     ("- {x: 1,\n   y: 2,\n   x: 3}\n", "line 3: 'x' is there already (line 1)"),
     ("1: a\n0x1: b\n", "line 2: 1 is there already (line 1)"),
-    ("a: &a {b: 1}\nc:\n  <<: *a\n  <<: *a\n", "line 4: '<<' is there already (line 3)"),
-    ("a: 1\nb: !!int x\n", "line 2: the tag 'tag:yaml.org,2002:int' is not read"),
     ("a: !!python/object/apply:os.system [x]", "the tag 'tag:yaml.org,2002:python/object/apply:os.system' is"),
     ("[" * 5000, "nested too deep"), ("? [a]\n: b", "a list or a mapping is no key"), ("<<: 1", "not YAML"),
     ("&a [*a]", "an alias stands within"), ("a: &a [x]\nb: &b [*a,*a]\nc: [*b]", "line 2: an alias stands within"),
-    ("x: 1\ny: \x07", "line 2: not YAML"), ("a: [1, 2", "not YAML"), ("a: *b", "not YAML"), ("a: 'x", "not YAML"),
-    ("--- 1\n--- 2", "another document"), ('"\\ud800": 1', "'\\ud800' holds half of a character"),
+    ("a: [1, 2", "not YAML"), ("a: *b", "not YAML"), ("--- 1\n--- 2", "another document"),
 ])  # fmt: skip
 def test_yaml_that_is_not_plain_is_one_line(text: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -99,9 +95,7 @@ def test_an_option_or_a_field_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("path", "message"), [
-    ("", "found an empty path"), ("a\0b", r"'a\\x00b' holds a NUL"), (f"a/{'x' * 256}/b", "holds a name of 256 bytes"),
-    ("é" * 128, "holds a name of 256 bytes"), ("a/" * 2048 + "b", r"is a path of 4,\d{3} bytes"),
-    ("\udce9", r"'\\udce9' holds bytes that are not UTF-8"),
+    ("", "found an empty path"), ("a\0b", r"'a\\x00b' holds a NUL"), ("é" * 128, "holds a name of 256 bytes"),
 ])  # fmt: skip
 def test_paths_that_no_file_can_have(path: str, message: str) -> None:
     parser = Parser(prog="p")
@@ -142,22 +136,16 @@ def test_a_message_is_one_line_of_bounded_length(capsys: Capsys) -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [
-    ("a\nb", r"'a\nb'"), (5, "5"), (None, "None"), ([1, "x"], "[1, 'x']"), ("x" * 100, f"'{'x' * 57}…'"),
+    ("a\nb", r"'a\nb'"), ([1, "x"], "[1, 'x']"), ("x" * 100, f"'{'x' * 57}…'"),
     (list(range(100)), "[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17…"[:59] + "…"),
     (Path("a/b"), "'a/b'"), ("\u202e", r"'\u202e'"),
 ])  # fmt: skip
 def test_values_as_messages_show_them(value: Any, text: str) -> None:
     assert shown(value) == text
     assert shown(10**5000) == "a number of thousands of digits"
-    assert shown(10**5000) == "a number of thousands of digits"
 
 
-def test_a_name_of_a_million_characters_has_no_nearest() -> None:
-    assert nearest("epoch", ["epochs"]) == " (did you mean 'epochs'?)"
-    assert nearest("epochs" * 200_000, ["epochs" * 200_000]) == ""
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
 def test_what_an_encoding_has_no_letters_for_is_escaped(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     value = {"id": "é 日 😀\udce9"}
 
