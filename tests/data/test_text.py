@@ -45,7 +45,7 @@ def add(folder: Path, texts: Sequence[str]) -> None:
 def known(folder: Path, texts: Sequence[str]) -> list[bool]:
     """Which texts are in a cache; those that are there have their vectors."""
     vectors, there = read_cache(folder, text_keys(texts))
-    for at in np.flatnonzero(there):
+    for at in np.flatnonzero(there).tolist():
         np.testing.assert_array_equal(vectors[at : at + 1], vector_of(texts[at : at + 1]))
     return there.tolist()
 
