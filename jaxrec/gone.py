@@ -17,7 +17,7 @@ data.named_feed; feeds.rows: data.row_feed; losses.candidates: models.sampled ne
 contrastive models.contrast; losses.softmax: softmax; metrics.chance: chance; metrics.clicks: click_metrics;
 models.merrec: models.event_encoder; models.packed: models.sequence; models.two_tower: models.tower;
 ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel:
-sharding; ops.precision: precision; ops.tables: tables; ops.topk: ranking; personas.clusters: data.personas;
+sharding precision ops.precision; ops.tables: tables; ops.topk: ranking; personas.clusters: data.personas;
 personas.folds: review_folds; personas.pictures: embedding_plots persona_groups persona_plots personas.embedding
 personas.groups; plots.clicks: click_plots; plots.pictures: pictures; run: rundir;
 sources: data.sources; sources.movielens: sources.movielens_files;

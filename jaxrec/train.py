@@ -16,7 +16,7 @@ from jaxrec.cli.callable import make_callable
 from jaxrec.cli.command import Parser, command, progress, say, tell
 from jaxrec.cli.lock import owned
 from jaxrec.cli.paths import check_path
-from jaxrec.config import Config, TrainingConfig
+from jaxrec.config import Config
 from jaxrec.config.help import field_help
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
@@ -34,24 +34,15 @@ from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Waited, length_wi
 
 @dataclass
 class Position:
-    """Where a run stands, as the host knows it; saved beside the state.
+    """Where a run stands, as the host knows it; saved beside the state."""
 
-    Attributes:
-        epoch, block: the next block.
-        sums: losses and pairs since the last line of progress (``window``) and since the epoch began (``epoch``).
-        best, best_epoch: the best validation metric so far, and when it was (0: none yet).
-        metrics_bytes: size of ``metrics.jsonl``.
-        seconds: the clock.
-        finished: whether the run has reached its end.
-    """
-
-    epoch: int = 0
+    epoch: int = 0  # of the next block
     block: int = 0
-    sums: Sums = field(default_factory=lambda: {"window": [0.0, 0], "epoch": [0.0, 0]})
-    best: float | None = None
-    best_epoch: int = 0
-    metrics_bytes: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    sums: Sums = field(default_factory=lambda: {"window": [0.0, 0], "epoch": [0.0, 0]})  # losses and pairs since then
+    best: float | None = None  # validation metric
+    best_epoch: int = 0  # 0: none yet
+    metrics_bytes: int = 0  # size of metrics.jsonl
+    seconds: dict[str, float] = field(default_factory=dict)  # the clock
     finished: bool = False
 
 
@@ -59,12 +50,9 @@ Report = Callable[[int, dict[str, float]], bool]
 
 
 def train(
-    config: Config | str | Path,
-    path: str | Path,
-    resume: bool = False,
-    overwrite: bool = False,
+    config: Config | str | Path, path: str | Path, resume: bool = False, overwrite: bool = False,
     report: Report | None = None,
-) -> None:
+) -> None:  # fmt: skip
     """Train a run to its end, or until SIGTERM or Ctrl-C: they save and raise SystemExit (143 or 130).
 
     Args:
@@ -88,7 +76,7 @@ def _train(
     dataset = open_dataset(config.data.path)
     begun = resume and (path / "config.yaml").exists()
     config = fit_cutoffs(config, dataset, open_run(path).config if begun else None)
-    settings = config.training
+    settings, metric = config.training, config.training.metric
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh
     constants = parallel.replicate(task.constants, mesh)
@@ -106,25 +94,23 @@ def _train(
         state, position = found[0], Position(**found[1])
     if position.finished and position.epoch < settings.epochs and (length := length_without_end(run.path)) is not None:
         position.finished, position.metrics_bytes = False, length  # more epochs were asked for than it was begun with
-    if position.finished:
-        learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")  # killed before it?
+
+    def finish() -> None:
+        learning_curve(read_log(run.path), metric, run.path / "learning_curve.png")
         if task.finish is not None:
             task.finish(run)
-        tell(f"{path}: already trained to its end{_how_to_go_on(config, position)}")
+
+    if position.finished:
+        finish()  # killed before it?
+        tell(f"{path}: already trained to its end; for more epochs raise training.epochs, where the schedule is "
+             "constant and nothing stopped it early, or train another --run")  # fmt: skip
         return
-    on = "" if mesh is None else f"; on {mesh.size} devices"
-    at_most = "" if feed.shape.lanes == settings.batch_size else f" (at most {settings.batch_size})"
-    tell(f"{path}: {task.size}, {feed.shape.lanes} a step{at_most}, {feed.shape.used:,} steps an epoch; "
-         f"{task.validated}{on}")  # fmt: skip
+    tell(f"{path}: {task.size}, {feed.shape.lanes} a step, {feed.shape.used:,} steps an epoch; {task.validated}"
+         f"{'' if mesh is None else f'; on {mesh.size} devices'}"
+         f"{f'; resuming at step {int(state.step)}' if found else ''}")  # fmt: skip
     if task.judge is None:
-        say("note", _UNVALIDATED)
-    if resume:
-        where = (
-            f"resuming at step {int(state.step)}"
-            if found
-            else "no checkpoint to resume from yet, starting from the beginning"
-        )
-        tell(f"{path}: {where}")
+        say("note", "no validation data, so nothing tells when more epochs do harm; unless the configuration's epochs "
+            "were chosen on this data, set data.validation_fraction and training.early_stopping")  # fmt: skip
     log, clock = Log(run.path, position.metrics_bytes, int(state.step)), Clock(position.seconds)
 
     def save() -> None:
@@ -178,9 +164,9 @@ def _train(
             with clock.part("evaluate"), progress(f"train: validation after epoch {position.epoch}"):
                 metrics = task.judge(parallel.local(state.weights()), cutoffs(config)).metrics
             log.write("validation", step, epoch=position.epoch, **metrics)
-            value = metrics[settings.metric]
-            summary += f", validation {settings.metric} {value:.4f}"
-            if position.best is None or better(settings.metric, value, position.best):
+            value, best = metrics[metric], position.best
+            summary += f", validation {metric} {value:.4f}"
+            if best is None or (value > best if higher_is_better(metric) else value < best):
                 position.best, position.best_epoch = value, position.epoch
                 with clock.part("save"):
                     checkpoints.save_best(state, {"epoch": position.epoch, **metrics})
@@ -193,43 +179,16 @@ def _train(
             reason = "early stopping" if early else "all epochs" if over else "stopped"
             times = {f"seconds_{name}": value for name, value in clock.seconds.items()}
             if task.judge is not None and position.best_epoch < position.epoch:
-                say("note", _past_the_best(settings, value, position))
+                hint = "" if settings.early_stopping else "; training.early_stopping would save the epochs behind it"
+                say("note", f"validation {metric} was best after epoch {position.best_epoch} ({position.best:.4f}), "
+                    f"which is what evaluates and recommends{hint}")  # fmt: skip
             log.write("end", step, epoch=position.epoch, best_epoch=position.best_epoch, reason=reason, **times)
         save()
 
     # ---- the picture, and where the time went ----------------------------------------------------------------------
     log.close()
-    learning_curve(read_log(run.path), settings.metric, run.path / "learning_curve.png")
-    if task.finish is not None:
-        task.finish(run)
+    finish()
     tell(f"{path}: done; " + ", ".join(f"{name} {value:.1f} s" for name, value in clock.seconds.items()))
-
-
-def _how_to_go_on(config: Config, position: Position) -> str:
-    if position.epoch < config.training.epochs:
-        return ", which early stopping or a search chose; for more epochs train another --run"
-    if config.optimizer.schedule == "constant":
-        return "; for more epochs raise training.epochs"
-    return f"; the {config.optimizer.schedule} schedule ends there, for more epochs train another --run"
-
-
-_UNVALIDATED = (
-    "no validation data, so nothing tells when more epochs do harm; unless a configuration's epochs were chosen on "
-    "this data, set data.validation_fraction, such as 0.1, and training.early_stopping"
-)
-
-
-def _past_the_best(settings: TrainingConfig, value: float, position: Position) -> str:
-    """What to say of a run whose last epoch is not its best."""
-    text = (f"validation {settings.metric} was best after epoch {position.best_epoch} ({position.best:.4f}) and is "
-            f"{value:.4f} after epoch {position.epoch}; the best is what evaluates and recommends")  # fmt: skip
-    hint = ", and training.early_stopping would save the epochs behind it"
-    return text if settings.early_stopping else text + hint
-
-
-def better(metric: str, value: float, best: float) -> bool:
-    """Whether a value of the validation metric is better than the best so far."""
-    return value > best if higher_is_better(metric) else value < best
 
 
 @contextmanager
@@ -245,10 +204,8 @@ def _signals_noted() -> Iterator[Callable[[], int]]:
             raise KeyboardInterrupt
         received.append(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, note) for number in numbers}
     try:
         yield lambda: received[0] if received else 0
     finally:
@@ -285,8 +242,7 @@ def main(argv: Sequence[str]) -> None:
     runtime.start()
     file = Path(options.config).absolute()
     name = file.parent.name if file.name == "config.yaml" else file.stem  # the former is that of a run
-    path = Path(options.run) if options.run else Path("checkpoints") / name
-    train(config, path, options.resume, options.overwrite)
+    train(config, options.run or Path("checkpoints") / name, options.resume, options.overwrite)
 
 
 make_callable(__name__)

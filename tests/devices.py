@@ -28,7 +28,7 @@ from jaxrec.models.base import make_model
 from jaxrec.ops import parallel
 from jaxrec.tasks.base import load, make_task
 from jaxrec.train import train as train_run
-from jaxrec.training.block import Training, place_state, training_plan
+from jaxrec.training.block import Training, training_plan
 
 
 def double(tree: Any) -> Any:
@@ -43,10 +43,7 @@ def trained(config: Config) -> Any:
         training, mesh = Training(config, task.model, task.feed), task.feed.mesh
         with jax.enable_x64(False):  # random numbers of a type of their own would be other numbers
             begin = training.begin()
-        state, constants = (
-            place_state(double(begin), task.model, mesh),
-            parallel.replicate(double(task.constants), mesh),
-        )
+        state, constants = double(begin), parallel.replicate(double(task.constants), mesh)
         block = parallel.deal(double(next(iter(task.feed.epoch(0)))), mesh, 1)
         state, stats = training.block(state, constants, block)
         return jax.tree.map(np.asarray, (state.params, state.tables, state.carry, stats.loss))

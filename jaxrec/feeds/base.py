@@ -1,8 +1,7 @@
 """What all feeds share: the blocks of a split by (epoch, block), cut on the device or prepared ahead on the host.
 
 A kind of feed brings two pure functions: ``order`` says what takes which place in an epoch, ``cut`` fills a block's
-steps. Where split and order fit in device memory they lie there and the device cuts; otherwise one thread prepares the
-next block on the host while the device works. Both run the same ``cut``, so that their blocks are the same.
+steps. Wherever they run, on the device or in a thread of the host, the blocks are the same.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,30 +21,23 @@ from jax.sharding import Mesh
 
 from jaxrec.ops.parallel import deal, like, replicate
 
+Cut = Callable[[Any, Callable[[Any], Any], Any, Any], Any]
+"""``cut(xp, own, split, order) -> block``: ``xp`` is ``numpy`` or ``jax.numpy``, ``own`` takes the block's steps from a
+tree of arrays that lead with the steps of all blocks."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """How a split is to be fed, whatever the model.
+    """How a split is to be fed, whatever the model."""
 
-    Attributes:
-        batch: lanes, rows, or targets a step.
-        steps_per_block: at most so many steps a block; fewer, so that an epoch has little padding.
-        order: ``random`` or ``time``.
-        seed: of the order.
-        device_bytes: the split lives on the device if it and one epoch's order take no more than this.
-        training: whether it is fed to train: sessions are then weighted and cut as the configuration says.
-        passes: of rows: times that an epoch goes through the split.
-        mesh: devices that share each step; None: one device.
-    """
-
-    batch: int
-    steps_per_block: int
-    order: str
+    batch: int  # lanes, rows, or targets a step
+    steps_per_block: int  # at most; fewer, so that an epoch has little padding
+    order: str  # "random" or "time"
     seed: int
-    device_bytes: int
-    training: bool = False
-    passes: int = 1
-    mesh: Mesh | None = None
+    device_bytes: int  # the split lives on the device if it and one epoch's order take no more
+    training: bool = False  # sessions are weighted and cut as the configuration says
+    passes: int = 1  # of rows: times that an epoch goes through the split
+    mesh: Mesh | None = None  # devices that share each step; None: one
 
 
 @dataclass(frozen=True)
@@ -69,36 +61,17 @@ class Shape:
         return self.steps * self.blocks
 
 
-class Cut(Protocol):
-    def __call__(self, xp: Any, own: Callable[[Any], Any], split: Any, order: Any) -> Any:
-        """A block.
-
-        Args:
-            xp: ``numpy`` or ``jax.numpy``, which the arrays are of.
-            own: takes the block's steps from a tree of arrays that lead with the steps of all blocks.
-            split: the split's arrays.
-            order: those of the epoch's order.
-        """
-
-
 class Feed:
     """Blocks of a split, by (epoch, block): the order is a pure function of them and the seed.
 
     Leaves lead with [steps, ...]; among them are ``target`` and ``weight`` [steps, lanes], a weight of 0 marking what
-    is no target. The second axis is dealt over the devices.
+    is no target. The second axis is dealt over the devices of ``mesh``.
 
     Args:
-        plan: where the split lies, and the devices.
-        order_like: shapes and dtypes of ``order``'s arrays.
-        cut: a function of a module, so that feeds share what is compiled.
-
-    Attributes:
-        shape: how an epoch is cut.
         pairs: targets in an epoch.
         split: a tree of NumPy arrays.
-        order: a tree of NumPy arrays for an epoch.
-        mesh: devices that share each step; None: one.
-        resident: whether the split lies on the device.
+        order: a tree of NumPy arrays for an epoch, with shapes and dtypes ``order_like``.
+        cut: a function of a module, so that feeds share what is compiled.
     """
 
     def __init__(
@@ -112,9 +85,10 @@ class Feed:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:
         """The blocks of an epoch from block ``start`` on."""
-        order, first_steps = self.order(epoch), range(start * self.shape.steps, self.shape.total, self.shape.steps)
+        order, steps = self.order(epoch), self.shape.steps
+        first_steps = range(start * steps, self.shape.total, steps)
         if self.resident:
-            on_device, steps = replicate(order, self.mesh), self.shape.steps
+            on_device = replicate(order, self.mesh)
             for first in first_steps:
                 yield deal(_cut_on_device(self._cut, self._device, on_device, first, steps), self.mesh, 1)
         else:
@@ -150,3 +124,14 @@ def ahead(blocks: Iterator[Any]) -> Iterator[Any]:
             yield block
     finally:
         thread.shutdown(cancel_futures=True)
+
+
+def shuffled(n: int, order: str, seed: int, epoch: int) -> np.ndarray:
+    """int64[n]: 0 to n - 1 in an order that is a function of (seed, epoch); as they are in order ``time``."""
+    random = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    return random.permutation(n) if order == "random" else np.arange(n)
+
+
+def sort_order(values: np.ndarray) -> np.ndarray:
+    """int64[n]: the stable order of non-negative integers; those below 2 ** 16 are sorted by radix, in linear time."""
+    return np.argsort(values.astype(np.uint16) if values.max(initial=0) < 2**16 else values, kind="stable")

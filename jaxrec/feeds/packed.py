@@ -2,110 +2,76 @@
 
 A step is a grid of R rows of W positions, W being the model's window. Sessions are cut into chunks of at most W inputs,
 and chunks are packed into rows without overlap. A session with more than W inputs gets further chunks, each a whole
-window of which only the last positions (``stride`` of them) are scored, so that every target of the split is scored
-exactly once, by default with the last W clicks before it as its history. Only scored positions reach the output layer.
-Where only the last event of a session is a target, one chunk holds its last W inputs.
+window of which only the last ``stride`` positions are scored, so that every target of the split is scored exactly once,
+by default with the last W clicks before it as its history. Only scored positions reach the output layer. Where only the
+last event of a session is a target, one chunk holds its last W inputs.
 
-How chunks lie in rows, and rows in steps, depends on their lengths alone: it is worked out once, from the histogram of
-lengths. An epoch then only says which chunk takes which place among those of its length.
+How chunks lie in rows, and rows in steps, depends on their lengths alone and is worked out once. An epoch then only
+says which chunk takes which place among those of its length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
-from jaxrec.feeds.base import Feed, Plan, Shape
+from jaxrec.feeds.base import Feed, Plan, Shape, shuffled, sort_order
 from jaxrec.ops.parallel import pad
+
+DAY = 24 * 60 * 60 * 1000  # ms
 
 
 class PackedBlock(NamedTuple):
-    """Steps of R rows of W positions, of which P are scored.
+    """Steps of R rows of W positions, of which P are scored. What the model does not read is None."""
 
-    Attributes:
-        input: int32[S, R, W], the item just seen; -1 where the row is padded.
-        start: int32[S, R, W], the column where this position's chunk begins; its own column where the row is padded.
-        slot: int32[S, P], which position of the flattened grid is scored.
-        target: int32[S, P], the item that follows it.
-        weight: float32[S, P], of its loss; 0 where there is no target.
-        event: int32[S, R, W], the type of the input's event, where the model reads it; otherwise None.
-        names: the name vectors of inputs and targets, bfloat16[S, R, W, dim] and [S, P, dim], where they come from host
-            memory; otherwise None.
-        asked: int32[S, P], when the last event before each target was, where the feed has times; otherwise None.
-    """
-
-    input: Any
-    start: Any
-    slot: Any
-    target: Any
-    weight: Any
-    event: Any = None
-    names: Any = None
-    asked: Any = None
+    input: Any  # int32[S, R, W], the item just seen; -1 where the row is padded
+    start: Any  # int32[S, R, W], the column where this position's chunk begins; its own where the row is padded
+    slot: Any  # int32[S, P], which position of the flattened grid is scored
+    target: Any  # int32[S, P], the item that follows it
+    weight: Any  # float32[S, P], of its loss; 0 where there is no target
+    event: Any = None  # int32[S, R, W], the type of the input's event
+    names: Any = None  # bfloat16[S, R, W, dim] and [S, P, dim], name vectors of inputs and targets, from host memory
+    asked: Any = None  # int32[S, P], when the last event before each target was
 
 
 class Log(NamedTuple):
-    """All events of a split, one session behind the other.
+    """All events of a split, one session behind the other."""
 
-    Attributes:
-        items: int32[n].
-        events: uint8[n], their types, or None.
-        times: int32[n], or None.
-        names: float16[U, dim] name vectors, and int32[V] which of them is each item's, -1 for none; or None.
-    """
-
-    items: Any
-    events: Any
-    times: Any
-    names: Any
+    items: Any  # int32[n]
+    events: Any  # uint8[n], their types, or None
+    times: Any  # int32[n], or None
+    names: Any  # float16[U, dim] name vectors, and int32[V] which of them is each item's, -1 for none; or None
 
 
 class Chunks(NamedTuple):
-    """Stretches of inputs within one session.
+    """Stretches of inputs within one session, int64[C] each."""
 
-    Attributes:
-        begin: int64[C], position of the first input event.
-        length: int64[C], inputs, 1 to W.
-        scored: int64[C], how many of the last of them are scored.
-        session: int64[C].
-    """
-
-    begin: np.ndarray
-    length: np.ndarray
-    scored: np.ndarray
+    begin: np.ndarray  # position of the first input event
+    length: np.ndarray  # inputs, 1 to W
+    scored: np.ndarray  # how many of the last of them are scored
     session: np.ndarray
 
 
 class Template(NamedTuple):
-    """Where chunks lie, for T steps. Places are in the order of (length, scored, step).
+    """Where chunks lie, for T steps. Places are in the order of (length, scored, step)."""
 
-    Attributes:
-        chunk: int32[T, R, W], the place that holds this position; the number of places where none does.
-        offset: int32[T, R, W], the position within its chunk.
-        slot: int32[T, P], scored positions of the flattened grid, ascending; -1 behind the last one.
-    """
-
-    chunk: Any
-    offset: Any
-    slot: Any
+    chunk: Any  # int32[T, R, W], the place that holds this position; the number of places where none does
+    offset: Any  # int32[T, R, W], the position within its chunk
+    slot: Any  # int32[T, P], scored positions of the flattened grid, ascending; -1 behind the last one
 
 
 def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1, last_only: bool = False) -> Chunks:
-    """Cut sessions into chunks.
+    """Cut sessions, int64[sessions + 1] ``offsets``, into chunks of at most ``window`` inputs.
 
     Args:
-        offsets: int64[sessions + 1].
-        window: W.
         stride: targets beyond the first W of a session that share a chunk, so that the last of them sees W clicks and
             the first W - stride + 1.
         last_only: score the last target of each session alone.
@@ -129,20 +95,18 @@ def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1, last_only: boo
 
 
 def pack(chunks: Chunks, window: int, targets: int) -> Template:
-    """Lay chunks into rows and rows into steps of at most ``targets`` scored positions.
+    """Lay chunks into rows and rows into steps of at most ``targets`` (at least W) scored positions.
 
-    Rows are filled from the histogram of lengths, longest first, so that one pattern serves many rows. Rows of each
-    pattern are spread evenly over the steps: every step has nearly the same mixture, and as many targets.
-
-    Args:
-        targets: at least W.
+    Rows of each pattern are spread evenly over the steps: every step has nearly the same mixture, and as many targets.
     """
     if not len(chunks.begin):
         nothing = np.zeros((0, 1, window), np.int32)
         return Template(nothing, nothing, nothing[:, :, 0])
     row, column, length, scored = _rows(chunks, window)
     total = np.bincount(row, weights=scored).astype(np.int64)  # of each row
-    rows = _rows_per_step(total, targets)
+    rows = min(len(total), int(targets // max(1.0, total.mean())) + 1)  # the most that no step has too many targets
+    while rows > 1 and np.add.reduceat(total, np.arange(0, len(total), rows)).max() > targets:
+        rows -= 1
     step, seat = np.divmod(row, rows)
     steps = -(-len(total) // rows)
     order = np.lexsort((step, scored, length))
@@ -163,7 +127,10 @@ def pack(chunks: Chunks, window: int, targets: int) -> Template:
 
 
 def _rows(chunks: Chunks, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column, length and scored positions of every place; rows are numbered so that patterns are interleaved."""
+    """Row, column, length and scored positions of every place; rows are numbered so that patterns are interleaved.
+
+    Rows are filled from the histogram of lengths, longest first, so that one pattern serves many rows.
+    """
     # Chunks shorter than the window share rows; those of one length score alike.
     whole = (chunks.scored == chunks.length) | (chunks.length < window)
     scored_of = np.zeros(window + 1, np.int64)
@@ -180,10 +147,13 @@ def _rows(chunks: Chunks, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
         left -= repeats * used
         lengths = np.tile(pattern, (repeats, 1))
         parts.append((lengths, scored_of[lengths]))
-    further = np.unique(chunks.scored[~whole], return_counts=True)
-    parts += [(np.full((n, 1), window), np.full((n, 1), scored)) for scored, n in zip(*further, strict=True)]
+    full = len(parts)
+    for scored, n in zip(*np.unique(chunks.scored[~whole], return_counts=True), strict=True):
+        parts.append((np.full((n, 1), window), np.full((n, 1), scored)))
+    # Patterns that score (nearly) whole rows and those that score little are merged last, so that their shares, and
+    # with them the targets of a step, are as even as can be.
     times = np.array([len(lengths) for lengths, _ in parts])
-    number = _interleave(times, len(times) - len(further[0]))
+    number = _ranks(np.concatenate([_spread(times[:full]), _spread(times[full:])]))
     sizes = np.concatenate([np.full(len(lengths), lengths.shape[1]) for lengths, _ in parts])
     column = np.concatenate([(np.cumsum(lengths, 1) - lengths).ravel() for lengths, _ in parts])
     length = np.concatenate([lengths.ravel() for lengths, _ in parts])
@@ -191,20 +161,10 @@ def _rows(chunks: Chunks, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return np.repeat(number, sizes), column, length, counted
 
 
-def _interleave(times: np.ndarray, full: int) -> np.ndarray:
-    """A number for each row, so that any stretch of numbers has its share of every pattern.
-
-    Args:
-        times: int64[patterns], rows of each.
-        full: the first so many patterns score (nearly) whole rows, the others little; the two kinds are merged last, so
-            that their shares, and with them the targets of a step, are as even as can be.
-    """
-
-    def spread(times: np.ndarray) -> np.ndarray:  # evenly over [0, 1), whatever the patterns
-        phase = (np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times) + 0.5) / np.repeat(times, times)
-        return (_ranks(phase) + 0.5) / max(1, len(phase))
-
-    return _ranks(np.concatenate([spread(times[:full]), spread(times[full:])]))
+def _spread(times: np.ndarray) -> np.ndarray:
+    """A number in [0, 1) for each of ``times`` rows of each pattern: any stretch has its share of every pattern."""
+    phase = (np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times) + 0.5) / np.repeat(times, times)
+    return (_ranks(phase) + 0.5) / max(1, len(phase))
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
@@ -213,28 +173,13 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def _rows_per_step(total: np.ndarray, targets: int) -> int:
-    """The most rows a step may have so that none has more than ``targets`` scored positions."""
-    rows = min(len(total), int(targets // max(1.0, total.mean())) + 1)
-    while rows > 1 and np.add.reduceat(total, np.arange(0, len(total), rows)).max() > targets:
-        rows -= 1
-    return rows
-
-
 def packed_feed(
-    sessions: Sessions,
-    window: int,
-    plan: Plan,
-    stride: int = 1,
-    half_life: float | None = None,
-    events: bool = False,
-    times: np.ndarray | None = None,
-    names: Catalogue | None = None,
-) -> Feed:
-    """The blocks of a split.
+    sessions: Sessions, window: int, plan: Plan, stride: int = 1, half_life: float | None = None, events: bool = False,
+    times: np.ndarray | None = None, names: Catalogue | None = None,
+) -> Feed:  # fmt: skip
+    """The blocks of a split; the lanes of the feed's shape are the scored positions of a step.
 
     Args:
-        sessions: the split.
         window: W, the positions of a row.
         plan: ``batch`` is the scored positions of a step, at most; at least W. With ``order`` random, which chunks meet
             in a step is drawn anew each epoch; with time, among chunks of a length the earlier sessions come in the
@@ -246,10 +191,6 @@ def packed_feed(
         times: int32[n], of the split's events in any unit, where blocks are to tell them.
         names: the name vectors that blocks are to bring from host memory: they are then cut there, whatever fits on
             the device.
-
-    Returns:
-        The feed; the lanes of its shape are the scored positions of a step (blocks may have a few more, never used,
-        that devices can share evenly).
     """
     if len(sessions.items) >= 2**31:
         raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
@@ -257,43 +198,32 @@ def packed_feed(
     vectors = None if names is None else (np.asarray(names.vectors), names.name_of)
     log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times, vectors)
     chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
-    return chunk_feed(sessions, chunks, window, plan, half_life, log)
-
-
-def chunk_feed(
-    sessions: Sessions, chunks: Chunks, window: int, plan: Plan, half_life: float | None = None, log: Log | None = None
-) -> Feed:
-    """The blocks of given chunks of a split, of at most ``window`` events each; otherwise as ``packed_feed``."""
-    log = log or Log(np.asarray(sessions.items, np.int32), None, None, None)
-    pairs, inputs = int(chunks.scored.sum()), int(chunks.length.sum())
+    pairs, inputs, places = int(chunks.scored.sum()), int(chunks.length.sum()), len(chunks.begin)
     # The last targets alone come with all of their history: a step is then bounded by inputs, not by targets.
     batch = max(1, plan.batch * pairs // inputs) if sessions.last_only and inputs else plan.batch
     template = pack(chunks, window, batch)
     used, lanes = template.slot.shape
-    shape, n = Shape.of(lanes, used, plan.steps_per_block), len(chunks.begin)
-    split = log, _fill(template, shape, n, plan.mesh)
+    shape = Shape.of(lanes, used, plan.steps_per_block)
+    # Filled up to whole blocks, and with empty rows and unused slots until devices can share both.
+    rows, steps, slots = template.chunk.shape[1], (0, shape.total - used), (0, pad(lanes, plan.mesh) - lanes)
+    grid = [steps, (0, pad(rows, plan.mesh) - rows), (0, 0)]
+    template = Template(np.pad(template.chunk, grid, constant_values=places), np.pad(template.offset, grid),
+                        np.pad(template.slot, [steps, slots], constant_values=-1))  # fmt: skip
     value = None if half_life is None else _decay(sessions, chunks, half_life)
-    begin = jax.ShapeDtypeStruct((n + 1,), np.int32)
-    order_like = begin, None if value is None else begin.update(dtype=np.float32)
-    where = plan if log.names is None else replace(plan, device_bytes=0)
-    return Feed(where, shape, pairs, split, partial(_order, chunks, window, value, plan), order_like, _cut)
-
-
-def _order(
-    chunks: Chunks, window: int, value: np.ndarray | None, plan: Plan, epoch: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The first event, int32[C + 1], and the weight, float32[C + 1], of the chunk in each place; the last is for
-    padding."""
     # Classes of chunks that may take each other's places, in the order of the template's places.
-    kind = chunks.length * (window + 1) + chunks.scored
-    if plan.order == "random":
-        turn = np.random.Generator(np.random.Philox(key=[plan.seed, epoch])).permutation(len(kind))
-    else:
-        turn = np.argsort(chunks.session, kind="stable")
-    small = np.uint16 if kind.max(initial=0) < 2**16 else np.int64  # radix sort, linear
-    chunk = turn[np.argsort(kind[turn].astype(small), kind="stable")]
-    begin = np.append(chunks.begin[chunk], 0).astype(np.int32)
-    return begin, None if value is None else np.append(value[chunk], 0).astype(np.float32)
+    kind, in_time = chunks.length * (window + 1) + chunks.scored, np.argsort(chunks.session, kind="stable")
+
+    def order(epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The first event, int32[C + 1], and the weight, float32[C + 1], of the chunk in each place; padding's last."""
+        turn = in_time if plan.order == "time" else shuffled(places, plan.order, plan.seed, epoch)
+        chunk = turn[sort_order(kind[turn])]
+        begin = np.append(chunks.begin[chunk], 0).astype(np.int32)
+        return begin, None if value is None else np.append(value[chunk], 0).astype(np.float32)
+
+    begin = jax.ShapeDtypeStruct((places + 1,), np.int32)
+    order_like = begin, None if value is None else begin.update(dtype=np.float32)
+    where = plan if names is None else replace(plan, device_bytes=0)
+    return Feed(where, shape, pairs, (log, template), order, order_like, _cut)
 
 
 def target_positions(feed: Feed, epoch: int = 0) -> np.ndarray:
@@ -341,18 +271,5 @@ def _events(xp: Any, part: Template, begin: Any) -> tuple[Any, Any]:
 def _decay(sessions: Sessions, chunks: Chunks, half_life: float) -> np.ndarray:
     """float64[C]: the weight of each chunk's targets, by the age of its session's last event."""
     last = np.asarray(sessions.times)[np.asarray(sessions.offsets)[chunks.session + 1] - 1]
-    age = (last.max(initial=0) - last) / (24 * 60 * 60 * 1000)  # days
-    value = np.maximum(0.5 ** (age / half_life), 1e-9)  # a weight of 0 would mean that there is no target
+    value = np.maximum(0.5 ** ((last.max(initial=0) - last) / DAY / half_life), 1e-9)  # 0 would mean: no target
     return value / np.average(value, weights=chunks.scored)
-
-
-def _fill(template: Template, shape: Shape, places: int, mesh: Mesh | None) -> Template:
-    """The template filled up to whole blocks, and with empty rows and unused slots until devices can share both."""
-    rows, slots = template.chunk.shape[1], template.slot.shape[1]
-    more_steps, more_rows, more_slots = shape.total - shape.used, pad(rows, mesh) - rows, pad(slots, mesh) - slots
-    more = [(0, more_steps), (0, more_rows), (0, 0)]
-    return Template(
-        np.pad(template.chunk, more, constant_values=places),
-        np.pad(template.offset, more),
-        np.pad(template.slot, [(0, more_steps), (0, more_slots)], constant_values=-1),
-    )

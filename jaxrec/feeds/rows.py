@@ -9,25 +9,17 @@ import jax
 import numpy as np
 
 from jaxrec.data.rows import Rows
-from jaxrec.feeds.base import Feed, Plan, Shape
+from jaxrec.feeds.base import Feed, Plan, Shape, shuffled
 
 
 class RowBlock(NamedTuple):
-    """Steps of B rows, leaves [S, B, ...].
+    """Steps of B rows, leaves [S, B, ...]."""
 
-    Attributes:
-        columns: int32[S, B, C], as in ``rows.Rows``.
-        numbers: float32[S, B, M].
-        target: float32[S, B], the label.
-        rating: float32[S, B].
-        weight: float32[S, B], 1, or 0 behind an epoch's last row.
-    """
-
-    columns: Any
-    numbers: Any
-    target: Any
-    rating: Any
-    weight: Any
+    columns: Any  # int32[S, B, C], as in data.rows.Rows
+    numbers: Any  # float32[S, B, M]
+    target: Any  # float32[S, B], the label
+    rating: Any  # float32[S, B]
+    weight: Any  # float32[S, B], 1, or 0 behind a pass's last row
 
 
 def row_feed(rows: Rows, plan: Plan) -> Feed:
@@ -36,10 +28,8 @@ def row_feed(rows: Rows, plan: Plan) -> Feed:
     Each of an epoch's passes begins with a step of its own, so that training does not depend on how passes are dealt to
     epochs.
     """
-    split = (
-        np.ascontiguousarray(rows.columns, np.int32), np.ascontiguousarray(rows.numbers, np.float32),
-        np.asarray(rows.labels, np.float32), np.asarray(rows.ratings, np.float32),
-    )  # fmt: skip
+    arrays = (rows.columns, np.int32), (rows.numbers, np.float32), (rows.labels, np.float32), (rows.ratings, np.float32)
+    split = tuple(np.ascontiguousarray(array, dtype) for array, dtype in arrays)
     steps = -(-len(rows) // plan.batch)  # of a pass
     reads = plan.batch * max(1, rows.columns.shape[1] + rows.numbers.shape[1])
     most = min(plan.steps_per_block, max(1, (2**31 - 1) // reads - 1))  # the marks of tables.plan_rows are int32
@@ -47,14 +37,11 @@ def row_feed(rows: Rows, plan: Plan) -> Feed:
 
     def order(epoch: int) -> np.ndarray:
         """int32[steps of all blocks, B]: which row takes which place; -1 behind the last one of a pass."""
-        found = np.full((shape.total, plan.batch), -1, np.int32)
+        places = np.full((shape.total, plan.batch), -1, np.int32)
         for number in range(plan.passes):
-            key = [plan.seed, epoch * plan.passes + number]
-            row = np.arange(len(rows))
-            if plan.order == "random":
-                row = np.random.Generator(np.random.Philox(key=key)).permutation(len(rows))
-            found[number * steps : (number + 1) * steps].reshape(-1)[: len(rows)] = row
-        return found
+            row = shuffled(len(rows), plan.order, plan.seed, epoch * plan.passes + number)
+            places[number * steps : (number + 1) * steps].reshape(-1)[: len(rows)] = row
+        return places
 
     order_like = jax.ShapeDtypeStruct((shape.total, plan.batch), np.int32)
     return Feed(plan, shape, plan.passes * len(rows), split, order, order_like, _cut)

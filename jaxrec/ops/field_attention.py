@@ -1,11 +1,9 @@
 """Self-attention over the fields of a row (Song et al. 2019, AutoInt, section 4.3), rows along the fast axis.
 
-A row has a dozen fields and a head a dozen channels, so attention is one tiny product per row and head. Written as
-batched products these run at a few per cent of a CPU's rate and leave a tensor core nearly empty. Here everything lies
-as [fields, channels, rows]: a projection is one large product a field, and each small product is a sum of a dozen
-multiplications of whole vectors of rows, on which SIMD lanes, GPU threads and TPU lanes work alike.
-
-The derivative is written by hand for the same reason: that of a broadcast would be a sum over a short inner axis.
+A row has a dozen fields and a head a dozen channels: as batched products these run at a few per cent of a CPU's rate,
+and leave a tensor core nearly empty. Here everything lies as [fields, channels, rows]: a projection is one large
+product a field, and each small product is a sum of a dozen multiplications of whole vectors of rows, on which SIMD
+lanes, GPU threads and TPU lanes work alike. The derivative is written by hand for the same reason.
 """
 
 from __future__ import annotations

@@ -22,31 +22,24 @@ Hidden = tuple[Array, ...]
 
 
 def gru_cell(params: dict[str, Array], x: Array, h: Array, on: Placement = ONE) -> Array:
-    """One step of a GRU over vectors.
+    """One step of a GRU over vectors: float32[B, H] from ``x`` float32[B, I] and ``h`` float32[B, H].
 
     Args:
         params: input_kernel [I, 3H], hidden_kernel [H, 3H], input_bias [3H], hidden_bias [3H]; gates in the order
             reset, update, candidate.
-        x: float32[B, I].
-        h: float32[B, H].
-
-    Returns:
-        float32[B, H].
     """
     from_x = on.product(x, params["input_kernel"]) + params["input_bias"]  # [B, 3H]
     return _gates(from_x, on.product(h, params["hidden_kernel"]) + params["hidden_bias"], h)[0]
 
 
 def gru_sequence(params: dict[str, Array], x: Array, reset: Array, on: Placement = ONE) -> Array:
-    """A GRU over whole sequences. The input's product is one for all positions; a step has but the recurrent one.
+    """float32[B, T, H]: the state of a GRU after each position of whole sequences, float32[B, T, I] ``x``.
+
+    The input's product is one for all positions; a step has but the recurrent one.
 
     Args:
         params: as for ``gru_cell``.
-        x: float32[B, T, I].
         reset: bool[B, T]; the state is zeroed before these positions, and before the first.
-
-    Returns:
-        float32[B, T, H], the state after each position.
     """
     from_x = on.product(x, params["input_kernel"]) + params["input_bias"]  # [B, T, 3H]
     states = _recurrence(on, from_x.swapaxes(0, 1), reset.T, params["hidden_kernel"], params["hidden_bias"])
@@ -107,15 +100,11 @@ def _gates(from_x: Array, from_h: Array, h: Array) -> tuple[Array, tuple[Array, 
 
 
 def onehot_gru_cell(params: dict[str, Array], row: Array, h: Array, on: Placement = ONE) -> Array:
-    """One step of a GRU over one-hot items.
+    """One step of a GRU over one-hot items, float32[B, H].
 
     Args:
         params: gate_kernel [H, 2H] (reset, update), candidate_kernel [H, H], bias [3H] (candidate, reset, update).
         row: float32[B, 3H], the item's row of the input matrix, in the order of the bias.
-        h: float32[B, H].
-
-    Returns:
-        float32[B, H].
     """
     size = h.shape[-1]
     from_x = row + params["bias"]
@@ -152,15 +141,10 @@ class GRUStack(nn.Module):
         ]  # fmt: skip
 
     def __call__(self, x: Array, hidden: Hidden, train: bool = False, on: Placement = ONE) -> Hidden:
-        """One step.
+        """One step from float32[B, inputs] and float32[B, H] of each layer to the new states; the last is the output.
 
         Args:
-            x: float32[B, inputs].
-            hidden: float32[B, H] of each layer.
             train: whether to drop out, with the ``dropout`` random stream.
-
-        Returns:
-            The new hidden states; the last one is the output.
         """
         states = []
         if not self.onehot:
@@ -190,6 +174,8 @@ def reset_hidden(hidden: Hidden, reset: Array) -> Hidden:
 
 
 def gru_params(module: nn.Module, name: str, inputs: int, units: int) -> dict[str, Array]:
+    """The parameters of ``gru_cell``, made within a module's ``setup``."""
+
     def gates(key: Array, rows: int) -> Array:
         return glorot_like(key, (rows, 3 * units), blocks=3)
 

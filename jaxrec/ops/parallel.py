@@ -1,11 +1,9 @@
-"""Several devices: a mesh of one axis over which the rows of a step are dealt.
+"""Where a program's arrays lie and what its products multiply: several devices, bfloat16.
 
-Lanes, rows and scored positions, and what is carried by lane, are dealt over the axis ``data``; parameters, tables and
-optimizer states are the same on every device. The compiler derives from that what has to be exchanged; where it would
-have to guess, ``Placement`` says it. The program is the same for any number of devices, and its random numbers
-are drawn at the global shape, so what is trained does not depend on how many there are, but for the order of sums.
-
-What is traced is told by a ``Placement`` that is handed down.
+A mesh has one axis. Lanes, rows and scored positions, and what is carried by lane, are dealt over it; parameters,
+tables and optimizer states are the same on every device. The compiler derives from that what has to be exchanged; where
+it would have to guess, ``Placement`` says it. Random numbers are drawn at the global shape, so what is trained does not
+depend on the number of devices, but for the order of sums.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
-from jaxrec.ops import precision
 
 AXIS = "data"
 
@@ -30,16 +28,15 @@ def make_mesh(devices: int | None, batch: int) -> Mesh | None:
     Args:
         batch: lanes, targets or rows of a step, which the devices have to share evenly.
     """
-    found = jax.local_devices()
-    n = len(found) if devices is None else devices
-    if n > len(found):
-        raise UserError(f"mesh.data: found {n}; of local devices ({found[0].platform}) there are {len(found)}; give at "
+    local = jax.local_devices()
+    n = len(local) if devices is None else devices
+    if n > len(local):
+        raise UserError(f"mesh.data: found {n}; of local devices ({local[0].platform}) there are {len(local)}; give at "
                         "most that, or leave it out for all")  # fmt: skip
     if batch % n:
-        fewer = max(fewer for fewer in range(1, n) if batch % fewer == 0)
         raise UserError(f"training.batch_size: {batch} cannot be shared evenly by {n} devices (mesh.data); the next "
-                        f"that can is {-(-batch // n) * n}, or give --mesh.data {fewer}")  # fmt: skip
-    return None if n == 1 else jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=found[:n])
+                        f"that can is {-(-batch // n) * n}")  # fmt: skip
+    return None if n == 1 else jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=local[:n])
 
 
 # ---- arrays on the devices -------------------------------------------------------------------------------------------
@@ -90,11 +87,12 @@ def _dealt(mesh: Mesh, axis: int) -> NamedSharding:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a program's arrays lie and what its products multiply; handed down while the program is traced.
+    """Handed down while a program is traced.
 
     Attributes:
         mesh: devices that share each step; None: one, where ``whole``, ``dealt`` and ``taken`` do nothing.
-        low: matrix products multiply bfloat16 (``ops.precision``).
+        low: matrix products multiply bfloat16, forward and backward, with sums in float32: half the memory traffic, and
+            what accelerators multiply fastest. All else stays float32, and so do evaluation and serving.
     """
 
     mesh: Mesh | None = None
@@ -138,21 +136,46 @@ class Placement:
             sums, found = function(rows, rest)
             return jax.lax.psum(sums, AXIS), found
 
-        mine, all_ = PartitionSpec(AXIS), PartitionSpec()
+        mine, every = PartitionSpec(AXIS), PartitionSpec()
         # What varies from device to device is not checked: the begin of a scan does not, its end does.
         each = jax.shard_map(
-            on_each, mesh=self.mesh, in_specs=(mine, all_), out_specs=(all_, mine), check_vma=False
+            on_each, mesh=self.mesh, in_specs=(mine, every), out_specs=(every, mine), check_vma=False
         )  # fmt: skip
         return each(rows, rest)
 
     def product(self, left: Array, right: Array) -> Array:
         """float32[..., M, N] from float32[..., M, K] and float32[K, N], or float32[..., K, N] of the same axes."""
-        return precision.product(left, right) if self.low else left @ right
+        return _product(left, right) if self.low else left @ right
 
     def rounded(self, *arrays: Array) -> tuple[Array, ...]:
         """The arrays as they are to be multiplied, for a product that is differentiated by hand."""
-        return tuple(map(precision.rounded, arrays)) if self.low else arrays
+        return tuple(array.astype(jnp.bfloat16) for array in arrays) if self.low else arrays
 
 
-ONE = Placement()
-"""One device and float32: what evaluates and serves."""
+ONE, LOW = Placement(), Placement(low=True)
+"""One device and float32, what evaluates and serves; one device and bfloat16."""
+
+
+@jax.custom_vjp
+def _product(left: Array, right: Array) -> Array:
+    return _multiply(*LOW.rounded(left, right))
+
+
+def _forward(left: Array, right: Array) -> tuple[Array, tuple[Array, ...]]:
+    factors = LOW.rounded(left, right)  # kept rounded for the derivative
+    return _multiply(*factors), factors
+
+
+def _backward(factors: tuple[Array, Array], slope: Array) -> tuple[Array, Array]:
+    (left, right), (slope,) = factors, LOW.rounded(slope)
+    by_left = _multiply(slope, right.mT)
+    if right.ndim == 2:
+        left, slope = left.reshape(-1, left.shape[-1]), slope.reshape(-1, slope.shape[-1])
+    return by_left, _multiply(left.mT, slope)
+
+
+_product.defvjp(_forward, _backward)
+
+
+def _multiply(left: Array, right: Array) -> Array:
+    return jnp.matmul(left, right, preferred_element_type=jnp.float32)

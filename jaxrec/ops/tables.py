@@ -1,8 +1,8 @@
 """Embedding tables whose rows are read, differentiated and updated alone.
 
-A step of a sampled loss touches a few thousand rows of a table that may have millions. So the rows of one step are
-made unique, gathered together with their optimizer state, given to the model as vectors, and after the derivative is
-taken they are updated and scattered back into donated buffers: a step costs the same for any catalogue.
+A step of a sampled loss touches a few thousand rows of a table that may have millions. The rows of one step are made
+unique, gathered with their optimizer state, given to the model as vectors, and after the derivative is taken updated
+and scattered back into donated buffers: a step costs the same for any catalogue.
 
 Duplicates are merged without sorting. Every position of the step's id list writes its own mark into a scratch array
 int32[V] at its id, the highest mark wins, and reading back tells each position who represents it. Marks grow from step
@@ -36,16 +36,10 @@ class TableSpec(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Rows that a step reads of a table.
+    """Rows that a step reads of a table. Columns that are not read are not updated, which matters to momentum."""
 
-    Attributes:
-        ids: int32[...], duplicates and all; a number outside [0, V) reads nothing.
-        width: the first so many columns alone are read; None: all. Columns that are not read are not updated, which
-            matters to optimizers with momentum.
-    """
-
-    ids: Array
-    width: int | None = None
+    ids: Array  # int32[...], duplicates and all; a number outside [0, V) reads nothing
+    width: int | None = None  # the first so many columns alone are read; None: all
 
 
 Reads = dict[str, Read]
@@ -54,30 +48,18 @@ columns are read: reads of some columns stand behind those of all."""
 
 
 class RowPlan(NamedTuple):
-    """Which rows a step touches, for a list of M ids with duplicates.
+    """Which rows a step touches, for a list of M ids with duplicates."""
 
-    Attributes:
-        ids: int32[M]; the id where the position is the first with it, otherwise a distinct id beyond the table
-            (V, V + 1, ...), for which gathers give 0 and scatters do nothing.
-        slot: int32[M]; the position that stands for this one's id: ``ids[slot[i]]`` is the i-th id asked for.
-        columns: bool, broadcastable to [M, width]: which columns a position reads; None: all.
-    """
-
-    ids: Array
-    slot: Array
-    columns: Array | None = None
+    ids: Array  # int32[M]; of the first position with an id; elsewhere distinct ids V, V + 1, ... beyond the table
+    slot: Array  # int32[M]; the position that stands for this one's id: ids[slot[i]] is the i-th id asked for
+    columns: Array | None = None  # bool, broadcastable to [M, width]: which columns a position reads; None: all
 
 
 class Columns(NamedTuple):
-    """Candidates that queries are multiplied with.
+    """Candidates that queries are multiplied with."""
 
-    Attributes:
-        vectors: float32[C, width], of unique items; zeros where another place stands for the candidate.
-        slot: int32[C], the place that stands for each candidate.
-    """
-
-    vectors: Array
-    slot: Array
+    vectors: Array  # float32[C, width], of unique items; zeros where another place stands for the candidate
+    slot: Array  # int32[C], the place that stands for each candidate
 
 
 class Tables:
@@ -85,18 +67,14 @@ class Tables:
 
     Args:
         arrays: whole tables, float32[V, width], and of those with a plan its rows, float32[M, width].
-        reads: of each table.
-        plans: of tables whose rows are read and updated alone.
+        reads, plans: of each table; plans of those whose rows are read and updated alone.
         on: where arrays lie, and what products multiply.
     """
 
     def __init__(
-        self,
-        arrays: dict[str, Array],
-        reads: dict[str, Reads] | None = None,
-        plans: dict[str, RowPlan] | None = None,
+        self, arrays: dict[str, Array], reads: dict[str, Reads] | None = None, plans: dict[str, RowPlan] | None = None,
         on: Placement = ONE,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._arrays, self._reads, self._plans, self.on = arrays, reads or {}, plans or {}, on
 
     def whole(self, table: str) -> Array:
@@ -113,9 +91,9 @@ class Tables:
         read, array = self._reads[table][name], self._arrays[table]
         if table not in self._plans:
             return self.rows(table, read.ids)
-        sizes = {other: one.ids.size for other, one in self._reads[table].items()}
-        start = sum(list(sizes.values())[: list(sizes).index(name)])
-        slot = self._plans[table].slot[start : start + sizes[name]]
+        names = list(self._reads[table])
+        start = sum(self._reads[table][before].ids.size for before in names[: names.index(name)])
+        slot = self._plans[table].slot[start : start + read.ids.size]
         rows = array[slot] if read.width is None else array[slot, : read.width]
         return self.on.taken(rows.reshape(*read.ids.shape, rows.shape[1]))
 
@@ -152,15 +130,12 @@ def plan_reads(marks: Array, reads: Reads, turn: Array, width: int, on: Placemen
 
 
 def plan_rows(marks: Array, ids: Array, turn: Array) -> tuple[Array, RowPlan]:
-    """Make the ids of one step unique.
+    """Make the ids of one step unique; returns marks and plan. A position that reads nothing stands for itself.
 
     Args:
         marks: int32[V], from ``scratch`` or the call before.
         ids: int32[M], duplicates and all; a number outside [0, V) is none.
         turn: int32[], 0, 1, 2, ... over the calls on one scratch array; ``(turn + 1) * M`` must stay below 2 ** 31.
-
-    Returns:
-        The marks, and the plan. A position that reads nothing stands for itself.
     """
     rows, m = marks.shape[0], ids.shape[0]
     position = jnp.arange(m, dtype=jnp.int32)
@@ -183,21 +158,11 @@ def look_up(table: Array, ids: Array) -> Array:
     return table.at[jnp.where(ids < 0, len(table), ids)].get(mode="fill", fill_value=0.0)
 
 
-def scatter(table: Array, ids: Array, rows: Array) -> Array:
-    """The table with ``rows`` set at ``RowPlan.ids``; those beyond the table are dropped."""
-    return table.at[ids].set(rows, mode="drop", unique_indices=True)
-
-
 def update_rows(
-    optimizer: optax.GradientTransformation,
-    live: Array,
-    table: Array,
-    state: Any,
-    plan: RowPlan,
-    rows: Array,
+    optimizer: optax.GradientTransformation, live: Array, table: Array, state: Any, plan: RowPlan, rows: Array,
     gradient: Array,
-) -> tuple[Array, Any]:
-    """Apply an optimizer to the rows of a plan and to their part of its state.
+) -> tuple[Array, Any]:  # fmt: skip
+    """Apply an optimizer to the rows of a plan and to their part of its state; returns the new table and state.
 
     Any optax transformation that treats elements independently can be used; with Adam the result is the lazy Adam of
     the field, since the moments of rows that were not read stay as they were.
@@ -208,24 +173,20 @@ def update_rows(
         state: the optimizer's state for the whole table; leaves that mirror the table are found by optax, not by shape.
         rows: float32[M, width], as gathered at ``plan.ids``.
         gradient: float32[M, width], already summed over duplicates; ignored beyond the table.
-
-    Returns:
-        The new table and state.
     """
     by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
     row_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids) if is_row else leaf, by_row, state)
     change, new_state = optimizer.update(gradient, row_state, rows)
 
+    def scatter(whole: Array, new: Array, old: Array) -> Array:
+        new = new if plan.columns is None else jnp.where(plan.columns, new, old)
+        return whole.at[plan.ids].set(new, mode="drop", unique_indices=True)
+
     def put(is_row: bool, leaf: Array, old: Array, new: Array) -> Array:
-        return scatter(leaf, plan.ids, _read(plan, new, old)) if is_row else jnp.where(live, new, old)
+        return scatter(leaf, new, old) if is_row else jnp.where(live, new, old)
 
     state = jax.tree.map(put, by_row, state, row_state, new_state)
-    return scatter(table, plan.ids, _read(plan, rows + change, rows)), state
-
-
-def _read(plan: RowPlan, new: Array, old: Array) -> Array:
-    """The new values where the plan's positions read, the old ones elsewhere."""
-    return new if plan.columns is None else jnp.where(plan.columns, new, old)
+    return scatter(table, rows + change, rows), state
 
 
 def glorot_like(key: Array, shape: tuple[int, int], blocks: int = 1) -> Array:

@@ -21,28 +21,19 @@ class BlockSize(NamedTuple):
 
 
 class Live(NamedTuple):
-    """When items can be recommended, in the units of the queries' times: ``listed <= at < sold``.
+    """When items can be recommended, in the units of the queries' times: ``listed <= at < sold``."""
 
-    Attributes:
-        listed, sold: int32[V].
-        at: int32[Q], when each query is asked.
-    """
-
-    listed: Array
-    sold: Array
-    at: Array
+    listed: Array  # int32[V]
+    sold: Array  # int32[V]
+    at: Array  # int32[Q], when each query is asked
 
 
 class Candidates(NamedTuple):
-    """The items that queries are ranked among. Excluded ones score -inf; None excludes nothing.
+    """The items that queries are ranked among. Excluded ones score -inf; None excludes nothing."""
 
-    Attributes:
-        live: only items that are live at the query's time; a target that is not ranks last.
-        without: uint32[Q, ceil(V / 32)], bit mask of the items excluded per query; the target is never excluded.
-    """
-
-    live: Live | None = None
+    live: Live | None = None  # only items that are live at the query's time; a target that is not ranks last
     without: Array | None = None
+    """uint32[Q, ceil(V / 32)], bit mask of the items excluded per query; the target is never excluded."""
 
 
 EVERYTHING = Candidates()
@@ -103,15 +94,15 @@ def rank(
     return _by_blocks(one, size, queries, asked)
 
 
-def _only(scores: Array, index: Array, asked: Any, span: tuple[Array, Array] | None) -> Array:
-    """The scores of the items int32[w] ``index``, with -inf for those that are no candidates."""
-    target, at, without = asked
-    if span is not None:
-        scores = jnp.where((span[0] <= at[:, None]) & (at[:, None] < span[1]), scores, -jnp.inf)
-    if without is None:
-        return scores
-    bits = (jnp.take(without, index // 32, axis=1, mode="clip") >> (index % 32).astype(jnp.uint32)) & 1
-    return jnp.where((bits == 0) | (index == target[:, None]), scores, -jnp.inf)
+@partial(jax.jit, static_argnames=("k", "ties"))
+def rank_scores(
+    scores: Array, targets: Array, k: int = 0, ties: str = "conservative", among: Candidates = EVERYTHING
+) -> tuple[Array, Array]:
+    """``rank`` where the scores are there already, float32[Q, V], as those of baselines are."""
+    span = None if among.live is None else (among.live.listed, among.live.sold)
+    asked = (targets, None if among.live is None else among.live.at, among.without)
+    scores = _only(scores, jnp.arange(scores.shape[1]), asked, span)
+    return _count(scores, targets, ties), _top_k(_numbers(scores), k)[1]
 
 
 @partial(jax.jit, static_argnames=("k", "size"))
@@ -163,38 +154,35 @@ def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array
     tail = jnp.where(last + jnp.arange(CHUNK) < count, scores[:, last:], -jnp.inf)
     scores = jax.lax.dynamic_update_slice_in_dim(scores, tail, last, axis=1)
     maxima = scores.reshape(len(queries), -1, CHUNK).max(axis=2)
-    values, found = jax.lax.cond(
-        jnp.isnan(maxima).any(),
-        lambda scores: _top_k(jnp.where(jnp.isnan(scores), -jnp.inf, scores), k),
-        lambda scores: _top_k(scores, k),
-        scores,
-    )
+    ranked = partial(_top_k, k=k)
+    values, found = jax.lax.cond(jnp.isnan(maxima).any(), lambda scores: ranked(_numbers(scores)), ranked, scores)
     return found, values
 
 
-@partial(jax.jit, static_argnames=("k", "ties"))
-def rank_scores(
-    scores: Array, targets: Array, k: int = 0, ties: str = "conservative", among: Candidates = EVERYTHING
-) -> tuple[Array, Array]:
-    """``rank`` where the scores are there already, float32[Q, V], as those of baselines are."""
-    span = None if among.live is None else (among.live.listed, among.live.sold)
-    asked = (targets, None if among.live is None else among.live.at, among.without)
-    scores = _only(scores, jnp.arange(scores.shape[1]), asked, span)
-    return _count(scores, targets, ties), _top_k(_numbers(scores), k)[1]
+def _only(scores: Array, index: Array, asked: Any, span: tuple[Array, Array] | None) -> Array:
+    """The scores of the items int32[w] ``index``, with -inf for those that are no candidates."""
+    target, at, without = asked
+    if span is not None:
+        scores = jnp.where((span[0] <= at[:, None]) & (at[:, None] < span[1]), scores, -jnp.inf)
+    if without is None:
+        return scores
+    bits = (jnp.take(without, index // 32, axis=1, mode="clip") >> (index % 32).astype(jnp.uint32)) & 1
+    return jnp.where((bits == 0) | (index == target[:, None]), scores, -jnp.inf)
 
 
 def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Any) -> Any:
     """``one`` on blocks of rows, one after the other; the last block is padded with zeros, whose results are cut."""
     n = len(arrays[0])
     rows = max(1, min(size.queries, n))
-    blocks = -(-n // rows)
+    result = jax.lax.map(lambda block: one(*block), jax.tree.map(partial(_parts, width=rows), arrays))
+    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * rows, *leaf.shape[2:])[:n], result)
 
-    def cut(array: Array) -> Array:
-        padded = jnp.pad(array, [(0, blocks * rows - n)] + [(0, 0)] * (array.ndim - 1))
-        return padded.reshape(blocks, rows, *array.shape[1:])
 
-    result = jax.lax.map(lambda block: one(*block), jax.tree.map(cut, arrays))
-    return jax.tree.map(lambda leaf: leaf.reshape(blocks * rows, *leaf.shape[2:])[:n], result)
+def _parts(array: Array, width: int) -> Array:
+    """[parts, width, ...]: the rows of an array in parts, padded with zeros."""
+    parts = -(-len(array) // width)
+    padded = jnp.pad(array, [(0, parts * width - len(array))] + [(0, 0)] * (array.ndim - 1))
+    return padded.reshape(parts, width, *array.shape[1:])
 
 
 def _scores(queries: Array, items: Array) -> Array:
@@ -202,23 +190,24 @@ def _scores(queries: Array, items: Array) -> Array:
     return jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
 
 
+def _numbers(scores: Array) -> Array:
+    """The scores with -inf for what is not a number."""
+    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+
+
 def _count(scores: Array, targets: Array, ties: str) -> Array:
     own = jnp.take_along_axis(scores, targets[:, None], axis=1)
-    worse = jnp.sum(scores < own, axis=1)
-    if ties == "conservative":
-        return (scores.shape[1] - worse).astype(jnp.float32)
-    equal = jnp.sum(scores == own, axis=1)
+    worse, equal = jnp.sum(scores < own, axis=1), jnp.sum(scores == own, axis=1)
     return _break_ties(scores.shape[1], worse, equal, ties)
 
 
-Score = Callable[[Array, Any], Array]
-"""float32[q, width] of a part of the catalogue, which begins at an item."""
-
-
-def _rank_parts(score: Score, starts: Array, parts: Any, targets: Array, n_items: int, ties: str) -> Array:
+def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: int, ties: str) -> Array:
     """Two passes over parts of the catalogue: one finds the targets' scores, one counts.
 
     Each part is the same product in both passes, so the target meets its own score bit for bit.
+
+    Args:
+        score: ``score(start, part)``, float32[q, width] of a part of the catalogue.
     """
 
     def find(own: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
@@ -241,7 +230,15 @@ def _rank_parts(score: Score, starts: Array, parts: Any, targets: Array, n_items
     return _break_ties(n_items, worse, equal, ties)
 
 
-def _best_of_parts(score: Score, starts: Array, parts: Any, k: int, queries: int, n_items: int) -> tuple[Array, Array]:
+def _break_ties(n_items: int, worse: Array, equal: Array, ties: str) -> Array:
+    """``equal`` counts the target itself; it is 0 only where its score is not a number, which ranks last."""
+    ranks = (n_items - worse).astype(jnp.float32)
+    if ties == "conservative":
+        return ranks
+    return ranks - {"standard": 1.0, "median": 0.5}[ties] * jnp.maximum(equal - 1, 0)
+
+
+def _best_of_parts(score: Any, starts: Array, parts: Any, k: int, queries: int, n_items: int) -> tuple[Array, Array]:
     """int32[q, k] items and float32[q, k] scores of the best, part by part."""
     begin = (jnp.full((queries, k), -jnp.inf), jnp.full((queries, k), n_items, jnp.int32))
 
@@ -254,25 +251,6 @@ def _best_of_parts(score: Score, starts: Array, parts: Any, k: int, queries: int
 
     (scores, ids), _ = jax.lax.scan(merge, begin, (starts, parts))
     return ids, scores
-
-
-def _numbers(scores: Array) -> Array:
-    """The scores with -inf for what is not a number."""
-    return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
-
-
-def _break_ties(n_items: int, worse: Array, equal: Array, ties: str) -> Array:
-    """``equal`` counts the target itself; it is 0 only where its score is not a number, which ranks last."""
-    others = jnp.maximum(equal - 1, 0)
-    lost = {"conservative": 0.0 * others, "standard": 1.0 * others, "median": 0.5 * others}[ties]
-    return (n_items - worse).astype(jnp.float32) - lost
-
-
-def _parts(items: Array, width: int) -> Array:
-    """[parts, width, ...]: the items in parts, padded with zeros."""
-    parts = -(-len(items) // width)
-    padded = jnp.pad(items, [(0, parts * width - len(items))] + [(0, 0)] * (items.ndim - 1))
-    return padded.reshape(parts, width, *items.shape[1:])
 
 
 def _top_k(scores: Array, k: int) -> tuple[Array, Array]:

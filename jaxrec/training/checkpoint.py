@@ -17,8 +17,8 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,7 @@ from jaxrec.errors import UserError
 from jaxrec.training.block import TrainState
 
 MODEL_PARTS = ("params", "tables")
-PLAIN = re.compile(r"[A-Za-z0-9_./=,+-]*")  # what no library takes for anything but a path
-STORES = ("/gs/", "/s3/", "/cns/", "/bigstore/")
-ROOM = 2**20  # bytes for what a checkpoint holds beside its arrays
+PLAIN = re.compile(r"(?!/gs/|/s3/|/cns/|/bigstore/)[A-Za-z0-9_./=,+-]*")  # what no library takes for more than a path
 
 
 class Checkpoints:
@@ -46,27 +44,32 @@ class Checkpoints:
     def save(self, state: TrainState, position: dict[str, Any]) -> None:
         """Save everything; ``position`` is what the host knows, as JSON."""
         model, training = _parts(state)
-        self._save("latest", 2, state, {"model": model, "training": training}, position)
+        self._save("latest", 2, int(state.step), {"model": model, "training": training}, position)
 
     def save_best(self, state: TrainState, position: dict[str, Any]) -> None:
         """Save the parameters as the best so far. What was best before goes once they are complete."""
-        self._save("best", 1, state, {"model": _parts(state)[0]}, position)
+        self._save("best", 1, int(state.step), {"model": state.weights()}, position)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The most recent complete state, with arrays like those of ``like``; None where there is none yet."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        model, training = _parts(abstract)
-        args = {"model": ocp.args.StandardRestore(model), "training": ocp.args.StandardRestore(training)}
-        found = self._restore("latest", args)
-        self._forget_after(found[0] if found else -1)
+        """The most recent complete state, with arrays like those of ``like``; None where there is none yet.
+
+        What is younger goes: it will be reached again, and saved again at the same step. That is a best that was saved
+        just before the end, or a latest that turned out unreadable.
+        """
+        model, training = _parts(like)
+        found = self._restore("latest", {"model": model, "training": training})
+        for place in self._root.glob("*/[0-9]*"):
+            if place.name.isdigit() and int(place.name) > (found[0] if found else -1):
+                shutil.rmtree(place)
         if found is None:
             return None
-        _, parts = found
-        return _whole(like, parts["model"], parts["training"]), parts["position"]
+        training = dict(found[1]["training"])
+        weights = {name: found[1]["model"][name] for name in MODEL_PARTS}
+        raw = training.pop("raw", None)  # where weights are averaged, those not averaged
+        state = like._replace(**(raw or weights), **training, average=weights if raw else None)
+        return state, found[1]["position"]
 
-    def restore_model(
-        self, like: dict[str, Any], kinds: Sequence[str] = ("best", "latest")
-    ) -> tuple[dict[str, Any], dict[str, Any], str]:
+    def restore_model(self, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
         """Weights alone, to use: the best if validation chose one and it is readable, or the latest.
 
         Args:
@@ -78,108 +81,91 @@ class Checkpoints:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever devices trained it
         model = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
         unreadable: UserError | None = None
-        for kind in kinds:
+        for kind in ("best", "latest"):
             try:
-                found = self._restore(kind, {"model": ocp.args.StandardRestore(model)})
+                if found := self._restore(kind, {"model": model}):
+                    return found[1]["model"], found[1]["position"], kind
             except UserError as error:
                 unreadable = error
-                continue
-            if found is not None:
-                return found[1]["model"], found[1]["position"], kind
-        if unreadable is not None:
-            raise unreadable
-        raise UserError(f"{self._root.parent}: no checkpoint here yet; train it with python -m jaxrec.train")
+        raise unreadable or UserError(
+            f"{self._root.parent}: no checkpoint here yet; train it with python -m jaxrec.train"
+        )
 
     def last(self, kind: str) -> int:
         """The step of the youngest checkpoint, ``best`` or ``latest``; -1 where there is none."""
         places = (self._root / kind).glob("[0-9]*")
         return max((int(place.name) for place in places if place.name.isdigit()), default=-1)
 
-    def _save(self, kind: str, keep: int, state: TrainState, trees: dict[str, Any], position: dict[str, Any]) -> None:
-        self._require_room(trees)
-        args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
-        with _no_stragglers(), self._manager(kind, keep) as manager:
-            whole = ocp.args.Composite(**args, position=ocp.args.JsonSave(position))
-            manager.save(int(state.step), args=whole, force=True)
-        if not self._read_back:
-            self._check(kind, int(state.step), trees)
-            self._read_back = True
-
-    def _check(self, kind: str, step: int, trees: dict[str, Any]) -> None:
-        """Read a process's first save back: what cannot be read should not be found out when it is needed."""
-        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, trees)
-        args = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+    def _save(self, kind: str, keep: int, step: int, trees: dict[str, Any], position: dict[str, Any]) -> None:
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + 2**20
+        free = shutil.disk_usage(self._root.parent).free
+        if free < needed:  # noticed before Orbax does: its threads fill the screen with tracebacks
+            raise UserError(f"{self._root}: no disk space: a checkpoint takes {needed / 1e6:.1f} MB, "
+                            f"{free / 1e6:.1f} MB are left; free some, then go on with --resume")  # fmt: skip
         place = self._root / kind / str(step)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        with self._manager(kind, keep) as manager:
+            manager.save(step, args=ocp.args.Composite(**args, position=ocp.args.JsonSave(position)), force=True)
+        if self._read_back:
+            return
+        # What cannot be read should not be found out when it is needed: a process's first save is read back.
         try:
-            with self._manager(kind) as manager, _no_stragglers():
-                found = manager.restore(step, args=ocp.args.Composite(**args))
-            same = jax.tree.map(
-                lambda one, other: np.array_equal(one, other, equal_nan=True), dict(found.items()), trees
-            )
+            with self._manager(kind) as manager:
+                found = manager.restore(step, args=_wanted(trees))
+            parts = {name: found[name] for name in trees}
+            same = jax.tree.map(lambda one, other: np.array_equal(one, other, equal_nan=True), parts, trees)
         except Exception as error:  # whichever of Orbax's and TensorStore's many kinds it is
             raise UserError(f"{place}: the checkpoint that was just written cannot be read back "
                             f"({_reason(error)}); choose another --run") from None  # fmt: skip
         if not all(jax.tree.leaves(same)):
             raise UserError(f"{place}: the checkpoint reads back otherwise than it was written; check the disk, or "
                             "choose another --run")  # fmt: skip
+        self._read_back = True
 
-    def _restore(self, kind: str, args: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+    def _restore(self, kind: str, like: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
+        """Step and parts of the youngest readable checkpoint."""
         if not (self._root / kind).is_dir():
             return None
-        with self._manager(kind) as manager, _no_stragglers():
+        with self._manager(kind) as manager:
             steps = sorted(manager.all_steps(), reverse=True)
             for step in steps:
                 try:
-                    parts = manager.restore(step, args=ocp.args.Composite(**args, position=ocp.args.JsonRestore()))
-                    return step, dict(parts.items())
+                    return step, dict(manager.restore(step, args=_wanted(like)).items())
                 except Exception as error:  # Orbax and TensorStore raise many kinds; whichever it is, it is unreadable
-                    time.sleep(0.2)  # stragglers, and what of them has not been awaited is collected here
-                    error.__traceback__ = None
-                    gc.collect()
+                    _await_stragglers(error)
                     say("warning", f"{self._root / kind / str(step)}: unreadable, skipped ({_reason(error)})")
         if steps:
             raise UserError(f"{self._root / kind}: no readable checkpoint; restore the files or train again")
         return None
 
-    def _require_room(self, tree: Any) -> None:
-        """Notice a full disk before Orbax does: its threads fill the screen with tracebacks."""
-        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + ROOM
-        free = shutil.disk_usage(self._root.parent).free
-        if free < needed:
-            raise UserError(f"{self._root}: no disk space: a checkpoint takes {needed / 1e6:.1f} MB, "
-                            f"{free / 1e6:.1f} MB are left; free some, then go on with --resume")  # fmt: skip
-
-    def _forget_after(self, step: int) -> None:
-        """What is younger than the state resumed from will be reached again, and saved again at the same step.
-
-        That is a best that was saved just before the end, or a latest that turned out unreadable.
-        """
-        for kind in ("best", "latest"):
-            for place in (self._root / kind).glob("[0-9]*"):
-                if place.name.isdigit() and int(place.name) > step:
-                    shutil.rmtree(place)
-
     @contextmanager
     def _manager(self, kind: str, keep: int | None = None) -> Iterator[ocp.CheckpointManager]:
+        """Orbax's manager: to save, where it is said how many to keep, or to read, which leaves everything alone.
+
+        Where one array cannot be read or written, TensorStore's other calls come back to an event loop that is closed
+        by then, from threads of its own: they are kept quiet.
+        """
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=keep is not None, cleanup_tmp_directories=keep is not None,
             enable_async_checkpointing=False,
         )  # fmt: skip
-        if keep is not None:
-            (self._root / kind).mkdir(parents=True, exist_ok=True)
-        with plain_name(self._root / kind) as place:
-            yield from self._managed(kind, keep, ocp.CheckpointManager(place, options=options))
-
-    def _managed(self, kind: str, keep: int | None, manager: Any) -> Iterator[Any]:
+        hooks = sys.unraisablehook, sys.excepthook
+        sys.unraisablehook, sys.excepthook = (lambda *_: None,) * 2
         try:
-            yield manager
-        except (OSError, ValueError) as error:  # ValueError is TensorStore's, for whatever the file system says
+            with (
+                plain_name(self._root / kind) as place,
+                closing(ocp.CheckpointManager(place, options=options)) as manager,
+            ):
+                yield manager
+        except Exception as error:  # TensorStore's is a ValueError, for whatever the file system says
+            _await_stragglers(error)
             full = f"os_error_code='{errno.ENOSPC}'" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
             if keep is None or not full:
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._root / kind)) from None
         finally:
-            manager.close()
+            sys.unraisablehook, sys.excepthook = hooks
 
 
 @contextmanager
@@ -189,45 +175,28 @@ def plain_name(directory: Path) -> Iterator[Path]:
     Orbax looks its files up with a pattern in which the whole path stands: in ``layers=[100]`` the brackets would be a
     choice of characters, and nothing is found. It takes ``/gs/`` and ``/s3/`` for stores of other companies.
     """
-    if PLAIN.fullmatch(str(directory)) and not str(directory).startswith(STORES):
+    if PLAIN.fullmatch(str(directory)):
         yield directory
         return
-    for root in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
-        if PLAIN.fullmatch(root) and os.access(root, os.W_OK):
-            break
+    root = next(root for root in (tempfile.gettempdir(), "/tmp", "/var/tmp") if PLAIN.fullmatch(root))
     with tempfile.TemporaryDirectory(prefix="jaxrec-", dir=root) as folder:
         link = Path(folder) / "checkpoints"
         link.symlink_to(directory, target_is_directory=True)
         yield link
 
 
-@contextmanager
-def _no_stragglers() -> Iterator[None]:
-    """Keep quiet what comes after an error that we tell of: where one array cannot be read or written, TensorStore's
-    other calls come back to an event loop that is closed by then, from threads of its own."""
-    hooks = sys.unraisablehook, sys.excepthook
-
-    def unraisable(event: Any) -> None:
-        if not _late(event.exc_value):
-            hooks[0](event)
-
-    def uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if not _late(error):
-            hooks[1](kind, error, trace)
-
-    sys.unraisablehook, sys.excepthook = unraisable, uncaught
-    try:
-        yield
-    except BaseException:
-        time.sleep(0.2)  # for the stragglers
-        gc.collect()  # and what of them has not been awaited
-        raise
-    finally:
-        sys.unraisablehook, sys.excepthook = hooks
+def _wanted(like: dict[str, Any]) -> ocp.args.Composite:
+    """What to restore: trees with shapes, dtypes and places of others, and the position."""
+    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    trees = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
+    return ocp.args.Composite(**trees, position=ocp.args.JsonRestore())
 
 
-def _late(error: BaseException | None) -> bool:
-    return "Event loop is closed" in str(error) or "was never awaited" in str(error)
+def _await_stragglers(error: Exception) -> None:
+    """Let TensorStore's threads end, and collect what of them has not been awaited."""
+    time.sleep(0.2)
+    error.__traceback__ = None
+    gc.collect()
 
 
 def _reason(error: Exception) -> str:
@@ -238,13 +207,4 @@ def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is evaluated and served, and what else training needs: where weights are averaged, those not averaged."""
     training = state._asdict()
     raw = {name: training.pop(name) for name in MODEL_PARTS}
-    if training.pop("average") is not None:
-        training["raw"] = raw
-    return state.weights(), training
-
-
-def _whole(like: TrainState, model: dict[str, Any], training: dict[str, Any]) -> TrainState:
-    """The state of its parts."""
-    training = dict(training)
-    raw, model = training.pop("raw", None), {name: model[name] for name in MODEL_PARTS}
-    return like._replace(**(model if raw is None else raw), **training, average=None if raw is None else model)
+    return state.weights(), training if training.pop("average") is None else training | {"raw": raw}

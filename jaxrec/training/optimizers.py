@@ -7,25 +7,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array
 from pydantic import Field
 
 from jaxrec.config.sections import Config, Fraction, OptimizerConfig, Positive
-
-
-def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the step: a linear warm-up, then constant or falling to the last step."""
-    peak, rest = config.learning_rate, max(1, total_steps - config.warmup_steps)
-    if config.schedule == "constant":
-        after = optax.constant_schedule(peak)
-    elif config.schedule == "linear":
-        after = optax.linear_schedule(peak, peak * config.final_fraction, rest)
-    else:
-        after = optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction)
-    if not config.warmup_steps:
-        return after
-    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
-    return optax.join_schedules([warmup, after], [config.warmup_steps])
 
 
 class Optimizer(NamedTuple):
@@ -35,15 +19,28 @@ class Optimizer(NamedTuple):
     tables: optax.GradientTransformation
 
 
+def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the step: a linear warm-up, then constant or falling to the last step."""
+    peak, rest = config.learning_rate, max(1, total_steps - config.warmup_steps)
+    after = {
+        "constant": optax.constant_schedule(peak),
+        "linear": optax.linear_schedule(peak, peak * config.final_fraction, rest),
+        "cosine": optax.cosine_decay_schedule(peak, rest, alpha=config.final_fraction),
+    }[config.schedule]
+    if not config.warmup_steps:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, config.warmup_steps), after], [config.warmup_steps])
+
+
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Optimizer:
     """The configured optimizers."""
-    # A constant rate needs no counter of its own in the state.
-    rate: Any = config.learning_rate if _constant(config) else schedule
+    constant = config.schedule == "constant" and not config.warmup_steps
+    rate: Any = config.learning_rate if constant else schedule  # a constant needs no counter of its own in the state
     dense = optax.chain(*config.parts(optax.scale_by_learning_rate(rate)))
     if config.tables == "same":
         return Optimizer(dense, dense)
     share = config.table_learning_rate / config.learning_rate
-    follow: Any = share * rate if _constant(config) else lambda step: share * schedule(step)
+    follow: Any = share * rate if constant else lambda step: share * schedule(step)
     return Optimizer(dense, optax.chain(scale_by_row_rss(), optax.scale_by_learning_rate(follow)))
 
 
@@ -63,7 +60,7 @@ class Adagrad(OptimizerConfig):
 
     def parts(self, scale: optax.GradientTransformation) -> list[optax.GradientTransformation]:
         scaled = optax.scale_by_rss(0.0, 1e-6 if self.epsilon is None else self.epsilon)
-        return [scaled, scale, *_momentum(self.momentum)]
+        return [scaled, scale, *([optax.trace(self.momentum)] if self.momentum else [])]
 
 
 class Adam(OptimizerConfig):
@@ -91,10 +88,10 @@ class Adam(OptimizerConfig):
                              "optimizer.tables to rowwise_adagrad")  # fmt: skip
 
     def parts(self, scale: optax.GradientTransformation) -> list[optax.GradientTransformation]:
-        parts = [optax.scale_by_adam(self.beta1, self.beta2, 1e-8 if self.epsilon is None else self.epsilon)]
-        if self.weight_decay:
-            parts.append(optax.add_decayed_weights(self.weight_decay))  # Loshchilov & Hutter 2019: beside the moments
-        return [*parts, scale]
+        moments = optax.scale_by_adam(self.beta1, self.beta2, 1e-8 if self.epsilon is None else self.epsilon)
+        # Loshchilov & Hutter 2019: beside the moments
+        decay = [optax.add_decayed_weights(self.weight_decay)] if self.weight_decay else []
+        return [moments, *decay, scale]
 
 
 class SGD(OptimizerConfig):
@@ -109,11 +106,7 @@ class SGD(OptimizerConfig):
         return int(self.momentum > 0)
 
     def parts(self, scale: optax.GradientTransformation) -> list[optax.GradientTransformation]:
-        return [scale, *_momentum(self.momentum)]
-
-
-def _momentum(decay: float) -> list[optax.GradientTransformation]:
-    return [optax.trace(decay)] if decay else []
+        return [scale, *([optax.trace(self.momentum)] if self.momentum else [])]
 
 
 class RowRssState(NamedTuple):
@@ -123,31 +116,16 @@ class RowRssState(NamedTuple):
 
 
 def scale_by_row_rss(epsilon: float = 1e-6) -> optax.GradientTransformation:
-    """Adagrad with one accumulator a row, the row-wise Adagrad of recommenders with large tables.
-
-    Its state is a number for each row, where Adagrad's is as large as the table.
-    """
+    """Adagrad with one accumulator a row, the row-wise Adagrad of recommenders with large tables."""
 
     def init(tables: Any) -> RowRssState:
         return RowRssState(jax.tree.map(lambda table: jnp.zeros((table.shape[0], 1), jnp.float32), tables))
 
     def update(gradient: Any, state: RowRssState, tables: Any = None) -> tuple[Any, RowRssState]:
-        def add(total: Array, slope: Array) -> Array:
-            return total + jnp.mean(slope**2, axis=1, keepdims=True)
-
-        sums = jax.tree.map(add, state.sum_of_squares, gradient)
+        sums = jax.tree.map(
+            lambda total, slope: total + jnp.mean(slope**2, axis=1, keepdims=True), state.sum_of_squares, gradient
+        )
         scaled = jax.tree.map(lambda slope, total: slope * jax.lax.rsqrt(total + epsilon), gradient, sums)
         return scaled, RowRssState(sums)
 
     return optax.GradientTransformation(init, update)
-
-
-def clip_scale(squares: Array, clip_norm: float | None) -> Array | float:
-    """The factor that brings a gradient of squared norm ``squares`` down to ``clip_norm``; 1 where it is within."""
-    if clip_norm is None:
-        return 1.0
-    return jnp.minimum(1.0, clip_norm * jax.lax.rsqrt(jnp.maximum(squares, 1e-30)))
-
-
-def _constant(config: OptimizerConfig) -> bool:
-    return config.schedule == "constant" and not config.warmup_steps

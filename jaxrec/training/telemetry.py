@@ -26,12 +26,8 @@ PARTS = ("compile", "train", "evaluate", "save")
 
 def import_ahead() -> None:
     """Begin to import what a run needs later and takes two seconds to load, while XLA compiles."""
-
-    def load() -> None:
-        _tensorboard()
-        importlib.import_module("matplotlib.figure")
-
-    threading.Thread(target=load, daemon=True).start()
+    load = (_tensorboard, lambda: importlib.import_module("matplotlib.figure"))
+    threading.Thread(target=lambda: [one() for one in load], daemon=True).start()
 
 
 def _tensorboard() -> Any:
@@ -47,10 +43,7 @@ def _tensorboard() -> Any:
 
 
 class Clock:
-    """Wall-clock seconds by part of the work, summed over restarts.
-
-    ``train`` is what is left of the loop's time when the other parts are taken out.
-    """
+    """Wall-clock seconds by part of the work, summed over restarts; ``train`` is what the other parts leave."""
 
     def __init__(self, seconds: dict[str, float] | None = None) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0) | (seconds or {})
@@ -63,14 +56,12 @@ class Clock:
         try:
             yield
         finally:
-            now = time.perf_counter()
-            self.seconds[name] += now - self._since
-            self._since = now
+            self.lap(name)
 
-    def lap(self) -> float:
-        """Count the time since the last part as training; returns the seconds of training so far."""
+    def lap(self, name: str = "train") -> float:
+        """Count the time since the last part as ``name``; returns the seconds of training so far."""
         now = time.perf_counter()
-        self.seconds["train"] += now - self._since
+        self.seconds[name] += now - self._since
         self._since = now
         return self.seconds["train"]
 
@@ -129,21 +120,14 @@ class Log:
 
 def read_log(run: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
-    lines = []
     with open(run / "metrics.jsonl", encoding="utf-8") as stream:
-        for line in stream:
-            if line.endswith("\n"):
-                lines.append(json.loads(line))
-    return lines
+        return [json.loads(line) for line in stream if line.endswith("\n")]
 
 
 def length_without_end(run: Path) -> int | None:
     """Bytes of ``metrics.jsonl`` without its last line, where that says that all epochs were trained; or None."""
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    if not lines or not lines[-1].endswith(b"\n"):
-        return None
-    end = json.loads(lines[-1])
-    ended = end["kind"] == "end" and end["reason"] == "all epochs"
+    ended = bool(lines) and lines[-1].endswith(b"\n") and json.loads(lines[-1]).get("reason") == "all epochs"
     return sum(map(len, lines[:-1])) if ended else None
 
 
@@ -152,7 +136,6 @@ class Meter:
 
     Args:
         log: where a line of progress goes after every ``every`` blocks.
-        every: blocks between two lines.
         schedule: the learning rate by step.
         advance: the progress bar.
         sums: ``{"window": [loss, pairs], "epoch": [loss, pairs]}``, kept in the checkpoint; changed in place.
@@ -182,8 +165,7 @@ class Meter:
                 "of --optimizer.learning_rate, some --optimizer.warmup_steps, or --optimizer.clip_norm 1"
             )
         for sums in self._sums.values():
-            sums[0] += float(losses.sum())
-            sums[1] += pairs
+            sums[:] = sums[0] + float(losses.sum()), sums[1] + pairs
         self._advance(1, f"loss {losses.sum() / max(pairs, 1):.4f}")
         if (block + 1) % self._every == 0:
             step, rate = first_step + steps, float(self._schedule(first_step + max(steps, 1) - 1))

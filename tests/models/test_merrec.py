@@ -1,4 +1,4 @@
-"""MERRec's queries, scores and losses are the plain ones in NumPy; which rows are left out; what is refused."""
+"""MERRec's queries, scores and losses are the plain ones in NumPy; padding is nothing; rows are updated alone."""
 
 from __future__ import annotations
 

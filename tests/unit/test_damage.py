@@ -10,25 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from event_data import make_event_data
 from helpers import call
+from worlds import Worlds
 
 from jaxrec import config as configuration
-from jaxrec.data import store as files
+from jaxrec.data import store
 from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.items import read_attributes
 from jaxrec.data.rows import RowsDataset
 from jaxrec.data.store import CHECKSUM, check_seal, checksum, is_right, sealed
 from jaxrec.errors import UserError
-from jaxrec.run import Run, open_run
+from jaxrec.run import Run
 
 FLIPS = 12  # of each file
-
-
-@pytest.fixture(scope="module")
-def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_event_data(tmp_path_factory.mktemp("damage") / "events", live=True, events=600, items=80)
 
 
 def everything(folder: Path) -> dict[str, Any]:
@@ -44,6 +39,12 @@ def everything(folder: Path) -> dict[str, Any]:
         found[split] = sessions.items.tobytes() + sessions.times.tobytes() + sessions.offsets.tobytes()
     data.verify()
     return found | {"manifest": data.manifest}
+
+
+def kept(folder: Path) -> dict[str, Any]:
+    """The arrays that a run keeps."""
+    run = Run(folder, configuration.parse({"data": {"path": "x"}}), {})
+    return {name: run.kept(name).tobytes() for name in ("value_counts", "example_times")}
 
 
 def flipped(read: Callable[[Path], Any], folder: Path, copy: Path) -> dict[str, list[bool]]:
@@ -75,39 +76,34 @@ def without_seals(found: dict[str, Any]) -> dict[str, Any]:
                     for name, part in tables.items()}  # fmt: skip
 
 
-def test_a_data_set_and_its_name_vectors(events: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(events, tmp_path / "copy"))
-    refused = flipped(everything, events, copy)
+def test_a_data_set_and_its_name_vectors(worlds: Worlds, tmp_path: Path) -> None:
+    folder = worlds.data("events")
+    refused = flipped(everything, folder, Path(shutil.copytree(folder, tmp_path / "copy")))
     assert any(name.endswith("vectors.npy") for name in refused) and "names.parquet" in refused
     for name, outcomes in refused.items():
         assert all(outcomes) or name.endswith(".json"), name  # of which spaces between the entries are not read
         assert np.mean(outcomes) > 0.5, name
 
 
-def kept_of(folder: Path) -> dict[str, Any]:
-    run = Run(folder, configuration.parse({"data": {"path": "x"}}), {})
-    return {name: run.kept(name).tobytes() for name in ("value_counts", "example_times")}
-
-
 def test_arrays_that_a_run_keeps(tmp_path: Path) -> None:
-    whole = tmp_path / "run"
-    (whole / "dataset").mkdir(parents=True)
+    place = tmp_path / "run" / "dataset"
+    place.mkdir(parents=True)
     arrays = {"value_counts": np.arange(9), "example_times": np.arange(5) * 1000}
     for name, array in arrays.items():
-        np.save(whole / "dataset" / f"{name}.npy", array)
-    sums = {name: checksum(whole / "dataset" / f"{name}.npy") for name in arrays}
-    (whole / "dataset" / "kept.json").write_text(json.dumps(sealed(sums)))
-    copy = Path(shutil.copytree(whole, tmp_path / "copy"))
-    refused = flipped(kept_of, whole, copy)
+        np.save(place / f"{name}.npy", array)
+    (place / "kept.json").write_text(json.dumps(sealed({name: checksum(place / f"{name}.npy") for name in arrays})))
+    refused = flipped(kept, place.parent, Path(shutil.copytree(place.parent, tmp_path / "copy")))
     assert all(refused["dataset/value_counts.npy"]) and all(refused["dataset/example_times.npy"])
 
 
-def test_what_is_kept_of_a_training(run: Path) -> None:
-    """A run's manifest and list of arrays carry their checksums."""
+def test_a_run_s_manifest_carries_its_checksum(run: Path, tmp_path: Path, capsys: Any) -> None:
     for name in ("manifest.json", "kept.json"):
-        entries = json.loads((run / "dataset" / name).read_text())
-        assert CHECKSUM in entries
-        check_seal(entries)
+        check_seal(json.loads((run / "dataset" / name).read_text()))
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    manifest = copy / "dataset" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"items": 100', '"items": 101'))
+    assert call("recommend", "--run", copy, "--items", 7) == 2
+    assert "manifest.json: damaged manifest" in capsys.readouterr().err
 
 
 def test_a_manifest_of_before_is_read(dataset: Path, tmp_path: Path) -> None:
@@ -117,32 +113,21 @@ def test_a_manifest_of_before_is_read(dataset: Path, tmp_path: Path) -> None:
     del manifest[CHECKSUM]
     (copy / "manifest.json").write_text(json.dumps(manifest))
     assert open_dataset(copy).manifest == manifest
-    manifest["counts"]["items"] += 1
     (copy / "manifest.json").write_text(json.dumps(sealed(manifest) | {"counts": {}}))
     with pytest.raises(UserError, match=r"manifest\.json: damaged manifest .*checksum differs"):
         open_dataset(copy)
 
 
 def test_a_file_is_read_once_unless_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, read = tmp_path / "a.npy", []
+    file, read, plain = tmp_path / "a.npy", list[Path](), store.checksum
     file.write_bytes(b"one")
-    right, plain = files.checksum(file), files.checksum
+    right = plain(file)
 
     def counted(place: Path) -> str:
         read.append(place)
         return plain(place)
 
-    monkeypatch.setattr(files, "checksum", counted)
+    monkeypatch.setattr(store, "checksum", counted)
     assert is_right(file, right) and is_right(file, right) and len(read) == 1
     file.write_bytes(b"another")
     assert not is_right(file, right) and len(read) == 2
-
-
-def test_a_flip_in_the_vectors_of_a_run_is_told_by_recommend(run: Path, tmp_path: Path, capsys: Any) -> None:
-    copy = Path(shutil.copytree(run, tmp_path / "run"))
-    text = (copy / "dataset" / "manifest.json").read_text()
-    items = f'"items": {open_run(run).n_items}'
-    assert items in text
-    (copy / "dataset" / "manifest.json").write_text(text.replace(items, items[:-1] + "1"))
-    assert call("recommend", "--run", copy, "--items", 7) == 2
-    assert "manifest.json: damaged manifest" in capsys.readouterr().err

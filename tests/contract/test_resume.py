@@ -1,10 +1,11 @@
 """A real training process, killed at random moments and resumed, ends bit for bit as if it had never been stopped.
 
-More kills, at other moments: JAXREC_KILLS=20 JAXREC_KILL_SEED=1 python -m pytest tests/test_resume.py -s
+More kills, at other moments: JAXREC_KILLS=20 JAXREC_KILL_SEED=1 python -m pytest tests/contract/test_resume.py -s
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -12,11 +13,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers import assert_same_run, call, load_state, spawn, steps_of, without_progress, write_config
+from worlds import Worlds
 
 KILLS = int(os.environ.get("JAXREC_KILLS", "4"))
 SEED = int(os.environ.get("JAXREC_KILL_SEED", "0"))
@@ -35,53 +37,37 @@ def wait_for(process: subprocess.Popen[str], happened: Callable[[], object], sec
 
 def half_saved(run: Path) -> set[str]:
     """Names of the checkpoints that are being written, or were when the process died."""
-    return {place.name for kind in ("latest", "best") for place in (run / "state" / kind).glob("*tmp*")}
-
-
-def _another(run: Path, known: set[str]) -> set[str]:
-    return half_saved(run) - known
+    return {place.name for place in (run / "state").glob("*/*tmp*")}
 
 
 def kill_at_random(process: subprocess.Popen[str], run: Path, rng: random.Random, seconds: float, saving: bool) -> bool:
     """SIGKILL: within a save, or at any time from the start of the loop on; False where the process ended before."""
-    if saving:
-        for _ in range(rng.randint(1, 4)):
-            known = half_saved(run)
-            if not wait_for(process, partial(_another, run, known)):
-                return False
-        time.sleep(rng.uniform(0, 0.02))
-    else:
-        events = len(list(run.glob("tensorboard/*")))
-        if not wait_for(process, lambda: len(list(run.glob("tensorboard/*"))) > events):
-            return False
-        time.sleep(rng.uniform(0, seconds))
+    known, logs = half_saved(run), len(list(run.glob("tensorboard/*")))
+    begun = (lambda: half_saved(run) - known) if saving else (lambda: len(list(run.glob("tensorboard/*"))) > logs)
+    if not wait_for(process, begun):
+        return False
+    time.sleep(rng.uniform(0, 0.02 if saving else seconds))
     process.kill()
     return process.wait() == -signal.SIGKILL
 
 
-@pytest.fixture
-def config(dataset: Path, tmp_path: Path) -> Path:
-    """Saves after every block, with all that has state: dropout, momentum, clipping, a schedule."""
-    return write_config(
-        tmp_path / "config.yaml",
-        dataset,
+def test_sigkill_at_random_moments_changes_nothing(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Saved after every block, with all that has state: dropout, momentum, clipping, a schedule."""
+    config = write_config(
+        tmp_path / "config.yaml", dataset,
         model={"dropout_embedding": 0.1, "dropout_hidden": 0.2},
         optimizer={"momentum": 0.3, "clip_norm": 1.0, "schedule": "cosine", "warmup_steps": 20},
         training={"epochs": 2 + KILLS // 4, "steps_per_block": 40, "log_every": 2, "save_every": 0},
-    )
-
-
-def test_sigkill_at_random_moments_changes_nothing(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What was never stopped is trained in this process, and what comes after the last kill."""
+    )  # fmt: skip
     reference, rng = tmp_path / "reference", random.Random(SEED)
     assert call("train", "--config", config, "--run", reference) == 0
     seconds = sum(load_state(reference)[1]["seconds"].values())
 
     kills, within_save, attempt = 0, 0, 0
     run = tmp_path / "killed0"
-    while kills < KILLS or (not within_save and kills < KILLS + 12):  # a save takes a few hundredths of a second
+    while kills < KILLS or (not within_save and kills < KILLS + 12):
         before = half_saved(run)
         process = spawn("train", "--config", config, "--run", run, "--resume")
         killed = kill_at_random(process, run, rng, seconds / 2, saving=kills % 2 == 0 or kills >= KILLS)
@@ -90,7 +76,6 @@ def test_sigkill_at_random_moments_changes_nothing(
             kills += 1
             # A third complete step means that the save had not come to deleting the oldest yet.
             within_save += bool(half_saved(run) - before) or len(steps_of(run)) > 2
-            print(f"kill {kills} of {run.name}: after {steps_of(run)}, in {sorted(half_saved(run) - before)}")
         else:  # it came to its end: start another run for the kills that are left
             assert process.returncode == 0, err
             assert_same_run(run, reference)
@@ -98,9 +83,7 @@ def test_sigkill_at_random_moments_changes_nothing(
             run = tmp_path / f"killed{attempt}"
     capsys.readouterr()
     assert call("train", "--config", config, "--run", run, "--resume") == 0
-    assert "unreadable" not in capsys.readouterr().err, (
-        "a kill must never leave a damaged checkpoint, only an unfinished one"
-    )
+    assert "unreadable" not in capsys.readouterr().err, "a kill leaves unfinished checkpoints, no damaged ones"
     assert_same_run(run, reference)
     assert within_save, "no kill fell into a save"
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
@@ -123,60 +106,65 @@ def test_a_signal_saves_and_exits(number: signal.Signals, uninterrupted: Path, t
     assert wait_for(process, lambda: log.exists() and log.stat().st_size)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, err
-    assert without_progress(err) == ""
+    assert process.returncode == 128 + number and without_progress(err) == "", err
     state, position = load_state(run)
     assert not position["finished"] and position["block"] > 0, "it went on to the end of the epoch"
     assert steps_of(run) == [int(state.step)]
     assert f"saved at step {int(state.step)}, --resume goes on" in out
-    size = log.stat().st_size
-    assert position["metrics_bytes"] == size
-
     assert call("train", "--config", config, "--run", run, "--resume") == 0
     assert_same_run(run, uninterrupted)
 
 
-def test_what_was_logged_after_the_checkpoint_is_cut(config_file: Path, run: Path, tmp_path: Path) -> None:
-    """Killed an epoch after the last save, within a line."""
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
+def log_beyond(path: Path) -> None:
+    """Killed an epoch after the last save, within a line of the log."""
     shutil.rmtree(path / "state" / "latest" / str(steps_of(path)[-1]))
     with open(path / "metrics.jsonl", "a", encoding="utf-8") as stream:
         stream.write('{"kind": "train", "st')
-    assert call("train", "--config", config_file, "--run", path, "--resume") == 0
-    assert_same_run(path, run)
 
 
-def test_a_run_killed_before_its_picture_gets_it(
-    config_file: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / run.name  # the title of the picture
-    shutil.copytree(run, path)
-    (path / "learning_curve.png").unlink()
-    assert call("train", "--config", config_file, "--run", path, "--resume") == 0
-    assert "already trained" in capsys.readouterr().out
-    assert (path / "learning_curve.png").read_bytes() == (run / "learning_curve.png").read_bytes()
-    assert_same_run(path, run)
+def damaged(path: Path) -> None:
+    """The latest checkpoint cannot be read."""
+    for file in (path / "state" / "latest" / str(steps_of(path)[-1])).rglob("d/*"):
+        file.write_bytes(b"")
 
 
-@pytest.mark.parametrize("left", [[], ["dataset"], ["dataset", "config.yaml.part"]])
-def test_resume_before_the_first_save_starts_anew(
-    config_file: Path, run: Path, tmp_path: Path, left: list[str]
-) -> None:
-    """Killed while the run directory was made, or before anything was saved."""
-    path = tmp_path / "run"
-    for name in left:
-        (path / name).mkdir(parents=True) if name == "dataset" else (path / name).write_text("data:\n  pa")
-    assert call("train", "--config", config_file, "--run", path, "--resume") == 0
-    assert_same_run(path, run)
-
-
-def test_resume_when_only_a_best_was_saved(config_file: Path, run: Path, tmp_path: Path) -> None:
+def only_a_best(path: Path) -> None:
     """The best of the first epoch is saved just before the first latest: killed in between."""
-    path = tmp_path / "run"
-    shutil.copytree(run, path)
+    first, best = steps_of(path)[0], path / "state" / "best"
+    (best / str(steps_of(path, "best")[0])).rename(best / str(first))
     shutil.rmtree(path / "state" / "latest")
-    best = path / "state" / "best"
-    (best / str(steps_of(run, "best")[0])).rename(best / str(steps_of(run)[0]))
+
+
+def half_made(path: Path) -> None:
+    """Killed while the run directory was made."""
+    shutil.rmtree(path)
+    (path / "dataset").mkdir(parents=True)
+    (path / "config.yaml.part").write_text("data:\n  pa")
+
+
+def no_picture(path: Path) -> None:
+    """Killed at its end."""
+    (path / "learning_curve.png").unlink()
+
+
+@pytest.mark.parametrize("left", [log_beyond, damaged, only_a_best, half_made, no_picture, shutil.rmtree])
+def test_what_a_kill_left_is_gone_on_from(
+    left: Callable[[Path], None], config_file: Path, run: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(run, tmp_path / run.name))  # the title of the picture
+    left(path)
     assert call("train", "--config", config_file, "--run", path, "--resume") == 0
     assert_same_run(path, run)
+    assert (path / "learning_curve.png").exists()
+
+
+def test_a_run_of_before_repeats_goes_on(worlds: Worlds, tmp_path: Path) -> None:
+    """Its configuration does not know ``data.repeats``; where no pair repeats, it trains on the rows that it had."""
+    path = Path(shutil.copytree(worlds.run("two_tower"), tmp_path / "run"))
+    values = yaml.safe_load((path / "config.yaml").read_text())
+    del values["data"]["repeats"]
+    (path / "config.yaml").write_text(yaml.safe_dump(values))
+    words = ["--config", worlds.config("two_tower"), "--training.epochs", 4]
+    assert call("train", *words, "--run", path, "--resume") == 0
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2, 3, 4]

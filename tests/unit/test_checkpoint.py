@@ -1,0 +1,196 @@
+"""Checkpoints: bit for bit, read back, two latest and one best; a damaged one gives way to the one before it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_same_arrays, call, load_state, steps_of
+from worlds import Worlds
+
+from jaxrec.errors import UserError
+from jaxrec.training.block import TrainState
+from jaxrec.training.checkpoint import PLAIN, Checkpoints, plain_name
+
+
+def state(step: int, averaged: bool = False) -> TrainState:
+    """Noise in every part, so that swapped or lost arrays show."""
+    random = np.random.default_rng(step)
+
+    def noise(*shape: int) -> jax.Array:
+        return jnp.asarray(random.normal(size=shape), jnp.float32)
+
+    weights = [{"params": {"w": noise(3, 4)}, "tables": {"item": noise(9, 2)}} for _ in range(2)]
+    moments = ({"mu": {"w": noise(3, 4)}}, jnp.int32(step))
+    return TrainState(jnp.int32(step), **weights[0], optimizer=moments, table_optimizer={"item": (noise(9, 2),)},
+                      average=weights[1] if averaged else None, carry=(noise(5, 2),),
+                      key=jnp.asarray([step, 7], jnp.uint32))  # fmt: skip
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_what_is_saved_is_what_is_restored_bit_for_bit(averaged: bool, tmp_path: Path) -> None:
+    """And where weights are averaged, the average is what is used."""
+    saved, position = state(3, averaged), {"epoch": 3, "sums": {"window": [0.1 + 0.2, 7]}, "best": None}
+    Checkpoints(tmp_path).save(saved, position)
+    found = Checkpoints(tmp_path).restore(state(4, averaged))
+    assert found is not None
+    assert_same_arrays(found[0], saved)
+    assert found[1] == position
+    for kind in ("latest", "best"):
+        used, _, which = Checkpoints(tmp_path).restore_model(state(4).weights())
+        assert which == kind, "the latest where validation chose none"
+        assert_same_arrays(used, saved.average if averaged else {"params": saved.params, "tables": saved.tables})
+        if kind == "latest":
+            Checkpoints(tmp_path).save_best(saved, {})
+
+
+def test_the_two_latest_and_one_best_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.restore(state(0)) is None
+    with pytest.raises(UserError, match="no checkpoint here yet"):
+        checkpoints.restore_model(state(0).weights())
+    for step in (3, 5, 9):
+        checkpoints.save(state(step), {})
+        checkpoints.save_best(state(step), {})
+    assert steps_of(tmp_path) == [5, 9] and steps_of(tmp_path, "best") == [9] == [checkpoints.last("best")]
+
+
+def _rewrite(change: Callable[[bytes], bytes], name: str = "d") -> Callable[[Path], None]:
+    """Changes the files that hold arrays, or all of them."""
+
+    def damage(step: Path) -> None:
+        for file in step.rglob("*"):
+            if file.is_file() and name in ("*", file.parent.name):
+                file.write_bytes(change(file.read_bytes()))
+
+    return damage
+
+
+def _flip(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + bytes([data[middle] ^ 0x10]) + data[middle + 1 :]
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated": _rewrite(lambda data: data[: len(data) // 2]),
+    "a bit": _rewrite(_flip),
+    "empty": _rewrite(lambda data: b"", "*"),
+    "no arrays": lambda step: list(map(shutil.rmtree, [place for place in step.rglob("d") if place.is_dir()])),
+    "no position": lambda step: shutil.rmtree(step / "position"),
+    "half a position": lambda step: (step / "position" / "metadata").write_text('{"epoch": 1, "blo'),
+    "no training": lambda step: shutil.rmtree(step / "training"),
+}
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Path:
+    """Latest 1 and 2, and a best that was saved just before 2."""
+    for step in (1, 2):
+        Checkpoints(tmp_path).save(state(step), {"step": step})
+    Checkpoints(tmp_path).save_best(state(2), {})
+    return tmp_path
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_latest_falls_back_to_the_one_before(
+    damage: Callable[[Path], object], damaged: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = damaged / "state" / "latest" / "2"
+    damage(place)
+    found = Checkpoints(damaged).restore(state(0))
+    assert found is not None and found[1] == {"step": 1}
+    assert_same_arrays(found[0], state(1))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"jaxrec: warning: {place}: unreadable, skipped (")
+    assert steps_of(damaged) == [1] and steps_of(damaged, "best") == [], "they will be reached again"
+
+
+def test_a_damaged_best_falls_back_to_the_latest(damaged: Path) -> None:
+    DAMAGES["a bit"](damaged / "state" / "best" / "2")
+    assert Checkpoints(damaged).restore_model(state(0).weights())[2] == "latest"
+
+
+def test_all_damaged_is_an_error(damaged: Path) -> None:
+    for step in ("1", "2"):
+        DAMAGES["truncated"](damaged / "state" / "latest" / step)
+    with pytest.raises(UserError, match=f"^{damaged}/state/latest: no readable checkpoint"):
+        Checkpoints(damaged).restore(state(0))
+    assert steps_of(damaged) == [1, 2], "nothing was deleted"
+
+
+def test_what_a_save_left_half_done_is_passed_over(damaged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An unfinished save, and an old checkpoint that was being deleted when the process was killed."""
+    latest = damaged / "state" / "latest"
+    (latest / "2").rename(latest / "2.orbax-checkpoint-tmp")
+    shutil.copytree(latest / "1", latest / "0")
+    shutil.rmtree(latest / "0" / "model")
+    found = Checkpoints(damaged).restore(state(0))
+    assert found is not None and found[1] == {"step": 1} and capsys.readouterr().err == ""
+    Checkpoints(damaged).save(state(2), {})
+    assert not list(latest.glob("*tmp*"))
+
+
+def test_a_save_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Checkpoints(tmp_path).save(state(1), {})
+    manager, other = Checkpoints._manager, tmp_path / "other"
+
+    def elsewhere(self: Checkpoints, kind: str, keep: int | None = None) -> Any:
+        """Saves go where nobody reads."""
+        (other / "state" / kind).mkdir(parents=True, exist_ok=True)
+        return manager(Checkpoints(other) if keep else self, kind, keep)
+
+    monkeypatch.setattr(Checkpoints, "_manager", elsewhere)
+    with pytest.raises(UserError, match="latest/1: the checkpoint reads back otherwise than it was written"):
+        Checkpoints(tmp_path).save(state(2)._replace(step=jnp.int32(1)), {})
+    with pytest.raises(UserError, match="latest/2: the checkpoint that was just written cannot be read back"):
+        Checkpoints(tmp_path).save(state(2), {})
+
+
+def test_libraries_see_plain_names_alone(tmp_path: Path) -> None:
+    """Neither patterns nor other companies' stores."""
+    place = tmp_path / "layers=[100]"
+    place.mkdir()
+    with plain_name(place) as plain:
+        (plain / "file").write_text("x")
+        assert plain != place and PLAIN.fullmatch(str(plain))
+    assert (place / "file").read_text() == "x" and not plain.exists()
+    assert not PLAIN.fullmatch("/gs/bucket/run") and PLAIN.fullmatch("/home/gs/run-1")
+
+
+def test_the_latest_is_used_where_there_is_no_validation(worlds: Worlds) -> None:
+    run = worlds.run("gru4rec", data={"validation_fraction": 0.0}, training={"epochs": 1})
+    assert not steps_of(run, "best") and worlds.evaluated(run)["checkpoint"] == "latest"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_disk_that_fills_within_a_save(tmp_path: Path, config_file: Path) -> None:
+    """Something else takes the room after it was looked for: one line, and what was saved before is there."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], check=False).returncode:
+        pytest.skip("no small disk can be mounted here")
+    try:
+        run = small / "run"
+        assert call("train", "--config", config_file, "--run", run, "--training.epochs", "1") == 0
+        (small / "fill").write_bytes(b"\0" * (shutil.disk_usage(small).free - 100_000))
+        words = ["--config", str(config_file), "--run", str(run), "--resume", "--training.epochs", "2"]
+        code = ("import shutil, sys; shutil.disk_usage = lambda _, plenty=shutil.disk_usage('/'): plenty; "
+                "from jaxrec import train; from jaxrec.cli.command import command; "
+                f"sys.exit(command(train.main, {words}))")  # fmt: skip
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+        assert "No space left on device at" in ended.stderr
+        (small / "fill").unlink()
+        assert load_state(run)[1]["epoch"] == 1
+    finally:
+        subprocess.run(["umount", small], check=True)

@@ -1,0 +1,166 @@
+"""The packed feed: each target scored once, with the clicks before it as its history, whatever the lengths."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_feeds import STREAMED, joined, numbered_sessions
+
+from jaxrec.feeds.base import Feed, Plan
+from jaxrec.feeds.packed import DAY, PackedBlock, cut_chunks, packed_feed, target_positions
+
+LENGTHS = st.lists(st.integers(1, 14), min_size=1, max_size=50)
+
+
+class Case(NamedTuple):
+    lengths: list[int]
+    window: int
+    stride: int
+    batch: int
+    order: str
+    steps: int
+
+    def feed(self, seed: int = 1, steps: int | None = None, half_life: float | None = None) -> Feed:
+        plan = Plan(self.batch, steps or self.steps, self.order, seed, STREAMED, training=True)
+        return packed_feed(numbered_sessions(self.lengths), self.window, plan, self.stride, half_life)
+
+
+@st.composite
+def cases(draw: st.DrawFn, orders: tuple[str, ...] = ("random", "time")) -> Case:
+    """A window, a stride up to it, and targets a step from it on."""
+    window = draw(st.integers(1, 9))
+    return Case(draw(LENGTHS), window, draw(st.integers(1, window)), window + draw(st.integers(0, 12)),
+                draw(st.sampled_from(orders)), draw(st.integers(1, 9)))  # fmt: skip
+
+
+class Scored(NamedTuple):
+    """One scored position as a plain loop reads it from the blocks."""
+
+    step: int
+    history: list[int]
+    target: int
+    weight: float
+
+
+def read(epoch: PackedBlock) -> list[Scored]:
+    """The scored positions of an epoch, with what each of them sees."""
+    found = []
+    for step, (source, start, slot, target, weight) in enumerate(zip(*epoch[:5], strict=True)):
+        for at, to, much in zip(slot.tolist(), target.tolist(), weight.tolist(), strict=True):
+            row, column = divmod(at, source.shape[1])
+            if much:
+                found.append(Scored(step, source[row, start[row, column] : column + 1].tolist(), to, much))
+    return found
+
+
+@given(cases(), st.integers(0, 2**32 - 1), st.integers(0, 3))
+@settings(max_examples=100, deadline=None)
+def test_every_target_is_scored_once_with_the_clicks_before_it(case: Case, seed: int, epoch: int) -> None:
+    feed = case.feed(seed)
+    scored = read(joined(feed, epoch))
+    first = np.cumsum([0, *case.lengths])
+    expected = {first[s] + t: first[s] for s, length in enumerate(case.lengths) for t in range(1, length)}
+    assert sorted(one.target for one in scored) == sorted(expected) and feed.pairs == len(scored)
+    for one in scored:
+        before, seen = list(range(expected[one.target], one.target)), len(one.history)
+        assert one.history == before[len(before) - seen :], "the last clicks of its own session"
+        assert min(case.window - case.stride + 1, len(before)) <= seen <= min(case.window, len(before))
+        assert one.weight == 1.0
+
+
+@given(cases())
+@settings(max_examples=60, deadline=None)
+def test_the_grid_holds_whole_chunks_and_padding(case: Case) -> None:
+    """A position continues the one before it in its row, or opens a chunk; where there is none it stands for itself."""
+    feed, window, column = case.feed(), case.window, np.arange(case.window)
+    epoch = joined(feed)
+    assert epoch.input.shape == (feed.shape.total, *feed.like().input.shape[1:]) and epoch.input.shape[2] == window
+    assert epoch.weight.shape[1] == feed.shape.lanes <= case.batch and feed.shape.steps <= case.steps
+    source, start = epoch.input.reshape(-1, window), epoch.start.reshape(-1, window)
+    assert np.all((start >= 0) & (start <= column))
+    inside = (start < column)[:, 1:]
+    assert np.all((start[:, 1:] == start[:, :-1]) & (source[:, 1:] == source[:, :-1] + 1) & (source[:, 1:] >= 0)
+                  | ~inside)  # fmt: skip
+    chunks = cut_chunks(numbered_sessions(case.lengths).offsets, window, case.stride)
+    assert (source >= 0).sum() == chunks.length.sum(), "none lies over another"
+    for grid, slot, weight in zip(epoch.input, epoch.slot, epoch.weight, strict=True):
+        live = slot[weight > 0]
+        assert len(set(live.tolist())) == len(live) and np.all(grid.reshape(-1)[live] >= 0), "padding is not scored"
+    used = epoch.weight.any(axis=1)
+    assert used.sum() == feed.shape.used and not used[feed.shape.used :].any()
+    assert np.all(epoch.input[feed.shape.used :] == -1)
+
+
+@given(cases())
+@settings(max_examples=40, deadline=None)
+def test_where_chunks_lie_depends_on_their_lengths_alone(case: Case) -> None:
+    """Neither on seed and epoch, nor on how many steps make a block."""
+    first = joined(case.feed())
+    for seed, epoch in [(1, 1), (2**32 - 1, 7)]:
+        other = joined(case.feed(seed), epoch)
+        for name in ("start", "slot", "weight"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(first, name))
+    one, *others = (case.feed(steps=steps) for steps in (1000, 1, 3))
+    for feed in others:
+        assert feed.shape.used == one.shape.used
+        for leaf, expected in zip(joined(feed, 2)[:5], joined(one, 2)[:5], strict=True):
+            np.testing.assert_array_equal(leaf[: feed.shape.used], expected[: feed.shape.used])
+
+
+@given(cases(("time",)))
+@settings(max_examples=40, deadline=None)
+def test_in_time_order_sessions_of_a_length_come_in_time(case: Case) -> None:
+    session = np.repeat(np.arange(len(case.lengths)), case.lengths)
+    by_start: dict[tuple[int, int], list[Scored]] = defaultdict(list)
+    for one in read(joined(case.feed())):
+        by_start[one.step, one.history[0]].append(one)
+    chunks: dict[tuple[int, ...], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for (step, first), scored in by_start.items():
+        longest = max(len(one.history) for one in scored)
+        chunks[longest, len(scored)][step].append(int(session[first]))
+    for steps in chunks.values():
+        for earlier, later in itertools.pairwise([steps[step] for step in sorted(steps)]):
+            assert max(earlier) <= min(later)
+
+
+def test_positions_and_types_of_events_belong_to_the_targets_and_inputs() -> None:
+    sessions = numbered_sessions(np.random.default_rng(4).integers(1, 9, 40))
+    feed = packed_feed(sessions, 4, Plan(12, 3, "random", 1, STREAMED), 2, events=True)
+    epoch, where = joined(feed, 2), target_positions(feed, 2)
+    live, inputs = epoch.weight > 0, epoch.input >= 0
+    np.testing.assert_array_equal(where >= 0, live)
+    np.testing.assert_array_equal(where[live], epoch.target[live])
+    np.testing.assert_array_equal(epoch.event[inputs], epoch.input[inputs] % 5)
+
+
+@given(cases().filter(lambda case: max(case.lengths) > 1), st.floats(0.05, 50.0))
+@settings(max_examples=40, deadline=None)
+def test_weights_halve_with_every_half_life_of_age(case: Case, half_life: float) -> None:
+    """A target weighs by the age of its session's last click, and the mean weight of the targets is 1."""
+    sessions = numbered_sessions(case.lengths)
+    session = np.repeat(np.arange(len(case.lengths)), case.lengths)
+    scored = read(joined(case.feed(half_life=half_life)))
+    last: Any = sessions.times[sessions.offsets[1:] - 1]
+    latest = max(last[s] for s, length in enumerate(case.lengths) if length > 1)
+    value = {one.target: 0.5 ** ((latest - last[session[one.target]]) / DAY / half_life) for one in scored}
+    scale = len(value) / sum(value.values())
+    for one in scored:
+        # No weight is below a floor of 1e-9, which shows where nearly all sessions are very old.
+        assert one.weight == pytest.approx(scale * value[one.target], rel=1e-5, abs=2e-9 * scale)
+
+
+def test_on_lengths_like_diginetica_s_few_scored_positions_are_padding() -> None:
+    random = np.random.default_rng(0)
+    lengths = 1 + random.geometric(1 / 3.6, 60_000)
+    lengths[:600] = random.integers(20, 70, 600)
+    feed = packed_feed(numbered_sessions(lengths), 20, Plan(512, 1000, "random", 1, STREAMED))
+    assert feed.pairs > 0.95 * feed.shape.used * feed.shape.lanes
+    inputs = sum(int((np.asarray(block.input) >= 0).sum()) for block in feed.epoch(0))
+    _, rows, window = feed.like().input.shape
+    assert inputs > 0.9 * feed.shape.used * rows * window, "and rows are nearly full"

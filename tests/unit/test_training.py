@@ -1,0 +1,225 @@
+"""The compiled block: independent of its size, blind to padding, lanes apart; dense tables, decay and average."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import packed
+import pytest
+
+from jaxrec import config as configuration
+from jaxrec.data.dataset import Sessions
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.lanes import Block, lane_feed
+from jaxrec.losses.candidates import popularity
+from jaxrec.models.base import SessionModel, make_model
+from jaxrec.ops.gru import gru_cell, onehot_gru_cell
+from jaxrec.training.block import TrainState, make_train_block, new_state, training_plan
+from jaxrec.training.optimizers import make_optimizer, make_schedule
+
+pytestmark = pytest.mark.numbers
+
+N_ITEMS, LANES, WIDTH = 30, 4, 5
+# Without optimisation, as conftest.py has it, XLA rounds sums of a short loop otherwise than those of a long one.
+REPEATABLE: dict[str, bool | str] = {"xla_backend_optimization_level": "1"}
+LENGTHS = np.random.default_rng(0).integers(2, 7, 24)
+ITEMS = np.random.default_rng(1).integers(0, N_ITEMS, LENGTHS.sum()).astype(np.int32)
+SESSIONS = Sessions(ITEMS, np.arange(len(ITEMS)), np.cumsum([0, *LENGTHS]))
+SGD: dict[str, Any] = {"name": "sgd", "learning_rate": 1.0}
+VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
+    "separate": {
+        "model": {"layers": [4, WIDTH], "embedding": "separate", "embedding_dim": 3},
+        "loss": {"n_sample": 8, "logq": 1.0},
+        "optimizer": {"name": "adam", "schedule": "linear", "learning_rate": 0.1},
+    },
+    "onehot": {"model": {"embedding": "onehot"}, "loss": {"name": "top1", "n_sample": 8}},
+    "in-batch": {"loss": {"n_sample": 0}, "optimizer": SGD},
+    "clipped": {"loss": {"n_sample": 0}, "optimizer": SGD | {"clip_norm": 0.01}},
+}
+
+
+class Setup(NamedTuple):
+    """A model with what trains it."""
+
+    model: SessionModel
+    state: Any  # a function: the block donates its state
+    train_block: Any
+    constants: Any
+
+
+@cache
+def make(variant: str) -> Setup:
+    """The variants share compilations between tests."""
+    model = {"layers": [WIDTH], "dropout_embedding": 0.2, "dropout_hidden": 0.3} | VARIANTS[variant].get("model", {})
+    config = configuration.parse({"data": {"path": "none"}, "training": {"batch_size": LANES}}
+                                 | VARIANTS[variant] | {"model": model})  # fmt: skip
+    made = make_model(config, N_ITEMS)
+    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
+    block = make_train_block(made, optimizer, config.optimizer.clip_norm)
+    block = jax.jit(block, donate_argnums=0, compiler_options=REPEATABLE if variant == "separate" else None)
+    state = jax.jit(lambda: new_state(config, made, optimizer))
+    return Setup(made, state, block, made.constants(popularity(ITEMS, N_ITEMS)))
+
+
+def train(setup: Setup, steps_per_block: int, epochs: int = 2) -> tuple[TrainState, list[float]]:
+    feed = lane_feed(SESSIONS, Plan(LANES, steps_per_block, "random", 3, 2**30))
+    state, losses = setup.state(), []
+    for epoch in range(epochs):
+        pairs = 0
+        for block in feed.epoch(epoch):
+            state, stats = setup.train_block(state, setup.constants, block)
+            losses += np.asarray(stats.loss)[: int(stats.steps)].tolist()
+            pairs += int(stats.pairs)
+        assert pairs == feed.pairs
+    assert int(state.step) == epochs * feed.shape.used == len(losses)
+    return state, losses
+
+
+def padded(first: Block | None = None) -> Block:
+    """A block of the shape that ``train`` compiles: given steps, then what the feed pads with."""
+    shape = lane_feed(SESSIONS, Plan(LANES, 8, "time", 3, 0)).shape
+    zeros = jnp.zeros((shape.steps - (0 if first is None else len(first.input)), LANES), jnp.int32)
+    padding = Block(zeros + ITEMS[0], zeros + ITEMS[1], zeros == 0, zeros * 0.0)
+    return padding if first is None else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, padding)
+
+
+def one_step(inputs: list[int], targets: list[int], weights: list[float]) -> Block:
+    """Sessions that open."""
+    return padded(Block(jnp.array([inputs]), jnp.array([targets]), jnp.ones((1, LANES), bool), jnp.array([weights])))
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_result_does_not_depend_on_the_block_size() -> None:
+    """With dropout, drawn negatives, two tables, a step count, and padding in one of them: the same bits."""
+    setup = make("separate")
+    shapes = [lane_feed(SESSIONS, Plan(LANES, steps, "random", 3, 0)).shape for steps in (8, 1000)]
+    assert shapes[0].total > shapes[0].used and shapes[1].total == shapes[1].used
+    (one, one_losses), (other, other_losses) = train(setup, 8), train(setup, 1000)
+    assert one_losses == other_losses
+    assert_equal(one, other)
+
+
+def test_steps_without_a_live_lane_change_nothing() -> None:
+    setup = make("separate")
+    trained, _ = train(setup, 8, epochs=1)  # so that moments would move what they could
+    before = jax.tree.map(jnp.copy, trained)
+    after, stats = setup.train_block(trained, setup.constants, padded())
+    assert_equal(after, before)
+    assert int(stats.steps) == int(stats.pairs) == 0 and not np.any(stats.loss)
+
+
+def test_clipping_bounds_the_whole_step() -> None:
+    """SGD with rate 1 moves by the gradient: dense parameters and rows together by clip_norm, in the same direction."""
+    moves = []
+    for setup in (make("in-batch"), make("clipped")):
+        state, _ = setup.train_block(setup.state(), setup.constants, one_step([3, 5, 7, 9], [4, 6, 8, 2], [1.0] * 4))
+        new, old = (np.concatenate([leaf.ravel() for leaf in jax.tree.leaves((s.params, s.tables))])
+                    for s in (state, setup.state()))  # fmt: skip
+        moves.append((new - old).astype(np.float64))
+    norm = np.linalg.norm(moves[0])
+    assert norm > 0.05
+    np.testing.assert_allclose(moves[1], moves[0] * 0.01 / norm, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["separate", "onehot"])
+def test_the_scan_is_stepping(variant: str) -> None:
+    """Encoding a block at once, in pieces, and session by session with a fresh state all give the same queries."""
+    model, state = make(variant).model, make(variant).state()
+    block = next(lane_feed(SESSIONS, Plan(LANES, 12, "time", 3, 2**30)).epoch(0))
+    encode = jax.jit(model.encode)
+
+    def encoded(block: Block) -> np.ndarray:
+        return np.asarray(encode(state.params, state.tables, model.carry(LANES), block)[1])
+
+    whole, carry = encoded(block), model.carry(LANES)
+    for t in range(len(block.input)):
+        carry, query = encode(state.params, state.tables, carry, jax.tree.map(lambda leaf, t=t: leaf[t : t + 1], block))
+        np.testing.assert_allclose(query[0], whole[t], rtol=1e-5, atol=1e-6)
+    # A lane is alone: other lanes' items, or other resets there, leave it as it was ...
+    mixed = encoded(block._replace(input=block.input.at[:, 1:].set((block.input[:, 1:] + 7) % N_ITEMS),
+                                   reset=block.reset.at[:, 1:].set(False)))  # fmt: skip
+    np.testing.assert_allclose(mixed[:, 0], whole[:, 0], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(mixed[:, 1], whole[:, 1], atol=1e-4)
+    # ... and a session does not remember the one before it in its lane.
+    second = np.flatnonzero(np.asarray(block.reset[:, 0]))[1]
+    changed = encoded(block._replace(input=block.input.at[:second].set((block.input[:second] + 3) % N_ITEMS)))
+    np.testing.assert_array_equal(changed[second:, 0], whole[second:, 0])
+    assert not np.allclose(changed[0, 0], whole[0, 0], atol=1e-4)
+
+
+def test_a_finished_lane_leaves_the_negatives_of_the_others() -> None:
+    """Its target's row gets no derivative, its weight 0 no loss; alive, it counts."""
+    setup, unseen = make("in-batch"), 20
+    for live, moved in ((0.0, {3, 5, 7, 4, 6, 8}), (1.0, {3, 5, 7, 9, 4, 6, 8, unseen})):
+        block = one_step([3, 5, 7, 9], [4, 6, 8, unseen], [1.0, 1.0, 1.0, live])
+        state, stats = setup.train_block(setup.state(), setup.constants, block)
+        change = np.abs(np.asarray(state.tables["item"] - setup.state().tables["item"])).sum(axis=1)
+        assert set(np.flatnonzero(change).tolist()) == moved and int(stats.pairs) == 3 + int(live)
+
+
+DECAY, RATE, PENALTY = 0.3, 0.05, 0.2
+
+
+def weights_of(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "tables": state.tables}
+
+
+def test_dense_tables_move_as_under_optax_adamw_and_the_average_follows() -> None:
+    """One step at a time under a full softmax. The average starts at the initial weights and moves faster at first:
+    its decay is (1 + s) / (10 + s) after s steps. A step of padding moves neither."""
+    sections: dict[str, dict[str, Any]] = {
+        "optimizer": {"name": "adam", "learning_rate": RATE, "weight_decay": PENALTY},
+        "training": {"batch_size": 16, "average": DECAY, "steps_per_block": 1},
+    }
+    config, model = packed.make_config("narm", **sections), packed.make_model("narm", N_ITEMS, **sections)
+    ours = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
+    train_block = make_train_block(model, ours, None, config.training.average)
+    state, constants = new_state(config, model, ours), model.constants(np.ones(N_ITEMS))
+    theirs, weights = optax.adamw(RATE, weight_decay=PENALTY), jax.tree.map(jnp.copy, weights_of(state))
+    moments, average = theirs.init(weights), jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), weights)
+    blocks, close = list(model.feed(SESSIONS, training_plan(config)).epoch(0)), np.testing.assert_allclose
+    for taken, block in enumerate(blocks, start=1):
+        _, slopes = packed.loss_and_slopes(model, weights, block)
+        slopes = jax.tree.map(lambda leaf, block=block: leaf / block.weight.shape[1], slopes)
+        change, moments = jax.jit(theirs.update)(slopes, moments, weights)
+        weights = optax.apply_updates(weights, change)
+        state, _ = train_block(state, constants, block)
+        jax.tree.map(lambda a, b: close(a, b, rtol=1e-4, atol=2e-5), weights_of(state), weights)
+        keep = min(DECAY, (1 + taken) / (10 + taken))
+        average = jax.tree.map(lambda a, w, keep=keep: keep * a + (1 - keep) * w, average, weights_of(state))
+        jax.tree.map(lambda a, b: close(a, b, rtol=1e-5, atol=1e-6), state.weights(), average)
+    assert len(blocks) > 4
+    before = jax.tree.map(jnp.copy, state)
+    after, _ = train_block(state, constants, blocks[0]._replace(weight=blocks[0].weight * 0.0))
+    assert_equal(after, before)
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1.0 / (1.0 + np.exp(-x))
+
+
+def test_gru_cells_against_numpy() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"input_kernel": (3, 12), "hidden_kernel": (4, 12), "input_bias": (12,), "hidden_bias": (12,)}
+    p = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    x, h = rng.normal(size=(2, 3)), rng.normal(size=(2, 4))
+    wx, wh, bx, bh = (np.split(p[name], 3, axis=-1) for name in shapes)
+    r, z = (sigmoid(x @ wx[i] + bx[i] + h @ wh[i] + bh[i]) for i in (0, 1))
+    n = np.tanh(x @ wx[2] + bx[2] + r * (h @ wh[2] + bh[2]))
+    found = gru_cell(jax.tree.map(jnp.asarray, p), jnp.asarray(x), jnp.asarray(h))
+    np.testing.assert_allclose(found, (1 - z) * n + z * h, rtol=1e-4, atol=1e-5)
+
+    gates, candidate, bias, row = (rng.normal(size=shape) for shape in ((4, 8), (4, 4), 12, (2, 12)))
+    v_n, v_r, v_z = np.split(row + bias, 3, axis=-1)
+    r, z = sigmoid(v_r + h @ gates[:, :4]), sigmoid(v_z + h @ gates[:, 4:])
+    params = {"gate_kernel": jnp.asarray(gates), "candidate_kernel": jnp.asarray(candidate), "bias": jnp.asarray(bias)}
+    found = onehot_gru_cell(params, jnp.asarray(row), jnp.asarray(h))
+    np.testing.assert_allclose(found, (1 - z) * h + z * np.tanh(v_n + (r * h) @ candidate), rtol=1e-4, atol=1e-5)
