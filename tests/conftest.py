@@ -12,7 +12,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into compiling programs that run once: so it takes a third. What is set already comes last, so
 # that it wins.
 os.environ["XLA_FLAGS"] = (
-    f"--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false {os.environ.get('XLA_FLAGS', '')}"
+    f"--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    f"--xla_llvm_disable_expensive_passes=true {os.environ.get('XLA_FLAGS', '')}"
 )
 # Workers, and processes that tests start, take compiled programs from each other. One of your own stays, and makes the
 # next time faster: scripts/test.sh has one in its environment.

@@ -1,15 +1,16 @@
-"""Worlds that tests share: small data sets of every kind, and tiny runs of every model, each made once a session.
+"""Small data sets of every kind, and tiny runs of every model, each made once a session and shared by all workers.
 
     def test_x(worlds: Worlds) -> None:
         worlds.data("sessions")             a data set that can be foreseen; the kinds are those of ``KINDS``
-        worlds.data("events", noise=True)   one of which nothing can be learned
+        worlds.data("events", noise=True)   one of the same size of which nothing can be learned
+        worlds.source("synthetic", items=9) what a source of ``prepare`` makes by itself
         worlds.run("gru4rec")               a trained run of any model in ``jaxrec.models``
-        worlds.run("merrec", noise=True, model={"head": "text"})
+        worlds.run("merrec", noise=True, model={"head": "text"}, data={"path": path})
         worlds.config("narm", loss={"name": "softmax"})     the file of a configuration that trains in a second
         worlds.old("autoint")               a run of an earlier version, at hand without training
 
-Nobody may change what is there: copy it (``shutil.copytree``). The first worker that asks makes it, others wait for it.
-What is in the data follows from ids alone, by the functions of each kind below.
+Nobody may change what is there: copy it (``shutil.copytree``). All runs of a model have the same shapes and schedule,
+so that its training block is compiled once for blocks cut on the device and once for streamed ones (noise).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,53 +40,43 @@ Sections = dict[str, dict[str, Any]]
 OLD = Path(__file__).parent / "old"
 
 
-# ---- sessions: a ring that is walked in either direction -------------------------------------------------------------
-
-
 class Ring:
-    """Items sku-00 to sku-39 in a circle. A session walks it forwards or backwards: what follows is known by the last
-    two clicks and, with a chance of a half, by one. In the world of noise clicks are independent, by popularity."""
+    """Sessions: items sku-00 to sku-39 in a circle, walked forwards or backwards. What follows is known by the last two
+    clicks and, with a chance of a half, by one. In the world of noise clicks are independent, by popularity."""
 
     n_items = 40
     order = np.random.default_rng(1).permutation(n_items)
     popularity = np.arange(1, n_items + 1) ** -0.7 / np.sum(np.arange(1, n_items + 1) ** -0.7)
-
-    @staticmethod
-    def sku(item: int) -> str:
-        """Raw id."""
-        return f"sku-{item:02}"
 
     @classmethod
     def sessions(cls, n: int, seed: int = 3, noise: bool = False) -> list[list[str]]:
         random = np.random.default_rng(seed)
         lengths = random.integers(3, 8, n)
         if noise:
-            drawn = [random.choice(cls.n_items, length, p=cls.popularity) for length in lengths]
-            return [[cls.sku(item) for item in session] for session in drawn]
-        starts, ways = random.integers(0, cls.n_items, n), random.choice([-1, 1], n)
-        return [[cls.sku(cls.order[(start + way * i) % cls.n_items]) for i in range(length)]
-                for start, way, length in zip(starts, ways, lengths, strict=True)]  # fmt: skip
+            walks = [random.choice(cls.n_items, length, p=cls.popularity) for length in lengths]
+        else:
+            starts, ways = random.integers(0, cls.n_items, n), random.choice([-1, 1], n)
+            walks = [cls.order[(start + way * np.arange(length)) % cls.n_items]
+                     for start, way, length in zip(starts, ways, lengths, strict=True)]  # fmt: skip
+        return [[f"sku-{item:02}" for item in walk] for walk in walks]
 
     @classmethod
     def follows(cls, before: str, last: str) -> str:
         """What comes after two clicks."""
-        place = {cls.sku(item): i for i, item in enumerate(cls.order)}
-        return cls.sku(cls.order[(2 * place[last] - place[before]) % cls.n_items])
+        place = {f"sku-{item:02}": i for i, item in enumerate(cls.order)}
+        return f"sku-{cls.order[(2 * place[last] - place[before]) % cls.n_items]:02}"
 
-
-def _sessions(out: Path, noise: bool) -> None:
-    write_dataset(out, Ring.sessions(900, noise=noise), test_days=8)
-
-
-# ---- events: kinds of listings that follow each other, and new ones in the test --------------------------------------
+    @classmethod
+    def write(cls, out: Path, noise: bool) -> None:
+        write_dataset(out, cls.sessions(1400, noise=noise), test_days=8)
 
 
 class Market:
-    """Listings of 12 names, ``kind0`` to ``kind11``: 3 of each in training, 2 more that only the test has. After a
+    """Events: listings of 12 names, ``kind0`` to ``kind11``, 3 of each in training, 2 more in the test alone. After a
     listing of a kind comes any of the next kind, or in the world of noise any listing at all."""
 
     kinds, trained, each = 12, 3, 5
-    n_items, visits, test_days = kinds * each, 300, 3
+    n_items, visits, test_days = kinds * each, 700, 3
 
     @classmethod
     def rows(cls, noise: bool) -> pa.Table:
@@ -96,10 +87,9 @@ class Market:
             kind, begin = int(random.integers(cls.kinds)), np.datetime64("2023-05-01T00:00:00") + visit * 3600
             listings = cls.each if visit >= cls.visits - 24 * cls.test_days else cls.trained
             for second in range(length):
-                item = cls.each * kind + int(random.integers(listings))
-                event = EVENT_TYPES[random.integers(len(EVENT_TYPES))]
-                columns.append((visit, str(visit), item, f"kind{kind}", str(begin + second).replace("T", " "),
-                                5.0 + item, event))  # fmt: skip
+                item, event = cls.each * kind + int(random.integers(listings)), EVENT_TYPES[random.integers(6)]
+                time = str(begin + second).replace("T", " ")
+                columns.append((visit, str(visit), item, f"kind{kind}", time, 5.0 + item, event))
                 kind = int(random.integers(cls.kinds)) if noise else after[kind]
         names = ("user_id", "session_id", "item_id", "name", "stime", "price", "event_id")
         table = pa.table(dict(zip(names, map(list, zip(*columns, strict=True)), strict=True)))
@@ -114,12 +104,12 @@ class Market:
             table = table.append_column(name, pa.array([value] * len(table), kind_of))
         return table
 
-
-def _events(out: Path, noise: bool) -> None:
-    raw = out.with_suffix(".parquet")
-    pq.write_table(Market.rows(noise), raw)
-    assert call("prepare", "merrec", "--raw", raw, "--out", out, "--test-days", Market.test_days) == 0
-    write_vectors(out)
+    @classmethod
+    def write(cls, out: Path, noise: bool) -> None:
+        raw = out.with_suffix(".parquet")
+        pq.write_table(cls.rows(noise), raw)
+        assert call("prepare", "merrec", "--raw", raw, "--out", out, "--test-days", cls.test_days) == 0
+        write_vectors(out)
 
 
 def write_vectors(path: Path, dim: int = 16, model: str = "fake") -> Path:
@@ -134,20 +124,17 @@ def word_vectors(names: Sequence[str], dim: int = 16) -> np.ndarray:
     """float16[n, dim] of length 1: names with words in common are alike."""
 
     def vector(word: str) -> np.ndarray:
-        found = np.random.default_rng(zlib.crc32(word.encode())).normal(size=dim)
-        return found / np.linalg.norm(found)
+        drawn = np.random.default_rng(zlib.crc32(word.encode())).normal(size=dim)
+        return drawn / np.linalg.norm(drawn)
 
-    found = np.array([sum(vector(word) for word in name.lower().split()) for name in names]).reshape(len(names), dim)
-    return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
-
-
-# ---- clicks: an exclusive or ----------------------------------------------------------------------------------------
+    sums = np.array([sum(vector(word) for word in name.lower().split()) for name in names]).reshape(len(names), dim)
+    return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float16)
 
 
 class Clicks:
-    """Users 100 to 127 in two groups, items sku-000 to sku-023 of two kinds. A label says whether the user's group is
-    the item's kind: neither says anything alone. In the world of noise a coin is tossed. One test row is of user 999,
-    one of device ``watch``, which training has not seen; a third of the items a user never sees."""
+    """Rows with labels: users 100 to 127 in two groups, items sku-000 to sku-023 of two kinds. A label says whether the
+    user's group is the item's kind: neither says anything alone. In the world of noise a coin is tossed. One test row
+    is of user 999, one of device ``watch``, which training has not seen; a third of the items a user never sees."""
 
     n, users, items = 1600, 28, 24
     day, start = 86_400, 1_700_000_000  # November 2023
@@ -171,8 +158,7 @@ class Clicks:
     def rows(cls, noise: bool) -> RawRows:
         random = np.random.default_rng(3)
         user, item = random.integers(0, cls.users, cls.n), random.integers(0, cls.items, cls.n)
-        block, place = item // 3 * 3, item % 3
-        item = np.where(place == user % 3, block + (place + 1) % 3, item)
+        item = np.where(item % 3 == user % 3, item // 3 * 3 + (item + 1) % 3, item)
         device = random.integers(0, 2, cls.n)
         labels = random.random(cls.n) < 0.5 if noise else cls.group(user) == cls.kind(item)
         held = np.random.RandomState(42).permutation(cls.n)[:2]  # the first rows of the test split
@@ -196,13 +182,14 @@ class Clicks:
         return RawRows(fields, labels.astype(np.float64), times, 1.0, 0.0, 1.0, "user", "item", {"item": titles},
                        {"month": "month"})  # fmt: skip
 
-
-# ---- retrieval: what customers buy follows from skin and age ---------------------------------------------------------
+    @classmethod
+    def write(cls, out: Path, noise: bool) -> None:
+        write_raw_rows(out, cls.rows(noise))
 
 
 class Shop:
-    """Customers 1000 to 1223 and products p00 to p39 of eight groups. A customer buys three of the five products of
-    his group, which skin and age say, or in the world of noise any three; and dislikes one."""
+    """Retrieval: customers 1000 to 1223 and products p00 to p39 of eight groups. A customer buys three of the five
+    products of his group, which skin and age say, or in the world of noise any three; and dislikes one."""
 
     users, items, bought_each = 224, 40, 3
     skins, brands = ("dry", "oily", "normal", "mature"), ("old brand", "young brand")
@@ -265,6 +252,10 @@ class Shop:
         return RawRows(fields, stars, np.zeros(len(user), np.int64), 4.0, 1.0, 5.0, "customer", "product",
                        {"item": names, "user": known})  # fmt: skip
 
+    @classmethod
+    def write(cls, out: Path, noise: bool) -> None:
+        write_raw_rows(out, cls.rows(noise))
+
 
 def write_raw_rows(out: Path, rows: RawRows) -> Path:
     """A data set of rows."""
@@ -274,54 +265,46 @@ def write_raw_rows(out: Path, rows: RawRows) -> Path:
     return out
 
 
-# ---- every kind: its data, and what trains a model on it in a second -------------------------------------------------
-
-
-class Kind(NamedTuple):
-    """A kind of problem: makes a data set, and the sections of a quick configuration. Of ``model`` and ``loss`` a model
-    or a loss takes the fields that it has."""
-
-    make: Callable[[Path, bool], object]
-    sections: Sections
-
+# ---- every kind: its data, and the sections of a quick configuration, of which a model takes what it has -------------
 
 DROPOUT = {"dropout_embedding": 0.05, "dropout_attention": 0.05, "dropout_hidden": 0.05}
-KINDS: dict[str, Kind] = {
-    "sessions": Kind(_sessions, {
+# Rates are 5 to 20 times those of configs/: some 250 steps have to do what there tens of thousands do.
+KINDS: dict[str, tuple[Callable[[Path, bool], None], Sections]] = {
+    "sessions": (Ring.write, {
         "data": {"validation_fraction": 0.1},
         "model": {"layers": [32], "embedding_dim": 24, "window": 6, "heads": 2, "temperature": 12.0, **DROPOUT},
         "loss": {"n_sample": 32, "sample_alpha": 0.0},
-        "optimizer": {"name": "adam", "learning_rate": 0.01},
-        "training": {"epochs": 4, "batch_size": 32, "steps_per_block": 50, "metric": "recall@1"},
+        "optimizer": {"name": "adam", "learning_rate": 0.01, "schedule": "linear"},
+        "training": {"epochs": 2, "batch_size": 32, "steps_per_block": 50, "metric": "recall@1"},
         "evaluation": {"k": [1, 5]},
     }),
-    "events": Kind(_events, {
+    "events": (Market.write, {
         "data": {"validation_fraction": 0.1},
         "model": {"layers": [24], "embedding_dim": 8, "text_dim": 8, "name_dim": 8, "event_dim": 4, "field_dim": 4,
                   "window": 6, "heads": 2, "item_fields": ["c0", "price"], **DROPOUT},
-        "optimizer": {"learning_rate": 0.02, "table_learning_rate": 0.2},
-        "training": {"epochs": 6, "batch_size": 64, "steps_per_block": 7, "metric": "recall@5"},
+        # At .02 the text part is still learning when the items' own rows fit, and listings without one are not found.
+        "optimizer": {"learning_rate": 0.05, "table_learning_rate": 0.2, "schedule": "linear"},
+        "training": {"epochs": 2, "batch_size": 64, "steps_per_block": 20, "metric": "recall@5"},
         "evaluation": {"k": [5]},
     }),
-    "clicks": Kind(lambda out, noise: write_raw_rows(out, Clicks.rows(noise)), {
+    "clicks": (Clicks.write, {
         "data": {"test_fraction": 0.2, "validation_fraction": 0.25, "unknown_rate": 0.02},
         "model": {"embedding_dim": 8, "attention_dim": 8, "heads": 2, "deep": [16], **DROPOUT},
-        "optimizer": {"name": "adam", "learning_rate": 0.02},
-        "training": {"epochs": 6, "batch_size": 64, "steps_per_block": 8, "metric": "auc"},
+        "optimizer": {"name": "adam", "learning_rate": 0.02, "schedule": "linear"},
+        "training": {"epochs": 2, "passes": 3, "batch_size": 64, "steps_per_block": 20, "metric": "auc"},
         "evaluation": {"k": [3]},
     }),
-    "retrieval": Kind(lambda out, noise: write_raw_rows(out, Shop.rows(noise)), {
+    "retrieval": (Shop.write, {
         "data": {"protocol": "cold_users", "test_fraction": 0.25, "validation_fraction": 0.25},
         "model": {"embedding_dim": 4, "hidden": [16], "output_dim": 8, **DROPOUT},
-        "loss": {"hard_negatives": 2, "hard_pool": 8, "refresh_steps": 7},
-        "optimizer": {"name": "adam", "learning_rate": 0.02},
-        "training": {"epochs": 3, "passes": 4, "batch_size": 32, "steps_per_block": 24, "metric": "hit_rate@3"},
+        "loss": {"hard_negatives": 2, "hard_pool": 8, "refresh_steps": 7, "mask": "duplicates"},
+        "optimizer": {"name": "adam", "learning_rate": 0.02, "schedule": "linear"},
+        "training": {"epochs": 2, "passes": 6, "batch_size": 32, "steps_per_block": 24, "metric": "hit_rate@3"},
         "evaluation": {"k": [3]},
     }),
 }  # fmt: skip
-RESTLESS: Sections = {"training": {"epochs": 2, "save_every": 0}, "optimizer": {"schedule": "linear"},
-                      "loss": {"mask": "duplicates"}}  # fmt: skip
-"""Of runs on noise: saved after every block, and so that their blocks can be streamed."""
+NOISE: Sections = {"training": {"save_every": 0}, "data": {"device_memory": 0}}
+"""Of runs on noise: saved after every block, and blocks streamed from the host."""
 
 
 def kind_of(model: str) -> str:
@@ -331,12 +314,12 @@ def kind_of(model: str) -> str:
 
 def sections_of(model: str, data: Path, /, noise: bool = False, **more: dict[str, Any]) -> Sections:
     """The sections of a quick configuration; ``more`` add to it and win over it, None takes a field's default."""
-    section, kind = find_model(model).Config, KINDS[kind_of(model)]
+    section = find_model(model).Config
     name = more.get("loss", {}).get("name") or next(iter(losses_of(section)))
     own = {"model": section.model_fields, "loss": losses_of(section)[name].model_fields}
     values: Sections = {"data": {"path": str(data)}, "model": {"name": model}, "loss": {"name": name},
                         "training": {"log_every": 1}}  # fmt: skip
-    for added in (kind.sections, RESTLESS if noise else {}):
+    for added in (KINDS[kind_of(model)][1], NOISE if noise else {}):
         for part, fields in added.items():
             kept = {field: value for field, value in fields.items() if field in own.get(part, fields)}
             values[part] = values.get(part, {}) | kept
@@ -354,14 +337,26 @@ class Worlds:
 
     def data(self, kind: str, noise: bool = False) -> Path:
         """A data set."""
-        return self._once(f"{kind}-noise" if noise else kind, lambda out: KINDS[kind].make(out, noise))
+        return self.once(f"{kind}-noise" if noise else kind, lambda out: KINDS[kind][0](out, noise))
+
+    def source(self, source: str, /, vectors: bool = False, **options: object) -> Path:
+        """What ``prepare SOURCE`` makes, with vectors of its names if asked; ``options`` with _ for -."""
+        words = [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+
+        def make(out: Path) -> None:
+            assert call("prepare", source, "--out", out, *words) == 0
+            if vectors:
+                write_vectors(out)
+
+        return self.once(f"{source}-{_short([*words, str(vectors)])}", make)
 
     def config(self, model: str, /, noise: Any = False, **more: dict[str, Any]) -> Path:
         """The file of a configuration."""
-        sections = sections_of(model, self.data(kind_of(model), noise), noise, **more)
+        data = more.get("data", {}).get("path") or self.data(kind_of(model), noise)
+        sections = sections_of(model, Path(data), noise, **more | {"data": more.get("data", {}) | {"path": str(data)}})
         text = yaml.safe_dump(sections, allow_unicode=True)
-        name = f"{model}{'-noise' if noise else ''}-{hashlib.sha256(text.encode()).hexdigest()[:8]}.yaml"
-        return self._once(name, lambda out: out.write_text(text, encoding="utf-8"))
+        name = f"{model}{'-noise' if noise else ''}-{_short(text)}.yaml"
+        return self.once(name, lambda out: out.write_text(text, encoding="utf-8"))
 
     def run(self, model: str, /, noise: Any = False, **more: dict[str, Any]) -> Path:
         """A trained run."""
@@ -370,13 +365,12 @@ class Worlds:
         def train(out: Path) -> None:
             assert call("train", "--config", config, "--run", out) == 0
 
-        return self._once(config.stem, train)
+        return self.once(config.stem, train)
 
     def evaluated(self, run: Path, split: str = "test") -> dict[str, Any]:
         """What evaluating a run of this world says."""
-        file = run / f"eval-{split}.json"
-        self._once(f"{run.name}-{split}", lambda out: call("evaluate", "--run", run, "--split", split))
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        self.once(f"{run.name}-{split}", lambda out: call("evaluate", "--run", run, "--split", split))
+        found: dict[str, Any] = json.loads((run / f"eval-{split}.json").read_text(encoding="utf-8"))
         return found
 
     def old(self, name: str) -> Path:
@@ -386,9 +380,10 @@ class Worlds:
             with tarfile.open(OLD / "runs" / f"{name}.tar.xz") as archive:
                 archive.extractall(out, filter="data")
 
-        return self._once(f"old-{name}", unpack) / name
+        return self.once(f"old-{name}", unpack) / name
 
-    def _once(self, name: str, make: Callable[[Path], object]) -> Path:
+    def once(self, name: str, make: Callable[[Path], object]) -> Path:
+        """A place under ``root`` that the first worker that asks has made; others wait for it."""
         out, done = self.root / name, self.root / f".{name}.made"
         if not done.exists():
             with open(self.root / f".{name}.making", "w", encoding="utf-8") as stream:
@@ -397,3 +392,7 @@ class Worlds:
                     make(out)
                     done.touch()
         return out
+
+
+def _short(value: object) -> str:
+    return hashlib.sha256(str(value).encode()).hexdigest()[:8]

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, assert_same_run, call, load_state, same_metrics, steps_of
+from helpers import ROOT, assert_same_run, call, load_state, same_metrics, steps_of, write_dataset
 from worlds import Market, Ring, Sections, Shop, Worlds, kind_of
 
 from jaxrec import Query, Recommender
@@ -95,6 +95,23 @@ def test_a_source_that_can_be_foreseen_is_learned(way: tuple[str, Sections], lea
     assert found["checkpoint"] == "best"
 
 
+@pytest.mark.parametrize("head", ["both", pytest.param("text", marks=pytest.mark.slow)])
+def test_listings_that_training_never_saw_are_found_by_their_names(head: str, worlds: Worlds) -> None:
+    run = worlds.run("merrec", **({} if head == "both" else VARIANTS["merrec-text"][1]))
+    assert worlds.evaluated(run)["groups"]["items"]["unseen"]["recall@5"] > 0.95
+
+
+def test_a_data_sets_own_validation_split_is_what_is_evaluated(worlds: Worlds, tmp_path: Path) -> None:
+    """In training, and by ``evaluate --split validation``: the days that ``prepare`` set apart, end to end."""
+    data = write_dataset(tmp_path / "data", Ring.sessions(1400), test_days=8, validation_days=4)
+    own = open_sessions(data).split("validation")
+    run = worlds.run("gru4rec", data={"path": str(data), "validation_fraction": None})
+    found, lines = worlds.evaluated(run, "validation"), [x for x in same_metrics(run) if x["kind"] == "validation"]
+    assert found["targets"] == len(own.items) - len(own.offsets) + 1 > 0
+    assert found["recall@1"] == pytest.approx(max(line["recall@1"] for line in lines), abs=1e-6)
+    assert LEARNED["sessions"](found)
+
+
 def test_noise_stays_at_chance(way: tuple[str, Sections], noisy: Path, worlds: Worlds) -> None:
     found = worlds.evaluated(noisy)
     assert AT_CHANCE[kind_of(way[0])](found), found
@@ -111,16 +128,16 @@ def test_what_is_loaded_is_what_was_best_in_training(learned: Path, worlds: Worl
     assert found[metric] == pytest.approx(max(line[metric] for line in lines), abs=1e-6)
 
 
-def test_resumed_and_streamed_it_ends_bit_for_bit_as_if_it_was_not(noisy: Path, tmp_path: Path) -> None:
-    """From within the last epoch, in blocks that come from the host instead of being cut on the device; with dropout,
+def test_resumed_and_not_streamed_it_ends_bit_for_bit_as_if_it_was_not(noisy: Path, tmp_path: Path) -> None:
+    """From within the last epoch, in blocks that are cut on the device instead of coming from the host; with dropout,
     a schedule, drawn negatives and whatever else is random or carried."""
     resumed, (inner, final) = tmp_path / "resumed", steps_of(noisy)
     shutil.copytree(noisy, resumed)
     shutil.rmtree(resumed / "state" / "latest" / str(final))
     config = resumed / "config.yaml"
     text = config.read_text(encoding="utf-8")
-    assert text.count("device_memory: 2048") == 1
-    config.write_text(text.replace("device_memory: 2048", "device_memory: 0"), encoding="utf-8")
+    assert text.count("device_memory: 0") == 1
+    config.write_text(text.replace("device_memory: 0", "device_memory: 2048"), encoding="utf-8")
     state, position = load_state(resumed)
     assert (int(state.step), position["epoch"]) == (inner, 1) and position["block"] > 0
     assert call("train", "--config", config, "--run", resumed, "--resume") == 0

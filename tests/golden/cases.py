@@ -1,4 +1,4 @@
-"""What the golden record covers: steps of training, orders of feeds, and the runs kept in ``tests/old``."""
+"""What the golden record covers: steps of training, orders of feeds, data, and the runs kept in ``tests/old``."""
 
 from __future__ import annotations
 
@@ -116,31 +116,10 @@ FEEDS: dict[str, Case] = {
 }
 """Training splits as they are fed; each is also streamed from the host, in the same order."""
 
-RULE = {"when": {"skin_type": "dry"}, "boost": {"category": "serum"}, "by": 0.3}
-FITTED = {"validation_fraction": 0.1}
-OLD: dict[str, Case] = {
-    "gru4rec": case(
-        "sessions", data=FITTED, model={"name": "gru4rec", "layers": [8]}, loss=SAMPLED | {"logq": 1.0},
-        optimizer={"name": "adagrad", "learning_rate": 0.2}, evaluation={"k": [5, 20]},
-    ),
-    "sasrec": case(
-        "sessions", data=FITTED, model=SASREC, loss=SAMPLED, optimizer=ADAM, evaluation={"k": [5, 20]},
-    ),
-    "merrec": case(
-        "events", data=FITTED, model=MERREC, loss=SAMPLED, optimizer=ADAM, evaluation={"k": [5, 20]},
-    ),
-    "autoint": case(
-        "clicks", data=FITTED, model=AUTOINT, loss=BINARY, optimizer=ADAM, training=AUC, evaluation={"k": [3]},
-    ),
-    "two_tower": case(
-        "retrieval", data={"protocol": "in_sample", "test_fraction": 0.0,
-                           "fields": ["age", "gender", "skin_type", "skin_concern", "category", "brand", "price"]},
-        model=TOWERS, loss={"name": "triplet"}, optimizer=ADAM, training={"passes": 4, "metric": "hit_rate@3"},
-        evaluation={"k": [3, 5], "category": "category"}, recommendation={"rules": [RULE]},
-    ),
-}  # fmt: skip
-"""Runs of two epochs, of each kind of data."""
+# ---- the runs of tests/old: two epochs of each kind of data ----------------------------------------------------------
+
 RESUMED = ["gru4rec", "merrec", "autoint", "two_tower"]
+"""For a third epoch."""
 
 EVALUATE: dict[str, list[str]] = {
     "gru4rec": ["--baselines", "pop", "spop", "itemknn", "vsknn", "stan"],
@@ -164,3 +143,12 @@ RECOMMEND: dict[str, list[list[str]]] = {
                   ["--profile", "skin_type=oily", "--similar-customers"]],
 }  # fmt: skip
 """What each is asked beside ``--k 10 --json``; users and items are those of the directories."""
+PREPARE: dict[str, list[object]] = {
+    "sessions": ["synthetic", "--items", 60, "--sessions", 400, "--mean-length", 5, "--successors", 4, "--epsilon", 0.1,
+                 "--days", 10, "--test-days", 2],
+    "events": ["merrec-synthetic", "--events", 900, "--items", 120, "--names", 40, "--users", 24, "--days", 8,
+               "--test-days", 2, "--lifetime", 4],
+    "clicks": ["rows-synthetic", "--rows", 900, "--users", 60, "--items", 40],
+    "retrieval": ["personas-synthetic", "--customers", 120, "--products", 24, "--purchases", 3],
+}  # fmt: skip
+"""Data sets whose content hash is recorded; those of ``tests/old`` were made so."""
