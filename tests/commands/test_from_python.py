@@ -10,7 +10,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from golden.record import unpack_old
+from golden.record import old_copy
 from helpers import ROOT, SYNTHETIC, call, write_config
 
 from jaxrec import config as configuration
@@ -21,40 +21,37 @@ from jaxrec.recommend import Recommender
 from jaxrec.train import train
 
 
-def test_the_readmes_code_runs_and_mistakes_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "here"
-    unpack_old(folder)
-    (folder / "checkpoints").mkdir()
-    for name, old in {"merrec": "merrec", "clicks": "autoint", "two_tower_personas": "two_tower"}.items():
-        (folder / "checkpoints" / name).symlink_to(folder / "runs" / old)
-    write_config(folder / "configs" / "gru4rec_synthetic.yaml", Path("data/synthetic"))
-    monkeypatch.chdir(folder)
+def test_the_readmes_code_runs_and_mistakes_are_one_line() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     code = dedent(text[text.index("    from jaxrec import ") :].partition("\n\n#")[0])
     names: dict[str, Any] = {}
-    with redirect_stdout(io.StringIO()) as printed:
+    with old_copy(), redirect_stdout(io.StringIO()) as printed:
+        Path("checkpoints").mkdir()
+        for name, old in {"merrec": "merrec", "clicks": "autoint", "two_tower_personas": "two_tower"}.items():
+            Path("checkpoints", name).symlink_to(Path("runs", old).resolve())
+        write_config(Path("configs/gru4rec_synthetic.yaml"), Path("data/synthetic"))
         assert call("prepare", "synthetic", "--out", "data/synthetic", *SYNTHETIC) == 0
         listing = json.loads(Path("events.json").read_text())[0]["item"]
         exec(code.replace("1578308", str(listing)), names)
-    optimum = sum(open_sessions("data/synthetic").manifest["optimum"]["rank_probability"][:20])
-    assert 0.5 * optimum < float(printed.getvalue().split()[-1]) <= 1.0
-    assert names["config"].training.epochs == 2 and len(names["answer"].items) == 10
-    assert len(names["listings"].items) == len(names["ads"].items) == len(names["products"].items) == 3
+        optimum = sum(open_sessions("data/synthetic").manifest["optimum"]["rank_probability"][:20])
+        assert 0.5 * optimum < float(printed.getvalue().split()[-1]) <= 1.0
+        assert names["config"].training.epochs == 2 and len(names["answer"].items) == 10
+        assert len(names["listings"].items) == len(names["ads"].items) == len(names["products"].items) == 3
 
-    given = evaluate("checkpoints/mine", "test", ks=[5])
-    assert given["recall@5"] == evaluate(Path("checkpoints/mine"), ks=[5], data="data/synthetic")["recall@5"]
-    assert len(Recommender.load("checkpoints/mine").recommend({"items": [7]}, k=3).items) == 3
-    train("checkpoints/mine/config.yaml", "checkpoints/mine", resume=True)  # to its end already
+        given = evaluate("checkpoints/mine", "test", ks=[5])
+        assert given["recall@5"] == evaluate(Path("checkpoints/mine"), ks=[5], data="data/synthetic")["recall@5"]
+        assert len(Recommender.load("checkpoints/mine").recommend({"items": [7]}, k=3).items) == 3
+        train("checkpoints/mine/config.yaml", "checkpoints/mine", resume=True)  # to its end already
 
-    Path("file").write_text("x")
-    config = configuration.load("configs/gru4rec_synthetic.yaml", ["--data.path", "data/synthetic"])
-    for path, message in {
-        "file": "^file: exists and is no run; choose another --run",
-        "file/run": "file/run: a parent of it is a file",
-        "checkpoints/mine": "^checkpoints/mine: a run is here already; --resume continues it",
-        "a\0b": "^the run directory: .* holds a NUL character",
-    }.items():
-        with pytest.raises(UserError, match=message):
-            train(config, path)
-    with pytest.raises(UserError, match=r"^split: found 'tets' \(did you mean 'test'\?\)"):
-        evaluate("checkpoints/mine", "tets")
+        Path("file").write_text("x")
+        config = configuration.load("configs/gru4rec_synthetic.yaml", ["--data.path", "data/synthetic"])
+        for path, message in {
+            "file": "^file: exists and is no run; choose another --run",
+            "file/run": "file/run: a parent of it is a file",
+            "checkpoints/mine": "^checkpoints/mine: a run is here already; --resume continues it",
+            "a\0b": "^the run directory: .* holds a NUL character",
+        }.items():
+            with pytest.raises(UserError, match=message):
+                train(config, path)
+        with pytest.raises(UserError, match=r"^split: found 'tets' \(did you mean 'test'\?\)"):
+            evaluate("checkpoints/mine", "tets")

@@ -29,7 +29,7 @@ def assert_leaf(found: str, recorded: str, path: str) -> None:
     (kind, sha, *values), (old_kind, old_sha, *old_values) = found.split(), recorded.split()
     assert kind == old_kind, path
     assert (values and not EXACT) or sha == old_sha, f"{path}: {found} was {recorded}"
-    near = pytest.approx([float(one) for one in old_values], rel=0, abs=NEAR * (float((old_values or [0])[0]) + 0.1))
+    near = pytest.approx([float(one) for one in old_values], rel=0, abs=NEAR * (float((old_values or ["0"])[0]) + 0.1))
     assert [float(one) for one in values] == near, path
 
 
