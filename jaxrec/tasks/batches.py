@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,206 +20,156 @@ from jaxrec.cli.json_text import parse_json
 from jaxrec.errors import UserError, listed, nearest, shown
 from jaxrec.tasks.query import FIELDS, Answer, Query
 
-CHUNK = 4096  # queries that are in memory at a time, three times over: read, answered, written
+CHUNK = 4096  # queries of a chunk
+WORKERS = 2  # chunks that are worked on at once: one on the device while the other is read, or made into answers
 LINES = (".jsonl", ".ndjson")
-PARQUET = (".parquet",)
+PARQUET = ".parquet"
 ID = "id"  # a field of a line or row that is copied to its answer
 Ask = Callable[[list[Query]], list[Answer]]
-
-
-class Line(NamedTuple):
-    """One query of a file."""
-
-    number: int  # from 1
-    id: Any
-    query: Query
+Entry = tuple[int, Any]
+"""The number of a line or row, from 1, and its value: an object, or the error that it is."""
+Answered = list[tuple[Any, Answer]]
+"""Answers with the ``id`` of each."""
 
 
 def answer_file(
     ask: Ask, read: Callable[[Any], Query], source: Path, out: Path, overwrite: bool = False, skip_bad: bool = False
 ) -> dict[str, int]:
-    """Answer the queries of a file, JSON lines or Parquet, into another.
-
-    While the device works on one chunk, the chunk before is written and the next one read.
+    """Answer the queries of a file, JSON lines or Parquet, into another; returns how many: ``answered``, ``bad``.
 
     Args:
-        ask: answers for queries.
+        ask: answers for queries; it is called from several threads.
         read: a query from what stands in a line.
         out: a row for each query in the same order: ``id`` where the source has one, ``items``, ``scores``, ``notes``
             and ``popular``.
         skip_bad: leave out what is no query, instead of refusing the file.
-
-    Returns:
-        How many were ``answered``, and ``bad``.
     """
-    counts = {"answered": 0, "bad": 0}
-    unit = "line" if source.suffix in LINES else "row"
+    check_kind("--queries", source, (PARQUET, *LINES))
+    check_kind("--out", out, (PARQUET, *LINES))
+    rows, id_type, entries = _open(source)
+    sample = ask([Query()])[0].ids  # refuses a bad filter before anything is read
+    schema = _schema(id_type, pa.array(sample[:1] or [""]).type)
+    bad, answered, waiting = list[int](), 0, deque[Future[Answered]]()
 
-    def bad(number: int, error: UserError) -> None:
+    def refuse(number: int, error: UserError) -> None:
+        message = f"{source}: {'line' if source.suffix in LINES else 'row'} {number:,}: {error}"
         if not skip_bad:
-            raise UserError(f"{source}: {unit} {number:,}: {error}")
-        if not counts["bad"]:
-            say("note", f"{source}: {unit} {number:,}: {error}; left out, as is every other bad one")
-        counts["bad"] += 1
+            raise UserError(message)
+        if not bad:
+            say("note", f"{message}; left out, as is every other bad one")
+        bad.append(number)
 
-    check_kind("--queries", source, (*PARQUET, *LINES))
-    check_kind("--out", out, (*PARQUET, *LINES))
-    file = _open(source)
-    sample = ask([Query()])[0].items  # refuses a bad filter before anything is read
-    schema = _schema(file.id_type, pa.array([one.id for one in sample[:1]] or [""]).type)
-    write_as = _write_lines if out.suffix in LINES else _write_rows
-    waiting: Future[list[tuple[Line, Answer]]] | None = None
+    def chunk_answers(chunk: list[Entry]) -> Answered:
+        return _answered(ask, read, chunk, refuse)
+
     with (
-        written(out, overwrite) as part, write_as(part, schema) as write, ThreadPoolExecutor(1) as worker,
-        progress(f"recommend: {source.name}", file.rows, file.rows, "queries") as update,
+        written(out, overwrite) as part, _writer(part, out.suffix, schema) as write,
+        ThreadPoolExecutor(WORKERS) as workers, progress(f"recommend: {source.name}", rows, rows, "queries") as update,
     ):  # fmt: skip
+        while True:
+            if chunk := list(islice(entries, CHUNK)):
+                waiting.append(workers.submit(chunk_answers, chunk))
+            if not waiting:
+                return {"answered": answered, "bad": len(bad)}
+            if len(waiting) > WORKERS or not chunk:
+                found = waiting.popleft().result()
+                write(found)
+                answered += len(found)
+                update(len(found))
+
+
+def _answered(
+    ask: Ask, read: Callable[[Any], Query], chunk: list[Entry], refuse: Callable[[int, UserError], None]
+) -> Answered:
+    numbers, ids, queries = [], [], []
+    for number, value in chunk:
         try:
-            for chunk in _chunks(file.entries, read, bad):
-                following = worker.submit(_answered, ask, chunk, bad)
-                if waiting is not None:
-                    counts["answered"] += write(waiting.result())
-                waiting = following
-                update(len(chunk))
-        except UserError:
-            if waiting is not None:
-                waiting.result()  # has the first bad line where both have one
-            raise
-        if waiting is not None:
-            counts["answered"] += write(waiting.result())
-    return counts
-
-
-def _answered(ask: Ask, chunk: list[Line], bad: Callable[[int, UserError], None]) -> list[tuple[Line, Answer]]:
+            if isinstance(value, UserError):
+                raise value
+            name = value.pop(ID, None) if isinstance(value, dict) else None
+            queries.append(read(value))
+        except UserError as error:
+            refuse(number, error)
+            continue
+        numbers.append(number)
+        ids.append(name)
     try:
-        return list(zip(chunk, ask([line.query for line in chunk]), strict=True))
+        return list(zip(ids, ask(queries), strict=True))
     except UserError:  # of one query, most likely: which one?
-        found = []
-        for line in chunk:
+        found: Answered = []
+        for number, name, query in zip(numbers, ids, queries, strict=True):
             try:
-                found.append((line, ask([line.query])[0]))
+                found.append((name, ask([query])[0]))
             except UserError as error:
-                bad(line.number, error)
+                refuse(number, error)
         return found
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-class Source(NamedTuple):
-    """A file of queries.
-
-    Attributes:
-        rows: how many there are.
-        id_type: of the ids; None where it has none.
-        entries: what gives the value of each row.
-    """
-
-    rows: int
-    id_type: pa.DataType | None
-    entries: Iterator[Callable[[], Any]]
-
-
-def _open(source: Path) -> Source:
-    if source.suffix in LINES:
-        with open_file(source) as stream:
-            first = next((line for line in stream if line.strip()), b"")
-            stream.seek(0)
-            lines = sum(block.count(b"\n") for block in iter(lambda: stream.read(2**20), b""))
-        return Source(lines, _id_type(first), _lines(source))
-    file = open_parquet(source)
-    schema = file.schema_arrow
-    for name in schema.names:
-        if name not in (ID, *FIELDS):
-            raise UserError(f"{source}: column {shown(name)} is no field of a query{nearest(name, FIELDS)}; there are "
-                            f"{listed(FIELDS)}, and {ID}")  # fmt: skip
-    return Source(file.metadata.num_rows, schema.field(ID).type if ID in schema.names else None, _rows(source, file))
+def _open(source: Path) -> tuple[int, pa.DataType | None, Iterator[Entry]]:
+    """How many queries a file has, the type of their ids (None: they have none), and the queries."""
+    if source.suffix == PARQUET:
+        file = open_parquet(source)
+        schema = file.schema_arrow
+        for name in schema.names:
+            if name not in (ID, *FIELDS):
+                raise UserError(f"{source}: column {shown(name)} is no field of a query{nearest(name, FIELDS)}; there "
+                                f"are {listed(FIELDS)}, and {ID}")  # fmt: skip
+        return file.metadata.num_rows, schema.field(ID).type if ID in schema.names else None, _rows(source, file)
+    with _reading(source), open(source, "rb") as stream:
+        rows = sum(1 for line in stream if line.strip())
+    entries = _lines(source)
+    first = list(islice(entries, 1))
+    has_id = first and isinstance(first[0][1], dict) and ID in first[0][1]
+    id_type = None if not has_id else pa.int64() if type(first[0][1][ID]) is int else pa.string()
+    return rows, id_type, chain(first, entries)
 
 
-def _chunks(
-    entries: Iterable[Callable[[], Any]], read: Callable[[Any], Query], bad: Callable[[int, UserError], None]
-) -> Iterator[list[Line]]:
-    chunk: list[Line] = []
-    for number, entry in enumerate(entries, 1):
-        try:
-            given = entry()
-            if given is not None:
-                name = given.pop(ID, None) if isinstance(given, dict) else None
-                chunk.append(Line(number, name, read(given)))
-        except UserError as error:
-            bad(number, error)
-        if len(chunk) == CHUNK:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+def _lines(source: Path) -> Iterator[Entry]:
+    with open(source, "rb") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                text = line.decode("utf-8-sig").strip()
+                if text:
+                    yield number, parse_json(text, "query", "give an object with the fields of a query")
+            except UnicodeDecodeError:
+                yield number, UserError("not UTF-8; write it again as UTF-8")
+            except UserError as error:
+                yield number, error
 
 
-def _lines(source: Path) -> Iterator[Callable[[], Any]]:
-    with open_file(source) as stream:
-        for line in stream:
-            yield partial(_value, line)
+def _rows(source: Path, file: pq.ParquetFile) -> Iterator[Entry]:
+    """Without the fields of a profile, a struct or a map, and of events that are null."""
+
+    def filled(value: Any) -> dict[str, Any]:
+        return {name: one for name, one in dict(value or ()).items() if one is not None}
+
+    with _reading(source):
+        for number, row in enumerate((row for part in file.iter_batches(CHUNK) for row in part.to_pylist()), 1):
+            if row.get("profile") is not None:
+                row["profile"] = filled(row["profile"])
+            if row.get("events"):
+                row["events"] = list(map(filled, row["events"]))
+            yield number, row
 
 
-def _value(line: bytes) -> Any:
-    """What a line holds; None for an empty one."""
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
     try:
-        text = line.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError("not UTF-8; write it again as UTF-8") from None
-    return parse_json(text, "query", "give an object with the fields of a query") if text.strip() else None
-
-
-def _id_type(line: bytes) -> pa.DataType | None:
-    """Integers or text, as the first line has it."""
-    try:
-        first = _value(line)
-    except UserError:
-        return pa.string()
-    if not isinstance(first, dict) or ID not in first:
-        return None
-    return pa.int64() if type(first[ID]) is int else pa.string()
-
-
-def _rows(source: Path, file: pq.ParquetFile) -> Iterator[Callable[[], Any]]:
-    for batch in record_batches(source, file):
-        for row in batch.to_pylist():
-            yield partial(_without_nulls, row)
-
-
-def _without_nulls(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose profile, a struct or a map, and events have no field that is null."""
-    if row.get("profile") is not None:
-        row["profile"] = {name: value for name, value in dict(row["profile"]).items() if value is not None}
-    if row.get("events"):
-        row["events"] = [{name: value for name, value in dict(one or ()).items() if value is not None}
-                         for one in row["events"]]  # fmt: skip
-    return row
-
-
-def record_batches(source: Path, file: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-    try:
-        yield from file.iter_batches(batch_size=CHUNK)
+        yield
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{source}: cannot be read ({str(error).splitlines()[0]}); write it again") from None
+        raise UserError(f"{source}: cannot be read ({str(error).splitlines()[0]}); check its name, or write it again"
+                        ) from None  # fmt: skip
 
 
 def open_parquet(source: Path) -> pq.ParquetFile:
-    open_file(source).close()
-    try:
+    with _reading(source):
         return pq.ParquetFile(source)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{source}: no Parquet file that can be read ({str(error).splitlines()[0]})") from None
 
 
-def open_file(source: Path) -> Any:
-    try:
-        return open(source, "rb")
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read ({error.strerror}); check its name") from None
-
-
-def check_kind(option: str, file: Path, endings: Iterable[str]) -> None:
-    endings = tuple(endings)
+def check_kind(option: str, file: Path, endings: Sequence[str]) -> None:
     if file.suffix not in endings:
         raise UserError(f"{option} {file}: found {shown(file.suffix)}; end its name in {listed(endings, 'or')}")
 
@@ -242,29 +193,19 @@ def written(out: Path, overwrite: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _write_lines(part: Path, schema: pa.Schema) -> Iterator[Callable[[list[tuple[Line, Answer]]], int]]:
-    """What writes answers as JSON lines, and returns how many."""
-    named = ID in schema.names
+def _writer(part: Path, suffix: str, schema: pa.Schema) -> Iterator[Callable[[Answered], None]]:
+    """What writes answers as Parquet or JSON lines."""
+    if suffix == PARQUET:
+        with pq.ParquetWriter(part, schema) as writer:
+            yield lambda answered: writer.write_table(_table(answered, schema))
+        return
     with open(part, "w", encoding="utf-8") as stream:
 
-        def write(answered: list[tuple[Line, Answer]]) -> int:
-            for line, answer in answered:
-                row = {"items": [one.id for one in answer.items], "scores": [one.score for one in answer.items],
-                       "notes": answer.notes, "popular": answer.popular}  # fmt: skip
-                stream.write(as_json(({ID: line.id} if named else {}) | row) + "\n")
-            return len(answered)
-
-        yield write
-
-
-@contextmanager
-def _write_rows(part: Path, schema: pa.Schema) -> Iterator[Callable[[list[tuple[Line, Answer]]], int]]:
-    """What writes answers as Parquet, and returns how many."""
-    with pq.ParquetWriter(part, schema) as writer:
-
-        def write(answered: list[tuple[Line, Answer]]) -> int:
-            writer.write_table(_table(answered, schema))
-            return len(answered)
+        def write(answered: Answered) -> None:
+            for name, answer in answered:
+                row = {"items": answer.ids, "scores": list(map(float, answer.scores)), "notes": answer.notes,
+                       "popular": answer.popular}  # fmt: skip
+                stream.write(as_json(({ID: name} if ID in schema.names else {}) | row) + "\n")
 
         yield write
 
@@ -275,32 +216,26 @@ def _schema(id_type: pa.DataType | None, item_type: pa.DataType) -> pa.Schema:
                       ("notes", pa.list_(pa.string())), ("popular", pa.bool_())])  # fmt: skip
 
 
-def _table(answered: list[tuple[Line, Answer]], schema: pa.Schema) -> pa.Table:
-    items = [answer.items for _, answer in answered]
-    ends = pa.array(np.cumsum([0, *map(len, items)]), pa.int32())
-    ids = pa.array([one.id for row in items for one in row], schema.field("items").type.value_type)
-    scores = pa.array([one.score for row in items for one in row], pa.float32())
+def _table(answered: Answered, schema: pa.Schema) -> pa.Table:
+    ends = pa.array(np.cumsum([0, *(len(answer.items) for _, answer in answered)]), pa.int32())
+    ids = list(chain.from_iterable(answer.ids for _, answer in answered))
+    scores = np.concatenate([np.zeros(0, np.float32), *(answer.scores for _, answer in answered)])
     columns = [
-        pa.ListArray.from_arrays(ends, ids),
-        pa.ListArray.from_arrays(ends, scores),
+        pa.ListArray.from_arrays(ends, pa.array(ids, schema.field("items").type.value_type)),
+        pa.ListArray.from_arrays(ends, pa.array(scores, pa.float32())),
         pa.array([answer.notes for _, answer in answered], pa.list_(pa.string())),
-        pa.array([answer.popular for _, answer in answered]),
+        pa.array([answer.popular for _, answer in answered], pa.bool_()),
     ]
-    return pa.table([*_ids(answered, schema), *columns], schema)
-
-
-def _ids(answered: list[tuple[Line, Answer]], schema: pa.Schema) -> list[pa.Array]:
     if ID not in schema.names:
-        return []
-    kind, ids = schema.field(ID).type, [line.id for line, _ in answered]
+        return pa.table(columns, schema)
+    kind, names = schema.field(ID).type, [name for name, _ in answered]
     if pa.types.is_string(kind):
-        ids = [one if one is None or isinstance(one, str) else as_json(one) for one in ids]
+        names = [name if name is None or isinstance(name, str) else as_json(name) for name in names]
     try:
-        return [pa.array(ids, kind)]
+        return pa.table([pa.array(names, kind), *columns], schema)
     except (pa.ArrowException, OverflowError):
-        strange = next(line for line, _ in answered if line.id is not None and type(line.id) is not int)
-        raise UserError(f"line {strange.number:,}: id: found {shown(strange.id)}, and the first is a whole number; "
-                        "give ids of one type") from None  # fmt: skip
+        strange = next(name for name in names if name is not None and type(name) is not int)
+        raise UserError(f"id: found {shown(strange)}, and the first is a whole number; give ids of one type") from None
 
 
 # ---- scores and vectors ----------------------------------------------------------------------------------------------
@@ -308,18 +243,18 @@ def _ids(answered: list[tuple[Line, Answer]], schema: pa.Schema) -> list[pa.Arra
 
 def score_file(score: Callable[[Any], np.ndarray], source: Path, out: Path, overwrite: bool = False) -> int:
     """The rows of a Parquet file with one column more, ``probability``; returns how many."""
-    check_kind("--score", source, PARQUET)
-    check_kind("--out", out, PARQUET)
+    check_kind("--score", source, (PARQUET,))
+    check_kind("--out", out, (PARQUET,))
     file = open_parquet(source)
     if "probability" in file.schema_arrow.names:
         raise UserError(f"{source}: has a column 'probability' already; rename it")
     schema = file.schema_arrow.append(pa.field("probability", pa.float32()))
     start, rows = 0, file.metadata.num_rows
     with (
-        written(out, overwrite) as part, pq.ParquetWriter(part, schema) as writer,
+        written(out, overwrite) as part, pq.ParquetWriter(part, schema) as writer, _reading(source),
         progress(f"score: {source.name}", rows, rows, "rows") as update,
     ):  # fmt: skip
-        for batch in record_batches(source, file):
+        for batch in file.iter_batches(CHUNK):
             try:
                 found = score(pa.Table.from_batches([batch]))
             except UserError as error:
@@ -333,7 +268,7 @@ def score_file(score: Callable[[Any], np.ndarray], source: Path, out: Path, over
 
 def vectors_file(table: pa.Table, out: Path, overwrite: bool = False) -> int:
     """Write vectors; returns how many."""
-    check_kind("--vectors", out, PARQUET)
+    check_kind("--vectors", out, (PARQUET,))
     with written(out, overwrite) as part:
         pq.write_table(table, part)
     return len(table)

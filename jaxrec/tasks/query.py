@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxrec.data.given import SUCH_AS
 from jaxrec.data.ids import check_single, read_list
 from jaxrec.errors import UserError, nearest, shown
@@ -79,6 +81,32 @@ class Item(NamedTuple):
     why: tuple[str, ...] = ()
 
 
+class Ranked(Sequence[Item]):
+    """A list of items of which nothing is known but ids and scores; an ``Item`` is made when it is looked at.
+
+    Attributes:
+        ids: raw ids.
+        scores: float32[n].
+    """
+
+    def __init__(self, ids: list[Any], scores: np.ndarray) -> None:
+        self.ids, self.scores = ids, scores
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return Ranked(self.ids[at], self.scores[at])
+        return Item(self.ids[at], float(self.scores[at]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+
 @dataclass(frozen=True)
 class Answer:
     """What is recommended for one query.
@@ -91,8 +119,20 @@ class Answer:
         at: where items are only live for a time, the moment for which it holds, in ms since 1970.
     """
 
-    items: list[Item]
+    items: Sequence[Item]
     notes: list[str] = field(default_factory=list)
     popular: bool = False
     unknown: list[Any] = field(default_factory=list)
     at: int | None = None
+
+    @property
+    def ids(self) -> list[Any]:
+        """Raw ids of the items."""
+        return self.items.ids if isinstance(self.items, Ranked) else [one.id for one in self.items]
+
+    @property
+    def scores(self) -> np.ndarray:
+        """float32[n]: scores of the items."""
+        if isinstance(self.items, Ranked):
+            return self.items.scores
+        return np.array([one.score for one in self.items], np.float32)

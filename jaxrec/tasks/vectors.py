@@ -18,7 +18,6 @@ from jax import Array
 
 from jaxrec.data.ids import bare
 from jaxrec.errors import UserError
-from jaxrec.tasks.query import Item
 
 BATCH = 256  # queries ranked in one go
 FEW = 16  # or so many; one alone is a shape of its own
@@ -171,11 +170,3 @@ def vector_table(ids: Sequence[Any], vectors: np.ndarray, attributes: Mapping[st
     }
     names = attributes.column_names if isinstance(attributes, pa.Table) else list(attributes)
     return pa.table(columns | {name: attributes[name] for name in names if name not in columns})
-
-
-# ---- answers ---------------------------------------------------------------------------------------------------------
-
-
-def as_items(ids: Iterable[Any], scores: np.ndarray) -> list[Item]:
-    """Items without anything known of them."""
-    return list(map(Item, ids, scores.tolist()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -19,12 +19,11 @@ from jaxrec.models.base import SessionModel
 from jaxrec.ops.topk import CHUNK, BlockSize, best_items, block_size, top_items
 from jaxrec.run import Run
 from jaxrec.tasks.base import load
-from jaxrec.tasks.query import Answer, Query
+from jaxrec.tasks.query import Answer, Query, Ranked
 from jaxrec.tasks.vectors import (
     NOTHING_LEFT,
     POPULAR,
     Best,
-    as_items,
     batches,
     best,
     one_ahead,
@@ -70,28 +69,37 @@ class SessionRecommender:
         rules: bool = True,
     ) -> list[Answer]:  # fmt: skip
         """The items that most likely come next; those of the session are ``seen``."""
-        raw, codes, ends = self._read(queries)
+        raw = [value for query in queries for value in query.items]
+        codes = self.vocabulary.encode(raw)
+        for at in np.flatnonzero(codes < 0):
+            check_single("items", raw[at])
+        ends = np.cumsum([0, *(len(query.items) for query in queries)])
+        known = np.cumsum(np.append(0, codes >= 0))[ends].tolist()  # where each query ends among the known ids
+        codes_known = codes[codes >= 0]
+        sessions = [codes_known[start:end] for start, end in pairwise(known)]
         banned, notes = self.vocabulary.places("exclude", exclude)
         pool = None
         if only is not None:
-            pool, unknown = self.vocabulary.chosen(only)
-            notes += unknown
-        clicks = [part[part >= 0] for part in np.split(codes, ends[:-1])]
-        found = self._ranked(clicks, k, banned, pool, seen)
-        popular = self._popular(k, banned, pool)
-        ids = iter(self.vocabulary.decode(found.items[np.isfinite(found.scores)]))
-        answers, start = [], 0
-        for query, (items, scores), end in zip(clicks, found.rows(), ends, strict=True):
-            known: list[Any] = list(islice(ids, len(items)))
-            lost = [raw[at] for at in range(start, end) if codes[at] < 0] if len(query) < end - start else []
-            said = [*notes, *note_left_out(lost, hint=self.vocabulary.ids.nearest(lost[0]) if len(lost) == 1 else "")]
-            start = end
-            if not len(query):
-                said.append(POPULAR)
-                known, scores = self.vocabulary.decode(popular), self.vocabulary.counts[popular].astype(np.float32)
-            if not known:
-                said.append(NOTHING_LEFT)
-            answers.append(Answer(as_items(known, scores), said, not len(query), lost))
+            pool, more = self.vocabulary.chosen(only)
+            notes += more
+        found = self._ranked(sessions, k, banned, pool, seen)
+        left = np.isfinite(found.scores)
+        ids, scores = self.vocabulary.decode(found.items[left]), found.scores[left]
+        cuts = np.cumsum(np.append(0, left.sum(axis=1))).tolist()
+        answers = [Answer(Ranked(ids[start:end], scores[start:end]), [*notes, *([] if start < end else [NOTHING_LEFT])])
+                   for start, end in pairwise(cuts)]  # fmt: skip
+        for at in np.flatnonzero(np.diff(ends) > np.diff(known)) if len(raw) > len(codes_known) else ():
+            lost = [raw[place] for place in range(ends[at], ends[at + 1]) if codes[place] < 0]
+            hint = self.vocabulary.ids.nearest(lost[0]) if len(lost) == 1 else ""
+            answers[at].notes[len(notes) : len(notes)] = note_left_out(lost, hint=hint)
+            answers[at].unknown.extend(lost)
+        for at in np.flatnonzero(np.diff(known) == 0):
+            index = np.arange(self.n_items) if pool is None else pool  # both in order of popularity
+            popular = index[~np.isin(index, banned)][:k]
+            items = Ranked(self.vocabulary.decode(popular), self.vocabulary.counts[popular].astype(np.float32))
+            said = [note for note in answers[at].notes if note != NOTHING_LEFT]
+            said += [POPULAR, *([] if len(popular) else [NOTHING_LEFT])]
+            answers[at] = Answer(items, said, True, answers[at].unknown)
         return answers
 
     def similar(self, item: Any, k: int) -> Answer:
@@ -104,22 +112,12 @@ class SessionRecommender:
             return _nearest(query, vectors, ban, k, self._size)
 
         ((found, scores),) = best(kernel, query, self.n_items, [np.array([index])], k)
-        return Answer(as_items(self.vocabulary.decode(found), scores))
+        return Answer(Ranked(self.vocabulary.decode(found), scores))
 
     def vectors(self) -> pa.Table:
         """``id``, ``count`` (events in training) and ``vector``: what queries are multiplied with to rank."""
         ids, counts = self.vocabulary.ids.values(), self.vocabulary.counts
         return vector_table(ids, np.asarray(self._items)[: len(ids)], {"count": counts})
-
-    # ---- ids ---------------------------------------------------------------------------------------------------------
-
-    def _read(self, queries: Sequence[Query]) -> tuple[list[Any], np.ndarray, np.ndarray]:
-        """The raw ids of all queries, their indices int32[n], and where each query ends, int64[queries]."""
-        raw = [value for query in queries for value in query.items]
-        codes = self.vocabulary.encode(raw)
-        for at in np.flatnonzero(codes < 0):
-            check_single("items", raw[at])
-        return raw, codes, np.cumsum([len(query.items) for query in queries])
 
     # ---- ranking -----------------------------------------------------------------------------------------------------
 
@@ -132,21 +130,18 @@ class SessionRecommender:
 
         def dispatched() -> Iterator[Any]:
             for part, rows in batches(len(sessions)):
-                yield self._dispatch([sessions[place] for place in order[part]], rows, k, exclude, pool, seen)
+                chosen = [sessions[place] for place in order[part]]
+                banned = [exclude if seen else np.concatenate([exclude, session]) for session in chosen]
+                yield self._dispatch(self._queries(chosen, rows), k, banned, pool)
 
         start = 0
         for one in one_ahead(dispatched()):
             places = order[start : start + len(one.items)]
             found.items[places, : one.items.shape[1]], found.scores[places, : one.scores.shape[1]] = one
             start += len(one.items)
-        if pool is not None:
-            found = Best(pool[np.minimum(found.items, len(pool) - 1)], found.scores)
-        return found
+        return found if pool is None else Best(pool[np.minimum(found.items, len(pool) - 1)], found.scores)
 
-    def _dispatch(
-        self, sessions: list[np.ndarray], rows: int, k: int, exclude: np.ndarray, pool: np.ndarray | None, seen: bool
-    ) -> Any:
-        banned = [exclude if seen else np.concatenate([exclude, session]) for session in sessions]
+    def _dispatch(self, queries: Array, k: int, banned: list[np.ndarray], pool: np.ndarray | None) -> Any:
         items, count = self._items, self.n_items
         if pool is not None:
             items, count, banned = within(items, pool, banned)
@@ -156,11 +151,7 @@ class SessionRecommender:
                 return best_items(queries, items, ban, k, count)
             return top_items(queries, items, ban, k, self._size, count)
 
-        return ranked(kernel, self._queries(sessions, rows), len(items), banned, k)
-
-    def _popular(self, k: int, exclude: np.ndarray, pool: np.ndarray | None) -> np.ndarray:
-        index = np.arange(self.n_items) if pool is None else pool  # both in order of popularity
-        return index[~np.isin(index, exclude)][:k]
+        return ranked(kernel, queries, len(items), banned, k)
 
     def _queries(self, sessions: list[np.ndarray], rows: int) -> Array:
         """float32[rows, Q]; sessions are padded as well, so that few shapes are compiled."""
