@@ -10,6 +10,8 @@ from importlib.abc import MetaPathFinder
 from typing import Any
 
 MODULES = """
+baselines.items: baselines.itemknn baselines.popularity; baselines.neighbours: baselines.stan baselines.vsknn;
+data.codes: data.entities;
 config.sections: agreement sections; data.clean.choices: data.clicks; data.clean.pipeline: data.events;
 data.filters: where; data.given: data.given_events; data.ids: data.raw_ids; data.items: data.vocabulary;
 data.store: data.files data.writing; errors: wording cli.wording; feeds.lanes: data.feed; feeds.packed: data.packing

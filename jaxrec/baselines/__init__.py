@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from jaxrec.baselines.base import SessionBaseline
-from jaxrec.baselines.itemknn import ItemKnn
-from jaxrec.baselines.popularity import Popularity, SessionPopularity
-from jaxrec.baselines.stan import Stan
-from jaxrec.baselines.vsknn import Vsknn
-from jaxrec.errors import UserError, nearest
+from jaxrec.baselines.items import ItemKnn, Popularity, SessionPopularity
+from jaxrec.baselines.neighbours import Stan, Vsknn
+from jaxrec.cli.options import pairs
+from jaxrec.errors import UserError, explained, nearest
 
 BASELINES: dict[str, type[SessionBaseline]] = {
     "pop": Popularity, "spop": SessionPopularity, "itemknn": ItemKnn, "vsknn": Vsknn, "stan": Stan,
@@ -37,28 +36,16 @@ class Choice:
 
 def parse(text: str) -> Choice:
     """Read ``name`` or ``name:parameter=value,parameter=value``."""
-    name, colon, rest = text.partition(":")
+    name, _, rest = text.partition(":")
     if name not in BASELINES:
         allowed = ", ".join(["all", *BASELINES])
         raise UserError(f"--baselines {text}: no baseline '{name}'{nearest(name, BASELINES)}; there are {allowed}")
-    kind, values = BASELINES[name], dict[str, str]()
-    for word in rest.split(",") if colon else ():
-        parameter, equals, value = word.partition("=")
-        if not equals or not value:
-            raise UserError(f"--baselines {text}: '{word}': expected parameter=value, as in stan:k=500,lambda1=1.1")
-        if parameter not in kind.model_fields:
-            known = ", ".join(kind.model_fields) or "none"
-            hint = nearest(parameter, kind.model_fields)
-            raise UserError(f"--baselines {text}: no parameter '{parameter}'{hint}; those of {name}: {known}")
-        if parameter in values:
-            raise UserError(f"--baselines {text}: {parameter} is given twice; give it once")
-        values[parameter] = value
+    kind, values = BASELINES[name], pairs(f"--baselines {name}:", rest.split(",") if rest else ())
     try:
         return Choice(text, name, kind.model_validate(values))
     except ValidationError as error:
-        problem = error.errors()[0]
-        hint = f"; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
-        raise UserError(f"--baselines {text}: {problem['loc'][0]}: found '{problem['input']}'{hint}") from None
+        fields = ", ".join(kind.model_fields) or "none"
+        raise UserError(f"--baselines {text}: {explained(error)}; parameters of {name}: {fields}") from None
 
 
 def parse_all(texts: Sequence[str]) -> list[Choice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,3 +32,24 @@ class SessionBaseline(Section):
     def fit(self, sessions: Sessions, n_items: int) -> Baseline:
         """Fit on training sessions over ``n_items``."""
         raise NotImplementedError
+
+
+def popularity(sessions: Sessions, n_items: int) -> np.ndarray:
+    """float32[V] in [0, 1), in the order of the training clicks, equal where they are.
+
+    The rank among the distinct counts and not the count itself: counts over 2^24 would run together in float32.
+    """
+    _, rank = np.unique(np.bincount(sessions.items, minlength=n_items), return_inverse=True)
+    return (rank / (rank.max() + 1)).astype(np.float32)
+
+
+def over_popularity(named: Any, order: np.ndarray) -> np.ndarray:
+    """float32[Q, V] from CSR float64[Q, V], above 0 where a method names an item: the others stand below 0, by
+    ``popularity``, so that a query without any neighbour still has a ranking.
+    """
+    scores = np.tile(order - np.float32(1.0), (named.shape[0], 1))
+    rows = np.repeat(np.arange(named.shape[0]), np.diff(named.indptr))
+    values = named.data.astype(np.float32)
+    some = values > 0  # a decay may end below the smallest float32
+    scores[rows[some], named.indices[some]] = values[some]
+    return scores

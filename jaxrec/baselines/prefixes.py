@@ -46,20 +46,12 @@ class Prefixes:
 
 
 class Queries:
-    """All queries of a split, in the order of its events.
-
-    Args:
-        sessions: the split.
-
-    Attributes:
-        targets: int32[N], the item that each query asks for.
-    """
+    """All queries of a split, in the order of its events; ``targets`` int32[N] are the items that they ask for."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._items, self._times = np.asarray(sessions.items), np.asarray(sessions.times)
-        begin = np.repeat(sessions.offsets[:-1], np.diff(sessions.offsets))
         self._end = sessions.target_positions
-        self._begin = begin[self._end]
+        self._begin = np.repeat(sessions.offsets[:-1], np.diff(sessions.offsets))[self._end]
         self.targets = self._items[self._end]
 
     def __len__(self) -> int:
@@ -74,10 +66,8 @@ class Queries:
         return Prefixes(self._items[expand(self._begin[low:high], lengths)], offsets, now)
 
     def batches(self, rows: int, work: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Cut the queries into batches of at most ``rows``, and of bounded work: ``(low, high)``.
-
-        Args:
-            work: int64[V], what a click on each item costs beside itself.
+        """``(low, high)`` of batches of at most ``rows`` queries and of bounded work; ``work`` int64[V] is what a click
+        on each item costs beside itself.
         """
         before = np.concatenate([[0], np.cumsum(1 + work[self._items])])
         done = np.cumsum(before[self._end] - before[self._begin])

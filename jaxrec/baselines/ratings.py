@@ -1,15 +1,13 @@
 """Baselines for rows of (user, item, rating): ``RATING_BASELINES`` holds them by name.
 
-Each is fitted on training rows and gives a scorer; a greater score means a better liked item.
+Each is fitted on training rows and gives a scorer; a greater score means a better liked item. Index 0 of users and of
+items is the unknown one, and counts in ``n_users`` and ``n_items``; it, and whoever has no training row, gets no part
+of its own: an unknown user's score is the item's alone, an unknown item's the user's alone.
 
     score = als(train, n_users, n_items)
     score(user, item)                                        # float32[Q] for int32[Q], int32[Q]
     fitted = held_out_calibration(als, train, n_users, n_items)
     fitted.logits(user, item)                                # float32[Q], for log loss
-
-Index 0 of users and of items is the unknown one, and counts in ``n_users`` and ``n_items``. It never gets a part of
-its own, whatever training rows carry it: an unknown user's score is the item's alone, an unknown item's the user's
-alone. The same holds of users and items without a training row.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sparse
+from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from jaxrec.errors import UserError
@@ -47,7 +46,6 @@ class RatingRows(NamedTuple):
     label: np.ndarray
 
     def take(self, rows: np.ndarray) -> RatingRows:
-        """The rows at these indices."""
         return RatingRows(*(column[rows] for column in self))
 
 
@@ -63,7 +61,7 @@ def popularity(train: RatingRows, n_users: int, n_items: int) -> Scorer:
 
 
 def item_mean(train: RatingRows, n_users: int, n_items: int, *, shrink: float = 2.0) -> Scorer:
-    """The item's mean rating, as if it had ``shrink`` more ratings at the global mean; 0 is the plain mean.
+    """The item's mean rating, as if it had ``shrink`` more ratings at the global mean.
 
     The rating and not the label: its mean tells more about the label of another row than the mean label does.
     """
@@ -80,8 +78,7 @@ def bias(
 
         sum over rows of (rating - mean - b_user - b_item)^2 + reg_user sum of b_user^2 + reg_item sum of b_item^2
 
-    with the mean that of the training rows. Koren, Bell and Volinsky 2009, "Matrix factorization techniques for
-    recommender systems", "Adding biases". The biases at index 0 are 0.
+    Koren, Bell and Volinsky 2009, "Matrix factorization techniques for recommender systems", "Adding biases".
     """
     mean, residual = _centred(train)
     user_bias = np.zeros(n_users)
@@ -93,10 +90,8 @@ def bias(
 
 @dataclass(frozen=True)
 class Factors:
-    """mean + user bias + item bias + user factors . item factors, as a scorer.
-
-    Attributes:
-        user, item: float64[n, factors + 1], the bias last; zeros at index 0.
+    """mean + user bias + item bias + user factors . item factors, as a scorer; ``user`` and ``item`` are
+    float64[n, factors + 1], the bias last, zeros at index 0.
     """
 
     mean: float
@@ -120,17 +115,16 @@ def als(
         sum over rows of (rating - mean - b_u - b_i - p_u . q_i)^2
             + reg sum over users of sqrt(n_u) (|p_u|^2 + b_u^2) + reg sum over items of sqrt(n_i) (|q_i|^2 + b_i^2)
 
-    where the mean is that of the training rows. Koren, Bell and Volinsky 2009, equation 5, but for the root: a constant
-    penalty (theirs) shrinks large users and items too little, one in proportion to the rows (Zhou et al. 2008,
-    "Large-scale parallel collaborative filtering for the Netflix prize") too much. Validation AUC on MovieLens-1M with
-    16 factors: .821, .818, with the root .823. Time and memory grow with the rows and with factors^2.
+    Koren, Bell and Volinsky 2009, equation 5, but for the root: validation AUC on MovieLens-1M with 16 factors is .821
+    with their constant penalty, .818 with one in proportion to the rows (Zhou et al. 2008), .823 with the root. Time
+    and memory grow with the rows and with factors^2.
     """
     mean, residual = _centred(train)
     pairs, shape = (train.user, train.item), (n_users, n_items)
     total = sparse.coo_array((residual, pairs), shape=shape)  # repeated pairs add up here, and in the counts
     count = sparse.coo_array((np.ones(len(residual)), pairs), shape=shape)
     by_user, by_item = (total.tocsr(), count.tocsr()), (total.T.tocsr(), count.T.tocsr())
-    of_item = np.zeros((n_items, factors + 1))  # the last column is the bias, of users also
+    of_item = np.zeros((n_items, factors + 1))
     of_item[1:, :-1] = np.random.default_rng(seed).normal(0.0, 0.1, (n_items - 1, factors))
     for _ in range(iterations):
         of_user = _solve(*by_user, of_item, reg)
@@ -139,21 +133,14 @@ def als(
 
 
 def _solve(total: Any, count: Any, other: np.ndarray, reg: float) -> np.ndarray:
-    """A half step: one side's factors and biases, given the other's.
+    """A half step: float64[M, factors + 1] of one side, given float64[L, factors + 1] of the other.
 
     With f = (other's factors, 1), each row of this side solves its own normal equations
 
         (sum of f f' + reg sqrt(n) I) x = sum of (residual - other's bias) f
 
-    whose left sums are, for many rows together, one sparse product with the upper triangles of all f f'.
-
-    Args:
-        total: CSR float64[M, L], the sum of the residuals of each pair.
-        count: CSR float64[M, L], its training rows.
-        other: float64[L, factors + 1], the bias last.
-
-    Returns:
-        float64[M, factors + 1], the bias last; zeros at index 0 and where there is no row.
+    whose left sums are, for many rows together, one sparse product with the upper triangles of all f f'. ``total`` and
+    ``count`` are CSR float64[M, L], the sum of the residuals of each pair and its training rows.
     """
     features = np.append(other[:, :-1], np.ones((len(other), 1)), axis=1)
     right = total @ features - count @ (features * other[:, -1:])
@@ -165,8 +152,8 @@ def _solve(total: Any, count: Any, other: np.ndarray, reg: float) -> np.ndarray:
         high = max(low + 1, int(np.searchsorted(ends, (ends[low - 1] if low else 0) + BLOCK, side="right")))
         block = count[low:high]
         used = np.unique(block.indices)
-        half = block[:, used] @ (features[used][:, above] * features[used][:, beside])
         left = np.empty((high - low, width, width))
+        half = block[:, used] @ (features[used][:, above] * features[used][:, beside])
         left[:, above, beside] = left[:, beside, above] = half
         left[:, np.arange(width), np.arange(width)] += penalty[low:high, None]
         solved[low:high] = np.linalg.solve(left, right[low:high, :, None])[:, :, 0]
@@ -180,74 +167,56 @@ RATING_BASELINES: dict[str, Callable[..., Scorer]] = {
 }  # fmt: skip
 
 
-# ---- scores to probabilities -----------------------------------------------------------------------------------------
+class Calibrated(NamedTuple):
+    """A scorer with P(label = 1) = 1 / (1 + exp(-(slope score + intercept)))."""
 
-
-class Calibration(NamedTuple):
-    """P(label = 1) = 1 / (1 + exp(-(slope score + intercept)))"""
-
+    score: Scorer
     slope: float
     intercept: float
 
-
-def calibrate(score_train: np.ndarray, label_train: np.ndarray) -> Calibration:
-    """Logistic regression of the label on the score, by Newton's method, on at most ``CALIBRATION_ROWS`` rows.
-
-    In sample, if the scorer was fitted on the same rows: a scorer with many parameters is then over-confident, so use
-    ``held_out_calibration``.
-
-    Args:
-        score_train: float32[N].
-        label_train: float32[N], 0 or 1.
-    """
-    rows = np.linspace(0, len(score_train) - 1, min(len(score_train), CALIBRATION_ROWS)).astype(np.int64)
-    score, label = score_train[rows].astype(np.float64), label_train[rows].astype(np.float64)
-    centre, scale = score.mean(), score.std() or 1.0  # Newton's steps, and the ridge, do not depend on the score's unit
-    inputs = np.stack([(score - centre) / scale, np.ones(len(score))], axis=1)
-
-    def loss(w: np.ndarray) -> float:
-        logit = inputs @ w
-        return float(RIDGE / 2 * w @ w + cross_entropy(logit, label))
-
-    weights = np.zeros(2)
-    for _ in range(50):
-        p = expit(inputs @ weights)
-        gradient = inputs.T @ (p - label) / len(label) + RIDGE * weights
-        step = np.linalg.solve((inputs.T * (p * (1 - p))) @ inputs / len(label) + RIDGE * np.eye(2), gradient)
-        while loss(weights - step) > loss(weights) and np.abs(step).max() > 1e-9:
-            step /= 2  # a full step may pass the optimum where the score's tail is long
-        weights = weights - step
-        if np.abs(step).max() < 1e-9:
-            break
-    slope = weights[0] / scale
-    return Calibration(float(slope), float(weights[1] - slope * centre))
-
-
-def cross_entropy(logit: np.ndarray, label: np.ndarray) -> float:
-    """The mean loss in nats of log odds float64[N], given float64[N] labels of 0 and 1."""
-    return -float(np.mean(label * log_expit(logit) + (1 - label) * log_expit(-logit)))
-
-
-class Calibrated(NamedTuple):
-    """A scorer fitted on all training rows, and its calibration."""
-
-    score: Scorer
-    calibration: Calibration
-
     def logits(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
         """float32[Q], the log odds of a positive label."""
-        return (self.calibration.slope * self.score(user, item) + self.calibration.intercept).astype(np.float32)
+        return (self.slope * self.score(user, item) + self.intercept).astype(np.float32)
 
 
 def held_out_calibration(fit: Fit, train: RatingRows, n_users: int, n_items: int) -> Calibrated:
-    """Fit on all but a random tenth of the rows, calibrate on that tenth, and fit again on everything."""
+    """Fit on all but a random tenth of the rows, calibrate on that tenth, and fit again on everything: in sample a
+    scorer with many parameters would be over-confident.
+    """
     order = np.random.default_rng(0).permutation(len(train.user))
     held = min(max(1, round(0.1 * len(order))), len(order) - 1)
     if held < 1:
         raise UserError(f"calibration: {len(order)} training rows; at least two are needed, one of them to hold out")
     out, kept = train.take(np.sort(order[:held])), train.take(np.sort(order[held:]))
-    calibration = calibrate(fit(kept, n_users, n_items)(out.user, out.item), out.label)
-    return Calibrated(fit(train, n_users, n_items), calibration)
+    fitted = calibrate(fit(kept, n_users, n_items)(out.user, out.item), out.label)
+    return Calibrated(fit(train, n_users, n_items), *fitted)
+
+
+def calibrate(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of the logistic regression of float32[N] labels, 0 or 1, on float32[N] scores, by Newton's
+    method in a trust region, on at most ``CALIBRATION_ROWS`` rows.
+    """
+    rows = np.linspace(0, len(scores) - 1, min(len(scores), CALIBRATION_ROWS)).astype(np.int64)
+    score, label = scores[rows].astype(np.float64), labels[rows].astype(np.float64)
+    centre, scale = score.mean(), score.std() or 1.0  # steps, and the ridge, do not depend on the score's unit
+    inputs = np.stack([(score - centre) / scale, np.ones(len(score))], axis=1)
+
+    def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
+        logit = inputs @ w
+        slope = inputs.T @ (expit(logit) - label) / len(label)
+        return RIDGE / 2 * w @ w + cross_entropy(logit, label), slope + RIDGE * w
+
+    def curvature(w: np.ndarray) -> np.ndarray:
+        p = expit(inputs @ w)
+        return np.asarray((inputs.T * (p * (1 - p))) @ inputs / len(label) + RIDGE * np.eye(2))
+
+    best = minimize(loss, np.zeros(2), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-10}).x
+    return float(best[0] / scale), float(best[1] - best[0] / scale * centre)
+
+
+def cross_entropy(logit: np.ndarray, label: np.ndarray) -> float:
+    """The mean loss in nats of log odds float64[N], given float64[N] labels of 0 and 1."""
+    return -float(np.mean(label * log_expit(logit) + (1 - label) * log_expit(-logit)))
 
 
 def _centred(train: RatingRows) -> tuple[float, np.ndarray]:

@@ -1,14 +1,11 @@
 """Baselines that rank all items for a user, from who has what: ``RETRIEVAL_BASELINES`` holds them by name.
 
-Each is fitted on pairs of a user and an item that the user has, bought or liked, and scores every item for some users:
-
     scores = als(Positives(user, item), n_users, n_items)
     scores(users)                                            # float32[Q, n_items] for int32[Q]
 
 Index 0 of users and of items is the unknown one, and counts in ``n_users`` and ``n_items``; training pairs that carry
 it are left out. The unknown item scores -inf, below all others. The unknown user, and any without a training pair, gets
-the scores of ``popularity``. Items that the user has are scored like others: who does not want to rank them leaves them
-out.
+the scores of ``popularity``. Items that the user has are scored like others.
 """
 
 from __future__ import annotations
@@ -19,53 +16,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 
-from jaxrec.baselines.itemknn import ItemKnn, similarities
-from jaxrec.baselines.popularity import over_popularity
-from jaxrec.baselines.popularity import popularity as sessions_popularity
-from jaxrec.baselines.prefixes import expand
+from jaxrec.baselines.base import over_popularity
+from jaxrec.baselines.base import popularity as sessions_popularity
+from jaxrec.baselines.items import ItemKnn, similarities
 from jaxrec.data.dataset import Sessions
-
-BLOCK = 2**20  # numbers in each array that a half step of ``als`` holds at once
 
 Scores = Callable[[np.ndarray], np.ndarray]
 """users int32[Q], in [0, n_users) -> float32[Q, n_items]; all Q rows are held at once"""
 
 
 class Positives(NamedTuple):
-    """Users and the items that they have, in any order; a pair that is repeated counts once."""
+    """int32[N] users and the items that they have, 0 is unknown, in any order; a pair that is repeated counts once."""
 
     user: np.ndarray
-    """int32[N], 0 is unknown"""
     item: np.ndarray
-    """int32[N], 0 is unknown"""
-
-
-Fit = Callable[[Positives, int, int], Scores]
-"""(training pairs, n_users, n_items) -> scores; options go in by ``functools.partial``"""
-
-
-class Lists(NamedTuple):
-    """Each row's distinct entries, ascending: row r has ``entries[offsets[r]:offsets[r + 1]]``; row 0 has none."""
-
-    entries: np.ndarray
-    """int32[n]"""
-    offsets: np.ndarray
-    """int64[rows + 1]"""
-
-    @property
-    def counts(self) -> np.ndarray:
-        """int64[rows]"""
-        return np.diff(self.offsets)
-
-    def take(self, rows: np.ndarray) -> Lists:
-        """The lists of these rows."""
-        counts = self.counts[rows]
-        return Lists(self.entries[expand(self.offsets[rows], counts)], np.concatenate([[0], np.cumsum(counts)]))
 
 
 def popularity(train: Positives, n_users: int, n_items: int) -> Scores:
     """The number of users who have the item."""
-    count = _lists(train.item, train.user, n_items, n_users).counts.astype(np.float32)
+    count = np.diff(_has(train, n_users, n_items).tocsc().indptr).astype(np.float32)
     count[0] = -np.inf
     return lambda users: np.tile(count, (len(users), 1))
 
@@ -80,31 +49,22 @@ def item_knn(train: Positives, n_users: int, n_items: int, *, k: int = 100, shri
     collaborative filtering recommendation algorithms", section 3, but the sum is not divided by the similarities, as
     there are no ratings to average. Items that are near none of the user's stand below 0, by popularity.
 
-    The neighbours are those of the scored item and not of the user's, unlike in sessions (jaxrec/baselines/itemknn.py,
-    whose similarities these are): an item that many have is otherwise a neighbour of everything. Validation NDCG@10 on
-    MovieLens-1M: .108 against .081. The similarities are made in blocks, and only the neighbours' are kept.
+    The neighbours are those of the scored item and not of the user's, unlike in sessions (``jaxrec.baselines.items``):
+    an item that many have is else a neighbour of everything. Validation NDCG@10 on MovieLens-1M: .108 against .081.
     """
     # k of 20 to 400 and shrink of 0 to 100 were tried as for als: NDCG@10 .095 to .108, flat around these.
-    by_user = _lists(train.user, train.item, n_users, n_items)
-    sessions = Sessions(by_user.entries, np.zeros(len(by_user.entries), np.int64), by_user.offsets)
+    has = _has(train, n_users, n_items)
+    sessions = Sessions(has.indices, np.zeros(has.nnz, np.int64), has.indptr)
     similar = similarities(ItemKnn(k=k, shrinkage=shrink, alpha=0.5), sessions, n_items).T.tocsr()
     order = sessions_popularity(sessions, n_items)
-
-    def score(users: np.ndarray) -> np.ndarray:
-        own = by_user.take(users)
-        has = sparse.csr_array((np.ones(len(own.entries)), own.entries, own.offsets), shape=(len(users), n_items))
-        return over_popularity(has @ similar, order)
-
-    return _with_popularity(score, train, n_users, n_items)
+    return _with_popularity(lambda users: over_popularity(has[users] @ similar, order), train, n_users, n_items)
 
 
 class Factors(NamedTuple):
-    """The score of a user and an item is the inner product of their factors."""
+    """float32[n, factors] of users and of items, whose product is the score; zeros where there is no training pair."""
 
     user: np.ndarray
-    """float32[n_users, factors], zeros where a user has no training pair"""
     item: np.ndarray
-    """float32[n_items, factors], likewise"""
 
 
 def als(train: Positives, n_users: int, n_items: int, **options: Any) -> Scores:
@@ -132,83 +92,41 @@ def factorise(
     1 / alpha; Hu's own is their nu 0. Best validation NDCG@10 on MovieLens-1M with 64 factors: .1277 with nu 1, .1252
     with 0.5, .1240 with 0.
 
-    A half step costs factors^2 for each pair and factors^3 for each row, and what is not known costs nothing, since
-    the part of c_ui that is 1 everywhere is one product for all rows. Its memory does not grow with the pairs.
+    A half step costs factors^2 for each pair and factors^3 for each row; what is not known costs nothing, since the
+    part of c_ui that is 1 everywhere is one product for all rows.
     """
-    by_user = _lists(train.user, train.item, n_users, n_items)
-    by_item = _lists(train.item, train.user, n_items, n_users)
+    by_user = _has(train, n_users, n_items)
+    by_item = by_user.T.tocsr()
     user = np.random.default_rng(seed).standard_normal((n_users, factors), np.float32)
     user *= np.float32(0.1 / np.sqrt(factors))  # scores of about 0.01: the first half step decides their size
-    user[by_user.counts == 0] = 0.0
+    user[np.diff(by_user.indptr) == 0] = 0.0
     for _ in range(iterations):
         item = _solve(by_item, user, alpha, regularisation)
         user = _solve(by_user, item, alpha, regularisation)
     return Factors(user, item)
 
 
-def _solve(lists: Lists, other: np.ndarray, alpha: float, regularisation: float) -> np.ndarray:
-    """A half step: one side's factors x, given the other's, y. Each row of this side solves
+def _solve(has: Any, other: np.ndarray, alpha: float, regularisation: float) -> np.ndarray:
+    """A half step: float32[M, factors] of one side, x, given float32[L, factors] of the other, y. Each row solves
 
-        (sum over all y y' + alpha sum over its own y y' + regularisation w I) x = (1 + alpha) sum over its own y
-
-    Args:
-        lists: the entries of each of M rows among the other side's L.
-        other: float32[L, factors], zeros where there is no pair.
-
-    Returns:
-        float32[M, factors], zeros where there is no pair.
+    (sum over all y y' + alpha sum over its own y y' + regularisation w I) x = (1 + alpha) sum over its own y
     """
-    (n_other, factors), counts, diagonal = other.shape, lists.counts, np.arange(other.shape[1])
+    counts, (n_other, factors) = np.diff(has.indptr), other.shape
     weights = regularisation * (n_other - 1 + alpha * counts)  # the unknown one is not among all
-    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]  # long lists first, so that little is padded
-    solved, every = np.zeros((len(counts), factors), np.float32), other.T @ other
-    height = max(1, BLOCK // factors**2)
-    for low in range(0, len(order), height):
-        rows = order[low : low + height]
-        left, right = _own_sums(lists, rows, other)
-        left = every + np.float32(alpha) * left
-        left[:, diagonal, diagonal] += weights[rows, None].astype(np.float32)
-        solved[rows] = np.linalg.solve(left, np.float32(1 + alpha) * right[:, :, None])[:, :, 0]
+    solved, every, unit = np.zeros((len(counts), factors), np.float32), other.T @ other, np.eye(factors)
+    for row in np.flatnonzero(counts):
+        own = other[has.indices[has.indptr[row] : has.indptr[row + 1]]]
+        left = every + np.float32(alpha) * (own.T @ own) + (weights[row] * unit).astype(np.float32)
+        solved[row] = np.linalg.solve(left, np.float32(1 + alpha) * own.sum(axis=0))
     return solved
 
 
-def _own_sums(lists: Lists, rows: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sums of y y' and of y over the entries of each row; ``rows`` go from the longest list to the shortest.
-
-    Parts of the lists are taken at a time, of one length, behind the end of a list zeros.
-
-    Returns:
-        float32[R, factors, factors], float32[R, factors].
-    """
-    factors, counts = other.shape[1], lists.counts[rows]
-    left = np.zeros((len(rows), factors, factors), np.float32)
-    right = np.zeros((len(rows), factors), np.float32)
-    start = 0
-    while start < counts[0]:
-        live = int(np.count_nonzero(counts > start))
-        width = min(max(1, BLOCK // (live * factors)), int(counts[0]) - start)
-        place = start + np.arange(width)
-        within = place < counts[:live, None]
-        at = np.where(within, lists.offsets[rows[:live], None] + place, 0)
-        own = other[lists.entries[at]]
-        own[~within] = 0.0
-        left[:live] += own.transpose(0, 2, 1) @ own
-        right[:live] += own.sum(axis=1)
-        start += width
-    return left, right
-
-
-RETRIEVAL_BASELINES: dict[str, Callable[..., Scores]] = {
-    "popularity": popularity,
-    "item-knn": item_knn,
-    "als": als,
-}
+RETRIEVAL_BASELINES: dict[str, Callable[..., Scores]] = {"popularity": popularity, "item-knn": item_knn, "als": als}
 
 
 def _with_popularity(score: Scores, train: Positives, n_users: int, n_items: int) -> Scores:
     """``score``, but popularity for users without a training pair, and -inf for the unknown item."""
-    popular = popularity(train, n_users, n_items)
-    without = _lists(train.user, train.item, n_users, n_items).counts == 0
+    popular, without = popularity(train, n_users, n_items), np.diff(_has(train, n_users, n_items).indptr) == 0
 
     def scores(users: np.ndarray) -> np.ndarray:
         found = score(users)
@@ -219,10 +137,11 @@ def _with_popularity(score: Scores, train: Positives, n_users: int, n_items: int
     return scores
 
 
-def _lists(row: np.ndarray, entry: np.ndarray, n_rows: int, n_entries: int) -> Lists:
-    """Every row's distinct entries, without the unknown ones."""
-    known = (row > 0) & (entry > 0)
-    pairs = np.unique(row[known].astype(np.int64) * n_entries + entry[known])
-    return Lists(
-        (pairs % n_entries).astype(np.int32), np.searchsorted(pairs, np.arange(n_rows + 1, dtype=np.int64) * n_entries)
-    )
+def _has(train: Positives, n_users: int, n_items: int) -> Any:
+    """CSR float64[n_users, n_items], 1 where a known user has a known item."""
+    known = (train.user > 0) & (train.item > 0)
+    pairs = train.user[known], train.item[known]
+    has = sparse.csr_array((np.ones(len(pairs[0])), pairs), shape=(n_users, n_items))
+    has.sum_duplicates()
+    has.data[:] = 1.0
+    return has

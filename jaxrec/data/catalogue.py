@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from jaxrec.data.items import Spans, attribute_names, read_attributes, read_spans
 from jaxrec.data.store import map_array
-from jaxrec.data.text.vectors import META, TEXT, VECTORS, NameVectors, open_name_vectors
+from jaxrec.data.text.vectors import META, TEXT, VECTORS, open_name_vectors
 from jaxrec.errors import UserError
 
 FIELDS = {
@@ -68,10 +68,8 @@ class Catalogue:
     @property
     def sizes(self) -> tuple[int, ...]:
         """Codes of each field, 0 included."""
-        return tuple(
-            PRICE_BUCKETS + 1 if name == "price" else len(values) + 1
-            for name, values in zip(self.fields, self.values, strict=True)
-        )
+        own = dict(zip(self.fields, self.values, strict=True))
+        return tuple(1 + (PRICE_BUCKETS if name == "price" else len(values)) for name, values in own.items())
 
     @property
     def first_codes(self) -> np.ndarray:
@@ -96,26 +94,23 @@ def open_catalogue(
         raise UserError(f"{folder}: holds no events with item names; prepare some with python -m jaxrec.prepare merrec")
     vectors, meta = NO_NAMES, {}
     if manifest["counts"].get("names", 1):
-        names: NameVectors = open_name_vectors(folder, manifest, embeddings)
+        names = open_name_vectors(folder, manifest, embeddings)
         vectors, meta = names.vectors, names.meta
-    name_of = map_array(folder, "item_names.npy", manifest)
-    attributes = _read_fields(folder, manifest, fields) if fields else pa.table({})
-    trained = manifest["counts"]["trained"]
-    values = tuple(_values(attributes, name, trained) for name in fields)
-    codes = field_codes(attributes, fields, values) if fields else np.zeros((len(name_of), 0), np.int32)
-    spans = read_spans(folder, manifest)
-    return Catalogue(vectors, meta, np.asarray(name_of), codes, tuple(fields), values, spans)
-
-
-def _read_fields(folder: Path, manifest: dict[str, Any], fields: Sequence[str]) -> pa.Table:
-    """The attributes that fields of items come from."""
-    there = attribute_names(folder, manifest)
+    name_of = np.asarray(map_array(folder, "item_names.npy", manifest))
+    there = attribute_names(folder, manifest) if fields else []
     for name in fields:
         if not source_of(name, there):
-            known = [one for one in FIELDS if source_of(one, there)]
-            raise UserError(f"model.item_fields: {folder} has no {name} of its items; leave it out"
-                            + (f" (there are {', '.join(known)})" if known else ""))  # fmt: skip
-    return read_attributes(folder, manifest, [source_of(name, there) for name in fields])
+            known = ", ".join(one for one in FIELDS if source_of(one, there)) or "none"
+            raise UserError(f"model.item_fields: {folder} has no {name} of its items; leave it out; there are {known}")
+    values, codes = list[pa.Array](), np.zeros((len(name_of), 0), np.int32)
+    if fields:
+        attributes = read_attributes(folder, manifest, [source_of(name, there) for name in fields])
+        for name in fields:
+            trained = attributes[source_of(name, there)].slice(0, manifest["counts"]["trained"])
+            known_values = pc.drop_null(pc.unique(trained.slice(0, 0) if name == "price" else trained))
+            values.append(known_values.take(pc.sort_indices(known_values)))
+        codes = field_codes(attributes, fields, values)
+    return Catalogue(vectors, meta, name_of, codes, tuple(fields), tuple(values), read_spans(folder, manifest))
 
 
 def source_of(field: str, attributes: Sequence[str]) -> str:
@@ -129,13 +124,10 @@ def field_codes(attributes: pa.Table, fields: Sequence[str], values: Sequence[pa
     codes = np.zeros((attributes.num_rows, len(fields)), np.int32)
     for column, (name, known) in enumerate(zip(fields, values, strict=True)):
         source = source_of(name, attributes.column_names)
-        if not source:
-            continue
-        found = attributes[source]
-        if name == "price":
-            codes[:, column] = price_buckets(found.cast(pa.float64()).to_numpy())
-        else:
-            places = pc.index_in(found.cast(known.type), value_set=known)
+        if source and name == "price":
+            codes[:, column] = price_buckets(attributes[source].cast(pa.float64()).to_numpy())
+        elif source:
+            places = pc.index_in(attributes[source].cast(known.type), value_set=known)
             codes[:, column] = pc.fill_null(pc.add(places, 1), 0).to_numpy()
     return codes
 
@@ -145,12 +137,3 @@ def price_buckets(prices: np.ndarray) -> np.ndarray:
     usable = np.isfinite(prices) & (prices >= 0)
     bucket = 1 + np.floor(2 * np.log2(1 + np.where(usable, prices, 0.0))).astype(np.int32)
     return np.where(usable, np.minimum(bucket, PRICE_BUCKETS), 0)
-
-
-def _values(attributes: pa.Table, name: str, trained: int) -> pa.Array:
-    """The values that items of training have, ascending."""
-    column = attributes[source_of(name, attributes.column_names)]
-    if name == "price":
-        return pa.array([], column.type)
-    known = pc.drop_null(pc.unique(column.slice(0, trained)))
-    return known.take(pc.sort_indices(known))

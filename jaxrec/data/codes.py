@@ -1,4 +1,4 @@
-"""Raw values of fields to indices and back, as a run was trained with them.
+"""Raw values of fields to indices and back, as a run of rows was trained with them; its users and items; who asks.
 
 What a run does not know is treated alike in all kinds of runs: a field that is not there is an error; a value, a user
 or an item that is not there counts as unknown or is left out, with a note that names the nearest one. Notes are put
@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,13 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxrec.data.ids import Ids, bare, check_single, is_list, no_number, plain, read_list
-from jaxrec.data.items import as_ids
+from jaxrec.data.items import Items, as_ids
 from jaxrec.data.reading.bags import parse_list
 from jaxrec.data.rows import Field, Schema
-from jaxrec.data.store import checksum
-from jaxrec.errors import UserError
+from jaxrec.data.store import checked, map_array
+from jaxrec.errors import UserError, nearest
 
-MOST_SHOWN = 20  # values that a message lists
 FARTHEST = 1e4  # deviations of a number from the mean: beyond it float32 says nothing any more
 Columns = Mapping[str, np.ndarray]
 """By field int32[..., width] of a categorical value or a bag, or float32[...] of a number."""
@@ -45,12 +45,13 @@ class RowRun(Protocol):
     def value_counts(self) -> np.ndarray: ...
 
 
-class FieldCodes:
-    """The fields that a run's model reads, with their vocabularies.
+def read_table(run: RowRun, name: str) -> pa.Table:
+    """A table that a run keeps."""
+    return pq.read_table(checked(run.path / "dataset", name, run.manifest, "copy it there from the data set"))
 
-    Args:
-        run: its directory holds the vocabularies, and how often training saw each value.
-    """
+
+class FieldCodes:
+    """The fields that a run's model reads, with their vocabularies and how often training saw each value."""
 
     def __init__(self, run: RowRun) -> None:
         self._run, self._schema = run, run.schema
@@ -60,12 +61,8 @@ class FieldCodes:
         self._separator = str(options.get("bag_separator", "|"))
         self._na = tuple(text.strip() for text in options.get("na") or ())  # texts that stand for nothing
 
-    def names(self, *sides: str) -> list[str]:
-        """The fields of these sides that the model reads."""
-        return [field.name for field in self._schema.fields if field.side in sides]
-
     def vocabulary(self, name: str) -> Ids:
-        """The raw values of a coded field."""
+        """The raw values of a coded field, from index 1 on."""
         if name not in self._ids:
             self._ids[name] = Ids(as_ids(read_table(self._run, f"vocabulary/{name}.parquet")["value"]), first=1)
         return self._ids[name]
@@ -88,17 +85,18 @@ class FieldCodes:
         values = self.bag_values(field, value)
         if len(values) > field.width:
             raise UserError(f"field '{field.name}': found {len(values)} values, at most {field.width} are allowed")
-        codes = [self.code(field, one, notes) for one in values] or [0]
+        codes = [self._code(field, one, notes) for one in values] or [0]
         return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
 
-    def encode_all(self, field: Field, values: Sequence[Any], notes: list[str]) -> np.ndarray:
+    def encode_all(self, field: Field, values: Sequence[Any]) -> np.ndarray:
         """int32[n, width] or float32[n]: ``encode`` of many values, each once."""
-        found, places = {}, np.zeros(len(values), np.int64)  # type: dict[Any, tuple[int, np.ndarray]], np.ndarray
+        found: dict[Any, tuple[int, np.ndarray]] = {}
+        places = np.zeros(len(values), np.int64)
         for at, value in enumerate(values):
             key = (type(value), str(value) if is_list(value) or isinstance(value, set | dict) else value)
             if key not in found:
                 try:
-                    found[key] = (len(found), self.encode(field, value, notes))
+                    found[key] = (len(found), self.encode(field, value, []))
                 except UserError as error:
                     raise UserError(f"row {at + 1}: {error}") from None
             places[at] = found[key][0]
@@ -106,42 +104,37 @@ class FieldCodes:
 
     def bag_values(self, field: Field, value: Any) -> list[Any]:
         """The values of a field: of a bag all that are not empty, otherwise the one."""
-        if field.kind != "bag":
-            return [value]
-        if isinstance(value, bytes):
-            value = plain(value)
-        if isinstance(value, str):
-            found = parse_list(value)
-            value = value.split(self._separator) if found is None else found
-        if is_list(value) or isinstance(value, set | frozenset):
-            found = read_list(f"field '{field.name}'", value)
-            return [one for one in found if not self._is_nothing(plain(one))]
+        if field.kind == "bag":
+            value = plain(value) if isinstance(value, bytes) else value
+            if isinstance(value, str):
+                found = parse_list(value)
+                value = value.split(self._separator) if found is None else found
+            if is_list(value) or isinstance(value, set | frozenset):
+                return [one for one in read_list(f"field '{field.name}'", value) if not self._is_nothing(one)]
         return [value]
 
     def _is_nothing(self, value: Any) -> bool:
-        """Whether a plain value of a categorical field or bag stands for none."""
+        """Whether a value of a categorical field or bag stands for none."""
+        value = plain(value)
         return value is None or (isinstance(value, str) and value.strip() in ("", *self._na))
 
-    def code(self, field: Field, value: Any, notes: list[str]) -> int:
+    def _code(self, field: Field, value: Any, notes: list[str]) -> int:
         """The index of one value; 0 for none, and with a note for one that training has not seen."""
         check_single(f"field '{field.name}'", value)
-        if self._is_nothing(plain(value)):
+        if self._is_nothing(value):
             return 0
         ids = self.vocabulary(field.name)
         found = max(0, ids.find(value))
-        if not found or not self._is_trained(field, np.array([found]))[0]:
-            hint = "" if found else ids.nearest(value)
-            notes.append(f"field '{field.name}': training has not seen '{bare(value)}'{hint}; it counts as unknown")
-            return 0
-        return found
-
-    def strict(self, field: Field, value: Any) -> int:
-        """The index of one value of a coded field."""
-        return strict_code(field, value, self.vocabulary(field.name))
+        if found and self._is_trained(field, np.array([found]))[0]:
+            return found
+        hint = "" if found else ids.nearest(value)
+        notes.append(f"field '{field.name}': training has not seen '{bare(value)}'{hint}; it counts as unknown")
+        return 0
 
     def usual(self) -> dict[str, np.ndarray]:
         """What stands for a field of which nothing is known: the most frequent value of one of the occasion, the
-        unknown value of one of the user, the mean of a number."""
+        unknown value of one of the user, the mean of a number.
+        """
         found: dict[str, np.ndarray] = {}
         for field in self._schema.fields:
             if field.side != "item":
@@ -178,10 +171,8 @@ class FieldCodes:
             found[field.name] = f"{field.raw(float(number)):.4g}"
         for field in self._schema.coded:
             codes = columns[place[field.name]]
-            found[field.name] = ", ".join(
-                bare(self.vocabulary(field.name).decode(np.array([code]))[0]) if code else "unknown"
-                for code in codes[codes >= 0]
-            )
+            raw = ["unknown", *self.vocabulary(field.name).values()]
+            found[field.name] = ", ".join(bare(raw[code]) for code in codes[codes >= 0])
         return [found[field.name] for field in self._schema.fields]
 
     def _is_trained(self, field: Field, codes: np.ndarray) -> np.ndarray:
@@ -196,42 +187,108 @@ def nothing_of(field: Field, first: int = 0) -> np.ndarray:
     return np.array([first] + [-1] * (field.width - 1), np.int32)
 
 
-def strict_code(field: Field, value: Any, ids: Ids) -> int:
-    """The index of a value in a vocabulary, from 1 on."""
-    code = ids.find(value)
-    if code < 0:
-        values = [str(known) for known in ids.values()[: MOST_SHOWN + 1]]
-        listed = ", ".join(values[:MOST_SHOWN]) + (", …" if len(values) > MOST_SHOWN else "")
-        raise UserError(f"field '{field.name}': no value '{bare(value)}'{ids.nearest(value)}; there are {listed}")
-    return code
-
-
-def read_table(run: RowRun, name: str) -> pa.Table:
-    """A table that a run keeps."""
-    file = run.path / "dataset" / name
-    if not file.is_file() or checksum(file) != run.manifest["files"][name]["sha256"]:
-        raise UserError(f"{file}: missing or damaged; copy it there from the data set")
-    return pq.read_table(file)
-
-
 def read_number(field: Field, value: Any, na: Sequence[str] = ()) -> np.ndarray:
-    """float32[]: the number that the model reads; the mean for None, NA and the like, as ``prepare`` reads them.
-
-    Args:
-        na: texts of ``--na``.
+    """float32[]: the number that the model reads; the mean for None, NA, texts of ``na`` and the like, as ``prepare``
+    reads them.
     """
     check_single(f"field '{field.name}'", value)
     value = plain(value)
     if no_number(value, na):
         return np.zeros((), np.float32)
     try:
-        number = float(value)
+        standardised = math.nan if isinstance(value, bool) else field.standardised(float(value))
     except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"field '{field.name}': found '{bare(value)}', expected a number")
-    standardised = field.standardised(number)
-    if isinstance(value, bool) or not abs(standardised) <= FARTHEST:
-        raise UserError(f"field '{field.name}': found {bare(value)}, expected a number such as those of the data "
+        standardised = math.nan
+    if not abs(standardised) <= FARTHEST:
+        raise UserError(f"field '{field.name}': found '{bare(value)}', expected a number such as those of the data "
                         f"(mean {field.raw(0.0):.4g}, one deviation more {field.raw(1.0):.4g})")  # fmt: skip
     return np.array(standardised, np.float32)
+
+
+class Entities:
+    """The users or the items of a run, ``side``, by index; 0 is the unknown one.
+
+    Attributes:
+        fields: of this side, also those that the model does not read.
+        name: of the field that identifies them.
+        items: their ids, and what is known of them.
+    """
+
+    def __init__(self, run: RowRun, side: str, codes: FieldCodes) -> None:
+        schema = Schema.from_manifest(run.manifest)
+        self.fields, self.name = schema.side(side).fields, str(getattr(schema, side))
+        self._codes = codes
+        self._columns = map_array(run.path / "dataset", f"{side}s.npy", run.manifest)
+        self._numbers = map_array(run.path / "dataset", f"{side}s_numbers.npy", run.manifest)
+        table = read_table(run, f"{side}s.parquet")
+        shown = table.drop_columns([self.name])
+        self.items = Items(as_ids(table[self.name].slice(1)), shown, partial(self._attributes, table), first=1)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+    def values(self, index: Any) -> dict[str, np.ndarray]:
+        """``Columns`` of entities; of the unknown one, 0, what stands for nothing."""
+        found, start, number = {}, 0, 0
+        for field in self.fields:
+            if field.kind == "numerical":
+                found[field.name] = self._numbers[index, number]
+                number += 1
+            else:
+                found[field.name] = self._columns[index, start : start + field.width]
+                start += field.width
+        return found
+
+    def nothing(self) -> dict[str, np.ndarray]:
+        """``Columns`` of one of whom nothing is known."""
+        return {field.name: nothing_of(field) for field in self.fields}
+
+    def _attributes(self, table: pa.Table) -> pa.Table:
+        """What filters can name: what is shown, and fields by their values, bags as lists of them."""
+        columns, values = {name: table[name] for name in table.column_names}, self.values(slice(None))
+        for field in self.fields:
+            value = values[field.name]
+            if field.kind != "numerical" and field.name != self.name:
+                columns[field.name] = self._raw(field, value)
+            elif field.kind == "numerical" and field.name not in columns:  # of float32 six digits are sure
+                raw = [None, *(float(f"{one:.6g}") for one in field.raw(value[1:].astype(np.float64)))]
+                columns[field.name] = pa.array(raw, pa.float64())
+        return pa.table(columns)
+
+    def _raw(self, field: Field, codes: np.ndarray) -> pa.Array:
+        """The raw values of codes int32[n, width]."""
+        values = pa.array(self._codes.vocabulary(field.name).values())
+        if field.kind != "bag":
+            return values.take(pa.array(codes[:, 0] - 1, mask=codes[:, 0] < 1))
+        held = codes > 0
+        ends = np.cumsum([0, *held.sum(axis=1)])
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values.take(pa.array(codes[held] - 1)))
+
+
+class Profiles:
+    """Reads who asks: fields that a profile may name, and users of the data; None where it has none."""
+
+    def __init__(self, codes: FieldCodes, fields: Sequence[Field], users: Entities | None) -> None:
+        self._codes, self._users = codes, users
+        self._fields = {field.name: field for field in fields if users is None or field.name != users.name}
+
+    def index(self, user: Any) -> int:
+        """The index of a user; 0 for an unknown one."""
+        return 0 if self._users is None else max(0, self._users.items.ids.find(user))
+
+    def read(self, user: Any, profile: Mapping[str, Any], usual: Columns, notes: list[str]) -> dict[str, np.ndarray]:
+        """``Columns`` of one who asks; what a profile says wins over what is known of the user, and that over the
+        ``usual`` of somebody of whom nothing is known. ``notes`` get what is unknown.
+        """
+        found, index = dict(usual), self.index(user)
+        if index and self._users is not None:
+            found |= self._users.values(index)
+        elif self._users is not None and plain(user) is not None:
+            hint = self._users.items.ids.nearest(user)
+            notes.append(f"user {bare(user)} is unknown to this run{hint} and counts as somebody new")
+        for name, value in profile.items():
+            if name not in self._fields:
+                raise UserError(f"field '{bare(name)}': not one of a profile{nearest(str(name), self._fields)}; those "
+                                f"are {', '.join(self._fields)}")  # fmt: skip
+            found[name] = self._codes.encode(self._fields[name], value, notes)
+        return found

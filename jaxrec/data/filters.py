@@ -20,12 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from lark import Lark, Token, Transformer_NonRecursive, v_args
-from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken, VisitError
+from lark.exceptions import UnexpectedInput, UnexpectedToken, VisitError
 
 from jaxrec.data.ids import MOST_COMPARED
 from jaxrec.errors import UserError, nearest, shown
 
-GRAMMAR = r"""
+NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?"
+GRAMMAR = rf"""
 ?start: either
 ?either: both ("or"i both)*
 ?both: negation ("and"i negation)*
@@ -35,8 +36,9 @@ GRAMMAR = r"""
     | value NOT? "between"i value "and"i value -> between
     | value NOT? "in"i "(" value ("," value)* ")" -> within
     | value NOT? LIKE TEXT -> like
-    | value "is"i NOT? "null"i -> missing
-?value: NAME -> name | QUOTED -> quoted | TEXT -> text | NUMBER -> number | TRUTH -> truth
+    | attribute "is"i NOT? "null"i -> missing
+?attribute: NAME -> name | QUOTED -> quoted
+?value: attribute | TEXT -> text | NUMBER -> number | TRUTH -> truth
 COMPARISON: "=" | "<>" | "!=" | "<=" | "<" | ">=" | ">"
 NOT: "not"i
 LIKE.2: /i?like\b/i
@@ -44,7 +46,7 @@ TRUTH.2: /(true|false)\b/i
 NAME: /[^\W\d]\w*/i
 QUOTED: /"[^"]+"/i
 TEXT: /'([^']|'')*'/i
-NUMBER: /[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?/i
+NUMBER: /{NUMBER}/i
 %ignore /\s+/
 """
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -52,18 +54,16 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
 PLAIN = re.compile(r"([^\s=<>!'\"]+)=(?!['\"=\s])(.+)")  # FIELD=VALUE
-SUCH_AS = "price <= 50 and genres = 'Comedy'"
 ALLOWED = "a filter is made of attributes, numbers, 'texts', = <> < <= > >=, and, or, not, in, between, like, is null"
 LONGEST = 100_000  # characters of a filter
 
 
 class Operand(NamedTuple):
-    """One side of a comparison.
+    """One side of a comparison: the values of an attribute, a value an item, or of a bag a list; or a constant.
 
     Attributes:
         kind: ``number``, ``text`` or ``truth``.
         called: in messages.
-        values: of an attribute a value an item, or of a bag a list; of a constant the constant.
         name: of an attribute.
     """
 
@@ -79,25 +79,14 @@ def joined(arguments: Sequence[str]) -> str:
 
 
 def matching(attributes: pa.Table, text: str) -> tuple[np.ndarray, list[str]]:
-    """The items that a filter leaves.
-
-    Args:
-        attributes: a row an item; columns of numbers, texts, bools and lists of them can be used.
-        text: the filter.
-
-    Returns:
-        int64[m], m >= 1, row numbers, ascending; and a note for each value that no item has.
+    """The items that a filter leaves: int64[m], m >= 1, row numbers, ascending; and a note for each value that no item
+    has. Columns of numbers, texts, bools and lists of them can be used.
     """
-    if not isinstance(text, str) or not text.strip():
-        raise UserError(f"where: found {shown(text)}; give a condition, such as {SUCH_AS!r}")
-    if len(text) > LONGEST:
-        raise UserError(f"where: {len(text):,} characters; at most {LONGEST:,} are allowed")
-    if not text.isascii() and any("\ud800" <= one <= "\udfff" for one in text):
-        raise UserError(f"where: {shown(text)} holds characters that are no text; remove them")
+    if not text.strip() or len(text) > LONGEST or any("\ud800" <= one <= "\udfff" for one in text):
+        raise UserError(f"where: found {shown(text)}; give a condition of at most {LONGEST:,} characters; {ALLOWED}")
     masks = _Masks(attributes)
     mask = pc.fill_null(_evaluated(text, masks), False)
-    rows = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
-    notes = list(dict.fromkeys(masks.notes))
+    rows, notes = np.flatnonzero(mask.to_numpy(zero_copy_only=False)), list(dict.fromkeys(masks.notes))
     if not len(rows):
         why = f": {notes[0]}" if notes else ""
         raise UserError(f"where: {shown(text, 80)} leaves none of {len(attributes):,} items{why}; ask for less")
@@ -105,29 +94,20 @@ def matching(attributes: pa.Table, text: str) -> tuple[np.ndarray, list[str]]:
 
 
 def _evaluated(text: str, masks: _Masks) -> pa.Array:
-    lines = [PLAIN.fullmatch(line) for line in text.strip().split("\n")]
-    tree, wrong = None, None
+    lines, tree, wrong = [PLAIN.fullmatch(line) for line in text.strip().split("\n")], None, ""
     try:
         tree = _parser.parse(text)
     except UnexpectedInput as error:
-        wrong = error
+        ended = isinstance(error, UnexpectedToken) and error.token.type == "$END"
+        wrong = "it ends too early" if ended else f"{shown(text[error.pos_in_stream :], 30)} is not expected here"
     if all(lines) and (len(lines) > 1 or tree is None or tree.data == "compare"):
         return reduce(pc.and_kleene, [masks.plain(*line.groups()) for line in lines if line])
     if tree is None:
-        raise UserError(f"where: {_what_is_wrong(wrong, text)}; {ALLOWED}") from None
+        raise UserError(f"where: {wrong}; {ALLOWED}")
     try:
         return masks.transform(tree)
     except VisitError as error:
         raise error.orig_exc from None
-
-
-def _what_is_wrong(error: Exception | None, text: str) -> str:
-    if isinstance(error, UnexpectedToken) and error.token.type != "$END":
-        return f"{shown(text[error.pos_in_stream or 0 :], 30)} is not expected here"
-    if isinstance(error, UnexpectedCharacters):
-        rest = text[error.pos_in_stream :]
-        return "a quote is never closed" if rest[0] in "'\"" else f"{shown(rest, 30)} is not expected here"
-    return f"{shown(text, 80)} ends too early"
 
 
 @v_args(inline=True)
@@ -143,18 +123,19 @@ class _Masks(Transformer_NonRecursive):
     # ---- operands
 
     def name(self, token: str) -> Operand:
-        name = token if token in self._table.column_names else self._known.get(token.lower())
-        if name is None:
+        name = token if token in self._table.column_names else self._known.get(token.lower(), "")
+        if not name:
             there = ", ".join(self._table.column_names)
             raise UserError(f"where: no attribute '{token}'{nearest(token, self._table.column_names)}; there "
                             f"are {there}; a text stands in single quotes: '{token}'")  # fmt: skip
         column = self._table[name].combine_chunks()
-        value = column.type.value_type if _is_bag(column) or pa.types.is_dictionary(column.type) else column.type
-        for kind, (fits, type_) in KINDS.items():
-            if any(fit(value) for fit in fits):
-                plain = column.cast(pa.list_(type_ or value) if _is_bag(column) else type_ or value)
-                return Operand(kind, f"attribute '{name}'", plain, name)
-        raise UserError(f"where: attribute '{name}' is of type {column.type}; only numbers, texts and bools compare")
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        value = column.type.value_type if _is_bag(column) else column.type
+        kind = next((kind for kind, fits in KINDS.items() if any(fit(value) for fit in fits)), "")
+        if not kind:
+            raise UserError(f"where: attribute '{name}' is of type {value}; only numbers, texts and bools compare")
+        return Operand(kind, f"attribute '{name}'", column, name)
 
     def quoted(self, token: str) -> Operand:
         return self.name(token[1:-1])
@@ -163,9 +144,8 @@ class _Masks(Transformer_NonRecursive):
         return Operand("text", shown(_unquoted(token)), _unquoted(token))
 
     def number(self, token: str) -> Operand:
-        number = float(token)
         exact = re.fullmatch(r"[-+]?\d{1,19}", token) and -(2**63) <= int(token) < 2**63
-        return Operand("number", token[:40], int(token) if exact else number)
+        return Operand("number", token[:40], int(token) if exact else float(token))
 
     def truth(self, token: str) -> Operand:
         return Operand("truth", token.lower(), token.lower() == "true")
@@ -184,36 +164,33 @@ class _Masks(Transformer_NonRecursive):
     def compare(self, left: Operand, token: str, right: Operand) -> pa.Array:
         if not left.name:
             left, right, token = right, left, MIRRORED.get(token, token)
-        if token in ("<>", "!="):
-            return pc.invert(self._equal(left, [right]))
-        return self._equal(left, [right]) if token == "=" else self._where(left, right, COMPARE[token])
+        if token in COMPARE and token != "=":
+            return self._where(left, right, COMPARE[token])
+        return _unless(token != "=", self._equal(left, [right]))
 
     def between(self, value: Operand, *rest: Any) -> pa.Array:
         *negated, low, high = rest
         found = pc.and_kleene(self._where(value, low, pc.greater_equal), self._where(value, high, pc.less_equal))
-        return pc.invert(found) if negated else found
+        return _unless(negated, found)
 
     def within(self, value: Operand, *rest: Any) -> pa.Array:
         negated = isinstance(rest[0], Token)
-        found = self._equal(value, rest[1:] if negated else rest)
-        return pc.invert(found) if negated else found
+        return _unless(negated, self._equal(value, rest[1:] if negated else rest))
 
     def like(self, value: Operand, *rest: Any) -> pa.Array:
         *negated, word, pattern = rest
-        _check_alike(value, self.text(pattern))
-        test = partial(pc.match_like, pattern=_unquoted(pattern), ignore_case=word.lower() == "ilike")
-        found = _any_value(_attribute(value), test)
-        return pc.invert(found) if negated else found
+        match = partial(pc.match_like, ignore_case=word.lower() == "ilike")
+        return _unless(negated, self._where(value, self.text(pattern), match))
 
     def missing(self, value: Operand, *negated: Any) -> pa.Array:
-        column = _attribute(value)
-        known = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if _is_bag(column) else column.is_valid()
-        return known if negated else pc.invert(known)
+        column = value.values
+        known = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if _is_bag(column) else pc.is_valid(column)
+        return _unless(not negated, known)
 
     def plain(self, name: str, value: str) -> pa.Array:
         """FIELD=VALUE, where the attribute says what the value is."""
         attribute, value = self.name(name), value.strip()
-        if attribute.kind == "number" and re.fullmatch(NUMBER, value):
+        if attribute.kind == "number" and re.fullmatch(NUMBER, value, re.IGNORECASE):
             return self._equal(attribute, [self.number(value)])
         if attribute.kind == "truth" and value.lower() in ("true", "false"):
             return self._equal(attribute, [self.truth(value)])
@@ -228,52 +205,39 @@ class _Masks(Transformer_NonRecursive):
                 self.notes.append(f"no item has the {left.name} {other.called}{_like(left.values, other.values)}")
         return reduce(pc.or_kleene, found)
 
-    def _where(self, left: Operand, right: Operand, compare: Callable[[Any, Any], Any]) -> pa.Array:
-        _check_alike(left, right)
-        if right.name and (_is_bag(left.values) or _is_bag(right.values)):
-            raise UserError(f"where: {left.called} and {right.called}: one has several values; compare with a constant")
-        return _any_value(_attribute(left), lambda values: compare(values, _constant(right.values, values.type)))
+    def _where(self, left: Operand, right: Operand, test: Callable[[Any, Any], Any]) -> pa.Array:
+        """Where the value passes a test, or of a bag one of the values; null where there is none."""
+        column, other = left.values, right.values
+        if not left.name or left.kind != right.kind or (right.name and (_is_bag(column) or _is_bag(other))):
+            raise UserError(f"where: {left.called} is a {left.kind} and {right.called} a {right.kind}; compare an "
+                            "attribute with what is like it: texts stand in 'single quotes', numbers in none, and what "
+                            "has several values compares with a constant")  # fmt: skip
+        values = pc.list_flatten(column) if _is_bag(column) else column
+        if pa.types.is_float32(values.type) and not right.name:
+            other = pa.scalar(other, values.type)  # 1.1 is not the double 1.1 there
+        mask = test(values, other)
+        if not _is_bag(column):
+            return mask
+        passed = np.zeros(len(column), bool)
+        passed[pc.list_parent_indices(column).to_numpy()[pc.fill_null(mask, False).to_numpy(zero_copy_only=False)]] = 1
+        empty = pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0)
+        return pa.array(passed, mask=empty.to_numpy(zero_copy_only=False))
 
 
-NUMBER = r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?"
-KINDS: dict[str, tuple[tuple[Callable[[pa.DataType], bool], ...], pa.DataType | None]] = {
-    "number": ((pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal), None),
-    "text": ((pa.types.is_string, pa.types.is_large_string), pa.string()),
-    "truth": ((pa.types.is_boolean,), None),
+KINDS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
+    "number": (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
+    "text": (pa.types.is_string, pa.types.is_large_string),
+    "truth": (pa.types.is_boolean,),
 }
-"""What attributes can be compared with, the Arrow types of each, and what those are cast to."""
+"""What attributes can be compared with, and the Arrow types of each."""
+
+
+def _unless(negated: object, mask: pa.Array) -> pa.Array:
+    return pc.invert(mask) if negated else mask
 
 
 def _is_bag(column: Any) -> bool:
     return isinstance(column, pa.Array) and (pa.types.is_list(column.type) or pa.types.is_large_list(column.type))
-
-
-def _attribute(operand: Operand) -> Any:
-    if not operand.name:
-        raise UserError(f"where: {operand.called}: a constant; compare it with an attribute")
-    return operand.values
-
-
-def _constant(value: Any, type_: pa.DataType) -> Any:
-    """With a column of float32 the number that it would hold: 1.1 is not the double 1.1 there."""
-    return pa.scalar(value, type_) if pa.types.is_float32(type_) and not isinstance(value, pa.Array) else value
-
-
-def _check_alike(left: Operand, right: Operand) -> None:
-    if left.kind != right.kind:
-        raise UserError(f"where: {left.called} is a {left.kind} and {right.called} a {right.kind}; compare like with "
-                        "like: texts stand in 'single quotes', numbers in none")  # fmt: skip
-
-
-def _any_value(column: pa.Array, test: Callable[[pa.Array], pa.Array]) -> pa.Array:
-    """Where the value passes a test, or of a bag one of the values; null where there is none."""
-    if not _is_bag(column):
-        return test(column)
-    passed = np.zeros(len(column), bool)
-    fits = pc.fill_null(test(pc.list_flatten(column)), False).to_numpy(zero_copy_only=False)
-    passed[pc.list_parent_indices(column).to_numpy()[fits]] = True
-    empty = pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0)
-    return pa.array(passed, mask=empty.to_numpy(zero_copy_only=False))
 
 
 def _like(column: pa.Array, value: Any) -> str:

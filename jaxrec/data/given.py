@@ -29,15 +29,11 @@ SUCH_AS = '[{"item": 238357102, "event": "item_view"}, {"name": "red dress", "ev
 SECONDS = 10**11  # numbers below are seconds since 1970, others milliseconds
 
 
-# ---- types -----------------------------------------------------------------------------------------------------------
-
-
 def _id(value: Any) -> Any:
     found = plain(value)
-    text = isinstance(found, str)
-    if found is None or (text and found.strip()):
+    if found is None or (isinstance(found, str) and found.strip()):
         return found
-    number = None if text else whole(found)
+    number = None if isinstance(found, str) else whole(found)
     if number is None:
         raise ValueError("expected an id, a whole number or text")
     return number
@@ -64,11 +60,6 @@ Id = Annotated[int | str | None, BeforeValidator(_id)]
 Number = Annotated[float | None, Field(strict=True, allow_inf_nan=False), BeforeValidator(_number)]
 Whole = Annotated[int | None, Field(strict=True, ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
 Text = Annotated[str | None, Field(strict=True), BeforeValidator(_text)]
-EXPECTED = {
-    "float": "a number", "finite": "a number", "int": "a whole number", "less": "a whole number of 64 bits",
-    "greater": "a whole number of 64 bits", "string": "text", "dict": "an object",
-}  # fmt: skip
-"""What pydantic's errors of these types mean, by how the name of the error begins."""
 
 
 class Entry(NamedTuple):
@@ -108,29 +99,21 @@ def rows_of(fields: Mapping[str, Any], required: Mapping[str, Any], others: bool
         try:
             return [empty | one for one in adapter.validate_python(list(rows))]
         except ValidationError as error:
-            raise UserError(_said(error, place, types, such_as)) from None
+            problem = error.errors(include_url=False)[0]
+        number, *path = problem["loc"]
+        place, kind, name = f"{place} {int(number) + 1}", problem["type"], bare(path[0]) if path else ""
+        if kind == "missing":
+            raise UserError(f"{place}: no '{name}'; give one")
+        if kind in ("extra_forbidden", "invalid_key"):
+            raise UserError(f"{place}: unknown field '{name}'{nearest(name, types)}; there are {', '.join(types)}")
+        allowed = [word.strip("' ") for word in problem.get("ctx", {}).get("expected", "").split(",")]
+        hint = nearest(str(problem["input"]), allowed) if kind == "literal_error" else ""
+        what = problem["msg"].removeprefix("Value error, ").replace("Input", "it") + (
+            f", such as {such_as}" * (not path)
+        )
+        raise UserError(f"{place}: {name and name + ': '}found {shown(problem['input'])}{hint}; {what}")
 
     return check
-
-
-def _said(error: ValidationError, place: str, fields: Mapping[str, Any], such_as: str) -> str:
-    problem = error.errors(include_url=False)[0]
-    number, *path = problem["loc"]
-    place, kind, value = f"{place} {int(number) + 1}", problem["type"], problem["input"]
-    if not path:
-        return f"{place}: found {shown(value)}, expected an object, such as {such_as}"
-    name = bare(path[0])
-    if kind in ("extra_forbidden", "invalid_key"):
-        return f"{place}: unknown field '{name}'{nearest(name, fields)}; there are {', '.join(fields)}"
-    if kind == "missing":
-        return f"{place}: no '{name}'; give one"
-    if kind == "literal_error":
-        allowed = problem["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
-        hint = nearest(str(value), allowed.split(", "))
-        return f"{place}: {name}: found {shown(value)}{hint}, expected one of {allowed}"
-    what = next((text for start, text in EXPECTED.items() if kind.startswith(start)), None)
-    message = problem["msg"].removeprefix("Value error, ") if what is None else f"expected {what}"
-    return f"{place}: {name}: found {shown(value)}, {message}"
 
 
 def type_of(kind: pa.DataType) -> Any:
@@ -161,11 +144,7 @@ def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema,
 @lru_cache(maxsize=16)
 def _event_rows(types: tuple[str, ...], schema: pa.Schema) -> Rows:
     known = {field.name: type_of(field.type) for field in schema if field.name not in LIVE}
-    such_as = SUCH_AS.split(", {")[0][1:]
-    return rows_of({"item": Id, "name": Text} | known, {"event": Literal[types]}, False, such_as)
-
-
-# ---- moments ---------------------------------------------------------------------------------------------------------
+    return rows_of({"item": Id, "name": Text} | known, {"event": Literal[types]}, False, SUCH_AS[1:45])
 
 
 def read_time(at: Any) -> int | None:
@@ -190,18 +169,14 @@ def read_time(at: Any) -> int | None:
                         "UTC") from None  # fmt: skip
 
 
-# ---- rows and files --------------------------------------------------------------------------------------------------
-
-
 def item_rows(items: Any, texts: Collection[str]) -> list[dict[str, Any]]:
     """Rows of new items: mappings, a table of pandas or Arrow, or a Parquet, CSV or JSON file (a list of objects).
 
     Args:
-        texts: columns of a CSV file that hold text, as ids and categories do: 007 is not 7. The types of its other
-            columns are those that their values have.
+        texts: columns of a CSV file that hold text, as ids and categories do: 007 is not 7.
     """
     if isinstance(items, str | Path):
-        return _read(Path(items), texts)
+        items = _read(Path(items), texts)
     if isinstance(items, pa.Table | pa.RecordBatch):
         items = items.to_pylist()
     elif hasattr(items, "to_dict") and hasattr(items, "columns"):  # a table of pandas
@@ -222,40 +197,26 @@ def columns_of(rows: Any) -> tuple[dict[str, list[Any]], int]:
     return {name: [row.get(name) for row in found] for name in names}, len(found)
 
 
-def _read(file: Path, texts: Collection[str]) -> list[dict[str, Any]]:
-    if not file.is_file():
-        raise UserError(f"{file}: no such file; check its name")
+def _read(file: Path, texts: Collection[str]) -> Any:
     try:
         if file.suffix == ".json":
-            rows = parse_json(file.read_text(encoding="utf-8-sig"), str(file))
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise UserError(f"{file}: expected a list of objects, such as {ROW_SUCH_AS}")
-            return rows
-        if file.suffix in (".parquet", ".csv"):
-            table = pq.read_table(file) if file.suffix == ".parquet" else _read_csv(file, texts)
-            if twice := {name for name in table.column_names if table.column_names.count(name) > 1}:
-                raise UserError(f"{file}: column '{min(twice)}' is there twice; rename or remove one")
-            found: list[dict[str, Any]] = table.to_pylist()
-            return found
+            return parse_json(file.read_text(encoding="utf-8-sig"), str(file))
+        if file.suffix == ".parquet":
+            return pq.read_table(file)
+        if file.suffix == ".csv":  # an empty cell of text is an empty text, of a number nothing
+            parsing = pc_csv.ParseOptions(newlines_in_values=True)
+            types = pc_csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
+            return pc_csv.read_csv(file, parse_options=parsing, convert_options=types)
     except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
-        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from None
+        raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); check its name") from None
     raise UserError(f"{file}: found '{file.suffix}'; end it in .parquet, .csv or .json")
-
-
-def _read_csv(file: Path, texts: Collection[str]) -> pa.Table:
-    """An empty cell of text is an empty text, of a number nothing."""
-    types = dict.fromkeys(texts, pa.string())
-    parsing = pc_csv.ParseOptions(newlines_in_values=True)
-    return pc_csv.read_csv(file, parse_options=parsing, convert_options=pc_csv.ConvertOptions(column_types=types))
 
 
 def read_events(file: str) -> Any:
     """What a JSON file holds, or standard input where ``file`` is ``-``."""
-    called = "--events -" if file == "-" else file
+    expected = f"expected a list, such as {SUCH_AS}"
     try:
-        text = (sys.stdin.read() if sys.stdin else "") if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{called}: cannot be read ({error.strerror}); check --events") from None
-    except ValueError as error:  # no UTF-8, or a name with a NUL
-        raise UserError(f"{called}: not JSON ({error}); expected a list, such as {SUCH_AS}") from None
-    return parse_json(text, called, f"expected a list, such as {SUCH_AS}")
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name with a NUL
+        raise UserError(f"--events {file}: cannot be read ({error}); {expected}") from None
+    return parse_json(text, f"--events {file}" if file == "-" else file, expected)

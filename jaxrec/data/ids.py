@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Collection, Iterable, Iterator, KeysView, Mapping, Sequence, Set, ValuesView
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
@@ -29,7 +29,6 @@ MOST_COMPARED = 10_000  # values among which the nearest is looked for
 LISTS = (
     Sequence, Iterator, KeysView, ValuesView, pa.Array, pa.ChunkedArray, pa.ListScalar, pa.LargeListScalar,
 )  # fmt: skip
-SUCH_AS = "such as [81766, 31331]"
 MARKERS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", r"\n")
 """What programs write where there is no value, in any case."""
 
@@ -83,20 +82,16 @@ def read_list(what: str, given: Any, ordered: bool = False) -> list[Any]:
         what: the name of what is read, for errors.
         ordered: refuse a set, which has no order.
     """
-    if isinstance(given, pa.ListScalar | pa.LargeListScalar):
+    if isinstance(given, pa.Scalar):
         given = given.as_py()
     if isinstance(given, pa.Array | pa.ChunkedArray):
         return list(given.to_pylist())
-    if isinstance(given, set | frozenset) and ordered:
-        raise UserError(f"{what}: found a set, which has no order; give a list, {SUCH_AS}")
-    if is_list(given) or (isinstance(given, set | frozenset) and not ordered):
+    if is_list(given):
         return list(given if not _dimensions(given) or hasattr(given, "index") else np.asarray(given))
-    if isinstance(given, Mapping) or hasattr(given, "columns"):
-        kind = "a dict" if isinstance(given, Mapping) else "a table"
-        raise UserError(f"{what}: found {kind}; give a list of ids, or one column of it, {SUCH_AS}")
-    if isinstance(given, Iterable) and not isinstance(given, str | bytes | bytearray):
+    single = isinstance(given, str | bytes | bytearray | Mapping) or hasattr(given, "columns")
+    if isinstance(given, Iterable) and not single and not (ordered and isinstance(given, Set)):
         return list(given)
-    raise UserError(f"{what}: a list of ids is expected, such as [{shown(given)}], not a single one")
+    raise UserError(f"{what}: found {shown(given)}; give a list of ids in order, such as [81766, 31331]")
 
 
 def read_ids(what: str, given: Any) -> list[Any]:
@@ -109,21 +104,8 @@ def read_ids(what: str, given: Any) -> list[Any]:
 
 def check_single(what: str, value: Any) -> None:
     """Refuse several values where one is expected."""
-    if is_list(value) or isinstance(value, Mapping | set | frozenset):
+    if is_list(value) or isinstance(value, Mapping | Set):
         raise UserError(f"{what}: found {shown(value)}, expected a single value, a number or text")
-
-
-def new_id(place: str, name: str, value: Any, integers: bool) -> int | str:
-    """The id of something new: an integer where the others are and it can be one, otherwise as it was given."""
-    found = plain(value)
-    if found is None or (isinstance(found, str) and not found.strip()):
-        raise UserError(f"{place}: no '{name}', which identifies it; give one")
-    number = whole(found)
-    if isinstance(found, str):
-        return number if integers and number is not None else found.strip()
-    if number is None:
-        raise UserError(f"{place}: {name}: found {shown(value)}, expected an id, a whole number or text")
-    return number
 
 
 def bare(value: Any, most: int = 40) -> str:
@@ -141,43 +123,33 @@ def listing(values: Sequence[Any], most: int = 5) -> str:
 
 
 class Ids:
-    """Raw ids or values, and the index of each.
-
-    Args:
-        values: integers or text, each once; arrays of int64 and of strings stay as they are.
-        first: the index of the first one; the others follow.
+    """Raw ids or values, integers or text, each once, and the index of each: ``first`` and what follows.
 
     Attributes:
         integers: whether all are integers.
     """
 
     def __init__(self, values: np.ndarray | Iterable[Any], first: int = 0) -> None:
-        self._values = values if isinstance(values, np.ndarray) else list(values)
-        self._first, self._added = first, list[Any]()
-        if isinstance(self._values, np.ndarray):
-            self.integers = self._values.dtype == np.int64
-        else:
-            self.integers = bool(self._values) and all(type(value) is int for value in self._values)
+        self._values, self._first = values if isinstance(values, np.ndarray) else list(values), first
+        kind = getattr(self._values, "dtype", None)
+        ints = all(type(value) is int for value in self._values) if kind is None else kind == np.int64
+        self.integers = bool(len(self._values)) and ints
 
     def __len__(self) -> int:
-        return len(self._values) + len(self._added)
+        return len(self._values)
 
     def encode(self, raw: Iterable[Any]) -> np.ndarray:
         """int32[n] indices of raw ids; -1 for one that is not there."""
         values = raw if type(raw) is list else list(raw)
-        if not self.integers or not values or not len(self._values):
-            return np.array([self._find_text(plain(value)) for value in values], np.int32)
+        if not self.integers:
+            return np.array([self._find(plain(value)) for value in values], np.int32)
         plainly = all(type(value) is int and abs(value) < 2**63 for value in values)
         numbers = values if plainly else [whole(plain(value)) for value in values]
         wanted = np.array([0 if number is None else number for number in numbers], np.int64)
         order, ordered = self._sorted
         place = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
-        known = (ordered[place] == wanted) & (plainly or np.array([number is not None for number in numbers]))
-        found = np.where(known, order[place] + self._first, -1).astype(np.int32)
-        for at in np.flatnonzero(found < 0) if self._added else ():
-            number = numbers[at]
-            found[at] = self._find_text(plain(values[at])) if number is None else self._index.get(number, -1)
-        return found
+        known = (ordered[place] == wanted) & np.array([number is not None for number in numbers], bool)
+        return np.where(known, order[place] + self._first, -1).astype(np.int32)
 
     def find(self, value: Any) -> int:
         """The index of one raw id; -1 where it is not there."""
@@ -185,25 +157,19 @@ class Ids:
 
     def decode(self, indices: np.ndarray) -> list[Any]:
         """Raw ids of int[n] indices, as plain Python values."""
-        places, last = np.asarray(indices) - self._first, len(self._values) - 1
+        places = np.asarray(indices) - self._first
         if isinstance(self._values, np.ndarray):
-            found: list[Any] = self._values[np.minimum(places, last)].tolist()
-        else:
-            found = [self._values[min(place, last)] for place in places.tolist()]
-        for at in np.flatnonzero(places > last) if self._added else ():
-            found[at] = self._added[places[at] - last - 1]
-        return found
+            return list(self._values[places].tolist())
+        return [self._values[place] for place in places.tolist()]
 
     def values(self) -> list[Any]:
         """All raw ids in the order of their indices."""
-        known = self._values.tolist() if isinstance(self._values, np.ndarray) else self._values
-        return [*known, *self._added]
+        return list(self._values.tolist() if isinstance(self._values, np.ndarray) else self._values)
 
     def extended(self, values: Iterable[Any]) -> Ids:
-        """With more ids behind; where the others are not all integers, the new ones are text."""
-        new = Ids(self._values, self._first)
-        new._added = self._added + [value if self.integers and type(value) is int else str(value) for value in values]
-        return new
+        """With more ids behind; what is no integer is text."""
+        new = [value if self.integers and type(value) is int else str(value) for value in values]
+        return Ids([*self.values(), *new], self._first)
 
     def nearest(self, value: Any) -> str:
         """`` (did you mean 'x'?)`` where a text is close, otherwise an empty string; numbers are not like others."""
@@ -211,24 +177,20 @@ class Ids:
             return ""
         return nearest(bare(value).strip(), map(str, self.values()))
 
-    def _find_text(self, value: Any) -> int:
+    def _find(self, value: Any) -> int:
         """The index of a plain value among texts."""
-        if value is None or isinstance(value, Mapping | set | frozenset) or is_list(value):
+        if value is None or isinstance(value, Mapping | Set) or is_list(value):
             return -1
         if isinstance(value, bool) or (self._booleans and isinstance(value, str)):
             return self._booleans.get(str(value).strip().casefold(), -1)
-        if isinstance(value, int | float | Decimal):
-            return self._find_number(value)
-        text = str(value)
-        found = self._index.get(text, -1)
-        return found if found >= 0 else self._index.get(text.strip(), -1)
-
-    def _find_number(self, value: int | float | Decimal) -> int:
-        if not _finite(value) or not -(10**30) < value < 10**30:
+        number = isinstance(value, int | float | Decimal)
+        if number and not (_finite(value) and -(10**30) < value < 10**30):
             return -1
         text = str(value)
         found = self._index.get(text, -1)
-        return found if found >= 0 else self._numbers.get(Decimal(text), -1)
+        if found >= 0:
+            return found
+        return self._numbers.get(Decimal(text), -1) if number else self._index.get(text.strip(), -1)
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -237,22 +199,20 @@ class Ids:
         return order, values[order]
 
     @cached_property
-    def _index(self) -> dict[Any, int]:
-        """Of texts all; of integers those that were added. NumPy's searchsorted fails on texts of over 15 bytes."""
-        values, first = (self._added, len(self._values)) if self.integers else (self.values(), 0)
-        return {value: place for place, value in enumerate(values, self._first + first)}
+    def _index(self) -> dict[str, int]:
+        """By text; NumPy's searchsorted fails on texts of over 15 bytes."""
+        return {str(value): place for place, value in enumerate(self.values(), self._first)}
 
     @cached_property
     def _numbers(self) -> dict[Decimal, int]:
         """By number, of the texts that are written as one; the shortest text of each."""
-        texts: list[str] = [text for text in self._index if isinstance(text, str) and DECIMAL.fullmatch(text)]
-        texts.sort(key=len, reverse=True)
+        texts = sorted((text for text in self._index if DECIMAL.fullmatch(text)), key=len, reverse=True)
         return {Decimal(text): self._index[text] for text in texts}
 
     @cached_property
     def _booleans(self) -> dict[str, int]:
         """By ``true`` and ``false``, where nothing else is there."""
-        found = {str(value).casefold(): place for value, place in self._index.items()}
+        found = {text.casefold(): place for text, place in self._index.items()}
         return found if 0 < len(found) == len(self) and found.keys() <= {"true", "false"} else {}
 
 

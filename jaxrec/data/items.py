@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxrec.data.filters import matching
-from jaxrec.data.ids import Ids, bare, check_single, listing, new_id, read_ids
+from jaxrec.data.ids import Ids, bare, check_single, listing, plain, read_ids, whole
 from jaxrec.data.store import checked
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, shown
 
 LIVE = ("listed", "sold")  # attributes that say when a listing is live, in ms since 1970
 LAST = 253_402_300_800_000  # ms: the year 10000
@@ -110,10 +110,9 @@ class Items:
 
     def chosen(self, only: Any) -> tuple[np.ndarray, list[str]]:
         """int64[m] indices, m >= 1, ascending, of raw ids that alone may be recommended, and a note of the others."""
-        values = read_ids("only", only)
-        found, notes = self.places("only", values)
+        found, notes = self.places("only", only)
         if not len(found):
-            raise UserError(f"only: none of them is known to the run (found {listing(values) or 'none'}); name others")
+            raise UserError(f"only: none of them is known to the run ({'; '.join(notes) or 'none'}); name others")
         return np.unique(found).astype(np.int64), notes
 
     def known(self, indices: np.ndarray) -> list[dict[str, Any]]:
@@ -136,7 +135,10 @@ class Items:
         if self._attributes is None:
             raise UserError("where: the run's items have no attributes to filter by; name items by their ids")
         table = self._attributes()
-        columns = [_column([row.get(field.name) for row in self._rows], field.type) for field in table.schema]
+        columns = [
+            pa.array([_fitting(row.get(field.name), field.type) for row in self._rows], field.type)
+            for field in table.schema
+        ]
         return pa.concat_tables([table, pa.table(columns, schema=table.schema)]).combine_chunks()
 
     # ---- which may be recommended ------------------------------------------------------------------------------------
@@ -148,17 +150,18 @@ class Items:
             only: a filter (see ``jaxrec.data.filters``), or raw ids; None: any.
             exclude: raw ids.
         """
-        mask, notes = np.arange(self.first + len(self)) >= self.first, list[str]()
+        every, notes = np.arange(self.first + len(self)), list[str]()
+        mask = every >= self.first
         if isinstance(only, str):
             # Until when a listing will be live nobody knows at the time.
             table = self.attributes.drop_columns([name for name in LIVE if name in self.attributes.column_names])
             rows, found = matching(table.slice(self.first), only)
+            mask &= np.isin(every, rows + self.first)
             notes += [f"where: {note}" for note in found]
-            mask &= _at(rows + self.first, len(mask))
         elif only is not None:
             chosen, found = self.chosen(only)
+            mask &= np.isin(every, chosen)
             notes += found
-            mask &= _at(chosen, len(mask))
         gone, found = self.places("exclude", exclude)
         mask[gone] = False
         return mask, notes + found
@@ -179,9 +182,7 @@ class Items:
         if not self._rows:
             return self.spans.listed, self.spans.sold
         added = self.attributes.slice(self._old)
-        listed, sold = (
-            added[name].fill_null(otherwise).to_numpy() for name, otherwise in zip(LIVE, (-LAST, LAST), strict=True)
-        )
+        listed, sold = (added[name].fill_null(end).to_numpy() for name, end in zip(LIVE, (-LAST, LAST), strict=True))
         return np.append(self.spans.listed, self.seconds(listed)), np.append(self.spans.sold, self.seconds(sold))
 
     def live(self, time: int) -> np.ndarray:
@@ -198,19 +199,24 @@ class Items:
     # ---- adding ------------------------------------------------------------------------------------------------------
 
     def new_ids(self, place: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """The ids of new items, which must not be there yet.
-
-        Args:
-            place: for errors, such as ``new item``; the number of the row follows.
-            name: the field of the rows that holds them.
+        """The ids of new items, field ``name`` of their rows, which must not be there yet; ``place`` is such as ``new
+        item``, of which errors give the number.
         """
-        ids = [new_id(f"{place} {n}", name, row.get(name), self.ids.integers) for n, row in enumerate(rows, 1)]
-        taken = set[str]()
-        for number, (one, there) in enumerate(zip(ids, self.ids.encode(ids), strict=True), 1):
-            if there >= 0 or str(one) in taken:
+        taken = dict[str, Any]()
+        for number, row in enumerate(rows, 1):
+            value = plain(row.get(name))
+            one = value.strip() if isinstance(value, str) else value
+            if one in (None, ""):
+                raise UserError(f"{place} {number}: no '{name}', which identifies it; give one")
+            if whole(one) is not None and (self.ids.integers or not isinstance(one, str)):
+                one = whole(one)
+            if not isinstance(one, int | str) or isinstance(one, bool):
+                raise UserError(f"{place} {number}: {name}: found {shown(value)}, expected an id, a whole number or "
+                                "text")  # fmt: skip
+            if self.ids.find(one) >= 0 or str(one) in taken:
                 raise UserError(f"{place} {number}: '{bare(one)}' is there already; give it another id")
-            taken.add(str(one))
-        return ids
+            taken[str(one)] = one
+        return list(taken.values())
 
     def add(self, ids: Sequence[Any], rows: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> None:
         """Put items behind the others.
@@ -224,16 +230,6 @@ class Items:
         self.ids = self.ids.extended(ids)  # whoever reads meanwhile keeps the former ones
         self._rows = [*self._rows, *rows]
         self._known = [*self._known, *map(dict, known)]
-
-
-def _at(places: np.ndarray, n: int) -> np.ndarray:
-    mask = np.zeros(n, bool)
-    mask[places] = True
-    return mask
-
-
-def _column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    return pa.array([_fitting(value, kind) for value in values], kind)
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:
@@ -276,25 +272,16 @@ def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:
     """When the listings of a data set are live; None where it does not say, and every item can be recommended."""
     if not manifest.get("live"):
         return None
-    table = read_attributes(folder, manifest, ["listed", "sold"])
-    listed, sold = table["listed"].to_numpy(), table["sold"].to_numpy()
+    listed, sold = (column.to_numpy() for column in read_attributes(folder, manifest, LIVE).columns)
     spans = Spans(listed, sold, int(listed.min()))
     return Spans(spans.seconds(listed), spans.seconds(sold), spans.origin)
 
 
 def read_attributes(folder: Path, manifest: dict[str, Any], columns: Sequence[str] | None = None) -> pa.Table:
     """Columns of ``attributes.parquet``, all where none are named."""
-    file = checked(folder, "attributes.parquet", manifest)
-    try:
-        return pq.read_table(file, columns=None if columns is None else list(columns))
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
+    return pq.read_table(checked(folder, "attributes.parquet", manifest), columns=columns and list(columns))
 
 
 def attribute_names(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """The names of the attributes."""
-    file = checked(folder, "attributes.parquet", manifest)
-    try:
-        return list(pq.read_schema(file).names)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
+    return list(pq.read_schema(checked(folder, "attributes.parquet", manifest)).names)

@@ -18,34 +18,18 @@ WORD = 32
 
 
 def positive_bits(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> np.ndarray:
-    """uint32[n_users, ceil(n_items / 32)]: bit ``item % 32`` of word ``item // 32`` is set where the user has the item.
-
-    Args:
-        users: int[N]; user 0, who stands for all unknown ones, has nothing.
-        items: int[N].
+    """uint32[n_users, ceil(n_items / 32)] from int[N] pairs: bit ``item % 32`` of word ``item // 32`` is set where the
+    user has the item; user 0, who stands for all unknown ones, has nothing.
     """
     words = -(-n_items // WORD)
     bits = np.zeros(n_users * words, np.uint32)
-    known = users > 0
-    users, items = users[known].astype(np.int64), items[known].astype(np.int64)
-    place = users * words + items // WORD
-    np.bitwise_or.at(bits, place, np.uint32(1) << (items % WORD).astype(np.uint32))
+    users, items = users[users > 0].astype(np.int64), items[users > 0].astype(np.int64)
+    np.bitwise_or.at(bits, users * words + items // WORD, np.uint32(1) << (items % WORD).astype(np.uint32))
     return bits.reshape(n_users, words)
 
 
-def size_of_bits(n_users: int, n_items: int) -> int:
-    """Bytes of ``positive_bits``."""
-    return 4 * n_users * -(-n_items // WORD)
-
-
 def has_items(bits: Array, users: Array, items: Array) -> Array:
-    """bool[C, B]: whether user b has item c.
-
-    Args:
-        bits: of ``positive_bits``.
-        users: int32[B].
-        items: int32[C].
-    """
+    """bool[C, B]: whether user b has item c; ``positive_bits``, users int32[B], items int32[C]."""
     words = bits[users].T[items // WORD]  # [C, B]: whole rows of words are copied, not single ones
     return (words >> (items % WORD).astype(jnp.uint32)[:, None]) & 1 > 0
 
@@ -56,20 +40,9 @@ def has_each(bits: Array, users: Array, items: Array) -> Array:
     return (words >> (items % WORD).astype(jnp.uint32)) & 1 > 0
 
 
-def unpack(bits: Array, n_items: int) -> Array:
-    """bool[B, n_items] from uint32[B, words]."""
-    wide = (bits[:, :, None] >> jnp.arange(WORD, dtype=jnp.uint32)) & 1 > 0
-    return wide.reshape(len(bits), -1)[:, :n_items]
-
-
 class Queries(NamedTuple):
-    """Users with the item that each is known to like.
-
-    Attributes:
-        columns: int32[n, C], the user's coded fields that are read.
-        numbers: float32[n, M], the user's numbers that are read.
-        users: int32[n].
-        items: int32[n].
+    """Users with the item that each is known to like: int32[n, C] and float32[n, M], the user's coded fields and
+    numbers that are read; int32[n] each.
     """
 
     columns: np.ndarray
@@ -128,7 +101,7 @@ class Retrieval:
 
     @property
     def n_users(self) -> int:
-        return next(field.size for field in self.schema.fields if field.name == self.schema.user)
+        return self.schema.size(self.schema.user)
 
     @property
     def n_items(self) -> int:
@@ -173,7 +146,7 @@ class Retrieval:
 
     def check_mask(self, megabytes: int) -> None:
         """Refuse a mask of positives that does not fit in so many MiB."""
-        needed = size_of_bits(self.n_users, self.n_items) / 2**20
+        needed = 4 * self.n_users * -(-self.n_items // WORD) / 2**20
         if needed > megabytes:
             raise UserError(
                 f"loss.mask: positives of {self.n_users:,} users and {self.n_items:,} items take {needed:,.0f} MiB, "
@@ -193,23 +166,18 @@ def _read(
 
 def read_fields(config: Config, dataset: RowsDataset) -> Schema:
     """The fields of users and items that a configuration reads."""
-    schema = dataset.schema
+    schema, chosen = dataset.schema, RowData.of(config.data).fields
+    fields = schema.select(chosen) if chosen else schema.without("context")
     for side, name in (("user", schema.user), ("item", schema.item)):
         if name is None:
             raise UserError(f"{dataset.path}: has no {side} field, and two_tower recommends items to users; prepare "
                             "the data set again with one, or choose model.name autoint")  # fmt: skip
-    chosen = RowData.of(config.data).fields
-    fields = schema.select(chosen)
-    if chosen is None:
-        fields = fields.without("context")
-    for field in fields.fields:
-        if field.side == "context":
-            raise UserError(f"data.fields: {field.name} is of the occasion, and a tower reads fields of the user or "
-                            "the item; leave it out")  # fmt: skip
-    for side in ("user", "item"):
-        if not any(field.side == side for field in fields.fields):
-            names = ", ".join(field.name for field in schema.fields if field.side == side)
+        if not fields.side(side).fields:
+            names = ", ".join(field.name for field in schema.side(side).fields)
             raise UserError(f"data.fields: none of the {side}; add some of {names}")
+    for field in fields.side("context").fields:
+        raise UserError(f"data.fields: {field.name} is of the occasion, and a tower reads fields of the user or the "
+                        "item; leave it out")  # fmt: skip
     return fields
 
 
@@ -221,11 +189,11 @@ def side_counts(schema: Schema, counts: np.ndarray, side: str) -> np.ndarray:
 
 def value_counts(schema: Schema, columns: np.ndarray) -> np.ndarray:
     """int64[values of all coded fields, field after field]: how many of int32[n, C] rows hold each."""
-    parts, place = [], schema.slices()
+    parts, place = [np.zeros(0, np.int64)], schema.slices()
     for coded in schema.coded:
         values = columns[:, place[coded.name]].reshape(-1)
         parts.append(np.bincount(values[values >= 0], minlength=coded.size))
-    return np.concatenate([np.zeros(0, np.int64), *parts])
+    return np.concatenate(parts)
 
 
 def known(schema: Schema, columns: np.ndarray, counts: np.ndarray) -> np.ndarray:

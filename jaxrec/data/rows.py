@@ -26,9 +26,8 @@ import pyarrow.parquet as pq
 from jaxrec.data.store import Stored
 from jaxrec.errors import UserError, nearest
 
-KINDS = ("categorical", "bag", "numerical")
-SIDES = ("user", "item", "context")
 ARRAYS = ("columns", "numbers", "ratings", "times")
+LABEL = ("threshold", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -88,21 +87,19 @@ class Schema:
 
     @classmethod
     def from_manifest(cls, manifest: dict[str, Any]) -> Schema:
-        label = manifest["label"]
         fields = tuple(Field(**field) for field in manifest["fields"])
-        return cls(fields, manifest["user"], manifest["item"], label["threshold"], label["low"], label["high"])
+        return cls(fields, manifest["user"], manifest["item"], *(manifest["label"][name] for name in LABEL))
 
     def select(self, names: tuple[str, ...] | None) -> Schema:
         """The schema of the named fields, in their order; None for all."""
         if names is None:
             return self
         known = {field.name: field for field in self.fields}
-        for name in names:
-            if name not in known:
-                raise UserError(f"data.fields: no field '{name}'{nearest(name, known)}; there are {', '.join(known)}")
-        if len(set(names)) < len(names):
-            raise UserError(f"data.fields: {', '.join(names)} names a field twice")
-        return Schema(tuple(known[name] for name in names), self.user, self.item, self.threshold, self.low, self.high)
+        for place, name in enumerate(names):
+            if name not in known or name in names[:place]:
+                what = "twice" if name in known else f"no such field{nearest(name, known)}; there are"
+                raise UserError(f"data.fields: '{name}': {what} {', '.join(known)}")
+        return replace(self, fields=tuple(known[name] for name in names))
 
     def without(self, side: str) -> Schema:
         """The schema without the fields of one side."""
@@ -111,6 +108,10 @@ class Schema:
     def side(self, side: str) -> Schema:
         """The schema of the fields of one side."""
         return replace(self, fields=tuple(field for field in self.fields if field.side == side))
+
+    def size(self, name: str | None) -> int:
+        """Values of a field, the unknown one included; 1 where there is no such field."""
+        return next((field.size for field in self.fields if field.name == name), 1)
 
     @property
     def coded(self) -> tuple[Field, ...]:
@@ -124,8 +125,8 @@ class Schema:
     def columns(self, names: tuple[str, ...] | None = None) -> np.ndarray:
         """int64[C']: which columns the named fields (None: all coded ones) take, field after field."""
         place = self.slices()
-        wanted = list(place) if names is None else [name for name in names if name in place]
-        return np.concatenate([np.zeros(0, np.int64), *(np.arange(place[n].start, place[n].stop) for n in wanted)])
+        wanted = [place[name] for name in (place if names is None else names) if name in place]
+        return np.r_[np.zeros(0, np.int64), *wanted].astype(np.int64)
 
     def slices(self) -> dict[str, slice]:
         """The columns of each coded field, in order."""
@@ -134,8 +135,8 @@ class Schema:
 
     def apart(self, stacked: np.ndarray) -> dict[str, np.ndarray]:
         """Of each coded field its part of an array that has an entry for every value, field after field."""
-        parts = np.split(stacked, np.cumsum([field.size for field in self.coded], dtype=np.int64)[:-1])
-        return {field.name: part for field, part in zip(self.coded, parts if self.coded else (), strict=True)}
+        parts = np.split(stacked, np.cumsum([field.size for field in self.coded], dtype=np.int64))
+        return {field.name: part for field, part in zip(self.coded, parts, strict=False)}
 
     def numbers_of_side(self, side: str) -> np.ndarray:
         """int64[M']: which numbers are of one side."""
@@ -203,16 +204,16 @@ class RowsDataset(Stored):
         arrays = {name: self.array(f"rows/{name}.npy") for name in ARRAYS}
         n = self.manifest["counts"]["rows"]
         schema = self.schema
-        widths = {"columns": (sum(field.width for field in schema.coded),), "numbers": (len(schema.numerical),)}
+        widths = {"columns": (len(schema.columns()),), "numbers": (len(schema.numerical),)}
         if any(array.shape != (n, *widths.get(name, ())) for name, array in arrays.items()):
             raise UserError(f"{self.path / 'rows'}: does not hold the {n} rows of the manifest; prepare it again")
         ratings = np.asarray(arrays["ratings"])
-        user = schema.columns(() if schema.user is None else (schema.user,))
-        users = arrays["columns"][:, user[0]] if len(user) else np.zeros(n, np.int32)
+        users = np.zeros(n, np.int32)
+        if schema.user is not None:
+            users = arrays["columns"][:, schema.columns((schema.user,))[0]]
         labels = (ratings >= schema.threshold).astype(np.float32)
         return Rows(arrays["columns"], arrays["numbers"], labels, ratings, arrays["times"], users)
 
     def values(self, name: str) -> list[Any]:
         """The raw values of a coded field; the r-th has index r + 1."""
-        values: list[Any] = pq.read_table(self.path / "vocabulary" / f"{name}.parquet")["value"].to_pylist()
-        return values
+        return list(pq.read_table(self.path / "vocabulary" / f"{name}.parquet")["value"].to_pylist())

@@ -1,12 +1,8 @@
 """Exact figures of chance, hit rates of tied scores and of the in-sample oracle, and bootstrap intervals.
 
-A hit rate says little alone. Beside it stand what a random list reaches (``expected_hits`` and
-``expected_category_hits`` of constant scores), what the best lists reach that do no more than tell groups of customers
-apart (``oracle_hits``), and how far the figure would move with other customers (``bootstrap``).
-
-    expected_hits(np.zeros(93), targets, k=3)               # chance: 3 / 93 for each of the queries
-    oracle_hits(groups, targets, k=3)
-    bootstrap(expected_hits(scores, targets, k=3))          # (low, high) around the mean
+expected_hits(np.zeros(93), targets, k=3)               # chance: 3 / 93 for each of the queries
+oracle_hits(groups, targets, k=3)                       # of the best lists that tell groups of customers apart
+bootstrap(expected_hits(scores, targets, k=3))          # (low, high) around the mean
 """
 
 from __future__ import annotations
@@ -19,17 +15,12 @@ CHUNK = 2**22  # drawn counts that are held at once
 
 
 def expected_hits(scores: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
-    """The probability that the target is in the top k when ties are broken at random.
-
-    With a items above the target and t equal to it, itself among them: min(1, max(0, (k - a) / t)).
+    """float64[Q], the probability that the target is in the top k when ties are broken at random: with a items above
+    the target and t equal to it, itself among them, min(1, max(0, (k - a) / t)).
 
     Args:
         scores: float[Q, V], or float[V] for all queries alike; a greater one stands first.
         targets: int[Q], in [0, V).
-        k: places of the list, at least 1; above V it is V.
-
-    Returns:
-        float64[Q].
 
     >>> expected_hits(np.array([0.5, 0.5, 0.1, 0.5]), np.array([0, 2]), 2).round(3)
     array([0.667, 0.   ])
@@ -50,7 +41,6 @@ def random_ranking(candidates: np.ndarray, ks: Sequence[int]) -> dict[str, float
 
     Args:
         candidates: int[Q], among how many items each target is ranked, itself among them.
-        ks: cut-offs.
 
     >>> random_ranking(np.array([4]), [2])
     {'recall@2': 0.5, 'mrr@2': 0.375, 'ndcg@2': 0.4077324383928644, 'hit_rate@2': 0.5}
@@ -76,11 +66,6 @@ def random_user_ranking(labels: np.ndarray, users: np.ndarray, ks: Sequence[int]
     Args:
         labels: float[n], 0 or 1.
         users: int[n] from 0; a row whose user is below 0 is left out.
-        ks: cut-offs.
-
-    Returns:
-        ``ndcg``, ``hit_rate``, ``ndcg_published`` and ``hit_rate_published`` at each cut-off, not a number where no
-        user has a positive; ``auc``, of all rows.
 
     >>> random_user_ranking(np.array([1, 0]), np.array([0, 0]), [1])["ndcg@1"]
     0.5
@@ -105,28 +90,23 @@ def random_user_ranking(labels: np.ndarray, users: np.ndarray, ks: Sequence[int]
 
 
 def expected_category_hits(scores: np.ndarray, categories: np.ndarray, wanted: np.ndarray, k: int) -> np.ndarray:
-    """The probability that any of the top k is of the wanted category when ties are broken at random.
+    """float64[Q], the probability that any of the top k is of the wanted category when ties are broken at random.
 
     Where no item above the tie at place k is of that category, m places are left for the T tied items, and c of these
-    are of it, the places are a draw without replacement: 1 - C(T - c, m) / C(T, m).
+    are of it, the places are a draw without replacement: 1 - C(T - c, m) / C(T, m). The relative error is about 1e-12,
+    also where that is small and V a million.
 
     Args:
         scores: float[Q, V], or float[V] for all queries alike; a greater one stands first.
         categories: int[V], of the items.
         wanted: int[Q], a category that no item has is never hit.
-        k: places of the list, at least 1; above V it is V.
-
-    Returns:
-        float64[Q], with a relative error of about 1e-12 also where it is small and V a million.
 
     >>> expected_category_hits(np.zeros(4), np.array([7, 7, 8, 9]), np.array([7, 9, 5]), 2).round(3)
     array([0.833, 0.5  , 0.   ])
     """
-    scores, categories, wanted = np.asarray(scores), np.asarray(categories), np.asarray(wanted)
-    n_items = scores.shape[-1]
-    k = min(k, n_items)
+    scores, wanted, n_items = np.asarray(scores), np.asarray(wanted), np.shape(scores)[-1]
     codes = np.unique(np.concatenate([categories, wanted]), return_inverse=True)[1]
-    codes, asked = codes[:n_items], codes[n_items:]
+    codes, asked, k = codes[:n_items], codes[n_items:], min(k, n_items)
     if scores.ndim == 1:
         return _category_hits(scores, codes, asked, k)
     rows = [_category_hits(row, codes, asked[query : query + 1], k) for query, row in enumerate(scores)]
@@ -158,24 +138,19 @@ def _draw_has(total: int, places: int, wanted: int) -> float:
 
 
 def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
-    """The best Hit@k that any model can have in sample if it gives all customers of a group one list.
+    """The best Hit@k that any model can have in sample if it gives all customers of a group one list: the sum over
+    groups of the k largest target counts / Q; nan without queries.
 
-    It puts the group's k most frequent targets on the list: the sum over groups of the k largest target counts / Q.
-    With categories for targets it is the best Category Hit@k: a list of k places covers at most k categories, and it
-    covers any k of them (exact where each category has an item, a bound from above otherwise).
+    With categories for targets it is the best Category Hit@k (exact where each category has an item, a bound from above
+    otherwise).
 
     Args:
         groups: int[Q], such as the number of each customer's combination of attributes.
         targets: int[Q].
-        k: places of the list, at least 1.
-
-    Returns:
-        The share of the queries; nan without queries.
 
     >>> oracle_hits(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 7]), 1)
     0.75
     """
-    groups, targets = np.asarray(groups), np.asarray(targets)
     if not len(groups):
         return float("nan")
     pairs, counts = np.unique(np.stack([groups, targets]), axis=1, return_counts=True)
@@ -186,18 +161,11 @@ def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
 
 
 def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean (Efron and Tibshirani 1993, "An introduction to the bootstrap", ch. 13).
+    """The 95 % percentile interval of the mean of float[Q] values (Efron and Tibshirani 1993, "An introduction to the
+    bootstrap", ch. 13); (nan, nan) without values.
 
-    Each repetition draws as many entries as there are, with replacement. Only how often each distinct value is drawn
-    matters, so those counts are drawn, from a multinomial: hits of 0 and 1 take the same time however many they are.
-
-    Args:
-        values: float[Q], finite, such as the hit or the gain of each query.
-        seed: of the draws.
-        repetitions: at least 1.
-
-    Returns:
-        (low, high); (nan, nan) without values.
+    Only how often each distinct value is drawn matters, so those counts are drawn, from a multinomial: hits of 0 and 1
+    take the same time however many they are.
     """
     values = np.asarray(values, np.float64)
     if not len(values):
@@ -207,5 +175,5 @@ def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000) -> t
     for low in range(0, repetitions, step):
         drawn = random.multinomial(len(values), counts / len(values), size=min(step, repetitions - low))
         means[low : low + step] = drawn @ distinct / len(values)
-    low_end, high_end = np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2])
+    low_end, high_end = np.quantile(means, [0.025, 0.975])
     return float(low_end), float(high_end)

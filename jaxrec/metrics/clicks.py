@@ -33,8 +33,7 @@ class Calibration(NamedTuple):
     Attributes:
         edges: float32[bins + 1], from 0 to 1; a bin holds its upper edge, the first one also 0.
         rows: int32[bins], how many fall in.
-        predicted: float32[bins], mean probability.
-        observed: float32[bins], mean label.
+        predicted, observed: float32[bins], mean probability and mean label.
         error: float32[], the expected calibration error.
     """
 
@@ -50,21 +49,12 @@ def higher_is_better(metric: str) -> bool:
     return metric not in LOWER_IS_BETTER
 
 
-# ---- over all rows ---------------------------------------------------------------------------------------------------
+# In what follows: scores and logits float32[n]; labels float32[n], 0 or 1; real bool[n], rows that count, None: all.
 
 
 def auc(scores: Rows, labels: Rows, real: Rows | None = None) -> float:
-    """The area under the ROC curve: how often a positive scores above a negative, ties counted half. Exact.
-
-    A score that is not a number is never to its row's advantage: a positive's is below all others, a negative's above.
-
-    Args:
-        scores: float32[n], n at most 2^27; any increasing function of the probability.
-        labels: float32[n], 0 or 1.
-        real: bool[n], the rows that count; None for all.
-
-    Returns:
-        Not a number where one of the classes is missing.
+    """The area under the ROC curve: how often a positive scores above a negative, ties counted half. Exact, of at most
+    2^27 rows. A score that is not a number is never to its row's advantage. nan where one of the classes is missing.
     """
     digits, positives, negatives = (np.asarray(part).astype(np.int64) for part in _pairs(scores, labels, real))
     won_twice = sum(int(digit) << 4 * place for place, digit in enumerate(digits))
@@ -74,18 +64,7 @@ def auc(scores: Rows, labels: Rows, real: Rows | None = None) -> float:
 
 @jax.jit
 def log_loss(logits: Array, labels: Array, real: Array | None = None) -> Array:
-    """Mean binary cross-entropy in nats.
-
-    With the logit's sign turned where the label is 1 a single softplus says it all, and nothing cancels.
-
-    Args:
-        logits: float32[n].
-        labels: float32[n], 0 or 1.
-        real: bool[n], the rows that count; None for all.
-
-    Returns:
-        float32[].
-    """
+    """float32[], mean binary cross-entropy in nats; one softplus of the logit, its sign turned where the label is 1."""
     real = jnp.ones(len(logits), bool) if real is None else real
     loss = jax.nn.softplus(jnp.where(labels > 0, -logits, logits))
     return jnp.where(real, loss, 0).sum() / real.sum()
@@ -93,16 +72,9 @@ def log_loss(logits: Array, labels: Array, real: Array | None = None) -> Array:
 
 @partial(jax.jit, static_argnames="bins")
 def calibration(probabilities: Array, labels: Array, bins: int = 15, real: Array | None = None) -> Calibration:
-    """Predicted and observed rates by bin, and the expected calibration error (Guo et al. 2017, section 3).
-
-    The error is the mean over bins, weighted by their rows, of |mean probability - mean label| (Naeini et al. 2015).
-    Here the probability is that of a click, not of the likelier class.
-
-    Args:
-        probabilities: float32[n], in [0, 1].
-        labels: float32[n], 0 or 1.
-        bins: of equal width.
-        real: bool[n], the rows that count; None for all.
+    """Predicted and observed rates by bin, and the expected calibration error: the mean over bins, weighted by their
+    rows, of |mean probability - mean label| (Naeini et al. 2015; Guo et al. 2017, section 3, but of the probability of
+    a click, not of the likelier class).
     """
     real = jnp.ones(len(labels), bool) if real is None else real
     place = jnp.clip(jnp.ceil(probabilities * bins).astype(jnp.int32) - 1, 0, bins - 1)
@@ -119,11 +91,8 @@ def calibration(probabilities: Array, labels: Array, bins: int = 15, real: Array
 
 @jax.jit
 def _pairs(scores: Array, labels: Array, real: Array | None) -> tuple[Array, Array, Array]:
-    """The pairs of a positive and a negative that are won, twice (a tie counts 1), and the size of both classes.
-
-    Returns:
-        int32[DIGITS], the sums over positives of each hexadecimal digit, lowest first: no sum overflows, none is
-        rounded; int32[] positives; int32[] negatives.
+    """The pairs of a positive and a negative that are won, twice (a tie counts 1), as int32[DIGITS] sums over positives
+    of each hexadecimal digit, lowest first: no sum overflows, none is rounded; and the size of both classes.
     """
     keys, real = _keys(scores, labels), jnp.bool_(True) if real is None else real
     positive, negative = (labels > 0) & real, (labels <= 0) & real
@@ -146,9 +115,6 @@ def _keys(scores: Array, labels: Array) -> Array:
     return jnp.where(jnp.isnan(scores), jnp.where(labels > 0, np.uint32(0), ABSENT - np.uint32(1)), keys)
 
 
-# ---- over each user's rows -------------------------------------------------------------------------------------------
-
-
 @partial(jax.jit, static_argnames=("ks", "n_users"))
 def user_ranking(scores: Array, labels: Array, users: Array, ks: tuple[int, ...], n_users: int) -> dict[str, Array]:
     """NDCG and hit rate of each user's own rows ranked by score, averaged over the users with a positive.
@@ -161,15 +127,8 @@ def user_ranking(scores: Array, labels: Array, users: Array, ks: tuple[int, ...]
       positives in the top k, elsewhere called recall. These are the ones AutoInt+ publishes on MovieLens: a user with
       more than k positives reaches 1 in neither.
 
-    Args:
-        scores: float32[n].
-        labels: float32[n], 0 or 1.
-        users: int32[n], in any order; a row whose user is not in [0, n_users) is left out.
-        ks: cut-offs.
-        n_users: how many users there may be; those without rows are left out.
-
-    Returns:
-        float32[] of each name, not a number where no user has a positive.
+    ``users`` is int32[n], in any order; a row whose user is not in [0, n_users) is left out. float32[] of each name,
+    not a number where no user has a positive.
     """
     worst = jnp.where(jnp.isnan(scores), jnp.where(labels > 0, -jnp.inf, jnp.inf), scores)
     users, _, positive = jax.lax.sort((users, -worst, labels > 0), num_keys=3)
@@ -194,18 +153,8 @@ def user_ranking(scores: Array, labels: Array, users: Array, ks: tuple[int, ...]
     return result
 
 
-# ---- all of them -----------------------------------------------------------------------------------------------------
-
-
 def click_metrics(logits: Rows, labels: Rows, users: Rows | None, ks: Sequence[int]) -> dict[str, float]:
-    """``auc``, ``log_loss``, ``ece``, and those of ``user_ranking`` where users are given.
-
-    Args:
-        logits: float32[n].
-        labels: float32[n], 0 or 1.
-        users: int32[n] from 0, or None.
-        ks: cut-offs of the ranking.
-    """
+    """``auc``, ``log_loss``, ``ece``, and those of ``user_ranking`` where users, int32[n] from 0, are given."""
     positives, n = int((labels > 0).sum()), len(labels)
     if positives in (0, n):
         same = f"{n:,} labels are all {int(positives > 0)}" if n else "rows are none"
@@ -216,19 +165,10 @@ def click_metrics(logits: Rows, labels: Rows, users: Rows | None, ks: Sequence[i
 def by_group(
     logits: Rows, labels: Rows, users: Rows | None, groups: Rows, names: Sequence[str], ks: Sequence[int]
 ) -> dict[str, dict[str, float | None]]:
-    """The same over the rows of each group, and their number as ``rows``.
+    """``click_metrics`` over the rows of each group, and their number as ``rows``; a user's rows are ranked within it.
 
-    Args:
-        logits: float32[n].
-        labels: float32[n], 0 or 1.
-        users: int32[n] from 0, or None. A user's rows are ranked within the group.
-        groups: int[n], indices of ``names``; a row of another value is in no group.
-        names: of the groups.
-        ks: cut-offs of the ranking.
-
-    Returns:
-        Group to metrics. None is what a group leaves undefined: its AUC with a single class, the ranking without a
-        positive, everything without rows.
+    None is what a group leaves undefined: its AUC with a single class, the ranking without a positive. ``groups`` is
+    int[n], indices of ``names``; a row of another value is in no group.
     """
     result: dict[str, dict[str, float | None]] = {}
     for number, name in enumerate(names):

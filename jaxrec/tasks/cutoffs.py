@@ -22,8 +22,7 @@ DEFAULT_KS = EvaluationConfig().k
 
 def cutoffs(config: Config) -> list[int]:
     """The cut-offs to report in validation, that of the chosen metric included."""
-    cutoff = _highest(config.training.metric)
-    return sorted({*config.evaluation.k, *([cutoff] if cutoff else [])})
+    return sorted({*config.evaluation.k, *_ks(config.training.metric)})
 
 
 def ranked_items(manifest: dict[str, Any]) -> int:
@@ -31,7 +30,7 @@ def ranked_items(manifest: dict[str, Any]) -> int:
     if manifest["kind"] != "rows":
         return int(manifest["counts"]["items"])
     schema = Schema.from_manifest(manifest)
-    return next((field.size - 1 for field in schema.fields if field.name == schema.item), 0)  # one is the unknown one
+    return schema.size(schema.item) - 1  # one is the unknown one
 
 
 def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset, stored: Config | None = None) -> Config:
@@ -40,26 +39,23 @@ def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset, stored: Config |
     Args:
         stored: of a run that is resumed, which goes on with its own where none are given.
     """
-    items, task = ranked_items(dataset.manifest), find_task(config.model)
+    items, task, notes = ranked_items(dataset.manifest), find_task(config.model), []
     if hasattr(task, "OWN_ROWS") or dataset.manifest["kind"] != task.READS or not items:
         return config  # the last two do not fit, as is told elsewhere
-    default = [(part, name) for part, name in FIELDS if name not in getattr(config, part).model_fields_set]
-    if stored is None:
-        for part, name in FIELDS:
-            if (part, name) not in default and (k := _highest(getattr(getattr(config, part), name))) > items:
+    for part, name in FIELDS:
+        section = getattr(config, part)
+        value = getattr(section, name)
+        if name in section.model_fields_set:
+            if stored is None and (k := max(_ks(value), default=0)) > items:
                 raise UserError(f"{part}.{name}: {k} is more than the {items} items of {dataset.path}; lower it, or "
                                 "leave it out")  # fmt: skip
-    lowered = {
-        ("evaluation", "k"): lowered_ks(config.evaluation.k, items),
-        ("training", "metric"): re.sub(r"[0-9]+$", lambda k: str(_lowered(int(k[0]), items)), config.training.metric),
-    }
-    notes = []
-    for part, name in default:
-        section, value = getattr(config, part), lowered[part, name]
-        before, value = getattr(section, name), value if stored is None else getattr(getattr(stored, part), name)
-        if value != before:
-            notes.append(f"{part}.{name} is {_words(value)} instead of {_words(before)}")
-            config = config.model_copy(update={part: section.model_copy(update={name: value})})
+            continue
+        lowered = lowered_ks(_ks(value), items)
+        new: Any = re.sub("[0-9]+$", str(lowered[-1]), value) if isinstance(value, str) else lowered
+        new = new if stored is None else getattr(getattr(stored, part), name)
+        if new != value:
+            notes.append(f"{part}.{name} is {_words(new)} instead of {_words(value)}")
+            config = config.model_copy(update={part: section.model_copy(update={name: new})})
     if notes and stored is None:
         say("note", f"{', '.join(notes)}: in {dataset.path} there {_items(items)}")
     return config
@@ -67,21 +63,17 @@ def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset, stored: Config |
 
 def run_ks(run: Run) -> list[int]:
     """The cut-offs of a run, in ascending order, for a command to which none were given."""
-    ks = run.config.evaluation.k
-    if hasattr(find_task(run.config.model), "OWN_ROWS") or max(ks) <= (items := ranked_items(run.manifest)):
-        return sorted(set(ks))
-    if ks != DEFAULT_KS:  # of an earlier version, as is what follows: now training refuses the one, lowers the other
-        raise UserError(f"{run.path}: its evaluation.k {max(ks)} is more than its {items} items; give a lower --k")
-    return default_ks(items)
+    if hasattr(find_task(run.config.model), "OWN_ROWS"):
+        return sorted(set(run.config.evaluation.k))
+    return default_ks(ranked_items(run.manifest), run.config.evaluation.k)
 
 
-def default_ks(items: int) -> list[int]:
-    """The default cut-offs, for a command to which none were given, lowered to the catalogue with a note."""
-    if max(DEFAULT_KS) > items:
-        lowered = lowered_ks(DEFAULT_KS, items)
-        say("note", f"--k is {_words(lowered)} instead of {_words(DEFAULT_KS)}: there {_items(items)}")
-        return list(lowered)
-    return list(DEFAULT_KS)
+def default_ks(items: int, ks: Sequence[int] = DEFAULT_KS) -> list[int]:
+    """Cut-offs for a command to which none were given, lowered to the catalogue with a note."""
+    lowered = lowered_ks(ks, items) if max(ks) > items else ks
+    if lowered != ks:
+        say("note", f"--k is {_words(lowered)} instead of {_words(ks)}: there {_items(items)}")
+    return sorted(set(lowered))
 
 
 def default_k(items: int | None, k: int = DEFAULT_K) -> int:
@@ -93,22 +85,16 @@ def default_k(items: int | None, k: int = DEFAULT_K) -> int:
 
 
 def lowered_ks(ks: Sequence[int], items: int) -> tuple[int, ...]:
-    """Cut-offs below the number of items, at which a metric says something: the recall at all of them is always 1."""
-    if max(ks) < items:
-        return tuple(ks)
-    return tuple(sorted({k for k in ks if k < items})) or (_lowered(min(ks), items),)
+    """Cut-offs below the number of items, as the recall at all of them is always 1; where none is, the highest of the
+    default ones.
+    """
+    below = sorted({k for k in ks if k < items})
+    return tuple(below) or (max((k for k in DEFAULT_KS if k < items), default=max(1, items - 1)),)
 
 
-def _lowered(k: int, items: int) -> int:
-    """The cut-off where it is below the number of items, or the highest of the default ones that is."""
-    if k < items:
-        return k
-    return max((one for one in DEFAULT_KS if one < min(k, items)), default=max(1, items - 1))
-
-
-def _highest(value: tuple[int, ...] | str) -> int:
-    """The cut-off of a metric, 0 where it has none, or the highest of several."""
-    return int(value.partition("@")[2] or 0) if isinstance(value, str) else max(value)
+def _ks(value: Any) -> list[int]:
+    """The cut-offs themselves, or that of a metric, if it has one."""
+    return [int(k) for k in value.split("@")[1:]] if isinstance(value, str) else list(value)
 
 
 def _words(value: object) -> str:

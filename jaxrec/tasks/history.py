@@ -10,8 +10,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 
 from jaxrec.data.rows import RowsDataset
@@ -22,25 +20,22 @@ SEEN = ("positives", "rows")
 
 
 def history(dataset: RowsDataset) -> dict[str, np.ndarray]:
-    """What a run keeps of what its users have, in all of the data; and the time of the last row.
-
-    Returns:
-        ``history_offsets`` int64[users + 1], ``history_items`` int32[n] and ``history_ratings`` float32[n] in the order
-        of time; ``last_time`` int64[1], seconds since 1970.
+    """What a run keeps of what its users have, in all of the data: ``history_offsets`` int64[users + 1],
+    ``history_items`` int32[n] and ``history_ratings`` float32[n] in the order of time; and ``last_time`` int64[1], of
+    the last row, seconds since 1970.
     """
     schema, rows = dataset.schema, dataset.rows()
-    last = np.array([dataset.last_second(rows.times)], np.int64)
+    last = {"last_time": np.array([dataset.last_second(rows.times)], np.int64)}
     if schema.user is None or schema.item is None:
-        return {"last_time": last}
+        return last
     items = rows.columns[:, schema.columns((schema.item,))[0]]
-    users = next(field.size for field in schema.fields if field.name == schema.user)
     order = np.lexsort((rows.times, rows.users))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(rows.users, minlength=users))])
+    counts = np.bincount(rows.users, minlength=schema.size(schema.user))
     return {
-        "history_offsets": offsets,
+        "history_offsets": np.concatenate([[0], np.cumsum(counts)]),
         "history_items": items[order].astype(np.int32),
         "history_ratings": rows.ratings[order],
-        "last_time": last,
+        **last,
     }
 
 
@@ -48,10 +43,11 @@ class History:
     """What the users of a run have, by their indices."""
 
     def __init__(self, run: Run) -> None:
-        self._run = run
         label = run.manifest["label"]
-        self._threshold, *ends = (np.float32(label[name]) for name in ("threshold", "low", "high"))
-        self._ends = np.array(ends)
+        self._threshold, low, high = (np.float32(label[name]) for name in ("threshold", "low", "high"))
+        kept = run.kept if run.manifest["user"] is not None else lambda name: np.zeros(0, np.int64)
+        self._offsets, self._items, self._labels = (kept(f"history_{name}") for name in ("offsets", "items", "ratings"))
+        self._exposures = bool(np.isin(self._labels, (low, high)).all())  # labels have two values at most
 
     def seen(self, user: int, seen: bool | str = False) -> tuple[np.ndarray, np.ndarray]:
         """int32[n] known items that a user has seen, in the order of time, and their float32[n] labels.
@@ -64,8 +60,8 @@ class History:
             raise UserError(f"seen: found {shown(seen)}, expected {' or '.join(SEEN)}, or True or False")
         if not user or seen is True:
             return np.zeros(0, np.int32), np.zeros(0, np.float32)
-        start, stop = self._offsets[user : user + 2]
-        items, labels = self._items[start:stop], self._labels[start:stop]
+        part = slice(*self._offsets[user : user + 2])
+        items, labels = self._items[part], self._labels[part]
         only = seen == "positives" or (seen is False and self._exposures)
         kept = (items > 0) & ((labels >= self._threshold) | (not only))
         return items[kept], labels[kept]
@@ -81,20 +77,3 @@ class History:
         if np.all(self._labels >= self._threshold) or (seen == "rows" and self._exposures):
             return "seen"
         return "clicked" if np.isin(self._labels, (0, 1)).all() else "rated"
-
-    @cached_property
-    def _exposures(self) -> bool:
-        """Whether labels have two values at most."""
-        return bool(np.isin(self._labels, self._ends).all())
-
-    @cached_property
-    def _offsets(self) -> np.ndarray:
-        return self._run.kept("history_offsets")
-
-    @cached_property
-    def _items(self) -> np.ndarray:
-        return self._run.kept("history_items")
-
-    @cached_property
-    def _labels(self) -> np.ndarray:
-        return self._run.kept("history_ratings")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import BeforeValidator, Field
 
 from jaxrec.config.sections import RecommendationConfig, Section
-from jaxrec.data import rows
+from jaxrec.data.ids import Ids, listing
 from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError, nearest
-
-Code = Callable[[rows.Field, Any], int]
 
 
 def _no_truth(value: Any) -> Any:
@@ -24,6 +21,8 @@ def _no_truth(value: Any) -> Any:
 
 
 Value = Annotated[str | int | float, BeforeValidator(_no_truth)]
+Columns = Mapping[str, np.ndarray]
+"""By field int[n, width]."""
 
 
 class Rule(Section):
@@ -44,91 +43,65 @@ class Rules(RecommendationConfig):
     """Applied where a run recommends; evaluate measures with and without them."""
 
 
-@dataclass(frozen=True)
-class Compiled:
-    """A rule in indices.
-
-    Attributes:
-        rule: as written.
-        when: by field of the user the value that it needs.
-        boost: likewise of the item.
-    """
-
-    rule: Rule
-    when: dict[str, int]
-    boost: dict[str, int]
-
-
 class RuleBook:
-    """The rules of a configuration, for a data set.
+    """The rules of a configuration, for a data set of the fields ``schema``.
 
     Args:
-        schema: all fields of the data set.
-        code: the index of a value of a field, as ``FieldCodes.strict``.
+        ids: the values of a field, from index 1 on, as ``FieldCodes.vocabulary``.
     """
 
-    def __init__(self, rules: Sequence[Rule], schema: Schema, code: Code) -> None:
-        self._rules = [
-            Compiled(
-                rule,
-                {name: _code(schema, code, "when", "user", name, value) for name, value in rule.when.items()},
-                {name: _code(schema, code, "boost", "item", name, value) for name, value in rule.boost.items()},
-            )
-            for rule in rules
-        ]
+    def __init__(self, rules: Sequence[Rule], schema: Schema, ids: Callable[[str], Ids]) -> None:
+        self._rules = list(rules)
+        self._when = [_codes(schema, ids, "when", "user", rule.when) for rule in rules]
+        self._boost = [_codes(schema, ids, "boost", "item", rule.boost) for rule in rules]
 
     def __len__(self) -> int:
         return len(self._rules)
 
-    def of_users(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    def of_users(self, columns: Columns) -> np.ndarray:
         """float32[n, rules], what each rule adds for each user: appended to the users' vectors, as ``of_items`` to the
         items', it makes the product of both a cosine with the rules applied. A cosine counts twice what a score of 0 to
         1 does.
-
-        Args:
-            columns: by field of the user int[n, width].
         """
-        n = len(next(iter(columns.values()), ()))
-        parts = [2 * rule.rule.by * _holds(rule.when, columns, n) for rule in self._rules]
-        return np.stack([np.zeros(n), *parts], axis=1)[:, 1:].astype(np.float32)
+        return _holding(self._when, columns) * np.array([2 * rule.by for rule in self._rules], np.float32)
 
-    def of_items(self, columns: Mapping[str, np.ndarray]) -> np.ndarray:
-        """float32[V, rules]: 1 where the rule moves the item; ``columns`` as for ``of_users``."""
-        v = len(next(iter(columns.values()), ()))
-        parts = [_holds(rule.boost, columns, v) for rule in self._rules]
-        return np.stack([np.zeros(v), *parts], axis=1)[:, 1:].astype(np.float32)
+    def of_items(self, columns: Columns) -> np.ndarray:
+        """float32[V, rules]: 1 where the rule moves the item."""
+        return _holding(self._boost, columns)
 
-    def applied(self, user: np.ndarray, item: np.ndarray) -> list[Rule]:
-        """The rules that moved one item for one user: float32[rules] rows of ``of_users`` and ``of_items``."""
-        return [rule.rule for rule, by, held in zip(self._rules, user, item, strict=True) if by and held]
+    def applied(self, user: np.ndarray, item: np.ndarray) -> tuple[str, ...]:
+        """The rules that moved one item for one user, such as ``category=Skincare +0.3 as skin_type=dry``, from rows of
+        ``of_users`` and ``of_items``, float32[rules].
+        """
+        return tuple(_words(rule) for rule, by, held in zip(self._rules, user, item, strict=True) if by and held)
 
 
-def describe(rule: Rule) -> str:
-    """``category=Skincare +0.3 as skin_type=dry``."""
-    boost = ", ".join(f"{name}={value}" for name, value in rule.boost.items())
-    when = ", ".join(f"{name}={value}" for name, value in rule.when.items())
+def _words(rule: Rule) -> str:
+    boost, when = (", ".join(f"{name}={value}" for name, value in part.items()) for part in (rule.boost, rule.when))
     return f"{boost} {rule.by:+g}" + (f" as {when}" if when else "")
 
 
-def _holds(wanted: Mapping[str, int], columns: Mapping[str, np.ndarray], n: int) -> np.ndarray:
-    """bool[n]: where all fields hold their values."""
-    held = np.ones(n, bool)
-    for name, code in wanted.items():
-        held &= np.any(columns[name] == code, axis=1)
+def _holding(rules: Sequence[Mapping[str, int]], columns: Columns) -> np.ndarray:
+    """float32[n, rules]: 1 where all fields of a rule hold their values."""
+    held = np.ones((len(next(iter(columns.values()), ())), len(rules)), np.float32)
+    for number, wanted in enumerate(rules):
+        for name, code in wanted.items():
+            held[:, number] *= np.any(columns[name] == code, axis=1)
     return held
 
 
-def _code(schema: Schema, code: Code, part: str, side: str, name: str, value: Any) -> int:
-    field = _field(schema, part, side, name)
-    try:
-        return code(field, value)
-    except UserError as error:
-        raise UserError(f"recommendation.rules: {part}: {error}") from None
-
-
-def _field(schema: Schema, part: str, side: str, name: str) -> rows.Field:
-    names = schema.of_side(side)
-    if name not in names:
-        raise UserError(f"recommendation.rules: {part}: no field '{name}' of the {side} that has values"
-                        f"{nearest(name, names)}; there are {', '.join(names)}")  # fmt: skip
-    return next(field for field in schema.fields if field.name == name)
+def _codes(
+    schema: Schema, ids: Callable[[str], Ids], part: str, side: str, wanted: Mapping[str, Any]
+) -> dict[str, int]:
+    """By field the index of the value that a part of a rule names."""
+    found, names = {}, schema.of_side(side)
+    for name, value in wanted.items():
+        if name not in names:
+            raise UserError(f"recommendation.rules: {part}: no field '{name}' of the {side} that has values"
+                            f"{nearest(name, names)}; there are {', '.join(names)}")  # fmt: skip
+        known = ids(name)
+        found[name] = known.find(value)
+        if found[name] < 0:
+            raise UserError(f"recommendation.rules: {part}: field '{name}': no value '{value}'{known.nearest(value)}; "
+                            f"there are {listing(known.values(), 20)}")  # fmt: skip
+    return found

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.baselines import BASELINES, parse, prefixes
+from jaxrec.baselines import parse, prefixes
 from jaxrec.baselines.base import Baseline
-from jaxrec.baselines.prefixes import Prefixes, Queries
+from jaxrec.baselines.prefixes import Queries
 from jaxrec.data.dataset import Sessions
 from jaxrec.tasks.sessions import Evaluation
 from jaxrec.tasks.sessions import judge as measuring
@@ -136,23 +136,12 @@ FORMULAS: dict[str, Callable[..., dict[int, float]]] = {
     "pop": pop, "spop": spop, "itemknn": itemknn_, "vsknn": vsknn, "stan": stan
 }  # fmt: skip
 TEXTS = [
-    "pop",
-    "spop",
-    "itemknn",
-    "itemknn:k=3,shrinkage=0,decay=0.5",
-    "itemknn:k=1000,shrinkage=7.5,alpha=0.25,decay=1",
-    "vsknn",
-    "vsknn:k=3,sample=7,decay=quadratic,vote_decay=none",
-    "vsknn:k=1,sample=1,decay=log,vote_decay=log,idf=1",
-    "vsknn:k=4,sample=1000,decay=harmonic,vote_decay=ratio,idf=0.3",
-    "vsknn:decay=none,vote_decay=quadratic",
-    "vsknn:k=5,decay=ratio,vote_decay=linear",
-    "stan",
-    "stan:k=3,sample=7,lambda1=0.7,lambda2=5,lambda3=1.5",
-    "stan:k=1,sample=1,lambda1=0,lambda2=0,lambda3=0",
-    "stan:k=1000000,sample=1000000,lambda1=3,lambda2=0,lambda3=2",
+    "pop", "spop", "itemknn", "itemknn:k=3,shrinkage=0,decay=0.5", "itemknn:k=1000,shrinkage=7.5,alpha=0.25,decay=1",
+    "vsknn", "vsknn:k=3,sample=7,decay=quadratic,vote_decay=none", "vsknn:k=1,sample=1,decay=log,vote_decay=log,idf=1",
+    "vsknn:k=4,decay=harmonic,vote_decay=ratio,idf=0.3", "vsknn:k=5,decay=ratio,vote_decay=linear", "stan",
+    "stan:k=3,sample=7,lambda1=0.7,lambda2=5,lambda3=1.5", "stan:k=1,sample=1,lambda1=0,lambda2=0,lambda3=0",
     "stan:k=5,lambda2=0.00001",  # most weights are 0 in float32
-]
+]  # fmt: skip
 
 
 def expected(text: str, train: Train, prefix: list[int], now: int) -> np.ndarray:
@@ -182,20 +171,6 @@ def test_scores_are_those_of_the_formula(text: str) -> None:
     assert row == len(queries) == split.counts["targets"]
 
 
-@pytest.mark.parametrize("name", BASELINES)
-def test_an_item_without_neighbours_leaves_popularity(name: str) -> None:
-    """Item 11 is in no training session, and an empty session has nothing to go by."""
-    baseline = fitted(name, make_sessions(1))
-    items = np.array([V - 1, V - 1], np.int32)
-    found = baseline.scores(Prefixes(items, np.array([0, 2, 2]), np.array([5, 0])))
-    order = [value for _, value in sorted(pop(lists(make_sessions(1)), [], 0).items())]
-    for row in found:
-        others = row[:-1] if name == "spop" else row
-        np.testing.assert_allclose(np.diff(others), np.diff(order)[: len(others) - 1], atol=1e-6)
-    assert found[0].argmax() == (V - 1 if name == "spop" else np.argmax(order))
-    assert np.array_equal(found[1].argsort(kind="stable"), np.argsort(order, kind="stable"))
-
-
 @settings(max_examples=15, deadline=None)
 @given(st.sampled_from(TEXTS), st.integers(0, 5), st.lists(st.integers(1, 60), max_size=6), st.integers(0, 2**31))
 def test_neither_the_batch_nor_the_future_matters(text: str, seed: int, cuts: list[int], other: int) -> None:
@@ -216,9 +191,8 @@ def test_neither_the_batch_nor_the_future_matters(text: str, seed: int, cuts: li
 
 
 def test_batches_hold_every_query_once_and_bounded_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    queries = Queries(make_sessions(0))
-    work = np.arange(V)
-    for bound, rows in ((1, 5), (40, 7), (10**9, 7), (200, 1000)):
+    queries, work = Queries(make_sessions(0)), np.arange(V)
+    for bound, rows in ((1, 5), (40, 7), (200, 1000)):
         monkeypatch.setattr(prefixes, "WORK", bound)
         batches = list(queries.batches(rows, work))
         assert [low for low, _ in batches] == [0, *(high for _, high in batches[:-1])]
@@ -237,14 +211,10 @@ def test_metrics_and_ties(text: str, ties: Any, monkeypatch: pytest.MonkeyPatch)
     baseline = fitted(text, train)
     found = baseline_metrics(baseline, queries, V, [1, 3, V], Evaluation(ties=ties), coverage=True)
     scores = baseline.scores(queries.prefixes(0, len(queries)))
-    others = np.delete(
-        np.arange(V)[None].repeat(len(queries), 0).ravel(), np.arange(len(queries)) * V + queries.targets
-    )
-    rest = np.take_along_axis(scores, others.reshape(len(queries), V - 1), 1)
     own = scores[np.arange(len(queries)), queries.targets][:, None]
-    equal = (rest == own).sum(1)
+    equal = (scores == own).sum(1) - 1
     assert equal.any(), "no tie to break"
-    ranks = 1 + (rest > own).sum(1) + equal * {"conservative": 1.0, "standard": 0.0, "median": 0.5}[ties]
+    ranks = 1 + (scores > own).sum(1) + equal * {"conservative": 1.0, "standard": 0.0, "median": 0.5}[ties]
     tops = np.argsort(-scores, axis=1, kind="stable")
     for k in (1, 3, V):
         assert found[f"recall@{k}"] == pytest.approx((ranks <= k).mean(), abs=1e-9)

@@ -225,7 +225,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"age": "old"}, "field 'age': found 'old', expected a number"),
     ({"age": float("inf")}, "field 'age': found 'inf', expected a number"),
     ({"age": 10**5000}, "field 'age': found 'a number of thousands of digits', expected a number"),
-    ({"age": 1e30}, r"field 'age': found 1e\+30, expected a number such as those of the data \(mean"),
+    ({"age": 1e30}, r"field 'age': found '1e\+30', expected a number such as those of the data \(mean"),
     ({"age": [25]}, r"field 'age': found \[25\], expected a single value"),
     ({"agee": 5}, r"field 'agee': not one of a profile \(did you mean 'age'\?\); those are"),
     ({"tags": "new"}, "field 'tags': not one of a profile"),
@@ -319,8 +319,8 @@ NEW: list[tuple[Any, str]] = [
     ([{"product": True}], "new item 1: product: found True, expected an id"),
     ([901], "row 1: found 901; expected a list of mappings"),
     ({"product": 901}, "row 1: found .*expected a list of mappings"),
-    ("no.json", r"no\.json: no such file"),
-    ("a.txt", r"a\.txt: (no such file|found '\.txt')"),
+    ("no.json", r"no\.json: cannot be read"),
+    ("a.txt", r"a\.txt: found '\.txt'"),
 ]
 
 

@@ -26,74 +26,52 @@ ITEMS = pa.table({
 })  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("text", "rows"),
-    [
-        ("price <= 50 and c0_name = 'Beauty'", [0]),
-        ("price <= 50 or c0_name = 'Beauty'", [0, 1, 2, 4]),
-        ("not (price > 5)", [0, 4]),  # the missing price is neither
-        ("price is null", [1]),
-        ("PRICE IS NOT NULL AND Price <> 1", [2, 3, 4]),
-        ("price between -3 and 1", [0, 4]),
-        ("price not between -3 and 1", [2, 3]),
-        ("price in (1, -3.0)", [0, 4]),
-        ("c0_name not in ('Beauty')", [3, 4]),
-        ("name ilike '%BE%'", [1]),
-        ("name like '%100% _作%'", [3]),
-        ("name not ilike '%b%' and name not like '%z%'", [3, 4]),
-        ("name = 'it''s 100% 手作り'", [3]),
-        ("\"Brand Name\" >= 'd' and ((price < 100.))", [3, 4]),
-        ("price = c0_id and 1.5 > c0_id", [0]),
-        ("weight = 1.1 or weight >= 5.5", [0, 4]),
-        ("price < 99999999999999999999 and price > -1e400", [0, 2, 3, 4]),
-        ("not " * 3000 + "price = 1", [0]),
-        ("sold != true", [1]),
-        ("genres = 'Comedy'", [0, 4]),  # of a bag one value that fits is enough
-        ("genres <> 'Comedy'", [1]),
-        ("genres like 'C%n''s' or genres in ('Drama')", [0, 1]),
-        ("genres is null", [2, 3]),
-        # the former FIELD=VALUE
-        ("genres=Comedy", [0, 4]),
-        ("genres=Children's", [0]),
-        ("name=lip balm", [0]),
-        ("genres=Comedy\nprice=1.0\nsold=True", [0]),
-        ("genres='Comedy'", [0, 4]),
-        ("price=1 or price=50", [0, 2]),
-    ],
-)
+@pytest.mark.parametrize(("text", "rows"), [
+    ("price <= 50 and c0_name = 'Beauty'", [0]),
+    ("not (price > 5)", [0, 4]),  # the missing price is neither
+    ("PRICE IS NOT NULL AND Price <> 1", [2, 3, 4]),
+    ("price not between -3 and 1", [2, 3]),
+    ("price in (1, -3.0)", [0, 4]),
+    ("c0_name not in ('Beauty')", [3, 4]),
+    ("name like '%100% _作%' or name ilike '%BE%'", [1, 3]),
+    ("name not ilike '%b%' and name not like '%z%'", [3, 4]),
+    ("name = 'it''s 100% 手作り'", [3]),
+    ("\"Brand Name\" >= 'd' and ((price < 100.))", [3, 4]),
+    ("price = c0_id and 1.5 > c0_id", [0]),
+    ("weight = 1.1 or weight >= 5.5", [0, 4]),
+    ("price < 99999999999999999999 and price > -1e400", [0, 2, 3, 4]),
+    ("not " * 3000 + "price = 1", [0]),
+    ("sold != true", [1]),
+    ("genres <> 'Comedy'", [1]),  # of a bag one value that fits is enough
+    ("genres like 'C%n''s' or genres in ('Drama')", [0, 1]),
+    ("genres is null", [2, 3]),
+    ("genres=Children's", [0]),  # FIELD=VALUE
+    ("name=lip balm", [0]),
+    ("genres=Comedy\nprice=1.0\nsold=True", [0]),
+    ("price=1 or price=50", [0, 2]),
+])  # fmt: skip
 def test_what_a_filter_leaves(text: str, rows: list[int]) -> None:
     found, notes = matching(ITEMS, text)
     assert found.dtype == np.int64 and found.tolist() == rows and not notes
 
 
-@pytest.mark.parametrize(
-    ("text", "names"),
-    [
-        ("", "found ''; give a condition"),
-        ("prise <= 50", r"no attribute 'prise' \(did you mean 'price'\?\); there are name, price, weight, c0_name"),
-        ('c0_name = "Beauty"', "no attribute 'Beauty'.*a text stands in single quotes: 'Beauty'"),
-        ("genres=Comedy and price < 5", "no attribute 'Comedy'.*single quotes"),
-        ("prise=5", "no attribute 'prise'"),
-        ("price <= 50 andd c0_name = 'a'", "andd c0_name.* is not expected"),
-        ("price >", "ends too early"),
-        ("(price > 1", "ends too early"),
-        ("price = 1) or (1 = 1", r"'\) or"),
-        ("c0_name = 'a", "a quote is never closed"),
-        ("lower(name) = 'x'", r"\(name\)"),
-        ("price = 1; drop table items", "; drop"),
-        ("price = 'abc'", "attribute 'price' is a number and 'abc' a text"),
-        ("price=abc", "attribute 'price' is a number and 'abc' a text"),
-        ("c0_name in ('Beauty', 5)", "attribute 'c0_name' is a text and 5 a number"),
-        ("price > c0_name", "attribute 'price' is a number and attribute 'c0_name' a text"),
-        ("price like '1%'", "attribute 'price' is a number"),
-        ("name = genres", "attribute 'genres': one has several values"),
-        ("1 = 1", "1: a constant|no attribute '1'"),
-        ("day = 'x'", "attribute 'day' is of type date32"),
-        ("c0_name = 'Beuty'", r"leaves none of 5 items: no item has the c0_name 'Beuty' \(did you mean 'Beauty'\?\)"),
-        ("name = '\udcff'", "characters that are no text"),
-        ("price = 1 or " * 10_000 + "price = 2", "130,009 characters; at most 100,000"),
-    ],
-)
+@pytest.mark.parametrize(("text", "names"), [
+    ("", "found ''; give a condition"),
+    ("prise <= 50", r"no attribute 'prise' \(did you mean 'price'\?\); there are name, price, weight, c0_name"),
+    ('c0_name = "Beauty"', "no attribute 'Beauty'.*a text stands in single quotes: 'Beauty'"),
+    ("price <= 50 andd c0_name = 'a'", "andd c0_name.* is not expected"),
+    ("price >", "ends too early"),
+    ("c0_name = 'a", "'a.* is not expected"),
+    ("lower(name) = 'x'", r"\(name\)"),
+    ("price = 1; drop table items", "; drop"),
+    ("price=abc", "attribute 'price' is a number and 'abc' a text"),
+    ("price > c0_name", "attribute 'price' is a number and attribute 'c0_name' a text"),
+    ("name = genres", "what has several values compares with a constant"),
+    ("1 = 1", "1 is a number and 1 a number; compare an attribute"),
+    ("day = 'x'", "attribute 'day' is of type date32"),
+    ("c0_name = 'Beuty'", r"leaves none of 5 items: no item has the c0_name 'Beuty' \(did you mean 'Beauty'\?\)"),
+    ("price = 1 or " * 10_000 + "price = 2", "at most 100,000"),
+])  # fmt: skip
 def test_what_is_refused(text: str, names: str) -> None:
     with pytest.raises(UserError, match=f"^where: .*{names}"):
         matching(ITEMS, text)
@@ -108,7 +86,6 @@ def test_values_that_no_item_has_are_noted() -> None:
 def test_words_of_a_command_line() -> None:
     assert joined(["price", "<=", "5"]) == "price <= 5"
     assert matching(ITEMS, joined(["genres=Comedy", "price=1"]))[0].tolist() == [0]
-    assert matching(ITEMS, joined(["genres=Children's"]))[0].tolist() == [0]
 
 
 # --- against NumPy ----------------------------------------------------------------------------------------------------
@@ -170,7 +147,7 @@ def tables_and_cases(draw: st.DrawFn) -> tuple[pa.Table, Case]:
     ), max_leaves=5))  # fmt: skip
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(tables_and_cases())
 def test_filters_are_masks(drawn: tuple[pa.Table, Case]) -> None:
     table, (text, true, _) = drawn

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ import pytest
 from helpers import call, ranked, write_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed import histories
-from preparing import prepared
 
 from jaxrec.data.dataset import Dataset, Sessions, open_sessions
 from jaxrec.evaluate import evaluate, evaluate_baselines
@@ -26,7 +23,6 @@ from jaxrec.feeds.lanes import lane_feed
 from jaxrec.feeds.packed import packed_feed
 from jaxrec.recommend import Recommender
 from jaxrec.run import open_run
-from jaxrec.tasks.sessions.judge import scored_rows
 
 Event = tuple[int, int, int]  # user, item, time
 N_ITEMS = 12
@@ -55,14 +51,10 @@ def raw_sequences(dataset: Dataset, split: str) -> list[list[int]]:
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     text = "u,i,t\n" + "".join(f"{u},{i},{t}\n" for u, i, t in make_events(0))
     out = tmp_path_factory.mktemp("leave_one_out") / "data"
-    prepared(out, "events", text, "--session=u", "--item=i", "--time=t", "--time-unit=order", "--min-item-support=2",
-             "--split=leave_one_out")  # fmt: skip
+    (raw := out.with_suffix(".csv")).write_text(text)
+    words = ["--session", "u", "--item", "i", "--time", "t", "--time-unit", "order", "--min-item-support", 2]
+    assert call("prepare", "events", "--raw", raw, *words, "--split", "leave_one_out", "--out", out) == 0
     return open_sessions(out)
-
-
-# ---- feeds -----------------------------------------------------------------------------------------------------------
-
-LENGTHS = st.lists(st.integers(1, 14), min_size=1, max_size=40)
 
 
 def last_only(lengths: list[int]) -> Sessions:
@@ -72,48 +64,19 @@ def last_only(lengths: list[int]) -> Sessions:
     return Sessions(events.astype(np.int32), events, offsets, last_only=True)
 
 
-def whole_histories(sessions: Sessions) -> list[list[int]]:
-    ends = zip(sessions.offsets[:-1].tolist(), sessions.offsets[1:].tolist(), strict=True)
-    return [list(range(low, high)) for low, high in ends if high - low > 1]
-
-
-@given(LENGTHS, st.integers(1, 8), st.integers(1, 60), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
-def test_the_packed_feed_scores_the_last_event_after_its_window(
-    lengths: list[int], window: int, batch: int, steps: int
-) -> None:
+@given(st.lists(st.integers(1, 14), min_size=1, max_size=30), st.integers(1, 8), st.integers(1, 60), st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_feeds_score_the_last_event_of_each_session(lengths: list[int], window: int, batch: int, steps: int) -> None:
     sessions = last_only(lengths)
-    feed = packed_feed(sessions, window, Plan(max(batch, window), steps, "time", 0, 0))
-    blocks = [jax.tree.map(np.asarray, block) for block in feed.epoch(0)]
-    found = [history for block in blocks for history in histories(block)]
-    wanted = [tuple(events[-window - 1 :]) for events in whole_histories(sessions)]
-    assert sorted(found) == sorted(wanted) and feed.pairs == len(wanted)
-    _, rows, _ = feed.like().input.shape
-    assert rows * window <= max(batch, window) + 2 * window or rows == 1
-
-
-def test_lanes_read_whole_sessions_and_score_the_last_event() -> None:
-    sessions = last_only([5, 1, 2, 9, 3, 3, 1, 6])
-    feed = lane_feed(sessions, Plan(3, 4, "time", 0, 0))
-    blocks = list(feed.epoch(0))
-    source, target, _, weight = jax.tree.map(lambda *leaves: np.concatenate(leaves), *blocks)
-    assert sorted(target[weight > 0].tolist()) == [events[-1] for events in whole_histories(sessions)]
-    assert feed.pairs == int(weight.sum()) == 6
-    every = lane_feed(replace(sessions, last_only=False), Plan(3, 4, "time", 0, 0))
-    assert every.pairs == 30 - 8
-    np.testing.assert_array_equal(source, np.concatenate([np.asarray(block.input) for block in every.epoch(0)]))
+    plan = Plan(max(batch, window), steps, "time", 0, 0)
+    for feed in (packed_feed(sessions, window, plan), lane_feed(sessions, plan)):
+        blocks = [jax.tree.map(np.asarray, block) for block in feed.epoch(0)]
+        found = np.concatenate([block.target[block.weight > 0] for block in blocks])
+        wanted = [end - 1 for end, length in zip(sessions.offsets[1:], lengths, strict=True) if length > 1]
+        assert sorted(found) == wanted and feed.pairs == len(wanted)
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("count", "room"), [(0, 1), (1, 1), (2, 2), (3, 4), (8, 8), (9, 16)])
-def test_only_scored_rows_are_ranked(count: int, room: int) -> None:
-    valid = np.zeros(40, bool)
-    valid[3 : 3 + 2 * count : 2] = True
-    rows, live = scored_rows(valid)
-    assert len(rows) == len(live) == room and live.sum() == count
-    assert rows[live].tolist() == np.flatnonzero(valid).tolist()
 
 
 def rank(scores: Mapping[int, float], target: int) -> int:
@@ -177,14 +140,3 @@ def test_baselines_see_the_whole_history_and_are_scored_once_a_user(dataset: Dat
         assert (spop[f"recall@{k}"], spop[f"mrr@{k}"]) == pytest.approx(metrics_of(ranks, k), abs=1e-6)
     for name, result in found["baselines"].items():
         assert result["recall@5"] * len(test) == pytest.approx(round(result["recall@5"] * len(test)), abs=1e-4), name
-
-
-def test_a_second_validation_split_is_refused(
-    dataset: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = write_config(tmp_path / "c.yaml", dataset.path, evaluation={"k": [3]}, training={"metric": "mrr@3"})
-    assert call("train", "--config", config, "--run", tmp_path / "run") == 2
-    assert "brings a validation split; set the field to 0" in capsys.readouterr().err
-    words = ["--data", dataset.path, "--baselines", "pop", "--k", 5, "--validation-fraction", 0.1]
-    assert call("evaluate", *words) == 2
-    assert f"--validation-fraction: {dataset.path} brings a validation split; leave it out" in capsys.readouterr().err

@@ -223,10 +223,8 @@ def test_a_schema_selects_its_fields(tmp_path: Path) -> None:
     assert [field.name for field in chosen.fields] == ["tags", "user"]
     assert chosen.columns(("user",)).tolist() == [2]
     assert (chosen.item, schema.select(None)) == ("item", schema)
-    with pytest.raises(UserError, match=r"no field 'genres' \(did you mean 'genre'\?\); there are user, genre"):
+    with pytest.raises(UserError, match=r"'genres': no such field \(did you mean 'genre'\?\); there are user, genre"):
         schema.select(("genres",))
-    with pytest.raises(UserError, match=r"user, user names a field twice$"):
-        schema.select(("user", "user"))
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------

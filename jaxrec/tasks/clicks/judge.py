@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -60,11 +60,8 @@ class Judge:
     def __call__(
         self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
     ) -> Judged:
-        """AUC, log loss, calibration error, and the rankings of each user's rows at ``ks``; ``logit`` float32[n].
-
-        Args:
-            top: of no use here.
-            update: called after each block, for a progress bar.
+        """AUC, log loss, calibration error, and the rankings of each user's rows at ``ks``; ``logit`` float32[n]. See
+        ``jaxrec.tasks.base.Judge``.
         """
         found = []
         for block in self._feed.epoch(0):
@@ -72,13 +69,12 @@ class Judge:
             if update is not None:
                 update()
         logits = np.concatenate([np.asarray(part) for part in found])[: len(self.rows)]
-        users = known_users(self.rows.users)
-        return Judged(click_metrics(logits, self.rows.labels, users, ks), {"logit": logits})
+        return Judged(click_metrics(logits, self.rows.labels, known_users(self.rows), ks), {"logit": logits})
 
 
-def known_users(users: np.ndarray) -> np.ndarray | None:
+def known_users(rows: Rows) -> np.ndarray | None:
     """int32[n] to rank by: unknown users, who are not one, as -1, in no ranking; None where all are unknown."""
-    return np.where(users > 0, users, -1) if np.any(users) else None
+    return np.where(rows.users > 0, rows.users, -1) if np.any(rows.users) else None
 
 
 def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:
@@ -90,14 +86,12 @@ def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits
     numbers = [field.name for field in dataset.schema.numerical]
     picked = [numbers.index(name) for name in data.fields if name in numbers]
     columns = rows.columns[:, dataset.schema.columns(data.fields)]
-    chosen = Rows(columns, rows.numbers[:, picked], rows.labels, rows.ratings, rows.times, rows.users)
-    return chosen, splits
+    return replace(rows, columns=columns, numbers=rows.numbers[:, picked]), splits
 
 
 def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
     """The rows with values that training does not hold replaced by the unknown one."""
-    columns = known(schema, rows.columns, counts)
-    return Rows(columns, rows.numbers, rows.labels, rows.ratings, rows.times, rows.users)
+    return replace(rows, columns=known(schema, rows.columns, counts))
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------
@@ -109,14 +103,14 @@ def evaluate(asked: Asked) -> Report:
     compared = [] if asked.baselines is None else parse_baselines(asked.baselines, BASELINES, "of rows")
     assert isinstance(dataset, RowsDataset)
     rows, splits = selected_rows(run.config, dataset)
-    chosen = _chosen(splits, split, dataset.path)
+    chosen = _chosen(splits, split, dataset)
     _, model, weights, which = load(run)
     begin = time.perf_counter()
     known = known_rows(run.schema, rows.take(chosen), run.value_counts())
     judge = Judge(model, known)
     with progress(f"evaluate: {split}", judge.blocks) as update:
         judged = judge(weights, ks, update=update)
-    logits, users = judged.arrays["logit"], known_users(known.users)
+    logits, users = judged.arrays["logit"], known_users(known)
     result: dict[str, Any] = {
         "split": split,
         "rows": len(known),
@@ -125,56 +119,55 @@ def evaluate(asked: Asked) -> Report:
         **judged.metrics,
         "seconds": round(time.perf_counter() - begin, 3),
         "question": asked.question(which),
+        **_chance(known, ks),
     }
-    if users is not None:
-        result["chance"] = random_user_ranking(known.labels, users, ks)
-    held = held_by(RowData.of(run.config.data), dataset.rows(), dataset.schema, splits.train, chosen, impressions=True)
+    groups, notes = groups_of(dataset, rows, splits.train, chosen, asked.by), []
     if split != "train":
+        data = RowData.of(run.config.data)
+        held = held_by(data, dataset.rows(), dataset.schema, splits.train, chosen, impressions=True)
         result["repeats"] = counted(splits, held)
-    result["groups"] = {
-        name: _defined(by_group(logits, known.labels, users, group, titles, ks))
-        for name, (group, titles) in groups_of(dataset, rows, splits.train, chosen, asked.by).items()
-    }
-    if asked.by is None and split != "train" and held.any():
-        result["groups"]["pair"] = _defined(by_group(logits, known.labels, users, held, PAIRS, ks))
+        notes = in_words(result["repeats"], len(known), split)
+        if asked.by is None and held.any():
+            groups["pair"] = held, list(PAIRS)
+    result["groups"] = {}
+    for name, (group, titles) in groups.items():
+        parts = by_group(logits, known.labels, users, group, titles, ks)
+        result["groups"][name] = {title: metrics for title, metrics in parts.items() if metrics["rows"]}
     if compared:
         result["baselines"] = measure(compared, dataset, run.schema, rows, splits.train, chosen, ks)
     picture, reliable = run.path / f"eval-{split}-reliability.png", calibration(sigmoid(logits), known.labels)
     page = (picture, lambda: reliability(reliable, picture, f"{run.path.name}, {split}"))
-    notes = in_words(result["repeats"], len(known), split) if "repeats" in result else []
     return Report(result, ks, COLUMNS, notes, [page])
 
 
-def _defined(groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {title: metrics for title, metrics in groups.items() if metrics["rows"]}
-
-
-def _chosen(splits: RowSplits, split: str, path: Path) -> np.ndarray:
+def _chosen(splits: RowSplits, split: str, dataset: RowsDataset) -> np.ndarray:
     chosen: np.ndarray = getattr(splits, split)
     if not len(chosen):
-        raise UserError(f"{path}: the {split} split is empty; choose another --split")
+        raise UserError(f"{dataset.path}: the {split} split is empty; choose another --split")
     return chosen
+
+
+def _chance(rows: Rows, ks: Sequence[int]) -> dict[str, Any]:
+    users = known_users(rows)
+    return {} if users is None else {"chance": random_user_ranking(rows.labels, users, ks)}
 
 
 def groups_of(
     dataset: RowsDataset, rows: Rows, train: np.ndarray, chosen: np.ndarray, wanted: Sequence[str] | None
 ) -> dict[str, tuple[np.ndarray, list[str]]]:
     """int[n] group of each chosen row and the groups' titles, by ``activity``, the quartile of the user's number of
-    training rows, and by fields of the user."""
-    schema = dataset.schema
-    if schema.user is None:
-        if wanted:
-            raise UserError(f"--groups: {dataset.path} has no user field; leave the option out")
-        return {}
-    fields = [f for f in schema.coded if f.side == "user" and f.kind == "categorical" and f.name != schema.user]
-    names = [ACTIVITY, *(field.name for field in fields)]
+    training rows, and by fields of the user.
+    """
+    schema, names = dataset.schema, []
+    if schema.user is not None:
+        fields = [f for f in schema.side("user").coded if f.kind == "categorical" and f.name != schema.user]
+        names = [ACTIVITY, *(field.name for field in fields)]
+        wanted = [ACTIVITY, *(f.name for f in fields if f.size <= MOST_VALUES)] if wanted is None else wanted
+    found = {}
     for name in wanted or ():
         if name not in names:
-            raise UserError(f"--groups {name}: no such group{nearest(name, names)}; there are {', '.join(names)}")
-    if wanted is None:
-        wanted = [ACTIVITY, *(field.name for field in fields if field.size <= MOST_VALUES)]
-    found = {}
-    for name in wanted:
+            known = ", ".join(names) or "none without a user field"
+            raise UserError(f"--groups {name}: no such group{nearest(name, names)}; there are {known}")
         if name == ACTIVITY:
             found[name] = _by_activity(rows.users, train, rows.users[chosen])
         else:
@@ -199,29 +192,23 @@ def evaluate_baselines(
     data: RowsDataset, split: str, ks: Sequence[int] | None, names: Sequence[str], fraction: float = 0.0,
     coverage: bool = True, protocol: str | None = None,
 ) -> Report:  # fmt: skip
-    """Metrics of baselines without a run.
-
-    Args:
-        fraction, protocol: ``data.validation_fraction`` and ``data.protocol``; None for ``rows``.
-        coverage: of sessions; rows have none.
+    """Metrics of baselines without a run; ``fraction`` and ``protocol`` are ``data.validation_fraction`` and
+    ``data.protocol``; ``coverage`` belongs to sessions.
     """
+    compared = parse_baselines(names, BASELINES, "of rows")
     if not coverage:
         raise UserError(f"--no-coverage: belongs to sessions, and {data.path} has none; leave it out")
-    compared = parse_baselines(names, BASELINES, "of rows")
     if data.all_positive:
-        rows = data.manifest["counts"]["rows"]
-        raise UserError(f"--baselines: those of rows predict labels, and all {rows:,} rows of {data.path} are "
-                        "positive; train two_tower on them and measure als and others beside it with --run DIR "
-                        "--baselines all")  # fmt: skip
+        raise UserError(f"--baselines: those of rows predict labels, and all of {data.path} are positive; train "
+                        "two_tower on them and measure als and others beside it")  # fmt: skip
     section = {"path": str(data.path), "protocol": protocol or "rows", "validation_fraction": fraction}
     section |= {"test_fraction": 0.1} if protocol == "paper" else {}
     config = configuration.parse({"data": section, "model": {"name": "autoint"}, "training": {"metric": "auc"}})
     data.verify()
     rows, splits = selected_rows(config, data)
-    chosen, ks = _chosen(splits, split, data.path), ks or [10]
+    chosen, ks = _chosen(splits, split, data), ks or [10]
     result: dict[str, Any] = {"split": split, "rows": len(chosen), "fitted_on": len(splits.train)}
-    if (users := known_users(rows.users[chosen])) is not None:
-        result["chance"] = random_user_ranking(rows.labels[chosen], users, ks)
+    result |= _chance(rows.take(chosen), ks)
     result["baselines"] = measure(compared, data, data.schema, rows, splits.train, chosen, ks)
     return Report(result, ks, COLUMNS)
 
@@ -236,37 +223,22 @@ def measure(
         names: of ``BASELINES``; where the data has no user and item fields, ``logistic`` is the only one.
         schema: the fields that ``rows`` has.
     """
-    users, names = known_users(rows.users[chosen]), _possible(names, dataset)
-    every, *sizes = _rating_rows(dataset, rows) if set(names) != {LOGISTIC} else (None, 0, 0)
-    found = {}
+    every, asked, found = dataset.schema, rows.take(chosen), {}
+    if every.user is None or every.item is None:
+        names = [LOGISTIC] if set(names) == set(BASELINES) else names
     for name in names:
         begin = time.perf_counter()
         if name == LOGISTIC:
-            logits = fit_logistic(schema, rows.take(train)).logits(schema, rows.take(chosen))
+            logits = fit_logistic(schema, rows.take(train)).logits(schema, asked)
+        elif every.user is None or every.item is None:
+            raise UserError(f"--baselines {name}: {dataset.path} has no user and item fields, which it needs; there is "
+                            f"{LOGISTIC}")  # fmt: skip
         else:
-            assert every is not None
-            fitted = held_out_calibration(RATING_BASELINES[name], every.take(train), *sizes)
-            logits = fitted.logits(every.user[chosen], every.item[chosen])
-        found[name] = click_metrics(logits, rows.labels[chosen], users, ks)
+            user, item = dataset.rows().columns[:, every.columns((every.user, every.item))].T
+            pairs = RatingRows(user, item, rows.ratings, rows.labels)
+            sizes = every.size(every.user), every.size(every.item)
+            fitted = held_out_calibration(RATING_BASELINES[name], pairs.take(train), *sizes)
+            logits = fitted.logits(pairs.user[chosen], pairs.item[chosen])
+        found[name] = click_metrics(logits, asked.labels, known_users(asked), ks)
         found[name]["seconds"] = round(time.perf_counter() - begin, 3)
     return found
-
-
-def _possible(names: Sequence[str], dataset: RowsDataset) -> Sequence[str]:
-    """The names, without those of user and item where all were asked for and the data has no such fields."""
-    if dataset.schema.user is not None and dataset.schema.item is not None:
-        return names
-    if set(names) <= {LOGISTIC} or set(names) == set(BASELINES):
-        return [LOGISTIC]
-    wrong = next(name for name in names if name != LOGISTIC)
-    raise UserError(f"--baselines {wrong}: {dataset.path} has no user and item fields, which it needs; there is "
-                    f"{LOGISTIC}")  # fmt: skip
-
-
-def _rating_rows(dataset: RowsDataset, rows: Rows) -> tuple[RatingRows, int, int]:
-    """Users, items, ratings and labels of all rows, and how many users and items there are, the unknown ones too."""
-    schema = dataset.schema
-    columns = np.asarray(dataset.array("rows/columns.npy"))
-    user, item = (columns[:, schema.columns((str(side),))[0]] for side in (schema.user, schema.item))
-    sizes = {field.name: field.size for field in schema.fields}
-    return RatingRows(user, item, rows.ratings, rows.labels), sizes[str(schema.user)], sizes[str(schema.item)]

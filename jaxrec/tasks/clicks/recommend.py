@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
-from jaxrec.data.codes import Columns, FieldCodes
-from jaxrec.data.entities import Entities, Profiles
+from jaxrec.data.codes import Columns, Entities, FieldCodes, Profiles
 from jaxrec.data.given import columns_of, read_time
 from jaxrec.errors import UserError, one_line
 from jaxrec.models.base import ClickModel
@@ -36,8 +35,7 @@ class Explanation:
 
     Attributes:
         title: what is predicted.
-        fields: names of the fields, F.
-        values: what stands in them, as text.
+        fields, values: names of the fields, F, and what stands in them, as text.
         weights: of each interacting layer float32[heads, F, F]: how much the row's field draws from the column's; rows
             sum to 1.
         probability: of a positive label.
@@ -118,8 +116,13 @@ class ClickRecommender:
             asked.append(self._asked(query, said[-1]))
             gone = self.past.seen(self.profiles.index(query.user), seen)[0]
             candidates.append(np.setdiff1d(np.flatnonzero(mask), gone))
-        scores = self._scores(asked, candidates)
-        return [self._answer(*one, k) for one in zip(candidates, scores, said, strict=True)]
+        answers = []
+        for items, logits, own in zip(candidates, self._scores(asked, candidates), said, strict=True):
+            order = np.argsort(-logits, kind="stable")[:k]
+            known = self.items.items.known(items[order])
+            best = map(Item, self.items.items.decode(items[order]), expit(np.float64(logits[order])).tolist(), known)
+            answers.append(Answer(list(best), list(dict.fromkeys([*own, *([] if len(order) else [NOTHING_LEFT])]))))
+        return answers
 
     def explain(self, query: Query, item: Any) -> Explanation:
         """The prediction for one item, and what the interacting layers attended to."""
@@ -146,15 +149,14 @@ class ClickRecommender:
             raise UserError(f"rows: no column is a field of the run; those are {', '.join(fields)}")
         if not n:
             return np.zeros(0, np.float32)
-        values: dict[str, np.ndarray] = {
-            name: np.repeat(value[None], n, axis=0) for name, value in self._usual(None, []).items()
-        }
+        values = {name: np.repeat(value[None], n, axis=0) for name, value in self._usual(None, []).items()}
         for side in (self.users, self.items):
-            if side is not None:
-                values |= _known(side, given.get(side.name, [None] * n))
-        values |= {
-            name: self.codes.encode_all(fields[name], column, []) for name, column in given.items() if name in fields
-        }
+            if side is not None:  # nothing is known of unknown ones
+                index, nothing = np.maximum(side.items.encode(given.get(side.name, [None] * n)), 0), side.nothing()
+                for name, value in side.values(index).items():
+                    known = (index > 0).reshape(-1, *[1] * (value.ndim - 1))
+                    values[name] = np.where(known, value, nothing[name])
+        values |= {name: self.codes.encode_all(fields[name], given[name]) for name in given if name in fields}
         return np.asarray(expit(np.float64(self._score(*self.codes.stacked(self.schema.fields, values)))), np.float32)
 
     # ---- rows --------------------------------------------------------------------------------------------------------
@@ -163,7 +165,7 @@ class ClickRecommender:
         """The fields of the user and the occasion."""
         return self.profiles.read(query.user, query.profile, self._usual(query.at, notes), notes)
 
-    def _usual(self, at: Any, notes: list[str]) -> Columns:
+    def _usual(self, at: Any, notes: list[str]) -> dict[str, np.ndarray]:
         """Of somebody new at a time; None: at that of the data's last row."""
         time = read_time(at)
         seconds = int(self.run.kept("last_time")[0]) if time is None else time // 1000
@@ -178,14 +180,11 @@ class ClickRecommender:
 
     def _scores(self, asked: Sequence[Columns], items: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         """float32 logits of the items of each who asks; some are asked together, so that calls are full."""
-        start = 0
+        start, ends = 0, np.cumsum([0, *map(len, items)])
         while start < len(asked):
-            stop, rows = start + 1, len(items[start])
-            while stop < len(asked) and rows + len(items[stop]) <= CHUNK:
-                rows += len(items[stop])
-                stop += 1
+            stop = max(start + 1, int(np.searchsorted(ends, ends[start] + CHUNK, side="right")) - 1)
             logits = self._score(*self._rows(asked[start:stop], items[start:stop]))
-            yield from np.split(logits, np.cumsum([len(one) for one in items[start:stop]])[:-1])
+            yield from np.split(logits, ends[start + 1 : stop] - ends[start])
             start = stop
 
     def _score(self, columns: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -197,23 +196,6 @@ class ClickRecommender:
             padded = [jnp.asarray(np.pad(one, ((0, CHUNK - n), (0, 0)), mode="edge")) for one in part]
             found.append(np.asarray(self._logits(self._params, self._tables, *padded))[:n])
         return np.concatenate(found)
-
-    def _answer(self, items: np.ndarray, logits: np.ndarray, notes: list[str], k: int) -> Answer:
-        order = np.argsort(-logits, kind="stable")[:k]
-        best, probabilities = items[order], expit(np.float64(logits[order])).tolist()
-        notes = notes if len(best) else [*notes, NOTHING_LEFT]
-        known = self.items.items.known(best)
-        return Answer(list(map(Item, self.items.items.decode(best), probabilities, known)), list(dict.fromkeys(notes)))
-
-
-def _known(side: Entities, raw: Sequence[Any]) -> Mapping[str, np.ndarray]:
-    """What is known of users or items; nothing of unknown ones."""
-    index = np.maximum(side.items.encode(raw), 0)
-    values, nothing = side.values(index), side.nothing()
-    return {
-        name: np.where((index > 0).reshape(-1, *[1] * (value.ndim - 1)), value, nothing[name])
-        for name, value in values.items()
-    }
 
 
 Recommender = ClickRecommender

@@ -6,8 +6,8 @@ from jaxrec.baselines.logistic import fit_logistic
 from jaxrec.cli.command import progress
 from jaxrec.config import Config
 from jaxrec.data.retrieval import value_counts
-from jaxrec.data.rows import Rows, RowsDataset
-from jaxrec.data.splits import RowData, RowSplits, held_by
+from jaxrec.data.rows import RowsDataset
+from jaxrec.data.splits import RowData, held_by
 from jaxrec.errors import UserError
 from jaxrec.models.base import ClickModel, make_click_model
 from jaxrec.run import Run
@@ -19,12 +19,20 @@ from jaxrec.training.block import training_plan
 
 
 def make(config: Config, dataset: RowsDataset) -> Task:
-    """Labels of rows."""
+    """Labels of rows. Before an epoch is trained: a split of one class has nothing to teach, and no AUC."""
     schema = dataset.schema.select(config.data.fields)
-    _check_labels(dataset)
+    if dataset.all_positive:
+        rows = dataset.manifest["counts"]["rows"]
+        raise UserError(f"model.name: autoint tells positive rows from others, and all {rows:,} rows of {dataset.path} "
+                        f"are positive; choose two_tower, which learns from positives alone, or prepare "
+                        "the data again with rows of both classes")  # fmt: skip
     rows, splits = selected_rows(config, dataset)
     check_early_stopping(config, len(splits.validation))
-    _check_classes(dataset, rows, splits)
+    for name in ("train", "validation"):
+        labels = rows.labels[getattr(splits, name)]
+        if len(labels) and labels.min() == labels.max():
+            raise UserError(f"{dataset.path}: the {len(labels):,} labels of the {name} split are all {labels[0]:g}; "
+                            "change data.protocol, or the fractions")  # fmt: skip
     if dataset.schema.user is None and "@" in config.training.metric:
         raise UserError(f"training.metric: {config.training.metric} ranks each user's rows, and {dataset.path} has no "
                         "user field; choose auc or log_loss")  # fmt: skip
@@ -48,24 +56,6 @@ def make(config: Config, dataset: RowsDataset) -> Task:
         ),
         {"value_counts": counts, **history(dataset)},
     )
-
-
-def _check_labels(dataset: RowsDataset) -> None:
-    """Refuse data of positives alone where labels are to be predicted."""
-    if dataset.all_positive:
-        rows = dataset.manifest["counts"]["rows"]
-        raise UserError(f"model.name: autoint tells positive rows from others, and all {rows:,} rows of {dataset.path} "
-                        f"are positive; choose two_tower, which learns from positives alone, or prepare "
-                        "the data again with rows of both classes")  # fmt: skip
-
-
-def _check_classes(dataset: RowsDataset, rows: Rows, splits: RowSplits) -> None:
-    """Before an epoch is trained: a split of one class has nothing to teach, and no AUC."""
-    for name, chosen in (("training", splits.train), ("validation", splits.validation)):
-        labels = rows.labels[chosen]
-        if len(labels) and labels.min() == labels.max():
-            raise UserError(f"{dataset.path}: the {len(labels):,} labels of the {name} split are all {labels[0]:g}; "
-                            "change data.protocol, or the fractions")  # fmt: skip
 
 
 def build(run: Run) -> ClickModel:

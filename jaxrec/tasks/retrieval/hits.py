@@ -25,8 +25,7 @@ def item_categories(dataset: RowsDataset, name: str | None) -> np.ndarray | None
     if name not in names:
         raise UserError(f"evaluation.category: no categorical field '{name}' of the item{nearest(name, names)}; there "
                         f"are {', '.join(names)}")  # fmt: skip
-    column: np.ndarray = np.asarray(dataset.array("items.npy"))[:, items.columns((name,))[0]]
-    return column
+    return np.asarray(dataset.array("items.npy")[:, items.columns((name,))[0]])
 
 
 def answered(
@@ -58,14 +57,12 @@ def expected(
         had: uint32[n, words], bits of items that are no candidates; the target is one all the same.
     """
     n, v = len(targets), len(scores)
-    plain = not had.any()  # then one row of scores serves all queries
-    rows = n if plain else max(1, CELLS // v)
+    plain = None if had.any() else np.where(np.arange(v) > 0, scores, -np.inf)  # one row of scores for all queries
+    rows = max(1, CELLS // v if plain is None else n)
     parts: list[Hits] = []
-    for start in range(0, n, max(1, rows)):
+    for start in range(0, n, rows):
         part = slice(start, start + rows)
-        asked = (
-            np.where(np.arange(v) > 0, scores, -np.inf) if plain else candidates_alone(scores, targets[part], had[part])
-        )
+        asked = candidates_alone(scores, targets[part], had[part]) if plain is None else plain
         found = {f"hit_rate@{k}": expected_hits(asked, targets[part], k) for k in ks}
         if categories is not None:
             wanted = categories[targets[part]]
@@ -75,7 +72,7 @@ def expected(
 
 
 def candidates_alone(scores: np.ndarray, targets: np.ndarray, had: np.ndarray) -> np.ndarray:
-    """float[n, V]: float[n, V] or [V] scores with -inf for what is no candidate; see ``expected``."""
+    """float[n, V]: float[V] scores with -inf for what is no candidate; see ``expected``."""
     bits = np.unpackbits(had.view(np.uint8), axis=1, bitorder="little", count=scores.shape[-1]).astype(bool)
     bits[:, 0] = True
     bits[np.arange(len(targets)), targets] = False
@@ -86,27 +83,18 @@ def oracle(
     asked: Queries, numbers: Sequence[str], categories: np.ndarray | None, ks: Sequence[int]
 ) -> dict[str, dict[str, float]]:
     """The best that any model of the customers' fields can do on the very rows it has seen: with all fields that are
-    read, and without each of the numbers, which are often drawn at random.
-
-    Args:
-        numbers: names of the columns of ``asked.numbers``.
+    read, and without each of the ``numbers``, the columns of ``asked.numbers``, which are often drawn at random.
     """
-    found = {"all fields": _oracle(asked.columns, asked.numbers, asked.items, categories, ks)}
-    for place, name in enumerate(numbers):
-        fewer = np.delete(asked.numbers, place, axis=1)
-        found[f"without {name}"] = _oracle(asked.columns, fewer, asked.items, categories, ks)
-    return found
-
-
-def _oracle(
-    columns: np.ndarray, numbers: np.ndarray, targets: np.ndarray, categories: np.ndarray | None, ks: Sequence[int]
-) -> dict[str, float]:
-    both = np.concatenate([columns.astype(np.float64), numbers.astype(np.float64)], axis=1)
-    _, groups = np.unique(both, axis=0, return_inverse=True)
-    found = {f"hit_rate@{k}": oracle_hits(groups.reshape(-1), targets, k) for k in ks}
-    if categories is not None:
-        found |= {f"category_hit@{k}": oracle_hits(groups.reshape(-1), categories[targets], k) for k in ks}
-    return found
+    wholes = {"all fields": asked.numbers}
+    wholes |= {f"without {name}": np.delete(asked.numbers, place, axis=1) for place, name in enumerate(numbers)}
+    result = {}
+    for title, chosen in wholes.items():
+        fields = np.concatenate([asked.columns.astype(np.float64), chosen.astype(np.float64)], axis=1)
+        groups = np.unique(fields, axis=0, return_inverse=True)[1].reshape(-1)
+        result[title] = {f"hit_rate@{k}": oracle_hits(groups, asked.items, k) for k in ks}
+        if categories is not None:
+            result[title] |= {f"category_hit@{k}": oracle_hits(groups, categories[asked.items], k) for k in ks}
+    return result
 
 
 def means(hits: Hits) -> dict[str, float]:

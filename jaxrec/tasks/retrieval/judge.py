@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -37,12 +37,9 @@ DEFAULT_FOLDS = 10
 
 
 class Judge:
-    """Ranks each positive of a split among the items that its user does not have yet.
+    """Ranks each positive of a split, row numbers ``part``, among the items that its user does not have yet.
 
     What does not count as a candidate: the user's other positives, of training and of the split; the unknown item.
-
-    Args:
-        part: row numbers of the split.
 
     Attributes:
         queries: the split's positives.
@@ -91,31 +88,26 @@ def rank_queries(
         had: uint32[users, words], ``positive_bits`` of what does not count.
         memory: MiB of scores that are held at once.
     """
-    ranks, best = [np.zeros(0, np.float32)], [np.zeros((0, k), np.int32)]
-    size = block_size(len(items), memory)
-    for part, rows in _parts(len(asked.users), MOST_QUERIES):
-        users, targets = (np.pad(one[part], (0, rows - len(one[part]))) for one in (asked.users, asked.items))
-        own = jnp.pad(queries[part], ((0, rows - len(queries[part])), (0, 0)))
-        among = Candidates(without=jnp.asarray(_without(had, users)))
-        found = rank(own, jnp.asarray(targets), items, size, k=k, among=among)
-        ranks.append(np.asarray(found[0])[: len(asked.users[part])])
-        best.append(np.asarray(found[1])[: len(asked.users[part])])
+    ranks, best, n = [np.zeros(0, np.float32)], [np.zeros((0, k), np.int32)], len(asked.users)
+    size, rows = block_size(len(items), memory), min(n, MOST_QUERIES)
+    for start in range(0, n, max(1, rows)):
+        part = slice(start, min(start + rows, n))
+        more = (0, rows - (part.stop - start))
+        users, targets = (np.pad(one[part], more) for one in (asked.users, asked.items))
+        own = jnp.pad(queries[part], (more, (0, 0)))
+        found = rank(own, jnp.asarray(targets), items, size, k=k, among=_among(had, users))
+        ranks.append(np.asarray(found[0])[: part.stop - start])
+        best.append(np.asarray(found[1])[: part.stop - start])
         if update is not None:
             update()
     return np.concatenate(ranks), np.concatenate(best)
 
 
-def _parts(n: int, most: int) -> Iterator[tuple[slice, int]]:
-    """Parts of n queries, with how many rows each is padded to."""
-    for start in range(0, n, most):
-        yield slice(start, min(n, start + most)), min(n, most)
-
-
-def _without(had: np.ndarray, users: np.ndarray) -> np.ndarray:
-    """uint32[n, words]: what each user has, and the unknown item."""
+def _among(had: np.ndarray, users: np.ndarray) -> Candidates:
+    """Without what each user has, and the unknown item."""
     bits: np.ndarray = had[users]
     bits[:, 0] |= np.uint32(1)
-    return bits
+    return Candidates(without=jnp.asarray(bits))
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------
@@ -142,16 +134,13 @@ def answer_split(asked: Asked) -> Answers:
 
 def evaluate(asked: Asked) -> Report:
     """Metrics of a run, and of baselines; pages are a line for each positive, and the personas."""
-    run, split, ks = asked.run, asked.split, asked.ks
-    compared = [] if asked.baselines is None else parse_baselines(asked.baselines, RETRIEVAL_BASELINES,
-                                                                  "that ranks items for users")  # fmt: skip
-    folds = _folds(asked)
-    begin = time.perf_counter()
+    run, split, ks, names = asked.run, asked.split, asked.ks, asked.baselines
+    compared = [] if names is None else parse_baselines(names, RETRIEVAL_BASELINES, "that ranks items for users")
+    folds, begin = _folds(asked), time.perf_counter()
     found = answer_split(asked)
-    data, queries, had = found.data, found.judge.queries, found.judge.had
-    chance = expected(np.zeros(data.n_items), queries.items, had[queries.users], found.categories, ks)
-    counts = data.item_counts().astype(np.float64)
-    popular = expected(counts, queries.items, had[queries.users], found.categories, ks)
+    data, queries = found.data, found.judge.queries
+    had, counts = found.judge.had[queries.users], data.item_counts().astype(np.float64)
+    chance = expected(0 * counts, queries.items, had, found.categories, ks)
     result: dict[str, Any] = {
         "split": split,
         "protocol": run.config.data.protocol,
@@ -162,21 +151,22 @@ def evaluate(asked: Asked) -> Report:
         **means(found.hits),
         "intervals": intervals(found.hits),
         "chance": means(chance),
-        "popularity": means(popular),
+        "popularity": means(expected(counts, queries.items, had, found.categories, ks)),
     }
     if run.config.data.protocol == "in_sample":
         numbers = [field.name for field in data.fields.side("user").numerical]
         result["oracle"] = oracle(queries, numbers, found.categories, ks)
     best = run.manifest.get("optimum")
-    if best is not None and np.bitwise_count(had[queries.users]).sum(axis=1).max() <= 1:  # of rankings of all products
-        wanted = [f"hit_rate@{k}" for k in ks]
-        result["optimum"] = {name: best[name] for name in wanted if name in best}
-    held = data.held_by_training(found.part) if split != "train" else np.zeros(len(queries.users), bool)
+    if best is not None and np.bitwise_count(had).sum(axis=1).max() <= 1:  # of rankings of all products
+        result["optimum"] = {f"hit_rate@{k}": best[f"hit_rate@{k}"] for k in ks if f"hit_rate@{k}" in best}
+    titles, notes = _titles(found, asked.by), list[str]()
     if split != "train":
+        held = data.held_by_training(found.part)
         result["repeats"] = counted(data.splits, held)
-    result["groups"] = _groups(found, asked.by, chance)
-    if asked.by is None and held.any():
-        result["groups"]["pair"] = _by_title(found, np.array(PAIRS, object)[held.astype(int)], chance)
+        notes = in_words(result["repeats"], result["targets"], split)
+        if asked.by is None and held.any():
+            titles["pair"] = np.array(PAIRS, object)[held.astype(int)]
+    result["groups"] = {name: _by_title(found, own, chance) for name, own in titles.items()}
     if run.config.recommendation.rules:
         result["with_rules"] = _with_rules(asked, found)
     if compared:
@@ -186,9 +176,7 @@ def evaluate(asked: Asked) -> Report:
             result["by_review"] = asked.cross_validate(run.config, found.dataset, ks, folds, update=update)
     result["question"] = asked.question(found.checkpoint, folds=folds)
     result["seconds"] = round(time.perf_counter() - begin, 3)
-    notes = in_words(result["repeats"], result["targets"], split) if "repeats" in result else []
-    pages = results_files(asked, found, ks[0]) if split == "test" else []
-    return Report(result, ks, COLUMNS, notes, pages)
+    return Report(result, ks, COLUMNS, notes, results_files(asked, found, ks[0]) if split == "test" else [])
 
 
 def _folds(asked: Asked) -> int:
@@ -205,20 +193,16 @@ def _folds(asked: Asked) -> int:
     return DEFAULT_FOLDS
 
 
-def _groups(found: Answers, wanted: Sequence[str] | None, chance: Hits) -> dict[str, Any]:
-    shown = pq.read_table(found.dataset.path / "users.parquet")
-    names = [name for name in shown.column_names if name != found.data.schema.user]
-    for name in wanted or ():
+def _titles(found: Answers, wanted: Sequence[str] | None) -> dict[str, np.ndarray]:
+    """By what is known of the users str[n], the group of each query."""
+    shown = pq.read_table(found.dataset.path / "users.parquet").drop_columns([str(found.data.schema.user)])
+    names, titles = shown.column_names, {}
+    for name in [one for one in names if one == PERSONA] if wanted is None else wanted:
         if name not in names:
             raise UserError(f"--groups {name}: not known of the users{nearest(name, names)}; there are "
                             f"{', '.join(names) or 'none'}")  # fmt: skip
-    if wanted is None:
-        wanted = [PERSONA] if PERSONA in names else []
-    result: dict[str, Any] = {}
-    for name in wanted:
-        titles = np.array([str(value) for value in shown[name].to_pylist()], object)
-        result[name] = _by_title(found, titles[found.judge.queries.users], chance)
-    return result
+        titles[name] = np.array([str(value) for value in shown[name].to_pylist()], object)[found.judge.queries.users]
+    return titles
 
 
 def _by_title(found: Answers, titles: np.ndarray, chance: Hits) -> dict[str, Any]:
@@ -235,7 +219,7 @@ def _by_title(found: Answers, titles: np.ndarray, chance: Hits) -> dict[str, Any
 def _with_rules(asked: Asked, found: Answers) -> dict[str, Any]:
     """The same with the configured rules applied."""
     run, ks, data = asked.run, asked.ks, found.data
-    book = RuleBook(run.config.recommendation.rules, data.schema, FieldCodes(run).strict)
+    book = RuleBook(run.config.recommendation.rules, data.schema, FieldCodes(run).vocabulary)
     place, part = data.schema.slices(), data.positive_rows(found.part)
     users = {name: data.rows.columns[part][:, place[name]] for name in data.schema.of_side("user")}
     of_items, items = data.schema.side("item"), np.asarray(found.dataset.array("items.npy"))
@@ -252,9 +236,9 @@ def measure(names: Sequence[str], found: Answers, ks: Sequence[int]) -> dict[str
     for name in names:
         score = RETRIEVAL_BASELINES[name](Positives(train.users, train.items), data.n_users, data.n_items)
         ranks = []
-        for part, _ in _parts(len(asked.users), 1024):
-            users, targets = asked.users[part], jnp.asarray(asked.items[part])
-            among = Candidates(without=jnp.asarray(_without(found.judge.had, users)))
+        for start in range(0, len(asked.users), 1024):
+            users, targets = asked.users[start : start + 1024], jnp.asarray(asked.items[start : start + 1024])
+            among = _among(found.judge.had, users)
             ranks.append(np.asarray(rank_scores(jnp.asarray(score(users)), targets, among=among)[0]))
         result[name] = ranking_metrics(np.concatenate(ranks), ks)
     return result

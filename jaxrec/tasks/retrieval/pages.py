@@ -25,8 +25,7 @@ class Answers(NamedTuple):
 
     Attributes:
         dataset, data, part: what was evaluated, and row numbers of the split.
-        checkpoint, weights: what with.
-        judge: of the split.
+        checkpoint, weights, judge: what with.
         ranks: float32[n].
         top: int32[n, K] items.
         hits: of each positive.
@@ -46,8 +45,7 @@ class Answers(NamedTuple):
 
 
 def results_files(asked: Asked, found: Answers, k: int) -> list[Page]:
-    """``results.csv`` (a line for each positive: the customer, what it got and what it would have been) and, where the
-    data has personas, ``PERSONAS.md``, in the run; with what writes them."""
+    """``results.csv`` and, where the data has personas, ``PERSONAS.md``, in the run; with what writes them."""
     run = asked.run.path
     page, files = run / "dataset" / RESULTS[1], list[Page]()
     files.append((run / RESULTS[0], lambda: write_text(run / RESULTS[0], results_csv(asked, found, k))))
@@ -57,7 +55,7 @@ def results_files(asked: Asked, found: Answers, k: int) -> list[Page]:
 
 
 def results_csv(asked: Asked, found: Answers, k: int) -> str:
-    """The text of ``results.csv``."""
+    """A line for each positive: the customer, what it got and what it would have been."""
     users, items = (pq.read_table(found.dataset.path / f"{side}s.parquet") for side in ("user", "item"))
     schema, queries = found.data.schema, found.judge.queries
     user_ids, item_ids = users[str(schema.user)].to_pylist(), items[str(schema.item)].to_pylist()

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,13 +14,12 @@ import numpy as np
 import pyarrow as pa
 from jax import Array
 
-from jaxrec.data.codes import Columns, FieldCodes
-from jaxrec.data.entities import Entities, Profiles
+from jaxrec.data.codes import Columns, Entities, FieldCodes, Profiles
 from jaxrec.data.given import item_rows
 from jaxrec.data.ids import plain
 from jaxrec.data.items import Added
 from jaxrec.data.retrieval import Catalogue
-from jaxrec.data.rows import Field, Schema
+from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError, nearest
 from jaxrec.models.base import TowerModel
 from jaxrec.ops.topk import block_size, top_items
@@ -29,7 +28,7 @@ from jaxrec.tasks.base import load
 from jaxrec.tasks.history import History
 from jaxrec.tasks.query import Answer, Item, Query
 from jaxrec.tasks.retrieval.item_vectors import item_vectors, load_item_vectors
-from jaxrec.tasks.rules import RuleBook, describe
+from jaxrec.tasks.rules import RuleBook
 from jaxrec.tasks.vectors import NOTHING_LEFT, POPULAR, batches, best, capacity, steps, vector_table, within
 
 
@@ -50,11 +49,13 @@ class TowerRecommender:
         self.codes, self.past = FieldCodes(run), History(run)
         self.items, self.users = (Entities(run, side, self.codes) for side in ("item", "user"))
         self.profiles = Profiles(self.codes, self.users.fields, self.users)
-        self._rules = RuleBook(run.config.recommendation.rules, Schema.from_manifest(run.manifest), self.codes.strict)
+        schema = Schema.from_manifest(run.manifest)
+        self._rules = RuleBook(run.config.recommendation.rules, schema, self.codes.vocabulary)
         fields = self.items.values(slice(None))
         vectors = load_item_vectors(run, which, len(self.items))
         if vectors is None:
             vectors = item_vectors(model, weights, Catalogue(*self._stacked("item", fields)))
+        self._dim = vectors.shape[1]
         self._vectors = np.concatenate([vectors, self._rules.of_items(fields)], axis=1)
         self._table = jnp.asarray(self._vectors)
 
@@ -85,45 +86,45 @@ class TowerRecommender:
             past = self.past.seen(self.profiles.index(query.user), seen)[0]
             own = past if seen is True else np.append(has, past)
             banned.append(np.append(own, np.flatnonzero(~mask) if pool is None else own[:0]))
-        answers = list[Answer]()
+        answers, nothing = list[Answer](), self.users.nothing()
         for part, rows in batches(len(queries)):
             users = self._users(asked[part], rules)
             padded = jnp.asarray(np.pad(users, ((0, rows - len(users)), (0, 0))))
             found = self._top(padded, self._table, len(self._vectors), banned[part], k, pool)
-            for user, (items, scores), who, gone, notes in zip(
-                users, found, asked[part], banned[part], said[part], strict=True
-            ):
-                nobody = all(np.array_equal(who[name], value) for name, value in self.users.nothing().items())
+            for row, (items, scores) in enumerate(found, part.start):
+                own_notes, scores = said[row], (1 + scores) / 2
+                nobody = all(np.array_equal(asked[row][name], value) for name, value in nothing.items())
                 if nobody:
-                    notes.append(POPULAR)
-                    items, scores = self.past.popular(np.setdiff1d(np.flatnonzero(mask), gone), k)
-                if not len(items):
-                    notes.append(NOTHING_LEFT)
-                answers.append(self._answer(user, items, scores, list(dict.fromkeys(notes)), nobody))
+                    own_notes.append(POPULAR)
+                    items, scores = self.past.popular(np.setdiff1d(np.flatnonzero(mask), banned[row]), k)
+                answer = self._answer(self.items, items, scores, own_notes + [NOTHING_LEFT] * (not len(items)), nobody)
+                if not nobody:
+                    by_rule, moved = users[row - part.start, self._dim :], self._vectors[items, self._dim :]
+                    why = [self._rules.applied(by_rule, one) for one in moved]
+                    answer.items[:] = [item._replace(why=own) for item, own in zip(answer.items, why, strict=True)]
+                answers.append(answer)
         return answers
 
     def similar(self, item: Any, k: int) -> Answer:
         """The items whose vectors are closest to that of ``item``."""
         own = self.items.items.index(item)
         query = self._vectors[own][None].copy()
-        query[:, query.shape[1] - len(self._rules) :] = 0  # which are not of the vector
+        query[:, self._dim :] = 0  # which are not of the vector
         ((found, scores),) = self._top(jnp.asarray(query), self._table, len(self._vectors), [np.array([0, own])], k)
-        return Answer(self._listed(self.items, found, scores))
+        return self._answer(self.items, found, scores)
 
     def similar_users(self, query: Query, k: int) -> Answer:
         """The customers of the data whose vectors are closest to that of one."""
         notes = list[str]()
         asked = self.profiles.read(query.user, query.profile, self.users.nothing(), notes)
-        gone = [np.array([0, self.profiles.index(query.user)])]
-        ((found, scores),) = self._top(jnp.asarray(self._towards("user", [asked])), self._customers, len(self.users),
-                                       gone, k)  # fmt: skip
-        return Answer(self._listed(self.users, found, scores), list(dict.fromkeys(notes)))
+        gone, own = [np.array([0, self.profiles.index(query.user)])], jnp.asarray(self._towards("user", [asked]))
+        ((found, scores),) = self._top(own, self._customers, len(self.users), gone, k)
+        return self._answer(self.users, found, scores, notes)
 
     def vectors(self) -> pa.Table:
         """``id``, attributes, and ``vector``, float32 of length 1: what a customer's vector is multiplied with."""
         table = self.items.items.attributes.slice(1).drop_columns([self.items.name])
-        own = self._vectors[1:, : self._vectors.shape[1] - len(self._rules)]
-        return vector_table(self.items.items.ids.values(), own, table)
+        return vector_table(self.items.items.ids.values(), self._vectors[1:, : self._dim], table)
 
     # ---- to add items ------------------------------------------------------------------------------------------------
 
@@ -131,53 +132,40 @@ class TowerRecommender:
         """Let new items be recommended, without training: their fields go through the products' tower. A field that is
         missing, or of a value that training has not seen, counts as unknown.
         """
-        name, notes = self.items.name, list[str]()
-        rows = item_rows(items, [field.name for field in self.items.fields if field.kind != "numerical"])
+        name, fields, notes = self.items.name, self.items.fields, list[str]()
+        rows = item_rows(items, [field.name for field in fields if field.kind != "numerical"])
         ids = self.items.items.new_ids("new item", name, rows)
         if not rows:
             return Added([])
-        self._note_misspelt(rows, notes)
-        fresh = [
-            {field.name: self._new_value(field, row, number, notes) for field in self.items.fields}
-            for number, row in enumerate(rows, 1)
-        ]
-        stacked = {field.name: np.stack([one[field.name] for one in fresh]) for field in self.items.fields}
-        self._append(np.concatenate([self._towards("item", fresh), self._rules.of_items(stacked)], axis=1))
+        given, names = {str(column) for row in rows for column in row}, [field.name for field in fields]
+        for column in sorted(given - set(names)):
+            if hint := nearest(column, [one for one in names if one not in given]):
+                notes.append(f"new items: '{column}' is no field{hint}; it is only shown")
+        values, filtered = list[dict[str, np.ndarray]](), list[dict[str, Any]]()
+        for number, (row, one) in enumerate(zip(rows, ids, strict=True), 1):
+            values.append({})
+            filtered.append({field: plain(value) for field, value in row.items()} | {name: one})
+            for field in fields:
+                value = None if field.name == name else row.get(field.name)
+                try:
+                    if field.kind == "bag":
+                        value = self.codes.bag_values(field, value)
+                        filtered[-1] |= {field.name: value} if field.name in row else {}
+                        if len(value) > field.width:
+                            notes.append(f"new item {number}: field '{field.name}': {len(value)} values, the first "
+                                         f"{field.width} are read, as many as in the data")  # fmt: skip
+                            value = value[: field.width]
+                    values[-1][field.name] = self.codes.encode(field, value, notes)
+                except UserError as error:
+                    raise UserError(f"new item {number}: {error}") from None
+        stacked = {field.name: np.stack([one[field.name] for one in values]) for field in fields}
+        new = np.concatenate([self._towards("item", values), self._rules.of_items(stacked)], axis=1)
+        self._vectors = np.concatenate([self._vectors, new])
+        n, old = len(self._vectors), len(self.items)  # what room there is for others is padding
+        self._table = jnp.asarray(np.pad(self._vectors, ((0, capacity(old, n - old) - n), (0, 0))))
         known = [{str(field): value for field, value in row.items() if field != name} for row in rows]
-        bags = {field.name: field for field in self.items.fields if field.kind == "bag"}
-        filtered = [
-            {field: self.codes.bag_values(bags[field], value) if field in bags else plain(value)
-             for field, value in row.items()} | {name: one}
-            for row, one in zip(rows, ids, strict=True)
-        ]  # fmt: skip
         self.items.items.add(ids, filtered, known)
         return Added(ids, notes)
-
-    def _append(self, vectors: np.ndarray) -> None:
-        """More rows of the table; what room there is for others is padding."""
-        self._vectors = np.concatenate([self._vectors, vectors])
-        n, old = len(self._vectors), len(self.items)
-        self._table = jnp.asarray(np.pad(self._vectors, ((0, capacity(old, n - old) - n), (0, 0))))
-
-    def _note_misspelt(self, rows: Sequence[Mapping[str, Any]], notes: list[str]) -> None:
-        names = [field.name for field in self.items.fields]
-        given = {str(column) for row in rows for column in row}
-        for column in sorted(given - set(names)):
-            if hint := nearest(column, [name for name in names if name not in given]):
-                notes.append(f"new items: '{column}' is no field{hint}; it is only shown")
-
-    def _new_value(self, field: Field, row: Mapping[str, Any], number: int, notes: list[str]) -> np.ndarray:
-        value = None if field.name == self.items.name else row.get(field.name)
-        try:
-            if field.kind == "bag":
-                values = self.codes.bag_values(field, value)
-                if len(values) > field.width:
-                    notes.append(f"new item {number}: field '{field.name}': {len(values)} values, the first "
-                                 f"{field.width} are read, as many as in the data")  # fmt: skip
-                value = values[: field.width]
-            return self.codes.encode(field, value, notes)
-        except UserError as error:
-            raise UserError(f"new item {number}: {error}") from None
 
     # ---- vectors -----------------------------------------------------------------------------------------------------
 
@@ -219,21 +207,11 @@ class TowerRecommender:
         found = best(kernel, queries, len(table), banned, k)
         return found if pool is None else [(pool[places], scores) for places, scores in found]
 
-    # ---- answers -----------------------------------------------------------------------------------------------------
-
     def _answer(
-        self, user: np.ndarray, items: np.ndarray, scores: np.ndarray, notes: list[str], popular: bool
+        self, side: Entities, places: np.ndarray, scores: np.ndarray, notes: Sequence[str] = (), popular: bool = False
     ) -> Answer:
-        if popular:
-            return Answer(self._listed(self.items, items, scores), notes, True)
-        n = len(self._rules)
-        by_rule, moved = user[len(user) - n :], self._vectors[items, self._vectors.shape[1] - n :]
-        found = self._listed(self.items, items, (1 + scores) / 2)
-        why = [tuple(map(describe, self._rules.applied(by_rule, one))) for one in moved]
-        return Answer([one._replace(why=rules) for one, rules in zip(found, why, strict=True)], notes)
-
-    def _listed(self, side: Entities, places: np.ndarray, scores: np.ndarray) -> list[Item]:
-        return list(map(Item, side.items.decode(places), scores.tolist(), side.items.known(places)))
+        items = map(Item, side.items.decode(places), scores.tolist(), side.items.known(places))
+        return Answer(list(items), list(dict.fromkeys(notes)), popular)
 
 
 Recommender = TowerRecommender

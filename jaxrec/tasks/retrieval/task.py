@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from jaxrec.config import Config
-from jaxrec.data.codes import strict_code
 from jaxrec.data.ids import Ids
 from jaxrec.data.retrieval import Retrieval
-from jaxrec.data.rows import Field, RowsDataset, Schema
+from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.models.base import TowerModel, make_tower_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.run import Run
@@ -30,14 +28,13 @@ def make(config: Config, dataset: RowsDataset) -> Task:
     check_early_stopping(config, len(validation.users))
     # Refused before an epoch is trained, not when it is evaluated.
     item_categories(dataset, config.evaluation.category)
-    RuleBook(config.recommendation.rules, dataset.schema, partial(_code, dataset))
+    RuleBook(config.recommendation.rules, dataset.schema, lambda name: Ids(dataset.values(name), first=1))
     if config.loss.mask == "positives":
         data.check_mask(config.data.device_memory)
     model = make_tower_model(config, dataset.schema)
-    feed = model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes))
     return Task(
         model,
-        feed,
+        model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes)),
         model.constants(interactions(config, data)),
         Judge(model, data, data.splits.validation, config.evaluation) if len(validation.users) else None,
         f"{len(training):,} positives of {data.n_users - 1:,} users and {data.n_items - 1:,} items",
@@ -49,10 +46,6 @@ def make(config: Config, dataset: RowsDataset) -> Task:
         {"value_counts": data.value_counts, **history(dataset)},
         partial(save_item_vectors, model=model, catalogue=data.catalogue),
     )
-
-
-def _code(dataset: RowsDataset, field: Field, value: Any) -> int:
-    return strict_code(field, value, Ids(dataset.values(field.name), first=1))
 
 
 def interactions(config: Config, data: Retrieval) -> Interactions:

@@ -1,4 +1,4 @@
-"""Item-KNN: items that occur in the same sessions as the clicked ones."""
+"""Popularity over the training sessions and within the session, and Item-KNN."""
 
 from __future__ import annotations
 
@@ -8,13 +8,37 @@ import numpy as np
 import scipy.sparse as sparse
 from pydantic import Field
 
-from jaxrec.baselines.base import Baseline, SessionBaseline
-from jaxrec.baselines.popularity import over_popularity, popularity
+from jaxrec.baselines.base import Baseline, SessionBaseline, over_popularity, popularity
 from jaxrec.baselines.prefixes import Prefixes, last_clicks
 from jaxrec.config.sections import Count
 from jaxrec.data.dataset import Sessions
 
 BLOCK = 2**21  # pairs of clicks whose products are held at once
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Popularity(SessionBaseline):
+    """``pop``: items in the order of their training clicks, for every session alike."""
+
+    def fit(self, sessions: Sessions, n_items: int) -> Baseline:
+        order = popularity(sessions, n_items)
+        return Baseline(np.zeros(n_items, np.int64), lambda prefixes: np.tile(order, (len(prefixes), 1)))
+
+
+class SessionPopularity(SessionBaseline):
+    """``spop``: items by their clicks in the session so far; equal ones, and all others, by training clicks (Hidasi et
+    al. 2016, "Session-based recommendations with recurrent neural networks", section 4, S-POP).
+    """
+
+    def fit(self, sessions: Sessions, n_items: int) -> Baseline:
+        order = popularity(sessions, n_items)
+
+        def scores(prefixes: Prefixes) -> np.ndarray:  # whose whole part is the count
+            found = np.tile(order, (len(prefixes), 1))
+            np.add.at(found, (prefixes.query, prefixes.items), np.float32(1.0))
+            return found
+
+        return Baseline(np.zeros(n_items, np.int64), scores)
 
 
 class ItemKnn(SessionBaseline):
@@ -32,9 +56,9 @@ class ItemKnn(SessionBaseline):
     """Neighbours kept of each item."""
     shrinkage: Annotated[float, Field(ge=0.0)] = 10.0
     """Added to the counts of both items, so that rare items do not stand first by chance."""
-    alpha: Annotated[float, Field(ge=0.0, le=1.0)] = 0.75
+    alpha: Share = 0.75
     """Share of the clicked item's count in the norm: 0.5 is the cosine, more favours popular neighbours."""
-    decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.4
+    decay: Share = 0.4
     """Weight of a click relative to the one after it: 0 scores by the last click alone, 1 by all alike."""
 
     def fit(self, sessions: Sessions, n_items: int) -> Baseline:
@@ -71,13 +95,9 @@ def similarities(parameters: ItemKnn, sessions: Sessions, n_items: int) -> Any:
         value = rows.data * clicked[low + here] * other[there]
         keep = np.flatnonzero(there != low + here)
         keep = keep[np.lexsort((there[keep], -value[keep], here[keep]))]
-        keep = keep[_place(here[keep]) < parameters.k]
+        place = np.arange(len(keep)) - np.searchsorted(here[keep], here[keep])  # within the row
+        keep = keep[place < parameters.k]
         parts.append((low + here[keep], there[keep], value[keep]))
         low = high
     row, column, data = (np.concatenate(column) for column in zip(*parts, strict=True))
     return sparse.csr_array((data, (row, column)), shape=(n_items, n_items))
-
-
-def _place(groups: np.ndarray) -> np.ndarray:
-    """The place of each entry within its group; ``groups`` is ascending."""
-    return np.arange(len(groups)) - np.searchsorted(groups, groups)

@@ -1,0 +1,227 @@
+"""What models that rank items read of rows, ranks among candidates against brute force, and hits by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrec import config as configuration
+from jaxrec.data.retrieval import Queries, Retrieval, has_each, has_items, known, positive_bits, value_counts
+from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
+from jaxrec.data.splits import RowSplits
+from jaxrec.errors import UserError
+from jaxrec.metrics.ranking import ranking_metrics
+from jaxrec.tasks.retrieval import hits as counting
+from jaxrec.tasks.retrieval import judge as judging
+from jaxrec.tasks.retrieval.judge import Judge, rank_queries
+
+FIELDS = Schema(
+    (
+        Field("user", "categorical", "user", 5), Field("price", "numerical", "item", 1, 0),
+        Field("skin", "categorical", "user", 4), Field("tags", "bag", "item", 5, 2),
+        Field("item", "categorical", "item", 6), Field("age", "numerical", "user", 1, 0),
+        Field("rate", "numerical", "item", 1, 0), Field("day", "categorical", "context", 3),
+    ), "user", "item", 4.0, 1.0, 5.0,
+)  # fmt: skip
+PRICES = np.arange(12, dtype=np.float32).reshape(6, 2)  # and rates, of each item
+
+
+class Made(RowsDataset):
+    """Without files: user 1 to 4, skin, tags, item, day; price, age, rate."""
+
+    def rows(self) -> Rows:
+        columns = np.array([
+            [1, 1, 1, -1, 1, 1], [1, 1, 2, 3, 2, 2], [2, 2, 1, -1, 1, 1], [2, 2, -1, -1, 3, 1], [3, 3, 4, -1, 4, 1],
+            [4, 1, 1, -1, 0, 1], [4, 1, 2, 3, 2, 2],
+        ], np.int32)  # fmt: skip
+        numbers = np.arange(21, dtype=np.float32).reshape(7, 3)
+        ratings = np.array([5, 4, 5, 1, 5, 5, 3], np.float32)
+        labels = (ratings >= 4).astype(np.float32)
+        return Rows(columns, numbers, labels, ratings, np.zeros(7, np.int64), columns[:, 0])
+
+    def array(self, name: str) -> np.ndarray:
+        if name == "items.npy":  # tags and item
+            return np.array([[0, 0, 0], [1, -1, 1], [2, 3, 2], [-1, -1, 3], [4, -1, 4], [2, 4, 5]], np.int32)
+        return PRICES
+
+
+def opened(train: list[int], test: list[int], fields: tuple[str, ...] | None = None, **schema: Any) -> Retrieval:
+    own = replace(FIELDS, **schema)
+    label = {"threshold": own.threshold, "low": own.low, "high": own.high}
+    manifest = {"fields": [field.as_json() for field in own.fields], "user": own.user, "item": own.item, "label": label}
+    data = Made(Path("made"), manifest)
+    splits = RowSplits(np.array(train, np.int64), np.zeros(0, np.int64), np.array(test, np.int64))
+    config = configuration.parse({"data": {"path": "x", "fields": fields}, "model": {"name": "two_tower"}})
+    return Retrieval.of(config, data, data.rows(), splits)
+
+
+def unpacked(bits: np.ndarray, n_items: int) -> np.ndarray:
+    return np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=n_items).astype(bool)
+
+
+# ---- what is read ----------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data(), st.sampled_from([1, 32, 33]))
+def test_bits_are_sets(data: st.DataObject, n_items: int) -> None:
+    """Of pairs that may come twice; user 0 has nothing."""
+    pairs = data.draw(st.lists(st.tuples(st.integers(0, 3), st.integers(0, n_items - 1)), max_size=30))
+    users, items = np.array(pairs, np.int64).reshape(-1, 2).T
+    bits, has = positive_bits(users, items, 4, n_items), {pair for pair in pairs if pair[0]}
+    expected = np.array([[(user, item) in has for item in range(n_items)] for user in range(4)])
+    np.testing.assert_array_equal(unpacked(bits, n_items), expected)
+    random = np.random.default_rng(len(pairs))
+    asked, offered = random.integers(0, 4, 4), random.integers(0, n_items, (4, 6))
+    found = has_items(jnp.asarray(bits), jnp.asarray(asked), jnp.asarray(offered[0]))
+    np.testing.assert_array_equal(found, expected[asked][:, offered[0]].T)
+    each = has_each(jnp.asarray(bits), jnp.asarray(asked), jnp.asarray(offered))
+    np.testing.assert_array_equal(each, np.take_along_axis(expected[asked], offered, axis=1))
+
+
+def test_what_is_read() -> None:
+    """The configured fields in their order; values that no training positive has are unknown; item 0 is no target."""
+    data = opened([0, 1, 3, 5, 6], [2, 3, 4], ("age", "skin", "rate", "tags", "item", "price"))
+    assert (data.n_users, data.n_items) == (5, 6)
+    found = data.queries(data.splits.test)  # row 3 is no positive
+    np.testing.assert_array_equal(found.columns, [[0], [0]])  # skins 2 and 3 are in no training positive
+    np.testing.assert_array_equal(found.numbers, [[7], [13]])
+    assert (found.users.tolist(), found.items.tolist()) == ([2, 3], [1, 4])
+    np.testing.assert_array_equal(data.catalogue.columns[:, :2], [[0, 0], [1, -1], [2, 3], [-1, -1], [0, -1], [2, 0]])
+    np.testing.assert_array_equal(data.catalogue.columns[:, 2], [0, 1, 2, 0, 0, 0])
+    np.testing.assert_array_equal(data.catalogue.numbers, PRICES[:, ::-1])
+    training = data.training_rows()
+    np.testing.assert_array_equal(training.columns, [[1, 1, 1], [1, 1, 2]])  # skin, user, item; row 5 is of no item
+    np.testing.assert_array_equal(training.numbers, [[1], [4]])
+    np.testing.assert_array_equal(data.item_counts(), [0, 1, 1, 0, 0, 0])
+    held = unpacked(data.positives(data.splits.train, data.splits.test), 6)
+    assert {(int(u), int(i)) for u, i in np.argwhere(held)} == {(1, 1), (1, 2), (2, 1), (3, 4)}
+
+
+def test_counts_and_unknown_values() -> None:
+    schema = Schema((Field("a", "categorical", "user", 3), Field("b", "bag", "user", 4, 2)), None, None, 1.0, 0.0, 1.0)
+    columns = np.array([[1, 1, 2], [1, 3, -1]], np.int32)
+    counts = value_counts(schema, columns)
+    assert counts.tolist() == [0, 2, 0, 0, 1, 1, 1]
+    rows = np.array([[2, 3, 0], [1, -1, -1]], np.int32)
+    np.testing.assert_array_equal(known(schema, rows, counts), [[0, 3, 0], [1, -1, -1]])
+
+
+@pytest.mark.parametrize(("changes", "fields", "message"), [
+    ({"user": None}, None, "^made: has no user field, and two_tower recommends items to users; prepare"),
+    ({}, ("age", "tags", "day"), r"^data\.fields: day is of the occasion, and a tower reads fields of the user or"),
+    ({}, ("age",), r"^data\.fields: none of the item; add some of price, tags, item, rate"),
+    ({}, ("skni", "tags"), r"^data\.fields: 'skni': no such field \(did you mean 'skin'\?\); there are user, price"),
+    ({}, None, "^made: no positive row is left to train on"),
+])  # fmt: skip
+def test_what_makes_no_towers(changes: dict[str, Any], fields: tuple[str, ...] | None, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        opened([3], [0], fields, **changes)
+
+
+def test_a_mask_that_does_not_fit() -> None:
+    data = opened([0], [1])
+    wide = replace(data, schema=replace(FIELDS, fields=(replace(FIELDS.fields[0], size=2**28),)))
+    wide.check_mask(1024)
+    with pytest.raises(UserError, match=r"^loss\.mask: .* items take 1,024 MiB, and data\.device_memory allows 1023"):
+        wide.check_mask(1023)
+
+
+# ---- ranks -----------------------------------------------------------------------------------------------------------
+
+N, V, D = 23, 40, 3
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_ranks_are_those_of_brute_force(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are ranked at once; of whole numbers, so that products are exact and ties many."""
+    monkeypatch.setattr(judging, "MOST_QUERIES", rows)
+    random = np.random.default_rng(0)
+    queries, items = (random.integers(-2, 3, (n, D)).astype(np.float32) for n in (N, V))
+    users, targets = random.integers(1, 9, N).astype(np.int32), random.integers(1, V, N).astype(np.int32)
+    has = random.random((9, V)) < 0.4
+    has[1], has[2], items[5] = True, False, np.nan
+    had = positive_bits(*np.nonzero(has), 9, V)
+    asked, calls = Queries(np.zeros((N, 0), np.int32), queries, users, targets), list[int]()
+    ranks, top = rank_queries(asked, jnp.asarray(queries), jnp.asarray(items), had, 64, 6, lambda: calls.append(1))
+    assert len(calls) == -(-N // rows)
+    scores = queries @ items.T
+    for row, (user, target) in enumerate(zip(users, targets, strict=True)):
+        candidates = [i for i in range(1, V) if i == target or not has[user, i]]
+        worse = {i for i in candidates if scores[row, i] < scores[row, target]}
+        last = V if target == 5 else len(candidates)
+        assert ranks[row] == last - len(worse), "ties and what is no number stand before the target"
+        best = sorted((i for i in candidates if i != 5), key=lambda i: (-scores[row, i], i))[:6]
+        assert top[row, : len(best)].tolist() == best
+
+
+def test_the_judge_leaves_out_what_a_user_has() -> None:
+    """In training and in the split; rows of another split do not matter. A vector is the number itself."""
+
+    class Numbers:
+        def encode(self, side: str, weights: Any, columns: Any, numbers: Any) -> Any:
+            return numbers
+
+    data, model = opened([0, 5], [1, 2, 4], ("age", "price")), Numbers()
+    judge = Judge(model, data, data.splits.test, configuration.EvaluationConfig())  # type: ignore[arg-type]
+    metrics, arrays = judge({}, [2, 4], 5)
+    # Users 1, 2 and 3 ask for 2, 1 and 4; user 1 has 1. The dearer the better: 5, 4, 3, 2, 1.
+    assert arrays["rank"].tolist() == [4, 5, 2] and arrays["top"][1].tolist() == [5, 4, 3, 2, 1]
+    assert arrays["top"][0, :4].tolist() == [5, 4, 3, 2]
+    assert metrics == ranking_metrics(np.array([4.0, 5.0, 2.0]), [2, 4])
+    more = np.zeros((3, 1), np.float32), np.zeros((6, 1), np.float32)
+    more[0][0], more[1][2] = 1.0, 1000.0  # one customer for whom item 2 moves up
+    ranks, top = judge({}, [2], 1, wider=more).arrays.values()
+    assert ranks.tolist() == [1, 5, 2] and top[:, 0].tolist() == [2, 5, 5]
+
+
+# ---- hits ------------------------------------------------------------------------------------------------------------
+
+CATEGORIES = np.array([0, 1, 1, 2, 2, 3])
+
+
+def test_hits_of_lists() -> None:
+    top = np.array([[1, 2, 3], [5, 3, 1], [4, 1, 2]])
+    found = counting.answered(np.array([1.0, 4.0, 3.0]), top, np.array([1, 4, 2]), CATEGORIES, [1, 2, 3])
+    assert {name: values.tolist() for name, values in found.items()} == {
+        "hit_rate@1": [1, 0, 0], "hit_rate@2": [1, 0, 0], "hit_rate@3": [1, 0, 1],
+        "category_hit@1": [1, 0, 0], "category_hit@2": [1, 1, 1], "category_hit@3": [1, 1, 1],
+    }  # fmt: skip
+    low, high = counting.intervals(found)["hit_rate@3"]
+    assert 0 <= low <= counting.means(found)["hit_rate@3"] <= high <= 1
+
+
+@pytest.mark.parametrize("cells", [1, 2**23])
+def test_what_is_expected_of_chance_and_popularity(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: five products of which a customer may have some, and the target is a candidate all the same."""
+    monkeypatch.setattr(counting, "CELLS", cells)
+    targets = np.array([1, 3, 5])
+    had = positive_bits(np.array([1, 1, 3, 3, 3]), np.array([1, 2, 3, 4, 5]), 4, 6)[[1, 2, 3]]
+    found = counting.expected(np.zeros(6), targets, had, CATEGORIES, [1, 2])
+    # Candidates: 1, 3, 4, 5; all five; 1, 2, 5. Of the target's category one, two and one of them.
+    np.testing.assert_allclose(found["hit_rate@2"], [2 / 4, 2 / 5, 2 / 3])
+    np.testing.assert_allclose(found["category_hit@1"], [1 / 4, 2 / 5, 1 / 3])
+    np.testing.assert_allclose(found["category_hit@2"], [2 / 4, 1 - 3 / 10, 2 / 3])
+    found = counting.expected(np.array([99.0, 4, 7, 4, 4, 1]), targets, had, None, [1, 2])
+    np.testing.assert_allclose(found["hit_rate@1"], [1 / 3, 0, 0])
+    np.testing.assert_allclose(found["hit_rate@2"], [2 / 3, 1 / 3, 0])
+    plain = counting.expected(np.zeros(6), targets, np.zeros((3, 1), np.uint32), CATEGORIES, [1])
+    np.testing.assert_allclose(plain["hit_rate@1"], 1 / 5)
+    np.testing.assert_allclose(plain["category_hit@1"], [2 / 5, 2 / 5, 1 / 5])
+
+
+def test_the_oracle_knows_what_the_fields_tell_apart() -> None:
+    """Four customers; without the age two of them are one."""
+    asked = Queries(np.array([[1], [1], [2], [2]], np.int32), np.array([[20, 1], [30, 1], [30, 2], [30, 2]]),
+                    np.arange(1, 5), np.array([1, 3, 2, 5]))  # fmt: skip
+    found = counting.oracle(asked, ["age", "size"], CATEGORIES, [1, 2])
+    assert found["all fields"] == {"hit_rate@1": 0.75, "hit_rate@2": 1.0, "category_hit@1": 0.75, "category_hit@2": 1.0}
+    assert found["without age"]["hit_rate@1"] == 0.5 and found["without age"]["hit_rate@2"] == 1.0
+    assert found["without size"] == found["all fields"]
