@@ -148,7 +148,8 @@ def test_ranks_are_those_of_brute_force(rows: int, monkeypatch: pytest.MonkeyPat
     users, targets = random.integers(1, 9, N).astype(np.int32), random.integers(1, V, N).astype(np.int32)
     has = random.random((9, V)) < 0.4
     has[1], has[2], items[5] = True, False, np.nan
-    had = positive_bits(*np.nonzero(has), 9, V)
+    rows_held, columns_held = np.nonzero(has)
+    had = positive_bits(rows_held, columns_held, 9, V)
     asked, calls = Queries(np.zeros((N, 0), np.int32), queries, users, targets), list[int]()
     ranks, top = rank_queries(asked, jnp.asarray(queries), jnp.asarray(items), had, 64, 6, lambda: calls.append(1))
     assert len(calls) == -(-N // rows)
