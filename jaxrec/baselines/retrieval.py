@@ -21,6 +21,7 @@ from jaxrec.baselines.base import popularity as sessions_popularity
 from jaxrec.baselines.items import ItemKnn, similarities
 from jaxrec.data.dataset import Sessions
 
+BLOCK = 2**20  # numbers in each array that a half step of ``als`` holds at once
 Scores = Callable[[np.ndarray], np.ndarray]
 """users int32[Q], in [0, n_users) -> float32[Q, n_items]; all Q rows are held at once"""
 
@@ -111,14 +112,37 @@ def _solve(has: Any, other: np.ndarray, alpha: float, regularisation: float) -> 
 
     (sum over all y y' + alpha sum over its own y y' + regularisation w I) x = (1 + alpha) sum over its own y
     """
-    counts, (n_other, factors) = np.diff(has.indptr), other.shape
+    (n_other, factors), counts, diagonal = other.shape, np.diff(has.indptr), np.arange(other.shape[1])
     weights = regularisation * (n_other - 1 + alpha * counts)  # the unknown one is not among all
-    solved, every, unit = np.zeros((len(counts), factors), np.float32), other.T @ other, np.eye(factors)
-    for row in np.flatnonzero(counts):
-        own = other[has.indices[has.indptr[row] : has.indptr[row + 1]]]
-        left = every + np.float32(alpha) * (own.T @ own) + (weights[row] * unit).astype(np.float32)
-        solved[row] = np.linalg.solve(left, np.float32(1 + alpha) * own.sum(axis=0))
+    order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]  # long lists first, so that little is padded
+    solved, every = np.zeros((len(counts), factors), np.float32), other.T @ other
+    height = max(1, BLOCK // factors**2)
+    for low in range(0, len(order), height):
+        rows = order[low : low + height]
+        left, right = _own_sums(has, rows, other)
+        left = every + np.float32(alpha) * left
+        left[:, diagonal, diagonal] += weights[rows, None].astype(np.float32)
+        solved[rows] = np.linalg.solve(left, np.float32(1 + alpha) * right[:, :, None])[:, :, 0]
     return solved
+
+
+def _own_sums(has: Any, rows: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float32[R, factors, factors] and float32[R, factors], the sums of y y' and of y over each row's own, in parts of
+    one length, zeros behind the end of a list; ``rows`` go from the longest to the shortest.
+    """
+    factors, counts, start = other.shape[1], np.diff(has.indptr)[rows], 0
+    left, right = (np.zeros((len(rows), *shape), np.float32) for shape in ((factors, factors), (factors,)))
+    while start < counts[0]:
+        live = int(np.count_nonzero(counts > start))
+        width = min(max(1, BLOCK // (live * factors)), int(counts[0]) - start)
+        place = start + np.arange(width)
+        within = place < counts[:live, None]
+        own = other[has.indices[np.where(within, has.indptr[rows[:live], None] + place, 0)]]
+        own[~within] = 0.0
+        left[:live] += own.transpose(0, 2, 1) @ own
+        right[:live] += own.sum(axis=1)
+        start += width
+    return left, right
 
 
 RETRIEVAL_BASELINES: dict[str, Callable[..., Scores]] = {"popularity": popularity, "item-knn": item_knn, "als": als}
