@@ -78,8 +78,8 @@ def test_what_positives_alone_need(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--user", "u"], "--label: not given, so every row is a positive, .*: that needs --item; name the column"),
         (["--categorical", "u"], "needs --user and --item; name the column, or that of the label$"),
         ([*USER_ITEM, "--positive", "1"], "--positive: belongs to --label; leave it out, or name the column"),
-        (["--label", "y", "--user", "u"], "all positive .* nothing to learn; add rows of the other class"),
-        (["--label", "y", "--positive", "2", *USER_ITEM], "all negative .* nothing to learn; add rows of the other"),
+        (["--label", "y", "--user", "u"], "all positive .*; add rows of the other class"),
+        (["--label", "y", "--positive", "2", *USER_ITEM], "all negative .*; add rows of the other"),
     ):
         fails(capsys, "prepare", "rows", "--raw", raw, *argv, "--out", out, names=names)
     assert list(tmp_path.iterdir()) == [raw]

@@ -47,7 +47,7 @@ class RowRun(Protocol):
 
 def read_table(run: RowRun, name: str) -> pa.Table:
     """A table that a run keeps."""
-    return pq.read_table(checked(run.path / "dataset", name, run.manifest, "copy it there from the data set"))
+    return pq.read_table(checked(run.path / "dataset", name, run.manifest))
 
 
 class FieldCodes:

@@ -175,5 +175,5 @@ def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000) -> t
     for low in range(0, repetitions, step):
         drawn = random.multinomial(len(values), counts / len(values), size=min(step, repetitions - low))
         means[low : low + step] = drawn @ distinct / len(values)
-    low_end, high_end = np.quantile(means, [0.025, 0.975])
+    low_end, high_end = np.quantile(means, [(1 - 0.95) / 2, (1 + 0.95) / 2])
     return float(low_end), float(high_end)
