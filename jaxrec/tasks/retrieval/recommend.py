@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -101,7 +102,8 @@ class TowerRecommender:
                 if not nobody:
                     by_rule, moved = users[row - part.start, self._dim :], self._vectors[items, self._dim :]
                     why = [self._rules.applied(by_rule, one) for one in moved]
-                    answer.items[:] = [item._replace(why=own) for item, own in zip(answer.items, why, strict=True)]
+                    moved_items = [item._replace(why=own) for item, own in zip(answer.items, why, strict=True)]
+                    answer = replace(answer, items=moved_items)
                 answers.append(answer)
         return answers
 
