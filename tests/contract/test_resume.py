@@ -160,11 +160,12 @@ def test_what_a_kill_left_is_gone_on_from(
 
 def test_a_run_of_before_repeats_goes_on(worlds: Worlds, tmp_path: Path) -> None:
     """Its configuration does not know ``data.repeats``; where no pair repeats, it trains on the rows that it had."""
-    path = Path(shutil.copytree(worlds.run("two_tower"), tmp_path / "run"))
+    steady = {"optimizer": {"schedule": "constant"}}
+    path = Path(shutil.copytree(worlds.run("two_tower", **steady), tmp_path / "run"))
     values = yaml.safe_load((path / "config.yaml").read_text())
     del values["data"]["repeats"]
     (path / "config.yaml").write_text(yaml.safe_dump(values))
-    words = ["--config", worlds.config("two_tower"), "--training.epochs", 4]
+    words = ["--config", worlds.config("two_tower", **steady), "--training.epochs", 4]
     assert call("train", *words, "--run", path, "--resume") == 0
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2, 3, 4]

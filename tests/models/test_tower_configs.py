@@ -13,7 +13,7 @@ from jaxrec.errors import UserError
 from jaxrec.train import train
 
 TRAIN: list[tuple[list[object], str]] = [
-    (["--data.fields", "age", "categry"], r"data\.fields: no field 'categry' \(did you mean 'category'\?\)"),
+    (["--data.fields", "age", "categry"], r"data\.fields: 'categry': no such field \(did you mean 'category'\?\)"),
     (["--data.fields", "age", "gender"], r"data\.fields: none of the item; add some of product, category, brand"),
     (["--data.fields", "price"], r"data\.fields: none of the user; add some of customer, age"),
     (["--data.validation_fraction", 0.1], r"data\.validation_fraction: in_sample trains on all rows; set it to 0"),
