@@ -129,7 +129,7 @@ def test_a_run_and_another_data_set(capsys: Capsys, click_run: Path, dataset: Pa
 # ---- train -----------------------------------------------------------------------------------------------------------
 
 TRAIN: list[tuple[list[object], str]] = [
-    (["--data.fields", "usr", "movie"], r"data\.fields: 'usr': no such field \(did you mean 'user'\?\); there are user"),
+    (["--data.fields", "usr", "movie"], r"data\.fields: 'usr': no such field \(did you mean 'user'\?\)"),
     (["--model.heads", 3], r"model\.heads: 3 do not divide model\.attention_dim 4; choose a divisor"),
     (["--training.metric", "recall@20"], r"training\.metric: found 'recall@20'; expected auc, log_loss"),
     (["--loss.name", "softmax"], r"loss\.name: found 'softmax', but it belongs to .*; choose binary for"),

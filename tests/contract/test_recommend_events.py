@@ -346,7 +346,7 @@ LISTINGS: list[tuple[Any, str]] = [
         [GOOD | {"Price": 3}],
         r"new items: no attribute 'Price' \(did you mean 'price'\?\); there are item, item_id, name",
     ),
-    ("gone.csv", "gone.csv: no such file"),
+    ("gone.csv", "gone.csv: cannot be read"),
 ]
 
 
