@@ -148,14 +148,17 @@ def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array
         items: float32[V, D]; V is a multiple of ``CHUNK`` of more than ``2 * k`` chunks.
         count: the items from this one on are padding, less than ``CHUNK`` of them.
     """
-    last = items.shape[0] - CHUNK
     scores = _scores(queries, items)
     scores = scores.at[jnp.arange(len(queries))[:, None], banned].set(-jnp.inf, mode="drop")
-    tail = jnp.where(last + jnp.arange(CHUNK) < count, scores[:, last:], -jnp.inf)
-    scores = jax.lax.dynamic_update_slice_in_dim(scores, tail, last, axis=1)
-    maxima = scores.reshape(len(queries), -1, CHUNK).max(axis=2)
-    ranked = partial(_top_k, k=k)
-    values, found = jax.lax.cond(jnp.isnan(maxima).any(), lambda scores: ranked(_numbers(scores)), ranked, scores)
+    table = scores.reshape(len(queries), -1, CHUNK)
+
+    def maxima(table: Array) -> Array:
+        last = jnp.where(len(items) - CHUNK + jnp.arange(CHUNK) < count, table[:, -1], -jnp.inf)
+        return table.max(axis=2).at[:, -1].set(last.max(axis=1))
+
+    best = maxima(table)
+    best = jax.lax.cond(jnp.isnan(best).any(), lambda: maxima(_numbers(table)), lambda: best)
+    values, found = _top_of_chunks(table, best, k, count)
     return found, values
 
 
@@ -265,9 +268,16 @@ def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
     if chunks <= 2 * k:
         return jax.lax.top_k(scores, k)
     table = jnp.pad(scores, ((0, 0), (0, chunks * CHUNK - n)), constant_values=-jnp.inf).reshape(q, chunks, CHUNK)
-    _, best = jax.lax.top_k(table.max(axis=2), k)
+    return _top_of_chunks(table, table.max(axis=2), k)
+
+
+def _top_of_chunks(table: Array, maxima: Array, k: int, count: Array | int | None = None) -> tuple[Array, Array]:
+    """The k best of float32[Q, chunks, CHUNK]; with a ``count``, of the scores before it that are numbers."""
+    _, best = jax.lax.top_k(maxima, k)
     best = jnp.sort(best, axis=1)  # chunks in order keep the lower index first among equal scores
-    picked = jnp.take_along_axis(table, best[:, :, None], axis=1).reshape(q, k * CHUNK)
-    values, place = jax.lax.top_k(picked, k)
+    picked = jnp.take_along_axis(table, best[:, :, None], axis=1)
+    if count is not None:
+        picked = jnp.where(best[:, :, None] * CHUNK + jnp.arange(CHUNK) < count, _numbers(picked), -jnp.inf)
+    values, place = jax.lax.top_k(picked.reshape(len(table), k * CHUNK), k)
     chunk = jnp.take_along_axis(best, place // CHUNK, axis=1)
     return values, chunk * CHUNK + place % CHUNK
