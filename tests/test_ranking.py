@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jaxrec.data.retrieval import positive_bits
 from jaxrec.metrics.ranking import NAMES, ranking_metrics
+from jaxrec.ops import topk
 from jaxrec.ops.topk import CHUNK, BlockSize, Candidates, Live, block_size, rank, rank_scores, top_items
 
 TIES = ("conservative", "standard", "median")
@@ -195,6 +196,24 @@ def test_top_items_in_two_stages(width: int) -> None:
         found = top_items(jnp.asarray(queries), jnp.asarray(items), jnp.asarray(banned), 3, BlockSize(4, width))
         np.testing.assert_array_equal(found[0], expected_ids)
         np.testing.assert_array_equal(found[1], expected)
+
+
+@pytest.mark.parametrize("odd", [0.0, np.nan], ids=["numbers", "not a number"])
+def test_best_items_of_a_batch(odd: float) -> None:
+    """Padding never ranks, were its scores the highest; a score that is no number ranks last; banned items are not."""
+    rng = np.random.default_rng(3)
+    items = np.zeros((20 * CHUNK, 3), np.float32)
+    count = len(items) - 9
+    items[:count, :2] = rng.normal(0.0, 1.5, (count, 2)).round()
+    items[count:, :2], items[7, 2] = 99.0, odd
+    queries = np.column_stack([rng.integers(1, 3, (6, 2)), np.ones(6)]).astype(np.float32)
+    banned = rng.integers(0, count, (6, 50)).astype(np.int32)
+    with np.errstate(invalid="ignore"):
+        scores = np.nan_to_num(queries @ items[:count].T, nan=-np.inf)
+    expected_ids, expected = best_items(scores, banned, 3)
+    found = topk.best_items(*map(jnp.asarray, (queries, items, banned)), 3, count)
+    np.testing.assert_array_equal(found[0], expected_ids)
+    np.testing.assert_array_equal(found[1], expected)
 
 
 @given(st.integers(1, 5_000_000), st.integers(1, 4096))
