@@ -89,7 +89,21 @@ def test_each_user_leaves_the_last_positive_and_what_follows_out(rows: Rows, val
         assert sorted(row for row in found.train if rows.users[row] == user) == sorted(own[:second])
 
 
-@pytest.mark.parametrize("protocol", ["temporal", "leave_one_out"])
-def test_protocols_that_need_times_refuse_rows_without(protocol: str) -> None:
-    with pytest.raises(UserError, match=rf"^data\.protocol: .*{protocol} needs times, and the data set has none"):
-        split(some_rows([1, 1], [5, 1], [0, 0]), protocol)
+SMALL = some_rows([1, 1, 2, 2], [5, 3, 4, 2], [1, 2, 3, 4])
+REFUSED: list[tuple[Rows, Schema, str, float, str]] = [
+    (some_rows([1, 1], [5, 1], [0, 0]), SCHEMA, "temporal", 0.2, "temporal needs times, and the data set has none"),
+    (some_rows([1, 1], [5, 1], [0, 0]), SCHEMA, "leave_one_out", 0.2, "leave_one_out needs times, and the data"),
+    (SMALL, Schema((), None, None, 4, 1, 5), "leave_one_out", 0.2, "leave_one_out needs the field of the user"),
+    (SMALL.take(np.array([0, 2])), SCHEMA, "leave_one_out", 0.2, "of 2 rows leave none to train on"),
+    (SMALL, SCHEMA, "rows", 0.9, r"0\.9 and 0\.5 of 4 rows leave none to train on"),
+    (SMALL.take(np.array([0, 1, 2])), SCHEMA, "paper", 0.2, "leaves out ratings of 3, and no negative is left without"),
+]
+
+
+@pytest.mark.parametrize(("rows", "schema", "protocol", "test", "message"), REFUSED)
+def test_protocols_that_the_data_do_not_allow(
+    rows: Rows, schema: Schema, protocol: str, test: float, message: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^data\.\w+.*: .*{message}") as caught:
+        split_rows(rows, schema, protocol, 42, test, 0.5)
+    assert len(str(caught.value).splitlines()) == 1
