@@ -59,16 +59,13 @@ def answer_file(
             say("note", f"{message}; left out, as is every other bad one")
         bad.append(number)
 
-    def chunk_answers(chunk: list[Entry]) -> Answered:
-        return _answered(ask, read, chunk, refuse)
-
     with (
         written(out, overwrite) as part, _writer(part, out.suffix, schema) as write,
         ThreadPoolExecutor(WORKERS) as workers, progress(f"recommend: {source.name}", rows, rows, "queries") as update,
     ):  # fmt: skip
         while True:
             if chunk := list(islice(entries, CHUNK)):
-                waiting.append(workers.submit(chunk_answers, chunk))
+                waiting.append(workers.submit(_answered, ask, read, chunk, refuse))
             if not waiting:
                 return {"answered": answered, "bad": len(bad)}
             if len(waiting) > WORKERS or not chunk:

@@ -86,20 +86,19 @@ class SessionRecommender:
         left = np.isfinite(found.scores)
         ids, scores = self.vocabulary.decode(found.items[left]), found.scores[left]
         cuts = np.cumsum(np.append(0, left.sum(axis=1))).tolist()
-        answers = [Answer(Ranked(ids[start:end], scores[start:end]), [*notes, *([] if start < end else [NOTHING_LEFT])])
-                   for start, end in pairwise(cuts)]  # fmt: skip
-        for at in np.flatnonzero(np.diff(ends) > np.diff(known)) if len(raw) > len(codes_known) else ():
-            lost = [raw[place] for place in range(ends[at], ends[at + 1]) if codes[place] < 0]
-            hint = self.vocabulary.ids.nearest(lost[0]) if len(lost) == 1 else ""
-            answers[at].notes[len(notes) : len(notes)] = note_left_out(lost, hint=hint)
-            answers[at].unknown.extend(lost)
-        for at in np.flatnonzero(np.diff(known) == 0):
-            index = np.arange(self.n_items) if pool is None else pool  # both in order of popularity
-            popular = index[~np.isin(index, banned)][:k]
-            items = Ranked(self.vocabulary.decode(popular), self.vocabulary.counts[popular].astype(np.float32))
-            said = [note for note in answers[at].notes if note != NOTHING_LEFT]
-            said += [POPULAR, *([] if len(popular) else [NOTHING_LEFT])]
-            answers[at] = Answer(items, said, True, answers[at].unknown)
+        index = np.arange(self.n_items) if pool is None else pool  # both in order of popularity
+        popular = index[~np.isin(index, banned)][:k] if any(not len(one) for one in sessions) else index[:0]
+        most_popular = Ranked(self.vocabulary.decode(popular), self.vocabulary.counts[popular].astype(np.float32))
+        has_unknown, answers = np.diff(ends) > np.diff(known), list[Answer]()
+        for query, (start, end) in enumerate(pairwise(cuts)):
+            said, lost = list(notes), list[Any]()
+            if has_unknown[query]:
+                lost = [raw[at] for at in range(ends[query], ends[query + 1]) if codes[at] < 0]
+                said += note_left_out(lost, hint=self.vocabulary.ids.nearest(lost[0]) if len(lost) == 1 else "")
+            nothing_known = not len(sessions[query])
+            items = most_popular if nothing_known else Ranked(ids[start:end], scores[start:end])
+            said += [POPULAR] * nothing_known + [NOTHING_LEFT] * (not len(items))
+            answers.append(Answer(items, said, nothing_known, lost))
         return answers
 
     def similar(self, item: Any, k: int) -> Answer:
