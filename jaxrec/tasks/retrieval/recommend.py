@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from functools import cached_property
+from itertools import repeat
 from typing import Any
 
 import jax
@@ -98,13 +98,12 @@ class TowerRecommender:
                 if nobody:
                     own_notes.append(POPULAR)
                     items, scores = self.past.popular(np.setdiff1d(np.flatnonzero(mask), banned[row]), k)
-                answer = self._answer(self.items, items, scores, own_notes + [NOTHING_LEFT] * (not len(items)), nobody)
+                why: Iterable[tuple[str, ...]] = repeat(())
                 if not nobody:
                     by_rule, moved = users[row - part.start, self._dim :], self._vectors[items, self._dim :]
-                    why = [self._rules.applied(by_rule, one) for one in moved]
-                    moved_items = [item._replace(why=own) for item, own in zip(answer.items, why, strict=True)]
-                    answer = replace(answer, items=moved_items)
-                answers.append(answer)
+                    why = (self._rules.applied(by_rule, one) for one in moved)
+                own_notes += [NOTHING_LEFT] * (not len(items))
+                answers.append(self._answer(self.items, items, scores, own_notes, nobody, why))
         return answers
 
     def similar(self, item: Any, k: int) -> Answer:
@@ -210,9 +209,10 @@ class TowerRecommender:
         return found if pool is None else [(pool[places], scores) for places, scores in found]
 
     def _answer(
-        self, side: Entities, places: np.ndarray, scores: np.ndarray, notes: Sequence[str] = (), popular: bool = False
-    ) -> Answer:
-        items = map(Item, side.items.decode(places), scores.tolist(), side.items.known(places))
+        self, side: Entities, places: np.ndarray, scores: np.ndarray, notes: Sequence[str] = (), popular: bool = False,
+        why: Iterable[tuple[str, ...]] = repeat(()),
+    ) -> Answer:  # fmt: skip
+        items = map(Item, side.items.decode(places), scores.tolist(), side.items.known(places), why)
         return Answer(list(items), list(dict.fromkeys(notes)), popular)
 
 
