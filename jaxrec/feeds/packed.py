@@ -175,7 +175,7 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def packed_feed(
     sessions: Sessions, window: int, plan: Plan, stride: int = 1, half_life: float | None = None, events: bool = False,
-    times: np.ndarray | None = None, names: Catalogue | None = None,
+    times: np.ndarray | None = None, names: Catalogue | None = None, chunks: Chunks | None = None,
 ) -> Feed:  # fmt: skip
     """The blocks of a split; the lanes of the feed's shape are the scored positions of a step.
 
@@ -191,13 +191,15 @@ def packed_feed(
         times: int32[n], of the split's events in any unit, where blocks are to tell them.
         names: the name vectors that blocks are to bring from host memory: they are then cut there, whatever fits on
             the device.
+        chunks: the chunks of a model that cuts sessions in its own way; None: those of ``cut_chunks``.
     """
     if len(sessions.items) >= 2**31:
         raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
                         f"{2**31:,}; prepare a part of the data")  # fmt: skip
     vectors = None if names is None else (np.asarray(names.vectors), names.name_of)
     log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times, vectors)
-    chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
+    if chunks is None:
+        chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
     pairs, inputs, places = int(chunks.scored.sum()), int(chunks.length.sum()), len(chunks.begin)
     # The last targets alone come with all of their history: a step is then bounded by inputs, not by targets.
     batch = max(1, plan.batch * pairs // inputs) if sessions.last_only and inputs else plan.batch
