@@ -21,7 +21,7 @@ data.reading.columns: data.reading.fields data.reading.ids data.reading.numbers;
 data.reading.lines data.reading.unpacked; data.reading.table: data.reading.logs data.reading.rows; data.retrieval:
 data.positives; data.splits: data.protocols; data.store: data.files data.writing; data.text.vectors:
 data.name_vectors; errors: cli.wording wording; feeds.lanes: data.feed; feeds.packed: data.named_feed data.packing;
-feeds.rows: data.row_feed; losses.candidates: models.sampled negatives; losses.contrastive: contrastive
+feeds.rows: data.row_feed; losses.ranking: losses.candidates models.sampled negatives; losses.contrastive: contrastive
 models.contrast; losses.softmax: softmax; metrics.chance: chance; metrics.clicks: click_metrics; models.base:
 models.work; models.merrec: models.event_encoder; models.packed: models.sequence; models.two_tower: models.tower;
 ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: ops.precision precision sharding;
@@ -43,9 +43,7 @@ data.text.__main__; training.checkpoint: checkpoint; training.optimizers: optimi
 CLASSES = """
 baselines.base.Baseline: baselines.Baseline; data.catalogue.Catalogue: data.items.Catalogue; data.ids.Ids:
 data.ids.Places; data.items.Items: data.items.Vocabulary; losses.contrastive.Rows: losses.contrastive.Asked;
-losses.contrastive.Shared: losses.contrastive.Offered; losses.ranking.Negatives: losses.candidates.Negatives;
-losses.ranking.Popularity: losses.candidates.SamplingConstants; losses.ranking.Sampled:
-losses.candidates.SampledRanking; metrics.clicks.Calibration: baselines.ratings.Calibration;
+losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration: baselines.ratings.Calibration;
 personas.clusters.Persona: personas.personas_synthetic.Persona; plots.curves.Curves: plots.__main__.Curves;
 sources.Source: sources.RowSource; tasks.clicks.judge.Judge: tasks.clicks.judge.RowEvaluator;
 tasks.events.judge.Judge: tasks.events.judge.EventEvaluator; tasks.query.Answer: data.codes.UnknownValues

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import jax
+
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
 from jaxrec.cli.callable import make_callable
@@ -162,7 +164,8 @@ def _train(
         asked = False
         if task.judge is not None:
             with clock.part("evaluate"), progress(f"train: validation after epoch {position.epoch}"):
-                metrics = task.judge(parallel.local(state.weights()), cutoffs(config)).metrics
+                weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), state.weights())
+                metrics = task.judge(weights, cutoffs(config)).metrics
             log.write("validation", step, epoch=position.epoch, **metrics)
             value, best = metrics[metric], position.best
             summary += f", validation {metric} {value:.4f}"

@@ -23,7 +23,6 @@ from jaxrec import config as configuration
 from jaxrec.benchmarks.exchange import exchanged
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset, open_sessions
-from jaxrec.losses.candidates import popularity
 from jaxrec.models.base import make_model
 from jaxrec.ops import parallel
 from jaxrec.tasks.base import load, make_task
@@ -75,7 +74,7 @@ def exchange(file: str) -> None:
         model = make_model(config, items)
         feed = model.feed(split, training_plan(config))
         training = Training(config, model, feed)
-        constants = parallel.replicate(model.constants(popularity(split.items, items)), feed.mesh)
+        constants = parallel.replicate(model.constants(np.bincount(split.items, minlength=items)), feed.mesh)
         program = training.block.lower(training.begin(), constants, feed.like()).compile().as_text()
         sent = exchanged(program or "", feed.shape.steps)
         table = model.tables["item"]

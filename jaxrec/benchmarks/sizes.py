@@ -17,8 +17,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.retrieval import positive_bits
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.feeds.base import Feed
-from jaxrec.losses.candidates import popularity
-from jaxrec.models.base import Model, Work, make_click_model, make_model, make_tower_model
+from jaxrec.models.base import Model, Work, make_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
 from jaxrec.training.block import Training, TrainState, training_plan
@@ -135,7 +134,8 @@ def _sessions(options: Any, config: Config) -> Made:
     events = _steps(options, 3) * options.batch * MEAN_LENGTH // 4
     sessions = synthetic_sessions(options.items, max(2 * options.items, events))
     data = {"items": sessions.items, "offsets": sessions.offsets}
-    return make_model(config, options.items), sessions, popularity(sessions.items, options.items), options.items, data
+    counts = np.bincount(sessions.items, minlength=options.items)
+    return make_model(config, options.items), sessions, counts, options.items, data
 
 
 def _events(options: Any, config: Config) -> Made:
@@ -146,7 +146,7 @@ def _events(options: Any, config: Config) -> Made:
     vectors = (random.standard_normal((names, NAME_DIM), np.float32) * NAME_DIM**-0.5).astype(np.float16)
     name_of = random.integers(0, names, n_items).astype(np.int32)
     model = MERRec(config, Catalogue(vectors, {}, name_of, np.zeros((n_items, 0), np.int32), (), ()), EVENT_TYPES)
-    return model, sessions, popularity(sessions.items, n_items), n_items, {}
+    return model, sessions, np.bincount(sessions.items, minlength=n_items), n_items, {}
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def _rows(options: Any, config: Config) -> Made:
     labels = (random.random(n) < 0.5).astype(np.float32)
     rows = Rows(columns, np.zeros((n, 0), np.float32), labels, labels, np.zeros(n, np.int64), np.zeros(n, np.int32))
     data = {"columns": columns, "labels": labels, "sizes": np.asarray(sizes)}
-    return make_click_model(config, Schema(fields, None, None, 1, 0, 1)), rows, np.zeros(0), sum(sizes), data
+    return make_model(config, Schema(fields, None, None, 1, 0, 1)), rows, np.zeros(0), sum(sizes), data
 
 
 def _interactions(options: Any, config: Config) -> Made:
@@ -187,7 +187,7 @@ def _interactions(options: Any, config: Config) -> Made:
     rows = Rows(columns, age[user], ones, ones, np.zeros(n, np.int64), user.astype(np.int32))
     known = Interactions(of_items, price, np.bincount(item, minlength=products + 1),
                          positive_bits(user, item, customers + 1, products + 1))  # fmt: skip
-    return make_tower_model(config, Schema(fields, "customer", "product", 1.0, 0.0, 1.0)), rows, known, products, {}
+    return make_model(config, Schema(fields, "customer", "product", 1.0, 0.0, 1.0)), rows, known, products, {}
 
 
 # ---- the models ------------------------------------------------------------------------------------------------------

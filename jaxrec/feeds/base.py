@@ -1,7 +1,7 @@
 """What all feeds share: the blocks of a split by (epoch, block), cut on the device or prepared ahead on the host.
 
 A kind of feed brings two pure functions: ``order`` says what takes which place in an epoch, ``cut`` fills a block's
-steps. Wherever they run, on the device or in a thread of the host, the blocks are the same.
+steps. Wherever they run, the blocks are the same.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ class Shape:
 
     @property
     def total(self) -> int:
-        """Steps of all blocks."""
         return self.steps * self.blocks
 
 
@@ -92,18 +91,17 @@ class Feed:
             for first in first_steps:
                 yield deal(_cut_on_device(self._cut, self._device, on_device, first, steps), self.mesh, 1)
         else:
-            yield from ahead(deal(self._cut_on_host(order, first), self.mesh, 1) for first in first_steps)
+            cuts = (self._cut(np, partial(_steps, first, steps), self.split, order) for first in first_steps)
+            yield from ahead(deal(block, self.mesh, 1) for block in cuts)
 
     def like(self) -> Any:
         """Shapes and dtypes of a block, to compile for."""
         cut = partial(_cut_on_device, self._cut, start=0, steps=self.shape.steps)
         return like(jax.eval_shape(cut, self.split, self._order_like), self.mesh, 1)
 
-    def _cut_on_host(self, order: Any, first: int) -> Any:
-        def own(tree: Any) -> Any:
-            return jax.tree.map(lambda leaf: leaf[first : first + self.shape.steps], tree)
 
-        return self._cut(np, own, self.split, order)
+def _steps(first: int, steps: int, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[first : first + steps], tree)
 
 
 @partial(jax.jit, static_argnames=("cut", "steps"))

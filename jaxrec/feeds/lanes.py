@@ -1,8 +1,7 @@
 """The session-parallel feed (Hidasi et al. 2016, section 3.1.2): B lanes, each a stream of whole sessions.
 
 Every (input, target) pair stands in exactly one step of one lane. Sessions are dealt to lanes in order of length, forth
-and back, so that each lane gets the same mixture and all are nearly full (Diginetica, 128 lanes: 99 %). The lengths of
-lanes depend on those of sessions alone, and shapes are the same in every epoch.
+and back, so that all are nearly full (Diginetica, 128 lanes: 99 %). Shapes depend on the lengths of sessions alone.
 """
 
 from __future__ import annotations
@@ -27,12 +26,8 @@ class Block(NamedTuple):
 
 
 def lane_positions(offsets: np.ndarray, lanes: int, order: str, seed: int, epoch: int) -> np.ndarray:
-    """int32[T, lanes]: the position of the input event by step and lane, whose target is the next; -1 behind the end.
-
-    Args:
-        offsets: int64[sessions + 1].
-        order: ``random``: sessions are shuffled anew each epoch. ``time``: each lane takes its sessions as they stand.
-    """
+    """int32[T, lanes]: the position of the input event by step and lane, whose target is the next; -1 behind the end;
+    from int64[sessions + 1] ``offsets``. Order ``random`` shuffles sessions anew each epoch, ``time`` leaves them."""
     steps = np.diff(offsets) - 1  # pairs of each session
     sessions = np.flatnonzero(steps > 0)
     steps, n = steps[sessions], len(sessions)

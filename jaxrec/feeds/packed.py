@@ -1,10 +1,9 @@
 """The prefixes-at-once feed: a session is read once and scored at every position, several sessions to a row.
 
 A step is a grid of R rows of W positions, W being the model's window. Sessions are cut into chunks of at most W inputs,
-and chunks are packed into rows without overlap. A session with more than W inputs gets further chunks, each a whole
-window of which only the last ``stride`` positions are scored, so that every target of the split is scored exactly once,
-by default with the last W clicks before it as its history. Only scored positions reach the output layer. Where only the
-last event of a session is a target, one chunk holds its last W inputs.
+which are packed into rows without overlap. A session with more than W inputs gets further chunks, each a whole window
+of which only the last ``stride`` positions are scored, so that every target of the split is scored exactly once. Only
+scored positions reach the output layer.
 
 How chunks lie in rows, and rows in steps, depends on their lengths alone and is worked out once. An epoch then only
 says which chunk takes which place among those of its length.
@@ -69,13 +68,9 @@ class Template(NamedTuple):
 
 
 def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1, last_only: bool = False) -> Chunks:
-    """Cut sessions, int64[sessions + 1] ``offsets``, into chunks of at most ``window`` inputs.
-
-    Args:
-        stride: targets beyond the first W of a session that share a chunk, so that the last of them sees W clicks and
-            the first W - stride + 1.
-        last_only: score the last target of each session alone.
-    """
+    """Cut sessions, int64[sessions + 1] ``offsets``, into chunks of at most W inputs. ``stride`` targets beyond the
+    first W of a session share a chunk, so that the last of them sees W clicks and the first W - stride + 1. With
+    ``last_only`` one chunk holds the last W inputs of each session, and its last target alone is scored."""
     inputs = np.diff(offsets) - 1
     session = np.flatnonzero(inputs > 0)
     first = np.minimum(inputs[session], window)
@@ -95,10 +90,8 @@ def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1, last_only: boo
 
 
 def pack(chunks: Chunks, window: int, targets: int) -> Template:
-    """Lay chunks into rows and rows into steps of at most ``targets`` (at least W) scored positions.
-
-    Rows of each pattern are spread evenly over the steps: every step has nearly the same mixture, and as many targets.
-    """
+    """Lay chunks into rows and rows into steps of at most ``targets`` (at least W) scored positions. Rows of each
+    pattern are spread evenly over the steps: every step has nearly the same mixture, and as many targets."""
     if not len(chunks.begin):
         nothing = np.zeros((0, 1, window), np.int32)
         return Template(nothing, nothing, nothing[:, :, 0])
@@ -127,10 +120,8 @@ def pack(chunks: Chunks, window: int, targets: int) -> Template:
 
 
 def _rows(chunks: Chunks, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column, length and scored positions of every place; rows are numbered so that patterns are interleaved.
-
-    Rows are filled from the histogram of lengths, longest first, so that one pattern serves many rows.
-    """
+    """Row, column, length and scored positions of every place; rows are filled from the histogram of lengths, longest
+    first, so that one pattern serves many rows, and numbered so that patterns are interleaved."""
     # Chunks shorter than the window share rows; those of one length score alike.
     whole = (chunks.scored == chunks.length) | (chunks.length < window)
     scored_of = np.zeros(window + 1, np.int64)
@@ -181,16 +172,14 @@ def packed_feed(
 
     Args:
         window: W, the positions of a row.
-        plan: ``batch`` is the scored positions of a step, at most; at least W. With ``order`` random, which chunks meet
-            in a step is drawn anew each epoch; with time, among chunks of a length the earlier sessions come in the
-            earlier steps, so that each epoch goes through the split in time.
+        plan: ``batch`` is the scored positions of a step, at most; at least W. In order random, which chunks meet in a
+            step is drawn anew each epoch; in order time, earlier sessions come in earlier steps.
         stride: see ``cut_chunks``.
         half_life: days after which a session's targets weigh half as much, counted from the last event of the split;
             the weights' mean over targets is 1. None: all weigh 1.
         events: whether blocks tell the types of events, which ``sessions`` then has.
         times: int32[n], of the split's events in any unit, where blocks are to tell them.
-        names: the name vectors that blocks are to bring from host memory: they are then cut there, whatever fits on
-            the device.
+        names: the name vectors that blocks bring from host memory, where they are then cut.
         chunks: the chunks of a model that cuts sessions in its own way; None: those of ``cut_chunks``.
     """
     if len(sessions.items) >= 2**31:

@@ -23,21 +23,17 @@ class RowBlock(NamedTuple):
 
 
 def row_feed(rows: Rows, plan: Plan) -> Feed:
-    """The blocks of a split, ``plan.batch`` rows a step; in order ``time`` rows come as they stand.
-
-    Each of an epoch's passes begins with a step of its own, so that training does not depend on how passes are dealt to
-    epochs.
-    """
+    """The blocks of a split, ``plan.batch`` rows a step; in order ``time`` rows come as they stand. Each of an epoch's
+    passes begins with a step of its own, so that training does not depend on how passes are dealt to epochs."""
     arrays = (rows.columns, np.int32), (rows.numbers, np.float32), (rows.labels, np.float32), (rows.ratings, np.float32)
     split = tuple(np.ascontiguousarray(array, dtype) for array, dtype in arrays)
     steps = -(-len(rows) // plan.batch)  # of a pass
     reads = plan.batch * max(1, rows.columns.shape[1] + rows.numbers.shape[1])
-    most = min(plan.steps_per_block, max(1, (2**31 - 1) // reads - 1))  # the marks of tables.plan_rows are int32
+    most = min(plan.steps_per_block, max(1, (2**31 - 1) // reads - 1))  # the marks of tables.plan_reads are int32
     shape = Shape.of(plan.batch, plan.passes * steps, most)
 
     def order(epoch: int) -> np.ndarray:
-        """int32[steps of all blocks, B]: which row takes which place; -1 behind the last one of a pass."""
-        places = np.full((shape.total, plan.batch), -1, np.int32)
+        places = np.full((shape.total, plan.batch), -1, np.int32)  # -1 behind the last row of a pass
         for number in range(plan.passes):
             row = shuffled(len(rows), plan.order, plan.seed, epoch * plan.passes + number)
             places[number * steps : (number + 1) * steps].reshape(-1)[: len(rows)] = row

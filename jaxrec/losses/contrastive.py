@@ -1,8 +1,8 @@
 """Contrastive losses: a row's right item against wrong ones, from cosines; which items are wrong is a mask.
 
-Cosines of candidates stand in float32[C, B], rows of the step along the fast axis. Each row's right item meets the
-step's candidates and its own hard negatives, a block of rows at a time: a step of 4,096 rows has 16.8 million scores,
-which held whole, with masks and derivatives, go through memory a dozen times; blocks of a few MB stay in the cache.
+Cosines of candidates stand in float32[C, B], rows of the step along the fast axis. A step of 4,096 rows has 16.8
+million scores, which held whole, with masks and derivatives, go through memory a dozen times: they are worked through
+in blocks of rows that stay in the cache.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field
 from jaxrec.config.sections import Config, Count, Positive
 from jaxrec.data.retrieval import has_each, has_items
 from jaxrec.losses.sampled import Drawn
-from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.parallel import ONE, Placement, by_hand
 
 Negatives = tuple[Array, Array]
 """float32[C, B] scores of candidates, and bool[C, B], whether the candidate is a wrong item for the row."""
@@ -28,11 +28,8 @@ CLOSEST = 1e-6  # squared distance below which two vectors are one place: the ro
 
 def triplet(own: Array, others: Array, wrong: Array, margin: float, *more: Negatives) -> Array:
     """float32[B]: the mean over wrong items of max(0, margin + d(right) - d(wrong)), d the distance on the unit sphere
-    (Schroff et al. 2015, "FaceNet", equation 3, with plain instead of squared distances); 0 without a wrong item.
-
-    Args:
-        own: float32[B], cosine of the row and its right item.
-        others, wrong: cosines of ``Negatives``; ``more`` are further ones.
+    (Schroff et al. 2015, "FaceNet", equation 3, with plain instead of squared distances); 0 without a wrong item. From
+    float32[B] cosines of rows and their right items, and ``Negatives``, of which there may be more.
 
     >>> cosines, wrong = jnp.array([[0.5], [0.9]]), jnp.array([[True], [False]])
     >>> f"{triplet(jnp.array([0.5]), cosines, wrong, 0.2)[0]:.4f}"
@@ -48,13 +45,9 @@ def triplet(own: Array, others: Array, wrong: Array, margin: float, *more: Negat
 
 def infonce(own: Array, others: Array, wrong: Array, *more: Negatives) -> Array:
     """float32[B], in nats: cross-entropy of the right item among itself and the wrong ones (van den Oord et al. 2018,
-    "Representation learning with contrastive predictive coding", equation 4).
-
-    Args:
-        own: float32[B], the right item's logit: a cosine over the temperature, less the logarithm of how often the item
-            is expected among the candidates where that is corrected for (Yi et al. 2019, "Sampling-bias-corrected
-            neural modeling for large corpus item recommendations", section 3).
-        others, wrong: logits of ``Negatives``; ``more`` are further ones.
+    "Representation learning with contrastive predictive coding", equation 4). Logits are cosines over the temperature,
+    less the logarithm of how often the item is expected among the candidates where that is corrected for (Yi et al.
+    2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", section 3).
 
     >>> f"{infonce(jnp.array([0.0]), jnp.array([[0.0], [9.0]]), jnp.array([[True], [False]]))[0]:.4f}"
     '0.6931'
@@ -97,8 +90,6 @@ class Shared(NamedTuple):
 
 
 class Cosines(NamedTuple):
-    """Cosines of rows with their items."""
-
     own: Array  # float32[B], of the row and its right item
     others: Array  # float32[C, B], of the row and each candidate
     wrong: Array  # bool[C, B]
@@ -122,8 +113,7 @@ class Contrastive(Drawn):
     refresh_steps: Count = 200
     """Steps after which the nearest items are looked up anew."""
     mask: Literal["positives", "duplicates"] = "positives"
-    """Which items of other rows are no negatives of a row: all that its user has in training, or only the row's
-    own."""
+    """Which items of other rows are no negatives of a row: all that its user has in training, or only its own."""
 
     def check(self, config: Config) -> None:
         super().check(config)
@@ -170,12 +160,6 @@ class InfoNCE(Contrastive):
         return infonce(own, others, cosines.wrong, (near, cosines.near_wrong))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def contrast(loss: Contrastive, on: Placement, rows: Rows, live: Array, shared: Shared) -> Array:
-    """float32[]: the sum of the losses of rows that are live, bool[B]."""
-    return _forward(loss, on, rows, live, shared)[0]
-
-
 def _forward(
     loss: Contrastive, on: Placement, rows: Rows, live: Array, shared: Shared
 ) -> tuple[Array, tuple[Array, ...]]:
@@ -220,7 +204,8 @@ def _backward(loss: Contrastive, on: Placement, slopes: tuple[Array, ...], by: A
     return Rows(query, right, None, None, None, near), None, Shared(vectors, None, None, None, None)  # type: ignore[arg-type]
 
 
-contrast.defvjp(_forward, _backward)
+contrast: Any = by_hand(_forward, _backward, (0, 1))
+"""float32[]: the sum of a loss, a placement and its ``Rows``, of those that are live, bool[B], among ``Shared``."""
 
 
 def cosines_of(rows: Rows, shared: Shared, on: Placement = ONE) -> Cosines:

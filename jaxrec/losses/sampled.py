@@ -14,7 +14,7 @@ and return float32[B], a loss per lane. A lane's negatives are the candidates le
 equal target stays a negative, as published. A lane without negatives loses 0.
 
 >>> scores, own, weight = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0]), jnp.array([1.0, 2.0, 0.0])
->>> for loss in (cross_entropy, bpr, top1, bpr_max, top1_max):
+>>> for loss in (CrossEntropy(), BPR(), TOP1(), BPRMax(), TOP1Max()):
 ...     print(f"{loss(scores, own, weight)[0]:.4f}")
 0.2395
 0.1269
@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,19 +35,128 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config.sections import Config, LossConfig, Positive
+from jaxrec.ops.parallel import by_hand
 
 TINY = 1e-24  # inside the logarithm of bpr_max, as in the authors' code
 
 
-@jax.custom_vjp
-def cross_entropy(scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-    """Softmax cross-entropy over the candidates (2018, section 3.2).
+class Drawn(LossConfig):
+    """Losses that rank against the other targets of a step and drawn items."""
 
-    Args:
-        own_weight: float32[B] or a number: the share of the target's own occurrence in its column's weight. It differs
-            from 1 under the logQ correction, where an occurrence with sampling probability q weighs 1 / q ** logq.
-    """
-    return _cross_entropy_forward(scores, own, weight, own_weight)[0]
+    n_sample: Annotated[int, Field(ge=0, le=100_000)] = 2048
+    """Negatives drawn for each step and shared by its lanes or rows, beside their targets."""
+    sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
+    """Negatives are drawn in proportion to popularity ** sample_alpha (0: uniform; 1: popularity)."""
+
+    def check(self, config: Config) -> None:
+        if config.training.batch_size == 1 and not self.n_sample:
+            raise ValueError("loss.n_sample: 0 leaves a single lane without negatives; draw some or add lanes")
+
+
+class SampledLoss(Drawn):
+    """A loss over the candidates of a step; a subclass says which, by a ``name`` and a call."""
+
+    @property
+    def correction(self) -> float:
+        """Strength of the logQ correction for how often each item is a candidate, the field ``logq``; 0: off."""
+        return float(getattr(self, "logq", 0.0))
+
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        """float32[B], the loss of each lane.
+
+        Args:
+            own_weight: float32[B] or a number: the share of the target's own occurrence in its column's weight. It
+                differs from 1 under the logQ correction: at probability q an occurrence weighs 1 / q ** logq.
+        """
+        raise NotImplementedError
+
+
+class Activated(SampledLoss):
+    """Losses of scores with a final activation (2018, section 4.1: elu with BPR-max; tanh is that of 2016)."""
+
+    final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
+    """Applied to the training scores. Ranking uses the scores before it."""
+    activation_alpha: Positive = 1.0
+    """Parameter of elu, or the negative slope of leaky_relu, where it must be below 1."""
+
+    def check(self, config: Config) -> None:
+        if self.final_activation == "leaky_relu" and self.activation_alpha >= 1.0:
+            raise ValueError("loss.activation_alpha: the negative slope of leaky_relu; give one below 1, such as 0.1")
+        super().check(config)
+
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        activations: dict[str, Callable[[Array], Array]] = {
+            "linear": lambda scores: scores,
+            "relu": jax.nn.relu,
+            "tanh": jnp.tanh,
+            "elu": partial(jax.nn.elu, alpha=self.activation_alpha),
+            "selu": jax.nn.selu,
+            "leaky_relu": partial(jax.nn.leaky_relu, negative_slope=self.activation_alpha),
+        }
+        return self.activated(activations[self.final_activation](scores), own, weight, own_weight)
+
+    def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
+        """The loss of activated scores."""
+        raise NotImplementedError
+
+
+class CrossEntropy(Activated):
+    """Softmax cross-entropy over the step's targets and drawn items; with logq 1 it is the sampled softmax."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    logq: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """Strength of the logQ correction for how often each item is a negative (0: off, 1: full)."""
+
+    def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
+        """2018, section 3.2."""
+        return cross_entropy(scores, own, weight, own_weight)
+
+
+class BPR(Activated):
+    """Bayesian personalised ranking: the target against each of the step's other targets and drawn items."""
+
+    name: Literal["bpr"] = "bpr"
+
+    def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
+        """Averaged over the negatives (2016, section 3.2.1)."""
+        negatives = _others(own, scores, weight)
+        margin = _pick(scores, own)[:, None] - scores
+        return _mean(-jax.nn.log_sigmoid(margin), negatives)
+
+
+class TOP1(Activated):
+    """The relative rank of the target, with a pull of the negatives' scores to 0."""
+
+    name: Literal["top1"] = "top1"
+
+    def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
+        """2016, section 3.2.1."""
+        margin = scores - _pick(scores, own)[:, None]
+        return _mean(jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2), _others(own, scores, weight))
+
+
+class BPRMax(Activated):
+    """BPR against the negatives weighted by their softmax, with a pull of their scores to 0."""
+
+    name: Literal["bpr_max"] = "bpr_max"
+    bpreg: Annotated[float, Field(ge=0.0)] = 1.0
+    """Weight of the score regularisation."""
+
+    def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
+        """With ``bpreg`` times the weighted mean square of the negatives' scores (2018, sections 3.3.1 and 3.3.2)."""
+        return bpr_max(scores, own, weight, self.bpreg)
+
+
+class TOP1Max(Activated):
+    """TOP1 with the negatives weighted by their softmax."""
+
+    name: Literal["top1_max"] = "top1_max"
+
+    def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
+        """2018, section 3.3.1."""
+        share, _ = _softmax(scores, _others(own, scores, weight))
+        margin = scores - _pick(scores, own)[:, None]
+        return jnp.sum(share * (jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2)), axis=-1)
 
 
 def _cross_entropy_forward(
@@ -64,29 +173,6 @@ def _cross_entropy_backward(saved: tuple[Array, Array, Array], slope: Array) -> 
     mass, total, own = saved
     share = mass / jnp.where(total > 0, total, 1.0)  # there is no mass in a step that is padding
     return slope[:, None] * (share - _is_own(own, share)), None, None, None
-
-
-cross_entropy.defvjp(_cross_entropy_forward, _cross_entropy_backward)
-
-
-def bpr(scores: Array, own: Array, weight: Array) -> Array:
-    """Bayesian personalised ranking, averaged over the negatives (2016, section 3.2.1)."""
-    negatives = _others(own, scores, weight)
-    margin = _pick(scores, own)[:, None] - scores
-    return _mean(-jax.nn.log_sigmoid(margin), negatives)
-
-
-def top1(scores: Array, own: Array, weight: Array) -> Array:
-    """TOP1: the relative rank of the target with a pull of the negatives' scores to 0 (2016, section 3.2.1)."""
-    margin = scores - _pick(scores, own)[:, None]
-    return _mean(jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2), _others(own, scores, weight))
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def bpr_max(scores: Array, own: Array, weight: Array, bpreg: float = 1.0) -> Array:
-    """BPR-max, with ``bpreg`` times the softmax-weighted mean square of the negatives' scores (2018, sections 3.3.1 and
-    3.3.2)."""
-    return _bpr_max_forward(scores, own, weight, bpreg)[0]
 
 
 def _bpr_max_forward(scores: Array, own: Array, weight: Array, bpreg: float) -> tuple[Array, tuple[Array, ...]]:
@@ -109,14 +195,8 @@ def _bpr_max_backward(bpreg: float, saved: tuple[Array, ...], slope: Array) -> t
     return slope[:, None] * (share * (of_rank + of_size) + jnp.where(_is_own(own, scores), of_target, 0.0)), None, None
 
 
-bpr_max.defvjp(_bpr_max_forward, _bpr_max_backward)
-
-
-def top1_max(scores: Array, own: Array, weight: Array) -> Array:
-    """TOP1-max: TOP1 with the negatives weighted by their softmax scores (2018, section 3.3.1)."""
-    share, _ = _softmax(scores, _others(own, scores, weight))
-    margin = scores - _pick(scores, own)[:, None]
-    return jnp.sum(share * (jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2)), axis=-1)
+cross_entropy: Any = by_hand(_cross_entropy_forward, _cross_entropy_backward)
+bpr_max: Any = by_hand(_bpr_max_forward, _bpr_max_backward, (3,))
 
 
 def _pick(scores: Array, own: Array) -> Array:
@@ -147,105 +227,3 @@ def _softmax(scores: Array, weight: Array) -> tuple[Array, Array]:
     mass = jnp.where(used, jnp.exp(jnp.where(used, scores - top, 0.0)) * weight, 0.0)
     total = jnp.sum(mass, axis=-1, keepdims=True)
     return mass / jnp.where(total > 0, total, 1.0), total[..., 0] > 0
-
-
-# ---- the losses of a configuration -----------------------------------------------------------------------------------
-
-
-class Drawn(LossConfig):
-    """Losses that rank against the other targets of a step and drawn items."""
-
-    n_sample: Annotated[int, Field(ge=0, le=100_000)] = 2048
-    """Negatives drawn for each step and shared by its lanes or rows, beside their targets."""
-    sample_alpha: Annotated[float, Field(ge=0.0, le=2.0)] = 0.5
-    """Negatives are drawn in proportion to popularity ** sample_alpha (0: uniform; 1: popularity)."""
-
-    def check(self, config: Config) -> None:
-        if config.training.batch_size == 1 and not self.n_sample:
-            raise ValueError("loss.n_sample: 0 leaves a single lane without negatives; draw some or add lanes")
-
-
-class SampledLoss(Drawn):
-    """A loss over the candidates of a step; a subclass says which, by a ``name`` and a call."""
-
-    @property
-    def correction(self) -> float:
-        """Strength of the logQ correction for how often each item is a candidate, the field ``logq``; 0: off."""
-        return float(getattr(self, "logq", 0.0))
-
-    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        """float32[B], the loss of each query: see above."""
-        raise NotImplementedError
-
-
-class Activated(SampledLoss):
-    """Losses of scores with a final activation (2018, section 4.1: elu with BPR-max; tanh is that of 2016)."""
-
-    function: ClassVar[Callable[..., Array]]  # of the scores behind it, own and weight
-
-    final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
-    """Applied to the training scores. Ranking uses the scores before it."""
-    activation_alpha: Positive = 1.0
-    """Parameter of elu, or the negative slope of leaky_relu, where it must be below 1."""
-
-    def check(self, config: Config) -> None:
-        if self.final_activation == "leaky_relu" and self.activation_alpha >= 1.0:
-            raise ValueError("loss.activation_alpha: the negative slope of leaky_relu; give one below 1, such as 0.1")
-        super().check(config)
-
-    def activate(self, scores: Array) -> Array:
-        activations: dict[str, Callable[[Array], Array]] = {
-            "linear": lambda scores: scores,
-            "relu": jax.nn.relu,
-            "tanh": jnp.tanh,
-            "elu": partial(jax.nn.elu, alpha=self.activation_alpha),
-            "selu": jax.nn.selu,
-            "leaky_relu": partial(jax.nn.leaky_relu, negative_slope=self.activation_alpha),
-        }
-        return activations[self.final_activation](scores)
-
-    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        return self.function(self.activate(scores), own, weight)
-
-
-class CrossEntropy(Activated):
-    """Softmax cross-entropy over the step's targets and drawn items; with logq 1 it is the sampled softmax."""
-
-    name: Literal["cross_entropy"] = "cross_entropy"
-    logq: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
-    """Strength of the logQ correction for how often each item is a negative (0: off, 1: full)."""
-
-    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        return cross_entropy(self.activate(scores), own, weight, own_weight)
-
-
-class BPR(Activated):
-    """Bayesian personalised ranking: the target against each of the step's other targets and drawn items."""
-
-    name: Literal["bpr"] = "bpr"
-    function = staticmethod(bpr)
-
-
-class TOP1(Activated):
-    """The relative rank of the target, with a pull of the negatives' scores to 0."""
-
-    name: Literal["top1"] = "top1"
-    function = staticmethod(top1)
-
-
-class BPRMax(Activated):
-    """BPR against the negatives weighted by their softmax, with a pull of their scores to 0."""
-
-    name: Literal["bpr_max"] = "bpr_max"
-    bpreg: Annotated[float, Field(ge=0.0)] = 1.0
-    """Weight of the score regularisation."""
-
-    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        return bpr_max(self.activate(scores), own, weight, self.bpreg)
-
-
-class TOP1Max(Activated):
-    """TOP1 with the negatives weighted by their softmax."""
-
-    name: Literal["top1_max"] = "top1_max"
-    function = staticmethod(top1_max)

@@ -1,13 +1,12 @@
 """Exact cross-entropy over the whole catalogue, in blocks whose memory is bounded, with its derivative by hand.
 
-This output layer is where the time of a model with a full softmax goes: three matrix products of 2 P V D operations
-each (scores, and the derivatives of queries and items). The derivative needs nothing from outside but a factor, so it
-is taken while a block of scores is at hand, in the forward pass: with e = exp(s - max s) and z = sum e,
+The derivative needs nothing from outside but a factor, so it is taken while a block of scores is at hand, in the
+forward pass: with e = exp(s - max s) and z = sum e,
 
     d queries = (e E) w / z                      d items = e' (q w / z)
 
-so that the only passes over [P, V] besides the products are the maximum and the exponential. The target's part, and
-that of label smoothing, are a gather, a scatter and a rank-one term on the side.
+so that the only passes over [P, V] besides the three products are the maximum and the exponential. The target's part,
+and that of label smoothing, are a gather, a scatter and a rank-one term on the side.
 
 Where so few rows of scores fit in the memory that products would starve, blocks of items take the place of blocks of
 rows. They need two sweeps, one for the normaliser and one for the derivative, and so a fourth product.
@@ -34,7 +33,7 @@ FEW_ITEMS = 128  # items in a block of items, at least
 
 @dataclass(frozen=True)
 class Softmax:
-    """How to compute the loss: fields of ``SoftmaxLoss``, and the devices that share the queries."""
+    """Fields of ``SoftmaxLoss``, and the devices that share the queries."""
 
     memory: int = 64
     precision: str = "float32"
@@ -43,8 +42,8 @@ class Softmax:
 
     @property
     def rounds(self) -> bool:
-        """Whether factors are rounded. The softmax less the target is then rounded as a difference: where the target is
-        nearly certain, two rounded parts would leave their errors."""
+        """Whether factors are rounded, and then the softmax less the target as a difference: where the target is nearly
+        certain, two rounded parts would leave their errors."""
         return self.precision == "bfloat16" or self.on.low
 
     def rounded(self, values: Array) -> Array:
@@ -68,21 +67,15 @@ class Softmax:
         return mass - jnp.where(own, (1.0 - self.smoothing) * scale[:, None], 0.0)
 
 
-class Blocks(NamedTuple):
-    """How the scores [P, V] are cut: ``rows`` queries by ``items`` items, one of them being all."""
-
-    rows: int
-    items: int
-
-
-def cut(queries: int, items: int, memory: int) -> Blocks:
-    """Blocks of rows within ``memory`` MiB if at least ``FEW_ROWS`` fit (or all of them), otherwise blocks of items."""
+def cut(queries: int, items: int, memory: int) -> tuple[int, int]:
+    """How many queries and items a block of the scores [P, V] has, all of one: queries within ``memory`` MiB if at
+    least ``FEW_ROWS`` fit (or all of them), otherwise items."""
     cells = memory * 2**20 // 4
     rows = cells // items
     if rows >= min(queries, FEW_ROWS):
-        return Blocks(-(-queries // -(-queries // rows)), items)
+        return -(-queries // -(-queries // rows)), items
     width = min(items, max(FEW_ITEMS, cells // queries))
-    return Blocks(queries, -(-items // -(-items // width)))
+    return queries, -(-items // -(-items // width))
 
 
 class Batch(NamedTuple):
@@ -92,31 +85,30 @@ class Batch(NamedTuple):
     items: Array
     target: Array
     weight: Array
-    prior: Array | None
+    prior: Array | None = None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def softmax_cross_entropy(
-    how: Softmax, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None = None
-) -> Array:
+def softmax_cross_entropy(how: Softmax, *arrays: Any) -> Array:
     """float32[]: the sum of the cross-entropies of ``softmax(queries items' + prior)``, times their float32[P]
-    ``weight``, for float32[P, D] queries, float32[V, D] items, int32[P] targets in [0, V) and a float32[V] prior or
-    None. Only queries and items have derivatives.
+    ``weight``, for float32[P, D] queries, float32[V, D] items, int32[P] targets in [0, V), weights, and on request a
+    float32[V] prior. Only queries and items have derivatives.
 
     >>> q, e = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
     >>> round(float(softmax_cross_entropy(Softmax(), q, e, jnp.array([0]), jnp.ones(1))), 4)  # log(1 + e^-2 + e^-1)
     0.4076
     """
-    batch = Batch(queries, items, target, weight, prior)
-    blocks = cut(len(queries), len(items), how.memory)
-    if blocks.items == len(items):
-        _, lse = _by_rows(lambda q: ((), _normalise(how.scores(q, items, prior))[2]), (), blocks, queries)
+    batch = Batch(*arrays)
+    rows, columns = cut(len(batch.queries), len(batch.items), how.memory)
+    if columns == len(batch.items):
+        scores = partial(how.scores, items=batch.items, prior=batch.prior)
+        _, lse = _by_rows(lambda q: ((), _normalise(scores(q))[2]), (), rows, batch.queries)
     else:
-        lse = _sweep(how, blocks, batch)
+        lse = _sweep(how, columns, batch)
     return _total(how, batch, lse)
 
 
-def _forward(how: Softmax, *arrays: Any) -> tuple[Array, tuple[Array, Array]]:
+def _forward(how: Softmax, *arrays: Any) -> tuple[Array, tuple[Any, ...]]:
     batch = Batch(*arrays)
 
     def of_rows(rows: tuple[Array, Array, Array], rest: tuple[Array, Array | None]) -> tuple[Any, Any]:
@@ -124,18 +116,18 @@ def _forward(how: Softmax, *arrays: Any) -> tuple[Array, tuple[Array, Array]]:
 
     rows, rest = (batch.queries, batch.target, batch.weight), (batch.items, batch.prior)
     (total, d_items), d_queries = how.on.sum_by_rows(of_rows, rows, rest)
-    return total, (d_queries, d_items)
+    return total, (d_queries, d_items, *(None,) * (len(arrays) - 2))
 
 
 def _with_derivatives(how: Softmax, batch: Batch) -> tuple[tuple[Array, Array], Array]:
     """The loss and its derivative by the items, sums over rows; its derivative by the queries."""
     queries, items, target, weight, _ = batch
-    blocks = cut(len(queries), len(items), how.memory)
-    if blocks.items == len(items):
-        lse, d_queries, d_items = _rows_derivative(how, blocks, batch)
+    rows, columns = cut(len(queries), len(items), how.memory)
+    if columns == len(items):
+        lse, d_queries, d_items = _rows_derivative(how, rows, batch)
     else:
-        lse = _sweep(how, blocks, batch)
-        d_queries, d_items = _items_derivative(how, blocks, batch, lse)
+        lse = _sweep(how, columns, batch)
+        d_queries, d_items = _items_derivative(how, columns, batch, lse)
     # The scores' other part: the target's share (bfloat16 has it within the blocks), and the even share of smoothing.
     if not how.rounds:
         own = (1.0 - how.smoothing) * weight[:, None]
@@ -148,9 +140,8 @@ def _with_derivatives(how: Softmax, batch: Batch) -> tuple[tuple[Array, Array], 
     return (_total(how, batch, lse), d_items), d_queries
 
 
-def _backward(how: Softmax, derivative: tuple[Array, Array], factor: Array) -> tuple[Array | None, ...]:
-    d_queries, d_items = derivative
-    return factor * d_queries, factor * d_items, None, None, None
+def _backward(how: Softmax, derivative: tuple[Any, ...], factor: Array) -> tuple[Array | None, ...]:
+    return factor * derivative[0], factor * derivative[1], *derivative[2:]
 
 
 softmax_cross_entropy.defvjp(_forward, _backward)
@@ -173,7 +164,7 @@ def _normalise(scores: Array) -> tuple[Array, Array, Array]:
     return mass, total, top + jnp.log(total)
 
 
-def _rows_derivative(how: Softmax, blocks: Blocks, batch: Batch) -> tuple[Array, Array, Array]:
+def _rows_derivative(how: Softmax, size: int, batch: Batch) -> tuple[Array, Array, Array]:
     """log-sum-exp [P], and the softmax's part of the derivatives, [P, D] and [V, D]."""
     queries, items, target, weight, prior = batch
 
@@ -183,76 +174,71 @@ def _rows_derivative(how: Softmax, blocks: Blocks, batch: Batch) -> tuple[Array,
         share = (w / total)[:, None]
         return how.product(mass.T, q * share), (lse, share * how.product(mass, items))
 
-    d_items, (lse, d_queries) = _by_rows(one, jnp.zeros_like(items), blocks, queries, weight, target)
+    d_items, (lse, d_queries) = _by_rows(one, jnp.zeros_like(items), size, queries, weight, target)
     return lse, d_queries, d_items
 
 
-def _by_rows(one: Callable[..., tuple[Any, Any]], begin: Any, blocks: Blocks, *arrays: Array) -> tuple[Any, Any]:
+def _by_rows(one: Callable[..., tuple[Any, Any]], begin: Any, size: int, *arrays: Array) -> tuple[Any, Any]:
     """``one`` of blocks of the arrays' rows gives a part of a sum, and rows: the sum, and the rows in order."""
     rows = len(arrays[0])
-    n = -(-rows // blocks.rows)
+    n = -(-rows // size)
     if n == 1:
         return one(*arrays)
-    padding = n * blocks.rows - rows
-    parts = [
-        jnp.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1)).reshape(n, blocks.rows, *array.shape[1:])
-        for array in arrays
-    ]
+    more = (0, n * size - rows)
+    parts = [jnp.pad(leaf, [more] + [(0, 0)] * (leaf.ndim - 1)).reshape(n, size, *leaf.shape[1:]) for leaf in arrays]
 
     def step(total: Any, at: list[Array]) -> tuple[Any, Any]:
         part, found = one(*at)
         return jax.tree.map(jnp.add, total, part), found
 
     total, found = jax.lax.scan(step, begin, parts)
-    return total, jax.tree.map(lambda leaf: leaf.reshape(n * blocks.rows, *leaf.shape[2:])[:rows], found)
+    return total, jax.tree.map(lambda leaf: leaf.reshape(n * size, *leaf.shape[2:])[:rows], found)
 
 
-def _part(blocks: Blocks, batch: Batch, i: Array) -> tuple[Array, Array, Array]:
-    """Where the i-th block of items begins, its vectors, and what to add to its scores.
-
-    The last block ends with the catalogue, so it may overlap the one before; what that one had gets -inf.
-    """
-    begin = jnp.minimum(i * blocks.items, len(batch.items) - blocks.items)
-    vectors = jax.lax.dynamic_slice_in_dim(batch.items, begin, blocks.items)
-    fresh = begin + jnp.arange(blocks.items) >= i * blocks.items
-    added = 0.0 if batch.prior is None else jax.lax.dynamic_slice_in_dim(batch.prior, begin, blocks.items)
+def _part(size: int, batch: Batch, i: Array) -> tuple[Array, Array, Array]:
+    """Where the i-th block of items begins, its vectors, and what to add to its scores: the last block ends with the
+    catalogue, so it may overlap the one before; what that one had gets -inf."""
+    begin = jnp.minimum(i * size, len(batch.items) - size)
+    vectors = jax.lax.dynamic_slice_in_dim(batch.items, begin, size)
+    fresh = begin + jnp.arange(size) >= i * size
+    added = 0.0 if batch.prior is None else jax.lax.dynamic_slice_in_dim(batch.prior, begin, size)
     return begin, vectors, jnp.where(fresh, added, -jnp.inf)
 
 
-def _sweep(how: Softmax, blocks: Blocks, batch: Batch) -> Array:
+def _sweep(how: Softmax, size: int, batch: Batch) -> Array:
     """float32[P]: log-sum-exp over all blocks of items."""
     rows, columns = len(batch.queries), len(batch.items)
 
     def one(so_far: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         top, total = so_far
-        _, vectors, added = _part(blocks, batch, i)
+        _, vectors, added = _part(size, batch, i)
         scores = how.scores(batch.queries, vectors, added)
         new = jnp.maximum(top, jnp.max(scores, axis=1))
         return (new, total * jnp.exp(top - new) + jnp.sum(jnp.exp(scores - new[:, None]), axis=1)), None
 
     lowest = jnp.full(rows, jnp.finfo(jnp.float32).min)
-    (top, total), _ = jax.lax.scan(one, (lowest, jnp.zeros(rows)), jnp.arange(-(-columns // blocks.items)))
+    (top, total), _ = jax.lax.scan(one, (lowest, jnp.zeros(rows)), jnp.arange(-(-columns // size)))
     return top + jnp.log(total)
 
 
-def _items_derivative(how: Softmax, blocks: Blocks, batch: Batch, lse: Array) -> tuple[Array, Array]:
+def _items_derivative(how: Softmax, size: int, batch: Batch, lse: Array) -> tuple[Array, Array]:
     """The softmax's part of the derivatives, [P, D] and [V, D], with scores computed a second time."""
     queries, items, target, weight, _ = batch
     weighted = queries * weight[:, None]
 
     def one(sums: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         d_queries, d_items = sums
-        begin, vectors, added = _part(blocks, batch, i)
+        begin, vectors, added = _part(size, batch, i)
         share = jnp.exp(how.scores(queries, vectors, added) - lse[:, None])
         # Where blocks overlap, a target belongs to the first: the second must not subtract it again.
-        fresh = jnp.where(target >= i * blocks.items, target, -1)
+        fresh = jnp.where(target >= i * size, target, -1)
         share = how.less_target(share, jnp.ones_like(lse), fresh, begin)
-        here = jax.lax.dynamic_slice_in_dim(d_items, begin, blocks.items) + how.product(share.T, weighted)
+        here = jax.lax.dynamic_slice_in_dim(d_items, begin, size) + how.product(share.T, weighted)
         d_items = jax.lax.dynamic_update_slice_in_dim(d_items, here, begin, 0)
         return (d_queries + how.product(share, vectors), d_items), None
 
     begin = (jnp.zeros_like(queries), jnp.zeros_like(items))
-    (d_queries, d_items), _ = jax.lax.scan(one, begin, jnp.arange(-(-len(items) // blocks.items)))
+    (d_queries, d_items), _ = jax.lax.scan(one, begin, jnp.arange(-(-len(items) // size)))
     return d_queries * weight[:, None], d_items
 
 

@@ -1,6 +1,5 @@
 """AutoInt and AutoInt+ (Song et al. 2019, "AutoInt: automatic feature interaction learning via self-attentive neural
-networks"): the probability of a click or a good rating from the fields of one row.
-"""
+networks"): the probability of a click or a good rating from the fields of one row."""
 
 from __future__ import annotations
 
@@ -23,9 +22,8 @@ from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
 from jaxrec.losses.binary import Binary
 from jaxrec.models.base import ClickModel, Loss, Work, row_state
-from jaxrec.models.fields import Stack, with_unknown
+from jaxrec.models.fields import Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal
-from jaxrec.ops.dropout import byte_mask
 from jaxrec.ops.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
@@ -76,18 +74,14 @@ class Config(ModelConfig):
 
 
 class Interacting(nn.Module):
-    """One interacting layer: relu(attention over fields + a projection of the field itself) (equations 5 to 8)."""
+    """relu(attention over fields + a projection of the field itself) (equations 5 to 8)."""
 
     model: Config
 
     @nn.compact
     def __call__(self, x: Array, drawn: int, train: bool, on: Placement) -> tuple[Array, Array]:
-        """float32[F, D, B] → float32[F, A, B]; and the projections, from which ``attention_weights``.
-
-        Args:
-            drawn: B with the padding of ``pad_rows``, for which masks are drawn also where there is none: what is
-                drawn must not depend on the number of devices.
-        """
+        """float32[F, D, B] → float32[F, A, B]; and the projections, from which ``attention_weights``. Masks are for
+        ``drawn`` rows, B with the padding of ``pad_rows``: they must not depend on the number of devices."""
         fields, width, batch = x.shape
         of_all, heads, rate = self.model.attention_dim, self.model.heads, self.model.dropout_attention
         projected = project(self.param("projection", _glorot_blocks, (4 * of_all, width)), x, on)
@@ -105,10 +99,7 @@ class Interacting(nn.Module):
 
 class AutoIntNetwork(nn.Module):
     """From the vectors of a row's fields to its logit: interacting layers, and beside them a deep network (AutoInt+).
-
-    The published code ends in a relu before the sigmoid, so that no probability is below one half; the paper's equation
-    10 has none, and neither is there one here.
-    """
+    As in equation 10, and unlike in the published code, no relu stands before the sigmoid."""
 
     model: Config
     outputs: int  # 1, or 2 where the rating is predicted as well
@@ -152,27 +143,20 @@ def _glorot_blocks(key: Array, shape: tuple[int, int]) -> Array:
 
 
 class Step(NamedTuple):
-    """A step of the feed with the rows of the table that it reads, int32[B, C + M], -1 for none."""
-
     block: RowBlock
-    ids: Array
+    ids: Array  # int32[B, C + M], rows of the table that it reads, -1 for none
 
 
 class Pulls(NamedTuple):
-    """What a row pays for each squared number that it reads of the table, float32[rows of the table] each: of the
-    vectors, and of the weights of the first order."""
+    """What a row pays for each squared number that it reads of the table, float32[rows of the table] each."""
 
     vectors: Array
-    weights: Array
+    weights: Array  # of the first order
 
 
 class AutoInt(ClickModel):
-    """AutoInt as the loop sees it.
-
-    Args:
-        start: with ``model.first_order`` logistic, and in training: where the weights of the first order begin, and
-            how much they are pulled towards 0.
-    """
+    """AutoInt as the loop sees it. With ``model.first_order`` logistic, and in training, ``start`` says where the
+    weights of the first order begin, and how much they are pulled towards 0."""
 
     def __init__(self, config: Experiment, schema: Schema, start: Logistic | None = None) -> None:
         model, loss = Config.of(config.model), Binary.of(config.loss)
@@ -199,7 +183,6 @@ class AutoInt(ClickModel):
         return params if self._start is None else params | {"bias": params["bias"].at[0].set(self._start.intercept)}
 
     def constants(self, counts: np.ndarray) -> Pulls:
-        """What is paid for squared numbers of the table."""
         edges = np.append(self._stack.unknown, len(counts))
         totals = np.array([counts[a:b].sum() for a, b in pairwise(edges)])
         rows = max((n for n, width in zip(totals, self._stack.widths, strict=True) if width == 1), default=1)
@@ -212,7 +195,6 @@ class AutoInt(ClickModel):
         return Pulls(vectors, vectors if self._start is None else jnp.asarray(self._start.l2 / 2 / reads, jnp.float32))
 
     def steps(self, constants: Pulls, block: RowBlock, keys: Array, on: Placement = ONE) -> Step:
-        """What is read of the table."""
         columns = with_unknown(block.columns, keys, self._unknown_rate)
         # What stands behind an epoch's last row reads nothing: it would move rows of a table that is not dense.
         return Step(block, jnp.where(block.weight[..., None] > 0, self._stack.ids(columns), -1))
@@ -236,8 +218,7 @@ class AutoInt(ClickModel):
 
     def work(self, shape: RowBlock, targets: float) -> Work:
         """FLOP of the network with its derivatives. Bytes of the rows asked for, or of the dense table and its
-        derivative, with the optimizer's state, read and written once; and of what the layers hand on, written and read
-        once forward and twice backward."""
+        derivative, with the optimizer's state; and of what the layers hand on, once forward and twice backward."""
         model, rows, fields = self._model, shape.weight.shape[1], len(self._schema.fields)
         for_row, held, width = 0, fields * self._dim, self._dim
         for _ in range(model.blocks):
@@ -254,10 +235,9 @@ class AutoInt(ClickModel):
 
     def _paid(self, vectors: Array, ids: Array, pulls: Pulls) -> Array:
         """float32[B, C + M] of float32[B, C + M, D (+ 1)] for each read."""
-        if self._start is None:
-            squares = jnp.sum(vectors**2, axis=-1) * pulls.vectors[ids]
-        else:
-            squares = jnp.sum(vectors[..., : self._dim] ** 2, axis=-1) * pulls.vectors[ids]
+        common = vectors if self._start is None else vectors[..., : self._dim]
+        squares = jnp.sum(common**2, axis=-1) * pulls.vectors[ids]
+        if self._start is not None:
             squares += vectors[..., self._dim] ** 2 * pulls.weights[ids]
         return jnp.where(ids >= 0, squares, 0.0)
 

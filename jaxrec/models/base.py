@@ -6,10 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 from jax import Array
 
-from jaxrec.baselines.logistic import Logistic
 from jaxrec.config import Config, OptimizerConfig
 from jaxrec.config.finding import find_model
-from jaxrec.data.rows import Schema
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Reads, Tables, TableSpec
@@ -19,11 +17,10 @@ Loss = tuple[Array, tuple[Any, Array]]
 
 
 class Work(NamedTuple):
-    """Floating-point operations of one step and bytes of memory that it reads and writes, counted from shapes: what the
-    algorithm needs, not what happens to be executed."""
+    """What one step needs, counted from shapes."""
 
     flop: int
-    bytes: int
+    bytes: int  # of memory that it reads and writes
 
 
 def row_state(optimizer: OptimizerConfig, width: int) -> int:
@@ -101,17 +98,7 @@ class TowerModel(Model, Protocol):
         products rank."""
 
 
-def make_model(config: Config, n_items: int) -> SessionModel:
-    """The configured model for a catalogue of ``n_items``."""
-    return find_model(config.model.name).Model(config, n_items)
-
-
-def make_click_model(config: Config, schema: Schema, start: Logistic | None = None) -> ClickModel:
-    """The configured model for rows of these fields; in training with ``model.first_order`` logistic, ``start`` is the
-    regression to begin with."""
-    return find_model(config.model.name).Model(config, schema, start)
-
-
-def make_tower_model(config: Config, schema: Schema) -> TowerModel:
-    """The configured model for a data set with these fields, of which it reads some."""
-    return find_model(config.model.name).Model(config, schema)
+def make_model(config: Config, *data: Any) -> Any:
+    """The configured model: of sessions for a catalogue of so many items; otherwise for a ``Schema``, and where a click
+    model's ``first_order`` is logistic, in training, the regression to begin with."""
+    return find_model(config.model.name).Model(config, *data)

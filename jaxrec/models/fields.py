@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -10,7 +11,6 @@ import numpy as np
 from jax import Array
 
 from jaxrec.data.rows import Schema
-from jaxrec.ops.dropout import byte_mask
 
 
 class Stack(NamedTuple):
@@ -27,16 +27,15 @@ class Stack(NamedTuple):
         fields = (*schema.coded, *schema.numerical)
         starts = np.cumsum([0, *(field.size for field in fields)])
         widths = [field.width for field in schema.coded]
-        order = tuple(fields.index(field) for field in schema.fields)
-        unknown = starts[: len(widths)].astype(np.int32)
         offsets = np.repeat(starts[:-1], widths + [1] * len(schema.numerical)).astype(np.int32)
-        return cls(offsets, tuple(widths), unknown, order, int(starts[-1]))
+        order = tuple(fields.index(field) for field in schema.fields)
+        return cls(offsets, tuple(widths), starts[: len(widths)].astype(np.int32), order, int(starts[-1]))
 
     def ids(self, columns: Array) -> Array:
         """int32[..., C + M]: rows of the table; -1 where a bag has ended. Numbers read the one row of their field."""
-        numbers = len(self.offsets) - columns.shape[-1]
-        coded = jnp.where(columns < 0, -1, columns + self.offsets[: columns.shape[-1]])
-        fixed = jnp.broadcast_to(self.offsets[columns.shape[-1] :], (*columns.shape[:-1], numbers))
+        n = columns.shape[-1]
+        coded = jnp.where(columns < 0, -1, columns + self.offsets[:n])
+        fixed = jnp.broadcast_to(self.offsets[n:], (*columns.shape[:-1], len(self.offsets) - n))
         return jnp.concatenate([coded, fixed], axis=-1)
 
     def fold(self, vectors: Array, ids: Array, numbers: Array) -> Array:
@@ -55,8 +54,7 @@ class Stack(NamedTuple):
         if numbers.shape[-1]:
             parts.append(vectors[:, start:] * numbers[..., None])
         stacked = jnp.concatenate(parts, axis=1)
-        in_order = self.order == tuple(range(len(self.order)))
-        return stacked if in_order else stacked[:, np.array(self.order)]
+        return stacked if self.order == tuple(range(len(self.order))) else stacked[:, np.array(self.order)]
 
 
 def with_unknown(columns: Array, keys: Array, rate: float) -> Array:
@@ -66,3 +64,13 @@ def with_unknown(columns: Array, keys: Array, rate: float) -> Array:
         return columns
     kept = jax.vmap(lambda key: byte_mask(key, columns.shape[1:], rate) > 0)(keys)
     return jnp.where(kept | (columns < 0), columns, 0)
+
+
+def byte_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
+    """float32[shape], a dropout mask: 0 with probability ``rate``, rounded to a 256th but at least one, otherwise such
+    that the mean is exactly 1. Drawing 32 bits for each element would take longer than what the mask is multiplied
+    with."""
+    dropped, size = min(max(round(rate * 256), 1), 255), math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)  # drawn as bytes, each would take a word's time
+    keep = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size].reshape(shape) >= dropped
+    return jnp.where(keep, jnp.float32(256 / (256 - dropped)), jnp.float32(0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +19,13 @@ from jaxrec.feeds.lanes import Block, lane_feed
 from jaxrec.losses.ranking import Popularity, Sampled, Step
 from jaxrec.losses.sampled import CrossEntropy, SampledLoss
 from jaxrec.models.base import Loss, SessionModel, Work, row_state
-from jaxrec.ops.gru import GRUStack, Hidden, reset_hidden, zero_hidden
+from jaxrec.models.packed import drop
+from jaxrec.ops.gru import gru_cell, gru_params, onehot_gru_cell, onehot_gru_params
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, glorot_like
+
+Hidden = tuple[Array, ...]
+"""float32[B, H] of each layer."""
 
 
 class Config(ModelConfig):
@@ -50,6 +55,28 @@ class Config(ModelConfig):
         return "dense tables, which gru4rec has not"
 
 
+class Layers(nn.Module):
+    """GRU layers on top of each other. The state that is carried is the dropped one, as in the authors' code."""
+
+    model: Config
+
+    @nn.compact
+    def __call__(self, x: Array, hidden: Hidden, train: bool, on: Placement = ONE) -> Hidden:
+        """The new states from float32[B, inputs] and the states before."""
+        model, states, onehot = self.model, list[Array](), self.model.embedding == "onehot"
+        if not onehot:
+            x = drop(self, x, model.dropout_embedding, train)
+        for i, (units, h) in enumerate(zip(model.layers, hidden, strict=True)):
+            if onehot and i == 0:
+                x = onehot_gru_cell(onehot_gru_params(self, "layer_0", units), x, h, on)
+                x = drop(self, x, model.dropout_embedding, train)
+            else:
+                x = gru_cell(gru_params(self, f"layer_{i}", x.shape[-1], units), x, h, on)
+                x = drop(self, x, model.dropout_hidden, train)
+            states.append(x)
+        return tuple(states)
+
+
 class GRU4Rec(SessionModel):
     """GRU4Rec as the loop sees it.
 
@@ -62,23 +89,21 @@ class GRU4Rec(SessionModel):
 
     def __init__(self, config: Experiment, n_items: int) -> None:
         model, self._optimizer = Config.of(config.model), config.optimizer
-        self._layers, self._n_items, self._width = model.layers, n_items, model.layers[-1]
-        self._ranking = Sampled(SampledLoss.of(config.loss), n_items)
+        self._units, self._n_items, self._width = model.layers, n_items, model.layers[-1]
+        self._ranking, self._layers = Sampled(SampledLoss.of(config.loss), n_items), Layers(model)
         self._onehot, self._constrained = model.embedding == "onehot", model.embedding == "constrained"
         inputs = {"onehot": 3 * model.layers[0], "separate": model.embedding_dim, "constrained": self._width}
-        self._inputs = inputs[model.embedding]
-        self._gru = GRUStack(self._inputs, model.layers, self._onehot, model.dropout_embedding, model.dropout_hidden)
-        blocks = 3 if self._onehot else 1
+        self._inputs, blocks = inputs[model.embedding], 3 if self._onehot else 1
         self.tables = {"item": TableSpec(n_items, self._width + 1, _with_bias)}
         self._source = "item" if self._constrained else "input"
         if not self._constrained:
             self.tables["input"] = TableSpec(n_items, self._inputs, lambda key, shape: glorot_like(key, shape, blocks))
 
     def init(self, key: Array) -> Any:
-        return self._gru.init(key, jnp.zeros((1, self._inputs)), zero_hidden(self._layers, 1))["params"]
+        return self._layers.init(key, jnp.zeros((1, self._inputs)), self.carry(1), False)["params"]
 
     def carry(self, lanes: int) -> Hidden:
-        return zero_hidden(self._layers, lanes)
+        return tuple(jnp.zeros((lanes, units), jnp.float32) for units in self._units)
 
     def feed(self, split: Sessions, plan: Plan) -> Feed:
         return lane_feed(split, plan)
@@ -100,8 +125,8 @@ class GRU4Rec(SessionModel):
 
     def loss(self, params: Any, tables: Tables, carry: Hidden, step: Step, key: Array, constants: Any) -> Loss:
         block, on = step.block, tables.on
-        hidden = reset_hidden(carry, block.reset)
-        carry = on.dealt(self._step_gru(params, tables.vectors(self._source, "input"), hidden, key, on))
+        hidden = _reset(carry, block.reset)
+        carry = on.dealt(self._next(params, tables.vectors(self._source, "input"), hidden, key, on))
         losses = self._ranking.losses(tables, "item", _with_one(carry[-1]), block.weight > 0, step.drawn)
         total = jnp.sum(losses)
         return total / len(losses), (carry, total)  # by all lanes, also where some have ended, as in the authors' code
@@ -111,13 +136,13 @@ class GRU4Rec(SessionModel):
         the rows asked for, duplicates and all, with their optimizer's state; each read and written once."""
         lanes = shape.weight.shape[1]
         columns, below, encoder = self._ranking.columns(lanes), 0 if self._onehot else self._inputs, 0
-        for units in self._layers:
+        for units in self._units:
             encoder += (3 * below + 2 * units) * 2 * lanes * 3 * units
             below = units
         item, source = self.tables["item"].width, self.tables[self._source].width
-        flop = 3 * 2 * targets * columns * item + encoder
         rows = ((columns, item), (lanes, source))
-        return Work(int(flop), 4 * 2 * sum(n * (width + row_state(self._optimizer, width)) for n, width in rows))
+        bytes_ = 4 * 2 * sum(n * (width + row_state(self._optimizer, width)) for n, width in rows)
+        return Work(int(3 * 2 * targets * columns * item + encoder), bytes_)
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: Block) -> tuple[Hidden, Array]:
         source = tables[self._source]
@@ -125,29 +150,27 @@ class GRU4Rec(SessionModel):
         def step(hidden: Hidden, at: tuple[Array, Array]) -> tuple[Hidden, Array]:
             item, reset = at
             vectors = source[item, : self._inputs]
-            hidden = self._step_gru(params, vectors, reset_hidden(hidden, reset))
+            hidden = self._next(params, vectors, _reset(hidden, reset))
             return hidden, _with_one(hidden[-1])
 
         return jax.lax.scan(step, carry, (block.input, block.reset))
 
     def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
         """No step is taken beyond the longest session, whatever N is."""
-        source = tables[self._source]
+        source, hidden = tables[self._source], self.carry(len(items))
 
         def step(at: Array, carry: tuple[Hidden, Array]) -> tuple[Hidden, Array]:
-            hidden = self._step_gru(params, source[items[:, at], : self._inputs], carry[0])
+            hidden = self._next(params, source[items[:, at], : self._inputs], carry[0])
             return hidden, jnp.where((at == length - 1)[:, None], hidden[-1], carry[1])
 
-        hidden = self.carry(len(items))
-        _, last = jax.lax.fori_loop(0, jnp.max(length), step, (hidden, hidden[-1]))
-        return _with_one(last)
+        return _with_one(jax.lax.fori_loop(0, jnp.max(length), step, (hidden, hidden[-1]))[1])
 
-    def _step_gru(
+    def _next(
         self, params: Any, vectors: Array, hidden: Hidden, key: Array | None = None, on: Placement = ONE
     ) -> Hidden:
-        """One step of all layers, with dropout where there is a key for it."""
+        """The states one step on, with dropout where there is a key for it."""
         rngs = {} if key is None else {"dropout": key}
-        states: Any = self._gru.apply({"params": params}, vectors, hidden, key is not None, on, rngs=rngs)
+        states: Any = self._layers.apply({"params": params}, vectors, hidden, key is not None, on, rngs=rngs)
         return states
 
     def items(self, tables: dict[str, Array]) -> Array:
@@ -155,6 +178,11 @@ class GRU4Rec(SessionModel):
 
     def vectors(self, tables: dict[str, Array]) -> Array:
         return tables["item"][:, : self._width]
+
+
+def _reset(hidden: Hidden, reset: Array) -> Hidden:
+    """The states with the lanes of bool[B] ``reset`` zeroed."""
+    return tuple(jnp.where(reset[:, None], 0.0, h) for h in hidden)
 
 
 def _with_one(hidden: Array) -> Array:

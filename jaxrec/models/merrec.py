@@ -6,9 +6,8 @@ or both of two heads:
 
     items   a linear layer over the items that training holds, w_i q + b_i; an item that training has not seen is last
     text    the query in a space into which name vectors are projected: any item with a name can be ranked
-    both    their sum. The rows w_i and b_i begin at 0, so that they learn what the name does not say, and an item that
-            training has not seen takes a common bias of new items, which is trained on items whose row is left out
-            (``data.unknown_rate`` of them in each step)
+    both    their sum. The rows w_i and b_i begin at 0, so that they learn what the name does not say; an item that
+            training has not seen takes a common bias, trained on items whose row is left out (``data.unknown_rate``)
 
 Scores of either head are products of a query and an item's vector (their concatenation for both), so that ranking, full
 and sampled softmax need not know of heads.
@@ -18,26 +17,28 @@ from __future__ import annotations
 
 from functools import cached_property
 from math import prod
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from pydantic import Field
 
 from jaxrec.config import Config as Experiment
+from jaxrec.config.sections import Amount, Count, Fraction, LossConfig, Positive, Section
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
-from jaxrec.losses.candidates import scores_of
-from jaxrec.losses.ranking import Sampled, Step
+from jaxrec.losses.ranking import Sampled, Step, scores_of
+from jaxrec.losses.sampled import SampledLoss, cross_entropy
+from jaxrec.losses.softmax import SoftmaxLoss
 from jaxrec.models import base
 from jaxrec.models.base import Loss, Work, row_state
-from jaxrec.models.merrec_config import Config, CrossEntropy, NamedData
-from jaxrec.models.packed import Grid, drop, normal, unit
+from jaxrec.models.packed import Grid, HalfLife, Windowed, drop, normal, unit
 from jaxrec.ops.gru import gru_params, gru_sequence
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Reads, Tables, TableSpec, glorot_like, look_up
@@ -45,11 +46,98 @@ from jaxrec.ops.tables import Reads, Tables, TableSpec, glorot_like, look_up
 UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
 MIB = 2**20
 NAMES_AT_ONCE = 65_536  # projected in one call
+CategoryWeight = Annotated[float, Field(ge=0.0, le=2.0)]
+
+
+class CrossEntropy(SampledLoss):
+    """Softmax cross-entropy over the step's targets and drawn items; with logq 1 it is the sampled softmax."""
+
+    name: Literal["cross_entropy"] = "cross_entropy"
+    logq: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    """Strength of the logQ correction for how often each item is a negative (0: off, 1: full)."""
+    candidates: Literal["live", "all"] = "live"
+    """Where the data say when items are listed and sold, a target's negatives are those of the step's candidates that
+    are live at the time (so fewer than n_sample), or all."""
+    category_weight: CategoryWeight = 0.0
+    """A target weighs (events of its top category) to the power of minus this; 0: all weigh the same."""
+
+    def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
+        return cross_entropy(scores, own, weight, own_weight)
+
+
+class Softmax(SoftmaxLoss):
+    """Exact cross-entropy over the items that training holds."""
+
+    name: Literal["softmax"] = "softmax"
+    category_weight: CategoryWeight = 0.0
+    """A target weighs (events of its top category) to the power of minus this; 0: all weigh the same."""
+
+
+class NamedData(HalfLife):
+    """Further fields of the data section."""
+
+    unknown_rate: Fraction = 0.0
+    """Share of a step's items that are ranked as if they were new; with both heads."""
+    name_memory: Amount = 8192
+    """The name vectors stay on the device when they take less than this (MiB); otherwise a thread gathers those of each
+    block from host memory."""
+
+
+class Config(Windowed):
+    """Marketplace events with types and item names; also ranks items that training has not seen."""
+
+    task: ClassVar[str] = "events"
+    losses: ClassVar[tuple[type[LossConfig], ...]] = (CrossEntropy, Softmax)
+    sections: ClassVar[dict[str, type[Section]]] = {"data": NamedData}
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {
+        "optimizer": {"name": "adam", "learning_rate": 0.001, "tables": "rowwise_adagrad"}
+    }
+
+    name: Literal["merrec"] = "merrec"
+    layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (128, 128)
+    """Units of each GRU layer, from input to output."""
+    embedding_dim: Count = 128
+    """Width of the item vectors."""
+    head: Literal["items", "text", "both"] = "both"
+    """Items are ranked by vectors of their own, by their names, so that those that training has not seen can be ranked
+    too, or by the sum."""
+    name_dim: Count = 128
+    """Width that name vectors are projected to before the GRU."""
+    text_dim: Count = 128
+    """Width of the space in which queries meet the names of items."""
+    event_dim: Count = 32
+    """Width of the vectors of types of events."""
+    item_fields: tuple[Literal["c0", "c1", "c2", "brand", "condition", "price"], ...] = ()
+    """Fields of the item that are read with its name: levels of the category, brand, condition, price."""
+    field_dim: Count = 16
+    """Width of the vectors of these fields' values."""
+    dropout_embedding: Fraction = 0.0
+    """Dropout on the input vectors."""
+    dropout_hidden: Fraction = 0.0
+    """Dropout on the output of each GRU layer."""
+    temperature: Positive | None = None
+    """Scores of the text head are this times the cosine of query and item vectors (null: inner products)."""
+    init_std: Positive | None = None
+    """Standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim)); with head items."""
+
+    def check(self, config: Experiment) -> None:
+        if self.head != "items" and self.init_std is not None:
+            raise ValueError(f"model.init_std: belongs to model.head items, found {self.head}; leave it out")
+        if self.head == "items" and self.temperature is not None:
+            raise ValueError("model.temperature: belongs to model.head text or both, found items; leave it out")
+        if self.head != "both" and NamedData.of(config.data).unknown_rate:
+            raise ValueError(f"data.unknown_rate: belongs to model.head both, found {self.head}; leave it out")
+        if config.loss.category_weight and "c0" not in self.item_fields:
+            raise ValueError("loss.category_weight: needs the top category; add c0 to model.item_fields")
+        if len(set(self.item_fields)) < len(self.item_fields):
+            raise ValueError(f"model.item_fields: one is named twice in {', '.join(self.item_fields)}; name each once")
+        super().check(config)
+
+    def dense(self, config: Experiment) -> str:
+        return "" if self.head == "text" else super().dense(config)
 
 
 class Encoder(nn.Module):
-    """From the events of sequences to queries."""
-
     model: Config
     events: int  # how many types of events there are
 
@@ -57,7 +145,7 @@ class Encoder(nn.Module):
     def __call__(
         self, names: Array, fields: Array, event: Array, grid: Grid, train: bool
     ) -> tuple[Array | None, Array | None]:
-        """The queries of both heads, float32[P, D] and float32[P, T], None for a head that is not there; from
+        """The queries of both heads, float32[P, D] and float32[P, T], None for one that is not there; from
         float[R, W, dim] names, float32[R, W, K] vectors of all fields side by side, and int32[R, W] events."""
         on, model = grid.on, self.model
         kernel = self.param("name_kernel", glorot_like, (names.shape[-1], model.name_dim))
@@ -92,8 +180,6 @@ class Known(NamedTuple):
 
 
 class Constants(NamedTuple):
-    """What a run's training split and catalogue say once and for all."""
-
     known: Known
     sampling: Any  # of a sampled loss
     trained: Any  # of a softmax: int32[T], items that training holds
@@ -123,13 +209,13 @@ class MERRec(base.Model):
             self.tables["fields"] = TableSpec(sum(catalogue.sizes), model.field_dim, init, True)
 
     def _first_rows(self, key: Array, shape: tuple[int, int]) -> Array:
-        """Vectors of the item head, with the bias as the last column."""
+        """float32[V, D + 1], with the bias as the last column."""
         if self.has_text:
             return jnp.zeros(shape)
         return normal(self._model.init_std or (shape[1] - 1) ** -0.5)(key, shape).at[:, -1].set(0.0)
 
     def check(self) -> None:
-        """Refuse to train where names come with the blocks, but other items' names would be needed too."""
+        """Refuse to train where names come with the blocks, but other items' names are needed too."""
         if self.has_text and not self._on_device and (self._ranking is None or self._loss.n_sample):
             raise UserError(f"data.name_memory: {self._data.name_memory} MiB do not hold the name vectors "
                             f"({self._megabytes:,.0f} MiB): raise it, or set loss.name cross_entropy and "
@@ -173,7 +259,7 @@ class MERRec(base.Model):
 
     @cached_property
     def known(self) -> Known:
-        """The catalogue, on the device: there once, for training and evaluation."""
+        """There once, for training and evaluation."""
         catalogue = self.catalogue
         names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16)) if self._on_device else None
         spans = catalogue.spans
@@ -208,8 +294,7 @@ class MERRec(base.Model):
 
     def work(self, shape: PackedBlock, targets: float) -> Work:
         """FLOP of the encoder, the projected names that are matched, and the scores, with their derivatives. Bytes of
-        the names that are read, in bfloat16, and of the item rows, or all under a full softmax, read and written once
-        with their optimizer's state."""
+        the names that are read, in bfloat16, and of the item rows, read and written with their optimizer's state."""
         model, dim, positions = self._model, self.catalogue.dim, prod(shape.input.shape[1:])
         columns = self._ranking.columns(self._batch) if self._ranking else self.catalogue.n_items
         names = (columns if self._ranking else len(self.catalogue.vectors)) * self.has_text
@@ -258,13 +343,9 @@ class MERRec(base.Model):
     def _columns(
         self, params: Any, table: Array | None, texts: Array | None, key: Array | None = None, targets: int = 0
     ) -> Array:
-        """float32[n, Q]: vectors of items from their rows, float32[n, D + 1], and their projected names.
-
-        Args:
-            key: in training, of the rows that are left out.
-            targets: the first so many rows are those of a step's targets. They are drawn for last: there may be more
-                of them where devices share them.
-        """
+        """float32[n, Q]: vectors of items from their rows, float32[n, D + 1], and their projected names. In training
+        ``key`` draws the rows that are left out, for the first, a step's ``targets``, last: several devices may have
+        more of them."""
         if table is not None and texts is not None and key is not None and self._data.unknown_rate:
             new = jax.random.bernoulli(key, self._data.unknown_rate, (len(table), 1))
             new = jnp.roll(new, targets, axis=0) if targets else new

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, Fraction
 from jaxrec.models import packed
 from jaxrec.models.packed import Grid, SequenceModel, drop
@@ -23,7 +22,7 @@ class Config(packed.Config):
     """Sessions of clicks: a recurrent network with attention to earlier clicks."""
 
     name: Literal["narm"] = "narm"
-    layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=8)] = (100,)
+    layers: Annotated[tuple[Count, ...], Field(min_length=1, max_length=1)] = (100,)
     """Units of the GRU, a single layer."""
     attention: Literal["sum", "softmax"] = "sum"
     """Weights of the local encoder: unnormalised, as published, or normalised to sum to 1."""
@@ -31,11 +30,6 @@ class Config(packed.Config):
     """Dropout on the item vectors."""
     dropout_hidden: Fraction = 0.0
     """Dropout on the session's representation before the decoder."""
-
-    def check(self, config: Experiment) -> None:
-        super().check(config)
-        if len(self.layers) != 1:
-            raise ValueError(f"model.layers: narm has one GRU, found {len(self.layers)} layers; give one number")
 
     def encoder(self) -> NARMEncoder:
         return NARMEncoder(self)
@@ -46,8 +40,7 @@ class NARMEncoder(nn.Module):
 
     The global encoder is the last state h_t; the local one the sum of all states h_j so far, weighted by
     a_tj = v sigmoid(A1 h_t + A2 h_j) (section 3.4). The bilinear score of item i is e_i' B [h_t; local] (section 3.5):
-    here the query B' c is formed once, and B never meets the catalogue. The GRU is cuDNN's: the reset gate acts after
-    the recurrent product, and both products have biases.
+    here the query B' c is formed once, and B never meets the catalogue. The GRU is cuDNN's (``ops.gru``).
     """
 
     model: Config
@@ -69,8 +62,7 @@ class NARMEncoder(nn.Module):
         return on.product(scored, self.param("decoder", glorot_like, (2 * units, width)))
 
     def products(self, window: int) -> tuple[int, int]:
-        """Multiplications for each position (GRU, A2) and for each target (A1, decoder, and energies and mixing over
-        half a window on average)."""
+        """Those of GRU and A2; and of A1, decoder, and energies and mixing over half a window on average."""
         units, width = self.model.layers[0], self.model.embedding_dim
         return (width + units) * 3 * units + units * units, units * units + 2 * units * width + units * window
 

@@ -76,9 +76,9 @@ class Config(Windowed):
     """Standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim))."""
 
     def encoder(self) -> nn.Module:
-        """Called as ``encoder(vectors, grid, train)`` with float32[R, W, D] and a ``Grid``; gives float32[P, D].
-        Positions must not see others of their row than ``grid.allowed()`` says. Benchmarks ask
-        ``encoder.products(W)``: multiplications for each position and for each target."""
+        """Called as ``encoder(vectors, grid, train)`` with float32[R, W, D] and a ``Grid``; gives float32[P, D], of
+        what ``grid.allowed()`` lets each position see. ``encoder.products(W)`` are its multiplications for each
+        position and for each target."""
         raise NotImplementedError
 
 
@@ -97,8 +97,7 @@ class Grid:
         return (column >= self.start[:, :, None]) & (column <= column[:, None])
 
     def scored(self, states: Array) -> Array:
-        """float32[P, D] of float32[R, W, D] at the scored positions, which may lie in any row: all devices need all of
-        them."""
+        """float32[P, D] of float32[R, W, D] at the scored positions, which may lie in any row: all devices have all."""
         return self.on.whole(states).reshape(-1, states.shape[-1])[self.slot]
 
 
@@ -143,9 +142,8 @@ class SequenceModel(SessionModel):
         return total / len(block.target), (carry, total)
 
     def work(self, shape: PackedBlock, targets: float) -> Work:
-        """FLOP of scores and encoder with their derivatives. Bytes of the rows asked for, duplicates and all, about as
-        many inputs as targets, or of a dense table and its derivative; with the optimizer's state, each read and
-        written once."""
+        """FLOP of scores and encoder with their derivatives. Bytes, read and written once, of the rows asked for (as
+        many inputs as targets) or of a dense table and its derivative, with the optimizer's state."""
         batch, width, columns = self._batch, self._model.embedding_dim, self._ranking.columns(self._batch)
         for_position, for_target = self._encoder.products(shape.input.shape[2])
         encoder = round(3 * 2 * (prod(shape.input.shape[1:]) * for_position + targets * for_target))

@@ -44,11 +44,10 @@ class Config(packed.Config):
 class SASRecEncoder(nn.Module):
     """Blocks of self-attention and a point-wise network, over item vectors with learned positions.
 
-    The vectors enter scaled by sqrt(D), queries are normalised and keys and values are not, the network has D units,
-    and a layer norm ends it all, as in the authors' code. Each half of a block is residual around the unnormalised
-    vectors, as in the paper (section III.B; the authors' code adds the normalised ones). Dropout acts on attention
-    weights, as in the code, and within and behind the network. Positions count from the first click that the window
-    shows; the authors, who pad on the left, count from the last.
+    As in the authors' code the vectors enter scaled by sqrt(D), queries are normalised and keys and values are not,
+    attention weights are dropped out, and a layer norm ends it all. As in the paper (section III.B) each half of a
+    block is residual around the unnormalised vectors. Positions count from the first click that the window shows; the
+    authors, who pad on the left, count from the last.
     """
 
     model: Config
@@ -67,7 +66,7 @@ class SASRecEncoder(nn.Module):
         return nn.LayerNorm(name="norm")(grid.scored(x))
 
     def products(self, window: int) -> tuple[int, int]:
-        """Multiplications for each position, over half a window on average, and for each target."""
+        """Over half a window on average."""
         width = self.model.embedding_dim
         return self.model.blocks * (5 * width * width + width * window), 0
 

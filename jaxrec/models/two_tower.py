@@ -23,13 +23,12 @@ from jaxrec.data.rows import Rows, Schema
 from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.rows import RowBlock, row_feed
-from jaxrec.losses.candidates import AliasTable, alias_table, draw
 from jaxrec.losses.contrastive import Contrastive, Shared, Triplet, contrast
 from jaxrec.losses.contrastive import Rows as Contrasted
+from jaxrec.losses.ranking import AliasTable, alias_table, draw
 from jaxrec.models.base import Loss, TowerModel, Work
-from jaxrec.models.fields import Stack, with_unknown
+from jaxrec.models.fields import Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal
-from jaxrec.ops.dropout import byte_mask
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
 from jaxrec.ops.topk import block_size, top_items
@@ -77,13 +76,8 @@ class Tower(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, counted: Array | None, on: Placement = ONE) -> Array:
-        """float32[n, output] unit vectors of float32[n, features].
-
-        Args:
-            counted: training: bool[n], which rows the batch's mean and variance are taken over; all are normalised
-                with them. None: evaluation, with the running ones.
-        """
-
+        """float32[n, output] unit vectors of float32[n, features], in training normalised with mean and variance of
+        the rows bool[n] ``counted``; None: evaluation, with the running ones."""
         model = self.model
 
         def dense(units: int) -> nn.Dense:
@@ -110,8 +104,8 @@ class Side:
         self.coded = replace(schema, fields=schema.coded)
         self.stack, dim = Stack.of(self.coded), model.embedding_dim
         features = dim * len(self.coded.fields) + len(schema.numerical)
-        self._widths = (features, *model.hidden, model.output_dim)
-        self._tower = Tower(model)
+        self._tower, self._features = Tower(model), features
+        self.products = sum(a * b for a, b in pairwise((features, *model.hidden, model.output_dim)))  # of a row
         init = normal(model.init_std or dim**-0.5)
 
         def begin(key: Array, shape: tuple[int, int]) -> Array:
@@ -119,14 +113,9 @@ class Side:
 
         self.table = TableSpec(self.stack.rows, dim, begin, dense=model.table == "dense")
 
-    @property
-    def products(self) -> int:
-        """Multiplications of the tower for each row."""
-        return sum(below * above for below, above in pairwise(self._widths))
-
     def variables(self, key: Array) -> Any:
         """The tower's parameters (``params``) and statistics (``batch_stats``, where it has any)."""
-        return self._tower.init(key, jnp.zeros((1, self._widths[0])), None)
+        return self._tower.init(key, jnp.zeros((1, self._features)), None)
 
     def inputs(self, vectors: Array, ids: Array, numbers: Array) -> Array:
         """float32[n, features] from float32[n, C, D] vectors of int32[n, C] ids, and float32[n, M]."""
@@ -139,7 +128,7 @@ class Side:
         self, params: Any, statistics: Any, x: Array, counted: Array, key: Array, on: Placement
     ) -> tuple[Array, Any]:
         """float32[n, output], and the new statistics."""
-        variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
+        variables = _variables(params, statistics)
         found: Any = self._tower.apply(variables, x, counted, on, rngs={"dropout": key}, mutable=["batch_stats"])
         return found[0], found[1].get("batch_stats", statistics)
 
@@ -147,9 +136,12 @@ class Side:
         """float32[n, output] from int32[n, C] and float32[n, M], as it is evaluated."""
         ids = self.stack.ids(columns)
         vectors = look_up(table, ids) if table is not None else jnp.zeros((0,))
-        variables = {"params": params, **({"batch_stats": statistics} if statistics else {})}
-        out: Any = self._tower.apply(variables, self.inputs(vectors, ids, numbers), None)
+        out: Any = self._tower.apply(_variables(params, statistics), self.inputs(vectors, ids, numbers), None)
         return out
+
+
+def _variables(params: Any, statistics: Any) -> Any:
+    return {"params": params, **({"batch_stats": statistics} if statistics else {})}
 
 
 class Interactions(NamedTuple):
@@ -162,7 +154,7 @@ class Interactions(NamedTuple):
 
 
 class Constants(NamedTuple):
-    """``Interactions`` on the device, with what follows from them."""
+    """``Interactions`` on the device, and what follows from them."""
 
     columns: Array
     numbers: Array
@@ -205,12 +197,11 @@ class TwoTower(TowerModel):
 
     def carry(self, lanes: int) -> Any:
         key = jax.random.key(0)  # statistics begin at 0 and 1 whatever the key
-        carry: dict[str, Any] = {
-            "statistics": {n: side.variables(key).get("batch_stats", {}) for n, side in self.sides.items()}
-        }
-        if self._pool:
-            carry |= {"steps": jnp.zeros((), jnp.int32), "near": jnp.zeros((self.n_items, self._pool), jnp.int32)}
-        return carry
+        statistics = {name: side.variables(key).get("batch_stats", {}) for name, side in self.sides.items()}
+        if not self._pool:
+            return {"statistics": statistics}
+        near = jnp.zeros((self.n_items, self._pool), jnp.int32)
+        return {"statistics": statistics, "steps": jnp.zeros((), jnp.int32), "near": near}
 
     def constants(self, known: Interactions) -> Constants:
         counts, alpha, n = np.array(known.counts, np.float64), self._loss.sample_alpha, self._loss.n_sample
@@ -228,12 +219,11 @@ class TwoTower(TowerModel):
         )
 
     def steps(self, constants: Constants, block: RowBlock, keys: Array, on: Placement = ONE) -> Step:
-        """The candidates of each step, and what it reads of the tables."""
         user, item = block.columns[..., -2], block.columns[..., -1]
         streams = jax.vmap(lambda key: jax.random.split(key, 3))(keys)
         if constants.negatives is not None:
             table, n = constants.negatives, self._loss.n_sample
-            item = jnp.concatenate([item, jax.vmap(lambda key: draw(table, key, n))(streams[:, 0])], 1)
+            item = jnp.concatenate([item, draw(table, streams[:, 0], n)], 1)
         columns = with_unknown(block.columns[..., :-2], streams[:, 1], self._unknown_rate)
         item_columns = with_unknown(constants.columns[item], streams[:, 2], self._unknown_rate)
         # What stands behind an epoch's last row reads nothing: it would move rows of a table that is not dense.
@@ -329,8 +319,6 @@ class TwoTower(TowerModel):
         return carry | {"near": near, "steps": carry["steps"] + 1}
 
     def encode(self, side: str, weights: dict[str, Any], columns: Array, numbers: Array) -> Array:
-        """float32[n, output] unit vectors of one side, from ``{params, tables, statistics}`` and int32[n, C] and
-        float32[n, M] of its fields."""
         table = weights["tables"].get(side)
         return self.sides[side].encode(weights["params"][side], weights["statistics"][side], table, columns, numbers)
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from functools import partial, reduce
+from functools import reduce
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.parallel import ONE, Placement, by_hand
 
 LANES = 64  # rows, 256 bytes of a channel
 Residuals = tuple[Array, Array, Array | None, Array]
@@ -38,18 +38,13 @@ def pad_rows(vectors: Array, on: Placement = ONE) -> Array:
     return jnp.pad(vectors, ((0, padded_rows(rows) - rows), (0, 0), (0, 0))) if on.mesh is None else vectors
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def project(weights: Array, x: Array, on: Placement = ONE) -> Array:
+def _project_forward(weights: Array, x: Array, on: Placement) -> tuple[Array, tuple[Array, ...]]:
     """float32[F, P, B] from float32[P, D] and float32[F, D, B].
 
     As a product batched over fields, not one over [D, F * B]: XLA would merge the last two axes into the loops that
     write and read the operands, and those would no longer run along whole vectors (7 ms instead of 0.5 for each).
     """
-    return on.product(jnp.broadcast_to(weights, (len(x), *weights.shape)), x)
-
-
-def _project_forward(weights: Array, x: Array, on: Placement) -> tuple[Array, tuple[Array, ...]]:
-    return project(weights, x, on), on.rounded(weights, x)
+    return on.product(jnp.broadcast_to(weights, (len(x), *weights.shape)), x), on.rounded(weights, x)
 
 
 def _project_backward(on: Placement, saved: tuple[Array, ...], slope: Array) -> tuple[Array, Array]:
@@ -60,32 +55,18 @@ def _project_backward(on: Placement, saved: tuple[Array, ...], slope: Array) -> 
     return jnp.sum(d_weights, axis=0), on.product(jnp.broadcast_to(weights.T, (len(x), *weights.T.shape)), slope)
 
 
-project.defvjp(_project_forward, _project_backward)
+project = by_hand(_project_forward, _project_backward, (2,))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def attend(projected: Array, heads: int, keep: Array | None = None) -> Array:
-    """Multi-head attention of every field over all fields, without a scale, as published; the relu of its sum with the
-    residual (equations 5 to 8).
+def _forward(projected: Array, heads: int, keep: Array | None) -> tuple[Array, Residuals]:
+    """float32[F, A, B]: multi-head attention of every field over all fields, without a scale, as published; the relu of
+    its sum with the residual (equations 5 to 8); and what its derivative needs.
 
     Args:
         projected: float32[F, 4 A, B], queries, keys, values and residuals of A channels each; channel ``c`` of head
             ``h`` is ``h * A / heads + c``.
         keep: float32[F, F, heads, B], factors of the weights (dropout); None for none.
-
-    Returns:
-        float32[F, A, B].
     """
-    return _forward(projected, heads, keep)[0]
-
-
-def attention_weights(projected: Array, heads: int) -> Array:
-    """float32[B, heads, F, F]: the weights, which sum to 1 over the last axis."""
-    query, key, _, _ = _parts(projected, heads)
-    return jnp.transpose(_weights(query, key), (3, 2, 0, 1))
-
-
-def _forward(projected: Array, heads: int, keep: Array | None = None) -> tuple[Array, Residuals]:
     query, key, value, residual = _parts(projected, heads)
     weights = _weights(query, key)
     mixed = _mix(weights if keep is None else weights * keep, value) + residual
@@ -106,13 +87,18 @@ def _backward(heads: int, saved: Residuals, slope: Array) -> tuple[Array, None]:
     return slopes.reshape(projected.shape), None
 
 
-attend.defvjp(_forward, _backward)
+attend = by_hand(_forward, _backward, (1,))
+
+
+def attention_weights(projected: Array, heads: int) -> Array:
+    """float32[B, heads, F, F]: the weights, which sum to 1 over the last axis."""
+    query, key, _, _ = _parts(projected, heads)
+    return jnp.transpose(_weights(query, key), (3, 2, 0, 1))
 
 
 def _parts(projected: Array, heads: int) -> list[Array]:
     """Queries, keys, values and residuals, float32[F, heads, A / heads, B] each."""
-    fields, _, rows = projected.shape
-    apart = projected.reshape(fields, 4, heads, -1, rows)
+    apart = projected.reshape(len(projected), 4, heads, -1, projected.shape[-1])
     return [apart[:, number] for number in range(4)]
 
 
@@ -151,8 +137,8 @@ def _sum(terms: Iterable[Array]) -> Array:
 def _hold(x: Array) -> Array:
     """The same array, which XLA now writes to memory before it is used.
 
-    XLA would otherwise repeat a sum of products within each of its uses, a softmax alone has dozens of them, since it
-    counts additions and multiplications as free; an optimization barrier is gone before fusion on CPU. It does not
-    repeat divisions. That the divisor is 1 it cannot know, since 0 times a float may be NaN.
+    XLA would otherwise repeat a sum of products within each of its uses, since it counts additions and multiplications
+    as free; an optimization barrier is gone before fusion on CPU. It does not repeat divisions. That the divisor is 1
+    it cannot know, since 0 times a float may be NaN.
     """
     return x / (1.0 + 0.0 * x)

@@ -1,9 +1,9 @@
 """Where a program's arrays lie and what its products multiply: several devices, bfloat16.
 
 A mesh has one axis. Lanes, rows and scored positions, and what is carried by lane, are dealt over it; parameters,
-tables and optimizer states are the same on every device. The compiler derives from that what has to be exchanged; where
-it would have to guess, ``Placement`` says it. Random numbers are drawn at the global shape, so what is trained does not
-depend on the number of devices, but for the order of sums.
+tables and optimizer states are the same on every device. Where the compiler would have to guess what has to be
+exchanged, ``Placement`` says it. Random numbers are drawn at the global shape, so what is trained does not depend on
+the number of devices, but for the order of sums.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ AXIS = "data"
 
 
 def make_mesh(devices: int | None, batch: int) -> Mesh | None:
-    """A mesh over the first ``devices`` local devices, None for all; None where that is one.
-
-    Args:
-        batch: lanes, targets or rows of a step, which the devices have to share evenly.
-    """
+    """A mesh over the first ``devices`` local devices, None for all, which share ``batch`` lanes, targets or rows of a
+    step evenly; None where that is one."""
     local = jax.local_devices()
     n = len(local) if devices is None else devices
     if n > len(local):
@@ -37,9 +34,6 @@ def make_mesh(devices: int | None, batch: int) -> Mesh | None:
         raise UserError(f"training.batch_size: {batch} cannot be shared evenly by {n} devices (mesh.data); the next "
                         f"that can is {-(-batch // n) * n}")  # fmt: skip
     return None if n == 1 else jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=local[:n])
-
-
-# ---- arrays on the devices -------------------------------------------------------------------------------------------
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
@@ -60,11 +54,6 @@ def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=dealt), tree)
 
 
-def local(tree: Any) -> Any:
-    """Replicated arrays as those of the first device alone, without a copy: what is not trained runs there."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
-
-
 def take_turns(results: Any, mesh: Mesh | None) -> None:
     """Wait for a program's results where its devices are virtual ones of a CPU: they share their threads, so that two
     programs at a time can wait for each other for ever."""
@@ -82,7 +71,11 @@ def _dealt(mesh: Mesh, axis: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
 
 
-# ---- within a compiled program ---------------------------------------------------------------------------------------
+def by_hand(forward: Callable[..., Any], backward: Callable[..., Any], static: tuple[int, ...] = ()) -> Any:
+    """The function, of positional arguments, whose ``forward`` gives its result and what ``backward`` takes."""
+    function: Any = jax.custom_vjp(lambda *arguments: forward(*arguments)[0], nondiff_argnums=static)
+    function.defvjp(forward, backward)
+    return function
 
 
 @dataclass(frozen=True)
@@ -120,15 +113,9 @@ class Placement:
         return self.dealt(self.whole(tree))
 
     def sum_by_rows(self, function: Callable[..., tuple[Any, Any]], rows: Any, rest: Any) -> tuple[Any, Any]:
-        """``function(rows, rest) -> (sums, found)`` where ``sums`` are sums over rows and ``found`` are rows again.
-
-        On several devices each works through its own rows, in blocks of its own, and the sums are added up: left to
-        itself the compiler would hand every block to all devices.
-
-        Args:
-            rows: a tree of arrays whose leading axis is dealt.
-            rest: a tree of arrays that all devices have.
-        """
+        """``function(rows, rest) -> (sums, found)`` where ``sums`` are sums over rows, whose leading axis is dealt,
+        ``found`` are rows again, and all devices have ``rest``. Each works through its own rows, in blocks of its own:
+        left to itself the compiler would hand every block to all devices."""
         if self.mesh is None:
             return function(rows, rest)
 
@@ -138,10 +125,9 @@ class Placement:
 
         mine, every = PartitionSpec(AXIS), PartitionSpec()
         # What varies from device to device is not checked: the begin of a scan does not, its end does.
-        each = jax.shard_map(
+        return jax.shard_map(
             on_each, mesh=self.mesh, in_specs=(mine, every), out_specs=(every, mine), check_vma=False
-        )  # fmt: skip
-        return each(rows, rest)
+        )(rows, rest)  # fmt: skip
 
     def product(self, left: Array, right: Array) -> Array:
         """float32[..., M, N] from float32[..., M, K] and float32[K, N], or float32[..., K, N] of the same axes."""
@@ -154,11 +140,6 @@ class Placement:
 
 ONE, LOW = Placement(), Placement(low=True)
 """One device and float32, what evaluates and serves; one device and bfloat16."""
-
-
-@jax.custom_vjp
-def _product(left: Array, right: Array) -> Array:
-    return _multiply(*LOW.rounded(left, right))
 
 
 def _forward(left: Array, right: Array) -> tuple[Array, tuple[Array, ...]]:
@@ -174,8 +155,8 @@ def _backward(factors: tuple[Array, Array], slope: Array) -> tuple[Array, Array]
     return by_left, _multiply(left.mT, slope)
 
 
-_product.defvjp(_forward, _backward)
-
-
 def _multiply(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, preferred_element_type=jnp.float32)
+
+
+_product = by_hand(_forward, _backward)

@@ -23,16 +23,12 @@ from jaxrec.ops.parallel import ONE, Placement
 
 
 class TableSpec(NamedTuple):
-    """A table's shape and how its rows begin: ``init(key, (rows, width))`` returns float32.
-
-    ``dense`` tables are handed to the model whole and updated whole: where every row has a gradient, as under a full
-    softmax, reading rows alone would gain nothing.
-    """
+    """A table's shape and how its rows begin."""
 
     rows: int
     width: int
-    init: Callable[[Array, tuple[int, int]], Array]
-    dense: bool = False
+    init: Callable[[Array, tuple[int, int]], Array]  # of a key and (rows, width); float32
+    dense: bool = False  # handed to the model whole and updated whole, as where every row has a gradient
 
 
 class Read(NamedTuple):
@@ -63,7 +59,7 @@ class Columns(NamedTuple):
 
 
 class Tables:
-    """The tables as one step sees them, wherever they lie: whole, or the rows that the step reads.
+    """The tables as one step sees them, wherever they lie.
 
     Args:
         arrays: whole tables, float32[V, width], and of those with a plan its rows, float32[M, width].
@@ -88,11 +84,11 @@ class Tables:
 
     def vectors(self, table: str, name: str) -> Array:
         """float32[..., width]: the rows of a read, zeros for none; each device has its share."""
-        read, array = self._reads[table][name], self._arrays[table]
+        reads, array = self._reads[table], self._arrays[table]
+        read, names = reads[name], list(reads)
         if table not in self._plans:
             return self.rows(table, read.ids)
-        names = list(self._reads[table])
-        start = sum(self._reads[table][before].ids.size for before in names[: names.index(name)])
+        start = sum(reads[before].ids.size for before in names[: names.index(name)])
         slot = self._plans[table].slot[start : start + read.ids.size]
         rows = array[slot] if read.width is None else array[slot, : read.width]
         return self.on.taken(rows.reshape(*read.ids.shape, rows.shape[1]))
@@ -112,31 +108,16 @@ class Tables:
         return Tables(self._arrays | {table: function(self._arrays[table])}, self._reads, self._plans, self.on)
 
 
-def scratch(spec: TableSpec) -> Array:
-    """The scratch array of ``plan_rows`` at the start of a block."""
-    return jnp.zeros((spec.rows,), jnp.int32)
-
-
 def plan_reads(marks: Array, reads: Reads, turn: Array, width: int, on: Placement = ONE) -> tuple[Array, RowPlan]:
-    """``plan_rows`` for all that a step reads of a table of this width."""
-    ids = [on.whole(read.ids.reshape(-1)) for read in reads.values()]
-    marks, plan = plan_rows(marks, ids[0] if len(ids) == 1 else jnp.concatenate(ids), turn)
-    of_all = sum(read.ids.size for read in reads.values() if read.width is None)
-    if of_all < len(plan.slot):
-        least = min(read.width for read in reads.values() if read.width is not None)
-        reads_all = jnp.arange(len(plan.slot))[:, None] < of_all
-        plan = plan._replace(columns=reads_all | (jnp.arange(width) < least))
-    return on.whole((marks, plan))
-
-
-def plan_rows(marks: Array, ids: Array, turn: Array) -> tuple[Array, RowPlan]:
-    """Make the ids of one step unique; returns marks and plan. A position that reads nothing stands for itself.
+    """Make all ids that a step reads of a table of this width unique; returns the marks and the plan. A position that
+    reads nothing stands for itself.
 
     Args:
-        marks: int32[V], from ``scratch`` or the call before.
-        ids: int32[M], duplicates and all; a number outside [0, V) is none.
-        turn: int32[], 0, 1, 2, ... over the calls on one scratch array; ``(turn + 1) * M`` must stay below 2 ** 31.
+        marks: int32[V], zeros at the start of a block, then from the call before.
+        turn: int32[], 0, 1, 2, ... over the calls with the same marks; ``(turn + 1) * M`` must stay below 2 ** 31.
     """
+    parts = [on.whole(read.ids.reshape(-1)) for read in reads.values()]
+    ids = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
     rows, m = marks.shape[0], ids.shape[0]
     position = jnp.arange(m, dtype=jnp.int32)
     top = (turn + 1) * m
@@ -144,8 +125,12 @@ def plan_rows(marks: Array, ids: Array, turn: Array) -> tuple[Array, RowPlan]:
     where = jnp.where(inside, ids, rows)
     marks = marks.at[where].max(top - position, mode="drop")  # the earliest position has the highest mark
     slot = jnp.where(inside, top - marks.at[where].get(mode="clip"), position)
-    first = inside & (slot == position)
-    return marks, RowPlan(jnp.where(first, ids, rows + position), slot)
+    plan = RowPlan(jnp.where(inside & (slot == position), ids, rows + position), slot)
+    of_all = sum(read.ids.size for read in reads.values() if read.width is None)
+    if of_all < m:
+        least = min(read.width for read in reads.values() if read.width is not None)
+        plan = plan._replace(columns=(jnp.arange(m)[:, None] < of_all) | (jnp.arange(width) < least))
+    return on.whole((marks, plan))
 
 
 def gather(table: Array, ids: Array) -> Array:
@@ -162,21 +147,18 @@ def update_rows(
     optimizer: optax.GradientTransformation, live: Array, table: Array, state: Any, plan: RowPlan, rows: Array,
     gradient: Array,
 ) -> tuple[Array, Any]:  # fmt: skip
-    """Apply an optimizer to the rows of a plan and to their part of its state; returns the new table and state.
-
-    Any optax transformation that treats elements independently can be used; with Adam the result is the lazy Adam of
-    the field, since the moments of rows that were not read stay as they were.
+    """Apply an optimizer, any that treats elements independently, to the rows of a plan and to their part of its state;
+    returns the new table and state. Adam becomes the lazy Adam of the field: the moments of other rows stay.
 
     Args:
         live: bool[]; where it is false the plan must be empty, and what is not by row (a step count) stays as well.
-        table: float32[V, width].
-        state: the optimizer's state for the whole table; leaves that mirror the table are found by optax, not by shape.
+        state: of the whole table; leaves that mirror the table are found by optax, not by shape.
         rows: float32[M, width], as gathered at ``plan.ids``.
         gradient: float32[M, width], already summed over duplicates; ignored beyond the table.
     """
     by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
-    row_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids) if is_row else leaf, by_row, state)
-    change, new_state = optimizer.update(gradient, row_state, rows)
+    old_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids) if is_row else leaf, by_row, state)
+    change, new_state = optimizer.update(gradient, old_state, rows)
 
     def scatter(whole: Array, new: Array, old: Array) -> Array:
         new = new if plan.columns is None else jnp.where(plan.columns, new, old)
@@ -185,15 +167,12 @@ def update_rows(
     def put(is_row: bool, leaf: Array, old: Array, new: Array) -> Array:
         return scatter(leaf, new, old) if is_row else jnp.where(live, new, old)
 
-    state = jax.tree.map(put, by_row, state, row_state, new_state)
+    state = jax.tree.map(put, by_row, state, old_state, new_state)
     return scatter(table, rows + change, rows), state
 
 
 def glorot_like(key: Array, shape: tuple[int, int], blocks: int = 1) -> Array:
-    """float32[shape], uniform in ±sqrt(6 / (rows + columns / blocks)), the authors' initialisation.
-
-    Args:
-        blocks: how many matrices stand side by side in it (3 for the gates of a GRU).
-    """
+    """float32[shape], uniform in ±sqrt(6 / (rows + columns / blocks)), the authors' initialisation; ``blocks`` matrices
+    stand side by side in it (3 for the gates of a GRU)."""
     bound = (6.0 / (shape[0] + shape[1] / blocks)) ** 0.5
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

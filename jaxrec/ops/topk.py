@@ -14,9 +14,7 @@ CHUNK = 128  # items per chunk of the two-stage top-k
 
 
 class BlockSize(NamedTuple):
-    """Queries and items whose scores are held at once."""
-
-    queries: int
+    queries: int  # whose scores are held at once
     items: int
 
 
@@ -32,8 +30,7 @@ class Candidates(NamedTuple):
     """The items that queries are ranked among. Excluded ones score -inf; None excludes nothing."""
 
     live: Live | None = None  # only items that are live at the query's time; a target that is not ranks last
-    without: Array | None = None
-    """uint32[Q, ceil(V / 32)], bit mask of the items excluded per query; the target is never excluded."""
+    without: Array | None = None  # uint32[Q, ceil(V / 32)], bit mask of excluded items; never of the target
 
 
 EVERYTHING = Candidates()
@@ -53,37 +50,25 @@ def rank(
     queries: Array, targets: Array, items: Array, size: BlockSize, ties: str = "conservative", k: int = 0,
     among: Candidates = EVERYTHING,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """The rank of each query's target among the candidates by inner product, and the k best candidates.
+    """The rank of each query's target among the candidates by inner product, float32[Q] from 1 to V, and the k best
+    candidates, int32[Q, k], best first, with excluded items behind them where they are fewer; from float32[Q, D]
+    queries, int32[Q] targets and float32[V, D] items, whose scores are never held whole.
 
     Ties: ``conservative`` puts the target last among equals, 1 + #(others >= it), ``standard`` first, 1 + #(others >
     it), ``median`` in the middle. The target's score is read from the same product as the others': a separate dot
     product differs in the last bit. A score that is not a number counts as better than the target.
-
-    Args:
-        queries: float32[Q, D].
-        targets: int32[Q], in [0, V).
-        items: float32[V, D].
-        size: from ``block_size``; the scores of ``queries x items`` are never held whole.
-        k: at most V.
-
-    Returns:
-        float32[Q] ranks from 1 to V, and int32[Q, k] items, best first; behind the candidates, where they are fewer
-        than k, stand excluded items.
     """
     n_items, width = len(items), min(size.items, len(items))
-    live = among.live
-    parts = jax.tree.map(partial(_parts, width=width), (items, None if live is None else (live.listed, live.sold)))
-    starts = jnp.arange(-(-n_items // width), dtype=jnp.int32) * width
-    asked = (targets, None if live is None else live.at, among.without)
+    span, asked = _asked(targets, among)
+    parts, starts = jax.tree.map(partial(_parts, width=width), (items, span)), _starts(n_items, width)
 
-    def one(query: Array, asked: tuple[Array, Array | None, Array | None]) -> tuple[Array, Array]:
+    def one(query: Array, asked: Any) -> tuple[Array, Array]:
         def score(start: Array | int, part: Any) -> Array:
-            vectors, span = part
-            return _only(_scores(query, vectors), start + jnp.arange(width), asked, span)
+            return _only(_scores(query, part[0]), start + jnp.arange(width), asked, part[1])
 
         if len(starts) == 1:
             scores = score(0, jax.tree.map(lambda leaf: leaf[0], parts))
-            return _count(scores, asked[0], ties), _top_k(_numbers(scores), k)[1]
+            return _rank(scores, asked[0], ties), _top_k(_numbers(scores), k)[1]
         ranks = _rank_parts(score, starts, parts, asked[0], n_items, ties)
 
         def real(start: Array, part: Any) -> Array:
@@ -99,32 +84,25 @@ def rank_scores(
     scores: Array, targets: Array, k: int = 0, ties: str = "conservative", among: Candidates = EVERYTHING
 ) -> tuple[Array, Array]:
     """``rank`` where the scores are there already, float32[Q, V], as those of baselines are."""
-    span = None if among.live is None else (among.live.listed, among.live.sold)
-    asked = (targets, None if among.live is None else among.live.at, among.without)
+    span, asked = _asked(targets, among)
     scores = _only(scores, jnp.arange(scores.shape[1]), asked, span)
-    return _count(scores, targets, ties), _top_k(_numbers(scores), k)[1]
+    return _rank(scores, targets, ties), _top_k(_numbers(scores), k)[1]
 
 
 @partial(jax.jit, static_argnames=("k", "size"))
 def top_items(
     queries: Array, items: Array, banned: Array, k: int, size: BlockSize, count: Array | int | None = None
 ) -> tuple[Array, Array]:
-    """The k items with the highest inner products, best first; among equal scores the lower index first.
+    """The k items with the highest inner products, best first, among equal scores the lower index first: int32[Q, k],
+    and float32[Q, k] scores (-inf where fewer than k are allowed; a score that is not a number counts as not allowed).
 
     Args:
-        queries: float32[Q, D].
-        items: float32[V, D].
+        queries, items: float32[Q, D] and float32[V, D].
         banned: int32[Q, N], items that must not be returned; V for none.
-        k: at most V.
         count: the items from this one on are padding, which is never returned; None: there is none.
-
-    Returns:
-        int32[Q, k] items, and float32[Q, k] scores (-inf where fewer than k items are allowed; a score that is not a
-        number counts as not allowed).
     """
     n_items, width = len(items), min(size.items, len(items))
-    parts, starts = _parts(items, width), jnp.arange(-(-n_items // width), dtype=jnp.int32) * width
-    count = n_items if count is None else count
+    parts, starts, count = _parts(items, width), _starts(n_items, width), n_items if count is None else count
 
     def one(query: Array, ban: Array) -> tuple[Array, Array]:
         def score(start: Array, vectors: Array) -> Array:
@@ -139,10 +117,8 @@ def top_items(
 
 @partial(jax.jit, static_argnames="k")
 def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array | int) -> tuple[Array, Array]:
-    """``top_items`` where all scores are held at once, in hardly more than the time of the product on a CPU.
-
-    No pass is spent on padding, which is in the last chunk alone, nor on scores that are no numbers, which show in the
-    maxima of chunks.
+    """``top_items`` where all scores are held at once, in hardly more than the time of the product on a CPU: no pass is
+    spent on padding, which is in the last chunk alone, nor on scores that are no numbers, which show in the maxima.
 
     Args:
         items: float32[V, D]; V is a multiple of ``CHUNK`` of more than ``2 * k`` chunks.
@@ -160,6 +136,16 @@ def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array
     best = jax.lax.cond(jnp.isnan(best).any(), lambda: maxima(_numbers(table)), lambda: best)
     values, found = _top_of_chunks(table, best, k, count)
     return found, values
+
+
+def _asked(targets: Array, among: Candidates) -> tuple[Any, Any]:
+    """When items are live; and of each query its target, when it is asked, and what is excluded."""
+    span, at = (None, None) if among.live is None else (among.live[:2], among.live.at)
+    return span, (targets, at, among.without)
+
+
+def _starts(n_items: int, width: int) -> Array:
+    return jnp.arange(-(-n_items // width), dtype=jnp.int32) * width
 
 
 def _only(scores: Array, index: Array, asked: Any, span: tuple[Array, Array] | None) -> Array:
@@ -198,20 +184,15 @@ def _numbers(scores: Array) -> Array:
     return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
 
 
-def _count(scores: Array, targets: Array, ties: str) -> Array:
+def _rank(scores: Array, targets: Array, ties: str) -> Array:
     own = jnp.take_along_axis(scores, targets[:, None], axis=1)
     worse, equal = jnp.sum(scores < own, axis=1), jnp.sum(scores == own, axis=1)
     return _break_ties(scores.shape[1], worse, equal, ties)
 
 
 def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: int, ties: str) -> Array:
-    """Two passes over parts of the catalogue: one finds the targets' scores, one counts.
-
-    Each part is the same product in both passes, so the target meets its own score bit for bit.
-
-    Args:
-        score: ``score(start, part)``, float32[q, width] of a part of the catalogue.
-    """
+    """Two passes over parts, whose scores are ``score(start, part)``: one finds the targets' scores, one counts. Each
+    part is the same product in both, so the target meets its own score bit for bit."""
 
     def find(own: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
         scores, place = score(*part), targets - part[0]
@@ -242,7 +223,6 @@ def _break_ties(n_items: int, worse: Array, equal: Array, ties: str) -> Array:
 
 
 def _best_of_parts(score: Any, starts: Array, parts: Any, k: int, queries: int, n_items: int) -> tuple[Array, Array]:
-    """int32[q, k] items and float32[q, k] scores of the best, part by part."""
     begin = (jnp.full((queries, k), -jnp.inf), jnp.full((queries, k), n_items, jnp.int32))
 
     def merge(best: tuple[Array, Array], part: tuple[Array, Any]) -> tuple[tuple[Array, Array], None]:
@@ -257,10 +237,8 @@ def _best_of_parts(score: Any, starts: Array, parts: Any, k: int, queries: int, 
 
 
 def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
-    """Exact top-k of float32[Q, N] in two stages: the k chunks with the highest maxima hold all of it.
-
-    Sorting only k chunks takes a fraction of the time of sorting the row (a maximum is one pass at memory speed).
-    """
+    """Exact top-k of float32[Q, N] in two stages: the k chunks with the highest maxima hold all of it, and sorting them
+    takes a fraction of the time of sorting the row."""
     q, n = scores.shape
     if not k:
         return jnp.zeros((q, 0)), jnp.zeros((q, 0), jnp.int32)

@@ -21,7 +21,7 @@ from jaxrec.data.retrieval import Queries, Retrieval
 from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
-from jaxrec.models.base import make_tower_model
+from jaxrec.models.base import make_model
 from jaxrec.personas.clusters import draw_attributes, find_personas, unread_profiles
 from jaxrec.personas.files import Reviews, read_reviews
 from jaxrec.tasks.clicks import RowTraining
@@ -48,7 +48,7 @@ def cross_validate(
     """Hit rates over all reviews, each answered by a model that has not seen it; customers are dealt at random."""
     # On one device, also where the run had more: whoever evaluates it may not have them.
     config = config.model_copy(update={"mesh": MeshConfig(data=1)})
-    categories, model = item_categories(dataset, config.evaluation.category), make_tower_model(config, dataset.schema)
+    categories, model = item_categories(dataset, config.evaluation.category), make_model(config, dataset.schema)
     encode = jax.jit(model.encode, static_argnums=0)
     parts: tuple[list[Hits], list[Hits], list[Hits]] = [], [], []
     stated = dataset.manifest["personas"]["attributes"] == "stated"

@@ -16,7 +16,7 @@ from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model
 from jaxrec.ops import parallel
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.tables import RowPlan, Tables, gather, plan_reads, scratch, update_rows
+from jaxrec.ops.tables import RowPlan, Tables, gather, plan_reads, update_rows
 from jaxrec.training.optimizers import Optimizer, make_optimizer, make_schedule
 
 
@@ -41,8 +41,6 @@ class TrainState(NamedTuple):
 
 
 class BlockStats(NamedTuple):
-    """What a block reports."""
-
     loss: Array  # float32[S], sums of the lanes' losses
     pairs: Array  # int32[], pairs trained on
     steps: Array  # int32[], steps with a live lane
@@ -74,7 +72,6 @@ def init_state(model: Model, optimizer: Optimizer, seed: int, lanes: int, averag
 
 
 def new_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
-    """``init_state`` of a configuration."""
     settings = config.training
     return init_state(model, optimizer, settings.seed, settings.batch_size, averaged=settings.average > 0)
 
@@ -93,7 +90,6 @@ def lay_out(state: TrainState, model: Model, whole: Callable[[Any], Any], dealt:
 
 
 def training_plan(config: Config, order: str = "random", passes: int = 1) -> Plan:
-    """How a configuration feeds its training split, in this order and so many times an epoch."""
     settings = config.training
     return Plan(
         settings.batch_size, settings.steps_per_block, order, settings.seed, config.data.device_memory * 2**20,
@@ -112,20 +108,14 @@ class Training:
         self.block = make_train_block(model, self.optimizer, clip_norm, settings.average, on, feed.shape.lanes)
 
     def begin(self) -> TrainState:
-        """The state before the first step, on the devices that train it: lanes dealt, the rest on all.
-
-        On one device it is there for good, as what is restored is: one program for both, and a resumed run finds it in
-        the cache.
-        """
+        """The state before the first step, on the devices that train it: lanes dealt, the rest on all. On one device it
+        is there for good, as what is restored is: one program for both, and a resumed run finds it in the cache."""
         state, mesh = new_state(self.config, self.model, self.optimizer), self.feed.mesh
         return lay_out(state, self.model, partial(parallel.replicate, mesh=mesh), partial(parallel.deal, mesh=mesh))
 
     def fit(self, constants: Any, feed: Feed | None = None) -> dict[str, Any]:
-        """The weights after all epochs, without a run: no checkpoints, no log.
-
-        Args:
-            feed: another one, with blocks of the same shapes; None: that of the training.
-        """
+        """The weights after all epochs, without a run: no checkpoints, no log. ``feed`` is another one, with blocks of
+        the same shapes; None: that of the training."""
         feed, state = feed or self.feed, self.begin()
         constants = parallel.replicate(constants, feed.mesh)
         for epoch in range(self.config.training.epochs):
@@ -139,16 +129,13 @@ def make_train_block(
     model: Model, optimizer: Optimizer, clip_norm: float | None, average: float = 0.0, on: Placement = ONE,
     lanes: int | None = None,
 ) -> jax.stages.Wrapped:  # fmt: skip
-    """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused.
-
-    The derivative stops at the step, as published: the carry enters each step as a constant.
+    """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused. The
+    derivative stops at the step, as published: the carry enters each step as a constant.
 
     Args:
-        average: decay per step of the moving average, where the state keeps one. It is less in the first steps,
-            (1 + s) / (10 + s) after s of them, so that where training began is soon forgotten.
-        on: the devices that share each step, on which state, constants and blocks lie; and what products multiply.
-        lanes: number of lanes that a step's loss is averaged over; None: all of the block, where none is there for the
-            devices alone.
+        average: decay per step of the moving average, where the state keeps one; less in the first steps, (1 + s) /
+            (10 + s) after s of them, so that where training began is soon forgotten.
+        lanes: number of lanes that a step's loss is averaged over; None: all of the block.
     """
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
@@ -162,13 +149,16 @@ def make_train_block(
         )
         streams = jax.vmap(lambda key: jax.random.split(key))(keys)
         steps = model.steps(constants, block, streams[:, 0], on)
-        marks = {name: scratch(spec) for name, spec in model.tables.items() if not spec.dense}
+        marks = {name: jnp.zeros(spec.rows, jnp.int32) for name, spec in model.tables.items() if not spec.dense}
 
         def one(loop: tuple[TrainState, dict[str, Array]], at: Any) -> tuple[Any, Array]:
-            live = at[2]
             state, marks, loss = take_step(*loop, *at)
             if state.average is not None:
-                state = _averaged(state, average, live)
+                taken = state.step.astype(jnp.float32)
+                share = jnp.where(at[2], 1.0 - jnp.minimum(average, (1.0 + taken) / (10.0 + taken)), 0.0)
+                new = {"params": state.params, "tables": state.tables}
+                moved = jax.tree.map(lambda old, now: old + share * (now - old), state.average, new)
+                state = state._replace(average=moved)
             return (lay_out(state, model, on.whole, on.dealt), marks), loss
 
         live = jnp.any(block.weight > 0, axis=1)
@@ -183,10 +173,8 @@ def _step(
     model: Model, optimizer: Optimizer, clip_norm: float | None, share: float, constants: Any, on: Placement,
     state: TrainState, marks: dict[str, Array], turn: Array, step: Any, live: Array, key: Array,
 ) -> tuple[TrainState, dict[str, Array], Array]:  # fmt: skip
-    """One step: plan and gather rows, differentiate, update, scatter. A step without a live lane changes nothing.
-
-    Dense tables take the same way as dense parameters, with the tables' optimizer; ``share`` multiplies the loss.
-    """
+    """One step: plan and gather rows, differentiate, update, scatter; without a live lane nothing changes. Dense tables
+    take the same way as dense parameters, with the tables' optimizer; ``share`` multiplies the loss."""
     marks, plans = dict(marks), dict[str, RowPlan]()
     reads = model.reads(step)
     for name in (name for name in reads if name in marks):
@@ -225,11 +213,3 @@ def _step(
     new = state._replace(step=state.step + live, params=params, tables=tables, optimizer=params_optimizer,
                          table_optimizer=table_optimizer, carry=keep(carry, state.carry))  # fmt: skip
     return new, marks, loss
-
-
-def _averaged(state: TrainState, decay: float, live: Array) -> TrainState:
-    """The state with its average moved on by one step."""
-    taken = state.step.astype(jnp.float32)
-    share = jnp.where(live, 1.0 - jnp.minimum(decay, (1.0 + taken) / (10.0 + taken)), 0.0)
-    new = {"params": state.params, "tables": state.tables}
-    return state._replace(average=jax.tree.map(lambda old, now: old + share * (now - old), state.average, new))

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxrec.cli.command import say
@@ -39,7 +38,6 @@ class Checkpoints:
 
     def __init__(self, run: Path) -> None:
         self._root = run.absolute() / "state"  # Orbax refuses relative paths
-        self._read_back = False
 
     def save(self, state: TrainState, position: dict[str, Any]) -> None:
         """Save everything; ``position`` is what the host knows, as JSON."""
@@ -51,11 +49,8 @@ class Checkpoints:
         self._save("best", 1, int(state.step), {"model": state.weights()}, position)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The most recent complete state, with arrays like those of ``like``; None where there is none yet.
-
-        What is younger goes: it will be reached again, and saved again at the same step. That is a best that was saved
-        just before the end, or a latest that turned out unreadable.
-        """
+        """The most recent readable state, with arrays like those of ``like``, and its position; None where there is
+        none yet. What is younger goes: it will be reached again, and saved again at the same step."""
         model, training = _parts(like)
         found = self._restore("latest", {"model": model, "training": training})
         for place in self._root.glob("*/[0-9]*"):
@@ -70,26 +65,18 @@ class Checkpoints:
         return state, found[1]["position"]
 
     def restore_model(self, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
-        """Weights alone, to use: the best if validation chose one and it is readable, or the latest.
-
-        Args:
-            like: arrays or shapes as those of ``TrainState.weights``.
-
-        Returns:
-            The weights, the position, and which of ``best`` and ``latest`` it was.
-        """
+        """Weights alone, to use, with shapes as those of ``TrainState.weights``; the position; and which of ``best``,
+        if validation chose one and it is readable, and ``latest`` it was."""
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever devices trained it
         model = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
-        unreadable: UserError | None = None
+        unreadable = UserError(f"{self._root.parent}: no checkpoint here yet; train it with python -m jaxrec.train")
         for kind in ("best", "latest"):
             try:
                 if found := self._restore(kind, {"model": model}):
                     return found[1]["model"], found[1]["position"], kind
             except UserError as error:
                 unreadable = error
-        raise unreadable or UserError(
-            f"{self._root.parent}: no checkpoint here yet; train it with python -m jaxrec.train"
-        )
+        raise unreadable
 
     def last(self, kind: str) -> int:
         """The step of the youngest checkpoint, ``best`` or ``latest``; -1 where there is none."""
@@ -102,39 +89,27 @@ class Checkpoints:
         if free < needed:  # noticed before Orbax does: its threads fill the screen with tracebacks
             raise UserError(f"{self._root}: no disk space: a checkpoint takes {needed / 1e6:.1f} MB, "
                             f"{free / 1e6:.1f} MB are left; free some, then go on with --resume")  # fmt: skip
-        place = self._root / kind / str(step)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        args = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
+        (self._root / kind).mkdir(parents=True, exist_ok=True)
+        parts = {name: ocp.args.StandardSave(tree) for name, tree in trees.items()}
         with self._manager(kind, keep) as manager:
-            manager.save(step, args=ocp.args.Composite(**args, position=ocp.args.JsonSave(position)), force=True)
-        if self._read_back:
-            return
-        # What cannot be read should not be found out when it is needed: a process's first save is read back.
-        try:
-            with self._manager(kind) as manager:
-                found = manager.restore(step, args=_wanted(trees))
-            parts = {name: found[name] for name in trees}
-            same = jax.tree.map(lambda one, other: np.array_equal(one, other, equal_nan=True), parts, trees)
-        except Exception as error:  # whichever of Orbax's and TensorStore's many kinds it is
-            raise UserError(f"{place}: the checkpoint that was just written cannot be read back "
-                            f"({_reason(error)}); choose another --run") from None  # fmt: skip
-        if not all(jax.tree.leaves(same)):
-            raise UserError(f"{place}: the checkpoint reads back otherwise than it was written; check the disk, or "
-                            "choose another --run")  # fmt: skip
-        self._read_back = True
+            manager.save(step, args=ocp.args.Composite(**parts, position=ocp.args.JsonSave(position)), force=True)
 
     def _restore(self, kind: str, like: dict[str, Any]) -> tuple[int, dict[str, Any]] | None:
         """Step and parts of the youngest readable checkpoint."""
         if not (self._root / kind).is_dir():
             return None
+        like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        parts = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
         with self._manager(kind) as manager:
             steps = sorted(manager.all_steps(), reverse=True)
             for step in steps:
                 try:
-                    return step, dict(manager.restore(step, args=_wanted(like)).items())
+                    args = ocp.args.Composite(**parts, position=ocp.args.JsonRestore())
+                    return step, dict(manager.restore(step, args=args).items())
                 except Exception as error:  # Orbax and TensorStore raise many kinds; whichever it is, it is unreadable
                     _await_stragglers(error)
-                    say("warning", f"{self._root / kind / str(step)}: unreadable, skipped ({_reason(error)})")
+                    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+                    say("warning", f"{self._root / kind / str(step)}: unreadable, skipped ({reason})")
         if steps:
             raise UserError(f"{self._root / kind}: no readable checkpoint; restore the files or train again")
         return None
@@ -146,11 +121,10 @@ class Checkpoints:
         Where one array cannot be read or written, TensorStore's other calls come back to an event loop that is closed
         by then, from threads of its own: they are kept quiet.
         """
+        saves, hooks = keep is not None, (sys.unraisablehook, sys.excepthook)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=keep is not None, cleanup_tmp_directories=keep is not None,
-            enable_async_checkpointing=False,
-        )  # fmt: skip
-        hooks = sys.unraisablehook, sys.excepthook
+            max_to_keep=keep, create=saves, cleanup_tmp_directories=saves, enable_async_checkpointing=False
+        )
         sys.unraisablehook, sys.excepthook = (lambda *_: None,) * 2
         try:
             with (
@@ -161,7 +135,7 @@ class Checkpoints:
         except Exception as error:  # TensorStore's is a ValueError, for whatever the file system says
             _await_stragglers(error)
             full = f"os_error_code='{errno.ENOSPC}'" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
-            if keep is None or not full:
+            if not saves or not full:
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._root / kind)) from None
         finally:
@@ -170,26 +144,16 @@ class Checkpoints:
 
 @contextmanager
 def plain_name(directory: Path) -> Iterator[Path]:
-    """Another path of a directory, for libraries that take parts of a path for something else.
-
-    Orbax looks its files up with a pattern in which the whole path stands: in ``layers=[100]`` the brackets would be a
-    choice of characters, and nothing is found. It takes ``/gs/`` and ``/s3/`` for stores of other companies.
-    """
+    """Another path of a directory where a library would take parts of its own for something else: Orbax looks files up
+    with a pattern in which the whole path stands (brackets are a choice of characters) and knows ``/gs/`` and ``/s3/``
+    as stores of other companies."""
     if PLAIN.fullmatch(str(directory)):
         yield directory
         return
-    root = next(root for root in (tempfile.gettempdir(), "/tmp", "/var/tmp") if PLAIN.fullmatch(root))
-    with tempfile.TemporaryDirectory(prefix="jaxrec-", dir=root) as folder:
+    with tempfile.TemporaryDirectory(prefix="jaxrec-", dir="/tmp") as folder:
         link = Path(folder) / "checkpoints"
         link.symlink_to(directory, target_is_directory=True)
         yield link
-
-
-def _wanted(like: dict[str, Any]) -> ocp.args.Composite:
-    """What to restore: trees with shapes, dtypes and places of others, and the position."""
-    like = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    trees = {name: ocp.args.StandardRestore(tree) for name, tree in like.items()}
-    return ocp.args.Composite(**trees, position=ocp.args.JsonRestore())
 
 
 def _await_stragglers(error: Exception) -> None:
@@ -197,10 +161,6 @@ def _await_stragglers(error: Exception) -> None:
     time.sleep(0.2)
     error.__traceback__ = None
     gc.collect()
-
-
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -33,7 +33,6 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Optimizer:
-    """The configured optimizers."""
     constant = config.schedule == "constant" and not config.warmup_steps
     rate: Any = config.learning_rate if constant else schedule  # a constant needs no counter of its own in the state
     dense = optax.chain(*config.parts(optax.scale_by_learning_rate(rate)))
@@ -45,8 +44,7 @@ def make_optimizer(config: OptimizerConfig, schedule: optax.Schedule) -> Optimiz
 
 
 class Adagrad(OptimizerConfig):
-    """Adagrad (Duchi et al. 2011) as GRU4Rec's: the accumulator starts at 0, epsilon stands inside the root, and
-    momentum sums the scaled updates."""
+    """Adagrad (Duchi et al. 2011) as GRU4Rec's: the accumulator starts at 0, momentum sums the scaled updates."""
 
     name: Literal["adagrad"] = "adagrad"
     momentum: Fraction = 0.0
@@ -64,8 +62,7 @@ class Adagrad(OptimizerConfig):
 
 
 class Adam(OptimizerConfig):
-    """Adam. On embedding tables it is the lazy Adam of the field, only rows that were read move; under softmax all
-    do."""
+    """Adam. On embedding tables it is the lazy Adam of the field: only rows that were read move (softmax: all)."""
 
     name: Literal["adam"] = "adam"
     epsilon: Positive | None = None
@@ -89,7 +86,6 @@ class Adam(OptimizerConfig):
 
     def parts(self, scale: optax.GradientTransformation) -> list[optax.GradientTransformation]:
         moments = optax.scale_by_adam(self.beta1, self.beta2, 1e-8 if self.epsilon is None else self.epsilon)
-        # Loshchilov & Hutter 2019: beside the moments
         decay = [optax.add_decayed_weights(self.weight_decay)] if self.weight_decay else []
         return [moments, *decay, scale]
 
@@ -110,9 +106,7 @@ class SGD(OptimizerConfig):
 
 
 class RowRssState(NamedTuple):
-    """float32[V, 1] of each table: the sum over steps of the mean square of the row's gradient."""
-
-    sum_of_squares: Any
+    sum_of_squares: Any  # float32[V, 1] of each table: of the mean squares of the row's gradients, over steps
 
 
 def scale_by_row_rss(epsilon: float = 1e-6) -> optax.GradientTransformation:
@@ -122,9 +116,8 @@ def scale_by_row_rss(epsilon: float = 1e-6) -> optax.GradientTransformation:
         return RowRssState(jax.tree.map(lambda table: jnp.zeros((table.shape[0], 1), jnp.float32), tables))
 
     def update(gradient: Any, state: RowRssState, tables: Any = None) -> tuple[Any, RowRssState]:
-        sums = jax.tree.map(
-            lambda total, slope: total + jnp.mean(slope**2, axis=1, keepdims=True), state.sum_of_squares, gradient
-        )
+        squares = jax.tree.map(lambda slope: jnp.mean(slope**2, axis=1, keepdims=True), gradient)
+        sums = jax.tree.map(jnp.add, state.sum_of_squares, squares)
         scaled = jax.tree.map(lambda slope, total: slope * jax.lax.rsqrt(total + epsilon), gradient, sums)
         return scaled, RowRssState(sums)
 

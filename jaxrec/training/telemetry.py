@@ -45,9 +45,8 @@ def _tensorboard() -> Any:
 class Clock:
     """Wall-clock seconds by part of the work, summed over restarts; ``train`` is what the other parts leave."""
 
-    def __init__(self, seconds: dict[str, float] | None = None) -> None:
-        self.seconds = dict.fromkeys(PARTS, 0.0) | (seconds or {})
-        self._since = time.perf_counter()
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self._since = dict.fromkeys(PARTS, 0.0) | seconds, time.perf_counter()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -60,9 +59,8 @@ class Clock:
 
     def lap(self, name: str = "train") -> float:
         """Count the time since the last part as ``name``; returns the seconds of training so far."""
-        now = time.perf_counter()
-        self.seconds[name] += now - self._since
-        self._since = now
+        before, self._since = self._since, time.perf_counter()
+        self.seconds[name] += self._since - before
         return self.seconds["train"]
 
 
@@ -107,13 +105,11 @@ class Log:
 
     def sync(self) -> int:
         """Bring everything to disk; returns the size of ``metrics.jsonl`` in bytes."""
-        self._stream.flush()
         os.fsync(self._stream.fileno())
         self._events.flush()
         return os.fstat(self._stream.fileno()).st_size
 
     def close(self) -> None:
-        """Close both files."""
         self._stream.close()
         self._events.close()
 

@@ -17,7 +17,7 @@ from jaxrec.config import Config
 from jaxrec.data.rows import Rows
 from jaxrec.feeds.rows import RowBlock
 from jaxrec.models.autoint import AutoInt
-from jaxrec.ops.dropout import byte_mask
+from jaxrec.models.fields import byte_mask
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "autoint": {"blocks": 2, "heads": 2, "attention_dim": 6},

@@ -15,14 +15,9 @@ from jaxrec.train import train
 TRAIN: list[tuple[list[object], str]] = [
     (["--data.fields", "age", "categry"], r"data\.fields: 'categry': no such field \(did you mean 'category'\?\)"),
     (["--data.fields", "age", "gender"], r"data\.fields: none of the item; add some of product, category, brand"),
-    (["--data.fields", "price"], r"data\.fields: none of the user; add some of customer, age"),
-    (["--data.validation_fraction", 0.1], r"data\.validation_fraction: in_sample trains on all rows; set it to 0"),
     (["--data.device_memory", 0], r"loss\.mask: positives of 151 users and 25 items take .* MiB, and data\.device_mem"),
-    (["--training.early_stopping", 2], r"early_stopping: needs validation data"),
-    (["--evaluation.k", 25], r"evaluation\.k: 25 is more than the 24 items of"),
     (["--recommendation.rules", "[{when: {skin_type: dyr}, boost: {category: cream}, by: 0.1}]"],
      r"recommendation\.rules: when: field 'skin_type': no value 'dyr' \(did you mean 'dry'"),
-    (["--evaluation.category", "catgory"], r"evaluation\.category: no categorical field 'catgory' of the item \(did"),
 ]  # fmt: skip
 
 

@@ -198,9 +198,6 @@ def test_derivatives_where_vectors_are_one_place_or_opposite(loss: Any) -> None:
         assert held or (not np.any(losses) and not any(np.any(one) for one in slopes))
 
 
-# ---- what is drawn ---------------------------------------------------------------------------------------------------
-
-
 # ---- training --------------------------------------------------------------------------------------------------------
 
 

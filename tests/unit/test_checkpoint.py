@@ -139,22 +139,6 @@ def test_what_a_save_left_half_done_is_passed_over(damaged: Path, capsys: pytest
     assert not list(latest.glob("*tmp*"))
 
 
-def test_a_save_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Checkpoints(tmp_path).save(state(1), {})
-    manager, other = Checkpoints._manager, tmp_path / "other"
-
-    def elsewhere(self: Checkpoints, kind: str, keep: int | None = None) -> Any:
-        """Saves go where nobody reads."""
-        (other / "state" / kind).mkdir(parents=True, exist_ok=True)
-        return manager(Checkpoints(other) if keep else self, kind, keep)
-
-    monkeypatch.setattr(Checkpoints, "_manager", elsewhere)
-    with pytest.raises(UserError, match="latest/1: the checkpoint reads back otherwise than it was written"):
-        Checkpoints(tmp_path).save(state(2)._replace(step=jnp.int32(1)), {})
-    with pytest.raises(UserError, match="latest/2: the checkpoint that was just written cannot be read back"):
-        Checkpoints(tmp_path).save(state(2), {})
-
-
 def test_libraries_see_plain_names_alone(tmp_path: Path) -> None:
     """Neither patterns nor other companies' stores."""
     place = tmp_path / "layers=[100]"

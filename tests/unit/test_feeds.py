@@ -135,23 +135,6 @@ def test_the_streaming_thread_ends_with_its_iterator_and_passes_errors_on() -> N
     assert threading.active_count() == before
 
 
-def test_two_blocks_are_prepared_while_one_is_in_use() -> None:
-    begun: list[int] = []
-    third = threading.Event()
-
-    def blocks() -> Iterator[int]:
-        for number in range(1, 9):
-            begun.append(number)
-            if number == 3:
-                third.set()
-            yield number
-
-    prepared = ahead(blocks())
-    assert next(prepared) == 1 and third.wait(10)
-    assert begun == [1, 2, 3], "no more: each of them takes memory"
-    assert list(prepared) == list(range(2, 9))
-
-
 # ---- lanes -----------------------------------------------------------------------------------------------------------
 
 LENGTHS, LANES = st.lists(st.integers(1, 12), min_size=1, max_size=60), st.integers(1, 12)
@@ -179,12 +162,6 @@ def test_lanes_are_streams_of_whole_sessions(lengths: list[int], lanes: int, ord
         met = list(dict.fromkeys((np.searchsorted(offsets, inputs, side="right") - 1).tolist()))
         assert inputs.tolist() == [e for s in met for e in range(offsets[s], offsets[s + 1] - 1)]
         assert order == "random" or met == sorted(met)
-
-
-def test_lanes_of_a_usual_log_are_nearly_full() -> None:
-    """Measured: 2,495 to 2,514 steps, on session lengths like those of real logs; always forth would double that."""
-    offsets = numbered_sessions(1 + np.random.default_rng(0).geometric(0.25, 40_000)).offsets
-    assert np.ptp((lane_positions(offsets, 64, "random", 0, 0) >= 0).sum(axis=0)) <= 22
 
 
 def test_sessions_change_their_lanes_and_are_not_sorted_by_length() -> None:

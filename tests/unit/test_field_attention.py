@@ -6,11 +6,10 @@ from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrec.ops.field_attention import LANES, attend, pad_rows
+from jaxrec.ops.field_attention import LANES, attend
 
 pytestmark = pytest.mark.numbers
 
@@ -18,11 +17,9 @@ TOLERANCE = 2e-5
 
 
 class Case(NamedTuple):
-    """Sizes: F fields, heads, A channels of all heads, B rows."""
-
     fields: int
     heads: int
-    width: int
+    width: int  # of all heads
     rows: int
 
 
@@ -117,15 +114,3 @@ def test_a_rows_result_does_not_depend_on_its_neighbours() -> None:
     beside, _ = forward_and_back(spoilt, slope, case.heads, None)
     sound = np.setdiff1d(np.arange(case.rows), [5, LANES + 5])
     np.testing.assert_array_equal(np.asarray(beside)[..., sound], np.asarray(whole)[..., sound])
-
-
-@pytest.mark.parametrize(
-    ("rows", "padded"), [(1, 1), (LANES - 1, LANES - 1), (LANES, LANES), (LANES + 1, 3 * LANES),
-                         (2 * LANES, 3 * LANES), (3 * LANES, 3 * LANES), (4 * LANES + 1, 5 * LANES)]
-)  # fmt: skip
-def test_rows_are_padded_to_an_odd_multiple(rows: int, padded: int) -> None:
-    vectors = np.random.default_rng(0).normal(size=(rows, 2, 3)).astype(np.float32)
-    found = np.asarray(pad_rows(jnp.asarray(vectors)))
-    assert found.shape == (padded, 2, 3)
-    np.testing.assert_array_equal(found[:rows], vectors)
-    np.testing.assert_array_equal(found[rows:], 0.0)

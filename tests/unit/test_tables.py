@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.config.finding import optimizers
-from jaxrec.ops.tables import RowPlan, TableSpec, gather, glorot_like, plan_rows, scratch, update_rows
+from jaxrec.ops.tables import Read, RowPlan, gather, plan_reads, update_rows
 from jaxrec.training.optimizers import Adagrad, make_optimizer, make_schedule
 
 pytestmark = pytest.mark.numbers
@@ -23,8 +23,8 @@ RATE, STEPS = 0.1, 5
 IDS = st.lists(
     st.one_of(st.integers(0, V - 1), st.sampled_from([-1, V - 1, V, V + 3, 2**31 - 1])), min_size=M, max_size=M
 )
-START = scratch(TableSpec(V, WIDTH, glorot_like))
-plan_jit = jax.jit(lambda marks, ids, turn: plan_rows(marks, ids, turn))
+START = jnp.zeros(V, jnp.int32)
+plan_jit = jax.jit(lambda marks, ids, turn: plan_reads(marks, {"row": Read(ids)}, turn, WIDTH))
 
 
 def plan_of(ids: Any, columns: Any = None) -> RowPlan:

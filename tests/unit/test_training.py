@@ -16,9 +16,7 @@ from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.lanes import Block, lane_feed
-from jaxrec.losses.candidates import popularity
 from jaxrec.models.base import SessionModel, make_model
-from jaxrec.ops.gru import gru_cell, onehot_gru_cell
 from jaxrec.training.block import TrainState, make_train_block, new_state, training_plan
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -63,7 +61,7 @@ def make(variant: str) -> Setup:
     block = make_train_block(made, optimizer, config.optimizer.clip_norm)
     block = jax.jit(block, donate_argnums=0, compiler_options=REPEATABLE if variant == "separate" else None)
     state = jax.jit(lambda: new_state(config, made, optimizer))
-    return Setup(made, state, block, made.constants(popularity(ITEMS, N_ITEMS)))
+    return Setup(made, state, block, made.constants(np.bincount(ITEMS, minlength=N_ITEMS)))
 
 
 def train(setup: Setup, steps_per_block: int, epochs: int = 2) -> tuple[TrainState, list[float]]:
@@ -200,26 +198,3 @@ def test_dense_tables_move_as_under_optax_adamw_and_the_average_follows() -> Non
     before = jax.tree.map(jnp.copy, state)
     after, _ = train_block(state, constants, blocks[0]._replace(weight=blocks[0].weight * 0.0))
     assert_equal(after, before)
-
-
-def sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1.0 / (1.0 + np.exp(-x))
-
-
-def test_gru_cells_against_numpy() -> None:
-    rng = np.random.default_rng(0)
-    shapes = {"input_kernel": (3, 12), "hidden_kernel": (4, 12), "input_bias": (12,), "hidden_bias": (12,)}
-    p = {name: rng.normal(size=shape) for name, shape in shapes.items()}
-    x, h = rng.normal(size=(2, 3)), rng.normal(size=(2, 4))
-    wx, wh, bx, bh = (np.split(p[name], 3, axis=-1) for name in shapes)
-    r, z = (sigmoid(x @ wx[i] + bx[i] + h @ wh[i] + bh[i]) for i in (0, 1))
-    n = np.tanh(x @ wx[2] + bx[2] + r * (h @ wh[2] + bh[2]))
-    found = gru_cell(jax.tree.map(jnp.asarray, p), jnp.asarray(x), jnp.asarray(h))
-    np.testing.assert_allclose(found, (1 - z) * n + z * h, rtol=1e-4, atol=1e-5)
-
-    gates, candidate, bias, row = (rng.normal(size=shape) for shape in ((4, 8), (4, 4), 12, (2, 12)))
-    v_n, v_r, v_z = np.split(row + bias, 3, axis=-1)
-    r, z = sigmoid(v_r + h @ gates[:, :4]), sigmoid(v_z + h @ gates[:, 4:])
-    params = {"gate_kernel": jnp.asarray(gates), "candidate_kernel": jnp.asarray(candidate), "bias": jnp.asarray(bias)}
-    found = onehot_gru_cell(params, jnp.asarray(row), jnp.asarray(h))
-    np.testing.assert_allclose(found, (1 - z) * h + z * np.tanh(v_n + (r * h) @ candidate), rtol=1e-4, atol=1e-5)

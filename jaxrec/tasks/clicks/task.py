@@ -9,7 +9,7 @@ from jaxrec.data.retrieval import value_counts
 from jaxrec.data.rows import RowsDataset
 from jaxrec.data.splits import RowData, held_by
 from jaxrec.errors import UserError
-from jaxrec.models.base import ClickModel, make_click_model
+from jaxrec.models.base import ClickModel, make_model
 from jaxrec.run import Run
 from jaxrec.tasks.base import Task, check_early_stopping, validated_rows
 from jaxrec.tasks.clicks import RowTraining
@@ -42,7 +42,7 @@ def make(config: Config, dataset: RowsDataset) -> Task:
     if config.model.first_order == "logistic":
         with progress("fitting a logistic regression"):
             start = fit_logistic(schema, training)
-    model = make_click_model(config, schema, start)
+    model = make_model(config, schema, start)
     return Task(
         model,
         model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes)),
@@ -60,4 +60,4 @@ def make(config: Config, dataset: RowsDataset) -> Task:
 
 def build(run: Run) -> ClickModel:
     """A run's model."""
-    return make_click_model(run.config, run.schema)
+    return make_model(run.config, run.schema)

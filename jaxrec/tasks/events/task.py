@@ -9,7 +9,6 @@ from jaxrec.config.finding import find_model
 from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import Dataset
 from jaxrec.errors import UserError
-from jaxrec.losses.candidates import popularity
 from jaxrec.models.merrec import MERRec
 from jaxrec.run import Run
 from jaxrec.tasks.base import Task
@@ -30,7 +29,7 @@ def make(config: Config, dataset: Dataset) -> Task:
     model: MERRec = find_model(config.model.name).Model(config, catalogue, len(dataset.manifest["event_types"]))
     model.check()
     feed = model.feed(training, training_plan(config, config.data.order))
-    counts = popularity(training.items, dataset.n_items)
+    counts = np.bincount(training.items, minlength=dataset.n_items)
     judge = None
     if len(validation):
         judge = event_judge(model, sample(validation, config.evaluation.sessions), config.evaluation, counts > 0)

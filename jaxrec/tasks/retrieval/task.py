@@ -8,7 +8,7 @@ from jaxrec.config import Config
 from jaxrec.data.ids import Ids
 from jaxrec.data.retrieval import Retrieval
 from jaxrec.data.rows import RowsDataset, Schema
-from jaxrec.models.base import TowerModel, make_tower_model
+from jaxrec.models.base import TowerModel, make_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.run import Run
 from jaxrec.tasks.base import Task, check_early_stopping, validated_rows
@@ -31,7 +31,7 @@ def make(config: Config, dataset: RowsDataset) -> Task:
     RuleBook(config.recommendation.rules, dataset.schema, lambda name: Ids(dataset.values(name), first=1))
     if config.loss.mask == "positives":
         data.check_mask(config.data.device_memory)
-    model = make_tower_model(config, dataset.schema)
+    model = make_model(config, dataset.schema)
     return Task(
         model,
         model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes)),
@@ -56,4 +56,4 @@ def interactions(config: Config, data: Retrieval) -> Interactions:
 
 def build(run: Run) -> TowerModel:
     """A run's model."""
-    return make_tower_model(run.config, Schema.from_manifest(run.manifest))
+    return make_model(run.config, Schema.from_manifest(run.manifest))

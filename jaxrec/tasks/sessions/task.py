@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.splits import Split, cut_validation
 from jaxrec.errors import UserError
-from jaxrec.losses.candidates import popularity
 from jaxrec.models.base import SessionModel, make_model
 from jaxrec.run import Run
 from jaxrec.tasks.base import Task, check_early_stopping
@@ -22,7 +23,7 @@ def make(config: Config, dataset: Dataset) -> Task:
     return Task(
         model,
         feed,
-        model.constants(popularity(training.items, dataset.n_items)),
+        model.constants(np.bincount(training.items, minlength=dataset.n_items)),
         session_judge(model, validation, dataset.n_items, config.evaluation) if len(validation) else None,
         f"{feed.pairs:,} targets, {dataset.n_items:,} items",
         f"{validation.counts['targets']:,} validation targets" if len(validation) else "no validation",
