@@ -14,7 +14,8 @@ from typing import Any
 MODULES = """
 baselines.items: baselines.itemknn baselines.popularity; baselines.neighbours: baselines.stan baselines.vsknn;
 benchmarks.peer_worker: benchmarks.peer_gru4rec benchmarks.peer_recbole; benchmarks.sweep: benchmarks.case
-benchmarks.machine; config.sections: agreement sections; data.clean.choices: data.clean.clicks data.clicks;
+benchmarks.machine benchmarks.output_layer; config.sections: agreement sections;
+data.clean.choices: data.clean.clicks data.clicks;
 data.clean.pipeline: data.clean.ledger data.clean.splits data.clean.writing data.events; data.codes: data.entities;
 data.filters: where; data.given: data.given_events; data.ids: data.raw_ids; data.items: data.vocabulary;
 data.reading.columns: data.reading.fields data.reading.ids data.reading.numbers; data.reading.files:

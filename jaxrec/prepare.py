@@ -52,12 +52,12 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser(sources).parse_args(argv)
     source, given = sources[arguments.source], vars(arguments)
     by_time, default = given.get("split") != LEAVE_ONE_OUT, Cleaning(**getattr(source, "DEFAULTS", {}))
-    for name in OF_TIME.keys() & given.keys() if source.KIND != "rows" else ():
-        if given[name] is not None and not by_time:
+    for name, nothing in OF_TIME.items():
+        if given.get(name) is None:
+            given[name] = getattr(default, name) if by_time else nothing
+        elif not by_time:
             raise UserError(f"--{name.replace('_', '-')}: belongs to --split time; leave it out with --split "
                             f"{LEAVE_ONE_OUT}")  # fmt: skip
-        if given[name] is None:
-            given[name] = getattr(default, name) if by_time else OF_TIME[name]
     with (
         staging(arguments.out, arguments.overwrite) as stage,
         connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
@@ -84,28 +84,26 @@ def main(argv: Sequence[str]) -> None:
         files = result.pop("files")
         manifest = write_manifest(out, files, hashed, source=arguments.source, options=options, **read, **result)
     lines = [read_line(manifest["read"])] if "read" in manifest else []
-    lines += rows_summary(manifest) if source.KIND == "rows" else summary(manifest)
+    lines += rows_summary(manifest) if source.KIND == "rows" else _summary(manifest)
     print("\n".join(map(one_line, [*lines, f"wrote {arguments.out} in {time.perf_counter() - started:.1f} s"])))
 
 
-def summary(manifest: dict[str, Any]) -> list[str]:
+def _summary(manifest: dict[str, Any]) -> list[str]:
     """A few lines for the reader of the terminal: what the filters took and what is left."""
 
     def line(name: str, amounts: dict[str, int]) -> str:
         return f"  {name:<32} {', '.join(f'{n:,} {unit}' for unit, n in amounts.items() if n) or 'nothing'}"
 
-    counts = manifest["counts"]
+    counts, typed = manifest["counts"], "event_types" in manifest
     lines = ["dropped:", *(line(name, amounts) for name, amounts in manifest["dropped"].items())]
     if "cut" in manifest:
-        gap, cut = manifest["options"]["session_gap"], manifest["cut"]
-        lines.append(f"{cut['sessions']:,} sessions are {cut['pieces']:,}, cut where over {gap} lie between two events")
+        lines.append(line(f"cut where over {manifest['options']['session_gap']} lie", manifest["cut"]))
     lines += ["kept:", *(line(split, counts[split]) for split in SPLITS if counts[split]["sessions"])]
-    typed = "event_types" in manifest
-    lines.append(line("vocabulary", {f"{manifest.get('target', 'item')}s": counts["items"]}))
+    sizes = {f"{manifest.get('target', 'item')}s": counts["items"]}
     if typed:
-        names = {"different ones": counts["names"], "items without": counts["unnamed"]}
-        lines += [line("unseen in training", {"items": counts["items"] - counts["trained"]}), line("names", names)]
-        lines += [line(name, {"events": count}) for name, count in counts["events"].items()]
+        sizes |= {"unseen in training": counts["items"] - counts["trained"], "names": counts["names"]}
+        lines.append(line("by type", counts["events"]))
+    lines.append(line("vocabulary", sizes))
     lines += times_line(manifest)
     if best := optimum_metrics(manifest, [20]):
         lines.append("best reachable on test: " + ", ".join(f"{name} {value:.4f}" for name, value in best.items()))
@@ -130,7 +128,7 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
 
 def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: bool) -> None:
     """The options of ``Cleaning``; of events with types those that make sense."""
-    group = parser.add_argument_group("cleaning")
+    add = parser.add_argument_group("cleaning").add_argument
     for name, least, help in (
         ("min_session_length", 2, "drop sessions with fewer events"),
         ("min_item_support", 1, "drop items with fewer events"),
@@ -138,33 +136,18 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
         ("validation_days", 0, "the N days before those are a validation split; 0: none, training can cut its own"),
     ):
         value = getattr(default, name)
-        group.add_argument(f"--{name.replace('_', '-')}", type=ranged(int, least, MOST), metavar="N",
-                           default=None if name in OF_TIME else value, help=f"{help} (default {value})")  # fmt: skip
-    group.add_argument(
-        "--session-gap", type=_gap, metavar="TIME", help="cut a session where more than this lies between two of its "
-        "events, such as 30m (s, m, h or d); each piece is a session with a date of its own",
-    )  # fmt: skip
-    group.add_argument(
-        "--max-session-length", type=ranged(int, 2, MOST), metavar="N",
-        help="drop sessions with more events, whole; after --session-gap has cut them",
-    )  # fmt: skip
-    if typed:  # a like after the view of an item is no repeat, and unseen is what the whole of training has not seen
-        return
-    group.add_argument(
-        "--fraction", type=fraction, metavar="F",
-        help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)",
-    )  # fmt: skip
-    group.add_argument(
-        "--drop-repeats", action="store_true", help="drop a click on the item of the click before it in the session"
-    )
-
-
-def _gap(text: str) -> str:
-    try:
-        duration(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}': expected a time such as 30m, with one of s, m, h, d") from None
-    return text
+        add(f"--{name.replace('_', '-')}", type=ranged(int, least, MOST), metavar="N",
+            default=None if name in OF_TIME else value, help=f"{help} (default {value})")  # fmt: skip
+    add("--session-gap", type=lambda text: duration(text) and text, metavar="TIME",
+        help="cut a session where more than this lies between two of its events, such as 30m (s, m, h or d); each "
+        "piece is a session with a date of its own")  # fmt: skip
+    add("--max-session-length", type=ranged(int, 2, MOST), metavar="N",
+        help="drop sessions with more events, whole; after --session-gap has cut them")  # fmt: skip
+    if not typed:  # a like after the view of an item is no repeat, and unseen is what all of training has not seen
+        add("--fraction", type=fraction, metavar="F",
+            help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)")  # fmt: skip
+        add("--drop-repeats", action="store_true",
+            help="drop a click on the item of the click before it in the session")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -40,9 +40,8 @@ from typing import Any
 
 from jaxrec import config as configuration
 from jaxrec.benchmarks import exchange, peers, report
-from jaxrec.benchmarks.output_layer import output_layer
 from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS, SIZES
-from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, device_peak_mb, measure
+from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, device_peak_mb, measure, output_layer
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command
 from jaxrec.cli.options import positive

@@ -21,12 +21,12 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxrec.benchmarks.sizes import Prepared, prepare
+from jaxrec.benchmarks.sizes import prepare
 from jaxrec.benchmarks.sweep import jobs
 from jaxrec.cli.command import progress
 from jaxrec.errors import UserError
 from jaxrec.ops import parallel
-from jaxrec.training.block import TrainState, lay_out
+from jaxrec.training.block import lay_out
 
 DEVICES = 8
 OPTION = "--collectives"  # of the script, for the process of its own
@@ -69,22 +69,18 @@ def _compile(model: str, options: Any) -> dict[str, Any]:
         return {"why": f"a batch of {options.batch} does not divide by {DEVICES}"}
     try:
         prepared = prepare(model, options)
-        text = prepared.compiled(*_shapes(prepared)).as_text() or ""
+        mesh = prepared.feed.mesh
+        everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+        def replicated(tree: Any) -> Any:  # shapes and places: eight copies of a large table would not fit everywhere
+            return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
+
+        state = jax.eval_shape(prepared.training.begin)
+        state = lay_out(state, prepared.model, replicated, partial(parallel.like, mesh=mesh))
+        text = prepared.compiled(state, replicated(prepared.constants)).as_text() or ""
         return {"bytes": exchanged(text, prepared.feed.shape.steps)}
     except (UserError, ValueError) as error:
         return {"why": str(error)}
-
-
-def _shapes(prepared: Prepared) -> tuple[TrainState, Any]:
-    """Shapes and places of state and constants: eight copies of a large table would not fit everywhere."""
-
-    def replicated(tree: Any) -> Any:
-        everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
-
-    mesh, state = prepared.feed.mesh, jax.eval_shape(prepared.training.begin)
-    dealt = partial(parallel.like, mesh=mesh)
-    return lay_out(state, prepared.model, replicated, dealt), replicated(prepared.constants)
 
 
 def exchanged(hlo: str, steps: int) -> dict[str, float]:
@@ -92,9 +88,6 @@ def exchanged(hlo: str, steps: int) -> dict[str, float]:
 
     Counted is a collective's result on one device: of an all-reduce and an all-gather the whole array, of a
     reduce-scatter the device's part. In a loop a collective counts as often as that turns; of branches the dearest.
-
-    Raises:
-        ValueError: the text is no HLO module, or a loop with collectives does not say how often it turns.
     """
     computations: dict[str, list[tuple[str, str, str]]] = {}
     entry, current = "", list[tuple[str, str, str]]()

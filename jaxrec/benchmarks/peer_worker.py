@@ -1,12 +1,11 @@
 """The process of a peer: a training loop that is not ours, run so many steps at a time as a line on stdin says.
 
-Torch and JAX both want all threads and the whole device, so that a peer has a process of its own, started by
-jaxrec/benchmarks/peers.py with the peer's interpreter. This file therefore imports nothing of jaxrec. Nothing of a peer
-is copied: its own loop runs, on batches that ``Pace`` hands to it.
+Torch and JAX both want all threads and the whole device, so a peer has a process of its own, started by ``peers`` with
+the peer's interpreter; this file imports nothing of jaxrec. A peer's own loop runs, on batches that ``Pace`` hands it.
 
     stdin    the number of steps of the next round, a line each; its end ends the process
-    stdout   one line of JSON for each: {"device", "torch", "version"} when ready, then {"steps", "targets", "seconds"};
-             {"error"} where a library is missing. What the peer prints goes to stderr
+    stdout   one line of JSON for each: {"device", "torch", "version"} when ready, then {"steps", "targets", "seconds"}.
+             What the peer prints goes to stderr
 """
 
 from __future__ import annotations
@@ -33,9 +32,8 @@ MOST = 200  # batches in memory, gone through again and again
 class Pace:
     """Hands batches to a loop, as many as stdin asks for, and answers (``say``) with how long it took over them.
 
-    The clock runs from the moment at which the loop is given the first batch of a round until it comes for another, so
-    that it holds what the loop does between batches, and the making of as many batches as the round has. ``finish``
-    returns when the device is done; ``before`` is called with the number of steps before the clock of a round starts.
+    The clock runs from the moment at which the loop is given the first batch of a round until it comes for another.
+    ``finish`` returns when the device is done; ``before`` is called with the number of steps before the clock starts.
     """
 
     def __init__(self, say: Callable[..., None], finish: Callable[[], object], ready: dict[str, str]) -> None:
@@ -68,11 +66,8 @@ class Pace:
         self._begin = time.perf_counter()
 
 
-# ---- the authors' PyTorch code of GRU4Rec ----------------------------------------------------------------------------
-
-
 def run_authors(spec: dict[str, Any], data: Any, pace: Pace, device: Any) -> None:
-    """Its own ``fit`` on its own iterator, both unchanged, from the user's checkout.
+    """The authors' PyTorch code of GRU4Rec: its own ``fit`` on its own iterator, unchanged, from the user's checkout.
 
     What is not its step is not charged to it: making the model and the iterator, filling its store of negatives (which
     is filled between rounds, where it would not last for the next), and the end of an epoch, at which fewer and fewer
@@ -94,8 +89,7 @@ def run_authors(spec: dict[str, Any], data: Any, pace: Pace, device: Any) -> Non
                 return reset_hook(n_valid, *masks) or n_valid < batch
 
             pace.before = fill
-            pairs = super().__call__(enable_neg_samples, hook)
-            return pace((pair, len(pair[0])) for pair in pairs)
+            return pace((pair, len(pair[0])) for pair in super().__call__(enable_neg_samples, hook))
 
     authors.SessionDataIterator = Paced
     model = authors.GRU4Rec(
@@ -104,41 +98,39 @@ def run_authors(spec: dict[str, Any], data: Any, pace: Pace, device: Any) -> Non
         sample_alpha=spec["sample_alpha"], n_sample=spec["n_sample"], embedding=0, constrained_embedding=True,
         n_epochs=1_000_000_000, elu_param=0.0, logq=0.0, device=device,
     )  # fmt: skip
-    # Enough for all rounds, the one that does not count, and the batch ahead; but for one round at least.
-    least, most = 1 + spec["steps"], 1 + spec["steps"] * (1 + spec["rounds"])
-    size = max(spec["n_sample"] * least, min(STORE, spec["n_sample"] * most))
-    # Weights as in the Theano code, its default, come out in float64 under NumPy 2.
-    model.fit(_frame(data["items"], data["offsets"], spec["items"]), sample_cache_max_size=size,
-              compatibility_mode=False)  # fmt: skip
-    raise RuntimeError("the authors' code has stopped: the loss is not a number")
-
-
-def _frame(items: np.ndarray, offsets: np.ndarray, n_items: int) -> Any:
-    """The sessions as the code wants them, and last a session of all items that they lack, so that the catalogue has as
-    many as ours; an epoch ends before it."""
-    lacking = np.setdiff1d(np.arange(n_items, dtype=items.dtype), items)
+    # A last session of all items that the others lack, so that the catalogue has as many as ours; an epoch ends before.
+    items, offsets = data["items"], data["offsets"]
+    lacking = np.setdiff1d(np.arange(spec["items"], dtype=items.dtype), items)
     lacking = np.repeat(lacking, 2) if len(lacking) == 1 else lacking  # a session has two clicks at least
     sessions = np.repeat(np.arange(len(offsets)), [*np.diff(offsets), len(lacking)])
     columns = {"SessionId": sessions, "ItemId": np.concatenate([items, lacking]), "Time": sessions}
-    return importlib.import_module("pandas").DataFrame(columns)
+    # Enough for all rounds, the one that does not count, and the batch ahead; but for one round at least.
+    least, most = 1 + spec["steps"], 1 + spec["steps"] * (1 + spec["rounds"])
+    size = max(spec["n_sample"] * least, min(STORE, spec["n_sample"] * most))
+    # Weights as in the Theano code, its default (compatibility_mode), come out in float64 under NumPy 2.
+    frame = importlib.import_module("pandas").DataFrame(columns)
+    model.fit(frame, sample_cache_max_size=size, compatibility_mode=False)
+    raise RuntimeError("the authors' code has stopped: the loss is not a number")
 
 
-# ---- RecBole 1.2.1 ---------------------------------------------------------------------------------------------------
+MODELS = {
+    "narm": ("sequential_recommender.narm", "NARM"),
+    "sasrec": ("sequential_recommender.sasrec", "SASRec"),
+    "gru4rec": ("sequential_recommender.gru4rec", "GRU4Rec"),
+    "autoint": ("context_aware_recommender.autoint", "AutoInt"),
+}
 
 
 def run_recbole(spec: dict[str, Any], data: Any, pace: Pace, device: Any) -> None:
-    """Its own classes of models under its own ``Trainer._train_epoch``, on batches that lie on the device.
+    """RecBole 1.2.1's classes of models under its own ``Trainer._train_epoch``, on batches that lie on the device.
 
     Its ``Config`` and data sets are left out (the former does not start under NumPy 2): the classes get a dictionary
-    and the numbers of values. So are packages that no step needs: TensorBoard, and what tunes hyperparameters.
-
-    What is measured differs from ours where the libraries differ. A sample is one prefix of a session, padded to the
-    window, with one target; ours reads a session once. GRU4Rec has a full softmax over prefixes here, ours draws
-    negatives. AutoInt has further projections and a first-order part.
+    and the numbers of values. So are TensorBoard, and what tunes hyperparameters. Where the libraries differ, so does
+    what is measured: a sample is one prefix of a session, padded to the window, with one target, where ours reads a
+    session once; GRU4Rec has a full softmax, where ours draws negatives; AutoInt has further projections.
     """
     found = importlib.util.find_spec("recbole")
-    if found is None or found.submodule_search_locations is None:
-        raise ImportError("No module named 'recbole'")
+    assert found is not None and found.submodule_search_locations is not None, "No module named 'recbole'"
     board: Any = types.ModuleType("torch.utils.tensorboard")
     board.SummaryWriter = None
     package = types.ModuleType("recbole.trainer")
@@ -168,27 +160,19 @@ def run_recbole(spec: dict[str, Any], data: Any, pace: Pace, device: Any) -> Non
     trainer._train_epoch(pace((batch, spec["batch"]) for batch in itertools.cycle(held)), 0)
 
 
-MODELS = {
-    "narm": ("sequential_recommender.narm", "NARM"),
-    "sasrec": ("sequential_recommender.sasrec", "SASRec"),
-    "gru4rec": ("sequential_recommender.gru4rec", "GRU4Rec"),
-    "autoint": ("context_aware_recommender.autoint", "AutoInt"),
-}
-
-
 def _settings(spec: dict[str, Any]) -> dict[str, Any]:
     """Our sizes in RecBole's words."""
     embedding, hidden = spec["dropout"]
+    of_prefixes = {
+        "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "NEG_PREFIX": "neg_",
+        "ITEM_LIST_LENGTH_FIELD": "item_length", "MAX_ITEM_LIST_LENGTH": spec["window"], "loss_type": "CE",
+    }  # fmt: skip
     if spec["model"] == "autoint":
         return {
             "LABEL_FIELD": "label", "numerical_features": [], "embedding_size": spec["dim"],
             "attention_size": spec["units"], "n_layers": spec["blocks"], "num_heads": spec["heads"],
             "mlp_hidden_size": spec["deep"], "dropout_probs": [0.0, 0.0, 0.0], "has_residual": True,
         }  # fmt: skip
-    of_prefixes = {
-        "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "NEG_PREFIX": "neg_",
-        "ITEM_LIST_LENGTH_FIELD": "item_length", "MAX_ITEM_LIST_LENGTH": spec["window"], "loss_type": "CE",
-    }  # fmt: skip
     if spec["model"] == "sasrec":
         return of_prefixes | {
             "hidden_size": spec["dim"], "inner_size": spec["dim"], "n_layers": spec["blocks"],
@@ -225,11 +209,10 @@ def _row_batches(spec: dict[str, Any], data: Any) -> Iterator[dict[str, Any]]:
         yield {f"field_{i}": columns[part, i].long() for i in range(columns.shape[1])} | {"label": labels[part]}
 
 
-# ---- the process -----------------------------------------------------------------------------------------------------
-
-
-def main(spec_file: str) -> int:
+def main(spec_file: str) -> None:
     """Run the peer that a JSON file describes (see ``peers.describe``) until stdin ends."""
+    import torch
+
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches this process too: end without a word
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -237,28 +220,17 @@ def main(spec_file: str) -> int:
     def say(**message: object) -> None:
         print(json.dumps(message), file=answers, flush=True)
 
-    with open(spec_file, encoding="utf-8") as stream:
-        spec = json.load(stream)
-    try:
-        import torch
-
-        torch.set_num_threads(spec["threads"])
-        torch.manual_seed(0)
-        cuda = spec["device"] == "gpu" and torch.cuda.is_available()
-        ready = {"device": torch.cuda.get_device_name(0) if cuda else "cpu", "torch": torch.__version__, "version": ""}
-        pace = Pace(say, torch.cuda.synchronize if cuda else lambda: None, ready)
-        with np.load("data.npz") as arrays:
-            data = dict(arrays)
-        run = run_recbole if spec["peer"] == "recbole" else run_authors
-        run(spec, data, pace, torch.device("cuda:0" if cuda else "cpu"))
-    except ImportError as error:
-        say(error=" ".join(str(error).split()))
-        return 1
-    except BrokenPipeError:  # whoever started this has gone
-        os._exit(1)
-    return 0
+    with open(spec_file, encoding="utf-8") as stream, np.load("data.npz") as arrays:
+        spec, data = json.load(stream), dict(arrays)
+    torch.set_num_threads(spec["threads"])
+    torch.manual_seed(0)
+    cuda = spec["device"] == "gpu" and torch.cuda.is_available()
+    ready = {"device": torch.cuda.get_device_name(0) if cuda else "cpu", "torch": torch.__version__, "version": ""}
+    pace = Pace(say, torch.cuda.synchronize if cuda else lambda: None, ready)
+    run = run_recbole if spec["peer"] == "recbole" else run_authors
+    run(spec, data, pace, torch.device("cuda:0" if cuda else "cpu"))
 
 
 if __name__ == "__main__":
     sys.path.pop(0)  # the folder of this file, which is none of the peer's
-    sys.exit(main(sys.argv[1]))
+    main(sys.argv[1])

@@ -28,10 +28,8 @@ from jaxrec.errors import UserError
 
 REPOSITORY = "https://github.com/hidasib/GRU4Rec_PyTorch_Official"
 MODULE, MARK = "gru4rec_pytorch.py", "class IndexedAdagradM"
-FIND = "import sys, importlib.util as u; print(*[m for m in sys.argv[1:] if u.find_spec(m) is None])"
 WORKER = Path(__file__).with_name("peer_worker.py")
 AUTHORS, RECBOLE = "GRU4Rec_PyTorch_Official", "RecBole"
-NEEDS = {AUTHORS: ("torch", "numpy", "pandas"), RECBOLE: ("torch", "numpy", "recbole")}
 LOSSES: dict[str, dict[str, tuple[str, ...]]] = {
     AUTHORS: {"gru4rec": ("cross_entropy", "bpr_max")},
     RECBOLE: {"narm": ("softmax",), "sasrec": ("softmax",), "autoint": ("binary",), "gru4rec": ("cross_entropy",)},
@@ -40,56 +38,34 @@ LOSSES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 class Peer(NamedTuple):
-    """What to measure beside ours: ``AUTHORS`` or ``RECBOLE``; the path and commit of a checkout, empty for RecBole;
-    and the interpreter that has what the peer needs."""
+    """What to measure beside ours: ``AUTHORS`` or ``RECBOLE``; the path and version (a checksum) of a checkout, empty
+    for RecBole; and the interpreter that has what the peer needs."""
 
     name: str
     path: str
     python: str
     version: str
 
-    def has(self, prepared: Prepared) -> bool:
-        """Whether the peer has a counterpart of this row."""
-        return prepared.config.loss.name in LOSSES[self.name].get(prepared.config.model.name, ())
-
 
 def find_peer(peer: str, python: str, models: Sequence[str], losses: Sequence[str]) -> Peer:
     """The peer that ``--peer`` and ``--peer-python`` name, for models and losses (none: each model's own)."""
-    name = RECBOLE if peer == "recbole" else AUTHORS
-    path, version = ("", "") if name == RECBOLE else (str(Path(peer).resolve()), _checkout(Path(peer)))
+    name, path, version = (RECBOLE if peer == "recbole" else AUTHORS), "", ""
+    if name == AUTHORS:
+        file = Path(peer).resolve() / MODULE
+        if not file.is_file() or MARK not in file.read_text(encoding="utf-8", errors="replace"):
+            raise UserError(f"--peer {peer}: no checkout of the authors' code (a {MODULE} with '{MARK}'); name "
+                            f"'recbole', or git clone {REPOSITORY} and name that folder")  # fmt: skip
+        path, version = str(file.parent), f"sha256:{checksum(file)[:12]}"
     for model in models:
         if not set(losses or LOSSES[name].get(model, ())) & set(LOSSES[name].get(model, ())):
             counterparts = "; ".join(f"{one} with {' or '.join(names)}" for one, names in LOSSES[name].items())
             raise UserError(f"--peer {peer}: has no counterpart of {' '.join([model, *losses])}, only of "
                             f"{counterparts}")  # fmt: skip
     # Absolute, as the process runs elsewhere; but links stay, as they are how an interpreter knows its environment.
-    place = str(Path(shutil.which(python) or python).absolute())
-    try:
-        line = [place, "-c", FIND, *NEEDS[name]]
-        missing = subprocess.run(line, capture_output=True, text=True, check=True).stdout.split()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"--peer-python {python}: no working Python interpreter ({error}); name one") from None
-    if missing:
-        raise UserError(f"--peer-python {python}: has no {', '.join(missing)}; {_install(place, missing)}, or name "
-                        "another interpreter")  # fmt: skip
-    return Peer(name, path, place, version)
-
-
-def _checkout(path: Path) -> str:
-    """The commit of the authors' code, or where there is none, that git knows, a checksum of its one file."""
-    file = path / MODULE
-    if not file.is_file() or MARK not in file.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"--peer {path}: no checkout of the authors' code (a {MODULE} with '{MARK}'); name 'recbole', "
-                        f"or git clone {REPOSITORY} and name that folder")  # fmt: skip
-    git, version = ["git", "-C", str(path), "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"], ""
-    if (path / ".git").exists():
-        with suppress(OSError, subprocess.CalledProcessError):
-            version = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    return version or f"sha256:{checksum(file)[:12]}"
-
-
-def _install(python: str, packages: Sequence[str]) -> str:
-    return f"{python} -m pip install {' '.join(packages)}".replace("recbole", "recbole==1.2.1")
+    place = Path(shutil.which(python) or python).absolute()
+    if not os.access(place, os.X_OK):
+        raise UserError(f"--peer-python {python}: no such Python interpreter; name one")
+    return Peer(name, path, str(place), version)
 
 
 def describe(peer: Peer, prepared: Prepared, steps: int, rounds: int) -> dict[str, Any]:
@@ -127,34 +103,29 @@ def running(
             assert process.stdin is not None and process.stdout is not None
             stdin, stdout = process.stdin, process.stdout
 
-            def answer() -> Any:
-                if not (text := stdout.readline()):
-                    status = process.wait()
-                    words = (folder / "stderr").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                    raise UserError(f"{peer.name}: its process has died with status {status} "
-                                    f"({words[-1] if words else 'without a word'}); mend that, or measure without "
-                                    "--peer")  # fmt: skip
-                message = json.loads(text)
-                if "error" in message:
-                    raise UserError(f"{peer.name}: cannot be imported by {peer.python} ({message['error']}); "
-                                    f"{_install(peer.python, NEEDS[peer.name])}")  # fmt: skip
-                return message
-
-            def ask(steps: int) -> Any:
+            def ask(steps: int | None) -> Any:
                 with suppress(BrokenPipeError):  # it is dead; the missing answer tells
-                    stdin.write(f"{steps}\n")
+                    stdin.write("" if steps is None else f"{steps}\n")
                     stdin.flush()
-                return answer()
+                if text := stdout.readline():
+                    return json.loads(text)
+                status = process.wait()
+                words = (folder / "stderr").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                raise UserError(f"{peer.name}: its process has died with status {status} "
+                                f"({words[-1] if words else 'without a word'}); mend that (it needs torch, numpy and "
+                                "pandas or recbole==1.2.1 in --peer-python), or measure without --peer")  # fmt: skip
 
             try:
-                yield answer(), ask
+                yield ask(None), ask
             finally:
                 process.kill()
 
 
 def measure_peers(peer: Peer, cases: Sequence[Case], steps: int | None, rounds: int) -> list[dict[str, Any]]:
     """A row for each case of which the peer has a counterpart; ``steps`` of a round, None: those of the row's block."""
-    chosen = [case for case in cases if peer.has(case.prepared)]
+    configs = [case.prepared.config for case in cases]
+    chosen = [case for case, config in zip(cases, configs, strict=True)
+              if config.loss.name in LOSSES[peer.name].get(config.model.name, ())]  # fmt: skip
     with progress(f"beside {peer.name}", len(chosen) * (1 + rounds)) as advance:
         return [_measure(peer, case, steps or case.prepared.config.training.steps_per_block, rounds, advance)
                 for case in chosen]  # fmt: skip
@@ -172,17 +143,10 @@ def _measure(peer: Peer, case: Case, steps: int, rounds: int, advance: Callable[
     ratios = [mine / other for mine, other in zip(ours[1:], rates, strict=True)]
     unlike = ", full softmax" if (peer.name, config.model.name) == (RECBOLE, "gru4rec") else ""
     return {
-        "peer": peer.name + unlike,
-        "peer_version": peer.version or says["version"],
-        "peer_device": says["device"],
-        "torch": says["torch"],
-        "model": config.model.name,
-        "loss": config.loss.name,
-        "batch": config.training.batch_size,
-        "items": prepared.items,
+        "peer": peer.name + unlike, "peer_version": peer.version or says["version"], "peer_device": says["device"],
+        "torch": says["torch"], "model": config.model.name, "loss": config.loss.name,
+        "batch": config.training.batch_size, "items": prepared.items,
         "steps_per_s": round(median(answer["steps"] / answer["seconds"] for answer in theirs[1:]), 2),
-        "events_per_s": round(median(rates), 1),
-        "ours_events_per_s": round(median(ours[1:]), 1),
-        "ratios": [round(ratio, 3) for ratio in ratios],
-        "ratio": round(median(ratios), 3),
-    }
+        "events_per_s": round(median(rates), 1), "ours_events_per_s": round(median(ours[1:]), 1),
+        "ratios": [round(ratio, 3) for ratio in ratios], "ratio": round(median(ratios), 3),
+    }  # fmt: skip

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, ValidationError
 
 from jaxrec.cli.command import Parser
-from jaxrec.cli.json_text import parse_json
 from jaxrec.errors import UserError, explained
 from jaxrec.plots.pictures import check_picture, save_picture
 from jaxrec.run import write_text
@@ -79,17 +78,13 @@ def main(argv: Sequence[str]) -> None:
 def read(file: Path) -> Results:
     """Read a file back; one that no report can be made of, as another version's, is refused by its name."""
     try:
-        content = parse_json(file.read_text(encoding="utf-8"), str(file), "name what a benchmark's --json wrote")
-        results = Results(**{**content, "file": file})
+        results = Results(**{**json.loads(file.read_text(encoding="utf-8")), "file": file})
         markdown([[results]], ""), picture([[results]])  # what is missing or damaged is told with the file's name
     except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = explained(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{file}: no JSON of a benchmark's rows, or another version's ({reason}); measure again "
                         "with --json") from None  # fmt: skip
     return results
-
-
-# ---- Markdown --------------------------------------------------------------------------------------------------------
 
 
 def markdown(machines: Sequence[Sequence[Results]], picture: str) -> str:
@@ -138,9 +133,6 @@ def _shown(value: Any) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-# ---- the picture -----------------------------------------------------------------------------------------------------
-
-
 def picture(machines: Sequence[Sequence[Results]]) -> Any:
     """A figure of the rates: a bar for each row and peer, a panel for each model, and a column for each machine."""
     from matplotlib.figure import Figure  # its own canvas: no display, no global state
@@ -153,17 +145,16 @@ def picture(machines: Sequence[Sequence[Results]]) -> Any:
     grid = figure.subplots(len(models), len(rows), squeeze=False, height_ratios=[count + 2.5 for count in most])
     for i, model in enumerate(models):
         for axes, column in zip(grid[i], rows, strict=True):
-            _panel(axes, model, [row for row in column if row["model"] == model])
+            if own := [row for row in column if row["model"] == model]:
+                _panel(axes, model, own)
+            else:
+                axes.set_axis_off()
     for axes, (one, *_) in zip(grid[0], machines, strict=True):
-        apart = "; not to be compared with the others" * (len(machines) > 1)
-        axes.set_title(f"{one.machine['device']}, jax {one.machine['jax']}, {one.date}{apart}", fontsize=10)
+        axes.set_title(f"{one.machine['device']}, jax {one.machine['jax']}, {one.date}", fontsize=10)
     return figure
 
 
 def _panel(axes: Any, model: str, rows: Sequence[dict[str, Any]]) -> None:
-    """A panel of one model on one machine."""
-    if not rows:
-        return axes.set_axis_off()
     keys = ("peer", "loss", "hard", "head", "batch", "items")
     names = [", ".join(f"{_shown(row[key])} {key}" for key in keys if key in row) for row in rows]
     rates, colours = [row["events_per_s"] for row in rows], ["0.75" if "peer" in row else "C0" for row in rows]
@@ -173,4 +164,3 @@ def _panel(axes: Any, model: str, rows: Sequence[dict[str, Any]]) -> None:
     axes.set(xlim=(0, 1.3 * max(rates) or 1.0), xlabel="events or samples/s", ylabel=model)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
-    return None

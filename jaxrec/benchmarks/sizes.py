@@ -30,22 +30,23 @@ INTERACTIONS, PRODUCTS, OF_A_CUSTOMER = 2_000_000, 10_000, 10
 USER_VALUES = {"gender": 3, "skin_type": 7, "skin_concern": 7}
 ITEM_VALUES = {"category": 6, "brand": 20}
 Sections = dict[str, dict[str, Any]]
+Made = tuple[Model, Any, Any, int, dict[str, np.ndarray]]
+"""A model with synthetic data: its split, what its constants are made of, how many items, and arrays for a peer."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A model with its feed; the targets and the work of a step are averages, ``shown`` are further columns of the
-    result, and ``data`` the arrays that the feed was made from, where a peer has such a model."""
+    """A model with its feed."""
 
     config: Config
     model: Model
     feed: Feed
     constants: Any
     items: int
-    targets: float
+    targets: float  # of a step, on average, and so the work
     work: Work
-    shown: dict[str, Any]
-    data: dict[str, np.ndarray] = field(default_factory=dict)
+    shown: dict[str, Any]  # further columns of the result
+    data: dict[str, np.ndarray] = field(default_factory=dict)  # that the feed was made from, where a peer has the model
 
     @cached_property
     def training(self) -> Training:
@@ -56,29 +57,16 @@ class Prepared:
         return self.training.block.lower(state, constants, self.feed.like()).compile()
 
 
-Made = tuple[Model, Any, Any, int, dict[str, np.ndarray]]
-"""A model with synthetic data: its split, what its constants are made of, how many items, and arrays for a peer."""
-
-
 class Size(NamedTuple):
-    """What the literature benchmarks a model at, where the command line does not say otherwise.
+    """What the literature benchmarks a model at, where the command line does not say otherwise."""
 
-    Attributes:
-        rows: values of options, of which each combination is a row.
-        sections: of the configuration, beside what all models share, from the options of a row.
-        make: the model with the data of its task, from these options and the configuration.
-        units, dim: fields of the model that the result shows as such; of several layers the last one's.
-        full: whether all steps have ``batch`` targets, but for the end of an epoch; otherwise they do on average.
-        cpu_steps: of a repetition on a CPU, that it takes a second or two on two cores; None: as elsewhere.
-    """
-
-    rows: dict[str, tuple[Any, ...]]
-    sections: Callable[[Any], Sections]
+    rows: dict[str, tuple[Any, ...]]  # values of options, of which each combination is a row
+    sections: Callable[[Any], Sections]  # of the configuration, beside what all models share, from a row's options
     make: Callable[[Any, Config], Made]
-    units: str | None
+    units: str | None  # fields of the model that the result shows as such; of several layers the last one's
     dim: str
-    full: bool = False
-    cpu_steps: int | None = None
+    full: bool = False  # all steps have ``batch`` targets, but for the end of an epoch; otherwise on average
+    cpu_steps: int | None = None  # of a repetition on a CPU, that it takes a second or two; None: as elsewhere
 
 
 def prepare(name: str, options: Any) -> Prepared:
@@ -112,7 +100,10 @@ def _steps(options: Any, blocks: int) -> int:
     return (STREAMED_BLOCKS if options.streamed else blocks) * int(options.steps)
 
 
-# ---- sessions and events ---------------------------------------------------------------------------------------------
+def _popular(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
+    """int64[draws] below ``n`` with Zipf popularity (exponent 0.8)."""
+    edges = np.cumsum(np.arange(1, n + 1) ** -0.8)
+    return np.minimum(np.searchsorted(edges / edges[-1], random.random(draws)), n - 1)
 
 
 def synthetic_sessions(n_items: int, events: int, seed: int = 0) -> Sessions:
@@ -122,12 +113,6 @@ def synthetic_sessions(n_items: int, events: int, seed: int = 0) -> Sessions:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     items = _popular(rng, n_items, offsets[-1]).astype(np.int32)
     return Sessions(items, np.zeros(offsets[-1], np.int64), offsets)
-
-
-def _popular(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
-    """int64[draws] below ``n`` with Zipf popularity (exponent 0.8)."""
-    edges = np.cumsum(np.arange(1, n + 1) ** -0.8)
-    return np.minimum(np.searchsorted(edges / edges[-1], random.random(draws)), n - 1)
 
 
 def _sessions(options: Any, config: Config) -> Made:
@@ -147,9 +132,6 @@ def _events(options: Any, config: Config) -> Made:
     name_of = random.integers(0, names, n_items).astype(np.int32)
     model = MERRec(config, Catalogue(vectors, {}, name_of, np.zeros((n_items, 0), np.int32), (), ()), EVENT_TYPES)
     return model, sessions, np.bincount(sessions.items, minlength=n_items), n_items, {}
-
-
-# ---- rows ------------------------------------------------------------------------------------------------------------
 
 
 def _rows(options: Any, config: Config) -> Made:
@@ -188,9 +170,6 @@ def _interactions(options: Any, config: Config) -> Made:
     known = Interactions(of_items, price, np.bincount(item, minlength=products + 1),
                          positive_bits(user, item, customers + 1, products + 1))  # fmt: skip
     return make_model(config, Schema(fields, "customer", "product", 1.0, 0.0, 1.0)), rows, known, products, {}
-
-
-# ---- the models ------------------------------------------------------------------------------------------------------
 
 
 def _loss(options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The choices of cleaning that all sources share, what a source has read, and what each filter took."""
+"""The choices of cleaning that all sources share, and what a source has read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from jaxrec.data.reading.duck import fetch_sums
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, shown
 
 DAY = 24 * 60 * 60 * 1000  # ms
 UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY}
@@ -72,39 +71,10 @@ class Raw:
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # what was left out, as the manifest has it
     place: Callable[[int], str] | None = None  # what errors call a row, from 0; by default name and its number
 
-    @property
-    def event_order(self) -> str:
-        """SQL: what the events of a session are ordered by; a total order."""
-        return ", ".join(("time", *self.order, "row"))
-
-
-@dataclass
-class Ledger:
-    """What each filter took from the data called ``name``; becomes ``dropped`` in the manifest."""
-
-    name: str
-    dropped: dict[str, dict[str, int]]
-
-    def drop(self, connection: Any, table: str, condition: str, name: str, unit: str = "sessions") -> tuple[int, int]:
-        """Delete what an SQL condition names from a table with a row a ``unit``; how many rows and events are left."""
-        rows, events = fetch_sums(connection, table)
-        connection.execute(f"DELETE FROM {table} WHERE {condition}")
-        left = fetch_sums(connection, table)
-        self.dropped[name] = {unit: rows - left[0], "events": events - left[1]}
-        return left
-
-    def require(self, left: int, what: str) -> None:
-        """Stop where nothing is left."""
-        if not left:
-            took = [f"{name} took {' and '.join(f'{amount:,} {unit}' for unit, amount in amounts.items())}"
-                    for name, amounts in self.dropped.items() if any(amounts.values())]  # fmt: skip
-            raise UserError(f"{self.name}: no {what} left: {'; '.join(took) or 'no filter took any'}; loosen a filter "
-                            "or give more data")  # fmt: skip
-
 
 def duration(text: str) -> int:
-    """The milliseconds of ``30m``; a ValueError where it is written otherwise."""
+    """The milliseconds of ``30m``."""
     match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhd])", text)
     if match is None or not float(match[1]):
-        raise ValueError(text)
+        raise UserError(f"--session-gap {shown(text)}: expected a time such as 30m, with one of s, m, h, d")
     return round(float(match[1]) * UNITS[match[2]])

@@ -19,45 +19,34 @@ BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
 
 def read_bags(
-    texts: Sequence[str | None],
-    by: np.ndarray,
-    separator: str,
-    na: Sequence[str] | None,
-    place: Callable[[int], str],
-    called: str,
-    notes: list[str],
-) -> list[list[str | None]]:
+    texts: Sequence[str | None], by: np.ndarray, separator: str, na: Sequence[str] | None,
+    place: Callable[[int], str], called: str, notes: list[str],
+) -> list[list[str | None]]:  # fmt: skip
     """The values of each distinct text of a column; one None, the unknown value, where there are none.
 
-    Where every text is a list, as ``pandas.to_csv`` or JSON write one, they are read as lists; a note says so.
+    Where every text is a list, as ``pandas.to_csv`` or JSON write one, they are read as lists; ``notes`` says so.
 
     Args:
-        texts: distinct; None or empty: nothing.
         by: int[n], the text of each row.
         separator: between the values of a text; BETWEEN where they are lists already.
-        na: values that stand for nothing.
-        place: what errors call the column in a row, from 0.
-        called: what notes call the column.
-        notes: is added to.
+        place, called: what errors call the column in a row, from 0, and what notes call it.
     """
     nothing = {"", *(one.strip() for one in na or ())}
     filled = [text for text in texts if text and text.strip() not in nothing]
-    alike = [separator != BETWEEN and len(text.strip()) > 1 and BRACKETS.get(text.strip()[0]) == text.strip()[-1]
-             for text in filled]  # fmt: skip
-    lists = {text: parse_list(text) for text, is_list in zip(filled, alike, strict=True) if is_list}
-    if filled and all(alike):
-        odd = next((text for text, values in lists.items() if values is None), None)
+    lists = {text: parse_list(text) for text in filled
+             if separator != BETWEEN and BRACKETS.get(text.strip()[0]) == text.strip()[-1]}  # fmt: skip
+    if filled and len(lists) == len(filled):
         notes.append(f"{called}: texts such as {shown(filled[0])} are read as lists")
+        odd, what = [text for text in filled if lists[text] is None], "no list of values as Python or JSON write one"
     else:
         # A text such as [a, b] among others may be a value; one that is a list to the letter is none.
-        odd = next((text for text, values in lists.items() if values and text.strip().startswith("[")), None)
-        lists = {text: [one.strip() for one in text.split(separator)] for text in filled}
-    if odd is not None:
-        what = "no list of values as Python or JSON write one" if all(alike) else "a list as text among other texts"
-        raise UserError(f"{place(int(np.flatnonzero(by == texts.index(odd))[0]))}: found {shown(odd)}, {what}; write "
-                        "all rows alike, with --bag-separator between the values")  # fmt: skip
-    kept = {text: [one for one in values or () if one not in nothing] for text, values in lists.items()}
-    return [list(kept.get(text or "", ())) or [None] for text in texts]
+        odd = [text for text, values in lists.items() if values and text.strip().startswith("[")]
+        lists, what = {text: text.split(separator) for text in filled}, "a list as text among other texts"
+    if odd:
+        raise UserError(f"{place(int(np.flatnonzero(by == texts.index(odd[0]))[0]))}: found {shown(odd[0])}, {what}; "
+                        "write all rows alike, with --bag-separator between the values")  # fmt: skip
+    stripped = {text: [one.strip() for one in values or ()] for text, values in lists.items()}
+    return [[one for one in stripped.get(text or "", ()) if one not in nothing] or [None] for text in texts]
 
 
 def parse_list(text: str) -> list[str] | None:

@@ -1,17 +1,15 @@
 """The columns of ids, keys, categories, numbers, labels and kinds of event in people's own files.
 
-- Spaces around a value do not count; what is empty then is nothing.
-- A column of ids is int64 where all its values are whole numbers, also where they are written with .0, as pandas does
-  once a value is missing. A leading zero, a plus or a number beyond 64 bits makes all of it text.
-- Texts that other programs write for nothing (``MARKERS``) are refused as ids, and are nothing as numbers; ``--na``
-  says which texts are nothing.
-- A label is a number, or one of ``TRUE`` and ``FALSE`` in any case: 1 and 0, as of a column of booleans.
+Spaces around a value do not count; what is empty then is nothing. Ids are int64 where all are whole numbers, also
+written with .0, as pandas does once one is missing; a leading zero, a plus or more than 64 bits make all of them text.
+Texts that other programs write for nothing (``MARKERS``) are refused as ids, and are nothing as numbers, unless
+``--na`` says which texts are nothing. A label is a number, or one of ``TRUE`` and ``FALSE`` in any case: 1 and 0.
 """
 
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from jaxrec.data.ids import MARKERS
@@ -20,11 +18,13 @@ from jaxrec.data.reading.duck import TEXT, fetch_row, listed, trimmed, undotted,
 from jaxrec.data.reading.table import Field, Table
 from jaxrec.errors import UserError, nearest, shown
 
-KINDS = (TEXT, *duck.INTEGERS, "UBIGINT", "HUGEINT", "UHUGEINT", "UUID", "DATE", "BOOLEAN", "FLOAT", "DOUBLE")
+FRACTIONAL = ("FLOAT", "DOUBLE", "DECIMAL")
+KINDS = (TEXT, *duck.NUMBERS, "UUID", "DATE", "BOOLEAN", "ENUM")
 LARGEST = 1e30  # of a number: its square is still one, and as float32 it is finite
 TRUE = ("true", "t", "yes", "y")
 FALSE = ("false", "f", "no", "n")
 MOST_LISTED = 12  # kinds of event in a message
+NO_ID = "an id, of numbers a whole one; nan, null, NA, None and \\N are none (--na says otherwise)"
 
 
 def add_na_argument(parser: ArgumentParser) -> None:
@@ -36,57 +36,44 @@ def add_na_argument(parser: ArgumentParser) -> None:
     )  # fmt: skip
 
 
-# ---- ids and categories ----------------------------------------------------------------------------------------------
+def _kind(table: Table, column: str, kinds: tuple[str, ...] = KINDS, expected: str = "integers or text") -> str:
+    _, kind = table.column(column)
+    if kind.endswith("]") or not kind.startswith(kinds):
+        raise UserError(f"{table.path}: column '{column}' is of type {kind}; expected {expected}; convert the column")
+    return kind
 
 
 def id_field(table: Table, name: str, column: str, na: Sequence[str] | None, optional: bool = False) -> Field:
     """A column of ids as text, NULL where it cannot be one; ``whole_column`` cuts their spaces off.
 
-    Args:
-        name: of the column of ``raw``.
-        column: of the file.
-        na: of ``--na``; None where it is not given.
-        optional: nothing is allowed, and becomes the empty text.
+    ``na`` is that of ``--na``, None where it is not given; ``optional``: nothing is allowed, and becomes ''.
     """
-    kind = _id_kind(table, column)
-    expected = "an id, a whole number" if _fractional(kind) else "an id"
-    if na is None and not _fractional(kind):
-        expected += "; nan, null, NA, None or \\N is none (--na NA: it stands for nothing; --na alone: it is an id)"
+    kind = _kind(table, column)
 
     def parse(sql: str) -> str:
         text = usable = nothing_as_null(value_text(sql, kind), na)
-        if _fractional(kind):
+        if kind.startswith(FRACTIONAL):
             usable = f"CASE WHEN isfinite(CAST({sql} AS DOUBLE)) AND {sql} = trunc({sql}) THEN {text} END"
         elif na is None:
             usable = f"CASE WHEN lower({text}) NOT IN ({listed(MARKERS)}) THEN {text} END"
         return f"CASE WHEN {text} IS NULL THEN '' ELSE {usable} END" if optional else usable
 
-    return Field(name, column, parse, expected)
-
-
-def _id_kind(table: Table, column: str) -> str:
-    """The type of a column, of which ids or categories can be."""
-    _, kind = table.column(column)
-    if kind.endswith("]") or (kind not in KINDS and not kind.startswith(("DECIMAL", "ENUM"))):
-        raise UserError(f"{table.path}: column '{column}' is of type {kind}; expected integers or text; convert the "
-                        "column")  # fmt: skip
-    return kind
-
-
-def _fractional(kind: str) -> bool:
-    return kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL")
+    return Field(name, column, parse, NO_ID)
 
 
 def nothing_as_null(text: str, na: Sequence[str] | None) -> str:
     """SQL: the text as it stands, or NULL where it is empty or, without the spaces around it, one of ``na``."""
-    return f"CASE WHEN {trimmed(text)} NOT IN ({listed(('', *(one.strip() for one in na or ())))}) THEN {text} END"
+    return f"CASE WHEN {trimmed(text)} NOT IN ({_empty(na)}) THEN {text} END"
+
+
+def _empty(na: Sequence[str] | None) -> str:
+    return listed(("", *(one.strip() for one in na or ())))
 
 
 def whole_column(connection: Any, name: str, called: str) -> list[str]:
     """Cut the spaces of a text column of ``raw`` off, and make it int64 where that loses nothing; '' becomes NULL.
 
-    Returns:
-        Notes for the user, who knows the column as ``called``, about what was changed.
+    Returns notes for the user, who knows the column as ``called``, about what was changed.
     """
     text = f"nullif({trimmed(name)}, '')"
     digits = undotted(text)
@@ -120,71 +107,43 @@ def session_field(table: Table, columns: Sequence[str], na: Sequence[str] | None
     """The column ``session`` of ``raw``, a number that is equal where all ``columns`` are the same ids."""
     parts = []
     for column in columns:
-        text = id_field(table, column, column, na).parse(table.column(column)[0])
-        text = undotted(trimmed(text))
+        text = undotted(trimmed(id_field(table, column, column, na).parse(table.column(column)[0])))
         parts.append(f"length({text}) || ':' || {text}")  # (1, 23) is not (12, 3)
-    expected = id_field(table, "session", columns[0], na).expected
-    expected += f" in each of {', '.join(columns)}" if len(columns) > 1 else ""
+    expected = f"in each of {', '.join(columns)} {NO_ID}"
     return Field("session", columns[0], lambda _: f"md5_number({' || '.join(parts)})", expected)
-
-
-# ---- numbers and labels ----------------------------------------------------------------------------------------------
 
 
 def number_field(table: Table, name: str, column: str, na: Sequence[str] | None) -> Field:
     """A column of numbers, NaN where there is nothing, NULL where there is something else; ``na`` as of ``--na``."""
-    kind = _number_kind(table, column)
-
-    def parse(sql: str) -> str:
-        value = _number(sql, kind)
-        missing = f"{_nothing(sql, na)} OR coalesce(isnan({value}), false)"
-        return f"CASE WHEN {missing} THEN CAST('nan' AS DOUBLE) WHEN abs({value}) <= {LARGEST} THEN {value} END"
-
-    return Field(name, column, parse, f"a number of at most {LARGEST:g} or nothing (so are NA, NaN, NULL, None and "
-                                      "\\N; --na names other texts)")  # fmt: skip
+    expected = " or nothing (so are NA, NaN, NULL, None and \\N; --na names other texts)"
+    return _numbers(table, name, column, na, "CAST('nan' AS DOUBLE)", {}, expected)
 
 
 def label_field(table: Table, name: str, column: str, na: Sequence[str] | None) -> Field:
     """A column of labels, NULL where there is nothing or something else."""
-    kind = _number_kind(table, column)
+    return _numbers(table, name, column, na, "NULL", {1.0: TRUE, 0.0: FALSE}, f", or one of {', '.join(TRUE + FALSE)}")
+
+
+def _numbers(
+    table: Table, name: str, column: str, na: Sequence[str] | None, missing: str, words: dict[float, Sequence[str]],
+    expected: str,
+) -> Field:  # fmt: skip
+    kind = _kind(table, column, (TEXT, "BOOLEAN", *duck.NUMBERS), "numbers")
 
     def parse(sql: str) -> str:
-        word, value = _word(sql), _number(sql, kind)
-        words = f"WHEN {word} IN ({listed(TRUE)}) THEN 1.0 WHEN {word} IN ({listed(FALSE)}) THEN 0.0"
-        return f"CASE WHEN {_nothing(sql, na)} THEN NULL {words} WHEN abs({value}) <= {LARGEST} THEN {value} END"
+        text = trimmed(f"CAST({sql} AS {TEXT})")
+        value = duck.number(trimmed(sql)) if kind == TEXT else f"TRY_CAST({sql} AS DOUBLE)"
+        nothing = (f"coalesce(lower({text}), '') IN ({listed(('', *MARKERS))}) OR {text} IN ({_empty(na)}) "
+                   f"OR coalesce(isnan({value}), false)")  # fmt: skip
+        named = " ".join(f"WHEN lower({text}) IN ({listed(texts)}) THEN {one}" for one, texts in words.items())
+        return f"CASE WHEN {nothing} THEN {missing} {named} WHEN abs({value}) <= {LARGEST} THEN {value} END"
 
-    return Field(name, column, parse, f"a number of at most {LARGEST:g}, or one of {', '.join((*TRUE, *FALSE))}")
-
-
-def _number_kind(table: Table, column: str) -> str:
-    _, kind = table.column(column)
-    if kind not in (TEXT, "BOOLEAN", *duck.NUMBERS) and not kind.startswith("DECIMAL"):
-        raise UserError(f"{table.path}: column '{column}' is of type {kind}; expected numbers")
-    return kind
-
-
-def _word(sql: str) -> str:
-    return f"lower({trimmed(f'CAST({sql} AS {TEXT})')})"
-
-
-def _nothing(sql: str, na: Sequence[str] | None) -> str:
-    """SQL: whether there is no value, or a text that stands for none."""
-    found = f"coalesce({_word(sql)}, '') IN ({listed(('', *MARKERS))})"
-    texts = listed(one.strip() for one in na or ())
-    return f"({found} OR {trimmed(f'CAST({sql} AS {TEXT})')} IN ({texts}))" if texts else found
-
-
-def _number(sql: str, kind: str) -> str:
-    """SQL: the number, NULL where it is none."""
-    return duck.number(trimmed(sql)) if kind == TEXT else f"TRY_CAST({sql} AS DOUBLE)"
-
-
-# ---- only in logs of events ------------------------------------------------------------------------------------------
+    return Field(name, column, parse, f"a number of at most {LARGEST:g}{expected}")
 
 
 def order_field(table: Table, name: str, column: str) -> Field:
     """A column of numbers as text, NULL where a value is none; see ``order_numbers``."""
-    _id_kind(table, column)
+    _kind(table, column)
 
     def parse(sql: str) -> str:
         text = trimmed(f"CAST({sql} AS {TEXT})")
@@ -203,40 +162,36 @@ def order_numbers(connection: Any, names: Sequence[str]) -> None:
 
 def event_field(table: Table, name: str, column: str) -> Field:
     """A column of kinds of event as text without spaces around it; empty where there is none."""
-    kind = _id_kind(table, column)
+    kind = _kind(table, column)
 
     def parse(sql: str) -> str:
         text = f"coalesce({trimmed(value_text(sql, kind))}, '')"
-        return undotted(text) if _fractional(kind) else text
+        return undotted(text) if kind.startswith(FRACTIONAL) else text
 
     return Field(name, column, parse, "a kind of event")
 
 
 def keep_events(connection: Any, table: Table, column: str, kinds: Sequence[str] | None, notes: list[str]) -> int:
-    """Leave out the rows of ``raw`` whose ``event`` is none of ``kinds`` (``--events``); returns how many.
+    """Leave out the rows of ``raw`` whose ``event``, the file's ``column``, is none of ``kinds`` (``--events``).
 
-    Args:
-        column: the file's column of the kinds.
-        notes: gets one about what was kept and left out.
+    Returns how many; ``notes`` gets one about what was kept and left out.
     """
-    counts = dict(connection.execute(
-        "SELECT event, count(*) FROM raw GROUP BY event ORDER BY count(*) DESC, event"
-    ).fetchall())  # fmt: skip
+    query = "SELECT event, count(*) FROM raw GROUP BY event ORDER BY count(*) DESC, event"
+    counts: dict[str, int] = dict(connection.execute(query).fetchall())
+
+    def counted(names: Iterable[str]) -> str:
+        parts = [f"{kind[:40] or 'nothing'} {counts[kind]:,}" for kind in names]
+        return ", ".join(parts[:MOST_LISTED] + ["..."] * (len(parts) > MOST_LISTED))
+
     if kinds is None:
-        raise UserError(f"{table.called}: column '{column}' holds {_counted(counts)}; say with --events which to keep")
+        raise UserError(f"{table.called}: column '{column}' holds {counted(counts)}; say with --events which to keep")
     for kind in kinds:
         if kind not in counts:
             raise UserError(f"--events {shown(kind)}: no such event in column '{column}'{nearest(kind, counts)}; "
-                            f"it holds {_counted(counts)}")  # fmt: skip
-    others = {kind: count for kind, count in counts.items() if kind not in kinds}
+                            f"it holds {counted(counts)}")  # fmt: skip
+    others = [kind for kind in counts if kind not in kinds]
     if not others:
         return 0
-    kept = {kind: count for kind, count in counts.items() if kind in kinds}
-    notes.append(f"column '{column}': kept {_counted(kept)}; left out {_counted(others)}")
+    kept = [kind for kind in counts if kind in kinds]
+    notes.append(f"column '{column}': kept {counted(kept)}; left out {counted(others)}")
     return duck.leave_out(connection, f"event NOT IN ({listed(kinds)})")
-
-
-def _counted(counts: dict[str, int]) -> str:
-    """``view 1,200, cart 35`` of numbers by kind."""
-    parts = [f"{kind[:40] or 'nothing'} {count:,}" for kind, count in list(counts.items())[:MOST_LISTED]]
-    return ", ".join(parts) + (", ..." if len(counts) > MOST_LISTED else "")

@@ -1,7 +1,7 @@
 """DuckDB as ``prepare`` uses it: a connection that spills beside the output, pieces of SQL, and rows of ``raw``.
 
-``raw`` is the table of what was read. It is filled in the order of the files, so that its rowid is the input row; once
-rows have been left out, its column ``input_row`` is.
+``raw`` is the table of what was read, filled in the order of the files: its rowid is the input row or, once rows have
+been left out, its column ``input_row``.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from jaxrec.errors import UserError
 
 TEXT = "VARCHAR"
 NESTED = ("STRUCT", "MAP", "UNION", "BLOB", "BIT")
-INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
-NUMBERS = (*INTEGERS, "UBIGINT", "HUGEINT", "UHUGEINT", "FLOAT", "DOUBLE")
+NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
+           "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL")  # fmt: skip
 SPACES = " || ".join(f"chr({code})" for code in (32, 9, 10, 11, 12, 13, 0xA0, 0x3000, 0xFEFF))
 FULL = ("No space left", "Could not write", "offload", "max_temp_directory_size")  # what DuckDB says of a full disk
 INPUT_ROW = "input_row"
@@ -28,12 +28,7 @@ INPUT_ROW = "input_row"
 
 @contextmanager
 def connect(spill: Path, memory_limit: str | None = None, threads: int | None = None) -> Iterator[Any]:
-    """An in-memory DuckDB that overflows into the directory ``spill``, which it makes when it needs it.
-
-    Args:
-        memory_limit: such as 2GB; by default half the machine's memory.
-        threads: by default one per processor.
-    """
+    """An in-memory DuckDB that overflows into the directory ``spill``; by default half the memory, all processors."""
     memory_limit = memory_limit or f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2}B"
     settings = {
         "preserve_insertion_order": "true",  # the default; rowid is the number of the input row because of it
@@ -49,15 +44,14 @@ def connect(spill: Path, memory_limit: str | None = None, threads: int | None = 
         for name, value in settings.items():
             connection.execute(f"SET {name} = {value}")
         yield connection
-    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-        if any(words in str(error) for words in FULL):
-            raise UserError(f"{spill.parent}: no disk space left; free some or choose another --out") from None
-        if isinstance(error, duckdb.IOException):
-            raise
-        raise UserError(f"--memory-limit {memory_limit}: too little for this data; raise it or lower --threads"
-                        ) from None  # fmt: skip
     except duckdb.ParserException:
         raise UserError(f"--memory-limit {memory_limit}: expected a size such as 2GB or 500MB") from None
+    except duckdb.Error as error:
+        if any(words in str(error) for words in FULL):
+            raise UserError(f"{spill.parent}: no disk space left; free some or choose another --out") from None
+        if not isinstance(error, duckdb.OutOfMemoryException):
+            raise
+        raise UserError(f"--memory-limit {memory_limit}: too little; raise it or lower --threads") from None
     except RuntimeError as error:
         if "interrupted" not in str(error).lower():
             raise
@@ -70,20 +64,6 @@ def fetch_row(connection: Any, sql: str) -> tuple[Any, ...]:
     """The first row of a query's result."""
     row: tuple[Any, ...] = connection.execute(sql).fetchone()
     return row
-
-
-def fetch_number(connection: Any, sql: str) -> int:
-    """The first value of a query's result, a whole number."""
-    return int(fetch_row(connection, sql)[0])
-
-
-def fetch_sums(connection: Any, table: str) -> tuple[int, int]:
-    """Rows of a table, and the sum of its column ``events``."""
-    rows, events = fetch_row(connection, f"SELECT count(*), coalesce(sum(events), 0) FROM {table}")
-    return int(rows), int(events)
-
-
-# ---- pieces of SQL ---------------------------------------------------------------------------------------------------
 
 
 def quoted(text: str) -> str:
@@ -134,33 +114,29 @@ def timestamp(text: str) -> str:
 def value_text(sql: str, kind: str) -> str:
     """The text of a value of an SQL type; of a whole number without exponent; NULL where there is none."""
     text = f"CAST({sql} AS {TEXT})"
-    if kind in ("FLOAT", "DOUBLE"):  # pandas writes nan where there is nothing; 1e20 is no whole number of 64 bits
-        whole = f"CAST(TRY_CAST({sql} AS BIGINT) AS {TEXT}) || '.0'"
-        return f"CASE WHEN NOT isnan({sql}) THEN coalesce(CASE WHEN {sql} = trunc({sql}) THEN {whole} END, {text}) END"
-    return text
+    if kind not in ("FLOAT", "DOUBLE"):
+        return text
+    # pandas writes nan where there is nothing; 1e20 is no whole number of 64 bits
+    whole = f"CASE WHEN {sql} = trunc({sql}) THEN CAST(TRY_CAST({sql} AS BIGINT) AS {TEXT}) || '.0' END"
+    return f"CASE WHEN NOT isnan({sql}) THEN coalesce({whole}, {text}) END"
 
 
-# ---- rows of raw -----------------------------------------------------------------------------------------------------
-
-
-def leave_out(connection: Any, condition: str) -> int:
+def leave_out(connection: Any, condition: str, order: str = "") -> int:
     """Take the rows of which an SQL condition is true out of ``raw``; returns how many."""
-    return _keep(connection, f"({condition}) IS NOT TRUE")
+    (before,) = fetch_row(connection, "SELECT count(*) FROM raw")
+    numbers = "" if INPUT_ROW in input_rows(connection) else f", rowid AS {INPUT_ROW}"
+    connection.execute(f"CREATE TABLE kept AS SELECT *{numbers} FROM raw WHERE ({condition}) IS NOT TRUE {order}")
+    connection.execute("DROP TABLE raw")
+    connection.execute("ALTER TABLE kept RENAME TO raw")
+    (after,) = fetch_row(connection, "SELECT count(*) FROM raw")
+    return int(before - after)
 
 
 def leave_out_repeated(connection: Any, columns: Sequence[str]) -> int:
     """Of rows of ``raw`` that say the same in all ``columns`` keep the first; returns how many are left out."""
-    first = f"SELECT min(rowid) FROM raw GROUP BY {', '.join(columns)}"
-    return _keep(connection, f"rowid IN ({first}) ORDER BY rowid")  # a join does not keep the order of the rows
-
-
-def _keep(connection: Any, clauses: str) -> int:
-    rows = fetch_number(connection, "SELECT count(*) FROM raw")
-    numbers = "" if INPUT_ROW in input_rows(connection) else f", rowid AS {INPUT_ROW}"
-    connection.execute(f"CREATE TABLE kept AS SELECT *{numbers} FROM raw WHERE {clauses}")
-    connection.execute("DROP TABLE raw")
-    connection.execute("ALTER TABLE kept RENAME TO raw")
-    return rows - fetch_number(connection, "SELECT count(*) FROM raw")
+    # Ordered, as a join does not keep the order of the rows.
+    first = f"rowid NOT IN (SELECT min(rowid) FROM raw GROUP BY {', '.join(columns)})"
+    return leave_out(connection, first, "ORDER BY rowid")
 
 
 def input_rows(connection: Any) -> str:
@@ -172,6 +148,5 @@ def input_rows(connection: Any) -> str:
 def note_repeated(connection: Any, columns: Sequence[str]) -> list[str]:
     """A note about the rows of ``raw`` that say in all ``columns`` the same as an earlier row; none without any."""
     # By a hash of 64 bits, which takes 0.6 of the time: of 50 million rows two share one with a chance of 1 in 15,000.
-    hashed = f"count(DISTINCT hash({', '.join(columns)}))"
-    count = fetch_number(connection, f"SELECT count(*) - {hashed} FROM raw")
+    (count,) = fetch_row(connection, f"SELECT count(*) - count(DISTINCT hash({', '.join(columns)})) FROM raw")
     return [f"{count:,} rows say the same as an earlier one; --drop-duplicates leaves such rows out"] if count else []

@@ -24,6 +24,7 @@ CALENDARS = {"yyyymmdd": 8, "yyyymmddhh": 10, "yyyymmddhhmm": 12, "yyyymmddhhmms
 ORDER = "order"
 FIRST_YEAR = 1980
 HEAD = 100  # values that are looked at to find the unit
+YEAR_10000 = 253402300800000  # ms: what lies beyond is not a time but a wrong unit or column
 FAR = 2**53  # of a counter: beyond it a double is no longer exact
 Parse = Callable[[str], str]  # from SQL to SQL
 
@@ -65,16 +66,20 @@ def read_times(connection: Any, table: Table, column: str, unit: str, time_forma
         if unit not in ("auto", "iso") or time_format is not None:
             raise UserError(f"{place} is of type {kind}, not a number or text; leave out --time-unit and --time-format")
         return _times("iso", lambda value: f"epoch_ms(CAST({value} AS TIMESTAMPTZ))", "a time")
-    if kind != TEXT and kind not in NUMBERS and not kind.startswith(("DECIMAL", "ENUM")):
+    if kind.endswith("]") or not kind.startswith((TEXT, "ENUM", *NUMBERS)):
         raise UserError(f"{place} is of type {kind}; expected times, numbers or text")
-    text = _digits if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL") else _text
+
+    def text(value: str) -> str:  # of a number 20231114.0 is 20231114
+        bare = f"trim(CAST({value} AS VARCHAR))"
+        return undotted(bare) if kind.startswith(("FLOAT", "DOUBLE", "DECIMAL")) else bare
+
     if time_format is not None:
         try:
             connection.execute(f"SELECT try_strptime('', {quoted(time_format)})")
         except duckdb.Error:
             raise UserError(f"--time-format {shown(time_format)}: cannot be read; give one such as '%d/%m/%Y %H:%M'"
                             ) from None  # fmt: skip
-        return _times("format", lambda sql: f"epoch_ms(try_strptime({text(sql)}, {quoted(time_format)}))",
+        return _times("format", lambda value: f"epoch_ms(try_strptime({text(value)}, {quoted(time_format)}))",
                       f"a time written {time_format}")  # fmt: skip
     if unit == "auto":
         unit = _find_unit(connection, table, place, sql, text)
@@ -82,12 +87,6 @@ def read_times(connection: Any, table: Table, column: str, unit: str, time_forma
         return Times(unit, _counter, "a whole number, as --time-unit order has it")
     what = f"digits {unit}" if unit in CALENDARS else f"a number of {unit} since 1970"
     return _times(unit, _reader(unit, text), "a time like 2014-04-07T08:51:09Z" if unit == "iso" else what)
-
-
-def _times(unit: str, parse: Parse, what: str) -> Times:
-    last = datetime.datetime.now(datetime.UTC).year + 1
-    return Times(unit, _plausible(parse), f"{what} between {FIRST_YEAR} and {last}, as the whole column has to be; "
-                                          "--time-unit and --time-format say what else it is")  # fmt: skip
 
 
 def _find_unit(connection: Any, table: Table, place: str, sql: str, text: Parse) -> str:
@@ -99,24 +98,17 @@ def _find_unit(connection: Any, table: Table, place: str, sql: str, text: Parse)
         rows = connection.execute(query).fetchall()
     fitting = [unit for _, *fits in rows for unit, fit in zip(units, fits, strict=True) if fit]
     if rows and not fitting:
-        raise UserError(f"{place}: found {shown(rows[0][0])}, no time after {FIRST_YEAR}: neither as ISO 8601 nor as a "
-                        "number since 1970 nor as digits of the calendar; say with --time-format how it is written, "
-                        "such as '%d/%m/%Y %H:%M', or with --time-unit what the numbers are (order: they only order "
-                        "and are no times)")  # fmt: skip
+        raise UserError(f"{place}: found {shown(rows[0][0])}, no time after {FIRST_YEAR} as ISO 8601, a number since "
+                        "1970 or digits of the calendar; say with --time-format how it is written, such as '%d/%m/%Y "
+                        "%H:%M', or with --time-unit what the numbers are (order: they only order)")  # fmt: skip
     # Of as many the first; without values the first row is refused for having none.
     return max(dict.fromkeys(fitting), key=fitting.count, default="iso")
 
 
-# ---- SQL -------------------------------------------------------------------------------------------------------------
-
-
-def _text(sql: str) -> str:
-    return f"trim(CAST({sql} AS VARCHAR))"
-
-
-def _digits(sql: str) -> str:
-    """Of a number that may be written with .0: 20231114.0."""
-    return undotted(_text(sql))
+def _times(unit: str, parse: Parse, what: str) -> Times:
+    last = datetime.datetime.now(datetime.UTC).year + 1
+    return Times(unit, _plausible(parse), f"{what} between {FIRST_YEAR} and {last}, as the whole column has to be; "
+                                          "--time-unit and --time-format say what else it is")  # fmt: skip
 
 
 def _plausible(parse: Parse) -> Parse:
@@ -126,28 +118,23 @@ def _plausible(parse: Parse) -> Parse:
 
 def _reader(unit: str, text: Parse) -> Parse:
     """From a column's SQL to ms since 1970, NULL where it is not of the unit."""
-    if unit == "iso":
-        return lambda sql: timestamp(text(sql))
-    if unit in UNITS:
-        return lambda sql: _since_1970(sql, UNITS[unit])
-    pattern, digits = "%Y%m%d%H%M%S"[: CALENDARS[unit] - 2], CALENDARS[unit]
-    return lambda sql: (f"CASE WHEN regexp_full_match({_digits(sql)}, '[0-9]{{{digits}}}') "
-                        f"THEN epoch_ms(try_strptime({_digits(sql)}, '{pattern}')) END")  # fmt: skip
 
+    def since_1970(sql: str) -> str:
+        value = f"({number(sql)}) * {UNITS[unit]!r}"
+        # TRY_CAST, as DuckDB may evaluate the branch for rows that fail the condition.
+        return f"CASE WHEN abs({value}) < {YEAR_10000} THEN TRY_CAST(round({value}) AS BIGINT) END"
 
-def _since_1970(sql: str, factor: float) -> str:
-    # Up to the year 9999: what lies beyond is not a time but a wrong unit or column.
-    value = f"({number(sql)}) * {factor!r}"
-    # TRY_CAST, as DuckDB may evaluate the branch for rows that fail the condition.
-    return f"CASE WHEN abs({value}) < 253402300800000 THEN TRY_CAST(round({value}) AS BIGINT) END"
+    def calendar(sql: str) -> str:
+        digits, pattern = undotted(f"trim(CAST({sql} AS VARCHAR))"), "%Y%m%d%H%M%S"[: CALENDARS[unit] - 2]
+        return (f"CASE WHEN regexp_full_match({digits}, '[0-9]{{{CALENDARS[unit]}}}') "
+                f"THEN epoch_ms(try_strptime({digits}, '{pattern}')) END")  # fmt: skip
+
+    return since_1970 if unit in UNITS else calendar if unit in CALENDARS else lambda sql: timestamp(text(sql))
 
 
 def _counter(sql: str) -> str:
     value = f"({number(sql)})"
     return f"CASE WHEN {value} = trunc({value}) AND abs({value}) < {FAR} THEN TRY_CAST({sql} AS BIGINT) END"
-
-
-# ---- what is said ----------------------------------------------------------------------------------------------------
 
 
 def span(first: int, last: int) -> dict[str, str]:
@@ -164,6 +151,5 @@ def iso(time: int) -> str:
 def times_line(manifest: dict[str, Any]) -> list[str]:
     """``times: 2023-11-01 08:00:00 to 2023-11-14 22:22:30 UTC`` of a manifest; nothing where it names none."""
     times = manifest.get("times", {})
-    if "first" not in times:
-        return []
-    return [f"times: {' to '.join(times[end].rstrip('Z').replace('T', ' ') for end in ('first', 'last'))} UTC"]
+    ends = [times[end].rstrip("Z").replace("T", " ") for end in ("first", "last") if end in times]
+    return [f"times: {' to '.join(ends)} UTC"] if ends else []

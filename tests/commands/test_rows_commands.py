@@ -1,0 +1,120 @@
+"""The commands on rows with labels, as a user meets them, and bad input."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+import yaml
+from helpers import call, fails
+from worlds import Clicks, Worlds
+
+from jaxrec.data.dataset import open_dataset
+
+Capsys = pytest.CaptureFixture[str]
+BASELINES = {"popularity", "item_mean", "bias", "als", "logistic"}
+
+
+@pytest.fixture
+def copy(worlds: Worlds, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(worlds.run("autoint"), tmp_path / "run"))
+
+
+def test_evaluating(capsys: Capsys, copy: Path) -> None:
+    capsys.readouterr()
+    assert call("evaluate", "--run", copy, "--baselines", "all", "--groups", "group", "activity") == 0
+    lines = capsys.readouterr().out.splitlines()
+    result = json.loads((copy / "eval-test.json").read_text())
+    assert result["rows"] == Clicks.n // 5 and result["checkpoint"] == "best" and result["auc"] > 0.9
+    assert result["baselines"].keys() == BASELINES
+    assert result["groups"].keys() == {"group", "activity"} and result["groups"]["group"].keys() == {"g0", "g1"}
+    assert re.match(r"test: rows 320, positive \d\d\.\d%, checkpoint best, \d+\.\d s", lines[0])
+    for name in ("this run", *BASELINES):
+        (line,) = (line for line in lines if line.startswith(name))
+        metrics = result if name == "this run" else result["baselines"][name]
+        assert f"{metrics['log_loss']:.4f}" in line and f"{metrics['auc']:.4f}" in line
+    assert any(line.startswith("by group ") for line in lines)
+    assert f"written to {copy / 'eval-test.json'}" in lines
+    assert (copy / "eval-test-reliability.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.mark.parametrize(("words", "names"), [
+    (["--groups", "grop"], r"--groups grop: no such group \(did you mean 'group'\?\); there are activity, "),
+    (["--protocol", "temporal"], "--protocol: a run brings its own"),
+    (["--baselines", "stan"], "stan: none of rows; there are popularity, item_mean, bias, als, logistic, or all"),
+    (["--data", "/nowhere"], "/nowhere: no data set here; if it has moved since training"),
+])  # fmt: skip
+def test_what_cannot_be_evaluated(capsys: Capsys, copy: Path, words: list[object], names: str) -> None:
+    fails(capsys, "evaluate", "--run", copy, *words, names=names)
+    assert not list(copy.glob("eval-*"))
+
+
+def test_baselines_without_a_run(capsys: Capsys, worlds: Worlds, dataset: Path) -> None:
+    capsys.readouterr()
+    words = ["--baselines", "item_mean", "--data", worlds.data("clicks"), "--json"]
+    found = {}
+    for protocol in ("rows", "temporal"):
+        assert call("evaluate", *words, "--protocol", protocol) == 0
+        found[protocol] = json.loads(capsys.readouterr().out)
+        assert (found[protocol]["rows"], found[protocol]["fitted_on"]) == (Clicks.n // 5, 4 * Clicks.n // 5)
+    assert found["rows"]["baselines"] != found["temporal"]["baselines"]
+    fails(capsys, "evaluate", "--baselines", "als", "--data", dataset, "--protocol", "rows",
+          names="--protocol: belongs to rows")  # fmt: skip
+
+
+def test_a_run_and_another_data_set(capsys: Capsys, copy: Path, worlds: Worlds, dataset: Path) -> None:
+    for other in (dataset, worlds.data("clicks", noise=True)):
+        names = f"{other}: not the data set that .* was trained on; name that one with --data"
+        fails(capsys, "evaluate", "--run", copy, "--data", other, names=names)
+
+
+@pytest.mark.parametrize(("words", "names"), [
+    (["--data.fields", "usr", "item"], r"data\.fields: 'usr': no such field \(did you mean 'user'\?\)"),
+    (["--model.heads", 3], r"model\.heads: 3 do not divide model\.attention_dim 8; choose a divisor"),
+    (["--data.test_fraction", 0.999, "--data.validation_fraction", 0.999],
+     r"data\.test_fraction, data\.validation_fraction: .*0\.999 and 0\.999 of 1,?600 rows leave none to train on"),
+    (["--training.early_stopping", 2, "--data.validation_fraction", 0], r"early_stopping: needs validation data"),
+])  # fmt: skip
+def test_configurations_that_do_not_fit(
+    capsys: Capsys, worlds: Worlds, tmp_path: Path, words: list[object], names: str
+) -> None:
+    fails(capsys, "train", "--config", worlds.config("autoint"), "--run", tmp_path / "run", *words, names=names)
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_on_data_of_the_other_kind(
+    capsys: Capsys, worlds: Worlds, config_file: Path, dataset: Path, tmp_path: Path
+) -> None:
+    run, rows = ["--run", tmp_path / "run"], worlds.data("clicks")
+    fails(capsys, "train", "--config", config_file, *run, "--data.path", rows,
+          names=r"model\.name: gru4rec does not read the rows of .*clicks; choose autoint")  # fmt: skip
+    fails(capsys, "train", "--config", worlds.config("autoint"), *run, "--data.path", dataset,
+          names=r"model\.name: autoint does not read the sessions of .*; choose ")  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_split_of_a_single_class(capsys: Capsys, worlds: Worlds, tmp_path: Path) -> None:
+    """No metric of labels can be computed of positives alone, and nothing can be learned of them."""
+    pyarrow.csv.write_csv(pa.table({"user": [1, 1, 2], "item": [1, 2, 1], "label": [1, 1, 1]}), tmp_path / "a.csv")
+    columns = ["--user", "user", "--item", "item", "--label", "label"]
+    data, run = tmp_path / "data", tmp_path / "run"
+    assert call("prepare", "rows", "--raw", tmp_path / "a.csv", *columns, "--out", data) == 0
+    assert open_dataset(data).manifest["counts"]["positive"] == 3
+    names = "model.name: autoint tells positive rows from others, and all 3 rows of .*data are positive; choose two"
+    fails(capsys, "train", "--config", worlds.config("autoint"), "--run", run, "--data.path", data, names=names)
+    assert not run.exists()
+    fails(capsys, "evaluate", "--baselines", "als", "--data", data, names="all of .*data are positive; train two_")
+
+
+def test_what_is_served_needs_nothing_but_the_run(capsys: Capsys, copy: Path) -> None:
+    """The data set of the configuration is gone."""
+    values = yaml.safe_load((copy / "config.yaml").read_text())
+    values["data"]["path"] = "/nowhere"
+    (copy / "config.yaml").write_text(yaml.safe_dump(values))
+    assert call("recommend", "--run", copy, "--profile", "group=g1", "--where", "kind=k1") == 0
+    fails(capsys, "evaluate", "--run", copy, names="/nowhere: no data set here")
