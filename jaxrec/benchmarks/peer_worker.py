@@ -161,27 +161,17 @@ def run_recbole(spec: dict[str, Any], data: Any, pace: Pace, device: Any) -> Non
 
 
 def _settings(spec: dict[str, Any]) -> dict[str, Any]:
-    """Our sizes in RecBole's words."""
-    embedding, hidden = spec["dropout"]
-    of_prefixes = {
+    """Our sizes in RecBole's words; a model reads its own."""
+    (embedding, hidden), rows, blocks = spec["dropout"], spec["model"] == "autoint", spec.get("blocks", 1)
+    return {
         "USER_ID_FIELD": "user_id", "ITEM_ID_FIELD": "item_id", "LIST_SUFFIX": "_list", "NEG_PREFIX": "neg_",
         "ITEM_LIST_LENGTH_FIELD": "item_length", "MAX_ITEM_LIST_LENGTH": spec["window"], "loss_type": "CE",
-    }  # fmt: skip
-    if spec["model"] == "autoint":
-        return {
-            "LABEL_FIELD": "label", "numerical_features": [], "embedding_size": spec["dim"],
-            "attention_size": spec["units"], "n_layers": spec["blocks"], "num_heads": spec["heads"],
-            "mlp_hidden_size": spec["deep"], "dropout_probs": [0.0, 0.0, 0.0], "has_residual": True,
-        }  # fmt: skip
-    if spec["model"] == "sasrec":
-        return of_prefixes | {
-            "hidden_size": spec["dim"], "inner_size": spec["dim"], "n_layers": spec["blocks"],
-            "n_heads": spec["heads"], "hidden_dropout_prob": hidden, "attn_dropout_prob": hidden, "hidden_act": "relu",
-            "layer_norm_eps": 1e-12, "initializer_range": 0.02,
-        }  # fmt: skip
-    return of_prefixes | {
-        "embedding_size": spec["dim"], "hidden_size": spec["units"], "n_layers": 1, "num_layers": 1,
-        "dropout_probs": spec["dropout"], "dropout_prob": embedding,
+        "LABEL_FIELD": "label", "numerical_features": [], "embedding_size": spec["dim"], "inner_size": spec["dim"],
+        "hidden_size": spec["dim" if spec["model"] == "sasrec" else "units"], "attention_size": spec["units"],
+        "n_layers": blocks, "num_layers": 1, "n_heads": spec.get("heads"), "num_heads": spec.get("heads"),
+        "mlp_hidden_size": spec.get("deep"), "dropout_probs": [0.0, 0.0, 0.0] if rows else spec["dropout"],
+        "dropout_prob": embedding, "hidden_dropout_prob": hidden, "attn_dropout_prob": hidden, "hidden_act": "relu",
+        "layer_norm_eps": 1e-12, "initializer_range": 0.02, "has_residual": True,
     }  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
@@ -281,8 +280,3 @@ def test_diginetica_orders_by_timeframe_and_splits_by_day(tmp_path: Path) -> Non
     assert manifest["dropped"]["split date"] == {"sessions": 1, "events": 2}
     assert manifest["dropped"]["test items unseen in training"] == {"events": 1}
     assert str(tmp_path) not in json.dumps(manifest)
-    session, item, frame, day = zip(*rows, strict=True)
-    columns = {"itemId": item, "eventdate": pa.array(np.array(day, "datetime64[D]")), "timeframe": frame}
-    pq.write_table(pa.table({"sessionId": session, **columns}), tmp_path / "typed.parquet")
-    typed = prepared(tmp_path / "typed", "diginetica", tmp_path / "typed.parquet", *options)
-    assert typed["content_hash"] == manifest["content_hash"]

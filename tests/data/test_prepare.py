@@ -65,10 +65,6 @@ def test_sessions_are_cut_at_pauses(tmp_path: Path) -> None:
     manifest = prepared(tmp_path / "f", "events", text, *COLUMNS, "--max-session-length=3")
     assert sessions(tmp_path / "f") == [[1, 2, 1]]
     assert manifest["dropped"]["long sessions"] == {"sessions": 1, "events": 4} and "cut" not in manifest
-    days = [0, 0, 1, 1, 9, 9]  # pieces of a session have dates of their own
-    text = "u,i,t\n" + "".join(f"x,{i % 2},{BEGIN + 86_400 * day + i}\n" for i, day in enumerate(days))
-    prepared(tmp_path / "h", "events", text, *COLUMNS[:3], ALL[1], "--test-days=2", "--session-gap=1h")
-    assert len(sessions(tmp_path / "h")) == 2 and len(sessions(tmp_path / "h", "test")) == 1
 
 
 KINDS = "u,i,t,k\n" + "".join(

@@ -52,7 +52,7 @@ def find_files(raw: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 def _meant(name: str, notes: list[str]) -> list[Path]:
     """The files that one word of ``--raw`` means; what is empty (Spark writes such parts) is left out and noted."""
-    path = STREAM if name == "-" else Path(name)
+    path = Path(STREAM if name == "-" else name)
     if not path.is_dir() and (os.path.lexists(name) or not glob.has_magic(name)):
         return [path]
     matches = [path] if path.is_dir() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
