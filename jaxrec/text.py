@@ -3,7 +3,7 @@
   python -m jaxrec.text --texts items.parquet --column name --model sentence-transformers/all-MiniLM-L6-v2
   python -m jaxrec.text --data data/merrec
 
-of which the second also puts the vectors of a data set's item names beside it (jaxrec/data/text/vectors.py).
+of which the second also puts the vectors of a data set's item names beside it.
 """
 
 from __future__ import annotations
@@ -40,44 +40,43 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the vectors of --texts there too: "
                         "float16[texts, dim], .npy")  # fmt: skip
     arguments = parser.parse_args(argv)
-    if arguments.data is None:
-        texts = read_texts(arguments.texts, arguments.column)
-        with progress("encode texts", total=len(texts)) as update:
-            result = encoded(texts, arguments.model, update=update)
-        print(f"{len(texts):,} texts, {_summary(result)}")
-        if arguments.out:
-            with open(arguments.out, "wb") as stream:
-                np.save(stream, result.vectors[result.rows], allow_pickle=False)
-            print(f"wrote {arguments.out}")
+    if arguments.data is not None:
+        if arguments.column or arguments.out:
+            raise UserError("--column, --out: not with --data, which reads and writes in its directory; leave them out")
+        with owned(arguments.data / vectors.TEXT, "embeds the names of this data set", "end it"):
+            _encode_names(arguments.data, arguments.model)
         return
-    if arguments.column or arguments.out:
-        raise UserError("--column, --out: not with --data, which reads and writes in its directory; leave them out")
-    with owned(arguments.data / vectors.TEXT, "embeds the names of this data set", "end it"):
-        _encode_names(arguments.data, arguments.model)
+    result = _encode(read_texts(arguments.texts, arguments.column), arguments.model)
+    if arguments.out:
+        with open(arguments.out, "wb") as stream:
+            np.save(stream, result.vectors[result.rows], allow_pickle=False)
+        print(f"wrote {arguments.out}")
 
 
-def _summary(result: Encoded) -> str:
-    speed = f", {result.new / result.seconds:,.0f} names/s" if result.new and result.seconds else ""
-    return f"{result.unique:,} unique, {result.new:,} encoded now{speed}; {result.vectors.shape[1]} dimensions"
+def _encode(texts: list[str], model: str) -> Encoded:
+    with progress("encode texts", total=len(texts)) as update:
+        result = encoded(texts, model, update=update)
+    speed = f", {result.new / result.seconds:,.0f} texts/s" if result.new and result.seconds else ""
+    counts = f"{len(texts):,} texts, {result.unique:,} unique, {result.new:,} encoded now{speed}"
+    print(f"{counts}; {result.vectors.shape[1]} dimensions")
+    return result
 
 
 def _encode_names(data: Path, model: str) -> None:
     """Put the vectors of a data set's names beside it, unless they are there."""
     manifest = open_dataset(data).manifest
-    counts = manifest["counts"]
     vectors.names_key(data, manifest)  # which refuses a data set without names
-    if not counts["names"]:
-        raise UserError(f"{data}: none of its {counts['items']:,} items has a name; there is nothing to encode")
-    with progress("encode names", total=counts["names"]) as update:
+    if not manifest["counts"]["names"]:
+        raise UserError(
+            f"{data}: none of its {manifest['counts']['items']:,} items has a name; there is nothing to encode"
+        )
+    with progress("find the model") as update:
         _, identity = find_model(model, update)
-        with suppress(UserError):  # missing, damaged or of names that the data set had before: all are mended below
-            there = vectors.open_name_vectors(data, manifest, identity)
-            print(f"{there.folder}: there already, of {counts['names']:,} names; nothing to do")
-            return
-        names = read_texts(checked(data, vectors.NAMES, manifest), "name")
-        result = encoded(names, model, update=update)
-    named = counts["items"] - counts["unnamed"]
-    print(f"{named:,} items with names, {counts['unnamed']:,} without (vectors of zeros), {_summary(result)}")
+    with suppress(UserError):  # missing, damaged or of names that the data set had before: all are mended below
+        there = vectors.open_name_vectors(data, manifest, identity)
+        print(f"{there.folder}: there already, of {manifest['counts']['names']:,} names; nothing to do")
+        return
+    result = _encode(read_texts(checked(data, vectors.NAMES, manifest), "name"), model)
     print(f"wrote {vectors.write_name_vectors(data, manifest, model, result.identity, result.vectors, result.rows)}")
 
 
@@ -86,8 +85,6 @@ def read_texts(file: Path, column: str | None = None) -> list[str]:
     if not file.is_file():
         raise UserError(f"{file}: no such file; check --texts")
     if file.suffix.lower() == ".txt":
-        if column is not None:
-            raise UserError(f"{file}: a .txt file has no columns; leave out --column")
         try:
             return file.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n") if file.stat().st_size else []
         except UnicodeDecodeError as error:

@@ -1,8 +1,7 @@
-"""The items of event data as models see them.
+"""The items of event data as models see them: vectors of names, and attributes as codes.
 
-A model of events sees the vectors of names, and attributes as codes: the place of a value among those of the items that
-the training split holds, as it was prepared, from 1 on; 0 is any other value, or none. The price is a bucket: two to
-each doubling of 1 + price.
+A code is the place of a value among those of the items that the training split holds, as it was prepared, from 1 on; 0
+is any other value, or none. The price is a bucket: two to each doubling of 1 + price.
 """
 
 from __future__ import annotations
@@ -27,30 +26,19 @@ FIELDS = {
 }  # fmt: skip
 """The fields of an item that a model can read, and the attributes that they come from."""
 PRICE_BUCKETS = 40
-NO_NAMES = np.zeros((1, 1), np.float16)  # in place of vectors where no item has a name
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items of a data set or a run.
+    """The items of a data set or a run."""
 
-    Attributes:
-        vectors: float16[U, dim], of the distinct names; mapped.
-        meta: which text model made them.
-        name_of: int32[V], the name of each item; -1 for none.
-        codes: int32[V, F] of ``fields``.
-        fields: names of the fields that are read.
-        values: of each field the values that have codes; empty for the price.
-        spans: when the items are live; None where the data do not say.
-    """
-
-    vectors: np.ndarray
-    meta: dict[str, Any]
-    name_of: np.ndarray
-    codes: np.ndarray
-    fields: tuple[str, ...]
-    values: tuple[pa.Array, ...]
-    spans: Spans | None = None
+    vectors: np.ndarray  # float16[U, dim], of the distinct names; mapped
+    meta: dict[str, Any]  # which text model made them; empty where no item has a name
+    name_of: np.ndarray  # int32[V], the name of each item; -1 for none
+    codes: np.ndarray  # int32[V, F] of ``fields``
+    fields: tuple[str, ...]  # names of the fields that are read
+    values: tuple[pa.Array, ...]  # of each field the values that have codes; empty for the price
+    spans: Spans | None = None  # when the items are live; None where the data do not say
 
     @property
     def n_items(self) -> int:
@@ -63,13 +51,13 @@ class Catalogue:
     @property
     def vector_files(self) -> tuple[str, ...]:
         """The files that hold the name vectors, within the data set."""
-        return () if not self.meta else tuple(f"{TEXT}/{self.meta['identity']}/{name}" for name in (VECTORS, META))
+        return tuple(f"{TEXT}/{self.meta['identity']}/{name}" for name in (VECTORS, META) if self.meta)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Codes of each field, 0 included."""
-        own = dict(zip(self.fields, self.values, strict=True))
-        return tuple(1 + (PRICE_BUCKETS if name == "price" else len(values)) for name, values in own.items())
+        own = zip(self.fields, self.values, strict=True)
+        return tuple(1 + (PRICE_BUCKETS if name == "price" else len(values)) for name, values in own)
 
     @property
     def first_codes(self) -> np.ndarray:
@@ -84,32 +72,27 @@ class Catalogue:
 def open_catalogue(
     folder: Path, manifest: dict[str, Any], fields: Sequence[str], embeddings: str | None = None
 ) -> Catalogue:
-    """Open the catalogue of a dataset directory, or of a run's ``dataset`` folder.
-
-    Args:
-        fields: of ``FIELDS``.
-        embeddings: which name vectors, where there are those of several text models.
+    """The catalogue of a dataset directory, or of a run's ``dataset`` folder, with fields of ``FIELDS`` and the name
+    vectors ``embeddings``, where there are those of several text models.
     """
     if "event_types" not in manifest:
         raise UserError(f"{folder}: holds no events with item names; prepare some with python -m jaxrec.prepare merrec")
-    vectors, meta = NO_NAMES, {}
+    vectors, meta = np.zeros((1, 1), np.float16), dict[str, Any]()
     if manifest["counts"].get("names", 1):
-        names = open_name_vectors(folder, manifest, embeddings)
-        vectors, meta = names.vectors, names.meta
+        vectors, meta, _ = open_name_vectors(folder, manifest, embeddings)
     name_of = np.asarray(map_array(folder, "item_names.npy", manifest))
     there = attribute_names(folder, manifest) if fields else []
-    for name in fields:
-        if not source_of(name, there):
-            known = ", ".join(one for one in FIELDS if source_of(one, there)) or "none"
-            raise UserError(f"model.item_fields: {folder} has no {name} of its items; leave it out; there are {known}")
-    values, codes = list[pa.Array](), np.zeros((len(name_of), 0), np.int32)
-    if fields:
-        attributes = read_attributes(folder, manifest, [source_of(name, there) for name in fields])
-        for name in fields:
-            trained = attributes[source_of(name, there)].slice(0, manifest["counts"]["trained"])
-            known_values = pc.drop_null(pc.unique(trained.slice(0, 0) if name == "price" else trained))
-            values.append(known_values.take(pc.sort_indices(known_values)))
-        codes = field_codes(attributes, fields, values)
+    if lost := [name for name in fields if not source_of(name, there)]:
+        known = ", ".join(one for one in FIELDS if source_of(one, there)) or "none"
+        raise UserError(f"model.item_fields: {folder} has no {lost[0]} of its items; leave it out; there are {known}")
+    sources = [source_of(name, there) for name in fields]
+    attributes = read_attributes(folder, manifest, sources) if fields else pa.table({"": name_of})
+    values = []
+    for name, source in zip(fields, sources, strict=True):
+        trained = attributes[source].slice(0, 0 if name == "price" else manifest["counts"]["trained"])
+        distinct = pc.drop_null(pc.unique(trained))
+        values.append(distinct.take(pc.sort_indices(distinct)))
+    codes = field_codes(attributes, fields, values)
     return Catalogue(vectors, meta, name_of, codes, tuple(fields), tuple(values), read_spans(folder, manifest))
 
 
@@ -125,15 +108,11 @@ def field_codes(attributes: pa.Table, fields: Sequence[str], values: Sequence[pa
     for column, (name, known) in enumerate(zip(fields, values, strict=True)):
         source = source_of(name, attributes.column_names)
         if source and name == "price":
-            codes[:, column] = price_buckets(attributes[source].cast(pa.float64()).to_numpy())
+            prices = attributes[source].cast(pa.float64()).to_numpy()
+            usable = np.isfinite(prices) & (prices >= 0)
+            bucket = 1 + np.floor(2 * np.log2(1 + np.where(usable, prices, 0.0))).astype(np.int32)
+            codes[:, column] = np.where(usable, np.minimum(bucket, PRICE_BUCKETS), 0)
         elif source:
             places = pc.index_in(attributes[source].cast(known.type), value_set=known)
             codes[:, column] = pc.fill_null(pc.add(places, 1), 0).to_numpy()
     return codes
-
-
-def price_buckets(prices: np.ndarray) -> np.ndarray:
-    """int32[n]: 1 + floor(2 log2(1 + price)), at most ``PRICE_BUCKETS``; 0 for a missing or negative price."""
-    usable = np.isfinite(prices) & (prices >= 0)
-    bucket = 1 + np.floor(2 * np.log2(1 + np.where(usable, prices, 0.0))).astype(np.int32)
-    return np.where(usable, np.minimum(bucket, PRICE_BUCKETS), 0)

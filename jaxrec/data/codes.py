@@ -1,8 +1,7 @@
 """Raw values of fields to indices and back, as a run of rows was trained with them; its users and items; who asks.
 
-What a run does not know is treated alike in all kinds of runs: a field that is not there is an error; a value, a user
-or an item that is not there counts as unknown or is left out, with a note that names the nearest one. Notes are put
-behind a list that the caller brings. How ids and values are compared: see ``jaxrec.data.ids``.
+A field that is not there is an error; a value, a user or an item that is not there counts as unknown or is left out,
+with a note behind a list that the caller brings. How ids and values are compared: see ``jaxrec.data.ids``.
 """
 
 from __future__ import annotations
@@ -10,16 +9,15 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxrec.data.ids import Ids, bare, check_single, is_list, no_number, plain, read_list
-from jaxrec.data.items import Items, as_ids
+from jaxrec.data.ids import MARKERS, Ids, bare, check_single, is_list, plain, read_list
+from jaxrec.data.items import Items
 from jaxrec.data.reading.bags import parse_list
 from jaxrec.data.rows import Field, Schema
 from jaxrec.data.store import checked, map_array
@@ -30,49 +28,30 @@ Columns = Mapping[str, np.ndarray]
 """By field int32[..., width] of a categorical value or a bag, or float32[...] of a number."""
 
 
-class RowRun(Protocol):
-    """What is needed of a run (``jaxrec.run.Run``)."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def manifest(self) -> dict[str, Any]: ...
-
-    @property
-    def schema(self) -> Schema: ...
-
-    def value_counts(self) -> np.ndarray: ...
-
-
-def read_table(run: RowRun, name: str) -> pa.Table:
+def read_table(run: Any, name: str) -> pa.Table:
     """A table that a run keeps."""
     return pq.read_table(checked(run.path / "dataset", name, run.manifest))
 
 
 class FieldCodes:
-    """The fields that a run's model reads, with their vocabularies and how often training saw each value."""
+    """The fields that the model of a ``Run`` reads, with their vocabularies and how often training saw each value."""
 
-    def __init__(self, run: RowRun) -> None:
-        self._run, self._schema = run, run.schema
+    def __init__(self, run: Any) -> None:
+        self._schema, self._calendar = run.schema, run.manifest.get("calendar", {})
         self._counts = self._schema.apart(run.value_counts())
-        self._ids: dict[str, Ids] = {}
+        self._ids = cache(lambda name: Ids(read_table(run, f"vocabulary/{name}.parquet")["value"], first=1))
         options = run.manifest.get("options", {})
         self._separator = str(options.get("bag_separator", "|"))
-        self._na = tuple(text.strip() for text in options.get("na") or ())  # texts that stand for nothing
+        self._na = {text.strip() for text in options.get("na") or ()}  # texts that stand for nothing
 
     def vocabulary(self, name: str) -> Ids:
         """The raw values of a coded field, from index 1 on."""
-        if name not in self._ids:
-            self._ids[name] = Ids(as_ids(read_table(self._run, f"vocabulary/{name}.parquet")["value"]), first=1)
-        return self._ids[name]
+        return self._ids(name)
 
     def values(self, name: str) -> list[Any]:
         """The raw values of a field that training has seen; none of a number."""
         counts = self._counts.get(name, np.zeros(0))
         return self.vocabulary(name).decode(1 + np.flatnonzero(counts[1:])) if len(counts) else []
-
-    # ---- raw values to indices
 
     def encode(self, field: Field, value: Any, notes: list[str]) -> np.ndarray:
         """int32[width] of a categorical value or a bag, or float32[] of a number; None is the unknown value, the mean.
@@ -81,7 +60,7 @@ class FieldCodes:
         or a list as text, ``['a', 'b']``. A value that training has not seen counts as unknown, with a note.
         """
         if field.kind == "numerical":
-            return read_number(field, value, self._na)
+            return self._number(field, value)
         values = self.bag_values(field, value)
         if len(values) > field.width:
             raise UserError(f"field '{field.name}': found {len(values)} values, at most {field.width} are allowed")
@@ -90,25 +69,23 @@ class FieldCodes:
 
     def encode_all(self, field: Field, values: Sequence[Any]) -> np.ndarray:
         """int32[n, width] or float32[n]: ``encode`` of many values, each once."""
-        found: dict[Any, tuple[int, np.ndarray]] = {}
-        places = np.zeros(len(values), np.int64)
-        for at, value in enumerate(values):
-            key = (type(value), str(value) if is_list(value) or isinstance(value, set | dict) else value)
-            if key not in found:
+        codes: dict[Any, np.ndarray] = {}
+        keys = [(type(one), one if isinstance(one, str | int | float) else repr(one)) for one in values]
+        for row, (key, value) in enumerate(zip(keys, values, strict=True), 1):
+            if key not in codes:
                 try:
-                    found[key] = (len(found), self.encode(field, value, []))
+                    codes[key] = self.encode(field, value, [])
                 except UserError as error:
-                    raise UserError(f"row {at + 1}: {error}") from None
-            places[at] = found[key][0]
-        return np.stack([one for _, one in found.values()])[places]
+                    raise UserError(f"row {row}: {error}") from None
+        return np.stack([codes[key] for key in keys])
 
     def bag_values(self, field: Field, value: Any) -> list[Any]:
         """The values of a field: of a bag all that are not empty, otherwise the one."""
         if field.kind == "bag":
             value = plain(value) if isinstance(value, bytes) else value
             if isinstance(value, str):
-                found = parse_list(value)
-                value = value.split(self._separator) if found is None else found
+                members = parse_list(value)
+                value = value.split(self._separator) if members is None else members
             if is_list(value) or isinstance(value, set | frozenset):
                 return [one for one in read_list(f"field '{field.name}'", value) if not self._is_nothing(one)]
         return [value]
@@ -123,33 +100,45 @@ class FieldCodes:
         check_single(f"field '{field.name}'", value)
         if self._is_nothing(value):
             return 0
-        ids = self.vocabulary(field.name)
-        found = max(0, ids.find(value))
-        if found and self._is_trained(field, np.array([found]))[0]:
-            return found
-        hint = "" if found else ids.nearest(value)
+        code = max(0, self.vocabulary(field.name).find(value))
+        if code and self._is_trained(field, np.array([code]))[0]:
+            return code
+        hint = "" if code else self.vocabulary(field.name).nearest(value)
         notes.append(f"field '{field.name}': training has not seen '{bare(value)}'{hint}; it counts as unknown")
         return 0
+
+    def _number(self, field: Field, value: Any) -> np.ndarray:
+        """float32[]: the number that the model reads; the mean for what stands for none, as ``prepare`` reads it."""
+        check_single(f"field '{field.name}'", value)
+        value = plain(value)
+        text = value.strip() if isinstance(value, str) else None
+        if value is None or (text is not None and (text.lower() in ("", *MARKERS) or text in self._na)):
+            return nothing_of(field)
+        try:
+            number = math.nan if isinstance(value, bool) else field.standardised(float(value))
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not abs(number) <= FARTHEST:
+            raise UserError(f"field '{field.name}': found '{bare(value)}', expected a number such as those of the data "
+                            f"(mean {field.raw(0.0):.4g}, one deviation more {field.raw(1.0):.4g})")  # fmt: skip
+        return np.array(number, np.float32)
 
     def usual(self) -> dict[str, np.ndarray]:
         """What stands for a field of which nothing is known: the most frequent value of one of the occasion, the
         unknown value of one of the user, the mean of a number.
         """
-        found: dict[str, np.ndarray] = {}
-        for field in self._schema.fields:
-            if field.side != "item":
-                known = field.side == "context" and field.kind != "numerical"
-                found[field.name] = nothing_of(field, int(np.argmax(self._counts[field.name])) if known else 0)
-        return found
+        fields = [field for field in self._schema.fields if field.side != "item"]
+        occasion = {field.name for field in fields if field.side == "context" and field.kind != "numerical"}
+        return {
+            one.name: nothing_of(one, int(np.argmax(self._counts[one.name])) if one.name in occasion else 0)
+            for one in fields
+        }
 
     def calendar(self, day: datetime.date, notes: list[str]) -> dict[str, np.ndarray]:
         """The fields that are the year, month or decade of a day."""
         parts = {"year": day.year, "month": day.month, "decade": day.year // 10 * 10}
-        fields = {field.name: field for field in self._schema.fields if field.side == "context"}
-        calendar = self._run.manifest.get("calendar", {}).items()
-        return {name: self.encode(fields[name], parts[part], notes) for name, part in calendar if name in fields}
-
-    # ---- as the model reads them, and back
+        fields = [one for one in self._schema.fields if one.side == "context" and one.name in self._calendar]
+        return {field.name: self.encode(field, parts[self._calendar[field.name]], notes) for field in fields}
 
     def stacked(self, fields: Sequence[Field], values: Columns) -> tuple[np.ndarray, np.ndarray]:
         """int32[n, C] and float32[n, M] of fields, n rows of each; what training has not seen is unknown."""
@@ -160,20 +149,20 @@ class FieldCodes:
             if field.kind == "numerical":
                 numbers.append(value.reshape(-1, 1))
             else:
-                trained = self._is_trained(field, np.maximum(value, 0))
-                columns.append(np.where((value >= 0) & ~trained, 0, value))
+                columns.append(np.where((value < 0) | self._is_trained(field, np.maximum(value, 0)), value, 0))
         return np.concatenate(columns, axis=1).astype(np.int32), np.concatenate(numbers, axis=1).astype(np.float32)
 
     def texts(self, columns: np.ndarray, numbers: np.ndarray) -> list[str]:
         """What stands in each field of one row, int32[C] and float32[M], to be shown."""
-        place, found = self._schema.slices(), {}
-        for field, number in zip(self._schema.numerical, numbers, strict=True):
-            found[field.name] = f"{field.raw(float(number)):.4g}"
-        for field in self._schema.coded:
-            codes = columns[place[field.name]]
-            raw = ["unknown", *self.vocabulary(field.name).values()]
-            found[field.name] = ", ".join(bare(raw[code]) for code in codes[codes >= 0])
-        return [found[field.name] for field in self._schema.fields]
+        place, values = self._schema.slices(), iter(numbers.tolist())
+        texts = []
+        for field in self._schema.fields:
+            if field.kind == "numerical":
+                texts.append(f"{field.raw(next(values)):.4g}")
+            else:
+                raw, codes = ["unknown", *self.vocabulary(field.name).values()], columns[place[field.name]]
+                texts.append(", ".join(bare(raw[code]) for code in codes[codes >= 0]))
+        return texts
 
     def _is_trained(self, field: Field, codes: np.ndarray) -> np.ndarray:
         counts = self._counts.get(field.name)  # a field that only filters has none
@@ -187,57 +176,32 @@ def nothing_of(field: Field, first: int = 0) -> np.ndarray:
     return np.array([first] + [-1] * (field.width - 1), np.int32)
 
 
-def read_number(field: Field, value: Any, na: Sequence[str] = ()) -> np.ndarray:
-    """float32[]: the number that the model reads; the mean for None, NA, texts of ``na`` and the like, as ``prepare``
-    reads them.
-    """
-    check_single(f"field '{field.name}'", value)
-    value = plain(value)
-    if no_number(value, na):
-        return np.zeros((), np.float32)
-    try:
-        standardised = math.nan if isinstance(value, bool) else field.standardised(float(value))
-    except (TypeError, ValueError, OverflowError):
-        standardised = math.nan
-    if not abs(standardised) <= FARTHEST:
-        raise UserError(f"field '{field.name}': found '{bare(value)}', expected a number such as those of the data "
-                        f"(mean {field.raw(0.0):.4g}, one deviation more {field.raw(1.0):.4g})")  # fmt: skip
-    return np.array(standardised, np.float32)
-
-
 class Entities:
-    """The users or the items of a run, ``side``, by index; 0 is the unknown one.
-
-    Attributes:
-        fields: of this side, also those that the model does not read.
-        name: of the field that identifies them.
-        items: their ids, and what is known of them.
+    """The users or the items of a run, by index; 0 is the unknown one. ``fields`` are those of their side, also those
+    that the model does not read, and ``name`` the one that identifies them.
     """
 
-    def __init__(self, run: RowRun, side: str, codes: FieldCodes) -> None:
+    def __init__(self, run: Any, side: str, codes: FieldCodes) -> None:
         schema = Schema.from_manifest(run.manifest)
-        self.fields, self.name = schema.side(side).fields, str(getattr(schema, side))
-        self._codes = codes
+        self.fields, self.name, self._codes = schema.side(side).fields, str(getattr(schema, side)), codes
+        self._place = schema.side(side).slices()
         self._columns = map_array(run.path / "dataset", f"{side}s.npy", run.manifest)
         self._numbers = map_array(run.path / "dataset", f"{side}s_numbers.npy", run.manifest)
         table = read_table(run, f"{side}s.parquet")
         shown = table.drop_columns([self.name])
-        self.items = Items(as_ids(table[self.name].slice(1)), shown, partial(self._attributes, table), first=1)
+        self.items = Items(table[self.name].slice(1), shown, partial(self._attributes, table), first=1)
 
     def __len__(self) -> int:
         return len(self._columns)
 
     def values(self, index: Any) -> dict[str, np.ndarray]:
         """``Columns`` of entities; of the unknown one, 0, what stands for nothing."""
-        found, start, number = {}, 0, 0
-        for field in self.fields:
-            if field.kind == "numerical":
-                found[field.name] = self._numbers[index, number]
-                number += 1
-            else:
-                found[field.name] = self._columns[index, start : start + field.width]
-                start += field.width
-        return found
+        number = iter(range(len(self.fields)))
+        return {
+            field.name: self._numbers[index, next(number)] if field.kind == "numerical"
+            else self._columns[index, self._place[field.name]]
+            for field in self.fields
+        }  # fmt: skip
 
     def nothing(self) -> dict[str, np.ndarray]:
         """``Columns`` of one of whom nothing is known."""
@@ -248,21 +212,16 @@ class Entities:
         columns, values = {name: table[name] for name in table.column_names}, self.values(slice(None))
         for field in self.fields:
             value = values[field.name]
-            if field.kind != "numerical" and field.name != self.name:
-                columns[field.name] = self._raw(field, value)
-            elif field.kind == "numerical" and field.name not in columns:  # of float32 six digits are sure
+            if field.kind == "numerical" and field.name not in columns:  # of float32 six digits are sure
                 raw = [None, *(float(f"{one:.6g}") for one in field.raw(value[1:].astype(np.float64)))]
                 columns[field.name] = pa.array(raw, pa.float64())
+            elif field.kind != "numerical" and field.name != self.name:
+                raw = pa.array(self._codes.vocabulary(field.name).values())
+                columns[field.name] = raw.take(pa.array(value[:, 0] - 1, mask=value[:, 0] < 1))
+                if field.kind == "bag":
+                    ends = pa.array(np.cumsum([0, *(value > 0).sum(axis=1)]), pa.int32())
+                    columns[field.name] = pa.ListArray.from_arrays(ends, raw.take(pa.array(value[value > 0] - 1)))
         return pa.table(columns)
-
-    def _raw(self, field: Field, codes: np.ndarray) -> pa.Array:
-        """The raw values of codes int32[n, width]."""
-        values = pa.array(self._codes.vocabulary(field.name).values())
-        if field.kind != "bag":
-            return values.take(pa.array(codes[:, 0] - 1, mask=codes[:, 0] < 1))
-        held = codes > 0
-        ends = np.cumsum([0, *held.sum(axis=1)])
-        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values.take(pa.array(codes[held] - 1)))
 
 
 class Profiles:
@@ -280,9 +239,9 @@ class Profiles:
         """``Columns`` of one who asks; what a profile says wins over what is known of the user, and that over the
         ``usual`` of somebody of whom nothing is known. ``notes`` get what is unknown.
         """
-        found, index = dict(usual), self.index(user)
+        columns, index = dict(usual), self.index(user)
         if index and self._users is not None:
-            found |= self._users.values(index)
+            columns |= self._users.values(index)
         elif self._users is not None and plain(user) is not None:
             hint = self._users.items.ids.nearest(user)
             notes.append(f"user {bare(user)} is unknown to this run{hint} and counts as somebody new")
@@ -290,5 +249,5 @@ class Profiles:
             if name not in self._fields:
                 raise UserError(f"field '{bare(name)}': not one of a profile{nearest(str(name), self._fields)}; those "
                                 f"are {', '.join(self._fields)}")  # fmt: skip
-            found[name] = self._codes.encode(self._fields[name], value, notes)
-        return found
+            columns[name] = self._codes.encode(self._fields[name], value, notes)
+        return columns

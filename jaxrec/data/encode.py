@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,8 @@ class RawRows:
 
 def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
     """Encode and write; returns the manifest's entries."""
-    n = len(raw.ratings)
-    files: dict[str, dict[str, Any]] = {}
+    n, fields, vocabularies = len(raw.ratings), list[Field](), dict[str, pa.Table]()
     columns, numbers = [np.zeros((n, 0), np.int32)], [np.zeros((n, 0), np.float32)]
-    fields, vocabularies = [], {}
     for part in raw.fields:
         if part.kind == "numerical":
             one, values = _standardise(part)
@@ -73,11 +71,13 @@ def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
         "ratings": np.asarray(raw.ratings, np.float32),
         "times": np.asarray(raw.times, np.int64),
     }
+    files = dict[str, dict[str, Any]]()
     for name, array in arrays.items():
         files |= write_array(out, f"rows/{name}.npy", array)
     (out / "vocabulary").mkdir()
     for name, vocabulary in vocabularies.items():
-        files |= _write_table(out, f"vocabulary/{name}.parquet", vocabulary)
+        pq.write_table(vocabulary, file := out / "vocabulary" / f"{name}.parquet")
+        files[f"vocabulary/{name}.parquet"] = file_entry(file)
     schema = Schema(tuple(fields), raw.user, raw.item, raw.threshold, raw.low, raw.high)
     for side, entity in (("user", raw.user), ("item", raw.item)):
         if entity is not None:
@@ -89,17 +89,15 @@ def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
         scale = {"s": 1000, "ms": 1}.get(raw.time_unit, 0)
         ends = span(int(raw.times.min()) * scale, int(raw.times.max()) * scale) if scale else {}
         times = {"times": {"unit": raw.time_unit, **ends}}
+    positive = int((arrays["ratings"] >= raw.threshold).sum())
+    values_of = {name: len(vocabulary) for name, vocabulary in vocabularies.items()}
     return {
-        "fields": [one.as_json() for one in fields],
+        "fields": [asdict(one) for one in fields],
         "user": raw.user,
         "item": raw.item,
         "calendar": raw.calendar,
         "label": {"threshold": raw.threshold, "low": raw.low, "high": raw.high},
-        "counts": {
-            "rows": n,
-            "positive": int((arrays["ratings"] >= raw.threshold).sum()),
-            "values": {name: len(vocabulary) for name, vocabulary in vocabularies.items()},
-        },
+        "counts": {"rows": n, "positive": positive, "values": values_of},
         **times,
         **raw.extras,
         "files": files,
@@ -145,9 +143,6 @@ def _standardise(raw: RawField) -> tuple[Field, np.ndarray]:
     known = np.isfinite(values)
     some = values[known] if known.any() else np.zeros(1)
     mean, deviation = float(some.mean()), float(some.std())
-    if deviation == 0 and some.min() < some.max():  # squares of numbers below 1e-160 are 0
-        scale = float(np.abs(some - mean).max())
-        deviation = scale * float(((some - mean) / scale).std())
     if some.min() == some.max() or deviation == 0:  # the deviation of equal numbers may be a rounding error
         mean, deviation = float(some[0]), 1.0
     numbers = np.zeros((len(values), 1), np.float32)
@@ -163,7 +158,7 @@ def _write_entities(
     own = arrays["columns"][:, schema.columns((name,))[0]]
     entities, behind = np.unique(own[::-1], return_index=True)
     last = len(own) - 1 - behind  # the row of each; NumPy does not say which of several assignments wins
-    files: dict[str, dict[str, Any]] = {}
+    files = dict[str, dict[str, Any]]()
     kinds = {"columns": schema.columns(schema.of_side(side)), "numbers": schema.numbers_of_side(side)}
     for kind, places in kinds.items():
         table = np.zeros((len(vocabulary) + 1, len(places)), arrays[kind].dtype)
@@ -175,12 +170,8 @@ def _write_entities(
         order = pc.index_in(vocabulary["value"], shown[name])
         ids = shown.take(order).set_column(shown.column_names.index(name), name, vocabulary["value"])
     unknown = pa.table({column: pa.nulls(1, ids.schema.field(column).type) for column in ids.column_names})
-    return files | _write_table(out, f"{side}s.parquet", pa.concat_tables([unknown, ids]))
-
-
-def _write_table(out: Path, name: str, table: pa.Table) -> dict[str, dict[str, Any]]:
-    pq.write_table(table, out / name)
-    return {name: file_entry(out / name)}
+    pq.write_table(pa.concat_tables([unknown, ids]), out / f"{side}s.parquet")
+    return files | {f"{side}s.parquet": file_entry(out / f"{side}s.parquet")}
 
 
 def rows_summary(manifest: dict[str, Any]) -> list[str]:
@@ -189,9 +180,9 @@ def rows_summary(manifest: dict[str, Any]) -> list[str]:
     share = "all" if counts["positive"] == counts["rows"] else f"{counts['positive'] / counts['rows']:.1%}"
     labelled = manifest["options"].get("label", "") is not None  # otherwise each row is a positive
     labels = f" (at least {manifest['label']['threshold']:g})" if labelled else ": no labels"
-    lines = [f"{counts['rows']:,} rows, {share} positive{labels}; values:"]
-    for entry in manifest["fields"]:
-        what = f"{entry['size'] - 1:,}" if entry["kind"] != "numerical" else (
-            f"mean {entry['mean']:.4g}, deviation {entry['deviation']:.4g}")  # fmt: skip
-        lines.append(f"  {entry['name']:<16} {entry['kind']:<12} {entry['side']:<8} {what}")
-    return [*lines, *times_line(manifest)]
+    fields = [
+        f"  {one['name']:<16} {one['kind']:<12} {one['side']:<8} "
+        + (f"mean {one['mean']:.4g}" if one["kind"] == "numerical" else f"{one['size'] - 1:,}")
+        for one in manifest["fields"]
+    ]
+    return [f"{counts['rows']:,} rows, {share} positive{labels}; values:", *fields, *times_line(manifest)]

@@ -35,10 +35,11 @@ GRAMMAR = rf"""
     | value COMPARISON value -> compare
     | value NOT? "between"i value "and"i value -> between
     | value NOT? "in"i "(" value ("," value)* ")" -> within
-    | value NOT? LIKE TEXT -> like
+    | value NOT? LIKE text -> like
     | attribute "is"i NOT? "null"i -> missing
-?attribute: NAME -> name | QUOTED -> quoted
-?value: attribute | TEXT -> text | NUMBER -> number | TRUTH -> truth
+?attribute: NAME -> name | QUOTED -> name
+?value: attribute | text | NUMBER -> number | TRUTH -> truth
+text: TEXT
 COMPARISON: "=" | "<>" | "!=" | "<=" | "<" | ">=" | ">"
 NOT: "not"i
 LIKE.2: /i?like\b/i
@@ -59,18 +60,12 @@ LONGEST = 100_000  # characters of a filter
 
 
 class Operand(NamedTuple):
-    """One side of a comparison: the values of an attribute, a value an item, or of a bag a list; or a constant.
-
-    Attributes:
-        kind: ``number``, ``text`` or ``truth``.
-        called: in messages.
-        name: of an attribute.
-    """
+    """One side of a comparison, of the kind ``number``, ``text`` or ``truth``: an attribute's column, or a constant."""
 
     kind: str
-    called: str
+    called: str  # in messages
     values: Any
-    name: str = ""
+    name: str = ""  # of an attribute
 
 
 def joined(arguments: Sequence[str]) -> str:
@@ -84,30 +79,26 @@ def matching(attributes: pa.Table, text: str) -> tuple[np.ndarray, list[str]]:
     """
     if not text.strip() or len(text) > LONGEST or any("\ud800" <= one <= "\udfff" for one in text):
         raise UserError(f"where: found {shown(text)}; give a condition of at most {LONGEST:,} characters; {ALLOWED}")
-    masks = _Masks(attributes)
-    mask = pc.fill_null(_evaluated(text, masks), False)
+    masks, lines = _Masks(attributes), [PLAIN.fullmatch(line) for line in text.strip().split("\n")]
+    try:
+        tree = _parser.parse(text)
+        as_lines = all(lines) and tree.data == "compare"
+    except UnexpectedInput as error:
+        if not all(lines):
+            ended = isinstance(error, UnexpectedToken) and error.token.type == "$END"
+            what = "it ends too early" if ended else f"{shown(text[error.pos_in_stream :], 30)} is not expected here"
+            raise UserError(f"where: {what}; {ALLOWED}") from None
+        as_lines = True
+    try:
+        conditions = [masks.line(*line.groups()) for line in lines if line] if as_lines else [masks.transform(tree)]
+    except VisitError as error:
+        raise error.orig_exc from None
+    mask = pc.fill_null(reduce(pc.and_kleene, conditions), False)
     rows, notes = np.flatnonzero(mask.to_numpy(zero_copy_only=False)), list(dict.fromkeys(masks.notes))
     if not len(rows):
         why = f": {notes[0]}" if notes else ""
         raise UserError(f"where: {shown(text, 80)} leaves none of {len(attributes):,} items{why}; ask for less")
     return rows.astype(np.int64), notes
-
-
-def _evaluated(text: str, masks: _Masks) -> pa.Array:
-    lines, tree, wrong = [PLAIN.fullmatch(line) for line in text.strip().split("\n")], None, ""
-    try:
-        tree = _parser.parse(text)
-    except UnexpectedInput as error:
-        ended = isinstance(error, UnexpectedToken) and error.token.type == "$END"
-        wrong = "it ends too early" if ended else f"{shown(text[error.pos_in_stream :], 30)} is not expected here"
-    if all(lines) and (len(lines) > 1 or tree is None or tree.data == "compare"):
-        return reduce(pc.and_kleene, [masks.plain(*line.groups()) for line in lines if line])
-    if tree is None:
-        raise UserError(f"where: {wrong}; {ALLOWED}")
-    try:
-        return masks.transform(tree)
-    except VisitError as error:
-        raise error.orig_exc from None
 
 
 @v_args(inline=True)
@@ -120,9 +111,8 @@ class _Masks(Transformer_NonRecursive):
         self._known = {name.lower(): name for name in reversed(table.column_names)}
         self.notes: list[str] = []
 
-    # ---- operands
-
     def name(self, token: str) -> Operand:
+        token = token.strip('"')
         name = token if token in self._table.column_names else self._known.get(token.lower(), "")
         if not name:
             there = ", ".join(self._table.column_names)
@@ -132,16 +122,16 @@ class _Masks(Transformer_NonRecursive):
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
         value = column.type.value_type if _is_bag(column) else column.type
-        kind = next((kind for kind, fits in KINDS.items() if any(fit(value) for fit in fits)), "")
-        if not kind:
-            raise UserError(f"where: attribute '{name}' is of type {value}; only numbers, texts and bools compare")
-        return Operand(kind, f"attribute '{name}'", column, name)
-
-    def quoted(self, token: str) -> Operand:
-        return self.name(token[1:-1])
+        kinds = {"number": ("int", "uint", "float", "double", "halffloat", "decimal"), "text": ("string", "large_str"),
+                 "truth": ("bool",)}  # fmt: skip
+        for kind, types in kinds.items():
+            if str(value).startswith(types):
+                return Operand(kind, f"attribute '{name}'", column, name)
+        raise UserError(f"where: attribute '{name}' is of type {value}; only numbers, texts and bools compare")
 
     def text(self, token: str) -> Operand:
-        return Operand("text", shown(_unquoted(token)), _unquoted(token))
+        text = token[1:-1].replace("''", "'")
+        return Operand("text", shown(text), text)
 
     def number(self, token: str) -> Operand:
         exact = re.fullmatch(r"[-+]?\d{1,19}", token) and -(2**63) <= int(token) < 2**63
@@ -149,8 +139,6 @@ class _Masks(Transformer_NonRecursive):
 
     def truth(self, token: str) -> Operand:
         return Operand("truth", token.lower(), token.lower() == "true")
-
-    # ---- conditions
 
     def either(self, *masks: pa.Array) -> pa.Array:
         return reduce(pc.or_kleene, masks)
@@ -170,8 +158,8 @@ class _Masks(Transformer_NonRecursive):
 
     def between(self, value: Operand, *rest: Any) -> pa.Array:
         *negated, low, high = rest
-        found = pc.and_kleene(self._where(value, low, pc.greater_equal), self._where(value, high, pc.less_equal))
-        return _unless(negated, found)
+        masks = self._where(value, low, pc.greater_equal), self._where(value, high, pc.less_equal)
+        return _unless(negated, pc.and_kleene(*masks))
 
     def within(self, value: Operand, *rest: Any) -> pa.Array:
         negated = isinstance(rest[0], Token)
@@ -179,15 +167,14 @@ class _Masks(Transformer_NonRecursive):
 
     def like(self, value: Operand, *rest: Any) -> pa.Array:
         *negated, word, pattern = rest
-        match = partial(pc.match_like, ignore_case=word.lower() == "ilike")
-        return _unless(negated, self._where(value, self.text(pattern), match))
+        return _unless(negated, self._where(value, pattern, partial(pc.match_like, ignore_case=len(word) > 4)))
 
     def missing(self, value: Operand, *negated: Any) -> pa.Array:
         column = value.values
-        known = pc.greater(pc.fill_null(pc.list_value_length(column), 0), 0) if _is_bag(column) else pc.is_valid(column)
+        known = pc.greater(_lengths(column), 0) if _is_bag(column) else pc.is_valid(column)
         return _unless(not negated, known)
 
-    def plain(self, name: str, value: str) -> pa.Array:
+    def line(self, name: str, value: str) -> pa.Array:
         """FIELD=VALUE, where the attribute says what the value is."""
         attribute, value = self.name(name), value.strip()
         if attribute.kind == "number" and re.fullmatch(NUMBER, value, re.IGNORECASE):
@@ -198,12 +185,13 @@ class _Masks(Transformer_NonRecursive):
 
     def _equal(self, left: Operand, others: Sequence[Operand]) -> pa.Array:
         """Which items have one of some values; a value that none has is noted."""
-        found = []
-        for other in others:
-            found.append(self._where(left, other, pc.equal))
-            if not other.name and isinstance(other.values, str | int) and not pc.any(found[-1]).as_py():
-                self.notes.append(f"no item has the {left.name} {other.called}{_like(left.values, other.values)}")
-        return reduce(pc.or_kleene, found)
+        masks = [self._where(left, other, pc.equal) for other in others]
+        for other, mask in zip(others, masks, strict=True):
+            if not other.name and isinstance(other.values, str | int) and not pc.any(mask).as_py():
+                values = pc.unique(pc.list_flatten(left.values) if _is_bag(left.values) else left.values)
+                texts = values.drop_null().to_pylist() if other.kind == "text" and len(values) < MOST_COMPARED else ()
+                self.notes.append(f"no item has the {left.name} {other.called}{nearest(str(other.values), texts)}")
+        return reduce(pc.or_kleene, masks)
 
     def _where(self, left: Operand, right: Operand, test: Callable[[Any, Any], Any]) -> pa.Array:
         """Where the value passes a test, or of a bag one of the values; null where there is none."""
@@ -219,17 +207,8 @@ class _Masks(Transformer_NonRecursive):
         if not _is_bag(column):
             return mask
         passed = np.zeros(len(column), bool)
-        passed[pc.list_parent_indices(column).to_numpy()[pc.fill_null(mask, False).to_numpy(zero_copy_only=False)]] = 1
-        empty = pc.equal(pc.fill_null(pc.list_value_length(column), 0), 0)
-        return pa.array(passed, mask=empty.to_numpy(zero_copy_only=False))
-
-
-KINDS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
-    "number": (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal),
-    "text": (pa.types.is_string, pa.types.is_large_string),
-    "truth": (pa.types.is_boolean,),
-}
-"""What attributes can be compared with, and the Arrow types of each."""
+        passed[pc.list_parent_indices(column).filter(mask).to_numpy()] = True
+        return pa.array(passed, mask=_lengths(column).to_numpy() == 0)
 
 
 def _unless(negated: object, mask: pa.Array) -> pa.Array:
@@ -240,14 +219,8 @@ def _is_bag(column: Any) -> bool:
     return isinstance(column, pa.Array) and (pa.types.is_list(column.type) or pa.types.is_large_list(column.type))
 
 
-def _like(column: pa.Array, value: Any) -> str:
-    """`` (did you mean 'x'?)`` where an item has something close."""
-    values = pc.drop_null(pc.unique(pc.list_flatten(column) if _is_bag(column) else column))
-    return nearest(value, values.to_pylist()) if isinstance(value, str) and len(values) <= MOST_COMPARED else ""
-
-
-def _unquoted(token: str) -> str:
-    return token[1:-1].replace("''", "'")
+def _lengths(bags: pa.Array) -> pa.Array:
+    return pc.fill_null(pc.list_value_length(bags), 0)
 
 
 _parser = Lark(GRAMMAR, parser="lalr", lexer="basic", maybe_placeholders=False)

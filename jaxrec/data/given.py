@@ -1,13 +1,10 @@
-"""What users hand in: rows of new items, events of sequences, moments. Rows are checked by pydantic with the types of
-the data, all at once, and what is wrong is said of the first that is.
-"""
+"""What users hand in: rows of new items, events of sequences, moments. Pydantic checks rows by the data's types."""
 
 from __future__ import annotations
 
 import datetime
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
@@ -30,46 +27,38 @@ SECONDS = 10**11  # numbers below are seconds since 1970, others milliseconds
 
 
 def _id(value: Any) -> Any:
-    found = plain(value)
-    if found is None or (isinstance(found, str) and found.strip()):
-        return found
-    number = None if isinstance(found, str) else whole(found)
+    value = plain(value)
+    if value is None or (isinstance(value, str) and value.strip()):
+        return value
+    number = None if isinstance(value, str) else whole(value)
     if number is None:
         raise ValueError("expected an id, a whole number or text")
     return number
 
 
 def _text(value: Any) -> Any:
-    found = plain(value)
-    if isinstance(found, str) and any("\ud800" <= character <= "\udfff" for character in found):
+    value = plain(value)
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError("no valid Unicode; mend it")
-    return found
-
-
-def _number(value: Any) -> Any:
-    found = plain(value)
-    return float(found) if isinstance(found, Decimal) else found
+    return value
 
 
 def _whole(value: Any) -> Any:
-    found = _number(value)
-    return int(found) if isinstance(found, float) and found.is_integer() else found
+    value = plain(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Id = Annotated[int | str | None, BeforeValidator(_id)]
-Number = Annotated[float | None, Field(strict=True, allow_inf_nan=False), BeforeValidator(_number)]
+Number = Annotated[float | None, Field(strict=True, allow_inf_nan=False), BeforeValidator(plain)]
 Whole = Annotated[int | None, Field(strict=True, ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
 Text = Annotated[str | None, Field(strict=True), BeforeValidator(_text)]
+Rows = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
+"""Checks rows; of a place such as ``events: entry`` their numbers follow."""
 
 
 class Entry(NamedTuple):
-    """One event.
-
-    Attributes:
-        item: raw id; None where only a name is given.
-        event: index of its type.
-        name: stripped; empty for none.
-        attributes: of the item, those that are given.
+    """One event: the raw id of its item, None where only the ``name`` (or else "") is given, the index of its type, and
+    the item's attributes that are given.
     """
 
     item: Any
@@ -78,18 +67,9 @@ class Entry(NamedTuple):
     attributes: dict[str, Any]
 
 
-Rows = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
-"""Checks rows; of a place such as ``events: entry`` their numbers follow."""
-
-
 def rows_of(fields: Mapping[str, Any], required: Mapping[str, Any], others: bool, such_as: str) -> Rows:
-    """What checks rows of some fields.
-
-    Args:
-        fields: the type of each that may be there; a missing one is None.
-        required: likewise of those that have to be.
-        others: whether there may be others, which are left out.
-        such_as: an example.
+    """What checks rows with ``fields`` of some types, None where they are missing, those that are ``required``, and
+    ``others`` or not, which are left out; ``such_as`` is an example.
     """
     types = {name: NotRequired[kind] for name, kind in fields.items()} | dict(required)
     row = with_config({"extra": "ignore" if others else "forbid"})(TypedDict("Row", types))  # type: ignore[operator]
@@ -108,9 +88,8 @@ def rows_of(fields: Mapping[str, Any], required: Mapping[str, Any], others: bool
             raise UserError(f"{place}: unknown field '{name}'{nearest(name, types)}; there are {', '.join(types)}")
         allowed = [word.strip("' ") for word in problem.get("ctx", {}).get("expected", "").split(",")]
         hint = nearest(str(problem["input"]), allowed) if kind == "literal_error" else ""
-        what = problem["msg"].removeprefix("Value error, ").replace("Input", "it") + (
-            f", such as {such_as}" * (not path)
-        )
+        what = problem["msg"].removeprefix("Value error, ").replace("Input", "it")
+        what += "" if path else f", such as {such_as}"
         raise UserError(f"{place}: {name and name + ': '}found {shown(problem['input'])}{hint}; {what}")
 
     return check
@@ -124,13 +103,8 @@ def type_of(kind: pa.DataType) -> Any:
 
 
 def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema, place: str = "") -> list[Entry]:
-    """The events of one sequence.
-
-    Args:
-        events: mappings with ``event`` and ``item`` or ``name`` (or both), and attributes of the item.
-        types: of events.
-        schema: of attributes.
-        place: of the sequence among others, such as ``sequence 2: ``.
+    """The events of one sequence: mappings with ``event``, ``item`` or ``name`` (or both), and attributes of the item.
+    ``place`` is that of the sequence among others, such as ``sequence 2: ``.
     """
     entries = []
     for number, one in enumerate(_event_rows(tuple(types), schema)(f"events: {place}entry", events), 1):
@@ -151,9 +125,7 @@ def read_time(at: Any) -> int | None:
     """ms since 1970 of ``2023-05-31``, with hours and minutes or without, a date or datetime (in UTC where they name no
     zone), or a number: seconds since 1970, or ms from 10^11 on. None for None.
     """
-    if isinstance(at, np.datetime64) and not np.isnat(at):
-        at = at.astype("datetime64[ms]").item()
-    at = plain(at)
+    at = plain(at.astype("datetime64[ms]") if isinstance(at, np.datetime64) else at)
     if at is None:
         return None
     if isinstance(at, str) and len("20230531") < len(at.strip()) < len(str(LAST)) and at.strip().isdecimal():
@@ -170,10 +142,8 @@ def read_time(at: Any) -> int | None:
 
 
 def item_rows(items: Any, texts: Collection[str]) -> list[dict[str, Any]]:
-    """Rows of new items: mappings, a table of pandas or Arrow, or a Parquet, CSV or JSON file (a list of objects).
-
-    Args:
-        texts: columns of a CSV file that hold text, as ids and categories do: 007 is not 7.
+    """Rows of new items: mappings, a table of pandas or Arrow, or a Parquet, CSV or JSON file (a list of objects);
+    ``texts`` are columns of a CSV file that hold text, as ids and categories do: 007 is not 7.
     """
     if isinstance(items, str | Path):
         items = _read(Path(items), texts)
@@ -193,8 +163,7 @@ def columns_of(rows: Any) -> tuple[dict[str, list[Any]], int]:
     if isinstance(rows, pa.Table | pa.RecordBatch):
         return {name: rows[name].to_pylist() for name in rows.schema.names}, len(rows)
     found = item_rows(rows, ())
-    names = dict.fromkeys(name for row in found for name in row)
-    return {name: [row.get(name) for row in found] for name in names}, len(found)
+    return {name: [row.get(name) for row in found] for name in {name: 0 for row in found for name in row}}, len(found)
 
 
 def _read(file: Path, texts: Collection[str]) -> Any:

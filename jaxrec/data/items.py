@@ -1,5 +1,5 @@
-"""The items of a run, for every kind: raw ids to indices and back, what is known of them, when they can be had, which
-of them may be recommended, and those that were added since.
+"""The items of a run: raw ids to indices and back, what is known of them, when they can be had, which of them may be
+recommended, and those that were added since.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxrec.data.filters import matching
-from jaxrec.data.ids import Ids, bare, check_single, listing, plain, read_ids, whole
+from jaxrec.data.ids import Ids, bare, check_single, listing, plain, read_list, whole
 from jaxrec.data.store import checked
 from jaxrec.errors import UserError, shown
 
@@ -30,9 +30,12 @@ class Spans(NamedTuple):
     sold: np.ndarray
     origin: int
 
-    def seconds(self, times: np.ndarray) -> np.ndarray:
+    def seconds(self, times: Any) -> np.ndarray:
         """int32[n] from int64[n] ms since 1970."""
-        return ((np.asarray(times) - self.origin) // 1000).astype(np.int32)
+        return np.clip((np.asarray(times) - self.origin) // 1000, -FAR, FAR - 1).astype(np.int32)
+
+
+ALWAYS = Spans(np.zeros(0), np.zeros(0), 0)
 
 
 class Added(list[Any]):
@@ -44,30 +47,22 @@ class Added(list[Any]):
 
 
 class Items:
-    """Items, or the users of a run, by index.
+    """Items, or the users of a run, by index, which begins with ``first``: those before it stand for unknown ones.
 
     Args:
-        ids: raw ids.
-        shown: what is given with an item, a row an index; None: nothing.
-        attributes: makes the table of what filters can name, a row an index; None: there is nothing to filter by.
+        shown, attributes: what is given with an item, and what makes the table that filters can name, a row an index.
         spans: when items can be had; None: always.
         counts: int64[V], events of each in training, descending, where that is the order of the items.
-        first: the index of the first item; those before it stand for unknown ones.
     """
 
     def __init__(
-        self,
-        ids: Ids | np.ndarray | Iterable[Any],
-        shown: pa.Table | None = None,
-        attributes: Callable[[], pa.Table] | None = None,
-        spans: Spans | None = None,
-        counts: np.ndarray | None = None,
-        first: int = 0,
-    ) -> None:
+        self, ids: Any, shown: pa.Table | None = None, attributes: Callable[[], pa.Table] | None = None,
+        spans: Spans | None = None, counts: np.ndarray | None = None, first: int = 0,
+    ) -> None:  # fmt: skip
         self.ids = ids if isinstance(ids, Ids) else Ids(ids, first)
         self.first, self.spans, self.counts = first, spans, np.zeros(0) if counts is None else counts
         self._attributes, self._rows, self._known = attributes, list[Mapping[str, Any]](), list[dict[str, Any]]()
-        self._shown = None if shown is None else shown.combine_chunks()  # few rows of one chunk are found at once
+        self._shown = shown.combine_chunks() if shown and shown.column_names else None  # one chunk: rows found at once
         self._old = first + len(self)
 
     @classmethod
@@ -77,12 +72,10 @@ class Items:
             table = pq.read_table(file, columns=["item", "count"])
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
-        return cls(as_ids(table["item"]), counts=table["count"].to_numpy())
+        return cls(table["item"], counts=table["count"].to_numpy())
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    # ---- ids and what is known of them -------------------------------------------------------------------------------
 
     def encode(self, raw: Iterable[Any]) -> np.ndarray:
         """int32[n] indices of raw ids; -1 for one that is unknown. See ``jaxrec.data.ids``."""
@@ -92,38 +85,37 @@ class Items:
         """Raw ids of int[n] indices, as plain Python values."""
         return self.ids.decode(indices)
 
-    def index(self, item: Any, what: str = "item") -> int:
+    def index(self, item: Any) -> int:
         """The index of the one item that is asked about, which has to be there."""
-        check_single(what, item)
-        found = self.ids.find(item)
-        if found < 0:
-            raise UserError(f"{what} {bare(item)}: unknown{self.ids.nearest(item)}; name one of {len(self):,}")
-        return found
+        check_single("item", item)
+        index = self.ids.find(item)
+        if index < 0:
+            raise UserError(f"item {bare(item)}: unknown{self.ids.nearest(item)}; name one of {len(self):,}")
+        return index
 
     def places(self, what: str, raw: Any) -> tuple[np.ndarray, list[str]]:
         """int32[m] indices of those of some ids that are known, and a note of the others."""
-        values = read_ids(what, raw)
-        found = self.ids.encode(values)
-        lost = [value for value, index in zip(values, found, strict=True) if index < 0]
-        hint = self.ids.nearest(lost[0]) if len(lost) == 1 else ""
-        return found[found >= 0], note_left_out(lost, what, hint)
+        values = [] if raw is None else read_list(what, raw)
+        for value in values:
+            check_single(what, value)
+        places = self.ids.encode(values)
+        lost = [values[at] for at in np.flatnonzero(places < 0)]
+        return places[places >= 0], note_left_out(lost, what, self.ids.nearest(lost[0]) if len(lost) == 1 else "")
 
     def chosen(self, only: Any) -> tuple[np.ndarray, list[str]]:
         """int64[m] indices, m >= 1, ascending, of raw ids that alone may be recommended, and a note of the others."""
-        found, notes = self.places("only", only)
-        if not len(found):
+        places, notes = self.places("only", only)
+        if not len(places):
             raise UserError(f"only: none of them is known to the run ({'; '.join(notes) or 'none'}); name others")
-        return np.unique(found).astype(np.int64), notes
+        return np.unique(places).astype(np.int64), notes
 
     def known(self, indices: np.ndarray) -> list[dict[str, Any]]:
         """What is shown of items; of those that were added what was given."""
         places = np.asarray(indices, np.int64)
-        rows: list[dict[str, Any]] = [{} for _ in places]
-        if self._shown is not None and self._shown.column_names:
-            rows = self._shown.take(pa.array(np.minimum(places, self._old - 1))).to_pylist()
-        for at in np.flatnonzero(places >= self._old) if self._known else ():
-            rows[at] = dict(self._known[places[at] - self._old])
-        return rows
+        shown = self._shown and self._shown.take(pa.array(np.minimum(places, self._old - 1))).to_pylist()
+        rows = shown or [{} for _ in places]
+        return [dict(self._known[place - self._old]) if place >= self._old else row
+                for place, row in zip(places.tolist(), rows, strict=True)]  # fmt: skip
 
     @property
     def shown_names(self) -> list[str]:
@@ -135,43 +127,30 @@ class Items:
         if self._attributes is None:
             raise UserError("where: the run's items have no attributes to filter by; name items by their ids")
         table = self._attributes()
-        columns = [
-            pa.array([_fitting(row.get(field.name), field.type) for row in self._rows], field.type)
-            for field in table.schema
-        ]
-        return pa.concat_tables([table, pa.table(columns, schema=table.schema)]).combine_chunks()
-
-    # ---- which may be recommended ------------------------------------------------------------------------------------
+        rows = [{field.name: _fitting(row.get(field.name), field.type) for field in table.schema} for row in self._rows]
+        return pa.concat_tables([table, pa.Table.from_pylist(rows, table.schema)]).combine_chunks()
 
     def allowed(self, only: Any = None, exclude: Any = ()) -> tuple[np.ndarray, list[str]]:
-        """bool[first + n]: the items that can be recommended, if they are live; and notes.
-
-        Args:
-            only: a filter (see ``jaxrec.data.filters``), or raw ids; None: any.
-            exclude: raw ids.
+        """bool[first + n]: the items that can be recommended, if they are live, of a filter (see ``data.filters``) or
+        raw ids ``only``, without the raw ids ``exclude``; and notes.
         """
         every, notes = np.arange(self.first + len(self)), list[str]()
         mask = every >= self.first
         if isinstance(only, str):
             # Until when a listing will be live nobody knows at the time.
             table = self.attributes.drop_columns([name for name in LIVE if name in self.attributes.column_names])
-            rows, found = matching(table.slice(self.first), only)
-            mask &= np.isin(every, rows + self.first)
-            notes += [f"where: {note}" for note in found]
+            rows, lost = matching(table.slice(self.first), only)
+            mask, notes = np.isin(every, rows + self.first), [f"where: {note}" for note in lost]
         elif only is not None:
-            chosen, found = self.chosen(only)
-            mask &= np.isin(every, chosen)
-            notes += found
-        gone, found = self.places("exclude", exclude)
+            places, notes = self.chosen(only)
+            mask = np.isin(every, places)
+        gone, more = self.places("exclude", exclude)
         mask[gone] = False
-        return mask, notes + found
-
-    # ---- when they can be had ----------------------------------------------------------------------------------------
+        return mask, notes + more
 
     def seconds(self, times: Any) -> np.ndarray:
         """int32[n]: times in ms since 1970 as ``ends`` count them."""
-        origin = 0 if self.spans is None else self.spans.origin
-        return np.clip((np.asarray(times) - origin) // 1000, -FAR, FAR - 1).astype(np.int32)
+        return (self.spans or ALWAYS).seconds(times)
 
     @cached_property
     def ends(self) -> tuple[np.ndarray, np.ndarray]:
@@ -179,63 +158,49 @@ class Items:
         if self.spans is None:
             n = self.first + len(self)
             return np.full(n, -FAR, np.int32), np.full(n, FAR, np.int32)
-        if not self._rows:
-            return self.spans.listed, self.spans.sold
         added = self.attributes.slice(self._old)
-        listed, sold = (added[name].fill_null(end).to_numpy() for name, end in zip(LIVE, (-LAST, LAST), strict=True))
-        return np.append(self.spans.listed, self.seconds(listed)), np.append(self.spans.sold, self.seconds(sold))
+        listed, sold = (self.seconds(added[name].fill_null(end)) for name, end in zip(LIVE, (-LAST, LAST), strict=True))
+        return np.append(self.spans.listed, listed), np.append(self.spans.sold, sold)
 
     def live(self, time: int) -> np.ndarray:
         """bool[first + n]: the items that can be had at a time, ms since 1970."""
         seconds, (listed, sold) = self.seconds(time), self.ends
-        mask: np.ndarray = (listed <= seconds) & (seconds < sold)
-        return mask
+        return np.asarray((listed <= seconds) & (seconds < sold))
 
     def period(self) -> tuple[int, int]:
         """ms since 1970: when the first is there, and when the last one goes."""
-        origin = 0 if self.spans is None else self.spans.origin
+        origin = (self.spans or ALWAYS).origin
         return origin + 1000 * int(self.ends[0].min()), origin + 1000 * int(self.ends[1].max())
 
-    # ---- adding ------------------------------------------------------------------------------------------------------
-
     def new_ids(self, place: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """The ids of new items, field ``name`` of their rows, which must not be there yet; ``place`` is such as ``new
-        item``, of which errors give the number.
-        """
+        """The ids of new items, field ``name`` of their rows, which must not be there yet; ``place`` begins errors."""
         taken = dict[str, Any]()
         for number, row in enumerate(rows, 1):
             value = plain(row.get(name))
-            one = value.strip() if isinstance(value, str) else value
-            if one in (None, ""):
+            value = value.strip() or None if isinstance(value, str) else value
+            number_of = whole(value) if self.ids.integers or not isinstance(value, str) else None
+            one = value if number_of is None else number_of
+            if one is None:
                 raise UserError(f"{place} {number}: no '{name}', which identifies it; give one")
-            if whole(one) is not None and (self.ids.integers or not isinstance(one, str)):
-                one = whole(one)
             if not isinstance(one, int | str) or isinstance(one, bool):
-                raise UserError(f"{place} {number}: {name}: found {shown(value)}, expected an id, a whole number or "
-                                "text")  # fmt: skip
+                raise UserError(f"{place} {number}: {name}: found {shown(one)}, expected an id, a whole number or text")
             if self.ids.find(one) >= 0 or str(one) in taken:
                 raise UserError(f"{place} {number}: '{bare(one)}' is there already; give it another id")
             taken[str(one)] = one
         return list(taken.values())
 
     def add(self, ids: Sequence[Any], rows: Sequence[Mapping[str, Any]], known: Sequence[Mapping[str, Any]]) -> None:
-        """Put items behind the others.
-
-        Args:
-            rows: their attributes, for filters; what an attribute cannot hold counts as missing.
-            known: what is shown of each.
-        """
+        """Put items behind the others; ``rows`` are their attributes, for filters, and ``known`` is what is shown."""
         for name in ("attributes", "ends"):
             self.__dict__.pop(name, None)
         self.ids = self.ids.extended(ids)  # whoever reads meanwhile keeps the former ones
-        self._rows = [*self._rows, *rows]
-        self._known = [*self._known, *map(dict, known)]
+        self._rows, self._known = [*self._rows, *rows], [*self._known, *map(dict, known)]
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:
     """A value as a column of some type can hold it, or else as text, or else None; a text is no list of letters."""
-    several = pa.types.is_list(kind)
-    for one in ([value] if several and isinstance(value, str) else value, None if several else str(value)):
+    value = [value] if pa.types.is_list(kind) and isinstance(value, str) else value
+    for one in (value, None if pa.types.is_list(kind) else str(value)):
         try:
             return pa.scalar(one, kind).as_py()
         except (pa.ArrowException, OverflowError, TypeError, ValueError):
@@ -244,28 +209,11 @@ def _fitting(value: Any, kind: pa.DataType) -> Any:
 
 
 def note_left_out(lost: Sequence[Any], what: str = "", hint: str = "") -> list[str]:
-    """The note of ids that the run does not know and that are left out; none without any.
-
-    Args:
-        what: the argument in which they stood; empty: the query.
-        hint: behind it where there is but one, such as `` (did you mean 'x'?)``.
-    """
+    """The note of unknown ids that are left out, none without any; ``what`` is the argument in which they stood."""
     if not lost:
         return []
     many = f"{len(lost):,} unknown items" if len(lost) > 1 else "1 unknown item"
-    return [f"{what + ': ' if what else ''}{many} left out: {listing(lost)}{hint if len(lost) == 1 else ''}"]
-
-
-# ---- files -----------------------------------------------------------------------------------------------------------
-
-
-def as_ids(column: pa.ChunkedArray) -> np.ndarray | list[Any]:
-    """int64[n] or StringDType[n] of a column of raw ids, or what else they are as a list."""
-    if pa.types.is_integer(column.type):
-        return column.to_numpy().astype(np.int64)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return np.array(column.to_pylist(), dtype=np.dtypes.StringDType())
-    return column.to_pylist()
+    return [f"{what + ': ' if what else ''}{many} left out: {listing(lost)}{hint}"]
 
 
 def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:

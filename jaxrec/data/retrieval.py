@@ -41,8 +41,8 @@ def has_each(bits: Array, users: Array, items: Array) -> Array:
 
 
 class Queries(NamedTuple):
-    """Users with the item that each is known to like: int32[n, C] and float32[n, M], the user's coded fields and
-    numbers that are read; int32[n] each.
+    """Users with the item that each is known to like: the user's coded fields int32[n, C] and numbers float32[n, M]
+    that are read; users and items int32[n].
     """
 
     columns: np.ndarray
@@ -60,24 +60,14 @@ class Catalogue(NamedTuple):
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Positive rows of the splits, with values that training does not hold as unknown.
+    """Positive rows of the splits, with values that training does not hold as unknown."""
 
-    Attributes:
-        config: how the rows are split.
-        schema: all fields of the data set.
-        fields: those that are read.
-        rows: all rows.
-        splits: of the rows.
-        value_counts: int64, training positives that hold each value of the coded fields read, field after field.
-        catalogue: with unknown values likewise.
-    """
-
-    config: RowData
-    schema: Schema
-    fields: Schema
-    rows: Rows
+    config: RowData  # how the rows are split
+    schema: Schema  # all fields of the data set
+    fields: Schema  # those that are read
+    rows: Rows  # all rows
     splits: RowSplits
-    value_counts: np.ndarray
+    value_counts: np.ndarray  # int64, training positives that hold each value of the coded ``fields``, field by field
     catalogue: Catalogue
 
     @classmethod
@@ -93,8 +83,7 @@ class Retrieval:
         training = splits.train[rows.labels[splits.train] > 0]
         if not len(training):
             raise UserError(f"{dataset.path}: no positive row is left to train on; change data.protocol")
-        names = tuple(field.name for field in fields.coded)
-        counts = value_counts(fields, rows.columns[training][:, schema.columns(names)])
+        counts = value_counts(fields, rows.columns[training][:, schema.columns(tuple(fields.slices()))])
         arrays = np.asarray(dataset.array("items.npy")), np.asarray(dataset.array("items_numbers.npy"))
         catalogue = Catalogue(*_read(schema.side("item"), fields, "item", counts, *arrays))
         return cls(RowData.of(config.data), schema, fields, rows, splits, counts, catalogue)
@@ -127,8 +116,8 @@ class Retrieval:
         """The training positives as ``TwoTower.feed`` reads them: the user's fields, then user and item by index."""
         found = self.queries(self.splits.train)
         ones = np.ones(len(found.users), np.float32)
-        columns = np.concatenate([found.columns, found.users[:, None], found.items[:, None]], axis=1)
-        return Rows(columns.astype(np.int32), found.numbers, ones, ones, np.zeros(len(ones), np.int64), found.users)
+        columns = np.column_stack([found.columns, found.users, found.items]).astype(np.int32)
+        return Rows(columns, found.numbers, ones, ones, np.zeros(len(ones), np.int64), found.users)
 
     def item_counts(self) -> np.ndarray:
         """int64[V]: training positives of each item."""
@@ -148,20 +137,20 @@ class Retrieval:
         """Refuse a mask of positives that does not fit in so many MiB."""
         needed = 4 * self.n_users * -(-self.n_items // WORD) / 2**20
         if needed > megabytes:
-            raise UserError(
-                f"loss.mask: positives of {self.n_users:,} users and {self.n_items:,} items take {needed:,.0f} MiB, "
-                f"and data.device_memory allows {megabytes}; raise it or choose duplicates"
-            )
+            raise UserError(f"loss.mask: positives of {self.n_users:,} users and {self.n_items:,} items take "
+                            f"{needed:,.0f} MiB, and data.device_memory allows {megabytes}; raise it or choose "
+                            "duplicates")  # fmt: skip
 
 
 def _read(
     schema: Schema, fields: Schema, side: str, counts: np.ndarray, columns: np.ndarray, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of arrays of all fields of ``schema`` the coded ones of a side that are read, int32, and its numbers, float32."""
-    own, names = fields.side(side), [field.name for field in schema.numerical]
-    columns = columns[:, schema.columns(tuple(field.name for field in own.coded))]
+    own, names, apart = fields.side(side), [field.name for field in schema.numerical], fields.apart(counts)
+    columns = columns[:, schema.columns(tuple(own.slices()))]
     numbers = numbers[:, [names.index(field.name) for field in own.numerical]]
-    return known(own, columns, side_counts(fields, counts, side)), np.asarray(numbers, np.float32)
+    held = np.concatenate([np.zeros(0, np.int64), *(apart[name] for name in own.slices())])
+    return known(own, columns, held), np.asarray(numbers, np.float32)
 
 
 def read_fields(config: Config, dataset: RowsDataset) -> Schema:
@@ -179,12 +168,6 @@ def read_fields(config: Config, dataset: RowsDataset) -> Schema:
         raise UserError(f"data.fields: {field.name} is of the occasion, and a tower reads fields of the user or the "
                         "item; leave it out")  # fmt: skip
     return fields
-
-
-def side_counts(schema: Schema, counts: np.ndarray, side: str) -> np.ndarray:
-    """Of counts by value those of one side's fields."""
-    apart = schema.apart(counts)
-    return np.concatenate([np.zeros(0, np.int64), *(apart[field.name] for field in schema.side(side).coded)])
 
 
 def value_counts(schema: Schema, columns: np.ndarray) -> np.ndarray:

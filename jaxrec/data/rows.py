@@ -16,7 +16,7 @@ Rows stand in the order of the raw data. How they are split is decided at traini
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,26 +32,16 @@ LABEL = ("threshold", "low", "high")
 
 @dataclass(frozen=True)
 class Field:
-    """One field of a row.
+    """One field of a row."""
 
-    Attributes:
-        name: of the column in the raw data.
-        kind: ``categorical``: one value. ``bag``: any number of values. ``numerical``: a number.
-        side: what it describes: the user, the item, or the occasion.
-        size: values and the unknown one; 1 for a number.
-        width: columns of ``columns.npy`` that it takes: 1, or the most values of a bag; 0 for a number.
-        mean, deviation: of a number, over all rows; the number that is stored is standardised with them.
-        logarithm: whether sign(x) log(1 + |x|) takes a number's place before that.
-    """
-
-    name: str
-    kind: str
-    side: str
-    size: int
-    width: int = 1
-    mean: float = 0.0
-    deviation: float = 1.0
-    logarithm: bool = False
+    name: str  # of the column in the raw data
+    kind: str  # ``categorical``: one value; ``bag``: any number of values; ``numerical``: a number
+    side: str  # what it describes: the user, the item, or the occasion (context)
+    size: int  # values and the unknown one; 1 for a number
+    width: int = 1  # columns of ``columns.npy`` that it takes: 1, or the most values of a bag; 0 for a number
+    mean: float = 0.0  # of a number, over all rows: what is stored is standardised with mean
+    deviation: float = 1.0  # and deviation
+    logarithm: bool = False  # whether sign(x) log(1 + |x|) takes a number's place before that
 
     def standardised(self, values: Any) -> Any:
         """The numbers that are stored for raw ones."""
@@ -63,26 +53,16 @@ class Field:
         values = values * self.deviation + self.mean
         return np.sign(values) * np.expm1(np.abs(values)) if self.logarithm else values
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Schema:
-    """The fields of a data set, or those of them that a model reads.
+    """The fields of a data set, or those of them that a model reads."""
 
-    Attributes:
-        fields: in the order of their columns.
-        user, item: names of the fields that identify them; None where the data has none.
-        threshold: a rating of at least this is a positive label.
-        low, high: of the ratings, to scale them to 0..1.
-    """
-
-    fields: tuple[Field, ...]
-    user: str | None
+    fields: tuple[Field, ...]  # in the order of their columns
+    user: str | None  # names of the fields that identify them; None where the data has none
     item: str | None
-    threshold: float
-    low: float
+    threshold: float  # a rating of at least this is a positive label
+    low: float  # of the ratings, to scale them to 0..1
     high: float
 
     @classmethod
@@ -149,23 +129,14 @@ class Schema:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows with their labels.
+    """Rows with their labels."""
 
-    Attributes:
-        columns: int32[n, C], the index of each value within its field, 0 where unknown; -1 behind a bag's last value.
-        numbers: float32[n, M], standardised.
-        labels: float32[n], 0 or 1.
-        ratings: float32[n], as in the raw data.
-        times: int64[n], ascending with time; 0 where the data has none (see ``RowsDataset.last_second``).
-        users: int32[n], the index in the user's field; 0 for all where there is none.
-    """
-
-    columns: np.ndarray
-    numbers: np.ndarray
-    labels: np.ndarray
-    ratings: np.ndarray
-    times: np.ndarray
-    users: np.ndarray
+    columns: np.ndarray  # int32[n, C], the index of each value in its field, 0: unknown; -1 behind a bag's last value
+    numbers: np.ndarray  # float32[n, M], standardised
+    labels: np.ndarray  # float32[n], 0 or 1
+    ratings: np.ndarray  # float32[n], as in the raw data
+    times: np.ndarray  # int64[n], ascending with time; 0 where the data has none (see ``RowsDataset.last_second``)
+    users: np.ndarray  # int32[n], the index in the user's field; 0 for all where there is none
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -191,8 +162,7 @@ class RowsDataset(Stored):
     @property
     def all_positive(self) -> bool:
         """Whether no row is negative, as of purchases."""
-        counts = self.manifest["counts"]
-        return bool(counts["positive"] == counts["rows"])
+        return bool(self.manifest["counts"]["positive"] == self.manifest["counts"]["rows"])
 
     def last_second(self, times: np.ndarray) -> int:
         """The latest of ``Rows.times`` in whole seconds since 1970; of counters, which are no times, 0."""
@@ -201,14 +171,10 @@ class RowsDataset(Stored):
 
     def rows(self) -> Rows:
         """All rows, mapped."""
-        arrays = {name: self.array(f"rows/{name}.npy") for name in ARRAYS}
-        n = self.manifest["counts"]["rows"]
-        schema = self.schema
-        widths = {"columns": (len(schema.columns()),), "numbers": (len(schema.numerical),)}
-        if any(array.shape != (n, *widths.get(name, ())) for name, array in arrays.items()):
-            raise UserError(f"{self.path / 'rows'}: does not hold the {n} rows of the manifest; prepare it again")
-        ratings = np.asarray(arrays["ratings"])
-        users = np.zeros(n, np.int32)
+        arrays, schema = {name: self.array(f"rows/{name}.npy") for name in ARRAYS}, self.schema
+        if any(len(array) != self.manifest["counts"]["rows"] for array in arrays.values()):
+            raise UserError(f"{self.path / 'rows'}: does not hold the rows of the manifest; prepare it again")
+        ratings, users = np.asarray(arrays["ratings"]), np.zeros(len(arrays["ratings"]), np.int32)
         if schema.user is not None:
             users = arrays["columns"][:, schema.columns((schema.user,))[0]]
         labels = (ratings >= schema.threshold).astype(np.float32)

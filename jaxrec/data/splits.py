@@ -1,37 +1,16 @@
-"""How rows are split into training, validation and test: the field ``data.protocol``.
+"""How rows are split into training, validation and test: the field ``data.protocol``, described in ``RowData``.
 
-    rows            a random share of the rows is the test split
-    paper           as ``rows``, without the rows of the rating just below the threshold (AutoInt, section 5.1: ratings
-                    of 3 on MovieLens are neither liked nor disliked)
-    temporal        the most recent rows are the test split
-    leave_one_out   each user's most recent positive and what follows it (negatives, which training must not see
-                    before their time) is the test split; the positive before it, and what follows that, the
-                    validation split; rows of unknown users are for training
-    leave_one_random
-                    a random positive of each user is the test split, another the validation split; users keep at least
-                    one positive for training
-    cold_users, cold_items
-                    all rows of a random share of the users, or of the items, are the test split
-    in_sample       all rows are trained on and tested on: a test of memory, never of a new user
-
-A user may have several rows of one item (repeat purchases, an advertisement shown twice), and a model that has trained
-on one of them knows the others. ``data.repeats`` says what becomes of such (user, item) pairs:
-
-    leave           the first five protocols hold out pairs, not rows: the random ones by the row of the pair that they
-                    draw first, the others by its latest. The pair's other rows are in no split (``left_out``). The
-                    fractions are of the pairs; a user of leave_one_random keeps a positive of a third item;
-                    leave_one_out looks for the validation's positive among what the test's pairs leave
-    once            the latest row of each pair is kept, and these are split; the others are in no split
-    keep            rows are held out as they come, and a pair may stand on both sides
-
-Where the configuration does not say, pairs leave; but click models keep them under ``rows``, ``paper`` and
-``temporal``: an impression shown again is an event of its own. To models that rank items for users only positive rows
-make a pair. A row of an unknown user or item is a pair of its own, and so is every row where the data has no users or
-no items. Without repeated pairs all three give the same splits. ``held_by`` says what a split shares with training.
+A user may have several rows of one item, and a model that has trained on one of them knows the others: ``data.repeats``
+says what becomes of such (user, item) pairs. Where pairs leave, all protocols but cold_users, cold_items and in_sample
+hold out pairs, not rows: the random ones by the row of the pair that they draw first, the others by its latest. The
+pair's other rows are in no split (``left_out``), and fractions are of the pairs. To models that rank items for users
+only positive rows make a pair. A row of an unknown user or item is a pair of its own.
 
 The random order of ``rows`` and ``paper`` is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are
-the test split: what scikit-learn's ``train_test_split(test_size=..., random_state=seed)`` does, with which published
-splits were made.
+the test split: what scikit-learn's ``train_test_split`` does, with which published splits were made. ``paper`` leaves
+out the rows of the rating just below the threshold (AutoInt, section 5.1: ratings of 3 on MovieLens are neither liked
+nor disliked). What follows a positive that leave_one_out holds out is held out as well: training must not see negatives
+before their time.
 """
 
 from __future__ import annotations
@@ -79,49 +58,33 @@ class RowSplits(NamedTuple):
     left_out: np.ndarray = np.zeros(0, np.int64)
 
 
-ROW_PROTOCOLS = ("rows", "paper", "temporal")  # which hold out a share of the rows
 PAIRS = ("new to training", "held by training")  # what rows of a split can be, by ``held_by``
 
 
 def configured_splits(data: RowData, rows: Rows, schema: Schema, impressions: bool = False) -> RowSplits:
-    """``split_rows`` as a configuration says.
+    """Split rows. Fractions are rounded up to whole rows; for leave_one_out any validation fraction above 0 holds out
+    each user's second last positive.
 
     Args:
         impressions: whether the model reads every row as an event of its own, not only what users like.
     """
-    repeats = data.repeats or ("keep" if impressions and data.protocol in ROW_PROTOCOLS else "leave")
-    return split_rows(rows, schema, data.protocol, data.split_seed, data.test_fraction, data.validation_fraction,
-                      repeats, positive=not impressions)  # fmt: skip
-
-
-def split_rows(
-    rows: Rows, schema: Schema, protocol: str, seed: int, test_fraction: float, validation_fraction: float,
-    repeats: str = "keep", positive: bool = False,
-) -> RowSplits:  # fmt: skip
-    """Split rows.
-
-    Args:
-        seed: of the random protocols.
-        test_fraction: share of the rows, rounded up to a whole row; not used by leave_one_out.
-        validation_fraction: share of the other rows that is the validation split, chosen in the same way; for
-            leave_one_out any share above 0 holds out each user's second last positive.
-        positive: whether only positive rows make pairs.
-    """
-    if protocol == "in_sample" and validation_fraction:
+    keeps = impressions and data.protocol in ("rows", "paper", "temporal")
+    repeats = data.repeats or ("keep" if keeps else "leave")
+    if data.protocol == "in_sample" and data.validation_fraction:
         raise UserError("data.validation_fraction: in_sample trains on all rows; set it to 0, or choose another "
                         "data.protocol")  # fmt: skip
-    if protocol in ("temporal", "leave_one_out") and not np.any(rows.times):
-        raise UserError(f"data.protocol: {protocol} needs times, and the data set has none; choose rows")
+    if data.protocol in ("temporal", "leave_one_out") and not np.any(rows.times):
+        raise UserError(f"data.protocol: {data.protocol} needs times, and the data set has none; choose rows")
     every = np.arange(len(rows))
-    pairs = row_pairs(rows, schema, positive) if repeats != "keep" else every
+    pairs = row_pairs(rows, schema, not impressions) if repeats != "keep" else every
     kept = every if repeats != "once" else np.sort(_first_of_each(pairs, np.lexsort((every, rows.times))[::-1]))
-    own = _split(rows.take(kept), pairs[kept], schema, protocol, seed, test_fraction, validation_fraction)
-    train, validation, test, left_out = (kept[part] for part in own)
+    train, validation, test, unrated = (kept[part] for part in _split(data, rows.take(kept), pairs[kept], schema))
     if not len(train):
-        raise UserError(f"data.protocol, data.test_fraction, data.validation_fraction: {protocol}, {test_fraction} and "
-                        f"{validation_fraction} of {len(rows):,} rows leave none to train on; lower the fractions or "
-                        "choose rows")  # fmt: skip
-    return RowSplits(train, validation, test, np.union1d(left_out, np.setdiff1d(every, kept)))
+        fractions = f"{data.protocol}, {data.test_fraction} and {data.validation_fraction}"
+        raise UserError(f"data.protocol, data.test_fraction, data.validation_fraction: {fractions} of {len(rows):,} "
+                        "rows leave none to train on; lower the fractions or choose rows")  # fmt: skip
+    left_out = np.setdiff1d(every, np.concatenate([train, validation, test, unrated]))
+    return RowSplits(train, validation, test, left_out)
 
 
 def row_pairs(rows: Rows, schema: Schema, positive: bool = False) -> np.ndarray:
@@ -138,9 +101,8 @@ def row_pairs(rows: Rows, schema: Schema, positive: bool = False) -> np.ndarray:
 def held_by(
     data: RowData, rows: Rows, schema: Schema, train: np.ndarray, part: np.ndarray, impressions: bool = False
 ) -> np.ndarray:
-    """bool[len(part)]: which rows of a split are of a (user, item) pair that training holds as well.
-
-    None of in_sample, which means to test what it has trained on.
+    """bool[len(part)]: which rows of a split are of a (user, item) pair that training holds as well; none of in_sample,
+    which means to test what it has trained on.
     """
     if data.protocol == "in_sample":
         return np.zeros(len(part), bool)
@@ -161,26 +123,22 @@ def in_words(repeats: dict[str, int], rows: int, split: str) -> list[str]:
     return [text.format(repeats[name]) for name, text in lines.items() if repeats[name]]
 
 
-def _split(
-    rows: Rows, pairs: np.ndarray, schema: Schema, protocol: str, seed: int, test_fraction: float,
-    validation_fraction: float,
-) -> RowSplits:  # fmt: skip
-    """``split_rows`` that parts no pair of int64[n] ``pairs``."""
-    every, random = np.arange(len(rows)), np.random.RandomState(seed)
+def _split(data: RowData, rows: Rows, pairs: np.ndarray, schema: Schema) -> tuple[np.ndarray, ...]:
+    """The splits of a protocol, which part no pair of int64[n] ``pairs``, and the rows that paper leaves out."""
+    protocol, every, random = data.protocol, np.arange(len(rows)), np.random.RandomState(data.split_seed)
 
     def sizes(n: int) -> tuple[int, int]:
-        test = int(np.ceil(test_fraction * n))
-        return test, test + int(np.ceil(validation_fraction * (n - test)))
+        test = int(np.ceil(data.test_fraction * n))
+        return test, test + int(np.ceil(data.validation_fraction * (n - test)))
 
     if protocol == "in_sample":
-        return RowSplits(every, every[:0], every)
+        return every, every[:0], every, every[:0]
     if protocol == "leave_one_out":
         _entities(rows, schema, "user", protocol)
         test = _last_positives(rows, every)
-        train, parted = _without(every, test, pairs)
-        held = _last_positives(rows, train) if validation_fraction else train[:0]
-        train, parted_too = _without(train, held, pairs)
-        return RowSplits(train, held, test, np.union1d(parted, parted_too))
+        train = _without(every, test, pairs)
+        held = _last_positives(rows, train) if data.validation_fraction else train[:0]
+        return _without(train, held, pairs), held, test, every[:0]
     if protocol == "leave_one_random":
         users, draw = _entities(rows, schema, "user", protocol), random.random_sample(len(rows))
         positive = np.flatnonzero((rows.labels > 0) & (users > 0))
@@ -188,9 +146,8 @@ def _split(
         start, end = (np.searchsorted(users[order], users[order], side=side) for side in ("left", "right"))
         place, count = np.arange(len(order)) - start, end - start
         test = np.sort(order[(place == 0) & (count > 1)])
-        held = np.sort(order[(place == 1) & (count > 2)]) if validation_fraction else every[:0]
-        train, parted = _without(every, np.concatenate([test, held]), pairs)
-        return RowSplits(train, held, test, parted)
+        held = np.sort(order[(place == 1) & (count > 2)]) if data.validation_fraction else every[:0]
+        return _without(every, np.concatenate([test, held]), pairs), held, test, every[:0]
     if protocol in ("cold_users", "cold_items"):
         of = _entities(rows, schema, protocol.removeprefix("cold_").removesuffix("s"), protocol)
         known = np.unique(of[of > 0])  # rows of unknown ones are for training
@@ -198,15 +155,14 @@ def _split(
         n_test, n_held = sizes(len(order))
         part = np.zeros(int(of.max(initial=0)) + 1, np.int8)
         part[order[:n_test]], part[order[n_test:n_held]] = 2, 1
-        return RowSplits(*(np.flatnonzero(part[of] == number) for number in range(3)))
+        return *(np.flatnonzero(part[of] == number) for number in range(3)), every[:0]
     kept = _rated(rows) if protocol == "paper" else every
     latest_first = np.argsort(rows.times[kept], kind="stable")[::-1]
     order = kept[latest_first if protocol == "temporal" else random.permutation(len(kept))]
     distinct = _first_of_each(pairs, order)
     n_test, n_held = sizes(len(distinct))
     taken = np.isin(pairs[order], pairs[distinct[:n_held]])
-    left_out = np.setdiff1d(order[taken], distinct[:n_held])
-    return RowSplits(order[~taken], distinct[n_test:n_held], distinct[:n_test], left_out)
+    return order[~taken], distinct[n_test:n_held], distinct[:n_test], np.setdiff1d(every, kept)
 
 
 def _first_of_each(pairs: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -225,11 +181,10 @@ def _rated(rows: Rows) -> np.ndarray:
     return kept
 
 
-def _without(rows: np.ndarray, held: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that are neither held out nor of a pair that is; and those of such a pair, where it is known."""
+def _without(rows: np.ndarray, held: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The rows that are neither held out nor of a pair that is."""
     others = np.setdiff1d(rows, held)
-    parted = np.isin(pairs[others], pairs[held])
-    return others[~parted], others[parted]
+    return others[~np.isin(pairs[others], pairs[held])]
 
 
 def _last_positives(rows: Rows, among: np.ndarray) -> np.ndarray:
@@ -246,15 +201,11 @@ def _last_positives(rows: Rows, among: np.ndarray) -> np.ndarray:
 
 def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarray:
     """int[n]: the user or the item of each row."""
-    name = schema.user if side == "user" else schema.item
+    name = getattr(schema, side)
     if name is None:
         raise UserError(f"data.protocol: {protocol} needs the field of the {side}, and the data set has none; choose "
                         "rows")  # fmt: skip
-    column: np.ndarray = rows.users if side == "user" else rows.columns[:, schema.columns((name,))[0]]
-    return column
-
-
-# ---- sessions -------------------------------------------------------------------------------------------------------
+    return np.asarray(rows.columns[:, schema.columns((name,))[0]])
 
 
 class Split(NamedTuple):
@@ -265,24 +216,19 @@ class Split(NamedTuple):
 
 
 def cut_validation(train: Sessions, validation: Sessions, fraction: float) -> Split:
-    """The last sessions of the training split, with ``fraction`` of its targets, as validation.
-
-    A dataset that brings a validation split keeps it when ``fraction`` is 0.
+    """The last sessions of the training split, with ``fraction`` of its targets, as validation; where it is 0 the
+    validation split that the data set brings.
     """
     if not fraction:
         return Split(train, validation)
-    wanted = fraction * train.counts["targets"]
     after = (train.offsets[-1] - train.offsets) - (len(train) - np.arange(len(train) + 1))  # targets from session on
-    cut = int(np.flatnonzero(after >= wanted)[-1])
+    cut = int(np.flatnonzero(after >= fraction * train.counts["targets"])[-1])
     return Split(train.slice(0, cut), train.slice(cut, len(train)))
 
 
 def open_split(dataset: Dataset, split: str, fraction: float, hint: str = "") -> Split:
-    """The sessions that are trained on, and in the place of validation those of a split to evaluate.
-
-    Args:
-        fraction: share of the training targets that training holds out.
-        hint: added to the message.
+    """The sessions that are trained on, without the ``fraction`` that is held out, and in the place of validation those
+    of a split to evaluate; ``hint`` is added to the message where it is empty.
     """
     dataset.verify()
     training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)

@@ -5,7 +5,6 @@ What is read is compared with its checksum once a process. Small JSON files carr
 
 from __future__ import annotations
 
-import ctypes
 import glob
 import hashlib
 import json
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,9 +31,6 @@ CHECKSUM = "checksum"  # key of a JSON file's own checksum
 GROUP = 1 << 16  # rows of a row group of a Parquet file that is written piece by piece
 
 _CHECKED: set[tuple[str, int, int, int, str]] = set()  # files as they were when they were found to be right
-
-
-# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -84,10 +80,7 @@ def checked(path: Path, name: str, manifest: dict[str, Any]) -> Path:
 
 def map_array(path: Path, name: str, manifest: dict[str, Any]) -> np.ndarray:
     """Map an array of a directory."""
-    try:
-        return np.load(checked(path, name, manifest), mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path / name}: damaged ({error}); prepare the data set again") from None
+    return np.load(checked(path, name, manifest), mmap_mode="r", allow_pickle=False)
 
 
 def sealed(entries: dict[str, Any]) -> dict[str, Any]:
@@ -102,11 +95,7 @@ def check_seal(entries: dict[str, Any]) -> None:
         raise ValueError("checksum differs")
 
 
-# ---- a directory that appears whole ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Staging:
+class Staging(NamedTuple):
     """A temporary sibling of the output: ``dataset`` becomes the output, ``spill`` is scratch space."""
 
     dataset: Path
@@ -115,18 +104,16 @@ class Staging:
 
 @contextmanager
 def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) -> Iterator[Staging]:
-    """A place to build a directory, renamed to ``out`` when the block ends without an error.
-
-    On any error, Ctrl-C included, the temporary directory and the parents that were made for it are removed, and
-    ``out`` is as it was.
-
-    Args:
-        overwrite: replace what is there, if it holds the file ``of_ours`` (None: whatever it is).
+    """A place to build a directory, renamed to ``out`` when the block ends without an error; on any, Ctrl-C included,
+    all is as it was. ``overwrite`` replaces what is there, if it holds the file ``of_ours`` (None: whatever it is).
     """
     out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
     with owned(out, "prepares a data set here", "choose another --out"):
         _clear(out)
-        _check_free(out, overwrite, of_ours)
+        if out.exists() and not overwrite:
+            raise UserError(f"{out}: exists already; choose another --out or give --overwrite")
+        if out.exists() and of_ours and not (out / of_ours).is_file():
+            raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
         root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
         try:
             stage = Staging(root / "dataset", root / "spill")
@@ -134,8 +121,10 @@ def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) 
             yield stage
             for directory in (*(d for d in stage.dataset.iterdir() if d.is_dir()), stage.dataset):
                 sync_directory(directory)
-            _check_free(out, overwrite, of_ours)  # again: the work took a while
-            _publish(stage.dataset, out)
+            if out.exists():
+                os.rename(out, root / "old")  # whoever is killed here leaves it to _clear
+            os.rename(stage.dataset, out)
+            sync_directory(out.parent)
         finally:
             shutil.rmtree(root, ignore_errors=True)
 
@@ -143,30 +132,10 @@ def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) 
 def _clear(out: Path) -> None:
     """Remove what killed processes left beside ``out``; nobody else works on it, as it is owned."""
     for root in out.parent.glob(glob.escape(f".{out.name}.") + "*.tmp"):
-        if not re.fullmatch(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.tmp", root.name):
-            continue  # of another data set, whose name begins like this one's
-        if (root / "old").is_dir() and not out.exists():
-            os.rename(root / "old", out)  # killed between two renames, where two places cannot be exchanged at once
-        shutil.rmtree(root, ignore_errors=True)
-
-
-def _check_free(out: Path, overwrite: bool, of_ours: str | None) -> None:
-    if out.exists() and not overwrite:
-        raise UserError(f"{out}: exists already; choose another --out or give --overwrite")
-    if out.exists() and of_ours and not (out / of_ours).is_file():
-        raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
-
-
-def _publish(dataset: Path, out: Path) -> None:
-    """Rename ``dataset`` to ``out``, of which there is no moment without data where the file system allows that."""
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    names = here, os.fsencode(dataset), here, os.fsencode(out)
-    if not out.exists() or rename is None or rename(*names, exchange) != 0:
-        if out.exists():
-            os.rename(out, dataset.parent / "old")  # see _clear
-        os.rename(dataset, out)
-    sync_directory(out.parent)
+        if re.fullmatch(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.tmp", root.name):  # and not of a longer name
+            if (root / "old").is_dir() and not out.exists():
+                os.rename(root / "old", out)
+            shutil.rmtree(root, ignore_errors=True)
 
 
 def sync_directory(directory: Path) -> None:
@@ -176,9 +145,6 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# ---- writing files ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -220,19 +186,15 @@ def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: Pa
 
 def write_json(file: Path, entries: dict[str, Any]) -> None:
     """Write a JSON file that is on the disk when this returns."""
-    with open(file, "w", encoding="utf-8") as stream:
-        stream.write(json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    file.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    file_entry(file)
 
 
 def write_manifest(
     path: Path, files: dict[str, dict[str, Any]], /, hashed: Sequence[str] = (), **entries: Any
 ) -> dict[str, Any]:
-    """Write ``manifest.json`` into the directory ``path``; returns it.
-
-    ``content_hash`` is the sha256 of the sorted lines ``<sha256>  <name>`` of all files, as sha256sum prints them, and
-    behind them of the entries named in ``hashed``, which say how the files are to be read.
+    """Write ``manifest.json`` into the directory ``path``; returns it. ``content_hash`` is the sha256 of the sorted
+    lines ``<sha256>  <name>`` of all files, and behind them of the entries named in ``hashed``.
     """
     lines = "".join(f"{files[name]['sha256']}  {name}\n" for name in sorted(files))
     lines += "".join(json.dumps(entries[name], sort_keys=True) + "\n" for name in hashed)

@@ -49,7 +49,7 @@ def test_a_command_is_listed_runs_by_its_name_and_a_mistyped_one_is_told_the_nea
 def test_every_command_is_listed() -> None:
     modules = {file for file in (ROOT / "jaxrec").rglob("*.py") if 'if __name__ == "__main__"' in file.read_text()}
     names = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in modules}
-    others = {"jaxrec.__main__", "jaxrec.data.text.worker", "jaxrec.benchmarks.peer_worker"}
+    others = {"jaxrec.__main__", "jaxrec.benchmarks.peer_worker"}
     assert names - others == {startup.module_of(name) for name in startup.COMMANDS}
 
 

@@ -14,7 +14,7 @@ from worlds import Clicks, Shop, Worlds
 from jaxrec import evaluate
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.rows import Rows, RowsDataset
-from jaxrec.data.splits import split_rows
+from jaxrec.data.splits import RowData, configured_splits
 from jaxrec.run import open_run
 from jaxrec.tasks.base import load
 from jaxrec.tasks.clicks import judge as clicks
@@ -46,7 +46,8 @@ def opened(source: Path) -> tuple[RowsDataset, Rows, np.ndarray]:
     """A data set of ``Clicks``, its rows, and those of the test split."""
     dataset = open_dataset(source)
     assert isinstance(dataset, RowsDataset)
-    return dataset, dataset.rows(), split_rows(dataset.rows(), dataset.schema, "rows", 42, 0.2, 0.25).test
+    data = RowData(path="x", validation_fraction=0.25)
+    return dataset, dataset.rows(), configured_splits(data, dataset.rows(), dataset.schema, True).test
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import operator
+from functools import partial
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -61,16 +62,12 @@ def test_what_a_filter_leaves(text: str, rows: list[int]) -> None:
     ('c0_name = "Beauty"', "no attribute 'Beauty'.*a text stands in single quotes: 'Beauty'"),
     ("price <= 50 andd c0_name = 'a'", "andd c0_name.* is not expected"),
     ("price >", "ends too early"),
-    ("c0_name = 'a", "'a.* is not expected"),
-    ("lower(name) = 'x'", r"\(name\)"),
     ("price = 1; drop table items", "; drop"),
     ("price=abc", "attribute 'price' is a number and 'abc' a text"),
-    ("price > c0_name", "attribute 'price' is a number and attribute 'c0_name' a text"),
     ("name = genres", "what has several values compares with a constant"),
     ("1 = 1", "1 is a number and 1 a number; compare an attribute"),
     ("day = 'x'", "attribute 'day' is of type date32"),
     ("c0_name = 'Beuty'", r"leaves none of 5 items: no item has the c0_name 'Beuty' \(did you mean 'Beauty'\?\)"),
-    ("price = 1 or " * 10_000 + "price = 2", "at most 100,000"),
 ])  # fmt: skip
 def test_what_is_refused(text: str, names: str) -> None:
     with pytest.raises(UserError, match=f"^where: .*{names}"):
@@ -88,71 +85,38 @@ def test_words_of_a_command_line() -> None:
     assert matching(ITEMS, joined(["genres=Comedy", "price=1"]))[0].tolist() == [0]
 
 
-# --- against NumPy ----------------------------------------------------------------------------------------------------
-
-OPERATORS = {"=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
-             ">=": operator.ge}  # fmt: skip
-NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from([-0.5, 1.25, 1e9]))
+NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from([-0.5, 1.25, 1e9])).map(str)
 TEXTS = st.text("ab'é", max_size=2)
-Case = tuple[str, np.ndarray, np.ndarray]  # a filter, where it is true, and where it is false
-LENGTH = 12
+LITERALS = {"text": TEXTS.map(lambda text: "'" + text.replace("'", "''") + "'"), "real": NUMBERS, "whole": NUMBERS}
+VALUES = {"text": (TEXTS, pa.string()), "real": (NUMBERS.map(float), pa.float64()),
+          "whole": (st.integers(-3, 3), pa.int64())}  # fmt: skip
+FORMS = [*(f"{{0}} {sign} {{1}}" for sign in ("=", "<>", "<", "<=", ">", ">=")), "{0} in ({1}, {2})",
+         "{0} not between {1} and {2}", "{0} is not null"]  # fmt: skip
 
 
 @st.composite
-def cases(draw: st.DrawFn, table: pa.Table) -> Case:
-    column = draw(st.sampled_from(table.column_names))
-    values = table[column].to_pylist()
-    known = np.array([value is not None for value in values])
-    literals = TEXTS if column == "text" else NUMBERS
-    kind = draw(st.sampled_from([*OPERATORS, "in", "between", "null"]))
-    one, two = draw(literals), draw(literals)
-    if kind == "null":
-        return f"{column} is null", ~known, known
-    if kind == "in":
-        text, true = f"{column} in ({_sql(one)}, {_sql(two)})", [value in (one, two) for value in values]
-    elif kind == "between":
-        text = f"{column} between {_sql(one)} and {_sql(two)}"
-        true = [value is not None and one <= value <= two for value in values]
-    else:
-        text = f"{column} {kind} {_sql(one)}"
-        true = [value is not None and OPERATORS[kind](value, one) for value in values]
-    return text, np.array(true) & known, ~np.array(true) & known
-
-
-def _sql(value: object) -> str:
-    return "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
-
-
-def _join(word: str, left: Case, right: Case) -> Case:
-    text = f"({left[0]}) {word} ({right[0]})"
-    if word == "and":
-        return text, left[1] & right[1], left[2] | right[2]
-    return text, left[1] | right[1], left[2] & right[2]
-
-
-@st.composite
-def tables_and_cases(draw: st.DrawFn) -> tuple[pa.Table, Case]:
-    def column(values: st.SearchStrategy[object], kind: pa.DataType) -> pa.Array:
-        return pa.array(draw(st.lists(st.none() | values, min_size=LENGTH, max_size=LENGTH)), kind)
-
-    table = pa.table({
-        "text": column(TEXTS, pa.string()),
-        "real": column(NUMBERS.map(float), pa.float64()),
-        "whole": column(st.integers(-3, 3), pa.int64()),
-    })  # fmt: skip
-    simple: st.SearchStrategy[Case] = cases(table)
-    return table, draw(st.recursive(simple, lambda inner: st.one_of(
-        st.builds(_join, st.sampled_from(["and", "or"]), inner, inner),
-        inner.map(lambda case: (f"not ({case[0]})", case[2], case[1])),
-    ), max_leaves=5))  # fmt: skip
+def conditions(draw: st.DrawFn) -> str:
+    name = draw(st.sampled_from(sorted(LITERALS)))
+    return draw(st.sampled_from(FORMS)).format(name, draw(LITERALS[name]), draw(LITERALS[name]))
 
 
 @settings(deadline=None, max_examples=50)
-@given(tables_and_cases())
-def test_filters_are_masks(drawn: tuple[pa.Table, Case]) -> None:
-    table, (text, true, _) = drawn
-    if true.any():
-        np.testing.assert_array_equal(matching(table, text)[0], np.flatnonzero(true))
+@given(
+    st.fixed_dictionaries({
+        name: st.lists(st.none() | values, min_size=12, max_size=12).map(partial(pa.array, type=kind))
+        for name, (values, kind) in VALUES.items()
+    }),
+    st.recursive(conditions(), lambda inner: st.one_of(
+        st.builds("({}) {} ({})".format, inner, st.sampled_from(["and", "or"]), inner), inner.map("not ({})".format),
+    ), max_leaves=5),
+)  # fmt: skip
+def test_filters_are_those_of_sql(columns: dict[str, pa.Array], text: str) -> None:
+    table = pa.table({**columns, "row": range(12)})
+    with duckdb.connect() as connection:
+        connection.register("items", table)
+        wanted = [row for (row,) in connection.execute(f"SELECT row FROM items WHERE {text} ORDER BY row").fetchall()]
+    if wanted:
+        assert matching(table, text)[0].tolist() == wanted
     else:
-        with pytest.raises(UserError, match=f"leaves none of {LENGTH} items"):
+        with pytest.raises(UserError, match="leaves none of 12 items"):
             matching(table, text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ class Made(RowsDataset):
 def opened(train: list[int], test: list[int], fields: tuple[str, ...] | None = None, **schema: Any) -> Retrieval:
     own = replace(FIELDS, **schema)
     label = {"threshold": own.threshold, "low": own.low, "high": own.high}
-    manifest = {"fields": [field.as_json() for field in own.fields], "user": own.user, "item": own.item, "label": label}
+    manifest = {"fields": [asdict(field) for field in own.fields], "user": own.user, "item": own.item, "label": label}
     data = Made(Path("made"), manifest)
     splits = RowSplits(np.array(train, np.int64), np.zeros(0, np.int64), np.array(test, np.int64))
     config = configuration.parse({"data": {"path": "x", "fields": fields}, "model": {"name": "two_tower"}})
@@ -64,9 +64,6 @@ def opened(train: list[int], test: list[int], fields: tuple[str, ...] | None = N
 
 def unpacked(bits: np.ndarray, n_items: int) -> np.ndarray:
     return np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=n_items).astype(bool)
-
-
-# ---- what is read ----------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=15, deadline=None)
@@ -107,18 +104,15 @@ def test_what_is_read() -> None:
 
 def test_counts_and_unknown_values() -> None:
     schema = Schema((Field("a", "categorical", "user", 3), Field("b", "bag", "user", 4, 2)), None, None, 1.0, 0.0, 1.0)
-    columns = np.array([[1, 1, 2], [1, 3, -1]], np.int32)
-    counts = value_counts(schema, columns)
+    counts = value_counts(schema, np.array([[1, 1, 2], [1, 3, -1]], np.int32))
     assert counts.tolist() == [0, 2, 0, 0, 1, 1, 1]
-    rows = np.array([[2, 3, 0], [1, -1, -1]], np.int32)
-    np.testing.assert_array_equal(known(schema, rows, counts), [[0, 3, 0], [1, -1, -1]])
+    assert known(schema, np.array([[2, 3, 0], [1, -1, -1]]), counts).tolist() == [[0, 3, 0], [1, -1, -1]]
 
 
 @pytest.mark.parametrize(("changes", "fields", "message"), [
     ({"user": None}, None, "^made: has no user field, and two_tower recommends items to users; prepare"),
     ({}, ("age", "tags", "day"), r"^data\.fields: day is of the occasion, and a tower reads fields of the user or"),
     ({}, ("age",), r"^data\.fields: none of the item; add some of price, tags, item, rate"),
-    ({}, ("skni", "tags"), r"^data\.fields: 'skni': no such field \(did you mean 'skin'\?\); there are user, price"),
     ({}, None, "^made: no positive row is left to train on"),
 ])  # fmt: skip
 def test_what_makes_no_towers(changes: dict[str, Any], fields: tuple[str, ...] | None, message: str) -> None:
@@ -126,20 +120,10 @@ def test_what_makes_no_towers(changes: dict[str, Any], fields: tuple[str, ...] |
         opened([3], [0], fields, **changes)
 
 
-def test_a_mask_that_does_not_fit() -> None:
-    data = opened([0], [1])
-    wide = replace(data, schema=replace(FIELDS, fields=(replace(FIELDS.fields[0], size=2**28),)))
-    wide.check_mask(1024)
-    with pytest.raises(UserError, match=r"^loss\.mask: .* items take 1,024 MiB, and data\.device_memory allows 1023"):
-        wide.check_mask(1023)
-
-
-# ---- ranks -----------------------------------------------------------------------------------------------------------
-
 N, V, D = 23, 40, 3
 
 
-@pytest.mark.parametrize("rows", [1, 5, 64])
+@pytest.mark.parametrize("rows", [5, 64])
 def test_ranks_are_those_of_brute_force(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are ranked at once; of whole numbers, so that products are exact and ties many."""
     monkeypatch.setattr(judging, "MOST_QUERIES", rows)
@@ -148,8 +132,8 @@ def test_ranks_are_those_of_brute_force(rows: int, monkeypatch: pytest.MonkeyPat
     users, targets = random.integers(1, 9, N).astype(np.int32), random.integers(1, V, N).astype(np.int32)
     has = random.random((9, V)) < 0.4
     has[1], has[2], items[5] = True, False, np.nan
-    rows_held, columns_held = np.nonzero(has)
-    had = positive_bits(rows_held, columns_held, 9, V)
+    holders, held = np.nonzero(has)
+    had = positive_bits(holders, held, 9, V)
     asked, calls = Queries(np.zeros((N, 0), np.int32), queries, users, targets), list[int]()
     ranks, top = rank_queries(asked, jnp.asarray(queries), jnp.asarray(items), had, 64, 6, lambda: calls.append(1))
     assert len(calls) == -(-N // rows)
@@ -183,8 +167,6 @@ def test_the_judge_leaves_out_what_a_user_has() -> None:
     assert ranks.tolist() == [1, 5, 2] and top[:, 0].tolist() == [2, 5, 5]
 
 
-# ---- hits ------------------------------------------------------------------------------------------------------------
-
 CATEGORIES = np.array([0, 1, 1, 2, 2, 3])
 
 
@@ -199,10 +181,9 @@ def test_hits_of_lists() -> None:
     assert 0 <= low <= counting.means(found)["hit_rate@3"] <= high <= 1
 
 
-@pytest.mark.parametrize("cells", [1, 2**23])
-def test_what_is_expected_of_chance_and_popularity(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_expected_of_chance_and_popularity(monkeypatch: pytest.MonkeyPatch) -> None:
     """By hand: five products of which a customer may have some, and the target is a candidate all the same."""
-    monkeypatch.setattr(counting, "CELLS", cells)
+    monkeypatch.setattr(counting, "CELLS", 1)
     targets = np.array([1, 3, 5])
     had = positive_bits(np.array([1, 1, 3, 3, 3]), np.array([1, 2, 3, 4, 5]), 4, 6)[[1, 2, 3]]
     found = counting.expected(np.zeros(6), targets, had, CATEGORIES, [1, 2])
@@ -213,9 +194,6 @@ def test_what_is_expected_of_chance_and_popularity(cells: int, monkeypatch: pyte
     found = counting.expected(np.array([99.0, 4, 7, 4, 4, 1]), targets, had, None, [1, 2])
     np.testing.assert_allclose(found["hit_rate@1"], [1 / 3, 0, 0])
     np.testing.assert_allclose(found["hit_rate@2"], [2 / 3, 1 / 3, 0])
-    plain = counting.expected(np.zeros(6), targets, np.zeros((3, 1), np.uint32), CATEGORIES, [1])
-    np.testing.assert_allclose(plain["hit_rate@1"], 1 / 5)
-    np.testing.assert_allclose(plain["category_hit@1"], [2 / 5, 2 / 5, 1 / 5])
 
 
 def test_the_oracle_knows_what_the_fields_tell_apart() -> None:

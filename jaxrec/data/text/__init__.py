@@ -1,1 +1,0 @@
-"""Sentence embeddings of item names and columns."""

@@ -1,38 +1,41 @@
 """Sentence embeddings of texts: encoded once by a sentence-transformers model, and kept.
 
-What the cache lacks is encoded in another process (worker.py): the process that calls never imports torch. The cache
-knows a model of the hub by its name and revision, and one in a folder by what its files hold. A model of the hub that
-was fetched once is used as it is; nobody asks the hub again.
+What the cache lacks is encoded in another process: torch and JAX both want the whole device. The cache has a folder for
+each model: one of the hub is known by its name and revision (one that was fetched once is used as it is), one in a
+folder by what its files hold. In it are parts that never change, ``part-<time>-<random>.npy``: rows of ``key`` (16
+bytes, the blake2b hash of a text's UTF-8) and ``vector`` (float16[dim], of length 1); the first one of a text counts.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import os
 import re
-import subprocess
-import sys
+import signal
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import jaxrec
-from jaxrec.data.store import checksum
-from jaxrec.data.text.cache import read_cache, text_keys
-from jaxrec.data.text.worker import INSTALL
-from jaxrec.errors import UserError
+from jaxrec.data.store import checksum, sync_directory
+from jaxrec.errors import UserError, one_line
 
+CHUNK = 2048  # texts of a part, which is all that is lost where encoding is interrupted
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 CONFIGURATION = (".json", ".txt", ".model", ".py")  # with vocabularies
-OTHER_ENGINES = ("onnx", "openvino")  # folders with weights that are not used
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
+UNUSED = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.ckpt", "*.md", "*.png", ".gitattributes")
+INSTALL = "pip install 'jaxrec[text]'"
+KEY = np.dtype("S16")
 
 
 class Encoded(NamedTuple):
@@ -42,61 +45,100 @@ class Encoded(NamedTuple):
     rows: np.ndarray  # int64[n], the vector of each text
     unique: int  # distinct texts
     new: int  # those of them that had to be encoded,
-    seconds: float  # which took so long without loading the model
+    seconds: float  # which took so long
     identity: str  # of the model: the name of its folder in the cache
 
 
-def embed(
-    texts: Sequence[str], model: str, cache: Path | None = None, update: Callable[..., None] | None = None
-) -> np.ndarray:
-    """The sentence embeddings of texts; those that the cache lacks are encoded, each once.
+def embed(texts: Sequence[str], model: str, update: Callable[..., None] | None = None) -> np.ndarray:
+    """The sentence embeddings of texts, float16[n, dim] of length 1; those that the cache lacks are encoded, each once.
+    They do not depend on the other texts by more than the last bit of a float16, and not at all once in the cache.
 
     Args:
         model: a name on the hub, with or without ``sentence-transformers/``, or a local folder.
-        cache: the folder under which vectors are kept. Default: ``text`` in the directory that the environment
-            variable ``JAXREC_CACHE`` names, ``~/.cache/jaxrec`` where it is not set; nothing is kept where it is empty.
         update: of ``jaxrec.cli.command.progress``; in all it is moved on by the number of texts.
 
-    Returns:
-        float16[n, dim], of length 1 up to rounding, in the order of ``texts``. It does not depend on the other texts
-        by more than the last bit of a float16, and not at all once it is in the cache.
+    The cache is the folder ``text`` in the directory that the environment variable ``JAXREC_CACHE`` names,
+    ``~/.cache/jaxrec`` where it is not set; nothing is kept where it is empty.
     """
-    result = encoded(texts, model, cache, update)
+    result = encoded(texts, model, update)
     return result.vectors[result.rows]
 
 
-def encoded(
-    texts: Sequence[str], model: str, cache: Path | None = None, update: Callable[..., None] | None = None
-) -> Encoded:
+def encoded(texts: Sequence[str], model: str, update: Callable[..., None] | None = None) -> Encoded:
     """As ``embed``, with a vector for each distinct text."""
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    odd = [
-        text for text in place if not isinstance(text, str) or not text.strip() or re.search("[\ud800-\udfff]", text)
-    ]
+    odd = [one for one in place if not isinstance(one, str) or not one.strip() or re.search("[\ud800-\udfff]", one)]
     if odd or not place:
         which = f"number {list(texts).index(odd[0]) + 1} of {len(texts)} is {odd[0]!a}" if odd else "there are none"
         raise UserError(f"texts: {which}, expected text that is not empty; mend or leave it out")
-    keys = text_keys(place)
-    update = update or (lambda advance=1, note="": None)
-    with ExitStack() as stack:
-        folder, identity = find_model(model, update)
-        default = os.environ.get("JAXREC_CACHE", str(Path.home() / ".cache" / "jaxrec"))
-        root = cache or (Path(default) / "text" if default else
-                         Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="jaxrec-"))))  # fmt: skip
-        vectors, known = read_cache(root / identity, keys)
-        missing = [text for text, there in zip(place, known, strict=True) if not there]
+    keys, update = text_keys(place), update or (lambda advance=1, note="": None)
+    folder, identity = find_model(model, update)
+    kept = os.environ.get("JAXREC_CACHE", str(Path.home() / ".cache" / "jaxrec"))
+    with tempfile.TemporaryDirectory(prefix="jaxrec-") as scratch:
+        root = (Path(kept) / "text" if kept else Path(scratch)) / identity
+        vectors, known = read_cache(root, keys)
+        missing, started = [text for text, there in zip(place, known, strict=True) if not there], time.monotonic()
         update(len(texts) - len(missing), note="")
-        figures = {"encoded": 0, "seconds": 0.0}
         if missing:
-            figures |= _run(["encode", str(folder), model, str(root / identity)], missing, update)
-            vectors, known = read_cache(root / identity, keys)
+            _encode(missing, folder, model, root, update)
+            vectors, known = read_cache(root, keys)
         if not known.all():
-            raise AssertionError(f"{root / identity}: vectors are missing after encoding")
-        by_text = np.fromiter((place[text] for text in texts), np.int64, len(texts))
-        return Encoded(vectors, by_text, len(place), int(figures["encoded"]), figures["seconds"], identity)
+            raise AssertionError(f"{root}: vectors are missing after encoding")
+        rows = np.fromiter((place[text] for text in texts), np.int64, len(texts))
+        return Encoded(vectors, rows, len(place), len(missing), time.monotonic() - started, identity)
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+def _encode(texts: list[str], folder: Path, name: str, cache: Path, update: Callable[..., None]) -> None:
+    """Encode ``texts`` into ``cache``, the longest first, so that memory that does not suffice shows at once."""
+    if importlib.util.find_spec("sentence_transformers") is None:
+        raise UserError(f"sentence-transformers: not installed, and texts are to be encoded; {INSTALL}")
+    texts, started, done = sorted(texts, key=len, reverse=True), time.monotonic(), 0
+    parts = [texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK)]
+    with ProcessPoolExecutor(1, get_context("spawn"), _start) as pool:
+        try:
+            for part, vectors in zip(parts, pool.map(partial(_vectors, folder, name), parts), strict=True):
+                write_part(cache, text_keys(part), vectors)
+                done += len(part)
+                update(len(part), note=f"{done / (time.monotonic() - started):,.0f} texts/s")
+        except BrokenProcessPool:
+            raise UserError("texts: the process that should encode was killed; run it again, perhaps with more memory: "
+                            "it goes on where it stopped") from None  # fmt: skip
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _start() -> None:
+    """Ctrl-C ends the process without a word, libraries print nothing, and no model is asked for on the hub."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+
+
+@lru_cache
+def _load(folder: Path, name: str) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(str(folder))
+    except Exception as error:
+        raise UserError(f"{name}: cannot be loaded ({one_line(str(error), 200)}); mend or remove {folder}, give "
+                        f"another, or {INSTALL}") from None  # fmt: skip
+
+
+def _vectors(folder: Path, name: str, texts: list[str]) -> np.ndarray:
+    """float32[n, dim], of length 1, by the model in a folder, which is loaded once."""
+    transformer = _load(folder, name)
+    size = 64 if transformer.device.type == "cpu" else 1024  # of a batch: a larger one is no faster on two cores
+    try:
+        vectors = transformer.encode(texts, batch_size=size, show_progress_bar=False, normalize_embeddings=True)
+    except Exception as error:
+        raise UserError(f"{name}: fails to encode ({one_line(str(error), 200)}); give another model, or encode while "
+                        "nothing else uses the memory") from None  # fmt: skip
+    if not np.isfinite(vectors).all():
+        raise UserError(f"{name}: gives vectors that are not finite; give another model")
+    return np.asarray(vectors, np.float32)
 
 
 def find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
@@ -106,33 +148,41 @@ def find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
         around = folder.absolute().parent  # of a model of the hub whose snapshot was copied with the folders around it
         if around.name == "snapshots" and around.parent.name.startswith("models--"):
             return folder, f"{around.parent.name.removeprefix('models--')}-{folder.name}"
-        return folder, f"folder-{_fingerprint(folder)[:32]}"
+        files = [(folder / file, file.as_posix()) for file in _files(folder, (*CONFIGURATION, *WEIGHTS))]
+        lines = "".join(f"{checksum(file)} {file.stat().st_size} {name}\n" for file, name in files)
+        return folder, f"folder-{hashlib.sha256(lines.encode()).hexdigest()[:32]}"
     if folder.exists() or not re.fullmatch(HUB_NAME, model):
         raise UserError(f"{model}: no sentence-transformers model (modules.json and weights, *.safetensors or *.bin); "
                         f"give a folder that SentenceTransformer.save made, or a hub name, as '{DEFAULT}'"
                         )  # fmt: skip
     name = model if "/" in model else f"sentence-transformers/{model}"
-    caches = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = os.environ.get("HF_HOME", f"{caches}/huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
-    found = _snapshot(hub, name)
-    if found is None:
-        update(0, note=f"fetch {name}")
-        _run(["fetch", name, str(hub)], [], update)
-        found = _snapshot(hub, name)
-    if found is None:
+    found = _snapshot(name, update)
+    if not _is_model(found):
         raise UserError(f"{name}: no sentence-transformers model (it has no modules.json); give another")
     return found, f"{name.replace('/', '--')}-{found.name}"
 
 
-def _snapshot(hub: Path, name: str) -> Path | None:
-    """The folder of a hub model in the hub's cache, named after its revision; None where it is not there as a whole."""
-    place = hub / f"models--{name.replace('/', '--')}"
+def _snapshot(name: str, update: Callable[..., None]) -> Path:
+    """The folder of a hub model in the hub's cache, named after its revision; fetched where it is not there."""
     try:
-        folder = place / "snapshots" / (place / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-    return folder if _is_model(folder) else None
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.utils import disable_progress_bars
+
+        place = os.environ.get("HF_HUB_CACHE")
+        try:
+            return Path(snapshot_download(name, cache_dir=place, local_files_only=True))
+        except LocalEntryNotFoundError:
+            update(0, note=f"fetch {name}")
+        disable_progress_bars()
+        # Asked once before anything is fetched: fetching tries again and again for minutes where there is no network.
+        files = [file.rfilename for file in HfApi().model_info(name, timeout=10).siblings or []]
+        double = ["*.bin"] if any(file.endswith(".safetensors") for file in files) else []
+        return Path(snapshot_download(name, cache_dir=place, ignore_patterns=[*UNUSED, *double]))
+    except Exception as error:  # of whichever network library the hub's client is built on
+        raise UserError(f"{name}: not here, and the hub does not give it ({one_line(str(error), 200)}); check the "
+                        f"name, go online, log in if it asks for that, give a local folder, or {INSTALL}"
+                        ) from None  # fmt: skip
 
 
 def _is_model(folder: Path) -> bool:
@@ -140,50 +190,44 @@ def _is_model(folder: Path) -> bool:
 
 
 def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files under a folder that belong to the model, by name."""
+    """Files under a folder that belong to the model, by name; not those of other engines."""
     inside = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.suffix in suffixes)
-    return [file for file in inside if file.parts[0] not in OTHER_ENGINES and (folder / file).is_file()]
+    return [file for file in inside if file.parts[0] not in ("onnx", "openvino") and (folder / file).is_file()]
 
 
-def _fingerprint(folder: Path) -> str:
-    """The sha256 of names, sizes and checksums of all that decides what a model makes of a text."""
-    lines = [
-        f"{checksum(folder / file)} {(folder / file).stat().st_size} {file.as_posix()}\n"
-        for file in _files(folder, (*CONFIGURATION, *WEIGHTS))
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+def text_keys(texts: Iterable[str]) -> np.ndarray:
+    """S16[n]: the hashes of texts."""
+    return np.frombuffer(b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts), KEY)
 
 
-# --- the other process ------------------------------------------------------------------------------------------------
+def read_cache(folder: Path, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float16[n, dim] vectors of S16[n] keys, each once, and bool[n]: which are there; a damaged part is not there."""
+    vectors, known = np.zeros((len(keys), 0), np.float16), np.zeros(len(keys), bool)
+    order = np.argsort(keys)
+    for file in sorted(folder.glob("part-*.npy")):
+        try:
+            part = np.load(file, mmap_mode="r", allow_pickle=False)
+            place = order[np.minimum(np.searchsorted(keys, part["key"], sorter=order), len(keys) - 1)]
+            wanted = np.flatnonzero((keys[place] == part["key"]) & ~known[place])
+            rows = part["vector"][wanted]
+        except (OSError, ValueError, EOFError, LookupError, TypeError):
+            continue
+        if not vectors.shape[1]:
+            vectors = np.zeros((len(keys), rows.shape[1]), np.float16)
+        if rows.shape[1] == vectors.shape[1]:
+            vectors[place[wanted]], known[place[wanted]] = rows, True
+    return vectors, known
 
 
-def _run(words: list[str], texts: Sequence[str], update: Callable[..., None]) -> dict[str, Any]:
-    """Run the worker to its end; returns the figures that it gave last."""
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise UserError(f"sentence-transformers: not installed, and texts are to be encoded; {INSTALL}")
-    last: dict[str, Any] = {}
-    paths = [str(Path(jaxrec.__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    environment |= {"HF_HUB_OFFLINE": "1"} if words[0] == "encode" else {}  # the folder is complete, or no good
-    line = [sys.executable, "-W", "ignore", "-m", "jaxrec.data.text.worker", *words]
-    with tempfile.TemporaryFile() as names, tempfile.TemporaryFile() as complaints:
-        names.writelines(json.dumps(text).encode() + b"\n" for text in texts)
-        names.seek(0)
-        with subprocess.Popen(line, stdin=names, stdout=subprocess.PIPE, stderr=complaints, env=environment) as process:
-            try:
-                for answer in process.stdout or ():
-                    message = json.loads(answer)
-                    if "error" in message:
-                        raise UserError(message["error"])
-                    update(message.get("done", 0), note=message["note"])
-                    last |= {name: message[name] for name in ("encoded", "seconds") if name in message}
-            except BaseException:
-                process.kill()  # what it has written stays, and the next call goes on from there
-                raise
-        if status := process.returncode:
-            complaints.seek(0)
-            said = (complaints.read().decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:200]
-            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status} ({said})"
-            raise UserError(f"texts: the process that should {words[0]} {how}; run it again, perhaps with more memory: "
-                            "it goes on where it stopped")  # fmt: skip
-    return last
+def write_part(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> None:
+    """Add ``vectors`` (float[n, dim]) of ``keys`` (S16[n]); they are on the disk when this returns."""
+    folder.mkdir(parents=True, exist_ok=True)
+    part = np.empty(len(keys), [("key", KEY), ("vector", "<f2", (vectors.shape[1],))])
+    part["key"], part["vector"] = keys, vectors
+    name = f"part-{time.time_ns()}-{os.urandom(4).hex()}.npy"
+    with open(folder / f".{name}", "wb") as stream:
+        np.save(stream, part, allow_pickle=False)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(folder / f".{name}", folder / name)
+    sync_directory(folder)

@@ -4,16 +4,14 @@
                            meta.json     format, model (as it was given), identity, dim, names (U), key, sha256 of
                                          vectors.npy, and a checksum of its own; older ones have neither
 
-``identity`` is the model's, of encoding.py; ``key`` is the checksum of names.parquet, so that the vectors of one
-catalogue are not taken for those of another. Nothing here needs the model, or any library to run it.
+``identity`` is the model's, of encoding.py; ``key`` is the checksum of names.parquet.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,32 +23,26 @@ TEXT, NAMES, META, VECTORS = "text", "names.parquet", "meta.json", "vectors.npy"
 MAKE = "python -m jaxrec.text --data"
 
 
-@dataclass(frozen=True)
-class NameVectors:
-    """The embeddings of a catalogue's distinct names."""
+class NameVectors(NamedTuple):
+    """The embeddings of a catalogue's distinct names: float16[U, dim], mapped, what meta.json says, where they lie."""
 
-    vectors: np.ndarray  # float16[U, dim], mapped; row u is that of name u of names.parquet, of length 1
-    meta: dict[str, Any]  # what meta.json holds
-    folder: Path  # where they lie
+    vectors: np.ndarray
+    meta: dict[str, Any]
+    folder: Path
 
 
 def names_key(data: Path, manifest: dict[str, Any]) -> str:
     """What tells the names of a data set from all others: the sha256 of names.parquet."""
     if NAMES not in manifest["files"]:
-        raise UserError(f"{data}: its items have no names (no {NAMES}); prepare it with the source merrec or "
-                        "merrec-synthetic")  # fmt: skip
+        raise UserError(f"{data}: its items have no names (no {NAMES}); prepare it with merrec or merrec-synthetic")
     return str(manifest["files"][NAMES]["sha256"])
 
 
 def write_name_vectors(
     data: Path, manifest: dict[str, Any], model: str, identity: str, vectors: np.ndarray, rows: np.ndarray
 ) -> Path:
-    """Put the embeddings beside the data set ``data``, whole or not at all, in place of those of the same model.
-
-    Args:
-        model: as the user named it.
-        vectors: float16[any, dim], of length 1.
-        rows: int64[U], the vector of each row of names.parquet.
+    """Put embeddings float16[any, dim], of which ``rows``, int64[U], are those of names.parquet, beside a data set,
+    whole or not at all, in place of those of the same model, which the user named ``model``.
     """
     meta = {"format": FORMAT, "model": model, "identity": identity, "dim": vectors.shape[1], "names": len(rows),
             "key": names_key(data, manifest)}  # fmt: skip
@@ -62,24 +54,21 @@ def write_name_vectors(
 
 
 def open_name_vectors(folder: Path, manifest: dict[str, Any], identity: str | None = None) -> NameVectors:
-    """Open the embeddings of the names of a data set, or of what a run keeps of one.
-
-    Args:
-        identity: which of them, by the identity or the name of the model; None: the only ones that are there.
+    """Open the embeddings of the names of a data set, or of what a run keeps of one: those of ``identity``, which may
+    be the name of the model too, or the only ones that are there.
     """
-    key = names_key(folder, manifest)
-    places = {place.name: place for place in sorted((folder / TEXT).glob("[!.]*")) if place.is_dir()}
-    metas = {} if identity in places else {name: _read_meta(folder, place) for name, place in places.items()}
-    chosen = [identity] if identity in places else [
-        name for name, meta in metas.items() if identity in (None, meta["model"])]  # fmt: skip
+    key, places = names_key(folder, manifest), [one for one in (folder / TEXT).glob("[!.]*") if one.is_dir()]
+    places = [place for place in places if place.name == identity] or sorted(places)
+    metas = {place: _read_meta(folder, place) for place in places}
+    chosen = [place for place, meta in metas.items() if identity in (None, place.name, meta["model"])]
     if len(chosen) != 1:
-        there = ", ".join(f"{name} (model {meta['model']})" for name, meta in metas.items())
+        there = ", ".join(f"{place.name} (model {meta['model']})" for place, meta in metas.items()) or "none"
+        by, option = (f" by {identity}", f" --model {identity}") if identity else ("", "")
         what = f"several embeddings of its names; set data.embeddings to one of {there}" if chosen else (
-            f"no embeddings of its names{f' by {identity}' * bool(identity)} (there are {there or 'none'}); make them "
-            f"with {MAKE} {folder}{f' --model {identity}' * bool(identity)}")  # fmt: skip
+            f"no embeddings of its names{by} (there are {there}); make them with {MAKE} {folder}{option}")  # fmt: skip
         raise UserError(f"{folder}: {what}")
-    place = places[str(chosen[0])]
-    meta = _read_meta(folder, place)
+    (place,) = chosen
+    meta = metas[place]
     if meta["key"] != key:
         raise UserError(f"{place}: embeddings of another catalogue, {NAMES} has changed; make them again with {MAKE} "
                         f"{folder} --model {meta['model']}")  # fmt: skip
