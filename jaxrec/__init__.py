@@ -8,6 +8,7 @@ import sys as _sys
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from jaxrec import gone as _gone
+from jaxrec.cli import startup as _startup
 
 if _TYPE_CHECKING:
     from jaxrec.config import Config as Config
@@ -30,19 +31,11 @@ _PLACES = {  # imported when they are asked for: JAX takes a second
 def __getattr__(name: str) -> object:
     if name not in _PLACES:
         raise AttributeError(f"module 'jaxrec' has no attribute '{name}'")
-    place = _PLACES[name]  # none: a module that can be called, see jaxrec.cli.callable
+    place = _PLACES[name]  # none: a module that can be called, see jaxrec.cli.command.make_callable
     found = _importlib.import_module(f"jaxrec.{place or name}")
     return getattr(found, name) if place else found
 
 
 _gone.install()
-
-
-if _sys.argv[:1] == ["-m"]:  # Python looks for the module to run: a missing package is told before the first import
-    from jaxrec.cli import startup as _startup
-
-    _startup.check(_sys.orig_argv)
-elif _sys.argv and _sys.argv[0].endswith("scripts/benchmark.py"):
-    from jaxrec.cli import startup as _startup
-
-    _startup.check_packages()
+if _sys.argv and (_sys.argv[0] == "-m" or _sys.argv[0].endswith("scripts/benchmark.py")):  # a command is starting
+    _sys.excepthook = _startup.excepthook

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from jaxrec import __version__
-from jaxrec.cli import startup
+from jaxrec.cli.startup import COMMANDS, module_of
+from jaxrec.errors import nearest
 
 LISTING = """jaxrec: recommenders in JAX. The commands:
 
@@ -24,18 +25,18 @@ Without any data, begin with: python -m jaxrec.prepare synthetic --out data/synt
 
 def main(argv: Sequence[str]) -> int:
     """Run the command that ``argv`` names, or list all; returns the exit status."""
-    if not argv or argv[0] in ("-h", "--help", "help", "--version"):
-        commands = "\n".join(f"  python -m jaxrec.{name:<9}  {text}" for name, text in startup.COMMANDS.items())
-        print(f"jaxrec {__version__}" if argv and argv[0] == "--version" else LISTING.format(commands=commands))
+    name = argv[0].removeprefix("jaxrec.") if argv else "help"
+    if name in ("-h", "--help", "help", "--version"):
+        commands = "\n".join(f"  python -m jaxrec.{name:<9}  {text}" for name, text in COMMANDS.items())
+        print(f"jaxrec {__version__}" if name == "--version" else LISTING.format(commands=commands))
         return 0
-    name = argv[0].removeprefix("jaxrec.")
-    if name not in startup.COMMANDS:
-        print(f"jaxrec: error: {startup.no_such_command(name, f'python -m jaxrec {name}')}", file=sys.stderr)
+    if name not in COMMANDS:
+        print(f"jaxrec: error: {name}: no such command{nearest(name, COMMANDS)}; 'python -m jaxrec' lists them",
+              file=sys.stderr)  # fmt: skip
         return 2
-    startup.check(["python", "-m", f"jaxrec.{name}"])
-    from jaxrec.cli.command import command  # here: the packages that it needs are there now
+    from jaxrec.cli.command import command
 
-    return command(importlib.import_module(startup.module_of(name)).main, argv[1:])
+    return command(importlib.import_module(module_of(name)).main, argv[1:])
 
 
 if __name__ == "__main__":

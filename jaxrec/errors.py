@@ -27,22 +27,19 @@ class UserError(Exception):
 
 def one_line(text: str, most: int = LONGEST) -> str:
     """``text`` with control characters, line ends and halves of characters escaped, cut to ``most`` characters."""
-    text = _cut(text, most)
-    if text.isprintable():
-        return text
-    spaces = (one.isprintable() or unicodedata.category(one) == "Zs" for one in text)  # wide ones are text
-    return _cut("".join(one if good else repr(one)[1:-1] for one, good in zip(text, spaces, strict=True)), most)
-
-
-def _cut(text: str, most: int) -> str:
-    end = most // 3
-    return text if len(text) <= most else f"{text[: most - end - 3]} … {text[-end:]}"
+    for _ in range(2):  # what is escaped is longer
+        if len(text) > most:
+            text = f"{text[: most - most // 3 - 3]} … {text[-(most // 3) :]}"
+        if not text.isprintable():  # wide spaces are text
+            text = "".join(
+                one if one.isprintable() or unicodedata.category(one) == "Zs" else repr(one)[1:-1] for one in text
+            )
+    return text
 
 
 def shown(value: Any, most: int = 60) -> str:
     """A user's value as a message shows it: as Python writes it, on one line, cut to ``most`` characters."""
-    if getattr(value, "shape", None) == ():  # a number of NumPy's
-        value = value.item()
+    value = value.item() if getattr(value, "shape", None) == () else value  # a number of NumPy's
     value = str(value) if isinstance(value, PurePath) else value
     quoted = isinstance(value, (str, bytes))
     try:
@@ -62,7 +59,7 @@ def listed(names: Sequence[str], last: str = "and") -> str:
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` where one of ``allowed`` is close to ``name``, otherwise an empty string."""
     # comparing takes as long as both are
-    close = difflib.get_close_matches(name, list(allowed), n=1, cutoff=0.6) if len(name) <= 200 else []
+    close = difflib.get_close_matches(name, list(allowed), n=1) if len(name) <= 200 else []
     return f" (did you mean {shown(close[0])}?)" if close else ""
 
 
@@ -70,20 +67,17 @@ def explained(error: ValidationError, beside: str = "") -> str:
     """The first problem that pydantic found, in one line: ``section.field: found 0; input should be …``.
 
     Args:
-        beside: an allowed name or two to add where a field is not known, as ``nearest`` gives it.
+        beside: what to add where a field is not known, as ``nearest`` gives it.
     """
     problem = error.errors()[0]
     # "str", "int" and "float" are branches of a union, not what the user wrote
     place = ".".join(str(part)[:100] for part in problem["loc"] if part not in ("str", "int", "float"))
-    kind, value = problem["type"], problem["input"]
-    message = problem["msg"].removeprefix("Value error, ")
+    kind, value, message = problem["type"], problem["input"], problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if kind == "extra_forbidden":
         message = f"no such field{beside}"
     elif kind == "missing":
         message = "missing; it has no default"
     elif kind != "value_error":
-        allowed = problem.get("ctx", {}).get("expected", "").replace(" or ", ",").replace("'", "").split(",")
-        hint = nearest(value, map(str.strip, allowed)) if kind == "literal_error" and isinstance(value, str) else ""
-        message = f"found {shown(value)}; {message}{hint}"
+        message = f"found {shown(value)}; {message}"
     return f"{place}: {message}" if place else message

@@ -11,9 +11,7 @@ from pathlib import Path
 from jaxrec import baselines as of_sessions
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES
 from jaxrec.cli import runtime
-from jaxrec.cli.callable import make_callable
-from jaxrec.cli.command import Parser, command
-from jaxrec.cli.options import positive, read_folds, read_fraction
+from jaxrec.cli.command import Parser, command, make_callable, ranged
 from jaxrec.config import choices
 from jaxrec.data.dataset import SPLITS, open_dataset
 from jaxrec.data.rows import RowsDataset
@@ -151,7 +149,7 @@ def _parser() -> Parser:
     parser.add_argument("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
     parser.add_argument(
-        "--k", type=positive("--k"), nargs="+", metavar="K", help="cut-offs (default: the configuration's)"
+        "--k", type=ranged(int, 1), nargs="+", metavar="K", help="cut-offs (default: the configuration's)"
     )
     parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training; without "
                         "--run the one to measure baselines on")  # fmt: skip
@@ -159,14 +157,14 @@ def _parser() -> Parser:
                         "where they shall differ from the defaults (stan:k=100,lambda1=2), or 'all'")  # fmt: skip
     parser.add_argument("--groups", nargs="+", metavar="NAME", help="rows: report by these, activity or fields of the "
                         "user (default: activity and fields of few values)")  # fmt: skip
-    parser.add_argument("--folds", type=read_folds, metavar="N", help="two_tower on data with personas: of the cross-"
-                        f"validation by review (default: {DEFAULT_FOLDS}; 0: none)")  # fmt: skip
-    parser.add_argument("--sessions", type=positive("--sessions"), metavar="N", help="merrec: evaluate so many "
+    parser.add_argument("--folds", type=ranged(int, 0), metavar="N", help="two_tower on data with personas: of the "
+                        f"cross-validation by review (default: {DEFAULT_FOLDS}; 0: none)")  # fmt: skip
+    parser.add_argument("--sessions", type=ranged(int, 1), metavar="N", help="merrec: evaluate so many "
                         "sessions, drawn at random but always the same (default: the configuration's)")  # fmt: skip
     parser.add_argument("--protocol", choices=choices("data.protocol"), help="rows, without --run: how they are split "
                         "(default: rows; paper holds out a tenth, the others a fifth)")  # fmt: skip
-    parser.add_argument("--validation-fraction", type=read_fraction, metavar="F", help="without --run: share of the "
-                        "training targets, the most recent, that is the validation split, not fitted on")  # fmt: skip
+    parser.add_argument("--validation-fraction", type=ranged(float, 0, 0.99), metavar="F", help="without --run: "
+                        "share of the training targets, the most recent, that validates")  # fmt: skip
     parser.add_argument("--no-coverage", action="store_true", help="leave coverage out, which is quicker")
     parser.add_argument("--json", action="store_true", help="print the JSON instead of a table")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON here as well")

@@ -1,99 +1,44 @@
-"""Imports of earlier versions' modules and classes fail with one line that names the new place: for one version.
-
-Only the standard library is imported here.
-"""
+"""Imports of earlier versions' modules fail with one line that names the new place: for one version."""
 
 from __future__ import annotations
 
 import sys
 from importlib.abc import MetaPathFinder
-from importlib.machinery import PathFinder
-from types import ModuleType
 from typing import Any
 
 MODULES = """
-baselines.items: baselines.itemknn baselines.popularity; baselines.neighbours: baselines.stan baselines.vsknn;
-benchmarks.peer_worker: benchmarks.peer_gru4rec benchmarks.peer_recbole; benchmarks.sweep: benchmarks.case
-benchmarks.machine benchmarks.output_layer; config.sections: agreement sections;
-data.clean.choices: data.clean.clicks data.clicks;
-data.clean.pipeline: data.clean.ledger data.clean.splits data.clean.writing data.events; data.codes: data.entities;
-data.filters: where; data.given: data.given_events; data.ids: data.raw_ids; data.items: data.vocabulary;
-data.reading.columns: data.reading.fields data.reading.ids data.reading.numbers; data.reading.files:
-data.reading.lines data.reading.unpacked; data.reading.table: data.reading.logs data.reading.rows; data.retrieval:
-data.positives; data.splits: data.protocols; data.store: data.files data.writing; data.text.vectors:
-data.name_vectors; errors: cli.wording wording; feeds.lanes: data.feed; feeds.packed: data.named_feed data.packing;
-feeds.rows: data.row_feed; losses.ranking: losses.candidates models.sampled negatives; losses.contrastive: contrastive
-models.contrast; losses.softmax: softmax; metrics.chance: chance; metrics.clicks: click_metrics; models.base:
-models.work; models.merrec: models.event_encoder; models.packed: models.sequence; models.two_tower: models.tower;
-ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: ops.precision precision sharding;
-ops.tables: tables; ops.topk: ranking; personas.amore: personas.amore_files; personas.clusters: data.personas
-personas.words; personas.folds: review_folds; personas.pictures: embedding_plots persona_groups persona_plots
-personas.embedding personas.groups; plots.clicks: click_plots; plots.pictures: pictures; run: rundir; sources:
-data.sources; sources.market.goods: sources.market.words; sources.market.world: data.market; sources.merrec:
-sources.merrec_columns sources.merrec_files sources.merrec_own; sources.merrec_items: sources.merrec_attributes;
-sources.movielens: sources.movielens_files sources.movielens_tfds; sources.synthetic: data.markov; tasks.answers:
-tasks.events.answers; tasks.clicks.judge: evaluate_rows row_evaluation tasks.clicks.evaluate; tasks.clicks.recommend:
-recommend_rows; tasks.cutoffs: cutoffs; tasks.events.judge: evaluate_events event_evaluation tasks.events.evaluate;
-tasks.events.listings: listings; tasks.events.recommend: event_sequences recommend_events tasks.events.sequences;
-tasks.history: history; tasks.results: results; tasks.retrieval.hits: hits; tasks.retrieval.judge: evaluate_retrieval
-retrieval_evaluation tasks.retrieval.evaluate; tasks.retrieval.recommend: recommend_towers; tasks.rules: rules;
-tasks.sessions.judge: evaluation tasks.sessions.baselines; tasks.vectors: serving tasks.serving; text:
-data.text.__main__; training.checkpoint: checkpoint; training.optimizers: optimizers; training.telemetry: telemetry
+cli.command: cli.options; cli.text: cli.json_text cli.paths cli.yaml_text; data.clean.pipeline: data.events;
+data.filters: where; data.items: data.vocabulary; data.retrieval: data.positives; data.splits: data.protocols;
+data.store: data.files data.writing; errors: wording; feeds.lanes: data.feed; feeds.packed: data.packing; feeds.rows:
+data.row_feed; losses.ranking: losses.candidates models.sampled negatives; losses.contrastive: contrastive
+models.contrast; losses.softmax: softmax; metrics.clicks: click_metrics; models.base: models.work; models.merrec:
+models.event_encoder; models.packed: models.sequence; models.two_tower: models.tower; ops.parallel: ops.precision
+precision sharding; ops.tables: tables; ops.topk: ranking; personas.clusters: data.personas; run: rundir; sources:
+data.sources; sources.market.world: data.market; sources.synthetic: data.markov; tasks.clicks.judge: evaluate_rows
+row_evaluation; tasks.clicks.recommend: recommend_rows; tasks.events.judge: evaluate_events event_evaluation;
+tasks.events.recommend: event_sequences recommend_events; tasks.results: results; tasks.retrieval.judge:
+evaluate_retrieval retrieval_evaluation; tasks.retrieval.recommend: recommend_towers; tasks.rules: rules;
+tasks.sessions.judge: evaluation; tasks.vectors: serving; training.checkpoint: checkpoint; training.optimizers:
+optimizers; training.telemetry: telemetry
 """
 """``new: old old``, without ``jaxrec.``."""
-CLASSES = """
-baselines.base.Baseline: baselines.Baseline; data.catalogue.Catalogue: data.items.Catalogue; data.ids.Ids:
-data.ids.Places; data.items.Items: data.items.Vocabulary; losses.contrastive.Rows: losses.contrastive.Asked;
-losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration: baselines.ratings.Calibration;
-personas.clusters.Persona: personas.personas_synthetic.Persona; plots.curves.Curves: plots.__main__.Curves;
-sources.Source: sources.RowSource; tasks.clicks.judge.Judge: tasks.clicks.judge.RowEvaluator;
-tasks.events.judge.Judge: tasks.events.judge.EventEvaluator; tasks.query.Answer: data.codes.UnknownValues
-tasks.clicks.recommend.Recommendation; tasks.query.Item: tasks.clicks.recommend.Rating
-tasks.events.recommend.Happening tasks.events.recommend.Suggestion tasks.retrieval.recommend.Neighbour
-tasks.retrieval.recommend.Suggestion; tasks.retrieval.judge.Judge: tasks.retrieval.judge.RetrievalEvaluator;
-tasks.sessions.judge.Judge: tasks.sessions.judge.Evaluator
-"""
-"""The same of classes in modules that are still there."""
-
-
-def _table(text: str) -> dict[str, str]:
-    pairs = (entry.split(":") for entry in text.split(";"))
-    return {f"jaxrec.{old}": f"jaxrec.{new.strip()}" for new, olds in pairs for old in olds.split()}
-
-
-MOVED, RENAMED = _table(MODULES), _table(CLASSES)
-
-
-def _gone(old: str, table: dict[str, str]) -> ImportError:
-    return ImportError(f"{old} is gone; its place is {table[old]} (see jaxrec/README.md)", name=old)
+MOVED = {
+    f"jaxrec.{old}": f"jaxrec.{new.strip()}"
+    for new, olds in (entry.split(":") for entry in MODULES.split(";"))
+    for old in olds.split()
+}
 
 
 class Finder(MetaPathFinder):
-    """Refuses the modules of ``MOVED``; those that ``RENAMED`` names are missing from get a ``__getattr__``."""
+    """Refuses the modules of ``MOVED``."""
 
-    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> Any:
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         if fullname in MOVED:
-            raise _gone(fullname, MOVED)
-        has_gone = any(old.rpartition(".")[0] == fullname for old in RENAMED)
-        spec = PathFinder.find_spec(fullname, path, target) if has_gone else None
-        if spec is None or spec.loader is None:
-            return None  # Python's own finders go on
-        execute = spec.loader.exec_module
-
-        def exec_module(module: ModuleType) -> None:
-            def missing(name: str) -> Any:
-                if f"{fullname}.{name}" in RENAMED:
-                    raise _gone(f"{fullname}.{name}", RENAMED)
-                raise AttributeError(f"module {fullname!r} has no attribute {name!r}")
-
-            execute(module)
-            vars(module).setdefault("__getattr__", missing)
-
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
-        return spec
+            raise ImportError(
+                f"{fullname} is gone; its place is {MOVED[fullname]} (see jaxrec/README.md)", name=fullname
+            )
 
 
 def install() -> None:
     """Look out for old imports from now on."""
-    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, Finder())
+    sys.meta_path.insert(0, Finder())

@@ -16,7 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from jaxrec.cli.command import Parser, command, progress, say
+from jaxrec.cli.command import Parser, command, progress, ranged, say
 from jaxrec.data.clean.choices import LEAVE_ONE_OUT, Cleaning, duration
 from jaxrec.data.clean.pipeline import prepare
 from jaxrec.data.dataset import SPLITS
@@ -28,7 +28,7 @@ from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError, one_line
 from jaxrec.sources import find_sources
 from jaxrec.sources.market.optimum import optimum_lines
-from jaxrec.sources.shared import fraction, ranged
+from jaxrec.sources.shared import fraction
 from jaxrec.sources.synthetic import optimum_metrics
 
 OF_TIME = {"test_days": 0, "validation_days": 0, "fraction": Fraction(1)}  # options, and what leaves each out

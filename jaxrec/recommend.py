@@ -13,9 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxrec.cli import runtime
-from jaxrec.cli.callable import make_callable
-from jaxrec.cli.command import Parser, as_json, command, say, tell
-from jaxrec.cli.options import pairs
+from jaxrec.cli.command import Parser, as_json, command, make_callable, pairs, say, tell
 from jaxrec.data.filters import joined
 from jaxrec.data.given import read_events
 from jaxrec.data.ids import read_list

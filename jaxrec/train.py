@@ -14,12 +14,10 @@ import jax
 
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
-from jaxrec.cli.callable import make_callable
-from jaxrec.cli.command import Parser, command, progress, say, tell
+from jaxrec.cli.command import Parser, command, make_callable, progress, say, tell
 from jaxrec.cli.lock import owned
-from jaxrec.cli.paths import check_path
+from jaxrec.cli.text import check_path
 from jaxrec.config import Config
-from jaxrec.config.help import field_help
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import higher_is_better
@@ -233,7 +231,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("-h", "--help", action="store_true", help="with --config or --model.name: the model's fields")
     options, overrides = parser.parse_known_args(argv)
     if options.help:
-        parser.epilog = field_help(options.config, overrides)
+        parser.epilog = configuration.field_help(options.config, overrides)
         parser.print_help()
         parser.exit()
     if options.config is None:

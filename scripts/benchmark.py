@@ -43,8 +43,7 @@ from jaxrec.benchmarks import exchange, peers, report
 from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS, SIZES
 from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, device_peak_mb, measure, output_layer
 from jaxrec.cli import runtime
-from jaxrec.cli.command import Parser, command
-from jaxrec.cli.options import positive
+from jaxrec.cli.command import Parser, command, ranged
 from jaxrec.run import write_text
 
 
@@ -54,7 +53,7 @@ def _parser() -> Parser:
                         help=f"of {', '.join(SIZES)}; all: these; softmax: the output layer alone")  # fmt: skip
 
     def number(name: str, text: str, least: int = 0, **more: Any) -> None:
-        parser.add_argument(name, type=positive(name, least), help=text, **more)
+        parser.add_argument(name, type=ranged(int, least), help=text, **more)
 
     # ---- what is measured --------------------------------------------------------------------------------------------
     number("--batch", "lanes, targets or rows a step (default: 32 128 512; narm, sasrec, merrec: 512; autoint: 2048; "

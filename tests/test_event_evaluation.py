@@ -241,7 +241,7 @@ REFUSED: list[tuple[list[object], str]] = [
     (["--groups", "c0"], "--groups: .* a run of merrec"),
     (["--baselines", "name-neighbour"], "--baselines name-neighbour: .*'name-neighbours'"),
     (["--k", 100_000], r"--k 100000: larger than the catalogue of \d+ items"),
-    (["--sessions", 0], "--sessions 0: expected a whole number from 1"),
+    (["--sessions", 0], "--sessions: '0': expected a whole number from 1"),
     (["--split", "validation"], "the validation split is empty"),
 ]
 

@@ -24,7 +24,7 @@ from worlds import Worlds
 
 from jaxrec import config as configuration
 from jaxrec.cli.command import command
-from jaxrec.cli.yaml_text import parse_yaml
+from jaxrec.cli.text import parse_yaml
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import LONGEST, UserError
 from jaxrec.personas.rules import read_rules

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from jaxrec.baselines.base import SessionBaseline
 from jaxrec.baselines.items import ItemKnn, Popularity, SessionPopularity
 from jaxrec.baselines.neighbours import Stan, Vsknn
-from jaxrec.cli.options import pairs
+from jaxrec.cli.command import pairs
 from jaxrec.errors import UserError, explained, nearest
 
 BASELINES: dict[str, type[SessionBaseline]] = {

@@ -1,89 +1,34 @@
-"""What every command shares: exit statuses, one-line errors, progress bars."""
+"""What every command shares: options, help, exit statuses, one-line errors, what it prints."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
 import io
 import json
-import math
 import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
 from typing import Any, NoReturn
 
-from jaxrec.cli.help import HelpFormatter
-from jaxrec.cli.options import no_such_option
-from jaxrec.cli.paths import check_path, check_text
-from jaxrec.cli.progress import progress
+from jaxrec.cli.progress import progress as progress
 from jaxrec.cli.startup import missing_module
-from jaxrec.errors import UserError, nearest, one_line, shown
+from jaxrec.cli.text import check_text
+from jaxrec.errors import UserError, listed, nearest, one_line, shown
 
 PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR}
 OPTION = re.compile(r"--?[A-Za-z]")  # how options begin, and negative numbers do not
-PATHS = ("DIR", "FILE", "PATH", "RUN")  # metavars of options that are paths
-
-__all__ = ["Parser", "as_json", "command", "progress", "say", "tell"]
-
-
-class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are one line, like every other error of a user's making.
-
-    An option that is given twice is refused, where argparse takes the last without a word, and so is what can be
-    neither text nor a path. An option that there is not is told the nearest one before anything that is missing.
-
-    Args:
-        fields: what gives the ``section.field`` names that are options too, for messages; ``parse_known_args`` gives
-            back any such word with its values, for the configuration to look at.
-    """
-
-    def __init__(self, *, fields: Callable[[], Iterable[str]] | None = None, **options: Any) -> None:
-        defaults: dict[str, Any] = {"formatter_class": HelpFormatter, "allow_abbrev": False}
-        super().__init__(**(defaults | options))
-        self.fields = fields
-        self.seen: dict[str, Any] = {}  # values by option, of one call
-        for name in (None, "store"):
-            self.register("action", name, _Once)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        self.seen, known = {}, self._option_string_actions
-        for word in sys.argv[1:] if args is None else args:
-            name = word.partition("=")[0]
-            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
-                break  # what follows is no option, or another parser's
-            if OPTION.match(word) and " " not in name and name not in known and not (self.fields and "." in name):
-                options = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
-                self.error(no_such_option(name, options, self.fields() if self.fields else ()))
-        return super().parse_known_args(args, namespace)
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        if action.choices is not None and value not in action.choices:
-            names = [str(choice) for choice in action.choices]
-            text = f"invalid choice: {shown(value)}{nearest(str(value), names)}; choose from {', '.join(names)}"
-            raise argparse.ArgumentError(action, text)
-
-    def _get_values(self, action: argparse.Action, words: list[str]) -> Any:
-        check = check_path if action.metavar in PATHS else check_text
-        for word in words if action.nargs not in (argparse.PARSER, argparse.REMAINDER) else ():
-            check("/".join(action.option_strings) or action.dest, word)
-        return super()._get_values(action, words)
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see '{self.prog} --help'")
+WIDEST = 98  # columns of help
+COMMANDS = ("python ", "streamlit ", "scripts/", "pip ")  # how lines of help begin that are to be copied
 
 
-class _Once(argparse.Action):
-    """Stores a value, or the values behind one option, once."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
-        if option is not None and self.dest in parser.seen:
-            several = "write all its values behind one" if self.nargs in ("*", "+") else "leave one out"
-            raise UserError(f"{option}: given twice, as {shown(parser.seen[self.dest])} and {shown(values)}; {several}")
-        if option is not None:
-            parser.seen[self.dest] = values
-        setattr(namespace, self.dest, values)
+# ---- running ---------------------------------------------------------------------------------------------------------
 
 
 def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
@@ -103,8 +48,7 @@ def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = 
     except UserError as error:
         line = str(error)
     except ImportError as error:  # of what is imported when it is needed
-        line = missing_module(error)
-        if not line:
+        if not (line := missing_module(error)):
             raise
     except BrokenPipeError:  # the reader of our output has gone, as in "… | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -134,16 +78,125 @@ def tell(text: str) -> None:
 
 def as_json(value: Any) -> str:
     """JSON on one line; a number that is none (NaN, or infinite) is null, what JSON does not know is text."""
-    ascii_only = not (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
-    try:
-        return json.dumps(value, ensure_ascii=ascii_only, default=str, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(value), ensure_ascii=ascii_only, default=str)
+    value = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return json.dumps(value, ensure_ascii=not encoding.lower().startswith("utf"))
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+class _CallableModule(ModuleType):
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **options)
+
+
+def make_callable(module: str) -> None:
+    """Let the module ``a.b`` be called as its function ``b``, since ``from a import b`` may give either."""
+    sys.modules[module].__class__ = _CallableModule
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Fills paragraphs, and keeps the indented lines of examples and lists apart."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **options | {"width": min(shutil.get_terminal_size().columns - 2, WIDEST)})
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        for line in re.sub(r"(?m)^(\S.*)\n(?=\S)", r"\1 ", text.strip("\n")).split("\n"):
+            begin = len(line) - len(line.lstrip())
+            most = WIDEST if line.lstrip().startswith(COMMANDS) else width
+            after = " " * (begin + 4 if begin else 0)
+            lines += textwrap.wrap(line, most, subsequent_indent=after, break_on_hyphens=False) or [""]
+        return "\n".join(lines)
+
+
+class Parser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` whose errors are one line, like every other error of a user's making.
+
+    An option that is given twice is refused, where argparse takes the last without a word, and one that there is not
+    is told the nearest before anything that is missing.
+
+    Args:
+        fields: what gives the ``section.field`` names that are options too, for messages; ``parse_known_args`` gives
+            back any such word with its values, for the configuration to look at.
+    """
+
+    def __init__(self, *, fields: Callable[[], Iterable[str]] | None = None, **options: Any) -> None:
+        defaults: dict[str, Any] = {"formatter_class": HelpFormatter, "allow_abbrev": False}
+        super().__init__(**defaults | options)
+        self.fields = fields
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        seen, known = set(), self._option_string_actions
+        for word in sys.argv[1:] if args is None else args:
+            name = word.partition("=")[0]
+            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
+                break  # what follows is no option, or another parser's
+            check_text(self.prog, word)
+            if type(known.get(name)) is argparse._StoreAction:
+                if known[name].dest in seen:
+                    self.error(f"{name}: given twice; give it once, with all its values")
+                seen.add(known[name].dest)
+            elif OPTION.match(word) and " " not in name and name not in known and not (self.fields and "." in name):
+                options = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
+                self.error(no_such_option(name, options, self.fields() if self.fields else ()))
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        for action in self._actions:  # long choices stand in the text
+            if action.metavar is None and len(names := ", ".join(map(str, action.choices or ()))) > 40:
+                action.metavar, action.help = action.dest.upper(), f"{action.help}; one of {names}"
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see '{self.prog} --help'")
+
+
+def no_such_option(name: str, options: Iterable[str] = (), fields: Iterable[str] = ()) -> str:
+    """What a message says of an option that does not exist: the ``name``, as ``--confg``, and which ones may have been
+    meant among options, with their dashes, and fields of the configuration, as ``section.field``."""
+    known, stem = [*options, *(f"--{field}" for field in fields)], name.lstrip("-")
+    # the beginning of options, or a field whose section was left out
+    meant = [one for one in known if one.startswith(name) or one.partition(".")[2] == stem][:4]
+    meant = meant or difflib.get_close_matches(name[:200], known, n=1)
+    hint = f" (did you mean {listed(meant, 'or')}?)" if meant else ""
+    return f"{shown(name)[1:-1]}: no such option{hint}"
+
+
+def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
+    """``["gender=F", "age=25"]`` by name."""
+    values: dict[str, str] = {}
+    for word in words or ():
+        name, sign, value = word.partition("=")
+        if not name or not sign or name in values:
+            raise UserError(f"{option} {word}: expected FIELD=VALUE, such as gender=F, and each field once")
+        values[name] = value
+    return values
+
+
+def parse_baselines(names: Sequence[str], known: Iterable[str], those: str) -> list[str]:
+    """Names of baselines of one kind (``those``, such as ``of rows``), each once; ``all``, or none, is every one."""
+    known = list(known)
+    wanted = known if "all" in names or not names else list(dict.fromkeys(names))
+    if wrong := [name for name in wanted if name not in known]:
+        raise UserError(f"--baselines {wrong[0]}: none {those}{nearest(wrong[0], known)}; there are "
+                        f"{', '.join(known)}, or all")  # fmt: skip
+    return wanted
+
+
+def ranged(kind: type, least: float, most: float = 2**31 - 1) -> Callable[[str], Any]:
+    """The type of an option: a number of a kind, from ``least`` to ``most``."""
+
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not least <= value <= most:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"'{text}': expected {what} from {least} to {most}")
+        return value
+
+    return number

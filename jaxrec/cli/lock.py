@@ -7,7 +7,6 @@ with the process, however that ends; a file that a killed process leaves says no
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,9 +18,7 @@ from jaxrec.errors import UserError
 
 @contextmanager
 def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
-    """Own ``place``, which need not exist, until the block ends.
-
-    Missing parents are made, and go again where nothing is in them at the end.
+    """Own ``place``, which need not exist, until the block ends; parents are made, and go where they stay empty.
 
     Args:
         does: what the other process would be doing there, such as "trains this run".
@@ -30,18 +27,15 @@ def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
     place = Path(os.path.realpath(place))
     missing = [parent for parent in place.parents if not parent.is_dir()]
     try:
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise UserError(f"{place}: a parent of it is a file; {otherwise}") from None
-        file = lock_file(place)
-        descriptor = _acquire(file, place, does, otherwise)
-        try:
-            yield
-        finally:
-            file.unlink(missing_ok=True)  # while it is held: whoever waits finds another file under its name
-            os.close(descriptor)
+        place.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{place}: a parent of it is a file; {otherwise}") from None
+    descriptor = _acquire(file := lock_file(place), place, does, otherwise)
+    try:
+        yield
     finally:
+        file.unlink(missing_ok=True)  # while it is held: whoever waits finds another file under its name
+        os.close(descriptor)
         with suppress(OSError):
             for parent in missing:  # the innermost first
                 parent.rmdir()
@@ -49,8 +43,7 @@ def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
 
 def lock_file(place: Path) -> Path:
     """The file beside a place that is locked for it."""
-    raw = os.fsencode(place.name)
-    return place.with_name(f".{place.name if len(raw) <= 240 else hashlib.sha256(raw).hexdigest()}.lock")
+    return place.with_name(f".{place.name}.lock")
 
 
 def _acquire(file: Path, place: Path, does: str, otherwise: str) -> int:
@@ -62,8 +55,7 @@ def _acquire(file: Path, place: Path, does: str, otherwise: str) -> int:
         except BlockingIOError:
             owner = os.pread(descriptor, 20, 0).decode()
             os.close(descriptor)
-            who = f" (pid {owner})" if owner.isdigit() else ""
-            raise UserError(f"{place}: another process{who} {does}; wait for it, or {otherwise}") from None
+            raise UserError(f"{place}: another process (pid {owner}) {does}; wait for it, or {otherwise}") from None
         except OSError as error:  # of a file system without locks
             say("note", f"{place}: cannot be locked here ({error.strerror}); let no other process work on it")
         with suppress(FileNotFoundError):

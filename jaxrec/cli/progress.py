@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from typing import Any
 
 from jaxrec.errors import one_line
 
@@ -15,77 +15,53 @@ EVERY = 10.0  # seconds between two lines
 
 
 @contextmanager
-def progress(
-    title: str, total: float | None = None, amount: float = 0.0, unit: str = "", after: float = 0.0, even: bool = True
-) -> Iterator[Callable[..., None]]:
-    """A bar or lines on stderr; the arguments are those of ``Lines``. Yields ``update(advance=1, note="")``."""
-    if sys.stderr is None or not sys.stderr.isatty():
-        lines, over = Lines(title, total, amount, unit, after, even), threading.Event()
-        thread = threading.Thread(target=lines.tell, args=(over,), name="progress", daemon=True)
-        thread.start()
-        try:
-            yield lines.update
-        finally:
-            over.set()
-            thread.join()
+def progress(title: str, total: float | None = None, *speed: Any, even: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar or lines on stderr. Yields ``update(advance=1, note="")``; the arguments are those of ``line``."""
+    if sys.stderr is not None and sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
+        columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=total, note="")
+            yield lambda advance=1, note="": bar.update(task, advance=advance, note=note)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    begin, state, over = time.monotonic(), (0.0, ""), threading.Event()
 
-    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
-    columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=total, note="")
-        yield lambda advance=1, note="": bar.update(task, advance=advance, note=note)
+    def update(advance: float = 1, note: str = "") -> None:
+        nonlocal state
+        state = (state[0] + advance, note)
 
-
-@dataclass
-class Lines:
-    """Says how far a piece of work is: ``update`` only notes numbers, ``tell`` prints them from a thread of its own.
-
-    Attributes:
-        title: what is done: ``train: epoch 2 of 10``.
-        total: its units; None: unknown.
-        amount, unit: what all units together hold, and its name, for the speed; 0: no speed is told.
-        after: units of more such work that follows, for the time left.
-        even: whether units take about the same time, so that the time left can be told.
-    """
-
-    title: str
-    total: float | None = None
-    amount: float = 0.0
-    unit: str = ""
-    after: float = 0.0
-    even: bool = True
-    done: float = 0.0
-    note: str = ""
-    begin: float = field(default_factory=time.monotonic)
-
-    def update(self, advance: float = 1, note: str = "") -> None:
-        self.done, self.note = self.done + advance, note
-
-    def line(self, seconds: float) -> str:
-        """How far it is after so many seconds."""
-        share, parts = self.done / self.total if self.total else 0.0, [self.title]
-        if share:
-            parts.append(f"{min(share, 1.0):.0%}".replace("%", " %"))
-        if share and self.amount and seconds:
-            parts.append(f"{share * self.amount / seconds:,.0f} {self.unit}/s")
-        parts += [self.note] if self.note else []
-        if share and self.even:
-            parts.append(f"{_span(max((self.total or 0.0) - self.done + self.after, 0.0) * seconds / self.done)} left")
-        else:
-            parts.append(f"{_span(seconds)} so far")
-        return one_line(", ".join(parts))
-
-    def tell(self, over: threading.Event) -> None:
+    def say() -> None:
         while not over.wait(EVERY):
             with suppress(OSError, ValueError):  # nobody reads it any more
-                print(self.line(time.monotonic() - self.begin), file=sys.stderr, flush=True)
+                text = line(
+                    title, total, *speed, even=even, done=state[0], note=state[1], seconds=time.monotonic() - begin
+                )
+                print(text, file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=say, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield update
+    finally:
+        over.set()
+        thread.join()
 
 
-def _span(seconds: float) -> str:
-    """``40 s``, ``3 min`` or ``2.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def line(
+    title: str, total: float | None = None, amount: float = 0.0, unit: str = "", after: float = 0.0, *,
+    even: bool = True, done: float, note: str = "", seconds: float,
+) -> str:  # fmt: skip
+    """How far work is after so many seconds: ``done`` of ``total`` units (None: unknown), which hold an ``amount`` of
+    ``unit`` in all, for the speed; ``after`` more units follow, and take as long if they are ``even``."""
+    share, parts = done / total if total else 0.0, [title]
+    if share:
+        parts.append(f"{100 * min(share, 1.0):.0f} %")
+    if share and amount and seconds:
+        parts.append(f"{share * amount / seconds:,.0f} {unit}/s")
+    told = max((total or 0.0) - done + after, 0.0) * seconds / done if share and even else seconds
+    span = f"{told / 60:.0f} min" if told < 5400 else f"{told / 3600:.1f} h"
+    span = f"{told:.0f} s" if told < 90 else span
+    return one_line(", ".join([*parts, *([note] if note else []), f"{span} {'left' if share and even else 'so far'}"]))

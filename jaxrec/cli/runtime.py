@@ -27,15 +27,11 @@ def start() -> None:
 
 def machine() -> dict[str, Any]:
     """What figures were measured on: processor or accelerator, cores, versions."""
-    device, name, info = jax.devices()[0], "cpu", Path("/proc/cpuinfo")
-    if info.is_file():
-        lines = info.read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    device, info = jax.devices()[0], Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "cpu")
     return {
-        "device": device.device_kind if device.platform != "cpu" else name,
-        "platform": device.platform,
-        "devices": jax.device_count(),
-        "cpu_cores": os.cpu_count(),
-        "python": platform.python_version(),
+        "device": device.device_kind if device.platform != "cpu" else name, "platform": device.platform,
+        "devices": jax.device_count(), "cpu_cores": os.cpu_count(), "python": platform.python_version(),
         **{package: metadata.version(package) for package in ("jax", "jaxlib", "flax", "optax", "numpy")},
-    }
+    }  # fmt: skip

@@ -6,7 +6,6 @@ Which fields there are depends on the model, its loss and the optimizer, whose c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -15,32 +14,23 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from jaxrec.cli.options import no_such_option
-from jaxrec.cli.yaml_text import parse_yaml, read_yaml
+from jaxrec.cli.command import no_such_option
+from jaxrec.cli.text import parse_yaml, read_yaml
 from jaxrec.config import finding
-from jaxrec.config.former import FORMER
-from jaxrec.config.sections import (
-    Config,
-    DataConfig,
-    EvaluationConfig,
-    LossConfig,
-    MeshConfig,
-    ModelConfig,
-    OptimizerConfig,
-    RecommendationConfig,
-    TrainingConfig,
-)
+from jaxrec.config.sections import Config as Config
+from jaxrec.config.sections import EvaluationConfig as EvaluationConfig
+from jaxrec.config.sections import MeshConfig as MeshConfig
+from jaxrec.config.sections import OptimizerConfig as OptimizerConfig
 from jaxrec.errors import UserError, explained, listed, nearest, shown
 
-EXPONENT = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 Values = Mapping[str, Any]
 """Sections of fields, as a YAML file has them."""
+GENERAL = """models:
+{models}
 
-__all__ = [
-    "Config", "DataConfig", "EvaluationConfig", "LossConfig", "MeshConfig", "ModelConfig", "OptimizerConfig",
-    "RecommendationConfig", "TrainingConfig",
-    "choices", "dump", "fields", "load", "number", "override", "parse", "read_overrides",
-]  # fmt: skip
+Every field of the configuration is an option, --section.field VALUE, and wins over the file. To list those of a model:
+  python -m jaxrec.train --help --model.name gru4rec                       # their defaults
+  python -m jaxrec.train --help --config configs/gru4rec_synthetic.yaml    # the values of a file"""
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -65,22 +55,17 @@ def override(values: Values, overrides: Sequence[str], source: str, former: bool
         former: whether ``values`` may be of an earlier version.
     """
     values = without_former(values) if former else values
-    pairs = dict(read_overrides(overrides, values))
+    pairs = read_overrides(overrides, values)
     whole = {section: dict(fields) for section, fields in values.items()}
     for name, value in pairs.items():
         section, _, field = name.partition(".")
         whole.setdefault(section, {})[field] = value
     try:
-        return parse(whole, source="")
+        return parse(whole, source)
     except UserError as error:
-        message = str(error).removeprefix(": ")
-    place = ".".join(message.partition(": ")[0].split(".")[:2])
-    if place in pairs:
-        raise UserError(f"--{message}")
-    if pairs and place.partition(".")[0] in values:
-        parse(values, source)  # is it wrong by itself, or beside what is given?
-        source = f"{source} with {' and '.join(f'--{name} {shown(value)}' for name, value in pairs.items())}"
-    raise UserError(f"{source}: {message}")
+        message = str(error).removeprefix(f"{source}: ")
+    blamed = ".".join(message.partition(": ")[0].split(".")[:2]) in pairs
+    raise UserError(f"--{message}" if blamed else f"{source}: {message}")
 
 
 def parse(values: Values, source: str = "configuration", former: bool = False) -> Config:
@@ -106,7 +91,7 @@ def without_former(values: Values) -> Values:
     except UserError:  # which ``parse`` tells
         return values
     kept = {section: dict(part) for section, part in values.items()}
-    for place, value in FORMER.items():
+    for place, value in finding.FORMER.items():
         section, _, field = place.partition(".")
         if place not in known and kept.get(section, {}).get(field, ...) == value:
             del kept[section][field]
@@ -119,20 +104,12 @@ def dump(config: Config) -> str:
 
 
 def fields(config: type[Config] | None = None) -> dict[str, FieldInfo]:
-    """Every ``section.field`` with its default and its description.
-
-    Args:
-        config: the class of a configuration; None: fields of all models, losses and optimizers that jaxrec has.
-    """
+    """Every ``section.field`` of a configuration, or None: of all models, losses and optimizers that jaxrec has."""
     if config is None:
         parts: Any = [(section, kind) for section, _, kind in finding.all_sections()]
     else:
         parts = [(section, info.annotation) for section, info in config.model_fields.items()]
-    table: dict[str, FieldInfo] = {}
-    for section, kind in parts:
-        for name, field in kind.model_fields.items():
-            table.setdefault(f"{section}.{name}", field)
-    return table
+    return {f"{section}.{name}": field for section, kind in parts for name, field in kind.model_fields.items()}
 
 
 def choices(name: str, config: type[Config] | None = None) -> tuple[str, ...]:
@@ -146,8 +123,8 @@ def choices(name: str, config: type[Config] | None = None) -> tuple[str, ...]:
     return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
-def read_overrides(overrides: Sequence[str], values: Values) -> list[tuple[str, Any]]:
-    """``["--a.b", "1", "--c.d=2"]`` as ``[("a.b", 1), ("c.d", 2)]``; several values make a list."""
+def read_overrides(overrides: Sequence[str], values: Values) -> dict[str, Any]:
+    """``["--a.b", "1", "--c.d=2"]`` as ``{"a.b": 1, "c.d": 2}``; several values make a list."""
     pairs: dict[str, list[str]] = {}
     name = ""
     for word in overrides:
@@ -160,55 +137,63 @@ def read_overrides(overrides: Sequence[str], values: Values) -> list[tuple[str, 
             pairs[name].append(word)
         else:
             raise UserError(f"{shown(word)}: expected --section.field value")
-    known = _known(pairs, values)
-    for name, words in pairs.items():
-        if name not in known:
-            raise UserError(f"{no_such_option(f'--{name}', fields=known)}; --help lists them")
-        if not words:
-            raise UserError(f"--{name}: a value is missing")
-    return [(name, _value(name, words, known[name].annotation)) for name, words in pairs.items()]
-
-
-def _known(pairs: Mapping[str, list[str]], values: Values) -> dict[str, FieldInfo]:
-    """The fields that may be given: those of the configuration that the names among the words and the values make, and,
-    where something else is asked for, those of all others."""
+    # the fields of the configuration that the names make; where something else is asked for, also those of all others
     names = {section: dict(part) for section, part in values.items() if isinstance(part, dict)}
     for section in finding.NAMED:
         if words := pairs.get(f"{section}.name"):
             names.setdefault(section, {})["name"] = words[0]
     try:
-        own = fields(finding.experiment(names))
+        known = fields(finding.experiment(names))
     except UserError:  # which ``parse`` tells
-        own = {}
-    return own if own and set(pairs) <= set(own) else fields() | own
+        known = {}
+    known = known if set(pairs) <= set(known) else fields() | known
+    for name, words in pairs.items():
+        if name not in known:
+            raise UserError(f"{no_such_option(f'--{name}', fields=known)}; --help lists them")
+        if not words:
+            raise UserError(f"--{name}: a value is missing")
+    return {name: _value(name, words, known[name].annotation) for name, words in pairs.items()}
 
 
 def _value(name: str, words: list[str], annotation: Any) -> Any:
     if name == "data.path":  # a directory may be called 2024
         return " ".join(words)
     kinds = [get_args(one)[0] if get_origin(one) is Annotated else one for one in (annotation, *get_args(annotation))]
-    values = [parse_yaml(word, f"--{name} {shown(word)}", lines=False) for word in words]
+    values = [parse_yaml(word, f"--{name} {shown(word)}") for word in words]
     if any(get_origin(one) is tuple for one in kinds):
         return values[0] if len(values) == 1 and (isinstance(values[0], list) or values[0] is None) else values
     if len(values) > 1:
         raise UserError(f"--{name}: one value expected, found {shown(' '.join(words))}")
-    return values[0] if str in kinds else number(values[0])
-
-
-def number(value: Any) -> Any:
-    """YAML 1.1 takes 1e-3 for a string; users mean a number."""
-    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
+    return values[0]
 
 
 def _explain(error: ValidationError, values: Values, kind: type[Config]) -> str:
-    problem, known = error.errors()[0], fields(kind)
-    place, found = ".".join(str(part) for part in problem["loc"]), shown(problem["input"])
-    if problem["type"] == "string_pattern_mismatch":  # which no user wants to read
-        allowed = " ".join((known[place].description or "").split()).partition(": ")[2]
-        return f"{place}: found {found}; expected {allowed}"
-    if problem["type"] == "extra_forbidden" and len(problem["loc"]) == 2:
-        having, what = finding.owners(place, kind)
-        if having:
-            name = values.get(what, {}).get("name") or known[f"{what}.name"].default
-            return f"{place}: found {found}, but it belongs to {listed(having)}; leave it out for {name}"
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    having, what = finding.owners(place, kind) if problem["type"] == "extra_forbidden" and "." in place else ([], "")
+    if having:
+        name = values.get(what, {}).get("name") or fields(kind)[f"{what}.name"].default
+        return f"{place}: found {shown(problem['input'])}, but it belongs to {listed(having)}; leave it out for {name}"
     return explained(error, nearest(place[:300], fields() if "." in place else kind.model_fields))
+
+
+def field_help(file: str | None, overrides: Sequence[str]) -> str:
+    """The end of ``train --help``: each field of a configuration file with its value and what it is; without a file of
+    the model in ``overrides`` (``--section.field value`` words), or where there is none the list of models."""
+    if file is not None:
+        config, values = load(file, overrides), f"values of {file}"
+    elif any(word.partition("=")[0] == "--model.name" for word in overrides):
+        config, values = override({"data": {"path": "DIR"}}, overrides, "configuration"), "defaults"
+    else:
+        models = {name: " ".join((model.__doc__ or "").split()) for name, model in finding.models().items()}
+        return GENERAL.format(models="\n".join(f"  {name:<10} {text}" for name, text in models.items()))
+    kind, (model, loss, optimizer) = type(config), (getattr(config, section).name for section in finding.NAMED)
+    lines = [f"fields of {model} with loss {loss} and optimizer {optimizer}, [{values}]; each is an option:"]
+    for name, field in fields(kind).items():
+        section = getattr(config, name.partition(".")[0])
+        value, allowed = getattr(section, name.partition(".")[2]), choices(name, kind)
+        text = " ".join(map(str, value)) if isinstance(value, tuple) else "null" if value is None else str(value)
+        among = f" One of: {', '.join(allowed)}." if len(allowed) > 1 else ""
+        said = " ".join((field.description or type(section).__doc__ or "").split())
+        lines += ["", f"  --{name} [{text}]", f"      {said}{among}"]
+    return "\n".join([*lines, "", "Another --loss.name or --optimizer.name beside --help has other fields."])

@@ -1,13 +1,10 @@
-"""Models, losses, optimizers and tasks by name: a module or class of that name, or a module of the user's.
+"""Models, losses, optimizers and tasks by name, imported when they are asked for.
 
-    model      ``gru4rec`` is the module ``jaxrec.models.gru4rec``; its section is ``Config``, and ``Model`` builds it
-    loss       the class of a module in ``jaxrec.losses`` whose ``name`` it is, among those that the model takes
-    optimizer  likewise of ``jaxrec.training.optimizers``
-    task       the folder of ``jaxrec.tasks`` that the model names; ``READS`` is the kind of data set that it takes, and
-               sections with further fields are ``Data``, ``Training``, ``Evaluation`` and ``Recommendation``
-
-A name with a dot is a module of the user's, with ``Config`` and ``Model``, with ``Loss``, or with ``Optimizer``.
-Nothing is imported before it is asked for.
+The model ``gru4rec`` is the module ``jaxrec.models.gru4rec``; its section is ``Config``, ``Model`` builds it. A loss or
+an optimizer is the class in ``jaxrec.losses`` or ``jaxrec.training.optimizers`` whose ``name`` it is. A task is the
+folder of ``jaxrec.tasks`` that the model names; ``READS`` is the kind of data set that it takes, and sections with
+further fields are ``Data``, ``Training``, ``Evaluation`` and ``Recommendation``. A name with a dot is a module of the
+user's, with ``Config`` and ``Model``, with ``Loss``, or with ``Optimizer``.
 """
 
 from __future__ import annotations
@@ -15,7 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from types import ModuleType
 from typing import Annotated, Any
@@ -28,17 +25,32 @@ from jaxrec.errors import UserError, listed, nearest, shown
 
 MODEL, OPTIMIZER = "gru4rec", "adagrad"  # where none is named
 NAMED = ("model", "loss", "optimizer")  # sections whose class their name finds
-
-
-# ---- names to classes ------------------------------------------------------------------------------------------------
+FORMER: dict[str, Any] = {
+    "data.order": "random", "data.half_life": None, "data.protocol": "rows", "data.split_seed": 42,
+    "data.test_fraction": 0.2, "data.repeats": None, "data.fields": None, "data.unknown_rate": 0.0,
+    "data.embeddings": None, "data.name_memory": 8192,
+    "model.layers": [100], "model.embedding": "constrained", "model.attention": "sum", "model.blocks": 2,
+    "model.heads": 1, "model.attention_dim": 32, "model.deep": [], "model.norm": "none", "model.first_order": "none",
+    "model.table": "dense", "model.hidden": [64], "model.output_dim": 32, "model.head": "both", "model.name_dim": 128,
+    "model.text_dim": 128, "model.event_dim": 32, "model.item_fields": [], "model.field_dim": 16, "model.window": 20,
+    "model.stride": 1, "model.temperature": None, "model.init_std": None, "model.dropout_attention": 0.0,
+    "loss.n_sample": 2048, "loss.sample_alpha": 0.5, "loss.logq": 0.0, "loss.margin": 0.5, "loss.temperature": 0.1,
+    "loss.hard_negatives": 0, "loss.hard_pool": 64, "loss.refresh_steps": 200, "loss.mask": "positives",
+    "loss.bpreg": 1.0, "loss.final_activation": "linear", "loss.activation_alpha": 1.0, "loss.label_smoothing": 0.0,
+    "loss.candidates": "live", "loss.category_weight": 0.0, "loss.prior": 0.0, "loss.rating_weight": 0.0,
+    "loss.embedding_l2": 0.0, "loss.embedding_l2_power": 0.0, "loss.memory": 64, "loss.precision": "float32",
+    "optimizer.momentum": 0.0, "optimizer.epsilon": None, "optimizer.beta1": 0.9, "optimizer.beta2": 0.999,
+    "optimizer.weight_decay": 0.0,
+    "training.passes": 1, "evaluation.ties": "conservative", "evaluation.sessions": None, "evaluation.category": None,
+    "recommendation.rules": [],
+}  # fmt: skip
+"""Defaults of the fields that earlier versions wrote into every run, whatever its model. This table never changes."""
 
 
 @cache
 def models() -> dict[str, type[ModelConfig]]:
     """The section of each model in ``jaxrec.models``, by name."""
-    modules = {one.__name__.rpartition(".")[2]: one for one in _modules("jaxrec.models") if hasattr(one, "Model")}
-    sections = {name: getattr(module, "Config", None) for name, module in modules.items()}
-    return {name: one for name, one in sections.items() if isinstance(one, type) and issubclass(one, ModelConfig)}
+    return _named(_modules("jaxrec.models"), ModelConfig)
 
 
 @cache
@@ -56,12 +68,8 @@ def optimizers() -> dict[str, type[OptimizerConfig]]:
 @cache
 def losses_of(model: type[ModelConfig]) -> dict[str, type[LossConfig]]:
     """The losses that a model can be trained with, its default first."""
-    found: dict[str, type[LossConfig]] = {}
-    for kind in model.losses:
-        for one in (kind, *losses().values()):
-            if issubclass(one, kind) and _name(one):
-                found.setdefault(_name(one), one)
-    return found
+    fitting = [one for kind in model.losses for one in (kind, *losses().values()) if issubclass(one, kind)]
+    return {_name(one): one for one in fitting if _name(one)}
 
 
 def find_module(field: str, name: str, attributes: tuple[str, ...]) -> ModuleType:
@@ -84,8 +92,7 @@ def _find(section: str, name: Any, known: Mapping[str, Any], kind: type[Section]
         return known[name]
     if not isinstance(name, str) or "." not in name:
         allowed, near = listed([repr(one) for one in known], "or"), nearest(str(name), known)
-        more = ", or a module of your own" if section == "model" else ""
-        raise UserError(f"{section}.name: found {shown(name)}; input should be {allowed}{near}{more}")
+        raise UserError(f"{section}.name: found {shown(name)}; input should be {allowed}{near}, or one of your own")
     found = getattr(find_module(f"{section}.name", name, attributes), attributes[0])
     if not isinstance(found, type) or not issubclass(found, kind):
         raise UserError(f"{section}.name: {name}.{attributes[0]} is no {kind.__name__}; make it a subclass")
@@ -94,10 +101,10 @@ def _find(section: str, name: Any, known: Mapping[str, Any], kind: type[Section]
 
 def find_model(name: Any) -> ModuleType:
     """The module of a model."""
-    place = f"jaxrec.models.{name}"  # found without importing the others
-    there = isinstance(name, str) and name.isidentifier() and importlib.util.find_spec(place)
-    if there and hasattr(importlib.import_module(place), "Config"):
-        return importlib.import_module(place)
+    if isinstance(name, str) and name.isidentifier() and importlib.util.find_spec(f"jaxrec.models.{name}"):
+        module = importlib.import_module(f"jaxrec.models.{name}")  # without importing the others
+        if hasattr(module, "Model"):
+            return module
     section = _find("model", name, {} if "." in str(name) else models(), ModelConfig, "Config", "Model")
     if not hasattr(section, "task") or not hasattr(section, "losses"):
         raise UserError(f"model.name: {name}.Config lacks task or losses; see jaxrec.config.sections.ModelConfig")
@@ -125,34 +132,22 @@ def find_loss(model: type[ModelConfig], called: str, name: Any) -> type[LossConf
     return found
 
 
-def find_optimizer(name: Any) -> type[OptimizerConfig]:
-    """The class of an optimizer."""
-    found: type[OptimizerConfig] = _find("optimizer", name, optimizers(), OptimizerConfig, "Optimizer")
-    return found
-
-
 def _modules(package: str) -> Iterator[ModuleType]:
     for found in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
         yield importlib.import_module(found.name)
 
 
-def _named(modules: Any, kind: type[Any]) -> dict[str, Any]:
+def _named(modules: Iterable[ModuleType], kind: type[Section]) -> dict[str, Any]:
     """The classes of a kind that stand in modules and have a name, by that name."""
-    return {
-        _name(value): value
-        for module in modules
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, kind) and value.__module__ == module.__name__ and _name(value)
-    }
+    values = [(one, module) for module in modules for one in vars(module).values() if isinstance(one, type)]
+    kinds = [one for one, module in values if issubclass(one, kind) and one.__module__ == module.__name__]
+    return {_name(one): one for one in kinds if _name(one)}
 
 
 def _name(section: type[Section]) -> str:
     """What a class is called in a configuration; empty for one that only others build on."""
     field = section.model_fields["name"]
     return "" if field.is_required() else str(field.default)
-
-
-# ---- an experiment's class -------------------------------------------------------------------------------------------
 
 
 def experiment(values: Mapping[str, Any]) -> type[Config]:
@@ -162,13 +157,12 @@ def experiment(values: Mapping[str, Any]) -> type[Config]:
     model = find_model(called := names.get("model", MODEL)).Config
     loss = find_loss(model, called, names.get("loss", next(iter(losses_of(model)))))
     default = model.defaults.get("optimizer", {}).get("name", OPTIMIZER)
-    return _experiment(model, loss, find_optimizer(names.get("optimizer", default)))
+    found = _find("optimizer", names.get("optimizer", default), optimizers(), OptimizerConfig, "Optimizer")
+    return _experiment(model, loss, found)
 
 
 @cache
-def _experiment(
-    model: type[ModelConfig], loss: type[LossConfig], optimizer: type[OptimizerConfig]
-) -> type[Config]:  # fmt: skip
+def _experiment(model: type[ModelConfig], loss: type[LossConfig], optimizer: type[OptimizerConfig]) -> type[Config]:
     kinds = {"model": model, "loss": loss, "optimizer": optimizer}
     parts = {name: section_of(model, name, kinds.get(name)) for name in Config.model_fields}
     fields = {name: (part, ... if name == "data" else Field(default_factory=part)) for name, part in parts.items()}
@@ -193,9 +187,6 @@ def section_of(model: type[ModelConfig], name: str, kind: type[Section] | None =
     return create_model(whole.__name__, __base__=bases, __doc__=whole.__doc__, **changed)
 
 
-# ---- all that there are ----------------------------------------------------------------------------------------------
-
-
 def all_sections() -> Iterator[tuple[str, str, type[Section]]]:
     """Section, model and class of each that there is; those of losses and optimizers for each model."""
     for called, model in models().items():
@@ -206,9 +197,8 @@ def all_sections() -> Iterator[tuple[str, str, type[Section]]]:
 
 
 def owners(place: str, config: type[Config]) -> tuple[list[str], str]:
-    """Who has ``section.field``, where a configuration of this class has it not, and what has to be another for it:
-    the names of losses that its model takes, and ``loss``; of optimizers, and ``optimizer``; or of models, and
-    ``model``."""
+    """Who has ``section.field``, where a configuration of this class has it not, and the section whose name has to be
+    another for it: losses that its model takes, optimizers, or models."""
     section, _, field = place.partition(".")
     model: Any = config.model_fields["model"].annotation
     kinds: Any = losses_of(model) if section == "loss" else optimizers() if section == "optimizer" else {}

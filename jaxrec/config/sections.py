@@ -1,7 +1,4 @@
-"""The sections of an experiment that all runs share, as frozen, validated types.
-
-Models, losses, optimizers and tasks bring sections of their own beside what reads them (``jaxrec.config.finding``).
-"""
+"""The sections of an experiment that all runs share; models, losses, optimizers and tasks bring more of their own."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from jaxrec.cli.paths import check_path
+from jaxrec.cli.text import check_path
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
@@ -32,10 +29,9 @@ class Section(BaseModel):
     def _as_written(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse true for 1, and 010 for a number, which some read as octal."""
         annotation = cls.model_fields[str(info.field_name)].annotation
+        number = str not in (annotation, *get_args(annotation))
         for one in value if isinstance(value, (list, tuple)) else [value]:
-            text = str in (annotation, *get_args(annotation))
-            octal = isinstance(one, str) and not text and LEADING_ZERO.match(one.strip())
-            if isinstance(one, bool) or octal:
+            if isinstance(one, bool) or (number and isinstance(one, str) and LEADING_ZERO.match(one.strip())):
                 raise PydanticCustomError("number", "input should be a number")
         return value
 
@@ -117,10 +113,8 @@ class OptimizerConfig(Section):
         return 0
 
     def parts(self, scale: Any) -> list[Any]:
-        """The transformations of optax that a gradient goes through, ``scale`` being the product with the rate.
-
-        Every operation is by element or by row, so that ``tables.update_rows`` may apply them to single rows.
-        """
+        """The transformations of optax that a gradient goes through, each by element or by row, as single rows of
+        tables go through them too; ``scale`` is the product with the rate."""
         raise NotImplementedError
 
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from jaxrec.cli.json_text import parse_json
+from jaxrec.cli.text import parse_json
 from jaxrec.data.ids import bare, is_list, plain, whole
 from jaxrec.data.items import LAST, LIVE
 from jaxrec.errors import UserError, nearest, shown

@@ -17,13 +17,13 @@ import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, Field
 from typing_extensions import TypedDict
 
-from jaxrec.cli.json_text import parse_json
+from jaxrec.cli.command import ranged
+from jaxrec.cli.text import parse_json
 from jaxrec.data.encode import RawField, RawRows
 from jaxrec.errors import UserError, shown
 from jaxrec.personas.clusters import describe, draw_attributes, find_personas
 from jaxrec.personas.files import Reviews
 from jaxrec.personas.rules import Range, Text, Whole, read_rules, validated
-from jaxrec.sources.shared import ranged
 
 HELP = "products with reviews in a JSON file; customers are drawn from personas of the reviews, or given"
 KIND = "rows"

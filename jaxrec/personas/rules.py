@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic import model_validator as checks
 
-from jaxrec.cli.yaml_text import read_yaml
+from jaxrec.cli.text import read_yaml
 from jaxrec.errors import UserError, explained
 
 DEFAULT = Path(__file__).with_name("personas.yaml")

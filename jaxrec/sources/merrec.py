@@ -14,6 +14,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from jaxrec.cli.command import ranged
 from jaxrec.data.clean.choices import Drawn, Raw
 from jaxrec.data.reading.columns import id_field, number_field, session_field, whole_column
 from jaxrec.data.reading.duck import leave_out, quoted, trimmed
@@ -21,7 +22,7 @@ from jaxrec.data.reading.table import Field, Table, load
 from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.sources.merrec_items import Attribute, write_items
-from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, fraction, given_options, open_named, ranged
+from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, fraction, given_options, open_named
 
 HELP = "events on the listings of a marketplace (MerRec), in Parquet or CSV files"
 KIND = "events"

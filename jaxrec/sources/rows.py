@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from jaxrec.cli.command import ranged
 from jaxrec.data.encode import RawField, RawRows
 from jaxrec.data.reading.bags import BETWEEN, read_bags
 from jaxrec.data.reading.columns import (
@@ -25,7 +26,7 @@ from jaxrec.data.reading.duck import NESTED, leave_out_repeated, note_repeated, 
 from jaxrec.data.reading.table import Field, Table, load
 from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest
-from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, given_options, open_named, ranged
+from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, given_options, open_named
 
 HELP = "any rows, such as clicks, ratings or purchases: CSV (also packed) or Parquet files, one row a line"
 KIND = "rows"

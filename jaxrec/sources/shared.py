@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
+from jaxrec.cli.command import ranged
 from jaxrec.data.clean.choices import Raw
 from jaxrec.data.reading.columns import add_na_argument
 from jaxrec.data.reading.files import NO_QUOTE, find_files, open_tables
@@ -18,22 +19,6 @@ from jaxrec.errors import UserError
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 Numbers = dict[str, tuple[type, float, float, float, str]]
 """Options by name: the kind of number, from, to, the default, and the help."""
-
-
-def ranged(kind: type, least: float, most: float) -> Callable[[str], float]:
-    """The type of an option: a number of a kind, from ``least`` to ``most``."""
-
-    def number(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not least <= value <= most:
-            what = "a whole number" if kind is int else "a number"
-            raise ArgumentTypeError(f"'{text}': expected {what} from {least} to {most}")
-        return value
-
-    return number
 
 
 def add_numbers(parser: ArgumentParser, numbers: Numbers) -> None:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxrec.cli.command import as_json, progress, say
-from jaxrec.cli.json_text import parse_json
+from jaxrec.cli.text import parse_json
 from jaxrec.errors import UserError, listed, nearest, shown
 from jaxrec.tasks.query import FIELDS, Answer, Query
 

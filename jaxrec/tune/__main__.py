@@ -7,11 +7,14 @@ search that was killed ends as if it had not been.
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import math
 import shutil
+import sqlite3
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,30 +25,26 @@ import yaml
 
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
-from jaxrec.cli.command import Parser, command, tell
+from jaxrec.cli.command import Parser, command, ranged, tell
 from jaxrec.cli.lock import owned
-from jaxrec.cli.options import positive
-from jaxrec.cli.paths import check_path
-from jaxrec.cli.yaml_text import read_yaml
+from jaxrec.cli.text import check_path, read_yaml
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import higher_is_better
+from jaxrec.plots.pictures import save_picture
 from jaxrec.run import difference, write_text
 from jaxrec.tasks.base import make_task
 from jaxrec.tasks.cutoffs import fit_cutoffs
 from jaxrec.train import train
 from jaxrec.training.telemetry import read_log
-from jaxrec.tune.report import best_epoch, best_trial, best_value, trial_text, write_pictures, write_tables
 from jaxrec.tune.search_space import Space, load_space
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import Trial
+    from optuna.trial import FrozenTrial, Trial
 
 RECORD, DATABASE = "study.yaml", "study.db"  # what is searched from which configuration; Optuna's trials
-NAME = "tune"  # of the study within the database
-DIVERGED = "the loss is not finite"  # how telemetry.Meter begins
 
 DESCRIPTION = """\
 Search the values of a configuration's fields that do best on the validation split; the test split is not read.
@@ -66,22 +65,13 @@ to a search. --section.field value overrides the configuration, as in python -m 
 
 
 def tune(
-    base: Config | str | Path, space: Space | str | Path, out: str | Path, trials: int, *,
+    base: Config, space: Space, out: Path, trials: int, *,
     seed: int = 42, startup_trials: int = 10, warmup_epochs: int = 1,
 ) -> None:  # fmt: skip
-    """Search until there are ``trials`` trials, those of earlier calls included, and write what was found.
+    """Search until there are ``trials`` trials in ``out``, those of earlier calls included, and write what was found.
 
-    Args:
-        base: the configuration, or its file.
-        space: the tuning space, or its file.
-        out: the directory of the search.
-        seed: what trials draw is a function of it.
-        startup_trials: so many trials draw at random; until so many are complete none is pruned.
-        warmup_epochs: a trial is never pruned within them.
+    The first ``startup_trials`` draw at random; until so many are complete, and in ``warmup_epochs``, none is pruned.
     """
-    base = configuration.load(base) if isinstance(base, (str, Path)) else base
-    space = load_space(space, base) if isinstance(space, (str, Path)) else space
-    out = Path(check_path("the directory of the search", str(out)))
     options = {"seed": seed, "startup_trials": startup_trials, "warmup_epochs": warmup_epochs}
     first = space.check(base)
     dataset, metric = open_dataset(first.data.path), first.training.metric
@@ -103,12 +93,10 @@ def tune(
             if done := sum(trial.state.is_finished() for trial in study.trials):
                 tell(f"{out}: going on after {done} of {max(trials, done)} trials")
             for _ in range(trials - done):
-                _clean(study, out)
                 trial = _next(study, space, options)
                 _run(study, trial, space.config(base, trial.params), out, metric)
                 tell(trial_text(study, study.trials[trial.number], metric))
                 write_tables(study, base, space, out, metric)
-            _clean(study, out)
             write_tables(study, base, space, out, metric)
             if (best := best_trial(study)) is None:
                 raise UserError(f"{out}: none of {len(study.trials)} trials is complete, see trials.csv there; choose "
@@ -148,28 +136,22 @@ def _run(study: Study, trial: Trial, config: Config, out: Path, metric: str) -> 
             trial.report(metrics[metric], epoch)
         return bool(trial.should_prune())  # NumPy's bool is no JSON
 
-    failure = None
+    failure, end = "", dict[str, Any]()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # a line a trial; the epochs are in its metrics.jsonl
             train(config, path, resume=True, report=heard)
+        end = [line for line in read_log(path) if line["kind"] == "end"][-1]
     except SystemExit:
         tell(f"{out}: stopped in trial {trial.number}; the same command goes on from there")
         raise
-    except UserError as error:
-        if not str(error).startswith(DIVERGED):
+    except (UserError, jax.errors.JaxRuntimeError) as error:
+        failure = str(error).partition(";")[0]  # telemetry.Meter says so where a loss diverged
+        if not failure.startswith(("the loss is not finite", "RESOURCE_EXHAUSTED")):
             raise
-        failure = str(error).partition(";")[0]
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        failure = "out of the device's memory"
-    end: dict[str, Any] = (
-        {"reason": "failed"} if failure else [line for line in read_log(path) if line["kind"] == "end"][-1]
-    )
-    spent = sum(seconds for name, seconds in end.items() if name.startswith("seconds_"))
     ended = study.trials[trial.number]
     if not failure and best_epoch(study, ended) is None:
         failure = f"validation {metric} is not a number"
+    spent = sum(seconds for name, seconds in end.items() if name.startswith("seconds_"))
     trial.set_user_attr("seconds", spent or time.perf_counter() - since)
     if failure:
         trial.set_user_attr("failure", failure)
@@ -178,14 +160,6 @@ def _run(study: Study, trial: Trial, config: Config, out: Path, metric: str) -> 
         study.tell(trial, state=TrialState.PRUNED)
     else:
         study.tell(trial, best_value(study, ended))
-
-
-def _clean(study: Study, out: Path) -> None:
-    """Of the finished trials only the best keeps its checkpoints."""
-    best = best_trial(study)
-    for trial in study.trials:
-        if trial.state.is_finished() and (best is None or trial.number != best.number):
-            shutil.rmtree(out / f"trial_{trial.number:04d}" / "state", ignore_errors=True)
 
 
 def _known(out: Path, record: dict[str, Any]) -> bool:
@@ -211,34 +185,103 @@ def _known(out: Path, record: dict[str, Any]) -> bool:
 @contextlib.contextmanager
 def _open_study(file: Path, metric: str, options: dict[str, int]) -> Iterator[Study]:
     """The study in its database, which may be new."""
-    import sqlite3
-
     import optuna
     from optuna.exceptions import OptunaError
     from optuna.storages import RDBStorage
-    from optuna.study import StudyDirection
     from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line a trial is ours
     if not file.exists() and any(file.parent.glob("trial_*")):
         raise UserError(f"{file}: missing, but there are trials beside it; restore it, or choose another --out")
-
-    def connect() -> sqlite3.Connection:  # as an address a path would have to be quoted
-        return sqlite3.connect(file, check_same_thread=False)
-
+    # as an address a path would have to be quoted
+    creator: Any = lambda: sqlite3.connect(file, check_same_thread=False)  # noqa: E731
     with contextlib.ExitStack() as stack:
         try:
-            storage = RDBStorage(f"sqlite:///{DATABASE}", engine_kwargs={"creator": connect})
+            storage = RDBStorage(f"sqlite:///{DATABASE}", engine_kwargs={"creator": creator})
             stack.callback(storage.engine.dispose)
             stack.callback(storage.remove_session)
-            direction = StudyDirection.MAXIMIZE if higher_is_better(metric) else StudyDirection.MINIMIZE
+            direction: Any = "maximize" if higher_is_better(metric) else "minimize"
             # Optuna may prune from this epoch on, we say up to which it must not
             pruner = optuna.pruners.MedianPruner(options["startup_trials"], options["warmup_epochs"] + 1)
-            yield optuna.create_study(storage=storage, study_name=NAME, direction=direction, pruner=pruner,
+            yield optuna.create_study(storage=storage, study_name="tune", direction=direction, pruner=pruner,
                                       load_if_exists=True)  # fmt: skip
         except (SQLAlchemyError, OptunaError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise UserError(f"{file}: unusable ({reason}); free space, restore it, or choose another --out") from None
+
+
+# ---- what is found ---------------------------------------------------------------------------------------------------
+
+
+def _cost(study: Study, value: float) -> float:
+    return value if study.direction.name == "MINIMIZE" else -value
+
+
+def best_epoch(study: Study, trial: FrozenTrial) -> int | None:
+    """The epoch of a trial's best value, the first where several share it; None without a value."""
+    values = {epoch: value for epoch, value in trial.intermediate_values.items() if not math.isnan(value)}
+    return min(values, key=lambda epoch: (_cost(study, values[epoch]), epoch), default=None)
+
+
+def best_value(study: Study, trial: FrozenTrial) -> float:
+    """A trial's value at its best epoch, also that of a pruned one; not a number without any."""
+    return trial.intermediate_values.get(best_epoch(study, trial) or 0, math.nan)
+
+
+def best_trial(study: Study) -> FrozenTrial | None:
+    """The best of the complete trials, the first where several share the value; None without any."""
+    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+    return min(complete, key=lambda one: (_cost(study, best_value(study, one)), one.number), default=None)
+
+
+def trial_text(study: Study, trial: FrozenTrial, metric: str) -> str:
+    """A finished trial in words: ``trial 3: complete, recall@20 0.1234 (epoch 3), 12.1 s; …``."""
+    drawn = ", ".join(f"{name} {f'{one:.4g}' if isinstance(one, float) else one}" for name, one in trial.params.items())
+    outcome = f"{trial.state.name.lower()}, {metric} {best_value(study, trial):.4f} (epoch {best_epoch(study, trial)})"
+    if trial.state.name == "FAIL":
+        outcome = f"failed ({trial.user_attrs.get('failure')})"
+    return f"trial {trial.number}: {outcome}, {trial.user_attrs['seconds']:.1f} s; {drawn}"
+
+
+def write_tables(study: Study, base: Config, space: Space, out: Path, metric: str) -> None:
+    """``trials.csv``, and ``best.yaml`` where a trial is complete. Of the finished trials only the best keeps its
+    checkpoints."""
+    trials, best, stream = study.get_trials(deepcopy=False), best_trial(study), io.StringIO()
+    table = csv.writer(stream, lineterminator="\n")
+    table.writerow(["number", "state", "value", "best_epoch", "seconds", *space.parameters])
+    for trial in trials:
+        epoch, seconds = best_epoch(study, trial), trial.user_attrs.get("seconds")
+        found = ("", "") if epoch is None else (best_value(study, trial), epoch)
+        drawn = (trial.params.get(name, "") for name in space.parameters)
+        table.writerow([trial.number, trial.state.name.lower(), *found, "" if seconds is None else f"{seconds:.2f}",
+                        *("null" if value is None else value for value in drawn)])  # fmt: skip
+        if trial.state.is_finished() and trial is not best:
+            shutil.rmtree(out / f"trial_{trial.number:04d}" / "state", ignore_errors=True)
+    write_text(out / "trials.csv", stream.getvalue())
+    if best is not None:
+        head = (
+            f"# validation {metric} {best_value(study, best):.6g} after epoch {best_epoch(study, best)}: "
+            f"trial {best.number}, the best of {len(trials)} of python -m jaxrec.tune\n"
+            f"# its run: {out / f'trial_{best.number:04d}'}\n"
+            f"# python -m jaxrec.train --config {out / 'best.yaml'}\n"
+        )
+        write_text(out / "best.yaml", head + configuration.dump(space.config(base, best.params)))
+
+
+def write_pictures(study: Study, space: Space, out: Path, metric: str) -> None:
+    """``history.png``, values by trial, and ``parameters.png``, values by what trials drew."""
+    from matplotlib import pyplot, rc_context
+    from optuna.visualization import matplotlib as plots
+
+    with warnings.catch_warnings(), rc_context({"savefig.bbox": "tight"}):
+        warnings.simplefilter("ignore")  # Optuna says of each that it is experimental
+        history: Any = plots.plot_optimization_history(study, target_name=f"validation {metric}")
+        slices: Any = plots.plot_slice(study, list(space.parameters), target_name=f"validation {metric}")
+        panels = np.ravel(slices)
+        panels[0].figure.set_figwidth(4 + 3 * len(panels))
+        for axes, name in ((history, "history.png"), (panels[0], "parameters.png")):
+            save_picture(axes.figure, out / name)
+            pyplot.close(axes.figure)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -253,7 +296,7 @@ def main(argv: Sequence[str]) -> None:
         ("--startup-trials", 1, 10, "draw so many at random; prune none until so many are complete (default: 10)"),
         ("--warmup-epochs", 0, 1, "never prune a trial within its first N epochs (default: 1)"),
     ):
-        parser.add_argument(name, type=positive(name, least), default=default, required=default is None, metavar="N",
+        parser.add_argument(name, type=ranged(int, least), default=default, required=default is None, metavar="N",
                             help=text)  # fmt: skip
     given, overrides = parser.parse_known_args(argv)
     config = configuration.load(given.config, overrides)
@@ -263,8 +306,9 @@ def main(argv: Sequence[str]) -> None:
     runtime.start()
     file = Path(given.config).absolute()
     name = file.parent.name if file.name == "config.yaml" else file.stem  # the former is that of a run
-    tune(config, space, given.out or Path("checkpoints") / f"tune_{name}", given.trials, seed=given.seed,
-         startup_trials=given.startup_trials, warmup_epochs=given.warmup_epochs)  # fmt: skip
+    out = given.out or Path(check_path("--config", f"checkpoints/tune_{name}"))
+    tune(config, space, out, given.trials, seed=given.seed, startup_trials=given.startup_trials,
+         warmup_epochs=given.warmup_epochs)  # fmt: skip
 
 
 if __name__ == "__main__":

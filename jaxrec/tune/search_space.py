@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jaxrec import config as configuration
-from jaxrec.cli.yaml_text import read_yaml
-from jaxrec.config import Config, number
+from jaxrec.cli.text import read_yaml
+from jaxrec.config import Config
 from jaxrec.errors import UserError, explained, nearest
 from jaxrec.ops.parallel import make_mesh
 
@@ -26,8 +26,6 @@ SAME_FOR_ALL = (
 """Fields that say what the value of a trial is measured on, and how: with several of them values mean nothing."""
 COMBINATIONS = 2000  # at most so many are validated before the search
 
-Number = Annotated[int | float, BeforeValidator(number)]
-
 
 class Parameter(BaseModel):
     """A field of the configuration that is searched: ``choices``, or the range from ``low`` to ``high``, both
@@ -36,20 +34,20 @@ class Parameter(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
     choices: Annotated[list[Any], Field(min_length=1)] | None = None
-    low: Number | None = None
-    high: Number | None = None
+    low: int | float | None = None
+    high: int | float | None = None
     log: bool = False
-    step: Annotated[Number, Field(gt=0)] | None = None
+    step: Annotated[int | float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if (self.choices is None) == (self.low is None or self.high is None) or (self.choices and self.low is not None):
             raise ValueError("give choices, or low and high")
-        if self.low is not None and self.high is not None:
-            if self.low > self.high:
-                raise ValueError(f"low {self.low} is more than high {self.high}; exchange them")
-            if self.log and (self.low <= 0 or self.step is not None):
-                raise ValueError(f"log: needs low above 0, found {self.low}, and no step")
+        if self.low is None or self.high is None:
+            return self
+        if self.low > self.high or (self.log and (self.low <= 0 or self.step is not None)):
+            raise ValueError(f"found low {self.low} and high {self.high}; low is at most high, and with log above 0, "
+                             "without step")  # fmt: skip
         return self
 
     @property
@@ -96,16 +94,13 @@ class Space:
 
     def check(self, base: Config) -> Config:
         """Validate the values, all combinations of them where they are not too many; returns one configuration."""
-        configs = [self._with(base, dict(zip(self.parameters, values, strict=True))) for values in self.combinations()]
+        probes = [one.probes() for one in self.parameters.values()]
+        every = [tuple(one[i % len(one)] for one in probes) for i in range(max(map(len, probes)))]  # each value once
+        every += itertools.islice(itertools.product(*probes), COMBINATIONS)
+        configs = [self._with(base, dict(zip(self.parameters, values, strict=True))) for values in every]
         for batch in {config.training.batch_size for config in configs}:
             make_mesh(base.mesh.data, batch)  # a trial in the middle of the search is late to be told
         return configs[0]
-
-    def combinations(self) -> Iterator[tuple[Any, ...]]:
-        """Of the values of all parameters: each value at least once, and the first ``COMBINATIONS`` of all."""
-        values = [one.probes() for one in self.parameters.values()]
-        yield from (tuple(one[i % len(one)] for one in values) for i in range(max(map(len, values))))
-        yield from itertools.islice(itertools.product(*values), COMBINATIONS)
 
     def _with(self, base: Config, values: dict[str, Any]) -> Config:
         # Only what was set: another model or loss has fields and defaults of its own.
@@ -123,28 +118,21 @@ def load_space(file: str | Path, base: Config | None = None) -> Space:
         base: the configuration that is tuned, which may have fields of a model of the user's.
     """
     entries = read_yaml(Path(file), "the tuning space") or {}
-    if not isinstance(entries, dict):
-        raise UserError(f"{file}: expected fields with their choices or ranges, such as {EXAMPLE}")
     known = configuration.fields() | (configuration.fields(type(base)) if base is not None else {})
-    parameters, fixed = {}, {}
-    for name, entry in entries.items():
+    parameters: dict[str, Parameter] = {}
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
         if name not in known:
-            raise UserError(f"{file}: {name}: no such field{nearest(str(name), known)}; write section.field, such as "
-                            f"{EXAMPLE}")  # fmt: skip
-        if isinstance(entry, dict) and isinstance(entry.get("choices"), list) and not name.startswith("data."):
-            entry = entry | {"choices": [number(one) for one in entry["choices"]]}  # a directory may be called 1e3
+            raise UserError(f"{file}: {name}: no such field{nearest(str(name), known)}; write such as {EXAMPLE}")
         try:
-            one = Parameter.model_validate(entry)
+            parameters[name] = Parameter.model_validate(entry)
         except ValidationError as error:
             there = f"; there are {', '.join(Parameter.model_fields)}"
             raise UserError(f"{file}: {name}: {explained(error, there)}") from None
-        if len(one.probes()) == 1:
-            fixed[name] = one.probes()[0]
-        elif name in SAME_FOR_ALL:
-            raise UserError(f"{file}: {name}: several values make the trials' results incomparable; give a single "
-                            "choice or leave it to the configuration")  # fmt: skip
-        else:
-            parameters[name] = one
+    fixed = {name: one.probes()[0] for name, one in parameters.items() if len(one.probes()) == 1}
+    parameters = {name: one for name, one in parameters.items() if name not in fixed}
     if not parameters:
-        raise UserError(f"{file}: an empty tuning space, no field has several values; add one, such as {EXAMPLE}")
+        raise UserError(f"{file}: an empty tuning space: no field has several values; add one, such as {EXAMPLE}")
+    if several := [name for name in SAME_FOR_ALL if name in parameters]:
+        raise UserError(f"{file}: {several[0]}: several values make the trials' results incomparable; give a single "
+                        "choice or leave it to the configuration")  # fmt: skip
     return Space(str(file), entries, parameters, fixed)

@@ -86,7 +86,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, capsys: Capsys) -> N
 
 def test_evaluating_what_is_not_there(capsys: Capsys, run: Path, tmp_path: Path) -> None:
     fails(capsys, "evaluate", "--run", run, "--k", 101, names="--k 101: larger than the catalogue of 100 items")
-    fails(capsys, "evaluate", "--run", run, "--k", 0, names="--k 0: expected a whole number from 1")
+    fails(capsys, "evaluate", "--run", run, "--k", 0, names="--k: '0': expected a whole number from 1")
     fails(capsys, "evaluate", "--run", run, "--data", tmp_path, names="no data set here")
     data = write_dataset(tmp_path / "data", np.random.default_rng(0).integers(0, 9, (60, 4)), test_days=0)
     more = {"data": {"validation_fraction": 0}, "training": {"epochs": 1}, "evaluation": {"k": [5]}}

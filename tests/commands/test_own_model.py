@@ -13,7 +13,6 @@ import pytest
 from helpers import ROOT, call, fails, write_config
 
 from jaxrec import config as configuration
-from jaxrec.config.help import field_help
 from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
@@ -21,6 +20,32 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 OWN = {
     "model": {"name": "shop.last_mean", "last": 2, "window": 8, "layers": None},
     "loss": {"name": "shop.hinge", "margin": 0.5},
+}
+SOURCE = """
+from argparse import ArgumentParser, Namespace
+from jaxrec.sources import synthetic
+
+HELP, KIND, DEFAULTS = "clicks of our shop", "sessions", {"min_item_support": 1, "test_days": 3}
+
+def add_arguments(parser):
+    parser.add_argument("--visits", type=int, default=300)
+
+def read(connection, arguments):
+    options = ArgumentParser()
+    synthetic.add_arguments(options)
+    given = options.parse_args(["--items", "20", "--sessions", str(arguments.visits)])
+    return synthetic.read(connection, Namespace(**vars(arguments) | vars(given)))
+"""
+FILES = {
+    "log.py": SOURCE,
+    "broken.py": "1 / 0\n",
+    "strange.py": "class Config: pass\nModel = Config\n",
+    "visits/__init__.py": 'from jaxrec.tasks.sessions import *\nREADS = "sessions"\n',
+    "visits/task.py": "from jaxrec.tasks.sessions.task import make\n",
+    "mine.py": "from typing import ClassVar\nfrom shop import last_mean\nModel = last_mean.Model\n"
+    'class Config(last_mean.Config):\n    task: ClassVar[str] = "shop.visits"\n',
+    "steps.py": "from jaxrec.config import OptimizerConfig\n"
+    "class Optimizer(OptimizerConfig):\n    def parts(self, scale): return [scale]\n",
 }
 
 
@@ -31,13 +56,14 @@ def forget() -> None:
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder with the package ``shop``, of the modules that the README shows."""
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / "__init__.py").touch()
+    """The folder with the package ``shop``, of the modules that the README shows and those above."""
+    (tmp_path / "shop" / "visits").mkdir(parents=True)
     for name in ("shop/last_mean.py", "shop/hinge.py"):
         found = re.search(rf"^    # {name}\n((?:    (?!# shop).*\n)+)", README, re.MULTILINE)
         assert found, name
         (tmp_path / name).write_text(textwrap.dedent(found[1]), encoding="utf-8")
+    for name, text in FILES.items():
+        (tmp_path / "shop" / name).write_text(text, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     forget()
@@ -61,76 +87,34 @@ def test_a_model_and_a_loss_of_ones_own(
     fails(capsys, "recommend", "--run", run, "--items", 1, names=message)
 
 
-def test_its_fields_are_shown_and_dumped(package: Path, tmp_path: Path) -> None:
-    text = field_help(None, ["--model.name", "shop.last_mean", "--loss.name", "shop.hinge"])
+def test_its_fields_are_shown(package: Path) -> None:
+    text = configuration.field_help(None, ["--model.name", "shop.last_mean", "--loss.name", "shop.hinge"])
     assert "--model.last [3]" in text and "--loss.margin [1.0]" in text and "--model.window [20]" in text
     assert "--model.layers" not in text and "--loss.logq" not in text
-    config = configuration.parse({"data": {"path": "d"}, "model": {"name": "shop.last_mean", "last": 4}})
-    (tmp_path / "c.yaml").write_text(configuration.dump(config), encoding="utf-8")
-    assert configuration.load(tmp_path / "c.yaml") == config
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("--model.name shop.lst_mean", r"--model\.name: no module 'shop\.lst_mean', since 'shop\.lst_mean' is"),
-        ("--model.name shop.hinge", r"--model\.name: shop\.hinge lacks one of Config and Model"),
-        ("--model.name shop.broken", r"--model\.name: shop\.broken cannot be imported \(ZeroDivisionError: div"),
-        ("--model.name shop.strange", r"--model\.name: shop\.strange\.Config is no ModelConfig; make it a subc"),
-        ("--model.name autoint --loss.name shop.hinge", r"autoint cannot be trained with shop\.hinge; its"),
-        ("--model.name shop.last_mean --model.lst 3", r"--model\.lst: no such field \(did you mean --mod"),
-        ("--model.name shop.last_mean --model.heads 2", r"heads: found 2, but it belongs to autoint and s"),
-    ],
-)
-def test_what_is_wrong_with_it_is_one_line(package: Path, capsys: Capsys, words: str, message: str) -> None:
-    (package / "shop" / "broken.py").write_text("1 / 0\n", encoding="utf-8")
-    (package / "shop" / "strange.py").write_text("class Config: pass\nModel = Config\n", encoding="utf-8")
+def test_what_is_wrong_with_it_is_one_line(package: Path, capsys: Capsys) -> None:
     (package / "c.yaml").write_text("data:\n  path: none\n", encoding="utf-8")
-    fails(capsys, "train", "--config", package / "c.yaml", *words.split(), names=message)
-
-
-SOURCE = """
-from argparse import ArgumentParser, Namespace
-from jaxrec.sources import synthetic
-
-HELP, KIND, DEFAULTS = "clicks of our shop", "sessions", {"min_item_support": 1, "test_days": 3}
-
-def add_arguments(parser):
-    parser.add_argument("--visits", type=int, default=300)
-
-def read(connection, arguments):
-    options = ArgumentParser()
-    synthetic.add_arguments(options)
-    given = options.parse_args(["--items", "20", "--sessions", str(arguments.visits)])
-    return synthetic.read(connection, Namespace(**vars(arguments) | vars(given)))
-"""
+    for words, message in {
+        "--model.name shop.lst_mean": r"--model\.name: no module 'shop\.lst_mean', since 'shop\.lst_mean' is",
+        "--model.name shop.hinge": r"--model\.name: shop\.hinge lacks one of Config and Model",
+        "--model.name shop.broken": r"--model\.name: shop\.broken cannot be imported \(ZeroDivisionError: div",
+        "--model.name shop.strange": r"--model\.name: shop\.strange\.Config is no ModelConfig; make it a subc",
+        "--model.name autoint --loss.name shop.hinge": r"autoint cannot be trained with shop\.hinge; its",
+        "--model.name shop.last_mean --model.heads 2": r"heads: found 2, but it belongs to autoint and s",
+    }.items():
+        fails(capsys, "train", "--config", package / "c.yaml", *words.split(), names=message)
 
 
 def test_a_source_of_ones_own(package: Path, capsys: Capsys) -> None:
-    (package / "shop" / "log.py").write_text(SOURCE, encoding="utf-8")
     assert call("prepare", "shop.log", "--visits", 200, "--out", package / "d") == 0
     manifest = json.loads((package / "d" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"]["items"] == 20 and manifest["kind"] == "sessions"
-    for words, message in {
-        "shop.lg": r"shop\.lg: no source can be imported there \(No mo",
-        "shop.hinge": r"shop\.hinge: no source: it has no HELP, KIND",
-        "shop.log --vists 2": r"--vists: .*did you mean --visits",
-    }.items():
-        fails(capsys, "prepare", *words.split(), "--out", package / "e", names=message)
+    for name, message in {"lg": "no source can be imported there", "hinge": "no source: it has no HELP, KIND"}.items():
+        fails(capsys, "prepare", f"shop.{name}", "--out", package / "e", names=rf"shop\.{name}: {message}")
 
 
 def test_a_task_and_an_optimizer_of_ones_own_train(package: Path, dataset: Path) -> None:
-    shop = package / "shop"
-    (shop / "visits").mkdir()
-    for name, text in {
-        "visits/__init__.py": 'from jaxrec.tasks.sessions import *\nREADS = "sessions"\n',
-        "visits/task.py": "from jaxrec.tasks.sessions.task import make\n",
-        "mine.py": "from typing import ClassVar\nfrom shop import last_mean\nModel = last_mean.Model\n"
-        'class Config(last_mean.Config):\n    task: ClassVar[str] = "shop.visits"\n',
-        "steps.py": "from jaxrec.config import OptimizerConfig\n"
-        "class Optimizer(OptimizerConfig):\n    def parts(self, scale): return [scale]\n",
-    }.items():
-        (shop / name).write_text(text, encoding="utf-8")
     own = OWN | {"model": OWN["model"] | {"name": "shop.mine"}}
     file = write_config(package / "own.yaml", dataset, **own, optimizer={"name": "shop.steps", "learning_rate": 0.5})
     assert call("train", "--config", file, "--run", package / "run", "--training.epochs", 2) == 0

@@ -48,17 +48,6 @@ def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return names
 
 
-def test_it_is_committed_without_outputs() -> None:
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
-    assert notebook.metadata.accelerator == "TPU" and notebook.metadata.kernelspec.name == "python3"
-    kinds = [cell.cell_type for cell in notebook.cells]
-    assert kinds == ["markdown", "code"] * 10
-    for cell in notebook.cells:
-        assert not cell.get("outputs") and cell.get("execution_count") is None, cell.id
-
-
 def test_all_cells_run_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A copy of the repository, as links, that commands find: nothing is installed over the editable one."""
     checkout = tmp_path / "checkout"
@@ -68,6 +57,9 @@ def test_all_cells_run_in_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name, value in {"PYTHONPATH": checkout, "PIP_NO_INDEX": 1, "JAXREC_NOTEBOOK_SMALL": 1}.items():
         monkeypatch.setenv(name, str(value))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code"] * 10
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook.cells), "as committed"
     notebook.cells.append(nbformat.v4.new_code_cell("import sys; print('jax' in sys.modules)"))
     place = {"metadata": {"path": checkout / "scripts"}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
@@ -106,54 +98,22 @@ def make_source(folder: Path) -> Path:
     return folder
 
 
-def test_an_uploaded_folder_or_zip_is_found(space: dict[str, Any], tmp_path: Path) -> None:
+def test_an_upload_or_a_repository_is_found_and_nothing_else(space: dict[str, Any], tmp_path: Path) -> None:
     upload = make_source(tmp_path / "jaxrec-main")
     assert space["find_source"]("") == upload
-    shutil.make_archive("packed", "zip", upload)
+    shutil.make_archive("jaxrec-main (1)", "zip", upload)
     shutil.rmtree(upload)
-    os.rename("packed.zip", "jaxrec-main (1).zip")
-    make_source(tmp_path / "jaxrec-source")  # an earlier clone, which is no upload
-    unpacked = tmp_path / "jaxrec-unpacked" / "jaxrec-main (1)"
-    assert space["find_source"]("") == space["find_source"]("jaxrec-main (1).zip") == unpacked
-    assert (unpacked / "jaxrec" / "train.py").read_text(encoding="utf-8") == str(upload)
-
-
-def test_a_git_source_is_cloned_and_brought_up_to_date(space: dict[str, Any], tmp_path: Path) -> None:
-    origin = make_source(tmp_path / "origin")
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    subprocess.run([*git, "init", "--quiet"], cwd=origin, check=True)
-    for content in ("first", "second"):
-        (origin / "jaxrec" / "train.py").write_text(content, encoding="utf-8")
-        subprocess.run([*git, "add", "."], cwd=origin, check=True)
-        subprocess.run([*git, "commit", "--quiet", "-m", content], cwd=origin, check=True)
-        folder = space["find_source"](origin.as_uri())
-        assert folder == tmp_path / "jaxrec-source"
-        assert (folder / "jaxrec" / "train.py").read_text(encoding="utf-8") == content
-
-
-def test_a_source_that_is_none_is_told(space: dict[str, Any]) -> None:
+    assert space["find_source"]("") == tmp_path / "jaxrec-unpacked" / "jaxrec-main (1)"
+    os.remove("jaxrec-main (1).zip")
     for source, message in {"": "no copy of jaxrec is here", "/nowhere": "SOURCE: '/nowhere' holds no jaxrec",
                             "file:///none": "git ended with exit status"}.items():  # fmt: skip
         with pytest.raises(space["Stop"], match=message):
             space["find_source"](source)
-
-
-CHILD = """
-import signal, time
-signal.signal(signal.SIGTERM, lambda *_: (print("saved"), exit(143)))
-print("epoch 1", flush=True)
-time.sleep(60)
-"""
-
-
-def test_a_command_that_fails_stops_the_notebook_and_one_that_is_stopped_may_save(
-    space: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(space["Stop"], match="exit status 3"):
-        space["run"](sys.executable, "-c", "print('because'); raise SystemExit(3)")
-    assert "because" in capsys.readouterr().out
-    space["run"](sys.executable, "-c", CHILD, until="epoch 1")
-    assert capsys.readouterr().out.splitlines()[-2:] == ["epoch 1", "saved"]
+    origin = make_source(tmp_path / "origin")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "first"]):
+        subprocess.run([*git, *words], cwd=origin, check=True)
+    assert (space["find_source"](origin.as_uri()) / "jaxrec" / "train.py").read_text(encoding="utf-8") == str(origin)
 
 
 # ---- installing: what would be run on other runtimes -----------------------------------------------------------------
@@ -163,8 +123,7 @@ def install(
     space: dict[str, Any], monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], after: dict[str, str]
 ) -> list[list[str]]:
     """Run the install cell on a runtime of made-up ``versions``, which become ``after``; what it wanted to run."""
-    calls: list[list[str]] = []
-    now = dict(versions)
+    calls, now = list[list[str]](), dict(versions)
 
     def note(*words: object) -> None:
         calls.append([str(word) for word in words])
@@ -175,48 +134,32 @@ def install(
 
     monkeypatch.setattr(metadata, "distributions", distributions)
     space["FOLDER"] = Path("copy").absolute()  # not what this Python imports
-    space["FOLDER"].mkdir()
+    space["FOLDER"].mkdir(exist_ok=True)
     shutil.copy(ROOT / "pyproject.toml", "copy")
     space["run"] = note
     exec(code_cells()[INSTALL], space)
     return calls
 
 
-def test_an_old_jax_stays_and_jaxrec_gets_its_own(
+def test_a_runtimes_own_jax_stays(
     space: dict[str, Any], tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Too old a one beside an environment of jaxrec's own; one that will do is held while the rest is added."""
     place = str(tmp_path / "jaxrec-environment")
     made, installed = install(space, monkeypatch, COLAB, {})
     assert made[1:] == ["-m", "venv", "--without-pip", place]
     assert installed[installed.index("--python") + 1] == f"{place}/bin/python"
     assert installed[-3:] == ["--editable", str(tmp_path / "copy"), "jax[tpu]"]
-    printed = capsys.readouterr().out
-    assert "jaxrec needs jax>=0.10: it gets an environment of its own" in printed
-    assert "unchanged: jax 0.7.2, jaxlib 0.7.2, libtpu 0.0.21.1, numpy 2.1.3" in printed
-
-
-def test_a_jax_that_will_do_is_held_while_the_rest_is_added(
-    space: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    assert "unchanged: jax 0.7.2, jaxlib 0.7.2, libtpu 0.0.21.1, numpy 2.1.3" in capsys.readouterr().out
+    found = [space["jax_for"](*one) for one in ((COLAB, ""), ({}, ""), ({}, "570.124.06"), ({}, "580.65.06"))]
+    assert found == ["jax[tpu]", "jax", "jax[cuda12]", "jax[cuda13]"]
+    assert {"tpu", "cuda12", "cuda13"} <= set(metadata.metadata("jax").get_all("Provides-Extra") or [])
     good = COLAB | {"jax": "0.10.1", "jaxlib": "0.10.1", "flax": "0.12.8", "orbax-checkpoint": "0.11.0"}
     added, itself = install(space, monkeypatch, good, {"duckdb": "1.5.0"})
-    assert added[added.index("--constraint") + 2 :] == [
-        "orbax-checkpoint>=0.12", "duckdb>=1.5", "lark>=1.2", "tensorboardX>=2.6",
-    ]  # fmt: skip
+    assert {"orbax-checkpoint>=0.12", "duckdb>=1.5"} <= set(added) and not any(one.startswith("jax") for one in added)
     held = (tmp_path / added[added.index("--constraint") + 1]).read_text(encoding="utf-8")
     assert held.split() == ["jax==0.10.1", "jaxlib==0.10.1", "libtpu==0.0.21.1", "numpy==2.1.3"]
     assert "--no-deps" in itself and itself[-1] == str(tmp_path / "copy")
-    for words in (added, itself):
-        assert words[words.index("--python") + 1] == sys.executable
-    shutil.rmtree("copy")
+    assert all(words[words.index("--python") + 1] == sys.executable for words in (added, itself))
     with pytest.raises(space["Stop"], match=r"installing changed jax 0\.10\.1"):
         install(space, monkeypatch, good, {"jax": "0.10.2"})
-
-
-def test_which_jax_fits_a_machine(space: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    install(space, monkeypatch, COLAB, {})
-    assert space["jax_for"](COLAB, "") == "jax[tpu]" and space["jax_for"]({}, "") == "jax"
-    found = {driver: space["jax_for"]({}, driver) for driver in ("570.124.06", "580.65.06")}
-    assert found == {"570.124.06": "jax[cuda12]", "580.65.06": "jax[cuda13]"}
-    extras = metadata.metadata("jax").get_all("Provides-Extra") or []
-    assert {"tpu", "cuda12", "cuda13"} <= set(extras), "jax has them no longer"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jaxrec.cli.yaml_text import read_yaml
+from jaxrec.cli.text import read_yaml
 from jaxrec.sources.market.world import SECONDS, START, Day, Market, date_of
 from jaxrec.sources.merrec import EVENT_TYPES
 

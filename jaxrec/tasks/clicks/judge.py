@@ -16,8 +16,7 @@ from jax.nn import sigmoid
 from jaxrec import config as configuration
 from jaxrec.baselines.logistic import fit_logistic
 from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_calibration
-from jaxrec.cli.command import progress
-from jaxrec.cli.options import parse_baselines
+from jaxrec.cli.command import parse_baselines, progress
 from jaxrec.config import Config
 from jaxrec.data.retrieval import known
 from jaxrec.data.rows import Rows, RowsDataset, Schema

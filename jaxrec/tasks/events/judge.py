@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow.compute as pc
 
-from jaxrec.cli.command import progress
-from jaxrec.cli.options import parse_baselines
+from jaxrec.cli.command import parse_baselines, progress
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Dataset, Sessions

@@ -13,8 +13,7 @@ import pyarrow.parquet as pq
 from jax import Array
 
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES, Positives
-from jaxrec.cli.command import progress, say
-from jaxrec.cli.options import parse_baselines
+from jaxrec.cli.command import parse_baselines, progress, say
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.codes import FieldCodes
 from jaxrec.data.retrieval import Queries, Retrieval
