@@ -64,11 +64,8 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
 
 
 def explained(error: ValidationError, beside: str = "") -> str:
-    """The first problem that pydantic found, in one line: ``section.field: found 0; input should be …``.
-
-    Args:
-        beside: what to add where a field is not known, as ``nearest`` gives it.
-    """
+    """The first problem that pydantic found, in one line: ``section.field: found 0; input should be …``; ``beside`` is
+    added where a field is not known."""
     problem = error.errors()[0]
     # "str", "int" and "float" are branches of a union, not what the user wrote
     place = ".".join(str(part)[:100] for part in problem["loc"] if part not in ("str", "int", "float"))

@@ -32,11 +32,8 @@ COMMANDS = ("python ", "streamlit ", "scripts/", "pip ")  # how lines of help be
 
 
 def command(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Run ``main(argv)`` and turn what a user can cause into one line on stderr.
-
-    Returns:
-        The exit status: 0; 2 for a mistake that the user can mend (also a full disk); 130 after Ctrl-C.
-    """
+    """Run ``main(argv)`` and turn what a user can cause into one line on stderr; returns the exit status: 0; 2 for a
+    mistake that the user can mend (also a full disk); 130 after Ctrl-C."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")  # an id that PYTHONIOENCODING has no letters for
@@ -113,15 +110,9 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are one line, like every other error of a user's making.
-
-    An option that is given twice is refused, where argparse takes the last without a word, and one that there is not
-    is told the nearest before anything that is missing.
-
-    Args:
-        fields: what gives the ``section.field`` names that are options too, for messages; ``parse_known_args`` gives
-            back any such word with its values, for the configuration to look at.
-    """
+    """An ``ArgumentParser`` whose errors are one line. An option given twice is refused, where argparse takes the last
+    without a word, and one that there is not is told the nearest. ``fields`` gives the ``section.field`` names that are
+    options too: ``parse_known_args`` gives any such word back, for the configuration to look at."""
 
     def __init__(self, *, fields: Callable[[], Iterable[str]] | None = None, **options: Any) -> None:
         defaults: dict[str, Any] = {"formatter_class": HelpFormatter, "allow_abbrev": False}

@@ -20,9 +20,7 @@ from jaxrec.errors import UserError
 def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
     """Own ``place``, which need not exist, until the block ends; parents are made, and go where they stay empty.
 
-    Args:
-        does: what the other process would be doing there, such as "trains this run".
-        otherwise: what to do instead of waiting for it.
+    A message says what the other process ``does`` there, such as "trains this run", and what to do ``otherwise``.
     """
     place = Path(os.path.realpath(place))
     missing = [parent for parent in place.parents if not parent.is_dir()]

@@ -48,12 +48,8 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def override(values: Values, overrides: Sequence[str], source: str, former: bool = False) -> Config:
-    """Validate sections of fields in which ``--section.field value`` pairs win.
-
-    Args:
-        source: of ``values``, for messages; what is wrong in a pair is blamed on the pair.
-        former: whether ``values`` may be of an earlier version.
-    """
+    """Validate sections of fields in which ``--section.field value`` pairs win; what is wrong is blamed on the pair, or
+    the ``source``."""
     values = without_former(values) if former else values
     pairs = read_overrides(overrides, values)
     whole = {section: dict(fields) for section, fields in values.items()}
@@ -69,11 +65,8 @@ def override(values: Values, overrides: Sequence[str], source: str, former: bool
 
 
 def parse(values: Values, source: str = "configuration", former: bool = False) -> Config:
-    """Validate a nested dictionary; a UserError names the first field that is wrong.
-
-    Args:
-        former: whether ``values`` may be of an earlier version, which wrote the fields of all models into every run.
-    """
+    """Validate a nested dictionary; a UserError names the first field that is wrong. ``former`` values may be of an
+    earlier version, which wrote the fields of all models into every run."""
     values, kind = without_former(values) if former else values, Config
     try:
         kind = finding.experiment(values)

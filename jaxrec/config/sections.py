@@ -62,20 +62,12 @@ class LossConfig(Section):
 
 
 class ModelConfig(Section):
-    """A model; the module that ``name`` finds has its class as ``Config``, and what builds it as ``Model``.
+    """A model; the module that ``name`` finds has its class as ``Config``, and what builds it as ``Model``."""
 
-    Attributes:
-        task: the module of ``jaxrec.tasks`` that trains and evaluates it.
-        losses: it can be trained with losses of these classes; the first is the default.
-        sections: further fields of other sections.
-        defaults: of other sections' fields, where they differ from those of other models.
-    """
-
-    task: ClassVar[str]
-    losses: ClassVar[tuple[type[LossConfig], ...]]
-    sections: ClassVar[dict[str, type[Section]]] = {}
-    defaults: ClassVar[dict[str, dict[str, Any]]] = {}
-
+    task: ClassVar[str]  # the module of jaxrec.tasks that trains and evaluates it
+    losses: ClassVar[tuple[type[LossConfig], ...]]  # it can be trained with; the first is the default
+    sections: ClassVar[dict[str, type[Section]]] = {}  # further fields of other sections
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {}  # of other sections' fields, where they differ
     name: str
 
     def dense(self, config: Config) -> str:

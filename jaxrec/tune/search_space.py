@@ -112,11 +112,8 @@ class Space:
 
 
 def load_space(file: str | Path, base: Config | None = None) -> Space:
-    """Read a tuning space: ``section.field`` with ``choices`` or with ``low``, ``high``, ``log`` and ``step``.
-
-    Args:
-        base: the configuration that is tuned, which may have fields of a model of the user's.
-    """
+    """Read a tuning space: ``section.field`` with ``choices`` or with ``low``, ``high``, ``log`` and ``step``, of the
+    fields that jaxrec or the configuration ``base`` has."""
     entries = read_yaml(Path(file), "the tuning space") or {}
     known = configuration.fields() | (configuration.fields(type(base)) if base is not None else {})
     parameters: dict[str, Parameter] = {}

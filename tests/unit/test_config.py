@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from jaxrec import config as configuration
@@ -51,7 +48,6 @@ def test_overrides_win_field_by_field(tmp_path: Path) -> None:
     ("training.epochs 1", r"'training.epochs': expected --section.field"),
     ("--training.epochs", r"--training.epochs: a value is missing"),
     ("--training.epochs 3 --training.epochs=4", r"--training.epochs: given twice"),
-    ("--training.epochs 1 2", r"--training.epochs: one value expected, found '1 2'"),
     # values
     ("--optimizer.learning_rate 0", r"--optimizer.learning_rate: found 0; .*greater than 0"),
     ("--training.epochs true", r"epochs: found True; .*number"),
@@ -60,12 +56,10 @@ def test_overrides_win_field_by_field(tmp_path: Path) -> None:
     ("--model.layers 10 0", r"model.layers.1: found 0; .*greater than or equal to 1"),
     ("--loss.name cross_entorpy", r"loss.name: found 'cross_entorpy'; .*'bpr'.*mean 'cross_entropy'"),
     # what would do nothing, and what another model, loss or optimizer has
-    ("--loss.final_activation leaky_relu", r"loss.activation_alpha"),
     ("--optimizer.tables rowwise_adagrad", r"optimizer.tables: found rowwise_adagrad, .* gru4rec reads"),
     ("--loss.logq 1 --loss.name bpr", r"loss.logq: found 1, but it belongs to cross_entropy; leave it out for bpr"),
     ("--loss.name softmax", r"loss.name: found 'softmax', .* choose cross_entropy, .* for gru4rec"),
     ("--model.window 10", r"model.window: found 10, .* merrec, narm and sasrec"),
-    (f"{NARM} --training.batch_size 19", r"batch_size: 19 targets a step .* model.window 20"),
     (f"{NARM} --training.average 0.99", r"training.average: needs loss.name softmax, found cross_entropy"),
     (f"{TOWERS} --loss.hard_negatives 9 --loss.hard_pool 4", r"9 cannot be drawn from a loss.hard_pool of 4"),
 ])  # fmt: skip
@@ -86,35 +80,11 @@ def test_what_is_wrong_in_a_file(text: str, names: str, tmp_path: Path) -> None:
         load(tmp_path, "--training.seed", "3", text=text)
 
 
-COUNT, FRACTION = st.integers(1, 2**31 - 1), st.floats(0.0, 1.0, exclude_max=True)
-POSITIVE = st.floats(0.0, 1e30, exclude_min=True, allow_nan=False)
-VALID = st.fixed_dictionaries(
-    {"data": st.fixed_dictionaries({"path": st.text(
-        st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=60)})},
-    optional={
-        "model": st.fixed_dictionaries({}, optional={
-            "layers": st.lists(COUNT, min_size=1, max_size=8), "dropout_hidden": FRACTION}),
-        "optimizer": st.fixed_dictionaries({"name": st.sampled_from(["adagrad", "sgd"]), "learning_rate": POSITIVE},
-                                           optional={"clip_norm": st.none() | POSITIVE, "momentum": FRACTION}),
-        "training": st.fixed_dictionaries({"metric": st.sampled_from(["recall@1", "hit_rate@100"])}),
-        "evaluation": st.fixed_dictionaries({}, optional={"k": st.lists(COUNT, min_size=1), "memory": COUNT}),
-    },
-)  # fmt: skip
-
-
-@given(VALID)
-@settings(max_examples=40, deadline=None)
-def test_a_dumped_configuration_is_read_back_equal(tmp_path_factory: pytest.TempPathFactory, values: Any) -> None:
-    config = configuration.parse(values)
-    file = tmp_path_factory.getbasetemp() / "dumped.yaml"
-    file.write_text(configuration.dump(config), encoding="utf-8")
-    assert configuration.load(file) == config
+def test_every_field_is_dumped_and_says_what_it_is(tmp_path: Path) -> None:
+    config = load(tmp_path)
     dumped = yaml.safe_load(configuration.dump(config))
     names = {f"{section}.{name}" for section, values in dumped.items() for name in values}
     assert names == set(configuration.fields(type(config)))
-
-
-def test_every_field_says_what_it_is() -> None:
     silent = {name for name, field in configuration.fields().items() if not field.description}
     assert silent == {"model.name", "loss.name", "optimizer.name"}, "whose classes say it"
     assert all((kind.__doc__ or "").strip() for section, _, kind in finding.all_sections() if section in finding.NAMED)
