@@ -39,14 +39,11 @@ class FieldCodes:
     def __init__(self, run: Any) -> None:
         self._schema, self._calendar = run.schema, run.manifest.get("calendar", {})
         self._counts = self._schema.apart(run.value_counts())
-        self._ids = cache(lambda name: Ids(read_table(run, f"vocabulary/{name}.parquet")["value"], first=1))
+        # The raw values of a coded field, from index 1 on.
+        self.vocabulary = cache(lambda name: Ids(read_table(run, f"vocabulary/{name}.parquet")["value"], first=1))
         options = run.manifest.get("options", {})
         self._separator = str(options.get("bag_separator", "|"))
         self._na = {text.strip() for text in options.get("na") or ()}  # texts that stand for nothing
-
-    def vocabulary(self, name: str) -> Ids:
-        """The raw values of a coded field, from index 1 on."""
-        return self._ids(name)
 
     def values(self, name: str) -> list[Any]:
         """The raw values of a field that training has seen; none of a number."""
@@ -55,9 +52,7 @@ class FieldCodes:
 
     def encode(self, field: Field, value: Any, notes: list[str]) -> np.ndarray:
         """int32[width] of a categorical value or a bag, or float32[] of a number; None is the unknown value, the mean.
-
-        A bag is a list, text with the separator that ``prepare`` was given between its values (``|`` where none was),
-        or a list as text, ``['a', 'b']``. A value that training has not seen counts as unknown, with a note.
+        A value that training has not seen counts as unknown, with a note.
         """
         if field.kind == "numerical":
             return self._number(field, value)
@@ -80,7 +75,9 @@ class FieldCodes:
         return np.stack([codes[key] for key in keys])
 
     def bag_values(self, field: Field, value: Any) -> list[Any]:
-        """The values of a field: of a bag all that are not empty, otherwise the one."""
+        """The values of a field: of a bag all that are not empty, otherwise the one. A bag is a list, text with the
+        separator that ``prepare`` was given between its values, or a list as text, ``['a', 'b']``.
+        """
         if field.kind == "bag":
             value = plain(value) if isinstance(value, bytes) else value
             if isinstance(value, str):
@@ -124,9 +121,7 @@ class FieldCodes:
         return np.array(number, np.float32)
 
     def usual(self) -> dict[str, np.ndarray]:
-        """What stands for a field of which nothing is known: the most frequent value of one of the occasion, the
-        unknown value of one of the user, the mean of a number.
-        """
+        """What stands for a field of which nothing is known: of the occasion the most frequent value, or unknown."""
         fields = [field for field in self._schema.fields if field.side != "item"]
         occasion = {field.name for field in fields if field.side == "context" and field.kind != "numerical"}
         return {
@@ -236,9 +231,7 @@ class Profiles:
         return 0 if self._users is None else max(0, self._users.items.ids.find(user))
 
     def read(self, user: Any, profile: Mapping[str, Any], usual: Columns, notes: list[str]) -> dict[str, np.ndarray]:
-        """``Columns`` of one who asks; what a profile says wins over what is known of the user, and that over the
-        ``usual`` of somebody of whom nothing is known. ``notes`` get what is unknown.
-        """
+        """``Columns`` of one who asks: what a profile says, or else is known of the user, or else is ``usual``."""
         columns, index = dict(usual), self.index(user)
         if index and self._users is not None:
             columns |= self._users.values(index)

@@ -13,17 +13,14 @@ Where events have types, as those of MerRec, the manifest names them in ``event_
     attributes.parquet   by item index: ``name`` ("" where it has none), ``price``, category levels, brand, condition,
                          size, colour, shipper and ``product_id``, as of its latest event; where the manifest says
                          ``live`` also ``listed`` and ``sold`` (ms since 1970; live at t when listed <= t < sold)
-    names.parquet        column ``name``: every distinct one once, in the order of first use by item index
+    names.parquet        column ``name``: every distinct one once, in the order of first use
     item_names.npy       int32[items], row of names.parquet by item index; -1: no name
     train/  validation/  test/
                          events.npy uint8[n], index into ``event_types``
 
-Where the last event of each session is held out (``prepare events --split leave_one_out``), the manifest says
-``"scored": {"validation": "last", "test": "last"}``: sessions of these splits hold their whole history, and only their
-last event is a target. Here the vocabulary's ``count`` is of the training events alone, and 0 for what only validation
-holds.
-
-Sessions stand in the order of their last event, so that the end of the training split is its most recent part.
+Where the manifest says ``"scored": {"validation": "last", "test": "last"}`` (``prepare events --split leave_one_out``),
+sessions of these splits hold their whole history, and only their last event is a target; ``count`` is of the training
+events alone. Sessions stand in the order of their last event: the end of the training split is its most recent part.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ from jaxrec.data.ids import bare, is_list, plain, whole
 from jaxrec.data.items import LAST, LIVE
 from jaxrec.errors import UserError, nearest, shown
 
-ROW_SUCH_AS = '[{"id": 1}]'
 SUCH_AS = '[{"item": 238357102, "event": "item_view"}, {"name": "red dress", "event": "item_like"}]'
 SECONDS = 10**11  # numbers below are seconds since 1970, others milliseconds
 
@@ -154,7 +153,7 @@ def item_rows(items: Any, texts: Collection[str]) -> list[dict[str, Any]]:
     rows = list(items) if is_list(items) else [items]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping) or not is_list(items):
-            raise UserError(f"row {number}: found {shown(row)}; expected a list of mappings, such as {ROW_SUCH_AS}")
+            raise UserError(f"row {number}: found {shown(row)}; expected a list of mappings, such as [{{'id': 1}}]")
     return [dict(row) for row in rows]
 
 

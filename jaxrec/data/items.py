@@ -217,7 +217,7 @@ def note_left_out(lost: Sequence[Any], what: str = "", hint: str = "") -> list[s
 
 
 def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:
-    """When the listings of a data set are live; None where it does not say, and every item can be recommended."""
+    """When the listings of a data set are live; None where it does not say."""
     if not manifest.get("live"):
         return None
     listed, sold = (column.to_numpy() for column in read_attributes(folder, manifest, LIVE).columns)

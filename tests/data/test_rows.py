@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data import encode
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.encode import RawField, RawRows, rows_summary, write_rows
 from jaxrec.data.rows import RowsDataset
@@ -174,19 +172,11 @@ def test_the_manifest_of_rows(tmp_path: Path) -> None:
 
 def test_a_schema_selects_its_fields(tmp_path: Path) -> None:
     schema = write(few(), tmp_path / "out").schema
-    assert schema.columns().tolist() == [0, 1, 2, 3, 4]
-    assert schema.columns(("tags", "price", "user")).tolist() == [3, 4, 0]
+    assert schema.columns().tolist() == [0, 1, 2, 3, 4] and schema.columns(("tags", "price")).tolist() == [3, 4]
     assert schema.of_side("item") == ("genre", "item") and schema.numbers_of_side("item").tolist() == [0]
-    chosen = schema.select(("tags", "user"))
-    assert [field.name for field in chosen.fields] == ["tags", "user"] and chosen.columns(("user",)).tolist() == [2]
+    assert schema.select(("tags", "user")).columns(("user",)).tolist() == [2]
     with pytest.raises(UserError, match=r"'genres': no such field \(did you mean 'genre'\?\); there are user, genre"):
         schema.select(("genres",))
-
-
-def flip(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[-1] ^= 1
-    file.write_bytes(bytes(data))
 
 
 def test_every_changed_file_is_found(tmp_path: Path) -> None:
@@ -197,22 +187,12 @@ def test_every_changed_file_is_found(tmp_path: Path) -> None:
         file.write_text((good.path / "manifest.json").read_text().replace(old, new))
         with pytest.raises(UserError, match=rf"^{file}: damaged manifest .*; prepare the data set again$"):
             open_dataset(file.parent)
-    damages: tuple[Callable[[Path], None], ...] = (Path.unlink, flip)
     for name in good.manifest["files"]:
-        for damage in damages:
-            place = tmp_path / "copy"
-            shutil.copytree(good.path, place)
-            damage(place / name)
+        shutil.copytree(good.path, tmp_path / "copy")
+        data = bytearray((good.path / name).read_bytes())
+        data[-1] ^= 1
+        for damage in (lambda file, data=data: file.write_bytes(data), Path.unlink):
+            damage(tmp_path / "copy" / name)
             with pytest.raises(UserError, match=rf"{name}: damaged or missing \(checksum differs\); prepare"):
-                open_dataset(place).verify()
-            shutil.rmtree(place)
-
-
-def test_nothing_is_left_of_a_failed_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise OSError("the disk is gone")
-
-    monkeypatch.setattr(encode, "file_entry", fail)
-    with pytest.raises(OSError, match="the disk is gone"):
-        write(few(), tmp_path / "deep" / "out")
-    assert list(tmp_path.iterdir()) == []
+                open_dataset(tmp_path / "copy").verify()
+        shutil.rmtree(tmp_path / "copy")
