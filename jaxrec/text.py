@@ -67,9 +67,7 @@ def _encode_names(data: Path, model: str) -> None:
     manifest = open_dataset(data).manifest
     vectors.names_key(data, manifest)  # which refuses a data set without names
     if not manifest["counts"]["names"]:
-        raise UserError(
-            f"{data}: none of its {manifest['counts']['items']:,} items has a name; there is nothing to encode"
-        )
+        raise UserError(f"{data}: none of its {manifest['counts']['items']:,} items has a name; nothing to encode")
     with progress("find the model") as update:
         _, identity = find_model(model, update)
     with suppress(UserError):  # missing, damaged or of names that the data set had before: all are mended below

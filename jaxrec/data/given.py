@@ -101,15 +101,13 @@ def type_of(kind: pa.DataType) -> Any:
     return Text if pa.types.is_string(kind) or pa.types.is_large_string(kind) else Number
 
 
-def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema, place: str = "") -> list[Entry]:
-    """The events of one sequence: mappings with ``event``, ``item`` or ``name`` (or both), and attributes of the item.
-    ``place`` is that of the sequence among others, such as ``sequence 2: ``.
-    """
+def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema) -> list[Entry]:
+    """The events of a sequence: mappings with ``event``, ``item`` or ``name`` (or both), and attributes of the item."""
     entries = []
-    for number, one in enumerate(_event_rows(tuple(types), schema)(f"events: {place}entry", events), 1):
+    for number, one in enumerate(_event_rows(tuple(types), schema)("events: entry", events), 1):
         item, event, name = one.pop("item"), types.index(one.pop("event")), (one.pop("name") or "").strip()
         if item is None and not name:
-            raise UserError(f"events: {place}entry {number}: neither 'item' nor 'name'; give one of them")
+            raise UserError(f"events: entry {number}: neither 'item' nor 'name'; give one of them")
         entries.append(Entry(item, event, name, {name: value for name, value in one.items() if value is not None}))
     return entries
 

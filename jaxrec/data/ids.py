@@ -2,8 +2,9 @@
 
 - Where the ids of a run are integers, 7, "7", " 7 ", 7.0, "7.0" and NumPy's or Arrow's 7 are the integer 7. "007" is
   not, nor is True the integer 1.
-- Otherwise an id is text: "007" is itself, and spaces around it do not count. A number is found by how it is written:
-  7 and 7.0 find "7", or else "7.0"; True finds "True", or else "true".
+- Otherwise an id is text: "007" is itself, and spaces around it do not count. A number is found by how it is written,
+  or else as the number that it is: 7 finds "7", or "7.0" where there is no "7".
+- Where all values are true and false, True, "True" and "TRUE" are the same.
 - None and NaN are no value, and neither is a list where one value is expected.
 """
 
@@ -22,6 +23,7 @@ import pyarrow as pa
 from jaxrec.errors import UserError, nearest, one_line, shown
 
 INTEGER = re.compile(r"(0|-?[1-9][0-9]{0,18})(\.0+)?")  # at most 19 digits: those of 64 bits
+DECIMAL = re.compile(r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?")
 MOST_COMPARED = 10_000  # values among which the nearest is looked for
 MARKERS = ("nan", "null", "none", "na", "n/a", "#n/a", "<na>", "nat", r"\n")
 """What programs write where there is no value, in any case."""
@@ -143,12 +145,10 @@ class Ids:
         """The index of a plain value among texts."""
         if value is None or isinstance(value, Mapping | Set) or is_list(value):
             return -1
-        texts, number = [str(value) if isinstance(value, str) else bare(value)], whole(value)
-        if isinstance(value, bool):
-            texts.append(texts[0].lower())
-        elif not isinstance(value, str) and number is not None:
-            texts += [str(number), f"{number}.0"]
-        return next((self._index[text] for text in (*texts, texts[0].strip()) if text in self._index), -1)
+        text = value if isinstance(value, str) else bare(value)
+        index = self._index.get(text, self._index.get(text.strip(), -1))
+        number = isinstance(value, int | float) and DECIMAL.fullmatch(text)
+        return index if index >= 0 else self._alike.get(Decimal(text) if number else text.strip().casefold(), -1)
 
     @cached_property
     def _sorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -159,6 +159,14 @@ class Ids:
     @cached_property
     def _index(self) -> dict[str, int]:
         return {str(value): place for place, value in enumerate(self.values(), self._first)}
+
+    @cached_property
+    def _alike(self) -> dict[Any, int]:
+        """By ``true`` and ``false`` where nothing else is there; otherwise by number, the shortest text of each."""
+        if {text.casefold() for text in self._index} <= {"true", "false"}:
+            return {text.casefold(): place for text, place in self._index.items()}
+        numbers = sorted(filter(DECIMAL.fullmatch, self._index), key=len, reverse=True)
+        return {Decimal(text): self._index[text] for text in numbers}
 
 
 def _dimensions(value: Any) -> int | None:
