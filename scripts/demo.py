@@ -98,9 +98,9 @@ def choose_session(r: Recommender) -> tuple[Query, list[Any], list[Any]]:
         sessions = data.split("test")
         number = st.number_input("Number", 1, max(1, len(sessions)), key="session", **KEEP)
         part = slice(int(sessions.offsets[number - 1]), int(sessions.offsets[number]))
-        *items, following = r.kind.vocabulary.decode(np.asarray(sessions.items[part]))
+        *items, following = r.kind.items.decode(np.asarray(sessions.items[part]))
         return Query(items), [following], []
-    ids = r.kind.vocabulary.decode(np.arange(r.n_items))
+    ids = r.kind.items.decode(np.arange(r.n_items))
     text = f"{len(ids):,} items, the most popular first; type to search"
     if len(ids) <= LISTED:
         return Query(st.multiselect("Clicked, oldest first", ids, ids[:1], key="items", help=text, **KEEP)), [], []
@@ -122,9 +122,9 @@ def choose_events(r: Recommender) -> tuple[Query, list[Any], list[Any]]:
     else:
         *past, last = r.example(int(st.number_input("Number", 0, 9999, 1, key="seed", **KEEP)))
         following = [last["item"]]
-    newest = past[-1]["time"] if past and not own and r.kind.listings.live else None
-    time = shown_time(r.kind.listings.time(newest))
-    at = st.text_input("Only what is live at", time, key=f"at {newest}") if r.kind.listings.live else None
+    newest = past[-1]["time"] if past and not own and r.kind.live else None
+    time = shown_time(r.kind.time(newest))
+    at = st.text_input("Only what is live at", time, key=f"at {newest}") if r.kind.live else None
     fields = ("item", "event", "name") if own else ("item", "event")
     query = Query(events=[{name: one[name] for name in fields if name in one} for one in past], at=at)
     return query, following, [] if own else past
@@ -132,7 +132,7 @@ def choose_events(r: Recommender) -> tuple[Query, list[Any], list[Any]]:
 
 def choose_user(r: Recommender) -> tuple[Query, list[Any], list[Any]]:
     """A user of the data or somebody new, and the occasion."""
-    kinds, users = ["A known user", "Somebody new"], r.kind.users
+    kinds, users = ["A known user", "Somebody new"], r.kind.people.users
     ids = [] if users is None else users.items.ids.values()
     new = not ids or st.radio("Who", kinds, key="who", **KEEP, horizontal=True) == kinds[1]
     user, text = None, f"{len(ids):,} users; type an id to search"
@@ -228,8 +228,8 @@ def show_who(r: Recommender, query: Query) -> None:
     """What is known of who asks."""
     if "user" in r.reads:
         new = query.user is None
-        index = np.array([r.kind.profiles.index(query.user)])
-        known = dict(query.profile) if new else r.kind.users.items.known(index)[0]
+        index = np.array([r.kind.people.profiles.index(query.user)])
+        known = dict(query.profile) if new else r.kind.people.users.items.known(index)[0]
         facts = " · ".join(f"{label(name).lower()} {meaning(r.run, name, value)}" for name, value in known.items())
         who = "Somebody new" if new else plain(f"User {query.user}")
         st.markdown(f"**{who}**: {plain(facts) or 'nothing known'}")
@@ -255,12 +255,12 @@ def show_answer(r: Recommender, answer: Answer) -> None:
 
 def show_past(r: Recommender, query: Query) -> None:
     """What the user has in the data."""
-    items, labels = r.kind.past.seen(r.kind.profiles.index(query.user))
-    word = r.kind.past.word()
+    items, labels = r.kind.people.past.seen(r.kind.people.profiles.index(query.user))
+    word = r.kind.people.past.word()
     if len(items):
         with st.expander(f"{word.capitalize()} before: {len(items):,}, the latest first"):
-            known = r.kind.items.items.known(items)
-            ids = map(str, r.kind.items.items.decode(items))
+            known = r.kind.items.known(items)
+            ids = map(str, r.kind.items.decode(items))
             past = [({"Rating": float(one)} if word == "rated" else {}) | shown(r.run, row) | {"Id": item}
                     for one, row, item in zip(labels, known, ids, strict=True)][::-1]  # fmt: skip
             table(past, Rating=st.column_config.NumberColumn(format="%g", width="small"))

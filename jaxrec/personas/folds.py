@@ -26,8 +26,8 @@ from jaxrec.personas.clusters import draw_attributes, find_personas, unread_prof
 from jaxrec.personas.files import Reviews, read_reviews
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.retrieval.hits import Hits, answered, expected, intervals, item_categories, means
-from jaxrec.tasks.retrieval.item_vectors import item_vectors
 from jaxrec.tasks.retrieval.judge import rank_queries
+from jaxrec.tasks.retrieval.recommend import item_vectors
 from jaxrec.tasks.retrieval.task import interactions
 from jaxrec.training.block import Training, training_plan
 

@@ -1,59 +1,77 @@
-"""Answers as people and programs read them: tables and JSON, the same for every kind of run."""
+"""Answers: made the same way for every kind of run, and as people and programs read them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jax import Array
 
-from jaxrec.cli.command import as_json
+from jaxrec.data.items import Items
 from jaxrec.errors import one_line
-from jaxrec.tasks.query import Answer, Item
+from jaxrec.tasks.query import Answer, Inputs, Item, Kind
+from jaxrec.tasks.vectors import nearest
 
 WIDTH = 40  # characters of a value that a table shows
+POPULAR = "nothing is known, so the most popular items are recommended"
+NOTHING_LEFT = "the exclusions leave nothing to recommend"
 
 
-def answer_json(answer: Answer, score: str = "score", rules: bool = False, unknown: bool = False) -> dict[str, Any]:
-    """An answer as JSON has it.
+def answers(
+    kind: Kind, inputs: Sequence[Inputs], k: int, mask: np.ndarray, notes: list[str], rules: bool
+) -> list[Answer]:
+    """The k best for each query; where nothing is known, the most popular of bool[V] ``mask``."""
+    made, popular = list[Answer](), dict[tuple[Any, ...], Any]()
+    for one, row in zip(inputs, kind.best(inputs, k, mask, rules), strict=True):
+        key = (one.at, one.gone.tobytes())
+        if not one.known and key not in popular:
+            left = mask if one.at is None else mask & kind.items.live(one.at)
+            places = np.setdiff1d(np.flatnonzero(left), one.gone)
+            places = places[np.argsort(-kind.counts[places], kind="stable")[:k]]
+            popular[key] = (places, kind.counts[places])
+        row = row if one.known else popular[key]
+        said = [*notes, *one.notes, *[POPULAR] * (not one.known), *[NOTHING_LEFT] * (not len(row[0]))]
+        made.append(Answer(kind.items, *row, notes=list(dict.fromkeys(said)), popular=not one.known,
+                           unknown=list(one.unknown), at=one.at))  # fmt: skip
+    return made
 
-    Args:
-        score: what the score is called.
-        rules: whether to say which rules moved an item.
-        unknown: whether to say which ids are unknown.
-    """
+
+def most_similar(
+    items: Items, query: Array, table: Array, without: Sequence[int], k: int, memory: int, notes: Sequence[str] = ()
+) -> Answer:
+    """The k items whose vectors, rows of a table, have the highest products with one, float32[1, D]."""
+    mask = np.ones(items.first + len(items), bool)
+    mask[list(without)] = False
+    ((places, scores),) = nearest(query, table, mask, [np.zeros(0, np.int64)], k, memory)()
+    return Answer(items, places, scores, notes=list(dict.fromkeys(notes)))
+
+
+# ---- as JSON and tables ----------------------------------------------------------------------------------------------
+
+
+def answer_json(answer: Answer, score: str, rules: bool, unknown: bool) -> dict[str, Any]:
+    """An answer as JSON has it; ``rules`` and ``unknown`` ids are told if asked for."""
     found: dict[str, Any] = {} if answer.at is None else {"at": answer.at}
     if unknown:
         found |= {"unknown": answer.unknown, "popularity": answer.popular}
-    rows = []
-    for one in answer.items:
-        row: dict[str, Any] = {"item": one.id, score: one.score} | ({"rules": list(one.why)} if rules else {})
-        rows.append(row | {name: value for name, value in one.known.items() if name not in row})
-    return found | {"recommendations": rows}
+    rows = [{"item": one.id, score: one.score} | ({"rules": list(one.why)} if rules else {}) for one in answer.items]
+    more = [{name: value for name, value in one.known.items() if name not in rows[0]} for one in answer.items]
+    return found | {"recommendations": [row | known for row, known in zip(rows, more, strict=True)]}
 
 
-def answer_table(items: Sequence[Item], who: str = "item", score: str = "score") -> str:
+def answer_table(items: Sequence[Item], who: str, score: str) -> str:
     """A line for each item; empty without any."""
-    if not items:
-        return ""
     names = list(dict.fromkeys(name for one in items for name in one.known if name not in (who, score)))
-    rows = [
-        [str(rank), str(one.id), f"{one.score:.4f}", *(_shown(one.known.get(name)) for name in names)]
-        for rank, one in enumerate(items, 1)
-    ]
-    lines = aligned([["rank", who, score, *names], *rows], right=3)
-    why = ["", *(f"  [{'; '.join(one.why)}]" if one.why else "" for one in items)]
-    return "\n".join(one_line(line + more) for line, more in zip(lines, why, strict=True))
+    rows = [[str(rank), str(one.id), f"{one.score:.4f}", *(_shown(one.known.get(name)) for name in names),
+             f"[{'; '.join(one.why)}]" if one.why else ""] for rank, one in enumerate(items, 1)]  # fmt: skip
+    return aligned([["rank", who, score, *names, ""], *rows], right=3) if rows else ""
 
 
-def happenings_table(happened: Sequence[Mapping[str, Any]]) -> str:
+def happenings_table(happened: Sequence[dict[str, Any]]) -> str:
     """A line for each event of a sequence: time, type, item and what is known of it."""
-    rows = [
-        [shown_time(one["time"]), one["event"], str(one["item"])]
-        + [_shown(value) for name, value in one.items() if name not in ("time", "event", "item")]
-        for one in happened
-    ]
-    return "\n".join(f"  {one_line(line)}" for line in aligned(rows))
+    rows = (one | {"time": shown_time(one["time"])} for one in happened)
+    return aligned([["", *map(_shown, ({"time": "", "event": "", "item": ""} | row).values())] for row in rows])
 
 
 def shown_time(time: int) -> str:
@@ -61,29 +79,16 @@ def shown_time(time: int) -> str:
     return str(np.datetime64(time, "ms").astype("datetime64[s]")).replace("T", " ")
 
 
-def aligned(rows: Sequence[Sequence[str]], right: int = 0) -> list[str]:
-    """Rows of a table, two spaces between columns.
-
-    Args:
-        right: columns at the beginning that are aligned on their right.
-    """
+def aligned(rows: Sequence[Sequence[str]], right: int = 0) -> str:
+    """Rows of a table, two spaces between columns, of which the first ``right`` are aligned on their right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(f"{cell:>{width}}" if n < right else f"{cell:<{width}}"
-                  for n, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]  # fmt: skip
+    cells = [[cell.rjust(width) if n < right else cell.ljust(width)
+              for n, (cell, width) in enumerate(zip(row, widths, strict=True))] for row in rows]  # fmt: skip
+    return "\n".join(one_line("  ".join(row).rstrip()) for row in cells)
 
 
 def _shown(value: Any) -> str:
     """A value on one line; names are anybody's text."""
-    if isinstance(value, list | tuple):
-        value = ", ".join(map(str, value))
-    text = "" if value is None else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
     text = " ".join("".join(one if one.isprintable() else " " for one in text).split())
     return text if len(text) <= WIDTH else f"{text[: WIDTH - 1]}…"
-
-
-def json_text(answer: Answer, extra: Mapping[str, Any], **options: Any) -> str:
-    """``answer_json`` as text, with more beside it."""
-    return as_json(dict(extra) | answer_json(answer, **options))

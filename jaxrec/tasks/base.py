@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from dataclasses import field as attribute
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +20,6 @@ from jaxrec.data.splits import RowSplits, counted, in_words
 from jaxrec.errors import UserError, listed
 from jaxrec.feeds.base import Feed
 from jaxrec.models.base import Model
-from jaxrec.models.packed import HalfLife
 from jaxrec.run import Run, open_run
 from jaxrec.training.block import weights_like
 from jaxrec.training.checkpoint import Checkpoints
@@ -40,48 +38,27 @@ class Judge(Protocol):
     def __call__(
         self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
     ) -> Judged:
-        """Metrics at the cut-offs ``ks``.
-
-        Args:
-            weights: of ``TrainState.weights``.
-            top: depth of the lists of best items that are looked at; 0: none.
-            update: called after each block, for a progress bar.
-        """
+        """Metrics at the cut-offs ``ks``, and lists of ``top`` best items; ``update`` is called after each block."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the loop asks of a data set under a configuration.
-
-    Attributes:
-        model: with its training split as ``feed`` and what that says once and for all as ``constants``.
-        judge: of the validation split; None where nothing is held out.
-        size: of the training split and the data, in words.
-        validated: of the validation split, in words.
-        kept: arrays by name that a run keeps, beside what it keeps of any data set.
-        finish: adds to a trained run what serving it needs; None: nothing.
-        copied: further files of the data set that a run keeps.
-    """
+    """What the loop asks of a data set under a configuration."""
 
     model: Model
-    feed: Feed
-    constants: Any
-    judge: Judge | None
-    size: str
-    validated: str
-    kept: dict[str, np.ndarray] = attribute(default_factory=dict)
-    finish: Callable[[Run], None] | None = None
-    copied: tuple[str, ...] = ()
+    feed: Feed  # the training split
+    constants: Any  # what that says once and for all
+    judge: Judge | None  # of the validation split; None where nothing is held out
+    size: str  # of training, in words
+    validated: str  # of validation, in words
+    kept: dict[str, np.ndarray] = field(default_factory=dict)  # arrays that a run keeps, beside those of any data set
+    finish: Callable[[Run], None] | None = None  # adds to a trained run what serving it needs
+    copied: tuple[str, ...] = ()  # further files of the data set that a run keeps
 
 
 class Loaded(NamedTuple):
-    """A run's model with its weights.
-
-    Attributes:
-        run: the run directory.
-        model: as its kind of problem has it: ``SessionModel``, ``MERRec``, ``ClickModel``, ``TowerModel``.
-        weights: ``{params, tables}``, with ``statistics`` where the model has any.
-        which: the checkpoint, ``best`` by validation, or the ``latest`` where none was chosen.
+    """A run's model with its weights, ``{params, tables}``, with ``statistics`` where the model has any, and the name
+    of their checkpoint: ``best`` by validation, or the ``latest`` where none was chosen.
     """
 
     run: Run
@@ -91,11 +68,7 @@ class Loaded(NamedTuple):
 
 
 def load(run: str | Path | Run, task: str | None = None) -> Loaded:
-    """A run's model with its weights.
-
-    Args:
-        task: the kind of problem that it has to be for; None: any.
-    """
+    """A run's model with its weights; ``task`` is the kind of problem that it has to be for."""
     run = open_run(run)
     if task not in (None, run.config.model.task):
         fitting = [name for name, model in models().items() if model.task == task]
@@ -104,30 +77,29 @@ def load(run: str | Path | Run, task: str | None = None) -> Loaded:
     return Loaded(run, model, *load_parameters(run, model))
 
 
-def part_of(config: Config, part: str) -> ModuleType:
-    """A module of a model's kind of problem.
+def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
+    """A run's weights and the name of their checkpoint; see ``Loaded``."""
+    weights, _, which = Checkpoints(run.path).restore_model(weights_like(model))
+    return weights, which
 
-    Args:
-        part: ``task``, ``judge`` or ``recommend``.
-    """
+
+def part_of(config: Config, part: str) -> ModuleType:
+    """A module of a model's kind of problem: ``task``, ``judge`` or ``recommend``."""
     return importlib.import_module(f"{find_task(config.model).__name__}.{part}")
 
 
 def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
     """The task of a configuration, found by name: the module ``task`` of a folder beside this file."""
-    task, kind = find_task(config.model), dataset.manifest["kind"]
-    if kind != task.READS:
-        typed = dataset.manifest.get("event_types")
+    manifest, kind = dataset.manifest, dataset.manifest["kind"]
+    if kind != find_task(config.model).READS:
+        typed = manifest.get("event_types")
         fitting = [name for name, model in models().items()
                    if kind == find_task(model).READS and (typed or model.task != "events")]  # fmt: skip
         fits = listed(fitting, "or")
         raise UserError(f"model.name: {config.model.name} does not read the {kind} of {dataset.path}; choose {fits}")
-    if (
-        isinstance(config.data, HalfLife)
-        and config.data.half_life is not None
-        and dataset.manifest.get("options", {}).get("time_unit") == ORDER
-    ):
-        raise UserError(f"data.half_life: counts days, and the times of {dataset.path} are counters (--time-unit "
+    half_life = getattr(config.data, "half_life", None)
+    if half_life is not None and manifest.get("options", {}).get("time_unit") == ORDER:
+        raise UserError(f"data.half_life: {half_life} days, and the times of {dataset.path} are counters (--time-unit "
                         "order); leave it out")  # fmt: skip
     dataset.verify()
     made: Task = part_of(config, "task").make(config, dataset)
@@ -137,12 +109,6 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
 def check_early_stopping(config: Config, validated: int) -> None:
     if config.training.early_stopping and not validated:
         raise UserError("training.early_stopping: needs validation data; set data.validation_fraction, such as 0.05")
-
-
-def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
-    """A run's weights and the name of their checkpoint; see ``Loaded``."""
-    weights, _, which = Checkpoints(run.path).restore_model(weights_like(model))
-    return weights, which
 
 
 def validated_rows(words: str, splits: RowSplits, held: np.ndarray) -> str:

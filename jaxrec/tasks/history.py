@@ -1,28 +1,28 @@
-"""What every user has in the data of a run, and what of it counts as seen: not to be recommended again.
+"""Who asks a run of rows, and what every user has in its data and does not get again, which is called seen.
 
-    ratings      labels of more than two values: all that a user has rated is seen, also what was not liked
-    exposures    labels of two values, such as 0 and 1 for shown and clicked: only the positives are seen, and what was
-                 shown and passed over may be recommended
-    positives    all labels are positive, such as purchases: all is seen
-
-``seen`` asks for one or the other: ``positives`` or ``rows``.
+Of ratings, labels of more than two values, and where all labels are positive, such as purchases, all rows are seen. Of
+exposures, labels of two values, such as 0 and 1 for shown and clicked, only the positives: what was shown and passed
+over may be recommended. ``seen`` asks for one or the other: ``positives`` or ``rows``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from jaxrec.data.rows import RowsDataset
+from jaxrec.data.codes import Columns, Entities, FieldCodes, Profiles
+from jaxrec.data.rows import Field, RowsDataset
 from jaxrec.errors import UserError, shown
 from jaxrec.run import Run
+from jaxrec.tasks.query import Inputs, Query
 
 SEEN = ("positives", "rows")
 
 
 def history(dataset: RowsDataset) -> dict[str, np.ndarray]:
-    """What a run keeps of what its users have, in all of the data: ``history_offsets`` int64[users + 1],
-    ``history_items`` int32[n] and ``history_ratings`` float32[n] in the order of time; and ``last_time`` int64[1], of
-    the last row, seconds since 1970.
+    """What a run keeps of all of the data: ``history_offsets`` int64[users + 1], ``history_items`` int32[n] and
+    ``history_ratings`` float32[n] in the order of time; ``last_time`` int64[1], seconds since 1970, of the last row.
     """
     schema, rows = dataset.schema, dataset.rows()
     last = {"last_time": np.array([dataset.last_second(rows.times)], np.int64)}
@@ -50,11 +50,8 @@ class History:
         self._exposures = bool(np.isin(self._labels, (low, high)).all())  # labels have two values at most
 
     def seen(self, user: int, seen: bool | str = False) -> tuple[np.ndarray, np.ndarray]:
-        """int32[n] known items that a user has seen, in the order of time, and their float32[n] labels.
-
-        Args:
-            user: 0, an unknown one, has seen nothing.
-            seen: True: nothing counts as seen. One of ``SEEN`` says what does, False leaves it to the data (see above).
+        """int32[n] known items that a user has seen, in the order of time, and their float32[n] labels. ``seen`` True:
+        nothing counts as seen. One of ``SEEN`` says what does, False leaves it to the data (see above).
         """
         if not isinstance(seen, bool | np.bool_) and seen not in SEEN:
             raise UserError(f"seen: found {shown(seen)}, expected {' or '.join(SEEN)}, or True or False")
@@ -66,14 +63,33 @@ class History:
         kept = (items > 0) & ((labels >= self._threshold) | (not only))
         return items[kept], labels[kept]
 
-    def popular(self, items: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k of some items that users like most often, int64[at most k], and how often, float32."""
-        counts = np.bincount(self._items[self._labels >= self._threshold], minlength=items.max(initial=0) + 1)[items]
-        order = np.argsort(-counts, kind="stable")[:k]
-        return items[order], counts[order].astype(np.float32)
+    def counts(self, n: int) -> np.ndarray:
+        """float32[at least n]: how often users like each item."""
+        return np.bincount(self._items[self._labels >= self._threshold], minlength=n).astype(np.float32)
 
     def word(self, seen: bool | str = False) -> str:
         """What the user has done with what is seen: ``rated``, ``clicked`` or ``seen``."""
         if np.all(self._labels >= self._threshold) or (seen == "rows" and self._exposures):
             return "seen"
         return "clicked" if np.isin(self._labels, (0, 1)).all() else "rated"
+
+
+class People:
+    """Who asks: ``users`` of the data (None where it has none), or somebody new, with fields of a profile (None: all of
+    the user); ``goods`` are the items, ``past`` is what users have.
+    """
+
+    def __init__(self, run: Run, fields: Sequence[Field] | None = None) -> None:
+        self.codes, self.past = FieldCodes(run), History(run)
+        self.goods = Entities(run, "item", self.codes)
+        self.users = Entities(run, "user", self.codes) if run.manifest["user"] is not None else None
+        own = self.users.fields if self.users is not None and fields is None else fields or ()
+        self.profiles = Profiles(self.codes, own, self.users)
+
+    def read(self, query: Query, seen: bool | str, usual: Columns, notes: list[str]) -> Inputs:
+        """The fields of one who asks; ``usual`` are those of somebody of whom nothing is known."""
+        has, unknown = self.goods.items.places("items", query.items)
+        notes += unknown
+        columns = self.profiles.read(query.user, query.profile, usual, notes)
+        past = self.past.seen(self.profiles.index(query.user), seen)[0]
+        return Inputs(columns, past if seen is True else np.append(has, past), notes)

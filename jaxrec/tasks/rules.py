@@ -6,23 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field
+from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from jaxrec.config.sections import RecommendationConfig, Section
+from jaxrec.data.codes import Columns
 from jaxrec.data.ids import Ids, listing
 from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError, nearest
 
-
-def _no_truth(value: Any) -> Any:
-    if isinstance(value, bool):  # not 1 or 0
-        raise ValueError(f"found {value}; give a number, or text in quotes")
-    return value
-
-
-Value = Annotated[str | int | float, BeforeValidator(_no_truth)]
-Columns = Mapping[str, np.ndarray]
-"""By field int[n, width]."""
+Value = StrictStr | StrictInt | StrictFloat  # true and false are no numbers
 
 
 class Rule(Section):
@@ -34,6 +26,10 @@ class Rule(Section):
     """Values of fields of the item; those that have all of them move up."""
     by: Annotated[float, Field(ge=-1.0, le=1.0)]
     """Added to their scores, which are between 0 and 1."""
+
+    def __str__(self) -> str:
+        boost, when = (", ".join(f"{name}={value}" for name, value in part.items()) for part in (self.boost, self.when))
+        return f"{boost} {self.by:+g}" + (f" as {when}" if when else "")
 
 
 class Rules(RecommendationConfig):
@@ -51,12 +47,9 @@ class RuleBook:
     """
 
     def __init__(self, rules: Sequence[Rule], schema: Schema, ids: Callable[[str], Ids]) -> None:
-        self._rules = list(rules)
-        self._when = [_codes(schema, ids, "when", "user", rule.when) for rule in rules]
-        self._boost = [_codes(schema, ids, "boost", "item", rule.boost) for rule in rules]
-
-    def __len__(self) -> int:
-        return len(self._rules)
+        self._rules, self._schema, self._ids = list(rules), schema, ids
+        self._when = [self._codes("when", "user", rule.when) for rule in rules]
+        self._boost = [self._codes("boost", "item", rule.boost) for rule in rules]
 
     def of_users(self, columns: Columns) -> np.ndarray:
         """float32[n, rules], what each rule adds for each user: appended to the users' vectors, as ``of_items`` to the
@@ -69,16 +62,25 @@ class RuleBook:
         """float32[V, rules]: 1 where the rule moves the item."""
         return _holding(self._boost, columns)
 
-    def applied(self, user: np.ndarray, item: np.ndarray) -> tuple[str, ...]:
-        """The rules that moved one item for one user, such as ``category=Skincare +0.3 as skin_type=dry``, from rows of
-        ``of_users`` and ``of_items``, float32[rules].
+    def applied(self, user: np.ndarray, items: np.ndarray) -> list[tuple[str, ...]]:
+        """The rules that moved each item for one user, such as ``category=Skincare +0.3 as skin_type=dry``, from rows
+        of ``of_users`` and ``of_items``, float32[n, rules].
         """
-        return tuple(_words(rule) for rule, by, held in zip(self._rules, user, item, strict=True) if by and held)
+        return [tuple(str(self._rules[at]) for at in np.flatnonzero(row)) for row in (user != 0) & (items != 0)]
 
-
-def _words(rule: Rule) -> str:
-    boost, when = (", ".join(f"{name}={value}" for name, value in part.items()) for part in (rule.boost, rule.when))
-    return f"{boost} {rule.by:+g}" + (f" as {when}" if when else "")
+    def _codes(self, part: str, side: str, wanted: Mapping[str, Any]) -> dict[str, int]:
+        """By field the index of the value that a part of a rule names."""
+        found, names, place = {}, self._schema.of_side(side), f"recommendation.rules: {part}"
+        for name, value in wanted.items():
+            if name not in names:
+                raise UserError(f"{place}: no field '{name}' of the {side} that has values{nearest(name, names)}; "
+                                f"there are {', '.join(names)}")  # fmt: skip
+            known = self._ids(name)
+            found[name] = known.find(value)
+            if found[name] < 0:
+                raise UserError(f"{place}: field '{name}': no value '{value}'{known.nearest(value)}; there are "
+                                f"{listing(known.values(), 20)}")  # fmt: skip
+        return found
 
 
 def _holding(rules: Sequence[Mapping[str, int]], columns: Columns) -> np.ndarray:
@@ -88,20 +90,3 @@ def _holding(rules: Sequence[Mapping[str, int]], columns: Columns) -> np.ndarray
         for name, code in wanted.items():
             held[:, number] *= np.any(columns[name] == code, axis=1)
     return held
-
-
-def _codes(
-    schema: Schema, ids: Callable[[str], Ids], part: str, side: str, wanted: Mapping[str, Any]
-) -> dict[str, int]:
-    """By field the index of the value that a part of a rule names."""
-    found, names = {}, schema.of_side(side)
-    for name, value in wanted.items():
-        if name not in names:
-            raise UserError(f"recommendation.rules: {part}: no field '{name}' of the {side} that has values"
-                            f"{nearest(name, names)}; there are {', '.join(names)}")  # fmt: skip
-        known = ids(name)
-        found[name] = known.find(value)
-        if found[name] < 0:
-            raise UserError(f"recommendation.rules: {part}: field '{name}': no value '{value}'{known.nearest(value)}; "
-                            f"there are {listing(known.values(), 20)}")  # fmt: skip
-    return found

@@ -180,17 +180,8 @@ def test_files_of_queries(
 def test_bad_lines_and_full_disks(worlds: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = worlds.old("gru4rec"), tmp_path / "a.parquet"
     lines: list[Any] = [{"items": [3]}, {"itmes": [3]}, {"items": [3, [4]]}, 7, {"user": 1}, {"items": [5]}]
-    words: list[Any] = [
-        "recommend",
-        "--run",
-        run,
-        "--queries",
-        as_lines(tmp_path / "q.jsonl", lines),
-        "--out",
-        out,
-        "--k",
-        3,
-    ]
+    source = as_lines(tmp_path / "q.jsonl", lines)
+    words: list[Any] = ["recommend", "--run", run, "--queries", source, "--out", out, "--k", 3]
     fails(capsys, *words, names=r"q\.jsonl: line 2: query: no field 'itmes'")
     assert not out.exists() and len(list(tmp_path.iterdir())) == 1
     capsys.readouterr()
@@ -202,8 +193,8 @@ def test_bad_lines_and_full_disks(worlds: Worlds, tmp_path: Path, capsys: pytest
     assert call(*words, "--overwrite") == 0 and len(pq.read_table(out)) == 3
     as_parquet(tmp_path / "q.parquet", [{"items": [3], "itmes": 1}])
     refused = {"q.parquet": "column 'itmes' is no field of a query", "none.jsonl": "cannot be read", "q.csv": "end its"}
-    for source, names in refused.items():
-        fails(capsys, *words[:4], tmp_path / source, "--out", tmp_path / "b.parquet", names=names)
+    for name, names in refused.items():
+        fails(capsys, *words[:4], tmp_path / name, "--out", tmp_path / "b.parquet", names=names)
     (tmp_path / "full").mkdir()
 
     def full(*_: object) -> list[Answer]:

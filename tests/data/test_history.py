@@ -31,7 +31,6 @@ def test_what_is_seen(labels: list[float], threshold: float, seen: Any, items: l
     assert [len(history.seen(nobody, seen)[0]) for nobody in (0, 2)] == [0, 0]
     liked = [(one == 3) * (labels[2] >= threshold) + (one == 5) * sum(labels[at] >= threshold for at in (0, 3))
              for one in (3, 4, 5)]  # fmt: skip
-    popular, counts = history.popular(np.array([3, 4, 5]), 3)
-    assert counts.tolist() == sorted(liked, reverse=True) and popular[0] == 3 + int(np.argmax(liked))
+    assert history.counts(6)[3:].tolist() == liked
     with pytest.raises(UserError, match=r"^seen: found 'row', expected positives or rows, or True or False$"):
         history.seen(1, "row")

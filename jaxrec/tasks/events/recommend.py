@@ -4,157 +4,167 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from itertools import islice
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from jax import Array
+from pydantic import StringConstraints
 
-from jaxrec.data.catalogue import Catalogue
-from jaxrec.data.given import Entry, check_events
+from jaxrec.cli.command import progress
+from jaxrec.data.given import Id, check_events, item_rows, read_time, rows_of, type_of
 from jaxrec.data.ids import bare
-from jaxrec.data.items import Added, note_left_out
+from jaxrec.data.items import Added, Items, note_left_out, read_attributes
+from jaxrec.data.store import checked
+from jaxrec.data.text.encoding import encoded, find_model
+from jaxrec.data.text.vectors import NAMES
 from jaxrec.errors import UserError
-from jaxrec.models.merrec import NAMES_AT_ONCE, MERRec
+from jaxrec.models.merrec import NAMES_AT_ONCE
 from jaxrec.ops.topk import Live
-from jaxrec.run import Run
 from jaxrec.sources.merrec import BOUGHT
-from jaxrec.tasks.base import load
-from jaxrec.tasks.events.listings import Listings
-from jaxrec.tasks.query import Answer, Item, Query
-from jaxrec.tasks.vectors import (
-    BATCH,
-    NOTHING_LEFT,
-    POPULAR,
-    Best,
-    batches,
-    capacity,
-    one_ahead,
-    padded,
-    ranked,
-    room,
-    steps,
-    vector_table,
-)
+from jaxrec.tasks.answers import shown_time
+from jaxrec.tasks.base import Loaded
+from jaxrec.tasks.query import Answer, Inputs, Query
+from jaxrec.tasks.vectors import BATCH, Waiting, capacity, filled, in_batches, padded, ranked, steps, unit, vector_table
+
+SHOWN = ("name", "price", "c0_name", "c1_name", "c2_name", "brand_name", "item_condition_name")
+"""Attributes that are given with an item."""
 
 
-class Sequences(NamedTuple):
-    """A sequence as the model reads it, without what is unknown.
+class Recommender:
+    """See ``jaxrec.tasks.query.Kind``; what was bought is ``gone``. The model reads the last ``window`` events.
+
+    Items are by index first those of the run's catalogue, then those that were added.
+
+    Args:
+        text_model: where the text model of the run's name vectors is now; None: where it was.
 
     Attributes:
-        names: bfloat16[n, dim], vectors of the items' names.
-        codes: int32[n, F].
-        events: int32[n].
-        bought: int64[m], items of purchases.
-        lost: ids that are unknown and have no name.
-    """
-
-    names: np.ndarray
-    codes: np.ndarray
-    events: np.ndarray
-    bought: np.ndarray
-    lost: list[Any]
-
-
-class EventRecommender:
-    """The next items of sequences of events.
-
-    Attributes:
-        listings: the items.
         types: of events.
-        bought: the one that is a purchase; None: none is.
+        live: whether the data say when listings are live.
     """
 
     reads = ("events", "at")
     can = frozenset({"similar", "add", "vectors", "example", "filter", "names"})
 
-    def __init__(
-        self, run: Run, model: MERRec, catalogue: Catalogue, weights: dict[str, Any], text_model: str | None = None
-    ) -> None:
-        self.run, self.types = run, tuple(run.manifest["event_types"])
-        self.bought = run.manifest.get("bought", BOUGHT)
-        self.listings = Listings(run, catalogue, text_model)
-        self._model, self._catalogue, self._weights = model, catalogue, weights
-        self._counts = np.asarray(run.kept("item_counts"))
-        self._trained = self._counts > 0
+    def __init__(self, loaded: Loaded, text_model: str | None = None) -> None:
+        run, model, weights, _ = loaded
+        catalogue, self.run, self.types = model.catalogue, run, tuple(run.manifest["event_types"])
+        bought = run.manifest.get("bought", BOUGHT)
+        self._purchase = -1 if bought is None else self.types.index(bought)
+        table = read_attributes(run.path / "dataset", run.manifest).combine_chunks()
+        further = [name for name in run.manifest.get("options", {}).get("attributes", ()) if name in table.column_names]
+        none, vocabulary = pa.nulls(len(table), pa.string()), run.vocabulary()
+        shown = pa.table({name: table[name] if name in table.column_names else none for name in (*SHOWN, *further)})
+        self.items = Items(vocabulary.ids, shown, lambda: table, catalogue.spans, vocabulary.counts)
+        self.counts, self.live = np.asarray(run.kept("item_counts")).astype(np.float32), catalogue.spans is not None
+        self._schema, self._old, self._text_model = table.schema, len(vocabulary), text_model
+        self._model, self._catalogue, self._weights, self._codes = model, catalogue, weights, catalogue.codes
+        self._trained = self.counts > 0
         self._items = model.catalogue_vectors(weights, self._trained)
+        self._names = np.zeros((0, catalogue.dim), np.float16)  # name vectors of what was added
         self._encode, self._project = jax.jit(model.last_query), jax.jit(model.texts)
+        self._rankable = jax.jit(lambda weights, rows, trained, names: model.vectors(
+            weights, rows, trained, model.texts(weights, names)))  # fmt: skip
 
-        def rankable(weights: Any, rows: Any, trained: Any, names: Any) -> Array:
-            return model.vectors(weights, rows, trained, model.texts(weights, names))
+    def read(self, queries: Sequence[Query], seen: bool | str) -> list[Inputs]:
+        """All sequences with one look-up."""
+        sequences = [check_events(query.events, self.types, self._schema) for query in queries]
+        flat = [entry for sequence in sequences for entry in sequence]
+        items = self.items.encode([-1 if entry.item is None else entry.item for entry in flat])
+        items = np.where([entry.item is not None for entry in flat], items, -1)
+        named = np.array([bool(entry.name) for entry in flat], bool) & (items < 0)
+        names, codes = self._names_of(np.maximum(items, 0)), self._codes[np.maximum(items, 0)]
+        if named.any():
+            entries = [flat[at] for at in np.flatnonzero(named)]
+            names[named] = self.name_vectors([entry.name for entry in entries])
+            given = pa.Table.from_pylist([entry.attributes for entry in entries], self._schema)
+            codes[named] = self._catalogue.encode(given)
+        names, events = names.astype(jnp.bfloat16), np.array([entry.event for entry in flat], np.int32)
+        inputs, start = list[Inputs](), 0
+        for query, sequence in zip(queries, sequences, strict=True):
+            rows = np.arange(start, start := start + len(sequence))
+            used = rows[(items[rows] >= 0) | named[rows]]
+            gone = items[used][(events[used] == self._purchase) & (items[used] >= 0) & (not seen)]
+            lost, time = [flat[row].item for row in rows if row not in used], self.time(query.at)
+            what, notes = (names[used], codes[used], events[used]), note_left_out(lost, "events without a name")
+            inputs.append(Inputs(what, np.unique(gone), notes, len(used) > 0, lost, time if self.live else None))
+        return inputs
 
-        self._rankable = jax.jit(rankable)
+    def best(self, inputs: Sequence[Inputs], k: int, mask: np.ndarray, rules: bool) -> Iterator[Any]:
+        """The best items of each sequence that are live at its time."""
+        table, times = self._items, np.array([one.at or 0 for one in inputs], np.int64)
+        mask = mask if self._model.has_text else mask & self._trained
+        allowed, listed, sold = (filled(one, len(table)) for one in (mask, *self.items.ends))
 
-    @classmethod
-    def load(cls, run: Run, text_model: str | None = None) -> EventRecommender:
-        loaded = load(run, "events")
-        return cls(run, loaded.model, loaded.model.catalogue, loaded.weights, text_model)
+        def dispatch(part: slice, rows: int) -> Waiting:
+            live = Live(listed, sold, filled(self.items.seconds(times[part]), rows))
+            kernel = partial(_best, items=table, allowed=allowed, live=live)
+            queries = self._queries([one.what for one in inputs[part]], rows)
+            return ranked(kernel, queries, len(table), [one.gone for one in inputs[part]], k)
 
-    @property
-    def n_items(self) -> int:
-        return len(self.listings)
-
-    def recommend(
-        self, queries: Sequence[Query], k: int, *, exclude: Any = (), only: Any = None, seen: bool = False,
-        rules: bool = True,
-    ) -> list[Answer]:  # fmt: skip
-        """The items with which most likely something is done next, of those live at the query's time; what was bought
-        is ``seen``. The model reads the last ``model.window`` events."""
-        schema = self.listings.items.attributes.schema
-        entries = [check_events(query.events, self.types, schema) for query in queries]
-        given = read_sequences(self.listings, self.types, self.bought, entries)
-        times = [self.listings.time(query.at) for query in queries]
-        chosen, notes = self.listings.items.allowed(only)
-        chosen = chosen if self._model.has_text else chosen & self._trained
-        gone, more = self.listings.items.places("exclude", exclude)
-        allowed = chosen.copy()
-        allowed[gone] = False
-        best = self._ranked(given, times, k, allowed, seen)
-        shown, answers = iter(self._shown(*(np.concatenate(part) for part in zip(*best, strict=True)))), []
-        for one, row, time in zip(given, best, times, strict=True):
-            items = list(islice(shown, len(row.items)))
-            if not items:
-                self.listings.check_live(chosen, time)
-            said = [*notes, *more, *note_left_out(one.lost, "events without a name")]
-            said += [*([] if len(one.events) else [POPULAR]), *([] if items else [NOTHING_LEFT])]
-            at = time if self.listings.live else None
-            answers.append(Answer(items, said, not len(one.events), one.lost, at))
-        return answers
+        fit = self.run.config.evaluation.memory * 2**18 // len(self.items)  # sequences whose scores keep to the memory
+        return in_batches(len(inputs), dispatch, min(BATCH, 1 << max(1, fit).bit_length() - 1))
 
     def similar(self, item: Any, k: int) -> Answer:
         """The items most like one, whether live or not: by the cosine of their names in the space of the text head, or
         without one by that of their vectors in the item head. With a text head ``item`` may be any name."""
-        index = self.listings.items.ids.find(item)
-        cosines = self._by_name(item, index) if self._model.has_text else self._by_row(item, index)
+        index = self.items.ids.find(item)
+        alike = self._by_name(item, index) if self._model.has_text else self._by_row(item, index)
         if index >= 0:
-            cosines[index] = -np.inf
-        nearest = np.argsort(-cosines, kind="stable")[:k]
-        nearest = nearest[cosines[nearest] > -np.inf]
-        return Answer(self._shown(nearest, cosines[nearest]))
+            alike[index] = -np.inf
+        places = np.argsort(-alike, kind="stable")[:k]
+        places = places[alike[places] > -np.inf]
+        return Answer(self.items, places, alike[places])
 
     def add(self, items: Any) -> Added:
-        """Let new listings be recommended by their names; see ``Listings.add``."""
+        """Let new listings be recommended by their names; all or none.
+
+        Args:
+            items: mappings of ``item`` (or ``item_id``), ``name`` and other attributes, a table, or a Parquet, CSV or
+                JSON file with such columns.
+        """
         if not self._model.has_text:
             raise UserError(f"{self.run.path}: model.head items ranks nothing but what it was trained on; to add items "
                             "train with model.head text or both")  # fmt: skip
-        first, added = len(self.listings), self.listings.add(items)
-        old, n = self.listings.old, len(self.listings)
-        new = np.arange(first, n)
-        table = np.zeros((capacity(old, n - old), self._items.shape[1]), np.float32)  # room for more is padding
-        table[: len(self._trained)] = np.asarray(self._items)[: len(self._trained)]
-        table[len(self._trained) : n] = self._new_vectors(self.listings.vectors(new))
-        self._items = jnp.asarray(table)
-        self._trained = np.append(self._trained, np.zeros(len(new), bool))
-        self._counts = np.append(self._counts, np.zeros(len(new), self._counts.dtype))
-        return added
+        place = f"{items}: row" if isinstance(items, (str, Path)) else "new item"
+        texts = [field.name for field in self._schema if pa.types.is_string(field.type)]
+        given = item_rows(items, ["item", "item_id", *texts])
+        if not given:
+            raise UserError(f"{place}: there is none; give some")
+        if str(items).endswith(".csv"):  # where an empty cell is an empty text
+            given = [row | {name: row[name] or None for name in texts if name in row} for row in given]
+        types = {"item": Id, "item_id": Id} | {field.name: type_of(field.type) for field in self._schema}
+        required = {"name": Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1)]}
+        rows = rows_of(types, required, False, '{"item": 1, "name": "red dress"}')(place, given)
+        for row in rows:
+            own = row.pop("item_id")
+            row["item"] = own if row["item"] is None else row["item"]
+        ids = self.items.new_ids(place, "item", rows)
+        if self.items.ids.integers and (wrong := [one for one in ids if not isinstance(one, int)]):
+            raise UserError(f"{place}: item: found '{bare(wrong[0])}'; give whole numbers, as the run's are")
+        self._names = np.append(self._names, self.name_vectors([row["name"] for row in rows]), 0)
+        self._codes = np.append(self._codes, self._catalogue.encode(pa.Table.from_pylist(rows, self._schema)), 0)
+        self.items.add(ids, rows, [{name: row.get(name) for name in self.items.shown_names} for row in rows])
+        n, new, rows_of_new = len(self.items), np.arange(len(self.counts), len(self.items)), steps(len(ids), 16, 16)
+        own = jnp.zeros((rows_of_new, self._weights["tables"]["item"].shape[1])) if self._model.has_items else None
+        names = filled(self._names_of(new), rows_of_new)
+        vectors = np.asarray(self._rankable(self._weights, own, jnp.zeros(rows_of_new, bool), names))[: len(ids)]
+        vectors = np.concatenate([np.asarray(self._items)[: n - len(ids)], vectors])
+        self._items = filled(vectors, capacity(self._old, n - self._old))
+        self.counts = np.pad(self.counts, (0, len(ids)))
+        self._trained = self.counts > 0
+        return Added(ids)
 
     def vectors(self) -> pa.Table:
         """``id``, ``vector``, whose product with a query ranks, and the attributes."""
-        ids = self.listings.items.ids.values()
-        return vector_table(ids, np.asarray(self._items)[: len(ids)], self.listings.items.attributes)
+        ids = self.items.ids.values()
+        return vector_table(ids, np.asarray(self._items)[: len(ids)], self.items.attributes)
 
     def example(self, seed: int | None = None) -> list[dict[str, Any]]:
         """The events of one of the sequences that the run keeps, with what is known of their items."""
@@ -164,174 +174,115 @@ class EventRecommender:
         number = int(np.random.default_rng(seed).integers(len(offsets) - 1))
         part = slice(int(offsets[number]), int(offsets[number + 1]))
         items, events, times = (self.run.kept(f"example_{name}")[part] for name in ("items", "events", "times"))
-        known = self.listings.known(items.astype(np.int64))
-        return [
-            {"item": item, "event": self.types[event], "time": int(time)} | what
-            for item, event, time, what in zip(self.listings.items.decode(items), events, times, known, strict=True)
-        ]
+        return [{"item": item, "event": self.types[event], "time": int(time)} | known for item, event, time, known in
+                zip(self.items.decode(items), events, times, self.items.known(items), strict=True)]  # fmt: skip
 
-    # ---- ranking -----------------------------------------------------------------------------------------------------
+    # ---- what the model reads ----------------------------------------------------------------------------------------
 
-    def _ranked(
-        self, given: Sequence[Sequences], times: Sequence[int], k: int, allowed: np.ndarray, seen: bool
-    ) -> list[Best]:
-        """The best items of each sequence at its time; of one of which nothing is known the most popular."""
-        more = (0, len(self._items) - len(allowed))
-        listed, sold = (jnp.asarray(np.pad(one, more)) for one in self.listings.items.ends)
-        mask, bought = jnp.asarray(np.pad(allowed, more)), [one.bought[:0] if seen else one.bought for one in given]
+    def time(self, at: Any) -> int:
+        """ms since 1970 of a moment (see ``given.read_time``), at which listings can be live; None: of the newest event
+        that the run keeps.
+        """
+        time = read_time(at)
+        if time is None:
+            return int(np.max(self.run.kept("example_times"), initial=0))
+        if not self.live:
+            raise UserError("at: the run's data do not say when listings are live; leave it out")
+        first, last = self.items.period()
+        if not first <= time < last:
+            raise UserError(f"at: no listing is live at {shown_time(time)}; the data have some from "
+                            f"{shown_time(first)} to {shown_time(last)}")  # fmt: skip
+        return time
 
-        def dispatched() -> Iterator[Any]:
-            for part, rows in batches(len(given), self._rows()):
-                at = np.zeros(rows, np.int32)
-                at[: len(times[part])] = self.listings.items.seconds(times[part])
-                kernel = partial(_best, items=self._items, allowed=mask, live=Live(listed, sold, jnp.asarray(at)))
+    def _names_of(self, items: np.ndarray) -> np.ndarray:
+        """float16[n, dim]: the name vectors of items, int64[n]; zeros for one without a name."""
+        old = self._old
+        rows = np.where(items < old, self._catalogue.name_of[np.minimum(items, old - 1)], -1)
+        found = np.where((rows >= 0)[:, None], self._catalogue.vectors[rows], np.float16(0))
+        found[items >= old] = self._names[items[items >= old] - old]
+        return found
 
-                def best(queries: Array, ban: Array, k: int, kernel: Any = kernel) -> tuple[Array, Array]:
-                    found: tuple[Array, Array] = kernel(queries, banned=ban, k=k)
-                    return found
+    def name_vectors(self, names: Sequence[str]) -> np.ndarray:
+        """float16[n, dim]: of names that are not empty. Those of the run's data are there already; for others the run's
+        text model is asked.
+        """
+        column = pq.read_table(checked(self.run.path / "dataset", NAMES, self.run.manifest))["name"]
+        places = pc.index_in(pa.array(names, column.type), value_set=column).fill_null(-1).to_numpy()
+        vectors, meta = np.array(self._catalogue.vectors[places]), self._catalogue.meta
+        missing = [names[int(at)] for at in np.flatnonzero(places < 0)]
+        if not missing:
+            return vectors
+        if not meta:
+            raise UserError(f"name {bare(missing[0])}: the run's items have no names; give items by their ids")
+        model = self._text_model or meta["model"]
+        with progress("encode names", len(missing)) as update:
+            if (identity := find_model(model, update)[1]) != meta["identity"]:
+                raise UserError(f"{model}: another text model than the run's: {identity}, the run has "
+                                f"{meta['identity']}; name that one with --model")  # fmt: skip
+            result = encoded(missing, model, update=update)
+        vectors[places < 0] = result.vectors[result.rows]
+        return vectors
 
-                yield ranked(best, self._queries(given[part], rows), len(self._items), bought[part], k)
+    def _queries(self, sequences: Sequence[Any], rows: int) -> Array:
+        """float32[rows, Q]; sequences are padded as well, so that few shapes are compiled.
 
-        rows = (Best(*row) for best in one_ahead(dispatched()) for row in best.rows())
-        return [
-            row if len(one.events) else self._popular(k, allowed & self.listings.items.live(time), gone)
-            for row, one, time, gone in zip(rows, given, times, bought, strict=True)
-        ]
-
-    def _rows(self) -> int:
-        """Sequences that are ranked in one go: a power of two, so that their scores keep to ``evaluation.memory``."""
-        cells = self.run.config.evaluation.memory * 2**18
-        return max(1, min(BATCH, room(cells // len(self.listings) + 1) // 2))
-
-    def _popular(self, k: int, allowed: np.ndarray, bought: np.ndarray) -> Best:
-        left = np.setdiff1d(np.flatnonzero(allowed), bought)
-        items = left[np.argsort(-self._counts[left], kind="stable")[:k]]
-        return Best(items, self._counts[items].astype(np.float32))
-
-    def _queries(self, given: Sequence[Sequences], rows: int) -> Array:
-        """float32[rows, Q]; sequences are padded as well, so that few shapes are compiled."""
-        window = self._model.window
-        lengths = [min(len(one.events), window) for one in given]
-        n = min(steps(max(lengths), 16, 4), window)
-        names = np.zeros((rows, n, self._catalogue.dim), jnp.bfloat16)
-        codes = np.zeros((rows, n, len(self._catalogue.fields)), np.int32)
-        for row, (one, size) in enumerate(zip(given, lengths, strict=True)):
-            last = slice(len(one.events) - size, None)
-            names[row, :size], codes[row, :size] = one.names[last], one.codes[last]
-        events = padded(
-            [one.events[len(one.events) - size :] for one, size in zip(given, lengths, strict=True)], rows, n
-        )
-        length = np.pad(np.array(lengths, np.int32), (0, rows - len(lengths)))
-        return self._encode(self._weights, *map(jnp.asarray, (names, codes, events, length)))
-
-    def _shown(self, items: np.ndarray, scores: np.ndarray) -> list[Item]:
-        """Items with their attributes, each of which is looked up once."""
-        distinct, place = np.unique(items, return_inverse=True)
-        ids, known = self.listings.items.decode(distinct), self.listings.known(distinct)
-        return [Item(ids[at], score, known[at]) for at, score in zip(place, scores.tolist(), strict=True)]
+        Args:
+            sequences: of each bfloat16[n, dim] vectors of the items' names, int32[n, F] codes and int32[n] event types.
+        """
+        last = [[part[-self._model.window :] for part in one] for one in sequences]
+        lengths = np.array([len(events) for *_, events in last], np.int32)
+        n = min(steps(int(lengths.max()), 16, 4), self._model.window)
+        parts = (jnp.asarray(padded(part, rows, n, dtype=part[0].dtype)) for part in zip(*last, strict=True))
+        return self._encode(self._weights, *parts, filled(lengths, rows))
 
     # ---- similar items -----------------------------------------------------------------------------------------------
 
     def _by_name(self, item: Any, index: int) -> np.ndarray:
         """float32[items], cosines of names; -inf where there is none."""
         if index >= 0:
-            own = self.listings.vectors(np.array([index]))
+            own = self._names_of(np.array([index]))
             if not own.any():
                 raise UserError(f"item {bare(item)}: has no name, so none is like it; ask for another")
+        elif not isinstance(item, str) or not item.strip() or (self.items.ids.integers and item.strip().isdecimal()):
+            raise UserError(f"item {bare(item)}: none of the run's {len(self.items):,}; give one of them, or a name")
         else:
-            integers = self.listings.items.ids.integers
-            if not isinstance(item, str) or not item.strip() or (integers and item.strip().isdecimal()):
-                raise UserError(f"item {bare(item)}: none of the run's {len(self.listings):,}; give one of them, or a "
-                                "name")  # fmt: skip
-            own = self.listings.name_vectors([item.strip()])
-        (query,) = self._directions(own)
-        old, added = self._catalogue.name_of, np.arange(len(self._catalogue.name_of), len(self.listings))
+            own = self.name_vectors([item.strip()])
+        (query,), old = self._directions(own), self._catalogue.name_of
+        added = self._directions(self._names_of(np.arange(len(old), len(self.items))))
         of_names = np.append(self._name_directions @ query, -np.inf)  # the last one for no name
-        of_added = self._directions(self.listings.vectors(added)) @ query
-        return np.concatenate([of_names[old], of_added]).astype(np.float32)
+        return np.concatenate([of_names[old], added @ query]).astype(np.float32)
 
     def _by_row(self, item: Any, index: int) -> np.ndarray:
         """float32[items], cosines of the item head's vectors; -inf where training has not seen the item."""
         if index < 0 or not self._trained[index]:
-            what = "unknown to the run" if index < 0 else "not in training"
-            raise UserError(f"item {bare(item)}: {what}, and model.head items compares what it was trained on; ask for "
-                            "another")  # fmt: skip
-        cosines = np.asarray(_cosines(self._weights["tables"]["item"][:, :-1], index))
-        return np.where(self._trained, cosines, -np.inf)
+            raise UserError(f"item {bare(item)}: not in training, and model.head items compares what was; name another")
+        vectors = unit(self._weights["tables"]["item"][:, :-1])
+        return np.where(self._trained, vectors @ vectors[index], np.float32(-np.inf))
 
     def _directions(self, vectors: np.ndarray) -> np.ndarray:
         """float32[n, T] of length 1: name vectors, float16[n, dim], in the space of the text head."""
         n = steps(len(vectors), 16, 16)
-        padded_vectors = jnp.asarray(np.pad(vectors, ((0, n - len(vectors)), (0, 0))))
-        found = np.asarray(self._project(self._weights, padded_vectors))[: len(vectors)]
-        return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+        return np.asarray(unit(self._project(self._weights, filled(vectors, n))))[: len(vectors)]
 
     @cached_property
     def _name_directions(self) -> np.ndarray:
         """float32[U, T], ``_directions`` of the names of the run's data."""
         names = self._catalogue.vectors
-        parts = [self._directions(np.asarray(names[start : start + NAMES_AT_ONCE]))
-                 for start in range(0, len(names), NAMES_AT_ONCE)]  # fmt: skip
-        return np.concatenate(parts)
-
-    def _new_vectors(self, names: np.ndarray) -> np.ndarray:
-        """float32[n, Q]: what ranks items that training has not seen, from float16[n, dim] vectors of their names."""
-        n = steps(len(names), 16, 16)
-        padded_names = jnp.asarray(np.pad(names, ((0, n - len(names)), (0, 0))))
-        rows = jnp.zeros((n, self._weights["tables"]["item"].shape[1])) if self._model.has_items else None
-        return np.asarray(self._rankable(self._weights, rows, jnp.zeros(n, bool), padded_names))[: len(names)]
-
-
-def read_sequences(
-    listings: Listings, types: Sequence[str], bought: str | None, sequences: Sequence[Sequence[Entry]]
-) -> list[Sequences]:
-    """What the model reads of each sequence; all with one look-up."""
-    purchase = -1 if bought is None else types.index(bought)
-    flat = [entry for sequence in sequences for entry in sequence]
-    items = listings.items.encode([-1 if entry.item is None else entry.item for entry in flat])
-    items = np.where(np.array([entry.item is None for entry in flat], bool), -1, items)
-    named = np.array([bool(entry.name) for entry in flat], bool) & (items < 0)
-    names, codes = listings.vectors(np.maximum(items, 0)), listings.codes(np.maximum(items, 0))
-    if named.any():
-        entries = [flat[at] for at in np.flatnonzero(named)]
-        names[named] = listings.name_vectors([entry.name for entry in entries])
-        codes[named] = listings.encode([entry.attributes for entry in entries])
-    names, events = names.astype(jnp.bfloat16), np.array([entry.event for entry in flat], np.int32)
-    given, start = [], 0
-    for sequence in sequences:
-        rows = np.arange(start, start + len(sequence))
-        is_used = (items[rows] >= 0) | named[rows]
-        used = rows[is_used]
-        gone = np.unique(items[used][(events[used] == purchase) & (items[used] >= 0)])
-        lost = [flat[row].item for row in rows[~is_used]]
-        given.append(Sequences(names[used], codes[used], events[used], gone, lost))
-        start += len(sequence)
-    return given
-
-
-@jax.jit
-def _cosines(vectors: Array, index: Array) -> Array:
-    """float32[n]: of the vector of one item with all."""
-    product = vectors @ vectors[index]
-    return product / jnp.maximum(jnp.linalg.norm(vectors, axis=1) * jnp.linalg.norm(vectors[index]), 1e-12)
+        starts = range(0, len(names), NAMES_AT_ONCE)
+        return np.concatenate([self._directions(np.asarray(names[at : at + NAMES_AT_ONCE])) for at in starts])
 
 
 @partial(jax.jit, static_argnames="k")
-def _best(queries: Array, items: Array, allowed: Array, live: Live, banned: Array, k: int) -> tuple[Array, Array]:
-    """The k best items of each query, and their scores; -inf where fewer are allowed.
+def _best(queries: Array, banned: Array, k: int, items: Array, allowed: Array, live: Live) -> tuple[Array, Array]:
+    """The k best items of each query, int32[q, k], and their scores, float32[q, k]; -inf where fewer are allowed.
 
     Unlike ``topk.top_items``, which works through the catalogue in parts, this reads the vectors where they lie: for
     a query or a few that is ten times as fast in a catalogue of a million items.
 
     Args:
         queries: float32[q, Q].
-        items: float32[V, Q].
-        allowed: bool[V].
-        live: when items are live, and when each query is asked.
         banned: int32[q, N], items that a query must not get; V for none.
-
-    Returns:
-        int32[q, k] and float32[q, k].
+        items: float32[V, Q], of which bool[V] are ``allowed``, where they are ``live`` when a query is asked.
     """
     scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
     is_live = (live.listed <= live.at[:, None]) & (live.at[:, None] < live.sold)
@@ -339,6 +290,3 @@ def _best(queries: Array, items: Array, allowed: Array, live: Live, banned: Arra
     scores = scores.at[jnp.arange(len(queries))[:, None], banned].set(-jnp.inf, mode="drop")
     values, found = jax.lax.top_k(scores, k)
     return found, values
-
-
-Recommender = EventRecommender

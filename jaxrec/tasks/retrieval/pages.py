@@ -21,37 +21,26 @@ RESULTS = ("results.csv", "PERSONAS.md")
 
 
 class Answers(NamedTuple):
-    """What a run answers to the positives of a split.
-
-    Attributes:
-        dataset, data, part: what was evaluated, and row numbers of the split.
-        checkpoint, weights, judge: what with.
-        ranks: float32[n].
-        top: int32[n, K] items.
-        hits: of each positive.
-        categories: int32[V], or None.
-    """
+    """What a run answers to the positives of a split."""
 
     dataset: RowsDataset
     data: Retrieval
-    part: np.ndarray
+    part: np.ndarray  # row numbers of the split
     checkpoint: str
     weights: dict[str, Any]
     judge: Any
-    ranks: np.ndarray
-    top: np.ndarray
-    hits: Hits
-    categories: np.ndarray | None
+    ranks: np.ndarray  # float32[n]
+    top: np.ndarray  # int32[n, K] items
+    hits: Hits  # of each positive
+    categories: np.ndarray | None  # int32[V]
 
 
 def results_files(asked: Asked, found: Answers, k: int) -> list[Page]:
     """``results.csv`` and, where the data has personas, ``PERSONAS.md``, in the run; with what writes them."""
     run = asked.run.path
-    page, files = run / "dataset" / RESULTS[1], list[Page]()
-    files.append((run / RESULTS[0], lambda: write_text(run / RESULTS[0], results_csv(asked, found, k))))
-    if page.is_file():
-        files.append((run / RESULTS[1], lambda: shutil.copyfile(page, run / RESULTS[1])))
-    return files
+    page = run / "dataset" / RESULTS[1]
+    files: list[Page] = [(run / RESULTS[0], lambda: write_text(run / RESULTS[0], results_csv(asked, found, k)))]
+    return [*files, (run / RESULTS[1], lambda: shutil.copyfile(page, run / RESULTS[1]))] if page.is_file() else files
 
 
 def results_csv(asked: Asked, found: Answers, k: int) -> str:
@@ -64,17 +53,14 @@ def results_csv(asked: Asked, found: Answers, k: int) -> str:
     if found.categories is not None:
         values = ["unknown", *map(str, found.dataset.values(str(asked.run.config.evaluation.category)))]
         titles = [values[code] for code in found.categories]
-    category = found.hits.get(f"category_hit@{k}")
+    ranks, hits = found.ranks.astype(int), found.hits[f"hit_rate@{k}"].astype(int)
+    right = found.hits.get(f"category_hit@{k}")
+    category = [""] * len(hits) if right is None else right.astype(int)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["user_id", "persona", "gt_product", "gt_category", "rank", "hit", "category_hit", "top_products",
                      "top_categories"])  # fmt: skip
-    for row, (user, item) in enumerate(zip(queries.users, queries.items, strict=True)):
-        top = found.top[row, :k]
-        writer.writerow([
-            user_ids[user], personas[user], item_ids[item], titles[item],
-            int(found.ranks[row]), int(found.hits[f"hit_rate@{k}"][row]),
-            "" if category is None else int(category[row]),
-            "|".join(str(item_ids[one]) for one in top), "|".join(titles[one] for one in top),
-        ])  # fmt: skip
+    for user, item, top, *result in zip(queries.users, queries.items, found.top, ranks, hits, category, strict=True):
+        lists = ("|".join(str(names[one]) for one in top[:k]) for names in (item_ids, titles))
+        writer.writerow([user_ids[user], personas[user], item_ids[item], titles[item], *result, *lists])
     return text.getvalue()

@@ -1,12 +1,11 @@
-"""What is recommended of a two-tower run: items for a customer of the data, or one whom nobody has seen; see
-``jaxrec.recommend``.
+"""What is recommended of a two-tower run: the items closest to a customer of the data, or to one whom nobody has seen;
+see ``jaxrec.recommend``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import repeat
 from typing import Any
 
 import jax
@@ -15,205 +14,166 @@ import numpy as np
 import pyarrow as pa
 from jax import Array
 
-from jaxrec.data.codes import Columns, Entities, FieldCodes, Profiles
+from jaxrec.data.codes import Columns
 from jaxrec.data.given import item_rows
 from jaxrec.data.ids import plain
 from jaxrec.data.items import Added
 from jaxrec.data.retrieval import Catalogue
-from jaxrec.data.rows import Schema
-from jaxrec.errors import UserError, nearest
+from jaxrec.data.rows import Field, Schema
+from jaxrec.errors import UserError
 from jaxrec.models.base import TowerModel
-from jaxrec.ops.topk import block_size, top_items
 from jaxrec.run import Run
-from jaxrec.tasks.base import load
-from jaxrec.tasks.history import History
-from jaxrec.tasks.query import Answer, Item, Query
-from jaxrec.tasks.retrieval.item_vectors import item_vectors, load_item_vectors
+from jaxrec.tasks import vectors as ranking
+from jaxrec.tasks.answers import most_similar
+from jaxrec.tasks.base import Loaded, load_parameters
+from jaxrec.tasks.history import People
+from jaxrec.tasks.query import Answer, Inputs, Query
 from jaxrec.tasks.rules import RuleBook
-from jaxrec.tasks.vectors import NOTHING_LEFT, POPULAR, batches, best, capacity, steps, vector_table, within
+from jaxrec.tasks.vectors import capacity, filled, in_batches, steps, vector_table
+from jaxrec.training.checkpoint import Checkpoints
+
+FILE = "item_vectors.npz"
 
 
-class TowerRecommender:
-    """The items closest to a customer.
-
-    Attributes:
-        items, users: of the data, and items that were added since.
-        past: what the users have.
+class Recommender:
+    """See ``jaxrec.tasks.query.Kind``. Scores are (1 + cosine) / 2, from 0 to 1, and what rules add; ``gone`` are the
+    items of the query, which the customer has, beside what the data say.
     """
 
     reads = ("user", "profile", "items")
     can = frozenset({"similar", "similar_users", "add", "vectors", "filter", "rules", "history"})
 
-    def __init__(self, run: Run, model: TowerModel, weights: dict[str, Any], which: str) -> None:
-        self.run, self._weights = run, weights
+    def __init__(self, loaded: Loaded) -> None:
+        run, model, weights, which = loaded
+        self.run, self._weights, self._memory = run, weights, run.config.evaluation.memory
         self._encode = jax.jit(model.encode, static_argnums=0)
-        self.codes, self.past = FieldCodes(run), History(run)
-        self.items, self.users = (Entities(run, side, self.codes) for side in ("item", "user"))
-        self.profiles = Profiles(self.codes, self.users.fields, self.users)
+        self.people = People(run)
+        assert self.people.users is not None
+        self._goods, self._users, self.codes = self.people.goods, self.people.users, self.people.codes
+        self.items, self._nothing = self._goods.items, self._users.nothing()
         schema = Schema.from_manifest(run.manifest)
         self._rules = RuleBook(run.config.recommendation.rules, schema, self.codes.vocabulary)
-        fields = self.items.values(slice(None))
-        vectors = load_item_vectors(run, which, len(self.items))
+        fields = self._goods.values(slice(None))
+        vectors = load_item_vectors(run, which, len(self._goods))
         if vectors is None:
             vectors = item_vectors(model, weights, Catalogue(*self._stacked("item", fields)))
         self._dim = vectors.shape[1]
-        self._vectors = np.concatenate([vectors, self._rules.of_items(fields)], axis=1)
-        self._table = jnp.asarray(self._vectors)
+        self._set(np.concatenate([vectors, self._rules.of_items(fields)], axis=1))
 
-    @classmethod
-    def load(cls, run: Run) -> TowerRecommender:
-        return cls(*load(run, "retrieval"))
+    def _set(self, vectors: np.ndarray) -> None:
+        n, old = len(vectors), len(self._goods)
+        self._vectors, self._table = vectors, filled(vectors, capacity(old, n - old))
+        self.counts = self.people.past.counts(n)
 
-    @property
-    def n_items(self) -> int:
-        return len(self.items.items)
+    def read(self, queries: Sequence[Query], seen: bool | str) -> list[Inputs]:
+        inputs, nothing = [self.people.read(query, seen, self._nothing, []) for query in queries], self._nothing.items()
+        return [one._replace(known=any((one.what[name] != value).any() for name, value in nothing)) for one in inputs]
 
-    # ---- to recommend ------------------------------------------------------------------------------------------------
+    def best(self, inputs: Sequence[Inputs], k: int, mask: np.ndarray, rules: bool) -> Iterator[Any]:
+        by_rule = self._rules.of_users(_stack([one.what for one in inputs])) * np.float32(rules)
 
-    def recommend(
-        self, queries: Sequence[Query], k: int, *, exclude: Any = (), only: Any = None, seen: bool | str = False,
-        rules: bool = True,
-    ) -> list[Answer]:  # fmt: skip
-        """The items closest to each customer; scores are (1 + cosine) / 2, from 0 to 1, and what rules add. The items
-        of a query are those that the customer has, beside what the data say.
-        """
-        mask, notes = self.items.items.allowed(only, exclude)
-        pool = None if only is None else np.flatnonzero(mask)
-        banned, asked, said = list[np.ndarray](), list[Columns](), list[list[str]]()
-        for query in queries:
-            has, unknown = self.items.items.places("items", query.items)
-            said.append([*notes, *unknown])
-            asked.append(self.profiles.read(query.user, query.profile, self.users.nothing(), said[-1]))
-            past = self.past.seen(self.profiles.index(query.user), seen)[0]
-            own = past if seen is True else np.append(has, past)
-            banned.append(np.append(own, np.flatnonzero(~mask) if pool is None else own[:0]))
-        answers, nothing = list[Answer](), self.users.nothing()
-        for part, rows in batches(len(queries)):
-            users = self._users(asked[part], rules)
-            padded = jnp.asarray(np.pad(users, ((0, rows - len(users)), (0, 0))))
-            found = self._top(padded, self._table, len(self._vectors), banned[part], k, pool)
-            for row, (items, scores) in enumerate(found, part.start):
-                own_notes, scores = said[row], (1 + scores) / 2
-                nobody = all(np.array_equal(asked[row][name], value) for name, value in nothing.items())
-                if nobody:
-                    own_notes.append(POPULAR)
-                    items, scores = self.past.popular(np.setdiff1d(np.flatnonzero(mask), banned[row]), k)
-                why: Iterable[tuple[str, ...]] = repeat(())
-                if not nobody:
-                    by_rule, moved = users[row - part.start, self._dim :], self._vectors[items, self._dim :]
-                    why = (self._rules.applied(by_rule, one) for one in moved)
-                own_notes += [NOTHING_LEFT] * (not len(items))
-                answers.append(self._answer(self.items, items, scores, own_notes, nobody, why))
-        return answers
+        def dispatch(part: slice, rows: int) -> ranking.Waiting:
+            own, gone = self._towards("user", [one.what for one in inputs[part]]), [one.gone for one in inputs[part]]
+            queries = filled(np.concatenate([own, by_rule[part]], axis=1), rows)
+            return ranking.nearest(queries, self._table, mask, gone, k, self._memory)
+
+        for own, (places, scores) in zip(by_rule, in_batches(len(inputs), dispatch), strict=True):
+            yield places, (1 + scores) / 2, self._rules.applied(own, self._vectors[places, self._dim :])
 
     def similar(self, item: Any, k: int) -> Answer:
         """The items whose vectors are closest to that of ``item``."""
-        own = self.items.items.index(item)
-        query = self._vectors[own][None].copy()
-        query[:, self._dim :] = 0  # which are not of the vector
-        ((found, scores),) = self._top(jnp.asarray(query), self._table, len(self._vectors), [np.array([0, own])], k)
-        return self._answer(self.items, found, scores)
+        index = self.items.index(item)
+        query = np.where(np.arange(self._vectors.shape[1]) < self._dim, self._vectors[[index]], 0)  # rules aside
+        return most_similar(self.items, jnp.asarray(query), self._table, [0, index], k, self._memory)
 
     def similar_users(self, query: Query, k: int) -> Answer:
         """The customers of the data whose vectors are closest to that of one."""
-        notes = list[str]()
-        asked = self.profiles.read(query.user, query.profile, self.users.nothing(), notes)
-        gone, own = [np.array([0, self.profiles.index(query.user)])], jnp.asarray(self._towards("user", [asked]))
-        ((found, scores),) = self._top(own, self._customers, len(self.users), gone, k)
-        return self._answer(self.users, found, scores, notes)
+        (one,) = self.read([query], True)
+        own, without = jnp.asarray(self._towards("user", [one.what])), [0, self.people.profiles.index(query.user)]
+        return most_similar(self._users.items, own, self._customers, without, k, self._memory, one.notes)
 
     def vectors(self) -> pa.Table:
         """``id``, attributes, and ``vector``, float32 of length 1: what a customer's vector is multiplied with."""
-        table = self.items.items.attributes.slice(1).drop_columns([self.items.name])
-        return vector_table(self.items.items.ids.values(), self._vectors[1:, : self._dim], table)
-
-    # ---- to add items ------------------------------------------------------------------------------------------------
+        table = self.items.attributes.slice(1).drop_columns([self._goods.name])
+        return vector_table(self.items.ids.values(), self._vectors[1:, : self._dim], table)
 
     def add(self, items: Any) -> Added:
-        """Let new items be recommended, without training: their fields go through the products' tower. A field that is
-        missing, or of a value that training has not seen, counts as unknown.
-        """
-        name, fields, notes = self.items.name, self.items.fields, list[str]()
-        rows = item_rows(items, [field.name for field in fields if field.kind != "numerical"])
-        ids = self.items.items.new_ids("new item", name, rows)
-        if not rows:
-            return Added([])
-        given, names = {str(column) for row in rows for column in row}, [field.name for field in fields]
-        for column in sorted(given - set(names)):
-            if hint := nearest(column, [one for one in names if one not in given]):
-                notes.append(f"new items: '{column}' is no field{hint}; it is only shown")
-        values, filtered = list[dict[str, np.ndarray]](), list[dict[str, Any]]()
+        """The fields of new items go through the products' tower; what is missing, or not in training, is unknown."""
+        name, notes, values, filtered = self._goods.name, list[str](), list[Columns](), list[dict[str, Any]]()
+        rows = item_rows(items, [field.name for field in self._goods.fields if field.kind != "numerical"])
+        ids = self.items.new_ids("new item", name, rows)
         for number, (row, one) in enumerate(zip(rows, ids, strict=True), 1):
-            values.append({})
             filtered.append({field: plain(value) for field, value in row.items()} | {name: one})
-            for field in fields:
-                value = None if field.name == name else row.get(field.name)
-                try:
-                    if field.kind == "bag":
-                        value = self.codes.bag_values(field, value)
-                        filtered[-1] |= {field.name: value} if field.name in row else {}
-                        if len(value) > field.width:
-                            notes.append(f"new item {number}: field '{field.name}': {len(value)} values, the first "
-                                         f"{field.width} are read, as many as in the data")  # fmt: skip
-                            value = value[: field.width]
-                    values[-1][field.name] = self.codes.encode(field, value, notes)
-                except UserError as error:
-                    raise UserError(f"new item {number}: {error}") from None
-        stacked = {field.name: np.stack([one[field.name] for one in values]) for field in fields}
-        new = np.concatenate([self._towards("item", values), self._rules.of_items(stacked)], axis=1)
-        self._vectors = np.concatenate([self._vectors, new])
-        n, old = len(self._vectors), len(self.items)  # what room there is for others is padding
-        self._table = jnp.asarray(np.pad(self._vectors, ((0, capacity(old, n - old) - n), (0, 0))))
-        known = [{str(field): value for field, value in row.items() if field != name} for row in rows]
-        self.items.items.add(ids, filtered, known)
+            try:
+                values.append(
+                    {field.name: self._coded(field, row, filtered[-1], notes) for field in self._goods.fields}
+                )
+            except UserError as error:
+                raise UserError(f"new item {number}: {error}") from None
+        if rows:
+            new = np.concatenate([self._towards("item", values), self._rules.of_items(_stack(values))], axis=1)
+            self._set(np.concatenate([self._vectors, new]))
+            known = [{str(field): value for field, value in row.items() if field != name} for row in rows]
+            self.items.add(ids, filtered, known)
         return Added(ids, notes)
+
+    def _coded(self, field: Field, row: dict[str, Any], filtered: dict[str, Any], notes: list[str]) -> np.ndarray:
+        """A field of a new item; of a bag as many values as the data have at most."""
+        value = None if field.name == self._goods.name else row.get(field.name)
+        if field.kind == "bag":
+            value = filtered[field.name] = self.codes.bag_values(field, value)
+            if len(value) > field.width:
+                notes.append(f"field '{field.name}': of {len(value)} values the first {field.width} are read")
+            value = value[: field.width]
+        return self.codes.encode(field, value, notes)
 
     # ---- vectors -----------------------------------------------------------------------------------------------------
 
-    def _users(self, asked: Sequence[Columns], rules: bool) -> np.ndarray:
-        """float32[n, D + rules] of customers."""
-        by_rule = self._rules.of_users({name: np.stack([one[name] for one in asked]) for name in asked[0]})
-        return np.concatenate([self._towards("user", asked), by_rule * np.float32(rules)], axis=1)
-
     def _towards(self, side: str, entities: Sequence[Columns]) -> np.ndarray:
         """float32[n, D] of customers or items; padded, so that few shapes are compiled."""
-        stacked = self._stacked(side, {name: np.stack([one[name] for one in entities]) for name in entities[0]})
         n = len(entities)
-        more = ((0, (1 if n == 1 and side == "user" else steps(n, 16, 16)) - n), (0, 0))
-        padded = (jnp.asarray(np.pad(part, more)) for part in stacked)
-        return np.asarray(self._encode(side, self._weights, *padded))[:n]
+        rows = 1 if n == 1 and side == "user" else steps(n, 16, 16)
+        stacked = [filled(part, rows) for part in self._stacked(side, _stack(entities))]
+        return np.asarray(self._encode(side, self._weights, *stacked))[:n]
 
     @cached_property
     def _customers(self) -> Array:
         """float32[U, D] of the customers of the data."""
-        stacked = map(jnp.asarray, self._stacked("user", self.users.values(slice(None))))
-        return jnp.asarray(self._encode("user", self._weights, *stacked))
+        return self._encode("user", self._weights, *self._stacked("user", self._users.values(slice(None))))
 
     def _stacked(self, side: str, values: Columns) -> tuple[np.ndarray, np.ndarray]:
         """int32[n, C] and float32[n, M] of the fields of a side that the model reads."""
         return self.codes.stacked(self.run.schema.side(side).fields, values)
 
-    def _top(
-        self, queries: Array, table: Array, count: int, banned: Sequence[np.ndarray], k: int,
-        pool: np.ndarray | None = None,
-    ) -> list[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
-        """The k nearest of each query among the first ``count`` rows of a table, or some of them."""
-        if pool is not None:
-            table, count, banned = within(table, pool, banned)
-        size = block_size(len(table), self.run.config.evaluation.memory)
 
-        def kernel(queries: Array, ban: Array, k: int) -> tuple[Array, Array]:
-            return top_items(queries, table, ban, k, size, count)
-
-        found = best(kernel, queries, len(table), banned, k)
-        return found if pool is None else [(pool[places], scores) for places, scores in found]
-
-    def _answer(
-        self, side: Entities, places: np.ndarray, scores: np.ndarray, notes: Sequence[str] = (), popular: bool = False,
-        why: Iterable[tuple[str, ...]] = repeat(()),
-    ) -> Answer:  # fmt: skip
-        items = map(Item, side.items.decode(places), scores.tolist(), side.items.known(places), why)
-        return Answer(list(items), list(dict.fromkeys(notes)), popular)
+def _stack(entities: Sequence[Columns]) -> dict[str, np.ndarray]:
+    return {name: np.stack([one[name] for one in entities]) for name in entities[0]}
 
 
-Recommender = TowerRecommender
+def save_item_vectors(run: Run, model: TowerModel, catalogue: Catalogue) -> None:
+    """Write ``item_vectors.npz`` into the run: ``vectors`` float32[V, D], and which checkpoint gave them."""
+    weights, which = load_parameters(run, model)
+    part = run.path / f"{FILE}.part"
+    with open(part, "wb") as stream:
+        np.savez(stream, vectors=item_vectors(model, weights, catalogue), checkpoint=_name(run, which))
+    part.replace(run.path / FILE)
+
+
+def load_item_vectors(run: Run, which: str, items: int) -> np.ndarray | None:
+    """float32[V, D] as kept; None where they are missing, damaged or of another checkpoint."""
+    try:
+        with open(run.path / FILE, "rb") as stream, np.load(stream, allow_pickle=False) as kept:
+            fits = str(kept["checkpoint"]) == _name(run, which) and len(kept["vectors"]) == items
+            return np.array(kept["vectors"]) if fits else None
+    except Exception:  # whatever NumPy, zipfile and zlib make of damaged bytes: the archive has checksums of its own
+        return None
+
+
+def item_vectors(model: TowerModel, weights: dict[str, Any], catalogue: Catalogue) -> np.ndarray:
+    """float32[V, D]: the vector of every item."""
+    encode = jax.jit(model.encode, static_argnums=0)
+    return np.asarray(encode("item", weights, jnp.asarray(catalogue.columns), jnp.asarray(catalogue.numbers)))
+
+
+def _name(run: Run, which: str) -> str:
+    return f"{which}/{Checkpoints(run.path).last(which)}"

@@ -15,8 +15,8 @@ from jaxrec.tasks.base import Task, check_early_stopping, validated_rows
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
 from jaxrec.tasks.retrieval.hits import item_categories
-from jaxrec.tasks.retrieval.item_vectors import save_item_vectors
 from jaxrec.tasks.retrieval.judge import Judge
+from jaxrec.tasks.retrieval.recommend import save_item_vectors
 from jaxrec.tasks.rules import RuleBook
 from jaxrec.training.block import training_plan
 
