@@ -135,7 +135,7 @@ def test_runs_that_cannot_be_drawn(
 
     refused(run, names="small: a run of gru4rec; name one of two_tower")
     refused(towers, "--by", "persna", names=r"--by persna: .*did you mean 'persona'")
-    refused(towers, "--k", 0, names="--k: '0': expected a whole number from 1")
+    refused(towers, "--k", 0, names="--k 0: expected a whole number from 1")
     refused(towers, "--k", 41, names="--k 41: larger than the catalogue of 40 items")
     copy = Path(shutil.copytree(towers, tmp_path / "copy"))
     (copy / "metrics.jsonl").write_text(json.dumps({"kind": "epoch", "epoch": 1}) + "\n")
