@@ -97,7 +97,7 @@ def _summary(manifest: dict[str, Any]) -> list[str]:
     counts, typed = manifest["counts"], "event_types" in manifest
     lines = ["dropped:", *(line(name, amounts) for name, amounts in manifest["dropped"].items())]
     if "cut" in manifest:
-        lines.append(line(f"cut where over {manifest['options']['session_gap']} lie", manifest["cut"]))
+        lines.append(line(f"cut at pauses over {manifest['options']['session_gap']}", manifest["cut"]))
     lines += ["kept:", *(line(split, counts[split]) for split in SPLITS if counts[split]["sessions"])]
     sizes = {f"{manifest.get('target', 'item')}s": counts["items"]}
     if typed:
