@@ -120,7 +120,8 @@ def nearest(queries: Array, table: Array, mask: np.ndarray, gone: Sequence[np.nd
     if alone:
         size, count = min(steps(len(pool), 256, 16), len(table)), len(pool)
         table = table[jnp.asarray(np.pad(pool, (0, size - count)))]
-    banned = [np.flatnonzero(np.isin(pool, one)) if alone else np.append(out, one) for one in gone]
+    banned = [np.append(out, one) for one in gone] if len(out) else gone
+    banned = [np.flatnonzero(np.isin(pool, one)) for one in gone] if alone else banned
     block = block_size(len(table), memory)
     whole = block.items == len(table) and not len(table) % CHUNK and len(table) - count < CHUNK
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -306,23 +305,16 @@ def test_what_is_refused(markets: dict[str, Recommender]) -> None:
     assert market.n_items == markets["text"].n_items, "all or none"
 
 
-def test_the_command(worlds: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(worlds: Worlds, capsys: pytest.CaptureFixture[str]) -> None:
+    """As text; as JSON see test_golden.py."""
     market = Recommender.load(worlds.old("merrec"))
+    *past, last = market.example(1)
 
     def said(*words: object) -> str:
         capsys.readouterr()
         assert call("recommend", "--run", market.run.path, *words) == 0
         return capsys.readouterr().out
 
-    shown = json.loads(said("--example", "--seed", 1, "--k", 3, "--json"))
-    *past, last = market.example(1)
-    assert (shown["events"], shown["next"], shown["at"]) == (past, last, past[-1]["time"])
-    query = Query(events=[{"item": one["item"], "event": one["event"]} for one in past], at=shown["at"])
-    assert [row["item"] for row in shown["recommendations"]] == ids(market.recommend(query, 3))
     text = said("--example", "--seed", 1, "--k", 3)
     assert "what came next (" in text and "recommended of what is live at 2023-" in text and str(last["item"]) in text
-    (tmp_path / "events.json").write_text(json.dumps([{"item": -5, "event": VIEW}]))
-    words = ["--events", tmp_path / "events.json", "--where", "price", ">=", 1, "--at", query.at]
-    shown = json.loads(said(*words, "--json"))
-    assert shown["unknown"] == [-5] and shown["popularity"] and len(shown["recommendations"]) == 20
     assert "similarity" in said("--similar-to", past[0]["item"], "--k", 2)

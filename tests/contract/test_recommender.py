@@ -116,17 +116,6 @@ def test_similar_items_and_vectors(r: Recommender) -> None:
         r.similar(-1, 5)
 
 
-def test_added_items_are_ranked(name: str, worlds: Worlds, ask: Callable[[int], dict[str, Any]]) -> None:
-    r = Recommender.load(worlds.old(name))
-    if "add" not in r.can:
-        return
-    known = r.recommend(ask(1), 1).items[0].known
-    row = {field: value for field, value in known.items() if value is not None}
-    n = r.n_items
-    assert r.add([row | {"item" if name == "merrec" else "product": 10**6}]) == [10**6]
-    assert r.n_items == n + 1 and 10**6 in ids(r.recommend(ask(1), n + 1)) and 10**6 in r.vectors()["id"].to_pylist()
-
-
 def test_few_programs(r: Recommender, ask: Callable[[int], dict[str, Any]]) -> None:
     """Whatever the lengths, k, what is left out, and how many are asked together."""
     random, n = np.random.default_rng(0), min(32, r.n_items)
