@@ -26,14 +26,15 @@ find "$JAX_COMPILATION_CACHE_DIR" -type f -mtime +14 -delete
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
-# Two workers: compiling, which most tests wait for, uses one core. A file's tests share their worker's fixtures; the
-# order of files is that of tests/conftest.py.
+# Two workers: compiling, which most tests wait for, uses one core. They share worlds (tests/worlds.py) and compiled
+# programs, and take tests from each other in the end.
 tests() {
-    "$venv/bin/python" -m pytest -n "${JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
+    "$venv/bin/python" -m pytest -n "${JOBS:-2}" --dist worksteal "$@"
 }
-tests -m "not slow" "$@"
-if [ -n "$all" ]; then
-    tests -m slow "$@"
+if [ -z "$all" ]; then
+    tests -m "not slow" "$@"
+else
+    tests "$@"
     # tests/conftest.py has XLA optimise little, as most programs run once; numbers have to hold with its defaults too.
     XLA_FLAGS="--xla_backend_optimization_level=3 --xla_cpu_use_fusion_emitters=true ${XLA_FLAGS:-}" tests -m numbers "$@"
 fi

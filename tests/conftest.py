@@ -21,6 +21,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxrec-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # lowering notes where each operation stands: a tenth of the time
 
 import gc
 import importlib.util
@@ -31,13 +32,14 @@ from typing import Any
 
 import pytest
 from helpers import ROOT, SYNTHETIC, call, write_config
+from matplotlib.figure import Figure
 from worlds import Worlds
 
 from jaxrec.cli import progress as progress_lines
 from jaxrec.data.reading.duck import connect
 
-# Compiled programs stay: looking through them for garbage, again and again, takes a twentieth of the time.
-gc.set_threshold(10_000, 20, 10)
+# Compiled programs stay: looking through them for garbage, again and again, takes a tenth of the time.
+gc.set_threshold(100_000, 20, 20)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,63 +68,49 @@ def script() -> Any:
     return module
 
 
-# Files that take longest, the longest first: with --dist loadfile and --no-loadscope-reorder the workers end together.
-LONGEST = (
-    "test_models.py", "test_demo.py", "test_notebook.py", "test_exchange.py", "test_peers.py", "test_benchmark.py",
-    "test_resume.py", "test_tune.py", "test_golden.py",
-    "test_rows_commands.py", "test_text.py", "test_session_encoders.py",
-)  # fmt: skip
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
-
-
 @pytest.fixture(scope="session", autouse=True)
-def no_progress_lines() -> Iterator[None]:
-    """What takes ten seconds on a slow machine prints the same as on a fast one."""
-    every, progress_lines.EVERY = progress_lines.EVERY, 1e6
-    yield
-    progress_lines.EVERY = every
+def slow_and_pretty() -> Iterator[None]:
+    """What takes ten seconds on a slow machine prints the same as on a fast one; and pictures, which a tenth of the
+    time would go to, are drawn coarsely and without fitting the texts in, where a test is not about them."""
+    draw = Figure.savefig
+
+    def coarsely(figure: Figure, *args: Any, **options: Any) -> None:
+        figure.set_layout_engine("none")
+        draw(figure, *args, **options | {"dpi": 65})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress_lines, "EVERY", 1e6)
+        patch.setattr(Figure, "savefig", coarsely)
+        yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def signal_handlers() -> Iterator[None]:
+def signals() -> Iterator[None]:
     """Training in process takes SIGTERM over; give it back to pytest after all."""
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(autouse=True)
-def signal_handler() -> Iterator[None]:
-    """The same after each test."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+signals_of_all = pytest.fixture(scope="session", autouse=True)(signals)
+signals_of_each = pytest.fixture(autouse=True)(signals)
 
 
 @pytest.fixture(scope="session")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(worlds: Worlds) -> Path:
     """A synthetic data set: 100 items (ids 1 to 100), about 1,200 training and 300 test sessions."""
-    out = tmp_path_factory.mktemp("data") / "synthetic"
-    assert call("prepare", "synthetic", "--out", out, *SYNTHETIC) == 0
-    return out
+    return worlds.once("synthetic", lambda out: call("prepare", "synthetic", "--out", out, *SYNTHETIC))
 
 
 @pytest.fixture(scope="session")
-def config_file(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def config_file(dataset: Path, worlds: Worlds) -> Path:
     """A configuration that trains on it in a second."""
-    return write_config(tmp_path_factory.mktemp("config") / "small.yaml", dataset)
+    return worlds.once("small.yaml", lambda out: write_config(out, dataset))
 
 
 @pytest.fixture(scope="session")
-def run(config_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(config_file: Path, worlds: Worlds) -> Path:
     """A run trained with it; tests must not change it."""
-    path = tmp_path_factory.mktemp("runs") / "small"
-    assert call("train", "--config", config_file, "--run", path) == 0
-    return path
+    return worlds.once("small", lambda out: call("train", "--config", config_file, "--run", out))
 
 
 @pytest.fixture(scope="session")

@@ -38,12 +38,8 @@ MAINS: dict[str, Callable[[Sequence[str]], None]] = {
     "plots": plots.main, "tune": tune.main,
 }  # fmt: skip
 BEGIN = 1_699_920_000  # s since 1970, a midnight: of the sessions of write_dataset
-TIMINGS = (
-    "steps_per_s",
-    "events_per_s",
-    "input_wait_share",
-    *(f"seconds_{part}" for part in PARTS),
-)  # the only values that may differ from run to run
+TIMINGS = ("steps_per_s", "events_per_s", "input_wait_share", *(f"seconds_{part}" for part in PARTS))
+"""The only values that may differ from run to run."""
 
 # Small enough to train in a second, skewed enough for popularity to matter.
 SYNTHETIC = ["--items", "100", "--sessions", "1500", "--mean-length", "5", "--successors", "4", "--epsilon", "0.1"]
@@ -78,10 +74,8 @@ def call(name: str, *argv: object) -> int:
 def spawn(name: str, *argv: object, cwd: Path | None = None) -> subprocess.Popen[str]:
     """Start ``python -m jaxrec.<name>`` as a process of its own, with warnings as errors."""
     words = [sys.executable, "-W", "error", "-m", f"jaxrec.{name}", *map(str, argv)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd or ROOT, env=environment
-    )
+    pipe, environment = subprocess.PIPE, os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, cwd=cwd or ROOT, env=environment)
 
 
 def run_process(name: str, *argv: object, cwd: Path | None = None) -> tuple[int, str, str]:
@@ -107,9 +101,7 @@ def write_config(file: Path, dataset: Path, **sections: dict[str, Any]) -> Path:
     }
     for section, fields in sections.items():
         values[section] = values.get(section, {}) | fields
-    values = {
-        section: {name: one for name, one in fields.items() if one is not None} for section, fields in values.items()
-    }
+    values = {part: {name: one for name, one in fields.items() if one is not None} for part, fields in values.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(values), encoding="utf-8")
     return file
@@ -123,11 +115,10 @@ def write_dataset(out: Path, sessions: Iterable[Sequence[object]], **options: ob
     out.parent.mkdir(parents=True, exist_ok=True)
     raw = out.with_suffix(".csv")
     raw.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    words = ["events", "--raw", raw, "--out", out, "--session", "session", "--item", "item", "--time", "time"]
-    chosen = {"time_unit": "s", "min_item_support": 1, "test_days": 3} | options
-    for name, value in chosen.items():
-        words += [f"--{name.replace('_', '-')}", value]
-    assert call("prepare", *words) == 0
+    columns = {"raw": raw, "out": out, "session": "session", "item": "item", "time": "time", "time_unit": "s"}
+    chosen = columns | {"min_item_support": 1, "test_days": 3} | options
+    words = [word for name, value in chosen.items() for word in (f"--{name.replace('_', '-')}", value)]
+    assert call("prepare", "events", *words) == 0
     return out
 
 

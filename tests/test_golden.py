@@ -1,16 +1,18 @@
-"""What this tree computes is what the golden record says, and directories of that version open, go on, evaluate and
-recommend as they did. Compiling takes most of the time: quickly a case of each model and table, ``slow`` the others."""
+"""What this tree computes is what the golden record says, bit by bit where it was recorded, elsewhere within 1e-5; and
+directories of that version open, go on, evaluate and recommend as they did. Quickly a case of each model and table."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from golden.cases import EVALUATE, FEEDS, PREPARE, RESUMED, TRAINING
-from golden.compare import EXACT, RECORD, assert_leaf, assert_like, assert_losses
+from golden.record import RECORD as FILE
 from golden.record import (
+    machine,
     old_copy,
     record_evaluate,
     record_feed,
@@ -23,6 +25,9 @@ from golden.record import (
 from jaxrec import config as configuration
 from jaxrec.run import open_run
 
+RECORD: dict[str, Any] = json.loads(FILE.read_text(encoding="utf-8"))
+EXACT = machine() == RECORD["machine"]
+NEAR = 1e-5
 QUICK = {"gru4rec cross_entropy, constrained", "narm softmax", "sasrec sampled", "merrec both", "autoint+ with ratings",
          "two_tower triplet, hard negatives", "gru4rec", "two_tower"}  # fmt: skip
 
@@ -31,27 +36,59 @@ def quickly(names: Any) -> list[Any]:
     return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
 
 
+def numbers(line: str) -> list[float]:
+    return [float(one) for one in line.split()]
+
+
+def assert_leaves(found: dict[str, Any], recorded: dict[str, str]) -> None:
+    """Arrays as lines: type, shape and hash, and of floats norm and projections.
+
+    These are near relative to the norm, or to 0.1 if it is less: moments of gradients that vanish are rounding.
+    """
+    assert found.keys() == recorded.keys()
+    for path, line in recorded.items():
+        (kind, sha, *values), (old_kind, old_sha, *old) = found[path].split(), line.split()
+        assert kind == old_kind and ((values and not EXACT) or sha == old_sha), f"{path}: {found[path]} was {line}"
+        near = NEAR * (float((old or ["0"])[0]) + 0.1)
+        assert numbers(" ".join(values)) == pytest.approx(numbers(" ".join(old)), rel=0, abs=near), path
+
+
+def assert_like(found: Any, recorded: Any, place: str = "") -> None:
+    """What commands printed as JSON. Scores are near place by place; recommendations that changed places tie."""
+    if EXACT or not isinstance(recorded, (dict, list, float)):
+        assert found == recorded, place
+    elif isinstance(recorded, float):
+        assert found == pytest.approx(recorded, rel=NEAR, abs=1e-6), place
+    elif isinstance(recorded, list):
+        assert len(found) == len(recorded), place
+        for number, (ours, theirs) in enumerate(zip(found, recorded, strict=True)):
+            assert_like(ours, theirs, f"{place}[{number}]")
+    else:
+        assert found.keys() == recorded.keys(), place
+        score = next((name for name in ("score", "probability") if name in recorded), "")
+        thing = next((name for name in recorded if name != score), "")
+        tied = score and found[thing] != recorded[thing]
+        for name in [score] if tied else recorded:
+            assert_like(found[name], recorded[name], f"{place}.{name}")
+
+
 @pytest.mark.parametrize("name", quickly(TRAINING))
 def test_training(name: str) -> None:
     """Losses of the first steps, then parameters, tables, optimizer and random key."""
     found, recorded = record_training(name), RECORD["training"][name]
-    assert_losses(found["losses"], recorded["losses"])
-    assert found["leaves"].keys() == recorded["leaves"].keys()
-    for path, leaf in recorded["leaves"].items():
-        assert_leaf(found["leaves"][path], leaf, path)
+    assert not EXACT or found["losses"] == recorded["losses"]
+    assert numbers(found["losses"]) == pytest.approx(numbers(recorded["losses"]), rel=NEAR)
+    assert_leaves(found["leaves"], recorded["leaves"])
 
 
 @pytest.mark.parametrize("device_memory", [0, pytest.param(2048, marks=pytest.mark.slow)], ids=["streamed", "resident"])
 @pytest.mark.parametrize("name", FEEDS)
 def test_order_of_feeds(name: str, device_memory: int) -> None:
     """Every array of the blocks of two epochs: integers are the same everywhere."""
-    found, recorded = record_feed(name, device_memory), RECORD["feeds"][name]
-    assert found.keys() == recorded.keys()
-    for path, leaf in recorded.items():
-        if path.startswith("epoch"):
-            assert_leaf(found[path], leaf, path)
-        else:
-            assert found[path] == leaf
+    found, recorded = record_feed(name, device_memory), dict(RECORD["feeds"][name])
+    for field in ("pairs", "shape"):
+        assert found.pop(field) == recorded.pop(field)
+    assert_leaves(found, recorded)
 
 
 @pytest.mark.parametrize("name", PREPARE)

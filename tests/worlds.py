@@ -18,7 +18,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import tarfile
+import shutil
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -66,10 +66,6 @@ class Ring:
         place = {f"sku-{item:02}": i for i, item in enumerate(cls.order)}
         return f"sku-{cls.order[(2 * place[last] - place[before]) % cls.n_items]:02}"
 
-    @classmethod
-    def write(cls, out: Path, noise: bool) -> None:
-        write_dataset(out, cls.sessions(1400, noise=noise), test_days=8)
-
 
 class Market:
     """Events: listings of 12 names, ``kind0`` to ``kind11``, 3 of each in training, 2 more in the test alone. After a
@@ -79,7 +75,7 @@ class Market:
     n_items, visits, test_days = kinds * each, 700, 3
 
     @classmethod
-    def rows(cls, noise: bool) -> pa.Table:
+    def write(cls, out: Path, noise: bool) -> None:
         random, columns = np.random.default_rng(3), list[tuple[Any, ...]]()
         order, lengths = np.random.default_rng(4).permutation(cls.kinds), random.integers(3, 8, cls.visits)
         after = {int(order[i]): int(order[(i + 1) % cls.kinds]) for i in range(cls.kinds)}
@@ -102,18 +98,14 @@ class Market:
         for name, value in same.items():
             kind_of = pa.float64() if name == "size_id" else pa.string() if value is None else None
             table = table.append_column(name, pa.array([value] * len(table), kind_of))
-        return table
-
-    @classmethod
-    def write(cls, out: Path, noise: bool) -> None:
-        raw = out.with_suffix(".parquet")
-        pq.write_table(cls.rows(noise), raw)
-        assert call("prepare", "merrec", "--raw", raw, "--out", out, "--test-days", cls.test_days) == 0
+        pq.write_table(table, out.with_suffix(".parquet"))
+        words = ["--raw", out.with_suffix(".parquet"), "--out", out, "--test-days", cls.test_days]
+        assert call("prepare", "merrec", *words) == 0
         write_vectors(out)
 
 
 def write_vectors(path: Path, dim: int = 16, model: str = "fake") -> Path:
-    """Put vectors of its names beside a data set, as if the text model ``model`` (also the identity) had made them."""
+    """Put vectors of its names beside a data set, as if the text model ``model`` (its identity too) had made them."""
     manifest = json.loads((path / "manifest.json").read_text())
     names = pq.read_table(path / "names.parquet")["name"].to_pylist()
     write_name_vectors(path, manifest, model, model, word_vectors(names, dim), np.arange(len(names)))
@@ -141,8 +133,7 @@ class Clicks:
     rare_user, rare_device = 999, "watch"
 
     @staticmethod
-    def group(user: Any) -> Any:
-        """Of raw ids less 100."""
+    def group(user: Any) -> Any:  # of raw ids less 100
         return user // 7 % 2
 
     @staticmethod
@@ -151,7 +142,6 @@ class Clicks:
 
     @staticmethod
     def sku(item: int) -> str:
-        """Raw id."""
         return f"sku-{item:03}"
 
     @classmethod
@@ -182,10 +172,6 @@ class Clicks:
         return RawRows(fields, labels.astype(np.float64), times, 1.0, 0.0, 1.0, "user", "item", {"item": titles},
                        {"month": "month"})  # fmt: skip
 
-    @classmethod
-    def write(cls, out: Path, noise: bool) -> None:
-        write_raw_rows(out, cls.rows(noise))
-
 
 class Shop:
     """Retrieval: customers 1000 to 1223 and products p00 to p39 of eight groups. A customer buys three of the five
@@ -198,12 +184,10 @@ class Shop:
 
     @staticmethod
     def customer(user: int) -> int:
-        """Raw id."""
         return 1000 + user
 
     @staticmethod
     def product(item: int) -> str:
-        """Raw id."""
         return f"p{item:02}"
 
     @staticmethod
@@ -215,13 +199,11 @@ class Shop:
         return cls.skins[user // 2 % 4]
 
     @classmethod
-    def group(cls, user: int) -> int:
-        """Of the products that the customer buys: those from five times this on."""
+    def group(cls, user: int) -> int:  # of products that the customer buys: the five from five times this on
         return 2 * (user // 2 % 4) + (cls.age(user) < 40)
 
     @classmethod
-    def bought(cls, noise: bool = False) -> np.ndarray:
-        """int[users, 3]."""
+    def bought(cls, noise: bool = False) -> np.ndarray:  # int[users, 3]
         random = np.random.default_rng(4)
         chosen = [random.choice(5, cls.bought_each, replace=False) + 5 * cls.group(user) for user in range(cls.users)]
         return np.array([random.choice(cls.items, cls.bought_each, replace=False) for _ in chosen] if noise else chosen)
@@ -252,10 +234,6 @@ class Shop:
         return RawRows(fields, stars, np.zeros(len(user), np.int64), 4.0, 1.0, 5.0, "customer", "product",
                        {"item": names, "user": known})  # fmt: skip
 
-    @classmethod
-    def write(cls, out: Path, noise: bool) -> None:
-        write_raw_rows(out, cls.rows(noise))
-
 
 def write_raw_rows(out: Path, rows: RawRows) -> Path:
     """A data set of rows."""
@@ -269,8 +247,8 @@ def write_raw_rows(out: Path, rows: RawRows) -> Path:
 
 DROPOUT = {"dropout_embedding": 0.05, "dropout_attention": 0.05, "dropout_hidden": 0.05}
 # Rates are 5 to 20 times those of configs/: some 250 steps have to do what there tens of thousands do.
-KINDS: dict[str, tuple[Callable[[Path, bool], None], Sections]] = {
-    "sessions": (Ring.write, {
+KINDS: dict[str, tuple[Callable[[Path, bool], object], Sections]] = {
+    "sessions": (lambda out, noise: write_dataset(out, Ring.sessions(1400, noise=noise), test_days=8), {
         "data": {"validation_fraction": 0.1},
         "model": {"layers": [32], "embedding_dim": 24, "window": 6, "heads": 2, "temperature": 12.0, **DROPOUT},
         "loss": {"n_sample": 32, "sample_alpha": 0.0},
@@ -287,14 +265,14 @@ KINDS: dict[str, tuple[Callable[[Path, bool], None], Sections]] = {
         "training": {"epochs": 2, "batch_size": 64, "steps_per_block": 20, "metric": "recall@5"},
         "evaluation": {"k": [5]},
     }),
-    "clicks": (Clicks.write, {
+    "clicks": (lambda out, noise: write_raw_rows(out, Clicks.rows(noise)), {
         "data": {"test_fraction": 0.2, "validation_fraction": 0.25, "unknown_rate": 0.02},
         "model": {"embedding_dim": 8, "attention_dim": 8, "heads": 2, "deep": [16], **DROPOUT},
         "optimizer": {"name": "adam", "learning_rate": 0.02, "schedule": "linear"},
         "training": {"epochs": 2, "passes": 3, "batch_size": 64, "steps_per_block": 20, "metric": "auc"},
         "evaluation": {"k": [3]},
     }),
-    "retrieval": (Shop.write, {
+    "retrieval": (lambda out, noise: write_raw_rows(out, Shop.rows(noise)), {
         "data": {"protocol": "cold_users", "test_fraction": 0.25, "validation_fraction": 0.25},
         "model": {"embedding_dim": 4, "hidden": [16], "output_dim": 8, **DROPOUT},
         "loss": {"hard_negatives": 2, "hard_pool": 8, "refresh_steps": 7, "mask": "duplicates"},
@@ -316,15 +294,20 @@ def sections_of(model: str, data: Path, /, noise: bool = False, **more: dict[str
     """The sections of a quick configuration; ``more`` add to it and win over it, None takes a field's default."""
     section = find_model(model).Config
     name = more.get("loss", {}).get("name") or next(iter(losses_of(section)))
-    own = {"model": section.model_fields, "loss": losses_of(section)[name].model_fields}
-    values: Sections = {"data": {"path": str(data)}, "model": {"name": model}, "loss": {"name": name},
-                        "training": {"log_every": 1}}  # fmt: skip
-    for added in (KINDS[kind_of(model)][1], NOISE if noise else {}):
-        for part, fields in added.items():
-            kept = {field: value for field, value in fields.items() if field in own.get(part, fields)}
-            values[part] = values.get(part, {}) | kept
-    for part, fields in more.items():
-        values[part] = values.get(part, {}) | fields
+    has = {"model": section.model_fields, "loss": losses_of(section)[name].model_fields}
+    kind = {part: {field: value for field, value in fields.items() if field in has.get(part, fields)}
+            for part, fields in KINDS[kind_of(model)][1].items()}  # fmt: skip
+    first = {
+        "data": {"path": str(data)},
+        "model": {"name": model},
+        "loss": {"name": name},
+        "training": {"log_every": 1},
+    }
+    values: Sections = {}
+    layers: list[Sections] = [first, kind, NOISE if noise else {}, more]
+    for sections in layers:
+        for part, fields in sections.items():
+            values[part] = values.get(part, {}) | fields
     return {part: {f: v for f, v in fields.items() if v is not None} for part, fields in values.items()}
 
 
@@ -342,13 +325,10 @@ class Worlds:
     def source(self, source: str, /, vectors: bool = False, **options: object) -> Path:
         """What ``prepare SOURCE`` makes, with vectors of its names if asked; ``options`` with _ for -."""
         words = [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
-
-        def make(out: Path) -> None:
-            assert call("prepare", source, "--out", out, *words) == 0
-            if vectors:
-                write_vectors(out)
-
-        return self.once(f"{source}-{_short([*words, str(vectors)])}", make)
+        out = self.once(f"{source}-{_short(words)}", lambda out: call("prepare", source, "--out", out, *words))
+        return (
+            self.once(f"{out.name}-vectors", lambda copy: write_vectors(shutil.copytree(out, copy))) if vectors else out
+        )
 
     def config(self, model: str, /, noise: Any = False, **more: dict[str, Any]) -> Path:
         """The file of a configuration."""
@@ -361,11 +341,7 @@ class Worlds:
     def run(self, model: str, /, noise: Any = False, **more: dict[str, Any]) -> Path:
         """A trained run."""
         config = self.config(model, noise, **more)
-
-        def train(out: Path) -> None:
-            assert call("train", "--config", config, "--run", out) == 0
-
-        return self.once(config.stem, train)
+        return self.once(config.stem, lambda out: call("train", "--config", config, "--run", out))
 
     def evaluated(self, run: Path, split: str = "test") -> dict[str, Any]:
         """What evaluating a run of this world says."""
@@ -375,12 +351,8 @@ class Worlds:
 
     def old(self, name: str) -> Path:
         """A run of ``tests/old``: gru4rec, sasrec, merrec, autoint or two_tower."""
-
-        def unpack(out: Path) -> None:
-            with tarfile.open(OLD / "runs" / f"{name}.tar.xz") as archive:
-                archive.extractall(out, filter="data")
-
-        return self.once(f"old-{name}", unpack) / name
+        archive = OLD / "runs" / f"{name}.tar.xz"
+        return self.once(f"old-{name}", lambda out: shutil.unpack_archive(archive, out, filter="data")) / name
 
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
         """A place under ``root`` that the first worker that asks has made; others wait for it."""
@@ -389,7 +361,7 @@ class Worlds:
             with open(self.root / f".{name}.making", "w", encoding="utf-8") as stream:
                 fcntl.flock(stream, fcntl.LOCK_EX)
                 if not done.exists():
-                    make(out)
+                    assert make(out) != 2, f"{name}: a command failed"
                     done.touch()
         return out
 

@@ -13,20 +13,22 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
-from helpers import assert_same_run, call, load_state, spawn, steps_of, without_progress, write_config
-from worlds import Worlds
+from helpers import assert_same_run, call, load_state, spawn, steps_of, without_progress
+from worlds import Sections, Worlds
 
-KILLS = int(os.environ.get("JAXREC_KILLS", "4"))
+KILLS = int(os.environ.get("JAXREC_KILLS", "2"))
 SEED = int(os.environ.get("JAXREC_KILL_SEED", "0"))
 
 
-def wait_for(process: subprocess.Popen[str], happened: Callable[[], object], seconds: float = 60) -> bool:
+def wait_for(process: subprocess.Popen[str], happened: Callable[[], object]) -> bool:
     """Wait until something has happened; False where the process ended before."""
-    end = time.monotonic() + seconds
+    end = time.monotonic() + 60
     while not happened():
         if process.poll() is not None:
             return False
@@ -40,68 +42,59 @@ def half_saved(run: Path) -> set[str]:
     return {place.name for place in (run / "state").glob("*/*tmp*")}
 
 
-def kill_at_random(process: subprocess.Popen[str], run: Path, rng: random.Random, seconds: float, saving: bool) -> bool:
-    """SIGKILL: within a save, or at any time from the start of the loop on; False where the process ended before."""
-    known, logs = half_saved(run), len(list(run.glob("tensorboard/*")))
-    begun = (lambda: half_saved(run) - known) if saving else (lambda: len(list(run.glob("tensorboard/*"))) > logs)
-    if not wait_for(process, begun):
-        return False
-    time.sleep(rng.uniform(0, 0.02 if saving else seconds))
-    process.kill()
-    return process.wait() == -signal.SIGKILL
+def grown(of: Callable[[Path], set[Any]], run: Path, before: set[Any]) -> bool:
+    return bool(of(run) - before)
+
+
+@pytest.fixture(scope="module")
+def reference(worlds: Worlds) -> tuple[Path, Path]:
+    """A run of some 20 blocks, each saved, with all that has state, and its configuration; nobody may change it."""
+    sections: Sections = {
+        "model": {"dropout_embedding": 0.1, "dropout_hidden": 0.2},
+        "optimizer": {"name": "adagrad", "momentum": 0.3, "clip_norm": 1.0, "schedule": "cosine", "warmup_steps": 20},
+        "training": {"steps_per_block": 10, "save_every": 0},
+    }
+    return worlds.run("gru4rec", **sections), worlds.config("gru4rec", **sections)
 
 
 def test_sigkill_at_random_moments_changes_nothing(
-    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reference: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Saved after every block, with all that has state: dropout, momentum, clipping, a schedule."""
-    config = write_config(
-        tmp_path / "config.yaml", dataset,
-        model={"dropout_embedding": 0.1, "dropout_hidden": 0.2},
-        optimizer={"momentum": 0.3, "clip_norm": 1.0, "schedule": "cosine", "warmup_steps": 20},
-        training={"epochs": 2 + KILLS // 4, "steps_per_block": 40, "log_every": 2, "save_every": 0},
-    )  # fmt: skip
-    reference, rng = tmp_path / "reference", random.Random(SEED)
-    assert call("train", "--config", config, "--run", reference) == 0
-    seconds = sum(load_state(reference)[1]["seconds"].values())
-
-    kills, within_save, attempt = 0, 0, 0
-    run = tmp_path / "killed0"
+    """Within a save, or at any time from the start of the loop on."""
+    (uninterrupted, config), rng = reference, random.Random(SEED)
+    seconds = sum(load_state(uninterrupted)[1]["seconds"].values())
+    run, kills, within_save = tmp_path / "killed0", 0, 0
     while kills < KILLS or (not within_save and kills < KILLS + 12):
-        before = half_saved(run)
+        saving = not kills % 2 or kills >= KILLS
+        begun = half_saved if saving else lambda run: set(run.glob("tensorboard/*"))
+        known, before = half_saved(run), begun(run)
         process = spawn("train", "--config", config, "--run", run, "--resume")
-        killed = kill_at_random(process, run, rng, seconds / 2, saving=kills % 2 == 0 or kills >= KILLS)
-        out, err = process.communicate()
-        if killed:
+        if wait_for(process, partial(grown, begun, run, before)):
+            time.sleep(rng.uniform(0, 0.02 if saving else seconds / 2))
+            process.kill()
+        _, err = process.communicate()
+        if process.returncode == -signal.SIGKILL:
             kills += 1
             # A third complete step means that the save had not come to deleting the oldest yet.
-            within_save += bool(half_saved(run) - before) or len(steps_of(run)) > 2
+            within_save += bool(half_saved(run) - known) or len(steps_of(run)) > 2
         else:  # it came to its end: start another run for the kills that are left
             assert process.returncode == 0, err
-            assert_same_run(run, reference)
-            attempt += 1
-            run = tmp_path / f"killed{attempt}"
+            assert_same_run(run, uninterrupted)
+            run = tmp_path / f"{run.name}0"
     capsys.readouterr()
     assert call("train", "--config", config, "--run", run, "--resume") == 0
     assert "unreadable" not in capsys.readouterr().err, "a kill leaves unfinished checkpoints, no damaged ones"
-    assert_same_run(run, reference)
+    assert_same_run(run, uninterrupted)
     assert within_save, "no kill fell into a save"
     assert (run / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of many small blocks, saved at the end of each epoch alone; tests must not change it."""
-    small = {"epochs": 2, "batch_size": 4, "steps_per_block": 4, "log_every": 1, "save_every": 3600}
-    run = tmp_path_factory.mktemp("uninterrupted") / "run"
-    assert call("train", "--config", write_config(run.with_suffix(".yaml"), dataset, training=small), "--run", run) == 0
-    return run
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_a_signal_saves_and_exits(number: signal.Signals, uninterrupted: Path, tmp_path: Path) -> None:
-    config, run = uninterrupted.with_suffix(".yaml"), tmp_path / "stopped"
-    process = spawn("train", "--config", config, "--run", run)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_signal_saves_and_exits(number: signal.Signals, reference: tuple[Path, Path], tmp_path: Path) -> None:
+    (uninterrupted, config), run = reference, tmp_path / "stopped"
+    process = spawn("train", "--config", config, "--run", run, "--training.save_every", 3600)
     log = run / "metrics.jsonl"
     assert wait_for(process, lambda: log.exists() and log.stat().st_size)
     process.send_signal(number)
@@ -111,12 +104,12 @@ def test_a_signal_saves_and_exits(number: signal.Signals, uninterrupted: Path, t
     assert not position["finished"] and position["block"] > 0, "it went on to the end of the epoch"
     assert steps_of(run) == [int(state.step)]
     assert f"saved at step {int(state.step)}, --resume goes on" in out
-    assert call("train", "--config", config, "--run", run, "--resume") == 0
+    assert call("train", "--config", run / "config.yaml", "--run", run, "--resume") == 0
     assert_same_run(run, uninterrupted)
 
 
 def log_beyond(path: Path) -> None:
-    """Killed an epoch after the last save, within a line of the log."""
+    """Killed a block after the last save, within a line of the log."""
     shutil.rmtree(path / "state" / "latest" / str(steps_of(path)[-1]))
     with open(path / "metrics.jsonl", "a", encoding="utf-8") as stream:
         stream.write('{"kind": "train", "st')
@@ -147,13 +140,12 @@ def no_picture(path: Path) -> None:
     (path / "learning_curve.png").unlink()
 
 
-@pytest.mark.parametrize("left", [log_beyond, damaged, only_a_best, half_made, no_picture, shutil.rmtree])
-def test_what_a_kill_left_is_gone_on_from(
-    left: Callable[[Path], None], config_file: Path, run: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("left", [log_beyond, damaged, only_a_best, half_made, no_picture])
+def test_what_a_kill_left_is_gone_on_from(left: Callable[[Path], None], worlds: Worlds, tmp_path: Path) -> None:
+    run = worlds.run("gru4rec")
     path = Path(shutil.copytree(run, tmp_path / run.name))  # the title of the picture
     left(path)
-    assert call("train", "--config", config_file, "--run", path, "--resume") == 0
+    assert call("train", "--config", worlds.config("gru4rec"), "--run", path, "--resume") == 0
     assert_same_run(path, run)
     assert (path / "learning_curve.png").exists()
 

@@ -104,10 +104,7 @@ FEEDS: dict[str, Case] = {
     "packed, stride 1": case("sessions", model=SASREC),
     "named": case("events", model=MERREC | {"stride": 2}, data={"half_life": 2}),
     "named, from host memory": case(
-        "events",
-        model=MERREC,
-        loss={"n_sample": 0},
-        data={"name_memory": 0, "order": "time"},
+        "events", model=MERREC, loss={"n_sample": 0}, data={"name_memory": 0, "order": "time"}
     ),
     "rows": case("clicks", model=AUTOINT, loss=BINARY, training=AUC | {"passes": 3}),
     "rows, positives": case(
