@@ -297,15 +297,10 @@ def sections_of(model: str, data: Path, /, noise: bool = False, **more: dict[str
     has = {"model": section.model_fields, "loss": losses_of(section)[name].model_fields}
     kind = {part: {field: value for field, value in fields.items() if field in has.get(part, fields)}
             for part, fields in KINDS[kind_of(model)][1].items()}  # fmt: skip
-    first = {
-        "data": {"path": str(data)},
-        "model": {"name": model},
-        "loss": {"name": name},
-        "training": {"log_every": 1},
-    }
+    first: Sections = {"data": {"path": str(data)}, "model": {"name": model}, "loss": {"name": name},
+                       "training": {"log_every": 1}}  # fmt: skip
     values: Sections = {}
-    layers: list[Sections] = [first, kind, NOISE if noise else {}, more]
-    for sections in layers:
+    for sections in (first, kind, NOISE if noise else {}, more):
         for part, fields in sections.items():
             values[part] = values.get(part, {}) | fields
     return {part: {f: v for f, v in fields.items() if v is not None} for part, fields in values.items()}

@@ -48,11 +48,11 @@ def grown(of: Callable[[Path], set[Any]], run: Path, before: set[Any]) -> bool:
 
 @pytest.fixture(scope="module")
 def reference(worlds: Worlds) -> tuple[Path, Path]:
-    """A run of some 20 blocks, each saved, with all that has state, and its configuration; nobody may change it."""
+    """A run of some 20 blocks, saved after each epoch, with all that has state, and its configuration."""
     sections: Sections = {
         "model": {"dropout_embedding": 0.1, "dropout_hidden": 0.2},
         "optimizer": {"name": "adagrad", "momentum": 0.3, "clip_norm": 1.0, "schedule": "cosine", "warmup_steps": 20},
-        "training": {"steps_per_block": 10, "save_every": 0},
+        "training": {"steps_per_block": 10, "save_every": 3600},
     }
     return worlds.run("gru4rec", **sections), worlds.config("gru4rec", **sections)
 
@@ -60,15 +60,16 @@ def reference(worlds: Worlds) -> tuple[Path, Path]:
 def test_sigkill_at_random_moments_changes_nothing(
     reference: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Within a save, or at any time from the start of the loop on."""
+    """Within a save, of which each block has one, or at any time from the start of the loop on."""
     (uninterrupted, config), rng = reference, random.Random(SEED)
+    words = ["--config", config, "--resume", "--training.save_every", 0]
     seconds = sum(load_state(uninterrupted)[1]["seconds"].values())
     run, kills, within_save = tmp_path / "killed0", 0, 0
     while kills < KILLS or (not within_save and kills < KILLS + 12):
         saving = not kills % 2 or kills >= KILLS
         begun = half_saved if saving else lambda run: set(run.glob("tensorboard/*"))
         known, before = half_saved(run), begun(run)
-        process = spawn("train", "--config", config, "--run", run, "--resume")
+        process = spawn("train", *words, "--run", run)
         if wait_for(process, partial(grown, begun, run, before)):
             time.sleep(rng.uniform(0, 0.02 if saving else seconds / 2))
             process.kill()
@@ -82,7 +83,7 @@ def test_sigkill_at_random_moments_changes_nothing(
             assert_same_run(run, uninterrupted)
             run = tmp_path / f"{run.name}0"
     capsys.readouterr()
-    assert call("train", "--config", config, "--run", run, "--resume") == 0
+    assert call("train", *words, "--run", run) == 0
     assert "unreadable" not in capsys.readouterr().err, "a kill leaves unfinished checkpoints, no damaged ones"
     assert_same_run(run, uninterrupted)
     assert within_save, "no kill fell into a save"
@@ -94,7 +95,7 @@ def test_sigkill_at_random_moments_changes_nothing(
 )
 def test_a_signal_saves_and_exits(number: signal.Signals, reference: tuple[Path, Path], tmp_path: Path) -> None:
     (uninterrupted, config), run = reference, tmp_path / "stopped"
-    process = spawn("train", "--config", config, "--run", run, "--training.save_every", 3600)
+    process = spawn("train", "--config", config, "--run", run)
     log = run / "metrics.jsonl"
     assert wait_for(process, lambda: log.exists() and log.stat().st_size)
     process.send_signal(number)
@@ -104,7 +105,7 @@ def test_a_signal_saves_and_exits(number: signal.Signals, reference: tuple[Path,
     assert not position["finished"] and position["block"] > 0, "it went on to the end of the epoch"
     assert steps_of(run) == [int(state.step)]
     assert f"saved at step {int(state.step)}, --resume goes on" in out
-    assert call("train", "--config", run / "config.yaml", "--run", run, "--resume") == 0
+    assert call("train", "--config", config, "--run", run, "--resume") == 0
     assert_same_run(run, uninterrupted)
 
 
