@@ -53,15 +53,11 @@ def train(
     config: Config | str | Path, path: str | Path, resume: bool = False, overwrite: bool = False,
     report: Report | None = None,
 ) -> None:  # fmt: skip
-    """Train a run to its end, or until SIGTERM or Ctrl-C: they save and raise SystemExit (143 or 130).
+    """Train the run in the directory ``path`` to its end, or until SIGTERM or Ctrl-C: they save and raise SystemExit
+    (143 or 130). ``resume`` goes on from the last checkpoint, ``overwrite`` deletes the run first, if there is one.
 
-    Args:
-        config: the configuration, or its file.
-        path: the run directory.
-        resume: go on from the run's last checkpoint.
-        overwrite: delete the run first, if there is one.
-        report: called with the epoch and its metrics after each validation; True ends the run there (reason
-            ``stopped`` in ``metrics.jsonl``, unless it was at its end). After a restart an epoch may come again.
+    ``report`` is called with the epoch and its metrics after each validation; True ends the run there (reason
+    ``stopped`` in ``metrics.jsonl``, unless it was at its end). After a restart an epoch may come again.
     """
     config = configuration.load(config) if isinstance(config, (str, Path)) else config
     path = Path(check_path("the run directory", str(path)))
@@ -152,13 +148,10 @@ def _train(
         seconds = clock.lap() - begin
         share = (1 - first_block / feed.shape.blocks) / seconds
         speed = {"steps_per_s": share * feed.shape.used, "events_per_s": share * feed.pairs}
-        waited = blocks.seconds / seconds
         loss, step = mean(position.sums["epoch"]), int(state.step)
         position.epoch, position.block, position.sums["epoch"] = position.epoch + 1, 0, [0.0, 0]
-        log.write("epoch", step, epoch=position.epoch, loss=loss, **speed, input_wait_share=waited)
+        log.write("epoch", step, epoch=position.epoch, loss=loss, **speed, input_wait_share=blocks.seconds / seconds)
         summary = f"epoch {position.epoch}: loss {loss:.4f}, {speed['events_per_s']:,.0f} events/s"
-        if waited > 0.02 and blocks.seconds > 1.0:
-            summary += f" ({waited:.0%} of the time waiting for input)"
         asked = False
         if task.judge is not None:
             with clock.part("evaluate"), progress(f"train: validation after epoch {position.epoch}"):
@@ -195,9 +188,7 @@ def _train(
 @contextmanager
 def _signals_noted() -> Iterator[Callable[[], int]]:
     """Inside, SIGTERM and the first Ctrl-C are noted; the function yielded gives the number of the one that came, or 0.
-
-    A second Ctrl-C interrupts at once. Only a main thread can catch signals; in another one they do what they did.
-    """
+    A second Ctrl-C interrupts at once. Only a main thread can catch signals."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 from numpy_gru import gru
-from numpy_sequence import unit
 
 from jaxrec.data.catalogue import Catalogue
 
@@ -17,10 +16,12 @@ N_ITEMS, EVENTS, DIM = 14, 3, 6
 COUNTS = np.array([9, 8, 6, 5, 5, 3, 2, 2, 1, 1, 0, 0, 0, 0])  # events of training; the last four items are new
 
 
-class Query(NamedTuple):
-    """float64 parts of a query: of the item head with the 1 that meets a bias, and of the text head; None: no head."""
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
-    item: np.ndarray | None
+
+class Query(NamedTuple):
+    item: np.ndarray | None  # float64, of the item head with the 1 that meets a bias; None: no head
     text: np.ndarray | None
 
 
@@ -85,13 +86,8 @@ def item_scores(
 def sampled_loss(
     scores: np.ndarray, own: int, targets: Sequence[int], drawn: Sequence[int], log_q: np.ndarray, live: np.ndarray
 ) -> float:
-    """Of a query with float64[V] scores: its target ``own`` against the other targets of the step and what is drawn.
-
-    Args:
-        targets: of the step, ``own`` among them.
-        log_q: float64[2, V], what is taken from the score of an item as a target and as a drawn one.
-        live: bool[V], what can be a negative.
-    """
+    """Of a query with float64[V] scores: its target ``own`` against the other targets of the step, ``own`` among them,
+    and what is drawn; float64[2, V] ``log_q`` is taken from an item's score as either; bool[V], what is no negative."""
     logits = [scores[own] - log_q[0, own]]
     for given, items in zip(log_q, (targets, drawn), strict=True):
         logits += [scores[item] - given[item] for item in items if item != own and live[item]]

@@ -83,19 +83,11 @@ def has() -> set[tuple[int, int]]:
     return {(int(user), int(item)) for user, item in rows().columns[:, 5:] if user}
 
 
-def bits() -> np.ndarray:
-    """``has`` as ``positive_bits`` has it: one word is enough for 12 items."""
-    words = np.zeros((N_USERS, 1), np.uint32)
+def interactions(masked: bool = True) -> Interactions:
+    words = np.zeros((N_USERS, 1), np.uint32)  # one word is enough for 12 items
     for user, item in has():
         words[user, 0] |= np.uint32(1 << item)
-    return words
-
-
-def interactions(masked: bool = True) -> Interactions:
-    return Interactions(*catalogue(), item_counts(), bits() if masked else None)
-
-
-# ---- the network -----------------------------------------------------------------------------------------------------
+    return Interactions(*catalogue(), item_counts(), words if masked else None)
 
 
 def inputs(side: str, table: np.ndarray, columns: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -133,9 +125,6 @@ def tower(
     return x / np.linalg.norm(x, axis=1, keepdims=True), found
 
 
-# ---- a step ----------------------------------------------------------------------------------------------------------
-
-
 def log_expected(batch: int, n_sample: int, alpha: float) -> np.ndarray:
     """float64[V]: how often an item is among a step's candidates: as another row's, or drawn."""
     counts = item_counts().astype(float)
@@ -156,11 +145,7 @@ def also_drawn(loss: Any, expected: float) -> float:
 def step_loss(
     config: Config, given: Given, batch: Batch, hard: np.ndarray | None = None
 ) -> tuple[float, dict[str, Any]]:
-    """The sum of the live rows' losses, and the statistics of the batch by side.
-
-    Args:
-        hard: int[B, h], hard negatives of each row.
-    """
+    """The sum of the live rows' losses, with int[B, h] hard negatives, and the statistics of the batch by side."""
     loss, live = config.loss, batch.live
     columns, numbers = catalogue()
     b, drawn = len(live), len(batch.items) - len(live)

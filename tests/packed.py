@@ -9,44 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from steps import tables_of
+from steps import config_of, tables_of
 
-from jaxrec import config as configuration
+from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models.packed import SequenceModel
-from jaxrec.training.block import init_state
-from jaxrec.training.optimizers import make_optimizer
 
 Weights = dict[str, Any]  # {params, tables}
-Sections = dict[str, dict[str, Any]]
 
 
-def make_config(name: str, **sections: dict[str, Any]) -> configuration.Config:
+def make_config(name: str, **sections: dict[str, Any]) -> Config:
     """A small model under a full softmax; ``sections`` add to it and win over it."""
-    values: Sections = {
-        "data": {"path": "none"},
-        "model": {"name": name, "embedding_dim": 6, "window": 5} | ({"layers": [8]} if name == "narm" else {}),
-        "loss": {"name": "softmax"},
-        "optimizer": {"name": "adam", "learning_rate": 0.01},
-        "training": {"batch_size": 16},
-    }
-    for section, fields in sections.items():
-        values[section] = values.get(section, {}) | fields
-    return configuration.parse(values)
+    model = {"name": name, "embedding_dim": 6, "window": 5} | ({"layers": [8]} if name == "narm" else {})
+    small = {"model": model, "loss": {"name": "softmax"}, "training": {"batch_size": 16}}
+    return config_of(small, {"optimizer": {"name": "adam", "learning_rate": 0.01}}, sections)
 
 
 def make_model(name: str, n_items: int, **sections: dict[str, Any]) -> SequenceModel:
     return SequenceModel(make_config(name, **sections), n_items)
-
-
-def make_weights(model: SequenceModel, seed: int = 0) -> Weights:
-    """Normal noise for every parameter, so that biases and scales count as well."""
-    optimizer = make_optimizer(make_config("narm").optimizer, lambda step: 0.1)
-    like = jax.eval_shape(lambda: init_state(model, optimizer, 0, 1).weights())
-    random = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape), jnp.float32) * 0.5, like)
 
 
 def make_sessions(sessions: list[list[int]]) -> Sessions:
@@ -97,11 +79,6 @@ def histories(block: PackedBlock) -> list[tuple[int, ...]]:
 
 
 @cache
-def compiled_encode(model: SequenceModel) -> Any:
-    return jax.jit(model.encode)
-
-
-@cache
 def compiled_loss(model: SequenceModel) -> tuple[Any, Any]:
     """``(weights, block, seed)`` to the sum of the targets' losses, and to it with its derivatives."""
 
@@ -121,7 +98,7 @@ def compiled_loss(model: SequenceModel) -> tuple[Any, Any]:
 
 def queries(model: SequenceModel, weights: Weights, block: PackedBlock) -> np.ndarray:
     """float32[n, D]: the query of each slot that has a target."""
-    _, found = compiled_encode(model)(weights["params"], weights["tables"], (), jax.tree.map(jnp.asarray, block))
+    _, found = jax.jit(model.encode)(weights["params"], weights["tables"], (), jax.tree.map(jnp.asarray, block))
     return np.asarray(found)[block.weight > 0]
 
 

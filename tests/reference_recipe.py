@@ -1,8 +1,5 @@
-"""Regenerates, with NumPy alone, the weights and batches behind gru4rec_reference.json.
-
-Every array of a case comes from one ``RandomState(case["seed"])``, drawn in the order of the code in
-``make_case``; ``projections`` has its own generator, seeded by the CRC-32 of the tensor's name.
-"""
+"""Regenerates, with NumPy alone, the weights and batches behind gru4rec_reference.json: every array of a case comes
+from one ``RandomState``, drawn in the order of the code."""
 
 from __future__ import annotations
 
@@ -15,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
-
 RESET_RATE = 0.15
 
 
@@ -49,21 +45,15 @@ def make_case(case: Mapping[str, Any]) -> dict[str, Any]:
 
     p0 = np.floor(1.0 + 200.0 * rng.uniform(size=n_items)).astype(np.int64)
 
-    def skewed_items(width: int) -> Array:
-        items: Array = np.floor(n_items * rng.uniform(size=(steps, width)) ** 2).astype(np.int64)
-        return items
-
-    inputs = skewed_items(lanes)
-    targets = skewed_items(lanes)
-    samples = skewed_items(n_sample)
+    inputs, targets, samples = (
+        np.floor(n_items * rng.uniform(size=(steps, width)) ** 2).astype(np.int64) for width in (lanes, lanes, n_sample)
+    )
     resets = rng.uniform(size=(steps, lanes)) < RESET_RATE
     resets[0] = True  # every lane starts a session; the hidden states are zero then anyway
 
     # In every third step an item is the target of two lanes, the input of a third, and sampled twice.
-    targets[::3, 5] = targets[::3, 2]
-    inputs[::3, 3] = targets[::3, 2]
-    samples[::3, 4] = targets[::3, 2]
-    samples[::3, 9] = targets[::3, 2]
+    for array, place in ((targets, 5), (inputs, 3), (samples, 4), (samples, 9)):
+        array[::3, place] = targets[::3, 2]
 
     active = np.ones((steps, lanes), dtype=bool)
     for first_step, remaining in case["tail"]:  # from first_step on, only these lanes are left

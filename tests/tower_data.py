@@ -5,30 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from worlds import Sections, Shop, write_raw_rows
-
-from jaxrec.data.encode import RawRows
-
-RULE = {"when": {"skin_type": "dry"}, "boost": {"category": "cream"}, "by": 0.3}
-SYNTHETIC: Sections = {
-    "data": {"protocol": "in_sample", "validation_fraction": 0.0, "test_fraction": 0.0,
-             "fields": ["age", "gender", "skin_type", "skin_concern", "category", "brand", "price"]},
-    "model": {"dropout_hidden": 0.0},
-    "loss": {"name": "triplet"},
-    "training": {"epochs": 1, "passes": 12, "steps_per_block": 200},
-    "evaluation": {"k": [3, 5], "category": "category"},
-    "recommendation": {"rules": [RULE]},
-}  # fmt: skip
-"""For data of the source personas-synthetic."""
-
-
-def raw_rows(learnable: bool) -> RawRows:
-    """Three positives of each customer, of 5 stars, and a product of 2 stars that is none."""
-    return Shop.rows(noise=not learnable)
-
-
-def write_source(out: Path, learnable: bool) -> Path:
-    return write_raw_rows(out, raw_rows(learnable))
+from worlds import Sections
 
 
 def write_towers(file: Path, source: Path, *sections: Sections) -> Path:

@@ -1,1 +1,0 @@
-"""Feeds: a split and a position to blocks of steps."""

@@ -64,13 +64,8 @@ class Feed:
     """Blocks of a split, by (epoch, block): the order is a pure function of them and the seed.
 
     Leaves lead with [steps, ...]; among them are ``target`` and ``weight`` [steps, lanes], a weight of 0 marking what
-    is no target. The second axis is dealt over the devices of ``mesh``.
-
-    Args:
-        pairs: targets in an epoch.
-        split: a tree of NumPy arrays.
-        order: a tree of NumPy arrays for an epoch, with shapes and dtypes ``order_like``.
-        cut: a function of a module, so that feeds share what is compiled.
+    is no target. The second axis is dealt over the devices of ``mesh``. ``split`` and an epoch's ``order``, with shapes
+    and dtypes ``order_like``, are trees of NumPy arrays. ``cut`` is a module's function: feeds share what is compiled.
     """
 
     def __init__(

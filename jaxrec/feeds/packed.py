@@ -168,17 +168,14 @@ def packed_feed(
     sessions: Sessions, window: int, plan: Plan, stride: int = 1, half_life: float | None = None, events: bool = False,
     times: np.ndarray | None = None, names: Catalogue | None = None, chunks: Chunks | None = None,
 ) -> Feed:  # fmt: skip
-    """The blocks of a split; the lanes of the feed's shape are the scored positions of a step.
+    """The blocks of a split; the lanes of the feed's shape are the scored positions of a step, at most ``plan.batch``.
+    In order random, which chunks meet in a step is drawn anew each epoch; in order time, earlier sessions come earlier.
 
     Args:
-        window: W, the positions of a row.
-        plan: ``batch`` is the scored positions of a step, at most; at least W. In order random, which chunks meet in a
-            step is drawn anew each epoch; in order time, earlier sessions come in earlier steps.
-        stride: see ``cut_chunks``.
+        window: W, the positions of a row; ``plan.batch`` is at least that.
         half_life: days after which a session's targets weigh half as much, counted from the last event of the split;
             the weights' mean over targets is 1. None: all weigh 1.
-        events: whether blocks tell the types of events, which ``sessions`` then has.
-        times: int32[n], of the split's events in any unit, where blocks are to tell them.
+        events, times: whether blocks tell the types of events; int32[n], of the events in any unit, which they tell.
         names: the name vectors that blocks bring from host memory, where they are then cut.
         chunks: the chunks of a model that cuts sessions in its own way; None: those of ``cut_chunks``.
     """
@@ -200,12 +197,16 @@ def packed_feed(
     grid = [steps, (0, pad(rows, plan.mesh) - rows), (0, 0)]
     template = Template(np.pad(template.chunk, grid, constant_values=places), np.pad(template.offset, grid),
                         np.pad(template.slot, [steps, slots], constant_values=-1))  # fmt: skip
-    value = None if half_life is None else _decay(sessions, chunks, half_life)
+    value = None
+    if half_life is not None:  # of each chunk's targets, by the age of its session's last event
+        last = np.asarray(sessions.times)[np.asarray(sessions.offsets)[chunks.session + 1] - 1]
+        value = np.maximum(0.5 ** ((last.max(initial=0) - last) / DAY / half_life), 1e-9)  # 0 would mean: no target
+        value = value / np.average(value, weights=chunks.scored)
     # Classes of chunks that may take each other's places, in the order of the template's places.
     kind, in_time = chunks.length * (window + 1) + chunks.scored, np.argsort(chunks.session, kind="stable")
 
     def order(epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The first event, int32[C + 1], and the weight, float32[C + 1], of the chunk in each place; padding's last."""
+        """Of the chunk in each place, padding's last: int32[C + 1], the first event, and float32[C + 1], the weight."""
         turn = in_time if plan.order == "time" else shuffled(places, plan.order, plan.seed, epoch)
         chunk = turn[sort_order(kind[turn])]
         begin = np.append(chunks.begin[chunk], 0).astype(np.int32)
@@ -244,7 +245,7 @@ def _cut(xp: Any, own: Callable[[Any], Any], split: tuple[Log, Template], order:
 
 
 def _vectors(xp: Any, names: tuple[Any, Any], items: Any) -> Any:
-    """bfloat16[..., dim], as names have on the device; zeros for items of -1 and for those without a name."""
+    """bfloat16[..., dim], as on the device; zeros for items of -1 and for those without a name."""
     vectors, name_of = names
     row = xp.where(items >= 0, name_of[items], -1)[..., None]
     found = vectors[row[..., 0]].astype(jnp.bfloat16)
@@ -257,10 +258,3 @@ def _events(xp: Any, part: Template, begin: Any) -> tuple[Any, Any]:
     live = part.slot >= 0
     last = xp.take_along_axis(event.reshape(event.shape[0], -1), xp.where(live, part.slot, 0), axis=1)
     return event, xp.where(live, last + 1, 0)
-
-
-def _decay(sessions: Sessions, chunks: Chunks, half_life: float) -> np.ndarray:
-    """float64[C]: the weight of each chunk's targets, by the age of its session's last event."""
-    last = np.asarray(sessions.times)[np.asarray(sessions.offsets)[chunks.session + 1] - 1]
-    value = np.maximum(0.5 ** ((last.max(initial=0) - last) / DAY / half_life), 1e-9)  # 0 would mean: no target
-    return value / np.average(value, weights=chunks.scored)

@@ -1,1 +1,0 @@
-"""The losses, and the candidates that they rank against."""

@@ -1,8 +1,7 @@
 """Contrastive losses: a row's right item against wrong ones, from cosines; which items are wrong is a mask.
 
-Cosines of candidates stand in float32[C, B], rows of the step along the fast axis. A step of 4,096 rows has 16.8
-million scores, which held whole, with masks and derivatives, go through memory a dozen times: they are worked through
-in blocks of rows that stay in the cache.
+Cosines of candidates stand in float32[C, B], rows of the step along the fast axis, and are worked through in blocks of
+rows that stay in the cache: a step of 4,096 rows has 16.8 million.
 """
 
 from __future__ import annotations
@@ -15,63 +14,21 @@ import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from jaxrec.config.sections import Config, Count, Positive
+from jaxrec.config.sections import Count, Positive
 from jaxrec.data.retrieval import has_each, has_items
 from jaxrec.losses.sampled import Drawn
 from jaxrec.ops.parallel import ONE, Placement, by_hand
 
-Negatives = tuple[Array, Array]
-"""float32[C, B] scores of candidates, and bool[C, B], whether the candidate is a wrong item for the row."""
-
+CELLS = 2**20  # scores in a block on a CPU
 CLOSEST = 1e-6  # squared distance below which two vectors are one place: the root has no slope at 0
 
 
-def triplet(own: Array, others: Array, wrong: Array, margin: float, *more: Negatives) -> Array:
-    """float32[B]: the mean over wrong items of max(0, margin + d(right) - d(wrong)), d the distance on the unit sphere
-    (Schroff et al. 2015, "FaceNet", equation 3, with plain instead of squared distances); 0 without a wrong item. From
-    float32[B] cosines of rows and their right items, and ``Negatives``, of which there may be more.
-
-    >>> cosines, wrong = jnp.array([[0.5], [0.9]]), jnp.array([[True], [False]])
-    >>> f"{triplet(jnp.array([0.5]), cosines, wrong, 0.2)[0]:.4f}"
-    '0.2000'
-    """
-    near = margin + _distance(own)
-    total, count = jnp.zeros_like(own), jnp.zeros_like(own)
-    for cosines, mask in ((others, wrong), *more):
-        total += jnp.sum(jnp.where(mask, jax.nn.relu(near - _distance(cosines)), 0.0), axis=0)
-        count += jnp.sum(mask, axis=0, dtype=jnp.float32)
-    return total / jnp.maximum(count, 1)
-
-
-def infonce(own: Array, others: Array, wrong: Array, *more: Negatives) -> Array:
-    """float32[B], in nats: cross-entropy of the right item among itself and the wrong ones (van den Oord et al. 2018,
-    "Representation learning with contrastive predictive coding", equation 4). Logits are cosines over the temperature,
-    less the logarithm of how often the item is expected among the candidates where that is corrected for (Yi et al.
-    2019, "Sampling-bias-corrected neural modeling for large corpus item recommendations", section 3).
-
-    >>> f"{infonce(jnp.array([0.0]), jnp.array([[0.0], [9.0]]), jnp.array([[True], [False]]))[0]:.4f}"
-    '0.6931'
-    """
-    parts = [jnp.where(mask, logits, -jnp.inf) for logits, mask in ((others, wrong), *more)]
-    top = own
-    for part in parts:
-        top = jnp.maximum(top, jnp.max(part, axis=0, initial=-jnp.inf))
-    top = jax.lax.stop_gradient(top)
-    total = jnp.exp(own - top)
-    for part in parts:
-        total += jnp.sum(jnp.exp(part - top), axis=0)
-    return jnp.log(total) + top - own
-
-
 def _distance(cosine: Array) -> Array:
-    """The Euclidean distance of two unit vectors with this cosine."""
     return jnp.sqrt(jnp.maximum(2.0 - 2.0 * cosine, CLOSEST))
 
 
 class Rows(NamedTuple):
-    """Rows of a step, B of them, with h hard negatives each."""
-
-    query: Array  # float32[B, D]
+    query: Array  # float32[B, D], of B rows of a step, with h hard negatives each
     right: Array  # float32[B, D], the vector of the right item
     user: Array  # int32[B]
     item: Array  # int32[B]
@@ -80,9 +37,9 @@ class Rows(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What all rows of a step share: C places for candidates, and what training knows of items."""
+    """What all rows of a step share."""
 
-    vectors: Array  # float32[C, D]
+    vectors: Array  # float32[C, D], of candidates
     items: Array  # int32[C]
     real: Array  # bool[C], whether it is a candidate
     log_expected: Array  # float32[V], the logarithm of how often an item is expected among a step's candidates
@@ -115,12 +72,6 @@ class Contrastive(Drawn):
     mask: Literal["positives", "duplicates"] = "positives"
     """Which items of other rows are no negatives of a row: all that its user has in training, or only its own."""
 
-    def check(self, config: Config) -> None:
-        super().check(config)
-        if self.hard_negatives > self.hard_pool:
-            raise ValueError(f"loss.hard_negatives: {self.hard_negatives} cannot be drawn from a loss.hard_pool of "
-                             f"{self.hard_pool}; raise the one or lower the other")  # fmt: skip
-
     def __call__(self, cosines: Cosines) -> Array:
         """float32[B], the loss of each row."""
         raise NotImplementedError
@@ -134,8 +85,14 @@ class Triplet(Contrastive):
     """By how much a wrong item shall be farther away than the right one, at most 2, on the unit sphere."""
 
     def __call__(self, cosines: Cosines) -> Array:
-        own, others, wrong, *near, _, _ = cosines
-        return triplet(own, others, wrong, self.margin, (near[0], near[1]))
+        """The mean over wrong items of max(0, margin + d(right) - d(wrong)), d the distance on the unit sphere (Schroff
+        et al. 2015, "FaceNet", equation 3, with plain instead of squared distances); 0 without a wrong item."""
+        near = self.margin + _distance(cosines.own)
+        total, count = jnp.zeros_like(near), jnp.zeros_like(near)
+        for others, mask in ((cosines.others, cosines.wrong), (cosines.near, cosines.near_wrong)):
+            total += jnp.sum(jnp.where(mask, jax.nn.relu(near - _distance(others)), 0.0), axis=0)
+            count += jnp.sum(mask, axis=0, dtype=jnp.float32)
+        return total / jnp.maximum(count, 1)
 
 
 class InfoNCE(Contrastive):
@@ -148,6 +105,9 @@ class InfoNCE(Contrastive):
     """Strength of the logQ correction for how often each item is a negative (0: off, 1: full)."""
 
     def __call__(self, cosines: Cosines) -> Array:
+        """In nats (van den Oord et al. 2018, "Representation learning with contrastive predictive coding", equation 4),
+        of logits corrected as in Yi et al. 2019, "Sampling-bias-corrected neural modeling for large corpus item
+        recommendations", section 3."""
         own, others, near = (part / self.temperature for part in (cosines.own, cosines.others, cosines.near))
         if self.logq:
             rows, log_expected = cosines.rows, cosines.shared.log_expected
@@ -157,25 +117,31 @@ class InfoNCE(Contrastive):
             drawn = self.hard_negatives / pool + jnp.exp(log_expected[rows.near])
             own, near = own - expected[rows.item], near - self.logq * jnp.log(drawn).T
             others -= expected[cosines.shared.items][:, None]
-        return infonce(own, others, cosines.wrong, (near, cosines.near_wrong))
+        parts = [jnp.where(cosines.wrong, others, -jnp.inf), jnp.where(cosines.near_wrong, near, -jnp.inf)]
+        top = own
+        for part in parts:
+            top = jnp.maximum(top, jnp.max(part, axis=0, initial=-jnp.inf))
+        top = jax.lax.stop_gradient(top)
+        total = jnp.exp(own - top)
+        for part in parts:
+            total += jnp.sum(jnp.exp(part - top), axis=0)
+        return jnp.log(total) + top - own
 
 
 def _forward(
     loss: Contrastive, on: Placement, rows: Rows, live: Array, shared: Shared
 ) -> tuple[Array, tuple[Array, ...]]:
     """The sum, and its derivatives by ``query``, ``right``, ``near_vectors`` and the candidates' ``vectors``."""
-    of_rows: Any = partial(_in_blocks, loss, on)
-    (total, slope), own = on.sum_by_rows(lambda at, shared: of_rows(*at, shared), (rows, live), shared)
+    (total, slope), own = on.sum_by_rows(partial(_in_blocks, loss, on), (rows, live), shared)
     return total, (*own, slope)
 
 
 def _in_blocks(
-    loss: Contrastive, on: Placement, rows: Rows, live: Array, shared: Shared
+    loss: Contrastive, on: Placement, rows_live: tuple[Rows, Array], shared: Shared
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-    """The sum and its derivative by the candidates' vectors; its derivatives by what is of each row. A block holds all
-    candidates of its rows, so they are taken while its scores are at hand."""
-    n = len(rows.user)
-    cells = 2**20 if jax.default_backend() == "cpu" else 2**26
+    """The sum and its derivative by the candidates' vectors; its derivatives by what is of each row."""
+    n = len(rows_live[1])
+    cells = CELLS if jax.default_backend() == "cpu" else 64 * CELLS
     size = min(n, max(1, cells // len(shared.items)))
     blocks = -(-n // size)
 
@@ -195,7 +161,7 @@ def _in_blocks(
         return (sums[0] + value, sums[1] + slope), tuple(own)
 
     begin = (jnp.zeros(()), jnp.zeros_like(shared.vectors))
-    (total, slope), own = jax.lax.scan(step, begin, (jax.tree.map(cut, rows), cut(live)))
+    (total, slope), own = jax.lax.scan(step, begin, jax.tree.map(cut, rows_live))
     return (total, slope), tuple(leaf.reshape(blocks * size, *leaf.shape[2:])[:n] for leaf in own)
 
 
@@ -215,9 +181,7 @@ def cosines_of(rows: Rows, shared: Shared, on: Placement = ONE) -> Cosines:
     near = jnp.einsum("bhd,bd->hb", rows.near_vectors, rows.query)
     items, positives = shared.items, shared.positives
     wrong = (shared.real & (items > 0))[:, None] & (items[:, None] != rows.item)
-    if positives is not None:
-        wrong &= ~has_items(positives, rows.user, items)
+    wrong = wrong if positives is None else wrong & ~has_items(positives, rows.user, items)
     near_wrong = (rows.near > 0) & (rows.near != rows.item[:, None])
-    if positives is not None:
-        near_wrong &= ~has_each(positives, rows.user, rows.near)
+    near_wrong = near_wrong if positives is None else near_wrong & ~has_each(positives, rows.user, rows.near)
     return Cosines(own, others, wrong, near, near_wrong.T, rows, shared)

@@ -1,8 +1,8 @@
 """What the queries of a step are ranked against: its own targets and drawn items, or the whole catalogue.
 
-A step's candidates are the same for every query, and their table rows are read once each (``ops.tables``), so that a
-column of scores is an item with a weight (``losses.sampled``). Items are drawn from popularity ** alpha, a whole block
-at once, by the alias method (Walker 1977; Vose 1991): two random numbers and two reads, whatever the catalogue.
+A step's candidates are the same for every query, and their table rows are read once each (``ops.tables``). Items are
+drawn from popularity ** alpha, a whole block at once, by the alias method (Walker 1977; Vose 1991): two random numbers
+and two reads, whatever the catalogue.
 """
 
 from __future__ import annotations
@@ -89,10 +89,8 @@ scores_of: Any = by_hand(_scores_forward, _scores_backward, (2,))
 
 
 class Step(NamedTuple):
-    """One step of a session model: its part of the block, and what its ranking has drawn."""
-
-    block: Any
-    drawn: Any
+    block: Any  # its part of the block
+    drawn: Any  # what the ranking has drawn
 
 
 class Popularity(NamedTuple):
@@ -103,8 +101,6 @@ class Popularity(NamedTuple):
 
 
 class Negatives(NamedTuple):
-    """What is drawn for S steps."""
-
     ids: Array  # int32[S, N]
     log_q: Array | None  # float32[S, B + N], how strongly each candidate is corrected for; None without correction
 
@@ -154,9 +150,9 @@ class Sampled:
 
     def losses(self, tables: Tables, table: str, queries: Array, live: Array, drawn: Negatives) -> Array:
         """float32[B], the loss of each query; 0 where it is not live."""
-        on, columns = tables.on, tables.columns(table, "target", "negative")
-        scores = on.dealt(scores_of(on.dealt(queries), columns.vectors, on))  # [B, B + N]
-        slot = on.whole(columns.slot)
+        on, (vectors, slot) = tables.on, tables.columns(table, "target", "negative")
+        scores = on.dealt(scores_of(on.dealt(queries), vectors, on))  # [B, B + N]
+        slot = on.whole(slot)
         weight, own_weight = self.weights(slot, live, drawn, on)
         return jnp.where(live, self._loss(scores, on.dealt(slot[: len(live)]), weight, own_weight), 0.0)
 

@@ -10,8 +10,9 @@ here it is one column with a weight, which gives the same sums with fewer produc
     weight   float32[C]      how often the column's item is a candidate of the step, every lane's target included;
                              0 for an unused column
 
-and return float32[B], a loss per lane. A lane's negatives are the candidates less its own target, once: another lane's
-equal target stays a negative, as published. A lane without negatives loses 0.
+and return float32[B], a loss per lane (cross-entropy: 2018, section 3.2; BPR and TOP1: 2016, section 3.2.1; their max
+forms: 2018, section 3.3). A lane's negatives are the candidates less its own target, once: another lane's equal target
+stays a negative, as published. A lane without negatives loses 0.
 
 >>> scores, own, weight = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0]), jnp.array([1.0, 2.0, 0.0])
 >>> for loss in (CrossEntropy(), BPR(), TOP1(), BPRMax(), TOP1Max()):
@@ -62,12 +63,8 @@ class SampledLoss(Drawn):
         return float(getattr(self, "logq", 0.0))
 
     def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        """float32[B], the loss of each lane.
-
-        Args:
-            own_weight: float32[B] or a number: the share of the target's own occurrence in its column's weight. It
-                differs from 1 under the logQ correction: at probability q an occurrence weighs 1 / q ** logq.
-        """
+        """float32[B], the loss of each lane; ``own_weight``, float32[B] or a number, is the share of the target's own
+        occurrence in its column's weight: under the logQ correction one of probability q weighs 1 / q ** logq."""
         raise NotImplementedError
 
 
@@ -96,7 +93,6 @@ class Activated(SampledLoss):
         return self.activated(activations[self.final_activation](scores), own, weight, own_weight)
 
     def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
-        """The loss of activated scores."""
         raise NotImplementedError
 
 
@@ -108,7 +104,6 @@ class CrossEntropy(Activated):
     """Strength of the logQ correction for how often each item is a negative (0: off, 1: full)."""
 
     def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
-        """2018, section 3.2."""
         return cross_entropy(scores, own, weight, own_weight)
 
 
@@ -118,7 +113,6 @@ class BPR(Activated):
     name: Literal["bpr"] = "bpr"
 
     def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
-        """Averaged over the negatives (2016, section 3.2.1)."""
         negatives = _others(own, scores, weight)
         margin = _pick(scores, own)[:, None] - scores
         return _mean(-jax.nn.log_sigmoid(margin), negatives)
@@ -130,7 +124,6 @@ class TOP1(Activated):
     name: Literal["top1"] = "top1"
 
     def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
-        """2016, section 3.2.1."""
         margin = scores - _pick(scores, own)[:, None]
         return _mean(jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2), _others(own, scores, weight))
 
@@ -143,7 +136,6 @@ class BPRMax(Activated):
     """Weight of the score regularisation."""
 
     def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
-        """With ``bpreg`` times the weighted mean square of the negatives' scores (2018, sections 3.3.1 and 3.3.2)."""
         return bpr_max(scores, own, weight, self.bpreg)
 
 
@@ -153,7 +145,6 @@ class TOP1Max(Activated):
     name: Literal["top1_max"] = "top1_max"
 
     def activated(self, scores: Array, own: Array, weight: Array, own_weight: Array | float) -> Array:
-        """2018, section 3.3.1."""
         share, _ = _softmax(scores, _others(own, scores, weight))
         margin = scores - _pick(scores, own)[:, None]
         return jnp.sum(share * (jax.nn.sigmoid(margin) + jax.nn.sigmoid(scores**2)), axis=-1)
@@ -205,7 +196,6 @@ def _pick(scores: Array, own: Array) -> Array:
 
 
 def _is_own(own: Array, scores: Array) -> Array:
-    """bool[B, C]: which column holds the lane's target."""
     return own[:, None] == jnp.arange(scores.shape[1])
 
 
@@ -215,7 +205,6 @@ def _others(own: Array, scores: Array, weight: Array) -> Array:
 
 
 def _mean(values: Array, weight: Array) -> Array:
-    """Weighted mean over the last axis; 0 where there is no weight."""
     return jnp.sum(values * weight, axis=-1) / jnp.maximum(jnp.sum(weight, axis=-1), 1.0)
 
 

@@ -1,12 +1,8 @@
 """Exact cross-entropy over the whole catalogue, in blocks whose memory is bounded, with its derivative by hand.
 
 The derivative needs nothing from outside but a factor, so it is taken while a block of scores is at hand, in the
-forward pass: with e = exp(s - max s) and z = sum e,
-
-    d queries = (e E) w / z                      d items = e' (q w / z)
-
-so that the only passes over [P, V] besides the three products are the maximum and the exponential. The target's part,
-and that of label smoothing, are a gather, a scatter and a rank-one term on the side.
+forward pass: with e = exp(s - max s) and z = sum e, d queries = (e E) w / z and d items = e' (q w / z). The target's
+part, and that of label smoothing, are a gather, a scatter and a rank-one term on the side.
 
 Where so few rows of scores fit in the memory that products would starve, blocks of items take the place of blocks of
 rows. They need two sweeps, one for the normaliser and one for the derivative, and so a fourth product.
@@ -79,8 +75,6 @@ def cut(queries: int, items: int, memory: int) -> tuple[int, int]:
 
 
 class Batch(NamedTuple):
-    """What ``softmax_cross_entropy`` is given beside how to compute it."""
-
     queries: Array
     items: Array
     target: Array
@@ -110,21 +104,20 @@ def softmax_cross_entropy(how: Softmax, *arrays: Any) -> Array:
 
 def _forward(how: Softmax, *arrays: Any) -> tuple[Array, tuple[Any, ...]]:
     batch = Batch(*arrays)
-
-    def of_rows(rows: tuple[Array, Array, Array], rest: tuple[Array, Array | None]) -> tuple[Any, Any]:
-        return _with_derivatives(how, Batch(rows[0], rest[0], rows[1], rows[2], rest[1]))
-
     rows, rest = (batch.queries, batch.target, batch.weight), (batch.items, batch.prior)
-    (total, d_items), d_queries = how.on.sum_by_rows(of_rows, rows, rest)
+    (total, d_items), d_queries = how.on.sum_by_rows(partial(_with_derivatives, how), rows, rest)
     return total, (d_queries, d_items, *(None,) * (len(arrays) - 2))
 
 
-def _with_derivatives(how: Softmax, batch: Batch) -> tuple[tuple[Array, Array], Array]:
+def _with_derivatives(
+    how: Softmax, rows: tuple[Array, Array, Array], rest: tuple[Array, Array | None]
+) -> tuple[tuple[Array, Array], Array]:
     """The loss and its derivative by the items, sums over rows; its derivative by the queries."""
-    queries, items, target, weight, _ = batch
-    rows, columns = cut(len(queries), len(items), how.memory)
+    (queries, target, weight), (items, prior) = rows, rest
+    batch = Batch(queries, items, target, weight, prior)
+    size, columns = cut(len(queries), len(items), how.memory)
     if columns == len(items):
-        lse, d_queries, d_items = _rows_derivative(how, rows, batch)
+        lse, d_queries, d_items = _rows_derivative(how, size, batch)
     else:
         lse = _sweep(how, columns, batch)
         d_queries, d_items = _items_derivative(how, columns, batch, lse)

@@ -213,12 +213,15 @@ class AutoInt(ClickModel):
             scaled = (block.rating - self._schema.low) / (self._schema.high - self._schema.low)
             objective += self._loss.rating_weight * jnp.sum((outputs[1] - scaled) ** 2 * block.weight)
         if self._loss.embedding_l2 or self._start is not None:
-            objective += jnp.sum(jnp.sum(self._paid(vectors, ids, constants), axis=-1) * block.weight)
+            common = vectors if self._start is None else vectors[..., : self._dim]
+            squares = jnp.sum(common**2, axis=-1) * constants.vectors[ids]
+            if self._start is not None:
+                squares += vectors[..., self._dim] ** 2 * constants.weights[ids]
+            objective += jnp.sum(jnp.sum(jnp.where(ids >= 0, squares, 0.0), axis=-1) * block.weight)
         return objective / len(block.target), (carry, total)
 
     def work(self, shape: RowBlock, targets: float) -> Work:
-        """FLOP of the network with its derivatives. Bytes of the rows asked for, or of the dense table and its
-        derivative, with the optimizer's state; and of what the layers hand on, once forward and twice backward."""
+        """Or of the dense table and its derivative; and of what layers hand on, once forward and twice backward."""
         model, rows, fields = self._model, shape.weight.shape[1], len(self._schema.fields)
         for_row, held, width = 0, fields * self._dim, self._dim
         for _ in range(model.blocks):
@@ -233,24 +236,14 @@ class AutoInt(ClickModel):
         read = self._stack.rows * (row + table) if self.tables["field"].dense else rows * fields * row
         return Work(3 * 2 * rows * for_row, 4 * (2 * read + 4 * rows * held))
 
-    def _paid(self, vectors: Array, ids: Array, pulls: Pulls) -> Array:
-        """float32[B, C + M] of float32[B, C + M, D (+ 1)] for each read."""
-        common = vectors if self._start is None else vectors[..., : self._dim]
-        squares = jnp.sum(common**2, axis=-1) * pulls.vectors[ids]
-        if self._start is not None:
-            squares += vectors[..., self._dim] ** 2 * pulls.weights[ids]
-        return jnp.where(ids >= 0, squares, 0.0)
-
     def logits(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
-        return self._evaluate(params, tables, columns, numbers)[0][0]
+        ids = self._stack.ids(columns)
+        return self._forward(params, look_up(tables["field"], ids), ids, numbers)[0][0]
 
     def attention(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> list[Array]:
-        _, projections = self._evaluate(params, tables, columns, numbers)
-        return [attention_weights(projected, self._model.heads) for projected in projections]
-
-    def _evaluate(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Any:
         ids = self._stack.ids(columns)
-        return self._forward(params, look_up(tables["field"], ids), ids, numbers)
+        _, projections = self._forward(params, look_up(tables["field"], ids), ids, numbers)
+        return [attention_weights(projected, self._model.heads) for projected in projections]
 
     def _forward(
         self, params: Any, vectors: Array, ids: Array, numbers: Array, key: Array | None = None, on: Placement = ONE
@@ -260,9 +253,7 @@ class AutoInt(ClickModel):
         rngs = {} if key is None else {"dropout": key}
         found: Any = self._network.apply({"params": params}, folded[..., : self._dim], key is not None, on, rngs=rngs)
         outputs, projections = found
-        if self._first_order:
-            outputs = outputs.at[0].add(jnp.sum(folded[..., self._dim], axis=1))
-        return outputs, projections
+        return outputs.at[0].add(jnp.sum(folded[..., self._dim], axis=1)) if self._first_order else outputs, projections
 
 
 Model = AutoInt

@@ -17,9 +17,7 @@ Loss = tuple[Array, tuple[Any, Array]]
 
 
 class Work(NamedTuple):
-    """What one step needs, counted from shapes."""
-
-    flop: int
+    flop: int  # of one step, counted from shapes
     bytes: int  # of memory that it reads and writes
 
 
@@ -58,7 +56,9 @@ class Model(Protocol):
         """The loss of a step; ``tables`` knows what ``reads`` asked for, and the devices."""
 
     def work(self, shape: Any, targets: float) -> Work:
-        """What a step with so many targets on average costs, by a block's shapes as ``Feed.like`` gives them."""
+        """What a step with so many targets on average costs, by a block's shapes as ``Feed.like`` gives them: products
+        with their derivatives, and rows asked for, duplicates and all, with their optimizer's state, read and written
+        once."""
 
 
 class SessionModel(Model, Protocol):

@@ -78,11 +78,8 @@ class Layers(nn.Module):
 
 
 class GRU4Rec(SessionModel):
-    """GRU4Rec as the loop sees it.
-
-    The output table keeps each item's bias as its last column: a query is (h, 1), so that scores, and the derivatives
-    of vectors and biases, come out of the same matrix products, and a row's read brings its bias along.
-    """
+    """GRU4Rec as the loop sees it. The output table keeps each item's bias as its last column: a query is (h, 1), so
+    that scores and derivatives come out of the same matrix products, and a row's read brings its bias along."""
 
     window = None
     carries_lanes = True
@@ -132,8 +129,7 @@ class GRU4Rec(SessionModel):
         return total / len(losses), (carry, total)  # by all lanes, also where some have ended, as in the authors' code
 
     def work(self, shape: Block, targets: float) -> Work:
-        """FLOP of scores and encoder with their derivatives, but for that of the carried state, which is cut. Bytes of
-        the rows asked for, duplicates and all, with their optimizer's state; each read and written once."""
+        """Without the derivative of the carried state, which is cut."""
         lanes = shape.weight.shape[1]
         columns, below, encoder = self._ranking.columns(lanes), 0 if self._onehot else self._inputs, 0
         for units in self._units:

@@ -9,8 +9,7 @@ or both of two heads:
     both    their sum. The rows w_i and b_i begin at 0, so that they learn what the name does not say; an item that
             training has not seen takes a common bias, trained on items whose row is left out (``data.unknown_rate``)
 
-Scores of either head are products of a query and an item's vector (their concatenation for both), so that ranking, full
-and sampled softmax need not know of heads.
+Scores are products of a query and an item's vector, for both heads their concatenation, so that losses know no heads.
 """
 
 from __future__ import annotations
@@ -121,16 +120,12 @@ class Config(Windowed):
     """Standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim)); with head items."""
 
     def check(self, config: Experiment) -> None:
-        if self.head != "items" and self.init_std is not None:
-            raise ValueError(f"model.init_std: belongs to model.head items, found {self.head}; leave it out")
         if self.head == "items" and self.temperature is not None:
             raise ValueError("model.temperature: belongs to model.head text or both, found items; leave it out")
         if self.head != "both" and NamedData.of(config.data).unknown_rate:
             raise ValueError(f"data.unknown_rate: belongs to model.head both, found {self.head}; leave it out")
         if config.loss.category_weight and "c0" not in self.item_fields:
             raise ValueError("loss.category_weight: needs the top category; add c0 to model.item_fields")
-        if len(set(self.item_fields)) < len(self.item_fields):
-            raise ValueError(f"model.item_fields: one is named twice in {', '.join(self.item_fields)}; name each once")
         super().check(config)
 
     def dense(self, config: Experiment) -> str:
@@ -142,9 +137,7 @@ class Encoder(nn.Module):
     events: int  # how many types of events there are
 
     @nn.compact
-    def __call__(
-        self, names: Array, fields: Array, event: Array, grid: Grid, train: bool
-    ) -> tuple[Array | None, Array | None]:
+    def __call__(self, names: Array, fields: Array, event: Array, grid: Grid, train: bool) -> list[Array | None]:
         """The queries of both heads, float32[P, D] and float32[P, T], None for one that is not there; from
         float[R, W, dim] names, float32[R, W, K] vectors of all fields side by side, and int32[R, W] events."""
         on, model = grid.on, self.model
@@ -158,11 +151,11 @@ class Encoder(nn.Module):
             x = gru_sequence(gru_params(self, f"gru_{i}", width, units), x, reset, on)
             x, width = drop(self, x, model.dropout_hidden, train), units
         state = grid.scored(x)
-
-        def head(name: str, dim: int, other: str) -> Array | None:
-            return None if model.head == other else on.product(state, self.param(name, glorot_like, (width, dim)))
-
-        return head("item_query", model.embedding_dim, "text"), head("text_query", model.text_dim, "items")
+        heads = (("item_query", model.embedding_dim, "text"), ("text_query", model.text_dim, "items"))
+        return [
+            None if model.head == other else on.product(state, self.param(name, glorot_like, (width, dim)))
+            for name, dim, other in heads
+        ]
 
 
 def project(kernel: Array, names: Array, on: Placement = ONE) -> Array:
@@ -171,8 +164,6 @@ def project(kernel: Array, names: Array, on: Placement = ONE) -> Array:
 
 
 class Known(NamedTuple):
-    """The catalogue on the device."""
-
     names: Any  # bfloat16[U, dim], of the distinct names; None where blocks bring them from host memory
     name_of: Array  # int32[V], the name of each item; -1 for none
     codes: Array  # int32[V, F], rows of the table of fields
@@ -183,12 +174,12 @@ class Constants(NamedTuple):
     known: Known
     sampling: Any  # of a sampled loss
     trained: Any  # of a softmax: int32[T], items that training holds
-    place: Any  # of a softmax: int32[V], where each stands among them
+    place: Any  # of a softmax: int32[V], where such an item stands among them
     weight: Array | None  # float32[V], of a target in the loss; None where all weigh the same
 
 
 class MERRec(base.Model):
-    """MERRec as the loop sees it, for the items of a data set or run and so many types of events."""
+    """MERRec as the loop sees it, for so many types of events."""
 
     def __init__(self, config: Experiment, catalogue: Catalogue, events: int) -> None:
         model, loss, data = Config.of(config.model), config.loss, NamedData.of(config.data)
@@ -230,26 +221,19 @@ class MERRec(base.Model):
 
     def init(self, key: Array) -> Any:
         model, catalogue = self._model, self.catalogue
-        event = jnp.zeros((1, model.window), jnp.int32)
+        event, (first, second) = jnp.zeros((1, model.window), jnp.int32), jax.random.split(key)
         names = jnp.zeros((1, model.window, catalogue.dim))
         fields = jnp.zeros((1, model.window, len(catalogue.fields) * model.field_dim))
-        first, second = jax.random.split(key)
         grid = Grid(event, jnp.zeros(1, jnp.int32))
-        params = {"encoder": self._encoder.init(first, names, fields, event, grid, False)["params"]}
-        if self.has_text:
-            params["match"] = glorot_like(second, (catalogue.dim, model.text_dim))
-        if self.has_text and self.has_items:
-            params["new_bias"] = jnp.zeros(())
-        return params
+        match = {"match": glorot_like(second, (catalogue.dim, model.text_dim))} if self.has_text else {}
+        bias = {"new_bias": jnp.zeros(())} if self.has_text and self.has_items else {}
+        return {"encoder": self._encoder.init(first, names, fields, event, grid, False)["params"], **match, **bias}
 
     def constants(self, counts: np.ndarray) -> Constants:
-        sampling, trained, place, weight = None, None, None, None
-        if self._ranking:
-            sampling = self._ranking.constants(counts)
-        else:
-            found = np.flatnonzero(counts)
-            trained = jnp.asarray(found, jnp.int32)
-            place = jnp.zeros(len(counts), jnp.int32).at[trained].set(jnp.arange(len(found), dtype=jnp.int32))
+        sampling, trained, place, weight = self._ranking and self._ranking.constants(counts), None, None, None
+        if self._ranking is None:
+            trained = jnp.asarray(np.flatnonzero(counts), jnp.int32)
+            place = jnp.asarray(np.cumsum(counts > 0) - 1, jnp.int32)
         if self._loss.category_weight:  # of which the mean over training's events is 1
             category = self.catalogue.codes[:, self.catalogue.fields.index("c0")]
             events = np.bincount(category, weights=counts)[category]
@@ -259,16 +243,13 @@ class MERRec(base.Model):
 
     @cached_property
     def known(self) -> Known:
-        """There once, for training and evaluation."""
-        catalogue = self.catalogue
+        catalogue, spans = self.catalogue, self.catalogue.spans
         names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16)) if self._on_device else None
-        spans = catalogue.spans
         live = None if spans is None else (jnp.asarray(spans.listed), jnp.asarray(spans.sold))
         return Known(names, jnp.asarray(catalogue.name_of), jnp.asarray(catalogue.codes + catalogue.first_codes), live)
 
     def steps(self, constants: Constants, block: PackedBlock, keys: Array, on: Placement = ONE) -> Step:
-        drawn = self._ranking.draw(constants.sampling, block.target, keys, on) if self._ranking else None
-        return Step(block, drawn)
+        return Step(block, self._ranking and self._ranking.draw(constants.sampling, block.target, keys, on))
 
     def reads(self, step: Step) -> dict[str, Reads]:
         if self._ranking is None or not self.has_items:
@@ -279,9 +260,7 @@ class MERRec(base.Model):
         block, known, on = step.block, constants.known, tables.on
         drop_key, new_key = jax.random.split(key)
         queries = self._block_queries(params, tables, known, block, drop_key)
-        weight = block.weight
-        if constants.weight is not None:
-            weight = weight * constants.weight[block.target]
+        weight = block.weight if constants.weight is None else block.weight * constants.weight[block.target]
         if self._ranking:
             total = jnp.sum(weight * self._sampled_losses(params, tables, queries, step, new_key, known))
         else:
@@ -293,8 +272,7 @@ class MERRec(base.Model):
         return total / len(block.target), (carry, total)
 
     def work(self, shape: PackedBlock, targets: float) -> Work:
-        """FLOP of the encoder, the projected names that are matched, and the scores, with their derivatives. Bytes of
-        the names that are read, in bfloat16, and of the item rows, read and written with their optimizer's state."""
+        """With the names that are read, in bfloat16, and projected."""
         model, dim, positions = self._model, self.catalogue.dim, prod(shape.input.shape[1:])
         columns = self._ranking.columns(self._batch) if self._ranking else self.catalogue.n_items
         names = (columns if self._ranking else len(self.catalogue.vectors)) * self.has_text
@@ -371,9 +349,8 @@ class MERRec(base.Model):
         self, params: Any, tables: Tables, names: Array, codes: Array, event: Array, grid: Grid, key: Array | None
     ) -> Array:
         """float32[P, Q], with dropout where there is a key for it."""
-        fields = jnp.zeros((*codes.shape[:-1], codes.shape[-1] * self._model.field_dim))
-        if codes.shape[-1]:
-            fields = tables.rows("fields", codes).reshape(fields.shape)
+        shape = (*codes.shape[:-1], codes.shape[-1] * self._model.field_dim)
+        fields = tables.rows("fields", codes).reshape(shape) if codes.shape[-1] else jnp.zeros(shape)
         rngs, params = {} if key is None else {"dropout": key}, {"params": params["encoder"]}
         heads: Any = self._encoder.apply(params, names, fields, event, grid, key is not None, rngs=rngs)
         (of_items, of_texts), temperature = heads, self._model.temperature
@@ -389,8 +366,7 @@ class MERRec(base.Model):
 
     def last_query(self, weights: dict[str, Any], names: Array, codes: Array, event: Array, length: Array) -> Array:
         """float32[B, Q]: the query after the last event of each sequence, from float[B, N, dim] name vectors (zeros for
-        none), int32[B, N, F] codes as of ``Catalogue.codes``, int32[B, N] events and int32[B] events of each, at most
-        ``window``."""
+        none), int32[B, N, F] codes as of ``Catalogue.codes``, int32[B, N] events and int32[B] events of each."""
         slot = jnp.arange(len(event)) * event.shape[1] + jnp.maximum(length - 1, 0)
         grid, names = Grid(jnp.zeros_like(event), slot), names.astype(jnp.bfloat16)  # as in training
         codes = codes + self.catalogue.first_codes

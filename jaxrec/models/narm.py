@@ -36,12 +36,9 @@ class Config(packed.Config):
 
 
 class NARMEncoder(nn.Module):
-    """The hybrid encoder and the decoder's matrix.
-
-    The global encoder is the last state h_t; the local one the sum of all states h_j so far, weighted by
+    """The global encoder is the last state h_t; the local one the sum of all states h_j so far, weighted by
     a_tj = v sigmoid(A1 h_t + A2 h_j) (section 3.4). The bilinear score of item i is e_i' B [h_t; local] (section 3.5):
-    here the query B' c is formed once, and B never meets the catalogue. The GRU is cuDNN's (``ops.gru``).
-    """
+    here the query B' c is formed once, and B never meets the catalogue. The GRU is cuDNN's (``ops.gru``)."""
 
     model: Config
 

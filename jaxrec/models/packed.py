@@ -142,8 +142,7 @@ class SequenceModel(SessionModel):
         return total / len(block.target), (carry, total)
 
     def work(self, shape: PackedBlock, targets: float) -> Work:
-        """FLOP of scores and encoder with their derivatives. Bytes, read and written once, of the rows asked for (as
-        many inputs as targets) or of a dense table and its derivative, with the optimizer's state."""
+        """With as many inputs as targets, or a dense table and its derivative."""
         batch, width, columns = self._batch, self._model.embedding_dim, self._ranking.columns(self._batch)
         for_position, for_target = self._encoder.products(shape.input.shape[2])
         encoder = round(3 * 2 * (prod(shape.input.shape[1:]) * for_position + targets * for_target))

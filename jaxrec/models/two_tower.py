@@ -1,8 +1,5 @@
-"""Two towers: customers and products in one space, where the right products are close (Yi et al. 2019, section 3).
-
-Each tower reads the fields of its side: the vector of a categorical value, the mean of a bag's, a standardised number
-as it is. Both end on the unit sphere, so a score is a cosine.
-"""
+"""Two towers: customers and products in one space, where the right products are close (Yi et al. 2019, section 3). Each
+reads the fields of its side (a number as it is) and ends on the unit sphere, so a score is a cosine."""
 
 from __future__ import annotations
 
@@ -124,24 +121,21 @@ class Side:
         folded = self.stack.fold(vectors, ids, jnp.zeros((len(numbers), 0))).reshape(len(numbers), -1)
         return jnp.concatenate([folded, numbers], axis=1)
 
-    def train(
-        self, params: Any, statistics: Any, x: Array, counted: Array, key: Array, on: Placement
-    ) -> tuple[Array, Any]:
-        """float32[n, output], and the new statistics."""
-        variables = _variables(params, statistics)
-        found: Any = self._tower.apply(variables, x, counted, on, rngs={"dropout": key}, mutable=["batch_stats"])
+    def apply(
+        self, params: Any, statistics: Any, x: Array, counted: Array | None = None, key: Array | None = None,
+        on: Placement = ONE,
+    ) -> tuple[Array, Any]:  # fmt: skip
+        """float32[n, output], and the new statistics; ``counted`` as the tower's."""
+        variables: Any = {"params": params, **({"batch_stats": statistics} if statistics else {})}
+        rngs = {} if key is None else {"dropout": key}
+        found: Any = self._tower.apply(variables, x, counted, on, rngs=rngs, mutable=["batch_stats"])
         return found[0], found[1].get("batch_stats", statistics)
 
     def encode(self, params: Any, statistics: Any, table: Array | None, columns: Array, numbers: Array) -> Array:
         """float32[n, output] from int32[n, C] and float32[n, M], as it is evaluated."""
         ids = self.stack.ids(columns)
         vectors = look_up(table, ids) if table is not None else jnp.zeros((0,))
-        out: Any = self._tower.apply(_variables(params, statistics), self.inputs(vectors, ids, numbers), None)
-        return out
-
-
-def _variables(params: Any, statistics: Any) -> Any:
-    return {"params": params, **({"batch_stats": statistics} if statistics else {})}
+        return self.apply(params, statistics, self.inputs(vectors, ids, numbers))[0]
 
 
 class Interactions(NamedTuple):
@@ -165,12 +159,10 @@ class Constants(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A step of the feed: rows of the tables that it reads, -1 for none, and its candidates."""
-
     block: RowBlock
-    user_ids: Array  # int32[B, C]
+    user_ids: Array  # int32[B, C], rows of the table, -1 for none
     user: Array  # int32[B], the customer
-    items: Array  # int32[B + n]: the products of the rows, and n drawn ones
+    items: Array  # int32[B + n], the candidates: the products of the rows, and n drawn ones
     item_ids: Array  # int32[B + n, C']
 
 
@@ -245,14 +237,24 @@ class TwoTower(TowerModel):
         keys, live, on = jax.random.split(key, 3), step.block.weight > 0, tables.on
         if self._pool:
             carry = self._refreshed(params, tables, carry, constants)
-        queries, user_statistics = self.sides["user"].train(
-            params["user"], carry["statistics"]["user"],
-            self._inputs(tables, "user", step.user_ids, step.block.numbers), live | ~jnp.any(live), keys[0], on,
-        )  # fmt: skip
-        hard = self._hard(carry, step, keys[2])  # [B, h]
-        vectors, item_statistics = self._candidates(params, tables, carry, step, hard, constants, keys[1])
-
-        b, c = len(live), len(step.items)
+        x = self._inputs(tables, "user", step.user_ids, step.block.numbers)
+        counted, statistics = live | ~jnp.any(live), carry["statistics"]
+        queries, user_statistics = self.sides["user"].apply(params["user"], statistics["user"], x, counted, keys[0], on)
+        b, c, item = len(live), len(step.items), self.sides["item"]
+        if self._pool:  # int32[B, h], drawn from the items nearest to each row's
+            place = jax.random.randint(keys[2], (b, self._loss.hard_negatives), 0, self._pool)
+            hard = jnp.take_along_axis(carry["near"][step.items[:b]], place, axis=1)
+        else:
+            hard = jnp.zeros((b, 0), jnp.int32)
+        # Candidates and hard negatives are normalised over the rows' products.
+        x = self._inputs(tables, "item", step.item_ids, constants.numbers[step.items])
+        counted = (jnp.arange(c) < b) & jnp.pad(live | ~jnp.any(live), (0, c - b))
+        if self._pool:
+            flat = hard.reshape(-1)
+            ids = item.stack.ids(constants.columns[flat])
+            x = jnp.concatenate([x, self._inputs(tables, "item", ids, constants.numbers[flat], None)])
+            counted = jnp.pad(counted, (0, len(flat)))
+        vectors, item_statistics = item.apply(params["item"], statistics["item"], x, counted, keys[1], on)
         near_vectors = vectors[c:].reshape(b, hard.shape[1], vectors.shape[1])
         rows = on.dealt(Contrasted(queries, vectors[:b], step.user, step.items[:b], hard, near_vectors))
         real = jnp.pad(live, (0, c - b), constant_values=True)
@@ -262,7 +264,7 @@ class TwoTower(TowerModel):
         return total / b, (carry, total)
 
     def work(self, shape: RowBlock, targets: float) -> Work:
-        """FLOP of towers and scores with their derivatives; bytes of the scores, written once and read twice."""
+        """Bytes of the scores alone, written once and read twice."""
         batch, drawn, hard = shape.weight.shape[1], self._loss.n_sample, self._loss.hard_negatives
         user, item = (side.products for side in self.sides.values())
         scores = batch + drawn + hard
@@ -276,32 +278,9 @@ class TwoTower(TowerModel):
             vectors = tables.vectors(side, read) if read else tables.rows(side, ids)
         return tables.on.dealt(self.sides[side].inputs(vectors, ids, numbers))
 
-    def _candidates(
-        self, params: Any, tables: Tables, carry: Any, step: Step, hard: Array, constants: Constants, key: Array
-    ) -> tuple[Array, Any]:
-        """float32[C + B h, output] of the candidates and the hard negatives, normalised over the rows' products."""
-        x = self._inputs(tables, "item", step.item_ids, constants.numbers[step.items])
-        live = step.block.weight > 0
-        counted = jnp.arange(len(x)) < len(live)
-        counted &= jnp.pad(live | ~jnp.any(live), (0, len(x) - len(live)))
-        if hard.shape[1]:
-            flat = hard.reshape(-1)
-            ids = self.sides["item"].stack.ids(constants.columns[flat])
-            x = jnp.concatenate([x, self._inputs(tables, "item", ids, constants.numbers[flat], None)])
-            counted = jnp.pad(counted, (0, len(flat)))
-        return self.sides["item"].train(params["item"], carry["statistics"]["item"], x, counted, key, tables.on)
-
-    def _hard(self, carry: Any, step: Step, key: Array) -> Array:
-        """int32[B, h]: items drawn from those nearest to each row's."""
-        b = len(step.user)
-        if not self._pool:
-            return jnp.zeros((b, 0), jnp.int32)
-        place = jax.random.randint(key, (b, self._loss.hard_negatives), 0, self._pool)
-        return jnp.take_along_axis(carry["near"][step.items[:b]], place, axis=1)
-
     def _refreshed(self, params: Any, tables: Tables, carry: Any, constants: Constants) -> Any:
-        """The carry with the index of nearest items looked up anew every ``refresh_steps`` steps (Xiong et al. 2021,
-        "Approximate nearest neighbor negative contrastive learning for dense text retrieval", section 4)."""
+        """With the nearest items looked up anew every ``refresh_steps`` steps (Xiong et al. 2021, "Approximate nearest
+        neighbor negative contrastive learning for dense text retrieval", section 4)."""
         table = tables.whole("item") if "item" in self.tables else None
         params, table = jax.lax.stop_gradient((params["item"], table))
 

@@ -1,1 +1,0 @@
-"""Operations on arrays alone, which know nothing of models and data sets."""

@@ -15,6 +15,7 @@ from functools import reduce
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import index_in_dim
 
 from jaxrec.ops.parallel import ONE, Placement, by_hand
 
@@ -28,22 +29,16 @@ def padded_rows(rows: int) -> int:
 
 
 def pad_rows(vectors: Array, on: Placement = ONE) -> Array:
-    """float32[B + pad, F, D] from float32[B, F, D], with rows of zeros to ``padded_rows``.
-
-    Neighbouring channels lie a whole batch apart. At a power of two they would share the few places of a CPU's first
-    cache that its address allows, and every sum over channels would wait for the second (1.4 ms instead of 0.4). Rows
-    that several devices share stay as they are: the padding would shift them from device to device.
-    """
+    """float32[B + pad, F, D] from float32[B, F, D], with rows of zeros to ``padded_rows``: at a power of two channels
+    would share the few places of a CPU's first cache that their address allows (1.4 ms instead of 0.4). Rows that
+    several devices share stay as they are: the padding would shift them from device to device."""
     rows = len(vectors)
     return jnp.pad(vectors, ((0, padded_rows(rows) - rows), (0, 0), (0, 0))) if on.mesh is None else vectors
 
 
 def _project_forward(weights: Array, x: Array, on: Placement) -> tuple[Array, tuple[Array, ...]]:
-    """float32[F, P, B] from float32[P, D] and float32[F, D, B].
-
-    As a product batched over fields, not one over [D, F * B]: XLA would merge the last two axes into the loops that
-    write and read the operands, and those would no longer run along whole vectors (7 ms instead of 0.5 for each).
-    """
+    """float32[F, P, B] from float32[P, D] and float32[F, D, B]: batched over fields, not one product over [D, F * B],
+    whose last axes XLA would merge into loops that do not run along whole vectors (7 ms instead of 0.5)."""
     return on.product(jnp.broadcast_to(weights, (len(x), *weights.shape)), x), on.rounded(weights, x)
 
 
@@ -80,7 +75,7 @@ def _backward(heads: int, saved: Residuals, slope: Array) -> tuple[Array, None]:
     slope = _hold(jnp.where(result > 0.0, slope, 0.0)).reshape(value.shape)
     d_weights = _scores(slope, value)
     d_weights = _hold(d_weights if keep is None else d_weights * keep)
-    inner = _hold(_sum(_at(weights, j) * _at(d_weights, j) for j in range(len(projected))))
+    inner = _hold(_sum(index_in_dim(weights, j, 1) * index_in_dim(d_weights, j, 1) for j in range(len(projected))))
     d_scores = _hold(weights * (d_weights - inner))
     d_value = _spread(weights if keep is None else weights * keep, slope)
     slopes = jnp.stack([_mix(d_scores, key), _spread(d_scores, query), d_value, slope], axis=1)  # [F, 4, h, c, B]
@@ -106,9 +101,9 @@ def _weights(query: Array, key: Array) -> Array:
     """float32[F, F, heads, B]: softmax over the second axis, its sums written out over slices."""
     fields = range(len(query))
     scores = _hold(_scores(query, key))
-    highest = _hold(reduce(jnp.maximum, (_at(scores, j) for j in fields)))
+    highest = _hold(reduce(jnp.maximum, (index_in_dim(scores, j, 1) for j in fields)))
     powers = jnp.exp(scores - highest)
-    return _hold(powers * _hold(1.0 / _sum(_at(powers, j) for j in fields)))
+    return _hold(powers * _hold(1.0 / _sum(index_in_dim(powers, j, 1) for j in fields)))
 
 
 def _scores(query: Array, key: Array) -> Array:
@@ -126,19 +121,12 @@ def _spread(weights: Array, x: Array) -> Array:
     return _sum(weights[i, :, :, None] * x[None, i] for i in range(len(x)))
 
 
-def _at(x: Array, j: int) -> Array:
-    return jax.lax.index_in_dim(x, j, axis=1)
-
-
 def _sum(terms: Iterable[Array]) -> Array:
     return reduce(operator.add, terms)
 
 
 def _hold(x: Array) -> Array:
-    """The same array, which XLA now writes to memory before it is used.
-
-    XLA would otherwise repeat a sum of products within each of its uses, since it counts additions and multiplications
-    as free; an optimization barrier is gone before fusion on CPU. It does not repeat divisions. That the divisor is 1
-    it cannot know, since 0 times a float may be NaN.
-    """
+    """The same array, which XLA now writes to memory. It would otherwise repeat a sum of products within each use, as
+    it counts additions and multiplications as free, but not divisions; that the divisor is 1 it cannot know, since 0
+    times a float may be NaN. (An optimization barrier is gone before fusion on CPU.)"""
     return x / (1.0 + 0.0 * x)

@@ -1,8 +1,7 @@
-"""Gated recurrent layers, stepped one item at a time or scanned over a sequence.
+"""Gated recurrent layers, stepped one item at a time or scanned over a sequence; two kinds, as in GRU4Rec's code.
 
-Two kinds, as in the authors' code of GRU4Rec. Over vectors the reset gate acts after the recurrent product and each
-gate has two biases (Cho et al. 2014 as in cuDNN). Over one-hot items the reset gate acts before it, there is one bias,
-and the input's product with its gate matrix is a row of a table, so the caller looks that row up.
+Over vectors the reset gate acts after the recurrent product and each gate has two biases, as in cuDNN. Over one-hot
+items it acts before it, there is one bias, and the input's product with its gate matrix is a row of a table.
 """
 
 from __future__ import annotations
@@ -47,11 +46,8 @@ def gru_params(module: nn.Module, name: str, inputs: int, units: int) -> dict[st
 
 
 def _recurrence_forward(on: Placement, from_x: Array, reset: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
-    """float32[T, B, H] from float32[T, B, 3H], bool[T, B], [H, 3H] and [3H].
-
-    The derivative is by hand for one reason: a scan's own would add up that of the kernel step by step, in T small
-    products and T passes over [H, 3H]. From the steps stacked it is one product.
-    """
+    """float32[T, B, H] from float32[T, B, 3H], bool[T, B], [H, 3H] and [3H]. The derivative is by hand, since a scan's
+    own would add up that of the kernel in T small products and T passes; from the steps stacked it is one product."""
 
     def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Any]:
         h = jnp.where(at[1][:, None], 0.0, h)

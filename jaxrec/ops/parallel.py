@@ -1,9 +1,8 @@
 """Where a program's arrays lie and what its products multiply: several devices, bfloat16.
 
-A mesh has one axis. Lanes, rows and scored positions, and what is carried by lane, are dealt over it; parameters,
-tables and optimizer states are the same on every device. Where the compiler would have to guess what has to be
-exchanged, ``Placement`` says it. Random numbers are drawn at the global shape, so what is trained does not depend on
-the number of devices, but for the order of sums.
+A mesh has one axis. Lanes, rows and scored positions, and what is carried by lane, are dealt over it; all else is the
+same on every device. Random numbers are drawn at the global shape, so what is trained does not depend on the number of
+devices, but for the order of sums.
 """
 
 from __future__ import annotations
@@ -80,16 +79,10 @@ def by_hand(forward: Callable[..., Any], backward: Callable[..., Any], static: t
 
 @dataclass(frozen=True)
 class Placement:
-    """Handed down while a program is traced.
+    """Handed down while a program is traced."""
 
-    Attributes:
-        mesh: devices that share each step; None: one, where ``whole``, ``dealt`` and ``taken`` do nothing.
-        low: matrix products multiply bfloat16, forward and backward, with sums in float32: half the memory traffic, and
-            what accelerators multiply fastest. All else stays float32, and so do evaluation and serving.
-    """
-
-    mesh: Mesh | None = None
-    low: bool = False
+    mesh: Mesh | None = None  # devices that share each step; None: one, where whole, dealt and taken do nothing
+    low: bool = False  # matrix products multiply bfloat16, forward and backward, with sums in float32
 
     def whole(self, tree: Any) -> Any:
         """The same arrays, complete on every device."""
@@ -102,10 +95,8 @@ class Placement:
         compiler."""
         if self.mesh is None:
             return tree
-        spread, n = _dealt(self.mesh, axis), self.mesh.size
-        return jax.tree.map(
-            lambda leaf: leaf if leaf.shape[axis] % n else jax.lax.with_sharding_constraint(leaf, spread), tree
-        )
+        spread, n, constrained = _dealt(self.mesh, axis), self.mesh.size, jax.lax.with_sharding_constraint
+        return jax.tree.map(lambda leaf: leaf if leaf.shape[axis] % n else constrained(leaf, spread), tree)
 
     def taken(self, tree: Any) -> Any:
         """Arrays that all devices have, of which each takes its share: what comes back as their derivative is exchanged

@@ -1,12 +1,11 @@
 """Embedding tables whose rows are read, differentiated and updated alone.
 
-A step of a sampled loss touches a few thousand rows of a table that may have millions. The rows of one step are made
-unique, gathered with their optimizer state, given to the model as vectors, and after the derivative is taken updated
-and scattered back into donated buffers: a step costs the same for any catalogue.
+The rows of one step are made unique, gathered with their optimizer state, given to the model as vectors, and after the
+derivative is taken updated and scattered back into donated buffers: a step costs the same for any catalogue.
 
-Duplicates are merged without sorting. Every position of the step's id list writes its own mark into a scratch array
-int32[V] at its id, the highest mark wins, and reading back tells each position who represents it. Marks grow from step
-to step, so that the scratch never has to be cleared within a block.
+Duplicates are merged without sorting. Every position of the step's id list writes its own mark into an int32[V] array
+at its id, the highest mark wins, and reading back tells each position who represents it. Marks grow from step to step,
+so that the array never has to be cleared within a block.
 """
 
 from __future__ import annotations
@@ -51,21 +50,9 @@ class RowPlan(NamedTuple):
     columns: Array | None = None  # bool, broadcastable to [M, width]: which columns a position reads; None: all
 
 
-class Columns(NamedTuple):
-    """Candidates that queries are multiplied with."""
-
-    vectors: Array  # float32[C, width], of unique items; zeros where another place stands for the candidate
-    slot: Array  # int32[C], the place that stands for each candidate
-
-
 class Tables:
-    """The tables as one step sees them, wherever they lie.
-
-    Args:
-        arrays: whole tables, float32[V, width], and of those with a plan its rows, float32[M, width].
-        reads, plans: of each table; plans of those whose rows are read and updated alone.
-        on: where arrays lie, and what products multiply.
-    """
+    """The tables as one step sees them, wherever they lie: ``arrays`` are float32[V, width], or the rows of a plan,
+    float32[M, width], of tables whose rows are read and updated alone."""
 
     def __init__(
         self, arrays: dict[str, Array], reads: dict[str, Reads] | None = None, plans: dict[str, RowPlan] | None = None,
@@ -93,15 +80,16 @@ class Tables:
         rows = array[slot] if read.width is None else array[slot, : read.width]
         return self.on.taken(rows.reshape(*read.ids.shape, rows.shape[1]))
 
-    def columns(self, table: str, *names: str) -> Columns:
-        """The rows of reads, which are the table's first, each item once."""
+    def columns(self, table: str, *names: str) -> tuple[Array, Array]:
+        """The rows of reads, which are the table's first, each item once: float32[C, width], zeros where another place
+        stands for a candidate; and int32[C], the place that stands for each."""
         reads = self._reads[table]
         size = sum(reads[name].ids.size for name in names)
         if table not in self._plans:
             ids = jnp.concatenate([reads[name].ids.reshape(-1) for name in names])
-            return Columns(look_up(self._arrays[table], ids), jnp.arange(size))
+            return look_up(self._arrays[table], ids), jnp.arange(size)
         assert tuple(reads)[: len(names)] == names
-        return Columns(self._arrays[table][:size], self._plans[table].slot[:size])
+        return self._arrays[table][:size], self._plans[table].slot[:size]
 
     def through(self, table: str, function: Callable[[Array], Array]) -> Tables:
         """The tables with a function of each row of one of them in its place."""
@@ -110,12 +98,8 @@ class Tables:
 
 def plan_reads(marks: Array, reads: Reads, turn: Array, width: int, on: Placement = ONE) -> tuple[Array, RowPlan]:
     """Make all ids that a step reads of a table of this width unique; returns the marks and the plan. A position that
-    reads nothing stands for itself.
-
-    Args:
-        marks: int32[V], zeros at the start of a block, then from the call before.
-        turn: int32[], 0, 1, 2, ... over the calls with the same marks; ``(turn + 1) * M`` must stay below 2 ** 31.
-    """
+    reads nothing stands for itself. int32[V] ``marks`` are zeros at the start of a block, then from the call before;
+    ``turn`` counts those calls, and ``(turn + 1) * M`` must stay below 2 ** 31."""
     parts = [on.whole(read.ids.reshape(-1)) for read in reads.values()]
     ids = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
     rows, m = marks.shape[0], ids.shape[0]
@@ -149,13 +133,8 @@ def update_rows(
 ) -> tuple[Array, Any]:  # fmt: skip
     """Apply an optimizer, any that treats elements independently, to the rows of a plan and to their part of its state;
     returns the new table and state. Adam becomes the lazy Adam of the field: the moments of other rows stay.
-
-    Args:
-        live: bool[]; where it is false the plan must be empty, and what is not by row (a step count) stays as well.
-        state: of the whole table; leaves that mirror the table are found by optax, not by shape.
-        rows: float32[M, width], as gathered at ``plan.ids``.
-        gradient: float32[M, width], already summed over duplicates; ignored beyond the table.
-    """
+    float32[M, width] ``rows`` are those at ``plan.ids``, and the gradient is summed over duplicates. Where ``live`` is
+    false the plan must be empty, and what is not by row (a step count) stays as well."""
     by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
     old_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids) if is_row else leaf, by_row, state)
     change, new_state = optimizer.update(gradient, old_state, rows)

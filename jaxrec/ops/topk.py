@@ -19,11 +19,11 @@ class BlockSize(NamedTuple):
 
 
 class Live(NamedTuple):
-    """When items can be recommended, in the units of the queries' times: ``listed <= at < sold``."""
+    """Items can be recommended where ``listed <= at < sold``."""
 
     listed: Array  # int32[V]
     sold: Array  # int32[V]
-    at: Array  # int32[Q], when each query is asked
+    at: Array  # int32[Q], when each query is asked, in the same units
 
 
 class Candidates(NamedTuple):
@@ -60,15 +60,15 @@ def rank(
     """
     n_items, width = len(items), min(size.items, len(items))
     span, asked = _asked(targets, among)
-    parts, starts = jax.tree.map(partial(_parts, width=width), (items, span)), _starts(n_items, width)
+    parts = jax.tree.map(partial(_parts, width=width), (items, span))
+    starts = jnp.arange(len(parts[0]), dtype=jnp.int32) * width
 
     def one(query: Array, asked: Any) -> tuple[Array, Array]:
         def score(start: Array | int, part: Any) -> Array:
             return _only(_scores(query, part[0]), start + jnp.arange(width), asked, part[1])
 
         if len(starts) == 1:
-            scores = score(0, jax.tree.map(lambda leaf: leaf[0], parts))
-            return _rank(scores, asked[0], ties), _top_k(_numbers(scores), k)[1]
+            return _ranked(score(0, jax.tree.map(lambda leaf: leaf[0], parts)), asked[0], ties, k)
         ranks = _rank_parts(score, starts, parts, asked[0], n_items, ties)
 
         def real(start: Array, part: Any) -> Array:
@@ -85,8 +85,7 @@ def rank_scores(
 ) -> tuple[Array, Array]:
     """``rank`` where the scores are there already, float32[Q, V], as those of baselines are."""
     span, asked = _asked(targets, among)
-    scores = _only(scores, jnp.arange(scores.shape[1]), asked, span)
-    return _rank(scores, targets, ties), _top_k(_numbers(scores), k)[1]
+    return _ranked(_only(scores, jnp.arange(scores.shape[1]), asked, span), targets, ties, k)
 
 
 @partial(jax.jit, static_argnames=("k", "size"))
@@ -94,15 +93,12 @@ def top_items(
     queries: Array, items: Array, banned: Array, k: int, size: BlockSize, count: Array | int | None = None
 ) -> tuple[Array, Array]:
     """The k items with the highest inner products, best first, among equal scores the lower index first: int32[Q, k],
-    and float32[Q, k] scores (-inf where fewer than k are allowed; a score that is not a number counts as not allowed).
-
-    Args:
-        queries, items: float32[Q, D] and float32[V, D].
-        banned: int32[Q, N], items that must not be returned; V for none.
-        count: the items from this one on are padding, which is never returned; None: there is none.
-    """
+    and float32[Q, k] scores (-inf where fewer than k are allowed; a score that is not a number counts as not allowed);
+    from float32[Q, D] queries and float32[V, D] items, without the ``banned`` ones, int32[Q, N] (V for none), and
+    without padding, which are the items from ``count`` on."""
     n_items, width = len(items), min(size.items, len(items))
-    parts, starts, count = _parts(items, width), _starts(n_items, width), n_items if count is None else count
+    parts, count = _parts(items, width), n_items if count is None else count
+    starts = jnp.arange(len(parts), dtype=jnp.int32) * width
 
     def one(query: Array, ban: Array) -> tuple[Array, Array]:
         def score(start: Array, vectors: Array) -> Array:
@@ -119,11 +115,7 @@ def top_items(
 def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array | int) -> tuple[Array, Array]:
     """``top_items`` where all scores are held at once, in hardly more than the time of the product on a CPU: no pass is
     spent on padding, which is in the last chunk alone, nor on scores that are no numbers, which show in the maxima.
-
-    Args:
-        items: float32[V, D]; V is a multiple of ``CHUNK`` of more than ``2 * k`` chunks.
-        count: the items from this one on are padding, less than ``CHUNK`` of them.
-    """
+    There are more than ``2 * k`` whole chunks of items."""
     scores = _scores(queries, items)
     scores = scores.at[jnp.arange(len(queries))[:, None], banned].set(-jnp.inf, mode="drop")
     table = scores.reshape(len(queries), -1, CHUNK)
@@ -142,10 +134,6 @@ def _asked(targets: Array, among: Candidates) -> tuple[Any, Any]:
     """When items are live; and of each query its target, when it is asked, and what is excluded."""
     span, at = (None, None) if among.live is None else (among.live[:2], among.live.at)
     return span, (targets, at, among.without)
-
-
-def _starts(n_items: int, width: int) -> Array:
-    return jnp.arange(-(-n_items // width), dtype=jnp.int32) * width
 
 
 def _only(scores: Array, index: Array, asked: Any, span: tuple[Array, Array] | None) -> Array:
@@ -168,26 +156,23 @@ def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Any) -> Any:
 
 
 def _parts(array: Array, width: int) -> Array:
-    """[parts, width, ...]: the rows of an array in parts, padded with zeros."""
     parts = -(-len(array) // width)
     padded = jnp.pad(array, [(0, parts * width - len(array))] + [(0, 0)] * (array.ndim - 1))
     return padded.reshape(parts, width, *array.shape[1:])
 
 
 def _scores(queries: Array, items: Array) -> Array:
-    """float32[q, n]; in full precision also where accelerators multiply float32 with fewer bits by default."""
-    return jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)  # accelerators default to fewer bits
 
 
 def _numbers(scores: Array) -> Array:
-    """The scores with -inf for what is not a number."""
     return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
 
 
-def _rank(scores: Array, targets: Array, ties: str) -> Array:
+def _ranked(scores: Array, targets: Array, ties: str, k: int) -> tuple[Array, Array]:
     own = jnp.take_along_axis(scores, targets[:, None], axis=1)
     worse, equal = jnp.sum(scores < own, axis=1), jnp.sum(scores == own, axis=1)
-    return _break_ties(scores.shape[1], worse, equal, ties)
+    return _break_ties(scores.shape[1], worse, equal, ties), _top_k(_numbers(scores), k)[1]
 
 
 def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: int, ties: str) -> Array:

@@ -1,1 +1,0 @@
-"""The compiled block of steps, and what stands around it."""

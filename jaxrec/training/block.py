@@ -79,8 +79,7 @@ def new_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
 def weights_like(model: Model) -> dict[str, Any]:
     """Shapes of ``TrainState.weights``, from the model alone: to serve no optimizer is needed."""
     none = Optimizer(optax.identity(), optax.identity())
-    shapes: dict[str, Any] = jax.eval_shape(lambda: init_state(model, none, 0, 1).weights())
-    return shapes
+    return dict(jax.eval_shape(lambda: init_state(model, none, 0, 1).weights()))
 
 
 def lay_out(state: TrainState, model: Model, whole: Callable[[Any], Any], dealt: Callable[[Any], Any]) -> TrainState:
@@ -130,13 +129,9 @@ def make_train_block(
     lanes: int | None = None,
 ) -> jax.stages.Wrapped:  # fmt: skip
     """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused. The
-    derivative stops at the step, as published: the carry enters each step as a constant.
-
-    Args:
-        average: decay per step of the moving average, where the state keeps one; less in the first steps, (1 + s) /
-            (10 + s) after s of them, so that where training began is soon forgotten.
-        lanes: number of lanes that a step's loss is averaged over; None: all of the block.
-    """
+    derivative stops at the step, as published. ``average`` is the decay per step of the moving average, where the state
+    keeps one, less in the first steps: (1 + s) / (10 + s) after s of them. ``lanes`` are what a step's loss is averaged
+    over; None: all of the block."""
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
         constants, block = on.whole(constants), on.dealt(block, 1)
@@ -144,9 +139,8 @@ def make_train_block(
         take_step = partial(_step, model, optimizer, clip_norm, share, constants, on)
         size = block.weight.shape[0]
         state = lay_out(state, model, on.whole, on.dealt)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(
-            jax.random.wrap_key_data(state.key), state.step + jnp.arange(size)
-        )
+        run_key, numbers = jax.random.wrap_key_data(state.key), state.step + jnp.arange(size)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(run_key, numbers)
         streams = jax.vmap(lambda key: jax.random.split(key))(keys)
         steps = model.steps(constants, block, streams[:, 0], on)
         marks = {name: jnp.zeros(spec.rows, jnp.int32) for name, spec in model.tables.items() if not spec.dense}

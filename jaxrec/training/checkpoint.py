@@ -116,11 +116,8 @@ class Checkpoints:
 
     @contextmanager
     def _manager(self, kind: str, keep: int | None = None) -> Iterator[ocp.CheckpointManager]:
-        """Orbax's manager: to save, where it is said how many to keep, or to read, which leaves everything alone.
-
-        Where one array cannot be read or written, TensorStore's other calls come back to an event loop that is closed
-        by then, from threads of its own: they are kept quiet.
-        """
+        """Orbax's manager: to save, where it is said how many to keep, or to read, which leaves everything alone. Where
+        an array cannot be read or written, TensorStore's other threads complain of it later: they are kept quiet."""
         saves, hooks = keep is not None, (sys.unraisablehook, sys.excepthook)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=saves, cleanup_tmp_directories=saves, enable_async_checkpointing=False

@@ -13,10 +13,8 @@ from jaxrec.config.sections import Config, Fraction, OptimizerConfig, Positive
 
 
 class Optimizer(NamedTuple):
-    """What updates the dense parameters, and what updates the embedding tables; often the same."""
-
-    dense: optax.GradientTransformation
-    tables: optax.GradientTransformation
+    dense: optax.GradientTransformation  # of the dense parameters
+    tables: optax.GradientTransformation  # of the embedding tables; often the same
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -105,20 +103,16 @@ class SGD(OptimizerConfig):
         return [scale, *([optax.trace(self.momentum)] if self.momentum else [])]
 
 
-class RowRssState(NamedTuple):
-    sum_of_squares: Any  # float32[V, 1] of each table: of the mean squares of the row's gradients, over steps
-
-
 def scale_by_row_rss(epsilon: float = 1e-6) -> optax.GradientTransformation:
-    """Adagrad with one accumulator a row, the row-wise Adagrad of recommenders with large tables."""
+    """Adagrad with one accumulator a row, float32[V, 1], of the means over the row of squares."""
 
-    def init(tables: Any) -> RowRssState:
-        return RowRssState(jax.tree.map(lambda table: jnp.zeros((table.shape[0], 1), jnp.float32), tables))
+    def init(tables: Any) -> optax.ScaleByRssState:
+        return optax.ScaleByRssState(jax.tree.map(lambda table: jnp.zeros((table.shape[0], 1), jnp.float32), tables))
 
-    def update(gradient: Any, state: RowRssState, tables: Any = None) -> tuple[Any, RowRssState]:
+    def update(gradient: Any, state: Any, tables: Any = None) -> tuple[Any, optax.ScaleByRssState]:
         squares = jax.tree.map(lambda slope: jnp.mean(slope**2, axis=1, keepdims=True), gradient)
         sums = jax.tree.map(jnp.add, state.sum_of_squares, squares)
         scaled = jax.tree.map(lambda slope, total: slope * jax.lax.rsqrt(total + epsilon), gradient, sums)
-        return scaled, RowRssState(sums)
+        return scaled, optax.ScaleByRssState(sums)
 
     return optax.GradientTransformation(init, update)

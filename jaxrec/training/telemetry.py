@@ -20,14 +20,13 @@ from jaxrec.errors import UserError
 from jaxrec.training.block import BlockStats
 
 Sums = dict[str, list[float]]
-
+"""``{"window": [loss, pairs], "epoch": [loss, pairs]}``."""
 PARTS = ("compile", "train", "evaluate", "save")
 
 
 def import_ahead() -> None:
     """Begin to import what a run needs later and takes two seconds to load, while XLA compiles."""
-    load = (_tensorboard, lambda: importlib.import_module("matplotlib.figure"))
-    threading.Thread(target=lambda: [one() for one in load], daemon=True).start()
+    threading.Thread(target=lambda: (_tensorboard(), importlib.import_module("matplotlib.figure")), daemon=True).start()
 
 
 def _tensorboard() -> Any:
@@ -79,13 +78,8 @@ class Waited(Iterator[Any]):
 
 
 class Log:
-    """``metrics.jsonl`` (one object a line) and the same scalars for TensorBoard.
-
-    Args:
-        run: the run directory.
-        size: bytes of ``metrics.jsonl`` to keep: what was written after the checkpoint that is resumed from is cut.
-        step: that of the checkpoint; TensorBoard hides what was written for later ones, for the same reason.
-    """
+    """``metrics.jsonl`` (one object a line) and the same scalars for TensorBoard. What was written after the checkpoint
+    that is resumed from is cut, behind ``size`` bytes, or hidden, behind ``step``."""
 
     def __init__(self, run: Path, size: int = 0, step: int = 0) -> None:
         file = run / "metrics.jsonl"
@@ -123,19 +117,12 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 def length_without_end(run: Path) -> int | None:
     """Bytes of ``metrics.jsonl`` without its last line, where that says that all epochs were trained; or None."""
     lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    ended = bool(lines) and lines[-1].endswith(b"\n") and json.loads(lines[-1]).get("reason") == "all epochs"
-    return sum(map(len, lines[:-1])) if ended else None
+    return sum(map(len, lines[:-1])) if lines and b'"reason": "all epochs"' in lines[-1] else None
 
 
 class Meter:
-    """Adds up the losses of blocks, one block late, so that the device never waits for the host.
-
-    Args:
-        log: where a line of progress goes after every ``every`` blocks.
-        schedule: the learning rate by step.
-        advance: the progress bar.
-        sums: ``{"window": [loss, pairs], "epoch": [loss, pairs]}``, kept in the checkpoint; changed in place.
-    """
+    """Adds up the losses of blocks, one block late, so that the device never waits for the host: into ``sums``, kept in
+    the checkpoint and changed in place; a line of ``log`` after every ``every`` blocks, and the progress bar."""
 
     def __init__(
         self, log: Log, every: int, schedule: Callable[[int], Any], advance: Callable[..., None], sums: Sums
@@ -156,10 +143,8 @@ class Meter:
         losses, pairs, steps = np.asarray(stats.loss, np.float64), int(stats.pairs), int(stats.steps)
         if not np.isfinite(losses).all():
             step = first_step + int(np.flatnonzero(~np.isfinite(losses))[0])
-            raise UserError(
-                f"the loss is not finite at step {step} (learning rate {float(self._schedule(step)):.4g}); try a third "
-                "of --optimizer.learning_rate, some --optimizer.warmup_steps, or --optimizer.clip_norm 1"
-            )
+            raise UserError(f"the loss is not finite at step {step} (learning rate {float(self._schedule(step)):.4g}); "
+                            "try a third of --optimizer.learning_rate, or --optimizer.clip_norm 1")  # fmt: skip
         for sums in self._sums.values():
             sums[:] = sums[0] + float(losses.sum()), sums[1] + pairs
         self._advance(1, f"loss {losses.sum() / max(pairs, 1):.4f}")

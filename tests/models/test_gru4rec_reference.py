@@ -1,14 +1,10 @@
-"""Our GRU4Rec is the published one: the numbers of the authors' PyTorch code, over 20 steps, in every mode.
-
-``data/gru4rec_reference.json`` says how its numbers were made; ``reference_recipe`` makes the same weights and batches.
-One of its cases is left out: the authors' loop passes the full batch as the number of targets also when lanes have
-ended, so that some drawn negatives are corrected as targets; ours passes the live lanes.
-"""
+"""Our GRU4Rec is the published one: the numbers of the authors' PyTorch code, over 20 steps, in every mode
+(``data/gru4rec_reference.json`` says how they were made). Case fitM is left out: the authors' loop corrects some drawn
+negatives as targets where lanes have ended; ours passes the live lanes."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +24,8 @@ pytestmark = pytest.mark.numbers
 
 CASES: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "gru4rec_reference.json").read_text())["cases"]
 TOLERANCE = 1e-4
-PARTS = {
-    "weight_ih": "input_kernel",
-    "weight_hh": "hidden_kernel",
-    "bias_ih": "input_bias",
-    "bias_hh": "hidden_bias",
-}
+PARTS = {"weight_ih": "input_kernel", "weight_hh": "hidden_kernel", "bias_ih": "input_bias", "bias_hh": "hidden_bias"}
+ONEHOT = {"GE.Wrz0": "layer_0_gate_kernel", "GE.Wh0": "layer_0_candidate_kernel", "GE.Bh0": "layer_0_bias"}
 
 
 class Replay(GRU4Rec):
@@ -62,8 +54,7 @@ def to_ours(weights: dict[str, np.ndarray], mode: str) -> tuple[dict[str, Any], 
     """Torch's names and layouts as our parameters and tables."""
     params, first = {}, 0
     if mode == "onehot":
-        names = {"GE.Wrz0": "gate_kernel", "GE.Wh0": "candidate_kernel", "GE.Bh0": "bias"}
-        params, first = {f"layer_0_{ours}": weights[name] for name, ours in names.items()}, 1
+        params, first = {ours: weights[name] for name, ours in ONEHOT.items()}, 1
     for name, value in weights.items():
         if name.startswith("G."):
             _, layer, part = name.split(".")
@@ -79,25 +70,23 @@ def to_theirs(state: TrainState, names: list[str], mode: str, live: np.ndarray) 
     table, params = np.asarray(state.tables["item"], np.float64), state.params
     found = {f"H.{i}": np.asarray(h, np.float64)[live] for i, h in enumerate(state.carry)}
     first = 1 if mode == "onehot" else 0
-    fixed = {"GE.Wrz0": "layer_0_gate_kernel", "GE.Wh0": "layer_0_candidate_kernel", "GE.Bh0": "layer_0_bias"}
     for name in names:
         if name.startswith("G."):
             _, layer, part = name.split(".")
             found[name] = np.asarray(params[f"layer_{int(layer) + first}_{PARTS[part]}"], np.float64).T
-        elif name in fixed:
-            found[name] = np.asarray(params[fixed[name]], np.float64)
+        elif name in ONEHOT:
+            found[name] = np.asarray(params[ONEHOT[name]], np.float64)
         elif name in ("E.weight", "GE.Wx0.weight"):
             found[name] = np.asarray(state.tables["input"], np.float64)
     found |= {"Wy.weight": table[:, :-1], "By.weight": table[:, -1:]}
     return found
 
 
-def chosen() -> list[str]:
-    """All cases where ``JAXREC_ALL_CASES`` is set; else, as each is compiled anew, momentum 0 with one loss only."""
+def chosen() -> list[Any]:
+    """Quickly, as each is compiled anew, momentum 0 with one loss only."""
     names = [name for name in CASES if not name.endswith("fitM")]
-    if os.environ.get("JAXREC_ALL_CASES"):
-        return names
-    return [name for name in names if name.startswith("ce-") or not name.endswith("m0.0")]
+    slow = [not name.startswith("ce-") and name.endswith("m0.0") for name in names]
+    return [pytest.param(name, marks=pytest.mark.slow if late else ()) for name, late in zip(names, slow, strict=True)]
 
 
 @pytest.mark.parametrize("name", chosen())

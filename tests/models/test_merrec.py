@@ -10,19 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy_merrec import (
-    COUNTS,
-    EVENTS,
-    N_ITEMS,
-    item_scores,
-    last_query,
-    make_catalogue,
-    sampled_loss,
-    softmax_loss,
-)
-from steps import tables_of
+from numpy_merrec import COUNTS, EVENTS, N_ITEMS, item_scores, last_query, make_catalogue, sampled_loss, softmax_loss
+from steps import Sections, config_of, random_weights, tables_of
 
-from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
@@ -30,12 +20,11 @@ from jaxrec.data.items import Spans
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
-from jaxrec.losses.ranking import Negatives, Step
+from jaxrec.losses.ranking import Step
 from jaxrec.models.merrec import MERRec
 
 WINDOW, TARGETS = 5, 16
 MARKET = Spans(np.arange(N_ITEMS, dtype=np.int32) % 5 * 6, np.arange(N_ITEMS, dtype=np.int32) % 7 * 9 + 20, 5000)
-Sections = dict[str, dict[str, Any]]
 
 CASES: dict[str, Sections] = {
     "items": {"model": {"head": "items"}, "loss": {"n_sample": 0, "logq": 0.7}},
@@ -51,29 +40,14 @@ LIVE = "both"  # the case whose listings come and go
 
 
 def make_config(*added: Sections) -> Config:
-    values: Sections = {
-        "data": {"path": "none"},
-        "model": {"name": "merrec", "layers": [7], "embedding_dim": 4, "text_dim": 5, "name_dim": 4, "event_dim": 3,
-                  "field_dim": 2, "window": WINDOW, "item_fields": ["c0", "price"]},
-        "training": {"batch_size": TARGETS},
-    }  # fmt: skip
-    for sections in added:
-        for section, fields in sections.items():
-            values[section] = values.get(section, {}) | fields
-    return configuration.parse(values)
+    model = {"name": "merrec", "layers": [7], "embedding_dim": 4, "text_dim": 5, "name_dim": 4, "event_dim": 3,
+             "field_dim": 2, "window": WINDOW, "item_fields": ["c0", "price"]}  # fmt: skip
+    return config_of({"model": model, "training": {"batch_size": TARGETS}}, *added)
 
 
 def make_model(config: Config, live: bool = False) -> tuple[MERRec, Catalogue]:
-    catalogue = make_catalogue(fields=bool(config.model.item_fields))
-    catalogue = replace(catalogue, spans=MARKET if live else None)
+    catalogue = replace(make_catalogue(fields=bool(config.model.item_fields)), spans=MARKET if live else None)
     return MERRec(config, catalogue, EVENTS), catalogue
-
-
-def random_weights(model: MERRec, seed: int = 0) -> dict[str, Any]:
-    random = np.random.default_rng(seed)
-    like = {"params": jax.eval_shape(model.init, jax.random.key(0)),
-            "tables": {name: np.zeros((spec.rows, spec.width)) for name, spec in model.tables.items()}}  # fmt: skip
-    return jax.tree.map(lambda leaf: jnp.asarray(0.6 * random.normal(size=leaf.shape), jnp.float32), like)
 
 
 def make_sessions() -> Sessions:
@@ -92,10 +66,6 @@ def make_block(model: MERRec) -> PackedBlock:
     return jax.tree.map(np.asarray, next(iter(feed.epoch(0))))
 
 
-def step_of(block: PackedBlock, number: int) -> PackedBlock:
-    return jax.tree.map(lambda leaf: leaf[number], block)
-
-
 def histories(step: PackedBlock) -> list[tuple[np.ndarray, np.ndarray]]:
     """The items and events that each scored position of a step sees, the last one included."""
     found = []
@@ -107,11 +77,9 @@ def histories(step: PackedBlock) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 class Found(NamedTuple):
-    """The mean over a step's places and the sum of its losses; the derivatives of the mean by params and tables."""
-
-    mean: Any
+    mean: Any  # over a step's places, of its losses
     total: Any
-    slopes: dict[str, Any]
+    slopes: dict[str, Any]  # the derivatives of the mean
 
 
 class Stepping:
@@ -177,9 +145,6 @@ def plain_loss(stepping: Stepping, weights: dict[str, Any], step: Step, new: np.
     return total
 
 
-# ---- queries and scores ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("case", ["items", "text", "both"])
 def test_queries_and_scores_are_the_plain_ones(case: str) -> None:
     """Of every prefix, for every item of the catalogue, those that are new included."""
@@ -189,16 +154,13 @@ def test_queries_and_scores_are_the_plain_ones(case: str) -> None:
     vectors = np.asarray(model.catalogue_vectors(weights, trained))
     temperature = config.model.temperature
     for number in range(len(block.slot)):
-        step = step_of(block, number)
+        step = jax.tree.map(lambda leaf, i=number: leaf[i], block)
         for place in np.flatnonzero(step.weight):
             query = last_query(weights, catalogue, *histories(step)[place], temperature)
             expected = item_scores(query, weights, catalogue, np.arange(N_ITEMS), ~trained, temperature)
             np.testing.assert_allclose(queries[number, place] @ vectors.T, expected, rtol=2e-4, atol=2e-4)
     if case == "items":
         assert (vectors[~trained, -1] < -1e29).all() and (np.abs(vectors[trained]) < 10).all()
-
-
-# ---- the loss of a step ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "new"])
@@ -216,27 +178,10 @@ def test_the_loss_of_a_step_is_the_plain_one(case: str) -> None:
     assert found.mean == pytest.approx(expected / len(live), rel=2e-4)
     random = np.random.default_rng(0)
     way = jax.tree.map(lambda leaf: random.normal(size=leaf.shape), weights)
-    ends = [
-        plain_loss(stepping, jax.tree.map(lambda leaf, by, s=s: np.float64(leaf) + s * by, weights, way), step)
-        for s in (-1e-5, 1e-5)
-    ]
+    moved = (jax.tree.map(lambda leaf, by, s=s: np.float64(leaf) + s * by, weights, way) for s in (-1e-5, 1e-5))
+    ends = [plain_loss(stepping, one, step) for one in moved]
     slope = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(found.slopes), jax.tree.leaves(way), strict=True))
     assert slope == pytest.approx((ends[1] - ends[0]) / 2e-5 / len(live), rel=2e-3, abs=1e-4)
-
-
-# By place the target; drawn are 3, 9 and 9. All scores are equal, so that each candidate takes the same share.
-TARGET, DRAWN, WRONG = [3, 3, 4, 5, 3, 9], [3, 9, 9], [5, 5, 8, 8, 5, 6]
-
-
-def test_another_occurrence_of_the_target_is_no_negative() -> None:
-    """Those of other items count as often as they stand there."""
-    stepping = stepping_of("new")
-    block, n = stepping.steps[0].block, len(TARGET)
-    target, weight = np.zeros(TARGETS, np.int32), np.zeros(TARGETS, np.float32)
-    target[:n], weight[:n] = TARGET, 1.0
-    step = Step(block._replace(target=target, weight=weight), Negatives(jnp.array(DRAWN), None))
-    weights = jax.tree.map(jnp.zeros_like, random_weights(stepping.model))
-    assert stepping.take(weights, step).total == pytest.approx(np.log1p(WRONG).sum(), rel=1e-5)
 
 
 def test_rows_are_left_out_for_that_of_a_new_item() -> None:
@@ -256,25 +201,9 @@ def test_rows_are_left_out_for_that_of_a_new_item() -> None:
     assert 0.2 < np.mean(seen) < 0.8 and len({part.tobytes() for part in seen}) > 3
 
 
-# ---- configurations --------------------------------------------------------------------------------------------------
-
-
 def test_names_that_would_be_needed_are_refused_in_host_memory() -> None:
     away: Sections = {"loss": {"name": "softmax"}, "data": {"name_memory": 0}}
     with pytest.raises(UserError, match=r"^data\.name_memory: 0 MiB do not hold the name vectors .*n_sample 0$"):
         make_model(make_config(away))[0].check()
     make_model(make_config(away, {"model": {"head": "items"}}))[0].check()  # reads those of inputs alone
     make_model(make_config(away, {"loss": {"name": "cross_entropy", "n_sample": 0}}))[0].check()
-
-
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        ({"loss": {"category_weight": 0.5}, "model": {"item_fields": []}}, "loss.category_weight: needs the top"),
-        ({"training": {"batch_size": 4}}, "training.batch_size: 4 targets a step do not hold model.window 5"),
-        ({"training": {"average": 0.5}}, "training.average: needs loss.name softmax"),
-    ],
-)
-def test_configurations_that_do_not_fit(sections: Sections, message: str) -> None:
-    with pytest.raises(UserError, match=f"^configuration: {message}"):
-        make_config(sections)

@@ -11,31 +11,68 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import packed
 import pytest
-from numpy_sequence import double, narm_query, sasrec_query, unit
-from packed import (
-    Sections,
-    Weights,
-    all_prefixes,
-    histories,
-    loss_and_slopes,
-    loss_of,
-    make_config,
-    make_model,
-    make_sessions,
-    make_weights,
-    packed_block,
-    prefix_block,
-    queries,
-    random_sessions,
-    scores,
-)
-from steps import tables_of
+from numpy_gru import gru, sigmoid
+from numpy_merrec import unit
+from steps import Sections, random_weights
 
-from jaxrec.feeds.base import Plan
 from jaxrec.models.packed import SequenceModel
-from jaxrec.training.block import make_train_block, new_state
-from jaxrec.training.optimizers import make_optimizer, make_schedule
+
+
+def double(weights: Any) -> tuple[dict[str, Any], np.ndarray]:
+    """The parameters and the item table in float64."""
+    params = {
+        name: {part: np.asarray(leaf, np.float64) for part, leaf in value.items()}
+        if isinstance(value, dict)
+        else np.asarray(value, np.float64)
+        for name, value in weights["params"].items()
+    }
+    return params, np.asarray(weights["tables"]["item"], np.float64)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    mass = np.exp(x - x.max(axis=-1, keepdims=True))
+    return mass / mass.sum(axis=-1, keepdims=True)
+
+
+def narm_query(p: dict[str, Any], vectors: np.ndarray, normalised: bool = False) -> np.ndarray:
+    """float64[D] after a session of float64[n, D] (Li et al. 2017, sections 3.2 to 3.5)."""
+    cell = {part: p[f"gru_{part}"] for part in ("input_kernel", "hidden_kernel", "input_bias", "hidden_bias")}
+    states = [np.zeros(len(cell["hidden_kernel"]))]
+    for x in vectors:
+        states.append(gru(cell, x, states[-1]))
+    h = np.array(states[1:])
+    alpha = sigmoid(h[-1] @ p["attention_last"] + h @ p["attention_each"]) @ p["attention_value"][:, 0]
+    local = (softmax(alpha) if normalised else alpha) @ h
+    return np.concatenate([h[-1], local]) @ p["decoder"]
+
+
+def sasrec_query(p: dict[str, Any], vectors: np.ndarray, blocks: int, heads: int) -> np.ndarray:
+    """float64[D] after a session of float64[n, D] (Kang & McAuley 2018, section III, as in the authors' code)."""
+    n, width = vectors.shape
+    depth = width // heads
+
+    def norm(name: str, x: np.ndarray) -> np.ndarray:
+        deviation = x - x.mean(axis=1, keepdims=True)
+        return (
+            deviation / np.sqrt((deviation**2).mean(axis=1, keepdims=True) + 1e-6) * p[name]["scale"] + p[name]["bias"]
+        )
+
+    x = vectors * np.sqrt(width) + p["positions"][:n]
+    for block in (f"block_{i}" for i in range(blocks)):
+        q = norm(f"{block}_norm_1", x) @ p[f"{block}_query"]
+        k, v = x @ p[f"{block}_key"], x @ p[f"{block}_value"]
+        mixed = []
+        for part in (slice(head * depth, (head + 1) * depth) for head in range(heads)):
+            score = q[:, part] @ k[:, part].T / np.sqrt(depth)
+            score[np.triu_indices(n, 1)] = -np.inf  # what comes later
+            mixed.append(softmax(score) @ v[:, part])
+        x = x + np.concatenate(mixed, axis=1)
+        hidden = np.maximum(norm(f"{block}_norm_2", x) @ p[f"{block}_kernel_1"] + p[f"{block}_bias_1"], 0.0)
+        x = x + hidden @ p[f"{block}_kernel_2"] + p[f"{block}_bias_2"]
+    return norm("norm", x)[-1]
+
 
 REFERENCE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "narm_reference.json").read_text())
 SIZES, TOLERANCE = REFERENCE["sizes"], 1e-5
@@ -48,55 +85,56 @@ VARIANTS: dict[str, tuple[str, Sections]] = {
                                      "loss": {"label_smoothing": 0.1, "prior": 0.5}}),
 }  # fmt: skip
 # Some longer than the window of 5, some in one row with others, some twice as long.
-SESSIONS = random_sessions([2, 9, 3, 13, 5, 2, 6, 3], N_ITEMS)
+SESSIONS = packed.random_sessions([2, 9, 3, 13, 5, 2, 6, 3], N_ITEMS)
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def model(request: pytest.FixtureRequest) -> SequenceModel:
     name, sections = VARIANTS[request.param]
-    return make_model(name, N_ITEMS, **sections)
+    return packed.make_model(name, N_ITEMS, **sections)
 
 
 def test_scores_are_those_of_the_equations(model: SequenceModel) -> None:
     """Of the history that each target sees; with a temperature they are that times the cosine."""
     config: Any = model._model
-    weights, block = make_weights(model), packed_block(model, SESSIONS)
+    weights, block = random_weights(model), packed.packed_block(model, SESSIONS)
     p, table = double(weights)
     expected = []
-    for history in histories(block):
+    for history in packed.histories(block):
         vectors = (unit(table) if config.temperature else table)[list(history[:-1])]
         if config.name == "narm":
             query = narm_query(p, vectors, config.attention == "softmax")
         else:
             query = sasrec_query(p, vectors, config.blocks, config.heads)
         expected.append(config.temperature * unit(table) @ unit(query) if config.temperature else table @ query)
-    np.testing.assert_allclose(scores(model, weights, block), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(packed.scores(model, weights, block), expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(model.vectors(weights["tables"]), weights["tables"]["item"])
 
 
 def test_a_session_at_once_gives_the_queries_of_its_prefixes(model: SequenceModel) -> None:
     """Each prefix on its own in a row, the last 5 clicks of it, as the published code reads it."""
-    weights, (prefixes, targets) = make_weights(model), all_prefixes(SESSIONS)
-    packed, alone = packed_block(model, SESSIONS), prefix_block(prefixes, targets, WINDOW)
-    assert packed.start.max() > 0 and len(packed.input) > 1
-    expected = dict(zip(histories(alone), queries(model, weights, alone), strict=True))
-    found = histories(packed)
-    assert sorted(found) == sorted(histories(alone)) and len(expected) == len(found)
+    weights, (prefixes, targets) = random_weights(model), packed.all_prefixes(SESSIONS)
+    whole, alone = packed.packed_block(model, SESSIONS), packed.prefix_block(prefixes, targets, WINDOW)
+    assert whole.start.max() > 0 and len(whole.input) > 1
+    expected = dict(zip(packed.histories(alone), packed.queries(model, weights, alone), strict=True))
+    found = packed.histories(whole)
+    assert sorted(found) == sorted(packed.histories(alone)) and len(expected) == len(found)
     np.testing.assert_allclose(
-        queries(model, weights, packed), [expected[history] for history in found], rtol=1e-5, atol=1e-5
+        packed.queries(model, weights, whole), [expected[history] for history in found], rtol=1e-5, atol=1e-5
     )
     items = np.stack([np.pad(prefix[-WINDOW:], (0, max(0, WINDOW - len(prefix)))) for prefix in prefixes])
     lengths = np.array([min(WINDOW, len(prefix)) for prefix in prefixes])
     recommended = jax.jit(model.last_query)(
         weights["params"], weights["tables"], jnp.asarray(items, jnp.int32), jnp.asarray(lengths)
     )
-    np.testing.assert_allclose(recommended, queries(model, weights, alone), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(recommended, packed.queries(model, weights, alone), rtol=1e-5, atol=1e-5)
 
 
 def test_a_session_at_once_gives_the_loss_and_derivatives_of_its_prefixes(model: SequenceModel) -> None:
-    weights = make_weights(model)
-    loss, slopes = loss_and_slopes(model, weights, packed_block(model, SESSIONS))
-    expected, by_prefixes = loss_and_slopes(model, weights, prefix_block(*all_prefixes(SESSIONS), WINDOW))
+    weights = random_weights(model)
+    loss, slopes = packed.loss_and_slopes(model, weights, packed.packed_block(model, SESSIONS))
+    alone = packed.prefix_block(*packed.all_prefixes(SESSIONS), WINDOW)
+    expected, by_prefixes = packed.loss_and_slopes(model, weights, alone)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     for ours, theirs in zip(jax.tree.leaves(slopes), jax.tree.leaves(by_prefixes), strict=True):
         scale = float(jnp.abs(theirs).max())
@@ -104,10 +142,7 @@ def test_a_session_at_once_gives_the_loss_and_derivatives_of_its_prefixes(model:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * scale)
 
 
-# ---- NARM's recorded numbers -----------------------------------------------------------------------------------------
-
-
-def to_ours(theirs: dict[str, Any]) -> Weights:
+def to_ours(theirs: dict[str, Any]) -> packed.Weights:
     """Torch's names and layouts as ours. Row 0 of their items is padding; their c is [local; global]."""
     t = {name: np.asarray(value, np.float32) for name, value in theirs.items()}
     decoder = t["b.weight"]  # [2H, D]
@@ -127,14 +162,14 @@ def to_ours(theirs: dict[str, Any]) -> Weights:
 def test_scores_loss_and_derivatives_of_narm_are_the_recorded_ones() -> None:
     """Their sessions as our feed packs them, in two steps. Their loss is a mean over prefixes, ours a sum."""
     fields = {"embedding_dim": SIZES["embedding"], "layers": [SIZES["hidden"]], "window": 8}
-    model, weights = make_model("narm", SIZES["items"], model=fields), to_ours(REFERENCE["weights"])
-    block = packed_block(model, REFERENCE["sessions"])
+    model, weights = packed.make_model("narm", SIZES["items"], model=fields), to_ours(REFERENCE["weights"])
+    block = packed.packed_block(model, REFERENCE["sessions"])
     prefixes = [tuple(REFERENCE["sessions"][session][: length + 1]) for session, length in REFERENCE["prefixes"]]
-    found = dict(zip(histories(block), scores(model, weights, block), strict=True))
+    found = dict(zip(packed.histories(block), packed.scores(model, weights, block), strict=True))
     assert len(block.input) == 2 and len(found) == len(prefixes) == len(set(prefixes))
     for prefix, expected in zip(prefixes, REFERENCE["scores"], strict=True):
         np.testing.assert_allclose(found[prefix], expected[1:], rtol=TOLERANCE, atol=TOLERANCE)
-    loss, slopes = loss_and_slopes(model, weights, block)
+    loss, slopes = packed.loss_and_slopes(model, weights, block)
     assert float(loss) / len(prefixes) == pytest.approx(REFERENCE["loss_items_only"], rel=TOLERANCE)
     gradients = to_ours(REFERENCE["gradients_items_only"])
     assert slopes["params"].keys() == gradients["params"].keys()
@@ -143,59 +178,12 @@ def test_scores_loss_and_derivatives_of_narm_are_the_recorded_ones() -> None:
         np.testing.assert_allclose(ours / len(prefixes), theirs, rtol=TOLERANCE, atol=TOLERANCE)
 
 
-# ---- sampled losses, dropout -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("logq", [0.0, 1.0])
-def test_the_sampled_loss_is_a_softmax_over_targets_and_negatives(logq: float) -> None:
-    """A candidate that stands there several times counts so often; each is corrected by how it came there."""
-    loss = {"name": "cross_entropy", "n_sample": 12, "sample_alpha": 0.5, "logq": logq}
-    model, counts = make_model("narm", N_ITEMS, loss=loss), np.arange(N_ITEMS) + 1
-    weights, block, constants = make_weights(model), packed_block(model, SESSIONS), model.constants(counts)
-    steps = model.steps(constants, jax.tree.map(jnp.asarray, block), jax.random.split(jax.random.key(5), len(block[0])))
-    p, table = double(weights)
-
-    @jax.jit
-    def total(weights: Any, step: Any) -> jax.Array:
-        tables = tables_of(model, weights["tables"], step)
-        return model.loss(weights["params"], tables, (), step, jax.random.key(0), constants)[1][1]
-
-    for i in range(len(block.input)):
-        step = jax.tree.map(lambda leaf, i=i: leaf[i], steps)
-        target, drawn = block.target[i][block.weight[i] > 0], np.asarray(step.drawn.ids)
-        assert len(np.unique(np.append(target, drawn))) < len(target) + len(drawn), "some stand there twice"
-        log_q = logq * np.concatenate([np.log(counts[target]), 0.5 * np.log(counts[drawn])])
-        one = jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], block)
-        query = np.array([narm_query(p, table[list(history[:-1])]) for history in histories(one)])
-        logits = query @ table[np.append(target, drawn)].T - log_q
-        expected = np.log(np.exp(logits).sum(axis=1)) - np.diag(logits)
-        assert float(total(weights, step)) == pytest.approx(expected.sum(), rel=1e-5)
-
-
-def test_rows_that_are_not_read_stay_bit_identical() -> None:
-    """Without drawn negatives a step reads inputs and targets. Padding is -1 and reads nothing, the last row least."""
-    config, n_items = make_config("narm", loss={"name": "cross_entropy", "n_sample": 0}), 3 * N_ITEMS
-    model, sessions = SequenceModel(config, n_items), make_sessions(SESSIONS)
-    optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
-    feed = model.feed(sessions, Plan(16, 1000, "random", 3, 0, training=True))
-    before = new_state(config, model, optimizer)
-    after, constants = jax.tree.map(jnp.copy, before), model.constants(np.bincount(sessions.items, minlength=n_items))
-    for block in feed.epoch(0):
-        after, _ = make_train_block(model, optimizer, None)(after, constants, block)
-    used = np.unique(np.concatenate(SESSIONS))
-    changes = [np.asarray(after.tables["item"] != before.tables["item"])]
-    changes += [np.asarray(leaf) != 0 for leaf in jax.tree.leaves(after.table_optimizer["item"]) if leaf.ndim == 2]
-    assert len(changes) == 3, "the table and two moments"
-    for change in changes:
-        np.testing.assert_array_equal(np.flatnonzero(change.any(axis=1)), used)
-
-
 @pytest.mark.parametrize("name", ["narm", "sasrec"])
 @pytest.mark.parametrize("where", ["dropout_embedding", "dropout_hidden"])
 def test_dropout_is_drawn_from_the_step_s_key_in_training_alone(name: str, where: str) -> None:
-    plain, dropped = (make_model(name, N_ITEMS, model={where: rate}) for rate in (0.0, 0.4))
-    weights, block = make_weights(plain), packed_block(plain, SESSIONS)
-    np.testing.assert_array_equal(queries(plain, weights, block), queries(dropped, weights, block))
-    losses = [loss_of(dropped, weights, block, seed) for seed in (0, 0, 1)]
+    plain, dropped = (packed.make_model(name, N_ITEMS, model={where: rate}) for rate in (0.0, 0.4))
+    weights, block = random_weights(plain), packed.packed_block(plain, SESSIONS)
+    np.testing.assert_array_equal(packed.queries(plain, weights, block), packed.queries(dropped, weights, block))
+    losses = [packed.loss_of(dropped, weights, block, seed) for seed in (0, 0, 1)]
     assert losses[0] == losses[1]
-    assert len({losses[0], losses[2], loss_of(plain, weights, block)}) == 3
+    assert len({losses[0], losses[2], packed.loss_of(plain, weights, block)}) == 3

@@ -61,7 +61,6 @@ def test_overrides_win_field_by_field(tmp_path: Path) -> None:
     ("--loss.name softmax", r"loss.name: found 'softmax', .* choose cross_entropy, .* for gru4rec"),
     ("--model.window 10", r"model.window: found 10, .* merrec, narm and sasrec"),
     (f"{NARM} --training.average 0.99", r"training.average: needs loss.name softmax, found cross_entropy"),
-    (f"{TOWERS} --loss.hard_negatives 9 --loss.hard_pool 4", r"9 cannot be drawn from a loss.hard_pool of 4"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(override: str, names: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=names):

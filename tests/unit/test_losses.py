@@ -4,8 +4,6 @@ section 3): every lane's list of candidates is written out in float64; ours sees
 from __future__ import annotations
 
 import doctest
-from collections.abc import Callable
-from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from jax import Array
 
 from jaxrec.config import finding
-from jaxrec.losses import contrastive, softmax
 from jaxrec.losses import sampled as losses
+from jaxrec.losses import softmax
 from jaxrec.losses.ranking import AliasTable, alias_table, draw
 from jaxrec.metrics import ranking as metrics
 
@@ -30,17 +27,11 @@ BPREG = 0.7
 
 
 class Case(NamedTuple):
-    """Candidates as the papers list them, and as our losses take them."""
-
     candidates: np.ndarray  # int[B + N], item of each candidate; lane i's target is candidate i
     column: np.ndarray  # int[B + N], the column of each candidate
     scores: np.ndarray  # float64[B, C], by column
     own: np.ndarray  # int[B]
     weight: np.ndarray  # float64[C]
-
-    @property
-    def lanes(self) -> int:
-        return len(self.scores)
 
 
 def make_case(candidates: list[int], lanes: int, seed: int, spare: int = 2, scale: float = 2.0) -> Case:
@@ -90,7 +81,7 @@ def explicit_loss(name: str, scores: np.ndarray, target: int, log_q: np.ndarray)
 
 def explicit(name: str, case: Case, scores: np.ndarray, log_q: np.ndarray | None = None) -> np.ndarray:
     log_q = np.zeros(len(case.candidates)) if log_q is None else log_q
-    return np.array([explicit_loss(name, scores[i, case.column], i, log_q) for i in range(case.lanes)])
+    return np.array([explicit_loss(name, scores[i, case.column], i, log_q) for i in range(len(case.own))])
 
 
 def slopes(name: str, case: Case, log_q: np.ndarray | None = None, step: float = 1e-6) -> np.ndarray:
@@ -104,30 +95,14 @@ def slopes(name: str, case: Case, log_q: np.ndarray | None = None, step: float =
     return found
 
 
-@cache
-def compiled(**loss: Any) -> Callable[..., tuple[Array, Array]]:
-    function: Any = finding.losses()[loss["name"]](**loss)
-
-    def both(scores: Array, *rest: Array) -> tuple[Array, Array]:
-        value, back = jax.vjp(lambda s: function(s, *rest), scores)
-        return value, back(jnp.ones_like(value))[0]
-
-    return jax.jit(both)
-
-
 def loss_and_slopes(
     name: str, scores: np.ndarray, own: np.ndarray, weight: np.ndarray, own_weight: Any = 1.0, **loss: Any
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The loss of each lane and its derivative by its scores. All cases share a shape, and so a compilation."""
-    lanes, columns = scores.shape
-    wide = ((0, 64 - lanes), (0, 8 - columns))
-    lanes_too = np.pad(np.broadcast_to(own_weight, lanes), (0, 64 - lanes), constant_values=1.0)
-    value, slope = compiled(name=name, **(({"bpreg": BPREG} if name == "bpr_max" else {}) | loss))(
-        np.pad(scores, wide, mode="edge").astype(np.float32), np.pad(own, wide[0], constant_values=-1),
-        np.pad(weight, wide[1]).astype(np.float32), lanes_too.astype(np.float32),
-    )  # fmt: skip
-    assert np.all(np.isfinite(slope)), "also where a column is unused or a lane marks none as its own"
-    return np.asarray(value)[:lanes], np.asarray(slope)[:lanes, :columns]
+    """The loss of each lane and its derivative by its scores."""
+    function: Any = finding.losses()[name](**({"bpreg": BPREG} if name == "bpr_max" else {}) | loss)
+    arrays = (jnp.asarray(own), jnp.float32(weight), jnp.float32(own_weight))
+    value, back = jax.vjp(jax.jit(lambda scores: function(scores, *arrays)), jnp.float32(scores))
+    return np.asarray(value), np.asarray(back(jnp.ones_like(value))[0])
 
 
 @pytest.mark.parametrize("case", CASES, ids=["duplicates", "distinct", "alike", "one lane"])
@@ -143,10 +118,10 @@ def test_weighted_columns_are_the_papers_list_of_candidates(name: str, case: Cas
 def test_the_logq_correction_divides_each_occurrence_by_its_probability(logq: float) -> None:
     case = CASES[0]
     counts = np.array([5.0, 2.0, 9.0, 1.0, 4.0, 7.0, 3.0, 8.0, 6.0, 2.0])[case.candidates]
-    in_batch = np.arange(len(counts)) < case.lanes
+    in_batch = np.arange(len(counts)) < len(case.own)
     log_q = logq * np.log(np.where(in_batch, counts, counts**0.5))  # targets by p, drawn ones by p ** alpha
     weight = np.bincount(case.column, np.exp(-log_q), case.scores.shape[1])
-    own_weight = np.exp(-log_q[: case.lanes])
+    own_weight = np.exp(-log_q[: len(case.own)])
     value, slope = loss_and_slopes("cross_entropy", case.scores, case.own, weight, own_weight)
     np.testing.assert_allclose(value, explicit("cross_entropy", case, case.scores, log_q), rtol=2e-5)
     np.testing.assert_allclose(slope, slopes("cross_entropy", case, log_q), rtol=1e-3, atol=2e-6)
@@ -160,7 +135,7 @@ def test_extreme_scores_stay_finite(name: str, activation: str) -> None:
     rng = np.random.default_rng(4)
     case = CASES[0]
     scores = rng.choice([-120.0, -80.0, 0.0, 80.0, 120.0], (64, case.scores.shape[1]))
-    own = case.own[np.arange(64) % case.lanes]
+    own = case.own[np.arange(64) % len(case.own)]
     value, slope = loss_and_slopes(name, scores, own, case.weight, final_activation=activation)
     assert np.all(np.isfinite(value))
     assert np.all(value >= -1e-6)  # shares that sum to a hair over 1
@@ -181,9 +156,6 @@ def test_final_activations(activation: str) -> None:
     }[activation]
     found, _ = loss_and_slopes("bpr", x, case.own, case.weight, final_activation=activation, activation_alpha=alpha)
     np.testing.assert_allclose(found, explicit("bpr", case, expected), rtol=2e-5)
-
-
-# ---- what is drawn ---------------------------------------------------------------------------------------------------
 
 
 def implied(table: AliasTable) -> np.ndarray:
@@ -225,7 +197,7 @@ def test_draws_follow_the_probabilities() -> None:
     assert chi_square < 24.3  # 6 degrees of freedom leave this once in 2,000 keys; the key is fixed
 
 
-@pytest.mark.parametrize("module", [losses, contrastive, softmax, metrics])
+@pytest.mark.parametrize("module", [losses, softmax, metrics])
 def test_docstring_examples(module: Any) -> None:
     found = doctest.testmod(module, extraglobs={"jnp": jnp, "np": np})
     assert found.attempted >= 1

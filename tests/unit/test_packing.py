@@ -65,34 +65,15 @@ def test_every_target_is_scored_once_with_the_clicks_before_it(case: Case, seed:
     first = np.cumsum([0, *case.lengths])
     expected = {first[s] + t: first[s] for s, length in enumerate(case.lengths) for t in range(1, length)}
     assert sorted(one.target for one in scored) == sorted(expected) and feed.pairs == len(scored)
+    live = joined(feed, epoch)
+    assert live.weight.shape[1] == feed.shape.lanes <= case.batch and feed.shape.steps <= case.steps
+    chunks = cut_chunks(numbered_sessions(case.lengths).offsets, case.window, case.stride)
+    assert (live.input >= 0).sum() == chunks.length.sum(), "none lies over another"
     for one in scored:
         before, seen = list(range(expected[one.target], one.target)), len(one.history)
         assert one.history == before[len(before) - seen :], "the last clicks of its own session"
         assert min(case.window - case.stride + 1, len(before)) <= seen <= min(case.window, len(before))
         assert one.weight == 1.0
-
-
-@given(cases())
-@settings(max_examples=60, deadline=None)
-def test_the_grid_holds_whole_chunks_and_padding(case: Case) -> None:
-    """A position continues the one before it in its row, or opens a chunk; where there is none it stands for itself."""
-    feed, window, column = case.feed(), case.window, np.arange(case.window)
-    epoch = joined(feed)
-    assert epoch.input.shape == (feed.shape.total, *feed.like().input.shape[1:]) and epoch.input.shape[2] == window
-    assert epoch.weight.shape[1] == feed.shape.lanes <= case.batch and feed.shape.steps <= case.steps
-    source, start = epoch.input.reshape(-1, window), epoch.start.reshape(-1, window)
-    assert np.all((start >= 0) & (start <= column))
-    inside = (start < column)[:, 1:]
-    assert np.all((start[:, 1:] == start[:, :-1]) & (source[:, 1:] == source[:, :-1] + 1) & (source[:, 1:] >= 0)
-                  | ~inside)  # fmt: skip
-    chunks = cut_chunks(numbered_sessions(case.lengths).offsets, window, case.stride)
-    assert (source >= 0).sum() == chunks.length.sum(), "none lies over another"
-    for grid, slot, weight in zip(epoch.input, epoch.slot, epoch.weight, strict=True):
-        live = slot[weight > 0]
-        assert len(set(live.tolist())) == len(live) and np.all(grid.reshape(-1)[live] >= 0), "padding is not scored"
-    used = epoch.weight.any(axis=1)
-    assert used.sum() == feed.shape.used and not used[feed.shape.used :].any()
-    assert np.all(epoch.input[feed.shape.used :] == -1)
 
 
 def test_positions_and_types_of_events_belong_to_the_targets_and_inputs() -> None:

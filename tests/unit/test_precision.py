@@ -1,4 +1,4 @@
-"""bfloat16 products: rounded factors, sums in float32, forward and backward, in every model; rankings hardly move."""
+"""bfloat16 products: rounded factors, sums in float32, forward and backward, in every model."""
 
 from __future__ import annotations
 
@@ -79,9 +79,3 @@ def test_models_multiply_what_is_asked_for(name: str, worlds: Worlds) -> None:
         kinds = [{operand.aval.dtype.name for operand in equation.invars}
                  for equation in products(traced.jaxpr.jaxpr) if not small(equation)]  # fmt: skip
         assert kinds and all(kind == ({"bfloat16"} if low else {"float32"}) for kind in kinds)
-
-
-def test_rankings_hardly_move(worlds: Worlds) -> None:
-    exact = worlds.evaluated(worlds.run("gru4rec", training={"epochs": 2}))
-    low = worlds.evaluated(worlds.run("gru4rec", training={"epochs": 2, "precision": "bfloat16"}))
-    assert low != exact and low["recall@5"] == pytest.approx(exact["recall@5"], rel=0.02)

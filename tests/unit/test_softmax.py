@@ -74,31 +74,21 @@ def close(ours: Any, expected: np.ndarray, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("smoothing", "prior"), [(0.0, False), (0.1, True)])
-def test_value_and_derivatives_are_those_of_the_definition(size: str, smoothing: float, prior: bool) -> None:
-    case = make_case(*SIZES[size], prior=prior)
+@pytest.mark.parametrize(("smoothing", "prior", "scale"), [(0.0, False, 1.0), (0.1, True, 1.0), (0.1, False, 4000.0)])
+def test_value_and_derivatives_are_those_of_the_definition(
+    size: str, smoothing: float, prior: bool, scale: float
+) -> None:
+    """Also of scores to ±1e4 and more, whose exponentials are infinite or 0."""
+    case = make_case(*SIZES[size], prior=prior, scale=scale)
     how = Softmax(memory=1, smoothing=smoothing)
     value, (of_queries, of_items) = value_and_grad(how, case)
     expected, by_queries, by_items = reference(case, smoothing)
     assert float(value) == pytest.approx(expected, rel=1e-5)
-    close(of_queries, by_queries, 1e-5)
-    close(of_items, by_items, 1e-5)
+    close(of_queries, by_queries, 1e-5 if scale == 1.0 else 1e-3)
+    close(of_items, by_items, 1e-5 if scale == 1.0 else 1e-3)
     assert np.all(np.asarray(of_queries)[case.weight == 0] == 0.0), "what weighs nothing moves nothing"
     # Without a derivative the forward pass goes its own way.
     assert float(jax.jit(softmax_cross_entropy, static_argnums=0)(how, *case)) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("size", ["one block", "rows", "items"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_extreme_scores_stay_finite(size: str, smoothing: float) -> None:
-    """Scores to ±1e4 and more, whose exponentials are infinite or 0."""
-    case = make_case(*SIZES[size], scale=4000.0)
-    assert np.abs(case.queries @ case.items.T).max() > 1e4
-    value, (of_queries, of_items) = value_and_grad(Softmax(memory=1, smoothing=smoothing), case)
-    expected, by_queries, by_items = reference(case, smoothing)
-    assert float(value) == pytest.approx(expected, rel=1e-5)
-    close(of_queries, by_queries, 1e-3)
-    close(of_items, by_items, 1e-3)
 
 
 @pytest.mark.parametrize(("items", "memory"), [(1_000_000, 64), (1_000_000, 8), (100_000, 64)])

@@ -35,7 +35,6 @@ VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
         "loss": {"n_sample": 8, "logq": 1.0},
         "optimizer": {"name": "adam", "schedule": "linear", "learning_rate": 0.1},
     },
-    "onehot": {"model": {"embedding": "onehot"}, "loss": {"name": "top1", "n_sample": 8}},
     "in-batch": {"loss": {"n_sample": 0}, "optimizer": SGD},
     "clipped": {"loss": {"n_sample": 0}, "optimizer": SGD | {"clip_norm": 0.01}},
 }
@@ -78,17 +77,8 @@ def train(setup: Setup, steps_per_block: int, epochs: int = 2) -> tuple[TrainSta
     return state, losses
 
 
-def padded(first: Block | None = None) -> Block:
-    """A block of the shape that ``train`` compiles: given steps, then what the feed pads with."""
-    shape = lane_feed(SESSIONS, Plan(LANES, 8, "time", 3, 0)).shape
-    zeros = jnp.zeros((shape.steps - (0 if first is None else len(first.input)), LANES), jnp.int32)
-    padding = Block(zeros + ITEMS[0], zeros + ITEMS[1], zeros == 0, zeros * 0.0)
-    return padding if first is None else jax.tree.map(lambda *leaves: jnp.concatenate(leaves), first, padding)
-
-
-def one_step(inputs: list[int], targets: list[int], weights: list[float]) -> Block:
-    """Sessions that open."""
-    return padded(Block(jnp.array([inputs]), jnp.array([targets]), jnp.ones((1, LANES), bool), jnp.array([weights])))
+def first_block() -> Block:
+    return next(lane_feed(SESSIONS, Plan(LANES, 8, "time", 3, 2**30)).epoch(0))
 
 
 def assert_equal(one: Any, other: Any) -> None:
@@ -109,7 +99,8 @@ def test_steps_without_a_live_lane_change_nothing() -> None:
     setup = make("separate")
     trained, _ = train(setup, 8, epochs=1)  # so that moments would move what they could
     before = jax.tree.map(jnp.copy, trained)
-    after, stats = setup.train_block(trained, setup.constants, padded())
+    block = first_block()
+    after, stats = setup.train_block(trained, setup.constants, block._replace(weight=0.0 * block.weight))
     assert_equal(after, before)
     assert int(stats.steps) == int(stats.pairs) == 0 and not np.any(stats.loss)
 
@@ -118,49 +109,14 @@ def test_clipping_bounds_the_whole_step() -> None:
     """SGD with rate 1 moves by the gradient: dense parameters and rows together by clip_norm, in the same direction."""
     moves = []
     for setup in (make("in-batch"), make("clipped")):
-        state, _ = setup.train_block(setup.state(), setup.constants, one_step([3, 5, 7, 9], [4, 6, 8, 2], [1.0] * 4))
+        one_step = jax.tree.map(lambda leaf: leaf[:1], first_block())
+        state, _ = setup.train_block(setup.state(), setup.constants, one_step)
         new, old = (np.concatenate([leaf.ravel() for leaf in jax.tree.leaves((s.params, s.tables))])
                     for s in (state, setup.state()))  # fmt: skip
         moves.append((new - old).astype(np.float64))
     norm = np.linalg.norm(moves[0])
     assert norm > 0.05
     np.testing.assert_allclose(moves[1], moves[0] * 0.01 / norm, atol=1e-6)
-
-
-@pytest.mark.parametrize("variant", ["separate", "onehot"])
-def test_the_scan_is_stepping(variant: str) -> None:
-    """Encoding a block at once, in pieces, and session by session with a fresh state all give the same queries."""
-    model, state = make(variant).model, make(variant).state()
-    block = next(lane_feed(SESSIONS, Plan(LANES, 12, "time", 3, 2**30)).epoch(0))
-    encode = jax.jit(model.encode)
-
-    def encoded(block: Block) -> np.ndarray:
-        return np.asarray(encode(state.params, state.tables, model.carry(LANES), block)[1])
-
-    whole, carry = encoded(block), model.carry(LANES)
-    for t in range(len(block.input)):
-        carry, query = encode(state.params, state.tables, carry, jax.tree.map(lambda leaf, t=t: leaf[t : t + 1], block))
-        np.testing.assert_allclose(query[0], whole[t], rtol=1e-5, atol=1e-6)
-    # A lane is alone: other lanes' items, or other resets there, leave it as it was ...
-    mixed = encoded(block._replace(input=block.input.at[:, 1:].set((block.input[:, 1:] + 7) % N_ITEMS),
-                                   reset=block.reset.at[:, 1:].set(False)))  # fmt: skip
-    np.testing.assert_allclose(mixed[:, 0], whole[:, 0], rtol=1e-5, atol=1e-6)
-    assert not np.allclose(mixed[:, 1], whole[:, 1], atol=1e-4)
-    # ... and a session does not remember the one before it in its lane.
-    second = np.flatnonzero(np.asarray(block.reset[:, 0]))[1]
-    changed = encoded(block._replace(input=block.input.at[:second].set((block.input[:second] + 3) % N_ITEMS)))
-    np.testing.assert_array_equal(changed[second:, 0], whole[second:, 0])
-    assert not np.allclose(changed[0, 0], whole[0, 0], atol=1e-4)
-
-
-def test_a_finished_lane_leaves_the_negatives_of_the_others() -> None:
-    """Its target's row gets no derivative, its weight 0 no loss; alive, it counts."""
-    setup, unseen = make("in-batch"), 20
-    for live, moved in ((0.0, {3, 5, 7, 4, 6, 8}), (1.0, {3, 5, 7, 9, 4, 6, 8, unseen})):
-        block = one_step([3, 5, 7, 9], [4, 6, 8, unseen], [1.0, 1.0, 1.0, live])
-        state, stats = setup.train_block(setup.state(), setup.constants, block)
-        change = np.abs(np.asarray(state.tables["item"] - setup.state().tables["item"])).sum(axis=1)
-        assert set(np.flatnonzero(change).tolist()) == moved and int(stats.pairs) == 3 + int(live)
 
 
 DECAY, RATE, PENALTY = 0.3, 0.05, 0.2
