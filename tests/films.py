@@ -12,12 +12,9 @@ import pyarrow as pa
 from jaxrec.sources.movielens import FIELDS, MovieLensFiles
 
 USERS, MOVIES, RATINGS = 30, 40, 300
-TITLES = {  # by movie; the others are plain
-    1: "Misérables, Les (1995)",
-    2: "Face::Off (1997)",
-    3: "Mission: Impossible: (1996)",
-    4: "\x85 \x1c\u00a0\t'\" (1999)",  # what Python and CSV readers may take for the end of a line, or a quote
-}
+# By movie; the last one has what Python and CSV readers may take for the end of a line, or a quote.
+TITLES = {1: "Misérables, Les (1995)", 2: "Face::Off (1997)", 3: "Mission: Impossible: (1996)",
+          4: "\x85 \x1c\u00a0\t'\" (1999)"}  # fmt: skip
 
 
 def tiny() -> MovieLensFiles:
@@ -68,9 +65,3 @@ def write_archive(path: Path, contents: dict[str, str], folder: str = "ml-1m/") 
         for name, text in ({"README": "Read me."} | contents).items():
             archive.writestr(folder + name, text.encode("latin-1"))
     return path
-
-
-def assert_same(found: MovieLensFiles, expected: MovieLensFiles) -> None:
-    for name, table, other in zip(found._fields, found, expected, strict=True):
-        assert table.schema == other.schema, name
-        assert table.equals(other), name

@@ -39,13 +39,11 @@ def made_texts(each: int, seed: int = 0, names: tuple[str, ...] = tuple(WORDS)) 
 
 def fake_embed(texts: list[str], model: str, **_: Any) -> np.ndarray:
     """float16[n, WIDTH]: the mean of a random vector of each word."""
-    vectors = []
-    for text in texts:
-        words = re.findall(r"[^\W\d_]+", text) or [text]
-        vectors.append(
-            np.mean([np.random.default_rng(zlib.crc32(w.encode())).normal(size=WIDTH) for w in words], axis=0)
-        )
-    return np.array(vectors, np.float16)
+
+    def mean(words: list[str]) -> Any:
+        return np.mean([np.random.default_rng(zlib.crc32(w.encode())).normal(size=WIDTH) for w in words], axis=0)
+
+    return np.array([mean(re.findall(r"[^\W\d_]+", text) or [text]) for text in texts], np.float16)
 
 
 def fake_encoding(patch: pytest.MonkeyPatch) -> None:
@@ -59,18 +57,12 @@ def made_products(texts: list[str], products: int = 7) -> list[dict[str, Any]]:
     """Products of as many reviews each as can be, in the shape of the shop's file."""
     parts = np.array_split(np.array(texts, object), products)
     return [
-        {
-            "product_id": f"p{number:03d}-{'가' * (number % 3)}",
-            "product_name": f"크림 {number}",
-            "price": 1000 * (number + 1),
-            "brand_name": ["헤라", "이니스프리", ""][number % 3],
-            "category": CATEGORIES[number % len(CATEGORIES)],
-            "sub_category": 0,
-            "rating": None if number == 1 else 4 + number / 10,
-            "reviews": [{"reviewer": "", "rating": 0, "content": text} for text in part],
-        }
-        for number, part in enumerate(parts)
-    ]
+        {"product_id": f"p{n:03d}-{'가' * (n % 3)}", "product_name": f"크림 {n}", "price": 1000 * (n + 1),
+         "brand_name": ["헤라", "이니스프리", ""][n % 3], "category": CATEGORIES[n % len(CATEGORIES)],
+         "sub_category": 0, "rating": None if n == 1 else 4 + n / 10,
+         "reviews": [{"reviewer": "", "rating": 0, "content": text} for text in part]}
+        for n, part in enumerate(parts)
+    ]  # fmt: skip
 
 
 def made_customers(products: list[dict[str, Any]], truth: np.ndarray) -> list[dict[str, Any]]:

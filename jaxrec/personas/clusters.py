@@ -1,8 +1,5 @@
-"""Personas: clusters of reviews by what they say, and customers drawn from them.
-
-The embeddings of the reviews are clustered, each cluster is described by its telling words and the reviews nearest to
-its centre, and named from a table of rules (rules.py) where its words speak for one. A customer's attributes are then
-drawn from the distributions of its persona's rule: nothing of them is known, all is derived.
+"""Personas: clusters of reviews by what they say, named from a table of rules (rules.py) where their words speak for
+one, and customers whose attributes are drawn from the rule of their persona: nothing of them is known, all is derived.
 """
 
 from __future__ import annotations
@@ -17,13 +14,14 @@ import numpy as np
 
 from jaxrec.errors import UserError
 from jaxrec.personas.rules import UNNAMED, Range, Rule
+from jaxrec.sources.shared import draw
 
-CLUSTERS = (2, 12)  # the least and the most that are tried where the number is not given
+LEAST, MOST = 2, 12  # clusters that are tried where the number is not given
 WORDS, NEAREST = 8, 3  # of a persona's description
 MEASURED = 2000  # reviews on which silhouettes are measured: their time grows with the square
 STARTS = 10  # of K-means
 WORD = re.compile(r"[^\W\d_]{2,}")  # runs of letters, so that Korean and English go the same way
-LEAST = 1.0  # of the evidence for naming a cluster, in standard deviations
+ENOUGH = 1.0  # of the evidence for naming a cluster, in standard deviations
 
 
 @dataclass(frozen=True)
@@ -38,62 +36,70 @@ class Persona:
     nearest: tuple[int, ...]  # numbers of the reviews nearest to its centre, nearest first
 
 
-# ---- finding and describing ------------------------------------------------------------------------------------------
-
-
 def find_personas(
     embeddings: np.ndarray, texts: Sequence[str], rules: Sequence[Rule], k: int | None, seed: int
 ) -> tuple[np.ndarray, tuple[Persona, ...]]:
-    """Cluster reviews by K-means on their normalised embeddings, float[n, d], and name the clusters: int32[n], the
-    persona of each review, and the personas, largest first, of equal ones that with the earliest review first.
-
-    The result depends neither on the number of threads nor on what K-means calls its clusters.
-
-    Args:
-        rules: names to give, one to one.
-        k: number of personas; None: that of 2 to 12 with the best silhouette.
-        seed: from 0 to 2**32 - 1.
+    """Cluster reviews by K-means on their normalised embeddings, float[n, d], into ``k`` personas (None: that of 2 to
+    12 with the best silhouette), and name them by rules, one to one: int32[n], the persona of each review, and the
+    personas, largest first, of equal ones that with the earliest review first, whatever K-means calls its clusters.
     """
     points = _directions(embeddings)
     different = len(np.unique(points, axis=0))
-    least = CLUSTERS[0] + 1 if k is None else k
-    if different < least:
+    if different < (k or LEAST + 1):
         raise UserError(f"{len(points)} reviews ({different} different ones) for {k or 'a number of'} personas; "
-                        f"expected at least {least}; add reviews or ask for fewer personas (--clusters)")  # fmt: skip
+                        f"expected at least {k or LEAST + 1}; add reviews or lower --clusters")  # fmt: skip
     try:
         from scipy.optimize import linear_sum_assignment
+        from sklearn.cluster import KMeans
+        from sklearn.metrics import silhouette_score
         from threadpoolctl import threadpool_limits
     except ImportError as error:
-        message = f"personas need scikit-learn (no module '{error.name}'); pip install 'jaxrec[text]'"
-        raise UserError(message) from None
+        raise UserError(f"personas need scikit-learn (no module {error.name}); pip install 'jaxrec[text]'") from None
+
+    def cluster(count: int) -> np.ndarray:
+        found = KMeans(count, n_init=STARTS, random_state=seed).fit_predict(points)
+        clusters, first, members = np.unique(found, return_index=True, return_counts=True)
+        place = np.zeros(count, np.int32)
+        place[clusters[np.lexsort((first, -members))]] = np.arange(len(clusters))
+        return place[found]
+
+    def silhouette(labels: np.ndarray) -> float:
+        some = labels[measured]
+        return round(float(silhouette_score(points[measured], some)), 6) if len(np.unique(some)) > 1 else -1.0
+
+    measured = np.arange(len(points))
+    if len(points) > MEASURED:
+        measured = np.random.default_rng(seed).choice(len(points), MEASURED, replace=False)
     # One thread: several sum the members of a cluster in any order, and a last bit may move a review.
     with threadpool_limits(limits=1):
-        counts = [k] if k is not None else range(CLUSTERS[0], min(CLUSTERS[1], different - 1) + 1)
-        tried = [_cluster(points, count, seed) for count in counts]
-        labels = tried[0] if k is not None else max(tried, key=lambda labels: _silhouette(points, labels, seed))
+        counts = range(LEAST, min(MOST, different - 1) + 1)
+        labels = max(map(cluster, counts), key=silhouette) if k is None else cluster(k)
     names = [f"{UNNAMED}{number}" for number in range(int(labels.max()) + 1)]
     scores = evidence(texts, labels, len(names), rules)
-    gain = np.where(scores >= LEAST, scores, 0.0)
-    for cluster, rule in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
-        if gain[cluster, rule] > 0:
-            names[cluster] = rules[rule].name
+    gain = np.where(scores >= ENOUGH, scores, 0.0)
+    for number, rule in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
+        if gain[number, rule] > 0:
+            names[number] = rules[rule].name
     return labels, describe(labels, names, texts, rules, embeddings)
 
 
 def describe(
     labels: np.ndarray, names: Sequence[str], texts: Sequence[str], rules: Sequence[Rule], embeddings: np.ndarray | None
 ) -> tuple[Persona, ...]:
-    """The personas of clusters that have names already, int[n] ``labels``; without embeddings, float[n, d], the nearest
-    reviews are not known.
-    """
+    """The personas of clusters with names, int[n] ``labels``; without embeddings no nearest reviews are known."""
     titles = {rule.name: rule.title for rule in rules}
     words = telling_words(texts, labels, len(names), WORDS)
-    nearest = [()] * len(names) if embeddings is None else _nearest(_directions(embeddings), labels, len(names), texts)
-    sizes = np.bincount(labels, minlength=len(names)).tolist()
-    return tuple(
-        Persona(name, titles.get(name, ""), name in titles, *rest)
-        for name, *rest in zip(names, sizes, words, nearest, strict=True)
-    )
+    points = None if embeddings is None else _directions(embeddings)
+    personas = []
+    for number, name in enumerate(names):
+        members, nearest = np.flatnonzero(labels == number), dict[str, int]()
+        if points is not None:  # of those that say the same the first
+            distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
+            for member in members[np.argsort(distances, kind="stable")].tolist():
+                nearest.setdefault(texts[member], member)
+        personas.append(Persona(name, titles.get(name, ""), name in titles, len(members), words[number],
+                                tuple(nearest.values())[:NEAREST]))  # fmt: skip
+    return tuple(personas)
 
 
 def _directions(embeddings: np.ndarray) -> np.ndarray:
@@ -104,60 +110,18 @@ def _directions(embeddings: np.ndarray) -> np.ndarray:
     return np.round(points / np.where(lengths > 0, lengths, 1.0), 6)
 
 
-def _cluster(points: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """int32[n], in the order that ``find_personas`` promises."""
-    from sklearn.cluster import KMeans
-
-    found = KMeans(k, n_init=STARTS, random_state=seed).fit_predict(points)
-    clusters, first, members = np.unique(found, return_index=True, return_counts=True)
-    place = np.zeros(k, np.int32)
-    place[clusters[np.lexsort((first, -members))]] = np.arange(len(clusters))
-    return place[found]
-
-
-def _silhouette(points: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """From -1 to 1, on at most ``MEASURED`` reviews; -1 where those are of one cluster only."""
-    from sklearn.metrics import silhouette_score
-
-    if len(points) > MEASURED:
-        chosen = np.random.default_rng(seed).choice(len(points), MEASURED, replace=False)
-        points, labels = points[chosen], labels[chosen]
-    return round(float(silhouette_score(points, labels)), 6) if len(np.unique(labels)) > 1 else -1.0
-
-
-def _nearest(points: np.ndarray, labels: np.ndarray, clusters: int, texts: Sequence[str]) -> list[tuple[int, ...]]:
-    """Of each cluster the members nearest to its centre; of those that say the same the first."""
-    found = []
-    for cluster in range(clusters):
-        members = np.flatnonzero(labels == cluster)
-        distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
-        chosen: dict[str, int] = {}
-        for member in members[np.argsort(distances, kind="stable")].tolist():
-            chosen.setdefault(texts[member], member)
-        found.append(tuple(chosen.values())[:NEAREST])
-    return found
-
-
-# ---- words -----------------------------------------------------------------------------------------------------------
-
-
-def normalised(text: str) -> str:
+def _normalised(text: str) -> str:
     """Composed and without capitals: the same word is the same text (Korean may come as single letters)."""
     return unicodedata.normalize("NFC", text).casefold()
 
 
 def telling_words(texts: Sequence[str], labels: np.ndarray, clusters: int, most: int) -> list[tuple[str, ...]]:
-    """The words that each cluster's reviews use more than the others', most telling first, at most ``most``.
-
-    A word's score is the log-likelihood ratio of a review having it inside and outside of the cluster, which can be
-    trusted for rare words too (Dunning, Accurate Methods for the Statistics of Surprise and Coincidence, 1993). A word
-    of one review only is left out. ``labels``: int[n], below ``clusters``.
+    """The words that each cluster's reviews use more than the others', most telling first, at most ``most``, without
+    those of one review only. A word's score is the log-likelihood ratio of a review having it inside and outside of the
+    cluster (Dunning, Accurate Methods for the Statistics of Surprise and Coincidence, 1993).
     """
-    found = [sorted(set(WORD.findall(normalised(text)))) for text in texts]
-    flat = [word for words in found for word in words]
-    if not flat:
-        return [()] * clusters
-    names, index = np.unique(flat, return_inverse=True)
+    found = [sorted(set(WORD.findall(_normalised(text)))) for text in texts]
+    names, index = np.unique(np.array([word for words in found for word in words], str), return_inverse=True)
     cluster_of = np.repeat(labels, [len(words) for words in found])
     total, n = np.bincount(index, minlength=len(names)), len(texts)
     chosen = []
@@ -181,14 +145,15 @@ def _log_ratio(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
 def evidence(texts: Sequence[str], labels: np.ndarray, clusters: int, rules: Sequence[Rule]) -> np.ndarray:
     """float64[clusters, rules]: how much more than the others a cluster's reviews use a rule's words; 0 is no more.
 
-    Uses count each of a rule's words once a review, and those expected are in proportion to the reviews' numbers of
-    distinct words, as a long review holds words of every rule. The result is the signed square root of the Poisson
-    deviance of uses from expected uses, so about standard normal where a cluster has nothing to do with a rule.
+    The signed square root of the Poisson deviance of uses (each word once a review) from expected uses, in proportion
+    to the reviews' numbers of distinct words: about standard normal where a cluster has nothing to do with a rule.
     """
-    patterns = [[_pattern(word) for word in rule.words] for rule in rules]
+    # English words by their beginning; Korean ones anywhere, as they are written together: 속건조.
+    patterns = [[re.compile((r"(?<!\w)" if word[0].isascii() else "") + re.escape(word))
+                 for word in (_normalised(one.strip()) for one in rule.words)] for rule in rules]  # fmt: skip
     uses, lengths = np.zeros((clusters, len(rules))), np.zeros(clusters)
     for text, label in zip(texts, labels, strict=True):
-        plain = normalised(text)
+        plain = _normalised(text)
         uses[label] += [sum(bool(one.search(plain)) for one in words) for words in patterns]
         lengths[label] += len(set(WORD.findall(plain)))
     expected = uses.sum(axis=0) * (lengths / max(1.0, lengths.sum()))[:, None]
@@ -196,36 +161,25 @@ def evidence(texts: Sequence[str], labels: np.ndarray, clusters: int, rules: Seq
     return np.round(np.sign(uses - expected) * np.sqrt(np.maximum(deviance, 0)), 9)
 
 
-def _pattern(word: str) -> re.Pattern[str]:
-    """English words by their beginning; Korean ones anywhere, as they are written together: 속건조."""
-    plain = normalised(word.strip())
-    return re.compile((r"(?<!\w)" if plain[0].isascii() else "") + re.escape(plain))
-
-
-# ---- customers -------------------------------------------------------------------------------------------------------
-
-
 def draw_attributes(
     labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], seed: int
 ) -> dict[str, np.ndarray]:
     """Attributes of customers with personas ``labels``, int[n]: by name int64[n], or object[n] of text, each drawn from
-    the rule of its persona; from any rule where the persona has none.
-
-    A customer's attributes depend on ``seed``, its place and its persona only: they stay when customers are added
-    behind it or others change their personas.
+    the rule of its persona, from any rule where it has none. They depend on ``seed``, place and persona only, and stay
+    when customers are added behind or others change their personas.
     """
     uniform = np.random.default_rng([seed, 0]).random((len(labels), 1 + len(rules[0].attributes)))
-    return _attributes(np.asarray(labels), personas, rules, uniform)
+    return _attributes(labels, personas, rules, uniform)
 
 
 def unread_profiles(
     n: int, labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], seed: int, draws: int
 ) -> dict[str, np.ndarray]:
-    """Profiles of ``n`` customers whose reviews are not read, [draws, n] by attribute: a persona by its share among
-    ``labels``, int[m], those of the reviews that may be read, and attributes from its rule.
+    """Profiles of ``n`` customers whose reviews are not read, [draws, n] by attribute: personas by their share in
+    ``labels``, those of the reviews that may be read, and attributes from their rules.
     """
     uniform = np.random.default_rng([seed, 1]).random((draws * n, 2 + len(rules[0].attributes)))
-    drawn = _pick(np.bincount(labels, minlength=len(personas)), uniform[:, 0])
+    drawn = draw(np.bincount(labels, minlength=len(personas)), uniform[:, 0])
     attributes = _attributes(drawn, personas, rules, uniform[:, 1:])
     return {name: values.reshape(draws, n) for name, values in attributes.items()}
 
@@ -236,7 +190,7 @@ def _attributes(
     """Attributes from uniform numbers, float64[n, 1 + attributes]: one for the rule, one for each attribute."""
     places = {rule.name: number for number, rule in enumerate(rules)}
     own = np.array([places.get(persona.name, -1) if persona.rule else -1 for persona in personas], np.int64)[labels]
-    rule_of = np.where(own < 0, _pick(np.ones(len(rules)), uniform[:, 0]), own)
+    rule_of = np.where(own < 0, draw(np.ones(len(rules)), uniform[:, 0]), own)
     result = {}
     for column, (name, kind) in enumerate(rules[0].attributes.items(), start=1):
         result[name] = values = np.empty(len(labels), np.int64 if isinstance(kind, Range) else object)
@@ -248,7 +202,7 @@ def _attributes(
 def _draw(attribute: Range | dict[str, float], uniform: np.ndarray) -> Any:
     """The values that numbers from 0 to 1 stand for, by the inverse of the cumulative distribution."""
     if not isinstance(attribute, Range):
-        return np.array(list(attribute), object)[_pick(np.array(list(attribute.values())), uniform)]
+        return np.array(list(attribute), object)[draw(np.array(list(attribute.values())), uniform)]
     low, high = attribute.low, attribute.high
     if attribute.mean is None or attribute.deviation is None:
         return low + np.floor(uniform * (high - low + 1)).astype(np.int64)
@@ -258,9 +212,3 @@ def _draw(attribute: Range | dict[str, float], uniform: np.ndarray) -> Any:
     least, most = ((bound - attribute.mean) / attribute.deviation for bound in (low - 0.5, high + 0.5))
     z = ndtri(ndtr(least) + uniform * (ndtr(most) - ndtr(least)))
     return np.clip(np.rint(attribute.mean + attribute.deviation * z), low, high).astype(np.int64)
-
-
-def _pick(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """int64[n]: the place of each number among the cumulated weights."""
-    bounds = np.cumsum(weights) / np.sum(weights)
-    return np.searchsorted(bounds[:-1], uniform, side="right")

@@ -2,15 +2,14 @@
 
 A fold's reviews take no part in clustering, naming or training, and their customers' attributes come from a profile
 given without reading them: the one that the customer stated, where the data has such, or else drawn like those of the
-customers that are known. Two things come from all reviews: how many personas there are, and the mean and deviation that
-a number such as the age is standardised with.
+others. How many personas there are and what numbers are standardised with comes from all reviews.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +21,8 @@ from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
 from jaxrec.models.base import make_model
+from jaxrec.personas.amore import Reviews, read_reviews
 from jaxrec.personas.clusters import draw_attributes, find_personas, unread_profiles
-from jaxrec.personas.files import Reviews, read_reviews
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.retrieval.hits import Hits, answered, expected, intervals, item_categories, means
 from jaxrec.tasks.retrieval.judge import rank_queries
@@ -34,12 +33,9 @@ from jaxrec.training.block import Training, training_plan
 DRAWS = 100  # profiles for each review that is left out
 
 
-class Fold(NamedTuple):
-    """A fold."""
-
-    data: Retrieval  # its training rows with the attributes that the other reviews give; splits.test: the fold's rows
-    profiles: Queries  # of each test row, in turn, ``draws`` queries
-    draws: int
+# Rows with the attributes that the other reviews give, of which splits.test is the fold, and its queries, in turn one
+# of each row or ``DRAWS``.
+Fold = tuple[Retrieval, Queries]
 
 
 def cross_validate(
@@ -50,10 +46,10 @@ def cross_validate(
     config = config.model_copy(update={"mesh": MeshConfig(data=1)})
     categories, model = item_categories(dataset, config.evaluation.category), make_model(config, dataset.schema)
     encode = jax.jit(model.encode, static_argnums=0)
-    parts: tuple[list[Hits], list[Hits], list[Hits]] = [], [], []
+    parts: dict[str, list[Hits]] = {"own": [], "chance": [], "popularity": []}
     stated = dataset.manifest["personas"]["attributes"] == "stated"
     training = None
-    for data, profiles, draws in make_folds(config, dataset, folds, seed, stated):
+    for data, profiles in make_folds(config, dataset, folds, seed, stated):
         feed = model.feed(data.training_rows(), training_plan(config, passes=RowTraining.of(config.training).passes))
         if training is None:  # folds differ by a row, and share the schedule and the compiled program of the first
             training = Training(config, model, feed)
@@ -63,13 +59,13 @@ def cross_validate(
         items = jnp.asarray(item_vectors(model, weights, data.catalogue))
         ranks, top = rank_queries(profiles, users, items, had, config.evaluation.memory, max(ks))
         hits = answered(ranks, top, profiles.items, categories, ks)
-        parts[0].append({name: values.reshape(-1, draws).mean(axis=1) for name, values in hits.items()})
+        parts["own"].append({name: values.reshape(len(asked.items), -1).mean(axis=1) for name, values in hits.items()})
         counts = data.item_counts().astype(np.float64)
-        for part, scores in zip(parts[1:], (np.zeros(len(counts)), counts), strict=True):
-            part.append(expected(scores, asked.items, had[asked.users], categories, ks))
+        for name, scores in (("chance", 0 * counts), ("popularity", counts)):
+            parts[name].append(expected(scores, asked.items, had[asked.users], categories, ks))
         update()
     own, chance, popularity = ({name: np.concatenate([one[name] for one in part]) for name in part[0]}
-                               for part in parts)  # fmt: skip
+                               for part in parts.values())  # fmt: skip
     how = "profiles as stated" if stated else f"{DRAWS} profiles a review, drawn like those of the other customers"
     return {"folds": folds, "targets": len(next(iter(own.values()))), "profiles": how, **means(own),
             "intervals": intervals(own), "chance": means(chance), "popularity": means(popularity)}  # fmt: skip
@@ -92,7 +88,7 @@ def make_folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stat
         splits = RowSplits(np.flatnonzero(~left_out), np.zeros(0, np.int64), np.flatnonzero(left_out))
         if reviews is None:
             data = Retrieval.of(config, dataset, rows, splits)
-            yield Fold(data, data.queries(splits.test), 1)
+            yield data, data.queries(splits.test)
         else:
             yield _derived(config, dataset, rows, splits, reviews, seed)
 
@@ -103,7 +99,7 @@ def _derived(config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits
     assert reviews.embeddings is not None
     texts = [reviews.texts[row] for row in train]
     embeddings = np.asarray(reviews.embeddings[train], np.float32)
-    labels, personas = find_personas(embeddings, texts, reviews.rules, len(reviews.personas), reviews.seed)
+    labels, personas = find_personas(embeddings, texts, reviews.rules, reviews.clusters, reviews.seed)
     drawn = draw_attributes(labels, personas, reviews.rules, seed)
     profiles = unread_profiles(len(test), labels, personas, reviews.rules, seed, DRAWS)  # [draws, n]
     data = Retrieval.of(config, dataset, _with(dataset, rows, train, drawn), splits)
@@ -111,18 +107,18 @@ def _derived(config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits
     every = np.arange(len(test) * DRAWS)
     many = {name: values.T.reshape(-1) for name, values in profiles.items()}
     asked = _with(dataset, rows.take(np.repeat(test, DRAWS)), every, many)
-    return Fold(data, replace(data, rows=asked).queries(every), DRAWS)
+    return data, replace(data, rows=asked).queries(every)
 
 
 def _with(dataset: RowsDataset, rows: Rows, places: np.ndarray, attributes: dict[str, np.ndarray]) -> Rows:
     """Rows with raw attributes at some places; a value that the data set does not have is unknown."""
     schema, columns, numbers = dataset.schema, np.array(rows.columns), np.array(rows.numbers)
     numerical = [field.name for field in schema.numerical]
-    for field in schema.side("user").fields:
-        values = attributes.get(field.name, np.zeros(0))
-        if field.name in attributes and field.kind == "numerical":
+    for field in (one for one in schema.side("user").fields if one.name in attributes):
+        values = attributes[field.name]
+        if field.kind == "numerical":
             numbers[places, numerical.index(field.name)] = field.standardised(values.astype(np.float64))
-        elif field.name in attributes:
+        else:
             codes = {str(value): code for code, value in enumerate(dataset.values(field.name), 1)}
             columns[places, schema.slices()[field.name].start] = [codes.get(str(value), 0) for value in values]
     return replace(rows, columns=columns, numbers=numbers)

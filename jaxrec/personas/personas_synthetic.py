@@ -1,15 +1,13 @@
 """Synthetic purchases of customers with personas, whose best possible ranking is known.
 
 A customer has one of six personas and, from it, an age, a gender, a skin type and a skin concern, each of which is the
-persona's own in eight cases of ten and any in the others. A product has a category, a brand, a price and a popularity.
-A purchase is drawn from a softmax over all products, whose logit is the popularity plus what the concern, the skin
-type, the age and the gender make of category, brand and price: of attributes that the rows hold.
+persona's own in eight cases of ten. A purchase is drawn from a softmax over all products, whose logit is the popularity
+plus what the concern, the skin type, the age and the gender make of category, brand and price, which the rows hold.
 
 Each customer draws ``--purchases`` times, and a product drawn again is dropped. With p the probability of a product in
 one draw and m the draws, the pair is among the rows with probability q = 1 - (1 - p)^m exactly. q grows with p, so that
-no ranking by the customer's attributes is better than that by p, and the expected hits among its first k are sums of q;
-``optimum`` is their share of the expected rows: the hit rate of a row taken at random, ranked among all products. A
-ranking may only be better by what it knows of a customer's other rows: that what is bought once does not come again.
+no ranking by the customer's attributes is better than that by p. ``optimum`` is the share of the sums of q among its
+first k in the expected rows: the hit rate of a row taken at random, ranked among all products.
 """
 
 from __future__ import annotations
@@ -95,28 +93,24 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         chances = chances._replace(counts=whole[None], left=np.zeros((1, len(chances.right))),
                                    popularity=np.log(mean / whole))  # fmt: skip
     by_customer, by_product = _purchases(chances, arguments.purchases, random)
+    words = {name: pa.array(WORDS[name]).take(codes) for name, codes in (customers | products).items() if name in WORDS}
     people = pa.table({"customer": np.arange(1, len(persona) + 1), "persona": pa.array(PERSONAS).take(persona),
-                       "age": customers.pop("age"), **_worded(customers)})  # fmt: skip
-    goods = _worded({name: products[name] for name in ("category", "brand")})
+                       "age": customers["age"], **{name: words[name] for name in list(WORDS)[:3]}})  # fmt: skip
+    goods = {name: words[name] for name in ("category", "brand")}
     names = [f"{brand} {category} {number}"
              for number, (category, brand) in enumerate(zip(*goods.values(), strict=True), 1)]  # fmt: skip
     shop = pa.table({"product": np.arange(1, n + 1), "name": names, **goods, "price": products["price"]})
     sold, by_sold = np.unique(by_product, return_inverse=True)  # what nobody bought is not among the values
-    sides = (("user", people, by_customer, ("customer", "age", *customers)),
-             ("item", shop.take(sold), by_sold.astype(np.int32), ("product", *goods, "price")))  # fmt: skip
+    fields = [
+        RawField(name, "numerical" if name in ("age", "price") else "categorical", side,
+                 table[name].combine_chunks(), by, logarithm=name == "price")
+        for side, table, by, hidden in (("user", people, by_customer, "persona"),
+                                        ("item", shop.take(sold), by_sold.astype(np.int32), "name"))
+        for name in table.column_names if name != hidden
+    ]  # fmt: skip
+    rows = len(by_customer)
     return RawRows(
-        fields=[
-            RawField(name, "numerical" if name in ("age", "price") else "categorical", side,
-                     table[name].combine_chunks(), by, logarithm=name == "price")
-            for side, table, by, fields in sides for name in fields
-        ],
-        ratings=np.ones(len(by_customer), np.float32),
-        times=np.zeros(len(by_customer), np.int64),
-        threshold=1.0,
-        low=0.0,
-        high=1.0,
-        user="customer",
-        item="product",
+        fields, np.ones(rows, np.float32), np.zeros(rows, np.int64), 1.0, 0.0, 1.0, "customer", "product",
         shown={"user": people, "item": shop},
         options={name: getattr(arguments, name) for name in (*OPTIONS, "independent")},
         extras={"optimum": optimum(chances, arguments.purchases), "personas": {"attributes": "stated"}},
@@ -124,8 +118,8 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
 
 
 def optimum(chances: Chances, purchases: int) -> dict[str, Any]:
-    """The expected ``hit_rate@k`` of a row taken at random, where all products are ranked by their true probability;
-    ``popularity``: the same where all customers get one ranking, by the expected number of rows.
+    """The expected ``hit_rate@k`` where all products are ranked by their true probability; ``popularity``: the same of
+    one ranking for all, by the expected number of rows.
     """
     products = len(chances.popularity)
     width = min(WIDEST, products)
@@ -156,10 +150,6 @@ def _customers(n: int, random: np.random.Generator) -> tuple[np.ndarray, dict[st
         index = np.array([words.index(value) for value in values])[persona]
         found[name] = np.where(random.random(n) < OWN, index, random.integers(len(words), size=n))
     return persona, found
-
-
-def _worded(columns: dict[str, np.ndarray]) -> dict[str, pa.Array]:
-    return {name: pa.array(WORDS[name]).take(codes) for name, codes in columns.items()}
 
 
 def _chances(

@@ -18,7 +18,6 @@ from jaxrec.errors import UserError, explained
 DEFAULT = Path(__file__).with_name("personas.yaml")
 UNNAMED = "persona_"  # begins the name of a persona that has no rule; its number follows
 LARGEST = 2**53  # whole numbers up to here are exact as float64
-LONGEST = 200  # bytes of an attribute's name, which is that of a file
 
 Text = Annotated[str, Field(strict=True, pattern=r"\S")]
 Whole = Annotated[int, Field(strict=True, ge=-LARGEST, le=LARGEST)]
@@ -44,35 +43,25 @@ class Range(BaseModel):
         return self
 
 
-Choices = dict[Text, Positive]
-"""Text, each value with its weight."""
-
-
 def _kind(attribute: Any) -> str:
-    keys = set(attribute) if isinstance(attribute, dict) else set()
-    numeric = isinstance(attribute, Range) or (keys & {"low", "high"} and keys <= set(Range.model_fields))
-    return "int" if numeric else "str"
+    keys = set(attribute) if isinstance(attribute, dict) else {"low"} if isinstance(attribute, Range) else set()
+    return "int" if keys & {"low", "high"} and keys <= set(Range.model_fields) else "str"
 
 
 def _file_name(name: str) -> str:
-    if "/" in name or "\0" in name or len(name.encode()) > LONGEST:
-        raise ValueError(f"expected a name without a / and of at most {LONGEST} bytes")
+    if "/" in name or "\0" in name or len(name.encode()) > 200:
+        raise ValueError("expected a name without a / and of at most 200 bytes")
     return name
 
 
+Choices = Annotated[dict[Text, Positive], Field(min_length=1)]  # text, each value with its weight
 # Tags that ``explained`` leaves out of the place.
-Attribute = Annotated[
-    Annotated[Range, Tag("int")] | Annotated[Choices, Tag("str"), Field(min_length=1)], Discriminator(_kind)
-]
+Attribute = Annotated[Annotated[Range, Tag("int")] | Annotated[Choices, Tag("str")], Discriminator(_kind)]
 
 
 class Rule(BaseModel):
-    """A persona of the table.
-
-    Attributes:
-        name, title: for programs and for people.
-        words: that its reviews use more than others do.
-        attributes: distribution by name; every rule of a table has the same names, of the same kinds.
+    """A persona of the table: ``words`` that its reviews use more than others do, and by name distributions of
+    ``attributes``, of which every rule of a table has the same names, of the same kinds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,10 +93,9 @@ def parse_rules(entries: Any, source: str) -> tuple[Rule, ...]:
     rules = tuple(rule.model_copy(update={"name": name}) for name, rule in found.items())
     first, *others = ({name: type(kind) for name, kind in rule.attributes.items()} for rule in rules)
     for rule, kinds in zip(rules[1:], others, strict=True):
-        if different := [name for name in {**first, **kinds} if first.get(name) is not kinds.get(name)]:
-            raise UserError(f"{source}: {rule.name}.attributes: '{different[0]}' is missing, or of another kind, here "
-                            f"or in {rules[0].name}; give all personas the same attributes, of the same kinds"
-                            )  # fmt: skip
-    if unnamed := [rule.name for rule in rules if re.fullmatch(UNNAMED + r"\d+", rule.name)]:
-        raise UserError(f"{source}: {unnamed[0]}: the name of a persona without a rule; choose another one")
+        if kinds != first:
+            raise UserError(f"{source}: {rule.name}.attributes: {', '.join(kinds)}; {rules[0].name} has "
+                            f"{', '.join(first)}; give all personas the same ones, of the same kinds")  # fmt: skip
+        if re.fullmatch(UNNAMED + r"\d+", rule.name):
+            raise UserError(f"{source}: {rule.name}: the name of a persona without a rule; choose another one")
     return rules

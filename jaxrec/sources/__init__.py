@@ -1,8 +1,7 @@
-"""The data sets that ``prepare`` knows: one module each, which reads raw files and knows nothing of models.
+"""The data sets that ``prepare`` knows: a module each, found by its name: ``my_source.py`` is ``prepare my-source``.
 
-A new data set is a new module with the members of ``Source``. It is found by its name: ``jaxrec/sources/my_source.py``
-is ``prepare my-source``, and ``prepare mypackage.mymodule`` is a module of the user's. A module without ``HELP`` is no
-source but a part of one.
+A module of the user's is named with its dots: ``prepare mypackage.mymodule``. A module without ``HELP`` is a part of a
+source.
 """
 
 from __future__ import annotations
@@ -16,8 +15,6 @@ from typing import Any, Protocol
 from jaxrec.data.clean.choices import Raw
 from jaxrec.data.encode import RawRows
 from jaxrec.errors import UserError, one_line
-
-FOLDERS = ("jaxrec.sources", "jaxrec.personas")
 
 
 class Source(Protocol):
@@ -37,7 +34,7 @@ class Source(Protocol):
 def find_sources(others: Iterable[str] = ()) -> dict[str, Any]:
     """Every ``Source`` by the name that ``prepare`` knows it by; ``others``: dotted names of the user's modules."""
     sources: dict[str, Any] = {}
-    for folder in FOLDERS:
+    for folder in ("jaxrec.sources", "jaxrec.personas"):
         for info in pkgutil.iter_modules(importlib.import_module(folder).__path__):
             module = importlib.import_module(f"{folder}.{info.name}")
             if hasattr(module, "HELP"):

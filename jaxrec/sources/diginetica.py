@@ -1,8 +1,4 @@
-"""Diginetica: product views of the CIKM Cup 2016, file ``train-item-views.csv``.
-
-Layout: ``;`` between fields, header ``sessionId;userId;itemId;timeframe;eventdate``; ``timeframe`` is in ms since the
-session's first query, ``eventdate`` a day. The published protocol splits by the day.
-"""
+"""Diginetica: product views of the CIKM Cup 2016, ``train-item-views.csv``; published splits are by the day."""
 
 from __future__ import annotations
 
@@ -19,7 +15,6 @@ KIND = "sessions"
 DEFAULTS = {"min_item_support": 5, "test_days": 7}
 TEN_YEARS = 315576000000  # ms, so that the sum with the date cannot overflow
 DATE = "epoch_ms(CAST(try_strptime(CAST({0} AS VARCHAR), '%Y-%m-%d') AS TIMESTAMP))"  # also of a date of Parquet
-
 FIELDS = (
     Field("session", "sessionId", integer, "an integer"),
     Field("item", "itemId", integer, "an integer"),
@@ -27,10 +22,8 @@ FIELDS = (
           f"TRY_CAST({sql} AS BIGINT) END", "milliseconds since the session's start, 0 or more"),
     Field("date", "eventdate", DATE.format, "a day like 2016-05-09"),
 )  # fmt: skip
-
 add_arguments = add_raw_arguments
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``choices.Raw``."""
     return read_published(connection, arguments, FIELDS, "date + timeframe", "date", delimiter=";")

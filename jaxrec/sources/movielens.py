@@ -1,8 +1,7 @@
 """MovieLens 1M: ratings of films from 1 to 5 (grouplens.org/datasets/movielens/1m), as rows of 15 fields.
 
-Fourteen are those of the feature set that AutoInt+ was published with on this data: user and film, decade and year of
-the film, year, month and decade of the rating (UTC), the first three genres, and the user's gender, age, occupation and
-zip code. The fifteenth, ``genres``, is all genres of a film as a bag. A label is positive from 4 on.
+Fourteen are those that AutoInt+ was published with on this data, the fifteenth is all genres of a film as a bag. A
+label is positive from 4 on.
 """
 
 from __future__ import annotations
@@ -25,9 +24,7 @@ from jaxrec.errors import UserError, shown
 HELP = "MovieLens 1M: ratings.dat, users.dat and movies.dat, in a folder or ml-1m.zip"
 KIND = "rows"
 NONE = "no"  # a film's second or third genre, where it has none
-POSITIVE = 4.0
 INTEGER, RATING, TEXT = "[0-9]{1,18}", "[1-5]", "(?:(?!::).)*"
-EXPECTED = {INTEGER: "a whole number, 0 or more", RATING: "a whole number from 1 to 5", "[MF]": "M or F"}
 FIELDS = {
     "ratings.dat": {"user": INTEGER, "movie": INTEGER, "rating": RATING, "time": INTEGER},
     "users.dat": {"user": INTEGER, "gender": "[MF]", "age": INTEGER, "occupation": INTEGER, "zip": TEXT},
@@ -52,54 +49,45 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     """The rows of the three files, in the order of the ratings."""
     if arguments.tfds_dir is not None and not arguments.tfds:
         raise UserError("--tfds-dir: belongs to --tfds; leave it out with --raw")
-    raw = fetch(arguments.tfds_dir) if arguments.tfds else arguments.raw
-    ratings, users, movies = read_files(raw)
-    by_user, by_film = (pc.index_in(ratings[name], side[name]).to_numpy().astype(np.int64)
-                        for name, side in (("user", users), ("movie", movies)))  # fmt: skip
+    ratings, users, movies = read_files(fetch(arguments.tfds_dir) if arguments.tfds else arguments.raw)
+    # Without the entities that have no rows, whose values would otherwise stand in the vocabulary.
+    rows = {side: np.unique(pc.index_in(ratings[name], table[name]).to_numpy(), return_inverse=True)
+            for side, name, table in (("user", "user", users), ("item", "movie", movies))}  # fmt: skip
+
+    def field(side: str, name: str, values: pa.ChunkedArray, kind: str = "categorical") -> RawField:
+        used, by = rows[side]
+        return RawField(name, kind, side, values.take(pa.array(used)).combine_chunks(), by)
+
     moments = ratings["time"].combine_chunks().cast(pa.timestamp("s"))
-    years = pc.year(moments)
-    titles, names = (movies[name].combine_chunks() for name in ("title", "genres"))
+    calendar = {"year": pc.year(moments), "month": pc.month(moments), "decade": _decade(pc.year(moments))}
     # The year that ends a title: ``Toy Story (1995)``; unknown where there is none.
-    film_years = pc.struct_field(pc.extract_regex(titles, r"\((?P<year>\d{4})\)\s*$"), "year").cast(pa.int64())
-    genres = pc.split_pattern(names, "|")
-    listed = genres.to_pylist()
-    first = [pa.array([row[n] if len(row) > n else NONE for row in listed], pa.string()) for n in range(3)]
-    of_users = [(name, users[name].combine_chunks()) for name in users.column_names]
-    of_films = [("movie", movies["movie"].combine_chunks()), ("movie_decade", _decade(film_years)),
-                ("movie_year", film_years), *((f"genre{n}", values) for n, values in enumerate(first, 1))]  # fmt: skip
-    fields = {name: _field(name, "user", values, by_user) for name, values in of_users}
-    fields |= {name: _field(name, "item", values, by_film) for name, values in of_films}
-    of_rows = (("rating_year", years), ("rating_month", pc.month(moments)), ("rating_decade", _decade(years)))
-    fields |= {name: RawField(name, "categorical", "context", values) for name, values in of_rows}
-    fields["genres"] = _field("genres", "item", genres, by_film, "bag")
-    order = ["user", "movie", "movie_decade", "movie_year", *(name for name, _ in of_rows), "genre1", "genre2",
-             "genre3", *users.column_names[1:], "genres"]  # fmt: skip
+    titled = pc.extract_regex(movies["title"].combine_chunks(), r"\((?P<year>\d{4})\)\s*$")
+    years = pa.chunked_array([pc.struct_field(titled, "year").cast(pa.int64())])
+    genres = pc.split_pattern(movies["genres"], "|")
+    padded = [[*row, NONE, NONE][:3] for row in genres.to_pylist()]
     return RawRows(
-        fields=[fields[name] for name in order],
+        fields=[
+            field("user", "user", users["user"]),
+            field("item", "movie", movies["movie"]),
+            field("item", "movie_decade", _decade(years)),
+            field("item", "movie_year", years),
+            *(RawField(f"rating_{name}", "categorical", "context", values) for name, values in calendar.items()),
+            *(field("item", f"genre{n}", pa.chunked_array([first]))
+              for n, first in enumerate(zip(*padded, strict=True), 1)),
+            *(field("user", name, users[name]) for name in users.column_names[1:]),
+            field("item", "genres", genres, "bag"),
+        ],
         ratings=ratings["rating"].to_numpy(),
         times=ratings["time"].to_numpy(),
-        threshold=POSITIVE,
-        low=1.0,
-        high=5.0,
-        user="user",
-        item="movie",
-        shown={"user": users, "item": movies.append_column("year", pa.chunked_array([film_years]))},
-        calendar={name: name.removeprefix("rating_") for name, _ in of_rows},
+        threshold=4.0, low=1.0, high=5.0, user="user", item="movie",
+        shown={"user": users, "item": movies.append_column("year", years)},
+        calendar={f"rating_{name}": name for name in calendar},
         options={"raw": "tfds" if arguments.tfds else str(arguments.raw)},
-    )
+    )  # fmt: skip
 
 
-def _field(name: str, side: str, values: pa.Array, by: np.ndarray, kind: str = "categorical") -> RawField:
-    """Without the entities that have no rows, whose values would otherwise stand in the vocabulary."""
-    used, rows = np.unique(by, return_inverse=True)
-    return RawField(name, kind, side, values.take(pa.array(used)), rows)
-
-
-def _decade(years: pa.Array) -> pa.Array:
+def _decade(years: Any) -> Any:
     return pc.multiply(pc.divide(years, 10), 10)
-
-
-# ---- the files -------------------------------------------------------------------------------------------------------
 
 
 class MovieLensFiles(NamedTuple):
@@ -111,27 +99,18 @@ class MovieLensFiles(NamedTuple):
 
 
 def read_files(raw: Path) -> MovieLensFiles:
-    """Read the published archive, or a folder with its three files, which may be ``.gz`` and lie in a folder ``ml-1m``;
-    check that ratings are of users and films that are there.
-    """
+    """Read the archive, or a folder with its three files, which may be ``.gz`` and lie in a folder ``ml-1m``."""
     if not raw.exists():
         raise UserError(f"{raw}: no such file or folder; check --raw")
-    try:
-        with unpacking(raw, "zip"):
-            root = zipfile.Path(raw) if raw.is_file() else raw
-            places = [_find(raw, root, name) for name in FIELDS]
-            tables = [_parse(place, fields) for place, fields in zip(places, FIELDS.values(), strict=True)]
-    except (RuntimeError, NotImplementedError) as error:  # encrypted, or packed in a rare way
-        raise UserError(f"{raw}: cannot be unpacked ({error}); unpack it and give --raw the folder") from None
+    with unpacking(raw, "zip"):
+        root = zipfile.Path(raw) if raw.is_file() else raw
+        places = [_find(raw, root, name) for name in FIELDS]
+        tables = [_parse(place, fields) for place, fields in zip(places, FIELDS.values(), strict=True)]
     for column, place, table in zip(("user", "movie"), places[1:], tables[1:], strict=True):
-        ids, rated = table[column].to_numpy(), tables[0][column].to_numpy()
-        first = np.unique(ids, return_index=True)[1]
-        if len(twice := np.setdiff1d(np.arange(len(ids)), first)):
-            raise UserError(f"{place}: line {twice[0] + 1:,}: {column} {ids[twice[0]]} is on an earlier line already; "
-                            "remove one of them")  # fmt: skip
-        if len(unknown := np.flatnonzero(~np.isin(rated, ids))):
-            raise UserError(f"{places[0]}: line {unknown[0] + 1:,}: {column} {rated[unknown[0]]} is not in "
-                            f"{place.name} ({len(unknown):,} such lines); add it or remove them")  # fmt: skip
+        ids, counts = np.unique(table[column], return_counts=True)
+        wrong = np.append(ids[counts > 1], np.setdiff1d(tables[0][column], ids))
+        if len(wrong):
+            raise UserError(f"{place}: {column} {wrong[0]} is not there, though rated, or twice; mend the files")
     return MovieLensFiles(*tables)
 
 
@@ -154,27 +133,19 @@ def _parse(place: Any, fields: dict[str, str]) -> pa.Table:
     if len(rows) < text.count("\n") + 1:
         lines = enumerate(text.split("\n"), 1)
         number, line = next(pair for pair in lines if not re.fullmatch(pattern, pair[1]))
-        values = line.split("::")
-        if "title" in fields and len(values) > 3:
-            values = [values[0], "::".join(values[1:-1]), values[-1]]
-        what = f": found {shown(line, 40) or 'nothing'}, expected {len(fields)} fields {'::'.join(fields)}"
-        for value, (name, one) in zip(values, fields.items(), strict=False):
-            if len(values) == len(fields) and not re.fullmatch(one, value):
-                what = f", field '{name}': found {shown(value, 40) or 'nothing'}, expected {EXPECTED.get(one, 'text')}"
-                break
-        raise UserError(f"{place}: line {number:,}{what}; mend or remove the line")
+        raise UserError(f"{place}: line {number:,}: found {shown(line, 80)}, expected {'::'.join(fields)}; ids and "
+                        "times are whole numbers, ratings 1 to 5, genders M or F")  # fmt: skip
     kinds = [pa.int64() if one in (INTEGER, RATING) else pa.string() for one in fields.values()]
     columns = zip(fields, kinds, zip(*rows, strict=True), strict=True)
     return pa.table({name: pa.array(column, pa.string()).cast(kind) for name, kind, column in columns})
 
 
 def fetch(data_dir: Path | None = None) -> Path:
-    """The published archive through the downloads of tensorflow-datasets, checked, kept, and without TensorFlow; by
-    default in its own folder, ``$TFDS_DATA_DIR`` or ``~/tensorflow_datasets``.
-    """
+    """The published archive through the downloads of tensorflow-datasets, checked, kept, and without TensorFlow."""
     try:
         import requests
         import tensorflow_datasets as tfds
+        from tensorflow_datasets.core.download import download_manager
     except ImportError as error:
         raise UserError(f"--tfds: needs tensorflow-datasets (no module '{error.name}'); pip install "
                         "'jaxrec[tfds]'") from None  # fmt: skip
@@ -187,10 +158,6 @@ def fetch(data_dir: Path | None = None) -> Path:
         # The manager tries ten times, for minutes; without a network that is known at once.
         requests.head(URL, timeout=PATIENCE, allow_redirects=True).raise_for_status()
         return Path(manager.download(URL))
-    except tfds.core.download.download_manager.NonMatchingChecksumError:
-        problem = "what came is not the published file (its checksum differs)"
-    except (requests.RequestException, tfds.download.DownloadError) as error:
-        problem = f"cannot be downloaded ({type(error).__name__})"
-    except OSError as error:
-        raise UserError(f"{place}: cannot be written ({error.strerror or error}); choose another --tfds-dir") from None
-    raise UserError(f"--tfds: {URL}: {problem}; download it by hand and give the file to --raw instead of --tfds")
+    except (tfds.download.DownloadError, download_manager.NonMatchingChecksumError, OSError) as error:
+        raise UserError(f"--tfds: {URL} does not come to {place} as published ({type(error).__name__}: {error}); "
+                        "download it by hand and give it to --raw, or choose another --tfds-dir") from None  # fmt: skip

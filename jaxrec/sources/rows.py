@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from argparse import ArgumentParser, Namespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from jaxrec.cli.command import ranged
 from jaxrec.data.encode import RawField, RawRows
+from jaxrec.data.reading import columns as read_as
 from jaxrec.data.reading.bags import BETWEEN, read_bags
-from jaxrec.data.reading.columns import (
-    LARGEST,
-    id_field,
-    label_field,
-    marker_notes,
-    nothing_as_null,
-    number_field,
-    whole_column,
-)
 from jaxrec.data.reading.duck import NESTED, leave_out_repeated, note_repeated, value_text
 from jaxrec.data.reading.table import Field, Table, load
 from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest
-from jaxrec.sources.shared import add_file_arguments, add_raw_arguments, given_options, open_named
+from jaxrec.sources.shared import add_columns, add_file_arguments, add_raw_arguments, given_options, open_named
 
 HELP = "any rows, such as clicks, ratings or purchases: CSV (also packed) or Parquet files, one row a line"
 KIND = "rows"
@@ -34,58 +24,45 @@ KIND = "rows"
 MOST_VALUES = 256  # of a bag: every row takes as many columns as the longest one
 OPTIONS = ("label", "user", "item", "time", "categorical", "bag", "bag_separator", "numerical", "log_numerical",
            "user_fields", "item_fields", "min_count", "delimiter", "time_format", "na")  # fmt: skip
-
-
-class Role(NamedTuple):
-    """What a column is for: ``kind`` and ``side`` as in ``rows.Field``, and the option that says so."""
-
-    kind: str
-    side: str
-    option: str
+COLUMNS = {
+    "label": "the label, a number or true/false, yes/no (default: none, and every row is a positive, as a purchase is)",
+    "user": "the user; integers or text, also a categorical field",
+    "item": "the item; integers or text, also a categorical field",
+    "time": "the time; a date and time or a number",
+    "categorical": "one value each; an empty one is unknown",
+    "bag": "several values each: text with --bag-separator between them, or Parquet lists",
+    "numerical": "numbers, which are standardised; missing ones (nothing, NA, NaN, NULL, None, \\N) become the mean",
+    "log_numerical": "numbers of which sign(x) log(1 + |x|) is taken first, such as prices and counts",
+    "user_fields": "fields that describe the user; an item's or the occasion's are the others",
+    "item_fields": "fields that describe the item",
+}
+Role = tuple[str, str]  # of a column: ``kind`` and ``side`` as in ``rows.Field``
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    def columns(option: str, help: str) -> None:
-        parser.add_argument(option, nargs="+", action="extend", default=[], metavar="COL", help=help)
-
     add_raw_arguments(parser, "the rows")
-    parser.add_argument("--label", metavar="COL", help="column: the label, a number or true/false, yes/no (default: "
-                        "there is none, and every row is a positive, such as a purchase)")  # fmt: skip
-    parser.add_argument(
-        "--positive", type=ranged(float, -LARGEST, LARGEST), metavar="X", help="a label is positive from X on "
-        "(default 1 where all labels are 0 or 1; otherwise it has to be given)",
-    )  # fmt: skip
-    for side in ("user", "item"):
-        parser.add_argument(f"--{side}", metavar="COL", help=f"column: the {side}; integers or text, also a "
-                            "categorical field")  # fmt: skip
-    parser.add_argument("--time", metavar="COL", help="column: the time; a date and time or a number")
-    columns("--categorical", "columns of one value each; an empty one is unknown")
-    columns("--bag", "columns of several values each: text with --bag-separator between them, or Parquet lists")
-    parser.add_argument("--bag-separator", type=_separator, default="|", metavar="TEXT", help="(default |)")
-    columns("--numerical", "columns of numbers, which are standardised; a missing one (nothing, NA, NaN, NULL, None, "
-            "\\N) becomes the mean")  # fmt: skip
-    columns("--log-numerical", "such columns of which sign(x) log(1 + |x|) is taken first, such as prices and counts")
-    columns("--user-fields", "fields that describe the user; an item's or the occasion's are the others")
-    columns("--item-fields", "fields that describe the item")
+    parser.add_argument("--positive", type=ranged(float, -read_as.LARGEST, read_as.LARGEST), metavar="X", help="from "
+                        "which label on rows are positive (default 1; needed where not all are 0 or 1)")  # fmt: skip
+    add_columns(parser, COLUMNS, tuple(COLUMNS)[4:])
+    parser.add_argument("--bag-separator", default="|", metavar="TEXT", help="\\t is a tab (default |)")
     parser.add_argument("--min-count", type=ranged(int, 1, 2**31 - 1), default=1, metavar="N", help="values of fewer "
                         "rows are unknown (default 1)")  # fmt: skip
     add_file_arguments(parser)
 
 
-def _separator(text: str) -> str:
-    if not text:
-        raise ArgumentTypeError("expected at least one character, such as |")
-    return "\t" if text == "\\t" else text
-
-
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """Read the file; the fields are user, item, categorical ones, bags and numbers, each in the order of its option."""
+    for option in tuple(COLUMNS)[4:]:
+        setattr(arguments, option, getattr(arguments, option) or [])
+    arguments.bag_separator = arguments.bag_separator.replace("\\t", "\t")
+    if not arguments.bag_separator:
+        raise UserError("--bag-separator: empty; give at least one character, such as |")
     roles, na = _roles(arguments), arguments.na
     timed = [] if arguments.time is None else [arguments.time]
     labelled = [] if arguments.label is None else [arguments.label]
     table, notes = open_named(connection, arguments, (*labelled, *roles, *timed))
-    columns = [label_field(table, "label", name, na) for name in labelled]
-    columns += [_column(f"field{i}", table, name, role, na) for i, (name, role) in enumerate(roles.items())]
+    columns = [read_as.label_field(table, "label", name, na) for name in labelled]
+    columns += [_column(f"field{i}", table, name, role, arguments) for i, (name, role) in enumerate(roles.items())]
     unit = None
     for name in timed:
         unit, parse, expected = read_times(connection, table, name, arguments.time_unit, arguments.time_format)
@@ -104,65 +81,50 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     time_unit = ORDER if unit == ORDER else "ms" if (times % 1000).any() else "s"  # whole seconds where they are
     sides = (("user", arguments.user), ("item", arguments.item))
     options = {name: getattr(arguments, name) for name in OPTIONS} | given_options(arguments)
+    times = times // 1000 if time_unit == "s" else times
+    low, high = float(labels.min()), float(labels.max())
     return RawRows(
-        fields=[replace(field, logarithm=field.name in arguments.log_numerical) for field in fields],
-        ratings=labels,
-        times=times // 1000 if time_unit == "s" else times,
-        threshold=threshold,
-        low=float(labels.min()),
-        high=float(labels.max()),
-        user=arguments.user,
-        item=arguments.item,
+        fields, labels, times, threshold, low, high, arguments.user, arguments.item,
         shown={side: _shown(fields, side, name) for side, name in sides if name is not None},
         options=options | {"positive": threshold, "time_unit": unit},
-        min_count=arguments.min_count,
-        time_unit=time_unit,
-        notes=notes,
+        min_count=arguments.min_count, time_unit=time_unit, notes=notes,
         read=loaded.read_without(repeated_rows=repeated),
-    )
-
-
-# ---- what the options say --------------------------------------------------------------------------------------------
+    )  # fmt: skip
 
 
 def _roles(arguments: Namespace) -> dict[str, Role]:
     """The role of every column that is a field; of user and item, and with ``--user-fields`` and ``--item-fields``."""
     values = vars(arguments)
-    missing = [f"--{side}" for side in ("user", "item") if values[side] is None]
-    if arguments.label is None and missing:
+    if arguments.label is None and None in (arguments.user, arguments.item):
         raise UserError("--label: not given, so every row is a positive, of which models learn who has what: that "
-                        f"needs {' and '.join(missing)}; name the column, or that of the label")  # fmt: skip
+                        "needs --user and --item; name their columns, or that of the label")  # fmt: skip
     for option, needed in (("positive", "label"), ("time_format", "time"), ("time_unit", "time"),
                            ("user_fields", "user"), ("item_fields", "item")):  # fmt: skip
         if values[option] not in (None, "auto", []) and values[needed] is None:
-            raise UserError(f"--{option.replace('_', '-')}: belongs to --{needed}; leave it out, or name the column of "
-                            f"the {needed}")  # fmt: skip
-    named = [("label", arguments.label), ("time", arguments.time), ("user", arguments.user), ("item", arguments.item)]
-    named += [(option, column) for option in ("categorical", "bag", "numerical") for column in values[option]]
-    named += [("log-numerical", column) for column in dict.fromkeys(arguments.log_numerical)
-              if column not in arguments.numerical]  # fmt: skip
-    found: dict[str, Role] = {}
-    for option, column in named:
-        if column is None:
-            continue
-        if column in found:
-            raise UserError(f"--{option} {column}: the column is {found[column].option} already; name it once")
-        if option not in ("label", "time") and ("/" in column or len(column.encode()) > 200):  # a file's name
-            raise UserError(f"--{option} {column[:40]}: a name with a / or of over 200 bytes; rename the column")
-        kind = {"user": "categorical", "item": "categorical", "log-numerical": "numerical"}.get(option, option)
-        found[column] = Role(kind, option if option in ("user", "item") else "context", f"--{option}")
-    fields = {name: role for name, role in found.items() if role.kind not in ("label", "time")}
+            raise UserError(f"--{option.replace('_', '-')}: belongs to --{needed}; leave it out, or name the {needed}")
+    roles: dict[str, Role] = {}
+    logs = [column for column in dict.fromkeys(arguments.log_numerical) if column not in arguments.numerical]
+    for option, kind, side, columns in (
+        *((name, name, "", [values[name]]) for name in ("label", "time") if values[name] is not None),
+        *((name, "categorical", name, [values[name]]) for name in ("user", "item") if values[name] is not None),
+        *((name, name, "context", values[name]) for name in ("categorical", "bag", "numerical")),
+        ("log-numerical", "numerical", "context", logs),
+    ):
+        for column in columns:
+            if column in roles:
+                raise UserError(f"--{option} {column}: the column has another role already; name it once")
+            if side and ("/" in column or len(column.encode()) > 200):  # a file's name
+                raise UserError(f"--{option} {column[:40]}: a name with a / or of over 200 bytes; rename the column")
+            roles[column] = kind, side
+    fields = {name: role for name, role in roles.items() if role[1]}
     if not fields:
         raise UserError("no fields to learn from; name columns with --user, --item, --categorical, --bag, --numerical")
     for side in ("user", "item"):
         for name in values[f"{side}_fields"]:
-            if name not in fields:
-                raise UserError(f"--{side}-fields {name}: no such field{nearest(name, fields)}; there are "
-                                f"{', '.join(fields)}")  # fmt: skip
-            if fields[name].side not in ("context", side):
-                raise UserError(f"--{side}-fields {name}: the field is of the {fields[name].side} already; name it "
-                                "once")  # fmt: skip
-            fields[name] = fields[name]._replace(side=side)
+            if name not in fields or fields[name][1] not in ("context", side):
+                raise UserError(f"--{side}-fields {name}: no such field{nearest(name, fields)}, or of the other side "
+                                f"already; there are {', '.join(fields)}")  # fmt: skip
+            fields[name] = fields[name][0], side
     return fields
 
 
@@ -186,22 +148,20 @@ def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.n
     return float(threshold)
 
 
-# ---- what the file holds ---------------------------------------------------------------------------------------------
-
-
-def _column(name: str, table: Table, column: str, role: Role, na: Sequence[str] | None) -> Field:
+def _column(name: str, table: Table, column: str, role: Role, arguments: Namespace) -> Field:
     """How a field is read: text (of a list with BETWEEN between values), empty where unknown; or a number or NaN."""
-    if role.kind == "numerical":
-        return number_field(table, name, column, na)
-    _, found = table.column(column)
-    if found.endswith("]") and role.kind == "bag":
+    na, (_, found), (kind, _) = arguments.na, table.column(column), role
+    if kind == "numerical":
+        return read_as.number_field(table, name, column, na)
+    if found.endswith("]") and kind == "bag":
         return Field(name, column, lambda sql: f"coalesce(array_to_string({sql}, chr({ord(BETWEEN)})), '')", "a list")
-    if role.option in ("--user", "--item") and not found.endswith("]"):
-        return id_field(table, name, column, na, optional=True)
     if found.endswith("]") or found.startswith(NESTED):
         raise UserError(f"{table.path}: column '{column}' is of type {found}; expected integers or text (--bag takes "
                         "lists)")  # fmt: skip
-    return Field(name, column, lambda sql: f"coalesce({nothing_as_null(value_text(sql, found), na)}, '')", "a value")
+    if column in (arguments.user, arguments.item):
+        return read_as.id_field(table, name, column, na, optional=True)
+    text = read_as.nothing_as_null
+    return Field(name, column, lambda sql: f"coalesce({text(value_text(sql, found), na)}, '')", "a value")
 
 
 def _fetch(connection: Any, expression: str) -> pa.ChunkedArray:
@@ -214,20 +174,20 @@ def _field(
     connection: Any, column: str, table: Table, name: str, role: Role, arguments: Namespace, notes: list[str]
 ) -> RawField:
     """A field as it was read; adds to the notes what was changed."""
-    called = f"column '{name}'"
-    if role.kind == "numerical":
+    called, kind = f"column '{name}'", role[0]
+    if kind == "numerical":
         numbers = pa.array(_fetch(connection, column).to_numpy(), from_pandas=True)  # NaN becomes null
         if missing := numbers.null_count:
             notes.append(f"{called}: {missing:,} of {len(numbers):,} numbers are missing and become the mean")
-        return RawField(name, role.kind, role.side, numbers)
-    if role.kind == "categorical":
-        notes += whole_column(connection, column, called)
-        notes += marker_notes(connection, column, called) if arguments.na is None else []
+        return RawField(name, *role, numbers, logarithm=name in arguments.log_numerical)
+    if kind == "categorical":
+        notes += read_as.whole_column(connection, column, called)
+        notes += read_as.marker_notes(connection, column, called) if arguments.na is None else []
     # Rows as codes of distinct values: the text of a large file's column is more than one array can hold.
     codes = _fetch(connection, column).dictionary_encode("encode").combine_chunks()
     by = codes.indices.to_numpy().astype(np.int64)
-    if role.kind == "categorical":
-        return RawField(name, role.kind, role.side, codes.dictionary, by)
+    if kind == "categorical":
+        return RawField(name, *role, codes.dictionary, by)
     separator = BETWEEN if table.column(name)[1].endswith("]") else arguments.bag_separator
 
     def place(row: int) -> str:
@@ -245,7 +205,7 @@ def _field(
     except pa.ArrowInvalid:
         pass
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
-    return RawField(name, role.kind, role.side, pa.ListArray.from_arrays(offsets, values), by)
+    return RawField(name, *role, pa.ListArray.from_arrays(offsets, values), by)
 
 
 def _shown(fields: list[RawField], side: str, name: str) -> pa.Table:

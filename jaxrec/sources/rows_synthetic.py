@@ -1,9 +1,9 @@
 """Synthetic click rows whose best possible predictions are known: the probability with which each label was drawn.
 
 A user has a segment, an age group and a taste, an item a brand, tags, a price and a character; tastes are those of the
-segment and characters those of the brand and the tags, each with something of its own. The logit of a click is a
-constant, a weight of the user, of the item and of the device, and two interactions, which no sum of functions of single
-fields can follow: the product of taste and character, and the price times a slope that the age group has.
+segment and characters those of the brand and the tags, each with something of its own. The logit of a click has a
+weight of the user, of the item and of the device, and two interactions, which no sum of functions of single fields can
+follow: the product of taste and character, and the price times a slope that the age group has.
 """
 
 from __future__ import annotations
@@ -44,20 +44,17 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     """Draw users, items, rows in the order of time, and their labels."""
     random = np.random.default_rng(arguments.seed)
     n, users, items = arguments.rows, arguments.users, arguments.items
-
-    def own(size: int, *shape: int) -> np.ndarray:
-        return 0.4 * random.normal(size=(size, *shape))
-
     segment, age = random.integers(SEGMENTS, size=users), random.integers(AGES, size=users)
-    taste = random.normal(size=(SEGMENTS, WIDTH))[segment] + own(users, WIDTH)
-    user_weight = own(users)
+    taste = random.normal(size=(SEGMENTS, WIDTH))[segment] + 0.4 * random.normal(size=(users, WIDTH))
+    user_weight = 0.4 * random.normal(size=users)
     brand = random.integers(BRANDS, size=items)
     tags = random.random((items, TAGS)).argsort(axis=1) < random.integers(1, MOST_TAGS + 1, size=items)[:, None]
     of_tags = tags @ random.normal(size=(TAGS, WIDTH)) / tags.sum(axis=1, keepdims=True)
-    character = random.normal(size=(BRANDS, WIDTH))[brand] + of_tags + own(items, WIDTH)
+    of_brand = random.normal(size=(BRANDS, WIDTH))[brand]
+    character = of_brand + of_tags + 0.4 * random.normal(size=(items, WIDTH))
     character -= character.mean(axis=0)  # what all tastes like in an item is its weight
     price = np.round(np.exp(3 + 0.8 * random.normal(size=items)), 2)
-    item_weight = own(items)
+    item_weight = 0.4 * random.normal(size=items)
     user, item = (np.minimum((random.random(n) ** 1.5 * size).astype(np.int64), size - 1) for size in (users, items))
     device = random.integers(len(DEVICES), size=n)
     times = START + np.sort(random.integers(SPAN, size=n))
@@ -74,31 +71,21 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     some_items, by_item = np.unique(item, return_inverse=True)
     user_ids, item_ids = random.permutation(users) + 1, random.permutation(items) + 1
     bags = pa.array([[f"tag{tag}" for tag in np.flatnonzero(row)] for row in tags[some_items]], pa.list_(pa.string()))
-
-    def named(prefix: str, codes: np.ndarray) -> pa.Array:
-        return pa.array([f"{prefix}{code}" for code in codes])
-
-    return RawRows(
-        fields=[
-            RawField("user", "categorical", "user", pa.array(user_ids[some_users]), by_user),
-            RawField("item", "categorical", "item", pa.array(item_ids[some_items]), by_item),
-            RawField("segment", "categorical", "user", named("segment", segment[some_users]), by_user),
-            RawField("age", "categorical", "user", pa.array(15 + 10 * age[some_users]), by_user),
-            RawField("brand", "categorical", "item", named("brand", brand[some_items]), by_item),
-            RawField("device", "categorical", "context", pa.array(DEVICES).take(pa.array(device))),
-            RawField("tags", "bag", "item", bags, by_item),
-            RawField("log_price", "numerical", "item", pa.array(np.log(price[some_items])), by_item),
-        ],
-        ratings=labels,
-        times=times,
-        threshold=1.0,
-        low=0.0,
-        high=1.0,
-        user="user",
-        item="item",
-        options={name: getattr(arguments, name) for name in (*OPTIONS, "independent")},
-        extras={"optimum": {"over": "all rows", "rows": n, **optimum(probability, labels)}},
-    )
+    segments = pa.array([f"segment{code}" for code in segment[some_users]])
+    brands = pa.array([f"brand{code}" for code in brand[some_items]])
+    fields = [
+        RawField("user", "categorical", "user", pa.array(user_ids[some_users]), by_user),
+        RawField("item", "categorical", "item", pa.array(item_ids[some_items]), by_item),
+        RawField("segment", "categorical", "user", segments, by_user),
+        RawField("age", "categorical", "user", pa.array(15 + 10 * age[some_users]), by_user),
+        RawField("brand", "categorical", "item", brands, by_item),
+        RawField("device", "categorical", "context", pa.array(DEVICES).take(pa.array(device))),
+        RawField("tags", "bag", "item", bags, by_item),
+        RawField("log_price", "numerical", "item", pa.array(np.log(price[some_items])), by_item),
+    ]
+    options = {name: getattr(arguments, name) for name in (*OPTIONS, "independent")}
+    extras = {"optimum": {"over": "all rows", "rows": n, **optimum(probability, labels)}}
+    return RawRows(fields, labels, times, 1.0, 0.0, 1.0, "user", "item", options=options, extras=extras)
 
 
 def optimum(probability: np.ndarray, labels: np.ndarray) -> dict[str, float]:

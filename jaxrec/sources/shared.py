@@ -1,4 +1,4 @@
-"""What sources share: numbers as options, and the options of any file of rows."""
+"""What sources share: draws, and the options of numbers and of files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
+
+import numpy as np
 
 from jaxrec.cli.command import ranged
 from jaxrec.data.clean.choices import Raw
@@ -17,8 +19,7 @@ from jaxrec.data.reading.times import add_time_arguments
 from jaxrec.errors import UserError
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
-Numbers = dict[str, tuple[type, float, float, float, str]]
-"""Options by name: the kind of number, from, to, the default, and the help."""
+Numbers = dict[str, tuple[type, float, float, float, str]]  # options: the kind, from, to, the default, and the help
 
 
 def add_numbers(parser: ArgumentParser, numbers: Numbers) -> None:
@@ -26,6 +27,20 @@ def add_numbers(parser: ArgumentParser, numbers: Numbers) -> None:
     for name, (kind, least, most, default, what) in numbers.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=ranged(kind, least, most), default=default, metavar="N",
                             help=f"{what} (default {default})")  # fmt: skip
+
+
+def add_columns(parser: Any, columns: dict[str, str], several: Sequence[str] = (), needed: Sequence[str] = ()) -> None:
+    """Add an option for each of ``columns``, names of columns in the files; help by option."""
+    for name, what in columns.items():
+        settings: dict[str, Any] = {"nargs": "+", "action": "extend"} if name in several else {}
+        parser.add_argument(f"--{name.replace('_', '-')}", metavar="COL", required=name in needed,
+                            help=f"column{'s' * (name in several)}: {what}", **settings)  # fmt: skip
+
+
+def draw(probabilities: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+    """Indices distributed as ``probabilities``, from numbers uniform in [0, 1) of any shape."""
+    edges = np.cumsum(probabilities)
+    return np.searchsorted(edges[:-1] / edges[-1], uniform, side="right")
 
 
 def fraction(text: str) -> Fraction:
@@ -40,6 +55,8 @@ def fraction(text: str) -> Fraction:
 
 
 def _character(text: str) -> str:
+    if text == NO_QUOTE:
+        return text
     character = "\t" if text == "\\t" else text
     if len(character) != 1 or character in "\r\n" or not character.isascii():
         raise ArgumentTypeError(f"'{text}': expected one character, such as , or ; or \\t")
@@ -49,57 +66,43 @@ def _character(text: str) -> str:
 def add_raw_arguments(parser: ArgumentParser, what: str = "the file of the data set") -> None:
     """Add ``--raw``, of any number of files, and ``--quote``; ``what`` the files are."""
     parser.add_argument(
-        "--raw", nargs="+", action="extend", default=[], required=True, metavar="PATH",
-        help=f"{what}: files (CSV, also in .gz, .zst or .zip, or Parquet), folders of them, or quoted patterns such as "
-        "'logs/*.csv'; - is standard input. Several need the same columns; their rows count in the order given, in a "
-        "folder or pattern in that of the names",
+        "--raw", nargs="+", action="extend", default=[], required=True, metavar="PATH", help=f"{what}: files (CSV, "
+        "also in .gz, .zst or .zip, or Parquet), folders of them, or quoted patterns such as 'logs/*.csv'; - is "
+        "standard input. Several need the same columns; their rows count in the order given, or of the names",
     )  # fmt: skip
     parser.add_argument(
-        "--quote", type=lambda text: text if text == NO_QUOTE else _character(text), metavar="C",
-        help="what stands around CSV fields that hold the delimiter; none: quotes are part of the text; '\"' given "
-        "here: quoted fields may hold line ends (default \", and a quoted field with a line end is refused)",
+        "--quote", type=_character, metavar="C", help="what stands around CSV fields that hold the "
+        "delimiter; none: quotes are part of the text; '\"' given here: quoted fields may hold line ends (default \", "
+        "and a quoted field with a line end is refused)",
     )  # fmt: skip
 
 
 def add_file_arguments(parser: ArgumentParser) -> None:
-    """Add the options of time, ``--na``, ``--delimiter``, ``--columns`` and of the rows that are left out."""
+    """Add the options of files whose columns the user names."""
     add_time_arguments(parser)
     add_na_argument(parser)
-    parser.add_argument(
-        "--delimiter", type=_character, default=",", metavar="C", help="between CSV fields; \\t is a tab (default ,)"
-    )
-    parser.add_argument(
-        "--columns", nargs="+", metavar="NAME", help="of a CSV file without a header line: the names of its columns, "
-        "in their order",
-    )  # fmt: skip
-    parser.add_argument(
-        "--drop-invalid", action="store_true", help="leave out rows with a value that cannot be used, such as one "
-        "without an id or a time, and say how many (default: they are refused)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--drop-duplicates", action="store_true", help="of rows that say the same in all columns named here keep the "
-        "first, and say how many go (default: all stay, and it is said how many there are)",
-    )  # fmt: skip
+    parser.add_argument("--delimiter", type=_character, default=",", metavar="C", help="between CSV fields; \\t is a "
+                        "tab (default ,)")  # fmt: skip
+    parser.add_argument("--columns", nargs="+", metavar="NAME", help="the names of the columns, in their order, of a "
+                        "CSV file without a header line")  # fmt: skip
+    parser.add_argument("--drop-invalid", action="store_true", help="leave out and count rows with unusable values, "
+                        "such as one without an id or a time (default: they are refused)")  # fmt: skip
+    parser.add_argument("--drop-duplicates", action="store_true", help="of rows that say the same in all named columns "
+                        "keep the first (default: all stay, and are counted)")  # fmt: skip
 
 
 def given_options(arguments: Namespace) -> dict[str, Any]:
     """The manifest's options of files that it names only where they are given."""
-    values = vars(arguments)
-    given = {name: values.get(name) for name in ("quote", "columns", "drop_invalid", "drop_duplicates")}
+    given = {name: vars(arguments).get(name) for name in ("quote", "columns", "drop_invalid", "drop_duplicates")}
     return {name: value for name, value in given.items() if value}
 
 
 def read_published(
-    connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str,
-    delimiter: str = ",", columns: Sequence[str] | None = None,
-) -> Raw:  # fmt: skip
-    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``choices.Raw``.
-
-    Args:
-        columns: their names where no header line has them.
-    """
+    connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str, **reading: Any
+) -> Raw:
+    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``choices.Raw``."""
     paths, notes = find_files(arguments.raw)
-    table = open_tables(connection, paths, delimiter=delimiter, columns=columns, quote=arguments.quote)
+    table = open_tables(connection, paths, quote=arguments.quote, **reading)
     read = load(connection, table, fields).read
     return Raw(table.called, given_options(arguments), time, date, notes=notes, read=read,
                place=lambda row: table.row_place(connection, row))  # fmt: skip
@@ -108,9 +111,8 @@ def read_published(
 def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> tuple[Table, list[str]]:
     """The files of ``--raw`` with the columns that the command line names, and notes about them."""
     paths, notes = find_files(arguments.raw)
-    table = open_tables(
-        connection, paths, delimiter=arguments.delimiter, columns=arguments.columns, quote=arguments.quote
-    )
+    settings = {name: getattr(arguments, name) for name in ("delimiter", "columns", "quote")}
+    table = open_tables(connection, paths, **settings)
     hint = "" if len(table.names) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
     if arguments.columns is not None:
         if parquet := next((file.path for file in table.files if file.lines is None), None):

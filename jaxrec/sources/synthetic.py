@@ -19,7 +19,7 @@ import pyarrow
 import pyarrow.parquet
 
 from jaxrec.data.clean.choices import DAY, Raw
-from jaxrec.sources.shared import Numbers, add_numbers
+from jaxrec.sources.shared import Numbers, add_numbers, draw
 
 HELP = "made-up sessions with a known best result; needs no raw data"
 KIND = "sessions"
@@ -43,7 +43,7 @@ OPTIONS: Numbers = {
 
 @dataclass(frozen=True)
 class Markov:
-    """A Markov process over ``n`` items; items are numbered by popularity, 0 the most popular."""
+    """A Markov process over ``n`` items, numbered by popularity, 0 the most popular."""
 
     popularity: np.ndarray  # float64[n], descending, sums to 1
     successors: np.ndarray  # int64[n, m], the items that follow each item; distinct, and never the item itself
@@ -56,25 +56,20 @@ class Markov:
         """
         inputs, counts = np.unique(items, return_counts=True)
         total = np.zeros(ranks)
+        # Beside its successors only the most popular items can be among the first: so many that enough remain.
+        others = np.arange(min(len(self.popularity), ranks + len(self.weights) + 1))
         for start in range(0, len(inputs), 4096):
-            block = slice(start, start + 4096)
-            total += counts[block] @ self._ranked(inputs[block], ranks)
+            item = inputs[start : start + 4096]
+            followers = self.successors[item]  # [B, m]
+            scale = self.epsilon / (1.0 - self.popularity[item])[:, None]  # the item itself is never drawn
+            by_chain = scale * self.popularity[followers] + (1.0 - self.epsilon) * self.weights  # [B, m]
+            by_popularity = scale * self.popularity[others]  # [B, others]
+            by_popularity[item[:, None] == others] = 0.0
+            row, column = np.nonzero(followers < len(others))
+            by_popularity[row, followers[row, column]] = 0.0
+            ranked = -np.sort(-np.concatenate([by_chain, by_popularity], axis=1), axis=1)[:, :ranks]
+            total[: ranked.shape[1]] += counts[start : start + 4096] @ ranked
         return total / counts.sum()
-
-    def _ranked(self, items: np.ndarray, ranks: int) -> np.ndarray:
-        """The largest probabilities of ``P(next | item)``, float64[len(items), ranks], descending."""
-        followers = self.successors[items]  # [B, m]
-        # Beside its successors only the most popular items can be among the first: so many that enough remain when
-        # the successors and the item itself are taken out. Popularity is descending, so they are the first ones.
-        others = np.arange(min(len(self.popularity), ranks + followers.shape[1] + 1))
-        scale = self.epsilon / (1.0 - self.popularity[items])[:, None]  # the item itself is never drawn
-        by_chain = scale * self.popularity[followers] + (1.0 - self.epsilon) * self.weights  # [B, m]
-        by_popularity = scale * self.popularity[others]  # [B, others]
-        by_popularity[items[:, None] == others] = 0.0
-        row, column = np.nonzero(followers < len(others))
-        by_popularity[row, followers[row, column]] = 0.0
-        ranked = -np.sort(-np.concatenate([by_chain, by_popularity], axis=1), axis=1)[:, :ranks]
-        return np.pad(ranked, ((0, 0), (0, ranks - ranked.shape[1])))
 
     def walk(self, starts: np.ndarray, lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
         """Walk from ``starts`` for ``lengths`` clicks each; returns all items, int64[sum(lengths)], walk by walk."""
@@ -94,9 +89,7 @@ class Markov:
 
 
 def make_markov(n_items: int, successors: int, epsilon: float, skew: float, random: np.random.Generator) -> Markov:
-    """Draw a Markov process, of fewer successors where there are not that many other items; popularity falls as
-    ``rank ** -skew``.
-    """
+    """Draw a Markov process, of fewer successors where there are not that many other items."""
     popularity = np.arange(1, n_items + 1) ** -float(skew)
     popularity /= popularity.sum()
     m = min(successors, n_items - 1)
@@ -114,16 +107,8 @@ def make_markov(n_items: int, successors: int, epsilon: float, skew: float, rand
         following[again] = draw(popularity, random.random(int(again.sum())))
 
 
-def draw(probabilities: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """Indices distributed as ``probabilities``, from numbers uniform in [0, 1) of any shape."""
-    edges = np.cumsum(probabilities)
-    return np.searchsorted(edges[:-1] / edges[-1], uniform, side="right")
-
-
 def optimum_metrics(manifest: dict[str, Any], ks: Iterable[int]) -> dict[str, float]:
-    """The best that any model can expect on the test split, ``recall@K`` and ``mrr@K`` for ``ks`` up to 100; nothing of
-    a dataset directory that is not synthetic.
-    """
+    """The best that any model can expect on a synthetic test split, ``recall@K`` and ``mrr@K`` for ``ks`` up to 100."""
     probability = np.asarray(manifest.get("optimum", {}).get("rank_probability", ()))
     best: dict[str, float] = {}
     for k in ks:
@@ -138,21 +123,22 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``choices.Raw``. Item ids are shuffled: they say nothing about the popularity."""
     random = np.random.default_rng(arguments.seed)
-    sessions, mean = arguments.sessions, arguments.mean_length
-    markov = make_markov(arguments.items, arguments.successors, arguments.epsilon, arguments.skew, random)
-    ids = np.argsort(random.random(arguments.items)) + 1
+    n, sessions, mean = arguments.items, arguments.sessions, arguments.mean_length
+    markov = make_markov(n, arguments.successors, arguments.epsilon, arguments.skew, random)
+    ids = np.argsort(random.random(n)) + 1  # shuffled: they say nothing about the popularity
     lengths = np.full(sessions, 2)
     if mean > 2:  # geometric above 2
         further = np.log1p(-random.random(sessions)) / np.log1p(-1 / (mean - 1))
         lengths = np.minimum(2 + further.astype(np.int64), MAX_LENGTH)
     starts = draw(markov.popularity, random.random(sessions))
     # The first sessions visit every item once: the optimum holds for a catalogue without unseen items.
-    covered = min(arguments.items, sessions)
-    starts[:covered] = np.arange(covered)
+    starts[: min(n, sessions)] = np.arange(min(n, sessions))
     items = markov.walk(starts, lengths, random)
-    times = _times(lengths, arguments.days, random)
+    # Sessions begin at random in ascending order, clicks follow at random gaps.
+    begin = START + (np.sort(random.random(sessions)) * arguments.days * DAY).astype(np.int64)
+    elapsed = np.cumsum(1 + (-np.log1p(-random.random(len(items))) * MEAN_GAP).astype(np.int64))
+    times = np.repeat(begin - elapsed[np.cumsum(lengths) - lengths], lengths) + elapsed
     columns = {"session": np.repeat(np.arange(1, sessions + 1), lengths), "item": ids[items], "time": times}
     connection.register("generated", pyarrow.table(columns))
     connection.execute("CREATE TABLE raw AS SELECT * FROM generated")
@@ -161,18 +147,8 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     return Raw("the synthetic sessions", options, extras=lambda path, n_items: _optimum(markov, ids, path, n_items))
 
 
-def _times(lengths: np.ndarray, days: int, random: np.random.Generator) -> np.ndarray:
-    """ms since 1970, int64[events]: sessions begin at random in ascending order, clicks follow at random gaps."""
-    begin = START + (np.sort(random.random(len(lengths))) * days * DAY).astype(np.int64)
-    gaps = 1 + (-np.log1p(-random.random(int(lengths.sum()))) * MEAN_GAP).astype(np.int64)
-    elapsed = np.cumsum(gaps)
-    return np.repeat(begin - elapsed[np.cumsum(lengths) - lengths], lengths) + elapsed
-
-
 def _optimum(markov: Markov, ids: np.ndarray, path: Path, n_items: int) -> dict[str, Any]:
-    """The manifest's ``optimum``, for the test split as prepared; left out where there is none, or where cleaning has
-    taken items: what follows a gap is not distributed as the process says.
-    """
+    """The manifest's ``optimum`` for the test split; none where cleaning has taken items, which leaves gaps."""
     offsets = np.load(path / "test" / "offsets.npy")
     if n_items < len(ids) or len(offsets) == 1:
         return {}

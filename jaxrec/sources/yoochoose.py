@@ -1,8 +1,4 @@
-"""Yoochoose: clicks of the RecSys Challenge 2015, file ``yoochoose-clicks.dat``.
-
-Layout: ``,`` between fields, no header: session, time like ``2014-04-07T08:51:09.277Z``, item, category. The
-published splits compare times in whole seconds.
-"""
+"""Yoochoose: clicks of the RecSys Challenge 2015, ``yoochoose-clicks.dat``; published splits compare whole seconds."""
 
 from __future__ import annotations
 
@@ -17,17 +13,14 @@ from jaxrec.sources.shared import add_raw_arguments, read_published
 HELP = "clicks of the RecSys Challenge 2015 (yoochoose-clicks.dat)"
 KIND = "sessions"
 DEFAULTS = {"min_item_support": 5, "test_days": 1}
-
-COLUMNS = ("session", "time", "item", "category")
+COLUMNS = ("session", "time", "item", "category")  # the file has no header
 FIELDS = (
     Field("session", "session", integer, "an integer"),
     Field("item", "item", integer, "an integer"),
     Field("time", "time", timestamp, "a time like 2014-04-07T08:51:09.277Z"),
 )
-
 add_arguments = add_raw_arguments
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    """Fill the table ``raw``; see ``choices.Raw``."""
     return read_published(connection, arguments, FIELDS, "time", "time // 1000 * 1000", columns=COLUMNS)

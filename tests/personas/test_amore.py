@@ -1,11 +1,9 @@
-"""The source ``amore``: a shop's reviews to rows, customers drawn from personas or given, and the files beside them."""
+"""The source ``amore``: a shop's reviews to rows, customers drawn or given; and its cross-validation by review."""
 
 from __future__ import annotations
 
 import copy
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,25 @@ import pytest
 from helpers import call, fails, put
 from reviews import WORDS, fake_embed, fake_encoding, made_customers, made_products, made_texts, write_json
 
+from jaxrec import config as configuration
+from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
-from jaxrec.personas.clusters import draw_attributes
-from jaxrec.personas.files import read_reviews
-from jaxrec.personas.rules import Range, read_rules
+from jaxrec.personas import folds as review_folds
+from jaxrec.personas.amore import Reviews, read_reviews
+from jaxrec.personas.folds import Fold, cross_validate, make_folds
 
-SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-REAL = SHARED / "amore"
 TEXTS, TRUTH = made_texts(6)
 PRODUCTS = made_products(TEXTS)
+DRAWS = 7
 Capsys = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True)
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_encoding(monkeypatch)
+    monkeypatch.setattr(review_folds, "DRAWS", DRAWS)
 
 
 @pytest.fixture
@@ -52,53 +52,45 @@ def values(dataset: RowsDataset, name: str) -> list[Any]:
     field = next(one for one in dataset.schema.fields if one.name == name)
     if field.kind == "numerical":
         numbers = [one.name for one in dataset.schema.numerical]
-        return field.raw(dataset.rows().numbers[:, numbers.index(name)]).tolist()
+        return np.round(field.raw(dataset.rows().numbers[:, numbers.index(name)])).tolist()
     known = [None, *dataset.values(name)]
     return [known[code] for code in dataset.rows().columns[:, dataset.schema.columns((name,))[0]].tolist()]
 
 
+def personas(dataset: RowsDataset) -> tuple[list[str], dict[str, Any]]:
+    """The persona of each review, and what personas.json says."""
+    table, facts = pq.read_table(dataset.path / "reviews.parquet"), (dataset.path / "personas.json").read_text("utf-8")
+    return table["persona"].to_pylist(), json.loads(facts)
+
+
 def test_customers_are_drawn(raw: Path, tmp_path: Path) -> None:
-    dataset = prepared(tmp_path / "out", raw)
+    words = ["--seed=5", "--model=some/model"]
+    dataset = prepared(tmp_path / "out", raw, *words)
     rows, bought = dataset.rows(), [product for product in PRODUCTS for _ in product["reviews"]]
     assert len(rows) == 36 and rows.labels.all() and not rows.times.any()
     assert values(dataset, "customer") == [f"user_{number:04d}" for number in range(36)]
-    assert values(dataset, "product") == [one["product_id"] for one in bought]
+    for name, key in (("product", "product_id"), ("price", "price")):
+        assert values(dataset, name) == [one[key] for one in bought]
     assert values(dataset, "brand") == [one["brand_name"] or None for one in bought]
     names = {97: "Skincare", 98: "Makeup", 99: "Perfume", 101: "Accessories", 103: "Men", 105: "105"}
     assert values(dataset, "category") == [names[one["category"]] for one in bought]
-    np.testing.assert_allclose(values(dataset, "price"), [one["price"] for one in bought], rtol=1e-5)
-    reviews = read_reviews(dataset.path, dataset.manifest)
-    drawn = draw_attributes(reviews.labels, reviews.personas, reviews.rules, 0)
-    np.testing.assert_allclose(values(dataset, "age"), drawn["age"], rtol=1e-5)
-    assert values(dataset, "skin_concern") == drawn["skin_concern"].tolist()
-    found = [reviews.personas[label].name for label in reviews.labels]
-    assert np.mean([name == list(WORDS)[truth] for name, truth in zip(found, TRUTH, strict=True)]) > 0.9
-    users = pq.read_table(dataset.path / "users.parquet").to_pydict()
-    assert users == {"customer": [None, *reviews.customers], "persona": [None, *found]}
-
-
-def test_the_files_beside_the_rows(raw: Path, tmp_path: Path) -> None:
-    words = ["--seed=5", "--model=some/model"]
-    dataset = prepared(tmp_path / "out", raw, *words)
-    manifest, table = dataset.manifest, pq.read_table(dataset.path / "reviews.parquet").to_pydict()
-    assert {"reviews.parquet", "embeddings.npy", "personas.json", "PERSONAS.md"} <= set(manifest["files"])
-    assert table["text"] == TEXTS and table["product"] == values(dataset, "product")
-    assert np.array_equal(np.load(dataset.path / "embeddings.npy"), fake_embed(TEXTS, ""))
-    facts = json.loads((dataset.path / "personas.json").read_text(encoding="utf-8"))
+    found, facts = personas(dataset)
+    assert np.mean([name == list(WORDS)[truth] for name, truth in zip(found, TRUTH, strict=True)]) > 0.85
     for one in facts["personas"]:
-        assert [table["persona"][table["customer"].index(customer)] for customer in one["nearest"]] == [one["name"]] * 3
-    names = [one["name"] for one in facts["personas"]]
-    assert manifest["personas"] == {"attributes": "derived", "given": False, "clusters": 6, "seed": 5,
-                                    "model": "some/model", "names": names}  # fmt: skip
+        assert [found[int(customer.removeprefix("user_"))] for customer in one["nearest"]] == [one["name"]] * 3
+    users = pq.read_table(dataset.path / "users.parquet").to_pydict()
+    assert users == {"customer": [None, *values(dataset, "customer")], "persona": [None, *found]}
+    assert np.array_equal(np.load(dataset.path / "embeddings.npy"), fake_embed(TEXTS, ""))
+    assert dataset.manifest["personas"] == {
+        "attributes": "derived", "given": False, "clusters": 6, "seed": 5, "model": "some/model",
+        "names": [one["name"] for one in facts["personas"]],
+    }  # fmt: skip
     page = (dataset.path / "PERSONAS.md").read_text(encoding="utf-8")
     assert "36 reviews. K-means (k = 6, seed 5) on embeddings of some/model" in page.replace("\\", "")
-    assert prepared(tmp_path / "again", raw, *words).manifest == manifest
-    read_reviews(dataset.path, manifest).write(tmp_path)
-    for name in ("personas.json", "PERSONAS.md", "embeddings.npy"):
-        assert (tmp_path / name).read_bytes() == (dataset.path / name).read_bytes()
+    assert prepared(tmp_path / "again", raw, *words).manifest == dataset.manifest
     (dataset.path / "personas.json").write_text("{}")
-    with pytest.raises(UserError, match=r"out: damaged or missing reviews \('personas'\); prepare the data set again"):
-        read_reviews(dataset.path, manifest)
+    with pytest.raises(UserError, match=r"out: damaged or missing reviews \('rules'\); prepare the data set again"):
+        read_reviews(dataset.path, dataset.manifest)
 
 
 def test_customers_are_given(raw: Path, tmp_path: Path) -> None:
@@ -106,13 +98,12 @@ def test_customers_are_given(raw: Path, tmp_path: Path) -> None:
     people[0]["persona_name"] = "Sailor"
     file = write_json(tmp_path / "customers.json", people)
     dataset = prepared(tmp_path / "out", raw, "--customers", file, "--model=none")
-    assert values(dataset, "customer") == [one["user_id"] for one in people]
-    assert values(dataset, "gender") == [one["gender"] for one in people]
-    np.testing.assert_allclose(values(dataset, "age"), [one["age"] for one in people], rtol=1e-5)
-    reviews = read_reviews(dataset.path, dataset.manifest)
-    assert reviews.given and reviews.embeddings is None and reviews.model is None
-    assert [(one.name, one.rule) for one in reviews.personas] == [*((name, True) for name in WORDS), ("Sailor", False)]
-    assert [reviews.personas[label].name for label in reviews.labels] == [one["persona_name"] for one in people]
+    for name, key in (("customer", "user_id"), ("gender", "gender"), ("age", "age")):
+        assert values(dataset, name) == [one[key] for one in people]
+    found, facts = personas(dataset)
+    assert facts["given"] and facts["model"] is None and "embeddings.npy" not in dataset.manifest["files"]
+    assert {one["name"]: one["rule"] for one in facts["personas"]} == dict.fromkeys(WORDS, True) | {"Sailor": False}
+    assert found == [one["persona_name"] for one in people]
 
 
 def test_a_table_of_ones_own(raw: Path, tmp_path: Path) -> None:
@@ -121,81 +112,111 @@ def test_a_table_of_ones_own(raw: Path, tmp_path: Path) -> None:
                     "Calm: {title: calm, words: [calm, 진정], attributes: {income: {low: 20, high: 30}}}\n",
                     encoding="utf-8")  # fmt: skip
     dataset = prepared(tmp_path / "out", raw, "--personas", mine, "--clusters", "auto")
-    reviews, income = read_reviews(dataset.path, dataset.manifest), np.array(values(dataset, "income"))
-    persona = np.array([reviews.personas[label].name for label in reviews.labels])
-    assert {"Giver", "Calm"} <= set(persona)
+    income, persona = np.array(values(dataset, "income")), np.array(personas(dataset)[0])
     assert income[persona == "Giver"].max() < 10 < 19 < income[persona == "Calm"].min()
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
-
-
-def edit(*path: Any, value: Any) -> Callable[[list[Any]], Any]:
+def edit(*path: Any, value: Any) -> Any:
     """A change of one place of the file; ``...`` removes it."""
     return lambda entries: put(entries, path, value)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (edit(2, "price", value=...), "2.price: missing"),
-    (edit(2, "price", value="9,900"), "2.price: found '9,900'"),
-    (edit(2, "product_id", value="p000-"), "products.2.product_id: found 'p000-', which 0 has too"),
-    (edit(3, "reviews", 0, "content", value=" \n"), "3.reviews.0.content: "),
-    (lambda entries: made_products(TEXTS[:4], 2), r"4 reviews \(4 different ones\) for 6 personas"),
+@pytest.mark.parametrize(("products", "customers", "argv", "message"), [
+    (edit(2, "price", value=...), None, [], "2.price: missing"),
+    (edit(2, "product_id", value="p000-"), None, [], "product_id: found 'p000-' twice"),
+    (lambda entries: made_products(TEXTS[:4], 2), None, [], r"4 reviews \(4 different ones\) for 6 personas"),
+    (None, edit(35, value=...), [], "customers.35.purchased_product_id: found None"),
+    (None, edit(4, "user_id", value="c3"), [], "user_id: found 'c3' twice"),
+    (None, edit(4, "purchased_product_id", value="p3"), [], "customers.4.purchased_.* found 'p3', expected 'p000-'"),
+    (None, edit(0, "age", value=20), ["--clusters=6"], "--clusters: --customers names the personas"),
 ])  # fmt: skip
-def test_products_that_no_shop_has(
-    change: Callable[[list[Any]], Any], message: str, tmp_path: Path, capsys: Capsys
+def test_what_no_shop_has(
+    products: Any, customers: Any, argv: list[str], message: str, tmp_path: Path, capsys: Capsys
 ) -> None:
-    raw = tmp_path / "reviews.json"
-    raw.write_text(json.dumps(change(copy.deepcopy(PRODUCTS))), encoding="utf-8")
-    fails(capsys, "prepare", "amore", "--raw", raw, "--out", tmp_path / "out", names=message)
-    assert list(tmp_path.iterdir()) == [raw]
+    words: list[object] = ["--raw", write_json(tmp_path / "r.json", (products or list)(copy.deepcopy(PRODUCTS))), *argv]
+    if customers is not None:
+        people = made_customers(PRODUCTS, TRUTH)
+        words += ["--model=none", "--customers", write_json(tmp_path / "customers.json", customers(people))]
+    fails(capsys, "prepare", "amore", *words, "--out", tmp_path / "out", names=message)
+    assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda entries: entries[:-1], "35 customers for 36 reviews"),
-    (edit(4, "age", value=3.5), "4.age: found 3.5"),
-    (edit(4, "user_id", value="c3"), "customers.4.user_id: found 'c3', which 3 has too"),
-    (edit(4, "purchased_product_id", value="p003-"), "customers.4.purchased_.*'p003-', but review 4 is of 'p000-'"),
-])  # fmt: skip
-def test_customers_that_do_not_fit(
-    change: Callable[[list[Any]], Any], message: str, raw: Path, tmp_path: Path, capsys: Capsys
-) -> None:
-    file = write_json(tmp_path / "customers.json", change(made_customers(PRODUCTS, TRUTH)))
-    words = ["--raw", raw, "--customers", file, "--model=none", "--out", tmp_path / "out"]
-    fails(capsys, "prepare", "amore", *words, names=f"customers.json: .*{message}")
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> RowsDataset:
+    """60 reviews of 8 products."""
+    root = tmp_path_factory.mktemp("amore")
+    with pytest.MonkeyPatch.context() as patch:
+        fake_encoding(patch)
+        return prepared(root / "derived", write_json(root / "reviews.json", made_products(made_texts(10)[0], 8)))
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--model=none"], "--model none"),
-    (["--clusters=6", "--customers=x"], "--clusters: --customers names the personas"),
-    (["--personas={place}/price.yaml"], "price.yaml: A.attributes.price: a field of every data set"),
-])  # fmt: skip
-def test_options_that_do_not_go_together(
-    argv: list[str], message: str, raw: Path, tmp_path: Path, capsys: Capsys
-) -> None:
-    (tmp_path / "price.yaml").write_text("A: {title: a, words: [a], attributes: {price: {low: 1, high: 2}}}\n")
-    words = [word.format(place=tmp_path) for word in argv]
-    fails(capsys, "prepare", "amore", "--raw", raw, "--out", tmp_path / "out", *words, names=message)
+def config_of(dataset: RowsDataset) -> Config:
+    return configuration.parse({
+        "data": {"path": str(dataset.path), "protocol": "in_sample", "validation_fraction": 0.0, "test_fraction": 0.0,
+                 "fields": ["age", "gender", "skin_type", "skin_concern", "category", "brand", "price"]},
+        "model": {"name": "two_tower", "embedding_dim": 4, "hidden": [8], "output_dim": 4, "dropout_hidden": 0.0},
+        "loss": {"name": "triplet"},
+        "training": {"epochs": 1, "passes": 2, "batch_size": 32, "metric": "recall@3"},
+        "evaluation": {"k": [3], "category": "category"},
+    })  # fmt: skip
 
 
-# --- the real shop ----------------------------------------------------------------------------------------------------
+def folds_of(dataset: RowsDataset, folds: int, stated: bool = False, seed: int = 0) -> list[Fold]:
+    return list(make_folds(config_of(dataset), dataset, folds, seed, stated))
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"the real data is not at {REAL} (set JAXREC_SHARED_DATA)")
-def test_the_real_shop(tmp_path: Path) -> None:
-    raw, file = REAL / "amoremall_reviews.json", REAL / "customers.json"
-    dataset = prepared(tmp_path / "out", raw, "--customers", file, "--model=none")
-    people = json.loads(file.read_text(encoding="utf-8"))
-    for name, key in (("gender", "gender"), ("skin_type", "skin_type"), ("skin_concern", "skin_concern"),
-                      ("customer", "user_id"), ("product", "purchased_product_id"),
-                      ("category", "product_category_name")):  # fmt: skip
-        assert values(dataset, name) == [one[key] for one in people], name
-    np.testing.assert_allclose(values(dataset, "age"), [one["age"] for one in people], rtol=1e-5)
-    assert [(one.name, one.size) for one in read_reviews(dataset.path, dataset.manifest).personas] == [
-        ("Dry_Winter", 54), ("Anti_Aging", 17), ("Gift_Buyer", 4), ("Loyal_Repurchase", 91),
-        ("Sensitive_Calming", 50), ("Detail_Reviewer", 61),
-    ]  # fmt: skip
-    ages = {rule.name: rule.attributes["age"] for rule in read_rules(None)}
-    for one in people:
-        age = ages[one["persona_name"]]
-        assert isinstance(age, Range) and age.low <= one["age"] <= age.high
+@pytest.mark.parametrize("stated", [True, False])
+def test_each_review_is_left_out_once(dataset: RowsDataset, stated: bool) -> None:
+    """And its customer with it; a fold is trained on all the others."""
+    found, rows = folds_of(dataset, 4, stated), dataset.rows()
+    left_out = np.concatenate([data.splits.test for data, _ in found])
+    np.testing.assert_array_equal(np.sort(left_out), np.arange(60))
+    for data, profiles in found:
+        train, _, test, _ = data.splits
+        np.testing.assert_array_equal(np.sort(np.append(train, test)), np.arange(60))
+        assert not set(rows.users[train]) & set(rows.users[test]) and len(test) == 15
+        assert set(data.training_rows().users.tolist()) == set(rows.users[train].tolist())
+        np.testing.assert_array_equal(profiles.items, np.repeat(data.queries(test).items, 1 if stated else DRAWS))
+        if stated:
+            age = [field.name for field in dataset.schema.numerical].index("age")
+            np.testing.assert_array_equal(profiles.numbers[:, 0], rows.numbers[test, age])
+    others = np.concatenate([data.splits.test for data, _ in folds_of(dataset, 4, True, seed=1)])
+    assert left_out.tolist() != others.tolist()
+
+
+def changed(reviews: Reviews, rows: np.ndarray) -> Reviews:
+    """With other things said in some of the reviews."""
+    embeddings, texts = np.array(reviews.embeddings), list(reviews.texts)
+    embeddings[rows] = embeddings[rows[::-1]] * np.float16(-3)
+    for row in rows:
+        texts[row] = "선물로 gift present packaging"
+    return reviews._replace(embeddings=embeddings, texts=texts)
+
+
+def test_what_a_left_out_review_says_does_not_matter(dataset: RowsDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither to the attributes of the others, nor to the profiles that its customer is asked for with."""
+    reviews = read_reviews(dataset.path, dataset.manifest)
+    for number, (data, profiles) in enumerate(folds_of(dataset, 3)):
+        train, _, test, _ = data.splits
+        monkeypatch.setattr(review_folds, "read_reviews", lambda *_, rows=test: changed(reviews, rows))
+        other, asked = folds_of(dataset, 3)[number]
+        for ours, theirs in zip(profiles, asked, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(data.rows.columns[train], other.rows.columns[train])
+        np.testing.assert_array_equal(data.rows.numbers[train], other.rows.numbers[train])
+        monkeypatch.setattr(review_folds, "read_reviews", lambda *_, rows=train: changed(reviews, rows))
+        other = folds_of(dataset, 3)[number][0]
+        assert np.any(data.rows.columns[train] != other.rows.columns[train]), "those of others do"
+
+
+def test_the_figures_of_all_folds(dataset: RowsDataset) -> None:
+    moved: list[int] = []
+    result = cross_validate(config_of(dataset), dataset, [2, 3], 3, update=lambda: moved.append(1))
+    assert (result["folds"], result["targets"], len(moved)) == (3, 60, 3)
+    assert result["profiles"] == f"{DRAWS} profiles a review, drawn like those of the other customers"
+    assert result["chance"]["hit_rate@3"] == pytest.approx(3 / 8)
+    for name in ("hit_rate@2", "hit_rate@3", "category_hit@2", "category_hit@3"):
+        low, high = result["intervals"][name]
+        assert 0 <= low <= result[name] <= high <= 1 and name in result["popularity"]
+    with pytest.raises(UserError, match=r"^--folds 61: expected 2 to 60, the number of customers, or 0 for none"):
+        folds_of(dataset, 61)

@@ -24,27 +24,19 @@ GROUPS = ("all", "seen", "unseen")
 def optimum(
     market: Market, seen: np.ndarray, days: np.ndarray, items: np.ndarray, events: np.ndarray
 ) -> dict[str, Any]:
-    """The ideal ranker's recall over some queries.
+    """The ideal ranker's recall on what follows ``events``, types int[q], on ``items``, listings int[q], on ``days``.
 
-    Args:
-        market: after the simulation.
-        seen: bool[L], whether training holds the listing.
-        days, items, events: int[q] each, the day, the listing and the type of the event that is followed.
-
-    Returns:
-        ``recall`` by group (``GROUPS``; those in which no target can be are left out) and K (as a text), ``moves`` the
-        same for targets that are another listing than the last, ``queries``, and ``share_unseen`` of the targets.
+    ``seen``, bool[L], are the listings of training. ``recall`` is by group (``GROUPS`` in which a target can be) and K,
+    ``moves`` the same for targets that are another listing than the last, ``share_unseen`` of the targets.
     """
     caught, mass = np.zeros((2, len(GROUPS), len(KS))), np.zeros((2, len(GROUPS)))
     keys = [market.keys(shared) for shared in RELATIONS]
-    rank = np.argsort(market.order)
     for day in np.unique(days):
         shelves = [Shelves(market, market.live(day), key) for key in keys]
         these = np.flatnonzero(days == day)
-        for start in range(0, len(these), BLOCK):
-            block = these[start : start + BLOCK]
+        for block in np.split(these, range(BLOCK, len(these), BLOCK)):
             queries = Queries(market, shelves, items[block], events[block])
-            listings, probability = queries.top(rank, max(KS))
+            listings, probability = queries.top(max(KS))
             own = queries.probabilities(queries.items[:, None])[:, 0]
             for number, lost in enumerate((np.zeros(len(own)), own)):
                 counts = np.where((listings == queries.items[:, None]) & (number == 1), 0.0, probability)
@@ -63,12 +55,12 @@ def optimum(
 
 
 class Queries:
-    """``q`` events of one day, and the probabilities of what follows them."""
+    """``q`` events of one day on ``items`` of types ``events``, int64[q] each, and the probabilities of what follows;
+    ``shelves`` are the day's live listings by each of ``RELATIONS``.
+    """
 
     def __init__(self, market: Market, shelves: list[Shelves], items: np.ndarray, events: np.ndarray) -> None:
-        """``shelves`` are the day's live listings by each of ``RELATIONS``."""
-        self.market, self.shelves, self.items = market, shelves, items
-        self.stay = STAY[events]  # [q]
+        self.market, self.shelves, self.items, self.stay = market, shelves, items, STAY[events]
         # By how much a listing's weight counts for each of CLASSES that it shares with the query's: [CLASSES, q].
         every = np.ones(len(market.name), bool)
         self.factors = [(1 - self.stay) * mix / self._sums(shelf, every)
@@ -80,15 +72,15 @@ class Queries:
         sums = np.bincount(shelf.key[live], weights=self.market.weight(live), minlength=len(shelf.starts) - 1)
         return sums[shelf.key[self.items]]
 
-    def shares(self, candidates: np.ndarray) -> np.ndarray:
-        """Which relations ``candidates``, int64[q, n], have with the queries: bool[RELATIONS, q, n]."""
-        return np.stack([shelf.key[candidates] == shelf.key[self.items][:, None] for shelf in self.shelves])
+    def _share(self, shelf: Shelves, candidates: np.ndarray) -> np.ndarray:
+        """bool[q, n]: which of the listings int64[q, n] have the relation with the query."""
+        return shelf.key[candidates] == shelf.key[self.items][:, None]
 
     def probabilities(self, candidates: np.ndarray) -> np.ndarray:
         """P(next = candidate), float64[q, n], for live listings int64[q, n]."""
         moved = np.zeros(candidates.shape)
-        for factor, shared in zip(self.factors, self.shares(candidates)[1:], strict=True):
-            moved += factor[:, None] * shared
+        for factor, shelf in zip(self.factors, self.shelves[1:], strict=True):
+            moved += factor[:, None] * self._share(shelf, candidates)
         return moved * self.market.weight(candidates) + self.stay[:, None] * (candidates == self.items[:, None])
 
     def total(self, which: np.ndarray) -> np.ndarray:
@@ -97,30 +89,24 @@ class Queries:
                  for factor, shelf in zip(self.factors, self.shelves[1:], strict=True)]  # fmt: skip
         return np.sum(moved, axis=0) + self.stay * which[self.items]
 
-    def candidates(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Listings among which the ``k`` most likely are, int64[q, n], and which of them count, bool[q, n].
-
-        Of two listings with the same relations to the query the heavier is the more likely. So the first ``k`` of each
-        relation, by weight, are enough; each counts once, where its closest relation is looked at.
+    def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The ``k`` most likely listings, int64[q, k], and their probabilities, float64[q, k], descending, equal ones
+        in the market's order; where fewer are live, the rest has probability 0. Of two listings with the same relations
+        to the query the heavier is the more likely, so the first ``k`` of each relation, by weight, are enough.
         """
         columns, counts = [self.items[:, None]], [np.ones((len(self.items), 1), bool)]
         for number, shelf in enumerate(self.shelves):
             own = shelf.key[self.items]
             place = shelf.starts[own][:, None] + np.arange(k)
             listings = shelf.order[np.minimum(place, len(shelf.order) - 1)]
-            closest = self.shares(listings).argmax(axis=0) == number
+            valid = (place < shelf.starts[own + 1][:, None]) & (listings != self.items[:, None])
+            for closer in self.shelves[:number]:
+                valid &= ~self._share(closer, listings)
             columns.append(listings)
-            counts.append((place < shelf.starts[own + 1][:, None]) & closest & (listings != self.items[:, None]))
-        return np.concatenate(columns, axis=1), np.concatenate(counts, axis=1)
-
-    def top(self, rank: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ``k`` most likely listings, int64[q, k], and their probabilities, float64[q, k], descending.
-
-        Where fewer are live, the rest has probability 0. Equal ones stand in the order of ``rank``, int64[L].
-        """
-        listings, valid = self.candidates(k)
-        probability = np.where(valid, self.probabilities(listings), 0.0)
-        order = np.lexsort((rank[listings], -probability), axis=1)[:, :k]
+            counts.append(valid)
+        listings = np.concatenate(columns, axis=1)
+        probability = np.where(np.concatenate(counts, axis=1), self.probabilities(listings), 0.0)
+        order = np.lexsort((np.argsort(self.market.order)[listings], -probability), axis=1)[:, :k]
         return np.take_along_axis(listings, order, 1), np.take_along_axis(probability, order, 1)
 
 

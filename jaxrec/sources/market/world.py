@@ -2,14 +2,10 @@
 
 Every listing has a name: a brand, a category and a style, more or less popular. A listing is live from the day on which
 it is listed to the end of the day on which it is first bought, or for its lifetime. Sequences do not cross midnight.
-What follows an event of type e on listing i:
-
-- with probability ``NEXT[e, t]`` an event of type t on i again;
-- otherwise an ``item_view`` of a live listing j: of all that share with i what ``CLASSES[k]`` says, with probability
-  ``MIX[k]``, drawn in proportion to the popularity of their names. i is among them.
-
-Lengths of sequences are drawn independently. The first listing of a sequence, which no model has to predict, is one
-that nobody has seen yet while there are any; a user is chosen for it by taste.
+What follows an event of type e on listing i is with probability ``NEXT[e, t]`` an event of type t on i again, otherwise
+an ``item_view`` of a live listing: of all that share with i what ``CLASSES[k]`` says, i among them, with probability
+``MIX[k]``, drawn in proportion to the popularity of their names. The first listing of a sequence is one that nobody has
+seen yet while there are any; a user is chosen for it by taste.
 """
 
 from __future__ import annotations
@@ -21,7 +17,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrec.sources.merrec import BOUGHT, EVENT_TYPES
+from jaxrec.sources.shared import draw
 
+Generator = np.random.Generator
 BUY = EVENT_TYPES.index(BOUGHT)
 NEXT = np.array(  # from the type of the row to that of the column, on the same listing; the rest moves on
     [
@@ -75,8 +73,8 @@ class Market:
 
 
 class Shelves:
-    """Live listings in groups of equal keys: ``key``, int64[L], of all listings; ``order``, int64[n], the live ones,
-    those of a group beside each other, otherwise as given; ``starts``, int64[keys + 1], where the groups begin.
+    """Live listings in groups of equal keys: ``key``, int64[L], of all listings; ``order``, int64[n], the live ones by
+    group; ``starts``, int64[keys + 1], where the groups begin.
     """
 
     def __init__(self, market: Market, live: np.ndarray, keys: tuple[np.ndarray, int]) -> None:
@@ -85,7 +83,7 @@ class Shelves:
         self.starts = _starts(self.key[live], total)
         self._weights = np.concatenate([[0.0], np.cumsum(market.weight(self.order))])
 
-    def draw(self, keys: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    def draw(self, keys: np.ndarray, random: Generator) -> np.ndarray:
         """A listing of each of the groups ``keys``, none of which is empty, by weight: int64[n]."""
         low, high = self.starts[keys], self.starts[keys + 1]
         before, after = self._weights[low], self._weights[high]
@@ -104,28 +102,20 @@ class Day(NamedTuple):
     seconds: np.ndarray  # int64[events], since midnight; ascending in each sequence
 
 
-def date_of(day: int) -> str:
-    """``20230501`` of day 0."""
-    return str(np.datetime64(START, "ms").astype("datetime64[D]") + day).replace("-", "")
-
-
 def first_day(listings: int, days: int, lifetime: float) -> int:
     """How many of the listings are there on day 0; on each later day ``1 / lifetime`` of that number come."""
     return max(1, round(listings / (1 + (days - 1) / lifetime)))
 
 
 def make_market(
-    names: int, sizes: tuple[int, int, int], skew: float, listings: int, days: int, lifetime: float,
-    random: np.random.Generator,
-) -> Market:  # fmt: skip
+    names: int, sizes: tuple[int, int, int], skew: float, listings: int, days: int, lifetime: float, random: Generator
+) -> Market:
     """A market that is full on day 0 and into which as many listings come every day as lifetimes take out.
 
     Args:
-        names: at most as many as there are combinations; popular ones are more likely, and are listed more.
         sizes: how many brands ("no brand" is one, and the most popular), categories and styles.
         skew: the popularity of brands falls as rank (from 2) to the power of -skew, that of categories and styles (from
             1) to the power of -skew / 2; that of a name is their product.
-        listings: in all ``days`` together.
         lifetime: days for which a listing is live, in the mean; geometric, so that on day 0 its age does not matter.
     """
     by_brand = np.arange(2.0, sizes[0] + 2) ** -skew
@@ -137,7 +127,7 @@ def make_market(
     full = first_day(listings, days, lifetime)
     later = np.arange(listings - full, dtype=np.int64)
     listed = np.concatenate([np.zeros(full, np.int64), 1 + later * (days - 1) // max(len(later), 1)])
-    name = _drawn(popularity, listings, random)
+    name = draw(popularity, random.random(listings))
     shuffled = random.permutation(listings)
     order = shuffled[np.argsort(-popularity[name[shuffled]], kind="stable")]
     ends = listed + random.geometric(1 / lifetime, size=listings)
@@ -146,12 +136,13 @@ def make_market(
 
 
 def simulate(
-    market: Market, days: int, sequences: int, mean_length: float, users: int, random: np.random.Generator
+    market: Market, days: int, sequences: int, mean_length: float, users: int, random: Generator
 ) -> Iterator[Day]:
-    """Day after day of events, ``sequences`` in all; what is bought leaves the market, so ``market.ends`` is final when
-    all days are taken.
-    """
-    fans = _fans(market, users, random)
+    """Day after day of events; what is bought leaves the market, so ``market.ends`` is final when all are taken."""
+    fans = []  # by brand and by category the users by their favourite one, and where those of each begin among them
+    for names, size in zip((market.brand, market.category), market.sizes, strict=False):
+        favourite = names[draw(market.popularity, random.random(users))]
+        fans.append((names, np.argsort(favourite, kind="stable"), _starts(favourite, size)))
     keys = [market.keys(shared) for shared in CLASSES]
     seen = np.zeros(len(market.name), bool)
     for day in range(days):
@@ -162,19 +153,17 @@ def simulate(
         first = random.permutation(np.concatenate([new, shelves[-1].draw(np.zeros(count - len(new), int), random)]))
         further = random.geometric(1 / (mean_length - LEAST_LENGTH + 1), size=count)
         lengths = np.minimum(LEAST_LENGTH - 1 + further, MOST_LENGTH)
-        items, events = walk(shelves, first, lengths, random)
+        items, events = _walk(shelves, first, lengths, random)
         seen[items] = True
         market.ends[items[events == BUY]] = day + 1
-        visitors = _visitors(market, fans, users, market.name[first], random)
+        visitors = _visitors(fans, users, market.name[first], random)
         yield Day(day, lengths, visitors, items, events, _seconds(lengths, random))
 
 
-def walk(
-    shelves: list[Shelves], first: np.ndarray, lengths: np.ndarray, random: np.random.Generator
+def _walk(
+    shelves: list[Shelves], first: np.ndarray, lengths: np.ndarray, random: Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """All sequences of a day, a step of all of them at a time: int64[events] listings and uint8[events] types, from the
-    live listings by each of ``CLASSES`` and int64[sequences] listings that are viewed first.
-    """
+    """Listings int64[events] and types uint8[events] of all sequences of a day, a step of all of them at a time."""
     longest = np.argsort(-lengths, kind="stable")  # those that go on are then the first ones
     where = (np.cumsum(lengths) - lengths)[longest]
     going = np.searchsorted(-lengths[longest], -np.arange(lengths.max(initial=0)), side="left")
@@ -185,17 +174,17 @@ def walk(
         if step:
             event = (random.random(n)[:, None] >= np.cumsum(NEXT, axis=1)[event]).sum(axis=1)
             moves = np.flatnonzero(event == len(EVENT_TYPES))
-            kind = np.searchsorted(np.cumsum(MIX), random.random(len(moves)), side="right")
+            kind = draw(MIX, random.random(len(moves)))
             for number, shelf in enumerate(shelves):
-                these = moves[np.minimum(kind, len(MIX) - 1) == number]
+                these = moves[kind == number]
                 item[these] = shelf.draw(shelf.key[item[these]], random)
             event[moves] = 0
         items[where[:n] + step], events[where[:n] + step] = item, event
     return items, events
 
 
-def _seconds(lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Since midnight, int64[events]: at random gaps of at least one second, the last of a sequence before midnight."""
+def _seconds(lengths: np.ndarray, random: Generator) -> np.ndarray:
+    """Since midnight, int64[events], at random gaps of at least one second, all before the next."""
     elapsed = np.cumsum(np.minimum(random.geometric(1 / MEAN_GAP, size=lengths.sum()), MOST_GAP))
     stops = np.cumsum(lengths)
     first = elapsed[stops - lengths]
@@ -203,35 +192,19 @@ def _seconds(lengths: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return np.repeat(begin - first, lengths) + elapsed
 
 
-def _drawn(weight: np.ndarray, n: int, random: np.random.Generator) -> np.ndarray:
-    """int64[n] indices of ``weight``, in proportion to it."""
-    below = np.cumsum(weight)
-    return np.minimum(np.searchsorted(below, random.random(n) * below[-1], side="right"), len(weight) - 1)
-
-
 def _starts(keys: np.ndarray, total: int) -> np.ndarray:
     """int64[total + 1]: where each key begins once they are sorted."""
     return np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=total))])
 
 
-def _fans(market: Market, users: int, random: np.random.Generator) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For brands and for categories: users by their favourite one, and where those of each begin among them."""
-    fans = []
-    for names, size in zip((market.brand, market.category), market.sizes, strict=False):
-        favourite = names[_drawn(market.popularity, users, random)]
-        fans.append((np.argsort(favourite, kind="stable"), _starts(favourite, size)))
-    return fans
-
-
 def _visitors(
-    market: Market, fans: list[tuple[np.ndarray, np.ndarray]], users: int, names: np.ndarray,
-    random: np.random.Generator,
-) -> np.ndarray:  # fmt: skip
+    fans: list[tuple[np.ndarray, np.ndarray, np.ndarray]], users: int, names: np.ndarray, random: Generator
+) -> np.ndarray:
     """For each listing's name someone who likes its brand or its category, anyone where nobody does: int64[n]."""
     chosen = random.integers(users, size=len(names))
     by_brand = random.random(len(names)) < 0.5
-    sides = ((market.brand[names], by_brand), (market.category[names], ~by_brand))
-    for (everyone, starts), (key, these) in zip(fans, sides, strict=True):
+    for (keys, everyone, starts), these in zip(fans, (by_brand, ~by_brand), strict=True):
+        key = keys[names]
         count = starts[key + 1] - starts[key]
         pick = starts[key] + (random.random(len(names)) * count).astype(np.int64)
         liked = these & (count > 0)
