@@ -14,12 +14,12 @@ data.row_feed; losses.ranking: losses.candidates models.sampled negatives; losse
 models.contrast; losses.softmax: softmax; metrics.clicks: click_metrics; models.base: models.work; models.merrec:
 models.event_encoder; models.packed: models.sequence; models.two_tower: models.tower; ops.parallel: ops.precision
 precision sharding; ops.tables: tables; ops.topk: ranking; personas.clusters: data.personas; run: rundir; sources:
-data.sources; sources.market.world: data.market; sources.synthetic: data.markov; tasks.clicks.judge: evaluate_rows
-row_evaluation; tasks.clicks.recommend: recommend_rows; tasks.events.judge: evaluate_events event_evaluation;
-tasks.events.recommend: event_sequences recommend_events; tasks.results: results; tasks.retrieval.judge:
-evaluate_retrieval retrieval_evaluation; tasks.retrieval.recommend: recommend_towers; tasks.rules: rules;
-tasks.sessions.judge: evaluation; tasks.vectors: serving; training.checkpoint: checkpoint; training.optimizers:
-optimizers; training.telemetry: telemetry
+data.sources; sources.market.world: data.market; sources.synthetic: data.markov; tasks.clicks.task: tasks.clicks.judge
+evaluate_rows row_evaluation; tasks.clicks.recommend: recommend_rows; tasks.events.task: tasks.events.judge
+evaluate_events event_evaluation; tasks.events.recommend: event_sequences recommend_events; tasks.results: results;
+tasks.retrieval.task: tasks.retrieval.judge evaluate_retrieval retrieval_evaluation; tasks.retrieval.recommend:
+recommend_towers; tasks.rules: rules; tasks.sessions.task: tasks.sessions.judge evaluation; tasks.vectors: serving;
+training.checkpoint: checkpoint; training.optimizers: optimizers; training.telemetry: telemetry
 """
 """``new: old old``, without ``jaxrec.``."""
 MOVED = {

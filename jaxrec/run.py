@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
 from jaxrec.data.items import Items
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.data.store import check_seal, checksum, is_right, sealed
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, listed
 
 KEPT = "kept.json"  # checksums of the arrays that a run keeps, beside them
 BEGUN = ("dataset", "config.yaml.part")  # what a process killed within create_run leaves
@@ -56,12 +57,11 @@ class Run:
 
     def kept(self, name: str) -> np.ndarray:
         """An array that the run keeps."""
-        file = self.path / "dataset" / f"{name}.npy"
-        sums = self.path / "dataset" / KEPT
+        file, sums = (self.path / "dataset" / one for one in (f"{name}.npy", KEPT))
         try:
-            listed = json.loads(sums.read_text(encoding="utf-8")) if sums.exists() else {}  # older runs have none
-            check_seal(listed)
-            if name in listed and not is_right(file, listed[name]):
+            given = json.loads(sums.read_text(encoding="utf-8")) if sums.exists() else {}  # older runs have none
+            check_seal(given)
+            if name in given and not is_right(file, given[name]):
                 raise ValueError("checksum differs")
             array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, TypeError, AttributeError) as error:
@@ -77,35 +77,37 @@ class Run:
 
 
 def create_run(
-    path: Path,
-    config: Config,
-    dataset: Dataset | RowsDataset,
-    overwrite: bool,
-    kept: dict[str, np.ndarray] | None = None,
-    copied: tuple[str, ...] = (),
-) -> Run:
+    path: Path, config: Config, dataset: Dataset | RowsDataset, overwrite: bool,
+    kept: dict[str, np.ndarray] | None = None, copied: tuple[str, ...] = (),
+) -> Run:  # fmt: skip
     """Make a run directory. ``config.yaml`` is written last: with it the run exists.
 
     Args:
         kept: arrays by name to keep under ``dataset/``.
         copied: files of the data set to keep there, beside those of ``dataset.run_files``.
     """
-    shutil.rmtree(_doomed(path), ignore_errors=True)  # of a process killed within --overwrite
+    doomed, place, kept = path.with_name(f".{path.name}.deleted"), path / "dataset", kept or {}
+    shutil.rmtree(doomed, ignore_errors=True)  # of a process killed within --overwrite
     if (path / "config.yaml").exists():
         if not overwrite:
             raise UserError(f"{path}: a run is here already; --resume continues it, --overwrite deletes it first")
-        _delete_run(path)
+        strange = [entry.name for entry in path.iterdir() if entry.name not in RUN and not entry.match("eval-*")]
+        if strange or not (place / "manifest.json").exists():
+            raise UserError(f"{path}: will not be overwritten: {(strange or ['it'])[0]} is not of a run; choose "
+                            "another --run")  # fmt: skip
+        path.rename(doomed)  # so that a kill leaves no half of it in its place
+        shutil.rmtree(doomed)
     elif path.exists() and (not path.is_dir() or any(entry.name not in BEGUN for entry in path.iterdir())):
         raise UserError(f"{path}: exists and is no run; choose another --run")
     try:
-        (path / "dataset").mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
         for name in (*dataset.run_files, *copied, "manifest.json"):
-            (path / "dataset" / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(dataset.path / name, path / "dataset" / name)
-        for name, array in (kept or {}).items():
-            np.save(path / "dataset" / f"{name}.npy", array)
-        sums = {name: checksum(path / "dataset" / f"{name}.npy") for name in kept or {}}
-        write_text(path / "dataset" / KEPT, json.dumps(sealed(sums), indent=2) + "\n")
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(dataset.path / name, place / name)
+        for name, array in kept.items():
+            np.save(place / f"{name}.npy", array)
+        sums = {name: checksum(place / f"{name}.npy") for name in kept}
+        write_text(place / KEPT, json.dumps(sealed(sums), indent=2) + "\n")
         write_text(path / "config.yaml", configuration.dump(config))
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path}: a parent of it is a file; choose another --run") from None
@@ -113,22 +115,6 @@ def create_run(
         shutil.rmtree(path, ignore_errors=True)
         raise
     return Run(path, config, dataset.manifest)
-
-
-def _delete_run(path: Path) -> None:
-    """Delete a run, and nothing that is none. It is renamed first, so that a kill leaves no half of it in its place."""
-    strange = [entry.name for entry in path.iterdir() if entry.name not in RUN and not entry.match("eval-*")]
-    if strange or not (path / "dataset" / "manifest.json").exists():
-        raise UserError(
-            f"{path}: will not be overwritten: {(strange or ['it'])[0]} is not of a run; choose another --run"
-        )
-    path.rename(_doomed(path))
-    shutil.rmtree(_doomed(path))
-
-
-def _doomed(path: Path) -> Path:
-    """What a run is called while it is deleted."""
-    return path.with_name(f".{path.name}.deleted")
 
 
 def open_run(path: str | Path | Run) -> Run:
@@ -143,7 +129,7 @@ def open_run(path: str | Path | Run) -> Run:
         raise UserError(f"{manifest_file}: missing; the run is damaged, train it again")
     config, manifest = configuration.load(path / "config.yaml"), read_manifest(manifest_file)
     if manifest["kind"] == "rows" and "repeats" not in config.data.model_fields_set:  # trained before there was such
-        config = config.model_copy(update={"data": config.data.model_copy(update={"repeats": "keep"})})
+        config = _with(config, "data", repeats="keep")
     return Run(path, config, manifest)
 
 
@@ -157,26 +143,37 @@ def open_run_data(run: Run, path: str | Path) -> Dataset | RowsDataset:
     return dataset
 
 
+def check_comparable(runs: Sequence[Run]) -> None:
+    """Metrics say something side by side only where they were taken of the same data, cut in the same way."""
+    for run in runs[1:]:
+        for name in ("content_hash", "validation_fraction"):
+            ours, theirs = ((one.manifest | dict(one.config.data))[name] for one in (runs[0], run))
+            if ours != theirs:
+                raise UserError(f"{runs[0].path} and {run.path}: not comparable, their data differ in {name} ({ours}, "
+                                f"{theirs}); look at each apart")  # fmt: skip
+
+
 def resume_run(
-    path: Path,
-    config: Config,
-    dataset: Dataset | RowsDataset,
-    kept: dict[str, np.ndarray] | None = None,
+    path: Path, config: Config, dataset: Dataset | RowsDataset, kept: dict[str, np.ndarray] | None = None,
     copied: tuple[str, ...] = (),
-) -> Run:
+) -> Run:  # fmt: skip
     """Open a run to continue it, or create it where it does not exist yet."""
     if not (path / "config.yaml").exists():
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
-    same: dict[str, Any] = {name: getattr(run.config.data, name) for name in ("path", "embeddings", "repeats")
-            if name in type(run.config.data).model_fields}  # fmt: skip
-    longer = _check_epochs(path, run.config, config)
-    training = config.training.model_copy(update={"epochs": run.config.training.epochs})
-    moved = config.model_copy(
-        update={"data": config.data.model_copy(update=same), "mesh": run.config.mesh, "training": training}
-    )
+    old, epochs = run.config.training.epochs, config.training.epochs
+    if epochs < old:
+        raise UserError(f"{path}: training.epochs: was {old}, now {epochs}; a run that is resumed can train for more "
+                        "epochs, not for fewer; train another --run")  # fmt: skip
+    if epochs > old and config.optimizer.schedule != "constant":
+        raise UserError(f"{path}: training.epochs: was {old}, now {epochs}: the {config.optimizer.schedule} schedule "
+                        "ends with the last epoch, so that with more epochs every step's rate had been another; train "
+                        "another --run")  # fmt: skip
     # Where the data lie does not matter, what is in them is compared below, as are the rows that data.repeats leaves;
     # and a run may change its devices, and train for longer.
+    data = {name: getattr(run.config.data, name) for name in ("path", "embeddings", "repeats")
+            if name in type(run.config.data).model_fields}  # fmt: skip
+    moved = _with(_with(config, "data", **data), "training", epochs=old).model_copy(update={"mesh": run.config.mesh})
     if changed := difference(run.config.model_dump(mode="json"), moved.model_dump(mode="json")):
         raise UserError(f"{path}: cannot resume with a changed configuration ({changed}); leave it as it was or choose "
                         "another --run")  # fmt: skip
@@ -187,31 +184,28 @@ def resume_run(
         raise UserError(f"{path}: was trained on other rows; resume it with --data.repeats "
                         f"{run.config.data.repeats or 'null'}, or choose another --run")  # fmt: skip
     for name in copied:
-        kept_file = path / "dataset" / name
-        if not kept_file.is_file() or checksum(kept_file) != checksum(dataset.path / name):
+        file = path / "dataset" / name
+        if not file.is_file() or checksum(file) != checksum(dataset.path / name):
             raise UserError(f"{dataset.path / name}: not what {path} was trained with; put that back, or train another "
                             "--run")  # fmt: skip
-    if longer:
-        more = run.config.training.model_copy(update={"epochs": config.training.epochs})
-        run = replace(run, config=run.config.model_copy(update={"training": more}))
+    if epochs > old:
+        run = replace(run, config=_with(run.config, "training", epochs=epochs))
         write_text(path / "config.yaml", configuration.dump(run.config))
     return run
 
 
-def _check_epochs(path: Path, old: Config, new: Config) -> bool:
-    """Whether the run is to train for more epochs than it was begun with."""
-    before, now = old.training.epochs, new.training.epochs
-    if now == before:
-        return False
-    changed = f"{path}: training.epochs: was {before}, now {now}"
-    if now < before:
-        raise UserError(
-            f"{changed}; a run that is resumed can train for more epochs, not for fewer; train another --run"
-        )
-    if new.optimizer.schedule != "constant":
-        raise UserError(f"{changed}: the {new.optimizer.schedule} schedule ends with the last epoch, so that with more "
-                        "epochs every step's rate had been another; train another --run")  # fmt: skip
-    return True
+def _with(config: Config, section: str, **fields: Any) -> Config:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=fields)})
+
+
+def check_out(out: Path, endings: Sequence[str] = ()) -> None:
+    """Refuse a place where no file can go, or one of another kind, before anything is worked out."""
+    if endings and out.suffix.lower() not in endings:
+        raise UserError(f"--out {out}: found {out.suffix or 'no suffix'}; end its name in {listed(endings, 'or')}")
+    if out.is_dir():
+        raise UserError(f"--out {out}: a directory; name a file in it")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out {out}: no directory {out.parent}; make it first, or choose another place")
 
 
 def write_text(file: Path, text: str) -> None:

@@ -23,7 +23,7 @@ from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.ops import parallel
 from jaxrec.plots.curves import learning_curve
-from jaxrec.run import create_run, open_run, resume_run
+from jaxrec.run import create_run, resume_run
 from jaxrec.tasks.base import make_task
 from jaxrec.tasks.cutoffs import cutoffs, fit_cutoffs
 from jaxrec.training import telemetry
@@ -70,8 +70,7 @@ def _train(
 ) -> None:
     # ---- data and model: the task, with its feed and its validation ------------------------------------------------
     dataset = open_dataset(config.data.path)
-    begun = resume and (path / "config.yaml").exists()
-    config = fit_cutoffs(config, dataset, open_run(path).config if begun else None)
+    config = fit_cutoffs(config, dataset)
     settings, metric = config.training, config.training.metric
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh

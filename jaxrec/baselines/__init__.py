@@ -1,65 +1,60 @@
-"""Baselines that need no training: popularity and nearest neighbours. ``BASELINES`` holds those of sessions by name.
+"""Baselines that need no training loop: sessions, ratings, retrieval and logistic hold those of each kind of problem.
 
-Each is fitted on training sessions and gives dense scores to batches of queries, which see all clicks before the
-target, of the session only. They are ranked like models, ties included.
-
-    baseline = parse("stan:k=500").parameters.fit(training, n_items)
-    scores = baseline.scores(prefixes)          # float32[Q, V]
+Each is a function of the training data whose keyword-only parameters a user may set: ``stan:k=500,lambda1=2``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from inspect import signature
+from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import ValidationError, create_model
 
-from jaxrec.baselines.base import SessionBaseline
-from jaxrec.baselines.items import ItemKnn, Popularity, SessionPopularity
-from jaxrec.baselines.neighbours import Stan, Vsknn
 from jaxrec.cli.command import pairs
+from jaxrec.config.sections import Section
 from jaxrec.errors import UserError, explained, nearest
 
-BASELINES: dict[str, type[SessionBaseline]] = {
-    "pop": Popularity, "spop": SessionPopularity, "itemknn": ItemKnn, "vsknn": Vsknn, "stan": Stan,
-}  # fmt: skip
+Known = Mapping[str, Callable[..., Any]]
 
 
-@dataclass(frozen=True)
-class Choice:
-    """A baseline with its parameters, as the user named it: ``text`` is such as ``stan:k=500``."""
+class Choice(NamedTuple):
+    """A baseline as the user named it (``stan:k=500``): its name, all its parameters, and what fits it."""
 
     text: str
     name: str
-    parameters: SessionBaseline
+    parameters: dict[str, Any]
+    fit: Callable[..., Any]
 
 
-def parse(text: str) -> Choice:
-    """Read ``name`` or ``name:parameter=value,parameter=value``."""
+def parse(texts: Sequence[str], known: Known) -> list[Choice]:
+    """Read ``name`` or ``name:parameter=value,parameter=value``; ``all``, or nothing, is each one with its defaults."""
+    names = [name for text in texts or ["all"] for name in (known if text == "all" else [text])]
+    return [_parse(text, known) for text in dict.fromkeys(names)]
+
+
+def _parse(text: str, known: Known) -> Choice:
     name, _, rest = text.partition(":")
-    if name not in BASELINES:
-        allowed = ", ".join(["all", *BASELINES])
-        raise UserError(f"--baselines {text}: no baseline '{name}'{nearest(name, BASELINES)}; there are {allowed}")
-    kind, values = BASELINES[name], pairs(f"--baselines {name}:", rest.split(",") if rest else ())
+    if name not in known:
+        raise UserError(f"--baselines {text}: no baseline '{name}'{nearest(name, known)}; there are all, "
+                        f"{', '.join(known)}")  # fmt: skip
+    values = pairs(f"--baselines {name}:", rest.split(",") if rest else ())
+    fields: dict[str, Any] = {one.name: (one.annotation, one.default) for one in _parameters(known[name])}
     try:
-        return Choice(text, name, kind.model_validate(values))
+        section = create_model(name, __base__=Section, **fields)
+        parameters: dict[str, Any] = section.model_validate(values).model_dump(mode="json")
     except ValidationError as error:
-        fields = ", ".join(kind.model_fields) or "none"
-        raise UserError(f"--baselines {text}: {explained(error)}; parameters of {name}: {fields}") from None
+        names = ", ".join(fields) or "none"
+        raise UserError(f"--baselines {text}: {explained(error)}; parameters of {name}: {names}") from None
+    return Choice(text, name, parameters, partial(known[name], **parameters))
 
 
-def parse_all(texts: Sequence[str]) -> list[Choice]:
-    """Read several; ``all``, or none, stands for each with its defaults. What is named twice counts once."""
-    names = [name for text in texts or ["all"] for name in (BASELINES if text == "all" else [text])]
-    return [parse(name) for name in dict.fromkeys(names)]
+def _parameters(fit: Callable[..., Any]) -> list[Any]:
+    return [one for one in signature(fit, eval_str=True).parameters.values() if one.kind is one.KEYWORD_ONLY]
 
 
-def describe() -> str:
-    """The baselines with their parameters and defaults, for ``--help``."""
-    lines = []
-    for name, kind in BASELINES.items():
-        lines.append(f"  {name}")
-        for parameter, field in kind.model_fields.items():
-            text = (field.description or "").replace("\n", " ")
-            lines.append(f"    {parameter}: {text} [{field.default}]")
-    return "\n".join(lines)
+def describe(known: Known) -> str:
+    """Baselines with their parameters and defaults, for ``--help``: ``pop, stan:k=500,sample=1000``."""
+    given = {name: ",".join(f"{one.name}={one.default}" for one in _parameters(fit)) for name, fit in known.items()}
+    return ", ".join(f"{name}:{words}" if words else name for name, words in given.items())

@@ -1,4 +1,4 @@
-"""What every baseline of sessions is: parameters that fit on training sessions, and give scores of all items."""
+"""What baselines share: the beginnings of sessions that they read, popularity to fall back to, and least squares."""
 
 from __future__ import annotations
 
@@ -8,30 +8,77 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.baselines.prefixes import Prefixes
-from jaxrec.config.sections import Section
 from jaxrec.data.dataset import Sessions
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """A fitted baseline.
+class Prefixes:
+    """Beginnings of sessions in CSR form: query ``q`` is ``items[offsets[q]:offsets[q + 1]]``, oldest click first."""
 
-    Attributes:
-        work: int64[V], how much a click on each item costs in a batch; see ``Queries.batches``.
-        scores: float32[Q, V] of queries; those of a query do not depend on the others in the batch.
+    items: np.ndarray  # int32[n]
+    offsets: np.ndarray  # int64[Q + 1]
+    now: np.ndarray  # int64[Q], ms since 1970, when the last click of the prefix happened
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64[Q], clicks of each prefix."""
+        return np.diff(self.offsets)
+
+    @property
+    def query(self) -> np.ndarray:
+        """int64[n], the query of each click."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    @property
+    def distance(self) -> np.ndarray:
+        """int64[n], how many clicks follow each click within its prefix."""
+        return np.repeat(self.offsets[1:], self.lengths) - 1 - np.arange(len(self.items))
+
+
+Scores = Callable[[Prefixes], np.ndarray]
+"""float32[Q, V] of queries; those of a query do not depend on the others in the batch."""
+
+
+class Queries:
+    """All queries of a split, in the order of its events; ``targets`` int32[N] are the items that they ask for."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._items, self._times = np.asarray(sessions.items), np.asarray(sessions.times)
+        self._end = sessions.target_positions
+        self._begin = np.repeat(sessions.offsets[:-1], np.diff(sessions.offsets))[self._end]
+        self.targets = self._items[self._end]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def prefixes(self, numbers: np.ndarray) -> Prefixes:
+        """The queries of int64[Q] numbers: all clicks before each one's target, in its session."""
+        begin, end = self._begin[numbers], self._end[numbers]
+        offsets = np.append(0, np.cumsum(end - begin))
+        return Prefixes(self._items[expand(begin, end - begin)], offsets, self._times[end - 1])
+
+
+def expand(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The ranges ``starts[i]`` to ``starts[i] + counts[i]``, one after the other.
+
+    >>> expand(np.array([10, 3, 7]), np.array([2, 0, 3]))
+    array([10, 11,  7,  8,  9])
     """
+    ends = np.cumsum(counts)
+    return np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
 
-    work: np.ndarray
-    scores: Callable[[Prefixes], np.ndarray]
 
+def last_clicks(groups: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
+    """Indices, ascending, of the last click on each item within each group (a session or a query).
 
-class SessionBaseline(Section):
-    """Parameters of a baseline."""
-
-    def fit(self, sessions: Sessions, n_items: int) -> Baseline:
-        """Fit on training sessions over ``n_items``."""
-        raise NotImplementedError
+    >>> last_clicks(np.array([0, 0, 0, 1]), np.array([5, 8, 5, 5]), 9)
+    array([1, 2, 3])
+    """
+    backwards = (groups.astype(np.int64) * n_items + items)[::-1]
+    return np.sort(len(items) - 1 - np.unique(backwards, return_index=True)[1])
 
 
 def popularity(sessions: Sessions, n_items: int) -> np.ndarray:
@@ -53,3 +100,25 @@ def over_popularity(named: Any, order: np.ndarray) -> np.ndarray:
     some = values > 0  # a decay may end below the smallest float32
     scores[rows[some], named.indices[some]] = values[some]
     return scores
+
+
+def least_squares(has: Any, other: np.ndarray, right: np.ndarray, ridge: np.ndarray, every: Any = 0.0) -> np.ndarray:
+    """float[M, F] whose row x solves (every + sum over its columns c of has[c] y_c y_c' + ridge I) x = right; zeros for
+    a row without columns.
+
+    Args:
+        has: CSR float[M, L].
+        other: float[L, F], y.
+        right: float[M, F].
+        ridge: float[M].
+        every: float[F, F].
+    """
+    solved = np.zeros_like(right)
+    diagonal = np.diag_indices(other.shape[1])
+    for row in np.flatnonzero(np.diff(has.indptr)):
+        part = slice(*has.indptr[row : row + 2])
+        own = other[has.indices[part]]
+        left = every + (own.T * has.data[part]) @ own
+        left[diagonal] += ridge[row]
+        solved[row] = np.linalg.solve(left, right[row])
+    return solved

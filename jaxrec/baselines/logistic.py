@@ -1,9 +1,7 @@
 """Logistic regression on the fields of rows: a weight for each value and each number, none for pairs of them.
 
-What a click model has to beat: fields alone explain much of a table of clicks, and a convex problem cannot be trained
-badly. Each row's loss is the cross-entropy of its label, with l2 / 2 times the sum of the squared weights, not of the
-intercept; the strength is the one of ``STRENGTHS`` that predicts a held-out tenth of the training rows best. SciPy's
-L-BFGS finds the optimum.
+What a click model has to beat: a convex problem cannot be trained badly. The loss is the sum of the cross-entropies of
+the labels and l2 / 2 times that of the squared weights, not of the intercept.
 """
 
 from __future__ import annotations
@@ -14,16 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse as sparse
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, log_expit
 
-from jaxrec.baselines.ratings import cross_entropy
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.errors import UserError
 
 STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0)  # from strong to weak: each starts at the weights before
-HELD_OUT = 0.1
 CHOOSING_ROWS = 300_000  # at most so many choose the strength, which is one for each value and not for each row
-OPTIONS = {"maxiter": 200, "ftol": 1e-8, "gtol": 0.0}
 
 
 class Logistic(NamedTuple):
@@ -41,27 +36,22 @@ class Logistic(NamedTuple):
 
 
 def fit_logistic(schema: Schema, train: Rows, strengths: Sequence[float] = STRENGTHS, seed: int = 0) -> Logistic:
-    """Choose the strength of the penalty on a held-out tenth of the rows, and fit again on all of them.
-
-    Args:
-        schema: the fields that the rows' columns and numbers hold.
-        strengths: to choose from, from strong to weak; a single one is taken as it is.
-        seed: of the rows that are held out.
+    """Choose the strength of the penalty that predicts a random tenth of the rows best when fitted on the others, and
+    fit again on all of them; a single one of ``strengths`` is taken as it is.
     """
     if len(train) < 2 or train.labels.min() == train.labels.max():
         raise UserError("logistic: the training labels are all alike, so there is nothing to fit; leave it out")
     features, label = _features(schema, train), train.labels.astype(np.float64)
-    l2, none = strengths[0], np.zeros(features.shape[1] + 1)
+    none, losses = np.zeros(features.shape[1] + 1), [0.0]
     if len(strengths) > 1:
         order = np.random.default_rng(seed).permutation(len(train))[:CHOOSING_ROWS]
-        held = max(1, round(HELD_OUT * len(order)))
-        out, kept = order[:held], order[held:]
-        kept_features, losses, start = features[kept], [], none
+        out, kept = np.split(order, [max(1, round(0.1 * len(order)))])
+        kept_features, start, losses = features[kept], none, []
         for strength in strengths:
-            start = _optimum(kept_features, label[kept], strength, start)
+            start = optimum(kept_features, label[kept], strength, start)
             losses.append(cross_entropy(features[out] @ start[:-1] + start[-1], label[out]))
-        l2 = strengths[int(np.argmin(losses))]
-    found = _optimum(features, label, l2, none)
+    l2 = strengths[int(np.argmin(losses))]
+    found = optimum(features, label, l2, none)
     return Logistic(found[:-1], float(found[-1]), l2)
 
 
@@ -75,15 +65,14 @@ def _features(schema: Schema, rows: Rows) -> Any:
         row, place = np.nonzero(columns > 0)
         share = 1.0 / np.maximum((columns >= 0).sum(axis=1), 1)
         blocks.append(sparse.csr_array((share[row], (row, columns[row, place])), shape=(n, field.size)))
-    blocks.append(sparse.csr_array(rows.numbers.astype(np.float64)))
-    return sparse.hstack(blocks, format="csr")
+    return sparse.hstack([*blocks, sparse.csr_array(rows.numbers.astype(np.float64))], format="csr")
 
 
-def _optimum(features: Any, label: np.ndarray, l2: float, start: np.ndarray) -> np.ndarray:
-    """float64[features + 1]: the weights, and the intercept last."""
+def optimum(features: Any, label: np.ndarray, l2: float, start: np.ndarray, ftol: float = 1e-8) -> np.ndarray:
+    """float64[F + 1]: the weights of CSR float64[n, F] features, and the intercept last, from where ``start`` is."""
     turned, n = features.T.tocsr(), len(label)
     # In units in which the curvature is about 1 in each direction, L-BFGS needs a third of the steps.
-    spread = float(label.mean() * (1 - label.mean()))
+    spread = max(1e-6, float(label.mean() * (1 - label.mean())))
     unit = 1 / np.sqrt(np.append(turned.power(2).sum(axis=1) * spread + l2, n * spread))
 
     def loss(scaled: np.ndarray) -> tuple[float, np.ndarray]:
@@ -93,4 +82,10 @@ def _optimum(features: Any, label: np.ndarray, l2: float, start: np.ndarray) -> 
         slope = np.append(turned @ error + l2 * weights, error.sum())
         return cross_entropy(logit, label) + l2 / 2 / n * weights @ weights, slope * unit / n
 
-    return np.asarray(minimize(loss, start / unit, jac=True, method="L-BFGS-B", options=OPTIONS).x) * unit
+    options = {"maxiter": 200, "ftol": ftol, "gtol": 0.0}
+    return np.asarray(minimize(loss, start / unit, jac=True, method="L-BFGS-B", options=options).x) * unit
+
+
+def cross_entropy(logit: np.ndarray, label: np.ndarray) -> float:
+    """The mean loss in nats of log odds float64[N], given float64[N] labels of 0 and 1."""
+    return -float(np.mean(label * log_expit(logit) + (1 - label) * log_expit(-logit)))

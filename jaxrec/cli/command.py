@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from jaxrec.cli.progress import progress as progress
 from jaxrec.cli.startup import missing_module
 from jaxrec.cli.text import check_text
-from jaxrec.errors import UserError, listed, nearest, one_line, shown
+from jaxrec.errors import UserError, listed, one_line, shown
 
 PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR}
@@ -165,16 +165,6 @@ def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:
             raise UserError(f"{option} {word}: expected FIELD=VALUE, such as gender=F, and each field once")
         values[name] = value
     return values
-
-
-def parse_baselines(names: Sequence[str], known: Iterable[str], those: str) -> list[str]:
-    """Names of baselines of one kind (``those``, such as ``of rows``), each once; ``all``, or none, is every one."""
-    known = list(known)
-    wanted = known if "all" in names or not names else list(dict.fromkeys(names))
-    if wrong := [name for name in wanted if name not in known]:
-        raise UserError(f"--baselines {wrong[0]}: none {those}{nearest(wrong[0], known)}; there are "
-                        f"{', '.join(known)}, or all")  # fmt: skip
-    return wanted
 
 
 def ranged(kind: type, least: float, most: float = 2**31 - 1) -> Callable[[str], Any]:

@@ -1,9 +1,4 @@
-"""Exact figures of chance, hit rates of tied scores and of the in-sample oracle, and bootstrap intervals.
-
-expected_hits(np.zeros(93), targets, k=3)               # chance: 3 / 93 for each of the queries
-oracle_hits(groups, targets, k=3)                       # of the best lists that tell groups of customers apart
-bootstrap(expected_hits(scores, targets, k=3))          # (low, high) around the mean
-"""
+"""Exact figures of chance, hit rates of tied scores and of the in-sample oracle, and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -17,76 +12,14 @@ CHUNK = 2**22  # drawn counts that are held at once
 def expected_hits(scores: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
     """float64[Q], the probability that the target is in the top k when ties are broken at random: with a items above
     the target and t equal to it, itself among them, min(1, max(0, (k - a) / t)).
+    ``scores`` are float[Q, V], ``targets`` int[Q].
 
-    Args:
-        scores: float[Q, V], or float[V] for all queries alike; a greater one stands first.
-        targets: int[Q], in [0, V).
-
-    >>> expected_hits(np.array([0.5, 0.5, 0.1, 0.5]), np.array([0, 2]), 2).round(3)
+    >>> expected_hits(np.array([[0.5, 0.5, 0.1, 0.5]] * 2), np.array([0, 2]), 2).round(3)
     array([0.667, 0.   ])
     """
-    scores, targets = np.asarray(scores), np.asarray(targets)
-    if scores.ndim == 1:
-        ascending, own = np.sort(scores), scores[targets]
-        low, high = np.searchsorted(ascending, own, side="left"), np.searchsorted(ascending, own, side="right")
-        above, tied = len(scores) - high, high - low
-    else:
-        own = scores[np.arange(len(targets)), targets][:, None]
-        above, tied = np.count_nonzero(scores > own, axis=1), np.count_nonzero(scores == own, axis=1)
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    above, tied = np.count_nonzero(scores > own, axis=1), np.count_nonzero(scores == own, axis=1)
     return np.clip((k - above) / tied, 0.0, 1.0)
-
-
-def random_ranking(candidates: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
-    """What ``jaxrec.metrics.ranking.ranking_metrics`` is expected to give of ranks that are drawn at random.
-
-    Args:
-        candidates: int[Q], among how many items each target is ranked, itself among them.
-
-    >>> random_ranking(np.array([4]), [2])
-    {'recall@2': 0.5, 'mrr@2': 0.375, 'ndcg@2': 0.4077324383928644, 'hit_rate@2': 0.5}
-    """
-    candidates, counts = np.unique(candidates, return_counts=True)
-    share, ranks = counts / max(1, counts.sum()), np.arange(1, 1 + min(max(ks), int(candidates.max(initial=0))))
-    gains = {"recall": np.ones(len(ranks)), "mrr": 1 / ranks, "ndcg": 1 / np.log2(1 + ranks)}
-    gains["hit_rate"] = gains["recall"]
-    result = {}
-    for k in ks:
-        for name, gain in gains.items():
-            total = np.concatenate([[0.0], np.cumsum(gain)])[np.minimum(candidates, k)]
-            result[f"{name}@{k}"] = float(np.sum(share * total / candidates))
-    return result
-
-
-def random_user_ranking(labels: np.ndarray, users: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
-    """What ``jaxrec.metrics.clicks`` is expected to give of scores that order each user's rows at random.
-
-    Of a user with n rows, p of them positive, a place holds a positive with the probability p / n, and the first k have
-    none with C(n - p, k) / C(n, k). Users without a positive do not count, as there.
-
-    Args:
-        labels: float[n], 0 or 1.
-        users: int[n] from 0; a row whose user is below 0 is left out.
-
-    >>> random_user_ranking(np.array([1, 0]), np.array([0, 0]), [1])["ndcg@1"]
-    0.5
-    """
-    rows = np.bincount(users[users >= 0])
-    positives = np.bincount(users[users >= 0], labels[users >= 0] > 0, minlength=len(rows)).astype(np.int64)
-    sizes, counts = np.unique(np.stack([rows, positives])[:, positives > 0], axis=1, return_counts=True)
-    n, p = sizes
-    gain = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(2, 2 + n.max(initial=0))))])  # of the first places
-    result = {"auc": 0.5}
-
-    def mean(values: np.ndarray) -> float:
-        return float(np.sum(values * counts) / counts.sum()) if len(counts) else float("nan")
-
-    for k in ks:
-        places = np.minimum(k, n)
-        dcg = p / n * gain[places]
-        hit = [_draw_has(*one) for one in zip(n.tolist(), places.tolist(), p.tolist(), strict=True)]
-        result |= {f"ndcg@{k}": mean(dcg / gain[np.minimum(k, p)]), f"hit_rate@{k}": mean(np.array(hit))}
-        result |= {f"ndcg_published@{k}": mean(dcg / gain[p]), f"hit_rate_published@{k}": mean(places / n)}
-    return result
 
 
 def expected_category_hits(scores: np.ndarray, categories: np.ndarray, wanted: np.ndarray, k: int) -> np.ndarray:
@@ -95,33 +28,18 @@ def expected_category_hits(scores: np.ndarray, categories: np.ndarray, wanted: n
     Where no item above the tie at place k is of that category, m places are left for the T tied items, and c of these
     are of it, the places are a draw without replacement: 1 - C(T - c, m) / C(T, m). The relative error is about 1e-12,
     also where that is small and V a million.
+    ``scores`` are float[Q, V], ``categories`` int[V], ``wanted`` int[Q].
 
-    Args:
-        scores: float[Q, V], or float[V] for all queries alike; a greater one stands first.
-        categories: int[V], of the items.
-        wanted: int[Q], a category that no item has is never hit.
-
-    >>> expected_category_hits(np.zeros(4), np.array([7, 7, 8, 9]), np.array([7, 9, 5]), 2).round(3)
+    >>> expected_category_hits(np.zeros((3, 4)), np.array([7, 7, 8, 9]), np.array([7, 9, 5]), 2).round(3)
     array([0.833, 0.5  , 0.   ])
     """
-    scores, wanted, n_items = np.asarray(scores), np.asarray(wanted), np.shape(scores)[-1]
-    codes = np.unique(np.concatenate([categories, wanted]), return_inverse=True)[1]
-    codes, asked, k = codes[:n_items], codes[n_items:], min(k, n_items)
-    if scores.ndim == 1:
-        return _category_hits(scores, codes, asked, k)
-    rows = [_category_hits(row, codes, asked[query : query + 1], k) for query, row in enumerate(scores)]
-    return np.concatenate([np.zeros(0), *rows])
-
-
-def _category_hits(scores: np.ndarray, codes: np.ndarray, asked: np.ndarray, k: int) -> np.ndarray:
-    """``expected_category_hits`` of one row of scores, float[V], and k at most V."""
-    last = np.partition(scores, len(scores) - k)[len(scores) - k]  # the score at place k
-    above, tied = codes[scores > last], codes[scores == last]
-    sure = np.isin(asked, above)
-    among = np.bincount(tied, minlength=int(asked.max(initial=0)) + 1)[asked]
-    hits = np.ones(len(asked))
-    for count in np.unique(among[~sure]):
-        hits[~sure & (among == count)] = _draw_has(len(tied), k - len(above), int(count))
+    hits, n = np.ones(len(wanted)), scores.shape[1]
+    for query, (row, category) in enumerate(zip(scores, wanted, strict=True)):
+        last = np.partition(row, max(0, n - k))[max(0, n - k)]  # the score at place k
+        above, tied, right = row > last, row == last, categories == category
+        if not np.any(above & right):
+            places = min(k, n) - np.count_nonzero(above)
+            hits[query] = _draw_has(int(tied.sum()), int(places), int(np.count_nonzero(tied & right)))
     return hits
 
 
@@ -137,16 +55,49 @@ def _draw_has(total: int, places: int, wanted: int) -> float:
     return float(-np.expm1(np.log1p(-many / (total - np.arange(few))).sum())) + 0.0  # not -0.0
 
 
+def random_ranking(candidates: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
+    """What ``ranking_metrics`` is expected to give of ranks drawn at random among int[Q] candidates.
+
+    >>> random_ranking(np.array([4]), [2])
+    {'recall@2': 0.5, 'mrr@2': 0.375, 'ndcg@2': 0.4077324383928644, 'hit_rate@2': 0.5}
+    """
+    candidates, counts = np.unique(candidates, return_counts=True)
+    share, ranks = counts / max(1, counts.sum()), np.arange(1, 1 + min(max(ks), int(candidates.max(initial=0))))
+    gains = {"recall": np.ones(len(ranks)), "mrr": 1 / ranks, "ndcg": 1 / np.log2(1 + ranks)}
+    gains["hit_rate"] = gains["recall"]
+    sums = {name: np.append(0.0, np.cumsum(gain)) for name, gain in gains.items()}  # of the first places
+    return {f"{name}@{k}": float(np.sum(share * total[np.minimum(candidates, k)] / candidates))
+            for k in ks for name, total in sums.items()}  # fmt: skip
+
+
+def random_user_ranking(labels: np.ndarray, users: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
+    """What ``jaxrec.metrics.clicks`` is expected to give of scores that order each user's rows at random.
+
+    Of a user with n rows, p of them positive, a place holds a positive with the probability p / n, and the first k have
+    none with C(n - p, k) / C(n, k). Users without a positive do not count, as there. ``labels`` are float[n], ``users``
+    int[n]; a row whose user is below 0 is left out.
+    """
+    rows = np.bincount(users[users >= 0])
+    positives = np.bincount(users[users >= 0], labels[users >= 0] > 0, minlength=len(rows)).astype(np.int64)
+    (n, p), counts = np.unique(np.stack([rows, positives])[:, positives > 0], axis=1, return_counts=True)
+    gain = np.append(0.0, np.cumsum(1 / np.log2(np.arange(2, 2 + n.max(initial=0)))))  # of the first places
+    result = {"auc": 0.5}
+    for k in ks:
+        places = np.minimum(k, n)
+        dcg = p / n * gain[places]
+        hit = np.array([_draw_has(*one) for one in zip(n.tolist(), places.tolist(), p.tolist(), strict=True)])
+        values = {"ndcg": dcg / gain[np.minimum(k, p)], "hit_rate": hit, "ndcg_published": dcg / gain[p],
+                  "hit_rate_published": places / n}  # fmt: skip
+        for name, value in values.items():
+            result[f"{name}@{k}"] = float(np.average(value, weights=counts)) if len(counts) else float("nan")
+    return result
+
+
 def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
     """The best Hit@k that any model can have in sample if it gives all customers of a group one list: the sum over
-    groups of the k largest target counts / Q; nan without queries.
-
-    With categories for targets it is the best Category Hit@k (exact where each category has an item, a bound from above
-    otherwise).
-
-    Args:
-        groups: int[Q], such as the number of each customer's combination of attributes.
-        targets: int[Q].
+    groups of the k largest target counts / Q; nan without queries. With categories for targets it is the best Category
+    Hit@k (exact where each category has an item, a bound from above otherwise). ``groups`` are int[Q], such as the
+    number of each customer's combination of attributes, ``targets`` int[Q].
 
     >>> oracle_hits(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 7]), 1)
     0.75

@@ -25,9 +25,8 @@ from jaxrec.personas.amore import Reviews, read_reviews
 from jaxrec.personas.clusters import draw_attributes, find_personas, unread_profiles
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.retrieval.hits import Hits, answered, expected, intervals, item_categories, means
-from jaxrec.tasks.retrieval.judge import rank_queries
 from jaxrec.tasks.retrieval.recommend import item_vectors
-from jaxrec.tasks.retrieval.task import interactions
+from jaxrec.tasks.retrieval.task import interactions, rank_queries
 from jaxrec.training.block import Training, training_plan
 
 DRAWS = 100  # profiles for each review that is left out

@@ -11,11 +11,10 @@ import numpy as np
 from jaxrec.data.codes import read_table
 from jaxrec.errors import UserError, nearest
 from jaxrec.plots.pictures import Shown, legible, save_picture, titled
-from jaxrec.run import Run, open_run
+from jaxrec.run import Run, open_run, open_run_data
 from jaxrec.tasks.report import Asked
-from jaxrec.tasks.retrieval.hits import expected, intervals, means, take
-from jaxrec.tasks.retrieval.judge import answer_split
-from jaxrec.tasks.retrieval.pages import PERSONA, Answers
+from jaxrec.tasks.retrieval.hits import PERSONA, Answers, expected, intervals, means, take
+from jaxrec.tasks.retrieval.task import answer_split
 from jaxrec.training.telemetry import read_log
 
 FILES = ("persona_distribution.png", "results_by_persona.png", "embedding_space.png", "loss_curve.png")
@@ -37,7 +36,9 @@ def draw_personas(
     if k is not None and k < 1:
         raise UserError(f"--k {k}: expected a whole number from 1")
     customers = customers_by(run, by)
-    found = answer_split(Asked.of(run, split, [k or run.config.evaluation.k[0]], data))
+    dataset = open_run_data(run, data or run.config.data.path)
+    dataset.verify()
+    found = answer_split(Asked(run, dataset, run.config, split, [k or run.config.evaluation.k[0]]))
     figures = {
         distribution_figure(customers): f"{name}: customers by {customers.field}",
         results_figure(found, customers): f"{name}, {split} split: results by {customers.field}",

@@ -10,18 +10,18 @@ from pathlib import Path
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, tell
 from jaxrec.data.dataset import SPLITS
-from jaxrec.plots.curves import check_comparable, draw_curves, labels, read_curves
+from jaxrec.plots.curves import draw_curves, labels, read_curves
 from jaxrec.plots.pictures import check_picture, save_picture
-from jaxrec.tasks.results_table import DESCRIPTION as TABLE
-from jaxrec.tasks.results_table import add_table, show_table
+from jaxrec.run import check_comparable
+from jaxrec.tasks.results import TABLE, add_table, show_table
 
 CURVES = """\
 Draw the validation metrics of one or several runs by epoch, a panel for each metric; a ring marks the highest value.
 
   python -m jaxrec.plots curves checkpoints/a checkpoints/b --out curves.png
 
-The runs must have been validated (train with --data.validation_fraction), on the same clicks: the same data set, the
-same validation_fraction and the same evaluation.ties. A run that is still training is drawn as far as it is.
+The runs must have been validated (train with --data.validation_fraction), on the same clicks. A run that is still
+training is drawn as far as it is.
 """
 
 PERSONAS = """\
@@ -51,21 +51,19 @@ def main(argv: Sequence[str]) -> None:
     table = commands.add_parser("table", help="the evaluations of several runs side by side", description=TABLE)
     add_table(table)
     table.set_defaults(draw=lambda options: show_table(options, labels(options.runs)))
-    _add_personas(commands.add_parser("personas", help="customers of a two-tower run by persona", description=PERSONAS))
+    personas = commands.add_parser("personas", help="customers of a two-tower run by persona", description=PERSONAS)
+    personas.add_argument("run", type=Path, metavar="RUN", help="run directory, such as checkpoints/two_tower_amore")
+    personas.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go; made if "
+                          "missing")  # fmt: skip
+    personas.add_argument("--by", metavar="FIELD", help="what to group customers by, a column of the data set's "
+                          "users.parquet (default: persona)")  # fmt: skip
+    personas.add_argument("--method", choices=("pca", "tsne"), default="pca", help="of two dimensions (default: pca)")
+    personas.add_argument("--split", choices=SPLITS, default="test", help="whose hit rates (default: test)")
+    personas.add_argument("--k", type=int, metavar="K", help="cut-off (default: the configuration's first)")
+    personas.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training")
+    personas.set_defaults(draw=_personas)
     options = parser.parse_args(argv)
     options.draw(options)
-
-
-def _add_personas(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN", help="run directory, such as checkpoints/two_tower_amore")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go; made if missing")
-    parser.add_argument("--by", metavar="FIELD", help="what to group customers by, a column of the data set's "
-                        "users.parquet (default: persona)")  # fmt: skip
-    parser.add_argument("--method", choices=("pca", "tsne"), default="pca", help="of two dimensions (default: pca)")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="whose hit rates (default: test)")
-    parser.add_argument("--k", type=int, metavar="K", help="cut-off (default: the configuration's first)")
-    parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training")
-    parser.set_defaults(draw=_personas)
 
 
 def _personas(options: argparse.Namespace) -> None:
@@ -86,8 +84,8 @@ def _curves(options: argparse.Namespace) -> None:
     check_comparable([curve.run for curve in curves])
     save_picture(draw_curves(curves, names, metrics), options.out, dpi=150)
     for name, curve in zip(names, curves, strict=True):
-        best = [(metric, *curve.best(metric)) for metric in metrics]
-        highest = ", ".join(f"{metric} {value:.4f} (epoch {epoch})" for metric, epoch, value in best)
+        best = {metric: curve.best(metric) for metric in metrics}
+        highest = ", ".join(f"{metric} {value:.4f} (epoch {epoch})" for metric, (epoch, value) in best.items())
         print(f"{name}: highest of {len(curve.epochs)} epochs: {highest}")
     tell(f"wrote {options.out}")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxrec.errors import UserError, nearest
 from jaxrec.plots.pictures import legible
@@ -21,13 +20,7 @@ LABEL_WIDTH = 60  # characters of a line in the legend
 
 
 def learning_curve(lines: list[dict[str, Any]], metric: str, file: Path) -> None:
-    """Draw the training loss, and the validation metric where there is one, over epochs.
-
-    Args:
-        lines: of ``metrics.jsonl``.
-        metric: such as ``recall@20``.
-        file: where the PNG goes.
-    """
+    """Draw the training loss, and the validation metric where there is one, over epochs, from ``metrics.jsonl``."""
     learning_curve_figure(lines, metric, file.parent.name).savefig(file, dpi=120)
 
 
@@ -61,22 +54,15 @@ def _by_epoch(axes: Any) -> None:
 # ---- several runs ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Curves:
-    """What a run tells by epoch.
-
-    Attributes:
-        run: the run.
-        epochs: 1, 2, ...
-        metrics: name to values, one for each of ``epochs``.
-    """
+class Curves(NamedTuple):
+    """What a run tells by epoch."""
 
     run: Run
-    epochs: list[int]
-    metrics: dict[str, list[float]]
+    epochs: list[int]  # 1, 2, ...
+    metrics: dict[str, list[float]]  # name to values, one for each of ``epochs``
 
     def best(self, metric: str) -> tuple[int, float]:
-        """The highest value and its epoch, the first where several share it."""
+        """The first epoch with the highest value, and that."""
         value = max(self.metrics[metric])
         return self.epochs[self.metrics[metric].index(value)], value
 
@@ -100,40 +86,10 @@ def read_curves(path: Path, metrics: Sequence[str]) -> Curves:
     return Curves(run, epochs, values)
 
 
-def check_comparable(runs: Sequence[Run]) -> None:
-    """Metrics say something side by side only where they were taken in the same way on the same clicks."""
-    for run in runs[1:]:
-        for name, value in ways_of(run).items():
-            if value != ways_of(runs[0])[name]:
-                raise UserError(f"{runs[0].path} and {run.path}: not comparable, they differ in {name} "
-                                f"({ways_of(runs[0])[name]}, {value}); draw them apart")  # fmt: skip
-
-
-def ways_of(run: Run) -> dict[str, Any]:
-    """What has to be the same of runs whose validation metrics stand side by side."""
-    return {
-        "the data set": run.manifest["content_hash"],
-        "data.validation_fraction": run.config.data.validation_fraction,
-        "evaluation.ties": getattr(run.config.evaluation, "ties", "conservative"),
-    }
-
-
 def labels(paths: Sequence[Path]) -> list[str]:
-    """The names of the runs; where some are equal, with as many parents as tell them apart.
-
-    >>> labels([Path("/a/x"), Path("/b/x"), Path("/a/y")])
-    ['a/x', 'b/x', 'y']
-    """
-    parts = [path.resolve().parts for path in paths]
-    result = []
-    for path, own in zip(paths, parts, strict=True):
-        if parts.count(own) > 1:
-            raise UserError(f"{path}: given twice; name each run once")
-        length = 1
-        while sum(other[-length:] == own[-length:] for other in parts) > 1:
-            length += 1
-        result.append("/".join(own[-length:]))
-    return result
+    """The names of the runs; where some are equal, their paths."""
+    names = [path.resolve().name for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
 def draw_curves(curves: Sequence[Curves], names: Sequence[str], metrics: Sequence[str]) -> Any:
@@ -143,9 +99,7 @@ def draw_curves(curves: Sequence[Curves], names: Sequence[str], metrics: Sequenc
     columns = min(len(metrics), COLUMNS)
     rows = math.ceil(len(metrics) / columns)
     texts = ["\n".join(textwrap.wrap(name, LABEL_WIDTH)) for name in names]
-    longest = min(max(map(len, names)), LABEL_WIDTH)
-    across = max(1, min(len(texts), int(columns * PANEL[0] * 10) // (longest + 8)))  # about ten letters an inch
-    below = 0.25 * math.ceil(len(texts) / across) + 0.1
+    below = 0.25 * sum(text.count("\n") + 1 for text in texts) + 0.1
     figure = Figure(figsize=(max(columns * PANEL[0], 6.0), rows * PANEL[1] + below), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, metric in zip(panels, metrics, strict=False):
@@ -156,7 +110,7 @@ def draw_curves(curves: Sequence[Curves], names: Sequence[str], metrics: Sequenc
         panel.grid(axis="y", color="0.9")
     for panel in panels[len(metrics) :]:
         panel.remove()
-    legend = figure.legend(lines, [""] * len(lines), loc="outside lower center", ncols=across, frameon=False)
+    legend = figure.legend(lines, [""] * len(lines), loc="outside lower center", frameon=False)
     for entry, text in zip(legend.get_texts(), texts, strict=True):
         entry.set_parse_math(False)  # a run may be called $x$, or begin with the underscore that hides a label
         entry.set_text(text)
@@ -164,12 +118,10 @@ def draw_curves(curves: Sequence[Curves], names: Sequence[str], metrics: Sequenc
 
 
 def _draw(panel: Any, number: int, curve: Curves, metric: str) -> Any:
-    """Draw one run into a panel; returns its line."""
-    style = ("-", "--", ":")[number // 10 % 3]  # colours repeat after ten
-    marker, color, every = MARKERS[number % len(MARKERS)], f"C{number % 10}", max(1, len(curve.epochs) // 20)
-    (line,) = panel.plot(
-        curve.epochs, curve.metrics[metric], style, marker=marker, markersize=4, markevery=every, color=color
-    )
+    """Draw one run into a panel, a ring around its best epoch; returns its line."""
+    color, style = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]  # colours repeat after ten
+    (line,) = panel.plot(curve.epochs, curve.metrics[metric], style, marker=MARKERS[number % len(MARKERS)],
+                         markersize=4, markevery=max(1, len(curve.epochs) // 20), color=color)  # fmt: skip
     epoch, value = curve.best(metric)
     panel.plot([epoch], [value], "o", markersize=10, markerfacecolor="none", color=color)
     return line

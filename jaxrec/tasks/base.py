@@ -84,7 +84,7 @@ def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
 
 
 def part_of(config: Config, part: str) -> ModuleType:
-    """A module of a model's kind of problem: ``task``, ``judge`` or ``recommend``."""
+    """A module of a model's kind of problem: ``task`` or ``recommend``."""
     return importlib.import_module(f"{find_task(config.model).__name__}.{part}")
 
 

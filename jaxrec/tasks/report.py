@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jaxrec.data.dataset import Dataset
-from jaxrec.data.rows import RowsDataset
-from jaxrec.run import Run, open_run_data
+import numpy as np
+
+from jaxrec.baselines import Choice, Known, parse
+from jaxrec.cli.command import progress
+from jaxrec.config import Config
+from jaxrec.errors import UserError
+from jaxrec.run import Run
+from jaxrec.tasks.base import Judged, Loaded, load
 from jaxrec.training.checkpoint import Checkpoints
 
 Result = dict[str, Any]
@@ -19,55 +26,61 @@ Page = tuple[Path, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a run.
+    """What is asked of a run, or of baselines without one."""
 
-    Attributes:
-        data: the data set that the run was trained on.
-        ks: cut-offs, ascending.
-        baselines: names, with parameters where a kind has some, or ``all``; None for none.
-        by: groups to report by; None for the usual ones.
-        limit: at most so many sessions; None: as the configuration says.
-        coverage: whether to add ``coverage@k``.
-        folds: of the cross-validation by review; None: as many as usual.
-        cross_validate: ``jaxrec.personas.folds.cross_validate``, which stands above the tasks.
-    """
-
-    run: Run
-    data: Dataset | RowsDataset
+    run: Run | None
+    data: Any  # the data set, verified
+    config: Config  # of the run
     split: str
-    ks: Sequence[int]
-    baselines: Sequence[str] | None = None
-    by: Sequence[str] | None = None
-    limit: int | None = None
-    coverage: bool = True
-    folds: int | None = 0
-    cross_validate: Callable[..., Result] | None = None
+    ks: Sequence[int]  # ascending
+    baselines: Sequence[str] | None = None  # names, with parameters that differ from the defaults; or ``all``
+    by: Sequence[str] | None = None  # groups to report by; None for the usual ones
+    limit: int | None = None  # at most so many sessions; None: as the configuration says
+    coverage: bool = True  # whether to add ``coverage@k``
+    folds: int | None = 0  # of the cross-validation by review; None: as many as usual
+    cross_validate: Callable[..., Result] | None = None  # of ``jaxrec.personas.folds``, which stands above the tasks
 
-    @classmethod
-    def of(cls, run: Run, split: str, ks: Sequence[int], data: str | Path | None = None, **rest: Any) -> Asked:
-        """With the data set opened and verified; ``data`` is its place where it has moved."""
-        dataset = open_run_data(run, data or run.config.data.path)
-        dataset.verify()
-        return cls(run, dataset, split, ks, **rest)
+    @cached_property
+    def loaded(self) -> Loaded:
+        """The run's model and weights."""
+        assert self.run is not None
+        return load(self.run)
+
+    def compared(self, known: Known) -> list[Choice]:
+        """The baselines that are asked for."""
+        return [] if self.baselines is None else parse(self.baselines, known)
+
+    def check_ks(self, n_items: int) -> None:
+        if max(self.ks) > n_items:
+            raise UserError(f"--k {max(self.ks)}: larger than the catalogue of {n_items} items; choose a smaller one")
+
+    def measure(self, judge: Any, top: int = 0, **limits: Any) -> tuple[Judged, Result]:
+        """What a judge says of the run's weights, and the part of the result that every kind has; see ``question``."""
+        begin, which = time.perf_counter(), self.loaded.which
+        with progress(f"evaluate: {self.split}", judge.blocks) as update:
+            judged: Judged = judge(self.loaded.weights, self.ks, top, update)
+        seconds = round(time.perf_counter() - begin, 3)
+        return judged, {"split": self.split, "checkpoint": which, "seconds": seconds, **judged.metrics,
+                        "question": self.question(which, **limits)}  # fmt: skip
 
     def question(self, checkpoint: str, **limits: Any) -> Result:
         """What is asked apart from cut-offs, baselines and groups: answers to one question are merged.
 
         Args:
-            checkpoint: ``best`` or ``latest``.
             limits: of which part of the split, or by what: ``sessions``, ``folds``.
         """
-        config = self.run.config
+        run, config = self.run, self.config
+        assert run is not None
         question = {
             "split": self.split,
-            "data": self.run.manifest["content_hash"],
+            "data": run.manifest["content_hash"],
             "checkpoint": checkpoint,
-            "step": Checkpoints(self.run.path).last(checkpoint),
+            "step": Checkpoints(run.path).last(checkpoint),
             "validation_fraction": config.data.validation_fraction,
             "ties": getattr(config.evaluation, "ties", "conservative"),
             **limits,
         }
-        if self.run.kind == "rows":
+        if run.kind == "rows":
             names = ("protocol", "split_seed", "test_fraction", "repeats")
             question |= {name: getattr(config.data, name) for name in names}
             rules = config.recommendation.model_dump(mode="json").get("rules", [])
@@ -75,12 +88,20 @@ class Asked:
         return question
 
 
-class Report(Mapping[str, Any]):
+Groups = dict[str, dict[str, np.ndarray]]
+"""Kind of group to title to bool[n], which queries or rows are in the group."""
+
+
+def by_group(groups: Groups, metrics: Callable[[np.ndarray], Result]) -> Result:
+    """The metrics of each group that has any, by kind and title."""
+    return {kind: {title: metrics(chosen) for title, chosen in parts.items() if chosen.any()}
+            for kind, parts in groups.items()}  # fmt: skip
+
+
+class Report(dict[str, Any]):
     """The answer; ``report["recall@20"]`` and so on are the keys of ``eval-<split>.json``.
 
     Args:
-        result: as it is written to JSON.
-        ks: cut-offs.
         columns: metrics of the table, by kind.
         notes: lines below it.
         pages: further files that belong to the run.
@@ -90,83 +111,66 @@ class Report(Mapping[str, Any]):
         self, result: Result, ks: Sequence[int], columns: Sequence[str], notes: Iterable[str] = (),
         pages: Sequence[Page] = (),
     ) -> None:  # fmt: skip
-        self.result, self.pages = result, pages
-        self._ks, self._columns, self._notes = list(ks), columns, list(notes)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.result[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.result)
-
-    def __len__(self) -> int:
-        return len(self.result)
+        super().__init__(result)
+        self.ks, self.columns, self.notes, self.pages = list(ks), columns, notes, pages
 
     def table(self) -> str:
         """The result for the reader of a terminal: all metrics, then the first cut-off by group."""
-        whole, few = self._names(self._ks), self._names(self._ks[:1])
-        lines = [_head(self.result), *text_table(beside(self.result), whole), *self._notes]
-        for kind, groups in self.result.get("groups", {}).items():
-            lines += ["", *text_table(_of_groups(groups), few, f"by {kind}")]
-        for name, row in self.result.get("baselines", {}).items():
-            for kind in ("items", "another item than the last") if "groups" in row else ():
-                lines += ["", *text_table(row["groups"].get(kind, {}), few, f"{name} by {kind}")]
-        if (review := self.result.get("by_review")) is not None:
+        whole, few = self._names(self.ks), self._names(self.ks[:1])
+        lines = [_head(self), *text_table(_beside(self), whole), *self.notes]
+        parts = {f"by {kind}": groups for kind, groups in self.get("groups", {}).items()}
+        for name, row in self.get("baselines", {}).items():
+            parts |= {f"{name} by {kind}": groups for kind, groups in row.get("groups", {}).items()}
+        for title, groups in parts.items():
+            rows: dict[str, Result] = {}
+            for name, row in groups.items():
+                rows |= _with_parts(name, row, f"{name}, ")
+            lines += ["", *text_table(rows, few, title)]
+        if (review := self.get("by_review")) is not None:
             title = f"by review: {review['folds']} folds, {review['targets']:,} reviews; {review['profiles']}"
-            lines += ["", title, *text_table(beside(review), self._names(self._ks))]
+            lines += ["", title, *text_table(_beside(review), whole)]
         return "\n".join(lines)
 
     def _names(self, ks: Sequence[int]) -> list[str]:
         """The first two kinds at every cut-off, the others at the largest."""
-        cut = [kind for kind in self._columns if kind not in PLAIN]
+        cut = [kind for kind in self.columns if kind not in PLAIN]
         names = [f"{kind}@{k}" for place, kind in enumerate(cut) for k in (ks if place < 2 else [max(ks)])]
-        return [kind for kind in self._columns if kind in PLAIN] + names
+        return [kind for kind in self.columns if kind in PLAIN] + names
 
 
 PLAIN = ("auc", "log_loss", "ece")  # metrics without a cut-off
 HEAD = ("protocol", "targets", "rows", "sessions", "of_sessions", "items", "trained_items", "candidates", "positive",
-        "checkpoint", "ties", "fitted_on")  # fmt: skip
+        "checkpoint", "ties", "fitted_on", "seconds")  # fmt: skip
+PARTS = {"with_rules": "with the rules", "chance": "chance", "popularity": "popularity",
+         "optimum": "best known ranking"}  # fmt: skip
 
 
 def _head(result: Result) -> str:
     """What was evaluated, in one line."""
-    words = []
-    for name in HEAD:
-        value = result.get(name)
-        if isinstance(value, dict):
-            value = value["sessions"]
-        if value is not None:
-            number = f"{value:,}" if isinstance(value, int) else f"{value:.1%}" if isinstance(value, float) else value
-            words.append(f"{name.replace('_', ' ')} {number}")
-    seconds = f", {result['seconds']:.1f} s" if "seconds" in result else ""
-    return f"{result['split']}: {', '.join(words)}{seconds}"
+    found = {name: result[name] for name in HEAD if name in result}
+    found = {name: value["sessions"] if isinstance(value, dict) else value for name, value in found.items()}
+    shapes = {"positive": ".1%", "seconds": ".1f"}
+    words = (f"{name.replace('_', ' ')} {value:{'' if isinstance(value, str) else shapes.get(name, ',')}}"
+             for name, value in found.items())  # fmt: skip
+    return f"{result['split']}: {', '.join(words)}"
 
 
-def beside(result: Result) -> dict[str, Result]:
-    """The run with its interval, and what stands beside it, by title."""
-    rows = {"this run": result} if figures(result) else {}
-    for end, title in enumerate(("95 % interval, from", "to")) if "intervals" in result else ():
-        rows[title] = {name: ends[end] for name, ends in result["intervals"].items()}
-    titles = {"with_rules": "with the rules", "chance": "chance", "popularity": "popularity",
-              "optimum": "best known ranking"}  # fmt: skip
-    rows |= {title: result[name] for name, title in titles.items() if figures(result.get(name, {}))}
-    best = figures(result.get("optimum", {}))
-    if rows.get("this run") and best:
-        rows["of optimum"] = {name: result[name] / value for name, value in best.items() if name in result and value}
+def _with_parts(name: str, row: Result, prefix: str = "") -> dict[str, Result]:
+    """A result with its interval, and what is known beside it, by title."""
+    rows = {name: row} if figures(row) else {}
+    for end, word in enumerate(("from", "to")) if "intervals" in row else ():
+        rows[f"{name}, {word}"] = {metric: ends[end] for metric, ends in row["intervals"].items()}
+    return rows | {prefix + title: row[part] for part, title in PARTS.items() if figures(row.get(part, {}))}
+
+
+def _beside(result: Result) -> dict[str, Result]:
+    """The run, and all that stands beside it, by title."""
+    rows = _with_parts("this run", result)
+    if best := {name: value for name, value in figures(result.get("optimum", {})).items() if name in result and value}:
+        rows["of optimum"] = {name: result[name] / value for name, value in best.items()}
     rows |= {f"oracle, {name}": row for name, row in result.get("oracle", {}).items()}
-    baselines: dict[str, Result] = result.get("baselines", {})
-    return {**rows, **{f"{name} (baseline)" if name in rows else name: row for name, row in baselines.items()}}
-
-
-def _of_groups(groups: dict[str, Result]) -> dict[str, Result]:
-    """Rows of a table by group, with interval and chance where they are known."""
-    rows: dict[str, Result] = {}
-    for name, row in groups.items():
-        rows[name] = row
-        for end, title in enumerate(("from", "to")) if "intervals" in row else ():
-            rows[f"{name}, {title}"] = {metric: ends[end] for metric, ends in row["intervals"].items()}
-        if "chance" in row:
-            rows[f"{name}, chance"] = row["chance"]
+    for name, row in result.get("baselines", {}).items():
+        rows[f"{name} (baseline)" if name in rows else name] = row
     return rows
 
 
@@ -180,18 +184,15 @@ def text_table(rows: dict[str, Result], names: Sequence[str], title: str = "") -
         return []
     names = [name for name in names if any(row.get(name) is not None for row in rows.values())]
     number = next((name for name in ("targets", "rows") if any(name in row for row in rows.values())), "")
-    wide = max(len(title), *map(len, rows)) + 1
-    short = {name: name.replace("hit_rate", "hit").replace("_hit", " hit").replace("_published", " publ")
-             for name in names}  # fmt: skip
-    widths = {name: max(8, len(short[name])) + 2 for name in names}
-    lines = [f"{title:{wide}}" + (f"{number:>10}" if number else "")
-             + "".join(f"{short[name]:>{widths[name]}}" for name in names)]  # fmt: skip
+    short = [name.replace("hit_rate", "hit").replace("_hit", " hit").replace("_published", " publ") for name in names]
+    cells = [[title, number, *short]]
     for name, row in rows.items():
-        count = "" if not number else f"{row[number]:>10,}" if number in row else " " * 10
-        cells = (f"{'-':>{width}}" if row.get(one) is None else f"{row[one]:{width}.4f}"
-                 for one, width in widths.items())  # fmt: skip
-        lines.append((f"{name:{wide}}" + count + "".join(cells)).rstrip())
-    return lines
+        values = (row.get(metric) for metric in names)
+        numbers = ["-" if value is None else f"{value:.4f}" for value in values]
+        cells.append([name, f"{row[number]:,}" if number in row else "", *numbers])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join([f"{line[0]:{widths[0]}}", *(f"{cell:>{width}}" for cell, width in
+            zip(line[1:], widths[1:], strict=True))]).rstrip() for line in cells]  # fmt: skip
 
 
 def figures(result: Result) -> dict[str, float]:

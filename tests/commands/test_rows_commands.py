@@ -33,7 +33,7 @@ def test_evaluating(capsys: Capsys, copy: Path) -> None:
     assert result["rows"] == Clicks.n // 5 and result["checkpoint"] == "best" and result["auc"] > 0.9
     assert result["baselines"].keys() == BASELINES
     assert result["groups"].keys() == {"group", "activity"} and result["groups"]["group"].keys() == {"g0", "g1"}
-    assert re.match(r"test: rows 320, positive \d\d\.\d%, checkpoint best, \d+\.\d s", lines[0])
+    assert re.match(r"test: rows 320, positive \d\d\.\d%, checkpoint best, seconds \d+\.\d", lines[0])
     for name in ("this run", *BASELINES):
         (line,) = (line for line in lines if line.startswith(name))
         metrics = result if name == "this run" else result["baselines"][name]
@@ -45,8 +45,8 @@ def test_evaluating(capsys: Capsys, copy: Path) -> None:
 
 @pytest.mark.parametrize(("words", "names"), [
     (["--groups", "grop"], r"--groups grop: no such group \(did you mean 'group'\?\); there are activity, "),
-    (["--protocol", "temporal"], "--protocol: a run brings its own"),
-    (["--baselines", "stan"], "stan: none of rows; there are popularity, item_mean, bias, als, logistic, or all"),
+    (["--protocol", "temporal"], "--protocol: does not go with .* a run of autoint"),
+    (["--baselines", "stan"], "stan: no baseline 'stan'; there are all, popularity, item_mean, bias, als, logistic"),
     (["--data", "/nowhere"], "/nowhere: no data set here; if it has moved since training"),
 ])  # fmt: skip
 def test_what_cannot_be_evaluated(capsys: Capsys, copy: Path, words: list[object], names: str) -> None:
@@ -64,7 +64,7 @@ def test_baselines_without_a_run(capsys: Capsys, worlds: Worlds, dataset: Path) 
         assert (found[protocol]["rows"], found[protocol]["fitted_on"]) == (Clicks.n // 5, 4 * Clicks.n // 5)
     assert found["rows"]["baselines"] != found["temporal"]["baselines"]
     fails(capsys, "evaluate", "--baselines", "als", "--data", dataset, "--protocol", "rows",
-          names="--protocol: belongs to rows")  # fmt: skip
+          names="data.protocol: found 'rows', but it belongs to")  # fmt: skip
 
 
 def test_a_run_and_another_data_set(capsys: Capsys, copy: Path, worlds: Worlds, dataset: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_split_of_a_single_class(capsys: Capsys, worlds: Worlds, tmp_path: Pat
     names = "model.name: autoint tells positive rows from others, and all 3 rows of .*data are positive; choose two"
     fails(capsys, "train", "--config", worlds.config("autoint"), "--run", run, "--data.path", data, names=names)
     assert not run.exists()
-    fails(capsys, "evaluate", "--baselines", "als", "--data", data, names="all of .*data are positive; train two_")
+    fails(capsys, "evaluate", "--baselines", "als", "--data", data, names="1 labels are all 1; choose another split")
 
 
 def test_what_is_served_needs_nothing_but_the_run(capsys: Capsys, copy: Path) -> None:

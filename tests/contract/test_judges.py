@@ -1,27 +1,39 @@
-"""What the judge of every kind must do: the same metrics however the split is cut, and what only some kinds promise."""
+"""Judges against brute force: the same metrics however a split is cut, in blocks, lanes and parts of the catalogue."""
 
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_same_arrays, call, load_state
+from helpers import assert_same_arrays, call, load_parts, load_state
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy_gru import all_scores
 from worlds import Clicks, Shop, Worlds
 
 from jaxrec import evaluate
-from jaxrec.data.dataset import open_dataset
+from jaxrec import run as runs
+from jaxrec.config import parse
+from jaxrec.data.dataset import Sessions, open_dataset, open_sessions
 from jaxrec.data.rows import Rows, RowsDataset
-from jaxrec.data.splits import RowData, configured_splits
-from jaxrec.run import open_run
+from jaxrec.data.splits import RowData, configured_splits, cut_validation
+from jaxrec.models.base import make_model
+from jaxrec.tasks import ranks as ranking
 from jaxrec.tasks.base import load
-from jaxrec.tasks.clicks import judge as clicks
-from jaxrec.tasks.retrieval import judge as retrieval
-from jaxrec.tasks.sessions import judge as sessions
+from jaxrec.tasks.clicks import task as clicks
+from jaxrec.tasks.retrieval import task as retrieval
+from jaxrec.tasks.sessions import Evaluation
+from jaxrec.tasks.sessions.task import session_judge
+from jaxrec.training.block import weights_like
 
 MODELS = {"gru4rec": 5, "merrec": 5, "autoint": 3, "two_tower": 3}  # one of each kind, and a cut-off
+KS = (1, 5, 20, 100)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -31,7 +43,7 @@ def test_metrics_do_not_depend_on_how_the_split_is_cut(
     """Into many small blocks or one. More cut-offs leave those that were there as they are, and can only find more."""
     run, k = worlds.run(model), MODELS[model]
     whole = evaluate(run)
-    for module, name in ((sessions, "QUERIES_PER_BLOCK"), (clicks, "ROWS_PER_STEP"), (retrieval, "MOST_QUERIES")):
+    for module, name in ((ranking, "QUERIES"), (clicks, "ROWS_PER_STEP")):
         monkeypatch.setattr(module, name, 64)
     parts = evaluate(run, ks=[k, k + 1])
     numbers = {name: value for name, value in whole.items() if isinstance(value, float) and name.endswith(f"@{k}")}
@@ -39,10 +51,109 @@ def test_metrics_do_not_depend_on_how_the_split_is_cut(
     assert parts[f"hit_rate@{k + 1}"] >= parts[f"hit_rate@{k}"]
 
 
+# ---- sessions --------------------------------------------------------------------------------------------------------
+
+
+def brute_force(weights: dict[str, Any], sessions: Sessions, ks: tuple[int, ...], ties: str) -> dict[str, float]:
+    """Every prefix of every session, all items, the definitions of the metrics."""
+    ranks, tops = [], []
+    for begin, end in zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True):
+        items = np.asarray(sessions.items[begin:end])
+        scores = all_scores(weights, items[:-1]).astype(np.float32)
+        for row, target in zip(scores, items[1:], strict=True):
+            others = np.delete(row, target)
+            above, equal = int((others > row[target]).sum()), int((others == row[target]).sum())
+            ranks.append(1 + above + {"conservative": equal, "standard": 0, "median": equal / 2}[ties])
+            tops.append(np.argsort(-row, kind="stable"))
+    result = {}
+    for k in ks:
+        hits = [rank for rank in ranks if rank <= k]
+        result[f"recall@{k}"] = result[f"hit_rate@{k}"] = len(hits) / len(ranks)
+        result[f"mrr@{k}"] = sum(1 / rank for rank in hits) / len(ranks)
+        result[f"ndcg@{k}"] = sum(1 / math.log2(rank + 1) for rank in hits) / len(ranks)
+        result[f"coverage@{k}"] = len({item for top in tops for item in top[:k]}) / len(tops[0])
+    return result
+
+
+def made(n_items: int = 100, **fields: Any) -> tuple[Any, dict[str, Any]]:
+    """A model and large random weights."""
+    sections = {"data": {"path": "x"}, "model": {"layers": [12, 8], "embedding_dim": 12} | fields}
+    model, random = make_model(parse(sections), n_items), np.random.default_rng(0)
+    return model, jax.tree.map(lambda leaf: random.normal(size=leaf.shape).astype(np.float32), weights_like(model))
+
+
+def measured(
+    model: Any, weights: Any, sessions: Sessions, n_items: int = 100, ks: Any = KS, **how: Any
+) -> dict[str, float]:
+    judge = session_judge(model, sessions, n_items, Evaluation(**{"batch_size": 16} | how))
+    first, again = (judge(jax.tree.map(jnp.asarray, weights), ks, max(ks)).metrics for _ in range(2))
+    assert first == again, "hidden states of one pass do not leak into the next"
+    return first
+
+
+@pytest.mark.parametrize("embedding", ["constrained", "separate", "onehot"])
+@pytest.mark.parametrize("ties", ["conservative", "standard", "median"])
+def test_metrics_are_those_of_brute_force(
+    embedding: str, ties: Any, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sessions go on from block to block; where items stand twice in the table, each target has an equal."""
+    monkeypatch.setattr(ranking, "QUERIES", 50)
+    model, weights = made(embedding=embedding)
+    sessions = open_sessions(dataset).split("test").slice(0, 60)
+    if ties != "conservative":
+        weights["tables"]["item"][50:] = weights["tables"]["item"][:50]
+    found, wanted = measured(model, weights, sessions, ties=ties), brute_force(weights, sessions, KS, ties)
+    assert found == pytest.approx(wanted, abs=1e-9) and 0 < found["recall@5"] < found["recall@20"]
+    if ties == "conservative":
+        for batch in (1, 7, 512):
+            assert measured(model, weights, sessions, batch_size=batch) == pytest.approx(found, abs=1e-9)
+
+
+def test_the_memory_bound_changes_nothing() -> None:
+    """A catalogue so large that 1 MiB of scores does not hold 64 queries of it: ranked in parts."""
+    random, n_items = np.random.default_rng(0), 9000
+    offsets = np.concatenate([[0], np.cumsum(random.integers(2, 9, 100))])
+    items = random.integers(0, n_items, offsets[-1]).astype(np.int32)
+    model, weights = made(n_items)
+    weights["tables"]["item"][items[1::2], -1] += 9.0  # targets that are found
+    sessions = Sessions(items, np.zeros(len(items), np.int64), offsets)
+    in_parts, whole = (measured(model, weights, sessions, n_items, (20, 100), memory=m) for m in (1, 64))
+    assert in_parts == pytest.approx(whole, abs=1e-3) and 0.05 < whole["recall@100"] < 0.9
+
+
+def test_the_trained_run_against_brute_force(run: Path, dataset: Path) -> None:
+    weights, opened, data = load_parts(run), runs.open_run(run), open_sessions(dataset)
+    train, validation = cut_validation(data.split("train"), data.split("validation"), 0.1)
+    for split, sessions in {"validation": validation, "test": data.split("test")}.items():
+        wanted, found = brute_force(weights, sessions, (5, 20), "conservative"), evaluate(opened, split, ks=[5, 20])
+        assert found["targets"] == sessions.counts["targets"]
+        for name, value in wanted.items():
+            # float32 against float64: at most one target (or item of the coverage) may differ
+            one = 1 / 100 if "coverage" in name else 1 / found["targets"]
+            assert found[name] == pytest.approx(value, abs=1.01 * one), name
+    assert evaluate(opened, "train", ks=[5])["targets"] == train.counts["targets"]
+    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    best = max(line["recall@20"] for line in logged if line["kind"] == "validation")
+    assert evaluate(opened, "validation", ks=[20])["recall@20"] == pytest.approx(best, abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=40), st.floats(0.001, 0.999))
+def test_validation_takes_the_last_whole_sessions_and_no_more(lengths: list[int], fraction: float) -> None:
+    offsets = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))]).astype(np.int64)
+    whole = Sessions(np.arange(offsets[-1], dtype=np.int32), np.arange(offsets[-1]), offsets)
+    train, validation = cut_validation(whole, whole.slice(0, 0), fraction)
+    np.testing.assert_array_equal([*train.items, *validation.items], whole.items)
+    assert [*np.diff(train.offsets), *np.diff(validation.offsets)] == lengths
+    wanted, taken = fraction * whole.counts["targets"], validation.counts["targets"]
+    assert taken >= wanted
+    assert wanted == 0 if not len(validation) else taken - (validation.offsets[1] - 1) < wanted
+
+
 # ---- rows ------------------------------------------------------------------------------------------------------------
 
 
-def opened(source: Path) -> tuple[RowsDataset, Rows, np.ndarray]:
+def opened_rows(source: Any) -> tuple[RowsDataset, Rows, np.ndarray]:
     """A data set of ``Clicks``, its rows, and those of the test split."""
     dataset = open_dataset(source)
     assert isinstance(dataset, RowsDataset)
@@ -55,68 +166,44 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean((ours > theirs) + 0.5 * (ours == theirs)))
 
 
-@pytest.fixture(scope="module")
-def rows_run(worlds: Worlds) -> tuple[Path, np.ndarray, Rows]:
-    """A run, the logits of its test split, and the rows as they are read."""
-    run = open_run(worlds.run("autoint"))
-    dataset = open_dataset(run.config.data.path)
-    assert isinstance(dataset, RowsDataset)
+def test_labels_by_hand(worlds: Worlds) -> None:
+    """From the logits: groups and baselines stand beside a run. What training has not seen is unknown: its row in the
+    table is as it was drawn, so that to read it would add noise."""
+    run = runs.open_run(worlds.run("autoint"))
+    dataset, every, test = opened_rows(worlds.data("clicks"))
     rows, splits = clicks.selected_rows(run.config, dataset)
     known = clicks.known_rows(run.schema, rows.take(splits.test), run.value_counts())
-    loaded = load(run)
-    return run.path, clicks.Judge(loaded.model, known)(loaded.weights, [3]).arrays["logit"], known
-
-
-def test_an_exclusive_or_is_beyond_a_sum_over_fields(worlds: Worlds) -> None:
-    """Least squares on all values of all fields stays at chance: what models learn of it is of pairs of fields."""
-    dataset, rows, test = opened(worlds.data("clicks"))
-    sizes = np.repeat([field.size for field in dataset.schema.coded], [f.width for f in dataset.schema.coded])
-    onehot = [np.eye(size + 1)[rows.columns[:, column]] for column, size in enumerate(sizes)]  # -1: the last one
-    inputs = np.concatenate([*onehot, rows.numbers], axis=1)
-    train = np.setdiff1d(np.arange(len(rows)), test)
-    ridge = inputs[train].T @ inputs[train] + np.eye(inputs.shape[1])
-    weights = np.linalg.solve(ridge, inputs[train].T @ (rows.labels[train] - rows.labels[train].mean()))
-    assert abs(auc(inputs[test] @ weights, rows.labels[test]) - 0.5) < 0.12
-
-
-def test_what_training_has_not_seen_is_unknown(worlds: Worlds, rows_run: tuple[Path, np.ndarray, Rows]) -> None:
-    """Its row in the table is as it was drawn, so that to read it would add noise."""
-    known = rows_run[2]
-    dataset, rows, test = opened(worlds.data("clicks"))
-    user, device = dataset.schema.columns(("user", "device"))
-    assert rows.columns[test[0], user] == Clicks.users + 1 and known.columns[0, user] == 0
-    assert rows.columns[test[1], device] == 3 and known.columns[1, device] == 0
-    assert np.sum(known.columns != rows.columns[test]) == 2
+    user, device, group = dataset.schema.columns(("user", "device", "group"))
+    assert every.columns[test[0], user] == Clicks.users + 1 and known.columns[0, user] == 0
+    assert every.columns[test[1], device] == 3 and known.columns[1, device] == 0
+    assert np.sum(known.columns != every.columns[test]) == 2
     assert known.users[0] == Clicks.users + 1, "whose rows they are does not change"
-
-
-def test_groups_and_baselines_are_measured_beside_it(worlds: Worlds, rows_run: tuple[Path, np.ndarray, Rows]) -> None:
-    """By hand, from the logits."""
-    run, logits, known = rows_run
-    result: Any = evaluate(run, by=["group", "activity"], baselines=["bias", "logistic"], ks=[2, 3])
+    loaded = load(run)
+    logits = clicks.Judge(loaded.model, known)(loaded.weights, [3]).arrays["logit"]
+    result: Any = evaluate(run, by=["group", "activity"], baselines=["bias", "als:factors=4", "logistic"], ks=[2, 3])
     assert result["auc"] == pytest.approx(auc(logits, known.labels), abs=1e-6)
     assert result["log_loss"] == pytest.approx(np.logaddexp(0, np.where(known.labels, -logits, logits)).mean())
-    dataset, rows, test = opened(worlds.data("clicks"))
-    codes = rows.columns[test, dataset.schema.columns(("group",))[0]]
     assert result["groups"].keys() == {"group", "activity"} and result["groups"]["group"].keys() == {"g0", "g1"}
     for code, name in enumerate(("g0", "g1"), 1):
-        part = result["groups"]["group"][name]
-        assert part["rows"] == np.sum(codes == code)
-        assert part["auc"] == pytest.approx(auc(logits[codes == code], known.labels[codes == code]), abs=1e-6)
+        part, inside = result["groups"]["group"][name], every.columns[test, group] == code
+        assert part["rows"] == inside.sum()
+        assert part["auc"] == pytest.approx(auc(logits[inside], known.labels[inside]), abs=1e-6)
     assert sum(part["rows"] for part in result["groups"]["activity"].values()) == len(test)
+    assert result["baselines"].keys() == {"bias", "als:factors=4", "logistic"}
     for metrics in result["baselines"].values():
         assert 0.3 < metrics["auc"] <= 1 and metrics["log_loss"] > 0 and "ndcg@2" in metrics
 
 
-# ---- two towers ------------------------------------------------------------------------------------------------------
+def test_an_exclusive_or_is_beyond_a_sum_over_fields(worlds: Worlds) -> None:
+    """Logistic regression stays at chance: what models learn of it is of pairs of fields."""
+    found = evaluate(data=worlds.data("clicks"), baselines=["logistic"])["baselines"]["logistic"]
+    assert abs(found["auc"] - 0.5) < 0.12
 
 
 def test_ranks_by_sets(worlds: Worlds) -> None:
     """From the judge's own vectors: what a customer has besides is no candidate."""
-    run = open_run(worlds.run("two_tower"))
-    dataset = open_dataset(run.config.data.path)
-    assert isinstance(dataset, RowsDataset)
-    data, loaded = retrieval.Retrieval.open(run.config, dataset), load(run)
+    run = runs.open_run(worlds.run("two_tower"))
+    data, loaded = retrieval.Retrieval.open(run.config, opened_rows(run.config.data.path)[0]), load(run)
     judge = retrieval.Judge(loaded.model, data, data.splits.test, run.config.evaluation)
     queries, items = (np.asarray(one) for one in judge.vectors(loaded.weights))
     ranks, top = judge(loaded.weights, [5], 5).arrays.values()

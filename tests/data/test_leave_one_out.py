@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.dataset import Dataset, Sessions, open_sessions
-from jaxrec.evaluate import evaluate, evaluate_baselines
+from jaxrec.evaluate import evaluate
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.lanes import lane_feed
 from jaxrec.feeds.packed import packed_feed
@@ -110,7 +110,7 @@ def test_a_run_is_evaluated_by_the_last_event_after_the_whole_history(dataset: D
 def test_baselines_see_the_whole_history_and_are_scored_once_a_user(dataset: Dataset) -> None:
     """By hand: ``pop`` by training clicks, and ``spop`` by how often items stand in the history, then by those."""
     names = ["pop", "spop", "itemknn", "vsknn", "stan"]
-    found = evaluate_baselines(dataset.path, ks=[2, 5], baselines=names)
+    found = evaluate(data=dataset.path, ks=[2, 5], baselines=names)
     clicks, test = Counter(dataset.split("train").items.tolist()), dataset.split("test")
     ranks: dict[str, list[int]] = {"pop": [], "spop": []}
     for low, high in zip(test.offsets[:-1], test.offsets[1:], strict=True):

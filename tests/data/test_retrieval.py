@@ -18,9 +18,9 @@ from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
 from jaxrec.metrics.ranking import ranking_metrics
+from jaxrec.tasks import ranks as ranking
 from jaxrec.tasks.retrieval import hits as counting
-from jaxrec.tasks.retrieval import judge as judging
-from jaxrec.tasks.retrieval.judge import Judge, rank_queries
+from jaxrec.tasks.retrieval.task import Judge, rank_queries
 
 FIELDS = Schema(
     (
@@ -126,7 +126,7 @@ N, V, D = 23, 40, 3
 @pytest.mark.parametrize("rows", [5, 64])
 def test_ranks_are_those_of_brute_force(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many are ranked at once; of whole numbers, so that products are exact and ties many."""
-    monkeypatch.setattr(judging, "MOST_QUERIES", rows)
+    monkeypatch.setattr(ranking, "QUERIES", rows)
     random = np.random.default_rng(0)
     queries, items = (random.integers(-2, 3, (n, D)).astype(np.float32) for n in (N, V))
     users, targets = random.integers(1, 9, N).astype(np.int32), random.integers(1, V, N).astype(np.int32)

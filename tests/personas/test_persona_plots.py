@@ -13,9 +13,9 @@ from worlds import Shop, Worlds
 
 from jaxrec.personas import pictures
 from jaxrec.personas.pictures import FILES, grouped
-from jaxrec.run import open_run
+from jaxrec.run import open_run, open_run_data
 from jaxrec.tasks.report import Asked
-from jaxrec.tasks.retrieval.judge import answer_split
+from jaxrec.tasks.retrieval.task import answer_split
 
 Capsys = pytest.CaptureFixture[str]
 PERSONAS = ["Dry", "Mature", "Normal", "Oily"]  # 56 customers each, in the order of the alphabet
@@ -43,7 +43,8 @@ def test_groups() -> None:
 
 def test_what_the_pictures_show(towers: Path) -> None:
     run = open_run(towers)
-    found, customers = answer_split(Asked.of(run, "test", [3])), pictures.customers_by(run, None)
+    data = open_run_data(run, run.config.data.path)
+    found, customers = answer_split(Asked(run, data, run.config, "test", [3])), pictures.customers_by(run, None)
     (axes,) = pictures.distribution_figure(customers).axes
     assert [bar.get_width() for bar in axes.patches] == [56] * 4
     assert [label.get_text() for label in axes.get_yticklabels()] == PERSONAS

@@ -1,32 +1,56 @@
-"""Labels of rows, as the training loop sees them."""
+"""Labels of rows: trained on, and measured over all rows, in the ranking of each user's rows, and by group."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from scipy.special import expit
+
+from jaxrec.baselines import Choice
 from jaxrec.baselines.logistic import fit_logistic
+from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_calibration
 from jaxrec.cli.command import progress
 from jaxrec.config import Config
-from jaxrec.data.retrieval import value_counts
-from jaxrec.data.rows import RowsDataset
-from jaxrec.data.splits import RowData, held_by
-from jaxrec.errors import UserError
+from jaxrec.data.retrieval import known, value_counts
+from jaxrec.data.rows import Rows, RowsDataset, Schema
+from jaxrec.data.splits import PAIRS, RowData, RowSplits, configured_splits, counted, held_by, in_words
+from jaxrec.errors import UserError, nearest
+from jaxrec.feeds.rows import row_feed
+from jaxrec.metrics.chance import random_user_ranking
+from jaxrec.metrics.clicks import calibration, click_metrics, part_metrics
 from jaxrec.models.base import ClickModel, make_model
+from jaxrec.plots.clicks import reliability
 from jaxrec.run import Run
-from jaxrec.tasks.base import Task, check_early_stopping, validated_rows
+from jaxrec.tasks.base import Judged, Task, check_early_stopping, validated_rows
 from jaxrec.tasks.clicks import RowTraining
-from jaxrec.tasks.clicks.judge import Judge, known_rows, selected_rows
 from jaxrec.tasks.history import history
+from jaxrec.tasks.ranks import evaluation_plan
+from jaxrec.tasks.report import Asked, Groups, Page, Report, by_group
 from jaxrec.training.block import training_plan
+
+OPTIONS = ("by",)
+COLUMNS = ("auc", "log_loss", "ece", "ndcg", "hit_rate", "ndcg_published", "hit_rate_published")
+LOGISTIC = "logistic"  # the baseline that reads all fields; the others read user and item
+BASELINES: dict[str, Callable[..., Any]] = {**RATING_BASELINES, LOGISTIC: fit_logistic}
+ROWS_PER_STEP = 4096
+ACTIVITY = "activity"
+MOST_VALUES = 12  # of a field that is reported by value unless asked for
 
 
 def make(config: Config, dataset: RowsDataset) -> Task:
     """Labels of rows. Before an epoch is trained: a split of one class has nothing to teach, and no AUC."""
-    schema = dataset.schema.select(config.data.fields)
     if dataset.all_positive:
-        rows = dataset.manifest["counts"]["rows"]
-        raise UserError(f"model.name: autoint tells positive rows from others, and all {rows:,} rows of {dataset.path} "
-                        f"are positive; choose two_tower, which learns from positives alone, or prepare "
+        raise UserError(f"model.name: autoint tells positive rows from others, and all {len(dataset.rows()):,} rows of "
+                        f"{dataset.path} are positive; choose two_tower, which learns from positives alone, or prepare "
                         "the data again with rows of both classes")  # fmt: skip
-    rows, splits = selected_rows(config, dataset)
+    schema, (rows, splits) = dataset.schema.select(config.data.fields), selected_rows(config, dataset)
     check_early_stopping(config, len(splits.validation))
     for name in ("train", "validation"):
         labels = rows.labels[getattr(splits, name)]
@@ -43,17 +67,15 @@ def make(config: Config, dataset: RowsDataset) -> Task:
         with progress("fitting a logistic regression"):
             start = fit_logistic(schema, training)
     model = make_model(config, schema, start)
+    held = held_by(RowData.of(config.data), rows, dataset.schema, splits.train, splits.test, impressions=True)
+    words = f"{len(validation):,} validation rows" if len(validation) else "no validation"
     return Task(
         model,
         model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes)),
         model.constants(counts),
         Judge(model, validation) if len(validation) else None,
         f"{len(training):,} rows ({training.labels.mean():.1%} positive), {len(schema.fields)} fields",
-        validated_rows(
-            f"{len(validation):,} validation rows" if len(validation) else "no validation",
-            splits,
-            held_by(RowData.of(config.data), rows, dataset.schema, splits.train, splits.test, impressions=True),
-        ),
+        validated_rows(words, splits, held),
         {"value_counts": counts, **history(dataset)},
     )
 
@@ -61,3 +83,140 @@ def make(config: Config, dataset: RowsDataset) -> Task:
 def build(run: Run) -> ClickModel:
     """A run's model."""
     return make_model(run.config, run.schema)
+
+
+def known_users(rows: Rows) -> np.ndarray | None:
+    """int32[n] to rank by: unknown users, who are not one, as -1, in no ranking; None where all are unknown."""
+    return np.where(rows.users > 0, rows.users, -1) if np.any(rows.users) else None
+
+
+def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits]:
+    """All rows with the columns of the configured fields, and how they are split."""
+    rows, data = dataset.rows(), RowData.of(config.data)
+    splits = configured_splits(data, rows, dataset.schema, impressions=True)
+    if data.fields is None:
+        return rows, splits
+    numbers = [field.name for field in dataset.schema.numerical]
+    picked = [numbers.index(name) for name in data.fields if name in numbers]
+    columns = rows.columns[:, dataset.schema.columns(data.fields)]
+    return replace(rows, columns=columns, numbers=rows.numbers[:, picked]), splits
+
+
+def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
+    """The rows with values that training does not hold replaced by the unknown one."""
+    return replace(rows, columns=known(schema, rows.columns, counts))
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+class Judge:
+    """Scores the rows of a split; what is compiled and laid out is kept from call to call."""
+
+    def __init__(self, model: ClickModel, rows: Rows) -> None:
+        self.rows = rows
+        batch = min(ROWS_PER_STEP, max(1, len(rows)))
+        self._feed = row_feed(rows, evaluation_plan(batch))
+        self.blocks = self._feed.shape.blocks
+
+        def block_logits(params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
+            return jax.lax.map(lambda step: model.logits(params, tables, *step), (columns, numbers))
+
+        self._logits = jax.jit(block_logits)
+
+    def __call__(
+        self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
+    ) -> Judged:
+        """AUC, log loss, calibration error, and the rankings of each user's rows at ``ks``; ``logit`` float32[n]. See
+        ``jaxrec.tasks.base.Judge``.
+        """
+        found = []
+        for block in self._feed.epoch(0):
+            found.append(self._logits(weights["params"], weights["tables"], block.columns, block.numbers).reshape(-1))
+            if update is not None:
+                update()
+        logits = np.concatenate([np.asarray(part) for part in found])[: len(self.rows)]
+        return Judged(click_metrics(logits, self.rows.labels, known_users(self.rows), ks), {"logit": logits})
+
+
+def evaluate(asked: Asked) -> Report:
+    """Metrics of a run, and of baselines beside it or alone; a page is the picture of the run's calibration."""
+    run, split, ks, data = asked.run, asked.split, asked.ks, asked.data
+    pairs = data.schema.user is not None and data.schema.item is not None
+    compared = asked.compared(BASELINES if pairs else {LOGISTIC: fit_logistic})
+    rows, splits = selected_rows(asked.config, data)
+    chosen, schema = getattr(splits, split), data.schema.select(asked.config.data.fields)
+    if not len(chosen):
+        raise UserError(f"{data.path}: the {split} split is empty; choose another --split")
+    part, notes, pages = rows.take(chosen), list[str](), list[Page]()
+    users = known_users(part)
+    result: dict[str, Any] = {"split": split, "rows": len(chosen), "positive": round(float(part.labels.mean()), 6)}
+    if users is not None:
+        result["chance"] = random_user_ranking(part.labels, users, ks)
+    if run is not None:
+        judged, found = asked.measure(Judge(asked.loaded.model, known_rows(schema, part, run.value_counts())))
+        logits, groups = judged.arrays["logit"], groups_of(data, rows, splits.train, chosen, asked.by)
+        if split != "train":
+            section = RowData.of(asked.config.data)
+            held = held_by(section, data.rows(), data.schema, splits.train, chosen, impressions=True)
+            found["repeats"] = counted(splits, held)
+            notes = in_words(found["repeats"], len(part), split)
+            if asked.by is None and held.any():
+                groups["pair"] = dict(zip(PAIRS, (~held, held), strict=True))
+        parts = by_group(groups, lambda chosen: part_metrics(logits, part.labels, users, chosen, ks))
+        result |= {**found, "groups": parts}
+        picture, reliable = run.path / f"eval-{split}-reliability.png", calibration(expit(logits), part.labels)
+        pages = [(picture, lambda: reliability(reliable, picture, f"{run.path.name}, {split}"))]
+    if compared:
+        result |= {} if run else {"fitted_on": len(splits.train)}
+        result["baselines"] = measure(compared, data, schema, rows, splits.train, chosen, ks)
+    return Report(result, ks, COLUMNS, notes, pages)
+
+
+def groups_of(
+    dataset: RowsDataset, rows: Rows, train: np.ndarray, chosen: np.ndarray, wanted: Sequence[str] | None
+) -> Groups:
+    """The chosen rows by ``activity``, quartiles of the user's number of training rows, and by fields of the user."""
+    schema, names = dataset.schema, []
+    if schema.user is not None:
+        fields = [f for f in schema.side("user").coded if f.kind == "categorical" and f.name != schema.user]
+        names = [ACTIVITY, *(field.name for field in fields)]
+        wanted = [ACTIVITY, *(f.name for f in fields if f.size <= MOST_VALUES)] if wanted is None else wanted
+    found: Groups = {}
+    for name in wanted or ():
+        if name not in names:
+            known = ", ".join(names) or "none without a user field"
+            raise UserError(f"--groups {name}: no such group{nearest(name, names)}; there are {known}")
+        if name == ACTIVITY:
+            counts = np.bincount(rows.users[train], minlength=int(rows.users.max()) + 1)
+            users = rows.users[chosen]
+            edges = np.quantile(counts[np.unique(users)], [0.25, 0.5, 0.75]).astype(int)
+            between = [f"{low + 1} to {high}" for low, high in pairwise(edges)]
+            titles = [f"up to {edges[0]} training rows", *between, f"more than {edges[2]}"]
+            codes = np.searchsorted(edges, counts[users], side="left")
+        else:
+            titles = ["unknown", *map(str, dataset.values(name))]
+            codes = np.asarray(dataset.array("rows/columns.npy"))[chosen, schema.columns((name,))[0]]
+        found[name] = {title: codes == code for code, title in enumerate(titles)}
+    return found
+
+
+def measure(
+    choices: Sequence[Choice], dataset: RowsDataset, schema: Schema, rows: Rows, train: np.ndarray, chosen: np.ndarray,
+    ks: Sequence[int],
+) -> dict[str, dict[str, float]]:  # fmt: skip
+    """Metrics of baselines fitted on the training rows; ``schema``: the fields that ``rows`` has."""
+    every, asked, found = dataset.schema, rows.take(chosen), {}
+    for choice in choices:
+        begin = time.perf_counter()
+        if choice.name == LOGISTIC:
+            logits = choice.fit(schema, rows.take(train)).logits(schema, asked)
+        else:
+            names = str(every.user), str(every.item)
+            user, item = dataset.rows().columns[:, every.columns(names)].T
+            pairs = RatingRows(user, item, rows.ratings, rows.labels)
+            fitted = held_out_calibration(choice.fit, pairs.take(train), *map(every.size, names))
+            logits = fitted.logits(user[chosen], item[chosen])
+        found[choice.text] = click_metrics(logits, asked.labels, known_users(asked), ks)
+        found[choice.text]["seconds"] = round(time.perf_counter() - begin, 3)
+    return found

@@ -9,14 +9,10 @@ READS = "sessions"  # data sets of this kind
 
 
 class Data(sessions.Data):
-    """The data section of models of events."""
-
     embeddings: str | None = None
     """The text model whose name vectors are read, where the data set has those of several."""
 
 
 class Evaluation(sessions.Evaluation):
-    """The evaluation section of models of events."""
-
     sessions: Count | None = None
     """At most so many sessions are evaluated, drawn at random but always the same (null: all)."""

@@ -1,63 +1,225 @@
-"""Next items of sequences of events, by what items are called, as the training loop sees them."""
+"""Next items of sequences of typed events, by what items are called, among the items that are live."""
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from jaxrec.config import Config
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pyarrow.compute as pc
+from jax import Array
+
+from jaxrec.config import Config, EvaluationConfig
 from jaxrec.config.finding import find_model
-from jaxrec.data.catalogue import open_catalogue
-from jaxrec.data.dataset import Dataset
+from jaxrec.data.catalogue import Catalogue, open_catalogue
+from jaxrec.data.dataset import Dataset, Sessions
+from jaxrec.data.items import Spans, attribute_names, read_attributes
+from jaxrec.data.splits import open_split
 from jaxrec.errors import UserError
+from jaxrec.feeds.packed import target_positions
+from jaxrec.metrics.chance import random_ranking
+from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.merrec import MERRec
+from jaxrec.ops.topk import EVERYTHING, Candidates, Live
 from jaxrec.run import Run
+from jaxrec.sources.market.optimum import optimum_lines
+from jaxrec.tasks import ranks
 from jaxrec.tasks.base import Task
-from jaxrec.tasks.events.judge import event_judge, sample
+from jaxrec.tasks.ranks import Judge, collect, evaluation_plan, rank_vectors
+from jaxrec.tasks.report import Asked, Groups, Report, Result, by_group
 from jaxrec.tasks.sessions.task import session_splits
 from jaxrec.training.block import training_plan
 
+OPTIONS = ("limit",)
+COLUMNS = ("recall", "mrr")
+SAMPLE_SEED = 0  # of the sessions that are evaluated
 EXAMPLES = 100  # sequences of the newest split that a run keeps, to show what is recommended
+MOST_CATEGORIES = 12
 
 
 def make(config: Config, dataset: Dataset) -> Task:
     """Next items of sequences of events, by what items are called."""
-    catalogue = open_catalogue(dataset.path, dataset.manifest, config.model.item_fields, config.data.embeddings)
     if config.model.head != "items" and not dataset.manifest["counts"].get("names", 1):
         raise UserError(f"model.head: {config.model.head} ranks items by their names, and {dataset.path} has none; set "
                         "it to items, or prepare the data again with --name")  # fmt: skip
+    model, catalogue = _model(config, dataset.path, dataset.manifest, config.data.embeddings)
     training, validation = session_splits(config, dataset)
-    model: MERRec = find_model(config.model.name).Model(config, catalogue, len(dataset.manifest["event_types"]))
     model.check()
     feed = model.feed(training, training_plan(config, config.data.order))
-    counts = np.bincount(training.items, minlength=dataset.n_items)
-    judge = None
+    counts, judge = np.bincount(training.items, minlength=dataset.n_items), None
     if len(validation):
         judge = event_judge(model, sample(validation, config.evaluation.sessions), config.evaluation, counts > 0)
+    shown = sample(next(part for part in map(dataset.split, ("test", "train")) if len(part)), EXAMPLES)
+    examples = {"items": shown.items, "events": shown.events, "offsets": shown.offsets, "times": shown.times}
     return Task(
-        model,
-        feed,
-        model.constants(counts),
-        judge,
+        model, feed, model.constants(counts), judge,
         f"{feed.pairs:,} targets, {dataset.n_items:,} items, {np.count_nonzero(counts):,} of them in training",
         f"{judge.targets:,} validation targets" if judge else "no validation",
-        {"item_counts": counts, **_examples(dataset)},
+        {"item_counts": counts, **{f"example_{name}": np.asarray(array) for name, array in examples.items()}},
         copied=catalogue.vector_files,
-    )
-
-
-def _examples(dataset: Dataset) -> dict[str, np.ndarray]:
-    """Sequences of the test split, or where there is none of the training split, drawn at random."""
-    sessions = dataset.split("test")
-    if not len(sessions):
-        sessions = dataset.split("train")
-    picked = sample(sessions, EXAMPLES)
-    assert picked.events is not None
-    return {"example_items": np.asarray(picked.items), "example_events": np.asarray(picked.events),
-            "example_offsets": np.asarray(picked.offsets), "example_times": np.asarray(picked.times)}  # fmt: skip
+    )  # fmt: skip
 
 
 def build(run: Run) -> MERRec:
     """A run's model, with the run's catalogue."""
-    catalogue = open_catalogue(run.path / "dataset", run.manifest, run.config.model.item_fields)
-    model: MERRec = find_model(run.config.model.name).Model(run.config, catalogue, len(run.manifest["event_types"]))
-    return model
+    return _model(run.config, run.path / "dataset", run.manifest)[0]
+
+
+def _model(
+    config: Config, path: Path, manifest: dict[str, Any], embeddings: str | None = None
+) -> tuple[MERRec, Catalogue]:
+    catalogue = open_catalogue(path, manifest, config.model.item_fields, embeddings)
+    return find_model(config.model.name).Model(config, catalogue, len(manifest["event_types"])), catalogue
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def sample(sessions: Sessions, most: int | None) -> Sessions:
+    """At most so many sessions, drawn at random but always the same."""
+    if most is None or len(sessions) <= most:
+        return sessions
+    drawn = np.random.default_rng(SAMPLE_SEED).choice(len(sessions), most, replace=False)
+    return sessions.pick(np.sort(drawn))
+
+
+def event_judge(model: MERRec, sessions: Sessions, config: EvaluationConfig, trained: np.ndarray) -> Judge:
+    """The judge of a model of events. Candidates are the items that are live at the time of a sequence's last event.
+
+    Args:
+        trained: bool[V], whether training holds each item.
+    """
+    batch = max(model.window, min(config.batch_size, ranks.QUERIES))
+    known, encoded = model.known, jax.jit(model.encode)
+
+    def encode(weights: dict[str, Any], carry: Any, block: Any) -> tuple[Any, Array, Candidates]:
+        live = None if known.live is None else Live(*known.live, block.asked.reshape(-1))
+        return carry, encoded(weights, known, block), Candidates(live)
+
+    return Judge(model.feed(sessions, evaluation_plan(batch)), len(trained), config,
+                 lambda weights: model.catalogue_vectors(weights, trained), encode)  # fmt: skip
+
+
+class Targets(NamedTuple):
+    """The targets of a split, in the order of their ranks."""
+
+    item: np.ndarray  # int32[n]
+    last: np.ndarray  # int32[n], the item before it
+    event: np.ndarray  # uint8[n], what is done with the target
+    asked: np.ndarray  # int64[n], ms since 1970, the time of the event before
+
+
+def targets_of(judge: Judge, sessions: Sessions) -> Targets:
+    """What a judge ranks of its split."""
+    where = target_positions(judge.feed)
+    at = where[where >= 0].astype(np.int64)
+    items, times = np.asarray(sessions.items), np.asarray(sessions.times)
+    return Targets(items[at], items[at - 1], np.asarray(sessions.events)[at], times[at - 1])
+
+
+def evaluate(asked: Asked) -> Report:
+    """Metrics of a run, and of baselines."""
+    run, ks, data, config = asked.run, asked.ks, asked.data, asked.config
+    assert run is not None
+    compared = asked.compared(BASELINES)
+    asked.check_ks(run.n_items)
+    sessions = open_split(data, asked.split, config.data.validation_fraction).validation
+    chosen = sample(sessions, asked.limit or config.evaluation.sessions)
+    model, counts = asked.loaded.model, np.asarray(run.kept("item_counts"))
+    spans, judge = model.catalogue.spans, event_judge(model, chosen, config.evaluation, counts > 0)
+    judged, found = asked.measure(judge, sessions=len(chosen))
+    targets = targets_of(judge, chosen)
+    groups = groups_of(data, targets, counts > 0)
+
+    def measured(ranks: np.ndarray) -> Result:
+        """Of all targets, and of those of each group."""
+        return {**ranking_metrics(ranks, ks), "groups": by_group(groups, lambda chosen: {
+            "targets": int(chosen.sum()), **ranking_metrics(ranks[chosen], ks)})}  # fmt: skip
+
+    result = {
+        **found,
+        "targets": judge.targets,
+        "sessions": len(chosen),
+        "of_sessions": len(sessions),
+        "items": run.n_items,
+        "trained_items": int((counts > 0).sum()),
+        "candidates": "all" if spans is None else "live",
+        "ties": config.evaluation.ties,
+        **measured(judged.arrays["rank"]),
+        "chance": random_ranking(candidates(targets, spans, run.n_items), ks),
+    }
+    if asked.split == "test" and "optimum" in run.manifest:
+        result["optimum"] = optimum(run.manifest, counts)
+    if compared:
+        vectors: dict[str, Vectors] = {one.text: one.fit(targets, model.catalogue, counts) for one in compared}
+        result["baselines"] = {name: measured(rank_by(both, targets, config.evaluation, spans))
+                               for name, both in vectors.items()}  # fmt: skip
+    return Report(result, ks, COLUMNS, optimum_lines(result.get("optimum"), ks))
+
+
+def candidates(targets: Targets, spans: Spans | None, n_items: int) -> np.ndarray:
+    """int64[n]: among how many items each target is ranked: those that are live, and itself."""
+    if spans is None:
+        return np.full(len(targets.item), n_items)
+    now = spans.seconds(targets.asked)
+    live = np.searchsorted(np.sort(spans.listed), now, "right") - np.searchsorted(np.sort(spans.sold), now, "right")
+    own = (spans.listed[targets.item] <= now) & (now < spans.sold[targets.item])
+    return live + ~own
+
+
+def groups_of(dataset: Dataset, targets: Targets, trained: np.ndarray) -> Groups:
+    """By whether training holds the target, by the type of its event, and by its category."""
+    seen, moved = trained[targets.item], targets.item != targets.last
+    found = {
+        "items": {"seen": seen, "unseen": ~seen},
+        "another item than the last": {"all": moved, "seen": moved & seen, "unseen": moved & ~seen},
+        "event": {name: targets.event == code for code, name in enumerate(dataset.manifest["event_types"])},
+    }
+    if "c0_name" not in attribute_names(dataset.path, dataset.manifest):
+        return found
+    column = pc.fill_null(read_attributes(dataset.path, dataset.manifest, ["c0_name"])["c0_name"], "none")
+    coded = column.combine_chunks().dictionary_encode()
+    names, category = coded.dictionary.to_pylist(), coded.indices.to_numpy()[targets.item]
+    often = np.argsort(-np.bincount(category, minlength=len(names)), kind="stable")[:MOST_CATEGORIES]
+    return found | {"category": {names[code]: category == code for code in often}}
+
+
+def optimum(manifest: dict[str, Any], counts: np.ndarray) -> dict[str, Any]:
+    """What the best ranker reaches; by group only where the run has seen what the whole training split holds."""
+    best: dict[str, Any] = manifest["optimum"]
+    if np.count_nonzero(counts) == manifest["counts"]["trained"]:
+        return best
+    return {"queries": best["queries"]} | {part: {"all": best[part]["all"]} for part in ("recall", "moves")}
+
+
+Vectors = tuple[np.ndarray, np.ndarray]
+"""float32[n, D] queries and float32[V, D] items, whose products rank."""
+
+
+def popularity(targets: Targets, catalogue: Catalogue, counts: np.ndarray) -> Vectors:
+    """How often training holds an item."""
+    return np.ones((len(targets.item), 1), np.float32), counts[:, None].astype(np.float32)
+
+
+def name_neighbours(targets: Targets, catalogue: Catalogue, counts: np.ndarray) -> Vectors:
+    """The cosine of an item's name with that of the last item."""
+    rows = catalogue.name_of
+    items = np.where((rows >= 0)[:, None], catalogue.vectors[rows], np.float16(0)).astype(np.float32)
+    return items[targets.last], items
+
+
+BASELINES = {"popularity": popularity, "name-neighbours": name_neighbours}
+
+
+def rank_by(vectors: Vectors, targets: Targets, config: EvaluationConfig, spans: Spans | None) -> np.ndarray:
+    """float32[n]: ranks by the products of vectors, among what is live."""
+
+    def among(rows: np.ndarray) -> Candidates:
+        if spans is None:
+            return EVERYTHING
+        return Candidates(Live(*map(jnp.asarray, (spans.listed, spans.sold, spans.seconds(targets.asked[rows])))))
+
+    ties = getattr(config, "ties", "conservative")
+    return collect(rank_vectors(vectors[0], targets.item, vectors[1], config.memory, among, ties), ()).arrays["rank"]

@@ -16,14 +16,10 @@ Data, Recommendation = RowData, Rules
 
 
 class Training(RowTraining):
-    """The training section of models of users and items."""
-
     metric: Annotated[str, Field(pattern=f"^(recall|mrr|ndcg|hit_rate){CUTOFF}$")] = "recall@10"
     """The validation metric that names the best epoch: recall, mrr, ndcg or hit_rate at a cut-off, as recall@10."""
 
 
 class Evaluation(EvaluationConfig):
-    """The evaluation section of models of users and items."""
-
     category: str | None = None
     """A field of the item; an answer with one of the right category is a category hit."""

@@ -1,18 +1,43 @@
-"""Next items of sessions, as the training loop sees them."""
+"""Next items of sessions: each is read once, and every click but its first is a query's target.
+
+Where the data set says so, only the last click of each session is (``Sessions.last_only``).
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from jaxrec.config import Config
-from jaxrec.data.dataset import Dataset
-from jaxrec.data.splits import Split, cut_validation
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec.baselines import Choice
+from jaxrec.baselines.base import Queries, Scores
+from jaxrec.baselines.sessions import BASELINES
+from jaxrec.cli.command import progress
+from jaxrec.config import Config, EvaluationConfig
+from jaxrec.data.dataset import Dataset, Sessions
+from jaxrec.data.splits import Split, cut_validation, open_split
 from jaxrec.errors import UserError
+from jaxrec.metrics.chance import random_ranking
 from jaxrec.models.base import SessionModel, make_model
+from jaxrec.ops.topk import EVERYTHING, Candidates, rank_scores
 from jaxrec.run import Run
+from jaxrec.sources.synthetic import optimum_metrics
+from jaxrec.tasks import ranks
 from jaxrec.tasks.base import Task, check_early_stopping
-from jaxrec.tasks.sessions.judge import session_judge
+from jaxrec.tasks.ranks import Judge, Part, collect, evaluation_plan, in_parts
+from jaxrec.tasks.report import Asked, Report
 from jaxrec.training.block import training_plan
+
+OPTIONS = ("coverage",)
+COLUMNS = ("recall", "mrr", "ndcg", "coverage")
+# Queries and float32 scores of a baseline's batch: 8 MiB, if the configuration's bound allows them. The system takes
+# the pages of larger arrays back after every batch, and to hand them out anew takes longer than all the arithmetic.
+ROWS, CELLS = 128, 2**21
 
 
 def make(config: Config, dataset: Dataset) -> Task:
@@ -20,14 +45,12 @@ def make(config: Config, dataset: Dataset) -> Task:
     training, validation = session_splits(config, dataset)
     model = make_model(config, dataset.n_items)
     feed = model.feed(training, training_plan(config, config.data.order))
+    judge = session_judge(model, validation, dataset.n_items, config.evaluation) if len(validation) else None
     return Task(
-        model,
-        feed,
-        model.constants(np.bincount(training.items, minlength=dataset.n_items)),
-        session_judge(model, validation, dataset.n_items, config.evaluation) if len(validation) else None,
+        model, feed, model.constants(np.bincount(training.items, minlength=dataset.n_items)), judge,
         f"{feed.pairs:,} targets, {dataset.n_items:,} items",
-        f"{validation.counts['targets']:,} validation targets" if len(validation) else "no validation",
-    )
+        f"{judge.targets:,} validation targets" if judge else "no validation",
+    )  # fmt: skip
 
 
 def session_splits(config: Config, dataset: Dataset) -> Split:
@@ -36,13 +59,92 @@ def session_splits(config: Config, dataset: Dataset) -> Split:
     brought = dataset.split("validation")
     if fraction and len(brought):
         raise UserError(f"data.validation_fraction: {dataset.path} brings a validation split; set the field to 0")
-    training, validation = cut_validation(dataset.split("train"), brought, fraction)
-    if not training.counts["targets"]:
+    split = cut_validation(dataset.split("train"), brought, fraction)
+    if not split.train.counts["targets"]:
         raise UserError(f"{dataset.path}: no training pairs are left; lower data.validation_fraction ({fraction})")
-    check_early_stopping(config, len(validation))
-    return Split(training, validation)
+    check_early_stopping(config, len(split.validation))
+    return split
 
 
 def build(run: Run) -> SessionModel:
     """A run's model."""
     return make_model(run.config, run.n_items)
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config: EvaluationConfig) -> Judge:
+    """The judge of a model of sessions."""
+    batch = min(config.batch_size, len(sessions) if model.window is None else ranks.QUERIES)
+    batch = max(1, batch, model.window or 1)
+    encoded = jax.jit(model.encode)
+
+    def encode(weights: dict[str, Any], carry: Any, block: Any) -> tuple[Any, Array, Candidates]:
+        return *encoded(weights["params"], weights["tables"], carry, block), EVERYTHING
+
+    sparse = sessions.last_only and model.window is None  # lanes walk over much that is not scored
+    return Judge(model.feed(sessions, evaluation_plan(batch)), n_items, config,
+                 lambda weights: model.items(weights["tables"]), encode, model.carry(batch), sparse)  # fmt: skip
+
+
+def evaluate(asked: Asked) -> Report:
+    """Metrics of a run, and of baselines beside it or alone."""
+    data, ks, config = asked.data, asked.ks, asked.config
+    compared, n_items = asked.compared(BASELINES), data.n_items
+    asked.check_ks(n_items)
+    hint = "" if asked.run else ", or give --validation-fraction"
+    parts = open_split(data, asked.split, config.data.validation_fraction, hint)
+    result = {
+        "split": asked.split,
+        "targets": parts.validation.counts["targets"],
+        "items": n_items,
+        "ties": getattr(config.evaluation, "ties", "conservative"),
+        "chance": random_ranking(np.array([n_items]), ks),
+    }
+    if asked.split == "test" and (best := optimum_metrics(data.manifest, ks)):  # known of synthetic data
+        result["optimum"] = best
+    if asked.run:
+        judge = session_judge(asked.loaded.model, parts.validation, n_items, config.evaluation)
+        result |= asked.measure(judge, max(ks) if asked.coverage else 0)[1]
+    if compared:
+        result["fitted_on"] = parts.train.counts
+        result["baselines"] = measure(compared, parts, n_items, ks, config.evaluation, asked.coverage)
+    return Report(result, ks, COLUMNS)
+
+
+def measure(
+    choices: Sequence[Choice], split: Split, n_items: int, ks: Sequence[int], config: EvaluationConfig, coverage: bool
+) -> dict[str, dict[str, Any]]:
+    """Metrics of baselines, by the text that names each, fitted on ``split.train``."""
+    queries, results = Queries(split.validation), {}
+    for choice in choices:
+        with progress(f"baseline {choice.text}") as update:
+            begin = time.perf_counter()
+            scores = choice.fit(split.train, n_items)
+            fitted = time.perf_counter()
+            metrics = baseline_metrics(scores, queries, n_items, ks, config, coverage, update)
+        results[choice.text] = {
+            "name": choice.name,
+            "parameters": choice.parameters,
+            "seconds_fit": round(fitted - begin, 3),
+            "seconds": round(time.perf_counter() - fitted, 3),
+            **metrics,
+        }
+    return results
+
+
+def baseline_metrics(
+    scores: Scores, queries: Queries, n_items: int, ks: Sequence[int], config: EvaluationConfig,
+    coverage: bool = False, update: Callable[..., None] | None = None,
+) -> dict[str, float]:  # fmt: skip
+    """The metrics that ``Judge`` gives of models."""
+    size = max(1, min(ROWS, max(16, CELLS // n_items), config.memory * 2**18 // n_items, len(queries)))
+    depth = min(max(ks), n_items) if coverage else 0
+    ties = getattr(config, "ties", "conservative")
+
+    def ranked(rows: np.ndarray) -> Part:
+        targets = jnp.asarray(queries.targets[rows])
+        return rank_scores(jnp.asarray(scores(queries.prefixes(rows))), targets, depth, ties)
+
+    return collect(in_parts(len(queries), size, ranked), ks, n_items if coverage else 0, update).metrics

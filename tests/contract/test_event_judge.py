@@ -1,0 +1,169 @@
+"""Runs of events: ranks among what is live, groups of targets and baselines against brute force; and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from event_data import make_event_data, train_small
+from helpers import call, fails
+from numpy_merrec import item_scores, last_query
+from test_ranking import plain_rank
+
+from jaxrec import run as runs
+from jaxrec.data.dataset import Dataset, Sessions, open_sessions
+from jaxrec.metrics.ranking import ranking_metrics
+from jaxrec.tasks.base import Loaded, load
+from jaxrec.tasks.events.task import event_judge, sample, targets_of
+
+KS = (1, 5, 20)
+HAIR = 2e-5  # scores that are no farther apart are equal
+Capsys = pytest.CaptureFixture[str]
+
+
+def test_sessions_are_drawn_always_the_same() -> None:
+    lengths = np.arange(2, 42)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    n = int(offsets[-1])
+    sessions = Sessions(np.arange(n, dtype=np.int32), 7 * np.arange(n), offsets, np.arange(n).astype(np.uint8))
+    assert sample(sessions, None) is sessions and sample(sessions, 40) is sessions
+    found = sample(sessions, 9)
+    first = found.items[found.offsets[:-1]]
+    assert len(found) == 9 and (np.diff(first) > 0).all() and np.isin(first, offsets).all(), (
+        "whole ones, in their order"
+    )
+    np.testing.assert_array_equal(found.items, sample(sessions, 9).items)
+
+
+# ---- a run -----------------------------------------------------------------------------------------------------------
+
+
+class Evaluated(NamedTuple):
+    """A run, what it was evaluated on, and what came out."""
+
+    loaded: Loaded
+    data: Dataset
+    sessions: Sessions
+    trained: np.ndarray
+    targets: np.ndarray  # where the targets stand in the split; the events before them are those before
+    allowed: np.ndarray  # bool[n, V]: what can be recommended when each target is asked for
+    ranks: np.ndarray  # float32[n]
+    result: dict[str, Any]  # of evaluate with all baselines
+
+
+@pytest.fixture(scope="module", params=["live", "everything"])
+def one(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+    """Of a market that says when listings are live, and of one that does not, with listings that have no name."""
+    place, live = tmp_path_factory.mktemp(request.param), request.param == "live"
+    data = make_event_data(place / "data", live=live, events=2500, items=250)
+    run = train_small(data, place / "run", model={"head": "both" if live else "text"}, evaluation={"k": list(KS)})
+    assert call("evaluate", "--run", run, "--baselines") == 0
+    opened, dataset, loaded = runs.open_run(run), open_sessions(data), load(run)
+    loaded = loaded._replace(weights=jax.tree.map(np.asarray, loaded.weights))
+    sessions, trained = dataset.split("test"), np.asarray(opened.kept("item_counts")) > 0
+    targets = np.setdiff1d(np.arange(sessions.offsets[-1]), np.asarray(sessions.offsets))
+    allowed = np.ones((len(targets), dataset.n_items), bool)
+    if live:
+        table = pq.read_table(data / "attributes.parquet")
+        at = np.asarray(sessions.times)[targets - 1][:, None]
+        allowed = (table["listed"].to_numpy() <= at) & (at < table["sold"].to_numpy())
+    judge = event_judge(loaded.model, sessions, opened.config.evaluation, trained)
+    ranks, asked = judge(loaded.weights, KS).arrays["rank"], targets_of(judge, sessions)
+    order = np.lexsort((asked.item, asked.last, asked.asked))  # of the judge, in which it deals
+    ours = np.lexsort((sessions.items[targets], sessions.items[targets - 1], sessions.times[targets - 1]))
+    np.testing.assert_array_equal(asked.item[order], np.asarray(sessions.items)[targets][ours])
+    in_split = np.empty(len(ranks), np.float32)
+    in_split[ours] = ranks[order]
+    result = json.loads((run / "eval-test.json").read_text())
+    return Evaluated(loaded, dataset, sessions, trained, targets, allowed, in_split, result)
+
+
+def test_ranks_of_a_run_are_the_plain_ones(one: Evaluated) -> None:
+    """A prefix at a time, and each item; equal but for scores that are closer than rounding."""
+    items, events, offsets = (
+        np.asarray(part) for part in (one.sessions.items, one.sessions.events, one.sessions.offsets)
+    )
+    (run, model, weights, _), first, last = one.loaded, list[float](), list[float]()
+    for number, at in enumerate(one.targets):
+        begin = max(offsets[np.searchsorted(offsets, at, "right") - 1], at - run.config.model.window)
+        query = last_query(weights, model.catalogue, items[begin:at], events[begin:at])
+        scores = item_scores(query, weights, model.catalogue, np.arange(len(one.trained)), ~one.trained)
+        first.append(plain_rank(scores, items[at], one.allowed[number], "standard", HAIR))
+        last.append(plain_rank(scores, items[at], one.allowed[number], "conservative", HAIR))
+    found = one.ranks
+    assert len(found) == one.result["targets"] > 300
+    assert (first <= found).all() and (found <= last).all() and (found == last).mean() > 0.98
+    assert one.result["candidates"] == ("live" if one.data.manifest["live"] else "all")
+    metrics = ranking_metrics(found, KS)
+    assert {name: one.result[name] for name in metrics} == pytest.approx(metrics)
+
+
+def test_groups_of_targets(one: Evaluated) -> None:
+    items, events = np.asarray(one.sessions.items), np.asarray(one.sessions.events)
+    table = pq.read_table(one.data.path / "attributes.parquet").to_pylist()
+    expected: dict[tuple[str, str], list[float]] = {}
+    for rank, at in zip(one.ranks, one.targets, strict=True):
+        seen = "seen" if one.trained[items[at]] else "unseen"
+        names = [("items", seen), ("event", one.data.manifest["event_types"][events[at]])]
+        names.append(("category", table[items[at]]["c0_name"] or "none"))
+        if items[at] != items[at - 1]:
+            names += [("another item than the last", "all"), ("another item than the last", seen)]
+        for name in names:
+            expected.setdefault(name, []).append(rank)
+    groups = {(kind, name): values for kind, parts in one.result["groups"].items() for name, values in parts.items()}
+    assert groups.keys() == expected.keys() and {("items", "unseen"), ("items", "seen")} < groups.keys()
+    for name, of_group in expected.items():
+        assert groups[name]["targets"] == len(of_group)
+        wanted = ranking_metrics(np.array(of_group), KS)
+        assert {metric: groups[name][metric] for metric in wanted} == pytest.approx(wanted)
+
+
+def test_baselines_of_events(one: Evaluated) -> None:
+    """How often training holds an item; the cosine of its name and the last item's, 0 without a name."""
+    items, catalogue, n = np.asarray(one.sessions.items), one.loaded.model.catalogue, len(one.targets)
+    counts = np.bincount(np.asarray(one.data.split("train").items), minlength=one.data.n_items)
+    named = (catalogue.name_of >= 0)[:, None]
+    vectors = np.where(named, np.asarray(catalogue.vectors, np.float64)[catalogue.name_of], 0.0)
+    assert named.all() == bool(one.data.manifest["live"]), "where all are, one in sixteen has no name"
+    scores = {"popularity": np.tile(counts, (n, 1)), "name-neighbours": vectors[items[one.targets - 1]] @ vectors.T}
+    assert one.result["baselines"].keys() == scores.keys()
+    for name, by in scores.items():
+        expected = np.array(
+            [plain_rank(by[i], items[at], one.allowed[i], hair=1e-6) for i, at in enumerate(one.targets)]
+        )
+        found, unseen = one.result["baselines"][name], ~one.trained[items[one.targets]]
+        for values, part in ((found, expected), (found["groups"]["items"]["unseen"], expected[unseen])):
+            for metric, value in ranking_metrics(part, KS).items():
+                assert values[metric] == pytest.approx(value, abs=2 / len(part)), (name, metric)
+
+
+def test_the_command(one: Evaluated, tmp_path: Path, capsys: Capsys) -> None:
+    """A few sessions, with baselines; as a table."""
+    run, all_sessions = one.loaded.run.path, len(one.sessions)
+    words = ("evaluate", "--run", run, "--sessions", 25, "--k", 3, 9, "--baselines", "popularity")
+    capsys.readouterr()
+    assert call(*words, "--json", "--out", tmp_path / "out.json") == 0
+    found, kept = json.loads(capsys.readouterr().out), json.loads((run / "eval-test.json").read_text())
+    (before,) = kept.pop("others")  # of all sessions
+    assert found == kept == json.loads((tmp_path / "out.json").read_text()) and before["sessions"] == all_sessions
+    assert (found["sessions"], found["of_sessions"]) == (25, all_sessions)
+    assert found["targets"] == sample(one.sessions, 25).counts["targets"]
+    assert "recall@9" in found and "recall@5" not in found and found["baselines"].keys() == {"popularity"}
+    assert call(*words) == 0
+    printed = capsys.readouterr().out
+    assert f"sessions 25, of sessions {all_sessions}, items {len(one.trained)}" in printed
+    assert "\npopularity " in printed and "by another item than the last" in printed
+
+
+@pytest.mark.parametrize(("words", "names"), [
+    (["--baselines", "name-neighbour"], "--baselines name-neighbour: .*'name-neighbours'"),
+    (["--k", 100_000], r"--k 100000: larger than the catalogue of \d+ items"),
+    (["--split", "validation"], "the validation split is empty"),
+])  # fmt: skip
+def test_refused_options(one: Evaluated, words: list[object], names: str, capsys: Capsys) -> None:
+    fails(capsys, "evaluate", "--run", one.loaded.run.path, *words, names=names)
