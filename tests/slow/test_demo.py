@@ -1,10 +1,18 @@
-"""The demo page of each kind of run: what its controls do, both pages, and what it says of mistakes."""
+"""The demo page of each kind of run, in headless Chromium too, and what it says of mistakes.
+
+Debian: ``apt-get install chromium chromium-driver``. Pictures of the pages go to ``$DEMO_PICTURES``, if that is set.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +82,98 @@ def test_the_controls_do_what_they_say(name: str, open_page: Callable[..., AppTe
         (age,) = (one for one in [*page.sidebar.number_input, *page.sidebar.selectbox] if one.label == "Age")
         (age.select_index(1) if name == "autoint" else age.set_value(25)).run()
         assert "age 2" in page.markdown[0].value
+
+
+# ---- in a browser ----------------------------------------------------------------------------------------------------
+
+IDLE = """const app = document.querySelector('[data-testid=stApp]');
+    return app && app.dataset.testScriptState == 'notRunning'
+        && !document.querySelector('[data-testid=stSpinner], [data-testid=stSkeleton], [data-stale=true]')"""
+ROWS = """return [...document.querySelectorAll('[data-testid=stDataFrame] tbody tr')].map(row => row.innerText)"""
+
+
+@contextmanager
+def serve(run: Path, log: Path) -> Iterator[str]:
+    """The page as a user starts it; yields its address. What it prints goes to ``log``."""
+    with socket.socket() as place:
+        place.bind(("localhost", 0))
+        port = place.getsockname()[1]
+    options = {"headless": "true", "address": "localhost", "port": port, "fileWatcherType": "none"}
+    words = [f"--server.{name}={value}" for name, value in options.items()] + ["--browser.gatherUsageStats=false"]
+    command = [sys.executable, "-m", "streamlit", "run", str(DEMO), *words, "--", "--run", str(run)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with open(log, "w") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=subprocess.STDOUT, cwd=ROOT / "tests" / "old", env=environment
+        )
+        try:
+            wait(lambda: "URL" in log.read_text() or process.poll() is not None)
+            yield f"http://localhost:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def wait(condition: Callable[[], Any]) -> Any:
+    """Wait until it holds; returns what it found."""
+    end = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited {PATIENCE} s"
+        time.sleep(0.1)
+    return found
+
+
+def settled(driver: Any) -> list[str]:
+    """The rows of the page's tables, once the script has run and everything is drawn."""
+    calm = 0
+    while calm < 3:  # a change takes a moment to reach the server
+        wait(lambda: driver.execute_script(IDLE))
+        time.sleep(0.15)
+        calm = calm + 1 if driver.execute_script(IDLE) else 0
+    return list(driver.execute_script(ROWS))
+
+
+def click(driver: Any, css: str, text: str) -> list[str]:
+    def named() -> list[Any]:
+        return [one for one in driver.find_elements("css selector", css) if one.text.endswith(text)]
+
+    wait(named)[0].click()
+    return settled(driver)
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    webdriver = pytest.importorskip("selenium.webdriver", reason="the browser's tests need selenium")
+    browser, own = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if browser is None or own is None:
+        pytest.skip("no chromium and chromedriver here; Debian: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    # Root, as which containers run, gets no sandbox; their /dev/shm is too small for Chromium.
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1400"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(own))
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_in_a_browser(name: str, driver: Any, worlds: Worlds, tmp_path: Path) -> None:
+    pictures = Path(os.environ.get("DEMO_PICTURES") or tmp_path)
+    with serve(worlds.old(name), tmp_path / "log") as address:
+        driver.get("about:blank")  # the last page misses its server
+        driver.get_log("browser")
+        driver.get(address)
+        first = wait(lambda: settled(driver))
+        assert len(first) == 10
+        driver.save_screenshot(pictures / f"{name}.png")
+        if name in ("autoint", "two_tower"):
+            assert click(driver, "[data-testid=stRadio] label", "Somebody new") != first
+            driver.save_screenshot(pictures / f"{name}-new.png")
+        click(driver, "[data-testid=stSidebarNavLink]", "Run")
+        assert "Configuration" in driver.execute_script("return document.body.innerText")
+        driver.save_screenshot(pictures / f"{name}-run.png")
+        assert len(click(driver, "[data-testid=stSidebarNavLink]", "Recommendations")) == 10, "forgot what was chosen"
+        assert not [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]
+    assert "Traceback" not in (tmp_path / "log").read_text()
