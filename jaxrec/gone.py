@@ -1,44 +1,103 @@
-"""Imports of earlier versions' modules fail with one line that names the new place: for one version."""
+"""Imports of earlier versions' modules and classes fail with one line that names the new place: for one version.
+
+Only the standard library is imported here.
+"""
 
 from __future__ import annotations
 
 import sys
 from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
+from types import ModuleType
 from typing import Any
 
 MODULES = """
-cli.command: cli.options; cli.text: cli.json_text cli.paths cli.yaml_text; data.clean.pipeline: data.events;
-data.filters: where; data.items: data.vocabulary; data.retrieval: data.positives; data.splits: data.protocols;
-data.store: data.files data.writing; errors: wording; feeds.lanes: data.feed; feeds.packed: data.packing; feeds.rows:
-data.row_feed; losses.ranking: losses.candidates models.sampled negatives; losses.contrastive: contrastive
-models.contrast; losses.softmax: softmax; metrics.clicks: click_metrics; models.base: models.work; models.merrec:
-models.event_encoder; models.packed: models.sequence; models.two_tower: models.tower; ops.parallel: ops.precision
-precision sharding; ops.tables: tables; ops.topk: ranking; personas.clusters: data.personas; run: rundir; sources:
-data.sources; sources.market.world: data.market; sources.synthetic: data.markov; tasks.clicks.task: tasks.clicks.judge
-evaluate_rows row_evaluation; tasks.clicks.recommend: recommend_rows; tasks.events.task: tasks.events.judge
-evaluate_events event_evaluation; tasks.events.recommend: event_sequences recommend_events; tasks.results: results;
-tasks.retrieval.task: tasks.retrieval.judge evaluate_retrieval retrieval_evaluation; tasks.retrieval.recommend:
-recommend_towers; tasks.rules: rules; tasks.sessions.task: tasks.sessions.judge evaluation; tasks.vectors: serving;
-training.checkpoint: checkpoint; training.optimizers: optimizers; training.telemetry: telemetry
+baselines.sessions: baselines.itemknn baselines.items baselines.neighbours baselines.popularity baselines.prefixes
+baselines.stan baselines.vsknn; benchmarks.peer_worker: benchmarks.peer_gru4rec benchmarks.peer_recbole;
+benchmarks.sweep: benchmarks.case benchmarks.machine benchmarks.output_layer; cli.command: cli.callable cli.help
+cli.options; cli.text: cli.json_text cli.paths cli.yaml_text; config: config.help; config.finding: config.former;
+config.sections: agreement sections; data.clean.choices: data.clean.clicks data.clicks; data.clean.pipeline:
+data.clean.ledger data.clean.splits data.clean.writing data.events; data.codes: data.entities; data.filters: where;
+data.given: data.given_events; data.ids: data.raw_ids; data.items: data.vocabulary; data.reading.columns:
+data.reading.fields data.reading.ids data.reading.numbers; data.reading.files: data.reading.lines
+data.reading.unpacked; data.reading.table: data.reading.logs data.reading.rows; data.retrieval: data.positives;
+data.splits: data.protocols; data.store: data.files data.writing; data.text.encoding: data.text.cache
+data.text.worker; data.text.vectors: data.name_vectors; errors: cli.wording wording; feeds.lanes: data.feed;
+feeds.packed: data.named_feed data.packing; feeds.rows: data.row_feed; losses.contrastive: contrastive
+models.contrast; losses.ranking: losses.candidates models.sampled negatives; losses.softmax: softmax; metrics.chance:
+chance; metrics.clicks: click_metrics; models.base: models.work; models.fields: ops.dropout; models.merrec:
+models.event_encoder models.merrec_config; models.packed: models.sequence; models.two_tower: models.tower;
+ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: ops.precision precision sharding;
+ops.tables: tables; ops.topk: ranking; personas.amore: personas.amore_files personas.files; personas.clusters:
+data.personas personas.words; personas.folds: review_folds; personas.pictures: embedding_plots persona_groups
+persona_plots personas.embedding personas.groups; plots.clicks: click_plots; plots.pictures: pictures; run: rundir;
+sources: data.sources; sources.market.world: data.market; sources.merrec: sources.merrec_attributes
+sources.merrec_columns sources.merrec_files sources.merrec_items sources.merrec_own; sources.merrec_synthetic:
+sources.market.goods sources.market.words; sources.movielens: sources.movielens_files sources.movielens_tfds;
+sources.synthetic: data.markov; tasks.answers: tasks.events.answers; tasks.clicks.recommend: recommend_rows;
+tasks.clicks.task: evaluate_rows row_evaluation tasks.clicks.evaluate tasks.clicks.judge; tasks.cutoffs: cutoffs;
+tasks.events.recommend: event_sequences listings recommend_events tasks.events.listings tasks.events.sequences;
+tasks.events.task: evaluate_events event_evaluation tasks.events.evaluate tasks.events.judge; tasks.history: history;
+tasks.results: results tasks.results_table; tasks.retrieval.hits: hits; tasks.retrieval.recommend: recommend_towers
+tasks.retrieval.item_vectors; tasks.retrieval.task: evaluate_retrieval retrieval_evaluation tasks.retrieval.evaluate
+tasks.retrieval.judge tasks.retrieval.pages; tasks.rules: rules; tasks.sessions.task: evaluation
+tasks.sessions.baselines tasks.sessions.judge; tasks.vectors: serving tasks.serving; text: data.text.__main__;
+training.checkpoint: checkpoint; training.optimizers: optimizers; training.telemetry: telemetry; tune.__main__:
+tune.report
 """
 """``new: old old``, without ``jaxrec.``."""
-MOVED = {
-    f"jaxrec.{old}": f"jaxrec.{new.strip()}"
-    for new, olds in (entry.split(":") for entry in MODULES.split(";"))
-    for old in olds.split()
-}
+CLASSES = """
+baselines.base.Scores: baselines.Baseline; data.catalogue.Catalogue: data.items.Catalogue; data.ids.Ids:
+data.ids.Places; data.items.Items: data.items.Vocabulary; losses.contrastive.Rows: losses.contrastive.Asked;
+losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration: baselines.ratings.Calibration;
+personas.clusters.Persona: personas.personas_synthetic.Persona; plots.curves.Curves: plots.__main__.Curves;
+recommend.Recommender: tasks.clicks.recommend.ClickRecommender tasks.events.recommend.EventRecommender
+tasks.retrieval.recommend.TowerRecommender; sources.Source: sources.RowSource; tasks.query.Answer:
+data.codes.UnknownValues tasks.clicks.recommend.Recommendation; tasks.query.Item: tasks.clicks.recommend.Rating
+tasks.events.recommend.Happening tasks.events.recommend.Suggestion tasks.retrieval.recommend.Neighbour
+tasks.retrieval.recommend.Suggestion
+"""
+"""The same of classes in modules that are still there."""
+
+
+def _table(text: str) -> dict[str, str]:
+    pairs = (entry.split(":") for entry in text.split(";"))
+    return {f"jaxrec.{old}": f"jaxrec.{new.strip()}" for new, olds in pairs for old in olds.split()}
+
+
+MOVED, RENAMED = _table(MODULES), _table(CLASSES)
+
+
+def _gone(old: str, table: dict[str, str]) -> ImportError:
+    return ImportError(f"{old} is gone; its place is {table[old]} (see jaxrec/README.md)", name=old)
 
 
 class Finder(MetaPathFinder):
-    """Refuses the modules of ``MOVED``."""
+    """Refuses the modules of ``MOVED``; those that ``RENAMED`` names are missing from get a ``__getattr__``."""
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
+    def find_spec(self, fullname: str, path: Any = None, target: ModuleType | None = None) -> Any:
         if fullname in MOVED:
-            raise ImportError(
-                f"{fullname} is gone; its place is {MOVED[fullname]} (see jaxrec/README.md)", name=fullname
-            )
+            raise _gone(fullname, MOVED)
+        has_gone = any(old.rpartition(".")[0] == fullname for old in RENAMED)
+        spec = PathFinder.find_spec(fullname, path, target) if has_gone else None
+        if spec is None or spec.loader is None:
+            return None  # Python's own finders go on
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            def missing(name: str) -> Any:
+                if f"{fullname}.{name}" in RENAMED:
+                    raise _gone(f"{fullname}.{name}", RENAMED)
+                raise AttributeError(f"module {fullname!r} has no attribute {name!r}")
+
+            execute(module)
+            vars(module).setdefault("__getattr__", missing)
+
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
 
 
 def install() -> None:
     """Look out for old imports from now on."""
-    sys.meta_path.insert(0, Finder())
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Finder())

@@ -89,8 +89,9 @@ def test_a_missing_package_is_one_line(tmp_path: Path, capsys: Capsys) -> None:
     assert ended.returncode == 2 and ended.stderr.startswith("jaxrec: error: jaxrec needs PyYAML, which is not inst")
 
 
-def test_an_import_of_what_is_gone_names_its_new_place() -> None:
-    for old, new in gone.MOVED.items():
-        with pytest.raises(ImportError, match=f"^{old} is gone; its place is {new} .*$"):
-            importlib.import_module(old)
-        importlib.import_module(new)
+@pytest.mark.parametrize(("old", "new"), (gone.MOVED | gone.RENAMED).items())
+def test_an_import_of_what_is_gone_names_its_new_place(old: str, new: str) -> None:
+    with pytest.raises(ImportError, match=f"^{old} is gone; its place is {new} .*$"):
+        exec(f"import {old}" if old in gone.MOVED else "from {} import {}".format(*old.rsplit(".", 1)))
+    module, name = (new, "__name__") if old in gone.MOVED else new.rsplit(".", 1)
+    assert hasattr(importlib.import_module(module), name)
