@@ -41,7 +41,7 @@ class Recommender:
         kind: the recommender of its kind of run, a ``jaxrec.tasks.query.Kind``.
         reads: the fields of ``Query`` that it reads.
         can: its methods beside ``recommend``, and arguments that mean something: ``filter`` (``only`` as text),
-            ``rules``, ``history`` (``seen`` as text).
+            ``rules``, ``history`` (``seen`` as text), ``names`` (``text_model`` of ``load``).
     """
 
     def __init__(self, run: Run, kind: Any) -> None:
@@ -122,7 +122,7 @@ class Recommender:
 
     def _can(self, what: str) -> Any:
         if what not in self.can:
-            raise UserError(f"{what}: a run of {self.run.config.model.name} cannot do that; it can "
+            raise UserError(f"{what}: a run of {self.run.config.model.name} cannot do that; it has "
                             f"{listed(sorted(self.can))}")  # fmt: skip
         return getattr(self.kind, what)
 

@@ -102,12 +102,14 @@ def type_of(kind: pa.DataType) -> Any:
 
 
 def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema) -> list[Entry]:
-    """The events of a sequence: mappings with ``event``, ``item`` or ``name`` (or both), and attributes of the item."""
+    """The events of a sequence: mappings with ``event``, ``item`` or ``name`` (or both), and attributes of the item. A
+    ``time`` may stand there too, as in a log: their order is what counts."""
     entries = []
     for number, one in enumerate(_event_rows(tuple(types), schema)("events: entry", events), 1):
         item, event, name = one.pop("item"), types.index(one.pop("event")), (one.pop("name") or "").strip()
         if item is None and not name:
             raise UserError(f"events: entry {number}: neither 'item' nor 'name'; give one of them")
+        del one["time"]
         entries.append(Entry(item, event, name, {name: value for name, value in one.items() if value is not None}))
     return entries
 
@@ -115,7 +117,7 @@ def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema)
 @lru_cache(maxsize=16)
 def _event_rows(types: tuple[str, ...], schema: pa.Schema) -> Rows:
     known = {field.name: type_of(field.type) for field in schema if field.name not in LIVE}
-    return rows_of({"item": Id, "name": Text} | known, {"event": Literal[types]}, False, SUCH_AS[1:45])
+    return rows_of({"item": Id, "name": Text, "time": Any} | known, {"event": Literal[types]}, False, SUCH_AS[1:45])
 
 
 def read_time(at: Any) -> int | None:

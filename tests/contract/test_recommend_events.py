@@ -91,7 +91,7 @@ def scores(answer: Answer) -> list[float]:
 
 def sequence(market: Recommender, seed: int = 0) -> Events:
     """A kept sequence without its last event."""
-    return [{"item": one["item"], "event": one["event"]} for one in market.example(seed)[:-1]]
+    return market.example(seed)[:-1]
 
 
 def all_scores(market: Recommender, events: Events, at: Any = None, **options: Any) -> dict[Any, float]:
