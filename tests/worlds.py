@@ -281,6 +281,8 @@ KINDS: dict[str, tuple[Callable[[Path, bool], object], Sections]] = {
         "evaluation": {"k": [3]},
     }),
 }  # fmt: skip
+SLOW_LEARNERS: dict[str, Sections] = {"bert4rec": {"model": {"heads": 4}, "training": {"epochs": 8}}}
+"""What models need beyond it: BERT4Rec sees a third of the targets in an epoch, and looks to both sides."""
 NOISE: Sections = {"training": {"save_every": 0}, "data": {"device_memory": 0}}
 """Of runs on noise: saved after every block, and blocks streamed from the host."""
 
@@ -300,7 +302,7 @@ def sections_of(model: str, data: Path, /, noise: bool = False, **more: dict[str
     first: Sections = {"data": {"path": str(data)}, "model": {"name": model}, "loss": {"name": name},
                        "training": {"log_every": 1}}  # fmt: skip
     values: Sections = {}
-    for sections in (first, kind, NOISE if noise else {}, more):
+    for sections in (first, kind, NOISE if noise else SLOW_LEARNERS.get(model, {}), more):
         for part, fields in sections.items():
             values[part] = values.get(part, {}) | fields
     return {part: {f: v for f, v in fields.items() if v is not None} for part, fields in values.items()}
