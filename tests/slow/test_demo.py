@@ -123,22 +123,17 @@ def wait(condition: Callable[[], Any]) -> Any:
     return found
 
 
-def settled(driver: Any) -> list[str]:
+def rows(driver: Any) -> list[str]:
     """The rows of the page's tables, once the script has run and everything is drawn."""
-    calm = 0
-    while calm < 3:  # a change takes a moment to reach the server
-        wait(lambda: driver.execute_script(IDLE))
-        time.sleep(0.15)
-        calm = calm + 1 if driver.execute_script(IDLE) else 0
+    wait(lambda: driver.execute_script(IDLE))
     return list(driver.execute_script(ROWS))
 
 
-def click(driver: Any, css: str, text: str) -> list[str]:
+def click(driver: Any, css: str, text: str) -> None:
     def named() -> list[Any]:
         return [one for one in driver.find_elements("css selector", css) if one.text.endswith(text)]
 
     wait(named)[0].click()
-    return settled(driver)
 
 
 @pytest.fixture(scope="module")
@@ -165,15 +160,17 @@ def test_in_a_browser(name: str, driver: Any, worlds: Worlds, tmp_path: Path) ->
         driver.get("about:blank")  # the last page misses its server
         driver.get_log("browser")
         driver.get(address)
-        first = wait(lambda: settled(driver))
+        first = wait(lambda: rows(driver))
         assert len(first) == 10
         driver.save_screenshot(pictures / f"{name}.png")
         if name in ("autoint", "two_tower"):
-            assert click(driver, "[data-testid=stRadio] label", "Somebody new") != first
+            click(driver, "[data-testid=stRadio] label", "Somebody new")
+            wait(lambda: len(rows(driver)) == 10 and rows(driver) != first)
             driver.save_screenshot(pictures / f"{name}-new.png")
         click(driver, "[data-testid=stSidebarNavLink]", "Run")
-        assert "Configuration" in driver.execute_script("return document.body.innerText")
+        wait(lambda: "Configuration" in driver.execute_script("return document.body.innerText"))
         driver.save_screenshot(pictures / f"{name}-run.png")
-        assert len(click(driver, "[data-testid=stSidebarNavLink]", "Recommendations")) == 10, "forgot what was chosen"
+        click(driver, "[data-testid=stSidebarNavLink]", "Recommendations")
+        wait(lambda: len(rows(driver)) == 10)  # what was chosen is kept
         assert not [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]
     assert "Traceback" not in (tmp_path / "log").read_text()
