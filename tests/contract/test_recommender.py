@@ -100,7 +100,7 @@ def test_what_is_not_read_is_refused(r: Recommender) -> None:
             r.recommend({}, k)  # type: ignore[arg-type]
     for what in {"similar", "similar_users", "add", "explain", "score", "vectors", "example"} - r.can:
         more: tuple[Any, ...] = {"explain": ({}, 1), "vectors": (), "example": ()}.get(what, ({},))
-        with pytest.raises(UserError, match=f"^{what}: .* cannot do that; it can "):
+        with pytest.raises(UserError, match=f"^{what}: .* cannot do that; it has "):
             getattr(r, what)(*more)
 
 
