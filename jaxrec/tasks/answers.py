@@ -24,13 +24,14 @@ def answers(
     """The k best for each query; where nothing is known, the most popular of bool[V] ``mask``."""
     made, popular = list[Answer](), dict[tuple[Any, ...], Any]()
     for one, row in zip(inputs, kind.best(inputs, k, mask, rules), strict=True):
-        key = (one.at, one.gone.tobytes())
-        if not one.known and key not in popular:
-            left = mask if one.at is None else mask & kind.items.live(one.at)
-            places = np.setdiff1d(np.flatnonzero(left), one.gone)
-            places = places[np.argsort(-kind.counts[places], kind="stable")[:k]]
-            popular[key] = (places, kind.counts[places])
-        row = row if one.known else popular[key]
+        if not one.known:
+            key = (one.at, one.gone.tobytes())
+            if key not in popular:
+                left = mask if one.at is None else mask & kind.items.live(one.at)
+                places = np.setdiff1d(np.flatnonzero(left), one.gone)
+                places = places[np.argsort(-kind.counts[places], kind="stable")[:k]]
+                popular[key] = (places, kind.counts[places])
+            row = popular[key]
         said = [*notes, *one.notes, *[POPULAR] * (not one.known), *[NOTHING_LEFT] * (not len(row[0]))]
         made.append(Answer(kind.items, *row, notes=list(dict.fromkeys(said)), popular=not one.known,
                            unknown=list(one.unknown), at=one.at))  # fmt: skip

@@ -49,9 +49,11 @@ class Query:
                             f"{', '.join(FIELDS)}")  # fmt: skip
         return cls(**{name: value for name, value in mapping.items() if value is not None})
 
-    @property
+    @cached_property
     def asked(self) -> list[str]:
-        """Names of the fields that are given."""
+        """Names of the fields that are given; kept, as a query of a file is checked when it is read and when it is
+        answered.
+        """
         values = ((name, getattr(self, name)) for name in FIELDS)
         return [name for name, value in values if value is not None and (name in ("user", "at") or len(value))]
 
