@@ -14,7 +14,6 @@ from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES
 from jaxrec.baselines.sessions import BASELINES
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, make_callable, ranged
-from jaxrec.config import Config, choices
 from jaxrec.data.dataset import SPLITS, open_dataset
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.personas.folds import cross_validate
@@ -37,15 +36,12 @@ def evaluate(
     baselines: Sequence[str] = (),
     by: Sequence[str] | None = None,
     limit: int | None = None,
-    coverage: bool = True,
     folds: int | None = 0,
-    validation_fraction: float | None = None,
-    protocol: str | None = None,
 ) -> Report:
     """The metrics of a run of any kind on a split: ``report["recall@20"]``, ``report.table()``.
 
     Args:
-        run: the run directory; None: baselines are measured alone, on ``data``, of sessions or rows.
+        run: the run directory; None: baselines of sessions are measured alone, on ``data``.
         split: ``train``, ``validation`` or ``test``.
         ks: cut-offs, each at most the number of items; None: those of the run's configuration.
         data: the dataset directory where it is no longer at the configuration's ``data.path``.
@@ -53,11 +49,7 @@ def evaluate(
             that shall differ from the defaults (``stan:k=100``); ``all`` for each that there is.
         by: groups to report by, of models of rows: fields of the user, ``activity``, ``persona``.
         limit: at most so many sessions, drawn at random but always the same (merrec).
-        coverage: whether to add ``coverage@k`` (sessions).
         folds: of the cross-validation by review, for two towers on data with personas; None: as many as usual.
-        validation_fraction: without a run: share of the training targets, the most recent, that is the validation
-            split, not fitted on.
-        protocol: without a run: how rows are split (``data.protocol``).
     """
     if split not in SPLITS:
         raise UserError(f"split: found {shown(split)}{nearest(str(split), SPLITS)}; choose {', '.join(SPLITS)}")
@@ -67,36 +59,24 @@ def evaluate(
     if opened is not None:
         config, dataset = opened.config, open_run_data(opened, data or opened.config.data.path)
     elif data is None or not baselines:
-        raise UserError("--run: missing; name a run directory, or measure --baselines on --data")
+        raise UserError("--run: missing; name a run directory, or measure --baselines of sessions on --data")
     else:
         dataset = open_dataset(data)
-        config = _without_run(dataset, validation_fraction or 0.0, protocol)
+        if dataset.manifest["kind"] != "sessions":
+            raise UserError(f"--data {data}: holds {dataset.manifest['kind']}, whose baselines are measured beside a "
+                            "run; name one with --run")  # fmt: skip
+        config = configuration.parse({"data": {"path": str(data)}})
         config = fit_cutoffs(config, dataset) if ks is None else config
-    judge = part_of(config, "task")
-    taken = ("coverage", "protocol", "validation_fraction") if opened is None else judge.OPTIONS
-    for name, option, value in (
-        ("by", "--groups", by), ("limit", "--sessions", limit), ("coverage", "--no-coverage", None if coverage else 0),
-        ("folds", "--folds", folds or None), ("protocol", "--protocol", protocol),
-        ("validation_fraction", "--validation-fraction", validation_fraction),
-    ):  # fmt: skip
-        if value is not None and name not in taken:
-            what = "baselines alone" if opened is None else f"{opened.path}, a run of {config.model.name}"
-            raise UserError(f"{option}: does not go with {what}; leave it out")
+    task = part_of(config, "task")
+    for name, option, value in (("by", "--groups", by), ("limit", "--sessions", limit), ("folds", "--folds", folds)):
+        if value and name not in task.OPTIONS:
+            raise UserError(f"{option}: does not go with a run of {config.model.name}; leave it out")
     dataset.verify()
     ks = sorted(set(config.evaluation.k if ks is None else ks))
-    report: Report = judge.evaluate(Asked(
-        opened, dataset, config, split, ks, list(baselines) or None, by, limit, coverage, folds, cross_validate
+    report: Report = task.evaluate(Asked(
+        opened, dataset, config, split, ks, list(baselines) or None, by, limit, folds, cross_validate
     ))  # fmt: skip
     return report
-
-
-def _without_run(dataset: Any, validation_fraction: float, protocol: str | None) -> Config:
-    """The configuration of a model that reads such data, by which baselines are measured."""
-    section: dict[str, Any] = {"path": str(dataset.path), "validation_fraction": validation_fraction}
-    section |= {"protocol": protocol} if protocol else {}
-    section |= {"test_fraction": 0.1} if protocol == "paper" else {}
-    name = "autoint" if dataset.manifest["kind"] == "rows" else "gru4rec"
-    return configuration.parse({"data": section, "model": {"name": name}})
 
 
 def main(argv: Sequence[str]) -> None:
@@ -105,11 +85,9 @@ def main(argv: Sequence[str]) -> None:
     if options.out is not None:
         check_out(options.out)
     runtime.start()
-    report = evaluate(
-        options.run, options.split, ks=options.k, data=options.data, by=options.groups, limit=options.sessions,
-        baselines=() if options.baselines is None else options.baselines or ("all",), folds=options.folds,
-        coverage=not options.no_coverage, validation_fraction=options.validation_fraction, protocol=options.protocol,
-    )  # fmt: skip
+    baselines = () if options.baselines is None else options.baselines or ("all",)
+    report = evaluate(options.run, options.split, ks=options.k, data=options.data, by=options.groups,
+                      limit=options.sessions, baselines=baselines, folds=options.folds)  # fmt: skip
     text, files = json.dumps(report, indent=2), list[Path]()
     if options.run is not None:
         run = Path(options.run)
@@ -121,41 +99,40 @@ def main(argv: Sequence[str]) -> None:
     print(text if options.json else "\n".join([report.table(), *(f"written to {file}" for file in files)]))
 
 
+ABOUT = """\
+Rank the next item of every click of a split among all items, and write eval-<split>.json into the run. The checkpoint
+is the best by validation, or the latest where there was no validation. What was measured before of the same checkpoint
+stays: other cut-offs and baselines are added to it. Of a click model: AUC, log loss, calibration (ece, with a picture),
+and the ranking of each user's own rows of the split: ndcg with the ideal cut at k, hit rate as any positive in the top
+k; publ: the ideal over all of the user's positives, and the share of them in the top k.
+"""
+
+
 def _parser() -> Parser:
-    parser = Parser(
-        prog="python -m jaxrec.evaluate",
-        description="Rank the next item of every click of a split among all items, and write eval-<split>.json into "
-        "the run. The checkpoint is the best by validation, or the latest where there was no validation. Baselines are "
-        "measured beside the run, or without one on a data set. What was measured before of the same checkpoint stays: "
-        "other cut-offs and baselines are added to it. Of a click model: AUC, log loss, calibration (ece, "
-        "with a picture), and the ranking of each user's own rows of the split: ndcg with the ideal cut at k, hit rate "
-        "as any positive in the top k; publ: the ideal over all of the user's positives, "
-        "and the share of them in the top k.",
-        epilog=f"baselines of sessions, which see all clicks before the target: {known.describe(BASELINES)}\n\n"
-        f"baselines of rows (logistic reads all fields): {known.describe(ROW_BASELINES)}\n\n"
-        f"baselines beside two towers: {known.describe(RETRIEVAL_BASELINES)}\n\n"
-        f"baselines beside merrec: {known.describe(EVENT_BASELINES)}",
-    )
-    parser.add_argument("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
-    parser.add_argument("--k", type=ranged(int, 1), nargs="+", metavar="K", help="cut-offs (default: as configured)")
-    parser.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training; without "
-                        "--run the one to measure baselines on")  # fmt: skip
-    parser.add_argument("--baselines", nargs="*", metavar="NAME", help="baselines to measure: names, with parameters "
-                        "where they shall differ from the defaults (stan:k=100,lambda1=2), or 'all'")  # fmt: skip
-    parser.add_argument("--groups", nargs="+", metavar="NAME", help="rows: report by these, activity or fields of the "
-                        "user (default: activity and fields of few values)")  # fmt: skip
-    parser.add_argument("--folds", type=ranged(int, 0), metavar="N", help="two_tower on data with personas: of the "
-                        f"cross-validation by review (default: {DEFAULT_FOLDS}; 0: none)")  # fmt: skip
-    parser.add_argument("--sessions", type=ranged(int, 1), metavar="N", help="merrec: evaluate so many "
-                        "sessions, drawn at random but always the same (default: the configuration's)")  # fmt: skip
-    parser.add_argument("--protocol", choices=choices("data.protocol"), help="rows, without --run: how they are split "
-                        "(default: rows; paper holds out a tenth, the others a fifth)")  # fmt: skip
-    parser.add_argument("--validation-fraction", type=ranged(float, 0, 0.99), metavar="F", help="without --run: "
-                        "share of the training targets, the most recent, that validates")  # fmt: skip
-    parser.add_argument("--no-coverage", action="store_true", help="leave coverage out, which is quicker")
-    parser.add_argument("--json", action="store_true", help="print the JSON instead of a table")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the JSON here as well")
+    kinds: dict[str, Any] = {
+        "of sessions, which see all clicks before the target": BASELINES,
+        "beside two towers": RETRIEVAL_BASELINES,
+        "beside click models (logistic reads all fields)": ROW_BASELINES,
+        "beside merrec": EVENT_BASELINES,
+    }
+    epilog = "\n\n".join(f"baselines {kind}: {known.describe(names)}" for kind, names in kinds.items())
+    parser = Parser(prog="python -m jaxrec.evaluate", description=ABOUT, epilog=epilog)
+    add = parser.add_argument
+    add("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
+    add("--split", choices=SPLITS, default="test", help="which sessions (default: test)")
+    add("--k", type=ranged(int, 1), nargs="+", metavar="K", help="cut-offs (default: as configured)")
+    add("--data", metavar="DIR", help="dataset directory, where it has moved since training; without --run the one to "
+        "measure baselines of sessions on")  # fmt: skip
+    add("--baselines", nargs="*", metavar="NAME", help="baselines to measure: names, with parameters where they shall "
+        "differ from the defaults (stan:k=100,lambda1=2), or 'all'")  # fmt: skip
+    add("--groups", nargs="+", metavar="NAME", help="rows: report by these, activity or fields of the user (default: "
+        "activity and fields of few values)")  # fmt: skip
+    add("--folds", type=ranged(int, 0), metavar="N", help="two_tower on data with personas: of the cross-validation "
+        f"by review (default: {DEFAULT_FOLDS}; 0: none)")  # fmt: skip
+    add("--sessions", type=ranged(int, 1), metavar="N", help="merrec: evaluate so many sessions, drawn at random but "
+        "always the same (default: the configuration's)")  # fmt: skip
+    add("--json", action="store_true", help="print the JSON instead of a table")
+    add("--out", type=Path, metavar="FILE", help="write the JSON here as well")
     return parser
 
 

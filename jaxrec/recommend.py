@@ -20,13 +20,10 @@ from jaxrec.data.given import read_events
 from jaxrec.data.ids import read_list
 from jaxrec.data.items import Added
 from jaxrec.errors import UserError, listed
-from jaxrec.plots.pictures import check_picture
-from jaxrec.run import Run, open_run
+from jaxrec.run import Run
 from jaxrec.tasks import batches
 from jaxrec.tasks.answers import answer_json, answer_table, answers, happenings_table, shown_time
 from jaxrec.tasks.base import load, part_of
-from jaxrec.tasks.cutoffs import default_k
-from jaxrec.tasks.history import SEEN
 from jaxrec.tasks.query import Answer, Query
 from jaxrec.tasks.vectors import check_k
 
@@ -40,18 +37,18 @@ class Recommender:
     Attributes:
         kind: the recommender of its kind of run, a ``jaxrec.tasks.query.Kind``.
         reads: the fields of ``Query`` that it reads.
-        can: its methods beside ``recommend``, and arguments that mean something: ``filter`` (``only`` as text),
-            ``rules``, ``history`` (``seen`` as text), ``names`` (``text_model`` of ``load``).
+        can: its methods beside ``recommend``, and arguments that mean something: ``filter`` (``only`` as text) and
+            ``rules``.
     """
 
     def __init__(self, run: Run, kind: Any) -> None:
         self.run, self.kind, self.reads, self.can = run, kind, kind.reads, kind.can
 
     @classmethod
-    def load(cls, run: str | Path | Run, **options: Any) -> Recommender:
-        """Load a run directory; events: ``text_model`` says where that of the item names is now."""
-        opened = open_run(run)
-        return cls(opened, part_of(opened.config, "recommend").Recommender(load(opened), **options))
+    def load(cls, run: str | Path | Run) -> Recommender:
+        """Load a run directory."""
+        loaded = load(run)
+        return cls(loaded.run, part_of(loaded.run.config, "recommend").Recommender(loaded))
 
     @property
     def n_items(self) -> int:
@@ -59,7 +56,7 @@ class Recommender:
         return len(self.kind.items)
 
     def recommend(self, queries: Any, k: int | None = None, *, exclude: Iterable[Any] = (), only: Any = None,
-                  seen: bool | str = False, rules: bool = True) -> Any:  # fmt: skip
+                  seen: bool = False, rules: bool = True) -> Any:  # fmt: skip
         """The k best items for one query, an ``Answer``, or for each of several, a list of them.
 
         What the run does not know is left out and noted; where nothing is known, the most popular items are given.
@@ -70,14 +67,11 @@ class Recommender:
             exclude: raw ids never to recommend.
             only: recommend only these raw ids, or the items that a filter leaves, such as ``price <= 50``.
             seen: whether items may be recommended that the user has already: those of the session, purchases, ratings.
-                Where ``can`` has ``history``, ``positives`` or ``rows`` say what of the user's rows is left out.
             rules: whether the configuration's rules apply.
         """
         several = not isinstance(queries, Query | Mapping)
         asked = [self.query(one) for one in (read_list("queries", queries, ordered=True) if several else [queries])]
         k = min(check_k(k, None if "user" in self.reads else self.n_items), self.n_items)
-        if isinstance(seen, str) and "history" not in self.can:
-            raise UserError(f"seen: found '{seen}', and {self.run.path} keeps no rows of its users; give True or False")
         if not asked:
             return []
         mask, notes = self.kind.items.allowed(only, exclude)
@@ -134,14 +128,8 @@ def recommend(run: str | Path | Run, queries: Any, k: int | None = None, **optio
 
 # ---- the command -----------------------------------------------------------------------------------------------------
 
-SAME = ("items", "user", "profile", "at", "events", "example", "explain", "score", "vectors")
-NEEDS = {name: name for name in SAME} | {
-    "seed": "example", "model": "names", "where": "filter", "no_rules": "rules", "seen": "history", "add_items": "add",
-    "similar_to": "similar", "similar_customers": "similar_users",
-}  # fmt: skip
-"""Options that only some kinds of run know: the field of a query, or the ability, that each goes with."""
-QUERY, ALWAYS = {"items", "user", "profile", "at", "events"}, {"run", "k", "json", "add_items", "model"}
-HOW = {"exclude", "candidates", "where", "seen", "include_seen", "no_rules"}  # to recommend
+QUERY, ALWAYS = {"items", "user", "profile", "at", "events"}, {"run", "k", "json", "add_items"}
+HOW = {"exclude", "candidates", "where", "include_seen", "no_rules"}  # to recommend
 MODES = {
     "queries": HOW | {"out", "overwrite", "skip_bad"}, "score": {"out", "overwrite"}, "vectors": {"overwrite"},
     "similar_to": set(), "similar_customers": {"user", "profile"}, "explain": QUERY | {"out"},
@@ -153,22 +141,16 @@ MODES = {
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.recommend``."""
     options = _parser().parse_args(argv)
-    run = open_run(options.run)
-    _check(options, run, part_of(run.config, "recommend").Recommender)
-    if options.explain is not None and options.out is not None:
-        check_picture(options.out)
-    profile = pairs("--profile", options.profile)
+    _check(options)
     events = () if options.events is None else read_events(options.events)
-    query = Query(options.items, events, options.user, profile, options.at)
+    query = Query(options.items, events, options.user, pairs("--profile", options.profile), options.at)
     runtime.start()
-    r = Recommender.load(run, **({"text_model": options.model} if options.model else {}))
+    r = Recommender.load(options.run)
     if options.add_items is not None:
         _notes(r.add(options.add_items).notes)
     only = joined(options.where) if options.where else options.candidates
-    other = options.similar_customers or options.vectors or options.score or options.explain
-    k = options.k if options.k is not None or other else default_k(r.n_items)
-    ask = partial(r.recommend, k=k, exclude=options.exclude, only=only,
-                  seen=options.include_seen or options.seen or False, rules=not options.no_rules)  # fmt: skip
+    ask = partial(r.recommend, k=options.k, exclude=options.exclude, only=only, seen=options.include_seen,
+                  rules=not options.no_rules)  # fmt: skip
     if options.vectors is not None:
         batches.check_kind("--vectors", options.vectors, (batches.PARQUET,))
         with batches.written(options.vectors, options.overwrite) as part:
@@ -188,16 +170,31 @@ def main(argv: Sequence[str]) -> None:
             found.picture(options.out)
         print(as_json(found.row()) if options.json else found.text())
     elif options.similar_to is not None:
-        _print(r, r.similar(options.similar_to, k), [], options)
+        _print(r, r.similar(options.similar_to, options.k), [], options)
     elif options.similar_customers:
-        _print(r, r.similar_users(query, k), [], options)
+        _print(r, r.similar_users(query, options.k), [], options)
     else:
         happened = r.example(options.seed) if options.example else []
         if happened:  # what came last is what a recommendation should have been
-            past = happened[:-1] or happened
+            past = happened[:-1]
             at = past[-1]["time"] if options.at is None else options.at
             query = Query(events=[{name: one[name] for name in ("item", "event")} for one in past], at=at)
         _print(r, ask(query), happened, options)
+
+
+def _check(options: Namespace) -> None:
+    """Refuse options that do not go with one another; what a run cannot do the recommender says."""
+    given = {name for name, value in vars(options).items() if value not in (None, [], False)}
+    mode = next((name for name in MODES if name in given), "")
+    for name in sorted(given - (MODES[mode] | {mode} if mode else QUERY | HOW) - ALWAYS):
+        raise UserError(f"{_option(name)}: does not go with {_option(mode) if mode else 'a single query'}; leave it "
+                        "out")  # fmt: skip
+    if mode in ("queries", "score") and options.out is None:
+        raise UserError(f"--out: is missing; say where to write what {_option(mode)} finds")
+
+
+def _option(name: str) -> str:
+    return {"at": "--at (--date)", "items": "--items (--purchased)"}.get(name, f"--{name.replace('_', '-')}")
 
 
 def _notes(notes: Iterable[str]) -> None:
@@ -207,44 +204,20 @@ def _notes(notes: Iterable[str]) -> None:
 
 def _print(r: Recommender, answer: Answer, happened: list[dict[str, Any]], options: Namespace) -> None:
     _notes(answer.notes)
-    if any("," in str(one) for one in answer.unknown):
-        say("note", "--items: ids are separated by spaces, not commas")
-    score = getattr(r.kind, "score_name", "score")
-    past, last = happened[:-1] or happened, happened[-1] if len(happened) > 1 else None
+    score, past, last = getattr(r.kind, "score_name", "score"), happened[:-1], happened[-1:]
     if options.json:
-        extra = {"events": past, "next": last} if happened else {}
+        extra = {"events": past, "next": last[0]} if happened else {}
         print(as_json(extra | answer_json(answer, score, "rules" in r.can, "user" not in r.reads)))
         return
-    lines = ["what happened:", happenings_table(past)] if happened else []
-    if last is not None:
-        ids = answer.ids
-        rank = f"place {ids.index(last['item']) + 1}" if last["item"] in ids else f"not among the {len(ids)}"
-        lines += [f"what came next ({rank} below):", happenings_table([last])]
+    lines = []
+    if happened:
+        rank = next((f"place {n}" for n, one in enumerate(answer.ids, 1) if one == last[0]["item"]), "not")
+        lines = ["what happened:", happenings_table(past), f"what came next ({rank} below):", happenings_table(last)]
     if answer.at is not None:
         lines.append(f"recommended of what is live at {shown_time(answer.at)}:")
     similar = options.similar_to is not None or options.similar_customers
     who = "customer" if options.similar_customers else "item"
     print("\n".join([*lines, answer_table(answer.items, who, "similarity" if similar else score)]))
-
-
-def _check(options: Namespace, run: Run, kind: Any) -> None:
-    """Refuse options that this kind of run does not know, or that do not go with one another."""
-    given = {name for name, value in vars(options).items() if value not in (None, [], False)}
-    mode, able = next((name for name in MODES if name in given), ""), (None, *kind.reads, *kind.can)
-    goes = (MODES[mode] | {mode} if mode else QUERY | HOW) | ALWAYS
-    wrong = [(name, f"a run of {run.config.model.name}") for name in sorted(given) if NEEDS.get(name) not in able]
-    wrong += [(name, _option(mode) if mode else "a single query") for name in sorted(given - goes)]
-    for name, what in wrong:
-        raise UserError(f"{_option(name)}: does not go with {what}; leave it out")
-    if mode in ("queries", "score") and options.out is None:
-        raise UserError(f"--out: is missing; say where to write what {_option(mode)} finds")
-    needed = [name for name in QUERY if name in kind.reads]  # an example of the run's stands for them
-    if mode in ("", "explain", "similar_customers") and not given & {*needed}:
-        raise UserError(f"{listed(sorted(map(_option, needed)), 'or')}: nothing is given to recommend for; give one")
-
-
-def _option(name: str) -> str:
-    return {"at": "--at (--date)", "items": "--items (--purchased)"}.get(name, f"--{name.replace('_', '-')}")
 
 
 UNKNOWN = """\
@@ -268,19 +241,14 @@ def _parser() -> Parser:
     add("--where", nargs="+", metavar="FILTER", help='only what a filter leaves: genres=Comedy or "price <= 50"')
     add("--include-seen", "--include-bought", action="store_true", help="allow what the user has already")
     query = parser.add_argument_group("who asks; every model reads some of it").add_argument
-    query(
-        "--items", "--purchased", nargs="*", default=[], metavar="ID", help="what was clicked or bought, oldest first"
-    )
+    query("--items", "--purchased", nargs="*", default=[], metavar="ID", help="what was clicked or bought, in order")
     query("--events", metavar="FILE", help='merrec: a sequence, oldest first: [{"item": 1, "event": "item_view"}]; '
           'unknown items by "name"; - reads standard input')  # fmt: skip
     query("--user", metavar="ID", help="click models, two towers: the user; without one somebody new")
     query("--profile", nargs="+", metavar="FIELD=VALUE", help="fields of the user or the occasion, such as gender=F")
     query("--at", "--date", metavar="TIME", help="when, as 2023-05-31 (default: at the newest event or row of the run)")
-    query("--seen", choices=SEEN, help="what of the user's rows is left out (default: positives where labels are 0 and "
-          "1, as of what was shown and clicked; rows where they are ratings)")  # fmt: skip
     query("--no-rules", action="store_true", help="two towers: leave the configuration's rules out")
     query("--add-items", metavar="FILE", help="two towers, merrec: new items (.parquet, .csv or .json)")
-    query("--model", metavar="M", help="merrec: where the text model of the run's names is now, if not where it was")
     other = parser.add_argument_group("instead").add_argument
     other("--similar-to", metavar="ID", help="the items most similar to this one (merrec also takes a name)")
     other("--similar-customers", action="store_true", help="two towers: customers most similar to this one")
@@ -291,9 +259,7 @@ def _parser() -> Parser:
     files("--queries", type=Path, metavar="FILE", help="a query a line (.jsonl) or row (.parquet): items, events, "
           "user, profile, at, and id, which is copied to its answer")  # fmt: skip
     files("--score", type=Path, metavar="FILE", help="click models: rows (.parquet) to predict the label of")
-    files(
-        "--vectors", type=Path, metavar="FILE", help="write the vectors of all items with their attributes (.parquet)"
-    )
+    files("--vectors", type=Path, metavar="FILE", help="write all items' vectors with their attributes (.parquet)")
     files("--out", type=Path, metavar="FILE", help="with --queries: answers (.parquet or .jsonl); with --score: the "
           "rows with a column probability; with --explain: a picture (.png, .pdf or .svg)")  # fmt: skip
     files("--overwrite", action="store_true", help="replace --out or --vectors if it exists")

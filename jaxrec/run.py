@@ -161,33 +161,26 @@ def resume_run(
     if not (path / "config.yaml").exists():
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
-    old, epochs = run.config.training.epochs, config.training.epochs
-    if epochs < old:
-        raise UserError(f"{path}: training.epochs: was {old}, now {epochs}; a run that is resumed can train for more "
-                        "epochs, not for fewer; train another --run")  # fmt: skip
-    if epochs > old and config.optimizer.schedule != "constant":
-        raise UserError(f"{path}: training.epochs: was {old}, now {epochs}: the {config.optimizer.schedule} schedule "
-                        "ends with the last epoch, so that with more epochs every step's rate had been another; train "
-                        "another --run")  # fmt: skip
+    old, epochs, other = run.config.training.epochs, config.training.epochs, "or train another --run"
+    if epochs < old or (epochs > old and config.optimizer.schedule != "constant"):
+        raise UserError(f"{path}: training.epochs: was {old}, now {epochs}; a resumed run cannot train for fewer, "
+                        f"and for more only where optimizer.schedule is constant; leave it, {other}")  # fmt: skip
     # Where the data lie does not matter, what is in them is compared below, as are the rows that data.repeats leaves;
     # and a run may change its devices, and train for longer.
     data = {name: getattr(run.config.data, name) for name in ("path", "embeddings", "repeats")
             if name in type(run.config.data).model_fields}  # fmt: skip
     moved = _with(_with(config, "data", **data), "training", epochs=old).model_copy(update={"mesh": run.config.mesh})
     if changed := difference(run.config.model_dump(mode="json"), moved.model_dump(mode="json")):
-        raise UserError(f"{path}: cannot resume with a changed configuration ({changed}); leave it as it was or choose "
-                        "another --run")  # fmt: skip
+        raise UserError(f"{path}: cannot resume with a changed configuration ({changed}); leave it, {other}")
     if run.manifest["content_hash"] != dataset.manifest["content_hash"]:
-        raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that one again")
+        raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that again, {other}")
     counts = (kept or {}).get("value_counts")
     if counts is not None and not np.array_equal(counts, run.value_counts()):
         raise UserError(f"{path}: was trained on other rows; resume it with --data.repeats "
-                        f"{run.config.data.repeats or 'null'}, or choose another --run")  # fmt: skip
-    for name in copied:
-        file = path / "dataset" / name
-        if not file.is_file() or checksum(file) != checksum(dataset.path / name):
-            raise UserError(f"{dataset.path / name}: not what {path} was trained with; put that back, or train another "
-                            "--run")  # fmt: skip
+                        f"{run.config.data.repeats or 'null'}, {other}")  # fmt: skip
+    for ours, theirs in ((path / "dataset" / name, dataset.path / name) for name in copied):
+        if not ours.is_file() or checksum(ours) != checksum(theirs):
+            raise UserError(f"{theirs}: not what {path} was trained with; put that back, {other}")
     if epochs > old:
         run = replace(run, config=_with(run.config, "training", epochs=epochs))
         write_text(path / "config.yaml", configuration.dump(run.config))

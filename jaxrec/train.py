@@ -90,13 +90,8 @@ def _train(
     if position.finished and position.epoch < settings.epochs and (length := length_without_end(run.path)) is not None:
         position.finished, position.metrics_bytes = False, length  # more epochs were asked for than it was begun with
 
-    def finish() -> None:
-        learning_curve(read_log(run.path), metric, run.path / "learning_curve.png")
-        if task.finish is not None:
-            task.finish(run)
-
     if position.finished:
-        finish()  # killed before it?
+        learning_curve(read_log(run.path), metric, run.path / "learning_curve.png")  # killed before it?
         tell(f"{path}: already trained to its end; for more epochs raise training.epochs, where the schedule is "
              "constant and nothing stopped it early, or train another --run")  # fmt: skip
         return
@@ -180,7 +175,7 @@ def _train(
 
     # ---- the picture, and where the time went ----------------------------------------------------------------------
     log.close()
-    finish()
+    learning_curve(read_log(run.path), metric, run.path / "learning_curve.png")
     tell(f"{path}: done; " + ", ".join(f"{name} {value:.1f} s" for name, value in clock.seconds.items()))
 
 

@@ -256,12 +256,11 @@ def show_answer(r: Recommender, answer: Answer) -> None:
 def show_past(r: Recommender, query: Query) -> None:
     """What the user has in the data."""
     items, labels = r.kind.people.past.seen(r.kind.people.profiles.index(query.user))
-    word = r.kind.people.past.word()
     if len(items):
-        with st.expander(f"{word.capitalize()} before: {len(items):,}, the latest first"):
-            known = r.kind.items.known(items)
+        with st.expander(f"Seen before: {len(items):,}, the latest first"):
+            known, rated = r.kind.items.known(items), not np.isin(labels, (0, 1)).all()
             ids = map(str, r.kind.items.decode(items))
-            past = [({"Rating": float(one)} if word == "rated" else {}) | shown(r.run, row) | {"Id": item}
+            past = [({"Rating": float(one)} if rated else {}) | shown(r.run, row) | {"Id": item}
                     for one, row, item in zip(labels, known, ids, strict=True)][::-1]  # fmt: skip
             table(past, Rating=st.column_config.NumberColumn(format="%g", width="small"))
 

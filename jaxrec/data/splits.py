@@ -226,13 +226,13 @@ def cut_validation(train: Sessions, validation: Sessions, fraction: float) -> Sp
     return Split(train.slice(0, cut), train.slice(cut, len(train)))
 
 
-def open_split(dataset: Dataset, split: str, fraction: float, hint: str = "") -> Split:
+def open_split(dataset: Dataset, split: str, fraction: float) -> Split:
     """The sessions that are trained on, without the ``fraction`` that is held out, and in the place of validation those
-    of a split to evaluate; ``hint`` is added to the message where it is empty.
+    of a split to evaluate.
     """
     dataset.verify()
     training, validation = cut_validation(dataset.split("train"), dataset.split("validation"), fraction)
     sessions = {"train": training, "validation": validation, "test": dataset.split("test")}[split]
     if not sessions.counts["targets"]:
-        raise UserError(f"{dataset.path}: the {split} split is empty; choose another --split{hint}")
+        raise UserError(f"{dataset.path}: the {split} split is empty; choose another --split")
     return Split(training, sessions)

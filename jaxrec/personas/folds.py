@@ -24,8 +24,7 @@ from jaxrec.models.base import make_model
 from jaxrec.personas.amore import Reviews, read_reviews
 from jaxrec.personas.clusters import draw_attributes, find_personas, unread_profiles
 from jaxrec.tasks.clicks import RowTraining
-from jaxrec.tasks.retrieval.hits import Hits, answered, expected, intervals, item_categories, means
-from jaxrec.tasks.retrieval.recommend import item_vectors
+from jaxrec.tasks.retrieval.hits import Hits, answered, expected, item_categories, means, measured
 from jaxrec.tasks.retrieval.task import interactions, rank_queries
 from jaxrec.training.block import Training, training_plan
 
@@ -55,9 +54,9 @@ def cross_validate(
         weights = training.fit(model.constants(interactions(config, data)), feed)
         had, asked = data.positives(data.splits.test), data.queries(data.splits.test)
         users = encode("user", weights, jnp.asarray(profiles.columns), jnp.asarray(profiles.numbers))
-        items = jnp.asarray(item_vectors(model, weights, data.catalogue))
-        ranks, top = rank_queries(profiles, users, items, had, config.evaluation.memory, max(ks))
-        hits = answered(ranks, top, profiles.items, categories, ks)
+        items = encode("item", weights, jnp.asarray(data.catalogue.columns), jnp.asarray(data.catalogue.numbers))
+        lists = rank_queries(profiles, users, items, had, config.evaluation.memory, (), max(ks)).arrays
+        hits = answered(lists, profiles.items, categories, ks)
         parts["own"].append({name: values.reshape(len(asked.items), -1).mean(axis=1) for name, values in hits.items()})
         counts = data.item_counts().astype(np.float64)
         for name, scores in (("chance", 0 * counts), ("popularity", counts)):
@@ -66,8 +65,8 @@ def cross_validate(
     own, chance, popularity = ({name: np.concatenate([one[name] for one in part]) for name in part[0]}
                                for part in parts.values())  # fmt: skip
     how = "profiles as stated" if stated else f"{DRAWS} profiles a review, drawn like those of the other customers"
-    return {"folds": folds, "targets": len(next(iter(own.values()))), "profiles": how, **means(own),
-            "intervals": intervals(own), "chance": means(chance), "popularity": means(popularity)}  # fmt: skip
+    return {"folds": folds, "targets": len(next(iter(own.values()))), "profiles": how,
+            **measured(own), "chance": means(chance), "popularity": means(popularity)}  # fmt: skip
 
 
 def make_folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stated: bool) -> Iterator[Fold]:

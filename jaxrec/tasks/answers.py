@@ -66,13 +66,14 @@ def answer_table(items: Sequence[Item], who: str, score: str) -> str:
     names = list(dict.fromkeys(name for one in items for name in one.known if name not in (who, score)))
     rows = [[str(rank), str(one.id), f"{one.score:.4f}", *(_shown(one.known.get(name)) for name in names),
              f"[{'; '.join(one.why)}]" if one.why else ""] for rank, one in enumerate(items, 1)]  # fmt: skip
-    return aligned([["rank", who, score, *names, ""], *rows], right=3) if rows else ""
+    return "\n".join(aligned([["rank", who, score, *names, ""], *rows], slice(0, 3)) if rows else [])
 
 
 def happenings_table(happened: Sequence[dict[str, Any]]) -> str:
     """A line for each event of a sequence: time, type, item and what is known of it."""
     rows = (one | {"time": shown_time(one["time"])} for one in happened)
-    return aligned([["", *map(_shown, ({"time": "", "event": "", "item": ""} | row).values())] for row in rows])
+    lines = [["", *map(_shown, ({"time": "", "event": "", "item": ""} | row).values())] for row in rows]
+    return "\n".join(aligned(lines, slice(0)))
 
 
 def shown_time(time: int) -> str:
@@ -80,12 +81,12 @@ def shown_time(time: int) -> str:
     return str(np.datetime64(time, "ms").astype("datetime64[s]")).replace("T", " ")
 
 
-def aligned(rows: Sequence[Sequence[str]], right: int = 0) -> str:
-    """Rows of a table, two spaces between columns, of which the first ``right`` are aligned on their right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    cells = [[cell.rjust(width) if n < right else cell.ljust(width)
-              for n, (cell, width) in enumerate(zip(row, widths, strict=True))] for row in rows]  # fmt: skip
-    return "\n".join(one_line("  ".join(row).rstrip()) for row in cells)
+def aligned(rows: Sequence[Sequence[str]], right: slice) -> list[str]:
+    """The lines of a table, two spaces between columns, of which those in ``right`` are aligned on their right."""
+    widths, on_right = [max(map(len, column)) for column in zip(*rows, strict=True)], range(len(rows[0]))[right]
+    cells = ((cell.rjust(width) if n in on_right else cell.ljust(width)
+              for n, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)  # fmt: skip
+    return [one_line("  ".join(row).rstrip()) for row in cells]
 
 
 def _shown(value: Any) -> str:

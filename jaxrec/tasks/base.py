@@ -52,7 +52,6 @@ class Task:
     size: str  # of training, in words
     validated: str  # of validation, in words
     kept: dict[str, np.ndarray] = field(default_factory=dict)  # arrays that a run keeps, beside those of any data set
-    finish: Callable[[Run], None] | None = None  # adds to a trained run what serving it needs
     copied: tuple[str, ...] = ()  # further files of the data set that a run keeps
 
 
@@ -67,20 +66,12 @@ class Loaded(NamedTuple):
     which: str
 
 
-def load(run: str | Path | Run, task: str | None = None) -> Loaded:
-    """A run's model with its weights; ``task`` is the kind of problem that it has to be for."""
+def load(run: str | Path | Run) -> Loaded:
+    """A run's model with its weights."""
     run = open_run(run)
-    if task not in (None, run.config.model.task):
-        fitting = [name for name, model in models().items() if model.task == task]
-        raise UserError(f"{run.path}: a run of {run.config.model.name}; name one of {listed(fitting, 'or')}")
     model = part_of(run.config, "task").build(run)
-    return Loaded(run, model, *load_parameters(run, model))
-
-
-def load_parameters(run: Run, model: Model) -> tuple[dict[str, Any], str]:
-    """A run's weights and the name of their checkpoint; see ``Loaded``."""
     weights, _, which = Checkpoints(run.path).restore_model(weights_like(model))
-    return weights, which
+    return Loaded(run, model, weights, which)
 
 
 def part_of(config: Config, part: str) -> ModuleType:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from jaxrec.cli.command import say
@@ -13,7 +12,6 @@ from jaxrec.config.sections import EvaluationConfig
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError
-from jaxrec.tasks.vectors import DEFAULT_K
 
 
 def cutoffs(config: Config) -> list[int]:
@@ -21,50 +19,33 @@ def cutoffs(config: Config) -> list[int]:
     return sorted({*config.evaluation.k, *_ks(config.training.metric)})
 
 
-def ranked_items(manifest: dict[str, Any]) -> int:
-    """Among how many items a model of a data set ranks the right one."""
-    if manifest["kind"] != "rows":
-        return int(manifest["counts"]["items"])
-    schema = Schema.from_manifest(manifest)
-    return schema.size(schema.item) - 1  # one is the unknown one
-
-
 def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset) -> Config:
-    """The configuration with the cut-offs that were not given lowered to the catalogue, which is said in a note."""
-    items, task, notes = ranked_items(dataset.manifest), find_task(config.model), []
-    if hasattr(task, "OWN_ROWS") or dataset.manifest["kind"] != task.READS or not items:
-        return config  # the last two do not fit, as is told elsewhere
+    """The configuration with the cut-offs that were not given lowered to less than the catalogue, as the recall at all
+    items is always 1; which is said in a note.
+    """
+    manifest, task, notes = dataset.manifest, find_task(config.model), []
+    if hasattr(task, "OWN_ROWS") or manifest["kind"] != task.READS:
+        return config  # the latter does not fit, as is told elsewhere
+    schema = Schema.from_manifest(manifest) if task.READS == "rows" else None
+    items = schema.size(schema.item) - 1 if schema else int(manifest["counts"]["items"])  # one is the unknown one
+    usual = max((k for k in EvaluationConfig().k if k < items), default=max(1, items - 1))
     for part, name in (("evaluation", "k"), ("training", "metric")):  # those that hold cut-offs
         section = getattr(config, part)
         value = getattr(section, name)
-        ks = _ks(value)
-        if max(ks, default=0) > items and name in section.model_fields_set:
+        ks, given = _ks(value), name in section.model_fields_set
+        if given and max(ks, default=0) > items > 0:
             raise UserError(f"{part}.{name}: {max(ks)} is more than the {items} items of {dataset.path}; lower it, or "
                             "leave it out")  # fmt: skip
-        lowered = lowered_ks(ks, items)
+        if given or not items or max(ks, default=0) < items:
+            continue
+        lowered = tuple(k for k in ks if k < items) or (usual,)
         new = re.sub("[0-9]+$", str(lowered[-1]), value) if isinstance(value, str) else lowered
-        if new != value and name not in section.model_fields_set:
+        if new != value:
             notes.append(f"{part}.{name} is {_words(new)} instead of {_words(value)}")
             config = config.model_copy(update={part: section.model_copy(update={name: new})})
     if notes:
         say("note", f"{', '.join(notes)}: {dataset.path} has {items:,} items")
     return config
-
-
-def default_k(items: int | None, k: int = DEFAULT_K) -> int:
-    """How many of so many items a command recommends to which no number was given: all of fewer than k, with a note."""
-    if items is None or k <= items:
-        return k
-    say("note", f"--k is {items} instead of {k}: there are {items:,} items")
-    return max(1, items)
-
-
-def lowered_ks(ks: Sequence[int], items: int) -> tuple[int, ...]:
-    """Cut-offs below the number of items, as the recall at all of them is always 1; where none is, the highest of the
-    default ones.
-    """
-    below = sorted({k for k in ks if k < items})
-    return tuple(below) or (max((k for k in EvaluationConfig().k if k < items), default=max(1, items - 1)),)
 
 
 def _ks(value: Any) -> list[int]:

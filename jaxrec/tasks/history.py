@@ -2,7 +2,7 @@
 
 Of ratings, labels of more than two values, and where all labels are positive, such as purchases, all rows are seen. Of
 exposures, labels of two values, such as 0 and 1 for shown and clicked, only the positives: what was shown and passed
-over may be recommended. ``seen`` asks for one or the other: ``positives`` or ``rows``.
+over may be recommended.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ import numpy as np
 
 from jaxrec.data.codes import Columns, Entities, FieldCodes, Profiles
 from jaxrec.data.rows import Field, RowsDataset
-from jaxrec.errors import UserError, shown
 from jaxrec.run import Run
 from jaxrec.tasks.query import Inputs, Query
-
-SEEN = ("positives", "rows")
 
 
 def history(dataset: RowsDataset) -> dict[str, np.ndarray]:
@@ -49,29 +46,16 @@ class History:
         self._offsets, self._items, self._labels = (kept(f"history_{name}") for name in ("offsets", "items", "ratings"))
         self._exposures = bool(np.isin(self._labels, (low, high)).all())  # labels have two values at most
 
-    def seen(self, user: int, seen: bool | str = False) -> tuple[np.ndarray, np.ndarray]:
-        """int32[n] known items that a user has seen, in the order of time, and their float32[n] labels. ``seen`` True:
-        nothing counts as seen. One of ``SEEN`` says what does, False leaves it to the data (see above).
-        """
-        if not isinstance(seen, bool | np.bool_) and seen not in SEEN:
-            raise UserError(f"seen: found {shown(seen)}, expected {' or '.join(SEEN)}, or True or False")
-        if not user or seen is True:
-            return np.zeros(0, np.int32), np.zeros(0, np.float32)
-        part = slice(*self._offsets[user : user + 2])
+    def seen(self, user: int) -> tuple[np.ndarray, np.ndarray]:
+        """int32[n] known items that a user has seen, in the order of time, and their float32[n] labels."""
+        part = slice(*self._offsets[user : user + 2]) if user else slice(0)
         items, labels = self._items[part], self._labels[part]
-        only = seen == "positives" or (seen is False and self._exposures)
-        kept = (items > 0) & ((labels >= self._threshold) | (not only))
+        kept = (items > 0) & ((labels >= self._threshold) | (not self._exposures))
         return items[kept], labels[kept]
 
     def counts(self, n: int) -> np.ndarray:
         """float32[at least n]: how often users like each item."""
         return np.bincount(self._items[self._labels >= self._threshold], minlength=n).astype(np.float32)
-
-    def word(self, seen: bool | str = False) -> str:
-        """What the user has done with what is seen: ``rated``, ``clicked`` or ``seen``."""
-        if np.all(self._labels >= self._threshold) or (seen == "rows" and self._exposures):
-            return "seen"
-        return "clicked" if np.isin(self._labels, (0, 1)).all() else "rated"
 
 
 class People:
@@ -86,10 +70,10 @@ class People:
         own = self.users.fields if self.users is not None and fields is None else fields or ()
         self.profiles = Profiles(self.codes, own, self.users)
 
-    def read(self, query: Query, seen: bool | str, usual: Columns, notes: list[str]) -> Inputs:
+    def read(self, query: Query, seen: bool, usual: Columns, notes: list[str]) -> Inputs:
         """The fields of one who asks; ``usual`` are those of somebody of whom nothing is known."""
         has, unknown = self.goods.items.places("items", query.items)
         notes += unknown
         columns = self.profiles.read(query.user, query.profile, usual, notes)
-        past = self.past.seen(self.profiles.index(query.user), seen)[0]
-        return Inputs(columns, past if seen is True else np.append(has, past), notes)
+        gone = np.append(has, self.past.seen(self.profiles.index(query.user))[0])
+        return Inputs(columns, gone[:0] if seen else gone, notes)

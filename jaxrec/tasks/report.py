@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,10 @@ import numpy as np
 from jaxrec.baselines import Choice, Known, parse
 from jaxrec.cli.command import progress
 from jaxrec.config import Config
+from jaxrec.data.splits import PAIRS, RowSplits, counted, in_words
 from jaxrec.errors import UserError
 from jaxrec.run import Run
+from jaxrec.tasks.answers import aligned
 from jaxrec.tasks.base import Judged, Loaded, load
 from jaxrec.training.checkpoint import Checkpoints
 
@@ -26,18 +29,17 @@ Page = tuple[Path, Callable[[], object]]
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a run, or of baselines without one."""
+    """What is asked of a run, or of baselines without one; see ``jaxrec.evaluate``."""
 
     run: Run | None
     data: Any  # the data set, verified
-    config: Config  # of the run
+    config: Config
     split: str
     ks: Sequence[int]  # ascending
-    baselines: Sequence[str] | None = None  # names, with parameters that differ from the defaults; or ``all``
-    by: Sequence[str] | None = None  # groups to report by; None for the usual ones
-    limit: int | None = None  # at most so many sessions; None: as the configuration says
-    coverage: bool = True  # whether to add ``coverage@k``
-    folds: int | None = 0  # of the cross-validation by review; None: as many as usual
+    baselines: Sequence[str] | None = None
+    by: Sequence[str] | None = None
+    limit: int | None = None
+    folds: int | None = 0
     cross_validate: Callable[..., Result] | None = None  # of ``jaxrec.personas.folds``, which stands above the tasks
 
     @cached_property
@@ -92,6 +94,16 @@ Groups = dict[str, dict[str, np.ndarray]]
 """Kind of group to title to bool[n], which queries or rows are in the group."""
 
 
+def repeated(asked: Asked, splits: RowSplits, held: np.ndarray, groups: Groups) -> tuple[Result, list[str]]:
+    """How many of bool[n] rows of a split are of a pair that training holds, in numbers and words; where no groups are
+    asked for, they are one.
+    """
+    numbers = counted(splits, held)
+    if asked.by is None and held.any():
+        groups["pair"] = dict(zip(PAIRS, (~held, held), strict=True))
+    return numbers, in_words(numbers, len(held), asked.split)
+
+
 def by_group(groups: Groups, metrics: Callable[[np.ndarray], Result]) -> Result:
     """The metrics of each group that has any, by kind and title."""
     return {kind: {title: metrics(chosen) for title, chosen in parts.items() if chosen.any()}
@@ -117,18 +129,14 @@ class Report(dict[str, Any]):
     def table(self) -> str:
         """The result for the reader of a terminal: all metrics, then the first cut-off by group."""
         whole, few = self._names(self.ks), self._names(self.ks[:1])
-        lines = [_head(self), *text_table(_beside(self), whole), *self.notes]
-        parts = {f"by {kind}": groups for kind, groups in self.get("groups", {}).items()}
-        for name, row in self.get("baselines", {}).items():
-            parts |= {f"{name} by {kind}": groups for kind, groups in row.get("groups", {}).items()}
-        for title, groups in parts.items():
-            rows: dict[str, Result] = {}
-            for name, row in groups.items():
-                rows |= _with_parts(name, row, f"{name}, ")
-            lines += ["", *text_table(rows, few, title)]
+        lines = [_head(self), *text_table(_rows(self), whole), *self.notes]
+        for prefix, row in {"": self, **{f"{name} ": row for name, row in self.get("baselines", {}).items()}}.items():
+            for kind, groups in row.get("groups", {}).items():
+                parts = ChainMap(*(_rows(part, name, f"{name}, ") for name, part in reversed(groups.items())))
+                lines += ["", *text_table(dict(parts), few, f"{prefix}by {kind}")]
         if (review := self.get("by_review")) is not None:
             title = f"by review: {review['folds']} folds, {review['targets']:,} reviews; {review['profiles']}"
-            lines += ["", title, *text_table(_beside(review), whole)]
+            lines += ["", title, *text_table(_rows(review), whole)]
         return "\n".join(lines)
 
     def _names(self, ks: Sequence[int]) -> list[str]:
@@ -147,25 +155,20 @@ PARTS = {"with_rules": "with the rules", "chance": "chance", "popularity": "popu
 
 def _head(result: Result) -> str:
     """What was evaluated, in one line."""
-    found = {name: result[name] for name in HEAD if name in result}
-    found = {name: value["sessions"] if isinstance(value, dict) else value for name, value in found.items()}
-    shapes = {"positive": ".1%", "seconds": ".1f"}
-    words = (f"{name.replace('_', ' ')} {value:{'' if isinstance(value, str) else shapes.get(name, ',')}}"
-             for name, value in found.items())  # fmt: skip
+    words = []
+    for name in (name for name in HEAD if name in result):
+        value, shape = result[name], {"positive": ".1%", "seconds": ".1f"}.get(name, ",")
+        value = value["sessions"] if isinstance(value, dict) else value
+        words.append(f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, shape)}")
     return f"{result['split']}: {', '.join(words)}"
 
 
-def _with_parts(name: str, row: Result, prefix: str = "") -> dict[str, Result]:
-    """A result with its interval, and what is known beside it, by title."""
-    rows = {name: row} if figures(row) else {}
-    for end, word in enumerate(("from", "to")) if "intervals" in row else ():
-        rows[f"{name}, {word}"] = {metric: ends[end] for metric, ends in row["intervals"].items()}
-    return rows | {prefix + title: row[part] for part, title in PARTS.items() if figures(row.get(part, {}))}
-
-
-def _beside(result: Result) -> dict[str, Result]:
-    """The run, and all that stands beside it, by title."""
-    rows = _with_parts("this run", result)
+def _rows(result: Result, title: str = "this run", prefix: str = "") -> dict[str, Result]:
+    """A result with its interval, and all that stands beside it, by title."""
+    rows = {title: result} if figures(result) else {}
+    for end, word in enumerate(("from", "to")) if "intervals" in result else ():
+        rows[f"{title}, {word}"] = {metric: ends[end] for metric, ends in result["intervals"].items()}
+    rows |= {prefix + words: result[part] for part, words in PARTS.items() if figures(result.get(part, {}))}
     if best := {name: value for name, value in figures(result.get("optimum", {})).items() if name in result and value}:
         rows["of optimum"] = {name: result[name] / value for name, value in best.items()}
     rows |= {f"oracle, {name}": row for name, row in result.get("oracle", {}).items()}
@@ -184,24 +187,15 @@ def text_table(rows: dict[str, Result], names: Sequence[str], title: str = "") -
         return []
     names = [name for name in names if any(row.get(name) is not None for row in rows.values())]
     number = next((name for name in ("targets", "rows") if any(name in row for row in rows.values())), "")
-    short = [name.replace("hit_rate", "hit").replace("_hit", " hit").replace("_published", " publ") for name in names]
-    cells = [[title, number, *short]]
+    cells = [[title, number, *(name.replace("_published", " publ").replace("_", " ") for name in names)]]
     for name, row in rows.items():
         values = (row.get(metric) for metric in names)
         numbers = ["-" if value is None else f"{value:.4f}" for value in values]
         cells.append([name, f"{row[number]:,}" if number in row else "", *numbers])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join([f"{line[0]:{widths[0]}}", *(f"{cell:>{width}}" for cell, width in
-            zip(line[1:], widths[1:], strict=True))]).rstrip() for line in cells]  # fmt: skip
+    return aligned(cells, slice(1, None))
 
 
 def figures(result: Result) -> dict[str, float]:
     """The metrics of a result, or of a baseline in it, by name."""
     return {name: value for name, value in result.items()
             if (name in PLAIN or "@" in name) and isinstance(value, (int, float))}  # fmt: skip
-
-
-def in_order(names: Sequence[str]) -> list[str]:
-    """Names of metrics, each once: by kind as they come, each by cut-off."""
-    kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
-    return sorted(set(names), key=lambda name: (kinds.index(name.partition("@")[0]), int(name.partition("@")[2] or 0)))

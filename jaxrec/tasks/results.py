@@ -12,18 +12,19 @@ stands apart and is never mixed with this one.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.csv as pc_csv
+
 from jaxrec.cli.command import say
 from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError, nearest
-from jaxrec.run import Run, check_comparable, check_out, open_run, write_text
-from jaxrec.tasks.report import Result, figures, in_order, text_table
+from jaxrec.run import check_comparable, check_out, open_run, write_text
+from jaxrec.tasks.report import Result, figures, text_table
 from jaxrec.training.checkpoint import Checkpoints
 
 TABLE = """\
@@ -102,57 +103,37 @@ def add_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=SPLITS, default="test", help="which evaluation (default: test)")
     parser.add_argument("--metrics", nargs="+", metavar="M", help="which, in this order (default: all)")
     parser.add_argument("--baselines", action="store_true", help="a line for each baseline measured beside a run, too")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here as well: .csv or .json")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here as well: .csv")
 
 
 def show_table(options: argparse.Namespace, names: Sequence[str]) -> None:
     """Print and write the table; ``names`` are those of ``options.runs``."""
     if options.out is not None:
-        check_out(options.out, (".csv", ".json"))
-    runs = [open_run(path) for path in options.runs]
+        check_out(options.out, (".csv",))
+    runs, rows, first = [open_run(path) for path in options.runs], dict[str, Result](), dict[str, Any]()
     check_comparable(runs)
-    results = [_result_of(run, options.split) for run in runs]
-    rows: dict[str, Result] = {}
-    for name, result in zip(names, results, strict=True):
+    for run, name in zip(runs, names, strict=True):
+        result = next(iter(read_results(file_of(run.path, options.split))), None)
+        if result is None:
+            raise UserError(f"{run.path}: not evaluated on {options.split}; do so with python -m jaxrec.evaluate --run "
+                            f"{run.path} --split {options.split}")  # fmt: skip
         rows[name] = figures(result)
-        for baseline, values in result.get("baselines", {}).items() if options.baselines else ():
-            rows[f"{name}: {baseline}"] = figures(values)
-    metrics = in_order([name for row in rows.values() for name in row])
-    for name in options.metrics or ():
-        if name not in metrics:
-            raise UserError(f"--metrics: no '{name}' in these evaluations{nearest(name, metrics)}; they have "
-                            f"{', '.join(metrics)}")  # fmt: skip
-    metrics = metrics if options.metrics is None else list(dict.fromkeys(options.metrics))
-    for run, result in zip(runs, results, strict=True):
-        _tell_differences(run, result.get("question", {}), runs[0], results[0].get("question", {}))
-    lines = [{"run": title} | {name: row.get(name) for name in metrics} for title, row in rows.items()]
-    text = json.dumps(lines, indent=2) + "\n"
-    print(text if options.json else "\n".join(text_table(rows, metrics)) + "\n", end="")
+        if options.baselines:
+            rows |= {f"{name}: {one}": figures(values) for one, values in result.get("baselines", {}).items()}
+        question = result.get("question", {})
+        first = first or question
+        for part in question.keys() & first.keys() - {"data", "checkpoint", "step"}:
+            if question[part] != first[part]:
+                say("note", f"{run.path}: evaluated with {part} {question[part]}, {runs[0].path} with {first[part]}")
+        if question and (step := Checkpoints(run.path).last(question["checkpoint"])) != question["step"]:
+            say("note", f"{run.path}: evaluated at step {question['step']}, now at step {step}; evaluate it again")
+    every = dict.fromkeys(metric for row in rows.values() for metric in row)
+    metrics = list(dict.fromkeys(options.metrics or every))
+    for name in (name for name in metrics if name not in every):
+        raise UserError(f"--metrics: no '{name}' in these evaluations{nearest(name, every)}; they have "
+                        f"{', '.join(every)}")  # fmt: skip
+    print("\n".join(text_table(rows, metrics)))
     if options.out is not None:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, ["run", *metrics], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)  # None is an empty cell
-        write_text(options.out, table.getvalue() if options.out.suffix == ".csv" else text)
-    if options.out is not None and not options.json:
+        lines = [{"run": title} | {name: row.get(name) for name in metrics} for title, row in rows.items()]
+        pc_csv.write_csv(pa.Table.from_pylist(lines), options.out)
         print(f"wrote {options.out}")
-
-
-def _result_of(run: Run, split: str) -> Result:
-    """The newest evaluation of a run on a split."""
-    found = read_results(file_of(run.path, split))
-    if not found:
-        raise UserError(f"{run.path}: not evaluated on {split}; do so with python -m jaxrec.evaluate --run {run.path} "
-                        f"--split {split}")  # fmt: skip
-    return found[0]
-
-
-def _tell_differences(run: Run, own: dict[str, Any], first: Run, other: dict[str, Any]) -> None:
-    """Say what is not comparable in the questions of two runs, and that a run was trained on since."""
-    for name in other.keys() & own.keys() - {"data", "checkpoint", "step"}:
-        if own[name] != other[name]:
-            say("note", f"{run.path}: evaluated with {name} {own[name]}, {first.path} with {other[name]}")
-    step = Checkpoints(run.path).last(own["checkpoint"]) if own else None
-    if own and step != own["step"]:
-        say("note", f"{run.path}: evaluated at step {own['step']}, and now at step {step}; evaluate it again")

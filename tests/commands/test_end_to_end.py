@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
-from helpers import SYNTHETIC, call, event_types, fails, run_process, write_config, write_dataset
+from helpers import SYNTHETIC, call, event_types, fails, run_process, write_config
 from matplotlib.image import imread
 
 from jaxrec.training.telemetry import Log
@@ -81,22 +80,12 @@ def test_tensorboard_keeps_what_was_logged_at_the_checkpoint(tmp_path: Path) -> 
     assert starts == [377], "TensorBoard hides events from this step on"
 
 
-def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, capsys: Capsys) -> None:
+def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, run: Path, capsys: Capsys) -> None:
     """The one place that tests it in a process."""
     status, out, err = run_process("evaluate", "--run", tmp_path / "none")
     advice = "no run here (no config.yaml); train one with python -m jaxrec.train"
     assert (status, out, err) == (2, "", f"jaxrec: error: {tmp_path / 'none'}: {advice}\n")
     fails(capsys, "train", names="--config.*see 'python -m jaxrec.train --help'")
     fails(capsys, "train", "--config", tmp_path / "none.yaml", names="none.yaml: cannot read the configuration")
-
-
-def test_evaluating_what_is_not_there(capsys: Capsys, run: Path, tmp_path: Path) -> None:
     fails(capsys, "evaluate", "--run", run, "--k", 101, names="--k 101: larger than the catalogue of 100 items")
-    fails(capsys, "evaluate", "--run", run, "--k", 0, names="--k: '0': expected a whole number from 1")
     fails(capsys, "evaluate", "--run", run, "--data", tmp_path, names="no data set here")
-    data = write_dataset(tmp_path / "data", np.random.default_rng(0).integers(0, 9, (60, 4)), test_days=0)
-    more = {"data": {"validation_fraction": 0}, "training": {"epochs": 1}, "evaluation": {"k": [5]}}
-    config = write_config(tmp_path / "c.yaml", data, **more)  # type: ignore[arg-type]
-    assert call("train", "--config", config, "--run", tmp_path / "empty") == 0
-    for split in ("test", "validation"):
-        fails(capsys, "evaluate", "--run", tmp_path / "empty", "--split", split, names=f"the {split} split is empty")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from helpers import call, fails
 from worlds import Market, Worlds, write_vectors
 
 from jaxrec.data.dataset import open_sessions
-from jaxrec.data.store import sealed
 
 
 def test_items_that_training_has_not_seen_are_found_by_their_names(worlds: Worlds) -> None:
@@ -35,24 +33,16 @@ def test_a_model_of_sessions_trains_on_events(worlds: Worlds, tmp_path: Path) ->
     assert result["targets"] == open_sessions(data).manifest["counts"]["test"]["targets"]
 
 
-def without(source: Path, place: Path, names: Iterable[str] = ("text",)) -> Path:
+def without(source: Path, place: Path, *names: str) -> Path:
     return Path(shutil.copytree(source, place, ignore=shutil.ignore_patterns(*names)))
 
 
 def test_data_without_events_or_embeddings_are_refused(
     worlds: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = worlds.data("events")
-    bare, two, stale = (
-        without(made, tmp_path / name, gone) for name, gone in (("bare", ("text",)), ("two", ()), ("s", ()))
-    )
-    write_vectors(two, model="other", dim=8)
-    file = stale / "text" / "fake" / "meta.json"
-    file.write_text(json.dumps(sealed(json.loads(file.read_text()) | {"key": "0" * 64})))
-    cases = {
-        worlds.data("sessions"): "holds no events with item names", bare: "bare: no embeddings of its names",
-        two: r"data\.embeddings to one of fake .*, other ", stale: "fake: embeddings of another catalogue",
-    }  # fmt: skip
+    """What is wrong with embeddings beside the data is tested in test_text.py."""
+    bare = without(worlds.data("events"), tmp_path / "bare", "text")
+    cases = {worlds.data("sessions"): "holds no events with item names", bare: "bare: no embeddings of its names"}
     for data, names in cases.items():
         words = ["train", "--config", worlds.config("merrec"), "--run", tmp_path / "none", "--data.path", data]
         fails(capsys, *words, names=names)
@@ -64,7 +54,7 @@ def test_a_run_goes_on_with_its_own_embeddings_alone(
 ) -> None:
     """Those of another model beside the data, even of the same width, are not the run's; what it keeps is enough."""
     learned = worlds.run("merrec")
-    data, run = without(worlds.data("events"), tmp_path / "data"), Path(shutil.copytree(learned, tmp_path / "run"))
+    data, run = without(worlds.data("events"), tmp_path / "data", "text"), without(learned, tmp_path / "run")
     write_vectors(data, model="other")
     words = ("train", "--config", run / "config.yaml", "--run", run, "--resume", "--data.path", data)
     fails(capsys, *words, names=r"text/other/vectors\.npy: not what .*run was trained with")

@@ -196,7 +196,7 @@ def test_labels_by_hand(worlds: Worlds) -> None:
 
 def test_an_exclusive_or_is_beyond_a_sum_over_fields(worlds: Worlds) -> None:
     """Logistic regression stays at chance: what models learn of it is of pairs of fields."""
-    found = evaluate(data=worlds.data("clicks"), baselines=["logistic"])["baselines"]["logistic"]
+    found = evaluate(worlds.run("autoint"), baselines=["logistic"])["baselines"]["logistic"]
     assert abs(found["auc"] - 0.5) < 0.12
 
 

@@ -79,7 +79,6 @@ def test_similar_items_and_vectors(
     ([3], {"only": 5}, "only: found 5; give a list"),
     ([3], {"only": "price < 3"}, "where: the run's items have no attributes"),
     ([3], {"exclude": [[5]]}, "exclude: found [5], expected a single value"),
-    ([3], {"seen": "rows"}, "seen: found 'rows', and"),
     ("3", {}, "items: found '3'; give a list"),
     ([3, [5]], {}, "items: found [5], expected a single value, a number or text"),
 ])  # fmt: skip
@@ -88,14 +87,11 @@ def test_what_is_refused(recommender: Recommender, query: Any, options: dict[str
         recommender.recommend({"items": query}, **options)
 
 
-SHAPES: dict[str, Any] = {
-    "tuple": (3, 50), "array": np.array([3, 50]), "texts": np.array(["3", "50"]), "floats": np.array([3.0, 50.0]),
-    "Series": pd.Series([3, 50], index=[7, 1]), "Arrow": pa.array([3, 50]), "chunks": pa.chunked_array([[3], [50]]),
-    "scalars": [np.int16(3), pa.scalar(50)], "JAX": jnp.array([3, 50]), "deque": deque([3, 50]),
-    "Categorical": pd.Series(["3", "50"], dtype="category"), "generator": (item for item in ("3", 50.0)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("form", SHAPES)
-def test_a_session_in_any_form(recommender: Recommender, form: str) -> None:
-    assert recommender.recommend(Query(SHAPES[form]), 7) == recommender.recommend(Query([3, 50]), 7)
+def test_a_session_in_any_form(recommender: Recommender) -> None:
+    shapes: list[Any] = [
+        (3, 50), np.array(["3", "50"]), np.array([3.0, 50.0]), pd.Series([3, 50], index=[7, 1]), pa.array([3, 50]),
+        pa.chunked_array([[3], [50]]), [np.int16(3), pa.scalar(50)], jnp.array([3, 50]), deque([3, 50]),
+        pd.Series(["3", "50"], dtype="category"), (item for item in ("3", 50.0)),
+    ]  # fmt: skip
+    answers = recommender.recommend([Query(shape) for shape in shapes], 7)
+    assert answers == [answers[0]] * len(shapes)

@@ -135,7 +135,8 @@ def test_ranks_are_those_of_brute_force(rows: int, monkeypatch: pytest.MonkeyPat
     holders, held = np.nonzero(has)
     had = positive_bits(holders, held, 9, V)
     asked, calls = Queries(np.zeros((N, 0), np.int32), queries, users, targets), list[int]()
-    ranks, top = rank_queries(asked, jnp.asarray(queries), jnp.asarray(items), had, 64, 6, lambda: calls.append(1))
+    both = jnp.asarray(queries), jnp.asarray(items)
+    ranks, top = rank_queries(asked, *both, had, 64, (), 6, lambda: calls.append(1)).arrays.values()
     assert len(calls) == -(-N // rows)
     scores = queries @ items.T
     for row, (user, target) in enumerate(zip(users, targets, strict=True)):
@@ -171,8 +172,8 @@ CATEGORIES = np.array([0, 1, 1, 2, 2, 3])
 
 
 def test_hits_of_lists() -> None:
-    top = np.array([[1, 2, 3], [5, 3, 1], [4, 1, 2]])
-    found = counting.answered(np.array([1.0, 4.0, 3.0]), top, np.array([1, 4, 2]), CATEGORIES, [1, 2, 3])
+    lists = {"rank": np.array([1.0, 4.0, 3.0]), "top": np.array([[1, 2, 3], [5, 3, 1], [4, 1, 2]])}
+    found = counting.answered(lists, np.array([1, 4, 2]), CATEGORIES, [1, 2, 3])
     assert {name: values.tolist() for name, values in found.items()} == {
         "hit_rate@1": [1, 0, 0], "hit_rate@2": [1, 0, 0], "hit_rate@3": [1, 0, 1],
         "category_hit@1": [1, 0, 0], "category_hit@2": [1, 1, 1], "category_hit@3": [1, 1, 1],

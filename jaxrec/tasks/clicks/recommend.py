@@ -66,7 +66,7 @@ class Recommender:
     """
 
     reads = ("user", "profile", "at")
-    can = frozenset({"explain", "score", "filter", "history"})
+    can = frozenset({"explain", "score", "filter"})
     score_name = "probability"
 
     def __init__(self, loaded: Loaded) -> None:
@@ -79,7 +79,7 @@ class Recommender:
         self.people = People(run, [field for field in self.schema.fields if field.side != "item"])
         self.codes, self.items, self.counts = self.people.codes, self.people.goods.items, np.zeros(0)
 
-    def read(self, queries: Sequence[Query], seen: bool | str) -> list[Inputs]:
+    def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         pairs = [(query, list[str]()) for query in queries]  # with its notes
         return [self.people.read(query, seen, self._usual(query.at, notes), notes) for query, notes in pairs]
 

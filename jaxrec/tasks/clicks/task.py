@@ -20,7 +20,7 @@ from jaxrec.cli.command import progress
 from jaxrec.config import Config
 from jaxrec.data.retrieval import known, value_counts
 from jaxrec.data.rows import Rows, RowsDataset, Schema
-from jaxrec.data.splits import PAIRS, RowData, RowSplits, configured_splits, counted, held_by, in_words
+from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError, nearest
 from jaxrec.feeds.rows import row_feed
 from jaxrec.metrics.chance import random_user_ranking
@@ -32,7 +32,7 @@ from jaxrec.tasks.base import Judged, Task, check_early_stopping, validated_rows
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
 from jaxrec.tasks.ranks import evaluation_plan
-from jaxrec.tasks.report import Asked, Groups, Page, Report, by_group
+from jaxrec.tasks.report import Asked, Groups, Page, Report, by_group, repeated
 from jaxrec.training.block import training_plan
 
 OPTIONS = ("by",)
@@ -140,37 +140,32 @@ class Judge:
 
 
 def evaluate(asked: Asked) -> Report:
-    """Metrics of a run, and of baselines beside it or alone; a page is the picture of the run's calibration."""
+    """Metrics of a run, and of baselines beside it; a page is the picture of the run's calibration."""
     run, split, ks, data = asked.run, asked.split, asked.ks, asked.data
+    assert run is not None
     pairs = data.schema.user is not None and data.schema.item is not None
     compared = asked.compared(BASELINES if pairs else {LOGISTIC: fit_logistic})
     rows, splits = selected_rows(asked.config, data)
     chosen, schema = getattr(splits, split), data.schema.select(asked.config.data.fields)
     if not len(chosen):
         raise UserError(f"{data.path}: the {split} split is empty; choose another --split")
-    part, notes, pages = rows.take(chosen), list[str](), list[Page]()
+    part, notes = rows.take(chosen), list[str]()
     users = known_users(part)
-    result: dict[str, Any] = {"split": split, "rows": len(chosen), "positive": round(float(part.labels.mean()), 6)}
+    judged, found = asked.measure(Judge(asked.loaded.model, known_rows(schema, part, run.value_counts())))
+    logits, groups = judged.arrays["logit"], groups_of(data, rows, splits.train, chosen, asked.by)
+    result = {**found, "rows": len(chosen), "positive": round(float(part.labels.mean()), 6)}
     if users is not None:
         result["chance"] = random_user_ranking(part.labels, users, ks)
-    if run is not None:
-        judged, found = asked.measure(Judge(asked.loaded.model, known_rows(schema, part, run.value_counts())))
-        logits, groups = judged.arrays["logit"], groups_of(data, rows, splits.train, chosen, asked.by)
-        if split != "train":
-            section = RowData.of(asked.config.data)
-            held = held_by(section, data.rows(), data.schema, splits.train, chosen, impressions=True)
-            found["repeats"] = counted(splits, held)
-            notes = in_words(found["repeats"], len(part), split)
-            if asked.by is None and held.any():
-                groups["pair"] = dict(zip(PAIRS, (~held, held), strict=True))
-        parts = by_group(groups, lambda chosen: part_metrics(logits, part.labels, users, chosen, ks))
-        result |= {**found, "groups": parts}
-        picture, reliable = run.path / f"eval-{split}-reliability.png", calibration(expit(logits), part.labels)
-        pages = [(picture, lambda: reliability(reliable, picture, f"{run.path.name}, {split}"))]
+    if split != "train":
+        section = RowData.of(asked.config.data)
+        held = held_by(section, data.rows(), data.schema, splits.train, chosen, impressions=True)
+        result["repeats"], notes = repeated(asked, splits, held, groups)
+    result["groups"] = by_group(groups, lambda chosen: part_metrics(logits, part.labels, users, chosen, ks))
     if compared:
-        result |= {} if run else {"fitted_on": len(splits.train)}
         result["baselines"] = measure(compared, data, schema, rows, splits.train, chosen, ks)
-    return Report(result, ks, COLUMNS, notes, pages)
+    picture, reliable = run.path / f"eval-{split}-reliability.png", calibration(expit(logits), part.labels)
+    page: Page = (picture, lambda: reliability(reliable, picture, f"{run.path.name}, {split}"))
+    return Report(result, ks, COLUMNS, notes, [page])
 
 
 def groups_of(

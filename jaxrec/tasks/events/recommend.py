@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,10 +24,9 @@ from jaxrec.data.store import checked
 from jaxrec.data.text.encoding import encoded, find_model
 from jaxrec.data.text.vectors import NAMES
 from jaxrec.errors import UserError
-from jaxrec.models.merrec import NAMES_AT_ONCE
 from jaxrec.ops.topk import Live
 from jaxrec.sources.merrec import BOUGHT
-from jaxrec.tasks.answers import shown_time
+from jaxrec.tasks.answers import most_similar, shown_time
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.query import Answer, Inputs, Query
 from jaxrec.tasks.vectors import BATCH, Waiting, capacity, filled, in_batches, padded, ranked, steps, unit, vector_table
@@ -41,18 +40,15 @@ class Recommender:
 
     Items are by index first those of the run's catalogue, then those that were added.
 
-    Args:
-        text_model: where the text model of the run's name vectors is now; None: where it was.
-
     Attributes:
         types: of events.
         live: whether the data say when listings are live.
     """
 
     reads = ("events", "at")
-    can = frozenset({"similar", "add", "vectors", "example", "filter", "names"})
+    can = frozenset({"similar", "add", "vectors", "example", "filter"})
 
-    def __init__(self, loaded: Loaded, text_model: str | None = None) -> None:
+    def __init__(self, loaded: Loaded) -> None:
         run, model, weights, _ = loaded
         catalogue, self.run, self.types = model.catalogue, run, tuple(run.manifest["event_types"])
         bought = run.manifest.get("bought", BOUGHT)
@@ -63,7 +59,7 @@ class Recommender:
         shown = pa.table({name: table[name] if name in table.column_names else none for name in (*SHOWN, *further)})
         self.items = Items(vocabulary.ids, shown, lambda: table, catalogue.spans, vocabulary.counts)
         self.counts, self.live = np.asarray(run.kept("item_counts")).astype(np.float32), catalogue.spans is not None
-        self._schema, self._old, self._text_model = table.schema, len(vocabulary), text_model
+        self._schema, self._old = table.schema, len(vocabulary)
         self._model, self._catalogue, self._weights, self._codes = model, catalogue, weights, catalogue.codes
         self._trained = self.counts > 0
         self._items = model.catalogue_vectors(weights, self._trained)
@@ -72,7 +68,7 @@ class Recommender:
         self._rankable = jax.jit(lambda weights, rows, trained, names: model.vectors(
             weights, rows, trained, model.texts(weights, names)))  # fmt: skip
 
-    def read(self, queries: Sequence[Query], seen: bool | str) -> list[Inputs]:
+    def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         """All sequences with one look-up."""
         sequences = [check_events(query.events, self.types, self._schema) for query in queries]
         flat = [entry for sequence in sequences for entry in sequence]
@@ -114,48 +110,46 @@ class Recommender:
     def similar(self, item: Any, k: int) -> Answer:
         """The items most like one, whether live or not: by the cosine of their names in the space of the text head, or
         without one by that of their vectors in the item head. With a text head ``item`` may be any name."""
-        index = self.items.ids.find(item)
-        alike = self._by_name(item, index) if self._model.has_text else self._by_row(item, index)
-        if index >= 0:
-            alike[index] = -np.inf
-        places = np.argsort(-alike, kind="stable")[:k]
-        places = places[alike[places] > -np.inf]
-        return Answer(self.items, places, alike[places])
+        part = slice(-self._weights["params"]["match"].shape[1], None) if self._model.has_text else slice(-1)
+        index, vectors = self.items.ids.find(item), self._items[:, part]
+        is_name = isinstance(item, str) and item.strip() and not (self.items.ids.integers and item.strip().isdecimal())
+        if index < 0 and not (is_name and self._model.has_text):
+            raise UserError(f"item {bare(item)}: none of the run's {len(self.items):,}; give one of them, or a name")
+        own = self._unseen(self.name_vectors([item.strip()]))[:, part] if index < 0 else vectors[index : index + 1]
+        if not np.any(own):
+            raise UserError(f"item {bare(item)}: has no name, or was not in training, so none is like it; give another")
+        without = np.flatnonzero(~np.any(vectors[: len(self.items)], axis=1)).tolist() + [index] * (index >= 0)
+        memory = self.run.config.evaluation.memory
+        return most_similar(self.items, unit(jnp.asarray(own)), unit(vectors), without, k, memory)
 
     def add(self, items: Any) -> Added:
         """Let new listings be recommended by their names; all or none.
 
         Args:
-            items: mappings of ``item`` (or ``item_id``), ``name`` and other attributes, a table, or a Parquet, CSV or
-                JSON file with such columns.
+            items: mappings of ``item``, ``name`` and other attributes, a table, or a Parquet, CSV or JSON file with
+                such columns.
         """
         if not self._model.has_text:
             raise UserError(f"{self.run.path}: model.head items ranks nothing but what it was trained on; to add items "
                             "train with model.head text or both")  # fmt: skip
         place = f"{items}: row" if isinstance(items, (str, Path)) else "new item"
         texts = [field.name for field in self._schema if pa.types.is_string(field.type)]
-        given = item_rows(items, ["item", "item_id", *texts])
+        given = item_rows(items, ["item", *texts])
         if not given:
             raise UserError(f"{place}: there is none; give some")
         if str(items).endswith(".csv"):  # where an empty cell is an empty text
             given = [row | {name: row[name] or None for name in texts if name in row} for row in given]
-        types = {"item": Id, "item_id": Id} | {field.name: type_of(field.type) for field in self._schema}
+        types = {"item": Id} | {field.name: type_of(field.type) for field in self._schema}
         required = {"name": Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1)]}
         rows = rows_of(types, required, False, '{"item": 1, "name": "red dress"}')(place, given)
-        for row in rows:
-            own = row.pop("item_id")
-            row["item"] = own if row["item"] is None else row["item"]
         ids = self.items.new_ids(place, "item", rows)
         if self.items.ids.integers and (wrong := [one for one in ids if not isinstance(one, int)]):
             raise UserError(f"{place}: item: found '{bare(wrong[0])}'; give whole numbers, as the run's are")
         self._names = np.append(self._names, self.name_vectors([row["name"] for row in rows]), 0)
         self._codes = np.append(self._codes, self._catalogue.encode(pa.Table.from_pylist(rows, self._schema)), 0)
         self.items.add(ids, rows, [{name: row.get(name) for name in self.items.shown_names} for row in rows])
-        n, new, rows_of_new = len(self.items), np.arange(len(self.counts), len(self.items)), steps(len(ids), 16, 16)
-        own = jnp.zeros((rows_of_new, self._weights["tables"]["item"].shape[1])) if self._model.has_items else None
-        names = filled(self._names_of(new), rows_of_new)
-        vectors = np.asarray(self._rankable(self._weights, own, jnp.zeros(rows_of_new, bool), names))[: len(ids)]
-        vectors = np.concatenate([np.asarray(self._items)[: n - len(ids)], vectors])
+        old, n = len(self.counts), len(self.items)
+        vectors = np.append(np.asarray(self._items)[:old], self._unseen(self._names_of(np.arange(old, n))), axis=0)
         self._items = filled(vectors, capacity(self._old, n - self._old))
         self.counts = np.pad(self.counts, (0, len(ids)))
         self._trained = self.counts > 0
@@ -202,6 +196,12 @@ class Recommender:
         found[items >= old] = self._names[items[items >= old] - old]
         return found
 
+    def _unseen(self, names: np.ndarray) -> np.ndarray:
+        """float32[n, Q]: what ranks items of such names, float16[n, dim], that training has not seen."""
+        n = steps(len(names), 16, 16)
+        own = jnp.zeros((n, self._weights["tables"]["item"].shape[1])) if self._model.has_items else None
+        return np.asarray(self._rankable(self._weights, own, jnp.zeros(n, bool), filled(names, n)))[: len(names)]
+
     def name_vectors(self, names: Sequence[str]) -> np.ndarray:
         """float16[n, dim]: of names that are not empty. Those of the run's data are there already; for others the run's
         text model is asked.
@@ -214,12 +214,11 @@ class Recommender:
             return vectors
         if not meta:
             raise UserError(f"name {bare(missing[0])}: the run's items have no names; give items by their ids")
-        model = self._text_model or meta["model"]
         with progress("encode names", len(missing)) as update:
-            if (identity := find_model(model, update)[1]) != meta["identity"]:
-                raise UserError(f"{model}: another text model than the run's: {identity}, the run has "
-                                f"{meta['identity']}; name that one with --model")  # fmt: skip
-            result = encoded(missing, model, update=update)
+            if (identity := find_model(meta["model"], update)[1]) != meta["identity"]:
+                raise UserError(f"{meta['model']}: another text model than the run's: {identity}, the run has "
+                                f"{meta['identity']}; put that one back")  # fmt: skip
+            result = encoded(missing, meta["model"], update=update)
         vectors[places < 0] = result.vectors[result.rows]
         return vectors
 
@@ -234,42 +233,6 @@ class Recommender:
         n = min(steps(int(lengths.max()), 16, 4), self._model.window)
         parts = (jnp.asarray(padded(part, rows, n, dtype=part[0].dtype)) for part in zip(*last, strict=True))
         return self._encode(self._weights, *parts, filled(lengths, rows))
-
-    # ---- similar items -----------------------------------------------------------------------------------------------
-
-    def _by_name(self, item: Any, index: int) -> np.ndarray:
-        """float32[items], cosines of names; -inf where there is none."""
-        if index >= 0:
-            own = self._names_of(np.array([index]))
-            if not own.any():
-                raise UserError(f"item {bare(item)}: has no name, so none is like it; ask for another")
-        elif not isinstance(item, str) or not item.strip() or (self.items.ids.integers and item.strip().isdecimal()):
-            raise UserError(f"item {bare(item)}: none of the run's {len(self.items):,}; give one of them, or a name")
-        else:
-            own = self.name_vectors([item.strip()])
-        (query,), old = self._directions(own), self._catalogue.name_of
-        added = self._directions(self._names_of(np.arange(len(old), len(self.items))))
-        of_names = np.append(self._name_directions @ query, -np.inf)  # the last one for no name
-        return np.concatenate([of_names[old], added @ query]).astype(np.float32)
-
-    def _by_row(self, item: Any, index: int) -> np.ndarray:
-        """float32[items], cosines of the item head's vectors; -inf where training has not seen the item."""
-        if index < 0 or not self._trained[index]:
-            raise UserError(f"item {bare(item)}: not in training, and model.head items compares what was; name another")
-        vectors = unit(self._weights["tables"]["item"][:, :-1])
-        return np.where(self._trained, vectors @ vectors[index], np.float32(-np.inf))
-
-    def _directions(self, vectors: np.ndarray) -> np.ndarray:
-        """float32[n, T] of length 1: name vectors, float16[n, dim], in the space of the text head."""
-        n = steps(len(vectors), 16, 16)
-        return np.asarray(unit(self._project(self._weights, filled(vectors, n))))[: len(vectors)]
-
-    @cached_property
-    def _name_directions(self) -> np.ndarray:
-        """float32[U, T], ``_directions`` of the names of the run's data."""
-        names = self._catalogue.vectors
-        starts = range(0, len(names), NAMES_AT_ONCE)
-        return np.concatenate([self._directions(np.asarray(names[at : at + NAMES_AT_ONCE])) for at in starts])
 
 
 @partial(jax.jit, static_argnames="k")

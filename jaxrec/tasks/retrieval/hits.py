@@ -1,29 +1,29 @@
-"""Hit rates and category hit rates with their intervals, what chance, popularity and the oracle reach beside them, and
-a line for each positive.
-"""
+"""Hit rates and category hit rates: of lists, of scores with ties, and of an oracle; and a line for each positive."""
 
 from __future__ import annotations
 
-import csv
 import io
-import shutil
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 
 from jaxrec.data.retrieval import Queries, Retrieval
 from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.chance import bootstrap, expected_category_hits, expected_hits, oracle_hits
-from jaxrec.run import Run, write_text
-from jaxrec.tasks.report import Page, Result
+from jaxrec.run import Run
+from jaxrec.tasks.report import Result
 
 CELLS = 2**23  # scores that are held at once
 PERSONA = "persona"
 Hits = dict[str, np.ndarray]
 """Metric to float64[n], the part that each query has in it."""
+Lists = dict[str, np.ndarray]
+"""Of targets: ``rank`` float32[n], and ``top`` int32[n, K] items."""
 
 
 def item_categories(dataset: RowsDataset, name: str | None) -> np.ndarray | None:
@@ -38,15 +38,11 @@ def item_categories(dataset: RowsDataset, name: str | None) -> np.ndarray | None
     return np.asarray(dataset.array("items.npy")[:, items.columns((name,))[0]])
 
 
-def answered(
-    ranks: np.ndarray, top: np.ndarray, targets: np.ndarray, categories: np.ndarray | None, ks: Sequence[int]
-) -> Hits:
-    """Hits of lists: whether the target's rank, float[n], is at most k, and whether any of the first k of int[n, K]
-    ``top`` is of its category, of int[V].
-    """
-    hits = {f"hit_rate@{k}": (ranks <= k).astype(np.float64) for k in ks}
+def answered(lists: Lists, targets: np.ndarray, categories: np.ndarray | None, ks: Sequence[int]) -> Hits:
+    """Whether the target's rank is at most k, and whether any of the first k is of its category, of int[V]."""
+    hits = {f"hit_rate@{k}": (lists["rank"] <= k).astype(np.float64) for k in ks}
     if categories is not None:
-        right = categories[top] == categories[targets][:, None]
+        right = categories[lists["top"]] == categories[targets][:, None]
         hits |= {f"category_hit@{k}": right[:, :k].any(axis=1).astype(np.float64) for k in ks}
     return hits
 
@@ -77,15 +73,13 @@ def oracle(
     """The best that any model of the customers' fields can do on the very rows it has seen: with all fields that are
     read, and without each of the ``numbers``, the columns of ``asked.numbers``, which are often drawn at random.
     """
+    right = {"hit_rate": asked.items} | ({} if categories is None else {"category_hit": categories[asked.items]})
     wholes = {"all fields": asked.numbers}
     wholes |= {f"without {name}": np.delete(asked.numbers, place, axis=1) for place, name in enumerate(numbers)}
     result = {}
     for title, chosen in wholes.items():
-        fields = np.concatenate([asked.columns.astype(np.float64), chosen.astype(np.float64)], axis=1)
-        groups = np.unique(fields, axis=0, return_inverse=True)[1].reshape(-1)
-        result[title] = {f"hit_rate@{k}": oracle_hits(groups, asked.items, k) for k in ks}
-        if categories is not None:
-            result[title] |= {f"category_hit@{k}": oracle_hits(groups, categories[asked.items], k) for k in ks}
+        groups = np.unique(np.hstack([asked.columns, chosen]), axis=0, return_inverse=True)[1].reshape(-1)
+        result[title] = {f"{name}@{k}": oracle_hits(groups, of, k) for name, of in right.items() for k in ks}
     return result
 
 
@@ -93,9 +87,14 @@ def means(hits: Hits) -> dict[str, float]:
     return {name: float(values.mean()) for name, values in hits.items()}
 
 
-def intervals(hits: Hits, seed: int = 0) -> dict[str, list[float]]:
+def intervals(hits: Hits) -> dict[str, list[float]]:
     """The 95 % bootstrap interval of each mean."""
-    return {name: [float(end) for end in bootstrap(values, seed)] for name, values in hits.items()}
+    return {name: list(bootstrap(values)) for name, values in hits.items()}
+
+
+def measured(hits: Hits) -> Result:
+    """Means, and their intervals."""
+    return {**means(hits), "intervals": intervals(hits)}
 
 
 def take(hits: Hits, rows: np.ndarray) -> Hits:
@@ -110,42 +109,30 @@ class Answers(NamedTuple):
     part: np.ndarray  # row numbers of the split
     weights: dict[str, Any]
     judge: Any
-    top: np.ndarray  # int32[n, K] items
-    hits: Hits
     categories: np.ndarray | None  # int32[V]
-    ranks: np.ndarray  # float32[n]
+    lists: Lists
+    hits: Hits
     result: Result  # of ``Asked.measure``
-
-
-def results_files(run: Run, found: Answers, k: int) -> list[Page]:
-    """``results.csv`` and, where the data has personas, ``PERSONAS.md``, in the run; with what writes them."""
-    table, page = run.path / "results.csv", run.path / "PERSONAS.md"
-    files: list[Page] = [(table, lambda: write_text(table, results_csv(run, found, k)))]
-    kept = run.path / "dataset" / page.name
-    return [*files, (page, lambda: shutil.copyfile(kept, page))] if kept.is_file() else files
 
 
 def results_csv(run: Run, found: Answers, k: int) -> str:
     """A line for each positive: the customer, what it got and what it would have been."""
     users, items = (pq.read_table(found.dataset.path / f"{side}s.parquet") for side in ("user", "item"))
-    schema, queries = found.data.schema, found.judge.queries
-    user_ids, item_ids = users[str(schema.user)].to_pylist(), items[str(schema.item)].to_pylist()
-    personas = users[PERSONA].to_pylist() if PERSONA in users.column_names else [""] * len(user_ids)
-    titles = [""] * found.data.n_items
+    asked, top, schema, n = found.judge.queries, found.lists["top"][:, :k], found.data.schema, found.data.n_items
+    people, products = users.take(asked.users), np.array(items[str(schema.item)].to_pylist(), object)
+    titles, none = np.full(n, "", object), pa.nulls(len(top), pa.string())
     if found.categories is not None:
-        values = ["unknown", *map(str, found.dataset.values(str(run.config.evaluation.category)))]
-        titles = [values[code] for code in found.categories]
-    category = found.hits.get(f"category_hit@{k}")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["user_id", "persona", "gt_product", "gt_category", "rank", "hit", "category_hit", "top_products",
-                     "top_categories"])  # fmt: skip
-    for row, (user, item) in enumerate(zip(queries.users, queries.items, strict=True)):
-        top = found.top[row, :k]
-        writer.writerow([
-            user_ids[user], personas[user], item_ids[item], titles[item],
-            int(found.ranks[row]), int(found.hits[f"hit_rate@{k}"][row]),
-            "" if category is None else int(category[row]),
-            "|".join(str(item_ids[one]) for one in top), "|".join(titles[one] for one in top),
-        ])  # fmt: skip
-    return text.getvalue()
+        values = found.dataset.values(str(run.config.evaluation.category))
+        titles = np.array(["unknown", *map(str, values)], object)[found.categories]
+    hits = {name: found.hits.get(f"{name}@{k}") for name in ("hit_rate", "category_hit")}
+    whole = {name: none if part is None else part.astype(np.int64) for name, part in hits.items()}
+    lines = pa.table({
+        "user_id": people[str(schema.user)], "persona": people[PERSONA] if PERSONA in people.column_names else none,
+        "gt_product": pa.array(products[asked.items]), "gt_category": titles[asked.items],
+        "rank": found.lists["rank"].astype(np.int64), "hit": whole["hit_rate"], "category_hit": whole["category_hit"],
+        "top_products": ["|".join(map(str, row)) for row in products[top]],
+        "top_categories": ["|".join(row) for row in titles[top]],
+    })  # fmt: skip
+    text = io.BytesIO()
+    pc_csv.write_csv(lines, text, pc_csv.WriteOptions(quoting_style="needed"))
+    return text.getvalue().decode()

@@ -18,21 +18,15 @@ from jaxrec.data.codes import Columns
 from jaxrec.data.given import item_rows
 from jaxrec.data.ids import plain
 from jaxrec.data.items import Added
-from jaxrec.data.retrieval import Catalogue
 from jaxrec.data.rows import Field, Schema
 from jaxrec.errors import UserError
-from jaxrec.models.base import TowerModel
-from jaxrec.run import Run
 from jaxrec.tasks import vectors as ranking
 from jaxrec.tasks.answers import most_similar
-from jaxrec.tasks.base import Loaded, load_parameters
+from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.history import People
 from jaxrec.tasks.query import Answer, Inputs, Query
 from jaxrec.tasks.rules import RuleBook
 from jaxrec.tasks.vectors import capacity, filled, in_batches, steps, vector_table
-from jaxrec.training.checkpoint import Checkpoints
-
-FILE = "item_vectors.npz"
 
 
 class Recommender:
@@ -41,10 +35,10 @@ class Recommender:
     """
 
     reads = ("user", "profile", "items")
-    can = frozenset({"similar", "similar_users", "add", "vectors", "filter", "rules", "history"})
+    can = frozenset({"similar", "similar_users", "add", "vectors", "filter", "rules"})
 
     def __init__(self, loaded: Loaded) -> None:
-        run, model, weights, which = loaded
+        run, model, weights, _ = loaded
         self.run, self._weights, self._memory = run, weights, run.config.evaluation.memory
         self._encode = jax.jit(model.encode, static_argnums=0)
         self.people = People(run)
@@ -54,9 +48,7 @@ class Recommender:
         schema = Schema.from_manifest(run.manifest)
         self._rules = RuleBook(run.config.recommendation.rules, schema, self.codes.vocabulary)
         fields = self._goods.values(slice(None))
-        vectors = load_item_vectors(run, which, len(self._goods))
-        if vectors is None:
-            vectors = item_vectors(model, weights, Catalogue(*self._stacked("item", fields)))
+        vectors = np.asarray(self._encode("item", weights, *self._stacked("item", fields)))
         self._dim = vectors.shape[1]
         self._set(np.concatenate([vectors, self._rules.of_items(fields)], axis=1))
 
@@ -65,7 +57,7 @@ class Recommender:
         self._vectors, self._table = vectors, filled(vectors, capacity(old, n - old))
         self.counts = self.people.past.counts(n)
 
-    def read(self, queries: Sequence[Query], seen: bool | str) -> list[Inputs]:
+    def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         inputs, nothing = [self.people.read(query, seen, self._nothing, []) for query in queries], self._nothing.items()
         return [one._replace(known=any((one.what[name] != value).any() for name, value in nothing)) for one in inputs]
 
@@ -148,32 +140,3 @@ class Recommender:
 
 def _stack(entities: Sequence[Columns]) -> dict[str, np.ndarray]:
     return {name: np.stack([one[name] for one in entities]) for name in entities[0]}
-
-
-def save_item_vectors(run: Run, model: TowerModel, catalogue: Catalogue) -> None:
-    """Write ``item_vectors.npz`` into the run: ``vectors`` float32[V, D], and which checkpoint gave them."""
-    weights, which = load_parameters(run, model)
-    part = run.path / f"{FILE}.part"
-    with open(part, "wb") as stream:
-        np.savez(stream, vectors=item_vectors(model, weights, catalogue), checkpoint=_name(run, which))
-    part.replace(run.path / FILE)
-
-
-def load_item_vectors(run: Run, which: str, items: int) -> np.ndarray | None:
-    """float32[V, D] as kept; None where they are missing, damaged or of another checkpoint."""
-    try:
-        with open(run.path / FILE, "rb") as stream, np.load(stream, allow_pickle=False) as kept:
-            fits = str(kept["checkpoint"]) == _name(run, which) and len(kept["vectors"]) == items
-            return np.array(kept["vectors"]) if fits else None
-    except Exception:  # whatever NumPy, zipfile and zlib make of damaged bytes: the archive has checksums of its own
-        return None
-
-
-def item_vectors(model: TowerModel, weights: dict[str, Any], catalogue: Catalogue) -> np.ndarray:
-    """float32[V, D]: the vector of every item."""
-    encode = jax.jit(model.encode, static_argnums=0)
-    return np.asarray(encode("item", weights, jnp.asarray(catalogue.columns), jnp.asarray(catalogue.numbers)))
-
-
-def _name(run: Run, which: str) -> str:
-    return f"{which}/{Checkpoints(run.path).last(which)}"

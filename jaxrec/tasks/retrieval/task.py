@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -20,21 +19,18 @@ from jaxrec.data.codes import FieldCodes
 from jaxrec.data.ids import Ids
 from jaxrec.data.retrieval import Queries, Retrieval
 from jaxrec.data.rows import RowsDataset, Schema
-from jaxrec.data.splits import PAIRS, counted, in_words
 from jaxrec.errors import UserError, nearest
-from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import TowerModel, make_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.ops.topk import Candidates, rank_scores
-from jaxrec.run import Run
+from jaxrec.run import Run, write_text
 from jaxrec.tasks.base import Judged, Task, check_early_stopping, validated_rows
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
 from jaxrec.tasks.ranks import QUERIES, Part, collect, in_parts, rank_vectors
-from jaxrec.tasks.report import Asked, Groups, Report, by_group
-from jaxrec.tasks.retrieval import hits as of
-from jaxrec.tasks.retrieval.hits import PERSONA, Answers, answered, expected, intervals, item_categories, means
-from jaxrec.tasks.retrieval.recommend import save_item_vectors
+from jaxrec.tasks.report import Asked, Groups, Page, Report, Result, by_group, repeated
+from jaxrec.tasks.retrieval import hits as counting
+from jaxrec.tasks.retrieval.hits import PERSONA, Answers, answered, expected, item_categories, means, measured, take
 from jaxrec.tasks.rules import RuleBook
 from jaxrec.training.block import training_plan
 
@@ -63,7 +59,6 @@ def make(config: Config, dataset: RowsDataset) -> Task:
         f"{len(training):,} positives of {data.n_users - 1:,} users and {data.n_items - 1:,} items",
         validated_rows(words, data.splits, data.held_by_training(data.splits.test)),
         {"value_counts": data.value_counts, **history(dataset)},
-        partial(save_item_vectors, model=model, catalogue=data.catalogue),
     )
 
 
@@ -87,8 +82,8 @@ class Judge:
     """
 
     def __init__(self, model: TowerModel, data: Retrieval, part: np.ndarray, config: EvaluationConfig) -> None:
-        self.queries, self._catalogue, self._memory = data.queries(part), data.catalogue, config.memory
-        self.had = data.positives(data.splits.train, part)
+        self.queries, self.had = data.queries(part), data.positives(data.splits.train, part)
+        self._catalogue, self._memory = data.catalogue, config.memory
         self._encode = jax.jit(model.encode, static_argnums=0)
         self.targets = len(self.queries.users)
         self.blocks = -(-self.targets // QUERIES)
@@ -101,29 +96,26 @@ class Judge:
 
     def __call__(
         self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None,
-        wider: tuple[np.ndarray, np.ndarray] | None = None,
+        wider: tuple[Any, Any] | None = None,
     ) -> Judged:  # fmt: skip
         """See ``collect``; where a user has nearly all items, the last of ``top`` may hold what does not count.
 
         Args:
             wider: further columns of the vectors, float32[n, R] and float32[V, R], as those of ``RuleBook``.
         """
-        users, items = self.vectors(weights)
+        both: tuple[Any, ...] = self.vectors(weights)
         if wider is not None:
-            users, items = (jnp.concatenate([one, jnp.asarray(more)], axis=1)
-                            for one, more in zip((users, items), wider, strict=True))  # fmt: skip
-        ranks, best = rank_queries(self.queries, users, items, self.had, self._memory, top, update)
-        return Judged(ranking_metrics(ranks, ks), {"rank": ranks, "top": best})
+            both = tuple(jnp.hstack(parts) for parts in zip(both, wider, strict=True))
+        return rank_queries(self.queries, *both, self.had, self._memory, ks, top, update)
 
 
 def rank_queries(
-    asked: Queries, queries: Array, items: Array, had: np.ndarray, memory: int, k: int = 0,
+    asked: Queries, queries: Array, items: Array, had: np.ndarray, memory: int, ks: Sequence[int], k: int = 0,
     update: Callable[..., None] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """float32[n] ranks and int32[n, k] best items by the products of float32[n, D] and float32[V, D]; see ``Judge``."""
+) -> Judged:  # fmt: skip
+    """By the products of float32[n, D] and float32[V, D]; see ``Judge``."""
     parts = rank_vectors(queries, asked.items, items, memory, lambda rows: _among(had, asked.users[rows]), k=k)
-    ranks, best = collect(parts, (), update=update).arrays.values()
-    return ranks, best
+    return collect(parts, ks, update=update)
 
 
 def _among(had: np.ndarray, users: np.ndarray) -> Candidates:
@@ -135,64 +127,62 @@ def _among(had: np.ndarray, users: np.ndarray) -> Candidates:
 
 def answer_split(asked: Asked, **limits: Any) -> Answers:
     """Rank the positives of a split."""
-    dataset, split, ks, config = asked.data, asked.split, asked.ks, asked.config
+    dataset, ks, config = asked.data, asked.ks, asked.config
     data = Retrieval.open(config, dataset)
-    part = getattr(data.splits, split)
+    part = getattr(data.splits, asked.split)
     judge = Judge(asked.loaded.model, data, part, config.evaluation)
     if not judge.targets:
-        raise UserError(f"{dataset.path}: the {split} split has no positive row; choose another --split")
+        raise UserError(f"{dataset.path}: the {asked.split} split has no positive row; choose another --split")
     asked.check_ks(data.n_items - 1)
     categories = item_categories(dataset, config.evaluation.category)
-    (_, arrays), result = asked.measure(judge, max(ks), **limits)
-    ranks, top = arrays["rank"], arrays["top"]
-    hits = answered(ranks, top, judge.queries.items, categories, ks)
-    return Answers(dataset, data, part, asked.loaded.weights, judge, top, hits, categories, ranks, result)
+    judged, result = asked.measure(judge, max(ks), **limits)
+    hits = answered(judged.arrays, judge.queries.items, categories, ks)
+    return Answers(dataset, data, part, asked.loaded.weights, judge, categories, judged.arrays, hits, result)
 
 
 def evaluate(asked: Asked) -> Report:
-    """Metrics of a run, and of baselines; pages are a line for each positive, and the personas."""
+    """Metrics of a run, and of baselines; of the test split also a page with a line for each positive."""
     run, split, ks, config = asked.run, asked.split, asked.ks, asked.config
     assert run is not None
     compared, folds = asked.compared(RETRIEVAL_BASELINES), _folds(asked)
     found = answer_split(asked, folds=folds)
-    data, queries, hits = found.data, found.judge.queries, found.hits
+    data, queries = found.data, found.judge.queries
     had, counts = found.judge.had[queries.users], data.item_counts().astype(np.float64)
-    chance = expected(0 * counts, queries.items, had, found.categories, ks)
+    chance, popular = (expected(one, queries.items, had, found.categories, ks) for one in (0 * counts, counts))
     result = {
         **found.result,
         "protocol": config.data.protocol,
         "targets": found.judge.targets,
         "items": data.n_items - 1,
-        **means(hits),
-        "intervals": intervals(hits),
+        **measured(found.hits),
         "chance": means(chance),
-        "popularity": means(expected(counts, queries.items, had, found.categories, ks)),
+        "popularity": means(popular),
     }
     if config.data.protocol == "in_sample":
         numbers = [field.name for field in data.fields.side("user").numerical]
-        result["oracle"] = of.oracle(queries, numbers, found.categories, ks)
+        result["oracle"] = counting.oracle(queries, numbers, found.categories, ks)
     best = run.manifest.get("optimum")
     if best is not None and np.bitwise_count(had).sum(axis=1).max() <= 1:  # of rankings of all products
         result["optimum"] = {f"hit_rate@{k}": best[f"hit_rate@{k}"] for k in ks if f"hit_rate@{k}" in best}
     groups, notes = _groups(found, asked.by), list[str]()
     if split != "train":
-        held = data.held_by_training(found.part)
-        result["repeats"] = counted(data.splits, held)
-        notes = in_words(result["repeats"], result["targets"], split)
-        if asked.by is None and held.any():
-            groups["pair"] = dict(zip(PAIRS, (~held, held), strict=True))
-    result["groups"] = by_group(groups, lambda chosen: {
-        "targets": int(chosen.sum()), **means(of.take(hits, chosen)), "intervals": intervals(of.take(hits, chosen)),
-        "chance": means(of.take(chance, chosen)),
-    })  # fmt: skip
+        result["repeats"], notes = repeated(asked, data.splits, data.held_by_training(found.part), groups)
+
+    def part(chosen: np.ndarray) -> Result:
+        own = measured(take(found.hits, chosen))
+        return {"targets": int(chosen.sum()), **own, "chance": means(take(chance, chosen))}
+
+    result["groups"] = by_group(groups, part)
     if config.recommendation.rules:
-        result["with_rules"] = _with_rules(asked, found)
+        result["with_rules"] = _with_rules(run, found, ks)
     if compared:
         result["baselines"] = measure(compared, found, ks)
     if folds and asked.cross_validate is not None:
         with progress("evaluate: by review", folds) as update:
             result["by_review"] = asked.cross_validate(config, found.dataset, ks, folds, update=update)
-    return Report(result, ks, COLUMNS, notes, of.results_files(run, found, ks[0]) if split == "test" else [])
+    file = run.path / "results.csv"
+    page: Page = (file, lambda: write_text(file, counting.results_csv(run, found, ks[0])))
+    return Report(result, ks, COLUMNS, notes, [page] if split == "test" else [])
 
 
 def _folds(asked: Asked) -> int:
@@ -220,19 +210,16 @@ def _groups(found: Answers, wanted: Sequence[str] | None) -> Groups:
     return groups
 
 
-def _with_rules(asked: Asked, found: Answers) -> dict[str, Any]:
+def _with_rules(run: Run, found: Answers, ks: Sequence[int]) -> Result:
     """The same with the configured rules applied."""
-    run, ks, data = asked.run, asked.ks, found.data
-    assert run is not None
-    book = RuleBook(run.config.recommendation.rules, data.schema, FieldCodes(run).vocabulary)
+    data, book = found.data, RuleBook(run.config.recommendation.rules, found.data.schema, FieldCodes(run).vocabulary)
     place, part = data.schema.slices(), data.positive_rows(found.part)
     users = {name: data.rows.columns[part][:, place[name]] for name in data.schema.of_side("user")}
     items = np.asarray(found.dataset.array("items.npy"))
     by_field = {name: items[:, where] for name, where in data.schema.side("item").slices().items()}
     wider = book.of_users(users), book.of_items(by_field)
     metrics, arrays = found.judge(found.weights, ks, max(ks), wider=wider)
-    hits = answered(arrays["rank"], arrays["top"], found.judge.queries.items, found.categories, ks)
-    return {**metrics, **means(hits), "intervals": intervals(hits)}
+    return {**metrics, **measured(answered(arrays, found.judge.queries.items, found.categories, ks))}
 
 
 def measure(choices: Sequence[Choice], found: Answers, ks: Sequence[int]) -> dict[str, dict[str, float]]:

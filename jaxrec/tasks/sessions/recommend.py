@@ -37,7 +37,7 @@ class Recommender:
         self._items = jnp.pad(vectors, ((0, -len(vectors) % CHUNK), (0, 0)))
         self._encode = jax.jit(self._model.last_query)
 
-    def read(self, queries: Sequence[Query], seen: bool | str) -> list[Inputs]:
+    def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         raw = [value for query in queries for value in query.items]
         codes, inputs = self.items.encode(raw), list[Inputs]()
         places, all_known = codes.astype(np.int64), bool((codes >= 0).all())

@@ -33,7 +33,7 @@ from jaxrec.tasks.ranks import Judge, Part, collect, evaluation_plan, in_parts
 from jaxrec.tasks.report import Asked, Report
 from jaxrec.training.block import training_plan
 
-OPTIONS = ("coverage",)
+OPTIONS = ()  # of evaluate, beside those of every kind
 COLUMNS = ("recall", "mrr", "ndcg", "coverage")
 # Queries and float32 scores of a baseline's batch: 8 MiB, if the configuration's bound allows them. The system takes
 # the pages of larger arrays back after every batch, and to hand them out anew takes longer than all the arithmetic.
@@ -93,8 +93,7 @@ def evaluate(asked: Asked) -> Report:
     data, ks, config = asked.data, asked.ks, asked.config
     compared, n_items = asked.compared(BASELINES), data.n_items
     asked.check_ks(n_items)
-    hint = "" if asked.run else ", or give --validation-fraction"
-    parts = open_split(data, asked.split, config.data.validation_fraction, hint)
+    parts = open_split(data, asked.split, config.data.validation_fraction)
     result = {
         "split": asked.split,
         "targets": parts.validation.counts["targets"],
@@ -106,15 +105,15 @@ def evaluate(asked: Asked) -> Report:
         result["optimum"] = best
     if asked.run:
         judge = session_judge(asked.loaded.model, parts.validation, n_items, config.evaluation)
-        result |= asked.measure(judge, max(ks) if asked.coverage else 0)[1]
+        result |= asked.measure(judge, max(ks))[1]
     if compared:
         result["fitted_on"] = parts.train.counts
-        result["baselines"] = measure(compared, parts, n_items, ks, config.evaluation, asked.coverage)
+        result["baselines"] = measure(compared, parts, n_items, ks, config.evaluation)
     return Report(result, ks, COLUMNS)
 
 
 def measure(
-    choices: Sequence[Choice], split: Split, n_items: int, ks: Sequence[int], config: EvaluationConfig, coverage: bool
+    choices: Sequence[Choice], split: Split, n_items: int, ks: Sequence[int], config: EvaluationConfig
 ) -> dict[str, dict[str, Any]]:
     """Metrics of baselines, by the text that names each, fitted on ``split.train``."""
     queries, results = Queries(split.validation), {}
@@ -123,7 +122,7 @@ def measure(
             begin = time.perf_counter()
             scores = choice.fit(split.train, n_items)
             fitted = time.perf_counter()
-            metrics = baseline_metrics(scores, queries, n_items, ks, config, coverage, update)
+            metrics = baseline_metrics(scores, queries, n_items, ks, config, update)
         results[choice.text] = {
             "name": choice.name,
             "parameters": choice.parameters,
@@ -136,15 +135,14 @@ def measure(
 
 def baseline_metrics(
     scores: Scores, queries: Queries, n_items: int, ks: Sequence[int], config: EvaluationConfig,
-    coverage: bool = False, update: Callable[..., None] | None = None,
+    update: Callable[..., None] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """The metrics that ``Judge`` gives of models."""
     size = max(1, min(ROWS, max(16, CELLS // n_items), config.memory * 2**18 // n_items, len(queries)))
-    depth = min(max(ks), n_items) if coverage else 0
-    ties = getattr(config, "ties", "conservative")
+    depth, ties = min(max(ks), n_items), getattr(config, "ties", "conservative")
 
     def ranked(rows: np.ndarray) -> Part:
         targets = jnp.asarray(queries.targets[rows])
         return rank_scores(jnp.asarray(scores(queries.prefixes(rows))), targets, depth, ties)
 
-    return collect(in_parts(len(queries), size, ranked), ks, n_items if coverage else 0, update).metrics
+    return collect(in_parts(len(queries), size, ranked), ks, n_items, update).metrics
