@@ -18,12 +18,10 @@ from jaxrec.data.dataset import SPLITS, open_dataset
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.personas.folds import cross_validate
 from jaxrec.run import Run, check_out, open_run, open_run_data, write_text
-from jaxrec.tasks.base import part_of
+from jaxrec.tasks.base import fit_cutoffs, part_of
 from jaxrec.tasks.clicks.task import BASELINES as ROW_BASELINES
-from jaxrec.tasks.cutoffs import fit_cutoffs
 from jaxrec.tasks.events.task import BASELINES as EVENT_BASELINES
-from jaxrec.tasks.report import Asked, Report
-from jaxrec.tasks.results import file_of, keep_result, kept_or_said
+from jaxrec.tasks.report import Asked, Report, file_of, keep_result, kept_or_said
 from jaxrec.tasks.retrieval.task import DEFAULT_FOLDS
 
 

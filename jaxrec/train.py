@@ -24,8 +24,7 @@ from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.ops import parallel
 from jaxrec.plots.curves import learning_curve
 from jaxrec.run import create_run, resume_run
-from jaxrec.tasks.base import make_task
-from jaxrec.tasks.cutoffs import cutoffs, fit_cutoffs
+from jaxrec.tasks.base import cutoffs, fit_cutoffs, make_task
 from jaxrec.training import telemetry
 from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints

@@ -13,7 +13,7 @@ from jaxrec.data.dataset import SPLITS
 from jaxrec.plots.curves import draw_curves, labels, read_curves
 from jaxrec.plots.pictures import check_picture, save_picture
 from jaxrec.run import check_comparable
-from jaxrec.tasks.results import TABLE, add_table, show_table
+from jaxrec.tasks.report import TABLE, add_table, show_table
 
 CURVES = """\
 Draw the validation metrics of one or several runs by epoch, a panel for each metric; a ring marks the highest value.

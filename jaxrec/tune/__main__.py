@@ -34,8 +34,7 @@ from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.plots.pictures import save_picture
 from jaxrec.run import difference, write_text
-from jaxrec.tasks.base import make_task
-from jaxrec.tasks.cutoffs import fit_cutoffs
+from jaxrec.tasks.base import fit_cutoffs, make_task
 from jaxrec.train import train
 from jaxrec.training.telemetry import read_log
 from jaxrec.tune.search_space import Space, load_space

@@ -13,8 +13,7 @@ from helpers import call, fails
 
 from jaxrec import run as rundir
 from jaxrec.data.store import sealed
-from jaxrec.tasks.report import Asked
-from jaxrec.tasks.results import keep_result
+from jaxrec.tasks.report import Asked, keep_result
 
 Capsys = pytest.CaptureFixture[str]
 

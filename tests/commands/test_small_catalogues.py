@@ -14,7 +14,7 @@ from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset
 from jaxrec.errors import UserError
-from jaxrec.tasks.cutoffs import fit_cutoffs
+from jaxrec.tasks.base import fit_cutoffs
 
 Capsys = pytest.CaptureFixture[str]
 

@@ -237,29 +237,27 @@ def test_added_listings_rank_as_unseen_ones_of_their_name(markets: dict[str, Rec
 # ---- similar items ---------------------------------------------------------------------------------------------------
 
 
-def test_similar_by_name(market: Recommender) -> None:
-    names, vocabulary = market.kind.items.attributes["name"].to_pylist(), raw_ids(market)
-    vectors = word_vectors(names).astype(jnp.bfloat16).astype(np.float32)
-    projected = vectors @ np.asarray(market.kind._weights["params"]["match"])
-    projected /= np.linalg.norm(projected, axis=1, keepdims=True)
-    cosines, found = projected @ projected[11], market.similar(vocabulary[11], 30)
-    np.testing.assert_allclose(scores(found), np.sort(np.delete(cosines, 11))[::-1][:30], atol=1e-5)
-    np.testing.assert_allclose(scores(found), cosines[market.kind.items.encode(ids(found))], atol=1e-5)
-    by_name = market.similar(names[11], 31)
-    assert vocabulary[11] in ids(by_name) and by_name.items[0].score == pytest.approx(1)
-    assert vocabulary[11] not in ids(found)
-
-
-def test_similar_by_the_item_head(markets: dict[str, Recommender]) -> None:
-    market = markets["items"]
-    rows = np.asarray(market.kind._weights["tables"]["item"])[:, :-1]
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    trained, vocabulary = market.run.kept("item_counts") > 0, np.array(raw_ids(market))
-    cosines = np.where(trained, rows @ rows[3], -np.inf)
-    cosines[3] = -np.inf
+@pytest.mark.parametrize("head", ["both", "items"])
+def test_similar_listings(markets: dict[str, Recommender], head: str) -> None:
+    """By names in the space of the text head, or by the item head's vectors of what training holds."""
+    market, weights = markets[head], markets[head].kind._weights
+    vocabulary, names = np.array(raw_ids(market)), market.kind.items.attributes["name"].to_pylist()
+    if head == "both":
+        vectors = word_vectors(names).astype(jnp.bfloat16).astype(np.float32) @ np.asarray(weights["params"]["match"])
+    else:
+        trained = market.run.kept("item_counts") > 0
+        vectors = np.asarray(weights["tables"]["item"])[:, :-1] * trained[:, None]
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = np.where(lengths > 0, vectors / np.maximum(lengths, 1e-9), 0) @ (vectors[3] / lengths[3])
+    others = np.flatnonzero((lengths[:, 0] > 0) & (np.arange(len(lengths)) != 3))
     found = market.similar(int(vocabulary[3]), market.n_items)
-    assert ids(found)[:25] == vocabulary[np.argsort(-cosines)[:25]].tolist() and len(found.items) == trained.sum() - 1
-    np.testing.assert_allclose(scores(found)[:25], np.sort(cosines)[::-1][:25], atol=1e-5)
+    np.testing.assert_allclose(scores(found), np.sort(cosines[others])[::-1], atol=1e-5)
+    np.testing.assert_allclose(scores(found), cosines[market.kind.items.encode(ids(found))], atol=1e-5)
+    assert set(ids(found)) == set(vocabulary[others].tolist())
+    if head == "both":
+        by_name = market.similar(names[3], 31)
+        assert vocabulary[3] in ids(by_name) and by_name.items[0].score == pytest.approx(1)
+        return
     for item in (int(vocabulary[np.flatnonzero(~trained)[0]]), "red ball"):
         with pytest.raises(UserError, match=f"^item {item}: (none of the run's|has no name, or was not in training)"):
             market.similar(item)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,7 @@ def test_similar_products_and_customers(shop: Recommender) -> None:
     assert 1007 not in everybody and len(everybody) == Shop.users - 1
 
 
+ENDS = ("csv", "parquet", "json")
 NEW = {"category": "oily", "brand": "young brand", "tags": ["new", "soft"], "price": 53.0}
 
 
@@ -230,21 +232,20 @@ def test_new_products_without_training(tower_run: Path) -> None:
 
 def test_new_products_in_any_form(tower_run: Path, tmp_path: Path) -> None:
     """007 is not 7, whatever a reader of CSV makes of it; what is empty is unknown."""
-    rows = [{"product": "007", **NEW}, {"product": "n2", "category": None, "tags": ["new"], "price": None}]
-    (tmp_path / "a.json").write_text(json.dumps(rows))
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
-    lines = ["product,category,brand,tags,price", "007,oily,young brand,new|soft,53", "n2,,,new,"]
-    (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
-    spelt: list[Any] = [
-        {"tags": "new|soft", "price": "53"}, {"tags": "['new', 'soft']", "price": np.float32(53)},
-        {"tags": np.array(["new", "soft"]), "category": " oily ", "brand": b"young brand"},
-        {"tags": pd.Series(["new", None, "soft"], index=[4, 2, 9])},
+    other = {"tags": "['new', 'soft']", "price": "53", "category": " oily ", "brand": b"young brand"}
+    series, (csv, parquet, text) = {"tags": pd.Series(["new", None, "soft"])}, (tmp_path / f"a.{end}" for end in ENDS)
+    forms: list[Callable[[list[Any]], Any]] = [
+        list, pd.DataFrame, lambda rows: [rows[0] | other, rows[1]], lambda rows: [rows[0] | series, rows[1]],
+        lambda rows: text.write_text(json.dumps(rows)) and text,
+        lambda rows: pq.write_table(pa.Table.from_pylist(rows), parquet) or parquet,
+        lambda rows: csv.write_text("product,category,brand,tags,price\n" + rows[0]["product"] + ",oily,young brand,"
+                                    f"new|soft,53\n{rows[1]['product']},,,new,\n") and csv,
     ]  # fmt: skip
-    forms: list[Any] = [rows, *(tmp_path / name for name in ("a.json", "a.parquet", "a.csv")), pd.DataFrame(rows)]
-    found = []
-    for form in [*forms, *([rows[0] | one, rows[1]] for one in spelt)]:
-        shop = Recommender.load(tower_run)
-        assert shop.add(form) == ["007", "n2"]
+    shop, found = Recommender.load(tower_run), []
+    for number, form in enumerate(forms):
+        names = [f"00{number}", f"n{number}"]
+        rows = [{"product": names[0], **NEW}, {"product": names[1], "category": None, "tags": ["new"], "price": None}]
+        assert shop.add(form(rows)) == names
         found.append(np.stack(shop.vectors()["vector"].to_numpy())[-2:].tolist())
     assert all(one == found[0] for one in found) and found[0][0] != found[0][1]
 

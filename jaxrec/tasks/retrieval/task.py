@@ -103,10 +103,10 @@ class Judge:
         Args:
             wider: further columns of the vectors, float32[n, R] and float32[V, R], as those of ``RuleBook``.
         """
-        both: tuple[Any, ...] = self.vectors(weights)
+        users, items = self.vectors(weights)
         if wider is not None:
-            both = tuple(jnp.hstack(parts) for parts in zip(both, wider, strict=True))
-        return rank_queries(self.queries, *both, self.had, self._memory, ks, top, update)
+            users, items = (jnp.hstack(pair) for pair in zip((users, items), wider, strict=True))
+        return rank_queries(self.queries, users, items, self.had, self._memory, ks, top, update)
 
 
 def rank_queries(
