@@ -1,23 +1,21 @@
 """Training throughput on synthetic data, beside what the machine could do.
 
     python scripts/benchmark.py all --json throughput.json               # every model with its defaults: a few minutes
-    python scripts/benchmark.py report throughput.json --out throughput.md          # as Markdown, with a picture
+    python scripts/benchmark.py report throughput.json --out throughput.md          # as Markdown
     python scripts/benchmark.py gru4rec --batch 32 128 512 --json out.json
     python scripts/benchmark.py narm sasrec
     python scripts/benchmark.py autoint --batch 2048 65536
     python scripts/benchmark.py two_tower --loss infonce
     python scripts/benchmark.py merrec --items 1000000 --head text both
     python scripts/benchmark.py gru4rec --streamed       # with blocks that come from the host while the device works
-    python scripts/benchmark.py softmax                  # the output layer alone, beside the plain formula
     python scripts/benchmark.py gru4rec --peer CHECKOUT  # beside the authors' PyTorch code, which you have cloned
-    python scripts/benchmark.py narm sasrec autoint gru4rec --peer recbole          # beside RecBole, where installed
 
 Each row is the training loop's own compiled block on blocks of its own feed, cut beforehand: the median of several
 repetitions, without compilation. FLOP and bytes a step are counted from the shapes: those that the algorithm needs,
 not those that happen to be executed. Shares are of a matrix-product and a copy ceiling measured just before. Memory is
 that of one device for the compiled block: state, constants, a block of data and what the step takes beside them.
 
-So that slow models do not take minutes, on a CPU a repetition has 20 steps of narm and sasrec, 40 of autoint and
+On a CPU a repetition has 20 steps of narm and sasrec, 40 of autoint and
 two_tower, 50 of merrec and 200 otherwise; a row that has taken 20 seconds stops after three repetitions. Who gives
 --steps or --repetitions gets what was asked for.
 
@@ -41,7 +39,7 @@ from typing import Any
 from jaxrec import config as configuration
 from jaxrec.benchmarks import exchange, peers, report
 from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS, SIZES
-from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, device_peak_mb, measure, output_layer
+from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, device_peak_mb, measure
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, ranged
 from jaxrec.run import write_text
@@ -49,8 +47,8 @@ from jaxrec.run import write_text
 
 def _parser() -> Parser:
     parser = Parser(prog="python scripts/benchmark.py", description=__doc__)
-    parser.add_argument("models", nargs="+", choices=[*SIZES, "all", "softmax"], metavar="MODEL",
-                        help=f"of {', '.join(SIZES)}; all: these; softmax: the output layer alone")  # fmt: skip
+    parser.add_argument("models", nargs="+", choices=[*SIZES, "all"], metavar="MODEL",
+                        help=f"of {', '.join(SIZES)}; all: these")  # fmt: skip
 
     def number(name: str, text: str, least: int = 0, **more: Any) -> None:
         parser.add_argument(name, type=ranged(int, least), help=text, **more)
@@ -77,10 +75,10 @@ def _parser() -> Parser:
                         help="no data on the device: time whole epochs with their feeding, and say how long the loop "
                         "waited for it")  # fmt: skip
     number("--devices", "that share each step (default: 0, all of this machine)", default=0)
-    parser.add_argument("--peer", metavar="PEER", help="measure it beside ours, on the same data and in turn: recbole, "
-                        f"or the path of a checkout of {peers.REPOSITORY}")  # fmt: skip
+    parser.add_argument("--peer", metavar="DIR", help="a checkout of the authors' code, measured beside gru4rec, on "
+                        f"the same data and in turn: git clone {peers.REPOSITORY}")  # fmt: skip
     parser.add_argument("--peer-python", metavar="PYTHON", default=sys.executable,
-                        help="interpreter that has torch, and RecBole (default: this one)")  # fmt: skip
+                        help="interpreter that has torch (default: this one)")  # fmt: skip
     # ---- how ---------------------------------------------------------------------------------------------------------
     number("--steps", f"steps a repetition, and at most a block (default: {STEPS}; less for the slower models on a "
            "CPU, see above)", 1)  # fmt: skip
@@ -105,8 +103,7 @@ def parse(argv: Sequence[str]) -> Any:
     if options.json and not Path(options.json).absolute().parent.is_dir():
         parser.error(f"--json {options.json}: no such directory; make it first")
     named = [model for name in options.models for model in (SIZES if name == "all" else [name])]
-    options.alone = "softmax" in named
-    options.models = [model for model in dict.fromkeys(named) if model != "softmax"]
+    options.models = list(dict.fromkeys(named))
     return options
 
 
@@ -123,22 +120,15 @@ def main(argv: Sequence[str]) -> None:
         "date": time.strftime("%Y-%m-%d"),
         "command": shlex.join(["python", "scripts/benchmark.py", *argv]),
     }
-    peer = None
-    if options.peer is not None:
-        asked = options.models + ["softmax"] * options.alone
-        peer = peers.find_peer(options.peer, options.peer_python, asked, options.loss)
-    if options.models:
-        cases = compile_cases(options)
-        if peer:  # first: what may fail in it would take the rows along
-            result["peers"] = peers.measure_peers(peer, cases, options.steps, options.repetitions or REPETITIONS)
-        result["rows"], result["device_peak_memory_mb"] = measure(cases, options), device_peak_mb()
-        del cases  # their memory is wanted for those of eight devices
-        if not options.no_collectives:
-            exchange.add_exchanged(result["rows"], Path(__file__), argv)
-        print(report.section([report.Results(file=Path(options.json or ""), **result)]))
-    if options.alone:
-        result["softmax"] = output_layer(options)
-        print(report.table(result["softmax"], result["softmax"][0]))
+    peer = peers.find_peer(options.peer, options.peer_python) if options.peer else None
+    cases = compile_cases(options)
+    if peer:  # first: what may fail in it would take the rows along
+        result["peers"] = peers.measure_peers(peer, cases, options.steps, options.repetitions or REPETITIONS)
+    result["rows"], result["device_peak_memory_mb"] = measure(cases, options), device_peak_mb()
+    del cases  # their memory is wanted for those of eight devices
+    if not options.no_collectives:
+        exchange.add_exchanged(result["rows"], Path(__file__), argv)
+    print(report.section([report.Results(file=Path(options.json or ""), **result)]))
     if options.json:
         write_text(Path(options.json), json.dumps(result, indent=2) + "\n")
     return None

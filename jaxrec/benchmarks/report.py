@@ -1,4 +1,4 @@
-"""The throughput report: Markdown, with a picture beside it, of the benchmark's JSON files."""
+"""The throughput report: Markdown of the benchmark's JSON files."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from jaxrec.cli.command import Parser
 from jaxrec.errors import UserError, explained
-from jaxrec.plots.pictures import check_picture, save_picture
 from jaxrec.run import write_text
 
 DESCRIPTION = """\
-Write what the benchmark measured as Markdown, with a picture of the same name beside it (.png).
+Write what the benchmark measured as Markdown.
 
     python scripts/benchmark.py all --json throughput.json
     python scripts/benchmark.py report throughput.json --out throughput.md
@@ -62,34 +61,29 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="what a benchmark's --json wrote")
     parser.add_argument("--out", required=True, metavar="FILE.md", help="where the Markdown goes")
     options = parser.parse_args(argv)
-    out = Path(options.out)
-    if out.suffix.lower() != ".md" or out.is_dir():
-        parser.error(f"--out {out}: end it in .md, and name no directory; the picture goes beside it")
-    check_picture(out.with_suffix(".png"))
     machines: dict[str, list[Results]] = {}
     for file in dict.fromkeys(options.files):
         results = read(Path(file))
         machines.setdefault(json.dumps(results.machine, sort_keys=True), []).append(results)
-    save_picture(picture(list(machines.values())), out.with_suffix(".png"))
-    write_text(out, markdown(list(machines.values()), out.with_suffix(".png").name))
-    print(f"wrote {out} and {out.with_suffix('.png')}: {len(machines)} machine(s)")
+    write_text(Path(options.out), markdown(list(machines.values())))
+    print(f"wrote {options.out}: {len(machines)} machine(s)")
 
 
 def read(file: Path) -> Results:
     """Read a file back; one that no report can be made of, as another version's, is refused by its name."""
     try:
         results = Results(**{**json.loads(file.read_text(encoding="utf-8")), "file": file})
-        markdown([[results]], ""), picture([[results]])  # what is missing or damaged is told with the file's name
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        section([results])  # what is missing or damaged is told with the file's name
+    except (OSError, LookupError, TypeError, ValueError) as error:
         reason = explained(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{file}: no JSON of a benchmark's rows, or another version's ({reason}); measure again "
                         "with --json") from None  # fmt: skip
     return results
 
 
-def markdown(machines: Sequence[Sequence[Results]], picture: str) -> str:
-    """The report on the files of each machine, with a picture of this name."""
-    lines = ["# Training throughput", "", f"![Events or samples a second by model]({picture.replace(' ', '%20')})", ""]
+def markdown(machines: Sequence[Sequence[Results]]) -> str:
+    """The report on the files of each machine."""
+    lines = ["# Training throughput", ""]
     if len(machines) > 1:
         lines += [f"**Figures of {len(machines)} different machines, which must not be compared.**", ""]
     for number, files in enumerate(machines, 1):
@@ -131,36 +125,3 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def picture(machines: Sequence[Sequence[Results]]) -> Any:
-    """A figure of the rates: a bar for each row and peer, a panel for each model, and a column for each machine."""
-    from matplotlib.figure import Figure  # its own canvas: no display, no global state
-
-    rows = [[row for one in files for row in [*one.rows, *one.peers]] for files in machines]
-    models = list(dict.fromkeys(row["model"] for column in rows for row in column))
-    most = [max(sum(row["model"] == model for row in column) for column in rows) for model in models]
-    size = (8.5 * len(rows), sum(0.3 * count + 0.75 for count in most) + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(len(models), len(rows), squeeze=False, height_ratios=[count + 2.5 for count in most])
-    for i, model in enumerate(models):
-        for axes, column in zip(grid[i], rows, strict=True):
-            if own := [row for row in column if row["model"] == model]:
-                _panel(axes, model, own)
-            else:
-                axes.set_axis_off()
-    for axes, (one, *_) in zip(grid[0], machines, strict=True):
-        axes.set_title(f"{one.machine['device']}, jax {one.machine['jax']}, {one.date}", fontsize=10)
-    return figure
-
-
-def _panel(axes: Any, model: str, rows: Sequence[dict[str, Any]]) -> None:
-    keys = ("peer", "loss", "hard", "head", "batch", "items")
-    names = [", ".join(f"{_shown(row[key])} {key}" for key in keys if key in row) for row in rows]
-    rates, colours = [row["events_per_s"] for row in rows], ["0.75" if "peer" in row else "C0" for row in rows]
-    drawn = axes.barh(range(len(rows)), rates, color=colours, height=0.75)
-    axes.bar_label(drawn, [f"{_shown(row['steps_per_s'])} steps/s" for row in rows], padding=5, fontsize=8)
-    axes.set_yticks(range(len(rows)), names, fontsize=8)
-    axes.set(xlim=(0, 1.3 * max(rates) or 1.0), xlabel="events or samples/s", ylabel=model)
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,8 +30,8 @@ INTERACTIONS, PRODUCTS, OF_A_CUSTOMER = 2_000_000, 10_000, 10
 USER_VALUES = {"gender": 3, "skin_type": 7, "skin_concern": 7}
 ITEM_VALUES = {"category": 6, "brand": 20}
 Sections = dict[str, dict[str, Any]]
-Made = tuple[Model, Any, Any, int, dict[str, np.ndarray]]
-"""A model with synthetic data: its split, what its constants are made of, how many items, and arrays for a peer."""
+Made = tuple[Model, Any, Any, int]
+"""A model with synthetic data: its split, what its constants are made of, and how many items."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Prepared:
     targets: float  # of a step, on average, and so the work
     work: Work
     shown: dict[str, Any]  # further columns of the result
-    data: dict[str, np.ndarray] = field(default_factory=dict)  # that the feed was made from, where a peer has the model
+    split: Any  # that the feed was made from
 
     @cached_property
     def training(self) -> Training:
@@ -82,7 +82,7 @@ def prepare(name: str, options: Any) -> Prepared:
     }  # fmt: skip
     sections = size.sections(options)
     config = configuration.parse({key: shared.get(key, {}) | sections.get(key, {}) for key in {**shared, **sections}})
-    model, split, known, items, data = size.make(options, config)
+    model, split, known, items = size.make(options, config)
     feed = model.feed(split, training_plan(config))
     targets = feed.pairs / feed.shape.used
     widths = [np.ravel(getattr(config.model, one or "", 0))[-1] for one in (size.units, size.dim)]
@@ -92,7 +92,7 @@ def prepare(name: str, options: Any) -> Prepared:
         **{name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")},
     }  # fmt: skip
     return Prepared(config, model, feed, model.constants(known), items, options.batch if size.full else targets,
-                    model.work(feed.like(), targets), shown, data)  # fmt: skip
+                    model.work(feed.like(), targets), shown, split)  # fmt: skip
 
 
 def _steps(options: Any, blocks: int) -> int:
@@ -118,9 +118,8 @@ def synthetic_sessions(n_items: int, events: int, seed: int = 0) -> Sessions:
 def _sessions(options: Any, config: Config) -> Made:
     events = _steps(options, 3) * options.batch * MEAN_LENGTH // 4
     sessions = synthetic_sessions(options.items, max(2 * options.items, events))
-    data = {"items": sessions.items, "offsets": sessions.offsets}
     counts = np.bincount(sessions.items, minlength=options.items)
-    return make_model(config, options.items), sessions, counts, options.items, data
+    return make_model(config, options.items), sessions, counts, options.items
 
 
 def _events(options: Any, config: Config) -> Made:
@@ -131,7 +130,7 @@ def _events(options: Any, config: Config) -> Made:
     vectors = (random.standard_normal((names, NAME_DIM), np.float32) * NAME_DIM**-0.5).astype(np.float16)
     name_of = random.integers(0, names, n_items).astype(np.int32)
     model = MERRec(config, Catalogue(vectors, {}, name_of, np.zeros((n_items, 0), np.int32), (), ()), EVENT_TYPES)
-    return model, sessions, np.bincount(sessions.items, minlength=n_items), n_items, {}
+    return model, sessions, np.bincount(sessions.items, minlength=n_items), n_items
 
 
 def _rows(options: Any, config: Config) -> Made:
@@ -141,8 +140,7 @@ def _rows(options: Any, config: Config) -> Made:
     columns = np.stack([random.integers(1, size, n, np.int32) for size in sizes], axis=1)
     labels = (random.random(n) < 0.5).astype(np.float32)
     rows = Rows(columns, np.zeros((n, 0), np.float32), labels, labels, np.zeros(n, np.int64), np.zeros(n, np.int32))
-    data = {"columns": columns, "labels": labels, "sizes": np.asarray(sizes)}
-    return make_model(config, Schema(fields, None, None, 1, 0, 1)), rows, np.zeros(0), sum(sizes), data
+    return make_model(config, Schema(fields, None, None, 1, 0, 1)), rows, np.zeros(0), sum(sizes)
 
 
 def _interactions(options: Any, config: Config) -> Made:
@@ -169,7 +167,7 @@ def _interactions(options: Any, config: Config) -> Made:
     rows = Rows(columns, age[user], ones, ones, np.zeros(n, np.int64), user.astype(np.int32))
     known = Interactions(of_items, price, np.bincount(item, minlength=products + 1),
                          positive_bits(user, item, customers + 1, products + 1))  # fmt: skip
-    return make_model(config, Schema(fields, "customer", "product", 1.0, 0.0, 1.0)), rows, known, products, {}
+    return make_model(config, Schema(fields, "customer", "product", 1.0, 0.0, 1.0)), rows, known, products
 
 
 def _loss(options: Any) -> dict[str, Any]:

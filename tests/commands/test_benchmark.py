@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections import Counter
@@ -40,7 +39,7 @@ def benchmark(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> R
 
 @pytest.mark.slow
 def test_every_model_is_measured(benchmark: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    result = benchmark("gru4rec", "narm", "sasrec", "softmax", *TINY)
+    result = benchmark("gru4rec", "narm", "sasrec", *TINY)
     shown = capsys.readouterr().out
     rows = {(row["model"], row["loss"]): row for row in result["rows"]}
     assert list(rows) == [("gru4rec", "cross_entropy"), ("gru4rec", "bpr_max"), ("narm", "softmax"),
@@ -53,10 +52,7 @@ def test_every_model_is_measured(benchmark: Run, capsys: pytest.CaptureFixture[s
         # On average over an epoch, which is so short here that its end counts.
         assert 16 < row["targets_per_step"] <= 32
         assert f"### {model}" in shown
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", result["date"])
-    assert result["command"].startswith("python scripts/benchmark.py gru4rec narm sasrec softmax --batch 32 ")
-    ways = {row["way"]: row for row in result["softmax"]}
-    assert {"plain formula", "blocks, 64 MiB"} < set(ways) and all(row["ms"] > 0 for row in ways.values())
+    assert result["command"].startswith("python scripts/benchmark.py gru4rec narm sasrec --batch 32 ")
     for words, expected in (
         ("two_tower --batch 16 --items 60 --interactions 400 --loss triplet --steps 4",
          [("triplet", 60, 0, None), ("triplet", 60, 4, None)]),

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jaxrec.benchmarks import peer_worker
-from jaxrec.benchmarks.peers import AUTHORS, Peer, find_peer, running
+from jaxrec.benchmarks.peers import Peer, find_peer, running
 from jaxrec.cli.command import command
+from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
 
 pytestmark = pytest.mark.slow
@@ -66,10 +66,12 @@ class GRU4Rec:
                     stream.write(json.dumps(seen) + chr(10))
 """
 SPEC = {
-    "path": "", "device": "cpu", "threads": 1, "steps": 2, "rounds": 1, "model": "gru4rec", "loss": "bpr_max",
-    "batch": 3, "items": 20, "units": 4, "dim": 4, "window": 5, "learning_rate": 0.25, "n_sample": 8,
-    "sample_alpha": 0.5, "bpreg": 1.0, "dropout": [0.0, 0.0],
+    "device": "cpu", "threads": 1, "steps": 2, "rounds": 1, "loss": "bpr_max", "batch": 3, "items": 20, "units": 4,
+    "learning_rate": 0.25, "n_sample": 8, "sample_alpha": 0.5, "bpreg": 1.0,
 }  # fmt: skip
+
+
+SESSIONS = Sessions(np.arange(14, dtype=np.int32), np.zeros(14, np.int64), np.arange(0, 15, 2))
 
 
 @pytest.fixture
@@ -85,10 +87,9 @@ def seen(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_the_authors_loop_makes_as_many_steps_as_asked(checkout: Path) -> None:
-    peer = find_peer(str(checkout), sys.executable, ["gru4rec"], [])
+    peer = find_peer(str(checkout), sys.executable)
     assert peer.version.startswith("sha256:")
-    data: dict[str, np.ndarray] = {"items": np.arange(14, dtype=np.int32), "offsets": np.arange(0, 15, 2)}
-    with running(peer, {**SPEC, "peer": "authors", "path": peer.path}, data) as (says, ask):
+    with running(peer, {**SPEC, "path": str(peer.path)}, SESSIONS) as (says, ask):
         assert says["device"] == "cpu" and re.match(r"\d+\.\d+", says["torch"])
         assert not (checkout / "seen").exists()  # it waits until it is asked
         answer = ask(2)
@@ -101,17 +102,6 @@ def test_the_authors_loop_makes_as_many_steps_as_asked(checkout: Path) -> None:
     assert {(line["pairs"], line["items"], line["loss"], line["lr"]) for line in lines} == {(3, 20, "bpr-max", 0.25)}
     # Room for four steps: the third round has it filled before its clock starts, and none runs dry.
     assert [line["filled"] for line in lines] == [1, 1, 1, 1, 2]
-
-
-def test_recbole_is_handed_padded_prefixes() -> None:
-    items = np.array([5, 6, 7, 8, 9, 10, 11, 12, 1, 2], np.int32)  # a session of eight and one of two
-    data = {"items": items, "offsets": np.array([0, 8, 10])}
-    batches = list(peer_worker._session_batches({**SPEC, "batch": 4}, data))
-    found = {int(target): (row.tolist(), int(length)) for batch in batches for target, row, length in
-             zip(batch["item_id"], batch["item_id_list"], batch["item_length"], strict=True)}  # fmt: skip
-    assert len(batches) == 2 and len(found) == 8  # every click but the first of a session; items count from 1
-    assert found[7] == ([6, 0, 0, 0, 0], 1) and found[3] == ([2, 0, 0, 0, 0], 1)
-    assert found[13] == ([8, 9, 10, 11, 12], 5)  # the last five of seven
 
 
 def test_the_command_writes_peers_beside_its_rows(
@@ -133,14 +123,15 @@ def test_the_command_writes_peers_beside_its_rows(
 
 def test_mistakes(script: Any, checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, names in {
-        f"gru4rec narm --peer {checkout}": "no counterpart of narm, only of gru4rec",
         f"gru4rec --peer {tmp_path}": f"{tmp_path}: no checkout of the authors' code",
         f"gru4rec --peer {checkout} --peer-python /no/python": "--peer-python /no/python: no such Python",
     }.items():
         assert command(script.main, words.split()) == 2
         assert re.search(names, capsys.readouterr().err)
     (checkout / "gru4rec_pytorch.py").write_text("import no_such_module\n")
-    peer = Peer(AUTHORS, str(checkout), sys.executable, "1")
-    spec = {**SPEC, "peer": "authors", "path": peer.path}
-    with pytest.raises(UserError, match=r"died with status 1.*no_such_module"), running(peer, spec, {}):
+    spec = {**SPEC, "path": str(checkout)}
+    with (
+        pytest.raises(UserError, match=r"died with status 1.*no_such_module"),
+        running(Peer(checkout, "1", sys.executable), spec, SESSIONS),
+    ):
         pass
