@@ -61,7 +61,7 @@ def main(argv: Sequence[str]) -> None:
     with (
         staging(arguments.out, arguments.overwrite) as stage,
         connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
-        progress(f"prepare {arguments.source}", total=1.3, even=False) as update,
+        progress(f"prepare {arguments.source}", total=1.3) as update,
     ):
         update(0, note="read")
         raw, out = source.read(connection, arguments), stage.dataset
@@ -119,7 +119,7 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing dataset directory at --out")
         if source.KIND != "rows":
-            _add_cleaning(sub, Cleaning(**source.DEFAULTS), source.KIND == "events")
+            _add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events")
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument("--memory-limit", metavar="SIZE", help="such as 2GB (default: half the machine's memory)")
         machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="default: one per processor")

@@ -119,8 +119,7 @@ def _train(
         first_block, begin = position.block, clock.lap()
         saved = begin
         title = f"train: epoch {position.epoch + 1} of {settings.epochs}"
-        left, later = feed.shape.blocks - first_block, (settings.epochs - position.epoch - 1) * feed.shape.blocks
-        with progress(title, left, feed.pairs * left / feed.shape.blocks, "events", later) as advance:
+        with progress(title, feed.shape.blocks - first_block) as advance:
             meter = Meter(log, settings.log_every, training.schedule, advance, position.sums)
             blocks = Waited(feed.epoch(position.epoch, first_block))
             for block in blocks:
@@ -206,7 +205,6 @@ def main(argv: Sequence[str]) -> None:
         "                              [--section.field VALUE ...]",
         description="Train a model as a configuration file says, into a run directory.",
         add_help=False,
-        fields=configuration.fields,
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file, such as configs/gru4rec_synthetic.yaml")
     parser.add_argument("--run", metavar="DIR", help="run directory (default: checkpoints/ and the name of the file)")

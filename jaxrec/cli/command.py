@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import io
 import json
@@ -12,18 +11,17 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
 from jaxrec.cli.progress import progress as progress
 from jaxrec.cli.startup import missing_module
 from jaxrec.cli.text import check_text
-from jaxrec.errors import UserError, listed, one_line, shown
+from jaxrec.errors import UserError, nearest, one_line
 
 PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR}
-OPTION = re.compile(r"--?[A-Za-z]")  # how options begin, and negative numbers do not
 WIDEST = 98  # columns of help
 COMMANDS = ("python ", "streamlit ", "scripts/", "pip ")  # how lines of help begin that are to be copied
 
@@ -111,28 +109,18 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 class Parser(argparse.ArgumentParser):
     """An ``ArgumentParser`` whose errors are one line. An option given twice is refused, where argparse takes the last
-    without a word, and one that there is not is told the nearest. ``fields`` gives the ``section.field`` names that are
-    options too: ``parse_known_args`` gives any such word back, for the configuration to look at."""
+    without a word."""
 
-    def __init__(self, *, fields: Callable[[], Iterable[str]] | None = None, **options: Any) -> None:
-        defaults: dict[str, Any] = {"formatter_class": HelpFormatter, "allow_abbrev": False}
-        super().__init__(**defaults | options)
-        self.fields = fields
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": HelpFormatter, "allow_abbrev": False} | options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        seen, known = set(), self._option_string_actions
+        seen = set[str]()
         for word in sys.argv[1:] if args is None else args:
-            name = word.partition("=")[0]
-            if word == "--" or (self._subparsers is not None and not word.startswith("-")):
-                break  # what follows is no option, or another parser's
-            check_text(self.prog, word)
-            if type(known.get(name)) is argparse._StoreAction:
-                if known[name].dest in seen:
-                    self.error(f"{name}: given twice; give it once, with all its values")
-                seen.add(known[name].dest)
-            elif OPTION.match(word) and " " not in name and name not in known and not (self.fields and "." in name):
-                options = [option for option, action in known.items() if action.help != argparse.SUPPRESS]
-                self.error(no_such_option(name, options, self.fields() if self.fields else ()))
+            name = check_text(self.prog, word).partition("=")[0]
+            if type(self._option_string_actions.get(name)) is argparse._StoreAction and name in seen:
+                self.error(f"{name}: given twice; give it once, with all its values")
+            seen.add(name)
         return super().parse_known_args(args, namespace)
 
     def format_help(self) -> str:
@@ -142,18 +130,9 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see '{self.prog} --help'")
-
-
-def no_such_option(name: str, options: Iterable[str] = (), fields: Iterable[str] = ()) -> str:
-    """What a message says of an option that does not exist: the ``name``, as ``--confg``, and which ones may have been
-    meant among options, with their dashes, and fields of the configuration, as ``section.field``."""
-    known, stem = [*options, *(f"--{field}" for field in fields)], name.lstrip("-")
-    # the beginning of options, or a field whose section was left out
-    meant = [one for one in known if one.startswith(name) or one.partition(".")[2] == stem][:4]
-    meant = meant or difflib.get_close_matches(name[:200], known, n=1)
-    hint = f" (did you mean {listed(meant, 'or')}?)" if meant else ""
-    return f"{shown(name)[1:-1]}: no such option{hint}"
+        before, _, words = message.partition("unrecognized arguments: ")
+        near = "" if before else nearest(words.partition(" ")[0].partition("=")[0], self._option_string_actions)
+        raise UserError(f"{message}{near}; see '{self.prog} --help'")
 
 
 def pairs(option: str, words: Sequence[str] | None) -> dict[str, str]:

@@ -14,7 +14,6 @@ import yaml
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from jaxrec.cli.command import no_such_option
 from jaxrec.cli.text import parse_yaml, read_yaml
 from jaxrec.config import finding
 from jaxrec.config.sections import Config as Config
@@ -72,23 +71,19 @@ def parse(values: Values, source: str = "configuration", former: bool = False) -
         kind = finding.experiment(values)
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error, values, kind)}") from None
+        raise UserError(f"{source}: {_explain(error, kind)}") from None
     except UserError as error:  # of data.path, or a name
         raise UserError(f"{source}: {error}") from None
 
 
 def without_former(values: Values) -> Values:
-    """The values without fields that the model, loss or optimizer has not, where they hold their former default."""
+    """The values without fields that the model, loss or optimizer has not."""
     try:
         known = fields(finding.experiment(values))
     except UserError:  # which ``parse`` tells
         return values
-    kept = {section: dict(part) for section, part in values.items()}
-    for place, value in finding.FORMER.items():
-        section, _, field = place.partition(".")
-        if place not in known and kept.get(section, {}).get(field, ...) == value:
-            del kept[section][field]
-    return kept
+    return {section: {field: value for field, value in part.items() if f"{section}.{field}" in known}
+            for section, part in values.items()}  # fmt: skip
 
 
 def dump(config: Config) -> str:
@@ -142,7 +137,9 @@ def read_overrides(overrides: Sequence[str], values: Values) -> dict[str, Any]:
     known = known if set(pairs) <= set(known) else fields() | known
     for name, words in pairs.items():
         if name not in known:
-            raise UserError(f"{no_such_option(f'--{name}', fields=known)}; --help lists them")
+            meant = [one for one in known if one.endswith(f".{name}")]  # a section was left out
+            near = f" (did you mean {listed([f'--{one}' for one in meant], 'or')}?)" if meant else nearest(name, known)
+            raise UserError(f"--{name[:300]}: no such option{near}; --help lists them")
         if not words:
             raise UserError(f"--{name}: a value is missing")
     return {name: _value(name, words, known[name].annotation) for name, words in pairs.items()}
@@ -160,13 +157,11 @@ def _value(name: str, words: list[str], annotation: Any) -> Any:
     return values[0]
 
 
-def _explain(error: ValidationError, values: Values, kind: type[Config]) -> str:
+def _explain(error: ValidationError, kind: type[Config]) -> str:
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"])
-    having, what = finding.owners(place, kind) if problem["type"] == "extra_forbidden" and "." in place else ([], "")
-    if having:
-        name = values.get(what, {}).get("name") or fields(kind)[f"{what}.name"].default
-        return f"{place}: found {shown(problem['input'])}, but it belongs to {listed(having)}; leave it out for {name}"
+    if problem["type"] == "extra_forbidden" and place in fields():
+        return f"{place}: found {shown(problem['input'])}, but another model, loss or optimizer has it; leave it out"
     return explained(error, nearest(place[:300], fields() if "." in place else kind.model_fields))
 
 

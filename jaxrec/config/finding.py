@@ -25,26 +25,6 @@ from jaxrec.errors import UserError, listed, nearest, shown
 
 MODEL, OPTIMIZER = "gru4rec", "adagrad"  # where none is named
 NAMED = ("model", "loss", "optimizer")  # sections whose class their name finds
-FORMER: dict[str, Any] = {
-    "data.order": "random", "data.half_life": None, "data.protocol": "rows", "data.split_seed": 42,
-    "data.test_fraction": 0.2, "data.repeats": None, "data.fields": None, "data.unknown_rate": 0.0,
-    "data.embeddings": None, "data.name_memory": 8192,
-    "model.layers": [100], "model.embedding": "constrained", "model.attention": "sum", "model.blocks": 2,
-    "model.heads": 1, "model.attention_dim": 32, "model.deep": [], "model.norm": "none", "model.first_order": "none",
-    "model.table": "dense", "model.hidden": [64], "model.output_dim": 32, "model.head": "both", "model.name_dim": 128,
-    "model.text_dim": 128, "model.event_dim": 32, "model.item_fields": [], "model.field_dim": 16, "model.window": 20,
-    "model.stride": 1, "model.temperature": None, "model.init_std": None, "model.dropout_attention": 0.0,
-    "loss.n_sample": 2048, "loss.sample_alpha": 0.5, "loss.logq": 0.0, "loss.margin": 0.5, "loss.temperature": 0.1,
-    "loss.hard_negatives": 0, "loss.hard_pool": 64, "loss.refresh_steps": 200, "loss.mask": "positives",
-    "loss.bpreg": 1.0, "loss.final_activation": "linear", "loss.activation_alpha": 1.0, "loss.label_smoothing": 0.0,
-    "loss.candidates": "live", "loss.category_weight": 0.0, "loss.prior": 0.0, "loss.rating_weight": 0.0,
-    "loss.embedding_l2": 0.0, "loss.embedding_l2_power": 0.0, "loss.memory": 64, "loss.precision": "float32",
-    "optimizer.momentum": 0.0, "optimizer.epsilon": None, "optimizer.beta1": 0.9, "optimizer.beta2": 0.999,
-    "optimizer.weight_decay": 0.0,
-    "training.passes": 1, "evaluation.ties": "conservative", "evaluation.sessions": None, "evaluation.category": None,
-    "recommendation.rules": [],
-}  # fmt: skip
-"""Defaults of the fields that earlier versions wrote into every run, whatever its model. This table never changes."""
 
 
 @cache
@@ -72,8 +52,8 @@ def losses_of(model: type[ModelConfig]) -> dict[str, type[LossConfig]]:
     return {_name(one): one for one in fitting if _name(one)}
 
 
-def find_module(field: str, name: str, attributes: tuple[str, ...]) -> ModuleType:
-    """The module of the user's that ``section.field`` names."""
+def find_module(field: str, name: str, attributes: Mapping[str, type | None]) -> ModuleType:
+    """The module of the user's that a ``field`` names, with ``attributes``: subclasses of these (None: anything)."""
     try:
         module = importlib.import_module(name)
     except Exception as error:  # whatever a module of the user's raises
@@ -81,55 +61,46 @@ def find_module(field: str, name: str, attributes: tuple[str, ...]) -> ModuleTyp
             raise UserError(f"{field}: no module {shown(name)}, since {shown(error.name)} is not on Python's path; "
                             "install it, or start in the directory that holds it") from None  # fmt: skip
         raise UserError(f"{field}: {name} cannot be imported ({type(error).__name__}: {error}); mend it") from None
-    if not all(hasattr(module, attribute) for attribute in attributes):
-        raise UserError(f"{field}: {name} lacks one of {listed(attributes)}; a module of your own has them")
+    for attribute, kind in attributes.items():
+        found = getattr(module, attribute, None)
+        if found is None or (kind and not (isinstance(found, type) and issubclass(found, kind))):
+            what = f", a subclass of {kind.__name__}" if kind else ""
+            raise UserError(f"{field}: {name} has no {attribute}{what}; a module of your own needs one")
     return module
 
 
-def _find(section: str, name: Any, known: Mapping[str, Any], kind: type[Section], *attributes: str) -> Any:
-    """The class that a name says: one of ``known``, or the first of the ``attributes`` of a module of the user's."""
-    if isinstance(name, str) and name in known:
-        return known[name]
-    if not isinstance(name, str) or "." not in name:
-        allowed, near = listed([repr(one) for one in known], "or"), nearest(str(name), known)
-        raise UserError(f"{section}.name: found {shown(name)}; input should be {allowed}{near}, or one of your own")
-    found = getattr(find_module(f"{section}.name", name, attributes), attributes[0])
-    if not isinstance(found, type) or not issubclass(found, kind):
-        raise UserError(f"{section}.name: {name}.{attributes[0]} is no {kind.__name__}; make it a subclass")
-    return found
+def _unknown(section: str, name: Any, known: Mapping[str, Any]) -> UserError:
+    allowed, near = listed([repr(one) for one in known], "or"), nearest(str(name), known)
+    return UserError(f"{section}.name: found {shown(name)}; input should be {allowed}{near}, or one of your own")
 
 
 def find_model(name: Any) -> ModuleType:
     """The module of a model."""
+    if isinstance(name, str) and "." in name:
+        module = find_module("model.name", name, {"Config": ModelConfig, "Model": None})
+        if not hasattr(module.Config, "task") or not hasattr(module.Config, "losses"):
+            raise UserError(f"model.name: {name}.Config lacks task or losses; see jaxrec.config.sections.ModelConfig")
+        return module
     if isinstance(name, str) and name.isidentifier() and importlib.util.find_spec(f"jaxrec.models.{name}"):
         module = importlib.import_module(f"jaxrec.models.{name}")  # without importing the others
         if hasattr(module, "Model"):
             return module
-    section = _find("model", name, {} if "." in str(name) else models(), ModelConfig, "Config", "Model")
-    if not hasattr(section, "task") or not hasattr(section, "losses"):
-        raise UserError(f"model.name: {name}.Config lacks task or losses; see jaxrec.config.sections.ModelConfig")
-    return importlib.import_module(name)
+    raise _unknown("model", name, models())
 
 
 def find_task(model: type[ModelConfig] | ModelConfig) -> ModuleType:
     """The folder of a model's task."""
     if "." in model.task:
-        return find_module(f"model.name: task {model.task}", model.task, ("READS",))
+        return find_module(f"model.name: task {model.task}", model.task, {"READS": None})
     return importlib.import_module(f"jaxrec.tasks.{model.task}")
 
 
-def find_loss(model: type[ModelConfig], called: str, name: Any) -> type[LossConfig]:
-    """The class of a loss, for a model that is ``called`` so."""
-    known, kinds = losses_of(model), tuple(kind for kind in model.losses if not _name(kind))
-    if name in list(losses()) and name not in known:
-        having = [other for other, section in models().items() if name in losses_of(section)]
-        raise UserError(f"loss.name: found {shown(name)}, but it belongs to {listed(having or ['no model'])}; choose "
-                        f"{listed(list(known), 'or')} for {called}")  # fmt: skip
-    found: type[LossConfig] = _find("loss", name, known, LossConfig, "Loss")
-    if found not in known.values() and not issubclass(found, kinds):
-        takes = listed([kind.__name__ for kind in kinds], "or") if kinds else "none but its own"
-        raise UserError(f"loss.name: {called} cannot be trained with {name}; its losses are {takes}")
-    return found
+def _find_class(section: str, name: Any, known: Mapping[str, Any], kind: type[Section]) -> Any:
+    """The class that a name says: one of ``known``, or the ``Loss`` or ``Optimizer`` of a module of the user's."""
+    if not isinstance(name, str) or (name not in known and "." not in name):
+        raise _unknown(section, name, known)
+    attribute = section.capitalize()
+    return known.get(name) or getattr(find_module(f"{section}.name", name, {attribute: kind}), attribute)
 
 
 def _modules(package: str) -> Iterator[ModuleType]:
@@ -155,10 +126,13 @@ def experiment(values: Mapping[str, Any]) -> type[Config]:
     parts = {section: part for section in NAMED if isinstance(part := values.get(section), Mapping)}
     names = {section: part["name"] for section, part in parts.items() if "name" in part}
     model = find_model(called := names.get("model", MODEL)).Config
-    loss = find_loss(model, called, names.get("loss", next(iter(losses_of(model)))))
+    loss = _find_class("loss", names.get("loss", next(iter(losses_of(model)))), losses_of(model), LossConfig)
+    if not issubclass(loss, model.losses):
+        takes = listed([kind.__name__ for kind in model.losses], "or")
+        raise UserError(f"loss.name: found {names['loss']}, which is no {takes}; {called} is trained with those alone")
     default = model.defaults.get("optimizer", {}).get("name", OPTIMIZER)
-    found = _find("optimizer", names.get("optimizer", default), optimizers(), OptimizerConfig, "Optimizer")
-    return _experiment(model, loss, found)
+    optimizer = _find_class("optimizer", names.get("optimizer", default), optimizers(), OptimizerConfig)
+    return _experiment(model, loss, optimizer)
 
 
 @cache
@@ -194,15 +168,3 @@ def all_sections() -> Iterator[tuple[str, str, type[Section]]]:
             own = {"model": [model], "loss": losses_of(model).values(), "optimizer": optimizers().values()}
             for kind in own.get(name, [None]):
                 yield name, called, section_of(model, name, kind)
-
-
-def owners(place: str, config: type[Config]) -> tuple[list[str], str]:
-    """Who has ``section.field``, where a configuration of this class has it not, and the section whose name has to be
-    another for it: losses that its model takes, optimizers, or models."""
-    section, _, field = place.partition(".")
-    model: Any = config.model_fields["model"].annotation
-    kinds: Any = losses_of(model) if section == "loss" else optimizers() if section == "optimizer" else {}
-    if found := [name for name, kind in kinds.items() if field in section_of(model, section, kind).model_fields]:
-        return found, section
-    having = (name for part, name, kind in all_sections() if part == section and field in kind.model_fields)
-    return list(dict.fromkeys(having)), "model"

@@ -12,9 +12,9 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from typing import Any, Protocol
 
+from jaxrec.config.finding import find_module
 from jaxrec.data.clean.choices import Raw
 from jaxrec.data.encode import RawRows
-from jaxrec.errors import UserError, one_line
 
 
 class Source(Protocol):
@@ -22,7 +22,7 @@ class Source(Protocol):
 
     HELP: str  # one line for --help
     KIND: str  # "sessions", "events" (sessions whose events have types) or "rows"
-    DEFAULTS: dict[str, Any]  # of those fields of choices.Cleaning that differ for this data set; not of rows
+    DEFAULTS: dict[str, Any]  # of those fields of choices.Cleaning that differ for this data set; may lack
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options that only this source has."""
@@ -40,12 +40,5 @@ def find_sources(others: Iterable[str] = ()) -> dict[str, Any]:
             if hasattr(module, "HELP"):
                 sources[info.name.replace("_", "-")] = module
     for name in others:
-        try:
-            sources[name] = module = importlib.import_module(name)
-        except Exception as error:  # whatever the user's code raises
-            raise UserError(f"{name}: no source can be imported there ({one_line(str(error))}); install its package or "
-                            "put its folder on PYTHONPATH") from None  # fmt: skip
-        needed = ["HELP", "KIND", "add_arguments", "read", *["DEFAULTS"] * (getattr(module, "KIND", None) != "rows")]
-        if missing := [one for one in needed if not hasattr(module, one)]:
-            raise UserError(f"{name}: no source: it has no {', '.join(missing)}; see jaxrec/sources/__init__.py")
+        sources[name] = find_module("prepare", name, dict.fromkeys(("HELP", "KIND", "add_arguments", "read")))
     return sources

@@ -66,7 +66,7 @@ def answer_file(
 
     with (
         written(out, overwrite) as part, _writer(part, out, schema) as write, ThreadPoolExecutor(WORKERS) as workers,
-        progress(f"recommend: {source.name}", rows, rows, "queries") as update,
+        progress(f"recommend: {source.name}", rows) as update,
     ):  # fmt: skip
         while True:
             if chunk := list(islice(entries, CHUNK)):
@@ -90,7 +90,7 @@ def score_file(score: Callable[[Any], np.ndarray], source: Path, out: Path, over
         raise UserError(f"{source}: has a column 'probability' already; rename it")
     with (
         written(out, overwrite) as part, pq.ParquetWriter(part, schema) as writer, reading(source),
-        progress(f"score: {source.name}", rows, rows, "rows") as update,
+        progress(f"score: {source.name}", rows) as update,
     ):  # fmt: skip
         for batch in file.iter_batches(CHUNK):
             table = pa.Table.from_batches([batch])

@@ -13,7 +13,6 @@ import math
 import shutil
 import sqlite3
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,13 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
-import yaml
 
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, ranged, tell
 from jaxrec.cli.lock import owned
-from jaxrec.cli.text import check_path, read_yaml
+from jaxrec.cli.text import check_path
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
@@ -43,7 +41,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
-RECORD, DATABASE = "study.yaml", "study.db"  # what is searched from which configuration; Optuna's trials
+DATABASE = "study.db"  # of Optuna: the trials, and what is searched from which configuration
 
 DESCRIPTION = """\
 Search the values of a configuration's fields that do best on the validation split; the test split is not read.
@@ -80,28 +78,29 @@ def tune(
         "data": {"content_hash": dataset.manifest["content_hash"]},
     }  # fmt: skip
     with owned(out, "is tuning here", "choose another --out"):
-        if not _known(out, record):
+        if not (out / DATABASE).exists():
+            if out.exists() and (not out.is_dir() or any(out.iterdir())):
+                raise UserError(f"{out}: exists and holds no study (no {DATABASE}); choose another --out")
             if make_task(first, dataset).judge is None:
                 found = first.data.validation_fraction
                 raise UserError(f"data.validation_fraction: found {found}, which holds nothing out to compare trials "
                                 "on; set it above 0, such as 0.1")  # fmt: skip
             out.mkdir(exist_ok=True)
-            # written last of what a study needs: with it the study exists
-            write_text(out / RECORD, yaml.safe_dump(record, sort_keys=False, allow_unicode=True))
         with _open_study(out / DATABASE, metric, options) as study:
+            _check_same(study, record, out)
             if done := sum(trial.state.is_finished() for trial in study.trials):
                 tell(f"{out}: going on after {done} of {max(trials, done)} trials")
             for _ in range(trials - done):
                 trial = _next(study, space, options)
                 _run(study, trial, space.config(base, trial.params), out, metric)
-                tell(trial_text(study, study.trials[trial.number], metric))
+                tell(trial_text(study.trials[trial.number], metric))
                 write_tables(study, base, space, out, metric)
             write_tables(study, base, space, out, metric)
-            if (best := best_trial(study)) is None:
+            if (best := best_trial(study, metric)) is None:
                 raise UserError(f"{out}: none of {len(study.trials)} trials is complete, see trials.csv there; choose "
                                 "lower learning rates in --space and another --out")  # fmt: skip
             write_pictures(study, space, out, metric)
-            tell(f"{out}: best of {len(study.trials)} is {trial_text(study, best, metric)}; wrote best.yaml, "
+            tell(f"{out}: best of {len(study.trials)} is {trial_text(best, metric)}; wrote best.yaml, "
                  "trials.csv, history.png and parameters.png")  # fmt: skip
 
 
@@ -127,7 +126,7 @@ def _run(study: Study, trial: Trial, config: Config, out: Path, metric: str) -> 
     """Train a trial, and tell the study how it ended."""
     from optuna.trial import TrialState
 
-    path, since = out / f"trial_{trial.number:04d}", time.perf_counter()
+    path, failure, reason = out / f"trial_{trial.number:04d}", "", ""
     reported = set(study.trials[trial.number].intermediate_values)
 
     def heard(epoch: int, metrics: dict[str, float]) -> bool:
@@ -135,11 +134,10 @@ def _run(study: Study, trial: Trial, config: Config, out: Path, metric: str) -> 
             trial.report(metrics[metric], epoch)
         return bool(trial.should_prune())  # NumPy's bool is no JSON
 
-    failure, end = "", dict[str, Any]()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # a line a trial; the epochs are in its metrics.jsonl
             train(config, path, resume=True, report=heard)
-        end = [line for line in read_log(path) if line["kind"] == "end"][-1]
+        reason = next(line["reason"] for line in reversed(read_log(path)) if line["kind"] == "end")
     except SystemExit:
         tell(f"{out}: stopped in trial {trial.number}; the same command goes on from there")
         raise
@@ -147,38 +145,27 @@ def _run(study: Study, trial: Trial, config: Config, out: Path, metric: str) -> 
         failure = str(error).partition(";")[0]  # telemetry.Meter says so where a loss diverged
         if not failure.startswith(("the loss is not finite", "RESOURCE_EXHAUSTED")):
             raise
-    ended = study.trials[trial.number]
-    if not failure and best_epoch(study, ended) is None:
-        failure = f"validation {metric} is not a number"
-    spent = sum(seconds for name, seconds in end.items() if name.startswith("seconds_"))
-    trial.set_user_attr("seconds", spent or time.perf_counter() - since)
-    if failure:
-        trial.set_user_attr("failure", failure)
+    best = best_epoch(study.trials[trial.number], metric)
+    if failure or best is None:
+        trial.set_user_attr("failure", failure or f"validation {metric} is not a number")
         study.tell(trial, state=TrialState.FAIL)
-    elif end["reason"] == "stopped":
+    elif reason == "stopped":
         study.tell(trial, state=TrialState.PRUNED)
     else:
-        study.tell(trial, best_value(study, ended))
+        study.tell(trial, best[1])
 
 
-def _known(out: Path, record: dict[str, Any]) -> bool:
-    """Whether a study of this record lies there; False where there is nothing yet."""
-    file = out / RECORD
-    if not file.is_file():
-        if out.exists() and (not out.is_dir() or any(entry.name != f"{RECORD}.part" for entry in out.iterdir())):
-            raise UserError(f"{out}: exists and holds no study (no {RECORD}); choose another --out")
-        return False
-    try:
-        known = read_yaml(file, "the study")
-        # fields that the configuration has got since have their defaults
-        known["config"] = configuration.parse(known["config"], former=True).model_dump(mode="json")
-        known["config"]["data"]["path"] = record["config"]["data"]["path"]
-        changed = difference({name: known[name] for name in record}, record)
-    except (UserError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file}: damaged; restore it, or choose another --out") from None
-    if changed:
+def _check_same(study: Study, record: dict[str, Any], out: Path) -> None:
+    """Note in a new study what it searches; refuse another one than was searched so far."""
+    known = study.user_attrs.get("record")
+    if known is None:
+        return study.set_user_attr("record", record)
+    # fields that the configuration has got since have their defaults; the data may lie elsewhere now
+    known["config"] = configuration.parse(known["config"], former=True).model_dump(mode="json")
+    known["config"]["data"]["path"] = record["config"]["data"]["path"]
+    if changed := difference(known, record):
         raise UserError(f"{out}: holds another study ({changed}); leave it as it was, or choose another --out")
-    return True
+    return None
 
 
 @contextlib.contextmanager
@@ -190,8 +177,6 @@ def _open_study(file: Path, metric: str, options: dict[str, int]) -> Iterator[St
     from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # a line a trial is ours
-    if not file.exists() and any(file.parent.glob("trial_*")):
-        raise UserError(f"{file}: missing, but there are trials beside it; restore it, or choose another --out")
     # as an address a path would have to be quoted
     creator: Any = lambda: sqlite3.connect(file, check_same_thread=False)  # noqa: E731
     with contextlib.ExitStack() as stack:
@@ -212,55 +197,50 @@ def _open_study(file: Path, metric: str, options: dict[str, int]) -> Iterator[St
 # ---- what is found ---------------------------------------------------------------------------------------------------
 
 
-def _cost(study: Study, value: float) -> float:
-    return value if study.direction.name == "MINIMIZE" else -value
+def best_epoch(trial: FrozenTrial, metric: str) -> tuple[int, float] | None:
+    """The epoch of a trial's best value, the first where several share it, and the value; None without one."""
+    values = [(epoch, value) for epoch, value in sorted(trial.intermediate_values.items()) if not math.isnan(value)]
+    return _best(metric)(values, key=lambda pair: pair[1], default=None)
 
 
-def best_epoch(study: Study, trial: FrozenTrial) -> int | None:
-    """The epoch of a trial's best value, the first where several share it; None without a value."""
-    values = {epoch: value for epoch, value in trial.intermediate_values.items() if not math.isnan(value)}
-    return min(values, key=lambda epoch: (_cost(study, values[epoch]), epoch), default=None)
-
-
-def best_value(study: Study, trial: FrozenTrial) -> float:
-    """A trial's value at its best epoch, also that of a pruned one; not a number without any."""
-    return trial.intermediate_values.get(best_epoch(study, trial) or 0, math.nan)
-
-
-def best_trial(study: Study) -> FrozenTrial | None:
+def best_trial(study: Study, metric: str) -> FrozenTrial | None:
     """The best of the complete trials, the first where several share the value; None without any."""
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    return min(complete, key=lambda one: (_cost(study, best_value(study, one)), one.number), default=None)
+    return _best(metric)(complete, key=lambda trial: trial.value, default=None)
 
 
-def trial_text(study: Study, trial: FrozenTrial, metric: str) -> str:
-    """A finished trial in words: ``trial 3: complete, recall@20 0.1234 (epoch 3), 12.1 s; …``."""
+def _best(metric: str) -> Any:
+    return max if higher_is_better(metric) else min
+
+
+def trial_text(trial: FrozenTrial, metric: str) -> str:
+    """A finished trial in words: ``trial 3: complete, recall@20 0.1234 (epoch 3); …``."""
     drawn = ", ".join(f"{name} {f'{one:.4g}' if isinstance(one, float) else one}" for name, one in trial.params.items())
-    outcome = f"{trial.state.name.lower()}, {metric} {best_value(study, trial):.4f} (epoch {best_epoch(study, trial)})"
+    epoch, value = best_epoch(trial, metric) or (0, math.nan)
+    outcome = f"{trial.state.name.lower()}, {metric} {value:.4f} (epoch {epoch})"
     if trial.state.name == "FAIL":
         outcome = f"failed ({trial.user_attrs.get('failure')})"
-    return f"trial {trial.number}: {outcome}, {trial.user_attrs['seconds']:.1f} s; {drawn}"
+    return f"trial {trial.number}: {outcome}; {drawn}"
 
 
 def write_tables(study: Study, base: Config, space: Space, out: Path, metric: str) -> None:
     """``trials.csv``, and ``best.yaml`` where a trial is complete. Of the finished trials only the best keeps its
     checkpoints."""
-    trials, best, stream = study.get_trials(deepcopy=False), best_trial(study), io.StringIO()
+    trials, best, stream = study.get_trials(deepcopy=False), best_trial(study, metric), io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(["number", "state", "value", "best_epoch", "seconds", *space.parameters])
     for trial in trials:
-        epoch, seconds = best_epoch(study, trial), trial.user_attrs.get("seconds")
-        found = ("", "") if epoch is None else (best_value(study, trial), epoch)
+        epoch, value = best_epoch(trial, metric) or ("", "")
+        seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.2f}"
         drawn = (trial.params.get(name, "") for name in space.parameters)
-        table.writerow([trial.number, trial.state.name.lower(), *found, "" if seconds is None else f"{seconds:.2f}",
-                        *("null" if value is None else value for value in drawn)])  # fmt: skip
+        table.writerow([trial.number, trial.state.name.lower(), value, epoch, seconds,
+                        *("null" if one is None else one for one in drawn)])  # fmt: skip
         if trial.state.is_finished() and trial is not best:
             shutil.rmtree(out / f"trial_{trial.number:04d}" / "state", ignore_errors=True)
     write_text(out / "trials.csv", stream.getvalue())
     if best is not None:
         head = (
-            f"# validation {metric} {best_value(study, best):.6g} after epoch {best_epoch(study, best)}: "
-            f"trial {best.number}, the best of {len(trials)} of python -m jaxrec.tune\n"
+            f"# {trial_text(best, metric)}: the best of {len(trials)} of python -m jaxrec.tune, on validation\n"
             f"# its run: {out / f'trial_{best.number:04d}'}\n"
             f"# python -m jaxrec.train --config {out / 'best.yaml'}\n"
         )
@@ -285,7 +265,7 @@ def write_pictures(study: Study, space: Space, out: Path, metric: str) -> None:
 
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.tune``."""
-    parser = Parser(prog="python -m jaxrec.tune", description=DESCRIPTION, fields=configuration.fields)
+    parser = Parser(prog="python -m jaxrec.tune", description=DESCRIPTION)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, the fields not in the space")
     parser.add_argument("--space", required=True, metavar="FILE", help="YAML file, such as configs/tune_autoint.yaml")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: checkpoints/tune_ and the name of --config")
