@@ -112,7 +112,8 @@ class Parser(argparse.ArgumentParser):
     without a word."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"formatter_class": HelpFormatter, "allow_abbrev": False} | options)
+        defaults: dict[str, Any] = {"formatter_class": HelpFormatter, "allow_abbrev": False}
+        super().__init__(**defaults | options)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         seen = set[str]()
