@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,7 @@ from jaxrec.run import Run
 from jaxrec.tasks import batches
 from jaxrec.tasks.answers import answer_json, answer_table, answers, happenings_table, shown_time
 from jaxrec.tasks.base import load, part_of
-from jaxrec.tasks.query import Answer, Query
+from jaxrec.tasks.query import FIELDS, Answer, Query
 from jaxrec.tasks.vectors import check_k
 
 
@@ -43,6 +44,7 @@ class Recommender:
 
     def __init__(self, run: Run, kind: Any) -> None:
         self.run, self.kind, self.reads, self.can = run, kind, kind.reads, kind.can
+        self._unread = [name for name in FIELDS if name not in kind.reads]
 
     @classmethod
     def load(cls, run: str | Path | Run) -> Recommender:
@@ -81,7 +83,7 @@ class Recommender:
     def query(self, given: Any) -> Query:
         """A query that this run can read."""
         query = given if isinstance(given, Query) else Query.parse(given)
-        if strange := [name for name in query.asked if name not in self.reads]:
+        if strange := [name for name in self._unread if query.gives(name)]:
             raise UserError(f"query: a run of {self.run.config.model.name} does not read {listed(strange, 'or')}; it "
                             f"reads {listed(self.reads)}")  # fmt: skip
         return query
@@ -160,7 +162,8 @@ def main(argv: Sequence[str]) -> None:
         rows = batches.score_file(r.score, options.score, options.out, options.overwrite)
         tell(f"{options.out}: probabilities of {rows:,} rows")
     elif options.queries is not None:
-        done = batches.answer_file(ask, r.query, options.queries, options.out, options.overwrite, options.skip_bad)
+        gc.freeze()  # nothing of what is loaded goes: the collector need not look through it again and again
+        done = batches.answer_file(ask, options.queries, options.out, options.overwrite, options.skip_bad)
         bad = f"; {done['bad']:,} bad ones left out" if done["bad"] else ""
         tell(f"{options.out}: answers to {done['answered']:,} queries{bad}")
     elif options.explain is not None:

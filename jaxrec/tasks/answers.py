@@ -33,7 +33,7 @@ def answers(
                 popular[key] = (places, kind.counts[places])
             row = popular[key]
         said = [*notes, *one.notes, *[POPULAR] * (not one.known), *[NOTHING_LEFT] * (not len(row[0]))]
-        made.append(Answer(kind.items, *row, notes=list(dict.fromkeys(said)), popular=not one.known,
+        made.append(Answer(kind.items, *row, notes=list(dict.fromkeys(said)) if said else [], popular=not one.known,
                            unknown=list(one.unknown), at=one.at))  # fmt: skip
     return made
 

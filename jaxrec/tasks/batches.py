@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from jaxrec.cli.command import as_json, progress, say
 from jaxrec.cli.text import parse_json
 from jaxrec.errors import UserError, listed, nearest, shown
-from jaxrec.tasks.query import FIELDS, Answer, Query
+from jaxrec.tasks.query import FIELDS, Answer
 
 CHUNK = 4096  # queries of a chunk
 WORKERS = 2  # chunks that are worked on at once: one on the device while the other is read, or made into answers
@@ -28,21 +28,19 @@ Answered = list[tuple[Any, Answer]]  # with the ``id`` of each
 
 
 def answer_file(
-    ask: Callable[[list[Query]], list[Answer]], read: Callable[[Any], Query], source: Path, out: Path,
-    overwrite: bool = False, skip_bad: bool = False,
-) -> dict[str, int]:  # fmt: skip
+    ask: Callable[[list[Any]], list[Answer]], source: Path, out: Path, overwrite: bool = False, skip_bad: bool = False
+) -> dict[str, int]:
     """Answer the queries of a file, JSON lines or Parquet, into another; returns how many: ``answered``, ``bad``.
 
     Args:
-        ask: answers for queries; it is called from several threads.
-        read: a query from what stands in a line.
+        ask: answers for mappings of a query's fields; it is called from several threads.
         out: rows in the same order: ``id``, if the source has one, ``items``, ``scores``, ``notes`` and ``popular``.
         skip_bad: leave out what is no query, instead of refusing the file.
     """
     check_kind("--queries", source, (PARQUET, LINES))
     check_kind("--out", out, (PARQUET, LINES))
     rows, id_type, entries = _open(source)
-    sample = ask([Query()])[0].ids  # refuses a bad filter before anything is read
+    sample = ask([{}])[0].ids  # refuses a bad filter before anything is read
     schema = pa.schema([*([] if id_type is None else [(ID, id_type)]),
                         ("items", pa.list_(pa.array(sample[:1] or [""]).type)), ("scores", pa.list_(pa.float32())),
                         ("notes", pa.list_(pa.string())), ("popular", pa.bool_())])  # fmt: skip
@@ -52,7 +50,7 @@ def answer_file(
         try:
             values = [_parsed(value) for _, value in chunk]
             names = [value.pop(ID, None) if isinstance(value, dict) else None for value in values]
-            return list(zip(names, ask([read(value) for value in values]), strict=True))
+            return list(zip(names, ask(values), strict=True))
         except UserError as error:
             if half := len(chunk) // 2:  # which one is it?
                 return answers(chunk[:half]) + answers(chunk[half:])
@@ -129,11 +127,22 @@ def _open(source: Path) -> tuple[int, pa.DataType | None, Iterator[tuple[int, An
 def _entries(source: Path) -> Iterator[tuple[int, Any]]:
     with reading(source):
         if source.suffix == PARQUET:
-            parts = pq.ParquetFile(source).iter_batches(CHUNK)
-            yield from enumerate((row for part in parts for row in part.to_pylist()), 1)
+            file = pq.ParquetFile(source)
+            rows = (row for part in file.iter_batches(CHUNK) for row in zip(*map(_values, part.columns), strict=True))
+            names = file.schema_arrow.names
+            yield from enumerate((dict(zip(names, row, strict=True)) for row in rows), 1)
         else:
             with open(source, "rb") as stream:
                 yield from ((number, line) for number, line in enumerate(stream, 1) if line.strip())
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """A column's values; lists of integers by way of NumPy, as Arrow's own takes ten times as long."""
+    whole = pa.types.is_list(column.type) and pa.types.is_integer(column.type.value_type)
+    if not whole or column.null_count or column.flatten().null_count:
+        return list(column.to_pylist())
+    numbers, ends = column.flatten().to_numpy().tolist(), column.offsets.to_numpy()
+    return [numbers[start:end] for start, end in pairwise((ends - ends[0]).tolist())]
 
 
 def _parsed(value: Any) -> Any:
@@ -143,7 +152,9 @@ def _parsed(value: Any) -> Any:
             return parse_json(value.decode("utf-8-sig"), "query", "give an object with the fields of a query")
     except UnicodeDecodeError:
         raise UserError("not UTF-8; write it again as UTF-8") from None
-    return value | {"profile": {name: one for name, one in dict(value.get("profile") or ()).items() if one is not None}}
+    if value.get("profile") is not None:
+        value["profile"] = {name: one for name, one in dict(value["profile"]).items() if one is not None}
+    return value
 
 
 @contextmanager
@@ -190,13 +201,24 @@ def _writer(part: Path, out: Path, schema: pa.Schema) -> Iterator[Callable[[pa.T
 
 
 def _table(answered: Answered, schema: pa.Schema) -> pa.Table:
+    """Columns of answers; ids are looked up for all of them at once."""
     names, answers = [name for name, _ in answered], [answer for _, answer in answered]
     if ID in schema.names and pa.types.is_string(schema.field(ID).type):
         names = [name if name is None or isinstance(name, str) else as_json(name) for name in names]
-    columns = {ID: names, "items": [one.ids for one in answers], "notes": [one.notes for one in answers],
-               "scores": [one.scores.astype(np.float32) for one in answers],
-               "popular": [one.popular for one in answers]}  # fmt: skip
+    places, scores = ([np.zeros(0, np.int64)], [np.zeros(0)])
+    for one in answers:
+        places.append(one.places)
+        scores.append(one.scores)
+    ends, ids = pa.array(np.cumsum([len(part) for part in places]), pa.int32()), list[Any]()
+    if answers:
+        ids = answers[0].source.decode(np.concatenate(places))
+        ids = list(map(str, ids)) if pa.types.is_string(schema.field("items").type.value_type) else ids  # added ones
+    values = {"items": ids, "scores": np.concatenate(scores).astype(np.float32)}
+    columns = {ID: names, "notes": [one.notes for one in answers], "popular": [one.popular for one in answers]}
     try:
-        return pa.table([pa.array(columns[field.name], field.type) for field in schema], schema)
+        lists = {name: pa.ListArray.from_arrays(ends, pa.array(flat, schema.field(name).type.value_type))
+                 for name, flat in values.items()}  # fmt: skip
+        return pa.table({field.name: lists[field.name] if field.name in lists else
+                         pa.array(columns[field.name], field.type) for field in schema}, schema)  # fmt: skip
     except (pa.ArrowException, OverflowError) as error:
         raise UserError(f"id: {str(error).splitlines()[0]}; give ids of one type, that of the first") from None

@@ -35,9 +35,10 @@ class Query:
             value = getattr(self, name)
             if type(value) is not tuple:
                 object.__setattr__(self, name, tuple(value if type(value) is list else read_list(name, value, True)))
-        if not isinstance(self.profile, Mapping):
+        if type(self.profile) is not dict and not isinstance(self.profile, Mapping):
             raise UserError(f"profile: found {shown(self.profile)}; give fields with their values, as {{'age': 25}}")
-        check_single("user", self.user)
+        if self.user is not None:
+            check_single("user", self.user)
 
     @classmethod
     def parse(cls, mapping: Any) -> Query:
@@ -49,13 +50,10 @@ class Query:
                             f"{', '.join(FIELDS)}")  # fmt: skip
         return cls(**{name: value for name, value in mapping.items() if value is not None})
 
-    @cached_property
-    def asked(self) -> list[str]:
-        """Names of the fields that are given; kept, as a query of a file is checked when it is read and when it is
-        answered.
-        """
-        values = ((name, getattr(self, name)) for name in FIELDS)
-        return [name for name, value in values if value is not None and (name in ("user", "at") or len(value))]
+    def gives(self, name: str) -> bool:
+        """Whether a field is given."""
+        value = getattr(self, name)
+        return value is not None and (name in ("user", "at") or len(value) > 0)
 
 
 FIELDS = tuple(one.name for one in fields(Query))

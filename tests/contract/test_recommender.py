@@ -155,7 +155,7 @@ def test_files_of_queries(
     expected = r.recommend([{name: one[name] for name in one if name != "id"} for one in queries], 4)
     for source in (as_lines(tmp_path / "q.jsonl", queries), as_parquet(tmp_path / "q.parquet", queries)):
         for out in (tmp_path / "a.parquet", tmp_path / "a.jsonl"):
-            done = batches.answer_file(lambda some: r.recommend(some, 4), r.query, source, out, overwrite=True)
+            done = batches.answer_file(lambda some: r.recommend(some, 4), source, out, overwrite=True)
             assert done == {"answered": 20, "bad": 0}
             text = out.read_text().splitlines() if out.suffix == ".jsonl" else []
             rows = list(map(json.loads, text)) if text else pq.read_table(out).to_pylist()
@@ -190,5 +190,5 @@ def test_bad_lines_and_full_disks(worlds: Worlds, tmp_path: Path, capsys: pytest
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space"):
-        batches.answer_file(full, Query.parse, tmp_path / "q.jsonl", tmp_path / "full" / "a.jsonl")
+        batches.answer_file(full, tmp_path / "q.jsonl", tmp_path / "full" / "a.jsonl")
     assert not list((tmp_path / "full").iterdir())

@@ -18,7 +18,7 @@ from jaxrec.ops.topk import CHUNK
 from jaxrec.tasks.answers import most_similar
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.query import Answer, Inputs, Query
-from jaxrec.tasks.vectors import Waiting, in_batches, nearest, padded, steps, unit, vector_table
+from jaxrec.tasks.vectors import BATCH, Waiting, in_batches, nearest, padded, steps, unit, vector_table
 
 MOST = 2**31  # clicks of a session
 
@@ -81,7 +81,8 @@ class Recommender:
         """float32[rows, Q]; sessions are padded as well, so that few shapes are compiled."""
         window = self._model.window
         sessions = [session[-window:] if window else session for session in sessions]
-        length = min(steps(max(map(len, sessions)), 16, 4), window or MOST)
+        fine = (2, 2) if rows == BATCH else (16, 4)  # a full batch is worth a program for its length
+        length = min(steps(max(map(len, sessions)), *fine), window or MOST)
         lengths = np.zeros(rows, np.int32)
         lengths[: len(sessions)] = [len(session) for session in sessions]
         inputs = padded(sessions, rows, length)
