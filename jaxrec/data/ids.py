@@ -112,7 +112,7 @@ class Ids:
         """int32[n] indices of raw ids; -1 for one that is not there."""
         if not self.integers:
             return np.array([self._find(plain(value)) for value in raw], np.int32)
-        raw, known = list(raw), np.True_
+        raw, known = list(raw), np.ones((), bool)
         try:  # most lists hold plain integers, which NumPy takes ten times as fast
             wanted = np.array(raw, np.int64) if set(map(type, raw)) <= {int} else None
         except OverflowError:
