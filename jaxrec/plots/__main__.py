@@ -16,7 +16,7 @@ from jaxrec.run import check_comparable
 from jaxrec.tasks.report import TABLE, add_table, show_table
 
 CURVES = """\
-Draw the validation metrics of one or several runs by epoch, a panel for each metric; a ring marks the highest value.
+Draw the validation metrics of one or several runs by epoch, a panel for each metric.
 
   python -m jaxrec.plots curves checkpoints/a checkpoints/b --out curves.png
 
@@ -25,14 +25,13 @@ training is drawn as far as it is.
 """
 
 PERSONAS = """\
-Draw the customers of a two-tower run by persona, or by anything else that is known of them:
+Draw the customers of a two-tower run by persona, or by anything else that it has been evaluated by (evaluate --groups):
 
   python -m jaxrec.plots personas checkpoints/two_tower_amore --out plots/
 
   persona_distribution.png   how many customers each persona has
   results_by_persona.png     hit rates of each with 95 % bootstrap intervals, beside chance
   embedding_space.png        customers and products in two dimensions
-  loss_curve.png             the training loss
 """
 
 
@@ -55,11 +54,9 @@ def main(argv: Sequence[str]) -> None:
     personas.add_argument("run", type=Path, metavar="RUN", help="run directory, such as checkpoints/two_tower_amore")
     personas.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go; made if "
                           "missing")  # fmt: skip
-    personas.add_argument("--by", metavar="FIELD", help="what to group customers by, a column of the data set's "
-                          "users.parquet (default: persona)")  # fmt: skip
-    personas.add_argument("--method", choices=("pca", "tsne"), default="pca", help="of two dimensions (default: pca)")
+    personas.add_argument("--by", metavar="FIELD", default="persona", help="what to group customers by, a column of "
+                          "the data set's users.parquet (default: persona)")  # fmt: skip
     personas.add_argument("--split", choices=SPLITS, default="test", help="whose hit rates (default: test)")
-    personas.add_argument("--k", type=int, metavar="K", help="cut-off (default: the configuration's first)")
     personas.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training")
     personas.set_defaults(draw=_personas)
     options = parser.parse_args(argv)
@@ -70,23 +67,16 @@ def _personas(options: argparse.Namespace) -> None:
     from jaxrec.personas.pictures import draw_personas  # here: the other pictures need no JAX
 
     runtime.start()
-    for file in draw_personas(
-        options.run, options.out, options.by, options.method, options.split, options.k, options.data
-    ):
+    for file in draw_personas(options.run, options.out, options.by, options.split, options.data):
         tell(f"wrote {file}")
 
 
 def _curves(options: argparse.Namespace) -> None:
     check_picture(options.out)
     metrics = list(dict.fromkeys(options.metrics))
-    names = labels(options.runs)
     curves = [read_curves(path, metrics) for path in options.runs]
     check_comparable([curve.run for curve in curves])
-    save_picture(draw_curves(curves, names, metrics), options.out, dpi=150)
-    for name, curve in zip(names, curves, strict=True):
-        best = {metric: curve.best(metric) for metric in metrics}
-        highest = ", ".join(f"{metric} {value:.4f} (epoch {epoch})" for metric, (epoch, value) in best.items())
-        print(f"{name}: highest of {len(curve.epochs)} epochs: {highest}")
+    save_picture(draw_curves(curves, labels(options.runs), metrics), options.out, dpi=150)
     tell(f"wrote {options.out}")
 
 

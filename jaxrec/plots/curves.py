@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import math
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxrec.errors import UserError, nearest
-from jaxrec.plots.pictures import legible
+from jaxrec.plots.pictures import save_picture, write
 from jaxrec.run import Run, open_run
 from jaxrec.training.telemetry import read_log
 
-COLUMNS = 3  # panels side by side
-PANEL = (5.0, 3.6)  # inches
-MARKERS = "os^Dv"
-LABEL_WIDTH = 60  # characters of a line in the legend
 
-
-def learning_curve(lines: list[dict[str, Any]], metric: str, file: Path) -> None:
-    """Draw the training loss, and the validation metric where there is one, over epochs, from ``metrics.jsonl``."""
-    learning_curve_figure(lines, metric, file.parent.name).savefig(file, dpi=120)
-
-
-def learning_curve_figure(lines: list[dict[str, Any]], metric: str, name: str) -> Any:
-    """The matplotlib figure of ``learning_curve``; ``name`` is that of the run."""
+def learning_curve(lines: list[dict[str, Any]], metric: str, file: Path) -> Any:
+    """Draw the training loss, and the validation metric where there is one, over epochs, from ``metrics.jsonl`` into a
+    file of the run; returns the matplotlib figure.
+    """
     from matplotlib.figure import Figure  # its own canvas: no display, no global state
 
     epochs, validation = ([line for line in lines if line["kind"] == kind] for kind in ("epoch", "validation"))
@@ -40,7 +30,8 @@ def learning_curve_figure(lines: list[dict[str, Any]], metric: str, name: str) -
         values = [line[metric] for line in validation]
         right.plot([line["epoch"] for line in validation], values, "s-", color="C1", markersize=9, fillstyle="none")
         right.set_ylabel(f"validation {metric}", color="C1")
-    legible(name, "").on(axes.set_title(""))
+    write(axes.set_title(""), file.parent.name)
+    save_picture(figure, file)
     return figure
 
 
@@ -60,11 +51,6 @@ class Curves(NamedTuple):
     run: Run
     epochs: list[int]  # 1, 2, ...
     metrics: dict[str, list[float]]  # name to values, one for each of ``epochs``
-
-    def best(self, metric: str) -> tuple[int, float]:
-        """The first epoch with the highest value, and that."""
-        value = max(self.metrics[metric])
-        return self.epochs[self.metrics[metric].index(value)], value
 
 
 def read_curves(path: Path, metrics: Sequence[str]) -> Curves:
@@ -96,32 +82,17 @@ def draw_curves(curves: Sequence[Curves], names: Sequence[str], metrics: Sequenc
     """A matplotlib figure with a panel for each metric and a line for each run."""
     from matplotlib.figure import Figure
 
-    columns = min(len(metrics), COLUMNS)
-    rows = math.ceil(len(metrics) / columns)
-    texts = ["\n".join(textwrap.wrap(name, LABEL_WIDTH)) for name in names]
-    below = 0.25 * sum(text.count("\n") + 1 for text in texts) + 0.1
-    figure = Figure(figsize=(max(columns * PANEL[0], 6.0), rows * PANEL[1] + below), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for panel, metric in zip(panels, metrics, strict=False):
-        lines = [_draw(panel, number, curve, metric) for number, curve in enumerate(curves)]
+    figure = Figure(figsize=(5 * len(metrics), 3.6), layout="constrained")
+    lines = list[Any]()
+    for panel, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
+        lines = []
+        for number, curve in enumerate(curves):
+            color, style = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]  # colours repeat after ten
+            lines += panel.plot(curve.epochs, curve.metrics[metric], style, marker="o", markersize=4, color=color)
         panel.set_title(f"validation {metric}", fontsize=11)
         _by_epoch(panel)
-        panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="0.9")
-    for panel in panels[len(metrics) :]:
-        panel.remove()
-    legend = figure.legend(lines, [""] * len(lines), loc="outside lower center", frameon=False)
-    for entry, text in zip(legend.get_texts(), texts, strict=True):
-        entry.set_parse_math(False)  # a run may be called $x$, or begin with the underscore that hides a label
-        entry.set_text(text)
+    legend = figure.legend(lines, [""] * len(lines), loc="upper center", bbox_to_anchor=(0.5, 0), frameon=False)
+    for entry, name in zip(legend.get_texts(), names, strict=True):
+        write(entry, name)  # which may begin with the underscore that hides a label
     return figure
-
-
-def _draw(panel: Any, number: int, curve: Curves, metric: str) -> Any:
-    """Draw one run into a panel, a ring around its best epoch; returns its line."""
-    color, style = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]  # colours repeat after ten
-    (line,) = panel.plot(curve.epochs, curve.metrics[metric], style, marker=MARKERS[number % len(MARKERS)],
-                         markersize=4, markevery=max(1, len(curve.epochs) // 20), color=color)  # fmt: skip
-    epoch, value = curve.best(metric)
-    panel.plot([epoch], [value], "o", markersize=10, markerfacecolor="none", color=color)
-    return line

@@ -18,7 +18,8 @@ from scipy.special import expit
 from jaxrec.data.codes import Columns
 from jaxrec.data.given import columns_of, read_time
 from jaxrec.errors import UserError, one_line
-from jaxrec.plots.clicks import attention
+from jaxrec.plots.clicks import attention_figure
+from jaxrec.plots.pictures import save_picture
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.history import People
 from jaxrec.tasks.query import Inputs, Query
@@ -56,8 +57,9 @@ class Explanation:
         return "\n".join(map(one_line, lines))
 
     def picture(self, file: Path) -> None:
-        """Draw the weights."""
-        attention(self.fields, self.values, self.weights, file, f"{self.title}, probability {self.probability:.2f}")
+        """Draw the weights: .png, .pdf or .svg."""
+        title = f"{self.title}, probability {self.probability:.2f}"
+        save_picture(attention_figure(self.fields, self.values, self.weights, title), file)
 
 
 class Recommender:
