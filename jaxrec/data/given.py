@@ -145,7 +145,7 @@ def item_rows(items: Any, texts: Collection[str]) -> list[dict[str, Any]]:
     ``texts`` are columns of a CSV file that hold text, as ids and categories do: 007 is not 7.
     """
     if isinstance(items, str | Path):
-        items = _read(Path(items), texts)
+        items = read_file(Path(items), texts)
     if isinstance(items, pa.Table | pa.RecordBatch):
         items = items.to_pylist()
     elif hasattr(items, "to_dict") and hasattr(items, "columns"):  # a table of pandas
@@ -165,7 +165,8 @@ def columns_of(rows: Any) -> tuple[dict[str, list[Any]], int]:
     return {name: [row.get(name) for row in found] for name in {name: 0 for row in found for name in row}}, len(found)
 
 
-def _read(file: Path, texts: Collection[str]) -> Any:
+def read_file(file: Path, texts: Collection[str] = ()) -> Any:
+    """What a JSON, Parquet or CSV file holds; see ``item_rows``."""
     try:
         if file.suffix == ".json":
             return parse_json(file.read_text(encoding="utf-8-sig"), str(file))

@@ -8,17 +8,15 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from scipy.special import kl_div, rel_entr
 
 from jaxrec.errors import UserError
-from jaxrec.personas.rules import UNNAMED, Range, Rule
+from jaxrec.personas.rules import Range, Rules, kinds_of
 from jaxrec.sources.shared import draw
 
-LEAST, MOST = 2, 12  # clusters that are tried where the number is not given
 WORDS, NEAREST = 8, 3  # of a persona's description
-MEASURED = 2000  # reviews on which silhouettes are measured: their time grows with the square
 STARTS = 10  # of K-means
 WORD = re.compile(r"[^\W\d_]{2,}")  # runs of letters, so that Korean and English go the same way
 ENOUGH = 1.0  # of the evidence for naming a cluster, in standard deviations
@@ -37,57 +35,42 @@ class Persona:
 
 
 def find_personas(
-    embeddings: np.ndarray, texts: Sequence[str], rules: Sequence[Rule], k: int | None, seed: int
+    embeddings: np.ndarray, texts: Sequence[str], rules: Rules, k: int, seed: int
 ) -> tuple[np.ndarray, tuple[Persona, ...]]:
-    """Cluster reviews by K-means on their normalised embeddings, float[n, d], into ``k`` personas (None: that of 2 to
-    12 with the best silhouette), and name them by rules, one to one: int32[n], the persona of each review, and the
-    personas, largest first, of equal ones that with the earliest review first, whatever K-means calls its clusters.
+    """Cluster reviews by K-means on their normalised embeddings, float[n, d], into ``k`` personas, and name them by
+    rules, one to one: int32[n], the persona of each review, and the personas, largest first, of equal ones that with
+    the earliest review first, whatever K-means calls its clusters.
     """
     points = _directions(embeddings)
-    different = len(np.unique(points, axis=0))
-    if different < (k or LEAST + 1):
-        raise UserError(f"{len(points)} reviews ({different} different ones) for {k or 'a number of'} personas; "
-                        f"expected at least {k or LEAST + 1}; add reviews or lower --clusters")  # fmt: skip
+    if (different := len(np.unique(points, axis=0))) < k:
+        raise UserError(f"{len(points)} reviews ({different} different ones) for {k} personas; add reviews or lower "
+                        "--clusters")  # fmt: skip
     try:
         from scipy.optimize import linear_sum_assignment
         from sklearn.cluster import KMeans
-        from sklearn.metrics import silhouette_score
         from threadpoolctl import threadpool_limits
     except ImportError as error:
         raise UserError(f"personas need scikit-learn (no module {error.name}); pip install 'jaxrec[text]'") from None
-
-    def cluster(count: int) -> np.ndarray:
-        found = KMeans(count, n_init=STARTS, random_state=seed).fit_predict(points)
-        clusters, first, members = np.unique(found, return_index=True, return_counts=True)
-        place = np.zeros(count, np.int32)
-        place[clusters[np.lexsort((first, -members))]] = np.arange(len(clusters))
-        return place[found]
-
-    def silhouette(labels: np.ndarray) -> float:
-        some = labels[measured]
-        return round(float(silhouette_score(points[measured], some)), 6) if len(np.unique(some)) > 1 else -1.0
-
-    measured = np.arange(len(points))
-    if len(points) > MEASURED:
-        measured = np.random.default_rng(seed).choice(len(points), MEASURED, replace=False)
     # One thread: several sum the members of a cluster in any order, and a last bit may move a review.
     with threadpool_limits(limits=1):
-        counts = range(LEAST, min(MOST, different - 1) + 1)
-        labels = max(map(cluster, counts), key=silhouette) if k is None else cluster(k)
-    names = [f"{UNNAMED}{number}" for number in range(int(labels.max()) + 1)]
+        found = KMeans(k, n_init=STARTS, random_state=seed).fit_predict(points)
+    clusters, first, members = np.unique(found, return_index=True, return_counts=True)
+    place = np.zeros(k, np.int32)
+    place[clusters[np.lexsort((first, -members))]] = np.arange(len(clusters))
+    labels = place[found]
+    names = [f"persona_{number}" for number in range(int(labels.max()) + 1)]
     scores = evidence(texts, labels, len(names), rules)
     gain = np.where(scores >= ENOUGH, scores, 0.0)
     for number, rule in zip(*linear_sum_assignment(gain, maximize=True), strict=True):
         if gain[number, rule] > 0:
-            names[number] = rules[rule].name
+            names[number] = list(rules)[rule]
     return labels, describe(labels, names, texts, rules, embeddings)
 
 
 def describe(
-    labels: np.ndarray, names: Sequence[str], texts: Sequence[str], rules: Sequence[Rule], embeddings: np.ndarray | None
+    labels: np.ndarray, names: Sequence[str], texts: Sequence[str], rules: Rules, embeddings: np.ndarray | None
 ) -> tuple[Persona, ...]:
     """The personas of clusters with names, int[n] ``labels``; without embeddings no nearest reviews are known."""
-    titles = {rule.name: rule.title for rule in rules}
     words = telling_words(texts, labels, len(names), WORDS)
     points = None if embeddings is None else _directions(embeddings)
     personas = []
@@ -97,8 +80,9 @@ def describe(
             distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
             for member in members[np.argsort(distances, kind="stable")].tolist():
                 nearest.setdefault(texts[member], member)
-        personas.append(Persona(name, titles.get(name, ""), name in titles, len(members), words[number],
-                                tuple(nearest.values())[:NEAREST]))  # fmt: skip
+        title = rules[name].title if name in rules else ""
+        near = tuple(nearest.values())[:NEAREST]
+        personas.append(Persona(name, title, name in rules, len(members), words[number], near))
     return tuple(personas)
 
 
@@ -130,19 +114,14 @@ def telling_words(texts: Sequence[str], labels: np.ndarray, clusters: int, most:
         have, sizes = np.stack([inside, total - inside]), np.array([[size], [n - size]])
         counts = np.concatenate([have, sizes - have])  # with the word and without, in the cluster and outside
         expected = np.concatenate([sizes * total, sizes * (n - total)]) / n
-        score = 2 * (counts * _log_ratio(counts, expected)).sum(axis=0)
+        score = 2 * rel_entr(counts, expected).sum(axis=0)
         score = np.round(np.where((inside * n > size * total) & (total > 1), score, 0.0), 9)  # ties are of the counts
         order = np.argsort(-score, kind="stable")[:most]  # equal ones in the order of the alphabet
         chosen.append(tuple(str(names[word]) for word in order if score[word] > 0))
     return chosen
 
 
-def _log_ratio(counts: np.ndarray, expected: np.ndarray) -> np.ndarray:
-    """log(counts / expected), 0 where nothing was counted."""
-    return np.log(np.divide(counts, expected, out=np.ones_like(expected), where=counts > 0))
-
-
-def evidence(texts: Sequence[str], labels: np.ndarray, clusters: int, rules: Sequence[Rule]) -> np.ndarray:
+def evidence(texts: Sequence[str], labels: np.ndarray, clusters: int, rules: Rules) -> np.ndarray:
     """float64[clusters, rules]: how much more than the others a cluster's reviews use a rule's words; 0 is no more.
 
     The signed square root of the Poisson deviance of uses (each word once a review) from expected uses, in proportion
@@ -150,65 +129,52 @@ def evidence(texts: Sequence[str], labels: np.ndarray, clusters: int, rules: Seq
     """
     # English words by their beginning; Korean ones anywhere, as they are written together: 속건조.
     patterns = [[re.compile((r"(?<!\w)" if word[0].isascii() else "") + re.escape(word))
-                 for word in (_normalised(one.strip()) for one in rule.words)] for rule in rules]  # fmt: skip
+                 for word in (_normalised(one.strip()) for one in rule.words)] for rule in rules.values()]  # fmt: skip
     uses, lengths = np.zeros((clusters, len(rules))), np.zeros(clusters)
     for text, label in zip(texts, labels, strict=True):
         plain = _normalised(text)
         uses[label] += [sum(bool(one.search(plain)) for one in words) for words in patterns]
         lengths[label] += len(set(WORD.findall(plain)))
     expected = uses.sum(axis=0) * (lengths / max(1.0, lengths.sum()))[:, None]
-    deviance = 2 * (uses * _log_ratio(uses, expected) - (uses - expected))
-    return np.round(np.sign(uses - expected) * np.sqrt(np.maximum(deviance, 0)), 9)
+    return np.round(np.sign(uses - expected) * np.sqrt(2 * kl_div(uses, expected)), 9)
 
 
-def draw_attributes(
-    labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], seed: int
-) -> dict[str, np.ndarray]:
+def draw_attributes(labels: np.ndarray, personas: Sequence[Persona], rules: Rules, seed: int) -> dict[str, np.ndarray]:
     """Attributes of customers with personas ``labels``, int[n]: by name int64[n], or object[n] of text, each drawn from
     the rule of its persona, from any rule where it has none. They depend on ``seed``, place and persona only, and stay
     when customers are added behind or others change their personas.
     """
-    uniform = np.random.default_rng([seed, 0]).random((len(labels), 1 + len(rules[0].attributes)))
+    uniform = np.random.default_rng([seed, 0]).random((len(labels), 1 + len(kinds_of(rules))))
     return _attributes(labels, personas, rules, uniform)
 
 
 def unread_profiles(
-    n: int, labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], seed: int, draws: int
+    n: int, labels: np.ndarray, personas: Sequence[Persona], rules: Rules, seed: int, draws: int
 ) -> dict[str, np.ndarray]:
     """Profiles of ``n`` customers whose reviews are not read, [draws, n] by attribute: personas by their share in
     ``labels``, those of the reviews that may be read, and attributes from their rules.
     """
-    uniform = np.random.default_rng([seed, 1]).random((draws * n, 2 + len(rules[0].attributes)))
+    uniform = np.random.default_rng([seed, 1]).random((draws * n, 2 + len(kinds_of(rules))))
     drawn = draw(np.bincount(labels, minlength=len(personas)), uniform[:, 0])
     attributes = _attributes(drawn, personas, rules, uniform[:, 1:])
     return {name: values.reshape(draws, n) for name, values in attributes.items()}
 
 
 def _attributes(
-    labels: np.ndarray, personas: Sequence[Persona], rules: Sequence[Rule], uniform: np.ndarray
+    labels: np.ndarray, personas: Sequence[Persona], rules: Rules, uniform: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Attributes from uniform numbers, float64[n, 1 + attributes]: one for the rule, one for each attribute."""
-    places = {rule.name: number for number, rule in enumerate(rules)}
-    own = np.array([places.get(persona.name, -1) if persona.rule else -1 for persona in personas], np.int64)[labels]
+    places = {name: number for number, name in enumerate(rules)}
+    own = np.array([places.get(persona.name, -1) for persona in personas], np.int64)[labels]
     rule_of = np.where(own < 0, draw(np.ones(len(rules)), uniform[:, 0]), own)
     result = {}
-    for column, (name, kind) in enumerate(rules[0].attributes.items(), start=1):
+    for column, (name, kind) in enumerate(kinds_of(rules).items(), start=1):
         result[name] = values = np.empty(len(labels), np.int64 if isinstance(kind, Range) else object)
-        for number, rule in enumerate(rules):
-            values[rule_of == number] = _draw(rule.attributes[name], uniform[rule_of == number, column])
+        for number, rule in enumerate(rules.values()):
+            attribute, chance = rule.attributes[name], uniform[rule_of == number, column]
+            if isinstance(attribute, Range):
+                drawn = attribute.low + np.floor(chance * (attribute.high - attribute.low + 1)).astype(np.int64)
+            else:
+                drawn = np.array(list(attribute), object)[draw(np.array(list(attribute.values())), chance)]
+            values[rule_of == number] = drawn
     return result
-
-
-def _draw(attribute: Range | dict[str, float], uniform: np.ndarray) -> Any:
-    """The values that numbers from 0 to 1 stand for, by the inverse of the cumulative distribution."""
-    if not isinstance(attribute, Range):
-        return np.array(list(attribute), object)[draw(np.array(list(attribute.values())), uniform)]
-    low, high = attribute.low, attribute.high
-    if attribute.mean is None or attribute.deviation is None:
-        return low + np.floor(uniform * (high - low + 1)).astype(np.int64)
-    from scipy.special import ndtr, ndtri
-
-    # Half a unit beyond the ends, so that these are rounded to as often as other numbers are.
-    least, most = ((bound - attribute.mean) / attribute.deviation for bound in (low - 0.5, high + 0.5))
-    z = ndtri(ndtr(least) + uniform * (ndtr(most) - ndtr(least)))
-    return np.clip(np.rint(attribute.mean + attribute.deviation * z), low, high).astype(np.int64)

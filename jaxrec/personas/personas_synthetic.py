@@ -13,7 +13,6 @@ first k in the expected rows: the hit rate of a row taken at random, ranked amon
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,32 +44,20 @@ PERSONAS = {  # the share of the customers, and their own ages (from, to), gende
 OWN = 0.8  # share of a persona's customers that have its own value of an attribute
 WIDEST = 100  # the optimum is known up to this k
 KS = (1, 3, 5, 10, 20, WIDEST)
-CELLS = 2_000_000  # probabilities in memory at a time
 OPTIONS: Numbers = {
     "customers": (int, 1, 10**7, 2000, "customers"),
-    "products": (int, 2, 10**5, 200, "products"),
+    "products": (int, 2, 10**4, 200, "products"),
     "purchases": (int, 1, 1000, 5, "purchases of each customer; of equal ones all but one are dropped"),
     "seed": (int, 0, 2**32, 0, "another seed makes another data set"),
 }
 
 
 class Chances(NamedTuple):
-    """Customers by what they have in common, and the logits that follow from it."""
+    """Customers by what they have in common, and the probability of each product that follows from it."""
 
     order: np.ndarray  # int64[C], the customers, those with equal attributes beside each other
     counts: np.ndarray  # int64[G], how many there are of each distinct combination
-    left: np.ndarray  # float64[G, F], whose product with the next are the logits without the popularity
-    right: np.ndarray  # float64[F, P]
-    popularity: np.ndarray  # float64[P]
-
-    def probabilities(self) -> Iterator[tuple[slice, np.ndarray]]:
-        """Parts of the combinations with float64[part, P], the probability of each product in one draw."""
-        size = max(1, CELLS // len(self.popularity))
-        for start in range(0, len(self.counts), size):
-            part = slice(start, start + size)
-            logits = self.left[part] @ self.right + self.popularity
-            odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-            yield part, odds / odds.sum(axis=1, keepdims=True)
+    probability: np.ndarray  # float64[G, P], of each product in one draw
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -88,10 +75,8 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
                 "price": np.round(np.exp(3.2 + 0.6 * random.normal(size=n)), 2)}  # fmt: skip
     chances = _chances(customers, products, 0.8 * random.normal(size=n), random)
     if arguments.independent:  # all customers in one group, whose probabilities are the mean of those that they had
-        mean = sum(chances.counts[part] @ probability for part, probability in chances.probabilities())
-        whole = chances.counts.sum()
-        chances = chances._replace(counts=whole[None], left=np.zeros((1, len(chances.right))),
-                                   popularity=np.log(mean / whole))  # fmt: skip
+        mean = np.average(chances.probability, axis=0, weights=chances.counts)
+        chances = chances._replace(counts=chances.counts.sum()[None], probability=mean[None])
     by_customer, by_product = _purchases(chances, arguments.purchases, random)
     words = {name: pa.array(WORDS[name]).take(codes) for name, codes in (customers | products).items() if name in WORDS}
     people = pa.table({"customer": np.arange(1, len(persona) + 1), "persona": pa.array(PERSONAS).take(persona),
@@ -121,22 +106,16 @@ def optimum(chances: Chances, purchases: int) -> dict[str, Any]:
     """The expected ``hit_rate@k`` where all products are ranked by their true probability; ``popularity``: the same of
     one ranking for all, by the expected number of rows.
     """
-    products = len(chances.popularity)
-    width = min(WIDEST, products)
-    hits, rows = np.zeros(width), np.zeros(products)
-    for part, probability in chances.probabilities():
-        bought = -np.expm1(purchases * np.log1p(-np.minimum(probability, 1 - 1e-16)))
-        best = np.sort(np.partition(bought, products - width, axis=1)[:, products - width :], axis=1)[:, ::-1]
-        hits += chances.counts[part] @ best
-        rows += chances.counts[part] @ bought
+    bought = -np.expm1(purchases * np.log1p(-np.minimum(chances.probability, 1 - 1e-16)))
+    rows = chances.counts @ bought
+    hits = chances.counts @ np.sort(bought, axis=1)[:, : -WIDEST - 1 : -1]
 
     def rates(gains: np.ndarray) -> dict[str, float]:
         # Rounded, so that the manifest does not depend on the order in which a machine sums.
         shares = np.cumsum(gains) / rows.sum()
-        return {f"hit_rate@{k}": round(float(shares[k - 1]), 9) for k in KS if k <= width}
+        return {f"hit_rate@{k}": round(float(shares[k - 1]), 9) for k in KS if k <= len(rows)}
 
-    popular = np.sort(rows)[::-1][:width]
-    return {"over": "all rows, ranked among all products", **rates(hits), "popularity": rates(popular)}
+    return {"over": "all rows, ranked among all products", **rates(hits), "popularity": rates(np.sort(rows)[::-1])}
 
 
 def _customers(n: int, random: np.random.Generator) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -170,23 +149,20 @@ def _chances(
     left = [of_concern[concern] + of_gender[gender], of_type[skin] + years * of_years, 0.6 * years]
     price = (np.log(products["price"]) - 3.2) / 0.6
     right = [np.eye(CATEGORIES)[:, products["category"]], np.eye(BRANDS)[:, products["brand"]], price[None]]
-    return Chances(np.argsort(codes, kind="stable"), counts, np.hstack(left), np.concatenate(right), popularity)
+    logits = np.hstack(left) @ np.concatenate(right) + popularity
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return Chances(np.argsort(codes, kind="stable"), counts, odds / odds.sum(axis=1, keepdims=True))
 
 
 def _purchases(chances: Chances, purchases: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """int32[n] each: customer and product of distinct pairs, in random order."""
-    products = len(chances.popularity)
-    ends = np.cumsum(chances.counts)
-    bought = np.empty((int(ends[-1]), purchases), np.int32)
-    for part, probability in chances.probabilities():
-        # One ascending array of all groups' cumulative probabilities, the g-th group's from g to g + 1.
-        groups = len(probability)
-        steps = np.cumsum(probability, axis=1)
-        steps = steps / steps[:, -1:] + np.arange(groups)[:, None]
-        last, first = int(ends[part][-1]), int(ends[part][0] - chances.counts[part][0])
-        group = np.repeat(np.arange(groups), chances.counts[part])[:, None]
-        place = np.searchsorted(steps.ravel(), random.random((last - first, purchases)) + group, side="right")
-        bought[first:last] = np.clip(place - group * products, 0, products - 1)  # the sums are rounded
+    groups, products = chances.probability.shape
+    # One ascending array of all groups' cumulative probabilities, the g-th group's from g to g + 1.
+    steps = np.cumsum(chances.probability, axis=1)
+    steps = steps / steps[:, -1:] + np.arange(groups)[:, None]
+    group = np.repeat(np.arange(groups), chances.counts)[:, None]
+    place = np.searchsorted(steps.ravel(), random.random((len(group), purchases)) + group, side="right")
+    bought = np.clip(place - group * products, 0, products - 1).astype(np.int32)  # the sums are rounded
     bought.sort(axis=1)
     new = np.ones(bought.shape, bool)
     new[:, 1:] = bought[:, 1:] != bought[:, :-1]

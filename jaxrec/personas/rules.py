@@ -5,56 +5,45 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, TypeAdapter, ValidationError
 from pydantic import model_validator as checks
 
 from jaxrec.cli.text import read_yaml
 from jaxrec.errors import UserError, explained
 
 DEFAULT = Path(__file__).with_name("personas.yaml")
-UNNAMED = "persona_"  # begins the name of a persona that has no rule; its number follows
 LARGEST = 2**53  # whole numbers up to here are exact as float64
 
 Text = Annotated[str, Field(strict=True, pattern=r"\S")]
+Name = Annotated[str, Field(strict=True, pattern=r"^[^/\s\x00][^/\x00]{0,59}$")]  # also of a file
 Whole = Annotated[int, Field(strict=True, ge=-LARGEST, le=LARGEST)]
-Number = Annotated[float, Field(strict=True, ge=-LARGEST, le=LARGEST)]
-Positive = Annotated[float, Field(strict=True, gt=0, le=LARGEST)]
+Weight = Annotated[float, Field(strict=True, gt=0, le=LARGEST)]
 
 
 class Range(BaseModel):
-    """A whole number from ``low`` to ``high``: uniform, or normal with ``mean`` and ``deviation``, cut to the range."""
+    """A whole number from ``low`` to ``high``, each as often."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mean: Number | None = None
-    deviation: Positive | None = None
     low: Whole
     high: Whole
 
     @checks(mode="after")
     def _fits(self) -> Self:
-        mean = self.low if self.mean is None else self.mean
-        if not self.low <= mean <= self.high or (self.mean is None) != (self.deviation is None):
-            raise ValueError("expected low <= high, alone or with low <= mean <= high and a deviation")
+        if self.low > self.high:
+            raise ValueError("expected low <= high")
         return self
 
 
 def _kind(attribute: Any) -> str:
-    keys = set(attribute) if isinstance(attribute, dict) else {"low"} if isinstance(attribute, Range) else set()
-    return "int" if keys & {"low", "high"} and keys <= set(Range.model_fields) else "str"
+    bounds = isinstance(attribute, dict) and set(attribute) <= {"low", "high", "mean", "deviation"}
+    return "int" if bounds or isinstance(attribute, Range) else "str"
 
 
-def _file_name(name: str) -> str:
-    if "/" in name or "\0" in name or len(name.encode()) > 200:
-        raise ValueError("expected a name without a / and of at most 200 bytes")
-    return name
-
-
-Choices = Annotated[dict[Text, Positive], Field(min_length=1)]  # text, each value with its weight
+Choices = Annotated[dict[Text, Weight], Field(min_length=1)]  # text, each value with its weight
 # Tags that ``explained`` leaves out of the place.
 Attribute = Annotated[Annotated[Range, Tag("int")] | Annotated[Choices, Tag("str")], Discriminator(_kind)]
 
@@ -66,36 +55,40 @@ class Rule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("", exclude=True)
     title: Text
     words: Annotated[list[Text], Field(min_length=1)]
-    attributes: Annotated[dict[Annotated[Text, AfterValidator(_file_name)], Attribute], Field(min_length=1)]
+    attributes: Annotated[dict[Name, Attribute], Field(min_length=1)]
 
 
-def validated(kind: Any, value: Any, source: str, advice: str = "") -> Any:
-    """``value`` as the type ``kind``; a message begins with ``source`` and ends with ``advice``."""
+Rules = dict[str, Rule]
+"""A table by name, in its order."""
+
+
+def validated(kind: Any, value: Any, source: str) -> Any:
+    """``value`` as the type ``kind``; a message begins with ``source``."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
-        raise UserError(f"{source}: {explained(error)}{advice}") from None
+        raise UserError(f"{source}: {explained(error)}") from None
 
 
-def read_rules(path: Path | None = None) -> tuple[Rule, ...]:
-    """The rules of a YAML file, in its order; of the default table where ``path`` is None."""
+def read_rules(path: Path | None = None) -> Rules:
+    """The rules of a YAML file by name, in its order; of the default table where ``path`` is None."""
     path = DEFAULT if path is None else path
     return parse_rules(read_yaml(path, "the personas"), str(path))
 
 
-def parse_rules(entries: Any, source: str) -> tuple[Rule, ...]:
+def parse_rules(entries: Any, source: str) -> Rules:
     """The rules of a mapping from names to titles, words and attributes, as YAML and JSON files hold it."""
-    table = Annotated[dict[Text, Rule], Field(min_length=1)]
-    found = validated(table, entries, source, "; see jaxrec/personas/personas.yaml for how a table is written")
-    rules = tuple(rule.model_copy(update={"name": name}) for name, rule in found.items())
-    first, *others = ({name: type(kind) for name, kind in rule.attributes.items()} for rule in rules)
-    for rule, kinds in zip(rules[1:], others, strict=True):
+    rules: Rules = validated(Annotated[dict[Text, Rule], Field(min_length=1)], entries, source)
+    first, *others = ({key: type(kind) for key, kind in rule.attributes.items()} for rule in rules.values())
+    for name, kinds in zip(list(rules)[1:], others, strict=True):
         if kinds != first:
-            raise UserError(f"{source}: {rule.name}.attributes: {', '.join(kinds)}; {rules[0].name} has "
+            raise UserError(f"{source}: {name}.attributes: {', '.join(kinds)}; {next(iter(rules))} has "
                             f"{', '.join(first)}; give all personas the same ones, of the same kinds")  # fmt: skip
-        if re.fullmatch(UNNAMED + r"\d+", rule.name):
-            raise UserError(f"{source}: {rule.name}: the name of a persona without a rule; choose another one")
     return rules
+
+
+def kinds_of(rules: Rules) -> dict[str, Range | dict[str, float]]:
+    """The attributes that all rules have, by name, with the distribution of one of them."""
+    return next(iter(rules.values())).attributes

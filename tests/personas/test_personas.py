@@ -18,7 +18,7 @@ from jaxrec.errors import UserError
 from jaxrec.personas import clusters
 from jaxrec.personas.amore import personas_markdown
 from jaxrec.personas.clusters import Persona, draw_attributes, find_personas, telling_words, unread_profiles
-from jaxrec.personas.rules import DEFAULT, Range, Rule, parse_rules, read_rules
+from jaxrec.personas.rules import DEFAULT, parse_rules, read_rules
 
 RULES = read_rules(None)
 NAMES = tuple(WORDS)
@@ -40,22 +40,12 @@ def test_known_personas_are_found_named_and_described() -> None:
         assert one.rule and one.size == len(members) and NAMES[np.bincount(truth[members]).argmax()] == one.name
         assert len(one.words) >= 4 and set(one.words) <= set(" ".join(WORDS[one.name]).replace("-", " ").split())
         assert len(one.nearest) == 3 and set(one.nearest) <= set(members.tolist())
-    order = [(-one.size, int(np.argmax(labels == number))) for number, one in enumerate(personas)]
-    assert order == sorted(order)
     with threadpool_limits(limits=3):
         again, others = find_personas(embeddings, texts, RULES, 6, seed=0)
     assert np.array_equal(again, labels) and others == personas
-
-
-def test_the_number_and_the_names_of_personas() -> None:
-    three = ("Detail_Reviewer", "Gift_Buyer", "Sensitive_Calming")
-    texts, truth = made_texts(12, names=three)
-    labels, personas = find_personas(fake_embed(texts, "m"), texts, RULES, None, seed=0)
-    assert sorted(one.name for one in personas) == list(three) and agreement(labels, truth) == 1
-    texts, _ = made_texts(10)
-    only = tuple(rule for rule in RULES if rule.name in three[:2])
-    _, personas = find_personas(fake_embed(texts, "m"), texts, only, 6, seed=0)
-    assert {one.name for one in personas if one.rule} == set(three[:2])
+    only = {name: RULES[name] for name in ("Detail_Reviewer", "Gift_Buyer")}
+    _, personas = find_personas(embeddings, texts, only, 6, seed=0)
+    assert {one.name for one in personas if one.rule} == set(only)
     assert all(one.name == f"persona_{i}" and not one.title for i, one in enumerate(personas) if not one.rule)
 
 
@@ -66,7 +56,7 @@ def test_reviews_that_say_the_same_or_are_too_few() -> None:
     assert labels.tolist() == [0, 1, 2, 3, 4, 5] * 5  # by size, then by the first review, whatever the seed
     assert np.array_equal(find_personas(embeddings, texts, RULES, 6, seed=7)[0], labels)
     assert all(len(one.nearest) == 1 for one in personas)  # the same review is not shown again
-    with pytest.raises(UserError, match=r"^30 reviews \(6 different ones\) for 7 personas; expected at least 7"):
+    with pytest.raises(UserError, match=r"^30 reviews \(6 different ones\) for 7 personas"):
         find_personas(embeddings, texts, RULES, 7, seed=0)
 
 
@@ -81,9 +71,8 @@ def test_words_are_compared_by_what_they_say() -> None:
     assert telling_words(["1", "2"], np.array([0, 1]), 2, most=5) == [(), ()]
 
 
-AGE = {"mean": 30, "deviation": 4, "low": 18, "high": 60}
 TABLE = parse_rules({
-    "A": {"title": "a", "words": ["x"], "attributes": {"age": AGE, "skin": {"dry": 3, "oily": 1}}},
+    "A": {"title": "a", "words": ["x"], "attributes": {"age": {"low": 18, "high": 60}, "skin": {"dry": 3, "oily": 1}}},
     "B": {"title": "b", "words": ["y"], "attributes": {"age": {"low": 61, "high": 62}, "skin": {"none": 1}}},
 }, "t")  # fmt: skip
 PEOPLE = tuple(Persona(name, "", name in "AB", 1, (), ()) for name in ("A", "B", "persona_2"))
@@ -92,7 +81,7 @@ PEOPLE = tuple(Persona(name, "", name in "AB", 1, (), ()) for name in ("A", "B",
 def test_attributes_follow_their_rules() -> None:
     drawn = draw_attributes(np.repeat([0, 1, 2], 4000), PEOPLE, TABLE, seed=0)
     age, skin = drawn["age"], drawn["skin"]
-    assert abs(age[:4000].mean() - 30) < 0.3 and abs(age[:4000].std() - 4) < 0.2
+    assert set(age[:4000]) == set(range(18, 61)) and abs(age[:4000].mean() - 39) < 0.7
     assert abs(np.mean(skin[:4000] == "dry") - 0.75) < 0.03
     assert set(age[4000:8000]) == {61, 62} and abs(np.mean(age[4000:8000] == 61) - 0.5) < 0.03
     assert abs(np.mean(skin[8000:] == "none") - 0.5) < 0.03  # no rule of its own: any
@@ -113,20 +102,10 @@ def test_a_draw_depends_on_its_row_and_persona_only(labels: list[int], seed: int
         assert left != right or all(mine[name][row] == theirs[name][row] for name in mine)
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(-50, 50), st.integers(0, 60), st.floats(0, 1), st.floats(0.01, 1000), st.integers(0, 99))
-def test_a_number_stays_in_its_range(low: int, width: int, place: float, deviation: float, seed: int) -> None:
-    bounds = {"low": low, "high": low + width}
-    for kind in (Range(**bounds), Range(mean=low + place * width, deviation=deviation, **bounds)):
-        rules = (Rule(name="A", title="a", words=["x"], attributes={"age": kind}),)
-        drawn = draw_attributes(np.zeros(50, int), PEOPLE[:1], rules, seed)["age"]
-        assert drawn.min() >= low and drawn.max() <= low + width
-
-
 @pytest.mark.parametrize(("path", "value", "message"), [
-    (["persona_3"], RULES[0].model_dump(exclude_none=True), "persona_3: the name"),
     (["Dry_Winter", "attributes", "a/b"], {"x": 1}, "Dry_Winter.attributes.a/b"),
-    (["Dry_Winter", "attributes", "age", "mean"], 40, "attributes.age: expected low <= high, alone or with"),
+    (["Dry_Winter", "attributes", "age", "low"], 50, "attributes.age: expected low <= high"),
+    (["Dry_Winter", "attributes", "age", "mean"], 40, "attributes.age.mean: no such field"),
     (["Dry_Winter", "attributes", "gender", "F"], 0, "gender.F: found 0"),
     (["Gift_Buyer", "attributes", "skin_type"], ..., "Gift_Buyer.attributes: .* Dry_Winter has .*skin_type"),
 ])  # fmt: skip
@@ -142,9 +121,6 @@ def test_the_page() -> None:
     texts = ["## 건조한\r\n* 피부 <b>", "x" * 500, "plain"]
     personas = clusters.describe(np.array([0, 0, 0]), ["Dry_Winter"], texts, RULES, np.eye(3, dtype=np.float16))
     page = personas_markdown((*personas, PEOPLE[2]), RULES, texts, {"model": None, "given": True, "seed": 0})
-    assert page.startswith("# Personas\n\n4 reviews. Personas and attributes as given with the customers; ")
-    assert "| Dry\\_Winter | 3 | 75.0% |" in page and "## Dry\\_Winter: 건성/겨울보습형 (dry skin" in page
-    assert "- age: 35 to 49, uniform" in page and "- gender: F 100%" in page
-    assert "  - “\\#\\# 건조한 \\* 피부 \\<b\\>”" in page
-    assert "x" * 200 + "…”" in page and "x" * 201 not in page
-    assert "- rule: none of the table" in page and "nearest reviews: not known" in page
+    for part in ("# Personas\n\n4 reviews. ", "| Dry\\_Winter | 3 | 75.0% |", "- age: 35 to 49, uniform", "gender: F",
+                 "  - “\\#\\# 건조한 \\* 피부 \\<b\\>”", f"“{'x' * 200}…”", "- rule: none of the table"):  # fmt: skip
+        assert part in page
