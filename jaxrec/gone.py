@@ -47,10 +47,13 @@ telemetry; tune.__main__: tune.report
 """
 """``new: old old``, without ``jaxrec.``."""
 CLASSES = """
-baselines.base.Scores: baselines.Baseline; data.catalogue.Catalogue: data.items.Catalogue; data.ids.Ids:
+baselines.base.Scores: baselines.Baseline; baselines.ratings.factorise: baselines.ratings.Factors;
+baselines.ratings.held_out_calibration: baselines.ratings.Calibrated; baselines.sessions.Neighbours:
+baselines.sessions.Pairs; data.catalogue.Catalogue: data.items.Catalogue; data.ids.Ids:
 data.ids.Places; data.items.Items: data.items.Vocabulary; losses.contrastive.Rows: losses.contrastive.Asked;
 losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration: baselines.ratings.Calibration;
-personas.clusters.Persona: personas.personas_synthetic.Persona; plots.curves.Curves: plots.__main__.Curves;
+personas.clusters.Persona: personas.personas_synthetic.Persona; personas.pictures.draw_personas:
+personas.pictures.Groups; plots.curves.Curves: plots.__main__.Curves; plots.pictures.write: plots.pictures.Shown;
 recommend.Recommender: tasks.clicks.recommend.ClickRecommender tasks.events.recommend.EventRecommender
 tasks.retrieval.recommend.TowerRecommender; sources.Source: sources.RowSource; tasks.query.Answer:
 data.codes.UnknownValues tasks.clicks.recommend.Recommendation; tasks.query.Item: tasks.clicks.recommend.Rating

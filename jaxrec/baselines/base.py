@@ -13,29 +13,16 @@ from jaxrec.data.dataset import Sessions
 
 @dataclass(frozen=True)
 class Prefixes:
-    """Beginnings of sessions in CSR form: query ``q`` is ``items[offsets[q]:offsets[q + 1]]``, oldest click first."""
+    """Beginnings of sessions, query after query, oldest click first."""
 
     items: np.ndarray  # int32[n]
-    offsets: np.ndarray  # int64[Q + 1]
+    query: np.ndarray  # int64[n], the query of each click
+    distance: np.ndarray  # int64[n], how many clicks follow each click within its prefix
+    lengths: np.ndarray  # int64[Q], clicks of each prefix
     now: np.ndarray  # int64[Q], ms since 1970, when the last click of the prefix happened
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """int64[Q], clicks of each prefix."""
-        return np.diff(self.offsets)
-
-    @property
-    def query(self) -> np.ndarray:
-        """int64[n], the query of each click."""
-        return np.repeat(np.arange(len(self)), self.lengths)
-
-    @property
-    def distance(self) -> np.ndarray:
-        """int64[n], how many clicks follow each click within its prefix."""
-        return np.repeat(self.offsets[1:], self.lengths) - 1 - np.arange(len(self.items))
+        return len(self.lengths)
 
 
 Scores = Callable[[Prefixes], np.ndarray]
@@ -56,9 +43,10 @@ class Queries:
 
     def prefixes(self, numbers: np.ndarray) -> Prefixes:
         """The queries of int64[Q] numbers: all clicks before each one's target, in its session."""
-        begin, end = self._begin[numbers], self._end[numbers]
-        offsets = np.append(0, np.cumsum(end - begin))
-        return Prefixes(self._items[expand(begin, end - begin)], offsets, self._times[end - 1])
+        end = self._end[numbers]
+        lengths = end - self._begin[numbers]
+        query, clicks = np.repeat(np.arange(len(numbers)), lengths), expand(end - lengths, lengths)
+        return Prefixes(self._items[clicks], query, end[query] - 1 - clicks, lengths, self._times[end - 1])
 
 
 def expand(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -69,6 +57,17 @@ def expand(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """
     ends = np.cumsum(counts)
     return np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def first(n: int, groups: np.ndarray, *keys: np.ndarray) -> np.ndarray:
+    """Indices of the first ``n`` of each group in the order of the keys, the first of which counts most.
+
+    >>> first(1, np.array([1, 0, 1]), np.array([5.0, 3.0, 4.0]))
+    array([1, 2])
+    """
+    order = np.lexsort((*keys[::-1], groups))
+    group = groups[order]
+    return order[np.arange(len(order)) - np.searchsorted(group, group) < n]
 
 
 def last_clicks(groups: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:

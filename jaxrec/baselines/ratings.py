@@ -7,7 +7,6 @@ training row, gets no part of its own: an unknown user's score is the item's alo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -84,29 +83,26 @@ def _shrunk_means(group: np.ndarray, value: np.ndarray, n_groups: int, shrink: f
     return mean
 
 
-@dataclass(frozen=True)
-class Factors:
-    """mean + user bias + item bias + user factors . item factors, as a scorer; ``user`` and ``item`` are
-    float64[n, factors + 1], the bias last, zeros at index 0.
-    """
-
-    mean: float
-    user: np.ndarray
-    item: np.ndarray
-
-    def __call__(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """float32[Q]"""
-        p, q = self.user[user], self.item[item]
-        product = np.einsum("qk,qk->q", p[:, :-1], q[:, :-1])
-        return np.asarray((self.mean + p[:, -1] + q[:, -1] + product).astype(np.float32))
-
-
 def als(
     train: RatingRows, n_users: int, n_items: int, *, factors: Count = 16, reg: Scale = 1.2, iterations: Count = 20,
     seed: int = 0,
-) -> Factors:  # fmt: skip
-    """Matrix factorisation with biases: alternating least squares, each half step exact, with n_u and n_i the training
-    rows of a user and an item, on
+) -> Scorer:  # fmt: skip
+    """Matrix factorisation with biases; see ``factorise``."""
+    mean, of_user, of_item = factorise(train, n_users, n_items, factors, reg, iterations, seed)
+
+    def score(user: np.ndarray, item: np.ndarray) -> np.ndarray:
+        p, q = of_user[user], of_item[item]
+        product = np.einsum("qk,qk->q", p[:, :-1], q[:, :-1])
+        return np.asarray((mean + p[:, -1] + q[:, -1] + product).astype(np.float32))
+
+    return score
+
+
+def factorise(
+    train: RatingRows, n_users: int, n_items: int, factors: int, reg: float, iterations: int, seed: int
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """The mean rating, and float64[n, factors + 1] of users and of items, the bias last, zeros at index 0: alternating
+    least squares, each half step exact, with n_u and n_i the training rows of a user and an item, on
 
         sum over rows of (rating - mean - b_u - b_i - p_u . q_i)^2
             + reg sum over users of sqrt(n_u) (|p_u|^2 + b_u^2) + reg sum over items of sqrt(n_i) (|q_i|^2 + b_i^2)
@@ -118,25 +114,22 @@ def als(
     pairs, shape = (train.user, train.item), (n_users, n_items)
     total = sparse.csr_array((residual, pairs), shape=shape)  # repeated pairs add up here, and in the counts
     count = sparse.csr_array((np.ones(len(residual)), pairs), shape=shape)
+
+    def half_step(total: sparse.csr_array, count: sparse.csr_array, other: np.ndarray) -> np.ndarray:
+        # With f = (other's factors, 1): (sum of f f' + reg sqrt(n) I) x = sum of (residual - other's bias) f
+        features = np.append(other[:, :-1], np.ones((len(other), 1)), axis=1)
+        right = total @ features - count @ (features * other[:, -1:])
+        solved = least_squares(count, features, right, reg * np.sqrt(count.sum(axis=1)))
+        solved[0] = 0.0
+        return solved
+
     turned, counted = total.T.tocsr(), count.T.tocsr()
     of_item = np.zeros((n_items, factors + 1))
     of_item[1:, :-1] = np.random.default_rng(seed).normal(0.0, 0.1, (n_items - 1, factors))
     for _ in range(iterations):
-        of_user = _half_step(total, count, of_item, reg)
-        of_item = _half_step(turned, counted, of_user, reg)
-    return Factors(mean, of_user, of_item)
-
-
-def _half_step(total: sparse.csr_array, count: sparse.csr_array, other: np.ndarray, reg: float) -> np.ndarray:
-    """float64[M, factors + 1] of one side, given the other's: with f = (other's factors, 1), each row x solves
-
-    (sum of f f' + reg sqrt(n) I) x = sum of (residual - other's bias) f
-    """
-    features = np.append(other[:, :-1], np.ones((len(other), 1)), axis=1)
-    right = total @ features - count @ (features * other[:, -1:])
-    solved = least_squares(count, features, right, reg * np.sqrt(count.sum(axis=1)))
-    solved[0] = 0.0
-    return solved
+        of_user = half_step(total, count, of_item)
+        of_item = half_step(turned, counted, of_user)
+    return mean, of_user, of_item
 
 
 RATING_BASELINES: dict[str, Callable[..., Scorer]] = {
@@ -144,31 +137,18 @@ RATING_BASELINES: dict[str, Callable[..., Scorer]] = {
 }  # fmt: skip
 
 
-class Calibrated(NamedTuple):
-    """A scorer with P(label = 1) = 1 / (1 + exp(-(slope score + intercept)))."""
-
-    score: Scorer
-    slope: float
-    intercept: float
-
-    def logits(self, user: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """float32[Q], the log odds of a positive label."""
-        return (self.slope * self.score(user, item) + self.intercept).astype(np.float32)
-
-
-def held_out_calibration(
-    fit: Callable[..., Scorer], train: RatingRows, n_users: int, n_items: int
-) -> Calibrated:  # fmt: skip
-    """Fit on all but a random tenth of the rows, calibrate on that tenth, and fit again on everything: in sample a
-    scorer with many parameters would be over-confident.
+def held_out_calibration(fit: Callable[..., Scorer], train: RatingRows, n_users: int, n_items: int) -> Scorer:
+    """The log odds of a positive label: fit on all but a random tenth of the rows, calibrate on that tenth, and fit
+    again on everything, as in sample a scorer with many parameters would be over-confident.
     """
     order = np.random.default_rng(0).permutation(len(train.user))
     held = max(1, round(0.1 * len(order)))
     if held >= len(order):
         raise UserError(f"calibration: {len(order)} training rows; at least two are needed, one of them to hold out")
     out, kept = train.take(np.sort(order[:held])), train.take(np.sort(order[held:]))
-    fitted = calibrate(fit(kept, n_users, n_items)(out.user, out.item), out.label)
-    return Calibrated(fit(train, n_users, n_items), *fitted)
+    slope, intercept = calibrate(fit(kept, n_users, n_items)(out.user, out.item), out.label)
+    score = fit(train, n_users, n_items)
+    return lambda user, item: (slope * score(user, item) + intercept).astype(np.float32)
 
 
 def calibrate(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -1,8 +1,8 @@
 """Baselines that rank all items for a user, from who has what: ``RETRIEVAL_BASELINES`` holds them by name.
 
 Index 0 of users and of items is the unknown one, and counts in ``n_users`` and ``n_items``; training pairs that carry
-it are left out. The unknown item scores -inf, below all others. The unknown user, and any without a training pair, gets
-the scores of ``popularity``. Items that the user has are scored like others.
+it are left out. The unknown user, and any without a training pair, gets the order of ``popularity``. Items that the
+user has, and the unknown one, are scored like others: whoever ranks leaves them out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class Positives(NamedTuple):
 def popularity(train: Positives, n_users: int, n_items: int) -> Scores:
     """The number of users who have the item."""
     count = train.matrix(n_users, n_items).sum(axis=0).astype(np.float32)
-    count[0] = -np.inf
     return lambda users: np.tile(count, (len(users), 1))
 
 
@@ -63,7 +62,7 @@ def item_knn(train: Positives, n_users: int, n_items: int, *, k: Count = 100, sh
     sessions = Sessions(has.indices, np.zeros(has.nnz, np.int64), has.indptr)
     similar = similarities(sessions, n_items, k, shrink, 0.5).T.tocsr()
     order = base.popularity(sessions, n_items)
-    return _with_popularity(lambda users: base.over_popularity(has[users] @ similar, order), train, n_users, n_items)
+    return lambda users: base.over_popularity(has[users] @ similar, order)
 
 
 def als(
@@ -74,8 +73,10 @@ def als(
     # Chosen by validation NDCG@10 on MovieLens-1M (ratings of 4 and 5, a random one of each of 6,035 users):
     # 32 to 256 factors, alpha 1 to 40, regularisation 3e-4 to 0.03, nu 0, 0.5 and 1. These reach Recall@10 .239,
     # Recall@100 .649, NDCG@10 .132; 32 factors .118, 64 .128, 256 .130 at alpha 3; item-knn .108, popularity .047.
-    user, item = factorise(train.matrix(n_users, n_items), factors, alpha, regularisation, iterations, seed)
-    return _with_popularity(lambda users: user[users] @ item.T, train, n_users, n_items)
+    has, popular = train.matrix(n_users, n_items), popularity(train, n_users, n_items)
+    user, item = factorise(has, factors, alpha, regularisation, iterations, seed)
+    some = np.diff(has.indptr)[:, None] > 0
+    return lambda users: np.where(some[users], user[users] @ item.T, popular(users))
 
 
 def factorise(
@@ -110,16 +111,3 @@ def factorise(
 
 
 RETRIEVAL_BASELINES: dict[str, Callable[..., Scores]] = {"popularity": popularity, "item-knn": item_knn, "als": als}
-
-
-def _with_popularity(score: Scores, train: Positives, n_users: int, n_items: int) -> Scores:
-    """``score``, but popularity for users without a training pair, and -inf for the unknown item."""
-    popular, without = popularity(train, n_users, n_items), np.diff(train.matrix(n_users, n_items).indptr) == 0
-
-    def scores(users: np.ndarray) -> np.ndarray:
-        found = score(users)
-        found[:, 0] = -np.inf
-        found[without[users]] = popular(users[without[users]])
-        return found
-
-    return scores

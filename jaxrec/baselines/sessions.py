@@ -6,14 +6,13 @@ Defaults were tuned on the last 5 % of Diginetica's training targets.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.sparse as sparse
 from pydantic import Field
 
-from jaxrec.baselines.base import Prefixes, Scores, expand, last_clicks, over_popularity, popularity
+from jaxrec.baselines.base import Prefixes, Scores, expand, first, last_clicks, over_popularity, popularity
 from jaxrec.config.sections import Count
 from jaxrec.data.dataset import Sessions
 
@@ -21,15 +20,12 @@ BLOCK = 2**21  # pairs of clicks whose products are held at once
 DAY = 86_400_000  # ms
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Scale = Annotated[float, Field(ge=0.0)]
-Decay = Literal["none", "linear", "ratio", "harmonic", "quadratic", "log"]
-# Weights of a click by the clicks after it, d, and by all clicks of its session, l.
-DECAYS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "none": lambda d, length: np.ones(len(d)),
-    "linear": lambda d, length: np.maximum(0.0, 1.0 - 0.1 * d),
-    "ratio": lambda d, length: (length - d) / length,
-    "harmonic": lambda d, length: 1.0 / (1.0 + d),
-    "quadratic": lambda d, length: (1.0 + d) ** -2.0,
-    "log": lambda d, length: 1.0 / np.log10(d + 1.7),
+Decay = Literal["none", "linear", "harmonic"]
+# Weights of a click by the number of clicks after it.
+DECAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "none": lambda d: np.ones(len(d)),
+    "linear": lambda d: np.maximum(0.0, 1.0 - 0.1 * d),
+    "harmonic": lambda d: 1.0 / (1.0 + d),
 }
 
 
@@ -98,8 +94,7 @@ def similarities(sessions: Sessions, n_items: int, k: int, shrinkage: float, alp
         here, there = rows.coords
         value = rows.data * clicked[low + here] * other[there]
         keep = np.flatnonzero(there != low + here)
-        keep = keep[np.lexsort((there[keep], -value[keep], here[keep]))]
-        keep = keep[np.arange(len(keep)) - np.searchsorted(here[keep], here[keep]) < k]  # place within the row
+        keep = keep[first(k, here[keep], -value[keep], there[keep])]
         parts.append((low + here[keep], there[keep], value[keep]))
         low = high
     row, column, data = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -125,12 +120,9 @@ def vsknn(
     boost = 1.0 + idf * np.log(len(sessions) / np.maximum(1, past.frequency))
 
     def scores(prefixes: Prefixes) -> np.ndarray:
-        lengths = prefixes.lengths
-        near = past.nearest(past.pairs(prefixes, DECAYS[decay](prefixes.distance, lengths[prefixes.query])), k)
-        strength = near.similarity * DECAYS[vote_decay](near.distance, lengths[near.query])
-        votes = past.vote(near, strength, len(prefixes), 0.0)
-        votes.data *= boost[votes.indices]
-        return over_popularity(votes, order)
+        near = past.nearest(prefixes, DECAYS[decay](prefixes.distance), k)
+        strength = near.similarity * DECAYS[vote_decay](near.distance)
+        return over_popularity(near.votes(len(prefixes), strength, boost[near.away.indices]), order)
 
     return scores
 
@@ -152,11 +144,12 @@ def stan(
     order, past = popularity(sessions, n_items), Neighbourhood(sessions, n_items, sample)
 
     def scores(prefixes: Prefixes) -> np.ndarray:
-        pairs = past.pairs(prefixes, _fall(prefixes.distance, lambda1))
-        norm = np.sqrt(prefixes.lengths[pairs.query] * past.lengths[pairs.session])
-        age = np.maximum(0, prefixes.now[pairs.query] - past.ends[pairs.session]) / DAY
-        near = past.nearest(replace(pairs, similarity=pairs.similarity / norm * _fall(age, lambda2)), k)
-        return over_popularity(past.vote(near, near.similarity, len(prefixes), lambda3), order)
+        def factor(query: np.ndarray, session: np.ndarray) -> np.ndarray:
+            age = np.maximum(0, prefixes.now[query] - past.ends[session]) / DAY
+            return _fall(age, lambda2) / np.sqrt(prefixes.lengths[query] * past.lengths[session])
+
+        near = past.nearest(prefixes, _fall(prefixes.distance, lambda1), k, factor)
+        return over_popularity(near.votes(len(prefixes), near.similarity, _fall(near.away.data, lambda3)), order)
 
     return scores
 
@@ -170,23 +163,26 @@ def _fall(distance: np.ndarray, scale: float) -> np.ndarray:
     return np.exp(-distance / scale) if scale else np.ones(len(distance))
 
 
-@dataclass(frozen=True)
-class Pairs:
-    """Queries and their neighbours, by query, then from the oldest neighbour to the most recent."""
+class Neighbours(NamedTuple):
+    """The nearest past sessions of queries, query after query."""
 
     query: np.ndarray  # int64[P]
-    session: np.ndarray  # int64[P]
     similarity: np.ndarray  # float64[P]
-    distance: np.ndarray  # int64[P], clicks after the query's most recent click on an item of the neighbour
-    position: np.ndarray  # int64[P], where that item stands in the neighbour: its last click, from 0
+    distance: np.ndarray  # int64[P], clicks after the query's last click on an item of the neighbour
+    away: Any  # CSR int64[P, V]: how many clicks the items of the neighbour stand from that one, by their last clicks
 
-    def take(self, index: np.ndarray) -> Pairs:
-        return Pairs(*(column[index] for column in vars(self).values()))
+    def votes(self, queries: int, strength: np.ndarray, share: np.ndarray) -> Any:
+        """CSR float64[Q, V]: every neighbour, of some strength, float64[P], gives its items, in the order of ``away``,
+        their share of it.
+        """
+        shares = sparse.csr_array((share, self.away.indices, self.away.indptr), shape=self.away.shape)
+        voters = (self.query, np.arange(len(self.query)))
+        return sparse.csr_array((strength, voters), shape=(queries, len(self.query))) @ shares
 
 
 class Neighbourhood:
-    """Training sessions, numbered from the one that ended first to the one that ended last, and looked up by item; a
-    query considers the ``sample`` most recent ones that share an item with it.
+    """Training sessions, numbered from the one that ended first to the one that ended last; a query considers the
+    ``sample`` most recent ones that share an item with it.
     """
 
     def __init__(self, sessions: Sessions, n_items: int, sample: int) -> None:
@@ -197,61 +193,44 @@ class Neighbourhood:
         items = sessions.items[expand(sessions.offsets[:-1][order], self.lengths)]
         session = np.repeat(np.arange(len(order)), self.lengths)
         once = last_clicks(session, items, n_items)
-        # The distinct items of each session in the order of their last clicks, and where in the session those are.
-        self.items, session = items[once], session[once]
-        self.positions = once - (np.cumsum(self.lengths) - self.lengths)[session]
-        self.offsets = np.searchsorted(session, np.arange(len(order) + 1))  # where the items of each session begin
-        self.frequency = np.bincount(self.items, minlength=n_items)
+        position = once - (np.cumsum(self.lengths) - self.lengths)[session[once]]
+        items, session = items[once], session[once]
+        # CSR int64[S, V]: where in each session the last click on each of its items is.
+        self._positions = sparse.csr_array((position, (session, items)), shape=(len(order), n_items))
+        self.frequency = np.bincount(items, minlength=n_items)
         # A session among the most recent `sample` of a query is among those of each item that they share, so that no
         # more need to be kept of an item, however popular.
-        by_item = np.argsort(self.items, kind="stable")
-        from_end = np.cumsum(self.frequency)[self.items[by_item]] - np.arange(len(by_item))
-        by_item = by_item[from_end <= sample]
-        self._counts = np.minimum(self.frequency, sample)
-        self._starts = np.cumsum(self._counts) - self._counts
-        self._sessions, self._positions = session[by_item], self.positions[by_item]
-        self._sample, self._n_items = sample, n_items
+        kept = first(sample, items, -session)
+        holders = np.ones(len(kept)), (items[kept], session[kept])
+        self._holders = sparse.csr_array(holders, shape=(n_items, len(order)))
+        self._sample = sample
 
-    def pairs(self, prefixes: Prefixes, weight: np.ndarray) -> Pairs:
-        """The sampled sessions of each query; their similarity is the sum of the weights, float64[n] of each click, of
-        the items they share. An item counts with its last click; clicks of weight 0 find no sessions.
+    def nearest(
+        self, prefixes: Prefixes, weight: np.ndarray, k: int,
+        factor: Callable[[np.ndarray, np.ndarray], Any] = lambda query, session: 1.0,
+    ) -> Neighbours:  # fmt: skip
+        """The ``k`` most similar neighbours of each query; among equals the more recent. Their similarity is the sum of
+        the weights, float64[n] of each click, of the items they share, times the ``factor`` of query and session. An
+        item counts with its last click; clicks of weight 0 find no sessions.
         """
-        query, distance = prefixes.query, prefixes.distance
-        clicks = last_clicks(query, prefixes.items, self._n_items)
+        clicks = last_clicks(prefixes.query, prefixes.items, len(self.frequency))
         clicks = clicks[weight[clicks] > 0]
-        items = prefixes.items[clicks]
-        found = expand(self._starts[items], self._counts[items])
-        clicks = np.repeat(clicks, self._counts[items])
-        key = query[clicks] * len(self.ends) + self._sessions[found]
-        order = np.argsort(key, kind="stable")  # within a pair the most recent click stays last
-        key = key[order]
-        last = np.flatnonzero(np.append(key[1:] != key[:-1], True)[: len(key)])
-        first = np.append(0, last + 1)[: len(last)]
-        total = np.add.reduceat(weight[clicks[order]], first) if len(first) else np.zeros(0)
-        click, found = clicks[order[last]], found[order[last]]
-        result = Pairs(query[click], self._sessions[found], total, distance[click], self._positions[found])
-        after = np.searchsorted(result.query, result.query, side="right") - np.arange(len(result.query))
-        return result.take(np.flatnonzero(after <= self._sample))
-
-    def nearest(self, pairs: Pairs, k: int) -> Pairs:
-        """The k most similar neighbours of each query, all where there are fewer; among equals the more recent."""
-        many = np.flatnonzero(np.bincount(pairs.query)[pairs.query] > k)
+        places = prefixes.query[clicks], prefixes.items[clicks]
+        weights = sparse.csr_array((weight[clicks], places), shape=(len(prefixes), len(self.frequency)))
+        shared = (weights @ self._holders).tocoo()
+        query, session = shared.coords
+        recent = first(self._sample, query, -session)
+        query, session = query[recent], session[recent]
+        similarity = shared.data[recent] * factor(query, session)
         # Sums of the same weights in another order differ in their last bits; in float32 they are equal.
-        similarity = pairs.similarity[many].astype(np.float32)
-        order = many[np.lexsort((-pairs.session[many], -similarity, pairs.query[many]))]
-        query = pairs.query[order]
-        keep = np.ones(len(pairs.query), bool)
-        keep[order[np.arange(len(order)) - np.searchsorted(query, query) >= k]] = False
-        return pairs.take(np.flatnonzero(keep))
-
-    def vote(self, pairs: Pairs, strength: np.ndarray, queries: int, scale: float) -> sparse.csr_array:
-        """CSR float64[Q, V]: every neighbour gives its items its strength, float64[P], which falls to 1/e over
-        ``scale`` clicks from ``Pairs.position`` (0: not at all).
-        """
-        counts = np.diff(self.offsets)[pairs.session]
-        cells = expand(self.offsets[pairs.session], counts)
-        away = np.abs(self.positions[cells] - np.repeat(pairs.position, counts))
-        ends = np.append(0, np.cumsum(counts))
-        shares = sparse.csr_array((_fall(away, scale), self.items[cells], ends), shape=(len(counts), self._n_items))
-        places = np.searchsorted(pairs.query, np.arange(queries + 1))
-        return sparse.csr_array((strength, np.arange(len(counts)), places), shape=(queries, len(counts))) @ shares
+        best = first(k, query, -similarity.astype(np.float32), -session)
+        query, session = query[best], session[best]
+        distance = np.full(weights.shape, 2**31 - 1, np.int32)  # clicks after each item of the query
+        distance[places] = prefixes.distance[clicks]
+        away = self._positions[session]
+        pair = np.repeat(np.arange(len(query)), np.diff(away.indptr))
+        own = distance[query[pair], away.indices]
+        nearest = np.minimum.reduceat(own, away.indptr[:-1])
+        position = away.data[own == nearest[pair]]  # one each: no two items of a query have the same distance
+        away.data = np.abs(away.data - position[pair])
+        return Neighbours(query, similarity[best], nearest, away)

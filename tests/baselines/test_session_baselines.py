@@ -93,11 +93,9 @@ def last_distances(prefix: list[int]) -> dict[int, int]:
 def vsknn(
     train: Train, prefix: list[int], now: int, k: int, sample: int, decay: str, vote_decay: str, idf: float
 ) -> dict[int, float]:
-    length, distance = len(prefix), last_distances(prefix)
+    distance = last_distances(prefix)
     decays: dict[str, Callable[[int], float]] = {
-        "none": lambda d: 1.0, "linear": lambda d: max(0.0, 1 - d / 10), "ratio": lambda d: (length - d) / length,
-        "harmonic": lambda d: 1 / (1 + d), "quadratic": lambda d: 1 / (1 + d) ** 2,
-        "log": lambda d: 1 / math.log10(d + 1.7),
+        "none": lambda d: 1.0, "linear": lambda d: max(0.0, 1 - d / 10), "harmonic": lambda d: 1 / (1 + d),
     }  # fmt: skip
     weight = {item: decays[decay](d) for item, d in distance.items()}
     holds = Counter(item for session, _ in train for item in set(session))
@@ -133,15 +131,14 @@ FORMULAS: dict[str, Callable[..., dict[int, float]]] = {
 }  # fmt: skip
 TEXTS = [
     "pop", "spop", "itemknn", "itemknn:k=3,shrinkage=0,decay=0.5", "itemknn:k=1000,shrinkage=7.5,alpha=0.25,decay=1",
-    "vsknn", "vsknn:k=3,sample=7,decay=quadratic,vote_decay=none", "vsknn:k=1,sample=1,decay=log,vote_decay=log,idf=1",
-    "vsknn:k=4,decay=harmonic,vote_decay=ratio,idf=0.3", "vsknn:k=5,decay=ratio,vote_decay=linear", "stan",
+    "vsknn", "vsknn:k=3,sample=7,decay=harmonic,vote_decay=none", "vsknn:k=1,sample=1,decay=none,idf=1", "stan",
     "stan:k=3,sample=7,lambda1=0.7,lambda2=5,lambda3=1.5", "stan:k=1,sample=1,lambda1=0,lambda2=0,lambda3=0",
     "stan:k=5,lambda2=0.00001",  # most weights are 0 in float32
 ]  # fmt: skip
 
 
-def fitted(text: str, train: Sessions) -> Scores:
-    scores: Scores = parse([text], BASELINES)[0].fit(train, V)
+def fitted(text: str, train: Sessions, n_items: int = V) -> Scores:
+    scores: Scores = parse([text], BASELINES)[0].fit(train, n_items)
     return scores
 
 
@@ -157,7 +154,7 @@ def expected(text: str, train: Train, prefix: list[int], now: int) -> np.ndarray
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_scores_are_those_of_the_formula(text: str) -> None:
-    train, split = make_sessions(1), make_sessions(2, count=15, longest=14, n_items=V, later=20 * DAY)
+    train, split = make_sessions(1), make_sessions(2, count=9, longest=14, n_items=V, later=20 * DAY)
     queries = Queries(split)
     found = fitted(text, train)(queries.prefixes(np.arange(len(queries))))
     assert found.dtype == np.float32 and found.shape == (len(queries), V)
@@ -189,41 +186,32 @@ def test_neither_the_batch_nor_the_future_matters(text: str, seed: int, cut: int
     assert scores(changed.prefixes(np.array([query])))[0].tobytes() == whole[query].tobytes()
 
 
-@pytest.mark.parametrize("text", ["pop", "stan:k=1,lambda3=0"])
 @pytest.mark.parametrize("ties", ["conservative", "standard", "median"])
-def test_they_are_ranked_with_ties(text: str, ties: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measuring, "ROWS", 7)
-    queries, scores = Queries(make_sessions(2, n_items=V)), fitted(text, make_sessions(1))
-    found = measuring.baseline_metrics(scores, queries, V, [1, 3, V], Evaluation(ties=ties))
+def test_they_are_ranked_with_ties(ties: Any) -> None:
+    queries, scores = Queries(make_sessions(2, n_items=V)), fitted("pop", make_sessions(1))
+    found = measuring.baseline_metrics(scores, queries, V, [3], Evaluation(ties=ties))
     values = scores(queries.prefixes(np.arange(len(queries))))
     own = values[np.arange(len(queries)), queries.targets][:, None]
     equal = (values == own).sum(1) - 1
     assert equal.any(), "no tie to break"
     ranks = 1 + (values > own).sum(1) + equal * {"conservative": 1.0, "standard": 0.0, "median": 0.5}[ties]
-    tops = np.argsort(-values, axis=1, kind="stable")
-    for k in (1, 3, V):
-        assert found[f"recall@{k}"] == pytest.approx((ranks <= k).mean(), abs=1e-9)
-        assert found[f"mrr@{k}"] == pytest.approx(((ranks <= k) / ranks).mean(), abs=1e-9)
-        assert found[f"coverage@{k}"] == len(np.unique(tops[:, :k])) / V
+    assert found["mrr@3"] == pytest.approx(((ranks <= 3) / ranks).mean(), abs=1e-9)
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
-def test_alone_on_a_data_set(dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--baselines", "all", "itemknn:decay=1", "--data", dataset, "--k", 20, 5]
+def test_alone_on_a_data_set(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--baselines", "all", "itemknn:decay=1", "--data", dataset, "--k", 20, 5, "--json"]
     capsys.readouterr()
-    assert call("evaluate", *words, "--json", "--out", tmp_path / "b.json") == 0
-    captured = capsys.readouterr()
-    printed = json.loads(captured.out)
-    assert captured.err == "" and printed == json.loads((tmp_path / "b.json").read_text())
-    opened = open_sessions(dataset)
+    assert call("evaluate", *words) == 0
+    printed, opened = json.loads(capsys.readouterr().out), open_sessions(dataset)
     assert printed["targets"] == opened.split("test").counts["targets"] and printed["items"] == 100
     assert printed["fitted_on"] == opened.split("train").counts
     assert list(printed["baselines"]) == [*BASELINES, "itemknn:decay=1"]
-    best = {name: entry["recall@20"] for name, entry in printed["baselines"].items()}
-    assert all(best["pop"] + 0.05 < best[name] for name in ("itemknn", "vsknn", "stan"))
-    assert all(value < printed["optimum"]["recall@20"] for value in best.values())
+    recall = {name: entry["recall@20"] for name, entry in printed["baselines"].items()}
+    for name in ("itemknn", "vsknn", "stan"):
+        assert recall["pop"] + 0.05 < recall[name] < printed["optimum"]["recall@20"]
     assert printed["baselines"]["itemknn:decay=1"]["parameters"]["decay"] == 1.0
 
 
@@ -233,28 +221,21 @@ def test_beside_a_run_they_are_fitted_and_ranked_as_the_run(run: Path, dataset: 
     config = yaml.safe_load((copy / "config.yaml").read_text())
     config["evaluation"] |= {"ties": "median"}
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
-    found = evaluate(copy, "validation", ks=[5], baselines=["pop", "stan:k=50"])
+    found = evaluate(copy, "validation", ks=[5], baselines=["pop"])
     opened, fraction = open_sessions(dataset), config["data"]["validation_fraction"]
     parts = cut_validation(opened.split("train"), opened.split("validation"), fraction)
     assert found["ties"] == "median" and found["fitted_on"] == parts.train.counts
-    for choice in parse(["pop", "stan:k=50"], BASELINES):
-        scores, queries = choice.fit(parts.train, 100), Queries(parts.validation)
-        alone = measuring.baseline_metrics(scores, queries, 100, [5], Evaluation(ties="median"))
-        assert alone.items() <= found["baselines"][choice.text].items()
+    scores, queries = fitted("pop", parts.train, 100), Queries(parts.validation)
+    alone = measuring.baseline_metrics(scores, queries, 100, [5], Evaluation(ties="median"))
+    assert alone.items() <= found["baselines"]["pop"].items()
 
 
 @pytest.mark.parametrize(("words", "names"), [
-    (["--data", "DATA", "--baselines", "stam"], "stam: no baseline 'stam' .*'stan'.*; there are all, pop, spop"),
-    (["--data", "DATA", "--baselines", "stan:lamda1=3"], "lamda1: no such field.*; parameters of stan: k, sample, lam"),
-    (["--data", "DATA", "--baselines", "vsknn:k=0"], "vsknn:k=0: k: found '0'"),
-    (["--data", "DATA", "--baselines", "--split", "train"], "--split train"),
-    (["--data", "DATA"], "--run: missing; name a run directory, or measure --baselines of sessions on --data"),
-    (["--data", "DATA", "--baselines", "--folds", 3], "--folds: does not go with a run of gru4rec"),
-    (["--run", "RUN", "--groups", "user"], "--groups: does not go with a run of gru4rec"),
+    (["--baselines", "stam"], "stam: no baseline 'stam' .*'stan'.*; there are all, pop, spop"),
+    (["--baselines", "stan:lamda1=3"], "lamda1: no such field.*; parameters of stan: k, sample, lam"),
+    (["--baselines", "vsknn:k=0"], "vsknn:k=0: k: found '0'"),
+    (["--baselines", "--split", "train"], "--split train"),
+    ([], "--run: missing; name a run directory, or measure --baselines of sessions on --data"),
 ])  # fmt: skip
-def test_what_is_refused(
-    words: list[object], names: str, capsys: pytest.CaptureFixture[str], run: Path, dataset: Path
-) -> None:
-    there = {"RUN": run, "DATA": dataset}
-    fails(capsys, "evaluate", *(there.get(str(word), word) for word in words), names=names)
-    assert not list(run.glob("eval-*"))
+def test_what_is_refused(words: list[str], names: str, capsys: pytest.CaptureFixture[str], dataset: Path) -> None:
+    fails(capsys, "evaluate", "--data", dataset, *words, names=names)

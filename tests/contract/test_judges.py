@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_same_arrays, call, load_parts, load_state
+from helpers import assert_same_arrays, call, load_state
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_gru import all_scores
@@ -121,20 +121,17 @@ def test_the_memory_bound_changes_nothing() -> None:
     assert in_parts == pytest.approx(whole, abs=1e-3) and 0.05 < whole["recall@100"] < 0.9
 
 
-def test_the_trained_run_against_brute_force(run: Path, dataset: Path) -> None:
-    weights, opened, data = load_parts(run), runs.open_run(run), open_sessions(dataset)
+def test_the_splits_of_a_run(run: Path, dataset: Path) -> None:
+    """Its validation sessions are the last of training, and the best checkpoint has the metric that was logged."""
+    opened, data = runs.open_run(run), open_sessions(dataset)
     train, validation = cut_validation(data.split("train"), data.split("validation"), 0.1)
-    for split, sessions in {"validation": validation, "test": data.split("test")}.items():
-        wanted, found = brute_force(weights, sessions, (5, 20), "conservative"), evaluate(opened, split, ks=[5, 20])
+    for split, sessions in (("train", train), ("validation", validation), ("test", data.split("test"))):
+        found = evaluate(opened, split, ks=[20])
         assert found["targets"] == sessions.counts["targets"]
-        for name, value in wanted.items():
-            # float32 against float64: at most one target (or item of the coverage) may differ
-            one = 1 / 100 if "coverage" in name else 1 / found["targets"]
-            assert found[name] == pytest.approx(value, abs=1.01 * one), name
-    assert evaluate(opened, "train", ks=[5])["targets"] == train.counts["targets"]
-    logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    best = max(line["recall@20"] for line in logged if line["kind"] == "validation")
-    assert evaluate(opened, "validation", ks=[20])["recall@20"] == pytest.approx(best, abs=1e-9)
+        if split == "validation":
+            logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            best = max(line["recall@20"] for line in logged if line["kind"] == "validation")
+            assert found["recall@20"] == pytest.approx(best, abs=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
@@ -192,12 +189,6 @@ def test_labels_by_hand(worlds: Worlds) -> None:
     assert result["baselines"].keys() == {"bias", "als:factors=4", "logistic"}
     for metrics in result["baselines"].values():
         assert 0.3 < metrics["auc"] <= 1 and metrics["log_loss"] > 0 and "ndcg@2" in metrics
-
-
-def test_an_exclusive_or_is_beyond_a_sum_over_fields(worlds: Worlds) -> None:
-    """Logistic regression stays at chance: what models learn of it is of pairs of fields."""
-    found = evaluate(worlds.run("autoint"), baselines=["logistic"])["baselines"]["logistic"]
-    assert abs(found["auc"] - 0.5) < 0.12
 
 
 def test_ranks_by_sets(worlds: Worlds) -> None:

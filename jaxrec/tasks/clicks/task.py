@@ -211,7 +211,7 @@ def measure(
             user, item = dataset.rows().columns[:, every.columns(names)].T
             pairs = RatingRows(user, item, rows.ratings, rows.labels)
             fitted = held_out_calibration(choice.fit, pairs.take(train), *map(every.size, names))
-            logits = fitted.logits(user[chosen], item[chosen])
+            logits = fitted(user[chosen], item[chosen])
         found[choice.text] = click_metrics(logits, asked.labels, known_users(asked), ks)
         found[choice.text]["seconds"] = round(time.perf_counter() - begin, 3)
     return found
