@@ -10,7 +10,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from golden.record import old_copy
+from golden import old_copy
 from helpers import ROOT, SYNTHETIC, call, write_config
 
 from jaxrec import config as configuration

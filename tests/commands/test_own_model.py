@@ -86,13 +86,9 @@ def test_a_model_and_a_loss_of_ones_own(
     fails(capsys, "recommend", "--run", run, "--items", 1, names=message)
 
 
-def test_its_fields_are_shown(package: Path) -> None:
+def test_its_fields_are_shown_and_what_is_wrong_with_it_is_one_line(package: Path, capsys: Capsys) -> None:
     text = configuration.field_help(None, ["--model.name", "shop.last_mean", "--loss.name", "shop.hinge"])
     assert "--model.last [3]" in text and "--loss.margin [1.0]" in text and "--model.window [20]" in text
-    assert "--model.layers" not in text and "--loss.logq" not in text
-
-
-def test_what_is_wrong_with_it_is_one_line(package: Path, capsys: Capsys) -> None:
     (package / "c.yaml").write_text("data:\n  path: none\n", encoding="utf-8")
     for words, message in {
         "--model.name shop.lst_mean": r"--model\.name: no module 'shop\.lst_mean', since 'shop\.lst_mean' is",

@@ -53,32 +53,23 @@ def test_yaml_that_is_not_plain_is_one_line(text: str, message: str) -> None:
     assert message in found and found.startswith("f.yaml") and len(found) < 250 and found.isprintable()
 
 
-def test_files_that_cannot_be_configurations(tmp_path: Path) -> None:
+def test_files_json_pairs_and_paths_that_are_refused(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("a,b\n" * 300_000)
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
     for name, why in {"log.csv": "more than 1,000,000 characters", "a\0b": "embedded null byte", ".": "Is a directory",
                       "none": "No such file", "latin.yaml": "not UTF-8"}.items():  # fmt: skip
         with pytest.raises(UserError, match=rf"cannot read the rules \({why}"):
             read_yaml(tmp_path / name, "the rules")
-
-
-def test_json_pairs_and_paths() -> None:
-    value = {"a": [1, 2.5, None, True], "b": {"a": "é"}}
-    assert parse_json(json.dumps(value), "f") == value
-    for text, message in {
-        '[{"id": 1, "b": 3, "id": 2}]': "f.json: one of .* stands twice", '{\n"a": }': "f.json: not JSON .*line 2",
-        f"[{'1' * 5000}]": "f.json: not JSON", "[" * 100_000: "f.json: not JSON that can be read",
-    }.items():  # fmt: skip
-        with pytest.raises(UserError, match=f"^{message}"):
+    for text, message in {'[{"id": 1, "b": 3, "id": 2}]': "one of .* stands twice", '{\n"a": }': "not JSON .*line 2",
+                          f"[{'1' * 5000}]": "not JSON", "[" * 100_000: "not JSON"}.items():  # fmt: skip
+        with pytest.raises(UserError, match=f"^f.json: {message}"):
             parse_json(text, "f.json")
-    assert pairs("--profile", ["a=1", "b=a=1"]) == {"a": "1", "b": "a=1"}
     for words in (["a=1", "a=2"], ["a"]):
         with pytest.raises(UserError, match="expected FIELD=VALUE"):
             pairs("--profile", words)
     for path in ("", "a\0b", "é" * 128, "a/" * 2000):
-        with pytest.raises(UserError, match=r"^data\.path: ") as caught:
+        with pytest.raises(UserError, match=r"^data\.path: "):
             check_path("data.path", path)
-        assert len(str(caught.value)) < 250
 
 
 def test_errors_of_the_machine_are_one_line_and_a_bug_is_none(capsys: Capsys) -> None:
@@ -109,25 +100,22 @@ def test_a_message_is_one_line_of_bounded_length(capsys: Capsys) -> None:
         assert shown(value) == text
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_what_an_encoding_has_no_letters_for_is_escaped(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    value = {"id": "é 日 😀\udce9"}
+def test_what_an_encoding_has_no_letters_for_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"id": "é 日 😀\udce9", "score": math.inf, "known": [{"price": math.nan, "at": Path("x")}, 1.5]}
 
     def main(argv: Any) -> None:
         print(as_json(value))
         raise UserError("found é 日 😀")
 
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))
-    monkeypatch.setattr(sys, "stdout", out)
-    monkeypatch.setattr(sys, "stderr", err)
-    assert command(main, []) == 2
-    printed, said = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))
-    assert json.loads(printed) == value and said.startswith("jaxrec: error: found ") and said.count("\n") == 1
-
-
-def test_json_has_no_numbers_that_are_none() -> None:
-    value = {"item": "a\nb", "score": math.inf, "known": [{"price": math.nan, "at": Path("x")}, 1.5]}
-    assert as_json(value) == '{"item": "a\\nb", "score": null, "known": [{"price": null, "at": "x"}, 1.5]}'
+    for encoding in ("ascii", "utf-8"):
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True) for _ in range(2))
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        assert command(main, []) == 2
+        printed, said = (stream.buffer.getvalue().decode(encoding) for stream in (out, err))
+        # numbers that are none are null
+        assert json.loads(printed) == {"id": value["id"], "score": None, "known": [{"price": None, "at": "x"}, 1.5]}
+        assert said.startswith("jaxrec: error: found ") and said.count("\n") == 1
 
 
 # ---- one process owns a place, and what a killed one leaves says nothing ---------------------------------------------

@@ -1,1 +1,0 @@
-"""A golden record of what the library computes, and what made it."""
