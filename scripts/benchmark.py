@@ -90,7 +90,6 @@ def _parser() -> Parser:
                         "benchmark starts")  # fmt: skip
     # ---- what is written ---------------------------------------------------------------------------------------------
     parser.add_argument("--json", metavar="FILE", help="write the rows there as well")
-    parser.add_argument("--profile", metavar="DIR", help="write a jax.profiler trace of one repetition there")
     return parser
 
 
@@ -128,7 +127,7 @@ def main(argv: Sequence[str]) -> None:
     del cases  # their memory is wanted for those of eight devices
     if not options.no_collectives:
         exchange.add_exchanged(result["rows"], Path(__file__), argv)
-    print(report.section([report.Results(file=Path(options.json or ""), **result)]))
+    print(report.section(report.Results(**result)))
     if options.json:
         write_text(Path(options.json), json.dumps(result, indent=2) + "\n")
     return None

@@ -45,9 +45,3 @@ def test_imports_run_downwards_and_not_in_circles() -> None:
     assert not [module for module in FILES if layer(module) < 0], "every module has a layer"
     assert not {(module, other) for module in FILES for other in IMPORTS[module] if layer(other) > layer(module)}
     list(TopologicalSorter(IMPORTS).static_order())  # raises CycleError, which names the circle
-
-
-def test_at_the_top_stand_the_commands_and_what_all_share() -> None:
-    top = {path.stem for path in HOUSE.iterdir() if path.suffix == ".py"}
-    commands = {"train", "evaluate", "recommend", "prepare", "tune", "plots", "text"}
-    assert top <= commands | {"errors", "cli", "config", "gone", "run", "__init__", "__main__"}

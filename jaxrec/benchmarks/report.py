@@ -14,13 +14,10 @@ from jaxrec.errors import UserError, explained
 from jaxrec.run import write_text
 
 DESCRIPTION = """\
-Write what the benchmark measured as Markdown.
+Write what the benchmark measured as Markdown, a section for each file.
 
     python scripts/benchmark.py all --json throughput.json
     python scripts/benchmark.py report throughput.json --out throughput.md
-
-Several files may be named. Those of one machine (the same device, number of devices, cores and versions) share a
-section; those of different machines get one each, and the report says that they must not be compared.
 """
 
 COLUMNS = (
@@ -46,7 +43,6 @@ block, in which the device may still have been at the one before. ratios are jax
 class Results(BaseModel):
     """A file that ``scripts/benchmark.py --json`` wrote: rows as ``sweep.measure`` gives them, peers as ``peers``."""
 
-    file: Path
     machine: dict[str, Any]
     date: str
     command: str
@@ -61,19 +57,19 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="what a benchmark's --json wrote")
     parser.add_argument("--out", required=True, metavar="FILE.md", help="where the Markdown goes")
     options = parser.parse_args(argv)
-    machines: dict[str, list[Results]] = {}
-    for file in dict.fromkeys(options.files):
-        results = read(Path(file))
-        machines.setdefault(json.dumps(results.machine, sort_keys=True), []).append(results)
-    write_text(Path(options.out), markdown(list(machines.values())))
-    print(f"wrote {options.out}: {len(machines)} machine(s)")
+    files = [read(Path(file)) for file in options.files]
+    alike = all(one.machine == files[0].machine for one in files)
+    warning = "" if alike else "**Figures of different machines, which must not be compared.**\n\n"
+    sections = "\n".join(map(section, files))
+    write_text(Path(options.out), f"# Training throughput\n\n{warning}{sections}{NOTES}")
+    print(f"wrote {options.out}")
 
 
 def read(file: Path) -> Results:
     """Read a file back; one that no report can be made of, as another version's, is refused by its name."""
     try:
-        results = Results(**{**json.loads(file.read_text(encoding="utf-8")), "file": file})
-        section([results])  # what is missing or damaged is told with the file's name
+        results = Results(**json.loads(file.read_text(encoding="utf-8")))
+        section(results)  # what is missing or damaged is told with the file's name
     except (OSError, LookupError, TypeError, ValueError) as error:
         reason = explained(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         raise UserError(f"{file}: no JSON of a benchmark's rows, or another version's ({reason}); measure again "
@@ -81,30 +77,18 @@ def read(file: Path) -> Results:
     return results
 
 
-def markdown(machines: Sequence[Sequence[Results]]) -> str:
-    """The report on the files of each machine."""
-    lines = ["# Training throughput", ""]
-    if len(machines) > 1:
-        lines += [f"**Figures of {len(machines)} different machines, which must not be compared.**", ""]
-    for number, files in enumerate(machines, 1):
-        lines.append(section(files, f"Machine {number}: " if len(machines) > 1 else ""))
-    return "\n".join(lines) + NOTES
-
-
-def section(files: Sequence[Results], name: str = "") -> str:
-    """One machine: what it is, a table for each model, and the peers."""
-    machine, rows = files[0].machine, [row for one in files for row in one.rows]
+def section(results: Results) -> str:
+    """A file: its machine, a table for each model, and the peers."""
+    machine, rows, peak = results.machine, results.rows, results.device_peak_memory_mb
     tops = [max(row[f"ceiling_{key}"] for row in rows) for key in ("matmul_gflop_per_s", "copy_gb_per_s")]
-    lines = [f"## {name}{machine['device']}", "", f"- {', '.join(f'{key} {each}' for key, each in machine.items())}",
+    used = f"; at most {peak:,.0f} MB of the device's memory in use" if peak else ""
+    lines = [f"## {machine['device']}, {results.date}", "", f"- `{results.command}`{used}",
+             f"- {', '.join(f'{key} {each}' for key, each in machine.items())}",
              f"- ceilings: {tops[0]:,.0f} GFLOP/s of a large matrix product, {tops[1]:,.0f} GB/s copied"]  # fmt: skip
-    for one in files:
-        peak = one.device_peak_memory_mb
-        used = f"; at most {peak:,.0f} MB of the device's memory in use" if peak else ""
-        lines.append(f"- {one.date}, {one.file.name}: `{one.command}`{used}")
     for model in dict.fromkeys(row["model"] for row in rows):
-        lines += ["", f"### {name}{model}", "", table([row for row in rows if row["model"] == model], COLUMNS)]
-    if peers := [peer for one in files for peer in one.peers]:
-        lines += ["", f"### {name}Other people's code in the same sitting", "", table(peers, PEER_COLUMNS)]
+        lines += ["", f"### {model}", "", table([row for row in rows if row["model"] == model], COLUMNS)]
+    if results.peers:
+        lines += ["", "### Other people's code in the same sitting", "", table(results.peers, PEER_COLUMNS)]
     return "\n".join([*lines, ""])
 
 

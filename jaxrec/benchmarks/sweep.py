@@ -116,10 +116,6 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
                 if options.repetitions or not enough:
                     found.append(_once(case, options))
                 advance()
-    if options.profile:
-        with jax.profiler.trace(options.profile):
-            for case in cases:
-                _once(case, options)
     return [_row(case, found, tops) for case, found in zip(cases, rounds, strict=True)]
 
 

@@ -12,7 +12,6 @@ import yaml
 
 from jaxrec.errors import UserError, shown
 
-LARGEST = 1_000_000  # characters of a YAML text; a log of events that was named by mistake would take minutes
 HALF = re.compile("[\ud800-\udfff]")  # of a character: what is not UTF-8
 PLAIN = {
     "null": r"~|null|Null|NULL|",
@@ -57,10 +56,7 @@ def parse_json(text: str, source: str, advice: str = "mend it") -> Any:
 def read_yaml(path: Path, what: str) -> Any:
     """The value of a YAML file; ``what`` says in messages what it is: ``the configuration``."""
     try:
-        with open(path, encoding="utf-8") as stream:
-            text = stream.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise ValueError(f"more than {LARGEST:,} characters")
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name with a NUL
         why = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot read {what} ({why}); is it another file?") from None

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial, Trial
 
+STARTUP = 10  # trials that draw at random; until so many are complete none is pruned
 DATABASE = "study.db"  # of Optuna: the trials, and what is searched from which configuration
 
 DESCRIPTION = """\
@@ -55,26 +56,20 @@ The space is a YAML file of fields with their choices or ranges:
   model.dropout_hidden: {low: 0.0, high: 0.5, step: 0.1}
   data.validation_fraction: {choices: [0.1]}      # a single choice holds for all trials
 
-training.metric says what is compared; a trial counts with its best epoch, and is ended early (pruned) where it stays
-below the median of the others at the same epoch. Killed or stopped, the same command goes on; a larger --trials adds
-to a search. --section.field value overrides the configuration, as in python -m jaxrec.train.
+training.metric says what is compared; a trial counts with its best epoch. Ten trials draw at random; later ones are
+ended early (pruned) where they stay below the median of the others at the same epoch. Killed or stopped, the same
+command goes on; a larger --trials adds to a search. --section.field value overrides the configuration, as in
+python -m jaxrec.train.
 """
 
 
-def tune(
-    base: Config, space: Space, out: Path, trials: int, *,
-    seed: int = 42, startup_trials: int = 10, warmup_epochs: int = 1,
-) -> None:  # fmt: skip
-    """Search until there are ``trials`` trials in ``out``, those of earlier calls included, and write what was found.
-
-    The first ``startup_trials`` draw at random; until so many are complete, and in ``warmup_epochs``, none is pruned.
-    """
-    options = {"seed": seed, "startup_trials": startup_trials, "warmup_epochs": warmup_epochs}
+def tune(base: Config, space: Space, out: Path, trials: int, *, seed: int = 42) -> None:
+    """Search until there are ``trials`` trials in ``out``, those of earlier calls included; write what was found."""
     first = space.check(base)
     dataset, metric = open_dataset(first.data.path), first.training.metric
     base = fit_cutoffs(base, dataset)
     record = {
-        "config": base.model_dump(mode="json"), "space": space.entries, "options": options,
+        "config": base.model_dump(mode="json"), "space": space.entries, "seed": seed,
         "data": {"content_hash": dataset.manifest["content_hash"]},
     }  # fmt: skip
     with owned(out, "is tuning here", "choose another --out"):
@@ -86,12 +81,12 @@ def tune(
                 raise UserError(f"data.validation_fraction: found {found}, which holds nothing out to compare trials "
                                 "on; set it above 0, such as 0.1")  # fmt: skip
             out.mkdir(exist_ok=True)
-        with _open_study(out / DATABASE, metric, options) as study:
+        with _open_study(out / DATABASE, metric) as study:
             _check_same(study, record, out)
             if done := sum(trial.state.is_finished() for trial in study.trials):
                 tell(f"{out}: going on after {done} of {max(trials, done)} trials")
             for _ in range(trials - done):
-                trial = _next(study, space, options)
+                trial = _next(study, space, seed)
                 _run(study, trial, space.config(base, trial.params), out, metric)
                 tell(trial_text(study.trials[trial.number], metric))
                 write_tables(study, base, space, out, metric)
@@ -104,7 +99,7 @@ def tune(
                  "trials.csv, history.png and parameters.png")  # fmt: skip
 
 
-def _next(study: Study, space: Space, options: dict[str, int]) -> Trial:
+def _next(study: Study, space: Space, seed: int) -> Trial:
     """The trial that was running when the search was killed, or a new one, with a value for each parameter (Optuna's
     own retry would give the trial another number, and so other draws)."""
     from optuna.samplers import TPESampler
@@ -114,10 +109,9 @@ def _next(study: Study, space: Space, options: dict[str, int]) -> Trial:
     trial = Trial(study, begun[0]._trial_id) if begun else study.ask()
     for place, (field, parameter) in enumerate(space.parameters.items()):
         # Killed between two parameters, the rest are drawn as they would have been.
-        seed = int(np.random.SeedSequence([options["seed"], trial.number, place]).generate_state(1)[0])
-        # Said explicitly: the defaults of these two differ between versions of Optuna.
-        study.sampler = TPESampler(seed=seed, n_startup_trials=options["startup_trials"], multivariate=False,
-                                   constant_liar=False)  # fmt: skip
+        own = int(np.random.SeedSequence([seed, trial.number, place]).generate_state(1)[0])
+        # Said explicitly: the defaults of the last two differ between versions of Optuna.
+        study.sampler = TPESampler(seed=own, n_startup_trials=STARTUP, multivariate=False, constant_liar=False)
         parameter.suggest(trial, field)
     return trial
 
@@ -169,7 +163,7 @@ def _check_same(study: Study, record: dict[str, Any], out: Path) -> None:
 
 
 @contextlib.contextmanager
-def _open_study(file: Path, metric: str, options: dict[str, int]) -> Iterator[Study]:
+def _open_study(file: Path, metric: str) -> Iterator[Study]:
     """The study in its database, which may be new."""
     import optuna
     from optuna.exceptions import OptunaError
@@ -185,8 +179,7 @@ def _open_study(file: Path, metric: str, options: dict[str, int]) -> Iterator[St
             stack.callback(storage.engine.dispose)
             stack.callback(storage.remove_session)
             direction: Any = "maximize" if higher_is_better(metric) else "minimize"
-            # Optuna may prune from this epoch on, we say up to which it must not
-            pruner = optuna.pruners.MedianPruner(options["startup_trials"], options["warmup_epochs"] + 1)
+            pruner = optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=2)  # from the second epoch on
             yield optuna.create_study(storage=storage, study_name="tune", direction=direction, pruner=pruner,
                                       load_if_exists=True)  # fmt: skip
         except (SQLAlchemyError, OptunaError) as error:
@@ -269,14 +262,10 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, the fields not in the space")
     parser.add_argument("--space", required=True, metavar="FILE", help="YAML file, such as configs/tune_autoint.yaml")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: checkpoints/tune_ and the name of --config")
-    for name, least, default, text in (
-        ("--trials", 1, None, "in all, with those of earlier calls"),
-        ("--seed", 0, 42, "of the search; training has its own (default: 42)"),
-        ("--startup-trials", 1, 10, "draw so many at random; prune none until so many are complete (default: 10)"),
-        ("--warmup-epochs", 0, 1, "never prune a trial within its first N epochs (default: 1)"),
-    ):
-        parser.add_argument(name, type=ranged(int, least), default=default, required=default is None, metavar="N",
-                            help=text)  # fmt: skip
+    parser.add_argument("--trials", type=ranged(int, 1), required=True, metavar="N",
+                        help="in all, with those of earlier calls")  # fmt: skip
+    parser.add_argument("--seed", type=ranged(int, 0), default=42, metavar="N",
+                        help="of the search; training has its own (default: 42)")  # fmt: skip
     given, overrides = parser.parse_known_args(argv)
     config = configuration.load(given.config, overrides)
     space = load_space(given.space, config)
@@ -286,8 +275,7 @@ def main(argv: Sequence[str]) -> None:
     file = Path(given.config).absolute()
     name = file.parent.name if file.name == "config.yaml" else file.stem  # the former is that of a run
     out = given.out or Path(check_path("--config", f"checkpoints/tune_{name}"))
-    tune(config, space, out, given.trials, seed=given.seed, startup_trials=given.startup_trials,
-         warmup_epochs=given.warmup_epochs)  # fmt: skip
+    tune(config, space, out, given.trials, seed=given.seed)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from jaxrec.tune.search_space import load_space
 pytest.importorskip("optuna")
 
 Capsys = pytest.CaptureFixture[str]
-TRIALS = 3
+TRIALS = 2
 RATE, FIXED = "optimizer.learning_rate", {"data.validation_fraction": {"choices": [0.25]}}
 SPACE: dict[str, Any] = FIXED | {
     "model.deep": {"choices": [[8], [8, 4]]},
@@ -55,7 +55,7 @@ def search(config: Path, out: Path, space: object = SPACE, trials: int = TRIALS,
     """The words of the command."""
     file = out.with_name(f"{out.name}-{zlib.crc32(str(space).encode())}.yaml")
     file.write_text(yaml.safe_dump(space), encoding="utf-8")
-    words = ["tune", "--config", config, "--space", file, "--out", out, "--trials", trials, "--startup-trials", 2]
+    words = ["tune", "--config", config, "--space", file, "--out", out, "--trials", trials]
     return words + ["--seed", 30] * ("--seed" not in more) + list(more)
 
 
@@ -77,6 +77,7 @@ def stand_in(config: Config, path: Path, resume: bool, report: Report) -> None:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "train", stand_in)
     monkeypatch.setattr(tune, "write_pictures", lambda *_: None)
+    monkeypatch.setattr(tune, "STARTUP", 1)
 
 
 @pytest.fixture(scope="module")
@@ -161,14 +162,14 @@ def test_a_killed_search_ends_as_if_it_was_not(
 @pytest.mark.parametrize(("metric", "sign"), [("auc", 1), ("log_loss", -1)])
 def test_hopeless_trials_are_pruned(config: Path, tmp_path: Path, metric: str, sign: int) -> None:
     out, rates = tmp_path / "study", {RATE: {"low": 1e-9, "high": 0.1, "log": True}}
-    more = ("--training.metric", metric, "--warmup-epochs", 2, "--training.epochs", 4)
+    more = ("--training.metric", metric, "--training.epochs", 4)
     assert call(*search(config, out, FIXED | rates, 8, *more)) == 0
     pruned = [row for row in table(out) if row["state"] == "pruned"]
     assert pruned
     for row in pruned:
         lines = read_log(out / f"trial_000{row['number']}")
-        assert lines[-1] == lines[-1] | {"kind": "end", "epoch": 3, "reason": "stopped"}  # the first after the warm-up
-        assert float(row["value"]) == lines[2][metric] and row["best_epoch"] == "3"
+        assert lines[-1] == lines[-1] | {"kind": "end", "epoch": 2, "reason": "stopped"}  # none in the first epoch
+        assert float(row["value"]) == lines[1][metric] and row["best_epoch"] == "2"
     values = [sign * float(row["value"]) for row in table(out) if row["state"] == "complete"]
     best = f": complete, {metric} {sign * max(values):.4f} (epoch 4); "
     assert best in (out / "best.yaml").read_text().splitlines()[0]
@@ -221,7 +222,7 @@ def test_directories_that_are_refused(config: Path, tmp_path: Path, capsys: Caps
     assert call(*search(config, out, SPACE, 1)) == 0
     for names, *more in (
         ("holds another study (config.training.epochs: was 3, now 4", "--training.epochs", 4),
-        ("holds another study (options.seed: was 30, now 1", "--seed", 1),
+        ("holds another study (seed: was 30, now 1", "--seed", 1),
     ):
         fails(capsys, *search(config, out, SPACE, 2, *more), names=re.escape(names))
     (out / "study.db").write_text("no database" * 100)

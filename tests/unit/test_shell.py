@@ -54,10 +54,9 @@ def test_yaml_that_is_not_plain_is_one_line(text: str, message: str) -> None:
 
 
 def test_files_json_pairs_and_paths_that_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "log.csv").write_text("a,b\n" * 300_000)
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9")
-    for name, why in {"log.csv": "more than 1,000,000 characters", "a\0b": "embedded null byte", ".": "Is a directory",
-                      "none": "No such file", "latin.yaml": "not UTF-8"}.items():  # fmt: skip
+    for name, why in {"a\0b": "embedded null byte", ".": "Is a directory", "none": "No such file",
+                      "latin.yaml": "not UTF-8"}.items():  # fmt: skip
         with pytest.raises(UserError, match=rf"cannot read the rules \({why}"):
             read_yaml(tmp_path / name, "the rules")
     for text, message in {'[{"id": 1, "b": 3, "id": 2}]': "one of .* stands twice", '{\n"a": }': "not JSON .*line 2",
