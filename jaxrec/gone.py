@@ -15,7 +15,8 @@ MODULES = """
 baselines.sessions: baselines.itemknn baselines.items baselines.neighbours baselines.popularity baselines.prefixes
 baselines.stan baselines.vsknn; benchmarks.peer_worker: benchmarks.peer_gru4rec benchmarks.peer_recbole;
 benchmarks.sweep: benchmarks.case benchmarks.machine benchmarks.output_layer; cli.command: cli.callable cli.help
-cli.options; cli.text: cli.json_text cli.paths cli.yaml_text; config: config.help; config.finding: config.former;
+cli.options cli.progress; cli.text: cli.json_text cli.paths cli.yaml_text; config: config.help; config.finding:
+config.former;
 config.sections: agreement sections; data.clean.choices: data.clean.clicks data.clicks; data.clean.pipeline:
 data.clean.ledger data.clean.splits data.clean.writing data.events; data.codes: data.entities; data.filters: where;
 data.given: data.given_events; data.ids: data.raw_ids; data.items: data.vocabulary; data.reading.columns:

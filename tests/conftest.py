@@ -35,7 +35,7 @@ from helpers import ROOT, SYNTHETIC, call, write_config
 from matplotlib.figure import Figure
 from worlds import Worlds
 
-from jaxrec.cli import progress as progress_lines
+from jaxrec.cli import command
 from jaxrec.data.reading.duck import connect
 
 # Compiled programs stay: looking through them for garbage, again and again, takes a tenth of the time.
@@ -79,7 +79,7 @@ def slow_and_pretty() -> Iterator[None]:
         draw(figure, *args, **options | {"dpi": 65})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(progress_lines, "EVERY", 1e6)
+        patch.setattr(command, "EVERY", 1e6)
         patch.setattr(Figure, "savefig", coarsely)
         yield
 

@@ -64,7 +64,7 @@ def describe(peer: Peer, prepared: Prepared, steps: int, rounds: int) -> dict[st
     return {
         "path": str(peer.path), "device": jax.default_backend(), "threads": threads, "steps": steps, "rounds": rounds,
         "loss": config.loss.name, "batch": config.training.batch_size, "items": prepared.items,
-        "units": prepared.shown["units"], "learning_rate": config.optimizer.learning_rate,
+        "units": config.model.layers[-1], "learning_rate": config.optimizer.learning_rate,
         **{name: loss[name] for name in ("n_sample", "sample_alpha", "bpreg")},
     }  # fmt: skip
 

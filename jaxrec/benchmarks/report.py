@@ -21,7 +21,7 @@ Write what the benchmark measured as Markdown, a section for each file.
 """
 
 COLUMNS = (
-    "loss", "hard", "head", "batch", "items", "units", "dim", "n_sample", "precision", "steps_per_s", "steps_per_s_min",
+    "loss", "hard", "head", "batch", "items", "steps_per_s", "steps_per_s_min",
     "steps_per_s_max", "events_per_s", "matmul_share", "copy_share", "compile_s", "peak_memory_mb",
     "exchanged_per_step", "input_wait_share",
 )  # fmt: skip

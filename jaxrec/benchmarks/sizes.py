@@ -63,8 +63,6 @@ class Size(NamedTuple):
     rows: dict[str, tuple[Any, ...]]  # values of options, of which each combination is a row
     sections: Callable[[Any], Sections]  # of the configuration, beside what all models share, from a row's options
     make: Callable[[Any, Config], Made]
-    units: str | None  # fields of the model that the result shows as such; of several layers the last one's
-    dim: str
     full: bool = False  # all steps have ``batch`` targets, but for the end of an epoch; otherwise on average
     cpu_steps: int | None = None  # of a repetition on a CPU, that it takes a second or two; None: as elsewhere
 
@@ -85,12 +83,7 @@ def prepare(name: str, options: Any) -> Prepared:
     model, split, known, items = size.make(options, config)
     feed = model.feed(split, training_plan(config))
     targets = feed.pairs / feed.shape.used
-    widths = [np.ravel(getattr(config.model, one or "", 0))[-1] for one in (size.units, size.dim)]
-    shown = {
-        "units": int(widths[0]), "dim": int(widths[1]), "n_sample": sections["loss"].get("n_sample", 0),
-        "precision": precision,
-        **{name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")},
-    }  # fmt: skip
+    shown = {name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")}
     return Prepared(config, model, feed, model.constants(known), items, options.batch if size.full else targets,
                     model.work(feed.like(), targets), shown, split)  # fmt: skip
 
@@ -196,18 +189,17 @@ SIZES = {
     # As published: one layer, constrained embedding and Adagrad.
     "gru4rec": Size({"items": (40_000,), "loss": ("cross_entropy", "bpr_max"), "batch": (32, 128, 512)},
                     lambda options: {"model": {"layers": [options.units]}, "loss": _loss(options)},
-                    _sessions, "layers", "layers", full=True),
-    "narm": Size(DIGINETICA, lambda options: _sequences(options, layers=[options.units]), _sessions,
-                 "layers", "embedding_dim", cpu_steps=20),
+                    _sessions, full=True),
+    "narm": Size(DIGINETICA, lambda options: _sequences(options, layers=[options.units]), _sessions, cpu_steps=20),
     # Two blocks of one head.
-    "sasrec": Size(DIGINETICA, _sequences, _sessions, None, "embedding_dim", cpu_steps=20),
-    "autoint": Size({"batch": (2048,)}, _autoint, _rows, "attention_dim", "embedding_dim", full=True, cpu_steps=40),
+    "sasrec": Size(DIGINETICA, _sequences, _sessions, cpu_steps=20),
+    "autoint": Size({"batch": (2048,)}, _autoint, _rows, full=True, cpu_steps=40),
     "two_tower": Size({"loss": ("triplet", "infonce"), "batch": (4096,), "hard": (0, 4)},
                       lambda options: {"data": {"fields": TOWER_FIELDS},
                                        "loss": {"name": options.loss, "hard_negatives": options.hard}},
-                      _interactions, "hidden", "output_dim", full=True, cpu_steps=40),
+                      _interactions, full=True, cpu_steps=40),
     # As published: names of 384, event vectors of 32, GRU 128 x 2.
     "merrec": Size({"items": (10_000, 100_000, 1_000_000), "loss": ("cross_entropy",), "batch": (512,),
                     "head": ("both",)}, lambda options: {"model": {"head": options.head}, "loss": _loss(options)},
-                   _events, "layers", "embedding_dim", cpu_steps=50),
+                   _events, cpu_steps=50),
 }  # fmt: skip

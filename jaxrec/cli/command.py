@@ -11,11 +11,13 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 from types import ModuleType
 from typing import Any, NoReturn
 
-from jaxrec.cli.progress import progress as progress
 from jaxrec.cli.startup import missing_module
 from jaxrec.cli.text import check_text
 from jaxrec.errors import UserError, nearest, one_line
@@ -23,6 +25,7 @@ from jaxrec.errors import UserError, nearest, one_line
 PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 NAME = {errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR}
 WIDEST = 98  # columns of help
+EVERY = 10.0  # seconds between two lines of progress
 COMMANDS = ("python ", "streamlit ", "scripts/", "pip ")  # how lines of help begin that are to be copied
 
 
@@ -86,6 +89,46 @@ class _CallableModule(ModuleType):
 def make_callable(module: str) -> None:
     """Let the module ``a.b`` be called as its function ``b``, since ``from a import b`` may give either."""
     sys.modules[module].__class__ = _CallableModule
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def progress(title: str, total: float | None = None) -> Iterator[Callable[..., None]]:
+    """A bar or lines on stderr, of work in ``total`` parts (None: unknown). Yields ``update(advance=1, note="")``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
+    columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    terminal, over = sys.stderr is not None and sys.stderr.isatty(), threading.Event()
+
+    def say() -> None:
+        while not over.wait(EVERY):
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                print(_line(bar.tasks[0]), file=sys.stderr, flush=True)
+
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
+        number = bar.add_task(title, total=total, note="")
+        lines = threading.Thread(target=say, name="progress", daemon=True)
+        if not terminal:
+            lines.start()
+        try:
+            yield lambda advance=1, note="": bar.update(number, advance=advance, note=note)
+        finally:
+            over.set()
+            if not terminal:
+                lines.join()
+
+
+def _line(task: Any) -> str:
+    """What a line says of a task of rich's."""
+    share = f"{task.percentage:.0f} %" if task.total and task.completed else ""
+    left = task.time_remaining
+    time = timedelta(seconds=round(task.elapsed if left is None else left))
+    parts = (task.description, share, task.fields["note"], f"{time} {'so far' if left is None else 'left'}")
+    return one_line(", ".join(part for part in parts if part))
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 
-from jaxrec.cli import progress as progress_lines
-from jaxrec.cli.command import as_json, command, pairs, say, tell
+from jaxrec.cli import command as shell
+from jaxrec.cli.command import as_json, command, pairs, progress, say, tell
 from jaxrec.cli.lock import lock_file, owned
-from jaxrec.cli.progress import progress
 from jaxrec.cli.text import check_path, parse_json, parse_yaml, read_yaml
 from jaxrec.errors import LONGEST, UserError, one_line, shown
 
@@ -177,7 +176,7 @@ def test_short_work_says_nothing_and_long_work_something(monkeypatch: pytest.Mon
     with progress("short", 2) as update:
         update()
     assert capsys.readouterr().err == "" and threading.active_count() == threads
-    monkeypatch.setattr(progress_lines, "EVERY", 0.01)
+    monkeypatch.setattr(shell, "EVERY", 0.01)
     with progress("long", 4) as update:
         update(note="first\n")
         update(note="half\n")
