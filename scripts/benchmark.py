@@ -7,7 +7,6 @@
     python scripts/benchmark.py autoint --batch 2048 65536
     python scripts/benchmark.py two_tower --loss infonce
     python scripts/benchmark.py merrec --items 1000000 --head text both
-    python scripts/benchmark.py gru4rec --streamed       # with blocks that come from the host while the device works
     python scripts/benchmark.py gru4rec --peer CHECKOUT  # beside the authors' PyTorch code, which you have cloned
 
 Each row is the training loop's own compiled block on blocks of its own feed, cut beforehand: the median of several
@@ -36,12 +35,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrec import config as configuration
 from jaxrec.benchmarks import exchange, peers, report
 from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS, SIZES
 from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, device_peak_mb, measure
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, ranged
+from jaxrec.config import finding
 from jaxrec.run import write_text
 
 
@@ -56,7 +55,7 @@ def _parser() -> Parser:
     # ---- what is measured --------------------------------------------------------------------------------------------
     number("--batch", "lanes, targets or rows a step (default: 32 128 512; narm, sasrec, merrec: 512; autoint: 2048; "
            "two_tower: 4096)", 1, nargs="+", default=[])  # fmt: skip
-    parser.add_argument("--loss", nargs="+", choices=configuration.choices("loss.name"), default=[],
+    parser.add_argument("--loss", nargs="+", choices=list(finding.losses()), default=[],
                         help="losses (default: cross_entropy bpr_max; narm, sasrec: softmax; two_tower: triplet "
                         "infonce; merrec: cross_entropy)")  # fmt: skip
     number("--items", "catalogue sizes (default: 40000; narm, sasrec: 43097, Diginetica's; two_tower: 10000, one; "
@@ -66,14 +65,10 @@ def _parser() -> Parser:
            default=0)  # fmt: skip
     number("--fields", "autoint: of a row (default: 10)", 1, default=FIELDS)
     number("--interactions", f"two_tower: generated purchases (default: {INTERACTIONS})", 1, default=INTERACTIONS)
-    parser.add_argument("--head", nargs="+", choices=configuration.choices("model.head"), default=[],
-                        help="merrec: what ranks (default: both)")  # fmt: skip
-    parser.add_argument("--precision", choices=configuration.choices("loss.precision"), default="float32",
+    parser.add_argument("--head", nargs="+", default=[], help="merrec: what ranks (default: both)")
+    parser.add_argument("--precision", choices=("float32", "bfloat16", "device"), default="float32",
                         help="of matrix products; device: of a full softmax alone (default: float32)")  # fmt: skip
     number("--n-sample", "drawn negatives (default: 2048)", default=2048)
-    parser.add_argument("--streamed", action="store_true",
-                        help="no data on the device: time whole epochs with their feeding, and say how long the loop "
-                        "waited for it")  # fmt: skip
     number("--devices", "that share each step (default: 0, all of this machine)", default=0)
     parser.add_argument("--peer", metavar="DIR", help="a checkout of the authors' code, measured beside gru4rec, on "
                         f"the same data and in turn: git clone {peers.REPOSITORY}")  # fmt: skip
@@ -97,8 +92,6 @@ def parse(argv: Sequence[str]) -> Any:
     """The options, or what is wrong with them in one line; ``all`` becomes every model."""
     parser = _parser()
     options = parser.parse_args(argv)
-    if options.peer is not None and options.streamed:
-        parser.error("--peer with --streamed: a peer's batches are cut beforehand, and so are ours; leave one out")
     if options.json and not Path(options.json).absolute().parent.is_dir():
         parser.error(f"--json {options.json}: no such directory; make it first")
     named = [model for name in options.models for model in (SIZES if name == "all" else [name])]

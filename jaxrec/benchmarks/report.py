@@ -23,7 +23,7 @@ Write what the benchmark measured as Markdown, a section for each file.
 COLUMNS = (
     "loss", "hard", "head", "batch", "items", "steps_per_s", "steps_per_s_min",
     "steps_per_s_max", "events_per_s", "matmul_share", "copy_share", "compile_s", "peak_memory_mb",
-    "exchanged_per_step", "input_wait_share",
+    "exchanged_per_step",
 )  # fmt: skip
 PEER_COLUMNS = ("peer", "model", "loss", "batch", "items", "steps_per_s", "events_per_s", "ratio", "ratios")
 NOTES = """
@@ -34,9 +34,8 @@ samples where the model reads rows. Shares are of what the same device reached o
 a copy just before, for the operations and bytes that the algorithm needs. compile_s is short where the compilation
 cache had the program. peak_memory_mb is one device's for the compiled block of steps: state, constants, a block of
 data, and what a step takes beside them. exchanged_per_step are the bytes of the results of the compiled program's
-collectives on one device, for the same batch spread over 8 virtual CPU devices. Streamed rows have their data on the
-host, and their time includes feeding; input_wait_share is the share of it that the loop stood waiting for the next
-block, in which the device may still have been at the one before. ratios are jaxrec's rate over the peer's by round.
+collectives on one device, for the same batch spread over 8 virtual CPU devices. ratios are jaxrec's rate over the
+peer's by round.
 """
 
 

@@ -22,7 +22,6 @@ from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
 from jaxrec.training.block import Training, TrainState, training_plan
 
-STREAMED_BLOCKS = 12  # of a streamed epoch: the first one, for which nothing is prepared ahead, has to weigh little
 MEAN_LENGTH = 5  # clicks a session, about that of Diginetica
 NAME_DIM, EVENT_TYPES, MOST_NAMES = 384, 6, 100_000
 FIELDS, USERS, FILMS, OTHERS = 10, 6_040, 3_706, 20  # values of a row's first two fields, MovieLens 1M's; of the others
@@ -71,8 +70,7 @@ def prepare(name: str, options: Any) -> Prepared:
     """A model with its feed, from options with one value for each name in the ``rows`` of the model's size."""
     size, precision = SIZES[name], options.precision
     shared: Sections = {
-        # streamed, no split is small enough for the device
-        "data": {"path": "synthetic"} | ({"device_memory": 0} if options.streamed else {}),
+        "data": {"path": "synthetic"},
         "mesh": {"data": options.devices or None},
         "model": {"name": name},
         "training": {"batch_size": options.batch, "steps_per_block": options.steps,
@@ -86,11 +84,6 @@ def prepare(name: str, options: Any) -> Prepared:
     shown = {name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")}
     return Prepared(config, model, feed, model.constants(known), items, options.batch if size.full else targets,
                     model.work(feed.like(), targets), shown, split)  # fmt: skip
-
-
-def _steps(options: Any, blocks: int) -> int:
-    """Of a generated epoch of so many blocks to cut from, or those of a streamed one."""
-    return (STREAMED_BLOCKS if options.streamed else blocks) * int(options.steps)
 
 
 def _popular(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
@@ -109,7 +102,7 @@ def synthetic_sessions(n_items: int, events: int, seed: int = 0) -> Sessions:
 
 
 def _sessions(options: Any, config: Config) -> Made:
-    events = _steps(options, 3) * options.batch * MEAN_LENGTH // 4
+    events = 3 * options.steps * options.batch * MEAN_LENGTH // 4
     sessions = synthetic_sessions(options.items, max(2 * options.items, events))
     counts = np.bincount(sessions.items, minlength=options.items)
     return make_model(config, options.items), sessions, counts, options.items
@@ -117,7 +110,7 @@ def _sessions(options: Any, config: Config) -> Made:
 
 def _events(options: Any, config: Config) -> Made:
     n_items, random = options.items, np.random.default_rng(0)
-    sessions = synthetic_sessions(n_items, max(2 * n_items, _steps(options, 4) * options.batch))
+    sessions = synthetic_sessions(n_items, max(2 * n_items, 4 * options.steps * options.batch))
     sessions = replace(sessions, events=random.integers(0, EVENT_TYPES, len(sessions.items)).astype(np.uint8))
     names = min(n_items, MOST_NAMES)
     vectors = (random.standard_normal((names, NAME_DIM), np.float32) * NAME_DIM**-0.5).astype(np.float16)
@@ -129,7 +122,7 @@ def _events(options: Any, config: Config) -> Made:
 def _rows(options: Any, config: Config) -> Made:
     sizes = [USERS + 1, FILMS + 1, *[OTHERS + 1] * options.fields][: options.fields]
     fields = tuple(Field(f"field_{i}", "categorical", "context", size) for i, size in enumerate(sizes))
-    random, n = np.random.default_rng(0), _steps(options, 2) * options.batch
+    random, n = np.random.default_rng(0), 2 * options.steps * options.batch
     columns = np.stack([random.integers(1, size, n, np.int32) for size in sizes], axis=1)
     labels = (random.random(n) < 0.5).astype(np.float32)
     rows = Rows(columns, np.zeros((n, 0), np.float32), labels, labels, np.zeros(n, np.int64), np.zeros(n, np.int32))

@@ -15,19 +15,16 @@ import jax.numpy as jnp
 from jaxrec.benchmarks.sizes import SIZES, Prepared, prepare
 from jaxrec.cli.command import progress
 from jaxrec.ops import parallel
-from jaxrec.training.telemetry import Waited
 
 STEPS = 200  # a repetition
 REPETITIONS, LEAST_REPETITIONS, ENOUGH_SECONDS = 7, 3, 20.0
 
 
 class Round(NamedTuple):
-    """What one repetition found: steps a second, the seconds that it took, and the share of them in which the loop
-    waited for its feed (None where blocks were cut beforehand)."""
+    """What one repetition found."""
 
-    rate: float
+    rate: float  # steps a second
     seconds: float
-    waited: float | None
 
 
 class Case:
@@ -40,7 +37,7 @@ class Case:
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self._state = prepared, prepared.training.begin()
         self._constants = parallel.replicate(prepared.constants, prepared.feed.mesh)
-        self._blocks, self._epochs = self._endless(), itertools.count()
+        self._blocks = self._endless()
         begin = time.perf_counter()
         self._compiled = prepared.compiled(self._state, self._constants)
         self.compile_seconds = time.perf_counter() - begin
@@ -49,28 +46,19 @@ class Case:
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes if memory else 0
         self.peak_memory = int(held) + self.step_memory
 
-    def run(self, steps: int, streamed: bool = False) -> Round:
+    def run(self, steps: int) -> Round:
         """Time at least ``steps`` steps: whole blocks, cut beforehand, without an epoch's last one, which has some
-        padding. Or, streamed, whole epochs with their feeding, as training works: while the device is at a block, the
-        host reads the statistics of the one before and asks the feed for the next."""
+        padding."""
         feed, stats = self.prepared.feed, None
-        size = feed.shape.used if streamed else feed.shape.steps
-        count = -(-steps // size)
-        epochs = itertools.islice(self._epochs, count)
-        blocks: Any = Waited(block for epoch in epochs for block in feed.epoch(epoch))
-        if not streamed:
-            blocks = list(itertools.islice(self._blocks, count))
-        jax.block_until_ready((() if streamed else blocks, self._state))
+        blocks = list(itertools.islice(self._blocks, -(-steps // feed.shape.steps)))
+        jax.block_until_ready((blocks, self._state))
         begin = time.perf_counter()
         for block in blocks:
-            before = stats
             self._state, stats = self._compiled(self._state, self._constants, block)
             parallel.take_turns(stats, feed.mesh)
-            if streamed:
-                jax.block_until_ready(before)
         jax.block_until_ready((self._state, stats))
         seconds = time.perf_counter() - begin
-        return Round(count * size / seconds, seconds, blocks.seconds / seconds if streamed else None)
+        return Round(len(blocks) * feed.shape.steps / seconds, seconds)
 
     def _endless(self) -> Iterator[Any]:
         for epoch in itertools.count():
@@ -120,22 +108,19 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
 
 
 def _once(case: Case, options: Any) -> Round:
-    return case.run(options.steps or case.prepared.config.training.steps_per_block, options.streamed)
+    return case.run(options.steps or case.prepared.config.training.steps_per_block)
 
 
 def _row(case: Case, rounds: list[Round], tops: dict[str, float]) -> dict[str, Any]:
     prepared, rates = case.prepared, [one.rate for one in rounds]
     config, shape, work, mesh = prepared.config, prepared.feed.shape, prepared.work, prepared.feed.mesh
-    rate, waits = median(rates), [one.waited for one in rounds if one.waited is not None]
-    targets = prepared.feed.pairs / shape.used if waits else prepared.targets  # of a whole epoch some lanes end early
-    devices = 1 if mesh is None else mesh.size
+    rate, devices = median(rates), 1 if mesh is None else mesh.size
     return {
         "model": config.model.name, "loss": config.loss.name, "batch": config.training.batch_size,
-        "items": prepared.items, **prepared.shown, "streamed": bool(waits), "devices": devices,
-        "steps_per_block": shape.steps,
+        "items": prepared.items, **prepared.shown, "devices": devices, "steps_per_block": shape.steps,
         "steps_per_s": round(rate, 2), "steps_per_s_min": round(min(rates), 2), "steps_per_s_max": round(max(rates), 2),
-        "repetitions": len(rates), "targets_per_step": round(targets, 1), "events_per_s": round(rate * targets, 1),
-        **({"input_wait_share": round(median(waits), 4)} if waits else {}),
+        "repetitions": len(rates), "targets_per_step": round(prepared.targets, 1),
+        "events_per_s": round(rate * prepared.targets, 1),
         "flop_per_step": work.flop, "bytes_per_step": work.bytes, "gflop_per_s": round(work.flop * rate / 1e9, 2),
         "matmul_share": round(work.flop * rate / 1e9 / tops["matmul_gflop_per_s"] / devices, 4),
         "copy_share": round(work.bytes * rate / 1e9 / tops["copy_gb_per_s"] / devices, 4),

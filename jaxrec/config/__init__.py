@@ -100,15 +100,13 @@ def fields(config: type[Config] | None = None) -> dict[str, FieldInfo]:
     return {f"{section}.{name}": field for section, kind in parts for name, field in kind.model_fields.items()}
 
 
-def choices(name: str, config: type[Config] | None = None) -> tuple[str, ...]:
+def choices(name: str, config: type[Config]) -> tuple[str, ...]:
     """The names that ``section.field`` allows; empty where it is no choice of names."""
-    model: Any = config and config.model_fields["model"].annotation
-    if name == "loss.name":
-        return tuple(finding.losses_of(model) if model else finding.losses())
-    if name in ("model.name", "optimizer.name"):
-        return tuple(finding.models() if name == "model.name" else finding.optimizers())
+    model: Any = config.model_fields["model"].annotation
+    named: dict[str, Any] = {"model.name": finding.models(), "loss.name": finding.losses_of(model),
+                             "optimizer.name": finding.optimizers()}  # fmt: skip
     annotation = fields(config)[name].annotation
-    return get_args(annotation) if get_origin(annotation) is Literal else ()
+    return tuple(named.get(name) or (get_args(annotation) if get_origin(annotation) is Literal else ()))
 
 
 def read_overrides(overrides: Sequence[str], values: Values) -> dict[str, Any]:

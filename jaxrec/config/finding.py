@@ -57,10 +57,8 @@ def find_module(field: str, name: str, attributes: Mapping[str, type | None]) ->
     try:
         module = importlib.import_module(name)
     except Exception as error:  # whatever a module of the user's raises
-        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-            raise UserError(f"{field}: no module {shown(name)}, since {shown(error.name)} is not on Python's path; "
-                            "install it, or start in the directory that holds it") from None  # fmt: skip
-        raise UserError(f"{field}: {name} cannot be imported ({type(error).__name__}: {error}); mend it") from None
+        raise UserError(f"{field}: {name} cannot be imported ({type(error).__name__}: {error}); mend it, or "
+                        "start in the directory that holds it") from None  # fmt: skip
     for attribute, kind in attributes.items():
         found = getattr(module, attribute, None)
         if found is None or (kind and not (isinstance(found, type) and issubclass(found, kind))):

@@ -45,7 +45,7 @@ def test_every_model_is_measured(benchmark: Run, capsys: pytest.CaptureFixture[s
         assert (row["batch"], row["items"]) == (32, 300) and row["steps_per_s"] > 0 and row["flop_per_step"] > 0
         # The state alone has 300 vectors of 8 and an accumulator of each.
         assert row["peak_memory_mb"] > row["step_memory_mb"] + 2 * 300 * 8 * 4 / 1e6 and row["step_memory_mb"] > 0
-        assert not row["streamed"] and "input_wait_share" not in row and "exchanged_per_step" not in row
+        assert "exchanged_per_step" not in row
         # On average over an epoch, which is so short here that its end counts.
         assert 16 < row["targets_per_step"] <= 32
         assert f"### {row['model']}" in shown
@@ -100,18 +100,12 @@ def test_the_work_of_a_step(script: Any, words: str, work: list[tuple[int, int]]
     assert [sweep.prepare(*job).work for job in jobs] == work
 
 
-def test_rows_that_are_streamed_or_slow(script: Any, benchmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streamed rows time their feed; slow ones are repeated less."""
-    words = ["gru4rec", "--loss", "cross_entropy", *TINY, "--streamed"]
+def test_slow_rows_are_repeated_less(script: Any, benchmark: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["gru4rec", "--loss", "cross_entropy", *TINY]
     (row,) = benchmark(*words)["rows"]
-    assert row["streamed"] and 0 < row["input_wait_share"] < 1
-    prepared = sweep.prepare(*sweep.jobs(script.parse(words))[0])
-    feed = prepared.feed
-    # Steps of whole epochs, in which some lanes end before others.
-    assert not feed.resident and row["targets_per_step"] == round(feed.pairs / feed.shape.used, 1) < 32
-
-    case = Case(prepared)
+    assert row["steps_per_s"] > 0 and row["repetitions"] == 1
+    case = Case(sweep.prepare(*sweep.jobs(script.parse(words))[0]))
     for seconds, given, expected in ((1.0, [], 7), (11.0, [], 3), (11.0, ["--repetitions", "5"], 5)):
-        monkeypatch.setattr(case, "run", lambda *_, seconds=seconds: Round(4.0, seconds, None))
-        (row,) = sweep.measure([case], script.parse(["gru4rec", *TINY, *given]))
+        monkeypatch.setattr(case, "run", lambda *_, seconds=seconds: Round(4.0, seconds))
+        (row,) = sweep.measure([case], script.parse([*words, *given]))
         assert (row["repetitions"], row["steps_per_s"]) == (expected, 4.0)

@@ -82,7 +82,7 @@ def test_a_model_and_a_loss_of_ones_own(
     assert call("train", "--config", file, "--run", run, "--training.epochs", 4, "--resume") == 0
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(package)])
     forget()
-    message = r"config\.yaml: model\.name: no module 'shop\.last_mean', since 'shop' is not on Python's path; "
+    message = r"config\.yaml: model\.name: shop\.last_mean cannot be imported \(ModuleNotFoundError: No module named"
     fails(capsys, "recommend", "--run", run, "--items", 1, names=message)
 
 
@@ -91,7 +91,6 @@ def test_its_fields_are_shown_and_what_is_wrong_with_it_is_one_line(package: Pat
     assert "--model.last [3]" in text and "--loss.margin [1.0]" in text and "--model.window [20]" in text
     (package / "c.yaml").write_text("data:\n  path: none\n", encoding="utf-8")
     for words, message in {
-        "--model.name shop.lst_mean": r"--model\.name: no module 'shop\.lst_mean', since 'shop\.lst_mean' is",
         "--model.name shop.hinge": r"--model\.name: shop\.hinge has no Config, a subclass of ModelConfig",
         "--model.name shop.broken": r"--model\.name: shop\.broken cannot be imported \(ZeroDivisionError: div",
         "--model.name autoint --loss.name shop.hinge": r"--loss\.name: found shop\.hinge, which is no Binary",
@@ -104,8 +103,8 @@ def test_a_source_of_ones_own(package: Path, capsys: Capsys) -> None:
     assert call("prepare", "shop.log", "--visits", 200, "--out", package / "d") == 0
     manifest = json.loads((package / "d" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["counts"]["items"] == 20 and manifest["kind"] == "sessions"
-    for name, message in {"lg": "prepare: no module 'shop.lg'", "hinge": "prepare: shop.hinge has no HELP"}.items():
-        fails(capsys, "prepare", f"shop.{name}", "--out", package / "e", names=message)
+    fails(capsys, "prepare", "shop.lg", "--out", package / "e", names=r"prepare: shop\.lg cannot be imported")
+    fails(capsys, "prepare", "shop.hinge", "--out", package / "e", names=r"prepare: shop\.hinge has no HELP")
 
 
 def test_a_task_and_an_optimizer_of_ones_own_train(package: Path, dataset: Path) -> None:

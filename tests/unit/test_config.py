@@ -88,7 +88,7 @@ def test_every_field_is_dumped_and_says_what_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("model", finding.models())
 def test_a_models_help_lists_what_it_accepts_and_the_rest_is_refused(model: str) -> None:
     words, data = ["--model.name", model], {"data": {"path": "d"}}
-    for loss in configuration.choices("loss.name"):
+    for loss in finding.losses():
         if loss in finding.losses_of(finding.models()[model]):
             assert configuration.override(data, [*words, "--loss.name", loss], "").loss.name == loss
         else:
