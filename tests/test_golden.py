@@ -17,8 +17,8 @@ from jaxrec.run import open_run
 
 RECORD: dict[str, Any] = json.loads(golden.RECORD.read_text(encoding="utf-8"))
 NEAR = 1e-5
-QUICK = {"gru4rec cross_entropy, constrained", "narm softmax", "sasrec sampled", "merrec both", "autoint+ with ratings",
-         "two_tower triplet, hard negatives", "gru4rec", "two_tower"}  # fmt: skip
+QUICK = {"gru4rec cross_entropy, constrained", "narm softmax", "merrec both", "autoint+ with ratings",
+         "two_tower triplet, hard negatives", "gru4rec"}  # fmt: skip
 
 
 def quickly(names: Any) -> list[Any]:

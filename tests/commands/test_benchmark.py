@@ -50,13 +50,8 @@ def test_every_model_is_measured(benchmark: Run, capsys: pytest.CaptureFixture[s
         assert 16 < row["targets_per_step"] <= 32
         assert f"### {row['model']}" in shown
     assert result["command"].startswith("python scripts/benchmark.py gru4rec narm sasrec --batch 32 ")
-    for words, expected in (
-        ("two_tower --batch 16 --items 60 --interactions 400 --loss triplet --steps 4",
-         [("triplet", 60, 0, None), ("triplet", 60, 4, None)]),
-        ("merrec --batch 32 --items 60 --loss softmax --head text --steps 2", [("softmax", 60, None, "text")]),
-    ):  # fmt: skip
-        found = benchmark(*words.split())["rows"]
-        assert [(row["loss"], row["items"], row.get("hard"), row.get("head")) for row in found] == expected
+    (row,) = benchmark("merrec", "--loss", "softmax", "--head", "text", *TINY)["rows"]
+    assert (row["loss"], row["items"], row["head"]) == ("softmax", 300, "text")
 
 
 @pytest.mark.slow

@@ -40,15 +40,6 @@ def test_no_line_of_help_is_too_wide(script: Any, capsys: Capsys, monkeypatch: p
         assert text.startswith("usage: ") and max(map(len, text.splitlines())) <= 100, (name, words)
 
 
-def test_help_for_a_file_shows_its_values(script: Any, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT)
-    text = printed(capsys, script, "train", "--config", "configs/gru4rec_diginetica.yaml")
-    assert "--optimizer.learning_rate [" in text and "Step size at its highest" in text and "--data.path [data/" in text
-    assert "--model.window" not in text and "--data.protocol" not in text and "--loss.bpreg" not in text
-    text = printed(capsys, script, "train")
-    assert all(f"\n  {name} " in text for name in finding.models()) and "--training.epochs" not in text
-
-
 @pytest.mark.parametrize(("words", "message"), [
     ("train --confg a.yaml", r"error: --confg: no such option; --help lists them"),
     ("train --training.epochz 3", r"--training\.epochz: no such option \(did you mean 'training\.epochs'\?\)"),

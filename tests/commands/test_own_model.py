@@ -79,7 +79,6 @@ def test_a_model_and_a_loss_of_ones_own(
     assert result["recall@20"] > 1.5 * result["chance"]["recall@20"], "it learns"
     assert call("recommend", "--run", run, "--items", 1, 2, "--k", 3, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
-    assert call("train", "--config", file, "--run", run, "--training.epochs", 4, "--resume") == 0
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(package)])
     forget()
     message = r"config\.yaml: model\.name: shop\.last_mean cannot be imported \(ModuleNotFoundError: No module named"
