@@ -29,25 +29,20 @@ ITEMS = pa.table({
 
 @pytest.mark.parametrize(("text", "rows"), [
     ("price <= 50 and c0_name = 'Beauty'", [0]),
-    ("not (price > 5)", [0, 4]),  # the missing price is neither
     ("PRICE IS NOT NULL AND Price <> 1", [2, 3, 4]),
-    ("price not between -3 and 1", [2, 3]),
-    ("price in (1, -3.0)", [0, 4]),
-    ("c0_name not in ('Beauty')", [3, 4]),
+    ("price in (1, -3.0) or price > 1e9", [0, 4]),
     ("name like '%100% _作%' or name ilike '%BE%'", [1, 3]),
     ("name not ilike '%b%' and name not like '%z%'", [3, 4]),
     ("name = 'it''s 100% 手作り'", [3]),
     ("\"Brand Name\" >= 'd' and ((price < 100.))", [3, 4]),
-    ("price = c0_id and 1.5 > c0_id", [0]),
-    ("weight = 1.1 or weight >= 5.5", [0, 4]),
-    ("price < 99999999999999999999 and price > -1e400", [0, 2, 3, 4]),
+    ("weight = 1.1 or weight >= 5.5", [0, 4]),  # of float32
+    ("c0_id > 1.5 and c0_id < 99999999999999999999 and c0_id = 2", [3, 4]),
+    ("day >= '1970-01-04' and sold != false", [3, 4]),
     ("not " * 3000 + "price = 1", [0]),
-    ("sold != true", [1]),
     ("genres <> 'Comedy'", [1]),  # of a bag one value that fits is enough
     ("genres like 'C%n''s' or genres in ('Drama')", [0, 1]),
     ("genres is null", [2, 3]),
-    ("genres=Children's", [0]),  # FIELD=VALUE
-    ("name=lip balm", [0]),
+    ("name=lip balm", [0]),  # FIELD=VALUE
     ("genres=Comedy\nprice=1.0\nsold=True", [0]),
     ("price=1 or price=50", [0, 2]),
 ])  # fmt: skip
@@ -57,16 +52,13 @@ def test_what_a_filter_leaves(text: str, rows: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("text", "names"), [
-    ("", "found ''; give a condition"),
+    ("", "ends too early"),
     ("prise <= 50", r"no attribute 'prise' \(did you mean 'price'\?\); there are name, price, weight, c0_name"),
-    ('c0_name = "Beauty"', "no attribute 'Beauty'.*a text stands in single quotes: 'Beauty'"),
-    ("price <= 50 andd c0_name = 'a'", "andd c0_name.* is not expected"),
-    ("price >", "ends too early"),
+    ("c0_name = Beauty", "'Beauty' is not expected"),
     ("price = 1; drop table items", "; drop"),
-    ("price=abc", "attribute 'price' is a number and 'abc' a text"),
-    ("name = genres", "what has several values compares with a constant"),
-    ("1 = 1", "1 is a number and 1 a number; compare an attribute"),
-    ("day = 'x'", "attribute 'day' is of type date32"),
+    ("price=abc", "attribute 'price' is of type double, to which 'abc' does not compare"),
+    ("price like '1%'", "to which '1%' does not compare"),
+    ("name = '\ud800'", "to which .* does not compare"),
     ("c0_name = 'Beuty'", r"leaves none of 5 items: no item has the c0_name 'Beuty' \(did you mean 'Beauty'\?\)"),
 ])  # fmt: skip
 def test_what_is_refused(text: str, names: str) -> None:
@@ -81,8 +73,8 @@ def test_values_that_no_item_has_are_noted() -> None:
 
 
 def test_words_of_a_command_line() -> None:
-    assert joined(["price", "<=", "5"]) == "price <= 5"
-    assert matching(ITEMS, joined(["genres=Comedy", "price=1"]))[0].tolist() == [0]
+    for words, rows in ((["price", "<=", "5"], [0, 4]), (["genres=Comedy", "price=1"], [0])):
+        assert matching(ITEMS, joined(words))[0].tolist() == rows
 
 
 NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from([-0.5, 1.25, 1e9])).map(str)
