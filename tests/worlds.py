@@ -108,7 +108,7 @@ def write_vectors(path: Path, dim: int = 16, model: str = "fake") -> Path:
     """Put vectors of its names beside a data set, as if the text model ``model`` (its identity too) had made them."""
     manifest = json.loads((path / "manifest.json").read_text())
     names = pq.read_table(path / "names.parquet")["name"].to_pylist()
-    write_name_vectors(path, manifest, model, model, word_vectors(names, dim), np.arange(len(names)))
+    write_name_vectors(path, manifest, model, model, word_vectors(names, dim))
     return path
 
 

@@ -12,7 +12,7 @@ COMMANDS = {
     "recommend": "recommendations of a run for a session, a user or a customer",
     "tune": "searches the values of fields that do best on validation",
     "plots": "pictures and tables of runs",
-    "text": "sentence embeddings of the names of a data set's items, or of a column",
+    "text": "sentence embeddings of the names of a data set's items",
 }
 """What ``python -m jaxrec.NAME`` does."""
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "orbax": "orbax-checkpoint"}  # by module

@@ -79,7 +79,7 @@ def open_catalogue(
         raise UserError(f"{folder}: holds no events with item names; prepare some with python -m jaxrec.prepare merrec")
     vectors, meta = np.zeros((1, 1), np.float16), dict[str, Any]()
     if manifest["counts"].get("names", 1):
-        vectors, meta, _ = open_name_vectors(folder, manifest, embeddings)
+        vectors, meta = open_name_vectors(folder, manifest, embeddings)
     name_of = np.asarray(map_array(folder, "item_names.npy", manifest))
     there = attribute_names(folder, manifest) if fields else []
     if lost := [name for name in fields if not source_of(name, there)]:

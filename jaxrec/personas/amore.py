@@ -80,9 +80,9 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     people = read_customers(arguments.customers, bought, kinds) if given else []
     embeddings = None
     if model is not None:
-        from jaxrec.data.text.encoding import embed  # what needs no model must work without it
+        from jaxrec.data.text.encoding import encoded  # what needs no model must work without it
 
-        embeddings = embed(texts, model)
+        embeddings = encoded(texts, model).vectors
     if given:  # personas of the rules in their order, then others as they first appear
         named, ids = [one["persona_name"] for one in people], [one["user_id"] for one in people]
         names = list(dict.fromkeys([*(name for name in rules if name in named), *named]))

@@ -76,9 +76,8 @@ def copied(market: Recommender) -> Recommender:
 @pytest.fixture
 def text_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text model of the vectors is there; its identity is its name."""
-    monkeypatch.setattr(serving, "find_model", lambda model, update: (Path(model), model))
-    monkeypatch.setattr(serving, "encoded", lambda texts, model, **_: Encoded(
-        word_vectors(texts), np.arange(len(texts)), len(set(texts)), len(texts), 1.0, model))  # fmt: skip
+    monkeypatch.setattr(serving, "find_model", lambda model: (Path(model), model))
+    monkeypatch.setattr(serving, "encoded", lambda texts, model, _: Encoded(word_vectors(texts), len(texts), model))
 
 
 def ids(answer: Answer) -> list[Any]:

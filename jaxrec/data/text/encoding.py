@@ -13,7 +13,6 @@ import importlib.util
 import os
 import re
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -26,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrec.cli.text import HALF
 from jaxrec.data.store import checksum, sync_directory
 from jaxrec.errors import UserError, one_line
 
@@ -35,63 +35,50 @@ WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 CONFIGURATION = (".json", ".txt", ".model", ".py")  # with vocabularies
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
-UNUSED = ("onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.ckpt", "*.md", "*.png", ".gitattributes")
+UNUSED = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.ckpt", "*.md", "*.png", ".gitattributes"]
 INSTALL = "pip install 'jaxrec[text]'"
 KEY = np.dtype("S16")
 
 
 class Encoded(NamedTuple):
-    """Texts and where their vectors are."""
+    """Vectors of texts."""
 
-    vectors: np.ndarray  # float16[unique, dim], of length 1
-    rows: np.ndarray  # int64[n], the vector of each text
-    unique: int  # distinct texts
-    new: int  # those of them that had to be encoded,
-    seconds: float  # which took so long
+    vectors: np.ndarray  # float16[n, dim], of length 1
+    new: int  # distinct texts that had to be encoded
     identity: str  # of the model: the name of its folder in the cache
 
 
-def embed(texts: Sequence[str], model: str, update: Callable[..., None] | None = None) -> np.ndarray:
-    """The sentence embeddings of texts, float16[n, dim] of length 1; those that the cache lacks are encoded, each once.
-    They do not depend on the other texts by more than the last bit of a float16, and not at all once in the cache.
+def encoded(texts: Sequence[str], model: str, update: Callable[..., None] = lambda advance=1, note="": None) -> Encoded:
+    """The sentence embeddings of texts; those that the cache lacks are encoded, each once. They do not depend on the
+    other texts by more than the last bit of a float16, and not at all once in the cache.
 
     Args:
         model: a name on the hub, with or without ``sentence-transformers/``, or a local folder.
         update: of ``jaxrec.cli.command.progress``; in all it is moved on by the number of texts.
 
-    The cache is the folder ``text`` in the directory that the environment variable ``JAXREC_CACHE`` names,
-    ``~/.cache/jaxrec`` where it is not set; nothing is kept where it is empty.
+    The cache is the folder ``text`` in the directory that the environment variable ``JAXREC_CACHE`` names, or in
+    ``~/.cache/jaxrec``.
     """
-    result = encoded(texts, model, update)
-    return result.vectors[result.rows]
-
-
-def encoded(texts: Sequence[str], model: str, update: Callable[..., None] | None = None) -> Encoded:
-    """As ``embed``, with a vector for each distinct text."""
+    for number, text in enumerate(texts, 1):
+        if not isinstance(text, str) or not text.strip() or HALF.search(text):
+            raise UserError(f"texts: number {number} of {len(texts)} is {text!a}, expected text that is not empty; "
+                            "mend or leave it out")  # fmt: skip
     place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    odd = [one for one in place if not isinstance(one, str) or not one.strip() or re.search("[\ud800-\udfff]", one)]
-    if odd or not place:
-        which = f"number {list(texts).index(odd[0]) + 1} of {len(texts)} is {odd[0]!a}" if odd else "there are none"
-        raise UserError(f"texts: {which}, expected text that is not empty; mend or leave it out")
-    keys, update = text_keys(place), update or (lambda advance=1, note="": None)
-    folder, identity = find_model(model, update)
-    kept = os.environ.get("JAXREC_CACHE", str(Path.home() / ".cache" / "jaxrec"))
-    with tempfile.TemporaryDirectory(prefix="jaxrec-") as scratch:
-        root = (Path(kept) / "text" if kept else Path(scratch)) / identity
-        vectors, known = read_cache(root, keys)
-        missing, started = [text for text, there in zip(place, known, strict=True) if not there], time.monotonic()
-        update(len(texts) - len(missing), note="")
-        if missing:
-            _encode(missing, folder, model, root, update)
-            vectors, known = read_cache(root, keys)
-        if not known.all():
-            raise AssertionError(f"{root}: vectors are missing after encoding")
-        rows = np.fromiter((place[text] for text in texts), np.int64, len(texts))
-        return Encoded(vectors, rows, len(place), len(missing), time.monotonic() - started, identity)
+    keys, (folder, identity) = text_keys(place), find_model(model)
+    cache = Path(os.environ.get("JAXREC_CACHE") or Path.home() / ".cache" / "jaxrec") / "text" / identity
+    vectors, known = read_cache(cache, keys)
+    missing = [text for text, there in zip(place, known, strict=True) if not there]
+    update(len(texts) - len(missing), note="")
+    if missing:
+        _encode(missing, folder, model, cache, update)
+        vectors, known = read_cache(cache, keys)
+    if not known.all():
+        raise AssertionError(f"{cache}: vectors are missing after encoding")
+    return Encoded(vectors[[place[text] for text in texts]], len(missing), identity)
 
 
 def _encode(texts: list[str], folder: Path, name: str, cache: Path, update: Callable[..., None]) -> None:
-    """Encode ``texts`` into ``cache``, the longest first, so that memory that does not suffice shows at once."""
+    """Encode ``texts`` into ``cache``."""
     if importlib.util.find_spec("sentence_transformers") is None:
         raise UserError(f"sentence-transformers: not installed, and texts are to be encoded; {INSTALL}")
     started, done, parts = time.monotonic(), 0, [list[list[str]]()]
@@ -122,30 +109,26 @@ def _start() -> None:
 
 
 @lru_cache
-def _load(folder: Path, name: str) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
+def _load(folder: Path) -> Any:
+    from sentence_transformers import SentenceTransformer
 
-        return SentenceTransformer(str(folder))
-    except Exception as error:
-        raise UserError(f"{name}: cannot be loaded ({one_line(str(error), 200)}); mend or remove {folder}, give "
-                        f"another, or {INSTALL}") from None  # fmt: skip
+    return SentenceTransformer(str(folder))
 
 
 def _vectors(folder: Path, name: str, parts: list[list[str]]) -> np.ndarray:
     """float32[n, dim], of length 1, by the model in a folder, which is loaded once."""
-    transformer = _load(folder, name)
-    encode = partial(transformer.encode, show_progress_bar=False, normalize_embeddings=True)
-    size = None if transformer.device.type == "cpu" else 1024  # a batch of few characters does not fill an accelerator
     try:
-        texts = parts if size is None else [list(chain(*parts))]
-        vectors = np.concatenate([encode(part, batch_size=size or len(part)) for part in texts])
+        transformer = _load(folder)
+        on_cpu = transformer.device.type == "cpu"  # a batch of few characters does not fill an accelerator
+        found = [transformer.encode(part, batch_size=len(part) if on_cpu else 1024, show_progress_bar=False,
+                 normalize_embeddings=True) for part in (parts if on_cpu else [list(chain(*parts))])]  # fmt: skip
+        vectors = np.asarray(np.concatenate(found), np.float32)
+        if not np.isfinite(vectors).all():
+            raise ValueError("its vectors are not finite")
     except Exception as error:
-        raise UserError(f"{name}: fails to encode ({one_line(str(error), 200)}); give another model, or encode while "
-                        "nothing else uses the memory") from None  # fmt: skip
-    if not np.isfinite(vectors).all():
-        raise UserError(f"{name}: gives vectors that are not finite; give another model")
-    return np.asarray(vectors, np.float32)
+        raise UserError(f"{name}: cannot be loaded, or fails to encode ({one_line(str(error), 200)}); mend {folder}, "
+                        f"give another model, free memory, or {INSTALL}") from None  # fmt: skip
+    return vectors
 
 
 def batches(texts: Sequence[str]) -> Iterator[list[str]]:
@@ -160,52 +143,40 @@ def batches(texts: Sequence[str]) -> Iterator[list[str]]:
         start += len(batch)
 
 
-def find_model(model: str, update: Callable[..., None]) -> tuple[Path, str]:
+def find_model(model: str) -> tuple[Path, str]:
     """The folder of a model, fetched from the hub where need be, and the name of its vectors' folder in the cache."""
     folder = Path(model).expanduser()
-    if folder.is_dir() and _is_model(folder):
-        around = folder.absolute().parent  # of a model of the hub whose snapshot was copied with the folders around it
-        if around.name == "snapshots" and around.parent.name.startswith("models--"):
-            return folder, f"{around.parent.name.removeprefix('models--')}-{folder.name}"
-        files = [(folder / file, file.as_posix()) for file in _files(folder, (*CONFIGURATION, *WEIGHTS))]
-        lines = "".join(f"{checksum(file)} {file.stat().st_size} {name}\n" for file, name in files)
-        return folder, f"folder-{hashlib.sha256(lines.encode()).hexdigest()[:32]}"
-    if folder.exists() or not re.fullmatch(HUB_NAME, model):
+    if not folder.exists() and re.fullmatch(HUB_NAME, model):
+        model = model if "/" in model else f"sentence-transformers/{model}"
+        folder = _snapshot(model)
+    if not (folder / "modules.json").is_file() or not _files(folder, WEIGHTS):
         raise UserError(f"{model}: no sentence-transformers model (modules.json and weights, *.safetensors or *.bin); "
                         f"give a folder that SentenceTransformer.save made, or a hub name, as '{DEFAULT}'"
                         )  # fmt: skip
-    name = model if "/" in model else f"sentence-transformers/{model}"
-    found = _snapshot(name, update)
-    if not _is_model(found):
-        raise UserError(f"{name}: no sentence-transformers model (it has no modules.json); give another")
-    return found, f"{name.replace('/', '--')}-{found.name}"
+    around = folder.absolute().parent  # of a model of the hub, or a copy of its snapshot with the folders around it
+    if around.name == "snapshots" and around.parent.name.startswith("models--"):
+        return folder, f"{around.parent.name.removeprefix('models--')}-{folder.name}"
+    files = [(folder / file, file.as_posix()) for file in _files(folder, (*CONFIGURATION, *WEIGHTS))]
+    lines = "".join(f"{checksum(file)} {file.stat().st_size} {name}\n" for file, name in files)
+    return folder, f"folder-{hashlib.sha256(lines.encode()).hexdigest()[:32]}"
 
 
-def _snapshot(name: str, update: Callable[..., None]) -> Path:
+def _snapshot(name: str) -> Path:
     """The folder of a hub model in the hub's cache, named after its revision; fetched where it is not there."""
     try:
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
-        from huggingface_hub.utils import disable_progress_bars
 
         place = os.environ.get("HF_HUB_CACHE")
         try:
             return Path(snapshot_download(name, cache_dir=place, local_files_only=True))
-        except LocalEntryNotFoundError:
-            update(0, note=f"fetch {name}")
-        disable_progress_bars()
-        # Asked once before anything is fetched: fetching tries again and again for minutes where there is no network.
-        files = [file.rfilename for file in HfApi().model_info(name, timeout=10).siblings or []]
-        double = ["*.bin"] if any(file.endswith(".safetensors") for file in files) else []
-        return Path(snapshot_download(name, cache_dir=place, ignore_patterns=[*UNUSED, *double]))
+        except LocalEntryNotFoundError:  # asked once: fetching tries again and again for minutes without a network
+            HfApi().model_info(name, timeout=10)
+        return Path(snapshot_download(name, cache_dir=place, ignore_patterns=UNUSED))
     except Exception as error:  # of whichever network library the hub's client is built on
         raise UserError(f"{name}: not here, and the hub does not give it ({one_line(str(error), 200)}); check the "
                         f"name, go online, log in if it asks for that, give a local folder, or {INSTALL}"
                         ) from None  # fmt: skip
-
-
-def _is_model(folder: Path) -> bool:
-    return (folder / "modules.json").is_file() and bool(_files(folder, WEIGHTS))
 
 
 def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:

@@ -214,12 +214,11 @@ class Recommender:
             return vectors
         if not meta:
             raise UserError(f"name {bare(missing[0])}: the run's items have no names; give items by their ids")
+        if (identity := find_model(meta["model"])[1]) != meta["identity"]:
+            raise UserError(f"{meta['model']}: another text model than the run's: {identity}, the run has "
+                            f"{meta['identity']}; put that one back")  # fmt: skip
         with progress("encode names", len(missing)) as update:
-            if (identity := find_model(meta["model"], update)[1]) != meta["identity"]:
-                raise UserError(f"{meta['model']}: another text model than the run's: {identity}, the run has "
-                                f"{meta['identity']}; put that one back")  # fmt: skip
-            result = encoded(missing, meta["model"], update=update)
-        vectors[places < 0] = result.vectors[result.rows]
+            vectors[places < 0] = encoded(missing, meta["model"], update).vectors
         return vectors
 
     def _queries(self, sequences: Sequence[Any], rows: int) -> Array:
