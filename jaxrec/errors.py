@@ -63,12 +63,12 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     return f" (did you mean {shown(close[0])}?)" if close else ""
 
 
-def explained(error: ValidationError, beside: str = "") -> str:
+def explained(error: ValidationError, beside: str = "", within: int = 0) -> str:
     """The first problem that pydantic found, in one line: ``section.field: found 0; input should be …``; ``beside`` is
-    added where a field is not known."""
+    added where a field is not known, and the first parts of its place, which lie ``within``, are left out."""
     problem = error.errors()[0]
     # "str", "int" and "float" are branches of a union, not what the user wrote
-    place = ".".join(str(part)[:100] for part in problem["loc"] if part not in ("str", "int", "float"))
+    place = ".".join(str(part)[:100] for part in problem["loc"][within:] if part not in ("str", "int", "float"))
     kind, value, message = problem["type"], problem["input"], problem["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
     if kind == "extra_forbidden":

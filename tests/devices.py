@@ -24,7 +24,7 @@ import numpy as np
 from jaxrec import config as configuration
 from jaxrec.benchmarks.exchange import exchanged
 from jaxrec.config import Config
-from jaxrec.data.dataset import open_dataset, open_sessions
+from jaxrec.data.dataset import Dataset, open_dataset
 from jaxrec.models.base import make_model
 from jaxrec.ops import parallel
 from jaxrec.tasks.base import load, make_task
@@ -66,7 +66,8 @@ def compare(file: str) -> float:
 
 def exchange(file: str) -> list[tuple[int, int]]:
     config, found = configuration.load(file, ["--mesh.data", "8"]), []
-    data = open_sessions(config.data.path)
+    data = open_dataset(config.data.path)
+    assert isinstance(data, Dataset)
     train_items = data.split("train").items
     for items in (data.n_items, 1000 * data.n_items):
         model = make_model(config, items)

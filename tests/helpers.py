@@ -21,6 +21,7 @@ import yaml
 from jaxrec import Query, Recommender, prepare, recommend
 from jaxrec import run as runs
 from jaxrec.cli.command import command
+from jaxrec.data.dataset import Dataset, open_dataset
 from jaxrec.evaluate import main as evaluate_main
 from jaxrec.plots import __main__ as plots
 from jaxrec.tasks.base import load, part_of
@@ -120,6 +121,13 @@ def write_dataset(out: Path, sessions: Iterable[Sequence[object]], **options: ob
     words = [word for name, value in chosen.items() for word in (f"--{name.replace('_', '-')}", value)]
     assert call("prepare", "events", *words) == 0
     return out
+
+
+def open_sessions(path: str | Path) -> Dataset:
+    """A data set of sessions or events."""
+    dataset = open_dataset(path)
+    assert isinstance(dataset, Dataset), f"{path}: holds rows"
+    return dataset
 
 
 def same_metrics(run: Path) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from helpers import open_sessions
 
-from jaxrec.data.dataset import open_sessions
 from jaxrec.prepare import main
 
 ALL = ("--test-days=0", "--min-item-support=1")  # every event stays

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from jaxrec.data.ids import MARKERS, Ids, bare, check_single, is_list, plain, read_list
 from jaxrec.data.items import Items
 from jaxrec.data.reading.bags import parse_list
-from jaxrec.data.rows import Field, Schema
+from jaxrec.data.rows import Field, Schema, known
 from jaxrec.data.store import checked, map_array
 from jaxrec.errors import UserError, nearest
 
@@ -97,8 +98,8 @@ class FieldCodes:
         check_single(f"field '{field.name}'", value)
         if self._is_nothing(value):
             return 0
-        code = max(0, self.vocabulary(field.name).find(value))
-        if code and self._is_trained(field, np.array([code]))[0]:
+        code, counts = max(0, self.vocabulary(field.name).find(value)), self._counts.get(field.name)
+        if code and (counts is None or counts[code]):  # a field that only filters has none
             return code
         hint = "" if code else self.vocabulary(field.name).nearest(value)
         notes.append(f"field '{field.name}': training has not seen '{bare(value)}'{hint}; it counts as unknown")
@@ -137,15 +138,10 @@ class FieldCodes:
 
     def stacked(self, fields: Sequence[Field], values: Columns) -> tuple[np.ndarray, np.ndarray]:
         """int32[n, C] and float32[n, M] of fields, n rows of each; what training has not seen is unknown."""
-        n = max((len(values[field.name]) for field in fields), default=0)
-        columns, numbers = [np.zeros((n, 0), np.int32)], [np.zeros((n, 0), np.float32)]
-        for field in fields:
-            value = values[field.name]
-            if field.kind == "numerical":
-                numbers.append(value.reshape(-1, 1))
-            else:
-                columns.append(np.where((value < 0) | self._is_trained(field, np.maximum(value, 0)), value, 0))
-        return np.concatenate(columns, axis=1).astype(np.int32), np.concatenate(numbers, axis=1).astype(np.float32)
+        schema, n = replace(self._schema, fields=tuple(fields)), len(next(iter(values.values()), ()))
+        columns = [np.zeros((n, 0), np.int32), *(values[field.name] for field in schema.coded)]
+        numbers = [np.zeros((n, 0)), *(values[field.name].reshape(n, 1) for field in schema.numerical)]
+        return known(schema, np.concatenate(columns, 1), self._counts), np.concatenate(numbers, 1).astype(np.float32)
 
     def texts(self, columns: np.ndarray, numbers: np.ndarray) -> list[str]:
         """What stands in each field of one row, int32[C] and float32[M], to be shown."""
@@ -158,10 +154,6 @@ class FieldCodes:
                 raw, codes = ["unknown", *self.vocabulary(field.name).values()], columns[place[field.name]]
                 texts.append(", ".join(bare(raw[code]) for code in codes[codes >= 0]))
         return texts
-
-    def _is_trained(self, field: Field, codes: np.ndarray) -> np.ndarray:
-        counts = self._counts.get(field.name)  # a field that only filters has none
-        return np.ones(codes.shape, bool) if counts is None else counts[codes] > 0
 
 
 def nothing_of(field: Field, first: int = 0) -> np.ndarray:

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from jaxrec.data.reading.times import span, times_line
 from jaxrec.data.rows import Field, Schema
-from jaxrec.data.store import file_entry, write_array
+from jaxrec.data.store import file_entry, write_file
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,9 @@ def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
     }
     files = dict[str, dict[str, Any]]()
     for name, array in arrays.items():
-        files |= write_array(out, f"rows/{name}.npy", array)
-    (out / "vocabulary").mkdir()
+        files |= write_file(out, f"rows/{name}.npy", array)
     for name, vocabulary in vocabularies.items():
-        pq.write_table(vocabulary, file := out / "vocabulary" / f"{name}.parquet")
-        files[f"vocabulary/{name}.parquet"] = file_entry(file)
+        files |= write_file(out, f"vocabulary/{name}.parquet", vocabulary)
     schema = Schema(tuple(fields), raw.user, raw.item, raw.threshold, raw.low, raw.high)
     for side, entity in (("user", raw.user), ("item", raw.item)):
         if entity is not None:
@@ -159,19 +156,17 @@ def _write_entities(
     entities, behind = np.unique(own[::-1], return_index=True)
     last = len(own) - 1 - behind  # the row of each; NumPy does not say which of several assignments wins
     files = dict[str, dict[str, Any]]()
-    kinds = {"columns": schema.columns(schema.of_side(side)), "numbers": schema.numbers_of_side(side)}
-    for kind, places in kinds.items():
+    for kind, places in zip(("columns", "numbers"), schema.places(schema.side(side)), strict=True):
         table = np.zeros((len(vocabulary) + 1, len(places)), arrays[kind].dtype)
         table[entities] = arrays[kind][last][:, places]
         table[0] = 0
-        files |= write_array(out, f"{side}s{'_numbers' if kind == 'numbers' else ''}.npy", table)
+        files |= write_file(out, f"{side}s{'_numbers' if kind == 'numbers' else ''}.npy", table)
     ids = pa.table({name: vocabulary["value"]})
     if shown is not None:
         order = pc.index_in(vocabulary["value"], shown[name])
         ids = shown.take(order).set_column(shown.column_names.index(name), name, vocabulary["value"])
     unknown = pa.table({column: pa.nulls(1, ids.schema.field(column).type) for column in ids.column_names})
-    pq.write_table(pa.concat_tables([unknown, ids]), out / f"{side}s.parquet")
-    return files | {f"{side}s.parquet": file_entry(out / f"{side}s.parquet")}
+    return files | write_file(out, f"{side}s.parquet", pa.concat_tables([unknown, ids]))
 
 
 def rows_summary(manifest: dict[str, Any]) -> list[str]:

@@ -1,10 +1,10 @@
 """Filters on items' attributes, the same for every kind of run: ``price <= 50 and genres = 'Comedy'``.
 
 A filter is made of comparisons of an attribute with numbers, 'texts', true and false (``= <> != < <= > >=``,
-``between 1 and 5``, ``in ('a', 'b')``, ``like '%a_'``, ``ilike``, ``is null``), ``and``, ``or``, ``not`` and
-parentheses. Attributes with other characters than letters, digits and _ stand in "double quotes". Of an attribute with
-several values (a bag) one value that fits is enough. As in SQL a missing value is neither equal nor unequal to
-anything: such items match neither ``price > 5`` nor ``not (price > 5)``, but ``price is null``.
+``in ('a', 'b')``, ``like '%a_'``, ``is null``), ``and``, ``or``, ``not`` and parentheses. Attributes with other
+characters than letters, digits and _ stand in "double quotes". Of an attribute with several values (a bag) one value
+that fits is enough. As in SQL a missing value is neither equal nor unequal to anything: such items match neither
+``price > 5`` nor ``not (price > 5)``, but ``price is null``.
 
 ``FIELD=VALUE`` without quotes and spaces around ``=``, one a line, is read as well.
 """
@@ -32,15 +32,13 @@ GRAMMAR = r"""
 ?negation: "not"i negation -> inverse | condition
 ?condition: "(" either ")"
     | attribute COMPARISON constant -> compare
-    | attribute NOT? "between"i constant "and"i constant -> between
     | attribute NOT? "in"i "(" constant ("," constant)* ")" -> within
-    | attribute NOT? LIKE constant -> like
+    | attribute NOT? "like"i constant -> like
     | attribute "is"i NOT? "null"i -> missing
 attribute: NAME | QUOTED
 constant: TEXT | NUMBER | TRUTH
 COMPARISON: "=" | "<>" | "!=" | "<=" | "<" | ">=" | ">"
 NOT: "not"i
-LIKE.2: /i?like\b/i
 TRUTH.2: /(true|false)\b/i
 NAME: /[^\W\d]\w*/i
 QUOTED: /"[^"]+"/
@@ -52,8 +50,8 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal
 }  # fmt: skip
 PLAIN = re.compile(r"([^\s=<>!'\"]+)=([^\s=<>'\"][^=<>\n]*)")  # FIELD=VALUE
-ALLOWED = ("a filter compares attributes with numbers, 'texts', true and false: = <> < <= > >=, in, between, like, is "
-           "null; and, or, not")  # fmt: skip
+ALLOWED = ("a filter compares attributes with numbers, 'texts', true and false: = <> < <= > >=, in, like, is null; "
+           "and, or, not")  # fmt: skip
 
 
 class Attribute(NamedTuple):
@@ -137,22 +135,13 @@ class _Masks(Transformer_NonRecursive):
             return _where(attribute, constant, COMPARE[sign])
         return _unless(sign != "=", self._equal(attribute, constant))
 
-    def between(self, attribute: Attribute, *rest: str) -> pa.Array:
-        *negated, low, high = rest
-        masks = _where(attribute, low, pc.greater_equal), _where(attribute, high, pc.less_equal)
-        return _unless(negated, pc.and_kleene(*masks))
-
     def within(self, attribute: Attribute, *rest: str) -> pa.Array:
         negated = isinstance(rest[0], Token)
         return _unless(negated, self.either(*(self._equal(attribute, one) for one in rest[negated:])))
 
     def like(self, attribute: Attribute, *rest: str) -> pa.Array:
-        *negated, word, pattern = rest
-
-        def test(values: pa.Array, text: pa.Scalar) -> pa.Array:
-            return pc.match_like(values, text.as_py(), ignore_case=word.lower() == "ilike")
-
-        return _unless(negated, _where(attribute, pattern, test))
+        *negated, pattern = rest
+        return _unless(negated, _where(attribute, pattern, lambda values, text: pc.match_like(values, text.as_py())))
 
     def missing(self, attribute: Attribute, *negated: str) -> pa.Array:
         known = attribute.column.is_valid() if attribute.sizes is None else pa.array(attribute.sizes > 0)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, NotRequired
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
 from jaxrec.cli.text import parse_json
-from jaxrec.data.ids import bare, is_list, plain, whole
+from jaxrec.data.ids import is_list, plain, whole
 from jaxrec.data.items import LAST, LIVE
-from jaxrec.errors import UserError, nearest, shown
+from jaxrec.errors import UserError, explained, shown
 
 SUCH_AS = '[{"item": 238357102, "event": "item_view"}, {"name": "red dress", "event": "item_like"}]'
 SECONDS = 10**11  # numbers below are seconds since 1970, others milliseconds
@@ -31,28 +31,14 @@ def _id(value: Any) -> Any:
         return value
     number = None if isinstance(value, str) else whole(value)
     if number is None:
-        raise ValueError("expected an id, a whole number or text")
+        raise ValueError(f"found {shown(value)}, expected an id, a whole number or text")
     return number
 
 
-def _text(value: Any) -> Any:
-    value = plain(value)
-    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError("no valid Unicode; mend it")
-    return value
-
-
-def _whole(value: Any) -> Any:
-    value = plain(value)
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
 Id = Annotated[int | str | None, BeforeValidator(_id)]
-Number = Annotated[float | None, Field(strict=True, allow_inf_nan=False), BeforeValidator(plain)]
-Whole = Annotated[int | None, Field(strict=True, ge=-(2**63), lt=2**63), BeforeValidator(_whole)]
-Text = Annotated[str | None, Field(strict=True), BeforeValidator(_text)]
-Rows = Callable[[str, Sequence[Any]], list[dict[str, Any]]]
-"""Checks rows; of a place such as ``events: entry`` their numbers follow."""
+Number = Annotated[float | None, Field(allow_inf_nan=False), BeforeValidator(plain)]
+Whole = Annotated[int | None, Field(ge=-(2**63), lt=2**63), BeforeValidator(plain)]
+Text = Annotated[str | None, Field(strict=True), BeforeValidator(plain)]
 
 
 class Entry(NamedTuple):
@@ -66,32 +52,21 @@ class Entry(NamedTuple):
     attributes: dict[str, Any]
 
 
-def rows_of(fields: Mapping[str, Any], required: Mapping[str, Any], others: bool, such_as: str) -> Rows:
-    """What checks rows with ``fields`` of some types, None where they are missing, those that are ``required``, and
-    ``others`` or not, which are left out; ``such_as`` is an example.
+def row_types(fields: Mapping[str, Any], required: Mapping[str, Any]) -> TypeAdapter[list[dict[str, Any]]]:
+    """What ``check_rows`` needs to know of rows: the types of fields that may be missing, and of those that must be
+    there; there are no others.
     """
     types = {name: NotRequired[kind] for name, kind in fields.items()} | dict(required)
-    row = with_config({"extra": "ignore" if others else "forbid"})(TypedDict("Row", types))  # type: ignore[operator]
-    adapter, empty = TypeAdapter(list[row]), dict.fromkeys(fields)  # type: ignore[valid-type]
+    row = with_config({"extra": "forbid"})(TypedDict("Row", types))  # type: ignore[operator]
+    return TypeAdapter(list[row])  # type: ignore[valid-type]
 
-    def check(place: str, rows: Sequence[Any]) -> list[dict[str, Any]]:
-        try:
-            return [empty | one for one in adapter.validate_python(list(rows))]
-        except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-        number, *path = problem["loc"]
-        place, kind, name = f"{place} {int(number) + 1}", problem["type"], bare(path[0]) if path else ""
-        if kind == "missing":
-            raise UserError(f"{place}: no '{name}'; give one")
-        if kind in ("extra_forbidden", "invalid_key"):
-            raise UserError(f"{place}: unknown field '{name}'{nearest(name, types)}; there are {', '.join(types)}")
-        allowed = [word.strip("' ") for word in problem.get("ctx", {}).get("expected", "").split(",")]
-        hint = nearest(str(problem["input"]), allowed) if kind == "literal_error" else ""
-        what = problem["msg"].removeprefix("Value error, ").replace("Input", "it")
-        what += "" if path else f", such as {such_as}"
-        raise UserError(f"{place}: {name and name + ': '}found {shown(problem['input'])}{hint}; {what}")
 
-    return check
+def check_rows(place: str, rows: Sequence[Any], types: TypeAdapter[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows, if all are of some types; ``place`` and the number of a wrong one begin the message."""
+    try:
+        return types.validate_python(list(rows))
+    except ValidationError as error:
+        raise UserError(f"{place} {int(error.errors()[0]['loc'][0]) + 1}: {explained(error, within=1)}") from None
 
 
 def type_of(kind: pa.DataType) -> Any:
@@ -105,19 +80,19 @@ def check_events(events: Sequence[Any], types: Sequence[str], schema: pa.Schema)
     """The events of a sequence: mappings with ``event``, ``item`` or ``name`` (or both), and attributes of the item. A
     ``time`` may stand there too, as in a log: their order is what counts."""
     entries = []
-    for number, one in enumerate(_event_rows(tuple(types), schema)("events: entry", events), 1):
-        item, event, name = one.pop("item"), types.index(one.pop("event")), (one.pop("name") or "").strip()
+    for number, row in enumerate(check_rows("events: entry", events, _event_types(tuple(types), schema)), 1):
+        given = {name: value for name, value in row.items() if value is not None and name != "time"}
+        item, event, name = given.pop("item", None), types.index(given.pop("event")), given.pop("name", "").strip()
         if item is None and not name:
             raise UserError(f"events: entry {number}: neither 'item' nor 'name'; give one of them")
-        del one["time"]
-        entries.append(Entry(item, event, name, {name: value for name, value in one.items() if value is not None}))
+        entries.append(Entry(item, event, name, given))
     return entries
 
 
 @lru_cache(maxsize=16)
-def _event_rows(types: tuple[str, ...], schema: pa.Schema) -> Rows:
+def _event_types(types: tuple[str, ...], schema: pa.Schema) -> TypeAdapter[list[dict[str, Any]]]:
     known = {field.name: type_of(field.type) for field in schema if field.name not in LIVE}
-    return rows_of({"item": Id, "name": Text, "time": Any} | known, {"event": Literal[types]}, False, SUCH_AS[1:45])
+    return row_types({"item": Id, "name": Text, "time": Any} | known, {"event": Literal[types]})
 
 
 def read_time(at: Any) -> int | None:
@@ -140,12 +115,12 @@ def read_time(at: Any) -> int | None:
                         "UTC") from None  # fmt: skip
 
 
-def item_rows(items: Any, texts: Collection[str]) -> list[dict[str, Any]]:
-    """Rows of new items: mappings, a table of pandas or Arrow, or a Parquet, CSV or JSON file (a list of objects);
-    ``texts`` are columns of a CSV file that hold text, as ids and categories do: 007 is not 7.
+def item_rows(items: Any) -> list[dict[str, Any]]:
+    """Rows of new items: mappings, a table of pandas or Arrow, or a Parquet, CSV or JSON file (a list of objects). What
+    a CSV file holds is text, or nothing.
     """
     if isinstance(items, str | Path):
-        items = read_file(Path(items), texts)
+        items = read_file(Path(items))
     if isinstance(items, pa.Table | pa.RecordBatch):
         items = items.to_pylist()
     elif hasattr(items, "to_dict") and hasattr(items, "columns"):  # a table of pandas
@@ -161,22 +136,22 @@ def columns_of(rows: Any) -> tuple[dict[str, list[Any]], int]:
     """The columns of rows, which are mappings or a table, and how many rows there are."""
     if isinstance(rows, pa.Table | pa.RecordBatch):
         return {name: rows[name].to_pylist() for name in rows.schema.names}, len(rows)
-    found = item_rows(rows, ())
+    found = item_rows(rows)
     return {name: [row.get(name) for row in found] for name in {name: 0 for row in found for name in row}}, len(found)
 
 
-def read_file(file: Path, texts: Collection[str] = ()) -> Any:
+def read_file(file: Path) -> Any:
     """What a JSON, Parquet or CSV file holds; see ``item_rows``."""
     try:
         if file.suffix == ".json":
             return parse_json(file.read_text(encoding="utf-8-sig"), str(file))
         if file.suffix == ".parquet":
             return pq.read_table(file)
-        if file.suffix == ".csv":  # an empty cell of text is an empty text, of a number nothing
-            parsing = pc_csv.ParseOptions(newlines_in_values=True)
-            types = pc_csv.ConvertOptions(column_types=dict.fromkeys(texts, pa.string()))
-            return pc_csv.read_csv(file, parse_options=parsing, convert_options=types)
-    except (OSError, ValueError, RecursionError, pa.ArrowException) as error:
+        if file.suffix == ".csv":
+            with open(file, encoding="utf-8-sig", newline="") as stream:
+                rows = list(csv.DictReader(stream, strict=True))
+            return [{name: value or None for name, value in row.items()} for row in rows]
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); check its name") from None
     raise UserError(f"{file}: found '{file.suffix}'; end it in .parquet, .csv or .json")
 

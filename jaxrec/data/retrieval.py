@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import Config
-from jaxrec.data.rows import Rows, RowsDataset, Schema
+from jaxrec.data.rows import Rows, RowsDataset, Schema, known, value_counts
 from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError
 
@@ -83,7 +83,7 @@ class Retrieval:
         training = splits.train[rows.labels[splits.train] > 0]
         if not len(training):
             raise UserError(f"{dataset.path}: no positive row is left to train on; change data.protocol")
-        counts = value_counts(fields, rows.columns[training][:, schema.columns(tuple(fields.slices()))])
+        counts = value_counts(fields, rows.columns[training][:, schema.places(fields)[0]])
         arrays = np.asarray(dataset.array("items.npy")), np.asarray(dataset.array("items_numbers.npy"))
         catalogue = Catalogue(*_read(schema.side("item"), fields, "item", counts, *arrays))
         return cls(RowData.of(config.data), schema, fields, rows, splits, counts, catalogue)
@@ -146,11 +146,9 @@ def _read(
     schema: Schema, fields: Schema, side: str, counts: np.ndarray, columns: np.ndarray, numbers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of arrays of all fields of ``schema`` the coded ones of a side that are read, int32, and its numbers, float32."""
-    own, names, apart = fields.side(side), [field.name for field in schema.numerical], fields.apart(counts)
-    columns = columns[:, schema.columns(tuple(own.slices()))]
-    numbers = numbers[:, [names.index(field.name) for field in own.numerical]]
-    held = np.concatenate([np.zeros(0, np.int64), *(apart[name] for name in own.slices())])
-    return known(own, columns, held), np.asarray(numbers, np.float32)
+    own = fields.side(side)
+    coded, numerical = schema.places(own)
+    return known(own, columns[:, coded], fields.apart(counts)), np.asarray(numbers[:, numerical], np.float32)
 
 
 def read_fields(config: Config, dataset: RowsDataset) -> Schema:
@@ -168,21 +166,3 @@ def read_fields(config: Config, dataset: RowsDataset) -> Schema:
         raise UserError(f"data.fields: {field.name} is of the occasion, and a tower reads fields of the user or the "
                         "item; leave it out")  # fmt: skip
     return fields
-
-
-def value_counts(schema: Schema, columns: np.ndarray) -> np.ndarray:
-    """int64[values of all coded fields, field after field]: how many of int32[n, C] rows hold each."""
-    parts, place = [np.zeros(0, np.int64)], schema.slices()
-    for coded in schema.coded:
-        values = columns[:, place[coded.name]].reshape(-1)
-        parts.append(np.bincount(values[values >= 0], minlength=coded.size))
-    return np.concatenate(parts)
-
-
-def known(schema: Schema, columns: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """int32[n, C] with values whose count is 0 replaced by the unknown one."""
-    columns, held = np.array(columns, np.int32), schema.apart(counts)
-    for name, place in schema.slices().items():
-        part = columns[:, place]
-        part[(part >= 0) & (held[name][np.maximum(part, 0)] == 0)] = 0
-    return columns

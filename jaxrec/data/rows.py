@@ -16,6 +16,7 @@ Rows stand in the order of the raw data. How they are split is decided at traini
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -118,13 +119,29 @@ class Schema:
         parts = np.split(stacked, np.cumsum([field.size for field in self.coded], dtype=np.int64))
         return {field.name: part for field, part in zip(self.coded, parts, strict=False)}
 
-    def numbers_of_side(self, side: str) -> np.ndarray:
-        """int64[M']: which numbers are of one side."""
-        return np.flatnonzero([field.side == side for field in self.numerical])
+    def places(self, part: Schema) -> tuple[np.ndarray, np.ndarray]:
+        """int64[C'] and int64[M']: which columns and which numbers the fields of a part of the schema take."""
+        numbers = [field.name for field in self.numerical]
+        own = np.array([numbers.index(field.name) for field in part.numerical], np.int64)
+        return self.columns(tuple(part.slices())), own
 
-    def of_side(self, side: str) -> tuple[str, ...]:
-        """Names of the coded fields of one side."""
-        return tuple(field.name for field in self.coded if field.side == side)
+
+def value_counts(schema: Schema, columns: np.ndarray) -> np.ndarray:
+    """int64[values of all coded fields, field after field]: how many of int32[n, C] rows hold each."""
+    parts, place = [np.zeros(0, np.int64)], schema.slices()
+    for coded in schema.coded:
+        values = columns[:, place[coded.name]].reshape(-1)
+        parts.append(np.bincount(values[values >= 0], minlength=coded.size))
+    return np.concatenate(parts)
+
+
+def known(schema: Schema, columns: np.ndarray, counts: Mapping[str, np.ndarray]) -> np.ndarray:
+    """int32[n, C] with values whose count, by field, is 0 replaced by the unknown one."""
+    columns = np.array(columns, np.int32)
+    for name, place in schema.slices().items():
+        part = columns[:, place]
+        part[(part >= 0) & (counts[name][np.maximum(part, 0)] == 0)] = 0
+    return columns
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ only positive rows make a pair. A row of an unknown user or item is a pair of it
 The random order of ``rows`` and ``paper`` is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are
 the test split: what scikit-learn's ``train_test_split`` does, with which published splits were made. ``paper`` leaves
 out the rows of the rating just below the threshold (AutoInt, section 5.1: ratings of 3 on MovieLens are neither liked
-nor disliked). What follows a positive that leave_one_out holds out is held out as well: training must not see negatives
-before their time.
+nor disliked). leave_one_out and leave_one_random leave every user a positive to train on.
 """
 
 from __future__ import annotations
@@ -33,16 +32,15 @@ class RowData(DataConfig):
         "rows", "paper", "temporal", "leave_one_out", "leave_one_random", "cold_users", "cold_items", "in_sample"
     ] = "rows"
     """The test split is a random share of the rows; the same without the rating below the threshold; the most recent
-    rows; each user's last positive and what follows it; a random positive of each user; all rows of a share of the
-    users, or of the items; in_sample: the rows that are trained on."""
+    rows; each user's last positive; a random positive of each user; all rows of a share of the users, or of the items;
+    in_sample: the rows that are trained on."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Of the random split."""
     test_fraction: Fraction = 0.2
     """Share of the rows that is the test split."""
-    repeats: Literal["leave", "once", "keep"] | None = None
-    """Rows of one user and item. leave: where one is held out, the others leave training; once: only the latest counts
-    at all; keep: training may hold what is tested (null: leave, but keep where labels are predicted and the
-    split is by rows, paper or temporal)."""
+    repeats: Literal["leave", "keep"] | None = None
+    """Rows of one user and item. leave: where one is held out, the others leave training; keep: training may hold what
+    is tested (null: leave, but keep where labels are predicted and the split is by rows, paper or temporal)."""
     fields: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """The fields that are read (null: all)."""
     unknown_rate: Fraction = 0.0
@@ -50,7 +48,7 @@ class RowData(DataConfig):
 
 
 class RowSplits(NamedTuple):
-    """int64 row numbers of each split, and of the rows that are in none because their pair is held out or kept once."""
+    """int64 row numbers of each split, and of the rows that are in none because their pair is held out."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -62,8 +60,8 @@ PAIRS = ("new to training", "held by training")  # what rows of a split can be, 
 
 
 def configured_splits(data: RowData, rows: Rows, schema: Schema, impressions: bool = False) -> RowSplits:
-    """Split rows. Fractions are rounded up to whole rows; for leave_one_out any validation fraction above 0 holds out
-    each user's second last positive.
+    """Split rows. Fractions are rounded up to whole rows; where one of each user is left out any validation
+    fraction above 0 holds out another one.
 
     Args:
         impressions: whether the model reads every row as an event of its own, not only what users like.
@@ -76,9 +74,8 @@ def configured_splits(data: RowData, rows: Rows, schema: Schema, impressions: bo
     if data.protocol in ("temporal", "leave_one_out") and not np.any(rows.times):
         raise UserError(f"data.protocol: {data.protocol} needs times, and the data set has none; choose rows")
     every = np.arange(len(rows))
-    pairs = row_pairs(rows, schema, not impressions) if repeats != "keep" else every
-    kept = every if repeats != "once" else np.sort(_first_of_each(pairs, np.lexsort((every, rows.times))[::-1]))
-    train, validation, test, unrated = (kept[part] for part in _split(data, rows.take(kept), pairs[kept], schema))
+    pairs = every if repeats == "keep" else row_pairs(rows, schema, not impressions)
+    train, validation, test, unrated = _split(data, rows, pairs, schema)
     if not len(train):
         fractions = f"{data.protocol}, {data.test_fraction} and {data.validation_fraction}"
         raise UserError(f"data.protocol, data.test_fraction, data.validation_fraction: {fractions} of {len(rows):,} "
@@ -117,10 +114,13 @@ def counted(splits: RowSplits, held: np.ndarray) -> dict[str, int]:
 
 def in_words(repeats: dict[str, int], rows: int, split: str) -> list[str]:
     """``counted`` in words, a line for each that is not 0; ``rows`` are those of the split."""
-    lines = {"left_out": "{:,} rows of repeated (user, item) pairs are left out (data.repeats)",
-             "held_by_training": f"{{:,}} of {rows:,} {split} rows are of a (user, item) pair that training holds too "
-                                 "(data.repeats)"}  # fmt: skip
-    return [text.format(repeats[name]) for name, text in lines.items() if repeats[name]]
+    left, held, notes = repeats["left_out"], repeats["held_by_training"], list[str]()
+    if left:
+        notes.append(f"{left:,} rows of repeated (user, item) pairs are left out (data.repeats)")
+    if held:
+        notes.append(f"{held:,} of {rows:,} {split} rows are of a (user, item) pair that training holds too "
+                     "(data.repeats)")  # fmt: skip
+    return notes
 
 
 def _split(data: RowData, rows: Rows, pairs: np.ndarray, schema: Schema) -> tuple[np.ndarray, ...]:
@@ -133,21 +133,18 @@ def _split(data: RowData, rows: Rows, pairs: np.ndarray, schema: Schema) -> tupl
 
     if protocol == "in_sample":
         return every, every[:0], every, every[:0]
-    if protocol == "leave_one_out":
-        _entities(rows, schema, "user", protocol)
-        test = _last_positives(rows, every)
-        train = _without(every, test, pairs)
-        held = _last_positives(rows, train) if data.validation_fraction else train[:0]
-        return _without(train, held, pairs), held, test, every[:0]
-    if protocol == "leave_one_random":
+    if protocol in ("leave_one_out", "leave_one_random"):
         users, draw = _entities(rows, schema, "user", protocol), random.random_sample(len(rows))
+        draw = -np.asarray(rows.times) if protocol == "leave_one_out" else draw  # of the same time the later row
         positive = np.flatnonzero((rows.labels > 0) & (users > 0))
-        order = _first_of_each(pairs, positive[np.lexsort((draw[positive], users[positive]))])
+        order = _first_of_each(pairs, positive[np.lexsort((-positive, draw[positive], users[positive]))])
         start, end = (np.searchsorted(users[order], users[order], side=side) for side in ("left", "right"))
         place, count = np.arange(len(order)) - start, end - start
         test = np.sort(order[(place == 0) & (count > 1)])
         held = np.sort(order[(place == 1) & (count > 2)]) if data.validation_fraction else every[:0]
-        return _without(every, np.concatenate([test, held]), pairs), held, test, every[:0]
+        chosen = np.concatenate([test, held])
+        others = np.setdiff1d(every, chosen)
+        return others[~np.isin(pairs[others], pairs[chosen])], held, test, every[:0]
     if protocol in ("cold_users", "cold_items"):
         of = _entities(rows, schema, protocol.removeprefix("cold_").removesuffix("s"), protocol)
         known = np.unique(of[of > 0])  # rows of unknown ones are for training
@@ -156,7 +153,8 @@ def _split(data: RowData, rows: Rows, pairs: np.ndarray, schema: Schema) -> tupl
         part = np.zeros(int(of.max(initial=0)) + 1, np.int8)
         part[order[:n_test]], part[order[n_test:n_held]] = 2, 1
         return *(np.flatnonzero(part[of] == number) for number in range(3)), every[:0]
-    kept = _rated(rows) if protocol == "paper" else every
+    below = rows.ratings[rows.labels == 0].max(initial=-np.inf)
+    kept = np.flatnonzero(rows.ratings != below) if protocol == "paper" else every
     latest_first = np.argsort(rows.times[kept], kind="stable")[::-1]
     order = kept[latest_first if protocol == "temporal" else random.permutation(len(kept))]
     distinct = _first_of_each(pairs, order)
@@ -169,34 +167,6 @@ def _first_of_each(pairs: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Of int64[m] row numbers the first one of each pair, in their order."""
     _, first = np.unique(pairs[order], return_index=True)
     return order[np.sort(first)]
-
-
-def _rated(rows: Rows) -> np.ndarray:
-    """int64[m]: the rows whose rating is not the one just below the threshold."""
-    below = rows.ratings[rows.labels == 0]
-    kept = np.flatnonzero(rows.ratings != (below.max() if len(below) else np.nan))
-    if len(below) and np.all(rows.labels[kept] > 0):
-        raise UserError(f"data.protocol: paper leaves out ratings of {below.max():g}, and no negative is left without "
-                        "them; choose rows")  # fmt: skip
-    return kept
-
-
-def _without(rows: np.ndarray, held: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The rows that are neither held out nor of a pair that is."""
-    others = np.setdiff1d(rows, held)
-    return others[~np.isin(pairs[others], pairs[held])]
-
-
-def _last_positives(rows: Rows, among: np.ndarray) -> np.ndarray:
-    """The last positive of each user and what follows it, ascending, of ascending int64[m] row numbers."""
-    order = among[np.lexsort((rows.times[among], rows.users[among]))]  # stable: of the same second the later row
-    users = rows.users[order]
-    positive = np.cumsum(rows.labels[order] > 0)
-    last = positive[np.searchsorted(users, users, side="right") - 1]  # of the row's user
-    first = np.searchsorted(users, users, side="left")
-    before = np.where(first > 0, positive[first - 1], 0)  # positives of the users ahead
-    # user 0: not one user, but all unknown ones
-    return np.sort(order[(users > 0) & (positive > before) & (positive == last)])
 
 
 def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarray:

@@ -9,7 +9,6 @@ import glob
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -131,11 +130,10 @@ def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) 
 
 def _clear(out: Path) -> None:
     """Remove what killed processes left beside ``out``; nobody else works on it, as it is owned."""
-    for root in out.parent.glob(glob.escape(f".{out.name}.") + "*.tmp"):
-        if re.fullmatch(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}\.tmp", root.name):  # and not of a longer name
-            if (root / "old").is_dir() and not out.exists():
-                os.rename(root / "old", out)
-            shutil.rmtree(root, ignore_errors=True)
+    for root in out.parent.glob(f".{glob.escape(out.name)}.{'[a-z0-9_]' * 8}.tmp"):
+        if (root / "old").is_dir() and not out.exists():
+            os.rename(root / "old", out)
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def sync_directory(directory: Path) -> None:
@@ -163,10 +161,15 @@ def file_entry(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": checksum(path)}
 
 
-def write_array(path: Path, name: str, array: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Write an array of any shape under the directory ``path``; the file's name and its line of the manifest."""
+def write_file(path: Path, name: str, content: np.ndarray | pa.Table) -> dict[str, dict[str, Any]]:
+    """Write an array of any shape (``.npy``) or a table (``.parquet``) under the directory ``path``; the file's name
+    and its line of the manifest.
+    """
     (path / name).parent.mkdir(exist_ok=True)
-    np.save(path / name, np.ascontiguousarray(array), allow_pickle=False)
+    if isinstance(content, pa.Table):
+        pq.write_table(content, path / name)
+    else:
+        np.save(path / name, np.ascontiguousarray(content), allow_pickle=False)
     return {name: file_entry(path / name)}
 
 

@@ -20,7 +20,7 @@ from jaxrec.data.reading.columns import id_field, nothing_as_null, number_field,
 from jaxrec.data.reading.duck import identifier, literal, trimmed, value_text
 from jaxrec.data.reading.table import Field, Table, load, reading
 from jaxrec.data.reading.times import ORDER, read_times
-from jaxrec.data.store import array_file, file_entry, write_parquet
+from jaxrec.data.store import write_file, write_parquet
 from jaxrec.errors import UserError, nearest
 from jaxrec.sources import shared
 
@@ -232,7 +232,7 @@ def write_items(
     )
     live = ", listed, sold" if listings else ""
     join = f"LEFT JOIN read_parquet({literal(listings)}) AS l ON l.item_id = latest.item" if listings else ""
-    file, names_file, numbers_file = (path / name for name in ("attributes.parquet", "names.parquet", "item_names.npy"))
+    file, names_file = path / "attributes.parquet", path / "names.parquet"
     with reading(table):
         values = ", ".join(f"{sql} AS {identifier(name)}"
                            for name, sql in _parsed(connection, table, attributes, na).items())  # fmt: skip
@@ -246,16 +246,13 @@ def write_items(
         "CREATE TEMP TABLE names AS SELECT name, (row_number() OVER (ORDER BY first) - 1)::INTEGER AS number FROM "
         f"(SELECT name, min(index) AS first FROM {named} WHERE name <> '' GROUP BY name)"
     )
-    ((items, names, unnamed),) = connection.execute(
-        f"SELECT count(*), (SELECT count(*) FROM names), count(*) FILTER (name = '') FROM {named}"
+    ((names, unnamed),) = connection.execute(
+        f"SELECT (SELECT count(*) FROM names), count(*) FILTER (name = '') FROM {named}"
     ).fetchall()
     entries = {names_file.name: write(names_file, "SELECT name FROM names ORDER BY number")}
     numbers = f"SELECT coalesce(number, -1) AS number FROM {named} LEFT JOIN names USING (name) ORDER BY index"
-    with connection.sql(numbers).to_arrow_reader(CHUNK) as reader, array_file(numbers_file, "<i4", items) as append:
-        for batch in reader:
-            append(batch.column(0).to_numpy())
-    entries |= {numbers_file.name: file_entry(numbers_file), file.name: entry}
-    return entries, {"names": names, "unnamed": unnamed}
+    entries |= write_file(path, "item_names.npy", connection.sql(numbers).fetchnumpy()["number"].astype("<i4"))
+    return entries | {file.name: entry}, {"names": names, "unnamed": unnamed}
 
 
 def _parsed(connection: Any, table: Table, attributes: Attributes, na: Sequence[str] | None) -> dict[str, str]:

@@ -70,7 +70,7 @@ class RuleBook:
 
     def _codes(self, part: str, side: str, wanted: Mapping[str, Any]) -> dict[str, int]:
         """By field the index of the value that a part of a rule names."""
-        found, names, place = {}, self._schema.of_side(side), f"recommendation.rules: {part}"
+        found, names, place = {}, self._schema.side(side).slices(), f"recommendation.rules: {part}"
         for name, value in wanted.items():
             if name not in names:
                 raise UserError(f"{place}: no field '{name}' of the {side} that has values{nearest(name, names)}; "

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from helpers import call, fails
+from helpers import call, fails, open_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.baselines import parse
 from jaxrec.baselines.base import Queries, Scores
 from jaxrec.baselines.sessions import BASELINES
-from jaxrec.data.dataset import Sessions, open_sessions
+from jaxrec.data.dataset import Sessions
 from jaxrec.data.splits import cut_validation
 from jaxrec.evaluate import evaluate
 from jaxrec.tasks.sessions import Evaluation

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 from golden import old_copy
-from helpers import ROOT, SYNTHETIC, call, write_config
+from helpers import ROOT, SYNTHETIC, call, open_sessions, write_config
 
 from jaxrec import config as configuration
-from jaxrec.data.dataset import open_sessions
 from jaxrec.errors import UserError
 from jaxrec.evaluate import evaluate
 from jaxrec.recommend import Recommender

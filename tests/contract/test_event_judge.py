@@ -18,7 +18,7 @@ from worlds import Worlds
 
 from jaxrec import evaluate
 from jaxrec import run as runs
-from jaxrec.data.dataset import Dataset, Sessions, open_sessions
+from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.tasks.base import Loaded, load
 from jaxrec.tasks.events.task import event_judge, sample, targets_of

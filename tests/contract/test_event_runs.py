@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import call, fails
+from helpers import call, fails, open_sessions
 from worlds import Market, Worlds, write_vectors
-
-from jaxrec.data.dataset import open_sessions
 
 
 def test_items_that_training_has_not_seen_are_found_by_their_names(worlds: Worlds) -> None:

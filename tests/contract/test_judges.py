@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_same_arrays, call, load_state
+from helpers import assert_same_arrays, call, load_state, open_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_gru import all_scores
@@ -20,7 +20,7 @@ from worlds import Clicks, Shop, Worlds
 from jaxrec import evaluate
 from jaxrec import run as runs
 from jaxrec.config import parse
-from jaxrec.data.dataset import Sessions, open_dataset, open_sessions
+from jaxrec.data.dataset import Sessions, open_dataset
 from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.data.splits import RowData, configured_splits, cut_validation
 from jaxrec.models.base import make_model

@@ -20,12 +20,11 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import ROOT, assert_same_run, call, load_state, same_metrics, steps_of, write_dataset
+from helpers import ROOT, assert_same_run, call, load_state, open_sessions, same_metrics, steps_of, write_dataset
 from worlds import Market, Ring, Sections, Shop, Worlds, kind_of
 
 from jaxrec import Query, Recommender
 from jaxrec.config.finding import models
-from jaxrec.data.dataset import open_sessions
 from jaxrec.errors import UserError
 from jaxrec.ops import parallel
 from jaxrec.run import open_run

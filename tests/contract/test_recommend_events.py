@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import call
+from helpers import call, open_sessions
 from worlds import Worlds, word_vectors
 
 from jaxrec import Answer, Query, Recommender, UserError
 from jaxrec import config as configuration
 from jaxrec.data.catalogue import open_catalogue
-from jaxrec.data.dataset import Sessions, open_sessions
+from jaxrec.data.dataset import Sessions
 from jaxrec.data.text.encoding import Encoded
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
@@ -269,13 +269,13 @@ LISTINGS: list[tuple[Any, str]] = [
     ([GOOD, {"name": "x"}], "new item 2: no 'item'"),
     ([GOOD, {"item": NEW + 1, "name": "  "}], "new item 2: name: found '  '"),
     ([{"item": "a7", "name": "x"}], "new item: item: found 'a7'"),
-    ([GOOD | {"Price": 3}], r"new item 1: unknown field 'Price' \(did you mean 'price'\?\); there are item, "),
+    ([GOOD | {"Price": 3}], "new item 1: Price: no such field"),
 ]
 EVENTS: list[tuple[Any, str]] = [
     ([{"item": 1, "event": VIEW}, 7], "events: entry 2: found 7"),
     ([{"event": VIEW, "item": None, "name": " "}], "events: entry 1: neither 'item' nor 'name'"),
-    ([{"item": 1, "event": "item_veiw"}], r"events: entry 1: event: found 'item_veiw' \(did you mean 'item_view'\?\)"),
-    ([{"item": 1, "event": VIEW, "sold": 2}], "events: entry 1: unknown field 'sold'"),
+    ([{"item": 1, "event": "item_veiw"}], "events: entry 1: event: found 'item_veiw'; input should be 'item_view', "),
+    ([{"item": 1, "event": VIEW, "sold": 2}], "events: entry 1: sold: no such field"),
     ([{"name": "a", "event": VIEW, "price": float("inf")}], "events: entry 1: price: found inf"),
 ]
 

@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from helpers import open_sessions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from preparing import prepared, sessions
 
 from jaxrec.data.clean.choices import DAY, Cleaning
-from jaxrec.data.dataset import SPLITS, open_sessions
+from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError
 from jaxrec.prepare import main
 

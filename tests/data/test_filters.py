@@ -31,8 +31,8 @@ ITEMS = pa.table({
     ("price <= 50 and c0_name = 'Beauty'", [0]),
     ("PRICE IS NOT NULL AND Price <> 1", [2, 3, 4]),
     ("price in (1, -3.0) or price > 1e9", [0, 4]),
-    ("name like '%100% _作%' or name ilike '%BE%'", [1, 3]),
-    ("name not ilike '%b%' and name not like '%z%'", [3, 4]),
+    ("name like '%100% _作%' or name like 'Be%'", [1, 3]),
+    ("name not like '%b%' and name not like '%z%'", [1, 3, 4]),
     ("name = 'it''s 100% 手作り'", [3]),
     ("\"Brand Name\" >= 'd' and ((price < 100.))", [3, 4]),
     ("weight = 1.1 or weight >= 5.5", [0, 4]),  # of float32
@@ -82,8 +82,8 @@ TEXTS = st.text("ab'é", max_size=2)
 LITERALS = {"text": TEXTS.map(lambda text: "'" + text.replace("'", "''") + "'"), "real": NUMBERS, "whole": NUMBERS}
 VALUES = {"text": (TEXTS, pa.string()), "real": (NUMBERS.map(float), pa.float64()),
           "whole": (st.integers(-3, 3), pa.int64())}  # fmt: skip
-FORMS = [*(f"{{0}} {sign} {{1}}" for sign in ("=", "<>", "<", "<=", ">", ">=")), "{0} in ({1}, {2})",
-         "{0} not between {1} and {2}", "{0} is not null"]  # fmt: skip
+FORMS = [*(f"{{0}} {sign} {{1}}" for sign in ("=", "<>", "<", "<=", ">", ">=")), "{0} not in ({1}, {2})",
+         "{0} is not null"]  # fmt: skip
 
 
 @st.composite

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
-from helpers import call, ranked, write_config
+from helpers import call, open_sessions, ranked, write_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.dataset import Dataset, Sessions, open_sessions
+from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.evaluate import evaluate
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.lanes import lane_feed

@@ -10,9 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import call, fails
+from helpers import call, fails, open_sessions
 
-from jaxrec.data.dataset import open_sessions
 from jaxrec.sources.market import optimum as market_optimum
 from jaxrec.sources.market.optimum import RELATIONS, Queries, optimum
 from jaxrec.sources.market.world import BUY, CLASSES, MIX, NEXT, SECONDS, STAY, Market, Shelves, make_market, simulate

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import call, fails
+from helpers import call, fails, open_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.dataset import SPLITS, open_sessions
+from jaxrec.data.dataset import SPLITS
 
 WORDS = ["--session=visit", "--item=sku", "--time=when", "--event=did", "--name=title", "--price=cost"]
 Rows = Iterable[tuple[object, ...]]

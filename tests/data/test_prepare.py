@@ -12,12 +12,12 @@ from typing import Any
 
 import duckdb
 import pytest
+from helpers import open_sessions
 from preparing import ALL, prepared, sessions
 
 from jaxrec.cli.command import command
 from jaxrec.data import store
 from jaxrec.data.clean import pipeline
-from jaxrec.data.dataset import open_sessions
 from jaxrec.data.reading.duck import connect
 from jaxrec.errors import UserError
 from jaxrec.prepare import main

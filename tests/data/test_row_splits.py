@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -87,30 +86,17 @@ def test_splits_cover_the_rows_part_no_pair_and_follow_the_seed(
         assert len(kept.test) == int(np.ceil(0.3 * len(rows)))
         for one in (found, kept):
             assert all(rows.times[one.test].min() >= rows.times[part].max(initial=0) for part in one[:2])
-    if protocol == "leave_one_random":
+    if protocol.startswith("leave_one"):
         for user in range(6):
-            own = np.flatnonzero((rows.users == user) & (rows.labels > 0)).tolist() if user else []
+            own = np.flatnonzero((rows.users == user) & (rows.labels > 0)).tolist() if user else []  # 0 is not a user
             liked = {pairs[row] for row in own}
             assert sum(rows.users[found.test] == user) == (len(liked) > 1)
             assert sum(rows.users[found.validation] == user) == (len(liked) > 2 and share > 0)
             assert not liked or liked - held - test, "a user keeps a positive of another item"
-
-
-@settings(max_examples=60, deadline=None)
-@given(some_rows(), st.booleans())
-def test_each_user_leaves_the_last_positive_and_what_follows_out(rows: Rows, validation: bool) -> None:
-    try:
-        found = split(rows, "leave_one_out", validation=0.1 * validation)
-    except UserError:
-        return
-    for user in range(6):
-        own = [int(row) for _, row in sorted((rows.times[i], i) for i in np.flatnonzero(rows.users == user))]
-        places = [place for place, row in enumerate(own) if rows.labels[row] > 0] if user else []  # 0 is not a user
-        last = places[-1] if places else len(own)
-        second = places[-2] if len(places) > 1 and validation else last
-        wanted = (own[:second], own[second:last], own[last:])
-        for part, expected in zip(found, wanted, strict=False):
-            assert sorted(row for row in part if rows.users[row] == user) == sorted(expected)
+            if protocol == "leave_one_out" and len(liked) > 2:
+                last = sorted(own, key=lambda row: (rows.times[row], row))
+                assert kept.test[rows.users[kept.test] == user] == last[-1]
+                assert not share or kept.validation[rows.users[kept.validation] == user] == last[-2]
 
 
 def test_which_positive_is_left_out_is_random() -> None:
@@ -140,12 +126,10 @@ EVERY = list(range(9))
 
 @pytest.mark.parametrize(("protocol", "repeats", "wanted"), [  # train, validation, test, left out
     ("leave_one_out", "keep", [[0, 1, 2, 5, 6], [3, 7], [4, 8], []]),
-    ("leave_one_out", "leave", [[2], [3, 7], [4, 8], [0, 1, 5, 6]]),
-    ("leave_one_out", "once", [[2], [3, 7], [4, 8], [0, 1, 5, 6]]),
+    ("leave_one_out", "leave", [[2, 5, 6, 7], [3], [4, 8], [0, 1]]),  # user 2 has two items, and keeps one
     ("temporal", "keep", [[0, 1, 2, 3, 4], [5], [6, 7, 8], []]),
     ("temporal", "leave", [[2, 3], [4], [7, 8], [0, 1, 5, 6]]),
     ("cold_users", "leave", [[0, 1, 2, 3, 4], [], [5, 6, 7, 8], []]),
-    ("cold_users", "once", [[2, 3, 4], [], [7, 8], [0, 1, 5, 6]]),
     ("in_sample", "leave", [EVERY, [], EVERY, []]),
 ])  # fmt: skip
 def test_what_becomes_of_repeated_purchases(protocol: str, repeats: str, wanted: list[list[int]]) -> None:
@@ -156,8 +140,8 @@ def test_what_becomes_of_repeated_purchases(protocol: str, repeats: str, wanted:
 def test_who_repeats_by_default() -> None:
     """Models that rank items for users part no pair; click models do where rows are events of their own."""
     for protocol, impressions, held, left in (
-        ("temporal", True, [4], 0), ("leave_one_out", True, [], 2), ("temporal", False, [], 4),
-        ("in_sample", True, [], 0),
+        ("temporal", True, [4], 0), ("leave_one_out", True, [], 2),
+        ("temporal", False, [], 4), ("in_sample", True, [], 0),
     ):  # fmt: skip
         data = RowData(path="x", protocol=protocol, test_fraction=0.6)
         found = configured_splits(data, SHOP, SIDES, impressions)
@@ -165,20 +149,19 @@ def test_who_repeats_by_default() -> None:
         assert sorted(found.test[both].tolist()) == held and len(found.left_out) == left
 
 
-def refused() -> Iterator[Any]:
-    small, one = make_rows([1, 1, 2, 2], [1] * 4, [5, 3, 4, 2], [1, 2, 3, 4]), make_rows([1], [2], [5], [0])
-    untimed, nobody = replace(small, times=np.zeros(4, np.int64)), replace(SIDES, user=None)
-    yield untimed, SIDES, "temporal", 0.2, 0.0, "temporal needs times, and the data set has none"
-    yield small, nobody, "leave_one_out", 0.2, 0.0, "leave_one_out needs the field of the user"
-    yield small, SIDES, "rows", 0.9, 0.5, r"0\.9 and 0\.5 of 4 rows leave none to train on"
-    yield one, SIDES, "cold_users", 0.2, 0.0, "of 1 rows leave none to train on"
-    yield small.take(np.array([0, 1, 2])), SIDES, "paper", 0.2, 0.5, "leaves out ratings of 3, and no negative is left"
-    yield small, SIDES, "in_sample", 0.2, 0.1, "in_sample trains on all rows; set it to 0"
-
-
-@pytest.mark.parametrize(("rows", "schema", "protocol", "test", "validation", "message"), list(refused()))
-def test_protocols_that_the_data_do_not_allow(
-    rows: Rows, schema: Schema, protocol: str, test: float, validation: float, message: str
-) -> None:
-    with pytest.raises(UserError, match=rf"^data\.\w+.*: .*{message}"):
-        split(rows, protocol, 42, test, validation, schema=schema)
+def test_protocols_that_the_data_do_not_allow() -> None:
+    small = make_rows([1, 1, 2, 2], [1] * 4, [5, 3, 4, 2], [1, 2, 3, 4])
+    for rows, schema, protocol, shares, message in (
+        (
+            replace(small, times=np.zeros(4, np.int64)),
+            SIDES,
+            "temporal",
+            (0.2, 0.0),
+            "needs times, and the data set has",
+        ),
+        (small, replace(SIDES, user=None), "leave_one_out", (0.2, 0.0), "leave_one_out needs the field of the user"),
+        (small, SIDES, "rows", (0.9, 0.5), r"0\.9 and 0\.5 of 4 rows leave none to train on"),
+        (small, SIDES, "in_sample", (0.2, 0.1), "in_sample trains on all rows; set it to 0"),
+    ):
+        with pytest.raises(UserError, match=rf"^data\.\w+.*: .*{message}"):
+            split(rows, protocol, 42, *shares, schema=schema)

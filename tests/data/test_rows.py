@@ -105,9 +105,8 @@ def check_entities(raw: RawRows, dataset: RowsDataset) -> None:
         own, raw_ids = rows.columns[:, schema.columns((name,))[0]], dataset.values(name)
         last = {code: row for row, code in enumerate(own.tolist()) if code}
         assert set(last) == set(range(1, len(raw_ids) + 1))
-        numbers = [field.side == side for field in schema.numerical]
-        for kind, expected in (("", rows.columns[:, schema.columns(schema.of_side(side))]),
-                               ("_numbers", rows.numbers[:, numbers])):  # fmt: skip
+        columns, numbers = schema.places(schema.side(side))
+        for kind, expected in (("", rows.columns[:, columns]), ("_numbers", rows.numbers[:, numbers])):
             table = dataset.array(f"{side}s{kind}.npy")
             assert table.dtype == expected.dtype and table.shape == (len(raw_ids) + 1, expected.shape[1])
             assert not table[0].any()
@@ -173,7 +172,7 @@ def test_the_manifest_of_rows(tmp_path: Path) -> None:
 def test_a_schema_selects_its_fields(tmp_path: Path) -> None:
     schema = write(few(), tmp_path / "out").schema
     assert schema.columns().tolist() == [0, 1, 2, 3, 4] and schema.columns(("tags", "price")).tolist() == [3, 4]
-    assert schema.of_side("item") == ("genre", "item") and schema.numbers_of_side("item").tolist() == [0]
+    assert [places.tolist() for places in schema.places(schema.side("item"))] == [[1, 2], [0]]
     assert schema.select(("tags", "user")).columns(("user",)).tolist() == [2]
     with pytest.raises(UserError, match=r"'genres': no such field \(did you mean 'genre'\?\); there are user, genre"):
         schema.select(("genres",))

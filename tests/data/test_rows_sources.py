@@ -184,7 +184,7 @@ def test_made_up_rows(made: RowsDataset, tmp_path: Path) -> None:
     assert np.all(np.diff(rows.times) >= 0)
     for side in ("user", "item"):  # what describes an entity is the same in all of its rows
         own = rows.columns[:, made.schema.columns((side,))[0]]
-        columns = made.schema.columns(made.schema.of_side(side))
+        columns, _ = made.schema.places(made.schema.side(side))
         np.testing.assert_array_equal(made.array(f"{side}s.npy")[own], rows.columns[:, columns])
     assert prepared(tmp_path / "again", *MADE, "--threads=1").manifest == manifest
     assert prepared(tmp_path / "other", *MADE[:-1], "--seed=4").manifest["content_hash"] != manifest["content_hash"]

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet
 import pytest
-from helpers import call
+from helpers import call, open_sessions
 
-from jaxrec.data.dataset import Dataset, open_sessions
+from jaxrec.data.dataset import Dataset
 from jaxrec.sources.shared import draw
 from jaxrec.sources.synthetic import Markov, make_markov, optimum_metrics
 

@@ -30,13 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from jaxrec.data.clean.choices import DAY, Cleaning, Drawn, Raw, duration
 from jaxrec.data.dataset import SPLITS, split_counts
 from jaxrec.data.reading.duck import fetch_row
 from jaxrec.data.reading.times import iso, plausible_range, span
-from jaxrec.data.store import array_file, file_entry
+from jaxrec.data.store import array_file, file_entry, write_file
 from jaxrec.errors import UserError
 
 CHUNK = 1 << 20  # events fetched from DuckDB at a time
@@ -108,8 +107,7 @@ def prepare(
         names = [f"{name}/{array}" for array in (*list(ARRAYS)[: 2 + typed], "offsets.npy")]
         files |= {array: file_entry(path / array) for array in names}
     vocabulary = connection.sql("SELECT item, count FROM vocabulary ORDER BY index").to_arrow_table()
-    pq.write_table(vocabulary, path / "items.parquet")
-    files["items.parquet"] = file_entry(path / "items.parquet")
+    files |= write_file(path, "items.parquet", vocabulary)
     scored = {"validation": "last", "test": "last"} if raw.leave_one_out else {}
     counts: dict[str, Any] = {"items": vocabulary.num_rows}
     counts |= {name: split_counts(sizes, name in scored) for name, sizes in lengths.items()}

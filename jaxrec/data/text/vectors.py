@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.store import check_seal, is_right, sealed, staging, write_array, write_json
+from jaxrec.data.store import check_seal, is_right, sealed, staging, write_file, write_json
 from jaxrec.errors import UserError
 
 FORMAT = 1
@@ -38,7 +38,7 @@ def write_name_vectors(data: Path, manifest: dict[str, Any], model: str, identit
             "key": names_key(data, manifest)}  # fmt: skip
     folder = data / TEXT / identity
     with staging(folder, overwrite=True, of_ours=None) as stage:
-        sha256 = write_array(stage.dataset, VECTORS, vectors.astype("<f2"))[VECTORS]["sha256"]
+        sha256 = write_file(stage.dataset, VECTORS, vectors.astype("<f2"))[VECTORS]["sha256"]
         write_json(stage.dataset / META, sealed(meta | {"sha256": sha256}))
     return folder
 

@@ -18,8 +18,7 @@ from jaxrec.baselines.logistic import fit_logistic
 from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_calibration
 from jaxrec.cli.command import progress
 from jaxrec.config import Config
-from jaxrec.data.retrieval import known, value_counts
-from jaxrec.data.rows import Rows, RowsDataset, Schema
+from jaxrec.data.rows import Rows, RowsDataset, Schema, known, value_counts
 from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError, nearest
 from jaxrec.feeds.rows import row_feed
@@ -96,15 +95,13 @@ def selected_rows(config: Config, dataset: RowsDataset) -> tuple[Rows, RowSplits
     splits = configured_splits(data, rows, dataset.schema, impressions=True)
     if data.fields is None:
         return rows, splits
-    numbers = [field.name for field in dataset.schema.numerical]
-    picked = [numbers.index(name) for name in data.fields if name in numbers]
-    columns = rows.columns[:, dataset.schema.columns(data.fields)]
-    return replace(rows, columns=columns, numbers=rows.numbers[:, picked]), splits
+    columns, numbers = dataset.schema.places(dataset.schema.select(data.fields))
+    return replace(rows, columns=rows.columns[:, columns], numbers=rows.numbers[:, numbers]), splits
 
 
 def known_rows(schema: Schema, rows: Rows, counts: np.ndarray) -> Rows:
     """The rows with values that training does not hold replaced by the unknown one."""
-    return replace(rows, columns=known(schema, rows.columns, counts))
+    return replace(rows, columns=known(schema, rows.columns, schema.apart(counts)))
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from jax import Array
 from pydantic import StringConstraints
 
 from jaxrec.cli.command import progress
-from jaxrec.data.given import Id, check_events, item_rows, read_time, rows_of, type_of
+from jaxrec.data.given import Id, check_events, check_rows, item_rows, read_time, row_types, type_of
 from jaxrec.data.ids import bare
 from jaxrec.data.items import Added, Items, note_left_out, read_attributes
 from jaxrec.data.store import checked
@@ -133,15 +133,11 @@ class Recommender:
             raise UserError(f"{self.run.path}: model.head items ranks nothing but what it was trained on; to add items "
                             "train with model.head text or both")  # fmt: skip
         place = f"{items}: row" if isinstance(items, (str, Path)) else "new item"
-        texts = [field.name for field in self._schema if pa.types.is_string(field.type)]
-        given = item_rows(items, ["item", *texts])
-        if not given:
-            raise UserError(f"{place}: there is none; give some")
-        if str(items).endswith(".csv"):  # where an empty cell is an empty text
-            given = [row | {name: row[name] or None for name in texts if name in row} for row in given]
         types = {"item": Id} | {field.name: type_of(field.type) for field in self._schema}
         required = {"name": Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1)]}
-        rows = rows_of(types, required, False, '{"item": 1, "name": "red dress"}')(place, given)
+        rows = check_rows(place, item_rows(items), row_types(types, required))
+        if not rows:
+            raise UserError(f"{place}: there is none; give some")
         ids = self.items.new_ids(place, "item", rows)
         if self.items.ids.integers and (wrong := [one for one in ids if not isinstance(one, int)]):
             raise UserError(f"{place}: item: found '{bare(wrong[0])}'; give whole numbers, as the run's are")

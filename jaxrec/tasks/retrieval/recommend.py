@@ -92,7 +92,7 @@ class Recommender:
     def add(self, items: Any) -> Added:
         """The fields of new items go through the products' tower; what is missing, or not in training, is unknown."""
         name, notes, values, filtered = self._goods.name, list[str](), list[Columns](), list[dict[str, Any]]()
-        rows = item_rows(items, [field.name for field in self._goods.fields if field.kind != "numerical"])
+        rows = item_rows(items)
         ids = self.items.new_ids("new item", name, rows)
         for number, (row, one) in enumerate(zip(rows, ids, strict=True), 1):
             filtered.append({field: plain(value) for field, value in row.items()} | {name: one})

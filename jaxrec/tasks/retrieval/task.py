@@ -214,7 +214,7 @@ def _with_rules(run: Run, found: Answers, ks: Sequence[int]) -> Result:
     """The same with the configured rules applied."""
     data, book = found.data, RuleBook(run.config.recommendation.rules, found.data.schema, FieldCodes(run).vocabulary)
     place, part = data.schema.slices(), data.positive_rows(found.part)
-    users = {name: data.rows.columns[part][:, place[name]] for name in data.schema.of_side("user")}
+    users = {name: data.rows.columns[part][:, place[name]] for name in data.schema.side("user").slices()}
     items = np.asarray(found.dataset.array("items.npy"))
     by_field = {name: items[:, where] for name, where in data.schema.side("item").slices().items()}
     wider = book.of_users(users), book.of_items(by_field)
