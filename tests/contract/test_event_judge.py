@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import call
+from helpers import call, open_sessions
 from numpy_merrec import item_scores, last_query
 from test_ranking import plain_rank
 from worlds import Worlds
