@@ -207,7 +207,7 @@ def test_unknown_items_by_name(market: Recommender, request: pytest.FixtureReque
     turned = stranger | {"name": " ".join(row["name"].split()[::-1])}
     request.getfixturevalue("text_model")
     assert turned["name"] != row["name"] and list(all_scores(market, [turned])) == list(known)  # the same words
-    request.getfixturevalue("monkeypatch").setattr(serving, "find_model", lambda model, update: (Path(model), "other"))
+    request.getfixturevalue("monkeypatch").setattr(serving, "find_model", lambda model: (Path(model), "other"))
     with pytest.raises(UserError, match=r"^fake: another text model than the run's: other, the run has fake"):
         market.kind.name_vectors(["a name that nobody knows"])
 
