@@ -76,9 +76,6 @@ def make_folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stat
     if folds < 2 or folds > len(users):
         raise UserError(f"--folds {folds}: expected 2 to {len(users)}, the number of customers, or 0 for none")
     reviews = None if stated else read_reviews(dataset.path, dataset.manifest)
-    if reviews is not None and reviews.embeddings is None:
-        raise UserError(f"{dataset.path}: has no embeddings, so personas cannot be found anew without a fold's "
-                        "reviews; prepare it again with --model, or give --folds 0")  # fmt: skip
     number = np.empty(int(users.max()) + 1, np.int64)
     number[users] = np.random.RandomState(seed).permutation(len(users)) % folds
     for fold in range(folds):
@@ -94,7 +91,6 @@ def make_folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stat
 def _derived(config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits, reviews: Reviews, seed: int) -> Fold:
     """Attributes drawn anew: those of training customers from personas without the fold's reviews."""
     train, test = splits.train, splits.test
-    assert reviews.embeddings is not None
     texts = [reviews.texts[row] for row in train]
     embeddings = np.asarray(reviews.embeddings[train], np.float32)
     labels, personas = find_personas(embeddings, texts, reviews.rules, reviews.clusters, reviews.seed)
