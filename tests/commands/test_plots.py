@@ -69,7 +69,7 @@ def test_equal_names_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_runs_that_are_refused(capsys: Capsys, run: Path, clone: Callable[[str], Path], tmp_path: Path) -> None:
     killed, other, out = clone("killed"), clone("other"), tmp_path / "out.png"
-    (killed / "metrics.jsonl").write_bytes(b'{"kind": "validation", "step": 3}\n')
+    (killed / "metrics.jsonl").write_bytes(b'{"kind": "validation", "recall@20": 0.1, "mrr@20": 0.1}\n')
     config = (other / "config.yaml").read_text()
     (other / "config.yaml").write_text(config.replace("validation_fraction: 0.1", "validation_fraction: 0.2"))
     for argv, names in ((["--out", tmp_path / "c.jpg", run], r"c\.jpg: found \.jpg; end its name in \.png"),
