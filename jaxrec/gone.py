@@ -20,8 +20,8 @@ config.former;
 config.sections: agreement sections; data.clean.choices: data.clean.clicks data.clicks; data.clean.pipeline:
 data.clean.ledger data.clean.splits data.clean.writing data.events; data.codes: data.entities; data.filters: where;
 data.given: data.given_events; data.ids: data.raw_ids; data.items: data.vocabulary; data.reading.columns:
-data.reading.fields data.reading.ids data.reading.numbers; data.reading.files: data.reading.lines
-data.reading.unpacked; data.reading.table: data.reading.logs data.reading.rows; data.retrieval: data.positives;
+data.reading.fields data.reading.ids data.reading.numbers; data.reading.table: data.reading.files data.reading.lines
+data.reading.logs data.reading.rows data.reading.unpacked; data.retrieval: data.positives;
 data.splits: data.protocols; data.store: data.files data.writing; data.text.encoding: data.text.cache
 data.text.worker; data.text.vectors: data.name_vectors; errors: cli.wording wording; feeds.lanes: data.feed;
 feeds.packed: data.named_feed data.packing; feeds.rows: data.row_feed; losses.contrastive: contrastive
@@ -32,7 +32,8 @@ ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: 
 ops.tables: tables; ops.topk: ranking; personas.amore: personas.amore_files personas.files; personas.clusters:
 data.personas personas.words; personas.folds: review_folds; personas.pictures: embedding_plots persona_groups
 persona_plots personas.embedding personas.groups; plots.clicks: click_plots; plots.pictures: pictures; run: rundir;
-sources: data.sources; sources.market.world: data.market; sources.merrec: sources.merrec_attributes
+sources: data.sources; sources.market.world: data.market
+sources.market.optimum; sources.merrec: sources.merrec_attributes
 sources.merrec_columns sources.merrec_files sources.merrec_items sources.merrec_own; sources.merrec_synthetic:
 sources.market.goods sources.market.words; sources.movielens: sources.movielens_files sources.movielens_tfds;
 sources.synthetic: data.markov; tasks.answers: tasks.events.answers; tasks.base: cutoffs tasks.cutoffs;

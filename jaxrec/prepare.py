@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from jaxrec.data.reading.times import times_line
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError, one_line
 from jaxrec.sources import find_sources
-from jaxrec.sources.market.optimum import optimum_lines
+from jaxrec.sources.market.world import optimum_lines
 from jaxrec.sources.shared import fraction
 from jaxrec.sources.synthetic import optimum_metrics
 
@@ -74,11 +74,8 @@ def main(argv: Sequence[str]) -> None:
         else:
             update(0.3, note="clean")
             cleaning = Cleaning(**{one.name: given[one.name] for one in fields(Cleaning) if one.name in given})
-            if raw.drawn:
-                cleaning = replace(cleaning, test_days=0)  # the manifest names no days that were not asked
             options = raw.options | cleaning.options()
             result = prepare(connection, raw, cleaning, out, update)
-            result |= raw.extras(out, result["counts"]["items"]) if raw.extras else {}
             hashed = ["scored"] if "scored" in result else []
         read = {} if raw.read is None else {"read": raw.read}
         files = result.pop("files")
@@ -99,7 +96,7 @@ def _summary(manifest: dict[str, Any]) -> list[str]:
     if "cut" in manifest:
         lines.append(line(f"cut at pauses over {manifest['options']['session_gap']}", manifest["cut"]))
     lines += ["kept:", *(line(split, counts[split]) for split in SPLITS if counts[split]["sessions"])]
-    sizes = {f"{manifest.get('target', 'item')}s": counts["items"]}
+    sizes = {"items": counts["items"]}
     if typed:
         sizes |= {"unseen in training": counts["items"] - counts["trained"], "names": counts["names"]}
         lines.append(line("by type", counts["events"]))

@@ -11,7 +11,7 @@ from jaxrec.data.reading.duck import note_repeated
 from jaxrec.data.reading.table import Field, check_values, read_raw
 from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError
-from jaxrec.sources.shared import add_columns, add_file_arguments, add_raw_arguments, given_options, open_named
+from jaxrec.sources.shared import add_columns, add_file_arguments, add_raw_arguments, given_options, open_raw
 
 HELP = "any click log: CSV (also packed) or Parquet files, one event a row"
 KIND = "sessions"
@@ -39,14 +39,10 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    keys, (time, *order), kind = arguments.session, arguments.time, arguments.event_column
-    order += arguments.order or []
-    for option, names in (("--session", keys), ("--time and --order", [time, *order])):
-        if len(set(names)) < len(names):
-            raise UserError(f"{option}: a column of {' '.join(names)} is named twice; name it once")
+    keys, (time, *order), kind = arguments.session, arguments.time + arguments.order, arguments.event_column
     if arguments.events is not None and kind is None:
         raise UserError("--events: needs --event-column, the column of the kind of event; add it or leave --events out")
-    table, notes = open_named(connection, arguments, (*keys, arguments.item, time, *order, *([kind] if kind else [])))
+    table, notes = open_raw(connection, arguments, (*keys, arguments.item, time, *order, *([kind] if kind else [])))
     times = read_times(connection, table, time, arguments.time_unit, arguments.time_format)
     loo, gap, counters = arguments.split == LEAVE_ONE_OUT, arguments.session_gap is not None, times.unit == ORDER
     if gap and (loo or counters):
@@ -62,17 +58,16 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         Field("time", time, times.parse, times.expected),
         *(read_as.order_field(table, name, column) for name, column in zip(orders, order, strict=True)),
     ]
-    kinds = [read_as.event_field(table, "event", kind)] if kind else []
+    kinds = [read_as.type_field(table, kind, arguments.na)] if kind else []
     read, dropped = read_raw(connection, table, [*fields, *kinds]), {}
-    if kind:
-        others = read_as.keep_events(connection, table, kind, arguments.events, notes)
-        dropped["other events"] = {"events": others}
+    if kind:  # before values are checked: an event of another kind may have no item
+        wanted = arguments.events or [""]  # of which the refusal lists the kinds
+        dropped["other events"] = {"events": read_as.choose_types(connection, table, kind, wanted)[1]}
     invalid, about = check_values(connection, table, fields, arguments.drop_invalid)
     if arguments.drop_invalid:
         dropped["invalid rows"] = {"events": invalid}
     notes += [*about, *read_as.whole_column(connection, "item", f"column '{arguments.item}'")]
-    read_as.order_numbers(connection, orders)
-    further = ("event",) if len(set(arguments.events or ())) > 1 else ()
+    further = ("event",) if kind else ()
     if not arguments.drop_duplicates:
         notes += note_repeated(connection, ["session", "item", "time", *orders, *further])
     options = {"session": keys if len(keys) > 1 else keys[0], "item": arguments.item, "time": time,
@@ -83,5 +78,5 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     options |= {name: value for name, value in newer.items() if value} | given_options(arguments)
     return Raw(
         table.called, options, order=tuple(orders), further=further, notes=notes, leave_one_out=loo, counters=counters,
-        read=read, dropped=dropped, place=lambda row: table.row_place(connection, row),
+        read=read, dropped=dropped,
     )  # fmt: skip

@@ -16,12 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from jaxrec.cli.text import read_yaml
-from jaxrec.data.clean.choices import DAY, Raw
+from jaxrec.data.clean.choices import DAY, Extras, Raw
 from jaxrec.errors import UserError
 from jaxrec.sources import merrec
 from jaxrec.sources.market import world
-from jaxrec.sources.market.optimum import optimum
-from jaxrec.sources.market.world import START, Day, Market
+from jaxrec.sources.market.world import START, Day, Market, optimum
 from jaxrec.sources.shared import Numbers, add_numbers
 
 HELP = "made-up events on the listings of a marketplace, with a known best result; needs no raw data"
@@ -59,7 +58,6 @@ C0_ID, C1_ID, C2_ID = 10, 200, 1000  # of the first category of each level
 def add_arguments(parser: ArgumentParser) -> None:
     add_numbers(parser, OPTIONS)
     parser.add_argument("--raw-out", type=Path, metavar="DIR", help="keep the files there, for prepare merrec --raw")
-    merrec.add_protocol_arguments(parser)
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
@@ -69,35 +67,30 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         raise UserError(f"--items {listings}: too few for new ones on each of --days {days}; give more, or fewer days")
     (spill,) = connection.execute("SELECT current_setting('temp_directory')").fetchone()
     folder = arguments.raw_out or Path(spill) / "market"
-    if folder.resolve().is_relative_to(arguments.out.resolve()) or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"--raw-out {folder}: not empty, or in --out; choose another folder")
     process, words, attributes = (np.random.default_rng([arguments.seed, stream]) for stream in range(3))
     sizes = (2 + arguments.names // NAMES_OF_A_BRAND, len(C2), len(STYLES))
     market = world.make_market(arguments.names, sizes, arguments.skew, listings, days, lifetime, process)
     goods = make_goods(market, words, attributes)
     ids = goods["item_id"].to_numpy()
     sequences = max(1, round(arguments.events / mean))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for day in world.simulate(market, days, sequences, mean, arguments.users, process):
-            if len(day.items):
-                _write(day_of_events(day, goods, attributes), folder / f"{_date(day.day)}.parquet")
-        live = {"listed": START + market.listed * DAY, "sold": START + market.ends * DAY}
-        _write(pa.table({"item_id": ids, **live}), folder / LISTINGS)
-    except OSError as error:
-        raise UserError(f"{folder}: the files of the market cannot be written ({error.strerror or error}); choose "
-                        "another place or free some space") from None  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise UserError(f"--raw-out {folder}: not empty; choose another folder")
+    for day in world.simulate(market, days, sequences, mean, arguments.users, process):
+        if len(day.items):
+            _write(day_of_events(day, goods, attributes), folder / f"{_date(day.day)}.parquet")
+    live = {"listed": START + market.listed * DAY, "sold": START + market.ends * DAY}
+    _write(pa.table({"item_id": ids, **live}), folder / LISTINGS)
     files = ArgumentParser()
     merrec.add_arguments(files)
     reading = files.parse_args(["--raw", str(folder)])
-    protocol = {name: getattr(arguments, name) for name in ("target", "split", "test_fraction", "split_seed")}
-    raw = merrec.read(connection, Namespace(**vars(reading) | protocol), folder / LISTINGS)
+    raw = merrec.read(connection, reading, folder / LISTINGS)
 
-    def extras(path: Path, n_items: int) -> dict[str, Any]:
+    def extras(path: Path) -> Extras:
+        files, counts, entries = raw.extras(path)  # type: ignore[misc]
         # Without rare items sequences have gaps, and what follows a gap is not distributed as the process says.
-        known = arguments.target == "item" and arguments.min_item_support == 1
-        assert raw.extras is not None
-        return raw.extras(path, n_items) | (_optimum(market, ids, path, arguments.seed) if known else {})
+        known = arguments.min_item_support == 1
+        return files, counts, entries | (_optimum(market, ids, path, arguments.seed) if known else {})
 
     return replace(raw, name="the synthetic events", options=chosen | raw.options, extras=extras)
 

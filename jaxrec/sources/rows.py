@@ -16,7 +16,7 @@ from jaxrec.data.reading.duck import NESTED, leave_out_repeated, note_repeated, 
 from jaxrec.data.reading.table import Field, Table, load
 from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest
-from jaxrec.sources.shared import add_columns, add_file_arguments, add_raw_arguments, given_options, open_named
+from jaxrec.sources.shared import add_columns, add_file_arguments, add_raw_arguments, given_options, open_raw
 
 HELP = "any rows, such as clicks, ratings or purchases: CSV (also packed) or Parquet files, one row a line"
 KIND = "rows"
@@ -52,26 +52,26 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """Read the file; the fields are user, item, categorical ones, bags and numbers, each in the order of its option."""
-    for option in tuple(COLUMNS)[4:]:
-        setattr(arguments, option, getattr(arguments, option) or [])
     arguments.bag_separator = arguments.bag_separator.replace("\\t", "\t")
     if not arguments.bag_separator:
         raise UserError("--bag-separator: empty; give at least one character, such as |")
     roles, na = _roles(arguments), arguments.na
-    timed = [] if arguments.time is None else [arguments.time]
-    labelled = [] if arguments.label is None else [arguments.label]
-    table, notes = open_named(connection, arguments, (*labelled, *roles, *timed))
-    columns = [read_as.label_field(table, "label", name, na) for name in labelled]
+    timed, labelled = ([one] if one else [] for one in (arguments.time, arguments.label))
+    table, notes = open_raw(connection, arguments, (*labelled, *roles, *timed))
+    columns = [read_as.number_field(table, "label", name, na, label=True) for name in labelled]
     columns += [_column(f"field{i}", table, name, role, arguments) for i, (name, role) in enumerate(roles.items())]
     unit = None
     for name in timed:
         unit, parse, expected = read_times(connection, table, name, arguments.time_unit, arguments.time_format)
         columns.append(Field("time", name, parse, expected))
-    loaded = load(connection, table, columns, arguments.drop_invalid)
-    notes += loaded.notes
+    read, invalid, about = load(connection, table, columns, arguments.drop_invalid)
+    notes += about
     names = [column.name for column in columns]
-    repeated = leave_out_repeated(connection, names) if arguments.drop_duplicates else 0
-    notes += [] if arguments.drop_duplicates else note_repeated(connection, names)
+    left_out = {"invalid_rows": invalid}
+    if arguments.drop_duplicates:
+        left_out["repeated_rows"] = leave_out_repeated(connection, names)
+    else:
+        notes += note_repeated(connection, names)
     # Without labels 1.0 of every row is one.
     labels = _fetch(connection, "label" if labelled else "CAST(1 AS DOUBLE)").to_numpy()
     threshold = _threshold(connection, table, arguments, labels, notes) if labelled else 1.0
@@ -88,7 +88,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         shown={side: _shown(fields, side, name) for side, name in sides if name is not None},
         options=options | {"positive": threshold, "time_unit": unit},
         min_count=arguments.min_count, time_unit=time_unit, notes=notes,
-        read=loaded.read_without(repeated_rows=repeated),
+        read=read | {name: n for name, n in left_out.items() if n},
     )  # fmt: skip
 
 
@@ -98,10 +98,6 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
     if arguments.label is None and None in (arguments.user, arguments.item):
         raise UserError("--label: not given, so every row is a positive, of which models learn who has what: that "
                         "needs --user and --item; name their columns, or that of the label")  # fmt: skip
-    for option, needed in (("positive", "label"), ("time_format", "time"), ("time_unit", "time"),
-                           ("user_fields", "user"), ("item_fields", "item")):  # fmt: skip
-        if values[option] not in (None, "auto", []) and values[needed] is None:
-            raise UserError(f"--{option.replace('_', '-')}: belongs to --{needed}; leave it out, or name the {needed}")
     roles: dict[str, Role] = {}
     logs = [column for column in dict.fromkeys(arguments.log_numerical) if column not in arguments.numerical]
     for option, kind, side, columns in (
@@ -121,31 +117,28 @@ def _roles(arguments: Namespace) -> dict[str, Role]:
         raise UserError("no fields to learn from; name columns with --user, --item, --categorical, --bag, --numerical")
     for side in ("user", "item"):
         for name in values[f"{side}_fields"]:
-            if name not in fields or fields[name][1] not in ("context", side):
-                raise UserError(f"--{side}-fields {name}: no such field{nearest(name, fields)}, or of the other side "
-                                f"already; there are {', '.join(fields)}")  # fmt: skip
+            if values[side] is None or name not in fields or fields[name][1] not in ("context", side):
+                raise UserError(f"--{side}-fields {name}: no such field{nearest(name, fields)}, of the other side "
+                                f"already, or without --{side}; there are {', '.join(fields)}")  # fmt: skip
             fields[name] = fields[name][0], side
     return fields
 
 
 def _threshold(connection: Any, table: Table, arguments: Namespace, labels: np.ndarray, notes: list[str]) -> float:
     """From which label on rows are positive; a note where all are."""
-    column, threshold = f"column '{arguments.label}'", arguments.positive
-    if threshold is None:
-        threshold = 1.0
-        if len(other := np.flatnonzero((labels != 0) & (labels != 1))):
-            raise UserError(f"{table.row_place(connection, int(other[0]))}, {column}: found {labels[other[0]]:g}, so "
-                            "labels are not all 0 or 1; say with --positive from which number on they are positive"
-                            )  # fmt: skip
+    column, threshold = f"column '{arguments.label}'", 1.0 if arguments.positive is None else float(arguments.positive)
+    other = np.flatnonzero((labels != 0) & (labels != 1))
+    if arguments.positive is None and len(other):
+        raise UserError(f"{_place(connection, table, int(other[0]))}, {column}: found {labels[other[0]]:g}, so labels "
+                        "are not all 0 or 1; say with --positive from which number on they are positive")  # fmt: skip
     positive = labels.astype(np.float32) >= threshold  # as they will be compared
-    if positive.all() and arguments.user is not None and arguments.item is not None:
-        notes.append(f"{column}: all {len(labels):,} labels are positive ({threshold:g} or more): enough for "
-                     "two_tower; autoint needs both classes")  # fmt: skip
+    found = f"{column}: all {len(labels):,} labels are"
+    if positive.all() and None not in (arguments.user, arguments.item):
+        notes.append(f"{found} positive ({threshold:g} or more): enough for two_tower; autoint needs both classes")
     elif positive.all() or not positive.any():
-        raise UserError(f"{table.called}: {column}: found labels from {labels.min():g} to {labels.max():g}, all "
-                        f"{'positive' if positive.all() else 'negative'} (positive is {threshold:g} or more); add rows "
-                        "of the other class or choose another --positive")  # fmt: skip
-    return float(threshold)
+        raise UserError(f"{table.called}: {found} {'positive' if positive.all() else 'negative'} (positive is "
+                        f"{threshold:g} or more); add rows of the other class or another --positive")  # fmt: skip
+    return threshold
 
 
 def _column(name: str, table: Table, column: str, role: Role, arguments: Namespace) -> Field:
@@ -166,8 +159,7 @@ def _column(name: str, table: Table, column: str, role: Role, arguments: Namespa
 
 def _fetch(connection: Any, expression: str) -> pa.ChunkedArray:
     """A column of the table ``raw``, in the order of the rows."""
-    with connection.cursor() as own:  # DuckDB refuses sql() on one whose last result was not read to its end
-        return own.sql(f"SELECT {expression} AS value FROM raw").to_arrow_table()["value"]
+    return connection.sql(f"SELECT {expression} AS value FROM raw").to_arrow_table()["value"]
 
 
 def _field(
@@ -191,7 +183,7 @@ def _field(
     separator = BETWEEN if table.column(name)[1].endswith("]") else arguments.bag_separator
 
     def place(row: int) -> str:
-        return f"{table.row_place(connection, row)}, {called}"
+        return f"{_place(connection, table, row)}, {called}"
 
     lists = read_bags(codes.dictionary.to_pylist(), by, separator, arguments.na, place, called, notes)
     lengths = np.array([len(values) for values in lists])
@@ -206,6 +198,11 @@ def _field(
         pass
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     return RawField(name, *role, pa.ListArray.from_arrays(offsets, values), by)
+
+
+def _place(connection: Any, table: Table, place: int) -> str:
+    """Where the row of ``raw`` at a place among those that are left stands in the files."""
+    return table.row_place(connection, _fetch(connection, "rowid")[place].as_py())
 
 
 def _shown(fields: list[RawField], side: str, name: str) -> pa.Table:

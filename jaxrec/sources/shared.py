@@ -12,11 +12,8 @@ import numpy as np
 
 from jaxrec.cli.command import ranged
 from jaxrec.data.clean.choices import Raw
-from jaxrec.data.reading.columns import add_na_argument
-from jaxrec.data.reading.files import NO_QUOTE, find_files, open_tables
-from jaxrec.data.reading.table import Field, Table, load
-from jaxrec.data.reading.times import add_time_arguments
-from jaxrec.errors import UserError
+from jaxrec.data.reading.table import NO_QUOTE, Field, Table, find_files, load, open_tables
+from jaxrec.data.reading.times import CALENDARS, ORDER, UNITS
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 Numbers = dict[str, tuple[type, float, float, float, str]]  # options: the kind, from, to, the default, and the help
@@ -32,7 +29,7 @@ def add_numbers(parser: ArgumentParser, numbers: Numbers) -> None:
 def add_columns(parser: Any, columns: dict[str, str], several: Sequence[str] = (), needed: Sequence[str] = ()) -> None:
     """Add an option for each of ``columns``, names of columns in the files; help by option."""
     for name, what in columns.items():
-        settings: dict[str, Any] = {"nargs": "+", "action": "extend"} if name in several else {}
+        settings: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []} if name in several else {}
         parser.add_argument(f"--{name.replace('_', '-')}", metavar="COL", required=name in needed,
                             help=f"column{'s' * (name in several)}: {what}", **settings)  # fmt: skip
 
@@ -55,10 +52,8 @@ def fraction(text: str) -> Fraction:
 
 
 def _character(text: str) -> str:
-    if text == NO_QUOTE:
-        return text
     character = "\t" if text == "\\t" else text
-    if len(character) != 1 or character in "\r\n" or not character.isascii():
+    if len(character) != 1 or character in '\r\n"' or not character.isascii():
         raise ArgumentTypeError(f"'{text}': expected one character, such as , or ; or \\t")
     return character
 
@@ -71,16 +66,26 @@ def add_raw_arguments(parser: ArgumentParser, what: str = "the file of the data 
         "standard input. Several need the same columns; their rows count in the order given, or of the names",
     )  # fmt: skip
     parser.add_argument(
-        "--quote", type=_character, metavar="C", help="what stands around CSV fields that hold the "
-        "delimiter; none: quotes are part of the text; '\"' given here: quoted fields may hold line ends (default \", "
-        "and a quoted field with a line end is refused)",
+        "--quote", choices=(NO_QUOTE, '"'), help="none: quotes in CSV files are part of the text; '\"' given here: "
+        "quoted fields may hold line ends (default \", and a quoted field with a line end is refused)",
     )  # fmt: skip
 
 
 def add_file_arguments(parser: ArgumentParser) -> None:
     """Add the options of files whose columns the user names."""
-    add_time_arguments(parser)
-    add_na_argument(parser)
+    parser.add_argument(
+        "--time-unit", choices=("auto", "iso", *UNITS, *CALENDARS, ORDER), default="auto",
+        help="iso: like 2014-04-07T08:51:09Z, UTC where no zone is given; s, ms, us, ns: a number since 1970; "
+        "yyyymmdd and longer: digits of the calendar, UTC; order: whole numbers that only order and are no times "
+        "(default: found out; times before 1980 or after next year are refused)",
+    )  # fmt: skip
+    parser.add_argument("--time-format", metavar="FORMAT", help="how other times are written, as strptime has it: "
+                        "'%%d/%%m/%%Y %%H:%%M' reads 14/11/2023 22:22")  # fmt: skip
+    parser.add_argument(
+        "--na", nargs="*", metavar="TEXT",
+        help="texts that stand for nothing, such as NA \\N; --na alone: none does, NA is a value (default: as ids nan, "
+        "null, NA, None, \\N and the like are refused; as numbers they always are nothing)",
+    )  # fmt: skip
     parser.add_argument("--delimiter", type=_character, default=",", metavar="C", help="between CSV fields; \\t is a "
                         "tab (default ,)")  # fmt: skip
     parser.add_argument("--columns", nargs="+", metavar="NAME", help="the names of the columns, in their order, of a "
@@ -97,29 +102,29 @@ def given_options(arguments: Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value}
 
 
-def read_published(
-    connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str, **reading: Any
-) -> Raw:
-    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``choices.Raw``."""
-    paths, notes = find_files(arguments.raw)
-    table = open_tables(connection, paths, quote=arguments.quote, **reading)
-    read = load(connection, table, fields).read
-    return Raw(table.called, given_options(arguments), time, date, notes=notes, read=read,
-               place=lambda row: table.row_place(connection, row))  # fmt: skip
+def open_raw(
+    connection: Any, arguments: Namespace, needed: Sequence[str] = (), hint: str = "", **options: Any
+) -> tuple[Table, list[str]]:
+    """The files of ``--raw`` as one table with the columns ``needed``, and notes about them.
 
-
-def open_named(connection: Any, arguments: Namespace, needed: Sequence[str]) -> tuple[Table, list[str]]:
-    """The files of ``--raw`` with the columns that the command line names, and notes about them."""
+    ``options`` of ``open_table`` are those of the command line beside these; ``hint`` is for where a column is missing.
+    """
     paths, notes = find_files(arguments.raw)
-    settings = {name: getattr(arguments, name) for name in ("delimiter", "columns", "quote")}
-    table = open_tables(connection, paths, **settings)
-    hint = "" if len(table.names) > 1 else f"; is '{arguments.delimiter}' the right --delimiter?"
-    if arguments.columns is not None:
-        if parquet := next((file.path for file in table.files if file.lines is None), None):
-            raise UserError(f"{parquet}: Parquet, which names its columns; leave out --columns")
-        hint = ", as --columns says"
-    elif len(table.names) > 1 and any(NUMBER.fullmatch(name.strip()) for name in table.names):
-        hint = "; if that is no header line but a first row, name the columns with --columns"
+    given = {name: vars(arguments)[name] for name in ("quote", "delimiter", "columns") if name in arguments}
+    table = open_tables(connection, paths, **given | options)
+    if len(table.names) == 1:
+        hint += "; is that the right --delimiter?"
+    elif any(NUMBER.fullmatch(name.strip()) for name in table.names):
+        hint += "; if that is no header line but a first row, name the columns with --columns"
     for column in needed:
         table.column(column, hint)
     return table, notes
+
+
+def read_published(
+    connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str, **options: Any
+) -> Raw:
+    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``choices.Raw``."""
+    table, notes = open_raw(connection, arguments, **options)
+    read, _, _ = load(connection, table, fields)
+    return Raw(table.called, given_options(arguments), time, date, notes=notes, read=read)

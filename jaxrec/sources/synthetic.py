@@ -144,16 +144,16 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     connection.execute("CREATE TABLE raw AS SELECT * FROM generated")
     connection.unregister("generated")
     options = {name: getattr(arguments, name) for name in OPTIONS}
-    return Raw("the synthetic sessions", options, extras=lambda path, n_items: _optimum(markov, ids, path, n_items))
+    return Raw("the synthetic sessions", options, extras=lambda path: ({}, {}, _optimum(markov, ids, path)))
 
 
-def _optimum(markov: Markov, ids: np.ndarray, path: Path, n_items: int) -> dict[str, Any]:
+def _optimum(markov: Markov, ids: np.ndarray, path: Path) -> dict[str, Any]:
     """The manifest's ``optimum`` for the test split; none where cleaning has taken items, which leaves gaps."""
     offsets = np.load(path / "test" / "offsets.npy")
-    if n_items < len(ids) or len(offsets) == 1:
+    vocabulary = pyarrow.parquet.read_table(path / "items.parquet")["item"].to_numpy()
+    if len(vocabulary) < len(ids) or len(offsets) == 1:
         return {}
     clicks = np.delete(np.load(path / "test" / "items.npy"), offsets[1:] - 1)
-    vocabulary = pyarrow.parquet.read_table(path / "items.parquet")["item"].to_numpy()
     states = np.argsort(ids)  # of ids 1, 2, ...
     probability = markov.rank_probability(states[vocabulary[clicks] - 1])
     # Rounded, so that the manifest does not depend on the order in which a machine sums.

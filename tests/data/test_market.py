@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails, open_sessions
 
-from jaxrec.sources.market import optimum as market_optimum
-from jaxrec.sources.market.optimum import RELATIONS, Queries, optimum
-from jaxrec.sources.market.world import BUY, CLASSES, MIX, NEXT, SECONDS, STAY, Market, Shelves, make_market, simulate
+from jaxrec.sources.market import world as process
+from jaxrec.sources.market.world import MIX, NEXT, STAY, Market, Queries, Shelves, make_market, optimum, simulate
 from jaxrec.sources.merrec import ATTRIBUTES
 
 DAYS, LISTINGS, USERS = 8, 400, 300
@@ -41,7 +40,7 @@ class World:
     def best(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """``Queries.top`` of queries of one day."""
         live = self.market.live(self.day[queries[0]])
-        shelves = [Shelves(self.market, live, self.market.keys(shared)) for shared in RELATIONS]
+        shelves = [Shelves(self.market, live, self.market.keys(shared)) for shared in process.RELATIONS]
         return Queries(self.market, shelves, self.items[queries], self.events[queries]).top(k)
 
     def plain(self, query: int) -> list[tuple[int, float]]:
@@ -50,7 +49,7 @@ class World:
         day, stay = self.day[query], NEXT[self.events[query]].sum()
         live = [j for j in range(len(name)) if market.listed[j] <= day < market.ends[j]]
         found = dict.fromkeys(live, 0.0)
-        for shared, mix in zip(CLASSES, MIX, strict=True):
+        for shared, mix in zip(process.CLASSES, MIX, strict=True):
             alike = [j for j in live
                      if all(getattr(market, a)[name[j]] == getattr(market, a)[name[item]] for a in shared)]  # fmt: skip
             whole = sum(market.popularity[name[j]] for j in alike)
@@ -66,7 +65,7 @@ def world() -> World:
 
 
 def test_a_listing_is_live_until_it_is_bought_or_its_time_is_over(world: World) -> None:
-    listed, again, buys = world.market.listed[world.items], make(), world.events == BUY
+    listed, again, buys = world.market.listed[world.items], make(), world.events == process.BUY
     assert (listed <= world.day).all() and (world.day < world.market.ends[world.items]).all()
     expected = again.ends.copy()
     np.minimum.at(expected, world.items[buys], world.day[buys] + 1)
@@ -78,7 +77,7 @@ def test_a_listing_is_live_until_it_is_bought_or_its_time_is_over(world: World) 
 
 
 def test_what_follows_is_as_stated(world: World) -> None:
-    assert (STAY <= 1).all() and STAY[BUY] == 0 and MIX.sum() == pytest.approx(1)
+    assert (STAY <= 1).all() and STAY[process.BUY] == 0 and MIX.sum() == pytest.approx(1)
     before, after = world.events[world.queries], world.events[world.queries + 1]
     same = world.items[world.queries] == world.items[world.queries + 1]
     assert same[after > 0].all()  # all but views happen on the listing of the event before
@@ -88,7 +87,7 @@ def test_what_follows_is_as_stated(world: World) -> None:
         found = np.bincount(after[before == event], minlength=len(row)) / n
         assert n > 100 and (np.abs(found - stated) < 4.5 * np.sqrt(stated * (1 - stated) / n) + 1e-12).all()
     assert world.lengths.min() == 3 and world.lengths.mean() == pytest.approx(5, rel=0.03)
-    assert world.seconds.min() >= 0 and world.seconds.max() < SECONDS
+    assert world.seconds.min() >= 0 and world.seconds.max() < process.SECONDS
     assert (world.seconds[world.queries + 1] > world.seconds[world.queries]).all()
 
 
@@ -98,8 +97,8 @@ def test_the_optimum_is_that_of_brute_force(world: World, monkeypatch: pytest.Mo
         plain = world.plain(query)
         assert listings[: len(plain)].tolist() == [j for j, _ in plain]
         assert probability.tolist() == pytest.approx([p for _, p in plain] + [0.0] * (300 - len(plain)), abs=1e-12)
-    monkeypatch.setattr(market_optimum, "KS", (1, 3, 8))
-    monkeypatch.setattr(market_optimum, "BLOCK", 11)
+    monkeypatch.setattr(process, "KS", (1, 3, 8))
+    monkeypatch.setattr(process, "BLOCK", 11)
     seen = np.random.default_rng(1).random(LISTINGS) < 0.4
     chosen = np.random.default_rng(2).choice(world.queries, 60, replace=False)
     found = optimum(world.market, seen, world.day[chosen], world.items[chosen], world.events[chosen])
@@ -111,21 +110,6 @@ def test_the_optimum_is_that_of_brute_force(world: World, monkeypatch: pytest.Mo
             stated = [found[kind][group][str(k)] for k in (1, 3, 8)]
             assert stated == pytest.approx([caught[k - 1] / mass for k in (1, 3, 8)], abs=2e-9), (kind, group)
     assert found["share_unseen"] == pytest.approx(sum(p for _, best in plains for j, p in best if not seen[j]) / 60)
-
-
-def test_many_draws_agree_with_the_optimum(world: World) -> None:
-    seen = np.isin(np.arange(LISTINGS), world.items[world.day < 6])
-    queries = world.queries[world.day[world.queries] >= 6]
-    items, targets = world.items[queries], world.items[queries + 1]
-    stated = optimum(world.market, seen, world.day[queries], items, world.events[queries])
-    hit = np.concatenate([world.best(queries[world.day[queries] == day], 20)[0] for day in (6, 7)]) == targets[:, None]
-    place = np.where(hit.any(axis=1), hit.argmax(axis=1), 10**6)
-    for kind, counted in (("recall", np.full(len(queries), True)), ("moves", targets != items)):
-        for group, of in (("all", counted), ("seen", counted & seen[targets]), ("unseen", counted & ~seen[targets])):
-            for k in ("1", "5", "20"):
-                p = stated[kind][group][k]
-                error = 4.5 * np.sqrt(p * (1 - p) / of.sum()) + 1e-3
-                assert of.sum() > 300 and np.mean(place[of] < int(k)) == pytest.approx(p, abs=error), (kind, group, k)
 
 
 def manifest(out: Path, *options: object) -> dict[str, Any]:
@@ -159,7 +143,7 @@ def test_the_files_and_the_data_set(tmp_path: Path) -> None:
 
 
 def test_where_there_is_no_optimum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number, options in enumerate(["--min-item-support=5", "--target=product", "--test-days=0"]):
+    for number, options in enumerate(["--min-item-support=5", "--test-days=0"]):
         assert "optimum" not in manifest(tmp_path / str(number), options), options
     words = ["--out", tmp_path / "data", "--days=10"]
     fails(capsys, "prepare", "merrec-synthetic", *words, "--items=10", names="--items 10: too few")

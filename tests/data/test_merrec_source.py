@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import call, fails, open_sessions
+from helpers import fails, open_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from preparing import prepared, sessions
 
 from jaxrec.data.dataset import SPLITS
 
-WORDS = ["--session=visit", "--item=sku", "--time=when", "--event=did", "--name=title", "--price=cost"]
+WORDS = ("--session=visit", "--item=sku", "--time=when", "--event=did", "--name=title", "--price=cost")
 Rows = Iterable[tuple[object, ...]]
 
 
@@ -25,42 +25,23 @@ def at(day: int, second: int = 0) -> str:
     return f"2023-05-{day:02d} 10:00:{second:02d}"
 
 
-def write(file: Path, rows: Rows) -> Path:
-    """Rows of visit, sku, when and, where they have them, did, title and cost."""
-    lines = ["visit,sku,when,did,title,cost"]
-    lines += [",".join(map(str, (*row, *("view", "Thing", 1.5)[len(row) - 3 :]))) for row in rows]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return file
-
-
 def views(visit: int, day: int, *items: int) -> Rows:
     return [(visit, item, at(day, second)) for second, item in enumerate(items)]
 
 
-def prepare(raw: Path, *more: object) -> Path:
-    """Prepare into a new directory beside the raw file."""
-    out = Path(tempfile.mkdtemp(dir=raw.parent)) / "out"
-    assert call("prepare", "merrec", "--raw", raw, "--out", out, *more) == 0
-    open_sessions(out).verify()
-    return out
+def prepare(out: Path, rows: Rows, *more: str) -> dict[str, Any]:
+    """Prepare rows of visit, sku, when and, where they have them, did, title and cost; the manifest."""
+    lines = [",".join(map(str, (*row, *("view", "Thing", 1.5)[len(row) - 3 :]))) for row in rows]
+    return prepared(out, "merrec", "\n".join(["visit,sku,when,did,title,cost", *lines, ""]), *WORDS, *more)
 
 
-def manifest(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-    return found
-
-
-def sequences(path: Path, split: str = "train") -> list[list[tuple[Any, str]]]:
+def typed(path: Path, split: str = "train") -> list[list[tuple[Any, str]]]:
     """The sequences of a split as (raw id, event type)."""
-    dataset, ids = open_sessions(path), pq.read_table(path / "items.parquet")["item"].to_pylist()
-    sessions, types = dataset.split(split), dataset.event_types
-    assert sessions.events is not None and types is not None
-    steps = [(ids[i], types[e]) for i, e in zip(sessions.items, sessions.events, strict=True)]
-    return [steps[a:b] for a, b in zip(sessions.offsets[:-1], sessions.offsets[1:], strict=True)]
-
-
-def items(path: Path, split: str = "train") -> list[list[Any]]:
-    return [[item for item, _ in steps] for steps in sequences(path, split)]
+    dataset, items = open_sessions(path), sessions(path, split)
+    events, types = dataset.split(split).events, dataset.event_types
+    assert events is not None and types is not None
+    each = iter(events)
+    return [[(item, types[next(each)]) for item in steps] for steps in items]
 
 
 def attributes(path: Path) -> dict[Any, dict[str, Any]]:
@@ -80,13 +61,12 @@ def test_a_sequence_is_ordered_by_time_without_rows_that_are_there_twice(tmp_pat
         *views(2, 2, 5, 6),  # too short
         *views(11, 3, 6, 5, 6),
     ]
-    out = prepare(write(tmp_path / "log.csv", rows), *WORDS, "--test-days=0")
+    manifest = prepare(tmp_path / "d", rows, "--test-days=0")
     first = [(5, "view"), (4, "buy"), (6, "view"), (6, "like"), (5, "view")]
-    assert sequences(out)[0] == first and items(out)[1:] == [[6, 5, 6]]
-    dropped = manifest(out)["dropped"]
-    assert dropped["duplicate events"] == {"events": 1}
-    assert dropped["short sessions"] == {"sessions": 1, "events": 2}
-    assert manifest(out)["counts"]["events"] == {"view": 6, "buy": 1, "like": 1}
+    assert typed(tmp_path / "d")[0] == first and sessions(tmp_path / "d")[1:] == [[6, 5, 6]]
+    assert manifest["dropped"]["duplicate events"] == {"events": 1}
+    assert manifest["dropped"]["short sessions"] == {"sessions": 1, "events": 2}
+    assert manifest["counts"]["events"] == {"view": 6, "buy": 1, "like": 1}
 
 
 EVENT = st.tuples(st.integers(0, 4), st.integers(0, 5), st.sampled_from(["view", "like"]), st.integers(0, 3))
@@ -104,50 +84,36 @@ def test_events_and_latest_attributes_are_kept(events: list[tuple[int, int, str,
         latest[10 * u + i] = max(latest.get(10 * u + i, (0, 0)), (s, row))
     with tempfile.TemporaryDirectory() as name:
         rows = [(u, 10 * u + i, at(1, s), e, "x", row) for row, (u, s, e, i) in enumerate(events)]
-        out = prepare(write(Path(name) / "log.csv", rows), *WORDS, "--test-days=0")
-        sessions = open_sessions(out).split("train")
-        assert all((np.diff(sessions.slice(n, n + 1).times) >= 0).all() for n in range(len(kept)))
-        assert {steps[0][0] // 10: sorted(steps) for steps in sequences(out)} == kept
+        prepare(out := Path(name) / "d", rows, "--test-days=0")
+        split = open_sessions(out).split("train")
+        assert all((np.diff(split.slice(n, n + 1).times) >= 0).all() for n in range(len(kept)))
+        assert {steps[0][0] // 10: sorted(steps) for steps in typed(out)} == kept
         prices = {i: row for i, (_, row) in latest.items() if i // 10 in kept}
         assert {i: one["price"] for i, one in attributes(out).items()} == prices
-
-
-def test_a_random_split_is_by_sequence(tmp_path: Path) -> None:
-    raw = write(tmp_path / "log.csv", [row for user in range(21) for row in views(user, 1 + user, user, 50, 51)])
-    drawn = [prepare(raw, *WORDS, "--split=random", *more) for more in
-             ([], ["--split-seed=1"], ["--test-fraction=1/3", "--validation-days=7"])]  # fmt: skip
-    tests = [{steps[0] for steps in items(out, "test")} for out in drawn]
-    assert [len(found) for found in tests] == [5, 5, 7]  # a fifth of 21, upwards
-    assert tests[0] != tests[1] and tests[0] <= tests[2]  # the same order, cut elsewhere
-    for out, test in zip(drawn, tests, strict=True):
-        parts = {split: [steps[0] for steps in items(out, split)] for split in SPLITS}
-        assert sorted(one for found in parts.values() for one in found) == list(range(21))
-        assert max(test) > min(parts["train"]) and all(found == sorted(found) for found in parts.values())
-    assert {steps[0] for steps in items(drawn[2], "validation")} == set(range(14, 21)) - tests[2]
 
 
 def test_attributes_are_the_latest_and_names_are_there_once(tmp_path: Path) -> None:
     rows = [*views(1, 1, 11, 12, 14, 15), (1, 13, at(1, 9), "view", " \t"),
             (2, 11, at(2), "view", "  Old lamp\u3000", 3), (2, 12, at(2, 50), "view", "Lamp", 4),
             (2, 12, at(2, 40), "view", "other", 5), (2, 12, at(2, 50), "view", "Old lamp", "")]  # fmt: skip
-    out = prepare(write(tmp_path / "log.csv", rows), *WORDS, "--test-days=0")
+    counts = prepare(out := tmp_path / "d", rows, "--test-days=0")["counts"]
     found = {item: (one["name"], one["price"], one["named"]) for item, one in attributes(out).items()}
     assert found == {11: ("Old lamp", 3, "Old lamp"), 12: ("Old lamp", None, "Old lamp"), 13: ("", 1.5, None),
                      14: ("Thing", 1.5, "Thing"), 15: ("Thing", 1.5, "Thing")}  # fmt: skip
     # In the order of their first use by item index.
     assert pq.read_table(out / "names.parquet")["name"].to_pylist() == ["Old lamp", "Thing"]
-    assert (manifest(out)["counts"]["names"], manifest(out)["counts"]["unnamed"]) == (2, 1)
+    assert (counts["names"], counts["unnamed"]) == (2, 1)
 
 
 def test_items_that_training_has_not_seen_are_kept_behind_the_others(tmp_path: Path) -> None:
     rows = [*views(1, 1, 11, 12, 13), *views(2, 2, 12, 13, 14, 12), *views(3, 9, 13, 15, 12), *views(4, 10, 16, 11, 12)]
-    raw = write(tmp_path / "log.csv", [*rows, *views(5, 7, 99, 98, 98)])
-    out = prepare(raw, *WORDS, "--test-days=2", "--validation-days=3")
+    rows += views(5, 7, 99, 98, 98)
+    manifest = prepare(out := tmp_path / "d", rows, "--test-days=2", "--validation-days=3")
     ids, counts = pq.read_table(out / "items.parquet").to_pydict().values()
     assert (ids, counts) == ([12, 13, 11, 14, 15, 16, 98, 99], [3, 2, 1, 1, 0, 0, 0, 0])
     splits = [[[11, 12, 13], [12, 13, 14, 12]], [[99, 98, 98]], [[13, 15, 12], [16, 11, 12]]]
-    assert [items(out, split) for split in SPLITS] == splits
-    assert (manifest(out)["counts"]["items"], manifest(out)["counts"]["trained"]) == (8, 4)
+    assert [sessions(out, split) for split in SPLITS] == splits
+    assert (manifest["counts"]["items"], manifest["counts"]["trained"]) == (8, 4)
 
 
 OWN = """\
@@ -165,29 +131,27 @@ MAPPED = [*WORDS[1:], "--delimiter=;", "--session", "shopper", "visit", "--categ
 
 
 def test_columns_events_and_ids_of_their_own(tmp_path: Path) -> None:
-    raw, blue = tmp_path / "log.csv", ("blue", "view")
-    raw.write_text(OWN)
-    out = prepare(raw, *MAPPED, "--test-days=1")
-    assert (manifest(out)["event_types"], manifest(out)["bought"]) == (["view", "buy", "cart"], "buy")
-    assert sequences(out) == [[("red-7", "view"), blue, ("red-7", "buy")], [blue, ("red-7", "view")]]
-    assert sequences(out, "test") == [[blue, ("lamp", "cart")]]
+    out, blue = tmp_path / "d", ("blue", "view")
+    manifest = prepared(out, "merrec", OWN, *MAPPED, "--test-days=1")
+    assert (manifest["event_types"], manifest["bought"]) == (["view", "buy", "cart"], "buy")
+    assert typed(out) == [[("red-7", "view"), blue, ("red-7", "buy")], [blue, ("red-7", "view")]]
+    assert typed(out, "test") == [[blue, ("lamp", "cart")]]
     assert pq.read_table(out / "attributes.parquet").to_pydict() == {
         "name": ["Red mug", "Blue mug", ""], "price": [6.0, 9.0, None], "c0_name": ["kitchen", "kitchen", "light"],
         "c1_name": ["mugs", "mugs", None], "brand_name": ["Delft", "Delft", None], "weight": [0.3, 0.4, 2.0],
         "code": ["007", "010", None],
     }  # fmt: skip
-    raw.write_text(OWN.replace("ann;1;blue;", "ann;1;;", 1))
-    out = prepare(raw, *MAPPED, "--test-days=0", "--drop-invalid", "--events", "buy=order", "view")
-    entries = manifest(out)
-    assert (entries["event_types"], entries["bought"]) == (["order", "view"], "order")
-    assert entries["dropped"]["invalid rows"] == entries["dropped"]["other types of events"] == {"events": 1}
-    assert sequences(out) == [[("red-7", "view"), ("red-7", "order")], [blue, ("red-7", "view")]]
+    bad = OWN.replace("ann;1;blue;", "ann;1;;", 1)
+    manifest = prepared(out, "merrec", bad, *MAPPED, "--test-days=0", "--drop-invalid", "--events", "buy=order", "view")
+    assert (manifest["event_types"], manifest["bought"]) == (["order", "view"], "order")
+    assert manifest["dropped"]["invalid rows"] == manifest["dropped"]["other types of events"] == {"events": 1}
+    assert typed(out) == [[("red-7", "view"), ("red-7", "order")], [blue, ("red-7", "view")]]
 
 
 @pytest.mark.parametrize(("words", "names"), [
-    ([], "no column 'user_id'.*is --delimiter right.* named with --session"),
+    ([], "no column 'user_id'.* named with --session.* right --delimiter"),
     (["--delimiter=;", "--session", "shopper"], "no column of the item; name it with --item"),
-    ([*MAPPED, "--events", "view", "bye"], "--events bye: .*'did'.* view, buy, cart"),
+    ([*MAPPED, "--events", "view", "bye"], "--events 'bye': .*'did'.* view, buy, cart"),
     ([*MAPPED[:-3], "weight", "weight"], "--attributes weight: .*named twice"),
 ])  # fmt: skip
 def test_options_that_do_not_fit(

@@ -11,7 +11,6 @@ import pytest
 from helpers import call, open_sessions
 
 from jaxrec.data.dataset import Dataset
-from jaxrec.sources.shared import draw
 from jaxrec.sources.synthetic import Markov, make_markov, optimum_metrics
 
 SMALL = {"items": 60, "sessions": 4000, "successors": 5, "days": 10, "test_days": 4, "seed": 7}
@@ -45,19 +44,6 @@ def test_rank_probabilities_are_those_of_the_dense_matrix(n: int, successors: in
     ranked = -np.sort(-dense, axis=1)[clicks].mean(axis=0)
     expected = np.pad(ranked[:100], (0, max(0, 100 - n)))
     np.testing.assert_allclose(markov.rank_probability(clicks), expected, rtol=1e-9, atol=1e-15)
-
-
-def test_walks_follow_the_process() -> None:
-    markov = make_markov(5, 2, 0.3, 1.0, np.random.default_rng(4))
-    walks = markov.walk(np.zeros(20_000, int), np.full(20_000, 6), np.random.default_rng(5)).reshape(-1, 6)
-    seen = np.zeros((5, 5))
-    np.add.at(seen, (walks[:, :-1].ravel(), walks[:, 1:].ravel()), 1)
-    expected = probabilities(markov) * seen.sum(axis=1, keepdims=True)
-    assert (seen[expected == 0] == 0).all()
-    # Counts are binomial: within five standard deviations, in each of the 20 cells.
-    assert (np.abs(seen - expected) < 5 * np.sqrt(expected) + 1e-9).all()
-    weights = np.full(10, 0.1)  # their cumulative sum ends a little below 1
-    assert draw(weights, np.array([0.0, 0.0999, 0.1001, np.nextafter(1, 0)])).tolist() == [0, 0, 1, 9]
 
 
 def test_the_ideal_ranker_reaches_the_optimum_on_the_prepared_test_split(tmp_path: Path) -> None:

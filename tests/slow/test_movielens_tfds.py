@@ -8,6 +8,7 @@ import sys
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from films import texts, tiny, write_archive
@@ -19,9 +20,14 @@ from jaxrec.sources.movielens import fetch, read_files
 pytestmark = pytest.mark.slow
 
 
-def test_a_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_checked_and_kept(duck: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a server on this machine, with the checksum registered as that of the archive."""
+    from tensorflow_datasets.core import constants
     from tensorflow_datasets.core.download import checksums
+
+    def fetched(place: str) -> Path:
+        monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / place))
+        return fetch()
 
     assert checksums.get_all_url_infos()[movielens.URL].size == 5_917_549
     archive = write_archive(tmp_path / "ml-1m.zip", texts(tiny()))
@@ -32,18 +38,13 @@ def test_a_download_is_checked_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
         known = checksums.UrlInfo(len(data), hashlib.sha256(data).hexdigest(), archive.name)
         monkeypatch.setitem(checksums.get_all_url_infos(), url, known)
         monkeypatch.setattr(movielens, "URL", url)
-        assert read_files(fetch(tmp_path / "kept")) == tiny()
+        assert read_files(duck, fetched("kept")) == tiny()
         write_archive(archive, texts(tiny()) | {"users.dat": ""})
-        refuses(tmp_path / "other", r"ml-1m\.zip does not come .*NonMatchingChecksumError")
+        with pytest.raises(UserError, match=r"ml-1m\.zip does not come .*NonMatchingChecksumError"):
+            fetched("other")
         archive.unlink()
-        assert read_files(fetch(tmp_path / "kept")) == tiny()
-        refuses(tmp_path / "none", r"ml-1m\.zip does not come .*HTTPError.*; download it by hand and give it to --raw")
+        assert read_files(duck, fetched("kept")) == tiny()
+        with pytest.raises(UserError, match=r"ml-1m\.zip does not come .*HTTPError.*; download it by hand"):
+            fetched("none")
         server.shutdown()
     assert "tensorflow" not in sys.modules
-    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    refuses(tmp_path, r"--tfds: needs tensorflow-datasets .*pip install 'jaxrec\[tfds\]'")
-
-
-def refuses(cache: Path, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        fetch(cache)

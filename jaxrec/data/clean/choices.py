@@ -37,12 +37,8 @@ class Cleaning:
         return {name: value for name, value in choices.items() if value or name not in OPTIONAL}
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Test sessions drawn at random: this part of all sessions, by this seed."""
-
-    fraction: Fraction
-    seed: int
+Extras = tuple[dict[str, dict[str, Any]], dict[str, Any], dict[str, Any]]
+"""What a source adds to the manifest: lines of files that it has written, further counts, and further entries."""
 
 
 @dataclass(frozen=True)
@@ -58,18 +54,13 @@ class Raw:
     date: str = "time"  # the same, coarser where the published protocol has it so; decides on the split
     order: tuple[str, ...] = ()  # further columns, numbers, that order events of equal time
     further: tuple[str, ...] = ()  # further columns; events that differ in one are no duplicates
-    extras: Callable[[Path, int], dict[str, Any]] | None = None  # further entries of the manifest, from the finished
-    # directory and the number of items
     event_types: tuple[str, ...] = ()  # their names, where raw has the column event, UTINYINT, an index into them
-    drawn: Drawn | None = None  # the test sessions are drawn so rather than taken from the last days
     leave_one_out: bool = False  # of each session the last two events are held out instead
-    attributes: Callable[[Path], tuple[dict[str, dict[str, Any]], dict[str, Any]]] | None = None  # writes further files
-    # by item index (raw and vocabulary still stand) into the directory; returns their entries and further counts
+    extras: Callable[[Path], Extras] | None = None  # called with the directory while raw and vocabulary still stand
     notes: Sequence[str] = ()  # what the user should know of how the files were read
     counters: bool = False  # times are counters that only order
     read: dict[str, int] | None = None  # how many rows and files were read, for the manifest; None where nothing was
     dropped: dict[str, dict[str, int]] = field(default_factory=dict)  # what was left out, as the manifest has it
-    place: Callable[[int], str] | None = None  # what errors call a row, from 0; by default name and its number
 
 
 def duration(text: str) -> int:

@@ -8,7 +8,7 @@ The protocol is that of NARM and SR-GNN (github.com/CRIPAC-DIG/SR-GNN, datasets/
    with fewer than ``min_item_support`` events, then again sessions that have become too short;
 3. the date of a session is that of its last event, also where step 2 has dropped that; the split date lies
    ``test_days`` before the last one. Training sessions are dated strictly before it and test sessions strictly after,
-   so where dates are whole days the sessions of the split day are in neither. Or test sessions are drawn;
+   so where dates are whole days the sessions of the split day are in neither;
 4. the vocabulary is that of the training sessions, most frequent first, then by id; other items are dropped from the
    test sessions, then test sessions that have become too short. Of events with types unseen items stay, behind others;
 5. the last ``validation_days`` before the split date are set apart, and of what is left only the last ``fraction`` of
@@ -22,7 +22,6 @@ decides what ``fraction`` keeps, their events in the order (time, input row): th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from fractions import Fraction
@@ -31,10 +30,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.data.clean.choices import DAY, Cleaning, Drawn, Raw, duration
+from jaxrec.data.clean.choices import DAY, Cleaning, Raw, duration
 from jaxrec.data.dataset import SPLITS, split_counts
 from jaxrec.data.reading.duck import fetch_row
-from jaxrec.data.reading.times import iso, plausible_range, span
+from jaxrec.data.reading.times import span
 from jaxrec.data.store import array_file, file_entry, write_file
 from jaxrec.errors import UserError
 
@@ -80,8 +79,10 @@ def prepare(
     ``update(advance, note=...)`` is told of advances that sum to 1.
     """
     ledger, typed, order = Ledger(connection, raw), bool(raw.event_types), ", ".join(("time", *raw.order, "row"))
-    entries: dict[str, Any] = {} if raw.counters else _time_span(connection, raw)
-    entries = _make_clicks(connection, raw, cleaning, ledger, order) | entries
+    entries = _make_clicks(connection, raw, cleaning, ledger, order)
+    if not raw.counters:
+        first, last = fetch_row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw")
+        entries["times"] = {} if first is None else span(first, last)
     update(0.1, note="filter")
     _filter(connection, cleaning, ledger)
     update(0.2, note="split and match")
@@ -116,25 +117,12 @@ def prepare(
                                         "SEMI JOIN ranked USING (session) GROUP BY event").fetchall())  # fmt: skip
         counts["trained"] = fetch_row(connection, "SELECT count(*) FROM vocabulary WHERE count > 0")[0]
         counts["events"] = {name: found.get(index, 0) for index, name in enumerate(raw.event_types)}
-    if raw.attributes:
-        update(0, note="item attributes")
-        further, more = raw.attributes(path)
-        files |= further
-        counts |= more
+    if raw.extras:
+        update(0, note="items")
+        more, further, about = raw.extras(path)
+        files, counts, entries = files | more, counts | further, entries | about
     entries |= {"scored": scored} if scored else {}
     return {"counts": counts, "dropped": ledger.dropped, **entries, "files": files}
-
-
-def _time_span(connection: Any, raw: Raw) -> dict[str, Any]:
-    """First and last time of all events, which have to be plausible."""
-    first, last = plausible_range()
-    found = fetch_row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw")
-    for moment in found:
-        if moment is not None and not first <= moment < last:
-            (row,) = fetch_row(connection, f"SELECT min(rowid) FROM raw WHERE {raw.time} = {moment}")
-            raise UserError(f"{raw.place(row) if raw.place else raw.name}: its time is {iso(moment)}, expected one "
-                            f"from {iso(first)} to {iso(last)}; mend or remove it")  # fmt: skip
-    return {"times": {} if found[0] is None else span(*found)}
 
 
 def _make_clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order: str) -> dict[str, Any]:
@@ -208,8 +196,8 @@ def _split(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order:
         _leave_one_out(connection, order)
         relation, order = "parts", "row"
     else:
-        _by_date(connection, raw.drawn, cleaning, ledger)
-    needed = (True, cleaning.validation_days, cleaning.test_days or raw.drawn or raw.leave_one_out)
+        _by_date(connection, cleaning, ledger)
+    needed = (True, cleaning.validation_days, cleaning.test_days or raw.leave_one_out)
     for index, (name, wanted) in enumerate(zip(SPLITS, needed, strict=True)):
         if wanted:
             ledger.require(ledger.sums(f"sessions WHERE split = {index}")[0], f"{name} sessions")
@@ -236,29 +224,22 @@ def _split(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order:
     return relation, order
 
 
-def _by_date(connection: Any, drawn: Drawn | None, cleaning: Cleaning, ledger: Ledger) -> None:
-    """The last ``test_days``, or sessions drawn, are the test split, the ``validation_days`` before the validation."""
-    first, last, sessions = fetch_row(connection, "SELECT min(date), max(date), count(*) FROM dated")
+def _by_date(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
+    """The last ``test_days`` are the test split, the ``validation_days`` before them the validation split."""
+    first, last = fetch_row(connection, "SELECT min(date), max(date) FROM dated")
     # Without test days the split date lies after every session.
-    test = last - cleaning.test_days * DAY if cleaning.test_days and not drawn else last + 1
-    validation, source = test - cleaning.validation_days * DAY, "dated"
-    cases = f"WHEN date < {validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2"
-    if drawn:
-        # The digests of the sessions' numbers in their order, which is that of their dates and input rows, put them
-        # into an order that is random, yet the same on every machine.
-        source = "(SELECT *, row_number() OVER (ORDER BY date, first) AS number FROM dated)"
-        cases = (f"WHEN row_number() OVER (ORDER BY md5('{drawn.seed} ' || number), number) <= "
-                 f"{math.ceil(sessions * drawn.fraction)} THEN 2 {cases}")  # fmt: skip
+    test = last - cleaning.test_days * DAY if cleaning.test_days else last + 1
+    validation = test - cleaning.validation_days * DAY
     connection.execute(
-        f"CREATE TEMP TABLE sessions AS SELECT session, date, first, events, CASE {cases} END AS split FROM {source}"
+        "CREATE TEMP TABLE sessions AS SELECT session, date, first, events, CASE "
+        f"WHEN date < {validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2 END AS split FROM dated"
     )
-    if not drawn:
-        ledger.drop("sessions", "split IS NULL", "split date")
-        if first >= validation:
-            raise UserError(f"{ledger.name}: no session is left for training before the {cleaning.test_days} test and "
-                            f"{cleaning.validation_days} validation days; all sessions end within "
-                            f"{(last - first) / DAY:.1f} days: give fewer --test-days or --validation-days, or cut "
-                            "sessions that are all that a user did with --session-gap 30m")  # fmt: skip
+    ledger.drop("sessions", "split IS NULL", "split date")
+    if first >= validation:
+        raise UserError(f"{ledger.name}: no session is left for training before the {cleaning.test_days} test and "
+                        f"{cleaning.validation_days} validation days; all sessions end within "
+                        f"{(last - first) / DAY:.1f} days: give fewer --test-days or --validation-days, or cut "
+                        "sessions that are all that a user did with --session-gap 30m")  # fmt: skip
 
 
 def _leave_one_out(connection: Any, order: str) -> None:

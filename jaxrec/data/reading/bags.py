@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ast
-import io
 import json
-import tokenize
+import re
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -58,22 +56,15 @@ def parse_list(text: str) -> list[str] | None:
     try:
         values = json.loads(text, parse_float=str)  # 1.50 is itself
     except (ValueError, RecursionError):
-        values = _python_values(text.strip())
-    if not isinstance(values, (list, tuple, set)):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of escapes that mean nothing, such as 'a\d'
+                values = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return None
+    # NumPy writes no commas, and Python joins texts that stand side by side: ['a' 'b'] is not ['ab'].
+    if not isinstance(values, (list, tuple, set)) or re.search(r"""[^\s,(\[{]['"]\s+['"]""", text):
         return None
     if any(isinstance(one, (list, tuple, set, dict, bytes, complex)) for one in values):
         return None
     texts = [str(one).lower() if isinstance(one, bool) else str(one).strip() for one in values if one is not None]
     return [one for one in texts if one]
-
-
-def _python_values(text: str) -> Any:
-    try:
-        with warnings.catch_warnings(action="ignore"):  # of escapes that mean nothing, such as 'a\d'
-            values = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return None
-    # NumPy writes no commas, and Python joins texts that stand side by side: ['a' 'b'] is not ['ab'].
-    written = sum(token.type == tokenize.STRING for token in tokenize.generate_tokens(io.StringIO(text).readline))
-    joined = isinstance(values, (list, tuple)) and written != sum(isinstance(one, str) for one in values)
-    return None if joined else values

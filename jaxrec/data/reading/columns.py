@@ -1,4 +1,4 @@
-"""The columns of ids, keys, categories, numbers, labels and kinds of event in people's own files.
+"""The columns of ids, keys, categories, numbers, labels and types of event in people's own files.
 
 Spaces around a value do not count; what is empty then is nothing. Ids are int64 where all are whole numbers, also
 written with .0, as pandas does once one is missing; a leading zero, a plus or more than 64 bits make all of them text.
@@ -8,13 +8,12 @@ Texts that other programs write for nothing (``MARKERS``) are refused as ids, an
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jaxrec.data.ids import MARKERS
 from jaxrec.data.reading import duck
-from jaxrec.data.reading.duck import TEXT, fetch_row, listed, trimmed, undotted, value_text
+from jaxrec.data.reading.duck import TEXT, fetch_row, listed, quoted, trimmed, undotted, value_text
 from jaxrec.data.reading.table import Field, Table
 from jaxrec.errors import UserError, nearest, shown
 
@@ -23,17 +22,8 @@ KINDS = (TEXT, *duck.NUMBERS, "UUID", "DATE", "BOOLEAN", "ENUM")
 LARGEST = 1e30  # of a number: its square is still one, and as float32 it is finite
 TRUE = ("true", "t", "yes", "y")
 FALSE = ("false", "f", "no", "n")
-MOST_LISTED = 12  # kinds of event in a message
+MOST_TYPES = 256  # of events: one byte each
 NO_ID = "an id, of numbers a whole one; nan, null, NA, None and \\N are none (--na says otherwise)"
-
-
-def add_na_argument(parser: ArgumentParser) -> None:
-    """Add ``--na``."""
-    parser.add_argument(
-        "--na", nargs="*", metavar="TEXT",
-        help="texts that stand for nothing, such as NA \\N; --na alone: none does, NA is a value (default: as ids nan, "
-        "null, NA, None, \\N and the like are refused; as numbers they always are nothing)",
-    )  # fmt: skip
 
 
 def _kind(table: Table, column: str, kinds: tuple[str, ...] = KINDS, expected: str = "integers or text") -> str:
@@ -77,17 +67,17 @@ def whole_column(connection: Any, name: str, called: str) -> list[str]:
     """
     text = f"nullif({trimmed(name)}, '')"
     digits = undotted(text)
-    lossless = f"CAST(TRY_CAST({digits} AS BIGINT) AS {TEXT}) = {digits}"
     spaced, empty, dotted, whole = fetch_row(
         connection,
         f"SELECT count(*) FILTER ({name} <> {trimmed(name)}), count(*) FILTER ({name} = ''), "
         f"count(*) FILTER ({digits} <> {text}), "
-        f"coalesce(bool_and(coalesce({lossless}, {text} IS NULL)), true) FROM raw",
+        f"coalesce(bool_and(({duck.integer(digits)}) IS NOT NULL OR {text} IS NULL), true) FROM raw",
     )
     notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
     if whole and dotted:
         notes.append(f"{called}: whole numbers written with .0 in {dotted:,} rows are read as integers")
-    kind, value = ("BIGINT", f"CAST({digits} AS BIGINT)") if whole else (TEXT, text)
+    # TRY_CAST, as the rows that were left out are still looked at.
+    kind, value = ("BIGINT", f"TRY_CAST({digits} AS BIGINT)") if whole else (TEXT, text)
     if whole or spaced or empty:
         connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING {value}")
     return notes
@@ -113,22 +103,17 @@ def session_field(table: Table, columns: Sequence[str], na: Sequence[str] | None
     return Field("session", columns[0], lambda _: f"md5_number({' || '.join(parts)})", expected)
 
 
-def number_field(table: Table, name: str, column: str, na: Sequence[str] | None) -> Field:
-    """A column of numbers, NaN where there is nothing, NULL where there is something else; ``na`` as of ``--na``."""
-    expected = " or nothing (so are NA, NaN, NULL, None and \\N; --na names other texts)"
-    return _numbers(table, name, column, na, "CAST('nan' AS DOUBLE)", {}, expected)
+def number_field(table: Table, name: str, column: str, na: Sequence[str] | None, label: bool = False) -> Field:
+    """A column of numbers, NaN where there is nothing, NULL where there is something else; ``na`` as of ``--na``.
 
-
-def label_field(table: Table, name: str, column: str, na: Sequence[str] | None) -> Field:
-    """A column of labels, NULL where there is nothing or something else."""
-    return _numbers(table, name, column, na, "NULL", {1.0: TRUE, 0.0: FALSE}, f", or one of {', '.join(TRUE + FALSE)}")
-
-
-def _numbers(
-    table: Table, name: str, column: str, na: Sequence[str] | None, missing: str, words: dict[float, Sequence[str]],
-    expected: str,
-) -> Field:  # fmt: skip
+    ``label``: of labels, which may be words, and NULL where there is nothing.
+    """
     kind = _kind(table, column, (TEXT, "BOOLEAN", *duck.NUMBERS), "numbers")
+    missing, words = "CAST('nan' AS DOUBLE)", dict[str, Sequence[str]]()
+    expected = f"a number of at most {LARGEST:g} or nothing (as NA, NaN, NULL, None and \\N; --na names others)"
+    if label:
+        missing, words = "NULL", {"1.0": TRUE, "0.0": FALSE}
+        expected = f"a number of at most {LARGEST:g}, or one of {', '.join(TRUE + FALSE)}"
 
     def parse(sql: str) -> str:
         text = trimmed(f"CAST({sql} AS {TEXT})")
@@ -138,60 +123,43 @@ def _numbers(
         named = " ".join(f"WHEN lower({text}) IN ({listed(texts)}) THEN {one}" for one, texts in words.items())
         return f"CASE WHEN {nothing} THEN {missing} {named} WHEN abs({value}) <= {LARGEST} THEN {value} END"
 
-    return Field(name, column, parse, f"a number of at most {LARGEST:g}{expected}")
+    return Field(name, column, parse, expected)
 
 
 def order_field(table: Table, name: str, column: str) -> Field:
-    """A column of numbers as text, NULL where a value is none; see ``order_numbers``."""
+    """A column of numbers that order events of equal time, exact to nine digits behind the point."""
     _kind(table, column)
-
-    def parse(sql: str) -> str:
-        text = trimmed(f"CAST({sql} AS {TEXT})")
-        return f"CASE WHEN isfinite({duck.number(text)}) THEN {text} END"
-
+    parse = duck.number(trimmed(f"CAST({{0}} AS {TEXT})"), "DECIMAL(38, 9)").format
     return Field(name, column, parse, "a number that orders events of equal time")
 
 
-def order_numbers(connection: Any, names: Sequence[str]) -> None:
-    """Make columns of ``raw`` that ``order_field`` read BIGINT where all their values are whole, otherwise DOUBLE."""
-    for name in names:
-        whole = f"regexp_full_match({name}, '[+-]?[0-9]+') AND TRY_CAST({name} AS BIGINT) IS NOT NULL"
-        kind = "BIGINT" if fetch_row(connection, f"SELECT bool_and({whole}) FROM raw")[0] else "DOUBLE"
-        connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING CAST({name} AS {kind})")
+def type_field(table: Table, column: str, na: Sequence[str] | None) -> Field:
+    """The column ``event`` of ``raw``, types of event as text, NULL where there is none; see ``choose_types``."""
+    parse = id_field(table, "event", column, na).parse
+    return Field("event", column, lambda sql: trimmed(parse(sql)), "the type of an event")
 
 
-def event_field(table: Table, name: str, column: str) -> Field:
-    """A column of kinds of event as text without spaces around it; empty where there is none."""
-    kind = _kind(table, column)
+def choose_types(connection: Any, table: Table, column: str, wanted: Sequence[str] | None) -> tuple[list[str], int]:
+    """The names of the types of event, and how many events are of no type or of another and were left out; the column
+    ``event`` of ``raw``, the file's ``column``, becomes an index into the names.
 
-    def parse(sql: str) -> str:
-        text = f"coalesce({trimmed(value_text(sql, kind))}, '')"
-        return undotted(text) if kind.startswith(FRACTIONAL) else text
-
-    return Field(name, column, parse, "a kind of event")
-
-
-def keep_events(connection: Any, table: Table, column: str, kinds: Sequence[str] | None, notes: list[str]) -> int:
-    """Leave out the rows of ``raw`` whose ``event``, the file's ``column``, is none of ``kinds`` (``--events``).
-
-    Returns how many; ``notes`` gets one about what was kept and left out.
+    ``wanted`` are those of ``--events``, each ``name`` or ``name=new``; None: all, the most frequent first.
     """
-    query = "SELECT event, count(*) FROM raw GROUP BY event ORDER BY count(*) DESC, event"
-    counts: dict[str, int] = dict(connection.execute(query).fetchall())
-
-    def counted(names: Iterable[str]) -> str:
-        parts = [f"{kind[:40] or 'nothing'} {counts[kind]:,}" for kind in names]
-        return ", ".join(parts[:MOST_LISTED] + ["..."] * (len(parts) > MOST_LISTED))
-
-    if kinds is None:
-        raise UserError(f"{table.called}: column '{column}' holds {counted(counts)}; say with --events which to keep")
-    for kind in kinds:
-        if kind not in counts:
-            raise UserError(f"--events {shown(kind)}: no such event in column '{column}'{nearest(kind, counts)}; "
-                            f"it holds {counted(counts)}")  # fmt: skip
-    others = [kind for kind in counts if kind not in kinds]
-    if not others:
-        return 0
-    kept = [kind for kind in counts if kind in kinds]
-    notes.append(f"column '{column}': kept {counted(kept)}; left out {counted(others)}")
-    return duck.leave_out(connection, f"event NOT IN ({listed(kinds)})")
+    types_of_all = "SELECT event, count(*) FROM raw WHERE event IS NOT NULL GROUP BY event"
+    counts: dict[str, int] = dict(connection.execute(types_of_all).fetchall())
+    often = sorted(counts, key=lambda name: (-counts[name], name))
+    chosen: dict[str, str] = {}
+    for word in often if wanted is None else wanted:
+        name, _, new = (word, "", word) if word in counts else word.rpartition("=")
+        if name not in counts or name in chosen or not new.strip():
+            raise UserError(f"--events {shown(word)}: twice, or none of column '{column}'{nearest(name or word, often)}"
+                            f"; those are {', '.join(often[:12])}; give each once, as view or view=new")  # fmt: skip
+        chosen[name] = new.strip()
+    types = list(dict.fromkeys(chosen.values()))
+    if len(types) > MOST_TYPES:
+        raise UserError(f"{table.called}: column '{column}': {len(types):,} types of events, at most {MOST_TYPES} are "
+                        "allowed; choose with --events, or name another column")  # fmt: skip
+    others = duck.leave_out(connection, f"coalesce(event NOT IN ({listed(chosen)}), true)")
+    pairs = " ".join(f"WHEN {quoted(name)} THEN {types.index(new)}" for name, new in chosen.items())
+    connection.execute(f"ALTER TABLE raw ALTER event TYPE UTINYINT USING CASE event {pairs} END")
+    return types, others

@@ -1,7 +1,7 @@
 """DuckDB as ``prepare`` uses it: a connection that spills beside the output, pieces of SQL, and rows of ``raw``.
 
-``raw`` is the table of what was read, filled in the order of the files: its rowid is the input row or, once rows have
-been left out, its column ``input_row``.
+``raw`` is the table of what was read, filled in the order of the files: its rowid is the number of the input row, also
+once others have been left out.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ NESTED = ("STRUCT", "MAP", "UNION", "BLOB", "BIT")
 NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT",
            "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL")  # fmt: skip
 SPACES = " || ".join(f"chr({code})" for code in (32, 9, 10, 11, 12, 13, 0xA0, 0x3000, 0xFEFF))
-FULL = ("No space left", "Could not write", "offload", "max_temp_directory_size")  # what DuckDB says of a full disk
-INPUT_ROW = "input_row"
 
 
 @contextmanager
@@ -32,6 +30,7 @@ def connect(spill: Path, memory_limit: str | None = None, threads: int | None = 
     memory_limit = memory_limit or f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2}B"
     settings = {
         "preserve_insertion_order": "true",  # the default; rowid is the number of the input row because of it
+        "checkpoint_threshold": "'1000TB'",  # which would number the rows of raw anew, once some have been left out
         "disabled_optimizers": "'in_clause'",  # of IN with 6 constants it makes a join, which does not keep that order
         "enable_progress_bar": "false",
         "TimeZone": "'UTC'",
@@ -44,14 +43,9 @@ def connect(spill: Path, memory_limit: str | None = None, threads: int | None = 
         for name, value in settings.items():
             connection.execute(f"SET {name} = {value}")
         yield connection
-    except duckdb.ParserException:
-        raise UserError(f"--memory-limit {memory_limit}: expected a size such as 2GB or 500MB") from None
-    except duckdb.Error as error:
-        if any(words in str(error) for words in FULL):
-            raise UserError(f"{spill.parent}: no disk space left; free some or choose another --out") from None
-        if not isinstance(error, duckdb.OutOfMemoryException):
-            raise
-        raise UserError(f"--memory-limit {memory_limit}: too little; raise it or lower --threads") from None
+    except (duckdb.ParserException, duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        raise UserError(f"{spill.parent}: {str(error).splitlines()[0]}; see --memory-limit (such as 2GB) and --threads"
+                        ", and free space beside --out") from None  # fmt: skip
     except RuntimeError as error:
         if "interrupted" not in str(error).lower():
             raise
@@ -61,9 +55,9 @@ def connect(spill: Path, memory_limit: str | None = None, threads: int | None = 
 
 
 def fetch_row(connection: Any, sql: str) -> tuple[Any, ...]:
-    """The first row of a query's result."""
-    row: tuple[Any, ...] = connection.execute(sql).fetchone()
-    return row
+    """The one row of a query's result."""
+    (row,) = connection.execute(sql).fetchall()
+    return tuple(row)
 
 
 def quoted(text: str) -> str:
@@ -96,9 +90,9 @@ def undotted(text: str) -> str:
     return f"regexp_replace({text}, '\\.0+$', '')"
 
 
-def number(sql: str) -> str:
-    """A text or number as DOUBLE, NULL where it is none; a bare cast reads 7_9 as 79."""
-    return f"CASE WHEN NOT contains(CAST({sql} AS {TEXT}), '_') THEN TRY_CAST({sql} AS DOUBLE) END"
+def number(sql: str, kind: str = "DOUBLE") -> str:
+    """A text or number as one of another type, NULL where it is none; a bare cast reads 7_9 as 79."""
+    return f"CASE WHEN NOT contains(CAST({sql} AS {TEXT}), '_') THEN TRY_CAST({sql} AS {kind}) END"
 
 
 def integer(text: str) -> str:
@@ -121,28 +115,14 @@ def value_text(sql: str, kind: str) -> str:
     return f"CASE WHEN NOT isnan({sql}) THEN coalesce({whole}, {text}) END"
 
 
-def leave_out(connection: Any, condition: str, order: str = "") -> int:
-    """Take the rows of which an SQL condition is true out of ``raw``; returns how many."""
-    (before,) = fetch_row(connection, "SELECT count(*) FROM raw")
-    numbers = "" if INPUT_ROW in input_rows(connection) else f", rowid AS {INPUT_ROW}"
-    connection.execute(f"CREATE TABLE kept AS SELECT *{numbers} FROM raw WHERE ({condition}) IS NOT TRUE {order}")
-    connection.execute("DROP TABLE raw")
-    connection.execute("ALTER TABLE kept RENAME TO raw")
-    (after,) = fetch_row(connection, "SELECT count(*) FROM raw")
-    return int(before - after)
+def leave_out(connection: Any, condition: str) -> int:
+    """Take the rows of which an SQL condition is true out of ``raw``; returns how many. The others keep their rowid."""
+    return int(fetch_row(connection, f"DELETE FROM raw WHERE {condition}")[0])
 
 
 def leave_out_repeated(connection: Any, columns: Sequence[str]) -> int:
     """Of rows of ``raw`` that say the same in all ``columns`` keep the first; returns how many are left out."""
-    # Ordered, as a join does not keep the order of the rows.
-    first = f"rowid NOT IN (SELECT min(rowid) FROM raw GROUP BY {', '.join(columns)})"
-    return leave_out(connection, first, "ORDER BY rowid")
-
-
-def input_rows(connection: Any) -> str:
-    """SQL: the row in all files, from 0, of each row of ``raw``."""
-    columns = [column[0] for column in connection.execute("SELECT * FROM raw LIMIT 0").description]
-    return f"raw.{INPUT_ROW if INPUT_ROW in columns else 'rowid'}"
+    return leave_out(connection, f"rowid NOT IN (SELECT min(rowid) FROM raw GROUP BY {', '.join(columns)})")
 
 
 def note_repeated(connection: Any, columns: Sequence[str]) -> list[str]:

@@ -1,39 +1,44 @@
-"""Raw files as one relation of DuckDB, and the table ``raw`` that is read from it, every value and line checked."""
+"""Raw files, told apart by their content (CSV, plain or in gzip, zstd or zip, and Parquet), as one relation of DuckDB;
+and the table ``raw`` that is read from it, every value and line checked."""
 
 from __future__ import annotations
 
+import csv
+import glob
+import os
 import re
+import shutil
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jaxrec.data.reading import duck
-from jaxrec.data.reading.duck import TEXT, fetch_row
+from jaxrec.data.reading.duck import TEXT, fetch_row, identifier, literal, quoted
 from jaxrec.errors import UserError, nearest, shown
+
+STREAM = Path("/dev/stdin")
+KNOWN = (".parquet", ".csv", ".tsv", ".txt", ".dat", ".gz", ".zip", ".zst")
+PARQUET = b"PAR1"
+PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+UNREADABLE = (EOFError, RuntimeError, ValueError, OSError, zlib.error, zipfile.BadZipFile, pa.ArrowException)
+BOM = b"\xef\xbb\xbf"
+HEAD_BYTES = 1 << 16  # how much of a file is looked at to tell what it is; a header longer than this is no header
+NO_QUOTE = "none"
+NO_DELIMITER = "\x1f\x1e\x1f"  # of lines that are read whole
+LONGEST_LINE = 32_000_000  # bytes; DuckDB's buffer, of which it would fill a sixteenth at most by itself
 
 # What DuckDB raises about a file; what the metadata of Parquet have wrong is of no class but the base of all.
 DAMAGE = (duckdb.InvalidInputException, duckdb.IOException, duckdb.ConversionException, duckdb.Error)
-# A part of what DuckDB says of a CSV file, and what we say.
-PROBLEMS = {
-    "gzip|zstd": "truncated or damaged gzip or zstd; fetch the file again",
-    "unicode|utf-8": "not UTF-8 text; convert the file, e.g. with iconv",
-    "unterminated quote": "a quote not closed where its field ends; mend it, or give --quote none if quotes are text",
-    "state machine": "not CSV text; expected CSV, also in gzip, zstd or zip, with lines that end alike, or Parquet",
-    "maximum line size": "a line or quoted field is too long; mend it, or give --quote none if quotes are text",
-}
 MOST_NAMED = 4  # columns with unusable values of which a message shows the first one
-
-
-class Lines(NamedTuple):
-    """The lines of a text file: how many hold something and how many nothing, and the bytes of the longest."""
-
-    full: int
-    blank: int
-    longest: int
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class Table:
     relation: str  # SQL: the rows of the file, or of all files in their order, with the columns as the whole has them
     columns: dict[str, tuple[str, str]]  # by name: SQL expression and type
     names: tuple[str, ...]  # of all columns in their order, also those that several have
+    lines: str | None = None  # SQL: of a text file its lines, each as ``line``, the header among them
+    header: bool = False  # whether the first of them names the columns
     several_lines: bool = False  # fields in quotes may hold line ends
-    lines: Lines | None = None  # of a text file, but its header; None of Parquet
     parts: tuple[Table, ...] = ()  # of several files these, each as a table of its own
 
     @property
@@ -70,25 +76,116 @@ class Table:
 
     def row_place(self, connection: Any, row: int) -> str:
         """``day2.csv: row 1,234`` of the row of ``raw`` with the rowid ``row``."""
-        (row,) = fetch_row(connection, f"SELECT {duck.input_rows(connection)} FROM raw WHERE rowid = {row}")
         file, *later = self.files
         while later and row >= (rows := fetch_row(connection, f"SELECT count(*) FROM {file.relation}")[0]):
             row, (file, *later) = row - rows, later
         return f"{file.path}: row {row + 1:,}"
 
 
-def merged(tables: Sequence[Table]) -> Table:
-    """Several files as one table: columns by name, and as text where the files have other types for them."""
-    first, *others = tables
+@contextmanager
+def reading(table: Table) -> Iterator[None]:
+    """Turn what DuckDB says about raw files, which may fill a screen, into one line."""
+    try:
+        yield
+    except duckdb.Error as error:
+        message = str(error)
+        if type(error) not in DAMAGE or "No space left" in message:
+            raise
+        # Between the place and the reason stands the line; behind it what DuckDB's own options could do.
+        about = [line for line in message.partition("Possible")[0].splitlines() if line.strip()]
+        reason = " ".join(about[:1] + about[1:][-1:]).split("Error: ", 1)[-1]
+        path = next((file.path for file in table.files if str(file.place.resolve()) in message), table.path)
+        raise UserError(f"{path}: cannot be read ({reason}); mend it, or see --quote and --delimiter") from None
+
+
+def find_files(raw: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """The files that ``--raw`` means, in the order given, and notes about those that were left out.
+
+    ``raw`` are files, folders (also of folders), patterns, or ``-`` for standard input.
+    """
+    notes: list[str] = []
+    seen: dict[str, Path] = {}
+    for path in [path for name in raw for path in _meant(name, notes)]:
+        if (first := seen.setdefault(os.path.realpath(path), path)) is not path:
+            raise UserError(f"{path}: named twice in --raw, also as {first}; a file is read once, leave one out")
+    return list(seen.values()), notes
+
+
+def _meant(name: str, notes: list[str]) -> list[Path]:
+    """The files that one word of ``--raw`` means; what is empty (Spark writes such parts) is left out and noted."""
+    path = Path(STREAM if name == "-" else name)
+    if not path.is_dir() and (os.path.lexists(name) or not glob.has_magic(name)):
+        return [path]
+    matches = [path] if path.is_dir() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
+    # What starts with a dot or _ are the notes of other programs, such as _SUCCESS or .x.parquet.crc.
+    there = [match for match in matches if match.is_file()] or [
+        file for folder in matches for file in sorted(folder.rglob("*"))
+        if file.is_file() and all(part[0] not in "._" for part in file.relative_to(folder).parts)
+    ]  # fmt: skip
+    filled = [file for file in there if file.stat().st_size]
+    files = [file for file in filled if file.name.lower().endswith(KNOWN)] or filled
+    if not files:
+        raise UserError(f"{name}: no raw files here, such as .parquet or .csv, with anything in them; check --raw")
+    if left := [file.name for file in there if file not in set(files)]:
+        notes.append(f"{name}: left out what is empty or no raw file, {len(left):,} such as {left[0]}")
+    return files
+
+
+@contextmanager
+def unpacking(path: Path) -> Iterator[None]:
+    """Say in one line that a file cannot be read or unpacked."""
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise UserError(f"{path}: cannot be read or unpacked ({reason}); check --raw and the space beside --out, or "
+                        "fetch the file again") from None  # fmt: skip
+
+
+def _unpacked(path: Path, scratch: Path) -> tuple[Path, str, bytes]:
+    """Where the bytes of a file lie: there, or in a copy in the directory ``scratch`` (of a pipe, of what a zip holds);
+    how they are packed; and the first of them, unpacked."""
+
+    def copied(stream: Any) -> Path:
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix="raw_", dir=scratch, delete=False) as copy:
+            shutil.copyfileobj(stream, copy, 1 << 20)
+        return Path(copy.name)
+
+    def head(place: Path, packed: str = "none") -> bytes:
+        with pa.input_stream(str(place), compression=None if packed == "none" else packed) as stream:
+            return bytes(stream.read(HEAD_BYTES))
+
+    with unpacking(path):
+        place = path
+        if path.is_fifo():
+            with open(os.dup(0) if path == STREAM else path, "rb") as stream:
+                place = copied(stream)
+        if (start := head(place)).startswith((b"PK\x03\x04", b"PK\x05\x06")):
+            with zipfile.ZipFile(place) as archive:
+                names = [name for name in archive.namelist() if not re.search(r"(^|/)(\.|__MACOSX/)|/$", name)]
+                if len(names) != 1:
+                    raise UserError(f"{path}: a zip of {len(names):,} files, expected one; unpack it and give --raw "
+                                    "the folder")  # fmt: skip
+                with archive.open(names[0]) as member:
+                    place = copied(member)
+            start = head(place)
+        packed = next((name for magic, name in PACKED.items() if start.startswith(magic)), "none")
+        return place, packed, start if packed == "none" else head(place, packed)
+
+
+def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table:
+    """Open several files as one table: columns by name, and as text where the files have other types for them; options
+    as of ``open_table``."""
+    first, *others = tables = [open_table(connection, path, **options) for path in paths]
     for other in others:
-        if sorted(first.names) != sorted(other.names):
-            differing = sorted({*first.names} ^ {*other.names}) or sorted(first.names)
+        if differing := sorted({*first.columns} ^ {*other.columns}):
             raise UserError(f"{other.path}: only one of it and {first.path} has {', '.join(map(repr, differing[:6]))}; "
                             "files that are read together need the same columns")  # fmt: skip
     if not others:
         return first
     if len({(table.reader, *sorted(table.columns.items())) for table in tables}) == 1:  # read at once
-        relation = first.reader.replace("FILES", f"[{', '.join(duck.literal(table.place) for table in tables)}]", 1)
+        relation = first.reader.replace("FILES", f"[{', '.join(literal(table.place) for table in tables)}]", 1)
         return replace(first, relation=relation, parts=tuple(tables))
     # Names of ours: to DuckDB names that differ in their case only are the same.
     columns = {name: (f"c{i}", kind if all(other.columns[name][1] == kind for other in others) else TEXT)
@@ -99,26 +196,56 @@ def merged(tables: Sequence[Table]) -> Table:
         values = [f"{sql if found == kind else duck.value_text(sql, found)} AS {alias}"
                   for sql, found, alias, kind in pairs]  # fmt: skip
         selects.append(f"SELECT {', '.join(values)} FROM {table.relation}")
-    return replace(first, columns=columns, relation=f"({' UNION ALL '.join(selects)})", parts=tuple(tables))
+    return replace(first, relation=f"({' UNION ALL '.join(selects)})", columns=columns, parts=tuple(tables))
 
 
-@contextmanager
-def reading(table: Table) -> Iterator[None]:
-    """Turn what DuckDB says about raw files, which may fill a screen, into one line of ours."""
-    try:
-        yield
-    except duckdb.Error as error:
-        message = str(error)
-        if type(error) not in DAMAGE or "No space left" in message:
-            raise
-        reason = message.splitlines()[0].split("Error: ", 1)[-1].rstrip(".")
-        problem = f"cannot be read ({reason}); fetch or write the file again"
-        problem = next((said for part, said in PROBLEMS.items() if re.search(part, message.lower())), problem)
-        if found := re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message):
-            problem = f"{found[2]} field(s), expected {found[1]}; mend the line, or check what separates the fields"
-        line = re.search(r"CSV Error on Line: (\d+)", message)
-        path = next((file.path for file in table.files if str(file.place.resolve()) in message), table.path)
-        raise UserError(f"{path}: {f'line {int(line[1]):,}: ' if line else ''}{problem}") from None
+def open_table(
+    connection: Any, path: Path, delimiter: str = ",", columns: Sequence[str] | None = None, quote: str | None = None,
+    encoding: str = "utf-8",
+) -> Table:  # fmt: skip
+    """Look at a raw file and say how to read it.
+
+    Args:
+        path: CSV, CSV in gzip, zstd or zip, or Parquet; the content decides, not the name.
+        columns: their names, for a CSV file without a header line.
+        quote: ``none``, or ``"`` where fields in quotes may hold line ends; by default they may not.
+    """
+    (scratch,) = fetch_row(connection, "SELECT current_setting('temp_directory')")
+    place, packed, head = _unpacked(path, Path(scratch))
+    if head.startswith(PARQUET):
+        return _open_parquet(connection, path, place)
+    mark, names, skip = "" if quote == NO_QUOTE else '"', tuple(columns or ()), 0
+    if columns is None:
+        text = head.removeprefix(BOM)
+        lines_begin = text.lstrip(b"\r\n")
+        skip = len(re.findall(rb"\r\n|\r|\n", text[: len(text) - len(lines_begin)]))
+        try:  # the first line that is not blank
+            line = lines_begin.splitlines()[0].decode("utf-8")
+            rows = csv.reader([line], delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if mark else csv.QUOTE_NONE)
+            names = tuple(next(rows))
+        except (IndexError, UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}: its first line cannot be read as column names ({error}); expected CSV in UTF-8, "
+                            "also in gzip, zstd or zip, or Parquet") from None  # fmt: skip
+    settings = (f"auto_detect = false, compression = '{packed}', encoding = '{encoding}', "
+                f"max_line_size = {LONGEST_LINE}, buffer_size = {LONGEST_LINE}")  # fmt: skip
+    schema = ", ".join(f"'c{i}': '{TEXT}'" for i in range(len(names)))  # names of ours, whatever the header holds
+    reader = (f"read_csv(FILES, {settings}, header = {columns is None}, skip = {skip}, delim = {quoted(delimiter)}, "
+              f"quote = {quoted(mark)}, escape = {quoted(mark)}, columns = {{{schema}}})")  # fmt: skip
+    lines = (f"read_csv({literal(place)}, {settings}, header = false, delim = {quoted(NO_DELIMITER)}, quote = '', "
+             f"escape = '', columns = {{'line': '{TEXT}'}}, strict_mode = false)")  # fmt: skip
+    known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if names.count(name) == 1}
+    relation = reader.replace("FILES", literal(place), 1)
+    return Table(path, place, reader, relation, known, names, lines, columns is None, quote is not None)
+
+
+def _open_parquet(connection: Any, path: Path, place: Path) -> Table:
+    table = Table(path, place, "read_parquet(FILES)", f"read_parquet({literal(place)})", {}, ())
+    with reading(table), unpacking(path):
+        rows = connection.execute(f"DESCRIBE SELECT * FROM {table.relation}").fetchall()
+        names = pq.read_schema(place).names  # DuckDB renames columns that differ from others in their case only
+    columns = {name: (identifier(row[0]), row[1]) for name, row in zip(names, rows, strict=True)
+               if names.count(name) == 1}  # fmt: skip
+    return replace(table, columns=columns, names=tuple(names))
 
 
 @dataclass(frozen=True)
@@ -131,23 +258,11 @@ class Field:
     expected: str  # what a value must be, for the error message
 
 
-class Loaded(NamedTuple):
-    """What was read, for the manifest; rows left out for a value that cannot be used; and notes about them."""
-
-    read: dict[str, int]
-    invalid: int
-    notes: list[str]
-
-    def read_without(self, repeated_rows: int) -> dict[str, int]:
-        """``read`` with the numbers of rows that were left out, where any were."""
-        left_out = {"invalid_rows": self.invalid, "repeated_rows": repeated_rows}
-        return self.read | {name: count for name, count in left_out.items() if count}
-
-
-def load(connection: Any, table: Table, fields: Sequence[Field], drop_invalid: bool | None = None) -> Loaded:
-    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``; see ``read_raw`` and ``check_values``."""
-    read = read_raw(connection, table, fields)
-    return Loaded(read, *check_values(connection, table, fields, drop_invalid))
+def load(
+    connection: Any, table: Table, fields: Sequence[Field], drop_invalid: bool | None = None
+) -> tuple[dict[str, int], int, list[str]]:
+    """Read ``fields`` of ``table`` into the new DuckDB table ``raw``; what ``read_raw`` and ``check_values`` return."""
+    return read_raw(connection, table, fields), *check_values(connection, table, fields, drop_invalid)
 
 
 def read_raw(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str, int]:
@@ -155,14 +270,16 @@ def read_raw(connection: Any, table: Table, fields: Sequence[Field]) -> dict[str
     selected = ", ".join(f"{field.parse(table.column(field.column)[0])} AS {field.name}" for field in fields)
     with reading(table):
         connection.execute(f"CREATE TABLE raw AS SELECT {selected} FROM {table.relation}")
-    (rows,) = fetch_row(connection, "SELECT count(*) FROM raw")
-    texts = [(file, file.lines) for file in table.files if file.lines is not None]
-    lost = 0  # lines that are no rows, all of them inside quoted fields; of a single column blank lines are rows
-    if len(texts) < len(table.files) or rows < sum(lines.full for _, lines in texts):
-        lost = sum(_lost_lines(connection, file, lines.full) for file, lines in texts)
-    if rows == 0:
-        raise UserError(f"{table.called}: no events; expected one click event a line after the header")
-    more = {"blank_lines": sum(lines.blank for _, lines in texts), "lines_in_quotes": lost}
+        (rows,) = fetch_row(connection, "SELECT count(*) FROM raw")
+        if rows == 0:
+            raise UserError(f"{table.called}: no events; expected one click event a line after the header")
+        # Lines are counted apart from how their fields are parsed: those of no row are in quoted fields.
+        counts = [(file, *fetch_row(connection, f"SELECT count(line), count(*) - count(line) FROM {file.lines}"))
+                  for file in table.files if file.lines]  # fmt: skip
+        texts, blank, lost = [(file, full - file.header) for file, full, _ in counts], sum(one[2] for one in counts), 0
+        if len(texts) < len(table.files) or rows < sum(full for _, full in texts):
+            lost = sum(_lost_lines(connection, file, full) for file, full in texts)
+    more = {"blank_lines": blank, "lines_in_quotes": lost}
     return {"rows": rows, "files": len(table.files)} | {name: count for name, count in more.items() if count}
 
 
@@ -204,8 +321,7 @@ def check_values(
 def _first_value(connection: Any, table: Table, field: Field) -> str:
     """Where the first unusable value of a column stands, what it is, and what was expected."""
     (row,) = fetch_row(connection, f"SELECT min(rowid) FROM raw WHERE {field.name} IS NULL")
-    (at,) = fetch_row(connection, f"SELECT {duck.input_rows(connection)} FROM raw WHERE rowid = {row}")
-    sql = f"SELECT {table.columns[field.column][0]} FROM {table.relation} LIMIT 1 OFFSET {at}"
+    sql = f"SELECT {table.columns[field.column][0]} FROM {table.relation} LIMIT 1 OFFSET {row}"
     (value,) = fetch_row(connection, sql)
     text = "nothing" if value is None else shown(str(value))
     return f"{table.row_place(connection, row)}, column '{field.column}': found {text}, expected {field.expected}"

@@ -24,7 +24,7 @@ from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.merrec import MERRec
 from jaxrec.ops.topk import EVERYTHING, Candidates, Live
 from jaxrec.run import Run
-from jaxrec.sources.market.optimum import optimum_lines
+from jaxrec.sources.market.world import optimum_lines
 from jaxrec.tasks import ranks
 from jaxrec.tasks.base import Task
 from jaxrec.tasks.ranks import Judge, collect, evaluation_plan, rank_vectors
