@@ -23,8 +23,8 @@ data.given: data.given_events; data.ids: data.raw_ids; data.items: data.vocabula
 data.reading.fields data.reading.ids data.reading.numbers; data.reading.table: data.reading.files data.reading.lines
 data.reading.logs data.reading.rows data.reading.unpacked; data.retrieval: data.positives;
 data.splits: data.protocols; data.store: data.files data.writing; data.text.encoding: data.text.cache
-data.text.worker; data.text.vectors: data.name_vectors; errors: cli.wording wording; feeds.lanes: data.feed;
-feeds.packed: data.named_feed data.packing; feeds.rows: data.row_feed; losses.contrastive: contrastive
+data.text.worker; data.text.vectors: data.name_vectors; errors: cli.wording wording; feeds.base: data.row_feed
+feeds.rows; feeds.lanes: data.feed; feeds.packed: data.named_feed data.packing; losses.contrastive: contrastive
 models.contrast; losses.ranking: losses.candidates models.sampled negatives; losses.softmax: softmax; metrics.chance:
 chance; metrics.clicks: click_metrics; models.base: models.work; models.fields: ops.dropout; models.merrec:
 models.event_encoder models.merrec_config; models.packed: models.sequence; models.two_tower: models.tower;

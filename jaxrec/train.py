@@ -54,10 +54,8 @@ def train(
 ) -> None:  # fmt: skip
     """Train the run in the directory ``path`` to its end, or until SIGTERM or Ctrl-C: they save and raise SystemExit
     (143 or 130). ``resume`` goes on from the last checkpoint, ``overwrite`` deletes the run first, if there is one.
-
-    ``report`` is called with the epoch and its metrics after each validation; True ends the run there (reason
-    ``stopped`` in ``metrics.jsonl``, unless it was at its end). After a restart an epoch may come again.
-    """
+    ``report`` is called with the epoch and its metrics after each validation, after a restart perhaps again; True ends
+    the run there (reason ``stopped`` in ``metrics.jsonl``)."""
     config = configuration.load(config) if isinstance(config, (str, Path)) else config
     path = Path(check_path("the run directory", str(path)))
     with _signals_noted() as stopped, owned(path, "trains this run", "choose another --run"):

@@ -10,9 +10,10 @@
     python scripts/benchmark.py gru4rec --peer CHECKOUT  # beside the authors' PyTorch code, which you have cloned
 
 Each row is the training loop's own compiled block on blocks of its own feed, cut beforehand: the median of several
-repetitions, without compilation. FLOP and bytes a step are counted from the shapes: those that the algorithm needs,
-not those that happen to be executed. Shares are of a matrix-product and a copy ceiling measured just before. Memory is
-that of one device for the compiled block: state, constants, a block of data and what the step takes beside them.
+repetitions, without compilation. FLOP a step are those of its matrix products, counted from the shapes of the block's
+program; AutoInt's attention, which is none, is left out. matmul_share is that of a large product measured before.
+Memory is that of one device for the compiled block: state, constants, a block of data and what the step takes beside
+them.
 
 On a CPU a repetition has 20 steps of narm and sasrec, 40 of autoint and
 two_tower, 50 of merrec and 200 otherwise; a row that has taken 20 seconds stops after three repetitions. Who gives
@@ -66,8 +67,8 @@ def _parser() -> Parser:
     number("--fields", "autoint: of a row (default: 10)", 1, default=FIELDS)
     number("--interactions", f"two_tower: generated purchases (default: {INTERACTIONS})", 1, default=INTERACTIONS)
     parser.add_argument("--head", nargs="+", default=[], help="merrec: what ranks (default: both)")
-    parser.add_argument("--precision", choices=("float32", "bfloat16", "device"), default="float32",
-                        help="of matrix products; device: of a full softmax alone (default: float32)")  # fmt: skip
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32",
+                        help="of matrix products (default: float32)")  # fmt: skip
     number("--n-sample", "drawn negatives (default: 2048)", default=2048)
     number("--devices", "that share each step (default: 0, all of this machine)", default=0)
     parser.add_argument("--peer", metavar="DIR", help="a checkout of the authors' code, measured beside gru4rec, on "

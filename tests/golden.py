@@ -137,9 +137,7 @@ FEEDS: dict[str, Case] = {
     "packed, time": case("sessions", model={"name": "narm", **PACKED}, data={"half_life": 3, "order": "time"}),
     "packed, stride 1": case("sessions", model=SASREC),
     "named": case("events", model=MERREC | {"stride": 2}, data={"half_life": 2}),
-    "named, from host memory": case(
-        "events", model=MERREC, loss={"n_sample": 0}, data={"name_memory": 0, "order": "time"}
-    ),
+    "named, in time": case("events", model=MERREC, data={"order": "time"}),
     "rows": case("clicks", model=AUTOINT, loss=BINARY, training=AUC | {"passes": 3}),
     "rows, positives": case(
         "ratings", model=TOWERS, loss={"name": "triplet", "mask": "duplicates"}, training={"passes": 2}, data=PEOPLE

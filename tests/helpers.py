@@ -27,7 +27,7 @@ from jaxrec.plots import __main__ as plots
 from jaxrec.tasks.base import load, part_of
 from jaxrec.train import main as train_main
 from jaxrec.training import telemetry
-from jaxrec.training.block import new_state
+from jaxrec.training.block import init_state
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 from jaxrec.training.telemetry import PARTS
@@ -147,7 +147,7 @@ def load_state(run: Path) -> tuple[Any, dict[str, Any]]:
     opened = runs.open_run(run)
     optimizer = make_optimizer(opened.config.optimizer, make_schedule(opened.config.optimizer, 1))
     model = part_of(opened.config, "task").build(opened)
-    found = Checkpoints(run).restore(jax.eval_shape(lambda: new_state(opened.config, model, optimizer)))
+    found = Checkpoints(run).restore(jax.eval_shape(lambda: init_state(model, optimizer, opened.config.training)))
     assert found is not None, f"{run}: no checkpoint"
     return found
 

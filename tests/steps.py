@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxrec import config as configuration
 from jaxrec.models.base import Model
@@ -29,6 +32,50 @@ def random_weights(model: Model, scale: float = 0.6) -> dict[str, Any]:
     like = {"params": jax.eval_shape(model.init, jax.random.key(0)),
             "tables": {name: np.zeros((spec.rows, spec.width)) for name, spec in model.tables.items()}}  # fmt: skip
     return jax.tree.map(lambda leaf: jnp.asarray(scale * random.normal(size=leaf.shape), jnp.float32), like)
+
+
+class Taken(NamedTuple):
+    """A step outside the loop."""
+
+    step: Any  # what it works on
+    mean: Any  # over its places, of its losses
+    total: Any
+    carry: Any
+    slopes: Any  # the derivatives of the mean by the weights
+
+
+def take_step(
+    model: Any, constants: Any, block: Any, weights: Any, number: int = 0, carry: Any = (), key: int = 1
+) -> Taken:
+    """The so manieth step of a block, with ``{params, tables}``; compiled once for a model."""
+    found = _compiled(model)(weights, constants, block, number, carry, jax.random.key(key))
+    return Taken(*jax.tree.map(np.asarray, found))
+
+
+@cache
+def _compiled(model: Any) -> Any:
+    def take(weights: Any, constants: Any, block: Any, number: Any, carry: Any, key: Any) -> Taken:
+        steps = model.steps(constants, block, jax.random.split(jax.random.key(5), len(block.weight)))
+        step = jax.tree.map(lambda leaf: leaf[number], steps)
+
+        def objective(weights: Any) -> Any:
+            tables = tables_of(model, weights["tables"], step)
+            return model.loss(weights["params"], tables, carry, step, key, constants)
+
+        (mean, (new, total)), slopes = jax.value_and_grad(objective, has_aux=True)(weights)
+        return Taken(step, mean, total, new, slopes)
+
+    return jax.jit(take)
+
+
+def assert_slopes(slopes: Any, function: Callable[[Any], float], at: Any, step: float, rel: float) -> None:
+    """In any direction the derivative is the quotient of differences of a function of float64 arrays."""
+    for seed in range(3):
+        random = np.random.default_rng(seed)
+        way = jax.tree.map(lambda leaf, random=random: random.normal(size=leaf.shape), at)
+        ends = [function(jax.tree.map(lambda leaf, by, s=s: np.float64(leaf) + s * by, at, way)) for s in (-step, step)]
+        slope = sum(np.vdot(np.float64(a), b) for a, b in zip(*map(jax.tree.leaves, (slopes, way)), strict=True))
+        assert slope == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=rel, abs=rel / 5)
 
 
 def tables_of(model: Model, arrays: dict[str, Any], step: Any) -> Tables:

@@ -22,7 +22,7 @@ Write what the benchmark measured as Markdown, a section for each file.
 
 COLUMNS = (
     "loss", "hard", "head", "batch", "items", "steps_per_s", "steps_per_s_min",
-    "steps_per_s_max", "events_per_s", "matmul_share", "copy_share", "compile_s", "peak_memory_mb",
+    "steps_per_s_max", "events_per_s", "matmul_share", "compile_s", "peak_memory_mb",
     "exchanged_per_step",
 )  # fmt: skip
 PEER_COLUMNS = ("peer", "model", "loss", "batch", "items", "steps_per_s", "events_per_s", "ratio", "ratios")
@@ -30,12 +30,11 @@ NOTES = """
 ## How to read it
 
 steps_per_s is the median of several repetitions (with the slowest and the fastest) without compilation; events are
-samples where the model reads rows. Shares are of what the same device reached on a large float32 matrix product and on
-a copy just before, for the operations and bytes that the algorithm needs. compile_s is short where the compilation
-cache had the program. peak_memory_mb is one device's for the compiled block of steps: state, constants, a block of
-data, and what a step takes beside them. exchanged_per_step are the bytes of the results of the compiled program's
-collectives on one device, for the same batch spread over 8 virtual CPU devices. ratios are jaxrec's rate over the
-peer's by round.
+samples where the model reads rows. matmul_share is that of what the same device reached on a large float32 matrix
+product just before, for a step's products. compile_s is short where the compilation cache had the program.
+peak_memory_mb is one device's for the compiled block of steps: state, constants, a block of data, and what a step takes
+beside them. exchanged_per_step are the bytes of the results of the compiled program's collectives on one device, for
+the same batch spread over 8 virtual CPU devices. ratios are jaxrec's rate over the peer's by round.
 """
 
 
@@ -79,11 +78,11 @@ def read(file: Path) -> Results:
 def section(results: Results) -> str:
     """A file: its machine, a table for each model, and the peers."""
     machine, rows, peak = results.machine, results.rows, results.device_peak_memory_mb
-    tops = [max(row[f"ceiling_{key}"] for row in rows) for key in ("matmul_gflop_per_s", "copy_gb_per_s")]
+    top = max(row["ceiling_matmul_gflop_per_s"] for row in rows)
     used = f"; at most {peak:,.0f} MB of the device's memory in use" if peak else ""
     lines = [f"## {machine['device']}, {results.date}", "", f"- `{results.command}`{used}",
              f"- {', '.join(f'{key} {each}' for key, each in machine.items())}",
-             f"- ceilings: {tops[0]:,.0f} GFLOP/s of a large matrix product, {tops[1]:,.0f} GB/s copied"]  # fmt: skip
+             f"- ceiling: {top:,.0f} GFLOP/s of a large matrix product"]  # fmt: skip
     for model in dict.fromkeys(row["model"] for row in rows):
         lines += ["", f"### {model}", "", table([row for row in rows if row["model"] == model], COLUMNS)]
     if results.peers:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.retrieval import positive_bits
 from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.feeds.base import Feed
-from jaxrec.models.base import Model, Work, make_model
+from jaxrec.models.base import Model, make_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
 from jaxrec.training.block import Training, TrainState, training_plan
@@ -42,8 +43,7 @@ class Prepared:
     feed: Feed
     constants: Any
     items: int
-    targets: float  # of a step, on average, and so the work
-    work: Work
+    targets: float  # of a step, on average
     shown: dict[str, Any]  # further columns of the result
     split: Any  # that the feed was made from
 
@@ -54,6 +54,29 @@ class Prepared:
     def compiled(self, state: TrainState, constants: Any) -> jax.stages.Compiled:
         """The block that training runs on the feed's devices; of state and constants only shapes and places count."""
         return self.training.block.lower(state, constants, self.feed.like()).compile()
+
+    def flop(self, state: TrainState, constants: Any) -> int:
+        """Additions and multiplications of a step's matrix products, by the shapes of the block's program."""
+        traced = self.training.block.trace(state, constants, self.feed.like())
+        total = sum(
+            times * 2 * prod(one.outvars[0].aval.shape) * prod(one.invars[0].aval.shape[axis] for axis in over)
+            for one, times in products(traced.jaxpr.jaxpr)
+            for over in [one.params["dimension_numbers"][0][0]]
+        )
+        return total // self.feed.shape.steps
+
+
+def products(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """The matrix products of a program, and how often its loops come to each. Those under a condition are left out: two
+    towers look up there what is near, once in many steps."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation, times
+        elif equation.primitive.name != "cond":
+            turns = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda one: hasattr(one, "eqns")):
+                if hasattr(inner, "eqns"):
+                    yield from products(getattr(inner, "jaxpr", inner), turns)
 
 
 class Size(NamedTuple):
@@ -68,13 +91,13 @@ class Size(NamedTuple):
 
 def prepare(name: str, options: Any) -> Prepared:
     """A model with its feed, from options with one value for each name in the ``rows`` of the model's size."""
-    size, precision = SIZES[name], options.precision
+    size = SIZES[name]
     shared: Sections = {
         "data": {"path": "synthetic"},
         "mesh": {"data": options.devices or None},
         "model": {"name": name},
         "training": {"batch_size": options.batch, "steps_per_block": options.steps,
-                     "precision": precision if precision == "bfloat16" else "float32"},
+                     "precision": options.precision},
     }  # fmt: skip
     sections = size.sections(options)
     config = configuration.parse({key: shared.get(key, {}) | sections.get(key, {}) for key in {**shared, **sections}})
@@ -83,7 +106,7 @@ def prepare(name: str, options: Any) -> Prepared:
     targets = feed.pairs / feed.shape.used
     shown = {name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")}
     return Prepared(config, model, feed, model.constants(known), items, options.batch if size.full else targets,
-                    model.work(feed.like(), targets), shown, split)  # fmt: skip
+                    shown, split)  # fmt: skip
 
 
 def _popular(random: np.random.Generator, n: int, draws: int) -> np.ndarray:
@@ -158,8 +181,7 @@ def _interactions(options: Any, config: Config) -> Made:
 
 def _loss(options: Any) -> dict[str, Any]:
     """The loss of a row, full or sampled."""
-    full = options.loss == "softmax"
-    return {"name": options.loss} | ({"precision": options.precision} if full else {"n_sample": options.n_sample})
+    return {"name": options.loss} | ({} if options.loss == "softmax" else {"n_sample": options.n_sample})
 
 
 def _sequences(options: Any, **model: Any) -> Sections:

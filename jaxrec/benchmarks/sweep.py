@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -38,6 +38,7 @@ class Case:
         self.prepared, self._state = prepared, prepared.training.begin()
         self._constants = parallel.replicate(prepared.constants, prepared.feed.mesh)
         self._blocks = self._endless()
+        self.flop = prepared.flop(self._state, self._constants)
         begin = time.perf_counter()
         self._compiled = prepared.compiled(self._state, self._constants)
         self.compile_seconds = time.perf_counter() - begin
@@ -94,7 +95,7 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
 
     Unless their number is given, a row that has taken ``ENOUGH_SECONDS`` stops after ``LEAST_REPETITIONS``.
     """
-    tops = ceilings()
+    top = matmul_ceiling()
     rounds: list[list[Round]] = [[] for _ in cases]
     repetitions = options.repetitions or REPETITIONS
     with progress("measuring", repetitions * len(cases)) as advance:
@@ -104,16 +105,16 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
                 if options.repetitions or not enough:
                     found.append(_once(case, options))
                 advance()
-    return [_row(case, found, tops) for case, found in zip(cases, rounds, strict=True)]
+    return [_row(case, found, top) for case, found in zip(cases, rounds, strict=True)]
 
 
 def _once(case: Case, options: Any) -> Round:
     return case.run(options.steps or case.prepared.config.training.steps_per_block)
 
 
-def _row(case: Case, rounds: list[Round], tops: dict[str, float]) -> dict[str, Any]:
+def _row(case: Case, rounds: list[Round], ceiling: float) -> dict[str, Any]:
     prepared, rates = case.prepared, [one.rate for one in rounds]
-    config, shape, work, mesh = prepared.config, prepared.feed.shape, prepared.work, prepared.feed.mesh
+    config, shape, mesh = prepared.config, prepared.feed.shape, prepared.feed.mesh
     rate, devices = median(rates), 1 if mesh is None else mesh.size
     return {
         "model": config.model.name, "loss": config.loss.name, "batch": config.training.batch_size,
@@ -121,37 +122,24 @@ def _row(case: Case, rounds: list[Round], tops: dict[str, float]) -> dict[str, A
         "steps_per_s": round(rate, 2), "steps_per_s_min": round(min(rates), 2), "steps_per_s_max": round(max(rates), 2),
         "repetitions": len(rates), "targets_per_step": round(prepared.targets, 1),
         "events_per_s": round(rate * prepared.targets, 1),
-        "flop_per_step": work.flop, "bytes_per_step": work.bytes, "gflop_per_s": round(work.flop * rate / 1e9, 2),
-        "matmul_share": round(work.flop * rate / 1e9 / tops["matmul_gflop_per_s"] / devices, 4),
-        "copy_share": round(work.bytes * rate / 1e9 / tops["copy_gb_per_s"] / devices, 4),
+        "flop_per_step": case.flop, "gflop_per_s": round(case.flop * rate / 1e9, 2),
+        "matmul_share": round(case.flop * rate / 1e9 / ceiling / devices, 4),
         "compile_s": round(case.compile_seconds, 2), "step_memory_mb": round(case.step_memory / 1e6, 3),
         "peak_memory_mb": round(case.peak_memory / 1e6, 3),
-        **{f"ceiling_{name}": round(value, 2) for name, value in tops.items()},
+        "ceiling_matmul_gflop_per_s": round(ceiling, 2),
     }  # fmt: skip
 
 
-def ceilings() -> dict[str, float]:
-    """What the device reaches on a large float32 matrix product (GFLOP/s) and on memory (GB/s, read and written)."""
-    on_cpu = jax.default_backend() == "cpu"
-    n = 2048 if on_cpu else 8192
-    a, held = jnp.ones((n, n), jnp.float32), [jnp.ones((2**26 if on_cpu else 2**29,), jnp.float32)]
-    product = jax.jit(jnp.matmul)
-    add = jax.jit(lambda x: x + 1.0, donate_argnums=0)  # in place: a fresh buffer would measure page faults
-
-    def seconds(call: Callable[[], Any]) -> float:  # the median of seven calls, after one that does not count
-        times = []
-        for _ in range(8):
-            begin = time.perf_counter()
-            jax.block_until_ready(call())
-            times.append(time.perf_counter() - begin)
-        return median(times[1:])
-
-    def copy() -> Any:
-        held[0] = add(held[0])
-        return held
-
-    flop_rate, byte_rate = 2 * n**3 / seconds(lambda: product(a, a)), 2 * held[0].nbytes / seconds(copy)
-    return {"matmul_gflop_per_s": flop_rate / 1e9, "copy_gb_per_s": byte_rate / 1e9}
+def matmul_ceiling() -> float:
+    """What the device reaches on a large float32 matrix product, GFLOP/s: the median of seven, after one that does not
+    count."""
+    n = 2048 if jax.default_backend() == "cpu" else 8192
+    a, product, times = jnp.ones((n, n), jnp.float32), jax.jit(jnp.matmul), list[float]()
+    for _ in range(8):
+        begin = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        times.append(time.perf_counter() - begin)
+    return 2 * n**3 / median(times[1:]) / 1e9
 
 
 def device_peak_mb() -> float | None:

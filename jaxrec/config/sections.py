@@ -99,11 +99,6 @@ class OptimizerConfig(Section):
             raise ValueError(f"optimizer.table_learning_rate: found {self.table_learning_rate}, but optimizer.tables "
                              "is same; set that to rowwise_adagrad, or leave this out")  # fmt: skip
 
-    @property
-    def moments(self) -> int:
-        """Numbers that it keeps for each number that it updates."""
-        return 0
-
     def parts(self, scale: Any) -> list[Any]:
         """The transformations of optax that a gradient goes through, each by element or by row, as single rows of
         tables go through them too; ``scale`` is the product with the rate."""

@@ -1,8 +1,5 @@
-"""What all feeds share: the blocks of a split by (epoch, block), cut on the device or prepared ahead on the host.
-
-A kind of feed brings two pure functions: ``order`` says what takes which place in an epoch, ``cut`` fills a block's
-steps. Wherever they run, the blocks are the same.
-"""
+"""What all feeds share: the blocks of a split by (epoch, block), cut on the device or prepared ahead on the host. A
+kind of feed brings two pure functions: ``order`` gives what an epoch has where, ``cut`` fills its steps."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from jaxrec.data.rows import Rows
 from jaxrec.ops.parallel import deal, like, replicate
 
 Cut = Callable[[Any, Callable[[Any], Any], Any, Any], Any]
@@ -61,12 +59,10 @@ class Shape:
 
 
 class Feed:
-    """Blocks of a split, by (epoch, block): the order is a pure function of them and the seed.
-
-    Leaves lead with [steps, ...]; among them are ``target`` and ``weight`` [steps, lanes], a weight of 0 marking what
-    is no target. The second axis is dealt over the devices of ``mesh``. ``split`` and an epoch's ``order``, with shapes
-    and dtypes ``order_like``, are trees of NumPy arrays. ``cut`` is a module's function: feeds share what is compiled.
-    """
+    """Blocks of a split, a pure function of seed, epoch and block. Leaves lead with [steps, ...]; among them are
+    ``target`` and ``weight`` [steps, lanes], 0 for no target. The second axis is dealt over the devices of ``mesh``.
+    ``split`` and an epoch's ``order``, of shapes and dtypes ``order_like``, are trees of NumPy arrays. ``cut`` is a
+    module's function: feeds share what is compiled."""
 
     def __init__(
         self, plan: Plan, shape: Shape, pairs: int, split: Any, order: Callable[[int], Any], order_like: Any, cut: Cut
@@ -128,3 +124,43 @@ def shuffled(n: int, order: str, seed: int, epoch: int) -> np.ndarray:
 def sort_order(values: np.ndarray) -> np.ndarray:
     """int64[n]: the stable order of non-negative integers; those below 2 ** 16 are sorted by radix, in linear time."""
     return np.argsort(values.astype(np.uint16) if values.max(initial=0) < 2**16 else values, kind="stable")
+
+
+# ---- rows: B a step, shuffled anew each epoch, each in exactly one step ----------------------------------------------
+
+
+class RowBlock(NamedTuple):
+    """Steps of B rows, leaves [S, B, ...]."""
+
+    columns: Any  # int32[S, B, C], as in data.rows.Rows
+    numbers: Any  # float32[S, B, M]
+    target: Any  # float32[S, B], the label
+    rating: Any  # float32[S, B]
+    weight: Any  # float32[S, B], 1, or 0 behind a pass's last row
+
+
+def row_feed(rows: Rows, plan: Plan) -> Feed:
+    """The blocks of a split, ``plan.batch`` rows a step; in order ``time`` rows come as they stand. Each of an epoch's
+    passes begins with a step of its own, so that training does not depend on how passes are dealt to epochs."""
+    arrays = (rows.columns, np.int32), (rows.numbers, np.float32), (rows.labels, np.float32), (rows.ratings, np.float32)
+    split = tuple(np.ascontiguousarray(array, dtype) for array, dtype in arrays)
+    steps = -(-len(rows) // plan.batch)  # of a pass
+    reads = plan.batch * max(1, rows.columns.shape[1] + rows.numbers.shape[1])
+    most = min(plan.steps_per_block, max(1, (2**31 - 1) // reads - 1))  # the marks of tables.plan_reads are int32
+    shape = Shape.of(plan.batch, plan.passes * steps, most)
+
+    def order(epoch: int) -> np.ndarray:
+        places = np.full((shape.total, plan.batch), -1, np.int32)  # -1 behind the last row of a pass
+        for number in range(plan.passes):
+            row = shuffled(len(rows), plan.order, plan.seed, epoch * plan.passes + number)
+            places[number * steps : (number + 1) * steps].reshape(-1)[: len(rows)] = row
+        return places
+
+    order_like = jax.ShapeDtypeStruct((shape.total, plan.batch), np.int32)
+    return Feed(plan, shape, plan.passes * len(rows), split, order, order_like, _cut_rows)
+
+
+def _cut_rows(xp: Any, own: Callable[[Any], Any], split: tuple[Any, ...], order: Any) -> RowBlock:
+    row = own(order)
+    columns, numbers, target, rating = (leaf[xp.maximum(row, 0)] for leaf in split)
+    return RowBlock(columns, numbers, target, rating, (row >= 0).astype(xp.float32))

@@ -1,8 +1,6 @@
-"""The session-parallel feed (Hidasi et al. 2016, section 3.1.2): B lanes, each a stream of whole sessions.
-
-Every (input, target) pair stands in exactly one step of one lane. Sessions are dealt to lanes in order of length, forth
-and back, so that all are nearly full (Diginetica, 128 lanes: 99 %). Shapes depend on the lengths of sessions alone.
-"""
+"""The session-parallel feed (Hidasi et al. 2016, section 3.1.2): B lanes, each a stream of whole sessions, which are
+dealt in order of length, forth and back, so that all lanes are nearly full (Diginetica, 128 lanes: 99 %). Every pair of
+an input and a target stands in exactly one step of one lane."""
 
 from __future__ import annotations
 

@@ -1,25 +1,19 @@
 """The prefixes-at-once feed: a session is read once and scored at every position, several sessions to a row.
 
-A step is a grid of R rows of W positions, W being the model's window. Sessions are cut into chunks of at most W inputs,
-which are packed into rows without overlap. A session with more than W inputs gets further chunks, each a whole window
-of which only the last ``stride`` positions are scored, so that every target of the split is scored exactly once. Only
-scored positions reach the output layer.
-
-How chunks lie in rows, and rows in steps, depends on their lengths alone and is worked out once. An epoch then only
-says which chunk takes which place among those of its length.
+A step is a grid of R rows of W positions, the model's window. Sessions are cut into chunks of at most W inputs, packed
+into rows without overlap. A longer session gets further chunks, whole windows of which the last ``stride`` positions
+alone are scored, so that every target is scored once. How chunks lie in steps depends on their lengths alone and is
+worked out once; an epoch only says which chunk takes which place among those of its length.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan, Shape, shuffled, sort_order
@@ -37,7 +31,6 @@ class PackedBlock(NamedTuple):
     target: Any  # int32[S, P], the item that follows it
     weight: Any  # float32[S, P], of its loss; 0 where there is no target
     event: Any = None  # int32[S, R, W], the type of the input's event
-    names: Any = None  # bfloat16[S, R, W, dim] and [S, P, dim], name vectors of inputs and targets, from host memory
     asked: Any = None  # int32[S, P], when the last event before each target was
 
 
@@ -47,7 +40,6 @@ class Log(NamedTuple):
     items: Any  # int32[n]
     events: Any  # uint8[n], their types, or None
     times: Any  # int32[n], or None
-    names: Any  # float16[U, dim] name vectors, and int32[V] which of them is each item's, -1 for none; or None
 
 
 class Chunks(NamedTuple):
@@ -166,24 +158,21 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def packed_feed(
     sessions: Sessions, window: int, plan: Plan, stride: int = 1, half_life: float | None = None, events: bool = False,
-    times: np.ndarray | None = None, names: Catalogue | None = None, chunks: Chunks | None = None,
+    times: np.ndarray | None = None, chunks: Chunks | None = None,
 ) -> Feed:  # fmt: skip
     """The blocks of a split; the lanes of the feed's shape are the scored positions of a step, at most ``plan.batch``.
     In order random, which chunks meet in a step is drawn anew each epoch; in order time, earlier sessions come earlier.
 
     Args:
         window: W, the positions of a row; ``plan.batch`` is at least that.
-        half_life: days after which a session's targets weigh half as much, counted from the last event of the split;
-            the weights' mean over targets is 1. None: all weigh 1.
-        events, times: whether blocks tell the types of events; int32[n], of the events in any unit, which they tell.
-        names: the name vectors that blocks bring from host memory, where they are then cut.
-        chunks: the chunks of a model that cuts sessions in its own way; None: those of ``cut_chunks``.
+        half_life: days before the split's last event at which targets weigh half, with a mean of 1; None: all weigh 1.
+        events, times: whether blocks tell the types of events; int32[n] times, in any unit, for blocks to tell.
+        chunks: those of a model that cuts sessions in its own way; None: ``cut_chunks``.
     """
     if len(sessions.items) >= 2**31:
         raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
                         f"{2**31:,}; prepare a part of the data")  # fmt: skip
-    vectors = None if names is None else (np.asarray(names.vectors), names.name_of)
-    log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times, vectors)
+    log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times)
     if chunks is None:
         chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
     pairs, inputs, places = int(chunks.scored.sum()), int(chunks.length.sum()), len(chunks.begin)
@@ -214,13 +203,11 @@ def packed_feed(
 
     begin = jax.ShapeDtypeStruct((places + 1,), np.int32)
     order_like = begin, None if value is None else begin.update(dtype=np.float32)
-    where = plan if names is None else replace(plan, device_bytes=0)
-    return Feed(where, shape, pairs, (log, template), order, order_like, _cut)
+    return Feed(plan, shape, pairs, (log, template), order, order_like, _cut)
 
 
 def target_positions(feed: Feed, epoch: int = 0) -> np.ndarray:
-    """int64[steps of all blocks, P]: where in the split each target of a packed feed stands, in the order of the
-    blocks; -1 where there is none."""
+    """int64[steps of all blocks, P]: where in the split each target of a packed feed stands; -1 where there is none."""
     (_, template), (begin, _) = feed.split, feed.order(epoch)
     return np.where(template.slot >= 0, _events(np, template, begin)[1], -1)
 
@@ -240,16 +227,7 @@ def _cut(xp: Any, own: Callable[[Any], Any], split: tuple[Log, Template], order:
     kinds = None if log.events is None else log.events[event].astype(xp.int32)
     asked = None if log.times is None else log.times[xp.maximum(target - 1, 0)]
     goal = log.items[xp.minimum(target, len(log.items) - 1)]  # where the last event is scored, nothing follows
-    names = None if log.names is None else tuple(_vectors(xp, log.names, items) for items in (source, goal))
-    return PackedBlock(source, start, slot, goal, weight, kinds, names, asked)
-
-
-def _vectors(xp: Any, names: tuple[Any, Any], items: Any) -> Any:
-    """bfloat16[..., dim], as on the device; zeros for items of -1 and for those without a name."""
-    vectors, name_of = names
-    row = xp.where(items >= 0, name_of[items], -1)[..., None]
-    found = vectors[row[..., 0]].astype(jnp.bfloat16)
-    return xp.where(row >= 0, found, xp.zeros((), found.dtype))
+    return PackedBlock(source, start, slot, goal, weight, kinds, asked)
 
 
 def _events(xp: Any, part: Template, begin: Any) -> tuple[Any, Any]:

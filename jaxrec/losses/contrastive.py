@@ -1,8 +1,5 @@
-"""Contrastive losses: a row's right item against wrong ones, from cosines; which items are wrong is a mask.
-
-Cosines of candidates stand in float32[C, B], rows of the step along the fast axis, and are worked through in blocks of
-rows that stay in the cache: a step of 4,096 rows has 16.8 million.
-"""
+"""Contrastive losses: a row's right item against wrong ones, which a mask tells, from cosines. Those of candidates are
+float32[C, B], rows along the fast axis, in blocks that stay in the cache: 4,096 rows have 16.8 million."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from pydantic import Field
 from jaxrec.config.sections import Count, Positive
 from jaxrec.data.retrieval import has_each, has_items
 from jaxrec.losses.sampled import Drawn
-from jaxrec.ops.parallel import ONE, Placement, by_hand
+from jaxrec.ops.parallel import ONE, Placement, by_hand, in_blocks, joined
 
 CELLS = 2**20  # scores in a block on a CPU
 CLOSEST = 1e-6  # squared distance below which two vectors are one place: the root has no slope at 0
@@ -106,8 +103,7 @@ class InfoNCE(Contrastive):
 
     def __call__(self, cosines: Cosines) -> Array:
         """In nats (van den Oord et al. 2018, "Representation learning with contrastive predictive coding", equation 4),
-        of logits corrected as in Yi et al. 2019, "Sampling-bias-corrected neural modeling for large corpus item
-        recommendations", section 3."""
+        of logits corrected as in Yi et al. 2019, "Sampling-bias-corrected neural modeling", section 3."""
         own, others, near = (part / self.temperature for part in (cosines.own, cosines.others, cosines.near))
         if self.logq:
             rows, log_expected = cosines.rows, cosines.shared.log_expected
@@ -143,11 +139,6 @@ def _in_blocks(
     n = len(rows_live[1])
     cells = CELLS if jax.default_backend() == "cpu" else 64 * CELLS
     size = min(n, max(1, cells // len(shared.items)))
-    blocks = -(-n // size)
-
-    def cut(leaf: Array) -> Array:
-        padded = jnp.pad(leaf, [(0, blocks * size - n)] + [(0, 0)] * (leaf.ndim - 1))
-        return padded.reshape(blocks, size, *leaf.shape[1:])
 
     def one(floats: tuple[Array, Array, Array, Array], part: Rows, counted: Array) -> Array:
         query, right, near, vectors = floats
@@ -161,8 +152,8 @@ def _in_blocks(
         return (sums[0] + value, sums[1] + slope), tuple(own)
 
     begin = (jnp.zeros(()), jnp.zeros_like(shared.vectors))
-    (total, slope), own = jax.lax.scan(step, begin, jax.tree.map(cut, rows_live))
-    return (total, slope), tuple(leaf.reshape(blocks * size, *leaf.shape[2:])[:n] for leaf in own)
+    sums, own = jax.lax.scan(step, begin, in_blocks(rows_live, size))
+    return sums, joined(own, n)
 
 
 def _backward(loss: Contrastive, on: Placement, slopes: tuple[Array, ...], by: Array) -> tuple[Any, ...]:

@@ -1,9 +1,6 @@
-"""What the queries of a step are ranked against: its own targets and drawn items, or the whole catalogue.
-
-A step's candidates are the same for every query, and their table rows are read once each (``ops.tables``). Items are
-drawn from popularity ** alpha, a whole block at once, by the alias method (Walker 1977; Vose 1991): two random numbers
-and two reads, whatever the catalogue.
-"""
+"""What the queries of a step are ranked against: its own targets and drawn items, the same for all and read once each,
+or the whole catalogue. Items are drawn from popularity ** alpha, a whole block at once, by the alias method (Walker
+1977; Vose 1991): two random numbers and two reads, whatever the catalogue."""
 
 from __future__ import annotations
 
@@ -71,8 +68,8 @@ def _scores_forward(queries: Array, rows: Array, on: Placement) -> tuple[Array, 
 
 def _scores_backward(on: Placement, saved: tuple[Array, ...], slope: Array) -> tuple[Array, Array]:
     """For XLA's products on a CPU. By the rows with the queries on the left, and then transposed: 1.9 ms instead of 3.2
-    (512 queries, 2,560 candidates, Q 101). By many queries in two parts, of which the larger is as wide as whole vector
-    registers: 1.6 ms instead of 2.1."""
+    (512 queries, 2,560 candidates, Q 101). By many queries in two parts, the larger of whole vector registers: 1.6 ms,
+    not 2.1."""
     queries, rows = saved
     if jax.default_backend() != "cpu":
         return on.product(slope, rows), on.product(slope.T, queries)
@@ -166,10 +163,6 @@ class Sampled:
             occurrence, own_weight = occurrence * correction, correction[: len(live)]
         return on.whole(jnp.zeros(len(slot)).at[slot].add(on.whole(occurrence))), own_weight
 
-    def columns(self, targets: int) -> int:
-        """Items that each query of a step is scored against."""
-        return targets + self._loss.n_sample
-
 
 class Full:
     """Exact cross-entropy over the whole catalogue; its methods are those of ``Sampled``."""
@@ -194,9 +187,6 @@ class Full:
         self, tables: Tables, table: str, queries: Array, target: Array, weight: Array, drawn: Any, constants: Any
     ) -> Array:
         return self._loss(queries, tables.whole(table), target, weight, constants, tables.on)
-
-    def columns(self, targets: int) -> int:
-        return self._n_items
 
 
 def ranking(loss: LossConfig, n_items: int) -> Sampled | Full:

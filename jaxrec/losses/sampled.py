@@ -1,18 +1,16 @@
 """Ranking losses over a shared set of candidate columns.
 
-Every lane of a step scores the same candidates: the targets of all lanes and the drawn negatives (2016: Hidasi et al.,
-"Session-based recommendations with recurrent neural networks", section 3.2.1; 2018: Hidasi & Karatzoglou, "Recurrent
-neural networks with top-k gains for session-based recommendations", section 3). An item may stand there several times:
-here it is one column with a weight, which gives the same sums with fewer products. All losses take
+Every lane of a step scores the same candidates, the targets of all lanes and the drawn negatives; an item that stands
+there several times is one column with a weight. Cross-entropy and the max forms are those of Hidasi & Karatzoglou 2018,
+"Recurrent neural networks with top-k gains for session-based recommendations", section 3; BPR and TOP1 those of Hidasi
+et al. 2016, "Session-based recommendations with recurrent neural networks", section 3.2.1. All losses take
 
     scores   float32[B, C]   score of each column for each lane
     own      int32[B]        the column that holds the lane's target; -1 for a lane without one (its loss means nothing)
-    weight   float32[C]      how often the column's item is a candidate of the step, every lane's target included;
-                             0 for an unused column
+    weight   float32[C]      how often the column's item is a candidate, targets included; 0 for an unused column
 
-and return float32[B], a loss per lane (cross-entropy: 2018, section 3.2; BPR and TOP1: 2016, section 3.2.1; their max
-forms: 2018, section 3.3). A lane's negatives are the candidates less its own target, once: another lane's equal target
-stays a negative, as published. A lane without negatives loses 0.
+and return float32[B], a loss per lane. A lane's negatives are the candidates less its own target, once: another lane's
+equal target stays a negative, as published. A lane without negatives loses 0.
 
 >>> scores, own, weight = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0]), jnp.array([1.0, 2.0, 0.0])
 >>> for loss in (CrossEntropy(), BPR(), TOP1(), BPRMax(), TOP1Max()):
@@ -175,8 +173,8 @@ def _bpr_max_forward(scores: Array, own: Array, weight: Array, bpreg: float) -> 
 
 
 def _bpr_max_backward(bpreg: float, saved: tuple[Array, ...], slope: Array) -> tuple[Array | None, ...]:
-    """With the share p and the sigmoid a of each negative and the sums A = sum p a and Q = sum p s^2: for a negative
-    -p (a^2 - A) / A + bpreg p (s^2 - Q + 2 s), for the target -sum p a (1 - a) / A."""
+    """With the share p and the sigmoid a of each negative and the sums A = sum p a and Q = sum p s^2: for a negative -p
+    (a^2 - A) / A + bpreg p (s^2 - Q + 2 s), for the target -sum p a (1 - a) / A."""
     scores, own, share, above, ranked, square = saved
     inverse = (1.0 / (ranked + TINY))[:, None]
     of_rank = (ranked[:, None] - above**2) * inverse

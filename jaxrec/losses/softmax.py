@@ -1,11 +1,9 @@
 """Exact cross-entropy over the whole catalogue, in blocks whose memory is bounded, with its derivative by hand.
 
-The derivative needs nothing from outside but a factor, so it is taken while a block of scores is at hand, in the
-forward pass: with e = exp(s - max s) and z = sum e, d queries = (e E) w / z and d items = e' (q w / z). The target's
-part, and that of label smoothing, are a gather, a scatter and a rank-one term on the side.
-
-Where so few rows of scores fit in the memory that products would starve, blocks of items take the place of blocks of
-rows. They need two sweeps, one for the normaliser and one for the derivative, and so a fourth product.
+The derivative is taken while a block of scores is at hand, in the forward pass: with e = exp(s - max s) and z = sum e,
+d queries = (e E) w / z and d items = e' (q w / z); the target's part and that of label smoothing come on the side.
+Where few rows of scores fit in the memory, blocks of items take the place of blocks of rows, in two sweeps, one for the
+normaliser and one for the derivative: a fourth product.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config.sections import Count, Fraction, LossConfig
-from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.parallel import ONE, Placement, by_hand, in_blocks, joined
 
 FEW_ROWS = 64  # queries in a block of rows, below which blocks of items are used
 FEW_ITEMS = 128  # items in a block of items, at least
@@ -32,32 +30,21 @@ class Softmax:
     """Fields of ``SoftmaxLoss``, and the devices that share the queries."""
 
     memory: int = 64
-    precision: str = "float32"
     smoothing: float = 0.0
     on: Placement = ONE
 
-    @property
-    def rounds(self) -> bool:
-        """Whether factors are rounded, and then the softmax less the target as a difference: where the target is nearly
-        certain, two rounded parts would leave their errors."""
-        return self.precision == "bfloat16" or self.on.low
-
-    def rounded(self, values: Array) -> Array:
-        return values.astype(jnp.bfloat16).astype(jnp.float32) if self.rounds else values
-
     def product(self, left: Array, right: Array) -> Array:
-        if self.rounds:
-            return jnp.matmul(left.astype(jnp.bfloat16), right.astype(jnp.bfloat16), preferred_element_type=jnp.float32)
-        whole = self.precision == "float32"  # otherwise accelerators multiply float32 with fewer bits
-        return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST if whole else jax.lax.Precision.DEFAULT)
+        full = jax.lax.Precision.HIGHEST  # otherwise accelerators multiply float32 with fewer bits
+        return self.on.product(left, right) if self.on.low else jnp.matmul(left, right, precision=full)
 
     def scores(self, queries: Array, items: Array, prior: Array | None) -> Array:
         scores = self.product(queries, items.T)
         return scores if prior is None else scores + prior
 
     def less_target(self, mass: Array, scale: Array, target: Array, begin: Array | int) -> Array:
-        """``mass`` less the target's share of ``scale``, float32[P]; columns are the items from ``begin`` on."""
-        if not self.rounds:
+        """Where factors are rounded, ``mass`` less the target's share of ``scale``, float32[P]: where the target is
+        nearly certain, two rounded parts would leave their errors. Columns are the items from ``begin`` on."""
+        if not self.on.low:
             return mass
         own = begin + jnp.arange(mass.shape[1]) == target[:, None]
         return mass - jnp.where(own, (1.0 - self.smoothing) * scale[:, None], 0.0)
@@ -82,7 +69,6 @@ class Batch(NamedTuple):
     prior: Array | None = None
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def softmax_cross_entropy(how: Softmax, *arrays: Any) -> Array:
     """float32[]: the sum of the cross-entropies of ``softmax(queries items' + prior)``, times their float32[P]
     ``weight``, for float32[P, D] queries, float32[V, D] items, int32[P] targets in [0, V), weights, and on request a
@@ -92,14 +78,8 @@ def softmax_cross_entropy(how: Softmax, *arrays: Any) -> Array:
     >>> round(float(softmax_cross_entropy(Softmax(), q, e, jnp.array([0]), jnp.ones(1))), 4)  # log(1 + e^-2 + e^-1)
     0.4076
     """
-    batch = Batch(*arrays)
-    rows, columns = cut(len(batch.queries), len(batch.items), how.memory)
-    if columns == len(batch.items):
-        scores = partial(how.scores, items=batch.items, prior=batch.prior)
-        _, lse = _by_rows(lambda q: ((), _normalise(scores(q))[2]), (), rows, batch.queries)
-    else:
-        lse = _sweep(how, columns, batch)
-    return _total(how, batch, lse)
+    total: Array = _cross_entropy(how, *arrays)
+    return total
 
 
 def _forward(how: Softmax, *arrays: Any) -> tuple[Array, tuple[Any, ...]]:
@@ -122,7 +102,7 @@ def _with_derivatives(
         lse = _sweep(how, columns, batch)
         d_queries, d_items = _items_derivative(how, columns, batch, lse)
     # The scores' other part: the target's share (bfloat16 has it within the blocks), and the even share of smoothing.
-    if not how.rounds:
+    if not how.on.low:
         own = (1.0 - how.smoothing) * weight[:, None]
         d_queries -= own * items[target]
         d_items = d_items.at[target].add(-own * queries)
@@ -137,12 +117,13 @@ def _backward(how: Softmax, derivative: tuple[Any, ...], factor: Array) -> tuple
     return factor * derivative[0], factor * derivative[1], *derivative[2:]
 
 
-softmax_cross_entropy.defvjp(_forward, _backward)
+_cross_entropy = by_hand(_forward, _backward, (0,))
 
 
 def _total(how: Softmax, batch: Batch, lse: Array) -> Array:
     queries, items, target, weight, prior = batch
-    own = jnp.sum(how.rounded(queries) * how.rounded(items[target]), axis=1)
+    factors = how.on.rounded(queries, items[target])
+    own = jnp.sum(factors[0].astype(jnp.float32) * factors[1].astype(jnp.float32), axis=1)
     even = queries @ jnp.mean(items, axis=0) if how.smoothing else jnp.zeros(())
     if prior is not None:
         own, even = own + prior[target], even + jnp.mean(prior)
@@ -174,18 +155,15 @@ def _rows_derivative(how: Softmax, size: int, batch: Batch) -> tuple[Array, Arra
 def _by_rows(one: Callable[..., tuple[Any, Any]], begin: Any, size: int, *arrays: Array) -> tuple[Any, Any]:
     """``one`` of blocks of the arrays' rows gives a part of a sum, and rows: the sum, and the rows in order."""
     rows = len(arrays[0])
-    n = -(-rows // size)
-    if n == 1:
+    if rows <= size:
         return one(*arrays)
-    more = (0, n * size - rows)
-    parts = [jnp.pad(leaf, [more] + [(0, 0)] * (leaf.ndim - 1)).reshape(n, size, *leaf.shape[1:]) for leaf in arrays]
 
-    def step(total: Any, at: list[Array]) -> tuple[Any, Any]:
+    def step(total: Any, at: tuple[Array, ...]) -> tuple[Any, Any]:
         part, found = one(*at)
         return jax.tree.map(jnp.add, total, part), found
 
-    total, found = jax.lax.scan(step, begin, parts)
-    return total, jax.tree.map(lambda leaf: leaf.reshape(n * size, *leaf.shape[2:])[:rows], found)
+    total, found = jax.lax.scan(step, begin, in_blocks(arrays, size))
+    return total, joined(found, rows)
 
 
 def _part(size: int, batch: Batch, i: Array) -> tuple[Array, Array, Array]:
@@ -242,15 +220,12 @@ class SoftmaxLoss(LossConfig):
     """Share of the target's probability that is spread evenly over the catalogue."""
     memory: Count = 64
     """Bound on the block of scores in MiB; the step is worked through in blocks of targets, or of items."""
-    precision: Literal["float32", "device", "bfloat16"] = "float32"
-    """What its matrix products multiply: float32; float32 as the device does it fastest (TF32 or bfloat16 on
-    accelerators); bfloat16. They add up in float32."""
 
     def __call__(
         self, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None, on: Placement
     ) -> Array:
         """See ``softmax_cross_entropy``."""
-        how = Softmax(self.memory, self.precision, self.label_smoothing, on)
+        how = Softmax(self.memory, self.label_smoothing, on)
         return softmax_cross_entropy(how, queries, items, target, weight, prior)
 
 

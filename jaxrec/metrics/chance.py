@@ -10,9 +10,8 @@ CHUNK = 2**22  # drawn counts that are held at once
 
 
 def expected_hits(scores: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray:
-    """float64[Q], the probability that the target is in the top k when ties are broken at random: with a items above
-    the target and t equal to it, itself among them, min(1, max(0, (k - a) / t)).
-    ``scores`` are float[Q, V], ``targets`` int[Q].
+    """float64[Q], the probability that int[Q] targets are in the top k of float[Q, V] scores when ties are broken at
+    random: with a items above the target and t equal to it, itself among them, min(1, max(0, (k - a) / t)).
 
     >>> expected_hits(np.array([[0.5, 0.5, 0.1, 0.5]] * 2), np.array([0, 2]), 2).round(3)
     array([0.667, 0.   ])
@@ -23,12 +22,9 @@ def expected_hits(scores: np.ndarray, targets: np.ndarray, k: int) -> np.ndarray
 
 
 def expected_category_hits(scores: np.ndarray, categories: np.ndarray, wanted: np.ndarray, k: int) -> np.ndarray:
-    """float64[Q], the probability that any of the top k is of the wanted category when ties are broken at random.
-
-    Where no item above the tie at place k is of that category, m places are left for the T tied items, and c of these
-    are of it, the places are a draw without replacement: 1 - C(T - c, m) / C(T, m). The relative error is about 1e-12,
-    also where that is small and V a million.
-    ``scores`` are float[Q, V], ``categories`` int[V], ``wanted`` int[Q].
+    """float64[Q], the probability that any of the top k of float[Q, V] scores, with int[V] categories, is of the wanted
+    category, int[Q], when ties are broken at random. Where no item above the tie at place k is of it, the m places left
+    for the T tied items, c of them of that category, are a draw without replacement: 1 - C(T - c, m) / C(T, m).
 
     >>> expected_category_hits(np.zeros((3, 4)), np.array([7, 7, 8, 9]), np.array([7, 9, 5]), 2).round(3)
     array([0.833, 0.5  , 0.   ])
@@ -44,11 +40,8 @@ def expected_category_hits(scores: np.ndarray, categories: np.ndarray, wanted: n
 
 
 def _draw_has(total: int, places: int, wanted: int) -> float:
-    """1 - C(total - wanted, places) / C(total, places): that a draw of ``places`` has one of the ``wanted``.
-
-    The ratio is a product of min(places, wanted) factors, whose logarithms are added: log-gamma of a million has an
-    absolute error of 1e-9, more than a thousandth of the probability of one item.
-    """
+    """1 - C(total - wanted, places) / C(total, places): that a draw of ``places`` has one of the ``wanted``. Logarithms
+    of the ratio's factors are added: log-gamma of a million errs by 1e-9, not little beside one item."""
     few, many = min(places, wanted), max(places, wanted)
     if few + many > total:
         return 1.0
@@ -71,12 +64,9 @@ def random_ranking(candidates: np.ndarray, ks: Sequence[int]) -> dict[str, float
 
 
 def random_user_ranking(labels: np.ndarray, users: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
-    """What ``jaxrec.metrics.clicks`` is expected to give of scores that order each user's rows at random.
-
-    Of a user with n rows, p of them positive, a place holds a positive with the probability p / n, and the first k have
-    none with C(n - p, k) / C(n, k). Users without a positive do not count, as there. ``labels`` are float[n], ``users``
-    int[n]; a row whose user is below 0 is left out.
-    """
+    """What ``jaxrec.metrics.clicks`` is expected to give of scores that order each user's rows at random; float[n]
+    labels, int[n] users. Of a user with n rows, p of them positive, a place holds a positive with the probability p /
+    n, and the first k have none with C(n - p, k) / C(n, k)."""
     rows = np.bincount(users[users >= 0])
     positives = np.bincount(users[users >= 0], labels[users >= 0] > 0, minlength=len(rows)).astype(np.int64)
     (n, p), counts = np.unique(np.stack([rows, positives])[:, positives > 0], axis=1, return_counts=True)
@@ -94,10 +84,9 @@ def random_user_ranking(labels: np.ndarray, users: np.ndarray, ks: Sequence[int]
 
 
 def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
-    """The best Hit@k that any model can have in sample if it gives all customers of a group one list: the sum over
-    groups of the k largest target counts / Q; nan without queries. With categories for targets it is the best Category
-    Hit@k (exact where each category has an item, a bound from above otherwise). ``groups`` are int[Q], such as the
-    number of each customer's combination of attributes, ``targets`` int[Q].
+    """The best Hit@k that any model can have in sample if it gives all customers of a group, int[Q], one list: the sum
+    over groups of the k largest counts of int[Q] targets / Q; nan without queries. With categories for targets it is
+    the best Category Hit@k (a bound from above where a category has no item).
 
     >>> oracle_hits(np.array([0, 0, 0, 1]), np.array([5, 5, 6, 7]), 1)
     0.75
@@ -113,11 +102,8 @@ def oracle_hits(groups: np.ndarray, targets: np.ndarray, k: int) -> float:
 
 def bootstrap(values: np.ndarray, seed: int = 0, repetitions: int = 10_000) -> tuple[float, float]:
     """The 95 % percentile interval of the mean of float[Q] values (Efron and Tibshirani 1993, "An introduction to the
-    bootstrap", ch. 13); (nan, nan) without values.
-
-    Only how often each distinct value is drawn matters, so those counts are drawn, from a multinomial: hits of 0 and 1
-    take the same time however many they are.
-    """
+    bootstrap", ch. 13); (nan, nan) without values. Only counts of distinct values are drawn, from a multinomial: hits
+    of 0 and 1 take the same time however many they are."""
     values = np.asarray(values, np.float64)
     if not len(values):
         return float("nan"), float("nan")

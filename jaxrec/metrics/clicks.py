@@ -1,8 +1,5 @@
-"""Metrics of click models: AUC, log loss and calibration over all rows, NDCG and hit rate over each user's own rows.
-
-Sorts and sums in float64, O(n log n) in the rows. Of arrays with an entry for each row: scores and logits float32[n],
-labels float32[n], 0 or 1, users int[n].
-"""
+"""Metrics of click models: AUC, log loss and calibration over all rows, NDCG and hit rate over each user's own rows;
+from scores and logits float32[n], labels float32[n], 0 or 1, and users int[n], in float64."""
 
 from __future__ import annotations
 
@@ -32,9 +29,8 @@ def higher_is_better(metric: str) -> bool:
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The area under the ROC curve: how often a positive scores above a negative, ties counted half. Exact. A score
-    that is not a number is never to its row's advantage. nan where one of the classes is missing.
-    """
+    """The area under the ROC curve: how often a positive scores above a negative, ties counted half. A score that is
+    not a number is never to its row's advantage. nan where one of the classes is missing."""
     positive, number = labels > 0, ~np.isnan(scores)
     ours, theirs = np.sort(scores[positive & number]), np.sort(scores[~positive & number])
     won_twice = sum(int(np.searchsorted(theirs, ours, side).sum()) for side in ("left", "right"))
@@ -49,10 +45,8 @@ def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> Calibration:
-    """Predicted and observed rates by bin, and the expected calibration error: the mean over bins, weighted by their
-    rows, of |mean probability - mean label| (Naeini et al. 2015; Guo et al. 2017, section 3, but of the probability of
-    a click, not of the likelier class).
-    """
+    """Predicted and observed rates by bin, and the expected calibration error: the mean over bins, weighted by rows, of
+    |mean probability - mean label| (Guo et al. 2017, section 3, but of the probability of a click)."""
     place = np.clip(np.ceil(probabilities * bins).astype(int) - 1, 0, bins - 1)
     rows, predicted, observed = (np.bincount(place, weights, bins) for weights in (None, probabilities, labels > 0))
     error = float(np.abs(predicted - observed).sum() / len(place)) if len(place) else math.nan
@@ -60,20 +54,14 @@ def calibration(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -
     return Calibration(np.linspace(0, 1, bins + 1), rows, predicted / count, observed / count, error)
 
 
-def user_ranking(
-    scores: np.ndarray, labels: np.ndarray, users: np.ndarray, ks: Sequence[int]
-) -> dict[str, float]:  # fmt: skip
-    """NDCG and hit rate of each user's own rows ranked by score, averaged over the users with a positive.
-
-    Ties are conservative: among a user's equal scores the negatives come first. A positive whose score is not a number
-    comes last, such a negative first. The gain of a positive is 1 / log2(rank + 1), rank 1 first. Two definitions:
+def user_ranking(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
+    """NDCG and hit rate of each user's own rows ranked by score, averaged over the users with a positive (nan: none).
+    Rows of users below 0 are left out. Among equal scores negatives come first, and so does one that is not a number;
+    such a positive comes last. Two definitions:
 
     * ``ndcg@k`` divides by the DCG of the best order cut at k; ``hit_rate@k`` is 1 if any positive is in the top k.
     * ``ndcg_published@k`` divides by that of all positives, uncut; ``hit_rate_published@k`` is the share of the user's
-      positives in the top k, elsewhere called recall. These are the ones AutoInt+ publishes on MovieLens: a user with
-      more than k positives reaches 1 in neither.
-
-    A row whose user is below 0 is left out. nan where no user has a positive.
+      positives in the top k. AutoInt+ publishes these on MovieLens: users with over k positives reach 1 in neither.
     """
     positive = labels > 0
     worst = np.where(np.isnan(scores), np.where(positive, -np.inf, np.inf), scores)
@@ -110,9 +98,8 @@ def click_metrics(
 def part_metrics(
     logits: np.ndarray, labels: np.ndarray, users: np.ndarray | None, chosen: np.ndarray, ks: Sequence[int]
 ) -> dict[str, float | None]:
-    """``click_metrics`` over the rows bool[n] ``chosen``, and their number as ``rows``; a user's rows are ranked among
-    them. None is what they leave undefined: the AUC with a single class, the ranking without a positive.
-    """
+    """``click_metrics`` over the rows bool[n] ``chosen``, and their number as ``rows``; None for what they leave
+    undefined: the AUC with a single class, the ranking without a positive."""
     found = _measure(logits[chosen], labels[chosen], None if users is None else users[chosen], ks)
     defined = {name: None if math.isnan(value) else value for name, value in found.items()}
     return {"rows": int(chosen.sum()), **defined}

@@ -10,14 +10,8 @@ NAMES = ("recall", "mrr", "ndcg", "hit_rate")
 
 
 def ranking_metrics(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
-    """Means over queries at each cut-off, named ``recall@20`` and so on.
-
-    With one relevant item a query, recall equals the hit rate, MRR@K is 1 / rank, and NDCG@K is 1 / log2(1 + rank)
-    (its ideal DCG is 1), each 0 where the rank is beyond K.
-
-    Args:
-        ranks: float[n], 1 is first; halves occur under the median tie rule. With n = 0 every metric is 0.
-        ks: cut-offs.
+    """Means at each cut-off of float[n] ranks, 1 for the first, named ``recall@20`` and so on; 0 without ranks. With
+    one relevant item a query, recall is the hit rate, MRR@K 1 / rank, NDCG@K 1 / log2(1 + rank), 0 beyond K.
 
     >>> ranking_metrics(np.array([1.0, 3.0, 30.0]), [20])["mrr@20"]
     0.4444444444444444

@@ -18,10 +18,9 @@ from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig, Positive
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.data.splits import RowData
-from jaxrec.feeds.base import Feed, Plan
-from jaxrec.feeds.rows import RowBlock, row_feed
+from jaxrec.feeds.base import Feed, Plan, RowBlock, row_feed
 from jaxrec.losses.binary import Binary
-from jaxrec.models.base import ClickModel, Loss, Work, row_state
+from jaxrec.models.base import ClickModel, Loss
 from jaxrec.models.fields import Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal
 from jaxrec.ops.field_attention import attend, attention_weights, pad_rows, padded_rows, project
@@ -160,7 +159,7 @@ class AutoInt(ClickModel):
 
     def __init__(self, config: Experiment, schema: Schema, start: Logistic | None = None) -> None:
         model, loss = Config.of(config.model), Binary.of(config.loss)
-        self._model, self._start, self._optimizer, self._dim = model, start, config.optimizer, model.embedding_dim
+        self._model, self._start, self._dim = model, start, model.embedding_dim
         self._schema, self._loss, self._stack = schema, loss, Stack.of(schema)
         self._unknown_rate, self._first_order = RowData.of(config.data).unknown_rate, model.first_order != "none"
         self._network = AutoIntNetwork(model, outputs=2 if loss.rating_weight else 1)
@@ -219,22 +218,6 @@ class AutoInt(ClickModel):
                 squares += vectors[..., self._dim] ** 2 * constants.weights[ids]
             objective += jnp.sum(jnp.sum(jnp.where(ids >= 0, squares, 0.0), axis=-1) * block.weight)
         return objective / len(block.target), (carry, total)
-
-    def work(self, shape: RowBlock, targets: float) -> Work:
-        """Or of the dense table and its derivative; and of what layers hand on, once forward and twice backward."""
-        model, rows, fields = self._model, shape.weight.shape[1], len(self._schema.fields)
-        for_row, held, width = 0, fields * self._dim, self._dim
-        for _ in range(model.blocks):
-            for_row += 4 * fields * width * model.attention_dim + 2 * fields * fields * model.attention_dim
-            held += 5 * fields * model.attention_dim + model.heads * fields * fields
-            width = model.attention_dim
-        for below, units in pairwise((fields * self._dim, *model.deep)):
-            for_row += below * units
-            held += units
-        table = self.tables["field"].width
-        row = table + row_state(self._optimizer, table)
-        read = self._stack.rows * (row + table) if self.tables["field"].dense else rows * fields * row
-        return Work(3 * 2 * rows * for_row, 4 * (2 * read + 4 * rows * held))
 
     def logits(self, params: Any, tables: dict[str, Array], columns: Array, numbers: Array) -> Array:
         ids = self._stack.ids(columns)

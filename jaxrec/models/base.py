@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from jax import Array
 
-from jaxrec.config import Config, OptimizerConfig
+from jaxrec.config import Config
 from jaxrec.config.finding import find_model
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.ops.parallel import ONE, Placement
@@ -14,16 +14,6 @@ from jaxrec.ops.tables import Reads, Tables, TableSpec
 
 Loss = tuple[Array, tuple[Any, Array]]
 """The training loss of a step; then the carry, and the sum of the targets' losses, for the log."""
-
-
-class Work(NamedTuple):
-    flop: int  # of one step, counted from shapes
-    bytes: int  # of memory that it reads and writes
-
-
-def row_state(optimizer: OptimizerConfig, width: int) -> int:
-    """Numbers that the optimizer keeps of a table's row of ``width`` numbers."""
-    return width * optimizer.moments if optimizer.tables == "same" else min(1, width)
 
 
 class Model(Protocol):
@@ -54,11 +44,6 @@ class Model(Protocol):
 
     def loss(self, params: Any, tables: Tables, carry: Any, step: Any, key: Array, constants: Any) -> Loss:
         """The loss of a step; ``tables`` knows what ``reads`` asked for, and the devices."""
-
-    def work(self, shape: Any, targets: float) -> Work:
-        """What a step with so many targets on average costs, by a block's shapes as ``Feed.like`` gives them: products
-        with their derivatives, and rows asked for, duplicates and all, with their optimizer's state, read and written
-        once."""
 
 
 class SessionModel(Model, Protocol):
@@ -94,8 +79,7 @@ class TowerModel(Model, Protocol):
     """A model of users and items in one space; its splits are the positive ``Rows`` of ``Retrieval``."""
 
     def encode(self, side: str, weights: dict[str, Any], columns: Array, numbers: Array) -> Array:
-        """float32[n, D] unit vectors of one side, ``user`` or ``item``, from int32[n, C] and float32[n, M]; their
-        products rank."""
+        """float32[n, D] unit vectors, whose products rank, of a side, user or item; int32[n, C], float32[n, M]."""
 
 
 def make_model(config: Config, *data: Any) -> Any:

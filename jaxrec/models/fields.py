@@ -40,8 +40,7 @@ class Stack(NamedTuple):
 
     def fold(self, vectors: Array, ids: Array, numbers: Array) -> Array:
         """float32[B, F, D], one vector a field, in the order of the schema: a value's own, the mean of a bag's (section
-        4.2), or a number times its field's; from float32[B, C + M, D] vectors of ids (whatever stands where one is -1)
-        and float32[B, M] numbers."""
+        4.2), or a number times its field's; from float32[B, C + M, D] vectors of ids and float32[B, M] numbers."""
         parts, start = [], 0
         for width in self.widths:
             part = vectors[:, start : start + width]
@@ -58,8 +57,7 @@ class Stack(NamedTuple):
 
 
 def with_unknown(columns: Array, keys: Array, rate: float) -> Array:
-    """int32[S, B, C] columns of steps with a share of the known values replaced by the unknown one, so that its vector
-    learns to stand for any."""
+    """int32[S, B, C] columns with a share of the values made unknown, so that its vector learns to stand for any."""
     if not rate or not columns.shape[-1]:
         return columns
     kept = jax.vmap(lambda key: byte_mask(key, columns.shape[1:], rate) > 0)(keys)
@@ -68,8 +66,7 @@ def with_unknown(columns: Array, keys: Array, rate: float) -> Array:
 
 def byte_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
     """float32[shape], a dropout mask: 0 with probability ``rate``, rounded to a 256th but at least one, otherwise such
-    that the mean is exactly 1. Drawing 32 bits for each element would take longer than what the mask is multiplied
-    with."""
+    that the mean is exactly 1. Drawing 32 bits for each element would take too long."""
     dropped, size = min(max(round(rate * 256), 1), 255), math.prod(shape)
     words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)  # drawn as bytes, each would take a word's time
     keep = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size].reshape(shape) >= dropped

@@ -18,7 +18,7 @@ from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.lanes import Block, lane_feed
 from jaxrec.losses.ranking import Popularity, Sampled, Step
 from jaxrec.losses.sampled import CrossEntropy, SampledLoss
-from jaxrec.models.base import Loss, SessionModel, Work, row_state
+from jaxrec.models.base import Loss, SessionModel
 from jaxrec.models.packed import drop
 from jaxrec.ops.gru import gru_cell, gru_params, onehot_gru_cell, onehot_gru_params
 from jaxrec.ops.parallel import ONE, Placement
@@ -85,7 +85,7 @@ class GRU4Rec(SessionModel):
     carries_lanes = True
 
     def __init__(self, config: Experiment, n_items: int) -> None:
-        model, self._optimizer = Config.of(config.model), config.optimizer
+        model = Config.of(config.model)
         self._units, self._n_items, self._width = model.layers, n_items, model.layers[-1]
         self._ranking, self._layers = Sampled(SampledLoss.of(config.loss), n_items), Layers(model)
         self._onehot, self._constrained = model.embedding == "onehot", model.embedding == "constrained"
@@ -127,18 +127,6 @@ class GRU4Rec(SessionModel):
         losses = self._ranking.losses(tables, "item", _with_one(carry[-1]), block.weight > 0, step.drawn)
         total = jnp.sum(losses)
         return total / len(losses), (carry, total)  # by all lanes, also where some have ended, as in the authors' code
-
-    def work(self, shape: Block, targets: float) -> Work:
-        """Without the derivative of the carried state, which is cut."""
-        lanes = shape.weight.shape[1]
-        columns, below, encoder = self._ranking.columns(lanes), 0 if self._onehot else self._inputs, 0
-        for units in self._units:
-            encoder += (3 * below + 2 * units) * 2 * lanes * 3 * units
-            below = units
-        item, source = self.tables["item"].width, self.tables[self._source].width
-        rows = ((columns, item), (lanes, source))
-        bytes_ = 4 * 2 * sum(n * (width + row_state(self._optimizer, width)) for n, width in rows)
-        return Work(int(3 * 2 * targets * columns * item + encoder), bytes_)
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: Block) -> tuple[Hidden, Array]:
         source = tables[self._source]

@@ -1,21 +1,17 @@
 """MERRec: the next item from what was done and what it is called.
 
-A step reads the name of an item as a frozen sentence embedding, what was done with it (viewed, liked, bought, ...) and,
-on request, fields of the item; GRU layers read a sequence of them once. A query after each event meets the items in one
-or both of two heads:
+GRU layers read a sequence of names (frozen sentence embeddings), types of events and, on request, fields of the items.
+The query after each event meets the items in one or both of two heads:
 
     items   a linear layer over the items that training holds, w_i q + b_i; an item that training has not seen is last
-    text    the query in a space into which name vectors are projected: any item with a name can be ranked
-    both    their sum. The rows w_i and b_i begin at 0, so that they learn what the name does not say; an item that
+    text    the query in a space into which name vectors are projected: any item with a name can be ranked both    their
+    sum, by concatenated vectors. w_i and b_i begin at 0, to learn what the name does not say; an item that
             training has not seen takes a common bias, trained on items whose row is left out (``data.unknown_rate``)
-
-Scores are products of a query and an item's vector, for both heads their concatenation, so that losses know no heads.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from math import prod
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
@@ -26,24 +22,22 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config import Config as Experiment
-from jaxrec.config.sections import Amount, Count, Fraction, LossConfig, Positive, Section
+from jaxrec.config.sections import Count, Fraction, LossConfig, Positive, Section
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
-from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses.ranking import Sampled, Step, scores_of
 from jaxrec.losses.sampled import SampledLoss, cross_entropy
 from jaxrec.losses.softmax import SoftmaxLoss
 from jaxrec.models import base
-from jaxrec.models.base import Loss, Work, row_state
+from jaxrec.models.base import Loss
 from jaxrec.models.packed import Grid, HalfLife, Windowed, drop, normal, unit
 from jaxrec.ops.gru import gru_params, gru_sequence
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Reads, Tables, TableSpec, glorot_like, look_up
 
 UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
-MIB = 2**20
 NAMES_AT_ONCE = 65_536  # projected in one call
 CategoryWeight = Annotated[float, Field(ge=0.0, le=2.0)]
 
@@ -77,9 +71,6 @@ class NamedData(HalfLife):
 
     unknown_rate: Fraction = 0.0
     """Share of a step's items that are ranked as if they were new; with both heads."""
-    name_memory: Amount = 8192
-    """The name vectors stay on the device when they take less than this (MiB); otherwise a thread gathers those of each
-    block from host memory."""
 
 
 class Config(Windowed):
@@ -98,8 +89,7 @@ class Config(Windowed):
     embedding_dim: Count = 128
     """Width of the item vectors."""
     head: Literal["items", "text", "both"] = "both"
-    """Items are ranked by vectors of their own, by their names, so that those that training has not seen can be ranked
-    too, or by the sum."""
+    """Items are ranked by vectors of their own, by names, also those that training has not seen, or by the sum."""
     name_dim: Count = 128
     """Width that name vectors are projected to before the GRU."""
     text_dim: Count = 128
@@ -138,8 +128,8 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, names: Array, fields: Array, event: Array, grid: Grid, train: bool) -> list[Array | None]:
-        """The queries of both heads, float32[P, D] and float32[P, T], None for one that is not there; from
-        float[R, W, dim] names, float32[R, W, K] vectors of all fields side by side, and int32[R, W] events."""
+        """The queries of both heads, float32[P, D] and float32[P, T], None for one that is not there; from float[R, W,
+        dim] names, float32[R, W, K] vectors of all fields side by side, and int32[R, W] events."""
         on, model = grid.on, self.model
         kernel = self.param("name_kernel", glorot_like, (names.shape[-1], model.name_dim))
         table = self.param("event", nn.initializers.normal(model.event_dim**-0.5), (self.events, model.event_dim))
@@ -164,7 +154,7 @@ def project(kernel: Array, names: Array, on: Placement = ONE) -> Array:
 
 
 class Known(NamedTuple):
-    names: Any  # bfloat16[U, dim], of the distinct names; None where blocks bring them from host memory
+    names: Array  # bfloat16[U, dim], of the distinct names
     name_of: Array  # int32[V], the name of each item; -1 for none
     codes: Array  # int32[V, F], rows of the table of fields
     live: tuple[Array, Array] | None  # int32[V] twice, since and until when an item is live; None: the data do not say
@@ -185,11 +175,8 @@ class MERRec(base.Model):
         model, loss, data = Config.of(config.model), config.loss, NamedData.of(config.data)
         self._model, self._data, self._loss = model, data, loss
         self.catalogue, self.window = catalogue, model.window
-        self._batch, self._optimizer = config.training.batch_size, config.optimizer
         self.has_items, self.has_text = model.head != "text", model.head != "items"
         self._ranking = Sampled(loss, catalogue.n_items) if isinstance(loss, CrossEntropy) else None
-        self._megabytes = 2 * catalogue.vectors.size / MIB
-        self._on_device = self._megabytes <= data.name_memory
         self._encoder = Encoder(model, events)
         self.tables: dict[str, TableSpec] = {}
         if self.has_items:
@@ -205,19 +192,11 @@ class MERRec(base.Model):
             return jnp.zeros(shape)
         return normal(self._model.init_std or (shape[1] - 1) ** -0.5)(key, shape).at[:, -1].set(0.0)
 
-    def check(self) -> None:
-        """Refuse to train where names come with the blocks, but other items' names are needed too."""
-        if self.has_text and not self._on_device and (self._ranking is None or self._loss.n_sample):
-            raise UserError(f"data.name_memory: {self._data.name_memory} MiB do not hold the name vectors "
-                            f"({self._megabytes:,.0f} MiB): raise it, or set loss.name cross_entropy and "
-                            "loss.n_sample 0")  # fmt: skip
-
     def feed(self, sessions: Sessions, plan: Plan) -> Feed:
         model, spans = self._model, self.catalogue.spans
         stride, half_life = (model.stride, self._data.half_life) if plan.training else (1, None)
         times = None if spans is None else spans.seconds(sessions.times)
-        names = None if self._on_device else self.catalogue
-        return packed_feed(sessions, model.window, plan, stride, half_life, True, times, names)
+        return packed_feed(sessions, model.window, plan, stride, half_life, True, times)
 
     def init(self, key: Array) -> Any:
         model, catalogue = self._model, self.catalogue
@@ -244,7 +223,7 @@ class MERRec(base.Model):
     @cached_property
     def known(self) -> Known:
         catalogue, spans = self.catalogue, self.catalogue.spans
-        names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16)) if self._on_device else None
+        names = jnp.asarray(np.asarray(catalogue.vectors).astype(jnp.bfloat16))
         live = None if spans is None else (jnp.asarray(spans.listed), jnp.asarray(spans.sold))
         return Known(names, jnp.asarray(catalogue.name_of), jnp.asarray(catalogue.codes + catalogue.first_codes), live)
 
@@ -271,22 +250,6 @@ class MERRec(base.Model):
             total = self._loss(queries, columns, constants.place[block.target], weight, None, on)
         return total / len(block.target), (carry, total)
 
-    def work(self, shape: PackedBlock, targets: float) -> Work:
-        """With the names that are read, in bfloat16, and projected."""
-        model, dim, positions = self._model, self.catalogue.dim, prod(shape.input.shape[1:])
-        columns = self._ranking.columns(self._batch) if self._ranking else self.catalogue.n_items
-        names = (columns if self._ranking else len(self.catalogue.vectors)) * self.has_text
-        item = self.tables["item"].width if self.has_items else 0
-        query = item + model.text_dim * self.has_text
-        width = model.name_dim + model.event_dim + len(self.catalogue.fields) * model.field_dim
-        for_position = dim * model.name_dim
-        for units in model.layers:
-            for_position += (width + units) * 3 * units
-            width = units
-        products = targets * (width + columns) * query + positions * for_position + names * dim * model.text_dim
-        read = 2 * dim * (positions + names)
-        return Work(int(3 * 2 * products), read + 4 * 2 * columns * (item + row_state(self._optimizer, item)))
-
     def _sampled_losses(
         self, params: Any, tables: Tables, queries: Array, step: Step, key: Array, known: Known
     ) -> Array:  # fmt: skip
@@ -299,11 +262,8 @@ class MERRec(base.Model):
         rows, slot = tables.columns("item", "target", "negative") if self.has_items else (None, jnp.arange(len(ids)))
         texts = None
         if self.has_text:
-            if known.names is None:  # blocks bring the targets' names, and nothing else is drawn
-                names = jnp.asarray(block.names[1])
-            else:
-                inside = ids < len(known.name_of)
-                names = look_up(known.names, jnp.where(inside, known.name_of[jnp.where(inside, ids, 0)], -1))
+            inside = ids < len(known.name_of)
+            names = look_up(known.names, jnp.where(inside, known.name_of[jnp.where(inside, ids, 0)], -1))
             # Each device projects its share of the names, and they exchange what is a third as wide.
             texts = on.whole(on.dealt(project(params["match"], on.dealt(names), on)))
         scores = scores_of(queries, self._columns(params, rows, texts, key, len(block.target)), on)
@@ -322,8 +282,7 @@ class MERRec(base.Model):
         self, params: Any, table: Array | None, texts: Array | None, key: Array | None = None, targets: int = 0
     ) -> Array:
         """float32[n, Q]: vectors of items from their rows, float32[n, D + 1], and their projected names. In training
-        ``key`` draws the rows that are left out, for the first, a step's ``targets``, last: several devices may have
-        more of them."""
+        ``key`` draws the rows that are left out, for the first, a step's ``targets``, last."""
         if table is not None and texts is not None and key is not None and self._data.unknown_rate:
             new = jax.random.bernoulli(key, self._data.unknown_rate, (len(table), 1))
             new = jnp.roll(new, targets, axis=0) if targets else new
@@ -341,7 +300,7 @@ class MERRec(base.Model):
     ) -> Array:  # fmt: skip
         on, some, at = tables.on, block.input >= 0, jnp.maximum(block.input, 0)
         name, codes = jnp.where(some, known.name_of[at], -1), jnp.where(some[..., None], known.codes[at], -1)
-        names = on.dealt(block.names[0] if known.names is None else look_up(known.names, name))
+        names = on.dealt(look_up(known.names, name))
         grid = Grid(block.start, block.slot, on)
         return on.dealt(self._queries(params, tables, names, codes, block.event, grid, key))
 

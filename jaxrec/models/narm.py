@@ -36,9 +36,9 @@ class Config(packed.Config):
 
 
 class NARMEncoder(nn.Module):
-    """The global encoder is the last state h_t; the local one the sum of all states h_j so far, weighted by
-    a_tj = v sigmoid(A1 h_t + A2 h_j) (section 3.4). The bilinear score of item i is e_i' B [h_t; local] (section 3.5):
-    here the query B' c is formed once, and B never meets the catalogue. The GRU is cuDNN's (``ops.gru``)."""
+    """The global encoder is the last state h_t; the local one the sum of all states h_j so far, weighted by a_tj = v
+    sigmoid(A1 h_t + A2 h_j) (section 3.4). The bilinear score of item i is e_i' B [h_t; local] (section 3.5): here the
+    query B' c is formed once, and B never meets the catalogue. The GRU is cuDNN's (``ops.gru``)."""
 
     model: Config
 
@@ -57,11 +57,6 @@ class NARMEncoder(nn.Module):
         context = jnp.concatenate([states.reshape(-1, units)[grid.slot], local], axis=1)
         scored = drop(self, context, model.dropout_hidden, train)  # [P, 2H]
         return on.product(scored, self.param("decoder", glorot_like, (2 * units, width)))
-
-    def products(self, window: int) -> tuple[int, int]:
-        """Those of GRU and A2; and of A1, decoder, and energies and mixing over half a window on average."""
-        units, width = self.model.layers[0], self.model.embedding_dim
-        return (width + units) * 3 * units + units * units, units * units + 2 * units * width + units * window
 
     def _local(self, states: Array, from_each: Array, grid: Grid) -> Array:
         """float32[P, H]: the local encoder, at scored positions alone: a row that shows one target costs as one."""

@@ -1,16 +1,12 @@
-"""What models that read a session at once have in common: one table of item vectors, the feed, the output layers.
-
-Such a model is an encoder, a Linen module from the vectors of a session's items to a query after each of them. Queries
-are ranked by their products with the same item vectors, or, with a temperature, by cosine (Gupta et al. 2019, "NISER:
-Normalized item and session representations", section 3.1).
-"""
+"""Models that read a session at once: an encoder, a Linen module from the vectors of a session's items to a query after
+each, whose products with the same item vectors rank; or, with a temperature, cosines (Gupta et al. 2019, "NISER:
+Normalized item and session representations", section 3.1)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
@@ -21,14 +17,14 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config import Config as Experiment
-from jaxrec.config.sections import Count, LossConfig, ModelConfig, Positive, Section
+from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig, Positive, Section
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses.ranking import Step, ranking
 from jaxrec.losses.sampled import CrossEntropy, SampledLoss
 from jaxrec.losses.softmax import FullSoftmax, SoftmaxLoss
-from jaxrec.models.base import Loss, SessionModel, Work, row_state
+from jaxrec.models.base import Loss, SessionModel
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
 
@@ -77,9 +73,27 @@ class Config(Windowed):
 
     def encoder(self) -> nn.Module:
         """Called as ``encoder(vectors, grid, train)`` with float32[R, W, D] and a ``Grid``; gives float32[P, D], of
-        what ``grid.allowed()`` lets each position see. ``encoder.products(W)`` are its multiplications for each
-        position and for each target."""
+        what ``grid.allowed()`` lets each position see."""
         raise NotImplementedError
+
+
+class Attending(Config):
+    """A session encoder of blocks of self-attention."""
+
+    blocks: Annotated[int, Field(ge=1, le=16)] = 2
+    """Self-attention blocks."""
+    heads: Annotated[int, Field(ge=1, le=64)] = 1
+    """Attention heads, which share embedding_dim."""
+    dropout_embedding: Fraction = 0.0
+    """Dropout on the input vectors."""
+    dropout_hidden: Fraction = 0.0
+    """Dropout in each block, on attention weights and in the network."""
+
+    def check(self, config: Experiment) -> None:
+        super().check(config)
+        if self.embedding_dim % self.heads:
+            raise ValueError(f"model.heads: {self.heads} do not divide model.embedding_dim {self.embedding_dim}; "
+                             "choose a divisor")  # fmt: skip
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["start", "slot"], meta_fields=["on"])
@@ -107,7 +121,7 @@ class SequenceModel(SessionModel):
     def __init__(self, config: Experiment, n_items: int) -> None:
         model = Config.of(config.model)
         self._model, self._half_life = model, HalfLife.of(config.data).half_life
-        self._batch, self._optimizer = config.training.batch_size, config.optimizer
+        self._batch = config.training.batch_size
         self._encoder: Any = model.encoder()
         self._ranking, self._temperature = ranking(config.loss, n_items), model.temperature
         self.window: int | None = model.window
@@ -140,14 +154,6 @@ class SequenceModel(SessionModel):
         queries = self._queries(params, tables.vectors("item", "input"), grid, key)
         total = self._ranking.total(tables, "item", queries, block.target, block.weight, step.drawn, constants)
         return total / len(block.target), (carry, total)
-
-    def work(self, shape: PackedBlock, targets: float) -> Work:
-        """With as many inputs as targets, or a dense table and its derivative."""
-        batch, width, columns = self._batch, self._model.embedding_dim, self._ranking.columns(self._batch)
-        for_position, for_target = self._encoder.products(shape.input.shape[2])
-        encoder = round(3 * 2 * (prod(shape.input.shape[1:]) * for_position + targets * for_target))
-        flop, row = 3 * 2 * targets * columns * width + encoder, width + row_state(self._optimizer, width)
-        return Work(int(flop), 4 * 2 * (columns * (row + width) if self._ranking.dense else (columns + batch) * row))
 
     def encode(self, params: Any, tables: dict[str, Array], carry: tuple[()], block: PackedBlock) -> tuple[Any, Array]:
         table = self._unit(tables["item"])
@@ -186,6 +192,21 @@ def normal(deviation: float) -> Callable[[Array, tuple[int, int]], Array]:
 def unit(vectors: Array) -> Array:
     """The vectors at length 1; a vector of zeros stays one, and has derivatives."""
     return vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors**2, axis=-1, keepdims=True), 1e-12))
+
+
+def attend(
+    module: nn.Module, query: Array, key: Array, value: Array, visible: Array, on: Placement, train: bool,
+    bias: Array | None = None,
+) -> Array:  # fmt: skip
+    """float32[R, W, D]: scaled dot-product attention of the heads of ``module.model``, side by side in float32[R, W, D]
+    queries, keys and values, to what bool[R, W, W] is visible; with a bias of the scores, [heads, W, W]."""
+    (rows, columns, width), heads, rate = query.shape, module.model.heads, module.model.dropout_hidden
+    query, key, value = (part.reshape(rows, columns, heads, -1).swapaxes(1, 2) for part in (query, key, value))
+    score = on.product(query, key.swapaxes(2, 3)) / query.shape[3] ** 0.5  # [R, heads, W, W]
+    score = score if bias is None else score + bias
+    weight = jax.nn.softmax(jnp.where(visible[:, None], score, -jnp.inf), axis=3)
+    mixed = on.product(drop(module, weight, rate, train), value)
+    return mixed.swapaxes(1, 2).reshape(rows, columns, width)
 
 
 def drop(module: nn.Module, x: Array, rate: float, train: bool) -> Array:

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from pydantic import Field
 
-from jaxrec.config import Config as Experiment
-from jaxrec.config.sections import Fraction
 from jaxrec.models import packed
-from jaxrec.models.packed import Grid, SequenceModel, drop
+from jaxrec.models.packed import Grid, SequenceModel, attend, drop
 from jaxrec.ops.parallel import Placement
 from jaxrec.ops.tables import glorot_like
 
 
-class Config(packed.Config):
+class Config(packed.Attending):
     """Sessions of clicks: self-attention."""
 
     name: Literal["sasrec"] = "sasrec"
-    blocks: Annotated[int, Field(ge=1, le=16)] = 2
-    """Self-attention blocks."""
-    heads: Annotated[int, Field(ge=1, le=64)] = 1
-    """Attention heads, which share embedding_dim."""
-    dropout_embedding: Fraction = 0.0
-    """Dropout on the input vectors."""
-    dropout_hidden: Fraction = 0.0
-    """Dropout in each block: on attention weights, and in the network."""
-
-    def check(self, config: Experiment) -> None:
-        super().check(config)
-        if self.embedding_dim % self.heads:
-            raise ValueError(f"model.heads: {self.heads} do not divide model.embedding_dim {self.embedding_dim}; "
-                             "choose a divisor")  # fmt: skip
 
     def encoder(self) -> SASRecEncoder:
         return SASRecEncoder(self)
@@ -62,23 +45,12 @@ class SASRecEncoder(nn.Module):
             x = x + self._feed_forward(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_2")(x), grid.on, train)
         return nn.LayerNorm(name="norm")(grid.scored(x))
 
-    def products(self, window: int) -> tuple[int, int]:
-        """Over half a window on average."""
-        width = self.model.embedding_dim
-        return self.model.blocks * (5 * width * width + width * window), 0
-
     def _attend(self, name: str, normed: Array, x: Array, visible: Array, on: Placement, train: bool) -> Array:
-        rows, columns, width = x.shape
         query, key, value = (
-            on.product(source, self.param(f"{name}_{part}", glorot_like, (width, width)))
-            .reshape(rows, columns, self.model.heads, -1)
-            .swapaxes(1, 2)
+            on.product(source, self.param(f"{name}_{part}", glorot_like, (x.shape[-1],) * 2))
             for part, source in (("query", normed), ("key", x), ("value", x))
-        )  # [R, heads, W, D / heads]
-        score = on.product(query, key.swapaxes(2, 3)) / query.shape[3] ** 0.5
-        weight = jax.nn.softmax(jnp.where(visible[:, None], score, -jnp.inf), axis=3)
-        mixed = on.product(drop(self, weight, self.model.dropout_hidden, train), value)
-        return mixed.swapaxes(1, 2).reshape(rows, columns, width)
+        )
+        return attend(self, query, key, value, visible, on, train)
 
     def _feed_forward(self, name: str, x: Array, on: Placement, train: bool) -> Array:
         width = x.shape[-1]

@@ -4,7 +4,6 @@ reads the fields of its side (a number as it is) and ends on the unit sphere, so
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import flax.linen as nn
@@ -18,12 +17,11 @@ from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig, Positive
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.data.splits import RowData
-from jaxrec.feeds.base import Feed, Plan
-from jaxrec.feeds.rows import RowBlock, row_feed
+from jaxrec.feeds.base import Feed, Plan, RowBlock, row_feed
 from jaxrec.losses.contrastive import Contrastive, Shared, Triplet, contrast
 from jaxrec.losses.contrastive import Rows as Contrasted
 from jaxrec.losses.ranking import AliasTable, alias_table, draw
-from jaxrec.models.base import Loss, TowerModel, Work
+from jaxrec.models.base import Loss, TowerModel
 from jaxrec.models.fields import Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal
 from jaxrec.ops.parallel import ONE, Placement
@@ -73,8 +71,8 @@ class Tower(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, counted: Array | None, on: Placement = ONE) -> Array:
-        """float32[n, output] unit vectors of float32[n, features], in training normalised with mean and variance of
-        the rows bool[n] ``counted``; None: evaluation, with the running ones."""
+        """float32[n, output] unit vectors of float32[n, features], in training normalised with mean and variance of the
+        rows bool[n] ``counted``; None: evaluation, with the running ones."""
         model = self.model
 
         def dense(units: int) -> nn.Dense:
@@ -102,7 +100,6 @@ class Side:
         self.stack, dim = Stack.of(self.coded), model.embedding_dim
         features = dim * len(self.coded.fields) + len(schema.numerical)
         self._tower, self._features = Tower(model), features
-        self.products = sum(a * b for a, b in pairwise((features, *model.hidden, model.output_dim)))  # of a row
         init = normal(model.init_std or dim**-0.5)
 
         def begin(key: Array, shape: tuple[int, int]) -> Array:
@@ -173,7 +170,7 @@ class TwoTower(TowerModel):
         model, data = Config.of(config.model), RowData.of(config.data)
         fields = schema.select(data.fields).without("context")
         self._loss, self._batch = Contrastive.of(config.loss), config.training.batch_size
-        self._unknown_rate, self._output = data.unknown_rate, model.output_dim
+        self._unknown_rate = data.unknown_rate
         self.sides = {side: Side(model, fields, side) for side in ("user", "item")}
         self.n_items = next(field.size for field in schema.fields if field.name == schema.item)
         self._pool = min(self._loss.hard_pool, self.n_items - 2) if self._loss.hard_negatives else 0
@@ -262,14 +259,6 @@ class TwoTower(TowerModel):
         total = contrast(self._loss, on, rows, live, on.whole(shared))
         carry = carry | {"statistics": {"user": user_statistics, "item": item_statistics}}
         return total / b, (carry, total)
-
-    def work(self, shape: RowBlock, targets: float) -> Work:
-        """Bytes of the scores alone, written once and read twice."""
-        batch, drawn, hard = shape.weight.shape[1], self._loss.n_sample, self._loss.hard_negatives
-        user, item = (side.products for side in self.sides.values())
-        scores = batch + drawn + hard
-        flop = 3 * 2 * (batch * (user + (1 + hard) * item + scores * self._output) + drawn * item)
-        return Work(flop, 4 * 3 * batch * scores)
 
     def _inputs(self, tables: Tables, side: str, ids: Array, numbers: Array, read: str | None = "row") -> Array:
         """float32[n, features]: of a read, or of any ids of a dense table."""

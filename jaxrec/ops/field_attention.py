@@ -1,9 +1,7 @@
 """Self-attention over the fields of a row (Song et al. 2019, AutoInt, section 4.3), rows along the fast axis.
 
-A row has a dozen fields and a head a dozen channels: as batched products these run at a few per cent of a CPU's rate,
-and leave a tensor core nearly empty. Here everything lies as [fields, channels, rows]: a projection is one large
-product a field, and each small product is a sum of a dozen multiplications of whole vectors of rows, on which SIMD
-lanes, GPU threads and TPU lanes work alike. The derivative is written by hand for the same reason.
+A row has a dozen fields and a head a dozen channels: batched products of them run at a few per cent of a CPU's rate. As
+[fields, channels, rows] each is a sum of a dozen multiplications of vectors of rows, also in the derivative by hand.
 """
 
 from __future__ import annotations
@@ -29,9 +27,8 @@ def padded_rows(rows: int) -> int:
 
 
 def pad_rows(vectors: Array, on: Placement = ONE) -> Array:
-    """float32[B + pad, F, D] from float32[B, F, D], with rows of zeros to ``padded_rows``: at a power of two channels
-    would share the few places of a CPU's first cache that their address allows (1.4 ms instead of 0.4). Rows that
-    several devices share stay as they are: the padding would shift them from device to device."""
+    """float32[B + pad, F, D] from float32[B, F, D], with rows of zeros to ``padded_rows``: at a power of two all
+    channels share a few places of a CPU's first cache (1.4 ms instead of 0.4). Not on several devices."""
     rows = len(vectors)
     return jnp.pad(vectors, ((0, padded_rows(rows) - rows), (0, 0), (0, 0))) if on.mesh is None else vectors
 
@@ -54,14 +51,10 @@ project = by_hand(_project_forward, _project_backward, (2,))
 
 
 def _forward(projected: Array, heads: int, keep: Array | None) -> tuple[Array, Residuals]:
-    """float32[F, A, B]: multi-head attention of every field over all fields, without a scale, as published; the relu of
-    its sum with the residual (equations 5 to 8); and what its derivative needs.
-
-    Args:
-        projected: float32[F, 4 A, B], queries, keys, values and residuals of A channels each; channel ``c`` of head
-            ``h`` is ``h * A / heads + c``.
-        keep: float32[F, F, heads, B], factors of the weights (dropout); None for none.
-    """
+    """float32[F, A, B]: the relu of multi-head attention of every field over all fields, without a scale, as published,
+    and the residual (equations 5 to 8); and what its derivative needs. From float32[F, 4 A, B] queries, keys, values
+    and residuals, channel ``c`` of head ``h`` being ``h * A / heads + c``; ``keep``, float32[F, F, heads, B], are
+    factors of the weights (dropout)."""
     query, key, value, residual = _parts(projected, heads)
     weights = _weights(query, key)
     mixed = _mix(weights if keep is None else weights * keep, value) + residual
@@ -126,7 +119,6 @@ def _sum(terms: Iterable[Array]) -> Array:
 
 
 def _hold(x: Array) -> Array:
-    """The same array, which XLA now writes to memory. It would otherwise repeat a sum of products within each use, as
-    it counts additions and multiplications as free, but not divisions; that the divisor is 1 it cannot know, since 0
-    times a float may be NaN. (An optimization barrier is gone before fusion on CPU.)"""
+    """The same array, which XLA now writes to memory: it repeats sums of products within each use, but no divisions,
+    and cannot know that the divisor is 1. (An optimization barrier is gone before fusion on CPU.)"""
     return x / (1.0 + 0.0 * x)

@@ -1,8 +1,6 @@
-"""Gated recurrent layers, stepped one item at a time or scanned over a sequence; two kinds, as in GRU4Rec's code.
-
-Over vectors the reset gate acts after the recurrent product and each gate has two biases, as in cuDNN. Over one-hot
-items it acts before it, there is one bias, and the input's product with its gate matrix is a row of a table.
-"""
+"""Gated recurrent layers, two kinds as in GRU4Rec's code. Over vectors the reset gate acts after the recurrent product
+and each gate has two biases, as in cuDNN. Over one-hot items it acts before it, there is one bias, and the input's
+product with its gate matrix is a row of a table."""
 
 from __future__ import annotations
 
@@ -92,8 +90,7 @@ def _gates(from_x: Array, from_h: Array, h: Array) -> tuple[Array, tuple[Array, 
 
 
 def onehot_gru_cell(params: dict[str, Array], row: Array, h: Array, on: Placement = ONE) -> Array:
-    """One step over one-hot items, float32[B, H], from float32[B, 3H], the items' rows of the input matrix in the order
-    of the bias, and ``onehot_gru_params``."""
+    """One step over one-hot items, float32[B, H], from float32[B, 3H], the items' rows of the input matrix."""
     size = h.shape[-1]
     from_x = row + params["bias"]
     gates = jax.nn.sigmoid(from_x[:, size:] + on.product(h, params["gate_kernel"]))

@@ -1,8 +1,7 @@
 """Where a program's arrays lie and what its products multiply: several devices, bfloat16.
 
-A mesh has one axis. Lanes, rows and scored positions, and what is carried by lane, are dealt over it; all else is the
-same on every device. Random numbers are drawn at the global shape, so what is trained does not depend on the number of
-devices, but for the order of sums.
+Lanes, rows and scored positions, and what is carried by lane, are dealt over the one axis of a mesh; all else is the
+same on every device, random numbers too: what is trained depends on the number of devices by the order of sums alone.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ AXIS = "data"
 
 
 def make_mesh(devices: int | None, batch: int) -> Mesh | None:
-    """A mesh over the first ``devices`` local devices, None for all, which share ``batch`` lanes, targets or rows of a
-    step evenly; None where that is one."""
+    """A mesh over the first ``devices`` local devices (None: all), which share a ``batch``; None where that is one."""
     local = jax.local_devices()
     n = len(local) if devices is None else devices
     if n > len(local):
@@ -70,6 +68,22 @@ def _dealt(mesh: Mesh, axis: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * axis, AXIS))
 
 
+def in_blocks(tree: Any, rows: int) -> Any:
+    """The arrays, [n, ...], as blocks of so many rows, [blocks, rows, ...], the last one filled up with zeros."""
+
+    def cut(leaf: Array) -> Array:
+        blocks = -(-len(leaf) // rows)
+        padded = jnp.pad(leaf, [(0, blocks * rows - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
+        return padded.reshape(blocks, rows, *leaf.shape[1:])
+
+    return jax.tree.map(cut, tree)
+
+
+def joined(tree: Any, n: int) -> Any:
+    """The first ``n`` rows of blocks, [n, ...] from [blocks, rows, ...]."""
+    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])[:n], tree)
+
+
 def by_hand(forward: Callable[..., Any], backward: Callable[..., Any], static: tuple[int, ...] = ()) -> Any:
     """The function, of positional arguments, whose ``forward`` gives its result and what ``backward`` takes."""
     function: Any = jax.custom_vjp(lambda *arguments: forward(*arguments)[0], nondiff_argnums=static)
@@ -91,8 +105,7 @@ class Placement:
         return jax.lax.with_sharding_constraint(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def dealt(self, tree: Any, axis: int = 0) -> Any:
-        """The same arrays, this axis dealt over the devices; one that they cannot share evenly is left to the
-        compiler."""
+        """The same arrays, this axis dealt over the devices; left to the compiler where they cannot share it evenly."""
         if self.mesh is None:
             return tree
         spread, n, constrained = _dealt(self.mesh, axis), self.mesh.size, jax.lax.with_sharding_constraint

@@ -1,11 +1,9 @@
 """Embedding tables whose rows are read, differentiated and updated alone.
 
-The rows of one step are made unique, gathered with their optimizer state, given to the model as vectors, and after the
-derivative is taken updated and scattered back into donated buffers: a step costs the same for any catalogue.
-
-Duplicates are merged without sorting. Every position of the step's id list writes its own mark into an int32[V] array
-at its id, the highest mark wins, and reading back tells each position who represents it. Marks grow from step to step,
-so that the array never has to be cleared within a block.
+The rows of a step are made unique, gathered with their optimizer state, given to the model as vectors, updated and
+scattered back into donated buffers: a step costs the same for any catalogue. Duplicates are merged without sorting:
+every position writes its mark into an int32[V] array at its id, the highest wins, and reading back tells each position
+who stands for it. Marks grow from step to step, so that the array is never cleared within a block.
 """
 
 from __future__ import annotations
@@ -131,10 +129,9 @@ def update_rows(
     optimizer: optax.GradientTransformation, live: Array, table: Array, state: Any, plan: RowPlan, rows: Array,
     gradient: Array,
 ) -> tuple[Array, Any]:  # fmt: skip
-    """Apply an optimizer, any that treats elements independently, to the rows of a plan and to their part of its state;
-    returns the new table and state. Adam becomes the lazy Adam of the field: the moments of other rows stay.
-    float32[M, width] ``rows`` are those at ``plan.ids``, and the gradient is summed over duplicates. Where ``live`` is
-    false the plan must be empty, and what is not by row (a step count) stays as well."""
+    """The new table and optimizer state: any optimizer that treats elements independently, applied to the rows of a
+    plan and their part of its state. float32[M, width] ``rows`` are those at ``plan.ids``, the gradient is summed over
+    duplicates. Where ``live`` is false the plan must be empty, and what is not by row (a step count) stays as well."""
     by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
     old_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids) if is_row else leaf, by_row, state)
     change, new_state = optimizer.update(gradient, old_state, rows)

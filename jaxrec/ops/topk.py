@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxrec.ops.parallel import in_blocks, joined
+
 CHUNK = 128  # items per chunk of the two-stage top-k
 # Queries whose scores stay in a CPU's cache. The system takes the pages of arrays over 32 MB back after every call, and
 # handing them out anew took a third of the time of 256 queries' product with 43,097 items.
@@ -48,22 +50,20 @@ def block_size(n_items: int, memory: int) -> BlockSize:
     return BlockSize(64, -(-n_items // parts))
 
 
-@partial(jax.jit, static_argnames=("size", "ties", "k"))
+@partial(jax.jit, static_argnames=("size", "k"))
 def rank(
-    queries: Array, targets: Array, items: Array, size: BlockSize, ties: str = "conservative", k: int = 0,
-    among: Candidates = EVERYTHING,
-) -> tuple[Array, Array]:  # fmt: skip
+    queries: Array, targets: Array, items: Array, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
+) -> tuple[Array, Array]:
     """The rank of each query's target among the candidates by inner product, float32[Q] from 1 to V, and the k best
     candidates, int32[Q, k], best first, with excluded items behind them where they are fewer; from float32[Q, D]
     queries, int32[Q] targets and float32[V, D] items, whose scores are never held whole.
 
-    Ties: ``conservative`` puts the target last among equals, 1 + #(others >= it), ``standard`` first, 1 + #(others >
-    it), ``median`` in the middle. The target's score is read from the same product as the others': a separate dot
-    product differs in the last bit. A score that is not a number counts as better than the target.
+    The target is last among equals: 1 + #(others >= it). Its score is read from the same product as the others': a
+    separate dot product differs in the last bit. A score that is not a number counts as better than the target.
     """
     n_items, width = len(items), min(size.items, len(items))
     span, asked = _asked(targets, among)
-    parts = jax.tree.map(partial(_parts, width=width), (items, span))
+    parts = in_blocks((items, span), width)
     starts = jnp.arange(len(parts[0]), dtype=jnp.int32) * width
 
     def one(query: Array, asked: Any) -> tuple[Array, Array]:
@@ -71,8 +71,8 @@ def rank(
             return _only(_scores(query, part[0]), start + jnp.arange(width), asked, part[1])
 
         if len(starts) == 1:
-            return _ranked(score(0, jax.tree.map(lambda leaf: leaf[0], parts)), asked[0], ties, k)
-        ranks = _rank_parts(score, starts, parts, asked[0], n_items, ties)
+            return _ranked(score(0, jax.tree.map(lambda leaf: leaf[0], parts)), asked[0], k)
+        ranks = _rank_parts(score, starts, parts, asked[0], n_items)
 
         def real(start: Array, part: Any) -> Array:
             return jnp.where(start + jnp.arange(width) < n_items, score(start, part), -jnp.inf)
@@ -82,13 +82,11 @@ def rank(
     return _by_blocks(one, size, queries, asked)
 
 
-@partial(jax.jit, static_argnames=("k", "ties"))
-def rank_scores(
-    scores: Array, targets: Array, k: int = 0, ties: str = "conservative", among: Candidates = EVERYTHING
-) -> tuple[Array, Array]:
+@partial(jax.jit, static_argnames="k")
+def rank_scores(scores: Array, targets: Array, k: int = 0, among: Candidates = EVERYTHING) -> tuple[Array, Array]:
     """``rank`` where the scores are there already, float32[Q, V], as those of baselines are."""
     span, asked = _asked(targets, among)
-    return _ranked(_only(scores, jnp.arange(scores.shape[1]), asked, span), targets, ties, k)
+    return _ranked(_only(scores, jnp.arange(scores.shape[1]), asked, span), targets, k)
 
 
 @partial(jax.jit, static_argnames=("k", "size"))
@@ -100,7 +98,7 @@ def top_items(
     from float32[Q, D] queries and float32[V, D] items, without the ``banned`` ones, int32[Q, N] (V for none), and
     without padding, which are the items from ``count`` on."""
     n_items, width = len(items), min(size.items, len(items))
-    parts, count = _parts(items, width), n_items if count is None else count
+    parts, count = in_blocks(items, width), n_items if count is None else count
     starts = jnp.arange(len(parts), dtype=jnp.int32) * width
 
     def one(query: Array, ban: Array) -> tuple[Array, Array]:
@@ -157,14 +155,7 @@ def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Any) -> Any:
     """``one`` on blocks of rows, one after the other; the last block is padded with zeros, whose results are cut."""
     n = len(arrays[0])
     rows = max(1, min(size.queries, n))
-    result = jax.lax.map(lambda block: one(*block), jax.tree.map(partial(_parts, width=rows), arrays))
-    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] * rows, *leaf.shape[2:])[:n], result)
-
-
-def _parts(array: Array, width: int) -> Array:
-    parts = -(-len(array) // width)
-    padded = jnp.pad(array, [(0, parts * width - len(array))] + [(0, 0)] * (array.ndim - 1))
-    return padded.reshape(parts, width, *array.shape[1:])
+    return joined(jax.lax.map(lambda block: one(*block), in_blocks(arrays, rows)), n)
 
 
 def _scores(queries: Array, items: Array) -> Array:
@@ -175,13 +166,12 @@ def _numbers(scores: Array) -> Array:
     return jnp.where(jnp.isnan(scores), -jnp.inf, scores)
 
 
-def _ranked(scores: Array, targets: Array, ties: str, k: int) -> tuple[Array, Array]:
+def _ranked(scores: Array, targets: Array, k: int) -> tuple[Array, Array]:
     own = jnp.take_along_axis(scores, targets[:, None], axis=1)
-    worse, equal = jnp.sum(scores < own, axis=1), jnp.sum(scores == own, axis=1)
-    return _break_ties(scores.shape[1], worse, equal, ties), _top_k(_numbers(scores), k)[1]
+    return _rank(scores.shape[1], jnp.sum(scores < own, axis=1)), _top_k(_numbers(scores), k)[1]
 
 
-def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: int, ties: str) -> Array:
+def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: int) -> Array:
     """Two passes over parts, whose scores are ``score(start, part)``: one finds the targets' scores, one counts. Each
     part is the same product in both, so the target meets its own score bit for bit."""
 
@@ -193,24 +183,18 @@ def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: 
 
     own, _ = jax.lax.scan(find, jnp.zeros(len(targets)), (starts, parts))
 
-    def count(sums: tuple[Array, Array], part: tuple[Array, Any]) -> tuple[tuple[Array, Array], None]:
+    def count(worse: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
         scores = score(*part)
         real = part[0] + jnp.arange(scores.shape[1]) < n_items
-        worse = jnp.sum((scores < own[:, None]) & real, axis=1)
-        equal = jnp.sum((scores == own[:, None]) & real, axis=1)
-        return (sums[0] + worse, sums[1] + equal), None
+        return worse + jnp.sum((scores < own[:, None]) & real, axis=1), None
 
-    zero = jnp.zeros(len(targets), jnp.int32)
-    (worse, equal), _ = jax.lax.scan(count, (zero, zero), (starts, parts))
-    return _break_ties(n_items, worse, equal, ties)
+    worse, _ = jax.lax.scan(count, jnp.zeros(len(targets), jnp.int32), (starts, parts))
+    return _rank(n_items, worse)
 
 
-def _break_ties(n_items: int, worse: Array, equal: Array, ties: str) -> Array:
-    """``equal`` counts the target itself; it is 0 only where its score is not a number, which ranks last."""
-    ranks = (n_items - worse).astype(jnp.float32)
-    if ties == "conservative":
-        return ranks
-    return ranks - {"standard": 1.0, "median": 0.5}[ties] * jnp.maximum(equal - 1, 0)
+def _rank(n_items: int, worse: Array) -> Array:
+    """Nothing is below a target whose score is not a number: it is last."""
+    return (n_items - worse).astype(jnp.float32)
 
 
 def _best_of_parts(score: Any, starts: Array, parts: Any, k: int, queries: int, n_items: int) -> tuple[Array, Array]:

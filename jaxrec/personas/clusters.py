@@ -68,16 +68,18 @@ def find_personas(
 
 
 def describe(
-    labels: np.ndarray, names: Sequence[str], texts: Sequence[str], rules: Rules, embeddings: np.ndarray
+    labels: np.ndarray, names: Sequence[str], texts: Sequence[str], rules: Rules, embeddings: np.ndarray | None
 ) -> tuple[Persona, ...]:
-    """The personas of clusters with names, int[n] ``labels``."""
+    """The personas of clusters with names, int[n] ``labels``; without embeddings no nearest reviews are known."""
     words = telling_words(texts, labels, len(names), WORDS)
-    points, personas = _directions(embeddings), []
+    points = None if embeddings is None else _directions(embeddings)
+    personas = []
     for number, name in enumerate(names):
         members, nearest = np.flatnonzero(labels == number), dict[str, int]()
-        distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
-        for member in members[np.argsort(distances, kind="stable")].tolist():
-            nearest.setdefault(texts[member], member)  # of those that say the same the first
+        if points is not None:  # of those that say the same the first
+            distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
+            for member in members[np.argsort(distances, kind="stable")].tolist():
+                nearest.setdefault(texts[member], member)
         title = rules[name].title if name in rules else ""
         near = tuple(nearest.values())[:NEAREST]
         personas.append(Persona(name, title, name in rules, len(members), words[number], near))

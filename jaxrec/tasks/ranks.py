@@ -53,13 +53,13 @@ def collect(
 
 
 def rank_vectors(
-    queries: Any, targets: np.ndarray, items: Any, memory: int, among: Among, ties: str = "conservative", k: int = 0
+    queries: Any, targets: np.ndarray, items: Any, memory: int, among: Among, k: int = 0
 ) -> Iterator[Part]:
     """Ranks by the products of float32[n, D] and float32[V, D] of int32[n] targets; ``memory`` MiB at once."""
     queries, table, size = jnp.asarray(queries), jnp.asarray(items), block_size(len(items), memory)
 
     def ranked(rows: np.ndarray) -> Part:
-        return rank(queries[rows], jnp.asarray(targets[rows]), table, size, ties, k, among(rows))
+        return rank(queries[rows], jnp.asarray(targets[rows]), table, size, k, among(rows))
 
     return in_parts(len(targets), max(1, min(QUERIES, len(targets))), ranked)
 
@@ -83,8 +83,7 @@ class Judge:
     ) -> None:  # fmt: skip
         self.feed, self.targets, self.blocks = feed, feed.pairs, feed.shape.blocks
         self._items, self._encode, self._carry, self._sparse = items, encode, carry, sparse
-        self._n_items, self._ties = n_items, getattr(config, "ties", "conservative")
-        self._size = block_size(n_items, config.memory)
+        self._n_items, self._size = n_items, block_size(n_items, config.memory)
 
     def __call__(
         self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
@@ -102,5 +101,5 @@ class Judge:
             if self._sparse:  # filled up with row 0 to a power of two: few programs are compiled
                 rows = np.pad(valid, (0, (1 << max(0, len(valid) - 1).bit_length()) - len(valid)))
                 flat, targets, valid = flat[rows], targets[rows], np.arange(len(valid))
-            ranks, best = rank(flat, targets, items, self._size, self._ties, top, among)
+            ranks, best = rank(flat, targets, items, self._size, top, among)
             yield np.asarray(ranks)[valid], np.asarray(best)[valid]

@@ -91,7 +91,7 @@ class Asked:
             "checkpoint": checkpoint,
             "step": Checkpoints(run.path).last(checkpoint),
             "validation_fraction": config.data.validation_fraction,
-            "ties": getattr(config.evaluation, "ties", "conservative"),
+            "ties": "conservative",
             **limits,
         }
         if run.kind == "rows":

@@ -12,6 +12,7 @@ import optax
 from jax import Array
 
 from jaxrec.config import Config
+from jaxrec.config.sections import TrainingConfig
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model
 from jaxrec.ops import parallel
@@ -46,12 +47,12 @@ class BlockStats(NamedTuple):
     steps: Array  # int32[], steps with a live lane
 
 
-def init_state(model: Model, optimizer: Optimizer, seed: int, lanes: int, averaged: bool = False) -> TrainState:
+def init_state(model: Model, optimizer: Optimizer, settings: TrainingConfig) -> TrainState:
     """The state before the first step. Compiled, since a hundred small operations one by one take seconds."""
 
     @jax.jit
     def init() -> TrainState:
-        params_key, tables_key, steps_key = jax.random.split(jax.random.key(seed), 3)
+        params_key, tables_key, steps_key = jax.random.split(jax.random.key(settings.seed), 3)
         params = model.init(params_key)
         tables = {
             name: spec.init(jax.random.fold_in(tables_key, i), (spec.rows, spec.width))
@@ -63,23 +64,18 @@ def init_state(model: Model, optimizer: Optimizer, seed: int, lanes: int, averag
             tables=tables,
             optimizer=optimizer.dense.init(params),
             table_optimizer={name: optimizer.tables.init(table) for name, table in tables.items()},
-            average=jax.tree.map(jnp.copy, {"params": params, "tables": tables}) if averaged else None,
-            carry=model.carry(lanes),
+            average=jax.tree.map(jnp.copy, {"params": params, "tables": tables}) if settings.average else None,
+            carry=model.carry(settings.batch_size),
             key=jax.random.key_data(steps_key),
         )
 
     return init()
 
 
-def new_state(config: Config, model: Model, optimizer: Optimizer) -> TrainState:
-    settings = config.training
-    return init_state(model, optimizer, settings.seed, settings.batch_size, averaged=settings.average > 0)
-
-
 def weights_like(model: Model) -> dict[str, Any]:
     """Shapes of ``TrainState.weights``, from the model alone: to serve no optimizer is needed."""
     none = Optimizer(optax.identity(), optax.identity())
-    return dict(jax.eval_shape(lambda: init_state(model, none, 0, 1).weights()))
+    return dict(jax.eval_shape(lambda: init_state(model, none, TrainingConfig(batch_size=1)).weights()))
 
 
 def lay_out(state: TrainState, model: Model, whole: Callable[[Any], Any], dealt: Callable[[Any], Any]) -> TrainState:
@@ -109,12 +105,11 @@ class Training:
     def begin(self) -> TrainState:
         """The state before the first step, on the devices that train it: lanes dealt, the rest on all. On one device it
         is there for good, as what is restored is: one program for both, and a resumed run finds it in the cache."""
-        state, mesh = new_state(self.config, self.model, self.optimizer), self.feed.mesh
+        state, mesh = init_state(self.model, self.optimizer, self.config.training), self.feed.mesh
         return lay_out(state, self.model, partial(parallel.replicate, mesh=mesh), partial(parallel.deal, mesh=mesh))
 
     def fit(self, constants: Any, feed: Feed | None = None) -> dict[str, Any]:
-        """The weights after all epochs, without a run: no checkpoints, no log. ``feed`` is another one, with blocks of
-        the same shapes; None: that of the training."""
+        """The weights after all epochs, without a run; ``feed`` may be another one with blocks of the same shapes."""
         feed, state = feed or self.feed, self.begin()
         constants = parallel.replicate(constants, feed.mesh)
         for epoch in range(self.config.training.epochs):
@@ -128,10 +123,9 @@ def make_train_block(
     model: Model, optimizer: Optimizer, clip_norm: float | None, average: float = 0.0, on: Placement = ONE,
     lanes: int | None = None,
 ) -> jax.stages.Wrapped:  # fmt: skip
-    """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused. The
-    derivative stops at the step, as published. ``average`` is the decay per step of the moving average, where the state
-    keeps one, less in the first steps: (1 + s) / (10 + s) after s of them. ``lanes`` are what a step's loss is averaged
-    over; None: all of the block."""
+    """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused. ``average``
+    is the decay per step of the moving average, at most (1 + s) / (10 + s) after s steps; ``lanes`` are what a step's
+    loss is averaged over, None: all of the block."""
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
         constants, block = on.whole(constants), on.dealt(block, 1)

@@ -3,8 +3,7 @@
     state/latest/<step>/{model,training,position}      everything; the two most recent
     state/best/<step>/{model,position}                 parameters alone, of the best validation metric
 
-Orbax writes a step under a temporary name and renames it when it is complete, so that a process killed within a save
-leaves the step before. What was complete and got damaged later is noticed on reading, and the one before is used.
+Orbax renames a step when it is complete: a process killed within a save leaves the step before, as does damage.
 """
 
 from __future__ import annotations
@@ -141,9 +140,8 @@ class Checkpoints:
 
 @contextmanager
 def plain_name(directory: Path) -> Iterator[Path]:
-    """Another path of a directory where a library would take parts of its own for something else: Orbax looks files up
-    with a pattern in which the whole path stands (brackets are a choice of characters) and knows ``/gs/`` and ``/s3/``
-    as stores of other companies."""
+    """Another path of a directory where Orbax would take parts of its own for something else: it looks files up with a
+    pattern in which the whole path stands (brackets are a choice), and ``/gs/`` is a store."""
     if PLAIN.fullmatch(str(directory)):
         yield directory
         return

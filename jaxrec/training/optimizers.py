@@ -50,10 +50,6 @@ class Adagrad(OptimizerConfig):
     epsilon: Positive | None = None
     """Inside the root (null: 1e-6)."""
 
-    @property
-    def moments(self) -> int:
-        return 1 + (self.momentum > 0)
-
     def parts(self, scale: optax.GradientTransformation) -> list[optax.GradientTransformation]:
         scaled = optax.scale_by_rss(0.0, 1e-6 if self.epsilon is None else self.epsilon)
         return [scaled, scale, *([optax.trace(self.momentum)] if self.momentum else [])]
@@ -71,10 +67,6 @@ class Adam(OptimizerConfig):
     """Second-moment decay."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     """Decoupled decay of all weights (AdamW), times the learning rate; with dense tables only."""
-
-    @property
-    def moments(self) -> int:
-        return 2
 
     def check(self, config: Config) -> None:
         super().check(config)
@@ -94,10 +86,6 @@ class SGD(OptimizerConfig):
     name: Literal["sgd"] = "sgd"
     momentum: Fraction = 0.0
     """Decay of the sum of updates (0: off)."""
-
-    @property
-    def moments(self) -> int:
-        return int(self.momentum > 0)
 
     def parts(self, scale: optax.GradientTransformation) -> list[optax.GradientTransformation]:
         return [scale, *([optax.trace(self.momentum)] if self.momentum else [])]

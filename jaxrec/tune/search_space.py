@@ -21,7 +21,7 @@ from jaxrec.ops.parallel import make_mesh
 EXAMPLE = "'optimizer.learning_rate: {low: 0.001, high: 0.1, log: true}' or 'model.embedding_dim: {choices: [16, 32]}'"
 SAME_FOR_ALL = (
     "data.path", "data.validation_fraction", "data.protocol", "data.split_seed", "data.test_fraction",
-    "training.metric", "evaluation.ties",
+    "training.metric",
 )  # fmt: skip
 """Fields that say what the value of a trial is measured on, and how: with several of them values mean nothing."""
 COMBINATIONS = 2000  # at most so many are validated before the search

@@ -5,7 +5,6 @@ More kills, at other moments: JAXREC_KILLS=20 JAXREC_KILL_SEED=1 python -m pytes
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from helpers import assert_same_run, call, load_state, spawn, steps_of, without_progress
 from worlds import Sections, Worlds
 
@@ -116,12 +114,6 @@ def log_beyond(path: Path) -> None:
         stream.write('{"kind": "train", "st')
 
 
-def damaged(path: Path) -> None:
-    """The latest checkpoint cannot be read."""
-    for file in (path / "state" / "latest" / str(steps_of(path)[-1])).rglob("d/*"):
-        file.write_bytes(b"")
-
-
 def only_a_best(path: Path) -> None:
     """The best of the first epoch is saved just before the first latest: killed in between."""
     first, best = steps_of(path)[0], path / "state" / "best"
@@ -141,7 +133,7 @@ def no_picture(path: Path) -> None:
     (path / "learning_curve.png").unlink()
 
 
-@pytest.mark.parametrize("left", [log_beyond, damaged, only_a_best, half_made, no_picture])
+@pytest.mark.parametrize("left", [log_beyond, only_a_best, half_made, no_picture])
 def test_what_a_kill_left_is_gone_on_from(left: Callable[[Path], None], worlds: Worlds, tmp_path: Path) -> None:
     run = worlds.run("gru4rec")
     path = Path(shutil.copytree(run, tmp_path / run.name))  # the title of the picture
@@ -149,16 +141,3 @@ def test_what_a_kill_left_is_gone_on_from(left: Callable[[Path], None], worlds: 
     assert call("train", "--config", worlds.config("gru4rec"), "--run", path, "--resume") == 0
     assert_same_run(path, run)
     assert (path / "learning_curve.png").exists()
-
-
-def test_a_run_of_before_repeats_goes_on(worlds: Worlds, tmp_path: Path) -> None:
-    """Its configuration does not know ``data.repeats``; where no pair repeats, it trains on the rows that it had."""
-    steady = {"optimizer": {"schedule": "constant"}}
-    path = Path(shutil.copytree(worlds.run("two_tower", **steady), tmp_path / "run"))
-    values = yaml.safe_load((path / "config.yaml").read_text())
-    del values["data"]["repeats"]
-    (path / "config.yaml").write_text(yaml.safe_dump(values))
-    words = ["--config", worlds.config("two_tower", **steady), "--training.epochs", 4]
-    assert call("train", *words, "--run", path, "--resume") == 0
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2, 3, 4]

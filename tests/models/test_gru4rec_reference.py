@@ -96,7 +96,7 @@ def test_twenty_steps_agree_with_the_authors_code(name: str) -> None:
     model = Replay(config, case["n_items"])
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 20))
     params, tables = to_ours(made["weights"], case["mode"])
-    state = init_state(model, optimizer, 0, case["batch_size"])
+    state = init_state(model, optimizer, config.training)
     as_jax = {key: jnp.asarray(value) for key, value in params.items()}
     state = state._replace(params=as_jax, tables={key: jnp.asarray(value) for key, value in tables.items()})
     constants = model.constants(made["p0"])

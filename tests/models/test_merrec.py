@@ -7,17 +7,15 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from numpy_merrec import COUNTS, EVENTS, N_ITEMS, item_scores, last_query, make_catalogue, sampled_loss, softmax_loss
-from steps import Sections, config_of, random_weights, tables_of
+from steps import Sections, Taken, assert_slopes, config_of, random_weights, take_step
 
 from jaxrec.config import Config
 from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.items import Spans
-from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
 from jaxrec.losses.ranking import Step
@@ -76,46 +74,26 @@ def histories(step: PackedBlock) -> list[tuple[np.ndarray, np.ndarray]]:
     return found
 
 
-class Found(NamedTuple):
-    mean: Any  # over a step's places, of its losses
-    total: Any
-    slopes: dict[str, Any]  # the derivatives of the mean
+class Case(NamedTuple):
+    config: Config
+    model: MERRec
+    catalogue: Catalogue
+    block: PackedBlock
 
-
-class Stepping:
-    """Takes single steps of a case, in one program for all."""
-
-    def __init__(self, config: Config, live: bool = False) -> None:
-        self.config = config
-        self.model, self.catalogue = make_model(config, live)
-        self.constants = self.model.constants(COUNTS)
-        self.block = make_block(self.model)
-        steps = self.model.steps(self.constants, self.block, jax.random.split(jax.random.key(5), len(self.block.slot)))
-        self.steps = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], steps) for i in range(len(self.block.slot))]
-        self._take = jax.jit(self._traced)
-
-    def take(self, weights: dict[str, Any], step: Step, key: int = 1) -> Found:
-        weights = jax.tree.map(jnp.asarray, weights)
-        return Found(*jax.tree.map(np.asarray, self._take(weights, step, self.constants, jax.random.key(key))))
-
-    def _traced(self, weights: dict[str, Any], step: Step, constants: Any, key: Any) -> Found:
-        model = self.model
-
-        def objective(weights: dict[str, Any]) -> Any:
-            return model.loss(weights["params"], tables_of(model, weights["tables"], step), (), step, key, constants)
-
-        (mean, (_, total)), slopes = jax.value_and_grad(objective, has_aux=True)(weights)
-        return Found(mean, total, slopes)
+    def take(self, weights: Any, number: int, key: int = 1) -> Taken:
+        return take_step(self.model, self.model.constants(COUNTS), self.block, weights, number, key=key)
 
 
 @cache
-def stepping_of(case: str) -> Stepping:
-    return Stepping(make_config(CASES[case]), case == LIVE)
+def case_of(name: str) -> Case:
+    config = make_config(CASES[name])
+    model, catalogue = make_model(config, name == LIVE)
+    return Case(config, model, catalogue, make_block(model))
 
 
-def plain_loss(stepping: Stepping, weights: dict[str, Any], step: Step, new: np.ndarray | None = None) -> float:
+def plain_loss(case: Case, weights: dict[str, Any], step: Step, new: np.ndarray | None = None) -> float:
     """The sum of a step's losses, a query at a time; bool[V] ``new`` tells the items that are ranked as if new."""
-    config, catalogue, block = stepping.config, stepping.catalogue, step.block
+    config, catalogue, block = case.config, case.catalogue, step.block
     loss, temperature, everything = config.loss, config.model.temperature, np.arange(N_ITEMS)
     new = np.zeros(N_ITEMS, bool) if new is None else new
     weight = np.asarray(block.weight, np.float64)
@@ -165,45 +143,32 @@ def test_queries_and_scores_are_the_plain_ones(case: str) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case != "new"])
 def test_the_loss_of_a_step_is_the_plain_one(case: str) -> None:
-    """With its derivative: in a direction it is the quotient of differences."""
-    stepping = stepping_of(case)
-    weights = random_weights(stepping.model)
-    step = stepping.steps[1]
-    live = step.block.weight > 0
+    """With its derivative."""
+    made = case_of(case)
+    weights = random_weights(made.model)
+    found = made.take(weights, 1)
+    step, live = found.step, found.step.block.weight > 0
     assert live.any() and len(np.unique(step.block.target[live])) < live.sum(), "some target stands there twice"
     if step.drawn is not None and len(step.drawn.ids):
         assert np.isin(step.drawn.ids, step.block.target[live]).any(), "and some is drawn"
-    found, expected = stepping.take(weights, step), plain_loss(stepping, weights, step)
+    expected = plain_loss(made, weights, step)
     assert found.total == pytest.approx(expected, rel=2e-4)
     assert found.mean == pytest.approx(expected / len(live), rel=2e-4)
-    random = np.random.default_rng(0)
-    way = jax.tree.map(lambda leaf: random.normal(size=leaf.shape), weights)
-    moved = (jax.tree.map(lambda leaf, by, s=s: np.float64(leaf) + s * by, weights, way) for s in (-1e-5, 1e-5))
-    ends = [plain_loss(stepping, one, step) for one in moved]
-    slope = sum(np.vdot(a, b) for a, b in zip(jax.tree.leaves(found.slopes), jax.tree.leaves(way), strict=True))
-    assert slope == pytest.approx((ends[1] - ends[0]) / 2e-5 / len(live), rel=2e-3, abs=1e-4)
+    assert_slopes(found.slopes, lambda one: plain_loss(made, one, step) / len(live), weights, 1e-5, 2e-3)
 
 
 def test_rows_are_left_out_for_that_of_a_new_item() -> None:
     """Half of the items that a step reads, each time others; they learn nothing from the step, the new bias does."""
-    stepping, seen = stepping_of("new"), []
-    weights, step = random_weights(stepping.model), stepping.steps[0]
-    assert step.drawn is not None
-    read = np.union1d(step.block.target[step.block.weight > 0], step.drawn.ids)
+    made, seen = case_of("new"), []
+    weights = random_weights(made.model)
     for key in range(6):
-        found = stepping.take(weights, step, key)
+        found = made.take(weights, 0, key)
+        step = found.step
+        read = np.union1d(step.block.target[step.block.weight > 0], step.drawn.ids)
         learned = np.any(found.slopes["tables"]["item"] != 0, axis=1)
         assert not learned[np.setdiff1d(np.arange(N_ITEMS), read)].any()
         new = np.isin(np.arange(N_ITEMS), read) & ~learned
-        assert found.total == pytest.approx(plain_loss(stepping, weights, step, new), rel=2e-4)
+        assert found.total == pytest.approx(plain_loss(made, weights, step, new), rel=2e-4)
         assert found.slopes["params"]["new_bias"] != 0 or not new.any()
         seen.append(new[read])
     assert 0.2 < np.mean(seen) < 0.8 and len({part.tobytes() for part in seen}) > 3
-
-
-def test_names_that_would_be_needed_are_refused_in_host_memory() -> None:
-    away: Sections = {"loss": {"name": "softmax"}, "data": {"name_memory": 0}}
-    with pytest.raises(UserError, match=r"^data\.name_memory: 0 MiB do not hold the name vectors .*n_sample 0$"):
-        make_model(make_config(away))[0].check()
-    make_model(make_config(away, {"model": {"head": "items"}}))[0].check()  # reads those of inputs alone
-    make_model(make_config(away, {"loss": {"name": "cross_entropy", "n_sample": 0}}))[0].check()

@@ -73,8 +73,7 @@ def checkout(tmp_path: Path) -> Path:
 def test_the_authors_loop_makes_as_many_steps_as_asked_beside_ours(
     script: Any, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tops = {"matmul_gflop_per_s": 100.0, "copy_gb_per_s": 10.0}
-    monkeypatch.setattr("jaxrec.benchmarks.sweep.ceilings", lambda: tops)
+    monkeypatch.setattr("jaxrec.benchmarks.sweep.matmul_ceiling", lambda: 100.0)
     words = "gru4rec --items 30 --batch 4 --units 4 --n-sample 8 --steps 3 --repetitions 2 --loss bpr_max"
     more = ["--no-collectives", "--json", str(tmp_path / "out.json"), "--peer", str(checkout)]
     assert command(script.main, [*words.split(), *more]) == 0

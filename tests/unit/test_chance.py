@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from itertools import combinations, permutations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,9 +21,6 @@ from jaxrec.metrics.chance import (
     random_user_ranking,
 )
 from jaxrec.metrics.ranking import ranking_metrics
-
-SHARED = Path(os.environ.get("JAXREC_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
-CUSTOMERS, PRODUCTS = SHARED / "amore" / "customers.json", SHARED / "amore" / "amoremall_reviews.json"
 
 
 @settings(max_examples=60, deadline=None)
@@ -79,26 +73,6 @@ def test_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chance, "CHUNK", 130)
     assert bootstrap(values, seed=4, repetitions=1001) == pytest.approx(whole, rel=1e-12)
     assert np.isnan(bootstrap(np.zeros(0))).all()
-
-
-@pytest.mark.skipif(not CUSTOMERS.is_file(), reason=f"needs the shop's real customers: {CUSTOMERS} is absent")
-def test_published_chance_and_oracle() -> None:
-    """The figures of the data's README: 277 reviews of 93 products."""
-    customers, products = json.loads(CUSTOMERS.read_text()), json.loads(PRODUCTS.read_text())
-    ids = [one["product_id"] for one in products]
-    categories = np.array([one["category"] for one in products])
-    targets = np.array([ids.index(one["purchased_product_id"]) for one in customers])
-    assert (len(ids), len(targets)) == (93, 277)
-    zeros = np.zeros((277, 93))
-    assert round(expected_hits(zeros, targets, 3).mean(), 3) == 0.032
-    assert round(expected_category_hits(zeros, categories, categories[targets], 3).mean(), 3) == 0.500
-
-    def groups(*names: str) -> np.ndarray:
-        keys = [tuple(one[name] for name in names) for one in customers]
-        return np.array([sorted(set(keys)).index(key) for key in keys])
-
-    assert round(oracle_hits(groups("age", "gender", "skin_type", "skin_concern"), targets, 3), 3) == 0.657
-    assert round(oracle_hits(groups("gender", "skin_type", "skin_concern"), targets, 3), 3) == 0.159
 
 
 def test_a_random_rank_is_what_is_expected() -> None:

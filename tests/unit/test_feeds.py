@@ -6,11 +6,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,10 +16,9 @@ from hypothesis import strategies as st
 
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.rows import Rows
-from jaxrec.feeds.base import Feed, Plan, ahead
+from jaxrec.feeds.base import Feed, Plan, ahead, row_feed
 from jaxrec.feeds.lanes import lane_feed
 from jaxrec.feeds.packed import packed_feed
-from jaxrec.feeds.rows import row_feed
 
 HOUR, RESIDENT, STREAMED = 3_600_000, 2**30, 0
 RANDOM = np.random.default_rng(3)
@@ -44,8 +41,6 @@ def numbered_rows(n: int) -> Rows:
 SESSIONS = numbered_sessions(RANDOM.integers(1, 14, 60))
 LAST = replace(SESSIONS, last_only=True)
 HOURS = (SESSIONS.times // HOUR).astype(np.int32)
-VECTORS = RANDOM.normal(size=(9, 3)).astype(np.float16)
-NAMES: Any = SimpleNamespace(dim=3, vectors=VECTORS, name_of=np.arange(len(SESSIONS.items)) % 10 - 1)
 KINDS: dict[str, Callable[[Plan], Feed]] = {
     "lanes": partial(lane_feed, SESSIONS),
     "lanes, last events": partial(lane_feed, LAST),
@@ -101,19 +96,6 @@ def test_the_order_is_a_function_of_seed_and_epoch(kind: str) -> None:
     drawn = orders("random")
     assert len(set(drawn)) == 4 and drawn == orders("random")
     assert len(set(orders("time"))) == 1
-
-
-def test_blocks_with_names_come_from_the_host_and_bring_the_names_of_their_items() -> None:
-    plan = Plan(24, 3, "random", 7, RESIDENT)
-    plain, named = packed_feed(SESSIONS, 5, plan), packed_feed(SESSIONS, 5, plan, names=NAMES)
-    assert plain.resident and not named.resident
-    for block, expected in zip(named.epoch(1, 1), list(plain.epoch(1))[1:], strict=True):
-        assert jax.tree.map(content, block._replace(names=None)) == jax.tree.map(content, expected)
-        assert jax.tree.map(form, block) == jax.tree.map(form, named.like())
-        for names, items in zip(block.names, (block.input, block.target), strict=True):
-            row = np.where(items >= 0, NAMES.name_of[items], -1)
-            vectors = np.where((row >= 0)[..., None], VECTORS[row].astype(jnp.bfloat16).astype(np.float32), 0.0)
-            np.testing.assert_array_equal(names.astype(np.float32), vectors)
 
 
 def test_the_streaming_thread_ends_with_its_iterator_and_passes_errors_on() -> None:

@@ -58,16 +58,3 @@ def test_attention_and_its_derivative_are_those_of_the_equations(case: tuple[int
     assert 0.1 < np.mean(expected[0] > 0) < 0.9, "the relu has both sides"
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
-
-
-def test_a_rows_result_does_not_depend_on_its_neighbours() -> None:
-    """Among many or few, and beside rows that are not finite."""
-    projected, slope, _ = inputs(*CASES[0])
-    whole, _ = forward_and_back(attend, projected, slope, 2, None)
-    some = [0, 1, LANES - 1, LANES, 3 * LANES - 1]
-    few, _ = forward_and_back(attend, projected[..., some], slope[..., some], 2, None)
-    np.testing.assert_allclose(few, np.asarray(whole)[..., some], rtol=1e-6, atol=1e-7)
-    projected[..., [5, LANES + 5]] = np.nan
-    beside, _ = forward_and_back(attend, projected, slope, 2, None)
-    sound = np.setdiff1d(np.arange(3 * LANES), [5, LANES + 5])
-    np.testing.assert_array_equal(np.asarray(beside)[..., sound], np.asarray(whole)[..., sound])

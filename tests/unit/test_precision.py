@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -14,11 +13,12 @@ import pytest
 from worlds import Worlds
 
 from jaxrec import config as configuration
+from jaxrec.benchmarks.sizes import products
 from jaxrec.config.finding import models
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops.parallel import LOW, ONE, Placement
 from jaxrec.tasks.base import make_task
-from jaxrec.training.block import Training, make_train_block, new_state
+from jaxrec.training.block import Training, init_state, make_train_block
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
@@ -44,18 +44,6 @@ def test_factors_are_rounded_and_sums_are_not(left: tuple[int, ...], right: tupl
     assert jnp.array_equal(ONE.product(fine, jnp.eye(3)), fine), "float32 is left alone"
 
 
-def products(jaxpr: Any) -> Iterator[Any]:
-    """The matrix products of a program and its loops, but for those under a condition: two towers rank there what is
-    near, and rankings are float32."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "cond":
-            continue
-        if equation.primitive.name == "dot_general":
-            yield equation
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-            yield from products(getattr(inner, "jaxpr", inner)) if hasattr(inner, "eqns") else ()
-
-
 def small(equation: Any) -> bool:
     """A product of a vector, such as the attention's sum over a row's states, or one that sums nothing."""
     contracted, shared = equation.params["dimension_numbers"]
@@ -72,10 +60,10 @@ def test_models_multiply_what_is_asked_for(name: str, worlds: Worlds) -> None:
     config = configuration.load(worlds.config(name))
     task = make_task(config, open_dataset(config.data.path))
     training = Training(config, task.model, task.feed)
-    state = jax.eval_shape(lambda: new_state(config, task.model, training.optimizer))
+    state = jax.eval_shape(lambda: init_state(task.model, training.optimizer, config.training))
     for low in (False, True):
         block = make_train_block(task.model, training.optimizer, None, on=Placement(low=low))
         traced = block.trace(state, task.constants, task.feed.like())
         kinds = [{operand.aval.dtype.name for operand in equation.invars}
-                 for equation in products(traced.jaxpr.jaxpr) if not small(equation)]  # fmt: skip
+                 for equation, _ in products(traced.jaxpr.jaxpr) if not small(equation)]  # fmt: skip
         assert kinds and all(kind == ({"bfloat16"} if low else {"float32"}) for kind in kinds)

@@ -12,6 +12,7 @@ import pytest
 from jax import Array
 
 from jaxrec.losses.softmax import Softmax, softmax_cross_entropy
+from jaxrec.ops.parallel import LOW
 
 pytestmark = pytest.mark.numbers
 
@@ -114,7 +115,7 @@ def test_bfloat16_is_near_where_the_target_is_nearly_certain(size: str) -> None:
     temperature = 24.0 if size == "rows" else 26.0
     weight = np.ones(queries, np.float32)
     case = Case((temperature * vectors[target]).astype(np.float32), vectors.astype(np.float32), target, weight, None)
-    value, slopes = value_and_grad(Softmax(memory=1, precision="bfloat16"), case)
+    value, slopes = value_and_grad(Softmax(memory=1, on=LOW), case)
     expected, *by = reference(case)
     assert float(value) == pytest.approx(expected, rel=0.05)
     for found, wanted in zip(slopes, by, strict=True):

@@ -17,7 +17,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.lanes import Block, lane_feed
 from jaxrec.models.base import SessionModel, make_model
-from jaxrec.training.block import TrainState, make_train_block, new_state, training_plan
+from jaxrec.training.block import TrainState, init_state, make_train_block, training_plan
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 pytestmark = pytest.mark.numbers
@@ -59,7 +59,7 @@ def make(variant: str) -> Setup:
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
     block = make_train_block(made, optimizer, config.optimizer.clip_norm)
     block = jax.jit(block, donate_argnums=0, compiler_options=REPEATABLE if variant == "separate" else None)
-    state = jax.jit(lambda: new_state(config, made, optimizer))
+    state = jax.jit(lambda: init_state(made, optimizer, config.training))
     return Setup(made, state, block, made.constants(np.bincount(ITEMS, minlength=N_ITEMS)))
 
 
@@ -136,7 +136,7 @@ def test_dense_tables_move_as_under_optax_adamw_and_the_average_follows() -> Non
     config, model = packed.make_config("narm", **sections), packed.make_model("narm", N_ITEMS, **sections)
     ours = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
     train_block = make_train_block(model, ours, None, config.training.average)
-    state, constants = new_state(config, model, ours), model.constants(np.ones(N_ITEMS))
+    state, constants = init_state(model, ours, config.training), model.constants(np.ones(N_ITEMS))
     theirs, weights = optax.adamw(RATE, weight_decay=PENALTY), jax.tree.map(jnp.copy, weights_of(state))
     moments, average = theirs.init(weights), jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), weights)
     blocks, close = list(model.feed(SESSIONS, training_plan(config)).epoch(0)), np.testing.assert_allclose

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jaxrec.config.sections import Count
+from jaxrec.config.sections import Count, EvaluationConfig
 from jaxrec.tasks import sessions
 
 READS = "sessions"  # data sets of this kind
@@ -13,6 +13,6 @@ class Data(sessions.Data):
     """The text model whose name vectors are read, where the data set has those of several."""
 
 
-class Evaluation(sessions.Evaluation):
+class Evaluation(EvaluationConfig):
     sessions: Count | None = None
     """At most so many sessions are evaluated, drawn at random but always the same (null: all)."""

@@ -46,7 +46,6 @@ def make(config: Config, dataset: Dataset) -> Task:
                         "it to items, or prepare the data again with --name")  # fmt: skip
     model, catalogue = _model(config, dataset.path, dataset.manifest, config.data.embeddings)
     training, validation = session_splits(config, dataset)
-    model.check()
     feed = model.feed(training, training_plan(config, config.data.order))
     counts, judge = np.bincount(training.items, minlength=dataset.n_items), None
     if len(validation):
@@ -146,7 +145,7 @@ def evaluate(asked: Asked) -> Report:
         "items": run.n_items,
         "trained_items": int((counts > 0).sum()),
         "candidates": "all" if spans is None else "live",
-        "ties": config.evaluation.ties,
+        "ties": "conservative",
         **measured(judged.arrays["rank"]),
         "chance": random_ranking(candidates(targets, spans, run.n_items), ks),
     }
@@ -221,5 +220,4 @@ def rank_by(vectors: Vectors, targets: Targets, config: EvaluationConfig, spans:
             return EVERYTHING
         return Candidates(Live(*map(jnp.asarray, (spans.listed, spans.sold, spans.seconds(targets.asked[rows])))))
 
-    ties = getattr(config, "ties", "conservative")
-    return collect(rank_vectors(vectors[0], targets.item, vectors[1], config.memory, among, ties), ()).arrays["rank"]
+    return collect(rank_vectors(vectors[0], targets.item, vectors[1], config.memory, among), ()).arrays["rank"]

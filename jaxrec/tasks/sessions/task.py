@@ -98,7 +98,7 @@ def evaluate(asked: Asked) -> Report:
         "split": asked.split,
         "targets": parts.validation.counts["targets"],
         "items": n_items,
-        "ties": getattr(config.evaluation, "ties", "conservative"),
+        "ties": "conservative",
         "chance": random_ranking(np.array([n_items]), ks),
     }
     if asked.split == "test" and (best := optimum_metrics(data.manifest, ks)):  # known of synthetic data
@@ -139,10 +139,10 @@ def baseline_metrics(
 ) -> dict[str, float]:  # fmt: skip
     """The metrics that ``Judge`` gives of models."""
     size = max(1, min(ROWS, max(16, CELLS // n_items), config.memory * 2**18 // n_items, len(queries)))
-    depth, ties = min(max(ks), n_items), getattr(config, "ties", "conservative")
+    depth = min(max(ks), n_items)
 
     def ranked(rows: np.ndarray) -> Part:
         targets = jnp.asarray(queries.targets[rows])
-        return rank_scores(jnp.asarray(scores(queries.prefixes(rows))), targets, depth, ties)
+        return rank_scores(jnp.asarray(scores(queries.prefixes(rows))), targets, depth)
 
     return collect(in_parts(len(queries), size, ranked), ks, n_items, update).metrics
