@@ -18,7 +18,6 @@ from jaxrec.baselines.sessions import Scale
 from jaxrec.config.sections import Count
 from jaxrec.errors import UserError
 
-CALIBRATION_ROWS = 200_000  # two parameters need no more
 RIDGE = 1e-6  # of the calibration: negligible, but finite parameters where a score parts the labels
 
 Scorer = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -152,11 +151,8 @@ def held_out_calibration(fit: Callable[..., Scorer], train: RatingRows, n_users:
 
 
 def calibrate(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """Slope and intercept of the logistic regression of float32[N] labels, 0 or 1, on float32[N] scores, on at most
-    ``CALIBRATION_ROWS`` rows.
-    """
-    rows = np.linspace(0, len(scores) - 1, min(len(scores), CALIBRATION_ROWS)).astype(np.int64)
-    score, label = scores[rows].astype(np.float64), labels[rows].astype(np.float64)
+    """Slope and intercept of the logistic regression of float32[N] labels, 0 or 1, on float32[N] scores."""
+    score, label = scores.astype(np.float64), labels.astype(np.float64)
     centre, scale = score.mean(), score.std() or 1.0  # the ridge does not depend on the score's unit
     standard = sparse.csr_array(((score - centre) / scale)[:, None])
     slope, intercept = optimum(standard, label, RIDGE * len(label), np.zeros(2), ftol=1e-16)

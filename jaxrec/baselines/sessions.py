@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sparse
 from pydantic import Field
 
-from jaxrec.baselines.base import Prefixes, Scores, expand, first, last_clicks, over_popularity, popularity
+from jaxrec.baselines.base import Prefixes, Scores, first, last_clicks, over_popularity, popularity
 from jaxrec.config.sections import Count
 from jaxrec.data.dataset import Sessions
 
@@ -190,11 +190,10 @@ class Neighbourhood:
         order = np.argsort(ends, kind="stable")  # the data set's order may be by day only
         self.ends = ends[order]  # int64[S], ms since 1970, the time of each session's last click
         self.lengths = np.diff(sessions.offsets)[order]  # int64[S], clicks of each
-        items = sessions.items[expand(sessions.offsets[:-1][order], self.lengths)]
-        session = np.repeat(np.arange(len(order)), self.lengths)
-        once = last_clicks(session, items, n_items)
-        position = once - (np.cumsum(self.lengths) - self.lengths)[session[once]]
-        items, session = items[once], session[once]
+        session = np.repeat(np.arange(len(order)), np.diff(sessions.offsets))
+        once = last_clicks(session, sessions.items, n_items)
+        items, position = sessions.items[once], once - sessions.offsets[session[once]]
+        session = np.argsort(order)[session[once]]
         # CSR int64[S, V]: where in each session the last click on each of its items is.
         self._positions = sparse.csr_array((position, (session, items)), shape=(len(order), n_items))
         self.frequency = np.bincount(items, minlength=n_items)

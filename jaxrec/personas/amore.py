@@ -2,8 +2,8 @@
 
 Nothing is known of the customers but what they wrote, so everything said of them is derived from the review of the
 very product that is to be recommended (clusters.py); or it is given (``--customers``). A row is a purchase. Beside the
-rows a dataset directory has reviews.parquet (row r is row r of the data), embeddings.npy (float16[n, d], where there
-are any), personas.json (how they were found, the rules, the personas) and PERSONAS.md (the same to be read).
+rows a dataset directory has reviews.parquet (row r is row r of the data), embeddings.npy (float16[n, d]), personas.json
+(how they were found, the rules, the personas) and PERSONAS.md (the same to be read).
 """
 
 from __future__ import annotations
@@ -55,18 +55,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{option}", type=Path, required=option == "raw", metavar="FILE", help=help)
     parser.add_argument("--clusters", type=ranged(int, 2, 10**9), default=CLUSTERS, metavar="N", help="number of "
                         f"personas, where --customers does not name them (default {CLUSTERS})")  # fmt: skip
-    parser.add_argument("--model", default=MODEL, metavar="NAME", help="of sentence-transformers, or a folder; none: "
-                        f"no embeddings, only with --customers (default {MODEL})")  # fmt: skip
+    parser.add_argument("--model", default=MODEL, metavar="NAME", help="of sentence-transformers, or a folder (default "
+                        f"{MODEL})")  # fmt: skip
     parser.add_argument("--seed", type=ranged(int, 0, 2**32 - 1), default=0, metavar="N", help="of clusters and draws "
                         "(default 0)")  # fmt: skip
 
 
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """Read the files, embed the reviews, and find or take their customers."""
-    given, seed = arguments.customers is not None, arguments.seed
-    model = None if arguments.model == "none" else arguments.model
-    if model is None and not given:
-        raise UserError("--model none: personas need embeddings; name a model, or give --customers")
+    from jaxrec.data.text.encoding import encoded  # the other sources must work without it
+
+    given, seed, model = arguments.customers is not None, arguments.seed, arguments.model
     rules = read_rules(arguments.personas)
     kinds = kinds_of(rules)
     if taken := set(kinds) & {"customer", "persona", *GOODS.names}:
@@ -78,11 +77,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     texts = [review.content for one in products for review in one.reviews]
     bought = [products[number].product for number in product]
     people = read_customers(arguments.customers, bought, kinds) if given else []
-    embeddings = None
-    if model is not None:
-        from jaxrec.data.text.encoding import encoded  # what needs no model must work without it
-
-        embeddings = encoded(texts, model).vectors
+    embeddings = encoded(texts, model).vectors
     if given:  # personas of the rules in their order, then others as they first appear
         named, ids = [one["persona_name"] for one in people], [one["user_id"] for one in people]
         names = list(dict.fromkeys([*(name for name in rules if name in named), *named]))
@@ -91,12 +86,11 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         attributes = {name: np.array([one[name] for one in people], np.int64 if isinstance(kind, Range) else object)
                       for name, kind in kinds.items()}  # fmt: skip
     else:
-        assert embeddings is not None
         labels, personas = find_personas(embeddings, texts, rules, arguments.clusters, seed)
         ids = [f"user_{number:04d}" for number in range(len(texts))]
         attributes = draw_attributes(labels, personas, rules, seed)
     # Where a local folder lies says nothing about the content.
-    called = "/".join(Path(model).resolve().parts[-2:]) if model and Path(model).is_dir() else model
+    called = "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
     facts = {"seed": seed, "model": called, "clusters": len(personas), "given": given,
              "rules": {name: rule.model_dump() for name, rule in rules.items()},
              "personas": [asdict(one) | {"nearest": [ids[n] for n in one.nearest]} for one in personas]}  # fmt: skip
@@ -106,11 +100,10 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     def write(out: Path) -> list[str]:
         columns = {"customer": ids, "product": bought, "persona": persona, "text": texts}
         pq.write_table(pa.table({name: _text(values) for name, values in columns.items()}), out / REVIEWS)
-        if embeddings is not None:
-            np.save(out / EMBEDDINGS, np.ascontiguousarray(embeddings, np.float16), allow_pickle=False)
+        np.save(out / EMBEDDINGS, np.ascontiguousarray(embeddings, np.float16), allow_pickle=False)
         (out / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (out / PAGE).write_text(personas_markdown(personas, rules, texts, facts), encoding="utf-8")
-        return [REVIEWS, *([] if embeddings is None else [EMBEDDINGS]), FACTS, PAGE]
+        return [REVIEWS, EMBEDDINGS, FACTS, PAGE]
 
     users = pa.table({"customer": _text(ids), "persona": _text(persona)}
                      | {name: pa.array(values.tolist()) for name, values in attributes.items()})  # fmt: skip
@@ -181,7 +174,7 @@ class Reviews(NamedTuple):
     """The reviews of a dataset directory, one a row."""
 
     texts: list[str]
-    embeddings: np.ndarray | None  # float16[n, d], mapped
+    embeddings: np.ndarray  # float16[n, d], mapped
     rules: Rules
     clusters: int
     seed: int  # of the clusters
@@ -189,16 +182,17 @@ class Reviews(NamedTuple):
 
 def read_reviews(path: Path, manifest: dict[str, Any]) -> Reviews:
     """What a data set of this source, which was verified, has beside its rows."""
+    if EMBEDDINGS not in manifest["files"]:  # as earlier versions could leave them out
+        raise UserError(f"{path}: has no embeddings; prepare the data set again, or give --folds 0")
     facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
-    texts = pq.read_table(path / REVIEWS)["text"].to_pylist()
-    embeddings = map_array(path, EMBEDDINGS, manifest) if EMBEDDINGS in manifest["files"] else None
+    texts, embeddings = pq.read_table(path / REVIEWS)["text"].to_pylist(), map_array(path, EMBEDDINGS, manifest)
     rules = parse_rules(facts["rules"], str(path / FACTS))
     return Reviews(texts, embeddings, rules, len(facts["personas"]), facts["seed"])
 
 
 def personas_markdown(personas: Sequence[Persona], rules: Rules, texts: Sequence[str], facts: dict[str, Any]) -> str:
     """PERSONAS.md: how the personas were found, a table of all, then each by itself."""
-    model = "no embeddings" if facts["model"] is None else f"embeddings of {facts['model']}"
+    model = f"embeddings of {facts['model']}"
     about = (f"K-means (k = {len(personas)}, seed {facts['seed']}) on {model}; attributes are drawn from the rule of "
              "the persona, or from any where it has none: they are derived from the review, not known of the "
              "customer.")  # fmt: skip
@@ -219,8 +213,7 @@ def personas_markdown(personas: Sequence[Persona], rules: Rules, texts: Sequence
                 what = ", ".join(f"{_plain(value)} {share:.0%}" for value, share in shares.items())
             lines.append(f"- {_plain(name)}: {what}")
         lines += [f"- telling words: {_plain(', '.join(one.words)) or 'none'}"]
-        lines += ["- nearest reviews:"] if one.nearest else ["- nearest reviews: not known without embeddings"]
-        lines += [f"  - “{_plain(texts[number], LONGEST)}”" for number in one.nearest]
+        lines += ["- nearest reviews:", *(f"  - “{_plain(texts[number], LONGEST)}”" for number in one.nearest)]
     return "\n".join(lines) + "\n"
 
 

@@ -68,18 +68,16 @@ def find_personas(
 
 
 def describe(
-    labels: np.ndarray, names: Sequence[str], texts: Sequence[str], rules: Rules, embeddings: np.ndarray | None
+    labels: np.ndarray, names: Sequence[str], texts: Sequence[str], rules: Rules, embeddings: np.ndarray
 ) -> tuple[Persona, ...]:
-    """The personas of clusters with names, int[n] ``labels``; without embeddings no nearest reviews are known."""
+    """The personas of clusters with names, int[n] ``labels``."""
     words = telling_words(texts, labels, len(names), WORDS)
-    points = None if embeddings is None else _directions(embeddings)
-    personas = []
+    points, personas = _directions(embeddings), []
     for number, name in enumerate(names):
         members, nearest = np.flatnonzero(labels == number), dict[str, int]()
-        if points is not None:  # of those that say the same the first
-            distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
-            for member in members[np.argsort(distances, kind="stable")].tolist():
-                nearest.setdefault(texts[member], member)
+        distances = np.round(((points[members] - points[members].mean(axis=0)) ** 2).sum(axis=1), 9)
+        for member in members[np.argsort(distances, kind="stable")].tolist():
+            nearest.setdefault(texts[member], member)  # of those that say the same the first
         title = rules[name].title if name in rules else ""
         near = tuple(nearest.values())[:NEAREST]
         personas.append(Persona(name, title, name in rules, len(members), words[number], near))

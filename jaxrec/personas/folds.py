@@ -44,9 +44,8 @@ def cross_validate(
     config = config.model_copy(update={"mesh": MeshConfig(data=1)})
     categories, model = item_categories(dataset, config.evaluation.category), make_model(config, dataset.schema)
     encode = jax.jit(model.encode, static_argnums=0)
-    parts: dict[str, list[Hits]] = {"own": [], "chance": [], "popularity": []}
+    parts, training = list[tuple[Hits, Hits, Hits]](), None
     stated = dataset.manifest["personas"]["attributes"] == "stated"
-    training = None
     for data, profiles in make_folds(config, dataset, folds, seed, stated):
         feed = model.feed(data.training_rows(), training_plan(config, passes=RowTraining.of(config.training).passes))
         if training is None:  # folds differ by a row, and share the schedule and the compiled program of the first
@@ -57,13 +56,12 @@ def cross_validate(
         items = encode("item", weights, jnp.asarray(data.catalogue.columns), jnp.asarray(data.catalogue.numbers))
         lists = rank_queries(profiles, users, items, had, config.evaluation.memory, (), max(ks)).arrays
         hits = answered(lists, profiles.items, categories, ks)
-        parts["own"].append({name: values.reshape(len(asked.items), -1).mean(axis=1) for name, values in hits.items()})
-        counts = data.item_counts().astype(np.float64)
-        for name, scores in (("chance", 0 * counts), ("popularity", counts)):
-            parts[name].append(expected(scores, asked.items, had[asked.users], categories, ks))
+        hits = {name: values.reshape(len(asked.items), -1).mean(axis=1) for name, values in hits.items()}
+        counts, targets = data.item_counts().astype(np.float64), (asked.items, had[asked.users], categories, ks)
+        parts.append((hits, expected(0 * counts, *targets), expected(counts, *targets)))
         update()
     own, chance, popularity = ({name: np.concatenate([one[name] for one in part]) for name in part[0]}
-                               for part in parts.values())  # fmt: skip
+                               for part in zip(*parts, strict=True))  # fmt: skip
     how = "profiles as stated" if stated else f"{DRAWS} profiles a review, drawn like those of the other customers"
     return {"folds": folds, "targets": len(next(iter(own.values()))), "profiles": how,
             **measured(own), "chance": means(chance), "popularity": means(popularity)}  # fmt: skip
@@ -76,9 +74,6 @@ def make_folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stat
     if folds < 2 or folds > len(users):
         raise UserError(f"--folds {folds}: expected 2 to {len(users)}, the number of customers, or 0 for none")
     reviews = None if stated else read_reviews(dataset.path, dataset.manifest)
-    if reviews is not None and reviews.embeddings is None:
-        raise UserError(f"{dataset.path}: has no embeddings, so personas cannot be found anew without a fold's "
-                        "reviews; prepare it again with --model, or give --folds 0")  # fmt: skip
     number = np.empty(int(users.max()) + 1, np.int64)
     number[users] = np.random.RandomState(seed).permutation(len(users)) % folds
     for fold in range(folds):
@@ -94,7 +89,6 @@ def make_folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stat
 def _derived(config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits, reviews: Reviews, seed: int) -> Fold:
     """Attributes drawn anew: those of training customers from personas without the fold's reviews."""
     train, test = splits.train, splits.test
-    assert reviews.embeddings is not None
     texts = [reviews.texts[row] for row in train]
     embeddings = np.asarray(reviews.embeddings[train], np.float32)
     labels, personas = find_personas(embeddings, texts, reviews.rules, reviews.clusters, reviews.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,13 @@ from jaxrec.tasks.report import Result, file_of, read_results
 from jaxrec.tasks.retrieval.hits import PERSONA, item_categories
 from jaxrec.tasks.retrieval.task import Judge
 
-FILES = ("persona_distribution.png", "results_by_persona.png", "embedding_space.png")
-MOST_POINTS = 2000  # of customers and of products
+FILES = ("results_by_persona.png", "embedding_space.png")
 
 
 def draw_personas(
     path: Path, out: Path, by: str = PERSONA, split: str = "test", data: str | None = None
 ) -> Iterator[Path]:
-    """Draw the three pictures of the run ``path`` into the folder ``out``; each is named once it is written. The other
+    """Draw the two pictures of the run ``path`` into the folder ``out``; each is named once it is written. The other
     arguments are options of the command.
     """
     run, name = open_run(path), path.resolve().name
@@ -39,9 +38,8 @@ def draw_personas(
     dataset = open_run_data(run, data or run.config.data.path)
     assert isinstance(dataset, RowsDataset)
     dataset.verify()
-    groups = np.array([str(value) for value in table[by].to_pylist()])  # of each customer by index; 0 is unknown
+    groups = np.array([str(value) for value in table[by].to_pylist()])  # of each customer by index
     figures = {
-        distribution_figure(groups[1:]): f"{name}: customers by {by}",
         results_figure(result, by): f"{name}, {split} split: results by {by}",
         embedding_figure(run, dataset, split, groups): f"{name}: customers and products",
     }
@@ -55,32 +53,16 @@ def draw_personas(
         raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); name another folder") from None
 
 
-def _bars(names: Sequence[str], panels: int) -> tuple[Any, list[Any]]:
-    """A matplotlib figure of panels for horizontal bars with names, the first at the top."""
+def results_figure(result: Result, by: str) -> Any:
+    """A panel for each metric, with a bar for each group, its number of targets, and for all, its 95 % bootstrap
+    interval, and chance.
+    """
     from matplotlib.figure import Figure  # its own canvas: no display, no global state
 
-    figure = Figure(figsize=(3 + 4.5 * panels, 3 + 0.5 * len(names)), layout="constrained")
-    every = list(figure.subplots(1, panels, sharey=True, squeeze=False)[0])
-    write_ticks(every[0].yaxis, names)
-    every[0].set_ylim(len(names) - 0.4, -0.6)
-    return figure, every
-
-
-def distribution_figure(groups: np.ndarray) -> Any:
-    """A bar for each group: its customers and their share, of str[n], the group of each."""
-    names, counts = np.unique(groups, return_counts=True)
-    figure, (axes,) = _bars(names.tolist(), 1)
-    bars = axes.barh(range(len(counts)), counts)
-    axes.bar_label(bars, [f"{count:,} ({count / counts.sum():.1%})" for count in counts])
-    axes.set_xlabel("customers")
-    return figure
-
-
-def results_figure(result: Result, by: str) -> Any:
-    """A panel for each metric, with a bar for each group and for all, its 95 % bootstrap interval, and chance."""
     rows = {**result["groups"][by], "all": result}
     metrics = [name for name in result["intervals"] if all(name in row["intervals"] for row in rows.values())]
-    figure, panels = _bars(list(rows), len(metrics))
+    figure = Figure(figsize=(3 + 4.5 * len(metrics), 3 + 0.5 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
         values = np.array([row[metric] for row in rows.values()])
         low, high = np.array([row["intervals"][metric] for row in rows.values()]).T
@@ -89,12 +71,14 @@ def results_figure(result: Result, by: str) -> Any:
         axes.plot(chance, range(len(rows)), "k|", markersize=16, label="chance")
         axes.set_xlabel(f"{metric}, with 95 % bootstrap intervals")
         axes.legend()
+    write_ticks(panels[0].yaxis, [f"{name} ({row['targets']:,})" for name, row in rows.items()])
+    panels[0].invert_yaxis()
     return figure
 
 
 def embedding_figure(run: Run, dataset: RowsDataset, split: str, groups: np.ndarray) -> Any:
     """Customers of the split (dots, by group) and products (triangles, by ``evaluation.category``) along two principal
-    components, random ones where there are many.
+    components.
     """
     from matplotlib.figure import Figure
 
@@ -105,13 +89,10 @@ def embedding_figure(run: Run, dataset: RowsDataset, split: str, groups: np.ndar
     if field is not None:
         categories = np.array(["unknown", *map(str, dataset.values(field))])[item_categories(dataset, field)]
     users, rows = np.unique(judge.queries.users, return_index=True)
-    random = np.random.default_rng(0)
-    who, what = (np.sort(random.permutation(n)[:MOST_POINTS]) for n in (len(users), len(items) - 1))
-    points = in_two_dimensions(np.concatenate([vectors[rows[who]], items[1 + what]]))
+    points = in_two_dimensions(np.concatenate([vectors[rows], items[1:]]))
     figure, drawn, names = Figure(figsize=(9.5, 6.5), layout="constrained"), list[Any](), list[str]()
     axes = figure.subplots()
-    for own, place, marker in ((groups[users[who]], points[: len(who)], "o"),
-                               (categories[1 + what], points[len(who) :], "^")):  # fmt: skip
+    for own, place, marker in ((groups[users], points[: len(users)], "o"), (categories[1:], points[len(users) :], "^")):
         for name in np.unique(own).tolist():
             x, y = place[own == name].T
             names.append(name)

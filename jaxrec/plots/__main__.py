@@ -29,9 +29,8 @@ Draw the customers of a two-tower run by persona, or by anything else that it ha
 
   python -m jaxrec.plots personas checkpoints/two_tower_amore --out plots/
 
-  persona_distribution.png   how many customers each persona has
-  results_by_persona.png     hit rates of each with 95 % bootstrap intervals, beside chance
-  embedding_space.png        customers and products in two dimensions
+  results_by_persona.png   hit rates of each with 95 % bootstrap intervals, beside chance
+  embedding_space.png      customers and products in two dimensions
 """
 
 

@@ -57,19 +57,15 @@ def read_curves(path: Path, metrics: Sequence[str]) -> Curves:
     """The validation metrics of a run."""
     run, file = open_run(path), path / "metrics.jsonl"
     try:
-        lines = [line for line in (read_log(path) if file.exists() else []) if line["kind"] == "validation"]
+        lines = [line for line in read_log(path) if line["kind"] == "validation"]
+        known = [name for name in (lines[0] if lines else ()) if "@" in name or name in ("auc", "log_loss", "ece")]
+        for metric in (one for one in metrics if one not in known):
+            names = ", ".join(known) or "none so far; train with --data.validation_fraction 0.05"
+            raise UserError(f"--metrics: no validation '{metric}' in {file}{nearest(metric, known)}; there are {names}")
         epochs = [int(line["epoch"]) for line in lines]
-        found = [name for name in (lines[0] if lines else ()) if "@" in name or name in ("auc", "log_loss", "ece")]
-        values = {name: [float(line[name]) for line in lines] for name in metrics if name in found}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{file}: damaged; copy it again, or train the run again") from None
-    if not lines:
-        raise UserError(f"{path}: no validation so far, so there is no {metrics[0]} by epoch; train with "
-                        "--data.validation_fraction 0.05, or wait for the first epoch to end")  # fmt: skip
-    for metric in metrics:
-        if metric not in found:
-            raise UserError(f"--metrics: no '{metric}' in {file}{nearest(metric, found)}; it has {', '.join(found)}")
-    return Curves(run, epochs, values)
+        return Curves(run, epochs, {name: [float(line[name]) for line in lines] for name in metrics})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{file}: missing or damaged; copy it again, or train the run again") from None
 
 
 def labels(paths: Sequence[Path]) -> list[str]:

@@ -92,11 +92,11 @@ def test_customers_are_given(raw: Path, tmp_path: Path) -> None:
     people = made_customers(PRODUCTS, TRUTH)
     people[0]["persona_name"] = "Sailor"
     file = write_json(tmp_path / "customers.json", people)
-    dataset = prepared(tmp_path / "out", raw, "--customers", file, "--model=none")
+    dataset = prepared(tmp_path / "out", raw, "--customers", file)
     for name, key in (("customer", "user_id"), ("gender", "gender"), ("age", "age")):
         assert values(dataset, name) == [one[key] for one in people]
     found, facts = personas(dataset)
-    assert facts["given"] and facts["model"] is None and "embeddings.npy" not in dataset.manifest["files"]
+    assert facts["given"]
     assert {one["name"]: one["rule"] for one in facts["personas"]} == dict.fromkeys(WORDS, True) | {"Sailor": False}
     assert found == [one["persona_name"] for one in people]
 
@@ -126,7 +126,7 @@ def test_what_no_shop_has(products: Any, customers: Any, message: str, tmp_path:
     words: list[object] = ["--raw", write_json(tmp_path / "r.json", products(copy.deepcopy(PRODUCTS)))]
     if customers is not None:
         people = customers(made_customers(PRODUCTS, TRUTH))
-        words += ["--model=none", "--customers", write_json(tmp_path / "customers.json", people)]
+        words += ["--customers", write_json(tmp_path / "customers.json", people)]
     fails(capsys, "prepare", "amore", *words, "--out", tmp_path / "out", names=message)
     assert not (tmp_path / "out").exists()
 

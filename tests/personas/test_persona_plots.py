@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers import call, fails
 from worlds import Shop, Worlds
@@ -15,14 +14,13 @@ from worlds import Shop, Worlds
 from jaxrec.personas import pictures
 from jaxrec.personas.pictures import FILES, draw_personas
 
-PERSONAS = ["Dry", "Mature", "Normal", "Oily"]  # 56 customers each, in the order of the alphabet
+PERSONAS = ["Dry", "Mature", "Normal", "Oily"]  # in the order of the alphabet
 
 
 @pytest.fixture(scope="module")
 def towers(worlds: Worlds, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluated run."""
-    run = worlds.run("two_tower", evaluation={"category": "category"})
-    copy = Path(shutil.copytree(run, tmp_path_factory.mktemp("towers") / "run"))
+    copy = Path(shutil.copytree(worlds.run("two_tower"), tmp_path_factory.mktemp("towers") / "run"))
     assert call("evaluate", "--run", copy, "--k", 3) == 0
     return copy
 
@@ -36,22 +34,19 @@ def test_the_pictures(
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "new" / "plots").iterdir())
     figures = list[Any]()
     monkeypatch.setattr(pictures, "save_picture", lambda figure, file: figures.append(figure))
-    assert len(list(draw_personas(towers, tmp_path))) == 3
-    distribution, results, embedding = figures
-    (axes,) = distribution.axes
-    assert [bar.get_width() for bar in axes.patches] == [56] * 4
-    assert [label.get_text() for label in axes.get_yticklabels()] == PERSONAS
+    assert len(list(draw_personas(towers, tmp_path))) == 2
+    results, embedding = figures
     result = json.loads((towers / "eval-test.json").read_text())
-    for axes, metric in zip(results.axes, ("hit_rate@3", "category_hit@3"), strict=True):
-        bars = [bar.get_width() for bar in axes.patches]
-        (chance,) = (line for line in axes.lines if line.get_label() == "chance")
-        assert axes.get_xlabel().startswith(metric)
-        assert bars == [*(result["groups"]["persona"][name][metric] for name in PERSONAS), result[metric]]
-        if metric == "hit_rate@3":  # a customer's two other products are no candidates
-            assert list(chance.get_xdata()) == pytest.approx([3 / (Shop.items - 2)] * 5)
+    targets = [result["groups"]["persona"][name]["targets"] for name in PERSONAS]
+    labels = [f"{name} ({count})" for name, count in zip(PERSONAS, targets, strict=True)]
+    assert [label.get_text() for label in results.axes[0].get_yticklabels()] == [*labels, f"all ({sum(targets)})"]
+    rates = [result["groups"]["persona"][name]["hit_rate@3"] for name in PERSONAS]
+    assert [bar.get_width() for bar in results.axes[0].patches] == [*rates, result["hit_rate@3"]]
+    (chance,) = (line for line in results.axes[0].lines if line.get_label() == "chance")
+    assert list(chance.get_xdata()) == pytest.approx([3 / (Shop.items - 2)] * 5)  # two others of each are no candidates
     sizes = [len(part.get_offsets()) for part in embedding.axes[0].collections]
-    assert sizes[4:] == [10, 10, 10, 10] and np.sum(sizes[:4]) <= Shop.users
-    assert [text.get_text() for text in embedding.legends[0].get_texts()] == [*PERSONAS, *sorted(Shop.skins)]
+    assert sizes == [*(count // Shop.bought_each for count in targets), Shop.items]
+    assert [text.get_text() for text in embedding.legends[0].get_texts()] == [*PERSONAS, "products"]
 
 
 def test_runs_that_cannot_be_drawn(capsys: pytest.CaptureFixture[str], towers: Path, run: Path, tmp_path: Path) -> None:

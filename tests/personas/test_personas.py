@@ -120,7 +120,7 @@ def test_what_a_table_may_not_hold(path: list[str], value: Any, message: str, tm
 def test_the_page() -> None:
     texts = ["## 건조한\r\n* 피부 <b>", "x" * 500, "plain"]
     personas = clusters.describe(np.array([0, 0, 0]), ["Dry_Winter"], texts, RULES, np.eye(3, dtype=np.float16))
-    page = personas_markdown((*personas, PEOPLE[2]), RULES, texts, {"model": None, "given": True, "seed": 0})
+    page = personas_markdown((*personas, PEOPLE[2]), RULES, texts, {"model": "m", "given": True, "seed": 0})
     for part in ("# Personas\n\n4 reviews. ", "| Dry\\_Winter | 3 | 75.0% |", "- age: 35 to 49, uniform", "gender: F",
                  "  - “\\#\\# 건조한 \\* 피부 \\<b\\>”", f"“{'x' * 200}…”", "- rule: none of the table"):  # fmt: skip
         assert part in page
