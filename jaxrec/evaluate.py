@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxrec import baselines as known
 from jaxrec import config as configuration
-from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES
-from jaxrec.baselines.sessions import BASELINES
 from jaxrec.cli import runtime
-from jaxrec.cli.command import Parser, command, make_callable, ranged
+from jaxrec.cli.command import Parser, command, make_callable, ranged, say
+from jaxrec.config.finding import models
 from jaxrec.data.dataset import SPLITS, open_dataset
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.personas.folds import cross_validate
-from jaxrec.run import Run, check_out, open_run, open_run_data, write_text
-from jaxrec.tasks.base import fit_cutoffs, part_of
-from jaxrec.tasks.clicks.task import BASELINES as ROW_BASELINES
-from jaxrec.tasks.events.task import BASELINES as EVENT_BASELINES
-from jaxrec.tasks.report import Asked, Report, file_of, keep_result, kept_or_said
+from jaxrec.run import Run, open_run, open_run_data
+from jaxrec.tasks.base import part_of
+from jaxrec.tasks.report import Asked, Report, file_of, keep_result
 from jaxrec.tasks.retrieval.task import DEFAULT_FOLDS
 
 
@@ -64,7 +61,6 @@ def evaluate(
             raise UserError(f"--data {data}: holds {dataset.manifest['kind']}, whose baselines are measured beside a "
                             "run; name one with --run")  # fmt: skip
         config = configuration.parse({"data": {"path": str(data)}})
-        config = fit_cutoffs(config, dataset) if ks is None else config
     task = part_of(config, "task")
     for name, option, value in (("by", "--groups", by), ("limit", "--sessions", limit), ("folds", "--folds", folds)):
         if value and name not in task.OPTIONS:
@@ -80,21 +76,21 @@ def evaluate(
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.evaluate``."""
     options = _parser().parse_args(argv)
-    if options.out is not None:
-        check_out(options.out)
     runtime.start()
     baselines = () if options.baselines is None else options.baselines or ("all",)
     report = evaluate(options.run, options.split, ks=options.k, data=options.data, by=options.groups,
                       limit=options.sessions, baselines=baselines, folds=options.folds)  # fmt: skip
-    text, files = json.dumps(report, indent=2), list[Path]()
+    files = list[Path]()
     if options.run is not None:
         run = Path(options.run)
-        kept = [(file_of(run, options.split), lambda: keep_result(run, report)), *report.pages]
-        files = [file for file, write in kept if kept_or_said(file, write)]
-    if options.out is not None:
-        write_text(options.out, text + "\n")
-        files.append(options.out)
-    print(text if options.json else "\n".join([report.table(), *(f"written to {file}" for file in files)]))
+        for file, write in [(file_of(run, options.split), lambda: keep_result(run, report)), *report.pages]:
+            try:
+                write()
+                files.append(file)
+            except OSError as error:  # of a run that is read-only
+                say("note", f"{file}: could not be kept ({error.strerror or error})")
+    text = "\n".join([report.table(), *(f"written to {file}" for file in files)])
+    print(json.dumps(report, indent=2) if options.json else text)
 
 
 ABOUT = """\
@@ -107,13 +103,8 @@ k; publ: the ideal over all of the user's positives, and the share of them in th
 
 
 def _parser() -> Parser:
-    kinds: dict[str, Any] = {
-        "of sessions, which see all clicks before the target": BASELINES,
-        "beside two towers": RETRIEVAL_BASELINES,
-        "beside click models (logistic reads all fields)": ROW_BASELINES,
-        "beside merrec": EVENT_BASELINES,
-    }
-    epilog = "\n\n".join(f"baselines {kind}: {known.describe(names)}" for kind, names in kinds.items())
+    kinds = {kind: importlib.import_module(f"jaxrec.tasks.{kind}.task") for kind in {m.task for m in models().values()}}
+    epilog = "\n\n".join(f"baselines of {kind}: {known.describe(kinds[kind].BASELINES)}" for kind in sorted(kinds))
     parser = Parser(prog="python -m jaxrec.evaluate", description=ABOUT, epilog=epilog)
     add = parser.add_argument
     add("--run", metavar="DIR", help="run directory, such as checkpoints/gru4rec")
@@ -130,7 +121,6 @@ def _parser() -> Parser:
     add("--sessions", type=ranged(int, 1), metavar="N", help="merrec: evaluate so many sessions, drawn at random but "
         "always the same (default: the configuration's)")  # fmt: skip
     add("--json", action="store_true", help="print the JSON instead of a table")
-    add("--out", type=Path, metavar="FILE", help="write the JSON here as well")
     return parser
 
 

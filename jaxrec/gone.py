@@ -40,8 +40,8 @@ sources.synthetic: data.markov; tasks.answers: tasks.events.answers; tasks.base:
 tasks.clicks.recommend: recommend_rows; tasks.clicks.task: evaluate_rows row_evaluation tasks.clicks.evaluate
 tasks.clicks.judge; tasks.events.recommend: event_sequences listings recommend_events tasks.events.listings
 tasks.events.sequences; tasks.events.task: evaluate_events event_evaluation tasks.events.evaluate tasks.events.judge;
-tasks.history: history; tasks.report: results tasks.results tasks.results_table; tasks.retrieval.hits: hits;
-tasks.retrieval.recommend: recommend_towers tasks.retrieval.item_vectors; tasks.retrieval.task: evaluate_retrieval
+tasks.history: history; tasks.report: results tasks.results tasks.results_table; tasks.retrieval.recommend:
+recommend_towers tasks.retrieval.item_vectors; tasks.retrieval.task: hits tasks.retrieval.hits evaluate_retrieval
 retrieval_evaluation tasks.retrieval.evaluate tasks.retrieval.judge tasks.retrieval.pages; tasks.rules: rules;
 tasks.sessions.task: evaluation tasks.sessions.baselines tasks.sessions.judge; tasks.vectors: serving tasks.serving;
 text: data.text.__main__; training.checkpoint: checkpoint; training.optimizers: optimizers; training.telemetry:

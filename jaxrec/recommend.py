@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxrec.cli import runtime
-from jaxrec.cli.command import Parser, as_json, command, make_callable, pairs, ranged, say, tell
+from jaxrec.cli.command import Parser, as_json, command, pairs, ranged, say, tell
 from jaxrec.data.filters import joined
 from jaxrec.data.given import read_events
 from jaxrec.data.ids import read_list
 from jaxrec.data.items import Added
 from jaxrec.errors import UserError, listed
-from jaxrec.run import Run
+from jaxrec.run import Run, check_out, written
 from jaxrec.tasks import batches
 from jaxrec.tasks.answers import answer_json, answer_table, answers, happenings_table, shown_time
 from jaxrec.tasks.base import load, part_of
@@ -123,11 +123,6 @@ class Recommender:
         return getattr(self.kind, what)
 
 
-def recommend(run: str | Path | Run, queries: Any, k: int | None = None, **options: Any) -> Any:
-    """What a run recommends, loaded for this one call; see ``Recommender.recommend``."""
-    return Recommender.load(run).recommend(queries, k, **options)
-
-
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 QUERY, ALWAYS = {"items", "user", "profile", "at", "events"}, {"run", "k", "json", "add_items"}
@@ -154,8 +149,8 @@ def main(argv: Sequence[str]) -> None:
     ask = partial(r.recommend, k=options.k, exclude=options.exclude, only=only, seen=options.include_seen,
                   rules=not options.no_rules)  # fmt: skip
     if options.vectors is not None:
-        batches.check_kind("--vectors", options.vectors, (batches.PARQUET,))
-        with batches.written(options.vectors, options.overwrite) as part:
+        check_out(options.vectors, (batches.PARQUET,), options.overwrite)
+        with written(options.vectors) as part:
             pq.write_table(r.vectors(), part)
         tell(f"{options.vectors}: vectors of {r.n_items:,} items")
     elif options.score is not None:
@@ -189,15 +184,11 @@ def _check(options: Namespace) -> None:
     """Refuse options that do not go with one another; what a run cannot do the recommender says."""
     given = {name for name, value in vars(options).items() if value not in (None, [], False)}
     mode = next((name for name in MODES if name in given), "")
+    what = f"--{mode.replace('_', '-')}" if mode else "a single query"
     for name in sorted(given - (MODES[mode] | {mode} if mode else QUERY | HOW) - ALWAYS):
-        raise UserError(f"{_option(name)}: does not go with {_option(mode) if mode else 'a single query'}; leave it "
-                        "out")  # fmt: skip
+        raise UserError(f"--{name.replace('_', '-')}: does not go with {what}; leave it out")
     if mode in ("queries", "score") and options.out is None:
-        raise UserError(f"--out: is missing; say where to write what {_option(mode)} finds")
-
-
-def _option(name: str) -> str:
-    return {"at": "--at (--date)", "items": "--items (--purchased)"}.get(name, f"--{name.replace('_', '-')}")
+        raise UserError(f"--out: is missing; say where to write what {what} finds")
 
 
 def _notes(notes: Iterable[str]) -> None:
@@ -207,15 +198,12 @@ def _notes(notes: Iterable[str]) -> None:
 
 def _print(r: Recommender, answer: Answer, happened: list[dict[str, Any]], options: Namespace) -> None:
     _notes(answer.notes)
-    score, past, last = getattr(r.kind, "score_name", "score"), happened[:-1], happened[-1:]
+    score = getattr(r.kind, "score_name", "score")
     if options.json:
-        extra = {"events": past, "next": last[0]} if happened else {}
+        extra = {"events": happened[:-1], "next": happened[-1]} if happened else {}
         print(as_json(extra | answer_json(answer, score, "rules" in r.can, "user" not in r.reads)))
         return
-    lines = []
-    if happened:
-        rank = next((f"place {n}" for n, one in enumerate(answer.ids, 1) if one == last[0]["item"]), "not")
-        lines = ["what happened:", happenings_table(past), f"what came next ({rank} below):", happenings_table(last)]
+    lines = ["what happened; the last is what is to be found:", happenings_table(happened)] if happened else []
     if answer.at is not None:
         lines.append(f"recommended of what is live at {shown_time(answer.at)}:")
     similar = options.similar_to is not None or options.similar_customers
@@ -224,10 +212,9 @@ def _print(r: Recommender, answer: Answer, happened: list[dict[str, Any]], optio
 
 
 UNKNOWN = """\
-A field, a column or an option that is not there is an error. A value of --profile or --where, a user, an item of the
-query or of --exclude or --candidates that is not there is a note: it counts as unknown, or is left out. Ids and values
-are text, so that 007 is not 7, unless those of the run are integers. Several values of one field stand between the
-separator that prepare was given (| where none was), or are a list: ['a', 'b'].
+A field, a column or an option that is not there is an error; a value, a user or an item that is not there is a note: it
+counts as unknown, or is left out. Ids and values are text, so that 007 is not 7, unless those of the run are integers.
+Several values of one field stand between the separator that prepare was given (|), or are a list: ['a', 'b'].
 """
 
 
@@ -269,8 +256,6 @@ def _parser() -> Parser:
     files("--skip-bad", action="store_true", help="with --queries: leave out bad lines, and count them")
     return parser
 
-
-make_callable(__name__)
 
 if __name__ == "__main__":
     sys.exit(command(main))

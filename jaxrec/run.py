@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
 from jaxrec.data.items import Items
 from jaxrec.data.rows import RowsDataset, Schema
-from jaxrec.data.store import check_seal, checksum, is_right, sealed
+from jaxrec.data.store import check_seal, checked, checksum, is_right, sealed
 from jaxrec.errors import UserError, listed
 
 KEPT = "kept.json"  # checksums of the arrays that a run keeps, beside them
@@ -37,11 +38,6 @@ class Run:
     manifest: dict[str, Any]
 
     @property
-    def kind(self) -> str:
-        """``sessions`` or ``rows``."""
-        return str(self.manifest["kind"])
-
-    @property
     def schema(self) -> Schema:
         """The fields that the run's model reads."""
         schema = Schema.from_manifest(self.manifest).select(self.config.data.fields)
@@ -51,12 +47,8 @@ class Run:
     def n_items(self) -> int:
         return int(self.manifest["counts"]["items"])
 
-    def value_counts(self) -> np.ndarray:
-        """int64[values of all coded fields]: the training rows that hold each; of a run of rows."""
-        return self.kept("value_counts")
-
     def kept(self, name: str) -> np.ndarray:
-        """An array that the run keeps."""
+        """An array that the run keeps, such as ``value_counts`` of rows: how many in training hold each coded value."""
         file, sums = (self.path / "dataset" / one for one in (f"{name}.npy", KEPT))
         try:
             given = json.loads(sums.read_text(encoding="utf-8")) if sums.exists() else {}  # older runs have none
@@ -70,22 +62,15 @@ class Run:
 
     def vocabulary(self) -> Items:
         """The vocabulary that the run was trained with."""
-        file = self.path / "dataset" / "items.parquet"
-        if not file.is_file() or checksum(file) != self.manifest["files"]["items.parquet"]["sha256"]:
-            raise UserError(f"{file}: missing or damaged; copy items.parquet there from the data set")
-        return Items.read(file)
+        return Items.read(checked(self.path / "dataset", "items.parquet", self.manifest))
 
 
 def create_run(
     path: Path, config: Config, dataset: Dataset | RowsDataset, overwrite: bool,
     kept: dict[str, np.ndarray] | None = None, copied: tuple[str, ...] = (),
 ) -> Run:  # fmt: skip
-    """Make a run directory. ``config.yaml`` is written last: with it the run exists.
-
-    Args:
-        kept: arrays by name to keep under ``dataset/``.
-        copied: files of the data set to keep there, beside those of ``dataset.run_files``.
-    """
+    """Make a run directory; ``config.yaml`` is written last, with it the run exists. Under ``dataset/`` it keeps the
+    arrays ``kept``, by name, and the files of the data set that ``dataset.run_files`` and ``copied`` name."""
     doomed, place, kept = path.with_name(f".{path.name}.deleted"), path / "dataset", kept or {}
     shutil.rmtree(doomed, ignore_errors=True)  # of a process killed within --overwrite
     if (path / "config.yaml").exists():
@@ -124,10 +109,9 @@ def open_run(path: str | Path | Run) -> Run:
     path = Path(path)
     if not (path / "config.yaml").is_file():
         raise UserError(f"{path}: no run here (no config.yaml); train one with python -m jaxrec.train")
-    manifest_file = path / "dataset" / "manifest.json"
-    if not manifest_file.is_file():
-        raise UserError(f"{manifest_file}: missing; the run is damaged, train it again")
-    config, manifest = configuration.load(path / "config.yaml"), read_manifest(manifest_file)
+    if not (file := path / "dataset" / "manifest.json").is_file():
+        raise UserError(f"{file}: missing; the run is damaged, train it again")
+    config, manifest = configuration.load(path / "config.yaml"), read_manifest(file)
     if manifest["kind"] == "rows" and "repeats" not in config.data.model_fields_set:  # trained before there was such
         config = _with(config, "data", repeats="keep")
     return Run(path, config, manifest)
@@ -135,8 +119,6 @@ def open_run(path: str | Path | Run) -> Run:
 
 def open_run_data(run: Run, path: str | Path) -> Dataset | RowsDataset:
     """The data set that a run was trained on, of the run's kind."""
-    if not Path(path).exists():
-        raise UserError(f"{path}: no data set here; if it has moved since training, name its place with --data")
     dataset = open_dataset(path)
     if dataset.manifest["content_hash"] != run.manifest["content_hash"]:
         raise UserError(f"{path}: not the data set that {run.path} was trained on; name that one with --data")
@@ -175,7 +157,7 @@ def resume_run(
     if run.manifest["content_hash"] != dataset.manifest["content_hash"]:
         raise UserError(f"{dataset.path}: not the data set that {path} was trained on; prepare that again, {other}")
     counts = (kept or {}).get("value_counts")
-    if counts is not None and not np.array_equal(counts, run.value_counts()):
+    if counts is not None and not np.array_equal(counts, run.kept("value_counts")):
         raise UserError(f"{path}: was trained on other rows; resume it with --data.repeats "
                         f"{run.config.data.repeats or 'null'}, {other}")  # fmt: skip
     for ours, theirs in ((path / "dataset" / name, dataset.path / name) for name in copied):
@@ -191,28 +173,35 @@ def _with(config: Config, section: str, **fields: Any) -> Config:
     return config.model_copy(update={section: getattr(config, section).model_copy(update=fields)})
 
 
-def check_out(out: Path, endings: Sequence[str] = ()) -> None:
+def check_out(out: Path, endings: Sequence[str] = (), overwrite: bool = True) -> None:
     """Refuse a place where no file can go, or one of another kind, before anything is worked out."""
     if endings and out.suffix.lower() not in endings:
-        raise UserError(f"--out {out}: found {out.suffix or 'no suffix'}; end its name in {listed(endings, 'or')}")
+        raise UserError(f"{out}: found {out.suffix or 'no suffix'}; end its name in {listed(endings, 'or')}")
     if out.is_dir():
-        raise UserError(f"--out {out}: a directory; name a file in it")
+        raise UserError(f"{out}: a directory; name a file in it")
     if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: no directory {out.parent}; make it first, or choose another place")
+        raise UserError(f"{out}: no directory {out.parent}; make it first, or choose another place")
+    if out.exists() and not overwrite:
+        raise UserError(f"{out}: exists already; --overwrite replaces it, or choose another name")
+
+
+@contextmanager
+def written(file: Path) -> Iterator[Path]:
+    """A place to write to, which becomes ``file`` at the end; where anything fails it is removed."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write_text(file: Path, text: str) -> None:
     """Write a small file so that it is there whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    try:
-        with open(part, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    with written(file) as part, open(part, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.ops import parallel
 from jaxrec.plots.curves import learning_curve
 from jaxrec.run import create_run, resume_run
-from jaxrec.tasks.base import cutoffs, fit_cutoffs, make_task
+from jaxrec.tasks.base import check_cutoffs, cutoffs, make_task
 from jaxrec.training import telemetry
 from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
@@ -67,7 +67,7 @@ def _train(
 ) -> None:
     # ---- data and model: the task, with its feed and its validation ------------------------------------------------
     dataset = open_dataset(config.data.path)
-    config = fit_cutoffs(config, dataset)
+    check_cutoffs(config, dataset)
     settings, metric = config.training, config.training.metric
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh
@@ -92,7 +92,8 @@ def _train(
         tell(f"{path}: already trained to its end; for more epochs raise training.epochs, where the schedule is "
              "constant and nothing stopped it early, or train another --run")  # fmt: skip
         return
-    tell(f"{path}: {task.size}, {feed.shape.lanes} a step, {feed.shape.used:,} steps an epoch; {task.validated}"
+    tell(f"{path}: {task.size}, {feed.shape.lanes} a step, {feed.shape.used:,} steps an epoch; "
+         f"{f'{task.judge.targets:,} to validate' if task.judge else 'no validation'}"
          f"{'' if mesh is None else f'; on {mesh.size} devices'}"
          f"{f'; resuming at step {int(state.step)}' if found else ''}")  # fmt: skip
     if task.judge is None:

@@ -39,7 +39,7 @@ class FieldCodes:
 
     def __init__(self, run: Any) -> None:
         self._schema, self._calendar = run.schema, run.manifest.get("calendar", {})
-        self._counts = self._schema.apart(run.value_counts())
+        self._counts = self._schema.apart(run.kept("value_counts"))
         # The raw values of a coded field, from index 1 on.
         self.vocabulary = cache(lambda name: Ids(read_table(run, f"vocabulary/{name}.parquet")["value"], first=1))
         options = run.manifest.get("options", {})

@@ -176,11 +176,6 @@ class RowsDataset(Stored):
         """What a run keeps of the data set."""
         return tuple(name for name in self.manifest["files"] if not name.startswith("rows/"))
 
-    @property
-    def all_positive(self) -> bool:
-        """Whether no row is negative, as of purchases."""
-        return bool(self.manifest["counts"]["positive"] == self.manifest["counts"]["rows"])
-
     def last_second(self, times: np.ndarray) -> int:
         """The latest of ``Rows.times`` in whole seconds since 1970; of counters, which are no times, 0."""
         unit = self.manifest.get("times", {}).get("unit", "s")

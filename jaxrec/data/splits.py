@@ -107,22 +107,6 @@ def held_by(
     return np.isin(pairs[part], pairs[train])
 
 
-def counted(splits: RowSplits, held: np.ndarray) -> dict[str, int]:
-    """What is said and recorded of repeated pairs: rows left out, and how many of bool[n] ``held_by``."""
-    return {"left_out": len(splits.left_out), "held_by_training": int(held.sum())}
-
-
-def in_words(repeats: dict[str, int], rows: int, split: str) -> list[str]:
-    """``counted`` in words, a line for each that is not 0; ``rows`` are those of the split."""
-    left, held, notes = repeats["left_out"], repeats["held_by_training"], list[str]()
-    if left:
-        notes.append(f"{left:,} rows of repeated (user, item) pairs are left out (data.repeats)")
-    if held:
-        notes.append(f"{held:,} of {rows:,} {split} rows are of a (user, item) pair that training holds too "
-                     "(data.repeats)")  # fmt: skip
-    return notes
-
-
 def _split(data: RowData, rows: Rows, pairs: np.ndarray, schema: Schema) -> tuple[np.ndarray, ...]:
     """The splits of a protocol, which part no pair of int64[n] ``pairs``, and the rows that paper leaves out."""
     protocol, every, random = data.protocol, np.arange(len(rows)), np.random.RandomState(data.split_seed)

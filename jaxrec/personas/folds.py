@@ -24,8 +24,7 @@ from jaxrec.models.base import make_model
 from jaxrec.personas.amore import Reviews, read_reviews
 from jaxrec.personas.clusters import draw_attributes, find_personas, unread_profiles
 from jaxrec.tasks.clicks import RowTraining
-from jaxrec.tasks.retrieval.hits import Hits, answered, expected, item_categories, means, measured
-from jaxrec.tasks.retrieval.task import interactions, rank_queries
+from jaxrec.tasks.retrieval import task
 from jaxrec.training.block import Training, training_plan
 
 DRAWS = 100  # profiles for each review that is left out
@@ -42,29 +41,29 @@ def cross_validate(
     """Hit rates over all reviews, each answered by a model that has not seen it; customers are dealt at random."""
     # On one device, also where the run had more: whoever evaluates it may not have them.
     config = config.model_copy(update={"mesh": MeshConfig(data=1)})
-    categories, model = item_categories(dataset, config.evaluation.category), make_model(config, dataset.schema)
+    categories, model = task.item_categories(dataset, config.evaluation.category), make_model(config, dataset.schema)
     encode = jax.jit(model.encode, static_argnums=0)
-    parts, training = list[tuple[Hits, Hits, Hits]](), None
+    parts, training = list[tuple[task.Hits, task.Hits, task.Hits]](), None
     stated = dataset.manifest["personas"]["attributes"] == "stated"
     for data, profiles in make_folds(config, dataset, folds, seed, stated):
         feed = model.feed(data.training_rows(), training_plan(config, passes=RowTraining.of(config.training).passes))
         if training is None:  # folds differ by a row, and share the schedule and the compiled program of the first
             training = Training(config, model, feed)
-        weights = training.fit(model.constants(interactions(config, data)), feed)
+        weights = training.fit(model.constants(task.interactions(config, data)), feed)
         had, asked = data.positives(data.splits.test), data.queries(data.splits.test)
         users = encode("user", weights, jnp.asarray(profiles.columns), jnp.asarray(profiles.numbers))
         items = encode("item", weights, jnp.asarray(data.catalogue.columns), jnp.asarray(data.catalogue.numbers))
-        lists = rank_queries(profiles, users, items, had, config.evaluation.memory, (), max(ks)).arrays
-        hits = answered(lists, profiles.items, categories, ks)
+        lists = task.rank_queries(profiles, users, items, had, config.evaluation.memory, (), max(ks)).arrays
+        hits = task.answered(lists, profiles.items, categories, ks)
         hits = {name: values.reshape(len(asked.items), -1).mean(axis=1) for name, values in hits.items()}
         counts, targets = data.item_counts().astype(np.float64), (asked.items, had[asked.users], categories, ks)
-        parts.append((hits, expected(0 * counts, *targets), expected(counts, *targets)))
+        parts.append((hits, task.expected(0 * counts, *targets), task.expected(counts, *targets)))
         update()
     own, chance, popularity = ({name: np.concatenate([one[name] for one in part]) for name in part[0]}
                                for part in zip(*parts, strict=True))  # fmt: skip
     how = "profiles as stated" if stated else f"{DRAWS} profiles a review, drawn like those of the other customers"
     return {"folds": folds, "targets": len(next(iter(own.values()))), "profiles": how,
-            **measured(own), "chance": means(chance), "popularity": means(popularity)}  # fmt: skip
+            **task.measured(own), "chance": task.means(chance), "popularity": task.means(popularity)}  # fmt: skip
 
 
 def make_folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stated: bool) -> Iterator[Fold]:

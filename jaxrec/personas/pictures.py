@@ -16,8 +16,7 @@ from jaxrec.plots.pictures import save_picture, write, write_ticks
 from jaxrec.run import Run, open_run, open_run_data
 from jaxrec.tasks.base import load
 from jaxrec.tasks.report import Result, file_of, read_results
-from jaxrec.tasks.retrieval.hits import PERSONA, item_categories
-from jaxrec.tasks.retrieval.task import Judge
+from jaxrec.tasks.retrieval.task import PERSONA, Judge, item_categories
 
 FILES = ("results_by_persona.png", "embedding_space.png")
 

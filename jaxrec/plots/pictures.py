@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jaxrec.run import check_out
+from jaxrec.run import check_out, written
 
 BOXES = ("Last Resort", "LastResort", "Adobe Blank", "Adobe NotDef")  # fonts that have a box for every character
 
@@ -20,12 +20,8 @@ def check_picture(out: Path) -> None:
 def save_picture(figure: Any, file: Path, dpi: int = 120) -> None:
     """Write a matplotlib figure with all that stands beside its panels; the suffix says in which format."""
     check_picture(file)
-    part = file.with_name(f".{file.name}.part")
-    try:
+    with written(file) as part:
         figure.savefig(part, format=file.suffix[1:].lower(), dpi=dpi, bbox_inches="tight")
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write(artist: Any, text: str) -> None:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.cli.command import say
 from jaxrec.config import Config
 from jaxrec.config.finding import find_task, models
-from jaxrec.config.sections import EvaluationConfig
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.reading.times import ORDER
 from jaxrec.data.rows import RowsDataset, Schema
-from jaxrec.data.splits import RowSplits, counted, in_words
 from jaxrec.errors import UserError, listed
 from jaxrec.feeds.base import Feed
 from jaxrec.models.base import Model
@@ -35,15 +30,6 @@ class Judged(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-class Judge(Protocol):
-    """Measures weights on a split; the same in training and in ``evaluate``."""
-
-    def __call__(
-        self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
-    ) -> Judged:
-        """Metrics at the cut-offs ``ks``, and lists of ``top`` best items; ``update`` is called after each block."""
-
-
 @dataclass(frozen=True)
 class Task:
     """What the loop asks of a data set under a configuration."""
@@ -51,17 +37,15 @@ class Task:
     model: Model
     feed: Feed  # the training split
     constants: Any  # what that says once and for all
-    judge: Judge | None  # of the validation split; None where nothing is held out
+    judge: Any  # of the validation split: weights and cut-offs to ``Judged``; None where nothing is held out
     size: str  # of training, in words
-    validated: str  # of validation, in words
     kept: dict[str, np.ndarray] = field(default_factory=dict)  # arrays that a run keeps, beside those of any data set
     copied: tuple[str, ...] = ()  # further files of the data set that a run keeps
 
 
 class Loaded(NamedTuple):
     """A run's model with its weights, ``{params, tables}``, with ``statistics`` where the model has any, and the name
-    of their checkpoint: ``best`` by validation, or the ``latest`` where none was chosen.
-    """
+    of their checkpoint: ``best`` by validation, or the ``latest`` where none was chosen."""
 
     run: Run
     model: Any
@@ -97,57 +81,23 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
                         "order); leave it out")  # fmt: skip
     dataset.verify()
     made: Task = part_of(config, "task").make(config, dataset)
+    if config.training.early_stopping and made.judge is None:
+        raise UserError("training.early_stopping: needs validation data; set data.validation_fraction, such as 0.05")
     return made
 
 
 def cutoffs(config: Config) -> list[int]:
     """The cut-offs to report in validation, that of the chosen metric included."""
-    return sorted({*config.evaluation.k, *_ks(config.training.metric)})
+    return sorted({*config.evaluation.k, *(int(k) for k in config.training.metric.split("@")[1:])})
 
 
-def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset) -> Config:
-    """The configuration with the cut-offs that were not given lowered to less than the catalogue, as the recall at all
-    items is always 1; which is said in a note.
-    """
-    manifest, task, notes = dataset.manifest, find_task(config.model), []
+def check_cutoffs(config: Config, dataset: Dataset | RowsDataset) -> None:
+    """Refuse cut-offs beyond the catalogue, at which any ranking is right."""
+    manifest, task = dataset.manifest, find_task(config.model)
     if hasattr(task, "OWN_ROWS") or manifest["kind"] != task.READS:
-        return config  # the latter does not fit, as is told elsewhere
+        return  # the latter does not fit, as is told elsewhere
     schema = Schema.from_manifest(manifest) if task.READS == "rows" else None
     items = schema.size(schema.item) - 1 if schema else int(manifest["counts"]["items"])  # one is the unknown one
-    usual = max((k for k in EvaluationConfig().k if k < items), default=max(1, items - 1))
-    for part, name in (("evaluation", "k"), ("training", "metric")):  # those that hold cut-offs
-        section = getattr(config, part)
-        value = getattr(section, name)
-        ks, given = _ks(value), name in section.model_fields_set
-        if given and max(ks, default=0) > items > 0:
-            raise UserError(f"{part}.{name}: {max(ks)} is more than the {items} items of {dataset.path}; lower it, or "
-                            "leave it out")  # fmt: skip
-        if given or not items or max(ks, default=0) < items:
-            continue
-        lowered = tuple(k for k in ks if k < items) or (usual,)
-        new = re.sub("[0-9]+$", str(lowered[-1]), value) if isinstance(value, str) else lowered
-        if new != value:
-            notes.append(f"{part}.{name} is {_words(new)} instead of {_words(value)}")
-            config = config.model_copy(update={part: section.model_copy(update={name: new})})
-    if notes:
-        say("note", f"{', '.join(notes)}: {dataset.path} has {items:,} items")
-    return config
-
-
-def _ks(value: Any) -> list[int]:
-    """The cut-offs themselves, or that of a metric, if it has one."""
-    return [int(k) for k in value.split("@")[1:]] if isinstance(value, str) else list(value)
-
-
-def _words(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-
-
-def check_early_stopping(config: Config, validated: int) -> None:
-    if config.training.early_stopping and not validated:
-        raise UserError("training.early_stopping: needs validation data; set data.validation_fraction, such as 0.05")
-
-
-def validated_rows(words: str, splits: RowSplits, held: np.ndarray) -> str:
-    """The words, and behind them what is to be said of repeated pairs; ``held``: bool[n] of the test's rows."""
-    return "; ".join([words, *in_words(counted(splits, held), len(held), "test")])
+    if cutoffs(config)[-1] > items:
+        raise UserError(f"evaluation.k, training.metric: {cutoffs(config)[-1]} is more than the {items} items of "
+                        f"{dataset.path}; lower both")  # fmt: skip

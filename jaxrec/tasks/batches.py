@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice, pairwise
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxrec.cli.command import as_json, progress, say
 from jaxrec.cli.text import parse_json
 from jaxrec.errors import UserError, listed, nearest, shown
+from jaxrec.run import check_out, written
 from jaxrec.tasks.query import FIELDS, Answer
 
 CHUNK = 4096  # queries of a chunk
@@ -30,15 +30,12 @@ Answered = list[tuple[Any, Answer]]  # with the ``id`` of each
 def answer_file(
     ask: Callable[[list[Any]], list[Answer]], source: Path, out: Path, overwrite: bool = False, skip_bad: bool = False
 ) -> dict[str, int]:
-    """Answer the queries of a file, JSON lines or Parquet, into another; returns how many: ``answered``, ``bad``.
-
-    Args:
-        ask: answers for mappings of a query's fields; it is called from several threads.
-        out: rows in the same order: ``id``, if the source has one, ``items``, ``scores``, ``notes`` and ``popular``.
-        skip_bad: leave out what is no query, instead of refusing the file.
+    """Answer the queries of a file, JSON lines or Parquet, into another, whose rows have ``id``, if the source has one,
+    ``items``, ``scores``, ``notes`` and ``popular``; returns how many: ``answered``, ``bad``. ``ask`` answers mappings
+    of a query's fields, from several threads; ``skip_bad`` leaves out what is no query, instead of refusing the file.
     """
-    check_kind("--queries", source, (PARQUET, LINES))
-    check_kind("--out", out, (PARQUET, LINES))
+    check_out(source, (PARQUET, LINES))
+    check_out(out, (PARQUET, LINES), overwrite)
     rows, id_type, entries = _open(source)
     sample = ask([{}])[0].ids  # refuses a bad filter before anything is read
     schema = pa.schema([*([] if id_type is None else [(ID, id_type)]),
@@ -63,7 +60,7 @@ def answer_file(
             return []
 
     with (
-        written(out, overwrite) as part, _writer(part, out, schema) as write, ThreadPoolExecutor(WORKERS) as workers,
+        written(out) as part, _writer(part, out, schema) as write, ThreadPoolExecutor(WORKERS) as workers,
         progress(f"recommend: {source.name}", rows) as update,
     ):  # fmt: skip
         while True:
@@ -80,14 +77,14 @@ def answer_file(
 
 def score_file(score: Callable[[Any], np.ndarray], source: Path, out: Path, overwrite: bool = False) -> int:
     """The rows of a Parquet file with one column more, ``probability``; returns how many."""
-    check_kind("--out", out, (PARQUET,))
+    check_out(out, (PARQUET,), overwrite)
     with reading(source):
         file, start = pq.ParquetFile(source), 0
     schema, rows = file.schema_arrow.append(pa.field("probability", pa.float32())), file.metadata.num_rows
     if schema.names.count("probability") > 1:
         raise UserError(f"{source}: has a column 'probability' already; rename it")
     with (
-        written(out, overwrite) as part, pq.ParquetWriter(part, schema) as writer, reading(source),
+        written(out) as part, pq.ParquetWriter(part, schema) as writer, reading(source),
         progress(f"score: {source.name}", rows) as update,
     ):  # fmt: skip
         for batch in file.iter_batches(CHUNK):
@@ -166,27 +163,7 @@ def reading(source: Path) -> Iterator[None]:
         raise UserError(f"{source}: cannot be read ({reason}); check its name, or write it again") from None
 
 
-def check_kind(option: str, file: Path, endings: Sequence[str]) -> None:
-    if file.suffix not in endings:
-        raise UserError(f"{option} {file}: found {shown(file.suffix)}; end its name in {listed(endings, 'or')}")
-
-
 # ---- writing ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def written(out: Path, overwrite: bool) -> Iterator[Path]:
-    """A file to write, which gets its name ``out`` at the end; where anything fails it is removed."""
-    if out.exists() and not overwrite:
-        raise UserError(f"{out}: exists already; --overwrite replaces it, or choose another name")
-    if not out.parent.is_dir():
-        raise UserError(f"{out}: there is no folder {out.parent}; make it first")
-    part = out.with_name(f".{out.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(out)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -205,10 +182,9 @@ def _table(answered: Answered, schema: pa.Schema) -> pa.Table:
     names, answers = [name for name, _ in answered], [answer for _, answer in answered]
     if ID in schema.names and pa.types.is_string(schema.field(ID).type):
         names = [name if name is None or isinstance(name, str) else as_json(name) for name in names]
-    places, scores = ([np.zeros(0, np.int64)], [np.zeros(0)])
-    for one in answers:
-        places.append(one.places)
-        scores.append(one.scores)
+    places, scores = [np.zeros(0, np.int64)], [np.zeros(0)]
+    places += [one.places for one in answers]
+    scores += [one.scores for one in answers]
     ends, ids = pa.array(np.cumsum([len(part) for part in places]), pa.int32()), list[Any]()
     if answers:
         ids = answers[0].source.decode(np.concatenate(places))

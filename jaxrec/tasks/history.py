@@ -19,8 +19,7 @@ from jaxrec.tasks.query import Inputs, Query
 
 def history(dataset: RowsDataset) -> dict[str, np.ndarray]:
     """What a run keeps of all of the data: ``history_offsets`` int64[users + 1], ``history_items`` int32[n] and
-    ``history_ratings`` float32[n] in the order of time; ``last_time`` int64[1], seconds since 1970, of the last row.
-    """
+    ``history_ratings`` float32[n] in the order of time; ``last_time`` int64[1], seconds since 1970, of the last row."""
     schema, rows = dataset.schema, dataset.rows()
     last = {"last_time": np.array([dataset.last_second(rows.times)], np.int64)}
     if schema.user is None or schema.item is None:
@@ -60,8 +59,7 @@ class History:
 
 class People:
     """Who asks: ``users`` of the data (None where it has none), or somebody new, with fields of a profile (None: all of
-    the user); ``goods`` are the items, ``past`` is what users have.
-    """
+    the user); ``goods`` are the items, ``past`` is what users have."""
 
     def __init__(self, run: Run, fields: Sequence[Field] | None = None) -> None:
         self.codes, self.past = FieldCodes(run), History(run)

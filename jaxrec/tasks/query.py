@@ -61,8 +61,7 @@ FIELDS = tuple(one.name for one in fields(Query))
 
 class Item(NamedTuple):
     """One recommended item: the raw id, what it was ranked by (of click models a probability), attributes to show by
-    name, and the rules of the shop that moved it, in words.
-    """
+    name, and the rules of the shop that moved it, in words."""
 
     id: Any
     score: float
@@ -112,17 +111,15 @@ class Inputs(NamedTuple):
 
 class Kind(Protocol):
     """The ``Recommender`` of a kind of run, in ``jaxrec.tasks.<kind>.recommend``: how queries become scores. It also
-    has the methods that ``can`` names (see ``jaxrec.recommend.Recommender``), and ``score_name``, if it is not score.
-    """
+    has the methods that ``can`` names (see ``jaxrec.recommend.Recommender``), and ``score_name``, if not score."""
 
     reads: tuple[str, ...]  # fields of Query
     can: frozenset[str]
     items: Items
     counts: np.ndarray  # float[V], by which the most popular are found
 
-    def read(self, queries: Sequence[Query], seen: bool | str) -> list[Inputs]: ...
+    def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]: ...
 
     def best(self, inputs: Sequence[Inputs], k: int, mask: np.ndarray, rules: bool) -> Iterable[Any]:
         """For each query int[n] places, best first, of items of bool[V] ``mask`` that are not ``gone``, their float[n]
-        scores, and, if there are any, the rules that moved each.
-        """
+        scores, and, if there are any, the rules that moved each."""

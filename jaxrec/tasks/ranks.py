@@ -34,12 +34,8 @@ def in_parts(n: int, size: int, ranked: Callable[[np.ndarray], Part]) -> Iterato
 def collect(
     parts: Iterable[Part], ks: Sequence[int], n_items: int = 0, update: Callable[..., None] | None = None
 ) -> Judged:
-    """Recall, MRR, NDCG and hit rate; ``rank`` float32[n] and ``top`` int32[n, top] items.
-
-    Args:
-        n_items: to add ``coverage@k``, the share of the catalogue in the top k of some query; 0: without.
-        update: called after each part, for a progress bar.
-    """
+    """Recall, MRR, NDCG and hit rate; ``rank`` float32[n] and ``top`` int32[n, top] items. With ``n_items`` also
+    ``coverage@k``, the share of them in the top k of some query. ``update`` is called after each part."""
     found: list[Part] = []
     for part in parts:
         found.append(part)
@@ -70,12 +66,8 @@ def evaluation_plan(batch: int) -> Plan:
 
 
 class Judge:
-    """Ranks the targets of a split among the catalogue; what is compiled and laid out is kept from call to call.
-
-    Args:
-        items: of weights float32[V, Q], what queries are multiplied with.
-        sparse: whether most of a block is not scored.
-    """
+    """Ranks the targets of a split by their products with ``items``, of weights float32[V, Q]; what is compiled is
+    kept from call to call. ``sparse``: most of a block is not scored."""
 
     def __init__(
         self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Array],

@@ -29,9 +29,9 @@ from jaxrec.baselines import Choice, Known, parse
 from jaxrec.cli.command import progress, say
 from jaxrec.config import Config
 from jaxrec.data.dataset import SPLITS
-from jaxrec.data.splits import PAIRS, RowSplits, counted, in_words
+from jaxrec.data.splits import PAIRS, RowSplits
 from jaxrec.errors import UserError, nearest
-from jaxrec.run import Run, check_comparable, check_out, open_run, write_text
+from jaxrec.run import check_comparable, check_out, open_run, write_text
 from jaxrec.tasks.answers import aligned
 from jaxrec.tasks.base import Judged, Loaded, load
 from jaxrec.training.checkpoint import Checkpoints
@@ -45,7 +45,7 @@ Page = tuple[Path, Callable[[], object]]
 class Asked:
     """What is asked of a run, or of baselines without one; see ``jaxrec.evaluate``."""
 
-    run: Run | None
+    run: Any  # the Run; None: baselines alone
     data: Any  # the data set, verified
     config: Config
     split: str
@@ -59,12 +59,18 @@ class Asked:
     @cached_property
     def loaded(self) -> Loaded:
         """The run's model and weights."""
-        assert self.run is not None
         return load(self.run)
 
     def compared(self, known: Known) -> list[Choice]:
         """The baselines that are asked for."""
         return [] if self.baselines is None else parse(self.baselines, known)
+
+    def groups(self, names: Sequence[str], usual: Sequence[str]) -> Sequence[str]:
+        """The groups to report by, of those with some ``names``."""
+        for name in (name for name in self.by or () if name not in names):
+            raise UserError(f"--groups {name}: no such group{nearest(name, names)}; there are "
+                            f"{', '.join(names) or 'none'}")  # fmt: skip
+        return usual if self.by is None else self.by
 
     def check_ks(self, n_items: int) -> None:
         if max(self.ks) > n_items:
@@ -81,22 +87,19 @@ class Asked:
 
     def question(self, checkpoint: str, **limits: Any) -> Result:
         """What is asked apart from cut-offs, baselines and groups, with ``limits`` such as sessions or folds: answers
-        to one question are merged.
-        """
+        to one question are merged."""
         run, config = self.run, self.config
-        assert run is not None
         question = {
             "split": self.split,
             "data": run.manifest["content_hash"],
             "checkpoint": checkpoint,
             "step": Checkpoints(run.path).last(checkpoint),
-            "validation_fraction": config.data.validation_fraction,
             "ties": "conservative",
             **limits,
         }
-        if run.kind == "rows":
-            names = ("protocol", "split_seed", "test_fraction", "repeats")
-            question |= {name: getattr(config.data, name) for name in names}
+        names = ("validation_fraction", "protocol", "split_seed", "test_fraction", "repeats")
+        question |= {name: getattr(config.data, name) for name in names if hasattr(config.data, name)}
+        if run.manifest["kind"] == "rows":
             rules = config.recommendation.model_dump(mode="json").get("rules", [])
             question |= {"category": getattr(config.evaluation, "category", None), "rules": rules}
         return question
@@ -108,12 +111,14 @@ Groups = dict[str, dict[str, np.ndarray]]
 
 def repeated(asked: Asked, splits: RowSplits, held: np.ndarray, groups: Groups) -> tuple[Result, list[str]]:
     """How many of bool[n] rows of a split are of a pair that training holds, in numbers and words; where no groups are
-    asked for, they are one.
-    """
-    numbers = counted(splits, held)
+    asked for, they are one."""
     if asked.by is None and held.any():
         groups["pair"] = dict(zip(PAIRS, (~held, held), strict=True))
-    return numbers, in_words(numbers, len(held), asked.split)
+    numbers = {"left_out": len(splits.left_out), "held_by_training": int(held.sum())}
+    words = {"left_out": "{:,} rows of repeated (user, item) pairs are left out (data.repeats)",
+             "held_by_training": f"{{:,}} of {len(held):,} {asked.split} rows are of a (user, item) pair that training "
+                                 "holds too (data.repeats)"}  # fmt: skip
+    return numbers, [words[name].format(number) for name, number in numbers.items() if number]
 
 
 def by_group(groups: Groups, metrics: Callable[[np.ndarray], Result]) -> Result:
@@ -137,7 +142,9 @@ class Report(dict[str, Any]):
     def table(self) -> str:
         """The result for the reader of a terminal: all metrics, then the first cut-off by group."""
         whole, few = self._names(self.ks), self._names(self.ks[:1])
-        lines = [_head(self), *text_table(_rows(self), whole), *self.notes]
+        head = ((name.replace("_", " "), self[name]) for name in HEAD if name in self)
+        words = (f"{name} {value if isinstance(value, str) else format(value, ',')}" for name, value in head)
+        lines = [f"{self['split']}: {', '.join(words)}", *text_table(_rows(self), whole), *self.notes]
         for kind, groups in self.get("groups", {}).items():
             parts = ChainMap(*(_rows(part, name, f"{name}, ") for name, part in reversed(groups.items())))
             lines += ["", *text_table(dict(parts), few, f"by {kind}")]
@@ -155,19 +162,9 @@ class Report(dict[str, Any]):
 
 PLAIN = ("auc", "log_loss", "ece")  # metrics without a cut-off
 HEAD = ("protocol", "targets", "rows", "sessions", "of_sessions", "items", "trained_items", "candidates", "positive",
-        "checkpoint", "ties", "fitted_on", "seconds")  # fmt: skip
+        "checkpoint", "ties", "seconds")  # fmt: skip
 PARTS = {"with_rules": "with the rules", "chance": "chance", "popularity": "popularity",
          "optimum": "best known ranking"}  # fmt: skip
-
-
-def _head(result: Result) -> str:
-    """What was evaluated, in one line."""
-    words = []
-    for name in (name for name in HEAD if name in result):
-        value, shape = result[name], {"positive": ".1%", "seconds": ".1f"}.get(name, ",")
-        value = value["sessions"] if isinstance(value, dict) else value
-        words.append(f"{name.replace('_', ' ')} {value if isinstance(value, str) else format(value, shape)}")
-    return f"{result['split']}: {', '.join(words)}"
 
 
 def _rows(result: Result, title: str = "this run", prefix: str = "") -> dict[str, Result]:
@@ -239,16 +236,6 @@ def keep_result(run: Path, result: Result) -> Result:
     whole = {**merged, "others": others} if others else merged
     write_text(file, json.dumps(whole, indent=2) + "\n")
     return whole
-
-
-def kept_or_said(what: Path, write: Callable[[], Any]) -> bool:
-    """Write something into a run that may be read-only; where it cannot, a line says so, and False is returned."""
-    try:
-        write()
-    except OSError as error:
-        say("note", f"{what}: could not be kept ({error.strerror or error})")
-        return False
-    return True
 
 
 def merge(old: Result, new: Result) -> Result:

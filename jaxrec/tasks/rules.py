@@ -40,11 +40,7 @@ class Rules(RecommendationConfig):
 
 
 class RuleBook:
-    """The rules of a configuration, for a data set of the fields ``schema``.
-
-    Args:
-        ids: the values of a field, from index 1 on, as ``FieldCodes.vocabulary``.
-    """
+    """The rules of a configuration, for fields ``schema``; ``ids`` are the values of one, as of ``FieldCodes``."""
 
     def __init__(self, rules: Sequence[Rule], schema: Schema, ids: Callable[[str], Ids]) -> None:
         self._rules, self._schema, self._ids = list(rules), schema, ids
@@ -64,8 +60,7 @@ class RuleBook:
 
     def applied(self, user: np.ndarray, items: np.ndarray) -> list[tuple[str, ...]]:
         """The rules that moved each item for one user, such as ``category=Skincare +0.3 as skin_type=dry``, from rows
-        of ``of_users`` and ``of_items``, float32[n, rules].
-        """
+        of ``of_users`` and ``of_items``, float32[n, rules]."""
         return [tuple(str(self._rules[at]) for at in np.flatnonzero(row)) for row in (user != 0) & (items != 0)]
 
     def _codes(self, part: str, side: str, wanted: Mapping[str, Any]) -> dict[str, int]:

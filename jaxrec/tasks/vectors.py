@@ -98,8 +98,7 @@ def check_k(k: Any, most: int | None = None) -> int:
 
 def ranked(kernel: Kernel, queries: Array, items: int, banned: Sequence[np.ndarray], k: int) -> Waiting:
     """Have the device look for the k best of so many items for each query, float32[rows, D], without its int[any]
-    ``banned`` items; rows behind those are padding.
-    """
+    ``banned`` items; rows behind those are padding."""
     ban = padded(banned, len(queries), steps(max(map(len, banned), default=0), 64, 16), items)
     found, values = kernel(queries, jnp.asarray(ban), min(steps(k, 32, 8), items))
 
@@ -113,8 +112,7 @@ def ranked(kernel: Kernel, queries: Array, items: int, banned: Sequence[np.ndarr
 
 def nearest(queries: Array, table: Array, mask: np.ndarray, gone: Sequence[np.ndarray], k: int, memory: int) -> Waiting:
     """``ranked`` by the products with those of the first V rows of a table, float32[at least V, D], that bool[V]
-    ``mask`` allows, without what is ``gone`` for each query; ``memory`` is MiB of scores that are held at once.
-    """
+    ``mask`` allows, without what is ``gone`` for each query; ``memory`` is MiB of scores that are held at once."""
     out, pool, count = np.flatnonzero(~mask), np.flatnonzero(mask), len(mask)
     alone = len(out) > min(LONG, len(mask) // 2)
     if alone:

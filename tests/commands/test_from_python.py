@@ -13,7 +13,6 @@ import pytest
 from golden import old_copy
 from helpers import ROOT, SYNTHETIC, call, open_sessions, write_config
 
-from jaxrec import config as configuration
 from jaxrec.errors import UserError
 from jaxrec.evaluate import evaluate
 from jaxrec.recommend import Recommender
@@ -42,15 +41,7 @@ def test_the_readmes_code_runs_and_mistakes_are_one_line() -> None:
         assert len(Recommender.load("checkpoints/mine").recommend({"items": [7]}, k=3).items) == 3
         train("checkpoints/mine/config.yaml", "checkpoints/mine", resume=True)  # to its end already
 
-        Path("file").write_text("x")
-        config = configuration.load("configs/gru4rec_synthetic.yaml", ["--data.path", "data/synthetic"])
-        for path, message in {
-            "file": "^file: exists and is no run; choose another --run",
-            "file/run": "file/run: a parent of it is a file",
-            "checkpoints/mine": "^checkpoints/mine: a run is here already; --resume continues it",
-            "a\0b": "^the run directory: .* holds a NUL character",
-        }.items():
-            with pytest.raises(UserError, match=message):
-                train(config, path)
+        with pytest.raises(UserError, match=r"^the run directory: .* holds a NUL character"):
+            train("configs/gru4rec_synthetic.yaml", "a\0b")
         with pytest.raises(UserError, match=r"^split: found 'tets' \(did you mean 'test'\?\)"):
             evaluate("checkpoints/mine", "tets")

@@ -98,12 +98,12 @@ def test_runs_in_a_table(copy: Path, tmp_path: Path, capsys: Capsys) -> None:
     fails(capsys, *table, other, names="not comparable, their data differ in content_hash")
 
 
-def test_a_run_that_cannot_be_written_to(copy: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_a_run_that_cannot_be_written_to(copy: Path, capsys: Capsys) -> None:
     """A directory in the file's place, for root may write anywhere else."""
     (copy / "eval-test.json").mkdir()
     before = sorted(copy.iterdir())
-    assert call("evaluate", "--run", copy, "--k", 5, "--json", "--out", tmp_path / "out.json") == 0
+    assert call("evaluate", "--run", copy, "--k", 5, "--json") == 0
     out, err = capsys.readouterr()
-    assert json.loads(out) == json.loads((tmp_path / "out.json").read_text()) and "recall@5" in json.loads(out)
+    assert "recall@5" in json.loads(out)
     assert f"{copy / 'eval-test.json'}: could not be kept (Is a directory)" in err and len(err.splitlines()) == 1
     assert sorted(copy.iterdir()) == before

@@ -76,7 +76,7 @@ def test_resuming_something_else(config_file: Path, copy: Path, dataset: Path, t
 @pytest.mark.parametrize(("damage", "names"), [
     (lambda run: shutil.rmtree(run / "state"), "run: no checkpoint here yet; train it"),
     (lambda run: (run / "dataset" / "manifest.json").unlink(), r"manifest\.json: missing; the run is damaged"),
-    (lambda run: (run / "dataset" / "items.parquet").write_bytes(b"PAR1"), r"items\.parquet: missing or damaged; copy"),
+    (lambda run: (run / "dataset" / "items.parquet").write_bytes(b"PAR1"), r"items\.parquet: damaged or missing"),
 ])  # fmt: skip
 def test_runs_that_cannot_be_used(damage: Callable[[Path], object], names: str, copy: Path) -> None:
     damage(copy)
@@ -85,29 +85,23 @@ def test_runs_that_cannot_be_used(damage: Callable[[Path], object], names: str, 
 
 
 def test_more_epochs_are_what_they_would_have_been(tmp_path: Path, config: Path, capsys: Capsys) -> None:
-    straight, longer, more = tmp_path / "straight", tmp_path / "longer", ["--training.epochs", "3"]
+    """Of a run that is called anything, and may be moved."""
+    straight, longer = tmp_path / "straight", tmp_path / "layers=[16] a*b?'\" \\slash %41 #ü\nline" / "run"
+    more = ["--training.epochs", "2"]
     train(configuration.load(config, more), straight)
     train(config, longer)
     train(configuration.load(longer / "config.yaml", more), longer, resume=True)
     assert_same_run(straight, longer)
     assert (longer / "config.yaml").read_text() == (straight / "config.yaml").read_text()
     assert [line["kind"] for line in read_log(longer)].count("end") == 1
-    refused("was 3, now 1; a resumed run cannot train for fewer", config, longer, resume=True)
+    refused("was 2, now 1; a resumed run cannot train for fewer", config, longer, resume=True)
+    words = ["--optimizer.schedule", "linear", "--training.epochs", "9"]
+    refused("was 2, now 9; .* for more only where optimizer.schedule is constant", config, longer, *words, resume=True)
     capsys.readouterr()
     train(longer / "config.yaml", longer, resume=True)
     assert "already trained to its end" in capsys.readouterr().out
-    words = ["--optimizer.schedule", "linear", "--training.epochs", "9"]
-    refused("was 3, now 9; .* for more only where optimizer.schedule is constant", config, longer, *words, resume=True)
-
-
-def test_a_run_may_be_called_anything_and_moved(tmp_path: Path, config: Path) -> None:
-    run, moved = tmp_path / "layers=[16] a*b?'\" \\slash %41 #ü\nline" / "run", tmp_path / "moved"
-    train(config, run)
-    train(configuration.load(config, ["--training.epochs", "2"]), run, resume=True)
-    expected = evaluate(run, ks=[5])
-    shutil.move(run, moved)
-    assert evaluate(moved, ks=[5])["recall@5"] == expected["recall@5"]
-    assert read_log(moved)[-1]["epoch"] == 2
+    shutil.move(longer, tmp_path / "moved")
+    assert evaluate(tmp_path / "moved", ks=[5])["recall@5"] == evaluate(straight, ks=[5])["recall@5"]
 
 
 @pytest.mark.parametrize("target", ["shutil.copyfile", "os.fsync"])
@@ -146,6 +140,11 @@ def test_training_says_when_there_is_no_validation_or_it_got_worse(
     assert first < second
     said = f"validation recall@20 was best after epoch 1 ({first:.4f})"
     assert re.search(re.escape(said) + ".* training.early_stopping would save", capsys.readouterr().err)
+
+
+def test_cutoffs_beyond_the_catalogue_are_refused(config: Path, tmp_path: Path) -> None:
+    for words in (["--evaluation.k", "101"], ["--training.metric", "mrr@101"]):
+        refused("101 is more than the 100 items of", config, tmp_path / "run", *words)
 
 
 def test_a_damaged_best_checkpoint_leaves_the_latest(capsys: Capsys, copy: Path) -> None:

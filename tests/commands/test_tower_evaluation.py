@@ -115,19 +115,14 @@ def test_rules_are_measured(result: dict[str, Any], tower_run: Path) -> None:
     assert result["with_rules"]["category_hit@3"] != result["category_hit@3"]
 
 
-@pytest.mark.parametrize(("words", "names"), [
-    (["--groups", "prsona"], r"--groups prsona: not known of the users \(did you mean 'persona'\?\); there are"),
-    (["--folds", 151], "--folds 151: expected 2 to 150, the number of customers, or 0 for none"),
-    (["--split", "validation"], "the validation split has no positive row; choose another --split"),
-])  # fmt: skip
-def test_what_cannot_be_evaluated(
-    capsys: pytest.CaptureFixture[str], tower_run: Path, words: list[object], names: str
-) -> None:
-    fails(capsys, "evaluate", "--run", tower_run, *words, *([] if "--folds" in words else ["--folds", 0]), names=names)
-
-
-def test_what_a_run_cannot_be_evaluated_by(capsys: pytest.CaptureFixture[str], tower_run: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_evaluated(capsys: pytest.CaptureFixture[str], tower_run: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(tower_run, tmp_path / "run", ignore=shutil.ignore_patterns("eval-*")))
+    for words, names in (
+        (["--folds", 0, "--groups", "prsona"], "--groups prsona: no such group .did you mean 'persona'"),
+        (["--folds", 151], "--folds 151: expected 2 to 150, the number of customers, or 0 for none"),
+        (["--folds", 0, "--split", "validation"], "the validation split has no positive row; choose another --split"),
+    ):
+        fails(capsys, "evaluate", "--run", copy, *words, names=names)
     values = yaml.safe_load((copy / "config.yaml").read_text())
     values["evaluation"]["category"], values["data"]["protocol"] = "catgory", "leave_one_random"
     (copy / "config.yaml").write_text(yaml.safe_dump(values))

@@ -167,7 +167,7 @@ def test_labels_by_hand(worlds: Worlds) -> None:
     run = runs.open_run(worlds.run("autoint"))
     dataset, every, test = opened_rows(worlds.data("clicks"))
     rows, splits = clicks.selected_rows(run.config, dataset)
-    known = clicks.known_rows(run.schema, rows.take(splits.test), run.value_counts())
+    known = clicks.known_rows(run.schema, rows.take(splits.test), run.kept("value_counts"))
     user, device, group = dataset.schema.columns(("user", "device", "group"))
     assert every.columns[test[0], user] == Clicks.users + 1 and known.columns[0, user] == 0
     assert every.columns[test[1], device] == 3 and known.columns[1, device] == 0

@@ -19,7 +19,7 @@ from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.tasks import ranks as ranking
-from jaxrec.tasks.retrieval import hits as counting
+from jaxrec.tasks.retrieval import task as counting
 from jaxrec.tasks.retrieval.task import Judge, rank_queries
 
 FIELDS = Schema(
@@ -178,7 +178,7 @@ def test_hits_of_lists() -> None:
         "hit_rate@1": [1, 0, 0], "hit_rate@2": [1, 0, 0], "hit_rate@3": [1, 0, 1],
         "category_hit@1": [1, 0, 0], "category_hit@2": [1, 1, 1], "category_hit@3": [1, 1, 1],
     }  # fmt: skip
-    low, high = counting.intervals(found)["hit_rate@3"]
+    low, high = counting.measured(found)["intervals"]["hit_rate@3"]
     assert 0 <= low <= counting.means(found)["hit_rate@3"] <= high <= 1
 
 

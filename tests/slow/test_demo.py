@@ -40,16 +40,12 @@ def open_page(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AppTest]:
 
 
 def test_a_mistake_is_one_line(open_page: Callable[..., AppTest], worlds: Worlds, tmp_path: Path) -> None:
+    """Of a path that holds markup, too."""
     shutil.copytree(worlds.old("autoint"), tmp_path / "*a*_b_$c$")
     (tmp_path / "*a*_b_$c$" / "dataset" / "users.parquet").write_bytes(b"")
-    for words, names in (
-        (["--run", tmp_path / "none"], "no run here"),
-        ([], "the following arguments are required: --run"),
-        (["--run", tmp_path / "*a*_b_$c$"], r"\*a\*\_b\_\$c\$"),
-    ):
-        page = open_page(*words)
-        assert not page.exception and not page.dataframe and len(page.error) == 1
-        assert names in page.error[0].value or names in page.error[0].value.replace("\\", "")
+    page = open_page("--run", tmp_path / "*a*_b_$c$")
+    assert not page.exception and not page.dataframe and len(page.error) == 1
+    assert r"\*a\*\_b\_\$c\$" in page.error[0].value
 
 
 @pytest.mark.parametrize("name", RUNS)

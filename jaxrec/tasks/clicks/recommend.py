@@ -1,6 +1,5 @@
 """What is recommended of a run of clicks: the items that a user, or somebody new, most likely likes; see
-``jaxrec.recommend``.
-"""
+``jaxrec.recommend``."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ CHUNK = 4096  # rows scored in one call
 @dataclass(frozen=True)
 class Explanation:
     """One prediction: the probability of a positive label, what is unknown, and what the model attended to: of each
-    interacting layer float32[heads, F, F], how much the row's field draws from the column's; rows sum to 1.
-    """
+    interacting layer float32[heads, F, F], how much the row's field draws from the column's; rows sum to 1."""
 
     title: str
     fields: list[str]
@@ -64,8 +62,7 @@ class Explanation:
 
 class Recommender:
     """See ``jaxrec.tasks.query.Kind``; what ``people.past`` counts as seen is ``gone``. An unknown user counts as
-    somebody new, of whom the occasion is known.
-    """
+    somebody new, of whom the occasion is known."""
 
     reads = ("user", "profile", "at")
     can = frozenset({"explain", "score", "filter"})
@@ -112,8 +109,7 @@ class Recommender:
 
     def score(self, rows: Any) -> np.ndarray:
         """float32[n]: the probability of a positive label of rows of raw fields. A field that is not there is what is
-        known of the row's user or item, or else unknown, or the usual one of the occasion.
-        """
+        known of the row's user or item, or else unknown, or the usual one of the occasion."""
         given, n = columns_of(rows)
         fields = {field.name: field for field in self.schema.fields}
         if not fields.keys() & given.keys():

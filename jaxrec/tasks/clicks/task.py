@@ -20,14 +20,14 @@ from jaxrec.cli.command import progress
 from jaxrec.config import Config
 from jaxrec.data.rows import Rows, RowsDataset, Schema, known, value_counts
 from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError
 from jaxrec.feeds.base import row_feed
 from jaxrec.metrics.chance import random_user_ranking
 from jaxrec.metrics.clicks import calibration, click_metrics, part_metrics
 from jaxrec.models.base import ClickModel, make_model
 from jaxrec.plots.clicks import reliability
 from jaxrec.run import Run
-from jaxrec.tasks.base import Judged, Task, check_early_stopping, validated_rows
+from jaxrec.tasks.base import Judged, Task
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
 from jaxrec.tasks.ranks import evaluation_plan
@@ -44,18 +44,14 @@ MOST_VALUES = 12  # of a field that is reported by value unless asked for
 
 
 def make(config: Config, dataset: RowsDataset) -> Task:
-    """Labels of rows. Before an epoch is trained: a split of one class has nothing to teach, and no AUC."""
-    if dataset.all_positive:
-        raise UserError(f"model.name: autoint tells positive rows from others, and all {len(dataset.rows()):,} rows of "
-                        f"{dataset.path} are positive; choose two_tower, which learns from positives alone, or prepare "
-                        "the data again with rows of both classes")  # fmt: skip
+    """Labels of rows; a split of one class has nothing to teach, and no AUC."""
     schema, (rows, splits) = dataset.schema.select(config.data.fields), selected_rows(config, dataset)
-    check_early_stopping(config, len(splits.validation))
     for name in ("train", "validation"):
         labels = rows.labels[getattr(splits, name)]
         if len(labels) and labels.min() == labels.max():
-            raise UserError(f"{dataset.path}: the {len(labels):,} labels of the {name} split are all {labels[0]:g}; "
-                            "change data.protocol, or the fractions")  # fmt: skip
+            raise UserError(f"{dataset.path}: the {len(labels):,} labels of the {name} split are all {labels[0]:g}, "
+                            f"and {config.model.name} tells positive rows from others; change data.protocol or the "
+                            "fractions, or choose two_tower, which learns from positives alone")  # fmt: skip
     if dataset.schema.user is None and "@" in config.training.metric:
         raise UserError(f"training.metric: {config.training.metric} ranks each user's rows, and {dataset.path} has no "
                         "user field; choose auc or log_loss")  # fmt: skip
@@ -66,15 +62,12 @@ def make(config: Config, dataset: RowsDataset) -> Task:
         with progress("fitting a logistic regression"):
             start = fit_logistic(schema, training)
     model = make_model(config, schema, start)
-    held = held_by(RowData.of(config.data), rows, dataset.schema, splits.train, splits.test, impressions=True)
-    words = f"{len(validation):,} validation rows" if len(validation) else "no validation"
     return Task(
         model,
         model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes)),
         model.constants(counts),
         Judge(model, validation) if len(validation) else None,
         f"{len(training):,} rows ({training.labels.mean():.1%} positive), {len(schema.fields)} fields",
-        validated_rows(words, splits, held),
         {"value_counts": counts, **history(dataset)},
     )
 
@@ -111,7 +104,7 @@ class Judge:
     """Scores the rows of a split; what is compiled and laid out is kept from call to call."""
 
     def __init__(self, model: ClickModel, rows: Rows) -> None:
-        self.rows = rows
+        self.rows, self.targets = rows, len(rows)
         batch = min(ROWS_PER_STEP, max(1, len(rows)))
         self._feed = row_feed(rows, evaluation_plan(batch))
         self.blocks = self._feed.shape.blocks
@@ -124,9 +117,7 @@ class Judge:
     def __call__(
         self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
     ) -> Judged:
-        """AUC, log loss, calibration error, and the rankings of each user's rows at ``ks``; ``logit`` float32[n]. See
-        ``jaxrec.tasks.base.Judge``.
-        """
+        """AUC, log loss, calibration error, and the rankings of each user's rows at ``ks``; ``logit`` float32[n]."""
         found = []
         for block in self._feed.epoch(0):
             found.append(self._logits(weights["params"], weights["tables"], block.columns, block.numbers).reshape(-1))
@@ -139,7 +130,6 @@ class Judge:
 def evaluate(asked: Asked) -> Report:
     """Metrics of a run, and of baselines beside it; a page is the picture of the run's calibration."""
     run, split, ks, data = asked.run, asked.split, asked.ks, asked.data
-    assert run is not None
     pairs = data.schema.user is not None and data.schema.item is not None
     compared = asked.compared(BASELINES if pairs else {LOGISTIC: fit_logistic})
     rows, splits = selected_rows(asked.config, data)
@@ -148,8 +138,8 @@ def evaluate(asked: Asked) -> Report:
         raise UserError(f"{data.path}: the {split} split is empty; choose another --split")
     part, notes = rows.take(chosen), list[str]()
     users = known_users(part)
-    judged, found = asked.measure(Judge(asked.loaded.model, known_rows(schema, part, run.value_counts())))
-    logits, groups = judged.arrays["logit"], groups_of(data, rows, splits.train, chosen, asked.by)
+    judged, found = asked.measure(Judge(asked.loaded.model, known_rows(schema, part, run.kept("value_counts"))))
+    logits, groups = judged.arrays["logit"], groups_of(asked, rows, splits.train, chosen)
     result = {**found, "rows": len(chosen), "positive": round(float(part.labels.mean()), 6)}
     if users is not None:
         result["chance"] = random_user_ranking(part.labels, users, ks)
@@ -165,20 +155,15 @@ def evaluate(asked: Asked) -> Report:
     return Report(result, ks, COLUMNS, notes, [page])
 
 
-def groups_of(
-    dataset: RowsDataset, rows: Rows, train: np.ndarray, chosen: np.ndarray, wanted: Sequence[str] | None
-) -> Groups:
+def groups_of(asked: Asked, rows: Rows, train: np.ndarray, chosen: np.ndarray) -> Groups:
     """The chosen rows by ``activity``, quartiles of the user's number of training rows, and by fields of the user."""
-    schema, names = dataset.schema, []
+    dataset: RowsDataset = asked.data
+    schema, names, usual = dataset.schema, list[str](), list[str]()
     if schema.user is not None:
         fields = [f for f in schema.side("user").coded if f.kind == "categorical" and f.name != schema.user]
-        names = [ACTIVITY, *(field.name for field in fields)]
-        wanted = [ACTIVITY, *(f.name for f in fields if f.size <= MOST_VALUES)] if wanted is None else wanted
+        names, usual = ([ACTIVITY, *(f.name for f in fields if f.size <= most)] for most in (np.inf, MOST_VALUES))
     found: Groups = {}
-    for name in wanted or ():
-        if name not in names:
-            known = ", ".join(names) or "none without a user field"
-            raise UserError(f"--groups {name}: no such group{nearest(name, names)}; there are {known}")
+    for name in asked.groups(names, usual):
         if name == ACTIVITY:
             counts = np.bincount(rows.users[train], minlength=int(rows.users.max()) + 1)
             users = rows.users[chosen]

@@ -36,13 +36,9 @@ SHOWN = ("name", "price", "c0_name", "c1_name", "c2_name", "brand_name", "item_c
 
 
 class Recommender:
-    """See ``jaxrec.tasks.query.Kind``; what was bought is ``gone``. The model reads the last ``window`` events.
-
-    Items are by index first those of the run's catalogue, then those that were added.
-
-    Attributes:
-        types: of events.
-        live: whether the data say when listings are live.
+    """See ``jaxrec.tasks.query.Kind``; what was bought is ``gone``. The model reads the last ``window`` events, of some
+    ``types``; ``live`` is whether the data say when listings are. Items are by index first those of the run's
+    catalogue, then those that were added.
     """
 
     reads = ("events", "at")
@@ -61,10 +57,9 @@ class Recommender:
         self.counts, self.live = np.asarray(run.kept("item_counts")).astype(np.float32), catalogue.spans is not None
         self._schema, self._old = table.schema, len(vocabulary)
         self._model, self._catalogue, self._weights, self._codes = model, catalogue, weights, catalogue.codes
-        self._trained = self.counts > 0
-        self._items = model.catalogue_vectors(weights, self._trained)
+        self._items = model.catalogue_vectors(weights, self.counts > 0)
         self._names = np.zeros((0, catalogue.dim), np.float16)  # name vectors of what was added
-        self._encode, self._project = jax.jit(model.last_query), jax.jit(model.texts)
+        self._encode = jax.jit(model.last_query)
         self._rankable = jax.jit(lambda weights, rows, trained, names: model.vectors(
             weights, rows, trained, model.texts(weights, names)))  # fmt: skip
 
@@ -95,7 +90,7 @@ class Recommender:
     def best(self, inputs: Sequence[Inputs], k: int, mask: np.ndarray, rules: bool) -> Iterator[Any]:
         """The best items of each sequence that are live at its time."""
         table, times = self._items, np.array([one.at or 0 for one in inputs], np.int64)
-        mask = mask if self._model.has_text else mask & self._trained
+        mask = mask if self._model.has_text else mask & (self.counts > 0)
         allowed, listed, sold = (filled(one, len(table)) for one in (mask, *self.items.ends))
 
         def dispatch(part: slice, rows: int) -> Waiting:
@@ -123,12 +118,8 @@ class Recommender:
         return most_similar(self.items, unit(jnp.asarray(own)), unit(vectors), without, k, memory)
 
     def add(self, items: Any) -> Added:
-        """Let new listings be recommended by their names; all or none.
-
-        Args:
-            items: mappings of ``item``, ``name`` and other attributes, a table, or a Parquet, CSV or JSON file with
-                such columns.
-        """
+        """Let new listings be recommended by their names, all or none: mappings of ``item``, ``name`` and other
+        attributes, a table, or a Parquet, CSV or JSON file with such columns."""
         if not self._model.has_text:
             raise UserError(f"{self.run.path}: model.head items ranks nothing but what it was trained on; to add items "
                             "train with model.head text or both")  # fmt: skip
@@ -136,11 +127,7 @@ class Recommender:
         types = {"item": Id} | {field.name: type_of(field.type) for field in self._schema}
         required = {"name": Annotated[str, StringConstraints(strict=True, strip_whitespace=True, min_length=1)]}
         rows = check_rows(place, item_rows(items), row_types(types, required))
-        if not rows:
-            raise UserError(f"{place}: there is none; give some")
         ids = self.items.new_ids(place, "item", rows)
-        if self.items.ids.integers and (wrong := [one for one in ids if not isinstance(one, int)]):
-            raise UserError(f"{place}: item: found '{bare(wrong[0])}'; give whole numbers, as the run's are")
         self._names = np.append(self._names, self.name_vectors([row["name"] for row in rows]), 0)
         self._codes = np.append(self._codes, self._catalogue.encode(pa.Table.from_pylist(rows, self._schema)), 0)
         self.items.add(ids, rows, [{name: row.get(name) for name in self.items.shown_names} for row in rows])
@@ -148,7 +135,6 @@ class Recommender:
         vectors = np.append(np.asarray(self._items)[:old], self._unseen(self._names_of(np.arange(old, n))), axis=0)
         self._items = filled(vectors, capacity(self._old, n - self._old))
         self.counts = np.pad(self.counts, (0, len(ids)))
-        self._trained = self.counts > 0
         return Added(ids)
 
     def vectors(self) -> pa.Table:
@@ -159,8 +145,6 @@ class Recommender:
     def example(self, seed: int | None = None) -> list[dict[str, Any]]:
         """The events of one of the sequences that the run keeps, with what is known of their items."""
         offsets = self.run.kept("example_offsets")
-        if len(offsets) < 2:
-            raise UserError(f"{self.run.path}: keeps no example sequences; give events with --events")
         number = int(np.random.default_rng(seed).integers(len(offsets) - 1))
         part = slice(int(offsets[number]), int(offsets[number + 1]))
         items, events, times = (self.run.kept(f"example_{name}")[part] for name in ("items", "events", "times"))
@@ -171,8 +155,7 @@ class Recommender:
 
     def time(self, at: Any) -> int:
         """ms since 1970 of a moment (see ``given.read_time``), at which listings can be live; None: of the newest event
-        that the run keeps.
-        """
+        that the run keeps."""
         time = read_time(at)
         if time is None:
             return int(np.max(self.run.kept("example_times"), initial=0))
@@ -200,8 +183,7 @@ class Recommender:
 
     def name_vectors(self, names: Sequence[str]) -> np.ndarray:
         """float16[n, dim]: of names that are not empty. Those of the run's data are there already; for others the run's
-        text model is asked.
-        """
+        text model is asked."""
         column = pq.read_table(checked(self.run.path / "dataset", NAMES, self.run.manifest))["name"]
         places = pc.index_in(pa.array(names, column.type), value_set=column).fill_null(-1).to_numpy()
         vectors, meta = np.array(self._catalogue.vectors[places]), self._catalogue.meta
@@ -218,11 +200,8 @@ class Recommender:
         return vectors
 
     def _queries(self, sequences: Sequence[Any], rows: int) -> Array:
-        """float32[rows, Q]; sequences are padded as well, so that few shapes are compiled.
-
-        Args:
-            sequences: of each bfloat16[n, dim] vectors of the items' names, int32[n, F] codes and int32[n] event types.
-        """
+        """float32[rows, Q], of sequences of bfloat16[n, dim] vectors of items' names, int32[n, F] codes and int32[n]
+        event types; they are padded as well, so that few shapes are compiled."""
         last = [[part[-self._model.window :] for part in one] for one in sequences]
         lengths = np.array([len(events) for *_, events in last], np.int32)
         n = min(steps(int(lengths.max()), 16, 4), self._model.window)
@@ -232,15 +211,11 @@ class Recommender:
 
 @partial(jax.jit, static_argnames="k")
 def _best(queries: Array, banned: Array, k: int, items: Array, allowed: Array, live: Live) -> tuple[Array, Array]:
-    """The k best items of each query, int32[q, k], and their scores, float32[q, k]; -inf where fewer are allowed.
+    """The k best items of each of float32[q, Q] queries, int32[q, k], and their scores; -inf where fewer are allowed.
+    Of float32[V, Q] ``items``, bool[V] are ``allowed``, where they are ``live``; int32[q, N] ``banned``, V for none.
 
     Unlike ``topk.top_items``, which works through the catalogue in parts, this reads the vectors where they lie: for
     a query or a few that is ten times as fast in a catalogue of a million items.
-
-    Args:
-        queries: float32[q, Q].
-        banned: int32[q, N], items that a query must not get; V for none.
-        items: float32[V, Q], of which bool[V] are ``allowed``, where they are ``live`` when a query is asked.
     """
     scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
     is_live = (live.listed <= live.at[:, None]) & (live.at[:, None] < live.sold)

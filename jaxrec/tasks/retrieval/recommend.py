@@ -1,6 +1,5 @@
 """What is recommended of a two-tower run: the items closest to a customer of the data, or to one whom nobody has seen;
-see ``jaxrec.recommend``.
-"""
+see ``jaxrec.recommend``."""
 
 from __future__ import annotations
 
@@ -31,8 +30,7 @@ from jaxrec.tasks.vectors import capacity, filled, in_batches, steps, vector_tab
 
 class Recommender:
     """See ``jaxrec.tasks.query.Kind``. Scores are (1 + cosine) / 2, from 0 to 1, and what rules add; ``gone`` are the
-    items of the query, which the customer has, beside what the data say.
-    """
+    items of the query, which the customer has, beside what the data say."""
 
     reads = ("user", "profile", "items")
     can = frozenset({"similar", "similar_users", "add", "vectors", "filter", "rules"})

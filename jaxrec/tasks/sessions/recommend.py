@@ -18,7 +18,7 @@ from jaxrec.ops.topk import CHUNK
 from jaxrec.tasks.answers import most_similar
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.query import Answer, Inputs, Query
-from jaxrec.tasks.vectors import BATCH, Waiting, in_batches, nearest, padded, steps, unit, vector_table
+from jaxrec.tasks.vectors import BATCH, Waiting, filled, in_batches, nearest, padded, steps, unit, vector_table
 
 MOST = 2**31  # clicks of a session
 
@@ -83,7 +83,5 @@ class Recommender:
         sessions = [session[-window:] if window else session for session in sessions]
         fine = (2, 2) if rows == BATCH else (16, 4)  # a full batch is worth a program for its length
         length = min(steps(max(map(len, sessions)), *fine), window or MOST)
-        lengths = np.zeros(rows, np.int32)
-        lengths[: len(sessions)] = [len(session) for session in sessions]
-        inputs = padded(sessions, rows, length)
-        return self._encode(self._params, self._tables, jnp.asarray(inputs), jnp.asarray(lengths))
+        lengths = filled(np.array([len(session) for session in sessions], np.int32), rows)
+        return self._encode(self._params, self._tables, jnp.asarray(padded(sessions, rows, length)), lengths)

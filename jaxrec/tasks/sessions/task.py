@@ -28,7 +28,7 @@ from jaxrec.ops.topk import EVERYTHING, Candidates, rank_scores
 from jaxrec.run import Run
 from jaxrec.sources.synthetic import optimum_metrics
 from jaxrec.tasks import ranks
-from jaxrec.tasks.base import Task, check_early_stopping
+from jaxrec.tasks.base import Task
 from jaxrec.tasks.ranks import Judge, Part, collect, evaluation_plan, in_parts
 from jaxrec.tasks.report import Asked, Report
 from jaxrec.training.block import training_plan
@@ -49,7 +49,6 @@ def make(config: Config, dataset: Dataset) -> Task:
     return Task(
         model, feed, model.constants(np.bincount(training.items, minlength=dataset.n_items)), judge,
         f"{feed.pairs:,} targets, {dataset.n_items:,} items",
-        f"{judge.targets:,} validation targets" if judge else "no validation",
     )  # fmt: skip
 
 
@@ -62,7 +61,6 @@ def session_splits(config: Config, dataset: Dataset) -> Split:
     split = cut_validation(dataset.split("train"), brought, fraction)
     if not split.train.counts["targets"]:
         raise UserError(f"{dataset.path}: no training pairs are left; lower data.validation_fraction ({fraction})")
-    check_early_stopping(config, len(split.validation))
     return split
 
 
