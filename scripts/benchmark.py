@@ -38,7 +38,7 @@ from typing import Any
 
 from jaxrec.benchmarks import exchange, peers, report
 from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS, SIZES
-from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, device_peak_mb, measure
+from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, measure
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, ranged
 from jaxrec.config import finding
@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> None:
     cases = compile_cases(options)
     if peer:  # first: what may fail in it would take the rows along
         result["peers"] = peers.measure_peers(peer, cases, options.steps, options.repetitions or REPETITIONS)
-    result["rows"], result["device_peak_memory_mb"] = measure(cases, options), device_peak_mb()
+    result["rows"] = measure(cases, options)
     del cases  # their memory is wanted for those of eight devices
     if not options.no_collectives:
         exchange.add_exchanged(result["rows"], Path(__file__), argv)

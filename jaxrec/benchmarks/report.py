@@ -14,7 +14,7 @@ from jaxrec.errors import UserError, explained
 from jaxrec.run import write_text
 
 DESCRIPTION = """\
-Write what the benchmark measured as Markdown, a section for each file.
+Write what the benchmark measured as Markdown, a section for each file. jaxrec/benchmarks/README.md says how to read it.
 
     python scripts/benchmark.py all --json throughput.json
     python scripts/benchmark.py report throughput.json --out throughput.md
@@ -26,16 +26,6 @@ COLUMNS = (
     "exchanged_per_step",
 )  # fmt: skip
 PEER_COLUMNS = ("peer", "model", "loss", "batch", "items", "steps_per_s", "events_per_s", "ratio", "ratios")
-NOTES = """
-## How to read it
-
-steps_per_s is the median of several repetitions (with the slowest and the fastest) without compilation; events are
-samples where the model reads rows. matmul_share is that of what the same device reached on a large float32 matrix
-product just before, for a step's products. compile_s is short where the compilation cache had the program.
-peak_memory_mb is one device's for the compiled block of steps: state, constants, a block of data, and what a step takes
-beside them. exchanged_per_step are the bytes of the results of the compiled program's collectives on one device, for
-the same batch spread over 8 virtual CPU devices. ratios are jaxrec's rate over the peer's by round.
-"""
 
 
 class Results(BaseModel):
@@ -46,7 +36,6 @@ class Results(BaseModel):
     command: str
     rows: Annotated[list[dict[str, Any]], Field(min_length=1)]
     peers: list[dict[str, Any]] = []
-    device_peak_memory_mb: float | None = None
 
 
 def main(argv: Sequence[str]) -> None:
@@ -59,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     alike = all(one.machine == files[0].machine for one in files)
     warning = "" if alike else "**Figures of different machines, which must not be compared.**\n\n"
     sections = "\n".join(map(section, files))
-    write_text(Path(options.out), f"# Training throughput\n\n{warning}{sections}{NOTES}")
+    write_text(Path(options.out), f"# Training throughput\n\n{warning}{sections}")
     print(f"wrote {options.out}")
 
 
@@ -77,10 +66,9 @@ def read(file: Path) -> Results:
 
 def section(results: Results) -> str:
     """A file: its machine, a table for each model, and the peers."""
-    machine, rows, peak = results.machine, results.rows, results.device_peak_memory_mb
+    machine, rows = results.machine, results.rows
     top = max(row["ceiling_matmul_gflop_per_s"] for row in rows)
-    used = f"; at most {peak:,.0f} MB of the device's memory in use" if peak else ""
-    lines = [f"## {machine['device']}, {results.date}", "", f"- `{results.command}`{used}",
+    lines = [f"## {machine['device']}, {results.date}", "", f"- `{results.command}`",
              f"- {', '.join(f'{key} {each}' for key, each in machine.items())}",
              f"- ceiling: {top:,.0f} GFLOP/s of a large matrix product"]  # fmt: skip
     for model in dict.fromkeys(row["model"] for row in rows):

@@ -140,9 +140,3 @@ def matmul_ceiling() -> float:
         jax.block_until_ready(product(a, a))
         times.append(time.perf_counter() - begin)
     return 2 * n**3 / median(times[1:]) / 1e9
-
-
-def device_peak_mb() -> float | None:
-    """The most memory that an accelerator has had in use since the process began (MB); None where it does not say."""
-    found = jax.devices()[0].memory_stats()
-    return round(found["peak_bytes_in_use"] / 1e6, 1) if found and "peak_bytes_in_use" in found else None

@@ -47,20 +47,14 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def override(values: Values, overrides: Sequence[str], source: str, former: bool = False) -> Config:
-    """Validate sections of fields in which ``--section.field value`` pairs win; what is wrong is blamed on the pair, or
-    the ``source``."""
+    """Validate sections of fields in which ``--section.field value`` pairs win; ``source`` begins a message."""
     values = without_former(values) if former else values
     pairs = read_overrides(overrides, values)
     whole = {section: dict(fields) for section, fields in values.items()}
     for name, value in pairs.items():
         section, _, field = name.partition(".")
         whole.setdefault(section, {})[field] = value
-    try:
-        return parse(whole, source)
-    except UserError as error:
-        message = str(error).removeprefix(f"{source}: ")
-    blamed = ".".join(message.partition(": ")[0].split(".")[:2]) in pairs
-    raise UserError(f"--{message}" if blamed else f"{source}: {message}")
+    return parse(whole, f"{source} with --{' --'.join(pairs)}" if pairs else source)
 
 
 def parse(values: Values, source: str = "configuration", former: bool = False) -> Config:

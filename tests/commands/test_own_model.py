@@ -90,10 +90,10 @@ def test_its_fields_are_shown_and_what_is_wrong_with_it_is_one_line(package: Pat
     assert "--model.last [3]" in text and "--loss.margin [1.0]" in text and "--model.window [20]" in text
     (package / "c.yaml").write_text("data:\n  path: none\n", encoding="utf-8")
     for words, message in {
-        "--model.name shop.hinge": r"--model\.name: shop\.hinge has no Config, a subclass of ModelConfig",
-        "--model.name shop.broken": r"--model\.name: shop\.broken cannot be imported \(ZeroDivisionError: div",
-        "--model.name autoint --loss.name shop.hinge": r"--loss\.name: found shop\.hinge, which is no Binary",
-        "--model.name shop.last_mean --model.heads 2": r"--model\.heads: found 2, but another model",
+        "--model.name shop.hinge": r"model\.name: shop\.hinge has no Config, a subclass of ModelConfig",
+        "--model.name shop.broken": r"model\.name: shop\.broken cannot be imported \(ZeroDivisionError: div",
+        "--model.name autoint --loss.name shop.hinge": r"loss\.name: found shop\.hinge, which is no Binary",
+        "--model.name shop.last_mean --model.heads 2": r"model\.heads: found 2, but another model",
     }.items():
         fails(capsys, "train", "--config", package / "c.yaml", *words.split(), names=message)
 

@@ -48,7 +48,7 @@ def test_overrides_win_field_by_field(tmp_path: Path) -> None:
     ("training.epochs 1", r"'training.epochs': expected --section.field"),
     ("--training.epochs", r"--training.epochs: a value is missing"),
     # values
-    ("--optimizer.learning_rate 0", r"--optimizer.learning_rate: found 0; .*greater than 0"),
+    ("--optimizer.learning_rate 0", r"optimizer.learning_rate: found 0; .*greater than 0"),
     ("--training.epochs true", r"epochs: found True; .*number"),
     ("--training.epochs 010", r"epochs: found '010'; .*number"),
     ("--model.layers 10 0", r"model.layers.1: found 0; .*greater than or equal to 1"),
