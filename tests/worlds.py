@@ -76,7 +76,10 @@ class Market:
 
     @classmethod
     def write(cls, out: Path, noise: bool) -> None:
-        random, columns = np.random.default_rng(3), list[tuple[Any, ...]]()
+        lines = ["user_id,session_id,item_id,name,stime,price,event_id,sequence_id,sequence_length,product_id,c0_name,"
+                 "c0_id,c1_name,c1_id,c2_name,c2_id,brand_name,brand_id,item_condition_id,item_condition_name,size_name,"
+                 "size_id,color,shipper_id,shipper_name"]  # fmt: skip
+        same, random = "1,3,7_9,Home,1,Rooms,2,Beds,3,,0,1,New,,,,1,Buyer", np.random.default_rng(3)
         order, lengths = np.random.default_rng(4).permutation(cls.kinds), random.integers(3, 8, cls.visits)
         after = {int(order[i]): int(order[(i + 1) % cls.kinds]) for i in range(cls.kinds)}
         for visit, length in enumerate(lengths):
@@ -84,23 +87,12 @@ class Market:
             listings = cls.each if visit >= cls.visits - 24 * cls.test_days else cls.trained
             for second in range(length):
                 item, event = cls.each * kind + int(random.integers(listings)), EVENT_TYPES[random.integers(6)]
-                time = str(begin + second).replace("T", " ")
-                columns.append((visit, str(visit), item, f"kind{kind}", time, 5.0 + item, event))
+                time, price = begin + second, 5.0 + item
+                lines.append(f"{visit},{visit},{item},kind{kind},{time},{price},{event},{same}")
                 kind = int(random.integers(cls.kinds)) if noise else after[kind]
-        names = ("user_id", "session_id", "item_id", "name", "stime", "price", "event_id")
-        table = pa.table(dict(zip(names, map(list, zip(*columns, strict=True)), strict=True)))
-        same = {
-            "sequence_id": "1", "sequence_length": 3, "product_id": "7_9", "c0_name": "Home", "c0_id": 1,
-            "c1_name": "Rooms", "c1_id": 2.0, "c2_name": "Beds", "c2_id": 3.0, "brand_name": None, "brand_id": 0,
-            "item_condition_id": 1, "item_condition_name": "New", "size_name": None, "size_id": None, "color": None,
-            "shipper_id": 1, "shipper_name": "Buyer",
-        }  # fmt: skip
-        for name, value in same.items():
-            kind_of = pa.float64() if name == "size_id" else pa.string() if value is None else None
-            table = table.append_column(name, pa.array([value] * len(table), kind_of))
-        pq.write_table(table, out.with_suffix(".parquet"))
-        words = ["--raw", out.with_suffix(".parquet"), "--out", out, "--test-days", cls.test_days]
-        assert call("prepare", "merrec", *words) == 0
+        raw = out.with_suffix(".csv")
+        raw.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        assert call("prepare", "merrec", "--raw", raw, "--out", out, "--test-days", cls.test_days) == 0
         write_vectors(out)
 
 

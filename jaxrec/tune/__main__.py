@@ -221,13 +221,12 @@ def write_tables(study: Study, base: Config, space: Space, out: Path, metric: st
     checkpoints."""
     trials, best, stream = study.get_trials(deepcopy=False), best_trial(study, metric), io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
-    table.writerow(["number", "state", "value", "best_epoch", "seconds", *space.parameters])
+    table.writerow(["number", "state", "value", "best_epoch", *space.parameters])
     for trial in trials:
         epoch, value = best_epoch(trial, metric) or ("", "")
-        seconds = "" if trial.duration is None else f"{trial.duration.total_seconds():.2f}"
         drawn = (trial.params.get(name, "") for name in space.parameters)
-        table.writerow([trial.number, trial.state.name.lower(), value, epoch, seconds,
-                        *("null" if one is None else one for one in drawn)])  # fmt: skip
+        row = [trial.number, trial.state.name.lower(), value, epoch]
+        table.writerow([*row, *("null" if one is None else one for one in drawn)])
         if trial.state.is_finished() and trial is not best:
             shutil.rmtree(out / f"trial_{trial.number:04d}" / "state", ignore_errors=True)
     write_text(out / "trials.csv", stream.getvalue())

@@ -1,4 +1,4 @@
-"""The benchmark script runs for every model and says what it measured."""
+"""The benchmark script runs for every model, says what it measured and what devices exchange, and reports it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from helpers import ROOT, without_progress
 
 from jaxrec.benchmarks import sweep
+from jaxrec.benchmarks.exchange import add_exchanged, exchanged
 from jaxrec.benchmarks.sweep import Case, Round
 from jaxrec.cli.command import command
 
@@ -97,3 +98,102 @@ def test_slow_rows_are_repeated_less(script: Any, benchmark: Run, monkeypatch: p
         monkeypatch.setattr(case, "run", lambda *_, seconds=seconds: Round(4.0, seconds))
         (row,) = sweep.measure([case], script.parse([*words, *given]))
         assert (row["repetitions"], row["steps_per_s"]) == (expected, 4.0)
+
+
+# ---- bytes that devices exchange, from the text of programs; tests/devices.py reads those of compiled ones -----------
+
+LOOP = """\
+%body (x: f32[4]) -> f32[4] {
+  ROOT %r = f32[4]{0} all-reduce(%x), to_apply=%add
+}
+%small (x: f32[4]) -> f32[4] {
+  ROOT %r = f32[4]{0} all-reduce(%x), to_apply=%add
+}
+%large (x: f32[4]) -> f32[4] {
+  ROOT %r = f32[40]{0} all-reduce(%x), to_apply=%add
+}
+ENTRY %main.1 (p: f32[4]) -> f32[4] {
+"""
+WHILE = "ROOT %w = (s32[], f32[4]) while(%t), condition=%below, body=%body"
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ("%a = (f32[8,2]{1,0}, /*index=1*/bf16[6]{0}, pred[3]{0}) all-reduce(%p, %q, %r), to_apply=%add",
+     {"all-reduce": 64 + 12 + 3}),
+    ("%a = f32[128,8]{1,0:T(8,128)(2,1)S(1)} all-reduce(%p), to_apply=%add", {"all-reduce": 4096}),
+    ("%s = s4[6]{0} reduce-scatter(%p), to_apply=%add", {"reduce-scatter": 3}),
+    ('%a = f32[99]{0} add(%p, %q), metadata={op_name="all-reduce(f32[7])"}', {}),
+    (WHILE + ', backend_config={"known_trip_count":{"n":"9"}}', {"all-reduce": 9 * 16}),
+    ("%c = f32[4] conditional(%i, %p, %p), branch_computations={%large, %small}", {"all-reduce": 160}),
+])  # fmt: skip
+def test_text_by_hand(line: str, expected: dict[str, int]) -> None:
+    """What this machine's compiler does not write."""
+    assert exchanged(f"{LOOP}  {line}\n}}\n", 1) == expected
+
+
+def test_text_that_does_not_say_is_refused() -> None:
+    for text, message in ((f"{LOOP}  {WHILE}\n}}\n", "does not say how often it turns"), ("", "no HLO module")):
+        with pytest.raises(ValueError, match=message):
+            exchanged(text, 3)
+
+
+def test_a_compiling_process_that_dies_costs_only_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, rows = tmp_path / "script.py", [{"model": "gru4rec"}, {"model": "narm"}]
+    script.write_text("import sys; sys.exit(f'no memory for {sys.argv[1:]}')")
+    add_exchanged(rows, script, ["narm", "--steps", "4"])
+    why = "exit status 1: no memory for ['narm', '--steps', '4', '--collectives']"
+    assert capsys.readouterr().err == f"bytes exchanged at 8 devices: {why}\n"
+    assert [row["exchanged_per_step"] for row in rows] == [None, None]
+
+
+# ---- the report ------------------------------------------------------------------------------------------------------
+
+MACHINE = {"device": "Chip 9", "platform": "cpu", "devices": 1, "cpu_cores": 2, "python": "3.11.7", "jax": "0.10.2"}
+ROW = {
+    "model": "gru4rec", "loss": "cross_entropy", "batch": 32, "items": 40_000, "precision": "float32",
+    "steps_per_s": 850.0, "events_per_s": 27_200.4, "matmul_share": 0.47, "ceiling_matmul_gflop_per_s": 190.0,
+    "exchanged_per_step": {"all-gather": 1000.0, "all-reduce": 120_000.0},
+}  # fmt: skip
+PEER = {"peer": "authors", "model": "gru4rec", "loss": "cross_entropy", "batch": 32, "ratios": [5.4, 5.7, 5.2]}
+
+
+def write(file: str, *rows: dict[str, Any], **more: Any) -> None:
+    values: dict[str, Any] = {"machine": MACHINE, "date": "2026-11-22", "command": "benchmark.py all", "rows": rows}
+    Path(file).write_text(json.dumps(values | more))
+
+
+def cells(text: str) -> list[list[str]]:
+    """The lines of all tables."""
+    return [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def test_a_section_for_each_file(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write("a.json", ROW, ROW | {"hard": 4, "exchanged_per_step": {}}, peers=[PEER])
+    write("b.json", ROW | {"model": "narm", "exchanged_per_step": None}, machine=MACHINE | {"jax": "0.11"})
+    assert command(script.main, ["report", "a.json", "a.json", "--out", "r.md"]) == 0
+    assert "must not be compared" not in Path("r.md").read_text(encoding="utf-8")
+    assert command(script.main, ["report", "a.json", "b.json", "--out", "r.md"]) == 0
+    text = Path("r.md").read_text(encoding="utf-8")
+    for line, count in {
+        "## Chip 9, 2026-11-22": 2, "- ceiling: 190 GFLOP/s of a large matrix product": 2,
+        "- `benchmark.py all`": 2, "### gru4rec": 1, "### narm": 1,
+        "**Figures of different machines, which must not be compared.**": 1,
+    }.items():  # fmt: skip
+        assert text.splitlines().count(line) == count
+    head, _, *lines, _, _, peer, other, _, narm = cells(text)
+    first, second = (dict(zip(head, line, strict=True)) for line in lines)
+    assert first == first | {"steps_per_s": "850", "events_per_s": "27,200", "matmul_share": "0.47", "hard": "-",
+                             "exchanged_per_step": "all-gather 1,000, all-reduce 120,000"}  # fmt: skip
+    assert (second["exchanged_per_step"], second["hard"], peer[-1]) == ("0", "4", "5.4 5.7 5.2")
+    assert "exchanged_per_step" not in other and len(narm) == len(other)
+
+
+def test_files_that_are_not_the_benchmarks(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(str(tmp_path / "empty.json"))
+    write(str(tmp_path / "other.json"), {"model": "narm"})
+    for file in (tmp_path / "empty.json", tmp_path / "other.json", ROOT / "pyproject.toml"):
+        assert command(script.main, ["report", str(file), "--out", str(tmp_path / "r.md")]) == 2
+        assert f"{file}: no JSON of a benchmark's rows" in capsys.readouterr().err

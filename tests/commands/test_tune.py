@@ -69,7 +69,7 @@ def stand_in(config: Config, path: Path, resume: bool, report: Report) -> None:
         if report(epoch, lines[-1]):
             break
     reason = "all epochs" if epoch == config.training.epochs else "stopped"
-    lines.append({"kind": "end", "epoch": epoch, "reason": reason, "seconds_train": 1.0})
+    lines.append({"kind": "end", "epoch": epoch, "reason": reason})
     (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -88,16 +88,15 @@ def study(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def table(out: Path, seconds: bool = True) -> list[dict[str, str]]:
+def table(out: Path) -> list[dict[str, str]]:
     with open(out / "trials.csv", encoding="utf-8", newline="") as stream:
-        return [{name: value for name, value in row.items() if seconds or name != "seconds"}
-                for row in csv.DictReader(stream)]  # fmt: skip
+        return list(csv.DictReader(stream))
 
 
 def test_the_results_are_those_of_the_runs(study: Path) -> None:
     found = table(study)
     assert [row["number"] for row in found] == [str(number) for number in range(TRIALS)]
-    assert set(found[0]) == {"number", "state", "value", "best_epoch", "seconds", *SPACE} - set(FIXED)
+    assert set(found[0]) == {"number", "state", "value", "best_epoch", *SPACE} - set(FIXED)
     for row in found:
         run = study / f"trial_000{row['number']}"
         lines, used = read_log(run), configuration.load(run / "config.yaml")
@@ -122,7 +121,7 @@ def test_more_trials_add_to_a_search(config: Path, tmp_path: Path, capsys: Capsy
         capsys.readouterr()
         assert call(*search(config, out, SPACE, trials)) == 0
     assert capsys.readouterr().out.startswith(f"{out}: going on after 2 of 6 trials\ntrial 2: ")
-    assert table(out, seconds=False) == table(whole, seconds=False) and len(list(out.glob("trial_*/state"))) == 1
+    assert table(out) == table(whole) and len(list(out.glob("trial_*/state"))) == 1
 
 
 @pytest.mark.slow
@@ -148,7 +147,7 @@ def test_a_killed_search_ends_as_if_it_was_not(
         patch.setattr("optuna.Study.tell", killed)
         assert call(*search(config, out)) == 130
     assert call(*search(config, out)) == 0
-    assert table(out, seconds=False) == table(study, seconds=False)
+    assert table(out) == table(study)
     best, expected = ((place / "best.yaml").read_text().replace(str(place), "") for place in (out, study))
     assert best == expected
     for number in range(TRIALS):  # each epoch and each end once
