@@ -30,7 +30,8 @@ chance; metrics.clicks: click_metrics; models.base: models.work; models.fields: 
 models.event_encoder models.merrec_config; models.packed: models.sequence; models.two_tower: models.tower;
 ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: ops.precision precision sharding;
 ops.tables: tables; ops.topk: ranking; personas.amore: personas.amore_files personas.files; personas.clusters:
-data.personas personas.words; personas.folds: review_folds; personas.pictures: embedding_plots persona_groups
+data.personas personas.rules personas.words; personas.folds: review_folds;
+personas.pictures: embedding_plots persona_groups
 persona_plots personas.embedding personas.groups; plots.clicks: click_plots; plots.pictures: pictures; run: rundir;
 sources: data.sources; sources.market.world: data.market
 sources.market.optimum; sources.merrec: sources.merrec_attributes
@@ -49,7 +50,8 @@ telemetry; tune.__main__: tune.report
 """
 """``new: old old``, without ``jaxrec.``."""
 CLASSES = """
-baselines.base.Scores: baselines.Baseline; baselines.ratings.factorise: baselines.ratings.Factors;
+baselines.base.Scores: baselines.Baseline; baselines.retrieval.matrix: baselines.retrieval.Positives;
+baselines.ratings.factorise: baselines.ratings.Factors;
 baselines.ratings.held_out_calibration: baselines.ratings.Calibrated; baselines.sessions.Neighbours:
 baselines.sessions.Pairs; data.catalogue.Catalogue: data.items.Catalogue; data.ids.Ids:
 data.ids.Places; data.items.Items: data.items.Vocabulary; losses.contrastive.Rows: losses.contrastive.Asked;

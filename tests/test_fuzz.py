@@ -27,7 +27,6 @@ from jaxrec.cli.command import command
 from jaxrec.cli.text import parse_yaml
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import LONGEST, UserError
-from jaxrec.personas.rules import read_rules
 from jaxrec.recommend import Recommender
 from jaxrec.tune.search_space import load_space
 
@@ -206,7 +205,6 @@ KINDS: dict[str, tuple[Outcome, st.SearchStrategy[Any]]] = {
     "configurations": (configurations, damaged("configs/gru4rec_synthetic.yaml", "configs/two_tower_ml1m.yaml")),
     "overrides": (overrides, OVERRIDES),
     "spaces": (lambda _, place, text: load_space(written(place, text)), damaged("configs/tune_autoint.yaml")),
-    "personas": (lambda _, place, text: read_rules(written(place, text)), damaged("jaxrec/personas/personas.yaml")),
     **{f"queries of {model}": (queries(model), QUERIES) for model in ("gru4rec", "merrec")},
     "rows": (prepared("rows --user user --item item --label stars --time when --categorical kind --bag tags "
                       "--positive 2", lambda counts: counts["rows"]), tables(**ROWS)),

@@ -1,14 +1,13 @@
 """Baselines that rank all items for a user, from who has what: ``RETRIEVAL_BASELINES`` holds them by name.
 
-Index 0 of users and of items is the unknown one, and counts in ``n_users`` and ``n_items``; training pairs that carry
-it are left out. The unknown user, and any without a training pair, gets the order of ``popularity``. Items that the
-user has, and the unknown one, are scored like others: whoever ranks leaves them out.
+Each is fitted on a ``matrix`` and its parameters. Index 0 of users and of items is the unknown one. The unknown user,
+and any without a training pair, gets the order of ``popularity``. Items that the user has, and the unknown one, are
+scored like others: whoever ranks leaves them out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sparse
@@ -22,29 +21,23 @@ Scores = Callable[[np.ndarray], np.ndarray]
 """users int32[Q], in [0, n_users) -> float32[Q, n_items]; all Q rows are held at once"""
 
 
-class Positives(NamedTuple):
-    """int32[N] users and the items that they have, 0 is unknown, in any order; a pair that is repeated counts once."""
-
-    user: np.ndarray
-    item: np.ndarray
-
-    def matrix(self, n_users: int, n_items: int) -> sparse.csr_array:
-        """CSR float64[n_users, n_items], 1 where a known user has a known item."""
-        known = (self.user > 0) & (self.item > 0)
-        pairs = self.user[known], self.item[known]
-        has = sparse.csr_array((np.ones(len(pairs[0])), pairs), shape=(n_users, n_items))
-        has.sum_duplicates()
-        has.data[:] = 1.0
-        return has
+def matrix(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sparse.csr_array:
+    """CSR float64[n_users, n_items], 1 where a known user has a known item, of int32[N] pairs in any order; the numbers
+    count the unknown ones.
+    """
+    known = (users > 0) & (items > 0)
+    has = sparse.csr_array((np.ones(known.sum()), (users[known], items[known])), shape=(n_users, n_items))
+    has.data[:] = 1.0
+    return has
 
 
-def popularity(train: Positives, n_users: int, n_items: int) -> Scores:
+def popularity(has: sparse.csr_array) -> Scores:
     """The number of users who have the item."""
-    count = train.matrix(n_users, n_items).sum(axis=0).astype(np.float32)
+    count = has.sum(axis=0).astype(np.float32)
     return lambda users: np.tile(count, (len(users), 1))
 
 
-def item_knn(train: Positives, n_users: int, n_items: int, *, k: Count = 100, shrink: Scale = 0.0) -> Scores:
+def item_knn(has: sparse.csr_array, *, k: Count = 100, shrink: Scale = 0.0) -> Scores:
     """Items like the user's own: the score of j is the sum, over the items i that the user has, of
 
         similarity(i, j) = n_ij / sqrt((n_i + shrink) (n_j + shrink)),    i not j,
@@ -58,24 +51,22 @@ def item_knn(train: Positives, n_users: int, n_items: int, *, k: Count = 100, sh
     else a neighbour of everything. Validation NDCG@10 on MovieLens-1M: .108 against .081.
     """
     # k of 20 to 400 and shrink of 0 to 100 were tried as for als: NDCG@10 .095 to .108, flat around these.
-    has = train.matrix(n_users, n_items)
     sessions = Sessions(has.indices, np.zeros(has.nnz, np.int64), has.indptr)
-    similar = similarities(sessions, n_items, k, shrink, 0.5).T.tocsr()
-    order = base.popularity(sessions, n_items)
+    similar = similarities(sessions, has.shape[1], k, shrink, 0.5).T.tocsr()
+    order = base.popularity(sessions, has.shape[1])
     return lambda users: base.over_popularity(has[users] @ similar, order)
 
 
 def als(
-    train: Positives, n_users: int, n_items: int, *, factors: Count = 128, alpha: Scale = 6.0,
-    regularisation: Scale = 0.01, iterations: Count = 8, seed: int = 0,
+    has: sparse.csr_array, *, factors: Count = 128, alpha: Scale = 6.0, regularisation: Scale = 0.01,
+    iterations: Count = 8, seed: int = 0,
 ) -> Scores:  # fmt: skip
     """Matrix factorisation of what users have and have not: products of ``factorise``."""
     # Chosen by validation NDCG@10 on MovieLens-1M (ratings of 4 and 5, a random one of each of 6,035 users):
     # 32 to 256 factors, alpha 1 to 40, regularisation 3e-4 to 0.03, nu 0, 0.5 and 1. These reach Recall@10 .239,
     # Recall@100 .649, NDCG@10 .132; 32 factors .118, 64 .128, 256 .130 at alpha 3; item-knn .108, popularity .047.
-    has, popular = train.matrix(n_users, n_items), popularity(train, n_users, n_items)
     user, item = factorise(has, factors, alpha, regularisation, iterations, seed)
-    some = np.diff(has.indptr)[:, None] > 0
+    popular, some = popularity(has), np.diff(has.indptr)[:, None] > 0
     return lambda users: np.where(some[users], user[users] @ item.T, popular(users))
 
 

@@ -16,7 +16,7 @@ from jaxrec.baselines.base import Prefixes, Scores, first, last_clicks, over_pop
 from jaxrec.config.sections import Count
 from jaxrec.data.dataset import Sessions
 
-BLOCK = 2**21  # pairs of clicks whose products are held at once
+ROWS = 256  # items whose similarities to all others are held at once: far more than the k that are kept
 DAY = 86_400_000  # ms
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Scale = Annotated[float, Field(ge=0.0)]
@@ -76,27 +76,21 @@ def itemknn(
 
 def similarities(sessions: Sessions, n_items: int, k: int, shrinkage: float, alpha: float) -> Any:
     """CSR float64[V, V]: row i holds the k items most similar to i; see ``itemknn``."""
-    lengths = np.diff(sessions.offsets)
-    session = np.repeat(np.arange(len(sessions)), lengths)
+    session = np.repeat(np.arange(len(sessions)), np.diff(sessions.offsets))
     once = last_clicks(session, sessions.items, n_items)
     pair = session[once], sessions.items[once]
     incidence = sparse.csr_array((np.ones(len(once)), pair), shape=(len(sessions), n_items))
     by_item = incidence.T.tocsr()
     count = np.diff(by_item.indptr) + shrinkage
     count[count == 0] = 1.0  # an item without a training session has no neighbour either
-    clicked, other = count**-alpha, count ** (alpha - 1.0)
-    pairs = np.cumsum(np.bincount(pair[1], lengths[pair[0]], n_items))
-    parts, low = [], 0
-    while low < n_items:  # by blocks of rows: all pairs at once can be far more than the k that are kept
-        bound = (pairs[low - 1] if low else 0) + BLOCK
-        high = max(low + 1, int(np.searchsorted(pairs, bound, side="right")))
-        rows = (by_item[low:high] @ incidence).tocoo()
+    clicked, other, parts = count**-alpha, count ** (alpha - 1.0), []
+    for low in range(0, n_items, ROWS):
+        rows = (by_item[low : low + ROWS] @ incidence).tocoo()
         here, there = rows.coords
         value = rows.data * clicked[low + here] * other[there]
         keep = np.flatnonzero(there != low + here)
         keep = keep[first(k, here[keep], -value[keep], there[keep])]
         parts.append((low + here[keep], there[keep], value[keep]))
-        low = high
     row, column, data = (np.concatenate(column) for column in zip(*parts, strict=True))
     return sparse.csr_array((data, (row, column)), shape=(n_items, n_items))
 

@@ -12,7 +12,7 @@ import json
 import re
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
@@ -21,16 +21,15 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, BeforeValidator, Field
-from typing_extensions import TypedDict
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from jaxrec.cli.command import ranged
 from jaxrec.data.encode import RawField, RawRows
 from jaxrec.data.given import read_file
 from jaxrec.data.store import map_array
-from jaxrec.errors import UserError, shown
-from jaxrec.personas.clusters import Persona, describe, draw_attributes, find_personas
-from jaxrec.personas.rules import Range, Rules, Text, Whole, kinds_of, parse_rules, read_rules, validated
+from jaxrec.errors import UserError, explained, shown
+from jaxrec.personas import clusters
+from jaxrec.personas.clusters import Persona, Range, Rules
 
 HELP = "products with reviews in a JSON file; customers are drawn from personas of the reviews, or given"
 KIND = "rows"
@@ -43,10 +42,10 @@ FILES = {
     "raw": "JSON: a list of products with product_id, product_name, price, brand_name, category, rating and reviews",
     "customers": "JSON: the customer of each review, in their order, with user_id, persona_name, purchased_product_id "
                  "and the attributes of the rules (default: drawn)",
-    "personas": "YAML: words and attributes of the personas to look for (default: jaxrec/personas/personas.yaml)",
 }  # fmt: skip
 REVIEWS, EMBEDDINGS, FACTS, PAGE = "reviews.parquet", "embeddings.npy", "personas.json", "PERSONAS.md"
 LONGEST = 200  # characters of a review on the page
+Text = Annotated[str, Field(strict=True, pattern=r"\S")]
 Amount = Annotated[float, Field(strict=True, ge=0, le=1e30)]  # whose square is still a number, and finite as float32
 
 
@@ -66,29 +65,25 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     from jaxrec.data.text.encoding import encoded  # the other sources must work without it
 
     given, seed, model = arguments.customers is not None, arguments.seed, arguments.model
-    rules = read_rules(arguments.personas)
-    kinds = kinds_of(rules)
-    if taken := set(kinds) & {"customer", "persona", *GOODS.names}:
-        raise UserError(f"{arguments.personas}: attribute {min(taken)}: a field of every data set is called so; choose "
-                        "another name")  # fmt: skip
+    rules = clusters.read_rules()
     products: list[Product] = _load(arguments.raw, Product)
     _check_distinct(f"{arguments.raw}: product_id", [one.product for one in products])
     product = np.repeat(np.arange(len(products)), [len(one.reviews) for one in products])  # of each review
     texts = [review.content for one in products for review in one.reviews]
     bought = [products[number].product for number in product]
-    people = read_customers(arguments.customers, bought, kinds) if given else []
+    people = read_customers(arguments.customers, bought) if given else []
     embeddings = encoded(texts, model).vectors
     if given:  # personas of the rules in their order, then others as they first appear
-        named, ids = [one["persona_name"] for one in people], [one["user_id"] for one in people]
+        named, ids = [one.persona_name for one in people], [one.user_id for one in people]
         names = list(dict.fromkeys([*(name for name in rules if name in named), *named]))
         labels = np.array([names.index(name) for name in named], np.int32)
-        personas = describe(labels, names, texts, rules, embeddings)
-        attributes = {name: np.array([one[name] for one in people], np.int64 if isinstance(kind, Range) else object)
-                      for name, kind in kinds.items()}  # fmt: skip
+        personas = clusters.describe(labels, names, texts, rules, embeddings)
+        attributes = {name: [getattr(one, name) for one in people] for name in clusters.kinds_of(rules)}
     else:
-        labels, personas = find_personas(embeddings, texts, rules, arguments.clusters, seed)
+        labels, personas = clusters.find_personas(embeddings, texts, rules, arguments.clusters, seed)
         ids = [f"user_{number:04d}" for number in range(len(texts))]
-        attributes = draw_attributes(labels, personas, rules, seed)
+        drawn = clusters.draw_attributes(labels, personas, rules, seed)
+        attributes = {name: values.tolist() for name, values in drawn.items()}
     # Where a local folder lies says nothing about the content.
     called = "/".join(Path(model).resolve().parts[-2:]) if Path(model).is_dir() else model
     facts = {"seed": seed, "model": called, "clusters": len(personas), "given": given,
@@ -105,15 +100,14 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         (out / PAGE).write_text(personas_markdown(personas, rules, texts, facts), encoding="utf-8")
         return [REVIEWS, EMBEDDINGS, FACTS, PAGE]
 
-    users = pa.table({"customer": _text(ids), "persona": _text(persona)}
-                     | {name: pa.array(values.tolist()) for name, values in attributes.items()})  # fmt: skip
+    users = pa.table({"customer": _text(ids), "persona": _text(persona), **attributes})
     goods = pa.Table.from_pylist([one.model_dump() for one in products], GOODS)
     fields = [RawField(name, "categorical" if table[name].type == pa.string() else "numerical", side,
                        table[name].combine_chunks(), by)
               for side, table, by in (("user", users.drop_columns("persona"), None), ("item", goods, product))
               for name in table.column_names if name != "name"]  # fmt: skip
-    options: dict[str, Any] = {name: vars(arguments)[name] and str(vars(arguments)[name]) for name in FILES}
-    options |= {"clusters": None if given else arguments.clusters, "model": model, "seed": seed}
+    options = {"raw": str(arguments.raw), "customers": str(arguments.customers) if given else None, "personas": None,
+               "clusters": None if given else arguments.clusters, "model": model, "seed": seed}  # fmt: skip
     found = {"attributes": "derived", **{name: facts[name] for name in ("given", "clusters", "seed", "model")}}
     return RawRows(
         fields, np.ones(len(texts), np.float32), np.zeros(len(texts), np.int64), 1.0, 0.0, 1.0, "customer", "product",
@@ -145,18 +139,27 @@ class Product(BaseModel):
     reviews: Annotated[list[Review], Field(min_length=1)]
 
 
-def read_customers(path: Path, bought: list[str], kinds: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The customer of each of n reviews of products ``bought``, with the attributes ``kinds``, as rules have them."""
-    attributes: dict[str, Any] = {name: Whole if isinstance(kind, Range) else Text for name, kind in kinds.items()}
-    fields = dict.fromkeys(("user_id", "persona_name", "purchased_product_id"), Text) | attributes
-    customer = TypedDict("customer", fields)  # type: ignore[misc]
-    people: list[dict[str, Any]] = _load(path, customer)
+class Customer(BaseModel):
+    """A customer with the attributes of the rules."""
+
+    user_id: Text
+    persona_name: Text
+    purchased_product_id: Text
+    age: Annotated[int, Field(strict=True, ge=0, le=2**53)]  # exact as float64
+    gender: Text
+    skin_type: Text
+    skin_concern: Text
+
+
+def read_customers(path: Path, bought: list[str]) -> list[Customer]:
+    """The customer of each of n reviews of products ``bought``."""
+    people: list[Customer] = _load(path, Customer)
     for number, (one, expected) in enumerate(zip_longest(people, bought)):
-        found = one and one["purchased_product_id"]
+        found = one and one.purchased_product_id
         if found != expected:
             raise UserError(f"{path}: {number}.purchased_product_id: found {shown(found)}, expected {shown(expected)}; "
                             "give one customer a review, in their order")  # fmt: skip
-    _check_distinct(f"{path}: user_id", [one["user_id"] for one in people])
+    _check_distinct(f"{path}: user_id", [one.user_id for one in people])
     return people
 
 
@@ -167,7 +170,10 @@ def _check_distinct(place: str, names: list[str]) -> None:
 
 def _load(path: Path, kind: Any) -> Any:
     """The entries of a JSON file, a list of them."""
-    return validated(Annotated[list[kind], Field(min_length=1)], read_file(path), str(path))
+    try:
+        return TypeAdapter(Annotated[list[kind], Field(min_length=1)]).validate_python(read_file(path))
+    except ValidationError as error:
+        raise UserError(f"{path}: {explained(error)}") from None
 
 
 class Reviews(NamedTuple):
@@ -186,8 +192,7 @@ def read_reviews(path: Path, manifest: dict[str, Any]) -> Reviews:
         raise UserError(f"{path}: has no embeddings; prepare the data set again, or give --folds 0")
     facts = json.loads((path / FACTS).read_text(encoding="utf-8"))
     texts, embeddings = pq.read_table(path / REVIEWS)["text"].to_pylist(), map_array(path, EMBEDDINGS, manifest)
-    rules = parse_rules(facts["rules"], str(path / FACTS))
-    return Reviews(texts, embeddings, rules, len(facts["personas"]), facts["seed"])
+    return Reviews(texts, embeddings, clusters.parse_rules(facts["rules"]), len(facts["personas"]), facts["seed"])
 
 
 def personas_markdown(personas: Sequence[Persona], rules: Rules, texts: Sequence[str], facts: dict[str, Any]) -> str:

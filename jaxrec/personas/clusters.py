@@ -1,5 +1,6 @@
-"""Personas: clusters of reviews by what they say, named from a table of rules (rules.py) where their words speak for
-one, and customers whose attributes are drawn from the rule of their persona: nothing of them is known, all is derived.
+"""Personas: clusters of reviews by what they say, named from the table of rules, ``personas.yaml`` beside this file,
+where their words speak for one; and customers whose attributes are drawn from the rule of their persona: nothing of
+them is known, all is derived.
 """
 
 from __future__ import annotations
@@ -8,18 +9,62 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from scipy.special import kl_div, rel_entr
 
 from jaxrec.errors import UserError
-from jaxrec.personas.rules import Range, Rules, kinds_of
 from jaxrec.sources.shared import draw
 
 WORDS, NEAREST = 8, 3  # of a persona's description
 STARTS = 10  # of K-means
 WORD = re.compile(r"[^\W\d_]{2,}")  # runs of letters, so that Korean and English go the same way
 ENOUGH = 1.0  # of the evidence for naming a cluster, in standard deviations
+
+
+class Range(BaseModel):
+    """A whole number from ``low`` to ``high``, each as often."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    low: int
+    high: int
+
+
+Attribute = Annotated[Range | dict[str, float], Field(union_mode="left_to_right")]  # text, each value with its weight
+
+
+class Rule(BaseModel):
+    """A persona of the table: ``words`` that its reviews use more than others do, and by name distributions of
+    ``attributes``, of which every rule has the same names, of the same kinds.
+    """
+
+    title: str
+    words: list[str]
+    attributes: dict[str, Attribute]
+
+
+Rules = dict[str, Rule]
+"""A table by name, in its order."""
+
+
+def parse_rules(entries: Any) -> Rules:
+    """The rules of a mapping from names to titles, words and attributes, as YAML and JSON files hold it."""
+    return TypeAdapter(Rules).validate_python(entries)
+
+
+def read_rules() -> Rules:
+    """The rules of the table."""
+    return parse_rules(yaml.safe_load(Path(__file__).with_name("personas.yaml").read_text(encoding="utf-8")))
+
+
+def kinds_of(rules: Rules) -> dict[str, Attribute]:
+    """The attributes that all rules have, by name, with the distribution of one of them."""
+    return next(iter(rules.values())).attributes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import call
 
-from jaxrec.baselines.retrieval import Positives, als
+from jaxrec.baselines.retrieval import als, matrix
 from jaxrec.config import parse
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.retrieval import Retrieval
@@ -68,7 +68,7 @@ def test_two_towers_and_als_learn_from_positives_alone(purchases: RowsDataset, p
     train = data.queries(data.splits.train)
     assert len(train.users) == len(data.splits.train) > len(data.splits.test) > 0
     assert make_task(config, purchases).size == f"{len(train.users)} positives of 20 users and 10 items"
-    scores = als(Positives(train.users, train.items), data.n_users, data.n_items)(np.arange(1, 21, dtype=np.int32))
+    scores = als(matrix(train.users, train.items, data.n_users, data.n_items))(np.arange(1, 21, dtype=np.int32))
     known = np.isin(np.arange(1, 21), train.users)
     own, other = scores[1::2, 1::2], scores[1::2, 2::2]  # even users, items 0, 2, ...; item r has index r + 1
     assert np.all(own[known[1::2]].mean(axis=1) > other[known[1::2]].mean(axis=1) + 0.1)

@@ -101,16 +101,6 @@ def test_customers_are_given(raw: Path, tmp_path: Path) -> None:
     assert found == [one["persona_name"] for one in people]
 
 
-def test_a_table_of_ones_own(raw: Path, tmp_path: Path) -> None:
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("Giver: {title: gives, words: [gift, 선물], attributes: {income: {low: 1, high: 9}}}\n"
-                    "Calm: {title: calm, words: [calm, 진정], attributes: {income: {low: 20, high: 30}}}\n",
-                    encoding="utf-8")  # fmt: skip
-    dataset = prepared(tmp_path / "out", raw, "--personas", mine, "--clusters", 2)
-    income, persona = np.array(values(dataset, "income")), np.array(personas(dataset)[0])
-    assert income[persona == "Giver"].max() < 10 < 19 < income[persona == "Calm"].min()
-
-
 def edit(*path: Any, value: Any) -> Any:
     """A change of one place of the file; ``...`` removes it."""
     return lambda entries: put(entries, path, value)

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
-import yaml
-from helpers import put
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reviews import WORDS, fake_embed, made_texts
@@ -18,9 +13,8 @@ from jaxrec.errors import UserError
 from jaxrec.personas import clusters
 from jaxrec.personas.amore import personas_markdown
 from jaxrec.personas.clusters import Persona, draw_attributes, find_personas, telling_words, unread_profiles
-from jaxrec.personas.rules import DEFAULT, parse_rules, read_rules
 
-RULES = read_rules(None)
+RULES = clusters.read_rules()
 NAMES = tuple(WORDS)
 
 
@@ -64,17 +58,17 @@ def test_words_are_compared_by_what_they_say() -> None:
     """Capitals and the coding of Korean do not matter; a Korean word may stand in another, an English one begins."""
     texts = ["Moisturising DRY", "속\u1100\u1165\u11ab\u110c\u1169", "laundry", "nothing here"]
     table = {"Dry": {"title": "d", "words": ["건조", "dry", "moistur"], "attributes": {"x": {"a": 1}}}}
-    found = clusters.evidence(texts, np.arange(4), 4, parse_rules(table, "t"))[:, 0]
+    found = clusters.evidence(texts, np.arange(4), 4, clusters.parse_rules(table))[:, 0]
     assert found[0] > found[1] > 0 > found[2] and found[3] < 0
     texts = ["soft cream soft", "soft cream zebra", "rough cream", "rough cream gravel"]
     assert telling_words(texts, np.array([0, 0, 1, 1]), 2, most=5) == [("soft",), ("rough",)]
     assert telling_words(["1", "2"], np.array([0, 1]), 2, most=5) == [(), ()]
 
 
-TABLE = parse_rules({
+TABLE = clusters.parse_rules({
     "A": {"title": "a", "words": ["x"], "attributes": {"age": {"low": 18, "high": 60}, "skin": {"dry": 3, "oily": 1}}},
     "B": {"title": "b", "words": ["y"], "attributes": {"age": {"low": 61, "high": 62}, "skin": {"none": 1}}},
-}, "t")  # fmt: skip
+})  # fmt: skip
 PEOPLE = tuple(Persona(name, "", name in "AB", 1, (), ()) for name in ("A", "B", "persona_2"))
 
 
@@ -100,21 +94,6 @@ def test_a_draw_depends_on_its_row_and_persona_only(labels: list[int], seed: int
     mine, theirs = (draw_attributes(np.array(one), PEOPLE, TABLE, seed) for one in (labels, other))
     for row, (left, right) in enumerate(zip(labels, other, strict=False)):
         assert left != right or all(mine[name][row] == theirs[name][row] for name in mine)
-
-
-@pytest.mark.parametrize(("path", "value", "message"), [
-    (["Dry_Winter", "attributes", "a/b"], {"x": 1}, "Dry_Winter.attributes.a/b"),
-    (["Dry_Winter", "attributes", "age", "low"], 50, "attributes.age: expected low <= high"),
-    (["Dry_Winter", "attributes", "age", "mean"], 40, "attributes.age.mean: no such field"),
-    (["Dry_Winter", "attributes", "gender", "F"], 0, "gender.F: found 0"),
-    (["Gift_Buyer", "attributes", "skin_type"], ..., "Gift_Buyer.attributes: .* Dry_Winter has .*skin_type"),
-])  # fmt: skip
-def test_what_a_table_may_not_hold(path: list[str], value: Any, message: str, tmp_path: Path) -> None:
-    table, file = put(yaml.safe_load(DEFAULT.read_text(encoding="utf-8")), path, value), tmp_path / "mine.yaml"
-    file.write_text(yaml.safe_dump(table, allow_unicode=True, sort_keys=False), encoding="utf-8")
-    with pytest.raises(UserError, match=message) as caught:
-        read_rules(file)
-    assert str(caught.value).startswith(f"{file}: ")
 
 
 def test_the_page() -> None:

@@ -16,7 +16,7 @@ from jax import Array
 
 from jaxrec.baselines import Choice
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES as BASELINES
-from jaxrec.baselines.retrieval import Positives
+from jaxrec.baselines.retrieval import matrix
 from jaxrec.cli.command import progress
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.codes import FieldCodes
@@ -215,9 +215,10 @@ def measure(choices: Sequence[Choice], judge: Judge, ks: Sequence[int]) -> dict[
     """Conservative ranks of the same positives among the same candidates, of baselines fitted on training."""
     data, asked = judge.data, judge.queries
     train = data.queries(data.splits.train)
+    has = matrix(train.users, train.items, data.n_users, data.n_items)
 
     def of(choice: Choice) -> dict[str, float]:
-        score = choice.fit(Positives(train.users, train.items), data.n_users, data.n_items)
+        score = choice.fit(has)
 
         def ranked(rows: np.ndarray) -> Part:
             users, targets = asked.users[rows], jnp.asarray(asked.items[rows])
