@@ -52,7 +52,7 @@ telemetry; tune.__main__: tune.report
 CLASSES = """
 baselines.base.Scores: baselines.Baseline; baselines.retrieval.matrix: baselines.retrieval.Positives;
 baselines.ratings.factorise: baselines.ratings.Factors;
-baselines.ratings.held_out_calibration: baselines.ratings.Calibrated; baselines.sessions.Neighbours:
+baselines.ratings.held_out_calibration: baselines.ratings.Calibrated; baselines.sessions.Neighbourhood:
 baselines.sessions.Pairs; data.catalogue.Catalogue: data.items.Catalogue; data.ids.Ids:
 data.ids.Places; data.items.Items: data.items.Vocabulary; losses.contrastive.Rows: losses.contrastive.Asked;
 losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration: baselines.ratings.Calibration;

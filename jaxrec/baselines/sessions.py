@@ -6,7 +6,7 @@ Defaults were tuned on the last 5 % of Diginetica's training targets.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import scipy.sparse as sparse
@@ -114,9 +114,9 @@ def vsknn(
     boost = 1.0 + idf * np.log(len(sessions) / np.maximum(1, past.frequency))
 
     def scores(prefixes: Prefixes) -> np.ndarray:
-        near = past.nearest(prefixes, DECAYS[decay](prefixes.distance), k)
-        strength = near.similarity * DECAYS[vote_decay](near.distance)
-        return over_popularity(near.votes(len(prefixes), strength, boost[near.away.indices]), order)
+        votes = past.votes(prefixes, k, DECAYS[decay](prefixes.distance), age=lambda query, session: 1.0,
+                           vote=DECAYS[vote_decay], share=lambda items, away: boost[items])  # fmt: skip
+        return over_popularity(votes, order)
 
     return scores
 
@@ -138,12 +138,13 @@ def stan(
     order, past = popularity(sessions, n_items), Neighbourhood(sessions, n_items, sample)
 
     def scores(prefixes: Prefixes) -> np.ndarray:
-        def factor(query: np.ndarray, session: np.ndarray) -> np.ndarray:
-            age = np.maximum(0, prefixes.now[query] - past.ends[session]) / DAY
-            return _fall(age, lambda2) / np.sqrt(prefixes.lengths[query] * past.lengths[session])
+        def age(query: np.ndarray, session: np.ndarray) -> np.ndarray:
+            days = np.maximum(0, prefixes.now[query] - past.ends[session]) / DAY
+            return _fall(days, lambda2) / np.sqrt(prefixes.lengths[query] * past.lengths[session])
 
-        near = past.nearest(prefixes, _fall(prefixes.distance, lambda1), k, factor)
-        return over_popularity(near.votes(len(prefixes), near.similarity, _fall(near.away.data, lambda3)), order)
+        votes = past.votes(prefixes, k, _fall(prefixes.distance, lambda1), age, vote=lambda distance: 1.0,
+                           share=lambda items, away: _fall(away, lambda3))  # fmt: skip
+        return over_popularity(votes, order)
 
     return scores
 
@@ -155,23 +156,6 @@ BASELINES: dict[str, Callable[..., Scores]] = {
 
 def _fall(distance: np.ndarray, scale: float) -> np.ndarray:
     return np.exp(-distance / scale) if scale else np.ones(len(distance))
-
-
-class Neighbours(NamedTuple):
-    """The nearest past sessions of queries, query after query."""
-
-    query: np.ndarray  # int64[P]
-    similarity: np.ndarray  # float64[P]
-    distance: np.ndarray  # int64[P], clicks after the query's last click on an item of the neighbour
-    away: Any  # CSR int64[P, V]: how many clicks the items of the neighbour stand from that one, by their last clicks
-
-    def votes(self, queries: int, strength: np.ndarray, share: np.ndarray) -> Any:
-        """CSR float64[Q, V]: every neighbour, of some strength, float64[P], gives its items, in the order of ``away``,
-        their share of it.
-        """
-        shares = sparse.csr_array((share, self.away.indices, self.away.indptr), shape=self.away.shape)
-        voters = (self.query, np.arange(len(self.query)))
-        return sparse.csr_array((strength, voters), shape=(queries, len(self.query))) @ shares
 
 
 class Neighbourhood:
@@ -198,13 +182,19 @@ class Neighbourhood:
         self._holders = sparse.csr_array(holders, shape=(n_items, len(order)))
         self._sample = sample
 
-    def nearest(
-        self, prefixes: Prefixes, weight: np.ndarray, k: int,
-        factor: Callable[[np.ndarray, np.ndarray], Any] = lambda query, session: 1.0,
-    ) -> Neighbours:  # fmt: skip
-        """The ``k`` most similar neighbours of each query; among equals the more recent. Their similarity is the sum of
-        the weights, float64[n] of each click, of the items they share, times the ``factor`` of query and session. An
-        item counts with its last click; clicks of weight 0 find no sessions.
+    def votes(
+        self, prefixes: Prefixes, k: int, weight: np.ndarray, age: Callable[[np.ndarray, np.ndarray], Any],
+        vote: Callable[[np.ndarray], Any], share: Callable[[np.ndarray, np.ndarray], Any],
+    ) -> Any:  # fmt: skip
+        """CSR float64[Q, V]: what the ``k`` most similar neighbours of each query (among equals the more recent) give
+        their items: similarity times vote times share.
+
+        Args:
+            weight: float64[n], of each click; a similarity is the sum over the items that both share, of each its last
+                click. Clicks of weight 0 find no sessions.
+            age: of queries and sessions, which similarities are multiplied by.
+            vote: of the clicks after the query's last click on an item of the neighbour.
+            share: of items of the neighbour, and of how many clicks they stand from that one, by their last clicks.
         """
         clicks = last_clicks(prefixes.query, prefixes.items, len(self.frequency))
         clicks = clicks[weight[clicks] > 0]
@@ -214,16 +204,18 @@ class Neighbourhood:
         query, session = shared.coords
         recent = first(self._sample, query, -session)
         query, session = query[recent], session[recent]
-        similarity = shared.data[recent] * factor(query, session)
+        similarity = shared.data[recent] * age(query, session)
         # Sums of the same weights in another order differ in their last bits; in float32 they are equal.
         best = first(k, query, -similarity.astype(np.float32), -session)
         query, session = query[best], session[best]
         distance = np.full(weights.shape, 2**31 - 1, np.int32)  # clicks after each item of the query
         distance[places] = prefixes.distance[clicks]
-        away = self._positions[session]
-        pair = np.repeat(np.arange(len(query)), np.diff(away.indptr))
-        own = distance[query[pair], away.indices]
-        nearest = np.minimum.reduceat(own, away.indptr[:-1])
-        position = away.data[own == nearest[pair]]  # one each: no two items of a query have the same distance
-        away.data = np.abs(away.data - position[pair])
-        return Neighbours(query, similarity[best], nearest, away)
+        held = self._positions[session]
+        pair = np.repeat(np.arange(len(query)), np.diff(held.indptr))
+        own = distance[query[pair], held.indices]
+        nearest = np.minimum.reduceat(own, held.indptr[:-1])
+        position = held.data[own == nearest[pair]]  # one each: no two items of a query have the same distance
+        shares = share(held.indices, np.abs(held.data - position[pair])), held.indices, held.indptr
+        strengths = similarity[best] * vote(nearest), (query, np.arange(len(query)))
+        voters = sparse.csr_array(strengths, shape=(len(prefixes), len(query)))
+        return voters @ sparse.csr_array(shares, shape=held.shape)

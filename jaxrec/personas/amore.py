@@ -94,13 +94,13 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
 
     def write(out: Path) -> list[str]:
         columns = {"customer": ids, "product": bought, "persona": persona, "text": texts}
-        pq.write_table(pa.table({name: _text(values) for name, values in columns.items()}), out / REVIEWS)
+        pq.write_table(pa.table(columns), out / REVIEWS)
         np.save(out / EMBEDDINGS, np.ascontiguousarray(embeddings, np.float16), allow_pickle=False)
         (out / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (out / PAGE).write_text(personas_markdown(personas, rules, texts, facts), encoding="utf-8")
         return [REVIEWS, EMBEDDINGS, FACTS, PAGE]
 
-    users = pa.table({"customer": _text(ids), "persona": _text(persona), **attributes})
+    users = pa.table({"customer": ids, "persona": persona, **attributes})
     goods = pa.Table.from_pylist([one.model_dump() for one in products], GOODS)
     fields = [RawField(name, "categorical" if table[name].type == pa.string() else "numerical", side,
                        table[name].combine_chunks(), by)
@@ -115,10 +115,6 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
                "item": goods.select(["product", "name", "brand", "category", "price"])},
         options=options, extras={"personas": found | {"names": names}}, write=write,
     )  # fmt: skip
-
-
-def _text(values: list[Any]) -> pa.Array:
-    return pa.array(values, pa.string())
 
 
 class Review(BaseModel):

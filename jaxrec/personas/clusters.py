@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from scipy.optimize import linear_sum_assignment
 from scipy.special import kl_div, rel_entr
 
 from jaxrec.errors import UserError
@@ -90,12 +91,9 @@ def find_personas(
     if (different := len(np.unique(points, axis=0))) < k:
         raise UserError(f"{len(points)} reviews ({different} different ones) for {k} personas; add reviews or lower "
                         "--clusters")  # fmt: skip
-    try:
-        from scipy.optimize import linear_sum_assignment
-        from sklearn.cluster import KMeans
-        from threadpoolctl import threadpool_limits
-    except ImportError as error:
-        raise UserError(f"personas need scikit-learn (no module {error.name}); pip install 'jaxrec[text]'") from None
+    from sklearn.cluster import KMeans  # of the extra [text]
+    from threadpoolctl import threadpool_limits
+
     # One thread: several sum the members of a cluster in any order, and a last bit may move a review.
     with threadpool_limits(limits=1):
         found = KMeans(k, n_init=STARTS, random_state=seed).fit_predict(points)

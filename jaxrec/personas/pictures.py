@@ -42,14 +42,11 @@ def draw_personas(
         results_figure(result, by): f"{name}, {split} split: results by {by}",
         embedding_figure(run, dataset, split, groups): f"{name}: customers and products",
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for file, (figure, title) in zip(FILES, figures.items(), strict=True):
-            write(figure.suptitle("", fontsize=11), title)
-            save_picture(figure, out / file)
-            yield out / file
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be written ({error.strerror or error}); name another folder") from None
+    out.mkdir(parents=True, exist_ok=True)
+    for file, (figure, title) in zip(FILES, figures.items(), strict=True):
+        write(figure.suptitle("", fontsize=11), title)
+        save_picture(figure, out / file)
+        yield out / file
 
 
 def results_figure(result: Result, by: str) -> Any:

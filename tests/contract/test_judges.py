@@ -89,8 +89,7 @@ def measured(
     return first
 
 
-@pytest.mark.parametrize("embedding", ["constrained", "separate", "onehot"])
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("embedding", "tied"), [("constrained", False), ("separate", True), ("onehot", True)])
 def test_metrics_are_those_of_brute_force(
     embedding: str, tied: bool, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
