@@ -67,7 +67,7 @@ def _train(
 ) -> None:
     # ---- data and model: the task, with its feed and its validation ------------------------------------------------
     dataset = open_dataset(config.data.path)
-    check_cutoffs(config, dataset)
+    check_cutoffs(config, dataset, cutoffs(config))
     settings, metric = config.training, config.training.metric
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh

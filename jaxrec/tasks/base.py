@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -91,13 +92,13 @@ def cutoffs(config: Config) -> list[int]:
     return sorted({*config.evaluation.k, *(int(k) for k in config.training.metric.split("@")[1:])})
 
 
-def check_cutoffs(config: Config, dataset: Dataset | RowsDataset) -> None:
+def check_cutoffs(config: Config, dataset: Dataset | RowsDataset, ks: Sequence[int]) -> None:
     """Refuse cut-offs beyond the catalogue, at which any ranking is right."""
     manifest, task = dataset.manifest, find_task(config.model)
     if hasattr(task, "OWN_ROWS") or manifest["kind"] != task.READS:
         return  # the latter does not fit, as is told elsewhere
     schema = Schema.from_manifest(manifest) if task.READS == "rows" else None
     items = schema.size(schema.item) - 1 if schema else int(manifest["counts"]["items"])  # one is the unknown one
-    if cutoffs(config)[-1] > items:
-        raise UserError(f"evaluation.k, training.metric: {cutoffs(config)[-1]} is more than the {items} items of "
-                        f"{dataset.path}; lower both")  # fmt: skip
+    if 0 < items < max(ks):
+        raise UserError(f"--k, evaluation.k or training.metric: {max(ks)} is more than the {items} items of "
+                        f"{dataset.path}; choose a smaller one")  # fmt: skip

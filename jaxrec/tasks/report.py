@@ -72,10 +72,6 @@ class Asked:
                             f"{', '.join(names) or 'none'}")  # fmt: skip
         return usual if self.by is None else self.by
 
-    def check_ks(self, n_items: int) -> None:
-        if max(self.ks) > n_items:
-            raise UserError(f"--k {max(self.ks)}: larger than the catalogue of {n_items} items; choose a smaller one")
-
     def measure(self, judge: Any, top: int = 0, **limits: Any) -> tuple[Judged, Result]:
         """What a judge says of the run's weights, and the part of the result that every kind has; see ``question``."""
         begin, which = time.perf_counter(), self.loaded.which

@@ -32,7 +32,7 @@ from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.plots.pictures import save_picture
 from jaxrec.run import difference, write_text
-from jaxrec.tasks.base import check_cutoffs, make_task
+from jaxrec.tasks.base import check_cutoffs, cutoffs, make_task
 from jaxrec.train import train
 from jaxrec.training.telemetry import read_log
 from jaxrec.tune.search_space import Space, load_space
@@ -67,7 +67,7 @@ def tune(base: Config, space: Space, out: Path, trials: int, *, seed: int = 42) 
     """Search until there are ``trials`` trials in ``out``, those of earlier calls included; write what was found."""
     first = space.check(base)
     dataset, metric = open_dataset(first.data.path), first.training.metric
-    check_cutoffs(base, dataset)
+    check_cutoffs(base, dataset, cutoffs(base))
     record = {
         "config": base.model_dump(mode="json"), "space": space.entries, "seed": seed,
         "data": {"content_hash": dataset.manifest["content_hash"]},

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from jaxrec import config as configuration
 from jaxrec.cli.lock import owned
 from jaxrec.errors import UserError
 from jaxrec.evaluate import evaluate
-from jaxrec.recommend import Recommender
-from jaxrec.tasks.query import Query
 from jaxrec.train import train
 from jaxrec.training import checkpoint
 from jaxrec.training.telemetry import read_log
@@ -71,17 +68,9 @@ def test_resuming_something_else(config_file: Path, copy: Path, dataset: Path, t
     with pytest.raises(UserError, match=r"other: not the data set that .* --data"):
         evaluate(copy)
     assert evaluate(copy, data=dataset)["items"] == 100
-
-
-@pytest.mark.parametrize(("damage", "names"), [
-    (lambda run: shutil.rmtree(run / "state"), "run: no checkpoint here yet; train it"),
-    (lambda run: (run / "dataset" / "manifest.json").unlink(), r"manifest\.json: missing; the run is damaged"),
-    (lambda run: (run / "dataset" / "items.parquet").write_bytes(b"PAR1"), r"items\.parquet: damaged or missing"),
-])  # fmt: skip
-def test_runs_that_cannot_be_used(damage: Callable[[Path], object], names: str, copy: Path) -> None:
-    damage(copy)
-    with pytest.raises(UserError, match=names):
-        Recommender.load(copy).recommend(Query(items=[3]), k=2)
+    (copy / "dataset" / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"manifest\.json: missing; the run is damaged"):
+        evaluate(copy)
 
 
 def test_more_epochs_are_what_they_would_have_been(tmp_path: Path, config: Path, capsys: Capsys) -> None:

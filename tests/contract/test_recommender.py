@@ -104,18 +104,6 @@ def test_what_is_not_read_is_refused(r: Recommender) -> None:
             getattr(r, what)(*calls[what])
 
 
-def test_similar_items_and_vectors(r: Recommender) -> None:
-    if "similar" not in r.can:
-        return
-    table = r.vectors()
-    assert len(table) == r.n_items and table.column_names[:2] == ["id", "vector"]
-    first = table["id"][0].as_py()
-    found = r.similar(first, 5)
-    assert len(found.items) == 5 and first not in ids(found) and found.items[0].score <= 1 + 1e-6
-    with pytest.raises(UserError, match=r"^item -1: "):
-        r.similar(-1, 5)
-
-
 def test_few_programs(r: Recommender, ask: Callable[[int], dict[str, Any]]) -> None:
     """Whatever the lengths, k, what is left out, and how many are asked together."""
     random, n = np.random.default_rng(0), min(32, r.n_items)

@@ -44,7 +44,7 @@ def make(config: Config, dataset: Dataset) -> Task:
     if config.model.head != "items" and not dataset.manifest["counts"].get("names", 1):
         raise UserError(f"model.head: {config.model.head} ranks items by their names, and {dataset.path} has none; set "
                         "it to items, or prepare the data again with --name")  # fmt: skip
-    model, catalogue = _model(config, dataset.path, dataset.manifest, config.data.embeddings)
+    model = _model(config, dataset.path, dataset.manifest, config.data.embeddings)
     training, validation = session_splits(config, dataset)
     feed = model.feed(training, training_plan(config, config.data.order))
     counts, judge = np.bincount(training.items, minlength=dataset.n_items), None
@@ -56,20 +56,19 @@ def make(config: Config, dataset: Dataset) -> Task:
         model, feed, model.constants(counts), judge,
         f"{feed.pairs:,} targets, {dataset.n_items:,} items, {np.count_nonzero(counts):,} of them in training",
         {"item_counts": counts, **{f"example_{name}": np.asarray(array) for name, array in examples.items()}},
-        copied=catalogue.vector_files,
+        copied=model.catalogue.vector_files,
     )  # fmt: skip
 
 
 def build(run: Run) -> MERRec:
     """A run's model, with the run's catalogue."""
-    return _model(run.config, run.path / "dataset", run.manifest)[0]
+    return _model(run.config, run.path / "dataset", run.manifest)
 
 
-def _model(
-    config: Config, path: Path, manifest: dict[str, Any], embeddings: str | None = None
-) -> tuple[MERRec, Catalogue]:
+def _model(config: Config, path: Path, manifest: dict[str, Any], embeddings: str | None = None) -> MERRec:
     catalogue = open_catalogue(path, manifest, config.model.item_fields, embeddings)
-    return find_model(config.model.name).Model(config, catalogue, len(manifest["event_types"])), catalogue
+    model: MERRec = find_model(config.model.name).Model(config, catalogue, len(manifest["event_types"]))
+    return model
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------
@@ -118,7 +117,6 @@ def evaluate(asked: Asked) -> Report:
     """Metrics of a run, and of baselines."""
     run, ks, data, config = asked.run, asked.ks, asked.data, asked.config
     compared = asked.compared(BASELINES)
-    asked.check_ks(run.n_items)
     sessions = open_split(data, asked.split, config.data.validation_fraction).validation
     chosen = sample(sessions, asked.limit or config.evaluation.sessions)
     model, counts = asked.loaded.model, np.asarray(run.kept("item_counts"))
@@ -128,7 +126,6 @@ def evaluate(asked: Asked) -> Report:
     groups = groups_of(data, targets, counts > 0)
 
     def measured(ranks: np.ndarray) -> Result:
-        """Of all targets, and of those of each group."""
         return {**ranking_metrics(ranks, ks), "groups": by_group(groups, lambda chosen: {
             "targets": int(chosen.sum()), **ranking_metrics(ranks[chosen], ks)})}  # fmt: skip
 

@@ -134,7 +134,6 @@ def evaluate(asked: Asked) -> Report:
     judge = Judge(asked.loaded.model, data, getattr(data.splits, split), config.evaluation)
     if not judge.targets:
         raise UserError(f"{asked.data.path}: the {split} split has no positive row; choose another --split")
-    asked.check_ks(data.n_items - 1)
     queries, categories = judge.queries, item_categories(asked.data, config.evaluation.category)
     judged, found = asked.measure(judge, max(ks), folds=folds)
     hits = answered(judged.arrays, queries.items, categories, ks)

@@ -90,7 +90,6 @@ def evaluate(asked: Asked) -> Report:
     """Metrics of a run, and of baselines beside it or alone."""
     data, ks, config = asked.data, asked.ks, asked.config
     compared, n_items = asked.compared(BASELINES), data.n_items
-    asked.check_ks(n_items)
     parts = open_split(data, asked.split, config.data.validation_fraction)
     result = {
         "split": asked.split,
@@ -121,13 +120,8 @@ def measure(
             scores = choice.fit(split.train, n_items)
             fitted = time.perf_counter()
             metrics = baseline_metrics(scores, queries, n_items, ks, config, update)
-        results[choice.text] = {
-            "name": choice.name,
-            "parameters": choice.parameters,
-            "seconds_fit": round(fitted - begin, 3),
-            "seconds": round(time.perf_counter() - fitted, 3),
-            **metrics,
-        }
+        seconds = {"seconds_fit": round(fitted - begin, 3), "seconds": round(time.perf_counter() - fitted, 3)}
+        results[choice.text] = {"name": choice.name, "parameters": choice.parameters, **seconds, **metrics}
     return results
 
 
