@@ -19,11 +19,11 @@ cli.options cli.progress; cli.text: cli.json_text cli.paths cli.yaml_text; confi
 config.former;
 config.sections: agreement sections; data.clean.choices: data.clean.clicks data.clicks; data.clean.pipeline:
 data.clean.ledger data.clean.splits data.clean.writing data.events; data.codes: data.entities; data.filters: where;
-data.given: data.given_events; data.ids: data.raw_ids; data.items: data.vocabulary; data.reading.columns:
+data.given: data.given_events; data.ids: data.raw_ids; data.items: data.catalogue data.vocabulary; data.reading.columns:
 data.reading.fields data.reading.ids data.reading.numbers; data.reading.table: data.reading.files data.reading.lines
 data.reading.logs data.reading.rows data.reading.unpacked; data.retrieval: data.positives;
-data.splits: data.protocols; data.store: data.files data.writing; data.text.encoding: data.text.cache
-data.text.worker; data.text.vectors: data.name_vectors; errors: cli.wording wording; feeds.base: data.row_feed
+data.splits: data.protocols; data.store: data.files data.writing; data.text.encoding: data.name_vectors
+data.text.cache data.text.vectors data.text.worker; errors: cli.wording wording; feeds.base: data.row_feed
 feeds.rows; feeds.lanes: data.feed; feeds.packed: data.named_feed data.packing; losses.contrastive: contrastive
 models.contrast; losses.ranking: losses.candidates models.sampled negatives; losses.softmax: softmax; metrics.chance:
 chance; metrics.clicks: click_metrics; models.base: models.work; models.fields: ops.dropout; models.merrec:
@@ -53,8 +53,10 @@ CLASSES = """
 baselines.base.Scores: baselines.Baseline; baselines.retrieval.matrix: baselines.retrieval.Positives;
 baselines.ratings.factorise: baselines.ratings.Factors;
 baselines.ratings.held_out_calibration: baselines.ratings.Calibrated; baselines.sessions.Neighbourhood:
-baselines.sessions.Pairs; data.catalogue.Catalogue: data.items.Catalogue; data.ids.Ids:
-data.ids.Places; data.items.Items: data.items.Vocabulary; losses.contrastive.Rows: losses.contrastive.Asked;
+baselines.sessions.Pairs; data.filters.Attribute: data.filters.Operand; data.ids.Ids: data.ids.Places;
+data.store.staging: data.store.Staging; data.text.encoding.embed: data.text.encoding.Encoded;
+tasks.history.People: data.codes.Profiles; data.items.Items: data.items.Vocabulary;
+losses.contrastive.Rows: losses.contrastive.Asked;
 losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration: baselines.ratings.Calibration;
 personas.clusters.Persona: personas.personas_synthetic.Persona; personas.pictures.draw_personas:
 personas.pictures.Groups; plots.curves.Curves: plots.__main__.Curves; plots.pictures.write: plots.pictures.Shown;

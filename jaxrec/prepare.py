@@ -59,12 +59,12 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"--{name.replace('_', '-')}: belongs to --split time; leave it out with --split "
                             f"{LEAVE_ONE_OUT}")  # fmt: skip
     with (
-        staging(arguments.out, arguments.overwrite) as stage,
-        connect(stage.spill, arguments.memory_limit, arguments.threads) as connection,
+        staging(arguments.out, arguments.overwrite) as out,
+        connect(out.with_name("spill"), arguments.memory_limit, arguments.threads) as connection,
         progress(f"prepare {arguments.source}", total=1.3) as update,
     ):
         update(0, note="read")
-        raw, out = source.read(connection, arguments), stage.dataset
+        raw = source.read(connection, arguments)
         for note in raw.notes:
             say("note", note)
         if isinstance(raw, RawRows):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
 from jaxrec.data.items import Items
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.data.store import check_seal, checked, checksum, is_right, sealed
+from jaxrec.data.store import write_text as write_text
+from jaxrec.data.store import written as written
 from jaxrec.errors import UserError, listed
 
 KEPT = "kept.json"  # checksums of the arrays that a run keeps, beside them
@@ -41,7 +41,7 @@ class Run:
     def schema(self) -> Schema:
         """The fields that the run's model reads."""
         schema = Schema.from_manifest(self.manifest).select(self.config.data.fields)
-        return schema.without("context") if self.config.model.task == "retrieval" else schema  # refused where named
+        return schema.side("user", "item") if self.config.model.task == "retrieval" else schema  # refused where named
 
     @property
     def n_items(self) -> int:
@@ -149,7 +149,7 @@ def resume_run(
                         f"and for more only where optimizer.schedule is constant; leave it, {other}")  # fmt: skip
     # Where the data lie does not matter, what is in them is compared below, as are the rows that data.repeats leaves;
     # and a run may change its devices, and train for longer.
-    data = {name: getattr(run.config.data, name) for name in ("path", "embeddings", "repeats")
+    data = {name: getattr(run.config.data, name) for name in ("path", "repeats")
             if name in type(run.config.data).model_fields}  # fmt: skip
     moved = _with(_with(config, "data", **data), "training", epochs=old).model_copy(update={"mesh": run.config.mesh})
     if changed := difference(run.config.model_dump(mode="json"), moved.model_dump(mode="json")):
@@ -183,25 +183,6 @@ def check_out(out: Path, endings: Sequence[str] = (), overwrite: bool = True) ->
         raise UserError(f"{out}: no directory {out.parent}; make it first, or choose another place")
     if out.exists() and not overwrite:
         raise UserError(f"{out}: exists already; --overwrite replaces it, or choose another name")
-
-
-@contextmanager
-def written(file: Path) -> Iterator[Path]:
-    """A place to write to, which becomes ``file`` at the end; where anything fails it is removed."""
-    part = file.with_name(f"{file.name}.part")
-    try:
-        yield part
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a small file so that it is there whole or not at all."""
-    with written(file) as part, open(part, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -17,8 +17,7 @@ from jaxrec.cli.command import Parser, command, progress
 from jaxrec.cli.lock import owned
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.store import checked
-from jaxrec.data.text import vectors
-from jaxrec.data.text.encoding import DEFAULT, encoded, find_model
+from jaxrec.data.text import encoding
 from jaxrec.errors import UserError
 
 
@@ -26,29 +25,24 @@ def main(argv: Sequence[str]) -> None:
     """Run the command."""
     parser = Parser(prog="python -m jaxrec.text", description="Encode the names of a data set's items.")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="a data set whose items have names; "
-                        "their vectors are written to DIR/text")  # fmt: skip
-    parser.add_argument("--model", default=DEFAULT, metavar="M", help="a name on the hub, or a folder (%(default)s)")
+                        "their vectors are written to DIR/text, in place of what is there")  # fmt: skip
+    parser.add_argument(
+        "--model", default=encoding.DEFAULT, metavar="M", help="a name on the hub, or a folder (%(default)s)"
+    )
     arguments = parser.parse_args(argv)
-    with owned(arguments.data / vectors.TEXT, "embeds the names of this data set", "end it"):
-        _encode_names(arguments.data, arguments.model)
-
-
-def _encode_names(data: Path, model: str) -> None:
-    """Put the vectors of a data set's names beside it, unless they are there."""
-    manifest = open_dataset(data).manifest
-    vectors.names_key(data, manifest)  # which refuses a data set without names
-    count, identity = manifest["counts"]["names"], find_model(model)[1]
-    if not count:
-        raise UserError(f"{data}: none of its {manifest['counts']['items']:,} items has a name; nothing to encode")
-    with suppress(UserError):  # missing, damaged or of names that the data set had before: all are mended below
-        vectors.open_name_vectors(data, manifest, identity)
-        print(f"{data / vectors.TEXT / identity}: there already, of {count:,} names; nothing to do")
-        return
-    names = pq.read_table(checked(data, vectors.NAMES, manifest))["name"].to_pylist()
-    with progress("encode names", total=count) as update:
-        result = encoded(names, model, update)
-    place = vectors.write_name_vectors(data, manifest, model, result.identity, result.vectors)
-    print(f"wrote {place}: {count:,} names, {result.new:,} encoded now; {result.vectors.shape[1]} dimensions")
+    data, model, manifest = arguments.data, arguments.model, open_dataset(arguments.data).manifest
+    encoding.names_key(data, manifest)  # which refuses a data set without names
+    with owned(data / encoding.NAMES, "embeds the names of this data set", "end it"):
+        identity = encoding.find_model(model)[1]
+        with suppress(UserError):  # missing, damaged or of names that the data set had before: all are mended below
+            if encoding.open_name_vectors(data, manifest)[1]["identity"] == identity:
+                print(f"{data / encoding.TEXT / identity}: there already; nothing to do")
+                return
+        names = pq.read_table(checked(data, encoding.NAMES, manifest))["name"].to_pylist()
+        with progress("encode names", total=len(names)) as update:
+            found = encoding.embed(names, model, update)
+        place = encoding.write_name_vectors(data, manifest, model, identity, found)
+        print(f"wrote {place}: {len(names):,} names, {found.shape[1]} dimensions")
 
 
 if __name__ == "__main__":

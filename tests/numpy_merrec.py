@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy_gru import gru
 
-from jaxrec.data.catalogue import Catalogue
+from jaxrec.data.items import Catalogue
 
 N_ITEMS, EVENTS, DIM = 14, 3, 6
 COUNTS = np.array([9, 8, 6, 5, 5, 3, 2, 2, 1, 1, 0, 0, 0, 0])  # events of training; the last four items are new

@@ -7,7 +7,7 @@ import re
 import sys
 import zlib
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ def fake_embed(texts: list[str], model: str, **_: Any) -> np.ndarray:
 def fake_encoding(patch: pytest.MonkeyPatch) -> None:
     """Embeddings from words, without torch."""
     text = ModuleType("jaxrec.data.text.encoding")
-    text.encoded = lambda *arguments: SimpleNamespace(vectors=fake_embed(*arguments))  # type: ignore[attr-defined]
+    text.embed = fake_embed  # type: ignore[attr-defined]
     patch.setitem(sys.modules, "jaxrec.data.text.encoding", text)
 
 

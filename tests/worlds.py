@@ -33,7 +33,7 @@ from helpers import call, write_dataset
 from jaxrec.config.finding import find_model, losses_of
 from jaxrec.data.encode import RawField, RawRows, write_rows
 from jaxrec.data.store import staging, write_manifest
-from jaxrec.data.text.vectors import write_name_vectors
+from jaxrec.data.text.encoding import write_name_vectors
 from jaxrec.sources.merrec import EVENT_TYPES
 
 Sections = dict[str, dict[str, Any]]
@@ -230,8 +230,8 @@ class Shop:
 def write_raw_rows(out: Path, rows: RawRows) -> Path:
     """A data set of rows."""
     with staging(out) as stage:
-        result = write_rows(rows, stage.dataset)
-        write_manifest(stage.dataset, result.pop("files"), kind="rows", source="made up", options={}, **result)
+        result = write_rows(rows, stage)
+        write_manifest(stage, result.pop("files"), kind="rows", source="made up", options={}, **result)
     return out
 
 

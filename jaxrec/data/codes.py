@@ -1,4 +1,4 @@
-"""Raw values of fields to indices and back, as a run of rows was trained with them; its users and items; who asks.
+"""Raw values of fields to indices and back, as a run of rows was trained with them; its users and items.
 
 A field that is not there is an error; a value, a user or an item that is not there counts as unknown or is left out,
 with a note behind a list that the caller brings. How ids and values are compared: see ``jaxrec.data.ids``.
@@ -22,7 +22,7 @@ from jaxrec.data.items import Items
 from jaxrec.data.reading.bags import parse_list
 from jaxrec.data.rows import Field, Schema, known
 from jaxrec.data.store import checked, map_array
-from jaxrec.errors import UserError, nearest
+from jaxrec.errors import UserError
 
 FARTHEST = 1e4  # deviations of a number from the mean: beyond it float32 says nothing any more
 Columns = Mapping[str, np.ndarray]
@@ -55,9 +55,9 @@ class FieldCodes:
         """int32[width] of a categorical value or a bag, or float32[] of a number; None is the unknown value, the mean.
         A value that training has not seen counts as unknown, with a note.
         """
+        values = self.members(field, value)
         if field.kind == "numerical":
-            return self._number(field, value)
-        values = self.bag_values(field, value)
+            return self._number(field, values[0]) if values else nothing_of(field)
         if len(values) > field.width:
             raise UserError(f"field '{field.name}': found {len(values)} values, at most {field.width} are allowed")
         codes = [self._code(field, one, notes) for one in values] or [0]
@@ -75,29 +75,26 @@ class FieldCodes:
                     raise UserError(f"row {row}: {error}") from None
         return np.stack([codes[key] for key in keys])
 
-    def bag_values(self, field: Field, value: Any) -> list[Any]:
-        """The values of a field: of a bag all that are not empty, otherwise the one. A bag is a list, text with the
-        separator that ``prepare`` was given between its values, or a list as text, ``['a', 'b']``.
+    def members(self, field: Field, value: Any) -> list[Any]:
+        """The values of a field that do not stand for nothing: of a bag any number, otherwise one at most. A bag is a
+        list, text with the separator that ``prepare`` was given between its values, or a list as text, ``['a', 'b']``.
         """
-        if field.kind == "bag":
-            value = plain(value) if isinstance(value, bytes) else value
-            if isinstance(value, str):
-                members = parse_list(value)
-                value = value.split(self._separator) if members is None else members
-            if is_list(value) or isinstance(value, set | frozenset):
-                return [one for one in read_list(f"field '{field.name}'", value) if not self._is_nothing(one)]
-        return [value]
-
-    def _is_nothing(self, value: Any) -> bool:
-        """Whether a value of a categorical field or bag stands for none."""
-        value = plain(value)
-        return value is None or (isinstance(value, str) and value.strip() in ("", *self._na))
+        name, value, values = f"field '{field.name}'", plain(value), [value]
+        if field.kind == "bag" and isinstance(value, str):
+            members = parse_list(value)
+            values = value.split(self._separator) if members is None else members
+        elif field.kind == "bag" and (is_list(value) or isinstance(value, set | frozenset)):
+            values = read_list(name, value)
+        for one in values:
+            check_single(name, one)
+        nothing = {"", *MARKERS} if field.kind == "numerical" else {""}
+        found = [one for one in map(plain, values) if one is not None]
+        texts = [one.strip() if isinstance(one, str) else "a value" for one in found]
+        pairs = zip(found, texts, strict=True)
+        return [one for one, text in pairs if text.lower() not in nothing and text not in self._na]
 
     def _code(self, field: Field, value: Any, notes: list[str]) -> int:
-        """The index of one value; 0 for none, and with a note for one that training has not seen."""
-        check_single(f"field '{field.name}'", value)
-        if self._is_nothing(value):
-            return 0
+        """The index of one value; 0 with a note for one that training has not seen."""
         code, counts = max(0, self.vocabulary(field.name).find(value)), self._counts.get(field.name)
         if code and (counts is None or counts[code]):  # a field that only filters has none
             return code
@@ -106,12 +103,7 @@ class FieldCodes:
         return 0
 
     def _number(self, field: Field, value: Any) -> np.ndarray:
-        """float32[]: the number that the model reads; the mean for what stands for none, as ``prepare`` reads it."""
-        check_single(f"field '{field.name}'", value)
-        value = plain(value)
-        text = value.strip() if isinstance(value, str) else None
-        if value is None or (text is not None and (text.lower() in ("", *MARKERS) or text in self._na)):
-            return nothing_of(field)
+        """float32[]: the number that the model reads."""
         try:
             number = math.nan if isinstance(value, bool) else field.standardised(float(value))
         except (TypeError, ValueError, OverflowError):
@@ -123,12 +115,9 @@ class FieldCodes:
 
     def usual(self) -> dict[str, np.ndarray]:
         """What stands for a field of which nothing is known: of the occasion the most frequent value, or unknown."""
-        fields = [field for field in self._schema.fields if field.side != "item"]
-        occasion = {field.name for field in fields if field.side == "context" and field.kind != "numerical"}
-        return {
-            one.name: nothing_of(one, int(np.argmax(self._counts[one.name])) if one.name in occasion else 0)
-            for one in fields
-        }
+        often = {one.name: int(np.argmax(self._counts[one.name])) for one in self._schema.side("context").coded}
+        fields = self._schema.side("user", "context").fields
+        return {field.name: nothing_of(field, often.get(field.name, 0)) for field in fields}
 
     def calendar(self, day: datetime.date, notes: list[str]) -> dict[str, np.ndarray]:
         """The fields that are the year, month or decade of a day."""
@@ -209,30 +198,3 @@ class Entities:
                     ends = pa.array(np.cumsum([0, *(value > 0).sum(axis=1)]), pa.int32())
                     columns[field.name] = pa.ListArray.from_arrays(ends, raw.take(pa.array(value[value > 0] - 1)))
         return pa.table(columns)
-
-
-class Profiles:
-    """Reads who asks: fields that a profile may name, and users of the data; None where it has none."""
-
-    def __init__(self, codes: FieldCodes, fields: Sequence[Field], users: Entities | None) -> None:
-        self._codes, self._users = codes, users
-        self._fields = {field.name: field for field in fields if users is None or field.name != users.name}
-
-    def index(self, user: Any) -> int:
-        """The index of a user; 0 for an unknown one."""
-        return 0 if self._users is None else max(0, self._users.items.ids.find(user))
-
-    def read(self, user: Any, profile: Mapping[str, Any], usual: Columns, notes: list[str]) -> dict[str, np.ndarray]:
-        """``Columns`` of one who asks: what a profile says, or else is known of the user, or else is ``usual``."""
-        columns, index = dict(usual), self.index(user)
-        if index and self._users is not None:
-            columns |= self._users.values(index)
-        elif self._users is not None and plain(user) is not None:
-            hint = self._users.items.ids.nearest(user)
-            notes.append(f"user {bare(user)} is unknown to this run{hint} and counts as somebody new")
-        for name, value in profile.items():
-            if name not in self._fields:
-                raise UserError(f"field '{bare(name)}': not one of a profile{nearest(str(name), self._fields)}; those "
-                                f"are {', '.join(self._fields)}")  # fmt: skip
-            columns[name] = self._codes.encode(self._fields[name], value, notes)
-        return columns

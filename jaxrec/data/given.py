@@ -18,11 +18,11 @@ from typing_extensions import TypedDict
 
 from jaxrec.cli.text import parse_json
 from jaxrec.data.ids import is_list, plain, whole
-from jaxrec.data.items import LAST, LIVE
+from jaxrec.data.items import LIVE
 from jaxrec.errors import UserError, explained, shown
 
 SUCH_AS = '[{"item": 238357102, "event": "item_view"}, {"name": "red dress", "event": "item_like"}]'
-SECONDS = 10**11  # numbers below are seconds since 1970, others milliseconds
+MOMENT = TypeAdapter(datetime.datetime)
 
 
 def _id(value: Any) -> Any:
@@ -97,22 +97,19 @@ def _event_types(types: tuple[str, ...], schema: pa.Schema) -> TypeAdapter[list[
 
 def read_time(at: Any) -> int | None:
     """ms since 1970 of ``2023-05-31``, with hours and minutes or without, a date or datetime (in UTC where they name no
-    zone), or a number: seconds since 1970, or ms from 10^11 on. None for None.
+    zone), or a number: seconds since 1970, or ms from 2 * 10^10 on. None for None.
     """
     at = plain(at.astype("datetime64[ms]") if isinstance(at, np.datetime64) else at)
     if at is None:
         return None
-    if isinstance(at, str) and len("20230531") < len(at.strip()) < len(str(LAST)) and at.strip().isdecimal():
-        at = int(at)  # as our own answers give it; fromisoformat would find a year in it
-    if isinstance(at, int | float) and not isinstance(at, bool) and abs(at) < LAST:
-        return round(at * 1000 if abs(at) < SECONDS else at)
     try:
-        moment = datetime.datetime.fromisoformat(at.isoformat() if isinstance(at, datetime.date) else at)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)
-        return round(moment.timestamp() * 1000)
-    except (ValueError, TypeError, OverflowError):
+        if isinstance(at, str) and at.isdecimal() and len(at) < len("1685557800"):
+            raise ValueError("a year, or a date without what parts it, is no number of seconds")
+        moment = MOMENT.validate_python(at)
+    except ValueError:
         raise UserError(f"at: found {shown(at)}, no time; give one such as 2023-05-31 or '2023-05-31 18:30', which is "
                         "UTC") from None  # fmt: skip
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp() * 1000)
 
 
 def item_rows(items: Any) -> list[dict[str, Any]]:

@@ -1,26 +1,38 @@
 """The items of a run: raw ids to indices and back, what is known of them, when they can be had, which of them may be
-recommended, and those that were added since.
+recommended, and those that were added since. And as models of events see them: vectors of names, attributes as codes.
+
+A code is the place of a value among those of the items that the training split holds, as it was prepared, from 1 on; 0
+is any other value, or none. The price is a bucket: two to each doubling of 1 + price.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jaxrec.data.filters import matching
 from jaxrec.data.ids import Ids, bare, check_single, listing, plain, read_list, whole
-from jaxrec.data.store import checked
+from jaxrec.data.store import checked, map_array
+from jaxrec.data.text.encoding import META, TEXT, VECTORS, open_name_vectors
 from jaxrec.errors import UserError, shown
 
 LIVE = ("listed", "sold")  # attributes that say when a listing is live, in ms since 1970
 LAST = 253_402_300_800_000  # ms: the year 10000
 FAR = 2**31 - 1  # seconds
+FIELDS = {
+    "c0": "c0_id", "c1": "c1_id", "c2": "c2_id", "brand": "brand_id", "condition": "item_condition_id",
+    "price": "price",
+}  # fmt: skip
+"""The fields of an item that a model can read, and the attributes that they come from."""
+PRICE_BUCKETS = 40
 
 
 class Spans(NamedTuple):
@@ -68,10 +80,7 @@ class Items:
     @classmethod
     def read(cls, file: Path) -> Items:
         """From the ``items.parquet`` of sessions or events."""
-        try:
-            table = pq.read_table(file, columns=["item", "count"])
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{file}: missing or damaged ({str(error).splitlines()[0]}); prepare again") from None
+        table = pq.read_table(file, columns=["item", "count"])
         return cls(table["item"], counts=table["count"].to_numpy())
 
     def __len__(self) -> int:
@@ -101,13 +110,6 @@ class Items:
         places = self.ids.encode(values)
         lost = [values[at] for at in np.flatnonzero(places < 0)]
         return places[places >= 0], note_left_out(lost, what, self.ids.nearest(lost[0]) if len(lost) == 1 else "")
-
-    def chosen(self, only: Any) -> tuple[np.ndarray, list[str]]:
-        """int64[m] indices, m >= 1, ascending, of raw ids that alone may be recommended, and a note of the others."""
-        places, notes = self.places("only", only)
-        if not len(places):
-            raise UserError(f"only: none of them is known to the run ({'; '.join(notes) or 'none'}); name others")
-        return np.unique(places).astype(np.int64), notes
 
     def known(self, indices: np.ndarray) -> list[dict[str, Any]]:
         """What is shown of items; of those that were added what was given."""
@@ -142,7 +144,9 @@ class Items:
             rows, lost = matching(table.slice(self.first), only)
             mask, notes = np.isin(every, rows + self.first), [f"where: {note}" for note in lost]
         elif only is not None:
-            places, notes = self.chosen(only)
+            places, notes = self.places("only", only)
+            if not len(places):
+                raise UserError(f"only: none of them is known to the run ({'; '.join(notes) or 'none'}); name others")
             mask = np.isin(every, places)
         gone, more = self.places("exclude", exclude)
         mask[gone] = False
@@ -198,11 +202,13 @@ class Items:
 
 
 def _fitting(value: Any, kind: pa.DataType) -> Any:
-    """A value as a column of some type can hold it, or else as text, or else None; a text is no list of letters."""
+    """A value as a column of some type can hold it, or else what its text says, or else None; a text is no list of
+    letters.
+    """
     value = [value] if pa.types.is_list(kind) and isinstance(value, str) else value
-    for one in (value, None if pa.types.is_list(kind) else str(value)):
+    for scalar in (lambda: pa.scalar(value, kind), lambda: pa.scalar(str(value)).cast(kind)):
         try:
-            return pa.scalar(one, kind).as_py()
+            return scalar().as_py()
         except (pa.ArrowException, OverflowError, TypeError, ValueError):
             continue
     return None
@@ -233,3 +239,89 @@ def read_attributes(folder: Path, manifest: dict[str, Any], columns: Sequence[st
 def attribute_names(folder: Path, manifest: dict[str, Any]) -> list[str]:
     """The names of the attributes."""
     return list(pq.read_schema(checked(folder, "attributes.parquet", manifest)).names)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items of a data set or a run."""
+
+    vectors: np.ndarray  # float16[U, dim], of the distinct names; mapped
+    meta: dict[str, Any]  # which text model made them; empty where no item has a name
+    name_of: np.ndarray  # int32[V], the name of each item; -1 for none
+    codes: np.ndarray  # int32[V, F] of ``fields``
+    fields: tuple[str, ...]  # names of the fields that are read
+    values: tuple[pa.Array, ...]  # of each field the values that have codes; empty for the price
+    spans: Spans | None = None  # when the items are live; None where the data do not say
+
+    @property
+    def n_items(self) -> int:
+        return len(self.name_of)
+
+    @property
+    def dim(self) -> int:
+        return int(self.vectors.shape[1])
+
+    @property
+    def vector_files(self) -> tuple[str, ...]:
+        """The files that hold the name vectors, within the data set."""
+        return tuple(f"{TEXT}/{self.meta['identity']}/{name}" for name in (VECTORS, META) if self.meta)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes of each field, 0 included."""
+        own = zip(self.fields, self.values, strict=True)
+        return tuple(1 + (PRICE_BUCKETS if name == "price" else len(values)) for name, values in own)
+
+    @property
+    def first_codes(self) -> np.ndarray:
+        """int32[F]: where each field begins in one table of the values of all."""
+        return np.cumsum([0, *self.sizes])[:-1].astype(np.int32)
+
+    def encode(self, attributes: pa.Table) -> np.ndarray:
+        """int32[n, F]: the codes of other items; a column that is not there counts as missing."""
+        return field_codes(attributes, self.fields, self.values)
+
+
+def open_catalogue(folder: Path, manifest: dict[str, Any], fields: Sequence[str]) -> Catalogue:
+    """The catalogue of a dataset directory, or of a run's ``dataset`` folder, with fields of ``FIELDS``."""
+    if "event_types" not in manifest:
+        raise UserError(f"{folder}: holds no events with item names; prepare some with python -m jaxrec.prepare merrec")
+    vectors, meta = np.zeros((1, 1), np.float16), dict[str, Any]()
+    if manifest["counts"].get("names", 1):
+        vectors, meta = open_name_vectors(folder, manifest)
+    name_of = np.asarray(map_array(folder, "item_names.npy", manifest))
+    there = attribute_names(folder, manifest) if fields else []
+    if lost := [name for name in fields if not source_of(name, there)]:
+        known = ", ".join(one for one in FIELDS if source_of(one, there)) or "none"
+        raise UserError(f"model.item_fields: {folder} has no {lost[0]} of its items; leave it out; there are {known}")
+    sources = [source_of(name, there) for name in fields]
+    attributes = read_attributes(folder, manifest, sources) if fields else pa.table({"": name_of})
+    values = []
+    for name, source in zip(fields, sources, strict=True):
+        trained = attributes[source].slice(0, 0 if name == "price" else manifest["counts"]["trained"])
+        distinct = pc.drop_null(pc.unique(trained))
+        values.append(distinct.take(pc.sort_indices(distinct)))
+    codes = field_codes(attributes, fields, values)
+    return Catalogue(vectors, meta, name_of, codes, tuple(fields), tuple(values), read_spans(folder, manifest))
+
+
+def source_of(field: str, attributes: Sequence[str]) -> str:
+    """The attribute that a field comes from: its number, or where there is none its name; empty where neither is."""
+    number = FIELDS[field]
+    return next((one for one in (number, number.replace("_id", "_name")) if one in attributes), "")
+
+
+def field_codes(attributes: pa.Table, fields: Sequence[str], values: Sequence[pa.Array]) -> np.ndarray:
+    """int32[n, F]: the codes of items with these attributes."""
+    codes = np.zeros((attributes.num_rows, len(fields)), np.int32)
+    for column, (name, known) in enumerate(zip(fields, values, strict=True)):
+        source = source_of(name, attributes.column_names)
+        if source and name == "price":
+            prices = attributes[source].cast(pa.float64()).to_numpy()
+            usable = np.isfinite(prices) & (prices >= 0)
+            bucket = 1 + np.floor(2 * np.log2(1 + np.where(usable, prices, 0.0))).astype(np.int32)
+            codes[:, column] = np.where(usable, np.minimum(bucket, PRICE_BUCKETS), 0)
+        elif source:
+            places = pc.index_in(attributes[source].cast(known.type), value_set=known)
+            codes[:, column] = pc.fill_null(pc.add(places, 1), 0).to_numpy()
+    return codes

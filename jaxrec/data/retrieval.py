@@ -71,15 +71,13 @@ class Retrieval:
     catalogue: Catalogue
 
     @classmethod
-    def open(cls, config: Config, dataset: RowsDataset) -> Retrieval:
-        """Of a data set, split as the configuration says."""
-        rows = dataset.rows()
-        return cls.of(config, dataset, rows, configured_splits(RowData.of(config.data), rows, dataset.schema))
-
-    @classmethod
-    def of(cls, config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits) -> Retrieval:
-        """Of given rows and splits; see ``open``."""
+    def open(
+        cls, config: Config, dataset: RowsDataset, rows: Rows | None = None, splits: RowSplits | None = None
+    ) -> Retrieval:
+        """Of a data set, split as the configuration says, or of given rows and splits."""
         schema, fields = dataset.schema, read_fields(config, dataset)
+        rows = dataset.rows() if rows is None else rows
+        splits = splits or configured_splits(RowData.of(config.data), rows, schema)
         training = splits.train[rows.labels[splits.train] > 0]
         if not len(training):
             raise UserError(f"{dataset.path}: no positive row is left to train on; change data.protocol")
@@ -154,7 +152,7 @@ def _read(
 def read_fields(config: Config, dataset: RowsDataset) -> Schema:
     """The fields of users and items that a configuration reads."""
     schema, chosen = dataset.schema, RowData.of(config.data).fields
-    fields = schema.select(chosen) if chosen else schema.without("context")
+    fields = schema.select(chosen) if chosen else schema.side("user", "item")
     for side, name in (("user", schema.user), ("item", schema.item)):
         if name is None:
             raise UserError(f"{dataset.path}: has no {side} field, and two_tower recommends items to users; prepare "

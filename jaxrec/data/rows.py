@@ -82,13 +82,9 @@ class Schema:
                 raise UserError(f"data.fields: '{name}': {what} {', '.join(known)}")
         return replace(self, fields=tuple(known[name] for name in names))
 
-    def without(self, side: str) -> Schema:
-        """The schema without the fields of one side."""
-        return replace(self, fields=tuple(field for field in self.fields if field.side != side))
-
-    def side(self, side: str) -> Schema:
-        """The schema of the fields of one side."""
-        return replace(self, fields=tuple(field for field in self.fields if field.side == side))
+    def side(self, *sides: str) -> Schema:
+        """The schema of the fields of some sides."""
+        return replace(self, fields=tuple(field for field in self.fields if field.side in sides))
 
     def size(self, name: str | None) -> int:
         """Values of a field, the unknown one included; 1 where there is no such field."""

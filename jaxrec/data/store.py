@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -94,17 +94,11 @@ def check_seal(entries: dict[str, Any]) -> None:
         raise ValueError("checksum differs")
 
 
-class Staging(NamedTuple):
-    """A temporary sibling of the output: ``dataset`` becomes the output, ``spill`` is scratch space."""
-
-    dataset: Path
-    spill: Path
-
-
 @contextmanager
-def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) -> Iterator[Staging]:
-    """A place to build a directory, renamed to ``out`` when the block ends without an error; on any, Ctrl-C included,
-    all is as it was. ``overwrite`` replaces what is there, if it holds the file ``of_ours`` (None: whatever it is).
+def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) -> Iterator[Path]:
+    """A directory that is renamed to ``out`` when the block ends without an error; on any, Ctrl-C included, all is as
+    it was. Beside it is scratch space. ``overwrite`` replaces what is there, if it holds the file ``of_ours`` (None:
+    whatever it is).
     """
     out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
     with owned(out, "prepares a data set here", "choose another --out"):
@@ -115,14 +109,14 @@ def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) 
             raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
         root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
         try:
-            stage = Staging(root / "dataset", root / "spill")
-            stage.dataset.mkdir()  # not the root itself, which mkdtemp makes readable by its owner only
+            stage = root / "dataset"
+            stage.mkdir()  # not the root itself, which mkdtemp makes readable by its owner only
             yield stage
-            for directory in (*(d for d in stage.dataset.iterdir() if d.is_dir()), stage.dataset):
+            for directory in (*(inner for inner in stage.iterdir() if inner.is_dir()), stage):
                 sync_directory(directory)
             if out.exists():
                 os.rename(out, root / "old")  # whoever is killed here leaves it to _clear
-            os.rename(stage.dataset, out)
+            os.rename(stage, out)
             sync_directory(out.parent)
         finally:
             shutil.rmtree(root, ignore_errors=True)
@@ -143,6 +137,24 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def written(file: Path) -> Iterator[Path]:
+    """A place to write to, which becomes ``file`` at the end; where anything fails it is removed."""
+    part = file.with_name(f"{file.name}.part")
+    try:
+        yield part
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a small file so that it is there whole, and on the disk, or not at all."""
+    with written(file) as part:
+        part.write_text(text, encoding="utf-8")
+        file_entry(part)
 
 
 @contextmanager
@@ -189,8 +201,7 @@ def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: Pa
 
 def write_json(file: Path, entries: dict[str, Any]) -> None:
     """Write a JSON file that is on the disk when this returns."""
-    file.write_text(json.dumps(entries, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    file_entry(file)
+    write_text(file, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_manifest(

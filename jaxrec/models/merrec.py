@@ -23,8 +23,8 @@ from pydantic import Field
 
 from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, Fraction, LossConfig, Positive, Section
-from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
+from jaxrec.data.items import Catalogue
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses.ranking import Sampled, Step, scores_of

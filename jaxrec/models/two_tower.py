@@ -168,7 +168,7 @@ class TwoTower(TowerModel):
 
     def __init__(self, config: Experiment, schema: Schema) -> None:
         model, data = Config.of(config.model), RowData.of(config.data)
-        fields = schema.select(data.fields).without("context")
+        fields = schema.select(data.fields).side("user", "item")
         self._loss, self._batch = Contrastive.of(config.loss), config.training.batch_size
         self._unknown_rate = data.unknown_rate
         self.sides = {side: Side(model, fields, side) for side in ("user", "item")}

@@ -62,7 +62,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """Read the files, embed the reviews, and find or take their customers."""
-    from jaxrec.data.text.encoding import encoded  # the other sources must work without it
+    from jaxrec.data.text.encoding import embed  # the other sources must work without it
 
     given, seed, model = arguments.customers is not None, arguments.seed, arguments.model
     rules = clusters.read_rules()
@@ -72,7 +72,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     texts = [review.content for one in products for review in one.reviews]
     bought = [products[number].product for number in product]
     people = read_customers(arguments.customers, bought) if given else []
-    embeddings = encoded(texts, model).vectors
+    embeddings = embed(texts, model)
     if given:  # personas of the rules in their order, then others as they first appear
         named, ids = [one.persona_name for one in people], [one.user_id for one in people]
         names = list(dict.fromkeys([*(name for name in rules if name in named), *named]))

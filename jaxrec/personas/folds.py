@@ -79,7 +79,7 @@ def make_folds(config: Config, dataset: RowsDataset, folds: int, seed: int, stat
         left_out = number[rows.users] == fold
         splits = RowSplits(np.flatnonzero(~left_out), np.zeros(0, np.int64), np.flatnonzero(left_out))
         if reviews is None:
-            data = Retrieval.of(config, dataset, rows, splits)
+            data = Retrieval.open(config, dataset, rows, splits)
             yield data, data.queries(splits.test)
         else:
             yield _derived(config, dataset, rows, splits, reviews, seed)
@@ -93,7 +93,7 @@ def _derived(config: Config, dataset: RowsDataset, rows: Rows, splits: RowSplits
     labels, personas = find_personas(embeddings, texts, reviews.rules, reviews.clusters, reviews.seed)
     drawn = draw_attributes(labels, personas, reviews.rules, seed)
     profiles = unread_profiles(len(test), labels, personas, reviews.rules, seed, DRAWS)  # [draws, n]
-    data = Retrieval.of(config, dataset, _with(dataset, rows, train, drawn), splits)
+    data = Retrieval.open(config, dataset, _with(dataset, rows, train, drawn), splits)
     # Each test row once for every profile, in rows of its own: [n * draws].
     every = np.arange(len(test) * DRAWS)
     many = {name: values.T.reshape(-1) for name, values in profiles.items()}

@@ -8,11 +8,14 @@ over may be recommended.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxrec.data.codes import Columns, Entities, FieldCodes, Profiles
+from jaxrec.data.codes import Columns, Entities, FieldCodes
+from jaxrec.data.ids import bare, plain
 from jaxrec.data.rows import Field, RowsDataset
+from jaxrec.errors import UserError, nearest
 from jaxrec.run import Run
 from jaxrec.tasks.query import Inputs, Query
 
@@ -66,12 +69,26 @@ class People:
         self.goods = Entities(run, "item", self.codes)
         self.users = Entities(run, "user", self.codes) if run.manifest["user"] is not None else None
         own = self.users.fields if self.users is not None and fields is None else fields or ()
-        self.profiles = Profiles(self.codes, own, self.users)
+        self._fields = {field.name: field for field in own if self.users is None or field.name != self.users.name}
+
+    def index(self, user: Any) -> int:
+        """The index of a user; 0 for an unknown one."""
+        return 0 if self.users is None else max(0, self.users.items.ids.find(user))
 
     def read(self, query: Query, seen: bool, usual: Columns, notes: list[str]) -> Inputs:
-        """The fields of one who asks; ``usual`` are those of somebody of whom nothing is known."""
+        """``Columns`` of one who asks: what a profile says, or else is known of the user, or else is ``usual``."""
         has, unknown = self.goods.items.places("items", query.items)
         notes += unknown
-        columns = self.profiles.read(query.user, query.profile, usual, notes)
-        gone = np.append(has, self.past.seen(self.profiles.index(query.user))[0])
+        columns, user = dict(usual), self.index(query.user)
+        if user and self.users is not None:
+            columns |= self.users.values(user)
+        elif self.users is not None and plain(query.user) is not None:
+            hint = self.users.items.ids.nearest(query.user)
+            notes.append(f"user {bare(query.user)} is unknown to this run{hint} and counts as somebody new")
+        for name, value in query.profile.items():
+            if name not in self._fields:
+                raise UserError(f"field '{bare(name)}': not one of a profile{nearest(str(name), self._fields)}; those "
+                                f"are {', '.join(self._fields)}")  # fmt: skip
+            columns[name] = self.codes.encode(self._fields[name], value, notes)
+        gone = np.append(has, self.past.seen(user)[0])
         return Inputs(columns, gone[:0] if seen else gone, notes)

@@ -16,9 +16,8 @@ from worlds import Worlds, word_vectors
 
 from jaxrec import Answer, Query, Recommender, UserError
 from jaxrec import config as configuration
-from jaxrec.data.catalogue import open_catalogue
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.text.encoding import Encoded
+from jaxrec.data.items import open_catalogue
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import target_positions
 from jaxrec.models.merrec import MERRec
@@ -77,7 +76,7 @@ def copied(market: Recommender) -> Recommender:
 def text_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """The text model of the vectors is there; its identity is its name."""
     monkeypatch.setattr(serving, "find_model", lambda model: (Path(model), model))
-    monkeypatch.setattr(serving, "encoded", lambda texts, model, _: Encoded(word_vectors(texts), len(texts), model))
+    monkeypatch.setattr(serving, "embed", lambda texts, *_: word_vectors(texts))
 
 
 def ids(answer: Answer) -> list[Any]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,17 +83,6 @@ def test_ids_that_were_added_stand_behind_the_others_and_stay_what_they_are(firs
         assert known.decode(np.array([first + 3, first, first + 2])) == ["x 1", known.values()[0], 7]
 
 
-def test_items_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "items.parquet"
-    for ids in ([30, 10, 20], ["b", "a", "1"]):
-        pq.write_table(pa.table({"item": ids, "count": [9, 5, 5]}), file)
-        items = Items.read(file)
-        assert len(items) == 3 and items.decode(np.arange(3)) == ids and items.counts.tolist() == [9, 5, 5]
-    file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"items\.parquet: missing or damaged"):
-        Items.read(file)
-
-
 def test_items_that_may_be_recommended() -> None:
     table = pa.table({"price": [5.0, 7.0, None], "tags": [["a"], ["a", "b"], []], "listed": [0] * 3, "sold": [0] * 3})
     spans = Spans(np.array([0, 10, 20], np.int32), np.array([100, 15, 90], np.int32), 1_000_000)
@@ -108,7 +95,7 @@ def test_items_that_may_be_recommended() -> None:
     items.add(["new", 4], [{"price": "6", "tags": "c"}, {"price": 9, "sold": 1_011_000}], [{"note": 1}, {}])
     assert items.known(np.array([3, 0, 4])) == [{"note": 1}, {"price": 5.0}, {}]
     assert items.attributes.select(["price", "tags"]).to_pylist()[3:] == [
-        {"price": None, "tags": ["c"]}, {"price": 9.0, "tags": None}
+        {"price": 6.0, "tags": ["c"]}, {"price": 9.0, "tags": None}
     ]  # fmt: skip
     assert items.live(1_012_000).tolist() == [True, True, False, True, False]
     for names, what in (("'4' is there already", [{"item": 4}]), ("no 'item', which identifies it", [{"item": " "}])):

@@ -23,21 +23,6 @@ from jaxrec.feeds.packed import packed_feed
 from jaxrec.recommend import Recommender
 from jaxrec.run import open_run
 
-Event = tuple[int, int, int]  # user, item, time
-N_ITEMS = 12
-
-
-def make_events(seed: int, users: int = 60) -> list[Event]:
-    """Users of 1 to 9 events in mixed order, many at the same time. Two users end with item 50, which is nowhere else,
-    and item 60 is the last but one of two, so that only validation knows it."""
-    random = np.random.default_rng(seed)
-    owner = random.permutation(np.repeat(np.arange(users), random.integers(1, 10, users))).tolist()
-    items = 1 + np.minimum(random.geometric(0.2, len(owner)), N_ITEMS)
-    events = [(user, int(item), row // 3) for row, (user, item) in enumerate(zip(owner, items, strict=True))]
-    for user, tail in enumerate(([50], [50], [60, 2], [60, 3]), start=1000):
-        events += [(user, item, 900 + place) for place, item in enumerate([1, 4, 5, *tail])]
-    return events
-
 
 def raw_sequences(dataset: Dataset, split: str) -> list[list[int]]:
     """The sequences of a split by raw ids."""
@@ -48,30 +33,30 @@ def raw_sequences(dataset: Dataset, split: str) -> list[list[int]]:
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    text = "u,i,t\n" + "".join(f"{u},{i},{t}\n" for u, i, t in make_events(0))
+    """Users of 1 to 9 events in mixed order, many at the same time."""
+    random = np.random.default_rng(0)
+    owner = random.permutation(np.repeat(np.arange(60), random.integers(1, 10, 60))).tolist()
+    items = 1 + np.minimum(random.geometric(0.2, len(owner)), 12)
+    lines = [f"{user},{item},{row // 3}" for row, (user, item) in enumerate(zip(owner, items, strict=True))]
     out = tmp_path_factory.mktemp("leave_one_out") / "data"
-    (raw := out.with_suffix(".csv")).write_text(text)
+    (raw := out.with_suffix(".csv")).write_text("\n".join(["u,i,t", *lines]))
     words = ["--session", "u", "--item", "i", "--time", "t", "--time-unit", "order", "--min-item-support", 2]
     assert call("prepare", "events", "--raw", raw, *words, "--split", "leave_one_out", "--out", out) == 0
     return open_sessions(out)
 
 
-def last_only(lengths: list[int]) -> Sessions:
-    """Event ``e`` is item ``e``."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    events = np.arange(offsets[-1])
-    return Sessions(events.astype(np.int32), events, offsets, last_only=True)
-
-
 @given(st.lists(st.integers(1, 14), min_size=1, max_size=30), st.integers(1, 8), st.integers(1, 60), st.integers(1, 5))
 @settings(max_examples=30, deadline=None)
 def test_feeds_score_the_last_event_of_each_session(lengths: list[int], window: int, batch: int, steps: int) -> None:
-    sessions = last_only(lengths)
+    """Event ``e`` is item ``e``."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    events = np.arange(offsets[-1])
+    sessions = Sessions(events.astype(np.int32), events, offsets, last_only=True)
     plan = Plan(max(batch, window), steps, "time", 0, 0)
     for feed in (packed_feed(sessions, window, plan), lane_feed(sessions, plan)):
         blocks = [jax.tree.map(np.asarray, block) for block in feed.epoch(0)]
         found = np.concatenate([block.target[block.weight > 0] for block in blocks])
-        wanted = [end - 1 for end, length in zip(sessions.offsets[1:], lengths, strict=True) if length > 1]
+        wanted = [end - 1 for end, length in zip(offsets[1:], lengths, strict=True) if length > 1]
         assert sorted(found) == wanted and feed.pairs == len(wanted)
 
 
@@ -109,17 +94,13 @@ def test_a_run_is_evaluated_by_the_last_event_after_the_whole_history(dataset: D
 
 def test_baselines_see_the_whole_history_and_are_scored_once_a_user(dataset: Dataset) -> None:
     """By hand: ``pop`` by training clicks, and ``spop`` by how often items stand in the history, then by those."""
-    names = ["pop", "spop", "itemknn", "vsknn", "stan"]
-    found = evaluate(data=dataset.path, ks=[2, 5], baselines=names)
+    found = evaluate(data=dataset.path, ks=[2, 5], baselines=["pop", "spop"])
     clicks, test = Counter(dataset.split("train").items.tolist()), dataset.split("test")
     ranks: dict[str, list[int]] = {"pop": [], "spop": []}
     for low, high in zip(test.offsets[:-1], test.offsets[1:], strict=True):
         *history, target = test.items[low:high].tolist()
         for name, seen in (("pop", Counter[int]()), ("spop", Counter(history))):
             ranks[name].append(rank({one: seen[one] + clicks[one] / 1e6 for one in range(dataset.n_items)}, target))
-    assert found["targets"] == len(test)
     for name, own in ranks.items():
         result = [found["baselines"][name][f"{metric}@{k}"] for k in (2, 5) for metric in ("recall", "mrr")]
         assert result == pytest.approx([*metrics_of(own, 2), *metrics_of(own, 5)], abs=1e-6)
-    for name, result in found["baselines"].items():
-        assert result["recall@5"] * len(test) == pytest.approx(round(result["recall@5"] * len(test)), abs=1e-4), name

@@ -183,7 +183,7 @@ def test_leftovers_of_killed_processes(tmp_path: Path) -> None:
     write(left / "dataset", "half")
     for text in ("one", "two"):
         with store.staging(tmp_path / "d[1]", overwrite=True) as stage:
-            write(stage.dataset, text)
+            write(stage, text)
     assert (tmp_path / "d[1]" / "manifest.json").read_text() == "two"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == [".d[1].x.abcdefgh.tmp", "d[1]"]
 

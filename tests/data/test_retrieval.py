@@ -59,7 +59,7 @@ def opened(train: list[int], test: list[int], fields: tuple[str, ...] | None = N
     data = Made(Path("made"), manifest)
     splits = RowSplits(np.array(train, np.int64), np.zeros(0, np.int64), np.array(test, np.int64))
     config = configuration.parse({"data": {"path": "x", "fields": fields}, "model": {"name": "two_tower"}})
-    return Retrieval.of(config, data, data.rows(), splits)
+    return Retrieval.open(config, data, data.rows(), splits)
 
 
 def unpacked(bits: np.ndarray, n_items: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +20,20 @@ import pytest
 from jaxrec import text
 from jaxrec.data.store import checksum
 from jaxrec.data.text import encoding
-from jaxrec.data.text.encoding import encoded, find_model, read_cache, text_keys, write_part
-from jaxrec.data.text.vectors import open_name_vectors, write_name_vectors
 from jaxrec.errors import UserError
 
-DIM = 3
 NAMES = ["red dress", "手作りの財布", "lip balm", "Nike shoes", "vitamin C"]
 
 
 def vector_of(texts: Sequence[str]) -> np.ndarray:
-    """float16[n, DIM], some vector that depends on the text alone."""
-    seeds = [int.from_bytes(key.ljust(16, b"\0")[:4], "little") for key in text_keys(texts).tolist()]
-    return np.array([np.random.default_rng(seed).normal(size=DIM) for seed in seeds], np.float16).reshape(-1, DIM)
+    """float16[n, 3], some vector that depends on the text alone."""
+    return np.array([np.random.default_rng(list(text.encode())).normal(size=3) for text in texts], np.float16)
 
 
-def add(folder: Path, texts: Sequence[str]) -> None:
-    write_part(folder, text_keys(texts), vector_of(texts))
-
-
-def test_parts_of_the_cache(tmp_path: Path) -> None:
-    for texts in (["a", "b"], ["c"], ["b", "d"]):
-        add(tmp_path, texts)
-    write_part(tmp_path, text_keys(["a", "z"]), np.ones((2, DIM)))
-    texts = ["d", "a", "x", "c", "b"]
-    vectors, there = read_cache(tmp_path, text_keys(texts))
-    assert there.tolist() == [True, True, False, True, True]
-    np.testing.assert_array_equal(vectors[there], vector_of(texts)[there])  # of two the first counts
-    first, second, third, _ = sorted(tmp_path.glob("part-*"))
-    (tmp_path / f".{first.name}").write_bytes(first.read_bytes()[:99])  # what a killed process leaves
-    second.write_bytes(second.read_bytes()[:-1])
-    third.write_bytes(b"")
-    assert read_cache(tmp_path, text_keys(texts))[1].tolist() == [False, True, False, False, True]
+def add(cache: Path, texts: Sequence[str]) -> None:
+    """Put vectors of texts into the cache."""
+    for part in encoding.parts_of(texts):
+        encoding.write_part(cache / f"{encoding.text_key(part)}.npy", vector_of([*chain(*part)]))
 
 
 @pytest.fixture
@@ -67,12 +51,12 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def cache_of(model: Path) -> Path:
-    return model.parent / "cache" / "text" / find_model(str(model))[1]
+    return model.parent / "cache" / "text" / encoding.find_model(str(model))[1]
 
 
 def refused(names: str, texts: Sequence[Any], model: object) -> None:
     with pytest.raises(UserError, match=names):
-        encoded(texts, str(model))
+        encoding.embed(texts, str(model))
 
 
 def test_texts_and_models_that_are_none(model: Path) -> None:
@@ -86,11 +70,10 @@ def test_texts_and_models_that_are_none(model: Path) -> None:
 
 
 def test_what_is_cached_needs_no_model(model: Path, tmp_path: Path) -> None:
-    add(cache_of(model), ["b", "a"])
-    add(cache_of(model), ["c"])
+    add(cache_of(model), ["a", "c"])
     (model / "README.md").write_text("nothing that matters")
     moves: list[float] = []
-    found = encoded(["a", "c", "a"], str(model), lambda advance=1, note="": moves.append(advance)).vectors
+    found = encoding.embed(["a", "c", "a"], str(model), lambda advance=1, note="": moves.append(advance))
     np.testing.assert_array_equal(found, vector_of(["a", "c", "a"]))
     assert found.dtype == np.float16 and sum(moves) == 3
     before = cache_of(model)
@@ -103,7 +86,7 @@ def test_what_is_cached_needs_no_model(model: Path, tmp_path: Path) -> None:
     model.rename(place / "snapshots" / "0123abc")
     add(tmp_path / "cache" / "text" / "sentence-transformers--tiny-0123abc", ["a"])
     for name in ("tiny", "sentence-transformers/tiny", str(place / "snapshots" / "0123abc")):
-        np.testing.assert_array_equal(encoded(["a"], name).vectors, vector_of(["a"]))
+        np.testing.assert_array_equal(encoding.embed(["a"], name), vector_of(["a"]))
 
 
 # --- encoding, with a stand-in for sentence-transformers --------------------------------------------------------------
@@ -150,11 +133,11 @@ def test_an_encoding_that_was_killed_goes_on_where_it_stopped(
     monkeypatch.setattr(encoding, "CHUNK", 2)
     stand_in(encode="len(texts[0]) > 50 or os.kill(os.getpid(), 9)")
     refused("was killed; run it again.*it goes on", texts, model)
-    kept = int(read_cache(cache_of(model), text_keys(texts))[1].sum())
-    assert 0 < kept < 5
-    stand_in()
-    result = encoded([*texts, texts[0]], str(model))
-    assert result.new == 5 - kept and result.vectors[:, 0].tolist() == [900, 300, 100, 30, 10, 900]
+    stand_in("pass", "assert len(texts[0]) <= 100")  # what is kept is not encoded again
+    (kept,) = cache_of(model).iterdir()
+    assert encoding.embed([*texts, texts[0]], str(model))[:, 0].tolist() == [900, 300, 100, 30, 10, 900]
+    kept.write_bytes(kept.read_bytes()[:-1])
+    refused("fails to encode", texts, model)  # what is damaged is
 
 
 # --- beside a data set ------------------------------------------------------------------------------------------------
@@ -171,52 +154,50 @@ def write_data(place: Path, names: list[str]) -> Path:
     return place
 
 
-def opened(data: Path, identity: str | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-    return open_name_vectors(data, json.loads((data / "manifest.json").read_text()), identity)
+def opened(data: Path) -> tuple[np.ndarray, dict[str, Any]]:
+    return encoding.open_name_vectors(data, json.loads((data / "manifest.json").read_text()))
+
+
+def put(data: Path, names: Sequence[str]) -> None:
+    manifest = json.loads((data / "manifest.json").read_text())
+    encoding.write_name_vectors(data, manifest, "m", "m-1", vector_of(names))
 
 
 def test_the_names_of_a_data_set_are_embedded_once(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_data(model.parent / "data", NAMES)
-    add(cache_of(model), ["lip balm", "something else", *NAMES[:2], *NAMES[3:]])
+    for names in (NAMES, NAMES[1:3]):
+        add(cache_of(model), names)
     place = data / "text" / cache_of(model).name
     words = ["--data", str(data), "--model", str(model)]
-    for names, harm in ((NAMES, ""), (NAMES, "truncated"), (NAMES[1:3], "another catalogue")):
+    for names, harm in ((NAMES, ""), (NAMES, "truncated"), (NAMES[1:3], "other names"), (NAMES[1:3], "another model")):
         if harm == "truncated":
             os.truncate(place / "vectors.npy", 130)
-        elif harm:
+        elif harm == "other names":
             write_data(data, names)
+        elif harm:
+            put(data, names[::-1])
         text.main(words)
-        assert capsys.readouterr().out == f"wrote {place}: {len(names)} names, 0 encoded now; 3 dimensions\n"
+        assert capsys.readouterr().out == f"wrote {place}: {len(names)} names, 3 dimensions\n"
         np.testing.assert_array_equal(opened(data)[0], vector_of(names))
     text.main(words)
-    assert capsys.readouterr().out == f"{place}: there already, of 2 names; nothing to do\n"
-    with pytest.raises(UserError, match="none of its 9 items has a name"):
+    assert capsys.readouterr().out == f"{place}: there already; nothing to do\n"
+    with pytest.raises(UserError, match="texts: there are none"):
         text.main(["--data", str(write_data(data, [])), "--model", str(model)])
 
 
-def test_choosing(tmp_path: Path) -> None:
+def test_which_embeddings_are_read(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", NAMES)
-
-    def write(model: str, identity: str) -> None:
-        write_name_vectors(data, json.loads((data / "manifest.json").read_text()), model, identity, vector_of(NAMES))
-
-    def fails(names: str, identity: str | None = None) -> None:
-        with pytest.raises(UserError, match=names):
-            opened(data, identity)
-
-    fails(f"no embeddings of its names.*python -m jaxrec.text --data {data}")
-    write("some/model", "some--model-1")
+    with pytest.raises(UserError, match=f"no embeddings of its names; make them with .*jaxrec.text --data {data}"):
+        opened(data)
+    put(data, NAMES)
     (data / "text" / ".x.tmp").mkdir()  # what a killed process may leave
-    write("other/model", "other--model-1")
-    listed = r"other--model-1 \(model other/model\), some--model-1 \(model some/model\)"
-    fails(f"several.*data.embeddings to one of {listed}")
-    fails(f"no embeddings of its names by third.* {listed}.*--model third", "third")
-    for asked, identity in (("some/model", "some--model-1"), ("other--model-1", "other--model-1")):
-        assert opened(data, asked)[1]["identity"] == identity
-    (place := data / "text" / "some--model-1" / "vectors.npy").write_bytes(b"")
-    fails(f"{place}: damaged or missing.*remove {place.parent} and make them with python", "some--model-1")
+    assert opened(data)[1]["identity"] == "m-1"
     write_data(data, NAMES[::-1])
-    fails("embeddings of another catalogue.*jaxrec.text --data .* --model some/model", "some--model-1")
+    with pytest.raises(UserError, match=r"m-1: damaged, or of other names .*names\.parquet has changed since"):
+        opened(data)
+    (data / "text" / "m-2").mkdir()
+    with pytest.raises(UserError, match="2 embeddings of its names, of which one is read; remove the others"):
+        opened(data)
 
 
 REFERENCE = """
@@ -240,7 +221,7 @@ def test_vectors_are_those_of_sentence_transformers(tmp_path: Path, monkeypatch:
     words = [sys.executable, "-W", "ignore", "-c", REFERENCE, model, str(tmp_path / "reference.npy")]
     subprocess.run(words, input=json.dumps(names[-16:]).encode(), check=True)
     before = set(sys.modules)
-    found = encoded(names, model).vectors
+    found = encoding.embed(names, model)
     assert found.shape == (len(names), 384) and found.dtype == np.float16
     np.testing.assert_allclose(np.linalg.norm(found.astype(np.float32), axis=1), 1, atol=1e-3)
     np.testing.assert_allclose(found[-16:].astype(np.float32), np.load(tmp_path / "reference.npy"), atol=2**-11)

@@ -13,9 +13,8 @@ from numpy_merrec import COUNTS, EVENTS, N_ITEMS, item_scores, last_query, make_
 from steps import Sections, Taken, assert_slopes, config_of, random_weights, take_step
 
 from jaxrec.config import Config
-from jaxrec.data.catalogue import Catalogue
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.items import Spans
+from jaxrec.data.items import Catalogue, Spans
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
 from jaxrec.losses.ranking import Step

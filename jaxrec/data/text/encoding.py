@@ -2,14 +2,23 @@
 
 What the cache lacks is encoded in another process: torch and JAX both want the whole device. The cache has a folder for
 each model: one of the hub is known by its name and revision (one that was fetched once is used as it is), one in a
-folder by what its files hold. In it are parts that never change, ``part-<time>-<random>.npy``: rows of ``key`` (16
-bytes, the blake2b hash of a text's UTF-8) and ``vector`` (float16[dim], of length 1); the first one of a text counts.
+folder by what its files hold. In it is a file for each part of some texts, named after what they say: float16[n, dim],
+of length 1. What is interrupted goes on with the next part.
+
+Beside a data set ``python -m jaxrec.text --data`` leaves the embeddings of its items' names:
+
+    <data>/text/<identity>/vectors.npy   float16[U, dim], row by row those of names.parquet, of length 1
+                           meta.json     format, model (as it was given), identity, dim, names (U), key, sha256 of
+                                         vectors.npy, and a checksum of its own; older ones have neither
+
+``identity`` is the model's folder in the cache; ``key`` is the checksum of names.parquet.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -21,12 +30,12 @@ from functools import lru_cache, partial
 from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jaxrec.cli.text import HALF
-from jaxrec.data.store import checksum, sync_directory
+from jaxrec.data.store import check_seal, checksum, is_right, sealed, staging, write_file, write_json, written
 from jaxrec.errors import UserError, one_line
 
 CHUNK = 2048  # texts of a part, which is all that is lost where encoding is interrupted
@@ -37,20 +46,16 @@ HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 UNUSED = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.ckpt", "*.md", "*.png", ".gitattributes"]
 INSTALL = "pip install 'jaxrec[text]'"
-KEY = np.dtype("S16")
+FORMAT = 1
+TEXT, NAMES, META, VECTORS = "text", "names.parquet", "meta.json", "vectors.npy"
+MAKE = "make them with python -m jaxrec.text --data"
+Part = list[list[str]]
+"""Batches of texts."""
 
 
-class Encoded(NamedTuple):
-    """Vectors of texts."""
-
-    vectors: np.ndarray  # float16[n, dim], of length 1
-    new: int  # distinct texts that had to be encoded
-    identity: str  # of the model: the name of its folder in the cache
-
-
-def encoded(texts: Sequence[str], model: str, update: Callable[..., None] = lambda advance=1, note="": None) -> Encoded:
-    """The sentence embeddings of texts; those that the cache lacks are encoded, each once. They do not depend on the
-    other texts by more than the last bit of a float16, and not at all once in the cache.
+def embed(texts: Sequence[str], model: str, update: Callable[..., None] = lambda *_, **__: None) -> np.ndarray:
+    """The sentence embeddings of texts, float16[n, dim] of length 1; what the cache lacks is encoded, each text once.
+    They do not depend on the other texts by more than the last bit of a float16.
 
     Args:
         model: a name on the hub, with or without ``sentence-transformers/``, or a local folder.
@@ -59,37 +64,34 @@ def encoded(texts: Sequence[str], model: str, update: Callable[..., None] = lamb
     The cache is the folder ``text`` in the directory that the environment variable ``JAXREC_CACHE`` names, or in
     ``~/.cache/jaxrec``.
     """
+    if not texts:
+        raise UserError("texts: there are none; give some")
     for number, text in enumerate(texts, 1):
         if not isinstance(text, str) or not text.strip() or HALF.search(text):
             raise UserError(f"texts: number {number} of {len(texts)} is {text!a}, expected text that is not empty; "
                             "mend or leave it out")  # fmt: skip
-    place = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    keys, (folder, identity) = text_keys(place), find_model(model)
+    folder, identity = find_model(model)
     cache = Path(os.environ.get("JAXREC_CACHE") or Path.home() / ".cache" / "jaxrec") / "text" / identity
-    vectors, known = read_cache(cache, keys)
-    missing = [text for text, there in zip(place, known, strict=True) if not there]
-    update(len(texts) - len(missing), note="")
+    parts = {cache / f"{text_key(part)}.npy": part for part in parts_of(dict.fromkeys(texts))}
+    missing = {file: part for file, part in parts.items() if read_part(file) is None}
+    update(len(texts) - sum(map(len, chain(*missing.values()))), note="")
     if missing:
-        _encode(missing, folder, model, cache, update)
-        vectors, known = read_cache(cache, keys)
-    if not known.all():
-        raise AssertionError(f"{cache}: vectors are missing after encoding")
-    return Encoded(vectors[[place[text] for text in texts]], len(missing), identity)
+        _encode(missing, folder, model, update)
+    vectors = np.concatenate([np.load(file, allow_pickle=False) for file in parts])
+    rows = {text: row for row, text in enumerate(chain(*chain(*parts.values())))}
+    return np.asarray(vectors[[rows[text] for text in texts]])
 
 
-def _encode(texts: list[str], folder: Path, name: str, cache: Path, update: Callable[..., None]) -> None:
-    """Encode ``texts`` into ``cache``."""
+def _encode(parts: dict[Path, Part], folder: Path, name: str, update: Callable[..., None]) -> None:
+    """Encode parts into files."""
     if importlib.util.find_spec("sentence_transformers") is None:
         raise UserError(f"sentence-transformers: not installed, and texts are to be encoded; {INSTALL}")
-    started, done, parts = time.monotonic(), 0, [list[list[str]]()]
-    for batch in batches(texts):
-        if sum(map(len, parts[-1])) >= CHUNK:
-            parts.append([])
-        parts[-1].append(batch)
+    started, done = time.monotonic(), 0
     with ProcessPoolExecutor(1, get_context("spawn"), _start) as pool:
         try:
-            for part, vectors in zip(parts, pool.map(partial(_vectors, folder, name), parts), strict=True):
-                write_part(cache, text_keys(chain(*part)), vectors)
+            found = pool.map(partial(_vectors, folder, name), parts.values())
+            for file, vectors in zip(parts, found, strict=True):
+                write_part(file, vectors)
                 done += len(vectors)
                 update(len(vectors), note=f"{done / (time.monotonic() - started):,.0f} texts/s")
         except BrokenProcessPool:
@@ -115,13 +117,13 @@ def _load(folder: Path) -> Any:
     return SentenceTransformer(str(folder))
 
 
-def _vectors(folder: Path, name: str, parts: list[list[str]]) -> np.ndarray:
+def _vectors(folder: Path, name: str, part: Part) -> np.ndarray:
     """float32[n, dim], of length 1, by the model in a folder, which is loaded once."""
     try:
         transformer = _load(folder)
         on_cpu = transformer.device.type == "cpu"  # a batch of few characters does not fill an accelerator
-        found = [transformer.encode(part, batch_size=len(part) if on_cpu else 1024, show_progress_bar=False,
-                 normalize_embeddings=True) for part in (parts if on_cpu else [list(chain(*parts))])]  # fmt: skip
+        found = [transformer.encode(batch, batch_size=len(batch) if on_cpu else 1024, show_progress_bar=False,
+                 normalize_embeddings=True) for batch in (part if on_cpu else [list(chain(*part))])]  # fmt: skip
         vectors = np.asarray(np.concatenate(found), np.float32)
         if not np.isfinite(vectors).all():
             raise ValueError("its vectors are not finite")
@@ -131,16 +133,18 @@ def _vectors(folder: Path, name: str, parts: list[list[str]]) -> np.ndarray:
     return vectors
 
 
-def batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Texts of similar length, at most to be padded to twice theirs and to ``BUDGET`` characters in all; the longest
-    first, so that memory that does not suffice shows at once.
+def parts_of(texts: Iterable[str]) -> Iterator[Part]:
+    """Batches of texts of similar length, at most to be padded to twice theirs and to ``BUDGET`` characters in all; the
+    longest first, so that memory that does not suffice shows at once; a part holds ``CHUNK`` texts or a few more.
     """
-    order, start = sorted(texts, key=lambda text: -min(len(text), BUDGET)), 0
+    order, start, part = sorted(texts, key=lambda text: -min(len(text), BUDGET)), 0, Part()
     while start < len(order):
         longest = min(len(order[start]), BUDGET)
-        batch = [text for text in order[start : start + BUDGET // longest] if 2 * len(text) >= longest]
-        yield batch
-        start += len(batch)
+        part.append([text for text in order[start : start + BUDGET // longest] if 2 * len(text) >= longest])
+        start += len(part[-1])
+        if start == len(order) or sum(map(len, part)) >= CHUNK:
+            yield part
+            part = []
 
 
 def find_model(model: str) -> tuple[Path, str]:
@@ -185,39 +189,69 @@ def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     return [file for file in inside if file.parts[0] not in ("onnx", "openvino") and (folder / file).is_file()]
 
 
-def text_keys(texts: Iterable[str]) -> np.ndarray:
-    """S16[n]: the hashes of texts."""
-    return np.frombuffer(b"".join(hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts), KEY)
+def text_key(part: Part) -> str:
+    """What tells the texts of a part from all others."""
+    return hashlib.sha256(json.dumps(part).encode()).hexdigest()[:32]
 
 
-def read_cache(folder: Path, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """float16[n, dim] vectors of S16[n] keys, each once, and bool[n]: which are there; a damaged part is not there."""
-    vectors, known = np.zeros((len(keys), 0), np.float16), np.zeros(len(keys), bool)
-    order = np.argsort(keys)
-    for file in sorted(folder.glob("part-*.npy")):
-        try:
-            part = np.load(file, mmap_mode="r", allow_pickle=False)
-            place = order[np.minimum(np.searchsorted(keys, part["key"], sorter=order), len(keys) - 1)]
-            wanted = np.flatnonzero((keys[place] == part["key"]) & ~known[place])
-            rows = part["vector"][wanted]
-        except (OSError, ValueError, EOFError, LookupError, TypeError):
-            continue
-        if not vectors.shape[1]:
-            vectors = np.zeros((len(keys), rows.shape[1]), np.float16)
-        if rows.shape[1] == vectors.shape[1]:
-            vectors[place[wanted]], known[place[wanted]] = rows, True
-    return vectors, known
+def read_part(file: Path) -> np.ndarray | None:
+    """float16[n, dim], mapped; None where the file is missing or damaged."""
+    try:
+        vectors: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return vectors
 
 
-def write_part(folder: Path, keys: np.ndarray, vectors: np.ndarray) -> None:
-    """Add ``vectors`` (float[n, dim]) of ``keys`` (S16[n]); they are on the disk when this returns."""
-    folder.mkdir(parents=True, exist_ok=True)
-    part = np.empty(len(keys), [("key", KEY), ("vector", "<f2", (vectors.shape[1],))])
-    part["key"], part["vector"] = keys, vectors
-    name = f"part-{time.time_ns()}-{os.urandom(4).hex()}.npy"
-    with open(folder / f".{name}", "wb") as stream:
-        np.save(stream, part, allow_pickle=False)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(folder / f".{name}", folder / name)
-    sync_directory(folder)
+def write_part(file: Path, vectors: np.ndarray) -> None:
+    """Keep float[n, dim] vectors of a part's texts."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with written(file) as part, open(part, "wb") as stream:
+        np.save(stream, vectors.astype("<f2"), allow_pickle=False)
+
+
+# ---- beside a data set -----------------------------------------------------------------------------------------------
+
+
+def names_key(data: Path, manifest: dict[str, Any]) -> str:
+    """What tells the names of a data set from all others: the sha256 of names.parquet."""
+    if NAMES not in manifest["files"]:
+        raise UserError(f"{data}: its items have no names (no {NAMES}); prepare it with merrec or merrec-synthetic")
+    return str(manifest["files"][NAMES]["sha256"])
+
+
+def write_name_vectors(data: Path, manifest: dict[str, Any], model: str, identity: str, vectors: np.ndarray) -> Path:
+    """Put embeddings of names.parquet, float16[U, dim], by a model that the user named ``model``, beside a data set,
+    whole or not at all, in place of those that were there.
+    """
+    meta = {"format": FORMAT, "model": model, "identity": identity, "dim": vectors.shape[1], "names": len(vectors),
+            "key": names_key(data, manifest)}  # fmt: skip
+    with staging(data / TEXT, overwrite=True, of_ours=None) as stage:
+        entry = write_file(stage / identity, VECTORS, vectors.astype("<f2"))[VECTORS]
+        write_json(stage / identity / META, sealed(meta | {"sha256": entry["sha256"]}))
+    return data / TEXT / identity
+
+
+def open_name_vectors(folder: Path, manifest: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The embeddings of the distinct names of a data set, or of what a run keeps of one, float16[U, dim], mapped, and
+    what meta.json says.
+    """
+    key, places = names_key(folder, manifest), sorted((folder / TEXT).glob("[!.]*"))
+    if len(places) != 1:
+        there = f"{len(places)} embeddings of its names, of which one is read; remove the others" if places else (
+            f"no embeddings of its names; {MAKE} {folder}")  # fmt: skip
+        raise UserError(f"{folder}: {there}")
+    (place,) = places
+    try:
+        meta = json.loads((place / META).read_text(encoding="utf-8"))
+        check_seal(meta)
+        vectors = np.load(place / VECTORS, mmap_mode="r", allow_pickle=False)
+        if vectors.dtype != np.float16 or vectors.shape != (meta["names"], meta["dim"]):
+            raise ValueError(f"{vectors.dtype}{list(vectors.shape)}")
+        if "sha256" in meta and not is_right(place / VECTORS, meta["sha256"]):
+            raise ValueError("checksum differs")
+        if meta["key"] != key:
+            raise ValueError(f"{NAMES} has changed since")
+    except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
+        raise UserError(f"{place}: damaged, or of other names ({error!r}); {MAKE} {folder}") from None
+    return vectors, meta

@@ -8,9 +8,7 @@ from jaxrec.tasks import sessions
 READS = "sessions"  # data sets of this kind
 
 
-class Data(sessions.Data):
-    embeddings: str | None = None
-    """The text model whose name vectors are read, where the data set has those of several."""
+Data = sessions.Data
 
 
 class Evaluation(EvaluationConfig):

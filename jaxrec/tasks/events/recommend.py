@@ -21,8 +21,7 @@ from jaxrec.data.given import Id, check_events, check_rows, item_rows, read_time
 from jaxrec.data.ids import bare
 from jaxrec.data.items import Added, Items, note_left_out, read_attributes
 from jaxrec.data.store import checked
-from jaxrec.data.text.encoding import encoded, find_model
-from jaxrec.data.text.vectors import NAMES
+from jaxrec.data.text.encoding import NAMES, embed, find_model
 from jaxrec.errors import UserError
 from jaxrec.ops.topk import Live
 from jaxrec.sources.merrec import BOUGHT
@@ -196,7 +195,7 @@ class Recommender:
             raise UserError(f"{meta['model']}: another text model than the run's: {identity}, the run has "
                             f"{meta['identity']}; put that one back")  # fmt: skip
         with progress("encode names", len(missing)) as update:
-            vectors[places < 0] = encoded(missing, meta["model"], update).vectors
+            vectors[places < 0] = embed(missing, meta["model"], update)
         return vectors
 
     def _queries(self, sequences: Sequence[Any], rows: int) -> Array:

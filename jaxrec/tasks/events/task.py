@@ -13,9 +13,8 @@ from jax import Array
 
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.config.finding import find_model
-from jaxrec.data.catalogue import Catalogue, open_catalogue
 from jaxrec.data.dataset import Dataset, Sessions
-from jaxrec.data.items import Spans, attribute_names, read_attributes
+from jaxrec.data.items import Catalogue, Spans, attribute_names, open_catalogue, read_attributes
 from jaxrec.data.splits import open_split
 from jaxrec.errors import UserError
 from jaxrec.feeds.packed import target_positions
@@ -44,7 +43,7 @@ def make(config: Config, dataset: Dataset) -> Task:
     if config.model.head != "items" and not dataset.manifest["counts"].get("names", 1):
         raise UserError(f"model.head: {config.model.head} ranks items by their names, and {dataset.path} has none; set "
                         "it to items, or prepare the data again with --name")  # fmt: skip
-    model = _model(config, dataset.path, dataset.manifest, config.data.embeddings)
+    model = _model(config, dataset.path, dataset.manifest)
     training, validation = session_splits(config, dataset)
     feed = model.feed(training, training_plan(config, config.data.order))
     counts, judge = np.bincount(training.items, minlength=dataset.n_items), None
@@ -65,8 +64,8 @@ def build(run: Run) -> MERRec:
     return _model(run.config, run.path / "dataset", run.manifest)
 
 
-def _model(config: Config, path: Path, manifest: dict[str, Any], embeddings: str | None = None) -> MERRec:
-    catalogue = open_catalogue(path, manifest, config.model.item_fields, embeddings)
+def _model(config: Config, path: Path, manifest: dict[str, Any]) -> MERRec:
+    catalogue = open_catalogue(path, manifest, config.model.item_fields)
     model: MERRec = find_model(config.model.name).Model(config, catalogue, len(manifest["event_types"]))
     return model
 

@@ -79,7 +79,7 @@ class Recommender:
     def similar_users(self, query: Query, k: int) -> Answer:
         """The customers of the data whose vectors are closest to that of one."""
         (one,) = self.read([query], True)
-        own, without = jnp.asarray(self._towards("user", [one.what])), [0, self.people.profiles.index(query.user)]
+        own, without = jnp.asarray(self._towards("user", [one.what])), [0, self.people.index(query.user)]
         return most_similar(self._users.items, own, self._customers, without, k, self._memory, one.notes)
 
     def vectors(self) -> pa.Table:
@@ -111,7 +111,7 @@ class Recommender:
         """A field of a new item; of a bag as many values as the data have at most."""
         value = None if field.name == self._goods.name else row.get(field.name)
         if field.kind == "bag":
-            value = filtered[field.name] = self.codes.bag_values(field, value)
+            value = filtered[field.name] = self.codes.members(field, value)
             if len(value) > field.width:
                 notes.append(f"field '{field.name}': of {len(value)} values the first {field.width} are read")
             value = value[: field.width]
