@@ -109,7 +109,8 @@ def progress(title: str, total: float | None = None) -> Iterator[Callable[..., N
             with suppress(OSError, ValueError):  # nobody reads it any more
                 print(_line(bar.tasks[0]), file=sys.stderr, flush=True)
 
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not terminal) as bar:
+    console = Console(stderr=True, quiet=not terminal)  # some versions end a bar that is off with an empty line
+    with Progress(*columns, console=console, transient=True, disable=not terminal) as bar:
         number = bar.add_task(title, total=total, note="")
         lines = threading.Thread(target=say, name="progress", daemon=True)
         if not terminal:
