@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 import signal
 import time
 import zlib
@@ -114,7 +113,7 @@ def test_the_results_are_those_of_the_runs(study: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_more_trials_add_to_a_search(config: Path, tmp_path: Path, capsys: Capsys) -> None:
+def test_more_trials_add_to_a_search_and_another_one_is_refused(config: Path, tmp_path: Path, capsys: Capsys) -> None:
     whole, out = tmp_path / "whole", tmp_path / "study"
     assert call(*search(config, whole, SPACE, 6)) == 0
     for trials in (2, 6):
@@ -122,6 +121,13 @@ def test_more_trials_add_to_a_search(config: Path, tmp_path: Path, capsys: Capsy
         assert call(*search(config, out, SPACE, trials)) == 0
     assert capsys.readouterr().out.startswith(f"{out}: going on after 2 of 6 trials\ntrial 2: ")
     assert table(out) == table(whole) and len(list(out.glob("trial_*/state"))) == 1
+    longer = search(config, out, SPACE, 6, "--training.epochs", 4)
+    fails(capsys, *longer, names=r"holds another study \(config\.training\.epochs: was 3, now 4")
+    fails(capsys, *search(config, out, SPACE, 6, "--seed", 1), names=r"holds another study \(seed: was 30, now 1")
+    (out / "study.db").write_text("no database" * 100)
+    fails(capsys, *search(config, out), names=r"study\.db: unusable \(file is not a datab")
+    (out / "study.db").unlink()
+    fails(capsys, *search(config, out), names="exists and holds no study")
 
 
 @pytest.mark.slow
@@ -213,21 +219,6 @@ def test_bad_spaces(config: Path, tmp_path: Path, capsys: Capsys) -> None:
     ):
         fails(capsys, *search(config, tmp_path / "out", values), names=names)
         assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.usefixtures("quick")
-def test_directories_that_are_refused(config: Path, tmp_path: Path, capsys: Capsys) -> None:
-    out = tmp_path / "out"
-    assert call(*search(config, out, SPACE, 1)) == 0
-    for names, *more in (
-        ("holds another study (config.training.epochs: was 3, now 4", "--training.epochs", 4),
-        ("holds another study (seed: was 30, now 1", "--seed", 1),
-    ):
-        fails(capsys, *search(config, out, SPACE, 2, *more), names=re.escape(names))
-    (out / "study.db").write_text("no database" * 100)
-    fails(capsys, *search(config, out, SPACE, 2), names=r"study\.db: unusable \(file is not a datab")
-    (out / "study.db").unlink()
-    fails(capsys, *search(config, out, SPACE, 2), names="exists and holds no study")
 
 
 @pytest.mark.parametrize("space", ["autoint_plus_ml1m", "gru4rec_diginetica", "narm_diginetica", "two_tower_ml1m"])
