@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> None:
     peer = peers.find_peer(options.peer, options.peer_python) if options.peer else None
     cases = compile_cases(options)
     if peer:  # first: what may fail in it would take the rows along
-        result["peers"] = peers.measure_peers(peer, cases, options.steps, options.repetitions or REPETITIONS)
+        result["peers"] = peers.measure_peers(peer, cases, options.repetitions or REPETITIONS)
     result["rows"] = measure(cases, options)
     del cases  # their memory is wanted for those of eight devices
     if not options.no_collectives:

@@ -5,7 +5,7 @@ Torch and JAX both want all threads and the whole device, so it has a process of
 interpreter of the user's; this file imports nothing of jaxrec.
 
     stdin    the number of steps of the next round, a line each; its end ends the process
-    stdout   one line of JSON for each: {"device", "torch"} when ready, then {"steps", "targets", "seconds"}.
+    stdout   one line of JSON for each: {"device", "torch"} at first, then {"steps", "targets", "seconds"}.
              What the authors' code prints goes to stderr
 """
 
@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -25,65 +25,44 @@ import numpy as np
 STORE = 10_000_000  # most negatives in the store of the authors' code: its default
 
 
-class Pace:
-    """Hands batches to a loop, as many as stdin asks for, and answers (``say``) with how long it took over them.
+def run(
+    spec: dict[str, Any], items: np.ndarray, offsets: np.ndarray, say: Callable[..., None],
+    finish: Callable[[], object], device: Any,
+) -> None:  # fmt: skip
+    """Train without end, so many batches at a time as stdin asks for, and ``say`` how long they took.
 
-    The clock runs from the moment at which the loop is given the first batch of a round until it comes for another.
-    ``finish`` returns when the device is done; ``before`` is called with the number of steps before the clock starts.
-    """
-
-    def __init__(self, say: Callable[..., None], finish: Callable[[], object], ready: dict[str, str]) -> None:
-        self.say, self.finish, self.ready = say, finish, ready
-        self._asked = self._left = self._targets = 0
-        self._begin = 0.0
-
-    def __call__(self, batches: Iterable[Any], before: Callable[[int], object]) -> Iterator[Any]:
-        """From batches of inputs and targets; rounds go on where a call follows another."""
-        for batch in batches:
-            if not self._left:
-                self._next_round(before)
-            self._left -= 1
-            self._targets += len(batch[0])
-            yield batch
-
-    def _next_round(self, before: Callable[[int], object]) -> None:
-        self.finish()
-        seconds = time.perf_counter() - self._begin
-        done = {"steps": self._asked, "targets": self._targets, "seconds": seconds}
-        self.say(**(done if self._asked else self.ready))
-        line = sys.stdin.readline()
-        if not line:  # the parent has had enough, or is no more
-            raise SystemExit(0)
-        self._asked = self._left = int(line)
-        self._targets = 0
-        before(self._asked)
-        self.finish()
-        self._begin = time.perf_counter()
-
-
-def run(spec: dict[str, Any], items: np.ndarray, offsets: np.ndarray, pace: Pace, device: Any) -> None:
-    """Train without end.
-
-    What is not a step is not charged: making the model and the iterator, filling its store of negatives (which is
-    filled between rounds, where it would not last for the next), and the end of an epoch, at which fewer and fewer
-    lanes are in use. The next epoch starts as soon as a lane has no session left.
+    The clock runs from the moment at which the loop is given the first batch of a round until it comes for another;
+    ``finish`` returns when the device is done. What is not a step is not charged: making the model and the iterator,
+    filling its store of negatives (which is filled between rounds, where it would not last for the next), and the end
+    of an epoch, at which fewer and fewer lanes are in use. The next epoch starts as soon as a lane has no session left.
     """
     sys.path.insert(0, spec["path"])
     authors: Any = importlib.import_module("gru4rec_pytorch")
-    batch = spec["batch"]
+    batch, asked, left, targets, begin = spec["batch"], 0, 0, 0, 0.0
 
     class Paced(authors.SessionDataIterator):
         def __call__(self, enable_neg_samples: bool, reset_hook: Callable[..., bool]) -> Iterator[Any]:
-            store = getattr(self, "sample_cache", None)
-
-            def fill(steps: int) -> None:  # one batch ahead, the iterator has asked already
-                if store is not None and store.sample_pointer + steps > store.generate_length:
-                    store._refresh()
+            nonlocal asked, left, targets, begin
 
             def hook(n_valid: int, *masks: Any) -> bool:
                 return reset_hook(n_valid, *masks) or n_valid < batch
 
-            return pace(super().__call__(enable_neg_samples, hook), fill)
+            for pair in super().__call__(enable_neg_samples, hook):
+                if not left:
+                    finish()
+                    seconds = time.perf_counter() - begin
+                    if asked:
+                        say(steps=asked, targets=targets, seconds=seconds)
+                    if not (line := sys.stdin.readline()):  # the parent has had enough, or is no more
+                        raise SystemExit(0)
+                    asked = left = int(line)
+                    store, targets = getattr(self, "sample_cache", None), 0
+                    if store is not None and store.sample_pointer + asked > store.generate_length:
+                        store._refresh()  # one batch ahead, the iterator has asked already
+                    finish()
+                    begin = time.perf_counter()
+                left, targets = left - 1, targets + len(pair[0])
+                yield pair
 
     authors.SessionDataIterator = Paced
     model = authors.GRU4Rec(
@@ -122,9 +101,9 @@ def main(spec_file: str) -> None:
     torch.set_num_threads(spec["threads"])
     torch.manual_seed(0)
     cuda = spec["device"] == "gpu" and torch.cuda.is_available()
-    ready = {"device": torch.cuda.get_device_name(0) if cuda else "cpu", "torch": torch.__version__}
-    pace = Pace(say, torch.cuda.synchronize if cuda else lambda: None, ready)
-    run(spec, items, offsets, pace, torch.device("cuda:0" if cuda else "cpu"))
+    say(device=torch.cuda.get_device_name(0) if cuda else "cpu", torch=torch.__version__)
+    finish = torch.cuda.synchronize if cuda else lambda: None
+    run(spec, items, offsets, say, finish, torch.device("cuda:0" if cuda else "cpu"))
 
 
 if __name__ == "__main__":

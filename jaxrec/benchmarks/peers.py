@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxrec.benchmarks.sizes import Prepared
 from jaxrec.benchmarks.sweep import Case
 from jaxrec.cli.command import progress
 from jaxrec.data.dataset import Sessions
@@ -55,15 +54,14 @@ def find_peer(checkout: str, python: str) -> Peer:
     return Peer(file.parent, f"sha256:{checksum(file)[:12]}", str(place))
 
 
-def describe(peer: Peer, prepared: Prepared, steps: int, rounds: int) -> dict[str, Any]:
+def describe(peer: Peer, case: Case, rounds: int) -> dict[str, Any]:
     """What the process is told: our sizes and settings, the most steps of a round, and how many rounds."""
-    config, threads = prepared.config, os.cpu_count()
-    if hasattr(os, "sched_getaffinity"):
-        threads = len(os.sched_getaffinity(0))  # as XLA counts
+    config, affinity = case.prepared.config, getattr(os, "sched_getaffinity", None)
     loss = {"bpreg": 1.0} | config.loss.model_dump(mode="json")
     return {
-        "path": str(peer.path), "device": jax.default_backend(), "threads": threads, "steps": steps, "rounds": rounds,
-        "loss": config.loss.name, "batch": config.training.batch_size, "items": prepared.items,
+        "path": str(peer.path), "device": jax.default_backend(), "steps": case.steps, "rounds": rounds,
+        "threads": len(affinity(0)) if affinity else os.cpu_count(),  # as XLA counts
+        "loss": config.loss.name, "batch": config.training.batch_size, "items": case.prepared.items,
         "units": config.model.layers[-1], "learning_rate": config.optimizer.learning_rate,
         **{name: loss[name] for name in ("n_sample", "sample_alpha", "bpreg")},
     }  # fmt: skip
@@ -104,25 +102,24 @@ def running(
                 process.kill()
 
 
-def measure_peers(peer: Peer, cases: Sequence[Case], steps: int | None, rounds: int) -> list[dict[str, Any]]:
-    """A row for each case of which the peer has a counterpart; ``steps`` of a round, None: those of the row's block."""
+def measure_peers(peer: Peer, cases: Sequence[Case], rounds: int) -> list[dict[str, Any]]:
+    """A row for each case of which the peer has a counterpart."""
     configs = [case.prepared.config for case in cases]
     chosen = [case for case, config in zip(cases, configs, strict=True)
               if config.model.name == "gru4rec" and config.loss.name in LOSSES]  # fmt: skip
     if not chosen:
         raise UserError(f"--peer: has no counterpart of these; measure gru4rec with {' or '.join(LOSSES)}")
     with progress(f"beside {NAME}", len(chosen) * (1 + rounds)) as advance:
-        return [_measure(peer, case, steps or case.prepared.config.training.steps_per_block, rounds, advance)
-                for case in chosen]  # fmt: skip
+        return [_measure(peer, case, rounds, advance) for case in chosen]
 
 
-def _measure(peer: Peer, case: Case, steps: int, rounds: int, advance: Callable[[], None]) -> dict[str, Any]:
+def _measure(peer: Peer, case: Case, rounds: int, advance: Callable[[], None]) -> dict[str, Any]:
     """Rounds of both in turn, ours first; one round of each before them does not count."""
     prepared, config, ours, theirs = case.prepared, case.prepared.config, list[float](), list[dict[str, float]]()
-    with running(peer, describe(peer, prepared, steps, rounds), prepared.split) as (says, ask):
+    with running(peer, describe(peer, case, rounds), prepared.split) as (says, ask):
         for _ in range(1 + rounds):
-            ours.append(case.run(steps).rate * prepared.targets)
-            theirs.append(ask(steps))
+            ours.append(case.run() * prepared.targets)
+            theirs.append(ask(case.steps))
             advance()
     rates = [answer["targets"] / answer["seconds"] for answer in theirs[1:]]
     ratios = [mine / other for mine, other in zip(ours[1:], rates, strict=True)]

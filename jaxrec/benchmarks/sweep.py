@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Iterator, Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,6 @@ from jaxrec.ops import parallel
 
 STEPS = 200  # a repetition
 REPETITIONS, LEAST_REPETITIONS, ENOUGH_SECONDS = 7, 3, 20.0
-
-
-class Round(NamedTuple):
-    """What one repetition found."""
-
-    rate: float  # steps a second
-    seconds: float
 
 
 class Case:
@@ -47,19 +40,23 @@ class Case:
         held = memory.argument_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes if memory else 0
         self.peak_memory = int(held) + self.step_memory
 
-    def run(self, steps: int) -> Round:
-        """Time at least ``steps`` steps: whole blocks, cut beforehand, without an epoch's last one, which has some
+    @property
+    def steps(self) -> int:
+        """Of a repetition, at least."""
+        return int(self.prepared.config.training.steps_per_block)
+
+    def run(self) -> float:
+        """Steps a second of a repetition: whole blocks, cut beforehand, without an epoch's last one, which has some
         padding."""
         feed, stats = self.prepared.feed, None
-        blocks = list(itertools.islice(self._blocks, -(-steps // feed.shape.steps)))
+        blocks = list(itertools.islice(self._blocks, -(-self.steps // feed.shape.steps)))
         jax.block_until_ready((blocks, self._state))
         begin = time.perf_counter()
         for block in blocks:
             self._state, stats = self._compiled(self._state, self._constants, block)
             parallel.take_turns(stats, feed.mesh)
         jax.block_until_ready((self._state, stats))
-        seconds = time.perf_counter() - begin
-        return Round(len(blocks) * feed.shape.steps / seconds, seconds)
+        return len(blocks) * feed.shape.steps / (time.perf_counter() - begin)
 
     def _endless(self) -> Iterator[Any]:
         for epoch in itertools.count():
@@ -85,7 +82,7 @@ def compile_cases(options: Any) -> list[Case]:
     with progress("compiling", len(asked)) as advance:
         for job in asked:
             cases.append(Case(prepare(*job)))
-            _once(cases[-1], options)
+            cases[-1].run()
             advance()
     return cases
 
@@ -96,25 +93,21 @@ def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
     Unless their number is given, a row that has taken ``ENOUGH_SECONDS`` stops after ``LEAST_REPETITIONS``.
     """
     top = matmul_ceiling()
-    rounds: list[list[Round]] = [[] for _ in cases]
+    found: list[list[float]] = [[] for _ in cases]
     repetitions = options.repetitions or REPETITIONS
     with progress("measuring", repetitions * len(cases)) as advance:
         for turn in range(repetitions):
-            for case, found in zip(cases, rounds, strict=True):
-                enough = turn >= LEAST_REPETITIONS and sum(one.seconds for one in found) > ENOUGH_SECONDS
+            for case, rates in zip(cases, found, strict=True):
+                enough = turn >= LEAST_REPETITIONS and sum(case.steps / rate for rate in rates) > ENOUGH_SECONDS
                 if options.repetitions or not enough:
-                    found.append(_once(case, options))
+                    rates.append(case.run())
                 advance()
-    return [_row(case, found, top) for case, found in zip(cases, rounds, strict=True)]
+    return [_row(case, rates, top) for case, rates in zip(cases, found, strict=True)]
 
 
-def _once(case: Case, options: Any) -> Round:
-    return case.run(options.steps or case.prepared.config.training.steps_per_block)
-
-
-def _row(case: Case, rounds: list[Round], ceiling: float) -> dict[str, Any]:
-    prepared, rates = case.prepared, [one.rate for one in rounds]
-    config, shape, mesh = prepared.config, prepared.feed.shape, prepared.feed.mesh
+def _row(case: Case, rates: list[float], ceiling: float) -> dict[str, Any]:
+    prepared, config = case.prepared, case.prepared.config
+    shape, mesh = prepared.feed.shape, prepared.feed.mesh
     rate, devices = median(rates), 1 if mesh is None else mesh.size
     return {
         "model": config.model.name, "loss": config.loss.name, "batch": config.training.batch_size,

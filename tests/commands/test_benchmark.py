@@ -16,7 +16,7 @@ from helpers import ROOT, without_progress
 
 from jaxrec.benchmarks import sweep
 from jaxrec.benchmarks.exchange import add_exchanged, exchanged
-from jaxrec.benchmarks.sweep import Case, Round
+from jaxrec.benchmarks.sweep import Case
 from jaxrec.cli.command import command
 
 Run = Callable[..., dict[str, Any]]
@@ -95,9 +95,9 @@ def test_slow_rows_are_repeated_less(script: Any, benchmark: Run, monkeypatch: p
     assert row["steps_per_s"] > 0 and row["repetitions"] == 1
     case = Case(sweep.prepare(*sweep.jobs(script.parse(words))[0]))
     for seconds, given, expected in ((1.0, [], 7), (11.0, [], 3), (11.0, ["--repetitions", "5"], 5)):
-        monkeypatch.setattr(case, "run", lambda *_, seconds=seconds: Round(4.0, seconds))
+        monkeypatch.setattr(case, "run", lambda seconds=seconds: 4 / seconds)
         (row,) = sweep.measure([case], script.parse([*words, *given]))
-        assert (row["repetitions"], row["steps_per_s"]) == (expected, 4.0)
+        assert (row["repetitions"], row["steps_per_s"]) == (expected, round(4 / seconds, 2))
 
 
 # ---- bytes that devices exchange, from the text of programs; tests/devices.py reads those of compiled ones -----------
