@@ -121,7 +121,7 @@ def main(argv: Sequence[str]) -> None:
     del cases  # their memory is wanted for those of eight devices
     if not options.no_collectives:
         exchange.add_exchanged(result["rows"], Path(__file__), argv)
-    print(report.section(report.Results(**result)))
+    print(report.section(result))
     if options.json:
         write_text(Path(options.json), json.dumps(result, indent=2) + "\n")
     return None

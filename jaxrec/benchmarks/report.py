@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, Field, ValidationError
+from typing import Any
 
 from jaxrec.cli.command import Parser
-from jaxrec.errors import UserError, explained
+from jaxrec.errors import UserError
 from jaxrec.run import write_text
 
 DESCRIPTION = """\
@@ -21,21 +19,10 @@ Write what the benchmark measured as Markdown, a section for each file. jaxrec/b
 """
 
 COLUMNS = (
-    "loss", "hard", "head", "batch", "items", "steps_per_s", "steps_per_s_min",
-    "steps_per_s_max", "events_per_s", "matmul_share", "compile_s", "peak_memory_mb",
-    "exchanged_per_step",
+    "loss", "hard", "head", "batch", "items", "steps_per_s", "steps_per_s_min", "steps_per_s_max", "events_per_s",
+    "matmul_share", "compile_s", "peak_memory_mb", "exchanged_per_step",
 )  # fmt: skip
 PEER_COLUMNS = ("peer", "model", "loss", "batch", "items", "steps_per_s", "events_per_s", "ratio", "ratios")
-
-
-class Results(BaseModel):
-    """A file that ``scripts/benchmark.py --json`` wrote: rows as ``sweep.measure`` gives them, peers as ``peers``."""
-
-    machine: dict[str, Any]
-    date: str
-    command: str
-    rows: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    peers: list[dict[str, Any]] = []
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,38 +30,32 @@ def main(argv: Sequence[str]) -> None:
     parser = Parser(prog="python scripts/benchmark.py report", description=DESCRIPTION)
     parser.add_argument("files", nargs="+", metavar="FILE", help="what a benchmark's --json wrote")
     parser.add_argument("--out", required=True, metavar="FILE.md", help="where the Markdown goes")
-    options = parser.parse_args(argv)
-    files = [read(Path(file)) for file in options.files]
-    alike = all(one.machine == files[0].machine for one in files)
-    warning = "" if alike else "**Figures of different machines, which must not be compared.**\n\n"
-    sections = "\n".join(map(section, files))
-    write_text(Path(options.out), f"# Training throughput\n\n{warning}{sections}")
+    options, lines, machines = parser.parse_args(argv), ["# Training throughput"], set[str]()
+    for file in options.files:
+        try:
+            results = json.loads(Path(file).read_text(encoding="utf-8"))
+            machines.add(str(results["machine"]))
+            lines.append(section(results))
+        except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{file}: no JSON of a benchmark's rows, or another version's ({type(error).__name__}: "
+                            f"{error}); measure again with --json") from None  # fmt: skip
+    if len(machines) > 1:
+        lines.insert(1, "**Figures of different machines, which must not be compared.**")
+    write_text(Path(options.out), "\n\n".join(lines))
     print(f"wrote {options.out}")
 
 
-def read(file: Path) -> Results:
-    """Read a file back; one that no report can be made of, as another version's, is refused by its name."""
-    try:
-        results = Results(**json.loads(file.read_text(encoding="utf-8")))
-        section(results)  # what is missing or damaged is told with the file's name
-    except (OSError, LookupError, TypeError, ValueError) as error:
-        reason = explained(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
-        raise UserError(f"{file}: no JSON of a benchmark's rows, or another version's ({reason}); measure again "
-                        "with --json") from None  # fmt: skip
-    return results
-
-
-def section(results: Results) -> str:
-    """A file: its machine, a table for each model, and the peers."""
-    machine, rows = results.machine, results.rows
+def section(results: dict[str, Any]) -> str:
+    """What ``scripts/benchmark.py --json`` writes, as Markdown: the machine, a table for each model, and the peers."""
+    machine, rows = results["machine"], results["rows"]
     top = max(row["ceiling_matmul_gflop_per_s"] for row in rows)
-    lines = [f"## {machine['device']}, {results.date}", "", f"- `{results.command}`",
+    lines = [f"## {machine['device']}, {results['date']}", "", f"- `{results['command']}`",
              f"- {', '.join(f'{key} {each}' for key, each in machine.items())}",
              f"- ceiling: {top:,.0f} GFLOP/s of a large matrix product"]  # fmt: skip
     for model in dict.fromkeys(row["model"] for row in rows):
         lines += ["", f"### {model}", "", table([row for row in rows if row["model"] == model], COLUMNS)]
-    if results.peers:
-        lines += ["", "### Other people's code in the same sitting", "", table(results.peers, PEER_COLUMNS)]
+    if peers := results.get("peers"):
+        lines += ["", "### Other people's code in the same sitting", "", table(peers, PEER_COLUMNS)]
     return "\n".join([*lines, ""])
 
 
