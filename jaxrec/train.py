@@ -25,7 +25,6 @@ from jaxrec.ops import parallel
 from jaxrec.plots.curves import learning_curve
 from jaxrec.run import create_run, resume_run
 from jaxrec.tasks.base import check_cutoffs, cutoffs, make_task
-from jaxrec.training import telemetry
 from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
@@ -79,7 +78,6 @@ def _train(
         resume_run(path, config, dataset, task.kept, task.copied) if resume
         else create_run(path, config, dataset, overwrite, task.kept, task.copied)
     )  # fmt: skip
-    telemetry.import_ahead()
     checkpoints = Checkpoints(run.path)
     state, position = training.begin(), Position()
     if (found := checkpoints.restore(state)) is not None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from steps import config_of, tables_of
+from steps import config_of, seen_by, tables_of
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
@@ -69,12 +69,11 @@ def all_prefixes(sessions: list[list[int]]) -> tuple[list[list[int]], list[int]]
 
 def histories(block: PackedBlock) -> list[tuple[int, ...]]:
     """For each slot of a block that has a target: the clicks that its position sees, then the target."""
-    found, window = [], block.input.shape[2]
+    found = []
     for source, start, slots, targets, weights in zip(*block[:5], strict=True):
-        for slot, target, weight in zip(slots.tolist(), targets.tolist(), weights.tolist(), strict=True):
-            row, column = divmod(slot, window)
+        for place, target, weight in zip(seen_by(start, slots), targets.tolist(), weights.tolist(), strict=True):
             if weight:
-                found.append((*source[row, start[row, column] : column + 1].tolist(), target))
+                found.append((*source[place].tolist(), target))
     return found
 
 

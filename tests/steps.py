@@ -78,6 +78,15 @@ def assert_slopes(slopes: Any, function: Callable[[Any], float], at: Any, step: 
         assert slope == pytest.approx((ends[1] - ends[0]) / (2 * step), rel=rel, abs=rel / 5)
 
 
+def seen_by(start: np.ndarray, slots: np.ndarray) -> list[tuple[int, slice]]:
+    """What each scored position of a packed grid sees: its row, and the columns up to itself."""
+    found = []
+    for slot in slots.tolist():
+        row, column = divmod(slot, start.shape[1])
+        found.append((row, slice(start[row, column], column + 1)))
+    return found
+
+
 def tables_of(model: Model, arrays: dict[str, Any], step: Any) -> Tables:
     """The tables as the training step hands them to the model."""
     reads = model.reads(step)

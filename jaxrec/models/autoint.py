@@ -15,20 +15,20 @@ from pydantic import Field
 
 from jaxrec.baselines.logistic import Logistic
 from jaxrec.config import Config as Experiment
-from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig, Positive
+from jaxrec.config.sections import Count, Fraction, LossConfig
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan, RowBlock, row_feed
 from jaxrec.losses.binary import Binary
 from jaxrec.models.base import ClickModel, Loss
-from jaxrec.models.fields import Stack, byte_mask, with_unknown
+from jaxrec.models.fields import RowConfig, Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal
 from jaxrec.ops.field_attention import attend, attention_weights, pad_rows, padded_rows, project
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
 
 
-class Config(ModelConfig):
+class Config(RowConfig):
     """Rows of fields with a click or a rating: self-attention between fields, and a deep network."""
 
     task: ClassVar[str] = "clicks"
@@ -50,16 +50,8 @@ class Config(ModelConfig):
     first_order: Literal["none", "weights", "logistic"] = "none"
     """Whether each value has a weight of its own in the logit. weights: they begin at 0, pulled there by
     loss.embedding_l2; logistic: they begin where a logistic regression on the training rows ends, with its penalty."""
-    table: Literal["dense", "rows"] = "dense"
-    """Whether every row of the table is updated in every step, or only those read (for large vocabularies)."""
-    dropout_embedding: Fraction = 0.0
-    """Dropout on the vectors of values."""
     dropout_attention: Fraction = 0.0
     """Dropout on the attention weights."""
-    dropout_hidden: Fraction = 0.0
-    """Dropout on each hidden layer of the deep network."""
-    init_std: Positive | None = None
-    """Standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim))."""
 
     def check(self, config: Experiment) -> None:
         if not self.blocks and not self.deep:
@@ -67,9 +59,6 @@ class Config(ModelConfig):
         if self.attention_dim % self.heads:
             raise ValueError(f"model.heads: {self.heads} do not divide model.attention_dim {self.attention_dim}; "
                              "choose a divisor")  # fmt: skip
-
-    def dense(self, config: Experiment) -> str:
-        return "" if self.table == "dense" else "model.table dense, found rows"
 
 
 class Interacting(nn.Module):
@@ -97,8 +86,9 @@ class Interacting(nn.Module):
 
 
 class AutoIntNetwork(nn.Module):
-    """From the vectors of a row's fields to its logit: interacting layers, and beside them a deep network (AutoInt+).
-    As in equation 10, and unlike in the published code, no relu stands before the sigmoid."""
+    """From the vectors of a row's fields to its logit: interacting layers, and beside them a deep network (AutoInt+),
+    with dropout on its hidden layers. As in equation 10, and unlike in the published code, no relu stands before the
+    sigmoid."""
 
     model: Config
     outputs: int  # 1, or 2 where the rating is predicted as well

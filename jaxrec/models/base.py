@@ -8,12 +8,22 @@ from jax import Array
 
 from jaxrec.config import Config
 from jaxrec.config.finding import find_model
+from jaxrec.config.sections import Fraction, ModelConfig
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Reads, Tables, TableSpec
 
 Loss = tuple[Array, tuple[Any, Array]]
 """The training loss of a step; then the carry, and the sum of the targets' losses, for the log."""
+
+
+class Dropping(ModelConfig):
+    """What the configurations of all models here have."""
+
+    dropout_embedding: Fraction = 0.0
+    """Dropout on the input vectors."""
+    dropout_hidden: Fraction = 0.0
+    """Dropout on what layers hand on; the model's network says where."""
 
 
 class Model(Protocol):

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrec.config import Config
+from jaxrec.config.sections import Count, Positive
 from jaxrec.data.rows import Schema
+from jaxrec.models.base import Dropping
+
+
+class RowConfig(Dropping):
+    """What models of rows of fields have in common."""
+
+    embedding_dim: Count = 16
+    """Width of the vectors of values."""
+    table: Literal["dense", "rows"] = "dense"
+    """Whether every row of the tables is updated in every step, or only those read (for large vocabularies)."""
+    init_std: Positive | None = None
+    """Standard deviation of the tables' initial vectors (null: 1 / sqrt(embedding_dim))."""
+
+    def dense(self, config: Config) -> str:
+        return "" if self.table == "dense" else "model.table dense, found rows"
 
 
 class Stack(NamedTuple):

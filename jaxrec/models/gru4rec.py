@@ -12,13 +12,13 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config import Config as Experiment
-from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig
+from jaxrec.config.sections import Count, LossConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.lanes import Block, lane_feed
 from jaxrec.losses.ranking import Popularity, Sampled, Step
 from jaxrec.losses.sampled import CrossEntropy, SampledLoss
-from jaxrec.models.base import Loss, SessionModel
+from jaxrec.models.base import Dropping, Loss, SessionModel
 from jaxrec.models.packed import drop
 from jaxrec.ops.gru import gru_cell, gru_params, onehot_gru_cell, onehot_gru_params
 from jaxrec.ops.parallel import ONE, Placement
@@ -28,7 +28,7 @@ Hidden = tuple[Array, ...]
 """float32[B, H] of each layer."""
 
 
-class Config(ModelConfig):
+class Config(Dropping):
     """Sessions of clicks: a recurrent network over the clicks so far; fast, and a good first choice."""
 
     task: ClassVar[str] = "sessions"
@@ -41,10 +41,6 @@ class Config(ModelConfig):
     """Its input: one table for input and output, a table of its own, or one-hot (a table of gate inputs)."""
     embedding_dim: Count = 100
     """Width of the input table where embedding is 'separate'."""
-    dropout_embedding: Fraction = 0.0
-    """Dropout on the input vectors (with one-hot input: on the first layer's output, as in the authors' code)."""
-    dropout_hidden: Fraction = 0.0
-    """Dropout on the output of each GRU layer (with one-hot input from the second layer on)."""
 
     def check(self, config: Experiment) -> None:
         if config.optimizer.tables != "same":
@@ -56,7 +52,8 @@ class Config(ModelConfig):
 
 
 class Layers(nn.Module):
-    """GRU layers on top of each other. The state that is carried is the dropped one, as in the authors' code."""
+    """GRU layers on top of each other, each followed by dropout; the first one over one-hot items by that of inputs.
+    The state that is carried is the dropped one. Both are as in the authors' code."""
 
     model: Config
 

@@ -100,10 +100,6 @@ class Config(Windowed):
     """Fields of the item that are read with its name: levels of the category, brand, condition, price."""
     field_dim: Count = 16
     """Width of the vectors of these fields' values."""
-    dropout_embedding: Fraction = 0.0
-    """Dropout on the input vectors."""
-    dropout_hidden: Fraction = 0.0
-    """Dropout on the output of each GRU layer."""
     temperature: Positive | None = None
     """Scores of the text head are this times the cosine of query and item vectors (null: inner products)."""
     init_std: Positive | None = None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from jaxrec.config.sections import Count, Fraction
+from jaxrec.config.sections import Count
 from jaxrec.models import packed
 from jaxrec.models.packed import Grid, SequenceModel, drop
 from jaxrec.ops.gru import gru_params, gru_sequence
@@ -26,10 +26,6 @@ class Config(packed.Config):
     """Units of the GRU, a single layer."""
     attention: Literal["sum", "softmax"] = "sum"
     """Weights of the local encoder: unnormalised, as published, or normalised to sum to 1."""
-    dropout_embedding: Fraction = 0.0
-    """Dropout on the item vectors."""
-    dropout_hidden: Fraction = 0.0
-    """Dropout on the session's representation before the decoder."""
 
     def encoder(self) -> NARMEncoder:
         return NARMEncoder(self)
@@ -38,7 +34,7 @@ class Config(packed.Config):
 class NARMEncoder(nn.Module):
     """The global encoder is the last state h_t; the local one the sum of all states h_j so far, weighted by a_tj = v
     sigmoid(A1 h_t + A2 h_j) (section 3.4). The bilinear score of item i is e_i' B [h_t; local] (section 3.5): here the
-    query B' c is formed once, and B never meets the catalogue. The GRU is cuDNN's (``ops.gru``)."""
+    query B' c is formed once, c with dropout: B never meets the catalogue. The GRU is cuDNN's (``ops.gru``)."""
 
     model: Config
 

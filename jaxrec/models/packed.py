@@ -17,14 +17,14 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config import Config as Experiment
-from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig, Positive, Section
+from jaxrec.config.sections import Count, LossConfig, Positive, Section
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses.ranking import Step, ranking
 from jaxrec.losses.sampled import CrossEntropy, SampledLoss
 from jaxrec.losses.softmax import FullSoftmax, SoftmaxLoss
-from jaxrec.models.base import Loss, SessionModel
+from jaxrec.models.base import Dropping, Loss, SessionModel
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
 
@@ -36,7 +36,7 @@ class HalfLife(Section):
     """Days after which a training session weighs half as much in the loss (null: all weigh the same)."""
 
 
-class Windowed(ModelConfig):
+class Windowed(Dropping):
     """What models that read a session within a window have in common."""
 
     sections: ClassVar[dict[str, type[Section]]] = {"data": HalfLife}
@@ -78,16 +78,12 @@ class Config(Windowed):
 
 
 class Attending(Config):
-    """A session encoder of blocks of self-attention."""
+    """A session encoder of blocks of self-attention, with dropout on attention weights and in the network."""
 
     blocks: Annotated[int, Field(ge=1, le=16)] = 2
     """Self-attention blocks."""
     heads: Annotated[int, Field(ge=1, le=64)] = 1
     """Attention heads, which share embedding_dim."""
-    dropout_embedding: Fraction = 0.0
-    """Dropout on the input vectors."""
-    dropout_hidden: Fraction = 0.0
-    """Dropout in each block, on attention weights and in the network."""
 
     def check(self, config: Experiment) -> None:
         super().check(config)

@@ -14,7 +14,7 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config import Config as Experiment
-from jaxrec.config.sections import Count, Fraction, LossConfig, ModelConfig, Positive
+from jaxrec.config.sections import Count, Fraction, LossConfig
 from jaxrec.data.rows import Rows, Schema
 from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan, RowBlock, row_feed
@@ -22,7 +22,7 @@ from jaxrec.losses.contrastive import Contrastive, Shared, Triplet, contrast
 from jaxrec.losses.contrastive import Rows as Contrasted
 from jaxrec.losses.ranking import AliasTable, alias_table, draw
 from jaxrec.models.base import Loss, TowerModel
-from jaxrec.models.fields import Stack, byte_mask, with_unknown
+from jaxrec.models.fields import RowConfig, Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
@@ -31,7 +31,7 @@ from jaxrec.ops.topk import block_size, top_items
 MEMORY = 64  # MiB of scores that are held while the nearest items are looked up
 
 
-class Config(ModelConfig):
+class Config(RowConfig):
     """Rows of users and items: a vector for each, also for users and items that are new."""
 
     task: ClassVar[str] = "retrieval"
@@ -39,29 +39,18 @@ class Config(ModelConfig):
     defaults: ClassVar[dict[str, dict[str, Any]]] = {"optimizer": {"name": "adam", "learning_rate": 0.001}}
 
     name: Literal["two_tower"] = "two_tower"
-    embedding_dim: Count = 16
-    """Width of the vectors of values."""
     hidden: Annotated[tuple[Count, ...], Field(max_length=8)] = (64,)
     """Units of the hidden layers of each tower."""
     output_dim: Count = 32
     """Width of the space in which customers and products meet."""
     norm: Literal["none", "batch"] = "batch"
     """Normalisation after each hidden layer."""
-    table: Literal["dense", "rows"] = "dense"
-    """Whether every row of the tables is updated in every step, or only those read (for large vocabularies)."""
-    dropout_embedding: Fraction = 0.0
-    """Dropout on all features."""
     dropout_hidden: Fraction = 0.2
     """Dropout on each hidden layer."""
-    init_std: Positive | None = None
-    """Standard deviation of the tables' initial vectors (null: 1 / sqrt(embedding_dim))."""
 
     def check(self, config: Experiment) -> None:
         if Contrastive.of(config.loss).hard_negatives and (needs := self.dense(config)):
             raise ValueError(f"loss.hard_negatives: needs {needs}; set it to 0")
-
-    def dense(self, config: Experiment) -> str:
-        return "" if self.table == "dense" else "model.table dense, found rows"
 
 
 class Tower(nn.Module):

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -22,11 +21,6 @@ from jaxrec.training.block import BlockStats
 Sums = dict[str, list[float]]
 """``{"window": [loss, pairs], "epoch": [loss, pairs]}``."""
 PARTS = ("compile", "train", "evaluate", "save")
-
-
-def import_ahead() -> None:
-    """Begin to import what a run needs later and takes two seconds to load, while XLA compiles."""
-    threading.Thread(target=lambda: (_tensorboard(), importlib.import_module("matplotlib.figure")), daemon=True).start()
 
 
 def _tensorboard() -> Any:

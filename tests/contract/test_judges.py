@@ -136,7 +136,9 @@ def test_the_splits_of_a_run(run: Path, dataset: Path) -> None:
 def test_validation_takes_the_last_whole_sessions_and_no_more(lengths: list[int], fraction: float) -> None:
     offsets = np.concatenate([[0], np.cumsum(np.array(lengths, np.int64))]).astype(np.int64)
     whole = Sessions(np.arange(offsets[-1], dtype=np.int32), np.arange(offsets[-1]), offsets)
-    train, validation = cut_validation(whole, whole.slice(0, 0), fraction)
+    own = whole.slice(0, 1)
+    assert cut_validation(whole, own, 0.0) == (whole, own), "that of the data set"
+    train, validation = cut_validation(whole, own, fraction)
     np.testing.assert_array_equal([*train.items, *validation.items], whole.items)
     assert [*np.diff(train.offsets), *np.diff(validation.offsets)] == lengths
     wanted, taken = fraction * whole.counts["targets"], validation.counts["targets"]

@@ -50,35 +50,36 @@ def make_config(case: dict[str, Any]) -> configuration.Config:
     })  # fmt: skip
 
 
-def to_ours(weights: dict[str, np.ndarray], mode: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Torch's names and layouts as our parameters and tables."""
-    params, first = {}, 0
-    if mode == "onehot":
-        params, first = {ours: weights[name] for name, ours in ONEHOT.items()}, 1
+def place(name: str, mode: str) -> tuple[str, str, bool]:
+    """Where a tensor of torch stands: in parameters or tables, under which name, and whether transposed."""
+    if name.startswith("G."):
+        _, layer, part = name.split(".")
+        return "params", f"layer_{int(layer) + (mode == 'onehot')}_{PARTS[part]}", True
+    return ("params", ONEHOT[name], False) if name in ONEHOT else ("tables", "input", False)
+
+
+def to_ours(weights: dict[str, np.ndarray], mode: str) -> dict[str, Any]:
+    """Torch's weights as our parameters and tables."""
+    found: dict[str, dict[str, Any]] = {
+        "params": {}, "tables": {"item": jnp.asarray(np.hstack([weights["Wy.weight"], weights["By.weight"]]))},
+    }  # fmt: skip
     for name, value in weights.items():
-        if name.startswith("G."):
-            _, layer, part = name.split(".")
-            params[f"layer_{int(layer) + first}_{PARTS[part]}"] = value.T
-    tables = {"item": np.hstack([weights["Wy.weight"], weights["By.weight"]])}
-    if mode != "constrained":
-        tables["input"] = weights["E.weight" if mode == "separate" else "GE.Wx0.weight"]
-    return params, tables
+        if name not in ("Wy.weight", "By.weight"):
+            part, ours, transposed = place(name, mode)
+            found[part][ours] = jnp.asarray(value.T if transposed else value)
+    return found
 
 
 def to_theirs(state: TrainState, names: list[str], mode: str, live: np.ndarray) -> dict[str, np.ndarray]:
     """The inverse of ``to_ours``, with the hidden states of the live lanes."""
-    table, params = np.asarray(state.tables["item"], np.float64), state.params
+    table = np.asarray(state.tables["item"], np.float64)
     found = {f"H.{i}": np.asarray(h, np.float64)[live] for i, h in enumerate(state.carry)}
-    first = 1 if mode == "onehot" else 0
-    for name in names:
-        if name.startswith("G."):
-            _, layer, part = name.split(".")
-            found[name] = np.asarray(params[f"layer_{int(layer) + first}_{PARTS[part]}"], np.float64).T
-        elif name in ONEHOT:
-            found[name] = np.asarray(params[ONEHOT[name]], np.float64)
-        elif name in ("E.weight", "GE.Wx0.weight"):
-            found[name] = np.asarray(state.tables["input"], np.float64)
     found |= {"Wy.weight": table[:, :-1], "By.weight": table[:, -1:]}
+    for name in names:
+        if name not in found:
+            part, ours, transposed = place(name, mode)
+            value = np.asarray(getattr(state, part)[ours], np.float64)
+            found[name] = value.T if transposed else value
     return found
 
 
@@ -95,10 +96,7 @@ def test_twenty_steps_agree_with_the_authors_code(name: str) -> None:
     made, config = make_case(case), make_config(case)
     model = Replay(config, case["n_items"])
     optimizer = make_optimizer(config.optimizer, make_schedule(config.optimizer, 20))
-    params, tables = to_ours(made["weights"], case["mode"])
-    state = init_state(model, optimizer, config.training)
-    as_jax = {key: jnp.asarray(value) for key, value in params.items()}
-    state = state._replace(params=as_jax, tables={key: jnp.asarray(value) for key, value in tables.items()})
+    state = init_state(model, optimizer, config.training)._replace(**to_ours(made["weights"], case["mode"]))
     constants = model.constants(made["p0"])
     train_block = make_train_block(model, optimizer, None)
     for t in range(case["steps"]):

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from numpy_merrec import COUNTS, EVENTS, N_ITEMS, item_scores, last_query, make_catalogue, sampled_loss, softmax_loss
-from steps import Sections, Taken, assert_slopes, config_of, random_weights, take_step
+from steps import Sections, Taken, assert_slopes, config_of, random_weights, seen_by, take_step
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
@@ -65,12 +65,7 @@ def make_block(model: MERRec) -> PackedBlock:
 
 def histories(step: PackedBlock) -> list[tuple[np.ndarray, np.ndarray]]:
     """The items and events that each scored position of a step sees, the last one included."""
-    found = []
-    for slot in step.slot:
-        row, column = divmod(int(slot), step.input.shape[1])
-        seen = slice(step.start[row, column], column + 1)
-        found.append((step.input[row, seen], step.event[row, seen]))
-    return found
+    return [(step.input[place], step.event[place]) for place in seen_by(step.start, step.slot)]
 
 
 class Case(NamedTuple):

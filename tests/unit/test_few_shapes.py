@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxrec.ops.topk import CHUNK
-from jaxrec.tasks.vectors import batches, capacity, in_batches, nearest, steps
+from jaxrec.tasks.vectors import nearest
 
 
 def best(values: np.ndarray, allowed: np.ndarray, gone: np.ndarray, k: int) -> list[int]:
@@ -31,17 +29,3 @@ def test_the_nearest_of_some_items(n: int, rows: int, share: float) -> None:
         for query, own, (places, scores) in zip(queries, gone, found, strict=False):  # the last query is padding
             assert places.tolist() == best(table[:n] @ query, mask, own, k)
             np.testing.assert_array_equal(scores, table[places] @ query)
-
-
-def test_steps_and_batches() -> None:
-    def numbers(part: slice, rows: int) -> Any:
-        return lambda: range(1001)[part]
-
-    assert [steps(n, 16, 4) for n in (0, 1, 16, 17, 64, 65)] == [16, 16, 16, 64, 64, 256]
-    assert [capacity(40, added) for added in (0, 1, 256, 257)] == [40, 296, 296, 1064]
-    for n in (0, 1, 2, 16, 17, 64, 65, 256, 257, 1000):
-        for most in (1, 4, 256):
-            parts = list(batches(n, most))
-            assert [i for part, _ in parts for i in range(n)[part]] == list(range(n))
-            assert {rows for _, rows in parts} <= {1, min(16, most), min(256, most)}
-            assert list(in_batches(n, numbers, most)) == list(range(n))

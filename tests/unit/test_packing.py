@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from steps import seen_by
 from test_feeds import STREAMED, joined, numbered_sessions
 
 from jaxrec.feeds.base import Feed, Plan
@@ -40,7 +41,6 @@ def cases(draw: st.DrawFn) -> Case:
 class Scored(NamedTuple):
     """One scored position as a plain loop reads it from the blocks."""
 
-    step: int
     history: list[int]
     target: int
     weight: float
@@ -49,11 +49,10 @@ class Scored(NamedTuple):
 def read(epoch: PackedBlock) -> list[Scored]:
     """The scored positions of an epoch, with what each of them sees."""
     found = []
-    for step, (source, start, slot, target, weight) in enumerate(zip(*epoch[:5], strict=True)):
-        for at, to, much in zip(slot.tolist(), target.tolist(), weight.tolist(), strict=True):
-            row, column = divmod(at, source.shape[1])
-            if much:
-                found.append(Scored(step, source[row, start[row, column] : column + 1].tolist(), to, much))
+    for source, start, slots, targets, weights in zip(*epoch[:5], strict=True):
+        for place, target, weight in zip(seen_by(start, slots), targets.tolist(), weights.tolist(), strict=True):
+            if weight:
+                found.append(Scored(source[place].tolist(), target, weight))
     return found
 
 

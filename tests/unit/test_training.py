@@ -31,7 +31,7 @@ SESSIONS = Sessions(ITEMS, np.arange(len(ITEMS)), np.cumsum([0, *LENGTHS]))
 SGD: dict[str, Any] = {"name": "sgd", "learning_rate": 1.0}
 VARIANTS: dict[str, dict[str, dict[str, Any]]] = {
     "separate": {
-        "model": {"layers": [4, WIDTH], "embedding": "separate", "embedding_dim": 3},
+        "model": {"layers": [WIDTH], "embedding": "separate", "embedding_dim": 3},
         "loss": {"n_sample": 8, "logq": 1.0},
         "optimizer": {"name": "adam", "schedule": "linear", "learning_rate": 0.1},
     },
@@ -139,12 +139,17 @@ def test_dense_tables_move_as_under_optax_adamw_and_the_average_follows() -> Non
     state, constants = init_state(model, ours, config.training), model.constants(np.ones(N_ITEMS))
     theirs, weights = optax.adamw(RATE, weight_decay=PENALTY), jax.tree.map(jnp.copy, weights_of(state))
     moments, average = theirs.init(weights), jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), weights)
+
+    @jax.jit
+    def follow(weights: Any, moments: Any, slopes: Any) -> Any:
+        change, moments = theirs.update(slopes, moments, weights)
+        return optax.apply_updates(weights, change), moments
+
     blocks, close = list(model.feed(SESSIONS, training_plan(config)).epoch(0)), np.testing.assert_allclose
     for taken, block in enumerate(blocks, start=1):
         _, slopes = packed.loss_and_slopes(model, weights, block)
         slopes = jax.tree.map(lambda leaf, block=block: leaf / block.weight.shape[1], slopes)
-        change, moments = jax.jit(theirs.update)(slopes, moments, weights)
-        weights = optax.apply_updates(weights, change)
+        weights, moments = follow(weights, moments, slopes)
         state, _ = train_block(state, constants, block)
         jax.tree.map(lambda a, b: close(a, b, rtol=1e-4, atol=2e-5), weights_of(state), weights)
         keep = min(DECAY, (1 + taken) / (10 + taken))
