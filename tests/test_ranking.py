@@ -14,6 +14,7 @@ from jaxrec.data.retrieval import positive_bits
 from jaxrec.metrics.ranking import NAMES, ranking_metrics
 from jaxrec.ops import topk
 from jaxrec.ops.topk import CHUNK, BlockSize, Candidates, Live, block_size, rank, rank_scores, top_items
+from jaxrec.tasks.vectors import nearest
 
 QUERIES, ITEMS, DEPTH = 13, 37, 3
 SIZES = [BlockSize(5, ITEMS), BlockSize(13, 1000), BlockSize(4, 10), BlockSize(20, 1)]
@@ -156,6 +157,24 @@ def test_best_items_of_a_batch(odd: float) -> None:
     with np.errstate(invalid="ignore"):
         scores = np.nan_to_num(queries @ items[:count].T, nan=-np.inf)
     same(topk.best_items(*map(jnp.asarray, (queries, items, banned)), 3, count), best_of(scores, banned, 3))
+
+
+@pytest.mark.parametrize(("n", "rows"), [(70, 70), (70, 96), (70 * CHUNK - 9, 70 * CHUNK)])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9, 1.0])
+def test_the_nearest_of_some_items(n: int, rows: int, share: float) -> None:
+    """Few that are left out are banned, of many the others are ranked alone; among equal scores, also at the cut, the
+    lower index is first; the last rows are padding."""
+    random = np.random.default_rng(5)
+    table, queries = (random.integers(-1, 2, (size, 3)).astype(np.float32) for size in (rows, 4))
+    table[n:] = 9  # which would win
+    mask, gone = random.random(n) >= share, [random.integers(0, n, size) for size in (5, 0, 1)]
+    for k in (1, 4, 33):
+        found = nearest(jnp.asarray(queries), jnp.asarray(table), mask, gone, k, 64)()
+        for query, own, (places, scores) in zip(queries, gone, found, strict=False):  # the last query is padding
+            values = np.where(mask, table[:n] @ query, -np.inf)
+            expected = best_of(values[None], own[None], k)[0][0]
+            assert places.tolist() == [item for item in expected.tolist() if item < n and mask[item]]
+            np.testing.assert_array_equal(scores, table[places] @ query)
 
 
 @given(st.integers(1, 5_000_000), st.integers(1, 4096))

@@ -72,12 +72,7 @@ class Activated(SampledLoss):
     final_activation: Literal["linear", "relu", "tanh", "elu", "selu", "leaky_relu"] = "linear"
     """Applied to the training scores. Ranking uses the scores before it."""
     activation_alpha: Positive = 1.0
-    """Parameter of elu, or the negative slope of leaky_relu, where it must be below 1."""
-
-    def check(self, config: Config) -> None:
-        if self.final_activation == "leaky_relu" and self.activation_alpha >= 1.0:
-            raise ValueError("loss.activation_alpha: the negative slope of leaky_relu; give one below 1, such as 0.1")
-        super().check(config)
+    """Parameter of elu, or the negative slope of leaky_relu, which makes sense below 1."""
 
     def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
         activations: dict[str, Callable[[Array], Array]] = {

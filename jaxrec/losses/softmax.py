@@ -69,19 +69,6 @@ class Batch(NamedTuple):
     prior: Array | None = None
 
 
-def softmax_cross_entropy(how: Softmax, *arrays: Any) -> Array:
-    """float32[]: the sum of the cross-entropies of ``softmax(queries items' + prior)``, times their float32[P]
-    ``weight``, for float32[P, D] queries, float32[V, D] items, int32[P] targets in [0, V), weights, and on request a
-    float32[V] prior. Only queries and items have derivatives.
-
-    >>> q, e = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
-    >>> round(float(softmax_cross_entropy(Softmax(), q, e, jnp.array([0]), jnp.ones(1))), 4)  # log(1 + e^-2 + e^-1)
-    0.4076
-    """
-    total: Array = _cross_entropy(how, *arrays)
-    return total
-
-
 def _forward(how: Softmax, *arrays: Any) -> tuple[Array, tuple[Any, ...]]:
     batch = Batch(*arrays)
     rows, rest = (batch.queries, batch.target, batch.weight), (batch.items, batch.prior)
@@ -222,11 +209,20 @@ class SoftmaxLoss(LossConfig):
     """Bound on the block of scores in MiB; the step is worked through in blocks of targets, or of items."""
 
     def __call__(
-        self, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None, on: Placement
-    ) -> Array:
-        """See ``softmax_cross_entropy``."""
+        self, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None = None,
+        on: Placement = ONE,
+    ) -> Array:  # fmt: skip
+        """float32[]: the sum of the cross-entropies of ``softmax(queries items' + prior)``, times their float32[P]
+        ``weight``, for float32[P, D] queries, float32[V, D] items, int32[P] targets in [0, V) and a float32[V] prior,
+        if any. Only queries and items have derivatives.
+
+        >>> q, e = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
+        >>> round(float(FullSoftmax()(q, e, jnp.array([0]), jnp.ones(1))), 4)  # log(1 + e^-2 + e^-1)
+        0.4076
+        """
         how = Softmax(self.memory, self.label_smoothing, on)
-        return softmax_cross_entropy(how, queries, items, target, weight, prior)
+        total: Array = _cross_entropy(how, queries, items, target, weight, prior)
+        return total
 
 
 class FullSoftmax(SoftmaxLoss):
