@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     arguments = _parser(sources).parse_args(argv)
     source, given = sources[arguments.source], vars(arguments)
     by_time, default = given.get("split") != LEAVE_ONE_OUT, Cleaning(**getattr(source, "DEFAULTS", {}))
-    for name, nothing in OF_TIME.items():
+    for name, nothing in OF_TIME.items() if source.KIND != "rows" else ():
         if given.get(name) is None:
             given[name] = getattr(default, name) if by_time else nothing
         elif not by_time:

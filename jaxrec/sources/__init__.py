@@ -22,7 +22,7 @@ class Source(Protocol):
 
     HELP: str  # one line for --help
     KIND: str  # "sessions", "events" (sessions whose events have types) or "rows"
-    DEFAULTS: dict[str, Any]  # of those fields of choices.Cleaning that differ for this data set; may lack
+    DEFAULTS: dict[str, Any]  # may be missing: fields of choices.Cleaning that differ for this data set
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options that only this source has."""

@@ -8,7 +8,7 @@ from typing import Any
 from jaxrec.data.clean.choices import LEAVE_ONE_OUT, Raw
 from jaxrec.data.reading import columns as read_as
 from jaxrec.data.reading.duck import note_repeated
-from jaxrec.data.reading.table import Field, check_values, read_raw
+from jaxrec.data.reading.table import check_values, read_raw
 from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError
 from jaxrec.sources.shared import add_columns, add_file_arguments, add_raw_arguments, given_options, open_raw
@@ -43,19 +43,16 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     if arguments.events is not None and kind is None:
         raise UserError("--events: needs --event-column, the column of the kind of event; add it or leave --events out")
     table, notes = open_raw(connection, arguments, (*keys, arguments.item, time, *order, *([kind] if kind else [])))
-    times = read_times(connection, table, time, arguments.time_unit, arguments.time_format)
-    loo, gap, counters = arguments.split == LEAVE_ONE_OUT, arguments.session_gap is not None, times.unit == ORDER
+    unit, time_field = read_times(connection, table, time, arguments)
+    loo, gap, counters = arguments.split == LEAVE_ONE_OUT, arguments.session_gap is not None, unit == ORDER
     if gap and (loo or counters):
         raise UserError(f"--session-gap: counters have no minutes, and {LEAVE_ONE_OUT} holds out the last of all "
                         "events of a user, which must not be cut; leave one of the two out")  # fmt: skip
-    if counters and (arguments.test_days or arguments.validation_days):
-        raise UserError("--time-unit order: counters have no days to split by; give --test-days 0 (training cuts a "
-                        "validation split of its own), or --split leave_one_out where sessions are users")  # fmt: skip
     orders = [f"order{i}" for i in range(len(order))]
     fields = [
         read_as.session_field(table, keys, arguments.na),
         read_as.id_field(table, "item", arguments.item, arguments.na),
-        Field("time", time, times.parse, times.expected),
+        time_field,
         *(read_as.order_field(table, name, column) for name, column in zip(orders, order, strict=True)),
     ]
     kinds = [read_as.type_field(table, kind, arguments.na)] if kind else []
@@ -71,7 +68,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     if not arguments.drop_duplicates:
         notes += note_repeated(connection, ["session", "item", "time", *orders, *further])
     options = {"session": keys if len(keys) > 1 else keys[0], "item": arguments.item, "time": time,
-               "delimiter": arguments.delimiter, "time_unit": times.unit, "time_format": arguments.time_format,
+               "delimiter": arguments.delimiter, "time_unit": unit, "time_format": arguments.time_format,
                "na": arguments.na}  # fmt: skip
     # What is newer than the first version only where it is given.
     newer = {"order": order, "event_column": kind, "events": arguments.events, "split": LEAVE_ONE_OUT * loo}

@@ -88,13 +88,11 @@ def read(connection: Any, arguments: Namespace, listings: Path | None = None) ->
     hint = "" if own else "; columns of a log of your own are named with --session, --item, --time and so on"
     needed = [one for names in columns.values() for one in ([names] if isinstance(names, str) else names or ())]
     table, notes = shared.open_raw(connection, arguments, needed, hint)
-    times = read_times(connection, table, columns["time"], arguments.time_unit, arguments.time_format)
-    if times.unit == ORDER and (arguments.test_days or arguments.validation_days):
-        raise UserError("--time-unit order: counters have no days to split by; give --test-days 0")
+    unit, time_field = read_times(connection, table, columns["time"], arguments)
     fields = [
         read_as.session_field(table, columns["session"], na),
         read_as.id_field(table, "item", columns["item"], na),
-        Field("time", columns["time"], times.parse, times.expected),
+        time_field,
     ]
     if own:
         fields += [read_as.type_field(table, columns["event"], na)] if columns["event"] else []
@@ -121,13 +119,13 @@ def read(connection: Any, arguments: Namespace, listings: Path | None = None) ->
         entries["bought"] = next((name for name in PURCHASES if name in types), None)
         options = {role: columns[role] for role in ("session", "item", "time", "event", "name", "price")}
         options |= {"texts": texts, "attributes": columns["attributes"], "split": "time",
-                    "delimiter": arguments.delimiter, "na": na, "time_unit": times.unit,
+                    "delimiter": arguments.delimiter, "na": na, "time_unit": unit,
                     "time_format": arguments.time_format, "events": wanted}  # fmt: skip
     return Raw(
         table.called, options | shared.given_options(arguments), event_types=tuple(types), notes=notes,
         extras=lambda path: (*write_items(connection, table, attributes, na, path, listings),
                              {"event_types": types, **entries}),
-        counters=times.unit == ORDER, read=read, dropped=dropped,
+        counters=unit == ORDER, read=read, dropped=dropped,
     )  # fmt: skip
 
 

@@ -97,8 +97,6 @@ def _decade(years: Any) -> Any:
 def read_files(connection: Any, raw: Path) -> list[pa.Table]:
     """Ratings, users and films of the archive, or of a folder with the files, also as ``.gz`` or in a folder ``ml-1m``;
     columns of ``FILES`` in the order of the lines, int64 or text."""
-    if not raw.exists():
-        raise UserError(f"{raw}: no such file or folder; check --raw")
     folder = raw
     if raw.is_file():
         (scratch,) = fetch_row(connection, "SELECT current_setting('temp_directory')")

@@ -62,8 +62,8 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
     columns += [_column(f"field{i}", table, name, role, arguments) for i, (name, role) in enumerate(roles.items())]
     unit = None
     for name in timed:
-        unit, parse, expected = read_times(connection, table, name, arguments.time_unit, arguments.time_format)
-        columns.append(Field("time", name, parse, expected))
+        unit, field = read_times(connection, table, name, arguments)
+        columns.append(field)
     read, invalid, about = load(connection, table, columns, arguments.drop_invalid)
     notes += about
     names = [column.name for column in columns]

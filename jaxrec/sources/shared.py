@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from fractions import Fraction
 from typing import Any
 
@@ -42,13 +43,10 @@ def draw(probabilities: np.ndarray, uniform: np.ndarray) -> np.ndarray:
 
 def fraction(text: str) -> Fraction:
     """The type of an option: a part, more than 0 and at most 1."""
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if not 0 < value <= 1:
-        raise ArgumentTypeError(f"'{text}': expected more than 0 and at most 1, such as 1/64 or 0.25")
-    return value
+    with suppress(ValueError, ZeroDivisionError):
+        if 0 < (value := Fraction(text)) <= 1:
+            return value
+    raise ArgumentTypeError(f"'{text}': expected more than 0 and at most 1, such as 1/64 or 0.25")
 
 
 def _character(text: str) -> str:
@@ -73,13 +71,14 @@ def add_raw_arguments(parser: ArgumentParser, what: str = "the file of the data 
 
 def add_file_arguments(parser: ArgumentParser) -> None:
     """Add the options of files whose columns the user names."""
-    parser.add_argument(
+    times = parser.add_mutually_exclusive_group()
+    times.add_argument(
         "--time-unit", choices=("auto", "iso", *UNITS, *CALENDARS, ORDER), default="auto",
         help="iso: like 2014-04-07T08:51:09Z, UTC where no zone is given; s, ms, us, ns: a number since 1970; "
         "yyyymmdd and longer: digits of the calendar, UTC; order: whole numbers that only order and are no times "
         "(default: found out; times before 1980 or after next year are refused)",
     )  # fmt: skip
-    parser.add_argument("--time-format", metavar="FORMAT", help="how other times are written, as strptime has it: "
+    times.add_argument("--time-format", metavar="FORMAT", help="how other times are written, as strptime has it: "
                         "'%%d/%%m/%%Y %%H:%%M' reads 14/11/2023 22:22")  # fmt: skip
     parser.add_argument(
         "--na", nargs="*", metavar="TEXT",

@@ -178,7 +178,7 @@ LOGS = logs(st.integers(-3, 200), st.integers(8, 12)) | logs(TEXTS.map("s{}".for
     [Event(s, i, 0) for s, items in ((1, "abc"), (2, "abda"), (3, "ab"), (4, "bad"), (5, "bba")) for i in items],
     Cleaning(min_item_support=1), True,
 )  # fmt: skip
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_agrees_with_the_protocol_written_in_plain_python(events: list[Event], cleaning: Cleaning, loo: bool) -> None:
     cleaning = Cleaning(cleaning.min_session_length, cleaning.min_item_support) if loo else cleaning
     bare: list[Any] = [tuple(one.strip() if isinstance(one, str) else one for one in event) for event in events]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import decimal
 import uuid
+from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -122,9 +124,9 @@ def test_values_that_are_refused(duck: Any, tmp_path: Path, field: Any, values: 
 def times_of(duck: Any, folder: Path, values: Any, unit: str = "auto", form: str | None = None) -> tuple[str, Any]:
     """The unit found, and the column in ms."""
     table = opened(duck, folder, values)
-    times = read_times(duck, table, "x", unit, form)
-    load(duck, table, [Field("y", "x", times.parse, times.expected)])
-    return times.unit, column(duck)
+    unit, field = read_times(duck, table, "x", Namespace(time_unit=unit, time_format=form))
+    load(duck, table, [replace(field, name="y")])
+    return unit, column(duck)
 
 
 def stamp(kind: str, zone: str | None = None) -> pa.Array:

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import call, fails, open_sessions
+from helpers import call, open_sessions
 
 from jaxrec.sources.market import world as process
 from jaxrec.sources.market.world import MIX, NEXT, STAY, Market, Queries, Shelves, make_market, optimum, simulate
@@ -139,12 +139,4 @@ def test_the_files_and_the_data_set(tmp_path: Path) -> None:
     other = json.loads((tmp_path / "again" / "manifest.json").read_text(encoding="utf-8"))
     different = {name for name, one in entries["files"].items() if other["files"][name] != one}
     assert different == {"attributes.parquet"} and "optimum" not in other  # which has no times
-    assert manifest(tmp_path / "four", "--threads=4") == entries
-
-
-def test_where_there_is_no_optimum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for number, options in enumerate(["--min-item-support=5", "--test-days=0"]):
-        assert "optimum" not in manifest(tmp_path / str(number), options), options
-    words = ["--out", tmp_path / "data", "--days=10"]
-    fails(capsys, "prepare", "merrec-synthetic", *words, "--items=10", names="--items 10: too few")
-    fails(capsys, "prepare", "merrec-synthetic", *words, "--raw-out", tmp_path / "1", names="1: not empty")
+    assert "optimum" not in manifest(tmp_path / "rare", "--min-item-support=5")

@@ -143,7 +143,7 @@ def test_what_is_wrong_is_named(name: str, line: int, to: str, message: str, duc
     lines[line - 1] = to.format(*lines[line - 1].split("::"))
     for raw in (write_folder(tmp_path / "a", contents | {name: "\n".join(lines)}), tmp_path / "none",
                 write_archive(tmp_path / "b.zip", {})):  # fmt: skip
-        with pytest.raises(UserError, match=f"^{raw}.*({message}|no such file or folder|no ratings.dat in it)"):
+        with pytest.raises(UserError, match=f"^{raw}.*({message}|no ratings.dat in it)"):
             films(duck, raw)
 
 
@@ -176,15 +176,13 @@ def test_the_optimum_is_that_of_the_labels_probabilities() -> None:
     assert found["log_loss"] == pytest.approx(expected, abs=1e-8)
 
 
-def test_made_up_rows(made: RowsDataset, tmp_path: Path) -> None:
-    rows, manifest = made.rows(), made.manifest
+def test_made_up_rows(made: RowsDataset) -> None:
+    rows = made.rows()
     assert np.all(np.diff(rows.times) >= 0)
     for side in ("user", "item"):  # what describes an entity is the same in all of its rows
         own = rows.columns[:, made.schema.columns((side,))[0]]
         columns, _ = made.schema.places(made.schema.side(side))
         np.testing.assert_array_equal(made.array(f"{side}s.npy")[own], rows.columns[:, columns])
-    assert prepared(tmp_path / "again", *MADE, "--threads=1").manifest == manifest
-    assert prepared(tmp_path / "other", *MADE[:-1], "--seed=4").manifest["content_hash"] != manifest["content_hash"]
 
 
 def test_noise_lowers_the_optimum_and_independent_labels_leave_none(made: RowsDataset, tmp_path: Path) -> None:

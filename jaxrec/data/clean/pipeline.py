@@ -66,8 +66,8 @@ class Ledger:
         if not left:
             took = [f"{name} took {' and '.join(f'{amount:,} {unit}' for unit, amount in amounts.items())}"
                     for name, amounts in self.dropped.items() if any(amounts.values())]  # fmt: skip
-            raise UserError(f"{self.name}: no {what} left: {'; '.join(took) or 'no filter took any'}; loosen a filter "
-                            "or give more data")  # fmt: skip
+            raise UserError(f"{self.name}: no {what} left: {'; '.join(took) or 'no filter took any'}; loosen a filter, "
+                            "hold out fewer days or give more data")  # fmt: skip
 
 
 def prepare(
@@ -81,8 +81,7 @@ def prepare(
     ledger, typed, order = Ledger(connection, raw), bool(raw.event_types), ", ".join(("time", *raw.order, "row"))
     entries = _make_clicks(connection, raw, cleaning, ledger, order)
     if not raw.counters:
-        first, last = fetch_row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw")
-        entries["times"] = {} if first is None else span(first, last)
+        entries["times"] = span(*fetch_row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw"))
     update(0.1, note="filter")
     _filter(connection, cleaning, ledger)
     update(0.2, note="split and match")
@@ -226,7 +225,7 @@ def _split(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order:
 
 def _by_date(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
     """The last ``test_days`` are the test split, the ``validation_days`` before them the validation split."""
-    first, last = fetch_row(connection, "SELECT min(date), max(date) FROM dated")
+    (last,) = fetch_row(connection, "SELECT max(date) FROM dated")
     # Without test days the split date lies after every session.
     test = last - cleaning.test_days * DAY if cleaning.test_days else last + 1
     validation = test - cleaning.validation_days * DAY
@@ -235,11 +234,6 @@ def _by_date(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
         f"WHEN date < {validation} THEN 0 WHEN date < {test} THEN 1 WHEN date > {test} THEN 2 END AS split FROM dated"
     )
     ledger.drop("sessions", "split IS NULL", "split date")
-    if first >= validation:
-        raise UserError(f"{ledger.name}: no session is left for training before the {cleaning.test_days} test and "
-                        f"{cleaning.validation_days} validation days; all sessions end within "
-                        f"{(last - first) / DAY:.1f} days: give fewer --test-days or --validation-days, or cut "
-                        "sessions that are all that a user did with --session-gap 30m")  # fmt: skip
 
 
 def _leave_one_out(connection: Any, order: str) -> None:

@@ -3,7 +3,7 @@
 Spaces around a value do not count; what is empty then is nothing. Ids are int64 where all are whole numbers, also
 written with .0, as pandas does once one is missing; a leading zero, a plus or more than 64 bits make all of them text.
 Texts that other programs write for nothing (``MARKERS``) are refused as ids, and are nothing as numbers, unless
-``--na`` says which texts are nothing. A label is a number, or one of ``TRUE`` and ``FALSE`` in any case: 1 and 0.
+``--na`` says which texts are nothing. A label is a number, or true or false as DuckDB reads it: 1 or 0.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from jaxrec.errors import UserError, nearest, shown
 FRACTIONAL = ("FLOAT", "DOUBLE", "DECIMAL")
 KINDS = (TEXT, *duck.NUMBERS, "UUID", "DATE", "BOOLEAN", "ENUM")
 LARGEST = 1e30  # of a number: its square is still one, and as float32 it is finite
-TRUE = ("true", "t", "yes", "y")
-FALSE = ("false", "f", "no", "n")
 MOST_TYPES = 256  # of events: one byte each
 NO_ID = "an id, of numbers a whole one; nan, null, NA, None and \\N are none (--na says otherwise)"
 
@@ -106,24 +104,22 @@ def session_field(table: Table, columns: Sequence[str], na: Sequence[str] | None
 def number_field(table: Table, name: str, column: str, na: Sequence[str] | None, label: bool = False) -> Field:
     """A column of numbers, NaN where there is nothing, NULL where there is something else; ``na`` as of ``--na``.
 
-    ``label``: of labels, which may be words, and NULL where there is nothing.
+    ``label``: of labels, which may be words such as true and no, and NULL where there is nothing.
     """
     kind = _kind(table, column, (TEXT, "BOOLEAN", *duck.NUMBERS), "numbers")
-    missing, words = "CAST('nan' AS DOUBLE)", dict[str, Sequence[str]]()
-    expected = f"a number of at most {LARGEST:g} or nothing (as NA, NaN, NULL, None and \\N; --na names others)"
+    missing, expected = "CAST('nan' AS DOUBLE)", "nothing (as NA, NaN, NULL, None and \\N; --na names others)"
     if label:
-        missing, words = "NULL", {"1.0": TRUE, "0.0": FALSE}
-        expected = f"a number of at most {LARGEST:g}, or one of {', '.join(TRUE + FALSE)}"
+        missing, expected = "NULL", "one of true, false, t, f, yes, no, y, n"
 
     def parse(sql: str) -> str:
         text = trimmed(f"CAST({sql} AS {TEXT})")
         value = duck.number(trimmed(sql)) if kind == TEXT else f"TRY_CAST({sql} AS DOUBLE)"
         nothing = (f"coalesce(lower({text}), '') IN ({listed(('', *MARKERS))}) OR {text} IN ({_empty(na)}) "
                    f"OR coalesce(isnan({value}), false)")  # fmt: skip
-        named = " ".join(f"WHEN lower({text}) IN ({listed(texts)}) THEN {one}" for one, texts in words.items())
-        return f"CASE WHEN {nothing} THEN {missing} {named} WHEN abs({value}) <= {LARGEST} THEN {value} END"
+        word = f"CAST(TRY_CAST({text} AS BOOLEAN) AS DOUBLE)" if label else "NULL"
+        return f"CASE WHEN {nothing} THEN {missing} WHEN abs({value}) <= {LARGEST} THEN {value} ELSE {word} END"
 
-    return Field(name, column, parse, expected)
+    return Field(name, column, parse, f"a number of at most {LARGEST:g}, or {expected}")
 
 
 def order_field(table: Table, name: str, column: str) -> Field:

@@ -30,8 +30,7 @@ KNOWN = (".parquet", ".csv", ".tsv", ".txt", ".dat", ".gz", ".zip", ".zst")
 PARQUET = b"PAR1"
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 UNREADABLE = (EOFError, RuntimeError, ValueError, OSError, zlib.error, zipfile.BadZipFile, pa.ArrowException)
-BOM = b"\xef\xbb\xbf"
-HEAD_BYTES = 1 << 16  # how much of a file is looked at to tell what it is; a header longer than this is no header
+MOST_BLANK = 1000  # lines before a header
 NO_QUOTE = "none"
 NO_DELIMITER = "\x1f\x1e\x1f"  # of lines that are read whole
 LONGEST_LINE = 32_000_000  # bytes; DuckDB's buffer, of which it would fill a sixteenth at most by itself
@@ -142,9 +141,9 @@ def unpacking(path: Path) -> Iterator[None]:
                         "fetch the file again") from None  # fmt: skip
 
 
-def _unpacked(path: Path, scratch: Path) -> tuple[Path, str, bytes]:
+def _unpacked(path: Path, scratch: Path) -> tuple[Path, bytes]:
     """Where the bytes of a file lie: there, or in a copy in the directory ``scratch`` (of a pipe, of what a zip holds);
-    how they are packed; and the first of them, unpacked."""
+    and the first of them."""
 
     def copied(stream: Any) -> Path:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -152,16 +151,16 @@ def _unpacked(path: Path, scratch: Path) -> tuple[Path, str, bytes]:
             shutil.copyfileobj(stream, copy, 1 << 20)
         return Path(copy.name)
 
-    def head(place: Path, packed: str = "none") -> bytes:
-        with pa.input_stream(str(place), compression=None if packed == "none" else packed) as stream:
-            return bytes(stream.read(HEAD_BYTES))
+    def start(place: Path) -> bytes:
+        with open(place, "rb") as stream:
+            return stream.read(4)
 
     with unpacking(path):
         place = path
         if path.is_fifo():
             with open(os.dup(0) if path == STREAM else path, "rb") as stream:
                 place = copied(stream)
-        if (start := head(place)).startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        if start(place) in (b"PK\x03\x04", b"PK\x05\x06"):
             with zipfile.ZipFile(place) as archive:
                 names = [name for name in archive.namelist() if not re.search(r"(^|/)(\.|__MACOSX/)|/$", name)]
                 if len(names) != 1:
@@ -169,9 +168,7 @@ def _unpacked(path: Path, scratch: Path) -> tuple[Path, str, bytes]:
                                     "the folder")  # fmt: skip
                 with archive.open(names[0]) as member:
                     place = copied(member)
-            start = head(place)
-        packed = next((name for magic, name in PACKED.items() if start.startswith(magic)), "none")
-        return place, packed, start if packed == "none" else head(place, packed)
+        return place, start(place)
 
 
 def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table:
@@ -211,31 +208,36 @@ def open_table(
         quote: ``none``, or ``"`` where fields in quotes may hold line ends; by default they may not.
     """
     (scratch,) = fetch_row(connection, "SELECT current_setting('temp_directory')")
-    place, packed, head = _unpacked(path, Path(scratch))
-    if head.startswith(PARQUET):
+    place, start = _unpacked(path, Path(scratch))
+    if start == PARQUET:
         return _open_parquet(connection, path, place)
-    mark, names, skip = "" if quote == NO_QUOTE else '"', tuple(columns or ()), 0
-    if columns is None:
-        text = head.removeprefix(BOM)
-        lines_begin = text.lstrip(b"\r\n")
-        skip = len(re.findall(rb"\r\n|\r|\n", text[: len(text) - len(lines_begin)]))
-        try:  # the first line that is not blank
-            line = lines_begin.splitlines()[0].decode("utf-8")
-            rows = csv.reader([line], delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if mark else csv.QUOTE_NONE)
-            names = tuple(next(rows))
-        except (IndexError, UnicodeDecodeError, csv.Error) as error:
-            raise UserError(f"{path}: its first line cannot be read as column names ({error}); expected CSV in UTF-8, "
-                            "also in gzip, zstd or zip, or Parquet") from None  # fmt: skip
+    packed = next((name for magic, name in PACKED.items() if start.startswith(magic)), "none")
+    if packed == "zstd":  # of one that is cut short DuckDB reads what there is
+        with unpacking(path), pa.input_stream(str(place), compression=packed) as stream:
+            while stream.read(1 << 20):
+                pass
     settings = (f"auto_detect = false, compression = '{packed}', encoding = '{encoding}', "
                 f"max_line_size = {LONGEST_LINE}, buffer_size = {LONGEST_LINE}")  # fmt: skip
+    lines = (f"read_csv({literal(place)}, {settings}, header = false, delim = {quoted(NO_DELIMITER)}, quote = '', "
+             f"escape = '', columns = {{'line': '{TEXT}'}}, strict_mode = false)")  # fmt: skip
+    table = Table(path, place, "", "", {}, tuple(columns or ()), lines, columns is None, quote is not None)
+    mark, names, skip = "" if quote == NO_QUOTE else '"', table.names, 0
+    if columns is None:
+        with reading(table):
+            first = [line for (line,) in connection.execute(f"SELECT line FROM {lines} LIMIT {MOST_BLANK}").fetchall()]
+        skip = next((n for n, line in enumerate(first) if line), 0)
+        try:
+            names = tuple(next(csv.reader(first[skip : skip + 1], delimiter=delimiter,
+                                          quoting=csv.QUOTE_MINIMAL if mark else csv.QUOTE_NONE)))  # fmt: skip
+        except (StopIteration, csv.Error) as error:
+            raise UserError(f"{path}: no line of column names ({error}); expected CSV in UTF-8, also in gzip, "
+                            "zstd or zip, or Parquet") from None  # fmt: skip
     schema = ", ".join(f"'c{i}': '{TEXT}'" for i in range(len(names)))  # names of ours, whatever the header holds
     reader = (f"read_csv(FILES, {settings}, header = {columns is None}, skip = {skip}, delim = {quoted(delimiter)}, "
               f"quote = {quoted(mark)}, escape = {quoted(mark)}, columns = {{{schema}}})")  # fmt: skip
-    lines = (f"read_csv({literal(place)}, {settings}, header = false, delim = {quoted(NO_DELIMITER)}, quote = '', "
-             f"escape = '', columns = {{'line': '{TEXT}'}}, strict_mode = false)")  # fmt: skip
     known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if names.count(name) == 1}
     relation = reader.replace("FILES", literal(place), 1)
-    return Table(path, place, reader, relation, known, names, lines, columns is None, quote is not None)
+    return replace(table, reader=reader, relation=relation, columns=known, names=names)
 
 
 def _open_parquet(connection: Any, path: Path, place: Path) -> Table:

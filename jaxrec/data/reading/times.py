@@ -9,11 +9,12 @@ column of two kinds, or a wrong unit, is refused with its first row that does no
 from __future__ import annotations
 
 import datetime
+from argparse import Namespace
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from jaxrec.data.reading.duck import NUMBERS, TEXT, integer, number, quoted, timestamp, undotted, value_text
-from jaxrec.data.reading.table import Table, reading
+from jaxrec.data.reading.table import Field, Table, reading
 from jaxrec.errors import UserError, shown
 
 UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # ms per unit
@@ -24,14 +25,6 @@ FIRST_YEAR = 1980
 HEAD = 100  # values that are looked at to find the unit
 
 
-class Times(NamedTuple):
-    """How a column of times is read."""
-
-    unit: str  # iso, one of UNITS or CALENDARS, order, or format
-    parse: Callable[[str], str]  # from SQL to BIGINT ms since 1970 (of order the counter), NULL where that cannot be
-    expected: str  # what a value must be, for the error message
-
-
 def plausible_range() -> tuple[int, int]:
     """ms since 1970: the begin of 1980, and the end of next year."""
     years = FIRST_YEAR, datetime.datetime.now(datetime.UTC).year + 2
@@ -39,14 +32,14 @@ def plausible_range() -> tuple[int, int]:
     return first, end
 
 
-def read_times(connection: Any, table: Table, column: str, unit: str, time_format: str | None) -> Times:
-    """Find out how to read a column of times; ``unit`` and ``time_format`` are those of the options."""
+def read_times(connection: Any, table: Table, column: str, arguments: Namespace) -> tuple[str, Field]:
+    """The unit of a column of times (iso, one of UNITS or CALENDARS, order, or format), and the column ``time`` of
+    ``raw``, ms since 1970 (of order the counter); ``arguments`` have the options about it.
+    """
     sql, kind = table.column(column)
     place, moments = f"{table.path}: column '{column}'", kind.startswith("TIMESTAMP") or kind == "DATE"
-    if time_format is not None:
-        if unit != "auto":
-            raise UserError("--time-format: says what --time-unit would; leave one of the two out")
-        unit = "format"
+    time_format: str | None = arguments.time_format
+    unit = arguments.time_unit if time_format is None else "format"
     if moments and unit not in ("auto", "iso"):
         raise UserError(f"{place} is of type {kind}, not a number or text; leave out --time-unit and --time-format")
     if kind.endswith("]") or not (moments or kind.startswith((TEXT, "ENUM", *NUMBERS))):
@@ -73,12 +66,17 @@ def read_times(connection: Any, table: Table, column: str, unit: str, time_forma
 
     if unit == "auto":
         unit = "iso" if moments else _find_unit(connection, table, place, sql, text, moment)
+    if unit == ORDER and any(vars(arguments).get(name) for name in ("test_days", "validation_days")):
+        raise UserError("--time-unit order: counters have no days to split by; give --test-days 0, or where sessions "
+                        "are users --split leave_one_out")  # fmt: skip
     if unit == ORDER:
-        return Times(unit, lambda value: integer(undotted(text(value))), "a whole number, as --time-unit order has it")
+        counter = "a whole number, as --time-unit order has it"
+        return unit, Field("time", column, lambda value: integer(undotted(text(value))), counter)
     what = {"format": f"written {time_format}", "iso": "like 2014-04-07T08:51:09Z"}.get(unit, f"in {unit}")
     last = datetime.datetime.now(datetime.UTC).year + 1
-    return Times(unit, lambda value: moment(unit, value), f"a time {what} between {FIRST_YEAR} and {last}, as the "
-                 "whole column has to be; --time-unit and --time-format say what else it is")  # fmt: skip
+    expected = (f"a time {what} between {FIRST_YEAR} and {last}, as the whole column has to be; --time-unit and "
+                "--time-format say what else it is")  # fmt: skip
+    return unit, Field("time", column, lambda value: moment(unit, value), expected)
 
 
 def _find_unit(
@@ -100,14 +98,11 @@ def _find_unit(
 
 
 def span(first: int, last: int) -> dict[str, str]:
-    """The manifest's ``times``, UTC, of ms since 1970."""
-    return {"first": iso(first), "last": iso(last)}
-
-
-def iso(time: int) -> str:
-    """``2023-11-14T22:22:30Z`` of ms since 1970, with ms where there are any."""
-    moment = datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=time)
-    return moment.isoformat(timespec="milliseconds" if time % 1000 else "seconds") + "Z"
+    """The manifest's ``times``: ms since 1970 as ``2023-11-14T22:22:30Z``, with ms where there are any."""
+    ends = {"first": first, "last": last}
+    moments = {end: datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=ms) for end, ms in ends.items()}
+    return {end: moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds") + "Z"
+            for end, moment in moments.items()}  # fmt: skip
 
 
 def times_line(manifest: dict[str, Any]) -> list[str]:
