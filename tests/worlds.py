@@ -15,12 +15,14 @@ so that its training block is compiled once for blocks cut on the device and onc
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import shutil
+import tempfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +303,17 @@ def sections_of(model: str, data: Path, /, noise: bool = False, **more: dict[str
         for part, fields in sections.items():
             values[part] = values.get(part, {}) | fields
     return {part: {f: v for f, v in fields.items() if v is not None} for part, fields in values.items()}
+
+
+@contextlib.contextmanager
+def old_copy() -> Iterator[None]:
+    """Inside, the working directory is a copy of ``tests/old``, its runs unpacked."""
+    with tempfile.TemporaryDirectory() as place, contextlib.chdir(place):
+        shutil.copytree(OLD, "old")
+        with contextlib.chdir("old"):
+            for archive in list(Path("runs").iterdir()):
+                shutil.unpack_archive(archive, "runs", filter="data")
+            yield
 
 
 class Worlds:

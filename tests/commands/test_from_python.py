@@ -10,8 +10,8 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from golden import old_copy
 from helpers import ROOT, SYNTHETIC, call, open_sessions, write_config
+from worlds import old_copy
 
 from jaxrec.errors import UserError
 from jaxrec.evaluate import evaluate
