@@ -256,7 +256,7 @@ Compare what python -m jaxrec.evaluate has measured of several runs on one split
   python -m jaxrec.plots table checkpoints/a checkpoints/b --metrics recall@20 mrr@20 --out results.csv
 
 The runs must have been trained on the same data set. Where one was evaluated in another way than the first (another
-protocol, tie rule or limit), or trained on since, a note says so. "-": not measured.
+protocol or limit), a note says so. "-": not measured.
 """
 
 
@@ -288,8 +288,6 @@ def show_table(options: argparse.Namespace, names: Sequence[str]) -> None:
         for part in question.keys() & first.keys() - {"data", "checkpoint", "step"}:
             if question[part] != first[part]:
                 say("note", f"{run.path}: evaluated with {part} {question[part]}, {runs[0].path} with {first[part]}")
-        if question and (step := Checkpoints(run.path).last(question["checkpoint"])) != question["step"]:
-            say("note", f"{run.path}: evaluated at step {question['step']}, now at step {step}; evaluate it again")
     every = dict.fromkeys(metric for row in rows.values() for metric in row)
     metrics = list(dict.fromkeys(options.metrics or every))
     for name in (name for name in metrics if name not in every):

@@ -39,7 +39,6 @@ def test_evaluating(capsys: Capsys, copy: Path) -> None:
 @pytest.mark.parametrize(("words", "names"), [
     (["--groups", "grop"], r"--groups grop: no such group \(did you mean 'group'\?\); there are activity, "),
     (["--sessions", 3], "--sessions: does not go with a run of autoint"),
-    (["--baselines", "stan"], "stan: no baseline 'stan'; there are all, popularity, item_mean, bias, als, logistic"),
     (["--data", "/nowhere"], "/nowhere: no data set here"),
 ])  # fmt: skip
 def test_what_cannot_be_evaluated(capsys: Capsys, copy: Path, words: list[object], names: str) -> None:
@@ -49,7 +48,6 @@ def test_what_cannot_be_evaluated(capsys: Capsys, copy: Path, words: list[object
 
 @pytest.mark.parametrize(("words", "names"), [
     (["--data.fields", "usr", "item"], r"data\.fields: 'usr': no such field \(did you mean 'user'\?\)"),
-    (["--data.test_fraction", 0.999, "--data.validation_fraction", 0.999], "0.999 of 1,?600 rows leave none to train"),
     (["--training.early_stopping", 2, "--data.validation_fraction", 0], r"early_stopping: needs validation data"),
 ])  # fmt: skip
 def test_configurations_that_do_not_fit(

@@ -48,13 +48,14 @@ def tower_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(tower_run: Path) -> dict[str, Any]:
-    words = ["--baselines", "popularity", "--groups", "persona", "gender", "--folds", 2]
+    words = ["--baselines", "popularity", "--groups", "persona", "gender", "--folds", 0]
     assert call("evaluate", "--run", tower_run, *words) == 0
     found: dict[str, Any] = json.loads((tower_run / "eval-test.json").read_text())
     return found
 
 
 def test_what_is_measured(result: dict[str, Any]) -> None:
+    """By review too, but for that see test_amore.py."""
     n = result["targets"]
     assert (result["items"], result["checkpoint"], result["protocol"]) == (PRODUCTS, "latest", "in_sample")
     for values in (result, result["with_rules"]):
@@ -68,11 +69,6 @@ def test_what_is_measured(result: dict[str, Any]) -> None:
         assert sum(part["targets"] for part in parts) == n
         mean = sum(part["targets"] * part["category_hit@5"] for part in parts) / n
         assert mean == pytest.approx(result["category_hit@5"])
-    review = result["by_review"]  # of customers of whom no row was trained on
-    assert (review["folds"], review["targets"], review["profiles"]) == (2, n, "profiles as stated")
-    for name in ("category_hit@3", "hit_rate@5"):
-        assert review["intervals"][name][0] > review["chance"][name]
-    assert review["chance"]["hit_rate@3"] == pytest.approx(3 / (PRODUCTS - 2), rel=0.05)
 
 
 def test_customers_by_the_line(result: dict[str, Any], tower_run: Path) -> None:
@@ -83,14 +79,10 @@ def test_customers_by_the_line(result: dict[str, Any], tower_run: Path) -> None:
     for name, metric in (("hit", "hit_rate@3"), ("category_hit", "category_hit@3")):
         assert np.mean([int(line[name]) for line in lines]) == pytest.approx(result[metric])
     assert {line["persona"] for line in lines} == set(result["groups"]["persona"])
-    has: dict[str, set[str]] = {}
-    for line in lines:
-        has.setdefault(line["user_id"], set()).add(line["gt_product"])
     for line in lines:
         top = line["top_products"].split("|")
         assert len(top) == 3 and (int(line["rank"]) <= 3) == bool(int(line["hit"]))
         assert not int(line["hit"]) or line["gt_product"] in top, "ties would stand before it"
-        assert not (has[line["user_id"]] - {line["gt_product"]}) & set(top), "nothing that the customer has"
 
 
 def test_rules_are_measured(result: dict[str, Any], tower_run: Path) -> None:

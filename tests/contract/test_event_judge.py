@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import call, open_sessions
+from helpers import open_sessions
 from numpy_merrec import item_scores, last_query
 from worlds import Worlds
 
@@ -103,6 +100,8 @@ def test_ranks_of_a_run_are_the_plain_ones(one: Evaluated) -> None:
     assert one.result["candidates"] == ("live" if one.data.manifest["live"] else "all")
     metrics = ranking_metrics(found, KS)
     assert {name: one.result[name] for name in metrics} == pytest.approx(metrics)
+    few = evaluate(run, ks=[3], limit=25)
+    assert few["targets"] == sample(one.sessions, 25).counts["targets"] and few["of_sessions"] == len(one.sessions)
 
 
 def test_groups_of_targets(one: Evaluated) -> None:
@@ -137,14 +136,3 @@ def test_baselines_of_events(one: Evaluated) -> None:
         for values, part in ((found, expected), (found["groups"]["items"]["unseen"], expected[unseen])):
             for metric, value in ranking_metrics(part, KS).items():
                 assert values[metric] == pytest.approx(value, abs=2 / len(part)), (name, metric)
-
-
-def test_the_command(one: Evaluated, tmp_path: Path, capsys: Capsys) -> None:
-    """A few sessions, with baselines."""
-    run, all_sessions = Path(shutil.copytree(one.loaded.run.path, tmp_path / "run")), len(one.sessions)
-    capsys.readouterr()
-    assert call("evaluate", "--run", run, "--sessions", 25, "--k", 3, 9, "--baselines", "popularity") == 0
-    printed, found = capsys.readouterr().out, json.loads((run / "eval-test.json").read_text())
-    assert found["targets"] == sample(one.sessions, 25).counts["targets"] and "recall@5" not in found
-    assert f"sessions 25, of sessions {all_sessions}, items {len(one.trained)}" in printed
-    assert "\npopularity " in printed and "by another item than the last" in printed

@@ -75,7 +75,6 @@ def test_similar_items_and_vectors(
 
 
 @pytest.mark.parametrize(("query", "options", "message"), [
-    ([3], {"k": 101}, "k = 101: expected 1 to 100"),
     ([3], {"only": "price < 3"}, "where: the run's items have no attributes"),
     ([3], {"exclude": [[5]]}, "exclude: found [5], expected a single value"),
     ("3", {}, "items: found '3'; give a list"),
