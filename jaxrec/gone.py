@@ -25,9 +25,10 @@ data.reading.logs data.reading.rows data.reading.unpacked; data.retrieval: data.
 data.splits: data.protocols; data.store: data.files data.writing; data.text.encoding: data.name_vectors
 data.text.cache data.text.vectors data.text.worker; errors: cli.wording wording; feeds.base: data.row_feed
 feeds.rows; feeds.lanes: data.feed; feeds.packed: data.named_feed data.packing; losses.contrastive: contrastive
-models.contrast; losses.ranking: losses.candidates models.sampled negatives; losses.softmax: softmax; metrics.chance:
-chance; metrics.clicks: click_metrics; models.base: models.work; models.fields: ops.dropout; models.merrec:
-models.event_encoder models.merrec_config; models.packed: models.sequence; models.two_tower: models.tower;
+models.contrast; losses.ranking: losses.candidates models.sampled negatives; losses.softmax: softmax;
+metrics.clicks: click_metrics; metrics.ranking: chance metrics.chance; models.base: models.work;
+models.fields: ops.dropout; models.merrec: models.event_encoder models.merrec_config; models.packed:
+models.sequence; models.two_tower: models.tower;
 ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: ops.precision precision sharding;
 ops.tables: tables; ops.topk: ranking; personas.amore: personas.amore_files personas.files; personas.clusters:
 data.personas personas.rules personas.words; personas.folds: review_folds;

@@ -78,11 +78,11 @@ def histories(block: PackedBlock) -> list[tuple[int, ...]]:
 
 
 @cache
-def compiled_loss(model: SequenceModel) -> tuple[Any, Any]:
-    """``(weights, block, seed)`` to the sum of the targets' losses, and to it with its derivatives."""
+def compiled_loss(model: SequenceModel) -> Any:
+    """``(weights, block)`` to the sum of the targets' losses with its derivatives."""
 
-    def total(weights: Weights, block: PackedBlock, seed: int) -> Array:
-        keys = jax.random.split(jax.random.key(seed), len(block.input))
+    def total(weights: Weights, block: PackedBlock) -> Array:
+        keys = jax.random.split(jax.random.key(0), len(block.input))
         constants = model.constants(np.ones(len(weights["tables"]["item"])))
 
         def one(at: Any) -> Array:
@@ -92,7 +92,7 @@ def compiled_loss(model: SequenceModel) -> tuple[Any, Any]:
 
         return jnp.sum(jax.lax.map(one, (model.steps(constants, block, keys), keys)))
 
-    return jax.jit(total), jax.jit(jax.value_and_grad(total))
+    return jax.jit(jax.value_and_grad(total))
 
 
 def queries(model: SequenceModel, weights: Weights, block: PackedBlock) -> np.ndarray:
@@ -106,11 +106,7 @@ def scores(model: SequenceModel, weights: Weights, block: PackedBlock) -> np.nda
     return queries(model, weights, block) @ np.asarray(model.items(weights["tables"])).T
 
 
-def loss_of(model: SequenceModel, weights: Weights, block: PackedBlock, seed: int = 0) -> float:
-    """The sum of the targets' losses under a full softmax, with dropout from ``seed``."""
-    return float(compiled_loss(model)[0](weights, jax.tree.map(jnp.asarray, block), seed))
-
-
 def loss_and_slopes(model: SequenceModel, weights: Weights, block: PackedBlock) -> tuple[Array, Weights]:
-    """The same with its derivatives by all parameters."""
-    return compiled_loss(model)[1](weights, jax.tree.map(jnp.asarray, block), 0)
+    """The sum of the targets' losses, with its derivatives by all parameters."""
+    found: tuple[Array, Weights] = compiled_loss(model)(weights, jax.tree.map(jnp.asarray, block))
+    return found

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from jaxrec.metrics import chance
-from jaxrec.metrics.chance import (
+from jaxrec.metrics import ranking
+from jaxrec.metrics.ranking import (
     bootstrap,
     expected_category_hits,
     expected_hits,
     oracle_hits,
     random_ranking,
     random_user_ranking,
+    ranking_metrics,
 )
-from jaxrec.metrics.ranking import ranking_metrics
 
 
 @settings(max_examples=60, deadline=None)
@@ -70,7 +70,7 @@ def test_bootstrap(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(3).random(50)
     whole = bootstrap(values, seed=4, repetitions=1001)
     assert bootstrap(values, seed=5, repetitions=1001) != whole
-    monkeypatch.setattr(chance, "CHUNK", 130)
+    monkeypatch.setattr(ranking, "CHUNK", 130)
     assert bootstrap(values, seed=4, repetitions=1001) == pytest.approx(whole, rel=1e-12)
     assert np.isnan(bootstrap(np.zeros(0))).all()
 

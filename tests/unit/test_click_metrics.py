@@ -125,12 +125,25 @@ def wanted_metrics(scores: np.ndarray, labels: np.ndarray, users: np.ndarray, ks
     return result
 
 
-def test_click_metrics() -> None:
-    scores, labels, users = make(5)
-    wanted = wanted_metrics(scores, labels, users, KS)
-    found = click_metrics(scores, labels, users, list(KS))
+def test_click_metrics_of_all_rows_and_of_parts() -> None:
+    """What a part leaves undefined is None; of all rows it is an error."""
+    scores, labels, users = make(6)
+    groups = np.random.default_rng(7).integers(0, 4, N)
+    labels[groups == 1], labels[groups == 2], users[groups == 3] = 0, 1, 3
+    found, wanted = click_metrics(scores, labels, users, list(KS)), wanted_metrics(scores, labels, users, KS)
     assert found == pytest.approx(wanted, abs=1e-6) and list(found) == list(wanted)
-    assert list(click_metrics(scores, labels, None, KS)) == ["auc", "log_loss", "ece"]
+    for number in range(4):
+        inside = groups == number
+        part = part_metrics(scores, labels, users, inside, [3])
+        assert part.pop("rows") == inside.sum()
+        if number in (0, 3):
+            assert part == pytest.approx(wanted_metrics(scores[inside], labels[inside], users[inside], (3,)), abs=1e-6)
+        else:
+            assert part["auc"] is None
+            assert part["log_loss"] == pytest.approx(exact_log_loss(scores[inside], labels[inside]), abs=1e-6)
+            assert part["ndcg@3"] == (None if number == 1 else pytest.approx(1))
+    assert set(part_metrics(scores, labels, users, groups == 9, [3]).values()) == {0, None}
+    assert list(part_metrics(scores, labels, None, groups == 0, KS)) == ["rows", "auc", "log_loss", "ece"]
     for same, names in (
         (np.zeros(1234), "1,234 labels are all 0; cho"),
         (np.ones(3), "3 labels are all 1"),
@@ -138,22 +151,3 @@ def test_click_metrics() -> None:
     ):
         with pytest.raises(UserError, match=f"AUC is undefined on a split whose .*{names}"):
             click_metrics(np.zeros(len(same), np.float32), np.asarray(same, np.float32), None, [10])
-
-
-def test_parts_of_the_rows() -> None:
-    """What a part leaves undefined is None."""
-    scores, labels, users = make(6)
-    groups = np.random.default_rng(7).integers(0, 4, N)
-    labels[groups == 1], labels[groups == 2], users[groups == 3] = 0, 1, 3
-    for number in range(4):
-        inside = groups == number
-        found = part_metrics(scores, labels, users, inside, [3])
-        assert found.pop("rows") == inside.sum()
-        if number in (0, 3):
-            assert found == pytest.approx(wanted_metrics(scores[inside], labels[inside], users[inside], (3,)), abs=1e-6)
-        else:
-            assert found["auc"] is None
-            assert found["log_loss"] == pytest.approx(exact_log_loss(scores[inside], labels[inside]), abs=1e-6)
-            assert found["ndcg@3"] == (None if number == 1 else pytest.approx(1))
-    assert set(part_metrics(scores, labels, users, groups == 9, [3]).values()) == {0, None}
-    assert list(part_metrics(scores, labels, None, groups == 0, KS)) == ["rows", "auc", "log_loss", "ece"]

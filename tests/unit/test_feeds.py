@@ -87,17 +87,6 @@ def test_resident_and_streamed_blocks_are_identical_from_any_block_on(kind: str,
             assert jax.tree.map(form, feed.like()) == jax.tree.map(form, whole[0])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_order_is_a_function_of_seed_and_epoch(kind: str) -> None:
-    def orders(order: str) -> list[bytes]:
-        return [np.concatenate([leaf.ravel().view(np.uint8) for leaf in jax.tree.leaves(joined(feed, epoch))]).tobytes()
-                for seed in (1, 2) for feed in (made(kind, STREAMED, order, seed),) for epoch in (0, 1)]  # fmt: skip
-
-    drawn = orders("random")
-    assert len(set(drawn)) == 4 and drawn == orders("random")
-    assert len(set(orders("time"))) == 1
-
-
 def test_the_streaming_thread_ends_with_its_iterator_and_passes_errors_on() -> None:
     before = threading.active_count()
     blocks = made("rows", STREAMED).epoch(0)

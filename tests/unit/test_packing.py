@@ -12,7 +12,7 @@ from steps import seen_by
 from test_feeds import STREAMED, joined, numbered_sessions
 
 from jaxrec.feeds.base import Feed, Plan
-from jaxrec.feeds.packed import DAY, PackedBlock, cut_chunks, packed_feed, target_positions
+from jaxrec.feeds.packed import DAY, PackedBlock, cut_chunks, packed_feed
 
 LENGTHS = st.lists(st.integers(1, 14), min_size=1, max_size=50)
 
@@ -73,16 +73,6 @@ def test_every_target_is_scored_once_with_the_clicks_before_it(case: Case, seed:
         assert one.history == before[len(before) - seen :], "the last clicks of its own session"
         assert min(case.window - case.stride + 1, len(before)) <= seen <= min(case.window, len(before))
         assert one.weight == 1.0
-
-
-def test_positions_and_types_of_events_belong_to_the_targets_and_inputs() -> None:
-    sessions = numbered_sessions(np.random.default_rng(4).integers(1, 9, 40))
-    feed = packed_feed(sessions, 4, Plan(12, 3, "random", 1, STREAMED), 2, events=True)
-    epoch, where = joined(feed, 2), target_positions(feed, 2)
-    live, inputs = epoch.weight > 0, epoch.input >= 0
-    np.testing.assert_array_equal(where >= 0, live)
-    np.testing.assert_array_equal(where[live], epoch.target[live])
-    np.testing.assert_array_equal(epoch.event[inputs], epoch.input[inputs] % 5)
 
 
 @given(cases().filter(lambda case: max(case.lengths) > 1), st.floats(0.05, 50.0))

@@ -95,16 +95,6 @@ def test_the_result_does_not_depend_on_the_block_size() -> None:
     assert_equal(one, other)
 
 
-def test_steps_without_a_live_lane_change_nothing() -> None:
-    setup = make("separate")
-    trained, _ = train(setup, 8, epochs=1)  # so that moments would move what they could
-    before = jax.tree.map(jnp.copy, trained)
-    block = first_block()
-    after, stats = setup.train_block(trained, setup.constants, block._replace(weight=0.0 * block.weight))
-    assert_equal(after, before)
-    assert int(stats.steps) == int(stats.pairs) == 0 and not np.any(stats.loss)
-
-
 def test_clipping_bounds_the_whole_step() -> None:
     """SGD with rate 1 moves by the gradient: dense parameters and rows together by clip_norm, in the same direction."""
     moves = []

@@ -22,8 +22,8 @@ from jaxrec.data.rows import Rows, RowsDataset, Schema, known, value_counts
 from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import row_feed
-from jaxrec.metrics.chance import random_user_ranking
 from jaxrec.metrics.clicks import calibration, click_metrics, part_metrics
+from jaxrec.metrics.ranking import random_user_ranking
 from jaxrec.models.base import ClickModel, make_model
 from jaxrec.plots.clicks import reliability
 from jaxrec.run import Run

@@ -18,8 +18,7 @@ from jaxrec.data.items import Catalogue, Spans, attribute_names, open_catalogue,
 from jaxrec.data.splits import open_split
 from jaxrec.errors import UserError
 from jaxrec.feeds.packed import target_positions
-from jaxrec.metrics.chance import random_ranking
-from jaxrec.metrics.ranking import ranking_metrics
+from jaxrec.metrics.ranking import random_ranking, ranking_metrics
 from jaxrec.models.merrec import MERRec
 from jaxrec.ops.topk import EVERYTHING, Candidates, Live
 from jaxrec.run import Run

@@ -24,7 +24,7 @@ from jaxrec.data.ids import Ids
 from jaxrec.data.retrieval import Queries, Retrieval
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError, nearest
-from jaxrec.metrics.chance import bootstrap, expected_category_hits, expected_hits, oracle_hits
+from jaxrec.metrics.ranking import bootstrap, expected_category_hits, expected_hits, oracle_hits
 from jaxrec.models.base import TowerModel, make_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.ops.topk import Candidates, rank_scores

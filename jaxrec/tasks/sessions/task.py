@@ -22,7 +22,7 @@ from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.splits import Split, cut_validation, open_split
 from jaxrec.errors import UserError
-from jaxrec.metrics.chance import random_ranking
+from jaxrec.metrics.ranking import random_ranking
 from jaxrec.models.base import SessionModel, make_model
 from jaxrec.ops.topk import EVERYTHING, Candidates, rank_scores
 from jaxrec.run import Run
