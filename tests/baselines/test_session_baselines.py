@@ -17,7 +17,7 @@ from helpers import call, fails, open_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.baselines import parse
+from jaxrec.baselines import Choice, parse
 from jaxrec.baselines.base import Queries, Scores
 from jaxrec.baselines.sessions import BASELINES
 from jaxrec.config import EvaluationConfig
@@ -142,9 +142,8 @@ def fitted(text: str, train: Sessions, n_items: int = V) -> Scores:
     return scores
 
 
-def expected(text: str, train: Train, prefix: list[int], now: int) -> np.ndarray:
+def expected(choice: Choice, train: Train, prefix: list[int], now: int) -> np.ndarray:
     """float64[V]: the formula's scores; below them, by popularity, the items that it does not name."""
-    (choice,) = parse([text], BASELINES)
     scores = np.array([value for _, value in sorted(pop(train, prefix, now).items())]) - 1.0
     for item, value in FORMULAS[choice.name](train, prefix, now, **choice.parameters).items():
         if np.float32(value) > 0 or choice.name in ("pop", "spop"):
@@ -156,14 +155,15 @@ def expected(text: str, train: Train, prefix: list[int], now: int) -> np.ndarray
 def test_scores_are_those_of_the_formula(text: str) -> None:
     train, split = make_sessions(1), make_sessions(2, count=9, longest=14, n_items=V, later=20 * DAY)
     queries = Queries(split)
-    found = fitted(text, train)(queries.prefixes(np.arange(len(queries))))
+    (choice,), past = parse([text], BASELINES), lists(train)
+    found = choice.fit(train, V)(queries.prefixes(np.arange(len(queries))))
     assert found.dtype == np.float32 and found.shape == (len(queries), V)
     rows = iter(zip(found, queries.targets, strict=True))
     for low, high in zip(split.offsets[:-1], split.offsets[1:], strict=True):
         for end in range(low + 1, high):
             prefix, now = split.items[low:end].tolist(), int(split.times[end - 1])
             scores, target = next(rows)
-            np.testing.assert_allclose(scores, expected(text, lists(train), prefix, now), rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(scores, expected(choice, past, prefix, now), rtol=1e-6, atol=1e-6)
             assert target == split.items[end]
     assert next(rows, None) is None
 

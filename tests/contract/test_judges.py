@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_same_arrays, call, load_state, open_sessions
+from helpers import open_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy_gru import all_scores
@@ -203,13 +203,3 @@ def test_ranks_by_sets(worlds: Worlds) -> None:
         scores, rest = items @ queries[query], set(range(1, Shop.items + 1)) - others - {own}
         assert ranks[query] == 1 + sum(scores[i] >= scores[own] for i in rest)
         assert not others & set(top[query].tolist())
-
-
-def test_passes_are_epochs_without_a_pause(worlds: Worlds, tmp_path: Path) -> None:
-    """Three epochs of four passes end as six epochs of two do."""
-    words = ["--training.epochs", 6, "--training.passes", 2]
-    assert call("train", "--config", worlds.config("two_tower"), "--run", tmp_path / "run", *words) == 0
-    (ours, position), (theirs, _) = load_state(tmp_path / "run"), load_state(worlds.run("two_tower"))
-    assert int(ours.step) == 12 * 12 and position["epoch"] == 6
-    assert_same_arrays(ours, theirs)
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 6
