@@ -52,39 +52,24 @@ def attributes(path: Path) -> dict[Any, dict[str, Any]]:
     return {i: row | {"named": names[n]} for i, row, n in zip(ids, rows.to_pylist(), numbers, strict=True)}
 
 
-def test_a_sequence_is_ordered_by_time_without_rows_that_are_there_twice(tmp_path: Path) -> None:
-    rows = [
-        *views(1, 1, 5, 6, 5),
-        (1, 6, at(1, 1), "like"),  # another type: no duplicate
-        (1, 6, at(1, 1)),  # the second row again
-        (1, 4, at(1, 0), "buy"),  # out of order; ties in the order of rows
-        *views(2, 2, 5, 6),  # too short
-        *views(11, 3, 6, 5, 6),
-    ]
-    manifest = prepare(tmp_path / "d", rows, "--test-days=0")
-    first = [(5, "view"), (4, "buy"), (6, "view"), (6, "like"), (5, "view")]
-    assert typed(tmp_path / "d")[0] == first and sessions(tmp_path / "d")[1:] == [[6, 5, 6]]
-    assert manifest["dropped"]["duplicate events"] == {"events": 1}
-    assert manifest["dropped"]["short sessions"] == {"sessions": 1, "events": 2}
-    assert manifest["counts"]["events"] == {"view": 6, "buy": 1, "like": 1}
-
-
 EVENT = st.tuples(st.integers(0, 4), st.integers(0, 5), st.sampled_from(["view", "like"]), st.integers(0, 3))
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.lists(EVENT, min_size=1, max_size=40, unique=True))
 def test_events_and_latest_attributes_are_kept(events: list[tuple[int, int, str, int]]) -> None:
-    """Items are of one user each, so that an item's latest event is in one sequence."""
+    """Items are of one user each, so that an item's latest event is in one sequence; some rows are there twice."""
     events = [*events, (9, 0, "view", 0), (9, 1, "view", 0), (9, 1, "like", 0)]
     kept = {u: sorted((10 * u + i, e) for v, _, e, i in events if v == u) for u, *_ in events}
     kept = {u: found for u, found in kept.items() if len(found) >= 3}
     latest: dict[int, tuple[int, int]] = {}
-    for row, (u, s, _, i) in enumerate(events):
+    twice = [*events, *events[:3]]
+    for row, (u, s, _, i) in enumerate(twice):
         latest[10 * u + i] = max(latest.get(10 * u + i, (0, 0)), (s, row))
     with tempfile.TemporaryDirectory() as name:
-        rows = [(u, 10 * u + i, at(1, s), e, "x", row) for row, (u, s, e, i) in enumerate(events)]
-        prepare(out := Path(name) / "d", rows, "--test-days=0")
+        rows = [(u, 10 * u + i, at(1, s), e, "x", row) for row, (u, s, e, i) in enumerate(twice)]
+        dropped = prepare(out := Path(name) / "d", rows, "--test-days=0")["dropped"]
+        assert dropped["duplicate events"] == {"events": 3}
         split = open_sessions(out).split("train")
         assert all((np.diff(split.slice(n, n + 1).times) >= 0).all() for n in range(len(kept)))
         assert {steps[0][0] // 10: sorted(steps) for steps in typed(out)} == kept
@@ -149,9 +134,7 @@ def test_columns_events_and_ids_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("words", "names"), [
-    ([], "no column 'user_id'.* named with --session.* right --delimiter"),
     (["--delimiter=;", "--session", "shopper"], "no column of the item; name it with --item"),
-    ([*MAPPED, "--events", "view", "bye"], "--events 'bye': .*'did'.* view, buy, cart"),
     ([*MAPPED[:-3], "weight", "weight"], "--attributes weight: .*named twice"),
 ])  # fmt: skip
 def test_options_that_do_not_fit(

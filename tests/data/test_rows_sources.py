@@ -104,11 +104,8 @@ LABEL, FIELD = ["--label", "clicked"], ["--categorical", "brand"]
 
 
 @pytest.mark.parametrize(("argv", "message"), [
-    ([*LABEL, "--categorical", "brnd"], r"c\.csv: no column 'brnd' \(did you mean 'brand'\?\)"),
-    (["--label", "brand", "--item", "item"], "row 1, column 'brand': found 'acme'"),
     (FIELD, "--label: not given, .*needs --user and --item"),
     ([*LABEL, "--user", "uid", "--item", "item", "--item-fields", "uid"], "--item-fields uid: "),
-    ([*LABEL, "--categorical", "a/b"], "--categorical a/b: a name with a /"),
     ([*LABEL, "--bag", "genres"], "row 2, column 'genres': a bag of 300 values"),
 ])  # fmt: skip
 def test_what_rows_refuses(argv: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,15 +144,6 @@ def test_what_is_wrong_is_named(name: str, line: int, to: str, message: str, duc
             films(duck, raw)
 
 
-def test_damaged_archives(duck: Any, tmp_path: Path) -> None:
-    archive = write_archive(tmp_path / "ml-1m.zip", texts(tiny()))
-    packed = write_folder(tmp_path / "c", texts(tiny()), packed=True) / "ratings.dat.gz"
-    for file, raw in ((archive, archive), (packed, packed.parent)):
-        file.write_bytes(file.read_bytes()[:-40])
-        with pytest.raises(UserError, match=f"^{raw}.*cannot be read"):
-            films(duck, raw)
-
-
 # --- made-up clicks ---------------------------------------------------------------------------------------------------
 
 MADE = ["rows-synthetic", "--rows=20000", "--users=50", "--items=30", "--seed=3"]
@@ -174,15 +162,6 @@ def test_the_optimum_is_that_of_the_labels_probabilities() -> None:
     assert found["auc"] == pytest.approx(auc(probability.astype(np.float32), labels), abs=1e-9)
     expected = -np.mean(labels * np.log(probability) + (1 - labels) * np.log(1 - probability))
     assert found["log_loss"] == pytest.approx(expected, abs=1e-8)
-
-
-def test_made_up_rows(made: RowsDataset) -> None:
-    rows = made.rows()
-    assert np.all(np.diff(rows.times) >= 0)
-    for side in ("user", "item"):  # what describes an entity is the same in all of its rows
-        own = rows.columns[:, made.schema.columns((side,))[0]]
-        columns, _ = made.schema.places(made.schema.side(side))
-        np.testing.assert_array_equal(made.array(f"{side}s.npy")[own], rows.columns[:, columns])
 
 
 def test_noise_lowers_the_optimum_and_independent_labels_leave_none(made: RowsDataset, tmp_path: Path) -> None:
