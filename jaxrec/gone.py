@@ -17,11 +17,12 @@ baselines.stan baselines.vsknn; benchmarks.peer_worker: benchmarks.peer_gru4rec 
 benchmarks.sweep: benchmarks.case benchmarks.machine benchmarks.output_layer; cli.command: cli.callable cli.help
 cli.options cli.progress; cli.text: cli.json_text cli.paths cli.yaml_text; config: config.help; config.finding:
 config.former;
-config.sections: agreement sections; data.clean.choices: data.clean.clicks data.clicks; data.clean.pipeline:
+config.sections: agreement sections; data.clean.pipeline: data.clean.choices data.clean.clicks data.clicks
 data.clean.ledger data.clean.splits data.clean.writing data.events; data.codes: data.entities; data.filters: where;
 data.given: data.given_events; data.ids: data.raw_ids; data.items: data.catalogue data.vocabulary; data.reading.columns:
-data.reading.fields data.reading.ids data.reading.numbers; data.reading.table: data.reading.files data.reading.lines
-data.reading.logs data.reading.rows data.reading.unpacked; data.retrieval: data.positives;
+data.reading.bags data.reading.fields data.reading.ids data.reading.numbers data.reading.times; data.reading.table:
+data.reading.files data.reading.lines data.reading.logs data.reading.rows data.reading.unpacked; data.retrieval:
+data.positives;
 data.splits: data.protocols; data.store: data.files data.writing; data.text.encoding: data.name_vectors
 data.text.cache data.text.vectors data.text.worker; errors: cli.wording wording; feeds.base: data.row_feed
 feeds.rows; feeds.lanes: data.feed; feeds.packed: data.named_feed data.packing; losses.contrastive: contrastive

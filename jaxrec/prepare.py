@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec.cli.command import Parser, command, progress, ranged, say
-from jaxrec.data.clean.choices import LEAVE_ONE_OUT, Cleaning, duration
-from jaxrec.data.clean.pipeline import prepare
+from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Cleaning, duration, prepare
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.encode import RawRows, rows_summary, write_rows
+from jaxrec.data.reading.columns import times_line
 from jaxrec.data.reading.duck import connect
 from jaxrec.data.reading.table import read_line
-from jaxrec.data.reading.times import times_line
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError, one_line
 from jaxrec.sources import find_sources

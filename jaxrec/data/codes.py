@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from jaxrec.data.ids import MARKERS, Ids, bare, check_single, is_list, plain, read_list
 from jaxrec.data.items import Items
-from jaxrec.data.reading.bags import parse_list
+from jaxrec.data.reading.columns import parse_list
 from jaxrec.data.rows import Field, Schema, known
 from jaxrec.data.store import checked, map_array
 from jaxrec.errors import UserError

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from jaxrec.config.finding import find_module
-from jaxrec.data.clean.choices import Raw
+from jaxrec.data.clean.pipeline import Raw
 from jaxrec.data.encode import RawRows
 
 
@@ -22,7 +22,7 @@ class Source(Protocol):
 
     HELP: str  # one line for --help
     KIND: str  # "sessions", "events" (sessions whose events have types) or "rows"
-    DEFAULTS: dict[str, Any]  # may be missing: fields of choices.Cleaning that differ for this data set
+    DEFAULTS: dict[str, Any]  # may be missing: fields of pipeline.Cleaning that differ for this data set
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options that only this source has."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from typing import Any
 
-from jaxrec.data.clean.choices import LEAVE_ONE_OUT, Raw
+from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Raw
 from jaxrec.data.reading import columns as read_as
+from jaxrec.data.reading.columns import ORDER, read_times
 from jaxrec.data.reading.duck import note_repeated
 from jaxrec.data.reading.table import check_values, read_raw
-from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError
 from jaxrec.sources.shared import add_columns, add_file_arguments, add_raw_arguments, given_options, open_raw
 

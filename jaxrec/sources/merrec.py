@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jaxrec.data.clean.choices import Raw
+from jaxrec.data.clean.pipeline import Raw
 from jaxrec.data.reading import columns as read_as
 from jaxrec.data.reading import duck
+from jaxrec.data.reading.columns import ORDER, read_times
 from jaxrec.data.reading.duck import fetch_row, identifier, literal, trimmed, undotted, value_text
 from jaxrec.data.reading.table import Field, Table, load, reading
-from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.data.store import write_file, write_parquet
 from jaxrec.errors import UserError
 from jaxrec.sources import shared

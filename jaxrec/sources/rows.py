@@ -11,10 +11,9 @@ import pyarrow as pa
 from jaxrec.cli.command import ranged
 from jaxrec.data.encode import RawField, RawRows
 from jaxrec.data.reading import columns as read_as
-from jaxrec.data.reading.bags import BETWEEN, read_bags
+from jaxrec.data.reading.columns import BETWEEN, ORDER, read_bags, read_times
 from jaxrec.data.reading.duck import NESTED, leave_out_repeated, note_repeated, value_text
 from jaxrec.data.reading.table import Field, Table, load
-from jaxrec.data.reading.times import ORDER, read_times
 from jaxrec.errors import UserError, nearest
 from jaxrec.sources.shared import add_columns, add_file_arguments, add_raw_arguments, given_options, open_raw
 

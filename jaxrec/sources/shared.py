@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from jaxrec.cli.command import ranged
-from jaxrec.data.clean.choices import Raw
+from jaxrec.data.clean.pipeline import Raw
+from jaxrec.data.reading.columns import CALENDARS, ORDER, UNITS
 from jaxrec.data.reading.table import NO_QUOTE, Field, Table, find_files, load, open_tables
-from jaxrec.data.reading.times import CALENDARS, ORDER, UNITS
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 Numbers = dict[str, tuple[type, float, float, float, str]]  # options: the kind, from, to, the default, and the help
@@ -123,7 +123,7 @@ def open_raw(
 def read_published(
     connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str, **options: Any
 ) -> Raw:
-    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``choices.Raw``."""
+    """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``pipeline.Raw``."""
     table, notes = open_raw(connection, arguments, **options)
     read, _, _ = load(connection, table, fields)
     return Raw(table.called, given_options(arguments), time, date, notes=notes, read=read)

@@ -14,7 +14,7 @@ import numpy as np
 from jaxrec.config import Config
 from jaxrec.config.finding import find_task, models
 from jaxrec.data.dataset import Dataset
-from jaxrec.data.reading.times import ORDER
+from jaxrec.data.reading.columns import ORDER
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError, listed
 from jaxrec.feeds.base import Feed

@@ -21,7 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from preparing import prepared, sessions
 
-from jaxrec.data.clean.choices import DAY, Cleaning
+from jaxrec.data.clean.pipeline import DAY, Cleaning
 from jaxrec.data.dataset import SPLITS
 from jaxrec.errors import UserError
 from jaxrec.prepare import main

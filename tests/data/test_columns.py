@@ -20,9 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.reading import columns
-from jaxrec.data.reading.bags import BETWEEN, parse_list, read_bags
+from jaxrec.data.reading.columns import BETWEEN, CALENDARS, parse_list, plausible_range, read_bags, read_times
 from jaxrec.data.reading.table import Field, Table, load, open_table
-from jaxrec.data.reading.times import CALENDARS, plausible_range, read_times
 from jaxrec.errors import UserError
 
 MOMENT = 1_700_000_550_000  # 2023-11-14 22:22:30 UTC, in ms

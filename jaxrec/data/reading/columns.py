@@ -1,20 +1,34 @@
-"""The columns of ids, keys, categories, numbers, labels and types of event in people's own files.
+"""The columns of people's own files: ids, keys, categories, numbers, labels, types of event, times and bags.
 
 Spaces around a value do not count; what is empty then is nothing. Ids are int64 where all are whole numbers, also
 written with .0, as pandas does once one is missing; a leading zero, a plus or more than 64 bits make all of them text.
 Texts that other programs write for nothing (``MARKERS``) are refused as ids, and are nothing as numbers, unless
 ``--na`` says which texts are nothing. A label is a number, or true or false as DuckDB reads it: 1 or 0.
+
+A column holds one kind of time: dates with hours as ISO 8601 writes them, a number of s, ms, us or ns since 1970, the
+digits of a calendar (20231114, 20231114222230), or what ``--time-format`` describes. The kind is that under which most
+of the first 100 values lie between 1980 and the end of next year, and every other value has to lie there too.
+
+Bags hold several values a row: as text with a separator between, as lists, or as lists in text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ast
+import datetime
+import json
+import re
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 from jaxrec.data.ids import MARKERS
 from jaxrec.data.reading import duck
-from jaxrec.data.reading.duck import TEXT, fetch_row, listed, quoted, trimmed, undotted, value_text
-from jaxrec.data.reading.table import Field, Table
+from jaxrec.data.reading.duck import TEXT, fetch_row, integer, listed, number, quoted, trimmed, undotted, value_text
+from jaxrec.data.reading.table import Field, Table, reading
 from jaxrec.errors import UserError, nearest, shown
 
 FRACTIONAL = ("FLOAT", "DOUBLE", "DECIMAL")
@@ -22,6 +36,14 @@ KINDS = (TEXT, *duck.NUMBERS, "UUID", "DATE", "BOOLEAN", "ENUM")
 LARGEST = 1e30  # of a number: its square is still one, and as float32 it is finite
 MOST_TYPES = 256  # of events: one byte each
 NO_ID = "an id, of numbers a whole one; nan, null, NA, None and \\N are none (--na says otherwise)"
+UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # ms per unit
+CALENDARS = {"yyyymmdd": "%Y%m%d", "yyyymmddhh": "%Y%m%d%H", "yyyymmddhhmm": "%Y%m%d%H%M",
+             "yyyymmddhhmmss": "%Y%m%d%H%M%S"}  # fmt: skip
+ORDER = "order"
+FIRST_YEAR = 1980
+HEAD = 100  # values that are looked at to find the unit
+BETWEEN = chr(31)  # between the values of a Parquet list, once it is read: ASCII's unit separator
+BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
 
 def _kind(table: Table, column: str, kinds: tuple[str, ...] = KINDS, expected: str = "integers or text") -> str:
@@ -69,7 +91,7 @@ def whole_column(connection: Any, name: str, called: str) -> list[str]:
         connection,
         f"SELECT count(*) FILTER ({name} <> {trimmed(name)}), count(*) FILTER ({name} = ''), "
         f"count(*) FILTER ({digits} <> {text}), "
-        f"coalesce(bool_and(({duck.integer(digits)}) IS NOT NULL OR {text} IS NULL), true) FROM raw",
+        f"coalesce(bool_and(({integer(digits)}) IS NOT NULL OR {text} IS NULL), true) FROM raw",
     )
     notes = [f"{called}: spaces around {spaced:,} values are cut off"] if spaced else []
     if whole and dotted:
@@ -113,7 +135,7 @@ def number_field(table: Table, name: str, column: str, na: Sequence[str] | None,
 
     def parse(sql: str) -> str:
         text = trimmed(f"CAST({sql} AS {TEXT})")
-        value = duck.number(trimmed(sql)) if kind == TEXT else f"TRY_CAST({sql} AS DOUBLE)"
+        value = number(trimmed(sql)) if kind == TEXT else f"TRY_CAST({sql} AS DOUBLE)"
         nothing = (f"coalesce(lower({text}), '') IN ({listed(('', *MARKERS))}) OR {text} IN ({_empty(na)}) "
                    f"OR coalesce(isnan({value}), false)")  # fmt: skip
         word = f"CAST(TRY_CAST({text} AS BOOLEAN) AS DOUBLE)" if label else "NULL"
@@ -125,7 +147,7 @@ def number_field(table: Table, name: str, column: str, na: Sequence[str] | None,
 def order_field(table: Table, name: str, column: str) -> Field:
     """A column of numbers that order events of equal time, exact to nine digits behind the point."""
     _kind(table, column)
-    parse = duck.number(trimmed(f"CAST({{0}} AS {TEXT})"), "DECIMAL(38, 9)").format
+    parse = number(trimmed(f"CAST({{0}} AS {TEXT})"), "DECIMAL(38, 9)").format
     return Field(name, column, parse, "a number that orders events of equal time")
 
 
@@ -159,3 +181,144 @@ def choose_types(connection: Any, table: Table, column: str, wanted: Sequence[st
     pairs = " ".join(f"WHEN {quoted(name)} THEN {types.index(new)}" for name, new in chosen.items())
     connection.execute(f"ALTER TABLE raw ALTER event TYPE UTINYINT USING CASE event {pairs} END")
     return types, others
+
+
+def plausible_range() -> tuple[int, int]:
+    """ms since 1970: the begin of 1980, and the end of next year."""
+    years = FIRST_YEAR, datetime.datetime.now(datetime.UTC).year + 2
+    first, end = (int(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC).timestamp() * 1000) for year in years)
+    return first, end
+
+
+def read_times(connection: Any, table: Table, column: str, arguments: Namespace) -> tuple[str, Field]:
+    """The unit of a column of times (iso, one of UNITS or CALENDARS, order, or format), and the column ``time`` of
+    ``raw``, ms since 1970 (of order the counter); ``arguments`` have the options about it.
+    """
+    sql, kind = table.column(column)
+    place, moments = f"{table.path}: column '{column}'", kind.startswith("TIMESTAMP") or kind == "DATE"
+    time_format: str | None = arguments.time_format
+    unit = arguments.time_unit if time_format is None else "format"
+    if moments and unit not in ("auto", "iso"):
+        raise UserError(f"{place} is of type {kind}, not a number or text; leave out --time-unit and --time-format")
+    if kind.endswith("]") or not (moments or kind.startswith((TEXT, "ENUM", *duck.NUMBERS))):
+        raise UserError(f"{place} is of type {kind}; expected times, numbers or text")
+
+    def text(value: str) -> str:  # of a number 20231114.0 is 20231114
+        bare = f"trim({value_text(value, kind)})"
+        return undotted(bare) if kind.startswith(FRACTIONAL) else bare
+
+    def moment(unit: str, value: str) -> str:
+        """SQL: ms since 1970, NULL where a value is not of the unit or not plausible."""
+        digits = undotted(text(value))
+        if unit == "format":
+            time = f"epoch_ms(try_strptime({text(value)}, {quoted(time_format or '')}))"
+        elif unit in UNITS:
+            time = f"TRY_CAST(round(({number(value)}) * {UNITS[unit]!r}) AS BIGINT)"
+        elif unit in CALENDARS:
+            time = (f"CASE WHEN regexp_full_match({digits}, '[0-9]{{{len(unit)}}}') "
+                    f"THEN epoch_ms(try_strptime({digits}, '{CALENDARS[unit]}')) END")  # fmt: skip
+        else:
+            time = f"epoch_ms(CAST({value} AS TIMESTAMPTZ))" if moments else duck.timestamp(text(value))
+        first, end = plausible_range()
+        return f"CASE WHEN {time} >= {first} AND {time} < {end} THEN {time} END"
+
+    if unit == "auto":
+        unit = "iso" if moments else _find_unit(connection, table, place, sql, text, moment)
+    if unit == ORDER and any(vars(arguments).get(name) for name in ("test_days", "validation_days")):
+        raise UserError("--time-unit order: counters have no days to split by; give --test-days 0, or where sessions "
+                        "are users --split leave_one_out")  # fmt: skip
+    if unit == ORDER:
+        counter = "a whole number, as --time-unit order has it"
+        return unit, Field("time", column, lambda value: integer(undotted(text(value))), counter)
+    what = {"format": f"written {time_format}", "iso": "like 2014-04-07T08:51:09Z"}.get(unit, f"in {unit}")
+    last = datetime.datetime.now(datetime.UTC).year + 1
+    expected = (f"a time {what} between {FIRST_YEAR} and {last}, as the whole column has to be; --time-unit and "
+                "--time-format say what else it is")  # fmt: skip
+    return unit, Field("time", column, lambda value: moment(unit, value), expected)
+
+
+def _find_unit(
+    connection: Any, table: Table, place: str, sql: str, text: Callable[[str], str], moment: Callable[[str, str], str]
+) -> str:
+    """The unit under which most of the first values are plausible."""
+    units = ("iso", *UNITS, *CALENDARS)
+    fits = ", ".join(f"({moment(unit, sql)}) IS NOT NULL" for unit in units)
+    query = f"SELECT {text(sql)}, {fits} FROM {table.relation} WHERE coalesce({text(sql)}, '') <> '' LIMIT {HEAD}"
+    with reading(table):
+        rows = connection.execute(query).fetchall()
+    fitting = [unit for _, *row in rows for unit, fit in zip(units, row, strict=True) if fit]
+    if rows and not fitting:
+        raise UserError(f"{place}: found {shown(rows[0][0])}, no time after {FIRST_YEAR} as ISO 8601, a number since "
+                        "1970 or digits of the calendar; say with --time-format how it is written, such as '%d/%m/%Y "
+                        "%H:%M', or with --time-unit what the numbers are (order: they only order)")  # fmt: skip
+    # Of as many the first; without values the first row is refused for having none.
+    return max(dict.fromkeys(fitting), key=fitting.count, default="iso")
+
+
+def span(first: int, last: int) -> dict[str, str]:
+    """The manifest's ``times``: ms since 1970 as ``2023-11-14T22:22:30Z``, with ms where there are any."""
+    ends = {"first": first, "last": last}
+    moments = {end: datetime.datetime(1970, 1, 1) + datetime.timedelta(milliseconds=ms) for end, ms in ends.items()}
+    return {end: moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds") + "Z"
+            for end, moment in moments.items()}  # fmt: skip
+
+
+def times_line(manifest: dict[str, Any]) -> list[str]:
+    """``times: 2023-11-01 08:00:00 to 2023-11-14 22:22:30 UTC`` of a manifest; nothing where it names none."""
+    times = manifest.get("times", {})
+    ends = [times[end].rstrip("Z").replace("T", " ") for end in ("first", "last") if end in times]
+    return [f"times: {' to '.join(ends)} UTC"] if ends else []
+
+
+def read_bags(
+    texts: Sequence[str | None], by: np.ndarray, separator: str, na: Sequence[str] | None,
+    place: Callable[[int], str], called: str, notes: list[str],
+) -> list[list[str | None]]:  # fmt: skip
+    """The values of each distinct text of a column; one None, the unknown value, where there are none.
+
+    Where every text is a list, as ``pandas.to_csv`` or JSON write one, they are read as lists; ``notes`` says so.
+
+    Args:
+        by: int[n], the text of each row.
+        separator: between the values of a text; BETWEEN where they are lists already.
+        place, called: what errors call the column in a row, from 0, and what notes call it.
+    """
+    nothing = {"", *(one.strip() for one in na or ())}
+    filled = [text for text in texts if text and text.strip() not in nothing]
+    lists = {text: parse_list(text) for text in filled
+             if separator != BETWEEN and BRACKETS.get(text.strip()[0]) == text.strip()[-1]}  # fmt: skip
+    if filled and len(lists) == len(filled):
+        notes.append(f"{called}: texts such as {shown(filled[0])} are read as lists")
+        odd, what = [text for text in filled if lists[text] is None], "no list of values as Python or JSON write one"
+    else:
+        # A text such as [a, b] among others may be a value; one that is a list to the letter is none.
+        odd = [text for text, values in lists.items() if values and text.strip().startswith("[")]
+        lists, what = {text: text.split(separator) for text in filled}, "a list as text among other texts"
+    if odd:
+        raise UserError(f"{place(int(np.flatnonzero(by == texts.index(odd[0]))[0]))}: found {shown(odd[0])}, {what}; "
+                        "write all rows alike, with --bag-separator between the values")  # fmt: skip
+    stripped = {text: [one.strip() for one in values or ()] for text, values in lists.items()}
+    return [[one for one in stripped.get(text or "", ()) if one not in nothing] or [None] for text in texts]
+
+
+def parse_list(text: str) -> list[str] | None:
+    """The values of a list as text, without those that are nothing; None where it is none.
+
+    >>> parse_list("['red', 'big']")
+    ['red', 'big']
+    """
+    try:
+        values = json.loads(text, parse_float=str)  # 1.50 is itself
+    except (ValueError, RecursionError):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of escapes that mean nothing, such as 'a\d'
+                values = ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            return None
+    # NumPy writes no commas, and Python joins texts that stand side by side: ['a' 'b'] is not ['ab'].
+    if not isinstance(values, (list, tuple, set)) or re.search(r"""[^\s,(\[{]['"]\s+['"]""", text):
+        return None
+    if any(isinstance(one, (list, tuple, set, dict, bytes, complex)) for one in values):
+        return None
+    texts = [str(one).lower() if isinstance(one, bool) else str(one).strip() for one in values if one is not None]
+    return [one for one in texts if one]
