@@ -55,7 +55,7 @@ def test_from_nothing_to_recommendations(capsys: Capsys, tmp_path: Path, monkeyp
     assert call("recommend", "--run", run, "--items", 7, 4711, 3, "--k", 6, "--json") == 0
     out, err = capsys.readouterr()
     printed = json.loads(out)
-    assert err.splitlines() == ["jaxrec: note: 1 unknown item left out: 4711"]
+    assert err.splitlines() == ["jaxrec: note: items: 1 unknown item left out: 4711"]
     assert len(printed["recommendations"]) == 6 and printed["unknown"] == ["4711"] and not printed["popularity"]
     assert call("recommend", "--run", run, "--items", 7, 3, "--k", 6) == 0
     header, *table = [line.split() for line in capsys.readouterr().out.splitlines()]

@@ -12,8 +12,6 @@ import numpy as np
 import pyarrow as pa
 from jax import Array
 
-from jaxrec.data.ids import check_single
-from jaxrec.data.items import note_left_out
 from jaxrec.ops.topk import CHUNK
 from jaxrec.tasks.answers import most_similar
 from jaxrec.tasks.base import Loaded
@@ -45,10 +43,7 @@ class Recommender:
             session, lost, notes = places[start:end], list[Any](), list[str]()
             if not all_known and (session < 0).any():
                 lost = [raw[start + at] for at in np.flatnonzero(session < 0)]
-                for value in lost:
-                    check_single("items", value)
-                notes = note_left_out(lost, hint=self.items.ids.nearest(lost[0]) if len(lost) == 1 else "")
-                session = session[session >= 0]
+                session, notes = self.items.places("items", raw[start:end])
             inputs.append(Inputs(session, session[:0] if seen else session, notes, len(session) > 0, lost))
         return inputs
 
