@@ -53,14 +53,15 @@ class FieldCodes:
 
     def encode(self, field: Field, value: Any, notes: list[str]) -> np.ndarray:
         """int32[width] of a categorical value or a bag, or float32[] of a number; None is the unknown value, the mean.
-        A value that training has not seen counts as unknown, with a note.
+        A value that training has not seen counts as unknown, and more values than a bag of the data has are left out;
+        each with a note.
         """
         values = self.members(field, value)
         if field.kind == "numerical":
             return self._number(field, values[0]) if values else nothing_of(field)
         if len(values) > field.width:
-            raise UserError(f"field '{field.name}': found {len(values)} values, at most {field.width} are allowed")
-        codes = [self._code(field, one, notes) for one in values] or [0]
+            notes.append(f"field '{field.name}': of {len(values)} values the first {field.width} are read")
+        codes = [self._code(field, one, notes) for one in values[: field.width]] or [0]
         return np.array(codes + [-1] * (field.width - len(codes)), np.int32)
 
     def encode_all(self, field: Field, values: Sequence[Any]) -> np.ndarray:
@@ -87,11 +88,11 @@ class FieldCodes:
             values = read_list(name, value)
         for one in values:
             check_single(name, one)
-        nothing = {"", *MARKERS} if field.kind == "numerical" else {""}
-        found = [one for one in map(plain, values) if one is not None]
-        texts = [one.strip() if isinstance(one, str) else "a value" for one in found]
-        pairs = zip(found, texts, strict=True)
-        return [one for one, text in pairs if text.lower() not in nothing and text not in self._na]
+        return [one for one in map(plain, values) if not self._is_nothing(field, one)]
+
+    def _is_nothing(self, field: Field, value: Any) -> bool:
+        nothing, text = ("", *MARKERS) if field.kind == "numerical" else ("",), str(value).strip()
+        return value is None or (isinstance(value, str) and (text.lower() in nothing or text in self._na))
 
     def _code(self, field: Field, value: Any, notes: list[str]) -> int:
         """The index of one value; 0 with a note for one that training has not seen."""

@@ -171,13 +171,8 @@ def _write_entities(
 
 def rows_summary(manifest: dict[str, Any]) -> list[str]:
     """Lines for the reader of the terminal."""
-    counts = manifest["counts"]
-    share = "all" if counts["positive"] == counts["rows"] else f"{counts['positive'] / counts['rows']:.1%}"
-    labelled = manifest["options"].get("label", "") is not None  # otherwise each row is a positive
-    labels = f" (at least {manifest['label']['threshold']:g})" if labelled else ": no labels"
-    fields = [
-        f"  {one['name']:<16} {one['kind']:<12} {one['side']:<8} "
-        + (f"mean {one['mean']:.4g}" if one["kind"] == "numerical" else f"{one['size'] - 1:,}")
-        for one in manifest["fields"]
-    ]
-    return [f"{counts['rows']:,} rows, {share} positive{labels}; values:", *fields, *times_line(manifest)]
+    counts, threshold = manifest["counts"], manifest["label"]["threshold"]
+    share = f"{counts['positive'] / counts['rows']:.1%} positive (at least {threshold:g})"
+    fields = [f"  {one['name']:<16} {one['kind']:<12} {one['side']:<8} {counts['values'].get(one['name'], 'numbers')}"
+              for one in manifest["fields"]]  # fmt: skip
+    return [f"{counts['rows']:,} rows, {share}; values:", *fields, *times_line(manifest)]

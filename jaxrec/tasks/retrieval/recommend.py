@@ -17,7 +17,7 @@ from jaxrec.data.codes import Columns
 from jaxrec.data.given import item_rows
 from jaxrec.data.ids import plain
 from jaxrec.data.items import Added
-from jaxrec.data.rows import Field, Schema
+from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError
 from jaxrec.tasks import vectors as ranking
 from jaxrec.tasks.answers import most_similar
@@ -93,29 +93,21 @@ class Recommender:
         rows = item_rows(items)
         ids = self.items.new_ids("new item", name, rows)
         for number, (row, one) in enumerate(zip(rows, ids, strict=True), 1):
-            filtered.append({field: plain(value) for field, value in row.items()} | {name: one})
+            given = {field: row.get(field.name) for field in self._goods.fields if field.name != name}
             try:
-                values.append(
-                    {field.name: self._coded(field, row, filtered[-1], notes) for field in self._goods.fields}
-                )
+                values.append({field.name: self.codes.encode(field, given.get(field), notes)
+                               for field in self._goods.fields})  # fmt: skip
+                bags = {field.name: self.codes.members(field, value) for field, value in given.items()
+                        if field.kind == "bag"}  # fmt: skip
             except UserError as error:
                 raise UserError(f"new item {number}: {error}") from None
+            filtered.append({str(field): plain(value) for field, value in row.items()} | bags | {name: one})
         if rows:
             new = np.concatenate([self._towards("item", values), self._rules.of_items(_stack(values))], axis=1)
             self._set(np.concatenate([self._vectors, new]))
             known = [{str(field): value for field, value in row.items() if field != name} for row in rows]
             self.items.add(ids, filtered, known)
         return Added(ids, notes)
-
-    def _coded(self, field: Field, row: dict[str, Any], filtered: dict[str, Any], notes: list[str]) -> np.ndarray:
-        """A field of a new item; of a bag as many values as the data have at most."""
-        value = None if field.name == self._goods.name else row.get(field.name)
-        if field.kind == "bag":
-            value = filtered[field.name] = self.codes.members(field, value)
-            if len(value) > field.width:
-                notes.append(f"field '{field.name}': of {len(value)} values the first {field.width} are read")
-            value = value[: field.width]
-        return self.codes.encode(field, value, notes)
 
     # ---- vectors -----------------------------------------------------------------------------------------------------
 
