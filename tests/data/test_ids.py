@@ -75,14 +75,6 @@ def test_whatever_is_given_is_an_id_or_unknown(value: Any) -> None:
             assert text == str(raw) or Decimal(text) == Decimal(raw)
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_ids_that_were_added_stand_behind_the_others_and_stay_what_they_are(first: int) -> None:
-    for known in (Ids(np.array([30, 10]), first), Ids(["b", "a"], first)):
-        known = known.extended([7, "x 1"])
-        assert known.encode([7, "7", " x 1", 8, "y"]).tolist() == [first + 2, first + 2, first + 3, -1, -1]
-        assert known.decode(np.array([first + 3, first, first + 2])) == ["x 1", known.values()[0], 7]
-
-
 def test_items_that_may_be_recommended() -> None:
     table = pa.table({"price": [5.0, 7.0, None], "tags": [["a"], ["a", "b"], []], "listed": [0] * 3, "sold": [0] * 3})
     spans = Spans(np.array([0, 10, 20], np.int32), np.array([100, 15, 90], np.int32), 1_000_000)

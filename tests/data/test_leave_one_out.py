@@ -7,19 +7,13 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import jax
 import numpy as np
 import pyarrow.parquet
 import pytest
 from helpers import call, open_sessions, ranked, write_config
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from jaxrec.data.dataset import Dataset, Sessions
+from jaxrec.data.dataset import Dataset
 from jaxrec.evaluate import evaluate
-from jaxrec.feeds.base import Plan
-from jaxrec.feeds.lanes import lane_feed
-from jaxrec.feeds.packed import packed_feed
 from jaxrec.recommend import Recommender
 from jaxrec.run import open_run
 
@@ -43,21 +37,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     words = ["--session", "u", "--item", "i", "--time", "t", "--time-unit", "order", "--min-item-support", 2]
     assert call("prepare", "events", "--raw", raw, *words, "--split", "leave_one_out", "--out", out) == 0
     return open_sessions(out)
-
-
-@given(st.lists(st.integers(1, 14), min_size=1, max_size=30), st.integers(1, 8), st.integers(1, 60), st.integers(1, 5))
-@settings(max_examples=30, deadline=None)
-def test_feeds_score_the_last_event_of_each_session(lengths: list[int], window: int, batch: int, steps: int) -> None:
-    """Event ``e`` is item ``e``."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    events = np.arange(offsets[-1])
-    sessions = Sessions(events.astype(np.int32), events, offsets, last_only=True)
-    plan = Plan(max(batch, window), steps, "time", 0, 0)
-    for feed in (packed_feed(sessions, window, plan), lane_feed(sessions, plan)):
-        blocks = [jax.tree.map(np.asarray, block) for block in feed.epoch(0)]
-        found = np.concatenate([block.target[block.weight > 0] for block in blocks])
-        wanted = [end - 1 for end, length in zip(offsets[1:], lengths, strict=True) if length > 1]
-        assert sorted(found) == wanted and feed.pairs == len(wanted)
 
 
 def rank(scores: Mapping[int, float], target: int) -> int:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jaxrec import config as configuration
 from jaxrec.data.retrieval import Queries, Retrieval, has_each, has_items, positive_bits
-from jaxrec.data.rows import Field, Rows, RowsDataset, Schema, known, value_counts
+from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
 from jaxrec.metrics.ranking import ranking_metrics
@@ -100,13 +100,6 @@ def test_what_is_read() -> None:
     np.testing.assert_array_equal(data.item_counts(), [0, 1, 1, 0, 0, 0])
     held = unpacked(data.positives(data.splits.train, data.splits.test), 6)
     assert {(int(u), int(i)) for u, i in np.argwhere(held)} == {(1, 1), (1, 2), (2, 1), (3, 4)}
-
-
-def test_counts_and_unknown_values() -> None:
-    schema = Schema((Field("a", "categorical", "user", 3), Field("b", "bag", "user", 4, 2)), None, None, 1.0, 0.0, 1.0)
-    counts = value_counts(schema, np.array([[1, 1, 2], [1, 3, -1]], np.int32))
-    assert counts.tolist() == [0, 2, 0, 0, 1, 1, 1]
-    assert known(schema, np.array([[2, 3, 0], [1, -1, -1]]), schema.apart(counts)).tolist() == [[0, 3, 0], [1, -1, -1]]
 
 
 @pytest.mark.parametrize(("changes", "fields", "message"), [
