@@ -101,7 +101,7 @@ def find_personas(
     place = np.zeros(k, np.int32)
     place[clusters[np.lexsort((first, -members))]] = np.arange(len(clusters))
     labels = place[found]
-    names = [f"persona_{number}" for number in range(int(labels.max()) + 1)]
+    names = [f"persona_{number}" for number in range(len(clusters))]
     scores = evidence(texts, labels, len(names), rules)
     gain = np.where(scores >= ENOUGH, scores, 0.0)
     for number, rule in zip(*linear_sum_assignment(gain, maximize=True), strict=True):

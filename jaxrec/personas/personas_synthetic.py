@@ -146,10 +146,9 @@ def _chances(
     of_gender = 0.4 * random.normal(size=(GENDERS, CATEGORIES))
     of_type = 0.7 * random.normal(size=(TYPES, BRANDS))
     of_years = 0.4 * random.normal(size=BRANDS)
-    left = [of_concern[concern] + of_gender[gender], of_type[skin] + years * of_years, 0.6 * years]
+    by_category, by_brand = of_concern[concern] + of_gender[gender], of_type[skin] + years * of_years
     price = (np.log(products["price"]) - 3.2) / 0.6
-    right = [np.eye(CATEGORIES)[:, products["category"]], np.eye(BRANDS)[:, products["brand"]], price[None]]
-    logits = np.hstack(left) @ np.concatenate(right) + popularity
+    logits = by_category[:, products["category"]] + by_brand[:, products["brand"]] + 0.6 * years * price + popularity
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     return Chances(np.argsort(codes, kind="stable"), counts, odds / odds.sum(axis=1, keepdims=True))
 
