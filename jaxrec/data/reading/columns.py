@@ -194,14 +194,13 @@ def read_times(connection: Any, table: Table, column: str, arguments: Namespace)
     """The unit of a column of times (iso, one of UNITS or CALENDARS, order, or format), and the column ``time`` of
     ``raw``, ms since 1970 (of order the counter); ``arguments`` have the options about it.
     """
-    sql, kind = table.column(column)
-    place, moments = f"{table.path}: column '{column}'", kind.startswith("TIMESTAMP") or kind == "DATE"
+    kind = _kind(table, column, ("TIMESTAMP", "DATE", TEXT, "ENUM", *duck.NUMBERS), "times, numbers or text")
+    (sql, _), moments = table.column(column), kind.startswith(("TIMESTAMP", "DATE"))
+    place = f"{table.path}: column '{column}'"
     time_format: str | None = arguments.time_format
     unit = arguments.time_unit if time_format is None else "format"
     if moments and unit not in ("auto", "iso"):
         raise UserError(f"{place} is of type {kind}, not a number or text; leave out --time-unit and --time-format")
-    if kind.endswith("]") or not (moments or kind.startswith((TEXT, "ENUM", *duck.NUMBERS))):
-        raise UserError(f"{place} is of type {kind}; expected times, numbers or text")
 
     def text(value: str) -> str:  # of a number 20231114.0 is 20231114
         bare = f"trim({value_text(value, kind)})"
