@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import fails, open_sessions
+from helpers import open_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from preparing import prepared, sessions
 
 from jaxrec.data.dataset import SPLITS
+from jaxrec.errors import UserError
 
 WORDS = ("--session=visit", "--item=sku", "--time=when", "--event=did", "--name=title", "--price=cost")
 Rows = Iterable[tuple[object, ...]]
@@ -133,13 +134,8 @@ def test_columns_events_and_ids_of_their_own(tmp_path: Path) -> None:
     assert typed(out) == [[("red-7", "view"), ("red-7", "order")], [blue, ("red-7", "view")]]
 
 
-@pytest.mark.parametrize(("words", "names"), [
-    (["--delimiter=;", "--session", "shopper"], "no column of the item; name it with --item"),
-    ([*MAPPED[:-3], "weight", "weight"], "--attributes weight: .*named twice"),
-])  # fmt: skip
-def test_options_that_do_not_fit(
-    words: list[object], names: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    raw = tmp_path / "log.csv"
-    raw.write_text(OWN)
-    fails(capsys, "prepare", "merrec", "--raw", raw, *words, "--out", tmp_path / "out", names=names)
+def test_options_that_do_not_fit(tmp_path: Path) -> None:
+    for words, message in ((("--delimiter=;", "--session=shopper"), "no column of the item; name it with --item"),
+                           ((*MAPPED[:-3], "weight", "weight"), "--attributes weight: .*named twice")):  # fmt: skip
+        with pytest.raises(UserError, match=message):
+            prepared(tmp_path / "d", "merrec", OWN, *words)
