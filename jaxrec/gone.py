@@ -24,8 +24,8 @@ data.reading.bags data.reading.fields data.reading.ids data.reading.numbers data
 data.reading.files data.reading.lines data.reading.logs data.reading.rows data.reading.unpacked; data.retrieval:
 data.positives;
 data.splits: data.protocols; data.store: data.files data.writing; data.text.encoding: data.name_vectors
-data.text.cache data.text.vectors data.text.worker; errors: cli.wording wording; feeds.base: data.row_feed
-feeds.rows; feeds.lanes: data.feed; feeds.packed: data.named_feed data.packing; losses.contrastive: contrastive
+data.text.cache data.text.vectors data.text.worker; errors: cli.wording wording; feeds.base: data.feed
+data.row_feed feeds.lanes feeds.rows; feeds.packed: data.named_feed data.packing; losses.contrastive: contrastive
 models.contrast; losses.ranking: losses.candidates models.sampled negatives; losses.softmax: softmax;
 metrics.clicks: click_metrics; metrics.ranking: chance metrics.chance; models.base: models.work;
 models.fields: ops.dropout; models.merrec: models.event_encoder models.merrec_config; models.packed:

@@ -14,8 +14,7 @@ from pydantic import Field
 from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, LossConfig
 from jaxrec.data.dataset import Sessions
-from jaxrec.feeds.base import Feed, Plan
-from jaxrec.feeds.lanes import Block, lane_feed
+from jaxrec.feeds.base import Feed, LaneBlock, Plan, lane_feed
 from jaxrec.losses.ranking import Popularity, Sampled, Step
 from jaxrec.losses.sampled import CrossEntropy, SampledLoss
 from jaxrec.models.base import Dropping, Loss, SessionModel
@@ -105,7 +104,7 @@ class GRU4Rec(SessionModel):
     def constants(self, counts: np.ndarray) -> Popularity:
         return self._ranking.constants(counts)
 
-    def steps(self, constants: Popularity, block: Block, keys: Array, on: Placement = ONE) -> Step:
+    def steps(self, constants: Popularity, block: LaneBlock, keys: Array, on: Placement = ONE) -> Step:
         return Step(block, self._ranking.draw(constants, block.target, keys, on))
 
     def reads(self, step: Step) -> dict[str, Reads]:
@@ -125,7 +124,7 @@ class GRU4Rec(SessionModel):
         total = jnp.sum(losses)
         return total / len(losses), (carry, total)  # by all lanes, also where some have ended, as in the authors' code
 
-    def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: Block) -> tuple[Hidden, Array]:
+    def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: LaneBlock) -> tuple[Hidden, Array]:
         source = tables[self._source]
 
         def step(hidden: Hidden, at: tuple[Array, Array]) -> tuple[Hidden, Array]:

@@ -194,25 +194,6 @@ def test_masks_drop_their_share_and_keep_the_mean(rate: float, of_256: int) -> N
     assert abs(np.mean(mask == 0) - of_256 / 256) < 4 * deviation
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.25])
-def test_a_share_of_the_values_becomes_unknown(rate: float) -> None:
-    """Not what stands behind a bag's end, anew in each step, and in training alone."""
-    model, steps = AutoInt(make_config(VARIANTS["autoint"], data={"unknown_rate": rate}), SCHEMA), 30
-    data = rows(4000)
-    leaves = (data.columns, data.numbers, data.labels, data.ratings, np.ones(len(data), np.float32))
-    block = RowBlock(*(jnp.broadcast_to(leaf, (steps, *leaf.shape)) for leaf in leaves))
-    constants = model.constants(value_counts(data))
-    ids = np.asarray(jax.jit(model.steps)(constants, block, jax.random.split(jax.random.key(0), steps)).ids)
-    first, ids = np.array([0, 9, 9, 9, 15]), ids[..., :5]
-    assert np.all((ids == -1) == (data.columns == -1))
-    replaced = ids != np.where(data.columns < 0, -1, data.columns + first)
-    assert np.all(ids == np.where(replaced, first, ids)), "the unknown value of their own field"
-    known = data.columns > 0
-    deviation = np.sqrt(rate * (1 - rate) / (known.sum() * steps))
-    assert abs(replaced[:, known].mean() - rate) <= 4 * deviation
-    assert not rate or np.any(replaced[0] != replaced[1])
-
-
 def test_places_without_a_row_leave_a_table_of_rows_alone() -> None:
     """Lazy Adam would move by momentum what a place behind the epoch's end seems to read."""
     config = make_config(VARIANTS["autoint"] | {"table": "rows"}, optimizer={"name": "adam", "learning_rate": 0.1})

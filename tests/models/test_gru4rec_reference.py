@@ -14,7 +14,7 @@ import pytest
 from reference_recipe import make_case, projections
 
 from jaxrec import config as configuration
-from jaxrec.feeds.lanes import Block
+from jaxrec.feeds.base import LaneBlock
 from jaxrec.losses.ranking import Popularity, Step
 from jaxrec.models.gru4rec import GRU4Rec
 from jaxrec.training.block import TrainState, init_state, make_train_block
@@ -31,7 +31,7 @@ ONEHOT = {"GE.Wrz0": "layer_0_gate_kernel", "GE.Wh0": "layer_0_candidate_kernel"
 class Replay(GRU4Rec):
     """GRU4Rec with negatives that are given, not drawn: the constants are (constants, int32[S, N])."""
 
-    def steps(self, constants: tuple[Popularity, Any], block: Block, keys: Any, on: Any) -> Step:  # type: ignore[override]
+    def steps(self, constants: tuple[Popularity, Any], block: Any, keys: Any, on: Any) -> Step:  # type: ignore[override]
         return Step(block, self._ranking.given(constants[0], block.target, constants[1]))
 
 
@@ -102,7 +102,7 @@ def test_twenty_steps_agree_with_the_authors_code(name: str) -> None:
     for t in range(case["steps"]):
         arrays = (made[key][t : t + 1] for key in ("inputs", "targets", "resets", "active"))
         source, target, reset, live = arrays
-        block = Block(jnp.asarray(source, jnp.int32), jnp.asarray(target, jnp.int32), jnp.asarray(reset),
+        block = LaneBlock(jnp.asarray(source, jnp.int32), jnp.asarray(target, jnp.int32), jnp.asarray(reset),
                       jnp.asarray(live, jnp.float32))  # fmt: skip
         state, stats = train_block(state, (constants, jnp.asarray(made["samples"][t : t + 1], jnp.int32)), block)
         loss = float(stats.loss[0]) / case["batch_size"]

@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.rows import Rows
-from jaxrec.feeds.base import Feed, Plan, ahead, row_feed
-from jaxrec.feeds.lanes import lane_feed
+from jaxrec.feeds.base import Feed, Plan, ahead, lane_feed, row_feed
 from jaxrec.feeds.packed import packed_feed
 
 HOUR, RESIDENT, STREAMED = 3_600_000, 2**30, 0

@@ -14,8 +14,7 @@ import pytest
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
-from jaxrec.feeds.base import Plan
-from jaxrec.feeds.lanes import Block, lane_feed
+from jaxrec.feeds.base import LaneBlock, Plan, lane_feed
 from jaxrec.models.base import SessionModel, make_model
 from jaxrec.training.block import TrainState, init_state, make_train_block, training_plan
 from jaxrec.training.optimizers import make_optimizer, make_schedule
@@ -77,7 +76,7 @@ def train(setup: Setup, steps_per_block: int, epochs: int = 2) -> tuple[TrainSta
     return state, losses
 
 
-def first_block() -> Block:
+def first_block() -> LaneBlock:
     return next(lane_feed(SESSIONS, Plan(LANES, 8, "time", 3, 2**30)).epoch(0))
 
 
