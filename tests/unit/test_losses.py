@@ -142,22 +142,6 @@ def test_extreme_scores_stay_finite(name: str, activation: str) -> None:
     assert np.all(np.isfinite(slope))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_final_activations(activation: str) -> None:
-    case, alpha = CASES[0], 0.3
-    x = case.scores
-    expected = {
-        "linear": x,
-        "relu": np.maximum(x, 0.0),
-        "tanh": np.tanh(x),
-        "elu": np.where(x > 0, x, alpha * (np.exp(x) - 1.0)),
-        "selu": 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1.0)),
-        "leaky_relu": np.where(x > 0, x, alpha * x),
-    }[activation]
-    found, _ = loss_and_slopes("bpr", x, case.own, case.weight, final_activation=activation, activation_alpha=alpha)
-    np.testing.assert_allclose(found, explicit("bpr", case, expected), rtol=2e-5)
-
-
 def implied(table: AliasTable) -> np.ndarray:
     """float64[V]: the probability of each item, from the definition of the table."""
     keep, other = np.asarray(table.keep, np.float64), np.asarray(table.other)
