@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, as_json, command, pairs, ranged, say, tell
 from jaxrec.data.filters import joined
-from jaxrec.data.given import read_events
+from jaxrec.data.given import item_rows
 from jaxrec.data.ids import read_list
 from jaxrec.data.items import Added
 from jaxrec.errors import UserError, listed
@@ -139,7 +139,7 @@ def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.recommend``."""
     options = _parser().parse_args(argv)
     _check(options)
-    events = () if options.events is None else read_events(options.events)
+    events = () if options.events is None else item_rows(options.events)
     query = Query(options.items, events, options.user, pairs("--profile", options.profile), options.at)
     runtime.start()
     r = Recommender.load(options.run)

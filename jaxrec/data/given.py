@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +20,6 @@ from jaxrec.data.ids import is_list, plain, whole
 from jaxrec.data.items import LIVE
 from jaxrec.errors import UserError, explained, shown
 
-SUCH_AS = '[{"item": 238357102, "event": "item_view"}, {"name": "red dress", "event": "item_like"}]'
 MOMENT = TypeAdapter(datetime.datetime)
 
 
@@ -138,26 +136,15 @@ def columns_of(rows: Any) -> tuple[dict[str, list[Any]], int]:
 
 
 def read_file(file: Path) -> Any:
-    """What a JSON, Parquet or CSV file holds; see ``item_rows``."""
+    """What a Parquet, CSV or JSON file holds (see ``item_rows``), or as JSON standard input, ``-``."""
+    file = Path("/dev/stdin") if str(file) == "-" else file
     try:
-        if file.suffix == ".json":
-            return parse_json(file.read_text(encoding="utf-8-sig"), str(file))
         if file.suffix == ".parquet":
             return pq.read_table(file)
         if file.suffix == ".csv":
             with open(file, encoding="utf-8-sig", newline="") as stream:
                 rows = list(csv.DictReader(stream, strict=True))
             return [{name: value or None for name, value in row.items()} for row in rows]
+        return parse_json(file.read_text(encoding="utf-8-sig"), str(file))
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{file}: cannot be read ({str(error).splitlines()[0]}); check its name") from None
-    raise UserError(f"{file}: found '{file.suffix}'; end it in .parquet, .csv or .json")
-
-
-def read_events(file: str) -> Any:
-    """What a JSON file holds, or standard input where ``file`` is ``-``."""
-    expected = f"expected a list, such as {SUCH_AS}"
-    try:
-        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name with a NUL
-        raise UserError(f"--events {file}: cannot be read ({error}); {expected}") from None
-    return parse_json(text, f"--events {file}" if file == "-" else file, expected)
