@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 MODULES = """
+baselines.ratings: baselines.logistic;
 baselines.sessions: baselines.itemknn baselines.items baselines.neighbours baselines.popularity baselines.prefixes
 baselines.stan baselines.vsknn; benchmarks.peer_worker: benchmarks.peer_gru4rec benchmarks.peer_recbole;
 benchmarks.sweep: benchmarks.case benchmarks.machine benchmarks.output_layer; cli.command: cli.callable cli.help
@@ -34,7 +35,8 @@ ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: 
 ops.tables: tables; ops.topk: ranking; personas.amore: personas.amore_files personas.files; personas.clusters:
 data.personas personas.rules personas.words; personas.folds: review_folds;
 personas.pictures: embedding_plots persona_groups
-persona_plots personas.embedding personas.groups; plots.clicks: click_plots; plots.pictures: pictures; run: rundir;
+persona_plots personas.embedding personas.groups; plots.pictures: click_plots
+pictures plots.clicks plots.curves; run: rundir;
 sources: data.sources; sources.market.world: data.market
 sources.market.optimum; sources.merrec: sources.merrec_attributes
 sources.merrec_columns sources.merrec_files sources.merrec_items sources.merrec_own; sources.merrec_synthetic:
@@ -61,7 +63,7 @@ tasks.history.People: data.codes.Profiles; data.items.Items: data.items.Vocabula
 losses.contrastive.Rows: losses.contrastive.Asked;
 losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration: baselines.ratings.Calibration;
 personas.clusters.Persona: personas.personas_synthetic.Persona; personas.pictures.draw_personas:
-personas.pictures.Groups; plots.curves.Curves: plots.__main__.Curves; plots.pictures.write: plots.pictures.Shown;
+personas.pictures.Groups; plots.pictures.Curves: plots.__main__.Curves; plots.pictures.write: plots.pictures.Shown;
 recommend.Recommender: tasks.clicks.recommend.ClickRecommender tasks.events.recommend.EventRecommender
 tasks.retrieval.recommend.TowerRecommender; sources.Source: sources.RowSource; tasks.query.Answer:
 data.codes.UnknownValues tasks.clicks.recommend.Recommendation; tasks.query.Item: tasks.clicks.recommend.Rating

@@ -22,7 +22,7 @@ from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.ops import parallel
-from jaxrec.plots.curves import learning_curve
+from jaxrec.plots.pictures import learning_curve
 from jaxrec.run import create_run, resume_run
 from jaxrec.tasks.base import check_cutoffs, cutoffs, make_task
 from jaxrec.training.block import Training

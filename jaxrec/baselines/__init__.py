@@ -1,4 +1,4 @@
-"""Baselines that need no training loop: sessions, ratings, retrieval and logistic hold those of each kind of problem.
+"""Baselines that need no training loop: sessions, ratings and retrieval hold those of each kind of problem.
 
 Each is a function of the training data whose keyword-only parameters a user may set: ``stan:k=500,lambda1=2``.
 """

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from pydantic import Field
 
-from jaxrec.baselines.logistic import Logistic
+from jaxrec.baselines.ratings import Logistic
 from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, Fraction, LossConfig
 from jaxrec.data.rows import Rows, Schema

@@ -10,8 +10,7 @@ from pathlib import Path
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, tell
 from jaxrec.data.dataset import SPLITS
-from jaxrec.plots.curves import draw_curves, labels, read_curves
-from jaxrec.plots.pictures import check_picture, save_picture
+from jaxrec.plots.pictures import check_picture, draw_curves, labels, read_curves, save_picture
 from jaxrec.run import check_comparable
 from jaxrec.tasks.report import TABLE, add_table, show_table
 

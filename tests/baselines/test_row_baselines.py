@@ -13,8 +13,7 @@ from scipy.sparse import csr_array
 from scipy.special import expit
 
 from jaxrec.baselines import ratings, sessions
-from jaxrec.baselines.logistic import fit_logistic
-from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, als, bias, calibrate, item_mean
+from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, als, bias, calibrate, fit_logistic, item_mean
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES, factorise, item_knn, matrix, popularity
 from jaxrec.config import parse
 from jaxrec.data.rows import Field, Rows, Schema

@@ -13,9 +13,7 @@ from fonts import KOREAN, add_korean
 from helpers import call, fails
 from matplotlib.figure import Figure
 
-from jaxrec.plots.clicks import attention_figure
-from jaxrec.plots.curves import draw_curves, labels, read_curves
-from jaxrec.plots.pictures import write
+from jaxrec.plots.pictures import attention_figure, draw_curves, labels, read_curves, write
 from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]

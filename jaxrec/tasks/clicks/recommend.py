@@ -17,8 +17,7 @@ from scipy.special import expit
 from jaxrec.data.codes import Columns
 from jaxrec.data.given import columns_of, read_time
 from jaxrec.errors import UserError, one_line
-from jaxrec.plots.clicks import attention_figure
-from jaxrec.plots.pictures import save_picture
+from jaxrec.plots.pictures import attention_figure, save_picture
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.history import People
 from jaxrec.tasks.query import Inputs, Query

@@ -14,8 +14,7 @@ from jax import Array
 from scipy.special import expit
 
 from jaxrec.baselines import Choice
-from jaxrec.baselines.logistic import fit_logistic
-from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, held_out_calibration
+from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, fit_logistic, held_out_calibration
 from jaxrec.cli.command import progress
 from jaxrec.config import Config
 from jaxrec.data.rows import Rows, RowsDataset, Schema, known, value_counts
@@ -25,7 +24,7 @@ from jaxrec.feeds.base import row_feed
 from jaxrec.metrics.clicks import calibration, click_metrics, part_metrics
 from jaxrec.metrics.ranking import random_user_ranking
 from jaxrec.models.base import ClickModel, make_model
-from jaxrec.plots.clicks import reliability
+from jaxrec.plots.pictures import reliability
 from jaxrec.run import Run
 from jaxrec.tasks.base import Judged, Task
 from jaxrec.tasks.clicks import RowTraining
