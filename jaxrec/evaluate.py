@@ -12,7 +12,7 @@ from jaxrec import baselines as known
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, make_callable, ranged, say
-from jaxrec.config.finding import models
+from jaxrec.config import models
 from jaxrec.data.dataset import SPLITS, open_dataset
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.personas.folds import cross_validate

@@ -1,7 +1,6 @@
 """Training throughput on synthetic data, beside what the machine could do.
 
     python scripts/benchmark.py all --json throughput.json               # every model with its defaults: a few minutes
-    python scripts/benchmark.py report throughput.json --out throughput.md          # as Markdown
     python scripts/benchmark.py gru4rec --batch 32 128 512 --json out.json
     python scripts/benchmark.py narm sasrec
     python scripts/benchmark.py autoint --batch 2048 65536
@@ -23,7 +22,7 @@ A peer runs in a process of its own, round by round in turn with ours. Let the m
 cores slows Torch far more than JAX.
 
 Bytes that a step exchanges at 8 devices are read from programs compiled for 8 virtual CPU devices, after the
-measurement, in a process of its own. 'python scripts/benchmark.py report --help' tells about the report.
+measurement, in a process of its own. What is printed is Markdown.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrec.benchmarks import exchange, peers, report
+from jaxrec import config as configuration
+from jaxrec.benchmarks import exchange, peers
 from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS, SIZES
-from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, measure
+from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, measure, section
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, ranged
-from jaxrec.config import finding
 from jaxrec.run import write_text
 
 
@@ -56,7 +55,7 @@ def _parser() -> Parser:
     # ---- what is measured --------------------------------------------------------------------------------------------
     number("--batch", "lanes, targets or rows a step (default: 32 128 512; narm, sasrec, merrec: 512; autoint: 2048; "
            "two_tower: 4096)", 1, nargs="+", default=[])  # fmt: skip
-    parser.add_argument("--loss", nargs="+", choices=list(finding.losses()), default=[],
+    parser.add_argument("--loss", nargs="+", choices=list(configuration.losses()), default=[],
                         help="losses (default: cross_entropy bpr_max; narm, sasrec: softmax; two_tower: triplet "
                         "infonce; merrec: cross_entropy)")  # fmt: skip
     number("--items", "catalogue sizes (default: 40000; narm, sasrec: 43097, Diginetica's; two_tower: 10000, one; "
@@ -102,8 +101,6 @@ def parse(argv: Sequence[str]) -> Any:
 
 def main(argv: Sequence[str]) -> None:
     """The command line."""
-    if argv and argv[0] == "report":
-        return report.main(argv[1:])
     options = parse(argv)
     runtime.start()
     if options.collectives:
@@ -121,7 +118,7 @@ def main(argv: Sequence[str]) -> None:
     del cases  # their memory is wanted for those of eight devices
     if not options.no_collectives:
         exchange.add_exchanged(result["rows"], Path(__file__), argv)
-    print(report.section(result))
+    print(section(result))
     if options.json:
         write_text(Path(options.json), json.dumps(result, indent=2) + "\n")
     return None

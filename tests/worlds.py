@@ -32,7 +32,7 @@ import pyarrow.parquet as pq
 import yaml
 from helpers import call, write_dataset
 
-from jaxrec.config.finding import find_model, losses_of
+from jaxrec.config import find_model, losses_of
 from jaxrec.data.encode import RawField, RawRows, write_rows
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.data.text.encoding import write_name_vectors

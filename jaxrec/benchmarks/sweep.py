@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from statistics import median
 from typing import Any
 
@@ -18,6 +18,11 @@ from jaxrec.ops import parallel
 
 STEPS = 200  # a repetition
 REPETITIONS, LEAST_REPETITIONS, ENOUGH_SECONDS = 7, 3, 20.0
+COLUMNS = (
+    "loss", "hard", "head", "batch", "items", "steps_per_s", "steps_per_s_min", "steps_per_s_max", "events_per_s",
+    "matmul_share", "compile_s", "peak_memory_mb", "exchanged_per_step",
+)  # fmt: skip
+PEER_COLUMNS = ("peer", "model", "loss", "batch", "items", "steps_per_s", "events_per_s", "ratio", "ratios")
 
 
 class Case:
@@ -133,3 +138,39 @@ def matmul_ceiling() -> float:
         jax.block_until_ready(product(a, a))
         times.append(time.perf_counter() - begin)
     return 2 * n**3 / median(times[1:]) / 1e9
+
+
+# ---- as Markdown -----------------------------------------------------------------------------------------------------
+
+
+def section(results: dict[str, Any]) -> str:
+    """What ``scripts/benchmark.py --json`` writes, as Markdown: the machine, a table for each model, and the peers."""
+    machine, rows = results["machine"], results["rows"]
+    top = max(row["ceiling_matmul_gflop_per_s"] for row in rows)
+    lines = [f"## {machine['device']}, {results['date']}", "", f"- `{results['command']}`",
+             f"- {', '.join(f'{key} {each}' for key, each in machine.items())}",
+             f"- ceiling: {top:,.0f} GFLOP/s of a large matrix product"]  # fmt: skip
+    for model in dict.fromkeys(row["model"] for row in rows):
+        lines += ["", f"### {model}", "", table([row for row in rows if row["model"] == model], COLUMNS)]
+    if peers := results.get("peers"):
+        lines += ["", "### Other people's code in the same sitting", "", table(peers, PEER_COLUMNS)]
+    return "\n".join([*lines, ""])
+
+
+def table(rows: Sequence[dict[str, Any]], columns: Iterable[str]) -> str:
+    """Markdown of rows, aligned; columns in which no row has anything are left out."""
+    names = [name for name in columns if any(row.get(name) is not None for row in rows)]
+    cells = [[_shown(row.get(name)) for name in names] for row in rows]
+    widths = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+    lines = [names, ["-" * width for width in widths], *cells]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):  # bytes by kind of collective
+        return ", ".join(f"{kind} {_shown(number)}" for kind, number in value.items()) or "0"
+    if isinstance(value, list):
+        return " ".join(map(_shown, value))
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else str(value)

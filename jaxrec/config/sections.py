@@ -156,7 +156,7 @@ class MeshConfig(Section):
 
 class Config(Section):
     """An experiment. Each is of a subclass whose sections are those of its model, loss, optimizer and task
-    (``finding.experiment``); where only one kind of a section can stand, ``Kind.of(config.section)`` types it."""
+    (``jaxrec.config.experiment``); where only one kind of a section can stand, ``Kind.of(config.section)`` types it."""
 
     data: Any  # a DataConfig
     model: Any  # a ModelConfig

@@ -6,8 +6,7 @@ from typing import Any, Protocol
 
 from jax import Array
 
-from jaxrec.config import Config
-from jaxrec.config.finding import find_model
+from jaxrec.config import Config, find_model
 from jaxrec.config.sections import Fraction, ModelConfig
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.ops.parallel import ONE, Placement

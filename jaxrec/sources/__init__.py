@@ -12,7 +12,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from jaxrec.config.finding import find_module
+from jaxrec.config import find_module
 from jaxrec.data.clean.pipeline import Raw
 from jaxrec.data.encode import RawRows
 

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrec.config import Config
-from jaxrec.config.finding import find_task, models
+from jaxrec.config import Config, find_task, models
 from jaxrec.data.dataset import Dataset
 from jaxrec.data.reading.columns import ORDER
 from jaxrec.data.rows import RowsDataset, Schema

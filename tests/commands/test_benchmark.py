@@ -148,8 +148,6 @@ def test_a_compiling_process_that_dies_costs_only_its_figures(
     assert [row["exchanged_per_step"] for row in rows] == [None, None]
 
 
-# ---- the report ------------------------------------------------------------------------------------------------------
-
 MACHINE = {"device": "Chip 9", "platform": "cpu", "devices": 1, "cpu_cores": 2, "python": "3.11.7", "jax": "0.10.2"}
 ROW = {
     "model": "gru4rec", "loss": "cross_entropy", "batch": 32, "items": 40_000, "precision": "float32",
@@ -159,41 +157,15 @@ ROW = {
 PEER = {"peer": "authors", "model": "gru4rec", "loss": "cross_entropy", "batch": 32, "ratios": [5.4, 5.7, 5.2]}
 
 
-def write(file: str, *rows: dict[str, Any], **more: Any) -> None:
-    values: dict[str, Any] = {"machine": MACHINE, "date": "2026-11-22", "command": "benchmark.py all", "rows": rows}
-    Path(file).write_text(json.dumps(values | more))
-
-
-def cells(text: str) -> list[list[str]]:
-    """The lines of all tables."""
-    return [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line.startswith("|")]
-
-
-def test_a_section_for_each_file(script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    write("a.json", ROW, ROW | {"hard": 4, "exchanged_per_step": {}}, peers=[PEER])
-    write("b.json", ROW | {"model": "narm", "exchanged_per_step": None}, machine=MACHINE | {"jax": "0.11"})
-    assert command(script.main, ["report", "a.json", "a.json", "--out", "r.md"]) == 0
-    assert "must not be compared" not in Path("r.md").read_text(encoding="utf-8")
-    assert command(script.main, ["report", "a.json", "b.json", "--out", "r.md"]) == 0
-    text = Path("r.md").read_text(encoding="utf-8")
-    for line, count in {
-        "## Chip 9, 2026-11-22": 2, "- ceiling: 190 GFLOP/s of a large matrix product": 2,
-        "- `benchmark.py all`": 2, "### gru4rec": 1, "### narm": 1,
-        "**Figures of different machines, which must not be compared.**": 1,
-    }.items():  # fmt: skip
-        assert text.splitlines().count(line) == count
-    head, _, *lines, _, _, peer, other, _, narm = cells(text)
+def test_what_is_printed(script: Any) -> None:
+    rows = [ROW, ROW | {"hard": 4, "exchanged_per_step": {}}, ROW | {"model": "narm", "exchanged_per_step": None}]
+    text = script.section({"machine": MACHINE, "date": "2026-11-22", "command": "b all", "rows": rows, "peers": [PEER]})
+    for line in ("## Chip 9, 2026-11-22", "- ceiling: 190 GFLOP/s of a large matrix product", "- `b all`", "### narm"):
+        assert text.splitlines().count(line) == 1
+    cells = [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line.startswith("|")]
+    head, _, *lines, other, _, narm, _, _, peer = cells
     first, second = (dict(zip(head, line, strict=True)) for line in lines)
     assert first == first | {"steps_per_s": "850", "events_per_s": "27,200", "matmul_share": "0.47", "hard": "-",
                              "exchanged_per_step": "all-gather 1,000, all-reduce 120,000"}  # fmt: skip
     assert (second["exchanged_per_step"], second["hard"], peer[-1]) == ("0", "4", "5.4 5.7 5.2")
     assert "exchanged_per_step" not in other and len(narm) == len(other)
-
-
-def test_files_that_are_not_the_benchmarks(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write(str(tmp_path / "empty.json"))
-    write(str(tmp_path / "other.json"), {"model": "narm"})
-    for file in (tmp_path / "empty.json", tmp_path / "other.json", ROOT / "pyproject.toml"):
-        assert command(script.main, ["report", str(file), "--out", str(tmp_path / "r.md")]) == 2
-        assert f"{file}: no JSON of a benchmark's rows" in capsys.readouterr().err

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from helpers import ROOT, fails
 
+from jaxrec import config as configuration
 from jaxrec import gone
 from jaxrec.cli.command import command
 from jaxrec.cli.startup import COMMANDS, module_of
-from jaxrec.config import finding
 from jaxrec.sources import find_sources
 
 Capsys = pytest.CaptureFixture[str]
@@ -33,8 +33,8 @@ def printed(capsys: Capsys, script: Any, name: str, *words: str) -> str:
 
 def test_no_line_of_help_is_too_wide(script: Any, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    commands = [*((name,) for name in COMMANDS), *(("train", "--model.name", name) for name in finding.models()),
-                *(("plots", name) for name in ("curves", "table", "personas")), ("benchmark",), ("benchmark", "report"),
+    commands = [*((name,) for name in COMMANDS), *(("train", "--model.name", name) for name in configuration.models()),
+                *(("plots", name) for name in ("curves", "table", "personas")), ("benchmark",),
                 *(("prepare", name) for name in find_sources())]  # fmt: skip
     for name, *words in commands:
         text = printed(capsys, script, name, *words)

@@ -24,7 +24,7 @@ from helpers import ROOT, assert_same_run, call, load_state, open_sessions, same
 from worlds import Market, Ring, Sections, Shop, Worlds, kind_of
 
 from jaxrec import Query, Recommender
-from jaxrec.config.finding import models
+from jaxrec.config import models
 from jaxrec.errors import UserError
 from jaxrec.ops import parallel
 from jaxrec.run import open_run

@@ -10,7 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from jaxrec import config as configuration
-from jaxrec.config import Config, finding
+from jaxrec.config import Config
 from jaxrec.errors import UserError
 
 BASE = "data:\n  path: data/here\n"
@@ -73,14 +73,18 @@ def test_every_field_is_dumped_and_says_what_it_is(tmp_path: Path) -> None:
     assert names == set(configuration.fields(type(config)))
     silent = {name for name, field in configuration.fields().items() if not field.description}
     assert silent == {"model.name", "loss.name", "optimizer.name"}, "whose classes say it"
-    assert all((kind.__doc__ or "").strip() for section, _, kind in finding.all_sections() if section in finding.NAMED)
+    assert all(
+        (kind.__doc__ or "").strip()
+        for section, _, kind in configuration.all_sections()
+        if section in configuration.NAMED
+    )
 
 
-@pytest.mark.parametrize("model", finding.models())
+@pytest.mark.parametrize("model", configuration.models())
 def test_a_models_help_lists_what_it_accepts_and_the_rest_is_refused(model: str) -> None:
     words, data = ["--model.name", model], {"data": {"path": "d"}}
-    for loss in finding.losses():
-        if loss in finding.losses_of(finding.models()[model]):
+    for loss in configuration.losses():
+        if loss in configuration.losses_of(configuration.models()[model]):
             assert configuration.override(data, [*words, "--loss.name", loss], "").loss.name == loss
         else:
             with pytest.raises(UserError, match=r"loss\.name: found .*; input should be"):
@@ -92,7 +96,7 @@ def test_a_models_help_lists_what_it_accepts_and_the_rest_is_refused(model: str)
             configuration.override(data, [*words, f"--{name}", "1"], "")
 
 
-@pytest.mark.parametrize("model", finding.models())
+@pytest.mark.parametrize("model", configuration.models())
 def test_a_run_of_an_earlier_version_is_read_without_the_fields_of_others(tmp_path: Path, model: str) -> None:
     """Each run held every field there was; in a file of the user's one that is another model's is refused."""
     config = configuration.parse({"data": {"path": "d"}, "model": {"name": model}})

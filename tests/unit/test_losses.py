@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jaxrec.config import finding
+from jaxrec import config as configuration
 from jaxrec.losses import sampled as losses
 from jaxrec.losses import softmax
 from jaxrec.losses.ranking import AliasTable, alias_table, draw
@@ -99,7 +99,7 @@ def loss_and_slopes(
     name: str, scores: np.ndarray, own: np.ndarray, weight: np.ndarray, own_weight: Any = 1.0, **loss: Any
 ) -> tuple[np.ndarray, np.ndarray]:
     """The loss of each lane and its derivative by its scores."""
-    function: Any = finding.losses()[name](**({"bpreg": BPREG} if name == "bpr_max" else {}) | loss)
+    function: Any = configuration.losses()[name](**({"bpreg": BPREG} if name == "bpr_max" else {}) | loss)
     arrays = (jnp.asarray(own), jnp.float32(weight), jnp.float32(own_weight))
     value, back = jax.vjp(jax.jit(lambda scores: function(scores, *arrays)), jnp.float32(scores))
     return np.asarray(value), np.asarray(back(jnp.ones_like(value))[0])

@@ -14,7 +14,7 @@ from worlds import Worlds
 
 from jaxrec import config as configuration
 from jaxrec.benchmarks.sizes import products
-from jaxrec.config.finding import models
+from jaxrec.config import models
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops.parallel import LOW, ONE, Placement
 from jaxrec.tasks.base import make_task

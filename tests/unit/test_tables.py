@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.config.finding import optimizers
+from jaxrec.config import optimizers
 from jaxrec.ops.tables import Read, RowPlan, gather, plan_reads, update_rows
 from jaxrec.training.optimizers import Adagrad, make_optimizer, make_schedule
 

@@ -11,8 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 from jax import Array
 
-from jaxrec.config import Config, EvaluationConfig
-from jaxrec.config.finding import find_model
+from jaxrec.config import Config, EvaluationConfig, find_model
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.items import Catalogue, Spans, attribute_names, open_catalogue, read_attributes
 from jaxrec.data.splits import open_split
