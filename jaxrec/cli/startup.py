@@ -11,7 +11,7 @@ COMMANDS = {
     "evaluate": "metrics of a run beside chance and simple methods",
     "recommend": "recommendations of a run for a session, a user or a customer",
     "tune": "searches the values of fields that do best on validation",
-    "plots": "pictures and tables of runs",
+    "plots": "pictures of runs",
     "text": "sentence embeddings of the names of a data set's items",
 }
 """What ``python -m jaxrec.NAME`` does."""

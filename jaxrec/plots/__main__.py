@@ -1,4 +1,4 @@
-"""python -m jaxrec.plots: curves of several runs, their evaluations in a table, or the customers of a two-tower run."""
+"""python -m jaxrec.plots: curves of several runs, or the customers of a two-tower run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from jaxrec.cli.command import Parser, command, tell
 from jaxrec.data.dataset import SPLITS
 from jaxrec.plots.pictures import check_picture, draw_curves, labels, read_curves, save_picture
 from jaxrec.run import check_comparable
-from jaxrec.tasks.report import TABLE, add_table, show_table
 
 CURVES = """\
 Draw the validation metrics of one or several runs by epoch, a panel for each metric.
@@ -35,7 +34,7 @@ Draw the customers of a two-tower run by persona, or by anything else that it ha
 
 def main(argv: Sequence[str]) -> None:
     """The command line of ``python -m jaxrec.plots``."""
-    parser = Parser(prog="python -m jaxrec.plots", description="Pictures and tables of runs.")
+    parser = Parser(prog="python -m jaxrec.plots", description="Pictures of runs.")
     commands = parser.add_subparsers(required=True, metavar="PICTURE", parser_class=Parser)
     curves = commands.add_parser("curves", help="validation metrics by epoch, of several runs", description=CURVES)
     curves.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, checkpoints/...")
@@ -45,9 +44,6 @@ def main(argv: Sequence[str]) -> None:
         help="a panel each, of those in the runs' metrics.jsonl (default: recall@20 mrr@20)",
     )  # fmt: skip
     curves.set_defaults(draw=_curves)
-    table = commands.add_parser("table", help="the evaluations of several runs side by side", description=TABLE)
-    add_table(table)
-    table.set_defaults(draw=lambda options: show_table(options, labels(options.runs)))
     personas = commands.add_parser("personas", help="customers of a two-tower run by persona", description=PERSONAS)
     personas.add_argument("run", type=Path, metavar="RUN", help="run directory, such as checkpoints/two_tower_amore")
     personas.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the pictures go; made if "

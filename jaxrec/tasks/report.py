@@ -11,7 +11,6 @@ other groups. Another checkpoint, limit, or number of folds is another question,
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections import ChainMap
@@ -22,16 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv as pc_csv
 
 from jaxrec.baselines import Choice, Known, parse
 from jaxrec.cli.command import progress, say
 from jaxrec.config import Config
-from jaxrec.data.dataset import SPLITS
 from jaxrec.data.splits import PAIRS, RowSplits
 from jaxrec.errors import UserError, nearest
-from jaxrec.run import check_comparable, check_out, open_run, write_text
+from jaxrec.run import write_text
 from jaxrec.tasks.answers import aligned
 from jaxrec.tasks.base import Judged, Loaded, load
 from jaxrec.training.checkpoint import Checkpoints
@@ -245,56 +241,3 @@ def merge(old: Result, new: Result) -> Result:
         if isinstance(old[name], dict) and isinstance(new[name], dict):
             merged[name] = merge(old[name], new[name])
     return merged
-
-
-# ---- several runs ----------------------------------------------------------------------------------------------------
-
-
-TABLE = """\
-Compare what python -m jaxrec.evaluate has measured of several runs on one split: a line for each run.
-
-  python -m jaxrec.plots table checkpoints/a checkpoints/b --metrics recall@20 mrr@20 --out results.csv
-
-The runs must have been trained on the same data set. Where one was evaluated in another way than the first (another
-protocol or limit), a note says so. "-": not measured.
-"""
-
-
-def add_table(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m jaxrec.plots table``."""
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directories, checkpoints/...")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="which evaluation (default: test)")
-    parser.add_argument("--metrics", nargs="+", metavar="M", help="which, in this order (default: all)")
-    parser.add_argument("--baselines", action="store_true", help="a line for each baseline measured beside a run, too")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here as well: .csv")
-
-
-def show_table(options: argparse.Namespace, names: Sequence[str]) -> None:
-    """Print and write the table; ``names`` are those of ``options.runs``."""
-    if options.out is not None:
-        check_out(options.out, (".csv",))
-    runs, rows, first = [open_run(path) for path in options.runs], dict[str, Result](), dict[str, Any]()
-    check_comparable(runs)
-    for run, name in zip(runs, names, strict=True):
-        result = next(iter(read_results(file_of(run.path, options.split))), None)
-        if result is None:
-            raise UserError(f"{run.path}: not evaluated on {options.split}; do so with python -m jaxrec.evaluate --run "
-                            f"{run.path} --split {options.split}")  # fmt: skip
-        rows[name] = figures(result)
-        if options.baselines:
-            rows |= {f"{name}: {one}": figures(values) for one, values in result.get("baselines", {}).items()}
-        question = result.get("question", {})
-        first = first or question
-        for part in question.keys() & first.keys() - {"data", "checkpoint", "step"}:
-            if question[part] != first[part]:
-                say("note", f"{run.path}: evaluated with {part} {question[part]}, {runs[0].path} with {first[part]}")
-    every = dict.fromkeys(metric for row in rows.values() for metric in row)
-    metrics = list(dict.fromkeys(options.metrics or every))
-    for name in (name for name in metrics if name not in every):
-        raise UserError(f"--metrics: no '{name}' in these evaluations{nearest(name, every)}; they have "
-                        f"{', '.join(every)}")  # fmt: skip
-    print("\n".join(text_table(rows, metrics)))
-    if options.out is not None:
-        lines = [{"run": title} | {name: row.get(name) for name in metrics} for title, row in rows.items()]
-        pc_csv.write_csv(pa.Table.from_pylist(lines), options.out)
-        print(f"wrote {options.out}")

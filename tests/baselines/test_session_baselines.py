@@ -186,17 +186,6 @@ def test_neither_the_batch_nor_the_future_matters(text: str, seed: int, cut: int
     assert scores(changed.prefixes(np.array([query])))[0].tobytes() == whole[query].tobytes()
 
 
-def test_they_are_ranked_with_ties() -> None:
-    queries, scores = Queries(make_sessions(2, n_items=V)), fitted("pop", make_sessions(1))
-    found = measuring.baseline_metrics(scores, queries, V, [3], EvaluationConfig())
-    values = scores(queries.prefixes(np.arange(len(queries))))
-    own = values[np.arange(len(queries)), queries.targets][:, None]
-    equal = (values == own).sum(1) - 1
-    assert equal.any(), "no tie to break"
-    ranks = 1 + (values > own).sum(1) + equal
-    assert found["mrr@3"] == pytest.approx(((ranks <= 3) / ranks).mean(), abs=1e-9)
-
-
 # ---- the command -----------------------------------------------------------------------------------------------------
 
 
@@ -232,8 +221,6 @@ def test_beside_a_run_they_are_fitted_and_ranked_as_the_run(run: Path, dataset: 
 @pytest.mark.parametrize(("words", "names"), [
     (["--baselines", "stam"], "stam: no baseline 'stam' .*'stan'.*; there are all, pop, spop"),
     (["--baselines", "stan:lamda1=3"], "lamda1: no such field.*; parameters of stan: k, sample, lam"),
-    (["--baselines", "vsknn:k=0"], "vsknn:k=0: k: found '0'"),
-    (["--baselines", "--split", "train"], "--split train"),
     ([], "--run: missing; name a run directory, or measure --baselines of sessions on --data"),
 ])  # fmt: skip
 def test_what_is_refused(words: list[str], names: str, capsys: pytest.CaptureFixture[str], dataset: Path) -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,16 +68,6 @@ def test_a_process_measures_the_machine_and_what_eight_devices_exchange(tmp_path
     sent = sum(row["exchanged_per_step"].values())
     assert (32 + 16) * 9 * 4 < sent < 30_000 * 9 * 4 / 4
     assert other["exchanged_per_step"] is None
-
-
-def test_all_is_every_model_with_its_defaults(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = sweep.jobs(script.parse(["narm", "all"]))
-    assert Counter(model for model, _ in jobs) == {
-        "narm": 1, "gru4rec": 6, "sasrec": 1, "autoint": 1, "two_tower": 4, "merrec": 3,
-    }  # fmt: skip
-    assert [options.steps for _, options in jobs] == [20, *[200] * 6, 20, 40, *[40] * 4, *[50] * 3]
-    monkeypatch.setattr(sweep.jax, "default_backend", lambda: "gpu")
-    assert {options.steps for _, options in sweep.jobs(script.parse(["all"]))} == {200}
 
 
 def test_the_products_of_a_step(script: Any) -> None:

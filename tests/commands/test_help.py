@@ -1,9 +1,8 @@
-"""What stands before every command: --help, mistyped options, missing packages, old imports, scripts/quickstart.sh."""
+"""What stands before every command: --help, mistyped options, missing packages and old imports."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import re
 import runpy
 import subprocess
@@ -34,7 +33,7 @@ def printed(capsys: Capsys, script: Any, name: str, *words: str) -> str:
 def test_no_line_of_help_is_too_wide(script: Any, capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     commands = [*((name,) for name in COMMANDS), *(("train", "--model.name", name) for name in configuration.models()),
-                *(("plots", name) for name in ("curves", "table", "personas")), ("benchmark",),
+                *(("plots", name) for name in ("curves", "personas")), ("benchmark",),
                 *(("prepare", name) for name in find_sources())]  # fmt: skip
     for name, *words in commands:
         text = printed(capsys, script, name, *words)
@@ -42,10 +41,8 @@ def test_no_line_of_help_is_too_wide(script: Any, capsys: Capsys, monkeypatch: p
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    ("train --confg a.yaml", r"error: --confg: no such option; --help lists them"),
     ("train --training.epochz 3", r"--training\.epochz: no such option \(did you mean 'training\.epochs'\?\)"),
     ("recommend --run a --itms 3", r"unrecognized arguments: --itms 3 \(did you mean '--items'\?\); see .*--help'$"),
-    ("recommend --run a --run b", "--run: given twice"),
     ("prepare evnts", r"SOURCE: invalid choice: 'evnts' \(choose from 'diginetica'"),
     ("recommend --run none --items -5", "none: no run here"),  # negative numbers are values
 ])  # fmt: skip
@@ -77,19 +74,3 @@ def test_an_import_of_what_is_gone_names_its_new_place(old: str, new: str) -> No
         exec(f"import {old}" if old in gone.MOVED else "from {} import {}".format(*old.rsplit(".", 1)))
     module, name = (new, "__name__") if old in gone.MOVED else new.rsplit(".", 1)
     assert hasattr(importlib.import_module(module), name)
-
-
-def test_the_quickstarts_next_commands_lead_to_the_checkout_and_its_environment(tmp_path: Path) -> None:
-    environment = tmp_path / "my env" / "bin"  # a stand-in, whose Python does nothing
-    environment.mkdir(parents=True)
-    (environment / "python").write_text("#!/bin/sh\n", encoding="utf-8")
-    (environment / "python").chmod(0o755)
-    (environment / "activate").write_text("echo activated\n", encoding="utf-8")
-    variables = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    variables["VENV"] = str(environment.parent)
-    script = str(ROOT / "scripts" / "quickstart.sh")
-    printed = subprocess.check_output([script], cwd=tmp_path, env=variables, text=True)
-    lines = [line.strip() for line in printed.partition("Next\x1b[0m\n")[2].splitlines() if line.startswith("    ")]
-    assert len(lines) == 5 and {one.removeprefix("python -m jaxrec.").split()[0] for one in lines[2:]} <= {*COMMANDS}
-    shell = ["bash", "-euc", "\n".join([*lines[:2], "pwd -P"])]
-    assert subprocess.check_output(shell, cwd=tmp_path, text=True).splitlines() == ["activated", str(ROOT.resolve())]

@@ -1,4 +1,4 @@
-"""Pictures: curves of several runs, learning curves, attention, and text that no font has."""
+"""Pictures: curves of several runs, learning curves, and text that no font has."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from fonts import KOREAN, add_korean
 from helpers import call, fails
 from matplotlib.figure import Figure
 
-from jaxrec.plots.pictures import attention_figure, draw_curves, labels, read_curves, write
+from jaxrec.plots.pictures import draw_curves, labels, read_curves, write
 from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
@@ -76,21 +75,6 @@ def test_runs_that_are_refused(capsys: Capsys, run: Path, clone: Callable[[str],
                         (["--out", out, run, other], r"not comparable, .*validation_fraction \(0\.1")):  # fmt: skip
         fails(capsys, "plots", "curves", *argv, names=names)
         assert not list(tmp_path.glob("*.*"))
-
-
-def test_attention_looks_even_where_it_nearly_is() -> None:
-    """The colours of two weights that differ by little, and of two that do not."""
-    for low, high, top, alike in ((0.093, 0.107, 0.2, True), (0.1, 0.9, 0.9, False)):
-        weights = np.full((2, 10, 10), 0.1)
-        weights[0, 0, :2] = low, high
-        figure = attention_figure([f"field {n}" for n in range(10)], ["크림 that is too long"] * 10, [weights], "why")
-        first, _, bar = figure.axes
-        (image,) = first.images
-        assert image.get_clim() == (0, top)
-        ours, theirs = image.to_rgba(np.array([low, high]))[:, :3]
-        assert (np.abs(ours - theirs).max() < 0.1) == alike
-        assert list(bar.lines[-1].get_ydata()) == [0.1, 0.1]  # what even would be
-        assert first.get_yticklabels()[0].get_text() == "field 0: ?? that is too lo…"
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------

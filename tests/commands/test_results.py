@@ -1,18 +1,16 @@
-"""Evaluations that a run keeps: merged, side by side, in a table of runs; and runs that cannot be written to."""
+"""Evaluations that a run keeps: merged or side by side; and runs that cannot be written to."""
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import call, fails
+from helpers import call
 
 from jaxrec import run as rundir
-from jaxrec.data.store import sealed
 from jaxrec.tasks.report import Asked, keep_result
 
 Capsys = pytest.CaptureFixture[str]
@@ -71,30 +69,6 @@ def test_questions_are_kept_apart_and_a_damaged_file_is_written_anew(copy: Path,
     (copy / "eval-test.json").write_text('{"split": "te')
     assert keep_result(copy, answer(copy, a=1.0)) == kept(copy)
     assert "eval-test.json: damaged" in capsys.readouterr().err
-
-
-def test_runs_in_a_table(copy: Path, tmp_path: Path, capsys: Capsys) -> None:
-    other, table = Path(shutil.copytree(copy, tmp_path / "other")), ("plots", "table", copy)
-    fails(capsys, *table, other, names="run: not evaluated on test; do so with python -m jaxrec.eval")
-    assert call("evaluate", "--run", copy, "--k", 5, 20, "--baselines", "pop") == 0
-    keep_result(other, answer(other, {"ties": "median"}, **{"recall@5": 0.125, "ndcg@7": 0.75}))
-    mine = kept(copy)
-    capsys.readouterr()
-    words = ("--metrics", "recall@5", "ndcg@7", "--baselines", "--out", tmp_path / "table.csv")
-    assert call(*table, other, *words) == 0
-    out, err = capsys.readouterr()
-    lines = [" ".join(line.split()) for line in out.splitlines()[:-1]]
-    assert lines == ["recall@5 ndcg@7", f"run {mine['recall@5']:.4f} -",
-                     f"run: pop {mine['baselines']['pop']['recall@5']:.4f} -", "other 0.1250 0.7500"]  # fmt: skip
-    assert "evaluated with ties median" in err and len(err.splitlines()) == 1
-    with open(tmp_path / "table.csv", encoding="utf-8") as stream:
-        rows = list(csv.reader(stream))
-    assert rows[:2] == [["run", "recall@5", "ndcg@7"], ["run", str(mine["recall@5"]), ""]]
-    assert rows[3] == ["other", "0.125", "0.75"]
-    fails(capsys, *table, "--metrics", "recal@5", names="no 'recal@5' in these evaluations .did you mean")
-    manifest = json.loads((other / "dataset" / "manifest.json").read_text())
-    (other / "dataset" / "manifest.json").write_text(json.dumps(sealed(manifest | {"content_hash": "0" * 64})))
-    fails(capsys, *table, other, names="not comparable, their data differ in content_hash")
 
 
 def test_a_run_that_cannot_be_written_to(copy: Path, capsys: Capsys) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -118,29 +117,6 @@ def test_a_loss_that_is_not_finite_is_not_saved(config: Path, tmp_path: Path) ->
     assert not list((tmp_path / "run" / "state").glob("*/*"))
 
 
-def test_training_says_when_there_is_no_validation_or_it_got_worse(
-    config: Path, tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    train(configuration.load(config, ["--data.validation_fraction", "0"]), tmp_path / "none")
-    assert "jaxrec: note: no validation data" in capsys.readouterr().err
-    monkeypatch.setattr("jaxrec.train.higher_is_better", lambda metric: False)  # so that learning is getting worse
-    train(configuration.load(config, ["--training.epochs", "2"]), tmp_path / "worse")
-    first, second = (line["recall@20"] for line in read_log(tmp_path / "worse") if line["kind"] == "validation")
-    assert first < second
-    said = f"validation recall@20 was best after epoch 1 ({first:.4f})"
-    assert re.search(re.escape(said) + ".* training.early_stopping would save", capsys.readouterr().err)
-
-
 def test_cutoffs_beyond_the_catalogue_are_refused(config: Path, tmp_path: Path) -> None:
     for words in (["--evaluation.k", "101"], ["--training.metric", "mrr@101"]):
         refused("101 is more than the 100 items of", config, tmp_path / "run", *words)
-
-
-def test_a_damaged_best_checkpoint_leaves_the_latest(capsys: Capsys, copy: Path) -> None:
-    assert evaluate(copy)["checkpoint"] == "best"
-    for file in (copy / "state" / "best").rglob("*"):
-        if file.is_file():
-            file.write_bytes(b"")
-    capsys.readouterr()
-    assert evaluate(copy)["checkpoint"] == "latest"
-    assert "unreadable, skipped" in capsys.readouterr().err

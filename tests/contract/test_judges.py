@@ -106,18 +106,6 @@ def test_metrics_are_those_of_brute_force(
             assert measured(model, weights, sessions, batch_size=batch) == pytest.approx(found, abs=1e-9)
 
 
-def test_the_memory_bound_changes_nothing() -> None:
-    """A catalogue so large that 1 MiB of scores does not hold 64 queries of it: ranked in parts."""
-    random, n_items = np.random.default_rng(0), 9000
-    offsets = np.concatenate([[0], np.cumsum(random.integers(2, 9, 100))])
-    items = random.integers(0, n_items, offsets[-1]).astype(np.int32)
-    model, weights = made(n_items)
-    weights["tables"]["item"][items[1::2], -1] += 9.0  # targets that are found
-    sessions = Sessions(items, np.zeros(len(items), np.int64), offsets)
-    in_parts, whole = (measured(model, weights, sessions, n_items, (20, 100), memory=m) for m in (1, 64))
-    assert in_parts == pytest.approx(whole, abs=1e-3) and 0.05 < whole["recall@100"] < 0.9
-
-
 def test_the_splits_of_a_run(run: Path, dataset: Path) -> None:
     """Its validation sessions are the last of training, and the best checkpoint has the metric that was logged."""
     opened, data = runs.open_run(run), open_sessions(dataset)

@@ -84,10 +84,7 @@ def test_na_says_what_stands_for_nothing(duck: Any, tmp_path: Path) -> None:
     ("number_field", ["1", " 2.5", "\t-3e2 ", "+4", "\u00a05"], [None], [1, 2.5, -300, 4, 5]),
     ("number_field", ["1", "?", "NA", " - "], [["?", "-"]], [1, None, None, None]),
     ("number_field", pa.array([0.1, float("nan"), None], pa.float32()), [None], [float(np.float32(0.1)), None, None]),
-    ("number_field", pa.array([decimal.Decimal("1.50"), None]), [None], [1.5, None]),
-    ("number_field", pa.array([True, False, None]), [None], [1, 0, None]),
     ("label", ["True", "FALSE ", "t", "yes", "No", "1.0", " 0 ", "-2.5"], [None], [1, 0, 1, 1, 0, 1, 0, -2.5]),
-    ("label", pa.array([True, False]), [None], [1, 0]),
     ("order_field", ["1.5", "-2", "1e1", str(2**53 + 1), "+3", " 2"], [], [1.5, -2, 10, 2**53 + 1, 3, 2]),
 ], ids=str)  # fmt: skip
 def test_numbers(duck: Any, tmp_path: Path, field: str, values: Any, more: list[Any], expected: list[Any]) -> None:
@@ -150,10 +147,7 @@ def test_times(duck: Any, tmp_path: Path, unit: str, more: Any, values: Any, exp
 
 @pytest.mark.parametrize(("values", "more", "message"), [
     (["1700000550", "1700000550000"], (), "row 2, column 'x': found '1700000550000', expected a time in s"),
-    (["2023-11-14", "2123-11-14"], (), "row 2"), (["1979-12-31"], (), "found '1979-12-31', no time .*--time-format"),
-    (["1.5"], ("order",), "row 1, column 'x': found '1.5', expected a whole number"),
     (["14/13/2023"], ("auto", "%d/%m/%Y"), "row 1, column 'x': found '14/13/2023', expected a time written %d"),
-    (["14/11/2023"], ("auto", "%Q"), "cannot be read .*format specifier.*%Q"),
     (stamp("s"), ("ms",), "leave out --time-unit"),
 ])  # fmt: skip
 def test_times_that_are_refused(duck: Any, tmp_path: Path, values: Any, more: Any, message: str) -> None:

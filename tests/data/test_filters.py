@@ -28,15 +28,11 @@ ITEMS = pa.table({
 
 
 @pytest.mark.parametrize(("text", "rows"), [
-    ("price <= 50 and c0_name = 'Beauty'", [0]),
-    ("PRICE IS NOT NULL AND Price <> 1", [2, 3, 4]),
-    ("price in (1, -3.0) or price > 1e9", [0, 4]),
     ("name like '%100% _作%' or name like 'Be%'", [1, 3]),
     ("name not like '%b%' and name not like '%z%'", [1, 3, 4]),
     ("name = 'it''s 100% 手作り'", [3]),
     ("\"Brand Name\" >= 'd' and ((price < 100.))", [3, 4]),
     ("weight = 1.1 or weight >= 5.5", [0, 4]),  # of float32
-    ("c0_id > 1.5 and c0_id < 99999999999999999999 and c0_id = 2", [3, 4]),
     ("day >= '1970-01-04' and sold != false", [3, 4]),
     ("not " * 3000 + "price = 1", [0]),
     ("genres <> 'Comedy'", [1]),  # of a bag one value that fits is enough
@@ -44,7 +40,6 @@ ITEMS = pa.table({
     ("genres is null", [2, 3]),
     ("name=lip balm", [0]),  # FIELD=VALUE
     ("genres=Comedy\nprice=1.0\nsold=True", [0]),
-    ("price=1 or price=50", [0, 2]),
 ])  # fmt: skip
 def test_what_a_filter_leaves(text: str, rows: list[int]) -> None:
     found, notes = matching(ITEMS, text)
@@ -52,13 +47,9 @@ def test_what_a_filter_leaves(text: str, rows: list[int]) -> None:
 
 
 @pytest.mark.parametrize(("text", "names"), [
-    ("", "ends too early"),
     ("prise <= 50", r"no attribute 'prise' \(did you mean 'price'\?\); there are name, price, weight, c0_name"),
-    ("c0_name = Beauty", "'Beauty' is not expected"),
     ("price = 1; drop table items", "; drop"),
     ("price=abc", "attribute 'price' is of type double, to which 'abc' does not compare"),
-    ("price like '1%'", "to which '1%' does not compare"),
-    ("name = '\ud800'", "to which .* does not compare"),
     ("c0_name = 'Beuty'", r"leaves none of 5 items: no item has the c0_name 'Beuty' \(did you mean 'Beauty'\?\)"),
 ])  # fmt: skip
 def test_what_is_refused(text: str, names: str) -> None:

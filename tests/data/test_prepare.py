@@ -81,10 +81,7 @@ def test_kinds_of_event_are_kept_and_others_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "argv", "names"), [
     (KINDS, ["--time-unit=order", "--test-days=1"], "--time-unit order: counters have no days.*--test-days 0"),
-    ("1,2,1700000000\n", [], "no column 'u'; it has 1, 2, 1700000000; if that is no header line"),
     ("u,i,t\n1,2,1.7e9\n1,3,1.7e9\n", ["--min-item-support=5"], "no events left: rare items took 2 items and 2"),
-    (LOG, ["--test-days=30"], "no train sessions left: .*fewer days"),
-    (LOG, ["--split=leave_one_out"], "--test-days: belongs to --split time; leave it out with"),
     (LOG + "1,,oops\n", [], "row 37, column 'i': found nothing, .*column 't': found 'oops', .*1 of 37 rows, or"),
 ])  # fmt: skip
 def test_what_is_refused(text: str, argv: list[str], names: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What models that rank items read of rows, ranks among candidates against brute force, and hits by hand."""
+"""What models that rank items read of rows, and hits by hand; ranks are held in contract/test_judges.py."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from jaxrec.data.retrieval import Queries, Retrieval, has_each, has_items, posit
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
-from jaxrec.metrics.ranking import ranking_metrics
-from jaxrec.tasks import ranks as ranking
 from jaxrec.tasks.retrieval import task as counting
-from jaxrec.tasks.retrieval.task import Judge, rank_queries
 
 FIELDS = Schema(
     (
@@ -111,54 +108,6 @@ def test_what_is_read() -> None:
 def test_what_makes_no_towers(changes: dict[str, Any], fields: tuple[str, ...] | None, message: str) -> None:
     with pytest.raises(UserError, match=message):
         opened([3], [0], fields, **changes)
-
-
-N, V, D = 23, 40, 3
-
-
-@pytest.mark.parametrize("rows", [5, 64])
-def test_ranks_are_those_of_brute_force(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many are ranked at once; of whole numbers, so that products are exact and ties many."""
-    monkeypatch.setattr(ranking, "QUERIES", rows)
-    random = np.random.default_rng(0)
-    queries, items = (random.integers(-2, 3, (n, D)).astype(np.float32) for n in (N, V))
-    users, targets = random.integers(1, 9, N).astype(np.int32), random.integers(1, V, N).astype(np.int32)
-    has = random.random((9, V)) < 0.4
-    has[1], has[2], items[5] = True, False, np.nan
-    holders, held = np.nonzero(has)
-    had = positive_bits(holders, held, 9, V)
-    asked, calls = Queries(np.zeros((N, 0), np.int32), queries, users, targets), list[int]()
-    both = jnp.asarray(queries), jnp.asarray(items)
-    ranks, top = rank_queries(asked, *both, had, 64, (), 6, lambda: calls.append(1)).arrays.values()
-    assert len(calls) == -(-N // rows)
-    scores = queries @ items.T
-    for row, (user, target) in enumerate(zip(users, targets, strict=True)):
-        candidates = [i for i in range(1, V) if i == target or not has[user, i]]
-        worse = {i for i in candidates if scores[row, i] < scores[row, target]}
-        last = V if target == 5 else len(candidates)
-        assert ranks[row] == last - len(worse), "ties and what is no number stand before the target"
-        best = sorted((i for i in candidates if i != 5), key=lambda i: (-scores[row, i], i))[:6]
-        assert top[row, : len(best)].tolist() == best
-
-
-def test_the_judge_leaves_out_what_a_user_has() -> None:
-    """In training and in the split; rows of another split do not matter. A vector is the number itself."""
-
-    class Numbers:
-        def encode(self, side: str, weights: Any, columns: Any, numbers: Any) -> Any:
-            return numbers
-
-    data, model = opened([0, 5], [1, 2, 4], ("age", "price")), Numbers()
-    judge = Judge(model, data, data.splits.test, configuration.EvaluationConfig())  # type: ignore[arg-type]
-    metrics, arrays = judge({}, [2, 4], 5)
-    # Users 1, 2 and 3 ask for 2, 1 and 4; user 1 has 1. The dearer the better: 5, 4, 3, 2, 1.
-    assert arrays["rank"].tolist() == [4, 5, 2] and arrays["top"][1].tolist() == [5, 4, 3, 2, 1]
-    assert arrays["top"][0, :4].tolist() == [5, 4, 3, 2]
-    assert metrics == ranking_metrics(np.array([4.0, 5.0, 2.0]), [2, 4])
-    more = np.zeros((3, 1), np.float32), np.zeros((6, 1), np.float32)
-    more[0][0], more[1][2] = 1.0, 1000.0  # one customer for whom item 2 moves up
-    ranks, top = judge({}, [2], 1, wider=more).arrays.values()
-    assert ranks.tolist() == [1, 5, 2] and top[:, 0].tolist() == [2, 5, 5]
 
 
 CATEGORIES = np.array([0, 1, 1, 2, 2, 3])

@@ -11,7 +11,6 @@ from threadpoolctl import threadpool_limits
 
 from jaxrec.errors import UserError
 from jaxrec.personas import clusters
-from jaxrec.personas.amore import personas_markdown
 from jaxrec.personas.clusters import Persona, draw_attributes, find_personas, telling_words, unread_profiles
 
 RULES = clusters.read_rules()
@@ -94,12 +93,3 @@ def test_a_draw_depends_on_its_row_and_persona_only(labels: list[int], seed: int
     mine, theirs = (draw_attributes(np.array(one), PEOPLE, TABLE, seed) for one in (labels, other))
     for row, (left, right) in enumerate(zip(labels, other, strict=False)):
         assert left != right or all(mine[name][row] == theirs[name][row] for name in mine)
-
-
-def test_the_page() -> None:
-    texts = ["## 건조한\r\n* 피부 <b>", "x" * 500, "plain"]
-    personas = clusters.describe(np.array([0, 0, 0]), ["Dry_Winter"], texts, RULES, np.eye(3, dtype=np.float16))
-    page = personas_markdown((*personas, PEOPLE[2]), RULES, texts, {"model": "m", "given": True, "seed": 0})
-    for part in ("# Personas\n\n4 reviews. ", "| Dry\\_Winter | 3 | 75.0% |", "- age: 35 to 49, uniform", "gender: F",
-                 "  - “\\#\\# 건조한 \\* 피부 \\<b\\>”", f"“{'x' * 200}…”", "- rule: none of the table"):  # fmt: skip
-        assert part in page
