@@ -29,12 +29,10 @@ def onehot_gru(p: dict[str, np.ndarray], row: np.ndarray, h: np.ndarray) -> np.n
 
 def all_scores(parameters: dict[str, Any], session: Any) -> np.ndarray:
     """float64[n, V]: the scores of all items after each of the session's n item indices."""
-    tables = {name: np.asarray(table, np.float64) for name, table in parameters["tables"].items()}
-    flat = {name: np.asarray(value, np.float64) for name, value in parameters["params"].items()}
-    layers: dict[str, dict[str, np.ndarray]] = {}
-    for name, value in flat.items():
+    tables, layers = {name: np.asarray(one, np.float64) for name, one in parameters["tables"].items()}, dict[str, Any]()
+    for name, value in parameters["params"].items():
         _, number, part = name.split("_", 2)
-        layers.setdefault(number, {})[part] = value
+        layers.setdefault(number, {})[part] = np.float64(value)
     stack = [layers[number] for number in sorted(layers)]
     vectors, biases = tables["item"][:, :-1], tables["item"][:, -1]
     source = tables.get("input", vectors)
@@ -47,8 +45,3 @@ def all_scores(parameters: dict[str, Any], session: Any) -> np.ndarray:
             x = hidden[i] = onehot_gru(p, x, hidden[i]) if "candidate_kernel" in p else gru(p, x, hidden[i])
         scores.append(vectors @ x + biases)
     return np.array(scores)
-
-
-def last_scores(parameters: dict[str, Any], session: Any) -> np.ndarray:
-    """float64[V]: the scores after the whole session."""
-    return all_scores(parameters, session)[-1]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from steps import config_of, seen_by, tables_of
+from steps import config_of, scored, tables_of
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Sessions
@@ -69,12 +69,7 @@ def all_prefixes(sessions: list[list[int]]) -> tuple[list[list[int]], list[int]]
 
 def histories(block: PackedBlock) -> list[tuple[int, ...]]:
     """For each slot of a block that has a target: the clicks that its position sees, then the target."""
-    found = []
-    for source, start, slots, targets, weights in zip(*block[:5], strict=True):
-        for place, target, weight in zip(seen_by(start, slots), targets.tolist(), weights.tolist(), strict=True):
-            if weight:
-                found.append((*source[place].tolist(), target))
-    return found
+    return [(*one.history, one.target) for one in scored(block)]
 
 
 @cache
@@ -95,15 +90,10 @@ def compiled_loss(model: SequenceModel) -> Any:
     return jax.jit(jax.value_and_grad(total))
 
 
-def queries(model: SequenceModel, weights: Weights, block: PackedBlock) -> np.ndarray:
-    """float32[n, D]: the query of each slot that has a target."""
-    _, found = jax.jit(model.encode)(weights["params"], weights["tables"], (), jax.tree.map(jnp.asarray, block))
-    return np.asarray(found)[block.weight > 0]
-
-
 def scores(model: SequenceModel, weights: Weights, block: PackedBlock) -> np.ndarray:
     """float32[n, V]: the scores of each slot that has a target."""
-    return queries(model, weights, block) @ np.asarray(model.items(weights["tables"])).T
+    _, queries = jax.jit(model.encode)(weights["params"], weights["tables"], (), jax.tree.map(jnp.asarray, block))
+    return np.asarray(queries)[block.weight > 0] @ np.asarray(model.items(weights["tables"])).T
 
 
 def loss_and_slopes(model: SequenceModel, weights: Weights, block: PackedBlock) -> tuple[Array, Weights]:

@@ -80,11 +80,26 @@ def assert_slopes(slopes: Any, function: Callable[[Any], float], at: Any, step: 
 
 def seen_by(start: np.ndarray, slots: np.ndarray) -> list[tuple[int, slice]]:
     """What each scored position of a packed grid sees: its row, and the columns up to itself."""
-    found = []
-    for slot in slots.tolist():
-        row, column = divmod(slot, start.shape[1])
-        found.append((row, slice(start[row, column], column + 1)))
-    return found
+    places = [divmod(slot, start.shape[1]) for slot in slots.tolist()]
+    return [(row, slice(start[row, column], column + 1)) for row, column in places]
+
+
+class Scored(NamedTuple):
+    """A scored position as a plain loop reads it from packed blocks."""
+
+    history: tuple[int, ...]
+    target: int
+    weight: float
+
+
+def scored(block: Any) -> list[Scored]:
+    """Those of all steps that have a target."""
+    return [
+        Scored(tuple(source[place].tolist()), target, weight)
+        for source, start, slots, targets, weights in zip(*block[:5], strict=True)
+        for place, target, weight in zip(seen_by(start, slots), targets.tolist(), weights.tolist(), strict=True)
+        if weight
+    ]
 
 
 def tables_of(model: Model, arrays: dict[str, Any], step: Any) -> Tables:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from worlds import Worlds
 
 from jaxrec import config as configuration
-from jaxrec.data import store
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.items import open_catalogue, read_attributes
 from jaxrec.data.rows import RowsDataset
-from jaxrec.data.store import checksum, is_right, sealed
+from jaxrec.data.store import checksum, sealed
 from jaxrec.errors import UserError
 from jaxrec.run import Run
 
@@ -81,18 +79,3 @@ def test_a_bit_of_a_data_set_and_of_what_a_run_keeps(worlds: Worlds, tmp_path: P
     (place / "kept.json").write_text(json.dumps(sealed({name: checksum(place / f"{name}.npy") for name in arrays})))
     shares = refused(kept, place.parent, tmp_path / "other")
     assert shares["dataset/value_counts.npy"] == shares["dataset/example_times.npy"] == 1
-
-
-def test_a_file_is_read_once_unless_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, read, plain = tmp_path / "a.npy", list[Path](), store.checksum
-    file.write_bytes(b"one")
-    right = plain(file)
-
-    def counted(place: Path) -> str:
-        read.append(place)
-        return plain(place)
-
-    monkeypatch.setattr(store, "checksum", counted)
-    assert is_right(file, right) and is_right(file, right) and len(read) == 1
-    file.write_bytes(b"another")
-    assert not is_right(file, right) and len(read) == 2

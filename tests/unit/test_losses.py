@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.special import expit
 
 from jaxrec import config as configuration
 from jaxrec.losses import sampled as losses
@@ -53,10 +54,6 @@ CASES = [
 ]
 
 
-def sigmoid(x: float) -> float:
-    return 1.0 / (1.0 + np.exp(-x)) if x >= 0 else np.exp(x) / (1.0 + np.exp(x))
-
-
 def explicit_loss(name: str, scores: np.ndarray, target: int, log_q: np.ndarray) -> float:
     """The loss of one lane: ``scores`` of each listed candidate, one of which is the lane's own ``target``."""
     if name == "cross_entropy":
@@ -68,15 +65,15 @@ def explicit_loss(name: str, scores: np.ndarray, target: int, log_q: np.ndarray)
     total = sum(np.exp(s) for s in negatives)
     n = len(negatives)
     if name == "bpr":
-        return -sum(np.log(sigmoid(own - s)) for s in negatives) / n
+        return -sum(np.log(expit(own - s)) for s in negatives) / n
     if name == "top1":
-        return sum(sigmoid(s - own) + sigmoid(s * s) for s in negatives) / n
+        return sum(expit(s - own) + expit(s * s) for s in negatives) / n
     share = [np.exp(s) / total for s in negatives]
     if name == "bpr_max":
-        likelihood = sum(p * sigmoid(own - s) for p, s in zip(share, negatives, strict=True))
+        likelihood = sum(p * expit(own - s) for p, s in zip(share, negatives, strict=True))
         penalty = sum(p * s * s for p, s in zip(share, negatives, strict=True))
         return -np.log(likelihood) + BPREG * penalty
-    return sum(p * (sigmoid(s - own) + sigmoid(s * s)) for p, s in zip(share, negatives, strict=True))
+    return sum(p * (expit(s - own) + expit(s * s)) for p, s in zip(share, negatives, strict=True))
 
 
 def explicit(name: str, case: Case, scores: np.ndarray, log_q: np.ndarray | None = None) -> np.ndarray:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from steps import seen_by
+from steps import scored
 from test_feeds import STREAMED, joined, numbered_sessions
 
 from jaxrec.feeds.base import Feed, Plan
-from jaxrec.feeds.packed import DAY, PackedBlock, cut_chunks, packed_feed
+from jaxrec.feeds.packed import DAY, cut_chunks, packed_feed
 
 LENGTHS = st.lists(st.integers(1, 14), min_size=1, max_size=50)
 
@@ -38,39 +38,21 @@ def cases(draw: st.DrawFn) -> Case:
                 draw(st.sampled_from(["random", "time"])), draw(st.integers(1, 9)))  # fmt: skip
 
 
-class Scored(NamedTuple):
-    """One scored position as a plain loop reads it from the blocks."""
-
-    history: list[int]
-    target: int
-    weight: float
-
-
-def read(epoch: PackedBlock) -> list[Scored]:
-    """The scored positions of an epoch, with what each of them sees."""
-    found = []
-    for source, start, slots, targets, weights in zip(*epoch[:5], strict=True):
-        for place, target, weight in zip(seen_by(start, slots), targets.tolist(), weights.tolist(), strict=True):
-            if weight:
-                found.append(Scored(source[place].tolist(), target, weight))
-    return found
-
-
 @given(cases(), st.integers(0, 2**32 - 1), st.integers(0, 3))
 @settings(max_examples=100, deadline=None)
 def test_every_target_is_scored_once_with_the_clicks_before_it(case: Case, seed: int, epoch: int) -> None:
     feed = case.feed(seed)
-    scored = read(joined(feed, epoch))
+    live = joined(feed, epoch)
+    found = scored(live)
     first = np.cumsum([0, *case.lengths])
     expected = {first[s] + t: first[s] for s, length in enumerate(case.lengths) for t in range(1, length)}
-    assert sorted(one.target for one in scored) == sorted(expected) and feed.pairs == len(scored)
-    live = joined(feed, epoch)
+    assert sorted(one.target for one in found) == sorted(expected) and feed.pairs == len(found)
     assert live.weight.shape[1] == feed.shape.lanes <= case.batch and feed.shape.steps <= case.steps
     chunks = cut_chunks(numbered_sessions(case.lengths).offsets, case.window, case.stride)
     assert (live.input >= 0).sum() == chunks.length.sum(), "none lies over another"
-    for one in scored:
+    for one in found:
         before, seen = list(range(expected[one.target], one.target)), len(one.history)
-        assert one.history == before[len(before) - seen :], "the last clicks of its own session"
+        assert list(one.history) == before[len(before) - seen :], "the last clicks of its own session"
         assert min(case.window - case.stride + 1, len(before)) <= seen <= min(case.window, len(before))
         assert one.weight == 1.0
 
@@ -81,12 +63,12 @@ def test_weights_halve_with_every_half_life_of_age(case: Case, half_life: float)
     """A target weighs by the age of its session's last click, and the mean weight of the targets is 1."""
     sessions = numbered_sessions(case.lengths)
     session = np.repeat(np.arange(len(case.lengths)), case.lengths)
-    scored = read(joined(case.feed(half_life=half_life)))
+    found = scored(joined(case.feed(half_life=half_life)))
     last: Any = sessions.times[sessions.offsets[1:] - 1]
     latest = max(last[s] for s, length in enumerate(case.lengths) if length > 1)
-    value = {one.target: 0.5 ** ((latest - last[session[one.target]]) / DAY / half_life) for one in scored}
+    value = {one.target: 0.5 ** ((latest - last[session[one.target]]) / DAY / half_life) for one in found}
     scale = len(value) / sum(value.values())
-    for one in scored:
+    for one in found:
         # No weight is below a floor of 1e-9, which shows where nearly all sessions are very old.
         assert one.weight == pytest.approx(scale * value[one.target], rel=1e-5, abs=2e-9 * scale)
 
