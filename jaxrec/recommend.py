@@ -214,7 +214,7 @@ def _print(r: Recommender, answer: Answer, happened: list[dict[str, Any]], optio
 UNKNOWN = """\
 A field, a column or an option that is not there is an error; a value, a user or an item that is not there is a note: it
 counts as unknown, or is left out. Ids and values are text, so that 007 is not 7, unless those of the run are integers.
-Several values of one field stand between the separator that prepare was given (|), or are a list: ['a', 'b'].
+Several values of one field have the separator between them that prepare was given (|).
 """
 
 

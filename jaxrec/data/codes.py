@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from jaxrec.data.ids import MARKERS, Ids, bare, check_single, is_list, plain, read_list
 from jaxrec.data.items import Items
-from jaxrec.data.reading.columns import parse_list
 from jaxrec.data.rows import Field, Schema, known
 from jaxrec.data.store import checked, map_array
 from jaxrec.errors import UserError
@@ -78,12 +77,10 @@ class FieldCodes:
 
     def members(self, field: Field, value: Any) -> list[Any]:
         """The values of a field that do not stand for nothing: of a bag any number, otherwise one at most. A bag is a
-        list, text with the separator that ``prepare`` was given between its values, or a list as text, ``['a', 'b']``.
-        """
+        list, or text with the separator that ``prepare`` was given between its values."""
         name, value, values = f"field '{field.name}'", plain(value), [value]
         if field.kind == "bag" and isinstance(value, str):
-            members = parse_list(value)
-            values = value.split(self._separator) if members is None else members
+            values = value.split(self._separator)
         elif field.kind == "bag" and (is_list(value) or isinstance(value, set | frozenset)):
             values = read_list(name, value)
         for one in values:

@@ -173,21 +173,17 @@ def _field(
         return RawField(name, *role, numbers, logarithm=name in arguments.log_numerical)
     if kind == "categorical":
         notes += read_as.whole_column(connection, column, called)
-        notes += read_as.marker_notes(connection, column, called) if arguments.na is None else []
     # Rows as codes of distinct values: the text of a large file's column is more than one array can hold.
     codes = _fetch(connection, column).dictionary_encode("encode").combine_chunks()
     by = codes.indices.to_numpy().astype(np.int64)
     if kind == "categorical":
         return RawField(name, *role, codes.dictionary, by)
     separator = BETWEEN if table.column(name)[1].endswith("]") else arguments.bag_separator
-
-    def place(row: int) -> str:
-        return f"{_place(connection, table, row)}, {called}"
-
-    lists = read_bags(codes.dictionary.to_pylist(), by, separator, arguments.na, place, called, notes)
+    lists = read_bags(codes.dictionary.to_pylist(), separator, arguments.na, f"{table.called}, {called}")
     lengths = np.array([len(values) for values in lists])
     if len(longest := np.flatnonzero(lengths[by] > MOST_VALUES)):
-        raise UserError(f"{place(int(longest[0]))}: a bag of {lengths[by[longest[0]]]:,} values, at most {MOST_VALUES} "
+        row = _place(connection, table, int(longest[0]))
+        raise UserError(f"{row}, {called}: a bag of {lengths[by[longest[0]]]:,} values, at most {MOST_VALUES} "
                         "are allowed; shorten it, or check --bag-separator")  # fmt: skip
     values = pa.array([value for one in lists for value in one], pa.string())
     try:  # as integers if that loses nothing: no leading zero, sign or space in any of them

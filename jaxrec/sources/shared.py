@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrec.cli.command import ranged
 from jaxrec.data.clean.pipeline import Raw
-from jaxrec.data.reading.columns import CALENDARS, ORDER, UNITS
+from jaxrec.data.reading.columns import ORDER, UNITS
 from jaxrec.data.reading.table import NO_QUOTE, Field, Table, find_files, load, open_tables
 
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
@@ -60,8 +60,8 @@ def add_raw_arguments(parser: ArgumentParser, what: str = "the file of the data 
     """Add ``--raw``, of any number of files, and ``--quote``; ``what`` the files are."""
     parser.add_argument(
         "--raw", nargs="+", action="extend", default=[], required=True, metavar="PATH", help=f"{what}: files (CSV, "
-        "also in .gz, .zst or .zip, or Parquet), folders of them, or quoted patterns such as 'logs/*.csv'; - is "
-        "standard input. Several need the same columns; their rows count in the order given, or of the names",
+        "also in .gz or .zst, or Parquet), folders of them, or quoted patterns such as 'logs/*.csv'. Several need the "
+        "same columns in the same order; their rows count in the order given, or of the names",
     )  # fmt: skip
     parser.add_argument(
         "--quote", choices=(NO_QUOTE, '"'), help="none: quotes in CSV files are part of the text; '\"' given here: "
@@ -73,13 +73,12 @@ def add_file_arguments(parser: ArgumentParser) -> None:
     """Add the options of files whose columns the user names."""
     times = parser.add_mutually_exclusive_group()
     times.add_argument(
-        "--time-unit", choices=("auto", "iso", *UNITS, *CALENDARS, ORDER), default="auto",
-        help="iso: like 2014-04-07T08:51:09Z, UTC where no zone is given; s, ms, us, ns: a number since 1970; "
-        "yyyymmdd and longer: digits of the calendar, UTC; order: whole numbers that only order and are no times "
-        "(default: found out; times before 1980 or after next year are refused)",
+        "--time-unit", choices=("auto", "iso", *UNITS, ORDER), default="auto",
+        help="iso: like 2014-04-07T08:51:09Z, UTC where no zone is given; s, ms, us, ns: a number since 1970; order: "
+        "whole numbers that only order (default: found out; times before 1980 or after next year are refused)",
     )  # fmt: skip
     times.add_argument("--time-format", metavar="FORMAT", help="how other times are written, as strptime has it: "
-                        "'%%d/%%m/%%Y %%H:%%M' reads 14/11/2023 22:22")  # fmt: skip
+                        "'%%d/%%m/%%Y %%H:%%M' reads 14/11/2023 22:22, %%Y%%m%%d 20231114")  # fmt: skip
     parser.add_argument(
         "--na", nargs="*", metavar="TEXT",
         help="texts that stand for nothing, such as NA \\N; --na alone: none does, NA is a value (default: as ids nan, "

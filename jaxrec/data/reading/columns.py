@@ -5,25 +5,19 @@ written with .0, as pandas does once one is missing; a leading zero, a plus or m
 Texts that other programs write for nothing (``MARKERS``) are refused as ids, and are nothing as numbers, unless
 ``--na`` says which texts are nothing. A label is a number, or true or false as DuckDB reads it: 1 or 0.
 
-A column holds one kind of time: dates with hours as ISO 8601 writes them, a number of s, ms, us or ns since 1970, the
-digits of a calendar (20231114, 20231114222230), or what ``--time-format`` describes. The kind is that under which most
-of the first 100 values lie between 1980 and the end of next year, and every other value has to lie there too.
+A column holds one kind of time: dates with hours as ISO 8601 writes them, a number of s, ms, us or ns since 1970, or
+what ``--time-format`` describes. The kind is that under which most of the first 100 values lie between 1980 and the end
+of next year, and every other value has to lie there too.
 
-Bags hold several values a row: as text with a separator between, as lists, or as lists in text.
+Bags hold several values a row: as text with a separator between, or as lists of Parquet.
 """
 
 from __future__ import annotations
 
-import ast
 import datetime
-import json
-import re
-import warnings
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
-
-import numpy as np
 
 from jaxrec.data.ids import MARKERS
 from jaxrec.data.reading import duck
@@ -37,13 +31,10 @@ LARGEST = 1e30  # of a number: its square is still one, and as float32 it is fin
 MOST_TYPES = 256  # of events: one byte each
 NO_ID = "an id, of numbers a whole one; nan, null, NA, None and \\N are none (--na says otherwise)"
 UNITS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}  # ms per unit
-CALENDARS = {"yyyymmdd": "%Y%m%d", "yyyymmddhh": "%Y%m%d%H", "yyyymmddhhmm": "%Y%m%d%H%M",
-             "yyyymmddhhmmss": "%Y%m%d%H%M%S"}  # fmt: skip
 ORDER = "order"
 FIRST_YEAR = 1980
 HEAD = 100  # values that are looked at to find the unit
 BETWEEN = chr(31)  # between the values of a Parquet list, once it is read: ASCII's unit separator
-BRACKETS = {"[": "]", "(": ")", "{": "}"}
 
 
 def _kind(table: Table, column: str, kinds: tuple[str, ...] = KINDS, expected: str = "integers or text") -> str:
@@ -101,16 +92,6 @@ def whole_column(connection: Any, name: str, called: str) -> list[str]:
     if whole or spaced or empty:
         connection.execute(f"ALTER TABLE raw ALTER {name} TYPE {kind} USING {value}")
     return notes
-
-
-def marker_notes(connection: Any, name: str, called: str) -> list[str]:
-    """Notes about markers of nothing that a column of text categories has as values."""
-    found = connection.execute(
-        f"SELECT CAST({name} AS {TEXT}) AS value, count(*) FROM raw WHERE lower(value) IN ({listed(MARKERS)}) "
-        "GROUP BY value ORDER BY count(*) DESC, value"
-    ).fetchall()
-    return [f"{called}: {shown(value)} stands in {count:,} rows and is taken as a value; if it means nothing, say --na "
-            f"{value}" for value, count in found]  # fmt: skip
 
 
 def session_field(table: Table, columns: Sequence[str], na: Sequence[str] | None) -> Field:
@@ -191,7 +172,7 @@ def plausible_range() -> tuple[int, int]:
 
 
 def read_times(connection: Any, table: Table, column: str, arguments: Namespace) -> tuple[str, Field]:
-    """The unit of a column of times (iso, one of UNITS or CALENDARS, order, or format), and the column ``time`` of
+    """The unit of a column of times (iso, one of UNITS, order, or format), and the column ``time`` of
     ``raw``, ms since 1970 (of order the counter); ``arguments`` have the options about it.
     """
     kind = _kind(table, column, ("TIMESTAMP", "DATE", TEXT, "ENUM", *duck.NUMBERS), "times, numbers or text")
@@ -208,14 +189,10 @@ def read_times(connection: Any, table: Table, column: str, arguments: Namespace)
 
     def moment(unit: str, value: str) -> str:
         """SQL: ms since 1970, NULL where a value is not of the unit or not plausible."""
-        digits = undotted(text(value))
         if unit == "format":
             time = f"epoch_ms(try_strptime({text(value)}, {quoted(time_format or '')}))"
         elif unit in UNITS:
             time = f"TRY_CAST(round(({number(value)}) * {UNITS[unit]!r}) AS BIGINT)"
-        elif unit in CALENDARS:
-            time = (f"CASE WHEN regexp_full_match({digits}, '[0-9]{{{len(unit)}}}') "
-                    f"THEN epoch_ms(try_strptime({digits}, '{CALENDARS[unit]}')) END")  # fmt: skip
         else:
             time = f"epoch_ms(CAST({value} AS TIMESTAMPTZ))" if moments else duck.timestamp(text(value))
         first, end = plausible_range()
@@ -240,16 +217,16 @@ def _find_unit(
     connection: Any, table: Table, place: str, sql: str, text: Callable[[str], str], moment: Callable[[str, str], str]
 ) -> str:
     """The unit under which most of the first values are plausible."""
-    units = ("iso", *UNITS, *CALENDARS)
+    units = ("iso", *UNITS)
     fits = ", ".join(f"({moment(unit, sql)}) IS NOT NULL" for unit in units)
     query = f"SELECT {text(sql)}, {fits} FROM {table.relation} WHERE coalesce({text(sql)}, '') <> '' LIMIT {HEAD}"
     with reading(table):
         rows = connection.execute(query).fetchall()
     fitting = [unit for _, *row in rows for unit, fit in zip(units, row, strict=True) if fit]
     if rows and not fitting:
-        raise UserError(f"{place}: found {shown(rows[0][0])}, no time after {FIRST_YEAR} as ISO 8601, a number since "
-                        "1970 or digits of the calendar; say with --time-format how it is written, such as '%d/%m/%Y "
-                        "%H:%M', or with --time-unit what the numbers are (order: they only order)")  # fmt: skip
+        raise UserError(f"{place}: found {shown(rows[0][0])}, no time after {FIRST_YEAR} as ISO 8601 or a number since "
+                        "1970; say with --time-format how it is written, such as '%d/%m/%Y %H:%M' or %Y%m%d, or with "
+                        "--time-unit what the numbers are (order: they only order)")  # fmt: skip
     # Of as many the first; without values the first row is refused for having none.
     return max(dict.fromkeys(fitting), key=fitting.count, default="iso")
 
@@ -270,54 +247,14 @@ def times_line(manifest: dict[str, Any]) -> list[str]:
 
 
 def read_bags(
-    texts: Sequence[str | None], by: np.ndarray, separator: str, na: Sequence[str] | None,
-    place: Callable[[int], str], called: str, notes: list[str],
-) -> list[list[str | None]]:  # fmt: skip
-    """The values of each distinct text of a column; one None, the unknown value, where there are none.
-
-    Where every text is a list, as ``pandas.to_csv`` or JSON write one, they are read as lists; ``notes`` says so.
-
-    Args:
-        by: int[n], the text of each row.
-        separator: between the values of a text; BETWEEN where they are lists already.
-        place, called: what errors call the column in a row, from 0, and what notes call it.
-    """
+    texts: Sequence[str | None], separator: str, na: Sequence[str] | None, called: str
+) -> list[list[str | None]]:
+    """The values of each distinct text of a column, ``separator`` between them; one None, the unknown value, where
+    there are none."""
     nothing = {"", *(one.strip() for one in na or ())}
-    filled = [text for text in texts if text and text.strip() not in nothing]
-    lists = {text: parse_list(text) for text in filled
-             if separator != BETWEEN and BRACKETS.get(text.strip()[0]) == text.strip()[-1]}  # fmt: skip
-    if filled and len(lists) == len(filled):
-        notes.append(f"{called}: texts such as {shown(filled[0])} are read as lists")
-        odd, what = [text for text in filled if lists[text] is None], "no list of values as Python or JSON write one"
-    else:
-        # A text such as [a, b] among others may be a value; one that is a list to the letter is none.
-        odd = [text for text, values in lists.items() if values and text.strip().startswith("[")]
-        lists, what = {text: text.split(separator) for text in filled}, "a list as text among other texts"
-    if odd:
-        raise UserError(f"{place(int(np.flatnonzero(by == texts.index(odd[0]))[0]))}: found {shown(odd[0])}, {what}; "
-                        "write all rows alike, with --bag-separator between the values")  # fmt: skip
-    stripped = {text: [one.strip() for one in values or ()] for text, values in lists.items()}
-    return [[one for one in stripped.get(text or "", ()) if one not in nothing] or [None] for text in texts]
-
-
-def parse_list(text: str) -> list[str] | None:
-    """The values of a list as text, without those that are nothing; None where it is none.
-
-    >>> parse_list("['red', 'big']")
-    ['red', 'big']
-    """
-    try:
-        values = json.loads(text, parse_float=str)  # 1.50 is itself
-    except (ValueError, RecursionError):
-        try:
-            with warnings.catch_warnings(action="ignore"):  # of escapes that mean nothing, such as 'a\d'
-                values = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-            return None
-    # NumPy writes no commas, and Python joins texts that stand side by side: ['a' 'b'] is not ['ab'].
-    if not isinstance(values, (list, tuple, set)) or re.search(r"""[^\s,(\[{]['"]\s+['"]""", text):
-        return None
-    if any(isinstance(one, (list, tuple, set, dict, bytes, complex)) for one in values):
-        return None
-    texts = [str(one).lower() if isinstance(one, bool) else str(one).strip() for one in values if one is not None]
-    return [one for one in texts if one]
+    filled = [text.strip() for text in texts if text and text.strip() not in nothing]
+    if filled and separator != BETWEEN and all(text[0] + text[-1] == "[]" for text in filled):
+        raise UserError(f"{called}: found {shown(filled[0])}, a list as text; write its values with --bag-separator "
+                        "between them, or lists of Parquet")  # fmt: skip
+    split = ([one.strip() for one in (text or "").split(separator)] for text in texts)
+    return [[one for one in values if one not in nothing] or [None] for values in split]
