@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from jaxrec.data.retrieval import positive_bits
 from jaxrec.metrics.ranking import NAMES, ranking_metrics
-from jaxrec.ops import topk
 from jaxrec.ops.topk import CHUNK, BlockSize, Candidates, Live, block_size, rank, rank_scores, top_items
 from jaxrec.tasks.vectors import nearest
 
@@ -114,66 +113,42 @@ def best_of(scores: np.ndarray, banned: np.ndarray, k: int) -> tuple[np.ndarray,
     return ids, values
 
 
-def same(found: Any, expected: tuple[np.ndarray, np.ndarray]) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+LONG = 20 * CHUNK + 9
 
 
 @pytest.mark.parametrize(
-    ("k", "size"), [(1, SIZES[0]), (5, SIZES[0]), (ITEMS, SIZES[1]), (5, SIZES[2]), (ITEMS, SIZES[2])], ids=str
-)
-def test_top_items(k: int, size: BlockSize) -> None:
+    ("n", "k", "size"),
+    [(ITEMS, 1, SIZES[0]), (ITEMS, ITEMS, SIZES[1]), (ITEMS, 5, SIZES[2]), (ITEMS, ITEMS, SIZES[2]),
+     (LONG, 3, BlockSize(4, LONG)), (LONG, 3, BlockSize(4, 7 * CHUNK))], ids=str,
+)  # fmt: skip
+def test_top_items(n: int, k: int, size: BlockSize) -> None:
+    """Also of more chunks than 2 k, the last one short; chunks tie, and better ones come after worse."""
     for seed in range(3):
-        queries, _, items = make(seed, span=1)
-        banned = np.random.default_rng(seed).integers(0, ITEMS, (QUERIES, ITEMS)).astype(np.int32)
-        banned[:, 6:] = ITEMS
-        banned[0], banned[1], banned[2] = ITEMS, ITEMS - 1, np.arange(ITEMS)  # none; one, many times; all
+        queries, rng = make(seed, span=1)[0], np.random.default_rng(seed)
+        items = rng.normal(0.0, 1.5, (n, DEPTH)).round().astype(np.float32)
+        banned = rng.integers(0, n, (QUERIES, 50)).astype(np.int32)
+        banned[:4, 6:] = n
+        banned[0], banned[1], banned[2] = n, n - 1, np.resize(np.arange(n), 50)  # none; one, many times; all of few
         found = top_items(*map(jnp.asarray, (queries, items, banned)), k, size)
-        same(found, best_of(queries @ items.T, banned, k))
-
-
-@pytest.mark.parametrize("width", [20 * CHUNK + 9, 7 * CHUNK], ids=["one part", "parts"])
-def test_top_items_in_two_stages(width: int) -> None:
-    """A catalogue of more chunks than 2 k, its last chunk short; chunks tie, and better chunks come after worse."""
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        items = rng.normal(0.0, 1.5, (20 * CHUNK + 9, 2)).round().astype(np.float32)
-        queries = rng.integers(-2, 3, (6, 2)).astype(np.float32)
-        banned = rng.integers(0, len(items), (6, 50)).astype(np.int32)
-        found = top_items(*map(jnp.asarray, (queries, items, banned)), 3, BlockSize(4, width))
-        same(found, best_of(queries @ items.T, banned, 3))
-
-
-@pytest.mark.parametrize("odd", [0.0, np.nan], ids=["numbers", "not a number"])
-def test_best_items_of_a_batch(odd: float) -> None:
-    """Padding never ranks, were its scores the highest; a score that is no number ranks last; banned items are not."""
-    rng = np.random.default_rng(3)
-    items = np.zeros((20 * CHUNK, 3), np.float32)
-    count = len(items) - 9
-    items[:count, :2] = rng.normal(0.0, 1.5, (count, 2)).round()
-    items[count:, :2], items[7, 2] = 99.0, odd
-    queries = np.column_stack([rng.integers(1, 3, (6, 2)), np.ones(6)]).astype(np.float32)
-    banned = rng.integers(0, count, (6, 50)).astype(np.int32)
-    with np.errstate(invalid="ignore"):
-        scores = np.nan_to_num(queries @ items[:count].T, nan=-np.inf)
-    same(topk.best_items(*map(jnp.asarray, (queries, items, banned)), 3, count), best_of(scores, banned, 3))
+        for ours, expected in zip(found, best_of(queries @ items.T, banned, k), strict=True):
+            np.testing.assert_array_equal(ours, expected)
 
 
 @pytest.mark.parametrize(("n", "rows"), [(70, 70), (70, 96), (70 * CHUNK - 9, 70 * CHUNK)])
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.9, 1.0])
 def test_the_nearest_of_some_items(n: int, rows: int, share: float) -> None:
     """Few that are left out are banned, of many the others are ranked alone; among equal scores, also at the cut, the
-    lower index is first; the last rows are padding."""
+    lower index is first; the last rows are padding, and one item's score is no number."""
     random = np.random.default_rng(5)
     table, queries = (random.integers(-1, 2, (size, 3)).astype(np.float32) for size in (rows, 4))
-    table[n:] = 9  # which would win
+    table[n:], table[7] = 9, np.nan  # which would win, and which never does
     mask, gone = random.random(n) >= share, [random.integers(0, n, size) for size in (5, 0, 1)]
     for k in (1, 4, 33):
         found = nearest(jnp.asarray(queries), jnp.asarray(table), mask, gone, k, 64)()
         for query, own, (places, scores) in zip(queries, gone, found, strict=False):  # the last query is padding
-            values = np.where(mask, table[:n] @ query, -np.inf)
+            values = np.where(mask & (np.arange(n) != 7), table[:n] @ query, -np.inf)
             expected = best_of(values[None], own[None], k)[0][0]
-            assert places.tolist() == [item for item in expected.tolist() if item < n and mask[item]]
+            assert places.tolist() == [item for item in expected.tolist() if item < n and values[item] > -np.inf]
             np.testing.assert_array_equal(scores, table[places] @ query)
 
 

@@ -184,6 +184,10 @@ def test_the_loss_is_that_of_the_equations(loss: dict[str, float], table: str) -
         return float(plain_losses(config, weights, data)[0] @ live) / len(data)
 
     assert_slopes(found.slopes, plain, weights, 1e-6, 5e-3)
+    if table == "rows":
+        ids = np.asarray(model.reads(found.step)["field"]["row"].ids).reshape(len(data), -1)
+        assert (ids[live > 0] >= 0).any(axis=1).all() and (ids < model.tables["field"].rows).all()
+        assert (ids[live == 0] < 0).all(), "outside the table: momentum does not move what no row reads"
 
 
 @pytest.mark.parametrize(("rate", "of_256"), [(0.5, 128), (0.1, 26), (0.0005, 1), (0.9999, 255)])
@@ -192,13 +196,3 @@ def test_masks_drop_their_share_and_keep_the_mean(rate: float, of_256: int) -> N
     assert set(np.unique(mask)) == {np.float32(0), np.float32(256 / (256 - of_256))}
     deviation = np.sqrt(of_256 * (256 - of_256)) / 256 / np.sqrt(mask.size)
     assert abs(np.mean(mask == 0) - of_256 / 256) < 4 * deviation
-
-
-def test_places_without_a_row_leave_a_table_of_rows_alone() -> None:
-    """Lazy Adam would move by momentum what a place behind the epoch's end seems to read."""
-    config = make_config(VARIANTS["autoint"] | {"table": "rows"}, optimizer={"name": "adam", "learning_rate": 0.1})
-    model, data = AutoInt(config, SCHEMA), rows()
-    step = take(model, data, (np.arange(len(data)) < 5).astype(np.float32), random_weights(model)).step
-    ids = np.asarray(model.reads(step)["field"]["row"].ids).reshape(len(data), -1)
-    assert (ids[:5] >= 0).any(axis=1).all() and (ids < model.tables["field"].rows).all()
-    assert (ids[5:] < 0).all(), "outside the table: nothing is read"

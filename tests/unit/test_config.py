@@ -44,21 +44,16 @@ def test_overrides_win_field_by_field(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("override", "names"), [
     # names
     ("--name sgd", r"mean --model.name, --loss.name or --optimizer.name"),
-    ("training.epochs 1", r"'training.epochs': expected --section.field"),
     ("--training.epochs", r"--training.epochs: a value is missing"),
     # values
     ("--optimizer.learning_rate 0", r"optimizer.learning_rate: found 0; .*greater than 0"),
-    ("--training.epochs true", r"epochs: found True; .*number"),
     ("--training.epochs 010", r"epochs: found '010'; .*number"),
-    ("--model.layers 10 0", r"model.layers.1: found 0; .*greater than or equal to 1"),
     ("--loss.name cross_entorpy", r"loss.name: found 'cross_entorpy'; .*'bpr'.*mean 'cross_entropy'"),
     # what would do nothing, and what another model, loss or optimizer has
-    ("--optimizer.tables rowwise_adagrad", r"optimizer.tables: found rowwise_adagrad, .* gru4rec reads"),
     ("--loss.logq 1 --loss.name bpr", r"loss.logq: found 1, but another model, loss or optimizer has it"),
     ("--model.name narm --training.average 0.99", r"training.average: needs loss.name softmax, found cross_entropy"),
     # files
     ("- 1\n", "expected sections"), ("model:\n  name: gru4rec\n", "data: missing"),
-    (BASE + "modle:\n  layers: [3]\n", "modle: no such field .did you mean 'model'"),
     (BASE + "model:\n  layer: [3]\n", "model.layer: no such field .did you mean 'model.layers'"),
 ])  # fmt: skip
 def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(override: str, names: str, tmp_path: Path) -> None:

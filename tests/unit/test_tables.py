@@ -64,11 +64,8 @@ def test_rows_move_as_in_a_whole_table_and_others_stand_still(name: str, with_co
     anything in a step that is padding."""
     config = optimizers()[CONFIGS[name]["name"]](learning_rate=0.1, **CONFIGS[name])
     optimizer = make_optimizer(config, make_schedule(config, 5)).tables
-    update, whole, random = (
-        jax.jit(partial(update_rows, optimizer)),
-        jax.jit(optimizer.update),
-        np.random.default_rng(1),
-    )
+    update, whole = jax.jit(partial(update_rows, optimizer)), jax.jit(optimizer.update)
+    random = np.random.default_rng(1)
     table = expected = begin = jax.random.normal(jax.random.key(0), (V, WIDTH))
     state = moments = optimizer.init(table)
     for _ in range(5):
