@@ -270,6 +270,7 @@ def test_what_is_refused(markets: dict[str, Recommender]) -> None:
     ask, add = lambda events: market.recommend({"events": events}), market.add
     calls: list[tuple[Any, Any, str]] = [
         (add, [good, {"name": "x"}], "new item 2: no 'item'"),
+        (add, [good, good], "new item 2: .* is there already"),
         (ask, [{"item": 1, "event": "item_veiw"}], "events: entry 1: event: found 'item_veiw'; input should be 'item"),
         (ask, [{"name": "a", "event": VIEW, "price": float("inf")}], "events: entry 1: price: found inf"),
         (markets["items"].add, [good], ".*model.head items ranks nothing but what it was"),

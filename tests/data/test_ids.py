@@ -1,4 +1,4 @@
-"""Raw ids to indices and back, and items with what is known of them."""
+"""Raw ids to indices and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec.data.ids import Ids, plain, read_list
-from jaxrec.data.items import Items, Spans
 from jaxrec.errors import UserError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -73,26 +72,6 @@ def test_whatever_is_given_is_an_id_or_unknown(value: Any) -> None:
         if index >= 0:
             (raw,), text = known.decode(np.array([index])), str(plain(value)).strip()
             assert text == str(raw) or Decimal(text) == Decimal(raw)
-
-
-def test_items_that_may_be_recommended() -> None:
-    table = pa.table({"price": [5.0, 7.0, None], "tags": [["a"], ["a", "b"], []], "listed": [0] * 3, "sold": [0] * 3})
-    spans = Spans(np.array([0, 10, 20], np.int32), np.array([100, 15, 90], np.int32), 1_000_000)
-    items = Items(["x", "y", "z"], table.select(["price"]), lambda: table, spans)
-    assert items.allowed()[0].tolist() == [True] * 3
-    assert items.live(1_012_000).tolist() == [True, True, False] and items.period() == (1_000_000, 1_100_000)
-    assert items.allowed("tags = 'a'")[0].tolist() == [True, True, False]
-    mask, notes = items.allowed(["z", "q"], exclude=["z", 9])
-    assert not mask.any() and notes == ["only: 1 unknown item left out: q", "exclude: 1 unknown item left out: 9"]
-    items.add(["new", 4], [{"price": "6", "tags": "c"}, {"price": 9, "sold": 1_011_000}], [{"note": 1}, {}])
-    assert items.known(np.array([3, 0, 4])) == [{"note": 1}, {"price": 5.0}, {}]
-    assert items.attributes.select(["price", "tags"]).to_pylist()[3:] == [
-        {"price": 6.0, "tags": ["c"]}, {"price": 9.0, "tags": None}
-    ]  # fmt: skip
-    assert items.live(1_012_000).tolist() == [True, True, False, True, False]
-    for names, what in (("'4' is there already", [{"item": 4}]), ("no 'item', which identifies it", [{"item": " "}])):
-        with pytest.raises(UserError, match=f"^new item 1: {names}"):
-            items.new_ids("new item", "item", what)
 
 
 def test_what_is_no_list() -> None:

@@ -9,14 +9,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec import config as configuration
+from jaxrec.data.dataset import open_dataset
 from jaxrec.data.retrieval import Queries, Retrieval, has_each, has_items, positive_bits
 from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
+from jaxrec.tasks.base import make_task
 from jaxrec.tasks.retrieval import task as counting
 
 FIELDS = Schema(
@@ -147,3 +150,39 @@ def test_the_oracle_knows_what_the_fields_tell_apart() -> None:
     assert found["all fields"] == {"hit_rate@1": 0.75, "hit_rate@2": 1.0, "category_hit@1": 0.75, "category_hit@2": 1.0}
     assert found["without age"]["hit_rate@1"] == 0.5 and found["without age"]["hit_rate@2"] == 1.0
     assert found["without size"] == found["all fields"]
+
+
+# ---- rows without labels, or of which all are positive ---------------------------------------------------------------
+
+# Users of even numbers have the even ones of 10 items, but one each; the others the odd ones.
+PAIRS = [(user, item) for user in range(1, 21) for item in range(10) if item % 2 == user % 2 and item // 2 != user % 5]
+
+
+def purchases(out: Path, label: str = "", *argv: object) -> RowsDataset:
+    """Purchases, with a column of labels that are all the same or without."""
+    (file := out.with_suffix(".csv")).write_text("u,i,y\n" + "".join(f"{u},{i},{label}\n" for u, i in PAIRS))
+    assert call("prepare", "rows", "--raw", file, "--user", "u", "--item", "i", *argv, "--out", out) == 0
+    dataset = open_dataset(out)
+    assert isinstance(dataset, RowsDataset)
+    return dataset
+
+
+def test_rows_without_labels_or_all_positive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = purchases(tmp_path / "none")
+    rows = dataset.rows()
+    assert rows.labels.tolist() == rows.ratings.tolist() == [1] * len(PAIRS)
+    assert dataset.manifest["label"] == {"threshold": 1.0, "low": 1.0, "high": 1.0}
+    assert rows.columns.tolist() == [[user, item + 1] for user, item in PAIRS]
+    for label, more in (("yes", ()), ("5", ("--positive", "4"))):
+        other = purchases(tmp_path / label, label, "--label", "y", *more)
+        assert f"column 'y': all {len(PAIRS)} labels are positive" in capsys.readouterr().err
+        assert (other.manifest["content_hash"] == dataset.manifest["content_hash"]) == (label != "5")
+    config = configuration.parse(
+        {"data": {"path": str(dataset.path), "protocol": "paper"}, "model": {"name": "two_tower"}}
+    )
+    data = Retrieval.open(config, dataset)
+    positives = data.queries(data.splits.train)
+    assert len(positives.users) == len(data.splits.train) > len(data.splits.test) > 0
+    assert make_task(config, dataset).size == f"{len(positives.users)} positives of 20 users and 10 items"
+    with pytest.raises(UserError, match="the train split are all 1, and autoint tells positive rows from others"):
+        make_task(configuration.parse({"data": {"path": str(dataset.path)}, "model": {"name": "autoint"}}), dataset)
