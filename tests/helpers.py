@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.monitoring
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -128,6 +129,25 @@ def open_sessions(path: str | Path) -> Dataset:
     dataset = open_dataset(path)
     assert isinstance(dataset, Dataset), f"{path}: holds rows"
     return dataset
+
+
+ALL = ("--test-days=0", "--min-item-support=1")  # of ``prepared``: every event stays
+
+
+def prepared(out: Path, source: str, raw: Any, *argv: str) -> dict[str, Any]:
+    """The manifest of a data set prepared anew, of a text or of a file."""
+    if isinstance(raw, str):
+        (file := out.with_suffix(".csv")).write_text(raw)
+        raw = file
+    prepare.main([source, "--raw", str(raw), *argv, "--out", str(out), "--overwrite", "--threads=1"])
+    return dict(open_sessions(out).manifest)
+
+
+def sessions(path: Path, split: str = "train") -> list[list[Any]]:
+    """The sessions of a split in raw ids."""
+    part = open_sessions(path).split(split)
+    ids = pq.read_table(path / "items.parquet")["item"].to_pylist()
+    return [[ids[i] for i in part.items[a:b]] for a, b in zip(part.offsets[:-1], part.offsets[1:], strict=True)]
 
 
 def same_metrics(run: Path) -> list[dict[str, Any]]:

@@ -175,6 +175,7 @@ class Shop:
     skins, brands = ("dry", "oily", "normal", "mature"), ("old brand", "young brand")
     likes: tuple[list[str], ...] = (["spa"], ["spa", "gold"], [], ["sun"])
     tags: tuple[list[str], ...] = (["new"], ["new", "soft"], [], ["big"])
+    rule = {"when": {"skin": "dry"}, "boost": {"category": "oily"}, "by": 0.9}  # noqa: RUF012
 
     @staticmethod
     def customer(user: int) -> int:
@@ -353,6 +354,18 @@ class Worlds:
         self.once(f"{run.name}-{split}", lambda out: call("evaluate", "--run", run, "--split", split))
         found: dict[str, Any] = json.loads((run / f"eval-{split}.json").read_text(encoding="utf-8"))
         return found
+
+    def towers(self) -> Path:
+        """An evaluated run of two towers with ``Shop.rule``, which needs no training."""
+
+        def make(out: Path) -> int:
+            shutil.copytree(self.run("two_tower"), out, ignore=shutil.ignore_patterns("eval-*"))
+            config = yaml.safe_load((out / "config.yaml").read_text(encoding="utf-8"))
+            config["evaluation"]["category"], config["recommendation"] = "category", {"rules": [Shop.rule]}
+            (out / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+            return call("evaluate", "--run", out, "--baselines", "popularity")
+
+        return self.once("towers", make)
 
     def old(self, name: str) -> Path:
         """A run of ``tests/old``: gru4rec, sasrec, merrec, autoint or two_tower."""

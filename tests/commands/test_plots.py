@@ -8,14 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fonts import KOREAN, add_korean
+from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 from helpers import call, fails
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from jaxrec.plots.pictures import draw_curves, labels, read_curves, write
 from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
+KOREAN = "Korean Letters"
 HEADS = {"png": b"\x89PNG\r\n\x1a\n", "pdf": b"%PDF-", "svg": b"<?xml"}
 
 
@@ -78,6 +80,22 @@ def test_runs_that_are_refused(capsys: Capsys, run: Path, clone: Callable[[str],
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------
+
+
+def add_korean(patch: pytest.MonkeyPatch, folder: Path, characters: str) -> None:
+    """Let matplotlib know a font with the Hangul among ``characters``, called ``KOREAN``, and one with less of it; each
+    draws an A for any letter."""
+    patch.setattr(font_manager.fontManager, "ttflist", list(font_manager.fontManager.ttflist))
+    hangul = sorted({letter for letter in characters if letter > "\u1100"})
+    for name, letters in (("A Korean Half", hangul[:2]), (KOREAN, hangul)):
+        font = TTFont(font_manager.findfont("DejaVu Sans"))
+        font["cmap"].tables = [table for table in font["cmap"].tables if table.isUnicode()]
+        for table in font["cmap"].tables:
+            table.cmap = dict.fromkeys(map(ord, letters), "A")
+        for entry in font["name"].names:
+            entry.string = name
+        font.save(folder / f"{name}.ttf")
+        font_manager.fontManager.addfont(folder / f"{name}.ttf")
 
 
 def drawn(text: str) -> tuple[str, str]:

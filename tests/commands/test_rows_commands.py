@@ -1,15 +1,24 @@
-"""The commands on rows with labels, as a user meets them, and bad input."""
+"""The commands on rows, as a user meets them: click models, two towers with a rule, and bad input."""
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from helpers import call, fails
-from worlds import Clicks, Worlds
+from worlds import Clicks, Shop, Worlds
+
+from jaxrec.data.dataset import open_dataset
+from jaxrec.data.retrieval import Retrieval
+from jaxrec.metrics.ranking import ranking_metrics
+from jaxrec.tasks.base import load
+from jaxrec.tasks.retrieval.task import Judge
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -36,14 +45,55 @@ def test_evaluating(capsys: Capsys, copy: Path) -> None:
     assert (copy / "eval-test-reliability.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.parametrize(("words", "names"), [
-    (["--groups", "grop"], r"--groups grop: no such group \(did you mean 'group'\?\); there are activity, "),
-    (["--sessions", 3], "--sessions: does not go with a run of autoint"),
-    (["--data", "/nowhere"], "/nowhere: no data set here"),
+@pytest.mark.parametrize(("model", "words", "names"), [
+    ("autoint", ["--groups", "grop"], r"--groups grop: no such group \(did you mean 'group'\?\); there are activity, "),
+    ("autoint", ["--sessions", 3], "--sessions: does not go with a run of autoint"),
+    ("two_tower", ["--folds", 3], "--folds: cross-validates runs of protocol in_sample"),
 ])  # fmt: skip
-def test_what_cannot_be_evaluated(capsys: Capsys, copy: Path, words: list[object], names: str) -> None:
-    fails(capsys, "evaluate", "--run", copy, *words, names=names)
-    assert not list(copy.glob("eval-*"))
+def test_what_cannot_be_evaluated(capsys: Capsys, worlds: Worlds, model: str, words: list[object], names: str) -> None:
+    fails(capsys, "evaluate", "--run", worlds.run(model), *words, names=names)
+
+
+def test_towers_by_persona_and_by_the_line(worlds: Worlds) -> None:
+    """``results.csv`` says what the metrics are means of; the numbers are held in test_judges.py."""
+    result = json.loads((worlds.towers() / "eval-test.json").read_text())
+    for values in (result, result["with_rules"]):
+        for name, (low, high) in values["intervals"].items():
+            assert 0 <= low <= values[name] <= high <= 1
+    parts = result["groups"]["persona"]
+    mean = sum(part["targets"] * part["category_hit@3"] for part in parts.values()) / result["targets"]
+    assert mean == pytest.approx(result["category_hit@3"])
+    with open(worlds.towers() / "results.csv", encoding="utf-8") as stream:
+        lines = list(csv.DictReader(stream))
+    assert len(lines) == result["targets"] and {line["persona"] for line in lines} == set(parts)
+    for name in ("hit", "category_hit"):
+        whole = {"hit": "hit_rate@3"}.get(name, f"{name}@3")
+        assert np.mean([int(line[name]) for line in lines]) == pytest.approx(result[whole])
+    for line in lines:
+        top = line["top_products"].split("|")
+        assert len(top) == 3 and (int(line["rank"]) <= 3) == bool(int(line["hit"]))
+        assert not int(line["hit"]) or line["gt_product"] in top, "ties would stand before it"
+
+
+def test_rules_are_measured(worlds: Worlds) -> None:
+    """Against ranks by the scores with what the rule adds."""
+    run, model, weights, _ = load(worlds.towers())
+    dataset: Any = open_dataset(run.config.data.path)
+    data = Retrieval.open(run.config, dataset)
+    judge = Judge(model, data, data.splits.test, run.config.evaluation)
+    queries, items = (np.asarray(one) for one in judge.vectors(weights))
+    dry = np.array([Shop.skin(user - 1) == "dry" for user in judge.queries.users])
+    oily = np.arange(data.n_items) - 1
+    scores = (1 + queries @ items.T) / 2 + 0.9 * np.outer(dry, (oily >= 10) & (oily < 20))
+    pairs = [(int(u), int(i)) for u, i in zip(judge.queries.users, judge.queries.items, strict=True)]
+    ranks = []
+    for row, (user, item) in enumerate(pairs):
+        others = [i for i in range(1, data.n_items) if i != item and (user, i) not in set(pairs)]
+        ranks.append(1 + sum(scores[row, i] >= scores[row, item] - 1e-6 for i in others))
+    result = json.loads((run.path / "eval-test.json").read_text())
+    expected = ranking_metrics(np.array(ranks), [3])
+    assert {name: result["with_rules"][name] for name in expected} == pytest.approx(expected, abs=0.01)
+    assert result["with_rules"]["mrr@3"] != result["mrr@3"]
 
 
 @pytest.mark.parametrize(("words", "names"), [

@@ -1,8 +1,9 @@
-"""Run directories: what is refused, overwritten, resumed and trained for longer; folders of any name; full disks."""
+"""Run directories: what is refused, overwritten, resumed and trained for longer; full disks; evaluations."""
 
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ Capsys = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def copy(run: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(run, tmp_path / "run"))
+    return Path(shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("eval-*")))
 
 
 @pytest.fixture
@@ -120,3 +121,44 @@ def test_a_loss_that_is_not_finite_is_not_saved(config: Path, tmp_path: Path) ->
 def test_cutoffs_beyond_the_catalogue_are_refused(config: Path, tmp_path: Path) -> None:
     for words in (["--evaluation.k", "101"], ["--training.metric", "mrr@101"]):
         refused("101 is more than the 100 items of", config, tmp_path / "run", *words)
+
+
+# ---- evaluations that a run keeps ------------------------------------------------------------------------------------
+
+
+def kept(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "eval-test.json").read_text())
+    return found
+
+
+def test_an_evaluation_adds_to_the_one_before(copy: Path, capsys: Capsys) -> None:
+    """Other cut-offs and baselines stay; a checkpoint of later is another result, and the first is not lost."""
+    assert call("evaluate", "--run", copy, "--k", 20, "--baselines", "pop") == 0
+    first = kept(copy)
+    assert call("evaluate", "--run", copy, "--k", 5, "--baselines", "spop") == 0
+    both = kept(copy)
+    changing = {"seconds": 0, "baselines": 0, "optimum": 0}
+    assert {**first, **both, **changing} == {**both, **changing}
+    assert "recall@5" in both and "coverage@20" in both and both["optimum"].keys() > first["optimum"].keys()
+    assert both["baselines"].keys() == {"pop", "spop"} and "others" not in both
+    assert both["baselines"]["pop"] == first["baselines"]["pop"]
+    (place,) = (copy / "state" / "best").glob("[0-9]*")
+    place.rename(place.with_name("9" + place.name))  # the same under a later step: a run that was trained on
+    assert call("evaluate", "--run", copy, "--k", 5) == 0
+    now = kept(copy)
+    assert now["others"] == [both] and "baselines" not in now and "recall@20" not in now
+    assert now["recall@5"] == both["recall@5"] and now["question"]["step"] != both["question"]["step"]
+    (copy / "eval-test.json").write_text('{"split": "te')
+    assert call("evaluate", "--run", copy, "--k", 5) == 0
+    assert kept(copy)["recall@5"] == now["recall@5"] and "eval-test.json: damaged" in capsys.readouterr().err
+
+
+def test_a_run_that_cannot_be_written_to(copy: Path, capsys: Capsys) -> None:
+    """A directory in the file's place, for root may write anywhere else."""
+    (copy / "eval-test.json").mkdir()
+    before = sorted(copy.iterdir())
+    assert call("evaluate", "--run", copy, "--k", 5, "--json") == 0
+    out, err = capsys.readouterr()
+    assert "recall@5" in json.loads(out)
+    assert f"{copy / 'eval-test.json'}: could not be kept (Is a directory)" in err and len(err.splitlines()) == 1
+    assert sorted(copy.iterdir()) == before

@@ -16,10 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from helpers import open_sessions
+from helpers import open_sessions, prepared, sessions
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from preparing import prepared, sessions
 
 from jaxrec.data.clean.pipeline import DAY, Cleaning
 from jaxrec.data.dataset import SPLITS

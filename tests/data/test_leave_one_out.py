@@ -8,21 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import pytest
-from helpers import call, open_sessions, ranked, write_config
+from helpers import call, open_sessions, ranked, sessions, write_config
 
 from jaxrec.data.dataset import Dataset
 from jaxrec.evaluate import evaluate
 from jaxrec.recommend import Recommender
 from jaxrec.run import open_run
-
-
-def raw_sequences(dataset: Dataset, split: str) -> list[list[int]]:
-    """The sequences of a split by raw ids."""
-    ids = pyarrow.parquet.read_table(dataset.path / "items.parquet")["item"].to_numpy()
-    sessions = dataset.split(split)
-    return [part.tolist() for part in np.split(ids[np.asarray(sessions.items)], sessions.offsets[1:-1])]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +50,7 @@ def test_a_run_is_evaluated_by_the_last_event_after_the_whole_history(dataset: D
     assert call("train", "--config", config, "--run", tmp_path / "run") == 0
     run, recommender = open_run(tmp_path / "run"), Recommender.load(tmp_path / "run")
     for split in ("validation", "test"):
-        sequences, ranks = raw_sequences(dataset, split), []
+        sequences, ranks = sessions(dataset.path, split), list[int]()
         ids, scores = ranked(recommender, [one[:-1] for one in sequences], dataset.n_items, seen=True)
         for one, items, values in zip(sequences, ids, scores, strict=True):
             ranks.append(rank(dict(zip(items, values.tolist(), strict=True)), one[-1]))

@@ -9,14 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import pytest
-from helpers import open_sessions
+from helpers import open_sessions, prepared, sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from preparing import prepared, sessions
 
 from jaxrec.data.dataset import SPLITS
-from jaxrec.errors import UserError
 
 WORDS = ("--session=visit", "--item=sku", "--time=when", "--event=did", "--name=title", "--price=cost")
 Rows = Iterable[tuple[object, ...]]
@@ -132,10 +129,3 @@ def test_columns_events_and_ids_of_their_own(tmp_path: Path) -> None:
     assert (manifest["event_types"], manifest["bought"]) == (["order", "view"], "order")
     assert manifest["dropped"]["invalid rows"] == manifest["dropped"]["other types of events"] == {"events": 1}
     assert typed(out) == [[("red-7", "view"), ("red-7", "order")], [blue, ("red-7", "view")]]
-
-
-def test_options_that_do_not_fit(tmp_path: Path) -> None:
-    for words, message in ((("--delimiter=;", "--session=shopper"), "no column of the item; name it with --item"),
-                           ((*MAPPED[:-3], "weight", "weight"), "--attributes weight: .*named twice")):  # fmt: skip
-        with pytest.raises(UserError, match=message):
-            prepared(tmp_path / "d", "merrec", OWN, *words)

@@ -9,8 +9,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from helpers import open_sessions
-from preparing import ALL, prepared, sessions
+from helpers import ALL, open_sessions, prepared, sessions
 
 from jaxrec.cli.command import command
 from jaxrec.data import store

@@ -150,18 +150,11 @@ def test_who_repeats_by_default() -> None:
 
 
 def test_protocols_that_the_data_do_not_allow() -> None:
-    small = make_rows([1, 1, 2, 2], [1] * 4, [5, 3, 4, 2], [1, 2, 3, 4])
-    for rows, schema, protocol, shares, message in (
-        (
-            replace(small, times=np.zeros(4, np.int64)),
-            SIDES,
-            "temporal",
-            (0.2, 0.0),
-            "needs times, and the data set has",
-        ),
-        (small, replace(SIDES, user=None), "leave_one_out", (0.2, 0.0), "leave_one_out needs the field of the user"),
-        (small, SIDES, "rows", (0.9, 0.5), r"0\.9 and 0\.5 of 4 rows leave none to train on"),
-        (small, SIDES, "in_sample", (0.2, 0.1), "in_sample trains on all rows; set it to 0"),
+    small = make_rows([1, 1, 2, 2], [1] * 4, [5, 3, 4, 2], [0] * 4)
+    for schema, protocol, shares, message in (
+        (SIDES, "temporal", (0.2, 0.0), "needs times, and the data set has"),
+        (replace(SIDES, user=None), "leave_one_random", (0.2, 0.0), "leave_one_random needs the field of the user"),
+        (SIDES, "rows", (0.9, 0.5), r"0\.9 and 0\.5 of 4 rows leave none to train on"),
     ):
         with pytest.raises(UserError, match=rf"^data\.\w+.*: .*{message}"):
-            split(rows, protocol, 42, *shares, schema=schema)
+            split(small, protocol, 42, *shares, schema=schema)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,8 @@ PERSONAS = ["Dry", "Mature", "Normal", "Oily"]  # in the order of the alphabet
 
 
 @pytest.fixture(scope="module")
-def towers(worlds: Worlds, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An evaluated run."""
-    copy = Path(shutil.copytree(worlds.run("two_tower"), tmp_path_factory.mktemp("towers") / "run"))
-    assert call("evaluate", "--run", copy, "--k", 3) == 0
-    return copy
+def towers(worlds: Worlds) -> Path:
+    return worlds.towers()
 
 
 def test_the_pictures(
@@ -45,8 +41,8 @@ def test_the_pictures(
     (chance,) = (line for line in results.axes[0].lines if line.get_label() == "chance")
     assert list(chance.get_xdata()) == pytest.approx([3 / (Shop.items - 2)] * 5)  # two others of each are no candidates
     sizes = [len(part.get_offsets()) for part in embedding.axes[0].collections]
-    assert sizes == [*(count // Shop.bought_each for count in targets), Shop.items]
-    assert [text.get_text() for text in embedding.legends[0].get_texts()] == [*PERSONAS, "products"]
+    assert sizes == [*(count // Shop.bought_each for count in targets), *[Shop.items // 4] * 4]
+    assert [text.get_text() for text in embedding.legends[0].get_texts()] == [*PERSONAS, *sorted(Shop.skins)]
 
 
 def test_runs_that_cannot_be_drawn(capsys: pytest.CaptureFixture[str], towers: Path, run: Path, tmp_path: Path) -> None:
