@@ -1,8 +1,6 @@
 """A program with eight virtual devices, for tests: JAX fixes their number when it starts. Prints a line of JSON.
 
 python devices.py compare CONFIG        how far a block of training on eight devices is from one on one, in float64
-python devices.py exchange CONFIG       bytes of the table, and those that a step exchanges, for one catalogue and for
-                                        one 1,000 times as large
 python devices.py move CONFIG DIRECTORY exit status of a run stopped on eight devices, the number of devices before and
                                         after, and how far it is, continued on two, from one on one
 """
@@ -22,14 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec import config as configuration
-from jaxrec.benchmarks.exchange import exchanged
 from jaxrec.config import Config
-from jaxrec.data.dataset import Dataset, open_dataset
-from jaxrec.models.base import make_model
+from jaxrec.data.dataset import open_dataset
 from jaxrec.ops import parallel
 from jaxrec.tasks.base import load, make_task
 from jaxrec.train import train
-from jaxrec.training.block import Training, training_plan
+from jaxrec.training.block import Training
 
 
 def block(config: Config) -> Any:
@@ -64,22 +60,6 @@ def compare(file: str) -> float:
     return apart(*(block(configuration.load(file, [*words, n])) for n in ("1", "8")))
 
 
-def exchange(file: str) -> list[tuple[int, int]]:
-    config, found = configuration.load(file, ["--mesh.data", "8"]), []
-    data = open_dataset(config.data.path)
-    assert isinstance(data, Dataset)
-    train_items = data.split("train").items
-    for items in (data.n_items, 1000 * data.n_items):
-        model = make_model(config, items)
-        feed = model.feed(data.split("train"), training_plan(config))
-        training = Training(config, model, feed)
-        constants = parallel.replicate(model.constants(np.bincount(train_items, minlength=items)), feed.mesh)
-        program = training.block.lower(training.begin(), constants, feed.like()).compile().as_text() or ""
-        table = model.tables["item"]
-        found.append((4 * table.rows * table.width, int(sum(exchanged(program, feed.shape.steps).values()))))
-    return found
-
-
 def move(file: str, place: str) -> tuple[Any, list[int], float]:
     words = ["--training.batch_size", "16", "--training.epochs", "2", "--data.device_memory", "0"]  # streamed
     one, eight, two = (configuration.load(file, [*words, "--mesh.data", str(n)]) for n in (1, 8, 2))
@@ -101,5 +81,5 @@ def move(file: str, place: str) -> tuple[Any, list[int], float]:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    programs: dict[str, Callable[..., object]] = {"compare": compare, "exchange": exchange, "move": move}
+    programs: dict[str, Callable[..., object]] = {"compare": compare, "move": move}
     print(json.dumps(programs[sys.argv[1]](*sys.argv[2:])))

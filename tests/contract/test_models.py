@@ -153,13 +153,6 @@ def test_eight_devices_train_as_one(model: str, worlds: Worlds) -> None:
 
 
 @SLOW
-def test_row_tables_are_never_exchanged(worlds: Worlds) -> None:
-    """A step's bytes do not grow with the catalogue, and are those of its rows: from compiled programs."""
-    (_, few), (table, many) = devices("exchange", worlds.config("gru4rec"))
-    assert 0 < few == many < table / 20
-
-
-@SLOW
 def test_a_run_moves_from_eight_devices_to_two(worlds: Worlds, tmp_path: Path) -> None:
     """Stopped after an epoch on eight, continued on two: as on one all along, to rounding; and used on one."""
     stopped, meshes, difference = devices("move", worlds.config("gru4rec"), tmp_path)

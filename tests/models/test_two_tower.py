@@ -2,22 +2,196 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_same_arrays
-from numpy_two_tower import N_ITEMS, SCHEMA, Batch, Given, catalogue, interactions, rows, step_loss, tower
 from steps import assert_slopes, config_of, random_weights, take_step
 
 from jaxrec.config import Config
+from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.feeds.base import Plan, RowBlock
 from jaxrec.losses import contrastive
-from jaxrec.models.two_tower import TwoTower
+from jaxrec.models.two_tower import Interactions, TwoTower
 from jaxrec.training.block import init_state, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
+
+# ---- one row at a time, and the mean loss of a step with batch statistics worked out here ----------------------------
+
+# Sides and kinds are mixed, so that the order of the fields is that of neither table.
+SCHEMA = Schema(
+    (
+        Field("price", "numerical", "item", 1, 0),
+        Field("user", "categorical", "user", 7),
+        Field("device", "categorical", "context", 3),
+        Field("item", "categorical", "item", 12),
+        Field("likes", "bag", "user", 5, 3),
+        Field("age", "numerical", "user", 1, 0),
+        Field("tags", "bag", "item", 6, 2),
+        Field("skin", "categorical", "user", 4),
+        Field("weight", "numerical", "item", 1, 0),
+    ),
+    user="user", item="item", threshold=1.0, low=0.0, high=1.0,
+)  # fmt: skip
+N_USERS, N_ITEMS = 7, 12
+PLACES = {  # of each side: name, first row in its table, columns
+    "user": [("user", 0, slice(0, 1)), ("likes", 7, slice(1, 4)), ("skin", 12, slice(4, 5))],
+    "item": [("item", 0, slice(0, 1)), ("tags", 12, slice(1, 3))],
+}
+
+
+class Given(NamedTuple):
+    """Weights of a model: ``params`` and ``statistics`` by side, and ``tables``."""
+
+    params: Any
+    statistics: Any
+    tables: Any
+
+
+class Batch(NamedTuple):
+    """A step: columns and numbers of its users, users, candidates (its products, then drawn ones), and which live."""
+
+    columns: np.ndarray
+    numbers: np.ndarray
+    users: np.ndarray
+    items: np.ndarray
+    live: np.ndarray
+
+
+@cache
+def rows(n: int = 40) -> Rows:
+    """As the feed gives them: the coded fields of the user, then user and item; values unknown, bags empty."""
+    random = np.random.default_rng(0)
+    columns = np.stack([random.integers(0, size, n) for size in (7, 5, 5, 5, 4, 7, 12)], axis=1).astype(np.int32)
+    columns[:, 1:4][np.arange(3) >= (np.arange(n) % 4)[:, None]] = -1
+    columns[:, 5] = columns[:, 0]
+    columns[:, 6] = np.maximum(columns[:, 6], 1)
+    ones = np.ones(n, np.float32)
+    numbers = random.normal(size=(n, 1)).astype(np.float32)
+    return Rows(columns, numbers, ones, ones, np.zeros(n, np.int64), columns[:, 5])
+
+
+@cache
+def catalogue() -> tuple[np.ndarray, np.ndarray]:
+    """int32[V, 3] and float32[V, 2]."""
+    random = np.random.default_rng(1)
+    tags = random.integers(0, 6, (N_ITEMS, 2))
+    tags[::3, 1], tags[5] = -1, -1
+    columns = np.concatenate([np.arange(N_ITEMS)[:, None], tags], axis=1)
+    return columns.astype(np.int32), random.normal(size=(N_ITEMS, 2)).astype(np.float32)
+
+
+def item_counts() -> np.ndarray:
+    return np.bincount(rows().columns[:, 6], minlength=N_ITEMS)
+
+
+def has() -> set[tuple[int, int]]:
+    """Pairs of a user and an item of the rows; user 0 is nobody."""
+    return {(int(user), int(item)) for user, item in rows().columns[:, 5:] if user}
+
+
+def interactions(masked: bool = True) -> Interactions:
+    words = np.zeros((N_USERS, 1), np.uint32)  # one word is enough for 12 items
+    for user, item in has():
+        words[user, 0] |= np.uint32(1 << item)
+    return Interactions(*catalogue(), item_counts(), words if masked else None)
+
+
+def inputs(side: str, table: np.ndarray, columns: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """float64[n, features]: a value's vector, the mean of a bag's, a number as it is."""
+    found = []
+    for codes, values in zip(columns, numbers, strict=True):
+        parts = []
+        for _, first, place in PLACES[side]:
+            held = [np.float64(table[first + code]) for code in codes[place] if code >= 0]
+            parts.append(np.mean(held, axis=0) if held else np.zeros(table.shape[1]))
+        found.append(np.concatenate([*parts, values]))
+    return np.array(found)
+
+
+def tower(
+    given: Given, side: str, columns: np.ndarray, numbers: np.ndarray, counted: np.ndarray | None
+) -> tuple[np.ndarray, dict[str, dict[str, Any]]]:
+    """float64[n, output], and mean and variance of each layer over the counted rows; None: normalised as given."""
+    params, found = given.params[side], dict[str, dict[str, Any]]()
+    x = inputs(side, given.tables[side], columns, numbers)
+    layers = sum(name.startswith("Dense") for name in params) - 1
+    for layer in range(layers):
+        dense = params[f"Dense_{layer}"]
+        x = np.maximum(x @ np.float64(dense["kernel"]) + np.float64(dense["bias"]), 0)
+        norm = f"BatchNorm_{layer}"
+        if norm in params:
+            if counted is None:
+                mean, var = (np.float64(given.statistics[side][norm][name]) for name in ("mean", "var"))
+            else:
+                mean, var = x[counted].mean(axis=0), x[counted].var(axis=0)
+            found[norm] = {"mean": mean, "var": var}
+            x = (x - mean) / np.sqrt(var + 1e-5) * np.float64(params[norm]["scale"]) + np.float64(params[norm]["bias"])
+    last = params[f"Dense_{layers}"]
+    x = x @ np.float64(last["kernel"]) + np.float64(last["bias"])
+    return x / np.linalg.norm(x, axis=1, keepdims=True), found
+
+
+def log_expected(batch: int, n_sample: int, alpha: float) -> np.ndarray:
+    """float64[V]: how often an item is among a step's candidates: as another row's, or drawn."""
+    counts = item_counts().astype(float)
+    counts[0] = 0
+    mass = np.array([count**alpha if count else 0.0 for count in counts])
+    expected = batch * counts / counts.sum() + n_sample * mass / mass.sum()
+    return np.log(np.where(counts > 0, expected, 1.0))
+
+
+def also_drawn(loss: Any, expected: float) -> float:
+    """What is subtracted of a hard negative's logit: it is expected from the pool, and among the others."""
+    if loss.name != "infonce" or not loss.logq:
+        return 0.0
+    share = loss.hard_negatives / min(loss.hard_pool, N_ITEMS - 2)
+    return float(loss.logq * np.log(share + np.exp(expected / loss.logq)))
+
+
+def step_loss(
+    config: Config, given: Given, batch: Batch, hard: np.ndarray | None = None
+) -> tuple[float, dict[str, Any]]:
+    """The sum of the live rows' losses, with int[B, h] hard negatives, and the statistics of the batch by side."""
+    loss, live = config.loss, batch.live
+    columns, numbers = catalogue()
+    b, drawn = len(live), len(batch.items) - len(live)
+    queries, user_statistics = tower(given, "user", batch.columns, batch.numbers, live)
+    hard = np.zeros((b, 0), int) if hard is None else hard
+    every = np.concatenate([batch.items, hard.reshape(-1)])
+    counted = np.append(live, np.zeros(len(every) - b, bool))
+    vectors, item_statistics = tower(given, "item", columns[every], numbers[every], counted)
+    near = vectors[b + drawn :].reshape(*hard.shape, vectors.shape[1])
+    logq = loss.logq if loss.name == "infonce" else 0.0
+    expected = logq * log_expected(config.training.batch_size, loss.n_sample, loss.sample_alpha)
+    total = 0.0
+    for row in np.flatnonzero(live):
+        others = [(batch.items[c], vectors[c], expected[batch.items[c]]) for c in range(b + drawn) if c >= b or live[c]]
+        others += [
+            (item, vector, also_drawn(loss, expected[item])) for item, vector in zip(hard[row], near[row], strict=True)
+        ]
+        wrong = [
+            (queries[row] @ vector, often) for item, vector, often in others
+            if item and item != batch.items[row]
+            and not (loss.mask == "positives" and (int(batch.users[row]), int(item)) in has())
+        ]  # fmt: skip
+        own = queries[row] @ vectors[row]
+        if loss.name == "triplet":
+            far = np.sqrt(2 - 2 * own)
+            terms = [max(0.0, loss.margin + far - np.sqrt(2 - 2 * cosine)) for cosine, _ in wrong]
+            total += np.mean(terms) if terms else 0.0
+        else:
+            right = own / loss.temperature - expected[batch.items[row]]
+            logits = [cosine / loss.temperature - often for cosine, often in wrong]
+            total += np.log(sum(np.exp(logit) for logit in [*logits, right])) - right
+    return float(total), {"user": user_statistics, "item": item_statistics}
+
+
+# ---- the model -------------------------------------------------------------------------------------------------------
 
 BATCH = 16
 FIELDS = tuple(field.name for field in SCHEMA.fields if field.side != "context")
