@@ -17,7 +17,7 @@ from jaxrec.feeds.base import RowBlock
 from jaxrec.models.autoint import AutoInt
 from jaxrec.models.fields import byte_mask
 
-# ---- the paper's equations (Song et al. 2019), one row at a time ----------------------------------------------------
+# ---- the paper's equations (Song et al. 2019), one row at a time -----------------------------------------------------
 
 Weights = dict[str, Any]
 

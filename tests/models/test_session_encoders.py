@@ -11,14 +11,71 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import packed
 import pytest
 from numpy_gru import gru, sigmoid
 from numpy_merrec import unit
 from scipy.special import softmax
-from steps import Sections, random_weights
+from steps import Sections, config_of, random_weights, scored, take_step
 
+from jaxrec.data.dataset import Sessions
+from jaxrec.feeds.base import Plan
+from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models.packed import SequenceModel
+
+N_ITEMS, WINDOW, BATCH = 24, 5, 16
+Weights = dict[str, Any]  # {params, tables}
+
+
+def make_model(name: str, n_items: int, *sections: Sections) -> SequenceModel:
+    """A small model under a full softmax; ``sections`` add to it and win over it."""
+    model = {"name": name, "embedding_dim": 6, "window": WINDOW} | ({"layers": [8]} if name == "narm" else {})
+    small = {"model": model, "loss": {"name": "softmax"}, "training": {"batch_size": BATCH}}
+    return SequenceModel(config_of(small, *sections), n_items)
+
+
+def packed_block(model: SequenceModel, sessions: list[list[int]]) -> PackedBlock:
+    """All steps of the training feed, NumPy leaves [S, ...]."""
+    offsets, items = np.cumsum([0, *map(len, sessions)]), np.concatenate(sessions).astype(np.int32)
+    clicks = Sessions(items, np.arange(len(items)), offsets)
+    feed = model.feed(clicks, Plan(BATCH, 1000, "random", 3, 0, training=True))
+    return jax.tree.map(np.asarray, next(iter(feed.epoch(0))))
+
+
+def prefix_block(sessions: list[list[int]]) -> PackedBlock:
+    """The published way: each prefix that has a target is read on its own, from the left of its own row, and scored at
+    its end."""
+    cuts = [(session[:t], session[t]) for session in sessions for t in range(1, len(session))]
+    source = np.full((1, len(cuts), WINDOW), -1, np.int32)
+    start = np.tile(np.arange(WINDOW, dtype=np.int32), (1, len(cuts), 1))
+    slot = np.zeros((1, len(cuts)), np.int32)
+    for row, (prefix, _) in enumerate(cuts):
+        shown = prefix[-WINDOW:]
+        source[0, row, : len(shown)], start[0, row, : len(shown)] = shown, 0
+        slot[0, row] = row * WINDOW + len(shown) - 1
+    targets = np.array([[target for _, target in cuts]], np.int32)
+    return PackedBlock(source, start, slot, targets, np.ones(slot.shape, np.float32))
+
+
+def histories(block: PackedBlock) -> list[tuple[int, ...]]:
+    """For each slot of a block that has a target: the clicks that its position sees, then the target."""
+    return [(*one.history, one.target) for one in scored(block)]
+
+
+def scores(model: SequenceModel, weights: Weights, block: PackedBlock) -> np.ndarray:
+    """float32[n, V]: the scores of each slot that has a target."""
+    _, queries = jax.jit(model.encode)(weights["params"], weights["tables"], (), jax.tree.map(jnp.asarray, block))
+    return np.asarray(queries)[block.weight > 0] @ np.asarray(model.items(weights["tables"])).T
+
+
+def loss_and_slopes(model: SequenceModel, weights: Weights, block: PackedBlock) -> tuple[float, Weights]:
+    """The sum of the targets' losses, with its derivatives by all parameters."""
+    constants, (steps, places) = model.constants(np.ones(len(weights["tables"]["item"]))), block.weight.shape
+    taken = [take_step(model, constants, block, weights, number) for number in range(steps)]
+    slopes = jax.tree.map(lambda *leaves: places * sum(leaves), *(one.slopes for one in taken))
+    return float(sum(one.total for one in taken)), slopes
+
+
+# ---- the papers' equations -------------------------------------------------------------------------------------------
 
 
 def double(weights: Any) -> tuple[Any, ...]:
@@ -65,47 +122,47 @@ def sasrec_query(p: dict[str, Any], vectors: np.ndarray, blocks: int, heads: int
 
 REFERENCE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "narm_reference.json").read_text())
 SIZES, TOLERANCE = REFERENCE["sizes"], 1e-5
-N_ITEMS, WINDOW = 24, 5
 VARIANTS: dict[str, tuple[str, Sections]] = {
     "narm": ("narm", {}),
     "narm-softmax": ("narm", {"model": {"attention": "softmax", "temperature": 3.0}}),
     "sasrec": ("sasrec", {"model": {"heads": 2, "temperature": 7.0}, "loss": {"label_smoothing": 0.1, "prior": 0.5}}),
 }  # fmt: skip
 # Some longer than the window of 5, some in one row with others, some twice as long.
-SESSIONS = packed.random_sessions([2, 9, 3, 13, 5, 2, 6, 3], N_ITEMS)
+RANDOM = np.random.default_rng(0)
+SESSIONS = [RANDOM.integers(0, N_ITEMS, length).tolist() for length in (2, 9, 3, 13, 5, 2, 6, 3)]
 
 
 @pytest.fixture(scope="module", params=VARIANTS)
 def model(request: pytest.FixtureRequest) -> SequenceModel:
     name, sections = VARIANTS[request.param]
-    return packed.make_model(name, N_ITEMS, **sections)
+    return make_model(name, N_ITEMS, sections)
 
 
 def test_scores_are_those_of_the_equations(model: SequenceModel) -> None:
     """Of the history that each target sees; with a temperature they are that times the cosine."""
     config: Any = model._model
-    weights, block = random_weights(model), packed.packed_block(model, SESSIONS)
+    weights, block = random_weights(model), packed_block(model, SESSIONS)
     p, table = double(weights)
     expected = []
-    for history in packed.histories(block):
+    for history in histories(block):
         vectors = (unit(table) if config.temperature else table)[list(history[:-1])]
         if config.name == "narm":
             query = narm_query(p, vectors, config.attention == "softmax")
         else:
             query = sasrec_query(p, vectors, config.blocks, config.heads)
         expected.append(config.temperature * unit(table) @ unit(query) if config.temperature else table @ query)
-    np.testing.assert_allclose(packed.scores(model, weights, block), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scores(model, weights, block), expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(model.vectors(weights["tables"]), weights["tables"]["item"])
 
 
 def test_a_session_at_once_gives_the_loss_and_derivatives_of_its_prefixes(model: SequenceModel) -> None:
     """Each prefix on its own in a row, the last 5 clicks of it, as the published code reads it."""
     weights = random_weights(model)
-    whole, alone = packed.packed_block(model, SESSIONS), packed.prefix_block(*packed.all_prefixes(SESSIONS), WINDOW)
+    whole, alone = packed_block(model, SESSIONS), prefix_block(SESSIONS)
     assert whole.start.max() > 0 and len(whole.input) > 1
-    assert sorted(packed.histories(whole)) == sorted(packed.histories(alone))
-    loss, slopes = packed.loss_and_slopes(model, weights, whole)
-    expected, by_prefixes = packed.loss_and_slopes(model, weights, alone)
+    assert sorted(histories(whole)) == sorted(histories(alone))
+    loss, slopes = loss_and_slopes(model, weights, whole)
+    expected, by_prefixes = loss_and_slopes(model, weights, alone)
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     for ours, theirs in zip(jax.tree.leaves(slopes), jax.tree.leaves(by_prefixes), strict=True):
         scale = float(jnp.abs(theirs).max())
@@ -113,7 +170,7 @@ def test_a_session_at_once_gives_the_loss_and_derivatives_of_its_prefixes(model:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * scale)
 
 
-def to_ours(theirs: dict[str, Any]) -> packed.Weights:
+def to_ours(theirs: dict[str, Any]) -> Weights:
     """Torch's names and layouts as ours. Row 0 of their items is padding; their c is [local; global]."""
     t = {name: np.asarray(value, np.float32) for name, value in theirs.items()}
     decoder = t["b.weight"]  # [2H, D]
@@ -133,14 +190,14 @@ def to_ours(theirs: dict[str, Any]) -> packed.Weights:
 def test_scores_loss_and_derivatives_of_narm_are_the_recorded_ones() -> None:
     """Their sessions as our feed packs them, in two steps. Their loss is a mean over prefixes, ours a sum."""
     fields = {"embedding_dim": SIZES["embedding"], "layers": [SIZES["hidden"]], "window": 8}
-    model, weights = packed.make_model("narm", SIZES["items"], model=fields), to_ours(REFERENCE["weights"])
-    block = packed.packed_block(model, REFERENCE["sessions"])
+    model, weights = make_model("narm", SIZES["items"], {"model": fields}), to_ours(REFERENCE["weights"])
+    block = packed_block(model, REFERENCE["sessions"])
     prefixes = [tuple(REFERENCE["sessions"][session][: length + 1]) for session, length in REFERENCE["prefixes"]]
-    found = dict(zip(packed.histories(block), packed.scores(model, weights, block), strict=True))
+    found = dict(zip(histories(block), scores(model, weights, block), strict=True))
     assert len(block.input) == 2 and len(found) == len(prefixes) == len(set(prefixes))
     for prefix, expected in zip(prefixes, REFERENCE["scores"], strict=True):
         np.testing.assert_allclose(found[prefix], expected[1:], rtol=TOLERANCE, atol=TOLERANCE)
-    loss, slopes = packed.loss_and_slopes(model, weights, block)
+    loss, slopes = loss_and_slopes(model, weights, block)
     assert float(loss) / len(prefixes) == pytest.approx(REFERENCE["loss_items_only"], rel=TOLERANCE)
     gradients = to_ours(REFERENCE["gradients_items_only"])
     assert slopes["params"].keys() == gradients["params"].keys()

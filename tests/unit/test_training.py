@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import packed
 import pytest
+from steps import config_of, take_step
 
 from jaxrec import config as configuration
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan, lane_feed
 from jaxrec.models.base import make_model
+from jaxrec.models.packed import SequenceModel
 from jaxrec.training.block import TrainState, init_state, make_train_block, training_plan
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -83,7 +84,9 @@ def test_dense_tables_move_as_under_optax_adamw_and_the_average_follows() -> Non
         "optimizer": {"name": "adam", "learning_rate": RATE, "weight_decay": PENALTY},
         "training": {"batch_size": 16, "average": DECAY, "steps_per_block": 1},
     }
-    config, model = packed.make_config("narm", **sections), packed.make_model("narm", N_ITEMS, **sections)
+    config = config_of({"model": {"name": "narm", "embedding_dim": 6, "window": 5, "layers": [8]},
+                        "loss": {"name": "softmax"}}, sections)  # fmt: skip
+    model = SequenceModel(config, N_ITEMS)
     ours = make_optimizer(config.optimizer, make_schedule(config.optimizer, 100))
     train_block = make_train_block(model, ours, None, config.training.average)
     state, constants = init_state(model, ours, config.training), model.constants(np.ones(N_ITEMS))
@@ -97,9 +100,7 @@ def test_dense_tables_move_as_under_optax_adamw_and_the_average_follows() -> Non
 
     blocks, close = list(model.feed(SESSIONS, training_plan(config)).epoch(0)), np.testing.assert_allclose
     for taken, block in enumerate(blocks, start=1):
-        _, slopes = packed.loss_and_slopes(model, weights, block)
-        slopes = jax.tree.map(lambda leaf, block=block: leaf / block.weight.shape[1], slopes)
-        weights, moments = follow(weights, moments, slopes)
+        weights, moments = follow(weights, moments, take_step(model, constants, block, weights).slopes)
         state, _ = train_block(state, constants, block)
         jax.tree.map(lambda a, b: close(a, b, rtol=1e-4, atol=2e-5), weights_of(state), weights)
         keep = min(DECAY, (1 + taken) / (10 + taken))
