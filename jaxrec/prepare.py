@@ -137,8 +137,6 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
     add("--session-gap", type=lambda text: duration(text) and text, metavar="TIME",
         help="cut a session where more than this lies between two of its events, such as 30m (s, m, h or d); each "
         "piece is a session with a date of its own")  # fmt: skip
-    add("--max-session-length", type=ranged(int, 2, MOST), metavar="N",
-        help="drop sessions with more events, whole; after --session-gap has cut them")  # fmt: skip
     if not typed:  # a like after the view of an item is no repeat, and unseen is what all of training has not seen
         add("--fraction", type=fraction, metavar="F",
             help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)")  # fmt: skip

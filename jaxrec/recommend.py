@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jaxrec.cli import runtime
-from jaxrec.cli.command import Parser, as_json, command, pairs, ranged, say, tell
+from jaxrec.cli.command import Parser, as_json, command, pairs, say, tell
 from jaxrec.data.filters import joined
 from jaxrec.data.given import item_rows
 from jaxrec.data.ids import read_list
@@ -23,7 +23,7 @@ from jaxrec.data.items import Added
 from jaxrec.errors import UserError, listed
 from jaxrec.run import Run, check_out, written
 from jaxrec.tasks import batches
-from jaxrec.tasks.answers import answer_json, answer_table, answers, happenings_table, shown_time
+from jaxrec.tasks.answers import answer_json, answer_table, answers, shown_time
 from jaxrec.tasks.base import load, part_of
 from jaxrec.tasks.query import FIELDS, Answer, Query
 from jaxrec.tasks.vectors import check_k
@@ -128,9 +128,8 @@ class Recommender:
 QUERY, ALWAYS = {"items", "user", "profile", "at", "events"}, {"run", "k", "json", "add_items"}
 HOW = {"exclude", "candidates", "where", "include_seen", "no_rules"}  # to recommend
 MODES = {
-    "queries": HOW | {"out", "overwrite", "skip_bad"}, "score": {"out", "overwrite"}, "vectors": {"overwrite"},
-    "similar_to": set(), "similar_customers": {"user", "profile"}, "explain": QUERY | {"out"},
-    "example": HOW | {"at", "seed"},
+    "queries": HOW | {"out", "overwrite"}, "vectors": {"overwrite"}, "similar_to": set(),
+    "similar_customers": {"user", "profile"}, "explain": QUERY | {"out"},
 }  # fmt: skip
 """What is asked for instead of items for a query: options with those that go with them."""
 
@@ -153,14 +152,10 @@ def main(argv: Sequence[str]) -> None:
         with written(options.vectors) as part:
             pq.write_table(r.vectors(), part)
         tell(f"{options.vectors}: vectors of {r.n_items:,} items")
-    elif options.score is not None:
-        rows = batches.score_file(r.score, options.score, options.out, options.overwrite)
-        tell(f"{options.out}: probabilities of {rows:,} rows")
     elif options.queries is not None:
         gc.freeze()  # nothing of what is loaded goes: the collector need not look through it again and again
-        done = batches.answer_file(ask, options.queries, options.out, options.overwrite, options.skip_bad)
-        bad = f"; {done['bad']:,} bad ones left out" if done["bad"] else ""
-        tell(f"{options.out}: answers to {done['answered']:,} queries{bad}")
+        answered = batches.answer_file(ask, options.queries, options.out, options.overwrite)
+        tell(f"{options.out}: answers to {answered:,} queries")
     elif options.explain is not None:
         found = r.explain(query, options.explain)
         _notes(found.notes)
@@ -168,16 +163,11 @@ def main(argv: Sequence[str]) -> None:
             found.picture(options.out)
         print(as_json(found.row()) if options.json else found.text())
     elif options.similar_to is not None:
-        _print(r, r.similar(options.similar_to, options.k), [], options)
+        _print(r, r.similar(options.similar_to, options.k), options)
     elif options.similar_customers:
-        _print(r, r.similar_users(query, options.k), [], options)
+        _print(r, r.similar_users(query, options.k), options)
     else:
-        happened = r.example(options.seed) if options.example else []
-        if happened:  # what came last is what a recommendation should have been
-            past = happened[:-1]
-            at = past[-1]["time"] if options.at is None else options.at
-            query = Query(events=[{name: one[name] for name in ("item", "event")} for one in past], at=at)
-        _print(r, ask(query), happened, options)
+        _print(r, ask(query), options)
 
 
 def _check(options: Namespace) -> None:
@@ -187,8 +177,8 @@ def _check(options: Namespace) -> None:
     what = f"--{mode.replace('_', '-')}" if mode else "a single query"
     for name in sorted(given - (MODES[mode] | {mode} if mode else QUERY | HOW) - ALWAYS):
         raise UserError(f"--{name.replace('_', '-')}: does not go with {what}; leave it out")
-    if mode in ("queries", "score") and options.out is None:
-        raise UserError(f"--out: is missing; say where to write what {what} finds")
+    if mode == "queries" and options.out is None:
+        raise UserError("--out: is missing; say where to write the answers to --queries")
 
 
 def _notes(notes: Iterable[str]) -> None:
@@ -196,19 +186,17 @@ def _notes(notes: Iterable[str]) -> None:
         say("note", note)
 
 
-def _print(r: Recommender, answer: Answer, happened: list[dict[str, Any]], options: Namespace) -> None:
+def _print(r: Recommender, answer: Answer, options: Namespace) -> None:
     _notes(answer.notes)
     score = getattr(r.kind, "score_name", "score")
     if options.json:
-        extra = {"events": happened[:-1], "next": happened[-1]} if happened else {}
-        print(as_json(extra | answer_json(answer, score, "rules" in r.can, "user" not in r.reads)))
+        print(as_json(answer_json(answer, score, "rules" in r.can, "user" not in r.reads)))
         return
-    lines = ["what happened; the last is what is to be found:", happenings_table(happened)] if happened else []
     if answer.at is not None:
-        lines.append(f"recommended of what is live at {shown_time(answer.at)}:")
+        print(f"recommended of what is live at {shown_time(answer.at)}:")
     similar = options.similar_to is not None or options.similar_customers
     who = "customer" if options.similar_customers else "item"
-    print("\n".join([*lines, answer_table(answer.items, who, "similarity" if similar else score)]))
+    print(answer_table(answer.items, who, "similarity" if similar else score))
 
 
 UNKNOWN = """\
@@ -243,17 +231,13 @@ def _parser() -> Parser:
     other("--similar-to", metavar="ID", help="the items most similar to this one (merrec also takes a name)")
     other("--similar-customers", action="store_true", help="two towers: customers most similar to this one")
     other("--explain", metavar="ID", help="click models: the prediction for this item, and what each field attended to")
-    other("--example", action="store_true", help="merrec: for a real sequence, drawn at random")
-    other("--seed", type=ranged(int, 0), metavar="N", help="with --example: draw the same one again")
     files = parser.add_argument_group("files").add_argument
     files("--queries", type=Path, metavar="FILE", help="a query a line (.jsonl) or row (.parquet): items, events, "
           "user, profile, at, and id, which is copied to its answer")  # fmt: skip
-    files("--score", type=Path, metavar="FILE", help="click models: rows (.parquet) to predict the label of")
     files("--vectors", type=Path, metavar="FILE", help="write all items' vectors with their attributes (.parquet)")
-    files("--out", type=Path, metavar="FILE", help="with --queries: answers (.parquet or .jsonl); with --score: the "
-          "rows with a column probability; with --explain: a picture (.png, .pdf or .svg)")  # fmt: skip
+    files("--out", type=Path, metavar="FILE", help="with --queries: answers (.parquet or .jsonl); with --explain: a "
+          "picture (.png, .pdf or .svg)")  # fmt: skip
     files("--overwrite", action="store_true", help="replace --out or --vectors if it exists")
-    files("--skip-bad", action="store_true", help="with --queries: leave out bad lines, and count them")
     return parser
 
 

@@ -19,15 +19,14 @@ DEFAULTS = {"min_item_support": 5, "test_days": 7}
 COLUMNS = {
     "session": "the session, or the user (see --session-gap); several are one key, such as user visit",
     "item": "the item; integers or text",
-    "time": "the time; a date and time or a number. Further ones are those of --order",
-    "order": "numbers that order events of equal time, such as a position (default: the order of the file)",
+    "time": "the time; a date and time or a number. Events of equal time stay in the order of the file",
     "event_column": "the kind of event, of which --events are kept",
 }
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     add_raw_arguments(parser, "the events")
-    add_columns(parser, COLUMNS, ("session", "time", "order"), ("session", "item", "time"))
+    add_columns(parser, COLUMNS, ("session",), ("session", "item", "time"))
     parser.add_argument(
         "--split", choices=("time", LEAVE_ONE_OUT), default="time", help="time: sessions of the last days are the test "
         "split. leave_one_out, where --session is the user: of each user's events the last one is the test target, the "
@@ -39,21 +38,19 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def read(connection: Any, arguments: Namespace) -> Raw:
-    keys, (time, *order), kind = arguments.session, arguments.time + arguments.order, arguments.event_column
+    keys, time, kind = arguments.session, arguments.time, arguments.event_column
     if arguments.events is not None and kind is None:
         raise UserError("--events: needs --event-column, the column of the kind of event; add it or leave --events out")
-    table, notes = open_raw(connection, arguments, (*keys, arguments.item, time, *order, *([kind] if kind else [])))
+    table, notes = open_raw(connection, arguments, (*keys, arguments.item, time, *([kind] if kind else [])))
     unit, time_field = read_times(connection, table, time, arguments)
     loo, gap, counters = arguments.split == LEAVE_ONE_OUT, arguments.session_gap is not None, unit == ORDER
     if gap and (loo or counters):
         raise UserError(f"--session-gap: counters have no minutes, and {LEAVE_ONE_OUT} holds out the last of all "
                         "events of a user, which must not be cut; leave one of the two out")  # fmt: skip
-    orders = [f"order{i}" for i in range(len(order))]
     fields = [
         read_as.session_field(table, keys, arguments.na),
         read_as.id_field(table, "item", arguments.item, arguments.na),
         time_field,
-        *(read_as.order_field(table, name, column) for name, column in zip(orders, order, strict=True)),
     ]
     kinds = [read_as.type_field(table, kind, arguments.na)] if kind else []
     read, dropped = read_raw(connection, table, [*fields, *kinds]), {}
@@ -66,14 +63,14 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     notes += [*about, *read_as.whole_column(connection, "item", f"column '{arguments.item}'")]
     further = ("event",) if kind else ()
     if not arguments.drop_duplicates:
-        notes += note_repeated(connection, ["session", "item", "time", *orders, *further])
+        notes += note_repeated(connection, ["session", "item", "time", *further])
     options = {"session": keys if len(keys) > 1 else keys[0], "item": arguments.item, "time": time,
                "delimiter": arguments.delimiter, "time_unit": unit, "time_format": arguments.time_format,
                "na": arguments.na}  # fmt: skip
     # What is newer than the first version only where it is given.
-    newer = {"order": order, "event_column": kind, "events": arguments.events, "split": LEAVE_ONE_OUT * loo}
+    newer = {"event_column": kind, "events": arguments.events, "split": LEAVE_ONE_OUT * loo}
     options |= {name: value for name, value in newer.items() if value} | given_options(arguments)
     return Raw(
-        table.called, options, order=tuple(orders), further=further, notes=notes, leave_one_out=loo, counters=counters,
+        table.called, options, further=further, notes=notes, leave_one_out=loo, counters=counters,
         read=read, dropped=dropped,
     )  # fmt: skip

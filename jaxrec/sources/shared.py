@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,7 +15,6 @@ from jaxrec.data.clean.pipeline import Raw
 from jaxrec.data.reading.columns import ORDER, UNITS
 from jaxrec.data.reading.table import NO_QUOTE, Field, Table, find_files, load, open_tables
 
-NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 Numbers = dict[str, tuple[type, float, float, float, str]]  # options: the kind, from, to, the default, and the help
 
 
@@ -110,10 +108,6 @@ def open_raw(
     paths, notes = find_files(arguments.raw)
     given = {name: vars(arguments)[name] for name in ("quote", "delimiter", "columns") if name in arguments}
     table = open_tables(connection, paths, **given | options)
-    if len(table.names) == 1:
-        hint += "; is that the right --delimiter?"
-    elif any(NUMBER.fullmatch(name.strip()) for name in table.names):
-        hint += "; if that is no header line but a first row, name the columns with --columns"
     for column in needed:
         table.column(column, hint)
     return table, notes

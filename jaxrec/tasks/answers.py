@@ -69,13 +69,6 @@ def answer_table(items: Sequence[Item], who: str, score: str) -> str:
     return "\n".join(aligned([["rank", who, score, *names, ""], *rows], slice(0, 3)) if rows else [])
 
 
-def happenings_table(happened: Sequence[dict[str, Any]]) -> str:
-    """A line for each event of a sequence: time, type, item and what is known of it."""
-    rows = (one | {"time": shown_time(one["time"])} for one in happened)
-    lines = [["", *map(_shown, ({"time": "", "event": "", "item": ""} | row).values())] for row in rows]
-    return "\n".join(aligned(lines, slice(0)))
-
-
 def shown_time(time: int) -> str:
     """``2023-05-31 18:30:00`` from ms since 1970."""
     return str(np.datetime64(time, "ms").astype("datetime64[s]")).replace("T", " ")

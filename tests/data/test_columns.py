@@ -84,7 +84,6 @@ def test_na_says_what_stands_for_nothing(duck: Any, tmp_path: Path) -> None:
     ("number_field", ["1", "?", "NA", " - "], [["?", "-"]], [1, None, None, None]),
     ("number_field", pa.array([0.1, float("nan"), None], pa.float32()), [None], [float(np.float32(0.1)), None, None]),
     ("label", ["True", "FALSE ", "t", "yes", "No", "1.0", " 0 ", "-2.5"], [None], [1, 0, 1, 1, 0, 1, 0, -2.5]),
-    ("order_field", ["1.5", "-2", "1e1", str(2**53 + 1), "+3", " 2"], [], [1.5, -2, 10, 2**53 + 1, 3, 2]),
 ], ids=str)  # fmt: skip
 def test_numbers(duck: Any, tmp_path: Path, field: str, values: Any, more: list[Any], expected: list[Any]) -> None:
     read(duck, tmp_path, values, label_field if field == "label" else getattr(columns, field), *more)
@@ -109,11 +108,10 @@ def test_types_of_event(duck: Any, tmp_path: Path) -> None:
     (columns.id_field, pa.array([1.0, 2.5]), "'2.5', expected an id"),
     *((columns.number_field, ["1", one], "expected a number") for one in ("1,5", "2e30", "7_9")),
     *((label_field, ["1", one], "expected a number") for one in ("NA", "maybe")),
-    (columns.order_field, ["1", "nan"], "a number that orders"),
 ])  # fmt: skip
 def test_values_that_are_refused(duck: Any, tmp_path: Path, field: Any, values: Any, message: str) -> None:
     with pytest.raises(UserError, match=f"row 2, column 'x': found.*{message}"):
-        read(duck, tmp_path, values, field, *([] if field is columns.order_field else [None]))
+        read(duck, tmp_path, values, field, None)
 
 
 def times_of(duck: Any, folder: Path, values: Any, unit: str = "auto", form: str | None = None) -> tuple[str, Any]:

@@ -4,8 +4,8 @@ The protocol is that of NARM and SR-GNN (github.com/CRIPAC-DIG/SR-GNN, datasets/
 
 1. on request, of events that say the same the first is kept (always of events with types), sessions are cut where more
    than ``session_gap`` lies between two events, and a click on the item of the one before is dropped;
-2. sessions with fewer than ``min_session_length`` events (or more than ``max_session_length``) are dropped, then items
-   with fewer than ``min_item_support`` events, then again sessions that have become too short;
+2. sessions with fewer than ``min_session_length`` events are dropped, then items with fewer than ``min_item_support``
+   events, then again sessions that have become too short;
 3. the date of a session is that of its last event, also where step 2 has dropped that; the split date lies
    ``test_days`` before the last one. Training sessions are dated strictly before it and test sessions strictly after,
    so where dates are whole days the sessions of the split day are in neither;
@@ -41,7 +41,7 @@ from jaxrec.errors import UserError, shown
 DAY = 24 * 60 * 60 * 1000  # ms
 UNITS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY}
 LEAVE_ONE_OUT = "leave_one_out"  # --split
-OPTIONAL = ("drop_duplicates", "session_gap", "max_session_length")  # data sets of earlier versions do not name these
+OPTIONAL = ("drop_duplicates", "session_gap")  # data sets of earlier versions do not name these
 CHUNK = 1 << 20  # events fetched from DuckDB at a time
 SHORTEST = 3  # events of a user of whom two are held out
 ARRAYS = {"items.npy": "<i4", "times.npy": "<i8", "events.npy": "|u1"}
@@ -59,7 +59,6 @@ class Cleaning:
     drop_repeats: bool = False
     drop_duplicates: bool = False
     session_gap: str | None = None  # such as 30m; see duration
-    max_session_length: int | None = None
 
     def options(self) -> dict[str, Any]:
         """The choices as JSON values, for the manifest; of those in OPTIONAL what is given."""
@@ -82,7 +81,6 @@ class Raw:
     options: dict[str, Any] = field(default_factory=dict)  # the source's own choices, for the manifest
     time: str = "time"  # SQL, the event's time in ms since 1970; orders the events of a session
     date: str = "time"  # the same, coarser where the published protocol has it so; decides on the split
-    order: tuple[str, ...] = ()  # further columns, numbers, that order events of equal time
     further: tuple[str, ...] = ()  # further columns; events that differ in one are no duplicates
     event_types: tuple[str, ...] = ()  # their names, where raw has the column event, UTINYINT, an index into them
     leave_one_out: bool = False  # of each session the last two events are held out instead
@@ -137,7 +135,7 @@ def prepare(
     Returns the manifest's ``counts``, ``dropped``, ``times`` and ``files``, and ``scored`` where not every target is.
     ``update(advance, note=...)`` is told of advances that sum to 1.
     """
-    ledger, typed, order = Ledger(connection, raw), bool(raw.event_types), ", ".join(("time", *raw.order, "row"))
+    ledger, typed, order = Ledger(connection, raw), bool(raw.event_types), "time, row"
     entries = _make_clicks(connection, raw, cleaning, ledger, order)
     if not raw.counters:
         entries["times"] = span(*fetch_row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw"))
@@ -184,11 +182,11 @@ def prepare(
 
 
 def _make_clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order: str) -> dict[str, Any]:
-    """The view ``clicks`` (session, item, time, date, what ``raw`` orders by, row; of typed events ``event``).
+    """The view ``clicks`` (session, item, time, date, row; of typed events ``event``).
 
     Returns further entries of the manifest.
     """
-    columns = ["session", "item", f"{raw.time} AS time", f"{raw.date} AS date", *raw.order, *raw.further]
+    columns = ["session", "item", f"{raw.time} AS time", f"{raw.date} AS date", *raw.further]
     columns += ["event"] * bool(raw.event_types)
     source, entries = f"(SELECT {', '.join(columns)}, rowid AS row FROM raw)", {}
     window = f"PARTITION BY session ORDER BY {order}"
@@ -226,8 +224,6 @@ def _filter(connection: Any, cleaning: Cleaning, ledger: Ledger) -> None:
         "FROM clicks GROUP BY session"
     )
     kept = ledger.drop("long", f"events < {length}", "short sessions")
-    if cleaning.max_session_length is not None:
-        kept = ledger.drop("long", f"events > {cleaning.max_session_length}", "long sessions")
     connection.execute(
         "CREATE TEMP TABLE supported AS SELECT item, count(*) AS events FROM clicks SEMI JOIN long USING (session) "
         "GROUP BY item"

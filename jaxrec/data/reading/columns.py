@@ -125,13 +125,6 @@ def number_field(table: Table, name: str, column: str, na: Sequence[str] | None,
     return Field(name, column, parse, f"a number of at most {LARGEST:g}, or {expected}")
 
 
-def order_field(table: Table, name: str, column: str) -> Field:
-    """A column of numbers that order events of equal time, exact to nine digits behind the point."""
-    _kind(table, column)
-    parse = number(trimmed(f"CAST({{0}} AS {TEXT})"), "DECIMAL(38, 9)").format
-    return Field(name, column, parse, "a number that orders events of equal time")
-
-
 def type_field(table: Table, column: str, na: Sequence[str] | None) -> Field:
     """The column ``event`` of ``raw``, types of event as text, NULL where there is none; see ``choose_types``."""
     parse = id_field(table, "event", column, na).parse
