@@ -9,7 +9,8 @@ only positive rows make a pair. A row of an unknown user or item is a pair of it
 The random order of ``rows`` and ``paper`` is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are
 the test split: what scikit-learn's ``train_test_split`` does, with which published splits were made. ``paper`` leaves
 out the rows of the rating just below the threshold (AutoInt, section 5.1: ratings of 3 on MovieLens are neither liked
-nor disliked). leave_one_out and leave_one_random leave every user a positive to train on.
+nor disliked). What follows a positive that leave_one_out holds out is held out as well: training must not see negatives
+before their time. leave_one_random leaves every user a positive to train on.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class RowData(DataConfig):
         "rows", "paper", "temporal", "leave_one_out", "leave_one_random", "cold_users", "cold_items", "in_sample"
     ] = "rows"
     """The test split is a random share of the rows; the same without the rating below the threshold; the most recent
-    rows; each user's last positive; a random positive of each user; all rows of a share of the users, or of the items;
-    in_sample: the rows that are trained on."""
+    rows; each user's last positive and what follows it; a random positive of each user; all rows of a share of the
+    users, or of the items; in_sample: the rows that are trained on."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Of the random split."""
     test_fraction: Fraction = 0.2
@@ -117,18 +118,21 @@ def _split(data: RowData, rows: Rows, pairs: np.ndarray, schema: Schema) -> tupl
 
     if protocol == "in_sample":
         return every, every[:0], every, every[:0]
-    if protocol in ("leave_one_out", "leave_one_random"):
+    if protocol == "leave_one_out":
+        _entities(rows, schema, "user", protocol)
+        test = _last_positives(rows, every)
+        train = _without(every, test, pairs)
+        held = _last_positives(rows, train) if data.validation_fraction else every[:0]
+        return _without(train, held, pairs), held, test, every[:0]
+    if protocol == "leave_one_random":
         users, draw = _entities(rows, schema, "user", protocol), random.random_sample(len(rows))
-        draw = -np.asarray(rows.times) if protocol == "leave_one_out" else draw  # of the same time the later row
         positive = np.flatnonzero((rows.labels > 0) & (users > 0))
-        order = _first_of_each(pairs, positive[np.lexsort((-positive, draw[positive], users[positive]))])
+        order = _first_of_each(pairs, positive[np.lexsort((draw[positive], users[positive]))])
         start, end = (np.searchsorted(users[order], users[order], side=side) for side in ("left", "right"))
         place, count = np.arange(len(order)) - start, end - start
         test = np.sort(order[(place == 0) & (count > 1)])
         held = np.sort(order[(place == 1) & (count > 2)]) if data.validation_fraction else every[:0]
-        chosen = np.concatenate([test, held])
-        others = np.setdiff1d(every, chosen)
-        return others[~np.isin(pairs[others], pairs[chosen])], held, test, every[:0]
+        return _without(every, np.concatenate([test, held]), pairs), held, test, every[:0]
     if protocol in ("cold_users", "cold_items"):
         of = _entities(rows, schema, protocol.removeprefix("cold_").removesuffix("s"), protocol)
         known = np.unique(of[of > 0])  # rows of unknown ones are for training
@@ -151,6 +155,22 @@ def _first_of_each(pairs: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Of int64[m] row numbers the first one of each pair, in their order."""
     _, first = np.unique(pairs[order], return_index=True)
     return order[np.sort(first)]
+
+
+def _without(rows: np.ndarray, held: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The rows that are neither held out nor of a pair that is."""
+    others = np.setdiff1d(rows, held)
+    return others[~np.isin(pairs[others], pairs[held])]
+
+
+def _last_positives(rows: Rows, among: np.ndarray) -> np.ndarray:
+    """The last positive of each user and what follows it, ascending, of ascending int64[m] row numbers."""
+    order = among[np.lexsort((rows.times[among], rows.users[among]))]  # stable: of the same time the later row
+    users, liked = rows.users[order], np.flatnonzero(rows.labels[order] > 0)
+    owners, behind = np.unique(users[liked][::-1], return_index=True)
+    last = np.full(int(users.max(initial=0)) + 1, len(order))  # the place of the last positive by user; 0: all unknown
+    last[owners] = liked[::-1][behind]
+    return np.sort(order[(users > 0) & (np.arange(len(order)) >= last[users])])
 
 
 def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarray:

@@ -86,17 +86,30 @@ def test_splits_cover_the_rows_part_no_pair_and_follow_the_seed(
         assert len(kept.test) == int(np.ceil(0.3 * len(rows)))
         for one in (found, kept):
             assert all(rows.times[one.test].min() >= rows.times[part].max(initial=0) for part in one[:2])
-    if protocol.startswith("leave_one"):
+    if protocol == "leave_one_random":
         for user in range(6):
             own = np.flatnonzero((rows.users == user) & (rows.labels > 0)).tolist() if user else []  # 0 is not a user
             liked = {pairs[row] for row in own}
             assert sum(rows.users[found.test] == user) == (len(liked) > 1)
             assert sum(rows.users[found.validation] == user) == (len(liked) > 2 and share > 0)
             assert not liked or liked - held - test, "a user keeps a positive of another item"
-            if protocol == "leave_one_out" and len(liked) > 2:
-                last = sorted(own, key=lambda row: (rows.times[row], row))
-                assert kept.test[rows.users[kept.test] == user] == last[-1]
-                assert not share or kept.validation[rows.users[kept.validation] == user] == last[-2]
+
+
+@settings(max_examples=60, deadline=None)
+@given(some_rows(), st.booleans())
+def test_each_user_leaves_the_last_positive_and_what_follows_out(rows: Rows, validation: bool) -> None:
+    try:
+        found = split(rows, "leave_one_out", validation=0.1 * validation)
+    except UserError:
+        return
+    for user in range(6):
+        own = [int(row) for _, row in sorted((rows.times[i], i) for i in np.flatnonzero(rows.users == user))]
+        places = [place for place, row in enumerate(own) if rows.labels[row] > 0] if user else []  # 0 is not a user
+        last = places[-1] if places else len(own)
+        second = places[-2] if len(places) > 1 and validation else last
+        wanted = (own[:second], own[second:last], own[last:])
+        for part, expected in zip(found, wanted, strict=False):
+            assert sorted(row for row in part if rows.users[row] == user) == sorted(expected)
 
 
 def test_which_positive_is_left_out_is_random() -> None:
@@ -126,7 +139,7 @@ EVERY = list(range(9))
 
 @pytest.mark.parametrize(("protocol", "repeats", "wanted"), [  # train, validation, test, left out
     ("leave_one_out", "keep", [[0, 1, 2, 5, 6], [3, 7], [4, 8], []]),
-    ("leave_one_out", "leave", [[2, 5, 6, 7], [3], [4, 8], [0, 1]]),  # user 2 has two items, and keeps one
+    ("leave_one_out", "leave", [[2], [3, 7], [4, 8], [0, 1, 5, 6]]),
     ("temporal", "keep", [[0, 1, 2, 3, 4], [5], [6, 7, 8], []]),
     ("temporal", "leave", [[2, 3], [4], [7, 8], [0, 1, 5, 6]]),
     ("cold_users", "leave", [[0, 1, 2, 3, 4], [], [5, 6, 7, 8], []]),

@@ -1,4 +1,4 @@
-"""Sentence embeddings: the cache without any model, encoding with a stand-in, beside data sets, a real model once."""
+"""Sentence embeddings: encoded by a stand-in and kept, beside data sets, a real model once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +22,29 @@ from jaxrec.data.text import encoding
 from jaxrec.errors import UserError
 
 NAMES = ["red dress", "手作りの財布", "lip balm", "Nike shoes", "vitamin C"]
+STAND_IN = """
+import os, numpy as np
+from types import SimpleNamespace
+print("a library prints")
+class SentenceTransformer:
+    device = SimpleNamespace(type="cpu")
+    def __init__(self, folder):
+        {load}
+    def encode(self, texts, **_):
+        {encode}
+        return np.array([[len(text), 1.0, ord(text[0]) % 64] for text in texts], np.float32)
+"""
+BROKEN = "raise ValueError('odd\\nlines')"
 
 
-def vector_of(texts: Sequence[str]) -> np.ndarray:
-    """float16[n, 3], some vector that depends on the text alone."""
-    return np.array([np.random.default_rng(list(text.encode())).normal(size=3) for text in texts], np.float16)
-
-
-def add(cache: Path, texts: Sequence[str]) -> None:
-    """Put vectors of texts into the cache."""
-    for part in encoding.parts_of(texts):
-        encoding.write_part(cache / f"{encoding.text_key(part)}.npy", vector_of([*chain(*part)]))
+def vector_of(texts: Sequence[str]) -> list[list[float]]:
+    """What the stand-in makes of texts."""
+    return [[len(text), 1.0, ord(text[0]) % 64] for text in texts]
 
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like a model, as long as nobody loads it, and an empty cache; nothing is encoded."""
+    """A folder that looks like a model, as long as nobody loads it, and an empty cache."""
     folder = tmp_path / "model"
     (folder / "1_Pooling").mkdir(parents=True)
     for name in ("modules.json", "config.json", "1_Pooling/config.json"):
@@ -46,12 +52,21 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setenv("JAXREC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     return folder
 
 
-def cache_of(model: Path) -> Path:
-    return model.parent / "cache" / "text" / encoding.find_model(str(model))[1]
+@pytest.fixture
+def stand_in(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Writes a stand-in for sentence-transformers."""
+    fake = model.parent / "fake"
+    fake.mkdir()
+    monkeypatch.syspath_prepend(fake)
+
+    def write(load: str = "pass", encode: str = "pass") -> None:
+        (fake / "sentence_transformers.py").write_text(STAND_IN.format(load=load, encode=encode))
+
+    write()
+    return write
 
 
 def refused(names: str, texts: Sequence[Any], model: object) -> None:
@@ -63,63 +78,31 @@ def test_texts_and_models_that_are_none(model: Path) -> None:
     for texts, message in ((["a", "b", " \t\n"], "number 3 of 3 is"), (["a", None], "number 2 of 2 is None"),
                            (["a\ud800"], "number 1 of 1 is")):  # fmt: skip
         refused(message, texts, model)
-    refused(r"not installed, .* pip install 'jaxrec\[text\]'", ["z"], model)
-    (model / "model.safetensors").unlink()
-    for name in (model, model / "nowhere", model / "config.json"):
+    for name in (model / "nowhere", model / "config.json"):
         refused(f"{name}: no sentence-transformers model", ["a"], name)
 
 
-def test_what_is_cached_needs_no_model(model: Path, tmp_path: Path) -> None:
-    add(cache_of(model), ["a", "c"])
-    (model / "README.md").write_text("nothing that matters")
+def test_what_is_cached_needs_no_model(stand_in: Callable[..., None], model: Path, tmp_path: Path) -> None:
     moves: list[float] = []
     found = encoding.embed(["a", "c", "a"], str(model), lambda advance=1, note="": moves.append(advance))
-    np.testing.assert_array_equal(found, vector_of(["a", "c", "a"]))
-    assert found.dtype == np.float16 and sum(moves) == 3
-    before = cache_of(model)
+    assert found.dtype == np.float16 and found.tolist() == vector_of(["a", "c", "a"]) and sum(moves) == 2
+    stand_in(BROKEN)
+    (model / "README.md").write_text("nothing that matters")
+    np.testing.assert_array_equal(encoding.embed(["a", "c", "a"], str(model)), found)
+    before = encoding.find_model(str(model))[1]
     (model / "1_Pooling" / "config.json").write_text("other")
-    assert cache_of(model) != before
+    assert encoding.find_model(str(model))[1] != before
     place = tmp_path / "hub" / "models--sentence-transformers--tiny"  # a model of the hub is known by its revision
     for folder in ("refs", "snapshots"):
         (place / folder).mkdir(parents=True)
     (place / "refs" / "main").write_text("0123abc")
     model.rename(place / "snapshots" / "0123abc")
-    add(tmp_path / "cache" / "text" / "sentence-transformers--tiny-0123abc", ["a"])
     for name in ("tiny", "sentence-transformers/tiny", str(place / "snapshots" / "0123abc")):
-        np.testing.assert_array_equal(encoding.embed(["a"], name), vector_of(["a"]))
-
-
-# --- encoding, with a stand-in for sentence-transformers --------------------------------------------------------------
-
-STAND_IN = """
-import os, numpy as np
-from types import SimpleNamespace
-print("a library prints")
-class SentenceTransformer:
-    device = SimpleNamespace(type="cpu")
-    def __init__(self, folder):
-        {load}
-    def encode(self, texts, **_):
-        {encode}
-        return np.array([[len(text), 1.0, 0.0] for text in texts], np.float32)
-"""
-
-
-@pytest.fixture
-def stand_in(model: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    fake = model.parent / "fake"
-    fake.mkdir()
-    monkeypatch.syspath_prepend(fake)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-
-    def write(load: str = "pass", encode: str = "pass") -> None:
-        (fake / "sentence_transformers.py").write_text(STAND_IN.format(load=load, encode=encode))
-
-    return write
+        assert encoding.find_model(name) == (place / "snapshots" / "0123abc", "sentence-transformers--tiny-0123abc")
 
 
 def test_what_goes_wrong_in_encoding_is_one_line(stand_in: Callable[..., None], model: Path, capfd: Any) -> None:
-    stand_in("raise ValueError('odd\\nlines')")
+    stand_in(BROKEN)
     refused(r"cannot be loaded, .*\(odd.*lines\).*pip install 'jaxrec\[text\]'", ["a", "b"], model)
     stand_in(encode="return np.full((len(texts), 3), np.nan)")
     refused("not finite", ["a", "b"], model)
@@ -130,12 +113,12 @@ def test_an_encoding_that_was_killed_goes_on_where_it_stopped(
     stand_in: Callable[..., None], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ["x" * length for length in (900, 300, 100, 30, 10)]
-    monkeypatch.setattr(encoding, "CHUNK", 2)
+    monkeypatch.setattr(encoding, "PART", 2)
     stand_in(encode="len(texts[0]) > 50 or os.kill(os.getpid(), 9)")
     refused("was killed; run it again.*it goes on", texts, model)
-    stand_in("pass", "assert len(texts[0]) <= 100")  # what is kept is not encoded again
-    (kept,) = cache_of(model).iterdir()
+    stand_in(encode="assert len(texts[0]) < 50")  # what is kept is not encoded again
     assert encoding.embed([*texts, texts[0]], str(model))[:, 0].tolist() == [900, 300, 100, 30, 10, 900]
+    kept = next((model.parent / "cache").glob("text/*/*/0.npy"))
     kept.write_bytes(kept.read_bytes()[:-1])
     refused("fails to encode", texts, model)  # what is damaged is
 
@@ -160,14 +143,14 @@ def opened(data: Path) -> tuple[np.ndarray, dict[str, Any]]:
 
 def put(data: Path, names: Sequence[str]) -> None:
     manifest = json.loads((data / "manifest.json").read_text())
-    encoding.write_name_vectors(data, manifest, "m", "m-1", vector_of(names))
+    encoding.write_name_vectors(data, manifest, "m", "m-1", np.array(vector_of(names)))
 
 
-def test_the_names_of_a_data_set_are_embedded_once(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_names_of_a_data_set_are_embedded_once(
+    stand_in: Callable[..., None], model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = write_data(model.parent / "data", NAMES)
-    for names in (NAMES, NAMES[1:3]):
-        add(cache_of(model), names)
-    place = data / "text" / cache_of(model).name
+    place = data / "text" / encoding.find_model(str(model))[1]
     words = ["--data", str(data), "--model", str(model)]
     for names, harm in ((NAMES, ""), (NAMES, "truncated"), (NAMES[1:3], "other names"), (NAMES[1:3], "another model")):
         if harm == "truncated":
@@ -196,7 +179,7 @@ def test_which_embeddings_are_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"m-1: damaged, or of other names .*names\.parquet has changed since"):
         opened(data)
     (data / "text" / "m-2").mkdir()
-    with pytest.raises(UserError, match="2 embeddings of its names, of which one is read; remove the others"):
+    with pytest.raises(UserError, match="2 embeddings of its names, expected one; make them"):
         opened(data)
 
 

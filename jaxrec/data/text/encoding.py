@@ -1,9 +1,9 @@
 """Sentence embeddings of texts: encoded once by a sentence-transformers model, and kept.
 
-What the cache lacks is encoded in another process: torch and JAX both want the whole device. The cache has a folder for
+What is not kept is encoded in another process: torch and JAX both want the whole device. The cache has a folder for
 each model: one of the hub is known by its name and revision (one that was fetched once is used as it is), one in a
-folder by what its files hold. In it is a file for each part of some texts, named after what they say: float16[n, dim],
-of length 1. What is interrupted goes on with the next part.
+folder by what its files hold. In it is a folder for each set of texts, named after what they say, with a file for each
+part of them: float16[n, dim], of length 1. What is interrupted goes on with the next part.
 
 Beside a data set ``python -m jaxrec.text --data`` leaves the embeddings of its items' names:
 
@@ -17,17 +17,15 @@ Beside a data set ``python -m jaxrec.text --data`` leaves the embeddings of its 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
 import signal
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache, partial
-from itertools import chain
+from contextlib import suppress
+from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -38,10 +36,9 @@ from jaxrec.cli.text import HALF
 from jaxrec.data.store import check_seal, checksum, is_right, sealed, staging, write_file, write_json, written
 from jaxrec.errors import UserError, one_line
 
-CHUNK = 2048  # texts of a part, which is all that is lost where encoding is interrupted
-BUDGET = 4096  # characters of a batch, padding included, and of a text: 2,048 to 8,192 take the same time on two cores
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
-CONFIGURATION = (".json", ".txt", ".model", ".py")  # with vocabularies
+PART = 2048  # texts, which are all that is lost where encoding is interrupted
+# Of files that belong to a model: weights, configuration, vocabularies.
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".json", ".txt", ".model", ".py")
 HUB_NAME = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?"
 DEFAULT = "sentence-transformers/all-MiniLM-L6-v2"
 UNUSED = ["onnx/*", "openvino/*", "*.onnx", "*.h5", "*.ot", "*.msgpack", "*.ckpt", "*.md", "*.png", ".gitattributes"]
@@ -49,8 +46,6 @@ INSTALL = "pip install 'jaxrec[text]'"
 FORMAT = 1
 TEXT, NAMES, META, VECTORS = "text", "names.parquet", "meta.json", "vectors.npy"
 MAKE = "make them with python -m jaxrec.text --data"
-Part = list[list[str]]
-"""Batches of texts."""
 
 
 def embed(texts: Sequence[str], model: str, update: Callable[..., None] = lambda *_, **__: None) -> np.ndarray:
@@ -59,7 +54,7 @@ def embed(texts: Sequence[str], model: str, update: Callable[..., None] = lambda
 
     Args:
         model: a name on the hub, with or without ``sentence-transformers/``, or a local folder.
-        update: of ``jaxrec.cli.command.progress``; in all it is moved on by the number of texts.
+        update: of ``jaxrec.cli.command.progress``; in all it is moved on by the number of different texts.
 
     The cache is the folder ``text`` in the directory that the environment variable ``JAXREC_CACHE`` names, or in
     ``~/.cache/jaxrec``.
@@ -71,35 +66,34 @@ def embed(texts: Sequence[str], model: str, update: Callable[..., None] = lambda
             raise UserError(f"texts: number {number} of {len(texts)} is {text!a}, expected text that is not empty; "
                             "mend or leave it out")  # fmt: skip
     folder, identity = find_model(model)
+    distinct = sorted(dict.fromkeys(texts), key=len, reverse=True)  # memory that does not suffice shows at once
     cache = Path(os.environ.get("JAXREC_CACHE") or Path.home() / ".cache" / "jaxrec") / "text" / identity
-    parts = {cache / f"{text_key(part)}.npy": part for part in parts_of(dict.fromkeys(texts))}
-    missing = {file: part for file, part in parts.items() if read_part(file) is None}
-    update(len(texts) - sum(map(len, chain(*missing.values()))), note="")
-    if missing:
-        _encode(missing, folder, model, update)
-    vectors = np.concatenate([np.load(file, allow_pickle=False) for file in parts])
-    rows = {text: row for row, text in enumerate(chain(*chain(*parts.values())))}
-    return np.asarray(vectors[[rows[text] for text in texts]])
+    place = cache / hashlib.sha256(json.dumps(distinct).encode()).hexdigest()[:32]
+    parts = list[np.ndarray]()
+    with ProcessPoolExecutor(1, get_context("spawn"), _start) as pool:  # which starts where something is missing
+        for start in range(0, len(distinct), PART):
+            part, file = distinct[start : start + PART], place / f"{start}.npy"
+            if (vectors := _kept(file, len(part))) is None:
+                try:
+                    vectors = pool.submit(_vectors, folder, model, part).result()
+                except BrokenProcessPool:
+                    raise UserError("texts: the process that should encode was killed; run it again, perhaps with more "
+                                    "memory: it goes on where it stopped") from None  # fmt: skip
+                place.mkdir(parents=True, exist_ok=True)
+                with written(file) as unfinished, open(unfinished, "wb") as stream:
+                    np.save(stream, vectors, allow_pickle=False)
+            parts.append(vectors)
+            update(len(part))
+    rows = {text: row for row, text in enumerate(distinct)}
+    return np.asarray(np.concatenate(parts)[[rows[text] for text in texts]])
 
 
-def _encode(parts: dict[Path, Part], folder: Path, name: str, update: Callable[..., None]) -> None:
-    """Encode parts into files."""
-    if importlib.util.find_spec("sentence_transformers") is None:
-        raise UserError(f"sentence-transformers: not installed, and texts are to be encoded; {INSTALL}")
-    started, done = time.monotonic(), 0
-    with ProcessPoolExecutor(1, get_context("spawn"), _start) as pool:
-        try:
-            found = pool.map(partial(_vectors, folder, name), parts.values())
-            for file, vectors in zip(parts, found, strict=True):
-                write_part(file, vectors)
-                done += len(vectors)
-                update(len(vectors), note=f"{done / (time.monotonic() - started):,.0f} texts/s")
-        except BrokenProcessPool:
-            raise UserError("texts: the process that should encode was killed; run it again, perhaps with more memory: "
-                            "it goes on where it stopped") from None  # fmt: skip
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _kept(file: Path, n: int) -> np.ndarray | None:
+    """float16[n, dim] of a part; None where the file is missing or damaged."""
+    with suppress(OSError, ValueError, EOFError):
+        vectors = np.load(file, allow_pickle=False)
+        return vectors if len(vectors) == n else None
+    return None
 
 
 def _start() -> None:
@@ -117,34 +111,18 @@ def _load(folder: Path) -> Any:
     return SentenceTransformer(str(folder))
 
 
-def _vectors(folder: Path, name: str, part: Part) -> np.ndarray:
-    """float32[n, dim], of length 1, by the model in a folder, which is loaded once."""
+def _vectors(folder: Path, name: str, part: Sequence[str]) -> np.ndarray:
+    """float16[n, dim], of length 1, by the model in a folder, which is loaded once."""
     try:
         transformer = _load(folder)
-        on_cpu = transformer.device.type == "cpu"  # a batch of few characters does not fill an accelerator
-        found = [transformer.encode(batch, batch_size=len(batch) if on_cpu else 1024, show_progress_bar=False,
-                 normalize_embeddings=True) for batch in (part if on_cpu else [list(chain(*part))])]  # fmt: skip
-        vectors = np.asarray(np.concatenate(found), np.float32)
-        if not np.isfinite(vectors).all():
+        size = 64 if transformer.device.type == "cpu" else 1024
+        found = transformer.encode(part, batch_size=size, show_progress_bar=False, normalize_embeddings=True)
+        if not np.isfinite(found).all():
             raise ValueError("its vectors are not finite")
     except Exception as error:
         raise UserError(f"{name}: cannot be loaded, or fails to encode ({one_line(str(error), 200)}); mend {folder}, "
                         f"give another model, free memory, or {INSTALL}") from None  # fmt: skip
-    return vectors
-
-
-def parts_of(texts: Iterable[str]) -> Iterator[Part]:
-    """Batches of texts of similar length, at most to be padded to twice theirs and to ``BUDGET`` characters in all; the
-    longest first, so that memory that does not suffice shows at once; a part holds ``CHUNK`` texts or a few more.
-    """
-    order, start, part = sorted(texts, key=lambda text: -min(len(text), BUDGET)), 0, Part()
-    while start < len(order):
-        longest = min(len(order[start]), BUDGET)
-        part.append([text for text in order[start : start + BUDGET // longest] if 2 * len(text) >= longest])
-        start += len(part[-1])
-        if start == len(order) or sum(map(len, part)) >= CHUNK:
-            yield part
-            part = []
+    return np.asarray(found, "<f2")
 
 
 def find_model(model: str) -> tuple[Path, str]:
@@ -153,15 +131,16 @@ def find_model(model: str) -> tuple[Path, str]:
     if not folder.exists() and re.fullmatch(HUB_NAME, model):
         model = model if "/" in model else f"sentence-transformers/{model}"
         folder = _snapshot(model)
-    if not (folder / "modules.json").is_file() or not _files(folder, WEIGHTS):
-        raise UserError(f"{model}: no sentence-transformers model (modules.json and weights, *.safetensors or *.bin); "
-                        f"give a folder that SentenceTransformer.save made, or a hub name, as '{DEFAULT}'"
-                        )  # fmt: skip
+    if not (folder / "modules.json").is_file():
+        raise UserError(f"{model}: no sentence-transformers model (no modules.json); give a folder that "
+                        f"SentenceTransformer.save made, or a hub name, as '{DEFAULT}'")  # fmt: skip
     around = folder.absolute().parent  # of a model of the hub, or a copy of its snapshot with the folders around it
     if around.name == "snapshots" and around.parent.name.startswith("models--"):
         return folder, f"{around.parent.name.removeprefix('models--')}-{folder.name}"
-    files = [(folder / file, file.as_posix()) for file in _files(folder, (*CONFIGURATION, *WEIGHTS))]
-    lines = "".join(f"{checksum(file)} {file.stat().st_size} {name}\n" for file, name in files)
+    lines, others = "", ("onnx", "openvino")  # of other engines
+    for name in sorted(file.relative_to(folder) for file in folder.rglob("*") if file.suffix in SUFFIXES):
+        if name.parts[0] not in others and (file := folder / name).is_file():
+            lines += f"{checksum(file)} {file.stat().st_size} {name.as_posix()}\n"
     return folder, f"folder-{hashlib.sha256(lines.encode()).hexdigest()[:32]}"
 
 
@@ -181,33 +160,6 @@ def _snapshot(name: str) -> Path:
         raise UserError(f"{name}: not here, and the hub does not give it ({one_line(str(error), 200)}); check the "
                         f"name, go online, log in if it asks for that, give a local folder, or {INSTALL}"
                         ) from None  # fmt: skip
-
-
-def _files(folder: Path, suffixes: Sequence[str]) -> list[Path]:
-    """Files under a folder that belong to the model, by name; not those of other engines."""
-    inside = sorted(file.relative_to(folder) for file in folder.rglob("*") if file.suffix in suffixes)
-    return [file for file in inside if file.parts[0] not in ("onnx", "openvino") and (folder / file).is_file()]
-
-
-def text_key(part: Part) -> str:
-    """What tells the texts of a part from all others."""
-    return hashlib.sha256(json.dumps(part).encode()).hexdigest()[:32]
-
-
-def read_part(file: Path) -> np.ndarray | None:
-    """float16[n, dim], mapped; None where the file is missing or damaged."""
-    try:
-        vectors: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return vectors
-
-
-def write_part(file: Path, vectors: np.ndarray) -> None:
-    """Keep float[n, dim] vectors of a part's texts."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with written(file) as part, open(part, "wb") as stream:
-        np.save(stream, vectors.astype("<f2"), allow_pickle=False)
 
 
 # ---- beside a data set -----------------------------------------------------------------------------------------------
@@ -238,20 +190,15 @@ def open_name_vectors(folder: Path, manifest: dict[str, Any]) -> tuple[np.ndarra
     """
     key, places = names_key(folder, manifest), sorted((folder / TEXT).glob("[!.]*"))
     if len(places) != 1:
-        there = f"{len(places)} embeddings of its names, of which one is read; remove the others" if places else (
-            f"no embeddings of its names; {MAKE} {folder}")  # fmt: skip
-        raise UserError(f"{folder}: {there}")
+        raise UserError(f"{folder}: {len(places) or 'no'} embeddings of its names, expected one; {MAKE} {folder}")
     (place,) = places
     try:
         meta = json.loads((place / META).read_text(encoding="utf-8"))
         check_seal(meta)
-        vectors = np.load(place / VECTORS, mmap_mode="r", allow_pickle=False)
-        if vectors.dtype != np.float16 or vectors.shape != (meta["names"], meta["dim"]):
-            raise ValueError(f"{vectors.dtype}{list(vectors.shape)}")
         if "sha256" in meta and not is_right(place / VECTORS, meta["sha256"]):
             raise ValueError("checksum differs")
         if meta["key"] != key:
             raise ValueError(f"{NAMES} has changed since")
+        return np.load(place / VECTORS, mmap_mode="r", allow_pickle=False), meta
     except (OSError, ValueError, LookupError, TypeError, EOFError) as error:
         raise UserError(f"{place}: damaged, or of other names ({error!r}); {MAKE} {folder}") from None
-    return vectors, meta
