@@ -18,7 +18,7 @@ benchmarks.peer_recbole; benchmarks.sweep: benchmarks.case benchmarks.machine be
 cli.command: cli.callable cli.help cli.options cli.progress; cli.text: cli.json_text cli.paths cli.yaml_text; config:
 config.finding config.former config.help; config.sections: agreement sections; data.clean.pipeline: data.clean.choices
 data.clean.clicks data.clean.ledger data.clean.splits data.clean.writing data.clicks data.events; data.codes:
-data.entities; data.filters: where; data.given: data.given_events; data.ids: data.raw_ids; data.items: data.catalogue
+data.entities; data.filters: where; data.given: data.given_events data.ids data.raw_ids; data.items: data.catalogue
 data.vocabulary; data.reading.columns: data.reading.bags data.reading.fields data.reading.ids data.reading.numbers
 data.reading.times; data.reading.table: data.reading.files data.reading.lines data.reading.logs data.reading.rows
 data.reading.unpacked; data.retrieval: data.positives; data.splits: data.protocols; data.store: data.files data.writing;
@@ -51,16 +51,16 @@ CLASSES = """
 baselines.base.Scores: baselines.Baseline; baselines.ratings.factorise: baselines.ratings.Factors;
 baselines.ratings.held_out_calibration: baselines.ratings.Calibrated; baselines.retrieval.matrix:
 baselines.retrieval.Positives; baselines.sessions.Neighbourhood: baselines.sessions.Pairs; data.filters.Attribute:
-data.filters.Operand; data.ids.Ids: data.ids.Places; data.items.Items: data.items.Vocabulary; data.store.staging:
-data.store.Staging; data.text.encoding.embed: data.text.encoding.Encoded; losses.contrastive.Rows:
-losses.contrastive.Asked; losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration:
-baselines.ratings.Calibration; personas.clusters.Persona: personas.personas_synthetic.Persona;
-personas.pictures.draw_personas: personas.pictures.Groups; plots.pictures.Curves: plots.__main__.Curves;
-plots.pictures.write: plots.pictures.Shown; recommend.Recommender: tasks.clicks.recommend.ClickRecommender
-tasks.events.recommend.EventRecommender tasks.retrieval.recommend.TowerRecommender; sources.Source: sources.RowSource;
-tasks.history.People: data.codes.Profiles; tasks.query.Answer: data.codes.UnknownValues
-tasks.clicks.recommend.Recommendation; tasks.query.Item: tasks.clicks.recommend.Rating tasks.events.recommend.Happening
-tasks.events.recommend.Suggestion tasks.retrieval.recommend.Neighbour tasks.retrieval.recommend.Suggestion
+data.filters.Operand; data.items.Items: data.items.Vocabulary; data.store.staging: data.store.Staging;
+data.text.encoding.embed: data.text.encoding.Encoded; losses.contrastive.Rows: losses.contrastive.Asked;
+losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration: baselines.ratings.Calibration;
+personas.clusters.Persona: personas.personas_synthetic.Persona; personas.pictures.draw_personas:
+personas.pictures.Groups; plots.pictures.Curves: plots.__main__.Curves; plots.pictures.write: plots.pictures.Shown;
+recommend.Recommender: tasks.clicks.recommend.ClickRecommender tasks.events.recommend.EventRecommender
+tasks.retrieval.recommend.TowerRecommender; sources.Source: sources.RowSource; tasks.history.People:
+data.codes.Profiles; tasks.query.Answer: data.codes.UnknownValues tasks.clicks.recommend.Recommendation;
+tasks.query.Item: tasks.clicks.recommend.Rating tasks.events.recommend.Happening tasks.events.recommend.Suggestion
+tasks.retrieval.recommend.Neighbour tasks.retrieval.recommend.Suggestion
 """
 """The same of classes in modules that are still there."""
 

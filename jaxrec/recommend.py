@@ -17,8 +17,7 @@ import pyarrow.parquet as pq
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, as_json, command, pairs, say, tell
 from jaxrec.data.filters import joined
-from jaxrec.data.given import item_rows
-from jaxrec.data.ids import read_list
+from jaxrec.data.given import item_rows, read_list
 from jaxrec.data.items import Added
 from jaxrec.errors import UserError, listed
 from jaxrec.run import Run, check_out, written

@@ -1,7 +1,7 @@
 """Raw values of fields to indices and back, as a run of rows was trained with them; its users and items.
 
 A field that is not there is an error; a value, a user or an item that is not there counts as unknown or is left out,
-with a note behind a list that the caller brings. How ids and values are compared: see ``jaxrec.data.ids``.
+with a note behind a list that the caller brings. How ids and values are compared: see ``jaxrec.data.given``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxrec.data.ids import MARKERS, Ids, bare, check_single, is_list, plain, read_list
+from jaxrec.data.given import MARKERS, Ids, bare, check_single, is_list, plain, read_list
 from jaxrec.data.items import Items
 from jaxrec.data.rows import Field, Schema, known
 from jaxrec.data.store import checked, map_array
@@ -96,8 +96,7 @@ class FieldCodes:
         code, counts = max(0, self.vocabulary(field.name).find(value)), self._counts.get(field.name)
         if code and (counts is None or counts[code]):  # a field that only filters has none
             return code
-        hint = "" if code else self.vocabulary(field.name).nearest(value)
-        notes.append(f"field '{field.name}': training has not seen '{bare(value)}'{hint}; it counts as unknown")
+        notes.append(f"field '{field.name}': training has not seen '{bare(value)}'; it counts as unknown")
         return 0
 
     def _number(self, field: Field, value: Any) -> np.ndarray:

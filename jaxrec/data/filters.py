@@ -22,7 +22,6 @@ import pyarrow.compute as pc
 from lark import Lark, Token, Transformer_NonRecursive, v_args
 from lark.exceptions import UnexpectedInput, VisitError
 
-from jaxrec.data.ids import MOST_COMPARED
 from jaxrec.errors import UserError, nearest, shown
 
 GRAMMAR = r"""
@@ -47,7 +46,7 @@ NUMBER: /-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?/i
 %ignore /\s+/
 """
 COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal
+    "=": pc.equal, "<": pc.less, "<=": pc.less_equal, ">": pc.greater, ">=": pc.greater_equal
 }  # fmt: skip
 PLAIN = re.compile(r"([^\s=<>!'\"]+)=([^\s=<>'\"][^=<>\n]*)")  # FIELD=VALUE
 ALLOWED = ("a filter compares attributes with numbers, 'texts', true and false: = <> < <= > >=, in, like, is null; "
@@ -74,26 +73,25 @@ def joined(arguments: Sequence[str]) -> str:
     return ("\n" if all(PLAIN.fullmatch(one) for one in arguments) else " ").join(arguments)
 
 
-def matching(attributes: pa.Table, text: str) -> tuple[np.ndarray, list[str]]:
-    """The items that a filter leaves: int64[m], m >= 1, row numbers, ascending; and a note for each value that no item
-    has. Columns of numbers, texts, dates, bools and lists of them can be used.
+def matching(attributes: pa.Table, text: str) -> np.ndarray:
+    """The items that a filter leaves: int64[m], m >= 1, row numbers, ascending. Columns of numbers, texts, dates, bools
+    and lists of them can be used.
     """
-    masks, lines = _Masks(attributes), [PLAIN.fullmatch(line.strip()) for line in text.strip().split("\n")]
+    lines = [PLAIN.fullmatch(line.strip()) for line in text.strip().split("\n")]
     pairs = [(line[1], line[2].strip().replace("'", "''")) for line in lines if line]
     spelt = text if len(pairs) < len(lines) else " and ".join(f"\"{name}\" = '{value}'" for name, value in pairs)
     try:
-        mask = pc.fill_null(masks.transform(_parser.parse(spelt)), False)
+        mask = pc.fill_null(_Masks(attributes).transform(_parser.parse(spelt)), False)
     except UnexpectedInput as error:
         ended = getattr(error, "token", text) == ""
         what = "it ends too early" if ended else f"{shown(text[error.pos_in_stream :], 30)} is not expected here"
         raise UserError(f"where: {what}; {ALLOWED}") from None
     except VisitError as error:
         raise error.orig_exc from None
-    rows, notes = np.flatnonzero(mask.to_numpy(zero_copy_only=False)), list(dict.fromkeys(masks.notes))
+    rows = np.flatnonzero(mask.to_numpy(zero_copy_only=False))
     if not len(rows):
-        why = f": {notes[0]}" if notes else ""
-        raise UserError(f"where: {shown(text, 80)} leaves none of {len(attributes):,} items{why}; ask for less")
-    return rows.astype(np.int64), notes
+        raise UserError(f"where: {shown(text, 80)} leaves none of {len(attributes):,} items; ask for less")
+    return rows.astype(np.int64)
 
 
 @v_args(inline=True)
@@ -104,7 +102,6 @@ class _Masks(Transformer_NonRecursive):
         super().__init__()
         self._table = table
         self._known = {name.lower(): name for name in reversed(table.column_names)}
-        self.notes: list[str] = []
 
     def attribute(self, token: str) -> Attribute:
         token = token.strip('"')
@@ -131,13 +128,11 @@ class _Masks(Transformer_NonRecursive):
         return pc.invert(mask)
 
     def compare(self, attribute: Attribute, sign: str, constant: str) -> pa.Array:
-        if sign in COMPARE:
-            return _where(attribute, constant, COMPARE[sign])
-        return _unless(sign != "=", self._equal(attribute, constant))
+        return _unless(sign in ("<>", "!="), _where(attribute, constant, COMPARE.get(sign, pc.equal)))
 
     def within(self, attribute: Attribute, *rest: str) -> pa.Array:
         negated = isinstance(rest[0], Token)
-        return _unless(negated, self.either(*(self._equal(attribute, one) for one in rest[negated:])))
+        return _unless(negated, self.either(*(_where(attribute, one, pc.equal) for one in rest[negated:])))
 
     def like(self, attribute: Attribute, *rest: str) -> pa.Array:
         *negated, pattern = rest
@@ -146,15 +141,6 @@ class _Masks(Transformer_NonRecursive):
     def missing(self, attribute: Attribute, *negated: str) -> pa.Array:
         known = attribute.column.is_valid() if attribute.sizes is None else pa.array(attribute.sizes > 0)
         return _unless(not negated, known)
-
-    def _equal(self, attribute: Attribute, constant: str) -> pa.Array:
-        """Which items have a value; one that none has is noted."""
-        mask = _where(attribute, constant, pc.equal)
-        if not pa.types.is_floating(attribute.values.type) and not pc.any(mask).as_py():
-            values = pc.unique(attribute.values).drop_null()
-            texts = values.to_pylist() if len(values) < MOST_COMPARED else ()
-            self.notes.append(f"no item has the {attribute.name} {shown(constant)}{nearest(constant, map(str, texts))}")
-        return mask
 
 
 def _where(attribute: Attribute, constant: str, test: Callable[[Any, Any], Any]) -> pa.Array:

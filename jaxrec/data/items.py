@@ -19,12 +19,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jaxrec.data.filters import matching
-from jaxrec.data.ids import Ids, bare, check_single, listing, plain, read_list, whole
+from jaxrec.data.given import LIVE, Ids, bare, check_single, listing, plain, read_list, whole
 from jaxrec.data.store import checked, map_array
 from jaxrec.data.text.encoding import META, TEXT, VECTORS, open_name_vectors
 from jaxrec.errors import UserError, shown
 
-LIVE = ("listed", "sold")  # attributes that say when a listing is live, in ms since 1970
 LAST = 253_402_300_800_000  # ms: the year 10000
 FAR = 2**31 - 1  # seconds
 FIELDS = {
@@ -87,7 +86,7 @@ class Items:
         return len(self.ids)
 
     def encode(self, raw: Iterable[Any]) -> np.ndarray:
-        """int32[n] indices of raw ids; -1 for one that is unknown. See ``jaxrec.data.ids``."""
+        """int32[n] indices of raw ids; -1 for one that is unknown. See ``jaxrec.data.given``."""
         return self.ids.encode(raw)
 
     def decode(self, indices: np.ndarray) -> list[Any]:
@@ -99,7 +98,7 @@ class Items:
         check_single("item", item)
         index = self.ids.find(item)
         if index < 0:
-            raise UserError(f"item {bare(item)}: unknown{self.ids.nearest(item)}; name one of {len(self):,}")
+            raise UserError(f"item {bare(item)}: unknown; name one of {len(self):,}")
         return index
 
     def places(self, what: str, raw: Any) -> tuple[np.ndarray, list[str]]:
@@ -108,8 +107,7 @@ class Items:
         for value in values:
             check_single(what, value)
         places = self.ids.encode(values)
-        lost = [values[at] for at in np.flatnonzero(places < 0)]
-        return places[places >= 0], note_left_out(lost, what, self.ids.nearest(lost[0]) if len(lost) == 1 else "")
+        return places[places >= 0], note_left_out([values[at] for at in np.flatnonzero(places < 0)], what)
 
     def known(self, indices: np.ndarray) -> list[dict[str, Any]]:
         """What is shown of items; of those that were added what was given."""
@@ -141,8 +139,7 @@ class Items:
         if isinstance(only, str):
             # Until when a listing will be live nobody knows at the time.
             table = self.attributes.drop_columns([name for name in LIVE if name in self.attributes.column_names])
-            rows, lost = matching(table.slice(self.first), only)
-            mask, notes = np.isin(every, rows + self.first), [f"where: {note}" for note in lost]
+            mask = np.isin(every, matching(table.slice(self.first), only) + self.first)
         elif only is not None:
             places, notes = self.places("only", only)
             if not len(places):
@@ -181,13 +178,12 @@ class Items:
         taken = dict[str, Any]()
         for number, row in enumerate(rows, 1):
             value = plain(row.get(name))
-            value = value.strip() or None if isinstance(value, str) else value
-            number_of = whole(value) if self.ids.integers or not isinstance(value, str) else None
-            one = value if number_of is None else number_of
-            if one is None:
-                raise UserError(f"{place} {number}: no '{name}', which identifies it; give one")
-            if not isinstance(one, int | str) or isinstance(one, bool):
-                raise UserError(f"{place} {number}: {name}: found {shown(one)}, expected an id, a whole number or text")
+            one: Any = value.strip() if isinstance(value, str) else whole(value)
+            if one in (None, ""):
+                raise UserError(f"{place} {number}: found {shown(value)} as the '{name}' that identifies it; give a "
+                                "whole number or text")  # fmt: skip
+            number_of = whole(one) if self.ids.integers else None
+            one = one if number_of is None else number_of
             if self.ids.find(one) >= 0 or str(one) in taken:
                 raise UserError(f"{place} {number}: '{bare(one)}' is there already; give it another id")
             taken[str(one)] = one
@@ -214,12 +210,12 @@ def _fitting(value: Any, kind: pa.DataType) -> Any:
     return None
 
 
-def note_left_out(lost: Sequence[Any], what: str = "", hint: str = "") -> list[str]:
+def note_left_out(lost: Sequence[Any], what: str) -> list[str]:
     """The note of unknown ids that are left out, none without any; ``what`` is the argument in which they stood."""
     if not lost:
         return []
     many = f"{len(lost):,} unknown items" if len(lost) > 1 else "1 unknown item"
-    return [f"{what + ': ' if what else ''}{many} left out: {listing(lost)}{hint}"]
+    return [f"{what}: {many} left out: {listing(lost)}"]
 
 
 def read_spans(folder: Path, manifest: dict[str, Any]) -> Spans | None:

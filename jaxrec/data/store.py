@@ -5,12 +5,10 @@ What is read is compared with its checksum once a process. Small JSON files carr
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,33 +99,27 @@ def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) 
     whatever it is).
     """
     out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
+    root = out.with_name(f".{out.name}.tmp")
     with owned(out, "prepares a data set here", "choose another --out"):
-        _clear(out)
+        if (root / "old").is_dir() and not out.exists():  # of a process that was killed
+            os.rename(root / "old", out)
+        shutil.rmtree(root, ignore_errors=True)
         if out.exists() and not overwrite:
             raise UserError(f"{out}: exists already; choose another --out or give --overwrite")
         if out.exists() and of_ours and not (out / of_ours).is_file():
             raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
-        root = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        stage = root / "dataset"
         try:
-            stage = root / "dataset"
-            stage.mkdir()  # not the root itself, which mkdtemp makes readable by its owner only
+            stage.mkdir(parents=True)
             yield stage
             for directory in (*(inner for inner in stage.iterdir() if inner.is_dir()), stage):
                 sync_directory(directory)
             if out.exists():
-                os.rename(out, root / "old")  # whoever is killed here leaves it to _clear
+                os.rename(out, root / "old")  # whoever is killed here leaves it to the next one
             os.rename(stage, out)
             sync_directory(out.parent)
         finally:
             shutil.rmtree(root, ignore_errors=True)
-
-
-def _clear(out: Path) -> None:
-    """Remove what killed processes left beside ``out``; nobody else works on it, as it is owned."""
-    for root in out.parent.glob(f".{glob.escape(out.name)}.{'[a-z0-9_]' * 8}.tmp"):
-        if (root / "old").is_dir() and not out.exists():
-            os.rename(root / "old", out)
-        shutil.rmtree(root, ignore_errors=True)
 
 
 def sync_directory(directory: Path) -> None:

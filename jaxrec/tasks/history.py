@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.codes import Columns, Entities, FieldCodes
-from jaxrec.data.ids import bare, plain
+from jaxrec.data.given import bare, plain
 from jaxrec.data.rows import Field, RowsDataset
 from jaxrec.errors import UserError, nearest
 from jaxrec.run import Run
@@ -83,8 +83,7 @@ class People:
         if user and self.users is not None:
             columns |= self.users.values(user)
         elif self.users is not None and plain(query.user) is not None:
-            hint = self.users.items.ids.nearest(query.user)
-            notes.append(f"user {bare(query.user)} is unknown to this run{hint} and counts as somebody new")
+            notes.append(f"user {bare(query.user)} is unknown to this run and counts as somebody new")
         for name, value in query.profile.items():
             if name not in self._fields:
                 raise UserError(f"field '{bare(name)}': not one of a profile{nearest(str(name), self._fields)}; those "

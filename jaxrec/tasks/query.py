@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from jaxrec.data.ids import check_single, read_list
+from jaxrec.data.given import check_single, read_list
 from jaxrec.data.items import Items
 from jaxrec.errors import UserError, nearest, shown
 

@@ -10,7 +10,7 @@ from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from jaxrec.config.sections import RecommendationConfig, Section
 from jaxrec.data.codes import Columns
-from jaxrec.data.ids import Ids, listing
+from jaxrec.data.given import Ids, listing
 from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError, nearest
 
@@ -73,7 +73,7 @@ class RuleBook:
             known = self._ids(name)
             found[name] = known.find(value)
             if found[name] < 0:
-                raise UserError(f"{place}: field '{name}': no value '{value}'{known.nearest(value)}; there are "
+                raise UserError(f"{place}: field '{name}': no value '{value}'; there are "
                                 f"{listing(known.values(), 20)}")  # fmt: skip
         return found
 

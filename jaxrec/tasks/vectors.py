@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from jax import Array
 
-from jaxrec.data.ids import bare
+from jaxrec.data.given import bare
 from jaxrec.errors import UserError
 from jaxrec.ops.topk import CHUNK, best_items, block_size, top_items
 

@@ -42,30 +42,24 @@ ITEMS = pa.table({
     ("genres=Comedy\nprice=1.0\nsold=True", [0]),
 ])  # fmt: skip
 def test_what_a_filter_leaves(text: str, rows: list[int]) -> None:
-    found, notes = matching(ITEMS, text)
-    assert found.dtype == np.int64 and found.tolist() == rows and not notes
+    found = matching(ITEMS, text)
+    assert found.dtype == np.int64 and found.tolist() == rows
 
 
 @pytest.mark.parametrize(("text", "names"), [
     ("prise <= 50", r"no attribute 'prise' \(did you mean 'price'\?\); there are name, price, weight, c0_name"),
     ("price = 1; drop table items", "; drop"),
     ("price=abc", "attribute 'price' is of type double, to which 'abc' does not compare"),
-    ("c0_name = 'Beuty'", r"leaves none of 5 items: no item has the c0_name 'Beuty' \(did you mean 'Beauty'\?\)"),
+    ("c0_name = 'Beuty'", "leaves none of 5 items"),
 ])  # fmt: skip
 def test_what_is_refused(text: str, names: str) -> None:
     with pytest.raises(UserError, match=f"^where: .*{names}"):
         matching(ITEMS, text)
 
 
-def test_values_that_no_item_has_are_noted() -> None:
-    rows, notes = matching(ITEMS, "price > 0 and c0_name in ('Men', 'Woman') or genres = 'Horror'")
-    assert rows.tolist() == [3]
-    assert notes == ["no item has the c0_name 'Woman'", "no item has the genres 'Horror'"]
-
-
 def test_words_of_a_command_line() -> None:
     for words, rows in ((["price", "<=", "5"], [0, 4]), (["genres=Comedy", "price=1"], [0])):
-        assert matching(ITEMS, joined(words))[0].tolist() == rows
+        assert matching(ITEMS, joined(words)).tolist() == rows
 
 
 NUMBERS = st.one_of(st.integers(-3, 3), st.sampled_from([-0.5, 1.25, 1e9])).map(str)
@@ -99,7 +93,7 @@ def test_filters_are_those_of_sql(columns: dict[str, pa.Array], text: str) -> No
         connection.register("items", table)
         wanted = [row for (row,) in connection.execute(f"SELECT row FROM items WHERE {text} ORDER BY row").fetchall()]
     if wanted:
-        assert matching(table, text)[0].tolist() == wanted
+        assert matching(table, text).tolist() == wanted
     else:
         with pytest.raises(UserError, match="leaves none of 12 items"):
             matching(table, text)

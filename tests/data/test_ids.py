@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.ids import Ids, plain, read_list
+from jaxrec.data.given import Ids, plain, read_list
 from jaxrec.errors import UserError
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -38,17 +37,16 @@ def test_texts_go_there_and_back(ids: list[str], others: list[str]) -> None:
 
 INTEGERS = Ids(np.array([7, 12, 0, -3]))
 RAW: list[tuple[Ids, list[Any], list[int]]] = [
-    (INTEGERS, [12, "12", 12.0, "12.0", np.int32(12), np.float32(12.0), np.str_("12"), pa.scalar(12), b"12",
-                Decimal(12)], [1] * 10),
+    (INTEGERS, [12, "12", 12.0, "12.0", np.int32(12), np.float32(12.0), np.str_("12"), pa.scalar(12), b"12"], [1] * 9),
     (INTEGERS, ["-3", " 7 ", 0.0, np.array(7)], [3, 0, 2, 0]),
     (INTEGERS, [13, 12.5, "twelve", "", None, float("nan"), float("inf"), 2**63, 1e30, str(2**64), [12], "012", "+12",
                 "1_2", "１２", "12.", "-0", False, "False", pd.NA, pd.NaT, {12: 12}, {12}, 10**5000, "9" * 5000,
-                Decimal("NaN"), "1e1"], [-1] * 27),
+                "1e1"], [-1] * 26),
     (Ids([2**63 - 1, -(2**63)]), [-(2**63), 2**63 - 1, 2**63 - 2, float(2**63)], [1, 0, -1, -1]),
     (Ids(["12", "012", "a", "ä", "a ", ""]), ["12", "012", 12, 12.0, "a", "ä", "a ", "", " a", "A", "0012", None],
      [0, 1, 0, 0, 2, 3, 4, 5, 2, -1, -1, -1]),
-    (Ids(["7.0", "007", "1.50", "None", "nan"]), [7, 7.0, 1.5, np.float32(1.5), "1.5", "7", None, "nan"],
-     [0, 0, 2, 2, -1, -1, -1, 4]),
+    (Ids(["7.0", "007", "1.5", "None", "nan"]), [7, "7.0", 1.5, np.float32(1.5), "1.50", "7", None, "nan"],
+     [-1, 0, 2, 2, -1, -1, -1, 4]),
     (Ids(["true", "False"]), [False, np.bool_(False), pa.scalar(True), " TRUE ", 0, "0", ""], [1, 1, 0, 0, -1, -1, -1]),
     (Ids(["x" * 15, "x" * 16, "x" * 300]), ["x" * 300, "x" * 16, "x" * 17], [2, 1, -1]),
     (Ids(()), [1, "x"], [-1, -1]),
@@ -70,8 +68,8 @@ def test_whatever_is_given_is_an_id_or_unknown(value: Any) -> None:
         index = known.find(value)
         assert -1 <= index < 3
         if index >= 0:
-            (raw,), text = known.decode(np.array([index])), str(plain(value)).strip()
-            assert text == str(raw) or Decimal(text) == Decimal(raw)
+            (raw,) = known.decode(np.array([index]))
+            assert str(plain(value)).strip().removesuffix(".0") == str(raw)
 
 
 def test_what_is_no_list() -> None:

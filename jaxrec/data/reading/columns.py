@@ -19,7 +19,7 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxrec.data.ids import MARKERS
+from jaxrec.data.given import MARKERS
 from jaxrec.data.reading import duck
 from jaxrec.data.reading.duck import TEXT, fetch_row, integer, listed, number, quoted, trimmed, undotted, value_text
 from jaxrec.data.reading.table import Field, Table, reading

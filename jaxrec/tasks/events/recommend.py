@@ -17,8 +17,7 @@ from jax import Array
 from pydantic import StringConstraints
 
 from jaxrec.cli.command import progress
-from jaxrec.data.given import Id, check_events, check_rows, item_rows, read_time, row_types, type_of
-from jaxrec.data.ids import bare
+from jaxrec.data.given import Id, bare, check_events, check_rows, item_rows, read_time, row_types, type_of
 from jaxrec.data.items import Added, Items, note_left_out, read_attributes
 from jaxrec.data.store import checked
 from jaxrec.data.text.encoding import NAMES, embed, find_model

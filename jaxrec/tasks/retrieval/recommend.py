@@ -14,8 +14,7 @@ import pyarrow as pa
 from jax import Array
 
 from jaxrec.data.codes import Columns
-from jaxrec.data.given import item_rows
-from jaxrec.data.ids import plain
+from jaxrec.data.given import item_rows, plain
 from jaxrec.data.items import Added
 from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError

@@ -20,7 +20,7 @@ from jaxrec.baselines.retrieval import matrix
 from jaxrec.cli.command import progress
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.codes import FieldCodes
-from jaxrec.data.ids import Ids
+from jaxrec.data.given import Ids
 from jaxrec.data.retrieval import Queries, Retrieval
 from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError, nearest
