@@ -180,7 +180,7 @@ class Items:
             value = plain(row.get(name))
             one: Any = value.strip() if isinstance(value, str) else whole(value)
             if one in (None, ""):
-                raise UserError(f"{place} {number}: found {shown(value)} as the '{name}' that identifies it; give a "
+                raise UserError(f"{place} {number}: no '{name}', which identifies it (found {shown(value)}); give a "
                                 "whole number or text")  # fmt: skip
             number_of = whole(one) if self.ids.integers else None
             one = one if number_of is None else number_of
