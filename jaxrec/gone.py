@@ -18,14 +18,14 @@ benchmarks.peer_recbole; benchmarks.sweep: benchmarks.case benchmarks.machine be
 cli.command: cli.callable cli.help cli.options cli.progress; cli.text: cli.json_text cli.paths cli.yaml_text; config:
 config.finding config.former config.help; config.sections: agreement sections; data.clean.pipeline: data.clean.choices
 data.clean.clicks data.clean.ledger data.clean.splits data.clean.writing data.clicks data.events; data.codes:
-data.entities; data.filters: where; data.given: data.given_events data.ids data.raw_ids; data.items: data.catalogue
-data.vocabulary; data.reading.columns: data.reading.bags data.reading.fields data.reading.ids data.reading.numbers
-data.reading.times; data.reading.table: data.reading.files data.reading.lines data.reading.logs data.reading.rows
-data.reading.unpacked; data.retrieval: data.positives; data.splits: data.protocols; data.store: data.files data.writing;
-data.text.encoding: data.name_vectors data.text.cache data.text.vectors data.text.worker; errors: cli.wording wording;
-feeds.base: data.feed data.row_feed feeds.lanes feeds.rows; feeds.packed: data.named_feed data.packing;
-losses.contrastive: contrastive models.contrast; losses.ranking: losses.candidates models.sampled negatives;
-losses.softmax: softmax; metrics.clicks: click_metrics; metrics.ranking: chance metrics.chance; models.base:
+data.entities; data.dataset: data.rows; data.filters: where; data.given: data.given_events data.ids data.raw_ids;
+data.items: data.catalogue data.vocabulary; data.reading.columns: data.reading.bags data.reading.fields data.reading.ids
+data.reading.numbers data.reading.times; data.reading.table: data.reading.files data.reading.lines data.reading.logs
+data.reading.rows data.reading.unpacked; data.retrieval: data.positives; data.splits: data.protocols; data.store:
+data.files data.writing; data.text.encoding: data.name_vectors data.text.cache data.text.vectors data.text.worker;
+errors: cli.wording wording; feeds.base: data.feed data.row_feed feeds.lanes feeds.rows; feeds.packed: data.named_feed
+data.packing; losses.contrastive: contrastive models.contrast; losses.ranking: losses.candidates models.sampled
+negatives; losses.softmax: softmax; metrics.clicks: click_metrics; metrics.ranking: chance metrics.chance; models.base:
 models.work; models.fields: ops.dropout; models.merrec: models.event_encoder models.merrec_config; models.packed:
 models.sequence; models.two_tower: models.tower; ops.field_attention: models.field_attention; ops.gru: models.gru;
 ops.parallel: ops.precision precision sharding; ops.tables: tables; ops.topk: ranking; personas.amore:

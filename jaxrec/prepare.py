@@ -1,7 +1,7 @@
 """python -m jaxrec.prepare: from raw data to a dataset directory.
 
-Every source of sessions goes through the same cleaning (jaxrec/data/clean/pipeline.py); the result is described in
-jaxrec/data/dataset.py, that of rows with labels in jaxrec/data/rows.py.
+Every source of sessions goes through the same cleaning (jaxrec/data/clean/pipeline.py); the results are described in
+jaxrec/data/dataset.py.
 """
 
 from __future__ import annotations

@@ -13,9 +13,8 @@ import numpy as np
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
-from jaxrec.data.dataset import Dataset, open_dataset, read_manifest
+from jaxrec.data.dataset import Dataset, RowsDataset, Schema, open_dataset, read_manifest
 from jaxrec.data.items import Items
-from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.data.store import check_seal, checked, checksum, is_right, sealed
 from jaxrec.data.store import write_text as write_text
 from jaxrec.data.store import written as written

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
 from jaxrec.cli.command import Parser, command, progress
-from jaxrec.cli.lock import owned
 from jaxrec.data.dataset import open_dataset
 from jaxrec.data.store import checked
 from jaxrec.data.text import encoding
-from jaxrec.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,17 +29,11 @@ def main(argv: Sequence[str]) -> None:
     arguments = parser.parse_args(argv)
     data, model, manifest = arguments.data, arguments.model, open_dataset(arguments.data).manifest
     encoding.names_key(data, manifest)  # which refuses a data set without names
-    with owned(data / encoding.NAMES, "embeds the names of this data set", "end it"):
-        identity = encoding.find_model(model)[1]
-        with suppress(UserError):  # missing, damaged or of names that the data set had before: all are mended below
-            if encoding.open_name_vectors(data, manifest)[1]["identity"] == identity:
-                print(f"{data / encoding.TEXT / identity}: there already; nothing to do")
-                return
-        names = pq.read_table(checked(data, encoding.NAMES, manifest))["name"].to_pylist()
-        with progress("encode names", total=len(names)) as update:
-            found = encoding.embed(names, model, update)
-        place = encoding.write_name_vectors(data, manifest, model, identity, found)
-        print(f"wrote {place}: {len(names):,} names, {found.shape[1]} dimensions")
+    names = pq.read_table(checked(data, encoding.NAMES, manifest))["name"].to_pylist()
+    with progress("encode names", total=len(names)) as update:
+        found = encoding.embed(names, model, update)
+    place = encoding.write_name_vectors(data, manifest, model, encoding.find_model(model)[1], found)
+    print(f"wrote {place}: {len(names):,} names, {found.shape[1]} dimensions")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import streamlit as st
 from jaxrec import Answer, Query, Recommender, UserError
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser
-from jaxrec.data.rows import Field
+from jaxrec.data.dataset import Field
 from jaxrec.plots.pictures import attention_figure
 from jaxrec.run import Run, open_run_data
 from jaxrec.tasks.answers import shown_time

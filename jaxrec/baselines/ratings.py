@@ -18,7 +18,7 @@ from scipy.special import expit, log_expit
 from jaxrec.baselines.base import least_squares
 from jaxrec.baselines.sessions import Scale
 from jaxrec.config.sections import Count
-from jaxrec.data.rows import Rows, Schema
+from jaxrec.data.dataset import Rows, Schema
 from jaxrec.errors import UserError
 
 STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0)  # from strong to weak: each starts at the weights before

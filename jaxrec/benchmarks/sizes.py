@@ -13,10 +13,9 @@ import numpy as np
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
-from jaxrec.data.dataset import Sessions
+from jaxrec.data.dataset import Field, Rows, Schema, Sessions
 from jaxrec.data.items import Catalogue
 from jaxrec.data.retrieval import positive_bits
-from jaxrec.data.rows import Field, Rows, Schema
 from jaxrec.feeds.base import Feed
 from jaxrec.models.base import Model, make_model
 from jaxrec.models.merrec import MERRec

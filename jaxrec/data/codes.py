@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jaxrec.data.dataset import Field, Schema, known
 from jaxrec.data.given import MARKERS, Ids, bare, check_single, is_list, plain, read_list
 from jaxrec.data.items import Items
-from jaxrec.data.rows import Field, Schema, known
 from jaxrec.data.store import checked, map_array
 from jaxrec.errors import UserError
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jaxrec.data.dataset import Field, Schema
 from jaxrec.data.reading.columns import span, times_line
-from jaxrec.data.rows import Field, Schema
 from jaxrec.data.store import file_entry, write_file
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array
 
 from jaxrec.config import Config
-from jaxrec.data.rows import Rows, RowsDataset, Schema, known, value_counts
+from jaxrec.data.dataset import Rows, RowsDataset, Schema, known, value_counts
 from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError
 

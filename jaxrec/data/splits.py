@@ -21,8 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from jaxrec.config.sections import DataConfig, Fraction
-from jaxrec.data.dataset import Dataset, Sessions
-from jaxrec.data.rows import Rows, Schema
+from jaxrec.data.dataset import Dataset, Rows, Schema, Sessions
 from jaxrec.errors import UserError
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from jaxrec.data.dataset import Sessions
-from jaxrec.data.rows import Rows
+from jaxrec.data.dataset import Rows, Sessions
 from jaxrec.ops.parallel import deal, like, replicate
 
 Cut = Callable[[Any, Callable[[Any], Any], Any, Any], Any]
@@ -133,7 +132,7 @@ def sort_order(values: np.ndarray) -> np.ndarray:
 class RowBlock(NamedTuple):
     """Steps of B rows, leaves [S, B, ...]."""
 
-    columns: Any  # int32[S, B, C], as in data.rows.Rows
+    columns: Any  # int32[S, B, C], as in data.dataset.Rows
     numbers: Any  # float32[S, B, M]
     target: Any  # float32[S, B], the label
     rating: Any  # float32[S, B]

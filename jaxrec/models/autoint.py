@@ -16,7 +16,7 @@ from pydantic import Field
 from jaxrec.baselines.ratings import Logistic
 from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, Fraction, LossConfig
-from jaxrec.data.rows import Rows, Schema
+from jaxrec.data.dataset import Rows, Schema
 from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan, RowBlock, row_feed
 from jaxrec.losses.binary import Binary

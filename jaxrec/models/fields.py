@@ -12,7 +12,7 @@ from jax import Array
 
 from jaxrec.config import Config
 from jaxrec.config.sections import Count, Positive
-from jaxrec.data.rows import Schema
+from jaxrec.data.dataset import Schema
 from jaxrec.models.base import Dropping
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, Fraction, LossConfig
-from jaxrec.data.rows import Rows, Schema
+from jaxrec.data.dataset import Rows, Schema
 from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan, RowBlock, row_feed
 from jaxrec.losses.contrastive import Contrastive, Shared, Triplet, contrast

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrec.config import Config, MeshConfig
+from jaxrec.data.dataset import Rows, RowsDataset
 from jaxrec.data.retrieval import Queries, Retrieval
-from jaxrec.data.rows import Rows, RowsDataset
 from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
 from jaxrec.models.base import make_model

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.codes import read_table
+from jaxrec.data.dataset import RowsDataset
 from jaxrec.data.retrieval import Retrieval
-from jaxrec.data.rows import RowsDataset
 from jaxrec.errors import UserError
 from jaxrec.plots.pictures import save_picture, write, write_ticks
 from jaxrec.run import Run, open_run, open_run_data

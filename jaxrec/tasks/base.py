@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxrec.config import Config, find_task, models
-from jaxrec.data.dataset import Dataset
+from jaxrec.data.dataset import Dataset, RowsDataset, Schema
 from jaxrec.data.reading.columns import ORDER
-from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError, listed
 from jaxrec.feeds.base import Feed
 from jaxrec.models.base import Model

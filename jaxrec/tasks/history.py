@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.codes import Columns, Entities, FieldCodes
+from jaxrec.data.dataset import Field, RowsDataset
 from jaxrec.data.given import bare, plain
-from jaxrec.data.rows import Field, RowsDataset
 from jaxrec.errors import UserError, nearest
 from jaxrec.run import Run
 from jaxrec.tasks.query import Inputs, Query

@@ -10,8 +10,8 @@ from pydantic import Field, StrictFloat, StrictInt, StrictStr
 
 from jaxrec.config.sections import RecommendationConfig, Section
 from jaxrec.data.codes import Columns
+from jaxrec.data.dataset import Schema
 from jaxrec.data.given import Ids, listing
-from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError, nearest
 
 Value = StrictStr | StrictInt | StrictFloat  # true and false are no numbers

@@ -16,7 +16,7 @@ from jaxrec.baselines import ratings, sessions
 from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, als, bias, calibrate, fit_logistic, item_mean
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES, factorise, item_knn, matrix, popularity
 from jaxrec.config import parse
-from jaxrec.data.rows import Field, Rows, Schema
+from jaxrec.data.dataset import Field, Rows, Schema
 from jaxrec.models.autoint import AutoInt
 
 N_USERS, N_ITEMS = 30, 20  # the last user and the last two items have no training row

@@ -20,8 +20,7 @@ from worlds import Clicks, Shop, Worlds
 from jaxrec import evaluate
 from jaxrec import run as runs
 from jaxrec.config import EvaluationConfig, parse
-from jaxrec.data.dataset import Sessions, open_dataset
-from jaxrec.data.rows import Rows, RowsDataset
+from jaxrec.data.dataset import Rows, RowsDataset, Sessions, open_dataset
 from jaxrec.data.splits import RowData, configured_splits, cut_validation
 from jaxrec.models.base import make_model
 from jaxrec.tasks import ranks as ranking

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrec import config as configuration
-from jaxrec.data.dataset import open_dataset
+from jaxrec.data.dataset import Field, Rows, RowsDataset, Schema, open_dataset
 from jaxrec.data.retrieval import Queries, Retrieval, has_each, has_items, positive_bits
-from jaxrec.data.rows import Field, Rows, RowsDataset, Schema
 from jaxrec.data.splits import RowSplits
 from jaxrec.errors import UserError
 from jaxrec.tasks.base import make_task

@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import Clicks, Worlds
 
-from jaxrec.data.dataset import open_dataset
+from jaxrec.data.dataset import RowsDataset, open_dataset
 from jaxrec.data.encode import RawField, RawRows, write_rows
-from jaxrec.data.rows import RowsDataset
 from jaxrec.data.store import staging, write_manifest
 from jaxrec.errors import UserError
 

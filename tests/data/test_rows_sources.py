@@ -12,8 +12,7 @@ import pytest
 from films import texts, tiny, write_archive, write_folder
 from helpers import fails
 
-from jaxrec.data.dataset import open_dataset
-from jaxrec.data.rows import RowsDataset
+from jaxrec.data.dataset import RowsDataset, open_dataset
 from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import auc
 from jaxrec.prepare import main

@@ -162,8 +162,6 @@ def test_the_names_of_a_data_set_are_embedded_once(
         text.main(words)
         assert capsys.readouterr().out == f"wrote {place}: {len(names)} names, 3 dimensions\n"
         np.testing.assert_array_equal(opened(data)[0], vector_of(names))
-    text.main(words)
-    assert capsys.readouterr().out == f"{place}: there already; nothing to do\n"
     with pytest.raises(UserError, match="texts: there are none"):
         text.main(["--data", str(write_data(data, [])), "--model", str(model)])
 

@@ -12,7 +12,7 @@ import pytest
 from steps import Taken, assert_slopes, config_of, random_weights, take_step
 
 from jaxrec.config import Config
-from jaxrec.data.rows import Field, Rows, Schema
+from jaxrec.data.dataset import Field, Rows, Schema
 from jaxrec.feeds.base import RowBlock
 from jaxrec.models.autoint import AutoInt
 from jaxrec.models.fields import byte_mask

@@ -13,7 +13,7 @@ from helpers import assert_same_arrays
 from steps import assert_slopes, config_of, random_weights, take_step
 
 from jaxrec.config import Config
-from jaxrec.data.rows import Field, Rows, Schema
+from jaxrec.data.dataset import Field, Rows, Schema
 from jaxrec.feeds.base import Plan, RowBlock
 from jaxrec.losses import contrastive
 from jaxrec.models.two_tower import Interactions, TwoTower

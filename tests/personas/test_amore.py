@@ -15,8 +15,7 @@ from reviews import WORDS, fake_embed, fake_encoding, made_customers, made_produ
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
-from jaxrec.data.dataset import open_dataset
-from jaxrec.data.rows import RowsDataset
+from jaxrec.data.dataset import RowsDataset, open_dataset
 from jaxrec.errors import UserError
 from jaxrec.personas import folds as review_folds
 from jaxrec.personas.amore import Reviews, read_reviews

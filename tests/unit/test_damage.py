@@ -12,9 +12,8 @@ import numpy as np
 from worlds import Worlds
 
 from jaxrec import config as configuration
-from jaxrec.data.dataset import open_dataset
+from jaxrec.data.dataset import RowsDataset, open_dataset
 from jaxrec.data.items import open_catalogue, read_attributes
-from jaxrec.data.rows import RowsDataset
 from jaxrec.data.store import checksum, sealed
 from jaxrec.errors import UserError
 from jaxrec.run import Run

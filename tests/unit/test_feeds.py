@@ -14,8 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.data.dataset import Sessions
-from jaxrec.data.rows import Rows
+from jaxrec.data.dataset import Rows, Sessions
 from jaxrec.feeds.base import Feed, Plan, ahead, lane_feed, row_feed
 from jaxrec.feeds.packed import packed_feed
 

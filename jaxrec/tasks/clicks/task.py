@@ -17,7 +17,7 @@ from jaxrec.baselines import Choice
 from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, fit_logistic, held_out_calibration
 from jaxrec.cli.command import progress
 from jaxrec.config import Config
-from jaxrec.data.rows import Rows, RowsDataset, Schema, known, value_counts
+from jaxrec.data.dataset import Rows, RowsDataset, Schema, known, value_counts
 from jaxrec.data.splits import RowData, RowSplits, configured_splits, held_by
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import row_feed

@@ -14,9 +14,9 @@ import pyarrow as pa
 from jax import Array
 
 from jaxrec.data.codes import Columns
+from jaxrec.data.dataset import Schema
 from jaxrec.data.given import item_rows, plain
 from jaxrec.data.items import Added
-from jaxrec.data.rows import Schema
 from jaxrec.errors import UserError
 from jaxrec.tasks import vectors as ranking
 from jaxrec.tasks.answers import most_similar

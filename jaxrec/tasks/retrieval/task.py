@@ -20,9 +20,9 @@ from jaxrec.baselines.retrieval import matrix
 from jaxrec.cli.command import progress
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.codes import FieldCodes
+from jaxrec.data.dataset import RowsDataset, Schema
 from jaxrec.data.given import Ids
 from jaxrec.data.retrieval import Queries, Retrieval
-from jaxrec.data.rows import RowsDataset, Schema
 from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.ranking import bootstrap, expected_category_hits, expected_hits, oracle_hits
 from jaxrec.models.base import TowerModel, make_model
