@@ -18,33 +18,33 @@ benchmarks.peer_recbole; benchmarks.sweep: benchmarks.case benchmarks.machine be
 cli.command: cli.callable cli.help cli.options cli.progress; cli.text: cli.json_text cli.paths cli.yaml_text; config:
 config.finding config.former config.help; config.sections: agreement sections; data.clean.pipeline: data.clean.choices
 data.clean.clicks data.clean.ledger data.clean.splits data.clean.writing data.clicks data.events; data.codes:
-data.entities; data.dataset: data.rows; data.filters: where; data.given: data.given_events data.ids data.raw_ids;
-data.items: data.catalogue data.vocabulary; data.reading.columns: data.reading.bags data.reading.fields data.reading.ids
-data.reading.numbers data.reading.times; data.reading.table: data.reading.files data.reading.lines data.reading.logs
-data.reading.rows data.reading.unpacked; data.retrieval: data.positives; data.splits: data.protocols; data.store:
-data.files data.writing; data.text.encoding: data.name_vectors data.text.cache data.text.vectors data.text.worker;
-errors: cli.wording wording; feeds.base: data.feed data.row_feed feeds.lanes feeds.rows; feeds.packed: data.named_feed
-data.packing; losses.contrastive: contrastive models.contrast; losses.ranking: losses.candidates models.sampled
-negatives; losses.softmax: softmax; metrics.clicks: click_metrics; metrics.ranking: chance metrics.chance; models.base:
-models.work; models.fields: ops.dropout; models.merrec: models.event_encoder models.merrec_config; models.packed:
-models.sequence; models.two_tower: models.tower; ops.field_attention: models.field_attention; ops.gru: models.gru;
-ops.parallel: ops.precision precision sharding; ops.tables: tables; ops.topk: ranking; personas.amore:
-personas.amore_files personas.files; personas.clusters: data.personas personas.rules personas.words; personas.folds:
-review_folds; personas.pictures: embedding_plots persona_groups persona_plots personas.embedding personas.groups;
-plots.pictures: click_plots pictures plots.clicks plots.curves; run: rundir; sources: data.sources;
-sources.market.world: data.market sources.market.optimum; sources.merrec: sources.merrec_attributes
-sources.merrec_columns sources.merrec_files sources.merrec_items sources.merrec_own; sources.merrec_synthetic:
-sources.market.goods sources.market.words; sources.movielens: sources.movielens_files sources.movielens_tfds;
-sources.synthetic: data.markov; tasks.answers: tasks.events.answers; tasks.base: cutoffs tasks.cutoffs;
-tasks.clicks.recommend: recommend_rows; tasks.clicks.task: evaluate_rows row_evaluation tasks.clicks.evaluate
-tasks.clicks.judge; tasks.events.recommend: event_sequences listings recommend_events tasks.events.listings
-tasks.events.sequences; tasks.events.task: evaluate_events event_evaluation tasks.events.evaluate tasks.events.judge;
-tasks.history: history; tasks.report: results tasks.results tasks.results_table; tasks.retrieval.recommend:
-recommend_towers tasks.retrieval.item_vectors; tasks.retrieval.task: evaluate_retrieval hits retrieval_evaluation
-tasks.retrieval.evaluate tasks.retrieval.hits tasks.retrieval.judge tasks.retrieval.pages; tasks.rules: rules;
-tasks.sessions.task: evaluation tasks.sessions.baselines tasks.sessions.judge; tasks.vectors: serving tasks.serving;
-text: data.text.__main__; training.checkpoint: checkpoint; training.optimizers: optimizers; training.telemetry:
-telemetry; tune.__main__: tune.report
+data.encode data.entities; data.dataset: data.rows; data.filters: where; data.given: data.given_events data.ids
+data.raw_ids; data.items: data.catalogue data.vocabulary; data.reading.columns: data.reading.bags data.reading.fields
+data.reading.ids data.reading.numbers data.reading.times; data.reading.table: data.reading.files data.reading.lines
+data.reading.logs data.reading.rows data.reading.unpacked; data.retrieval: data.positives; data.splits: data.protocols;
+data.store: data.files data.writing; data.text.encoding: data.name_vectors data.text.cache data.text.vectors
+data.text.worker; errors: cli.wording wording; feeds.base: data.feed data.row_feed feeds.lanes feeds.rows; feeds.packed:
+data.named_feed data.packing; losses.contrastive: contrastive models.contrast; losses.ranking: losses.candidates
+models.sampled negatives; losses.softmax: softmax; metrics.clicks: click_metrics; metrics.ranking: chance
+metrics.chance; models.base: models.work; models.fields: ops.dropout; models.merrec: models.event_encoder
+models.merrec_config; models.packed: models.sequence; models.two_tower: models.tower; ops.field_attention:
+models.field_attention; ops.gru: models.gru; ops.parallel: ops.precision precision sharding; ops.tables: tables;
+ops.topk: ranking; personas.amore: personas.amore_files personas.files; personas.clusters: data.personas personas.rules
+personas.words; personas.folds: review_folds; personas.pictures: embedding_plots persona_groups persona_plots
+personas.embedding personas.groups; plots.pictures: click_plots pictures plots.clicks plots.curves; run: rundir;
+sources: data.sources; sources.market.world: data.market sources.market.optimum; sources.merrec:
+sources.merrec_attributes sources.merrec_columns sources.merrec_files sources.merrec_items sources.merrec_own;
+sources.merrec_synthetic: sources.market.goods sources.market.words; sources.movielens: sources.movielens_files
+sources.movielens_tfds; sources.synthetic: data.markov; tasks.answers: tasks.events.answers; tasks.base: cutoffs
+tasks.cutoffs; tasks.clicks.recommend: recommend_rows; tasks.clicks.task: evaluate_rows row_evaluation
+tasks.clicks.evaluate tasks.clicks.judge; tasks.events.recommend: event_sequences listings recommend_events
+tasks.events.listings tasks.events.sequences; tasks.events.task: evaluate_events event_evaluation tasks.events.evaluate
+tasks.events.judge; tasks.history: history; tasks.report: results tasks.results tasks.results_table;
+tasks.retrieval.recommend: recommend_towers tasks.retrieval.item_vectors; tasks.retrieval.task: evaluate_retrieval hits
+retrieval_evaluation tasks.retrieval.evaluate tasks.retrieval.hits tasks.retrieval.judge tasks.retrieval.pages;
+tasks.rules: rules; tasks.sessions.task: evaluation tasks.sessions.baselines tasks.sessions.judge; tasks.vectors:
+serving tasks.serving; text: data.text.__main__; training.checkpoint: checkpoint; training.optimizers: optimizers;
+training.telemetry: telemetry; tune.__main__: tune.report
 """
 """``new: old old``, without ``jaxrec.``."""
 CLASSES = """

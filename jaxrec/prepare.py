@@ -18,8 +18,8 @@ from typing import Any
 
 from jaxrec.cli.command import Parser, command, progress, ranged, say
 from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Cleaning, duration, prepare
+from jaxrec.data.codes import RawRows, rows_summary, write_rows
 from jaxrec.data.dataset import SPLITS
-from jaxrec.data.encode import RawRows, rows_summary, write_rows
 from jaxrec.data.reading.columns import times_line
 from jaxrec.data.reading.duck import connect
 from jaxrec.data.reading.table import read_line

@@ -40,7 +40,7 @@ class Run:
     def schema(self) -> Schema:
         """The fields that the run's model reads."""
         schema = Schema.from_manifest(self.manifest).select(self.config.data.fields)
-        return schema.side("user", "item") if self.config.model.task == "retrieval" else schema  # refused where named
+        return schema.side("user", "item") if self.config.model.task == "retrieval" else schema
 
     @property
     def n_items(self) -> int:

@@ -54,18 +54,12 @@ ALLOWED = ("a filter compares attributes with numbers, 'texts', true and false: 
 
 
 class Attribute(NamedTuple):
-    """A column of the items; ``values`` are those of all its bags, or the column itself."""
+    """A column of the items; of bags ``values`` are those of all, and ``sizes`` int[n] how many each item has."""
 
     name: str
     column: pa.Array
     values: pa.Array
-
-    @property
-    def sizes(self) -> np.ndarray | None:
-        """int[n], how many values each item has; None where it has one or none."""
-        if self.values is self.column:
-            return None
-        return np.asarray(pc.fill_null(pc.list_value_length(self.column), 0))
+    sizes: np.ndarray | None = None
 
 
 def joined(arguments: Sequence[str]) -> str:
@@ -112,8 +106,10 @@ class _Masks(Transformer_NonRecursive):
         column = self._table[name].combine_chunks()
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        is_bag = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-        return Attribute(name, column, pc.list_flatten(column) if is_bag else column)
+        if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+            return Attribute(name, column, column)
+        sizes = np.asarray(pc.fill_null(pc.list_value_length(column), 0))
+        return Attribute(name, column, pc.list_flatten(column), sizes)
 
     def constant(self, token: str) -> str:
         return token[1:-1].replace("''", "'") if token.startswith("'") else str(token)
@@ -153,11 +149,11 @@ def _where(attribute: Attribute, constant: str, test: Callable[[Any, Any], Any])
     except (pa.ArrowException, ValueError):  # ValueError: of half a character
         raise UserError(f"where: attribute '{attribute.name}' is of type {kind}, to which {shown(constant)} does not "
                         "compare; give another value") from None  # fmt: skip
-    if (sizes := attribute.sizes) is None:
+    if attribute.sizes is None:
         return mask
-    passed = np.zeros(len(sizes), bool)
+    passed = np.zeros(len(attribute.sizes), bool)
     passed[pc.list_parent_indices(attribute.column).filter(mask).to_numpy()] = True
-    return pa.array(passed, mask=sizes == 0)
+    return pa.array(passed, mask=attribute.sizes == 0)
 
 
 def _unless(negated: object, mask: pa.Array) -> pa.Array:

@@ -168,11 +168,6 @@ class Items:
         seconds, (listed, sold) = self.seconds(time), self.ends
         return np.asarray((listed <= seconds) & (seconds < sold))
 
-    def period(self) -> tuple[int, int]:
-        """ms since 1970: when the first is there, and when the last one goes."""
-        origin = (self.spans or ALWAYS).origin
-        return origin + 1000 * int(self.ends[0].min()), origin + 1000 * int(self.ends[1].max())
-
     def new_ids(self, place: str, name: str, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
         """The ids of new items, field ``name`` of their rows, which must not be there yet; ``place`` begins errors."""
         taken = dict[str, Any]()

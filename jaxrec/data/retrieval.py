@@ -150,9 +150,9 @@ def _read(
 
 
 def read_fields(config: Config, dataset: RowsDataset) -> Schema:
-    """The fields of users and items that a configuration reads."""
-    schema, chosen = dataset.schema, RowData.of(config.data).fields
-    fields = schema.select(chosen) if chosen else schema.side("user", "item")
+    """The fields of users and items that a configuration reads; those of the occasion no tower does."""
+    schema = dataset.schema
+    fields = schema.select(RowData.of(config.data).fields).side("user", "item")
     for side, name in (("user", schema.user), ("item", schema.item)):
         if name is None:
             raise UserError(f"{dataset.path}: has no {side} field, and two_tower recommends items to users; prepare "
@@ -160,7 +160,4 @@ def read_fields(config: Config, dataset: RowsDataset) -> Schema:
         if not fields.side(side).fields:
             names = ", ".join(field.name for field in schema.side(side).fields)
             raise UserError(f"data.fields: none of the {side}; add some of {names}")
-    for field in fields.side("context").fields:
-        raise UserError(f"data.fields: {field.name} is of the occasion, and a tower reads fields of the user or the "
-                        "item; leave it out")  # fmt: skip
     return fields

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from jaxrec.config import find_module
 from jaxrec.data.clean.pipeline import Raw
-from jaxrec.data.encode import RawRows
+from jaxrec.data.codes import RawRows
 
 
 class Source(Protocol):

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from jaxrec.cli.command import ranged
-from jaxrec.data.encode import RawField, RawRows
+from jaxrec.data.codes import RawField, RawRows
 from jaxrec.data.reading import columns as read_as
 from jaxrec.data.reading.columns import BETWEEN, ORDER, read_bags, read_times
 from jaxrec.data.reading.duck import NESTED, leave_out_repeated, note_repeated, value_text

@@ -15,7 +15,7 @@ from jaxrec.tasks.vectors import nearest
 
 WIDTH = 40  # characters of a value that a table shows
 POPULAR = "nothing is known, so the most popular items are recommended"
-NOTHING_LEFT = "the exclusions leave nothing to recommend"
+NOTHING_LEFT = "the exclusions, or the time, leave nothing to recommend"
 
 
 def answers(

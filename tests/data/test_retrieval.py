@@ -103,7 +103,6 @@ def test_what_is_read() -> None:
 
 @pytest.mark.parametrize(("changes", "fields", "message"), [
     ({"user": None}, None, "^made: has no user field, and two_tower recommends items to users; prepare"),
-    ({}, ("age", "tags", "day"), r"^data\.fields: day is of the occasion, and a tower reads fields of the user or"),
     ({}, ("age",), r"^data\.fields: none of the item; add some of price, tags, item, rate"),
     ({}, None, "^made: no positive row is left to train on"),
 ])  # fmt: skip

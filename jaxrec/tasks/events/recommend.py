@@ -24,7 +24,7 @@ from jaxrec.data.text.encoding import NAMES, embed, find_model
 from jaxrec.errors import UserError
 from jaxrec.ops.topk import Live
 from jaxrec.sources.merrec import BOUGHT
-from jaxrec.tasks.answers import most_similar, shown_time
+from jaxrec.tasks.answers import most_similar
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.query import Answer, Inputs, Query
 from jaxrec.tasks.vectors import BATCH, Waiting, capacity, filled, in_batches, padded, ranked, steps, unit, vector_table
@@ -160,10 +160,6 @@ class Recommender:
             return int(np.max(self.run.kept("example_times"), initial=0))
         if not self.live:
             raise UserError("at: the run's data do not say when listings are live; leave it out")
-        first, last = self.items.period()
-        if not first <= time < last:
-            raise UserError(f"at: no listing is live at {shown_time(time)}; the data have some from "
-                            f"{shown_time(first)} to {shown_time(last)}")  # fmt: skip
         return time
 
     def _names_of(self, items: np.ndarray) -> np.ndarray:
