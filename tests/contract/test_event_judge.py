@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails, open_sessions
-from numpy_merrec import item_scores, last_query
+from numpy_models import item_scores, last_query
 from worlds import Market, Worlds, write_vectors
 
 from jaxrec import evaluate

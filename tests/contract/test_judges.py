@@ -14,7 +14,7 @@ import pytest
 from helpers import open_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy_gru import all_scores
+from numpy_models import all_scores
 from worlds import Clicks, Shop, Worlds
 
 from jaxrec import evaluate

@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from helpers import load_parts, ranked
-from numpy_gru import all_scores
+from numpy_models import all_scores
 
 from jaxrec import Query, Recommender, UserError
 from jaxrec.data.items import Items

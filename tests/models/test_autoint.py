@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from steps import Taken, assert_slopes, config_of, random_weights, take_step
+from steps import assert_slopes, config_of, random_weights, take_step
 
 from jaxrec.config import Config
 from jaxrec.data.dataset import Field, Rows, Schema
 from jaxrec.feeds.base import RowBlock
 from jaxrec.models.autoint import AutoInt
 from jaxrec.models.fields import byte_mask
+from jaxrec.ops.field_attention import LANES, attend
 
 # ---- the paper's equations (Song et al. 2019), one row at a time -----------------------------------------------------
 
@@ -141,13 +142,6 @@ def test_logits_and_attention_are_those_of_the_equations(name: str) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)
 
 
-def take(model: AutoInt, data: Rows, weight: np.ndarray, weights: Any) -> Taken:
-    """A step that holds these rows."""
-    leaves = (data.columns, data.numbers, data.labels, data.ratings, weight)
-    block = RowBlock(*(jnp.asarray(leaf)[None] for leaf in leaves))
-    return take_step(model, model.constants(value_counts(data)), block, weights)
-
-
 def plain_losses(config: Config, weights: Any, data: Rows) -> tuple[np.ndarray, np.ndarray]:
     """float64[n] twice: the loss of each row, and its cross-entropy alone."""
     loss, table = config.loss, np.asarray(weights["tables"]["field"], np.float64)
@@ -176,7 +170,9 @@ def test_the_loss_is_that_of_the_equations(loss: dict[str, float], table: str) -
     config = make_config(VARIANTS["autoint-plus"] | {"table": table}, loss=loss)
     model, data = AutoInt(config, SCHEMA), rows()
     weights, live = random_weights(model), (np.arange(len(data)) < 33).astype(np.float32)
-    found, (each, likelihood) = take(model, data, live, weights), plain_losses(config, weights, data)
+    leaves = (data.columns, data.numbers, data.labels, data.ratings, live)
+    found = take_step(model, model.constants(value_counts(data)), RowBlock(*(leaf[None] for leaf in leaves)), weights)
+    each, likelihood = plain_losses(config, weights, data)
     assert float(found.mean) == pytest.approx(np.sum(each * live) / len(data), rel=1e-5)
     assert float(found.total) == pytest.approx(np.sum(likelihood * live), rel=1e-5)
 
@@ -196,3 +192,53 @@ def test_masks_drop_their_share_and_keep_the_mean(rate: float, of_256: int) -> N
     assert set(np.unique(mask)) == {np.float32(0), np.float32(256 / (256 - of_256))}
     deviation = np.sqrt(of_256 * (256 - of_256)) / 256 / np.sqrt(mask.size)
     assert abs(np.mean(mask == 0) - of_256 / 256) < 4 * deviation
+
+
+# ---- attention over fields, whose derivative is written by hand ------------------------------------------------------
+
+SHAPES = [  # fields, heads, channels of all heads, rows
+    (5, 2, 6, 3 * LANES),
+    (4, 3, 3, LANES),  # heads of one channel
+    (6, 2, 8, LANES + 6),  # no multiple
+    (4, 4, 8, 1),
+    (1, 2, 4, 5),  # a single field attends to itself
+]
+
+
+def attend_plainly(projected: Any, heads: int, keep: Any) -> Any:
+    """Equations 5 to 8: relu(sum over j of weight_ij value_j + residual_i), [F, A, B]."""
+    fields, _, rows = projected.shape
+    query, key, value, residual = jnp.moveaxis(projected.reshape(fields, 4, heads, -1, rows), 1, 0)
+    weights = jax.nn.softmax(jnp.einsum("ihcb,jhcb->ijhb", query, key), axis=1)
+    mixed = jnp.einsum("ijhb,jhcb->ihcb", weights if keep is None else weights * keep, value) + residual
+    return jnp.maximum(mixed, 0.0).reshape(fields, -1, rows)
+
+
+@partial(jax.jit, static_argnames=("function", "heads"))
+def forward_and_back(function: Any, projected: Any, slope: Any, heads: int, keep: Any) -> tuple[Any, Any]:
+    result, back = jax.vjp(lambda x: function(x, heads, keep), projected)
+    return result, back(slope)[0]
+
+
+def projections(fields: int, heads: int, width: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Projections, the slope of some loss at the result, and factors of the weights."""
+    random = np.random.default_rng(fields + heads + width + rows)
+    keep = (random.random((fields, fields, heads, rows)) < 0.7) / 0.7
+    projected, slope = (random.normal(size=(fields, n * width, rows)) for n in (4, 1))
+    return projected.astype(np.float32), slope.astype(np.float32), keep.astype(np.float32)
+
+
+@pytest.mark.numbers
+@pytest.mark.parametrize("case", SHAPES, ids=str)
+@pytest.mark.parametrize("dropped", [False, True])
+def test_attention_and_its_derivative_are_those_of_the_equations(case: tuple[int, ...], dropped: bool) -> None:
+    """In float64, however many the rows are."""
+    projected, slope, keep = projections(*case)
+    mask = keep if dropped else None
+    found = forward_and_back(attend, projected, slope, case[1], mask)
+    with jax.enable_x64(True):
+        double = [None if leaf is None else np.float64(leaf) for leaf in (projected, slope, mask)]
+        expected = jax.tree.map(np.asarray, forward_and_back(attend_plainly, *double[:2], case[1], double[2]))
+    assert 0.1 < np.mean(expected[0] > 0) < 0.9, "the relu has both sides"
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
-from numpy_merrec import COUNTS, EVENTS, N_ITEMS, item_scores, last_query, make_catalogue, sampled_loss, softmax_loss
+from numpy_models import COUNTS, EVENTS, N_ITEMS, item_scores, last_query, make_catalogue, sampled_loss, softmax_loss
 from steps import Sections, Taken, assert_slopes, config_of, random_weights, seen_by, take_step
 
 from jaxrec.config import Config
@@ -20,7 +20,7 @@ from jaxrec.feeds.packed import PackedBlock
 from jaxrec.losses.ranking import Step
 from jaxrec.models.merrec import MERRec
 
-WINDOW, TARGETS = 5, 16
+TARGETS = 16
 MARKET = Spans(np.arange(N_ITEMS, dtype=np.int32) % 5 * 6, np.arange(N_ITEMS, dtype=np.int32) % 7 * 9 + 20, 5000)
 
 CASES: dict[str, Sections] = {
@@ -36,17 +36,6 @@ CASES: dict[str, Sections] = {
 LIVE = "both"  # the case whose listings come and go
 
 
-def make_config(*added: Sections) -> Config:
-    model = {"name": "merrec", "layers": [7], "embedding_dim": 4, "text_dim": 5, "name_dim": 4, "event_dim": 3,
-             "field_dim": 2, "window": WINDOW, "item_fields": ["c0", "price"]}  # fmt: skip
-    return config_of({"model": model, "training": {"batch_size": TARGETS}}, *added)
-
-
-def make_model(config: Config, live: bool = False) -> tuple[MERRec, Catalogue]:
-    catalogue = replace(make_catalogue(fields=bool(config.model.item_fields)), spans=MARKET if live else None)
-    return MERRec(config, catalogue, EVENTS), catalogue
-
-
 def make_sessions() -> Sessions:
     """Of items that training holds; some are longer than the window. An event every second, so that times tell them."""
     random = np.random.default_rng(1)
@@ -55,17 +44,6 @@ def make_sessions() -> Sessions:
     items = random.choice(np.flatnonzero(COUNTS), n, p=COUNTS[COUNTS > 0] / COUNTS.sum()).astype(np.int32)
     times = MARKET.origin + 1000 * np.arange(n)
     return Sessions(items, times, offsets, random.integers(0, EVENTS, n).astype(np.uint8))
-
-
-def make_block(model: MERRec) -> PackedBlock:
-    """All steps of the training feed; leaves [S, ...] of NumPy."""
-    feed = model.feed(make_sessions(), Plan(TARGETS, 1000, "random", 3, 0, training=True))
-    return jax.tree.map(np.asarray, next(iter(feed.epoch(0))))
-
-
-def histories(step: PackedBlock) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The items and events that each scored position of a step sees, the last one included."""
-    return [(step.input[place], step.event[place]) for place in seen_by(step.start, step.slot)]
 
 
 class Case(NamedTuple):
@@ -80,9 +58,14 @@ class Case(NamedTuple):
 
 @cache
 def case_of(name: str) -> Case:
-    config = make_config(CASES[name])
-    model, catalogue = make_model(config, name == LIVE)
-    return Case(config, model, catalogue, make_block(model))
+    """With all steps of the training feed, leaves [S, ...] of NumPy."""
+    model = {"name": "merrec", "layers": [7], "embedding_dim": 4, "text_dim": 5, "name_dim": 4, "event_dim": 3,
+             "field_dim": 2, "window": 5, "item_fields": ["c0", "price"]}  # fmt: skip
+    config = config_of({"model": model, "training": {"batch_size": TARGETS}}, CASES[name])
+    catalogue = replace(make_catalogue(bool(config.model.item_fields)), spans=MARKET if name == LIVE else None)
+    made = MERRec(config, catalogue, EVENTS)
+    feed = made.feed(make_sessions(), Plan(TARGETS, 1000, "random", 3, 0, training=True))
+    return Case(config, made, catalogue, jax.tree.map(np.asarray, next(iter(feed.epoch(0)))))
 
 
 def plain_loss(case: Case, weights: dict[str, Any], step: Step, new: np.ndarray | None = None) -> float:
@@ -99,10 +82,9 @@ def plain_loss(case: Case, weights: dict[str, Any], step: Step, new: np.ndarray 
     log_q = np.zeros((2, N_ITEMS))
     if loss.name == "cross_entropy":
         log_q = loss.logq * np.stack([log_counts, loss.sample_alpha * log_counts])
-    total = 0.0
+    total, seen = 0.0, seen_by(block.start, block.slot)
     for place in np.flatnonzero(block.weight):
-        items, events = histories(block)[place]
-        query = last_query(weights, catalogue, items, events, temperature)
+        query = last_query(weights, catalogue, block.input[seen[place]], block.event[seen[place]], temperature)
         scores = item_scores(query, weights, catalogue, everything, new, temperature)
         own, live = int(block.target[place]), np.ones(N_ITEMS, bool)
         if catalogue.spans is not None:

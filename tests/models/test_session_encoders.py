@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy_gru import gru, sigmoid
-from numpy_merrec import unit
-from scipy.special import softmax
+from numpy_models import gru, unit
+from scipy.special import expit, softmax
 from steps import Sections, config_of, random_weights, scored, take_step
 
 from jaxrec.data.dataset import Sessions
@@ -91,7 +90,7 @@ def narm_query(p: dict[str, Any], vectors: np.ndarray, normalised: bool = False)
     for x in vectors:
         states.append(gru(cell, x, states[-1]))
     h = np.array(states[1:])
-    alpha = sigmoid(h[-1] @ p["attention_last"] + h @ p["attention_each"]) @ p["attention_value"][:, 0]
+    alpha = expit(h[-1] @ p["attention_last"] + h @ p["attention_each"]) @ p["attention_value"][:, 0]
     local = (softmax(alpha, axis=-1) if normalised else alpha) @ h
     return np.concatenate([h[-1], local]) @ p["decoder"]
 

@@ -1,6 +1,6 @@
 """The demo page of each kind of run, in headless Chromium too, and what it says of mistakes.
 
-Debian: ``apt-get install chromium chromium-driver``. Pictures of the pages go to ``$DEMO_PICTURES``, if that is set.
+Debian: ``apt-get install chromium chromium-driver``.
 """
 
 from __future__ import annotations
@@ -151,21 +151,17 @@ def driver() -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_in_a_browser(name: str, driver: Any, worlds: Worlds, tmp_path: Path) -> None:
-    pictures = Path(os.environ.get("DEMO_PICTURES") or tmp_path)
     with serve(worlds.old(name), tmp_path / "log") as address:
         driver.get("about:blank")  # the last page misses its server
         driver.get_log("browser")
         driver.get(address)
         first = wait(lambda: rows(driver))
         assert len(first) == 10
-        driver.save_screenshot(pictures / f"{name}.png")
         if name in ("autoint", "two_tower"):
             click(driver, "[data-testid=stRadio] label", "Somebody new")
             wait(lambda: len(rows(driver)) == 10 and rows(driver) != first)
-            driver.save_screenshot(pictures / f"{name}-new.png")
         click(driver, "[data-testid=stSidebarNavLink]", "Run")
         wait(lambda: "Configuration" in driver.execute_script("return document.body.innerText"))
-        driver.save_screenshot(pictures / f"{name}-run.png")
         click(driver, "[data-testid=stSidebarNavLink]", "Recommendations")
         wait(lambda: len(rows(driver)) == 10)  # what was chosen is kept
         assert not [line for line in driver.get_log("browser") if line["level"] == "SEVERE"]

@@ -1,4 +1,5 @@
-"""MERRec in NumPy, a sequence at a time, and a small made-up catalogue for it."""
+"""GRU4Rec, from the equations (Cho et al. 2014; Hidasi et al. 2016), and MERRec in NumPy, a sequence at a time, and a
+small made-up catalogue."""
 
 from __future__ import annotations
 
@@ -8,12 +9,48 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
-from numpy_gru import gru
+from scipy.special import expit
 
 from jaxrec.data.items import Catalogue
 
 N_ITEMS, EVENTS, DIM = 14, 3, 6
 COUNTS = np.array([9, 8, 6, 5, 5, 3, 2, 2, 1, 1, 0, 0, 0, 0])  # events of training; the last four items are new
+
+
+def gru(p: dict[str, np.ndarray], x: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """The reset gate acts after the recurrent product."""
+    x_r, x_z, x_n = np.split(x @ p["input_kernel"] + p["input_bias"], 3)
+    h_r, h_z, h_n = np.split(h @ p["hidden_kernel"] + p["hidden_bias"], 3)
+    z = expit(x_z + h_z)
+    return (1 - z) * np.tanh(x_n + expit(x_r + h_r) * h_n) + z * h
+
+
+def onehot_gru(p: dict[str, np.ndarray], row: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """The reset gate acts before the recurrent product; the new state enters with the update gate."""
+    x_n, x_r, x_z = np.split(row + p["bias"], 3)
+    h_r, h_z = np.split(h @ p["gate_kernel"], 2)
+    z = expit(x_z + h_z)
+    return (1 - z) * h + z * np.tanh(x_n + (expit(x_r + h_r) * h) @ p["candidate_kernel"])
+
+
+def all_scores(parameters: dict[str, Any], session: Any) -> np.ndarray:
+    """float64[n, V]: the scores of all items after each of the session's n item indices."""
+    tables, layers = {name: np.asarray(one, np.float64) for name, one in parameters["tables"].items()}, dict[str, Any]()
+    for name, value in parameters["params"].items():
+        _, number, part = name.split("_", 2)
+        layers.setdefault(number, {})[part] = np.float64(value)
+    stack = [layers[number] for number in sorted(layers)]
+    vectors, biases = tables["item"][:, :-1], tables["item"][:, -1]
+    source = tables.get("input", vectors)
+    widths = [(p["candidate_kernel"] if "candidate_kernel" in p else p["hidden_kernel"]).shape[0] for p in stack]
+    hidden = [np.zeros(width) for width in widths]
+    scores = []
+    for item in session:
+        x = source[item]
+        for i, p in enumerate(stack):
+            x = hidden[i] = onehot_gru(p, x, hidden[i]) if "candidate_kernel" in p else gru(p, x, hidden[i])
+        scores.append(vectors @ x + biases)
+    return np.array(scores)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
