@@ -218,15 +218,3 @@ def fails(capsys: pytest.CaptureFixture[str], *argv: object, names: str) -> str:
     assert lines[0].startswith("jaxrec: error: ")
     assert re.search(names, lines[0]), lines[0]
     return lines[0]
-
-
-def put(tree: Any, path: Sequence[Any], value: Any) -> Any:
-    """A tree of lists and mappings with one place of it changed, or removed where ``value`` is ``...``."""
-    place = tree
-    for key in path[:-1]:
-        place = place[key]
-    if value is ...:
-        del place[path[-1]]
-    else:
-        place[path[-1]] = value
-    return tree

@@ -3,7 +3,7 @@
     def test_x(worlds: Worlds) -> None:
         worlds.data("sessions")             a data set that can be foreseen; the kinds are those of ``KINDS``
         worlds.data("events", noise=True)   one of the same size of which nothing can be learned
-        worlds.source("synthetic", items=9) what a source of ``prepare`` makes by itself
+        worlds.live()                       events that say when listings are live
         worlds.run("gru4rec")               a trained run of any model in ``jaxrec.models``
         worlds.run("merrec", noise=True, model={"head": "text"}, data={"path": path})
         worlds.config("narm", loss={"name": "softmax"})     the file of a configuration that trains in a second
@@ -328,13 +328,11 @@ class Worlds:
         """A data set."""
         return self.once(f"{kind}-noise" if noise else kind, lambda out: KINDS[kind][0](out, noise))
 
-    def source(self, source: str, /, vectors: bool = False, **options: object) -> Path:
-        """What ``prepare SOURCE`` makes, with vectors of its names if asked; ``options`` with _ for -."""
-        words = [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
-        out = self.once(f"{source}-{_short(words)}", lambda out: call("prepare", source, "--out", out, *words))
-        return (
-            self.once(f"{out.name}-vectors", lambda copy: write_vectors(shutil.copytree(out, copy))) if vectors else out
-        )
+    def live(self) -> Path:
+        """Made-up events that say when listings are live."""
+        words = ("--events", 2500, "--items", 250, "--names", 120, "--users", 60, "--days", 8, "--test-days", 2)
+        made = ("prepare", "merrec-synthetic", *words, "--lifetime", 4)
+        return self.once("live", lambda out: call(*made, "--out", out) or write_vectors(out))
 
     def config(self, model: str, /, noise: Any = False, **more: dict[str, Any]) -> Path:
         """The file of a configuration."""

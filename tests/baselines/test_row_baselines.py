@@ -176,7 +176,7 @@ def test_a_model_begins_where_the_regression_ends() -> None:
     fitted = fit_logistic(SCHEMA, given, strengths=(3.0,))
     config = parse({
         "data": {"path": "none"}, "loss": {"name": "binary", "embedding_l2": 7.0}, "training": {"metric": "auc"},
-        "model": {"name": "autoint", "first_order": "logistic", "init_std": 1e-6, "embedding_dim": 4},
+        "model": {"name": "autoint", "first_order": "logistic", "init_std": 1e-6, "embedding_dim": 4, "blocks": 1},
     })  # fmt: skip
     model = AutoInt(config, SCHEMA, fitted)
     spec = model.tables["field"]

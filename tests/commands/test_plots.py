@@ -1,8 +1,9 @@
-"""Pictures: curves of several runs, learning curves, and text that no font has."""
+"""Pictures: curves of several runs, customers of two towers, and text that no font has."""
 
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,10 @@ from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
 from helpers import call, fails
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+from worlds import Shop, Worlds
 
+from jaxrec.personas import pictures
+from jaxrec.personas.pictures import FILES, draw_personas
 from jaxrec.plots.pictures import draw_curves, labels, read_curves, write
 from jaxrec.training.telemetry import read_log
 
@@ -77,6 +81,43 @@ def test_runs_that_are_refused(capsys: Capsys, run: Path, clone: Callable[[str],
                         (["--out", out, run, other], r"not comparable, .*validation_fraction \(0\.1")):  # fmt: skip
         fails(capsys, "plots", "curves", *argv, names=names)
         assert not list(tmp_path.glob("*.*"))
+
+
+# ---- customers of two towers -----------------------------------------------------------------------------------------
+
+PERSONAS = ["Dry", "Mature", "Normal", "Oily"]  # in the order of the alphabet
+
+
+def test_customers_by_persona(capsys: Capsys, worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    towers = worlds.towers()
+    capsys.readouterr()
+    assert call("plots", "personas", towers, "--out", tmp_path / "new" / "plots") == 0
+    assert capsys.readouterr().out.splitlines() == [f"wrote {tmp_path / 'new' / 'plots' / name}" for name in FILES]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "new" / "plots").iterdir())
+    figures = list[Figure]()
+    monkeypatch.setattr(pictures, "save_picture", lambda figure, file: figures.append(figure))
+    assert len(list(draw_personas(towers, tmp_path))) == 2
+    results, embedding = figures
+    result = json.loads((towers / "eval-test.json").read_text())
+    targets = [result["groups"]["persona"][name]["targets"] for name in PERSONAS]
+    labels = [f"{name} ({count})" for name, count in zip(PERSONAS, targets, strict=True)]
+    assert [label.get_text() for label in results.axes[0].get_yticklabels()] == [*labels, f"all ({sum(targets)})"]
+    rates = [result["groups"]["persona"][name]["hit_rate@3"] for name in PERSONAS]
+    assert [bar.get_width() for bar in results.axes[0].patches] == [*rates, result["hit_rate@3"]]
+    (chance,) = (line for line in results.axes[0].lines if line.get_label() == "chance")
+    assert list(chance.get_xdata()) == pytest.approx([3 / (Shop.items - 2)] * 5)  # two others of each are no candidates
+    sizes = [len(part.get_offsets()) for part in embedding.axes[0].collections]
+    assert sizes == [*(count // Shop.bought_each for count in targets), *[Shop.items // 4] * 4]
+    assert [text.get_text() for text in embedding.legends[0].get_texts()] == [*PERSONAS, *sorted(Shop.skins)]
+
+
+def test_customers_that_cannot_be_drawn(capsys: Capsys, worlds: Worlds, run: Path, tmp_path: Path) -> None:
+    towers = worlds.towers()
+    for argv, names in (([run], "small: a run of gru4rec; name one of two_tower"),
+                        ([towers, "--by", "persna"], r"--by persna: .* not evaluated by it; do so with .*--groups"),
+                        ([towers, "--split", "train"], "not evaluated by it; do so with .*--split train")):  # fmt: skip
+        fails(capsys, "plots", "personas", *argv, "--out", tmp_path / "plots", names=names)
+        assert not (tmp_path / "plots").exists()
 
 
 # ---- text ------------------------------------------------------------------------------------------------------------

@@ -60,8 +60,7 @@ class Evaluated(NamedTuple):
 def one(request: pytest.FixtureRequest, worlds: Worlds) -> Evaluated:
     """Of a market that says when listings are live, and of one that does not."""
     live = request.param == "live"
-    small = {"events": 2500, "items": 250, "names": 120, "users": 60, "days": 8, "test_days": 2, "lifetime": 4}
-    data = worlds.source("merrec-synthetic", vectors=True, **small) if live else worlds.data("events")
+    data = worlds.live() if live else worlds.data("events")
     run = worlds.run("merrec", data={"path": str(data)}, training={"epochs": 1}) if live else worlds.run("merrec")
     opened, dataset, loaded = runs.open_run(run), open_sessions(data), load(run)
     loaded = loaded._replace(weights=jax.tree.map(np.asarray, loaded.weights))

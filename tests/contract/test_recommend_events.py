@@ -29,7 +29,6 @@ Events = list[dict[str, Any]]
 VIEW, BUY, NEW = "item_view", "buy_comp", 10**9
 HEADS = ("both", "text", "items")
 UNNAMED = 16  # one in so many items of ``always``
-SMALL = {"events": 4000, "items": 400, "names": 120, "users": 60, "days": 8, "test_days": 2, "lifetime": 4}
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def markets(worlds: Worlds, tmp_path_factory: pytest.TempPathFactory) -> dict[st
 
     ``always``: on data that do not say it, in which some have no name.
     """
-    place, live = tmp_path_factory.mktemp("events"), worlds.source("merrec-synthetic", vectors=True, **SMALL)
+    place, live = tmp_path_factory.mktemp("events"), worlds.live()
     made = {head: untrained(worlds, place / head, live, head) for head in HEADS}
     return made | {"always": untrained(worlds, place / "always", worlds.data("events"), "both", UNNAMED)}
 
