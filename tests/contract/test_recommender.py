@@ -17,7 +17,7 @@ from worlds import Worlds
 from jaxrec import Answer, Query, Recommender, UserError
 from jaxrec.tasks import batches
 
-RUNS = ("gru4rec", "sasrec", "merrec", "autoint", "two_tower")
+RUNS = ("gru4rec", "merrec", "autoint", "two_tower")
 Made = Callable[[list[Any], int], dict[str, Any]]
 QUERIES: dict[str, Made] = {  # the n-th query of a run, from ids of items
     "gru4rec": lambda ids, n: {"items": [ids[(n + 7 * i) % len(ids)] for i in range(n % 20 + 1)]},
@@ -26,7 +26,6 @@ QUERIES: dict[str, Made] = {  # the n-th query of a run, from ids of items
     "autoint": lambda ids, n: {"user": n} if n % 2 else {"profile": {"segment": "segment2", "age": 25}},
     "two_tower": lambda ids, n: {"profile": {"age": 20.0 + n, "gender": "FM"[n % 2]}, "items": [ids[n % len(ids)]]},
 }  # fmt: skip
-QUERIES["sasrec"] = QUERIES["gru4rec"]
 
 
 @pytest.fixture(params=RUNS, scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from films import texts, tiny, write_archive, write_folder
 from helpers import fails
 
 from jaxrec.data.dataset import RowsDataset, open_dataset
@@ -17,7 +18,7 @@ from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import auc
 from jaxrec.prepare import main
 from jaxrec.sources import rows_synthetic
-from jaxrec.sources.movielens import read_files
+from jaxrec.sources.movielens import FILES, read_files
 
 CLICKS = """uid,item,clicked,at,gender,brand,genres,price,stars
 7,a,1,2024-01-01T10:00:00Z,M,acme,Drama|War,3.5,5
@@ -114,6 +115,61 @@ def test_what_rows_refuses(argv: list[str], message: str, tmp_path: Path, capsys
 
 
 # --- MovieLens --------------------------------------------------------------------------------------------------------
+
+
+USERS, MOVIES, RATINGS = 30, 40, 300
+# By movie; the last one has what Python and CSV readers may take for the end of a line, or a quote.
+TITLES = {1: "Misérables, Les (1995)", 2: "Mission: Impossible: (1996)", 3: "\x1c\u00a0\t'\" (1999)"}
+
+
+def tiny() -> list[pa.Table]:
+    """Made-up data of that kind, in no order; the last user and the last movie have no ratings."""
+    random = np.random.default_rng(0)
+    users = random.choice(np.arange(1, 100), USERS, replace=False)
+    movies = np.concatenate([list(TITLES), random.choice(np.arange(10, 4000), MOVIES - len(TITLES), replace=False)])
+    ratings = {
+        "user": random.choice(users[:-1], RATINGS),
+        "movie": random.choice(movies[:-1], RATINGS),
+        "rating": random.integers(1, 6, RATINGS),
+        "time": random.integers(956_703_932, 1_046_454_590, RATINGS),
+    }
+    people = {
+        "user": users,
+        "gender": random.choice(["F", "M"], USERS).tolist(),
+        "age": random.choice([1, 18, 25, 35, 45, 50, 56], USERS),
+        "occupation": random.integers(0, 21, USERS),
+        "zip": ["98107-2117", "00231", *(f"{code:05}" for code in random.integers(0, 99_999, USERS - 2))],
+    }
+    films = {
+        "movie": movies,
+        "title": [TITLES.get(int(movie), f"Film {movie} (1990)") for movie in movies],
+        "genres": random.choice(["Drama", "Comedy|Romance", "Animation|Children's|Comedy"], MOVIES).tolist(),
+    }
+    return [pa.table(ratings), pa.table(people), pa.table(films)]
+
+
+def texts(files: list[pa.Table]) -> dict[str, str]:
+    """The three files as they are published, by name."""
+
+    def lines(table: pa.Table) -> str:
+        return "".join("::".join(map(str, row.values())) + "\n" for row in table.to_pylist())
+
+    return {name: lines(table) for name, table in zip(FILES, files, strict=True)}
+
+
+def write_folder(folder: Path, contents: dict[str, str], packed: bool = False) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in contents.items():
+        data = text.encode("latin-1")
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(data, 1) if packed else data)
+    return folder
+
+
+def write_archive(path: Path, contents: dict[str, str], folder: str = "ml-1m/") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in ({"README": "Read me."} | contents).items():
+            archive.writestr(folder + name, text.encode("latin-1"))
+    return path
 
 
 def films(duck: Any, raw: Path) -> list[pa.Table]:
