@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fontTools.ttLib import TTFont  # type: ignore[import-untyped]
@@ -94,7 +95,7 @@ def test_customers_by_persona(capsys: Capsys, worlds: Worlds, tmp_path: Path, mo
     assert call("plots", "personas", towers, "--out", tmp_path / "new" / "plots") == 0
     assert capsys.readouterr().out.splitlines() == [f"wrote {tmp_path / 'new' / 'plots' / name}" for name in FILES]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (tmp_path / "new" / "plots").iterdir())
-    figures = list[Figure]()
+    figures = list[Any]()
     monkeypatch.setattr(pictures, "save_picture", lambda figure, file: figures.append(figure))
     assert len(list(draw_personas(towers, tmp_path))) == 2
     results, embedding = figures
