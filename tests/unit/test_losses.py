@@ -148,7 +148,7 @@ def wanted(counts: np.ndarray, alpha: float) -> np.ndarray:
     st.lists(st.one_of(st.integers(0, 3), st.integers(0, 10**9)), min_size=1, max_size=40).filter(any),
     st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0, 2.0]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @example([49], 0.5)  # 49 * (1 / 49) is below 1 in float64: no column reaches the mean
 @example([7] * 49, 0.0)
 @example([1] * 1000 + [10**12], 1.0)

@@ -31,7 +31,7 @@ def plan_of(ids: Any, columns: Any = None) -> RowPlan:
 
 
 @given(st.lists(IDS, min_size=1, max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_plan_represents_each_id_once_and_gathers_its_row(turns: list[list[int]]) -> None:
     marks, table = START, jnp.arange(1.0, 1 + V * WIDTH).reshape(V, WIDTH)
     for turn, listed in enumerate(turns):
