@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxrec import baselines as known
 from jaxrec import config as configuration
+from jaxrec.baselines import base as known
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, make_callable, ranged, say
 from jaxrec.config import models

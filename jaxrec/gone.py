@@ -26,41 +26,41 @@ data.store: data.files data.writing; data.text.encoding: data.name_vectors data.
 data.text.worker; errors: cli.wording wording; feeds.base: data.feed data.row_feed feeds.lanes feeds.rows; feeds.packed:
 data.named_feed data.packing; losses.contrastive: contrastive models.contrast; losses.ranking: losses.candidates
 models.sampled negatives; losses.softmax: softmax; metrics.clicks: click_metrics; metrics.ranking: chance
-metrics.chance; models.base: models.work; models.fields: ops.dropout; models.merrec: models.event_encoder
-models.merrec_config; models.packed: models.sequence; models.two_tower: models.tower; ops.field_attention:
-models.field_attention; ops.gru: models.gru; ops.parallel: ops.precision precision sharding; ops.tables: tables;
-ops.topk: ranking; personas.amore: personas.amore_files personas.files; personas.clusters: data.personas personas.rules
-personas.words; personas.folds: review_folds; personas.pictures: embedding_plots persona_groups persona_plots
-personas.embedding personas.groups; plots.pictures: click_plots pictures plots.clicks plots.curves; run: rundir;
-sources: data.sources; sources.market.world: data.market sources.market.optimum; sources.merrec:
-sources.merrec_attributes sources.merrec_columns sources.merrec_files sources.merrec_items sources.merrec_own;
-sources.merrec_synthetic: sources.market.goods sources.market.words; sources.movielens: sources.movielens_files
-sources.movielens_tfds; sources.synthetic: data.markov; tasks.answers: tasks.events.answers; tasks.base: cutoffs
-tasks.cutoffs; tasks.clicks.recommend: recommend_rows; tasks.clicks.task: evaluate_rows row_evaluation
-tasks.clicks.evaluate tasks.clicks.judge; tasks.events.recommend: event_sequences listings recommend_events
-tasks.events.listings tasks.events.sequences; tasks.events.task: evaluate_events event_evaluation tasks.events.evaluate
-tasks.events.judge; tasks.history: history; tasks.report: results tasks.results tasks.results_table;
-tasks.retrieval.recommend: recommend_towers tasks.retrieval.item_vectors; tasks.retrieval.task: evaluate_retrieval hits
-retrieval_evaluation tasks.retrieval.evaluate tasks.retrieval.hits tasks.retrieval.judge tasks.retrieval.pages;
-tasks.rules: rules; tasks.sessions.task: evaluation tasks.sessions.baselines tasks.sessions.judge; tasks.vectors:
-serving tasks.serving; text: data.text.__main__; training.checkpoint: checkpoint; training.optimizers: optimizers;
-training.telemetry: telemetry; tune.__main__: tune.report
+metrics.chance; models.base: models.work; models.autoint: losses.binary; models.fields: ops.dropout; models.merrec:
+models.event_encoder models.merrec_config; models.packed: models.sequence; models.two_tower: models.tower;
+ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: ops.precision precision sharding;
+ops.tables: tables; ops.topk: ranking; personas.amore: personas.amore_files personas.files; personas.clusters:
+data.personas personas.rules personas.words; personas.folds: review_folds; personas.pictures: embedding_plots
+persona_groups persona_plots personas.embedding personas.groups; plots.pictures: click_plots pictures plots.clicks
+plots.curves; run: rundir; sources: data.sources; sources.market.world: data.market sources.market.optimum;
+sources.merrec: sources.merrec_attributes sources.merrec_columns sources.merrec_files sources.merrec_items
+sources.merrec_own; sources.merrec_synthetic: sources.market.goods sources.market.words; sources.movielens:
+sources.movielens_files sources.movielens_tfds; sources.synthetic: data.markov; tasks.answers: tasks.events.answers;
+tasks.base: cutoffs tasks.cutoffs; tasks.clicks.recommend: recommend_rows; tasks.clicks.task: evaluate_rows
+row_evaluation tasks.clicks.evaluate tasks.clicks.judge; tasks.events.recommend: event_sequences listings
+recommend_events tasks.events.listings tasks.events.sequences; tasks.events.task: evaluate_events event_evaluation
+tasks.events.evaluate tasks.events.judge; tasks.history: history; tasks.report: results tasks.results
+tasks.results_table; tasks.retrieval.recommend: recommend_towers tasks.retrieval.item_vectors; tasks.retrieval.task:
+evaluate_retrieval hits retrieval_evaluation tasks.retrieval.evaluate tasks.retrieval.hits tasks.retrieval.judge
+tasks.retrieval.pages; tasks.rules: rules; tasks.sessions.task: evaluation tasks.sessions.baselines
+tasks.sessions.judge; tasks.vectors: serving tasks.serving; text: data.text.__main__; training.checkpoint: checkpoint;
+training.optimizers: optimizers; training.telemetry: telemetry; tune.__main__: tune.report tune.search_space
 """
 """``new: old old``, without ``jaxrec.``."""
 CLASSES = """
-baselines.base.Scores: baselines.Baseline; baselines.ratings.factorise: baselines.ratings.Factors;
-baselines.ratings.held_out_calibration: baselines.ratings.Calibrated; baselines.retrieval.matrix:
-baselines.retrieval.Positives; baselines.sessions.Neighbourhood: baselines.sessions.Pairs; data.filters.Attribute:
-data.filters.Operand; data.items.Items: data.items.Vocabulary; data.store.staging: data.store.Staging;
-data.text.encoding.embed: data.text.encoding.Encoded; losses.contrastive.Rows: losses.contrastive.Asked;
-losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration: baselines.ratings.Calibration;
-personas.clusters.Persona: personas.personas_synthetic.Persona; personas.pictures.draw_personas:
-personas.pictures.Groups; plots.pictures.Curves: plots.__main__.Curves; plots.pictures.write: plots.pictures.Shown;
-recommend.Recommender: tasks.clicks.recommend.ClickRecommender tasks.events.recommend.EventRecommender
-tasks.retrieval.recommend.TowerRecommender; sources.Source: sources.RowSource; tasks.history.People:
-data.codes.Profiles; tasks.query.Answer: data.codes.UnknownValues tasks.clicks.recommend.Recommendation;
-tasks.query.Item: tasks.clicks.recommend.Rating tasks.events.recommend.Happening tasks.events.recommend.Suggestion
-tasks.retrieval.recommend.Neighbour tasks.retrieval.recommend.Suggestion
+baselines.base.Choice: baselines.Choice; baselines.base.Scores: baselines.Baseline; baselines.ratings.factorise:
+baselines.ratings.Factors; baselines.ratings.held_out_calibration: baselines.ratings.Calibrated;
+baselines.retrieval.matrix: baselines.retrieval.Positives; baselines.sessions.Neighbourhood: baselines.sessions.Pairs;
+data.filters.Attribute: data.filters.Operand; data.items.Items: data.items.Vocabulary; data.store.staging:
+data.store.Staging; data.text.encoding.embed: data.text.encoding.Encoded; losses.contrastive.Rows:
+losses.contrastive.Asked; losses.contrastive.Shared: losses.contrastive.Offered; metrics.clicks.Calibration:
+baselines.ratings.Calibration; personas.clusters.Persona: personas.personas_synthetic.Persona;
+personas.pictures.draw_personas: personas.pictures.Groups; plots.pictures.Curves: plots.__main__.Curves;
+plots.pictures.write: plots.pictures.Shown; recommend.Recommender: tasks.clicks.recommend.ClickRecommender
+tasks.events.recommend.EventRecommender tasks.retrieval.recommend.TowerRecommender; sources.Source: sources.RowSource;
+tasks.history.People: data.codes.Profiles; tasks.query.Answer: data.codes.UnknownValues
+tasks.clicks.recommend.Recommendation; tasks.query.Item: tasks.clicks.recommend.Rating tasks.events.recommend.Happening
+tasks.events.recommend.Suggestion tasks.retrieval.recommend.Neighbour tasks.retrieval.recommend.Suggestion
 """
 """The same of classes in modules that are still there."""
 

@@ -28,7 +28,7 @@ from jaxrec.cli.text import parse_yaml
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import LONGEST, UserError
 from jaxrec.recommend import Recommender
-from jaxrec.tune.search_space import load_space
+from jaxrec.tune.__main__ import load_space
 
 EXAMPLES = int(os.environ.get("JAXREC_FUZZ", "20"))  # of each kind
 HANGS = 60  # seconds of one input

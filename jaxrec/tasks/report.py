@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.baselines import Choice, Known, parse
+from jaxrec.baselines.base import Choice, Known, parse
 from jaxrec.cli.command import progress, say
 from jaxrec.config import Config
 from jaxrec.data.splits import PAIRS, RowSplits

@@ -9,33 +9,37 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
+import json
 import math
 import shutil
 import sqlite3
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import jax
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, ranged, tell
 from jaxrec.cli.lock import owned
-from jaxrec.cli.text import check_path
+from jaxrec.cli.text import check_path, read_yaml
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
-from jaxrec.errors import UserError
+from jaxrec.errors import UserError, explained, nearest
 from jaxrec.metrics.clicks import higher_is_better
+from jaxrec.ops.parallel import make_mesh
 from jaxrec.plots.pictures import save_picture
 from jaxrec.run import difference, write_text
 from jaxrec.tasks.base import check_cutoffs, cutoffs, make_task
 from jaxrec.train import train
 from jaxrec.training.telemetry import read_log
-from jaxrec.tune.search_space import Space, load_space
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -43,6 +47,14 @@ if TYPE_CHECKING:
 
 STARTUP = 10  # trials that draw at random; until so many are complete none is pruned
 DATABASE = "study.db"  # of Optuna: the trials, and what is searched from which configuration
+
+EXAMPLE = "'optimizer.learning_rate: {low: 0.001, high: 0.1, log: true}' or 'model.embedding_dim: {choices: [16, 32]}'"
+SAME_FOR_ALL = (
+    "data.path", "data.validation_fraction", "data.protocol", "data.split_seed", "data.test_fraction",
+    "training.metric",
+)  # fmt: skip
+"""Fields that say what the value of a trial is measured on, and how: with several of them values mean nothing."""
+COMBINATIONS = 2000  # at most so many are validated before the search
 
 DESCRIPTION = """\
 Search the values of a configuration's fields that do best on the validation split; the test split is not read.
@@ -61,6 +73,113 @@ ended early (pruned) where they stay below the median of the others at the same 
 command goes on; a larger --trials adds to a search. --section.field value overrides the configuration, as in
 python -m jaxrec.train.
 """
+
+
+# ---- what is searched ------------------------------------------------------------------------------------------------
+
+
+class Parameter(BaseModel):
+    """A field of the configuration that is searched: ``choices``, or the range from ``low`` to ``high``, both
+    included, of integers where both are, by its logarithm (``log``) or in steps (``step``)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+    choices: Annotated[list[Any], Field(min_length=1)] | None = None
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
+    step: Annotated[int | float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.choices is None) == (self.low is None) or (self.low is None) != (self.high is None):
+            raise ValueError("give choices, or low and high")
+        _ = self.distribution  # Optuna's own refuses what is no range
+        return self
+
+    @property
+    def labels(self) -> list[Any]:
+        """The choices as Optuna stores them: lists as text."""
+        plain = (str, int, float, type(None))
+        return [one if isinstance(one, plain) else json.dumps(one, default=str) for one in self.choices or ()]
+
+    @property
+    def distribution(self) -> Any:
+        """Optuna's, which trials draw from."""
+        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+        if self.choices:
+            return CategoricalDistribution(self.labels)
+        if isinstance(self.low, int) and isinstance(self.high, int) and isinstance(self.step or 1, int):
+            return IntDistribution(self.low, self.high, self.log, int(self.step or 1))
+        return FloatDistribution(float(self.low or 0), float(self.high or 0), self.log, self.step)
+
+    def value(self, stored: Any) -> Any:
+        """The configuration's value of what Optuna stores."""
+        return self.choices[self.labels.index(stored)] if self.choices else stored
+
+    def probes(self) -> list[Any]:
+        """Values that stand for all of them: every choice, or the ends of a range."""
+        return self.choices or list(dict.fromkeys((self.low, self.high)))
+
+
+@dataclass(frozen=True)
+class Space:
+    """What the file ``source`` says by field (``entries``): fields with several values, and with a single one."""
+
+    source: str
+    entries: dict[str, Any]
+    parameters: dict[str, Parameter]
+    fixed: dict[str, Any]
+
+    def config(self, base: Config, stored: Mapping[str, Any]) -> Config:
+        """The configuration of a trial: ``base`` with Optuna's ``stored`` value of each parameter."""
+        return self._with(base, {name: one.value(stored[name]) for name, one in self.parameters.items()})
+
+    def check(self, base: Config) -> Config:
+        """Validate the values, all combinations of them where they are not too many; returns one configuration."""
+        probes = [one.probes() for one in self.parameters.values()]
+        every = [tuple(one[i % len(one)] for one in probes) for i in range(max(map(len, probes)))]  # each value once
+        every += itertools.islice(itertools.product(*probes), COMBINATIONS)
+        configs = [self._with(base, dict(zip(self.parameters, values, strict=True))) for values in every]
+        for batch in {config.training.batch_size for config in configs}:
+            make_mesh(base.mesh.data, batch)  # a trial in the middle of the search is late to be told
+        return configs[0]
+
+    def _with(self, base: Config, values: dict[str, Any]) -> Config:
+        # Only what was set: another model or loss has fields and defaults of its own.
+        sections = base.model_dump(mode="json", exclude_unset=True)
+        for name, value in (self.fixed | values).items():
+            section, _, field = name.partition(".")
+            sections.setdefault(section, {})[field] = value
+        return configuration.parse(sections, source=self.source)
+
+
+def load_space(file: str | Path, base: Config | None = None) -> Space:
+    """Read a tuning space: ``section.field`` with ``choices`` or with ``low``, ``high``, ``log`` and ``step``, of the
+    fields that jaxrec or the configuration ``base`` has."""
+    entries = read_yaml(Path(file), "the tuning space") or {}
+    known = configuration.fields() | (configuration.fields(type(base)) if base is not None else {})
+    parameters: dict[str, Parameter] = {}
+    for name, entry in entries.items() if isinstance(entries, dict) else ():
+        if name not in known:
+            raise UserError(f"{file}: {name}: no such field{nearest(str(name), known)}; write such as {EXAMPLE}")
+        try:
+            parameters[name] = Parameter.model_validate(entry)
+        except ValidationError as error:
+            there = f"; there are {', '.join(Parameter.model_fields)}"
+            raise UserError(f"{file}: {name}: {explained(error, there)}") from None
+    fixed = {name: one.probes()[0] for name, one in parameters.items() if len(one.probes()) == 1}
+    parameters = {name: one for name, one in parameters.items() if name not in fixed}
+    if not parameters:
+        raise UserError(f"{file}: an empty tuning space: no field has several values; add one, such as {EXAMPLE}")
+    if several := [name for name in SAME_FOR_ALL if name in parameters]:
+        raise UserError(f"{file}: {several[0]}: several values make the trials' results incomparable; give a single "
+                        "choice or leave it to the configuration")  # fmt: skip
+    return Space(str(file), entries, parameters, fixed)
+
+
+# ---- the search ------------------------------------------------------------------------------------------------------
 
 
 def tune(base: Config, space: Space, out: Path, trials: int, *, seed: int = 42) -> None:
@@ -91,7 +210,7 @@ def tune(base: Config, space: Space, out: Path, trials: int, *, seed: int = 42) 
                 tell(trial_text(study.trials[trial.number], metric))
                 write_tables(study, base, space, out, metric)
             write_tables(study, base, space, out, metric)
-            if (best := best_trial(study, metric)) is None:
+            if (best := best_trial(study)) is None:
                 raise UserError(f"{out}: none of {len(study.trials)} trials is complete, see trials.csv there; choose "
                                 "lower learning rates in --space and another --out")  # fmt: skip
             write_pictures(study, space, out, metric)
@@ -112,7 +231,7 @@ def _next(study: Study, space: Space, seed: int) -> Trial:
         own = int(np.random.SeedSequence([seed, trial.number, place]).generate_state(1)[0])
         # Said explicitly: the defaults of the last two differ between versions of Optuna.
         study.sampler = TPESampler(seed=own, n_startup_trials=STARTUP, multivariate=False, constant_liar=False)
-        parameter.suggest(trial, field)
+        trial._suggest(field, parameter.distribution)
     return trial
 
 
@@ -193,17 +312,12 @@ def _open_study(file: Path, metric: str) -> Iterator[Study]:
 def best_epoch(trial: FrozenTrial, metric: str) -> tuple[int, float] | None:
     """The epoch of a trial's best value, the first where several share it, and the value; None without one."""
     values = [(epoch, value) for epoch, value in sorted(trial.intermediate_values.items()) if not math.isnan(value)]
-    return _best(metric)(values, key=lambda pair: pair[1], default=None)
+    return (max if higher_is_better(metric) else min)(values, key=lambda pair: pair[1], default=None)
 
 
-def best_trial(study: Study, metric: str) -> FrozenTrial | None:
-    """The best of the complete trials, the first where several share the value; None without any."""
-    complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
-    return _best(metric)(complete, key=lambda trial: trial.value, default=None)
-
-
-def _best(metric: str) -> Any:
-    return max if higher_is_better(metric) else min
+def best_trial(study: Study) -> FrozenTrial | None:
+    """The best of the complete trials; None without any."""
+    return study.best_trial if any(trial.state.name == "COMPLETE" for trial in study.trials) else None
 
 
 def trial_text(trial: FrozenTrial, metric: str) -> str:
@@ -219,7 +333,7 @@ def trial_text(trial: FrozenTrial, metric: str) -> str:
 def write_tables(study: Study, base: Config, space: Space, out: Path, metric: str) -> None:
     """``trials.csv``, and ``best.yaml`` where a trial is complete. Of the finished trials only the best keeps its
     checkpoints."""
-    trials, best, stream = study.get_trials(deepcopy=False), best_trial(study, metric), io.StringIO()
+    trials, best, stream = study.get_trials(deepcopy=False), best_trial(study), io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(["number", "state", "value", "best_epoch", *space.parameters])
     for trial in trials:
@@ -227,7 +341,7 @@ def write_tables(study: Study, base: Config, space: Space, out: Path, metric: st
         drawn = (trial.params.get(name, "") for name in space.parameters)
         row = [trial.number, trial.state.name.lower(), value, epoch]
         table.writerow([*row, *("null" if one is None else one for one in drawn)])
-        if trial.state.is_finished() and trial is not best:
+        if trial.state.is_finished() and (best is None or trial.number != best.number):
             shutil.rmtree(out / f"trial_{trial.number:04d}" / "state", ignore_errors=True)
     write_text(out / "trials.csv", stream.getvalue())
     if best is not None:

@@ -15,8 +15,7 @@ from helpers import call, fails, open_sessions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrec.baselines import Choice, parse
-from jaxrec.baselines.base import Queries, Scores
+from jaxrec.baselines.base import Choice, Queries, Scores, parse
 from jaxrec.baselines.sessions import BASELINES
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Sessions

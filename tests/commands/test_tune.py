@@ -26,7 +26,6 @@ from jaxrec.errors import UserError
 from jaxrec.train import Report
 from jaxrec.training.telemetry import read_log
 from jaxrec.tune import __main__ as tune
-from jaxrec.tune.search_space import load_space
 
 pytest.importorskip("optuna")
 
@@ -209,6 +208,7 @@ def test_trials_fail_alone_and_other_errors_end_the_search(
 def test_bad_spaces(config: Path, tmp_path: Path, capsys: Capsys) -> None:
     for values, names in (
         ({"optimizer.learning_rat": {"low": 0.1, "high": 1}}, "did you mean 'optimizer.learning_rate'"),
+        ({RATE: {"low": 0.2, "high": 0.1}}, "`low <= high` must hold"),
         ({"data.validation_fraction": {"choices": [0.1, 0.2]}}, "make the trials' results incomparable"),
         ({"model.heads": {"choices": [1, 3]}}, "model.heads: 3 do not divide model.attention_dim 8"),
     ):
@@ -219,5 +219,5 @@ def test_bad_spaces(config: Path, tmp_path: Path, capsys: Capsys) -> None:
 @pytest.mark.parametrize("space", ["autoint_plus_ml1m", "gru4rec_diginetica", "narm_diginetica", "two_tower_ml1m"])
 def test_the_spaces_that_come_with_the_package(space: str) -> None:
     model = space.replace("_plus", "").rpartition("_")[0]
-    found = load_space(ROOT / "configs" / f"tune_{model}.yaml")
+    found = tune.load_space(ROOT / "configs" / f"tune_{model}.yaml")
     assert found.check(configuration.load(ROOT / "configs" / f"{space}.yaml")).data.validation_fraction > 0

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from scipy.special import expit
 
-from jaxrec.baselines import Choice
+from jaxrec.baselines.base import Choice
 from jaxrec.baselines.ratings import RATING_BASELINES, RatingRows, fit_logistic, held_out_calibration
 from jaxrec.cli.command import progress
 from jaxrec.config import Config

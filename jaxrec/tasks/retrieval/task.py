@@ -14,7 +14,7 @@ import pyarrow.csv as pc_csv
 import pyarrow.parquet as pq
 from jax import Array
 
-from jaxrec.baselines import Choice
+from jaxrec.baselines.base import Choice
 from jaxrec.baselines.retrieval import RETRIEVAL_BASELINES as BASELINES
 from jaxrec.baselines.retrieval import matrix
 from jaxrec.cli.command import progress

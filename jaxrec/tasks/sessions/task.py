@@ -14,8 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxrec.baselines import Choice
-from jaxrec.baselines.base import Queries, Scores
+from jaxrec.baselines.base import Choice, Queries, Scores
 from jaxrec.baselines.sessions import BASELINES
 from jaxrec.cli.command import progress
 from jaxrec.config import Config, EvaluationConfig
