@@ -1,6 +1,5 @@
-"""What baselines share: names and parameters as users give them, the beginnings of sessions that they read, popularity
-to fall back to, and least squares. They need no training loop: sessions, ratings and retrieval hold those of each kind
-of problem, functions of the training data whose keyword-only parameters a user may set: ``stan:k=500,lambda1=2``."""
+"""What baselines share: names and parameters as users give them (``stan:k=500,lambda1=2``), the beginnings of sessions
+that they read, popularity to fall back to, and least squares."""
 
 from __future__ import annotations
 
@@ -101,49 +100,34 @@ class Queries:
 
 
 def expand(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """The ranges ``starts[i]`` to ``starts[i] + counts[i]``, one after the other.
-
-    >>> expand(np.array([10, 3, 7]), np.array([2, 0, 3]))
-    array([10, 11,  7,  8,  9])
-    """
+    """The ranges ``starts[i]`` to ``starts[i] + counts[i]``, one after the other."""
     ends = np.cumsum(counts)
     return np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def first(n: int, groups: np.ndarray, *keys: np.ndarray) -> np.ndarray:
-    """Indices of the first ``n`` of each group in the order of the keys, the first of which counts most.
-
-    >>> first(1, np.array([1, 0, 1]), np.array([5.0, 3.0, 4.0]))
-    array([1, 2])
-    """
+    """Indices of the first ``n`` of each group in the order of the keys, the first of which counts most."""
     order = np.lexsort((*keys[::-1], groups))
     group = groups[order]
     return order[np.arange(len(order)) - np.searchsorted(group, group) < n]
 
 
 def last_clicks(groups: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarray:
-    """Indices, ascending, of the last click on each item within each group (a session or a query).
-
-    >>> last_clicks(np.array([0, 0, 0, 1]), np.array([5, 8, 5, 5]), 9)
-    array([1, 2, 3])
-    """
+    """Indices, ascending, of the last click on each item within each group (a session or a query)."""
     backwards = (groups.astype(np.int64) * n_items + items)[::-1]
     return np.sort(len(items) - 1 - np.unique(backwards, return_index=True)[1])
 
 
 def popularity(sessions: Sessions, n_items: int) -> np.ndarray:
-    """float32[V] in [0, 1), in the order of the training clicks, equal where they are.
-
-    The rank among the distinct counts and not the count itself: counts over 2^24 would run together in float32.
-    """
+    """float32[V] in [0, 1): the rank of an item's training clicks among the distinct numbers; numbers over 2^24 would
+    run together in float32."""
     _, rank = np.unique(np.bincount(sessions.items, minlength=n_items), return_inverse=True)
     return (rank / (rank.max() + 1)).astype(np.float32)
 
 
 def over_popularity(named: Any, order: np.ndarray) -> np.ndarray:
-    """float32[Q, V] from CSR float64[Q, V], above 0 where a method names an item: the others stand below 0, by
-    ``popularity``, so that a query without any neighbour still has a ranking.
-    """
+    """float32[Q, V] from CSR float64[Q, V], above 0 where a method names an item; the others stand below 0, by
+    ``popularity``, also where a query names none."""
     scores = np.tile(order - np.float32(1.0), (named.shape[0], 1))
     rows = np.repeat(np.arange(named.shape[0]), np.diff(named.indptr))
     values = named.data.astype(np.float32)
@@ -153,16 +137,9 @@ def over_popularity(named: Any, order: np.ndarray) -> np.ndarray:
 
 
 def least_squares(has: Any, other: np.ndarray, right: np.ndarray, ridge: np.ndarray, every: Any = 0.0) -> np.ndarray:
-    """float[M, F] whose row x solves (every + sum over its columns c of has[c] y_c y_c' + ridge I) x = right; zeros for
-    a row without columns.
-
-    Args:
-        has: CSR float[M, L].
-        other: float[L, F], y.
-        right: float[M, F].
-        ridge: float[M].
-        every: float[F, F].
-    """
+    """float[M, F] whose row x solves (every + sum over its columns c of has[c] y_c y_c' + ridge I) x = right, zeros for
+    a row without columns; from CSR float[M, L] ``has``, y float[L, F] ``other``, float[M, F], float[M] and float[F,
+    F]."""
     solved = np.zeros_like(right)
     diagonal = np.diag_indices(other.shape[1])
     for row in np.flatnonzero(np.diff(has.indptr)):

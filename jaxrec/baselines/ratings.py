@@ -1,9 +1,5 @@
-"""Baselines for rows: those of (user, item, rating), as scorers of pairs, which ``RATING_BASELINES`` holds by name, and
-logistic regression on all fields.
-
-Index 0 of users and of items is the unknown one, and counts in ``n_users`` and ``n_items``; it, and whoever has no
-training row, gets no part of its own: an unknown user's score is the item's alone, an unknown item's the user's alone.
-"""
+"""Baselines for rows: those of (user, item, rating) score pairs (``RATING_BASELINES`` by name), logistic regression
+reads all fields. Index 0 is the unknown user or item; it, and whoever has no training row, gets no part of its own."""
 
 from __future__ import annotations
 
@@ -54,10 +50,8 @@ def popularity(train: RatingRows, n_users: int, n_items: int) -> Scorer:
 
 
 def item_mean(train: RatingRows, n_users: int, n_items: int, *, shrink: Scale = 2.0) -> Scorer:
-    """The item's mean rating, as if it had ``shrink`` more ratings at the global mean.
-
-    The rating and not the label: its mean tells more about the label of another row than the mean label does.
-    """
+    """The item's mean rating (which tells more of a label than the mean label), as if it had ``shrink`` more at the
+    global mean."""
     return bias(train, n_users, n_items, reg_user=np.inf, reg_item=shrink, iterations=1)
 
 
@@ -69,8 +63,7 @@ def bias(
 
         sum over rows of (rating - mean - b_user - b_item)^2 + reg_user sum of b_user^2 + reg_item sum of b_item^2
 
-    Koren, Bell and Volinsky 2009, "Matrix factorization techniques for recommender systems", "Adding biases".
-    """
+    Koren, Bell and Volinsky 2009, "Matrix factorization techniques for recommender systems", "Adding biases"."""
     mean, residual = train.residual()
     user_bias = np.zeros(n_users)
     for _ in range(iterations):
@@ -112,8 +105,7 @@ def factorise(
             + reg sum over users of sqrt(n_u) (|p_u|^2 + b_u^2) + reg sum over items of sqrt(n_i) (|q_i|^2 + b_i^2)
 
     Koren, Bell and Volinsky 2009, equation 5, but for the root: validation AUC on MovieLens-1M with 16 factors is .821
-    with their constant penalty, .818 with one in proportion to the rows (Zhou et al. 2008), .823 with the root.
-    """
+    with their constant penalty, .818 with one in proportion to the rows (Zhou et al. 2008), .823 with the root."""
     mean, residual = train.residual()
     pairs, shape = (train.user, train.item), (n_users, n_items)
     total = sparse.csr_array((residual, pairs), shape=shape)  # repeated pairs add up here, and in the counts
@@ -142,9 +134,8 @@ RATING_BASELINES: dict[str, Callable[..., Scorer]] = {
 
 
 def held_out_calibration(fit: Callable[..., Scorer], train: RatingRows, n_users: int, n_items: int) -> Scorer:
-    """The log odds of a positive label: fit on all but a random tenth of the rows, calibrate on that tenth, and fit
-    again on everything, as in sample a scorer with many parameters would be over-confident.
-    """
+    """The log odds of a positive label: fit on all but a random tenth of the rows, calibrate on that tenth (in sample a
+    scorer would be over-confident), and fit again on everything."""
     order = np.random.default_rng(0).permutation(len(train.user))
     held = max(1, round(0.1 * len(order)))
     if held >= len(order):
@@ -168,13 +159,9 @@ def calibrate(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 class Logistic(NamedTuple):
-    """Logistic regression: a weight for each value and each number, none for pairs of them. What a click model has to
-    beat: a convex problem cannot be trained badly. The loss is the sum of the cross-entropies of the labels and l2 / 2
-    times that of the squared weights, not of the intercept.
-
-    P(label = 1) = 1 / (1 + exp(-(features . weights + intercept))); ``weights`` is float64[values + M], of the
-    fields' values, field after field, then of the numbers.
-    """
+    """Logistic regression, log odds = features . weights + intercept: ``weights`` are float64[values + M], of the
+    fields' values, field after field, then of the numbers. The loss is the sum of the cross-entropies and l2 / 2 times
+    that of the squared weights."""
 
     weights: np.ndarray
     intercept: float
@@ -186,9 +173,8 @@ class Logistic(NamedTuple):
 
 
 def fit_logistic(schema: Schema, train: Rows, strengths: Sequence[float] = STRENGTHS, seed: int = 0) -> Logistic:
-    """Choose the strength of the penalty that predicts a random tenth of the rows best when fitted on the others, and
-    fit again on all of them; a single one of ``strengths`` is taken as it is.
-    """
+    """Choose the strength of the penalty that predicts a random tenth of the rows best when fitted on the others (a
+    single one is taken as it is), and fit again on all of them."""
     if len(train) < 2 or train.labels.min() == train.labels.max():
         raise UserError("logistic: the training labels are all alike, so there is nothing to fit; leave it out")
     features, label = _features(schema, train), train.labels.astype(np.float64)
@@ -206,9 +192,8 @@ def fit_logistic(schema: Schema, train: Rows, strengths: Sequence[float] = STREN
 
 
 def _features(schema: Schema, rows: Rows) -> Any:
-    """CSR float64[n, values + M]: 1 for a row's value, 1 / k for each of the k of a bag, and the numbers; an unknown
-    value has no part, but counts in a bag's k.
-    """
+    """CSR float64[n, values + M]: 1 for a row's value, 1 / k for each of a bag's k, unknown ones without a part among
+    them, and the numbers."""
     blocks, n = [], len(rows)
     for field in schema.coded:
         columns = rows.columns[:, schema.slices()[field.name]]

@@ -1,9 +1,6 @@
-"""Baselines that rank all items for a user, from who has what: ``RETRIEVAL_BASELINES`` holds them by name.
-
-Each is fitted on a ``matrix`` and its parameters. Index 0 of users and of items is the unknown one. The unknown user,
-and any without a training pair, gets the order of ``popularity``. Items that the user has, and the unknown one, are
-scored like others: whoever ranks leaves them out.
-"""
+"""Baselines that rank all items for a user, from the ``matrix`` of who has what: ``RETRIEVAL_BASELINES`` by name. Index
+0 is the unknown user or item; users without a training pair get the order of ``popularity``, and what a user has is
+scored like the rest."""
 
 from __future__ import annotations
 
@@ -22,9 +19,7 @@ Scores = Callable[[np.ndarray], np.ndarray]
 
 
 def matrix(users: np.ndarray, items: np.ndarray, n_users: int, n_items: int) -> sparse.csr_array:
-    """CSR float64[n_users, n_items], 1 where a known user has a known item, of int32[N] pairs in any order; the numbers
-    count the unknown ones.
-    """
+    """CSR float64[n_users, n_items], 1 where a known user has a known item, of int32[N] pairs in any order."""
     known = (users > 0) & (items > 0)
     has = sparse.csr_array((np.ones(known.sum()), (users[known], items[known])), shape=(n_users, n_items))
     has.data[:] = 1.0
@@ -42,14 +37,9 @@ def item_knn(has: sparse.csr_array, *, k: Count = 100, shrink: Scale = 0.0) -> S
 
         similarity(i, j) = n_ij / sqrt((n_i + shrink) (n_j + shrink)),    i not j,
 
-    with n_i the users who have i and n_ij those who have both, where i is among the ``k`` most similar of j (equal
-    ones: the lower index first). Without ``shrink`` it is the cosine over users: Sarwar et al. 2001, "Item-based
-    collaborative filtering recommendation algorithms", section 3, but the sum is not divided by the similarities, as
-    there are no ratings to average. Items that are near none of the user's stand below 0, by popularity.
-
-    The neighbours are those of the scored item and not of the user's, unlike in sessions: an item that many have is
-    else a neighbour of everything. Validation NDCG@10 on MovieLens-1M: .108 against .081.
-    """
+    where i is among the ``k`` most similar of j: neighbours of the user's items, as in sessions, would be those that
+    many have (validation NDCG@10 on MovieLens-1M: .108 against .081). Without ``shrink`` the cosine over users: Sarwar
+    et al. 2001, "Item-based collaborative filtering recommendation algorithms", section 3."""
     # k of 20 to 400 and shrink of 0 to 100 were tried as for als: NDCG@10 .095 to .108, flat around these.
     sessions = Sessions(has.indices, np.zeros(has.nnz, np.int64), has.indptr)
     similar = similarities(sessions, has.shape[1], k, shrink, 0.5).T.tocsr()
@@ -79,13 +69,10 @@ def factorise(
         sum over all users and items of c_ui (p_ui - x_u . y_i)^2
             + regularisation (sum over users of w_u |x_u|^2 + sum over items of w_i |y_i|^2)
 
-    with p_ui 1 where user u has item i and 0 elsewhere, c_ui = 1 + alpha p_ui, and w_u and w_i the sums of c_ui over
-    the user's and over the item's row. Hu, Koren and Volinsky 2008, "Collaborative filtering for implicit feedback
-    datasets", section 4, equation 3, where w is 1. The penalty in proportion to the row is that of Rendle et al. 2022,
-    "Revisiting the performance of iALS on item recommendation benchmarks", with their nu 1 and an unobserved weight of
-    1 / alpha; Hu's own is their nu 0. Best validation NDCG@10 on MovieLens-1M with 64 factors: .1277 with nu 1, .1252
-    with 0.5, .1240 with 0.
-    """
+    with p_ui 1 where user u has item i and 0 elsewhere, c_ui = 1 + alpha p_ui, and w the sums of c over a user's or an
+    item's row. Hu, Koren and Volinsky 2008, "Collaborative filtering for implicit feedback datasets", equation 3, with
+    the penalty in proportion to the row of Rendle et al. 2022, "Revisiting the performance of iALS", nu 1 (validation
+    NDCG@10 on MovieLens-1M with 64 factors: .1277, with Hu's nu 0 .1240)."""
     by_user, by_item = has.astype(np.float32), has.T.tocsr().astype(np.float32)
 
     def half_step(own: sparse.csr_array, other: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
-"""Baselines of sessions: popularity and nearest neighbours, fitted on training sessions; ``BASELINES`` holds them.
-
-Defaults were tuned on the last 5 % of Diginetica's training targets.
-"""
+"""Baselines of sessions, fitted on training sessions: popularity and nearest neighbours; ``BASELINES`` by name.
+Defaults were tuned on the last 5 % of Diginetica's training targets."""
 
 from __future__ import annotations
 
@@ -37,8 +35,7 @@ def pop(sessions: Sessions, n_items: int) -> Scores:
 
 def spop(sessions: Sessions, n_items: int) -> Scores:
     """Items by their clicks in the session so far; equal ones, and all others, by training clicks (Hidasi et al. 2016,
-    "Session-based recommendations with recurrent neural networks", section 4, S-POP).
-    """
+    "Session-based recommendations with recurrent neural networks", section 4, S-POP)."""
     order = popularity(sessions, n_items)
 
     def scores(prefixes: Prefixes) -> np.ndarray:  # whose whole part is the count
@@ -60,8 +57,7 @@ def itemknn(
 
     where j is among the k most similar of i (equal ones: the lower index first). Items that no click names follow by
     popularity. Linden et al. 2003; with a regularised cosine as in Hidasi et al. 2016, section 4 (Item-KNN), which is
-    alpha 0.5 and decay 0.
-    """
+    alpha 0.5 and decay 0."""
     order, similar = popularity(sessions, n_items), similarities(sessions, n_items, k, shrinkage, alpha)
 
     def scores(prefixes: Prefixes) -> np.ndarray:
@@ -108,8 +104,7 @@ def vsknn(
     hold j. The neighbours are the k most similar (equal ones: the most recent) of the ``sample`` most recent sessions
     that share an item of positive decay with s. Items of no neighbour follow by popularity. Ludewig and Jannach 2018,
     "Evaluation of session-based recommendation algorithms"; the decay of votes and the idf from Ludewig et al. 2021,
-    "Empirical analysis of session-based recommendation algorithms".
-    """
+    "Empirical analysis of session-based recommendation algorithms"."""
     order, past = popularity(sessions, n_items), Neighbourhood(sessions, n_items, sample)
     boost = 1.0 + idf * np.log(len(sessions) / np.maximum(1, past.frequency))
 
@@ -133,8 +128,7 @@ def stan(
 
     where t is the time of a session's last click in days (no age is below 0), p(j, n) the position of the last click on
     j in n, and i* the shared item that was clicked last in s; a lambda of 0 leaves its factor out. Neighbours as of
-    ``vsknn``. Garg et al. 2019, "Sequence and time aware neighborhood for session-based recommendations".
-    """
+    ``vsknn``. Garg et al. 2019, "Sequence and time aware neighborhood for session-based recommendations"."""
     order, past = popularity(sessions, n_items), Neighbourhood(sessions, n_items, sample)
 
     def scores(prefixes: Prefixes) -> np.ndarray:
@@ -160,8 +154,7 @@ def _fall(distance: np.ndarray, scale: float) -> np.ndarray:
 
 class Neighbourhood:
     """Training sessions, numbered from the one that ended first to the one that ended last; a query considers the
-    ``sample`` most recent ones that share an item with it.
-    """
+    ``sample`` most recent ones that share an item with it."""
 
     def __init__(self, sessions: Sessions, n_items: int, sample: int) -> None:
         ends = sessions.times[sessions.offsets[1:] - 1]
@@ -187,15 +180,9 @@ class Neighbourhood:
         vote: Callable[[np.ndarray], Any], share: Callable[[np.ndarray, np.ndarray], Any],
     ) -> Any:  # fmt: skip
         """CSR float64[Q, V]: what the ``k`` most similar neighbours of each query (among equals the more recent) give
-        their items: similarity times vote times share.
-
-        Args:
-            weight: float64[n], of each click; a similarity is the sum over the items that both share, of each its last
-                click. Clicks of weight 0 find no sessions.
-            age: of queries and sessions, which similarities are multiplied by.
-            vote: of the clicks after the query's last click on an item of the neighbour.
-            share: of items of the neighbour, and of how many clicks they stand from that one, by their last clicks.
-        """
+        their items: similarity (the sum of ``weight`` over the shared items' last clicks, where it is above 0, times
+        ``age``) times ``vote`` (of the clicks after the last one on an item of the neighbour) times ``share`` (of the
+        neighbour's items, and of how many clicks they stand from that one)."""
         clicks = last_clicks(prefixes.query, prefixes.items, len(self.frequency))
         clicks = clicks[weight[clicks] > 0]
         places = prefixes.query[clicks], prefixes.items[clicks]

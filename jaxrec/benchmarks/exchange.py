@@ -1,7 +1,5 @@
-"""Bytes that a step exchanges at eight devices: the rows compiled, not run, for virtual CPU devices.
-
-JAX fixes the number of its devices when it starts, so the benchmark calls itself in a process of its own.
-"""
+"""Bytes that a step exchanges at eight devices: the rows compiled, not run, for virtual CPU devices, in a process of
+its own, since JAX fixes the number of its devices when it starts."""
 
 from __future__ import annotations
 
@@ -84,11 +82,8 @@ def _compile(model: str, options: Any) -> dict[str, Any]:
 
 
 def exchanged(hlo: str, steps: int) -> dict[str, float]:
-    """Bytes that a step exchanges, by kind of collective, of a block's optimised HLO with ``steps`` steps.
-
-    Counted is a collective's result on one device: of an all-reduce and an all-gather the whole array, of a
-    reduce-scatter the device's part. In a loop a collective counts as often as that turns; of branches the dearest.
-    """
+    """Bytes that a step exchanges, by kind of collective, of a block's optimised HLO with ``steps`` steps: a
+    collective's result on one device, as often as its loop turns; of branches the dearest."""
     computations: dict[str, list[tuple[str, str, str]]] = {}
     entry, current = "", list[tuple[str, str, str]]()
     for line in hlo.splitlines():

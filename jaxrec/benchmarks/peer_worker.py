@@ -1,12 +1,8 @@
-"""The process of the authors' PyTorch code of GRU4Rec: its own ``fit`` on its own iterator, unchanged, from the user's
-checkout, run so many steps at a time as a line on stdin says.
-
-Torch and JAX both want all threads and the whole device, so it has a process of its own, started by ``peers`` with an
-interpreter of the user's; this file imports nothing of jaxrec.
+"""The process of the authors' PyTorch code of GRU4Rec: its own ``fit`` on its own iterator, unchanged, started by
+``peers`` with the user's interpreter; this file imports nothing of jaxrec.
 
     stdin    the number of steps of the next round, a line each; its end ends the process
-    stdout   one line of JSON for each: {"device", "torch"} at first, then {"steps", "targets", "seconds"}.
-             What the authors' code prints goes to stderr
+    stdout   one line of JSON for each: {"device", "torch"} at first, then {"steps", "targets", "seconds"}
 """
 
 from __future__ import annotations
@@ -29,13 +25,9 @@ def run(
     spec: dict[str, Any], items: np.ndarray, offsets: np.ndarray, say: Callable[..., None],
     finish: Callable[[], object], device: Any,
 ) -> None:  # fmt: skip
-    """Train without end, so many batches at a time as stdin asks for, and ``say`` how long they took.
-
-    The clock runs from the moment at which the loop is given the first batch of a round until it comes for another;
-    ``finish`` returns when the device is done. What is not a step is not charged: making the model and the iterator,
-    filling its store of negatives (which is filled between rounds, where it would not last for the next), and the end
-    of an epoch, at which fewer and fewer lanes are in use. The next epoch starts as soon as a lane has no session left.
-    """
+    """Train without end, so many batches at a time as stdin asks for, and ``say`` how long they took: from the first
+    batch of a round until the loop comes for another and ``finish`` says that the device is done. Making the model,
+    filling the store of negatives and the end of an epoch, where lanes run out, are not charged."""
     sys.path.insert(0, spec["path"])
     authors: Any = importlib.import_module("gru4rec_pytorch")
     batch, asked, left, targets, begin = spec["batch"], 0, 0, 0, 0.0

@@ -1,8 +1,5 @@
-"""The authors' PyTorch code of GRU4Rec beside ours, in one sitting: the same sessions and sizes, rounds in turn.
-
-It runs in a process of its own (``peer_worker``), which waits on a pipe while ours is timed, as ours does while the
-peer is: a drift of the machine meets both, and the ratio of each round is of two neighbours.
-"""
+"""The authors' PyTorch code of GRU4Rec beside ours, on the same sessions and sizes: in a process of its own
+(``peer_worker``), round by round in turn, so that a drift of the machine meets both."""
 
 from __future__ import annotations
 

@@ -26,11 +26,8 @@ PEER_COLUMNS = ("peer", "model", "loss", "batch", "items", "steps_per_s", "event
 
 
 class Case:
-    """A row: the compiled block with its state and an endless feed.
-
-    ``step_memory`` are the bytes that the block takes beside its arguments and results, ``peak_memory`` those of all of
-    them on one device, what is reused counted once (XLA's own ``peak_memory_in_bytes`` leaves the former out on CPUs).
-    """
+    """A row: the compiled block with its state and an endless feed. Bytes on one device: ``step_memory`` beside
+    arguments and results, ``peak_memory`` of all (XLA's ``peak_memory_in_bytes`` leaves the former out on CPUs)."""
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self._state = prepared, prepared.training.begin()
@@ -93,10 +90,8 @@ def compile_cases(options: Any) -> list[Case]:
 
 
 def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
-    """The rows. Repetitions go round over them, so that a drift of the machine meets all alike.
-
-    Unless their number is given, a row that has taken ``ENOUGH_SECONDS`` stops after ``LEAST_REPETITIONS``.
-    """
+    """The rows, in turns, so that a drift of the machine meets all alike; unless their number is given, a row that has
+    taken ``ENOUGH_SECONDS`` stops after ``LEAST_REPETITIONS``."""
     top = matmul_ceiling()
     found: list[list[float]] = [[] for _ in cases]
     repetitions = options.repetitions or REPETITIONS

@@ -1,8 +1,5 @@
-"""One process at a time owns a run, a data set that is being prepared, or a search.
-
-The lock is flock's, on a hidden file beside the place, so that the place itself may be renamed and deleted. It goes
-with the process, however that ends; a file that a killed process leaves says nothing.
-"""
+"""One process at a time owns a run, a data set that is being prepared, or a search: by flock, which goes with the
+process, on a hidden file beside the place, so that the place itself may be renamed and deleted."""
 
 from __future__ import annotations
 
@@ -19,9 +16,7 @@ from jaxrec.errors import UserError
 @contextmanager
 def owned(place: Path, does: str, otherwise: str) -> Iterator[None]:
     """Own ``place``, which need not exist, until the block ends; parents are made, and go where they stay empty.
-
-    A message says what the other process ``does`` there, such as "trains this run", and what to do ``otherwise``.
-    """
+    Another process is told what its owner ``does`` there, and what to do ``otherwise``."""
     place = Path(os.path.realpath(place))
     missing = [parent for parent in place.parents if not parent.is_dir()]
     try:

@@ -13,10 +13,8 @@ import jax
 
 
 def start() -> None:
-    """Quieten Orbax, and turn the persistent compilation cache on, unless the user has pointed JAX at one of their own.
-
-    ``JAXREC_CACHE`` names another directory than ``~/.cache/jaxrec``; empty turns it off.
-    """
+    """Quieten Orbax, and keep compiled programs in ``JAXREC_CACHE`` (``~/.cache/jaxrec``; empty: nowhere), unless the
+    user has pointed JAX at a cache of their own."""
     for name in ("absl", "asyncio"):  # what Orbax and its tasks log they also raise, or it is of no use to users
         logging.getLogger(name).setLevel(logging.CRITICAL)
     place = os.environ.get("JAXREC_CACHE", str(Path.home() / ".cache" / "jaxrec"))
