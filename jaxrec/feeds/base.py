@@ -59,10 +59,9 @@ class Shape:
 
 
 class Feed:
-    """Blocks of a split, a pure function of seed, epoch and block. Leaves lead with [steps, ...]; among them are
-    ``target`` and ``weight`` [steps, lanes], 0 for no target. The second axis is dealt over the devices of ``mesh``.
-    ``split`` and an epoch's ``order``, of shapes and dtypes ``order_like``, are trees of NumPy arrays. ``cut`` is a
-    module's function: feeds share what is compiled."""
+    """Blocks of a split, a pure function of seed, epoch and block, whose leaves lead with [steps, ...]; among them are
+    ``target`` and ``weight`` [steps, lanes], 0 for no target. ``split`` and an epoch's ``order``, of shapes
+    ``order_like``, are trees of NumPy arrays; ``cut`` is a module's function, so that feeds share what is compiled."""
 
     def __init__(
         self, plan: Plan, shape: Shape, pairs: int, split: Any, order: Callable[[int], Any], order_like: Any, cut: Cut
@@ -179,8 +178,8 @@ class LaneBlock(NamedTuple):
 
 
 def lane_positions(offsets: np.ndarray, lanes: int, order: str, seed: int, epoch: int) -> np.ndarray:
-    """int32[T, lanes]: the position of the input event by step and lane, whose target is the next; -1 behind the end;
-    from int64[sessions + 1] ``offsets``. Order ``random`` shuffles sessions anew each epoch, ``time`` leaves them."""
+    """int32[T, lanes]: the position of the input event by step and lane, whose target is the next, -1 behind the end,
+    from int64[sessions + 1] ``offsets``; order ``random`` shuffles sessions anew each epoch."""
     steps = np.diff(offsets) - 1  # pairs of each session
     sessions = np.flatnonzero(steps > 0)
     steps, n = steps[sessions], len(sessions)
@@ -209,8 +208,7 @@ def _seats(sessions: int, lanes: int) -> np.ndarray:
 
 def lane_feed(sessions: Sessions, plan: Plan) -> Feed:
     """The session-parallel feed (Hidasi et al. 2016, section 3.1.2): ``plan.batch`` lanes, each a stream of whole
-    sessions, which are dealt in order of length, forth and back, so that all lanes are nearly full (Diginetica, 128
-    lanes: 99 %). Every pair of an input and a target stands in exactly one step of one lane."""
+    sessions, dealt in order of length, forth and back, so that all are nearly full (Diginetica, 128 lanes: 99 %)."""
     offsets, targets = np.asarray(sessions.offsets), sessions.target_positions
     opens, scored = np.zeros((2, len(sessions.items)), bool)  # of each event: whether it opens a session, is a target
     opens[offsets[:-1][np.diff(offsets) > 0]] = True

@@ -1,10 +1,7 @@
-"""The prefixes-at-once feed: a session is read once and scored at every position, several sessions to a row.
-
-A step is a grid of R rows of W positions, the model's window. Sessions are cut into chunks of at most W inputs, packed
-into rows without overlap. A longer session gets further chunks, whole windows of which the last ``stride`` positions
-alone are scored, so that every target is scored once. How chunks lie in steps depends on their lengths alone and is
-worked out once; an epoch only says which chunk takes which place among those of its length.
-"""
+"""The prefixes-at-once feed: a session is read once and scored at every position, several sessions to a row. A step is
+a grid of R rows of W positions, the model's window; sessions are cut into chunks of at most W inputs, packed into rows
+without overlap. How chunks lie in steps depends on their lengths alone and is worked out once; an epoch only says which
+chunk takes which place among those of its length."""
 
 from __future__ import annotations
 
@@ -60,9 +57,9 @@ class Template(NamedTuple):
 
 
 def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1, last_only: bool = False) -> Chunks:
-    """Cut sessions, int64[sessions + 1] ``offsets``, into chunks of at most W inputs. ``stride`` targets beyond the
-    first W of a session share a chunk, so that the last of them sees W clicks and the first W - stride + 1. With
-    ``last_only`` one chunk holds the last W inputs of each session, and its last target alone is scored."""
+    """Cut sessions, int64[sessions + 1] ``offsets``, into chunks of at most W inputs: beyond the first W targets of a
+    session whole windows, of which the last ``stride`` are scored; with ``last_only`` one with the last target
+    alone."""
     inputs = np.diff(offsets) - 1
     session = np.flatnonzero(inputs > 0)
     first = np.minimum(inputs[session], window)
@@ -160,15 +157,10 @@ def packed_feed(
     sessions: Sessions, window: int, plan: Plan, stride: int = 1, half_life: float | None = None, events: bool = False,
     times: np.ndarray | None = None, chunks: Chunks | None = None,
 ) -> Feed:  # fmt: skip
-    """The blocks of a split; the lanes of the feed's shape are the scored positions of a step, at most ``plan.batch``.
-    In order random, which chunks meet in a step is drawn anew each epoch; in order time, earlier sessions come earlier.
-
-    Args:
-        window: W, the positions of a row; ``plan.batch`` is at least that.
-        half_life: days before the split's last event at which targets weigh half, with a mean of 1; None: all weigh 1.
-        events, times: whether blocks tell the types of events; int32[n] times, in any unit, for blocks to tell.
-        chunks: those of a model that cuts sessions in its own way; None: ``cut_chunks``.
-    """
+    """The blocks of a split, in rows of ``window`` positions; the lanes of the feed's shape are the scored positions of
+    a step, at most ``plan.batch``, which is at least the window. Targets ``half_life`` days before the split's last
+    event weigh half, with a mean of 1. Blocks tell types of ``events`` and int32[n] ``times`` on request; ``chunks``
+    are those of a model that cuts sessions in its own way. In order time, earlier sessions come earlier."""
     if len(sessions.items) >= 2**31:
         raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
                         f"{2**31:,}; prepare a part of the data")  # fmt: skip

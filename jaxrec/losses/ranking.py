@@ -1,6 +1,5 @@
 """What the queries of a step are ranked against: its own targets and drawn items, the same for all and read once each,
-or the whole catalogue. Items are drawn from popularity ** alpha, a whole block at once, by the alias method (Walker
-1977; Vose 1991): two random numbers and two reads, whatever the catalogue."""
+or the whole catalogue. Items are drawn from popularity ** alpha by the alias method (Walker 1977; Vose 1991)."""
 
 from __future__ import annotations
 
@@ -26,9 +25,8 @@ class AliasTable(NamedTuple):
 
 
 def alias_table(counts: np.ndarray, alpha: float) -> AliasTable:
-    """An alias table for probabilities proportional to int[V] ``counts ** alpha``; an item without counts is never
-    drawn. Columns below the mean are topped up, in order, by those above, and a column above that is used up by the
-    next one; prefix sums say who tops up whom, so there is no loop."""
+    """For probabilities proportional to int[V] ``counts ** alpha``, 0 without counts. Columns below the mean are topped
+    up, in order, by those above, one that is used up by the next one; prefix sums say who tops up whom."""
     mass = np.where(counts > 0, counts.astype(np.float64) ** alpha, 0.0)
     share = mass * (len(mass) / mass.sum())  # mean 1
     large = share >= 1.0
@@ -67,9 +65,8 @@ def _scores_forward(queries: Array, rows: Array, on: Placement) -> tuple[Array, 
 
 
 def _scores_backward(on: Placement, saved: tuple[Array, ...], slope: Array) -> tuple[Array, Array]:
-    """For XLA's products on a CPU. By the rows with the queries on the left, and then transposed: 1.9 ms instead of 3.2
-    (512 queries, 2,560 candidates, Q 101). By many queries in two parts, the larger of whole vector registers: 1.6 ms,
-    not 2.1."""
+    """For XLA's products on a CPU: by the rows with the queries on the left, then transposed (1.9 ms instead of 3.2),
+    by many queries in two parts, the larger of whole vector registers (1.6 ms, not 2.1)."""
     queries, rows = saved
     if jax.default_backend() != "cpu":
         return on.product(slope, rows), on.product(slope.T, queries)

@@ -1,26 +1,14 @@
-"""Ranking losses over a shared set of candidate columns.
-
-Every lane of a step scores the same candidates, the targets of all lanes and the drawn negatives; an item that stands
-there several times is one column with a weight. Cross-entropy and the max forms are those of Hidasi & Karatzoglou 2018,
-"Recurrent neural networks with top-k gains for session-based recommendations", section 3; BPR and TOP1 those of Hidasi
-et al. 2016, "Session-based recommendations with recurrent neural networks", section 3.2.1. All losses take
+"""Ranking losses over a shared set of candidate columns: the targets of all lanes of a step and the drawn negatives, an
+item that stands there several times as one column with a weight. Cross-entropy and the max forms are those of Hidasi &
+Karatzoglou 2018, "Recurrent neural networks with top-k gains for session-based recommendations", section 3; BPR and
+TOP1 those of Hidasi et al. 2016, "Session-based recommendations with recurrent neural networks", section 3.2.1. All
+give float32[B], a loss per lane, 0 without negatives, from
 
     scores   float32[B, C]   score of each column for each lane
     own      int32[B]        the column that holds the lane's target; -1 for a lane without one (its loss means nothing)
     weight   float32[C]      how often the column's item is a candidate, targets included; 0 for an unused column
 
-and return float32[B], a loss per lane. A lane's negatives are the candidates less its own target, once: another lane's
-equal target stays a negative, as published. A lane without negatives loses 0.
-
->>> scores, own, weight = jnp.array([[2.0, 0.0, 1.0]]), jnp.array([0]), jnp.array([1.0, 2.0, 0.0])
->>> for loss in (CrossEntropy(), BPR(), TOP1(), BPRMax(), TOP1Max()):
-...     print(f"{loss(scores, own, weight)[0]:.4f}")
-0.2395
-0.1269
-0.6192
-0.1269
-0.6192
-"""
+A lane's negatives are the candidates less its own target, once: another lane's equal target stays one, as published."""
 
 from __future__ import annotations
 
@@ -61,8 +49,8 @@ class SampledLoss(Drawn):
         return float(getattr(self, "logq", 0.0))
 
     def __call__(self, scores: Array, own: Array, weight: Array, own_weight: Array | float = 1.0) -> Array:
-        """float32[B], the loss of each lane; ``own_weight``, float32[B] or a number, is the share of the target's own
-        occurrence in its column's weight: under the logQ correction one of probability q weighs 1 / q ** logq."""
+        """float32[B], a loss per lane; ``own_weight`` is the share of the target's own occurrence in its column's
+        weight: under the logQ correction one of probability q weighs 1 / q ** logq."""
         raise NotImplementedError
 
 

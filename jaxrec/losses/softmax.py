@@ -1,10 +1,7 @@
-"""Exact cross-entropy over the whole catalogue, in blocks whose memory is bounded, with its derivative by hand.
-
-The derivative is taken while a block of scores is at hand, in the forward pass: with e = exp(s - max s) and z = sum e,
-d queries = (e E) w / z and d items = e' (q w / z); the target's part and that of label smoothing come on the side.
-Where few rows of scores fit in the memory, blocks of items take the place of blocks of rows, in two sweeps, one for the
-normaliser and one for the derivative: a fourth product.
-"""
+"""Exact cross-entropy over the whole catalogue, in blocks whose memory is bounded. Its derivative is taken by hand in
+the forward pass, while a block of scores is at hand: with e = exp(s - max s) and z = sum e, d queries = (e E) w / z and
+d items = e' (q w / z); the target's part and that of label smoothing come on the side. Where few rows of scores fit,
+blocks of items take the place of blocks of rows, in two sweeps, for the normaliser and for the derivative."""
 
 from __future__ import annotations
 
@@ -42,8 +39,8 @@ class Softmax:
         return scores if prior is None else scores + prior
 
     def less_target(self, mass: Array, scale: Array, target: Array, begin: Array | int) -> Array:
-        """Where factors are rounded, ``mass`` less the target's share of ``scale``, float32[P]: where the target is
-        nearly certain, two rounded parts would leave their errors. Columns are the items from ``begin`` on."""
+        """Where factors are rounded, ``mass`` less the target's share of ``scale``, float32[P], as two rounded parts
+        would leave their errors where it is nearly certain. Columns are the items from ``begin`` on."""
         if not self.on.low:
             return mass
         own = begin + jnp.arange(mass.shape[1]) == target[:, None]
@@ -214,12 +211,7 @@ class SoftmaxLoss(LossConfig):
     ) -> Array:  # fmt: skip
         """float32[]: the sum of the cross-entropies of ``softmax(queries items' + prior)``, times their float32[P]
         ``weight``, for float32[P, D] queries, float32[V, D] items, int32[P] targets in [0, V) and a float32[V] prior,
-        if any. Only queries and items have derivatives.
-
-        >>> q, e = jnp.array([[2.0, 0.0]]), jnp.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.0]])
-        >>> round(float(FullSoftmax()(q, e, jnp.array([0]), jnp.ones(1))), 4)  # log(1 + e^-2 + e^-1)
-        0.4076
-        """
+        if any. Only queries and items have derivatives."""
         how = Softmax(self.memory, self.label_smoothing, on)
         total: Array = _cross_entropy(how, queries, items, target, weight, prior)
         return total

@@ -104,9 +104,8 @@ class Interacting(nn.Module):
 
 
 class AutoIntNetwork(nn.Module):
-    """From the vectors of a row's fields to its logit: interacting layers, and beside them a deep network (AutoInt+),
-    with dropout on its hidden layers. As in equation 10, and unlike in the published code, no relu stands before the
-    sigmoid."""
+    """From the vectors of a row's fields to its logit: interacting layers, and beside them a deep network (AutoInt+).
+    As in equation 10, and unlike in the published code, no relu stands before the sigmoid."""
 
     model: Config
     outputs: int  # 1, or 2 where the rating is predicted as well

@@ -64,8 +64,8 @@ class SessionModel(Model, Protocol):
         """The carry, and float32[S, B, Q], a query vector for each target, whose products with ``items`` rank."""
 
     def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
-        """float32[B, Q]: the query after the last click of each session, from int32[B, N] items (sessions, padded
-        behind their ends; N is one of a few lengths, at most ``window``) and int32[B] clicks of each."""
+        """float32[B, Q]: the query after the last click of each session, from int32[B, N] items, padded behind int32[B]
+        clicks of each; N is one of a few lengths, at most ``window``."""
 
     def items(self, tables: dict[str, Array]) -> Array:
         """float32[V, Q], what queries are multiplied with to rank."""

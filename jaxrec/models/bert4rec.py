@@ -1,11 +1,8 @@
 """BERT4Rec (Sun et al. 2019, "BERT4Rec: sequential recommendation with bidirectional encoder representations from
-Transformer"): self-attention over the whole session, trained to fill in masked clicks.
-
-A share of a step's clicks is masked and predicted from both sides (section 3.5); in a share of the sessions the last
-click alone is, as when a mask behind the last click asks what comes next. Unlike in the paper items have no bias,
-blocks are normalised before their halves, the last states are the queries, and attention begins with the neighbours'
-own vectors (``_next_to``, ``_identity``): Diginetica's validation MRR@20 is .131 after an epoch, not .113 after 16.
-"""
+Transformer"): self-attention over the whole session; a share of a step's clicks is masked and predicted from both sides
+(section 3.5), in a share of the sessions the last click alone. Unlike in the paper items have no bias, blocks are
+normalised before their halves, the last states are the queries, and attention begins with the neighbours' own vectors
+(``_next_to``, ``_identity``): Diginetica's validation MRR@20 is .131 after an epoch, not .113 after 16."""
 
 from __future__ import annotations
 

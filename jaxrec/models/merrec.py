@@ -1,12 +1,11 @@
-"""MERRec: the next item from what was done and what it is called.
-
-GRU layers read a sequence of names (frozen sentence embeddings), types of events and, on request, fields of the items.
-The query after each event meets the items in one or both of two heads:
+"""MERRec: the next item from what was done and what it is called. GRU layers read names (frozen sentence embeddings),
+types of events and, on request, fields of the items; the query after each event meets the items in one or both of two
+heads:
 
     items   a linear layer over the items that training holds, w_i q + b_i; an item that training has not seen is last
-    text    the query in a space into which name vectors are projected: any item with a name can be ranked both    their
-    sum, by concatenated vectors. w_i and b_i begin at 0, to learn what the name does not say; an item that
-            training has not seen takes a common bias, trained on items whose row is left out (``data.unknown_rate``)
+    text    the query in a space into which name vectors are projected: any item with a name can be ranked
+    both    their sum, by concatenated vectors. w_i and b_i begin at 0, to learn what the name does not say; new items
+            take a common bias, trained on items whose row is left out (``data.unknown_rate``)
 """
 
 from __future__ import annotations
@@ -124,8 +123,8 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, names: Array, fields: Array, event: Array, grid: Grid, train: bool) -> list[Array | None]:
-        """The queries of both heads, float32[P, D] and float32[P, T], None for one that is not there; from float[R, W,
-        dim] names, float32[R, W, K] vectors of all fields side by side, and int32[R, W] events."""
+        """The queries of both heads, float32[P, D] and float32[P, T], or None; from float[R, W, dim] names, float32[R,
+        W, K] vectors of all fields side by side, and int32[R, W] events."""
         on, model = grid.on, self.model
         kernel = self.param("name_kernel", glorot_like, (names.shape[-1], model.name_dim))
         table = self.param("event", nn.initializers.normal(model.event_dim**-0.5), (self.events, model.event_dim))
@@ -249,8 +248,8 @@ class MERRec(base.Model):
     def _sampled_losses(
         self, params: Any, tables: Tables, queries: Array, step: Step, key: Array, known: Known
     ) -> Array:  # fmt: skip
-        """float32[P]: cross-entropy over the step's targets and drawn items, each item of them once. Another occurrence
-        of a query's own target among the others is no negative of it."""
+        """float32[P]: the loss over the step's targets and drawn items, each of them once; another occurrence of a
+        query's own target is no negative of it."""
         assert self._ranking is not None
         block, drawn, on = *step, tables.on
         live = block.weight > 0
@@ -278,7 +277,7 @@ class MERRec(base.Model):
         self, params: Any, table: Array | None, texts: Array | None, key: Array | None = None, targets: int = 0
     ) -> Array:
         """float32[n, Q]: vectors of items from their rows, float32[n, D + 1], and their projected names. In training
-        ``key`` draws the rows that are left out, for the first, a step's ``targets``, last."""
+        ``key`` draws the rows that are left out, for a step's ``targets``, the first, last."""
         if table is not None and texts is not None and key is not None and self._data.unknown_rate:
             new = jax.random.bernoulli(key, self._data.unknown_rate, (len(table), 1))
             new = jnp.roll(new, targets, axis=0) if targets else new
@@ -320,8 +319,8 @@ class MERRec(base.Model):
         return jax.lax.map(lambda step: self._block_queries(params, tables, known, step), block)
 
     def last_query(self, weights: dict[str, Any], names: Array, codes: Array, event: Array, length: Array) -> Array:
-        """float32[B, Q]: the query after the last event of each sequence, from float[B, N, dim] name vectors (zeros for
-        none), int32[B, N, F] codes as of ``Catalogue.codes``, int32[B, N] events and int32[B] events of each."""
+        """float32[B, Q]: the query after the last of int32[B] events of each sequence, from float[B, N, dim] name
+        vectors (zeros for none), int32[B, N, F] codes as of ``Catalogue.codes`` and int32[B, N] events."""
         slot = jnp.arange(len(event)) * event.shape[1] + jnp.maximum(length - 1, 0)
         grid, names = Grid(jnp.zeros_like(event), slot), names.astype(jnp.bfloat16)  # as in training
         codes = codes + self.catalogue.first_codes

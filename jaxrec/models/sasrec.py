@@ -25,10 +25,10 @@ class Config(packed.Attending):
 
 
 class SASRecEncoder(nn.Module):
-    """Blocks of self-attention and a point-wise network, over item vectors with learned positions. As in the authors'
-    code the vectors enter scaled by sqrt(D), queries are normalised and keys and values are not, attention weights are
-    dropped out, and a layer norm ends it all. As in the paper (section III.B) each half of a block is residual around
-    the unnormalised vectors. Positions count from the first click that the window shows; the authors' from the last."""
+    """Blocks of self-attention and a point-wise network over item vectors, scaled by sqrt(D), with learned positions
+    from the first click that the window shows (the authors': from the last). As in their code queries are normalised
+    and keys and values are not, and attention weights are dropped out; each half of a block is residual as in section
+    III.B."""
 
     model: Config
 

@@ -1,8 +1,6 @@
-"""Self-attention over the fields of a row (Song et al. 2019, AutoInt, section 4.3), rows along the fast axis.
-
-A row has a dozen fields and a head a dozen channels: batched products of them run at a few per cent of a CPU's rate. As
-[fields, channels, rows] each is a sum of a dozen multiplications of vectors of rows, also in the derivative by hand.
-"""
+"""Self-attention over the fields of a row (Song et al. 2019, AutoInt, section 4.3), rows along the fast axis: batched
+products of a dozen fields and channels run at a few per cent of a CPU's rate; as [fields, channels, rows] each is a sum
+of a dozen multiplications of vectors of rows."""
 
 from __future__ import annotations
 
@@ -51,10 +49,10 @@ project = by_hand(_project_forward, _project_backward, (2,))
 
 
 def _forward(projected: Array, heads: int, keep: Array | None) -> tuple[Array, Residuals]:
-    """float32[F, A, B]: the relu of multi-head attention of every field over all fields, without a scale, as published,
-    and the residual (equations 5 to 8); and what its derivative needs. From float32[F, 4 A, B] queries, keys, values
-    and residuals, channel ``c`` of head ``h`` being ``h * A / heads + c``; ``keep``, float32[F, F, heads, B], are
-    factors of the weights (dropout)."""
+    """float32[F, A, B]: the relu of multi-head attention of every field over all fields, without a scale, and the
+    residual (equations 5 to 8); and what its derivative needs. From float32[F, 4 A, B] queries, keys, values and
+    residuals, channel ``c`` of head ``h`` being ``h * A / heads + c``, and factors of the weights, float32[F, F, heads,
+    B] ``keep``."""
     query, key, value, residual = _parts(projected, heads)
     weights = _weights(query, key)
     mixed = _mix(weights if keep is None else weights * keep, value) + residual

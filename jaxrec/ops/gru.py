@@ -1,6 +1,5 @@
-"""Gated recurrent layers, two kinds as in GRU4Rec's code. Over vectors the reset gate acts after the recurrent product
-and each gate has two biases, as in cuDNN. Over one-hot items it acts before it, there is one bias, and the input's
-product with its gate matrix is a row of a table."""
+"""Gated recurrent layers as in GRU4Rec's code: over vectors the reset gate acts after the recurrent product and each
+gate has two biases, as in cuDNN; over one-hot items it acts before it, and the input's product is a row of a table."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Where a program's arrays lie and what its products multiply: several devices, bfloat16.
-
-Lanes, rows and scored positions, and what is carried by lane, are dealt over the one axis of a mesh; all else is the
-same on every device, random numbers too: what is trained depends on the number of devices by the order of sums alone.
-"""
+"""Where a program's arrays lie and what its products multiply: lanes, rows and scored positions are dealt over the one
+axis of a mesh; all else, random numbers too, is the same on every device."""
 
 from __future__ import annotations
 
@@ -52,8 +49,7 @@ def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
 
 
 def take_turns(results: Any, mesh: Mesh | None) -> None:
-    """Wait for a program's results where its devices are virtual ones of a CPU: they share their threads, so that two
-    programs at a time can wait for each other for ever."""
+    """Wait for results where devices are virtual ones of a CPU, whose programs could wait for each other for ever."""
     if mesh is not None and mesh.devices.flat[0].platform == "cpu":
         jax.block_until_ready(results)
 
@@ -117,9 +113,9 @@ class Placement:
         return self.dealt(self.whole(tree))
 
     def sum_by_rows(self, function: Callable[..., tuple[Any, Any]], rows: Any, rest: Any) -> tuple[Any, Any]:
-        """``function(rows, rest) -> (sums, found)`` where ``sums`` are sums over rows, whose leading axis is dealt,
-        ``found`` are rows again, and all devices have ``rest``. Each works through its own rows, in blocks of its own:
-        left to itself the compiler would hand every block to all devices."""
+        """``function(rows, rest) -> (sums, found)``, sums over rows, whose leading axis is dealt, and rows again, where
+        all devices have ``rest``: each works through its own rows, of which the compiler would hand every block to
+        all."""
         if self.mesh is None:
             return function(rows, rest)
 

@@ -1,10 +1,8 @@
-"""Embedding tables whose rows are read, differentiated and updated alone.
-
-The rows of a step are made unique, gathered with their optimizer state, given to the model as vectors, updated and
-scattered back into donated buffers: a step costs the same for any catalogue. Duplicates are merged without sorting:
-every position writes its mark into an int32[V] array at its id, the highest wins, and reading back tells each position
-who stands for it. Marks grow from step to step, so that the array is never cleared within a block.
-"""
+"""Embedding tables whose rows are read, differentiated and updated alone: those of a step are made unique, gathered
+with their optimizer state, given to the model as vectors, updated and scattered back into donated buffers, at a cost
+that does not depend on the catalogue. Duplicates are merged without sorting: every position writes its mark into an
+int32[V] array at its id, the highest wins, and reading back tells each position who stands for it. Marks grow from step
+to step, so that the array is never cleared within a block."""
 
 from __future__ import annotations
 
@@ -80,7 +78,7 @@ class Tables:
 
     def columns(self, table: str, *names: str) -> tuple[Array, Array]:
         """The rows of reads, which are the table's first, each item once: float32[C, width], zeros where another place
-        stands for a candidate; and int32[C], the place that stands for each."""
+        stands for a candidate, and int32[C], the place that does."""
         reads = self._reads[table]
         size = sum(reads[name].ids.size for name in names)
         if table not in self._plans:
@@ -95,9 +93,8 @@ class Tables:
 
 
 def plan_reads(marks: Array, reads: Reads, turn: Array, width: int, on: Placement = ONE) -> tuple[Array, RowPlan]:
-    """Make all ids that a step reads of a table of this width unique; returns the marks and the plan. A position that
-    reads nothing stands for itself. int32[V] ``marks`` are zeros at the start of a block, then from the call before;
-    ``turn`` counts those calls, and ``(turn + 1) * M`` must stay below 2 ** 31."""
+    """Make all ids that a step reads of a table of this width unique: the marks, zeros at the start of a block, and the
+    plan, in which a position that reads nothing stands for itself. ``(turn + 1) * M`` must stay below 2 ** 31."""
     parts = [on.whole(read.ids.reshape(-1)) for read in reads.values()]
     ids = parts[0] if len(parts) == 1 else jnp.concatenate(parts)
     rows, m = marks.shape[0], ids.shape[0]
@@ -129,9 +126,9 @@ def update_rows(
     optimizer: optax.GradientTransformation, live: Array, table: Array, state: Any, plan: RowPlan, rows: Array,
     gradient: Array,
 ) -> tuple[Array, Any]:  # fmt: skip
-    """The new table and optimizer state: any optimizer that treats elements independently, applied to the rows of a
-    plan and their part of its state. float32[M, width] ``rows`` are those at ``plan.ids``, the gradient is summed over
-    duplicates. Where ``live`` is false the plan must be empty, and what is not by row (a step count) stays as well."""
+    """The new table and state of an optimizer that treats elements independently, applied to the rows of a plan,
+    float32[M, width], with a gradient summed over duplicates. Where ``live`` is false the plan must be empty, and what
+    is not by row (a step count) stays as well."""
     by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
     old_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids) if is_row else leaf, by_row, state)
     change, new_state = optimizer.update(gradient, old_state, rows)
@@ -148,7 +145,7 @@ def update_rows(
 
 
 def glorot_like(key: Array, shape: tuple[int, int], blocks: int = 1) -> Array:
-    """float32[shape], uniform in ±sqrt(6 / (rows + columns / blocks)), the authors' initialisation; ``blocks`` matrices
-    stand side by side in it (3 for the gates of a GRU)."""
+    """float32[shape], uniform in ±sqrt(6 / (rows + columns / blocks)), as the authors', of ``blocks`` matrices side by
+    side."""
     bound = (6.0 / (shape[0] + shape[1] / blocks)) ** 0.5
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

@@ -54,13 +54,10 @@ def block_size(n_items: int, memory: int) -> BlockSize:
 def rank(
     queries: Array, targets: Array, items: Array, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
 ) -> tuple[Array, Array]:
-    """The rank of each query's target among the candidates by inner product, float32[Q] from 1 to V, and the k best
-    candidates, int32[Q, k], best first, with excluded items behind them where they are fewer; from float32[Q, D]
-    queries, int32[Q] targets and float32[V, D] items, whose scores are never held whole.
-
-    The target is last among equals: 1 + #(others >= it). Its score is read from the same product as the others': a
-    separate dot product differs in the last bit. A score that is not a number counts as better than the target.
-    """
+    """The rank of each query's target among the candidates by inner product, float32[Q] from 1 to V, last among equals,
+    and the k best candidates, int32[Q, k], with excluded items behind them where they are fewer; from float32[Q, D]
+    queries, int32[Q] targets and float32[V, D] items, whose scores are never held whole. A score that is not a number
+    counts as better than the target."""
     n_items, width = len(items), min(size.items, len(items))
     span, asked = _asked(targets, among)
     parts = in_blocks((items, span), width)
@@ -93,10 +90,9 @@ def rank_scores(scores: Array, targets: Array, k: int = 0, among: Candidates = E
 def top_items(
     queries: Array, items: Array, banned: Array, k: int, size: BlockSize, count: Array | int | None = None
 ) -> tuple[Array, Array]:
-    """The k items with the highest inner products, best first, among equal scores the lower index first: int32[Q, k],
-    and float32[Q, k] scores (-inf where fewer than k are allowed; a score that is not a number counts as not allowed);
-    from float32[Q, D] queries and float32[V, D] items, without the ``banned`` ones, int32[Q, N] (V for none), and
-    without padding, which are the items from ``count`` on."""
+    """The k items with the highest inner products, the lower index first among equals: int32[Q, k], and float32[Q, k]
+    scores (-inf where fewer are allowed, or no number); from float32[Q, D] queries and float32[V, D] items, without the
+    ``banned`` ones, int32[Q, N] (V for none), and padding, which are the items from ``count`` on."""
     n_items, width = len(items), min(size.items, len(items))
     parts, count = in_blocks(items, width), n_items if count is None else count
     starts = jnp.arange(len(parts), dtype=jnp.int32) * width
@@ -114,9 +110,9 @@ def top_items(
 
 @partial(jax.jit, static_argnames="k")
 def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array | int) -> tuple[Array, Array]:
-    """``top_items`` where all scores of ``ROWS`` queries are held at once, in hardly more than the time of the product
-    on a CPU: no pass is spent on padding, which is in the last chunk alone, nor on scores that are no numbers, which
-    show in the maxima. There are more than ``2 * k`` whole chunks of items."""
+    """``top_items`` where all scores of ``ROWS`` queries are held at once and there are more than ``2 * k`` whole
+    chunks: no pass is spent on padding, in the last chunk alone, nor on scores that are no numbers, which show in the
+    maxima."""
 
     def one(query: Array, ban: Array) -> tuple[Array, Array]:
         scores = _scores(query, items)

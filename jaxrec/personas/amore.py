@@ -1,10 +1,7 @@
-"""Reviews of a shop's products, and a customer for each: personas from the reviews, attributes from the personas.
-
-Nothing is known of the customers but what they wrote, so everything said of them is derived from the review of the
-very product that is to be recommended (clusters.py); or it is given (``--customers``). A row is a purchase. Beside the
-rows a dataset directory has reviews.parquet (row r is row r of the data), embeddings.npy (float16[n, d]), personas.json
-(how they were found, the rules, the personas) and PERSONAS.md (the same to be read).
-"""
+"""Reviews of a shop's products, and a customer for each: personas from the reviews and attributes from the personas
+(clusters.py), all derived from the review of the very product that is to be recommended, or given (``--customers``). A
+row is a purchase. Beside the rows lie reviews.parquet (row r is row r of the data), embeddings.npy (float16[n, d]),
+personas.json (how they were found, rules, personas) and PERSONAS.md (to be read)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """Personas: clusters of reviews by what they say, named from the table of rules, ``personas.yaml`` beside this file,
-where their words speak for one; and customers whose attributes are drawn from the rule of their persona: nothing of
-them is known, all is derived.
-"""
+where their words speak for one; and customers whose attributes are drawn from the rule of their persona."""
 
 from __future__ import annotations
 
@@ -40,9 +38,8 @@ Attribute = Annotated[Range | dict[str, float], Field(union_mode="left_to_right"
 
 
 class Rule(BaseModel):
-    """A persona of the table: ``words`` that its reviews use more than others do, and by name distributions of
-    ``attributes``, of which every rule has the same names, of the same kinds.
-    """
+    """A persona of the table: ``words`` that its reviews use more than others do, and distributions of ``attributes``,
+    the same ones in every rule."""
 
     title: str
     words: list[str]
@@ -85,8 +82,7 @@ def find_personas(
 ) -> tuple[np.ndarray, tuple[Persona, ...]]:
     """Cluster reviews by K-means on their normalised embeddings, float[n, d], into ``k`` personas, and name them by
     rules, one to one: int32[n], the persona of each review, and the personas, largest first, of equal ones that with
-    the earliest review first, whatever K-means calls its clusters.
-    """
+    the earliest review."""
     points = _directions(embeddings)
     if (different := len(np.unique(points, axis=0))) < k:
         raise UserError(f"{len(points)} reviews ({different} different ones) for {k} personas; add reviews or lower "
@@ -141,10 +137,9 @@ def _normalised(text: str) -> str:
 
 
 def telling_words(texts: Sequence[str], labels: np.ndarray, clusters: int, most: int) -> list[tuple[str, ...]]:
-    """The words that each cluster's reviews use more than the others', most telling first, at most ``most``, without
-    those of one review only. A word's score is the log-likelihood ratio of a review having it inside and outside of the
-    cluster (Dunning, Accurate Methods for the Statistics of Surprise and Coincidence, 1993).
-    """
+    """The words, at most ``most``, that each cluster's reviews use more than the others' (and not in one review only),
+    most telling first by the log-likelihood ratio of a review having it (Dunning, Accurate Methods for the Statistics
+    of Surprise and Coincidence, 1993)."""
     found = [sorted(set(WORD.findall(_normalised(text)))) for text in texts]
     names, index = np.unique(np.array([word for words in found for word in words], str), return_inverse=True)
     cluster_of = np.repeat(labels, [len(words) for words in found])
@@ -163,11 +158,9 @@ def telling_words(texts: Sequence[str], labels: np.ndarray, clusters: int, most:
 
 
 def evidence(texts: Sequence[str], labels: np.ndarray, clusters: int, rules: Rules) -> np.ndarray:
-    """float64[clusters, rules]: how much more than the others a cluster's reviews use a rule's words; 0 is no more.
-
-    The signed square root of the Poisson deviance of uses (each word once a review) from expected uses, in proportion
-    to the reviews' numbers of distinct words: about standard normal where a cluster has nothing to do with a rule.
-    """
+    """float64[clusters, rules]: how much more than the others a cluster's reviews use a rule's words: the signed square
+    root of the Poisson deviance of uses (each word once a review) from expected ones, in proportion to the reviews'
+    numbers of distinct words; about standard normal where the two have nothing to do with each other."""
     # English words by their beginning; Korean ones anywhere, as they are written together: 속건조.
     patterns = [[re.compile((r"(?<!\w)" if word[0].isascii() else "") + re.escape(word))
                  for word in (_normalised(one.strip()) for one in rule.words)] for rule in rules.values()]  # fmt: skip
@@ -181,10 +174,8 @@ def evidence(texts: Sequence[str], labels: np.ndarray, clusters: int, rules: Rul
 
 
 def draw_attributes(labels: np.ndarray, personas: Sequence[Persona], rules: Rules, seed: int) -> dict[str, np.ndarray]:
-    """Attributes of customers with personas ``labels``, int[n]: by name int64[n], or object[n] of text, each drawn from
-    the rule of its persona, from any rule where it has none. They depend on ``seed``, place and persona only, and stay
-    when customers are added behind or others change their personas.
-    """
+    """Attributes of customers with personas int[n] ``labels``: by name int64[n], or object[n] of text, each drawn from
+    the rule of its persona, or from any where it has none; they depend on seed, place and persona alone."""
     uniform = np.random.default_rng([seed, 0]).random((len(labels), 1 + len(kinds_of(rules))))
     return _attributes(labels, personas, rules, uniform)
 
@@ -193,8 +184,7 @@ def unread_profiles(
     n: int, labels: np.ndarray, personas: Sequence[Persona], rules: Rules, seed: int, draws: int
 ) -> dict[str, np.ndarray]:
     """Profiles of ``n`` customers whose reviews are not read, [draws, n] by attribute: personas by their share in
-    ``labels``, those of the reviews that may be read, and attributes from their rules.
-    """
+    ``labels``, and attributes from their rules."""
     uniform = np.random.default_rng([seed, 1]).random((draws * n, 2 + len(kinds_of(rules))))
     drawn = draw(np.bincount(labels, minlength=len(personas)), uniform[:, 0])
     attributes = _attributes(drawn, personas, rules, uniform[:, 1:])

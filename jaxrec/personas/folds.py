@@ -1,9 +1,7 @@
-"""Cross-validation by review: what a model of personas says about a customer whose review nobody has read.
-
-A fold's reviews take no part in clustering, naming or training, and their customers' attributes come from a profile
-given without reading them: the one that the customer stated, where the data has such, or else drawn like those of the
-others. How many personas there are and what numbers are standardised with comes from all reviews.
-"""
+"""Cross-validation by review: what a model of personas says about a customer whose review nobody has read. A fold's
+reviews take no part in clustering, naming or training, and their customers' attributes are those that they stated,
+where the data has such, or drawn like those of the others; the number of personas and what numbers are standardised
+with come from all reviews."""
 
 from __future__ import annotations
 

@@ -1,14 +1,9 @@
-"""Synthetic purchases of customers with personas, whose best possible ranking is known.
-
-A customer has one of six personas and, from it, an age, a gender, a skin type and a skin concern, each of which is the
-persona's own in eight cases of ten. A purchase is drawn from a softmax over all products, whose logit is the popularity
-plus what the concern, the skin type, the age and the gender make of category, brand and price, which the rows hold.
-
-Each customer draws ``--purchases`` times, and a product drawn again is dropped. With p the probability of a product in
-one draw and m the draws, the pair is among the rows with probability q = 1 - (1 - p)^m exactly. q grows with p, so that
-no ranking by the customer's attributes is better than that by p. ``optimum`` is the share of the sums of q among its
-first k in the expected rows: the hit rate of a row taken at random, ranked among all products.
-"""
+"""Synthetic purchases of customers with personas, whose best possible ranking is known. A customer has one of six
+personas and, from it, an age, a gender, a skin type and a skin concern, each the persona's own in eight cases of ten. A
+purchase is drawn from a softmax over all products, whose logit is the popularity plus what these attributes make of
+category, brand and price. Each customer draws ``--purchases`` times, and a product drawn again is dropped: with p the
+probability in one draw and m the draws, a pair is among the rows with probability q = 1 - (1 - p)^m, and no ranking is
+better than that by p. ``optimum`` is the share of the first k in the expected rows."""
 
 from __future__ import annotations
 

@@ -24,9 +24,7 @@ FILES = ("results_by_persona.png", "embedding_space.png")
 def draw_personas(
     path: Path, out: Path, by: str = PERSONA, split: str = "test", data: str | None = None
 ) -> Iterator[Path]:
-    """Draw the two pictures of the run ``path`` into the folder ``out``; each is named once it is written. The other
-    arguments are options of the command.
-    """
+    """Draw the two pictures of the run ``path`` into the folder ``out``; each is named once it is written."""
     run, name = open_run(path), path.resolve().name
     if run.config.model.task != "retrieval":
         raise UserError(f"{path}: a run of {run.config.model.name}; name one of two_tower")
@@ -50,9 +48,8 @@ def draw_personas(
 
 
 def results_figure(result: Result, by: str) -> Any:
-    """A panel for each metric, with a bar for each group, its number of targets, and for all, its 95 % bootstrap
-    interval, and chance.
-    """
+    """A panel for each metric, with a bar for each group and all, its targets, its 95 % bootstrap interval, and
+    chance."""
     from matplotlib.figure import Figure  # its own canvas: no display, no global state
 
     rows = {**result["groups"][by], "all": result}
@@ -73,9 +70,8 @@ def results_figure(result: Result, by: str) -> Any:
 
 
 def embedding_figure(run: Run, dataset: RowsDataset, split: str, groups: np.ndarray) -> Any:
-    """Customers of the split (dots, by group) and products (triangles, by ``evaluation.category``) along two principal
-    components.
-    """
+    """Customers of the split (dots, by group) and products (triangles, by ``evaluation.category``) along two
+    components."""
     from matplotlib.figure import Figure
 
     data, loaded, field = Retrieval.open(run.config, dataset), load(run), run.config.evaluation.category

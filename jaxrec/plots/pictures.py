@@ -1,6 +1,5 @@
-"""Pictures: learning curves and the curves of several runs, reliability and attention of click models; and what all of
-them share: which files they may go to, that they are there whole or not at all, and text without boxes.
-"""
+"""Pictures: learning curves and those of several runs, reliability and attention of click models; whole or not at all,
+and with text without boxes."""
 
 from __future__ import annotations
 
@@ -33,9 +32,8 @@ def save_picture(figure: Any, file: Path, dpi: int = 120) -> None:
 
 
 def write(artist: Any, text: str) -> None:
-    """Let a matplotlib text show this letter by letter (a name may be $x$): what the font that matplotlib is set to use
-    lacks, such as Korean, is taken from the first installed font that has all of it; a ? stands for what none has.
-    """
+    """Let a matplotlib text show this letter by letter (a name may be $x$): what the set font lacks, such as Korean, is
+    taken from the first installed font that has all of it; a ? stands for what none has."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager
 
     families = list(FontProperties().get_family())
@@ -71,9 +69,7 @@ def _glyphs(file: Any) -> frozenset[str]:
 
 
 def learning_curve(lines: list[dict[str, Any]], metric: str, file: Path) -> Any:
-    """Draw the training loss, and the validation metric where there is one, over epochs, from ``metrics.jsonl`` into a
-    file of the run; returns the matplotlib figure.
-    """
+    """Draw the training loss and the validation metric over epochs, from ``metrics.jsonl`` into a file of the run."""
     from matplotlib.figure import Figure  # its own canvas: no display, no global state
 
     epochs, validation = ([line for line in lines if line["kind"] == kind] for kind in ("epoch", "validation"))
@@ -173,15 +169,9 @@ def reliability(calibration: Calibration, file: Path, title: str) -> None:
 
 
 def attention_figure(fields: Sequence[str], values: Sequence[str], weights: Sequence[np.ndarray], title: str) -> Any:
-    """What each field attended to in one prediction: a panel for each interacting layer and head.
-
-    The colours begin at 0 and reach at least twice the even share 1 / F: weights that differ by little look alike.
-
-    Args:
-        fields: names, F.
-        values: what stands in them.
-        weights: of each layer float32[heads, F, F]; a row's field draws from a column's.
-    """
+    """What each of F fields, with the values in them, attended to in one prediction: a panel for each interacting
+    layer, float32[heads, F, F], and head, in colours that reach at least twice the even share 1 / F, as weights that
+    differ by little look alike."""
     from matplotlib.figure import Figure
 
     if not weights:

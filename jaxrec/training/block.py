@@ -123,9 +123,9 @@ def make_train_block(
     model: Model, optimizer: Optimizer, clip_norm: float | None, average: float = 0.0, on: Placement = ONE,
     lanes: int | None = None,
 ) -> jax.stages.Wrapped:  # fmt: skip
-    """``train_block(state, constants, block) -> (state, stats)``, compiled; the state's buffers are reused. ``average``
-    is the decay per step of the moving average, at most (1 + s) / (10 + s) after s steps; ``lanes`` are what a step's
-    loss is averaged over, None: all of the block."""
+    """``train_block(state, constants, block) -> (state, stats)``, compiled, with the state's buffers reused.
+    ``average``: decay per step of the moving average, at most (1 + s) / (10 + s); ``lanes``: what a loss is averaged
+    over."""
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
         constants, block = on.whole(constants), on.dealt(block, 1)

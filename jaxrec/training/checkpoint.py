@@ -1,9 +1,8 @@
-"""Orbax checkpoints of a run: the last two to resume from, and the best one to use.
+"""Orbax checkpoints of a run: the last two to resume from, and the best one to use; a step is renamed when it is
+complete, so that a process killed within a save leaves the step before.
 
     state/latest/<step>/{model,training,position}      everything; the two most recent
     state/best/<step>/{model,position}                 parameters alone, of the best validation metric
-
-Orbax renames a step when it is complete: a process killed within a save leaves the step before, as does damage.
 """
 
 from __future__ import annotations
