@@ -24,8 +24,8 @@ data.reading.ids data.reading.numbers data.reading.times; data.reading.table: da
 data.reading.logs data.reading.rows data.reading.unpacked; data.retrieval: data.positives; data.splits: data.protocols;
 data.store: data.files data.writing; data.text.encoding: data.name_vectors data.text.cache data.text.vectors
 data.text.worker; errors: cli.wording wording; feeds.base: data.feed data.row_feed feeds.lanes feeds.rows; feeds.packed:
-data.named_feed data.packing; losses.contrastive: contrastive models.contrast; losses.ranking: losses.candidates
-models.sampled negatives; losses.softmax: softmax; metrics.clicks: click_metrics; metrics.ranking: chance
+data.named_feed data.packing; losses.contrastive: contrastive models.contrast; losses.sampled: losses.candidates
+losses.ranking models.sampled negatives; losses.softmax: softmax; metrics.clicks: click_metrics; metrics.ranking: chance
 metrics.chance; models.base: models.work; models.autoint: losses.binary; models.fields: ops.dropout; models.merrec:
 models.event_encoder models.merrec_config; models.packed: models.sequence; models.two_tower: models.tower;
 ops.field_attention: models.field_attention; ops.gru: models.gru; ops.parallel: ops.precision precision sharding;

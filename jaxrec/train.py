@@ -162,9 +162,8 @@ def _train(
             reason = "early stopping" if early else "all epochs" if over else "stopped"
             times = {f"seconds_{name}": value for name, value in clock.seconds.items()}
             if task.judge is not None and position.best_epoch < position.epoch:
-                hint = "" if settings.early_stopping else "; training.early_stopping would save the epochs behind it"
                 say("note", f"validation {metric} was best after epoch {position.best_epoch} ({position.best:.4f}), "
-                    f"which is what evaluates and recommends{hint}")  # fmt: skip
+                    "which is what evaluates and recommends")  # fmt: skip
             log.write("end", step, epoch=position.epoch, best_epoch=position.best_epoch, reason=reason, **times)
         save()
 

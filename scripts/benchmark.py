@@ -14,9 +14,7 @@ program; AutoInt's attention, which is none, is left out. matmul_share is that o
 Memory is that of one device for the compiled block: state, constants, a block of data and what the step takes beside
 them.
 
-On a CPU a repetition has 20 steps of narm and sasrec, 40 of autoint and
-two_tower, 50 of merrec and 200 otherwise; a row that has taken 20 seconds stops after three repetitions. Who gives
---steps or --repetitions gets what was asked for.
+On a CPU a repetition has 20 steps of narm and sasrec, 40 of autoint and two_tower, 50 of merrec and 200 otherwise.
 
 A peer runs in a process of its own, round by round in turn with ours. Let the machine be at rest: other work on its
 cores slows Torch far more than JAX.
@@ -77,7 +75,7 @@ def _parser() -> Parser:
     # ---- how ---------------------------------------------------------------------------------------------------------
     number("--steps", f"steps a repetition, and at most a block (default: {STEPS}; less for the slower models on a "
            "CPU, see above)", 1)  # fmt: skip
-    number("--repetitions", f"of which the median counts (default: {REPETITIONS}, or fewer, see above)", 1)
+    number("--repetitions", f"of which the median counts (default: {REPETITIONS})", 1)
     parser.add_argument("--no-collectives", action="store_true",
                         help=f"do not compile for {exchange.DEVICES} devices to see what they exchange")  # fmt: skip
     parser.add_argument(exchange.OPTION, action="store_true", dest="collectives",

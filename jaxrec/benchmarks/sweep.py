@@ -17,7 +17,7 @@ from jaxrec.cli.command import progress
 from jaxrec.ops import parallel
 
 STEPS = 200  # a repetition
-REPETITIONS, LEAST_REPETITIONS, ENOUGH_SECONDS = 7, 3, 20.0
+REPETITIONS = 5
 COLUMNS = (
     "loss", "hard", "head", "batch", "items", "steps_per_s", "steps_per_s_min", "steps_per_s_max", "events_per_s",
     "matmul_share", "compile_s", "peak_memory_mb", "exchanged_per_step",
@@ -90,17 +90,13 @@ def compile_cases(options: Any) -> list[Case]:
 
 
 def measure(cases: Sequence[Case], options: Any) -> list[dict[str, Any]]:
-    """The rows, in turns, so that a drift of the machine meets all alike; unless their number is given, a row that has
-    taken ``ENOUGH_SECONDS`` stops after ``LEAST_REPETITIONS``."""
-    top = matmul_ceiling()
+    """The rows. Repetitions go round over them, so that a drift of the machine meets all alike."""
+    top, repetitions = matmul_ceiling(), options.repetitions or REPETITIONS
     found: list[list[float]] = [[] for _ in cases]
-    repetitions = options.repetitions or REPETITIONS
     with progress("measuring", repetitions * len(cases)) as advance:
-        for turn in range(repetitions):
+        for _ in range(repetitions):
             for case, rates in zip(cases, found, strict=True):
-                enough = turn >= LEAST_REPETITIONS and sum(case.steps / rate for rate in rates) > ENOUGH_SECONDS
-                if options.repetitions or not enough:
-                    rates.append(case.run())
+                rates.append(case.run())
                 advance()
     return [_row(case, rates, top) for case, rates in zip(cases, found, strict=True)]
 

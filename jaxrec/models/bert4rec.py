@@ -21,8 +21,7 @@ from jaxrec.config.sections import Count, LossConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, cut_chunks, packed_feed
-from jaxrec.losses.ranking import Step
-from jaxrec.losses.sampled import CrossEntropy, SampledLoss
+from jaxrec.losses.sampled import CrossEntropy, SampledLoss, Step
 from jaxrec.losses.softmax import FullSoftmax
 from jaxrec.models import packed
 from jaxrec.models.base import Loss

@@ -15,8 +15,7 @@ from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, LossConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, LaneBlock, Plan, lane_feed
-from jaxrec.losses.ranking import Popularity, Sampled, Step
-from jaxrec.losses.sampled import CrossEntropy, SampledLoss
+from jaxrec.losses.sampled import CrossEntropy, Popularity, Sampled, SampledLoss, Step
 from jaxrec.models.base import Dropping, Loss, SessionModel
 from jaxrec.models.packed import drop
 from jaxrec.ops.gru import gru_cell, gru_params, onehot_gru_cell, onehot_gru_params

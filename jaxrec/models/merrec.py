@@ -26,8 +26,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.items import Catalogue
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
-from jaxrec.losses.ranking import Sampled, Step, scores_of
-from jaxrec.losses.sampled import SampledLoss, cross_entropy
+from jaxrec.losses.sampled import Sampled, SampledLoss, Step, cross_entropy, scores_of
 from jaxrec.losses.softmax import SoftmaxLoss
 from jaxrec.models import base
 from jaxrec.models.base import Loss

@@ -21,8 +21,7 @@ from jaxrec.config.sections import Count, LossConfig, Positive, Section
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
-from jaxrec.losses.ranking import Step, ranking
-from jaxrec.losses.sampled import CrossEntropy, SampledLoss
+from jaxrec.losses.sampled import CrossEntropy, SampledLoss, Step, ranking
 from jaxrec.losses.softmax import FullSoftmax, SoftmaxLoss
 from jaxrec.models.base import Dropping, Loss, SessionModel
 from jaxrec.ops.parallel import ONE, Placement

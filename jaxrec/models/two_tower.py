@@ -20,7 +20,7 @@ from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan, RowBlock, row_feed
 from jaxrec.losses.contrastive import Contrastive, Shared, Triplet, contrast
 from jaxrec.losses.contrastive import Rows as Contrasted
-from jaxrec.losses.ranking import AliasTable, alias_table, draw
+from jaxrec.losses.sampled import AliasTable, alias_table, draw
 from jaxrec.models.base import Loss, TowerModel
 from jaxrec.models.fields import RowConfig, Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal

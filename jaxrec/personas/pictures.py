@@ -21,24 +21,22 @@ from jaxrec.tasks.retrieval.task import PERSONA, Judge, item_categories
 FILES = ("results_by_persona.png", "embedding_space.png")
 
 
-def draw_personas(
-    path: Path, out: Path, by: str = PERSONA, split: str = "test", data: str | None = None
-) -> Iterator[Path]:
+def draw_personas(path: Path, out: Path, by: str = PERSONA) -> Iterator[Path]:
     """Draw the two pictures of the run ``path`` into the folder ``out``; each is named once it is written."""
     run, name = open_run(path), path.resolve().name
     if run.config.model.task != "retrieval":
         raise UserError(f"{path}: a run of {run.config.model.name}; name one of two_tower")
-    result, table = next(iter(read_results(file_of(path, split))), {}), read_table(run, "users.parquet")
+    result, table = next(iter(read_results(file_of(path, "test"))), {}), read_table(run, "users.parquet")
     if by not in table.column_names or by not in result.get("groups", {}):
         raise UserError(f"--by {by}: {path} is not evaluated by it; do so with python -m jaxrec.evaluate --run {path} "
-                        f"--split {split} --groups {by}")  # fmt: skip
-    dataset = open_run_data(run, data or run.config.data.path)
+                        f"--groups {by}")  # fmt: skip
+    dataset = open_run_data(run, run.config.data.path)
     assert isinstance(dataset, RowsDataset)
     dataset.verify()
     groups = np.array([str(value) for value in table[by].to_pylist()])  # of each customer by index
     figures = {
-        results_figure(result, by): f"{name}, {split} split: results by {by}",
-        embedding_figure(run, dataset, split, groups): f"{name}: customers and products",
+        results_figure(result, by): f"{name}, test split: results by {by}",
+        embedding_figure(run, dataset, groups): f"{name}: customers and products",
     }
     out.mkdir(parents=True, exist_ok=True)
     for file, (figure, title) in zip(FILES, figures.items(), strict=True):
@@ -48,8 +46,7 @@ def draw_personas(
 
 
 def results_figure(result: Result, by: str) -> Any:
-    """A panel for each metric, with a bar for each group and all, its targets, its 95 % bootstrap interval, and
-    chance."""
+    """A panel for each metric: a bar for each group and all, with its 95 % bootstrap interval, beside chance."""
     from matplotlib.figure import Figure  # its own canvas: no display, no global state
 
     rows = {**result["groups"][by], "all": result}
@@ -69,13 +66,13 @@ def results_figure(result: Result, by: str) -> Any:
     return figure
 
 
-def embedding_figure(run: Run, dataset: RowsDataset, split: str, groups: np.ndarray) -> Any:
-    """Customers of the split (dots, by group) and products (triangles, by ``evaluation.category``) along two
+def embedding_figure(run: Run, dataset: RowsDataset, groups: np.ndarray) -> Any:
+    """Customers of the test split (dots, by group) and products (triangles, by ``evaluation.category``) along two
     components."""
     from matplotlib.figure import Figure
 
     data, loaded, field = Retrieval.open(run.config, dataset), load(run), run.config.evaluation.category
-    judge = Judge(loaded.model, data, getattr(data.splits, split), run.config.evaluation)
+    judge = Judge(loaded.model, data, data.splits.test, run.config.evaluation)
     vectors, items = (np.asarray(part) for part in judge.vectors(loaded.weights))
     categories = np.full(data.n_items, "products")
     if field is not None:

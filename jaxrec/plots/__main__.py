@@ -9,7 +9,6 @@ from pathlib import Path
 
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, tell
-from jaxrec.data.dataset import SPLITS
 from jaxrec.plots.pictures import check_picture, draw_curves, labels, read_curves, save_picture
 from jaxrec.run import check_comparable
 
@@ -50,8 +49,6 @@ def main(argv: Sequence[str]) -> None:
                           "missing")  # fmt: skip
     personas.add_argument("--by", metavar="FIELD", default="persona", help="what to group customers by, a column of "
                           "the data set's users.parquet (default: persona)")  # fmt: skip
-    personas.add_argument("--split", choices=SPLITS, default="test", help="whose hit rates (default: test)")
-    personas.add_argument("--data", metavar="DIR", help="dataset directory, where it has moved since training")
     personas.set_defaults(draw=_personas)
     options = parser.parse_args(argv)
     options.draw(options)
@@ -61,7 +58,7 @@ def _personas(options: argparse.Namespace) -> None:
     from jaxrec.personas.pictures import draw_personas  # here: the other pictures need no JAX
 
     runtime.start()
-    for file in draw_personas(options.run, options.out, options.by, options.split, options.data):
+    for file in draw_personas(options.run, options.out, options.by):
         tell(f"wrote {file}")
 
 

@@ -94,7 +94,10 @@ class Parameter(BaseModel):
     def _fits(self) -> Self:
         if (self.choices is None) == (self.low is None) or (self.low is None) != (self.high is None):
             raise ValueError("give choices, or low and high")
-        _ = self.distribution  # Optuna's own refuses what is no range
+        try:
+            _ = self.distribution  # Optuna's own refuses what is no range
+        except ArithmeticError as error:  # of a number that is none in float64
+            raise ValueError(str(error)) from None
         return self
 
     @property

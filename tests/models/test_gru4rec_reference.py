@@ -17,7 +17,7 @@ import pytest
 
 from jaxrec import config as configuration
 from jaxrec.feeds.base import LaneBlock
-from jaxrec.losses.ranking import Popularity, Step
+from jaxrec.losses.sampled import Popularity, Step
 from jaxrec.models.gru4rec import GRU4Rec
 from jaxrec.training.block import TrainState, init_state, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule

@@ -17,7 +17,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.data.items import Catalogue, Spans
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
-from jaxrec.losses.ranking import Step
+from jaxrec.losses.sampled import Step
 from jaxrec.models.merrec import MERRec
 
 TARGETS = 16

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from jaxrec import config as configuration
-from jaxrec.losses.ranking import alias_table, draw
+from jaxrec.losses.sampled import alias_table, draw
 from jaxrec.metrics import ranking as metrics
 
 pytestmark = pytest.mark.numbers
