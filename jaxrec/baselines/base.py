@@ -119,15 +119,13 @@ def last_clicks(groups: np.ndarray, items: np.ndarray, n_items: int) -> np.ndarr
 
 
 def popularity(sessions: Sessions, n_items: int) -> np.ndarray:
-    """float32[V] in [0, 1): the rank of an item's training clicks among the distinct numbers; numbers over 2^24 would
-    run together in float32."""
+    """float32[V] in [0, 1): the rank among the distinct numbers of training clicks (over 2^24 they run together)."""
     _, rank = np.unique(np.bincount(sessions.items, minlength=n_items), return_inverse=True)
     return (rank / (rank.max() + 1)).astype(np.float32)
 
 
 def over_popularity(named: Any, order: np.ndarray) -> np.ndarray:
-    """float32[Q, V] from CSR float64[Q, V], above 0 where a method names an item; the others stand below 0, by
-    ``popularity``, also where a query names none."""
+    """float32[Q, V]: what CSR float64[Q, V] names above 0, all other items below 0, in the order of popularity."""
     scores = np.tile(order - np.float32(1.0), (named.shape[0], 1))
     rows = np.repeat(np.arange(named.shape[0]), np.diff(named.indptr))
     values = named.data.astype(np.float32)
@@ -138,8 +136,7 @@ def over_popularity(named: Any, order: np.ndarray) -> np.ndarray:
 
 def least_squares(has: Any, other: np.ndarray, right: np.ndarray, ridge: np.ndarray, every: Any = 0.0) -> np.ndarray:
     """float[M, F] whose row x solves (every + sum over its columns c of has[c] y_c y_c' + ridge I) x = right, zeros for
-    a row without columns; from CSR float[M, L] ``has``, y float[L, F] ``other``, float[M, F], float[M] and float[F,
-    F]."""
+    a row without columns; from CSR float[M, L] ``has`` and float[L, F] ``other``, y."""
     solved = np.zeros_like(right)
     diagonal = np.diag_indices(other.shape[1])
     for row in np.flatnonzero(np.diff(has.indptr)):

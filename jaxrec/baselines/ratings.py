@@ -50,8 +50,7 @@ def popularity(train: RatingRows, n_users: int, n_items: int) -> Scorer:
 
 
 def item_mean(train: RatingRows, n_users: int, n_items: int, *, shrink: Scale = 2.0) -> Scorer:
-    """The item's mean rating (which tells more of a label than the mean label), as if it had ``shrink`` more at the
-    global mean."""
+    """The item's mean rating (it tells more than the mean label), as if it had ``shrink`` more at the global mean."""
     return bias(train, n_users, n_items, reg_user=np.inf, reg_item=shrink, iterations=1)
 
 
@@ -134,8 +133,7 @@ RATING_BASELINES: dict[str, Callable[..., Scorer]] = {
 
 
 def held_out_calibration(fit: Callable[..., Scorer], train: RatingRows, n_users: int, n_items: int) -> Scorer:
-    """The log odds of a positive label: fit on all but a random tenth of the rows, calibrate on that tenth (in sample a
-    scorer would be over-confident), and fit again on everything."""
+    """The log odds of a positive label, calibrated on a random tenth of the rows, held out of a first fit."""
     order = np.random.default_rng(0).permutation(len(train.user))
     held = max(1, round(0.1 * len(order)))
     if held >= len(order):
@@ -192,8 +190,7 @@ def fit_logistic(schema: Schema, train: Rows, strengths: Sequence[float] = STREN
 
 
 def _features(schema: Schema, rows: Rows) -> Any:
-    """CSR float64[n, values + M]: 1 for a row's value, 1 / k for each of a bag's k, unknown ones without a part among
-    them, and the numbers."""
+    """CSR float64[n, values + M]: 1 for a row's value, 1 / k for each known one of a bag's k, and the numbers."""
     blocks, n = [], len(rows)
     for field in schema.coded:
         columns = rows.columns[:, schema.slices()[field.name]]

@@ -1,6 +1,5 @@
 """Baselines that rank all items for a user, from the ``matrix`` of who has what: ``RETRIEVAL_BASELINES`` by name. Index
-0 is the unknown user or item; users without a training pair get the order of ``popularity``, and what a user has is
-scored like the rest."""
+0 is the unknown user or item; users without a training pair get the order of ``popularity``."""
 
 from __future__ import annotations
 

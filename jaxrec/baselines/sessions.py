@@ -153,8 +153,7 @@ def _fall(distance: np.ndarray, scale: float) -> np.ndarray:
 
 
 class Neighbourhood:
-    """Training sessions, numbered from the one that ended first to the one that ended last; a query considers the
-    ``sample`` most recent ones that share an item with it."""
+    """Training sessions by their ends, of which a query considers the ``sample`` last that share an item."""
 
     def __init__(self, sessions: Sessions, n_items: int, sample: int) -> None:
         ends = sessions.times[sessions.offsets[1:] - 1]

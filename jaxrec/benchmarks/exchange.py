@@ -82,8 +82,7 @@ def _compile(model: str, options: Any) -> dict[str, Any]:
 
 
 def exchanged(hlo: str, steps: int) -> dict[str, float]:
-    """Bytes that a step exchanges, by kind of collective, of a block's optimised HLO with ``steps`` steps: a
-    collective's result on one device, as often as its loop turns; of branches the dearest."""
+    """Bytes a step by kind of collective, of a block's optimised HLO: results on one device; the dearest branch."""
     computations: dict[str, list[tuple[str, str, str]]] = {}
     entry, current = "", list[tuple[str, str, str]]()
     for line in hlo.splitlines():

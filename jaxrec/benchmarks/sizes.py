@@ -66,8 +66,7 @@ class Prepared:
 
 
 def products(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
-    """The matrix products of a program, and how often its loops come to each. Those under a condition are left out: two
-    towers look up there what is near, once in many steps."""
+    """A program's matrix products, and how often its loops come to each, without what is under a condition and rare."""
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             yield equation, times

@@ -48,8 +48,7 @@ class Case:
         return int(self.prepared.config.training.steps_per_block)
 
     def run(self) -> float:
-        """Steps a second of a repetition: whole blocks, cut beforehand, without an epoch's last one, which has some
-        padding."""
+        """Steps a second of a repetition: whole blocks, cut beforehand, without an epoch's padded last one."""
         feed, stats = self.prepared.feed, None
         blocks = list(itertools.islice(self._blocks, -(-self.steps // feed.shape.steps)))
         jax.block_until_ready((blocks, self._state))
@@ -120,8 +119,7 @@ def _row(case: Case, rates: list[float], ceiling: float) -> dict[str, Any]:
 
 
 def matmul_ceiling() -> float:
-    """What the device reaches on a large float32 matrix product, GFLOP/s: the median of seven, after one that does not
-    count."""
+    """GFLOP/s that the device reaches on a large float32 matrix product, the median of seven, warmed up."""
     n = 2048 if jax.default_backend() == "cpu" else 8192
     a, product, times = jnp.ones((n, n), jnp.float32), jax.jit(jnp.matmul), list[float]()
     for _ in range(8):

@@ -152,8 +152,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ``ArgumentParser`` whose errors are one line. An option given twice is refused, where argparse takes the last
-    without a word."""
+    """An ``ArgumentParser`` whose errors are one line, and which refuses an option that is given twice."""
 
     def __init__(self, **options: Any) -> None:
         defaults: dict[str, Any] = {"formatter_class": HelpFormatter, "allow_abbrev": False}

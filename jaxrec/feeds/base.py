@@ -139,8 +139,7 @@ class RowBlock(NamedTuple):
 
 
 def row_feed(rows: Rows, plan: Plan) -> Feed:
-    """The blocks of a split, ``plan.batch`` rows a step; in order ``time`` rows come as they stand. Each of an epoch's
-    passes begins with a step of its own, so that training does not depend on how passes are dealt to epochs."""
+    """The blocks of a split, ``plan.batch`` rows a step; a pass begins with a step, whatever epoch it is dealt to."""
     arrays = (rows.columns, np.int32), (rows.numbers, np.float32), (rows.labels, np.float32), (rows.ratings, np.float32)
     split = tuple(np.ascontiguousarray(array, dtype) for array, dtype in arrays)
     steps = -(-len(rows) // plan.batch)  # of a pass

@@ -57,9 +57,8 @@ class Template(NamedTuple):
 
 
 def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1, last_only: bool = False) -> Chunks:
-    """Cut sessions, int64[sessions + 1] ``offsets``, into chunks of at most W inputs: beyond the first W targets of a
-    session whole windows, of which the last ``stride`` are scored; with ``last_only`` one with the last target
-    alone."""
+    """Cut sessions, int64[sessions + 1] ``offsets``, into chunks of at most W inputs: beyond the first W targets whole
+    windows, of which the last ``stride`` are scored; with ``last_only`` one with the last target alone."""
     inputs = np.diff(offsets) - 1
     session = np.flatnonzero(inputs > 0)
     first = np.minimum(inputs[session], window)
@@ -79,8 +78,7 @@ def cut_chunks(offsets: np.ndarray, window: int, stride: int = 1, last_only: boo
 
 
 def pack(chunks: Chunks, window: int, targets: int) -> Template:
-    """Lay chunks into rows and rows into steps of at most ``targets`` (at least W) scored positions. Rows of each
-    pattern are spread evenly over the steps: every step has nearly the same mixture, and as many targets."""
+    """Lay chunks into rows and rows, each pattern evenly, into steps of at most ``targets`` (W or more) scored ones."""
     if not len(chunks.begin):
         nothing = np.zeros((0, 1, window), np.int32)
         return Template(nothing, nothing, nothing[:, :, 0])
@@ -109,8 +107,7 @@ def pack(chunks: Chunks, window: int, targets: int) -> Template:
 
 
 def _rows(chunks: Chunks, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column, length and scored positions of every place; rows are filled from the histogram of lengths, longest
-    first, so that one pattern serves many rows, and numbered so that patterns are interleaved."""
+    """Row, column, length and scored positions of every place: patterns from the histogram of lengths."""
     # Chunks shorter than the window share rows; those of one length score alike.
     whole = (chunks.scored == chunks.length) | (chunks.length < window)
     scored_of = np.zeros(window + 1, np.int64)

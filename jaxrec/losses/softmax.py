@@ -151,8 +151,7 @@ def _by_rows(one: Callable[..., tuple[Any, Any]], begin: Any, size: int, *arrays
 
 
 def _part(size: int, batch: Batch, i: Array) -> tuple[Array, Array, Array]:
-    """Where the i-th block of items begins, its vectors, and what to add to its scores: the last block ends with the
-    catalogue, so it may overlap the one before; what that one had gets -inf."""
+    """The i-th block of items: its begin, vectors, and what is added to its scores, -inf where it overlaps."""
     begin = jnp.minimum(i * size, len(batch.items) - size)
     vectors = jax.lax.dynamic_slice_in_dim(batch.items, begin, size)
     fresh = begin + jnp.arange(size) >= i * size

@@ -42,8 +42,7 @@ class Model(Protocol):
         return ()
 
     def constants(self, counts: Any) -> Any:
-        """Device arrays made once a run from int64[V] ``counts``, how often each item (of rows: each value of each
-        field) stands in the training split; two_tower: from ``Interactions``."""
+        """Device arrays made once a run from int64[V] ``counts`` of items or values, or ``Interactions``."""
 
     def steps(self, constants: Any, block: Any, keys: Array, on: Placement = ONE) -> Any:
         """What each step of a block works on (leaves [S, ...]), with one random key per step."""
@@ -92,6 +91,5 @@ class TowerModel(Model, Protocol):
 
 
 def make_model(config: Config, *data: Any) -> Any:
-    """The configured model: of sessions for a catalogue of so many items; otherwise for a ``Schema``, and where a click
-    model's ``first_order`` is logistic, in training, the regression to begin with."""
+    """The configured model, for a number of items or a ``Schema``, and for ``first_order`` logistic a regression."""
     return find_model(config.model.name).Model(config, *data)

@@ -106,8 +106,7 @@ def _identity(key: Array, shape: tuple[int, int]) -> Array:
 
 
 def _next_to(key: Array, shape: tuple[int, int]) -> Array:
-    """float32[heads, 2 W + 1]: where attention begins, by the distance -W <= j - t <= W. Heads look at the click
-    before, the one behind, the second before, the second behind and so on: one that looks at two mixes them up."""
+    """float32[heads, 2 W + 1]: where attention begins, by the distance -W <= j - t <= W: each head at one neighbour."""
     heads, distances = shape
     head, distance = jnp.arange(heads), jnp.arange(distances) - distances // 2
     place = (head // 2 + 1) * jnp.where(head % 2 == 0, -1, 1)

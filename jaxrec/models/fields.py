@@ -82,8 +82,7 @@ def with_unknown(columns: Array, keys: Array, rate: float) -> Array:
 
 
 def byte_mask(key: Array, shape: tuple[int, ...], rate: float) -> Array:
-    """float32[shape], a dropout mask: 0 with probability ``rate``, rounded to a 256th but at least one, otherwise such
-    that the mean is exactly 1. Drawing 32 bits for each element would take too long."""
+    """float32[shape], a dropout mask of mean 1, 0 at ``rate`` to a 256th, from bytes: 32 bits take too long."""
     dropped, size = min(max(round(rate * 256), 1), 255), math.prod(shape)
     words = jax.random.bits(key, (-(-size // 4),), jnp.uint32)  # drawn as bytes, each would take a word's time
     keep = jax.lax.bitcast_convert_type(words, jnp.uint8).reshape(-1)[:size].reshape(shape) >= dropped

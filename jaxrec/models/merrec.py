@@ -247,8 +247,7 @@ class MERRec(base.Model):
     def _sampled_losses(
         self, params: Any, tables: Tables, queries: Array, step: Step, key: Array, known: Known
     ) -> Array:  # fmt: skip
-        """float32[P]: the loss over the step's targets and drawn items, each of them once; another occurrence of a
-        query's own target is no negative of it."""
+        """float32[P]: over the step's targets and drawn items, each once; a query's own target is no negative."""
         assert self._ranking is not None
         block, drawn, on = *step, tables.on
         live = block.weight > 0

@@ -71,8 +71,7 @@ class Config(Windowed):
     """Standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim))."""
 
     def encoder(self) -> nn.Module:
-        """Called as ``encoder(vectors, grid, train)`` with float32[R, W, D] and a ``Grid``; gives float32[P, D], of
-        what ``grid.allowed()`` lets each position see."""
+        """Called as ``encoder(vectors, grid, train)`` with float32[R, W, D] and a ``Grid``; gives float32[P, D]."""
         raise NotImplementedError
 
 

@@ -27,7 +27,7 @@ class Config(packed.Attending):
 class SASRecEncoder(nn.Module):
     """Blocks of self-attention and a point-wise network over item vectors, scaled by sqrt(D), with learned positions
     from the first click that the window shows (the authors': from the last). As in their code queries are normalised
-    and keys and values are not, and attention weights are dropped out; each half of a block is residual as in section
+    and keys and values are not, and attention weights are dropped out; halves of a block are residual as in section
     III.B."""
 
     model: Config

@@ -60,8 +60,8 @@ class Tower(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, counted: Array | None, on: Placement = ONE) -> Array:
-        """float32[n, output] unit vectors of float32[n, features], in training normalised with mean and variance of the
-        rows bool[n] ``counted``; None: evaluation, with the running ones."""
+        """float32[n, output] unit vectors of float32[n, features]; training normalises over bool[n] ``counted``
+        rows."""
         model = self.model
 
         def dense(units: int) -> nn.Dense:

@@ -51,8 +51,8 @@ project = by_hand(_project_forward, _project_backward, (2,))
 def _forward(projected: Array, heads: int, keep: Array | None) -> tuple[Array, Residuals]:
     """float32[F, A, B]: the relu of multi-head attention of every field over all fields, without a scale, and the
     residual (equations 5 to 8); and what its derivative needs. From float32[F, 4 A, B] queries, keys, values and
-    residuals, channel ``c`` of head ``h`` being ``h * A / heads + c``, and factors of the weights, float32[F, F, heads,
-    B] ``keep``."""
+    residuals, channel ``c`` of head ``h`` at ``h * A / heads + c``, and float32[F, F, heads, B] factors of the
+    weights."""
     query, key, value, residual = _parts(projected, heads)
     weights = _weights(query, key)
     mixed = _mix(weights if keep is None else weights * keep, value) + residual

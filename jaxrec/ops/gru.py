@@ -21,8 +21,7 @@ def gru_cell(params: dict[str, Array], x: Array, h: Array, on: Placement = ONE) 
 
 
 def gru_sequence(params: dict[str, Array], x: Array, reset: Array, on: Placement = ONE) -> Array:
-    """float32[B, T, H]: the state after each position of whole sequences, float32[B, T, I] ``x``; it is zeroed before
-    positions of bool[B, T] ``reset`` and before the first. The input's product is one for all positions."""
+    """float32[B, T, H]: the states of whole sequences float32[B, T, I] ``x``, zeroed before positions of ``reset``."""
     from_x = on.product(x, params["input_kernel"]) + params["input_bias"]  # [B, T, 3H]
     states = _recurrence(on, from_x.swapaxes(0, 1), reset.T, params["hidden_kernel"], params["hidden_bias"])
     return states.swapaxes(0, 1)

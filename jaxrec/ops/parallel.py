@@ -108,14 +108,12 @@ class Placement:
         return jax.tree.map(lambda leaf: leaf if leaf.shape[axis] % n else constrained(leaf, spread), tree)
 
     def taken(self, tree: Any) -> Any:
-        """Arrays that all devices have, of which each takes its share: what comes back as their derivative is exchanged
-        as it is, and not added up in what they were read from."""
+        """Each device's share of arrays that all have; its derivative is exchanged as it is, not added up before."""
         return self.dealt(self.whole(tree))
 
     def sum_by_rows(self, function: Callable[..., tuple[Any, Any]], rows: Any, rest: Any) -> tuple[Any, Any]:
-        """``function(rows, rest) -> (sums, found)``, sums over rows, whose leading axis is dealt, and rows again, where
-        all devices have ``rest``: each works through its own rows, of which the compiler would hand every block to
-        all."""
+        """``function(rows, rest) -> (sums, found)``, sums over rows, whose leading axis is dealt, and rows again: each
+        device works through its own rows, of which the compiler would hand every block to all."""
         if self.mesh is None:
             return function(rows, rest)
 

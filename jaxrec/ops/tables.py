@@ -145,7 +145,6 @@ def update_rows(
 
 
 def glorot_like(key: Array, shape: tuple[int, int], blocks: int = 1) -> Array:
-    """float32[shape], uniform in ±sqrt(6 / (rows + columns / blocks)), as the authors', of ``blocks`` matrices side by
-    side."""
+    """float32[shape], uniform in ±sqrt(6 / (rows + columns / blocks)), of ``blocks`` matrices side by side."""
     bound = (6.0 / (shape[0] + shape[1] / blocks)) ** 0.5
     return jax.random.uniform(key, shape, jnp.float32, -bound, bound)

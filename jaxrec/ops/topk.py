@@ -111,8 +111,8 @@ def top_items(
 @partial(jax.jit, static_argnames="k")
 def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array | int) -> tuple[Array, Array]:
     """``top_items`` where all scores of ``ROWS`` queries are held at once and there are more than ``2 * k`` whole
-    chunks: no pass is spent on padding, in the last chunk alone, nor on scores that are no numbers, which show in the
-    maxima."""
+    chunks: no pass is spent on padding, in the last chunk alone, nor on scores that are no numbers, which maxima
+    show."""
 
     def one(query: Array, ban: Array) -> tuple[Array, Array]:
         scores = _scores(query, items)
@@ -208,8 +208,7 @@ def _best_of_parts(score: Any, starts: Array, parts: Any, k: int, queries: int, 
 
 
 def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
-    """Exact top-k of float32[Q, N] in two stages: the k chunks with the highest maxima hold all of it, and sorting them
-    takes a fraction of the time of sorting the row."""
+    """Exact top-k of float32[Q, N]: the k chunks with the highest maxima hold it, and are sorted faster."""
     q, n = scores.shape
     if not k:
         return jnp.zeros((q, 0)), jnp.zeros((q, 0), jnp.int32)

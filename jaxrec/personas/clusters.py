@@ -38,8 +38,7 @@ Attribute = Annotated[Range | dict[str, float], Field(union_mode="left_to_right"
 
 
 class Rule(BaseModel):
-    """A persona of the table: ``words`` that its reviews use more than others do, and distributions of ``attributes``,
-    the same ones in every rule."""
+    """A persona of the table: ``words`` that its reviews use more, and distributions of ``attributes``."""
 
     title: str
     words: list[str]
@@ -80,9 +79,8 @@ class Persona:
 def find_personas(
     embeddings: np.ndarray, texts: Sequence[str], rules: Rules, k: int, seed: int
 ) -> tuple[np.ndarray, tuple[Persona, ...]]:
-    """Cluster reviews by K-means on their normalised embeddings, float[n, d], into ``k`` personas, and name them by
-    rules, one to one: int32[n], the persona of each review, and the personas, largest first, of equal ones that with
-    the earliest review."""
+    """Cluster reviews by K-means on their normalised embeddings, float[n, d], into ``k`` personas named by rules, one
+    to one: int32[n], the persona of each review, and the personas, largest first, of equal ones the earliest."""
     points = _directions(embeddings)
     if (different := len(np.unique(points, axis=0))) < k:
         raise UserError(f"{len(points)} reviews ({different} different ones) for {k} personas; add reviews or lower "
@@ -174,8 +172,7 @@ def evidence(texts: Sequence[str], labels: np.ndarray, clusters: int, rules: Rul
 
 
 def draw_attributes(labels: np.ndarray, personas: Sequence[Persona], rules: Rules, seed: int) -> dict[str, np.ndarray]:
-    """Attributes of customers with personas int[n] ``labels``: by name int64[n], or object[n] of text, each drawn from
-    the rule of its persona, or from any where it has none; they depend on seed, place and persona alone."""
+    """int64[n] or object[n] by name, of customers with personas ``labels``, drawn by seed, place and persona."""
     uniform = np.random.default_rng([seed, 0]).random((len(labels), 1 + len(kinds_of(rules))))
     return _attributes(labels, personas, rules, uniform)
 
@@ -183,8 +180,7 @@ def draw_attributes(labels: np.ndarray, personas: Sequence[Persona], rules: Rule
 def unread_profiles(
     n: int, labels: np.ndarray, personas: Sequence[Persona], rules: Rules, seed: int, draws: int
 ) -> dict[str, np.ndarray]:
-    """Profiles of ``n`` customers whose reviews are not read, [draws, n] by attribute: personas by their share in
-    ``labels``, and attributes from their rules."""
+    """[draws, n] by attribute: profiles of ``n`` customers with unread reviews, from the shares of ``labels``."""
     uniform = np.random.default_rng([seed, 1]).random((draws * n, 2 + len(kinds_of(rules))))
     drawn = draw(np.bincount(labels, minlength=len(personas)), uniform[:, 0])
     attributes = _attributes(drawn, personas, rules, uniform[:, 1:])

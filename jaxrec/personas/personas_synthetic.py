@@ -98,9 +98,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
 
 
 def optimum(chances: Chances, purchases: int) -> dict[str, Any]:
-    """The expected ``hit_rate@k`` where all products are ranked by their true probability; ``popularity``: the same of
-    one ranking for all, by the expected number of rows.
-    """
+    """The expected ``hit_rate@k`` by the products' true probability; ``popularity``: by the expected number of rows."""
     bought = -np.expm1(purchases * np.log1p(-np.minimum(chances.probability, 1 - 1e-16)))
     rows = chances.counts @ bought
     hits = chances.counts @ np.sort(bought, axis=1)[:, : -WIDEST - 1 : -1]

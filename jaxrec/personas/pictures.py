@@ -67,8 +67,7 @@ def results_figure(result: Result, by: str) -> Any:
 
 
 def embedding_figure(run: Run, dataset: RowsDataset, groups: np.ndarray) -> Any:
-    """Customers of the test split (dots, by group) and products (triangles, by ``evaluation.category``) along two
-    components."""
+    """Customers of the test split (dots) and products (triangles, by ``evaluation.category``) in two dimensions."""
     from matplotlib.figure import Figure
 
     data, loaded, field = Retrieval.open(run.config, dataset), load(run), run.config.evaluation.category

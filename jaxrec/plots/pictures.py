@@ -1,5 +1,4 @@
-"""Pictures: learning curves and those of several runs, reliability and attention of click models; whole or not at all,
-and with text without boxes."""
+"""Pictures: learning curves, those of several runs, reliability, attention; whole or not at all, without boxes."""
 
 from __future__ import annotations
 
@@ -32,8 +31,7 @@ def save_picture(figure: Any, file: Path, dpi: int = 120) -> None:
 
 
 def write(artist: Any, text: str) -> None:
-    """Let a matplotlib text show this letter by letter (a name may be $x$): what the set font lacks, such as Korean, is
-    taken from the first installed font that has all of it; a ? stands for what none has."""
+    """Let a matplotlib text show this letter by letter, in an installed font that has what the set one lacks."""
     from matplotlib.font_manager import FontProperties, findfont, fontManager
 
     families = list(FontProperties().get_family())

@@ -34,8 +34,7 @@ class TrainState(NamedTuple):
     key: Array  # the run's random key; step s uses fold_in(key, s)
 
     def weights(self) -> dict[str, Any]:
-        """``{params, tables}`` to evaluate and serve with, the average where there is one; and ``statistics`` of batch
-        normalisation where a model's carry has them."""
+        """``{params, tables}`` to serve, averages where there are, and ``statistics`` of batch normalisation."""
         weights = {"params": self.params, "tables": self.tables} if self.average is None else self.average
         has = isinstance(self.carry, dict) and "statistics" in self.carry
         return weights | {"statistics": self.carry["statistics"]} if has else weights
@@ -124,7 +123,7 @@ def make_train_block(
     lanes: int | None = None,
 ) -> jax.stages.Wrapped:  # fmt: skip
     """``train_block(state, constants, block) -> (state, stats)``, compiled, with the state's buffers reused.
-    ``average``: decay per step of the moving average, at most (1 + s) / (10 + s); ``lanes``: what a loss is averaged
+    ``average``: decay a step of the moving average, at most (1 + s) / (10 + s); ``lanes``: what a loss is averaged
     over."""
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:

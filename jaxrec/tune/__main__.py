@@ -159,8 +159,7 @@ class Space:
 
 
 def load_space(file: str | Path, base: Config | None = None) -> Space:
-    """Read a tuning space: ``section.field`` with ``choices`` or with ``low``, ``high``, ``log`` and ``step``, of the
-    fields that jaxrec or the configuration ``base`` has."""
+    """Read a tuning space, of the fields that jaxrec or the configuration ``base`` has."""
     entries = read_yaml(Path(file), "the tuning space") or {}
     known = configuration.fields() | (configuration.fields(type(base)) if base is not None else {})
     parameters: dict[str, Parameter] = {}
@@ -334,8 +333,7 @@ def trial_text(trial: FrozenTrial, metric: str) -> str:
 
 
 def write_tables(study: Study, base: Config, space: Space, out: Path, metric: str) -> None:
-    """``trials.csv``, and ``best.yaml`` where a trial is complete. Of the finished trials only the best keeps its
-    checkpoints."""
+    """``trials.csv``, and ``best.yaml`` where a trial is complete; the best one's checkpoints alone are kept."""
     trials, best, stream = study.get_trials(deepcopy=False), best_trial(study), io.StringIO()
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(["number", "state", "value", "best_epoch", *space.parameters])
