@@ -9,6 +9,7 @@ from jax import Array
 from jaxrec.config import Config, find_model
 from jaxrec.config.sections import Fraction, ModelConfig
 from jaxrec.feeds.base import Feed, Plan
+from jaxrec.losses.sampled import Step
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Reads, Tables, TableSpec
 
@@ -58,6 +59,13 @@ class SessionModel(Model, Protocol):
     """A model that ranks what comes next in a session; its splits are ``Sessions``."""
 
     window: int | None  # a score depends on the last so many clicks; None: on all of the session
+    _ranking: Any  # what queries are ranked against, of losses.sampled
+
+    def constants(self, counts: Any) -> Any:
+        return self._ranking.constants(counts)
+
+    def steps(self, constants: Any, block: Any, keys: Array, on: Placement = ONE) -> Step:
+        return Step(block, self._ranking.draw(constants, block.target, keys, on))
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Any, block: Any) -> tuple[Any, Array]:
         """The carry, and float32[S, B, Q], a query vector for each target, whose products with ``items`` rank."""

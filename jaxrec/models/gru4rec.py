@@ -7,7 +7,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from pydantic import Field
 
@@ -15,7 +14,7 @@ from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, LossConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Feed, LaneBlock, Plan, lane_feed
-from jaxrec.losses.sampled import CrossEntropy, Popularity, Sampled, SampledLoss, Step
+from jaxrec.losses.sampled import CrossEntropy, Sampled, SampledLoss, Step
 from jaxrec.models.base import Dropping, Loss, SessionModel
 from jaxrec.models.packed import drop
 from jaxrec.ops.gru import gru_cell, gru_params, onehot_gru_cell, onehot_gru_params
@@ -99,12 +98,6 @@ class GRU4Rec(SessionModel):
 
     def feed(self, split: Sessions, plan: Plan) -> Feed:
         return lane_feed(split, plan)
-
-    def constants(self, counts: np.ndarray) -> Popularity:
-        return self._ranking.constants(counts)
-
-    def steps(self, constants: Popularity, block: LaneBlock, keys: Array, on: Placement = ONE) -> Step:
-        return Step(block, self._ranking.draw(constants, block.target, keys, on))
 
     def reads(self, step: Step) -> dict[str, Reads]:
         block, live = step.block, step.block.weight > 0

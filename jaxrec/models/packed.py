@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from pydantic import Field
 
@@ -130,12 +129,6 @@ class SequenceModel(SessionModel):
         model = self._model
         grid = Grid(jnp.zeros((1, model.window), jnp.int32), jnp.zeros(1, jnp.int32))
         return self._encoder.init(key, jnp.zeros((1, model.window, model.embedding_dim)), grid, False).get("params", {})
-
-    def constants(self, counts: np.ndarray) -> Any:
-        return self._ranking.constants(counts)
-
-    def steps(self, constants: Any, block: PackedBlock, keys: Array, on: Placement = ONE) -> Step:
-        return Step(block, self._ranking.draw(constants, block.target, keys, on))
 
     def reads(self, step: Step) -> dict[str, Reads]:
         block = step.block

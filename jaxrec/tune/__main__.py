@@ -356,16 +356,14 @@ def write_tables(study: Study, base: Config, space: Space, out: Path, metric: st
 
 def write_pictures(study: Study, space: Space, out: Path, metric: str) -> None:
     """``history.png``, values by trial, and ``parameters.png``, values by what trials drew."""
-    from matplotlib import pyplot, rc_context
+    from matplotlib import pyplot
     from optuna.visualization import matplotlib as plots
 
-    with warnings.catch_warnings(), rc_context({"savefig.bbox": "tight"}):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna says of each that it is experimental
         history: Any = plots.plot_optimization_history(study, target_name=f"validation {metric}")
         slices: Any = plots.plot_slice(study, list(space.parameters), target_name=f"validation {metric}")
-        panels = np.ravel(slices)
-        panels[0].figure.set_figwidth(4 + 3 * len(panels))
-        for axes, name in ((history, "history.png"), (panels[0], "parameters.png")):
+        for axes, name in ((history, "history.png"), (np.ravel(slices)[0], "parameters.png")):
             save_picture(axes.figure, out / name)
             pyplot.close(axes.figure)
 
