@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, RowsDataset, Schema, open_dataset, read_manifest
 from jaxrec.data.items import Items
-from jaxrec.data.store import check_seal, checked, checksum, is_right, sealed
+from jaxrec.data.store import checked, checksum, is_right, read_sealed, write_sealed
 from jaxrec.data.store import write_text as write_text
 from jaxrec.data.store import written as written
 from jaxrec.errors import UserError, listed
@@ -50,8 +49,7 @@ class Run:
         """An array that the run keeps, such as ``value_counts`` of rows: how many in training hold each coded value."""
         file, sums = (self.path / "dataset" / one for one in (f"{name}.npy", KEPT))
         try:
-            given = json.loads(sums.read_text(encoding="utf-8")) if sums.exists() else {}  # older runs have none
-            check_seal(given)
+            given = read_sealed(sums) if sums.exists() else {}  # older runs have none
             if name in given and not is_right(file, given[name]):
                 raise ValueError("checksum differs")
             array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -90,8 +88,7 @@ def create_run(
             shutil.copyfile(dataset.path / name, place / name)
         for name, array in kept.items():
             np.save(place / f"{name}.npy", array)
-        sums = {name: checksum(place / f"{name}.npy") for name in kept}
-        write_text(place / KEPT, json.dumps(sealed(sums), indent=2) + "\n")
+        write_sealed(place / KEPT, {name: checksum(place / f"{name}.npy") for name in kept})
         write_text(path / "config.yaml", configuration.dump(config))
     except (FileExistsError, NotADirectoryError):
         raise UserError(f"{path}: a parent of it is a file; choose another --run") from None

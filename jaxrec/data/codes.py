@@ -220,11 +220,6 @@ class FieldCodes:
         self._separator = str(options.get("bag_separator", "|"))
         self._na = {text.strip() for text in options.get("na") or ()}  # texts that stand for nothing
 
-    def values(self, name: str) -> list[Any]:
-        """The raw values of a field that training has seen; none of a number."""
-        counts = self._counts.get(name, np.zeros(0))
-        return self.vocabulary(name).decode(1 + np.flatnonzero(counts[1:])) if len(counts) else []
-
     def encode(self, field: Field, value: Any, notes: list[str]) -> np.ndarray:
         """int32[width] of a categorical value or a bag, or float32[] of a number; None is the unknown value, the mean.
         A value that training has not seen counts as unknown, and more values than a bag of the data has are left out;

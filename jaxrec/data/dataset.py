@@ -40,7 +40,6 @@ Rows stand in the order of the raw data. How they are split is decided at traini
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -50,7 +49,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from jaxrec.data.store import FORMAT, MANIFEST, Stored, check_seal
+from jaxrec.data.store import FORMAT, MANIFEST, Stored, read_sealed
 from jaxrec.errors import UserError, nearest
 
 SPLITS = ("train", "validation", "test")
@@ -319,11 +318,8 @@ def open_dataset(path: str | Path) -> Dataset | RowsDataset:
 def read_manifest(file: Path) -> dict[str, Any]:
     """Read and check a manifest."""
     try:
-        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        version = manifest["format"]
-        if version == FORMAT:
-            check_seal(manifest)
-            _ = [manifest[name] for name in ("kind", "content_hash", "files", "counts")]
+        manifest = read_sealed(file)
+        version, *_ = [manifest[name] for name in ("format", "kind", "content_hash", "files", "counts")]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged manifest ({error!r}); prepare the data set again") from None
     if version != FORMAT:

@@ -166,10 +166,9 @@ def _last_positives(rows: Rows, among: np.ndarray) -> np.ndarray:
     """The last positive of each user and what follows it, ascending, of ascending int64[m] row numbers."""
     order = among[np.lexsort((rows.times[among], rows.users[among]))]  # stable: of the same time the later row
     users, liked = rows.users[order], np.flatnonzero(rows.labels[order] > 0)
-    owners, behind = np.unique(users[liked][::-1], return_index=True)
-    last = np.full(int(users.max(initial=0)) + 1, len(order))  # the place of the last positive by user; 0: all unknown
-    last[owners] = liked[::-1][behind]
-    return np.sort(order[(users > 0) & (np.arange(len(order)) >= last[users])])
+    last = np.full(int(users.max(initial=0)) + 1, -1)  # the place of the last positive by user; 0: all unknown ones
+    np.maximum.at(last, users[liked], liked)
+    return np.sort(order[(users > 0) & (last[users] >= 0) & (np.arange(len(order)) >= last[users])])
 
 
 def _entities(rows: Rows, schema: Schema, side: str, protocol: str) -> np.ndarray:

@@ -86,10 +86,12 @@ def sealed(entries: dict[str, Any]) -> dict[str, Any]:
     return {**entries, CHECKSUM: hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()}
 
 
-def check_seal(entries: dict[str, Any]) -> None:
-    """Raise a ValueError where the entries of a JSON file differ from their checksum; those of before have none."""
+def read_sealed(file: Path) -> dict[str, Any]:
+    """The entries of a JSON file; a ValueError where they differ from their checksum; those of before have none."""
+    entries: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if CHECKSUM in entries and entries != sealed(entries):
         raise ValueError("checksum differs")
+    return entries
 
 
 @contextmanager
@@ -191,9 +193,10 @@ def write_parquet(batches: Iterable[pa.RecordBatch], schema: pa.Schema, file: Pa
     return file_entry(file)
 
 
-def write_json(file: Path, entries: dict[str, Any]) -> None:
-    """Write a JSON file that is on the disk when this returns."""
-    write_text(file, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+def write_sealed(file: Path, entries: dict[str, Any]) -> dict[str, Any]:
+    """Write a JSON file with its checksum, which is on the disk when this returns; the entries with the checksum."""
+    write_text(file, json.dumps(entries := sealed(entries), indent=2, ensure_ascii=False) + "\n")
+    return entries
 
 
 def write_manifest(
@@ -205,6 +208,5 @@ def write_manifest(
     lines = "".join(f"{files[name]['sha256']}  {name}\n" for name in sorted(files))
     lines += "".join(json.dumps(entries[name], sort_keys=True) + "\n" for name in hashed)
     manifest = {"format": FORMAT, "kind": "sessions", **entries}
-    manifest = sealed({**manifest, "files": files, "content_hash": hashlib.sha256(lines.encode()).hexdigest()})
-    write_json(path / MANIFEST, manifest)
-    return manifest
+    manifest |= {"files": files, "content_hash": hashlib.sha256(lines.encode()).hexdigest()}
+    return write_sealed(path / MANIFEST, manifest)

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.cli.text import HALF
-from jaxrec.data.store import check_seal, checksum, is_right, sealed, staging, write_file, write_json, written
+from jaxrec.data.store import checksum, is_right, read_sealed, staging, write_file, write_sealed, written
 from jaxrec.errors import UserError, one_line
 
 PART = 2048  # texts, which are all that is lost where encoding is interrupted
@@ -180,7 +180,7 @@ def write_name_vectors(data: Path, manifest: dict[str, Any], model: str, identit
             "key": names_key(data, manifest)}  # fmt: skip
     with staging(data / TEXT, overwrite=True, of_ours=None) as stage:
         entry = write_file(stage / identity, VECTORS, vectors.astype("<f2"))[VECTORS]
-        write_json(stage / identity / META, sealed(meta | {"sha256": entry["sha256"]}))
+        write_sealed(stage / identity / META, meta | {"sha256": entry["sha256"]})
     return data / TEXT / identity
 
 
@@ -193,8 +193,7 @@ def open_name_vectors(folder: Path, manifest: dict[str, Any]) -> tuple[np.ndarra
         raise UserError(f"{folder}: {len(places) or 'no'} embeddings of its names, expected one; {MAKE} {folder}")
     (place,) = places
     try:
-        meta = json.loads((place / META).read_text(encoding="utf-8"))
-        check_seal(meta)
+        meta = read_sealed(place / META)
         if "sha256" in meta and not is_right(place / VECTORS, meta["sha256"]):
             raise ValueError("checksum differs")
         if meta["key"] != key:
