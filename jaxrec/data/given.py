@@ -282,14 +282,6 @@ def item_rows(items: Any) -> list[dict[str, Any]]:
     return [dict(row) for row in rows]
 
 
-def columns_of(rows: Any) -> tuple[dict[str, list[Any]], int]:
-    """The columns of rows, which are mappings or a table, and how many rows there are."""
-    if isinstance(rows, pa.Table | pa.RecordBatch):
-        return {name: rows[name].to_pylist() for name in rows.schema.names}, len(rows)
-    found = item_rows(rows)
-    return {name: [row.get(name) for row in found] for name in {name: 0 for row in found for name in row}}, len(found)
-
-
 def read_file(file: Path) -> Any:
     """What a Parquet, CSV or JSON file holds (see ``item_rows``), or as JSON standard input, ``-``."""
     file = Path("/dev/stdin") if str(file) == "-" else file

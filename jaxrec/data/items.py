@@ -117,10 +117,6 @@ class Items:
         return [dict(self._known[place - self._old]) if place >= self._old else row
                 for place, row in zip(places.tolist(), rows, strict=True)]  # fmt: skip
 
-    @property
-    def shown_names(self) -> list[str]:
-        return [] if self._shown is None else list(self._shown.column_names)
-
     @cached_property
     def attributes(self) -> pa.Table:
         """A row an index."""

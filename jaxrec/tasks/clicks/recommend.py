@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import expit
 
 from jaxrec.data.codes import Columns
-from jaxrec.data.given import columns_of, read_time
+from jaxrec.data.given import item_rows, read_time
 from jaxrec.errors import UserError, one_line
 from jaxrec.plots.pictures import attention_figure, save_picture
 from jaxrec.tasks.base import Loaded
@@ -109,12 +109,12 @@ class Recommender:
     def score(self, rows: Any) -> np.ndarray:
         """float32[n]: the probability of a positive label of rows of raw fields. A field that is not there is what is
         known of the row's user or item, or else unknown, or the usual one of the occasion."""
-        given, n = columns_of(rows)
+        if not (n := len(rows := item_rows(rows))):
+            return np.zeros(0, np.float32)
+        given = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
         fields = {field.name: field for field in self.schema.fields}
         if not fields.keys() & given.keys():
             raise UserError(f"rows: no column is a field of the run; those are {', '.join(fields)}")
-        if not n:
-            return np.zeros(0, np.float32)
         values = {name: np.repeat(value[None], n, axis=0) for name, value in self._usual(None, []).items()}
         for side in filter(None, (self.people.users, self.people.goods)):  # nothing is known of unknown ones
             index, nothing = np.maximum(side.items.encode(given.get(side.name, [None] * n)), 0), side.nothing()

@@ -53,7 +53,7 @@ class Recommender:
         shown = pa.table({name: table[name] if name in table.column_names else none for name in (*SHOWN, *further)})
         self.items = Items(vocabulary.ids, shown, lambda: table, catalogue.spans, vocabulary.counts)
         self.counts, self.live = np.asarray(run.kept("item_counts")).astype(np.float32), catalogue.spans is not None
-        self._schema, self._old = table.schema, len(vocabulary)
+        self._schema, self._old, self._shown = table.schema, len(vocabulary), shown.column_names
         self._model, self._catalogue, self._weights, self._codes = model, catalogue, weights, catalogue.codes
         self._items = model.catalogue_vectors(weights, self.counts > 0)
         self._names = np.zeros((0, catalogue.dim), np.float16)  # name vectors of what was added
@@ -129,7 +129,7 @@ class Recommender:
         ids = self.items.new_ids(place, "item", rows)
         self._names = np.append(self._names, self.name_vectors([row["name"] for row in rows]), 0)
         self._codes = np.append(self._codes, self._catalogue.encode(pa.Table.from_pylist(rows, self._schema)), 0)
-        self.items.add(ids, rows, [{name: row.get(name) for name in self.items.shown_names} for row in rows])
+        self.items.add(ids, rows, [{name: row.get(name) for name in self._shown} for row in rows])
         old, n = len(self.counts), len(self.items)
         vectors = np.append(np.asarray(self._items)[:old], self._unseen(self._names_of(np.arange(old, n))), axis=0)
         self._items = filled(vectors, capacity(self._old, n - self._old))
