@@ -220,7 +220,7 @@ def test_new_products_without_training(tower_run: Path) -> None:
 
 def test_new_products_in_any_form(tower_run: Path, tmp_path: Path) -> None:
     """007 is not 7, whatever a reader of CSV makes of it; what is empty is unknown."""
-    other = {"tags": "['new', 'soft']", "price": "53", "category": " oily ", "brand": b"young brand"}
+    other = {"tags": "new|soft", "price": "53", "category": " oily ", "brand": b"young brand"}
     series, (csv, parquet, text) = {"tags": pd.Series(["new", None, "soft"])}, (tmp_path / f"a.{end}" for end in ENDS)
     forms: list[Callable[[list[Any]], Any]] = [
         list, pd.DataFrame, lambda rows: [rows[0] | other, rows[1]], lambda rows: [rows[0] | series, rows[1]],
