@@ -22,9 +22,8 @@ from jaxrec.data.items import Added
 from jaxrec.errors import UserError, listed
 from jaxrec.run import Run, check_out, written
 from jaxrec.tasks import batches
-from jaxrec.tasks.answers import answer_json, answer_table, answers, shown_time
 from jaxrec.tasks.base import load, part_of
-from jaxrec.tasks.query import FIELDS, Answer, Query
+from jaxrec.tasks.query import FIELDS, Answer, Query, answer_json, answer_table, answers, shown_time
 from jaxrec.tasks.vectors import check_k
 
 

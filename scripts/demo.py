@@ -27,7 +27,7 @@ from jaxrec.cli.command import Parser
 from jaxrec.data.dataset import Field
 from jaxrec.plots.pictures import attention_figure
 from jaxrec.run import Run, open_run_data
-from jaxrec.tasks.answers import shown_time
+from jaxrec.tasks.query import shown_time
 
 LISTED = 20_000  # users or items; of more only the one that is typed is sent to the browser
 FILTERED = 40  # values of a field that is offered as a filter

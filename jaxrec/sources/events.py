@@ -41,7 +41,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     keys, time, kind = arguments.session, arguments.time, arguments.event_column
     if arguments.events is not None and kind is None:
         raise UserError("--events: needs --event-column, the column of the kind of event; add it or leave --events out")
-    table, notes = open_raw(connection, arguments, (*keys, arguments.item, time, *([kind] if kind else [])))
+    table = open_raw(connection, arguments, (*keys, arguments.item, time, *([kind] if kind else [])))
     unit, time_field = read_times(connection, table, time, arguments)
     loo, gap, counters = arguments.split == LEAVE_ONE_OUT, arguments.session_gap is not None, unit == ORDER
     if gap and (loo or counters):
@@ -60,7 +60,7 @@ def read(connection: Any, arguments: Namespace) -> Raw:
     invalid, about = check_values(connection, table, fields, arguments.drop_invalid)
     if arguments.drop_invalid:
         dropped["invalid rows"] = {"events": invalid}
-    notes += [*about, *read_as.whole_column(connection, "item", f"column '{arguments.item}'")]
+    notes = [*about, *read_as.whole_column(connection, "item", f"column '{arguments.item}'")]
     further = ("event",) if kind else ()
     if not arguments.drop_duplicates:
         notes += note_repeated(connection, ["session", "item", "time", *further])

@@ -67,8 +67,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     shared.add_raw_arguments(parser, "the events")
     group = parser.add_argument_group("a log of your own", "Without these: the columns of the published data set")
     shared.add_columns(group, ROLES, SEVERAL)
-    group.add_argument("--events", nargs="+", metavar="NAME", help="keep events of these types alone, in this order; "
-                       "cart=add_to_cart also renames (default: all, the most frequent first). An item that was bought "
+    group.add_argument("--events", nargs="+", metavar="NAME", help="keep events of these types alone, in this order "
+                       "(default: all, the most frequent first). An item that was bought "
                        f"({', '.join(PURCHASES)}) is not recommended again")  # fmt: skip
     shared.add_file_arguments(parser)
 
@@ -85,9 +85,8 @@ def read(connection: Any, arguments: Namespace, listings: Path | None = None) ->
     for role in ("session", "item", "time"):
         if not columns[role]:
             raise UserError(f"no column of the {role}; name it with --{role}")
-    hint = "" if own else "; columns of a log of your own are named with --session, --item, --time and so on"
     needed = [one for names in columns.values() for one in ([names] if isinstance(names, str) else names or ())]
-    table, notes = shared.open_raw(connection, arguments, needed, hint)
+    table = shared.open_raw(connection, arguments, needed)
     unit, time_field = read_times(connection, table, columns["time"], arguments)
     fields = [
         read_as.session_field(table, columns["session"], na),
@@ -103,7 +102,7 @@ def read(connection: Any, arguments: Namespace, listings: Path | None = None) ->
     if columns["price"]:
         fields.append(read_as.number_field(table, "price", columns["price"], na))
     read, invalid, about = load(connection, table, fields, arguments.drop_invalid)
-    notes += [*about, *read_as.whole_column(connection, "item", f"column '{columns['item']}'")]
+    notes = [*about, *read_as.whole_column(connection, "item", f"column '{columns['item']}'")]
     types, dropped, entries = list(EVENT_TYPES), dict[str, Any](), {"target": "item", "live": listings is not None}
     options: dict[str, Any] = {"target": "item", "split": "time"}
     attributes: Attributes = {name: (name, kind) for name, kind in ATTRIBUTES.items()}

@@ -56,15 +56,14 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         raise UserError("--bag-separator: empty; give at least one character, such as |")
     roles, na = _roles(arguments), arguments.na
     timed, labelled = ([one] if one else [] for one in (arguments.time, arguments.label))
-    table, notes = open_raw(connection, arguments, (*labelled, *roles, *timed))
+    table = open_raw(connection, arguments, (*labelled, *roles, *timed))
     columns = [read_as.number_field(table, "label", name, na, label=True) for name in labelled]
     columns += [_column(f"field{i}", table, name, role, arguments) for i, (name, role) in enumerate(roles.items())]
     unit = None
     for name in timed:
         unit, field = read_times(connection, table, name, arguments)
         columns.append(field)
-    read, invalid, about = load(connection, table, columns, arguments.drop_invalid)
-    notes += about
+    read, invalid, notes = load(connection, table, columns, arguments.drop_invalid)
     names = [column.name for column in columns]
     left_out = {"invalid_rows": invalid}
     if arguments.drop_duplicates:

@@ -71,7 +71,7 @@ def add_file_arguments(parser: ArgumentParser) -> None:
     """Add the options of files whose columns the user names."""
     times = parser.add_mutually_exclusive_group()
     times.add_argument(
-        "--time-unit", choices=("auto", "iso", *UNITS, ORDER), default="auto",
+        "--time-unit", choices=("auto", "iso", *UNITS, ORDER), default="auto", metavar="UNIT",
         help="iso: like 2014-04-07T08:51:09Z, UTC where no zone is given; s, ms, us, ns: a number since 1970; order: "
         "whole numbers that only order (default: found out; times before 1980 or after next year are refused)",
     )  # fmt: skip
@@ -98,25 +98,20 @@ def given_options(arguments: Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value}
 
 
-def open_raw(
-    connection: Any, arguments: Namespace, needed: Sequence[str] = (), hint: str = "", **options: Any
-) -> tuple[Table, list[str]]:
-    """The files of ``--raw`` as one table with the columns ``needed``, and notes about them.
-
-    ``options`` of ``open_table`` are those of the command line beside these; ``hint`` is for where a column is missing.
-    """
-    paths, notes = find_files(arguments.raw)
+def open_raw(connection: Any, arguments: Namespace, needed: Sequence[str] = (), **options: Any) -> Table:
+    """The files of ``--raw`` as one table with the columns ``needed``; ``options`` of ``open_table`` are those of the
+    command line beside these."""
     given = {name: vars(arguments)[name] for name in ("quote", "delimiter", "columns") if name in arguments}
-    table = open_tables(connection, paths, **given | options)
+    table = open_tables(connection, find_files(arguments.raw), **given | options)
     for column in needed:
-        table.column(column, hint)
-    return table, notes
+        table.column(column)
+    return table
 
 
 def read_published(
     connection: Any, arguments: Namespace, fields: Sequence[Field], time: str, date: str, **options: Any
 ) -> Raw:
     """Fill the table ``raw`` from files of ``--raw`` whose columns are known; see ``pipeline.Raw``."""
-    table, notes = open_raw(connection, arguments, **options)
+    table = open_raw(connection, arguments, **options)
     read, _, _ = load(connection, table, fields)
-    return Raw(table.called, given_options(arguments), time, date, notes=notes, read=read)
+    return Raw(table.called, given_options(arguments), time, date, read=read)

@@ -28,8 +28,8 @@ from jaxrec.config import Config
 from jaxrec.data.splits import PAIRS, RowSplits
 from jaxrec.errors import UserError, nearest
 from jaxrec.run import write_text
-from jaxrec.tasks.answers import aligned
 from jaxrec.tasks.base import Judged, Loaded, load
+from jaxrec.tasks.query import aligned
 from jaxrec.training.checkpoint import Checkpoints
 
 Result = dict[str, Any]

@@ -125,7 +125,7 @@ def test_columns_events_and_ids_of_their_own(tmp_path: Path) -> None:
         "code": ["007", "010", None],
     }  # fmt: skip
     bad = OWN.replace("ann;1;blue;", "ann;1;;", 1)
-    manifest = prepared(out, "merrec", bad, *MAPPED, "--test-days=0", "--drop-invalid", "--events", "buy=order", "view")
-    assert (manifest["event_types"], manifest["bought"]) == (["order", "view"], "order")
+    manifest = prepared(out, "merrec", bad, *MAPPED, "--test-days=0", "--drop-invalid", "--events", "buy", "view")
+    assert (manifest["event_types"], manifest["bought"]) == (["buy", "view"], "buy")
     assert manifest["dropped"]["invalid rows"] == manifest["dropped"]["other types of events"] == {"events": 1}
-    assert typed(out) == [[("red-7", "view"), ("red-7", "order")], [blue, ("red-7", "view")]]
+    assert typed(out) == [[("red-7", "view"), ("red-7", "buy")], [blue, ("red-7", "view")]]

@@ -135,24 +135,21 @@ def choose_types(connection: Any, table: Table, column: str, wanted: Sequence[st
     """The names of the types of event, and how many events are of no type or of another and were left out; the column
     ``event`` of ``raw``, the file's ``column``, becomes an index into the names.
 
-    ``wanted`` are those of ``--events``, each ``name`` or ``name=new``; None: all, the most frequent first.
+    ``wanted`` are those of ``--events``; None: all, the most frequent first.
     """
     types_of_all = "SELECT event, count(*) FROM raw WHERE event IS NOT NULL GROUP BY event"
     counts: dict[str, int] = dict(connection.execute(types_of_all).fetchall())
     often = sorted(counts, key=lambda name: (-counts[name], name))
-    chosen: dict[str, str] = {}
-    for word in often if wanted is None else wanted:
-        name, _, new = (word, "", word) if word in counts else word.rpartition("=")
-        if name not in counts or name in chosen or not new.strip():
-            raise UserError(f"--events {shown(word)}: twice, or none of column '{column}'{nearest(name or word, often)}"
-                            f"; those are {', '.join(often[:12])}; give each once, as view or view=new")  # fmt: skip
-        chosen[name] = new.strip()
-    types = list(dict.fromkeys(chosen.values()))
+    types = often if wanted is None else list(wanted)
+    for name in types:
+        if name not in counts or types.count(name) > 1:
+            raise UserError(f"--events {shown(name)}: twice, or none of column '{column}'{nearest(name, often)}; those "
+                            f"are {', '.join(often[:12])}; give each once")  # fmt: skip
     if len(types) > MOST_TYPES:
         raise UserError(f"{table.called}: column '{column}': {len(types):,} types of events, at most {MOST_TYPES} are "
                         "allowed; choose with --events, or name another column")  # fmt: skip
-    others = duck.leave_out(connection, f"coalesce(event NOT IN ({listed(chosen)}), true)")
-    pairs = " ".join(f"WHEN {quoted(name)} THEN {types.index(new)}" for name, new in chosen.items())
+    others = duck.leave_out(connection, f"coalesce(event NOT IN ({listed(types)}), true)")
+    pairs = " ".join(f"WHEN {quoted(name)} THEN {number}" for number, name in enumerate(types))
     connection.execute(f"ALTER TABLE raw ALTER event TYPE UTINYINT USING CASE event {pairs} END")
     return types, others
 

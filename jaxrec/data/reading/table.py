@@ -60,12 +60,12 @@ class Table:
         """What messages about the whole call it."""
         return f"{self.path} and {len(self.parts) - 1:,} more" if len(self.parts) > 1 else str(self.path)
 
-    def column(self, name: str, hint: str = "") -> tuple[str, str]:
+    def column(self, name: str) -> tuple[str, str]:
         """The SQL expression and type of the column ``name``."""
         if name not in self.columns:
             what = "more than one" if name in self.names else "no"
             raise UserError(f"{self.path}: {what} column '{name}'{nearest(name, self.columns)}; it has "
-                            f"{', '.join(self.names[:12])}{hint}")  # fmt: skip
+                            f"{', '.join(self.names[:12])}")  # fmt: skip
         return self.columns[name]
 
     def row_place(self, connection: Any, row: int) -> str:
@@ -92,21 +92,15 @@ def reading(table: Table) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read ({reason}); mend it, or see --quote and --delimiter") from None
 
 
-def find_files(raw: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """The files that ``--raw`` means, in the order given, and notes about those that were left out.
-
-    ``raw`` are files, folders (also of folders), or patterns.
-    """
-    notes: list[str] = []
-    seen: dict[str, Path] = {}
-    for path in [path for name in raw for path in _meant(name, notes)]:
-        if (first := seen.setdefault(os.path.realpath(path), path)) is not path:
-            raise UserError(f"{path}: named twice in --raw, also as {first}; a file is read once, leave one out")
-    return list(seen.values()), notes
+def find_files(raw: Sequence[str]) -> list[Path]:
+    """The files that ``--raw`` means, each once, in the order given; ``raw`` are files, folders (also of folders), or
+    patterns."""
+    return list({os.path.realpath(path): path for name in raw for path in _meant(name)}.values())
 
 
-def _meant(name: str, notes: list[str]) -> list[Path]:
-    """The files that one word of ``--raw`` means; what is empty (Spark writes such parts) is left out and noted."""
+def _meant(name: str) -> list[Path]:
+    """The files that one word of ``--raw`` means, without those of its folders that are empty (Spark writes such
+    parts)."""
     path = Path(name)
     if not path.is_dir() and (os.path.lexists(name) or not glob.has_magic(name)):
         return [path]
@@ -117,12 +111,9 @@ def _meant(name: str, notes: list[str]) -> list[Path]:
         if file.is_file() and all(part[0] not in "._" for part in file.relative_to(folder).parts)
     ]  # fmt: skip
     filled = [file for file in there if file.stat().st_size]
-    files = [file for file in filled if file.name.lower().endswith(KNOWN)] or filled
-    if not files:
+    if not filled:
         raise UserError(f"{name}: no raw files here, such as .parquet or .csv, with anything in them; check --raw")
-    if left := [file.name for file in there if file not in set(files)]:
-        notes.append(f"{name}: left out what is empty or no raw file, {len(left):,} such as {left[0]}")
-    return files
+    return [file for file in filled if file.name.lower().endswith(KNOWN)] or filled
 
 
 @contextmanager

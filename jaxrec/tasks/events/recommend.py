@@ -24,9 +24,8 @@ from jaxrec.data.text.encoding import NAMES, embed, find_model
 from jaxrec.errors import UserError
 from jaxrec.ops.topk import Live
 from jaxrec.sources.merrec import BOUGHT
-from jaxrec.tasks.answers import most_similar
 from jaxrec.tasks.base import Loaded
-from jaxrec.tasks.query import Answer, Inputs, Query
+from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
 from jaxrec.tasks.vectors import BATCH, Waiting, capacity, filled, in_batches, padded, ranked, steps, unit, vector_table
 
 SHOWN = ("name", "price", "c0_name", "c1_name", "c2_name", "brand_name", "item_condition_name")

@@ -19,10 +19,9 @@ from jaxrec.data.given import item_rows, plain
 from jaxrec.data.items import Added
 from jaxrec.errors import UserError
 from jaxrec.tasks import vectors as ranking
-from jaxrec.tasks.answers import most_similar
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.history import People
-from jaxrec.tasks.query import Answer, Inputs, Query
+from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
 from jaxrec.tasks.rules import RuleBook
 from jaxrec.tasks.vectors import capacity, filled, in_batches, steps, vector_table
 

@@ -13,9 +13,8 @@ import pyarrow as pa
 from jax import Array
 
 from jaxrec.ops.topk import CHUNK
-from jaxrec.tasks.answers import most_similar
 from jaxrec.tasks.base import Loaded
-from jaxrec.tasks.query import Answer, Inputs, Query
+from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
 from jaxrec.tasks.vectors import BATCH, Waiting, filled, in_batches, nearest, padded, steps, unit, vector_table
 
 MOST = 2**31  # clicks of a session
