@@ -35,16 +35,17 @@ persona_groups persona_plots personas.embedding personas.groups; plots.pictures:
 plots.curves; run: rundir; sources: data.sources; sources.market.world: data.market sources.market.optimum;
 sources.merrec: sources.merrec_attributes sources.merrec_columns sources.merrec_files sources.merrec_items
 sources.merrec_own; sources.merrec_synthetic: sources.market.goods sources.market.words; sources.movielens:
-sources.movielens_files sources.movielens_tfds; sources.synthetic: data.markov; tasks.base: cutoffs tasks.cutoffs;
-tasks.clicks.recommend: recommend_rows; tasks.clicks.task: evaluate_rows row_evaluation tasks.clicks.evaluate
-tasks.clicks.judge; tasks.events.recommend: event_sequences listings recommend_events tasks.events.listings
-tasks.events.sequences; tasks.events.task: evaluate_events event_evaluation tasks.events.evaluate tasks.events.judge;
-tasks.history: history; tasks.query: tasks.answers tasks.events.answers; tasks.report: results tasks.results
-tasks.results_table; tasks.retrieval.recommend: recommend_towers tasks.retrieval.item_vectors; tasks.retrieval.task:
-evaluate_retrieval hits retrieval_evaluation tasks.retrieval.evaluate tasks.retrieval.hits tasks.retrieval.judge
-tasks.retrieval.pages; tasks.rules: rules; tasks.sessions.task: evaluation tasks.sessions.baselines
-tasks.sessions.judge; tasks.vectors: serving tasks.serving; text: data.text.__main__; training.checkpoint: checkpoint;
-training.optimizers: optimizers; training.telemetry: telemetry; tune.__main__: tune.report tune.search_space
+sources.movielens_files sources.movielens_tfds; sources.synthetic: data.markov; tasks.base: cutoffs tasks.cutoffs
+tasks.ranks; tasks.clicks.recommend: recommend_rows; tasks.clicks.task: evaluate_rows row_evaluation
+tasks.clicks.evaluate tasks.clicks.judge; tasks.events.recommend: event_sequences listings recommend_events
+tasks.events.listings tasks.events.sequences; tasks.events.task: evaluate_events event_evaluation tasks.events.evaluate
+tasks.events.judge; tasks.history: history; tasks.query: tasks.answers tasks.events.answers; tasks.report: results
+tasks.results tasks.results_table; tasks.retrieval.recommend: recommend_towers tasks.retrieval.item_vectors;
+tasks.retrieval.task: evaluate_retrieval hits retrieval_evaluation tasks.retrieval.evaluate tasks.retrieval.hits
+tasks.retrieval.judge tasks.retrieval.pages; tasks.rules: rules; tasks.sessions.task: evaluation
+tasks.sessions.baselines tasks.sessions.judge; tasks.vectors: serving tasks.serving; text: data.text.__main__;
+training.checkpoint: checkpoint; training.optimizers: optimizers; training.telemetry: telemetry; tune.__main__:
+tune.report tune.search_space
 """
 """``new: old old``, without ``jaxrec.``."""
 CLASSES = """

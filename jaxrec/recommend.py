@@ -226,7 +226,7 @@ def _parser() -> Parser:
     query("--no-rules", action="store_true", help="two towers: leave the configuration's rules out")
     query("--add-items", metavar="FILE", help="two towers, merrec: new items (.parquet, .csv or .json)")
     other = parser.add_argument_group("instead").add_argument
-    other("--similar-to", metavar="ID", help="the items most similar to this one (merrec also takes a name)")
+    other("--similar-to", metavar="ID", help="the items most similar to this one")
     other("--similar-customers", action="store_true", help="two towers: customers most similar to this one")
     other("--explain", metavar="ID", help="click models: the prediction for this item, and what each field attended to")
     files = parser.add_argument_group("files").add_argument

@@ -23,7 +23,7 @@ from jaxrec.config import EvaluationConfig, parse
 from jaxrec.data.dataset import Rows, RowsDataset, Sessions, open_dataset
 from jaxrec.data.splits import RowData, configured_splits, cut_validation
 from jaxrec.models.base import make_model
-from jaxrec.tasks import ranks as ranking
+from jaxrec.tasks import base as ranking
 from jaxrec.tasks.base import load
 from jaxrec.tasks.clicks import task as clicks
 from jaxrec.tasks.retrieval import task as retrieval

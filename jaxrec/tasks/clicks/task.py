@@ -26,10 +26,9 @@ from jaxrec.metrics.ranking import random_user_ranking
 from jaxrec.models.base import ClickModel, make_model
 from jaxrec.plots.pictures import reliability
 from jaxrec.run import Run
-from jaxrec.tasks.base import Judged, Task
+from jaxrec.tasks.base import Judged, Task, evaluation_plan
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
-from jaxrec.tasks.ranks import evaluation_plan
 from jaxrec.tasks.report import Asked, Groups, Page, Report, by_group, repeated
 from jaxrec.training.block import training_plan
 

@@ -101,17 +101,14 @@ class Recommender:
 
     def similar(self, item: Any, k: int) -> Answer:
         """The items most like one, whether live or not: by the cosine of their names in the space of the text head, or
-        without one by that of their vectors in the item head. With a text head ``item`` may be any name."""
+        without one by that of their vectors in the item head."""
         part = slice(-self._weights["params"]["match"].shape[1], None) if self._model.has_text else slice(-1)
-        index, name = self.items.ids.find(item), item.strip() if isinstance(item, str) else ""
-        vectors = self._items[:, part]
-        own = vectors[index : index + 1] if index >= 0 else np.zeros(1)
-        if index < 0 and self._model.has_text and name and not (self.items.ids.integers and name.isdecimal()):
-            own = self._unseen(self.name_vectors([name]))[:, part]
+        index, vectors = self.items.index(item), self._items[:, part]
+        own = vectors[index : index + 1]
         if not np.any(own):
-            raise UserError(f"item {bare(item)}: none is like it, as it is none of the run's, or has no name there, or "
-                            "with model.head items was not in training; give another")  # fmt: skip
-        without = np.flatnonzero(~np.any(vectors[: len(self.items)], axis=1)).tolist() + [index] * (index >= 0)
+            raise UserError(f"item {bare(item)}: none is like it: it has no name, or was not in training "
+                            "(model.head items); give another")  # fmt: skip
+        without = [*np.flatnonzero(~np.any(vectors[: len(self.items)], axis=1)), index]
         memory = self.run.config.evaluation.memory
         return most_similar(self.items, unit(jnp.asarray(own)), unit(vectors), without, k, memory)
 

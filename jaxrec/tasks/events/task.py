@@ -22,9 +22,8 @@ from jaxrec.models.merrec import MERRec
 from jaxrec.ops.topk import EVERYTHING, Candidates, Live
 from jaxrec.run import Run
 from jaxrec.sources.market.world import optimum_lines
-from jaxrec.tasks import ranks
-from jaxrec.tasks.base import Task
-from jaxrec.tasks.ranks import Judge, collect, evaluation_plan, rank_vectors
+from jaxrec.tasks import base
+from jaxrec.tasks.base import Judge, Task, collect, evaluation_plan, rank_vectors
 from jaxrec.tasks.report import Asked, Groups, Report, Result, by_group
 from jaxrec.tasks.sessions.task import session_splits
 from jaxrec.training.block import training_plan
@@ -82,7 +81,7 @@ def sample(sessions: Sessions, most: int | None) -> Sessions:
 def event_judge(model: MERRec, sessions: Sessions, config: EvaluationConfig, trained: np.ndarray) -> Judge:
     """The judge of a model of events, among the items that are live at the time of a sequence's last event;
     ``trained`` is bool[V], whether training holds each item."""
-    batch = max(model.window, min(config.batch_size, ranks.QUERIES))
+    batch = max(model.window, min(config.batch_size, base.QUERIES))
     known, encoded = model.known, jax.jit(model.encode)
 
     def encode(weights: dict[str, Any], carry: Any, block: Any) -> tuple[Any, Array, Candidates]:

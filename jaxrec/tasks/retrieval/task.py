@@ -29,10 +29,9 @@ from jaxrec.models.base import TowerModel, make_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.ops.topk import Candidates, rank_scores
 from jaxrec.run import Run, write_text
-from jaxrec.tasks.base import Judged, Task
+from jaxrec.tasks.base import QUERIES, Judged, Part, Task, collect, in_parts, rank_vectors
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
-from jaxrec.tasks.ranks import QUERIES, Part, collect, in_parts, rank_vectors
 from jaxrec.tasks.report import Asked, Groups, Page, Report, Result, by_group, repeated
 from jaxrec.tasks.rules import RuleBook
 from jaxrec.training.block import training_plan

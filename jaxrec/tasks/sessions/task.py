@@ -26,9 +26,8 @@ from jaxrec.models.base import SessionModel, make_model
 from jaxrec.ops.topk import EVERYTHING, Candidates, rank_scores
 from jaxrec.run import Run
 from jaxrec.sources.synthetic import optimum_metrics
-from jaxrec.tasks import ranks
-from jaxrec.tasks.base import Task
-from jaxrec.tasks.ranks import Judge, Part, collect, evaluation_plan, in_parts
+from jaxrec.tasks import base
+from jaxrec.tasks.base import Judge, Part, Task, collect, evaluation_plan, in_parts
 from jaxrec.tasks.report import Asked, Report
 from jaxrec.training.block import training_plan
 
@@ -73,7 +72,7 @@ def build(run: Run) -> SessionModel:
 
 def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config: EvaluationConfig) -> Judge:
     """The judge of a model of sessions."""
-    batch = min(config.batch_size, len(sessions) if model.window is None else ranks.QUERIES)
+    batch = min(config.batch_size, len(sessions) if model.window is None else base.QUERIES)
     batch = max(1, batch, model.window or 1)
     encoded = jax.jit(model.encode)
 
