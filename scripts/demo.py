@@ -98,9 +98,9 @@ def choose_session(r: Recommender) -> tuple[Query, list[Any], list[Any]]:
         sessions = data.split("test")
         number = st.number_input("Number", 1, max(1, len(sessions)), key="session", **KEEP)
         part = slice(int(sessions.offsets[number - 1]), int(sessions.offsets[number]))
-        *items, following = r.kind.items.decode(np.asarray(sessions.items[part]))
+        *items, following = r.kind.items.ids.decode(np.asarray(sessions.items[part]))
         return Query(items), [following], []
-    ids = r.kind.items.decode(np.arange(r.n_items))
+    ids = r.kind.items.ids.decode(np.arange(r.n_items))
     text = f"{len(ids):,} items, the most popular first; type to search"
     if len(ids) <= LISTED:
         return Query(st.multiselect("Clicked, oldest first", ids, ids[:1], key="items", help=text, **KEEP)), [], []
@@ -259,7 +259,7 @@ def show_past(r: Recommender, query: Query) -> None:
     if len(items):
         with st.expander(f"Seen before: {len(items):,}, the latest first"):
             known, rated = r.kind.items.known(items), not np.isin(labels, (0, 1)).all()
-            ids = map(str, r.kind.items.decode(items))
+            ids = map(str, r.kind.items.ids.decode(items))
             past = [({"Rating": float(one)} if rated else {}) | shown(r.run, row) | {"Id": item}
                     for one, row, item in zip(labels, known, ids, strict=True)][::-1]  # fmt: skip
             table(past, Rating=st.column_config.NumberColumn(format="%g", width="small"))

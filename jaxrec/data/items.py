@@ -61,6 +61,7 @@ class Items:
     """Items, or the users of a run, by index, which begins with ``first``: those before it stand for unknown ones.
 
     Args:
+        ids: raw ids, or ``Ids``, which become the attribute ``ids``.
         shown, attributes: what is given with an item, and what makes the table that filters can name, a row an index.
         spans: when items can be had; None: always.
         counts: int64[V], events of each in training, descending, where that is the order of the items.
@@ -84,14 +85,6 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def encode(self, raw: Iterable[Any]) -> np.ndarray:
-        """int32[n] indices of raw ids; -1 for one that is unknown. See ``jaxrec.data.given``."""
-        return self.ids.encode(raw)
-
-    def decode(self, indices: np.ndarray) -> list[Any]:
-        """Raw ids of int[n] indices, as plain Python values."""
-        return self.ids.decode(indices)
 
     def index(self, item: Any) -> int:
         """The index of the one item that is asked about, which has to be there."""

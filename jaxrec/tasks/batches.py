@@ -155,7 +155,7 @@ def _table(answered: Answered, schema: pa.Schema) -> pa.Table:
     scores += [one.scores for one in answers]
     ends, ids = pa.array(np.cumsum([len(part) for part in places]), pa.int32()), list[Any]()
     if answers:
-        ids = answers[0].source.decode(np.concatenate(places))
+        ids = answers[0].source.ids.decode(np.concatenate(places))
         ids = list(map(str, ids)) if pa.types.is_string(schema.field("items").type.value_type) else ids  # added ones
     values = {"items": ids, "scores": np.concatenate(scores).astype(np.float32)}
     columns = {ID: names, "notes": [one.notes for one in answers], "popular": [one.popular for one in answers]}

@@ -93,7 +93,7 @@ class Answer:
     @cached_property
     def ids(self) -> list[Any]:
         """Raw ids of the items."""
-        return self.source.decode(self.places)
+        return self.source.ids.decode(self.places)
 
     @cached_property
     def items(self) -> list[Item]:

@@ -183,7 +183,7 @@ def test_the_most_popular_of_what_is_live(market: Recommender) -> None:
     lost: Events = [{"item": -5, "event": VIEW}]
     answer = market.recommend(Query(events=lost), 7)
     assert answer.unknown == [-5] and scores(answer) == np.sort(counts[live])[::-1][:7].tolist()
-    assert counts[market.kind.items.encode(ids(answer))].tolist() == scores(answer)
+    assert counts[market.kind.items.ids.encode(ids(answer))].tolist() == scores(answer)
     assert ids(market.recommend(Query(events=lost), 6, exclude=[answer.items[0].id])) == ids(answer)[1:]
 
 
@@ -216,7 +216,7 @@ def test_added_listings_rank_as_unseen_ones_of_their_name(markets: dict[str, Rec
     events, items = sequence(market), market.kind.items
     before = all_scores(market, events)
     unseen = next(item for item in before if counts[items.index(item)] == 0)
-    (known,) = items.known(items.encode([unseen]))
+    (known,) = items.known(items.ids.encode([unseen]))
     new = [{"item": NEW, "name": known["name"]}, {"item": str(NEW + 1), "name": "Words of its own", "price": 3}]
     assert market.add(new) == [NEW, NEW + 1]
     found = all_scores(market, events)
@@ -248,7 +248,7 @@ def test_similar_listings(markets: dict[str, Recommender], head: str) -> None:
     others = np.flatnonzero((lengths[:, 0] > 0) & (np.arange(len(lengths)) != 3))
     found = market.similar(int(vocabulary[3]), market.n_items)
     np.testing.assert_allclose(scores(found), np.sort(cosines[others])[::-1], atol=1e-5)
-    np.testing.assert_allclose(scores(found), cosines[market.kind.items.encode(ids(found))], atol=1e-5)
+    np.testing.assert_allclose(scores(found), cosines[market.kind.items.ids.encode(ids(found))], atol=1e-5)
     assert set(ids(found)) == set(vocabulary[others].tolist())
     if head == "both":
         return

@@ -49,7 +49,7 @@ def best(scores: dict[int, float], k: int, without: Any = ()) -> list[int]:
 def test_candidates_are_ranked_as_in_the_whole_catalogue(
     recommender: Recommender, parameters: dict[str, Any], vocabulary: Items, session: list[int], size: int
 ) -> None:
-    scores = by_id(vocabulary, all_scores(parameters, vocabulary.encode(session))[-1])
+    scores = by_id(vocabulary, all_scores(parameters, vocabulary.ids.encode(session))[-1])
     pool = [int(item) for item in np.random.default_rng(size).permutation(np.arange(1, 101))[:size]]
     in_pool = {item: scores[item] for item in pool}
     ids, found = ranked(recommender, session, 100, seen=True, only=[*pool, pool[0], 54321, "x"])

@@ -117,7 +117,7 @@ class Recommender:
             raise UserError(f"rows: no column is a field of the run; those are {', '.join(fields)}")
         values = {name: np.repeat(value[None], n, axis=0) for name, value in self._usual(None, []).items()}
         for side in filter(None, (self.people.users, self.people.goods)):  # nothing is known of unknown ones
-            index, nothing = np.maximum(side.items.encode(given.get(side.name, [None] * n)), 0), side.nothing()
+            index, nothing = np.maximum(side.items.ids.encode(given.get(side.name, [None] * n)), 0), side.nothing()
             for name, value in side.values(index).items():
                 known = (index > 0).reshape(-1, *[1] * (value.ndim - 1))
                 values[name] = np.where(known, value, nothing[name])

@@ -64,7 +64,7 @@ class Recommender:
         """All sequences with one look-up."""
         sequences = [check_events(query.events, self.types, self._schema) for query in queries]
         flat = [entry for sequence in sequences for entry in sequence]
-        items = self.items.encode([-1 if entry.item is None else entry.item for entry in flat])
+        items = self.items.ids.encode([-1 if entry.item is None else entry.item for entry in flat])
         items = np.where([entry.item is not None for entry in flat], items, -1)
         named = np.array([bool(entry.name) for entry in flat], bool) & (items < 0)
         names, codes = self._names_of(np.maximum(items, 0)), self._codes[np.maximum(items, 0)]
@@ -144,7 +144,7 @@ class Recommender:
         part = slice(int(offsets[number]), int(offsets[number + 1]))
         items, events, times = (self.run.kept(f"example_{name}")[part] for name in ("items", "events", "times"))
         return [{"item": item, "event": self.types[event], "time": int(time)} | known for item, event, time, known in
-                zip(self.items.decode(items), events, times, self.items.known(items), strict=True)]  # fmt: skip
+                zip(self.items.ids.decode(items), events, times, self.items.known(items), strict=True)]  # fmt: skip
 
     # ---- what the model reads ----------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ class Recommender:
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         raw = [value for query in queries for value in query.items]
-        codes, inputs = self.items.encode(raw), list[Inputs]()
+        codes, inputs = self.items.ids.encode(raw), list[Inputs]()
         places, all_known = codes.astype(np.int64), bool((codes >= 0).all())
         for start, end in pairwise(np.cumsum([0, *(len(query.items) for query in queries)]).tolist()):
             session, lost, notes = places[start:end], list[Any](), list[str]()
