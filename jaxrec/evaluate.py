@@ -17,7 +17,7 @@ from jaxrec.data.dataset import SPLITS, open_dataset
 from jaxrec.errors import UserError, nearest, shown
 from jaxrec.personas.folds import cross_validate
 from jaxrec.run import Run, open_run, open_run_data
-from jaxrec.tasks.base import check_cutoffs, part_of
+from jaxrec.tasks.base import check_cutoffs, fit_cutoffs, part_of
 from jaxrec.tasks.report import Asked, Report, file_of, keep_result
 from jaxrec.tasks.retrieval.task import DEFAULT_FOLDS
 
@@ -66,7 +66,7 @@ def evaluate(
         if value and name not in task.OPTIONS:
             raise UserError(f"{option}: does not go with a run of {config.model.name}; leave it out")
     dataset.verify()
-    ks = sorted(set(config.evaluation.k if ks is None else ks))
+    ks = sorted(set(fit_cutoffs(config, dataset).evaluation.k if ks is None else ks))
     check_cutoffs(config, dataset, ks)
     report: Report = task.evaluate(Asked(
         opened, dataset, config, split, ks, list(baselines) or None, by, limit, folds, cross_validate

@@ -126,8 +126,8 @@ class Recommender:
 QUERY, ALWAYS = {"items", "user", "profile", "at", "events"}, {"run", "k", "json", "add_items"}
 HOW = {"exclude", "candidates", "where", "include_seen", "no_rules"}  # to recommend
 MODES = {
-    "queries": HOW | {"out", "overwrite"}, "vectors": {"overwrite"}, "similar_to": set(),
-    "similar_customers": {"user", "profile"}, "explain": QUERY | {"out"},
+    "queries": HOW | {"out", "overwrite", "skip_bad"}, "score": {"out", "overwrite"}, "vectors": {"overwrite"},
+    "similar_to": set(), "similar_customers": {"user", "profile"}, "explain": QUERY | {"out"},
 }  # fmt: skip
 """What is asked for instead of items for a query: options with those that go with them."""
 
@@ -152,8 +152,12 @@ def main(argv: Sequence[str]) -> None:
         tell(f"{options.vectors}: vectors of {r.n_items:,} items")
     elif options.queries is not None:
         gc.freeze()  # nothing of what is loaded goes: the collector need not look through it again and again
-        answered = batches.answer_file(ask, options.queries, options.out, options.overwrite)
-        tell(f"{options.out}: answers to {answered:,} queries")
+        done = batches.answer_file(ask, options.queries, options.out, options.overwrite, options.skip_bad)
+        bad = f"; {done['bad']:,} bad ones left out" if done["bad"] else ""
+        tell(f"{options.out}: answers to {done['answered']:,} queries{bad}")
+    elif options.score is not None:
+        rows = batches.score_file(r.score, options.score, options.out, options.overwrite)
+        tell(f"{options.out}: probabilities of {rows:,} rows")
     elif options.explain is not None:
         found = r.explain(query, options.explain)
         _notes(found.notes)
@@ -175,8 +179,8 @@ def _check(options: Namespace) -> None:
     what = f"--{mode.replace('_', '-')}" if mode else "a single query"
     for name in sorted(given - (MODES[mode] | {mode} if mode else QUERY | HOW) - ALWAYS):
         raise UserError(f"--{name.replace('_', '-')}: does not go with {what}; leave it out")
-    if mode == "queries" and options.out is None:
-        raise UserError("--out: is missing; say where to write the answers to --queries")
+    if mode in ("queries", "score") and options.out is None:
+        raise UserError(f"--out: is missing; say where to write what {what} finds")
 
 
 def _notes(notes: Iterable[str]) -> None:
@@ -232,10 +236,12 @@ def _parser() -> Parser:
     files = parser.add_argument_group("files").add_argument
     files("--queries", type=Path, metavar="FILE", help="a query a line (.jsonl) or row (.parquet): items, events, "
           "user, profile, at, and id, which is copied to its answer")  # fmt: skip
+    files("--score", type=Path, metavar="FILE", help="click models: rows (.parquet) to predict the label of")
     files("--vectors", type=Path, metavar="FILE", help="write all items' vectors with their attributes (.parquet)")
-    files("--out", type=Path, metavar="FILE", help="with --queries: answers (.parquet or .jsonl); with --explain: a "
-          "picture (.png, .pdf or .svg)")  # fmt: skip
+    files("--out", type=Path, metavar="FILE", help="with --queries: answers (.parquet or .jsonl); with --score: the "
+          "rows with a column probability; with --explain: a picture (.png, .pdf or .svg)")  # fmt: skip
     files("--overwrite", action="store_true", help="replace --out or --vectors if it exists")
+    files("--skip-bad", action="store_true", help="with --queries: leave out bad lines, and count them")
     return parser
 
 

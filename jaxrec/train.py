@@ -24,7 +24,7 @@ from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.ops import parallel
 from jaxrec.plots.pictures import learning_curve
 from jaxrec.run import create_run, resume_run
-from jaxrec.tasks.base import check_cutoffs, cutoffs, make_task
+from jaxrec.tasks.base import cutoffs, fit_cutoffs, make_task
 from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
@@ -66,7 +66,7 @@ def _train(
 ) -> None:
     # ---- data and model: the task, with its feed and its validation ------------------------------------------------
     dataset = open_dataset(config.data.path)
-    check_cutoffs(config, dataset, cutoffs(config))
+    config = fit_cutoffs(config, dataset)
     settings, metric = config.training, config.training.metric
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh

@@ -228,7 +228,7 @@ def show_who(r: Recommender, query: Query) -> None:
     """What is known of who asks."""
     if "user" in r.reads:
         new = query.user is None
-        index = np.array([r.kind.people.profiles.index(query.user)])
+        index = np.array([r.kind.people.index(query.user)])
         known = dict(query.profile) if new else r.kind.people.users.items.known(index)[0]
         facts = " · ".join(f"{label(name).lower()} {meaning(r.run, name, value)}" for name, value in known.items())
         who = "Somebody new" if new else plain(f"User {query.user}")
@@ -255,7 +255,7 @@ def show_answer(r: Recommender, answer: Answer) -> None:
 
 def show_past(r: Recommender, query: Query) -> None:
     """What the user has in the data."""
-    items, labels = r.kind.people.past.seen(r.kind.people.profiles.index(query.user))
+    items, labels = r.kind.people.past.seen(r.kind.people.index(query.user))
     if len(items):
         with st.expander(f"Seen before: {len(items):,}, the latest first"):
             known, rated = r.kind.items.known(items), not np.isin(labels, (0, 1)).all()

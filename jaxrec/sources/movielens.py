@@ -39,16 +39,21 @@ OTHERS = {
     **dict.fromkeys(("zip", "title", "genres"), ("coalesce({0}, '')".format, "a text")),
 }
 """How the fields that are no whole numbers are read, and what they have to be."""
+URL = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"  # tensorflow-datasets has its checksum and compares it
+PLACE = "downloads/jaxrec_movielens_1m"  # in the data directory, which may be one that tensorflow-datasets shares
+PATIENCE = 20  # seconds for the server to answer at all
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--raw", type=Path, required=True, metavar="PATH", help="ml-1m.zip, or a folder with its files "
-                        "(which may be .gz)")  # fmt: skip
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--raw", type=Path, metavar="PATH", help="folder (members may be .gz) or ml-1m.zip")
+    place.add_argument("--tfds", action="store_true", help="let tensorflow-datasets download and keep it, in "
+                       "$TFDS_DATA_DIR or ~/tensorflow_datasets")  # fmt: skip
 
 
 def read(connection: Any, arguments: Namespace) -> RawRows:
     """The rows of the three files, in the order of the ratings."""
-    ratings, users, movies = read_files(connection, arguments.raw)
+    ratings, users, movies = read_files(connection, fetch() if arguments.tfds else arguments.raw)
     # Without the entities that have no rows, whose values would otherwise stand in the vocabulary.
     rows = {side: np.unique(pc.index_in(ratings[name], table[name]).to_numpy(), return_inverse=True)
             for side, name, table in (("user", "user", users), ("item", "movie", movies))}  # fmt: skip
@@ -81,7 +86,7 @@ def read(connection: Any, arguments: Namespace) -> RawRows:
         threshold=4.0, low=1.0, high=5.0, user="user", item="movie",
         shown={"user": users, "item": movies.append_column("year", years)},
         calendar={f"rating_{name}": name for name in calendar},
-        options={"raw": str(arguments.raw)},
+        options={"raw": "tfds" if arguments.tfds else str(arguments.raw)},
     )  # fmt: skip
 
 
@@ -119,3 +124,23 @@ def _read_file(connection: Any, raw: Path, folder: Path, name: str) -> pa.Table:
     found = connection.sql("SELECT * FROM raw").to_arrow_table()
     connection.execute("DROP TABLE raw")
     return found
+
+
+def fetch() -> Path:
+    """The published archive through the downloads of tensorflow-datasets, checked, kept, and without TensorFlow."""
+    import requests
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download import download_manager
+
+    place = Path(tfds.core.constants.DATA_DIR) / PLACE
+    if kept := sorted(place.glob("*.zip")):
+        return kept[0]
+    tfds.disable_progress_bar()
+    try:
+        # The manager tries ten times, for minutes; without a network that is known at once.
+        requests.head(URL, timeout=PATIENCE, allow_redirects=True).raise_for_status()
+        manager = tfds.download.DownloadManager(download_dir=place, force_checksums_validation=True)
+        return Path(manager.download(URL))
+    except (tfds.download.DownloadError, download_manager.NonMatchingChecksumError, OSError) as error:
+        raise UserError(f"--tfds: {URL} does not come to {place} as published ({type(error).__name__}: {error}); "
+                        "download it by hand and give it to --raw") from None  # fmt: skip

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxrec.cli.command import say
 from jaxrec.config import Config, EvaluationConfig, find_task, models
 from jaxrec.data.dataset import Dataset, RowsDataset, Schema
 from jaxrec.data.reading.columns import ORDER
@@ -103,16 +104,39 @@ def cutoffs(config: Config) -> list[int]:
     return sorted({*config.evaluation.k, *(int(k) for k in config.training.metric.split("@")[1:])})
 
 
-def check_cutoffs(config: Config, dataset: Dataset | RowsDataset, ks: Sequence[int]) -> None:
-    """Refuse cut-offs beyond the catalogue, at which any ranking is right."""
+def ranked_items(config: Config, dataset: Dataset | RowsDataset) -> int:
+    """Among how many items the right one is ranked; 0: among a user's own rows, or the data do not fit."""
     manifest, task = dataset.manifest, find_task(config.model)
     if hasattr(task, "OWN_ROWS") or manifest["kind"] != task.READS:
-        return  # the latter does not fit, as is told elsewhere
+        return 0
     schema = Schema.from_manifest(manifest) if task.READS == "rows" else None
-    items = schema.size(schema.item) - 1 if schema else int(manifest["counts"]["items"])  # one is the unknown one
-    if 0 < items < max(ks):
+    return schema.size(schema.item) - 1 if schema else int(manifest["counts"]["items"])  # one is the unknown one
+
+
+def check_cutoffs(config: Config, dataset: Dataset | RowsDataset, ks: Sequence[int]) -> None:
+    """Refuse cut-offs beyond the catalogue, at which any ranking is right."""
+    if 0 < (items := ranked_items(config, dataset)) < max(ks):
         raise UserError(f"--k, evaluation.k or training.metric: {max(ks)} is more than the {items} items of "
                         f"{dataset.path}; choose a smaller one")  # fmt: skip
+
+
+def fit_cutoffs(config: Config, dataset: Dataset | RowsDataset) -> Config:
+    """The configuration whose default cut-offs are below the number of items, which a note says; given ones are not
+    to be beyond it."""
+    items, notes = ranked_items(config, dataset), list[str]()
+    for section, name in (("evaluation", "k"), ("training", "metric")):
+        part = getattr(config, section)
+        value = getattr(part, name)
+        kind, *ks = value.split("@") if isinstance(value, str) else ("", *value)
+        if name not in part.model_fields_set and 0 < items <= max(map(int, ks), default=0):
+            below = [int(k) for k in ks if int(k) < items] or [max(1, items - 1)]
+            new = f"{kind}@{below[-1]}" if kind else tuple(below)
+            notes.append(f"{section}.{name} is {new} instead of {value}: {dataset.path} has {items} items")
+            config = config.model_copy(update={section: part.model_copy(update={name: new})})
+    check_cutoffs(config, dataset, cutoffs(config))
+    for note in notes:
+        say("note", note)
+    return config
 
 
 # ---- ranks of targets ------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Files of queries: read in chunks, written in chunks, and there whole or not at all."""
+"""Files of queries and rows: read in chunks, written in chunks, and there whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jaxrec.cli.command import as_json, progress
+from jaxrec.cli.command import as_json, progress, say
 from jaxrec.cli.text import parse_json
 from jaxrec.errors import UserError, listed, nearest, shown
 from jaxrec.run import check_out, written
@@ -27,10 +27,13 @@ ID = "id"  # a field of a line or row that is copied to its answer
 Answered = list[tuple[Any, Answer]]  # with the ``id`` of each
 
 
-def answer_file(ask: Callable[[list[Any]], list[Answer]], source: Path, out: Path, overwrite: bool = False) -> int:
+def answer_file(
+    ask: Callable[[list[Any]], list[Answer]], source: Path, out: Path, overwrite: bool = False, skip_bad: bool = False
+) -> dict[str, int]:
     """Answer the queries of a file, JSON lines or Parquet, into another, whose rows have ``id``, if the source has one,
-    ``items``, ``scores``, ``notes`` and ``popular``; returns how many. ``ask`` answers mappings of a query's fields,
-    from several threads."""
+    ``items``, ``scores``, ``notes`` and ``popular``; returns how many: ``answered``, ``bad``. ``ask`` answers mappings
+    of a query's fields, from several threads; ``skip_bad`` leaves out what is no query, instead of refusing the file.
+    """
     check_out(source, (PARQUET, LINES))
     check_out(out, (PARQUET, LINES), overwrite)
     rows, id_type, entries = _open(source)
@@ -38,7 +41,7 @@ def answer_file(ask: Callable[[list[Any]], list[Answer]], source: Path, out: Pat
     schema = pa.schema([*([] if id_type is None else [(ID, id_type)]),
                         ("items", pa.list_(pa.array(sample[:1] or [""]).type)), ("scores", pa.list_(pa.float32())),
                         ("notes", pa.list_(pa.string())), ("popular", pa.bool_())])  # fmt: skip
-    answered, waiting = 0, deque[Future[Answered]]()
+    answered, bad, waiting = 0, list[int](), deque[Future[Answered]]()
 
     def answers(chunk: list[tuple[int, Any]]) -> Answered:
         try:
@@ -48,8 +51,13 @@ def answer_file(ask: Callable[[list[Any]], list[Answer]], source: Path, out: Pat
         except UserError as error:
             if half := len(chunk) // 2:  # which one is it?
                 return answers(chunk[:half]) + answers(chunk[half:])
-            row = "line" if source.suffix == LINES else "row"
-            raise UserError(f"{source}: {row} {chunk[0][0]:,}: {error}") from None
+            message = f"{source}: {'line' if source.suffix == LINES else 'row'} {chunk[0][0]:,}: {error}"
+            if not skip_bad:
+                raise UserError(message) from None
+            if not bad:
+                say("note", f"{message}; left out, as is every other bad one")
+            bad.append(chunk[0][0])
+            return []
 
     with (
         written(out) as part, _writer(part, out, schema) as write, ThreadPoolExecutor(WORKERS) as workers,
@@ -59,12 +67,36 @@ def answer_file(ask: Callable[[list[Any]], list[Answer]], source: Path, out: Pat
             if chunk := list(islice(entries, CHUNK)):
                 waiting.append(workers.submit(answers, chunk))
             if not waiting:
-                return answered
+                return {"answered": answered, "bad": len(bad)}
             if len(waiting) > WORKERS or not chunk:
                 found = waiting.popleft().result()
                 write(_table(found, schema))
                 answered += len(found)
                 update(len(found))
+
+
+def score_file(score: Callable[[Any], np.ndarray], source: Path, out: Path, overwrite: bool = False) -> int:
+    """The rows of a Parquet file with one column more, ``probability``; returns how many."""
+    check_out(out, (PARQUET,), overwrite)
+    with reading(source):
+        file, start = pq.ParquetFile(source), 0
+    schema, rows = file.schema_arrow.append(pa.field("probability", pa.float32())), file.metadata.num_rows
+    if schema.names.count("probability") > 1:
+        raise UserError(f"{source}: has a column 'probability' already; rename it")
+    with (
+        written(out) as part, pq.ParquetWriter(part, schema) as writer, reading(source),
+        progress(f"score: {source.name}", rows) as update,
+    ):  # fmt: skip
+        for batch in file.iter_batches(CHUNK):
+            table = pa.Table.from_batches([batch])
+            try:
+                found = score(table)
+            except UserError as error:
+                raise UserError(f"{source}: in rows {start + 1:,} to {start + len(batch):,}: {error}") from None
+            writer.write_table(table.append_column("probability", pa.array(found, pa.float32())).cast(schema))
+            start += len(batch)
+            update(len(batch))
+    return start
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------

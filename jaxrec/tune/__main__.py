@@ -37,7 +37,7 @@ from jaxrec.metrics.clicks import higher_is_better
 from jaxrec.ops.parallel import make_mesh
 from jaxrec.plots.pictures import save_picture
 from jaxrec.run import difference, write_text
-from jaxrec.tasks.base import check_cutoffs, cutoffs, make_task
+from jaxrec.tasks.base import fit_cutoffs, make_task
 from jaxrec.train import train
 from jaxrec.training.telemetry import read_log
 
@@ -186,9 +186,9 @@ def load_space(file: str | Path, base: Config | None = None) -> Space:
 
 def tune(base: Config, space: Space, out: Path, trials: int, *, seed: int = 42) -> None:
     """Search until there are ``trials`` trials in ``out``, those of earlier calls included; write what was found."""
-    first = space.check(base)
-    dataset, metric = open_dataset(first.data.path), first.training.metric
-    check_cutoffs(base, dataset, cutoffs(base))
+    dataset = open_dataset(space.check(base).data.path)
+    first = space.check(base := fit_cutoffs(base, dataset))
+    metric = first.training.metric
     record = {
         "config": base.model_dump(mode="json"), "space": space.entries, "seed": seed,
         "data": {"content_hash": dataset.manifest["content_hash"]},

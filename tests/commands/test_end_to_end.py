@@ -121,3 +121,23 @@ def test_the_readmes_code_runs_and_mistakes_are_one_line() -> None:
             train("configs/gru4rec_synthetic.yaml", "a\0b")
         with pytest.raises(UserError, match=r"^split: found 'tets' \(did you mean 'test'\?\)"):
             evaluate("checkpoints/mine", "tets")
+
+
+def test_default_cutoffs_are_below_a_small_catalogue(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{s},{(s + i) % 12},{1_700_000_000 + 60 * s + i}" for s in range(80) for i in range(4)]
+    (tmp_path / "a.csv").write_text("\n".join(["visit,sku,at", *lines]))
+    words = "--raw", tmp_path / "a.csv", "--session", "visit", "--item", "sku", "--time", "at", "--test-days", 0
+    assert call("prepare", "events", *words, "--out", tmp_path / "d") == 0
+    config = tmp_path / "c.yaml"
+    config.write_text(f"data: {{path: {tmp_path / 'd'}, validation_fraction: 0.2}}\nmodel: {{layers: [4]}}\n"
+                      "loss: {n_sample: 4}\ntraining: {epochs: 1, batch_size: 16}\n")  # fmt: skip
+    assert call("train", "--config", config, "--run", tmp_path / "r") == 0
+    notes = capsys.readouterr().err
+    assert "evaluation.k is (5, 10) instead of (5, 10, 20): " in notes
+    assert "training.metric is recall@11 instead of recall@20: " in notes
+    given = "train", "--config", config, "--run", tmp_path / "other", "--evaluation.k", 20
+    fails(capsys, *given, names="20 is more than the 12 items")
+    evaluated = "evaluate", "--run", tmp_path / "r", "--split", "validation"
+    assert call(*evaluated) == 0 and "@10" in capsys.readouterr().out
+    fails(capsys, *evaluated, "--k", 13, names="13 is more than the 12 items")
+    assert call("recommend", "--run", tmp_path / "r", "--items", 3) == 0

@@ -248,10 +248,13 @@ def test_the_command(capsys: pytest.CaptureFixture[str], worlds: Worlds, tmp_pat
         out, err = capsys.readouterr()
         return json.loads(out), err.splitlines()
 
-    run, picture = worlds.run("autoint"), tmp_path / "why.png"
+    run, picture, out = worlds.run("autoint"), tmp_path / "why.png", tmp_path / "scored.parquet"
     found, notes = said("--profile group=g1 --where tags=new kind=k1 --at 2023-12-03 --exclude x")
     assert notes == ["jaxrec: note: exclude: 1 unknown item left out: x"]
     right = {Clicks.sku(i) for i in range(24) if i % 4 in (0, 1) and Clicks.kind(i)}
     assert {row["item"] for row in found["recommendations"]} == right
     found, _ = said("--user 101 --explain sku-003 --out", picture)
     assert found.keys() == {"probability", "fields", "values", "weights"} and picture.read_bytes()[:4] == b"\x89PNG"
+    pq.write_table(pa.table({"user": [101, 102], "item": ["sku-001", "sku-007"]}), tmp_path / "rows.parquet")
+    assert call("recommend", "--run", run, "--score", tmp_path / "rows.parquet", "--out", out) == 0
+    assert pq.read_table(out).column_names == ["user", "item", "probability"]

@@ -143,7 +143,7 @@ def test_files_of_queries(
     for source in (as_lines(tmp_path / "q.jsonl", queries), as_parquet(tmp_path / "q.parquet", queries)):
         for out in (tmp_path / "a.parquet", tmp_path / "a.jsonl"):
             done = batches.answer_file(lambda some: r.recommend(some, 4), source, out, overwrite=True)
-            assert done == 20
+            assert done == {"answered": 20, "bad": 0}
             text = out.read_text().splitlines() if out.suffix == ".jsonl" else []
             rows = list(map(json.loads, text)) if text else pq.read_table(out).to_pylist()
             assert [row["id"] for row in rows] == [100 + n for n in range(1, 21)]
@@ -160,8 +160,10 @@ def test_bad_lines_and_full_disks(worlds: Worlds, tmp_path: Path, capsys: pytest
     words: list[Any] = ["recommend", "--run", run, "--queries", source, "--out", out, "--k", 3]
     fails(capsys, *words, names=r"q\.jsonl: line 2: query: no field 'itmes'")
     assert not out.exists() and len(list(tmp_path.iterdir())) == 1
+    assert call(*words, "--skip-bad") == 0
+    assert "answers to 2 queries; 4 bad ones left out" in capsys.readouterr().out
+    assert len(pq.read_table(out)) == 2 and pq.read_table(out).column_names[0] == "items"
     as_lines(tmp_path / "q.jsonl", [{"items": [3]}] * 3)
-    assert call(*words) == 0 and pq.read_table(out).column_names[0] == "items"
     fails(capsys, *words, names=r"a\.parquet: exists already; --overwrite replaces it")
     assert call(*words, "--overwrite") == 0 and len(pq.read_table(out)) == 3
     as_parquet(tmp_path / "q.parquet", [{"items": [3], "itmes": 1}])

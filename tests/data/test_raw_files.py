@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,22 @@ def test_packed_files_beside_others(duck: Any, tmp_path: Path) -> None:
     b.write_bytes(gzip.compress(HEADER.encode()) + gzip.compress(DAYS[1].encode()))
     c.write_bytes(zstd((HEADER + DAYS[2]).encode()))
     assert read(duck, a, b, c)[0] == WANTED
+
+
+def test_a_zip_and_standard_input(duck: Any, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in (("folder/a.csv", HEADER + "".join(DAYS)), ("__MACOSX/folder/._a.csv", "x")):
+            archive.writestr(name, data)
+    assert read(duck, tmp_path / "a.zip")[0] == WANTED
+    kept, (source, sink) = os.dup(0), os.pipe()
+    try:
+        os.dup2(source, 0)
+        os.write(sink, (HEADER + "".join(DAYS)).encode())
+        os.close(sink)
+        assert read(duck, "-")[0] == WANTED
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
 
 
 def test_names_of_columns(duck: Any, tmp_path: Path) -> None:

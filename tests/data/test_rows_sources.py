@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
+import hashlib
+import sys
+import threading
 import zipfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +22,8 @@ from jaxrec.data.dataset import RowsDataset, open_dataset
 from jaxrec.errors import UserError
 from jaxrec.metrics.clicks import auc
 from jaxrec.prepare import main
-from jaxrec.sources import rows_synthetic
-from jaxrec.sources.movielens import FILES, read_files
+from jaxrec.sources import movielens, rows_synthetic
+from jaxrec.sources.movielens import FILES, fetch, read_files
 
 CLICKS = """uid,item,clicked,at,gender,brand,genres,price,stars
 7,a,1,2024-01-01T10:00:00Z,M,acme,Drama|War,3.5,5
@@ -197,6 +202,37 @@ def test_what_is_wrong_is_named(name: str, line: int, to: str, message: str, duc
                 write_archive(tmp_path / "b.zip", {})):  # fmt: skip
         with pytest.raises(UserError, match=f"^{raw}.*({message}|no ratings.dat in it)"):
             films(duck, raw)
+
+
+@pytest.mark.slow
+def test_a_download_is_checked_and_kept(duck: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a server on this machine, with the checksum registered as that of the archive."""
+    from tensorflow_datasets.core import constants
+    from tensorflow_datasets.core.download import checksums
+
+    def fetched(place: str) -> Path:
+        monkeypatch.setattr(constants, "DATA_DIR", str(tmp_path / place))
+        return fetch()
+
+    assert checksums.get_all_url_infos()[movielens.URL].size == 5_917_549
+    archive = write_archive(tmp_path / "ml-1m.zip", texts(tiny()))
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=archive.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url, data = f"http://127.0.0.1:{server.server_port}/{archive.name}", archive.read_bytes()
+        known = checksums.UrlInfo(len(data), hashlib.sha256(data).hexdigest(), archive.name)
+        monkeypatch.setitem(checksums.get_all_url_infos(), url, known)
+        monkeypatch.setattr(movielens, "URL", url)
+        assert read_files(duck, fetched("kept")) == tiny()
+        write_archive(archive, texts(tiny()) | {"users.dat": ""})
+        with pytest.raises(UserError, match=r"ml-1m\.zip does not come .*NonMatchingChecksumError"):
+            fetched("other")
+        archive.unlink()
+        assert read_files(duck, fetched("kept")) == tiny()
+        with pytest.raises(UserError, match=r"ml-1m\.zip does not come .*HTTPError.*; download it by hand"):
+            fetched("none")
+        server.shutdown()
+    assert "tensorflow" not in sys.modules
 
 
 # --- made-up clicks ---------------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
-"""Raw files, told apart by their content (CSV, plain or in gzip or zstd, and Parquet), as one relation of DuckDB; and
-the table ``raw`` that is read from it, every value and line checked."""
+"""Raw files, told apart by their content (CSV, plain or in gzip, zstd or zip, and Parquet), as one relation of DuckDB;
+and the table ``raw`` that is read from it, every value and line checked."""
 
 from __future__ import annotations
 
 import csv
 import glob
 import os
+import re
+import shutil
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +25,8 @@ from jaxrec.data.reading import duck
 from jaxrec.data.reading.duck import TEXT, fetch_row, identifier, literal, quoted
 from jaxrec.errors import UserError, nearest, shown
 
-KNOWN = (".parquet", ".csv", ".tsv", ".txt", ".dat", ".gz", ".zst")
+STREAM = Path("/dev/stdin")
+KNOWN = (".parquet", ".csv", ".tsv", ".txt", ".dat", ".gz", ".zip", ".zst")
 PARQUET = b"PAR1"
 PACKED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 UNREADABLE = (EOFError, RuntimeError, ValueError, OSError, zlib.error, zipfile.BadZipFile, pa.ArrowException)
@@ -41,6 +45,7 @@ class Table:
     """A raw file that has been opened: what it holds, and how DuckDB reads it. Or several, one after the other."""
 
     path: Path  # the file, the first of several, as the user named it
+    place: Path  # where its bytes lie: there, or in a copy
     reader: str  # SQL: the table function that reads it, with FILES for the names of files
     relation: str  # SQL: the rows of the file, or of all files in their order, with the columns as the whole has them
     columns: dict[str, tuple[str, str]]  # by name: SQL expression and type
@@ -88,20 +93,20 @@ def reading(table: Table) -> Iterator[None]:
         # Between the place and the reason stands the line; behind it what DuckDB's own options could do.
         about = [line for line in message.partition("Possible")[0].splitlines() if line.strip()]
         reason = " ".join(about[:1] + about[1:][-1:]).split("Error: ", 1)[-1]
-        path = next((file.path for file in table.files if str(file.path.resolve()) in message), table.path)
+        path = next((file.path for file in table.files if str(file.place.resolve()) in message), table.path)
         raise UserError(f"{path}: cannot be read ({reason}); mend it, or see --quote and --delimiter") from None
 
 
 def find_files(raw: Sequence[str]) -> list[Path]:
-    """The files that ``--raw`` means, each once, in the order given; ``raw`` are files, folders (also of folders), or
-    patterns."""
+    """The files that ``--raw`` means, each once, in the order given; ``raw`` are files, folders (also of folders),
+    patterns, or ``-`` for standard input."""
     return list({os.path.realpath(path): path for name in raw for path in _meant(name)}.values())
 
 
 def _meant(name: str) -> list[Path]:
     """The files that one word of ``--raw`` means, without those of its folders that are empty (Spark writes such
     parts)."""
-    path = Path(name)
+    path = Path(STREAM if name == "-" else name)
     if not path.is_dir() and (os.path.lexists(name) or not glob.has_magic(name)):
         return [path]
     matches = [path] if path.is_dir() else [Path(match) for match in sorted(glob.glob(name, recursive=True))]
@@ -127,6 +132,32 @@ def unpacking(path: Path) -> Iterator[None]:
                         "fetch the file again") from None  # fmt: skip
 
 
+def _unpacked(path: Path, scratch: Path) -> tuple[Path, bytes]:
+    """Where the bytes of a file lie, there, or in a copy in ``scratch`` (of a pipe, or a zip's file); and the first."""
+
+    def copied(stream: Any) -> Path:
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix="raw_", dir=scratch, delete=False) as copy:
+            shutil.copyfileobj(stream, copy, 1 << 20)
+        return Path(copy.name)
+
+    with unpacking(path):
+        place = path
+        if path.is_fifo():
+            with open(os.dup(0) if path == STREAM else path, "rb") as stream:
+                place = copied(stream)
+        if zipfile.is_zipfile(place):
+            with zipfile.ZipFile(place) as archive:
+                names = [name for name in archive.namelist() if not re.search(r"(^|/)(\.|__MACOSX/)|/$", name)]
+                if len(names) != 1:
+                    raise UserError(f"{path}: a zip of {len(names):,} files, expected one; unpack it and give --raw "
+                                    "the folder")  # fmt: skip
+                with archive.open(names[0]) as member:
+                    place = copied(member)
+        with open(place, "rb") as stream:
+            return place, stream.read(4)
+
+
 def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table:
     """Open several files, all with the same columns in the same order, as one table; options as of ``open_table``."""
     first, *others = tables = [open_table(connection, path, **options) for path in paths]
@@ -137,7 +168,7 @@ def open_tables(connection: Any, paths: Sequence[Path], **options: Any) -> Table
     if not others:
         return first
     if len({table.reader for table in tables}) == 1:  # read at once
-        relation = first.reader.replace("FILES", f"[{', '.join(literal(table.path) for table in tables)}]", 1)
+        relation = first.reader.replace("FILES", f"[{', '.join(literal(table.place) for table in tables)}]", 1)
     else:  # some are packed
         relation = f"({' UNION ALL '.join(f'FROM {table.relation}' for table in tables)})"
     return replace(first, relation=relation, parts=tuple(tables))
@@ -150,24 +181,24 @@ def open_table(
     """Look at a raw file and say how to read it.
 
     Args:
-        path: CSV, CSV in gzip or zstd, or Parquet; the content decides, not the name.
+        path: CSV, CSV in gzip, zstd or zip, or Parquet; the content decides, not the name.
         columns: their names, for a CSV file without a header line.
         quote: ``none``, or ``"`` where fields in quotes may hold line ends; by default they may not.
     """
-    with unpacking(path), open(path, "rb") as file:
-        start = file.read(4)
+    (scratch,) = fetch_row(connection, "SELECT current_setting('temp_directory')")
+    place, start = _unpacked(path, Path(scratch))
     if start == PARQUET:
-        return _open_parquet(connection, path)
+        return _open_parquet(connection, path, place)
     packed = next((name for magic, name in PACKED.items() if start.startswith(magic)), "none")
     if packed == "zstd":  # of one that is cut short DuckDB reads what there is
-        with unpacking(path), pa.input_stream(str(path), compression=packed) as stream:
+        with unpacking(path), pa.input_stream(str(place), compression=packed) as stream:
             while stream.read(1 << 20):
                 pass
     settings = (f"auto_detect = false, compression = '{packed}', encoding = '{encoding}', "
                 f"max_line_size = {LONGEST_LINE}, buffer_size = {LONGEST_LINE}")  # fmt: skip
-    lines = (f"read_csv({literal(path)}, {settings}, header = false, delim = {quoted(NO_DELIMITER)}, quote = '', "
+    lines = (f"read_csv({literal(place)}, {settings}, header = false, delim = {quoted(NO_DELIMITER)}, quote = '', "
              f"escape = '', columns = {{'line': '{TEXT}'}}, strict_mode = false)")  # fmt: skip
-    table = Table(path, "", "", {}, tuple(columns or ()), lines, columns is None, quote is not None)
+    table = Table(path, place, "", "", {}, tuple(columns or ()), lines, columns is None, quote is not None)
     mark, names, skip = "" if quote == NO_QUOTE else '"', table.names, 0
     if columns is None:
         with reading(table):
@@ -177,21 +208,21 @@ def open_table(
             names = tuple(next(csv.reader(first[skip : skip + 1], delimiter=delimiter,
                                           quoting=csv.QUOTE_MINIMAL if mark else csv.QUOTE_NONE)))  # fmt: skip
         except (StopIteration, csv.Error) as error:
-            raise UserError(f"{path}: no line of column names ({error}); expected CSV in UTF-8, also in gzip "
-                            "or zstd, or Parquet") from None  # fmt: skip
+            raise UserError(f"{path}: no line of column names ({error}); expected CSV in UTF-8, also in gzip, "
+                            "zstd or zip, or Parquet") from None  # fmt: skip
     schema = ", ".join(f"'c{i}': '{TEXT}'" for i in range(len(names)))  # names of ours, whatever the header holds
     reader = (f"read_csv(FILES, {settings}, header = {columns is None}, skip = {skip}, delim = {quoted(delimiter)}, "
               f"quote = {quoted(mark)}, escape = {quoted(mark)}, columns = {{{schema}}})")  # fmt: skip
     known = {name: (f"c{i}", TEXT) for i, name in enumerate(names) if names.count(name) == 1}
-    relation = reader.replace("FILES", literal(path), 1)
+    relation = reader.replace("FILES", literal(place), 1)
     return replace(table, reader=reader, relation=relation, columns=known, names=names)
 
 
-def _open_parquet(connection: Any, path: Path) -> Table:
-    table = Table(path, "read_parquet(FILES)", f"read_parquet({literal(path)})", {}, ())
+def _open_parquet(connection: Any, path: Path, place: Path) -> Table:
+    table = Table(path, place, "read_parquet(FILES)", f"read_parquet({literal(place)})", {}, ())
     with reading(table), unpacking(path):
         rows = connection.execute(f"DESCRIBE SELECT * FROM {table.relation}").fetchall()
-        names = pq.read_schema(path).names  # DuckDB renames columns that differ from others in their case only
+        names = pq.read_schema(place).names  # DuckDB renames columns that differ from others in their case only
     columns = {name: (identifier(row[0]), row[1]) for name, row in zip(names, rows, strict=True)
                if names.count(name) == 1}  # fmt: skip
     return replace(table, columns=columns, names=tuple(names))
