@@ -160,7 +160,7 @@ def choose_value(r: Recommender, field: Field) -> Any:
         return st.number_input(name, value=None, placeholder="unknown", **more)
     none = "usual" if field.side == "context" else "unknown"
     more["format_func"] = partial(meaning, r.run, field.name)
-    values = r.kind.codes.values(field.name)
+    values = r.kind.codes.vocabulary(field.name).values()
     if field.kind == "bag":
         return st.multiselect(name, values, max_selections=field.width, placeholder=none, **more)
     return st.selectbox(name, values, index=None, placeholder=none, **more)
@@ -175,7 +175,7 @@ def choose_filter(r: Recommender) -> str | None:
     wanted = []
     for field in fields:
         if 1 < field.size - 1 <= FILTERED:
-            values, say = r.kind.codes.values(field.name), partial(meaning, r.run, field.name)
+            values, say = r.kind.codes.vocabulary(field.name).values(), partial(meaning, r.run, field.name)
             more = KEEP | {"key": f"only {field.name}", "format_func": say, "placeholder": "any"}
             chosen = st.multiselect(label(field.name), values, **more)
             texts = [repr(one) if isinstance(one, int) else "'" + str(one).replace("'", "''") + "'" for one in chosen]
