@@ -137,7 +137,7 @@ def _in_blocks(
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
     """The sum and its derivative by the candidates' vectors; its derivatives by what is of each row."""
     n = len(rows_live[1])
-    cells = CELLS if jax.default_backend() == "cpu" else 64 * CELLS
+    cells = CELLS if on.platform == "cpu" else 64 * CELLS
     size = min(n, max(1, cells // len(shared.items)))
 
     def one(floats: tuple[Array, Array, Array, Array], part: Rows, counted: Array) -> Array:

@@ -48,6 +48,12 @@ def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=dealt), tree)
 
 
+def platform_of(mesh: Mesh | None) -> str:
+    """``cpu``, ``gpu`` or ``tpu``: what the devices of a mesh are, or the first one here."""
+    name = (jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]).platform
+    return name if name in ("cpu", "tpu") else "gpu"
+
+
 def take_turns(results: Any, mesh: Mesh | None) -> None:
     """Wait for results where devices are virtual ones of a CPU, whose programs could wait for each other for ever."""
     if mesh is not None and mesh.devices.flat[0].platform == "cpu":
@@ -93,6 +99,7 @@ class Placement:
 
     mesh: Mesh | None = None  # devices that share each step; None: one, where whole, dealt and taken do nothing
     low: bool = False  # matrix products multiply bfloat16, forward and backward, with sums in float32
+    platform: str = "cpu"  # what runs the program, of ``platform_of``: it decides where platforms want other forms
 
     def whole(self, tree: Any) -> Any:
         """The same arrays, complete on every device."""

@@ -94,11 +94,13 @@ def training_plan(config: Config, order: str = "random", passes: int = 1) -> Pla
 class Training:
     """A configuration's training of a model on a feed, ``block`` by block: what the loop, folds and benchmarks run."""
 
-    def __init__(self, config: Config, model: Model, feed: Feed) -> None:
+    def __init__(self, config: Config, model: Model, feed: Feed, platform: str | None = None) -> None:
+        """``platform``: what the block is compiled for, where that is not what is here."""
         self.config, self.model, self.feed, settings = config, model, feed, config.training
         self.schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
         self.optimizer = make_optimizer(config.optimizer, self.schedule)
-        on, clip_norm = Placement(feed.mesh, settings.precision == "bfloat16"), config.optimizer.clip_norm
+        platform, clip_norm = platform or parallel.platform_of(feed.mesh), config.optimizer.clip_norm
+        on = Placement(feed.mesh, settings.precision == "bfloat16", platform)
         self.block = make_train_block(model, self.optimizer, clip_norm, settings.average, on, feed.shape.lanes)
 
     def begin(self) -> TrainState:

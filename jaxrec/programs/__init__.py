@@ -1,0 +1,1 @@
+"""What accelerators would run, compiled on any machine: never how fast."""
