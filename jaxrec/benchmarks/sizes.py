@@ -204,8 +204,9 @@ SIZES = {
                     lambda options: {"model": {"layers": [options.units]}, "loss": _loss(options)},
                     _sessions, full=True),
     "narm": Size(DIGINETICA, lambda options: _sequences(options, layers=[options.units]), _sessions, cpu_steps=20),
-    # Two blocks of one head.
+    # Two blocks of one head, or of two.
     "sasrec": Size(DIGINETICA, _sequences, _sessions, cpu_steps=20),
+    "bert4rec": Size(DIGINETICA, lambda options: _sequences(options, heads=2), _sessions, cpu_steps=20),
     "autoint": Size({"batch": (2048,)}, _autoint, _rows, full=True, cpu_steps=40),
     "two_tower": Size({"loss": ("triplet", "infonce"), "batch": (4096,), "hard": (0, 4)},
                       lambda options: {"data": {"fields": TOWER_FIELDS},

@@ -1,5 +1,5 @@
-"""What a compiled block executes, read from its optimised HLO: kernels, copies, collectives, scatters. A block is a loop
-over steps; what stands in the loop's body runs once a step, all else once a block."""
+"""What a compiled block executes, read from its optimised HLO: kernels, copies, collectives, scatters. A block is a
+loop over steps; what stands in the loop's body runs once a step, all else once a block."""
 
 from __future__ import annotations
 
@@ -141,7 +141,8 @@ class Program:
     def _moved(self, one: Instruction) -> str:
         """How an instruction copies an array; empty where it computes."""
         if one.operation in ("copy", "transpose"):
-            return "layout" if one.operation == "transpose" or _layout(one.shape) != self._operand_layout(one) else "copy"
+            other = one.operation == "transpose" or _layout(one.shape) != self._operand_layout(one)
+            return "layout" if other else "copy"
         if one.operation == "copy-start":
             return "staged"
         if one.operation == "fusion":
@@ -177,11 +178,12 @@ class Program:
 
     def float_atomics(self) -> int:
         """Scatters that add floats at places that may repeat: GPUs do so by atomics, in no fixed order."""
+        scatters = [one for inside in self.computations.values() for one in inside if one.operation == "scatter"]
         return sum(
-            one.operation == "scatter" and one.shape.startswith(("f", "bf", "(f")) and "unique_indices=true" not in one.rest
-            and any(inner.root and inner.operation != "parameter" for name in _called(one) for inner in
-                    self.computations.get(name, ()))
-            for inside in self.computations.values() for one in inside
+            one.shape.startswith(("f", "bf")) and "unique_indices=true" not in one.rest
+            and any(inner.root and inner.operation != "parameter"
+                    for name in _called(one) for inner in self.computations.get(name, ()))
+            for one in scatters
         )  # fmt: skip
 
 

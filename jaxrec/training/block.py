@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxrec.config import Config
 from jaxrec.config.sections import TrainingConfig
@@ -108,6 +109,18 @@ class Training:
         is there for good, as what is restored is: one program for both, and a resumed run finds it in the cache."""
         state, mesh = init_state(self.model, self.optimizer, self.config.training), self.feed.mesh
         return lay_out(state, self.model, partial(parallel.replicate, mesh=mesh), partial(parallel.deal, mesh=mesh))
+
+    def state_like(self, device: jax.Device) -> TrainState:
+        """Shapes and places of ``begin``'s arrays on the feed's mesh, or without one on a device; none is made."""
+        mesh = self.feed.mesh
+        state = jax.eval_shape(lambda: init_state(self.model, self.optimizer, self.config.training))
+        whole = SingleDeviceSharding(device) if mesh is None else NamedSharding(mesh, PartitionSpec())
+        dealt = whole if mesh is None else NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+
+        def placed(tree: Any, sharding: Any) -> Any:
+            return jax.tree.map(lambda leaf: leaf.update(sharding=sharding), tree)
+
+        return lay_out(state, self.model, partial(placed, sharding=whole), partial(placed, sharding=dealt))
 
     def fit(self, constants: Any, feed: Feed | None = None) -> dict[str, Any]:
         """The weights after all epochs, without a run; ``feed`` may be another one with blocks of the same shapes."""
