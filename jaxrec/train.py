@@ -81,7 +81,7 @@ def _train(
     checkpoints = Checkpoints(run.path)
     state, position = training.begin(), Position()
     if (found := checkpoints.restore(state)) is not None:
-        state, position = found[0], Position(**found[1])
+        state, position = training.placed(found[0]), Position(**found[1])
     if position.finished and position.epoch < settings.epochs and (length := length_without_end(run.path)) is not None:
         position.finished, position.metrics_bytes = False, length  # more epochs were asked for than it was begun with
 

@@ -31,7 +31,9 @@ class Section(BaseModel):
         annotation = cls.model_fields[str(info.field_name)].annotation
         number = str not in (annotation, *get_args(annotation))
         for one in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(one, bool) or (number and isinstance(one, str) and LEADING_ZERO.match(one.strip())):
+            if (isinstance(one, bool) and annotation is not bool) or (
+                number and isinstance(one, str) and LEADING_ZERO.match(one.strip())
+            ):
                 raise PydanticCustomError("number", "input should be a number")
         return value
 
@@ -119,6 +121,9 @@ class TrainingConfig(Section):
     """What matrix products multiply in training, and keep for the derivative: bfloat16 is what accelerators multiply
     fastest. Parameters and sums stay float32, and so do evaluation and serving. float32 is multiplied as the device
     does it by default (GPUs may take TF32, TPUs bfloat16 passes)."""
+    deterministic: bool = False
+    """On GPUs, add up floats in a fixed order everywhere, at the price of more kernels (jaxrec/benchmarks/README.md):
+    what a run trains then does not depend on chance, and resuming it is exact. CPUs and TPUs always do."""
     log_every: Count = 10
     """Blocks between two lines of training progress."""
     save_every: Annotated[float, Field(ge=0.0)] = 60.0

@@ -25,7 +25,7 @@ from pydantic import Field
 from jaxrec.config.sections import Config, LossConfig, Positive
 from jaxrec.losses.softmax import FullSoftmax
 from jaxrec.ops.parallel import ONE, Placement, by_hand
-from jaxrec.ops.tables import Read, Reads, Tables
+from jaxrec.ops.tables import Read, Reads, RowPlan, Tables
 
 TINY = 1e-24  # inside the logarithm of bpr_max, as in the authors' code
 
@@ -282,6 +282,7 @@ class Popularity(NamedTuple):
 class Negatives(NamedTuple):
     ids: Array  # int32[S, N]
     log_q: Array | None  # float32[S, B + N], how strongly each candidate is corrected for; None without correction
+    weight: Array | None = None  # float32[S, B + N], of each candidate's column, where it is known beforehand
 
 
 class Sampled:
@@ -336,8 +337,32 @@ class Sampled:
         weight, own_weight = self.weights(slot, live, drawn, on)
         return jnp.where(live, self._loss(scores, on.dealt(slot[: len(live)]), weight, own_weight), 0.0)
 
+    def counted(self, steps: Any, plan: RowPlan, on: Placement) -> Negatives:
+        """The negatives of a block with the ``weights`` of all its steps, [S, B + N]. Occurrences are counted as whole
+        numbers, whose sums do not depend on their order: of an item as a target, and as a negative."""
+        drawn, live = steps.drawn, on.whole(steps.block.weight > 0)  # [S, B]
+        (s, b), width = live.shape, live.shape[1] + drawn.ids.shape[1]
+        there = jnp.any(live, axis=1, keepdims=True)
+
+        def counts(slot: Array, occurs: Array) -> Array:
+            place = jnp.where(occurs, slot + width * jnp.arange(s)[:, None], s * width)
+            ones = jnp.ones(place.size, jnp.int32)
+            sums = jnp.zeros(s * width, jnp.int32).at[place.reshape(-1)].add(ones, mode="drop")
+            return sums.reshape(s, width).astype(jnp.float32)
+
+        targets, negatives = counts(plan.slot[:, :b], live), counts(plan.slot[:, b:width], there)
+        if drawn.log_q is None:
+            return drawn._replace(weight=on.whole(targets + negatives))
+        # In a column of a target the same item is drawn in proportion to p ** alpha; no target is in one of a negative.
+        of_negatives = jnp.where(jnp.arange(width) < b, self._loss.sample_alpha * drawn.log_q, drawn.log_q)
+        weight = targets * jnp.exp(-drawn.log_q) + negatives * jnp.exp(-of_negatives)
+        return drawn._replace(weight=on.whole(weight))
+
     def weights(self, slot: Array, live: Array, drawn: Negatives, on: Placement = ONE) -> tuple[Array, Array]:
         """float32[B + N], the weight of each candidate's column, and float32[B], of each query's own occurrence."""
+        if drawn.weight is not None:
+            own = drawn.log_q
+            return drawn.weight, jnp.ones(len(live)) if own is None else jnp.exp(-own[: len(live)])
         negatives = jnp.broadcast_to(jnp.any(live).astype(jnp.float32), drawn.ids.shape)
         occurrence = jnp.concatenate([live.astype(jnp.float32), negatives])
         own_weight = jnp.ones(len(live))

@@ -11,10 +11,10 @@ from jaxrec.config.sections import Fraction, ModelConfig
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.losses.sampled import Step
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.tables import Reads, Tables, TableSpec
+from jaxrec.ops.tables import Reads, RowPlan, Tables, TableSpec
 
 Loss = tuple[Array, tuple[Any, Array]]
-"""The training loss of a step; then the carry, and the sum of the targets' losses, for the log."""
+"""The training loss of a step; then the carry, and the targets' losses or their sum, for the log."""
 
 
 class Dropping(ModelConfig):
@@ -38,6 +38,14 @@ class Model(Protocol):
     def init(self, key: Array) -> Any:
         """The dense parameters."""
 
+    def packed(self, params: Any, on: Placement) -> Any:
+        """The parameters as a block of steps works on them, and ``loss`` gets them."""
+        return params
+
+    def unpacked(self, params: Any) -> Any:
+        """``init``'s form of ``packed`` parameters."""
+        return params
+
     def carry(self, lanes: int) -> Any:
         """What goes from step to step, at the start of an epoch."""
         return ()
@@ -47,6 +55,10 @@ class Model(Protocol):
 
     def steps(self, constants: Any, block: Any, keys: Array, on: Placement = ONE) -> Any:
         """What each step of a block works on (leaves [S, ...]), with one random key per step."""
+
+    def planned(self, steps: Any, plans: dict[str, RowPlan], on: Placement) -> Any:
+        """The steps with what accelerators work out at once for all of them, from the plans of the tables' reads."""
+        return steps
 
     def reads(self, step: Any) -> dict[str, Reads]:
         """What a step reads of each table, dense or not; what it does not name it asks for whole."""
@@ -66,6 +78,9 @@ class SessionModel(Model, Protocol):
 
     def steps(self, constants: Any, block: Any, keys: Array, on: Placement = ONE) -> Step:
         return Step(block, self._ranking.draw(constants, block.target, keys, on))
+
+    def planned(self, steps: Step, plans: dict[str, RowPlan], on: Placement) -> Step:
+        return steps._replace(drawn=self._ranking.counted(steps, plans["item"], on)) if plans else steps
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Any, block: Any) -> tuple[Any, Array]:
         """The carry, and float32[S, B, Q], a query vector for each target, whose products with ``items`` rank."""

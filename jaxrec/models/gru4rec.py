@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -17,7 +18,15 @@ from jaxrec.feeds.base import Feed, LaneBlock, Plan, lane_feed
 from jaxrec.losses.sampled import CrossEntropy, Sampled, SampledLoss, Step
 from jaxrec.models.base import Dropping, Loss, SessionModel
 from jaxrec.models.packed import drop
-from jaxrec.ops.gru import gru_cell, gru_params, onehot_gru_cell, onehot_gru_params
+from jaxrec.ops.gru import (
+    apart,
+    gru_cell,
+    gru_params,
+    onehot_gru_cell,
+    onehot_gru_params,
+    packed_gru_cell,
+    side_by_side,
+)
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, glorot_like
 
@@ -64,6 +73,9 @@ class Layers(nn.Module):
             if onehot and i == 0:
                 x = onehot_gru_cell(onehot_gru_params(self, "layer_0", units), x, h, on)
                 x = drop(self, x, model.dropout_embedding, train)
+            elif self.has_variable("params", f"layer_{i}"):
+                x = packed_gru_cell(self.get_variable("params", f"layer_{i}"), x, h, on)
+                x = drop(self, x, model.dropout_hidden, train)
             else:
                 x = gru_cell(gru_params(self, f"layer_{i}", x.shape[-1], units), x, h, on)
                 x = drop(self, x, model.dropout_hidden, train)
@@ -93,6 +105,13 @@ class GRU4Rec(SessionModel):
     def init(self, key: Array) -> Any:
         return self._layers.init(key, jnp.zeros((1, self._inputs)), self.carry(1), False)["params"]
 
+    def packed(self, params: Any, on: Placement) -> Any:
+        """On accelerators one array a layer, where ``side_by_side`` can."""
+        return params if on.platform == "cpu" else _regrouped(params, self._units, _side_by_side)
+
+    def unpacked(self, params: Any) -> Any:
+        return _regrouped(params, self._units, _apart)
+
     def carry(self, lanes: int) -> Hidden:
         return tuple(jnp.zeros((lanes, units), jnp.float32) for units in self._units)
 
@@ -113,8 +132,10 @@ class GRU4Rec(SessionModel):
         hidden = _reset(carry, block.reset)
         carry = on.dealt(self._next(params, tables.vectors(self._source, "input"), hidden, key, on))
         losses = self._ranking.losses(tables, "item", _with_one(carry[-1]), block.weight > 0, step.drawn)
-        total = jnp.sum(losses)
-        return total / len(losses), (carry, total)  # by all lanes, also where some have ended, as in the authors' code
+        return jnp.sum(losses) / len(losses), (
+            carry,
+            losses,
+        )  # by all lanes, also where some have ended, as in the authors' code
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: LaneBlock) -> tuple[Hidden, Array]:
         source = tables[self._source]
@@ -150,6 +171,25 @@ class GRU4Rec(SessionModel):
 
     def vectors(self, tables: dict[str, Array]) -> Array:
         return tables["item"][:, : self._width]
+
+
+def _regrouped(params: Any, units: tuple[int, ...], regroup: Callable[[Any, str], Any]) -> Any:
+    """The parameters with those of each layer regrouped."""
+    whole = dict(params)
+    for i in range(len(units)):
+        mine = {name: whole.pop(name) for name in params if name == f"layer_{i}" or name.startswith(f"layer_{i}_")}
+        whole |= regroup(mine, f"layer_{i}")
+    return whole
+
+
+def _side_by_side(params: dict[str, Array], name: str) -> dict[str, Array]:
+    parts = {part.removeprefix(f"{name}_"): array for part, array in params.items()}
+    packed = side_by_side(parts) if "hidden_kernel" in parts else None
+    return params if packed is None else {name: packed}
+
+
+def _apart(params: dict[str, Array], name: str) -> dict[str, Array]:
+    return {f"{name}_{part}": array for part, array in apart(params[name]).items()} if name in params else params
 
 
 def _reset(hidden: Hidden, reset: Array) -> Hidden:

@@ -20,6 +20,45 @@ def gru_cell(params: dict[str, Array], x: Array, h: Array, on: Placement = ONE) 
     return _gates(from_x, on.product(h, params["hidden_kernel"]) + params["hidden_bias"], h)[0]
 
 
+def side_by_side(params: dict[str, Array]) -> Array | None:
+    """float32[2, I + 1, 3H]: both kernels of ``gru_cell`` with their biases as last rows, for ``packed_gru_cell``; None
+    where inputs and units are not as many."""
+    if params["input_kernel"].shape != params["hidden_kernel"].shape:
+        return None
+    parts = [jnp.vstack([params[f"{name}_kernel"], params[f"{name}_bias"]]) for name in ("input", "hidden")]
+    return jnp.stack(parts)
+
+
+def apart(packed: Array) -> dict[str, Array]:
+    """The parameters that ``side_by_side`` has put together."""
+    return {f"{name}_{part}": rows for name, one in zip(("input", "hidden"), packed, strict=True)
+            for part, rows in (("kernel", one[:-1]), ("bias", one[-1]))}  # fmt: skip
+
+
+def _packed_forward(packed: Array, x: Array, h: Array, on: Placement) -> tuple[Array, tuple[Array, ...]]:
+    """``gru_cell`` of accelerators, with one product for both kernels, and one for both of their derivatives and those
+    of the biases. What comes from the state before has no derivative, as GRU4Rec cuts it there."""
+    ones = jnp.ones((len(x), 1), x.dtype)
+    both = jnp.stack([jnp.concatenate([part, ones], axis=1) for part in (x, h)])  # [2, B, I + 1]
+    sums = on.product(both, packed)  # [2, B, 3H]
+    return _gates(sums[0], sums[1], h)[0], (packed, *on.rounded(both), sums, h)
+
+
+def _packed_backward(on: Placement, saved: tuple[Array, ...], slope: Array) -> tuple[Array, Array, None]:
+    packed, both, sums, h = saved
+    new, (reset, update, candidate, from_h) = _gates(sums[0], sums[1], h)
+    of_c = slope * (1.0 - update) * (1.0 - candidate * candidate)
+    of_r = of_c * from_h * reset * (1.0 - reset)
+    of_u = slope * (h - candidate) * update * (1.0 - update)
+    of_sums = jnp.stack([jnp.concatenate([of_r, of_u, last], axis=1) for last in (of_c, of_c * reset)])
+    (rounded,) = on.rounded(of_sums)
+    of_packed = jnp.einsum("zbi,zbg->zig", both, rounded, preferred_element_type=packed.dtype)
+    return of_packed, on.product(of_sums[0], packed[0, :-1].T), None
+
+
+packed_gru_cell = by_hand(_packed_forward, _packed_backward, (3,))
+
+
 def gru_sequence(params: dict[str, Array], x: Array, reset: Array, on: Placement = ONE) -> Array:
     """float32[B, T, H]: the states of whole sequences float32[B, T, I] ``x``, zeroed before positions of ``reset``."""
     from_x = on.product(x, params["input_kernel"]) + params["input_bias"]  # [B, T, 3H]

@@ -48,10 +48,9 @@ def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=dealt), tree)
 
 
-def platform_of(mesh: Mesh | None) -> str:
-    """``cpu``, ``gpu`` or ``tpu``: what the devices of a mesh are, or the first one here."""
-    name = (jax.local_devices()[0] if mesh is None else mesh.devices.flat[0]).platform
-    return name if name in ("cpu", "tpu") else "gpu"
+def platform_of(device: jax.Device) -> str:
+    """``cpu``, ``gpu`` or ``tpu``; JAX has several names of GPUs."""
+    return device.platform if device.platform in ("cpu", "tpu") else "gpu"
 
 
 def take_turns(results: Any, mesh: Mesh | None) -> None:

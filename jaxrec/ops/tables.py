@@ -6,7 +6,7 @@ to step, so that the array is never cleared within a block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.parallel import ONE, Placement, by_hand
+
+CELLS = 2**22  # of the one-hot matrix of rows and places, up to which a derivative is a product and not a scatter
 
 
 class TableSpec(NamedTuple):
@@ -63,7 +65,7 @@ class Tables:
 
     def rows(self, table: str, ids: Array) -> Array:
         """float32[..., width]: the rows of a dense table at int32[...], zeros for -1; each device has its share."""
-        return self.on.taken(look_up(self.whole(table), self.on.whole(ids)))
+        return self.on.taken(take_rows(self.whole(table), self.on.whole(ids), self.on))
 
     def vectors(self, table: str, name: str) -> Array:
         """float32[..., width]: the rows of a read, zeros for none; each device has its share."""
@@ -73,7 +75,10 @@ class Tables:
             return self.rows(table, read.ids)
         start = sum(reads[before].ids.size for before in names[: names.index(name)])
         slot = self._plans[table].slot[start : start + read.ids.size]
-        rows = array[slot] if read.width is None else array[slot, : read.width]
+        if self.on.platform == "cpu":
+            rows = array[slot] if read.width is None else array[slot, : read.width]
+        else:  # whole rows, which a TPU gathers at once
+            rows = take_rows(array, slot, self.on)[:, : read.width]
         return self.on.taken(rows.reshape(*read.ids.shape, rows.shape[1]))
 
     def columns(self, table: str, *names: str) -> tuple[Array, Array]:
@@ -105,16 +110,62 @@ def plan_reads(marks: Array, reads: Reads, turn: Array, width: int, on: Placemen
     marks = marks.at[where].max(top - position, mode="drop")  # the earliest position has the highest mark
     slot = jnp.where(inside, top - marks.at[where].get(mode="clip"), position)
     plan = RowPlan(jnp.where(inside & (slot == position), ids, rows + position), slot)
+    return on.whole((marks, plan._replace(columns=read_columns(reads, width))))
+
+
+def plan_block(reads: Sequence[Array], rows: int, on: Placement = ONE) -> RowPlan:
+    """The plans of all steps of a block, int32[S, M] each, without marks: by sorting, which accelerators do at once for
+    all steps, where a scatter in every step would be serial on TPUs and three kernels more on GPUs. From int32[S, ...]
+    ids of each read, of a table of so many rows."""
+    parts = [on.whole(ids.reshape(len(ids), -1)) for ids in reads]
+    ids = jnp.concatenate(parts, axis=1)
+    position = jax.lax.broadcasted_iota(jnp.int32, ids.shape, 1)
+    key = jnp.where((ids >= 0) & (ids < rows), ids, rows + position)  # what reads nothing stands for itself
+    ordered, order = jax.lax.sort((key, position), dimension=1, num_keys=2)
+    first = jnp.pad(ordered[:, 1:] != ordered[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    begin = jax.lax.cummax(jnp.where(first, position, 0), axis=1)  # where the run of each id begins
+    _, slot = jax.lax.sort((order, jnp.take_along_axis(order, begin, axis=1)), dimension=1, num_keys=1)
+    return on.whole(RowPlan(jnp.where(slot == position, key, rows + position), slot))
+
+
+def read_columns(reads: Reads, width: int) -> Array | None:
+    """``RowPlan.columns`` of what a step reads of a table of this width."""
+    m = sum(read.ids.size for read in reads.values())
     of_all = sum(read.ids.size for read in reads.values() if read.width is None)
-    if of_all < m:
-        least = min(read.width for read in reads.values() if read.width is not None)
-        plan = plan._replace(columns=(jnp.arange(m)[:, None] < of_all) | (jnp.arange(width) < least))
-    return on.whole((marks, plan))
+    if of_all == m:
+        return None
+    least = min(read.width for read in reads.values() if read.width is not None)
+    return (jnp.arange(m)[:, None] < of_all) | (jnp.arange(width) < least)
 
 
 def gather(table: Array, ids: Array) -> Array:
     """float32[M, width]: the rows of ``RowPlan.ids``; zeros for those beyond the table."""
     return table.at[ids].get(mode="fill", fill_value=0.0, unique_indices=True)
+
+
+def _take_forward(array: Array, index: Array, on: Placement) -> tuple[Array, tuple[Array, int]]:
+    """float32[..., width]: the rows of float32[n, width] at int32[...], zeros for -1. The derivative adds up the rows
+    of equal places; on accelerators, where that is not too large, as a product with a one-hot matrix: a scatter would
+    add floats in no fixed order on GPUs, and row by row on TPUs."""
+    return look_up(array, index), (index, len(array))
+
+
+def _take_backward(on: Placement, saved: tuple[Array, int], slope: Array) -> tuple[Array, None]:
+    index, rows = saved
+    index, slope = index.reshape(-1), slope.reshape(-1, slope.shape[-1])
+    if rows * len(index) > CELLS:
+        return jnp.zeros((rows, slope.shape[1])).at[jnp.where(index < 0, rows, index)].add(slope, mode="drop"), None
+    places = (jnp.arange(rows)[:, None] == index).astype(slope.dtype)
+    return jnp.matmul(places, slope, precision=jax.lax.Precision.HIGHEST), None
+
+
+_take: Any = by_hand(_take_forward, _take_backward, (2,))
+
+
+def take_rows(array: Array, index: Array, on: Placement) -> Array:
+    """See ``_take_forward``; on a CPU the derivative is a scatter."""
+    rows: Array = look_up(array, index) if on.platform == "cpu" else _take(array, index, on)
+    return rows
 
 
 def look_up(table: Array, ids: Array) -> Array:

@@ -130,13 +130,13 @@ class Program:
 
     def copies(self) -> list[Copy]:
         """Copies and transposes of more than ``LARGE`` bytes, the largest first."""
-        found = Counter[Copy]()
+        copies = Counter[Copy]()
         for one, times, in_step in self.executions:
             if (what := self._moved(one)) and (size := bytes_of(_result(one))) > LARGE:
-                array = "".join(_ARRAY.search(one.shape)[0]) if _ARRAY.search(one.shape) else one.shape
+                array = found[0] if (found := _ARRAY.search(one.shape)) else one.shape
                 per = "step" if in_step else "block"
-                found[Copy(array, size, 0, per, what)] += times // self.steps if in_step else times
-        return sorted((one._replace(times=n) for one, n in found.items()), key=lambda one: -one.bytes * one.times)
+                copies[Copy(array, size, 0, per, what)] += times // self.steps if in_step else times
+        return sorted((one._replace(times=n) for one, n in copies.items()), key=lambda one: -one.bytes * one.times)
 
     def _moved(self, one: Instruction) -> str:
         """How an instruction copies an array; empty where it computes."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.experimental.layout import Format, Layout
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxrec.config import Config
@@ -18,8 +19,10 @@ from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model
 from jaxrec.ops import parallel
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.tables import RowPlan, Tables, gather, plan_reads, update_rows
+from jaxrec.ops.tables import RowPlan, Tables, gather, plan_block, plan_reads, read_columns, update_rows
 from jaxrec.training.optimizers import Optimizer, make_optimizer, make_schedule
+
+ROWS = Layout(major_to_minor=(0, 1))  # a table's rows one behind the other, each in one piece
 
 
 class TrainState(NamedTuple):
@@ -78,10 +81,49 @@ def weights_like(model: Model) -> dict[str, Any]:
     return dict(jax.eval_shape(lambda: init_state(model, none, TrainingConfig(batch_size=1)).weights()))
 
 
+def row_formats(model: Model, optimizer: Optimizer, place: jax.sharding.Sharding) -> TrainState:
+    """Of each leaf of the state ``ROWS`` at a place, for tables by rows and moments of their shape; None of all others.
+    A TPU would lay them by columns, which pads less, and turn them about at both ends of every block."""
+    like = jax.eval_shape(lambda: init_state(model, optimizer, TrainingConfig(batch_size=1)))
+
+    def of(name: str, tree: Any) -> Any:
+        mine = None if model.tables[name].dense else like.tables[name].shape
+        return jax.tree.map(lambda leaf: Format(ROWS, place) if leaf.shape == mine else None, tree)
+
+    tables, moments = ({name: of(name, part) for name, part in parts.items()}
+                       for parts in (like.tables, like.table_optimizer))  # fmt: skip
+    return jax.tree.map(lambda leaf: None, like)._replace(tables=tables, table_optimizer=moments)
+
+
+def in_formats(state: TrainState, formats: TrainState, put: Callable[[Any, Format], Any]) -> TrainState:
+    """The state with ``put`` of each leaf that has a format, and the format."""
+
+    def one(how: Format | None, leaf: Any) -> Any:
+        return leaf if how is None else put(leaf, how)
+
+    return jax.tree.map(one, formats, state, is_leaf=lambda how: how is None or isinstance(how, Format))
+
+
 def lay_out(state: TrainState, model: Model, whole: Callable[[Any], Any], dealt: Callable[[Any], Any]) -> TrainState:
     """The state with ``dealt`` of what goes by lane, and ``whole`` of the rest."""
     carry = (dealt if model.carries_lanes else whole)(state.carry)
     return whole(state._replace(carry=()))._replace(carry=carry)
+
+
+def regroup(state: TrainState, regrouped: Callable[[Any], Any]) -> TrainState:
+    """The state with a function of whatever is a tree of all parameters: they, moments of them, their average."""
+    like = jax.tree.structure(state.params)
+
+    def through(tree: Any) -> Any:
+        is_params = partial(_has_structure, like)
+        return jax.tree.map(lambda part: regrouped(part) if is_params(part) else part, tree, is_leaf=is_params)
+
+    average = None if state.average is None else state.average | {"params": regrouped(state.average["params"])}
+    return state._replace(params=regrouped(state.params), optimizer=through(state.optimizer), average=average)
+
+
+def _has_structure(structure: Any, tree: Any) -> bool:
+    return bool(jax.tree.structure(tree) == structure)
 
 
 def training_plan(config: Config, order: str = "random", passes: int = 1) -> Plan:
@@ -95,32 +137,46 @@ def training_plan(config: Config, order: str = "random", passes: int = 1) -> Pla
 class Training:
     """A configuration's training of a model on a feed, ``block`` by block: what the loop, folds and benchmarks run."""
 
-    def __init__(self, config: Config, model: Model, feed: Feed, platform: str | None = None) -> None:
-        """``platform``: what the block is compiled for, where that is not what is here."""
+    def __init__(self, config: Config, model: Model, feed: Feed, device: jax.Device | None = None) -> None:
+        """``device``: what the block is compiled for, where that is none of this machine; of a mesh, its first."""
         self.config, self.model, self.feed, settings = config, model, feed, config.training
         self.schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
         self.optimizer = make_optimizer(config.optimizer, self.schedule)
-        platform, clip_norm = platform or parallel.platform_of(feed.mesh), config.optimizer.clip_norm
-        on = Placement(feed.mesh, settings.precision == "bfloat16", platform)
-        self.block = make_train_block(model, self.optimizer, clip_norm, settings.average, on, feed.shape.lanes)
+        self._device = device or (jax.local_devices()[0] if feed.mesh is None else feed.mesh.devices.flat[0])
+        on = Placement(feed.mesh, settings.precision == "bfloat16", parallel.platform_of(self._device))
+        self._formats = row_formats(model, self.optimizer, self._whole) if on.platform == "tpu" else None
+        self.block = make_train_block(model, self.optimizer, config.optimizer.clip_norm, settings.average, on,
+                                      feed.shape.lanes, self._formats, settings.deterministic)  # fmt: skip
+
+    @property
+    def _whole(self) -> jax.sharding.Sharding:
+        mesh = self.feed.mesh
+        return SingleDeviceSharding(self._device) if mesh is None else NamedSharding(mesh, PartitionSpec())
 
     def begin(self) -> TrainState:
         """The state before the first step, on the devices that train it: lanes dealt, the rest on all. On one device it
         is there for good, as what is restored is: one program for both, and a resumed run finds it in the cache."""
         state, mesh = init_state(self.model, self.optimizer, self.config.training), self.feed.mesh
-        return lay_out(state, self.model, partial(parallel.replicate, mesh=mesh), partial(parallel.deal, mesh=mesh))
+        return self.placed(
+            lay_out(state, self.model, partial(parallel.replicate, mesh=mesh), partial(parallel.deal, mesh=mesh))
+        )
 
-    def state_like(self, device: jax.Device) -> TrainState:
-        """Shapes and places of ``begin``'s arrays on the feed's mesh, or without one on a device; none is made."""
+    def placed(self, state: TrainState) -> TrainState:
+        """The state in the layouts that ``block`` takes: what is restored from a checkpoint has the device's own."""
+        return state if self._formats is None else in_formats(state, self._formats, jax.device_put)
+
+    def state_like(self) -> TrainState:
+        """Shapes and places of ``begin``'s arrays; none is made."""
         mesh = self.feed.mesh
         state = jax.eval_shape(lambda: init_state(self.model, self.optimizer, self.config.training))
-        whole = SingleDeviceSharding(device) if mesh is None else NamedSharding(mesh, PartitionSpec())
-        dealt = whole if mesh is None else NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+        dealt = self._whole if mesh is None else NamedSharding(mesh, PartitionSpec(parallel.AXIS))
 
-        def placed(tree: Any, sharding: Any) -> Any:
-            return jax.tree.map(lambda leaf: leaf.update(sharding=sharding), tree)
+        def like(leaf: Any, place: Any) -> Any:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-        return lay_out(state, self.model, partial(placed, sharding=whole), partial(placed, sharding=dealt))
+        state = lay_out(state, self.model, partial(jax.tree.map, partial(like, place=self._whole)),
+                        partial(jax.tree.map, partial(like, place=dealt)))  # fmt: skip
+        return state if self._formats is None else in_formats(state, self._formats, like)
 
     def fit(self, constants: Any, feed: Feed | None = None) -> dict[str, Any]:
         """The weights after all epochs, without a run; ``feed`` may be another one with blocks of the same shapes."""
@@ -135,50 +191,70 @@ class Training:
 
 def make_train_block(
     model: Model, optimizer: Optimizer, clip_norm: float | None, average: float = 0.0, on: Placement = ONE,
-    lanes: int | None = None,
+    lanes: int | None = None, formats: TrainState | None = None, deterministic: bool = False,
 ) -> jax.stages.Wrapped:  # fmt: skip
     """``train_block(state, constants, block) -> (state, stats)``, compiled, with the state's buffers reused.
     ``average``: decay a step of the moving average, at most (1 + s) / (10 + s); ``lanes``: what a loss is averaged
-    over."""
+    over; ``formats`` of the state, None of what has the device's own."""
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
         constants, block = on.whole(constants), on.dealt(block, 1)
         share = 1.0 if lanes is None else block.weight.shape[1] / lanes
         take_step = partial(_step, model, optimizer, clip_norm, share, constants, on)
-        size = block.weight.shape[0]
-        state = lay_out(state, model, on.whole, on.dealt)
-        run_key, numbers = jax.random.wrap_key_data(state.key), state.step + jnp.arange(size)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(run_key, numbers)
+        size, begin = block.weight.shape[0], state.step
+        state = regroup(lay_out(state, model, on.whole, on.dealt), partial(model.packed, on=on))
+        run_key, turns = jax.random.wrap_key_data(state.key), jnp.arange(size, dtype=jnp.int32)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(run_key, begin + turns)
         streams = jax.vmap(lambda key: jax.random.split(key))(keys)
         steps = model.steps(constants, block, streams[:, 0], on)
-        marks = {name: jnp.zeros(spec.rows, jnp.int32) for name, spec in model.tables.items() if not spec.dense}
+        by_rows = [name for name, spec in model.tables.items() if not spec.dense]
+        if on.platform == "cpu":
+            marks, plans = {name: jnp.zeros(model.tables[name].rows, jnp.int32) for name in by_rows}, {}
+        else:
+            marks, plans = {}, _plans(model, steps, by_rows, on)
+            steps = model.planned(steps, plans, on)
 
         def one(loop: tuple[TrainState, dict[str, Array]], at: Any) -> tuple[Any, Array]:
             state, marks, loss = take_step(*loop, *at)
             if state.average is not None:
-                taken = state.step.astype(jnp.float32)
-                share = jnp.where(at[2], 1.0 - jnp.minimum(average, (1.0 + taken) / (10.0 + taken)), 0.0)
+                taken = (begin + at[0] + 1).astype(jnp.float32)
+                share = jnp.where(at[3], 1.0 - jnp.minimum(average, (1.0 + taken) / (10.0 + taken)), 0.0)
                 new = {"params": state.params, "tables": state.tables}
                 moved = jax.tree.map(lambda old, now: old + share * (now - old), state.average, new)
                 state = state._replace(average=moved)
             return (lay_out(state, model, on.whole, on.dealt), marks), loss
 
         live = jnp.any(block.weight > 0, axis=1)
-        turns = jnp.arange(size, dtype=jnp.int32)
-        (state, _), losses = jax.lax.scan(one, (state, marks), (turns, steps, live, streams[:, 1]))
+        (state, _), losses = jax.lax.scan(one, (state, marks), (turns, steps, plans, live, streams[:, 1]))
+        state = regroup(state, model.unpacked)._replace(step=begin + jnp.sum(live, dtype=jnp.int32))
+        losses = losses.reshape(size, -1).sum(axis=1)
         return state, BlockStats(losses, jnp.sum(block.weight > 0), jnp.sum(live))
 
-    return jax.jit(train_block, donate_argnums=0)
+    places: dict[str, Any] = {} if formats is None else {"out_shardings": (formats, None)}
+    options = {"xla_gpu_deterministic_ops": True} if deterministic and on.platform == "gpu" else None
+    return jax.jit(train_block, donate_argnums=0, compiler_options=options, **places)
+
+
+def _plans(model: Model, steps: Any, tables: list[str], on: Placement) -> dict[str, RowPlan]:
+    """The plans of all steps of a block, [S, M], for the tables whose rows are read and updated alone."""
+
+    def ids(step: Any) -> dict[str, list[Array]]:  # lists keep the order of the reads
+        reads = model.reads(step)
+        return {name: [read.ids for read in reads[name].values()] for name in tables if name in reads}
+
+    return {name: plan_block(reads, model.tables[name].rows, on) for name, reads in jax.vmap(ids)(steps).items()}
 
 
 def _step(
     model: Model, optimizer: Optimizer, clip_norm: float | None, share: float, constants: Any, on: Placement,
-    state: TrainState, marks: dict[str, Array], turn: Array, step: Any, live: Array, key: Array,
+    state: TrainState, marks: dict[str, Array], turn: Array, step: Any, plans: dict[str, RowPlan], live: Array,
+    key: Array,
 ) -> tuple[TrainState, dict[str, Array], Array]:  # fmt: skip
     """One step: plan and gather rows, differentiate, update, scatter; without a live lane nothing changes. Dense tables
     take the same way as dense parameters, with the tables' optimizer; ``share`` multiplies the loss."""
-    marks, plans = dict(marks), dict[str, RowPlan]()
-    reads = model.reads(step)
+    marks, reads = dict(marks), model.reads(step)
+    plans = {name: plan._replace(columns=read_columns(reads[name], model.tables[name].width))
+             for name, plan in plans.items()}  # fmt: skip
     for name in (name for name in reads if name in marks):
         # Devices exchange the ids here, and below the derivatives of the rows: never a table.
         marks[name], plans[name] = plan_reads(marks[name], reads[name], turn, model.tables[name].width, on)
@@ -212,6 +288,6 @@ def _step(
         else:
             updated = update_dense(optimizer.tables, table, row_slope[name], old)
         tables[name], table_optimizer[name] = updated
-    new = state._replace(step=state.step + live, params=params, tables=tables, optimizer=params_optimizer,
+    new = state._replace(params=params, tables=tables, optimizer=params_optimizer,
                          table_optimizer=table_optimizer, carry=keep(carry, state.carry))  # fmt: skip
     return new, marks, loss
