@@ -13,6 +13,8 @@ from jax import Array
 from jaxrec.ops.parallel import ONE, Placement, by_hand
 from jaxrec.ops.tables import glorot_like
 
+UNROLLED = 32  # turns of a recurrence that accelerators run without a loop around them
+
 
 def gru_cell(params: dict[str, Array], x: Array, h: Array, on: Placement = ONE) -> Array:
     """One step over vectors: float32[B, H] from ``x`` float32[B, I], ``h`` float32[B, H] and ``gru_params``."""
@@ -83,6 +85,9 @@ def gru_params(module: nn.Module, name: str, inputs: int, units: int) -> dict[st
 def _recurrence_forward(on: Placement, from_x: Array, reset: Array, kernel: Array, bias: Array) -> tuple[Array, Any]:
     """float32[T, B, H] from float32[T, B, 3H], bool[T, B], [H, 3H] and [3H]. The derivative is by hand, since a scan's
     own would add up that of the kernel in T small products and T passes; from the steps stacked it is one product."""
+    if on.platform != "cpu":
+        states = _states(on, from_x, reset, kernel, bias)
+        return states, (states, from_x, reset, kernel, bias)
 
     def step(h: Array, at: tuple[Array, Array]) -> tuple[Array, Any]:
         h = jnp.where(at[1][:, None], 0.0, h)
@@ -95,6 +100,8 @@ def _recurrence_forward(on: Placement, from_x: Array, reset: Array, kernel: Arra
 
 
 def _recurrence_backward(on: Placement, saved: Any, of_states: Array) -> tuple[Array, None, Array, Array]:
+    if on.platform != "cpu":
+        return _of_states(on, saved, of_states)
     (before, opening, update, candidate, from_h), reset, kernel = saved
 
     def step(of_next: Array, at: Any) -> tuple[Array, Any]:
@@ -114,16 +121,53 @@ def _recurrence_backward(on: Placement, saved: Any, of_states: Array) -> tuple[A
     return of_x, None, of_kernel, jnp.sum(of_gates, axis=(0, 1))
 
 
+def _states(on: Placement, from_x: Array, reset: Array, kernel: Array, bias: Array) -> Array:
+    """What ``_recurrence_forward`` gives, for accelerators: there each array that a turn stacks is a kernel of its own,
+    and so is a loop's counter. Turns are unrolled, they stack states alone and reset what the next one begins with."""
+
+    def turn(h: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+        new, _ = _gates(at[0], on.product(h, kernel) + bias, h)
+        return jnp.where(at[1][:, None], 0.0, new), new
+
+    begin = jnp.zeros((from_x.shape[1], kernel.shape[0]), from_x.dtype)
+    following = jnp.roll(reset, -1, axis=0)
+    return jax.lax.scan(turn, begin, (from_x, following), unroll=min(len(reset), UNROLLED))[1]
+
+
+def _of_states(on: Placement, saved: Any, of_states: Array) -> tuple[Array, None, Array, Array]:
+    """``_recurrence_backward`` for accelerators. What does not wait for the turn behind it is worked out for all at
+    once, the gates a second time: a turn is one product and one kernel around it."""
+    states, from_x, reset, kernel, bias = saved
+    opened = reset[:, :, None]
+    before = jnp.where(opened, 0.0, jnp.concatenate([jnp.zeros_like(states[:1]), states[:-1]]))
+    _, (r, u, c, g) = _gates(from_x, on.product(before, kernel) + bias, before)
+    by_c = (1.0 - u) * (1.0 - c * c)
+    by_gates = jnp.concatenate([by_c * g * r * (1.0 - r), (before - c) * u * (1.0 - u), by_c * r], axis=2)
+
+    def turn(of_before: Array, at: Any) -> tuple[Array, Array]:
+        of_state, by_gates, u, opened = at
+        of_h = of_state + of_before
+        of_before = of_h * u + on.product(jnp.tile(of_h, 3) * by_gates, kernel.T)
+        return jnp.where(opened, 0.0, of_before), of_h
+
+    begin, parts = jnp.zeros_like(of_states[0]), (of_states, by_gates, u, opened)
+    _, of_h = jax.lax.scan(turn, begin, parts, reverse=True, unroll=min(len(reset), UNROLLED))
+    of_gates = jnp.tile(of_h, 3) * by_gates
+    of_kernel = jnp.einsum("tbh,tbg->hg", *on.rounded(before, of_gates), preferred_element_type=before.dtype)
+    of_x = jnp.concatenate([of_gates[:, :, : 2 * kernel.shape[0]], of_h * by_c], axis=2)
+    return of_x, None, of_kernel, jnp.sum(of_gates, axis=(0, 1))
+
+
 _recurrence = by_hand(_recurrence_forward, _recurrence_backward, (0,))
 
 
 def _gates(from_x: Array, from_h: Array, h: Array) -> tuple[Array, tuple[Array, Array, Array, Array]]:
     """The new state; and reset, update, candidate and the candidate's part of ``from_h``, all float32[B, H]."""
     size = h.shape[-1]
-    gates = jax.nn.sigmoid(from_x[:, : 2 * size] + from_h[:, : 2 * size])
-    reset, update = gates[:, :size], gates[:, size:]
-    candidate = jnp.tanh(from_x[:, 2 * size :] + reset * from_h[:, 2 * size :])
-    return candidate + update * (h - candidate), (reset, update, candidate, from_h[:, 2 * size :])
+    gates = jax.nn.sigmoid(from_x[..., : 2 * size] + from_h[..., : 2 * size])
+    reset, update = gates[..., :size], gates[..., size:]
+    candidate = jnp.tanh(from_x[..., 2 * size :] + reset * from_h[..., 2 * size :])
+    return candidate + update * (h - candidate), (reset, update, candidate, from_h[..., 2 * size :])
 
 
 def onehot_gru_cell(params: dict[str, Array], row: Array, h: Array, on: Placement = ONE) -> Array:
