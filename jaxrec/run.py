@@ -144,10 +144,12 @@ def resume_run(
         raise UserError(f"{path}: training.epochs: was {old}, now {epochs}; a resumed run cannot train for fewer, "
                         f"and for more only where optimizer.schedule is constant; leave it, {other}")  # fmt: skip
     # Where the data lie does not matter, what is in them is compared below, as are the rows that data.repeats leaves;
-    # and a run may change its devices, and train for longer.
+    # and a run may change its devices, and train for longer. Runs of earlier versions have a loss.memory of 64.
     data = {name: getattr(run.config.data, name) for name in ("path", "repeats")
             if name in type(run.config.data).model_fields}  # fmt: skip
-    moved = _with(_with(config, "data", **data), "training", epochs=old).model_copy(update={"mesh": run.config.mesh})
+    loss = {"memory": getattr(run.config.loss, "memory", 0)} if getattr(config.loss, "memory", 0) is None else {}
+    moved = _with(_with(_with(config, "loss", **loss), "data", **data), "training", epochs=old)
+    moved = moved.model_copy(update={"mesh": run.config.mesh})
     if changed := difference(run.config.model_dump(mode="json"), moved.model_dump(mode="json")):
         raise UserError(f"{path}: cannot resume with a changed configuration ({changed}); leave it, {other}")
     if run.manifest["content_hash"] != dataset.manifest["content_hash"]:

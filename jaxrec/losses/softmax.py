@@ -20,15 +20,24 @@ from jaxrec.ops.parallel import ONE, Placement, by_hand, in_blocks, joined
 
 FEW_ROWS = 64  # queries in a block of rows, below which blocks of items are used
 FEW_ITEMS = 128  # items in a block of items, at least
+CACHED, RESIDENT = 64, 1024
+"""MiB of scores at a time where the configuration does not say: on CPUs, whose caches hold some of it; on accelerators,
+where each block is a turn of a loop and a dozen kernels of its own."""
 
 
 @dataclass(frozen=True)
 class Softmax:
     """Fields of ``SoftmaxLoss``, and the devices that share the queries."""
 
-    memory: int = 64
+    memory: int = CACHED
     smoothing: float = 0.0
     on: Placement = ONE
+
+    @property
+    def whole_mass(self) -> bool:
+        """Whether ``less_target`` takes the target's share. Where factors are rounded, two rounded parts would leave
+        their errors where it is nearly certain; on accelerators a part on the side is a gather and a scatter."""
+        return self.on.low or self.on.platform != "cpu"
 
     def product(self, left: Array, right: Array) -> Array:
         full = jax.lax.Precision.HIGHEST  # otherwise accelerators multiply float32 with fewer bits
@@ -39,9 +48,8 @@ class Softmax:
         return scores if prior is None else scores + prior
 
     def less_target(self, mass: Array, scale: Array, target: Array, begin: Array | int) -> Array:
-        """Where factors are rounded, ``mass`` less the target's share of ``scale``, float32[P], as two rounded parts
-        would leave their errors where it is nearly certain. Columns are the items from ``begin`` on."""
-        if not self.on.low:
+        """``mass`` less the target's share of ``scale``, float32[P]. Columns are the items from ``begin`` on."""
+        if not self.whole_mass:
             return mass
         own = begin + jnp.arange(mass.shape[1]) == target[:, None]
         return mass - jnp.where(own, (1.0 - self.smoothing) * scale[:, None], 0.0)
@@ -85,8 +93,8 @@ def _with_derivatives(
     else:
         lse = _sweep(how, columns, batch)
         d_queries, d_items = _items_derivative(how, columns, batch, lse)
-    # The scores' other part: the target's share (bfloat16 has it within the blocks), and the even share of smoothing.
-    if not how.on.low:
+    # The scores' other part: the target's share, and the even share of smoothing.
+    if not how.whole_mass:
         own = (1.0 - how.smoothing) * weight[:, None]
         d_queries -= own * items[target]
         d_items = d_items.at[target].add(-own * queries)
@@ -201,8 +209,9 @@ class SoftmaxLoss(LossConfig):
 
     label_smoothing: Fraction = 0.0
     """Share of the target's probability that is spread evenly over the catalogue."""
-    memory: Count = 64
-    """Bound on the block of scores in MiB; the step is worked through in blocks of targets, or of items."""
+    memory: Count | None = None
+    """Bound on the block of scores in MiB; the step is worked through in blocks of targets, or of items (null: 64 on a
+    CPU, 1024 on an accelerator)."""
 
     def __call__(
         self, queries: Array, items: Array, target: Array, weight: Array, prior: Array | None = None,
@@ -211,7 +220,8 @@ class SoftmaxLoss(LossConfig):
         """float32[]: the sum of the cross-entropies of ``softmax(queries items' + prior)``, times their float32[P]
         ``weight``, for float32[P, D] queries, float32[V, D] items, int32[P] targets in [0, V) and a float32[V] prior,
         if any. Only queries and items have derivatives."""
-        how = Softmax(self.memory, self.label_smoothing, on)
+        memory = self.memory or (CACHED if on.platform == "cpu" else RESIDENT)
+        how = Softmax(memory, self.label_smoothing, on)
         total: Array = _cross_entropy(how, queries, items, target, weight, prior)
         return total
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from helpers import SYNTHETIC, assert_same_run, call, write_config
+from worlds import Worlds
 
 from jaxrec import config as configuration
 from jaxrec.cli.lock import owned
@@ -71,6 +72,19 @@ def test_resuming_something_else(config_file: Path, copy: Path, dataset: Path, t
     (copy / "dataset" / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"manifest\.json: missing; the run is damaged"):
         evaluate(copy)
+
+
+def test_a_block_of_scores_that_an_earlier_version_wrote_down_is_no_change(
+    worlds: Worlds, tmp_path: Path, capsys: Capsys
+) -> None:
+    """Its default was 64 MiB; now it is the platform's. Another one that is asked for is a change."""
+    config, run = worlds.config("bert4rec"), Path(shutil.copytree(worlds.run("bert4rec"), tmp_path / "run"))
+    text = (run / "config.yaml").read_text()
+    assert "\n  memory: null\n" in text
+    (run / "config.yaml").write_text(text.replace("\n  memory: null\n", "\n  memory: 64\n"))
+    train(config, run, resume=True)
+    assert "already trained to its end" in capsys.readouterr().out
+    refused(r"loss\.memory: was 64, now 32", config, run, "--loss.memory", "32", resume=True)
 
 
 def test_more_epochs_are_what_they_would_have_been(tmp_path: Path, config: Path, capsys: Capsys) -> None:

@@ -76,12 +76,14 @@ def close(ours: Any, expected: np.ndarray, tolerance: float) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize(("smoothing", "prior", "scale"), [(0.1, True, 1.0), (0.0, False, 4000.0)])
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
 def test_value_and_derivatives_are_those_of_the_definition(
-    size: str, smoothing: float, prior: bool, scale: float
+    size: str, smoothing: float, prior: bool, scale: float, platform: str
 ) -> None:
     """Also of scores to ±1e4 and more, whose exponentials are infinite or 0."""
     case = make_case(*SIZES[size], prior=prior, scale=scale)
-    value, (of_queries, of_items) = value_and_grad(FullSoftmax(memory=1, label_smoothing=smoothing), case)
+    loss = FullSoftmax(memory=1, label_smoothing=smoothing)
+    value, (of_queries, of_items) = value_and_grad(loss, case, Placement(platform=platform))
     expected, by_queries, by_items = reference(case, smoothing)
     assert float(value) == pytest.approx(expected, rel=1e-5)
     close(of_queries, by_queries, 1e-5 if scale == 1.0 else 1e-3)
@@ -100,6 +102,15 @@ def test_memory_is_bounded_by_the_option(items: int, memory: int) -> None:
     analysis = jax.jit(loss).lower(*like).compile().memory_analysis()
     assert analysis is not None and analysis.temp_size_in_bytes < 1.25 * memory * MIB + 4 * items * width
     assert 4 * queries * items > 2.5 * memory * MIB
+
+
+@pytest.mark.parametrize(("memory", "platform", "turns"), [(None, "cpu", 2), (None, "gpu", 0), (64, "gpu", 2)])
+def test_blocks_of_the_default_are_those_of_the_platform(memory: int | None, platform: str, turns: int) -> None:
+    """Turns of the loop over blocks of 30,000 by 1,000 scores, 114 MiB; one block is no loop."""
+    case = make_case(1000, 30_000)
+    loss = partial(FullSoftmax(memory=memory), on=Placement(platform=platform))
+    scans = [one.params["length"] for one in jax.make_jaxpr(jax.grad(loss))(*case).eqns if one.primitive.name == "scan"]
+    assert sum(scans) == turns
 
 
 @pytest.mark.parametrize("size", ["rows", "items"])
