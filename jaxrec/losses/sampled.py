@@ -358,8 +358,9 @@ class Sampled:
         weight = targets * jnp.exp(-drawn.log_q) + negatives * jnp.exp(-of_negatives)
         return drawn._replace(weight=on.whole(weight))
 
-    def weights(self, slot: Array, live: Array, drawn: Negatives, on: Placement = ONE) -> tuple[Array, Array]:
-        """float32[B + N], the weight of each candidate's column, and float32[B], of each query's own occurrence."""
+    def weights(self, slot: Array | None, live: Array, drawn: Negatives, on: Placement = ONE) -> tuple[Array, Array]:
+        """float32[B + N], the weight of each candidate's column, and float32[B], of each query's own occurrence;
+        without a ``slot`` each candidate has a column of its own."""
         if drawn.weight is not None:
             own = drawn.log_q
             return drawn.weight, jnp.ones(len(live)) if own is None else jnp.exp(-own[: len(live)])
@@ -369,6 +370,8 @@ class Sampled:
         if drawn.log_q is not None:
             correction = jnp.exp(-drawn.log_q)
             occurrence, own_weight = occurrence * correction, correction[: len(live)]
+        if slot is None:
+            return on.whole(occurrence), own_weight
         return on.whole(jnp.zeros(len(slot)).at[slot].add(on.whole(occurrence))), own_weight
 
 

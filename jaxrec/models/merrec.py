@@ -33,7 +33,7 @@ from jaxrec.models.base import Loss
 from jaxrec.models.packed import Grid, HalfLife, Windowed, drop, normal, unit
 from jaxrec.ops.gru import gru_params, gru_sequence
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.tables import Reads, Tables, TableSpec, glorot_like, look_up
+from jaxrec.ops.tables import Reads, RowPlan, Tables, TableSpec, glorot_like, look_up
 
 UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
 NAMES_AT_ONCE = 65_536  # projected in one call
@@ -224,6 +224,11 @@ class MERRec(base.Model):
     def steps(self, constants: Constants, block: PackedBlock, keys: Array, on: Placement = ONE) -> Step:
         return Step(block, self._ranking and self._ranking.draw(constants.sampling, block.target, keys, on))
 
+    def planned(self, steps: Step, plans: dict[str, RowPlan], on: Placement) -> Step:
+        if self._ranking is None or "item" not in plans:
+            return steps
+        return steps._replace(drawn=self._ranking.counted(steps, plans["item"], on))
+
     def reads(self, step: Step) -> dict[str, Reads]:
         if self._ranking is None or not self.has_items:
             return {}
@@ -252,7 +257,7 @@ class MERRec(base.Model):
         block, drawn, on = *step, tables.on
         live = block.weight > 0
         ids = jnp.concatenate([on.whole(read.ids) for read in self._ranking.reads(block.target, live, drawn).values()])
-        rows, slot = tables.columns("item", "target", "negative") if self.has_items else (None, jnp.arange(len(ids)))
+        rows, slot = tables.columns("item", "target", "negative") if self.has_items else (None, None)
         texts = None
         if self.has_text:
             inside = ids < len(known.name_of)
@@ -261,7 +266,7 @@ class MERRec(base.Model):
             texts = on.whole(on.dealt(project(params["match"], on.dealt(names), on)))
         scores = scores_of(queries, self._columns(params, rows, texts, key, len(block.target)), on)
         weight, own_weight = self._ranking.weights(slot, live, drawn, on)
-        own = on.dealt(on.whole(slot)[: len(live)])
+        own = on.dealt(on.whole(jnp.arange(len(ids)) if slot is None else slot)[: len(live)])
         is_own = own[:, None] == jnp.arange(len(ids))
         others = on.dealt(jnp.where(block.target[:, None] == ids, 0.0, weight))
         if self._loss.candidates == "live" and known.live is not None:
