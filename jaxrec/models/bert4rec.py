@@ -25,7 +25,7 @@ from jaxrec.losses.sampled import CrossEntropy, SampledLoss, Step
 from jaxrec.losses.softmax import FullSoftmax
 from jaxrec.models import packed
 from jaxrec.models.base import Loss
-from jaxrec.models.packed import Grid, SequenceModel, attend, drop, normal
+from jaxrec.models.packed import Grid, SequenceModel, attend, drop, normal, read_few
 from jaxrec.ops.parallel import ONE, Placement, pad
 from jaxrec.ops.tables import Tables, glorot_like, look_up
 
@@ -66,11 +66,12 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, vectors: Array, grid: Grid, train: bool) -> Array:
         """float32[P, D] from float32[R, W, D]."""
-        (rows, columns, width), model = vectors.shape, self.model
+        (_, columns, width), model = vectors.shape, self.model
         init = normal(width**-0.5)
         mask, positions = self.param("mask", init, (width,)), self.param("positions", init, (model.window + 1, width))
-        masked = jnp.zeros(rows * columns, bool).at[grid.slot].set(True).reshape(rows, columns, 1)
-        x = jnp.where(masked, mask, vectors) + positions[jnp.arange(columns) - grid.start]
+        masked = grid.is_scored()
+        x = jnp.where(masked, mask, vectors)
+        x = x + read_few(positions, jnp.arange(columns) - grid.start, grid.on)
         x = drop(self, width**0.5 * x, model.dropout_embedding, train)
         visible = grid.start[:, :, None] == grid.start[:, None, :]  # of the same session
         for i in range(model.blocks):
@@ -95,7 +96,10 @@ class Encoder(nn.Module):
         key = self._product(f"{name}_key", x, width, on)  # a bias would move all scores of a query alike
         value = self._dense(f"{name}_value", x, width, on, _identity)
         near = self.param(f"{name}_near", _next_to, (model.heads, 2 * model.window + 1))
-        bias = near[:, jnp.arange(columns) - jnp.arange(columns)[:, None] + model.window]
+        if on.platform == "cpu":
+            bias = near[:, jnp.arange(columns) - jnp.arange(columns)[:, None] + model.window]
+        else:
+            bias = _by_distance(near, columns)
         mixed = attend(self, query, key, value, visible, on, train, bias)
         return self._dense(f"{name}_mixed", mixed, width, on, _identity)
 
@@ -103,6 +107,14 @@ class Encoder(nn.Module):
 def _identity(key: Array, shape: tuple[int, int]) -> Array:
     """What attention finds is at first the items' own vectors, which the scores are made of too."""
     return jnp.eye(*shape)
+
+
+def _by_distance(near: Array, columns: int) -> Array:
+    """float32[heads, C, C], at (t, j) the bias of the distance j - t, from float32[heads, 2 W + 1]. Rows of one number
+    less than there are distances move along by one: no gather, whose derivative adds up one by one."""
+    heads, distances = near.shape
+    repeated = jnp.tile(near, columns + 1)[:, distances // 2 :][:, : columns * (distances - 1)]
+    return repeated.reshape(heads, columns, distances - 1)[:, :, :columns]
 
 
 def _next_to(key: Array, shape: tuple[int, int]) -> Array:

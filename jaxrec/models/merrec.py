@@ -30,7 +30,7 @@ from jaxrec.losses.sampled import Sampled, SampledLoss, Step, cross_entropy, sco
 from jaxrec.losses.softmax import SoftmaxLoss
 from jaxrec.models import base
 from jaxrec.models.base import Loss
-from jaxrec.models.packed import Grid, HalfLife, Windowed, drop, normal, unit
+from jaxrec.models.packed import Grid, HalfLife, Windowed, drop, normal, read_few, unit
 from jaxrec.ops.gru import gru_params, gru_sequence
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Reads, RowPlan, Tables, TableSpec, glorot_like, look_up
@@ -127,7 +127,7 @@ class Encoder(nn.Module):
         on, model = grid.on, self.model
         kernel = self.param("name_kernel", glorot_like, (names.shape[-1], model.name_dim))
         table = self.param("event", nn.initializers.normal(model.event_dim**-0.5), (self.events, model.event_dim))
-        x = jnp.concatenate([project(kernel, names, on), table[event], fields], axis=-1)
+        x = jnp.concatenate([project(kernel, names, on), read_few(table, event, on), fields], axis=-1)
         x = drop(self, x, model.dropout_embedding, train)
         reset = grid.start == jnp.arange(event.shape[1])
         width = x.shape[-1]

@@ -15,6 +15,7 @@ from jaxrec.config.sections import Count
 from jaxrec.models import packed
 from jaxrec.models.packed import Grid, SequenceModel, drop
 from jaxrec.ops.gru import gru_params, gru_sequence
+from jaxrec.ops.parallel import Placement
 from jaxrec.ops.tables import glorot_like
 
 
@@ -46,27 +47,36 @@ class NARMEncoder(nn.Module):
         gru = gru_params(self, "gru", width, units)
         reset = start == jnp.arange(start.shape[1])
         states = gru_sequence(gru, drop(self, vectors, model.dropout_embedding, train), reset, on)  # [R, W, H]
-        from_each = on.product(states, self.param("attention_each", glorot_like, (units, units)))
-        # Scored positions may lie in any row, so all devices need all states.
-        states, from_each, start = on.whole((states, from_each, start))
-        local = self._local(states, from_each, replace(grid, start=start))
-        context = jnp.concatenate([states.reshape(-1, units)[grid.slot], local], axis=1)
+        each, last = (self.param(f"attention_{name}", glorot_like, (units, units)) for name in ("each", "last"))
+        value = self.param("attention_value", glorot_like, (units, 1))
+        if on.platform != "cpu" and start.size <= 2 * len(grid.slot):
+            # At all positions: where scored ones share a row, their derivatives would add up one by one.
+            from_each, from_last = on.product(states, each)[:, None], on.product(states, last)[:, :, None]
+            weight = self._weights(from_last + from_each, value, grid.allowed(), on)  # [R, W, W]
+            context = grid.scored(jnp.concatenate([states, weight @ states], axis=2))
+        else:
+            context = self._at_scored(states, each, last, value, grid)
         scored = drop(self, context, model.dropout_hidden, train)  # [P, 2H]
         return on.product(scored, self.param("decoder", glorot_like, (2 * units, width)))
 
-    def _local(self, states: Array, from_each: Array, grid: Grid) -> Array:
-        """float32[P, H]: the local encoder, at scored positions alone: a row that shows one target costs as one."""
-        start, slot, on, units = grid.start, grid.slot, grid.on, states.shape[-1]
-        row, visible = slot // start.shape[1], grid.allowed().reshape(-1, start.shape[1])[slot]  # [P], [P, W]
-        kernel = self.param("attention_last", glorot_like, (units, units))
-        from_last = on.product(states.reshape(-1, units)[slot], kernel)
-        energy = jax.nn.sigmoid(from_last[:, None] + from_each[row])  # [P, W, H]
-        weight = on.product(energy, self.param("attention_value", glorot_like, (units, 1)))[..., 0]
+    def _at_scored(self, states: Array, each: Array, last: Array, value: Array, grid: Grid) -> Array:
+        """float32[P, 2H]: at scored positions alone, so that a row that shows one target costs as one."""
+        on, slot, units = grid.on, grid.slot, states.shape[-1]
+        from_each = on.product(states, each)
+        # Scored positions may lie in any row, so all devices need all states.
+        states, from_each, start = on.whole((states, from_each, grid.start))
+        row, visible = slot // start.shape[1], replace(grid, start=start).allowed().reshape(-1, start.shape[1])[slot]
+        from_last = on.product(states.reshape(-1, units)[slot], last)
+        weight = self._weights(from_last[:, None] + from_each[row], value, visible, on)  # [P, W]
+        local = jnp.einsum("pw,pwh->ph", weight, states[row])
+        return jnp.concatenate([states.reshape(-1, units)[slot], local], axis=1)
+
+    def _weights(self, energy: Array, value: Array, visible: Array, on: Placement) -> Array:
+        """float32[..., W], what states weigh, from float32[..., W, H]; 0 where bool[..., W] does not show them."""
+        weight = on.product(jax.nn.sigmoid(energy), value)[..., 0]
         if self.model.attention == "softmax":
-            weight = jax.nn.softmax(jnp.where(visible, weight, -jnp.inf), axis=1)
-        else:
-            weight = jnp.where(visible, weight, 0.0)
-        return jnp.einsum("pw,pwh->ph", weight, states[row])
+            return jax.nn.softmax(jnp.where(visible, weight, -jnp.inf), axis=-1)
+        return jnp.where(visible, weight, 0.0)
 
 
 Model = SequenceModel

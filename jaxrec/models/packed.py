@@ -23,7 +23,7 @@ from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses.sampled import CrossEntropy, SampledLoss, Step, ranking
 from jaxrec.losses.softmax import FullSoftmax, SoftmaxLoss
 from jaxrec.models.base import Dropping, Loss, SessionModel
-from jaxrec.ops.parallel import ONE, Placement
+from jaxrec.ops.parallel import ONE, Placement, by_hand
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
 
 
@@ -105,7 +105,55 @@ class Grid:
 
     def scored(self, states: Array) -> Array:
         """float32[P, D] of float32[R, W, D] at the scored positions, which may lie in any row: all devices have all."""
-        return self.on.whole(states).reshape(-1, states.shape[-1])[self.slot]
+        states = self.on.whole(states).reshape(-1, states.shape[-1])
+        return states[self.slot] if self.on.platform == "cpu" else _pick(states, self.slot)
+
+    def is_scored(self) -> Array:
+        """bool[R, W, 1], by position."""
+        size = self.start.size
+        if self.on.platform == "cpu":
+            scored = jnp.zeros(size, bool).at[self.slot].set(True)
+        else:
+            scored = _places(self.slot, size) < len(self.slot)
+        return scored.reshape(*self.start.shape, 1)
+
+
+def _places(slot: Array, size: int) -> Array:
+    """int32[N]: which scored position stands at each place of the flattened grid, the first of them; P for none."""
+    here = jnp.arange(size)[:, None] == slot
+    return jnp.min(jnp.where(here, jnp.arange(len(slot)), len(slot)), axis=1)
+
+
+def _pick_forward(states: Array, slot: Array) -> tuple[Array, tuple[Array, int]]:
+    """float32[P, D] of float32[N, D]. The derivative is by hand, a gather again: that of a gather would add up one by
+    one, on GPUs in no fixed order. Of slots that repeat, which is padding and weighs nothing, the first has it."""
+    return states[slot], (slot, len(states))
+
+
+def _pick_backward(saved: tuple[Array, int], of_scored: Array) -> tuple[Array, None]:
+    return of_scored.at[_places(*saved)].get(mode="fill", fill_value=0.0), None
+
+
+_pick = by_hand(_pick_forward, _pick_backward)
+
+
+def read_few(table: Array, index: Array, on: Placement = ONE) -> Array:
+    """float32[..., D], the rows at int32[...] of a table of few, float32[N, D]. The derivative on accelerators adds up
+    all at once, in a fixed order."""
+    return table[index] if on.platform == "cpu" else _read_few(table, index)
+
+
+def _read_few_forward(table: Array, index: Array) -> tuple[Array, tuple[Array, int]]:
+    return table[index], (index.reshape(-1), len(table))
+
+
+def _read_few_backward(saved: tuple[Array, int], slopes: Array) -> tuple[Array, None]:
+    index, rows = saved
+    here = (jnp.arange(rows)[:, None] == index)[:, :, None]
+    return jnp.sum(jnp.where(here, slopes.reshape(len(index), -1), 0.0), axis=1), None
+
+
+_read_few = by_hand(_read_few_forward, _read_few_backward)
 
 
 class SequenceModel(SessionModel):

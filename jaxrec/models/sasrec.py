@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxrec.models import packed
-from jaxrec.models.packed import Grid, SequenceModel, attend, drop
+from jaxrec.models.packed import Grid, SequenceModel, attend, drop, read_few
 from jaxrec.ops.parallel import Placement
 from jaxrec.ops.tables import glorot_like
 
@@ -38,7 +38,7 @@ class SASRecEncoder(nn.Module):
         model, width = self.model, self.model.embedding_dim
         positions = self.param("positions", nn.initializers.normal(width**-0.5), (model.window, width))
         since = jnp.arange(vectors.shape[1]) - grid.start
-        x = drop(self, vectors * width**0.5 + positions[since], model.dropout_embedding, train)
+        x = drop(self, vectors * width**0.5 + read_few(positions, since, grid.on), model.dropout_embedding, train)
         visible = grid.allowed()
         for i in range(model.blocks):
             x = x + self._attend(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_1")(x), x, visible, grid.on, train)

@@ -5,6 +5,7 @@ says in its ``notes`` how they were made)."""
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from steps import Sections, config_of, random_weights, scored, take_step
 from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
-from jaxrec.models.packed import SequenceModel
+from jaxrec.models.bert4rec import _by_distance
+from jaxrec.models.packed import Grid, SequenceModel
+from jaxrec.ops.parallel import Placement
 
 N_ITEMS, WINDOW, BATCH = 24, 5, 16
 Weights = dict[str, Any]  # {params, tables}
@@ -167,6 +170,35 @@ def test_a_session_at_once_gives_the_loss_and_derivatives_of_its_prefixes(model:
         scale = float(jnp.abs(theirs).max())
         assert scale > 1e-3, "every parameter has a part"
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("every", [1, 4], ids=["all scored", "some scored"])
+def test_accelerators_give_the_same_queries_and_derivatives(model: SequenceModel, every: int) -> None:
+    """Of a step with padding, whose slots repeat and weigh nothing."""
+    params, block = random_weights(model)["params"], packed_block(model, SESSIONS)
+    start, slot, weight = block.start[-1], block.slot[-1, ::every], block.weight[-1, ::every, None]
+    assert every > 1 or not weight.all()
+    random = np.random.default_rng(0)
+    vectors, by = random.normal(size=(*start.shape, 6)), weight * random.normal(size=(len(slot), 6))
+
+    @partial(jax.jit, static_argnums=0)
+    def encode(on: Placement) -> Any:
+        def query(params: Any, vectors: Any) -> Any:
+            return model._encoder.apply({"params": params}, vectors, Grid(start, slot, on), False)
+
+        queries, backward = jax.vjp(query, params, jnp.asarray(vectors, jnp.float32))
+        return queries, backward(jnp.asarray(by, jnp.float32))
+
+    expected, found = (jax.tree.leaves(encode(Placement(platform=platform))) for platform in ("cpu", "gpu"))
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+def test_biases_by_distance_are_those_of_a_gather() -> None:
+    near = np.random.default_rng(0).normal(size=(2, 9)).astype(np.float32)  # of a window of 4
+    for columns in range(1, 6):
+        distance = np.arange(columns) - np.arange(columns)[:, None]
+        np.testing.assert_array_equal(_by_distance(jnp.asarray(near), columns), near[:, distance + 4])
 
 
 def to_ours(theirs: dict[str, Any]) -> Weights:
