@@ -94,7 +94,7 @@ class Interacting(nn.Module):
         keep = None
         if train and rate:
             keep = byte_mask(self.make_rng("dropout"), (fields, fields, heads, drawn), rate)[..., :batch]
-        mixed = attend(projected, heads, keep)
+        mixed = attend(projected, heads, on, keep)
         if self.model.norm == "layer":
             scale = self.param("scale", nn.initializers.ones, (of_all, 1))
             bias = self.param("bias", nn.initializers.zeros, (of_all, 1))

@@ -17,6 +17,7 @@ from jaxrec.feeds.base import RowBlock
 from jaxrec.models.autoint import AutoInt
 from jaxrec.models.fields import byte_mask
 from jaxrec.ops.field_attention import LANES, attend
+from jaxrec.ops.parallel import Placement
 
 # ---- the paper's equations (Song et al. 2019), one row at a time -----------------------------------------------------
 
@@ -196,6 +197,10 @@ def test_masks_drop_their_share_and_keep_the_mean(rate: float, of_256: int) -> N
 
 # ---- attention over fields, whose derivative is written by hand ------------------------------------------------------
 
+ATTEND = {
+    name: lambda projected, heads, keep, on=Placement(platform=name): attend(projected, heads, on, keep)
+    for name in ("cpu", "gpu")
+}
 SHAPES = [  # fields, heads, channels of all heads, rows
     (5, 2, 6, 3 * LANES),
     (4, 3, 3, LANES),  # heads of one channel
@@ -231,11 +236,14 @@ def projections(fields: int, heads: int, width: int, rows: int) -> tuple[np.ndar
 @pytest.mark.numbers
 @pytest.mark.parametrize("case", SHAPES, ids=str)
 @pytest.mark.parametrize("dropped", [False, True])
-def test_attention_and_its_derivative_are_those_of_the_equations(case: tuple[int, ...], dropped: bool) -> None:
+@pytest.mark.parametrize("function", ATTEND.values(), ids=ATTEND)
+def test_attention_and_its_derivative_are_those_of_the_equations(
+    case: tuple[int, ...], dropped: bool, function: Any
+) -> None:
     """In float64, however many the rows are."""
     projected, slope, keep = projections(*case)
     mask = keep if dropped else None
-    found = forward_and_back(attend, projected, slope, case[1], mask)
+    found = forward_and_back(function, projected, slope, case[1], mask)
     with jax.enable_x64(True):
         double = [None if leaf is None else np.float64(leaf) for leaf in (projected, slope, mask)]
         expected = jax.tree.map(np.asarray, forward_and_back(attend_plainly, *double[:2], case[1], double[2]))
