@@ -44,7 +44,9 @@ class RowPlan(NamedTuple):
     """Which rows a step touches, for a list of M ids with duplicates."""
 
     ids: Array  # int32[M]; of the first position with an id; elsewhere distinct ids V, V + 1, ... beyond the table
-    slot: Array  # int32[M]; the position that stands for this one's id: ids[slot[i]] is the i-th id asked for
+    # int32[M]; the position that stands for this one's id: ids[slot[i]] is the i-th id asked for. Where nothing is read
+    # the position itself, and on accelerators -1.
+    slot: Array
     columns: Array | None = None  # bool, broadcastable to [M, width]: which columns a position reads; None: all
 
 
@@ -125,7 +127,8 @@ def plan_block(reads: Sequence[Array], rows: int, on: Placement = ONE) -> RowPla
     first = jnp.pad(ordered[:, 1:] != ordered[:, :-1], ((0, 0), (1, 0)), constant_values=True)
     begin = jax.lax.cummax(jnp.where(first, position, 0), axis=1)  # where the run of each id begins
     _, slot = jax.lax.sort((order, jnp.take_along_axis(order, begin, axis=1)), dimension=1, num_keys=1)
-    return on.whole(RowPlan(jnp.where(slot == position, key, rows + position), slot))
+    plan = RowPlan(jnp.where(slot == position, key, rows + position), jnp.where(key < rows, slot, -1))
+    return on.whole(plan)
 
 
 def read_columns(reads: Reads, width: int) -> Array | None:
@@ -138,8 +141,11 @@ def read_columns(reads: Reads, width: int) -> Array | None:
     return (jnp.arange(m)[:, None] < of_all) | (jnp.arange(width) < least)
 
 
-def gather(table: Array, ids: Array) -> Array:
-    """float32[M, width]: the rows of ``RowPlan.ids``; zeros for those beyond the table."""
+def gather(table: Array, ids: Array, on: Placement = ONE) -> Array:
+    """float32[M, width]: the rows of ``RowPlan.ids``; for those beyond the table zeros, and on accelerators, where the
+    mask would be a kernel of its own, the last row: nothing reads it, and nothing is written there."""
+    if on.platform != "cpu":
+        return table.at[ids].get(mode="clip")
     return table.at[ids].get(mode="fill", fill_value=0.0, unique_indices=True)
 
 
@@ -175,13 +181,13 @@ def look_up(table: Array, ids: Array) -> Array:
 
 def update_rows(
     optimizer: optax.GradientTransformation, live: Array, table: Array, state: Any, plan: RowPlan, rows: Array,
-    gradient: Array,
+    gradient: Array, on: Placement = ONE,
 ) -> tuple[Array, Any]:  # fmt: skip
     """The new table and state of an optimizer that treats elements independently, applied to the rows of a plan,
     float32[M, width], with a gradient summed over duplicates. Where ``live`` is false the plan must be empty, and what
     is not by row (a step count) stays as well."""
     by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
-    old_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids) if is_row else leaf, by_row, state)
+    old_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids, on) if is_row else leaf, by_row, state)
     change, new_state = optimizer.update(gradient, old_state, rows)
 
     def scatter(whole: Array, new: Array, old: Array) -> Array:

@@ -258,7 +258,7 @@ def _step(
     for name in (name for name in reads if name in marks):
         # Devices exchange the ids here, and below the derivatives of the rows: never a table.
         marks[name], plans[name] = plan_reads(marks[name], reads[name], turn, model.tables[name].width, on)
-    rows = {name: on.whole(gather(state.tables[name], plan.ids)) for name, plan in plans.items()}
+    rows = {name: on.whole(gather(state.tables[name], plan.ids, on)) for name, plan in plans.items()}
     rows |= {name: table for name, table in state.tables.items() if name not in plans}
 
     def objective(params: Any, rows: dict[str, Array]) -> tuple[Array, tuple[Any, Array]]:
@@ -284,7 +284,7 @@ def _step(
     for name, table in state.tables.items():
         old = table_optimizer[name]
         if name in plans:
-            updated = update_rows(optimizer.tables, live, table, old, plans[name], rows[name], row_slope[name])
+            updated = update_rows(optimizer.tables, live, table, old, plans[name], rows[name], row_slope[name], on)
         else:
             updated = update_dense(optimizer.tables, table, row_slope[name], old)
         tables[name], table_optimizer[name] = updated
