@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "trains a model as a configuration says, into a run directory",
     "evaluate": "metrics of a run beside chance and simple methods",
     "recommend": "recommendations of a run for a session, a user or a customer",
+    "compile": "what accelerators would run of a configuration, and whether it fits, without one",
     "tune": "searches the values of fields that do best on validation",
     "plots": "pictures of runs",
     "text": "sentence embeddings of the names of a data set's items",

@@ -68,8 +68,9 @@ class Feed:
     ) -> None:
         self.shape, self.pairs, self.split, self.order, self.mesh = shape, pairs, split, order, plan.mesh
         self._order_like, self._cut = order_like, cut
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((split, order_like)))
-        self.resident = size <= plan.device_bytes
+        # Of the split with an epoch's order, which live on the device where there is room.
+        self.bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((split, order_like)))
+        self.resident = self.bytes <= plan.device_bytes
         self._device = replicate(split, plan.mesh) if self.resident else None
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Any]:

@@ -18,6 +18,10 @@ NO_KERNEL = re.compile(r'custom_call_target="(AllocateBuffer|Sharding|SPMD\w*|an
 LARGE = 2**20  # bytes; smaller copies are not listed
 MOVES = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "reshape", "copy", "transpose"}
 
+IDLE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "after-all", "partition-id",
+        "replica-id", "opt-barrier", "copy-done", "async-done", "async-start", "iota"}  # fmt: skip
+PARTLY = {"gather", "dynamic-slice", "scatter", "dynamic-update-slice"}
+
 _OPENING = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z0-9-]*)\((.*)$")
 _ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,<=]*)\]")
@@ -25,6 +29,8 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|body|\w+_computations?)=(?:\{([^}]*)\
 _CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_NAME = re.compile(r'op_name="([^"]*)"')
+_TILED = re.compile(r"\[([\d,]*)\]\{([\d,]*):T\(([\d,]+)\)")
 _LAYOUT = re.compile(r"\{([\d,]*)(?::[^{}]*)?\}")
 
 
@@ -40,6 +46,20 @@ class Execution(NamedTuple):
     instruction: Instruction
     times: int  # a block
     in_step: bool  # whether it stands in the loop over steps
+
+
+class Loop(NamedTuple):
+    name: str
+    turns: int | None  # None where it depends on the data
+    times: float  # a step comes to it
+
+
+class Argument(NamedTuple):
+    """What a program takes, on one device."""
+
+    name: str  # as of ``state.tables['item']``
+    shape: str  # with its layout
+    bytes: int
 
 
 class Copy(NamedTuple):
@@ -107,6 +127,11 @@ class Program:
         plain = any(one.root and one.operation == "compare" and "direction=LT" in one.rest for one in inside)
         return ends[0] if plain and len(ends) == 1 else None
 
+    def loops(self) -> list[Loop]:
+        """The loops within a step."""
+        return [Loop(one.name, self.turns(one), times / self.steps) for one, times, in_step in self.executions
+                if in_step and one.operation == "while"]  # fmt: skip
+
     def endless(self) -> list[str]:
         """Loops of a step that do not say how often they turn; each is counted as one turn."""
         return [one.name for one, _, in_step in self.executions
@@ -153,9 +178,7 @@ class Program:
         return ""
 
     def _operand_layout(self, one: Instruction) -> str:
-        name = one.rest.partition(")")[0].strip(" %")
-        source = next((other for inside in self.computations.values() for other in inside if other.name == name), None)
-        return _layout(source.shape) if source else ""
+        return _layout(self._shapes.get(one.rest.partition(")")[0].strip(" %"), ""))
 
     def collectives(self) -> dict[str, float]:
         """Bytes of a step by kind of collective: results on one device."""
@@ -170,6 +193,54 @@ class Program:
     def _exchanges(self, one: Instruction) -> bool:
         inside = [inner for name in _called(one) for inner in self.computations.get(name, ())]
         return any(inner.operation.removesuffix("-start") in COLLECTIVES or self._exchanges(inner) for inner in inside)
+
+    def arguments(self) -> list[Argument]:
+        """What the program takes, with the padding of the tiles that arrays lie in."""
+        found = []
+        for one in self.computations[self._entry]:
+            if one.operation == "parameter":
+                name = _NAME.search(one.rest)
+                found.append(Argument(name[1].replace("\\'", "'") if name else one.name, one.shape, padded(one.shape)))
+        return found
+
+    def traffic(self) -> float:
+        """Bytes that the operations of a step read and write in the device's memory. Of an array that is gathered or
+        written in part the part counts, and nothing that a TPU keeps in its vector memory; caches are not known."""
+        return sum(times * self._touched(one) for one, times, in_step in self.executions if in_step) / self.steps
+
+    def _touched(self, one: Instruction) -> int:
+        if one.operation in IDLE:
+            return 0
+        inside = self.computations.get(_called(one)[0], []) if one.operation == "fusion" else []
+        roots = [inner for inner in inside if inner.root] or [one]
+        if roots[0].operation == "tuple":
+            names = _operands(roots[0])
+            roots = [inner for inner in inside if inner.name in names]
+        written = sum(self._part(root, inside) for root in roots) if any(
+            root.operation in PARTLY for root in roots) else _in_memory(_result(one))  # fmt: skip
+        parameters = {inner.rest.partition(")")[0]: inner for inner in inside if inner.operation == "parameter"}
+        total = written
+        for place, name in enumerate(_operands(one)):
+            whole = self._shapes.get(name, "")
+            users = [inner for inner in inside if parameters.get(str(place)) and
+                     parameters[str(place)].name in _operands(inner)] if inside else [one]  # fmt: skip
+            first = parameters[str(place)].name if inside and str(place) in parameters else name
+            if users and all(user.operation in PARTLY and _operands(user)[0] == first for user in users):
+                total += min(_in_memory(whole), sum(self._part(user, inside) for user in users))
+            else:
+                total += _in_memory(whole)
+        return total
+
+    def _part(self, one: Instruction, inside: list[Instruction]) -> int:
+        """Of an array that is read or written in part: what is."""
+        if one.operation in ("scatter", "dynamic-update-slice"):
+            update = _operands(one)[2 if one.operation == "scatter" else 1]
+            return _in_memory(self._shapes.get(update, ""))
+        return _in_memory(_result(one))
+
+    @cached_property
+    def _shapes(self) -> dict[str, str]:
+        return {one.name: one.shape for inside in self.computations.values() for one in inside}
 
     def host_transfers(self) -> int:
         """Transfers between host and device in the loop over steps; a copy of a scalar that a loop asks for is one."""
@@ -189,6 +260,21 @@ class Program:
 
 def _called(one: Instruction) -> list[str]:
     return [name.strip(" %") for names in _CALLED.findall(one.rest) for name in "".join(names).split(",")]
+
+
+def _operands(one: Instruction) -> list[str]:
+    """Names of what an instruction takes."""
+    depth = 0
+    for place, sign in enumerate(one.rest):
+        depth += (sign == "(") - (sign == ")")
+        if depth < 0:
+            return [part.split()[-1].lstrip("%") for part in one.rest[:place].split(",") if part.strip(" /*=")]
+    return []
+
+
+def _in_memory(shape: str) -> int:
+    """Bytes of an array in the device's memory; 0 of one in a TPU's vector memory."""
+    return 0 if "T(" in shape and "S(1)" in shape else bytes_of(shape)
 
 
 def _is_kernel(one: Instruction) -> bool:
@@ -215,3 +301,16 @@ def bytes_of(shape: str) -> int:
         each = 8 if kind == "pred" else int(width or 0)  # a token has none
         bits += each * math.prod(int(side) for side in sides.replace("<=", "").split(",") if side)
     return -(-bits // 8)
+
+
+def padded(shape: str) -> int:
+    """Bytes of an array with the padding of its tiles: of ``f32[8,101]{1,0:T(8,128)}`` those of 8 by 128 numbers."""
+    tiled = _TILED.search(shape)
+    if not tiled:
+        return bytes_of(shape)
+    sides, order, tile = ([int(one) for one in part.split(",") if one] for part in tiled.groups())
+    physical = [1] * len(tile) + [sides[axis] for axis in reversed(order)]  # major to minor
+    for place, size in enumerate(reversed(tile), 1):
+        physical[-place] = -(-physical[-place] // size) * size
+    kind = shape.partition("[")[0]
+    return bytes_of(f"{kind}[{','.join(map(str, physical))}]")

@@ -32,6 +32,8 @@ Part = tuple[Any, Any]
 """float32[m] ranks, and int32[m, top] best items."""
 Among = Callable[[np.ndarray], Candidates]
 """What queries of these numbers, int64[m], are ranked among."""
+MakePlan = Callable[..., Plan]
+"""As ``training.block.training_plan``."""
 Encode = Callable[[dict[str, Any], Any, Any], tuple[Any, Array, Candidates]]
 """Of weights, what is carried, and a block: what is carried on, float32[..., Q] queries, and what they rank among."""
 
@@ -79,8 +81,9 @@ def part_of(config: Config, part: str) -> ModuleType:
     return importlib.import_module(f"{find_task(config.model).__name__}.{part}")
 
 
-def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
-    """The task of a configuration, found by name: the module ``task`` of a folder beside this file."""
+def make_task(config: Config, dataset: Dataset | RowsDataset, plan: MakePlan | None = None) -> Task:
+    """The task of a configuration, found by name: the module ``task`` of a folder beside this file. ``plan`` says how
+    its training is fed, where that is not on the devices that are here."""
     manifest, kind = dataset.manifest, dataset.manifest["kind"]
     if kind != find_task(config.model).READS:
         typed = manifest.get("event_types")
@@ -93,7 +96,7 @@ def make_task(config: Config, dataset: Dataset | RowsDataset) -> Task:
         raise UserError(f"data.half_life: {half_life} days, and the times of {dataset.path} are counters (--time-unit "
                         "order); leave it out")  # fmt: skip
     dataset.verify()
-    made: Task = part_of(config, "task").make(config, dataset)
+    made: Task = part_of(config, "task").make(config, dataset, *([] if plan is None else [plan]))
     if config.training.early_stopping and made.judge is None:
         raise UserError("training.early_stopping: needs validation data; set data.validation_fraction, such as 0.05")
     return made

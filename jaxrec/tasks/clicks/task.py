@@ -26,7 +26,7 @@ from jaxrec.metrics.ranking import random_user_ranking
 from jaxrec.models.base import ClickModel, make_model
 from jaxrec.plots.pictures import reliability
 from jaxrec.run import Run
-from jaxrec.tasks.base import Judged, Task, evaluation_plan
+from jaxrec.tasks.base import Judged, MakePlan, Task, evaluation_plan
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
 from jaxrec.tasks.report import Asked, Groups, Page, Report, by_group, repeated
@@ -41,7 +41,7 @@ ACTIVITY = "activity"
 MOST_VALUES = 12  # of a field that is reported by value unless asked for
 
 
-def make(config: Config, dataset: RowsDataset) -> Task:
+def make(config: Config, dataset: RowsDataset, plan: MakePlan = training_plan) -> Task:
     """Labels of rows; a split of one class has nothing to teach, and no AUC."""
     schema, (rows, splits) = dataset.schema.select(config.data.fields), selected_rows(config, dataset)
     for name in ("train", "validation"):
@@ -62,7 +62,7 @@ def make(config: Config, dataset: RowsDataset) -> Task:
     model = make_model(config, schema, start)
     return Task(
         model,
-        model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes)),
+        model.feed(training, plan(config, passes=RowTraining.of(config.training).passes)),
         model.constants(counts),
         Judge(model, validation) if len(validation) else None,
         f"{len(training):,} rows ({training.labels.mean():.1%} positive), {len(schema.fields)} fields",

@@ -23,7 +23,7 @@ from jaxrec.ops.topk import EVERYTHING, Candidates, Live
 from jaxrec.run import Run
 from jaxrec.sources.market.world import optimum_lines
 from jaxrec.tasks import base
-from jaxrec.tasks.base import Judge, Task, collect, evaluation_plan, rank_vectors
+from jaxrec.tasks.base import Judge, MakePlan, Task, collect, evaluation_plan, rank_vectors
 from jaxrec.tasks.report import Asked, Groups, Report, Result, by_group
 from jaxrec.tasks.sessions.task import session_splits
 from jaxrec.training.block import training_plan
@@ -35,14 +35,14 @@ EXAMPLES = 100  # sequences of the newest split that a run keeps, to show what i
 MOST_CATEGORIES = 12
 
 
-def make(config: Config, dataset: Dataset) -> Task:
+def make(config: Config, dataset: Dataset, plan: MakePlan = training_plan) -> Task:
     """Next items of sequences of events, by what items are called."""
     if config.model.head != "items" and not dataset.manifest["counts"].get("names", 1):
         raise UserError(f"model.head: {config.model.head} ranks items by their names, and {dataset.path} has none; set "
                         "it to items, or prepare the data again with --name")  # fmt: skip
     model = _model(config, dataset.path, dataset.manifest)
     training, validation = session_splits(config, dataset)
-    feed = model.feed(training, training_plan(config, config.data.order))
+    feed = model.feed(training, plan(config, config.data.order))
     counts, judge = np.bincount(training.items, minlength=dataset.n_items), None
     if len(validation):
         judge = event_judge(model, sample(validation, config.evaluation.sessions), config.evaluation, counts > 0)

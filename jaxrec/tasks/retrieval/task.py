@@ -29,7 +29,7 @@ from jaxrec.models.base import TowerModel, make_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.ops.topk import Candidates, rank_scores
 from jaxrec.run import Run, write_text
-from jaxrec.tasks.base import QUERIES, Judged, Part, Task, collect, in_parts, rank_vectors
+from jaxrec.tasks.base import QUERIES, Judged, MakePlan, Part, Task, collect, in_parts, rank_vectors
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
 from jaxrec.tasks.report import Asked, Groups, Page, Report, Result, by_group, repeated
@@ -47,7 +47,7 @@ Lists = dict[str, np.ndarray]
 """Of targets: ``rank`` float32[n], and ``top`` int32[n, K] items."""
 
 
-def make(config: Config, dataset: RowsDataset) -> Task:
+def make(config: Config, dataset: RowsDataset, plan: MakePlan = training_plan) -> Task:
     """Items for users."""
     data = Retrieval.open(config, dataset)
     training, model = data.training_rows(), make_model(config, dataset.schema)
@@ -59,7 +59,7 @@ def make(config: Config, dataset: RowsDataset) -> Task:
         data.check_mask(config.data.device_memory)
     return Task(
         model,
-        model.feed(training, training_plan(config, passes=RowTraining.of(config.training).passes)),
+        model.feed(training, plan(config, passes=RowTraining.of(config.training).passes)),
         model.constants(interactions(config, data)),
         judge if judge.targets else None,
         f"{len(training):,} positives of {data.n_users - 1:,} users and {data.n_items - 1:,} items",

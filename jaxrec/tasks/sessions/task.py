@@ -27,7 +27,7 @@ from jaxrec.ops.topk import EVERYTHING, Candidates, rank_scores
 from jaxrec.run import Run
 from jaxrec.sources.synthetic import optimum_metrics
 from jaxrec.tasks import base
-from jaxrec.tasks.base import Judge, Part, Task, collect, evaluation_plan, in_parts
+from jaxrec.tasks.base import Judge, MakePlan, Part, Task, collect, evaluation_plan, in_parts
 from jaxrec.tasks.report import Asked, Report
 from jaxrec.training.block import training_plan
 
@@ -38,11 +38,11 @@ COLUMNS = ("recall", "mrr", "ndcg", "coverage")
 ROWS, CELLS = 128, 2**21
 
 
-def make(config: Config, dataset: Dataset) -> Task:
+def make(config: Config, dataset: Dataset, plan: MakePlan = training_plan) -> Task:
     """Next items of sessions."""
     training, validation = session_splits(config, dataset)
     model = make_model(config, dataset.n_items)
-    feed = model.feed(training, training_plan(config, config.data.order))
+    feed = model.feed(training, plan(config, config.data.order))
     judge = session_judge(model, validation, dataset.n_items, config.evaluation) if len(validation) else None
     return Task(
         model, feed, model.constants(np.bincount(training.items, minlength=dataset.n_items)), judge,

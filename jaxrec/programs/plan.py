@@ -1,0 +1,255 @@
+"""What a target would run of a workload, compiled and read: the memory of one device by part, what a step executes, and
+a bound on its time. Nothing of it is measured, and nothing says how fast a device is."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
+
+from jaxrec.config import Config
+from jaxrec.errors import UserError
+from jaxrec.ops import parallel
+from jaxrec.programs.targets import Target
+from jaxrec.programs.text import Argument, Program
+from jaxrec.programs.text import bytes_of as text_bytes
+from jaxrec.programs.workload import Workload, bytes_of
+from jaxrec.training.block import Training, init_state
+
+PARTS = {
+    "state.params": "parameters", "state.tables": "tables", "state.optimizer": "optimizer",
+    "state.table_optimizer": "optimizer", "state.average": "averages", "state.carry": "carried", "state": "carried",
+    "constants": "constants", "block": "block",
+}  # fmt: skip
+"""Of what arguments are called to the parts of memory."""
+IN_FLIGHT = 3  # blocks: one that the device works on, one that is ready, one in the making (``feeds.base.ahead``)
+WASTE = 2.0  # tables that are padded to more than so many times their size are told of
+SHOWN = 5  # of the largest arrays
+LANES = 128  # numbers of a TPU's row of a tile
+
+
+@dataclass(frozen=True)
+class Place:
+    """The devices of a target that a run uses."""
+
+    target: Target
+    devices: list[Any]
+    mesh: Mesh | None
+
+    @classmethod
+    def of(cls, target: Target, devices: list[Any], config: Config) -> Place:
+        """Those of the target's devices that share a step."""
+        n = sharing(target, config)
+        mesh = None if n == 1 else Mesh(np.array(devices[:n]), (parallel.AXIS,), axis_types=(AxisType.Auto,))
+        return cls(target, devices, mesh)
+
+    def placed(self, tree: Any) -> Any:
+        """Shapes of arrays that all devices have whole; those that lie somewhere already stay there."""
+        whole: Any = SingleDeviceSharding(self.devices[0])
+        if self.mesh is not None:
+            whole = NamedSharding(self.mesh, PartitionSpec())
+
+        def one(leaf: Any) -> Any:
+            there = getattr(leaf, "sharding", None)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole if there is None else there)
+
+        return jax.tree.map(one, tree)
+
+
+def sharing(target: Target, config: Config) -> int:
+    """How many devices share a step, as the configuration says (null: all), or why they cannot."""
+    wanted, batch = config.mesh.data, config.training.batch_size
+    n = target.devices if wanted is None else wanted
+    if n > target.devices:
+        raise UserError(f"mesh.data: found {n}; {target.name} has {target.devices}; give at most that, or leave it out "
+                        "for all")  # fmt: skip
+    if batch % n:
+        raise UserError(f"training.batch_size: {batch} cannot be shared evenly by {n} devices of {target.name} "
+                        f"(mesh.data); the next that can is {-(-batch // n) * n}")  # fmt: skip
+    return n
+
+
+def products(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
+    """A program's matrix products, and how often its loops come to each, without what is under a condition and rare."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation, times
+        elif equation.primitive.name != "cond":
+            turns = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
+            if equation.primitive.name == "shard_map":  # shapes within are those of one device
+                turns *= equation.params["mesh"].size
+            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda one: hasattr(one, "eqns")):
+                if hasattr(inner, "eqns"):
+                    yield from products(getattr(inner, "jaxpr", inner), turns)
+
+
+def flop(traced: Any, steps: int) -> int:
+    """Additions and multiplications of a step's matrix products, by the shapes of a block's traced program."""
+    total = sum(
+        times * 2 * prod(one.outvars[0].aval.shape) * prod(one.invars[0].aval.shape[axis] for axis in over)
+        for one, times in products(traced.jaxpr.jaxpr)
+        for over in [one.params["dimension_numbers"][0][0]]
+    )
+    return total // steps
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A block's program for a target. Bytes are those of one device."""
+
+    program: Program
+    arguments: list[Argument]
+    flop: int  # of a step, all devices together
+    temporaries: int
+    results: int  # beside the state, which takes the place of its arguments
+    whole_arguments: int  # as the compiler says; with what it pads
+    making: int  # to make the state: its arrays, and what that takes beside them
+    seconds: float  # of compiling the block, tracing included
+
+
+def compile_block(work: Workload, place: Place) -> Compiled:
+    """Compiled as the training loop compiles it, of shapes; the compiler may refuse what is too large for a device."""
+    training = Training(work.config, work.model, work.feed, place.devices[0])
+    state = training.state_like()
+    begin = time.perf_counter()
+    traced = training.block.trace(state, place.placed(work.constants), place.placed(work.feed.like()))
+    compiled = traced.lower().compile()
+    seconds = time.perf_counter() - begin
+    memory, program = compiled.memory_analysis(), Program(compiled.as_text() or "", work.feed.shape.steps)
+    arguments = program.arguments()
+    named = {one.name for one in arguments}
+    # What the program does not read lies there all the same.
+    trees = {"state": state, "constants": work.constants, "block": work.feed.like()}
+    paths = [(f"{name}{jax.tree_util.keystr(path)}", leaf) for name, tree in trees.items()
+             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]  # fmt: skip
+    arguments += [Argument(name, f"{leaf.dtype}{list(leaf.shape)}", bytes_of(leaf)) for name, leaf in paths
+                  if name not in named]  # fmt: skip
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    # Tables that the block takes in a layout of their own are copied into it, one by one, beside what was made.
+    laid = {name for name, leaf in paths if getattr(getattr(leaf, "format", None), "layout", None) is not None}
+    copied = sum(one.bytes for one in arguments if one.name in laid)
+    return Compiled(program, arguments, flop(traced, work.feed.shape.steps), memory.temp_size_in_bytes, results,
+                    memory.argument_size_in_bytes, _making(training, place, copied), seconds)  # fmt: skip
+
+
+def _making(training: Training, place: Place, copied: int) -> int:
+    """Bytes of the first device while the state is made there: as ``init_state`` does it, with what is ``copied``."""
+    make = jax.jit(lambda: init_state(training.model, training.optimizer, training.config.training),
+                   out_shardings=SingleDeviceSharding(place.devices[0]))  # fmt: skip
+    memory: Any = make.lower().compile().memory_analysis()
+    return int(memory.output_size_in_bytes + max(memory.temp_size_in_bytes, copied))
+
+
+def part_of(name: str) -> str:
+    """The part of memory of an argument."""
+    return next((part for start, part in PARTS.items() if name.startswith(start)), "other")
+
+
+def memory_of(compiled: Compiled, work: Workload) -> dict[str, int]:
+    """Bytes of one device by part, in the loop over blocks."""
+    parts = Counter[str]()
+    for one in compiled.arguments:
+        parts[part_of(one.name)] += one.bytes
+    block = parts.pop("block", 0)
+    found = {part: parts[part] for part in dict.fromkeys(PARTS.values()) if parts[part]}
+    return {**found, "blocks": IN_FLIGHT * block, "data": work.resident or 0, "results": max(0, compiled.results),
+            "temporaries": compiled.temporaries}  # fmt: skip
+
+
+def notes_of(compiled: Compiled, work: Workload, place: Place) -> list[str]:
+    """What a user should know of the program."""
+    target, notes = place.target, list[str]()
+    if target.platform == "tpu":
+        notes.append("float32 products: a TPU multiplies bfloat16 by default, also at training.precision float32; full "
+                     "softmax and rankings ask for all bits")  # fmt: skip
+    if target.hosts > 1:
+        notes.append(f"{target.hosts} hosts: jaxrec.train uses the devices of one; this is what the program would be")
+    for one in compiled.arguments:
+        plain = text_bytes(one.shape)
+        if target.platform == "tpu" and one.bytes > WASTE * plain and one.bytes > 2**26:
+            width = int(one.shape.partition("]")[0].rpartition(",")[2])
+            other = -(-width // LANES) * LANES
+            notes.append(f"{one.name} is padded from {plain / 1e9:.2f} to {one.bytes / 1e9:.2f} GB: rows of {width} "
+                         f"lie in tiles of {LANES}; a width of {other}, bias included, takes no more")  # fmt: skip
+    if (n := compiled.program.host_transfers()) and target.platform != "cpu":
+        notes.append(f"{n} transfers between host and device in a block's loop")
+    if compiled.program.endless():
+        n = len(compiled.program.endless())
+        notes.append(f"{n} loops of a step do not say how often they turn, and count as one turn")
+    if work.resident is None:
+        most = work.config.data.device_memory * 2**20
+        notes.append(f"training data are not counted: they take up to {most / 1e9:.2f} GB of each device "
+                     "(data.device_memory), or are streamed; --events says how many there are")  # fmt: skip
+    return notes
+
+
+def bound_of(work: Workload, place: Place, flop: int, traffic: float) -> dict[str, Any] | None:
+    """The least seconds of a step by the vendor's peaks: a bound, which says nothing of how long a step takes."""
+    peaks = place.target.chip.peaks
+    if peaks is None:
+        return None
+    low = place.target.platform == "tpu" or work.config.training.precision == "bfloat16"
+    kind, peak = ("bfloat16", peaks.bfloat16) if low or not peaks.tf32 else ("TF32", peaks.tf32)
+    n = 1 if place.mesh is None else place.mesh.size
+    of_flop, of_bytes = flop / n / peak, traffic / peaks.bytes
+    return {"seconds": max(of_flop, of_bytes), "by": "bytes" if of_bytes > of_flop else "FLOP", "products": kind,
+            "flop_seconds": of_flop, "bytes_seconds": of_bytes}  # fmt: skip
+
+
+def largest(compiled: Compiled) -> list[dict[str, Any]]:
+    """The largest arrays that lie on a device for as long as a run takes."""
+    found = sorted(compiled.arguments, key=lambda one: -one.bytes)[:SHOWN]
+    return [{"name": one.name, "shape": one.shape, "bytes": one.bytes} for one in found]
+
+
+def named(array: str, arguments: list[Argument]) -> str:
+    """What an array of a copy may be: the arguments of the same numbers in any order of its axes."""
+
+    def key(shape: str) -> tuple[str, tuple[int, ...]]:
+        kind, _, sides = shape.partition("[")
+        return kind, tuple(sorted(int(one) for one in sides.partition("]")[0].split(",") if one not in ("", "1")))
+
+    names = [one.name for one in arguments if key(one.shape) == key(array)]
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return f"{array} ({' or '.join(names[:2])}{more})" if names else array
+
+
+def making_of(compiled: Compiled, parts: dict[str, int]) -> int:
+    """Bytes of one device while the state is made: constants and data are there before it."""
+    return compiled.making + parts.get("constants", 0) + parts["data"]
+
+
+def told(
+    work: Workload, place: Place, compiled: Compiled, parts: dict[str, int], making: int | None = None
+) -> dict[str, Any]:
+    """All that the report shows of a target, as JSON has it; ``parts``: of memory, and that while the state is made."""
+    config, program, target = work.config, compiled.program, place.target
+    n = 1 if place.mesh is None else place.mesh.size
+    collectives, traffic, total = program.collectives(), program.traffic(), sum(parts.values())
+    making = making_of(compiled, parts) if making is None else making
+    peak = max(total, making)
+    copies = [one._asdict() for one in program.copies()]
+    return {
+        "target": target.name, "platform": target.platform, "devices": n, "hosts": target.hosts,
+        "model": config.model.name, "loss": config.loss.name, "batch": config.training.batch_size, "items": work.items,
+        "steps_per_block": work.feed.shape.steps,
+        "memory": parts, "largest": largest(compiled), "total_bytes": total, "making_bytes": making, "peak_bytes": peak,
+        "device_bytes": target.memory, "usable_bytes": target.usable,
+        "fits": peak <= target.usable, "spare_bytes": target.usable - peak,
+        "kernels_per_step": program.kernels(), "kernels_per_block": program.kernels_of_block(),
+        "loops": [one._asdict() for one in program.loops()],
+        "copies": [{"name": named(one.pop("array"), compiled.arguments), **one} for one in copies],
+        "host_transfers": program.host_transfers(), "float_atomics": program.float_atomics(),
+        "flop_per_step": compiled.flop, "bytes_per_step": traffic, "estimated_cycles": program.estimated_cycles(),
+        "collective_bytes_per_step": {parallel.AXIS: collectives} if n > 1 else {},
+        "temp_bytes": compiled.temporaries, "argument_bytes": compiled.whole_arguments,
+        "compile_s": round(compiled.seconds, 2), "bound": bound_of(work, place, compiled.flop, traffic),
+        "assumed": work.assumed, "notes": notes_of(compiled, work, place),
+    }  # fmt: skip
