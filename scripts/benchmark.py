@@ -6,6 +6,7 @@
     python scripts/benchmark.py autoint --batch 2048 65536
     python scripts/benchmark.py two_tower --loss infonce
     python scripts/benchmark.py merrec --items 1000000 --head text both
+    python scripts/benchmark.py programs --target tpu-v5e h100  # what accelerators would run, without one: see --help
     python scripts/benchmark.py gru4rec --peer CHECKOUT  # beside the authors' PyTorch code, which you have cloned
 
 Each row is the training loop's own compiled block on blocks of its own feed, cut beforehand: the median of several
@@ -34,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxrec import config as configuration
-from jaxrec.benchmarks import exchange, peers
+from jaxrec.benchmarks import exchange, peers, programs
 from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS, SIZES
 from jaxrec.benchmarks.sweep import REPETITIONS, STEPS, compile_cases, measure, section
 from jaxrec.cli import runtime
@@ -99,6 +100,8 @@ def parse(argv: Sequence[str]) -> Any:
 
 def main(argv: Sequence[str]) -> None:
     """The command line."""
+    if argv[:1] == ["programs"]:
+        return programs.main(argv[1:])
     options = parse(argv)
     runtime.start()
     if options.collectives:

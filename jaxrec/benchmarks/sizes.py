@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -16,10 +15,11 @@ from jaxrec.config import Config
 from jaxrec.data.dataset import Field, Rows, Schema, Sessions
 from jaxrec.data.items import Catalogue
 from jaxrec.data.retrieval import positive_bits
-from jaxrec.feeds.base import Feed
+from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model, make_model
 from jaxrec.models.merrec import MERRec
 from jaxrec.models.two_tower import Interactions
+from jaxrec.programs.products import flop
 from jaxrec.training.block import Training, TrainState, training_plan
 
 MEAN_LENGTH = 5  # clicks a session, about that of Diginetica
@@ -56,25 +56,7 @@ class Prepared:
 
     def flop(self, state: TrainState, constants: Any) -> int:
         """Additions and multiplications of a step's matrix products, by the shapes of the block's program."""
-        traced = self.training.block.trace(state, constants, self.feed.like())
-        total = sum(
-            times * 2 * prod(one.outvars[0].aval.shape) * prod(one.invars[0].aval.shape[axis] for axis in over)
-            for one, times in products(traced.jaxpr.jaxpr)
-            for over in [one.params["dimension_numbers"][0][0]]
-        )
-        return total // self.feed.shape.steps
-
-
-def products(jaxpr: Any, times: int = 1) -> Iterator[tuple[Any, int]]:
-    """A program's matrix products, and how often its loops come to each, without what is under a condition and rare."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation, times
-        elif equation.primitive.name != "cond":
-            turns = times * (equation.params["length"] if equation.primitive.name == "scan" else 1)
-            for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda one: hasattr(one, "eqns")):
-                if hasattr(inner, "eqns"):
-                    yield from products(getattr(inner, "jaxpr", inner), turns)
+        return flop(self.training.block.trace(state, constants, self.feed.like()), self.feed.shape.steps)
 
 
 class Size(NamedTuple):
@@ -87,9 +69,19 @@ class Size(NamedTuple):
     cpu_steps: int | None = None  # of a repetition on a CPU, that it takes a second or two; None: as elsewhere
 
 
-def prepare(name: str, options: Any) -> Prepared:
+def prepare(name: str, options: Any, plan: Callable[..., Plan] = training_plan) -> Prepared:
     """A model with its feed, from options with one value for each name in the ``rows`` of the model's size."""
-    size = SIZES[name]
+    size, config = SIZES[name], configured(name, options)
+    model, split, known, items = size.make(options, config)
+    feed = model.feed(split, plan(config))
+    targets = feed.pairs / feed.shape.used
+    shown = {name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")}
+    return Prepared(config, model, feed, model.constants(known), items, options.batch if size.full else targets,
+                    shown, split)  # fmt: skip
+
+
+def configured(name: str, options: Any) -> Config:
+    """The configuration of a model at such options."""
     shared: Sections = {
         "data": {"path": "synthetic"},
         "mesh": {"data": options.devices or None},
@@ -97,14 +89,8 @@ def prepare(name: str, options: Any) -> Prepared:
         "training": {"batch_size": options.batch, "steps_per_block": options.steps,
                      "precision": options.precision},
     }  # fmt: skip
-    sections = size.sections(options)
-    config = configuration.parse({key: shared.get(key, {}) | sections.get(key, {}) for key in {**shared, **sections}})
-    model, split, known, items = size.make(options, config)
-    feed = model.feed(split, training_plan(config))
-    targets = feed.pairs / feed.shape.used
-    shown = {name: getattr(options, name) for name in size.rows if name not in ("items", "loss", "batch")}
-    return Prepared(config, model, feed, model.constants(known), items, options.batch if size.full else targets,
-                    shown, split)  # fmt: skip
+    sections = SIZES[name].sections(options)
+    return configuration.parse({key: shared.get(key, {}) | sections.get(key, {}) for key in {**shared, **sections}})
 
 
 def _popular(random: np.random.Generator, n: int, draws: int) -> np.ndarray:

@@ -3,11 +3,13 @@ not fit, and the programs of the benchmark's models."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
 from jaxrec import config as configuration
+from jaxrec.benchmarks.sizes import SIZES, configured, prepare
 from jaxrec.config import Config
 from jaxrec.errors import UserError
 from jaxrec.programs import private, refused, workload
@@ -26,6 +28,18 @@ def plan(target: Target, file: str, overrides: Sequence[str], sizes: workload.Si
     if remedy and not found["fits"]:
         found["remedies"] = remedies(config, place, sizes, found)
     return found
+
+
+def benchmark(target: Target, model: str, options: dict[str, Any]) -> Any:
+    """The plan of a model of the benchmark at one of its sizes, with the options that its table shows."""
+    size, asked = SIZES[model], argparse.Namespace(**options)
+    config = configured(model, asked)
+    place = Place.of(target, private.devices(target), config)
+    prepared = prepare(model, asked, workload.Planned(place.mesh))
+    work = Workload(config, prepared.model, prepared.feed, workload.shapes(prepared.constants), prepared.items, 0)
+    compiled = compile_block(work, place)
+    shown = {name: options[name] for name in size.rows if name in ("hard", "head")}
+    return told(work, place, compiled, memory_of(compiled, work)) | shown
 
 
 def planned(config: Config, place: Place, sizes: workload.Sizes) -> dict[str, Any]:

@@ -89,7 +89,8 @@ class Program:
 
     @cached_property
     def executions(self) -> list[Execution]:
-        """Every instruction that runs, those within fusions left out; of a condition the branch with most of them."""
+        """Every instruction that runs, those within fusions left out; of a condition the branch with most of them, or
+        where branches have as many the one that exchanges most."""
         loops = [one for one in self.computations[self._entry] if one.operation == "while"]
         steps = max(loops, key=lambda one: sum(self._size(name) for name in _called(one)), default=None)
         return list(self._walk(self._entry, 1, steps is None or self.steps == 1, steps))
@@ -103,7 +104,7 @@ class Program:
                     yield from self._walk(name, times * turns, inside, None)
             elif one.operation == "conditional":
                 branches = [list(self._walk(name, times, in_step, None)) for name in _called(one)]
-                yield from max(branches, key=len, default=[])
+                yield from max(branches, key=lambda ones: (len(ones), _exchanged(ones)), default=[])
             elif one.operation in ("call", "async-start"):
                 for name in _called(one):
                     yield from self._walk(name, times, in_step, None)
@@ -256,6 +257,11 @@ class Program:
                     for name in _called(one) for inner in self.computations.get(name, ()))
             for one in scatters
         )  # fmt: skip
+
+
+def _exchanged(executions: list[Execution]) -> int:
+    kinds = ((one.operation.removesuffix("-start"), one, times) for one, times, _ in executions)
+    return sum(times * bytes_of(_result(one)) for kind, one, times in kinds if kind in COLLECTIVES)
 
 
 def _called(one: Instruction) -> list[str]:

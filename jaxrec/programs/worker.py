@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     """Work through the jobs on stdin for the target that is named."""
     from jaxrec.programs import answers, measure
 
-    functions = {"plan": answers.plan, "measure": measure.measure}
+    functions: dict[str, Any] = {"plan": answers.plan, "measure": measure.measure, "benchmark": answers.benchmark}
     target = targets.parse(argv[0])
     for job in json.load(sys.stdin):
         try:

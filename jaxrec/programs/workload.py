@@ -115,8 +115,8 @@ def check(config: Config, sizes: Sizes) -> None:
         raise UserError(f"--events: {sizes['events']:,} do not fit int32 positions, which end at {LARGEST:,}")
     reads = 2 * config.training.batch_size + getattr(config.loss, "n_sample", 0)
     if max(sizes["items"], sizes.get("users", 0)) + reads > LARGEST:  # ops.tables.plan_reads puts them behind the rows
-        raise UserError(f"--items: {sizes['items']:,} and the {reads:,} reads of a step do not fit int32 ids, which end "
-                        f"at {LARGEST:,}; give fewer")  # fmt: skip
+        raise UserError(f"--items: {sizes['items']:,} and the {reads:,} reads of a step do not fit int32 ids, which "
+                        f"end at {LARGEST:,}; give fewer")  # fmt: skip
 
 
 def lines(build: Callable[[Sizes], Any], sizes: Sizes) -> Any:

@@ -14,8 +14,9 @@ import pytest
 from helpers import ROOT, without_progress
 
 from jaxrec.benchmarks import sweep
-from jaxrec.benchmarks.exchange import add_exchanged, exchanged
+from jaxrec.benchmarks.exchange import add_exchanged
 from jaxrec.cli.command import command
+from jaxrec.programs.text import Program
 
 Run = Callable[..., dict[str, Any]]
 TINY = ["--batch", "32", "--items", "300", "--units", "8", "--dim", "8", "--n-sample", "16", "--steps", "4"]
@@ -107,16 +108,17 @@ WHILE = "ROOT %w = (s32[], f32[4]) while(%t), condition=%below, body=%body"
     ('%a = f32[99]{0} add(%p, %q), metadata={op_name="all-reduce(f32[7])"}', {}),
     (WHILE + ', backend_config={"known_trip_count":{"n":"9"}}', {"all-reduce": 9 * 16}),
     ("%c = f32[4] conditional(%i, %p, %p), branch_computations={%large, %small}", {"all-reduce": 160}),
+    ("%c = f32[4] conditional(%i, %p, %p), branch_computations={%small, %large}", {"all-reduce": 160}),
 ])  # fmt: skip
 def test_text_by_hand(line: str, expected: dict[str, int]) -> None:
     """What this machine's compiler does not write."""
-    assert exchanged(f"{LOOP}  {line}\n}}\n", 1) == expected
+    assert Program(f"{LOOP}  {line}\n}}\n", 1).collectives() == expected
 
 
 def test_text_that_does_not_say_is_refused() -> None:
     for text, message in ((f"{LOOP}  {WHILE}\n}}\n", "does not say how often it turns"), ("", "no HLO module")):
         with pytest.raises(ValueError, match=message):
-            exchanged(text, 3)
+            Program(text, 3).collectives()
 
 
 def test_a_compiling_process_that_dies_costs_only_its_figures(
@@ -128,3 +130,23 @@ def test_a_compiling_process_that_dies_costs_only_its_figures(
     why = "exit status 1: no memory for ['narm', '--steps', '4', '--collectives']"
     assert capsys.readouterr().err == f"bytes exchanged at 8 devices: {why}\n"
     assert [row["exchanged_per_step"] for row in rows] == [None, None]
+
+
+# ---- programs of accelerators ----------------------------------------------------------------------------------------
+
+
+def test_programs_of_models(tmp_path: Path, script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """For this machine's own processor, which needs no extra."""
+    out = tmp_path / "programs.json"
+    words = ["programs", "autoint", "gru4rec", "--target", "cpu", "--steps", "2", "--json", str(out)]
+    assert command(script.main, words) == 0
+    rows = json.loads(out.read_text())
+    assert [(row["model"], row["loss"], row["batch"], row["target"]) for row in rows] == [
+        ("autoint", "binary", 2048, "cpu"), ("gru4rec", "cross_entropy", 32, "cpu"),
+    ]  # fmt: skip
+    wanted = {"items", "kernels_per_step", "copies", "temp_bytes", "argument_bytes", "flop_per_step",
+              "collective_bytes_per_step", "float_atomics", "compile_s"}  # fmt: skip
+    assert all(wanted <= set(row) and row["flop_per_step"] > 0 and row["kernels_per_step"] > 0 for row in rows)
+    assert "| autoint | binary" in capsys.readouterr().out
+    assert command(script.main, ["programs", "autoint", "--target", "h1000"]) == 2
+    assert "did you mean 'h100'" in capsys.readouterr().err

@@ -13,10 +13,10 @@ import pytest
 from worlds import Worlds
 
 from jaxrec import config as configuration
-from jaxrec.benchmarks.sizes import products
 from jaxrec.config import models
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops.parallel import LOW, ONE, Placement
+from jaxrec.programs.products import products
 from jaxrec.tasks.base import make_task
 from jaxrec.training.block import Training, init_state, make_train_block
 
