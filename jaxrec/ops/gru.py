@@ -147,12 +147,12 @@ def _of_states(on: Placement, saved: Any, of_states: Array) -> tuple[Array, None
     def turn(of_before: Array, at: Any) -> tuple[Array, Array]:
         of_state, by_gates, u, opened = at
         of_h = of_state + of_before
-        of_before = of_h * u + on.product(jnp.tile(of_h, 3) * by_gates, kernel.T)
+        of_before = of_h * u + on.product(jnp.concatenate([of_h] * 3, axis=1) * by_gates, kernel.T)
         return jnp.where(opened, 0.0, of_before), of_h
 
     begin, parts = jnp.zeros_like(of_states[0]), (of_states, by_gates, u, opened)
     _, of_h = jax.lax.scan(turn, begin, parts, reverse=True, unroll=min(len(reset), UNROLLED))
-    of_gates = jnp.tile(of_h, 3) * by_gates
+    of_gates = jnp.concatenate([of_h] * 3, axis=2) * by_gates
     of_kernel = jnp.einsum("tbh,tbg->hg", *on.rounded(before, of_gates), preferred_element_type=before.dtype)
     of_x = jnp.concatenate([of_gates[:, :, : 2 * kernel.shape[0]], of_h * by_c], axis=2)
     return of_x, None, of_kernel, jnp.sum(of_gates, axis=(0, 1))
