@@ -2,7 +2,7 @@
 # Lints, type-checks and runs the fast tests in .venv, which is made on first use.
 #   scripts/test.sh [--all] [pytest options]        --all: the slow tests as well, and a few with XLA's default flags
 #   PYTHON=python3.12 scripts/test.sh        VENV=/tmp/venv scripts/test.sh
-#   JOBS=4 scripts/test.sh (2 workers otherwise)
+#   JOBS=4 scripts/test.sh (2 workers otherwise)        EXTRAS=compile-tpu scripts/test.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 all=
@@ -16,7 +16,7 @@ if [ ! -x "$venv/bin/python" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
 fi
 # Installing again is quick when nothing changed, and finds a dependency that was added since.
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test]'
+"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e ".[test${EXTRAS:+,$EXTRAS}]"
 
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cpu}
 # Compiled programs stay with the environment: the second time takes half as long.

@@ -12,11 +12,13 @@ from jaxrec import config as configuration
 from jaxrec.benchmarks.sizes import SIZES, configured, prepare
 from jaxrec.config import Config
 from jaxrec.errors import UserError
+from jaxrec.losses.softmax import RESIDENT
 from jaxrec.programs import private, refused, workload
 from jaxrec.programs.plan import Place, compile_block, memory_of, told
 from jaxrec.programs.targets import Target
 from jaxrec.programs.workload import Workload
 
+SMALL = 16  # MiB of scores that are held at once, tried where the loss lets it be chosen
 BATCHES = 4  # that are compiled to find the largest one that fits
 
 
@@ -120,8 +122,8 @@ def _others(config: Config) -> list[tuple[str, Config]]:
         with suppress(UserError):  # another section does not go with it
             found.append((", ".join(f"{a}.{b} {c}" for a, b, c in pairs), configuration.parse(new)))
 
-    if getattr(config.loss, "memory", 0) > 8:
-        changed(("loss", "memory", 8))
+    if "memory" in values["loss"] and (config.loss.memory or RESIDENT) > SMALL:
+        changed(("loss", "memory", SMALL))
     if config.loss.name == "softmax":
         changed(("loss", "name", "cross_entropy"), drop="loss")
     if getattr(config.model, "table", "") == "dense":

@@ -24,7 +24,8 @@ BLOCKS = 3  # that are run
 
 def measure(target: Target, file: str, overrides: Sequence[str], sizes: workload.Sizes) -> Any:
     """``measured_bytes``: the peak from before the state is made to after some blocks, of one device; of virtual
-    devices the machine's, shared among them. What constants hold does not matter to it: they are zeros."""
+    devices the machine's, shared among them. What constants hold does not matter to it: they are zeros. Beside it what
+    the program of the real arrays takes, which the plan of shapes has to agree with."""
     config, local = configuration.load(file, overrides), jax.local_devices()
     if parallel.platform_of(local[0]) != target.platform or len(local) < target.devices:
         raise UserError(f"--measure: {target.name} is not here, but {local[0].device_kind}; leave --measure out, or "
@@ -41,10 +42,14 @@ def measure(target: Target, file: str, overrides: Sequence[str], sizes: workload
     for _ in range(BLOCKS):
         state, stats = compiled(state, constants, block)
         jax.block_until_ready((state, stats))
-    devices = 1 if work.feed.mesh is None else work.feed.mesh.size
     peak = _resident(local) - before
-    return {"measured_bytes": peak // devices if target.platform == "cpu" else peak, "measured_state_bytes": sum(
-        leaf.nbytes for leaf in jax.tree.leaves(state))}  # fmt: skip
+    devices = 1 if work.feed.mesh is None else work.feed.mesh.size
+    memory: Any = training.block.lower(state, constants, block).compile().memory_analysis()
+    return {
+        "measured_bytes": peak // devices if target.platform == "cpu" else peak,
+        "measured_state_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+        "run_argument_bytes": memory.argument_size_in_bytes, "run_temp_bytes": memory.temp_size_in_bytes,
+    }  # fmt: skip
 
 
 def _resident(devices: list[Any], reset: bool = False) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,14 @@ def test_a_measured_peak_is_the_planned_one(plans: Any) -> None:
     assert plan["measured_state_bytes"] == sum(plan["memory"][part] for part in ("parameters", "tables", "optimizer",
                                                                                 "carried"))  # fmt: skip
     assert abs(plan["measured_bytes"] - plan["peak_bytes"]) < 0.5 * plan["peak_bytes"]
+    assert (plan["run_argument_bytes"], plan["run_temp_bytes"]) == (plan["argument_bytes"], plan["temp_bytes"])
+
+
+@pytest.mark.slow
+def test_virtual_devices_take_what_was_planned(plans: Any) -> None:
+    (plan,) = plans("--config", ROOT / "configs" / "gru4rec_diginetica.yaml", "--items", "20000", "--target", "cpu:8",
+                    "--measure", "--training.steps_per_block", "2")  # fmt: skip
+    assert (plan["run_argument_bytes"], plan["run_temp_bytes"]) == (plan["argument_bytes"], plan["temp_bytes"])
 
 
 # ---- accelerators ----------------------------------------------------------------------------------------------------
@@ -150,7 +159,7 @@ def test_a_configuration_of_each_model_compiles_for_a_tpu(model: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("JAXREC_MATRIX" not in __import__("os").environ, reason="JAXREC_MATRIX=1 asks for all of them")
+@pytest.mark.skipif("JAXREC_MATRIX" not in os.environ, reason="JAXREC_MATRIX=1 asks for all of them")
 @pytest.mark.parametrize("name", ["tpu-v5e", "tpu-v6e", "h100"])
 def test_every_configuration_compiles(name: str) -> None:
     for plan in compiled_for(name, CONFIGS):
