@@ -172,9 +172,9 @@ def test_a_session_at_once_gives_the_loss_and_derivatives_of_its_prefixes(model:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 * scale)
 
 
-@pytest.mark.parametrize("every", [1, 4], ids=["all scored", "some scored"])
-def test_accelerators_give_the_same_queries_and_derivatives(model: SequenceModel, every: int) -> None:
-    """Of a step with padding, whose slots repeat and weigh nothing."""
+@pytest.mark.parametrize(("every", "platform"), [(1, "gpu"), (4, "gpu"), (1, "tpu")])
+def test_accelerators_give_the_same_queries_and_derivatives(model: SequenceModel, every: int, platform: str) -> None:
+    """Of a step with padding, whose slots repeat and weigh nothing; of all its positions, and of few."""
     params, block = random_weights(model)["params"], packed_block(model, SESSIONS)
     start, slot, weight = block.start[-1], block.slot[-1, ::every], block.weight[-1, ::every, None]
     assert every > 1 or not weight.all()
@@ -189,7 +189,7 @@ def test_accelerators_give_the_same_queries_and_derivatives(model: SequenceModel
         queries, backward = jax.vjp(query, params, jnp.asarray(vectors, jnp.float32))
         return queries, backward(jnp.asarray(by, jnp.float32))
 
-    expected, found = (jax.tree.leaves(encode(Placement(platform=platform))) for platform in ("cpu", "gpu"))
+    expected, found = (jax.tree.leaves(encode(Placement(platform=name))) for name in ("cpu", platform))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
 
