@@ -60,7 +60,7 @@ def test_derivatives_of_rows_add_up_at_equal_places(cells: int, monkeypatch: pyt
     np.testing.assert_allclose(backward(jnp.asarray(slope))[0], expected, rtol=1e-6, atol=1e-6)
 
 
-def first_block(file: Path, platform: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def first_block(file: Path, words: list[str], platform: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """State and losses after the first block of an epoch, in float64, by the form of a platform."""
     monkeypatch.setattr(parallel, "platform_of", lambda device: platform)
     monkeypatch.setattr(blocks, "row_formats", lambda *_: None)
@@ -68,7 +68,7 @@ def first_block(file: Path, platform: str, monkeypatch: pytest.MonkeyPatch) -> A
     def double(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
 
-    config = configuration.load(file, ["--training.steps_per_block", "3"])
+    config = configuration.load(file, [*words, "--training.steps_per_block", "3"])
     with jax.enable_x64(True):
         task = make_task(config, open_dataset(config.data.path))
         training = Training(config, task.model, task.feed)
@@ -80,7 +80,22 @@ def first_block(file: Path, platform: str, monkeypatch: pytest.MonkeyPatch) -> A
 
 @pytest.mark.parametrize("name", models())
 def test_every_platform_trains_the_same(name: str, worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
-    here, there = (first_block(worlds.config(name), platform, monkeypatch) for platform in ("cpu", "gpu"))
+    here, there = (first_block(worlds.config(name), [], platform, monkeypatch) for platform in ("cpu", "gpu"))
+    assert apart(here, there) < 1e-11
+
+
+GRU4REC = {
+    "two layers": "--model.layers 8 8 --loss.logq 1",
+    "inputs of another width": "--model.layers 8 --model.embedding separate --model.embedding_dim 5",
+    "one-hot": "--model.layers 8 --model.embedding onehot",
+}
+
+
+@pytest.mark.parametrize("words", GRU4REC.values(), ids=list(GRU4REC))
+def test_every_platform_trains_the_same_network(words: str, worlds: Worlds, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where both kernels of a layer are one array, and where they are not."""
+    file = worlds.config("gru4rec")
+    here, there = (first_block(file, words.split(), platform, monkeypatch) for platform in ("cpu", "gpu"))
     assert apart(here, there) < 1e-11
 
 
