@@ -86,20 +86,22 @@ def remedies(config: Config, place: Place, sizes: workload.Sizes, found: dict[st
         said.append(f"{what}: {fits}")
         return bool(other["fits"])
 
-    if whole < usable:
-        batch, n = config.training.batch_size, found["devices"]
-        for _ in range(BATCHES):
-            batch = batch // 2 // n * n
-            if batch < max(n, getattr(config.model, "window", 1) or 1):
-                break
-            if tried(f"training.batch_size {batch}", _with_batch(config, batch)):
-                break
-    else:
-        said.append(f"no batch: tables, optimizer, constants and data alone take {whole / 1e9:.2f} GB")
-    for what, other in _others(config):
+    # Neither a batch nor the loss changes what lies there all the time, or what it takes to make the state.
+    least = max(whole, found["making_bytes"])
+    batch, n = config.training.batch_size, found["devices"]
+    for _ in range(BATCHES if least < usable else 0):
+        batch = batch // 2 // n * n
+        if batch < max(n, getattr(config.model, "window", 1) or 1):
+            break
+        if tried(f"training.batch_size {batch}", _with_batch(config, batch)):
+            break
+    if whole >= usable:
+        said.append(f"no batch fits: tables, optimizer, constants and data alone take {whole / 1e9:.2f} GB")
+    elif least >= usable:
+        said.append(f"no batch fits: to make the state takes {least / 1e9:.2f} GB, a block "
+                    f"{found['total_bytes'] / 1e9:.2f} GB")  # fmt: skip
+    for what, other in _others(config, least < usable):
         tried(what, other)
-    if found["making_bytes"] > found["total_bytes"]:
-        said.append(f"the state's making takes more than a block, {found['making_bytes'] / 1e9:.2f} GB; no batch helps")
     shared = found["total_bytes"] - whole
     said.append(f"more devices: tables are whole on each of them, so {whole / 1e9:.2f} GB stay; they share the other "
                 f"{shared / 1e9:.2f} GB alone")  # fmt: skip
@@ -109,8 +111,8 @@ def remedies(config: Config, place: Place, sizes: workload.Sizes, found: dict[st
     return said
 
 
-def _others(config: Config) -> list[tuple[str, Config]]:
-    """Configurations that take less, and what is changed in each."""
+def _others(config: Config, loss: bool) -> list[tuple[str, Config]]:
+    """Configurations that take less, and what is changed in each; ``loss``: whether its memory matters."""
     values, found = config.model_dump(mode="json"), list[tuple[str, Config]]()
 
     def changed(*pairs: tuple[str, str, Any], drop: str = "") -> None:
@@ -122,7 +124,7 @@ def _others(config: Config) -> list[tuple[str, Config]]:
         with suppress(UserError):  # another section does not go with it
             found.append((", ".join(f"{a}.{b} {c}" for a, b, c in pairs), configuration.parse(new)))
 
-    if "memory" in values["loss"] and (config.loss.memory or RESIDENT) > SMALL:
+    if loss and "memory" in values["loss"] and (config.loss.memory or RESIDENT) > SMALL:
         changed(("loss", "memory", SMALL))
     if config.loss.name == "softmax":
         changed(("loss", "name", "cross_entropy"), drop="loss")
