@@ -133,11 +133,15 @@ class Retrieval:
 
     def check_mask(self, megabytes: int) -> None:
         """Refuse a mask of positives that does not fit in so many MiB."""
-        needed = 4 * self.n_users * -(-self.n_items // WORD) / 2**20
-        if needed > megabytes:
-            raise UserError(f"loss.mask: positives of {self.n_users:,} users and {self.n_items:,} items take "
-                            f"{needed:,.0f} MiB, and data.device_memory allows {megabytes}; raise it or choose "
-                            "duplicates")  # fmt: skip
+        check_mask(self.n_users, self.n_items, megabytes)
+
+
+def check_mask(users: int, items: int, megabytes: int) -> None:
+    """Refuse a mask of positives of so many users and items that does not fit in so many MiB."""
+    needed = 4 * users * -(-items // WORD) / 2**20
+    if needed > megabytes:
+        raise UserError(f"loss.mask: positives of {users:,} users and {items:,} items take {needed:,.0f} MiB, and "
+                        f"data.device_memory allows {megabytes}; raise it or choose duplicates")  # fmt: skip
 
 
 def _read(

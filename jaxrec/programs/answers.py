@@ -128,6 +128,8 @@ def _others(config: Config, loss: bool) -> list[tuple[str, Config]]:
         changed(("loss", "memory", SMALL))
     if config.loss.name == "softmax":
         changed(("loss", "name", "cross_entropy"), drop="loss")
+    if values["loss"].get("mask") == "positives":
+        changed(("loss", "mask", "duplicates"))
     if getattr(config.model, "table", "") == "dense":
         changed(("model", "table", "rows"), ("training", "average", 0.0))
     if config.optimizer.tables == "same":

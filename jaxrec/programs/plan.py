@@ -99,11 +99,8 @@ def compile_block(work: Workload, place: Place) -> Compiled:
     seconds = time.perf_counter() - begin
     memory, program = compiled.memory_analysis(), Program(compiled.as_text() or "", work.feed.shape.steps)
     arguments = program.arguments()
-    named = {one.name for one in arguments}
+    named, paths = {one.name for one in arguments}, arguments_of(work, place, state)
     # What the program does not read lies there all the same.
-    trees = {"state": state, "constants": work.constants, "block": work.feed.like()}
-    paths = [(f"{name}{jax.tree_util.keystr(path)}", leaf) for name, tree in trees.items()
-             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]  # fmt: skip
     arguments += [Argument(name, f"{leaf.dtype}{list(leaf.shape)}", bytes_of(leaf)) for name, leaf in paths
                   if name not in named]  # fmt: skip
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -112,6 +109,14 @@ def compile_block(work: Workload, place: Place) -> Compiled:
     copied = sum(one.bytes for one in arguments if one.name in laid)
     return Compiled(program, arguments, flop(traced, work.feed.shape.steps), memory.temp_size_in_bytes, results,
                     memory.argument_size_in_bytes, _making(training, place, copied), seconds)  # fmt: skip
+
+
+def arguments_of(work: Workload, place: Place, state: Any = None) -> list[tuple[str, Any]]:
+    """Shapes by the names that a program's arguments have."""
+    state = Training(work.config, work.model, work.feed, place.devices[0]).state_like() if state is None else state
+    trees = {"state": state, "constants": work.constants, "block": work.feed.like()}
+    return [(f"{name}{jax.tree_util.keystr(path)}", leaf) for name, tree in trees.items()
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]  # fmt: skip
 
 
 def _making(training: Training, place: Place, copied: int) -> int:
@@ -196,19 +201,13 @@ def named(array: str, arguments: list[Argument]) -> str:
     return f"{array} ({' or '.join(names[:2])}{more})" if names else array
 
 
-def making_of(compiled: Compiled, parts: dict[str, int]) -> int:
-    """Bytes of one device while the state is made: constants and data are there before it."""
-    return compiled.making + parts.get("constants", 0) + parts["data"]
-
-
-def told(
-    work: Workload, place: Place, compiled: Compiled, parts: dict[str, int], making: int | None = None
-) -> dict[str, Any]:
-    """All that the report shows of a target, as JSON has it; ``parts``: of memory, and that while the state is made."""
+def told(work: Workload, place: Place, compiled: Compiled, parts: dict[str, int]) -> dict[str, Any]:
+    """All that the report shows of a target, as JSON has it; ``parts``: of memory."""
     config, program, target = work.config, compiled.program, place.target
     n = 1 if place.mesh is None else place.mesh.size
     collectives, traffic, total = program.collectives(), program.traffic(), sum(parts.values())
-    making = making_of(compiled, parts) if making is None else making
+    # While the state is made, constants and data are there.
+    making = compiled.making + parts.get("constants", 0) + parts["data"]
     peak = max(total, making)
     copies = [one._asdict() for one in program.copies()]
     return {

@@ -20,7 +20,7 @@ from jaxrec.config import Config, find_task
 from jaxrec.config.sections import MeshConfig
 from jaxrec.data.dataset import Field, Rows, Schema, open_dataset
 from jaxrec.data.items import FIELDS, PRICE_BUCKETS, Catalogue
-from jaxrec.data.retrieval import WORD
+from jaxrec.data.retrieval import WORD, check_mask
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model, make_model
@@ -276,7 +276,9 @@ def _clicks(config: Config, sizes: Sizes, mesh: Mesh | None) -> Workload:
 def _retrieval(config: Config, sizes: Sizes, mesh: Mesh | None) -> Workload:
     users, items = sizes.get("users", sizes["items"]), sizes["items"]
     given = {"users": users, "items": items}
-    schema = _schema(config, users, items)
+    schema, has_bits = _schema(config, users, items), config.loss.mask == "positives"
+    if has_bits:
+        check_mask(users + 1, items + 1, config.data.device_memory)
     model = make_model(config, schema)
     feed, held = _rows_feed(config, model, sizes, mesh, len(model.sides["user"].coded.fields) + 2)
 
@@ -284,7 +286,6 @@ def _retrieval(config: Config, sizes: Sizes, mesh: Mesh | None) -> Workload:
         n = sizes["items"] + 1
         known = (n, len(model.sides["item"].coded.fields)), (n, 0), (n,), (sizes["users"] + 1, -(-n // WORD))
         columns, numbers, counts, bits = (np.zeros(shape, np.int32) for shape in known)
-        has_bits = config.loss.mask == "positives"
         small = make_model(config, _schema(config, sizes["users"], sizes["items"]))
         return small.constants(Interactions(columns, numbers.astype(np.float32), counts + 1,
                                             bits.astype(np.uint32) if has_bits else None))  # fmt: skip

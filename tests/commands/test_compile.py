@@ -144,9 +144,10 @@ def compiled_for(name: str, files: list[Path]) -> list[dict[str, Any]]:
 def check_plan(plan: dict[str, Any]) -> None:
     """What holds of any accelerator's plan."""
     assert plan["fits"] and plan["host_transfers"] == 0 and plan["kernels_per_step"] > 5
-    held = sum(plan["memory"][part] for part in plan["memory"] if part not in ("temporaries", "results", "data"))
+    held = {part: plan["memory"][part] for part in plan["memory"] if part not in ("temporaries", "results", "data")}
     # The compiler counts a block once, and leaves out what it does not read.
-    assert held >= plan["argument_bytes"] > 0.5 * held
+    once = sum(held.values()) - held["blocks"] * 2 // 3
+    assert once >= plan["argument_bytes"] > 0.5 * once
     assert plan["bound"]["seconds"] > 0
 
 
