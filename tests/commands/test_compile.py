@@ -82,7 +82,8 @@ def test_dimensions_are_lines_in_the_sizes() -> None:
 def test_every_configuration_has_shapes_of_sizes(file: Path) -> None:
     """Without memory: a hundred million items take none."""
     config = configuration.load(file)
-    work = of_sizes(config, {"items": 2_000_000}, None)
+    users = {"users": 1000} if workload.find_task(config.model).READS == "rows" else {}
+    work = of_sizes(config, {"items": 2_000_000} | users, None)
     table = max(spec.rows for spec in work.model.tables.values()) if work.model.tables else 2_000_000
     assert table >= 2_000_000 or not any(name in workload.ITEMS for name in config.data.fields or ())
     assert work.feed.shape.blocks >= 2 and work.assumed and not work.feed.resident
@@ -97,6 +98,7 @@ def test_every_configuration_has_shapes_of_sizes(file: Path) -> None:
     (["--target", "cpu", "--items", "2147483647"], "reads of a step do not fit int32 ids"),
     (["--target", "cpu:2", "--items", "99", "--mesh.data", "3"], "cpu:2 has 2; give at most that"),
     (["--target", "cpu:8", "--items", "99", "--training.batch_size", "12"], "the next that can is 16"),
+    (["--target", "cpu", "--items", "99", "--events", "9999999999"], "expected a whole number"),
     (["--target", "cpx"], "no such target"), ([], "--target: missing"),
 ])  # fmt: skip
 def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,6 +108,7 @@ def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.Ca
     assert message in error and error.count("\n") == 1 and error.startswith("jaxrec: error: ")
 
 
+@pytest.mark.slow
 def test_a_measured_peak_is_the_planned_one(plans: Any) -> None:
     """Of 40 MB: what Python itself allots counts more than it would of 1 GB."""
     (plan,) = plans("--config", ROOT / "configs" / "gru4rec_diginetica.yaml", "--items", "20000", "--target", "cpu",
@@ -121,6 +124,12 @@ def test_virtual_devices_take_what_was_planned(plans: Any) -> None:
     (plan,) = plans("--config", ROOT / "configs" / "gru4rec_diginetica.yaml", "--items", "20000", "--target", "cpu:8",
                     "--measure", "--training.steps_per_block", "2")  # fmt: skip
     assert (plan["run_argument_bytes"], plan["run_temp_bytes"]) == (plan["argument_bytes"], plan["temp_bytes"])
+
+
+def test_a_mask_of_positives_that_training_would_refuse(capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(ROOT / "configs" / "towers.yaml")
+    words = ["--config", file, "--data.path", "/nowhere", "--target", "cpu", "--items", "2000000", "--users", "9000000"]
+    assert command(compiling.main, words) == 2 and "MiB, and data.device_memory allows" in capsys.readouterr().err
 
 
 # ---- accelerators ----------------------------------------------------------------------------------------------------
