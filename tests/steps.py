@@ -13,6 +13,7 @@ import pytest
 
 from jaxrec import config as configuration
 from jaxrec.models.base import Model
+from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Tables, gather, plan_reads
 
 Sections = dict[str, dict[str, Any]]
@@ -45,21 +46,22 @@ class Taken(NamedTuple):
 
 
 def take_step(
-    model: Any, constants: Any, block: Any, weights: Any, number: int = 0, carry: Any = (), key: int = 1
-) -> Taken:
-    """The so manieth step of a block, with ``{params, tables}``; compiled once for a model."""
-    found = _compiled(model)(weights, constants, block, number, carry, jax.random.key(key))
+    model: Any, constants: Any, block: Any, weights: Any, number: int = 0, carry: Any = (), key: int = 1,
+    on: Placement = ONE,
+) -> Taken:  # fmt: skip
+    """The so manieth step of a block, with ``{params, tables}``; compiled once for a model and a placement."""
+    found = _compiled(model, on)(weights, constants, block, number, carry, jax.random.key(key))
     return Taken(*jax.tree.map(np.asarray, found))
 
 
 @cache
-def _compiled(model: Any) -> Any:
+def _compiled(model: Any, on: Placement) -> Any:
     def take(weights: Any, constants: Any, block: Any, number: Any, carry: Any, key: Any) -> Taken:
-        steps = model.steps(constants, block, jax.random.split(jax.random.key(5), len(block.weight)))
+        steps = model.steps(constants, block, jax.random.split(jax.random.key(5), len(block.weight)), on)
         step = jax.tree.map(lambda leaf: leaf[number], steps)
 
         def objective(weights: Any) -> Any:
-            tables = tables_of(model, weights["tables"], step)
+            tables = tables_of(model, weights["tables"], step, on)
             return model.loss(weights["params"], tables, carry, step, key, constants)
 
         (mean, (new, total)), slopes = jax.value_and_grad(objective, has_aux=True)(weights)
@@ -102,7 +104,7 @@ def scored(block: Any) -> list[Scored]:
     ]
 
 
-def tables_of(model: Model, arrays: dict[str, Any], step: Any) -> Tables:
+def tables_of(model: Model, arrays: dict[str, Any], step: Any, on: Placement = ONE) -> Tables:
     """The tables as the training step hands them to the model."""
     reads = model.reads(step)
     plans = {
@@ -111,4 +113,4 @@ def tables_of(model: Model, arrays: dict[str, Any], step: Any) -> Tables:
         if not spec.dense and name in reads
     }
     rows = {name: gather(array, plans[name].ids) if name in plans else array for name, array in arrays.items()}
-    return Tables(rows, reads, plans)
+    return Tables(rows, reads, plans, on)

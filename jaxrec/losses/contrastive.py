@@ -143,7 +143,8 @@ def _in_blocks(
     def one(floats: tuple[Array, Array, Array, Array], part: Rows, counted: Array) -> Array:
         query, right, near, vectors = floats
         part = part._replace(query=query, right=right, near_vectors=near)
-        return jnp.sum(jnp.where(counted, loss(cosines_of(part, shared._replace(vectors=vectors), on)), 0.0))
+        losses = losses_of_rows if on.platform == "gpu" else losses_of_block
+        return jnp.sum(jnp.where(counted, losses(loss, part, shared._replace(vectors=vectors), on), 0.0))
 
     def step(sums: tuple[Array, Array], at: tuple[Rows, Array]) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
         part, counted = at
@@ -165,10 +166,29 @@ contrast: Any = by_hand(_forward, _backward, (0, 1))
 """float32[]: the sum of a loss, a placement and its ``Rows``, of those that are live, bool[B], among ``Shared``."""
 
 
-def cosines_of(rows: Rows, shared: Shared, on: Placement = ONE) -> Cosines:
-    """The cosines of rows with their items, and which items are wrong for which row."""
+def losses_of_block(loss: Contrastive, rows: Rows, shared: Shared, on: Placement) -> Array:
+    """float32[B], the loss of each row."""
+    return loss(cosines_of(rows, shared, on))
+
+
+def losses_of_rows(loss: Contrastive, rows: Rows, shared: Shared, on: Placement) -> Array:
+    """The same with candidates along the fast axis, [B, C], over which GPUs sum what they work out on the way:
+    to the loss each row is a block of its own."""
+    others = on.product(rows.query, shared.vectors.T)
+
+    def one(row: Rows, others: Array) -> Array:
+        row = jax.tree.map(lambda leaf: leaf[None], row)
+        return loss(cosines_of(row, shared, on, others[:, None]))[0]
+
+    return jax.vmap(one)(rows, others)
+
+
+def cosines_of(rows: Rows, shared: Shared, on: Placement = ONE, others: Array | None = None) -> Cosines:
+    """The cosines of rows with their items, and which items are wrong for which row; ``others`` where they are there
+    already."""
     own = jnp.sum(rows.query * rows.right, axis=1)
-    others = on.product(shared.vectors, rows.query.T)  # [C, rows]: sums over candidates are sums of whole rows
+    if others is None:
+        others = on.product(shared.vectors, rows.query.T)  # [C, rows]: sums over candidates are sums of whole rows
     near = jnp.einsum("bhd,bd->hb", rows.near_vectors, rows.query)
     items, positives = shared.items, shared.positives
     wrong = (shared.real & (items > 0))[:, None] & (items[:, None] != rows.item)

@@ -24,11 +24,14 @@ from jaxrec.losses.sampled import AliasTable, alias_table, draw
 from jaxrec.models.base import Loss, TowerModel
 from jaxrec.models.fields import RowConfig, Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal
+from jaxrec.ops.batch_norm import batch_norm
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
-from jaxrec.ops.topk import block_size, top_items
+from jaxrec.ops.topk import BlockSize, block_size, top_items
 
+MOMENTUM = 0.9  # of the running statistics
 MEMORY = 64  # MiB of scores that are held while the nearest items are looked up
+CELLS = 2**25  # of them on GPUs
 
 
 class Config(RowConfig):
@@ -53,6 +56,21 @@ class Config(RowConfig):
             raise ValueError(f"loss.hard_negatives: needs {needs}; set it to 0")
 
 
+class Norm(nn.Module):
+    """``nn.BatchNorm`` in training, and dropout behind it, as GPUs take them; ``share`` as of ``batch_norm``."""
+
+    @nn.compact
+    def __call__(self, x: Array, share: Array, keep: Array | None) -> Array:
+        width = x.shape[1]
+        scale = self.param("scale", nn.initializers.ones, width)
+        bias = self.param("bias", nn.initializers.zeros, width)
+        result, *statistics = batch_norm(x, share, keep, scale, bias)
+        for name, new in zip(("mean", "var"), statistics, strict=True):
+            running = self.variable("batch_stats", name, jnp.zeros, width)
+            running.value = MOMENTUM * running.value + (1 - MOMENTUM) * new
+        return result
+
+
 class Tower(nn.Module):
     """An MLP onto the unit sphere; each hidden layer is followed by ReLU, batch normalisation and dropout."""
 
@@ -61,7 +79,7 @@ class Tower(nn.Module):
     @nn.compact
     def __call__(self, x: Array, counted: Array | None, on: Placement = ONE) -> Array:
         """float32[n, output] unit vectors of float32[n, features]; training normalises over bool[n] ``counted``
-        rows."""
+        rows, or on GPUs over the float32[n] share of each."""
         model = self.model
 
         def dense(units: int) -> nn.Dense:
@@ -69,10 +87,15 @@ class Tower(nn.Module):
 
         if counted is not None and model.dropout_embedding:
             x = x * byte_mask(self.make_rng("dropout"), x.shape, model.dropout_embedding)
-        for units in model.hidden:
+        for i, units in enumerate(model.hidden):
             x = nn.relu(dense(units)(x))
+            if model.norm == "batch" and counted is not None and counted.dtype != bool:
+                rate = model.dropout_hidden
+                keep = byte_mask(self.make_rng("dropout"), x.shape, rate) if rate else None
+                x = Norm(name=f"BatchNorm_{i}")(x, counted, keep)
+                continue
             if model.norm == "batch":
-                norm = nn.BatchNorm(use_running_average=counted is None, momentum=0.9)
+                norm = nn.BatchNorm(use_running_average=counted is None, momentum=MOMENTUM)
                 x = norm(x, mask=None if counted is None else counted[:, None])
             if counted is not None and model.dropout_hidden:
                 x = x * byte_mask(self.make_rng("dropout"), x.shape, model.dropout_hidden)
@@ -124,6 +147,35 @@ class Side:
         return self.apply(params, statistics, self.inputs(vectors, ids, numbers))[0]
 
 
+class Packed(NamedTuple):
+    """Parameters, those of one axis (biases, scales) one behind the other: their update is one kernel. Matrices stay
+    apart, as products would wait for a copy of each."""
+
+    matrices: list[Array]
+    vectors: Array  # float32[N]
+
+
+def _is_vector(leaf: Any) -> bool:
+    return bool(leaf.size == max(leaf.shape, default=1))
+
+
+def _packed(params: Any) -> Packed:
+    leaves = jax.tree.leaves(params)
+    vectors = jnp.concatenate([leaf.reshape(-1) for leaf in leaves if _is_vector(leaf)])
+    return Packed([leaf for leaf in leaves if not _is_vector(leaf)], vectors)
+
+
+def _unpacked(params: Any, like: Any) -> Any:
+    """The parameters of ``_packed``, in the shapes of ``like``; others as they are."""
+    if not isinstance(params, Packed):
+        return params
+    shapes, structure = jax.tree.flatten(like)
+    vectors = iter(jax.lax.split(params.vectors, [leaf.size for leaf in shapes if _is_vector(leaf)]))
+    matrices = iter(params.matrices)
+    parts = [next(vectors).reshape(leaf.shape) if _is_vector(leaf) else next(matrices) for leaf in shapes]
+    return jax.tree.unflatten(structure, parts)
+
+
 class Interactions(NamedTuple):
     """What training knows beside its rows; product 0 is the unknown one."""
 
@@ -150,6 +202,13 @@ class Step(NamedTuple):
     user: Array  # int32[B], the customer
     items: Array  # int32[B + n], the candidates: the products of the rows, and n drawn ones
     item_ids: Array  # int32[B + n, C']
+    share: Array | None  # float32[B], of each row in the batch statistics; None: worked out in the step
+
+
+def _share(live: Array) -> Array:
+    """float32[S, B]: 1 by the number of live rows in each of them; of all rows where none is live."""
+    counted = live | ~jnp.any(live, axis=1, keepdims=True)
+    return counted / jnp.sum(counted, axis=1, keepdims=True)
 
 
 class TwoTower(TowerModel):
@@ -172,6 +231,12 @@ class TwoTower(TowerModel):
     def init(self, key: Array) -> Any:
         keys = jax.random.split(key, 2)
         return {name: side.variables(one)["params"] for one, (name, side) in zip(keys, self.sides.items(), strict=True)}
+
+    def packed(self, params: Any, on: Placement) -> Any:
+        return params if on.platform == "cpu" else _packed(params)
+
+    def unpacked(self, params: Any) -> Any:
+        return _unpacked(params, jax.eval_shape(self.init, jax.random.key(0)))
 
     def carry(self, lanes: int) -> Any:
         key = jax.random.key(0)  # statistics begin at 0 and 1 whatever the key
@@ -212,6 +277,7 @@ class TwoTower(TowerModel):
             user,
             item,
             jnp.where(live[..., None], self.sides["item"].stack.ids(item_columns), -1),
+            _share(block.weight > 0) if on.platform == "gpu" else None,
         )
 
     def reads(self, step: Step) -> dict[str, Reads]:
@@ -220,11 +286,12 @@ class TwoTower(TowerModel):
 
     def loss(self, params: Any, tables: Tables, carry: Any, step: Step, key: Array, constants: Constants) -> Loss:
         """Mean contrastive loss of the step's rows, each against the other rows' products, drawn and hard ones."""
+        params = self.unpacked(params)
         keys, live, on = jax.random.split(key, 3), step.block.weight > 0, tables.on
         if self._pool:
             carry = self._refreshed(params, tables, carry, constants)
         x = self._inputs(tables, "user", step.user_ids, step.block.numbers)
-        counted, statistics = live | ~jnp.any(live), carry["statistics"]
+        counted, statistics = live | ~jnp.any(live) if step.share is None else step.share, carry["statistics"]
         queries, user_statistics = self.sides["user"].apply(params["user"], statistics["user"], x, counted, keys[0], on)
         b, c, item = len(live), len(step.items), self.sides["item"]
         if self._pool:  # int32[B, h], drawn from the items nearest to each row's
@@ -234,7 +301,10 @@ class TwoTower(TowerModel):
             hard = jnp.zeros((b, 0), jnp.int32)
         # Candidates and hard negatives are normalised over the rows' products.
         x = self._inputs(tables, "item", step.item_ids, constants.numbers[step.items])
-        counted = (jnp.arange(c) < b) & jnp.pad(live | ~jnp.any(live), (0, c - b))
+        if step.share is None:
+            counted = (jnp.arange(c) < b) & jnp.pad(live | ~jnp.any(live), (0, c - b))
+        else:
+            counted = jnp.pad(step.share, (0, c - b))
         if self._pool:
             flat = hard.reshape(-1)
             ids = item.stack.ids(constants.columns[flat])
@@ -259,7 +329,7 @@ class TwoTower(TowerModel):
     def _refreshed(self, params: Any, tables: Tables, carry: Any, constants: Constants) -> Any:
         """With the nearest items looked up anew every ``refresh_steps`` steps (Xiong et al. 2021, "Approximate nearest
         neighbor negative contrastive learning for dense text retrieval", section 4)."""
-        table = tables.whole("item") if "item" in self.tables else None
+        table, on = tables.whole("item") if "item" in self.tables else None, tables.on
         params, table = jax.lax.stop_gradient((params["item"], table))
 
         def look() -> Array:
@@ -269,7 +339,10 @@ class TwoTower(TowerModel):
             # What no row holds would be nothing but wrong: a further column puts it last.
             last = jnp.where(constants.trained, 0.0, -10.0)[:, None]
             queries, items = (jnp.concatenate([vectors, more], axis=1) for more in (jnp.ones_like(last), last))
-            near, scores = top_items(queries, items, own, self._pool, block_size(self.n_items, MEMORY))
+            size = block_size(self.n_items, MEMORY)
+            if on.platform == "gpu":  # each block is a dozen kernels of its own
+                size = BlockSize(max(size.queries, min(self.n_items, CELLS // size.items)), size.items)
+            near, scores = top_items(queries, items, own, self._pool, size)
             return jnp.where(scores > -5.0, near, 0)
 
         near = jax.lax.cond(carry["steps"] % self._loss.refresh_steps == 0, look, lambda: carry["near"])

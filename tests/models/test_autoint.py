@@ -197,10 +197,12 @@ def test_masks_drop_their_share_and_keep_the_mean(rate: float, of_256: int) -> N
 
 # ---- attention over fields, whose derivative is written by hand ------------------------------------------------------
 
-ATTEND = {
-    name: lambda projected, heads, keep, on=Placement(platform=name): attend(projected, heads, on, keep)
-    for name in ("cpu", "gpu")
-}
+
+def attend_on(platform: str) -> Any:
+    return lambda projected, heads, keep: attend(projected, heads, Placement(platform=platform), keep)
+
+
+ATTEND = {platform: attend_on(platform) for platform in ("cpu", "gpu")}
 SHAPES = [  # fields, heads, channels of all heads, rows
     (5, 2, 6, 3 * LANES),
     (4, 3, 3, LANES),  # heads of one channel

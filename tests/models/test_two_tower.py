@@ -17,6 +17,7 @@ from jaxrec.data.dataset import Field, Rows, Schema
 from jaxrec.feeds.base import Plan, RowBlock
 from jaxrec.losses import contrastive
 from jaxrec.models.two_tower import Interactions, TwoTower
+from jaxrec.ops.parallel import Placement
 from jaxrec.training.block import init_state, make_train_block
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
@@ -238,8 +239,11 @@ LOSSES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "cells"), [*((name, contrastive.CELLS) for name in LOSSES), ("infonce", 100)])
-def test_the_loss_of_a_step_is_the_plain_one(name: str, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize(("name", "cells"), [*((name, contrastive.CELLS) for name in LOSSES), ("infonce", 2)])
+def test_the_loss_of_a_step_is_the_plain_one(
+    name: str, cells: int, platform: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Mean over the step's places, some without a row: they are no candidates and not among the statistics."""
     monkeypatch.setattr(contrastive, "CELLS", cells)
     config = make_config(**LOSSES[name])
@@ -254,7 +258,8 @@ def test_the_loss_of_a_step_is_the_plain_one(name: str, cells: int, monkeypatch:
     leaves = (data.columns, data.numbers, data.labels, data.ratings, np.asarray(live, np.float32))
     constants = model.constants(interactions(config.loss.mask == "positives"))
     weights, carry = {"params": given.params, "tables": given.tables}, carry | {"statistics": given.statistics}
-    found = take_step(model, constants, RowBlock(*(leaf[None] for leaf in leaves)), weights, carry=carry)
+    found = take_step(model, constants, RowBlock(*(leaf[None] for leaf in leaves)), weights, carry=carry,
+                      on=Placement(platform=platform))  # fmt: skip
     items = found.step.items
     np.testing.assert_array_equal(items[:BATCH], data.columns[:, 6])
     assert len(items) == BATCH + config.loss.n_sample
