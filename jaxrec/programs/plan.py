@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 from jaxrec.config import Config
 from jaxrec.errors import UserError
 from jaxrec.ops import parallel
+from jaxrec.programs import private
 from jaxrec.programs.products import flop
 from jaxrec.programs.targets import Target
 from jaxrec.programs.text import Argument, Program
@@ -29,7 +30,7 @@ PARTS = {
 }  # fmt: skip
 """Of what arguments are called to the parts of memory."""
 IN_FLIGHT = 3  # blocks: one that the device works on, one that is ready, one in the making (``feeds.base.ahead``)
-WASTE = 2.0  # tables that are padded to more than so many times their size are told of
+WASTE, LARGE = 1.25, 2**26  # arrays of so many bytes that are padded to so many times their size are told of
 SHOWN = 5  # of the largest arrays
 LANES = 128  # numbers of a TPU's row of a tile
 
@@ -87,6 +88,7 @@ class Compiled:
     whole_arguments: int  # as the compiler says; with what it pads
     making: int  # to make the state: its arrays, and what that takes beside them
     seconds: float  # of compiling the block, tracing included
+    said: str  # of how it was compiled
 
 
 def compile_block(work: Workload, place: Place) -> Compiled:
@@ -95,7 +97,7 @@ def compile_block(work: Workload, place: Place) -> Compiled:
     state = training.state_like()
     begin = time.perf_counter()
     traced = training.block.trace(state, place.placed(work.constants), place.placed(work.feed.like()))
-    compiled = traced.lower().compile()
+    compiled, said = private.compiled(traced.lower(), place.target)
     seconds = time.perf_counter() - begin
     memory, program = compiled.memory_analysis(), Program(compiled.as_text() or "", work.feed.shape.steps)
     arguments = program.arguments()
@@ -108,7 +110,7 @@ def compile_block(work: Workload, place: Place) -> Compiled:
     laid = {name for name, leaf in paths if getattr(getattr(leaf, "format", None), "layout", None) is not None}
     copied = sum(one.bytes for one in arguments if one.name in laid)
     return Compiled(program, arguments, flop(traced, work.feed.shape.steps), memory.temp_size_in_bytes, results,
-                    memory.argument_size_in_bytes, _making(training, place, copied), seconds)  # fmt: skip
+                    memory.argument_size_in_bytes, _making(training, place, copied), seconds, said)  # fmt: skip
 
 
 def arguments_of(work: Workload, place: Place, state: Any = None) -> list[tuple[str, Any]]:
@@ -145,19 +147,14 @@ def memory_of(compiled: Compiled, work: Workload) -> dict[str, int]:
 
 def notes_of(compiled: Compiled, work: Workload, place: Place) -> list[str]:
     """What a user should know of the program."""
-    target, notes = place.target, list[str]()
+    target, notes = place.target, [compiled.said] if compiled.said else []
     if target.platform == "tpu":
         notes.append("float32 products: a TPU multiplies bfloat16 by default, also at training.precision float32; full "
                      "softmax and rankings ask for all bits")  # fmt: skip
     if target.hosts > 1:
         notes.append(f"{target.hosts} hosts: jaxrec.train uses the devices of one; this is what the program would be")
-    for one in compiled.arguments:
-        plain = text_bytes(one.shape)
-        if target.platform == "tpu" and one.bytes > WASTE * plain and one.bytes > 2**26:
-            width = int(one.shape.partition("]")[0].rpartition(",")[2])
-            other = -(-width // LANES) * LANES
-            notes.append(f"{one.name} is padded from {plain / 1e9:.2f} to {one.bytes / 1e9:.2f} GB: rows of {width} "
-                         f"lie in tiles of {LANES}; a width of {other}, bias included, takes no more")  # fmt: skip
+    if target.platform == "tpu":
+        notes += padding(compiled.arguments)
     if (n := compiled.program.host_transfers()) and target.platform != "cpu":
         notes.append(f"{n} transfers between host and device in a block's loop")
     if compiled.program.endless():
@@ -167,6 +164,23 @@ def notes_of(compiled: Compiled, work: Workload, place: Place) -> list[str]:
         most = work.config.data.device_memory * 2**20
         notes.append(f"training data are not counted: they take up to {most / 1e9:.2f} GB of each device "
                      "(data.device_memory), or are streamed; --events says how many there are")  # fmt: skip
+    return notes
+
+
+def padding(arguments: list[Argument]) -> list[str]:
+    """Of large arrays by rows that a TPU's tiles pad to far more than their size, and which widths would suit."""
+    wide: dict[str, list[Argument]] = {}
+    for one in arguments:
+        if one.bytes > max(WASTE * text_bytes(one.shape), LARGE):
+            wide.setdefault(one.shape, []).append(one)
+    notes = []
+    for shape, ones in wide.items():
+        width, plain, bytes_ = int(shape.partition("]")[0].rpartition(",")[2]), text_bytes(shape), ones[0].bytes
+        most, less = -(-width // LANES) * LANES, width // LANES * LANES
+        narrower = f", one of {less} takes {less / most:.0%} of that" if less else ""
+        names = f"{' and '.join(one.name for one in ones[:2])}{' and others' if len(ones) > 2 else ''}"
+        notes.append(f"{names}: padded from {plain / 1e9:.2f} to {bytes_ / 1e9:.2f} GB, as rows of {width} (bias "
+                     f"included) lie in tiles of {LANES}; a width of {most} takes no more{narrower}")  # fmt: skip
     return notes
 
 

@@ -46,6 +46,19 @@ def devices(target: Target) -> list[Any]:
     return list(found.devices)[: target.devices]
 
 
+def compiled(lowered: Any, target: Target) -> tuple[Any, str]:
+    """The program, and what is to be said of how it was compiled; empty mostly."""
+    try:
+        return lowered.compile(), ""
+    except Exception as error:
+        # Without a GPU nothing is tuned, and XLA's untuned tiles do not suit every product that it hands to Triton.
+        if target.platform != "gpu" or "output tile sizes" not in str(error):
+            raise
+    return lowered.compile({"xla_gpu_enable_triton_gemm": False}), (
+        "compiled with xla_gpu_enable_triton_gemm off: without a GPU nothing is tuned, and XLA finds no tiles for one "
+        "of the products; its library's kernels stand in")  # fmt: skip
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether a compiler refused a program because a device could not hold it, as the TPU's does."""
     return "RESOURCE_EXHAUSTED" in str(error) or "Ran out of memory" in str(error)

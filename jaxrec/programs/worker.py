@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from jaxrec.errors import UserError
 from jaxrec.programs import private, targets
 from jaxrec.programs.targets import Target
 
+ERROR = re.compile(r"(\w+\.)*\w*(Error|Exception)\b")  # how the line of a traceback begins that says what happened
 Job = dict[str, Any]
 """``does``: a function of this module, and what it takes."""
 
@@ -49,7 +51,8 @@ def run(target: Target, jobs: Sequence[Job], here: bool = False) -> Iterator[Any
         errors.seek(0)
         said = errors.read()
     if process.returncode:
-        last = next((line for line in reversed(said.strip().splitlines()) if line.strip()), "no message")
+        lines = [line for line in said.strip().splitlines() if line.strip()] or ["no message"]
+        last = next((line for line in reversed(lines) if ERROR.match(line)), lines[-1])
         raise UserError(f"--target {target.name}: the process that compiles for it ended with status "
                         f"{process.returncode}: {last}")  # fmt: skip
 
