@@ -24,7 +24,7 @@ from jaxrec.losses.sampled import CrossEntropy, SampledLoss, Step, ranking
 from jaxrec.losses.softmax import FullSoftmax, SoftmaxLoss
 from jaxrec.models.base import Dropping, Loss, SessionModel
 from jaxrec.ops.parallel import ONE, Placement, by_hand
-from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up
+from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, add_rows, look_up
 
 
 class HalfLife(Section):
@@ -149,11 +149,7 @@ def _read_few_forward(table: Array, index: Array, on: Placement) -> tuple[Array,
 
 def _read_few_backward(on: Placement, saved: tuple[Array, int], slopes: Array) -> tuple[Array, None]:
     index, rows = saved
-    here, slopes = jnp.arange(rows)[:, None] == index, slopes.reshape(len(index), -1)
-    if on.platform == "tpu":
-        return jnp.matmul(here.astype(slopes.dtype), slopes, precision=jax.lax.Precision.HIGHEST), None
-    # Of a product of six rows the compiler for GPUs says that it finds no tiles.
-    return jnp.sum(jnp.where(here[:, :, None], slopes, 0.0), axis=1), None
+    return add_rows(index, slopes.reshape(len(index), -1), rows, on), None
 
 
 _read_few = by_hand(_read_few_forward, _read_few_backward, (2,))

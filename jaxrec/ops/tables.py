@@ -17,6 +17,7 @@ from jax import Array
 from jaxrec.ops.parallel import ONE, Placement, by_hand
 
 CELLS = 2**22  # of the one-hot matrix of rows and places, up to which a derivative is a product and not a scatter
+SUMMED = 2**24  # numbers, up to which a GPU adds them under a mask: one kernel, where a product is two
 
 
 class TableSpec(NamedTuple):
@@ -158,11 +159,19 @@ def _take_forward(array: Array, index: Array, on: Placement) -> tuple[Array, tup
 
 def _take_backward(on: Placement, saved: tuple[Array, int], slope: Array) -> tuple[Array, None]:
     index, rows = saved
-    index, slope = index.reshape(-1), slope.reshape(-1, slope.shape[-1])
-    if rows * len(index) > CELLS:
-        return jnp.zeros((rows, slope.shape[1])).at[jnp.where(index < 0, rows, index)].add(slope, mode="drop"), None
-    places = (jnp.arange(rows)[:, None] == index).astype(slope.dtype)
-    return jnp.matmul(places, slope, precision=jax.lax.Precision.HIGHEST), None
+    return add_rows(index.reshape(-1), slope.reshape(-1, slope.shape[-1]), rows, on), None
+
+
+def add_rows(index: Array, values: Array, rows: int, on: Placement) -> Array:
+    """float32[rows, width]: the sums of float32[n, width] values of equal places, int32[n], -1 for none; in a fixed
+    order on accelerators unless there is too much of it."""
+    cells = rows * len(index)
+    if cells > CELLS:
+        return jnp.zeros((rows, values.shape[1])).at[jnp.where(index < 0, rows, index)].add(values, mode="drop")
+    here = jnp.arange(rows)[:, None] == index
+    if on.platform == "gpu" and cells * values.shape[1] <= SUMMED:
+        return jnp.sum(jnp.where(here[:, :, None], values, 0.0), axis=1)
+    return jnp.matmul(here.astype(values.dtype), values, precision=jax.lax.Precision.HIGHEST)
 
 
 _take: Any = by_hand(_take_forward, _take_backward, (2,))
