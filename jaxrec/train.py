@@ -70,8 +70,8 @@ def _train(
     settings, metric = config.training, config.training.metric
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh
-    constants = parallel.replicate(task.constants, mesh)
     training = Training(config, model, feed)
+    constants = training.constants(task.constants)
 
     # ---- run directory, and the state to start from ----------------------------------------------------------------
     run = (

@@ -39,7 +39,7 @@ def block(config: Config) -> Any:
         training, mesh = Training(config, task.model, task.feed), task.feed.mesh
         with jax.enable_x64(False):  # random numbers of a type of their own would be other numbers
             begin = training.begin()
-        constants = parallel.replicate(double(task.constants), mesh)
+        constants = training.constants(double(task.constants))
         first = parallel.deal(double(next(iter(task.feed.epoch(0)))), mesh, 1)
         state, stats = training.block(double(begin), constants, first)
         return jax.tree.map(np.asarray, (state.params, state.tables, state.carry, stats.loss))

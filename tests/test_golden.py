@@ -29,7 +29,6 @@ from worlds import OLD, old_copy
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
 from jaxrec.data.dataset import open_dataset
-from jaxrec.ops import parallel
 from jaxrec.run import open_run
 from jaxrec.tasks.base import Task, make_task
 from jaxrec.training.block import Training
@@ -200,7 +199,7 @@ def record_training(name: str) -> dict[str, Any]:
     """Losses of some 20 steps, and the leaves of the state behind them."""
     config, task = open_case(TRAINING[name])
     training = Training(config, task.model, task.feed)
-    state, constants, losses = training.begin(), parallel.replicate(task.constants, None), list[str]()
+    state, constants, losses = training.begin(), training.constants(task.constants), list[str]()
     for block in chain.from_iterable(task.feed.epoch(epoch, 0) for epoch in range(STEPS)):
         state, stats = training.block(state, constants, block)
         losses += [str(one) for one in np.asarray(stats.loss)[: int(stats.steps)]]

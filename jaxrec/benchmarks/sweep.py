@@ -31,7 +31,7 @@ class Case:
 
     def __init__(self, prepared: Prepared) -> None:
         self.prepared, self._state = prepared, prepared.training.begin()
-        self._constants = parallel.replicate(prepared.constants, prepared.feed.mesh)
+        self._constants = prepared.training.constants(prepared.constants)
         self._blocks = self._endless()
         self.flop = prepared.flop(self._state, self._constants)
         begin = time.perf_counter()

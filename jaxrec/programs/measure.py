@@ -34,11 +34,11 @@ def measure(target: Target, file: str, overrides: Sequence[str], sizes: workload
     work = workload_of(config, place, sizes)
     training = Training(config, work.model, work.feed)
     block = next(iter(work.feed.epoch(0)))
-    like = training.state_like(), place.placed(work.constants), place.placed(work.feed.like())
+    like = training.state_like(), training.constants_like(work.constants), place.placed(work.feed.like())
     compiled = training.block.lower(*like).compile()
     before = _resident(local, reset=True)
     constants = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), work.constants)
-    constants, state = parallel.replicate(constants, work.feed.mesh), training.begin()
+    constants, state = training.constants(constants), training.begin()
     for _ in range(BLOCKS):
         state, stats = compiled(state, constants, block)
         jax.block_until_ready((state, stats))

@@ -96,7 +96,7 @@ def compile_block(work: Workload, place: Place) -> Compiled:
     training = Training(work.config, work.model, work.feed, place.devices[0])
     state = training.state_like()
     begin = time.perf_counter()
-    traced = training.block.trace(state, place.placed(work.constants), place.placed(work.feed.like()))
+    traced = training.block.trace(state, training.constants_like(work.constants), place.placed(work.feed.like()))
     compiled, said = private.compiled(traced.lower(), place.target)
     seconds = time.perf_counter() - begin
     memory, program = compiled.memory_analysis(), Program(compiled.as_text() or "", work.feed.shape.steps)

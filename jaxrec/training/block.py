@@ -178,10 +178,28 @@ class Training:
                         partial(jax.tree.map, partial(like, place=dealt)))  # fmt: skip
         return state if self._formats is None else in_formats(state, self._formats, like)
 
+    def constants(self, constants: Any) -> Any:
+        """A task's constants where and as ``block`` takes them: on all devices, large matrices by rows on TPUs, since
+        steps read rows of them."""
+        whole = parallel.replicate(constants, self.feed.mesh)
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, self._format(leaf)) if self._lies(leaf) else leaf, whole)
+
+    def constants_like(self, constants: Any) -> Any:
+        """Shapes and places of ``constants``'s arrays; none is made."""
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=self._format(leaf)),
+                            constants)  # fmt: skip
+
+    def _lies(self, leaf: Any) -> bool:
+        """Whether a constant is laid by rows, where that is not what the device does by itself."""
+        return self._formats is not None and leaf.ndim == 2 and leaf.shape[1] > 1 and leaf.size > 2**18
+
+    def _format(self, leaf: Any) -> Any:
+        return Format(ROWS, self._whole) if self._lies(leaf) else self._whole
+
     def fit(self, constants: Any, feed: Feed | None = None) -> dict[str, Any]:
         """The weights after all epochs, without a run; ``feed`` may be another one with blocks of the same shapes."""
         feed, state = feed or self.feed, self.begin()
-        constants = parallel.replicate(constants, feed.mesh)
+        constants = self.constants(constants)
         for epoch in range(self.config.training.epochs):
             for block in feed.epoch(epoch):
                 state, stats = self.block(state, constants, block)
