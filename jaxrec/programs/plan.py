@@ -223,6 +223,10 @@ def told(work: Workload, place: Place, compiled: Compiled, parts: dict[str, int]
     # While the state is made, constants and data are there.
     making = compiled.making + parts.get("constants", 0) + parts["data"]
     peak = max(total, making)
+    notes = notes_of(compiled, work, place)
+    if peak > target.usable and target.platform == "gpu":
+        notes.append("kernels and bytes of a step are those of a program that does not fit, in which XLA may work out "
+                     "anew what it has no room to keep")  # fmt: skip
     copies = [one._asdict() for one in program.copies()]
     return {
         "target": target.name, "platform": target.platform, "devices": n, "hosts": target.hosts,
@@ -239,5 +243,5 @@ def told(work: Workload, place: Place, compiled: Compiled, parts: dict[str, int]
         "collective_bytes_per_step": {parallel.AXIS: collectives} if n > 1 else {},
         "temp_bytes": compiled.temporaries, "argument_bytes": compiled.whole_arguments,
         "compile_s": round(compiled.seconds, 2), "bound": bound_of(work, place, compiled.flop, traffic),
-        "assumed": work.assumed, "notes": notes_of(compiled, work, place),
+        "assumed": work.assumed, "notes": notes,
     }  # fmt: skip
