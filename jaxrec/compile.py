@@ -5,7 +5,7 @@
     python -m jaxrec.compile --config configs/sessions.yaml --items 1000000 --target cpu --measure
 
 Sizes (--items) are given where there is no data set yet. It answers whether a run fits, by part of a device's memory,
-what a step executes, and what devices exchange. It shows no speed: nothing is run, and the bound is that of the vendor's
+what a step executes, and what devices exchange. It shows no speed: nothing is run, and the bound is that of vendors'
 peaks. Targets: tpu-v5e, tpu-v6e, tpu-v5p with a topology (one chip without), h100, h200, a100, l4 with a number of
 devices, cpu with a number of virtual devices.
 """
