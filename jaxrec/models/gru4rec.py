@@ -132,10 +132,10 @@ class GRU4Rec(SessionModel):
         hidden = _reset(carry, block.reset)
         carry = on.dealt(self._next(params, tables.vectors(self._source, "input"), hidden, key, on))
         losses = self._ranking.losses(tables, "item", _with_one(carry[-1]), block.weight > 0, step.drawn)
-        return jnp.sum(losses) / len(losses), (
-            carry,
-            losses,
-        )  # by all lanes, also where some have ended, as in the authors' code
+        total = jnp.sum(losses)
+        # Accelerators add up the losses of all steps of a block at once; a CPU has nothing from it. The mean is by all
+        # lanes, also where some have ended, as in the authors' code.
+        return total / len(losses), (carry, total if on.platform == "cpu" else losses)
 
     def encode(self, params: Any, tables: dict[str, Array], carry: Hidden, block: LaneBlock) -> tuple[Hidden, Array]:
         source = tables[self._source]

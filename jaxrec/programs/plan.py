@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.layout import Format
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxrec.config import Config
@@ -21,7 +22,7 @@ from jaxrec.programs.targets import Target
 from jaxrec.programs.text import Argument, Program
 from jaxrec.programs.text import bytes_of as text_bytes
 from jaxrec.programs.workload import Workload, bytes_of
-from jaxrec.training.block import Training, init_state
+from jaxrec.training.block import Training
 
 PARTS = {
     "state.params": "parameters", "state.tables": "tables", "state.optimizer": "optimizer",
@@ -106,11 +107,8 @@ def compile_block(work: Workload, place: Place) -> Compiled:
     arguments += [Argument(name, f"{leaf.dtype}{list(leaf.shape)}", bytes_of(leaf)) for name, leaf in paths
                   if name not in named]  # fmt: skip
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    # Tables that the block takes in a layout of their own are copied into it, one by one, beside what was made.
-    laid = {name for name, leaf in paths if getattr(getattr(leaf, "format", None), "layout", None) is not None}
-    copied = sum(one.bytes for one in arguments if one.name in laid)
     return Compiled(program, arguments, flop(traced, work.feed.shape.steps), memory.temp_size_in_bytes, results,
-                    memory.argument_size_in_bytes, _making(training, place, copied), seconds, said)  # fmt: skip
+                    memory.argument_size_in_bytes, _making(training, place), seconds, said)  # fmt: skip
 
 
 def arguments_of(work: Workload, place: Place, state: Any = None) -> list[tuple[str, Any]]:
@@ -121,12 +119,14 @@ def arguments_of(work: Workload, place: Place, state: Any = None) -> list[tuple[
             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]  # fmt: skip
 
 
-def _making(training: Training, place: Place, copied: int) -> int:
-    """Bytes of the first device while the state is made there: as ``init_state`` does it, with what is ``copied``."""
-    make = jax.jit(lambda: init_state(training.model, training.optimizer, training.config.training),
-                   out_shardings=SingleDeviceSharding(place.devices[0]))  # fmt: skip
-    memory: Any = make.lower().compile().memory_analysis()
-    return int(memory.output_size_in_bytes + max(memory.temp_size_in_bytes, copied))
+def _making(training: Training, place: Place) -> int:
+    """Bytes of the first device while the state is made there."""
+    first: Any = SingleDeviceSharding(place.devices[0])
+    formats = jax.tree.map(lambda leaf: getattr(leaf, "format", None), training.state_like())
+    out = jax.tree.map(lambda how: first if how is None or how.layout is None else Format(how.layout, first), formats,
+                       is_leaf=lambda how: how is None or isinstance(how, Format))  # fmt: skip
+    memory: Any = jax.jit(training.make, out_shardings=out).lower().compile().memory_analysis()
+    return int(memory.output_size_in_bytes + memory.temp_size_in_bytes)
 
 
 def part_of(name: str) -> str:

@@ -50,10 +50,12 @@ class BlockStats(NamedTuple):
     steps: Array  # int32[], steps with a live lane
 
 
-def init_state(model: Model, optimizer: Optimizer, settings: TrainingConfig) -> TrainState:
-    """The state before the first step. Compiled, since a hundred small operations one by one take seconds."""
+def init_state(
+    model: Model, optimizer: Optimizer, settings: TrainingConfig, formats: TrainState | None = None
+) -> TrainState:
+    """The state before the first step, in ``formats`` of its leaves. Compiled, since a hundred small operations one by
+    one take seconds."""
 
-    @jax.jit
     def init() -> TrainState:
         params_key, tables_key, steps_key = jax.random.split(jax.random.key(settings.seed), 3)
         params = model.init(params_key)
@@ -72,7 +74,8 @@ def init_state(model: Model, optimizer: Optimizer, settings: TrainingConfig) -> 
             key=jax.random.key_data(steps_key),
         )
 
-    return init()
+    made: TrainState = jax.jit(init, out_shardings=formats)() if formats else jax.jit(init)()
+    return made
 
 
 def weights_like(model: Model) -> dict[str, Any]:
@@ -156,10 +159,17 @@ class Training:
     def begin(self) -> TrainState:
         """The state before the first step, on the devices that train it: lanes dealt, the rest on all. On one device it
         is there for good, as what is restored is: one program for both, and a resumed run finds it in the cache."""
-        state, mesh = init_state(self.model, self.optimizer, self.config.training), self.feed.mesh
+        state, mesh = self.make(), self.feed.mesh
         return self.placed(
             lay_out(state, self.model, partial(parallel.replicate, mesh=mesh), partial(parallel.deal, mesh=mesh))
         )
+
+    def make(self) -> TrainState:
+        """``init_state``'s. On TPUs each device makes its own, tables by rows at once: they are not copied there."""
+        out, whole = self._formats, self._whole
+        if out is not None and self.feed.mesh is not None:
+            out = jax.tree.map(lambda how: how or whole, out, is_leaf=lambda how: how is None)
+        return init_state(self.model, self.optimizer, self.config.training, out)
 
     def placed(self, state: TrainState) -> TrainState:
         """The state in the layouts that ``block`` takes: what is restored from a checkpoint has the device's own."""
