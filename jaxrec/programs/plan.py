@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental.layout import Format
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxrec.config import Config
@@ -22,7 +21,7 @@ from jaxrec.programs.targets import Target
 from jaxrec.programs.text import Argument, Program
 from jaxrec.programs.text import bytes_of as text_bytes
 from jaxrec.programs.workload import Workload, bytes_of
-from jaxrec.training.block import Training
+from jaxrec.training.block import Training, init_state
 
 PARTS = {
     "state.params": "parameters", "state.tables": "tables", "state.optimizer": "optimizer",
@@ -108,7 +107,7 @@ def compile_block(work: Workload, place: Place) -> Compiled:
                   if name not in named]  # fmt: skip
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(program, arguments, flop(traced, work.feed.shape.steps), memory.temp_size_in_bytes, results,
-                    memory.argument_size_in_bytes, _making(training, place), seconds, said)  # fmt: skip
+                    memory.argument_size_in_bytes, _making(training), seconds, said)  # fmt: skip
 
 
 def arguments_of(work: Workload, place: Place, state: Any = None) -> list[tuple[str, Any]]:
@@ -119,13 +118,17 @@ def arguments_of(work: Workload, place: Place, state: Any = None) -> list[tuple[
             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]  # fmt: skip
 
 
-def _making(training: Training, place: Place) -> int:
-    """Bytes of the first device while the state is made there."""
-    first: Any = SingleDeviceSharding(place.devices[0])
-    formats = jax.tree.map(lambda leaf: getattr(leaf, "format", None), training.state_like())
-    out = jax.tree.map(lambda how: first if how is None or how.layout is None else Format(how.layout, first), formats,
-                       is_leaf=lambda how: how is None or isinstance(how, Format))  # fmt: skip
-    memory: Any = jax.jit(training.make, out_shardings=out).lower().compile().memory_analysis()
+def _making(training: Training) -> int:
+    """Bytes of a device while the state is made there."""
+
+    def place(leaf: Any) -> Any:
+        return leaf.sharding if leaf.format.layout is None else leaf.format
+
+    def make() -> Any:
+        return init_state(training.model, training.optimizer, training.config.training)
+
+    out = jax.tree.map(place, training.state_like())
+    memory: Any = jax.jit(make, out_shardings=out).lower().compile().memory_analysis()
     return int(memory.output_size_in_bytes + memory.temp_size_in_bytes)
 
 
