@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_a_mask_of_positives_that_training_would_refuse(capsys: pytest.CaptureFi
 # ---- accelerators ----------------------------------------------------------------------------------------------------
 
 
-def compiled_for(name: str, files: list[Path]) -> list[dict[str, Any]]:
+def compiled_for(name: str, files: list[Path], overrides: Sequence[str] = ()) -> list[dict[str, Any]]:
     target = targets.parse(name)
     try:
         worker.check(target)
@@ -145,7 +146,7 @@ def compiled_for(name: str, files: list[Path]) -> list[dict[str, Any]]:
     jobs = []
     for file in files:
         of_rows = workload.find_task(configuration.load(file).model).READS == "rows"
-        jobs.append({"does": "plan", "file": str(file), "overrides": [],
+        jobs.append({"does": "plan", "file": str(file), "overrides": list(overrides),
                      "sizes": sizes if of_rows else {"items": sizes["items"]}})  # fmt: skip
     return list(worker.run(target, jobs))
 
@@ -166,6 +167,14 @@ def test_a_configuration_of_each_model_compiles_for_a_tpu(model: str) -> None:
     (plan,) = compiled_for("tpu-v5e", [ROOT / "configs" / f"{OF_A_MODEL[model]}.yaml"])
     check_plan(plan)
     assert plan["model"] == model and plan["estimated_cycles"] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", list(SIZES))
+def test_a_deterministic_program_of_each_model_has_no_float_atomics(model: str) -> None:
+    file = ROOT / "configs" / f"{OF_A_MODEL[model]}.yaml"
+    (plan,) = compiled_for("h100", [file], ["--training.deterministic", "true"])
+    assert plan["float_atomics"] == 0
 
 
 @pytest.mark.slow
