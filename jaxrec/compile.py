@@ -57,6 +57,8 @@ def main(argv: Sequence[str]) -> None:
         parser.error(f"--{'target' if options.config else 'config'}: missing")
     if options.json and not Path(options.json).absolute().parent.is_dir():
         parser.error(f"--json {options.json}: no such directory; make it first")
+    if options.json and Path(options.json).is_dir():
+        parser.error(f"--json {options.json}: is a directory; name a file")
     sizes = {name: value for name in SIZES if (value := getattr(options, name)) is not None}
     chosen = [targets.parse(name) for name in dict.fromkeys(options.target)]
     for target in chosen:
@@ -69,10 +71,11 @@ def main(argv: Sequence[str]) -> None:
     plans = list[dict[str, Any]]()
     for target in chosen:
         with progress(f"compiling for {target.name}"):
-            plans += worker.run(target, [{"does": "plan", **job}])
-            if options.measure:
+            measured: dict[str, Any] = {}
+            if options.measure:  # first: it may be refused
                 (measured,) = worker.run(target, [{"does": "measure", **job}], here=True)
-                plans[-1] |= measured
+            (plan,) = worker.run(target, [{"does": "plan", **job}])
+            plans.append(plan | measured)
     print(report.table(plans))
     if options.json:
         write_text(Path(options.json), json.dumps(plans, indent=2) + "\n")

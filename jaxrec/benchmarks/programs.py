@@ -18,6 +18,7 @@ from typing import Any
 from jaxrec.benchmarks.sizes import FIELDS, INTERACTIONS, SIZES
 from jaxrec.benchmarks.sweep import table
 from jaxrec.cli.command import Parser, progress, ranged
+from jaxrec.errors import nearest
 from jaxrec.programs import targets, worker
 from jaxrec.run import write_text
 
@@ -47,11 +48,14 @@ def jobs(models: Sequence[str], steps: int, devices: int) -> list[worker.Job]:
 def main(argv: Sequence[str]) -> None:
     """``scripts/benchmark.py programs``."""
     parser = Parser(prog="python scripts/benchmark.py programs", description=__doc__)
-    parser.add_argument("models", nargs="*", choices=[*SIZES, []], metavar="MODEL", help=f"of {', '.join(SIZES)}; all")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(SIZES)} (default: all)")
     parser.add_argument("--target", nargs="+", required=True, metavar="TARGET", help="such as tpu-v5e h100:8")
     parser.add_argument("--steps", type=ranged(int, 1), default=STEPS, help=f"of a block (default: {STEPS})")
     parser.add_argument("--json", metavar="FILE", help="write the rows there as well")
     options = parser.parse_args(argv)
+    for name in options.models:
+        if name not in SIZES:
+            parser.error(f"MODEL {name}: no such model{nearest(name, SIZES)}; there are {', '.join(SIZES)}")
     if options.json and not Path(options.json).absolute().parent.is_dir():
         parser.error(f"--json {options.json}: no such directory; make it first")
     chosen = [targets.parse(name) for name in dict.fromkeys(options.target)]

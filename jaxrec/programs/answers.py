@@ -106,7 +106,7 @@ def remedies(config: Config, place: Place, sizes: workload.Sizes, found: dict[st
     said.append(f"more devices: tables are whole on each of them, so {whole / 1e9:.2f} GB stay; they share the other "
                 f"{shared / 1e9:.2f} GB alone")  # fmt: skip
     if sizes and found["peak_bytes"] > 0:
-        said.append(f"about {int(sizes['items'] * usable / found['peak_bytes']):,} items fit instead of "
+        said.append(f"about {_below(sizes['items'] * usable / found['peak_bytes']):,} items fit instead of "
                     f"{sizes['items']:,}")  # fmt: skip
     return said
 
@@ -141,3 +141,9 @@ def _others(config: Config, loss: bool) -> list[tuple[str, Config]]:
 
 def _with_batch(config: Config, batch: int) -> Config:
     return config.model_copy(update={"training": config.training.model_copy(update={"batch_size": batch})})
+
+
+def _below(number: float) -> int:
+    """The number with two digits, rounded down: what is planned beside the tables does not shrink with them."""
+    step = 10 ** max(0, len(str(int(number))) - 2)
+    return int(number) // step * step

@@ -167,6 +167,8 @@ def notes_of(compiled: Compiled, work: Workload, place: Place) -> list[str]:
         most = work.config.data.device_memory * 2**20
         notes.append(f"training data are not counted: they take up to {most / 1e9:.2f} GB of each device "
                      "(data.device_memory), or are streamed; --events says how many there are")  # fmt: skip
+    elif not work.resident:
+        notes.append("training data are streamed: they take more than data.device_memory")
     return notes
 
 
@@ -180,7 +182,7 @@ def padding(arguments: list[Argument]) -> list[str]:
     for shape, ones in wide.items():
         width, plain, bytes_ = int(shape.partition("]")[0].rpartition(",")[2]), text_bytes(shape), ones[0].bytes
         most, less = -(-width // LANES) * LANES, width // LANES * LANES
-        narrower = f", one of {less} takes {less / most:.0%} of that" if less else ""
+        narrower = f"; {width - less} fewer, in all {less}, take {less / most:.0%} of that" if less else ""
         names = f"{' and '.join(one.name for one in ones[:2])}{' and others' if len(ones) > 2 else ''}"
         notes.append(f"{names}: padded from {plain / 1e9:.2f} to {bytes_ / 1e9:.2f} GB, as rows of {width} (bias "
                      f"included) lie in tiles of {LANES}; a width of {most} takes no more{narrower}")  # fmt: skip

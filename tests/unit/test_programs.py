@@ -140,7 +140,7 @@ def test_narrow_tables_that_a_tpu_pads_are_told_of() -> None:
     first, second = padding([Argument(name, shape, padded(shape)) for name, shape in names])
     assert first.startswith("state.tables['a'] and moment of a: padded from 0.58 to 4.61 GB, as rows of 16 ")
     assert first.endswith("a width of 128 takes no more")
-    assert second.endswith("a width of 256 takes no more, one of 128 takes 50% of that")
+    assert second.endswith("a width of 256 takes no more; 1 fewer, in all 128, take 50% of that")
 
 
 # ---- targets ---------------------------------------------------------------------------------------------------------
