@@ -20,10 +20,10 @@ from jaxrec.data.splits import RowData
 from jaxrec.feeds.base import Feed, Plan, RowBlock, row_feed
 from jaxrec.losses.contrastive import Contrastive, Shared, Triplet, contrast
 from jaxrec.losses.contrastive import Rows as Contrasted
-from jaxrec.losses.sampled import AliasTable, alias_table, draw
 from jaxrec.models.base import Loss, TowerModel
 from jaxrec.models.fields import RowConfig, Stack, byte_mask, with_unknown
 from jaxrec.models.packed import normal
+from jaxrec.ops.alias import AliasTable, alias_table, draw
 from jaxrec.ops.batch_norm import batch_norm
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, look_up

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from jaxrec import config as configuration
-from jaxrec.losses.sampled import alias_table, draw
 from jaxrec.metrics import ranking as metrics
+from jaxrec.ops.alias import alias_table, draw
 
 pytestmark = pytest.mark.numbers
 
