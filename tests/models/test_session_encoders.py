@@ -18,6 +18,7 @@ from scipy.special import expit, softmax
 from steps import Sections, config_of, random_weights, scored, take_step
 
 from jaxrec.data.dataset import Sessions
+from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
 from jaxrec.models.bert4rec import _by_distance
@@ -86,16 +87,30 @@ def double(weights: Any) -> tuple[Any, ...]:
     return tuple(both)
 
 
-def narm_query(p: dict[str, Any], vectors: np.ndarray, normalised: bool = False) -> np.ndarray:
-    """float64[D] after a session of float64[n, D] (Li et al. 2017, sections 3.2 to 3.5)."""
+def narm_query(p: dict[str, Any], vectors: np.ndarray, model: Any) -> np.ndarray:
+    """float64[D] after a session of float64[n, D] (Li et al. 2017, sections 3.2 to 3.5); with a star and a highway as
+    Pan et al. 2020 (section 3.2) say for a prefix, each click with the star that it had when it was the last."""
     cell = {part: p[f"gru_{part}"] for part in ("input_kernel", "hidden_kernel", "input_bias", "hidden_bias")}
     states = [np.zeros(len(cell["hidden_kernel"]))]
     for x in vectors:
         states.append(gru(cell, x, states[-1]))
-    h = np.array(states[1:])
-    alpha = expit(h[-1] @ p["attention_last"] + h @ p["attention_each"]) @ p["attention_value"][:, 0]
-    local = (softmax(alpha, axis=-1) if normalised else alpha) @ h
-    return np.concatenate([h[-1], local]) @ p["decoder"]
+    h, root = np.array(states[1:]), len(states[0]) ** 0.5
+    last = 0.0
+    if "star_star_key" in p:
+        for t in range(len(h)):
+            star = vectors[: t + 1].mean(0)
+            gate = (h[t] @ p["star_state_query"]) @ (star @ p["star_star_key"]) / root
+            h[t] = (1 - gate) * h[t] + gate * star
+        star = softmax((h @ p["star_state_key"]) @ (star @ p["star_star_query"]) / root) @ h
+        last = star @ p["attention_star"]
+    if "highway" in p:
+        gate = expit(np.concatenate([vectors, h], axis=1) @ p["highway"])
+        h = gate * vectors + (1 - gate) * h
+    alpha = expit(h[-1] @ p["attention_last"] + last + h @ p["attention_each"]) @ p["attention_value"][:, 0]
+    alpha = softmax(alpha) if model.attention == "softmax" else alpha
+    local = {"states": [alpha @ h], "items": [alpha @ vectors], "both": [alpha @ h, alpha @ vectors]}[model.local]
+    decoder = np.concatenate([p["decoder"], p["decoder_items"]]) if "decoder_items" in p else p["decoder"]
+    return np.concatenate([h[-1], *local]) @ decoder
 
 
 def sasrec_query(p: dict[str, Any], vectors: np.ndarray, blocks: int, heads: int) -> np.ndarray:
@@ -127,6 +142,9 @@ SIZES, TOLERANCE = REFERENCE["sizes"], 1e-5
 VARIANTS: dict[str, tuple[str, Sections]] = {
     "narm": ("narm", {}),
     "narm-softmax": ("narm", {"model": {"attention": "softmax", "temperature": 3.0}}),
+    "narm-items": ("narm", {"model": {"local": "items"}}),
+    "narm-star": ("narm", {"model": {"layers": [6], "star": True, "highway": True, "local": "both",
+                                    "attention": "softmax"}}),
     "sasrec": ("sasrec", {"model": {"heads": 2, "temperature": 7.0}, "loss": {"label_smoothing": 0.1, "prior": 0.5}}),
 }  # fmt: skip
 # Some longer than the window of 5, some in one row with others, some twice as long.
@@ -149,7 +167,7 @@ def test_scores_are_those_of_the_equations(model: SequenceModel) -> None:
     for history in histories(block):
         vectors = (unit(table) if config.temperature else table)[list(history[:-1])]
         if config.name == "narm":
-            query = narm_query(p, vectors, config.attention == "softmax")
+            query = narm_query(p, vectors, config)
         else:
             query = sasrec_query(p, vectors, config.blocks, config.heads)
         expected.append(config.temperature * unit(table) @ unit(query) if config.temperature else table @ query)
@@ -235,3 +253,9 @@ def test_scores_loss_and_derivatives_of_narm_are_the_recorded_ones() -> None:
     for ours, theirs in zip(jax.tree.leaves(slopes), jax.tree.leaves(gradients), strict=True):
         assert ours.shape == theirs.shape and np.abs(theirs).max() > 1e-3
         np.testing.assert_allclose(ours / len(prefixes), theirs, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_star_and_highway_want_states_as_wide_as_items() -> None:
+    for name in ("star", "highway"):
+        with pytest.raises(UserError, match=rf"model.{name}: .* model.layers \[8\] and model.embedding_dim 6;"):
+            make_model("narm", N_ITEMS, {"model": {name: True}})
