@@ -123,7 +123,7 @@ class Recommender:
 
 # ---- the command -----------------------------------------------------------------------------------------------------
 
-QUERY, ALWAYS = {"items", "user", "profile", "at", "events"}, {"run", "k", "json", "add_items"}
+QUERY, ALWAYS = {"items", "times", "user", "profile", "at", "events"}, {"run", "k", "json", "add_items"}
 HOW = {"exclude", "candidates", "where", "include_seen", "no_rules"}  # to recommend
 MODES = {
     "queries": HOW | {"out", "overwrite", "skip_bad"}, "score": {"out", "overwrite"}, "vectors": {"overwrite"},
@@ -137,7 +137,8 @@ def main(argv: Sequence[str]) -> None:
     options = _parser().parse_args(argv)
     _check(options)
     events = () if options.events is None else item_rows(options.events)
-    query = Query(options.items, events, options.user, pairs("--profile", options.profile), options.at)
+    query = Query(options.items, events, options.user, pairs("--profile", options.profile), options.at,
+                  options.times)  # fmt: skip
     runtime.start()
     r = Recommender.load(options.run)
     if options.add_items is not None:
@@ -222,6 +223,7 @@ def _parser() -> Parser:
     add("--include-seen", "--include-bought", action="store_true", help="allow what the user has already")
     query = parser.add_argument_group("who asks; every model reads some of it").add_argument
     query("--items", "--purchased", nargs="*", default=[], metavar="ID", help="what was clicked or bought, in order")
+    query("--times", nargs="*", default=[], metavar="TIME", help="hstu: when each of --items was (default: unknown)")
     query("--events", metavar="FILE", help='merrec: a sequence, oldest first: [{"item": 1, "event": "item_view"}]; '
           'unknown items by "name"; - reads standard input')  # fmt: skip
     query("--user", metavar="ID", help="click models, two towers: the user; without one somebody new")
@@ -234,8 +236,8 @@ def _parser() -> Parser:
     other("--similar-customers", action="store_true", help="two towers: customers most similar to this one")
     other("--explain", metavar="ID", help="click models: the prediction for this item, and what each field attended to")
     files = parser.add_argument_group("files").add_argument
-    files("--queries", type=Path, metavar="FILE", help="a query a line (.jsonl) or row (.parquet): items, events, "
-          "user, profile, at, and id, which is copied to its answer")  # fmt: skip
+    files("--queries", type=Path, metavar="FILE", help="a query a line (.jsonl) or row (.parquet): items, times, "
+          "events, user, profile, at, and id, which is copied to its answer")  # fmt: skip
     files("--score", type=Path, metavar="FILE", help="click models: rows (.parquet) to predict the label of")
     files("--vectors", type=Path, metavar="FILE", help="write all items' vectors with their attributes (.parquet)")
     files("--out", type=Path, metavar="FILE", help="with --queries: answers (.parquet or .jsonl); with --score: the "

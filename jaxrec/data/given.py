@@ -248,7 +248,7 @@ def _event_types(types: tuple[str, ...], schema: pa.Schema) -> TypeAdapter[list[
     return row_types({"item": Id, "name": Text, "time": Any} | known, {"event": Literal[types]})
 
 
-def read_time(at: Any) -> int | None:
+def read_time(at: Any, what: str = "at") -> int | None:
     """ms since 1970 of ``2023-05-31``, with hours and minutes or without, a date or datetime (in UTC where they name no
     zone), or a number: seconds since 1970, or ms from 2 * 10^10 on. None for None.
     """
@@ -260,8 +260,8 @@ def read_time(at: Any) -> int | None:
             raise ValueError("a year, or a date without what parts it, is no number of seconds")
         moment = MOMENT.validate_python(at)
     except ValueError:
-        raise UserError(f"at: found {shown(at)}, no time; give one such as 2023-05-31 or '2023-05-31 18:30', which is "
-                        "UTC") from None  # fmt: skip
+        raise UserError(f"{what}: found {shown(at)}, no time; give one such as 2023-05-31 or '2023-05-31 18:30', which "
+                        "is UTC") from None  # fmt: skip
     return round((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp() * 1000)
 
 

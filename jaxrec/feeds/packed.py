@@ -29,6 +29,7 @@ class PackedBlock(NamedTuple):
     weight: Any  # float32[S, P], of its loss; 0 where there is no target
     event: Any = None  # int32[S, R, W], the type of the input's event
     asked: Any = None  # int32[S, P], when the last event before each target was
+    clock: Any = None  # int32[S, R, W], when the input was, in seconds from any moment on
 
 
 class Log(NamedTuple):
@@ -37,6 +38,7 @@ class Log(NamedTuple):
     items: Any  # int32[n]
     events: Any  # uint8[n], their types, or None
     times: Any  # int32[n], or None
+    clock: Any = None  # int32[n], or None
 
 
 class Chunks(NamedTuple):
@@ -152,16 +154,18 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 def packed_feed(
     sessions: Sessions, window: int, plan: Plan, stride: int = 1, half_life: float | None = None, events: bool = False,
-    times: np.ndarray | None = None, chunks: Chunks | None = None,
+    times: np.ndarray | None = None, chunks: Chunks | None = None, clock: bool = False,
 ) -> Feed:  # fmt: skip
     """The blocks of a split, in rows of ``window`` positions; the lanes of the feed's shape are the scored positions of
     a step, at most ``plan.batch``, which is at least the window. Targets ``half_life`` days before the split's last
-    event weigh half, with a mean of 1. Blocks tell types of ``events`` and int32[n] ``times`` on request; ``chunks``
-    are those of a model that cuts sessions in its own way. In order time, earlier sessions come earlier."""
+    event weigh half, with a mean of 1. Blocks tell types of ``events``, int32[n] ``times`` of the last events
+    and the ``clock`` of all inputs on request; ``chunks`` are those of a model that cuts sessions in its own way. In
+    order time, earlier sessions come earlier."""
     if len(sessions.items) >= 2**31:
         raise UserError(f"{len(sessions.items):,} events: models that read a session at once train on less than "
                         f"{2**31:,}; prepare a part of the data")  # fmt: skip
-    log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times)
+    log = Log(np.asarray(sessions.items, np.int32), np.asarray(sessions.events) if events else None, times,
+              _seconds(sessions.times) if clock else None)  # fmt: skip
     if chunks is None:
         chunks = cut_chunks(np.asarray(sessions.offsets), window, stride, sessions.last_only)
     pairs, inputs, places = int(chunks.scored.sum()), int(chunks.length.sum()), len(chunks.begin)
@@ -195,6 +199,12 @@ def packed_feed(
     return Feed(plan, shape, pairs, (log, template), order, order_like, _cut)
 
 
+def _seconds(times: Any) -> np.ndarray:
+    """int32[n] from int64[n] ms: since the first of all, so that they fit."""
+    seconds = np.asarray(times) // 1000
+    return np.minimum(seconds - (seconds.min() if len(seconds) else 0), 2**31 - 1).astype(np.int32)
+
+
 def target_positions(feed: Feed, epoch: int = 0) -> np.ndarray:
     """int64[steps of all blocks, P]: where in the split each target of a packed feed stands; -1 where there is none."""
     (_, template), (begin, _) = feed.split, feed.order(epoch)
@@ -216,7 +226,8 @@ def _cut(xp: Any, own: Callable[[Any], Any], split: tuple[Log, Template], order:
     kinds = None if log.events is None else log.events[event].astype(xp.int32)
     asked = None if log.times is None else log.times[xp.maximum(target - 1, 0)]
     goal = log.items[xp.minimum(target, len(log.items) - 1)]  # where the last event is scored, nothing follows
-    return PackedBlock(source, start, slot, goal, weight, kinds, asked)
+    clock = None if log.clock is None else log.clock[event]
+    return PackedBlock(source, start, slot, goal, weight, kinds, asked, clock)
 
 
 def _events(xp: Any, part: Template, begin: Any) -> tuple[Any, Any]:

@@ -71,6 +71,7 @@ class SessionModel(Model, Protocol):
     """A model that ranks what comes next in a session; its splits are ``Sessions``."""
 
     window: int | None  # a score depends on the last so many clicks; None: on all of the session
+    reads_times: bool = False  # whether ``last_query`` takes the clicks' times as well
     _ranking: Any  # what queries are ranked against, of losses.sampled
 
     def constants(self, counts: Any) -> Any:
@@ -87,7 +88,8 @@ class SessionModel(Model, Protocol):
 
     def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
         """float32[B, Q]: the query after the last click of each session, from int32[B, N] items, padded behind int32[B]
-        clicks of each; N is one of a few lengths, at most ``window``."""
+        clicks of each; N is one of a few lengths, at most ``window``. Where ``reads_times`` says so there may be one
+        argument more: int32[B, N], when each click was, in seconds from any moment on; below 0 nobody knows."""
 
     def items(self, tables: dict[str, Array]) -> Array:
         """float32[V, Q], what queries are multiplied with to rank."""

@@ -25,7 +25,7 @@ from jaxrec.losses.sampled import CrossEntropy, SampledLoss, Step
 from jaxrec.losses.softmax import FullSoftmax
 from jaxrec.models import packed
 from jaxrec.models.base import Loss
-from jaxrec.models.packed import Grid, SequenceModel, attend, drop, normal, read_few
+from jaxrec.models.packed import Grid, SequenceModel, attend, by_distance, drop, normal, read_few
 from jaxrec.ops.parallel import ONE, Placement, pad
 from jaxrec.ops.tables import Tables, glorot_like, look_up
 
@@ -99,7 +99,7 @@ class Encoder(nn.Module):
         if on.platform == "cpu":
             bias = near[:, jnp.arange(columns) - jnp.arange(columns)[:, None] + model.window]
         else:
-            bias = _by_distance(near, columns)
+            bias = by_distance(near, columns)
         mixed = attend(self, query, key, value, visible, on, train, bias)
         return self._dense(f"{name}_mixed", mixed, width, on, _identity)
 
@@ -107,14 +107,6 @@ class Encoder(nn.Module):
 def _identity(key: Array, shape: tuple[int, int]) -> Array:
     """What attention finds is at first the items' own vectors, which the scores are made of too."""
     return jnp.eye(*shape)
-
-
-def _by_distance(near: Array, columns: int) -> Array:
-    """float32[heads, C, C], at (t, j) the bias of the distance j - t, from float32[heads, 2 W + 1]. Rows of one number
-    less than there are distances move along by one: no gather, whose derivative adds up one by one."""
-    heads, distances = near.shape
-    repeated = jnp.tile(near, columns + 1)[:, distances // 2 :][:, : columns * (distances - 1)]
-    return repeated.reshape(heads, columns, distances - 1)[:, :, :columns]
 
 
 def _next_to(key: Array, shape: tuple[int, int]) -> Array:
@@ -168,7 +160,9 @@ class BERT4Rec(SequenceModel):
 
         return carry, jax.lax.map(one, block)
 
-    def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
+    def last_query(
+        self, params: Any, tables: dict[str, Array], items: Array, length: Array, clock: Array | None = None
+    ) -> Array:
         return self._behind(params, self._unit(tables["item"]), jnp.pad(items, ((0, 0), (0, 1))), length)
 
     def _behind(self, params: Any, table: Array, items: Array, length: Array) -> Array:

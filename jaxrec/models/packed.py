@@ -69,6 +69,11 @@ class Config(Windowed):
     init_std: Positive | None = None
     """Standard deviation of the table's initial vectors (null: 1 / sqrt(embedding_dim))."""
 
+    @property
+    def reads_times(self) -> bool:
+        """Whether the encoder reads ``Grid.clock``."""
+        return False
+
     def encoder(self) -> nn.Module:
         """Called as ``encoder(vectors, grid, train)`` with float32[R, W, D] and a ``Grid``; gives float32[P, D]."""
         raise NotImplementedError
@@ -89,7 +94,7 @@ class Attending(Config):
                              "choose a divisor")  # fmt: skip
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["start", "slot"], meta_fields=["on"])
+@partial(jax.tree_util.register_dataclass, data_fields=["start", "slot", "clock"], meta_fields=["on"])
 @dataclass(frozen=True)
 class Grid:
     """R rows of W positions, of which P are scored, as an encoder sees them."""
@@ -97,6 +102,7 @@ class Grid:
     start: Array  # int32[R, W], the column where the session of each position begins
     slot: Array  # int32[P], which positions of the flattened grid are scored
     on: Placement = ONE  # the devices that share the rows
+    clock: Array | None = None  # int32[R, W], when each click was, in seconds; below 0, and in None: unknown
 
     def allowed(self) -> Array:
         """bool[R, W, W]: whether position t (second axis) may see position j: start[t] <= j <= t."""
@@ -165,12 +171,13 @@ class SequenceModel(SessionModel):
         self._encoder: Any = model.encoder()
         self._ranking, self._temperature = ranking(config.loss, n_items), model.temperature
         self.window: int | None = model.window
+        self.reads_times = model.reads_times
         init = normal(model.init_std or model.embedding_dim**-0.5)
         self.tables = {"item": TableSpec(n_items, model.embedding_dim, init, self._ranking.dense)}
 
     def feed(self, split: Sessions, plan: Plan) -> Feed:
-        training = (self._model.stride, self._half_life) if plan.training else ()
-        return packed_feed(split, self._model.window, plan, *training)
+        stride, half_life = (self._model.stride, self._half_life) if plan.training else (1, None)
+        return packed_feed(split, self._model.window, plan, stride, half_life, clock=self.reads_times)
 
     def init(self, key: Array) -> Any:
         model = self._model
@@ -184,7 +191,7 @@ class SequenceModel(SessionModel):
 
     def loss(self, params: Any, tables: Tables, carry: tuple[()], step: Step, key: Array, constants: Any) -> Loss:
         block, tables = step.block, tables.through("item", self._unit)
-        grid = Grid(block.start, block.slot, tables.on)
+        grid = Grid(block.start, block.slot, tables.on, block.clock)
         queries = self._queries(params, tables.vectors("item", "input"), grid, key)
         total = self._ranking.total(tables, "item", queries, block.target, block.weight, step.drawn, constants)
         return total / len(block.target), (carry, total)
@@ -193,14 +200,16 @@ class SequenceModel(SessionModel):
         table = self._unit(tables["item"])
 
         def one(step: PackedBlock) -> Array:
-            return self._queries(params, look_up(table, step.input), Grid(step.start, step.slot))
+            return self._queries(params, look_up(table, step.input), Grid(step.start, step.slot, clock=step.clock))
 
         return carry, jax.lax.map(one, block)
 
-    def last_query(self, params: Any, tables: dict[str, Array], items: Array, length: Array) -> Array:
+    def last_query(
+        self, params: Any, tables: dict[str, Array], items: Array, length: Array, clock: Array | None = None
+    ) -> Array:
         table, (rows, n) = self._unit(tables["item"]), items.shape
         slot = jnp.arange(rows) * n + jnp.maximum(length - 1, 0)
-        return self._queries(params, look_up(table, items), Grid(jnp.zeros_like(items), slot))
+        return self._queries(params, look_up(table, items), Grid(jnp.zeros_like(items), slot, clock=clock))
 
     def items(self, tables: dict[str, Array]) -> Array:
         return self._unit(tables["item"])
@@ -226,6 +235,23 @@ def normal(deviation: float) -> Callable[[Array, tuple[int, int]], Array]:
 def unit(vectors: Array) -> Array:
     """The vectors at length 1; a vector of zeros stays one, and has derivatives."""
     return vectors * jax.lax.rsqrt(jnp.maximum(jnp.sum(vectors**2, axis=-1, keepdims=True), 1e-12))
+
+
+def embedded(module: nn.Module, vectors: Array, grid: Grid, train: bool) -> Array:
+    """float32[R, W, D]: item vectors, scaled by sqrt(D), with learned positions from the first click that the window
+    shows, where SASRec's authors count from the last."""
+    model, (_, columns, width) = module.model, vectors.shape
+    positions = module.param("positions", nn.initializers.normal(width**-0.5), (model.window, width))
+    since = jnp.arange(columns) - grid.start
+    return drop(module, vectors * width**0.5 + read_few(positions, since, grid.on), model.dropout_embedding, train)
+
+
+def by_distance(near: Array, columns: int) -> Array:
+    """float32[heads, C, C], at (t, j) the bias of the distance j - t, from float32[heads, 2 W + 1]. Rows of one number
+    less than there are distances move along by one: no gather, whose derivative adds up one by one."""
+    heads, distances = near.shape
+    repeated = jnp.tile(near, columns + 1)[:, distances // 2 :][:, : columns * (distances - 1)]
+    return repeated.reshape(heads, columns, distances - 1)[:, :, :columns]
 
 
 def attend(

@@ -6,11 +6,10 @@ from typing import Literal
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from jaxrec.models import packed
-from jaxrec.models.packed import Grid, SequenceModel, attend, drop, read_few
+from jaxrec.models.packed import Grid, SequenceModel, attend, drop, embedded
 from jaxrec.ops.parallel import Placement
 from jaxrec.ops.tables import glorot_like
 
@@ -25,20 +24,16 @@ class Config(packed.Attending):
 
 
 class SASRecEncoder(nn.Module):
-    """Blocks of self-attention and a point-wise network over item vectors, scaled by sqrt(D), with learned positions
-    from the first click that the window shows (the authors': from the last). As in their code queries are normalised
-    and keys and values are not, and attention weights are dropped out; halves of a block are residual as in section
-    III.B."""
+    """Blocks of self-attention and a point-wise network over item vectors with learned positions. As in the authors'
+    code queries are normalised and keys and values are not, and attention weights are dropped out; halves of a block
+    are residual as in section III.B."""
 
     model: Config
 
     @nn.compact
     def __call__(self, vectors: Array, grid: Grid, train: bool) -> Array:
         """float32[P, D] from float32[R, W, D]."""
-        model, width = self.model, self.model.embedding_dim
-        positions = self.param("positions", nn.initializers.normal(width**-0.5), (model.window, width))
-        since = jnp.arange(vectors.shape[1]) - grid.start
-        x = drop(self, vectors * width**0.5 + read_few(positions, since, grid.on), model.dropout_embedding, train)
+        model, x = self.model, embedded(self, vectors, grid, train)
         visible = grid.allowed()
         for i in range(model.blocks):
             x = x + self._attend(f"block_{i}", nn.LayerNorm(name=f"block_{i}_norm_1")(x), x, visible, grid.on, train)

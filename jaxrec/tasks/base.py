@@ -91,10 +91,11 @@ def make_task(config: Config, dataset: Dataset | RowsDataset, plan: MakePlan | N
                    if kind == find_task(model).READS and (typed or model.task != "events")]  # fmt: skip
         fits = listed(fitting, "or")
         raise UserError(f"model.name: {config.model.name} does not read the {kind} of {dataset.path}; choose {fits}")
-    half_life = getattr(config.data, "half_life", None)
-    if half_life is not None and manifest.get("options", {}).get("time_unit") == ORDER:
-        raise UserError(f"data.half_life: {half_life} days, and the times of {dataset.path} are counters (--time-unit "
-                        "order); leave it out")  # fmt: skip
+    if manifest.get("options", {}).get("time_unit") == ORDER:
+        for section, name in (("data", "half_life"), ("model", "time_bias")):
+            if value := getattr(getattr(config, section), name, None):
+                raise UserError(f"{section}.{name}: found {value}, and the times of {dataset.path} are counters "
+                                "(--time-unit order); leave it out")  # fmt: skip
     dataset.verify()
     made: Task = part_of(config, "task").make(config, dataset, *([] if plan is None else [plan]))
     if config.training.early_stopping and made.judge is None:

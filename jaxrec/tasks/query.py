@@ -36,14 +36,18 @@ class Query:
     """Values of fields of the user."""
     at: Any = None
     """The moment of the recommendation: seconds since 1970, a date or a time in ISO 8601."""
+    times: Sequence[Any] = ()
+    """When each of ``items`` was, in the same forms; nothing: unknown."""
 
     def __post_init__(self) -> None:
-        for name in ("items", "events"):  # any sequence of the caller's becomes a tuple
+        for name in ("items", "events", "times"):  # any sequence of the caller's becomes a tuple
             value = getattr(self, name)
             if type(value) is not tuple:
                 object.__setattr__(self, name, tuple(value if type(value) is list else read_list(name, value, True)))
         if type(self.profile) is not dict and not isinstance(self.profile, Mapping):
             raise UserError(f"profile: found {shown(self.profile)}; give fields with their values, as {{'age': 25}}")
+        if len(self.times) not in (0, len(self.items)):
+            raise UserError(f"times: found {len(self.times)} for {len(self.items)} items; give one for each, or none")
         if self.user is not None:
             check_single("user", self.user)
 

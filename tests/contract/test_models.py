@@ -32,6 +32,7 @@ from jaxrec.run import open_run
 SLOW = pytest.mark.slow
 VARIANTS: dict[str, tuple[str, Sections]] = {
     "sasrec-averaged": ("sasrec", {"loss": {"name": "softmax"}, "training": {"average": 0.9}}),
+    "hstu-times": ("hstu", {"model": {"time_bias": True, "dropout_times": 0.3}}),
     "merrec-text": ("merrec", {"model": {"head": "text", "temperature": 8.0}, "loss": {"n_sample": 0}}),
     "autoint-logistic": ("autoint", {"model": {"blocks": 0, "first_order": "logistic"}}),
     "two_tower-infonce": ("two_tower", {"model": {"table": "rows", "norm": "none"},
@@ -40,7 +41,7 @@ VARIANTS: dict[str, tuple[str, Sections]] = {
 }  # fmt: skip
 """Other ways of the same models: slow."""
 ALL: list[Any] = [*models(), *(pytest.param(name, marks=SLOW) for name in VARIANTS)]
-SESSIONS = [name for name in models() if kind_of(name) == "sessions"]
+SESSIONS: list[Any] = [name for name in models() if kind_of(name) == "sessions"]
 
 
 def chance(targets: int, share: float) -> float:
@@ -110,15 +111,22 @@ def test_resumed_and_not_streamed_it_ends_bit_for_bit_as_if_it_was_not(
     assert_same_run(resumed, noisy)
 
 
-@pytest.mark.parametrize("model", SESSIONS)
+@pytest.mark.parametrize("model", [*SESSIONS, "hstu-times"])
 def test_what_is_served_is_what_was_evaluated_whatever_is_asked_beside_it(model: str, worlds: Worlds) -> None:
     """Hits after each click, from the clicks until then; scores of the whole catalogue, whatever padding neighbours of
     other lengths bring; and text ids that go in and come out: two clicks say what is next."""
-    run, data = worlds.run(model), open_sessions(worlds.data("sessions"))
-    split, ids = data.split("test"), pq.read_table(data.path / "items.parquet")["item"].to_pylist()
+    name, sections = VARIANTS.get(model, (model, {}))
+    run, data = worlds.run(name, **sections), open_sessions(worlds.data("sessions"))
+    recommender, split, ids = (
+        Recommender.load(run),
+        data.split("test"),
+        pq.read_table(data.path / "items.parquet")["item"].to_pylist(),
+    )
     sessions = [[ids[i] for i in session] for session in np.split(np.asarray(split.items), split.offsets[1:-1])]
-    asked = [(Query(session[:t]), session[t]) for session in sessions for t in range(1, len(session))]
-    queries, recommender = [query for query, _ in asked], Recommender.load(run)
+    moments = np.split(np.asarray(split.times), split.offsets[1:-1])
+    asked = [(Query(session[:t], times=list(times[:t]) if "times" in recommender.reads else ()), session[t])
+             for session, times in zip(sessions, moments, strict=True) for t in range(1, len(session))]  # fmt: skip
+    queries = [query for query, _ in asked]
     answers = recommender.recommend(queries, 5, seen=True)
     hits = [target in [item.id for item in answer.items] for answer, (_, target) in zip(answers, asked, strict=True)]
     assert sum(hits) / len(hits) == pytest.approx(worlds.evaluated(run)["recall@5"], abs=1e-6)

@@ -12,11 +12,14 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from helpers import load_parts, ranked
+from helpers import load_parts, open_sessions, ranked, write_dataset
 from numpy_models import all_scores
+from worlds import Worlds
 
 from jaxrec import Query, Recommender, UserError
+from jaxrec import config as configuration
 from jaxrec.data.items import Items
+from jaxrec.tasks.base import make_task
 
 LONG = [int(item) for item in np.random.default_rng(1).integers(1, 101, 700)]
 
@@ -82,6 +85,28 @@ def test_similar_items_and_vectors(
 def test_what_is_refused(recommender: Recommender, query: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         recommender.recommend({"items": query}, **options)
+
+
+def test_times_are_one_for_each_item_of_a_run_that_reads_them(recommender: Recommender, worlds: Worlds) -> None:
+    with pytest.raises(UserError, match="times: found 1 for 2 items"):
+        Query([3, 5], times=[0])
+    with pytest.raises(UserError, match="a run of gru4rec does not read times"):
+        recommender.recommend({"items": [3], "times": [0]})
+    reader = Recommender.load(worlds.run("hstu", model={"time_bias": True, "dropout_times": 0.3}))
+    with pytest.raises(UserError, match="times: found 'noon', no time"):
+        reader.recommend({"items": ["sku-01"], "times": ["noon"]})
+    # What is unknown goes with its time; and only what lies between times counts.
+    asked = [{"items": ["sku-01", "sku-99", "sku-07"], "times": times} for times in ([60, 0, 95], [1060, 7, 1095])]
+    first, *others = reader.recommend([*asked, {"items": ["sku-01", "sku-07"], "times": ["1970-01-02", 86_435]}])
+    for other in others:
+        assert first.ids == other.ids and first.scores == pytest.approx(other.scores, abs=1e-5)
+
+
+def test_times_that_are_counters_are_no_times(tmp_path: Path) -> None:
+    data = write_dataset(tmp_path / "data", [[1, 2, 3], [2, 3]], time_unit="order", test_days=0)
+    config = configuration.parse({"data": {"path": str(data)}, "model": {"name": "hstu", "time_bias": True}})
+    with pytest.raises(UserError, match=r"model.time_bias: found True, and the times of .* are counters"):
+        make_task(config, open_sessions(data))
 
 
 def test_a_session_in_any_form(recommender: Recommender) -> None:

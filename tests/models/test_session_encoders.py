@@ -1,6 +1,6 @@
-"""NARM and SASRec are the published ones, a session at once is its prefixes one by one, and what ranks them is what it
-says: NumPy from the papers' equations, and for NARM the numbers of a PyTorch implementation (``narm_reference.json``
-says in its ``notes`` how they were made)."""
+"""NARM, SASRec, HSTU and eSASRec are the published ones, a session at once is its prefixes one by one, and what ranks
+them is what it says: NumPy from the papers' equations, and for NARM the numbers of a PyTorch implementation
+(``narm_reference.json`` says in its ``notes`` how they were made)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Plan
 from jaxrec.feeds.packed import PackedBlock
-from jaxrec.models.bert4rec import _by_distance
-from jaxrec.models.packed import Grid, SequenceModel
+from jaxrec.models.hstu import UNKNOWN
+from jaxrec.models.packed import Grid, SequenceModel, by_distance
 from jaxrec.ops.parallel import Placement
 
 N_ITEMS, WINDOW, BATCH = 24, 5, 16
@@ -36,27 +36,33 @@ def make_model(name: str, n_items: int, *sections: Sections) -> SequenceModel:
     return SequenceModel(config_of(small, *sections), n_items)
 
 
+def clock_of(session: Any) -> np.ndarray:
+    """int64[n]: seconds of the clicks. What comes between two of them is the later one's number's doing."""
+    return np.cumsum(np.array([0, 1, 2, 7, 100, 90_000])[np.array(session) % 6])
+
+
 def packed_block(model: SequenceModel, sessions: list[list[int]]) -> PackedBlock:
     """All steps of the training feed, NumPy leaves [S, ...]."""
     offsets, items = np.cumsum([0, *map(len, sessions)]), np.concatenate(sessions).astype(np.int32)
-    clicks = Sessions(items, np.arange(len(items)), offsets)
+    clicks = Sessions(items, 1000 * np.concatenate([clock_of(session) for session in sessions]), offsets)
     feed = model.feed(clicks, Plan(BATCH, 1000, "random", 3, 0, training=True))
     return jax.tree.map(np.asarray, next(iter(feed.epoch(0))))
 
 
-def prefix_block(sessions: list[list[int]]) -> PackedBlock:
+def prefix_block(sessions: list[list[int]], times: bool) -> PackedBlock:
     """The published way: each prefix that has a target is read on its own, from the left of its own row, and scored at
     its end."""
     cuts = [(session[:t], session[t]) for session in sessions for t in range(1, len(session))]
     source = np.full((1, len(cuts), WINDOW), -1, np.int32)
     start = np.tile(np.arange(WINDOW, dtype=np.int32), (1, len(cuts), 1))
-    slot = np.zeros((1, len(cuts)), np.int32)
+    slot, clock = np.zeros((1, len(cuts)), np.int32), np.zeros_like(source)
     for row, (prefix, _) in enumerate(cuts):
         shown = prefix[-WINDOW:]
         source[0, row, : len(shown)], start[0, row, : len(shown)] = shown, 0
-        slot[0, row] = row * WINDOW + len(shown) - 1
+        slot[0, row], clock[0, row, : len(shown)] = row * WINDOW + len(shown) - 1, clock_of(shown)
     targets = np.array([[target for _, target in cuts]], np.int32)
-    return PackedBlock(source, start, slot, targets, np.ones(slot.shape, np.float32))
+    weight = np.ones(slot.shape, np.float32)
+    return PackedBlock(source, start, slot, targets, weight, clock=clock if times else None)
 
 
 def histories(block: PackedBlock) -> list[tuple[int, ...]]:
@@ -113,30 +119,73 @@ def narm_query(p: dict[str, Any], vectors: np.ndarray, model: Any) -> np.ndarray
     return np.concatenate([h[-1], *local]) @ decoder
 
 
-def sasrec_query(p: dict[str, Any], vectors: np.ndarray, blocks: int, heads: int) -> np.ndarray:
+def norm_of(p: dict[str, Any], name: str, x: np.ndarray) -> np.ndarray:
+    scaled = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-6)
+    return np.asarray(scaled * p[name]["scale"] + p[name]["bias"])
+
+
+def attended(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:
+    """float64[n, D]: softmax attention of each head to what came until then."""
+    mixed = []
+    for one in np.split(np.arange(q.shape[1]), heads):
+        score = q[:, one] @ k[:, one].T / np.sqrt(len(one))
+        score[np.triu_indices(len(q), 1)] = -np.inf  # what comes later
+        mixed.append(softmax(score, axis=-1) @ v[:, one])
+    return np.concatenate(mixed, axis=1)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    return np.asarray(x * expit(x))
+
+
+def sasrec_query(p: dict[str, Any], vectors: np.ndarray, blocks: int, heads: int, _: Any) -> np.ndarray:
     """float64[D] after a session of float64[n, D] (Kang & McAuley 2018, section III, as in the authors' code)."""
     n, width = vectors.shape
-    depth = width // heads
-
-    def norm(name: str, x: np.ndarray) -> np.ndarray:
-        scaled = (x - x.mean(axis=1, keepdims=True)) / np.sqrt(x.var(axis=1, keepdims=True) + 1e-6)
-        return scaled * p[name]["scale"] + p[name]["bias"]
-
+    norm = partial(norm_of, p)
     x = vectors * np.sqrt(width) + p["positions"][:n]
     for block in (f"block_{i}" for i in range(blocks)):
         q = norm(f"{block}_norm_1", x) @ p[f"{block}_query"]
         k, v = x @ p[f"{block}_key"], x @ p[f"{block}_value"]
-        mixed = []
-        for part in (slice(head * depth, (head + 1) * depth) for head in range(heads)):
-            score = q[:, part] @ k[:, part].T / np.sqrt(depth)
-            score[np.triu_indices(n, 1)] = -np.inf  # what comes later
-            mixed.append(softmax(score, axis=-1) @ v[:, part])
-        x = x + np.concatenate(mixed, axis=1)
+        x = x + attended(q, k, v, heads)
         hidden = np.maximum(norm(f"{block}_norm_2", x) @ p[f"{block}_kernel_1"] + p[f"{block}_bias_1"], 0.0)
         x = x + hidden @ p[f"{block}_kernel_2"] + p[f"{block}_bias_2"]
     return norm("norm", x)[-1]
 
 
+def esasrec_query(p: dict[str, Any], vectors: np.ndarray, blocks: int, heads: int, _: Any) -> np.ndarray:
+    """As ``sasrec_query`` (Borisyuk et al. 2025, section 3.2.1: gated halves; Shazeer 2020: SwiGLU)."""
+    n, width = vectors.shape
+    x = vectors * np.sqrt(width) + p["positions"][:n]
+    for block in (f"block_{i}" for i in range(blocks)):
+        y = norm_of(p, f"{block}_norm_1", x)
+        q, k, v = (y @ p[f"{block}_{part}"] for part in ("query", "key", "value"))
+        half = attended(q, k, v, heads) @ p[f"{block}_mixed"]
+        x = x + expit(x @ p[f"{block}_gate_1_kernel"] + p[f"{block}_gate_1_bias"]) * half
+        y = norm_of(p, f"{block}_norm_2", x)
+        half = (silu(y @ p[f"{block}_swish"]) * (y @ p[f"{block}_linear"])) @ p[f"{block}_out"]
+        x = x + expit(x @ p[f"{block}_gate_2_kernel"] + p[f"{block}_gate_2_bias"]) * half
+    return norm_of(p, "norm", x)[-1]
+
+
+def hstu_query(p: dict[str, Any], vectors: np.ndarray, blocks: int, heads: int, seconds: Any) -> np.ndarray:
+    """float64[D] after a session of float64[n, D] (Zhai et al. 2024, equations 1 to 3)."""
+    n, width = vectors.shape
+    x = vectors * np.sqrt(width) + p["positions"][:n]
+    for block in (f"block_{i}" for i in range(blocks)):
+        u, v, q, k = np.split(silu(norm_of(p, f"{block}_norm_1", x) @ p[f"{block}_in"]), 4, axis=1)
+        mixed = np.zeros_like(x)
+        for head, part in enumerate(np.split(np.arange(width), heads)):
+            for t in range(n):
+                for j in range(t + 1):
+                    bias = p[f"{block}_near"][head, t - j]
+                    if seconds is not None:
+                        bias += p[f"{block}_since"][int(seconds[t] - seconds[j]).bit_length(), head]
+                    mixed[t, part] += silu(q[t, part] @ k[j, part] + bias) / (t + 1) * v[j, part]
+        x = x + (norm_of(p, f"{block}_norm_2", mixed) * u) @ p[f"{block}_out"] + p[f"{block}_out_bias"]
+    return norm_of(p, "norm", x)[-1]
+
+
+QUERIES = {"sasrec": sasrec_query, "esasrec": esasrec_query, "hstu": hstu_query}
 REFERENCE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "data" / "narm_reference.json").read_text())
 SIZES, TOLERANCE = REFERENCE["sizes"], 1e-5
 VARIANTS: dict[str, tuple[str, Sections]] = {
@@ -146,6 +195,9 @@ VARIANTS: dict[str, tuple[str, Sections]] = {
     "narm-star": ("narm", {"model": {"layers": [6], "star": True, "highway": True, "local": "both",
                                     "attention": "softmax"}}),
     "sasrec": ("sasrec", {"model": {"heads": 2, "temperature": 7.0}, "loss": {"label_smoothing": 0.1, "prior": 0.5}}),
+    "esasrec": ("esasrec", {"model": {"heads": 3}}),
+    "hstu": ("hstu", {"model": {"heads": 2}}),
+    "hstu-times": ("hstu", {"model": {"heads": 2, "time_bias": True, "dropout_times": 0.0}}),
 }  # fmt: skip
 # Some longer than the window of 5, some in one row with others, some twice as long.
 RANDOM = np.random.default_rng(0)
@@ -169,7 +221,8 @@ def test_scores_are_those_of_the_equations(model: SequenceModel) -> None:
         if config.name == "narm":
             query = narm_query(p, vectors, config)
         else:
-            query = sasrec_query(p, vectors, config.blocks, config.heads)
+            seconds = clock_of(history[:-1]) if model.reads_times else None
+            query = QUERIES[config.name](p, vectors, config.blocks, config.heads, seconds)
         expected.append(config.temperature * unit(table) @ unit(query) if config.temperature else table @ query)
     np.testing.assert_allclose(scores(model, weights, block), expected, rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(model.vectors(weights["tables"]), weights["tables"]["item"])
@@ -178,7 +231,7 @@ def test_scores_are_those_of_the_equations(model: SequenceModel) -> None:
 def test_a_session_at_once_gives_the_loss_and_derivatives_of_its_prefixes(model: SequenceModel) -> None:
     """Each prefix on its own in a row, the last 5 clicks of it, as the published code reads it."""
     weights = random_weights(model)
-    whole, alone = packed_block(model, SESSIONS), prefix_block(SESSIONS)
+    whole, alone = packed_block(model, SESSIONS), prefix_block(SESSIONS, model.reads_times)
     assert whole.start.max() > 0 and len(whole.input) > 1
     assert sorted(histories(whole)) == sorted(histories(alone))
     loss, slopes = loss_and_slopes(model, weights, whole)
@@ -195,6 +248,7 @@ def test_accelerators_give_the_same_queries_and_derivatives(model: SequenceModel
     """Of a step with padding, whose slots repeat and weigh nothing; of all its positions, and of few."""
     params, block = random_weights(model)["params"], packed_block(model, SESSIONS)
     start, slot, weight = block.start[-1], block.slot[-1, ::every], block.weight[-1, ::every, None]
+    clock = None if block.clock is None else jnp.asarray(block.clock[-1])
     assert every > 1 or not weight.all()
     random = np.random.default_rng(0)
     vectors, by = random.normal(size=(*start.shape, 6)), weight * random.normal(size=(len(slot), 6))
@@ -202,7 +256,7 @@ def test_accelerators_give_the_same_queries_and_derivatives(model: SequenceModel
     @partial(jax.jit, static_argnums=0)
     def encode(on: Placement) -> Any:
         def query(params: Any, vectors: Any) -> Any:
-            return model._encoder.apply({"params": params}, vectors, Grid(start, slot, on), False)
+            return model._encoder.apply({"params": params}, vectors, Grid(start, slot, on, clock), False)
 
         queries, backward = jax.vjp(query, params, jnp.asarray(vectors, jnp.float32))
         return queries, backward(jnp.asarray(by, jnp.float32))
@@ -216,7 +270,7 @@ def test_biases_by_distance_are_those_of_a_gather() -> None:
     near = np.random.default_rng(0).normal(size=(2, 9)).astype(np.float32)  # of a window of 4
     for columns in range(1, 6):
         distance = np.arange(columns) - np.arange(columns)[:, None]
-        np.testing.assert_array_equal(_by_distance(jnp.asarray(near), columns), near[:, distance + 4])
+        np.testing.assert_array_equal(by_distance(jnp.asarray(near), columns), near[:, distance + 4])
 
 
 def to_ours(theirs: dict[str, Any]) -> Weights:
@@ -259,3 +313,26 @@ def test_star_and_highway_want_states_as_wide_as_items() -> None:
     for name in ("star", "highway"):
         with pytest.raises(UserError, match=rf"model.{name}: .* model.layers \[8\] and model.embedding_dim 6;"):
             make_model("narm", N_ITEMS, {"model": {name: True}})
+
+
+def test_times_are_dropped_by_session_and_unknown_where_there_are_none() -> None:
+    model = make_model("hstu", N_ITEMS, {"model": {"time_bias": True, "dropout_times": 0.5}})
+    weights, block = random_weights(model), packed_block(model, SESSIONS)
+    start, clock = jnp.asarray(block.start[0]), jnp.asarray(block.clock[0])
+
+    def buckets(clock: Any, train: bool) -> Any:
+        grid, rngs = Grid(start, jnp.zeros(1, int), clock=clock), {"dropout": jax.random.key(0)}
+        return np.asarray(model._encoder.apply({}, grid, train, method="_buckets", rngs=rngs))
+
+    known, some = buckets(clock, False), buckets(clock, True)
+    assert (known < UNKNOWN).all() and (buckets(None, False) == UNKNOWN).all()
+    lost = np.diagonal(some, axis1=1, axis2=2) == UNKNOWN  # [R, W]
+    assert lost.any() and not lost.all()
+    np.testing.assert_array_equal(lost, np.take_along_axis(lost, np.asarray(start), axis=1))
+    either = lost[:, :, None] | lost[:, None, :]
+    np.testing.assert_array_equal(some, np.where(either, UNKNOWN, known))
+
+    items, lengths = jnp.asarray([[3, 8, 5]]), jnp.asarray([3])
+    ask = partial(model.last_query, weights["params"], weights["tables"], items, lengths)
+    np.testing.assert_array_equal(ask(), ask(jnp.full((1, 3), -1)))
+    assert np.abs(ask() - ask(jnp.asarray([[0, 1, 90]]))).max() > 1e-3

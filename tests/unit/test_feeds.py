@@ -46,7 +46,7 @@ KINDS: dict[str, Callable[[Plan], Feed]] = {
     "packed": partial(packed_feed, SESSIONS, 5),
     "packed, last events": partial(packed_feed, LAST, 5),
     "packed, weighed": partial(packed_feed, SESSIONS, 5, stride=2, half_life=2.0),
-    "packed, types and times": partial(packed_feed, SESSIONS, 20, stride=2, events=True, times=HOURS),
+    "packed, types and times": partial(packed_feed, SESSIONS, 20, stride=2, events=True, times=HOURS, clock=True),
     "rows": partial(row_feed, numbered_rows(100)),
 }
 

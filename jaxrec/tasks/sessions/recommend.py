@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jax import Array
 
+from jaxrec.data.given import read_time
 from jaxrec.ops.topk import CHUNK
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
@@ -23,10 +24,10 @@ MOST = 2**31  # clicks of a session
 class Recommender:
     """See ``jaxrec.tasks.query.Kind``; the items of the session are ``gone``."""
 
-    reads = ("items",)
     can = frozenset({"similar", "vectors"})
 
     def __init__(self, loaded: Loaded) -> None:
+        self.reads = ("items", "times") if loaded.model.reads_times else ("items",)
         self._model, self._memory = loaded.model, loaded.run.config.evaluation.memory
         self._params, self._tables = loaded.weights["params"], loaded.weights["tables"]
         self.items = loaded.run.vocabulary()
@@ -38,12 +39,14 @@ class Recommender:
         raw = [value for query in queries for value in query.items]
         codes, inputs = self.items.ids.encode(raw), list[Inputs]()
         places, all_known = codes.astype(np.int64), bool((codes >= 0).all())
-        for start, end in pairwise(np.cumsum([0, *(len(query.items) for query in queries)]).tolist()):
+        ends = np.cumsum([0, *(len(query.items) for query in queries)]).tolist()
+        for query, (start, end) in zip(queries, pairwise(ends), strict=True):
             session, lost, notes = places[start:end], list[Any](), list[str]()
+            what = np.column_stack([session, _seconds(query)]) if self._model.reads_times else session
             if not all_known and (session < 0).any():
-                lost = [raw[start + at] for at in np.flatnonzero(session < 0)]
+                lost, what = [raw[start + at] for at in np.flatnonzero(session < 0)], what[session >= 0]
                 session, notes = self.items.places("items", raw[start:end])
-            inputs.append(Inputs(session, session[:0] if seen else session, notes, len(session) > 0, lost))
+            inputs.append(Inputs(what, session[:0] if seen else session, notes, len(session) > 0, lost))
         return inputs
 
     def best(
@@ -72,10 +75,21 @@ class Recommender:
         return vector_table(ids, np.asarray(self._items)[: len(ids)], pa.table({"count": self.items.counts}))
 
     def _queries(self, sessions: list[np.ndarray], rows: int) -> Array:
-        """float32[rows, Q]; sessions are padded as well, so that few shapes are compiled."""
+        """float32[rows, Q] of int[n] items, or [n, 2] items and seconds; sessions are padded as well, so that few
+        shapes are compiled."""
         window = self._model.window
         sessions = [session[-window:] if window else session for session in sessions]
         fine = (2, 2) if rows == BATCH else (16, 4)  # a full batch is worth a program for its length
         length = min(steps(max(map(len, sessions)), *fine), window or MOST)
         lengths = filled(np.array([len(session) for session in sessions], np.int32), rows)
-        return self._encode(self._params, self._tables, jnp.asarray(padded(sessions, rows, length)), lengths)
+        table = padded(sessions, rows, length)
+        items, *seconds = [table] if table.ndim == 2 else map(np.ascontiguousarray, np.moveaxis(table, 2, 0))
+        return self._encode(self._params, self._tables, jnp.asarray(items), lengths, *map(jnp.asarray, seconds))
+
+
+def _seconds(query: Query) -> np.ndarray:
+    """int64[n]: when each of the items was, since the first of them; -1 where it is unknown."""
+    times = [read_time(one, "times") for one in query.times] or [None] * len(query.items)
+    seconds = [None if time is None else time // 1000 for time in times]
+    first = min((one for one in seconds if one is not None), default=0)
+    return np.array([-1 if one is None else min(one - first, 2**31 - 1) for one in seconds], np.int64)
