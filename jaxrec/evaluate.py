@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from jaxrec import config as configuration
 from jaxrec.baselines import base as known
@@ -20,6 +21,7 @@ from jaxrec.run import Run, open_run, open_run_data
 from jaxrec.tasks.base import check_cutoffs, fit_cutoffs, part_of
 from jaxrec.tasks.report import Asked, Report, file_of, keep_result
 from jaxrec.tasks.retrieval.task import DEFAULT_FOLDS
+from jaxrec.tasks.sessions import Evaluation
 
 
 def evaluate(
@@ -32,6 +34,7 @@ def evaluate(
     by: Sequence[str] | None = None,
     limit: int | None = None,
     folds: int | None = 0,
+    history: str | None = None,
 ) -> Report:
     """The metrics of a run of any kind on a split: ``report["recall@20"]``, ``report.table()``.
 
@@ -45,6 +48,8 @@ def evaluate(
         by: groups to report by, of models of rows: fields of the user, ``activity``, ``persona``.
         limit: at most so many sessions, drawn at random but always the same (merrec).
         folds: of the cross-validation by review, for two towers on data with personas; None: as many as usual.
+        history: of sessions, whether the items that a session holds already are ``ranked`` or ``masked``; None: as
+            configured.
     """
     if split not in SPLITS:
         raise UserError(f"split: found {shown(split)}{nearest(str(split), SPLITS)}; choose {', '.join(SPLITS)}")
@@ -62,9 +67,14 @@ def evaluate(
                             "run; name one with --run")  # fmt: skip
         config = configuration.parse({"data": {"path": str(data)}})
     task = part_of(config, "task")
-    for name, option, value in (("by", "--groups", by), ("limit", "--sessions", limit), ("folds", "--folds", folds)):
+    for name, option, value in (("by", "--groups", by), ("limit", "--sessions", limit), ("folds", "--folds", folds),
+                                ("history", "--history", history)):  # fmt: skip
         if value and name not in task.OPTIONS:
             raise UserError(f"{option}: does not go with a run of {config.model.name}; leave it out")
+    if history:
+        values = config.model_dump()
+        values["evaluation"]["history"] = history
+        config = configuration.parse(values, "--history")
     dataset.verify()
     ks = sorted(set(fit_cutoffs(config, dataset).evaluation.k if ks is None else ks))
     check_cutoffs(config, dataset, ks)
@@ -80,7 +90,8 @@ def main(argv: Sequence[str]) -> None:
     runtime.start()
     baselines = () if options.baselines is None else options.baselines or ("all",)
     report = evaluate(options.run, options.split, ks=options.k, data=options.data, by=options.groups,
-                      limit=options.sessions, baselines=baselines, folds=options.folds)  # fmt: skip
+                      limit=options.sessions, baselines=baselines, folds=options.folds,
+                      history=options.history)  # fmt: skip
     files = list[Path]()
     if options.run is not None:
         run = Path(options.run)
@@ -121,6 +132,9 @@ def _parser() -> Parser:
         f"by review (default: {DEFAULT_FOLDS}; 0: none)")  # fmt: skip
     add("--sessions", type=ranged(int, 1), metavar="N", help="merrec: evaluate so many sessions, drawn at random but "
         "always the same (default: the configuration's)")  # fmt: skip
+    histories = get_args(Evaluation.model_fields["history"].annotation)
+    add("--history", choices=histories, help="sessions: whether the items that a session holds already are ranked like "
+        "the others, or masked (default: as configured)")  # fmt: skip
     add("--json", action="store_true", help="print the JSON instead of a table")
     return parser
 

@@ -50,7 +50,8 @@ def main(argv: Sequence[str]) -> None:
     sources = find_sources([word for word in argv[:1] if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)+", word)])
     arguments = _parser(sources).parse_args(argv)
     source, given = sources[arguments.source], vars(arguments)
-    by_time, default = given.get("split") != LEAVE_ONE_OUT, Cleaning(**getattr(source, "DEFAULTS", {}))
+    by_time = given.get("split", getattr(source, "SPLIT", None)) != LEAVE_ONE_OUT
+    default = Cleaning(**getattr(source, "DEFAULTS", {}))
     for name, nothing in OF_TIME.items() if source.KIND != "rows" else ():
         if given.get(name) is None:
             given[name] = getattr(default, name) if by_time else nothing
@@ -115,15 +116,16 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing dataset directory at --out")
         if source.KIND != "rows":
-            _add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events")
+            timed = getattr(source, "SPLIT", None) != LEAVE_ONE_OUT
+            _add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events", timed)
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument("--memory-limit", metavar="SIZE", help="such as 2GB (default: half the machine's memory)")
         machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="default: one per processor")
     return parser
 
 
-def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: bool) -> None:
-    """The options of ``Cleaning``; of events with types those that make sense."""
+def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: bool, timed: bool) -> None:
+    """The options of ``Cleaning``; of events with types, or without times, those that make sense."""
     add = parser.add_argument_group("cleaning").add_argument
     for name, least, help in (
         ("min_session_length", 2, "drop sessions with fewer events"),
@@ -131,15 +133,19 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
         ("test_days", 0, "sessions that end in the last N days are the test split; 0: none"),
         ("validation_days", 0, "the N days before those are a validation split; 0: none, training can cut its own"),
     ):
+        if name in OF_TIME and not timed:
+            continue
         value = getattr(default, name)
         add(f"--{name.replace('_', '-')}", type=ranged(int, least, MOST), metavar="N",
             default=None if name in OF_TIME else value, help=f"{help} (default {value})")  # fmt: skip
-    add("--session-gap", type=lambda text: duration(text) and text, metavar="TIME",
-        help="cut a session where more than this lies between two of its events, such as 30m (s, m, h or d); each "
-        "piece is a session with a date of its own")  # fmt: skip
-    if not typed:  # a like after the view of an item is no repeat, and unseen is what all of training has not seen
+    if timed:
+        add("--session-gap", type=lambda text: duration(text) and text, metavar="TIME",
+            help="cut a session where more than this lies between two of its events, such as 30m (s, m, h or d); each "
+            "piece is a session with a date of its own")  # fmt: skip
+    if not typed and timed:  # unseen is what all of training has not seen
         add("--fraction", type=fraction, metavar="F",
             help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)")  # fmt: skip
+    if not typed:  # a like after the view of an item is no repeat
         add("--drop-repeats", action="store_true",
             help="drop a click on the item of the click before it in the session")  # fmt: skip
 

@@ -227,6 +227,12 @@ def lane_feed(sessions: Sessions, plan: Plan) -> Feed:
     return Feed(plan, shape, len(targets), split, order, order_like, _cut_lanes)
 
 
+def lane_targets(feed: Feed, epoch: int = 0) -> np.ndarray:
+    """int64[steps of all blocks, B]: where in the split each target of a lane feed stands; -1 behind a lane's end."""
+    position = feed.order(epoch).astype(np.int64)
+    return np.where(position >= 0, position + 1, -1)
+
+
 def _cut_lanes(xp: Any, own: Callable[[Any], Any], split: tuple[Any, Any, Any], order: Any) -> LaneBlock:
     items, opens, scored = split
     position = own(order)

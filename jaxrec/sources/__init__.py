@@ -23,6 +23,7 @@ class Source(Protocol):
     HELP: str  # one line for --help
     KIND: str  # "sessions", "events" (sessions whose events have types) or "rows"
     DEFAULTS: dict[str, Any]  # may be missing: fields of pipeline.Cleaning that differ for this data set
+    SPLIT: str  # may be missing: "leave_one_out" where nothing else can be, as there are no times
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """Add the options that only this source has."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ Among = Callable[[np.ndarray], Candidates]
 """What queries of these numbers, int64[m], are ranked among."""
 MakePlan = Callable[..., Plan]
 """As ``training.block.training_plan``."""
+Excluded = Callable[[int, np.ndarray], np.ndarray]
+"""Bit mask of excluded items, uint32[n, ceil(V / 32)], of the entries int64[n] of a block, by its number."""
 Encode = Callable[[dict[str, Any], Any, Any], tuple[Any, Array, Candidates]]
 """Of weights, what is carried, and a block: what is carried on, float32[..., Q] queries, and what they rank among."""
 
@@ -189,15 +192,17 @@ def evaluation_plan(batch: int) -> Plan:
 
 class Judge:
     """Ranks the targets of a split by their products with ``items``, of weights float32[V, Q]; what is compiled is
-    kept from call to call. ``sparse``: most of a block is not scored."""
+    kept from call to call. ``sparse``: most of a block is not scored; with ``excluded`` items ``encode`` names no
+    candidates of its own."""
 
     def __init__(
         self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Array],
-        encode: Encode, carry: Any = None, sparse: bool = False,
+        encode: Encode, carry: Any = None, sparse: bool = False, excluded: Excluded | None = None,
     ) -> None:  # fmt: skip
         self.feed, self.targets, self.blocks = feed, feed.pairs, feed.shape.blocks
         self._items, self._encode, self._carry, self._sparse = items, encode, carry, sparse
         self._n_items, self._size = n_items, block_size(n_items, config.memory)
+        self._excluded, self._masks = excluded, max(1, config.memory * 2**18 // -(-n_items // 32))
 
     def __call__(
         self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
@@ -208,12 +213,28 @@ class Judge:
 
     def _parts(self, weights: dict[str, Any], top: int) -> Iterator[Part]:
         carry, items = self._carry, self._items(weights)
-        for block in self.feed.epoch(0):
+        for number, block in enumerate(self.feed.epoch(0)):
             carry, queries, among = self._encode(weights, carry, block)
             flat, targets = queries.reshape(-1, queries.shape[-1]), block.target.reshape(-1)
-            valid = np.flatnonzero(np.asarray(block.weight).reshape(-1) > 0)
+            valid, rows = np.flatnonzero(np.asarray(block.weight).reshape(-1) > 0), np.arange(len(flat))
             if self._sparse:  # filled up with row 0 to a power of two: few programs are compiled
                 rows = np.pad(valid, (0, (1 << max(0, len(valid) - 1).bit_length()) - len(valid)))
                 flat, targets, valid = flat[rows], targets[rows], np.arange(len(valid))
-            ranks, best = rank(flat, targets, items, self._size, top, among)
+            if self._excluded is None:
+                ranks, best = rank(flat, targets, items, self._size, top, among)
+            else:
+                ranks, best = self._rank_masked(flat, targets, items, top, partial(self._excluded, number), rows)
             yield np.asarray(ranks)[valid], np.asarray(best)[valid]
+
+    def _rank_masked(
+        self, queries: Array, targets: Array, items: Array, top: int, excluded: Callable[[np.ndarray], np.ndarray],
+        rows: np.ndarray,
+    ) -> Part:  # fmt: skip
+        """``rank`` without the excluded items of int64[n] rows, of as many at a time as there is memory for masks."""
+
+        def ranked(part: np.ndarray) -> Part:
+            among = Candidates(without=jnp.asarray(excluded(rows[part])))
+            return rank(queries[part], targets[part], items, self._size, top, among)
+
+        ranks, best = zip(*in_parts(len(rows), min(self._masks, len(rows)), ranked), strict=True)
+        return np.concatenate(ranks), np.concatenate(best)

@@ -154,7 +154,7 @@ class Report(dict[str, Any]):
 
 PLAIN = ("auc", "log_loss", "ece")  # metrics without a cut-off
 HEAD = ("protocol", "targets", "rows", "sessions", "of_sessions", "items", "trained_items", "candidates", "positive",
-        "checkpoint", "ties", "seconds")  # fmt: skip
+        "checkpoint", "history", "ties", "seconds")  # fmt: skip
 PARTS = {"with_rules": "with the rules", "chance": "chance", "popularity": "popularity",
          "optimum": "best known ranking"}  # fmt: skip
 

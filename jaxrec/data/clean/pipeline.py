@@ -16,7 +16,8 @@ The protocol is that of NARM and SR-GNN (github.com/CRIPAC-DIG/SR-GNN, datasets/
 
 With ``Raw.leave_one_out`` a session is all that a user did: the last event is the test target, the one before it the
 validation target. The vocabulary is that of all events but the test targets, most frequent in training first; test
-targets outside it are dropped with their session. Sessions stand in the order (split, date, first input row), which
+targets outside it are dropped with their session. With ``Raw.whole_catalogue`` it is that of all events, and none is
+dropped, as in the published protocol. Sessions stand in the order (split, date, first input row), which
 decides what ``fraction`` keeps, their events in the order (time, input row): the result depends on no threads.
 """
 
@@ -84,6 +85,7 @@ class Raw:
     further: tuple[str, ...] = ()  # further columns; events that differ in one are no duplicates
     event_types: tuple[str, ...] = ()  # their names, where raw has the column event, UTINYINT, an index into them
     leave_one_out: bool = False  # of each session the last two events are held out instead
+    whole_catalogue: bool = False  # with that, items that are test targets alone are in the vocabulary as well
     extras: Callable[[Path], Extras] | None = None  # called with the directory while raw and vocabulary still stand
     notes: Sequence[str] = ()  # what the user should know of how the files were read
     counters: bool = False  # times are counters that only order
@@ -256,14 +258,15 @@ def _split(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order:
         if wanted:
             ledger.require(ledger.sums(f"sessions WHERE split = {index}")[0], f"{name} sessions")
     # Of events with types also the items that only the other splits hold, with the count 0.
-    splits, counted = (3 if raw.event_types else 2), (1 if raw.event_types or raw.leave_one_out else 2)
+    splits = 3 if raw.event_types or raw.whole_catalogue else 2
+    counted = 1 if raw.event_types or raw.leave_one_out else 2
     connection.execute(
         "CREATE TEMP TABLE vocabulary AS "
         "SELECT *, (row_number() OVER (ORDER BY count DESC, item) - 1)::INTEGER AS index FROM ("
         f"SELECT item, count(*) FILTER (split < {counted}) AS count FROM {relation} SEMI JOIN supported USING (item) "
         f"JOIN (SELECT session, split FROM sessions WHERE split < {splits}) USING (session) GROUP BY item)"
     )
-    if raw.leave_one_out:
+    if raw.leave_one_out and not raw.whole_catalogue:
         unseen = (
             "SELECT placed.owner FROM placed JOIN (SELECT owner, events FROM sessions WHERE split = 2) AS tests "
             "ON placed.owner = tests.owner AND place = tests.events ANTI JOIN vocabulary USING (item)"
@@ -273,7 +276,7 @@ def _split(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order:
         left = ledger.sums("sessions WHERE split = 2")[0]
         ledger.dropped["test targets unseen before"] = {"targets": before - left}
         ledger.require(left, "test targets")
-    elif not raw.event_types and cleaning.test_days:
+    elif not raw.event_types and not raw.leave_one_out and cleaning.test_days:
         _match_test(connection, cleaning, ledger)
     return relation, order
 

@@ -73,12 +73,12 @@ class Table:
                             f"{', '.join(self.names[:12])}")  # fmt: skip
         return self.columns[name]
 
-    def row_place(self, connection: Any, row: int) -> str:
+    def row_place(self, connection: Any, row: int, what: str = "row") -> str:
         """``day2.csv: row 1,234`` of the row of ``raw`` with the rowid ``row``."""
         file, *later = self.files
         while later and row >= (rows := fetch_row(connection, f"SELECT count(*) FROM {file.relation}")[0]):
             row, (file, *later) = row - rows, later
-        return f"{file.path}: row {row + 1:,}"
+        return f"{file.path}: {what} {row + 1:,}"
 
 
 @contextmanager

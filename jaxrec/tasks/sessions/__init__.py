@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jaxrec.config.sections import DataConfig
+from jaxrec.config.sections import DataConfig, EvaluationConfig
 
 READS = "sessions"  # data sets of this kind
 
@@ -12,3 +12,9 @@ READS = "sessions"  # data sets of this kind
 class Data(DataConfig):
     order: Literal["random", "time"] = "random"
     """Order of the sessions: shuffled anew each epoch, or by time (within each lane, or from step to step)."""
+
+
+class Evaluation(EvaluationConfig):
+    history: Literal["ranked", "masked"] = "ranked"
+    """What a session holds already: ranked like all other items, or masked, no candidates for its further clicks (the
+    target always is one). S3-Rec and RecBole mask it, session-based work does not."""

@@ -21,7 +21,8 @@ from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.splits import Split, cut_validation, open_split
 from jaxrec.errors import UserError
-from jaxrec.metrics.ranking import random_ranking
+from jaxrec.feeds.base import lane_targets
+from jaxrec.feeds.packed import target_positions
 from jaxrec.models.base import SessionModel, make_model
 from jaxrec.ops.topk import EVERYTHING, Candidates, rank_scores
 from jaxrec.run import Run
@@ -29,9 +30,10 @@ from jaxrec.sources.synthetic import optimum_metrics
 from jaxrec.tasks import base
 from jaxrec.tasks.base import Judge, MakePlan, Part, Task, collect, evaluation_plan, in_parts
 from jaxrec.tasks.report import Asked, Report
+from jaxrec.tasks.sessions.masks import History, chance, is_masked, item_bits
 from jaxrec.training.block import training_plan
 
-OPTIONS = ()  # of evaluate, beside those of every kind
+OPTIONS = ("history",)  # of evaluate, beside those of every kind
 COLUMNS = ("recall", "mrr", "ndcg", "coverage")
 # Queries and float32 scores of a baseline's batch: 8 MiB, if the configuration's bound allows them. The system takes
 # the pages of larger arrays back after every batch, and to hand them out anew takes longer than all the arithmetic.
@@ -80,8 +82,16 @@ def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config:
         return *encoded(weights["params"], weights["tables"], carry, block), EVERYTHING
 
     sparse = sessions.last_only and model.window is None  # lanes walk over much that is not scored
-    return Judge(model.feed(sessions, evaluation_plan(batch)), n_items, config,
-                 lambda weights: model.items(weights["tables"]), encode, model.carry(batch), sparse)  # fmt: skip
+    feed, excluded = model.feed(sessions, evaluation_plan(batch)), None
+    if is_masked(config):
+        history, places = History(sessions, n_items), (lane_targets if model.window is None else target_positions)(feed)
+        by_block = places.reshape(feed.shape.blocks, -1)
+
+        def excluded(block: int, rows: np.ndarray) -> np.ndarray:
+            return history.bits(by_block[block, rows])
+
+    return Judge(feed, n_items, config, lambda weights: model.items(weights["tables"]), encode, model.carry(batch),
+                 sparse, excluded)  # fmt: skip
 
 
 def evaluate(asked: Asked) -> Report:
@@ -89,18 +99,22 @@ def evaluate(asked: Asked) -> Report:
     data, ks, config = asked.data, asked.ks, asked.config
     compared, n_items = asked.compared(BASELINES), data.n_items
     parts = open_split(data, asked.split, config.data.validation_fraction)
+    history = {"history": "masked"} if is_masked(config.evaluation) else {}
     result = {
         "split": asked.split,
         "targets": parts.validation.counts["targets"],
         "items": n_items,
+        **history,
         "ties": "conservative",
-        "chance": random_ranking(np.array([n_items]), ks),
+        "chance": chance(parts.validation, n_items, ks, config.evaluation),
     }
-    if asked.split == "test" and (best := optimum_metrics(data.manifest, ks)):  # known of synthetic data
+    if (
+        asked.split == "test" and not history and (best := optimum_metrics(data.manifest, ks))
+    ):  # known of synthetic data
         result["optimum"] = best
     if asked.run:
         judge = session_judge(asked.loaded.model, parts.validation, n_items, config.evaluation)
-        result |= asked.measure(judge, max(ks))[1]
+        result |= asked.measure(judge, max(ks), **history)[1]
     if compared:
         result["fitted_on"] = parts.train.counts
         result["baselines"] = measure(compared, parts, n_items, ks, config.evaluation)
@@ -129,10 +143,11 @@ def baseline_metrics(
 ) -> dict[str, float]:  # fmt: skip
     """The metrics that ``Judge`` gives of models."""
     size = max(1, min(ROWS, max(16, CELLS // n_items), config.memory * 2**18 // n_items, len(queries)))
-    depth = min(max(ks), n_items)
+    depth, masked = min(max(ks), n_items), is_masked(config)
 
     def ranked(rows: np.ndarray) -> Part:
-        targets = jnp.asarray(queries.targets[rows])
-        return rank_scores(jnp.asarray(scores(queries.prefixes(rows))), targets, depth)
+        targets, prefixes = jnp.asarray(queries.targets[rows]), queries.prefixes(rows)
+        bits = jnp.asarray(item_bits(prefixes.query, prefixes.items, len(rows), n_items)) if masked else None
+        return rank_scores(jnp.asarray(scores(prefixes)), targets, depth, Candidates(without=bits))
 
     return collect(in_parts(len(queries), size, ranked), ks, n_items, update).metrics
