@@ -79,6 +79,18 @@ Scores = Callable[[Prefixes], np.ndarray]
 """float32[Q, V] of queries; those of a query do not depend on the others in the batch."""
 
 
+@dataclass(frozen=True)
+class Voting:
+    """The scores of a method that names a few items of each query: ``votes`` gives CSR float64[Q, V], all above 0 that
+    count; items without one follow by float32[V] ``popularity``."""
+
+    votes: Callable[[Prefixes], Any]
+    popularity: np.ndarray
+
+    def __call__(self, prefixes: Prefixes) -> np.ndarray:
+        return over_popularity(self.votes(prefixes), self.popularity)
+
+
 class Queries:
     """All queries of a split, in the order of its events; ``targets`` int32[N] are the items that they ask for."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.sparse as sparse
 from pydantic import Field
 
-from jaxrec.baselines.base import Prefixes, Scores, first, last_clicks, over_popularity, popularity
+from jaxrec.baselines.base import Prefixes, Scores, Voting, first, last_clicks, popularity
 from jaxrec.config.sections import Count
 from jaxrec.data.dataset import Sessions
 
@@ -33,23 +33,24 @@ def pop(sessions: Sessions, n_items: int) -> Scores:
     return lambda prefixes: np.tile(order, (len(prefixes), 1))
 
 
-def spop(sessions: Sessions, n_items: int) -> Scores:
+def spop(sessions: Sessions, n_items: int) -> Voting:
     """Items by their clicks in the session so far; equal ones, and all others, by training clicks (Hidasi et al. 2016,
     "Session-based recommendations with recurrent neural networks", section 4, S-POP)."""
     order = popularity(sessions, n_items)
 
-    def scores(prefixes: Prefixes) -> np.ndarray:  # whose whole part is the count
-        found = np.tile(order, (len(prefixes), 1))
-        np.add.at(found, (prefixes.query, prefixes.items), np.float32(1.0))
-        return found
+    def votes(prefixes: Prefixes) -> Any:  # whose whole part is the count
+        clicks = np.ones(len(prefixes.items)), (prefixes.query, prefixes.items)
+        counts = sparse.csr_array(clicks, shape=(len(prefixes), n_items))  # sums up what repeats
+        counts.data += order[counts.indices]
+        return counts
 
-    return scores
+    return Voting(votes, order)
 
 
 def itemknn(
     sessions: Sessions, n_items: int, *, k: Count = 100, shrinkage: Scale = 10.0, alpha: Share = 0.75,
     decay: Share = 0.4,
-) -> Scores:  # fmt: skip
+) -> Voting:  # fmt: skip
     """With ``n_i`` sessions that hold item i and ``n_ij`` that hold i and j,
 
         similarity(i, j) = n_ij / ((n_i + shrinkage)^alpha (n_j + shrinkage)^(1 - alpha)),    j not i
@@ -60,14 +61,14 @@ def itemknn(
     alpha 0.5 and decay 0."""
     order, similar = popularity(sessions, n_items), similarities(sessions, n_items, k, shrinkage, alpha)
 
-    def scores(prefixes: Prefixes) -> np.ndarray:
+    def votes(prefixes: Prefixes) -> Any:
         weight = np.power(decay, prefixes.distance)
         some = weight > 0
         shape = (len(prefixes), n_items)
         clicks = sparse.csr_array((weight[some], (prefixes.query[some], prefixes.items[some])), shape=shape)
-        return over_popularity(clicks @ similar, order)
+        return clicks @ similar
 
-    return scores
+    return Voting(votes, order)
 
 
 def similarities(sessions: Sessions, n_items: int, k: int, shrinkage: float, alpha: float) -> Any:
@@ -94,7 +95,7 @@ def similarities(sessions: Sessions, n_items: int, k: int, shrinkage: float, alp
 def vsknn(
     sessions: Sessions, n_items: int, *, k: Count = 100, sample: Count = 1000, decay: Decay = "linear",
     vote_decay: Decay = "harmonic", idf: Scale = 2.0,
-) -> Scores:  # fmt: skip
+) -> Voting:  # fmt: skip
     """With the session s, its last click on item i at distance d_i from its end, and a past session n,
 
         similarity(s, n) = sum over the items i that they share of decay(d_i)
@@ -108,18 +109,17 @@ def vsknn(
     order, past = popularity(sessions, n_items), Neighbourhood(sessions, n_items, sample)
     boost = 1.0 + idf * np.log(len(sessions) / np.maximum(1, past.frequency))
 
-    def scores(prefixes: Prefixes) -> np.ndarray:
-        votes = past.votes(prefixes, k, DECAYS[decay](prefixes.distance), age=lambda query, session: 1.0,
-                           vote=DECAYS[vote_decay], share=lambda items, away: boost[items])  # fmt: skip
-        return over_popularity(votes, order)
+    def votes(prefixes: Prefixes) -> Any:
+        return past.votes(prefixes, k, DECAYS[decay](prefixes.distance), age=lambda query, session: 1.0,
+                          vote=DECAYS[vote_decay], share=lambda items, away: boost[items])  # fmt: skip
 
-    return scores
+    return Voting(votes, order)
 
 
 def stan(
     sessions: Sessions, n_items: int, *, k: Count = 500, sample: Count = 1000, lambda1: Scale = 1.2,
     lambda2: Scale = 80.0, lambda3: Scale = 3.0,
-) -> Scores:  # fmt: skip
+) -> Voting:  # fmt: skip
     """With the session s of l(s) clicks, its last click on item i at distance d_i from its end,
 
         similarity(s, n) = sum over the items i that they share of exp(-d_i / lambda1) / sqrt(l(s) l(n))
@@ -131,16 +131,15 @@ def stan(
     ``vsknn``. Garg et al. 2019, "Sequence and time aware neighborhood for session-based recommendations"."""
     order, past = popularity(sessions, n_items), Neighbourhood(sessions, n_items, sample)
 
-    def scores(prefixes: Prefixes) -> np.ndarray:
+    def votes(prefixes: Prefixes) -> Any:
         def age(query: np.ndarray, session: np.ndarray) -> np.ndarray:
             days = np.maximum(0, prefixes.now[query] - past.ends[session]) / DAY
             return _fall(days, lambda2) / np.sqrt(prefixes.lengths[query] * past.lengths[session])
 
-        votes = past.votes(prefixes, k, _fall(prefixes.distance, lambda1), age, vote=lambda distance: 1.0,
-                           share=lambda items, away: _fall(away, lambda3))  # fmt: skip
-        return over_popularity(votes, order)
+        return past.votes(prefixes, k, _fall(prefixes.distance, lambda1), age, vote=lambda distance: 1.0,
+                          share=lambda items, away: _fall(away, lambda3))  # fmt: skip
 
-    return scores
+    return Voting(votes, order)
 
 
 BASELINES: dict[str, Callable[..., Scores]] = {

@@ -8,6 +8,7 @@ from typing import Any
 COMMANDS = {
     "prepare": "a dataset directory from raw logs or tables, or from generated data",
     "train": "trains a model as a configuration says, into a run directory",
+    "blend": "a run made of trained runs of sessions and nearest neighbours",
     "evaluate": "metrics of a run beside chance and simple methods",
     "recommend": "recommendations of a run for a session, a user or a customer",
     "compile": "what accelerators would run of a configuration, and whether it fits, without one",

@@ -199,8 +199,8 @@ def field_help(file: str | None, overrides: Sequence[str]) -> str:
 
 @cache
 def models() -> dict[str, type[ModelConfig]]:
-    """The section of each model in ``jaxrec.models``, by name."""
-    return _named(_modules("jaxrec.models"), ModelConfig)
+    """The section of each model in ``jaxrec.models`` that can be trained, by name."""
+    return {name: one for name, one in _named(_modules("jaxrec.models"), ModelConfig).items() if one.trained}
 
 
 @cache

@@ -70,6 +70,7 @@ class ModelConfig(Section):
     losses: ClassVar[tuple[type[LossConfig], ...]]  # it can be trained with; the first is the default
     sections: ClassVar[dict[str, type[Section]]] = {}  # further fields of other sections
     defaults: ClassVar[dict[str, dict[str, Any]]] = {}  # of other sections' fields, where they differ
+    trained: ClassVar[bool] = True  # by the loop; otherwise a command of its own makes its runs
     name: str
 
     def dense(self, config: Config) -> str:

@@ -86,6 +86,14 @@ def rank_scores(scores: Array, targets: Array, k: int = 0, among: Candidates = E
     return _ranked(_only(scores, jnp.arange(scores.shape[1]), asked, span), targets, k)
 
 
+@partial(jax.jit, static_argnames="k")
+def top_scores(scores: Array, banned: Array, k: int) -> tuple[Array, Array]:
+    """``top_items`` where the scores are there already, float32[Q, V]."""
+    scores = scores.at[jnp.arange(len(scores))[:, None], banned].set(-jnp.inf, mode="drop")
+    values, found = _top_k(_numbers(scores), k)
+    return found, values
+
+
 @partial(jax.jit, static_argnames=("k", "size"))
 def top_items(
     queries: Array, items: Array, banned: Array, k: int, size: BlockSize, count: Array | int | None = None

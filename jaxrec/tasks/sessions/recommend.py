@@ -13,6 +13,8 @@ import pyarrow as pa
 from jax import Array
 
 from jaxrec.data.given import read_time
+from jaxrec.data.items import Items
+from jaxrec.models.base import SessionModel
 from jaxrec.ops.topk import CHUNK
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
@@ -36,18 +38,7 @@ class Recommender:
         self._encode = jax.jit(self._model.last_query)
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
-        raw = [value for query in queries for value in query.items]
-        codes, inputs = self.items.ids.encode(raw), list[Inputs]()
-        places, all_known = codes.astype(np.int64), bool((codes >= 0).all())
-        ends = np.cumsum([0, *(len(query.items) for query in queries)]).tolist()
-        for query, (start, end) in zip(queries, pairwise(ends), strict=True):
-            session, lost, notes = places[start:end], list[Any](), list[str]()
-            what = np.column_stack([session, _seconds(query)]) if self._model.reads_times else session
-            if not all_known and (session < 0).any():
-                lost, what = [raw[start + at] for at in np.flatnonzero(session < 0)], what[session >= 0]
-                session, notes = self.items.places("items", raw[start:end])
-            inputs.append(Inputs(what, session[:0] if seen else session, notes, len(session) > 0, lost))
-        return inputs
+        return read_sessions(self.items, queries, seen, self._model.reads_times)
 
     def best(
         self, inputs: Sequence[Inputs], k: int, mask: np.ndarray, rules: bool
@@ -57,7 +48,8 @@ class Recommender:
 
         def dispatch(part: slice, rows: int) -> Waiting:
             chosen = [inputs[at] for at in order[part]]
-            queries = self._queries([one.what for one in chosen], rows)
+            sessions = [one.what for one in chosen]
+            queries = encoded_last(self._model, self._encode, self._params, self._tables, sessions, rows)
             return nearest(queries, self._items, mask, [one.gone for one in chosen], k, self._memory)
 
         found = dict(zip(order, in_batches(len(inputs), dispatch), strict=True))
@@ -74,17 +66,38 @@ class Recommender:
         ids = self.items.ids.values()
         return vector_table(ids, np.asarray(self._items)[: len(ids)], pa.table({"count": self.items.counts}))
 
-    def _queries(self, sessions: list[np.ndarray], rows: int) -> Array:
-        """float32[rows, Q] of int[n] items, or [n, 2] items and seconds; sessions are padded as well, so that few
-        shapes are compiled."""
-        window = self._model.window
-        sessions = [session[-window:] if window else session for session in sessions]
-        fine = (2, 2) if rows == BATCH else (16, 4)  # a full batch is worth a program for its length
-        length = min(steps(max(map(len, sessions)), *fine), window or MOST)
-        lengths = filled(np.array([len(session) for session in sessions], np.int32), rows)
-        table = padded(sessions, rows, length)
-        items, *seconds = [table] if table.ndim == 2 else map(np.ascontiguousarray, np.moveaxis(table, 2, 0))
-        return self._encode(self._params, self._tables, jnp.asarray(items), lengths, *map(jnp.asarray, seconds))
+
+def read_sessions(items: Items, queries: Sequence[Query], seen: bool, times: bool) -> list[Inputs]:
+    """The clicks of each query, int64[n] places of items, or with ``times`` [n, 2], beside seconds."""
+    raw = [value for query in queries for value in query.items]
+    codes, inputs = items.ids.encode(raw), list[Inputs]()
+    places, all_known = codes.astype(np.int64), bool((codes >= 0).all())
+    ends = np.cumsum([0, *(len(query.items) for query in queries)]).tolist()
+    for query, (start, end) in zip(queries, pairwise(ends), strict=True):
+        session, lost, notes = places[start:end], list[Any](), list[str]()
+        what = np.column_stack([session, _seconds(query)]) if times else session
+        if not all_known and (session < 0).any():
+            lost, what = [raw[start + at] for at in np.flatnonzero(session < 0)], what[session >= 0]
+            session, notes = items.places("items", raw[start:end])
+        inputs.append(Inputs(what, session[:0] if seen else session, notes, len(session) > 0, lost))
+    return inputs
+
+
+def encoded_last(
+    model: SessionModel, encode: Any, params: Any, tables: dict[str, Array], sessions: Sequence[np.ndarray], rows: int
+) -> Array:
+    """float32[rows, Q], what the compiled ``last_query`` of a model says of int64[n] items, or [n, 2] items and seconds;
+    sessions are padded as well, so that few shapes are compiled."""
+    window = model.window
+    sessions = [session[-window:] if window else session for session in sessions]
+    fine = (2, 2) if rows == BATCH else (16, 4)  # a full batch is worth a program for its length
+    length = min(steps(max(map(len, sessions)), *fine), window or MOST)
+    lengths = filled(np.array([len(session) for session in sessions], np.int32), rows)
+    table = padded(sessions, rows, length)
+    items, *seconds = [table] if table.ndim == 2 else map(np.ascontiguousarray, np.moveaxis(table, 2, 0))
+    more = map(jnp.asarray, seconds) if model.reads_times else ()
+    queries: Array = encode(params, tables, jnp.asarray(items), lengths, *more)
+    return queries
 
 
 def _seconds(query: Query) -> np.ndarray:

@@ -1,0 +1,165 @@
+"""Next items of sessions by a blend: its run, its parts, and its metrics. ``python -m jaxrec.blend`` makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxrec import config as configuration
+from jaxrec.baselines.base import Voting
+from jaxrec.baselines.sessions import BASELINES as BASELINES
+from jaxrec.cli.text import read_yaml
+from jaxrec.config import Config, EvaluationConfig
+from jaxrec.data.dataset import Sessions
+from jaxrec.data.splits import open_split
+from jaxrec.errors import UserError
+from jaxrec.metrics.ranking import random_ranking
+from jaxrec.models import blend
+from jaxrec.models.base import make_model
+from jaxrec.models.blend import Blend, log_probabilities
+from jaxrec.ops.parallel import in_blocks, joined
+from jaxrec.ops.topk import ROWS, rank_scores, top_scores
+from jaxrec.run import Run
+from jaxrec.tasks.base import Judged, Part, Task, collect
+from jaxrec.tasks.blend.parts import INDEX, fitted, slices, votes_of
+from jaxrec.tasks.report import Asked, Report
+from jaxrec.tasks.sessions.task import COLUMNS, measure
+from jaxrec.tasks.vectors import padded, steps
+
+OPTIONS = ()  # of evaluate, beside those of every kind
+BATCH = 512  # queries whose votes are counted together
+
+
+def make(config: Config, dataset: Any, plan: Any = None) -> Task:
+    """A blend is not trained."""
+    raise UserError("model.name: blend is not trained; train its parts, then put them together with "
+                    "python -m jaxrec.blend")  # fmt: skip
+
+
+def build(run: Run) -> Blend:
+    """A run's model."""
+    model = blend.Config.of(run.config.model)
+    files = [run.path / "parts" / f"{n}.yaml" for n in range(len(model.networks))]
+    configs = [configuration.parse(read_yaml(file, "a part of the blend"), str(file), former=True) for file in files]
+    return Blend([make_model(one, run.n_items) for one in configs], model.weights)
+
+
+def methods_of(run: Run) -> list[Voting]:
+    """The neighbours' methods of a run, with the sessions that it keeps for them."""
+    names = blend.Config.of(run.config.model).neighbours
+    return fitted(names, index_of(run), run.n_items) if names else []
+
+
+def index_of(run: Run) -> Sessions:
+    """The sessions that a run keeps to look for neighbours in."""
+    items, times, offsets = (run.kept(f"index_{name}") for name in INDEX)
+    return Sessions(items, times, offsets)
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+@partial(jax.jit, static_argnames=("count", "k", "rows"))
+def ranked(scored: Any, items: Array, targets: Array, count: int, k: int, rows: int) -> Any:
+    """The ranks of targets, int32[n], and the k best items, of what ``Scorer`` gives for n queries."""
+
+    def one(block: Any) -> Any:
+        scores = log_probabilities(block[0][0], items, count, *block[0][1:])[:, :count]
+        return rank_scores(scores, block[1], k)
+
+    return joined(jax.lax.map(one, in_blocks((scored, targets), rows)), len(targets))
+
+
+@partial(jax.jit, static_argnames=("count", "k", "rows"))
+def best(scored: Any, items: Array, banned: Array, count: int, k: int, rows: int) -> Any:
+    """The k best items of n queries and their logarithms of probabilities, without the ``banned``, int32[n, N]."""
+
+    def one(block: Any) -> Any:
+        return top_scores(log_probabilities(block[0][0], items, count, *block[0][1:]), block[1], k)
+
+    return joined(jax.lax.map(one, in_blocks((scored, banned), rows)), len(banned))
+
+
+def rows_at_once(n_items: int, memory: int) -> int:
+    """Queries whose scores are held at once within ``memory`` MiB; one at least."""
+    return max(1, min(ROWS, memory * 2**18 // n_items))
+
+
+def scored(model: Blend, vectors: Sequence[np.ndarray], votes: Sequence[Any], clicks: np.ndarray, n_items: int) -> Any:
+    """What ``ranked`` and ``best`` score n queries by: scaled queries, the logarithm of the networks' share, and the
+    items that neighbours name with the logarithms of what they add."""
+    share, added = model.mixed(votes, clicks)
+    queries = jnp.asarray(model.scaled(vectors, clicks))
+    if not votes:
+        none = np.zeros((len(clicks), 0), np.int32)
+        return queries, jnp.asarray(np.log(share), jnp.float32), jnp.asarray(none), jnp.asarray(none, jnp.float32)
+    added.eliminate_zeros()
+    width = steps(int(np.diff(added.indptr).max(initial=0)), 256, 2)
+    place = padded(np.split(added.indices, added.indptr[1:-1]), len(clicks), width, n_items)
+    value = padded(np.split(np.log(added.data), added.indptr[1:-1]), len(clicks), width, 0, np.float32)
+    return queries, jnp.asarray(np.log(share), jnp.float32), jnp.asarray(place), jnp.asarray(value)
+
+
+# ---- evaluation ------------------------------------------------------------------------------------------------------
+
+
+class Judge:
+    """Ranks the targets of a split; see ``jaxrec.tasks.base.Judge``."""
+
+    def __init__(
+        self, model: Blend, methods: Sequence[Voting], sessions: Sessions, n_items: int, config: EvaluationConfig
+    ) -> None:  # fmt: skip
+        self._model, self._methods, self._sessions = model, methods, sessions
+        self._n_items, self._config = n_items, config
+        self.targets = sessions.counts["targets"]
+        self.blocks = -(-self.targets // BATCH)
+
+    def __call__(
+        self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
+    ) -> Judged:
+        parts = self._parts(weights, min(top, self._n_items))
+        return collect(parts, ks, self._n_items if top else 0, update)
+
+    def _parts(self, weights: dict[str, Any], top: int) -> Iterator[Part]:
+        items, rows = self._model.items(weights), rows_at_once(self._n_items, self._config.memory)
+        last: tuple[Any, int] | None = None  # the device works on it while votes are counted
+        for part in slices(self._model, weights, self._sessions, self._config):
+            for start in range(0, len(part.queries), BATCH):
+                now = self._dispatch(part, start, items, top, rows)
+                if last is not None:
+                    yield tuple(np.asarray(one)[: last[1]] for one in last[0])  # type: ignore[misc]
+                last = now
+        if last is not None:
+            yield tuple(np.asarray(one)[: last[1]] for one in last[0])  # type: ignore[misc]
+
+    def _dispatch(self, part: Any, start: int, items: Array, top: int, rows: int) -> tuple[Any, int]:
+        size = min(BATCH, len(part.queries))
+        which = np.minimum(np.arange(start, start + size), len(part.queries) - 1)
+        prefixes = part.queries.prefixes(which)
+        votes, vectors = votes_of(self._methods, prefixes), [one[which] for one in part.vectors]
+        what = scored(self._model, vectors, votes, prefixes.lengths, self._n_items)
+        targets = jnp.asarray(part.queries.targets[which])
+        return ranked(what, items, targets, self._n_items, top, rows), len(part.queries) - start
+
+
+def evaluate(asked: Asked) -> Report:
+    """Metrics of a blend, and of baselines beside it."""
+    data, ks, config, n_items = asked.data, asked.ks, asked.config, asked.data.n_items
+    compared = asked.compared(BASELINES)
+    parts = open_split(data, asked.split, config.data.validation_fraction)
+    result = {
+        "split": asked.split, "targets": parts.validation.counts["targets"], "items": n_items, "ties": "conservative",
+        "chance": random_ranking(np.array([n_items]), ks),
+    }  # fmt: skip
+    judge = Judge(asked.loaded.model, methods_of(asked.run), parts.validation, n_items, config.evaluation)
+    result |= asked.measure(judge, max(ks))[1]
+    if compared:
+        result["fitted_on"] = parts.train.counts
+        result["baselines"] = measure(compared, parts, n_items, ks, config.evaluation)
+    return Report(result, ks, COLUMNS)
