@@ -24,7 +24,7 @@ from jaxrec.data.splits import Split
 from jaxrec.errors import UserError
 from jaxrec.models import blend as model_of
 from jaxrec.models.blend import Blend, Weights
-from jaxrec.run import create_run, open_run, open_run_data, write_text
+from jaxrec.run import check_new, create_run, open_run, open_run_data, write_text
 from jaxrec.tasks.base import Loaded, load
 from jaxrec.tasks.blend.fit import Sample, fit_weights
 from jaxrec.tasks.blend.parts import INDEX, choices, fitted, slices, votes_of
@@ -81,6 +81,7 @@ def blend(
     path = Path(check_path("the run directory", str(run)))
     with owned(path, "makes this run", "choose another --run"):
         parts = _open(runs, neighbours, data)
+        check_new(path, overwrite)
         weights = _fitted(parts) if weights_of is None else _of(weights_of, parts)
         _write(path, parts, weights, overwrite)
 

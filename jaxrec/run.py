@@ -23,7 +23,7 @@ KEPT = "kept.json"  # checksums of the arrays that a run keeps, beside them
 BEGUN = ("dataset", "config.yaml.part")  # what a process killed within create_run leaves
 RUN = (
     *BEGUN, "config.yaml", "metrics.jsonl", "tensorboard", "state", "learning_curve.png", "item_vectors.npz",
-    "results.csv", "PERSONAS.md",
+    "results.csv", "PERSONAS.md", "parts",
 )  # fmt: skip
 
 
@@ -70,17 +70,10 @@ def create_run(
     arrays ``kept``, by name, and the files of the data set that ``dataset.run_files`` and ``copied`` name."""
     doomed, place, kept = path.with_name(f".{path.name}.deleted"), path / "dataset", kept or {}
     shutil.rmtree(doomed, ignore_errors=True)  # of a process killed within --overwrite
+    check_new(path, overwrite)
     if (path / "config.yaml").exists():
-        if not overwrite:
-            raise UserError(f"{path}: a run is here already; --resume continues it, --overwrite deletes it first")
-        strange = [entry.name for entry in path.iterdir() if entry.name not in RUN and not entry.match("eval-*")]
-        if strange or not (place / "manifest.json").exists():
-            raise UserError(f"{path}: will not be overwritten: {(strange or ['it'])[0]} is not of a run; choose "
-                            "another --run")  # fmt: skip
         path.rename(doomed)  # so that a kill leaves no half of it in its place
         shutil.rmtree(doomed)
-    elif path.exists() and (not path.is_dir() or any(entry.name not in BEGUN for entry in path.iterdir())):
-        raise UserError(f"{path}: exists and is no run; choose another --run")
     try:
         place.mkdir(parents=True, exist_ok=True)
         for name in (*dataset.run_files, *copied, "manifest.json"):
@@ -96,6 +89,19 @@ def create_run(
         shutil.rmtree(path, ignore_errors=True)
         raise
     return Run(path, config, dataset.manifest)
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """Refuse a place where no run can be made."""
+    if (path / "config.yaml").exists():
+        if not overwrite:
+            raise UserError(f"{path}: a run is here already; --resume continues it, --overwrite deletes it first")
+        strange = [entry.name for entry in path.iterdir() if entry.name not in RUN and not entry.match("eval-*")]
+        if strange or not (path / "dataset" / "manifest.json").exists():
+            raise UserError(f"{path}: will not be overwritten: {(strange or ['it'])[0]} is not of a run; choose "
+                            "another --run")  # fmt: skip
+    elif path.exists() and (not path.is_dir() or any(entry.name not in BEGUN for entry in path.iterdir())):
+        raise UserError(f"{path}: exists and is no run; choose another --run")
 
 
 def open_run(path: str | Path | Run) -> Run:

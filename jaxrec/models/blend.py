@@ -159,3 +159,6 @@ def log_probabilities(queries: Array, items: Array, count: int, log_share: Array
     row = jnp.arange(len(queries))[:, None]
     both = jnp.logaddexp(scores.at[row, named].get(mode="fill", fill_value=-jnp.inf), added)
     return scores.at[row, named].set(both, mode="drop")
+
+
+Model = Blend

@@ -18,7 +18,8 @@ from jaxrec.ops.parallel import in_blocks, joined
 STARTS = (1, 2, 3, 4, 6, 10)  # clicks at which sessions get weights of their own, where there are enough of them
 ENOUGH = 500  # targets
 STRENGTH = 20.0  # of the pull of their weights to those of all sessions, as if of so many targets
-ROUNDS = 40  # of L-BFGS, at most
+ROUNDS = 15  # of L-BFGS, at most: what is left then is below what another sample would change
+FEW = 2048  # targets that the weights of all sessions are fitted on, which the others only begin with
 
 
 class Sample(NamedTuple):
@@ -101,12 +102,14 @@ def fit_weights(sample: Sample, items: Sequence[Array], rows: int) -> tuple[tupl
     from which those of each part begin and to which they are pulled."""
     networks, methods = len(sample.vectors), len(sample.votes)
     begin = np.concatenate([np.full(networks, -np.log(networks)), np.zeros(methods), np.full(methods, -1.0)])
-    every, _ = _minimised(begin, sample, items, rows, 0.0)
+    every = _minimised(
+        begin, sample.pick(np.arange(0, len(sample.targets), -(-len(sample.targets) // FEW))), items, rows
+    )
     starts, weights, losses = _starts(sample.clicks), list[Weights](), list[float]()
     for place, start in enumerate(starts):
         end = starts[place + 1] if place + 1 < len(starts) else np.inf
         part = sample.pick(np.flatnonzero((sample.clicks >= start) & (sample.clicks < end)))
-        theta, loss = _minimised(every, part, items, rows, STRENGTH) if len(starts) > 1 else (every, 0.0)
+        theta = _minimised(every, part, items, rows, STRENGTH)
         losses.append(log_loss(theta, part, items, rows)[0] * len(part.targets))
         weights.append(_weights(start, theta, networks, methods))
     return tuple(weights), sum(losses) / len(sample.targets)
@@ -123,8 +126,9 @@ def _starts(clicks: np.ndarray) -> list[int]:
 
 
 def _minimised(
-    begin: np.ndarray, sample: Sample, items: Sequence[Array], rows: int, strength: float
-) -> tuple[np.ndarray, float]:
+    begin: np.ndarray, sample: Sample, items: Sequence[Array], rows: int, strength: float = 0.0
+) -> np.ndarray:
+    """The weights with the least log loss, and a pull to those that they begin with."""
     pull = strength / len(sample.targets)
 
     def value(theta: np.ndarray) -> tuple[float, np.ndarray]:
@@ -134,8 +138,8 @@ def _minimised(
 
     bounds = [(-7.0, 4.0)] * len(begin)  # a share of a thousandth says nothing any more, and its exponent is free
     found = minimize(value, begin, jac=True, method="L-BFGS-B", bounds=bounds,
-                     options={"maxiter": ROUNDS, "ftol": 1e-6})  # fmt: skip
-    return found.x, float(found.fun)
+                     options={"maxiter": ROUNDS, "ftol": 1e-5})  # fmt: skip
+    return np.asarray(found.x)
 
 
 def _weights(start: int, theta: np.ndarray, networks: int, methods: int) -> Weights:
