@@ -1,6 +1,6 @@
 """jaxrec: session-based and sequential recommenders in JAX, with the training loop on the accelerator.
 
-from jaxrec import Config, Query, Recommender, UserError, evaluate, train
+from jaxrec import Config, Query, Recommender, UserError, blend, evaluate, train
 """
 
 import importlib as _importlib
@@ -11,6 +11,7 @@ from jaxrec import gone as _gone
 from jaxrec.cli import startup as _startup
 
 if _TYPE_CHECKING:
+    from jaxrec.blend import blend as blend
     from jaxrec.config import Config as Config
     from jaxrec.errors import UserError as UserError
     from jaxrec.evaluate import evaluate as evaluate
@@ -24,7 +25,7 @@ __version__ = "0.1.0"
 
 _PLACES = {  # imported when they are asked for: JAX takes a second
     "Config": "config", "UserError": "errors", "Recommender": "recommend", "Answer": "tasks.query",
-    "Item": "tasks.query", "Query": "tasks.query", "evaluate": "", "train": "",
+    "Item": "tasks.query", "Query": "tasks.query", "evaluate": "", "train": "", "blend": "",
 }  # fmt: skip
 
 

@@ -41,8 +41,8 @@ class Recommender:
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         times = [self._now if (time := read_time(query.at)) is None else time for query in queries]
-        return [one._replace(what=(one.what, time))
-                for one, time in zip(read_sessions(self.items, queries, seen, self._times), times, strict=True)]  # fmt: skip
+        clicks = read_sessions(self.items, queries, seen, self._times)
+        return [one._replace(what=(one.what, time)) for one, time in zip(clicks, times, strict=True)]
 
     def best(
         self, inputs: Sequence[Inputs], k: int, mask: np.ndarray, rules: bool

@@ -86,8 +86,8 @@ def read_sessions(items: Items, queries: Sequence[Query], seen: bool, times: boo
 def encoded_last(
     model: SessionModel, encode: Any, params: Any, tables: dict[str, Array], sessions: Sequence[np.ndarray], rows: int
 ) -> Array:
-    """float32[rows, Q], what the compiled ``last_query`` of a model says of int64[n] items, or [n, 2] items and seconds;
-    sessions are padded as well, so that few shapes are compiled."""
+    """float32[rows, Q], what the compiled ``last_query`` of a model says of int64[n] items, or of [n, 2] items and
+    seconds. Sessions are padded as well, so that few shapes are compiled."""
     window = model.window
     sessions = [session[-window:] if window else session for session in sessions]
     fine = (2, 2) if rows == BATCH else (16, 4)  # a full batch is worth a program for its length
