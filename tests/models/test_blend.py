@@ -86,7 +86,7 @@ def test_log_loss_and_its_derivative(seed: int) -> None:
     loss, slope = fit.log_loss(theta, sample, tables, 16)
     assert loss == pytest.approx(-np.mean(np.log(own)), rel=1e-5)
     steps = 1e-2 * np.eye(6)
-    numeric = [(value(theta + step) - value(theta - step)) / 2e-2 for step in steps]
+    numeric = np.array([(value(theta + step) - value(theta - step)) / 2e-2 for step in steps])
     np.testing.assert_allclose(slope, numeric, atol=2e-3)
 
 
