@@ -114,7 +114,7 @@ def test_fitted_weights_trust_who_knows() -> None:
 def test_votes_to_a_power_are_a_distribution() -> None:
     votes = sparse.csr_array(np.array([[1e-200, 2e-200, 0.0], [0.0, 0.0, 0.0], [1e200, 0.0, 3e200]]))
     found = distribution(votes, np.array([1.0, 1.0, 2.0])).toarray()
-    np.testing.assert_allclose(found, [[1 / 3, 2 / 3, 0], [0, 0, 0], [0.1, 0, 0.9]])
+    np.testing.assert_allclose(found, np.array([[1 / 3, 2 / 3, 0.0], [0.0, 0.0, 0.0], [0.1, 0.0, 0.9]]))
 
 
 def test_weights_have_to_fit() -> None:
