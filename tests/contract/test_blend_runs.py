@@ -35,6 +35,12 @@ def test_it_is_no_worse_than_its_parts(worlds: Worlds, made: Path) -> None:
     assert model["neighbours"] == ["stan:k=50", "spop"] and len(model["networks"]) == 2
 
 
+def test_a_session_s_own_items_can_be_masked(made: Path) -> None:
+    found = evaluate(made, "validation", history="masked", baselines=("spop",))
+    assert found["history"] == "masked" and found["mrr@5"] > 5 * found["chance"]["mrr@5"]
+    assert found["baselines"]["spop"]["recall@1"] < 0.2 < found["recall@1"]
+
+
 def test_it_serves_what_it_evaluated_wherever_it_is(worlds: Worlds, made: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(made, tmp_path / "moved")
     recommender, data = Recommender.load(moved), open_sessions(worlds.data("sessions"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,8 @@ from jaxrec.baselines.sessions import BASELINES
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
+from jaxrec.feeds.base import lane_targets
+from jaxrec.feeds.packed import target_positions
 from jaxrec.models.base import SessionModel
 from jaxrec.models.blend import Blend
 from jaxrec.tasks import base
@@ -44,20 +45,17 @@ def slices(model: Blend, weights: dict[str, Any], sessions: Sessions, config: Ev
 def target_queries(
     model: SessionModel, params: Any, tables: dict[str, Any], sessions: Sessions, config: EvaluationConfig
 ) -> np.ndarray:
-    """float32[n, Q]: a network's query for each target, in the order of the events. A feed has an order of its own, so
-    a second one is fed the places of the events instead of their items."""
+    """float32[n, Q]: a network's query for each target, in the order of the events, not of the feed."""
     batch = min(config.batch_size, len(sessions) if model.window is None else base.QUERIES)
-    plan = evaluation_plan(max(1, batch, model.window or 1))
-    places = replace(sessions, items=np.arange(len(sessions.items), dtype=np.int32))
-    position, carry, encode = sessions.target_positions, model.carry(plan.batch), jax.jit(model.encode)
-    found: Any = None
-    blocks = (model.feed(one, plan).epoch(0) for one in (sessions, places))
-    for block, place in zip(*blocks, strict=True):
+    batch = max(1, batch, model.window or 1)
+    feed, carry, encode = model.feed(sessions, evaluation_plan(batch)), model.carry(batch), jax.jit(model.encode)
+    places = (lane_targets if model.window is None else target_positions)(feed).reshape(feed.shape.blocks, -1)
+    targets, found = sessions.target_positions, None
+    for place, block in zip(places, feed.epoch(0), strict=True):
         carry, queries = encode(params, tables, carry, block)
-        flat = np.asarray(queries).reshape(-1, queries.shape[-1])
-        live = np.asarray(block.weight).reshape(-1) > 0
-        found = np.zeros((len(position), flat.shape[1]), np.float32) if found is None else found
-        found[np.searchsorted(position, np.asarray(place.target).reshape(-1)[live])] = flat[live]
+        flat, live = np.asarray(queries).reshape(-1, queries.shape[-1]), np.asarray(block.weight).reshape(-1) > 0
+        found = np.zeros((len(targets), flat.shape[1]), np.float32) if found is None else found
+        found[np.searchsorted(targets, place[live])] = flat[live]
     return np.asarray(found)
 
 

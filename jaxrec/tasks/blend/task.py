@@ -19,16 +19,16 @@ from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.data.splits import open_split
 from jaxrec.errors import UserError
-from jaxrec.metrics.ranking import random_ranking
 from jaxrec.models import blend
 from jaxrec.models.base import make_model
 from jaxrec.models.blend import Blend, log_probabilities
 from jaxrec.ops.parallel import in_blocks, joined
-from jaxrec.ops.topk import ROWS, rank_scores, top_scores
+from jaxrec.ops.topk import ROWS, Candidates, rank_scores, top_scores
 from jaxrec.run import Run
 from jaxrec.tasks.base import Judged, Part, Task, collect
 from jaxrec.tasks.blend.parts import INDEX, fitted, slices, votes_of
 from jaxrec.tasks.report import Asked, Report
+from jaxrec.tasks.sessions.masks import chance, is_masked, item_bits
 from jaxrec.tasks.sessions.task import COLUMNS, measure
 from jaxrec.tasks.vectors import padded, steps
 
@@ -66,14 +66,18 @@ def index_of(run: Run) -> Sessions:
 
 
 @partial(jax.jit, static_argnames=("count", "k", "rows"))
-def ranked(scored: Any, items: Array, targets: Array, count: int, k: int, rows: int) -> Any:
-    """The ranks of targets, int32[n], and the k best items, of what ``Scorer`` gives for n queries."""
+def ranked(
+    scored: Any, items: Array, targets: Array, count: int, k: int, rows: int, without: Array | None = None
+) -> Any:
+    """The ranks of targets, int32[n], and the k best items, of what ``scored`` gives for n queries; ``without`` as that
+    of ``Candidates``."""
 
     def one(block: Any) -> Any:
-        scores = log_probabilities(block[0][0], items, count, *block[0][1:])[:, :count]
-        return rank_scores(scores, block[1], k)
+        what, target, bits = block
+        scores = log_probabilities(what[0], items, count, *what[1:])[:, :count]
+        return rank_scores(scores, target, k, Candidates(without=bits))
 
-    return joined(jax.lax.map(one, in_blocks((scored, targets), rows)), len(targets))
+    return joined(jax.lax.map(one, in_blocks((scored, targets, without), rows)), len(targets))
 
 
 @partial(jax.jit, static_argnames=("count", "k", "rows"))
@@ -145,7 +149,9 @@ class Judge:
         votes, vectors = votes_of(self._methods, prefixes), [one[which] for one in part.vectors]
         what = scored(self._model, vectors, votes, prefixes.lengths, self._n_items)
         targets = jnp.asarray(part.queries.targets[which])
-        return ranked(what, items, targets, self._n_items, top, rows), len(part.queries) - start
+        masked = is_masked(self._config)
+        bits = jnp.asarray(item_bits(prefixes.query, prefixes.items, len(which), self._n_items)) if masked else None
+        return ranked(what, items, targets, self._n_items, top, rows, bits), len(part.queries) - start
 
 
 def evaluate(asked: Asked) -> Report:
@@ -153,12 +159,13 @@ def evaluate(asked: Asked) -> Report:
     data, ks, config, n_items = asked.data, asked.ks, asked.config, asked.data.n_items
     compared = asked.compared(BASELINES)
     parts = open_split(data, asked.split, config.data.validation_fraction)
+    history = {"history": "masked"} if is_masked(config.evaluation) else {}
     result = {
-        "split": asked.split, "targets": parts.validation.counts["targets"], "items": n_items, "ties": "conservative",
-        "chance": random_ranking(np.array([n_items]), ks),
+        "split": asked.split, "targets": parts.validation.counts["targets"], "items": n_items, **history,
+        "ties": "conservative", "chance": chance(parts.validation, n_items, ks, config.evaluation),
     }  # fmt: skip
     judge = Judge(asked.loaded.model, methods_of(asked.run), parts.validation, n_items, config.evaluation)
-    result |= asked.measure(judge, max(ks))[1]
+    result |= asked.measure(judge, max(ks), **history)[1]
     if compared:
         result["fitted_on"] = parts.train.counts
         result["baselines"] = measure(compared, parts, n_items, ks, config.evaluation)
