@@ -32,7 +32,7 @@ from jaxrec.tasks.sessions.masks import chance, is_masked, item_bits
 from jaxrec.tasks.sessions.task import COLUMNS, measure
 from jaxrec.tasks.vectors import padded, steps
 
-OPTIONS = ()  # of evaluate, beside those of every kind
+OPTIONS = ("history",)  # of evaluate, beside those of every kind
 BATCH = 512  # queries whose votes are counted together
 
 
