@@ -54,7 +54,7 @@ def pop(train: Train, prefix: list[int], now: int) -> dict[int, float]:
 
 
 def spop(train: Train, prefix: list[int], now: int) -> dict[int, float]:
-    return {item: score + prefix.count(item) for item, score in pop(train, prefix, now).items()}
+    return {item: score + prefix.count(item) for item, score in pop(train, prefix, now).items() if item in prefix}
 
 
 def itemknn(train: Train, prefix: list[int], now: int, k: int, shrinkage: float, alpha: float, decay: float) -> Any:
@@ -143,7 +143,7 @@ def expected(choice: Choice, train: Train, prefix: list[int], now: int) -> np.nd
     """float64[V]: the formula's scores; below them, by popularity, the items that it does not name."""
     scores = np.array([value for _, value in sorted(pop(train, prefix, now).items())]) - 1.0
     for item, value in FORMULAS[choice.name](train, prefix, now, **choice.parameters).items():
-        if np.float32(value) > 0 or choice.name in ("pop", "spop"):
+        if np.float32(value) > 0 or choice.name == "pop":
             scores[item] = value
     return scores
 
