@@ -18,5 +18,5 @@ Each says more with --help: python -m jaxrec.train --help
 Without any data, begin with: python -m jaxrec.prepare synthetic --out data/synthetic"""
 
 if __name__ == "__main__":
-    commands = "\n".join(f"  python -m jaxrec.{name:<9}  {text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  python -m jaxrec.{name:<11}  {text}" for name, text in COMMANDS.items())
     print(LISTING.format(version=__version__, commands=commands))

@@ -49,16 +49,18 @@ Report = Callable[[int, dict[str, float]], bool]
 
 def train(
     config: Config | str | Path, path: str | Path, resume: bool = False, overwrite: bool = False,
-    report: Report | None = None,
+    report: Report | None = None, over: Callable[[], bool] | None = None,
 ) -> None:  # fmt: skip
     """Train the run in the directory ``path`` to its end, or until SIGTERM or Ctrl-C: they save and raise SystemExit
     (143 or 130). ``resume`` goes on from the last checkpoint, ``overwrite`` deletes the run first, if there is one.
     ``report`` is called with the epoch and its metrics after each validation, after a restart perhaps again; True ends
-    the run there (reason ``stopped`` in ``metrics.jsonl``)."""
+    the run there (reason ``stopped`` in ``metrics.jsonl``). ``over`` is asked after each block whether the time is out:
+    then the run is saved, and SystemExit raised (142), as by a signal."""
     config = configuration.load(config) if isinstance(config, (str, Path)) else config
     path = Path(check_path("the run directory", str(path)))
     with _signals_noted() as stopped, owned(path, "trains this run", "choose another --run"):
-        _train(config, path, resume, overwrite, report, stopped)
+        ended = stopped if over is None else lambda: stopped() or (signal.SIGALRM if over() else 0)
+        _train(config, path, resume, overwrite, report, ended)
 
 
 def _train(

@@ -13,6 +13,7 @@ COMMANDS = {
     "recommend": "recommendations of a run for a session, a user or a customer",
     "compile": "what accelerators would run of a configuration, and whether it fits, without one",
     "tune": "searches the values of fields that do best on validation",
+    "leaderboard": "baselines and every model that fits a data set, tuned within a budget, in one table",
     "plots": "pictures of runs",
     "text": "sentence embeddings of the names of a data set's items",
 }
@@ -22,7 +23,7 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "orbax": "orbax-ch
 
 def module_of(name: str) -> str:
     """The module with the ``main`` of a command."""
-    return f"jaxrec.{name}.__main__" if name in ("tune", "plots") else f"jaxrec.{name}"
+    return f"jaxrec.{name}.__main__" if name in ("tune", "plots", "leaderboard") else f"jaxrec.{name}"
 
 
 def missing_module(error: BaseException) -> str:

@@ -18,12 +18,17 @@ def ranking_metrics(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, float]:
     >>> ranking_metrics(np.array([1.0, 3.0, 30.0]), [20])["mrr@20"]
     0.4444444444444444
     """
-    ranks = np.asarray(ranks, np.float64)
-    result: dict[str, float] = {}
+    values = ranking_gains(ranks, ks)
+    return {name: float(gain.mean()) if len(gain) else 0.0 for name, gain in values.items()}
+
+
+def ranking_gains(ranks: np.ndarray, ks: Sequence[int]) -> dict[str, np.ndarray]:
+    """What ``ranking_metrics`` takes the means of: an entry of float64[n] or bool[n] for each query."""
+    ranks, result = np.asarray(ranks, np.float64), dict[str, np.ndarray]()
     for k in ks:
         hit = ranks <= k
         gains = {"recall": hit, "mrr": hit / ranks, "ndcg": hit / np.log2(1.0 + ranks), "hit_rate": hit}
-        result |= {f"{name}@{k}": float(gain.mean()) if len(ranks) else 0.0 for name, gain in gains.items()}
+        result |= {f"{name}@{k}": gain for name, gain in gains.items()}
     return result
 
 

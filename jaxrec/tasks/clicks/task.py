@@ -181,17 +181,25 @@ def measure(
     ks: Sequence[int],
 ) -> dict[str, dict[str, float]]:  # fmt: skip
     """Metrics of baselines fitted on the training rows; ``schema``: the fields that ``rows`` has."""
-    every, asked, found = dataset.schema, rows.take(chosen), {}
+    asked, found = rows.take(chosen), {}
     for choice in choices:
         begin = time.perf_counter()
-        if choice.name == LOGISTIC:
-            logits = choice.fit(schema, rows.take(train)).logits(schema, asked)
-        else:
-            names = str(every.user), str(every.item)
-            user, item = dataset.rows().columns[:, every.columns(names)].T
-            pairs = RatingRows(user, item, rows.ratings, rows.labels)
-            fitted = held_out_calibration(choice.fit, pairs.take(train), *map(every.size, names))
-            logits = fitted(user[chosen], item[chosen])
+        logits = fit_baseline(choice, dataset, schema, rows, train)(chosen)
         found[choice.text] = click_metrics(logits, asked.labels, known_users(asked), ks)
         found[choice.text]["seconds"] = round(time.perf_counter() - begin, 3)
     return found
+
+
+def fit_baseline(
+    choice: Choice, dataset: RowsDataset, schema: Schema, rows: Rows, train: np.ndarray
+) -> Callable[[np.ndarray], np.ndarray]:  # fmt: skip
+    """A baseline fitted on the training rows: row numbers to float32[n] log odds; see ``measure``."""
+    if choice.name == LOGISTIC:
+        logistic = choice.fit(schema, rows.take(train))
+        return lambda chosen: np.asarray(logistic.logits(schema, rows.take(chosen)))
+    every = dataset.schema
+    names = str(every.user), str(every.item)
+    user, item = dataset.rows().columns[:, every.columns(names)].T
+    pairs = RatingRows(user, item, rows.ratings, rows.labels)
+    fitted = held_out_calibration(choice.fit, pairs.take(train), *map(every.size, names))
+    return lambda chosen: fitted(user[chosen], item[chosen])

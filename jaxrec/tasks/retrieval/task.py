@@ -211,20 +211,25 @@ def _with_rules(run: Run, judge: Judge, asked: Asked, categories: np.ndarray | N
 
 def measure(choices: Sequence[Choice], judge: Judge, ks: Sequence[int]) -> dict[str, dict[str, float]]:
     """Conservative ranks of the same positives among the same candidates, of baselines fitted on training."""
-    data, asked = judge.data, judge.queries
+    has = owned_items(judge.data)
+    return {choice.text: judge_baseline(choice.fit(has), judge, ks).metrics for choice in choices}
+
+
+def owned_items(data: Retrieval) -> Any:
+    """CSR float64[users, items]: who has what in training."""
     train = data.queries(data.splits.train)
-    has = matrix(train.users, train.items, data.n_users, data.n_items)
+    return matrix(train.users, train.items, data.n_users, data.n_items)
 
-    def of(choice: Choice) -> dict[str, float]:
-        score = choice.fit(has)
 
-        def ranked(rows: np.ndarray) -> Part:
-            users, targets = asked.users[rows], jnp.asarray(asked.items[rows])
-            return rank_scores(jnp.asarray(score(users)), targets, among=_among(judge.had, users))
+def judge_baseline(score: Callable[[np.ndarray], np.ndarray], judge: Judge, ks: Sequence[int]) -> Judged:
+    """What a judge gives of models, of the scores of a fitted baseline."""
+    asked = judge.queries
 
-        return collect(in_parts(len(asked.users), 1024, ranked), ks).metrics
+    def ranked(rows: np.ndarray) -> Part:
+        users, targets = asked.users[rows], jnp.asarray(asked.items[rows])
+        return rank_scores(jnp.asarray(score(users)), targets, among=_among(judge.had, users))
 
-    return {choice.text: of(choice) for choice in choices}
+    return collect(in_parts(len(asked.users), 1024, ranked), ks)
 
 
 # ---- hits ------------------------------------------------------------------------------------------------------------

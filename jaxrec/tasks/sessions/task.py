@@ -22,13 +22,13 @@ from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.splits import Split, cut_validation, open_split
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import lane_targets
-from jaxrec.feeds.packed import target_positions
+from jaxrec.feeds.packed import Log, target_positions
 from jaxrec.models.base import SessionModel, make_model
 from jaxrec.ops.topk import EVERYTHING, Candidates, rank_scores
 from jaxrec.run import Run
 from jaxrec.sources.synthetic import optimum_metrics
 from jaxrec.tasks import base
-from jaxrec.tasks.base import Judge, MakePlan, Part, Task, collect, evaluation_plan, in_parts
+from jaxrec.tasks.base import Judge, Judged, MakePlan, Part, Task, collect, evaluation_plan, in_parts
 from jaxrec.tasks.report import Asked, Report
 from jaxrec.tasks.sessions.masks import History, chance, is_masked, item_bits
 from jaxrec.training.block import training_plan
@@ -94,6 +94,18 @@ def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config:
                  sparse, excluded)  # fmt: skip
 
 
+def in_order(ranks: np.ndarray, judge: Judge, sessions: Sessions) -> np.ndarray:
+    """float32[targets]: ranks as a judge of sessions gives them, in the order of the targets' events, which is that of
+    ``Queries``: feeds deal sessions into lanes and rows."""
+    packed = isinstance(judge.feed.split[0], Log)
+    places = (target_positions if packed else lane_targets)(judge.feed).reshape(-1)
+    number = np.full(len(sessions.items) + 1, -1)  # of each event's target; the last of no event
+    number[sessions.target_positions] = np.arange(len(ranks))
+    ordered = np.full(len(ranks), np.nan, np.float32)
+    ordered[number[places][number[places] >= 0]] = ranks
+    return ordered
+
+
 def evaluate(asked: Asked) -> Report:
     """Metrics of a run, and of baselines beside it or alone."""
     data, ks, config = asked.data, asked.ks, asked.config
@@ -142,6 +154,14 @@ def baseline_metrics(
     update: Callable[..., None] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """The metrics that ``Judge`` gives of models."""
+    return judge_baseline(scores, queries, n_items, ks, config, update).metrics
+
+
+def judge_baseline(
+    scores: Scores, queries: Queries, n_items: int, ks: Sequence[int], config: EvaluationConfig,
+    update: Callable[..., None] | None = None,
+) -> Judged:  # fmt: skip
+    """What ``Judge`` gives of models, in the order of the queries."""
     size = max(1, min(ROWS, max(16, CELLS // n_items), config.memory * 2**18 // n_items, len(queries)))
     depth, masked = min(max(ks), n_items), is_masked(config)
 
@@ -150,4 +170,4 @@ def baseline_metrics(
         bits = jnp.asarray(item_bits(prefixes.query, prefixes.items, len(rows), n_items)) if masked else None
         return rank_scores(jnp.asarray(scores(prefixes)), targets, depth, Candidates(without=bits))
 
-    return collect(in_parts(len(queries), size, ranked), ks, n_items, update).metrics
+    return collect(in_parts(len(queries), size, ranked), ks, n_items, update)
