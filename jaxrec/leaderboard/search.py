@@ -93,6 +93,11 @@ class Search:
                 self._again(self.trials(model)[-1])
         resting = {name for name in self.names if not self.trials(name)}
         while (name := self._next(resting)) is not None:
+            if self._goes_on(best := self._best(name)):
+                before = len(best.values)
+                self._train(best, min(self._end(), self.work.used() + 2 * best.seconds))
+                if len(best.values) > before:
+                    continue
             changes = next(self._untried(name), None)
             estimate = self._estimate(name, changes or {})
             if changes is None or self.work.used() + estimate > self._end():
@@ -102,6 +107,12 @@ class Search:
             self._train(trial, min(self._end(), self.work.used() + LOOSE * estimate))
             if trial.state == "replanned":
                 trial.state = "cut"
+
+    def _goes_on(self, best: Trial) -> bool:
+        """Whether a model's best trial was ended by the time while it still rose, and may go on as it was."""
+        rising = best.state == "cut" and self.epoch(best) == len(best.values)
+        constant = self.config(best).optimizer.schedule == "constant"
+        return rising and constant and self.work.used() + best.epoch_seconds + best.judge_seconds < self._end()
 
     def _end(self) -> float:
         return self.work.budget - self.reserve()
