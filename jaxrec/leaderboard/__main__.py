@@ -34,6 +34,7 @@ Figures have 95 % bootstrap intervals, and differences to the best are paired. B
 (leaderboard.png), the same for machines (leaderboard.json), and the folder leaderboard.runs with all runs. Killed or
 stopped, the same command goes on, with what is left of the budget.
 """
+SHARED = ("--data.", "--evaluation.")  # sections that are the same for all models
 TASKS = ("sessions", "clicks", "retrieval")
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -57,12 +58,13 @@ def leaderboard(
         models: names of models; None: all that fit the data.
         seeds: of the last training of each model; the search has the first.
         task: of rows: ``clicks`` or ``retrieval``; None: clicks, where there are labels of both classes.
-        overrides: ``--data.field value`` words for the data section of all models.
+        overrides: ``--data.field value`` and ``--evaluation.field value`` words, for all models.
     """
     seconds, out = seconds_of(budget), Path(check_path("--out", str(out)))
     check_out(out, (".md",))
-    if bad := [word for word in overrides if word.startswith("--") and not word.startswith("--data.")]:
-        raise UserError(f"{bad[0]}: no such option; only fields of the data section hold for all models (--data.…)")
+    if bad := [word for word in overrides if word.startswith("--") and not word.startswith(SHARED)]:
+        raise UserError(f"{bad[0]}: no such option; beside those of --help fields of the data and evaluation sections "
+                        "can be given, which hold for all models (--data.…, --evaluation.…)")  # fmt: skip
     work_path = out.with_suffix(".runs")
     with owned(work_path, "works on this leaderboard", "choose another --out"):
         dataset = open_dataset(data)

@@ -75,7 +75,7 @@ MODELS: dict[str, Sections] = {
     "bert4rec": {"model": {"heads": 4, "stride": 10}, "training": {"epochs": 12}},
     "autoint": {"model": {"first_order": "logistic", "init_std": 0.01}},
 }
-ORDER = ("gru4rec", "narm", "sasrec")  # in which models begin, what is quick first
+ORDER = ("gru4rec", "narm", "sasrec", "esasrec", "hstu")  # in which models begin, what is quick first
 STEPS = 2000  # that a short training at least takes, where sessions are few
 SMALL = 256  # targets a step, at most, where that gives fewer
 
@@ -123,12 +123,12 @@ MOVES: dict[str, list[Move]] = {
         Move(("model.embedding",), value="onehot", model="gru4rec"),
         Move(("model.layers",), 1.5, model="gru4rec"), Move(("model.layers",), 0.5, model="gru4rec"),
         Move((WIDTH, "model.layers"), 2.0, model="narm"), Move((WIDTH, "model.layers"), 0.5, model="narm"),
-        Move((WIDTH,), 2.0, model="sasrec"), Move((WIDTH,), 2.0, model="bert4rec"),
+        *(Move((WIDTH,), 2.0, model=name) for name in ("sasrec", "esasrec", "hstu", "bert4rec")),
         Move(("model.dropout_embedding",), 0.5), Move((DROP,), 0.5), Move((DROP,), 1.6),
         Move(("model.dropout_embedding",), 1.6), Move(("model.temperature",), 0.7), Move(("model.temperature",), 1.4),
         Move(("training.batch_size",), 0.5), Move(("loss.sample_alpha",), value=0.25), Move(("loss.logq",), value=0.5),
         Move(("data.half_life",), value=30.0), Move(("data.order",), value="random"),
-        Move(("model.blocks",), value=1), Move(("training.batch_size",), 2.0),
+        Move(("model.time_bias",), value=True), Move(("model.blocks",), value=1), Move(("training.batch_size",), 2.0),
     ],
     "clicks": [
         Move((RATE,), 0.5), Move((RATE,), 2.0), Move(("loss.embedding_l2",), 0.3), Move(("loss.embedding_l2",), 3.0),
