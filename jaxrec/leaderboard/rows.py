@@ -18,7 +18,7 @@ from jaxrec.metrics.clicks import higher_is_better
 
 BASELINES_SHARE = 0.15  # of the budget, after which a baseline's further settings are not tried
 LEAST = 0.9  # of the budget: where baselines took more, no model begins
-MARGIN = 1.3  # how much longer than estimated what comes after the search may take
+MARGIN = 1.15  # how much longer than estimated what comes after the search may take
 ALL, PART = "all of training", "without validation"
 
 

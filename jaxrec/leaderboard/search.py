@@ -150,17 +150,17 @@ class Search:
         return min((name for name in ranked if name not in resting), key=spent, default=None)
 
     def _untried(self, name: str) -> Iterator[dict[str, Any]]:
-        """Changes that no trial has had, from the best so far; its number of epochs first."""
+        """Changes that no trial has had, from the best so far; its number of epochs comes behind its rate."""
         best = self._best(name)
         sections = self.config(best).model_dump(mode="json")
         seen = {json.dumps(self.config(one).model_dump(mode="json"), sort_keys=True) for one in self.trials(name)}
         epochs, at = best.epochs, self.epoch(best)
-        moves: list[dict[str, Any]] = []
+        moves = list(settings.neighbours(name, self.kind.task, sections))
         if at == epochs and best.state == "done":
-            moves.append({"training.epochs": 2 * epochs})
+            moves.insert(2, {"training.epochs": round(1.5 * epochs)})
         elif sections["optimizer"]["schedule"] != "constant" and at <= 0.6 * epochs:
-            moves.append({"training.epochs": max(2, at)})
-        for move in (*moves, *settings.neighbours(name, self.kind.task, sections)):
+            moves.insert(2, {"training.epochs": max(2, at)})
+        for move in moves:
             changes = best.changes | move
             try:
                 config = self.kind.config(name, changes | {"training.seed": self.seed})
