@@ -132,7 +132,7 @@ def quick(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return paths
 
 
-def board(data: Path, out: Path, budget: str, *more: object) -> list[object]:
+def board(data: Path, out: Path, budget: str, *more: object) -> list[Any]:
     return ["leaderboard", "--data", data, "--budget", budget, "--out", out, *more]
 
 
