@@ -15,6 +15,7 @@ from jaxrec.cli.lock import owned
 from jaxrec.cli.text import check_path
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError, listed, nearest, shown
+from jaxrec.leaderboard import mixture
 from jaxrec.leaderboard.kinds import Kind, kind_of
 from jaxrec.leaderboard.page import as_json, facts, lines_of, markdown, verdict
 from jaxrec.leaderboard.rows import LEAST, Finals
@@ -99,10 +100,11 @@ def _fill(work: Work, search: Search, finals: Finals) -> None:
                           f"({', '.join(search.names)})"]  # fmt: skip
             tell(f"{work.used():.0f} s: {work.notes[0]}")
     else:
-        search.reserve = finals.reserve
+        search.reserve = lambda begun=False: finals.reserve(begun) + (0.0 if begun else mixture.cost(finals))
         search.run()
-    finals.models()
-    work.notes = work.notes or finals.notes()
+    finals.models(mixture.cost(finals))
+    missing = mixture.add(finals)
+    work.notes = work.notes or [*finals.notes(), *([missing] if missing else [])]
     work.finished = True
     work.save()
 

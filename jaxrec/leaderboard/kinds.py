@@ -27,6 +27,7 @@ from jaxrec.metrics.clicks import auc, log_loss
 from jaxrec.metrics.ranking import random_ranking, ranking_gains
 from jaxrec.sources.synthetic import optimum_metrics
 from jaxrec.tasks.base import load
+from jaxrec.tasks.blend import task as blends
 from jaxrec.tasks.clicks import task as clicks
 from jaxrec.tasks.retrieval import task as retrieval
 from jaxrec.tasks.sessions import task as sessions
@@ -223,7 +224,11 @@ class SessionKind(RankingKind):
     def run(self, path: Path) -> tuple[np.ndarray, float]:
         begin, loaded = time.perf_counter(), load(path)
         held = self._splits["test"].validation
-        judge = sessions.session_judge(loaded.model, held, self.dataset.n_items, loaded.run.config.evaluation)
+        n_items, config = self.dataset.n_items, loaded.run.config
+        if config.model.task == "blend":
+            blended = blends.Judge(loaded.model, blends.methods_of(loaded.run), held, n_items, config.evaluation)
+            return blended(loaded.weights, [self.k]).arrays["rank"], time.perf_counter() - begin
+        judge = sessions.session_judge(loaded.model, held, n_items, config.evaluation)
         ranks = judge(loaded.weights, [self.k]).arrays["rank"]
         return sessions.in_order(ranks, judge, held), time.perf_counter() - begin
 

@@ -86,13 +86,13 @@ class Finals:
         best = self.search.best(name)
         return 0.0 if best is None else len(self.seeds) * self.search.test_cost(best)
 
-    def models(self) -> None:
-        """Rows of the models, the best by validation first."""
+    def models(self, later: float) -> None:
+        """Rows of the models, the best by validation first; ``later``: seconds of what comes after them."""
         order = [name for name in self.search.ranked() if name not in self.work.rows]
         for place, name in enumerate(order):
             after = sum(self.test_cost(one) for one in order[place:]) * MARGIN + self.page_cost()
             drop_programs()
-            self._model(name, self.work.budget - after)
+            self._model(name, self.work.budget - after - later)
 
     def _model(self, name: str, end: float) -> None:
         """A model's row: trained again until ``end``, or as the search left it where that does not fit."""

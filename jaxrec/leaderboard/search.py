@@ -105,8 +105,6 @@ class Search:
                 continue
             trial = self._make(name, changes)
             self._train(trial, min(self._end(), self.work.used() + LOOSE * estimate))
-            if trial.state == "replanned":
-                trial.state = "cut"
 
     def _goes_on(self, best: Trial) -> bool:
         """Whether a model's best trial was ended by the time while it still rose, and may go on as it was."""
@@ -131,11 +129,9 @@ class Search:
     def _again(self, trial: Trial) -> None:
         """A training that was too long, with the epochs that fit: its rate falls to the end."""
         epochs = max(1, int(trial.reason))
-        trial.state, share = "cut", LOOSE * (trial.fixed_seconds + epochs * (trial.epoch_seconds + trial.judge_seconds))
+        trial.state, share = "cut", 2 * (trial.fixed_seconds + epochs * (trial.epoch_seconds + trial.judge_seconds))
         again = self._make(trial.model, trial.changes | {"training.epochs": epochs})
         self._train(again, min(self._end(), self.work.used() + share))
-        if again.state == "replanned":
-            again.state = "cut"
 
     def _next(self, resting: set[str]) -> str | None:
         """Of the models that are not resting the one with the least seconds; those far behind count double and more."""
@@ -207,7 +203,7 @@ class Search:
             trial.first_judge = trial.first_judge or now - asked[0]
             self.work.save()
             cost = trial.epoch_seconds + trial.judge_seconds
-            if falling and epoch == 1 and now + (trial.epochs - 1) * cost > end:
+            if falling and epoch == 1 and not trial.changes and now + (trial.epochs - 1) * cost > end:
                 trial.state, trial.reason = "replanned", str(int((end - now) / cost))
                 return True
             if self._hopeless(trial, epoch):

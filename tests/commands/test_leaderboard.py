@@ -232,15 +232,17 @@ def test_real_trainings_by_the_clock(clock: Clock, worlds: Worlds, tmp_path: Pat
     small = {"model": {"layers": [24]}, "training": {"epochs": 2, "batch_size": 32, "steps_per_block": 80}}
     monkeypatch.setitem(settings.MODELS, "gru4rec", settings.MODELS["gru4rec"] | small)
     monkeypatch.setitem(settings.MOVES, "sessions", [])
-    monkeypatch.setattr(settings, "SESSION_BASELINES", {"pop": ["pop"]})
+    monkeypatch.setattr(settings, "SESSION_BASELINES", {"pop": ["pop"], "itemknn": ["itemknn"]})
     out = tmp_path / "board.md"
-    assert call(*board(worlds.data("sessions"), out, "40s", "--models", "gru4rec")) == 0
+    assert call(*board(worlds.data("sessions"), out, "60s", "--models", "gru4rec")) == 0
     found = written(out)
-    row = next(row for row in found["rows"] if row["name"] == "gru4rec")
-    assert row["trained_on"] == "all of training" and found["rows"][0]["name"] == "gru4rec"
-    told = evaluate(tmp_path / "board.runs" / row["run"], ks=[20])
-    assert row["metrics"]["mrr@20"]["value"] == pytest.approx(told["mrr@20"], abs=1e-6)
-    assert row["metrics"]["mrr@20"]["low"] < told["mrr@20"] < row["metrics"]["mrr@20"]["high"]
+    rows = {row["name"]: row for row in found["rows"]}
+    assert set(rows) == {"pop", "itemknn", "gru4rec", "blend"} and rows["blend"]["parts"] == ["gru4rec", "itemknn"]
+    for row in (rows["gru4rec"], rows["blend"]):
+        assert row["trained_on"] == "all of training" and row["metrics"]["mrr@20"]["value"] > 0.4
+        told = evaluate(tmp_path / "board.runs" / row["run"], ks=[20])
+        assert row["metrics"]["mrr@20"]["value"] == pytest.approx(told["mrr@20"], abs=1e-6)
+        assert row["metrics"]["mrr@20"]["low"] < told["mrr@20"] < row["metrics"]["mrr@20"]["high"]
 
 
 def test_refusals(dataset: Path, tmp_path: Path, capsys: Capsys) -> None:
