@@ -26,6 +26,7 @@ class Recommender:
     query's time ``at``, by default that of the newest session."""
 
     can = frozenset({"similar"})
+    score_name = "probability"
 
     def __init__(self, loaded: Loaded) -> None:
         self._model, self._weights, run = loaded.model, loaded.weights, loaded.run
@@ -57,7 +58,7 @@ class Recommender:
                           [np.append(out, one.gone) for one in chosen], k)  # fmt: skip
 
         found = dict(zip(order, in_batches(len(inputs), dispatch), strict=True))
-        return [found[at] for at in range(len(inputs))]
+        return [(found[at][0], np.exp(found[at][1])) for at in range(len(inputs))]
 
     def _kernel(self, sessions: Sequence[Any], queries: Any, banned: Any, k: int) -> tuple[Any, Any]:
         """The k best of each session; rows behind them are padding, and repeat the last one."""
