@@ -108,6 +108,10 @@ class Curves(NamedTuple):
 def read_curves(path: Path, metrics: Sequence[str]) -> Curves:
     """The validation metrics of a run."""
     run, file = open_run(path), path / "metrics.jsonl"
+    if not run.config.model.trained:
+        raise UserError(
+            f"{path}: a run of {run.config.model.name}, which is not trained and has no curves; leave it out"
+        )
     try:
         lines = [line for line in read_log(path) if line["kind"] == "validation"]
         known = [name for name in (lines[0] if lines else ()) if "@" in name or name in ("auc", "log_loss", "ece")]

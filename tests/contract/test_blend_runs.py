@@ -113,5 +113,6 @@ def test_training_a_blend_is_refused(
     worlds: Worlds, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fails(capsys, "train", "--config", made / "config.yaml", "--run", tmp_path / "no", names="python -m jaxrec.blend")
+    fails(capsys, "plots", "curves", made, "--out", tmp_path / "x.png", names="not trained and has no curves")
     with pytest.raises(UserError, match="a run is here already"):
         blend([worlds.run("gru4rec")], made, ["stan"])
