@@ -17,7 +17,7 @@ from jaxrec.leaderboard.work import Row, peak_memory
 NAME = "blend"
 MOST = 3  # models
 NEIGHBOURS = ("itemknn", "vsknn", "stan")
-FITTING = 5.0, 0.0004  # seconds that weights may take beside what the parts say of validation, and more an item
+FITTING = 3.0, 0.0004  # seconds that weights may take beside what the parts say of validation, and more an item
 CLOSE = 0.15  # how far behind the best model, as a share of its value, one may be to take part
 
 
@@ -34,13 +34,14 @@ def parts(finals: Finals) -> tuple[list[str], list[str]]:
 
 
 def cost(finals: Finals) -> float:
-    """Seconds that it may take: what the parts say of validation and twice of the test."""
+    """Seconds that it may take: what the parts say of validation and of the test."""
     models, neighbours = parts(finals)
     if not models or NAME in finals.work.rows:
         return 0.0
     votes = sum(row.seconds_evaluate for row in finals.work.rows.values() if row.settings in neighbours)
-    return FITTING[0] + FITTING[1] * finals.kind.size().items + 2 * sum(finals.search.test_cost(best) for name in models
-                             if (best := finals.search.best(name)) is not None) + 2 * votes  # fmt: skip
+    trials = (finals.search.best(name) for name in models)
+    tests = sum(finals.search.test_cost(best) for best in trials if best is not None)
+    return FITTING[0] + FITTING[1] * finals.kind.size().items + 1.5 * tests + 2 * votes
 
 
 def add(finals: Finals) -> str:

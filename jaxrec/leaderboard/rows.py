@@ -17,6 +17,7 @@ from jaxrec.leaderboard.work import Row, Trial, Work, peak_memory
 from jaxrec.metrics.clicks import higher_is_better
 
 BASELINES_SHARE = 0.15  # of the budget, after which a baseline's further settings are not tried
+AGAIN_SHARE = 0.3  # of the budget that is kept for last trainings, at most; the best models come first
 LEAST = 0.9  # of the budget: where baselines took more, no model begins
 MARGIN = 1.15  # how much longer than estimated what comes after the search may take
 ALL, PART = "all of training", "without validation"
@@ -67,9 +68,10 @@ class Finals:
         missing = [name for name in self.search.names if name not in self.work.rows]
         if begun:
             return MARGIN * sum(map(self.test_cost, missing)) + self.page_cost()
-        each = [self.cost(name) + self.test_cost(name) for name in missing if self.search.best(name) is not None]
-        unknown = sum(self.search.best(name) is None and not self.search.trials(name) for name in missing)
-        return MARGIN * (sum(each) + unknown * (float(np.mean(each)) if each else 0.0)) + self.page_cost()
+        have = [name for name in missing if self.search.best(name) is not None]
+        more = 1 + sum(not self.search.trials(name) for name in missing) / max(1, len(have))  # as those that have begun
+        again = min(more * sum(map(self.cost, have)), AGAIN_SHARE * self.work.budget)
+        return MARGIN * (again + more * sum(map(self.test_cost, have))) + self.page_cost()
 
     def page_cost(self) -> float:
         return min(15.0, 1.0 + 0.03 * self.work.budget)

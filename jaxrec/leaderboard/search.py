@@ -108,9 +108,9 @@ class Search:
 
     def _goes_on(self, best: Trial) -> bool:
         """Whether a model's best trial was ended by the time while it still rose, and may go on as it was."""
-        rising = best.state == "cut" and self.epoch(best) == len(best.values)
-        constant = self.config(best).optimizer.schedule == "constant"
-        return rising and constant and self.work.used() + best.epoch_seconds + best.judge_seconds < self._end()
+        rising = best.state == "cut" and self.epoch(best) == len(best.values) < best.epochs
+        again = min(best.fixed_seconds, FIRST) + best.epoch_seconds + best.judge_seconds
+        return rising and self.work.used() + again < self._end()
 
     def _end(self) -> float:
         return self.work.budget - self.reserve()
