@@ -71,6 +71,7 @@ def main(argv: Sequence[str]) -> None:
             update(0.3, note="encode")
             options, hashed = raw.options, ["fields", "user", "item", "label"]
             result = {"kind": "rows"} | write_rows(raw, out)
+            hashed += ["splits"] if "splits" in result else []
         else:
             update(0.3, note="clean")
             cleaning = Cleaning(**{one.name: given[one.name] for one in fields(Cleaning) if one.name in given})

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from jaxrec.data.dataset import Field, Schema, known
 from jaxrec.data.given import MARKERS, Ids, bare, check_single, is_list, plain, read_list
 from jaxrec.data.items import Items
 from jaxrec.data.reading.columns import span, times_line
-from jaxrec.data.store import checked, file_entry, map_array, write_file
+from jaxrec.data.store import array_file, checked, file_entry, map_array, write_file
 from jaxrec.errors import UserError
 
 FARTHEST = 1e4  # deviations of a number from the mean: beyond it float32 says nothing any more
@@ -49,6 +50,16 @@ class RawField:
 
 
 @dataclass(frozen=True)
+class Coded:
+    """Rows that a source encodes itself, block by block, as they may not fit in memory; without times."""
+
+    fields: list[Field]
+    vocabularies: dict[str, pa.Table]  # by coded field, as in the dataset directory
+    rows: int
+    blocks: Iterable[tuple[np.ndarray, ...]]  # columns, numbers and ratings of the next rows
+
+
+@dataclass(frozen=True)
 class RawRows:
     """What a source of rows has read; ``threshold``, ``low`` and ``high`` as in ``rows.Schema``."""
 
@@ -62,9 +73,7 @@ class RawRows:
     item: str | None = None
     # For user and item: a table whose column of that field's name holds the raw id, with what is to be shown of it.
     shown: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
-    calendar: dict[str, str] = dataclasses.field(
-        default_factory=dict
-    )  # fields that are the year, month or decade of the row, UTC
+    calendar: dict[str, str] = dataclasses.field(default_factory=dict)  # fields of a row's year, month or decade, UTC
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # the source's choices, for the manifest
     min_count: int = 1  # values of fewer rows are unknown
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)  # more entries of the manifest
@@ -72,29 +81,18 @@ class RawRows:
     time_unit: str = "s"  # s or ms since 1970, or order: counters
     notes: list[str] = dataclasses.field(default_factory=list)  # what the user should know of how the files were read
     read: dict[str, int] | None = None  # how many rows and files were read, for the manifest; None where nothing was
+    coded: Coded | None = None  # in the place of fields, ratings and times
 
 
 def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
     """Encode and write; returns the manifest's entries."""
-    n, fields, vocabularies = len(raw.ratings), list[Field](), dict[str, pa.Table]()
-    columns, numbers = [np.zeros((n, 0), np.int32)], [np.zeros((n, 0), np.float32)]
-    for part in raw.fields:
-        if part.kind == "numerical":
-            one, values = _standardise(part)
-            numbers.append(values)
-        else:
-            one, values, vocabularies[part.name] = _encode(part, raw.min_count)
-            columns.append(values)
-        fields.append(one)
-    arrays: dict[str, np.ndarray] = {
-        "columns": np.concatenate(columns, axis=1),
-        "numbers": np.concatenate(numbers, axis=1),
-        "ratings": np.asarray(raw.ratings, np.float32),
-        "times": np.asarray(raw.times, np.int64),
-    }
-    files = dict[str, dict[str, Any]]()
-    for name, array in arrays.items():
-        files |= write_file(out, f"rows/{name}.npy", array)
+    if raw.coded is not None:
+        fields, vocabularies, (arrays, files) = raw.coded.fields, raw.coded.vocabularies, _write_blocks(raw.coded, out)
+    else:
+        fields, vocabularies, arrays = _encode_rows(raw)
+        files = {}
+        for name, array in arrays.items():
+            files |= write_file(out, f"rows/{name}.npy", array)
     for name, vocabulary in vocabularies.items():
         files |= write_file(out, f"vocabulary/{name}.parquet", vocabulary)
     schema = Schema(tuple(fields), raw.user, raw.item, raw.threshold, raw.low, raw.high)
@@ -116,11 +114,43 @@ def write_rows(raw: RawRows, out: Path) -> dict[str, Any]:
         "item": raw.item,
         "calendar": raw.calendar,
         "label": {"threshold": raw.threshold, "low": raw.low, "high": raw.high},
-        "counts": {"rows": n, "positive": positive, "values": values_of},
+        "counts": {"rows": len(arrays["ratings"]), "positive": positive, "values": values_of},
         **times,
         **raw.extras,
         "files": files,
     }
+
+
+def _encode_rows(raw: RawRows) -> tuple[list[Field], dict[str, pa.Table], dict[str, np.ndarray]]:
+    """Fields, vocabularies and the arrays of ``rows/``."""
+    n, fields, vocabularies = len(raw.ratings), list[Field](), dict[str, pa.Table]()
+    columns, numbers = [np.zeros((n, 0), np.int32)], [np.zeros((n, 0), np.float32)]
+    for part in raw.fields:
+        if part.kind == "numerical":
+            one, values = _standardise(part)
+            numbers.append(values)
+        else:
+            one, values, vocabularies[part.name] = _encode(part, raw.min_count)
+            columns.append(values)
+        fields.append(one)
+    arrays = {"columns": np.concatenate(columns, axis=1), "numbers": np.concatenate(numbers, axis=1)}
+    arrays |= {"ratings": np.asarray(raw.ratings, np.float32), "times": np.asarray(raw.times, np.int64)}
+    return fields, vocabularies, arrays
+
+
+def _write_blocks(coded: Coded, out: Path) -> tuple[dict[str, np.ndarray], dict[str, dict[str, Any]]]:
+    """Write the arrays of ``rows/`` block by block; they are mapped, and their lines of the manifest."""
+    n, numbers = coded.rows, sum(field.kind == "numerical" for field in coded.fields)
+    shapes = {"columns": ("<i4", (n, sum(field.width for field in coded.fields))), "numbers": ("<f4", (n, numbers)),
+              "ratings": ("<f4", (n,)), "times": ("<i8", (n,))}  # fmt: skip
+    files = {name: out / "rows" / f"{name}.npy" for name in shapes}
+    with ExitStack() as stack:
+        writes = [stack.enter_context(array_file(files[name], *shape)) for name, shape in shapes.items()]
+        for block in coded.blocks:
+            for write, part in zip(writes, (*block, np.zeros(len(block[0]), np.int64)), strict=True):
+                write(part)
+    arrays = {name: np.load(file, mmap_mode="r") for name, file in files.items()}
+    return arrays, {f"rows/{name}.npy": file_entry(file) for name, file in files.items()}
 
 
 def _encode(raw: RawField, min_count: int) -> tuple[Field, np.ndarray, pa.Table]:
@@ -197,7 +227,8 @@ def rows_summary(manifest: dict[str, Any]) -> list[str]:
     share = f"{counts['positive'] / counts['rows']:.1%} positive (at least {threshold:g})"
     fields = [f"  {one['name']:<16} {one['kind']:<12} {one['side']:<8} {counts['values'].get(one['name'], 'numbers')}"
               for one in manifest["fields"]]  # fmt: skip
-    return [f"{counts['rows']:,} rows, {share}; values:", *fields, *times_line(manifest)]
+    splits = [f"split {name}: {size:,} rows" for name, size in manifest.get("splits", {}).items()]
+    return [f"{counts['rows']:,} rows, {share}; values:", *fields, *splits, *times_line(manifest)]
 
 
 # ---- a run -----------------------------------------------------------------------------------------------------------

@@ -35,7 +35,8 @@ Click and rating data are rows, for models that score one (user, item, context) 
     users.parquet  items.parquet
                          what is known of each, to be shown; row r is index r
 
-Rows stand in the order of the raw data. How they are split is decided at training time (jaxrec/data/splits.py).
+Rows stand in the order of the raw data. How they are split is decided at training time (jaxrec/data/splits.py); where
+the data were published with splits, those stand one after the other, and the manifest has their rows under ``splits``.
 """
 
 from __future__ import annotations
@@ -175,11 +176,14 @@ class Schema:
     threshold: float  # a rating of at least this is a positive label
     low: float  # of the ratings, to scale them to 0..1
     high: float
+    splits: tuple[int, ...] = ()  # rows of each of SPLITS, one after the other; none where the data bring no splits
 
     @classmethod
     def from_manifest(cls, manifest: dict[str, Any]) -> Schema:
-        fields = tuple(Field(**field) for field in manifest["fields"])
-        return cls(fields, manifest["user"], manifest["item"], *(manifest["label"][name] for name in LABEL))
+        fields, splits = tuple(Field(**field) for field in manifest["fields"]), manifest.get("splits", {})
+        threshold, low, high = (manifest["label"][name] for name in LABEL)
+        sizes = tuple(splits[name] for name in SPLITS if splits)
+        return cls(fields, manifest["user"], manifest["item"], threshold, low, high, sizes)
 
     def select(self, names: tuple[str, ...] | None) -> Schema:
         """The schema of the named fields, in their order; None for all."""

@@ -1,10 +1,10 @@
 """How rows are split into training, validation and test: the field ``data.protocol``, described in ``RowData``.
 
 A user may have several rows of one item, and a model that has trained on one of them knows the others: ``data.repeats``
-says what becomes of such (user, item) pairs. Where pairs leave, all protocols but cold_users, cold_items and in_sample
-hold out pairs, not rows: the random ones by the row of the pair that they draw first, the others by its latest. The
-pair's other rows are in no split (``left_out``), and fractions are of the pairs. To models that rank items for users
-only positive rows make a pair. A row of an unknown user or item is a pair of its own.
+says what becomes of such (user, item) pairs. Where pairs leave, all protocols but cold_users, cold_items, in_sample and
+published hold out pairs, not rows: the random ones by the row of the pair that they draw first, the others by its
+latest. The pair's other rows are in no split (``left_out``), and fractions are of the pairs. To models that rank items
+for users only positive rows make a pair. A row of an unknown user or item is a pair of its own.
 
 The random order of ``rows`` and ``paper`` is ``numpy.random.RandomState(seed).permutation(n)`` and its first rows are
 the test split: what scikit-learn's ``train_test_split`` does, with which published splits were made. ``paper`` leaves
@@ -29,11 +29,20 @@ class RowData(DataConfig):
     """The data section of models that read rows."""
 
     protocol: Literal[
-        "rows", "paper", "temporal", "leave_one_out", "leave_one_random", "cold_users", "cold_items", "in_sample"
+        "rows",
+        "paper",
+        "temporal",
+        "leave_one_out",
+        "leave_one_random",
+        "cold_users",
+        "cold_items",
+        "in_sample",
+        "published",
     ] = "rows"
     """The test split is a random share of the rows; the same without the rating below the threshold; the most recent
     rows; each user's last positive and what follows it; a random positive of each user; all rows of a share of the
-    users, or of the items; in_sample: the rows that are trained on."""
+    users, or of the items; in_sample: the rows that are trained on; published: the three splits that the data set was
+    published with."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """Of the random split."""
     test_fraction: Fraction = 0.2
@@ -74,6 +83,8 @@ def configured_splits(data: RowData, rows: Rows, schema: Schema, impressions: bo
     if data.protocol in ("temporal", "leave_one_out") and not np.any(rows.times):
         raise UserError(f"data.protocol: {data.protocol} needs times, and the data set has none; choose rows")
     every = np.arange(len(rows))
+    if data.protocol == "published":
+        return _published(data, every, schema)
     pairs = every if repeats == "keep" else row_pairs(rows, schema, not impressions)
     train, validation, test, unrated = _split(data, rows, pairs, schema)
     if not len(train):
@@ -82,6 +93,19 @@ def configured_splits(data: RowData, rows: Rows, schema: Schema, impressions: bo
                         "rows leave none to train on; lower the fractions or choose rows")  # fmt: skip
     left_out = np.setdiff1d(every, np.concatenate([train, validation, test, unrated]))
     return RowSplits(train, validation, test, left_out)
+
+
+def _published(data: RowData, every: np.ndarray, schema: Schema) -> RowSplits:
+    """The splits that the data set brings, untouched: its rows stand split after split."""
+    if not schema.splits:
+        raise UserError("data.protocol: published needs a data set with splits of its own, as prepare bars writes, and "
+                        "this one has none; choose rows")  # fmt: skip
+    for name in ("validation_fraction", "repeats"):
+        if (value := getattr(data, name)) not in (0, None, "keep"):
+            raise UserError(f"data.{name}: found {value}, and data.protocol published keeps the splits as they are; "
+                            "leave it out, or choose another data.protocol")  # fmt: skip
+    train, validation, test = np.split(every, np.cumsum(schema.splits)[:-1])
+    return RowSplits(train, validation, test)
 
 
 def row_pairs(rows: Rows, schema: Schema, positive: bool = False) -> np.ndarray:

@@ -152,11 +152,12 @@ def write_text(file: Path, text: str) -> None:
 
 
 @contextmanager
-def array_file(file: Path, dtype: str, length: int) -> Iterator[Callable[[np.ndarray], int]]:
-    """Write a ``.npy`` file of one dimension and known length piece by piece: by calls of what this yields."""
+def array_file(file: Path, dtype: str, shape: int | tuple[int, ...]) -> Iterator[Callable[[np.ndarray], int]]:
+    """Write a ``.npy`` file of known length or shape along its first axis, by calls of what this yields."""
+    shape = shape if isinstance(shape, tuple) else (shape,)
     file.parent.mkdir(exist_ok=True)
     with open(file, "wb") as stream:
-        np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": (length,)})
+        np.lib.format.write_array_header_1_0(stream, {"descr": dtype, "fortran_order": False, "shape": shape})
         yield lambda values: stream.write(np.ascontiguousarray(values, dtype).data)
 
 

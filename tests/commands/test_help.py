@@ -43,7 +43,7 @@ def test_no_line_of_help_is_too_wide(script: Any, capsys: Capsys, monkeypatch: p
 @pytest.mark.parametrize(("words", "message"), [
     ("train --training.epochz 3", r"--training\.epochz: no such option \(did you mean 'training\.epochs'\?\)"),
     ("recommend --run a --itms 3", r"unrecognized arguments: --itms 3 \(did you mean '--items'\?\); see .*--help'$"),
-    ("prepare evnts", r"SOURCE: invalid choice: 'evnts' \(choose from 'diginetica'"),
+    ("prepare evnts", r"SOURCE: invalid choice: 'evnts' \(choose from 'bars', 'diginetica'"),
     ("recommend --run none --items -5", "none: no run here"),  # negative numbers are values
 ])  # fmt: skip
 def test_a_mistyped_option_is_one_line(words: str, message: str, capsys: Capsys) -> None:
