@@ -192,6 +192,8 @@ SIZES = {
     "narm": Size(DIGINETICA, lambda options: _sequences(options, layers=[options.units]), _sessions, cpu_steps=20),
     # Two blocks of one head, or of two.
     "sasrec": Size(DIGINETICA, _sequences, _sessions, cpu_steps=20),
+    "esasrec": Size(DIGINETICA, lambda options: _sequences(options, heads=2), _sessions, cpu_steps=20),
+    "hstu": Size(DIGINETICA, lambda options: _sequences(options, heads=2, time_bias=True), _sessions, cpu_steps=20),
     "bert4rec": Size(DIGINETICA, lambda options: _sequences(options, heads=2), _sessions, cpu_steps=20),
     "autoint": Size({"batch": (2048,)}, _autoint, _rows, full=True, cpu_steps=40),
     "two_tower": Size({"loss": ("triplet", "infonce"), "batch": (4096,), "hard": (0, 4)},

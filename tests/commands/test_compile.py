@@ -24,6 +24,7 @@ from jaxrec.training.block import Training
 
 CONFIGS = sorted(file for file in (ROOT / "configs").glob("*.yaml") if not file.name.startswith("tune_"))
 OF_A_MODEL = {"gru4rec": "gru4rec_diginetica", "narm": "narm_diginetica", "sasrec": "sasrec_diginetica",
+              "esasrec": "esasrec_diginetica", "hstu": "hstu_diginetica",
               "bert4rec": "bert4rec_diginetica", "autoint": "autoint_plus_ml1m", "two_tower": "two_tower_ml1m",
               "merrec": "merrec"}  # fmt: skip
 
