@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,8 @@ from jaxrec.models.blend import Blend, log_probabilities
 from jaxrec.ops.parallel import in_blocks, joined
 from jaxrec.ops.topk import ROWS, Candidates, rank_scores, top_scores
 from jaxrec.run import Run
-from jaxrec.tasks.base import Judged, Part, Task, collect
+from jaxrec.tasks import base
+from jaxrec.tasks.base import Part, Task
 from jaxrec.tasks.blend.parts import INDEX, fitted, slices, votes_of
 from jaxrec.tasks.report import Asked, Report
 from jaxrec.tasks.sessions.masks import chance, is_masked, item_bits
@@ -113,8 +114,8 @@ def scored(model: Blend, vectors: Sequence[np.ndarray], votes: Sequence[Any], cl
 # ---- evaluation ------------------------------------------------------------------------------------------------------
 
 
-class Judge:
-    """Ranks the targets of a split; see ``jaxrec.tasks.base.Judge``."""
+class Judge(base.Judge):
+    """Ranks the targets of a split by what a blend says."""
 
     def __init__(
         self, model: Blend, methods: Sequence[Voting], sessions: Sessions, n_items: int, config: EvaluationConfig
@@ -123,12 +124,6 @@ class Judge:
         self._n_items, self._config = n_items, config
         self.targets = sessions.counts["targets"]
         self.blocks = -(-self.targets // BATCH)
-
-    def __call__(
-        self, weights: dict[str, Any], ks: Sequence[int], top: int = 0, update: Callable[..., None] | None = None
-    ) -> Judged:
-        parts = self._parts(weights, min(top, self._n_items))
-        return collect(parts, ks, self._n_items if top else 0, update)
 
     def _parts(self, weights: dict[str, Any], top: int) -> Iterator[Part]:
         items, rows = self._model.items(weights), rows_at_once(self._n_items, self._config.memory)
