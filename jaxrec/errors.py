@@ -59,8 +59,12 @@ def listed(names: Sequence[str], last: str = "and") -> str:
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` where one of ``allowed`` is close to ``name``, otherwise an empty string."""
     # comparing takes as long as both are
-    close = difflib.get_close_matches(name, list(allowed), n=1) if len(name) <= 200 else []
-    return f" (did you mean {shown(close[0])}?)" if close else ""
+    close = difflib.get_close_matches(name, list(allowed), n=3) if len(name) <= 200 else []
+    if not close:
+        return ""
+    # Of equally close ones that with the same first letter: "itmes" is "items" rather than "times".
+    best = max(close, key=lambda one: (difflib.SequenceMatcher(None, one, name).ratio(), one[:1] == name[:1]))
+    return f" (did you mean {shown(best)}?)"
 
 
 def explained(error: ValidationError, beside: str = "", within: int = 0) -> str:
