@@ -11,14 +11,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sparse
-import yaml
 
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, make_callable, progress, tell
 from jaxrec.cli.lock import owned
 from jaxrec.cli.text import check_path
-from jaxrec.config import Config
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.splits import Split
 from jaxrec.errors import UserError
@@ -28,7 +26,7 @@ from jaxrec.run import check_new, create_run, open_run, open_run_data, write_tex
 from jaxrec.tasks.base import Loaded, load
 from jaxrec.tasks.blend.fit import Sample, fit_weights
 from jaxrec.tasks.blend.parts import INDEX, choices, fitted, slices, votes_of
-from jaxrec.tasks.blend.task import BATCH, rows_at_once
+from jaxrec.tasks.blend.task import BATCH, part_configs, rows_at_once
 from jaxrec.tasks.sessions.task import session_splits
 from jaxrec.training.block import TrainState
 from jaxrec.training.checkpoint import Checkpoints
@@ -116,16 +114,12 @@ def _of(path: str | Path, parts: Parts) -> tuple[Weights, ...]:
     if other.config.model.task != "blend":
         raise UserError(f"{path}: a run of {other.config.model.name}; --weights-of names a blend")
     model, names = model_of.Config.of(other.config.model), [one.run.config.model.name for one in parts.loaded]
-    theirs = [_part(other.path, n).model.name for n in range(len(model.networks))]
+    theirs = [one.model.name for one in part_configs(other)]
     for option, ours, those in (("--runs", names, theirs), ("--neighbours", parts.neighbours, [*model.neighbours])):
         if ours != those:
             raise UserError(f"{option}: found {', '.join(ours) or 'none'}, and {path} blends "
                             f"{', '.join(those) or 'none'}; name the same kinds in the same order")  # fmt: skip
     return model.weights
-
-
-def _part(path: Path, n: int) -> Config:
-    return configuration.parse(yaml.safe_load((path / "parts" / f"{n}.yaml").read_text()), former=True)
 
 
 def _fitted(parts: Parts) -> tuple[Weights, ...]:
@@ -147,12 +141,9 @@ def _fitted(parts: Parts) -> tuple[Weights, ...]:
 def _sample(parts: Parts, model: Blend, weights: dict[str, Any]) -> Sample:
     config, held = parts.loaded[0].run.config, parts.split.validation
     methods = fitted(parts.neighbours, parts.split.train, parts.data.n_items)
-    sessions = np.random.default_rng(0).permutation(len(held))
-    drawn = (
-        held.pick(np.sort(sessions[np.cumsum(_targets(held)[sessions]) <= TARGETS]))
-        if _targets(held).sum() > TARGETS
-        else held
-    )
+    order = np.random.default_rng(0).permutation(len(held))
+    fits = np.cumsum(_targets(held)[order]) <= TARGETS
+    drawn = held if fits.all() else held.pick(np.sort(order[fits]))
     vectors: list[list[np.ndarray]] = [[] for _ in parts.loaded]
     votes: list[list[Any]] = [[] for _ in methods]
     targets, clicks = list[np.ndarray](), list[np.ndarray]()

@@ -26,6 +26,7 @@ from jaxrec.config import Config as Experiment
 from jaxrec.config.sections import Count, LossConfig, ModelConfig, Positive, Section
 from jaxrec.losses.softmax import FullSoftmax
 from jaxrec.models.base import SessionModel
+from jaxrec.models.packed import unit
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -103,8 +104,7 @@ class Blend:
         """float32[V, D], what items are compared by: unit vectors of the networks side by side, so that the cosine of
         two rows is the mean of the networks'."""
         vectors = (model.vectors(tables) for model, _, tables in self.each(weights))
-        return jnp.concatenate([one / jnp.maximum(jnp.linalg.norm(one, axis=1, keepdims=True), 1e-12)
-                                for one in vectors], axis=1)  # fmt: skip
+        return jnp.concatenate([unit(one) for one in vectors], axis=1)
 
     def scaled(self, queries: Sequence[Any], clicks: np.ndarray) -> np.ndarray:
         """float32[n, Q]: the networks' queries, float32[n, D] each, times the temperatures for their clicks."""

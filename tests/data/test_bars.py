@@ -119,6 +119,9 @@ def test_buckets_are_those_of_bars() -> None:
     assert [value for (value,) in found] == [numpy_bucket(str(count)) for count in counts]
 
 
+SMALL = ("--model.attention_dim", 8, "--model.deep", "[8]", "--training.epochs", 2, "--training.batch_size", 16)
+
+
 def test_a_run_trains_on_the_published_split_evaluates_and_recommends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,17 +129,7 @@ def test_a_run_trains_on_the_published_split_evaluates_and_recommends(
     data, run = prepared(tmp_path, "movielenslatest_x1", files).path, tmp_path / "run"
     assert "train.csv: 60 rows, and the published file has 1,404,801" in capsys.readouterr().err
     config = Path(__file__).parents[2] / "configs" / "autoint_plus_movielens_latest_x1.yaml"
-    small = [
-        "--model.attention_dim",
-        "8",
-        "--model.deep",
-        "[8]",
-        "--training.epochs",
-        "2",
-        "--training.batch_size",
-        "16",
-    ]
-    assert call("train", "--config", config, "--data.path", data, "--run", run, *small) == 0
+    assert call("train", "--config", config, "--data.path", data, "--run", run, *SMALL) == 0
     assert "60 rows" in (output := capsys.readouterr()).out + output.err
     assert call("evaluate", "--run", run, "--split", "validation") == 0
     assert call("evaluate", "--run", run) == 0
@@ -148,17 +141,7 @@ def test_a_run_trains_on_the_published_split_evaluates_and_recommends(
 def test_criteo_trains_from_its_configuration(tmp_path: Path) -> None:
     data, run = prepared(tmp_path, "criteo_x1", generated("criteo_x1")).path, tmp_path / "run"
     config = Path(__file__).parents[2] / "configs" / "autoint_plus_criteo_x1.yaml"
-    small = [
-        "--model.attention_dim",
-        "8",
-        "--model.deep",
-        "[8]",
-        "--training.epochs",
-        "1",
-        "--training.batch_size",
-        "16",
-    ]
-    assert call("train", "--config", config, "--data.path", data, "--run", run, *small) == 0
+    assert call("train", "--config", config, "--data.path", data, "--run", run, *SMALL) == 0
     assert call("evaluate", "--run", run) == 0
 
 

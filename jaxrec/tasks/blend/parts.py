@@ -13,12 +13,11 @@ from jaxrec.baselines.sessions import BASELINES
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
-from jaxrec.feeds.base import lane_targets
-from jaxrec.feeds.packed import target_positions
 from jaxrec.models.base import SessionModel
 from jaxrec.models.blend import Blend
 from jaxrec.tasks import base
 from jaxrec.tasks.base import evaluation_plan
+from jaxrec.tasks.sessions.task import places_of
 
 TARGETS = 2**16  # whose queries are held at once
 INDEX = ("items", "times", "offsets")  # arrays of the sessions that neighbours are looked for in, as a blend keeps them
@@ -49,7 +48,7 @@ def target_queries(
     batch = min(config.batch_size, len(sessions) if model.window is None else base.QUERIES)
     batch = max(1, batch, model.window or 1)
     feed, carry, encode = model.feed(sessions, evaluation_plan(batch)), model.carry(batch), jax.jit(model.encode)
-    places = (lane_targets if model.window is None else target_positions)(feed).reshape(feed.shape.blocks, -1)
+    places = places_of(feed).reshape(feed.shape.blocks, -1)
     targets, found = sessions.target_positions, None
     for place, block in zip(places, feed.epoch(0), strict=True):
         carry, queries = encode(params, tables, carry, block)

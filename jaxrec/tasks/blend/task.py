@@ -45,10 +45,14 @@ def make(config: Config, dataset: Any, plan: Any = None) -> Task:
 
 def build(run: Run) -> Blend:
     """A run's model."""
-    model = blend.Config.of(run.config.model)
-    files = [run.path / "parts" / f"{n}.yaml" for n in range(len(model.networks))]
-    configs = [configuration.parse(read_yaml(file, "a part of the blend"), str(file), former=True) for file in files]
-    return Blend([make_model(one, run.n_items) for one in configs], model.weights)
+    networks = [make_model(one, run.n_items) for one in part_configs(run)]
+    return Blend(networks, blend.Config.of(run.config.model).weights)
+
+
+def part_configs(run: Run) -> list[Config]:
+    """The configurations of a run's networks."""
+    files = [run.path / "parts" / f"{n}.yaml" for n in range(len(blend.Config.of(run.config.model).networks))]
+    return [configuration.parse(read_yaml(file, "a part of the blend"), str(file), former=True) for file in files]
 
 
 def methods_of(run: Run) -> list[Voting]:

@@ -21,7 +21,7 @@ from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.splits import Split, cut_validation, open_split
 from jaxrec.errors import UserError
-from jaxrec.feeds.base import lane_targets
+from jaxrec.feeds.base import Feed, lane_targets
 from jaxrec.feeds.packed import Log, target_positions
 from jaxrec.models.base import SessionModel, make_model
 from jaxrec.ops.topk import EVERYTHING, Candidates, rank_scores
@@ -84,8 +84,7 @@ def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config:
     sparse = sessions.last_only and model.window is None  # lanes walk over much that is not scored
     feed, excluded = model.feed(sessions, evaluation_plan(batch)), None
     if is_masked(config):
-        history, places = History(sessions, n_items), (lane_targets if model.window is None else target_positions)(feed)
-        by_block = places.reshape(feed.shape.blocks, -1)
+        history, by_block = History(sessions, n_items), places_of(feed).reshape(feed.shape.blocks, -1)
 
         def excluded(block: int, rows: np.ndarray) -> np.ndarray:
             return history.bits(by_block[block, rows])
@@ -94,11 +93,16 @@ def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config:
                  sparse, excluded)  # fmt: skip
 
 
+def places_of(feed: Feed) -> np.ndarray:
+    """int64[steps of all blocks, lanes or targets]: where in the split each target of a feed of sessions stands; -1
+    where there is none."""
+    return (target_positions if isinstance(feed.split[0], Log) else lane_targets)(feed)
+
+
 def in_order(ranks: np.ndarray, judge: Judge, sessions: Sessions) -> np.ndarray:
     """float32[targets]: ranks as a judge of sessions gives them, in the order of the targets' events, which is that of
     ``Queries``: feeds deal sessions into lanes and rows."""
-    packed = isinstance(judge.feed.split[0], Log)
-    places = (target_positions if packed else lane_targets)(judge.feed).reshape(-1)
+    places = places_of(judge.feed).reshape(-1)
     number = np.full(len(sessions.items) + 1, -1)  # of each event's target; the last of no event
     number[sessions.target_positions] = np.arange(len(ranks))
     ordered = np.full(len(ranks), np.nan, np.float32)
