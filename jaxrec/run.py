@@ -146,9 +146,11 @@ def resume_run(
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
     old, epochs, other = run.config.training.epochs, config.training.epochs, "or train another --run"
-    if epochs < old or (epochs > old and config.optimizer.schedule != "constant"):
-        raise UserError(f"{path}: training.epochs: was {old}, now {epochs}; a resumed run cannot train for fewer, "
-                        f"and for more only where optimizer.schedule is constant; leave it, {other}")  # fmt: skip
+    planned = config.optimizer.schedule != "constant" or config.training.average_epochs > 0  # by the number of epochs
+    if epochs < old or (epochs > old and planned):
+        raise UserError(f"{path}: training.epochs: was {old}, now {epochs}; a resumed run cannot train for fewer, and "
+                        "for more only where optimizer.schedule is constant and training.average_epochs 0; leave it, "
+                        f"{other}")  # fmt: skip
     # Where the data lie does not matter, what is in them is compared below, as are the rows that data.repeats leaves;
     # and a run may change its devices, and train for longer. Runs of earlier versions have a loss.memory of 64.
     data = {name: getattr(run.config.data, name) for name in ("path", "repeats")

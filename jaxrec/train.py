@@ -131,6 +131,7 @@ def _train(
                 due = stopped() or clock.lap() - saved >= settings.save_every
                 if due and position.block < feed.shape.blocks:
                     meter.drain()
+                    state = training.averaged(state, position.epoch, within=True)
                     save()
                     saved = clock.lap()
             meter.drain()
@@ -143,7 +144,7 @@ def _train(
         position.epoch, position.block, position.sums["epoch"] = position.epoch + 1, 0, [0.0, 0]
         log.write("epoch", step, epoch=position.epoch, loss=loss, **speed, input_wait_share=blocks.seconds / seconds)
         summary = f"epoch {position.epoch}: loss {loss:.4f}, {speed['events_per_s']:,.0f} events/s"
-        asked = False
+        asked, state = False, training.averaged(state, position.epoch)
         if task.judge is not None:
             with clock.part("evaluate"), progress(f"train: validation after epoch {position.epoch}"):
                 weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), state.weights())

@@ -16,6 +16,7 @@ from jaxrec.data.dataset import Sessions
 
 ROWS = 256  # items whose similarities to all others are held at once: far more than the k that are kept
 DAY = 86_400_000  # ms
+FAR = 50  # clicks back, from which on all are alike
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Scale = Annotated[float, Field(ge=0.0)]
 Decay = Literal["none", "linear", "harmonic"]
@@ -45,6 +46,36 @@ def spop(sessions: Sessions, n_items: int) -> Voting:
         return counts
 
     return Voting(votes, order)
+
+
+def returns(sessions: Sessions, n_items: int) -> Voting:
+    """Items of the session so far, by how often training sessions went back so far: the share of their clicks, from the
+    last one on an item as many clicks ago, that went to that item next; all others by training clicks."""
+    order, rate = popularity(sessions, n_items), return_rates(sessions, n_items)
+
+    def votes(prefixes: Prefixes) -> Any:
+        clicks = last_clicks(prefixes.query, prefixes.items, n_items)
+        chance = rate[np.minimum(prefixes.distance[clicks], len(rate) - 1)]
+        pair = prefixes.query[clicks], prefixes.items[clicks]
+        return sparse.csr_array((chance, pair), shape=(len(prefixes), n_items))
+
+    return Voting(votes, order)
+
+
+def return_rates(sessions: Sessions, n_items: int) -> np.ndarray:
+    """float64[FAR]: of the times that a session goes on from d clicks after its last one on an item, the share where it
+    goes on to that item; at the last d, or more. One more of each kind is counted, so that no rate is 0."""
+    place, session = np.arange(len(sessions.items)), np.repeat(np.arange(len(sessions)), np.diff(sessions.offsets))
+    by_item = np.lexsort((place, sessions.items, session))
+    same = (np.diff(session[by_item]) == 0) & (np.diff(sessions.items[by_item]) == 0)
+    until, back = sessions.offsets[1:][session] - 1, np.zeros(len(place), bool)  # the session's last click, or
+    until[by_item[:-1][same]], back[by_item[:-1][same]] = by_item[1:][same], True  # the next one on the same item
+    ahead = until - place  # times that the session goes on, with this click the last on its item
+    went = np.bincount(np.minimum(ahead[back] - 1, FAR - 1), minlength=FAR)
+    at_least = np.bincount(np.minimum(ahead, FAR), minlength=FAR + 1)[::-1].cumsum()[::-1]  # 0, 1, ... FAR
+    stood = at_least[1:].copy()
+    stood[-1] = np.maximum(ahead - (FAR - 1), 0).sum()
+    return (went + 1.0) / (stood + 2.0)
 
 
 def itemknn(
@@ -143,7 +174,7 @@ def stan(
 
 
 BASELINES: dict[str, Callable[..., Scores]] = {
-    "pop": pop, "spop": spop, "itemknn": itemknn, "vsknn": vsknn, "stan": stan,
+    "pop": pop, "spop": spop, "returns": returns, "itemknn": itemknn, "vsknn": vsknn, "stan": stan,
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ class Size(NamedTuple):
 SESSION_BASELINES = {
     "pop": ["pop"],
     "spop": ["spop"],
+    "returns": ["returns"],
     "itemknn": ["itemknn", "itemknn:alpha=0.5,decay=0.8", "itemknn:decay=0.1", "itemknn:alpha=0.5,decay=0"],
     "vsknn": ["vsknn", "vsknn:k=500", "vsknn:decay=harmonic,vote_decay=none", "vsknn:idf=0"],
     "stan": ["stan", "stan:lambda2=0", "stan:lambda2=20", "stan:lambda1=2.5,lambda3=6", "stan:k=100"],

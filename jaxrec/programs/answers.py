@@ -134,8 +134,8 @@ def _others(config: Config, loss: bool) -> list[tuple[str, Config]]:
         changed(("model", "table", "rows"), ("training", "average", 0.0))
     if config.optimizer.tables == "same":
         changed(("optimizer", "tables", "rowwise_adagrad"))
-    if config.training.average:
-        changed(("training", "average", 0.0))
+    if config.training.average or config.training.average_epochs:
+        changed(("training", "average", 0.0), ("training", "average_epochs", 0))
     return found
 
 

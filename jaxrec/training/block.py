@@ -33,7 +33,7 @@ class TrainState(NamedTuple):
     tables: dict[str, Array]  # the embedding tables by name
     optimizer: Any  # the optimizer's state for params
     table_optimizer: dict[str, Any]  # the optimizer's state for each table
-    average: dict[str, Any] | None  # the moving average of {params, tables}; None where none is kept
+    average: dict[str, Any] | None  # the average of {params, tables} over time; None where none is kept
     carry: Any  # what the model hands from step to step: a hidden state, or batch statistics
     key: Array  # the run's random key; step s uses fold_in(key, s)
 
@@ -69,13 +69,18 @@ def init_state(
             tables=tables,
             optimizer=optimizer.dense.init(params),
             table_optimizer={name: optimizer.tables.init(table) for name, table in tables.items()},
-            average=jax.tree.map(jnp.copy, {"params": params, "tables": tables}) if settings.average else None,
+            average=jax.tree.map(jnp.copy, {"params": params, "tables": tables}) if averages(settings) else None,
             carry=model.carry(settings.batch_size),
             key=jax.random.key_data(steps_key),
         )
 
     made: TrainState = jax.jit(init, out_shardings=formats)() if formats else jax.jit(init)()
     return made
+
+
+def averages(settings: TrainingConfig) -> bool:
+    """Whether an average of the weights is kept beside them."""
+    return settings.average > 0 or settings.average_epochs > 0
 
 
 def weights_like(model: Model) -> dict[str, Any]:
@@ -206,6 +211,17 @@ class Training:
     def _format(self, leaf: Any) -> Any:
         return Format(ROWS, self._whole) if self._lies(leaf) else self._whole
 
+    def averaged(self, state: TrainState, ended: int, within: bool = False) -> TrainState:
+        """The state after so many whole epochs, and ``within`` the next one, with the mean of the weights at the ends
+        of the last ``average_epochs``, or, before the first of these ends, the weights as they are."""
+        settings, raw = self.config.training, {"params": state.params, "tables": state.tables}
+        if not settings.average_epochs:
+            return state
+        ends = ended - (settings.epochs - settings.average_epochs)  # of those that count
+        if ends < 1 or (ends == 1 and not within):
+            return state._replace(average=jax.tree.map(jnp.copy, raw))
+        return state if within else state._replace(average=_towards(state.average, raw, 1.0 / ends))
+
     def fit(self, constants: Any, feed: Feed | None = None) -> dict[str, Any]:
         """The weights after all epochs, without a run; ``feed`` may be another one with blocks of the same shapes."""
         feed, state = feed or self.feed, self.begin()
@@ -214,7 +230,14 @@ class Training:
             for block in feed.epoch(epoch):
                 state, stats = self.block(state, constants, block)
                 parallel.take_turns(stats, feed.mesh)
+            state = self.averaged(state, epoch + 1)
         return state.weights()
+
+
+@partial(jax.jit, donate_argnums=0)
+def _towards(average: Any, weights: Any, share: Array) -> Any:
+    """The average, moved by a share of the way to the weights."""
+    return jax.tree.map(lambda old, now: old + share * (now - old), average, weights)
 
 
 def make_train_block(
@@ -222,14 +245,16 @@ def make_train_block(
     lanes: int | None = None, formats: TrainState | None = None, deterministic: bool = False,
 ) -> jax.stages.Wrapped:  # fmt: skip
     """``train_block(state, constants, block) -> (state, stats)``, compiled, with the state's buffers reused.
-    ``average``: decay a step of the moving average, at most (1 + s) / (10 + s); ``lanes``: what a loss is averaged
-    over; ``formats`` of the state, None of what has the device's own."""
+    ``average``: decay a step of the moving average, at most (1 + s) / (10 + s), or 0: none moves; ``lanes``: what a
+    loss is averaged over; ``formats`` of the state, None of what has the device's own."""
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
         constants, block = on.whole(constants), on.dealt(block, 1)
         share = 1.0 if lanes is None else block.weight.shape[1] / lanes
         take_step = partial(_step, model, optimizer, clip_norm, share, constants, on)
         size, begin = block.weight.shape[0], state.step
+        kept = None if average else state.average  # of ends of epochs: no step's business
+        state = state if average else state._replace(average=None)
         state = regroup(lay_out(state, model, on.whole, on.dealt), partial(model.packed, on=on))
         run_key, turns = jax.random.wrap_key_data(state.key), jnp.arange(size, dtype=jnp.int32)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(run_key, begin + turns)
@@ -244,7 +269,7 @@ def make_train_block(
 
         def one(loop: tuple[TrainState, dict[str, Array]], at: Any) -> tuple[Any, Array]:
             state, marks, loss = take_step(*loop, *at)
-            if state.average is not None:
+            if average:
                 taken = (begin + at[0] + 1).astype(jnp.float32)
                 share = jnp.where(at[3], 1.0 - jnp.minimum(average, (1.0 + taken) / (10.0 + taken)), 0.0)
                 new = {"params": state.params, "tables": state.tables}
@@ -255,6 +280,7 @@ def make_train_block(
         live = jnp.any(block.weight > 0, axis=1)
         (state, _), losses = jax.lax.scan(one, (state, marks), (turns, steps, plans, live, streams[:, 1]))
         state = regroup(state, model.unpacked)._replace(step=begin + jnp.sum(live, dtype=jnp.int32))
+        state = state if average else state._replace(average=kept)
         losses = losses.reshape(size, -1).sum(axis=1)
         return state, BlockStats(losses, jnp.sum(block.weight > 0), jnp.sum(live))
 

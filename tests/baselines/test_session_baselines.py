@@ -57,6 +57,17 @@ def spop(train: Train, prefix: list[int], now: int) -> dict[int, float]:
     return {item: score + prefix.count(item) for item, score in pop(train, prefix, now).items() if item in prefix}
 
 
+def returns(train: Train, prefix: list[int], now: int) -> dict[int, float]:
+    went, stood = Counter[int](), Counter[int]()
+    for session, _ in train:
+        for end in range(1, len(session)):
+            for item, away in last_distances(session[:end]).items():
+                stood[min(away, 49)] += 1
+                went[min(away, 49)] += session[end] == item
+    distances = {item: min(away, 49) for item, away in last_distances(prefix).items()}
+    return {item: (went[away] + 1) / (stood[away] + 2) for item, away in distances.items()}
+
+
 def itemknn(train: Train, prefix: list[int], now: int, k: int, shrinkage: float, alpha: float, decay: float) -> Any:
     sets = [set(session) for session, _ in train]
     holds = {item: sum(item in one for one in sets) for item in range(V)}
@@ -124,10 +135,11 @@ def stan(
 
 
 FORMULAS: dict[str, Callable[..., dict[int, float]]] = {
-    "pop": pop, "spop": spop, "itemknn": itemknn, "vsknn": vsknn, "stan": stan
+    "pop": pop, "spop": spop, "returns": returns, "itemknn": itemknn, "vsknn": vsknn, "stan": stan
 }  # fmt: skip
 TEXTS = [
-    "pop", "spop", "itemknn", "itemknn:k=3,shrinkage=0,decay=0.5", "itemknn:k=1000,shrinkage=7.5,alpha=0.25,decay=1",
+    "pop", "spop", "returns", "itemknn", "itemknn:k=3,shrinkage=0,decay=0.5",
+    "itemknn:k=1000,shrinkage=7.5,alpha=0.25,decay=1",
     "vsknn", "vsknn:k=3,sample=7,decay=harmonic,vote_decay=none", "vsknn:k=1,sample=1,decay=none,idf=1", "stan",
     "stan:k=3,sample=7,lambda1=0.7,lambda2=5,lambda3=1.5", "stan:k=1,sample=1,lambda1=0,lambda2=0,lambda3=0",
     "stan:k=5,lambda2=0.00001",  # most weights are 0 in float32
@@ -211,7 +223,7 @@ def test_beside_a_run_they_are_fitted_and_ranked_as_the_run(run: Path, dataset: 
 
 
 @pytest.mark.parametrize(("words", "names"), [
-    (["--baselines", "stam"], "stam: no baseline 'stam' .*'stan'.*; there are all, pop, spop"),
+    (["--baselines", "stam"], "stam: no baseline 'stam' .*'stan'.*; there are all, pop, spop, returns"),
     (["--baselines", "stan:lamda1=3"], "lamda1: no such field.*; parameters of stan: k, sample, lam"),
     ([], "--run: missing; name a run directory, or measure --baselines of sessions on --data"),
 ])  # fmt: skip

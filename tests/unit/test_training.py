@@ -16,7 +16,7 @@ from jaxrec.data.dataset import Sessions
 from jaxrec.feeds.base import Plan, lane_feed
 from jaxrec.models.base import make_model
 from jaxrec.models.packed import SequenceModel
-from jaxrec.training.block import TrainState, init_state, make_train_block, training_plan
+from jaxrec.training.block import Training, TrainState, init_state, make_train_block, training_plan
 from jaxrec.training.optimizers import make_optimizer, make_schedule
 
 pytestmark = pytest.mark.numbers
@@ -110,3 +110,21 @@ def test_dense_tables_move_as_under_optax_adamw_and_the_average_follows() -> Non
     before = jax.tree.map(jnp.copy, state)
     after, _ = train_block(state, constants, blocks[0]._replace(weight=blocks[0].weight * 0.0))
     assert_equal(after, before)
+
+
+def test_the_mean_of_epochs_ends_is_what_serves() -> None:
+    """Of the last two of three, with a table that moves by rows; of the last alone it is that epoch's weights."""
+
+    def after(epochs: int, average_epochs: int = 0) -> dict[str, Any]:
+        training = {"batch_size": 4, "steps_per_block": 3, "epochs": epochs, "average_epochs": average_epochs}
+        config = config_of({"model": {"name": "gru4rec", "layers": [8]}}, {"training": training})
+        model = make_model(config, N_ITEMS)
+        fitted = Training(config, model, model.feed(SESSIONS, training_plan(config)))
+        return fitted.fit(model.constants(np.ones(N_ITEMS)))
+
+    second, third = after(2), after(3)
+    mean = jax.tree.map(lambda *ends: np.mean(ends, axis=0, dtype=np.float64), second, third)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), after(3, 2), mean)
+    assert_equal(after(3, 1), third)
+    with pytest.raises(AssertionError):
+        assert_equal(second, third)
