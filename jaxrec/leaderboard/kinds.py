@@ -258,12 +258,17 @@ class ClickKind(Kind):
         self._config = self.config("autoint", {})
         self._rows, splits = clicks.selected_rows(self._config, dataset)
         every = np.sort(np.concatenate([splits.train, splits.validation]))
-        self._splits = {"validation": (splits.train, splits.validation), "test": (every, splits.test)}
+        known = every if self.refits else splits.train
+        self._splits = {"validation": (splits.train, splits.validation), "test": (known, splits.test)}
         self.validation = f"{len(splits.validation):,} rows by protocol {self._config.data.protocol}"
         _check_held(dataset, splits, self._config)
 
+    @property
+    def refits(self) -> bool:
+        return "published" not in self._words  # whose splits are three, to be compared with what others report of them
+
     def sections(self) -> dict[str, dict[str, Any]]:
-        return {"data": {"path": str(self.dataset.path), "validation_fraction": 0.1},
+        return {"data": {"path": str(self.dataset.path), "validation_fraction": 0.1 if self.refits else 0.0},
                 "training": {"metric": self.metric}}  # fmt: skip
 
     def size(self) -> settings.Size:

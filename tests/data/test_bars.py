@@ -16,6 +16,7 @@ from helpers import call, fails
 from jaxrec.data.dataset import RowsDataset, open_dataset
 from jaxrec.data.splits import RowData, configured_splits
 from jaxrec.errors import UserError
+from jaxrec.leaderboard.kinds import kind_of
 from jaxrec.prepare import main
 from jaxrec.recommend import Recommender
 from jaxrec.sources.bars import CODES, COUNTS, FILES, bucket
@@ -174,6 +175,16 @@ def test_the_split_is_not_changed_by_other_settings(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"data.{field}"):
             configured_splits(RowData.model_validate({"path": "x", "protocol": "published", field: value}), rows,
                               dataset.schema)  # fmt: skip
+
+
+def test_the_leaderboard_leaves_the_published_splits_as_they_are(tmp_path: Path) -> None:
+    """Nothing is held out of the training rows, and validation rows are never trained on."""
+    dataset = prepared(tmp_path, "movielenslatest_x1", generated("movielenslatest_x1"))
+    kind = kind_of(dataset, None, ["--data.protocol", "published"])
+    assert kind.task == "clicks" and not kind.refits
+    assert (kind.queries("validation"), kind.queries("test")) == SIZES[1:]
+    assert kind.config("autoint", {}).data.validation_fraction == 0
+    assert kind_of(dataset, None, []).refits and kind_of(dataset, None, []).queries("test") != SIZES[2]
 
 
 def test_data_without_splits_of_their_own_have_none_to_keep() -> None:

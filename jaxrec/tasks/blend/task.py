@@ -17,7 +17,6 @@ from jaxrec.baselines.sessions import BASELINES as BASELINES
 from jaxrec.cli.text import read_yaml
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Sessions
-from jaxrec.data.splits import open_split
 from jaxrec.errors import UserError
 from jaxrec.models import blend
 from jaxrec.models.base import make_model
@@ -29,8 +28,8 @@ from jaxrec.tasks import base
 from jaxrec.tasks.base import Part, Task
 from jaxrec.tasks.blend.parts import INDEX, fitted, slices, votes_of
 from jaxrec.tasks.report import Asked, Report
-from jaxrec.tasks.sessions.masks import chance, is_masked, item_bits
-from jaxrec.tasks.sessions.task import COLUMNS, measure
+from jaxrec.tasks.sessions.masks import is_masked, item_bits
+from jaxrec.tasks.sessions.task import report
 from jaxrec.tasks.vectors import padded, steps
 
 OPTIONS = ("history",)  # of evaluate, beside those of every kind
@@ -155,17 +154,7 @@ class Judge(base.Judge):
 
 def evaluate(asked: Asked) -> Report:
     """Metrics of a blend, and of baselines beside it."""
-    data, ks, config, n_items = asked.data, asked.ks, asked.config, asked.data.n_items
-    compared = asked.compared(BASELINES)
-    parts = open_split(data, asked.split, config.data.validation_fraction)
-    history = {"history": "masked"} if is_masked(config.evaluation) else {}
-    result = {
-        "split": asked.split, "targets": parts.validation.counts["targets"], "items": n_items, **history,
-        "ties": "conservative", "chance": chance(parts.validation, n_items, ks, config.evaluation),
-    }  # fmt: skip
-    judge = Judge(asked.loaded.model, methods_of(asked.run), parts.validation, n_items, config.evaluation)
-    result |= asked.measure(judge, max(ks), **history)[1]
-    if compared:
-        result["fitted_on"] = parts.train.counts
-        result["baselines"] = measure(compared, parts, n_items, ks, config.evaluation)
-    return Report(result, ks, COLUMNS)
+    methods = methods_of(asked.run)
+    return report(asked, lambda split: Judge(
+        asked.loaded.model, methods, split, asked.data.n_items, asked.config.evaluation
+    ))  # fmt: skip

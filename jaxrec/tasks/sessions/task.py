@@ -112,6 +112,13 @@ def in_order(ranks: np.ndarray, judge: Judge, sessions: Sessions) -> np.ndarray:
 
 def evaluate(asked: Asked) -> Report:
     """Metrics of a run, and of baselines beside it or alone."""
+    return report(asked, lambda split: session_judge(
+        asked.loaded.model, split, asked.data.n_items, asked.config.evaluation
+    ))  # fmt: skip
+
+
+def report(asked: Asked, judge_of: Callable[[Sessions], Judge]) -> Report:
+    """What ``evaluate`` says, with the judge of the run on some sessions, if there is a run."""
     data, ks, config = asked.data, asked.ks, asked.config
     compared, n_items = asked.compared(BASELINES), data.n_items
     parts = open_split(data, asked.split, config.data.validation_fraction)
@@ -124,13 +131,11 @@ def evaluate(asked: Asked) -> Report:
         "ties": "conservative",
         "chance": chance(parts.validation, n_items, ks, config.evaluation),
     }
-    if (
-        asked.split == "test" and not history and (best := optimum_metrics(data.manifest, ks))
-    ):  # known of synthetic data
+    best = optimum_metrics(data.manifest, ks) if asked.split == "test" and not history else None
+    if best:  # known of synthetic data
         result["optimum"] = best
     if asked.run:
-        judge = session_judge(asked.loaded.model, parts.validation, n_items, config.evaluation)
-        result |= asked.measure(judge, max(ks), **history)[1]
+        result |= asked.measure(judge_of(parts.validation), max(ks), **history)[1]
     if compared:
         result["fitted_on"] = parts.train.counts
         result["baselines"] = measure(compared, parts, n_items, ks, config.evaluation)
