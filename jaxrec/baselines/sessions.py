@@ -16,7 +16,7 @@ from jaxrec.data.dataset import Sessions
 
 ROWS = 256  # items whose similarities to all others are held at once: far more than the k that are kept
 DAY = 86_400_000  # ms
-FAR = 50  # clicks back, from which on all are alike
+FAR, OFTEN = 50, 4  # clicks back, and clicks on an item, from which on all are alike
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Scale = Annotated[float, Field(ge=0.0)]
 Decay = Literal["none", "linear", "harmonic"]
@@ -49,33 +49,47 @@ def spop(sessions: Sessions, n_items: int) -> Voting:
 
 
 def returns(sessions: Sessions, n_items: int) -> Voting:
-    """Items of the session so far, by how often training sessions went back so far: the share of their clicks, from the
-    last one on an item as many clicks ago, that went to that item next; all others by training clicks."""
+    """Items of the session so far, by how often training sessions went back so: the share of the times that a session
+    went on from d clicks after its last one on an item, the n-th on that item, where it went on to that item. All others
+    follow by training clicks."""
     order, rate = popularity(sessions, n_items), return_rates(sessions, n_items)
 
     def votes(prefixes: Prefixes) -> Any:
-        clicks = last_clicks(prefixes.query, prefixes.items, n_items)
-        chance = rate[np.minimum(prefixes.distance[clicks], len(rate) - 1)]
-        pair = prefixes.query[clicks], prefixes.items[clicks]
+        last = last_clicks(prefixes.query, prefixes.items, n_items)
+        count = occurrences(prefixes.query, prefixes.items)[last]
+        chance = rate[np.minimum(prefixes.distance[last], FAR - 1), np.minimum(count, OFTEN - 1)]
+        pair = prefixes.query[last], prefixes.items[last]
         return sparse.csr_array((chance, pair), shape=(len(prefixes), n_items))
 
     return Voting(votes, order)
 
 
 def return_rates(sessions: Sessions, n_items: int) -> np.ndarray:
-    """float64[FAR]: of the times that a session goes on from d clicks after its last one on an item, the share where it
-    goes on to that item; at the last d, or more. One more of each kind is counted, so that no rate is 0."""
+    """float64[FAR, OFTEN]: the shares of ``returns`` by d and by n - 1, each to the last or more. One more of each kind is
+    counted, so that none is 0."""
     place, session = np.arange(len(sessions.items)), np.repeat(np.arange(len(sessions)), np.diff(sessions.offsets))
     by_item = np.lexsort((place, sessions.items, session))
     same = (np.diff(session[by_item]) == 0) & (np.diff(sessions.items[by_item]) == 0)
     until, back = sessions.offsets[1:][session] - 1, np.zeros(len(place), bool)  # the session's last click, or
     until[by_item[:-1][same]], back[by_item[:-1][same]] = by_item[1:][same], True  # the next one on the same item
     ahead = until - place  # times that the session goes on, with this click the last on its item
-    went = np.bincount(np.minimum(ahead[back] - 1, FAR - 1), minlength=FAR)
-    at_least = np.bincount(np.minimum(ahead, FAR), minlength=FAR + 1)[::-1].cumsum()[::-1]  # 0, 1, ... FAR
-    stood = at_least[1:].copy()
-    stood[-1] = np.maximum(ahead - (FAR - 1), 0).sum()
-    return (went + 1.0) / (stood + 2.0)
+    count = np.minimum(occurrences(session, sessions.items), OFTEN - 1)
+    went, stood = np.zeros((2, FAR, OFTEN))
+    np.add.at(went, (np.minimum(ahead[back] - 1, FAR - 1), count[back]), 1)
+    for d in range(FAR - 1):
+        stood[d] = np.bincount(count[ahead > d], minlength=OFTEN)
+    stood[-1] = np.bincount(count, np.maximum(ahead - (FAR - 1), 0), OFTEN)
+    return np.asarray((went + 1.0) / (stood + 2.0))
+
+
+def occurrences(groups: np.ndarray, items: np.ndarray) -> np.ndarray:
+    """int64[n]: how often each click's item was clicked before in its group (a session or a query), whose clicks stand in
+    order."""
+    order = np.lexsort((np.arange(len(items)), items, groups))
+    first = np.flatnonzero(np.append(True, (np.diff(groups[order]) != 0) | (np.diff(items[order]) != 0)))
+    found = np.empty(len(items), np.int64)
+    found[order] = np.arange(len(items)) - np.repeat(first, np.diff(np.append(first, len(items))))
+    return found
 
 
 def itemknn(

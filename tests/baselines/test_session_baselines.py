@@ -58,14 +58,16 @@ def spop(train: Train, prefix: list[int], now: int) -> dict[int, float]:
 
 
 def returns(train: Train, prefix: list[int], now: int) -> dict[int, float]:
-    went, stood = Counter[int](), Counter[int]()
+    def kinds(prefix: list[int]) -> dict[int, tuple[int, int]]:
+        return {item: (min(d, 49), min(prefix.count(item), 4)) for item, d in last_distances(prefix).items()}
+
+    went, stood = Counter[tuple[int, int]](), Counter[tuple[int, int]]()
     for session, _ in train:
         for end in range(1, len(session)):
-            for item, away in last_distances(session[:end]).items():
-                stood[min(away, 49)] += 1
-                went[min(away, 49)] += session[end] == item
-    distances = {item: min(away, 49) for item, away in last_distances(prefix).items()}
-    return {item: (went[away] + 1) / (stood[away] + 2) for item, away in distances.items()}
+            for item, kind in kinds(session[:end]).items():
+                stood[kind] += 1
+                went[kind] += session[end] == item
+    return {item: (went[kind] + 1) / (stood[kind] + 2) for item, kind in kinds(prefix).items()}
 
 
 def itemknn(train: Train, prefix: list[int], now: int, k: int, shrinkage: float, alpha: float, decay: float) -> Any:
