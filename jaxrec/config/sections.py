@@ -133,8 +133,8 @@ class TrainingConfig(Section):
     """Decay per step of a moving average of all weights, which then evaluates and serves (0: off); with dense tables
     only."""
     average_epochs: Amount = 0
-    """The mean of all weights at the ends of the last so many epochs evaluates and serves (0: off); before these it is
-    the weights themselves. Stochastic weight averaging (Izmailov et al. 2018), section 3.2, by epochs."""
+    """The mean of all weights at the ends of the last so many epochs, or of all, evaluates and serves (0: off); before
+    these it is the weights themselves. Stochastic weight averaging (Izmailov et al. 2018), section 3.2, by epochs."""
     early_stopping: Amount = 0
     """Stop after so many epochs without a better validation metric (0: never)."""
     metric: Annotated[str, Field(pattern=f"^(recall|mrr|ndcg|hit_rate){CUTOFF}$")] = "recall@20"
@@ -143,9 +143,6 @@ class TrainingConfig(Section):
     def check(self, config: Config) -> None:
         if self.average and (needs := config.model.dense(config)):
             raise ValueError(f"training.average: needs {needs}; set it to 0, or training.average_epochs instead")
-        if self.average_epochs > self.epochs:
-            raise ValueError(f"training.average_epochs: found {self.average_epochs}, more than training.epochs "
-                             f"{self.epochs}; lower it")  # fmt: skip
         if self.average and self.average_epochs:
             raise ValueError(f"training.average_epochs: found {self.average_epochs} beside training.average "
                              f"{self.average}; set one of them to 0")  # fmt: skip

@@ -217,7 +217,7 @@ class Training:
         settings, raw = self.config.training, {"params": state.params, "tables": state.tables}
         if not settings.average_epochs:
             return state
-        ends = ended - (settings.epochs - settings.average_epochs)  # of those that count
+        ends = ended - max(0, settings.epochs - settings.average_epochs)  # of those that count
         if ends < 1 or (ends == 1 and not within):
             return state._replace(average=jax.tree.map(jnp.copy, raw))
         return state if within else state._replace(average=_towards(state.average, raw, 1.0 / ends))

@@ -52,7 +52,6 @@ def test_overrides_win_field_by_field(tmp_path: Path) -> None:
     # what would do nothing, and what another model, loss or optimizer has
     ("--loss.logq 1 --loss.name bpr", r"loss.logq: found 1, but another model, loss or optimizer has it"),
     ("--model.name narm --training.average 0.99", r"training.average: needs loss.name softmax, found cross_entropy"),
-    ("--training.average_epochs 11", r"training.average_epochs: found 11, more than training.epochs 10"),
     # files
     ("- 1\n", "expected sections"), ("model:\n  name: gru4rec\n", "data: missing"),
     (BASE + "model:\n  layer: [3]\n", "model.layer: no such field .did you mean 'model.layers'"),

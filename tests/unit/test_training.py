@@ -113,7 +113,8 @@ def test_dense_tables_move_as_under_optax_adamw_and_the_average_follows() -> Non
 
 
 def test_the_mean_of_epochs_ends_is_what_serves() -> None:
-    """Of the last two of three, with a table that moves by rows; of the last alone it is that epoch's weights."""
+    """Of the last two of three, with a table that moves by rows, or of all that there are; of the last alone it is that
+    epoch's weights."""
 
     def after(epochs: int, average_epochs: int = 0) -> dict[str, Any]:
         training = {"batch_size": 4, "steps_per_block": 3, "epochs": epochs, "average_epochs": average_epochs}
@@ -122,9 +123,10 @@ def test_the_mean_of_epochs_ends_is_what_serves() -> None:
         fitted = Training(config, model, model.feed(SESSIONS, training_plan(config)))
         return fitted.fit(model.constants(np.ones(N_ITEMS)))
 
-    second, third = after(2), after(3)
-    mean = jax.tree.map(lambda *ends: np.mean(ends, axis=0, dtype=np.float64), second, third)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), after(3, 2), mean)
+    first, second, third = after(1), after(2), after(3)
+    for ends, averaged in (((second, third), after(3, 2)), ((first, second, third), after(3, 8))):
+        mean = jax.tree.map(lambda *ends: np.mean(ends, axis=0, dtype=np.float64), *ends)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), averaged, mean)
     assert_equal(after(3, 1), third)
     with pytest.raises(AssertionError):
         assert_equal(second, third)
