@@ -30,6 +30,9 @@ def parts(finals: Finals) -> tuple[list[str], list[str]]:
     known = {name: row for name, row in work.rows.items() if name in NEIGHBOURS and row.validation is not None}
     nearest = max(known, key=lambda name: known[name].validation or 0.0, default=None)
     neighbours = [] if nearest is None else [known[nearest].settings]
+    back, popular = (work.rows[name].validation if name in work.rows else None for name in ("returns", "pop"))
+    if (back or 0.0) > (popular or 0.0):  # sessions do come back to their items
+        neighbours.append("returns")
     return (models if len(models) + len(neighbours) > 1 else []), neighbours
 
 
