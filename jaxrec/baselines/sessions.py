@@ -11,7 +11,7 @@ import scipy.sparse as sparse
 from pydantic import Field
 
 from jaxrec.baselines.base import Prefixes, Scores, Voting, first, last_clicks, popularity
-from jaxrec.config.sections import Count
+from jaxrec.config.sections import Amount, Count
 from jaxrec.data.dataset import Sessions
 
 ROWS = 256  # items whose similarities to all others are held at once: far more than the k that are kept
@@ -48,15 +48,17 @@ def spop(sessions: Sessions, n_items: int) -> Voting:
     return Voting(votes, order)
 
 
-def returns(sessions: Sessions, n_items: int) -> Voting:
+def returns(sessions: Sessions, n_items: int, *, after: Amount = 0) -> Voting:
     """Items of the session so far, by how often training sessions went back so: the share of the times that a session
     went on from d clicks after its last one on an item, the n-th on that item, where it went on to that item. All others
-    follow by training clicks."""
+    follow by training clicks, and so do all in a session that so far went back less often than ``after`` times."""
     order, rate = popularity(sessions, n_items), return_rates(sessions, n_items)
 
     def votes(prefixes: Prefixes) -> Any:
-        last = last_clicks(prefixes.query, prefixes.items, n_items)
-        count = occurrences(prefixes.query, prefixes.items)[last]
+        last, seen = last_clicks(prefixes.query, prefixes.items, n_items), occurrences(prefixes.query, prefixes.items)
+        went_back = np.bincount(prefixes.query, seen > 0, len(prefixes))
+        last = last[went_back[prefixes.query[last]] >= after]
+        count = seen[last]
         chance = rate[np.minimum(prefixes.distance[last], FAR - 1), np.minimum(count, OFTEN - 1)]
         pair = prefixes.query[last], prefixes.items[last]
         return sparse.csr_array((chance, pair), shape=(len(prefixes), n_items))

@@ -57,7 +57,7 @@ def spop(train: Train, prefix: list[int], now: int) -> dict[int, float]:
     return {item: score + prefix.count(item) for item, score in pop(train, prefix, now).items() if item in prefix}
 
 
-def returns(train: Train, prefix: list[int], now: int) -> dict[int, float]:
+def returns(train: Train, prefix: list[int], now: int, after: int) -> dict[int, float]:
     def kinds(prefix: list[int]) -> dict[int, tuple[int, int]]:
         return {item: (min(d, 49), min(prefix.count(item), 4)) for item, d in last_distances(prefix).items()}
 
@@ -67,6 +67,8 @@ def returns(train: Train, prefix: list[int], now: int) -> dict[int, float]:
             for item, kind in kinds(session[:end]).items():
                 stood[kind] += 1
                 went[kind] += session[end] == item
+    if len(prefix) - len(set(prefix)) < after:
+        return {}
     return {item: (went[kind] + 1) / (stood[kind] + 2) for item, kind in kinds(prefix).items()}
 
 
@@ -140,7 +142,7 @@ FORMULAS: dict[str, Callable[..., dict[int, float]]] = {
     "pop": pop, "spop": spop, "returns": returns, "itemknn": itemknn, "vsknn": vsknn, "stan": stan
 }  # fmt: skip
 TEXTS = [
-    "pop", "spop", "returns", "itemknn", "itemknn:k=3,shrinkage=0,decay=0.5",
+    "pop", "spop", "returns", "returns:after=2", "itemknn", "itemknn:k=3,shrinkage=0,decay=0.5",
     "itemknn:k=1000,shrinkage=7.5,alpha=0.25,decay=1",
     "vsknn", "vsknn:k=3,sample=7,decay=harmonic,vote_decay=none", "vsknn:k=1,sample=1,decay=none,idf=1", "stan",
     "stan:k=3,sample=7,lambda1=0.7,lambda2=5,lambda3=1.5", "stan:k=1,sample=1,lambda1=0,lambda2=0,lambda3=0",
