@@ -49,9 +49,9 @@ def spop(sessions: Sessions, n_items: int) -> Voting:
 
 
 def returns(sessions: Sessions, n_items: int, *, after: Amount = 0) -> Voting:
-    """Items of the session so far, by how often training sessions went back so: the share of the times that a session
-    went on from d clicks after its last one on an item, the n-th on that item, where it went on to that item. All others
-    follow by training clicks, and so do all in a session that so far went back less often than ``after`` times."""
+    """Items of the session so far, by how often training sessions went back so: of the times that a session went on
+    from d clicks after its last one on an item, the n-th on that item, the share where it went on to that item. Others
+    follow by training clicks; and so do all, where the session so far went back less often than ``after`` times."""
     order, rate = popularity(sessions, n_items), return_rates(sessions, n_items)
 
     def votes(prefixes: Prefixes) -> Any:
@@ -67,8 +67,8 @@ def returns(sessions: Sessions, n_items: int, *, after: Amount = 0) -> Voting:
 
 
 def return_rates(sessions: Sessions, n_items: int) -> np.ndarray:
-    """float64[FAR, OFTEN]: the shares of ``returns`` by d and by n - 1, each to the last or more. One more of each kind is
-    counted, so that none is 0."""
+    """float64[FAR, OFTEN]: the shares of ``returns`` by d and by n - 1, each to the last or more. One more of each kind
+    is counted, so that none is 0."""
     place, session = np.arange(len(sessions.items)), np.repeat(np.arange(len(sessions)), np.diff(sessions.offsets))
     by_item = np.lexsort((place, sessions.items, session))
     same = (np.diff(session[by_item]) == 0) & (np.diff(sessions.items[by_item]) == 0)
@@ -85,8 +85,8 @@ def return_rates(sessions: Sessions, n_items: int) -> np.ndarray:
 
 
 def occurrences(groups: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """int64[n]: how often each click's item was clicked before in its group (a session or a query), whose clicks stand in
-    order."""
+    """int64[n]: how often each click's item was clicked before in its group (a session or a query), whose clicks stand
+    in order."""
     order = np.lexsort((np.arange(len(items)), items, groups))
     first = np.flatnonzero(np.append(True, (np.diff(groups[order]) != 0) | (np.diff(items[order]) != 0)))
     found = np.empty(len(items), np.int64)
