@@ -9,14 +9,12 @@ that item, give or take noise of the weights' length over the square root of the
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-if TYPE_CHECKING:
-    from jaxrec.models.packed import Grid
+from jaxrec.ops.parallel import Placement
 
 
 def with_codes(init: Callable[[Array, tuple[int, int]], Array], width: int) -> Callable[..., Array]:
@@ -45,10 +43,15 @@ def by_ago(near: Array) -> Array:
     return jnp.concatenate([jnp.zeros(1), near[::-1], jnp.zeros(len(near))])[None]
 
 
-def copied(gate: Array, near: Array, codes: Array, grid: Grid, queries: Array) -> Array:
-    """float32[P, C]: the codes of float32[R, W, C] that scored positions see, each times a weight: of float32[1, W, W]
-    by how many clicks ago it is, and the product of ``gate`` with the float32[P, D] unit query."""
-    on, visible = grid.on, grid.allowed().astype(codes.dtype)
-    weighted, plain = on.product(visible * near, codes), on.product(visible, codes)
-    weighted, plain = jnp.split(grid.scored(jnp.concatenate([weighted, plain], axis=2)), 2, axis=1)
+def summed(near: Array, codes: Array, visible: Array, on: Placement) -> Array:
+    """float32[R, W, 2 C]: of the codes of float32[R, W, C] that bool[R, W, W] shows each position, the sum, weighted by
+    float32[1, W, W], how many clicks ago each is; and the plain one."""
+    shown = visible.astype(codes.dtype)
+    return jnp.concatenate([on.product(shown * near, codes), on.product(shown, codes)], axis=2)
+
+
+def gated(sums: Array, gate: Array, queries: Array) -> Array:
+    """float32[P, C]: of the sums of scored positions, float32[P, 2 C], the first, and the second times the product of
+    ``gate`` with the float32[P, D] unit query."""
+    weighted, plain = jnp.split(sums, 2, axis=1)
     return weighted + plain * (queries @ gate)[:, None]

@@ -241,7 +241,8 @@ class SequenceModel(SessionModel):
             return scaled
         own, columns = params["copies"], vectors.shape[1]
         near = by_distance(copies.by_ago(own["near"]), columns)
-        return jnp.concatenate([scaled, copies.copied(own["gate"], near, codes, grid, unit(queries))], axis=1)
+        sums = grid.scored(copies.summed(near, codes, grid.allowed(), grid.on))
+        return jnp.concatenate([scaled, copies.gated(sums, own["gate"], unit(queries))], axis=1)
 
 
 def normal(deviation: float) -> Callable[[Array, tuple[int, int]], Array]:
