@@ -38,5 +38,6 @@ def __getattr__(name: str) -> object:
 
 
 _gone.install()
-if _sys.argv and (_sys.argv[0] == "-m" or _sys.argv[0].endswith("scripts/benchmark.py")):  # a command is starting
+_COMMANDS = "scripts/benchmark.py", "/jaxrec"  # the latter is the console command
+if _sys.argv and (_sys.argv[0] == "-m" or _sys.argv[0].endswith(_COMMANDS)):  # a command is starting
     _sys.excepthook = _startup.excepthook

@@ -27,7 +27,7 @@ from pydantic import Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from jaxrec.cli.text import parse_yaml, read_yaml
-from jaxrec.config import sections
+from jaxrec.config import files, sections
 from jaxrec.config.sections import Config as Config
 from jaxrec.config.sections import EvaluationConfig as EvaluationConfig
 from jaxrec.config.sections import LossConfig, ModelConfig, Section
@@ -48,11 +48,11 @@ Every field of the configuration is an option, --section.field VALUE, and wins o
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, apply ``--section.field value`` pairs, and validate.
+    """Read a YAML file, or by its bare name one that jaxrec brings, apply ``--section.field value`` pairs, and validate.
 
     A run's own ``config.yaml`` may be of an earlier version (see ``parse``).
     """
-    path = Path(file)
+    path = files.find(file, "configuration")
     values = read_yaml(path, "the configuration")
     sections = values.values() if isinstance(values, dict) else [None]
     if not all(isinstance(part, dict) and all(isinstance(name, str) for name in part) for part in sections):

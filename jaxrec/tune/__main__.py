@@ -30,7 +30,7 @@ from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, ranged, tell
 from jaxrec.cli.lock import owned
 from jaxrec.cli.text import check_path, read_yaml
-from jaxrec.config import Config
+from jaxrec.config import Config, files
 from jaxrec.data.dataset import open_dataset
 from jaxrec.errors import UserError, explained, nearest
 from jaxrec.metrics.clicks import higher_is_better
@@ -160,7 +160,7 @@ class Space:
 
 def load_space(file: str | Path, base: Config | None = None) -> Space:
     """Read a tuning space, of the fields that jaxrec or the configuration ``base`` has."""
-    entries = read_yaml(Path(file), "the tuning space") or {}
+    entries = read_yaml(files.find(file, "tuning space"), "the tuning space") or {}
     known = configuration.fields() | (configuration.fields(type(base)) if base is not None else {})
     parameters: dict[str, Parameter] = {}
     for name, entry in entries.items() if isinstance(entries, dict) else ():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -48,12 +46,6 @@ def test_no_line_of_help_is_too_wide(script: Any, capsys: Capsys, monkeypatch: p
 ])  # fmt: skip
 def test_a_mistyped_option_is_one_line(words: str, message: str, capsys: Capsys) -> None:
     fails(capsys, *words.split(), names=message)
-
-
-def test_commands_are_listed(capsys: Capsys) -> None:
-    runpy.run_module("jaxrec", run_name="__main__")
-    out = capsys.readouterr().out
-    assert all(re.search(rf"^  python -m jaxrec\.{name} +\w", out, re.MULTILINE) for name in COMMANDS)
 
 
 def test_a_missing_package_is_one_line(tmp_path: Path, capsys: Capsys) -> None:
