@@ -48,7 +48,7 @@ Every field of the configuration is an option, --section.field VALUE, and wins o
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, or one that jaxrec brings by its bare name, apply ``--section.field value`` pairs, and check it.
+    """Read a YAML file, or one that jaxrec brings by its bare name, apply ``--section.field value`` pairs, and check.
 
     A run's own ``config.yaml`` may be of an earlier version (see ``parse``).
     """
