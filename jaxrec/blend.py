@@ -196,7 +196,7 @@ def main(argv: Sequence[str]) -> None:
     add = parser.add_argument
     add("--runs", nargs="+", required=True, metavar="DIR", help="trained runs of sessions")
     add("--neighbours", nargs="*", default=[], metavar="NAME", help="baselines beside them, with parameters where they "
-        "shall differ from the defaults: stan vsknn:k=200 itemknn spop")  # fmt: skip
+        "shall differ from the defaults: stan vsknn:k=200 returns")  # fmt: skip
     add("--run", required=True, metavar="DIR", help="run directory to make")
     add("--data", metavar="DIR", help="dataset directory, where it has moved since training")
     add("--weights-of", metavar="DIR", help="another blend whose weights hold, fitted on runs like these that held "
