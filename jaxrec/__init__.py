@@ -21,7 +21,7 @@ if _TYPE_CHECKING:
     from jaxrec.tasks.query import Query as Query
     from jaxrec.train import train as train
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PLACES = {  # imported when they are asked for: JAX takes a second
     "Config": "config", "UserError": "errors", "Recommender": "recommend", "Answer": "tasks.query",
