@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from jaxrec.cli.command import Parser, command, make_callable, progress, tell
 from jaxrec.cli.lock import owned
 from jaxrec.cli.text import check_path
 from jaxrec.data.dataset import Dataset, Sessions
+from jaxrec.data.given import read_list
 from jaxrec.data.splits import Split
 from jaxrec.errors import UserError
 from jaxrec.models import blend as model_of
@@ -79,13 +81,17 @@ def blend(
     path = Path(check_path("the run directory", str(run)))
     with owned(path, "makes this run", "choose another --run"):
         parts = _open(runs, neighbours, data)
-        check_new(path, overwrite)
+        for option, used in (("--runs", [one.run.path for one in parts.loaded]), ("--weights-of", [weights_of])):
+            if any(one is not None and Path(one).resolve() == path.resolve() for one in used):
+                raise UserError(f"--run: {path} is named by {option} as well, and would be lost; choose another --run")
+        check_new(path, overwrite, resumes=False)
         weights = _fitted(parts) if weights_of is None else _of(weights_of, parts)
-        _write(path, parts, weights, overwrite)
+        _write(path, parts, weights)
 
 
 def _open(runs: Sequence[str | Path], neighbours: Sequence[str], data: str | Path | None) -> Parts:
-    opened = [open_run(one) for one in runs]
+    neighbours = [str(one) for one in read_list("neighbours", neighbours)]
+    opened = [open_run(one) for one in read_list("runs", runs)]
     if not opened or len(opened) + len(neighbours) < 2:
         raise UserError("--runs, --neighbours: a blend needs two parts, one of them a run; name them")
     if len({str(one.path.resolve()) for one in opened}) < len(opened):
@@ -172,7 +178,7 @@ def _targets(sessions: Sessions) -> np.ndarray:
     return (lengths > 1).astype(np.int64) if sessions.last_only else np.maximum(lengths - 1, 0)
 
 
-def _write(path: Path, parts: Parts, weights: tuple[Weights, ...], overwrite: bool) -> None:
+def _write(path: Path, parts: Parts, weights: tuple[Weights, ...]) -> None:
     first = parts.loaded[0].run.config
     model = model_of.Config(networks=tuple(parts.names), neighbours=tuple(parts.neighbours), weights=weights)
     values = {"data": {"path": str(parts.data.path), "validation_fraction": first.data.validation_fraction},
@@ -180,13 +186,21 @@ def _write(path: Path, parts: Parts, weights: tuple[Weights, ...], overwrite: bo
               "evaluation": first.evaluation.model_dump(mode="json")}  # fmt: skip
     index = parts.split.train
     kept = {f"index_{name}": np.asarray(getattr(index, name)) for name in INDEX} if parts.neighbours else {}
-    run = create_run(path, configuration.parse(values), parts.data, overwrite, kept)
-    (run.path / "parts").mkdir(exist_ok=True)
-    for n, one in enumerate(parts.loaded):
-        write_text(run.path / "parts" / f"{n}.yaml", configuration.dump(one.run.config))
-    whole = parts.weights()
-    state = TrainState(jnp.zeros((), jnp.int32), whole["params"], whole["tables"], None, {}, None, (), jnp.zeros(2))
-    Checkpoints(run.path).save_best(state, {"made_of": parts.names})
+    part = path.with_name(f".{path.name}.new")  # which is renamed when it is whole
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        run = create_run(part, configuration.parse(values), parts.data, False, kept)
+        (run.path / "parts").mkdir()
+        for n, one in enumerate(parts.loaded):
+            write_text(run.path / "parts" / f"{n}.yaml", configuration.dump(one.run.config))
+        whole = parts.weights()
+        state = TrainState(jnp.zeros((), jnp.int32), whole["params"], whole["tables"], None, {}, None, (), jnp.zeros(2))
+        Checkpoints(run.path).save_best(state, {"made_of": parts.names})
+        if path.exists():  # and may be overwritten
+            shutil.rmtree(path)
+        part.rename(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     tell(f"{path}: {', '.join((*parts.names, *parts.neighbours))}")
 
 

@@ -91,11 +91,12 @@ def create_run(
     return Run(path, config, dataset.manifest)
 
 
-def check_new(path: Path, overwrite: bool) -> None:
-    """Refuse a place where no run can be made."""
+def check_new(path: Path, overwrite: bool, resumes: bool = True) -> None:
+    """Refuse a place where no run can be made; ``resumes``: whether what asks could continue one."""
     if (path / "config.yaml").exists():
         if not overwrite:
-            raise UserError(f"{path}: a run is here already; --resume continues it, --overwrite deletes it first")
+            goes_on = "--resume continues it, " if resumes else ""
+            raise UserError(f"{path}: a run is here already; {goes_on}--overwrite deletes it first")
         strange = [entry.name for entry in path.iterdir() if entry.name not in RUN and not entry.match("eval-*")]
         if strange or not (path / "dataset" / "manifest.json").exists():
             raise UserError(f"{path}: will not be overwritten: {(strange or ['it'])[0]} is not of a run; choose "
@@ -146,7 +147,7 @@ def resume_run(
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
     old, epochs, other = run.config.training.epochs, config.training.epochs, "or train another --run"
-    planned = config.optimizer.schedule != "constant" or config.training.average_epochs > 0  # by the number of epochs
+    planned = run.config.optimizer.schedule != "constant" or run.config.training.average_epochs > 0  # by the epochs
     if epochs < old or (epochs > old and planned):
         raise UserError(f"{path}: training.epochs: was {old}, now {epochs}; a resumed run cannot train for fewer, and "
                         "for more only where optimizer.schedule is constant and training.average_epochs 0; leave it, "

@@ -89,8 +89,9 @@ def _train(
 
     if position.finished:
         learning_curve(read_log(run.path), metric, run.path / "learning_curve.png")  # killed before it?
-        tell(f"{path}: already trained to its end; for more epochs raise training.epochs, where the schedule is "
-             "constant and nothing stopped it early, or train another --run")  # fmt: skip
+        planned = config.optimizer.schedule != "constant" or settings.average_epochs > 0
+        more = "" if planned else "raise training.epochs, where nothing stopped it early, or "
+        tell(f"{path}: already trained to its end; for more epochs {more}train another --run")
         return
     tell(f"{path}: {task.size}, {feed.shape.lanes} a step, {feed.shape.used:,} steps an epoch; "
          f"{f'{task.judge.targets:,} to validate' if task.judge else 'no validation'}"
@@ -163,6 +164,9 @@ def _train(
         position.finished = early or over or asked
         if position.finished:
             reason = "early stopping" if early else "all epochs" if over else "stopped"
+            if settings.average_epochs and position.epoch <= settings.epochs - settings.average_epochs:
+                say("note", f"training.average_epochs: the last {settings.average_epochs} of {settings.epochs} epochs "
+                    "were not begun, so no weights are averaged")  # fmt: skip
             times = {f"seconds_{name}": value for name, value in clock.seconds.items()}
             if task.judge is not None and position.best_epoch < position.epoch:
                 say("note", f"validation {metric} was best after epoch {position.best_epoch} ({position.best:.4f}), "

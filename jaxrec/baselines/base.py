@@ -29,25 +29,26 @@ class Choice(NamedTuple):
     fit: Callable[..., Any]
 
 
-def parse(texts: Sequence[str], known: Known) -> list[Choice]:
-    """Read ``name`` or ``name:parameter=value,parameter=value``; ``all``, or nothing, is each one with its defaults."""
+def parse(texts: Sequence[str], known: Known, option: str = "--baselines") -> list[Choice]:
+    """Read ``name`` or ``name:parameter=value,parameter=value``; ``all``, or nothing, is each one with its defaults.
+    ``option`` begins a message."""
     names = [name for text in texts or ["all"] for name in (known if text == "all" else [text])]
-    return [_parse(text, known) for text in dict.fromkeys(names)]
+    return [_parse(text, known, option) for text in dict.fromkeys(names)]
 
 
-def _parse(text: str, known: Known) -> Choice:
+def _parse(text: str, known: Known, option: str) -> Choice:
     name, _, rest = text.partition(":")
     if name not in known:
-        raise UserError(f"--baselines {text}: no baseline '{name}'{nearest(name, known)}; there are all, "
+        raise UserError(f"{option} {text}: no baseline '{name}'{nearest(name, known)}; there are all, "
                         f"{', '.join(known)}")  # fmt: skip
-    values = pairs(f"--baselines {name}:", rest.split(",") if rest else ())
+    values = pairs(f"{option} {name}:", rest.split(",") if rest else ())
     fields: dict[str, Any] = {one.name: (one.annotation, one.default) for one in _parameters(known[name])}
     try:
         section = create_model(name, __base__=Section, **fields)
         parameters: dict[str, Any] = section.model_validate(values).model_dump(mode="json")
     except ValidationError as error:
         names = ", ".join(fields) or "none"
-        raise UserError(f"--baselines {text}: {explained(error)}; parameters of {name}: {names}") from None
+        raise UserError(f"{option} {text}: {explained(error)}; parameters of {name}: {names}") from None
     return Choice(text, name, parameters, partial(known[name], **parameters))
 
 

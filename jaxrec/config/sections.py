@@ -134,7 +134,8 @@ class TrainingConfig(Section):
     only."""
     average_epochs: Amount = 0
     """The mean of all weights at the ends of the last so many epochs, or of all, evaluates and serves (0: off); before
-    these it is the weights themselves. Stochastic weight averaging (Izmailov et al. 2018), section 3.2, by epochs."""
+    these, and where training stops before them, it is the weights themselves. Batch statistics are the latest.
+    Stochastic weight averaging (Izmailov et al. 2018), section 3.2, by epochs."""
     early_stopping: Amount = 0
     """Stop after so many epochs without a better validation metric (0: never)."""
     metric: Annotated[str, Field(pattern=f"^(recall|mrr|ndcg|hit_rate){CUTOFF}$")] = "recall@20"

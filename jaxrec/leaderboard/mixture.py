@@ -54,7 +54,7 @@ def add(finals: Finals) -> str:
     if NAME in work.rows or not models:
         return ""
     if work.used() + cost(finals) > work.budget - finals.page_cost() / MARGIN:
-        return "blend: not made, the budget was used up"
+        return "blend: not made, the rest of the budget was too short"
     begin, first = work.used(), work.path / "blend_weights"
     best = [work.path / trial.name for name in models if (trial := search.best(name)) is not None]
     last = [work.path / work.rows[name].run for name in models]

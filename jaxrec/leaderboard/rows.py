@@ -163,7 +163,7 @@ class Finals:
                 spent = sum(one.seconds for one in trials)
                 found.append(f"{name}: {reasons[0] if reasons else f'no epoch ended within {spent:.0f} s'}")
             elif name in self.work.rows and self.kind.refits and self.work.rows[name].trained_on == PART:
-                found.append(f"{name}: not trained again on all of training, the budget was used up")
+                found.append(f"{name}: not trained again on all of training, the rest of the budget was too short")
         return found
 
 

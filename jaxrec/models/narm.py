@@ -12,7 +12,7 @@ from jax import Array
 from pydantic import Field
 
 from jaxrec.config import Config as Experiment
-from jaxrec.config.sections import Amount, Count
+from jaxrec.config.sections import Count
 from jaxrec.models import packed
 from jaxrec.models.packed import Grid, SequenceModel, drop
 from jaxrec.ops.gru import gru_params, gru_sequence
@@ -34,13 +34,6 @@ class Config(packed.Config):
     """A star node for every prefix, which its clicks read and write (SGNN-HN, section 3.2); layers as embedding_dim."""
     highway: bool = False
     """Gates between states and the clicked items' own vectors (SGNN-HN, section 3.2); layers as embedding_dim."""
-    copy_dim: Amount = 0
-    """Width of fixed random codes of items, by which those of the session get a further score that depends on how long
-    ago they were clicked (0: off)."""
-
-    @property
-    def code_dim(self) -> int:
-        return self.copy_dim
 
     def check(self, config: Experiment) -> None:
         super().check(config)

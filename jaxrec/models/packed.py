@@ -22,7 +22,6 @@ from jaxrec.feeds.base import Feed, Plan
 from jaxrec.feeds.packed import PackedBlock, packed_feed
 from jaxrec.losses.sampled import CrossEntropy, SampledLoss, Step, ranking
 from jaxrec.losses.softmax import FullSoftmax, SoftmaxLoss
-from jaxrec.models import copies
 from jaxrec.models.base import Dropping, Loss, SessionModel
 from jaxrec.ops.parallel import ONE, Placement, by_hand
 from jaxrec.ops.tables import Read, Reads, Tables, TableSpec, add_rows, look_up
@@ -74,11 +73,6 @@ class Config(Windowed):
     def reads_times(self) -> bool:
         """Whether the encoder reads ``Grid.clock``."""
         return False
-
-    @property
-    def code_dim(self) -> int:
-        """Columns of the table that are codes (``models.copies``), behind the item vectors."""
-        return 0
 
     def encoder(self) -> nn.Module:
         """Called as ``encoder(vectors, grid, train)`` with float32[R, W, D] and a ``Grid``; gives float32[P, D]."""
@@ -178,10 +172,8 @@ class SequenceModel(SessionModel):
         self._ranking, self._temperature = ranking(config.loss, n_items), model.temperature
         self.window: int | None = model.window
         self.reads_times = model.reads_times
-        self._width, self._codes = model.embedding_dim, model.code_dim
-        init = normal(model.init_std or self._width**-0.5)
-        init = copies.with_codes(init, self._codes) if self._codes else init
-        self.tables = {"item": TableSpec(n_items, self._width + self._codes, init, self._ranking.dense)}
+        init = normal(model.init_std or model.embedding_dim**-0.5)
+        self.tables = {"item": TableSpec(n_items, model.embedding_dim, init, self._ranking.dense)}
 
     def feed(self, split: Sessions, plan: Plan) -> Feed:
         stride, half_life = (self._model.stride, self._half_life) if plan.training else (1, None)
@@ -190,8 +182,7 @@ class SequenceModel(SessionModel):
     def init(self, key: Array) -> Any:
         model = self._model
         grid = Grid(jnp.zeros((1, model.window), jnp.int32), jnp.zeros(1, jnp.int32))
-        params = self._encoder.init(key, jnp.zeros((1, model.window, self._width)), grid, False).get("params", {})
-        return params | {"copies": copies.init_copies(model.window, self._width)} if self._codes else params
+        return self._encoder.init(key, jnp.zeros((1, model.window, model.embedding_dim)), grid, False).get("params", {})
 
     def reads(self, step: Step) -> dict[str, Reads]:
         block = step.block
@@ -224,25 +215,16 @@ class SequenceModel(SessionModel):
         return self._unit(tables["item"])
 
     def vectors(self, tables: dict[str, Array]) -> Array:
-        return tables["item"][:, : self._width]
+        return tables["item"]
 
     def _unit(self, table: Array) -> Array:
-        vectors = table if not self._codes else table[..., : self._width]
-        vectors = vectors if self._temperature is None else unit(vectors)
-        return jnp.concatenate([vectors, copies.codes_of(table, self._codes)], axis=-1) if self._codes else vectors
+        return table if self._temperature is None else unit(table)
 
     def _queries(self, params: Any, vectors: Array, grid: Grid, key: Array | None = None) -> Array:
         """float32[P, D], with dropout where there is a key for it."""
         rngs = {} if key is None else {"dropout": key}
-        vectors, codes = vectors[..., : self._width], vectors[..., self._width :]
         queries: Any = self._encoder.apply({"params": params}, vectors, grid, key is not None, rngs=rngs)
-        scaled = queries if self._temperature is None else self._temperature * unit(queries)
-        if not self._codes:
-            return scaled
-        own, columns = params["copies"], vectors.shape[1]
-        near = by_distance(copies.by_ago(own["near"]), columns)
-        sums = grid.scored(copies.summed(near, codes, grid.allowed(), grid.on))
-        return jnp.concatenate([scaled, copies.gated(sums, own["gate"], unit(queries))], axis=1)
+        return queries if self._temperature is None else self._temperature * unit(queries)
 
 
 def normal(deviation: float) -> Callable[[Array, tuple[int, int]], Array]:

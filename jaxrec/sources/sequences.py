@@ -37,13 +37,19 @@ def read(connection: Any, arguments: Namespace) -> Raw:
         if file.lines is None:
             raise UserError(f"{file.path}: Parquet; expected text, a line 'user item item ...' per user. A table of an "
                             "event a row is for prepare events --split leave_one_out")  # fmt: skip
-    with reading(table):
+    with reading(table, "expected UTF-8 text whose lines all end alike, in LF or in CR LF; mend it"):
         words = f"string_split_regex({trimmed(table.column(LINE)[0])}, '[ \\t]+')"
         connection.execute(f"CREATE TABLE raw AS SELECT {words} AS words FROM {table.relation}")
     blank = leave_out(connection, "words IS NULL OR words = ['']")
     (users,) = fetch_row(connection, "SELECT count(*) FROM raw")
+    if not users:
+        raise UserError(f"{table.called}: holds no line 'user item item ...'; name another file")
     _refuse_twice(connection, table)
     dropped = _short(connection, table, arguments.drop_short)
+    (longest,) = fetch_row(connection, "SELECT max(len(words)) - 1 FROM raw")
+    if longest == SHORTEST:
+        raise UserError(f"{table.called}: all users have {SHORTEST} items, of which one is left to train on; at least "
+                        f"one user needs {SHORTEST + 1}, since a training pair takes two")  # fmt: skip
     # The number of the line stands for the user, who is in one line alone.
     connection.execute("ALTER TABLE raw RENAME TO lines")
     connection.execute("CREATE TABLE raw AS SELECT rowid AS session, unnest(words[2:]) AS item, "

@@ -97,8 +97,8 @@ def make_task(config: Config, dataset: Dataset | RowsDataset, plan: MakePlan | N
     if manifest.get("options", {}).get("time_unit") == ORDER:
         for section, name in (("data", "half_life"), ("model", "time_bias")):
             if value := getattr(getattr(config, section), name, None):
-                raise UserError(f"{section}.{name}: found {value}, and the times of {dataset.path} are counters "
-                                "(--time-unit order); leave it out")  # fmt: skip
+                raise UserError(f"{section}.{name}: found {value}, and the times of {dataset.path} are counters, which "
+                                "tell no more than the order; leave it out")  # fmt: skip
     dataset.verify()
     made: Task = part_of(config, "task").make(config, dataset, *([] if plan is None else [plan]))
     if config.training.early_stopping and made.judge is None:

@@ -99,12 +99,26 @@ def test_more_epochs_are_what_they_would_have_been(tmp_path: Path, config: Path,
     assert [line["kind"] for line in read_log(longer)].count("end") == 1
     refused("was 2, now 1; a resumed run cannot train for fewer", config, longer, resume=True)
     words = ["--optimizer.schedule", "linear", "--training.epochs", "9"]
-    refused("was 2, now 9; .* for more only where optimizer.schedule is constant", config, longer, *words, resume=True)
+    refused("changed configuration .optimizer.schedule: was constant, now linear", config, longer, *words, resume=True)
     capsys.readouterr()
     train(longer / "config.yaml", longer, resume=True)
     assert "already trained to its end" in capsys.readouterr().out
     shutil.move(longer, tmp_path / "moved")
     assert evaluate(tmp_path / "moved", ks=[5])["recall@5"] > 0.2
+
+
+def test_an_average_of_epochs_is_planned_for_their_number(tmp_path: Path, config: Path, capsys: Capsys) -> None:
+    """More epochs would average others; and where training stops before the last ones, it says that none are."""
+    planned = configuration.load(config, ["--training.average_epochs", "1"])
+    train(planned, tmp_path / "run")
+    words = ["--training.average_epochs", "1", "--training.epochs", "2"]
+    refused("was 1, now 2; .* only where .* training.average_epochs 0", config, tmp_path / "run", *words, resume=True)
+    capsys.readouterr()
+    train(planned, tmp_path / "run", resume=True)
+    assert "already trained to its end; for more epochs train another --run" in capsys.readouterr().out
+    train(configuration.load(config, ["--training.average_epochs", "1", "--training.epochs", "3"]), tmp_path / "early",
+          report=lambda epoch, metrics: epoch == 2)  # fmt: skip
+    assert "the last 1 of 3 epochs were not begun, so no weights are averaged" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("target", ["shutil.copyfile", "os.fsync"])

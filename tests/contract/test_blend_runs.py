@@ -16,6 +16,7 @@ from worlds import Worlds
 from jaxrec import Query, Recommender, UserError, blend, evaluate
 from jaxrec.tasks.base import load
 from jaxrec.tasks.blend.task import Judge, methods_of
+from jaxrec.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
@@ -92,9 +93,9 @@ def test_weights_hold_for_runs_trained_on_all(
     (["gru4rec", "gru4rec"], "names a run twice"),
     (["gru4rec", "autoint"], "no model of sessions"),
     (["gru4rec", "noise"], "differ in their data set"),
-    (["gru4rec", "--neighbours", "pop"], "ranks all items alike"),
+    (["gru4rec", "--neighbours", "pop"], "--neighbours pop: no baseline 'pop'.*; there are all, spop, "),
     (["gru4rec", "--neighbours", "stan:lambda1=0.0001,k=1,lambda2=0.0000001"], "finds no neighbours for any of"),
-    (["gru4rec", "--neighbours", "stan:k=0"], "k"),
+    (["gru4rec", "--neighbours", "stan:k=0"], "^jaxrec: error: --neighbours stan:k=0: k: found '0'"),
     (["gru4rec", "blend", "--neighbours", "stan"], "no model of sessions"),
 ])  # fmt: skip
 def test_refusals(
@@ -114,5 +115,29 @@ def test_training_a_blend_is_refused(
 ) -> None:
     fails(capsys, "train", "--config", made / "config.yaml", "--run", tmp_path / "no", names="python -m jaxrec.blend")
     fails(capsys, "plots", "curves", made, "--out", tmp_path / "x.png", names="not trained and has no curves")
-    with pytest.raises(UserError, match="a run is here already"):
-        blend([worlds.run("gru4rec")], made, ["stan"])
+    run = worlds.run("gru4rec")
+    with pytest.raises(UserError, match="a run is here already; --overwrite deletes it first"):
+        blend([run], made, ["stan"])
+    with pytest.raises(UserError, match="neighbours: found 'stan'"):
+        blend([run], tmp_path / "no", "stan")
+    with pytest.raises(UserError, match="runs: found '"):
+        blend(str(run), tmp_path / "no", ["stan"])
+
+
+def test_a_part_is_not_overwritten_and_what_is_begun_is_no_run(
+    worlds: Worlds, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(worlds.run("gru4rec"), part := tmp_path / "part")
+    with pytest.raises(UserError, match="part is named by --runs as well, and would be lost; choose another --run"):
+        blend([part], part, ["stan:k=50"], overwrite=True)
+    with pytest.raises(UserError, match="is named by --weights-of as well"):
+        blend([worlds.run("gru4rec"), worlds.run("narm")], made, ["stan:k=50", "spop"], weights_of=made, overwrite=True)
+    monkeypatch.setattr(Checkpoints, "save_best", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        blend([worlds.run("gru4rec"), worlds.run("narm")], tmp_path / "new", ["stan:k=50", "spop"], weights_of=made)
+    assert not (tmp_path / "new").exists() and [*tmp_path.glob(".new.*")] == []
+    assert part.is_dir() and (part / "metrics.jsonl").exists()
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt

@@ -33,7 +33,6 @@ SLOW = pytest.mark.slow
 VARIANTS: dict[str, tuple[str, Sections]] = {
     "sasrec-averaged": ("sasrec", {"loss": {"name": "softmax"}, "training": {"average": 0.9}}),
     "gru4rec-averaged": ("gru4rec", {"training": {"average_epochs": 2}}),
-    "narm-copies": ("narm", {"model": {"copy_dim": 16}}),
     "hstu-times": ("hstu", {"model": {"time_bias": True, "dropout_times": 0.3}}),
     "merrec-text": ("merrec", {"model": {"head": "text", "temperature": 8.0}, "loss": {"n_sample": 0}}),
     "autoint-logistic": ("autoint", {"model": {"blocks": 0, "first_order": "logistic"}}),

@@ -77,6 +77,9 @@ def test_users_of_fewer_than_three_items(tmp_path: Path, capsys: pytest.CaptureF
     ("ann 1 x 3 4", ["--na", "x"], "line 1: item 'x', expected an id"),
     ("ann,1,2,3,4", [], "line 1: user 'ann,1,2,3,4' has 0 items"),
     ("ann 1 2\nbob 3", ["--drop-short"], "all 2 users have fewer than 3 items; expected lines 'user item item"),
+    ("", [], r"s.txt: (is empty|holds no line 'user item item)"),
+    ("\n \n", [], r"s.txt: holds no line 'user item item ...'; name another file"),
+    ("ann 1 2 3\nbob 2 3 4", [], "s.txt: all users have 3 items, of which one is left to train on; .* needs 4"),
     (TEXT, ["--test-days", "3"], "unrecognized arguments: --test-days"),
 ])  # fmt: skip
 def test_what_is_refused(

@@ -82,8 +82,8 @@ class Table:
 
 
 @contextmanager
-def reading(table: Table) -> Iterator[None]:
-    """Turn what DuckDB says about raw files, which may fill a screen, into one line."""
+def reading(table: Table, advice: str = "mend it, or see --quote and --delimiter") -> Iterator[None]:
+    """Turn what DuckDB says about raw files, which may fill a screen, into one line, which ends with ``advice``."""
     try:
         yield
     except duckdb.Error as error:
@@ -94,7 +94,7 @@ def reading(table: Table) -> Iterator[None]:
         about = [line for line in message.partition("Possible")[0].splitlines() if line.strip()]
         reason = " ".join(about[:1] + about[1:][-1:]).split("Error: ", 1)[-1]
         path = next((file.path for file in table.files if str(file.place.resolve()) in message), table.path)
-        raise UserError(f"{path}: cannot be read ({reason}); mend it, or see --quote and --delimiter") from None
+        raise UserError(f"{path}: cannot be read ({reason}); {advice}") from None
 
 
 def find_files(raw: Sequence[str]) -> list[Path]:

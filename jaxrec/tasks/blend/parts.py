@@ -12,7 +12,6 @@ from jaxrec.baselines.base import Choice, Prefixes, Queries, Voting, parse
 from jaxrec.baselines.sessions import BASELINES
 from jaxrec.config import EvaluationConfig
 from jaxrec.data.dataset import Sessions
-from jaxrec.errors import UserError
 from jaxrec.models.base import SessionModel
 from jaxrec.models.blend import Blend
 from jaxrec.tasks import base
@@ -20,6 +19,7 @@ from jaxrec.tasks.base import evaluation_plan
 from jaxrec.tasks.sessions.task import places_of
 
 TARGETS = 2**16  # whose queries are held at once
+VOTING = {name: fit for name, fit in BASELINES.items() if name != "pop"}  # which ranks all items alike for everybody
 INDEX = ("items", "times", "offsets")  # arrays of the sessions that neighbours are looked for in, as a blend keeps them
 
 
@@ -63,17 +63,12 @@ def target_queries(
 
 def choices(names: Sequence[str]) -> list[Choice]:
     """The neighbours' methods that are named, with their parameters."""
-    return parse(names, BASELINES) if names else []
+    return parse(names, VOTING, "--neighbours") if names else []
 
 
 def fitted(names: Sequence[str], index: Sessions, n_items: int) -> list[Voting]:
     """The methods with the sessions that they look for neighbours in."""
-    methods = [(one.text, one.fit(index, n_items)) for one in choices(names)]
-    for text, method in methods:
-        if not isinstance(method, Voting):
-            raise UserError(f"--neighbours {text}: ranks all items alike for every session; choose "
-                            f"{', '.join(name for name in BASELINES if name != 'pop')}")  # fmt: skip
-    return [method for _, method in methods]
+    return [one.fit(index, n_items) for one in choices(names)]
 
 
 def votes_of(methods: Sequence[Voting], prefixes: Prefixes) -> list[Any]:
