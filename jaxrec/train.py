@@ -25,6 +25,7 @@ from jaxrec.ops import parallel
 from jaxrec.plots.pictures import learning_curve
 from jaxrec.run import create_run, resume_run
 from jaxrec.tasks.base import cutoffs, fit_cutoffs, make_task
+from jaxrec.tasks.start import open_source, taken_over
 from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
@@ -49,23 +50,25 @@ Report = Callable[[int, dict[str, float]], bool]
 
 def train(
     config: Config | str | Path, path: str | Path, resume: bool = False, overwrite: bool = False,
-    report: Report | None = None, over: Callable[[], bool] | None = None,
+    report: Report | None = None, over: Callable[[], bool] | None = None, start_from: str | Path | None = None,
 ) -> None:  # fmt: skip
     """Train the run in the directory ``path`` to its end, or until SIGTERM or Ctrl-C: they save and raise SystemExit
     (143 or 130). ``resume`` goes on from the last checkpoint, ``overwrite`` deletes the run first, if there is one.
     ``report`` is called with the epoch and its metrics after each validation, after a restart perhaps again; True ends
     the run there (reason ``stopped`` in ``metrics.jsonl``). ``over`` is asked after each block whether the time is out:
-    then the run is saved, and SystemExit raised (142), as by a signal."""
+    then the run is saved, and SystemExit raised (142), as by a signal. A new run takes weights, rows of known ids and
+    the optimizer's state over from the run ``start_from`` (``jaxrec.tasks.start``)."""
     config = configuration.load(config) if isinstance(config, (str, Path)) else config
     path = Path(check_path("the run directory", str(path)))
     with _signals_noted() as stopped, owned(path, "trains this run", "choose another --run"):
         ended = stopped if over is None else lambda: stopped() or (signal.SIGALRM if over() else 0)
-        _train(config, path, resume, overwrite, report, ended)
+        _train(config, path, resume, overwrite, report, ended, start_from)
 
 
 def _train(
-    config: Config, path: Path, resume: bool, overwrite: bool, report: Report | None, stopped: Callable[[], int]
-) -> None:
+    config: Config, path: Path, resume: bool, overwrite: bool, report: Report | None, stopped: Callable[[], int],
+    start_from: str | Path | None,
+) -> None:  # fmt: skip
     # ---- data and model: the task, with its feed and its validation ------------------------------------------------
     dataset = open_dataset(config.data.path)
     config = fit_cutoffs(config, dataset)
@@ -74,6 +77,8 @@ def _train(
     model, feed, mesh = task.model, task.feed, task.feed.mesh
     training = Training(config, model, feed)
     constants = training.constants(task.constants)
+    source = None if start_from is None else open_source(start_from, path, config, dataset)
+    state = training.begin() if source is None else taken_over(training.begin(), source, config)
 
     # ---- run directory, and the state to start from ----------------------------------------------------------------
     run = (
@@ -81,7 +86,7 @@ def _train(
         else create_run(path, config, dataset, overwrite, task.kept, task.copied)
     )  # fmt: skip
     checkpoints = Checkpoints(run.path)
-    state, position = training.begin(), Position()
+    position = Position()
     if (found := checkpoints.restore(state)) is not None:
         state, position = training.placed(found[0]), Position(**found[1])
     if position.finished and position.epoch < settings.epochs and (length := length_without_end(run.path)) is not None:
@@ -101,6 +106,11 @@ def _train(
         say("note", "no validation data, so nothing tells when more epochs do harm; unless the configuration's epochs "
             "were chosen on this data, set data.validation_fraction and training.early_stopping")  # fmt: skip
     log, clock = Log(run.path, position.metrics_bytes, int(state.step)), Clock(position.seconds)
+
+    if source is not None and found is None:
+        known, new, gone = source.known()
+        tell(f"{path}: begins with the weights of {start_from}: {known:,} ids known, {new:,} new, {gone:,} gone")
+        checkpoints.save(state, asdict(position))  # so that it goes on from there, whatever becomes of that run
 
     def save() -> None:
         with clock.part("save"):
@@ -205,7 +215,7 @@ def main(argv: Sequence[str]) -> None:
     parser = Parser(
         prog="python -m jaxrec.train",
         usage="python -m jaxrec.train --config FILE [--run DIR] [--resume | --overwrite]\n"
-        "                              [--section.field VALUE ...]",
+        "                              [--start-from RUN] [--section.field VALUE ...]",
         description="Train a model as a configuration file says, into a run directory.",
         add_help=False,
     )
@@ -213,6 +223,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--run", metavar="DIR", help="run directory (default: checkpoints/ and the name of the file)")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint, bit for bit")
     parser.add_argument("--overwrite", action="store_true", help="delete the run first, if there is one")
+    parser.add_argument("--start-from", metavar="RUN", help="begin with the weights of another run of this model, of "
+                        "sessions: rows of items that both know, and the optimizer's state")  # fmt: skip
     parser.add_argument("-h", "--help", action="store_true", help="with --config or --model.name: the model's fields")
     options, overrides = parser.parse_known_args(argv)
     if options.help:
@@ -228,7 +240,8 @@ def main(argv: Sequence[str]) -> None:
     runtime.start()
     file = Path(options.config).absolute()
     name = file.parent.name if file.name == "config.yaml" else file.stem  # the former is that of a run
-    train(config, options.run or Path("checkpoints") / name, options.resume, options.overwrite)
+    train(config, options.run or Path("checkpoints") / name, options.resume, options.overwrite,
+          start_from=options.start_from)  # fmt: skip
 
 
 make_callable(__name__)

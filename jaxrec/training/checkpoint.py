@@ -49,18 +49,28 @@ class Checkpoints:
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The most recent readable state, with arrays like those of ``like``, and its position; None where there is
         none yet. What is younger goes: it will be reached again, and saved again at the same step."""
-        model, training = _parts(like)
-        found = self._restore("latest", {"model": model, "training": training})
+        found = self._read(like)
         for place in self._root.glob("*/[0-9]*"):
             if place.name.isdigit() and int(place.name) > (found[0] if found else -1):
                 shutil.rmtree(place)
+        return None if found is None else found[1:]
+
+    def last_state(self, like: TrainState) -> TrainState | None:
+        """The same state alone, and everything stays where it is."""
+        found = self._read(like)
+        return None if found is None else found[1]
+
+    def _read(self, like: TrainState) -> tuple[int, TrainState, dict[str, Any]] | None:
+        """Step, state and position of the most recent readable checkpoint."""
+        model, training = _parts(like)
+        found = self._restore("latest", {"model": model, "training": training})
         if found is None:
             return None
         training = dict(found[1]["training"])
         weights = {name: found[1]["model"][name] for name in MODEL_PARTS}
         raw = training.pop("raw", None)  # where weights are averaged, those not averaged
         state = like._replace(**(raw or weights), **training, average=weights if raw else None)
-        return state, found[1]["position"]
+        return found[0], state, found[1]["position"]
 
     def restore_model(self, like: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], str]:
         """Weights alone, to use, with shapes as those of ``TrainState.weights``; the position; and which of ``best``,

@@ -19,6 +19,7 @@ from jaxrec.baselines.sessions import BASELINES
 from jaxrec.cli.command import progress
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Dataset, Sessions
+from jaxrec.data.items import Items
 from jaxrec.data.splits import Split, cut_validation, open_split
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, lane_targets
@@ -28,7 +29,7 @@ from jaxrec.ops.topk import EVERYTHING, Candidates, rank_scores
 from jaxrec.run import Run
 from jaxrec.sources.synthetic import optimum_metrics
 from jaxrec.tasks import base
-from jaxrec.tasks.base import Judge, Judged, MakePlan, Part, Task, collect, evaluation_plan, in_parts
+from jaxrec.tasks.base import Judge, Judged, Loaded, MakePlan, Part, Task, collect, evaluation_plan, in_parts
 from jaxrec.tasks.report import Asked, Report
 from jaxrec.tasks.sessions.masks import History, chance, is_masked, item_bits
 from jaxrec.training.block import training_plan
@@ -67,6 +68,12 @@ def session_splits(config: Config, dataset: Dataset) -> Split:
 def build(run: Run) -> SessionModel:
     """A run's model."""
     return make_model(run.config, run.n_items)
+
+
+def moved_rows(loaded: Loaded, dataset: Dataset) -> dict[str, np.ndarray]:
+    """By table, which all are by item, the row of each item of a data set in those of a run; -1 where it has none."""
+    rows = loaded.run.vocabulary().ids.encode(Items.read(dataset.path / "items.parquet").ids.values()).astype(np.int64)
+    return dict.fromkeys(loaded.model.tables, rows)
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------
