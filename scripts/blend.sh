@@ -6,7 +6,7 @@
 # Two networks are trained without the last 5 % of the training targets, on which the weights are fitted. They are trained
 # again on all of training, and blended with these weights. A run that is there already is resumed or left as it is.
 set -euo pipefail
-data=$1 out=$2 seed=${3:-42} neighbours=(stan returns)
+data=$1 out=$2 seed=${3:-42} neighbours=(stan returns returns:after=1)
 
 train() { # configuration, run, options
     python -m jaxrec.train --resume --config "configs/$1.yaml" --run "$out/$2" --data.path "$data" \
