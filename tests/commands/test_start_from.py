@@ -155,7 +155,8 @@ def test_what_is_refused(monday: Path, tuesday: Path, tmp_path: Path, capsys: Ca
         assert not (tmp_path / "no").exists()
 
     refused("--start-from .*gru4rec: a run of gru4rec, and model.name is narm; name a run of narm", run, model="narm")
-    refused("layer_0_hidden_bias.* are .24. there and .48. here; keep the fields of the model", run, "--model.layers", "16")
+    wider = run, "--model.layers", "16"
+    refused("layer_0_hidden_bias.* are .24. there and .48. here; keep the fields of the model", *wider)
     refused("knows none of the ids of .*far; name a run of such data", run, data=far)
     refused("none: no run here", "none")
     with pytest.raises(UserError, match="is the run to be trained; choose another --run"):
