@@ -147,8 +147,7 @@ def resume_run(
         return create_run(path, config, dataset, overwrite=False, kept=kept, copied=copied)
     run = open_run(path)
     old, epochs, other = run.config.training.epochs, config.training.epochs, "or train another --run"
-    planned = run.config.optimizer.schedule != "constant" or run.config.training.average_epochs > 0  # by the epochs
-    if epochs < old or (epochs > old and planned):
+    if epochs < old or (epochs > old and not run.config.extends):
         raise UserError(f"{path}: training.epochs: was {old}, now {epochs}; a resumed run cannot train for fewer, and "
                         "for more only where optimizer.schedule is constant and training.average_epochs 0; leave it, "
                         f"{other}")  # fmt: skip

@@ -77,7 +77,8 @@ def _train(
     model, feed, mesh = task.model, task.feed, task.feed.mesh
     training = Training(config, model, feed)
     constants = training.constants(task.constants)
-    source = None if start_from is None else open_source(start_from, path, config, dataset)
+    begun = resume and Checkpoints(path).last("latest") >= 0  # then it goes on by itself, whatever becomes of the other
+    source = None if start_from is None or begun else open_source(start_from, path, config, dataset)
     state = training.begin() if source is None else taken_over(training.begin(), source, config)
 
     # ---- run directory, and the state to start from ----------------------------------------------------------------
@@ -94,8 +95,7 @@ def _train(
 
     if position.finished:
         learning_curve(read_log(run.path), metric, run.path / "learning_curve.png")  # killed before it?
-        planned = config.optimizer.schedule != "constant" or settings.average_epochs > 0
-        more = "" if planned else "raise training.epochs, where nothing stopped it early, or "
+        more = "raise training.epochs, where nothing stopped it early, or " if config.extends else ""
         tell(f"{path}: already trained to its end; for more epochs {more}train another --run")
         return
     tell(f"{path}: {task.size}, {feed.shape.lanes} a step, {feed.shape.used:,} steps an epoch; "
@@ -110,7 +110,7 @@ def _train(
     if source is not None and found is None:
         known, new, gone = source.known()
         tell(f"{path}: begins with the weights of {start_from}: {known:,} ids known, {new:,} new, {gone:,} gone")
-        checkpoints.save(state, asdict(position))  # so that it goes on from there, whatever becomes of that run
+        checkpoints.save(state, asdict(position))
 
     def save() -> None:
         with clock.part("save"):

@@ -180,6 +180,11 @@ class Config(Section):
     recommendation: Any  # a RecommendationConfig
     mesh: MeshConfig
 
+    @property
+    def extends(self) -> bool:
+        """Whether a run can be trained for more epochs than it was begun with, and be what it would have been."""
+        return bool(self.optimizer.schedule == "constant" and not self.training.average_epochs)
+
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
         for name in type(self).model_fields:

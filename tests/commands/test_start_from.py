@@ -139,7 +139,7 @@ def test_it_learns_faster_and_goes_on_without_the_first(
     with pytest.raises(SystemExit):
         train(config_of(model, tuesday, epochs=1, steps_per_block=1), stopped, over=lambda: True, start_from=first)
     assert "20 ids known, 15 new, 10 gone" in capsys.readouterr().out
-    train(config_of(model, tuesday, epochs=1, steps_per_block=1), stopped, resume=True)
+    train(config_of(model, tuesday, epochs=1, steps_per_block=1), stopped, resume=True, start_from=tmp_path / "gone")
     weights = [load(run).weights for run in (stopped, tmp_path / "run2")]
     assert_leaves(*weights)
 
