@@ -18,8 +18,8 @@ from jaxrec.data.given import bare
 from jaxrec.errors import UserError
 from jaxrec.ops.topk import CHUNK, best_items, block_size, top_items
 
-BATCH = 256  # queries ranked in one go
-FEW = 16  # or so many; one alone is a shape of its own
+SIZES = (1, 4, 16, 64, 256)  # queries ranked in one go
+BATCH = SIZES[-1]
 LONG = 1024  # items left out of all queries' lists; with more of them the others are ranked alone
 DEFAULT_K = 20  # items that are recommended where no number is given
 Kernel = Callable[[Array, Array, int], tuple[Array, Array]]
@@ -38,11 +38,12 @@ def steps(n: int, first: int, factor: int) -> int:
 
 
 def batches(n: int, most: int = BATCH) -> Iterator[tuple[slice, int]]:
-    """Parts of n queries, and the number of rows that each is padded to: 1, 16 or 256, and at most ``most``."""
-    start = 0
+    """Parts of n queries, and the size that each is padded to, at most ``most``; one that more than half fills."""
+    start, sizes = 0, [size for size in SIZES if size < most] + [most]
     while start < n:
         left = n - start
-        rows = min(most, 1 if left == 1 else FEW if left <= 4 * FEW else BATCH)
+        rows = next((size for size, less in zip(sizes[1:], sizes, strict=False) if less < left <= size < 2 * left), 0)
+        rows = rows or max(size for size in sizes if size <= left)
         yield slice(start, min(n, start + rows)), rows
         start += rows
 
