@@ -40,7 +40,12 @@ def main(argv: Sequence[str]) -> None:
     if options.access_log not in (None, "-"):
         check_out(Path(options.access_log))
     runtime.start()
-    listening = _socket(options.host, options.port)
+    with _socket(options.host, options.port) as listening:
+        _serve(listening, options)
+
+
+def _serve(listening: socket.socket, options: Any) -> None:
+    """Serve until a signal comes."""
     sessions = Sessions(options.sessions, options.session_ttl)
     if options.snapshot is not None and options.snapshot.exists():
         sessions.restore(options.snapshot)
@@ -66,6 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _socket(host: str, port: int) -> socket.socket:
     """A socket that listens, so that a port in use is known before anything is loaded."""
+    listening = None
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
@@ -73,6 +79,8 @@ def _socket(host: str, port: int) -> socket.socket:
         listening.bind(address)
         listening.listen(2048)
     except OSError as error:
+        if listening is not None:
+            listening.close()
         raise UserError(f"--port {port}: cannot listen at {host} ({error.strerror or error}); choose another port, or "
                         "another --host") from None  # fmt: skip
     return listening

@@ -116,14 +116,16 @@ class StrictRequest(Request):
     """A request whose body is JSON, within limits of bytes and time, without NaN, infinite numbers or double keys."""
 
     def __init__(self, scope: Any, receive: Callable[[], Any]) -> None:
+        headers = dict(scope["headers"])
+        # What curl -d sends is read too. A page of another site can send it without asking, but not without its Origin.
+        if headers.get(b"content-type") == b"application/x-www-form-urlencoded" and b"origin" not in headers:
+            scope["headers"] = [*(headers | {b"content-type": b"application/json"}).items()]
         super().__init__(scope, _limited(receive))
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
             kind = self.headers.get("content-type", "").partition(";")[0].strip().lower()
-            # What curl -d sends. A page of another site can send it too, without asking, but not without its Origin.
-            form = kind == "application/x-www-form-urlencoded" and "origin" not in self.headers
-            if kind != "application/json" and not form:
+            if kind != "application/json":
                 raise HTTPException(415, f"content-type: found '{kind[:60]}'; send application/json")
             if not (body := await super().body()).strip():
                 raise HTTPException(400, "the body is empty; send a JSON object")
