@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 
 from jaxrec.cli.command import Parser, as_json, command, ranged
-from jaxrec.data.dataset import open_dataset
+from jaxrec.data.dataset import Dataset, open_dataset
+from jaxrec.errors import UserError
 from jaxrec.run import open_run
 
 PATIENCE = 30.0  # seconds for an answer
@@ -113,6 +114,8 @@ class Load:
 def sessions_of(options: Namespace) -> list[list[Any]]:
     """Test sessions of the data, in raw ids."""
     dataset, vocabulary = open_dataset(options.data), open_run(options.run).vocabulary()
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"--data {options.data}: holds rows; name a data set of sessions")
     split = dataset.split("test")
     raw = vocabulary.ids.decode(np.asarray(split.items))
     return [raw[start:end] for start, end in pairwise(np.asarray(split.offsets).tolist()) if end > start]
