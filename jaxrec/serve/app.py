@@ -109,7 +109,7 @@ def make_app(engine: Engine, token: str = "", log: Callable[[str], object] | Non
     app.include_router(_routes(engine))
     app.include_router(_pages(engine, measures))
     for kind, answer in ((StarletteException, _http_error), (RequestValidationError, _field_error),
-                         (UserError, _user_error), (Busy, _busy)):  # fmt: skip
+                         (UserError, _user_error), (Busy, _busy), (Exception, _fault)):  # fmt: skip
         app.add_exception_handler(kind, answer)
     return Door(app, engine, token, measures, log)
 
@@ -138,9 +138,7 @@ class Door:
             else:
                 await self._app(scope, receive, noting)
         except Exception as error:
-            traceback.print_exception(error)
-            if not status:
-                await _error(500, "internal error; the server's log says more")(scope, receive, noting)
+            traceback.print_exception(error)  # it has been answered
         finally:
             route = getattr(scope.get("route"), "path", "none")
             seconds = time.perf_counter() - started
@@ -264,6 +262,10 @@ def _too_busy() -> Response:
 
 async def _busy(request: Request, error: Exception) -> Response:
     return _too_busy()
+
+
+async def _fault(request: Request, error: Exception) -> Response:
+    return _error(500, "internal error; the server's log says more")
 
 
 async def _http_error(request: Request, error: Any) -> Response:

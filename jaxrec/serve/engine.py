@@ -8,7 +8,6 @@ import json
 import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -227,7 +226,7 @@ class Engine:
                     continue
                 asked = self._asked(job)
             except Exception as error:
-                _fail(job, error)
+                job.reply(error)
                 continue
             busy.add(job.session)
             groups.setdefault((asked.session is None, steps(asked.k, 32, 8), job.options), []).append(asked)
@@ -243,7 +242,7 @@ class Engine:
             replies = self._replies(group)
         except Exception as error:
             if len(group) == 1:
-                return _fail(group[0].job, error)
+                return group[0].job.reply(error)
             for one in group:  # which one is it?
                 self._answer_group([one])
             return None
@@ -291,7 +290,8 @@ class Engine:
         if group[0].session is not None:
             self._follow(group)
         inputs = [one for asked in group for one in asked.inputs]
-        found = iter(answers(r.kind, inputs, max(one.k for one in group), mask, notes, options.rules))
+        most = max(one.k for one in group)
+        found = iter(answers(r.kind, inputs, most, mask, notes, options.rules) if inputs else ())
         replies = []
         for asked in group:
             rows = [self._row(_cut(next(found), asked.k)) for _ in asked.inputs]
@@ -372,9 +372,3 @@ def _with_items(r: Recommender, rows: list[dict[str, Any]]) -> Recommender:
 
 def _cut(answer: Answer, k: int) -> Answer:
     return answer if len(answer.places) <= k else replace(answer, places=answer.places[:k], scores=answer.scores[:k])
-
-
-def _fail(job: Job, error: Exception) -> None:
-    if not isinstance(error, UserError):
-        traceback.print_exception(error)
-    job.reply(error)
