@@ -153,18 +153,26 @@ def _limited(receive: Callable[[], Any]) -> Callable[[], Any]:
     return limited
 
 
+def _refused(text: str) -> NoReturn:
+    raise ValueError(f"{text[:40]} is no number")
+
+
+def _number(text: str) -> float:
+    return value if math.isfinite(value := float(text)) else _refused(text)
+
+
+def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(values := dict(items)) < len(items):
+        raise ValueError("a name stands twice in an object")
+    return values
+
+
+JSON = json.JSONDecoder(parse_constant=_refused, parse_float=_number, object_pairs_hook=_pairs)
+
+
 def _parsed(body: bytes) -> Any:
-    def refused(text: str) -> NoReturn:
-        raise ValueError(f"{text[:40]} is no number")
-
-    def number(text: str) -> float:
-        return value if math.isfinite(value := float(text)) else refused(text)
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        return values if len(values := dict(items)) == len(items) else refused("a name that stands twice in an object")
-
     try:
-        return json.loads(body.decode(), parse_constant=refused, parse_float=number, object_pairs_hook=pairs)
+        return JSON.decode(body.decode())
     except RecursionError:
         raise HTTPException(400, "the body is nested too deeply; a query has four levels") from None
     except ValueError as error:  # also a number of thousands of digits, and what is not UTF-8

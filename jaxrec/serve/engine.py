@@ -60,9 +60,11 @@ class Job:
     due: float = 0.0
 
     def reply(self, result: Any) -> None:
-        self.loop.call_soon_threadsafe(self._settle, result)
+        """Called from the engine's thread."""
+        self.loop.call_soon_threadsafe(self.settle, result)
 
-    def _settle(self, result: Any) -> None:
+    def settle(self, result: Any) -> None:
+        """Called from the event loop."""
         if self.done.done():  # whoever asked has gone
             return
         if isinstance(result, Exception):
@@ -246,8 +248,10 @@ class Engine:
             for one in group:  # which one is it?
                 self._answer_group([one])
             return None
-        for one, reply in zip(group, replies, strict=True):
-            one.job.reply(reply)
+        # Waking a loop up is a system call: one for all of them.
+        for loop in {one.job.loop for one in group}:
+            pairs = [(one, reply) for one, reply in zip(group, replies, strict=True) if one.job.loop is loop]
+            loop.call_soon_threadsafe(_settle_all, pairs)
 
     def _asked(self, job: Job) -> Asked:
         """What the kind of run reads of a job; ``UserError`` where that is not possible."""
@@ -311,6 +315,11 @@ class Engine:
         r = self.recommender
         score = getattr(r.kind, "score_name", "score")
         return answer_json(answer, score, "rules" in r.can, "user" not in r.reads) | {"notes": answer.notes}
+
+
+def _settle_all(pairs: list[tuple[Asked, bytes]]) -> None:
+    for asked, reply in pairs:
+        asked.job.settle(reply)
 
 
 def session_query(session: Session, at: Any, reads: Sequence[str]) -> Query:
