@@ -273,7 +273,8 @@ def make_train_block(
 ) -> jax.stages.Wrapped:  # fmt: skip
     """``train_block(state, constants, block) -> (state, stats)``, compiled, with the state's buffers reused.
     ``average``: decay a step of the moving average, at most (1 + s) / (10 + s), or 0: none moves; ``lanes``: what a
-    loss is averaged over; ``formats`` of the state, None of what has the device's own. Constants may be a ``Warming``."""
+    loss is averaged over; ``formats`` of the state, None of what has the device's own. Constants may
+    be a ``Warming``."""
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
         constants, block = on.whole(constants), on.dealt(block, 1)
