@@ -14,12 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers import arrays, assert_same_arrays, assert_same_run, call, same_metrics, steps_of, write_dataset
+from helpers import arrays, assert_same_arrays, assert_same_run, call, fails, same_metrics, steps_of, write_dataset
 from worlds import Clicks, Market, Ring, Shop, Worlds, kind_of, write_raw_rows, write_vectors
 
 from jaxrec import config as configuration
 from jaxrec.data.codes import RawRows
 from jaxrec.data.dataset import open_dataset
+from jaxrec.data.store import checksum, write_sealed
 from jaxrec.run import open_run
 from jaxrec.tasks.base import Task, load, make_task
 from jaxrec.tasks.start import open_source, taken_over
@@ -303,3 +304,91 @@ def test_it_learns_on_and_what_is_killed_goes_on_without_the_other_run(
     shutil.rmtree(first)
     train(config, killed, resume=True, start_from=first)
     assert_same_run(killed, whole)
+
+
+def test_rows_that_a_run_had_taken_over_move_on(worlds: Worlds, tmp_path: Path) -> None:
+    """Also those of values that its own training did not hold."""
+    run = Path(shutil.copytree(worlds.run("autoint"), tmp_path / "run"))
+    folder, row = run / "dataset", places(run / "dataset", "autoint")["field"][("item", Clicks.sku(3))]
+    config, dataset = open_run(run).config, open_dataset(worlds.data("clicks"))
+
+    def moved(**arrays: np.ndarray) -> bool:
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+        sums = json.loads((folder / "kept.json").read_text(encoding="utf-8"))
+        sums = {name: checksum(folder / f"{name}.npy") for name in sums.keys() | arrays.keys() if name != "checksum"}
+        write_sealed(folder / "kept.json", sums)
+        return bool(open_source(run, tmp_path, config, dataset).moves["field"].rows[row] == row)
+
+    counts = np.array(open_run(run).kept("value_counts"))
+    rows = len(load(run).weights["tables"]["field"])
+    assert moved()
+    counts[row] = 0
+    assert not moved(value_counts=counts)
+    assert moved(old_rows=np.arange(rows) == row)
+
+
+# ---- what is refused, or does nothing --------------------------------------------------------------------------------
+
+REFUSED: list[tuple[str, list[str], str]] = [
+    ("autoint", ["--data.fields", "user", "item", "age"], "field 4 is none here and group .categorical. in"),
+    ("autoint", ["--data.fields", "item", "user"], "field 1 is item .*set it to the fields of the run, user"),
+    ("autoint", ["--loss.rating_weight", "1"], "autoint.*: loss.rating_weight is 0.0 there and 1.0 here; set what"),
+    ("autoint", ["--start.new_rows", "text"], "text reads the names of items, and .* holds rows of fields"),
+    ("autoint", ["--start.new_rows", "category", "--start.attribute", "kin"],
+     "start.attribute: .* has no 'kin' .did you mean 'kind'.*; there are group, kind"),
+    ("autoint", ["--start.attribute", "kind"], "start.attribute: found kind, and start.new_rows is random; category"),
+    ("two_tower", ["--model.hidden", "8", "8"], "model.hidden is .16. there and .8, 8. here; set what differs"),
+    ("merrec", ["--model.item_fields", "price"], "model.item_fields: found .'c0', 'price'. there and .'price'. here"),
+    ("merrec", ["--start.new_rows", "category", "--start.attribute", "colour"], "no 'colour'.*; there are name, price"),
+    ("gru4rec", ["--model.embedding", "onehot"], "model.embedding is constrained there and onehot here"),
+    ("gru4rec", ["--start.new_rows", "text"], "start.new_rows: text reads the names of items, and .* has none; choose"),
+    ("gru4rec", ["--start.new_rows", "category", "--start.attribute", "a"], "category reads an attribute of items"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "words", "names"), REFUSED)
+def test_what_is_refused(
+    model: str, words: list[str], names: str, worlds: Worlds, tmp_path: Path, capsys: Capsys
+) -> None:  # fmt: skip
+    run = tmp_path / "no"
+    fails(capsys, "train", "--config", worlds.config(model), "--run", run, "--start-from", worlds.run(model), *words,
+          names=names)  # fmt: skip
+    assert not run.exists()
+
+
+def test_other_name_vectors_are_refused(worlds: Worlds, tmp_path: Path, capsys: Capsys) -> None:
+    data = write_vectors(Path(shutil.copytree(worlds.data("events"), tmp_path / "data")), model="other")
+    words = ["--config", worlds.config("merrec"), "--run", tmp_path / "no", "--data.path", data]
+    names = "the model of name vectors: found fake there and other here"
+    fails(capsys, "train", *words, "--start-from", worlds.run("merrec"), names=names)
+
+
+def test_a_run_that_has_saved_nothing_goes_on_as_it_began(worlds: Worlds, tmp_path: Path, capsys: Capsys) -> None:
+    """With the same other run, or without one."""
+    words = ["--config", worlds.config("autoint"), "--training.epochs", 1, "--training.passes", 1]
+    run, source = tmp_path / "run", ["--start-from", worlds.run("autoint")]
+
+    def begin(*more: object) -> None:
+        assert call("train", *words, "--run", run, "--overwrite", *more) == 0
+        shutil.rmtree(run / "state")  # killed before anything was saved
+
+    begin(*source)
+    fails(capsys, "train", *words, "--run", run, "--resume", names="was to begin with the weights of another run, and")
+    assert call("train", *words, "--run", run, "--resume", *source) == 0
+    begin()
+    fails(capsys, "train", *words, "--run", run, "--resume", *source, names="was to begin without another run, and has")
+
+
+def test_what_is_noted(worlds: Worlds, tmp_path: Path, capsys: Capsys) -> None:
+    """Fields that do nothing, so that one configuration does for the first day as well; and weights of other fields."""
+    words = ["--config", worlds.config("autoint"), "--training.epochs", 1, "--training.passes", 1]
+    assert call("train", *words, "--run", tmp_path / "first", "--start.warmup_steps", 8) == 0
+    assert "note: start: its fields are of runs that --start-from begins" in capsys.readouterr().err
+    plain = tmp_path / "plain"
+    assert call("train", *words, "--run", plain) == 0
+    assert_same_run(tmp_path / "first", plain)
+    capsys.readouterr()
+    more = ["--start-from", worlds.run("autoint"), "--model.heads", 1]
+    assert call("train", *words, "--run", tmp_path / "next", *more) == 0
+    assert "model.heads is 2 there and 1 here; its weights are of the former" in capsys.readouterr().err

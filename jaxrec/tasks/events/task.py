@@ -80,8 +80,8 @@ def moved_rows(loaded: Loaded, config: Config, dataset: Dataset) -> dict[str, Mo
         ("the model of name vectors", old.meta.get("identity"), new.meta.get("identity")),
     ):
         if theirs != ours:
-            raise UserError(f"--start-from {run.path}: {what}: found {theirs} there and {ours} here, and its parameters "
-                            "are of the former; set it so, or prepare the data so")  # fmt: skip
+            raise UserError(f"--start-from {run.path}: {what}: found {theirs} there and {ours} here; parameters are of "
+                            "the former, so set it to that, or prepare such data")  # fmt: skip
     trained = np.asarray(run.kept("item_counts")) > 0
     if (former := old_rows(run, tables)) and "item" in former:
         trained |= former["item"]
