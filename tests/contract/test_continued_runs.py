@@ -79,14 +79,14 @@ def later_clicks(out: Path) -> None:
         {100 + one: 300 + one for one in range(7)},
         {Clicks.sku(one): Clicks.sku(100 + one) for one in (0, 7)},
     )
-    names = {"user": users, "item": items, "device": {"desk": "tablet"}}
+    names: dict[str, dict[Any, Any]] = {"user": users, "item": items, "device": {"desk": "tablet"}}
     write_raw_rows(out, renamed(Clicks.rows(False), names))
 
 
 def later_shop(out: Path) -> None:
     customers = {Shop.customer(one): Shop.customer(one + 900) for one in range(40)}
     products = {Shop.product(one): f"q{one}" for one in (0, 1, 7, 25)}
-    names = {"customer": customers, "product": products, "skin": {"dry": "very dry"}}
+    names: dict[str, dict[Any, Any]] = {"customer": customers, "product": products, "skin": {"dry": "very dry"}}
     write_raw_rows(out, renamed(Shop.rows(False), names))
 
 
@@ -193,7 +193,9 @@ def test_rows_move_by_raw_id_or_value(model: str, worlds: Worlds) -> None:
     assert former is not None
     moved = 0
     for name, rows in now.items():
-        pairs = [(begun.state.tables[name], begun.fresh.tables[name], source.weights["tables"][name])]
+        pairs: list[tuple[Any, Any, Any]] = [
+            (begun.state.tables[name], begun.fresh.tables[name], source.weights["tables"][name])
+        ]
         parts = [arrays(one.table_optimizer[name]) for one in (begun.state, begun.fresh, former)]
         pairs += [(parts[0][path], parts[1][path], parts[2][path]) for path in parts[0] if np.ndim(parts[0][path])]
         assert len(pairs) > 1
