@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import arrays, assert_same_arrays, assert_same_run, call, fails, same_metrics, steps_of, write_dataset
-from worlds import Clicks, Market, Ring, Shop, Worlds, kind_of, write_raw_rows, write_vectors
+from worlds import Clicks, Market, Ring, Sections, Shop, Worlds, kind_of, write_raw_rows, write_vectors
 
 from jaxrec import config as configuration
 from jaxrec.data.codes import RawRows
@@ -286,9 +286,10 @@ def test_it_learns_on_and_what_is_killed_goes_on_without_the_other_run(
 ) -> None:
     """Bit for bit, while old rows warm up: which they are stands in the run."""
     passes = ["--training.passes", "1"] if kind_of(model) in ("clicks", "retrieval") else []
+    more: Sections = {"model": {"head": "items"}} if model == "merrec" else {}  # names leave nothing to learn
     words = ["--data.path", str(later(worlds, model)), "--start.new_rows", "mean", "--start.warmup_steps", "8"]
-    config = configuration.load(worlds.config(model), [*words, *SHORT, *passes])
-    first = Path(shutil.copytree(worlds.run(model), tmp_path / "first"))
+    config = configuration.load(worlds.config(model, **more), [*words, *SHORT, *passes])
+    first = Path(shutil.copytree(worlds.run(model, **more), tmp_path / "first"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(config, whole, start_from=first)
     said = capsys.readouterr()
