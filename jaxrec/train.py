@@ -111,8 +111,7 @@ def _train(
     log, clock = Log(run.path, position.metrics_bytes, int(state.step)), Clock(position.seconds)
 
     if source is not None and found is None:
-        known, new, gone = source.known()
-        tell(f"{path}: begins with the weights of {start_from}: {known:,} ids known, {new:,} new, {gone:,} gone")
+        tell(f"{path}: begins with the weights of {start_from}: {source.summary()}")
         checkpoints.save(state, asdict(position))
 
     def save() -> None:

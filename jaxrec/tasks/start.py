@@ -37,12 +37,13 @@ class Source(NamedTuple):
     loaded: Loaded
     moves: dict[str, Moves]
 
-    def known(self) -> tuple[int, int, int]:
+    def summary(self) -> str:
         """How many ids of the largest table move, how many are new, and how many are gone."""
         largest = max(self.moves.values(), key=lambda moves: len(moves.rows), default=None)
         if largest is None:
-            return 0, 0, 0
-        return largest.known, int((largest.rows < 0).sum()), largest.trained - largest.known
+            return "no tables"
+        known, new = largest.known, int((largest.rows < 0).sum())
+        return f"{known:,} ids known, {new:,} new, {largest.trained - known:,} gone"
 
     @property
     def old_rows(self) -> dict[str, np.ndarray]:
