@@ -23,7 +23,7 @@ from jaxrec.serve.sessions import Sessions
 pytestmark = pytest.mark.slow
 SCRAPS: list[Any] = [
     None, True, 0, -1, 1, 7, 2**31, 2**63, 2**64, -(2**63), 1e308, 0.5, "", "1", " 1 ", "item_view", "\0", "\u2028",
-    "a" * 500, "é", "price < 3", "id=1", [], {}, [[]], [None], [1, 2, 3], [1] * 1001, {"item": 1, "event": "item_view"}, 
+    "a" * 500, "é", "price < 3", "id=1", [], {}, [[]], [None], [1, 2, 3], [1] * 1001, {"item": 1, "event": "item_view"},
     {"": {}}, "2023-05-31", "9999-12-31T23:59:59Z", "-1", 1685557800, 10**18,
 ]  # fmt: skip
 NAMES = ("query", "queries", "k", "exclude", "only", "seen", "rules", "items", "events", "user", "profile", "at",
