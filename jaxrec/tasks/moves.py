@@ -196,8 +196,8 @@ def _groups_of_fields(dataset: RowsDataset, start: StartConfig, fields: Sequence
     if entities[side] not in (field.name for field in fields):
         return None
     codes = dataset.array(f"{side}s.npy")[:, schema.side(side).columns((name,))[0]].astype(np.int64)
-    none = [codes if field.name == entities[side] else np.zeros(field.size, np.int64) for field in fields]
-    groups = np.concatenate(none)
+    parts = [codes if field.name == entities[side] else np.zeros(field.size, np.int64) for field in fields]
+    groups = np.concatenate(parts)
     return np.where(groups > 0, groups, -1)
 
 
