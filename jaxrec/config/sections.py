@@ -159,7 +159,8 @@ class StartConfig(Section):
     rows or name takes the mean. Means keep their length, which is less than that of a row: the score of a new item is
     then the mean of the old items' scores, where a longer row would rank it before or behind nearly all of them."""
     attribute: str | None = None
-    """category: the attribute of items, or the field of users or items where data are rows."""
+    """Of category: the attribute of items whose values are the categories, such as c0_name; where data are rows, a
+    categorical field of the items or of the users, which then says how new ids of theirs begin."""
     warmup_steps: Amount = 0
     """Steps over which what was taken over, rows and parameters of the network, comes to move in full: an update is
     multiplied by step / warmup_steps, from 0. New rows move in full from the beginning (0: all do)."""

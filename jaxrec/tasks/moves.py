@@ -126,7 +126,7 @@ def moved_table(how: str, moves: Moves, old: np.ndarray, fresh: np.ndarray) -> n
     """float32[V, width]: the rows of float32[V', width] that move, and new ones as ``start.new_rows`` says: as in
     float32[V, width] ``fresh`` ones (random, or where a field has no old row), or from old rows of the same table."""
     known, ids = moves.rows >= 0, moves.parts >= 0
-    table = np.where(known[:, None], old[np.maximum(moves.rows, 0)], fresh)
+    table = np.where(known.reshape(-1, *(1,) * (fresh.ndim - 1)), old[np.maximum(moves.rows, 0)], fresh)
     if how == "random":
         return table
     _take_means(table, ~known, known & ids, moves.parts)
@@ -196,8 +196,8 @@ def _groups_of_fields(dataset: RowsDataset, start: StartConfig, fields: Sequence
     if entities[side] not in (field.name for field in fields):
         return None
     codes = dataset.array(f"{side}s.npy")[:, schema.side(side).columns((name,))[0]].astype(np.int64)
-    none = [codes if field.name == entities[side] else np.zeros(field.size, np.int64) for field in fields]
-    groups = np.concatenate(none)
+    parts = [codes if field.name == entities[side] else np.zeros(field.size, np.int64) for field in fields]
+    groups = np.concatenate(parts)
     return np.where(groups > 0, groups, -1)
 
 

@@ -65,9 +65,8 @@ def open_source(path: str | Path, run: Path, config: Config, dataset: Any) -> So
         raise UserError(f"--start-from {path}: a {theirs.name} of runs, which is not trained; go on from its parts, "
                         "then make it again of them")  # fmt: skip
     if theirs.name != model:
-        raise UserError(
-            f"--start-from {path}: a run of {theirs.name}, and model.name is {model}; name a run of {model}"
-        )
+        raise UserError(f"--start-from {path}: a run of {theirs.name}, and model.name is {model}; name a run of "
+                        f"{model}")  # fmt: skip
     moving: Moving | None = getattr(part_of(config, "task"), "moved_rows", None)
     if moving is None:
         raise UserError(f"--start-from: the task of {model} has no function moved_rows, which says where the rows of "
@@ -124,9 +123,8 @@ def taken_over(state: TrainState, source: Source, config: Config) -> TrainState:
 
         def taken(name: str, new: Any, old: Any) -> Any:
             by_row = np.ndim(new) > 0 and len(new) == len(tables[name])
-            return (
-                _taken_table(unfit, name, new, old, source.moves[name]) if by_row else _same(unfit, "state", new, old)
-            )
+            moves = source.moves[name]
+            return _taken_table(unfit, name, new, old, moves) if by_row else _same(unfit, "state", new, old)
 
         by_table = {name: _but_schedules(partial(taken, name), part, former.table_optimizer[name])
                     for name, part in state.table_optimizer.items()}  # fmt: skip
