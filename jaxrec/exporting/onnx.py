@@ -23,9 +23,9 @@ OPSET = 21
 
 def check() -> None:
     """Refuse to begin where what translates programs is not installed."""
-    for name in ("onnx_ir", "jax2onnx"):
+    for name in ("jax2onnx", "onnx_ir"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they tell of parts of JAX that they look for in vain
-        importlib.import_module(name)
+    importlib.import_module("jax2onnx")
 
 
 def write(program: Program, exports: Exports, batch: int, stage: Path, files: dict[str, str]) -> Written:

@@ -4,7 +4,8 @@ and numpy. ``manifest.json`` beside this file says what goes in and what comes o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class Programs:
         columns, numbers = (self.array(f"user_{part}")[row] for part in ("columns", "numbers"))
         fields = {field["name"]: field for field in self.manifest["fields"]}
         for name, value in profile.items():
+            if name not in fields:
+                raise ValueError(f"no field '{name}'; there are {', '.join(fields)}")
             field = fields[name]
             if field["kind"] == "numerical":
                 number = float(value)
@@ -109,6 +112,17 @@ def best(ids: np.ndarray, items: np.ndarray, scores: np.ndarray) -> list[tuple[A
     """Raw ids with their scores, of the positions and scores of one row."""
     pairs = zip(items.tolist(), scores.tolist(), strict=True)
     return [(ids[item].item(), score) for item, score in pairs if score > float("-inf")]
+
+
+def show(recommend: Callable[[], list[tuple[Any, float]]]) -> None:
+    """Print what is recommended, or in one line why nothing is."""
+    try:
+        pairs = recommend()
+    except ValueError as error:
+        sys.exit(str(error))
+    if not pairs:
+        sys.exit("no item of these is known to the run, or none is left to recommend")
+    print("\n".join(f"{item} {score:.4f}" for item, score in pairs))
 
 
 def filled(lists: list[np.ndarray], width: int, fill: int = 0) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.tasks.programs import Programs, best
+from jaxrec.tasks.programs import Programs, best, show
 
 
 def probabilities(programs: Programs, columns: np.ndarray, numbers: np.ndarray) -> np.ndarray:
@@ -38,7 +38,8 @@ if __name__ == "__main__":
     who = next((word for word in sys.argv[1:] if "=" not in word), None)
     opened = Programs()
     if len(opened.ids):
-        for item, score in recommend(opened, who, fields):
-            print(item, f"{score:.4f}")
+        show(lambda: recommend(opened, who, fields))
     else:
-        print(f"{probabilities(opened, *(part[None] for part in opened.row(None, fields)[1:]))[0]:.4f}")
+        show(
+            lambda: [("probability", probabilities(opened, *(part[None] for part in opened.row(None, fields)[1:]))[0])]
+        )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrec.tasks.programs import Programs, best, filled
+from jaxrec.tasks.programs import Programs, best, filled, show
 
 
 def recommend(
@@ -24,5 +24,4 @@ def recommend(
 if __name__ == "__main__":
     fields = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
     who = next((word for word in sys.argv[1:] if "=" not in word), None)
-    for item, score in recommend(Programs(), who, fields):
-        print(item, f"{score:.4f}")
+    show(lambda: recommend(Programs(), who, fields))

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxrec.tasks.programs import Programs, best, filled
+from jaxrec.tasks.programs import Programs, best, filled, show
 
 
 def recommend(programs: Programs, sessions: Sequence[Sequence[Any]]) -> list[list[tuple[Any, float]]]:
-    """For each session of raw ids, oldest first, the best items with their scores, without those of the session."""
+    """For each session of raw ids, oldest first, the best items with their scores, without those of the session;
+    none where none of its ids is known."""
     places, window = [programs.positions(one) for one in sessions], programs.manifest["window"]
     clicks = [one[-window:] if window else one for one in places]
     lengths = np.array([len(one) for one in clicks], np.int32)
@@ -21,9 +22,8 @@ def recommend(programs: Programs, sessions: Sequence[Sequence[Any]]) -> list[lis
         inputs.append(np.full(inputs[0].shape, -1, np.int32))
     (queries,) = programs("encode", *inputs)
     items, scores = programs("rank", queries, filled(places, max(64, *map(len, places)), -1))
-    return [best(programs.ids, *row) for row in zip(items, scores, strict=True)]
+    return [best(programs.ids, *row[1:]) if len(row[0]) else [] for row in zip(places, items, scores, strict=True)]
 
 
 if __name__ == "__main__":
-    for item, score in recommend(Programs(), [sys.argv[1:]])[0]:
-        print(item, f"{score:.4f}")
+    show(lambda: recommend(Programs(), [sys.argv[1:]])[0])
