@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrec import __version__
 from jaxrec.cli.command import progress
-from jaxrec.data.store import MANIFEST, sync_directory, write_file, write_sealed
+from jaxrec.data.store import MANIFEST, file_entry, write_file, write_sealed
 from jaxrec.exporting.written import Written, described
 from jaxrec.tasks import programs as loader
 from jaxrec.tasks.base import Loaded
@@ -29,7 +29,7 @@ def write_directory(
     header: dict[str, Any],
 ) -> None:  # fmt: skip
     """Fill an empty directory; ``header`` begins the manifest."""
-    files, weights = _write_weights(stage, exports)
+    weights = _write_weights(stage, exports)
     places = {name: entry["file"] for name, entry in weights.items()}
     written, used = list[dict[str, Any]](), set[str]()
     with progress("exporting", len(exports.programs) * len(batches)) as update:
@@ -45,9 +45,9 @@ def write_directory(
                 used.update(one.weights)
                 update()
     for name, array in exports.arrays.items():
-        files |= write_file(stage, f"{name}.npy", array)
+        write_file(stage, f"{name}.npy", array)
     if exports.items is not None:
-        files |= write_file(stage, "items.parquet", exports.items)
+        write_file(stage, "items.parquet", exports.items)
     _write_loader(stage, exports)
     _drop_unused(stage, weights, used)
     manifest = {
@@ -55,23 +55,23 @@ def write_directory(
         "checkpoint": loaded.which, "jaxrec": __version__, "jax": jax.__version__, **exports.entries,
         "raw_ids": RAW_IDS, "n_items": len(exports.arrays["ids"]),
         "weights": {name: entry for name, entry in weights.items() if name in used | {VECTORS}}, "programs": written,
+        "files": {str(one.relative_to(stage)): file_entry(one) for one in sorted(stage.rglob("*")) if one.is_file()},
     }  # fmt: skip
     write_sealed(stage / MANIFEST, manifest)
-    sync_directory(stage)
 
 
-def _write_weights(stage: Path, exports: Exports) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The files of the weights, equal ones once, and what the manifest says of each weight."""
-    files, entries, places = dict[str, Any](), dict[str, Any](), dict[Any, str]()
+def _write_weights(stage: Path, exports: Exports) -> dict[str, dict[str, Any]]:
+    """Write the weights, equal ones once; what the manifest says of each."""
+    entries, places = dict[str, dict[str, Any]](), dict[Any, str]()
     for name in sorted(exports.weights, key=lambda one: one != VECTORS):  # whose file has no other name
         array = np.ascontiguousarray(exports.weights[name])
         key = (array.shape, str(array.dtype), hashlib.sha256(array.data if array.size else b"").hexdigest())
         if key not in places:
             places[key] = f"{VECTORS}.npy" if name == VECTORS else f"weights/{name}.npy"
-            files |= write_file(stage, places[key], array)
+            write_file(stage, places[key], array)
         entries[name] = {"file": places[key], "shape": list(array.shape), "dtype": str(array.dtype),
                          "padding": list(exports.padding.get(name, Padding()))}  # fmt: skip
-    return files, entries
+    return entries
 
 
 def _drop_unused(stage: Path, weights: dict[str, Any], used: set[str]) -> None:

@@ -18,6 +18,7 @@ from jaxrec.exporting.written import Written, described, sized, words
 from jaxrec.tasks.exported import Exports, Program
 
 NEEDS = ("onnxruntime", "numpy")
+ARGUMENTS = "the inputs; weights are external data of a program, in the .npy files behind their headers"
 OPSET = 21
 
 

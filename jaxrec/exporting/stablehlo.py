@@ -15,6 +15,9 @@ from jaxrec.exporting.written import Written, described, sized, words
 from jaxrec.tasks.exported import BATCH, Exports, Program
 
 NEEDS = ("jax", "numpy", "flatbuffers")
+ARGUMENTS = (
+    "the weights that a program names, with rows of zeros before and behind as their padding says; then its inputs"
+)
 
 
 def check() -> None:

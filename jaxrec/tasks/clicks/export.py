@@ -36,8 +36,8 @@ def exports(loaded: Loaded, k: int | None) -> Exports:
         [Program("score", score, row_inputs(schema), (LOGITS,), score)],
         weights,
         load,
-        {"k": check_k(k, max(1, len(more["ids"]))), "separator": codes.separator, "fields": entries,
-         "item_places": {name: place.tolist() for name, place in places.items()}},
+        {"k": check_k(k, len(more["ids"])) if len(more["ids"]) else None, "separator": codes.separator,
+         "fields": entries, "item_places": {name: place.tolist() for name, place in places.items()}},
         {**more, **arrays},
         batches=(1, 256, CHUNK),
     )  # fmt: skip
