@@ -25,6 +25,7 @@ from jaxrec.blend import main as blend_main
 from jaxrec.cli.command import command
 from jaxrec.data.dataset import Dataset, open_dataset
 from jaxrec.evaluate import main as evaluate_main
+from jaxrec.export import main as export_main
 from jaxrec.leaderboard import __main__ as leaderboard
 from jaxrec.plots import __main__ as plots
 from jaxrec.serve import __main__ as serve
@@ -42,6 +43,7 @@ MAINS: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": prepare.main, "train": train_main, "evaluate": evaluate_main, "recommend": recommend.main,
     "plots": plots.main, "tune": tune.main, "blend": blend_main, "leaderboard": leaderboard.main,
     "serve": serve.main,
+    "export": export_main,
 }  # fmt: skip
 BEGIN = 1_699_920_000  # s since 1970, a midnight: of the sessions of write_dataset
 TIMINGS = ("steps_per_s", "events_per_s", "input_wait_share", *(f"seconds_{part}" for part in PARTS))

@@ -12,6 +12,7 @@ COMMANDS = {
     "evaluate": "metrics of a run beside chance and simple methods",
     "recommend": "recommendations of a run for a session, a user or a customer",
     "serve": "recommendations of a run over HTTP",
+    "export": "programs, weights and vectors of a run for processes without jaxrec",
     "compile": "what accelerators would run of a configuration, and whether it fits, without one",
     "tune": "searches the values of fields that do best on validation",
     "leaderboard": "baselines and every model that fits a data set, tuned within a budget, in one table",

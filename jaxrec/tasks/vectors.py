@@ -101,7 +101,7 @@ def ranked(kernel: Kernel, queries: Array, items: int, banned: Sequence[np.ndarr
     """Have the device look for the k best of so many items for each query, float32[rows, D], without its int[any]
     ``banned`` items; rows behind those are padding."""
     ban = padded(banned, len(queries), steps(max(map(len, banned), default=0), 64, 16), items)
-    found, values = kernel(queries, jnp.asarray(ban), min(steps(k, 32, 8), items))
+    found, values = kernel(queries, jnp.asarray(ban), kernel_k(k, items))
 
     def rows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         places, scores = (np.asarray(one)[: len(banned), :k] for one in (found, values))
@@ -121,6 +121,13 @@ def nearest(queries: Array, table: Array, mask: np.ndarray, gone: Sequence[np.nd
         table = table[jnp.asarray(np.pad(pool, (0, size - count)))]
     banned = [np.append(out, one) for one in gone] if len(out) else gone
     banned = [np.flatnonzero(np.isin(pool, one)) for one in gone] if alone else banned
+    kernel = exact_kernel(table, count, memory)
+    found = ranked(kernel, queries, len(table), banned, k)
+    return (lambda: ((pool[places], scores) for places, scores in found())) if alone else found
+
+
+def exact_kernel(table: Array, count: int, memory: int) -> Kernel:
+    """What finds the best of the first ``count`` rows of a table, float32[at least count, D], by their products."""
     block = block_size(len(table), memory)
     whole = block.items == len(table) and not len(table) % CHUNK and len(table) - count < CHUNK
 
@@ -129,8 +136,12 @@ def nearest(queries: Array, table: Array, mask: np.ndarray, gone: Sequence[np.nd
             return best_items(queries, table, ban, k, count)
         return top_items(queries, table, ban, k, block, count)
 
-    found = ranked(kernel, queries, len(table), banned, k)
-    return (lambda: ((pool[places], scores) for places, scores in found())) if alone else found
+    return kernel
+
+
+def kernel_k(k: int, items: int) -> int:
+    """How many of so many items are looked for where k are asked for."""
+    return min(steps(k, 32, 8), items)
 
 
 def vector_table(ids: Sequence[Any], vectors: np.ndarray, attributes: pa.Table) -> pa.Table:
