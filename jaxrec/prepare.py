@@ -18,6 +18,7 @@ from typing import Any
 
 from jaxrec.cli.command import Parser, command, progress, ranged, say
 from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Cleaning, duration, prepare
+from jaxrec.data.clean.vocabulary import read_former
 from jaxrec.data.codes import RawRows, rows_summary, write_rows
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.reading.columns import times_line
@@ -58,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         elif not by_time:
             raise UserError(f"--{name.replace('_', '-')}: belongs to --split time; leave it out with --split "
                             f"{LEAVE_ONE_OUT}")  # fmt: skip
+    former = None if arguments.vocabulary_of is None else read_former(arguments.vocabulary_of, source.KIND)
     with (
         staging(arguments.out, arguments.overwrite) as out,
         connect(out.with_name("spill"), arguments.memory_limit, arguments.threads) as connection,
@@ -76,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
             update(0.3, note="clean")
             cleaning = Cleaning(**{one.name: given[one.name] for one in fields(Cleaning) if one.name in given})
             options = raw.options | cleaning.options()
-            result = prepare(connection, raw, cleaning, out, update)
+            result = prepare(connection, raw, cleaning, out, update, former)
             hashed = ["scored"] if "scored" in result else []
         read = {} if raw.read is None else {"read": raw.read}
         files = result.pop("files")
@@ -101,6 +103,8 @@ def _summary(manifest: dict[str, Any]) -> list[str]:
     if typed:
         sizes |= {"unseen in training": counts["items"] - counts["trained"], "names": counts["names"]}
         lines.append(line("by type", counts["events"]))
+    if former := manifest.get("vocabulary_of"):
+        sizes |= {"new": former["new"], "gone": former["gone"]}
     lines.append(line("vocabulary", sizes))
     lines += times_line(manifest)
     if best := optimum_metrics(manifest, [20]):
@@ -116,6 +120,8 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
         source.add_arguments(sub)
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing dataset directory at --out")
+        sub.add_argument("--vocabulary-of", type=Path, metavar="DIR", help="of sessions: item indices go on from those "
+                         "of this data set; its ids keep their places, new ids follow")  # fmt: skip
         if source.KIND != "rows":
             timed = getattr(source, "SPLIT", None) != LEAVE_ONE_OUT
             _add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events", timed)

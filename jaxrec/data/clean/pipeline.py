@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.data.clean.vocabulary import Former, keep_indices
 from jaxrec.data.dataset import SPLITS, split_counts
 from jaxrec.data.reading.columns import span
 from jaxrec.data.reading.duck import fetch_row
@@ -130,9 +131,11 @@ class Ledger:
 
 
 def prepare(
-    connection: Any, raw: Raw, cleaning: Cleaning, path: Path, update: Callable[..., None]
-) -> dict[str, dict[str, Any]]:
-    """Clean DuckDB's table ``raw`` and write the arrays and the vocabulary into the empty directory ``path``.
+    connection: Any, raw: Raw, cleaning: Cleaning, path: Path, update: Callable[..., None],
+    former: Former | None = None,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Clean DuckDB's table ``raw`` and write the arrays and the vocabulary into the empty directory ``path``; its indices
+    begin with those of ``former``.
 
     Returns the manifest's ``counts``, ``dropped``, ``times`` and ``files``, and ``scored`` where not every target is.
     ``update(advance, note=...)`` is told of advances that sum to 1.
@@ -145,6 +148,10 @@ def prepare(
     _filter(connection, cleaning, ledger)
     update(0.2, note="split and match")
     relation, order = _split(connection, raw, cleaning, ledger, order)
+    every_item = "vocabulary"
+    if former is not None:
+        entries |= keep_indices(connection, former)
+        every_item = "(FROM vocabulary UNION ALL FROM gone)"
     update(0.1, note="order")
     connection.execute(
         "CREATE TEMP TABLE ranked AS SELECT session, split, events, "
@@ -165,7 +172,7 @@ def prepare(
         update(0.4 * sizes.sum() / events)
         names = [f"{name}/{array}" for array in (*list(ARRAYS)[: 2 + typed], "offsets.npy")]
         files |= {array: file_entry(path / array) for array in names}
-    vocabulary = connection.sql("SELECT item, count FROM vocabulary ORDER BY index").to_arrow_table()
+    vocabulary = connection.sql(f"SELECT item, count FROM {every_item} ORDER BY index").to_arrow_table()
     files |= write_file(path, "items.parquet", vocabulary)
     scored = {"validation": "last", "test": "last"} if raw.leave_one_out else {}
     counts: dict[str, Any] = {"items": vocabulary.num_rows}
