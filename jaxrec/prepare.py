@@ -124,15 +124,17 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
                          "of this data set; its ids keep their places, new ids follow")  # fmt: skip
         if source.KIND != "rows":
             timed = getattr(source, "SPLIT", None) != LEAVE_ONE_OUT
-            _add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events", timed)
+            add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events", timed)
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument("--memory-limit", metavar="SIZE", help="such as 2GB (default: half the machine's memory)")
         machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="default: one per processor")
     return parser
 
 
-def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: bool, timed: bool) -> None:
-    """The options of ``Cleaning``; of events with types, or without times, those that make sense."""
+def add_cleaning(
+    parser: argparse.ArgumentParser, default: Cleaning, typed: bool, timed: bool, split: bool = True
+) -> None:
+    """The options of ``Cleaning``; of events with types, without times, or without splits, those that make sense."""
     add = parser.add_argument_group("cleaning").add_argument
     for name, least, help in (
         ("min_session_length", 2, "drop sessions with fewer events"),
@@ -140,7 +142,7 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
         ("test_days", 0, "sessions that end in the last N days are the test split; 0: none"),
         ("validation_days", 0, "the N days before those are a validation split; 0: none, training can cut its own"),
     ):
-        if name in OF_TIME and not timed:
+        if name in OF_TIME and not (timed and split):
             continue
         value = getattr(default, name)
         add(f"--{name.replace('_', '-')}", type=ranged(int, least, MOST), metavar="N",
@@ -149,7 +151,7 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
         add("--session-gap", type=lambda text: duration(text) and text, metavar="TIME",
             help="cut a session where more than this lies between two of its events, such as 30m (s, m, h or d); each "
             "piece is a session with a date of its own")  # fmt: skip
-    if not typed and timed:  # unseen is what all of training has not seen
+    if not typed and timed and split:  # unseen is what all of training has not seen
         add("--fraction", type=fraction, metavar="F",
             help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)")  # fmt: skip
     if not typed:  # a like after the view of an item is no repeat

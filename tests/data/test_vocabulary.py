@@ -61,7 +61,7 @@ def test_shared_ids_keep_their_indices_and_the_events_are_the_same(
 
 
 def test_items_without_events_harm_nothing(tmp_path: Path) -> None:
-    """Training that draws uniformly and by popularity, with logQ; baselines, and popular items where nothing is known."""
+    """Training that draws uniformly and by popularity, with logQ; baselines; popular items where nothing is known."""
     draw = np.random.default_rng(0)
     old, new = ([[low + int(item) for item in draw.integers(0, 30, 5)] for _ in range(150)] for low in (0, 20))
     former = write_dataset(tmp_path / "former", old)
@@ -70,7 +70,11 @@ def test_items_without_events_harm_nothing(tmp_path: Path) -> None:
     assert sorted(ids[30:]) == [*range(30, 50)] and sum(count == 0 for count in counts) == 20
     for alpha in (0.0, 0.5):  # 0: uniform
         loss = {"n_sample": 16, "sample_alpha": alpha, "logq": 1.0}
-        sections = {"data": {"validation_fraction": 0.0}, "loss": loss, "evaluation": {"k": [5]}}
+        sections: dict[str, dict[str, Any]] = {
+            "data": {"validation_fraction": 0.0},
+            "loss": loss,
+            "evaluation": {"k": [5]},
+        }
         config = write_config(tmp_path / "config.yaml", data, **sections)
         run = tmp_path / f"run{alpha}"
         assert call("train", "--config", config, "--run", run) == 0
@@ -84,9 +88,7 @@ def test_what_is_refused(tmp_path: Path, worlds: Worlds, capsys: Capsys) -> None
     (raw := tmp_path / "text.csv").write_text(csv_of([["a", "b"]] * 6))
     words = ["--raw", raw, "--out", tmp_path / "out", *COLUMNS, "--vocabulary-of"]
     fails(capsys, "prepare", "events", *words, tmp_path, names="no data set here")
-    fails(
-        capsys, "prepare", "events", *words, data, names="its item ids are integers, those of the new data text; name"
-    )
+    fails(capsys, "prepare", "events", *words, data, names="its item ids are integers, those of the new data text")
     fails(capsys, "prepare", "events", *words, worlds.data("clicks"), names="it holds rows; indices are kept of sess")
     fails(capsys, "prepare", "events", *words, worlds.data("events"), names="it holds events; indices are kept of sess")
     rows = ["prepare", "rows-synthetic", "--out", tmp_path / "out", "--vocabulary-of", data]

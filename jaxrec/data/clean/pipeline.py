@@ -134,14 +134,14 @@ def prepare(
     connection: Any, raw: Raw, cleaning: Cleaning, path: Path, update: Callable[..., None],
     former: Former | None = None,
 ) -> dict[str, dict[str, Any]]:  # fmt: skip
-    """Clean DuckDB's table ``raw`` and write the arrays and the vocabulary into the empty directory ``path``; its indices
-    begin with those of ``former``.
+    """Clean DuckDB's table ``raw`` and write the arrays and the vocabulary into the empty directory ``path``. Indices
+    go on from those of ``former``.
 
     Returns the manifest's ``counts``, ``dropped``, ``times`` and ``files``, and ``scored`` where not every target is.
     ``update(advance, note=...)`` is told of advances that sum to 1.
     """
     ledger, typed, order = Ledger(connection, raw), bool(raw.event_types), "time, row"
-    entries = _make_clicks(connection, raw, cleaning, ledger, order)
+    entries = make_clicks(connection, raw, cleaning, ledger, order)
     if not raw.counters:
         entries["times"] = span(*fetch_row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw"))
     update(0.1, note="filter")
@@ -190,8 +190,8 @@ def prepare(
     return {"counts": counts, "dropped": ledger.dropped, **entries, "files": files}
 
 
-def _make_clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order: str) -> dict[str, Any]:
-    """The view ``clicks`` (session, item, time, date, row; of typed events ``event``).
+def make_clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order: str) -> dict[str, Any]:
+    """The view ``clicks`` (session, item, time, date, row; of typed events ``event``) of DuckDB's table ``raw``.
 
     Returns further entries of the manifest.
     """

@@ -1,6 +1,6 @@
-"""``--vocabulary-of``: item indices that go on from those of another data set, so that what was made by index, such as a
-vector index, stays right. Its ids keep their places, those that the new data lack with the count 0; new ids follow, most
-frequent first, then by id."""
+"""``--vocabulary-of``: item indices that go on from those of another data set, so that what was made by index, such as
+an index of vectors, stays right. Its ids keep their places, those that the new data lack with the count 0; new ids
+follow, most frequent first, then by id."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def read_former(path: str | Path, kind: str) -> Former:
 
 
 def keep_indices(connection: Any, former: Former) -> dict[str, Any]:
-    """Number DuckDB's table ``vocabulary`` (item, count, index) anew, and make ``gone`` of the same columns, of ids that
-    only the other data set has. Returns what the manifest says of it."""
+    """Number DuckDB's table ``vocabulary`` (item, count, index) anew, and make ``gone``, with the same columns, of ids
+    that only the other data set has. Returns what the manifest says of it."""
     (kind,) = fetch_row(connection, "SELECT typeof(item) FROM vocabulary LIMIT 1")
     if (kind == "BIGINT") != pa.types.is_integer(former.items.type):
         ours, theirs = ("integers" if whole else "text" for whole in (kind == "BIGINT", kind != "BIGINT"))
@@ -54,7 +54,8 @@ def keep_indices(connection: Any, former: Former) -> dict[str, Any]:
         "FROM vocabulary LEFT JOIN former USING (item)"
     )
     connection.execute(
-        "CREATE TEMP TABLE gone AS SELECT item, 0 AS count, place AS index FROM former ANTI JOIN vocabulary USING (item)"
+        "CREATE TEMP TABLE gone AS SELECT item, 0 AS count, place AS index FROM former "
+        "ANTI JOIN vocabulary USING (item)"
     )
     connection.execute("DROP TABLE vocabulary")
     connection.execute("ALTER TABLE renumbered RENAME TO vocabulary")

@@ -20,7 +20,7 @@ from jaxrec.cli.command import progress
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Dataset, Sessions
 from jaxrec.data.items import Items
-from jaxrec.data.splits import Split, cut_validation, open_split
+from jaxrec.data.splits import Split, cut_validation, last_days, open_split
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, lane_targets
 from jaxrec.feeds.packed import Log, target_positions
@@ -44,8 +44,8 @@ ROWS, CELLS = 128, 2**21
 def make(config: Config, dataset: Dataset, plan: MakePlan = training_plan) -> Task:
     """Next items of sessions."""
     training, validation = session_splits(config, dataset)
-    model = make_model(config, dataset.n_items)
-    feed = model.feed(training, plan(config, config.data.order))
+    model, recent = make_model(config, dataset.n_items), last_days(training, config.data.last_days)
+    feed = model.feed(recent, plan(config, config.data.order))
     judge = session_judge(model, validation, dataset.n_items, config.evaluation) if len(validation) else None
     return Task(
         model, feed, model.constants(np.bincount(training.items, minlength=dataset.n_items)), judge,

@@ -1,0 +1,98 @@
+"""What a replay keeps while it works: the days, and of each policy on each day the ranks of its targets and the seconds
+of its training. A process that was killed loses the training that it was in, from its last checkpoint on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxrec.data.store import read_sealed, write_sealed
+from jaxrec.errors import UserError
+from jaxrec.run import difference, written
+
+STATE = "state.json"
+OWN = (STATE, "log.parquet", "spill", "data", "runs", "ranks", "replay.json", "replay.md", "replay.png")
+
+
+class Work:
+    """The directory of a replay; ``record`` is what must not change while it goes on."""
+
+    def __init__(self, path: Path, record: dict[str, Any], overwrite: bool) -> None:
+        self.path, self._record = path, record
+        self.days: dict[str, dict[str, Any]] = {}  # by date: counts
+        self.base: dict[str, float] = {}  # seconds of the base run; empty until it is trained
+        self.results: dict[str, dict[str, dict[str, Any]]] = {}  # by policy and date: seconds
+        self._check(overwrite)
+        if (path / STATE).exists():
+            self._read()
+        else:
+            path.mkdir(parents=True, exist_ok=True)
+            self.save()
+
+    def _check(self, overwrite: bool) -> None:
+        if not self.path.exists():
+            return
+        strange = [""] if not self.path.is_dir() else [
+            one.name for one in self.path.iterdir() if one.name.removesuffix(".part") not in OWN
+        ]  # fmt: skip
+        if strange or (not (self.path / STATE).exists() and any(self.path.iterdir())):
+            what = f"holds {strange[0]}, which is not of a replay" if any(strange) else "exists and is no replay"
+            raise UserError(f"{self.path}: {what}; choose another --run")
+        if overwrite:
+            shutil.rmtree(self.path)
+
+    def _read(self) -> None:
+        try:
+            state = read_sealed(self.path / STATE)
+            before, self.days, self.results = state["record"], state["days"], state["results"]
+            self.base = state["base"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{self.path / STATE}: damaged ({error}); give --overwrite, or choose another --run"
+            ) from None
+        if changed := difference(before, self._record):
+            raise UserError(f"{self.path}: holds another replay ({changed}); leave it as it was, give --overwrite, or "
+                            "choose another --run")  # fmt: skip
+
+    def save(self) -> None:
+        write_sealed(self.path / STATE, {
+            "record": self._record, "days": self.days, "base": self.base, "results": self.results,
+        })  # fmt: skip
+
+    def has(self, policy: str, date: str) -> bool:
+        return date in self.results.get(policy, {})
+
+    def finish(self, policy: str, date: str, ranks: np.ndarray, about: dict[str, Any]) -> None:
+        """Keep the float32[targets] ranks of a policy's day, and what is to be said of it."""
+        file = self._file(policy, date)
+        file.parent.mkdir(exist_ok=True)
+        with written(file) as part, open(part, "wb") as stream:
+            np.save(stream, ranks.astype(np.float32))
+        self.results.setdefault(policy, {})[date] = about
+        self.save()
+
+    def ranks(self, policy: str, date: str) -> np.ndarray:
+        """float32[targets]; infinite where the policy cannot know the target."""
+        file = self._file(policy, date)
+        try:
+            ranks = np.load(file, allow_pickle=False)
+            if len(ranks) == self.days[date]["targets"]:
+                return np.asarray(ranks)
+            error: object = f"{len(ranks)} ranks"
+        except (OSError, ValueError) as caught:
+            error = caught
+        raise UserError(f"{file}: missing or damaged ({error}); give --overwrite")
+
+    def run(self, name: str) -> Path:
+        """The directory of a run: ``base``, or that of a policy for a day, such as ``scratch-2016-05-26``."""
+        return self.path / "runs" / name
+
+    def data(self, date: str) -> Path:
+        """The data set of the days before one."""
+        return self.path / "data" / date
+
+    def _file(self, policy: str, date: str) -> Path:
+        return self.path / "ranks" / f"{policy}-{date}.npy"
