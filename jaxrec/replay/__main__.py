@@ -1,4 +1,4 @@
-"""python -m jaxrec.replay: train up to a day and test on the next, with and without retraining, over a log's last days."""
+"""python -m jaxrec.replay: train up to a day and test on the next, with and without retraining."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The policies of a replay: how each makes the run that answers a day, and how that ranks the day's targets.
 
-``frozen``: the base run, of all days before the first, answers every day. ``continue``: each day a run starts from that
-of the day before and trains few epochs on the last days. ``scratch``: each day a run is trained anew on all days before.
-On the first day all are the base run.
+``frozen``: the base run, of all days before the first, answers every day. ``continue``: each day a run starts from the
+one of the day before and trains few epochs on the last days. ``scratch``: each day a run is trained anew on all days
+before. On the first day all are the base run.
 """
 
 from __future__ import annotations
