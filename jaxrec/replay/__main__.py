@@ -23,7 +23,8 @@ from jaxrec.prepare import MOST, add_cleaning
 from jaxrec.replay.days import DayLog
 from jaxrec.replay.loop import Replay
 from jaxrec.replay.page import write_pages
-from jaxrec.replay.policies import DAYS, EPOCHS, POLICIES, Continuing, with_fields
+from jaxrec.replay.policies import CONTINUE, DAYS, EPOCHS, POLICIES, Continuing, with_fields
+from jaxrec.replay.withheld import PARTIAL, REJOINED
 from jaxrec.replay.work import Work
 from jaxrec.sources import find_sources
 
@@ -54,6 +55,10 @@ def main(argv: Sequence[str]) -> None:
     options, overrides = _parser(name, sources).parse_known_args(argv)
     for column, default in NAMED.items() if name == "events" else ():
         setattr(options, column, getattr(options, column) or default)
+    if options.withhold and CONTINUE not in options.policies:
+        raise UserError(
+            f"--withhold: needs the policy {CONTINUE} to compare with; add it to --policies, or leave it out"
+        )
     continuing = Continuing(options.continue_epochs, options.continue_days, options.continue_rate)
     config = _config(options, overrides)
     path = Path(check_path("--run", str(options.run)))
@@ -67,7 +72,8 @@ def main(argv: Sequence[str]) -> None:
         if not log.file.exists():
             for note in log.write(sources[name], options):
                 say("note", note)
-        replay = Replay(config, continuing, log, work, options.days, tuple(options.policies), options.k)
+        names = tuple(options.policies) + ((PARTIAL, REJOINED) if options.withhold else ())
+        replay = Replay(config, continuing, log, work, options.days, names, options.k, options.withhold)
         replay.run()
         text = " ".join(["python -m jaxrec.replay", *map(shlex.quote, argv)])
         print(write_pages(replay, text))
@@ -120,6 +126,8 @@ def _parser(name: str, sources: dict[str, Any]) -> argparse.ArgumentParser:
     add("--continue-days", type=ranged(int, 1, MOST), default=DAYS, metavar="N",
         help=f"the last so many days that it trains on, of those before (default: {DAYS})")  # fmt: skip
     add("--continue-rate", type=ranged(float, 0.0), metavar="R", help="its learning rate (default: as configured)")
+    add("--withhold", type=ranged(float, 0.0, 0.9), default=0.0, metavar="F", help="also withhold this share of the "
+        "items from a further base run, and continue from it: what new items cost old ones (default: 0)")  # fmt: skip
     add("--overwrite", action="store_true", help="delete the replay first, if there is one")
     log = parser.add_argument_group(f"the log, as to prepare {name}")
     log.add_argument("--source", choices=[*sources], default="events", help="what reads it (default: events)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ from jaxrec.data.items import Items
 from jaxrec.errors import UserError
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.replay.days import Day, DayLog, date_of
-from jaxrec.replay.policies import CONTINUE, FROZEN, SCRATCH, Continuing, rank, trained
+from jaxrec.replay.policies import BASE, FROZEN, SCRATCH, Continuing, rank, trained
+from jaxrec.replay.withheld import AMONG_OLD, PARTIAL, REJOINED, withheld_items
 from jaxrec.replay.work import Work
+from jaxrec.run import open_run
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Replay:
     n_days: int
     policies: tuple[str, ...]
     k: int
+    withhold: float = 0.0  # share of the items that is withheld from the run ``partial``; see ``replay.withheld``
 
     def run(self) -> None:
         """All that is not done yet."""
@@ -45,8 +49,8 @@ class Replay:
             if not all(self.work.has(policy, date) for policy in self.policies):
                 self._answer(day, before)
             if before:  # what the next day starts from is there
-                former = [self.work.run(f"{policy}-{before}") for policy in (CONTINUE, SCRATCH)]
-                for place in (self.work.data(before), *former):
+                former = [self.work.run(f"{policy}-{before}") for policy in self.policies]
+                for place in (self.work.data(before), self.work.data(PARTIAL), *former):
                     shutil.rmtree(place, ignore_errors=True)
             before = date
 
@@ -58,6 +62,9 @@ class Replay:
             if not self.work.has(policy, date):
                 run, about = self._train(policy, date, before)
                 ranks, seconds = rank(self.work.run(run), events)
+                if policy == REJOINED:
+                    old = open_run(self.work.run(PARTIAL)).vocabulary().ids
+                    self.work.keep(AMONG_OLD, date, rank(self.work.run(run), events, old)[0][targets])
                 self.work.finish(policy, date, ranks[targets], about | {"seconds_rank": round(seconds, 3)})
                 values = ranking_metrics(ranks[targets], [self.k])
                 told = ", ".join(f"{name} {values[name]:.4f}" for name in (f"recall@{self.k}", f"mrr@{self.k}"))
@@ -73,6 +80,10 @@ class Replay:
             work.days[date] = {"items": manifest["counts"]["items"], "trained_on": manifest["counts"]["train"],
                                "new_items": manifest.get("vocabulary_of", {}).get("new", 0)}  # fmt: skip
         targets = events.encode(Items.read(work.data(date) / "items.parquet").ids).targets
+        if self.k > (items := work.days[date]["items"]):
+            raise UserError(
+                f"--k {self.k}: more than the {items} items of the days before {date}; choose a smaller one"
+            )
         if not len(targets):
             raise UserError(f"{self.log.file}: no target of {date} is an item that the days before hold; lower "
                             "--min-item-support, or take fewer --days")  # fmt: skip
@@ -84,14 +95,24 @@ class Replay:
     def _train(self, policy: str, date: str, before: str) -> tuple[str, dict[str, Any]]:
         """The name of the run that answers a day, trained, and what is to be said of its training."""
         work = self.work
-        if policy == FROZEN or not before:  # one run for all of them
-            if not work.base:
-                work.base = trained(self.config, work.data(date), work.run("base"))
+        base, name, data = PARTIAL if policy in (PARTIAL, REJOINED) else BASE, f"{policy}-{date}", work.data(date)
+        if policy in (FROZEN, PARTIAL) or not before:  # one run for all of them
+            if base not in work.bases:
+                work.bases[base] = trained(
+                    self.config, self._without(data) if base == PARTIAL else data, work.run(base)
+                )
                 work.save()
-            return "base", {}
-        name, data = f"{policy}-{date}", work.data(date)
+            return base, {}
         if policy == SCRATCH:
             return name, trained(self.config, data, work.run(name))
-        source = work.run(f"{CONTINUE}-{before}")
-        source = source if source.exists() else work.run("base")
+        source = work.run(f"{policy}-{before}")
+        source = source if source.exists() else work.run(base)
         return name, trained(self.continuing.config(self.config), data, work.run(name), source)
+
+    def _without(self, data: Path) -> Path:
+        """The data set of the first day, made again without the withheld items."""
+        out = self.work.data(PARTIAL)
+        if not out.exists():
+            day = int(np.datetime64(data.name).astype(int))
+            self.log.write_before(day, out, None, withheld_items(data, self.withhold, self.config.training.seed))
+        return out

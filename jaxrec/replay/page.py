@@ -13,7 +13,8 @@ from jaxrec.cli.runtime import machine
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.plots.days import draw_days
 from jaxrec.replay.loop import Replay
-from jaxrec.replay.policies import CONTINUE, SCRATCH
+from jaxrec.replay.policies import BASE, CONTINUE, SCRATCH
+from jaxrec.replay.withheld import PARTIAL, compared, lines
 from jaxrec.run import write_text
 
 ALL, LATER = "all days", "after the first day"
@@ -27,7 +28,8 @@ class Told(NamedTuple):
 
     rows: Rows
     metrics: tuple[str, str]  # recall and MRR at the cut-off
-    compared: dict[str, float]  # of continue to scratch, after the first day: ratios of metrics and of seconds
+    ratios: dict[str, float]  # of continue to scratch, after the first day: of metrics and of seconds of training
+    withheld: dict[str, Any]  # what ``replay.withheld`` compares; empty where nothing is withheld
 
 
 def told(replay: Replay) -> Told:
@@ -44,11 +46,12 @@ def told(replay: Replay) -> Told:
             spent = {f"seconds_{part}": sum(work.results[policy][date].get(f"seconds_{part}", 0.0) for date in pool)
                      for part in SECONDS}  # fmt: skip
             rows[title][policy] = {name: values[name] for name in names} | spent
-    compared = {}
+    ratios = {}
     if LATER in rows and {CONTINUE, SCRATCH} <= set(replay.policies):
         ours, theirs = (rows[LATER][policy] for policy in (CONTINUE, SCRATCH))
-        compared = {name: ours[name] / theirs[name] for name in (*names, "seconds_train") if theirs[name]}
-    return Told(rows, names, compared)
+        ratios = {name: ours[name] / theirs[name] for name in (*names, "seconds_train") if theirs[name]}
+    withheld = compared(work.ranks, dates[1:], replay.k) if PARTIAL in replay.policies and dates[1:] else {}
+    return Told(rows, names, ratios, withheld)
 
 
 def write_pages(replay: Replay, text: str) -> str:
@@ -62,7 +65,9 @@ def write_pages(replay: Replay, text: str) -> str:
     write_text(data, json.dumps(_facts(replay, found, text), indent=2) + "\n")
     table = _table(replay, found)
     write_text(page, "\n".join(_markdown(replay, found, text, table, picture.name)) + "\n")
-    return "\n".join([*_aligned(table), *_sentences(found), f"written to {page}, {data.name} and {picture.name}"])
+    return "\n".join(
+        [*_aligned(table), *_sentences(replay, found), f"written to {page}, {data.name} and {picture.name}"]
+    )
 
 
 def _facts(replay: Replay, found: Told, text: str) -> dict[str, Any]:
@@ -72,10 +77,11 @@ def _facts(replay: Replay, found: Told, text: str) -> dict[str, Any]:
         "machine": machine(), "policies": list(replay.policies), "k": replay.k,
         "continue": {"epochs": how.epochs, "days": how.days, "learning_rate": how.learning_rate},
         "config": replay.config.model_dump(mode="json"), "cleaning": replay.log.cleaning.options(),
-        "base": work.base, "days": work.days,
+        "bases": work.bases, "days": work.days,
         "by_day": {date: found.rows[date] for date in work.days},
         "pooled": {title: found.rows[title] for title in (ALL, LATER) if title in found.rows},
-        "continue_to_scratch": found.compared,
+        "continue_to_scratch": found.ratios,
+        "withheld": {"share": replay.withhold, **found.withheld} if found.withheld else None,
     }  # fmt: skip
 
 
@@ -107,17 +113,18 @@ def _aligned(table: list[list[str]]) -> list[str]:
     return lines
 
 
-def _sentences(found: Told) -> list[str]:
-    """How continuing compares with training from scratch."""
-    if len(found.compared) < 3:
-        return []
-    recall, mrr = (f"{100 * (found.compared[name] - 1):+.1f} % of {name}" for name in found.metrics)
-    return [f"{LATER}, {CONTINUE} has {recall} and {mrr} to {SCRATCH}, in {found.compared['seconds_train']:.3f} of the "
-            "seconds of training"]  # fmt: skip
+def _sentences(replay: Replay, found: Told) -> list[str]:
+    """How continuing compares with training from scratch, and what became of old items."""
+    told = []
+    if len(found.ratios) == 3:
+        recall, mrr = (f"{100 * (found.ratios[name] - 1):+.1f} % of {name}" for name in found.metrics)
+        told = [f"{LATER}, {CONTINUE} has {recall} and {mrr} to {SCRATCH}, in {found.ratios['seconds_train']:.3f} of "
+                "its seconds of training"]  # fmt: skip
+    return told + (lines(found.withheld, replay.k) if found.withheld else [])
 
 
 def _markdown(replay: Replay, found: Told, text: str, table: list[list[str]], picture: str) -> list[str]:
-    how, base, config = replay.continuing, replay.work.base, replay.config
+    how, base, config = replay.continuing, replay.work.bases[BASE], replay.config
     rate = "the configured learning rate" if how.learning_rate is None else f"learning rate {how.learning_rate:g}"
     others = []
     for policy, spent in found.rows[ALL].items():
@@ -135,8 +142,11 @@ def _markdown(replay: Replay, found: Told, text: str, table: list[list[str]], pi
         "know of the others, it misses.",
         "- Pooled figures are over targets. Seconds of training are without compiling and saving; those of the base "
         f"run, {base['seconds_train']:,.1f}, are counted for none. Other seconds: {'; '.join(others)}; making the data "
-        f"sets {prepared:,.1f}.", "",
+        f"sets {prepared:,.1f}.",
+        *([f"- *partial*: as frozen, but {replay.withhold:.0%} of the items, drawn at random, are withheld from its "
+           "training; *rejoined* continues from it with all items. Old items are those that partial knows."]
+          if found.withheld else []), "",
         *(f"| {' | '.join(row)} |" for row in (table[0], ["---", *["---:"] * (len(table[0]) - 1)], *table[1:])), "",
-        *(sentence[0].upper() + sentence[1:] + "." for sentence in _sentences(found)), "",
+        *(f"- {sentence}" for sentence in _sentences(replay, found)), "",
         f"![metrics by day]({picture})",
     ]  # fmt: skip

@@ -18,6 +18,7 @@ import numpy as np
 from jaxrec.cli.command import tell
 from jaxrec.cli.quiet import quiet
 from jaxrec.config import Config
+from jaxrec.data.given import Ids
 from jaxrec.replay.days import Day
 from jaxrec.tasks.base import load
 from jaxrec.tasks.sessions.task import in_order, session_judge
@@ -25,6 +26,7 @@ from jaxrec.train import train
 from jaxrec.training.telemetry import PARTS, read_log
 
 EPOCHS, DAYS = 2, 7  # of runs that continue others, unless others are asked for
+BASE = "base"  # the run of all days before the first
 FROZEN, CONTINUE, SCRATCH = POLICIES = ("frozen", "continue", "scratch")
 
 
@@ -61,13 +63,15 @@ def trained(config: Config, data: Path, run: Path, start_from: Path | None = Non
     return {f"seconds_{part}": round(end[f"seconds_{part}"], 3) for part in PARTS}
 
 
-def rank(run: Path, day: Day) -> tuple[np.ndarray, float]:
-    """float32[n], the rank of each of a day's events by a run; infinite where that does not know the item, or nothing
-    before it in the session. And the seconds that it took."""
+def rank(run: Path, day: Day, among: Ids | None = None) -> tuple[np.ndarray, float]:
+    """float32[n], the rank of each of a day's events by a run, among all items or among these; infinite where the run
+    does not know the item, or nothing before it in the session. And the seconds that it took."""
     begin, loaded = time.perf_counter(), load(run)
-    sessions, targets = day.encode(loaded.run.vocabulary().ids)
+    ids, n_items = loaded.run.vocabulary().ids, loaded.run.n_items
+    sessions, targets = day.encode(ids)
     ranks = np.full(len(day.items), np.inf, np.float32)
     if len(targets):
-        judge = session_judge(loaded.model, sessions, loaded.run.n_items, loaded.run.config.evaluation)
+        barred = None if among is None else np.flatnonzero(among.encode(ids.values()) < 0)
+        judge = session_judge(loaded.model, sessions, n_items, loaded.run.config.evaluation, barred)
         ranks[targets] = in_order(judge(loaded.weights, [1]).arrays["rank"], judge, sessions)
     return ranks, time.perf_counter() - begin

@@ -23,7 +23,7 @@ class Work:
     def __init__(self, path: Path, record: dict[str, Any], overwrite: bool) -> None:
         self.path, self._record = path, record
         self.days: dict[str, dict[str, Any]] = {}  # by date: counts
-        self.base: dict[str, float] = {}  # seconds of the base run; empty until it is trained
+        self.bases: dict[str, dict[str, float]] = {}  # by name: seconds of the runs that others start from
         self.results: dict[str, dict[str, dict[str, Any]]] = {}  # by policy and date: seconds
         self._check(overwrite)
         if (path / STATE).exists():
@@ -48,7 +48,7 @@ class Work:
         try:
             state = read_sealed(self.path / STATE)
             before, self.days, self.results = state["record"], state["days"], state["results"]
-            self.base = state["base"]
+            self.bases = state["bases"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.path / STATE}: damaged ({error}); give --overwrite, or choose another --run"
@@ -59,18 +59,22 @@ class Work:
 
     def save(self) -> None:
         write_sealed(self.path / STATE, {
-            "record": self._record, "days": self.days, "base": self.base, "results": self.results,
+            "record": self._record, "days": self.days, "bases": self.bases, "results": self.results,
         })  # fmt: skip
 
     def has(self, policy: str, date: str) -> bool:
         return date in self.results.get(policy, {})
 
-    def finish(self, policy: str, date: str, ranks: np.ndarray, about: dict[str, Any]) -> None:
-        """Keep the float32[targets] ranks of a policy's day, and what is to be said of it."""
-        file = self._file(policy, date)
+    def keep(self, name: str, date: str, ranks: np.ndarray) -> None:
+        """Keep float32[targets] ranks of a day."""
+        file = self._file(name, date)
         file.parent.mkdir(exist_ok=True)
         with written(file) as part, open(part, "wb") as stream:
             np.save(stream, ranks.astype(np.float32))
+
+    def finish(self, policy: str, date: str, ranks: np.ndarray, about: dict[str, Any]) -> None:
+        """Keep the ranks of a policy's day, and what is to be said of it."""
+        self.keep(policy, date, ranks)
         self.results.setdefault(policy, {})[date] = about
         self.save()
 

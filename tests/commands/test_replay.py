@@ -58,7 +58,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(place: Path, run: str | Path, *more: object, days: int = 3) -> list[object]:
     return ["--config", place / "small.yaml", "--raw", place / "clicks.csv", "--days", days, "--run", place / run,
-            "--k", 5, "--min-item-support", 2, "--continue-days", 2, "--continue-epochs", 3, "--threads", 1,
+            "--k", 5, "--min-item-support", 2, "--continue-days", 2, "--continue-epochs", 3, "--withhold", 0.5,
             *more]  # fmt: skip
 
 
@@ -145,7 +145,9 @@ def test_ranks_are_the_places_in_recommendations(replayed: Path) -> None:
     date = date_of(log.days()[-1])
     last = Items.read(replayed / "data" / date / "items.parquet").ids
     targets = day.encode(last).targets
-    for policy, run in (("frozen", "base"), ("scratch", f"scratch-{date}")):
+    old = open_run(replayed / "runs" / "partial").vocabulary().ids.values()
+    for policy, run, only in (("frozen", "base", None), ("scratch", f"scratch-{date}", None), ("partial", "partial", None),
+                              ("rejoined", f"rejoined-{date}", None), ("rejoined-old", f"rejoined-{date}", old)):  # fmt: skip
         ranks = np.load(replayed / "ranks" / f"{policy}-{date}.npy")
         known = {*open_run(replayed / "runs" / run).vocabulary().ids.values()}
         queries, expected = [], []
@@ -155,12 +157,37 @@ def test_ranks_are_the_places_in_recommendations(replayed: Path) -> None:
             if day.items[target] in known and before:
                 queries.append(Query(before))
                 expected.append(target)
-        answers = Recommender.load(replayed / "runs" / run).recommend(queries, k=len(known), seen=True)
+        recommender = Recommender.load(replayed / "runs" / run)
+        answers = recommender.recommend(queries, k=len(known), seen=True, only=only)
         places = dict.fromkeys(targets.tolist(), np.inf)
         for target, answer in zip(expected, answers, strict=True):
-            places[int(target)] = 1 + [item.id for item in answer.items].index(day.items[target])
-        np.testing.assert_array_equal(ranks, [places[target] for target in targets.tolist()])
-        assert np.isinf(ranks).any() == (policy == "frozen")
+            if day.items[target] in (only or known):
+                places[int(target)] = 1 + [item.id for item in answer.items].index(day.items[target])
+        expected = np.array([places[target] for target in targets.tolist()])
+        chosen = slice(None) if only is None else np.isin([day.items[target] for target in targets], only)
+        np.testing.assert_array_equal(ranks[chosen], expected[chosen])
+        assert np.isinf(ranks).any() == (policy in ("frozen", "partial"))
+
+
+def test_old_items_are_compared_on_what_the_partial_run_can_answer(replayed: Path) -> None:
+    told = json.loads((replayed / "replay.json").read_text())
+    (_, *later), found = told["days"], told["withheld"]
+    rows: dict[str, list[float]] = {title: [] for title in found["rows"]}
+    for date in later:
+        ranks = {name: np.load(replayed / "ranks" / f"{name}-{date}.npy")
+                 for name in ("partial", "rejoined-old", "rejoined", "continue")}  # fmt: skip
+        for title, one in zip(rows, ranks.values(), strict=True):
+            rows[title] += one[ranks["partial"] < np.inf].tolist()
+    assert found["targets"] == len(rows["partial, among old items"])
+    recall = {title: float(np.mean(np.array(ranks) <= 5)) for title, ranks in rows.items()}
+    assert {title: row["recall@5"] for title, row in found["rows"].items()} == pytest.approx(recall)
+    partial, alone, rejoined, continued = recall.values()
+    assert (found["fall_among_old"], found["less_than_continue"]) == pytest.approx(
+        (partial - alone, continued - rejoined)
+    )
+    vocabularies = [open_run(replayed / "runs" / name).vocabulary() for name in ("base", "partial")]
+    assert len(vocabularies[1]) == round(len(vocabularies[0]) / 2)
+    assert rejoined > 0.8 and {*vocabularies[1].ids.values()} < {*vocabularies[0].ids.values()}
 
 
 @pytest.mark.slow

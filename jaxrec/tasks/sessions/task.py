@@ -79,8 +79,10 @@ def moved_rows(loaded: Loaded, dataset: Dataset) -> dict[str, np.ndarray]:
 # ---- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config: EvaluationConfig) -> Judge:
-    """The judge of a model of sessions."""
+def session_judge(
+    model: SessionModel, sessions: Sessions, n_items: int, config: EvaluationConfig, barred: np.ndarray | None = None
+) -> Judge:
+    """The judge of a model of sessions; int64[m] ``barred`` items are candidates of no query but as its target."""
     batch = min(config.batch_size, len(sessions) if model.window is None else base.QUERIES)
     batch = max(1, batch, model.window or 1)
     encoded = jax.jit(model.encode)
@@ -90,11 +92,17 @@ def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config:
 
     sparse = sessions.last_only and model.window is None  # lanes walk over much that is not scored
     feed, excluded = model.feed(sessions, evaluation_plan(batch)), None
+    barred_bits = None if barred is None else item_bits(np.zeros_like(barred), barred, 1, n_items)
     if is_masked(config):
         history, by_block = History(sessions, n_items), places_of(feed).reshape(feed.shape.blocks, -1)
 
         def excluded(block: int, rows: np.ndarray) -> np.ndarray:
-            return history.bits(by_block[block, rows])
+            bits = history.bits(by_block[block, rows])
+            return bits if barred_bits is None else bits | barred_bits
+    elif barred_bits is not None:
+
+        def excluded(block: int, rows: np.ndarray) -> np.ndarray:
+            return np.repeat(barred_bits, len(rows), axis=0)
 
     return Judge(feed, n_items, config, lambda weights: model.items(weights["tables"]), encode, model.carry(batch),
                  sparse, excluded)  # fmt: skip
