@@ -25,7 +25,7 @@ from jaxrec.tasks.sessions.task import in_order, session_judge
 from jaxrec.train import train
 from jaxrec.training.telemetry import PARTS, read_log
 
-EPOCHS, DAYS = 2, 7  # of runs that continue others, unless others are asked for
+EPOCHS, DAYS = 2, 30  # of runs that continue others, unless others are asked for
 BASE = "base"  # the run of all days before the first
 FROZEN, CONTINUE, SCRATCH = POLICIES = ("frozen", "continue", "scratch")
 
