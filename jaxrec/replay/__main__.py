@@ -69,12 +69,14 @@ def main(argv: Sequence[str]) -> None:
     with owned(path, "replays here", "choose another --run"):
         work = Work(path, _record(options, config), options.overwrite)
         log = DayLog(path / "log.parquet", cleaning, machine)
-        if not log.file.exists():
-            for note in log.write(sources[name], options):
-                say("note", note)
-        names = tuple(options.policies) + ((PARTIAL, REJOINED) if options.withhold else ())
+        names = (*dict.fromkeys(options.policies), *((PARTIAL, REJOINED) if options.withhold else ()))
         replay = Replay(config, continuing, log, work, options.days, names, options.k, options.withhold)
-        replay.run()
+        with work.begin():
+            if not log.file.exists():
+                for note in log.write(sources[name], options):
+                    say("note", note)
+            days = replay.last_days()
+        replay.run(days)
         text = " ".join(["python -m jaxrec.replay", *map(shlex.quote, argv)])
         print(write_pages(replay, text))
 

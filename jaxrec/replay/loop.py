@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,16 +36,20 @@ class Replay:
     k: int
     withhold: float = 0.0  # share of the items that is withheld from the run ``partial``; see ``replay.withheld``
 
-    def run(self) -> None:
-        """All that is not done yet."""
+    def last_days(self) -> list[int]:
+        """The days that are replayed, since 1970, ascending."""
         every = self.log.days()
         if len(every) <= self.n_days:
             raise UserError(f"--days {self.n_days}: the log has {len(every)} days with a target, and some are for the "
                             "first training; take fewer")  # fmt: skip
+        return every[-self.n_days :]
+
+    def run(self, days: Sequence[int]) -> None:
+        """All that is not done yet."""
         if self.work.results:
             tell(f"{self.work.path}: going on")
         before = ""
-        for day in every[-self.n_days :]:
+        for day in days:
             date = date_of(day)
             if not all(self.work.has(policy, date) for policy in self.policies):
                 self._answer(day, before)
@@ -85,8 +90,8 @@ class Replay:
                 f"--k {self.k}: more than the {items} items of the days before {date}; choose a smaller one"
             )
         if not len(targets):
-            raise UserError(f"{self.log.file}: no target of {date} is an item that the days before hold; lower "
-                            "--min-item-support, or take fewer --days")  # fmt: skip
+            raise UserError(f"{self.log.file}: no target of {date} is an item that the days before hold; give "
+                            "a lower --min-item-support or fewer --days, and --overwrite")  # fmt: skip
         work.days[date] |= {"targets": len(targets), "left_out": events.targets - len(targets)}
         work.days[date].setdefault("seconds_prepare", round(time.perf_counter() - begin, 3))
         work.save()

@@ -4,6 +4,8 @@ of its training. A process that was killed loses the training that it was in, fr
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from jaxrec.run import difference, written
 
 STATE = "state.json"
 OWN = (STATE, "log.parquet", "spill", "data", "runs", "ranks", "replay.json", "replay.md", "replay.png")
+BEGUN = ("log.parquet", "log.parquet.part", "spill")  # what a process killed before its first day leaves
 
 
 class Work:
@@ -25,24 +28,32 @@ class Work:
         self.days: dict[str, dict[str, Any]] = {}  # by date: counts
         self.bases: dict[str, dict[str, float]] = {}  # by name: seconds of the runs that others start from
         self.results: dict[str, dict[str, dict[str, Any]]] = {}  # by policy and date: seconds
-        self._check(overwrite)
-        if (path / STATE).exists():
-            self._read()
+        self._check()
+        if overwrite or not (path / STATE).exists():
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
         else:
-            path.mkdir(parents=True, exist_ok=True)
-            self.save()
+            self._read()
 
-    def _check(self, overwrite: bool) -> None:
+    def _check(self) -> None:
+        """Refuse a place that is no replay's."""
         if not self.path.exists():
             return
-        strange = [""] if not self.path.is_dir() else [
-            one.name for one in self.path.iterdir() if one.name.removesuffix(".part") not in OWN
-        ]  # fmt: skip
-        if strange or (not (self.path / STATE).exists() and any(self.path.iterdir())):
-            what = f"holds {strange[0]}, which is not of a replay" if any(strange) else "exists and is no replay"
+        own = [*OWN, *(f"{name}.part" for name in OWN)] if (self.path / STATE).exists() else BEGUN
+        strange = [one.name for one in self.path.iterdir() if one.name not in own] if self.path.is_dir() else [""]
+        if strange:
+            what = f"holds {strange[0]}, which is not of a replay" if strange[0] else "exists and is no replay"
             raise UserError(f"{self.path}: {what}; choose another --run")
-        if overwrite:
-            shutil.rmtree(self.path)
+
+    @contextmanager
+    def begin(self) -> Iterator[None]:
+        """Inside, the first is done of a replay that has done nothing yet; where that fails, nothing stays."""
+        try:
+            yield
+            self.save()
+        finally:
+            if not (self.path / STATE).exists():
+                shutil.rmtree(self.path)
 
     def _read(self) -> None:
         try:

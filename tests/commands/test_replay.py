@@ -220,3 +220,14 @@ def test_what_is_refused(replayed: Path, place: Path, tmp_path: Path, capsys: Ca
         "mine: holds notes.txt, which is not of a replay; choose another --run", "--overwrite", run=tmp_path / "mine"
     )
     fails(capsys, "replay", *words(place, "long", days=7), names="the log has 7 days with a target, and .*; take fewer")
+    for names, config, more in (
+        ("autoint is no model of sessions, which replay is for; choose another", "model: {name: autoint}", []),
+        ("--withhold: needs the policy continue to compare with; add it", CONFIG, ["--policies", "frozen", "scratch"]),
+        ("no column 'sku'", CONFIG, ["--item", "sku"]),
+        ("--split leave_one_out has no days; replay needs", CONFIG, ["--split", "leave_one_out"]),
+        ("its times are counters; replay needs", CONFIG, ["--time-unit", "order"]),
+    ):
+        (file := tmp_path / "config.yaml").write_text(config)
+        some = words(place, "new", *more)
+        fails(capsys, "replay", *["--config", file, *some[2:]], names=names)
+    assert not any((place / name).exists() for name in ("new", "long"))
