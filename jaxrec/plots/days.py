@@ -8,6 +8,7 @@ from pathlib import Path
 from jaxrec.plots.pictures import save_picture, write_ticks
 
 MOST = 15  # days whose dates are written
+STYLES = ("o-", "s--", "^:", "v-.", "D-")  # by policy; the points of the first day lie on each other
 
 
 def draw_days(dates: Sequence[str], figures: Mapping[str, Mapping[str, Sequence[float]]], file: Path) -> None:
@@ -18,7 +19,7 @@ def draw_days(dates: Sequence[str], figures: Mapping[str, Mapping[str, Sequence[
     figure = Figure(figsize=(5 * len(metrics), 3.8), layout="constrained")
     for panel, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
         for number, (policy, values) in enumerate(figures.items()):
-            style = ("o-", "s--", "^:")[number % 3]  # the first day's points lie on each other
+            style = STYLES[number % len(STYLES)]
             panel.plot(range(len(dates)), values[metric], style, markersize=5, fillstyle="none", label=policy)
         every = -(-len(dates) // MOST)
         write_ticks(panel.xaxis, [date if place % every == 0 else "" for place, date in enumerate(dates)], rotation=60)
