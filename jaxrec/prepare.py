@@ -18,6 +18,7 @@ from typing import Any
 
 from jaxrec.cli.command import Parser, command, progress, ranged, say
 from jaxrec.data.clean.pipeline import LEAVE_ONE_OUT, Cleaning, duration, prepare
+from jaxrec.data.clean.vocabulary import read_former
 from jaxrec.data.codes import RawRows, rows_summary, write_rows
 from jaxrec.data.dataset import SPLITS
 from jaxrec.data.reading.columns import times_line
@@ -58,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
         elif not by_time:
             raise UserError(f"--{name.replace('_', '-')}: belongs to --split time; leave it out with --split "
                             f"{LEAVE_ONE_OUT}")  # fmt: skip
+    former = None if arguments.vocabulary_of is None else read_former(arguments.vocabulary_of, source.KIND)
     with (
         staging(arguments.out, arguments.overwrite) as out,
         connect(out.with_name("spill"), arguments.memory_limit, arguments.threads) as connection,
@@ -76,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
             update(0.3, note="clean")
             cleaning = Cleaning(**{one.name: given[one.name] for one in fields(Cleaning) if one.name in given})
             options = raw.options | cleaning.options()
-            result = prepare(connection, raw, cleaning, out, update)
+            result = prepare(connection, raw, cleaning, out, update, former)
             hashed = ["scored"] if "scored" in result else []
         read = {} if raw.read is None else {"read": raw.read}
         files = result.pop("files")
@@ -101,6 +103,8 @@ def _summary(manifest: dict[str, Any]) -> list[str]:
     if typed:
         sizes |= {"unseen in training": counts["items"] - counts["trained"], "names": counts["names"]}
         lines.append(line("by type", counts["events"]))
+    if former := manifest.get("vocabulary_of"):
+        sizes |= {"new": former["new"], "gone": former["gone"]}
     lines.append(line("vocabulary", sizes))
     lines += times_line(manifest)
     if best := optimum_metrics(manifest, [20]):
@@ -116,17 +120,21 @@ def _parser(sources: dict[str, Any]) -> argparse.ArgumentParser:
         source.add_arguments(sub)
         sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="the dataset directory to make")
         sub.add_argument("--overwrite", action="store_true", help="replace an existing dataset directory at --out")
+        sub.add_argument("--vocabulary-of", type=Path, metavar="DIR", help="of sessions: item indices go on from those "
+                         "of this data set; its ids keep their places, new ids follow")  # fmt: skip
         if source.KIND != "rows":
             timed = getattr(source, "SPLIT", None) != LEAVE_ONE_OUT
-            _add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events", timed)
+            add_cleaning(sub, Cleaning(**getattr(source, "DEFAULTS", {})), source.KIND == "events", timed)
         machine = sub.add_argument_group("machine (the result does not depend on these)")
         machine.add_argument("--memory-limit", metavar="SIZE", help="such as 2GB (default: half the machine's memory)")
         machine.add_argument("--threads", type=ranged(int, 1, MOST), metavar="N", help="default: one per processor")
     return parser
 
 
-def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: bool, timed: bool) -> None:
-    """The options of ``Cleaning``; of events with types, or without times, those that make sense."""
+def add_cleaning(
+    parser: argparse.ArgumentParser, default: Cleaning, typed: bool, timed: bool, split: bool = True
+) -> None:
+    """The options of ``Cleaning``; of events with types, without times, or without splits, those that make sense."""
     add = parser.add_argument_group("cleaning").add_argument
     for name, least, help in (
         ("min_session_length", 2, "drop sessions with fewer events"),
@@ -134,7 +142,7 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
         ("test_days", 0, "sessions that end in the last N days are the test split; 0: none"),
         ("validation_days", 0, "the N days before those are a validation split; 0: none, training can cut its own"),
     ):
-        if name in OF_TIME and not timed:
+        if name in OF_TIME and not (timed and split):
             continue
         value = getattr(default, name)
         add(f"--{name.replace('_', '-')}", type=ranged(int, least, MOST), metavar="N",
@@ -143,7 +151,7 @@ def _add_cleaning(parser: argparse.ArgumentParser, default: Cleaning, typed: boo
         add("--session-gap", type=lambda text: duration(text) and text, metavar="TIME",
             help="cut a session where more than this lies between two of its events, such as 30m (s, m, h or d); each "
             "piece is a session with a date of its own")  # fmt: skip
-    if not typed and timed:  # unseen is what all of training has not seen
+    if not typed and timed and split:  # unseen is what all of training has not seen
         add("--fraction", type=fraction, metavar="F",
             help="train on this last part of the training targets only, such as 1/64 or 0.25 (default 1)")  # fmt: skip
     if not typed:  # a like after the view of an item is no repeat

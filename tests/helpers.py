@@ -28,6 +28,7 @@ from jaxrec.evaluate import main as evaluate_main
 from jaxrec.export import main as export_main
 from jaxrec.leaderboard import __main__ as leaderboard
 from jaxrec.plots import __main__ as plots
+from jaxrec.replay import __main__ as replay
 from jaxrec.serve import __main__ as serve
 from jaxrec.tasks.base import load, part_of
 from jaxrec.train import main as train_main
@@ -44,6 +45,7 @@ MAINS: dict[str, Callable[[Sequence[str]], None]] = {
     "plots": plots.main, "tune": tune.main, "blend": blend_main, "leaderboard": leaderboard.main,
     "serve": serve.main,
     "export": export_main,
+    "replay": replay.main,
 }  # fmt: skip
 BEGIN = 1_699_920_000  # s since 1970, a midnight: of the sessions of write_dataset
 TIMINGS = ("steps_per_s", "events_per_s", "input_wait_share", *(f"seconds_{part}" for part in PARTS))

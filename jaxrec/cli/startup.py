@@ -16,6 +16,7 @@ COMMANDS = {
     "compile": "what accelerators would run of a configuration, and whether it fits, without one",
     "tune": "searches the values of fields that do best on validation",
     "leaderboard": "baselines and every model that fits a data set, tuned within a budget, in one table",
+    "replay": "a raw log's last days answered with and without retraining",
     "plots": "pictures of runs",
     "text": "sentence embeddings of the names of a data set's items",
 }
@@ -25,7 +26,8 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "orbax": "orbax-ch
 
 def module_of(name: str) -> str:
     """The module with the ``main`` of a command."""
-    return f"jaxrec.{name}.__main__" if name in ("tune", "plots", "leaderboard", "serve") else f"jaxrec.{name}"
+    folders = ("tune", "plots", "leaderboard", "serve", "replay")
+    return f"jaxrec.{name}.__main__" if name in folders else f"jaxrec.{name}"
 
 
 def missing_module(error: BaseException) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from pydantic import Field
 
 from jaxrec.config.sections import DataConfig, Fraction
+from jaxrec.data.clean.pipeline import DAY
 from jaxrec.data.dataset import Dataset, Rows, Schema, Sessions
 from jaxrec.errors import UserError
 
@@ -220,6 +221,14 @@ def cut_validation(train: Sessions, validation: Sessions, fraction: float) -> Sp
     after = (train.offsets[-1] - train.offsets) - (len(train) - np.arange(len(train) + 1))  # targets from session on
     cut = int(np.flatnonzero(after >= fraction * train.counts["targets"])[-1])
     return Split(train.slice(0, cut), train.slice(cut, len(train)))
+
+
+def last_days(sessions: Sessions, days: int | None) -> Sessions:
+    """The sessions whose last event lies in the last so many days of the split, in UTC; None: all."""
+    if days is None:
+        return sessions
+    ends = np.asarray(sessions.times)[np.asarray(sessions.offsets)[1:] - 1] // DAY
+    return sessions.pick(np.flatnonzero(ends > ends.max() - days))
 
 
 def open_split(dataset: Dataset, split: str, fraction: float) -> Split:

@@ -4,20 +4,18 @@ the best so far, where the model that has had the least time goes next; what sti
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import io
 import json
 import math
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
 from jaxrec.cli.command import tell
+from jaxrec.cli.quiet import quiet
 from jaxrec.config import Config
 from jaxrec.errors import UserError
 from jaxrec.leaderboard import settings
@@ -253,7 +251,7 @@ def trained(
 ) -> str:
     """Train a run to its end, from where it stands; empty, or ``time`` where that was out, or why it failed."""
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(_Notes(sys.stderr)):
+        with quiet():
             train(config, path, resume=True, report=heard, over=over)
     except SystemExit as stop:
         if stop.code != OUT_OF_TIME:
@@ -263,29 +261,6 @@ def trained(
     except (UserError, jax.errors.JaxRuntimeError) as error:
         return str(error).partition(";")[0][:200]
     return ""
-
-
-class _Notes(io.TextIOBase):
-    """A stream without the notes of a training, one for each of dozens."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._left_out = stream, False
-
-    def write(self, text: str) -> int:
-        if text.startswith("jaxrec: note:"):
-            self._left_out = True
-        elif not (self._left_out and text == "\n"):
-            self._left_out = False
-            self._stream.write(text)
-        else:
-            self._left_out = False
-        return len(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
-
-    def isatty(self) -> bool:
-        return bool(self._stream.isatty())
 
 
 def drop_programs() -> None:

@@ -95,7 +95,7 @@ def make_task(config: Config, dataset: Dataset | RowsDataset, plan: MakePlan | N
         fits = listed(fitting, "or")
         raise UserError(f"model.name: {config.model.name} does not read the {kind} of {dataset.path}; choose {fits}")
     if manifest.get("options", {}).get("time_unit") == ORDER:
-        for section, name in (("data", "half_life"), ("model", "time_bias")):
+        for section, name in (("data", "half_life"), ("data", "last_days"), ("model", "time_bias")):
             if value := getattr(getattr(config, section), name, None):
                 raise UserError(f"{section}.{name}: found {value}, and the times of {dataset.path} are counters, which "
                                 "tell no more than the order; leave it out")  # fmt: skip

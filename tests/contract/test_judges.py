@@ -21,7 +21,7 @@ from jaxrec import evaluate
 from jaxrec import run as runs
 from jaxrec.config import EvaluationConfig, parse
 from jaxrec.data.dataset import Rows, RowsDataset, Sessions, open_dataset
-from jaxrec.data.splits import RowData, configured_splits, cut_validation
+from jaxrec.data.splits import RowData, configured_splits, cut_validation, last_days
 from jaxrec.models.base import make_model
 from jaxrec.tasks import base as ranking
 from jaxrec.tasks.base import load
@@ -131,6 +131,22 @@ def test_validation_takes_the_last_whole_sessions_and_no_more(lengths: list[int]
     wanted, taken = fraction * whole.counts["targets"], validation.counts["targets"]
     assert taken >= wanted
     assert wanted == 0 if not len(validation) else taken - (validation.offsets[1] - 1) < wanted
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 9 * 24)), min_size=1, max_size=20), st.integers(1, 10))
+def test_the_last_days_are_days_in_utc_by_the_last_event(drawn: list[tuple[int, int]], days: int) -> None:
+    """Of sessions of some length that begin at an hour, an event each hour."""
+    lengths = [length for length, _ in drawn]
+    offsets = np.cumsum([0, *lengths]).astype(np.int64)
+    times = np.array([begin + step for length, begin in drawn for step in range(length)], np.int64) * 3_600_000
+    whole = Sessions(np.arange(len(times), dtype=np.int32), times, offsets)
+    last = [(begin + length - 1) // 24 for length, begin in drawn]
+    expected = [number for number, day in enumerate(last) if day > max(last) - days]
+    found = last_days(whole, days)
+    np.testing.assert_array_equal(found.items, np.concatenate([whole.slice(at, at + 1).items for at in expected]))
+    np.testing.assert_array_equal(np.diff(found.offsets), np.array(lengths)[expected])
+    assert last_days(whole, None) is whole
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

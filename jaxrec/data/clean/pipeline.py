@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrec.data.clean.vocabulary import Former, keep_indices
 from jaxrec.data.dataset import SPLITS, split_counts
 from jaxrec.data.reading.columns import span
 from jaxrec.data.reading.duck import fetch_row
@@ -130,21 +131,27 @@ class Ledger:
 
 
 def prepare(
-    connection: Any, raw: Raw, cleaning: Cleaning, path: Path, update: Callable[..., None]
-) -> dict[str, dict[str, Any]]:
-    """Clean DuckDB's table ``raw`` and write the arrays and the vocabulary into the empty directory ``path``.
+    connection: Any, raw: Raw, cleaning: Cleaning, path: Path, update: Callable[..., None],
+    former: Former | None = None,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
+    """Clean DuckDB's table ``raw`` and write the arrays and the vocabulary into the empty directory ``path``. Indices
+    go on from those of ``former``.
 
     Returns the manifest's ``counts``, ``dropped``, ``times`` and ``files``, and ``scored`` where not every target is.
     ``update(advance, note=...)`` is told of advances that sum to 1.
     """
     ledger, typed, order = Ledger(connection, raw), bool(raw.event_types), "time, row"
-    entries = _make_clicks(connection, raw, cleaning, ledger, order)
+    entries = make_clicks(connection, raw, cleaning, ledger, order)
     if not raw.counters:
         entries["times"] = span(*fetch_row(connection, f"SELECT min({raw.time}), max({raw.time}) FROM raw"))
     update(0.1, note="filter")
     _filter(connection, cleaning, ledger)
     update(0.2, note="split and match")
     relation, order = _split(connection, raw, cleaning, ledger, order)
+    every_item = "vocabulary"
+    if former is not None:
+        entries |= keep_indices(connection, former)
+        every_item = "(FROM vocabulary UNION ALL FROM gone)"
     update(0.1, note="order")
     connection.execute(
         "CREATE TEMP TABLE ranked AS SELECT session, split, events, "
@@ -165,7 +172,7 @@ def prepare(
         update(0.4 * sizes.sum() / events)
         names = [f"{name}/{array}" for array in (*list(ARRAYS)[: 2 + typed], "offsets.npy")]
         files |= {array: file_entry(path / array) for array in names}
-    vocabulary = connection.sql("SELECT item, count FROM vocabulary ORDER BY index").to_arrow_table()
+    vocabulary = connection.sql(f"SELECT item, count FROM {every_item} ORDER BY index").to_arrow_table()
     files |= write_file(path, "items.parquet", vocabulary)
     scored = {"validation": "last", "test": "last"} if raw.leave_one_out else {}
     counts: dict[str, Any] = {"items": vocabulary.num_rows}
@@ -183,8 +190,8 @@ def prepare(
     return {"counts": counts, "dropped": ledger.dropped, **entries, "files": files}
 
 
-def _make_clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order: str) -> dict[str, Any]:
-    """The view ``clicks`` (session, item, time, date, row; of typed events ``event``).
+def make_clicks(connection: Any, raw: Raw, cleaning: Cleaning, ledger: Ledger, order: str) -> dict[str, Any]:
+    """The view ``clicks`` (session, item, time, date, row; of typed events ``event``) of DuckDB's table ``raw``.
 
     Returns further entries of the manifest.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from jaxrec.config.sections import DataConfig, EvaluationConfig
+from jaxrec.config.sections import Count, DataConfig, EvaluationConfig
 
 READS = "sessions"  # data sets of this kind
 
@@ -12,6 +12,9 @@ READS = "sessions"  # data sets of this kind
 class Data(DataConfig):
     order: Literal["random", "time"] = "random"
     """Order of the sessions: shuffled anew each epoch, or by time (within each lane, or from step to step)."""
+    last_days: Count | None = None
+    """Train on the sessions of the last so many days alone (by a session's last event, in UTC; null: on all), as where
+    a run starts from another one that knows the others. Popularity stays that of all of training."""
 
 
 class Evaluation(EvaluationConfig):

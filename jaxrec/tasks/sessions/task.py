@@ -19,7 +19,7 @@ from jaxrec.baselines.sessions import BASELINES
 from jaxrec.cli.command import progress
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Dataset, Sessions
-from jaxrec.data.splits import Split, cut_validation, open_split
+from jaxrec.data.splits import Split, cut_validation, last_days, open_split
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, lane_targets
 from jaxrec.feeds.packed import Log, target_positions
@@ -44,8 +44,8 @@ ROWS, CELLS = 128, 2**21
 def make(config: Config, dataset: Dataset, plan: MakePlan = training_plan) -> Task:
     """Next items of sessions."""
     training, validation = session_splits(config, dataset)
-    model = make_model(config, dataset.n_items)
-    feed = model.feed(training, plan(config, config.data.order))
+    model, recent = make_model(config, dataset.n_items), last_days(training, config.data.last_days)
+    feed = model.feed(recent, plan(config, config.data.order))
     judge = session_judge(model, validation, dataset.n_items, config.evaluation) if len(validation) else None
     return Task(
         model, feed, model.constants(np.bincount(training.items, minlength=dataset.n_items)), judge,
@@ -79,8 +79,10 @@ def moved_rows(loaded: Loaded, config: Config, dataset: Dataset) -> dict[str, Mo
 # ---- evaluation ------------------------------------------------------------------------------------------------------
 
 
-def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config: EvaluationConfig) -> Judge:
-    """The judge of a model of sessions."""
+def session_judge(
+    model: SessionModel, sessions: Sessions, n_items: int, config: EvaluationConfig, barred: np.ndarray | None = None
+) -> Judge:
+    """The judge of a model of sessions; int64[m] ``barred`` items are candidates of no query but as its target."""
     batch = min(config.batch_size, len(sessions) if model.window is None else base.QUERIES)
     batch = max(1, batch, model.window or 1)
     encoded = jax.jit(model.encode)
@@ -90,11 +92,17 @@ def session_judge(model: SessionModel, sessions: Sessions, n_items: int, config:
 
     sparse = sessions.last_only and model.window is None  # lanes walk over much that is not scored
     feed, excluded = model.feed(sessions, evaluation_plan(batch)), None
+    barred_bits = None if barred is None else item_bits(np.zeros_like(barred), barred, 1, n_items)
     if is_masked(config):
         history, by_block = History(sessions, n_items), places_of(feed).reshape(feed.shape.blocks, -1)
 
         def excluded(block: int, rows: np.ndarray) -> np.ndarray:
-            return history.bits(by_block[block, rows])
+            bits = history.bits(by_block[block, rows])
+            return bits if barred_bits is None else bits | barred_bits
+    elif barred_bits is not None:
+
+        def excluded(block: int, rows: np.ndarray) -> np.ndarray:
+            return np.repeat(barred_bits, len(rows), axis=0)
 
     return Judge(feed, n_items, config, lambda weights: model.items(weights["tables"]), encode, model.carry(batch),
                  sparse, excluded)  # fmt: skip
