@@ -42,7 +42,7 @@ def test_no_request_of_the_document_is_a_fault(app: Any) -> None:
     schema, statuses = schemathesis.openapi.from_asgi("/openapi.json", app), Counter[int]()
 
     for found in schema.get_all_operations():
-        operation = found.ok()
+        operation: Any = found.ok()  # type: ignore[union-attr]
 
         @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(operation.as_strategy())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,6 +24,10 @@ def wait(condition: Callable[[], Any]) -> Any:
     return found
 
 
+def has_rows(driver: Any, n: int) -> bool:
+    return len(driver.find_elements("tag name", "tr")) == n
+
+
 @pytest.mark.parametrize("name", QUERIES)
 def test_the_page_recommends(name: str, driver: Any, worlds: Worlds) -> None:
     server = spawn("serve", "--run", worlds.old(name), "--port", 0)
@@ -35,7 +40,7 @@ def test_the_page_recommends(name: str, driver: Any, worlds: Worlds) -> None:
             query.clear()
             query.send_keys(text)
             ask.click()
-            wait(lambda rows=rows: len(driver.find_elements("tag name", "tr")) == rows)
+            wait(partial(has_rows, driver, rows))
         wait(lambda: "JSON" in note.text)  # the browser's own words
         query.clear()
         query.send_keys('{"itms": [1]}')
