@@ -157,7 +157,7 @@ class StartConfig(Section):
     the old rows, those of ids that both runs have, of the same table or field; category: of the old rows with the same
     start.attribute; text: the item's name vector, mapped to rows by least squares over the old ones. What has no such
     rows or name takes the mean. Means keep their length, which is less than that of a row: the score of a new item is
-    then the mean of the old items' scores, where a longer row would rank it before or behind nearly all of them."""
+    then the mean of the old items' scores, so that it pushes none aside, and comes up later than from a random row."""
     attribute: str | None = None
     """Of category: the attribute of items whose values are the categories, such as c0_name; where data are rows, a
     categorical field of the items or of the users, which then says how new ids of theirs begin."""
