@@ -85,7 +85,7 @@ def test_events_rank_to_the_last_bit(directory: Directory, worlds: Worlds, live:
     run = worlds.run("merrec")
     if live:
         run = worlds.run("merrec", data={"path": str(worlds.live())}, model={"head": "items", "item_fields": []})
-    programs, r = Programs(directory(f"merrec-{live}", run)), Recommender.load(run)
+    programs, r = Programs(directory("merrec-live" if live else "merrec", run)), Recommender.load(run)
     types, random = r.kind.types, np.random.default_rng(0)
     sequences = [[(item, types[random.integers(len(types))]) for item in one] for one in sessions_of(r, 12)]
     at = 1_682_985_600_000 if live else None
@@ -167,10 +167,10 @@ def test_the_manifest_says_what_programs_take_and_give(directory: Directory, nam
         assert all(one["meaning"] for one in (*program["inputs"], *program["outputs"]))
 
 
-@pytest.mark.parametrize("name", ["gru4rec", "merrec-False", "two_tower"])
+@pytest.mark.parametrize("name", ["gru4rec", "merrec", "two_tower"])
 def test_vectors_are_those_that_recommend_writes(directory: Directory, worlds: Worlds, name: str) -> None:
-    place, model = directory(name), name.partition("-")[0]
-    table, expected = pq.read_table(place / "items.parquet"), Recommender.load(worlds.run(model)).vectors()
+    place = directory(name)
+    table, expected = pq.read_table(place / "items.parquet"), Recommender.load(worlds.run(name)).vectors()
     assert table.equals(expected)
     np.testing.assert_array_equal(np.load(place / "vectors.npy"), np.array(table["vector"].to_pylist(), np.float32))
     assert np.load(place / "ids.npy").tolist() == table["id"].to_pylist()
@@ -185,7 +185,7 @@ def test_a_field_of_an_unseen_value_is_unknown(directory: Directory) -> None:
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("gru4rec", ["sku-03", "sku-07"]), ("merrec-False", None), ("autoint", ["107"]), ("two_tower", ["skin=dry"]),
+    ("gru4rec", ["sku-03", "sku-07"]), ("merrec", None), ("autoint", ["107"]), ("two_tower", ["skin=dry"]),
 ])  # fmt: skip
 def test_the_example_needs_neither_jaxrec_nor_flax(
     directory: Directory, name: str, words: list[str] | None, tmp_path: Path
@@ -355,6 +355,15 @@ def test_a_package_that_is_missing_is_named(
         monkeypatch.setitem(sys.modules, package, None)
         fails(capsys, "export", "--run", worlds.run("gru4rec"), "--out", tmp_path / "x", "--format", form,
               names=f"jaxrec needs {package}, which is not installed")  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kind_of_problem_without_exports_is_named(
+    worlds: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jaxrec.tasks.sessions.export", None)
+    fails(capsys, "export", "--run", worlds.run("gru4rec"), "--out", tmp_path / "x",
+          names="its kind of problem exports nothing: there is no module jaxrec.tasks.sessions.export")  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 
