@@ -279,6 +279,22 @@ def test_onnx_gives_the_same_numbers(directory: Directory, worlds: Worlds, name:
 
 @TRANSLATED
 @pytest.mark.slow
+def test_the_example_of_onnx_needs_no_jax(directory: Directory, tmp_path: Path) -> None:
+    outputs = []
+    for form, banned in (("onnx", "jax"), ("stablehlo", "jaxrec")):
+        code = (
+            "import runpy, sys; sys.modules[sys.argv[1]] = None; sys.argv = sys.argv[2:]; "
+            "sys.path[0] = sys.argv[0].rpartition('/')[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        command = [sys.executable, "-c", code, banned, str(directory("narm", form=form) / "load.py"), "sku-03"]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert ended.returncode == 0, ended.stderr
+        outputs.append(ended.stdout)
+    assert outputs[0] == outputs[1] and outputs[0].count("sku-") == 20
+
+
+@TRANSLATED
+@pytest.mark.slow
 def test_an_operation_that_onnx_has_not_is_named(
     worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
