@@ -85,7 +85,7 @@ def test_events_rank_to_the_last_bit(directory: Directory, worlds: Worlds, live:
     run = worlds.run("merrec")
     if live:
         run = worlds.run("merrec", data={"path": str(worlds.live())}, model={"head": "items", "item_fields": []})
-    programs, r = Programs(directory(f"merrec-{live}", run)), Recommender.load(run)
+    programs, r = Programs(directory("merrec-live" if live else "merrec", run)), Recommender.load(run)
     types, random = r.kind.types, np.random.default_rng(0)
     sequences = [[(item, types[random.integers(len(types))]) for item in one] for one in sessions_of(r, 12)]
     at = 1_682_985_600_000 if live else None
@@ -167,10 +167,10 @@ def test_the_manifest_says_what_programs_take_and_give(directory: Directory, nam
         assert all(one["meaning"] for one in (*program["inputs"], *program["outputs"]))
 
 
-@pytest.mark.parametrize("name", ["gru4rec", "merrec-False", "two_tower"])
+@pytest.mark.parametrize("name", ["gru4rec", "merrec", "two_tower"])
 def test_vectors_are_those_that_recommend_writes(directory: Directory, worlds: Worlds, name: str) -> None:
-    place, model = directory(name), name.partition("-")[0]
-    table, expected = pq.read_table(place / "items.parquet"), Recommender.load(worlds.run(model)).vectors()
+    place = directory(name)
+    table, expected = pq.read_table(place / "items.parquet"), Recommender.load(worlds.run(name)).vectors()
     assert table.equals(expected)
     np.testing.assert_array_equal(np.load(place / "vectors.npy"), np.array(table["vector"].to_pylist(), np.float32))
     assert np.load(place / "ids.npy").tolist() == table["id"].to_pylist()
@@ -185,7 +185,7 @@ def test_a_field_of_an_unseen_value_is_unknown(directory: Directory) -> None:
 
 
 @pytest.mark.parametrize(("name", "words"), [
-    ("gru4rec", ["sku-03", "sku-07"]), ("merrec-False", None), ("autoint", ["107"]), ("two_tower", ["skin=dry"]),
+    ("gru4rec", ["sku-03", "sku-07"]), ("merrec", None), ("autoint", ["107"]), ("two_tower", ["skin=dry"]),
 ])  # fmt: skip
 def test_the_example_needs_neither_jaxrec_nor_flax(
     directory: Directory, name: str, words: list[str] | None, tmp_path: Path
@@ -279,6 +279,22 @@ def test_onnx_gives_the_same_numbers(directory: Directory, worlds: Worlds, name:
 
 @TRANSLATED
 @pytest.mark.slow
+def test_the_example_of_onnx_needs_no_jax(directory: Directory, tmp_path: Path) -> None:
+    outputs = []
+    for form, banned in (("onnx", "jax"), ("stablehlo", "jaxrec")):
+        code = (
+            "import runpy, sys; sys.modules[sys.argv[1]] = None; sys.argv = sys.argv[2:]; "
+            "sys.path[0] = sys.argv[0].rpartition('/')[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+        )
+        command = [sys.executable, "-c", code, banned, str(directory("narm", form=form) / "load.py"), "sku-03"]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+        assert ended.returncode == 0, ended.stderr
+        outputs.append(ended.stdout)
+    assert outputs[0] == outputs[1] and outputs[0].count("sku-") == 20
+
+
+@TRANSLATED
+@pytest.mark.slow
 def test_an_operation_that_onnx_has_not_is_named(
     worlds: Worlds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -355,6 +371,15 @@ def test_a_package_that_is_missing_is_named(
         monkeypatch.setitem(sys.modules, package, None)
         fails(capsys, "export", "--run", worlds.run("gru4rec"), "--out", tmp_path / "x", "--format", form,
               names=f"jaxrec needs {package}, which is not installed")  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_kind_of_problem_without_exports_is_named(
+    worlds: Worlds, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jaxrec.tasks.sessions.export", None)
+    fails(capsys, "export", "--run", worlds.run("gru4rec"), "--out", tmp_path / "x",
+          names="its kind of problem exports nothing: there is no module jaxrec.tasks.sessions.export")  # fmt: skip
     assert not list(tmp_path.iterdir())
 
 

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, call, fails, write_config
 
+from jaxrec import Recommender
 from jaxrec import config as configuration
+from jaxrec.tasks.programs import Programs
+from jaxrec.tasks.sessions import load
 from jaxrec.training.telemetry import read_log
 
 Capsys = pytest.CaptureFixture[str]
@@ -79,6 +82,10 @@ def test_a_model_and_a_loss_of_ones_own(
     assert result["recall@20"] > 1.5 * result["chance"]["recall@20"], "it learns"
     assert call("recommend", "--run", run, "--items", 1, 2, "--k", 3, "--json") == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
+    assert call("export", "--run", run, "--out", package / "exported", "--batch", 1) == 0
+    programs, r = Programs(package / "exported"), Recommender.load(run)
+    same = load.recommend(programs, [[1, 2]])[0], r.recommend({"items": [1, 2]}).items
+    assert same[0] == [(one.id, one.score) for one in same[1]] and len(same[0]) == 20
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(package)])
     forget()
     message = r"config\.yaml: model\.name: shop\.last_mean cannot be imported \(ModuleNotFoundError: No module named"
