@@ -57,6 +57,14 @@ class Run:
             raise UserError(f"{file}: missing or damaged ({error}); train the run again") from None
         return array
 
+    def keeps(self, name: str) -> bool:
+        """Whether the run keeps such an array."""
+        sums = self.path / "dataset" / KEPT
+        try:
+            return sums.exists() and name in read_sealed(sums)
+        except ValueError as error:
+            raise UserError(f"{sums}: damaged ({error}); train the run again") from None
+
     def vocabulary(self) -> Items:
         """The vocabulary that the run was trained with."""
         return Items.read(checked(self.path / "dataset", "items.parquet", self.manifest))

@@ -25,7 +25,7 @@ from jaxrec.ops import parallel
 from jaxrec.plots.pictures import learning_curve
 from jaxrec.run import create_run, resume_run
 from jaxrec.tasks.base import cutoffs, fit_cutoffs, make_task
-from jaxrec.tasks.start import open_source, taken_over
+from jaxrec.tasks.start import note_start, open_source, rows_before, taken_over
 from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
@@ -75,16 +75,18 @@ def _train(
     settings, metric = config.training, config.training.metric
     task = make_task(config, dataset)
     model, feed, mesh = task.model, task.feed, task.feed.mesh
-    training = Training(config, model, feed)
-    constants = training.constants(task.constants)
     begun = resume and Checkpoints(path).last("latest") >= 0  # then it goes on by itself, whatever becomes of the other
     source = None if start_from is None or begun else open_source(start_from, path, config, dataset)
+    old_rows = rows_before(path, resume, begun, source, model)
+    training = Training(config, model, feed, old_rows=old_rows)
+    constants = training.constants(task.constants)
     state = training.begin() if source is None else taken_over(training.begin(), source, config)
 
     # ---- run directory, and the state to start from ----------------------------------------------------------------
+    kept = task.kept if source is None else task.kept | source.kept
     run = (
-        resume_run(path, config, dataset, task.kept, task.copied) if resume
-        else create_run(path, config, dataset, overwrite, task.kept, task.copied)
+        resume_run(path, config, dataset, kept, task.copied) if resume
+        else create_run(path, config, dataset, overwrite, kept, task.copied)
     )  # fmt: skip
     checkpoints = Checkpoints(run.path)
     position = Position()
@@ -105,11 +107,11 @@ def _train(
     if task.judge is None:
         say("note", "no validation data, so nothing tells when more epochs do harm; unless the configuration's epochs "
             "were chosen on this data, set data.validation_fraction and training.early_stopping")  # fmt: skip
+    note_start(config, source, old_rows)
     log, clock = Log(run.path, position.metrics_bytes, int(state.step)), Clock(position.seconds)
 
     if source is not None and found is None:
-        known, new, gone = source.known()
-        tell(f"{path}: begins with the weights of {start_from}: {known:,} ids known, {new:,} new, {gone:,} gone")
+        tell(f"{path}: begins with the weights of {start_from}: {source.summary()}")
         checkpoints.save(state, asdict(position))
 
     def save() -> None:
@@ -223,8 +225,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--run", metavar="DIR", help="run directory (default: checkpoints/ and the name of the file)")
     parser.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint, bit for bit")
     parser.add_argument("--overwrite", action="store_true", help="delete the run first, if there is one")
-    parser.add_argument("--start-from", metavar="RUN", help="begin with the weights of another run of this model, of "
-                        "sessions: rows of items that both know, and the optimizer's state")  # fmt: skip
+    parser.add_argument("--start-from", metavar="RUN", help="begin with the weights of another run of this "
+                        "model: rows of ids that both know, and the optimizer's state")  # fmt: skip
     parser.add_argument("-h", "--help", action="store_true", help="with --config or --model.name: the model's fields")
     options, overrides = parser.parse_known_args(argv)
     if options.help:

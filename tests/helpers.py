@@ -25,9 +25,11 @@ from jaxrec.blend import main as blend_main
 from jaxrec.cli.command import command
 from jaxrec.data.dataset import Dataset, open_dataset
 from jaxrec.evaluate import main as evaluate_main
+from jaxrec.export import main as export_main
 from jaxrec.leaderboard import __main__ as leaderboard
 from jaxrec.plots import __main__ as plots
 from jaxrec.replay import __main__ as replay
+from jaxrec.serve import __main__ as serve
 from jaxrec.tasks.base import load, part_of
 from jaxrec.train import main as train_main
 from jaxrec.training import telemetry
@@ -41,6 +43,8 @@ ROOT = Path(__file__).resolve().parent.parent
 MAINS: dict[str, Callable[[Sequence[str]], None]] = {
     "prepare": prepare.main, "train": train_main, "evaluate": evaluate_main, "recommend": recommend.main,
     "plots": plots.main, "tune": tune.main, "blend": blend_main, "leaderboard": leaderboard.main,
+    "serve": serve.main,
+    "export": export_main,
     "replay": replay.main,
 }  # fmt: skip
 BEGIN = 1_699_920_000  # s since 1970, a midnight: of the sessions of write_dataset

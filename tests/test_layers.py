@@ -9,8 +9,9 @@ from helpers import ROOT
 
 LAYERS = (
     "errors cli config gone", "ops metrics", "data", "feeds sources", "losses baselines", "models", "training",
-    "run plots", "tasks", "personas benchmarks programs",
-    "train evaluate blend recommend prepare tune leaderboard replay text compile plots.__main__ __main__ __init__",
+    "run plots", "tasks", "personas benchmarks programs exporting",
+    "train evaluate blend recommend export prepare tune leaderboard text compile serve replay",
+    "plots.__main__ __main__ __init__",
 )  # fmt: skip
 """Lowest first. A module may import those of its own layer and of the layers below."""
 

@@ -11,6 +11,8 @@ COMMANDS = {
     "blend": "a run made of trained runs of sessions and nearest neighbours",
     "evaluate": "metrics of a run beside chance and simple methods",
     "recommend": "recommendations of a run for a session, a user or a customer",
+    "serve": "recommendations of a run over HTTP",
+    "export": "programs, weights and vectors of a run for processes without jaxrec",
     "compile": "what accelerators would run of a configuration, and whether it fits, without one",
     "tune": "searches the values of fields that do best on validation",
     "leaderboard": "baselines and every model that fits a data set, tuned within a budget, in one table",
@@ -24,7 +26,8 @@ DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "orbax": "orbax-ch
 
 def module_of(name: str) -> str:
     """The module with the ``main`` of a command."""
-    return f"jaxrec.{name}.__main__" if name in ("tune", "plots", "leaderboard", "replay") else f"jaxrec.{name}"
+    folders = ("tune", "plots", "leaderboard", "serve", "replay")
+    return f"jaxrec.{name}.__main__" if name in folders else f"jaxrec.{name}"
 
 
 def missing_module(error: BaseException) -> str:

@@ -149,6 +149,28 @@ class TrainingConfig(Section):
                              f"{self.average}; set one of them to 0")  # fmt: skip
 
 
+class StartConfig(Section):
+    """Of runs that train --start-from begins; others leave it aside."""
+
+    new_rows: Literal["random", "mean", "category", "text"] = "random"
+    """How the rows of tables begin whose ids the other run was not trained on. random: as in any run; mean: the mean of
+    the old rows, those of ids that both runs have, of the same table or field; category: of the old rows with the same
+    start.attribute; text: the item's name vector, mapped to rows by least squares over the old ones. What has no such
+    rows or name takes the mean. Means keep their length, which is less than that of a row: the score of a new item is
+    then the mean of the old items' scores, where a longer row would rank it before or behind nearly all of them."""
+    attribute: str | None = None
+    """Of category: the attribute of items whose values are the categories, such as c0_name; where data are rows, a
+    categorical field of the items or of the users, which then says how new ids of theirs begin."""
+    warmup_steps: Amount = 0
+    """Steps over which what was taken over, rows and parameters of the network, comes to move in full: an update is
+    multiplied by step / warmup_steps, from 0. New rows move in full from the beginning (0: all do)."""
+
+    def check(self, config: Config) -> None:
+        if (self.new_rows == "category") != (self.attribute is not None):
+            raise ValueError(f"start.attribute: found {self.attribute}, and start.new_rows is {self.new_rows}; "
+                             "category needs an attribute, such as c0_name, and nothing else takes one")  # fmt: skip
+
+
 class EvaluationConfig(Section):
     k: Annotated[tuple[Count, ...], Field(min_length=1)] = (5, 10, 20)
     """Cut-offs of the metrics."""
@@ -176,6 +198,7 @@ class Config(Section):
     loss: Any  # a LossConfig
     optimizer: OptimizerConfig
     training: TrainingConfig
+    start: StartConfig
     evaluation: Any  # an EvaluationConfig
     recommendation: Any  # a RecommendationConfig
     mesh: MeshConfig

@@ -311,6 +311,18 @@ class FieldCodes:
                             f"(mean {field.raw(0.0):.4g}, one deviation more {field.raw(1.0):.4g})")  # fmt: skip
         return np.array(number, np.float32)
 
+    def seen_values(self, field: Field) -> tuple[list[Any], np.ndarray]:
+        """The raw values of a coded field that training has seen, and the int32[n] index of each."""
+        values, counts = self.vocabulary(field.name).values(), self._counts.get(field.name)
+        codes = np.arange(1, len(values) + 1, dtype=np.int32)
+        codes = codes if counts is None else codes[counts[1:] > 0]
+        return [values[code - 1] for code in codes], codes
+
+    @property
+    def separator(self) -> str:
+        """What stands between the values of a bag that is given as text."""
+        return self._separator
+
     def usual(self) -> dict[str, np.ndarray]:
         """What stands for a field of which nothing is known: of the occasion the most frequent value, or unknown."""
         often = {one.name: int(np.argmax(self._counts[one.name])) for one in self._schema.side("context").coded}

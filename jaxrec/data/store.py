@@ -95,21 +95,23 @@ def read_sealed(file: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def staging(out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST) -> Iterator[Path]:
+def staging(
+    out: Path, overwrite: bool = False, of_ours: str | None = MANIFEST, what: str = "data set"
+) -> Iterator[Path]:
     """A directory that is renamed to ``out`` when the block ends without an error; on any, Ctrl-C included, all is as
     it was. Beside it is scratch space. ``overwrite`` replaces what is there, if it holds the file ``of_ours`` (None:
-    whatever it is).
+    whatever it is), as ``what`` is made here has.
     """
     out = Path(os.path.realpath(out))  # an existing link is followed, so that what it points to is replaced
     root = out.with_name(f".{out.name}.tmp")
-    with owned(out, "prepares a data set here", "choose another --out"):
+    with owned(out, f"prepares a {what} here", "choose another --out"):
         if (root / "old").is_dir() and not out.exists():  # of a process that was killed
             os.rename(root / "old", out)
         shutil.rmtree(root, ignore_errors=True)
         if out.exists() and not overwrite:
             raise UserError(f"{out}: exists already; choose another --out or give --overwrite")
         if out.exists() and of_ours and not (out / of_ours).is_file():
-            raise UserError(f"{out}: exists and is no data set, so --overwrite leaves it alone; choose another --out")
+            raise UserError(f"{out}: exists and is no {what}, so --overwrite leaves it alone; choose another --out")
         stage = root / "dataset"
         try:
             stage.mkdir(parents=True)

@@ -190,14 +190,15 @@ def look_up(table: Array, ids: Array) -> Array:
 
 def update_rows(
     optimizer: optax.GradientTransformation, live: Array, table: Array, state: Any, plan: RowPlan, rows: Array,
-    gradient: Array, on: Placement = ONE,
+    gradient: Array, on: Placement = ONE, pace: Array | None = None,
 ) -> tuple[Array, Any]:  # fmt: skip
     """The new table and state of an optimizer that treats elements independently, applied to the rows of a plan,
     float32[M, width], with a gradient summed over duplicates. Where ``live`` is false the plan must be empty, and what
-    is not by row (a step count) stays as well."""
+    is not by row (a step count) stays as well. ``pace``, float32[M, 1], multiplies the change of each row (None: 1)."""
     by_row = optax.tree.map_params(optimizer, lambda leaf: True, state, transform_non_params=lambda leaf: False)
     old_state = jax.tree.map(lambda is_row, leaf: gather(leaf, plan.ids, on) if is_row else leaf, by_row, state)
     change, new_state = optimizer.update(gradient, old_state, rows)
+    change = change if pace is None else pace * change
 
     def scatter(whole: Array, new: Array, old: Array) -> Array:
         new = new if plan.columns is None else jnp.where(plan.columns, new, old)

@@ -18,8 +18,8 @@ from jaxrec.data.given import bare
 from jaxrec.errors import UserError
 from jaxrec.ops.topk import CHUNK, best_items, block_size, top_items
 
-BATCH = 256  # queries ranked in one go
-FEW = 16  # or so many; one alone is a shape of its own
+SIZES = (1, 4, 16, 64, 256)  # queries ranked in one go
+BATCH = SIZES[-1]
 LONG = 1024  # items left out of all queries' lists; with more of them the others are ranked alone
 DEFAULT_K = 20  # items that are recommended where no number is given
 Kernel = Callable[[Array, Array, int], tuple[Array, Array]]
@@ -38,11 +38,12 @@ def steps(n: int, first: int, factor: int) -> int:
 
 
 def batches(n: int, most: int = BATCH) -> Iterator[tuple[slice, int]]:
-    """Parts of n queries, and the number of rows that each is padded to: 1, 16 or 256, and at most ``most``."""
-    start = 0
+    """Parts of n queries, and the size that each is padded to, at most ``most``; one that more than half fills."""
+    start, sizes = 0, [size for size in SIZES if size < most] + [most]
     while start < n:
         left = n - start
-        rows = min(most, 1 if left == 1 else FEW if left <= 4 * FEW else BATCH)
+        rows = next((size for size, less in zip(sizes[1:], sizes, strict=False) if less < left <= size < 2 * left), 0)
+        rows = rows or max(size for size in sizes if size <= left)
         yield slice(start, min(n, start + rows)), rows
         start += rows
 
@@ -100,7 +101,7 @@ def ranked(kernel: Kernel, queries: Array, items: int, banned: Sequence[np.ndarr
     """Have the device look for the k best of so many items for each query, float32[rows, D], without its int[any]
     ``banned`` items; rows behind those are padding."""
     ban = padded(banned, len(queries), steps(max(map(len, banned), default=0), 64, 16), items)
-    found, values = kernel(queries, jnp.asarray(ban), min(steps(k, 32, 8), items))
+    found, values = kernel(queries, jnp.asarray(ban), kernel_k(k, items))
 
     def rows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         places, scores = (np.asarray(one)[: len(banned), :k] for one in (found, values))
@@ -120,6 +121,13 @@ def nearest(queries: Array, table: Array, mask: np.ndarray, gone: Sequence[np.nd
         table = table[jnp.asarray(np.pad(pool, (0, size - count)))]
     banned = [np.append(out, one) for one in gone] if len(out) else gone
     banned = [np.flatnonzero(np.isin(pool, one)) for one in gone] if alone else banned
+    kernel = exact_kernel(table, count, memory)
+    found = ranked(kernel, queries, len(table), banned, k)
+    return (lambda: ((pool[places], scores) for places, scores in found())) if alone else found
+
+
+def exact_kernel(table: Array, count: int, memory: int) -> Kernel:
+    """What finds the best of the first ``count`` rows of a table, float32[at least count, D], by their products."""
     block = block_size(len(table), memory)
     whole = block.items == len(table) and not len(table) % CHUNK and len(table) - count < CHUNK
 
@@ -128,8 +136,12 @@ def nearest(queries: Array, table: Array, mask: np.ndarray, gone: Sequence[np.nd
             return best_items(queries, table, ban, k, count)
         return top_items(queries, table, ban, k, block, count)
 
-    found = ranked(kernel, queries, len(table), banned, k)
-    return (lambda: ((pool[places], scores) for places, scores in found())) if alone else found
+    return kernel
+
+
+def kernel_k(k: int, items: int) -> int:
+    """How many of so many items are looked for where k are asked for."""
+    return min(steps(k, 32, 8), items)
 
 
 def vector_table(ids: Sequence[Any], vectors: np.ndarray, attributes: pa.Table) -> pa.Table:

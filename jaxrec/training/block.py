@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.experimental.layout import Format, Layout
@@ -142,12 +143,35 @@ def training_plan(config: Config, order: str = "random", passes: int = 1) -> Pla
     )  # fmt: skip
 
 
+class Warming(NamedTuple):
+    """The constants of a run that goes on from another one, where what that one trained warms up."""
+
+    constants: Any  # the task's
+    steps: Array  # int32[], over which updates come to be made in full
+    old_rows: dict[str, Array]  # bool[V] of each table, which rows the other run trained
+
+    def share(self, step: Array) -> Array:
+        """float32[]: of an update of what is old that a step makes."""
+        return jnp.minimum(1.0, step / self.steps)
+
+    def shares(self, table: str, step: Array, ids: Array | None = None) -> Array:
+        """float32[n, 1]: likewise of the rows of a table, all or int32[n] ids; those beyond it are of no row."""
+        old = self.old_rows[table]
+        old = old if ids is None else old.at[ids].get(mode="fill", fill_value=False)
+        return jnp.where(old, self.share(step), 1.0)[:, None]
+
+
 class Training:
     """A configuration's training of a model on a feed, ``block`` by block: what the loop, folds and benchmarks run."""
 
-    def __init__(self, config: Config, model: Model, feed: Feed, device: jax.Device | None = None) -> None:
-        """``device``: what the block is compiled for, where that is none of this machine; of a mesh, its first."""
+    def __init__(
+        self, config: Config, model: Model, feed: Feed, device: jax.Device | None = None,
+        old_rows: dict[str, np.ndarray] | None = None,
+    ) -> None:  # fmt: skip
+        """``device``: what the block is compiled for, where that is none of this machine; of a mesh, its first.
+        ``old_rows``: of each table bool[V], which rows another run trained, where the run began with any."""
         self.config, self.model, self.feed, settings = config, model, feed, config.training
+        self._old_rows = old_rows if config.start.warmup_steps else None
         self.schedule = make_schedule(config.optimizer, settings.epochs * feed.shape.used)
         self.optimizer = make_optimizer(config.optimizer, self.schedule)
         self._device = device or (jax.local_devices()[0] if feed.mesh is None else feed.mesh.devices.flat[0])
@@ -195,7 +219,10 @@ class Training:
 
     def constants(self, constants: Any) -> Any:
         """A task's constants where and as ``block`` takes them: on all devices, large matrices by rows on TPUs, since
-        steps read rows of them."""
+        steps read rows of them; and which rows are old, where they warm up."""
+        if self._old_rows is not None:
+            steps = jnp.asarray(self.config.start.warmup_steps, jnp.int32)
+            constants = Warming(constants, steps, {name: jnp.asarray(old) for name, old in self._old_rows.items()})
         whole = parallel.replicate(constants, self.feed.mesh)
         return jax.tree.map(lambda leaf: jax.device_put(leaf, self._format(leaf)) if self._lies(leaf) else leaf, whole)
 
@@ -246,12 +273,15 @@ def make_train_block(
 ) -> jax.stages.Wrapped:  # fmt: skip
     """``train_block(state, constants, block) -> (state, stats)``, compiled, with the state's buffers reused.
     ``average``: decay a step of the moving average, at most (1 + s) / (10 + s), or 0: none moves; ``lanes``: what a
-    loss is averaged over; ``formats`` of the state, None of what has the device's own."""
+    loss is averaged over; ``formats`` of the state, None of what has the device's own. Constants may
+    be a ``Warming``."""
 
     def train_block(state: TrainState, constants: Any, block: Any) -> tuple[TrainState, BlockStats]:
         constants, block = on.whole(constants), on.dealt(block, 1)
+        warming = constants if isinstance(constants, Warming) else None
+        constants = constants if warming is None else warming.constants
         share = 1.0 if lanes is None else block.weight.shape[1] / lanes
-        take_step = partial(_step, model, optimizer, clip_norm, share, constants, on)
+        take_step = partial(_step, model, optimizer, clip_norm, share, constants, warming, on)
         size, begin = block.weight.shape[0], state.step
         kept = None if average else state.average  # of ends of epochs: no step's business
         state = state if average else state._replace(average=None)
@@ -300,9 +330,9 @@ def _plans(model: Model, steps: Any, tables: list[str], on: Placement) -> dict[s
 
 
 def _step(
-    model: Model, optimizer: Optimizer, clip_norm: float | None, share: float, constants: Any, on: Placement,
-    state: TrainState, marks: dict[str, Array], turn: Array, step: Any, plans: dict[str, RowPlan], live: Array,
-    key: Array,
+    model: Model, optimizer: Optimizer, clip_norm: float | None, share: float, constants: Any, warming: Warming | None,
+    on: Placement, state: TrainState, marks: dict[str, Array], turn: Array, step: Any, plans: dict[str, RowPlan],
+    live: Array, key: Array,
 ) -> tuple[TrainState, dict[str, Array], Array]:  # fmt: skip
     """One step: plan and gather rows, differentiate, update, scatter; without a live lane nothing changes. Dense tables
     take the same way as dense parameters, with the tables' optimizer; ``share`` multiplies the loss."""
@@ -329,18 +359,24 @@ def _step(
     def keep(new: Any, old: Any) -> Any:
         return jax.tree.map(lambda a, b: jnp.where(live, a, b), new, old)
 
-    def update_dense(how: optax.GradientTransformation, old: Any, gradient: Any, optimizer_state: Any) -> Any:
+    def update_dense(
+        how: optax.GradientTransformation, old: Any, gradient: Any, optimizer_state: Any, pace: Array | None
+    ) -> Any:
         change, new = how.update(gradient, optimizer_state, old)
+        change = change if pace is None else jax.tree.map(lambda leaf: pace * leaf, change)
         return keep(optax.apply_updates(old, change), old), keep(new, optimizer_state)
 
-    params, params_optimizer = update_dense(optimizer.dense, state.params, slope, state.optimizer)
+    pace = None if warming is None else warming.share(state.step + turn)
+    params, params_optimizer = update_dense(optimizer.dense, state.params, slope, state.optimizer, pace)
     tables, table_optimizer = dict(state.tables), dict(state.table_optimizer)
     for name, table in state.tables.items():
-        old = table_optimizer[name]
-        if name in plans:
-            updated = update_rows(optimizer.tables, live, table, old, plans[name], rows[name], row_slope[name], on)
+        old, plan = table_optimizer[name], plans.get(name)
+        if warming is not None:
+            pace = warming.shares(name, state.step + turn, None if plan is None else plan.ids)
+        if plan is not None:
+            updated = update_rows(optimizer.tables, live, table, old, plan, rows[name], row_slope[name], on, pace)
         else:
-            updated = update_dense(optimizer.tables, table, row_slope[name], old)
+            updated = update_dense(optimizer.tables, table, row_slope[name], old, pace)
         tables[name], table_optimizer[name] = updated
     new = state._replace(params=params, tables=tables, optimizer=params_optimizer,
                          table_optimizer=table_optimizer, carry=keep(carry, state.carry))  # fmt: skip

@@ -156,7 +156,7 @@ def test_what_is_refused(monday: Path, tuesday: Path, tmp_path: Path, capsys: Ca
 
     refused("--start-from .*gru4rec: a run of gru4rec, and model.name is narm; name a run of narm", run, model="narm")
     wider = run, "--model.layers", "16"
-    refused("layer_0_hidden_bias.* are .24. there and .48. here; keep the fields of the model", *wider)
+    refused("model.layers is .8. there and .16. here; set what differs as it is there", *wider)
     refused("knows none of the ids of .*far; name a run of such data", run, data=far)
     refused("none: no run here", "none")
     with pytest.raises(UserError, match="is the run to be trained; choose another --run"):

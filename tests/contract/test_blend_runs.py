@@ -114,6 +114,8 @@ def test_training_a_blend_is_refused(
     worlds: Worlds, made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fails(capsys, "train", "--config", made / "config.yaml", "--run", tmp_path / "no", names="python -m jaxrec.blend")
+    words = ("--config", worlds.config("gru4rec"), "--run", tmp_path / "no", "--start-from", made)
+    fails(capsys, "train", *words, names="a blend of runs, which is not trained; go on from its parts, then make it")
     fails(capsys, "plots", "curves", made, "--out", tmp_path / "x.png", names="not trained and has no curves")
     run = worlds.run("gru4rec")
     with pytest.raises(UserError, match="a run is here already; --overwrite deletes it first"):

@@ -130,3 +130,43 @@ def test_the_mean_of_epochs_ends_is_what_serves() -> None:
     assert_equal(after(3, 1), third)
     with pytest.raises(AssertionError):
         assert_equal(second, third)
+
+
+@pytest.mark.parametrize("sections", [
+    {"model": {"name": "gru4rec", "layers": [WIDTH], "embedding": "separate", "embedding_dim": 3}},  # tables by rows
+    {"model": {"name": "narm", "embedding_dim": 6, "window": 5, "layers": [8]}, "loss": {"name": "softmax"}},  # dense
+], ids=["rows", "dense"])  # fmt: skip
+def test_what_another_run_trained_warms_up(sections: Any) -> None:
+    """A step changes old rows and parameters by a share of what it changes without, from 0 to all of it, and new rows
+    by all of it; the optimizer's state moves as ever. Blocks of several steps do the same."""
+    warmup, random = 4, np.random.default_rng(0)
+
+    def begun(steps: int, old: Any = None) -> Training:
+        more = {"optimizer": {"name": "adam", "learning_rate": RATE}, "start": {"warmup_steps": warmup},
+                "training": {"batch_size": 8, "steps_per_block": steps}}  # fmt: skip
+        config = config_of(sections, more)
+        model = make_model(config, N_ITEMS)
+        return Training(config, model, model.feed(SESSIONS, training_plan(config)), old_rows=old)
+
+    full = begun(1)
+    old = {name: random.random(N_ITEMS) < 0.5 for name in full.model.tables}
+    warm, close = begun(1, old), np.testing.assert_allclose
+    constants = full.model.constants(np.ones(N_ITEMS))
+    state = warm.begin()
+    for taken, block in enumerate(warm.feed.epoch(0)):
+        before = jax.tree.map(np.array, weights_of(state))
+        whole, _ = full.block(jax.tree.map(jnp.copy, state), full.constants(constants), block)
+        state, _ = warm.block(state, warm.constants(constants), block)
+        share, after = min(1.0, taken / warmup), weights_of(whole)
+        expected = jax.tree.map(lambda a, b, share=share: a + share * (b - a), before, after)
+        for name, is_old in old.items():
+            expected["tables"][name] = np.where(is_old[:, None], expected["tables"][name], after["tables"][name])
+        jax.tree.map(lambda a, b: close(a, b, rtol=1e-5, atol=1e-6), weights_of(state), expected)
+        for ours, theirs in ((state.optimizer, whole.optimizer), (state.table_optimizer, whole.table_optimizer)):
+            jax.tree.map(lambda a, b: close(a, b, rtol=1e-5, atol=1e-6), ours, theirs)
+    assert taken > warmup
+    at_once = begun(3, old)
+    other = at_once.begin()
+    for block in at_once.feed.epoch(0):
+        other, _ = at_once.block(other, at_once.constants(constants), block)
+    jax.tree.map(lambda a, b: close(a, b, rtol=1e-4, atol=1e-5), weights_of(other), weights_of(state))

@@ -79,7 +79,7 @@ class Recommender:
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         pairs = [(query, list[str]()) for query in queries]  # with its notes
-        return [self.people.read(query, seen, self._usual(query.at, notes), notes) for query, notes in pairs]
+        return [self.people.read(query, seen, self.usual(query.at, notes), notes) for query, notes in pairs]
 
     def best(self, inputs: Sequence[Inputs], k: int, mask: np.ndarray, rules: bool) -> Iterator[Any]:
         every = np.flatnonzero(mask)
@@ -115,7 +115,7 @@ class Recommender:
         fields = {field.name: field for field in self.schema.fields}
         if not fields.keys() & given.keys():
             raise UserError(f"rows: no column is a field of the run; those are {', '.join(fields)}")
-        values = {name: np.repeat(value[None], n, axis=0) for name, value in self._usual(None, []).items()}
+        values = {name: np.repeat(value[None], n, axis=0) for name, value in self.usual(None, []).items()}
         for side in filter(None, (self.people.users, self.people.goods)):  # nothing is known of unknown ones
             index, nothing = np.maximum(side.items.ids.encode(given.get(side.name, [None] * n)), 0), side.nothing()
             for name, value in side.values(index).items():
@@ -124,7 +124,7 @@ class Recommender:
         values |= {name: self.codes.encode_all(fields[name], given[name]) for name in given if name in fields}
         return np.asarray(expit(np.float64(self._score(*self.codes.stacked(self.schema.fields, values)))), np.float32)
 
-    def _usual(self, at: Any, notes: list[str]) -> dict[str, np.ndarray]:
+    def usual(self, at: Any, notes: list[str]) -> dict[str, np.ndarray]:
         """The fields of somebody new at a time; None: at that of the data's last row."""
         time = read_time(at)
         seconds = int(self.run.kept("last_time")[0]) if time is None else time // 1000

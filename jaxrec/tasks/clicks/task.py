@@ -26,9 +26,10 @@ from jaxrec.metrics.ranking import random_user_ranking
 from jaxrec.models.base import ClickModel, make_model
 from jaxrec.plots.pictures import reliability
 from jaxrec.run import Run
-from jaxrec.tasks.base import Judged, MakePlan, Task, evaluation_plan
+from jaxrec.tasks.base import Judged, Loaded, MakePlan, Task, evaluation_plan
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
+from jaxrec.tasks.moves import Moves, check_fields, field_moves
 from jaxrec.tasks.report import Asked, Groups, Page, Report, by_group, repeated
 from jaxrec.training.block import training_plan
 
@@ -73,6 +74,14 @@ def make(config: Config, dataset: RowsDataset, plan: MakePlan = training_plan) -
 def build(run: Run) -> ClickModel:
     """A run's model."""
     return make_model(run.config, run.schema)
+
+
+def moved_rows(loaded: Loaded, config: Config, dataset: RowsDataset) -> dict[str, Moves]:
+    """Where the rows of the one table come from, in which the values of all fields lie."""
+    schema = dataset.schema.select(config.data.fields)
+    check_fields(loaded.run, schema)
+    fields = (*schema.coded, *schema.numerical)
+    return {name: field_moves(loaded, dataset, config.start, fields, name) for name in loaded.model.tables}
 
 
 def known_users(rows: Rows) -> np.ndarray | None:

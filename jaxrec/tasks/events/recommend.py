@@ -45,7 +45,7 @@ class Recommender:
         run, model, weights, _ = loaded
         catalogue, self.run, self.types = model.catalogue, run, tuple(run.manifest["event_types"])
         bought = run.manifest.get("bought", BOUGHT)
-        self._purchase = -1 if bought is None else self.types.index(bought)
+        self.bought, self._purchase = bought, -1 if bought is None else self.types.index(bought)
         table = read_attributes(run.path / "dataset", run.manifest).combine_chunks()
         further = [name for name in run.manifest.get("options", {}).get("attributes", ()) if name in table.column_names]
         none, vocabulary = pa.nulls(len(table), pa.string()), run.vocabulary()
@@ -92,7 +92,7 @@ class Recommender:
 
         def dispatch(part: slice, rows: int) -> Waiting:
             live = Live(listed, sold, filled(self.items.seconds(times[part]), rows))
-            kernel = partial(_best, items=table, allowed=allowed, live=live)
+            kernel = partial(best_listed, items=table, allowed=allowed, live=live)
             queries = self._queries([one.what for one in inputs[part]], rows)
             return ranked(kernel, queries, len(table), [one.gone for one in inputs[part]], k)
 
@@ -201,16 +201,20 @@ class Recommender:
 
 
 @partial(jax.jit, static_argnames="k")
-def _best(queries: Array, banned: Array, k: int, items: Array, allowed: Array, live: Live) -> tuple[Array, Array]:
+def best_listed(
+    queries: Array, banned: Array, k: int, items: Array, allowed: Array, live: Live | None
+) -> tuple[Array, Array]:
     """The k best items of each of float32[q, Q] queries, int32[q, k], and their scores; -inf where fewer are allowed.
-    Of float32[V, Q] ``items``, bool[V] are ``allowed``, where they are ``live``; int32[q, N] ``banned``, V for none.
+    Of float32[V, Q] ``items``, bool[V] are ``allowed``, where they are ``live`` (None: always); int32[q, N]
+    ``banned``, V for none.
 
     Unlike ``topk.top_items``, which works through the catalogue in parts, this reads the vectors where they lie: for
     a query or a few that is ten times as fast in a catalogue of a million items.
     """
     scores = jnp.matmul(queries, items.T, precision=jax.lax.Precision.HIGHEST)
-    is_live = (live.listed <= live.at[:, None]) & (live.at[:, None] < live.sold)
-    scores = jnp.where(is_live & allowed & ~jnp.isnan(scores), scores, -jnp.inf)
+    if live is not None:
+        allowed = allowed & (live.listed <= live.at[:, None]) & (live.at[:, None] < live.sold)
+    scores = jnp.where(allowed & ~jnp.isnan(scores), scores, -jnp.inf)
     scores = scores.at[jnp.arange(len(queries))[:, None], banned].set(-jnp.inf, mode="drop")
     values, found = jax.lax.top_k(scores, k)
     return found, values

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxrec.config import Config, EvaluationConfig, find_model
 from jaxrec.data.dataset import Dataset, Sessions
+from jaxrec.data.given import Ids
 from jaxrec.data.items import Catalogue, Spans, attribute_names, open_catalogue, read_attributes
 from jaxrec.data.splits import open_split
 from jaxrec.errors import UserError
@@ -23,7 +24,8 @@ from jaxrec.ops.topk import EVERYTHING, Candidates, Live
 from jaxrec.run import Run
 from jaxrec.sources.market.world import optimum_lines
 from jaxrec.tasks import base
-from jaxrec.tasks.base import Judge, MakePlan, Task, collect, evaluation_plan, rank_vectors
+from jaxrec.tasks.base import Judge, Loaded, MakePlan, Task, collect, evaluation_plan, rank_vectors
+from jaxrec.tasks.moves import Moves, item_moves, old_rows, stacked
 from jaxrec.tasks.report import Asked, Groups, Report, Result, by_group
 from jaxrec.tasks.sessions.task import session_splits
 from jaxrec.training.block import training_plan
@@ -65,6 +67,31 @@ def _model(config: Config, path: Path, manifest: dict[str, Any]) -> MERRec:
     catalogue = open_catalogue(path, manifest, config.model.item_fields)
     model: MERRec = find_model(config.model.name).Model(config, catalogue, len(manifest["event_types"]))
     return model
+
+
+def moved_rows(loaded: Loaded, config: Config, dataset: Dataset) -> dict[str, Moves]:
+    """Where the rows of items come from, of those that the other run was trained on or had taken over itself, and the
+    rows of the values of their fields."""
+    run, old, tables = loaded.run, loaded.model.catalogue, loaded.model.tables
+    new = open_catalogue(dataset.path, dataset.manifest, config.model.item_fields)
+    for what, theirs, ours in (
+        ("model.item_fields", list(old.fields), list(new.fields)),
+        ("types of events", run.manifest["event_types"], dataset.manifest["event_types"]),
+        ("the model of name vectors", old.meta.get("identity"), new.meta.get("identity")),
+    ):
+        if theirs != ours:
+            raise UserError(f"--start-from {run.path}: {what}: found {theirs} there and {ours} here; parameters are of "
+                            "the former, so set it to that, or prepare such data")  # fmt: skip
+    trained = np.asarray(run.kept("item_counts")) > 0
+    if (former := old_rows(run, tables)) and "item" in former:
+        trained |= former["item"]
+    pairs = [(Ids(theirs.to_pylist(), first=1), ours.to_pylist())
+             for theirs, ours in zip(old.values, new.values, strict=True)]  # fmt: skip
+    codes = [None if name == "price" else theirs.encode(ours).astype(np.int64)
+             for name, (theirs, ours) in zip(old.fields, pairs, strict=True)]  # fmt: skip
+    fields = stacked(list(zip(old.sizes, codes, strict=True)), sum(len(ids) for ids, _ in pairs))
+    moves = {"item": item_moves(loaded, dataset, config.start, trained), "fields": fields}
+    return {name: moves[name] for name in tables}
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------

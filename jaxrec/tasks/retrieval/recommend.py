@@ -40,11 +40,11 @@ class Recommender:
         self.people = People(run)
         assert self.people.users is not None
         self._goods, self._users, self.codes = self.people.goods, self.people.users, self.people.codes
-        self.items, self._nothing = self._goods.items, self._users.nothing()
+        self.items, self.nothing = self._goods.items, self._users.nothing()
         schema = Schema.from_manifest(run.manifest)
         self._rules = RuleBook(run.config.recommendation.rules, schema, self.codes.vocabulary)
         fields = self._goods.values(slice(None))
-        vectors = np.asarray(self._encode("item", weights, *self._stacked("item", fields)))
+        vectors = np.asarray(self._encode("item", weights, *self.stacked("item", fields)))
         self._dim = vectors.shape[1]
         self._set(np.concatenate([vectors, self._rules.of_items(fields)], axis=1))
 
@@ -54,7 +54,7 @@ class Recommender:
         self.counts = self.people.past.counts(n)
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
-        inputs, nothing = [self.people.read(query, seen, self._nothing, []) for query in queries], self._nothing.items()
+        inputs, nothing = [self.people.read(query, seen, self.nothing, []) for query in queries], self.nothing.items()
         return [one._replace(known=any((one.what[name] != value).any() for name, value in nothing)) for one in inputs]
 
     def best(self, inputs: Sequence[Inputs], k: int, mask: np.ndarray, rules: bool) -> Iterator[Any]:
@@ -113,15 +113,15 @@ class Recommender:
         """float32[n, D] of customers or items; padded, so that few shapes are compiled."""
         n = len(entities)
         rows = 1 if n == 1 and side == "user" else steps(n, 16, 16)
-        stacked = [filled(part, rows) for part in self._stacked(side, _stack(entities))]
+        stacked = [filled(part, rows) for part in self.stacked(side, _stack(entities))]
         return np.asarray(self._encode(side, self._weights, *stacked))[:n]
 
     @cached_property
     def _customers(self) -> Array:
         """float32[U, D] of the customers of the data."""
-        return self._encode("user", self._weights, *self._stacked("user", self._users.values(slice(None))))
+        return self._encode("user", self._weights, *self.stacked("user", self._users.values(slice(None))))
 
-    def _stacked(self, side: str, values: Columns) -> tuple[np.ndarray, np.ndarray]:
+    def stacked(self, side: str, values: Columns) -> tuple[np.ndarray, np.ndarray]:
         """int32[n, C] and float32[n, M] of the fields of a side that the model reads."""
         return self.codes.stacked(self.run.schema.side(side).fields, values)
 

@@ -22,16 +22,17 @@ from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.codes import FieldCodes
 from jaxrec.data.dataset import RowsDataset, Schema
 from jaxrec.data.given import Ids
-from jaxrec.data.retrieval import Queries, Retrieval
+from jaxrec.data.retrieval import Queries, Retrieval, read_fields
 from jaxrec.errors import UserError, nearest
 from jaxrec.metrics.ranking import bootstrap, expected_category_hits, expected_hits, oracle_hits
 from jaxrec.models.base import TowerModel, make_model
 from jaxrec.models.two_tower import Interactions
 from jaxrec.ops.topk import Candidates, rank_scores
 from jaxrec.run import Run, write_text
-from jaxrec.tasks.base import QUERIES, Judged, MakePlan, Part, Task, collect, in_parts, rank_vectors
+from jaxrec.tasks.base import QUERIES, Judged, Loaded, MakePlan, Part, Task, collect, in_parts, rank_vectors
 from jaxrec.tasks.clicks import RowTraining
 from jaxrec.tasks.history import history
+from jaxrec.tasks.moves import Moves, check_fields, field_moves
 from jaxrec.tasks.report import Asked, Groups, Page, Report, Result, by_group, repeated
 from jaxrec.tasks.rules import RuleBook
 from jaxrec.training.block import training_plan
@@ -76,6 +77,14 @@ def interactions(config: Config, data: Retrieval) -> Interactions:
 def build(run: Run) -> TowerModel:
     """A run's model."""
     return make_model(run.config, Schema.from_manifest(run.manifest))
+
+
+def moved_rows(loaded: Loaded, config: Config, dataset: RowsDataset) -> dict[str, Moves]:
+    """Where the rows of both tables come from, each of the coded fields of its side."""
+    schema = read_fields(config, dataset)
+    check_fields(loaded.run, schema)
+    return {side: field_moves(loaded, dataset, config.start, schema.side(side).coded, side)
+            for side in loaded.model.tables}  # fmt: skip
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,32 @@ from jax import Array
 
 from jaxrec.data.given import read_time
 from jaxrec.data.items import Items
+from jaxrec.feeds.base import LaneBlock
 from jaxrec.models.base import SessionModel
 from jaxrec.ops.topk import CHUNK
 from jaxrec.tasks.base import Loaded
 from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
-from jaxrec.tasks.vectors import BATCH, Waiting, filled, in_batches, nearest, padded, steps, unit, vector_table
+from jaxrec.tasks.vectors import BATCH, Waiting, batches, filled, in_batches, nearest, padded, steps, unit, vector_table
 
 MOST = 2**31  # clicks of a session
 
 
+class State(NamedTuple):
+    """All that a recurrent model keeps of a session: what it carries on, and float32[Q], the query after its last
+    click. Among ``Inputs`` it stands in the place of the clicks."""
+
+    carry: list[np.ndarray]  # float32[H] of each layer
+    query: np.ndarray
+
+
 class Recommender:
-    """See ``jaxrec.tasks.query.Kind``; the items of the session are ``gone``."""
+    """See ``jaxrec.tasks.query.Kind``; the items of the session are ``gone``. Of a recurrent model sessions can be
+    followed, a step a click."""
 
     can = frozenset({"similar", "vectors"})
 
     def __init__(self, loaded: Loaded) -> None:
+        self.follows = loaded.model.carries_lanes
         self.reads = ("items", "times") if loaded.model.reads_times else ("items",)
         self._model, self._memory = loaded.model, loaded.run.config.evaluation.memory
         self._params, self._tables = loaded.weights["params"], loaded.weights["tables"]
@@ -36,6 +47,7 @@ class Recommender:
         self.counts, vectors = self.items.counts.astype(np.float32), self._model.items(self._tables)
         self._items = jnp.pad(vectors, ((0, -len(vectors) % CHUNK), (0, 0)))
         self._encode = jax.jit(self._model.last_query)
+        self._advance = jax.jit(self._model.encode)
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         return read_sessions(self.items, queries, seen, self._model.reads_times)
@@ -48,12 +60,37 @@ class Recommender:
 
         def dispatch(part: slice, rows: int) -> Waiting:
             chosen = [inputs[at] for at in order[part]]
-            sessions = [one.what for one in chosen]
-            queries = encoded_last(self._model, self._encode, self._params, self._tables, sessions, rows)
+            queries = self._queries([one.what for one in chosen], rows)
             return nearest(queries, self._items, mask, [one.gone for one in chosen], k, self._memory)
 
         found = dict(zip(order, in_batches(len(inputs), dispatch), strict=True))
         return [found[at] for at in range(len(inputs))]
+
+    def _queries(self, sessions: Sequence[Any], rows: int) -> Array:
+        """float32[rows, Q], of clicks, or of states; a batch holds only one of both."""
+        if isinstance(sessions[0], State):
+            return filled(np.stack([one.query for one in sessions]), rows)
+        return encoded_last(self._model, self._encode, self._params, self._tables, sessions, rows)
+
+    def follow(self, states: Sequence[State | None], clicks: Sequence[Sequence[int]]) -> list[State]:
+        """The state of each session after further clicks, places of items; None: before the first click."""
+        query = np.zeros(self._items.shape[1:], np.float32)
+        nothing = State([np.asarray(layer[0]) for layer in self._model.carry(1)], query)
+        now = [nothing if one is None else one for one in states]
+        for step in range(max(map(len, clicks), default=0)):
+            live = [at for at, places in enumerate(clicks) if step < len(places)]
+            for part, rows in batches(len(live)):
+                moved = live[part]
+                layers = zip(*(now[at].carry for at in moved), strict=True)
+                carry = tuple(filled(np.stack(layer), rows) for layer in layers)
+                item = filled(np.array([clicks[at][step] for at in moved], np.int32), rows)[None]
+                none = jnp.zeros_like(item)
+                block = LaneBlock(item, none, none.astype(bool), none.astype(jnp.float32))
+                carry, queries = self._advance(self._params, self._tables, carry, block)
+                after, found = [np.asarray(layer) for layer in carry], np.asarray(queries[0])
+                for row, at in enumerate(moved):  # copies, as a row would keep the whole batch
+                    now[at] = State([layer[row].copy() for layer in after], found[row].copy())
+        return now
 
     def similar(self, item: Any, k: int) -> Answer:
         """The items whose vectors have the highest cosine similarity to that of ``item``."""

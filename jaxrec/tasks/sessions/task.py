@@ -19,7 +19,6 @@ from jaxrec.baselines.sessions import BASELINES
 from jaxrec.cli.command import progress
 from jaxrec.config import Config, EvaluationConfig
 from jaxrec.data.dataset import Dataset, Sessions
-from jaxrec.data.items import Items
 from jaxrec.data.splits import Split, cut_validation, last_days, open_split
 from jaxrec.errors import UserError
 from jaxrec.feeds.base import Feed, lane_targets
@@ -30,6 +29,7 @@ from jaxrec.run import Run
 from jaxrec.sources.synthetic import optimum_metrics
 from jaxrec.tasks import base
 from jaxrec.tasks.base import Judge, Judged, Loaded, MakePlan, Part, Task, collect, evaluation_plan, in_parts
+from jaxrec.tasks.moves import Moves, item_moves
 from jaxrec.tasks.report import Asked, Report
 from jaxrec.tasks.sessions.masks import History, chance, is_masked, item_bits
 from jaxrec.training.block import training_plan
@@ -70,10 +70,10 @@ def build(run: Run) -> SessionModel:
     return make_model(run.config, run.n_items)
 
 
-def moved_rows(loaded: Loaded, dataset: Dataset) -> dict[str, np.ndarray]:
-    """By table, which all are by item, the row of each item of a data set in those of a run; -1 where it has none."""
-    rows = loaded.run.vocabulary().ids.encode(Items.read(dataset.path / "items.parquet").ids.values()).astype(np.int64)
-    return dict.fromkeys(loaded.model.tables, rows)
+def moved_rows(loaded: Loaded, config: Config, dataset: Dataset) -> dict[str, Moves]:
+    """Where the rows of all tables come from, which are by item: any item of the other run's catalogue had a part in
+    its losses, as a negative if nothing else."""
+    return dict.fromkeys(loaded.model.tables, item_moves(loaded, dataset, config.start))
 
 
 # ---- evaluation ------------------------------------------------------------------------------------------------------

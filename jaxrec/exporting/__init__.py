@@ -1,0 +1,1 @@
+"""Programs of runs, written for processes without jaxrec."""

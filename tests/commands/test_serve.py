@@ -1,0 +1,436 @@
+"""The server: what it answers is what the recommender says offline; sessions that are followed; limits, reloads, and
+what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from helpers import fails, spawn
+from worlds import Worlds
+
+from jaxrec import Recommender, UserError
+from jaxrec.serve.__main__ import fingerprint
+from jaxrec.serve.app import make_app
+from jaxrec.serve.engine import Engine
+from jaxrec.serve.sessions import Sessions, write_snapshot
+
+Capsys = pytest.CaptureFixture[str]
+Request = tuple[str, str, Any]
+Made = Callable[[list[Any], np.random.Generator], dict[str, Any]]
+
+
+def some(ids: list[Any], draw: np.random.Generator, most: int) -> list[Any]:
+    """From 1 to ``most`` ids, any of which may come again."""
+    return [ids[at] for at in draw.integers(0, len(ids), draw.integers(1, most + 1))]
+
+
+QUERIES: dict[str, Made] = {
+    "gru4rec": lambda ids, draw: {"items": some(ids, draw, 20)},
+    "sasrec": lambda ids, draw: {"items": some(ids, draw, 20)},
+    "merrec": lambda ids, draw: {"events": [{"item": one, "event": "item_view"} for one in some(ids, draw, 6)]},
+    "autoint": lambda ids, draw: {"user": int(draw.integers(1, 300))},
+    "two_tower": lambda ids, draw: {"profile": {"age": float(draw.integers(20, 60)), "gender": "FM"[draw.integers(2)]},
+                                    "items": some(ids, draw, 3)},
+}  # fmt: skip
+
+
+class Client:
+    """Asks an application that no socket is between; many requests at once where they are given together."""
+
+    def __init__(self, engine: Engine, **options: Any) -> None:
+        self.engine, self.app = engine, make_app(engine, **options)
+
+    def all(self, *requests: Request, **headers: str) -> list[Any]:
+        async def ask() -> list[Any]:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers) as client:
+                return await asyncio.gather(*(self._one(client, *request) for request in requests))
+
+        return asyncio.run(ask())
+
+    async def _one(self, client: Any, method: str, path: str, body: Any) -> Any:
+        if isinstance(body, bytes):
+            return await client.request(method, path, content=body, headers={"content-type": "application/json"})
+        return await client.request(method, path, **{} if body is None else {"json": body})
+
+    def post(self, path: str, body: Any, **headers: str) -> Any:
+        return self.all(("POST", path, body), **headers)[0]
+
+
+@pytest.fixture(params=[*QUERIES], scope="module")
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def engines(worlds: Worlds) -> Iterator[Callable[[str], Engine]]:
+    """An engine for each run, kept for the module."""
+    made: dict[str, Engine] = {}
+
+    def engine(name: str) -> Engine:
+        if name not in made:
+            made[name] = Engine(worlds.old(name), Sessions(100, 600.0), most=100_000, deadline=600)
+        return made[name]
+
+    yield engine
+    for one in made.values():
+        one.stop()
+
+
+@pytest.fixture
+def client(name: str, engines: Callable[[str], Engine]) -> Client:
+    return Client(engines(name))
+
+
+@pytest.fixture
+def gru(engines: Callable[[str], Engine]) -> Client:
+    return Client(engines("gru4rec"))
+
+
+def offline(r: Recommender, query: Any, k: int = 20, **how: Any) -> Any:
+    return r.recommend(query, min(k, r.n_items), **how)
+
+
+def same(body: Any, answer: Any) -> None:
+    """Ids in the same order, but for those whose scores the size of a batch may have put the other way around."""
+    score = next(iter(body["recommendations"][0].keys() - {"item"} & {"score", "probability"}))
+    found = {row["item"]: row[score] for row in body["recommendations"]}
+    wanted = {item.id: item.score for item in answer.items}
+    assert len(found) == len(wanted) and body["notes"] == answer.notes
+    np.testing.assert_allclose([*found.values()], [*wanted.values()], rtol=1e-4, atol=1e-5)
+    for (one, value), other in zip(found.items(), wanted, strict=True):
+        assert one == other or np.isclose(value, wanted.get(one, value), rtol=1e-4, atol=1e-5), (one, other)
+
+
+def agree(client: Client, name: str, n: int) -> None:
+    r, draw = Recommender.load(client.engine.run), np.random.default_rng(1)
+    ids = sorted(r.kind.items.ids.values())[1:]
+    queries = [QUERIES[name](ids, draw) for _ in range(n)]
+    ks = draw.integers(1, min(40, r.n_items), n).tolist()
+    single = [("POST", "/recommend", {"query": one, "k": k}) for one, k in zip(queries, ks, strict=True)]
+    for reply, query, k in zip(client.all(*single), queries, ks, strict=True):
+        assert reply.status_code == 200, reply.text
+        same(reply.json(), offline(r, query, k))
+    together = client.post("/recommend", {"queries": queries[:100], "k": 5}).json()["answers"]
+    for body, query in zip(together, queries[:100], strict=True):
+        same(body, offline(r, query, 5))
+
+
+def test_answers_are_those_of_the_recommender(client: Client, name: str) -> None:
+    agree(client, name, 25)
+
+
+@pytest.mark.slow
+def test_a_thousand_answers_are_those_of_the_recommender(client: Client, name: str) -> None:
+    agree(client, name, 1000)
+
+
+@pytest.mark.parametrize("name", ["gru4rec", "sasrec", "merrec", "two_tower"])
+def test_a_followed_session_is_answered_as_a_whole_one(name: str, client: Client) -> None:
+    """Many sessions at once, two clicks of one of them in the same moment, unknown items among them."""
+    r, draw = Recommender.load(client.engine.run), np.random.default_rng(2)
+    ids = sorted(r.kind.items.ids.values())[1:]
+    clicks = [[*some(ids, draw, 12), "no such item", ids[0]] for _ in range(20)]
+    event = {"event": "item_view"} if name == "merrec" else {}
+    for step in range(14):
+        moved = [n for n, one in enumerate(clicks) if step < len(one)]
+        replies = client.all(*(("POST", f"/sessions/{name}-{n}/events", {"item": clicks[n][step], "k": 7} | event)
+                               for n in moved))  # fmt: skip
+        for n, reply in zip(moved, replies, strict=True):
+            past = clicks[n][: step + 1]
+            query = {"events": [{"item": one} | event for one in past]} if event else {"items": past}
+            answer = offline(r, query, 7)
+            assert reply.status_code == 200, reply.text
+            same(reply.json() | {"notes": answer.notes}, answer)
+            assert bool(reply.json()["notes"]) >= (past[-1] == "no such item")
+    at_once = client.all(*(("POST", "/sessions/twice/events", {"item": one, "k": 5} | event) for one in ids[:3]))
+    assert [reply.status_code for reply in at_once] == [200] * 3
+    more = client.post("/sessions/twice/events", {"k": 5}).json()["recommendations"]  # no further click
+    query = {"events": [{"item": one} | event for one in ids[:3]]} if event else {"items": ids[:3]}
+    assert [row["item"] for row in more] == [item.id for item in offline(r, query, 5).items]
+    assert client.all(("DELETE", "/sessions/twice", None))[0].status_code == 204
+    assert client.all(("DELETE", "/sessions/twice", None))[0].status_code == 404
+
+
+def test_what_is_asked_for_is_heard(gru: Client) -> None:
+    r = Recommender.load(gru.engine.run)
+    ids = sorted(r.kind.items.ids.values())
+    first = [item.id for item in r.recommend({"items": ids[:2]}, 6).items]
+    how = {"exclude": first[:2], "only": first[1:], "seen": True}
+    body = gru.post("/recommend", {"query": {"items": ids[:2]}, "k": 3, **how}).json()
+    assert [row["item"] for row in body["recommendations"]] == first[2:5]
+    similar = gru.post("/similar", {"item": ids[3], "k": 4}).json()["recommendations"]
+    assert [row["item"] for row in similar] == [item.id for item in r.similar(ids[3], 4).items]
+    assert gru.post("/recommend", {"query": {}}).json()["popularity"]
+
+
+DEEP = b'{"query": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+
+
+@pytest.mark.parametrize(("path", "body", "status", "message"), [
+    ("recommend", b"", 400, "empty"), ("recommend", b"{", 400, "not JSON"), ("recommend", b"[]", 400, "no JSON object"),
+    ("recommend", b'{"query": {"items": [NaN]}}', 400, "NaN"), ("recommend", b'{"k": 1e400}', 400, "1e400"),
+    ("recommend", b'{"k": 1, "k": 2}', 400, "twice"), ("recommend", b'{"k": %s}' % (b"9" * 5000), 400, "not JSON"),
+    ("recommend", DEEP, 400, "nested too deeply"), ("recommend", b"\xff", 400, "not JSON"),
+    ("recommend", b'{"query": "%s"}' % (b"a" * 2**20), 413, "1,048,576 bytes"),
+    ("recommend", {}, 422, "query: give either"), ("recommend", {"query": {}, "queries": []}, 422, "query: give"),
+    ("recommend", {"query": {"items": [[1]]}}, 422, "query.items.0: "),
+    ("recommend", {"query": {"items": [True]}}, 422, "query.items.0: "),
+    ("recommend", {"query": {"items": list(range(100_000))}}, 422, "query.items: list should have at most 1000"),
+    ("recommend", {"query": {"itms": [1]}}, 422, "query.itms: "), ("recommend", {"query": 3}, 422, "query: "),
+    ("recommend", {"query": {"user": 3}}, 422, "does not read user; it reads items"),
+    ("recommend", {"queries": [{}] * 257}, 422, "queries: "),
+    ("recommend", b'{"query": {"items": ["\\ud800"]}}', 422, "query.items.0: "),
+    ("recommend", {"query": {}, "k": 0}, 422, "k: "), ("recommend", {"query": {}, "k": "3"}, 422, "k: "),
+    ("recommend", {"query": {}, "k": 1000}, 422, "k = 1000: expected 1 to"),
+    ("recommend", {"query": {}, "only": "price <"}, 422, ""), ("recommend", {"query": {}, "only": []}, 422, "only: "),
+    ("recommend", {"query": {"items": [1], "times": [1, 2]}}, 422, "times: found 2 for 1"),
+    ("similar", {}, 422, "item: "), ("similar", {"item": "no such"}, 422, "no such"),
+    ("items", {"items": [{"id": 1}]}, 422, "add: a run of gru4rec cannot do that"),
+    ("sessions/x/events", {"item": 1, "event": "view"}, 422, "event: this run reads of a session's events item and"),
+    ("sessions/x/events", {"time": 1}, 422, "item: is missing"), (f"sessions/{'x' * 201}/events", {}, 422, "session: "),
+    ("nothing", {}, 404, "Not Found"), ("docs", {}, 405, "Method Not Allowed"),
+])  # fmt: skip
+def test_bad_input_is_one_line(path: str, body: Any, status: int, message: str, gru: Client) -> None:
+    reply = gru.post(f"/{path}", body)
+    error = reply.json()
+    assert reply.status_code == status and message in error["error"], error
+    assert set(error) == {"error", "field"} and "\n" not in error["error"] and "Traceback" not in reply.text
+    assert message.split(": ")[0] == error["field"] if status == 422 and message.endswith(": ") else True
+    assert gru.post("/recommend", {"query": {}, "k": 1}).status_code == 200
+    assert "x" not in dict(gru.engine.sessions)
+
+
+def test_sessions_of_a_run_that_reads_no_items(engines: Callable[[str], Engine]) -> None:
+    reply = Client(engines("autoint")).post("/sessions/a/events", {"item": 1})
+    assert reply.status_code == 422 and "ask /recommend" in reply.json()["error"]
+
+
+def test_content_types(gru: Client) -> None:
+    """What ``curl -d`` sends is read, but not from a page of another site, which can send it without asking."""
+
+    def send(kind: str, **headers: str) -> int:
+        async def ask() -> int:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(gru.app), base_url="http://test") as client:
+                reply = await client.post("/recommend", content=b'{"query": {}, "k": 1}',
+                                          headers={"content-type": kind, **headers})  # fmt: skip
+                return int(reply.status_code)
+
+        return asyncio.run(ask())
+
+    form = "application/x-www-form-urlencoded"
+    assert [send("application/json; charset=utf-8"), send(form), send(form, origin="http://evil")] == [200, 200, 415]
+    assert send("text/plain") == send("multipart/form-data") == 415
+
+
+def test_a_token(gru: Client) -> None:
+    client = Client(gru.engine, token="secret")
+    assert client.post("/recommend", {"query": {}}).status_code == 401
+    assert client.post("/recommend", {"query": {}}, authorization="Bearer secre").status_code == 401
+    assert client.post("/recommend", {"query": {}}, authorization="Bearer secret").status_code == 200
+    statuses = [client.all(("GET", path, None))[0].status_code for path in ("/", "/docs", "/healthz", "/metrics")]
+    assert statuses == [200, 200, 200, 401]
+
+
+def test_a_fault_of_ours_tells_nothing(gru: Client, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    """It is logged, and the others of its batch are answered."""
+    read = gru.engine.recommender.kind.best
+
+    def best(inputs: Any, *rest: Any) -> Any:
+        if any(len(one.what) == 9 for one in inputs):
+            raise RuntimeError("secret")
+        return read(inputs, *rest)
+
+    monkeypatch.setattr(gru.engine.recommender.kind, "best", best)
+    queries = [{"items": [1] * n} for n in (3, 9, 2)]
+    replies = gru.all(*(("POST", "/recommend", {"query": one}) for one in queries))
+    assert [reply.status_code for reply in replies] == [200, 500, 200] and "secret" not in replies[1].text
+    assert "RuntimeError: secret" in capsys.readouterr().err
+
+
+def test_what_is_measured_and_logged(gru: Client) -> None:
+    lines: list[str] = []
+    client = Client(gru.engine, log=lines.append)
+    client.all(*(("POST", "/recommend", {"query": {}}) for _ in range(3)), ("GET", "/nothing", None))
+    text = client.all(("GET", "/metrics", None))[0].text
+    assert 'jaxrec_requests_total{route="/recommend",status="200"} 3.0' in text
+    assert "jaxrec_batch_queries_sum 3.0" in text and "jaxrec_pending_queries 0.0" in text
+    rows = [json.loads(line) for line in lines]
+    assert sorted(row["status"] for row in rows) == [200, 200, 200, 200, 404]
+    assert rows[0].keys() == {"time", "method", "path", "status", "ms", "client"}
+
+
+# ---- too much ----------------------------------------------------------------------------------------------------
+
+
+def settled(engine: Engine) -> None:
+    """Replies go out before they are counted off."""
+    until = time.monotonic() + 30
+    while engine.pending:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_too_many_are_refused_and_late_ones_too(worlds: Worlds) -> None:
+    engine = Engine(worlds.old("gru4rec"), Sessions(10, 600.0), most=5, deadline=60)
+    client, held = Client(engine), threading.Event()
+    ask: Request = ("POST", "/recommend", {"query": {}})
+    best = engine.recommender.kind.best
+
+    def slowly(*rest: Any) -> Any:
+        held.wait(1.0)
+        return best(*rest)
+
+    engine.recommender.kind.best = slowly
+    replies = client.all(*[ask] * 12, ("GET", "/healthz", None))
+    assert sorted(reply.status_code for reply in replies) == [200] * 6 + [429] * 7
+    assert {reply.headers["retry-after"] for reply in replies if reply.status_code == 429} == {"1"}
+    settled(engine)
+    whole = client.post("/recommend", {"queries": [{}] * 9})  # more than the queue holds, but nothing else is there
+    assert whole.status_code == 200 and len(whole.json()["answers"]) == 9
+
+    engine._deadline = -1.0
+    assert client.post("/recommend", {"query": {}}).status_code == 429
+    settled(engine)
+    engine.stop()
+
+
+def test_sessions_go_by_age_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    sessions = Sessions(3, 10.0)
+    for name in "abcad":
+        sessions.touch(name).clicks.append({"item": name})
+        now[0] += 1
+    assert [name for name, _ in sessions] == ["c", "a", "d"] and sessions.evicted == 1
+    now[0] = 13.5  # a was used at 3
+    assert not sessions.touch("c").clicks and [name for name, _ in sessions] == ["d", "c"]
+    assert sessions.end("d") and not sessions.end("d")
+
+
+def test_a_snapshot_brings_sessions_back(worlds: Worlds, tmp_path: Path, capsys: Capsys) -> None:
+    run, file, answers = worlds.old("gru4rec"), tmp_path / "sessions.jsonl", []
+    ids = sorted(Recommender.load(run).kind.items.ids.values())
+    for clicks in (ids[:3], ids[3:4]):
+        sessions = Sessions(10, 600.0)
+        if file.exists():
+            sessions.restore(file)
+        client = Client(engine := Engine(run, sessions))
+        answers += [client.post("/sessions/a/events", {"item": one}).json() for one in clicks]
+        write_snapshot(file, sessions.rows())
+        engine.stop()
+    same(answers[-1], Recommender.load(run).recommend({"items": ids[:4]}))
+    file.write_text(file.read_text() + '{"id": "b"}\n')
+    with pytest.raises(UserError, match=r"sessions\.jsonl: line 2: no session"):
+        Sessions(10, 600.0).restore(file)
+    fails(capsys, "serve", "--run", run, "--port", 0, "--snapshot", file, names=r"sessions\.jsonl: line 2: ")
+
+
+# ---- reloading ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copied(worlds: Worlds, tmp_path: Path) -> Iterator[Engine]:
+    shutil.copytree(worlds.old("two_tower"), run := tmp_path / "run")
+    engine = Engine(run, Sessions(10, 600.0), deadline=60)
+    yield engine
+    engine.stop()
+
+
+def test_a_reload_keeps_sessions_and_added_items(copied: Engine) -> None:
+    client, ids = Client(copied), sorted(map(str, copied.recommender.kind.items.ids.values()))
+    name = copied.recommender.kind._goods.name
+    assert client.post("/items", {"items": [{name: "new one"}]}).json()["added"] == ["new one"]
+    assert client.post("/items", {"items": [{name: "new one"}]}).status_code == 422
+    before = client.post("/sessions/a/events", {"item": ids[0], "k": 5}).json()
+    items, marks = copied.recommender.n_items, fingerprint(copied.run)
+    assert client.post("/reload", None).json() == {"version": 1}
+    assert copied.recommender.n_items == items and fingerprint(copied.run) == marks
+    assert client.post("/sessions/a/events", {"k": 5}).json() == before
+    os.utime(copied.run / "config.yaml")
+    assert fingerprint(copied.run) != marks
+
+
+def test_a_run_that_cannot_be_loaded_leaves_the_old_one(copied: Engine, capsys: Capsys) -> None:
+    client = Client(copied)
+    before = client.post("/recommend", {"query": {}}).json()
+    for file in copied.run.glob("state/*/*/model/**/*"):
+        if file.is_file():
+            file.write_bytes(b"half")
+    for gone in (False, True):
+        if gone:
+            shutil.rmtree(copied.run)
+        reply = client.post("/reload", None)
+        assert reply.status_code == 409 and str(copied.run) in reply.json()["error"]
+        health = client.all(("GET", "/healthz", None))[0].json()
+        assert health["version"] == 0 and health["reload_error"] == reply.json()["error"]
+        assert client.post("/recommend", {"query": {}}).json() == before
+    capsys.readouterr()
+
+
+def test_two_reloads_at_once_and_requests_meanwhile(copied: Engine) -> None:
+    ask: Request = ("POST", "/recommend", {"query": {}})
+    replies = Client(copied).all(("POST", "/reload", None), ("POST", "/reload", None), *[ask] * 30)
+    assert sorted(reply.status_code for reply in replies[:2]) == [200, 409]
+    assert {reply.status_code for reply in replies[2:]} == {200} and copied.version == 1
+
+
+# ---- the process -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_server_that_is_stopped_and_killed(worlds: Worlds, tmp_path: Path, capsys: Capsys) -> None:
+    """Also one whose port is taken; sessions outlive SIGKILL by their last snapshot."""
+    run, file = worlds.old("gru4rec"), tmp_path / "sessions.jsonl"
+    ids = sorted(Recommender.load(run).kind.items.ids.values())
+    started = []
+
+    def start() -> tuple[subprocess.Popen[str], str]:
+        process = spawn("serve", "--run", run, "--port", 0, "--snapshot", file, "--snapshot-every", 0.2)
+        assert process.stdout is not None
+        started.append(process)
+        return process, process.stdout.readline().partition(": ")[0]
+
+    server, address = start()
+    port = int(address.rpartition(":")[2])
+    fails(capsys, "serve", "--run", run, "--port", port, names=f"--port {port}: cannot listen")
+    assert httpx.post(f"{address}/sessions/a/events", json={"item": ids[0]}).status_code == 200
+    deadline = time.monotonic() + 30
+    while not file.exists() or ids[0] not in [click["item"] for line in file.read_text().splitlines()
+                                              for click in json.loads(line)["clicks"]]:  # fmt: skip
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    server.send_signal(signal.SIGKILL)
+    server.wait()
+    server, address = start()
+    body = httpx.post(f"{address}/sessions/a/events", json={"item": ids[1]}).json()
+    same(body, Recommender.load(run).recommend({"items": ids[:2]}))
+    server.send_signal(signal.SIGTERM)
+    out, err = server.communicate(timeout=60)
+    assert server.returncode == 0 and out.endswith("1 sessions\n") and not err
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_errors_of_the_command(tmp_path: Path, capsys: Capsys) -> None:
+    fails(capsys, "serve", "--run", tmp_path / "none", "--port", 0, names="no run here")
+    fails(capsys, "serve", "--run", "a", "--port", 70000, names="expected a whole number from 0 to 65535")
+    fails(capsys, "serve", "--run", "a", "--port", 0, "--snapshot", tmp_path, names="a directory; name a file")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        fails(capsys, "serve", "--run", "a", "--port", port, names=f"--port {port}: cannot listen at 127")
