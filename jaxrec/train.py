@@ -112,7 +112,8 @@ def _train(
 
     if source is not None and found is None:
         tell(f"{path}: begins with the weights of {start_from}: {source.summary()}")
-        checkpoints.save(state, asdict(position))
+        with clock.part("save"):
+            checkpoints.save(state, asdict(position))
 
     def save() -> None:
         with clock.part("save"):

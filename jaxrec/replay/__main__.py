@@ -56,9 +56,8 @@ def main(argv: Sequence[str]) -> None:
     for column, default in NAMED.items() if name == "events" else ():
         setattr(options, column, getattr(options, column) or default)
     if options.withhold and CONTINUE not in options.policies:
-        raise UserError(
-            f"--withhold: needs the policy {CONTINUE} to compare with; add it to --policies, or leave it out"
-        )
+        raise UserError(f"--withhold: needs the policy {CONTINUE} to compare with; add it to --policies, or leave this "
+                        "out")  # fmt: skip
     continuing = Continuing(options.continue_epochs, options.continue_days, options.continue_rate)
     config = _config(options, overrides)
     path = Path(check_path("--run", str(options.run)))

@@ -19,7 +19,7 @@ from jaxrec.data.reading.duck import connect, fetch_row, literal
 from jaxrec.data.store import staging, write_manifest, written
 from jaxrec.errors import UserError
 
-SHARED = ("min_session_length", "min_item_support")  # fields of Cleaning that apply to each day's data set
+BY_DAY = ("min_session_length", "min_item_support")  # of Cleaning, applied to each data set; the others to the log
 
 
 def date_of(day: int) -> str:
@@ -99,9 +99,9 @@ class DayLog:
             table = connection.sql(query).to_arrow_table()
         return Day(table["item"].to_pylist(), table["time"].to_numpy(), table["session"].to_numpy())
 
-    def write_before(self, day: int, out: Path, former: Path | None, without: pa.Array | None = None) -> dict[str, Any]:
+    def write_before(self, day: int, out: Path, former: Path | None, without: pa.ChunkedArray | None = None) -> None:
         """Make the data set of the days before one, whose indices go on from those of the data set ``former``;
-        ``without`` raw ids of items. Returns the manifest."""
+        ``without`` raw ids of items."""
         kept = None if former is None else read_former(former, "sessions")
         with staging(out, overwrite=True) as stage, self._connect() as connection:
             connection.execute(
@@ -114,9 +114,10 @@ class DayLog:
             if not fetch_row(connection, "SELECT count(*) FROM raw")[0]:
                 raise UserError(f"{self.file}: no sessions before {date_of(day)}, its first day; take fewer --days")
             raw = Raw(f"{self.file} before {date_of(day)}", date="date")
-            result: dict[str, Any] = prepare(connection, raw, self.cleaning, stage, lambda *_, **__: None, kept)
+            cleaning = Cleaning(test_days=0, **{name: getattr(self.cleaning, name) for name in BY_DAY})
+            result: dict[str, Any] = prepare(connection, raw, cleaning, stage, lambda *_, **__: None, kept)
             files = result.pop("files")
-            return write_manifest(stage, files, source="replay", options=self.cleaning.options(), **result)
+            write_manifest(stage, files, source="replay", options=self.cleaning.options(), **result)
 
     @property
     def _table(self) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxrec.cli.command import tell
 from jaxrec.config import Config
+from jaxrec.data.dataset import open_dataset
 from jaxrec.data.items import Items
 from jaxrec.errors import UserError
 from jaxrec.metrics.ranking import ranking_metrics
@@ -81,19 +82,18 @@ class Replay:
         date, begin, work = date_of(day), time.perf_counter(), self.work
         if not work.data(date).exists():
             work.data(date).parent.mkdir(exist_ok=True)
-            manifest = self.log.write_before(day, work.data(date), work.data(before) if before else None)
-            work.days[date] = {"items": manifest["counts"]["items"], "trained_on": manifest["counts"]["train"],
-                               "new_items": manifest.get("vocabulary_of", {}).get("new", 0)}  # fmt: skip
+            self.log.write_before(day, work.data(date), work.data(before) if before else None)
+        manifest = open_dataset(work.data(date)).manifest
         targets = events.encode(Items.read(work.data(date) / "items.parquet").ids).targets
-        if self.k > (items := work.days[date]["items"]):
-            raise UserError(
-                f"--k {self.k}: more than the {items} items of the days before {date}; choose a smaller one"
-            )
+        items, new = manifest["counts"]["items"], manifest.get("vocabulary_of", {}).get("new", 0)
+        if self.k > items:
+            raise UserError(f"--k {self.k}: more than the {items} items of the days before {date}; give a smaller one")
         if not len(targets):
             raise UserError(f"{self.log.file}: no target of {date} is an item that the days before hold; give "
                             "a lower --min-item-support or fewer --days, and --overwrite")  # fmt: skip
-        work.days[date] |= {"targets": len(targets), "left_out": events.targets - len(targets)}
-        work.days[date].setdefault("seconds_prepare", round(time.perf_counter() - begin, 3))
+        counts = {"items": items, "new_items": new, "trained_on": manifest["counts"]["train"],
+                  "targets": len(targets), "left_out": events.targets - len(targets)}  # fmt: skip
+        work.days[date] = {"seconds_prepare": round(time.perf_counter() - begin, 3)} | work.days.get(date, {}) | counts
         work.save()
         return targets
 
@@ -103,9 +103,8 @@ class Replay:
         base, name, data = PARTIAL if policy in (PARTIAL, REJOINED) else BASE, f"{policy}-{date}", work.data(date)
         if policy in (FROZEN, PARTIAL) or not before:  # one run for all of them
             if base not in work.bases:
-                work.bases[base] = trained(
-                    self.config, self._without(data) if base == PARTIAL else data, work.run(base)
-                )
+                data = self._without(data) if base == PARTIAL else data
+                work.bases[base] = trained(self.config, data, work.run(base))
                 work.save()
             return base, {}
         if policy == SCRATCH:

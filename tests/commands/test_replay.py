@@ -197,7 +197,8 @@ def test_a_killed_replay_gives_the_table_of_one_that_was_not(replayed: Path, pla
     while process.poll() is None and not (state.exists() and '"continue"' in state.read_text()):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     assert call("replay", *words(place, "killed")) == call("replay", *words(place, "whole")) == 0
     assert figures(place / "killed") == figures(place / "whole") == figures(replayed)
 
