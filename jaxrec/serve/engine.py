@@ -185,7 +185,10 @@ class Engine:
             if isinstance(job, Job):
                 batch, held = self._gathered(job)
                 started, size = time.monotonic(), sum(one.size for one in batch)
-                self._answer(batch)
+                try:
+                    self._answer(batch)
+                except Exception as error:  # of a loop that has ended; this thread must not
+                    say("warning", f"a batch could not be answered: {type(error).__name__}: {error}")
                 self.observe(size, time.monotonic() - started)
                 with self._counted:
                     self._pending -= size
@@ -244,6 +247,8 @@ class Engine:
             replies = self._replies(group)
         except Exception as error:
             if len(group) == 1:
+                if (session := group[0].session) is not None:
+                    session.version = -1  # its state is worked out anew
                 return group[0].job.reply(error)
             for one in group:  # which one is it?
                 self._answer_group([one])

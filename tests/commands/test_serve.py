@@ -262,6 +262,17 @@ def test_a_fault_of_ours_tells_nothing(gru: Client, monkeypatch: pytest.MonkeyPa
     assert "RuntimeError: secret" in capsys.readouterr().err
 
 
+def test_a_followed_session_survives_a_fault(gru: Client, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    kind = gru.engine.recommender.kind
+    ids = sorted(kind.items.ids.values())
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "follow", lambda *_: 1 // 0)
+        assert gru.post("/sessions/fault/events", {"item": ids[0]}).status_code == 500
+    body = gru.post("/sessions/fault/events", {"item": ids[1]}).json()
+    same(body, Recommender.load(gru.engine.run).recommend({"items": ids[:2]}))
+    capsys.readouterr()
+
+
 def test_what_is_measured_and_logged(gru: Client) -> None:
     lines: list[str] = []
     client = Client(gru.engine, log=lines.append)
