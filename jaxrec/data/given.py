@@ -259,10 +259,11 @@ def read_time(at: Any, what: str = "at") -> int | None:
         if isinstance(at, str) and at.isdecimal() and len(at) < len("1685557800"):
             raise ValueError("a year, or a date without what parts it, is no number of seconds")
         moment = MOMENT.validate_python(at)
-    except ValueError:
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).astimezone(datetime.UTC)
+    except (ValueError, OverflowError):  # also a moment before the year 1, or after 9999, in UTC
         raise UserError(f"{what}: found {shown(at)}, no time; give one such as 2023-05-31 or '2023-05-31 18:30', which "
                         "is UTC") from None  # fmt: skip
-    return round((moment if moment.tzinfo else moment.replace(tzinfo=datetime.UTC)).timestamp() * 1000)
+    return round(moment.timestamp() * 1000)
 
 
 def item_rows(items: Any) -> list[dict[str, Any]]:

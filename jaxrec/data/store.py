@@ -178,7 +178,7 @@ def write_file(path: Path, name: str, content: np.ndarray | pa.Table) -> dict[st
     if isinstance(content, pa.Table):
         pq.write_table(content, path / name)
     else:
-        np.save(path / name, np.ascontiguousarray(content), allow_pickle=False)
+        np.save(path / name, np.asarray(content, order="C"), allow_pickle=False)
     return {name: file_entry(path / name)}
 
 

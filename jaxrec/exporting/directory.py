@@ -64,7 +64,7 @@ def _write_weights(stage: Path, exports: Exports) -> dict[str, dict[str, Any]]:
     """Write the weights, equal ones once; what the manifest says of each."""
     entries, places = dict[str, dict[str, Any]](), dict[Any, str]()
     for name in sorted(exports.weights, key=lambda one: one != VECTORS):  # whose file has no other name
-        array = np.ascontiguousarray(exports.weights[name])
+        array = np.asarray(exports.weights[name], order="C")  # ascontiguousarray makes a list of a number
         key = (array.shape, str(array.dtype), hashlib.sha256(array.data if array.size else b"").hexdigest())
         if key not in places:
             places[key] = f"{VECTORS}.npy" if name == VECTORS else f"weights/{name}.npy"

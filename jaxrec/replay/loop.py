@@ -109,8 +109,8 @@ class Replay:
             return base, {}
         if policy == SCRATCH:
             return name, trained(self.config, data, work.run(name))
-        source = work.run(f"{policy}-{before}")
-        source = source if source.exists() else work.run(base)
+        first = before == min(work.days)
+        source = work.run(base if first else f"{policy}-{before}")
         return name, trained(self.continuing.config(self.config), data, work.run(name), source)
 
     def _without(self, data: Path) -> Path:

@@ -28,9 +28,12 @@ class Work:
         self.days: dict[str, dict[str, Any]] = {}  # by date: counts
         self.bases: dict[str, dict[str, float]] = {}  # by name: seconds of the runs that others start from
         self.results: dict[str, dict[str, dict[str, Any]]] = {}  # by policy and date: seconds
+        self._doomed = path.with_name(f".{path.name}.deleted")  # what --overwrite replaces, until there is something
         self._check()
         if overwrite or not (path / STATE).exists():
-            shutil.rmtree(path, ignore_errors=True)
+            if path.exists():
+                shutil.rmtree(self._doomed, ignore_errors=True)
+                path.rename(self._doomed)
             path.mkdir(parents=True)
         else:
             self._read()
@@ -54,6 +57,9 @@ class Work:
         finally:
             if not (self.path / STATE).exists():
                 shutil.rmtree(self.path)
+                if self._doomed.exists():
+                    self._doomed.rename(self.path)
+            shutil.rmtree(self._doomed, ignore_errors=True)
 
     def _read(self) -> None:
         try:

@@ -19,10 +19,12 @@ from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, ranged, say, tell
 from jaxrec.errors import UserError
 from jaxrec.run import check_out
-from jaxrec.serve.app import log_to, make_app
+from jaxrec.serve.app import in_thread, log_to, make_app
 from jaxrec.serve.engine import Engine
 from jaxrec.serve.sessions import Sessions, write_snapshot
 
+TOKEN = "JAXREC_TOKEN"  # the environment variable
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 HELP = """\
 Without --host only this machine can ask. Whoever may ask need a token where the environment variable of --token-env
 holds one: curl -H "Authorization: Bearer $JAXREC_TOKEN" …
@@ -46,13 +48,20 @@ def main(argv: Sequence[str]) -> None:
 
 def _serve(listening: socket.socket, options: Any) -> None:
     """Serve until a signal comes."""
+    token = os.environ.get(options.token_env or TOKEN, "")
+    if options.token_env is not None and not token:
+        raise UserError(f"--token-env {options.token_env}: no such environment variable, or it is empty; set it, or "
+                        "leave the option out to serve without a token")  # fmt: skip
+    if not token and options.host not in LOOPBACK:
+        say("warning", f"--host {options.host}: whoever reaches it can ask, as {TOKEN} holds no token")
+    seen = fingerprint(options.run)
     sessions = Sessions(options.sessions, options.session_ttl)
     if options.snapshot is not None and options.snapshot.exists():
         sessions.restore(options.snapshot)
     engine = Engine(options.run, sessions, options.queue, options.deadline_ms / 1e3, options.wait_ms / 1e3)
     log = None if options.access_log is None else log_to(options.access_log)
-    background = _background(engine, options)
-    app = make_app(engine, os.environ.get(options.token_env, ""), log, background)
+    background = _background(engine, options, seen)
+    app = make_app(engine, token, log, background)
     settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=20,
                               server_header=False)  # fmt: skip
     gc.collect()
@@ -70,40 +79,40 @@ def _serve(listening: socket.socket, options: Any) -> None:
 
 
 def _socket(host: str, port: int) -> socket.socket:
-    """A socket that listens, so that a port in use is known before anything is loaded."""
+    """A socket of that address, so that a port in use is known before anything is loaded."""
     listening = None
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(2048)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a name with a part of more than 63 letters
         if listening is not None:
             listening.close()
-        raise UserError(f"--port {port}: cannot listen at {host} ({error.strerror or error}); choose another port, or "
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--port {port}: cannot listen at {host} ({reason}); choose another port, or "
                         "another --host") from None  # fmt: skip
     return listening
 
 
-def _background(engine: Engine, options: Any) -> Callable[[], Awaitable[None]]:
+def _background(engine: Engine, options: Any, seen: tuple[Any, ...]) -> Callable[[], Awaitable[None]]:
     """Watches the run for a newer checkpoint, and writes snapshots of the sessions."""
 
     async def watch() -> None:
-        seen = fingerprint(engine.run)
+        known = seen
         while options.watch:
             await asyncio.sleep(options.watch)
             now = await asyncio.to_thread(fingerprint, engine.run)
-            if now != seen:
-                seen = now
-                with suppress(Exception):  # which has been said, and stands in /healthz
-                    await asyncio.to_thread(engine.reload)
+            if now != known:
+                with suppress(Exception):  # which has been said, and stands in /healthz; the next time again
+                    await in_thread(engine.reload)
+                    known = now
 
     async def save() -> None:
         while options.snapshot is not None:
             await asyncio.sleep(options.snapshot_every)
             try:
-                rows = await engine.call(engine.sessions.rows)
+                rows = await engine.call(engine.sessions.rows, whenever=True)
                 await asyncio.to_thread(write_snapshot, options.snapshot, rows)
             except Exception as error:
                 say("warning", f"{options.snapshot}: not written ({error}); the next time again")
@@ -115,10 +124,12 @@ def _background(engine: Engine, options: Any) -> Callable[[], Awaitable[None]]:
 
 
 def fingerprint(run: Path) -> tuple[Any, ...]:
-    """What changes where a run is trained on, or another takes its place: its configuration and its checkpoints."""
+    """What changes where a run is trained on, or another takes its place: its configuration, and the checkpoints that
+    are served."""
     found = list[Any]()
-    for file in (run / "config.yaml", *sorted(run.glob("state/*/[0-9]*"))):
-        with suppress(OSError):
+    with suppress(OSError):
+        state = run / "state" / "best" if (run / "state" / "best").is_dir() else run / "state" / "latest"
+        for file in (run / "config.yaml", *sorted(one for one in state.iterdir() if one.name.isdigit())):
             found.append((file.name, file.stat().st_mtime_ns, file.stat().st_ino))
     return tuple(found)
 
@@ -131,14 +142,14 @@ def _parser() -> Parser:
     add("--run", required=True, type=Path, metavar="DIR", help="run directory, such as checkpoints/gru4rec")
     add("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1; 0.0.0.0: all of this machine)")
     add("--port", type=ranged(int, 0, 65535), default=8000, help="default: 8000; 0: any that is free")
-    add("--token-env", default="JAXREC_TOKEN", metavar="NAME", help="environment variable with the token that requests "
-        "must bring (default: JAXREC_TOKEN; not set: none)")  # fmt: skip
+    add("--token-env", metavar="NAME", help="environment variable with the token that requests "
+        f"must bring (default: {TOKEN}; not set: none)")  # fmt: skip
     add("--watch", type=ranged(float, 0, 86_400), default=0, metavar="SECONDS", help="look so often for a newer "
         "checkpoint, and change to it (default: only at POST /reload)")  # fmt: skip
     add("--access-log", metavar="FILE", help="write a line of JSON for each request; - for stdout")
     queue = parser.add_argument_group("the queue before the device").add_argument
-    queue("--queue", type=ranged(int, 1), default=256, metavar="N", help="queries that may wait or be worked on; more "
-          "are refused with 429 (default: 256)")  # fmt: skip
+    queue("--queue", type=ranged(int, 1), default=512, metavar="N", help="queries that may wait or be worked on; more "
+          "are refused with 429 (default: 512)")  # fmt: skip
     queue("--deadline-ms", type=ranged(float, 1, 600_000), default=1000, help="a request that has waited for longer is "
           "refused with 429 (default: 1000)")  # fmt: skip
     queue("--wait-ms", type=ranged(float, 0, 1000), default=1, help="how long a request waits for others to be "

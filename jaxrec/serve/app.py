@@ -6,10 +6,11 @@ import asyncio
 import hmac
 import json
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib import resources
 from typing import Annotated, Any
@@ -20,15 +21,18 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.exceptions import HTTPException as StarletteException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 import jaxrec
 from jaxrec.errors import UserError
 from jaxrec.serve import bodies
-from jaxrec.serve.engine import Busy, Engine, Options, as_bytes
+from jaxrec.serve.asking import as_bytes
+from jaxrec.serve.engine import Busy, Engine, Options
 from jaxrec.tasks.query import Query
+from jaxrec.tasks.vectors import DEFAULT_K
 
-OPEN = ("/", "/docs", "/openapi.json", "/healthz")  # without a token, as they tell nothing of the run's data
+OPEN = ("/", "/docs", "/openapi.json", "/healthz")  # without a token, as they tell little: the model, numbers, errors
 QUEUED = ("/recommend", "/similar", "/items", "/sessions/")  # what begins so waits for the device
 SessionId = Annotated[str, Path(min_length=1, max_length=200, description="any text")]
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -51,6 +55,8 @@ class StrictRoute(APIRoute):
             if self.body_field is not None:
                 try:
                     await asyncio.wait_for(request.body(), bodies.SECONDS)
+                except ClientDisconnect:
+                    raise HTTPException(400, "the client has gone") from None
                 except TimeoutError:
                     raise HTTPException(408, f"the body did not come within {bodies.SECONDS:g} seconds") from None
             response: Response = await handler(request)
@@ -155,6 +161,11 @@ class Door:
             if not hmac.compare_digest(given, self._token):
                 return _error(401, "authorization: the token is missing or wrong; send Authorization: Bearer TOKEN",
                               headers={"WWW-Authenticate": "Bearer"})  # fmt: skip
+        if path == "/reload":
+            headers = dict(scope["headers"])
+            origin = headers.get(b"origin", b"").rpartition(b"/")[2]
+            if origin and origin != headers.get(b"host"):
+                return _error(403, "origin: a page of another site; send the request from elsewhere")
         if path.startswith(QUEUED) and self._engine.pending >= self._engine.most:
             return _too_busy()
         return None
@@ -174,6 +185,9 @@ def _routes(engine: Engine) -> APIRouter:
             raise UserError("query: give either query, or queries, a list of them")
         several = ask.queries is not None
         given = ask.queries if ask.queries is not None else [ask.query]
+        if len(given) * (ask.k or DEFAULT_K) > bodies.ANSWERS:
+            raise UserError(f"queries: {len(given)} of them for k = {ask.k} are more than {bodies.ANSWERS:,} items; "
+                            "send fewer in one request")  # fmt: skip
         queries = [Query.parse(one.model_dump(exclude_unset=True)) for one in given if one is not None]
         return _ready(await engine.ask(queries, several, ask.k, _options(ask)))
 
@@ -191,6 +205,8 @@ def _routes(engine: Engine) -> APIRouter:
     async def event(session: SessionId, event: bodies.Event) -> Response:
         """Add an event to a session, which begins with its first one, and recommend what comes next."""
         given = event.model_dump(exclude_unset=True, exclude=set(bodies.How.model_fields))
+        if (size := len(as_bytes(given))) > bodies.EVENT:
+            raise UserError(f"event: has {size:,} bytes; at most {bodies.EVENT:,} are kept of one, so send less")
         return _ready(await engine.follow(session, given, event.k, _options(event)))
 
     @router.delete("/sessions/{session}", status_code=204, responses={404: {"model": bodies.ErrorBody}})
@@ -211,12 +227,14 @@ def _pages(engine: Engine, measures: Measures) -> APIRouter:
     async def page() -> HTMLResponse:
         return HTMLResponse(resources.files("jaxrec.serve").joinpath("page.html").read_text(encoding="utf-8"))
 
-    @router.get("/healthz")
+    @router.get("/healthz", responses={503: {"model": bodies.ErrorBody}})
     async def health() -> dict[str, Any]:
         """What is served; ``reload_error`` says why the last reload failed, if it did."""
         r = engine.recommender
+        if not engine.alive:
+            raise HTTPException(503, "the engine has ended; start the server again")
         return {
-            "status": "ok", "run": str(engine.run), "model": r.run.config.model.name, "items": r.n_items,
+            "status": "ok", "run": engine.run.name, "model": r.run.config.model.name, "items": r.n_items,
             "reads": list(r.reads), "can": sorted(r.can), "version": engine.version, "loaded": engine.loaded,
             "sessions": len(engine.sessions), "pending": engine.pending, "reload_error": engine.error,
         }  # fmt: skip
@@ -226,14 +244,15 @@ def _pages(engine: Engine, measures: Measures) -> APIRouter:
         """For Prometheus."""
         return Response(generate_latest(measures.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @router.post("/reload", responses={409: {"model": bodies.ErrorBody, "description": "not reloaded; the old one "
-                                             "goes on"}, 401: ERRORS[401]})  # fmt: skip
+    failed = {"model": bodies.ErrorBody, "description": "not reloaded; the old one goes on"}
+
+    @router.post("/reload", responses={409: failed, 401: ERRORS[401], 403: {"model": bodies.ErrorBody}})
     async def reload() -> dict[str, int]:
         """Load the run anew, and change to it when it is ready; no request waits for that."""
         try:
-            await asyncio.to_thread(engine.reload)
+            await in_thread(engine.reload)
         except Exception as error:
-            raise HTTPException(409, engine.error or str(error)) from None
+            raise HTTPException(409, str(error) if isinstance(error, UserError) else engine.error) from None
         return {"version": engine.version}
 
     return router
@@ -280,6 +299,28 @@ async def _user_error(request: Request, error: Exception) -> Response:
 async def _field_error(request: Request, error: Any) -> Response:
     field, problem = bodies.field_and_problem(error)
     return _error(422, f"{field}: {problem}" if field else problem, field)
+
+
+async def in_thread(work: Callable[[], object]) -> None:
+    """Do something long without holding up the end of the process, which waits for asyncio's own threads."""
+    loop = asyncio.get_running_loop()
+    done = loop.create_future()
+
+    def settle(error: Exception | None) -> None:
+        if not done.done():
+            done.set_result(None) if error is None else done.set_exception(error)
+
+    def go() -> None:
+        error = None
+        try:
+            work()
+        except Exception as caught:
+            error = caught
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=go, name="long", daemon=True).start()
+    await done
 
 
 def log_to(file: str) -> Callable[[str], object]:

@@ -16,11 +16,13 @@ BODY = 2**20  # bytes of a request
 LIST = 1_000  # members of any list
 QUERIES = 256  # of a request
 MOST_K = 1_000
-TEXT = 10_000  # characters of a name, a filter or an id
+ANSWERS = 20_000  # items in the answers to one request
+EVENT = 4_096  # bytes of an event of a session, all of which is kept
+TEXT = 10_000  # characters of a name or a filter
 SECONDS = 10.0  # in which a body has to be here
 
 Text = Annotated[StrictStr, Field(max_length=TEXT)]
-Id = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | Text
+Id = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | Annotated[StrictStr, Field(max_length=500)]
 """A raw id, as the run's data have it: a number or text."""
 Value = StrictBool | Id | None
 Values = Annotated[list[Value], Field(max_length=LIST)]
@@ -71,6 +73,7 @@ class Event(How):
     attributes: Fields = Field(default={}, description="runs of events: further attributes of the item")
     user: Id | None = None
     profile: Fields | None = None
+    at: Id | None = Field(default=None, description="the moment of the recommendation")
 
 
 class Similar(Body):

@@ -4,33 +4,34 @@ come in while it worked on the last batch, and changes to a newer run between tw
 from __future__ import annotations
 
 import asyncio
-import json
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxrec.cli.command import say
-from jaxrec.errors import UserError, listed
+from jaxrec.errors import UserError
 from jaxrec.recommend import Recommender
+from jaxrec.serve.asking import as_bytes, cut, session_query, warmed, with_items
 from jaxrec.serve.sessions import CLICKS, Session, Sessions
 from jaxrec.tasks.query import Answer, Inputs, Query, answer_json, answers
 from jaxrec.tasks.vectors import BATCH, check_k, steps
 
-WARM = {1: (2, 17), 3: (2, 17), 9: (2, 17), 33: (2, 17), 129: (2, 3, 5, 9, 17)}
-"""Numbers of queries, with the lengths of their sessions, of which programs are compiled before any request."""
+ITEMS = 100_000  # that may be added
+STOP = object()  # ends the thread
 
 
 class Busy(Exception):
     """The queue is full, or a request has waited in it for longer than it may."""
 
-
-STOP = object()  # ends the thread
+    def __str__(self) -> str:
+        return "too busy"
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,7 @@ class Job:
     options: Options = Options()
     call: Callable[[], Any] | None = None
     due: float = 0.0
-
-    def reply(self, result: Any) -> None:
-        """Called from the engine's thread."""
-        self.loop.call_soon_threadsafe(self.settle, result)
+    counted: bool = True  # among those that wait
 
     def settle(self, result: Any) -> None:
         """Called from the event loop."""
@@ -71,6 +69,16 @@ class Job:
             self.done.set_exception(result)
         else:
             self.done.set_result(result)
+
+
+@dataclass(eq=False)
+class Change:
+    """A newer version of the run, which knows the first so many of the added items."""
+
+    fresh: Recommender
+    known: int
+    over: threading.Event = field(default_factory=threading.Event)
+    error: Exception | None = None
 
 
 @dataclass(eq=False)
@@ -90,17 +98,18 @@ class Engine:
     Args:
         run: the run directory.
         sessions: those that are followed.
-        most: queries that may wait or be worked on; with more of them ``Busy``.
+        most: queries that may wait, the batch that is worked on among them; with more of them ``Busy``.
         deadline: seconds that a job may wait.
         wait: seconds that the thread waits for more, once something is there.
         observe: told the number of queries of each batch, and the seconds it took.
     """
 
-    def __init__(self, run: Path, sessions: Sessions, most: int = 256, deadline: float = 1.0, wait: float = 0.001,
+    def __init__(self, run: Path, sessions: Sessions, most: int = 512, deadline: float = 1.0, wait: float = 0.001,
                  observe: Callable[[int, float], None] = lambda n, seconds: None) -> None:  # fmt: skip
         self.run, self.sessions, self.most, self._deadline, self._wait = run, sessions, most, deadline, wait
         self.observe, self._jobs, self._pending, self._counted = observe, queue.SimpleQueue[Any](), 0, threading.Lock()
         self._reloading, self._added = threading.Lock(), list[dict[str, Any]]()
+        self._allowed: dict[Options, Any] = {}  # of the batch that is worked on
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self.version, self.loaded, self.error = 0, time.time(), ""
         self.recommender = warmed(Recommender.load(run))
@@ -113,6 +122,10 @@ class Engine:
         """Queries that wait, or are worked on."""
         return self._pending
 
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
     async def ask(self, queries: Sequence[Query], several: bool, k: int | None, options: Options) -> bytes:
         """The answers to queries as JSON."""
         size = max(1, len(queries))
@@ -124,18 +137,20 @@ class Engine:
         body: bytes = await self._submit(session=session, event=event, k=k, options=options)
         return body
 
-    async def call(self, work: Callable[[], Any]) -> Any:
-        """What a function of the recommender or the sessions returns, from the engine's thread."""
-        return await self._submit(call=work)
+    async def call(self, work: Callable[[], Any], whenever: bool = False) -> Any:
+        """What a function of the recommender or the sessions returns, from the engine's thread; ``whenever``: however
+        many wait, and for however long."""
+        return await self._submit(whenever, call=work)
 
-    async def _submit(self, **what: Any) -> Any:
+    async def _submit(self, whenever: bool = False, **what: Any) -> Any:
         size = what.get("size", 1)
         with self._counted:
-            if self._pending and self._pending + size > self.most:
+            if self._pending and self._pending + size > self.most and not whenever:
                 raise Busy
             self._pending += size
         loop = asyncio.get_running_loop()
-        job = Job(loop.create_future(), loop, due=time.monotonic() + self._deadline, **what)
+        due = float("inf") if whenever else time.monotonic() + self._deadline
+        job = Job(loop.create_future(), loop, due=due, **what)
         self._jobs.put(job)
         return await job.done
 
@@ -145,6 +160,8 @@ class Engine:
 
     def add(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """New items, which are added again to every later version of the run."""
+        if len(self._added) + len(rows) > ITEMS:
+            raise UserError(f"items: {len(self._added):,} have been added, and {ITEMS:,} are the most; train anew")
         added = self.recommender.add(rows)
         self._added += rows
         return {"added": list(added), "notes": list(added.notes)}
@@ -163,11 +180,13 @@ class Engine:
             raise UserError("reload: another one is under way; wait for it")
         try:
             rows = list(self._added)
-            fresh = Recommender.load(self.run)
-            warmed(_with_items(fresh, rows))
-            over = threading.Event()
-            self._jobs.put((fresh, len(rows), over))
-            over.wait()
+            change = Change(warmed(with_items(Recommender.load(self.run), rows)), len(rows))
+            self._jobs.put(change)
+            while not change.over.wait(1.0):
+                if not self.alive:
+                    raise UserError("reload: the server is ending")
+            if change.error is not None:
+                raise change.error
             self.error = ""
         except Exception as error:
             self.error = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
@@ -184,16 +203,15 @@ class Engine:
             held = None
             if isinstance(job, Job):
                 batch, held = self._gathered(job)
-                started, size = time.monotonic(), sum(one.size for one in batch)
+                started = time.monotonic()
                 try:
                     self._answer(batch)
-                except Exception as error:  # of a loop that has ended; this thread must not
+                except Exception as error:  # this thread must not end
                     say("warning", f"a batch could not be answered: {type(error).__name__}: {error}")
-                self.observe(size, time.monotonic() - started)
-                with self._counted:
-                    self._pending -= size
+                    self._settle([(one, error) for one in batch])
+                self.observe(sum(one.size for one in batch), time.monotonic() - started)
             else:
-                self._change(*job)
+                self._change(job)
 
     def _gathered(self, job: Job) -> tuple[list[Job], Any]:
         """A job with those that come soon after it; and what came instead of a job, if anything did."""
@@ -209,29 +227,45 @@ class Engine:
             size += following.size
         return batch, None
 
-    def _change(self, fresh: Recommender, known: int, over: threading.Event) -> None:
-        _with_items(fresh, self._added[known:])  # of which the reload did not know
-        self.recommender, self.version, self.loaded = fresh, self.version + 1, time.time()
-        over.set()
+    def _change(self, change: Change) -> None:
+        try:
+            with_items(change.fresh, self._added[change.known :])  # of which the reload did not know
+            self.recommender, self.version, self.loaded = change.fresh, self.version + 1, time.time()
+        except Exception as error:
+            change.error = error
+        finally:
+            change.over.set()
+
+    def _settle(self, results: Sequence[tuple[Job, Any]]) -> None:
+        """Count jobs off and hand their results, or exceptions, to those who wait."""
+        with self._counted:
+            self._pending -= sum(job.size for job, _ in results if job.counted)
+        for job, _ in results:
+            job.counted = False
+        # Waking a loop up is a system call: one for all of them.
+        for loop in {job.loop for job, _ in results}:
+            with suppress(RuntimeError):  # it has ended
+                loop.call_soon_threadsafe(_settle_all, [pair for pair in results if pair[0].loop is loop])
 
     def _answer(self, batch: list[Job]) -> None:
         """Recommendations in groups that are asked for alike; whatever comes after them in the same session, and other
         calls, when those before have been answered."""
-        now, groups, busy = time.monotonic(), dict[Any, list[Asked]](), set[str | None]()
+        now, groups, busy, self._allowed = time.monotonic(), dict[Any, list[Asked]](), set[str | None](), {}
         for job in batch:
             if now > job.due:
-                job.reply(Busy())
+                self._settle([(job, Busy())])
                 continue
             if job.call or (job.session is not None and job.session in busy):
                 self._flush(groups)
                 busy = set()
             try:
                 if job.call:
-                    job.reply(job.call())
+                    self._settle([(job, job.call())])
+                    self._allowed = {}  # there may be more items
                     continue
                 asked = self._asked(job)
             except Exception as error:
-                job.reply(error)
+                self._settle([(job, error)])
                 continue
             busy.add(job.session)
             groups.setdefault((asked.session is None, steps(asked.k, 32, 8), job.options), []).append(asked)
@@ -249,19 +283,18 @@ class Engine:
             if len(group) == 1:
                 if (session := group[0].session) is not None:
                     session.version = -1  # its state is worked out anew
-                return group[0].job.reply(error)
+                return self._settle([(group[0].job, error)])
             for one in group:  # which one is it?
                 self._answer_group([one])
             return None
-        # Waking a loop up is a system call: one for all of them.
-        for loop in {one.job.loop for one in group}:
-            pairs = [(one, reply) for one, reply in zip(group, replies, strict=True) if one.job.loop is loop]
-            loop.call_soon_threadsafe(_settle_all, pairs)
+        return self._settle([(one.job, reply) for one, reply in zip(group, replies, strict=True)])
 
     def _asked(self, job: Job) -> Asked:
         """What the kind of run reads of a job; ``UserError`` where that is not possible."""
         r, kind = self.recommender, self.recommender.kind
         k = min(check_k(job.k, None if "user" in r.reads else r.n_items), r.n_items)
+        if job.options not in self._allowed:
+            self._allowed[job.options] = kind.items.allowed(job.options.only, job.options.exclude)
         if job.session is None:
             return Asked(job, k, kind.read([r.query(query) for query in job.queries], job.options.seen))
         session = self.sessions.touch(job.session)
@@ -295,7 +328,7 @@ class Engine:
 
     def _replies(self, group: list[Asked]) -> list[bytes]:
         r, options = self.recommender, group[0].job.options
-        mask, notes = r.kind.items.allowed(options.only, options.exclude)
+        mask, notes = self._allowed[options]
         if group[0].session is not None:
             self._follow(group)
         inputs = [one for asked in group for one in asked.inputs]
@@ -303,7 +336,7 @@ class Engine:
         found = iter(answers(r.kind, inputs, most, mask, notes, options.rules) if inputs else ())
         replies = []
         for asked in group:
-            rows = [self._row(_cut(next(found), asked.k)) for _ in asked.inputs]
+            rows = [self._row(cut(next(found), asked.k)) for _ in asked.inputs]
             replies.append(as_bytes({"answers": rows} if asked.job.several else rows[0]))
         return replies
 
@@ -322,67 +355,6 @@ class Engine:
         return answer_json(answer, score, "rules" in r.can, "user" not in r.reads) | {"notes": answer.notes}
 
 
-def _settle_all(pairs: list[tuple[Asked, bytes]]) -> None:
-    for asked, reply in pairs:
-        asked.job.settle(reply)
-
-
-def session_query(session: Session, at: Any, reads: Sequence[str]) -> Query:
-    """All of a session as a query."""
-    given: dict[str, Any] = {"at": at} if "at" in reads else {}
-    if "events" in reads:
-        events = [{**click.get("attributes", {}), **click} for click in session.clicks]
-        return Query.parse(given | {"events": [{n: v for n, v in one.items() if n != "attributes"} for one in events]})
-    if "items" not in reads:
-        raise UserError(f"sessions: this run reads no items, but {listed(reads)}; ask /recommend")
-    for click in session.clicks:
-        if strange := click.keys() - {"item", "time"}:
-            raise UserError(f"{min(strange)}: this run reads of a session's events item and time; leave it out")
-        if "item" not in click:
-            raise UserError("item: is missing; give the id of what was clicked")
-    given |= {"items": [click["item"] for click in session.clicks]}
-    if "times" in reads and any("time" in click for click in session.clicks):
-        given["times"] = [click.get("time") for click in session.clicks]
-    return Query.parse(given | {"user": session.user, "profile": session.profile})
-
-
-def warmed(r: Recommender) -> Recommender:
-    """A recommender whose programs for the usual shapes are compiled."""
-    kind, first = r.kind, next(iter(r.kind.items.ids.values()), None)
-    k = min(20, r.n_items)
-    for n, lengths in WARM.items():
-        for length in lengths:
-            if "events" in r.reads:
-                query = Query(events=[{"item": first, "event": kind.types[0]}] * length)
-            else:
-                query = Query(items=[first] * length if "items" in r.reads and "user" not in r.reads else ())
-            r.recommend([query] * n, k=k)
-        if getattr(kind, "follows", False):
-            mask, _ = kind.items.allowed()
-            states = kind.follow([None] * n, [[0]] * n)
-            answers(kind, [Inputs(state, np.zeros(1, np.int64), []) for state in states], k, mask, [], True)
-    if "similar" in r.can:
-        r.similar(first, k)
-    return r
-
-
-def as_bytes(value: Any) -> bytes:
-    try:
-        return json.dumps(value, allow_nan=False, default=str).encode()
-    except ValueError:  # an attribute is no number
-        return json.dumps(json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)).encode()
-
-
-def _with_items(r: Recommender, rows: list[dict[str, Any]]) -> Recommender:
-    """With items that were added before, except those that the run knows by now."""
-    try:
-        if rows:
-            r.add(rows)
-    except UserError:
-        for row in rows if len(rows) > 1 else []:
-            _with_items(r, [row])
-    return r
-
-
-def _cut(answer: Answer, k: int) -> Answer:
-    return answer if len(answer.places) <= k else replace(answer, places=answer.places[:k], scores=answer.scores[:k])
+def _settle_all(results: list[tuple[Job, Any]]) -> None:
+    for job, result in results:
+        job.settle(result)

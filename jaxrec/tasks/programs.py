@@ -39,9 +39,10 @@ class Programs:
         """Of a run with users: the number of somebody's row, 0 for somebody new, int32[C] columns and float32[M]
         numbers, in which the raw values of a profile stand."""
         known = self.array("user_ids").astype(str) == str(user)
-        row = int(np.argmax(known)) + 1 if known.any() else 0
+        row = int(np.argmax(known)) + 1 if user is not None and known.any() else 0
         columns, numbers = (self.array(f"user_{part}")[row] for part in ("columns", "numbers"))
-        fields = {field["name"]: field for field in self.manifest["fields"]}
+        ranks = len(self.ids) > 0  # then the fields of items are theirs
+        fields = {field["name"]: field for field in self.manifest["fields"] if not (ranks and field["side"] == "item")}
         for name, value in profile.items():
             if name not in fields:
                 raise ValueError(f"no field '{name}'; there are {', '.join(fields)}")
@@ -54,7 +55,7 @@ class Programs:
                 codes = dict(zip(self.array(field["values"]).astype(str), self.array(field["codes"]), strict=True))
                 values = value.split(self.manifest["separator"]) if field["kind"] == "bag" else [value]
                 first, stop = field["columns"]
-                found = [codes.get(str(one), 0) for one in values][: stop - first]
+                found = [codes.get(str(one).strip(), 0) for one in values][: stop - first]
                 columns[first:stop] = found + [-1] * (stop - first - len(found))
         return row, columns, numbers
 

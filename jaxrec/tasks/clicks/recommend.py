@@ -6,6 +6,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -127,9 +128,13 @@ class Recommender:
     def usual(self, at: Any, notes: list[str]) -> dict[str, np.ndarray]:
         """The fields of somebody new at a time; None: at that of the data's last row."""
         time = read_time(at)
-        seconds = int(self.run.kept("last_time")[0]) if time is None else time // 1000
+        seconds = self._last_time if time is None else time // 1000
         day = (datetime.datetime(1970, 1, 1) + datetime.timedelta(seconds=seconds)).date()
         return self.codes.usual() | self.codes.calendar(day, notes)
+
+    @cached_property
+    def _last_time(self) -> int:
+        return int(self.run.kept("last_time")[0])
 
     def _rows(self, asked: Sequence[Columns], items: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """int32[n, C] and float32[n, M]: a row for each item of each who asks."""

@@ -39,6 +39,7 @@ class Recommender:
     """
 
     reads = ("events", "at")
+    id_field = "item"  # of the rows of new items
     can = frozenset({"similar", "add", "vectors", "example", "filter"})
 
     def __init__(self, loaded: Loaded) -> None:

@@ -40,6 +40,7 @@ class Recommender:
         self.people = People(run)
         assert self.people.users is not None
         self._goods, self._users, self.codes = self.people.goods, self.people.users, self.people.codes
+        self.id_field = self._goods.name
         self.items, self.nothing = self._goods.items, self._users.nothing()
         schema = Schema.from_manifest(run.manifest)
         self._rules = RuleBook(run.config.recommendation.rules, schema, self.codes.vocabulary)

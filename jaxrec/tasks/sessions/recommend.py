@@ -22,6 +22,7 @@ from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
 from jaxrec.tasks.vectors import BATCH, Waiting, batches, filled, in_batches, nearest, padded, steps, unit, vector_table
 
 MOST = 2**31  # clicks of a session
+STEPS = 16  # clicks of a session that are followed at once
 
 
 class State(NamedTuple):
@@ -76,20 +77,24 @@ class Recommender:
         """The state of each session after further clicks, places of items; None: before the first click."""
         query = np.zeros(self._items.shape[1:], np.float32)
         nothing = State([np.asarray(layer[0]) for layer in self._model.carry(1)], query)
-        now = [nothing if one is None else one for one in states]
-        for step in range(max(map(len, clicks), default=0)):
-            live = [at for at, places in enumerate(clicks) if step < len(places)]
+        now, taken = [nothing if one is None else one for one in states], [0] * len(states)
+        while live := [at for at, places in enumerate(clicks) if taken[at] < len(places)]:
+            # Many clicks at once where a session has them, one of each otherwise: few programs are compiled.
+            far = [at for at in live if taken[at] + STEPS <= len(clicks[at])]
+            live, n = (far, STEPS) if far else (live, 1)
             for part, rows in batches(len(live)):
                 moved = live[part]
                 layers = zip(*(now[at].carry for at in moved), strict=True)
                 carry = tuple(filled(np.stack(layer), rows) for layer in layers)
-                item = filled(np.array([clicks[at][step] for at in moved], np.int32), rows)[None]
+                places = np.array([clicks[at][taken[at] : taken[at] + n] for at in moved], np.int32)
+                item = filled(places, rows).T
                 none = jnp.zeros_like(item)
                 block = LaneBlock(item, none, none.astype(bool), none.astype(jnp.float32))
                 carry, queries = self._advance(self._params, self._tables, carry, block)
-                after, found = [np.asarray(layer) for layer in carry], np.asarray(queries[0])
+                after, found = [np.asarray(layer) for layer in carry], np.asarray(queries[-1])
                 for row, at in enumerate(moved):  # copies, as a row would keep the whole batch
                     now[at] = State([layer[row].copy() for layer in after], found[row].copy())
+                    taken[at] += n
         return now
 
     def similar(self, item: Any, k: int) -> Answer:
