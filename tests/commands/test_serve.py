@@ -199,6 +199,9 @@ DEEP = b'{"query": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
     ("recommend", {"query": {}, "k": 1000}, 422, "k = 1000: expected 1 to"),
     ("recommend", {"query": {}, "only": "price <"}, 422, ""), ("recommend", {"query": {}, "only": []}, 422, "only: "),
     ("recommend", {"query": {"items": [1], "times": [1, 2]}}, 422, "times: found 2 for 1"),
+    ("recommend", {"queries": [{}] * 100, "k": 201}, 422, "queries: 100 of them for k = 201 are more than"),
+    ("sessions/x/events", {"item": 1, "attributes": {"a": "b" * 5000}}, 422, "event: has 5,"),
+    ("sessions/x/events", {"item": 1, "only": ["nothing"]}, 422, "only: none of them is known"),
     ("similar", {}, 422, "item: "), ("similar", {"item": "no such"}, 422, "no such"),
     ("items", {"items": [{"id": 1}]}, 422, "add: a run of gru4rec cannot do that"),
     ("sessions/x/events", {"item": 1, "event": "view"}, 422, "event: this run reads of a session's events item and"),
@@ -213,6 +216,38 @@ def test_bad_input_is_one_line(path: str, body: Any, status: int, message: str, 
     assert message.split(": ")[0] == error["field"] if status == 422 and message.endswith(": ") else True
     assert gru.post("/recommend", {"query": {}, "k": 1}).status_code == 200
     assert "x" not in dict(gru.engine.sessions)
+
+
+def test_a_refused_event_is_not_kept(gru: Client) -> None:
+    ids = sorted(gru.engine.recommender.kind.items.ids.values())
+    for body, status in (
+        ({"item": ids[0]}, 200),
+        ({"item": ids[1], "only": ["nothing"]}, 422),
+        ({"item": ids[2]}, 200),
+    ):
+        reply = gru.post("/sessions/refused/events", body)
+        assert reply.status_code == status
+    same(reply.json(), Recommender.load(gru.engine.run).recommend({"items": [ids[0], ids[2]]}))
+
+
+def test_long_sessions_are_followed_from_anywhere(gru: Client) -> None:
+    """As after a reload: 40 clicks at once, of others one or 17."""
+    kind, draw = gru.engine.recommender.kind, np.random.default_rng(3)
+    clicks = [draw.integers(0, len(kind.items), n).tolist() for n in (40, 1, 17, 0, 16)]
+    at_once = kind.follow([None] * 5, clicks)
+    one_by_one = [None] * 5
+    for step in range(40):
+        one_by_one = kind.follow(one_by_one, [one[step : step + 1] for one in clicks])
+    for state, other in zip(at_once, one_by_one, strict=True):
+        np.testing.assert_allclose(state.query, other.query, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(state.carry[0], other.carry[0], rtol=1e-5, atol=1e-6)
+
+
+def test_moments_beyond_the_calendar(engines: Callable[[str], Engine]) -> None:
+    client = Client(engines("autoint"))
+    for at in ("9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"):
+        reply = client.post("/recommend", {"query": {"user": 1, "at": at}})
+        assert reply.status_code == 422 and reply.json()["field"] == "at"
 
 
 def test_sessions_of_a_run_that_reads_no_items(engines: Callable[[str], Engine]) -> None:
@@ -393,6 +428,19 @@ def test_a_run_that_cannot_be_loaded_leaves_the_old_one(copied: Engine, capsys: 
     capsys.readouterr()
 
 
+def test_a_page_of_another_site_cannot_reload(gru: Client) -> None:
+    assert gru.post("/reload", None, origin="http://evil").status_code == 403
+
+
+def test_the_engine_outlives_a_version_that_fails(copied: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that fails at the last moment, when it takes items that came while it was loaded."""
+    client, change = Client(copied), "jaxrec.serve.engine.with_items"
+    monkeypatch.setattr(change, lambda r, rows: r if threading.current_thread().name != "engine" else 1 // 0)
+    assert client.post("/reload", None).status_code == 409 and "ZeroDivisionError" in copied.error
+    monkeypatch.undo()
+    assert client.post("/reload", None).json() == {"version": 1} and not copied.error
+
+
 def test_two_reloads_at_once_and_requests_meanwhile(copied: Engine) -> None:
     ask: Request = ("POST", "/recommend", {"query": {}})
     replies = Client(copied).all(("POST", "/reload", None), ("POST", "/reload", None), *[ask] * 30)
@@ -442,6 +490,10 @@ def test_errors_of_the_command(tmp_path: Path, capsys: Capsys) -> None:
     fails(capsys, "serve", "--run", tmp_path / "none", "--port", 0, names="no run here")
     fails(capsys, "serve", "--run", "a", "--port", 70000, names="expected a whole number from 0 to 65535")
     fails(capsys, "serve", "--run", "a", "--port", 0, "--snapshot", tmp_path, names="a directory; name a file")
+    fails(
+        capsys, "serve", "--run", "a", "--port", 0, "--token-env", "NO_SUCH", names="--token-env NO_SUCH: no such env"
+    )
+    fails(capsys, "serve", "--run", "a", "--port", 0, "--host", "a" * 64, names="cannot listen at aaaa")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         fails(capsys, "serve", "--run", "a", "--port", port, names=f"--port {port}: cannot listen at 127")
