@@ -24,7 +24,7 @@ SECONDS = 10.0  # in which a body has to be here
 Text = Annotated[StrictStr, Field(max_length=TEXT)]
 Id = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | Annotated[StrictStr, Field(max_length=500)]
 """A raw id, as the run's data have it: a number or text."""
-Value = StrictBool | Id | None
+Value = StrictBool | StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)] | Text | None
 Values = Annotated[list[Value], Field(max_length=LIST)]
 Ids = Annotated[list[Id], Field(max_length=LIST)]
 Fields = Annotated[dict[Text, Value | Values], Field(max_length=LIST)]
