@@ -51,5 +51,5 @@ def lines(found: dict[str, Any], k: int) -> list[str]:
             for title, row in found["rows"].items()]  # fmt: skip
     fall, less = found["fall_among_old"], found["less_than_continue"]
     return [f"{found['targets']:,} targets that partial can answer, after the first day:", *told,
-            f"recall@{k} of old items {'rises' if fall < 0 else 'falls'} by {abs(fall):.4f} among old items; among all it "
-            f"is {abs(less):.4f} {'more' if less < 0 else 'less'} than that of continue"]  # fmt: skip
+            f"recall@{k} of old items {'rises' if fall < 0 else 'falls'} by {abs(fall):.4f} among old items; among all "
+            f"it is {abs(less):.4f} {'more' if less < 0 else 'less'} than that of continue"]  # fmt: skip
