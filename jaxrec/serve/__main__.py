@@ -152,8 +152,8 @@ def _parser() -> Parser:
           "are refused with 429 (default: 512)")  # fmt: skip
     queue("--deadline-ms", type=ranged(float, 1, 600_000), default=1000, help="a request that has waited for longer is "
           "refused with 429 (default: 1000)")  # fmt: skip
-    queue("--wait-ms", type=ranged(float, 0, 1000), default=1, help="how long a request waits for others to be "
-          "answered with (default: 1)")  # fmt: skip
+    queue("--wait-ms", type=ranged(float, 0, 1000), default=0, help="how long a request waits for others to be "
+          "answered with (default: 0; what comes while the device works is answered together anyway)")  # fmt: skip
     follow = parser.add_argument_group("sessions").add_argument
     follow("--sessions", type=ranged(int, 1), default=100_000, metavar="N", help="so many at most; the least recently "
            "used goes first (default: 100000)")  # fmt: skip

@@ -16,7 +16,7 @@ from jaxrec.serve.sessions import Session
 from jaxrec.tasks.query import Answer, Inputs, Query, answers
 from jaxrec.tasks.sessions.recommend import STEPS
 
-WARM = {1: (2, 17), 3: (2, 17), 9: (2, 17), 33: (2, 17), 129: (2, 3, 5, 9, 17, 33)}
+WARM = {1: (2, 17), 3: (2, 17), 6: (2, 17), 22: (2, 17), 193: (2, 3, 5, 9, 17, 33)}
 """Numbers of queries, with the lengths of their sessions, of which programs are compiled before any request."""
 
 
