@@ -64,6 +64,7 @@ def _serve(listening: socket.socket, options: Any) -> None:
     app = make_app(engine, token, log, background)
     settings = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=20,
                               server_header=False)  # fmt: skip
+    sys.setswitchinterval(0.0005)  # the event loop need not wait 5 ms for the engine's thread
     gc.collect()
     gc.freeze()  # nothing of what is loaded goes: the collector need not look through it again and again
     name = f"[{options.host}]" if ":" in options.host else options.host
@@ -148,8 +149,8 @@ def _parser() -> Parser:
         "checkpoint, and change to it (default: only at POST /reload)")  # fmt: skip
     add("--access-log", metavar="FILE", help="write a line of JSON for each request; - for stdout")
     queue = parser.add_argument_group("the queue before the device").add_argument
-    queue("--queue", type=ranged(int, 1), default=512, metavar="N", help="queries that may wait or be worked on; more "
-          "are refused with 429 (default: 512)")  # fmt: skip
+    queue("--queue", type=ranged(int, 1), default=128, metavar="N", help="queries that may wait or be worked on; more "
+          "are refused with 429 (default: 128)")  # fmt: skip
     queue("--deadline-ms", type=ranged(float, 1, 600_000), default=1000, help="a request that has waited for longer is "
           "refused with 429 (default: 1000)")  # fmt: skip
     queue("--wait-ms", type=ranged(float, 0, 1000), default=0, help="how long a request waits for others to be "

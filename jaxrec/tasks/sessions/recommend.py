@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from jaxrec.tasks.query import Answer, Inputs, Query, most_similar
 from jaxrec.tasks.vectors import BATCH, Waiting, batches, filled, in_batches, nearest, padded, steps, unit, vector_table
 
 MOST = 2**31  # clicks of a session
+PROGRAMS: dict[str, tuple[Any, Any]] = {}  # of models, by configuration and number of items
+MOST_PROGRAMS = 8
 STEPS = 16  # clicks of a session that are followed at once
 
 
@@ -47,8 +50,7 @@ class Recommender:
         self.items = loaded.run.vocabulary()
         self.counts, vectors = self.items.counts.astype(np.float32), self._model.items(self._tables)
         self._items = jnp.pad(vectors, ((0, -len(vectors) % CHUNK), (0, 0)))
-        self._encode = jax.jit(self._model.last_query)
-        self._advance = jax.jit(self._model.encode)
+        self._encode, self._advance = programs_of(loaded)
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         return read_sessions(self.items, queries, seen, self._model.reads_times)
@@ -107,6 +109,19 @@ class Recommender:
         """``id``, ``count`` (events in training) and ``vector``: what queries are multiplied with to rank."""
         ids = self.items.ids.values()
         return vector_table(ids, np.asarray(self._items)[: len(ids)], pa.table({"count": self.items.counts}))
+
+
+def programs_of(loaded: Loaded) -> tuple[Any, Any]:
+    """The compiled ``last_query`` and ``encode`` of a run's model: the same ones for every version of a run, as what is
+    compiled takes seconds and is never freed."""
+    config = loaded.run.config
+    parts = (config.model, config.loss, config.training)
+    key = json.dumps([*(part.model_dump(mode="json") for part in parts), loaded.run.n_items])
+    if key not in PROGRAMS:
+        if len(PROGRAMS) >= MOST_PROGRAMS:
+            PROGRAMS.pop(next(iter(PROGRAMS)))
+        PROGRAMS[key] = jax.jit(loaded.model.last_query), jax.jit(loaded.model.encode)
+    return PROGRAMS[key]
 
 
 def read_sessions(items: Items, queries: Sequence[Query], seen: bool, times: bool) -> list[Inputs]:
