@@ -370,6 +370,11 @@ class Worlds:
         archive = OLD / "runs" / f"{name}.tar.xz"
         return self.once(f"old-{name}", lambda out: shutil.unpack_archive(archive, out, filter="data")) / name
 
+    def blend(self) -> Path:
+        """Of two networks and neighbours, weights fitted on validation."""
+        words = ("blend", "--runs", self.run("gru4rec"), self.run("narm"), "--neighbours", "stan:k=50", "spop", "--run")
+        return self.once("blend", lambda out: call(*words, out))
+
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
         """A place under ``root`` that the first worker that asks has made; others wait for it."""
         out, done = self.root / name, self.root / f".{name}.made"

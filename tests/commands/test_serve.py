@@ -41,6 +41,7 @@ def some(ids: list[Any], draw: np.random.Generator, most: int) -> list[Any]:
 QUERIES: dict[str, Made] = {
     "gru4rec": lambda ids, draw: {"items": some(ids, draw, 20)},
     "sasrec": lambda ids, draw: {"items": some(ids, draw, 20)},
+    "blend": lambda ids, draw: {"items": some(ids, draw, 20)},
     "merrec": lambda ids, draw: {"events": [{"item": one, "event": "item_view"} for one in some(ids, draw, 6)]},
     "autoint": lambda ids, draw: {"user": int(draw.integers(1, 300))},
     "two_tower": lambda ids, draw: {"profile": {"age": float(draw.integers(20, 60)), "gender": "FM"[draw.integers(2)]},
@@ -83,7 +84,8 @@ def engines(worlds: Worlds) -> Iterator[Callable[[str], Engine]]:
 
     def engine(name: str) -> Engine:
         if name not in made:
-            made[name] = Engine(worlds.old(name), Sessions(100, 600.0), most=100_000, deadline=600)
+            run = worlds.blend() if name == "blend" else worlds.old(name)
+            made[name] = Engine(run, Sessions(100, 600.0), most=100_000, deadline=600)
         return made[name]
 
     yield engine
@@ -139,7 +141,7 @@ def test_a_thousand_answers_are_those_of_the_recommender(client: Client, name: s
     agree(client, name, 1000)
 
 
-@pytest.mark.parametrize("name", ["gru4rec", "sasrec", "merrec", "two_tower"])
+@pytest.mark.parametrize("name", ["gru4rec", "sasrec", "blend", "merrec", "two_tower"])
 def test_a_followed_session_is_answered_as_a_whole_one(name: str, client: Client) -> None:
     """Many sessions at once, two clicks of one of them in the same moment, unknown items among them."""
     r, draw = Recommender.load(client.engine.run), np.random.default_rng(2)

@@ -21,10 +21,7 @@ from jaxrec.training.checkpoint import Checkpoints
 
 @pytest.fixture(scope="module")
 def made(worlds: Worlds) -> Path:
-    """Of two networks and neighbours, weights fitted on validation."""
-    runs = worlds.run("gru4rec"), worlds.run("narm")
-    return worlds.once("blend", lambda out: call("blend", "--runs", *runs, "--neighbours", "stan:k=50", "spop", "--run",
-                                                 out))  # fmt: skip
+    return worlds.blend()
 
 
 def test_it_is_no_worse_than_its_parts(worlds: Worlds, made: Path) -> None:
