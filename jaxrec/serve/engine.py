@@ -180,7 +180,9 @@ class Engine:
             raise UserError("reload: another one is under way; wait for it")
         try:
             rows = list(self._added)
-            change = Change(warmed(with_items(Recommender.load(self.run), rows)), len(rows))
+            fresh = with_items(Recommender.load(self.run), rows)
+            # Where the programs of the version before serve this one, warming would only take time from its requests.
+            change = Change(fresh if getattr(fresh.kind, "compiled", False) else warmed(fresh), len(rows))
             self._jobs.put(change)
             while not change.over.wait(1.0):
                 if not self.alive:

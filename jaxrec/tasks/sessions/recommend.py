@@ -50,7 +50,7 @@ class Recommender:
         self.items = loaded.run.vocabulary()
         self.counts, vectors = self.items.counts.astype(np.float32), self._model.items(self._tables)
         self._items = jnp.pad(vectors, ((0, -len(vectors) % CHUNK), (0, 0)))
-        self._encode, self._advance = programs_of(loaded)
+        self._encode, self._advance, self.compiled = programs_of(loaded)
 
     def read(self, queries: Sequence[Query], seen: bool) -> list[Inputs]:
         return read_sessions(self.items, queries, seen, self._model.reads_times)
@@ -111,17 +111,17 @@ class Recommender:
         return vector_table(ids, np.asarray(self._items)[: len(ids)], pa.table({"count": self.items.counts}))
 
 
-def programs_of(loaded: Loaded) -> tuple[Any, Any]:
+def programs_of(loaded: Loaded) -> tuple[Any, Any, bool]:
     """The compiled ``last_query`` and ``encode`` of a run's model: the same ones for every version of a run, as what is
-    compiled takes seconds and is never freed."""
+    compiled takes seconds and is never freed; and whether they had been made before."""
     config = loaded.run.config
     parts = (config.model, config.loss, config.training)
     key = json.dumps([*(part.model_dump(mode="json") for part in parts), loaded.run.n_items])
-    if key not in PROGRAMS:
+    if not (made := key in PROGRAMS):
         if len(PROGRAMS) >= MOST_PROGRAMS:
             PROGRAMS.pop(next(iter(PROGRAMS)))
         PROGRAMS[key] = jax.jit(loaded.model.last_query), jax.jit(loaded.model.encode)
-    return PROGRAMS[key]
+    return (*PROGRAMS[key], made)
 
 
 def read_sessions(items: Items, queries: Sequence[Query], seen: bool, times: bool) -> list[Inputs]:
