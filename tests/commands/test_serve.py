@@ -237,7 +237,7 @@ def test_long_sessions_are_followed_from_anywhere(gru: Client) -> None:
     kind, draw = gru.engine.recommender.kind, np.random.default_rng(3)
     clicks = [draw.integers(0, len(kind.items), n).tolist() for n in (40, 1, 17, 0, 16)]
     at_once = kind.follow([None] * 5, clicks)
-    one_by_one = [None] * 5
+    one_by_one: list[Any] = [None] * 5
     for step in range(40):
         one_by_one = kind.follow(one_by_one, [one[step : step + 1] for one in clicks])
     for state, other in zip(at_once, one_by_one, strict=True):
