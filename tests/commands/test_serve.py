@@ -310,15 +310,24 @@ def test_a_followed_session_survives_a_fault(gru: Client, monkeypatch: pytest.Mo
     capsys.readouterr()
 
 
+def measured(client: Client, line: str) -> str:
+    """The measures, once a line stands among them: a batch is measured after its replies have gone out."""
+    until = time.monotonic() + 30
+    while line not in (text := client.all(("GET", "/metrics", None))[0].text):
+        assert time.monotonic() < until, text
+        time.sleep(0.01)
+    return str(text)
+
+
 def test_what_is_measured_and_logged(gru: Client) -> None:
     lines: list[str] = []
     client = Client(gru.engine, log=lines.append)
     client.all(*(("POST", "/recommend", {"query": {}}) for _ in range(3)), ("GET", "/nothing", None))
-    text = client.all(("GET", "/metrics", None))[0].text
+    text = measured(client, "jaxrec_batch_queries_sum 3.0")
     assert 'jaxrec_requests_total{route="/recommend",status="200"} 3.0' in text
-    assert "jaxrec_batch_queries_sum 3.0" in text and "jaxrec_pending_queries 0.0" in text
+    assert "jaxrec_pending_queries 0.0" in text
     rows = [json.loads(line) for line in lines]
-    assert sorted(row["status"] for row in rows) == [200, 200, 200, 200, 404]
+    assert sorted(row["status"] for row in rows)[-1] == 404 and [row["status"] for row in rows].count(200) >= 4
     assert rows[0].keys() == {"time", "method", "path", "status", "ms", "client"}
 
 
