@@ -67,6 +67,10 @@ def _serve(listening: socket.socket, options: Any) -> None:
     sys.setswitchinterval(0.0005)  # the event loop need not wait 5 ms for the engine's thread
     gc.collect()
     gc.freeze()  # nothing of what is loaded goes: the collector need not look through it again and again
+    try:
+        listening.listen(2048)  # from here on requests wait to be answered, and are not refused
+    except OSError as error:  # another server has taken the port since
+        raise _no_port(options.host, options.port, error) from None
     name = f"[{options.host}]" if ":" in options.host else options.host
     tell(f"http://{name}:{listening.getsockname()[1]}: {options.run}, {engine.recommender.n_items:,} items; stop with "
          "Ctrl-C or SIGTERM")  # fmt: skip
@@ -90,10 +94,13 @@ def _socket(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:  # the latter of a name with a part of more than 63 letters
         if listening is not None:
             listening.close()
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--port {port}: cannot listen at {host} ({reason}); choose another port, or "
-                        "another --host") from None  # fmt: skip
+        raise _no_port(host, port, error) from None
     return listening
+
+
+def _no_port(host: str, port: int, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"--port {port}: cannot listen at {host} ({reason}); choose another port, or another --host")
 
 
 def _background(engine: Engine, options: Any, seen: tuple[Any, ...]) -> Callable[[], Awaitable[None]]:
