@@ -156,8 +156,8 @@ def _parser() -> Parser:
         "checkpoint, and change to it (default: only at POST /reload)")  # fmt: skip
     add("--access-log", metavar="FILE", help="write a line of JSON for each request; - for stdout")
     queue = parser.add_argument_group("the queue before the device").add_argument
-    queue("--queue", type=ranged(int, 1), default=256, metavar="N", help="queries that may wait or be worked on; more "
-          "are refused with 429 (default: 256)")  # fmt: skip
+    queue("--queue", type=ranged(int, 1), default=128, metavar="N", help="queries that may wait or be worked on; more "
+          "are refused with 429 (default: 128)")  # fmt: skip
     queue("--deadline-ms", type=ranged(float, 1, 600_000), default=1000, help="a request that has waited for longer is "
           "refused with 429 (default: 1000)")  # fmt: skip
     queue("--wait-ms", type=ranged(float, 0, 1000), default=0, help="how long a request waits for others to be "

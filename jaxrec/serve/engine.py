@@ -104,7 +104,7 @@ class Engine:
         observe: told the number of queries of each batch, and the seconds it took.
     """
 
-    def __init__(self, run: Path, sessions: Sessions, most: int = 256, deadline: float = 1.0, wait: float = 0.0,
+    def __init__(self, run: Path, sessions: Sessions, most: int = 128, deadline: float = 1.0, wait: float = 0.0,
                  observe: Callable[[int, float], None] = lambda n, seconds: None) -> None:  # fmt: skip
         self.run, self.sessions, self.most, self._deadline, self._wait = run, sessions, most, deadline, wait
         self.observe, self._jobs, self._pending, self._counted = observe, queue.SimpleQueue[Any](), 0, threading.Lock()
