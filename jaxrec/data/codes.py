@@ -244,11 +244,11 @@ class FieldCodes:
 
     def __init__(self, run: Any) -> None:
         self._schema, self._calendar = run.schema, run.manifest.get("calendar", {})
-        self._counts = self._schema.apart(run.kept("value_counts"))
+        self.counts = self._schema.apart(run.kept("value_counts"))
         # The raw values of a coded field, from index 1 on.
         self.vocabulary = cache(lambda name: Ids(read_table(run, f"vocabulary/{name}.parquet")["value"], first=1))
         options = run.manifest.get("options", {})
-        self._separator = str(options.get("bag_separator", "|"))
+        self.separator = str(options.get("bag_separator", "|"))
         self._na = {text.strip() for text in options.get("na") or ()}  # texts that stand for nothing
 
     def encode(self, field: Field, value: Any, notes: list[str]) -> np.ndarray:
@@ -281,7 +281,7 @@ class FieldCodes:
         list, or text with the separator that ``prepare`` was given between its values."""
         name, value, values = f"field '{field.name}'", plain(value), [value]
         if field.kind == "bag" and isinstance(value, str):
-            values = value.split(self._separator)
+            values = value.split(self.separator)
         elif field.kind == "bag" and (is_list(value) or isinstance(value, set | frozenset)):
             values = read_list(name, value)
         for one in values:
@@ -294,7 +294,7 @@ class FieldCodes:
 
     def _code(self, field: Field, value: Any, notes: list[str]) -> int:
         """The index of one value; 0 with a note for one that training has not seen."""
-        code, counts = max(0, self.vocabulary(field.name).find(value)), self._counts.get(field.name)
+        code, counts = max(0, self.vocabulary(field.name).find(value)), self.counts.get(field.name)
         if code and (counts is None or counts[code]):  # a field that only filters has none
             return code
         notes.append(f"field '{field.name}': training has not seen '{bare(value)}'; it counts as unknown")
@@ -311,21 +311,9 @@ class FieldCodes:
                             f"(mean {field.raw(0.0):.4g}, one deviation more {field.raw(1.0):.4g})")  # fmt: skip
         return np.array(number, np.float32)
 
-    def seen_values(self, field: Field) -> tuple[list[Any], np.ndarray]:
-        """The raw values of a coded field that training has seen, and the int32[n] index of each."""
-        values, counts = self.vocabulary(field.name).values(), self._counts.get(field.name)
-        codes = np.arange(1, len(values) + 1, dtype=np.int32)
-        codes = codes if counts is None else codes[counts[1:] > 0]
-        return [values[code - 1] for code in codes], codes
-
-    @property
-    def separator(self) -> str:
-        """What stands between the values of a bag that is given as text."""
-        return self._separator
-
     def usual(self) -> dict[str, np.ndarray]:
         """What stands for a field of which nothing is known: of the occasion the most frequent value, or unknown."""
-        often = {one.name: int(np.argmax(self._counts[one.name])) for one in self._schema.side("context").coded}
+        often = {one.name: int(np.argmax(self.counts[one.name])) for one in self._schema.side("context").coded}
         fields = self._schema.side("user", "context").fields
         return {field.name: nothing_of(field, often.get(field.name, 0)) for field in fields}
 
@@ -340,7 +328,7 @@ class FieldCodes:
         schema, n = replace(self._schema, fields=tuple(fields)), len(next(iter(values.values()), ()))
         columns = [np.zeros((n, 0), np.int32), *(values[field.name] for field in schema.coded)]
         numbers = [np.zeros((n, 0)), *(values[field.name].reshape(n, 1) for field in schema.numerical)]
-        return known(schema, np.concatenate(columns, 1), self._counts), np.concatenate(numbers, 1).astype(np.float32)
+        return known(schema, np.concatenate(columns, 1), self.counts), np.concatenate(numbers, 1).astype(np.float32)
 
     def texts(self, columns: np.ndarray, numbers: np.ndarray) -> list[str]:
         """What stands in each field of one row, int32[C] and float32[M], to be shown."""

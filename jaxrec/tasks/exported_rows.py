@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrec.data.codes import Entities, FieldCodes
-from jaxrec.data.dataset import Schema
+from jaxrec.data.dataset import Field, Schema
 from jaxrec.tasks.exported import BATCH, Value, id_array
 from jaxrec.tasks.history import People
 
@@ -25,7 +25,7 @@ def field_entries(codes: FieldCodes, schema: Schema) -> tuple[list[dict[str, Any
     """What the manifest says of each field of the inputs, and the values of coded ones with their codes."""
     entries, arrays, places = list[dict[str, Any]](), dict[str, np.ndarray](), schema.slices()
     for number, field in enumerate(schema.coded):
-        values, numbers = codes.seen_values(field)
+        values, numbers = seen_values(codes, field)
         names = f"fields/{number}_values", f"fields/{number}_codes"
         arrays |= zip(names, (id_array(values), numbers), strict=True)
         place = places[field.name]
@@ -35,6 +35,14 @@ def field_entries(codes: FieldCodes, schema: Schema) -> tuple[list[dict[str, Any
         entries.append({"name": field.name, "kind": field.kind, "side": field.side, "number": number,
                         "logarithm": field.logarithm, "mean": field.mean, "deviation": field.deviation})  # fmt: skip
     return entries, arrays
+
+
+def seen_values(codes: FieldCodes, field: Field) -> tuple[list[Any], np.ndarray]:
+    """The raw values of a coded field that training has seen, and the int32[n] index of each."""
+    values, counts = codes.vocabulary(field.name).values(), codes.counts.get(field.name)
+    numbers = np.arange(1, len(values) + 1, dtype=np.int32)
+    numbers = numbers if counts is None else numbers[counts[1:] > 0]
+    return [values[number - 1] for number in numbers], numbers
 
 
 def user_rows(users: Entities | None, nothing: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
