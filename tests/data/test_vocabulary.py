@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from helpers import call, fails, open_sessions, prepared, sessions, write_config, write_dataset
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from worlds import Worlds
 
-from jaxrec import Query, Recommender
+from jaxrec import Query, Recommender, UserError
 from jaxrec.data.dataset import SPLITS
 
 Capsys = pytest.CaptureFixture[str]
@@ -46,8 +46,12 @@ def test_shared_ids_keep_their_indices_and_the_events_are_the_same(
     words = [*COLUMNS[:-1], "--split=leave_one_out"] if loo else COLUMNS
     with tempfile.TemporaryDirectory() as name:
         places = [Path(name) / one for one in ("former", "plain", "out")]
-        prepared(places[0], "events", texts[0], *words)
-        prepared(places[1], "events", texts[1], *words)
+        try:
+            prepared(places[0], "events", texts[0], *words)
+            prepared(places[1], "events", texts[1], *words)
+        except UserError as error:  # of a log in which hardly an item comes often enough
+            assert " left: " in str(error)
+            reject()
         manifest = prepared(places[2], "events", texts[1], *words, f"--vocabulary-of={places[0]}")
         (old, _), (ids, counts), (new, after) = map(vocabulary, places)
         assert new[: len(old)] == old and new[len(old) :] == [item for item in ids if item not in old]
