@@ -101,13 +101,17 @@ class Engine:
         most: queries that may wait, the batch that is worked on among them; with more of them ``Busy``.
         deadline: seconds that a job may wait.
         wait: seconds that the thread waits for more, once something is there.
+
+    Attributes:
         observe: told the number of queries of each batch, and the seconds it took.
     """
 
-    def __init__(self, run: Path, sessions: Sessions, most: int = 128, deadline: float = 1.0, wait: float = 0.0,
-                 observe: Callable[[int, float], None] = lambda n, seconds: None) -> None:  # fmt: skip
+    def __init__(
+        self, run: Path, sessions: Sessions, most: int = 128, deadline: float = 1.0, wait: float = 0.0
+    ) -> None:
         self.run, self.sessions, self.most, self._deadline, self._wait = run, sessions, most, deadline, wait
-        self.observe, self._jobs, self._pending, self._counted = observe, queue.SimpleQueue[Any](), 0, threading.Lock()
+        self.observe: Callable[[int, float], None] = lambda n, seconds: None
+        self._jobs, self._pending, self._counted = queue.SimpleQueue[Any](), 0, threading.Lock()
         self._reloading, self._added = threading.Lock(), list[dict[str, Any]]()
         self._allowed: dict[Options, Any] = {}  # of the batch that is worked on
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)

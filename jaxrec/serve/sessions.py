@@ -69,7 +69,7 @@ class Sessions:
 
     def rows(self) -> list[tuple[str, list[dict[str, Any]], Any, dict[str, Any], float]]:
         """All that a snapshot keeps; another thread may write it."""
-        return [(name, list(one.clicks), one.user, one.profile, one.last) for name, one in self._by_id.items()]
+        return [(name, list(one.clicks), one.user, one.profile, one.last) for name, one in self]
 
     def restore(self, file: Path) -> None:
         """Sessions of a snapshot, without their states, which are worked out again from their clicks."""

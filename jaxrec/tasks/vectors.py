@@ -44,7 +44,7 @@ def batches(n: int, most: int = BATCH) -> Iterator[tuple[slice, int]]:
     start, sizes = 0, {size: least for size, least in SIZES.items() if size < most} | {most: SIZES.get(most, most)}
     while start < n:
         left = n - start
-        rows = max(size for size, least in sizes.items() if least <= left or size == 1 or len(sizes) == 1)
+        rows = max(size for size, least in sizes.items() if least <= left)
         yield slice(start, min(n, start + rows)), rows
         start += rows
 
