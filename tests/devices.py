@@ -1,6 +1,7 @@
 """A program with eight virtual devices, for tests: JAX fixes their number when it starts. Prints a line of JSON.
 
-python devices.py compare CONFIG        how far a block of training on eight devices is from one on one, in float64
+python devices.py compare CONFIG STEPS  how far a block of steps on eight devices is from one on one, in float64, with
+                                        rows of tables dealt over 1, 8 and 4 of them
 python devices.py move CONFIG DIRECTORY exit status of a run stopped on eight devices, the number of devices before and
                                         after, and how far it is, continued on two, from one on one
 """
@@ -23,13 +24,14 @@ from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops import parallel
+from jaxrec.ops.shards import gathered_array
 from jaxrec.tasks.base import load, make_task
 from jaxrec.train import train
 from jaxrec.training.block import Training
 
 
 def block(config: Config) -> Any:
-    """Parameters, tables, carry and losses after the first block of an epoch, in float64."""
+    """Parameters, tables with what the optimizer keeps of them, carry and losses after the first block, in float64."""
 
     def double(tree: Any) -> Any:
         return jax.tree.map(lambda x: x.astype("float64") if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)
@@ -42,7 +44,22 @@ def block(config: Config) -> Any:
         constants = training.constants(double(task.constants))
         first = parallel.deal(double(next(iter(task.feed.epoch(0)))), mesh, 1)
         state, stats = training.block(double(begin), constants, first)
-        return jax.tree.map(np.asarray, (state.params, state.tables, state.carry, stats.loss))
+        tables = {name: of_table(training, name, state) for name in state.tables}
+        return jax.tree.map(np.asarray, (state.params, tables, state.carry, stats.loss))
+
+
+def of_table(training: Training, name: str, state: Any) -> Any:
+    """A table and what the optimizer keeps of it, as they are on one device."""
+    table, rows, shards = state.tables[name], training.model.tables[name].rows, training.on.shards
+
+    def natural(leaf: Any) -> Any:
+        dealt = leaf.ndim and len(leaf) == len(table) and training.on.deals(rows)
+        return gathered_array(np.asarray(leaf), rows, shards) if dealt else leaf
+
+    if training.on.deals(rows):
+        held = {shard.data.shape[0] for shard in table.addressable_shards}
+        assert held == {len(table) // shards}, "each device has its part of a table alone"
+    return jax.tree.map(natural, (table, state.table_optimizer[name]))
 
 
 def apart(one: Any, other: Any) -> float:
@@ -55,9 +72,12 @@ def apart(one: Any, other: Any) -> float:
     return max(of(a, b) for a, b in pairs if a.size)
 
 
-def compare(file: str) -> float:
-    words = ["--optimizer.clip_norm", "1", "--training.steps_per_block", "5", "--mesh.data"]
-    return apart(*(block(configuration.load(file, [*words, n])) for n in ("1", "8")))
+def compare(file: str, steps: str) -> list[float]:
+    words = ["--optimizer.clip_norm", "1", "--training.steps_per_block", steps]
+    meshes = [(1, 1), (8, 1), (1, 8), (2, 4)]
+    one, *many = (block(configuration.load(file, [*words, "--mesh.data", str(data), "--mesh.model", str(model)]))
+                  for data, model in meshes)  # fmt: skip
+    return [apart(one, other) for other in many]
 
 
 def move(file: str, place: str) -> tuple[Any, list[int], float]:
