@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import jax
-
 from jaxrec import config as configuration
 from jaxrec.cli import runtime
 from jaxrec.cli.command import Parser, command, make_callable, progress, say, tell
@@ -26,7 +24,7 @@ from jaxrec.plots.pictures import learning_curve
 from jaxrec.run import create_run, resume_run
 from jaxrec.tasks.base import cutoffs, fit_cutoffs, make_task
 from jaxrec.tasks.start import note_start, open_source, rows_before, taken_over
-from jaxrec.training.block import Training
+from jaxrec.training.block import Training, rows_of
 from jaxrec.training.checkpoint import Checkpoints
 from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Waited, length_without_end, mean, read_log
 
@@ -88,7 +86,7 @@ def _train(
         resume_run(path, config, dataset, kept, task.copied) if resume
         else create_run(path, config, dataset, overwrite, kept, task.copied)
     )  # fmt: skip
-    checkpoints = Checkpoints(run.path)
+    checkpoints = Checkpoints(run.path, rows_of(model))
     position = Position()
     if (found := checkpoints.restore(state)) is not None:
         state, position = training.placed(found[0]), Position(**found[1])
@@ -161,8 +159,7 @@ def _train(
         asked, state = False, training.averaged(state, position.epoch)
         if task.judge is not None:
             with clock.part("evaluate"), progress(f"train: validation after epoch {position.epoch}"):
-                weights = jax.tree.map(lambda leaf: leaf.addressable_data(0), state.weights())
-                metrics = task.judge(weights, cutoffs(config)).metrics
+                metrics = task.judge(training.served(state), cutoffs(config)).metrics
             log.write("validation", step, epoch=position.epoch, **metrics)
             value, best = metrics[metric], position.best
             summary += f", validation {metric} {value:.4f}"

@@ -24,7 +24,7 @@ from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops import parallel
-from jaxrec.ops.shards import gathered_array
+from jaxrec.ops.rows import gathered_array
 from jaxrec.tasks.base import load, make_task
 from jaxrec.train import train
 from jaxrec.training.block import Training
@@ -80,9 +80,11 @@ def compare(file: str, steps: str) -> list[float]:
     return [apart(one, other) for other in many]
 
 
-def move(file: str, place: str) -> tuple[Any, list[int], float]:
+def move(file: str, place: str, *models: str) -> tuple[Any, list[int], float]:
     words = ["--training.batch_size", "16", "--training.epochs", "2", "--data.device_memory", "0"]  # streamed
-    one, eight, two = (configuration.load(file, [*words, "--mesh.data", str(n)]) for n in (1, 8, 2))
+    shapes = [(1, 1), (8, 1), (2, 1)] if not models else [(1, 1), (1, 8), (2, 4)]
+    one, eight, two = (configuration.load(file, [*words, "--mesh.data", str(data), "--mesh.model", str(model)])
+                       for data, model in shapes)  # fmt: skip
     moved, stayed, stopped = Path(place) / "moved", Path(place) / "stayed", None
 
     def stop(epoch: int, metrics: dict[str, float]) -> bool:
@@ -95,8 +97,8 @@ def move(file: str, place: str) -> tuple[Any, list[int], float]:
         stopped = error.code
     train(two, moved, resume=True)
     train(one, stayed)
-    meshes = [mesh.size for n in (8, 2) if (mesh := parallel.make_mesh(n, 16)) is not None]
-    return stopped, meshes, apart(*(jax.tree.map(np.asarray, load(run).weights) for run in (stayed, moved)))
+    meshes = [mesh.size for n, m in shapes[1:] if (mesh := parallel.make_mesh(n, 16, m)) is not None]
+    return stopped, meshes, apart(*(jax.tree.map(np.asarray, load(run, whole=True).weights) for run in (stayed, moved)))
 
 
 if __name__ == "__main__":

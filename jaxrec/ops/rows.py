@@ -10,8 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.ops.parallel import MODEL, Placement, by_hand
 
@@ -43,6 +44,10 @@ class DealtRows:
         """With a function of each row in its place."""
         return replace(self, array=function(self.array))
 
+    def whole(self) -> np.ndarray:
+        """[V, ...]: the rows in their order, on the host."""
+        return gathered_array(np.asarray(self.array), self.rows, self.shards)
+
     def read(self, ids: Array) -> Array:
         """[..., width] on every device: the rows at int32[...], zeros for -1."""
         n = self.shards
@@ -59,6 +64,44 @@ class DealtRows:
 
 
 Table = Array | DealtRows
+
+
+def rows_each(rows: int, shards: int) -> int:
+    """Of a dealt array rows on each device, those of zeros included."""
+    return -(-rows // shards**2) * shards
+
+
+def dealt_array(array: np.ndarray, shards: int) -> np.ndarray:
+    """[n * L, ...]: an array as it is dealt, from [V, ...]."""
+    each = rows_each(len(array), shards)
+    padded = np.zeros((shards * each, *array.shape[1:]), array.dtype)
+    padded[: len(array)] = array
+    return padded.reshape(each, shards, *array.shape[1:]).swapaxes(0, 1).reshape(padded.shape)
+
+
+def gathered_array(array: np.ndarray, rows: int, shards: int) -> np.ndarray:
+    """The array of a dealt one."""
+    parts = array.reshape(shards, len(array) // shards, *array.shape[1:]).swapaxes(0, 1)
+    return parts.reshape(array.shape)[:rows]
+
+
+def shards_of(leaf: Any) -> int:
+    """Over how many devices the rows of an array are dealt."""
+    sharding = getattr(leaf, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or tuple(sharding.spec[:1]) != (MODEL,):
+        return 1
+    return int(sharding.mesh.shape[MODEL])
+
+
+def whole(table: Table) -> np.ndarray:
+    """The array on the host, its rows in their order."""
+    return table.whole() if isinstance(table, DealtRows) else np.asarray(table)
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """The devices that arrays of a tree are dealt over; None where none is."""
+    leaves = jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, DealtRows))
+    return next((leaf.mesh for leaf in leaves if isinstance(leaf, DealtRows)), None)
 
 
 def rows_at(table: Table, ids: Array, width: int | None = None) -> Array:

@@ -15,12 +15,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec.ops.parallel import MODEL, Placement, by_hand
-from jaxrec.ops.rows import DealtRows, add_rows
+from jaxrec.ops.rows import DealtRows, add_rows, rows_each
 
 RARELY = "further_rounds"  # the scope of loops that do not turn unless many rows of a step are one device's
 HERE, ALL = PartitionSpec(MODEL), PartitionSpec()
@@ -38,11 +37,6 @@ def capacity(positions: int, shards: int) -> int:
     """Rows that a device hands out in a round: an even share and four standard deviations more."""
     mean = positions / shards
     return min(positions, 8 * math.ceil((mean + 4 * math.sqrt(mean)) / 8))
-
-
-def rows_each(rows: int, shards: int) -> int:
-    """Rows on each device, those of zeros included."""
-    return -(-rows // shards**2) * shards
 
 
 def shares_of(ids: Array, rows: int, shards: int) -> Shares:
@@ -165,20 +159,6 @@ def deal_rows(table: Array, on: Placement) -> Array:
 
     dealt: Array = _on_each(on_each, on, HERE, HERE)(padded)
     return dealt
-
-
-def dealt_array(array: np.ndarray, shards: int) -> np.ndarray:
-    """``deal_rows`` of a NumPy array."""
-    each = rows_each(len(array), shards)
-    padded = np.zeros((shards * each, *array.shape[1:]), array.dtype)
-    padded[: len(array)] = array
-    return padded.reshape(each, shards, *array.shape[1:]).swapaxes(0, 1).reshape(padded.shape)
-
-
-def gathered_array(array: np.ndarray, rows: int, shards: int) -> np.ndarray:
-    """The [V, ...] array of a dealt one."""
-    parts = array.reshape(shards, len(array) // shards, *array.shape[1:]).swapaxes(0, 1)
-    return parts.reshape(array.shape)[:rows]
 
 
 def _mesh(on: Placement) -> Any:

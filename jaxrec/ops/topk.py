@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
-from jaxrec.ops.parallel import in_blocks, joined
+from jaxrec.ops.parallel import DATA, MODEL, in_blocks, joined
+from jaxrec.ops.rows import DealtRows, Table
 
 CHUNK = 128  # items per chunk of the two-stage top-k
 # Queries whose scores stay in a CPU's cache. The system takes the pages of arrays over 32 MB back after every call, and
@@ -52,12 +54,14 @@ def block_size(n_items: int, memory: int) -> BlockSize:
 
 @partial(jax.jit, static_argnames=("size", "k"))
 def rank(
-    queries: Array, targets: Array, items: Array, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
+    queries: Array, targets: Array, items: Table, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
 ) -> tuple[Array, Array]:
     """The rank of each query's target among the candidates by inner product, float32[Q] from 1 to V, last among equals,
     and the k best candidates, int32[Q, k], with excluded items behind them where they are fewer; from float32[Q, D]
     queries, int32[Q] targets and float32[V, D] items, whose scores are never held whole. A score that is not a number
-    counts as better than the target."""
+    counts as better than the target. Of items that are dealt over devices each ranks its own."""
+    if isinstance(items, DealtRows):
+        return _rank_dealt(queries, targets, items, size, k, among)
     n_items, width = len(items), min(size.items, len(items))
     span, asked = _asked(targets, among)
     parts = in_blocks((items, span), width)
@@ -69,7 +73,7 @@ def rank(
 
         if len(starts) == 1:
             return _ranked(score(0, jax.tree.map(lambda leaf: leaf[0], parts)), asked[0], k)
-        ranks = _rank_parts(score, starts, parts, asked[0], n_items)
+        ranks = _rank(n_items, _worse(score, starts, parts, asked[0], n_items))
 
         def real(start: Array, part: Any) -> Array:
             return jnp.where(start + jnp.arange(width) < n_items, score(start, part), -jnp.inf)
@@ -96,11 +100,13 @@ def top_scores(scores: Array, banned: Array, k: int) -> tuple[Array, Array]:
 
 @partial(jax.jit, static_argnames=("k", "size"))
 def top_items(
-    queries: Array, items: Array, banned: Array, k: int, size: BlockSize, count: Array | int | None = None
+    queries: Array, items: Table, banned: Array, k: int, size: BlockSize, count: Array | int | None = None
 ) -> tuple[Array, Array]:
     """The k items with the highest inner products, the lower index first among equals: int32[Q, k], and float32[Q, k]
     scores (-inf where fewer are allowed, or no number); from float32[Q, D] queries and float32[V, D] items, without the
     ``banned`` ones, int32[Q, N] (V for none), and padding, which are the items from ``count`` on."""
+    if isinstance(items, DealtRows):
+        return _best_dealt(queries, items, banned, k, size, len(items) if count is None else count)
     n_items, width = len(items), min(size.items, len(items))
     parts, count = in_blocks(items, width), n_items if count is None else count
     starts = jnp.arange(len(parts), dtype=jnp.int32) * width
@@ -136,6 +142,79 @@ def best_items(queries: Array, items: Array, banned: Array, k: int, count: Array
         return table.max(axis=2).at[:, -1].set(last.max(axis=1))
 
     return _by_blocks(one, BlockSize(ROWS, len(items)), queries, banned)
+
+
+def _rank_dealt(
+    queries: Array, targets: Array, items: DealtRows, size: BlockSize, k: int, among: Candidates
+) -> tuple[Array, Array]:
+    n, span, asked = items.shards, *_asked(targets, among)
+
+    def on_each(array: Array, span: Any, query: Array, asked: Any) -> tuple[Array, Array]:
+        device, width = jax.lax.axis_index(MODEL), min(size.items, len(array))
+        ids = device + n * jnp.arange(len(array))
+        parts = in_blocks((array, jax.tree.map(lambda leaf: leaf.at[ids].get(mode="clip"), span)), width)
+        starts = jnp.arange(len(parts[0]), dtype=jnp.int32) * width
+        here = -((device - len(items)) // n)  # how many of the items are on this device
+
+        def one(query: Array, asked: Any) -> tuple[Array, Array]:
+            def score(start: Array, part: Any) -> Array:
+                return _only(_scores(query, part[0]), device + n * (start + jnp.arange(width)), asked, part[1])
+
+            def real(start: Array, part: Any) -> Array:
+                return jnp.where(start + jnp.arange(width) < here, score(start, part), -jnp.inf)
+
+            place = jnp.where(asked[0] % n == device, asked[0] // n, -1)
+            ranks = _rank(len(items), _worse(score, starts, parts, place, here, MODEL))
+            return ranks, _merged(*_best_of_parts(real, starts, parts, k, len(query), len(array)), n)[0]
+
+        return _by_blocks(one, size, query, asked)
+
+    return _on_groups(on_each, items, len(queries), 2, 2)(items.array, span, queries, asked)
+
+
+def _best_dealt(
+    queries: Array, items: DealtRows, banned: Array, k: int, size: BlockSize, count: Array | int
+) -> tuple[Array, Array]:
+    n = items.shards
+
+    def on_each(array: Array, count: Any, query: Array, ban: Array) -> tuple[Array, Array]:
+        device, width = jax.lax.axis_index(MODEL), min(size.items, len(array))
+        parts = in_blocks(array, width)
+        starts = jnp.arange(len(parts), dtype=jnp.int32) * width
+
+        def one(query: Array, ban: Array) -> tuple[Array, Array]:
+            mine = jnp.where((ban % n == device) & (ban < len(items)), ban // n, -1)
+
+            def score(start: Array, vectors: Array) -> Array:
+                ids = device + n * (start + jnp.arange(width))
+                scores = jnp.where(ids < count, _scores(query, vectors), -jnp.inf)
+                row = jnp.arange(len(query))[:, None]
+                return scores.at[row, jnp.where(mine >= start, mine - start, width)].set(-jnp.inf, mode="drop")
+
+            return _merged(*_best_of_parts(score, starts, parts, k, len(query), len(array)), n)
+
+        return _by_blocks(one, size, query, ban)
+
+    return _on_groups(on_each, items, len(queries), 2, 2)(items.array, jnp.asarray(count), queries, banned)
+
+
+def _merged(places: Array, scores: Array, n: int) -> tuple[Array, Array]:
+    """The best of all devices, int32[Q, k] items and their scores, of the k best places of each; the lower item first
+    among equals."""
+    k, device = places.shape[1], jax.lax.axis_index(MODEL)
+    if not k:
+        return places, scores
+    every = jax.lax.all_gather((scores, device + n * places), MODEL, axis=1, tiled=True)
+    worst, ids = jax.lax.sort((-every[0], every[1]), dimension=1, num_keys=2)
+    return ids[:, :k], -worst[:, :k]
+
+
+def _on_groups(function: Callable[..., Any], items: DealtRows, queries: int, by_query: int, results: int) -> Any:
+    """The function of a device's items, of what all have, and of so many trees with a row for each query, on each
+    device; groups of devices that have all items between them share the queries where they can."""
+    mine = PartitionSpec(*([] if queries % items.mesh.shape[DATA] else [DATA]))
+    inputs = (PartitionSpec(MODEL), PartitionSpec(), *(mine,) * by_query)
+    return jax.shard_map(function, mesh=items.mesh, in_specs=inputs, out_specs=(mine,) * results, check_vma=False)
 
 
 def _asked(targets: Array, among: Candidates) -> tuple[Any, Any]:
@@ -175,9 +254,10 @@ def _ranked(scores: Array, targets: Array, k: int) -> tuple[Array, Array]:
     return _rank(scores.shape[1], jnp.sum(scores < own, axis=1)), _top_k(_numbers(scores), k)[1]
 
 
-def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: int) -> Array:
-    """Two passes over parts, whose scores are ``score(start, part)``: one finds the targets' scores, one counts. Each
-    part is the same product in both, so the target meets its own score bit for bit."""
+def _worse(score: Any, starts: Array, parts: Any, targets: Array, n_items: Array | int, axis: str = "") -> Array:
+    """int32[Q]: how many items score below the target, in two passes over parts, whose scores are ``score(start,
+    part)``: one finds the targets' scores, one counts. Each part is the same product in both, so the target meets its
+    own score bit for bit. With an ``axis`` of a mesh items are dealt over it, and a target that is not here is -1."""
 
     def find(own: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
         scores, place = score(*part), targets - part[0]
@@ -186,6 +266,7 @@ def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: 
         return jnp.where(inside, here, own), None
 
     own, _ = jax.lax.scan(find, jnp.zeros(len(targets)), (starts, parts))
+    own = jax.lax.psum(own, axis) if axis else own  # the others have 0
 
     def count(worse: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
         scores = score(*part)
@@ -193,7 +274,7 @@ def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: 
         return worse + jnp.sum((scores < own[:, None]) & real, axis=1), None
 
     worse, _ = jax.lax.scan(count, jnp.zeros(len(targets), jnp.int32), (starts, parts))
-    return _rank(n_items, worse)
+    return jax.lax.psum(worse, axis) if axis else worse
 
 
 def _rank(n_items: int, worse: Array) -> Array:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -23,9 +24,11 @@ from jaxrec.errors import UserError, listed
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import Model
+from jaxrec.ops.parallel import mesh_over, replicate
+from jaxrec.ops.rows import Table, mesh_of
 from jaxrec.ops.topk import Candidates, block_size, rank
 from jaxrec.run import Run, open_run
-from jaxrec.training.block import weights_like
+from jaxrec.training.block import as_dealt, rows_of, weights_like
 from jaxrec.training.checkpoint import Checkpoints
 
 QUERIES = 8192  # that are encoded and ranked in one call
@@ -71,12 +74,15 @@ class Loaded(NamedTuple):
     which: str
 
 
-def load(run: str | Path | Run) -> Loaded:
-    """A run's model with its weights."""
+def load(run: str | Path | Run, whole: bool = False) -> Loaded:
+    """A run's model with its weights; ``whole``: on one device, also where rows of its tables were dealt over as many
+    devices as there are here, and its model can rank so."""
     run = open_run(run)
-    model = part_of(run.config, "task").build(run)
-    weights, _, which = Checkpoints(run.path).restore_model(weights_like(model))
-    return Loaded(run, model, weights, which)
+    model, shards = part_of(run.config, "task").build(run), run.config.mesh.model
+    dealt = not whole and model.ranks_dealt and 1 < shards <= jax.local_device_count()
+    mesh = mesh_over(jax.local_devices(), (1, shards)) if dealt else None
+    weights, _, which = Checkpoints(run.path, rows_of(model)).restore_model(weights_like(model, mesh))
+    return Loaded(run, model, as_dealt(model, weights, mesh), which)
 
 
 def part_of(config: Config, part: str) -> ModuleType:
@@ -196,7 +202,7 @@ class Judge:
     candidates of its own."""
 
     def __init__(
-        self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Array],
+        self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Table],
         encode: Encode, carry: Any = None, sparse: bool = False, excluded: Excluded | None = None,
     ) -> None:  # fmt: skip
         self.feed, self.targets, self.blocks = feed, feed.pairs, feed.shape.blocks
@@ -213,7 +219,9 @@ class Judge:
 
     def _parts(self, weights: dict[str, Any], top: int) -> Iterator[Part]:
         carry, items = self._carry, self._items(weights)
+        mesh = mesh_of(weights)
         for number, block in enumerate(self.feed.epoch(0)):
+            block = block if mesh is None else replicate(block, mesh)
             carry, queries, among = self._encode(weights, carry, block)
             flat, targets = queries.reshape(-1, queries.shape[-1]), block.target.reshape(-1)
             valid, rows = np.flatnonzero(np.asarray(block.weight).reshape(-1) > 0), np.arange(len(flat))
@@ -227,7 +235,7 @@ class Judge:
             yield np.asarray(ranks)[valid], np.asarray(best)[valid]
 
     def _rank_masked(
-        self, queries: Array, targets: Array, items: Array, top: int, excluded: Callable[[np.ndarray], np.ndarray],
+        self, queries: Array, targets: Array, items: Table, top: int, excluded: Callable[[np.ndarray], np.ndarray],
         rows: np.ndarray,
     ) -> Part:  # fmt: skip
         """``rank`` without the excluded items of int64[n] rows, of as many at a time as there is memory for masks."""

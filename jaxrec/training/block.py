@@ -20,8 +20,8 @@ from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model
 from jaxrec.ops import parallel
 from jaxrec.ops.parallel import ONE, Placement
-from jaxrec.ops.rows import DealtRows
-from jaxrec.ops.shards import deal_rows, dealt_array, rows_each
+from jaxrec.ops.rows import DealtRows, dealt_array, rows_each
+from jaxrec.ops.shards import deal_rows
 from jaxrec.ops.tables import RowPlan, Tables, gather, plan_block, plan_reads, read_columns, update_rows
 from jaxrec.training.optimizers import Optimizer, make_optimizer, make_schedule
 
@@ -89,10 +89,36 @@ def averages(settings: TrainingConfig) -> bool:
     return settings.average > 0 or settings.average_epochs > 0
 
 
-def weights_like(model: Model) -> dict[str, Any]:
-    """Shapes of ``TrainState.weights``, from the model alone: to serve no optimizer is needed."""
-    none = Optimizer(optax.identity(), optax.identity())
-    return dict(jax.eval_shape(lambda: init_state(model, none, TrainingConfig(batch_size=1)).weights()))
+def weights_like(model: Model, mesh: Mesh | None = None) -> dict[str, Any]:
+    """Shapes of ``TrainState.weights``, from the model alone: to serve no optimizer is needed. With a ``mesh`` also
+    their places on it, where rows of tables are dealt."""
+    none, on = Optimizer(optax.identity(), optax.identity()), Placement(mesh)
+    like = dict(jax.eval_shape(lambda: init_state(model, none, TrainingConfig(batch_size=1), on=on).weights()))
+    if mesh is None:
+        return like
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def at(place: Any, leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    tables = {name: at(parallel.place_of_rows(model.tables[name].rows, mesh) or whole, leaf)
+              for name, leaf in like["tables"].items()}  # fmt: skip
+    return jax.tree.map(partial(at, whole), like) | {"tables": tables}
+
+
+def rows_of(model: Model) -> dict[str, int]:
+    """How many rows each table has."""
+    return {name: spec.rows for name, spec in model.tables.items()}
+
+
+def as_dealt(model: Model, weights: dict[str, Any], mesh: Mesh | None) -> dict[str, Any]:
+    """Weights with tables by their rows, where those are dealt over the devices of a mesh."""
+    if mesh is None:
+        return weights
+    on = Placement(mesh)
+    tables = {name: DealtRows(table, rows, mesh) if on.deals(rows := model.tables[name].rows) else table
+              for name, table in weights["tables"].items()}  # fmt: skip
+    return weights | {"tables": tables}
 
 
 def row_formats(
@@ -299,6 +325,18 @@ class Training:
 
     def _format(self, leaf: Any) -> Any:
         return Format(ROWS, self._whole) if self._lies(leaf) else self._whole
+
+    def served(self, state: TrainState) -> dict[str, Any]:
+        """The weights to evaluate with: on one device, or dealt as they are, where the model ranks so."""
+        weights = state.weights()
+        if self.on.shards == 1:
+            return jax.tree.map(lambda leaf: leaf.addressable_data(0), weights)
+        weights = as_dealt(self.model, weights, self.feed.mesh)
+        if self.model.ranks_dealt:
+            return weights
+        tables = {name: jnp.asarray(table.whole()) if isinstance(table, DealtRows) else table.addressable_data(0)
+                  for name, table in weights["tables"].items()}  # fmt: skip
+        return jax.tree.map(lambda leaf: leaf.addressable_data(0), weights | {"tables": {}}) | {"tables": tables}
 
     def averaged(self, state: TrainState, ended: int, within: bool = False) -> TrainState:
         """The state after so many whole epochs, and ``within`` the next one, with the mean of the weights at the ends
