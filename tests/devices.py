@@ -1,33 +1,39 @@
 """A program with eight virtual devices, for tests: JAX fixes their number when it starts. Prints a line of JSON.
 
-python devices.py compare CONFIG STEPS  how far a block of steps on eight devices is from one on one, in float64, with
-                                        rows of tables dealt over 1, 8 and 4 of them
-python devices.py move CONFIG DIRECTORY exit status of a run stopped on eight devices, the number of devices before and
-                                        after, and how far it is, continued on two, from one on one
+python devices.py compare CONFIG STEPS MESH...  how far a block of steps on each mesh, such as 2x4, is from one on one
+                                        device, in float64; the second side deals the rows of tables
+python devices.py move CONFIG DIRECTORY MESH MESH  exit status of a run stopped on the first mesh, the number of devices
+                                        before and after, and how far it is, continued on the second, from one on one
+python devices.py dealt                 what differs of rows and ranks where tables are dealt: nothing should
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
 from jaxrec.ops import parallel
-from jaxrec.ops.rows import gathered_array
+from jaxrec.ops.rows import DealtRows, dealt_array, gathered_array, look_up, shards_of
+from jaxrec.ops.tables import gather, plan_block, update_rows
+from jaxrec.ops.topk import EVERYTHING, BlockSize, Candidates, Live, rank, top_items
 from jaxrec.tasks.base import load, make_task
 from jaxrec.train import train
-from jaxrec.training.block import Training
+from jaxrec.training.block import Training, TrainState, init_state
 
 
 def block(config: Config) -> Any:
@@ -40,12 +46,25 @@ def block(config: Config) -> Any:
         task = make_task(config, open_dataset(config.data.path))
         training, mesh = Training(config, task.model, task.feed), task.feed.mesh
         with jax.enable_x64(False):  # random numbers of a type of their own would be other numbers
-            begin = training.begin()
+            begin = on_devices(training, init_state(task.model, training.optimizer, config.training))
         constants = training.constants(double(task.constants))
         first = parallel.deal(double(next(iter(task.feed.epoch(0)))), mesh, 1)
         state, stats = training.block(double(begin), constants, first)
         tables = {name: of_table(training, name, state) for name in state.tables}
         return jax.tree.map(np.asarray, (state.params, tables, state.carry, stats.loss))
+
+
+def on_devices(training: Training, one: TrainState) -> TrainState:
+    """The first state of one device where it lies on several, whose own is the same to rounding: without optimisations,
+    as tests compile, normal numbers differ in their last bit."""
+
+    def placed(whole: Any, begin: Any) -> Any:
+        array, shards = np.asarray(whole), shards_of(begin)
+        array = dealt_array(array, shards) if shards > 1 else array
+        np.testing.assert_allclose(np.asarray(begin), array, rtol=1e-5, atol=1e-6)
+        return jax.device_put(array, begin.sharding)
+
+    return jax.tree.map(placed, one, training.begin())
 
 
 def of_table(training: Training, name: str, state: Any) -> Any:
@@ -72,19 +91,21 @@ def apart(one: Any, other: Any) -> float:
     return max(of(a, b) for a, b in pairs if a.size)
 
 
-def compare(file: str, steps: str) -> list[float]:
+def on_mesh(mesh: str) -> list[str]:
+    """The options of a mesh such as 2x4."""
+    data, _, model = mesh.partition("x")
+    return ["--mesh.data", data, "--mesh.model", model]
+
+
+def compare(file: str, steps: str, *meshes: str) -> list[float]:
     words = ["--optimizer.clip_norm", "1", "--training.steps_per_block", steps]
-    meshes = [(1, 1), (8, 1), (1, 8), (2, 4)]
-    one, *many = (block(configuration.load(file, [*words, "--mesh.data", str(data), "--mesh.model", str(model)]))
-                  for data, model in meshes)  # fmt: skip
+    one, *many = (block(configuration.load(file, [*words, *on_mesh(mesh)])) for mesh in ("1x1", *meshes))
     return [apart(one, other) for other in many]
 
 
-def move(file: str, place: str, *models: str) -> tuple[Any, list[int], float]:
+def move(file: str, place: str, first: str, second: str) -> tuple[Any, list[int], float]:
     words = ["--training.batch_size", "16", "--training.epochs", "2", "--data.device_memory", "0"]  # streamed
-    shapes = [(1, 1), (8, 1), (2, 1)] if not models else [(1, 1), (1, 8), (2, 4)]
-    one, eight, two = (configuration.load(file, [*words, "--mesh.data", str(data), "--mesh.model", str(model)])
-                       for data, model in shapes)  # fmt: skip
+    one, before, after = (configuration.load(file, [*words, *on_mesh(mesh)]) for mesh in ("1x1", first, second))
     moved, stayed, stopped = Path(place) / "moved", Path(place) / "stayed", None
 
     def stop(epoch: int, metrics: dict[str, float]) -> bool:
@@ -92,16 +113,80 @@ def move(file: str, place: str, *models: str) -> tuple[Any, list[int], float]:
         return False
 
     try:
-        train(eight, moved, report=stop)
+        train(before, moved, report=stop)
     except SystemExit as error:
         stopped = error.code
-    train(two, moved, resume=True)
+    train(after, moved, resume=True)
     train(one, stayed)
-    meshes = [mesh.size for n, m in shapes[1:] if (mesh := parallel.make_mesh(n, 16, m)) is not None]
+    meshes = [config.mesh.data * config.mesh.model for config in (before, after)]
     return stopped, meshes, apart(*(jax.tree.map(np.asarray, load(run, whole=True).weights) for run in (stayed, moved)))
+
+
+def dealt() -> dict[str, bool]:
+    """Rows and ranks of dealt tables beside those of whole ones: small whole numbers, so that all of it is exact."""
+    same = dict[str, bool]()
+    for data, model in ((1, 8), (2, 4)):
+        mesh = parallel.mesh_over(jax.local_devices(), (data, model))
+        assert mesh is not None
+        same |= {f"{name}, {data} x {model}": found for name, found in (*same_rows(mesh), *same_ranks(mesh))}
+    return same
+
+
+def same_rows(mesh: Any) -> Iterator[tuple[str, bool]]:
+    """A step that reads rows of all devices evenly, or of one alone, which hands them out in rounds; and nothing."""
+    rows, width, m, random = 1003, 3, 96, np.random.default_rng(0)
+    table, on = random.integers(-9, 9, (rows, width)).astype(np.float32), parallel.Placement(mesh)
+    place, optimizer = NamedSharding(mesh, PartitionSpec(parallel.MODEL)), optax.sgd(1.0, momentum=0.5)
+    one_device = 8 * random.permutation(rows // 8)[:m]
+    for name, ids in (("even", random.permutation(rows)[:m]), ("one device", one_device), ("none", np.full(m, -1))):
+        read = jnp.asarray(np.append(ids[: m - 9], ids[:9]), jnp.int32)[None]  # some twice
+        slope = jnp.asarray(random.integers(-9, 9, (m, width)), jnp.float32)
+        found = []
+        for where in (parallel.Placement(), on):
+            array = jnp.asarray(table) if where.mesh is None else jax.device_put(dealt_array(table, on.shards), place)
+
+            def step(array: Any, slope: Any, where: parallel.Placement = where, read: Any = read) -> Any:
+                plan = jax.tree.map(operator.itemgetter(0), plan_block([read], rows, where))
+                taken, live = gather(array, plan, where), jnp.any(read >= 0)
+                state = optimizer.init(array)
+                return taken, update_rows(optimizer, live, array, state, plan, taken, slope, where)
+
+            taken, (new, state) = jax.jit(step)(array, slope)
+            kept = np.asarray(plan_block([read], rows).slot[0] == np.arange(m))  # what stands for an id
+            natural = [np.asarray(leaf) if where.mesh is None else gathered_array(np.asarray(leaf), rows, on.shards)
+                       for leaf in (new, *(leaf for leaf in jax.tree.leaves(state) if leaf.ndim))]  # fmt: skip
+            found.append([np.asarray(taken)[kept], *natural])
+        yield f"rows: {name}", all(map(np.array_equal, *found))
+
+
+def same_ranks(mesh: Any) -> Iterator[tuple[str, bool]]:
+    """Ranks and best items with many equal scores, among all items, live ones, and without some."""
+    n, rows, random = 12, 203, np.random.default_rng(1)
+    items, queries = (random.integers(-2, 3, (size, 4)).astype(np.float32) for size in (rows, n))
+    queries[3, 0] = np.nan
+    on, target = parallel.Placement(mesh), jnp.asarray(random.integers(0, rows, n), jnp.int32)
+    array = jax.device_put(dealt_array(items, on.shards), NamedSharding(mesh, PartitionSpec(parallel.MODEL)))
+    table = DealtRows(array, rows, mesh)
+    listed = random.integers(0, 9, rows).astype(np.int32)
+    live = Live(jnp.asarray(listed), jnp.asarray(listed + 4), jnp.asarray(random.integers(0, 12, n), jnp.int32))
+    without = jnp.asarray(random.integers(0, 2**32, (n, -(-rows // 32)), dtype=np.uint32))
+    for name, among in (("all", EVERYTHING), ("live", Candidates(live)), ("without", Candidates(without=without))):
+        one, many = (rank(jnp.asarray(queries), target, part, BlockSize(5, 64), 20, among) for part in (items, table))
+        count = np.isin(np.arange(n), [3], invert=True)  # of a query that is no number only the rank says something
+        same = [np.array_equal(*(np.asarray(found[0]) for found in (one, many)))]
+        allowed = 20 if name == "all" else 10
+        same.append(np.array_equal(*(np.asarray(found[1])[count, :allowed] for found in (one, many))))
+        yield f"ranks: {name}", all(same)
+    banned = jnp.asarray(random.integers(0, rows + 1, (n, 30)), jnp.int32)
+    found = [top_items(jnp.asarray(queries), part, banned, 20, BlockSize(5, 64), 201) for part in (items, table)]
+    (one, scores), (many, dealt_scores) = (map(np.asarray, both) for both in found)
+    same = [np.array_equal(scores, dealt_scores), np.array_equal(*(ids[np.isfinite(scores)] for ids in (one, many)))]
+    yield "best items", all(same)
+    ids = jnp.asarray([[0, -1], [rows - 1, 7]], jnp.int32)
+    yield "look-up", np.array_equal(look_up(table, ids), look_up(jnp.asarray(items), ids))
 
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    programs: dict[str, Callable[..., object]] = {"compare": compare, "move": move}
+    programs: dict[str, Callable[..., object]] = {"compare": compare, "move": move, "dealt": dealt}
     print(json.dumps(programs[sys.argv[1]](*sys.argv[2:])))

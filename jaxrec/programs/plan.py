@@ -100,11 +100,18 @@ def compile_block(work: Workload, place: Place) -> Compiled:
 
 
 def arguments_of(work: Workload, place: Place, state: Any = None) -> list[tuple[str, Any]]:
-    """Shapes by the names that a program's arguments have."""
-    state = Training(work.config, work.model, work.feed, place.devices[0]).state_like() if state is None else state
-    trees = {"state": state, "constants": work.constants, "block": work.feed.like()}
-    return [(f"{name}{jax.tree_util.keystr(path)}", leaf) for name, tree in trees.items()
+    """What of each is on a device, by the names that a program's arguments have."""
+    training = Training(work.config, work.model, work.feed, place.devices[0])
+    trees = {"state": training.state_like() if state is None else state,
+             "constants": training.constants_like(work.constants), "block": work.feed.like()}  # fmt: skip
+    return [(f"{name}{jax.tree_util.keystr(path)}", on_a_device(leaf)) for name, tree in trees.items()
             for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]  # fmt: skip
+
+
+def on_a_device(leaf: Any) -> Any:
+    """The shape of what of an array is on each device."""
+    shape = leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def _making(training: Training) -> int:
@@ -114,7 +121,7 @@ def _making(training: Training) -> int:
         return leaf.sharding if leaf.format.layout is None else leaf.format
 
     def make() -> Any:
-        return init_state(training.model, training.optimizer, training.config.training)
+        return init_state(training.model, training.optimizer, training.config.training, on=training.on)
 
     out = jax.tree.map(place, training.state_like())
     memory: Any = jax.jit(make, out_shardings=out).lower().compile().memory_analysis()
@@ -144,7 +151,7 @@ def notes_of(compiled: Compiled, work: Workload, place: Place) -> list[str]:
         notes.append("float32 products: a TPU multiplies bfloat16 by default, also at training.precision float32; full "
                      "softmax and rankings ask for all bits")  # fmt: skip
     if target.hosts > 1:
-        notes.append(f"{target.hosts} hosts: jaxrec.train uses the devices of one; this is what the program would be")
+        notes.append(f"{target.hosts} hosts: start jaxrec.train on each of them with --distributed")
     if target.platform == "tpu":
         notes += padding(compiled.arguments)
     if (n := compiled.program.host_transfers()) and target.platform != "cpu":

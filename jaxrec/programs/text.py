@@ -102,7 +102,7 @@ class Program:
         for one in self.computations.get(computation, ()):
             if one.operation == "while":
                 yield Execution(one, times, in_step)
-                turns, inside = self.turns(one) or 1, in_step or one is steps
+                turns, inside = 1 if (known := self.turns(one)) is None else known, in_step or one is steps
                 for name in _called(one):
                     yield from self._walk(name, times * turns, inside, None)
             elif one.operation == "conditional":

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxrec.cli.command import say
@@ -146,7 +147,7 @@ class Checkpoints:
         """The shape of an array as it was saved; where that is not how it is wanted, it is read to the host."""
         if (rows := self._rows_of(path, like)) is None or shards_of(like) == (was := _over(shards, rows)):
             return like
-        return jax.ShapeDtypeStruct((_length(rows, was), *like.shape[1:]), like.dtype)
+        return np.broadcast_to(np.zeros((), like.dtype), (_length(rows, was), *like.shape[1:]))
 
     def _as_wanted(self, shards: int, path: Any, like: Any, restored: Any) -> Any:
         if (rows := self._rows_of(path, like)) is None or shards_of(like) == (was := _over(shards, rows)):
