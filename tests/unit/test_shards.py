@@ -1,4 +1,4 @@
-"""How rows are dealt over devices: which device reads what, in how many rounds, and how arrays are cut and put together.
+"""How rows are dealt over devices: which device reads what, in how many rounds, and how arrays are cut and joined.
 
 That steps and ranks are those of whole tables is tested on eight devices (``tests/contract/test_models.py``)."""
 
