@@ -265,7 +265,7 @@ def _worse(score: Any, starts: Array, parts: Any, targets: Array, n_items: Array
         here = jnp.take_along_axis(scores, jnp.where(inside, place, 0)[:, None], 1)[:, 0]
         return jnp.where(inside, here, own), None
 
-    own, _ = jax.lax.scan(find, jnp.zeros(len(targets)), (starts, parts))
+    own = _over_parts(find, jnp.zeros(len(targets)), (starts, parts))
     own = jax.lax.psum(own, axis) if axis else own  # the others have 0
 
     def count(worse: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
@@ -273,7 +273,7 @@ def _worse(score: Any, starts: Array, parts: Any, targets: Array, n_items: Array
         real = part[0] + jnp.arange(scores.shape[1]) < n_items
         return worse + jnp.sum((scores < own[:, None]) & real, axis=1), None
 
-    worse, _ = jax.lax.scan(count, jnp.zeros(len(targets), jnp.int32), (starts, parts))
+    worse = _over_parts(count, jnp.zeros(len(targets), jnp.int32), (starts, parts))
     return jax.lax.psum(worse, axis) if axis else worse
 
 
@@ -292,8 +292,15 @@ def _best_of_parts(score: Any, starts: Array, parts: Any, k: int, queries: int, 
         values, order = jax.lax.top_k(values, k)
         return (values, jnp.take_along_axis(ids, order, 1)), None
 
-    (scores, ids), _ = jax.lax.scan(merge, begin, (starts, parts))
+    scores, ids = _over_parts(merge, begin, (starts, parts))
     return ids, scores
+
+
+def _over_parts(step: Callable[[Any, Any], tuple[Any, None]], begin: Any, parts: Any) -> Any:
+    """What a scan over parts carries; of a single one without a scan, which would copy it."""
+    if len(jax.tree.leaves(parts)[0]) == 1:
+        return step(begin, jax.tree.map(lambda leaf: leaf[0], parts))[0]
+    return jax.lax.scan(step, begin, parts)[0]
 
 
 def _top_k(scores: Array, k: int) -> tuple[Array, Array]:
