@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -41,18 +41,29 @@ class Candidates(NamedTuple):
 EVERYTHING = Candidates()
 
 
-def block_size(n_items: int, memory: int) -> BlockSize:
-    """The largest useful block of float32 scores within ``memory`` MiB: all items if at least 64 queries fit."""
+class InParts(Protocol):
+    """The vectors of a catalogue, made a part at a time, where they would take too much memory all at once. A pytree,
+    such as ``heads.Heads``."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, start: Array | int, size: int) -> Array:
+        """float32[size, D]: the vectors of the items from ``start`` on."""
+        ...
+
+
+def block_size(n_items: int, memory: int, least: int = 64) -> BlockSize:
+    """The largest useful block of float32 scores within ``memory`` MiB: all items if at least ``least`` queries fit."""
     cells = memory * 2**20 // 4
-    if cells >= 64 * n_items:
+    if cells >= least * n_items:
         return BlockSize(int(min(512, cells // n_items)), n_items)
-    parts = -(-n_items // max(CHUNK, cells // 64))
-    return BlockSize(64, -(-n_items // parts))
+    parts = -(-n_items // max(CHUNK, cells // least))
+    return BlockSize(least, -(-n_items // parts))
 
 
 @partial(jax.jit, static_argnames=("size", "k"))
 def rank(
-    queries: Array, targets: Array, items: Array, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
+    queries: Array, targets: Array, items: Array | InParts, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
 ) -> tuple[Array, Array]:
     """The rank of each query's target among the candidates by inner product, float32[Q] from 1 to V, last among equals,
     and the k best candidates, int32[Q, k], with excluded items behind them where they are fewer; from float32[Q, D]
@@ -60,21 +71,26 @@ def rank(
     counts as better than the target."""
     n_items, width = len(items), min(size.items, len(items))
     span, asked = _asked(targets, among)
-    parts = in_blocks((items, span), width)
-    starts = jnp.arange(len(parts[0]), dtype=jnp.int32) * width
+    # The last part is as long as the others and begins before its first new item: padding would copy the catalogue.
+    first_new = jnp.arange(-(-n_items // width), dtype=jnp.int32) * width
+    starts = jnp.minimum(first_new, n_items - width)
 
     def one(query: Array, asked: Any) -> tuple[Array, Array]:
-        def score(start: Array | int, part: Any) -> Array:
-            return _only(_scores(query, part[0]), start + jnp.arange(width), asked, part[1])
+        def score(start: Array | int) -> Array:
+            def of(array: Array) -> Array:
+                return jax.lax.dynamic_slice_in_dim(array, start, width)
+
+            vectors = of(items) if isinstance(items, Array) else items.part(start, width)
+            return _only(_scores(query, vectors), start + jnp.arange(width), asked, jax.tree.map(of, span))
 
         if len(starts) == 1:
-            return _ranked(score(0, jax.tree.map(lambda leaf: leaf[0], parts)), asked[0], k)
-        ranks = _rank_parts(score, starts, parts, asked[0], n_items)
+            return _ranked(score(0), asked[0], k)
+        ranks = _rank_parts(score, starts, first_new, width, asked[0], n_items)
 
-        def real(start: Array, part: Any) -> Array:
-            return jnp.where(start + jnp.arange(width) < n_items, score(start, part), -jnp.inf)
+        def new(start: Array, first: Array) -> Array:
+            return jnp.where(start + jnp.arange(width) < first, -jnp.inf, score(start))
 
-        return ranks, _best_of_parts(real, starts, parts, k, len(query), n_items)[0]
+        return ranks, _best_of_parts(new, starts, first_new, k, len(query), n_items)[0]
 
     return _by_blocks(one, size, queries, asked)
 
@@ -175,24 +191,25 @@ def _ranked(scores: Array, targets: Array, k: int) -> tuple[Array, Array]:
     return _rank(scores.shape[1], jnp.sum(scores < own, axis=1)), _top_k(_numbers(scores), k)[1]
 
 
-def _rank_parts(score: Any, starts: Array, parts: Any, targets: Array, n_items: int) -> Array:
-    """Two passes over parts, whose scores are ``score(start, part)``: one finds the targets' scores, one counts. Each
-    part is the same product in both, so the target meets its own score bit for bit."""
+def _rank_parts(
+    score: Callable[[Array], Array], starts: Array, first_new: Array, width: int, targets: Array, n_items: int
+) -> Array:
+    """Two passes over parts, whose scores are ``score(start)``: one finds the targets' scores, one counts. Each part is
+    the same product in both, so the target meets its own score bit for bit."""
 
-    def find(own: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
-        scores, place = score(*part), targets - part[0]
-        inside = (place >= 0) & (place < scores.shape[1])
+    def find(own: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        scores, place = score(part[0]), targets - part[0]
+        inside = (targets >= part[1]) & (place < width)
         here = jnp.take_along_axis(scores, jnp.where(inside, place, 0)[:, None], 1)[:, 0]
         return jnp.where(inside, here, own), None
 
-    own, _ = jax.lax.scan(find, jnp.zeros(len(targets)), (starts, parts))
+    own, _ = jax.lax.scan(find, jnp.zeros(len(targets)), (starts, first_new))
 
-    def count(worse: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
-        scores = score(*part)
-        real = part[0] + jnp.arange(scores.shape[1]) < n_items
-        return worse + jnp.sum((scores < own[:, None]) & real, axis=1), None
+    def count(worse: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        new = part[0] + jnp.arange(width) >= part[1]
+        return worse + jnp.sum((score(part[0]) < own[:, None]) & new, axis=1), None
 
-    worse, _ = jax.lax.scan(count, jnp.zeros(len(targets), jnp.int32), (starts, parts))
+    worse, _ = jax.lax.scan(count, jnp.zeros(len(targets), jnp.int32), (starts, first_new))
     return _rank(n_items, worse)
 
 

@@ -23,7 +23,7 @@ from jaxrec.errors import UserError, listed
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import Model
-from jaxrec.ops.topk import Candidates, block_size, rank
+from jaxrec.ops.topk import Candidates, InParts, block_size, rank
 from jaxrec.run import Run, open_run
 from jaxrec.training.block import weights_like
 from jaxrec.training.checkpoint import Checkpoints
@@ -193,15 +193,15 @@ def evaluation_plan(batch: int) -> Plan:
 class Judge:
     """Ranks the targets of a split by their products with ``items``, of weights float32[V, Q]; what is compiled is
     kept from call to call. ``sparse``: most of a block is not scored; with ``excluded`` items ``encode`` names no
-    candidates of its own."""
+    candidates of its own; ``together``: at least so many queries meet a part of the items at once."""
 
     def __init__(
-        self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Array],
-        encode: Encode, carry: Any = None, sparse: bool = False, excluded: Excluded | None = None,
+        self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Array | InParts],
+        encode: Encode, carry: Any = None, sparse: bool = False, excluded: Excluded | None = None, together: int = 64,
     ) -> None:  # fmt: skip
         self.feed, self.targets, self.blocks = feed, feed.pairs, feed.shape.blocks
         self._items, self._encode, self._carry, self._sparse = items, encode, carry, sparse
-        self._n_items, self._size = n_items, block_size(n_items, config.memory)
+        self._n_items, self._size = n_items, block_size(n_items, config.memory, together)
         self._excluded, self._masks = excluded, max(1, config.memory * 2**18 // -(-n_items // 32))
 
     def __call__(

@@ -35,6 +35,7 @@ COLUMNS = ("recall", "mrr")
 SAMPLE_SEED = 0  # of the sessions that are evaluated
 EXAMPLES = 100  # sequences of the newest split that a run keeps, to show what is recommended
 MOST_CATEGORIES = 12
+TOGETHER = 512  # queries that are multiplied with a part of the items at once
 
 
 def make(config: Config, dataset: Dataset, plan: MakePlan = training_plan) -> Task:
@@ -115,8 +116,9 @@ def event_judge(model: MERRec, sessions: Sessions, config: EvaluationConfig, tra
         live = None if known.live is None else Live(*known.live, block.asked.reshape(-1))
         return carry, encoded(weights, known, block), Candidates(live)
 
+    # Of a large catalogue vectors are put side by side anew for every block of queries, so many of these share them.
     return Judge(model.feed(sessions, evaluation_plan(batch)), len(trained), config,
-                 lambda weights: model.catalogue_vectors(weights, trained), encode)  # fmt: skip
+                 lambda weights: model.catalogue_vectors(weights, trained), encode, together=TOGETHER)  # fmt: skip
 
 
 class Targets(NamedTuple):
