@@ -49,7 +49,7 @@ class Heads:
             return jax.lax.dynamic_slice_in_dim(array, start, size)
 
         parts = []
-        if self.rows is not None:
+        if self.rows is not None and self.new_row is not None:
             parts.append(jnp.where(of(self.trained)[:, None], of(self._padded(self.rows)), self.new_row))
         if self.texts is not None:
             parts.append(look_up(self.texts, of(self.text_of)))

@@ -227,8 +227,8 @@ class Judge:
             yield np.asarray(ranks)[valid], np.asarray(best)[valid]
 
     def _rank_masked(
-        self, queries: Array, targets: Array, items: Array, top: int, excluded: Callable[[np.ndarray], np.ndarray],
-        rows: np.ndarray,
+        self, queries: Array, targets: Array, items: Array | InParts, top: int,
+        excluded: Callable[[np.ndarray], np.ndarray], rows: np.ndarray,
     ) -> Part:  # fmt: skip
         """``rank`` without the excluded items of int64[n] rows, of as many at a time as there is memory for masks."""
 

@@ -113,7 +113,9 @@ class Checkpoints:
             for step in steps:
                 try:
                     args = ocp.args.Composite(**parts, position=ocp.args.JsonRestore())
-                    return step, dict(manager.restore(step, args=args).items())
+                    found = dict(manager.restore(step, args=args).items())
+                    gc.collect()  # Orbax's tasks refer to each other, and with them to a second copy of all arrays
+                    return step, found
                 except Exception as error:  # Orbax and TensorStore raise many kinds; whichever it is, it is unreadable
                     _await_stragglers(error)
                     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]

@@ -177,7 +177,7 @@ class Recommender:
         old, n = len(self.counts), len(self.items)
         size = capacity(self._old, n - self._old)
         if isinstance(self._of_run, Heads):
-            return self._of_run.extended(self._unseen(self._names)[:, self._of_run.text_part], size)
+            return self._of_run.extended(jnp.asarray(self._unseen(self._names)[:, self._of_run.text_part]), size)
         vectors = np.append(np.asarray(self._items)[:old], self._unseen(self._names_of(np.arange(old, n))), axis=0)
         return filled(vectors, size)
 
