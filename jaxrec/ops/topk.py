@@ -172,9 +172,11 @@ def _only(scores: Array, index: Array, asked: Any, span: tuple[Array, Array] | N
 
 
 def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Any) -> Any:
-    """``one`` on blocks of rows, one after the other; the last block is padded with zeros, whose results are cut."""
+    """``one`` on blocks of rows, one after the other, as alike as can be, since padding costs as much as rows do: the
+    last block is padded with zeros, whose results are cut."""
     n = len(arrays[0])
-    rows = max(1, min(size.queries, n))
+    blocks = max(1, -(-n // size.queries))
+    rows = max(1, -(-n // blocks))
     return joined(jax.lax.map(lambda block: one(*block), in_blocks(arrays, rows)), n)
 
 

@@ -176,8 +176,10 @@ def collect(
 def rank_vectors(
     queries: Any, targets: np.ndarray, items: Any, memory: int, among: Among, k: int = 0
 ) -> Iterator[Part]:
-    """Ranks by the products of float32[n, D] and float32[V, D] of int32[n] targets; ``memory`` MiB at once."""
-    queries, table, size = jnp.asarray(queries), jnp.asarray(items), block_size(len(items), memory)
+    """Ranks by the products of float32[n, D] and float32[V, D], also in parts, of int32[n] targets; ``memory`` MiB at
+    once."""
+    table = jnp.asarray(items) if isinstance(items, np.ndarray) else items
+    queries, size = jnp.asarray(queries), block_size(len(items), memory)
 
     def ranked(rows: np.ndarray) -> Part:
         return rank(queries[rows], jnp.asarray(targets[rows]), table, size, k, among(rows))

@@ -113,7 +113,7 @@ class Checkpoints:
             for step in steps:
                 try:
                     args = ocp.args.Composite(**parts, position=ocp.args.JsonRestore())
-                    found = dict(manager.restore(step, args=args).items())
+                    found = jax.block_until_ready(dict(manager.restore(step, args=args).items()))
                     gc.collect()  # Orbax's tasks refer to each other, and with them to a second copy of all arrays
                     return step, found
                 except Exception as error:  # Orbax and TensorStore raise many kinds; whichever it is, it is unreadable

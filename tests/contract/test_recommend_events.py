@@ -45,6 +45,7 @@ def markets(worlds: Worlds, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(merrec, "SIDE_BY_SIDE", 0)
         made["large"] = untrained(worlds, place / "large", live, "both")
+        made["large, always"] = untrained(worlds, place / "large_always", worlds.data("events"), "both", UNNAMED)
     assert isinstance(made["large"].kind._items, Heads) and isinstance(made["both"].kind._items, jax.Array)
     return made | {"always": untrained(worlds, place / "always", worlds.data("events"), "both", UNNAMED)}
 
@@ -173,8 +174,9 @@ def test_bought_items_are_left_out(market: Recommender) -> None:
     assert item in all_scores(market, bought, seen=True)
 
 
-def test_without_times_and_with_items_without_names(markets: dict[str, Recommender]) -> None:
-    market = markets["always"]
+@pytest.mark.parametrize("which", ["always", "large, always"])
+def test_without_times_and_with_items_without_names(markets: dict[str, Recommender], which: str) -> None:
+    market = markets[which]
     found, unnamed = all_scores(market, sequence(market)), raw_ids(market, slice(None, None, UNNAMED))
     assert len(found) == market.n_items and market.recommend(Query(events=sequence(market))).at is None
     assert len(market.recommend(Query(events=[{"item": unnamed[0], "event": VIEW}]), 3).items) == 3

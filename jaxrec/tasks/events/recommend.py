@@ -107,15 +107,22 @@ class Recommender:
     def similar(self, item: Any, k: int) -> Answer:
         """The items most like one, whether live or not: by the cosine of their names in the space of the text head, or
         without one by that of their vectors in the item head."""
+        index, items = self.items.index(item), self._items
+        strange = UserError(f"item {bare(item)}: none is like it: it has no name, or was not in training "
+                            "(model.head items); give another")  # fmt: skip
+        if isinstance(items, Heads) and items.texts is not None:
+            units = replace(items, rows=None, new_row=None, texts=unit(items.texts))
+            has_name = np.any(items.texts, axis=1)[items.text_of] & (np.asarray(items.text_of) >= 0)
+            if not has_name[index]:
+                raise strange
+            kernel = partial(best_listed, items=units, allowed=jnp.asarray(has_name), live=None)
+            ((places, scores),) = ranked(kernel, units.part(index, 1), len(units), [np.array([index])], k)()
+            return Answer(self.items, places, scores)
         part = slice(-self._weights["params"]["match"].shape[1], None) if self._model.has_text else slice(-1)
-        items = self._items
-        if isinstance(items, Heads) and self._model.has_text:  # nothing is asked of the other head
-            items = replace(items, rows=None, new_row=None)
-        index, vectors = self.items.index(item), side_by_side(items)[:, part]
+        vectors = side_by_side(items)[:, part]
         own = vectors[index : index + 1]
         if not np.any(own):
-            raise UserError(f"item {bare(item)}: none is like it: it has no name, or was not in training "
-                            "(model.head items); give another")  # fmt: skip
+            raise strange
         without = [*np.flatnonzero(~np.any(vectors[: len(self.items)], axis=1)), index]
         memory = self.run.config.evaluation.memory
         return most_similar(self.items, unit(jnp.asarray(own)), unit(vectors), without, k, memory)

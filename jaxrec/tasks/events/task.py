@@ -20,6 +20,7 @@ from jaxrec.errors import UserError
 from jaxrec.feeds.packed import target_positions
 from jaxrec.metrics.ranking import random_ranking, ranking_metrics
 from jaxrec.models.merrec import MERRec
+from jaxrec.ops.heads import Heads
 from jaxrec.ops.topk import EVERYTHING, Candidates, Live
 from jaxrec.run import Run
 from jaxrec.sources.market.world import optimum_lines
@@ -204,7 +205,7 @@ def groups_of(dataset: Dataset, targets: Targets, trained: np.ndarray) -> Groups
     return found | {"category": {names[code]: category == code for code in often}}
 
 
-Vectors = tuple[np.ndarray, np.ndarray]
+Vectors = tuple[np.ndarray, np.ndarray | Heads]
 """float32[n, D] queries and float32[V, D] items, whose products rank."""
 
 
@@ -215,9 +216,11 @@ def popularity(targets: Targets, catalogue: Catalogue, counts: np.ndarray) -> Ve
 
 def name_neighbours(targets: Targets, catalogue: Catalogue, counts: np.ndarray) -> Vectors:
     """The cosine of an item's name with that of the last item."""
-    rows = catalogue.name_of
-    items = np.where((rows >= 0)[:, None], catalogue.vectors[rows], np.float16(0)).astype(np.float32)
-    return items[targets.last], items
+    names, name_of = np.asarray(catalogue.vectors, np.float32), catalogue.name_of
+    last = name_of[targets.last]
+    nothing = jnp.zeros(len(name_of), bool)
+    return np.where(last[:, None] < 0, 0, names[last]), Heads(None, nothing, None, jnp.asarray(names),
+                                                              jnp.asarray(name_of))  # fmt: skip
 
 
 BASELINES = {"popularity": popularity, "name-neighbours": name_neighbours}
