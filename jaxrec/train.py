@@ -78,7 +78,11 @@ def _train(
     old_rows = rows_before(path, resume, begun, source, model)
     training = Training(config, model, feed, old_rows=old_rows)
     constants = training.constants(task.constants)
-    state = training.begin() if source is None else taken_over(training.begin(), source, config)
+    # What is restored takes the place of a state that is not made: there is no room for two of a large catalogue.
+    state = (
+        training.state_like() if begun
+        else training.begin() if source is None else taken_over(training.begin(), source, config)
+    )  # fmt: skip
 
     # ---- run directory, and the state to start from ----------------------------------------------------------------
     kept = task.kept if source is None else task.kept | source.kept
@@ -90,6 +94,8 @@ def _train(
     position = Position()
     if (found := checkpoints.restore(state)) is not None:
         state, position = training.placed(found[0]), Position(**found[1])
+    elif begun:
+        state = training.begin()
     if position.finished and position.epoch < settings.epochs and (length := length_without_end(run.path)) is not None:
         position.finished, position.metrics_bytes = False, length  # more epochs were asked for than it was begun with
 

@@ -33,12 +33,14 @@ from jaxrec.models import base
 from jaxrec.models.base import Loss
 from jaxrec.models.packed import Grid, HalfLife, Windowed, drop, normal, read_few, unit
 from jaxrec.ops.gru import gru_params, gru_sequence
+from jaxrec.ops.heads import Heads
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.rows import Table, look_up, rows_at
 from jaxrec.ops.tables import Reads, RowPlan, Tables, TableSpec, glorot_like
 
 UNTRAINED = -1e30  # the item head's score of what it was not trained on; finite, so that sums stay numbers
 NAMES_AT_ONCE = 65_536  # projected in one call
+SIDE_BY_SIDE = 2**31  # bytes of the vectors of all items, beyond which there is no room for them beside the table
 CategoryWeight = Annotated[float, Field(ge=0.0, le=2.0)]
 
 
@@ -350,15 +352,19 @@ class MERRec(base.Model):
             rows = jnp.where(trained[:, None], rows, self._new_row(weights["params"], rows.shape[1]))
         return self._columns(weights["params"], rows, texts)
 
-    def catalogue_vectors(self, weights: dict[str, Any], trained: np.ndarray) -> Array:
-        """float32[V, Q]: ``vectors`` of the whole catalogue."""
-        names, texts = self.catalogue.vectors, None
+    def catalogue_vectors(self, weights: dict[str, Any], trained: np.ndarray) -> Array | Heads:
+        """``vectors`` of the whole catalogue: float32[V, Q], or as they lie, where there are more than ``SIDE_BY_SIDE``
+        bytes of them: in the table, and of each name once."""
+        names, texts, new_row = self.catalogue.vectors, None, None
         if self.has_text:
             of_names = jax.jit(self.texts)
-            parts = [of_names(weights, jnp.asarray(np.asarray(names[start : start + NAMES_AT_ONCE])))
-                     for start in range(0, len(names), NAMES_AT_ONCE)]  # fmt: skip
-            texts = look_up(jnp.concatenate(parts), jnp.asarray(self.catalogue.name_of))
-        return jax.jit(self.vectors)(weights, weights["tables"].get("item"), jnp.asarray(trained), texts)
+            texts = jnp.concatenate([of_names(weights, jnp.asarray(np.asarray(names[start : start + NAMES_AT_ONCE])))
+                                     for start in range(0, len(names), NAMES_AT_ONCE)])  # fmt: skip
+            texts = texts if self._model.temperature is None else unit(texts)
+        if (rows := weights["tables"].get("item")) is not None:
+            new_row = self._new_row(weights["params"], rows.shape[1])
+        heads = Heads(rows, jnp.asarray(trained), new_row, texts, jnp.asarray(self.catalogue.name_of))
+        return heads if 4 * len(heads) * heads.width > SIDE_BY_SIDE else jax.jit(Heads.whole)(heads)
 
 
 Model = MERRec

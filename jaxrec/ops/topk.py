@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -43,18 +43,33 @@ class Candidates(NamedTuple):
 EVERYTHING = Candidates()
 
 
-def block_size(n_items: int, memory: int) -> BlockSize:
-    """The largest useful block of float32 scores within ``memory`` MiB: all items if at least 64 queries fit."""
+class InParts(Protocol):
+    """The vectors of a catalogue, made a part at a time, where they would take too much memory all at once. A pytree,
+    such as ``heads.Heads``."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, start: Array | int, size: int) -> Array:
+        """float32[size, D]: the vectors of the items from ``start`` on."""
+        ...
+
+
+Items = Table | InParts
+"""The vectors of a catalogue, wherever they lie."""
+
+
+def block_size(n_items: int, memory: int, least: int = 64) -> BlockSize:
+    """The largest useful block of float32 scores within ``memory`` MiB: all items if at least ``least`` queries fit."""
     cells = memory * 2**20 // 4
-    if cells >= 64 * n_items:
+    if cells >= least * n_items:
         return BlockSize(int(min(512, cells // n_items)), n_items)
-    parts = -(-n_items // max(CHUNK, cells // 64))
-    return BlockSize(64, -(-n_items // parts))
+    parts = -(-n_items // max(CHUNK, cells // least))
+    return BlockSize(least, -(-n_items // parts))
 
 
 @partial(jax.jit, static_argnames=("size", "k"))
 def rank(
-    queries: Array, targets: Array, items: Table, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
+    queries: Array, targets: Array, items: Items, size: BlockSize, k: int = 0, among: Candidates = EVERYTHING
 ) -> tuple[Array, Array]:
     """The rank of each query's target among the candidates by inner product, float32[Q] from 1 to V, last among equals,
     and the k best candidates, int32[Q, k], with excluded items behind them where they are fewer; from float32[Q, D]
@@ -64,21 +79,26 @@ def rank(
         return _rank_dealt(queries, targets, items, size, k, among)
     n_items, width = len(items), min(size.items, len(items))
     span, asked = _asked(targets, among)
-    parts = in_blocks((items, span), width)
-    starts = jnp.arange(len(parts[0]), dtype=jnp.int32) * width
+    # The last part is as long as the others and begins before its first new item: padding would copy the catalogue.
+    first_new = jnp.arange(-(-n_items // width), dtype=jnp.int32) * width
+    starts = jnp.minimum(first_new, n_items - width)
 
     def one(query: Array, asked: Any) -> tuple[Array, Array]:
-        def score(start: Array | int, part: Any) -> Array:
-            return _only(_scores(query, part[0]), start + jnp.arange(width), asked, part[1])
+        def score(start: Array | int) -> Array:
+            def of(array: Array) -> Array:
+                return jax.lax.dynamic_slice_in_dim(array, start, width)
+
+            vectors = of(items) if isinstance(items, Array) else items.part(start, width)
+            return _only(_scores(query, vectors), start + jnp.arange(width), asked, jax.tree.map(of, span))
 
         if len(starts) == 1:
-            return _ranked(score(0, jax.tree.map(lambda leaf: leaf[0], parts)), asked[0], k)
-        ranks = _rank(n_items, _worse(score, starts, parts, asked[0], n_items))
+            return _ranked(score(0), asked[0], k)
+        ranks = _rank(n_items, _worse(score, starts, first_new, width, asked[0]))
 
-        def real(start: Array, part: Any) -> Array:
-            return jnp.where(start + jnp.arange(width) < n_items, score(start, part), -jnp.inf)
+        def new(start: Array, first: Array) -> Array:
+            return jnp.where(start + jnp.arange(width) < first, -jnp.inf, score(start))
 
-        return ranks, _best_of_parts(real, starts, parts, k, len(query), n_items)[0]
+        return ranks, _best_of_parts(new, starts, first_new, k, len(query), n_items)[0]
 
     return _by_blocks(one, size, queries, asked)
 
@@ -150,26 +170,25 @@ def _rank_dealt(
     n, span, asked = items.shards, *_asked(targets, among)
 
     def on_each(array: Array, span: Any, query: Array, asked: Any) -> tuple[Array, Array]:
-        device, width = jax.lax.axis_index(MODEL), min(size.items, len(array))
-        ids = device + n * jnp.arange(len(array))
-        parts = in_blocks((array, jax.tree.map(lambda leaf: leaf.at[ids].get(mode="clip"), span)), width)
-        starts = jnp.arange(len(parts[0]), dtype=jnp.int32) * width
-        here = -((device - len(items)) // n)  # how many of the items are on this device
+        device, (first_new, starts, width) = jax.lax.axis_index(MODEL), _parts_of(array, size)
 
         def one(query: Array, asked: Any) -> tuple[Array, Array]:
-            def score(start: Array, part: Any) -> Array:
-                return _only(_scores(query, part[0]), device + n * (start + jnp.arange(width)), asked, part[1])
+            def score(start: Array, beyond: float = jnp.inf) -> Array:
+                ids = device + n * (start + jnp.arange(width))
+                times = jax.tree.map(lambda leaf: leaf.at[ids].get(mode="clip"), span)
+                scores = _only(_scores(query, _slice(array, start, width)), ids, asked, times)
+                return jnp.where(ids < len(items), scores, beyond)  # rows of zeros are worse than nothing
 
-            def real(start: Array, part: Any) -> Array:
-                return jnp.where(start + jnp.arange(width) < here, score(start, part), -jnp.inf)
+            def new(start: Array, first: Array) -> Array:
+                return jnp.where(start + jnp.arange(width) < first, -jnp.inf, score(start, -jnp.inf))
 
             place = jnp.where(asked[0] % n == device, asked[0] // n, -1)
-            ranks = _rank(len(items), _worse(score, starts, parts, place, here, MODEL))
-            return ranks, _merged(*_best_of_parts(real, starts, parts, k, len(query), len(array)), n)[0]
+            ranks = _rank(len(items), _worse(score, starts, first_new, width, place, MODEL))
+            return ranks, _merged(*_best_of_parts(new, starts, first_new, k, len(query), len(array)), n)[0]
 
         return _by_blocks(one, size, query, asked)
 
-    return _on_groups(on_each, items, len(queries), 2, 2)(items.array, span, queries, asked)
+    return _on_groups(on_each, items, len(queries))(items.array, span, queries, asked)
 
 
 def _best_dealt(
@@ -178,24 +197,34 @@ def _best_dealt(
     n = items.shards
 
     def on_each(array: Array, count: Any, query: Array, ban: Array) -> tuple[Array, Array]:
-        device, width = jax.lax.axis_index(MODEL), min(size.items, len(array))
-        parts = in_blocks(array, width)
-        starts = jnp.arange(len(parts), dtype=jnp.int32) * width
+        device, (first_new, starts, width) = jax.lax.axis_index(MODEL), _parts_of(array, size)
 
         def one(query: Array, ban: Array) -> tuple[Array, Array]:
             mine = jnp.where((ban % n == device) & (ban < len(items)), ban // n, -1)
 
-            def score(start: Array, vectors: Array) -> Array:
-                ids = device + n * (start + jnp.arange(width))
-                scores = jnp.where(ids < count, _scores(query, vectors), -jnp.inf)
+            def score(start: Array, first: Array) -> Array:
+                place = start + jnp.arange(width)
+                allowed = (place >= first) & (device + n * place < count)
+                scores = jnp.where(allowed, _scores(query, _slice(array, start, width)), -jnp.inf)
                 row = jnp.arange(len(query))[:, None]
                 return scores.at[row, jnp.where(mine >= start, mine - start, width)].set(-jnp.inf, mode="drop")
 
-            return _merged(*_best_of_parts(score, starts, parts, k, len(query), len(array)), n)
+            return _merged(*_best_of_parts(score, starts, first_new, k, len(query), len(array)), n)
 
         return _by_blocks(one, size, query, ban)
 
-    return _on_groups(on_each, items, len(queries), 2, 2)(items.array, jnp.asarray(count), queries, banned)
+    return _on_groups(on_each, items, len(queries))(items.array, jnp.asarray(count), queries, banned)
+
+
+def _parts_of(array: Array, size: BlockSize) -> tuple[Array, Array, int]:
+    """Parts of the rows that are here: the first row of each that is in no part before, where it begins, its length."""
+    width = min(size.items, len(array))
+    first_new = jnp.arange(-(-len(array) // width), dtype=jnp.int32) * width
+    return first_new, jnp.minimum(first_new, len(array) - width), width
+
+
+def _slice(array: Array, start: Array, width: int) -> Array:
+    return jax.lax.dynamic_slice_in_dim(array, start, width)
 
 
 def _merged(places: Array, scores: Array, n: int) -> tuple[Array, Array]:
@@ -209,12 +238,12 @@ def _merged(places: Array, scores: Array, n: int) -> tuple[Array, Array]:
     return ids[:, :k], -worst[:, :k]
 
 
-def _on_groups(function: Callable[..., Any], items: DealtRows, queries: int, by_query: int, results: int) -> Any:
-    """The function of a device's items, of what all have, and of so many trees with a row for each query, on each
-    device; groups of devices that have all items between them share the queries where they can."""
+def _on_groups(function: Callable[..., Any], items: DealtRows, queries: int) -> Any:
+    """The function of a device's items, of what all have, and of two trees with a row for each query, as its results
+    have, on each device; groups of devices that have all items between them share the queries where they can."""
     mine = PartitionSpec(*([] if queries % items.mesh.shape[DATA] else [DATA]))
-    inputs = (PartitionSpec(MODEL), PartitionSpec(), *(mine,) * by_query)
-    return jax.shard_map(function, mesh=items.mesh, in_specs=inputs, out_specs=(mine,) * results, check_vma=False)
+    inputs = (PartitionSpec(MODEL), PartitionSpec(), mine, mine)
+    return jax.shard_map(function, mesh=items.mesh, in_specs=inputs, out_specs=(mine, mine), check_vma=False)
 
 
 def _asked(targets: Array, among: Candidates) -> tuple[Any, Any]:
@@ -235,9 +264,11 @@ def _only(scores: Array, index: Array, asked: Any, span: tuple[Array, Array] | N
 
 
 def _by_blocks(one: Callable[..., Any], size: BlockSize, *arrays: Any) -> Any:
-    """``one`` on blocks of rows, one after the other; the last block is padded with zeros, whose results are cut."""
+    """``one`` on blocks of rows, one after the other, as alike as can be, since padding costs as much as rows do: the
+    last block is padded with zeros, whose results are cut."""
     n = len(arrays[0])
-    rows = max(1, min(size.queries, n))
+    blocks = max(1, -(-n // size.queries))
+    rows = max(1, -(-n // blocks))
     return joined(jax.lax.map(lambda block: one(*block), in_blocks(arrays, rows)), n)
 
 
@@ -254,26 +285,27 @@ def _ranked(scores: Array, targets: Array, k: int) -> tuple[Array, Array]:
     return _rank(scores.shape[1], jnp.sum(scores < own, axis=1)), _top_k(_numbers(scores), k)[1]
 
 
-def _worse(score: Any, starts: Array, parts: Any, targets: Array, n_items: Array | int, axis: str = "") -> Array:
-    """int32[Q]: how many items score below the target, in two passes over parts, whose scores are ``score(start,
-    part)``: one finds the targets' scores, one counts. Each part is the same product in both, so the target meets its
-    own score bit for bit. With an ``axis`` of a mesh items are dealt over it, and a target that is not here is -1."""
+def _worse(
+    score: Callable[[Array], Array], starts: Array, first_new: Array, width: int, targets: Array, axis: str = ""
+) -> Array:
+    """int32[Q]: how many items score below the target, in two passes over parts, whose scores are ``score(start)``: one
+    finds the targets' scores, one counts. Each part is the same product in both, so the target meets its own score bit
+    for bit. With an ``axis`` of a mesh items are dealt over it, and a target that is not here is -1."""
 
-    def find(own: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
-        scores, place = score(*part), targets - part[0]
-        inside = (place >= 0) & (place < scores.shape[1])
+    def find(own: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        scores, place = score(part[0]), targets - part[0]
+        inside = (targets >= part[1]) & (place < width)
         here = jnp.take_along_axis(scores, jnp.where(inside, place, 0)[:, None], 1)[:, 0]
         return jnp.where(inside, here, own), None
 
-    own = _over_parts(find, jnp.zeros(len(targets)), (starts, parts))
+    own, _ = jax.lax.scan(find, jnp.zeros(len(targets)), (starts, first_new))
     own = jax.lax.psum(own, axis) if axis else own  # the others have 0
 
-    def count(worse: Array, part: tuple[Array, Any]) -> tuple[Array, None]:
-        scores = score(*part)
-        real = part[0] + jnp.arange(scores.shape[1]) < n_items
-        return worse + jnp.sum((scores < own[:, None]) & real, axis=1), None
+    def count(worse: Array, part: tuple[Array, Array]) -> tuple[Array, None]:
+        new = part[0] + jnp.arange(width) >= part[1]
+        return worse + jnp.sum((score(part[0]) < own[:, None]) & new, axis=1), None
 
-    worse = _over_parts(count, jnp.zeros(len(targets), jnp.int32), (starts, parts))
+    worse, _ = jax.lax.scan(count, jnp.zeros(len(targets), jnp.int32), (starts, first_new))
     return jax.lax.psum(worse, axis) if axis else worse
 
 
@@ -292,15 +324,8 @@ def _best_of_parts(score: Any, starts: Array, parts: Any, k: int, queries: int, 
         values, order = jax.lax.top_k(values, k)
         return (values, jnp.take_along_axis(ids, order, 1)), None
 
-    scores, ids = _over_parts(merge, begin, (starts, parts))
+    (scores, ids), _ = jax.lax.scan(merge, begin, (starts, parts))
     return ids, scores
-
-
-def _over_parts(step: Callable[[Any, Any], tuple[Any, None]], begin: Any, parts: Any) -> Any:
-    """What a scan over parts carries; of a single one without a scan, which would copy it."""
-    if len(jax.tree.leaves(parts)[0]) == 1:
-        return step(begin, jax.tree.map(lambda leaf: leaf[0], parts))[0]
-    return jax.lax.scan(step, begin, parts)[0]
 
 
 def _top_k(scores: Array, k: int) -> tuple[Array, Array]:

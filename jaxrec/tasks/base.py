@@ -25,8 +25,8 @@ from jaxrec.feeds.base import Feed, Plan
 from jaxrec.metrics.ranking import ranking_metrics
 from jaxrec.models.base import Model
 from jaxrec.ops.parallel import mesh_over, replicate
-from jaxrec.ops.rows import Table, mesh_of
-from jaxrec.ops.topk import Candidates, block_size, rank
+from jaxrec.ops.rows import mesh_of
+from jaxrec.ops.topk import Candidates, Items, block_size, rank
 from jaxrec.run import Run, open_run
 from jaxrec.training.block import as_dealt, rows_of, weights_like
 from jaxrec.training.checkpoint import Checkpoints
@@ -182,8 +182,10 @@ def collect(
 def rank_vectors(
     queries: Any, targets: np.ndarray, items: Any, memory: int, among: Among, k: int = 0
 ) -> Iterator[Part]:
-    """Ranks by the products of float32[n, D] and float32[V, D] of int32[n] targets; ``memory`` MiB at once."""
-    queries, table, size = jnp.asarray(queries), jnp.asarray(items), block_size(len(items), memory)
+    """Ranks by the products of float32[n, D] and float32[V, D], also in parts, of int32[n] targets; ``memory`` MiB at
+    once."""
+    table = jnp.asarray(items) if isinstance(items, np.ndarray) else items
+    queries, size = jnp.asarray(queries), block_size(len(items), memory)
 
     def ranked(rows: np.ndarray) -> Part:
         return rank(queries[rows], jnp.asarray(targets[rows]), table, size, k, among(rows))
@@ -199,15 +201,15 @@ def evaluation_plan(batch: int) -> Plan:
 class Judge:
     """Ranks the targets of a split by their products with ``items``, of weights float32[V, Q]; what is compiled is
     kept from call to call. ``sparse``: most of a block is not scored; with ``excluded`` items ``encode`` names no
-    candidates of its own."""
+    candidates of its own; ``together``: at least so many queries meet a part of the items at once."""
 
     def __init__(
-        self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Table],
-        encode: Encode, carry: Any = None, sparse: bool = False, excluded: Excluded | None = None,
+        self, feed: Feed, n_items: int, config: EvaluationConfig, items: Callable[[dict[str, Any]], Items],
+        encode: Encode, carry: Any = None, sparse: bool = False, excluded: Excluded | None = None, together: int = 64,
     ) -> None:  # fmt: skip
         self.feed, self.targets, self.blocks = feed, feed.pairs, feed.shape.blocks
         self._items, self._encode, self._carry, self._sparse = items, encode, carry, sparse
-        self._n_items, self._size = n_items, block_size(n_items, config.memory)
+        self._n_items, self._size = n_items, block_size(n_items, config.memory, together)
         self._excluded, self._masks = excluded, max(1, config.memory * 2**18 // -(-n_items // 32))
 
     def __call__(
@@ -235,8 +237,8 @@ class Judge:
             yield np.asarray(ranks)[valid], np.asarray(best)[valid]
 
     def _rank_masked(
-        self, queries: Array, targets: Array, items: Table, top: int, excluded: Callable[[np.ndarray], np.ndarray],
-        rows: np.ndarray,
+        self, queries: Array, targets: Array, items: Items, top: int,
+        excluded: Callable[[np.ndarray], np.ndarray], rows: np.ndarray,
     ) -> Part:  # fmt: skip
         """``rank`` without the excluded items of int64[n] rows, of as many at a time as there is memory for masks."""
 

@@ -139,7 +139,8 @@ class Checkpoints:
         shards = position.pop(SHARDS, 1)
         saved = with_path(partial(self._as_saved, shards), like)
         parts = {name: ocp.args.StandardRestore(tree) for name, tree in saved.items()}
-        restored = dict(manager.restore(step, args=ocp.args.Composite(**parts)).items())
+        restored = jax.block_until_ready(dict(manager.restore(step, args=ocp.args.Composite(**parts)).items()))
+        gc.collect()  # Orbax's tasks refer to each other, and with them to a second copy of all arrays
         wanted: dict[str, Any] = with_path(partial(self._as_wanted, shards), like, restored)
         return wanted | {"position": position}
 

@@ -148,7 +148,9 @@ def test_what_is_served_is_what_was_evaluated_whatever_is_asked_beside_it(model:
 
 def devices(*words: object) -> Any:
     """What ``devices.py`` prints, in a process that has eight."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    # On a busy machine threads of virtual devices wait for each other for longer than XLA lets them.
+    patient = f"--xla_cpu_collective_call_terminate_timeout_seconds=600 {os.environ.get('XLA_FLAGS', '')}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]), "XLA_FLAGS": patient}
     line = [sys.executable, str(ROOT / "tests" / "devices.py"), *map(str, words)]
     ended = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
