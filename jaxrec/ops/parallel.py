@@ -13,31 +13,42 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
+from jaxrec.ops import hosts
 
 AXIS = "data"
 
 
 def make_mesh(devices: int | None, batch: int) -> Mesh | None:
-    """A mesh over the first ``devices`` local devices (None: all), which share a ``batch``; None where that is one."""
-    local = jax.local_devices()
-    n = len(local) if devices is None else devices
-    if n > len(local):
-        raise UserError(f"mesh.data: found {n}; of local devices ({local[0].platform}) there are {len(local)}; give at "
-                        "most that, or leave it out for all")  # fmt: skip
+    """A mesh over the first ``devices`` devices (None: all), those of all processes, which share a ``batch``; None
+    where that is one."""
+    every = jax.devices()
+    n = len(every) if devices is None else devices
+    if n > len(every):
+        raise UserError(f"mesh.data: found {n}; of devices ({every[0].platform}) there are {len(every)}; give at most "
+                        "that, or leave it out for all")  # fmt: skip
+    if n < len(every) and hosts.several():
+        raise UserError(f"mesh.data: found {n}; {jax.process_count()} processes train on all of their {len(every)} "
+                        "devices; leave it out")  # fmt: skip
     if batch % n:
         raise UserError(f"training.batch_size: {batch} cannot be shared evenly by {n} devices (mesh.data); the next "
                         f"that can is {-(-batch // n) * n}")  # fmt: skip
-    return None if n == 1 else jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=local[:n])
+    return None if n == 1 else jax.make_mesh((n,), (AXIS,), axis_types=(AxisType.Auto,), devices=every[:n])
 
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays on every device of the mesh; without one, on the first device for good."""
-    return jax.device_put(tree, jax.local_devices()[0] if mesh is None else NamedSharding(mesh, PartitionSpec()))
+    return hosts.put(tree, jax.local_devices()[0] if mesh is None else NamedSharding(mesh, PartitionSpec()))
 
 
 def deal(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
     """The arrays, also NumPy's, with this axis dealt over the devices."""
-    return replicate(tree, None) if mesh is None else jax.device_put(tree, _dealt(mesh, axis))
+    return replicate(tree, None) if mesh is None else hosts.put(tree, _dealt(mesh, axis))
+
+
+def deal_parts(part: Callable[[int, int], Any], mesh: Mesh, axis: int = 0) -> Any:
+    """``deal``'s arrays, from ``part(i, n)``, NumPy's of the devices at place i of n; of other hosts' none is made."""
+    n = mesh.shape[AXIS]
+    return hosts.put_parts(lambda place: part(place, n), _dealt(mesh, axis), AXIS, axis)
 
 
 def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:

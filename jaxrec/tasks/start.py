@@ -17,6 +17,7 @@ import optax
 from jaxrec.cli.command import say
 from jaxrec.config import Config
 from jaxrec.errors import UserError
+from jaxrec.ops import hosts
 from jaxrec.run import open_run
 from jaxrec.tasks.base import Loaded, load, part_of
 from jaxrec.tasks.moves import OLD_ROWS, Moves, moved_table, old_rows
@@ -170,14 +171,14 @@ def _same(unfit: Unfit, what: str, new: Any, old: Any) -> Any:
         ours, theirs = (shape.get(name, ("none",)) for shape in shapes)
         if ours != theirs:
             raise unfit(f"the {what} {name}", list(theirs), list(ours))
-    return jax.tree.map(lambda like, leaf: jax.device_put(leaf, like.sharding), new, old)
+    return jax.tree.map(lambda like, leaf: hosts.put(leaf, like.sharding), new, old)
 
 
 def _taken_table(unfit: Unfit, name: str, new: Any, old: Any, moves: Moves, how: str = "random") -> Any:
     """A table, or what the optimizer keeps of it, with the old rows of ids that move; see ``moved_table``."""
     if new.shape[1:] != old.shape[1:]:
         raise unfit(f"rows of the table {name}", list(old.shape[1:]), list(new.shape[1:]))
-    return jax.device_put(moved_table(how, moves, np.asarray(old), np.asarray(new)), new.sharding)
+    return hosts.put(moved_table(how, moves, np.asarray(old), np.asarray(new)), new.sharding)
 
 
 def _unfit(config: Config, loaded: Loaded, what: str, theirs: Any, ours: Any) -> UserError:

@@ -312,7 +312,7 @@ def make_train_block(
         state = regroup(state, model.unpacked)._replace(step=begin + jnp.sum(live, dtype=jnp.int32))
         state = state if average else state._replace(average=kept)
         losses = losses.reshape(size, -1).sum(axis=1)
-        return state, BlockStats(losses, jnp.sum(block.weight > 0), jnp.sum(live))
+        return state, on.whole(BlockStats(losses, jnp.sum(block.weight > 0), jnp.sum(live)))
 
     places: dict[str, Any] = {} if formats is None else {"out_shardings": (formats, None)}
     options = {"xla_gpu_deterministic_ops": True} if deterministic and on.platform == "gpu" else None
