@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
@@ -42,7 +43,13 @@ def block(config: Config) -> Any:
         constants = training.constants(double(task.constants))
         first = parallel.deal(double(next(iter(task.feed.epoch(0)))), mesh, 1)
         state, stats = training.block(double(begin), constants, first)
-        return jax.tree.map(np.asarray, (state.params, state.tables, state.carry, stats.loss))
+        return jax.tree.map(whole, (state.params, state.tables, state.carry, stats.loss))
+
+
+def whole(leaf: jax.Array) -> np.ndarray:
+    """The array, also where other processes have parts of it."""
+    here = leaf.is_fully_replicated or leaf.is_fully_addressable
+    return np.asarray(leaf if here else multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def apart(one: Any, other: Any) -> float:
