@@ -29,7 +29,7 @@ from jaxrec.tasks.base import cutoffs, fit_cutoffs, make_task
 from jaxrec.tasks.start import note_start, open_source, rows_before, taken_over
 from jaxrec.training.block import Training
 from jaxrec.training.checkpoint import Checkpoints
-from jaxrec.training.hosts import check_alike, meet, together
+from jaxrec.training.hosts import await_file, check_alike, meet, together
 from jaxrec.training.telemetry import Clock, Log, Meter, Sums, Unlogged, Waited, length_without_end, mean, read_log
 
 
@@ -85,7 +85,8 @@ def _train(
         training = Training(config, model, feed, old_rows=old_rows)
         constants = training.constants(task.constants)
         state = training.begin() if source is None else taken_over(training.begin(), source, config)
-    check_alike(config, dataset, task.copied)
+    options = (("--resume", resume), ("--overwrite", overwrite), (f"--start-from {start_from}", start_from))
+    check_alike(config, dataset, task.copied, " ".join([f"--run {path}", *(name for name, given in options if given)]))
 
     # ---- run directory, and the state to start from ----------------------------------------------------------------
     with together():
@@ -94,6 +95,8 @@ def _train(
             resume_run(path, config, dataset, kept, task.copied)
         elif hosts.first():
             create_run(path, config, dataset, overwrite, kept, task.copied)
+    with together():
+        await_file(path / "config.yaml")
     checkpoints = Checkpoints(path)
     position = Position()
     if (found := checkpoints.restore(state)) is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -18,6 +19,8 @@ from jaxrec.errors import UserError, shown
 from jaxrec.ops import hosts
 
 HOUSE = Path(__file__).resolve().parent.parent
+SEEN = 60  # s
+PLURAL = ("options", "libraries")  # of what can differ
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -56,9 +59,19 @@ def refuse(rank: int, host: str, line: str) -> None:
     raise agreed(UserError(line if rank == 0 else f"rank {rank} ({host}): {line}"))
 
 
-def check_alike(config: Config, dataset: Any, copied: tuple[str, ...] = ()) -> None:
-    """Refuse processes with other configurations, data or code than the first one's. Where the data lie may differ.
-    ``copied``: files beside the data set that are read too."""
+def await_file(file: Path) -> None:
+    """Wait until this process sees a file that the first one has made: network file systems take their time."""
+    end = time.monotonic() + SEEN
+    while not file.is_file():
+        if time.monotonic() > end:
+            raise UserError(f"{file}: rank 0 has made it, and it cannot be seen here after {SEEN} s; name a --run on a "
+                            "file system that all processes share")  # fmt: skip
+        time.sleep(0.2)
+
+
+def check_alike(config: Config, dataset: Any, copied: tuple[str, ...], options: str) -> None:
+    """Refuse processes with other configurations, data, code or ``options`` than the first one's. Where the data lie
+    may differ. ``copied``: files beside the data set that are read too."""
     if not hosts.several():
         return
     fields = {f"{section}.{name}": value for section, part in config.model_dump(mode="json").items()
@@ -68,23 +81,25 @@ def check_alike(config: Config, dataset: Any, copied: tuple[str, ...] = ()) -> N
         "configuration": _digest(repr(sorted(fields.items())).encode()),
         "data set": _digest(repr(data).encode()),
         "code of jaxrec": f"version {metadata.version('jaxrec')}, sources {_sources(config)}",
+        "options": options,
         "libraries": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES),
     }
     every = hosts.said([socket.gethostname(), mine])
     for rank, (host, theirs) in enumerate(every):
-        for what, value in mine.items() if rank == 0 else every[0][1].items():
+        for what, value in every[0][1].items():
             if theirs[what] != value:
-                _refuse_other(rank, host, what, theirs[what], value, fields)
+                _refuse_other(rank, host, what, (theirs[what], value), fields)
 
 
-def _refuse_other(rank: int, host: str, what: str, theirs: str, first: str, fields: dict[str, Any]) -> None:
-    """Refuse a process that differs in ``what``, hashes or versions."""
-    found, advice = f"{theirs} there, {first} on rank 0", f"give all the same {what}"
+def _refuse_other(rank: int, host: str, what: str, found: tuple[str, str], fields: dict[str, Any]) -> None:
+    """Refuse a process that differs from the first one in ``what``, of which both hashes or versions were found."""
+    line = f"the {what} differ{'' if what in PLURAL else 's'} from rank 0's ({found[0]} there, {found[1]} on rank 0)"
     if what == "configuration":
-        former, now = (hosts.said(fields)[one] for one in (0, rank))
+        everybody = hosts.said(fields)
+        former, now = everybody[0], everybody[rank]
         name = next(name for name in former | now if former.get(name) != now.get(name))
-        found = f"{found}: {name} is {shown(now.get(name))} there, {shown(former.get(name))} on rank 0"
-    refuse(rank, host, f"its {what} differs from rank 0's ({found}); {advice}")
+        line += f": {name} is {shown(now.get(name))} there, {shown(former.get(name))} on rank 0"
+    refuse(rank, host, f"{line}; give all processes the same {what}")
 
 
 def _digest(content: bytes) -> str:

@@ -164,7 +164,8 @@ def test_a_killed_host_ends_the_others_and_resuming_is_exact(worlds: Worlds, tmp
 
 @SLOW
 def test_a_host_that_hangs_ends_the_others(worlds: Worlds, tmp_path: Path) -> None:
-    config, run = worlds.config("gru4rec", noise=True, training={"steps_per_block": 8}), tmp_path / "run"
+    config = worlds.config("gru4rec", noise=True, training={"steps_per_block": 8, "batch_size": 48})
+    run = tmp_path / "run"
     processes = start_training(3, "--config", config, "--run", run)
     wait_for(processes, lambda: bool(steps_of(run)))
     processes[1].send_signal(signal.SIGSTOP)
@@ -204,18 +205,19 @@ def _longer(sections: dict[str, Any]) -> dict[str, Any]:
 
 @SLOW
 def test_what_differs_between_hosts_is_refused(worlds: Worlds, tmp_path: Path) -> None:
-    """One line of rank 0, status 2 of all, and nothing is made."""
+    """One line of rank 0, status 2 of all, and nothing is made. Where the data lie is no difference."""
     config, run = worlds.config("gru4rec"), tmp_path / "run"
     shutil.copytree(ROOT / "jaxrec", tmp_path / "other" / "jaxrec", ignore=shutil.ignore_patterns("configs"))
     with open(tmp_path / "other" / "jaxrec" / "errors.py", "a", encoding="utf-8") as stream:
         stream.write("# changed\n")
     shutil.copytree(worlds.data("sessions"), tmp_path / "same")
     cases: list[tuple[list[object], list[Path], str]] = [
-        (["--training.seed", "7"], [], "its configuration differs .*training.seed is 7 there, 42 on rank 0"),
-        (["--data.path", worlds.data("sessions", noise=True)], [], "its data set differs"),
+        (["--training.seed", "7"], [], "the configuration differs .*training.seed is 7 there, 42 on rank 0"),
+        (["--data.path", worlds.data("sessions", noise=True)], [], "the data set differs"),
         (["--data.path", tmp_path / "none"], [], "none: no data set here"),
-        ([], [tmp_path / "other"], "its code of jaxrec differs .*sources"),
-        (["--data.path", tmp_path / "same", "--mesh.data", "1"], [], "found 1; 2 processes train on all of their 2"),
+        ([], [tmp_path / "other"], "the code of jaxrec differs .*sources"),
+        (["--data.path", tmp_path / "same", "--resume"], [], "the options differ from .*run --resume there, --run"),
+        (["--mesh.data", "1"], [], "mesh.data: found 1; 2 processes train on all of their 2 devices"),
     ]
     for words, paths, message in cases:
         where = f"127.0.0.1:{free_port()}"
