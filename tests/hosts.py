@@ -35,8 +35,8 @@ def start(words: Sequence[object], paths: Sequence[Path] = ()) -> subprocess.Pop
     """A Python process with the package of this checkout, or of another place in ``paths``; warnings are errors."""
     path = os.pathsep.join(map(str, [*paths, ROOT, ROOT / "tests"]))
     return subprocess.Popen(
-        [sys.executable, "-W", "error", *map(str, words)], env=os.environ | {"PYTHONPATH": path}, cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-W", "error", *map(str, words)], env=os.environ | {"PYTHONPATH": path}, text=True,
+        cwd=paths[0] if paths else ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def check_alike(config: Config, dataset: Any, copied: tuple[str, ...], options: 
     mine = {
         "configuration": _digest(repr(sorted(fields.items())).encode()),
         "data set": _digest(repr(data).encode()),
-        "code of jaxrec": f"version {metadata.version('jaxrec')}, sources {_sources(config)}",
+        "code of jaxrec": f"version {sys.modules['jaxrec'].__version__}, sources {_sources(config)}",
         "options": options,
         "libraries": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES),
     }

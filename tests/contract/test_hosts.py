@@ -53,7 +53,18 @@ def test_two_hosts_of_two_devices_train_as_one(worlds: Worlds, tmp_path: Path) -
     found = blocks(2, tmp_path / "found", *configs)
     for config in configs:
         alone = block(configuration.load(config, [*BLOCK, "--mesh.data", "1"]))
+        print(config.name, apart(alone, found[str(config)]))
         assert 0 < apart(alone, found[str(config)]) < 1e-9, f"{config}; 0: one device did it all"
+
+
+@SLOW
+def test_four_hosts_of_two_devices_train_as_one(worlds: Worlds, tmp_path: Path) -> None:
+    config = worlds.config("gru4rec", noise=True)
+    found, alone = (
+        blocks(4, tmp_path / "found", config),
+        block(configuration.load(config, [*BLOCK, "--mesh.data", "1"])),
+    )
+    assert 0 < apart(alone, found[str(config)]) < 1e-9
 
 
 @SLOW
