@@ -31,11 +31,14 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(words: Sequence[object], paths: Sequence[Path] = ()) -> subprocess.Popen[str]:
+def start(
+    words: Sequence[object], paths: Sequence[Path] = (), environment: dict[str, object] | None = None
+) -> subprocess.Popen[str]:
     """A Python process with the package of this checkout, or of another place in ``paths``; warnings are errors."""
+    more = {name: str(value) for name, value in (environment or {}).items()}
     path = os.pathsep.join(map(str, [*paths, ROOT, ROOT / "tests"]))
     return subprocess.Popen(
-        [sys.executable, "-W", "error", *map(str, words)], env=os.environ | {"PYTHONPATH": path}, text=True,
+        [sys.executable, "-W", "error", *map(str, words)], text=True, env=os.environ | {"PYTHONPATH": path} | more,
         cwd=paths[0] if paths else ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 

@@ -21,10 +21,11 @@ import jax
 
 from jaxrec.cli.command import ranged
 from jaxrec.cli.quiet import quiet
-from jaxrec.errors import UserError, one_line
+from jaxrec.errors import UserError, listed, one_line
 
 HEARTBEAT = 30  # s without a sign of life, after which a process counts as gone
 FATAL = "Terminating process because the JAX distributed service"  # how XLA's text begins before it aborts
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy")  # through which gRPC would go to other hosts
 GONE = re.compile(r"stopped sending heartbeats\):\s*((?:\d+[\s,]*)+)")
 
 
@@ -192,12 +193,17 @@ def _signal(number: int, handler: Any) -> Any:
 def _explained(ranks: Ranks, reason: str) -> str:
     """What XLA's text says, in words."""
     if "RegisterTask" in reason or not ranks.names:
-        where = ranks.coordinator or "the coordinator that the cluster names"
-        if ranks.rank == 0:
-            return (f"--distributed {where}: not all of {ranks.count} processes came within {ranks.timeout} s; start "
-                    "all of them with this address, or raise --join-timeout")  # fmt: skip
+        # What a cluster says of itself JAX keeps to itself.
+        state = getattr(sys.modules.get("jax._src.distributed"), "global_state", None)
+        where = ranks.coordinator or f"auto, {getattr(state, 'coordinator_address', None) or 'an unknown address'}"
+        rank = ranks.rank if ranks.coordinator else getattr(state, "process_id", None)
+        proxies = [name for name in PROXIES if os.environ.get(name)]
+        advice = f"raise --join-timeout{f', or unset {listed(proxies)}' if proxies else ''}"
+        if rank == 0:
+            return (f"--distributed {where}: not all processes came to rank 0 within {ranks.timeout} s; start all of "
+                    f"them with this address, or {advice}")  # fmt: skip
         return (f"--distributed {where}: rank 0 did not answer there within {ranks.timeout} s, or waits for others; "
-                "see that it runs and can be reached, or raise --join-timeout")  # fmt: skip
+                f"see that it runs and can be reached, or {advice}")  # fmt: skip
     found = GONE.search(reason)
     gone = [int(number) for number in re.findall(r"\d+", found[1])] if found else [0]
     who = " and ".join(ranks.name(rank) for rank in gone)

@@ -243,9 +243,25 @@ def test_what_differs_between_hosts_is_refused(worlds: Worlds, tmp_path: Path) -
 
 
 @SLOW
+def test_hosts_that_a_cluster_names_find_each_other(worlds: Worlds, tmp_path: Path) -> None:
+    """As srun sets the environment of its tasks."""
+    config, run = worlds.config("gru4rec", training={"epochs": 1}), tmp_path / "run"
+    words = ["-m", "jaxrec.train", "--config", config, "--run", run, "--distributed", "auto"]
+    job = {"SLURM_JOB_ID": free_port(), "SLURM_STEP_NODELIST": "localhost,node2", "SLURM_NTASKS": 2, "SLURM_LOCALID": 0}
+    found = ended([start(words, environment=job | {"SLURM_PROCID": rank}) for rank in range(2)])
+    assert [(status, err) for status, _, err in found] == [(0, []), (0, [])], found
+    assert "on 2 devices of 2 processes" in found[0][1] and not found[1][1]
+    ((status, _, err),) = ended([start([*words, "--join-timeout", 2], environment=job | {"SLURM_PROCID": 1})])
+    assert status == 2 and len(err) == 1 and "--distributed auto, localhost:" in err[0], err
+
+
+@SLOW
 def test_hosts_that_do_not_find_each_other_say_so() -> None:
     """The address and the time, in one line."""
-    for rank, message in ((0, "not all of 2 processes came within 3 s"), (1, "rank 0 did not answer there within 3 s")):
+    for rank, message in (
+        (0, "not all processes came to rank 0 within 3 s"),
+        (1, "rank 0 did not answer there within 3 s"),
+    ):
         where = f"127.0.0.1:{free_port()}"
         words = ["-m", "jaxrec.train", "--config", "sessions", "--distributed", where, "--rank", rank, "--count", 2]
         ((status, _, err),) = ended([start([*words, "--join-timeout", 3])])
