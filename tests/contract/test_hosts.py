@@ -118,7 +118,8 @@ def test_a_host_cuts_its_share_and_reads_no_more(model: str, worlds: Worlds, mon
     steps = partial(base._steps, 0, feed.shape.steps)
     split = (jax.tree.map(lambda leaf: leaf.view(Read), feed.split[0]), *feed.split[1:])  # what is mapped comes first
     counts, cut = [], []
-    for mine in (base._all, *(partial(hosts.share, place, 4) for place in range(4))):
+    takes: list[base.Take] = [base._all, *(partial(hosts.share, place, 4) for place in range(4))]
+    for mine in takes:
         Read.count = 0
         cut.append(feed._cut(np, steps, mine, split, order))
         counts.append(Read.count)
