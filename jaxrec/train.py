@@ -143,8 +143,6 @@ def _train(
     with clock.part("compile"), progress("train: compiling"):
         compiled = training.block.lower(state, constants, feed.like()).compile()
 
-    largest = hosts.Largest(mesh)
-
     # ---- epochs ----------------------------------------------------------------------------------------------------
     while not position.finished:
         first_block, begin = position.block, clock.lap()
@@ -152,7 +150,7 @@ def _train(
         title = f"train: epoch {position.epoch + 1} of {settings.epochs}"
         with progress(title, feed.shape.blocks - first_block) as advance:
             meter = Meter(log, settings.log_every, training.schedule, advance, position.sums)
-            blocks = Waited(feed.epoch(position.epoch, first_block))
+            blocks, largest = Waited(feed.epoch(position.epoch, first_block)), hosts.Largest(mesh)
             for block in blocks:
                 # This returns at once. While the device works on the block, the host reads the one before.
                 state, stats = compiled(state, constants, block)

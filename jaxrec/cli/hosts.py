@@ -100,13 +100,15 @@ def joined(ranks: Ranks | None) -> Iterator[None]:
             if isinstance(error, SystemExit) or hasattr(error, "agreed"):
                 jax.distributed.shutdown()
                 raise
-            if _of_others(error):
+            lost = _of_others(error)
+            if lost:
                 time.sleep(HEARTBEAT + 15)  # JAX finds out which of them it was, and `_libraries_aside` ends this one
-                reason = (str(error).splitlines() or [""])[0][:300]
-                error = UserError(f"processes lost each other ({reason}); go on with --resume")
-            code = 2 if isinstance(error, (UserError, OSError)) else 130 if isinstance(error, KeyboardInterrupt) else 1
-            atexit.register(_end, code)
-            raise error from None if isinstance(error, UserError) else error.__cause__
+            ours = lost or isinstance(error, (UserError, OSError))
+            atexit.register(_end, 2 if ours else 130 if isinstance(error, KeyboardInterrupt) else 1)
+            if not lost:
+                raise
+            reason = (str(error).splitlines() or [""])[0][:300]
+            raise UserError(f"processes lost each other ({reason}); start all again with --resume") from None
         jax.distributed.shutdown()
 
 
@@ -156,7 +158,8 @@ def _libraries_aside(ranks: Ranks) -> Iterator[None]:
         os.dup2(kept.fileno(), number)
 
     def aborted(number: int) -> None:
-        text = os.pread(kept.fileno(), 2**20, 0).decode(errors="replace")
+        size = os.fstat(kept.fileno()).st_size
+        text = os.pread(kept.fileno(), 2**20, max(0, size - 2**20)).decode(errors="replace")
         _, fatal, reason = text.rpartition(FATAL)
         if not fatal:
             os.write(copies[1], text.encode())

@@ -92,20 +92,23 @@ class Largest:
     its devices. All processes have the same answer; a number other than 0 is not said again at the next call."""
 
     def __init__(self, mesh: Mesh | None) -> None:
-        self._mesh, self._coming = mesh, None
-        if mesh is not None and several():
-            every = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-            self._put = partial(jax.make_array_from_callback, (mesh.size,), every)
-            self._largest = jax.jit(jnp.max, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self._mesh = mesh if several() else None
+        self._coming: Array | None = None
 
     def __call__(self, number: int) -> int:
-        if self._mesh is None or not several():
+        if self._mesh is None:
             return number
-        before: Array | None = self._coming
-        self._coming = self._largest(self._put(lambda index: np.full(1, number, np.int32)))
+        every = NamedSharding(self._mesh, PartitionSpec(self._mesh.axis_names))
+        local = jax.make_array_from_callback((self._mesh.size,), every, lambda index: np.full(1, number, np.int32))
+        before, self._coming = self._coming, _largest(local, self._mesh)
         if self._mesh.devices.flat[0].platform == "cpu":  # whose programs could wait for each other for ever
             jax.block_until_ready(self._coming)
         if before is None or not int(before):
             return 0
         self._coming = None
         return int(before)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _largest(numbers: Array, mesh: Mesh) -> Array:
+    return jax.lax.with_sharding_constraint(jnp.max(numbers), NamedSharding(mesh, PartitionSpec()))
