@@ -59,7 +59,7 @@ def apart(one: Any, other: Any) -> float:
         return float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6) if a.dtype.kind == "f" else np.mean(a != b))
 
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return max(of(a, b) for a, b in pairs if a.size)
+    return max((of(np.asarray(a), np.asarray(b)) for a, b in pairs if a.size), default=0.0)
 
 
 def compare(file: str) -> float:
