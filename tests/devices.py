@@ -22,12 +22,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrec import config as configuration
 from jaxrec.config import Config
 from jaxrec.data.dataset import open_dataset
-from jaxrec.ops import parallel
+from jaxrec.ops import hosts, parallel
 from jaxrec.ops.rows import DealtRows, dealt_array, gathered_array, look_up, shards_of
 from jaxrec.ops.tables import gather, plan_block, update_rows
 from jaxrec.ops.topk import EVERYTHING, BlockSize, Candidates, Live, rank, top_items
@@ -51,18 +52,18 @@ def block(config: Config) -> Any:
         first = parallel.deal(double(next(iter(task.feed.epoch(0)))), mesh, 1)
         state, stats = training.block(double(begin), constants, first)
         tables = {name: of_table(training, name, state) for name in state.tables}
-        return jax.tree.map(np.asarray, (state.params, tables, state.carry, stats.loss))
+        return jax.tree.map(whole, (state.params, tables, state.carry, stats.loss))
 
 
 def on_devices(training: Training, one: TrainState) -> TrainState:
     """The first state of one device where it lies on several, whose own is the same to rounding: without optimisations,
     as tests compile, normal numbers differ in their last bit."""
 
-    def placed(whole: Any, begin: Any) -> Any:
-        array, shards = np.asarray(whole), shards_of(begin)
+    def placed(leaf: Any, begin: Any) -> Any:
+        array, shards = np.asarray(leaf), shards_of(begin)
         array = dealt_array(array, shards) if shards > 1 else array
-        np.testing.assert_allclose(np.asarray(begin), array, rtol=1e-5, atol=1e-6)
-        return jax.device_put(array, begin.sharding)
+        np.testing.assert_allclose(whole(begin), array, rtol=1e-5, atol=1e-6)
+        return hosts.put(array, begin.sharding)
 
     return jax.tree.map(placed, one, training.begin())
 
@@ -73,12 +74,20 @@ def of_table(training: Training, name: str, state: Any) -> Any:
 
     def natural(leaf: Any) -> Any:
         dealt = leaf.ndim and len(leaf) == len(table) and training.on.deals(rows)
-        return gathered_array(np.asarray(leaf), rows, shards) if dealt else leaf
+        return gathered_array(whole(leaf), rows, shards) if dealt else leaf
 
     if training.on.deals(rows):
         held = {shard.data.shape[0] for shard in table.addressable_shards}
         assert held == {len(table) // shards}, "each device has its part of a table alone"
     return jax.tree.map(natural, (table, state.table_optimizer[name]))
+
+
+def whole(leaf: Any) -> np.ndarray:
+    """The array, also where other processes have parts of it."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    here = leaf.is_fully_replicated or leaf.is_fully_addressable
+    return np.asarray(leaf if here else multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def apart(one: Any, other: Any) -> float:
@@ -88,7 +97,7 @@ def apart(one: Any, other: Any) -> float:
         return float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-6) if a.dtype.kind == "f" else np.mean(a != b))
 
     pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    return max(of(a, b) for a, b in pairs if a.size)
+    return max((of(np.asarray(a), np.asarray(b)) for a, b in pairs if a.size), default=0.0)
 
 
 def on_mesh(mesh: str) -> list[str]:

@@ -175,7 +175,10 @@ def load_state(run: Path) -> tuple[Any, dict[str, Any]]:
     opened = runs.open_run(run)
     optimizer = make_optimizer(opened.config.optimizer, make_schedule(opened.config.optimizer, 1))
     model = part_of(opened.config, "task").build(opened)
-    found = Checkpoints(run).restore(jax.eval_shape(lambda: init_state(model, optimizer, opened.config.training)))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])  # whatever devices trained it
+    like = jax.eval_shape(lambda: init_state(model, optimizer, opened.config.training))
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), like)
+    found = Checkpoints(run).restore(like)
     assert found is not None, f"{run}: no checkpoint"
     return found
 

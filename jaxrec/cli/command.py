@@ -97,6 +97,9 @@ def make_callable(module: str) -> None:
 @contextmanager
 def progress(title: str, total: float | None = None) -> Iterator[Callable[..., None]]:
     """A bar or lines on stderr, of work in ``total`` parts (None: unknown). Yields ``update(advance=1, note="")``."""
+    if not getattr(sys.stderr, "shows_progress", True):  # see cli.quiet
+        yield lambda advance=1, note="": None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

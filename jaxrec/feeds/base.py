@@ -17,11 +17,15 @@ from jax import Array
 from jax.sharding import Mesh
 
 from jaxrec.data.dataset import Rows, Sessions
-from jaxrec.ops.parallel import deal, like, replicate
+from jaxrec.ops import hosts
+from jaxrec.ops.parallel import deal, deal_parts, like, replicate
 
-Cut = Callable[[Any, Callable[[Any], Any], Any, Any], Any]
-"""``cut(xp, own, split, order) -> block``: ``xp`` is ``numpy`` or ``jax.numpy``, ``own`` takes the block's steps from a
-tree of arrays that lead with the steps of all blocks."""
+Take = Callable[[Any], Any]
+"""What takes a part of every array of a tree."""
+Cut = Callable[[Any, Take, Take, Any, Any], Any]
+"""``cut(xp, own, mine, split, order) -> block``: ``xp`` is ``numpy`` or ``jax.numpy``, ``own`` takes the block's steps
+from a tree of arrays that lead with the steps of all blocks, and ``mine`` what is to be cut of arrays
+[steps, lanes, ...]: all lanes, or those of one device where several hosts train, as each reads its share alone."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +87,23 @@ class Feed:
             for first in first_steps:
                 yield deal(_cut_on_device(self._cut, self.split, on_device, first, steps), self.mesh, 1)
         else:
-            cuts = (self._cut(np, partial(_steps, first, steps), self.split, order) for first in first_steps)
-            yield from ahead(deal(block, self.mesh, 1) for block in cuts)
+            yield from ahead(self._streamed(partial(_steps, first, steps), order) for first in first_steps)
+
+    def _streamed(self, own: Take, order: Any) -> Any:
+        """A block cut on the host; of several hosts each cuts what its own devices take."""
+        cut = partial(self._cut, np, own)
+        if self.mesh is None or not hosts.several():
+            return deal(cut(_all, self.split, order), self.mesh, 1)
+        return deal_parts(lambda place, n: cut(partial(hosts.share, place, n), self.split, order), self.mesh, 1)
 
     def like(self) -> Any:
         """Shapes and dtypes of a block, to compile for."""
         cut = partial(_cut_on_device, self._cut, start=0, steps=self.shape.steps)
         return like(jax.eval_shape(cut, self.split, self._order_like), self.mesh, 1)
+
+
+def _all(tree: Any) -> Any:
+    return tree
 
 
 def _steps(first: int, steps: int, tree: Any) -> Any:
@@ -101,7 +115,7 @@ def _cut_on_device(cut: Cut, split: Any, order: Any, start: int | Array, steps: 
     def own(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, start, steps), tree)
 
-    return cut(jnp, own, split, order)
+    return cut(jnp, own, _all, split, order)
 
 
 def ahead(blocks: Iterator[Any]) -> Iterator[Any]:
@@ -160,8 +174,8 @@ def row_feed(rows: Rows, plan: Plan) -> Feed:
     return Feed(plan, shape, plan.passes * len(rows), split, order, order_like, _cut_rows)
 
 
-def _cut_rows(xp: Any, own: Callable[[Any], Any], split: tuple[Any, ...], order: Any) -> RowBlock:
-    row = own(order)
+def _cut_rows(xp: Any, own: Take, mine: Take, split: tuple[Any, ...], order: Any) -> RowBlock:
+    row = mine(own(order))
     columns, numbers, target, rating = (leaf[xp.maximum(row, 0)] for leaf in split)
     return RowBlock(columns, numbers, target, rating, (row >= 0).astype(xp.float32))
 
@@ -234,9 +248,9 @@ def lane_targets(feed: Feed, epoch: int = 0) -> np.ndarray:
     return np.where(position >= 0, position + 1, -1)
 
 
-def _cut_lanes(xp: Any, own: Callable[[Any], Any], split: tuple[Any, Any, Any], order: Any) -> LaneBlock:
+def _cut_lanes(xp: Any, own: Take, mine: Take, split: tuple[Any, Any, Any], order: Any) -> LaneBlock:
     items, opens, scored = split
-    position = own(order)
+    position = mine(own(order))
     at = xp.maximum(position, 0)
     after = xp.minimum(at + 1, len(items) - 1)
     live = position >= 0 if scored is None else (position >= 0) & scored[after]

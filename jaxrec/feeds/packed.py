@@ -5,7 +5,6 @@ chunk takes which place among those of its length."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import numpy as np
 
 from jaxrec.data.dataset import Sessions
 from jaxrec.errors import UserError
-from jaxrec.feeds.base import Feed, Plan, Shape, shuffled, sort_order
+from jaxrec.feeds.base import Feed, Plan, Shape, Take, shuffled, sort_order
 from jaxrec.ops.parallel import pad
 
 DAY = 24 * 60 * 60 * 1000  # ms
@@ -211,18 +210,20 @@ def target_positions(feed: Feed, epoch: int = 0) -> np.ndarray:
     return np.where(template.slot >= 0, _events(np, template, begin)[1], -1)
 
 
-def _cut(xp: Any, own: Callable[[Any], Any], split: tuple[Log, Template], order: tuple[Any, Any]) -> PackedBlock:
-    """Fill the template's steps."""
+def _cut(xp: Any, own: Take, mine: Take, split: tuple[Log, Template], order: tuple[Any, Any]) -> PackedBlock:
+    """Fill the template's steps. A device scores any positions of a step, not those of its own rows alone."""
     (log, template), (begin, value) = split, order
     part: Template = own(template)
+    part = part._replace(slot=mine(part.slot))
     event, target = _events(xp, part, begin)
     live = part.slot >= 0
     slot = xp.where(live, part.slot, 0)
     weight = live.astype(xp.float32)
     if value is not None:
         weight = weight * value[xp.take_along_axis(part.chunk.reshape(len(slot), -1), slot, axis=1)]
-    start = (xp.arange(event.shape[2], dtype=xp.int32) - part.offset).astype(xp.int32)
-    source = xp.where(part.chunk < len(begin) - 1, log.items[event], -1)
+    event, chunk, offset = mine((event, part.chunk, part.offset))
+    start = (xp.arange(event.shape[2], dtype=xp.int32) - offset).astype(xp.int32)
+    source = xp.where(chunk < len(begin) - 1, log.items[event], -1)
     kinds = None if log.events is None else log.events[event].astype(xp.int32)
     asked = None if log.times is None else log.times[xp.maximum(target - 1, 0)]
     goal = log.items[xp.minimum(target, len(log.items) - 1)]  # where the last event is scored, nothing follows

@@ -15,17 +15,21 @@ from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.errors import UserError
+from jaxrec.ops import hosts
 
 DATA, MODEL = "data", "model"
 """Axes of a mesh. Steps are dealt over both; rows of tables over the second, where there is one."""
 
 
 def make_mesh(data: int | None, batch: int, model: int = 1) -> Mesh | None:
-    """A mesh over the first ``data * model`` local devices (None: all), which share a ``batch``; None where that is
-    one."""
-    local = jax.local_devices()
-    there = f"of local devices ({local[0].platform}) there are {len(local)}"
-    return mesh_over(local, mesh_shape(len(local), data, batch, model, there))
+    """A mesh over the first ``data * model`` devices (None: all), those of all processes, which share a ``batch``; None
+    where that is one."""
+    every = jax.devices()
+    shape = mesh_shape(len(every), data, batch, model, f"of devices ({every[0].platform}) there are {len(every)}")
+    if (n := shape[0] * shape[1]) < len(every) and hosts.several():
+        raise UserError(f"mesh.data: {n} devices would train; {jax.process_count()} processes train on all of their "
+                        f"{len(every)}; leave it out")  # fmt: skip
+    return mesh_over(every, shape)
 
 
 def mesh_shape(devices: int, data: int | None, batch: int, model: int, there: str) -> tuple[int, int]:
@@ -57,12 +61,18 @@ def mesh_over(devices: Sequence[Any], shape: tuple[int, int]) -> Mesh | None:
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays on every device of the mesh; without one, on the first device for good."""
-    return jax.device_put(tree, jax.local_devices()[0] if mesh is None else NamedSharding(mesh, PartitionSpec()))
+    return hosts.put(tree, jax.local_devices()[0] if mesh is None else NamedSharding(mesh, PartitionSpec()))
 
 
 def deal(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
     """The arrays, also NumPy's, with this axis dealt over the devices."""
-    return replicate(tree, None) if mesh is None else jax.device_put(tree, _dealt(mesh, axis))
+    return replicate(tree, None) if mesh is None else hosts.put(tree, _dealt(mesh, axis))
+
+
+def deal_parts(part: Callable[[int, int], Any], mesh: Mesh, axis: int = 0) -> Any:
+    """``deal``'s arrays, from ``part(i, n)``, NumPy's of the devices at place i of n; of other hosts' none is made."""
+    n = mesh.size
+    return hosts.put_parts(lambda place: part(place, n), _dealt(mesh, axis), axis)
 
 
 def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:

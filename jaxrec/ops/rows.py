@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxrec.ops.parallel import MODEL, Placement, by_hand
@@ -46,7 +47,9 @@ class DealtRows:
 
     def whole(self) -> np.ndarray:
         """[V, ...]: the rows in their order, on the host."""
-        return gathered_array(np.asarray(self.array), self.rows, self.shards)
+        here = self.array.is_fully_addressable
+        array = np.asarray(self.array if here else multihost_utils.process_allgather(self.array, tiled=True))
+        return gathered_array(array, self.rows, self.shards)
 
     def read(self, ids: Array) -> Array:
         """[..., width] on every device: the rows at int32[...], zeros for -1."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import PartitionSpec
 
+from jaxrec.ops import hosts
 from jaxrec.ops.parallel import DATA, MODEL, in_blocks, joined
 from jaxrec.ops.rows import DealtRows, Table
 
@@ -241,7 +242,8 @@ def _merged(places: Array, scores: Array, n: int) -> tuple[Array, Array]:
 def _on_groups(function: Callable[..., Any], items: DealtRows, queries: int) -> Any:
     """The function of a device's items, of what all have, and of two trees with a row for each query, as its results
     have, on each device; groups of devices that have all items between them share the queries where they can."""
-    mine = PartitionSpec(*([] if queries % items.mesh.shape[DATA] else [DATA]))
+    shared = not hosts.several() and queries % items.mesh.shape[DATA] == 0  # or else each host has all results
+    mine = PartitionSpec(DATA) if shared else PartitionSpec()
     inputs = (PartitionSpec(MODEL), PartitionSpec(), mine, mine)
     return jax.shard_map(function, mesh=items.mesh, in_specs=inputs, out_specs=(mine, mine), check_vma=False)
 

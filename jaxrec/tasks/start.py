@@ -17,6 +17,7 @@ import optax
 from jaxrec.cli.command import say
 from jaxrec.config import Config
 from jaxrec.errors import UserError
+from jaxrec.ops import hosts
 from jaxrec.ops.rows import dealt_array, gathered_array, shards_of
 from jaxrec.run import open_run
 from jaxrec.tasks.base import Loaded, load, part_of
@@ -171,7 +172,7 @@ def _same(unfit: Unfit, what: str, new: Any, old: Any) -> Any:
         ours, theirs = (shape.get(name, ("none",)) for shape in shapes)
         if ours != theirs:
             raise unfit(f"the {what} {name}", list(theirs), list(ours))
-    return jax.tree.map(lambda like, leaf: jax.device_put(leaf, like.sharding), new, old)
+    return jax.tree.map(lambda like, leaf: hosts.put(leaf, like.sharding), new, old)
 
 
 def _taken_table(unfit: Unfit, name: str, new: Any, old: Any, moves: Moves, how: str = "random") -> Any:
@@ -181,7 +182,7 @@ def _taken_table(unfit: Unfit, name: str, new: Any, old: Any, moves: Moves, how:
     shards = shards_of(new)
     fresh = gathered_array(np.asarray(new), len(moves.rows), shards) if shards > 1 else np.asarray(new)
     moved = moved_table(how, moves, np.asarray(old), fresh)
-    return jax.device_put(dealt_array(moved, shards) if shards > 1 else moved, new.sharding)
+    return hosts.put(dealt_array(moved, shards) if shards > 1 else moved, new.sharding)
 
 
 def _unfit(config: Config, loaded: Loaded, what: str, theirs: Any, ours: Any) -> UserError:

@@ -18,7 +18,7 @@ from jaxrec.config import Config
 from jaxrec.config.sections import TrainingConfig
 from jaxrec.feeds.base import Feed, Plan
 from jaxrec.models.base import Model
-from jaxrec.ops import parallel
+from jaxrec.ops import hosts, parallel
 from jaxrec.ops.parallel import ONE, Placement
 from jaxrec.ops.rows import DealtRows, dealt_array, rows_each
 from jaxrec.ops.shards import deal_rows
@@ -294,7 +294,7 @@ class Training:
             place = parallel.place_of_rows(len(leaf), mesh)
             if place is None:
                 return whole(leaf)
-            dealt = jax.device_put(dealt_array(np.asarray(leaf), self.on.shards), place)
+            dealt = hosts.put(dealt_array(np.asarray(leaf), self.on.shards), place)
             return DealtRows(dealt, len(leaf), self._mesh)
 
         constants = self.model.dealt(constants, whole, by_rows)
@@ -412,7 +412,7 @@ def make_train_block(
         state = regroup(state, model.unpacked)._replace(step=begin + jnp.sum(live, dtype=jnp.int32))
         state = state if average else state._replace(average=kept)
         losses = losses.reshape(size, -1).sum(axis=1)
-        return state, BlockStats(losses, jnp.sum(block.weight > 0), jnp.sum(live))
+        return state, on.whole(BlockStats(losses, jnp.sum(block.weight > 0), jnp.sum(live)))
 
     places: dict[str, Any] = {} if formats is None else {"out_shardings": (formats, None)}
     options = {"xla_gpu_deterministic_ops": True} if deterministic and on.platform == "gpu" else None

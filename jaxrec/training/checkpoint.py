@@ -28,6 +28,7 @@ import orbax.checkpoint as ocp
 
 from jaxrec.cli.command import say
 from jaxrec.errors import UserError
+from jaxrec.ops import hosts
 from jaxrec.ops.rows import dealt_array, gathered_array, rows_each, shards_of
 from jaxrec.training.block import TrainState
 
@@ -57,7 +58,8 @@ class Checkpoints:
         """The most recent readable state, with arrays like those of ``like``, and its position; None where there is
         none yet. What is younger goes: it will be reached again, and saved again at the same step."""
         found = self._read(like)
-        for place in self._root.glob("*/[0-9]*"):
+        hosts.said(None)  # all have read what is to go
+        for place in self._root.glob("*/[0-9]*") if hosts.first() else ():
             if place.name.isdigit() and int(place.name) > (found[0] if found else -1):
                 shutil.rmtree(place)
         return None if found is None else found[1:]
@@ -104,7 +106,7 @@ class Checkpoints:
 
     def _save(self, kind: str, keep: int, step: int, trees: dict[str, Any], position: dict[str, Any]) -> None:
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(trees)) + 2**20
-        free = shutil.disk_usage(self._root.parent).free
+        free = hosts.said(shutil.disk_usage(self._root.parent).free)[0]
         if free < needed:  # noticed before Orbax does: its threads fill the screen with tracebacks
             raise UserError(f"{self._root}: no disk space: a checkpoint takes {needed / 1e6:.1f} MB, "
                             f"{free / 1e6:.1f} MB are left; free some, then go on with --resume")  # fmt: skip
@@ -154,7 +156,7 @@ class Checkpoints:
         if (rows := self._rows_of(path, like)) is None or shards_of(like) == (was := _over(shards, rows)):
             return restored
         array, now = gathered_array(restored, rows, was), shards_of(like)
-        return jax.device_put(dealt_array(array, now) if now > 1 else array, like.sharding)
+        return hosts.put(dealt_array(array, now) if now > 1 else array, like.sharding)
 
     def _rows_of(self, path: Any, like: Any) -> int | None:
         """How many rows the table has that an array is, or is kept of; None where it is something else."""

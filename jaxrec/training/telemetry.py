@@ -102,6 +102,19 @@ class Log:
         self._events.close()
 
 
+class Unlogged(Log):
+    """What processes have that do not write the run directory."""
+
+    def __init__(self) -> None: ...
+
+    def write(self, kind: str, step: int, **values: Any) -> None: ...
+
+    def sync(self) -> int:
+        return 0
+
+    def close(self) -> None: ...
+
+
 def read_log(run: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl``; a last line that was cut off by a crash is left out."""
     with open(run / "metrics.jsonl", encoding="utf-8") as stream:

@@ -195,11 +195,14 @@ def test_a_run_moves_from_devices_to_others(
     assert call("evaluate", "--run", tmp_path / "moved") == 0
 
 
-def test_all_local_devices_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_devices_are_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parallel.make_mesh(None, 32) is None  # here there is one
-    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices() * 8)
+    monkeypatch.setattr(jax, "devices", lambda: jax.local_devices() * 8)
     assert parallel.make_mesh(1, 31) is None
     with pytest.raises(UserError, match=r"training.batch_size: 30 .* by 8 devices .* is 32"):
         parallel.make_mesh(None, 30)
     with pytest.raises(UserError, match=r"mesh.data: found 9; .* there are 8"):
         parallel.make_mesh(9, 18)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"mesh.data: found 4; 2 processes train on all of their 8 devices; leave it"):
+        parallel.make_mesh(4, 32)
