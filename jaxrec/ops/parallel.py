@@ -47,8 +47,7 @@ def deal(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:
 
 def deal_parts(part: Callable[[int, int], Any], mesh: Mesh, axis: int = 0) -> Any:
     """``deal``'s arrays, from ``part(i, n)``, NumPy's of the devices at place i of n; of other hosts' none is made."""
-    n = mesh.shape[AXIS]
-    return hosts.put_parts(lambda place: part(place, n), _dealt(mesh, axis), AXIS, axis)
+    return hosts.put_parts(part, _dealt(mesh, axis), axis)
 
 
 def like(tree: Any, mesh: Mesh | None, axis: int = 0) -> Any:

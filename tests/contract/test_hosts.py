@@ -68,12 +68,13 @@ def test_four_hosts_of_two_devices_train_as_one(worlds: Worlds, tmp_path: Path) 
 
 
 @SLOW
-@pytest.mark.parametrize(("model", "count", "sections"), [
-    ("gru4rec", 2, {}), ("gru4rec", 4, {}), ("narm", 4, SOFTMAX), ("autoint", 2, {"training": {"epochs": 5}}),
-    ("two_tower", 2, {"training": {"epochs": 3}}), ("merrec", 2, {"training": {"epochs": 6}}),
+@pytest.mark.parametrize(("model", "count", "allowed", "sections"), [
+    ("gru4rec", 2, 1e-6, {}), ("gru4rec", 4, 1e-6, {}), ("narm", 4, 1e-6, SOFTMAX),
+    ("autoint", 2, 1e-6, {"training": {"epochs": 5}}), ("two_tower", 2, 5e-6, {"training": {"epochs": 3}}),
+    ("merrec", 2, 5e-6, {"training": {"epochs": 6}}),
 ])  # fmt: skip
 def test_hosts_train_the_run_of_one(
-    model: str, count: int, sections: dict[str, Any], worlds: Worlds, tmp_path: Path
+    model: str, count: int, allowed: float, sections: dict[str, Any], worlds: Worlds, tmp_path: Path
 ) -> None:
     """At least 200 steps in float32: weights and metrics, and what is told; then used by one process."""
     config, alone, run = worlds.config(model, **sections), worlds.run(model, **sections), tmp_path / "run"
@@ -84,7 +85,7 @@ def test_hosts_train_the_run_of_one(
     difference, of_carry = apart(*((one.params, one.tables) for one in states)), apart(*(one.carry for one in states))
     print(model, count, steps_of(run)[-1], f"steps: weights {difference:.2g}, carry {of_carry:.2g}")
     assert steps_of(run) == steps_of(alone) and steps_of(run)[-1] >= 200
-    assert difference < 1e-6
+    assert difference < allowed
     for ours, theirs in zip(same_metrics(run), same_metrics(alone), strict=True):
         assert ours == {name: pytest.approx(value, rel=1e-4) if isinstance(value, float) else value
                         for name, value in theirs.items()}  # fmt: skip
